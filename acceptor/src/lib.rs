@@ -1,0 +1,91 @@
+//! The acceptor: the role that votes, and remembers on disk. It calls nobody; it only answers.
+//!
+//! ```text
+//! service ──▶ bounded queue ──▶ worker ──▶ core (decides) ──▶ store (one commit) ──▶ answers
+//!    │                             └──▶ what memory shows, and the ring of live frames
+//!    └── pages of what is on disk, live frames, who leads
+//! ```
+
+mod attach;
+pub mod config;
+mod damage;
+mod observe;
+mod service;
+mod shared;
+pub mod store;
+mod worker;
+
+use std::{sync::Arc, time::Duration};
+
+use paxos_common::{
+    config::advertised,
+    exit::Failure,
+    paxos::identity::RunNumber,
+    server::{MESSAGE_BYTES_MAX, Server},
+    shutdown::Shutdown,
+    sqlite::DataDir,
+};
+use paxos_proto::v1::acceptor_server::{AcceptorServer, SERVICE_NAME};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tracing::info;
+
+use crate::{
+    config::Config,
+    damage::{Telling, scrub},
+    service::Service,
+    store::{Store as _, sqlite::SqliteStore},
+    worker::Worker,
+};
+
+/// How long tasks may take to end once the server has stopped: the last commit is among them.
+const DRAIN_GRACE: Duration = Duration::from_secs(5);
+
+/// Runs an acceptor on `listener` until `shutdown` begins.
+///
+/// # Errors
+/// The directory cannot be used (74, or 78 when it is not ours), a commit failed (74), somebody broke the protocol (70).
+pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> Result<(), Failure> {
+    let local = listener.local_addr().map_err(Failure::internal)?;
+    let address = advertised(config.advertise.as_ref(), local)?;
+    let directory = DataDir::open(&config.data_dir)?;
+    let data_dir = directory.path().display().to_string();
+    let run = RunNumber::from_random(rand::random());
+    let opened = SqliteStore::open(directory, &config.id, run).await;
+    let (store, opened) = opened.map_err(|error| Failure::from(error).context("open store"))?;
+
+    let reader = store.reader();
+    let (worker, shared, queue) = Worker::new(store, opened, run);
+    let stop_scrub = shutdown.token().clone();
+    shutdown.spawn_vital("scrub", scrub(reader.clone(), Arc::clone(&shared), stop_scrub));
+    let reader = Telling::new(reader, Arc::clone(&shared));
+    let published = shared.published();
+    info!(
+        node_id = config.id, acceptor = %published.stamp.acceptor, listen = %local, %address, data_dir,
+        promised = %published.leadership.promised, chosen_to = published.chosen_to.get(),
+        voted_to = published.voted_to.get(), formed = shared.formed().is_some(), "acceptor recovered"
+    );
+
+    // The worker outlives the server, so that what was asked before the stop is still answered.
+    let stop_worker = CancellationToken::new();
+    shutdown.spawn_vital("worker", worker.run(stop_worker.clone()));
+    let service = Service::new(
+        config.id,
+        address.to_string(),
+        queue,
+        shared,
+        reader,
+        shutdown.clone(),
+    );
+    let service = AcceptorServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let (server, health) = Server::new(listener, SERVICE_NAME, Routes::new(service)).await?;
+    health.set_serving(true).await;
+    let served = server.run(shutdown.clone()).await;
+    health.set_serving(false).await;
+    stop_worker.cancel();
+    shutdown.drain(DRAIN_GRACE).await?;
+    served
+}

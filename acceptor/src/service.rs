@@ -1,0 +1,455 @@
+//! The gRPC service: checks messages, hands them to the worker or a reader, and puts what comes back on the wire.
+//!
+//! The only maker of `Status` in this crate. Long streams end when the process stops.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures::{Stream, StreamExt as _, stream};
+use paxos_common::{
+    paxos::{
+        acceptor::{FormRefusal, Membership},
+        identity::Stamp,
+        message::{Accept, Prepare, PrepareAnswer},
+        slot::Slot,
+    },
+    shutdown::Shutdown,
+    status,
+    wire::{self, AcceptReply},
+};
+use paxos_proto::v1::{self as pb, acceptor_server::Acceptor};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    attach::{Attachment, Roster, millis},
+    observe::observe,
+    shared::{Published, Shared},
+    store::{Reader, StoreError},
+    worker::{Command, FormStep, NoSpace, QUEUE_BYTES_MAX, QUEUE_MAX},
+};
+
+mod check;
+mod streams;
+
+use check::{check_ballot, check_text, check_version, malformed};
+use streams::{attached, observe_frame, promise};
+
+/// Answers that one Accept stream may be behind: more than a leader has in flight to one acceptor.
+const ACCEPTS_IN_FLIGHT_MAX: usize = 256;
+/// Largest value of one slot: a row and all that comes around it must fit a message.
+const VALUE_BYTES_MAX: usize = 3 * 1024 * 1024;
+/// Observe streams at once: hundreds of learners with two each. Each may hold a page, of half a mebibyte, and what the
+/// transport buffers.
+const OBSERVERS_MAX: usize = 1024;
+/// Promises that are being read at once: many more than there are candidates. Each may hold as much as an observer.
+const PROMISES_MAX: usize = 256;
+/// Promises told by Status.
+const PROMISES_TOLD: u32 = 100;
+
+type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// What the service needs; cheap to clone.
+#[derive(Debug)]
+pub(crate) struct Service<R> {
+    inner: Arc<Inner<R>>,
+}
+
+#[derive(Debug)]
+struct Inner<R> {
+    id: String,
+    address: String,
+    queue: mpsc::Sender<Command>,
+    /// A permit for each byte that waits for the writer.
+    queue_bytes: Arc<Semaphore>,
+    observers: Arc<Semaphore>,
+    promises: Arc<Semaphore>,
+    shared: Arc<Shared>,
+    reader: R,
+    roster: Arc<Roster>,
+    shutdown: Shutdown,
+}
+
+impl<R> Clone for Service<R> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+impl<R: Reader> Service<R> {
+    pub(crate) fn new(
+        id: String,
+        address: String,
+        queue: mpsc::Sender<Command>,
+        shared: Arc<Shared>,
+        reader: R,
+        shutdown: Shutdown,
+    ) -> Self {
+        let queue_bytes = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
+        let roster = Arc::default();
+        Self {
+            inner: Arc::new(Inner {
+                id,
+                address,
+                queue,
+                queue_bytes,
+                observers: Arc::new(Semaphore::new(OBSERVERS_MAX)),
+                promises: Arc::new(Semaphore::new(PROMISES_MAX)),
+                shared,
+                reader,
+                roster,
+                shutdown,
+            }),
+        }
+    }
+
+    /// Ends a stream when the process stops.
+    fn until_stop<T: 'static>(
+        &self,
+        stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    ) -> Response<BoxStream<T>> {
+        Response::new(Box::pin(
+            stream.take_until(self.inner.shutdown.token().clone().cancelled_owned()),
+        ))
+    }
+}
+
+impl<R> Inner<R> {
+    /// Lets only members of this acceptor's cluster pass, and nobody while it does not vote.
+    fn check_caller(&self, caller: Option<&pb::Caller>) -> Result<(), Status> {
+        let asked = check_version(caller)?;
+        match (self.shared.formed(), asked) {
+            (Some(ours), Some(asked)) if ours == asked => Ok(()),
+            (Some(_), None) => Err(status::invalid_argument("caller.cluster_id is missing")),
+            (Some(ours), Some(asked)) => Err(status::wrong_cluster(format!(
+                "this acceptor belongs to cluster {ours}, not {asked}"
+            ))),
+            (None, _) => Err(match &*self.shared.published().membership {
+                Membership::Forming(_) => status::unavailable(
+                    "this acceptor does not vote yet: its cluster forms",
+                    status::Fate::NotProposed,
+                ),
+                Membership::Blank | Membership::Formed(_) => status::wrong_cluster(
+                    "this acceptor belongs to no cluster: it is new, or it has lost its disk",
+                ),
+            }),
+        }
+    }
+
+    /// The stamp of an answer, with the list of all runs: for the first answer of a call or stream.
+    fn opening_stamp(&self, stamp: &Stamp) -> pb::Stamp {
+        let past = self.shared.past_runs().iter();
+        let mut runs: Vec<_> = past
+            .map(|(run, ended)| pb::Run {
+                run: run.get(),
+                commit_counter: ended.get(),
+            })
+            .collect();
+        runs.push(pb::Run {
+            run: stamp.run.get(),
+            commit_counter: stamp.commit_counter.get(),
+        });
+        wire::stamp(stamp, runs)
+    }
+
+    /// The stamp of the next answer of a stream.
+    fn stream_stamp(&self, stamp: &Stamp, first: &mut bool) -> pb::Stamp {
+        if std::mem::take(first) {
+            self.opening_stamp(stamp)
+        } else {
+            wire::stamp(stamp, Vec::new())
+        }
+    }
+
+    fn form_response(&self, published: &Published) -> pb::FormResponse {
+        pb::FormResponse {
+            stamp: Some(self.opening_stamp(&published.stamp)),
+            membership: wire::membership_state(&published.membership).into(),
+            configuration: published.membership.configuration().map(Into::into),
+            id: self.id.clone(),
+            address: self.address.clone(),
+            witnesses: wire::witnesses(&self.shared.witnesses()),
+        }
+    }
+
+    /// A place among the streams that `places` counts.
+    fn place(places: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, Status> {
+        let place = Arc::clone(places).try_acquire_owned();
+        place.map_err(|_| status::overloaded(what))
+    }
+
+    /// Takes a peer into the roster, with its first report.
+    fn attach(&self, report: pb::AttachRequest) -> Result<Attachment, Status> {
+        let full = |_| status::overloaded("the list of attached peers");
+        let attachment = self.roster.attach().map_err(full)?;
+        attachment.report(report);
+        Ok(attachment)
+    }
+
+    /// Hands one request to the worker and waits for its answer.
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, NoSpace>>) -> Command,
+    ) -> Result<T, Status> {
+        let (sender, answer) = oneshot::channel();
+        self.queue
+            .try_send(command(sender))
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => status::overloaded("the acceptor's queue"),
+                mpsc::error::TrySendError::Closed(_) => status::stopping(),
+            })?;
+        let answer = answer.await.map_err(|_| status::stopping())?;
+        answer.map_err(|NoSpace| status::overloaded("the acceptor's disk"))
+    }
+
+    /// Reads a leader's messages into the worker's queue until the stream ends. The answers come by `answers`, in the
+    /// same order; while they are not taken, or the queue is full, nothing more is read.
+    async fn feed(
+        &self,
+        requests: &mut Streaming<pb::AcceptRequest>,
+        answers: mpsc::Sender<AcceptReply>,
+    ) -> Result<(), Status> {
+        while let Some(request) = requests.message().await? {
+            self.check_caller(request.caller.as_ref())?;
+            let witnesses = wire::read_witnesses(&request.witnesses).map_err(malformed)?;
+            let accept = Accept::try_from(request).map_err(malformed)?;
+            check_ballot(accept.ballot)?;
+            check_text("proposer_address", accept.address.len())?;
+            let mut bytes = 0;
+            for (slot, value) in &accept.proposals {
+                check_text("traceparent", value.traceparent().len())?;
+                let length = value.as_bytes().len();
+                if length > VALUE_BYTES_MAX {
+                    let text = format!(
+                        "the value of slot {slot} has {length} bytes, and {VALUE_BYTES_MAX} are allowed"
+                    );
+                    return Err(status::invalid_argument(text));
+                }
+                bytes += length;
+            }
+            // One message is far smaller than the whole, so it always fits.
+            let bytes = u32::try_from(bytes).expect("a message has at most 4 MiB");
+            let bytes = Arc::clone(&self.queue_bytes).acquire_many_owned(bytes).await;
+            let bytes = bytes.expect("the semaphore is never closed");
+            let Ok(answer) = answers.clone().reserve_owned().await else {
+                return Ok(());
+            };
+            if self
+                .queue
+                .send(Command::Accept {
+                    accept,
+                    witnesses,
+                    answer,
+                    bytes,
+                })
+                .await
+                .is_err()
+            {
+                return Err(status::stopping());
+            }
+        }
+        Ok(())
+    }
+}
+
+#[tonic::async_trait]
+impl<R: Reader> Acceptor for Service<R> {
+    async fn form(&self, request: Request<pb::FormRequest>) -> Result<Response<pb::FormResponse>, Status> {
+        let inner = &self.inner;
+        let request = request.into_inner();
+        let asked = check_version(request.caller.as_ref())?;
+        if let (Some(ours), Some(asked)) = (inner.shared.formed(), asked)
+            && ours != asked
+        {
+            return Err(status::wrong_cluster(format!(
+                "this acceptor belongs to cluster {ours}, not {asked}"
+            )));
+        }
+        let step = match request.step {
+            None => return Ok(Response::new(inner.form_response(&inner.shared.published()))),
+            Some(pb::form_request::Step::Store(asked)) => {
+                FormStep::Store(asked.try_into().map_err(malformed)?)
+            }
+            Some(pb::form_request::Step::Complete(asked)) => {
+                FormStep::Complete(asked.try_into().map_err(malformed)?)
+            }
+        };
+        let (FormStep::Store(configuration) | FormStep::Complete(configuration)) = &step;
+        for address in configuration.members().values() {
+            check_text("address", address.len())?;
+        }
+        let result = inner.ask(|answer| Command::Form { step, answer }).await?;
+        let published = result.map_err(|refusal: FormRefusal| status::wrong_cluster(refusal.to_string()))?;
+        Ok(Response::new(inner.form_response(&published)))
+    }
+
+    type PrepareStream = BoxStream<pb::PromisePage>;
+
+    async fn prepare(
+        &self,
+        request: Request<pb::PrepareRequest>,
+    ) -> Result<Response<Self::PrepareStream>, Status> {
+        let request = request.into_inner();
+        self.inner.check_caller(request.caller.as_ref())?;
+        let prepare = Prepare::try_from(request).map_err(malformed)?;
+        check_ballot(prepare.ballot)?;
+        check_text("proposer_address", prepare.address.len())?;
+        let (ballot, from) = (prepare.ballot, prepare.from);
+        let place = Inner::<R>::place(&self.inner.promises, "the list of promises that are being read")?;
+        let (stamp, answer) = self
+            .inner
+            .ask(|answer| Command::Prepare { prepare, answer })
+            .await?;
+        let refusal = match answer {
+            PrepareAnswer::Promised => None,
+            PrepareAnswer::Rejected(rejection) => Some(pb::promise_page::Answer::Rejected(rejection.into())),
+            PrepareAnswer::Refused(refused) => Some(pb::promise_page::Answer::Refused(refused.into())),
+        };
+        Ok(match refusal {
+            Some(answer) => {
+                let stamp = Some(self.inner.opening_stamp(&stamp));
+                let page = pb::PromisePage {
+                    stamp,
+                    ballot: Some(ballot.into()),
+                    answer: Some(answer),
+                };
+                self.until_stop(stream::iter([Ok(page)]))
+            }
+            None => {
+                let pages = promise(Arc::clone(&self.inner), stamp, ballot, from);
+                self.until_stop(pages.inspect(move |_| _ = &place))
+            }
+        })
+    }
+
+    type AcceptStream = BoxStream<pb::AcceptResponse>;
+
+    async fn accept(
+        &self,
+        request: Request<Streaming<pb::AcceptRequest>>,
+    ) -> Result<Response<Self::AcceptStream>, Status> {
+        let mut requests = request.into_inner();
+        let (answers, replies) = mpsc::channel(ACCEPTS_IN_FLIGHT_MAX);
+        let (failed, failure) = oneshot::channel();
+        let inner = Arc::clone(&self.inner);
+        let stop = inner.shutdown.token().clone();
+        self.inner.shutdown.spawn(async move {
+            // Safe to cancel: a message that is not in the queue was not decided, and nobody was told that it was.
+            if let Some(Err(status)) = stop.run_until_cancelled(inner.feed(&mut requests, answers)).await {
+                // Nobody waits for it when the stream is gone.
+                drop(failed.send(status));
+            }
+        });
+        let inner = Arc::clone(&self.inner);
+        let mut first = true;
+        let replies = ReceiverStream::new(replies).map(move |reply: AcceptReply| {
+            Ok(pb::AcceptResponse {
+                stamp: Some(inner.stream_stamp(&reply.stamp, &mut first)),
+                ballot: Some(reply.ballot.into()),
+                sequence: reply.sequence,
+                answer: Some(reply.answer.into()),
+            })
+        });
+        // Behind the last answer: what ended the stream, if it was a fault.
+        let failure = stream::once(failure).filter_map(async |failure| failure.ok().map(Err));
+        Ok(self.until_stop(replies.chain(Box::pin(failure))))
+    }
+
+    type ObserveStream = BoxStream<pb::ObserveFrame>;
+
+    async fn observe(
+        &self,
+        request: Request<pb::ObserveRequest>,
+    ) -> Result<Response<Self::ObserveStream>, Status> {
+        let request = request.into_inner();
+        let inner = Arc::clone(&self.inner);
+        inner.check_caller(request.caller.as_ref())?;
+        let kind = request.kind();
+        if kind == pb::ObserveKind::Unspecified {
+            return Err(status::invalid_argument(
+                "kind is missing: ask for votes or values",
+            ));
+        }
+        let from = Slot::new(request.from).map_err(|error| malformed(error.into()))?;
+        let place = Inner::<R>::place(&inner.observers, "the list of observers")?;
+        let frames = observe(inner.reader.clone(), Arc::clone(&inner.shared), from);
+        let mut first = true;
+        Ok(self.until_stop(frames.map(move |frame| {
+            let _ = &place;
+            let frame = frame.map_err(|error| read_failed(&error))?;
+            Ok(observe_frame(
+                inner.stream_stamp(&frame.stamp, &mut first),
+                frame,
+                kind,
+            ))
+        })))
+    }
+
+    async fn tail(&self, request: Request<pb::TailRequest>) -> Result<Response<pb::TailResponse>, Status> {
+        let request = request.into_inner();
+        self.inner.check_caller(request.caller.as_ref())?;
+        let published = self.inner.shared.published();
+        Ok(Response::new(pb::TailResponse {
+            stamp: Some(self.inner.opening_stamp(&published.stamp)),
+            nonce: request.nonce,
+            voted_to: published.voted_to.get(),
+            trimmed_to: published.trimmed_to.get(),
+        }))
+    }
+
+    type AttachStream = BoxStream<pb::AttachResponse>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<pb::AttachRequest>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        Ok(self.until_stop(attached(Arc::clone(&self.inner), request.into_inner())))
+    }
+
+    async fn status(
+        &self,
+        _request: Request<pb::AcceptorStatusRequest>,
+    ) -> Result<Response<pb::AcceptorStatusResponse>, Status> {
+        let inner = &self.inner;
+        let published = inner.shared.published();
+        let promises = inner
+            .reader
+            .promises(PROMISES_TOLD)
+            .await
+            .map_err(|error| read_failed(&error))?;
+        let promises = promises.into_iter().map(|promise| pb::PastPromise {
+            ballot: Some(promise.ballot.into()),
+            address: promise.address,
+            wall_time_ms: promise.wall_time_ms,
+        });
+        Ok(Response::new(pb::AcceptorStatusResponse {
+            stamp: Some(inner.opening_stamp(&published.stamp)),
+            id: inner.id.clone(),
+            address: inner.address.clone(),
+            software: paxos_common::config::version().to_owned(),
+            membership: wire::membership_state(&published.membership).into(),
+            configuration: published.membership.configuration().map(Into::into),
+            leadership: Some(wire::leadership(
+                &published.leadership,
+                millis(published.silence()),
+            )),
+            chosen_to: published.chosen_to.get(),
+            voted_to: published.voted_to.get(),
+            trimmed_to: published.trimmed_to.get(),
+            queued: QUEUE_MAX.saturating_sub(inner.queue.capacity()) as u64,
+            attached: inner.roster.peers(),
+            promises: promises.collect(),
+            wal_bytes: inner.reader.wal_bytes().await,
+            no_space: published.no_space,
+            damaged_rows: published.damaged_rows,
+            witnesses: wire::witnesses(&inner.shared.witnesses()),
+        }))
+    }
+}
+
+fn read_failed(error: &StoreError) -> Status {
+    tracing::error!(%error, "reading the store failed");
+    Status::internal(format!("reading the store failed: {error}"))
+}

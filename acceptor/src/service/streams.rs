@@ -1,0 +1,188 @@
+//! The long answers: pages of a promise, frames for observers, leadership for attached peers.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use async_stream::try_stream;
+use futures::Stream;
+use paxos_common::{
+    paxos::{
+        ballot::Ballot,
+        identity::Stamp,
+        message::{PromisePage, Rejection, Row},
+        slot::{Slot, SlotRange},
+    },
+    status, wire,
+};
+use paxos_proto::v1 as pb;
+use tokio::time::{Instant, sleep};
+use tonic::{Status, Streaming};
+
+use super::{Inner, check::check_report, read_failed};
+use crate::{
+    attach::{Attachment, millis},
+    observe::Frame,
+    store::Reader,
+};
+
+/// The pages of a promise, until the last one or until another ballot is promised.
+pub(super) fn promise<R: Reader>(
+    inner: Arc<Inner<R>>,
+    mut stamp: Stamp,
+    ballot: Ballot,
+    from: Slot,
+) -> impl Stream<Item = Result<pb::PromisePage, Status>> {
+    try_stream! {
+        let mut first = true;
+        let mut from = from;
+        // Where a row was unknown in an earlier page: no later page's watermark may speak for it.
+        let mut unknown: Option<Slot> = None;
+        loop {
+            let page = inner.reader.page(from).await.map_err(|error| read_failed(&error))?;
+            let overtaken = page.promised > ballot;
+            let last = page.last || overtaken;
+            unknown = unknown.or(page.rows.iter().find(|row| row.accepted.is_none()).map(|row| row.slot));
+            stamp.commit_counter = page.commit_counter;
+            let next = page.next;
+            let answer = if overtaken {
+                let rejection = Rejection { promised: page.promised, leader_address: page.leader_address };
+                pb::promise_page::Answer::Rejected(rejection.into())
+            } else {
+                pb::promise_page::Answer::Promise(PromisePage {
+                    from,
+                    next,
+                    last,
+                    chosen_to: unknown.map_or(page.chosen_to, |slot| slot.min(page.chosen_to)),
+                    trimmed_to: page.trimmed_to,
+                    voted_to: page.voted_to,
+                    rows: page.rows,
+                }.into())
+            };
+            let stamp = Some(inner.stream_stamp(&stamp, &mut first));
+            yield pb::PromisePage { stamp, ballot: Some(ballot.into()), answer: Some(answer) };
+            if last {
+                break;
+            }
+            from = next;
+        }
+    }
+}
+
+/// How long a peer that attaches may take to say who it is.
+const FIRST_REPORT_MAX: Duration = Duration::from_secs(10);
+/// How long it may then say nothing: more than the longest leader timeout asks for.
+const NEXT_REPORT_MAX: Duration = Duration::from_secs(60);
+
+/// Answers every report, and tells of each change of leadership at once. Whoever has reported is in the roster.
+pub(super) fn attached<R: Reader>(
+    inner: Arc<Inner<R>>,
+    mut reports: Streaming<pb::AttachRequest>,
+) -> impl Stream<Item = Result<pb::AttachResponse, Status>> {
+    try_stream! {
+        let mut changes = inner.shared.leadership();
+        let mut first = true;
+        let mut attachment: Option<Attachment> = None;
+        let mut silence = pin!(sleep(FIRST_REPORT_MAX));
+        loop {
+            let report = tokio::select! {
+                // Cancel safe: what is half received stays in the stream.
+                report = reports.message() => Some(report),
+                // Cancel safe: a change not seen is seen next time. The sender lives as long as `inner`.
+                _ = changes.changed(), if attachment.is_some() => None,
+                // It only waits.
+                () = &mut silence => Some(Err(no_report())),
+            };
+            match report.transpose()? {
+                Some(Some(report)) => {
+                    inner.check_caller(report.caller.as_ref())?;
+                    check_report(&report)?;
+                    silence.as_mut().reset(Instant::now() + NEXT_REPORT_MAX);
+                    match &attachment {
+                        Some(attachment) => attachment.report(report),
+                        None => attachment = Some(inner.attach(report)?),
+                    }
+                }
+                Some(None) => break,
+                None => {}
+            }
+            // What this answer tells need not be told again.
+            changes.mark_unchanged();
+            let published = inner.shared.published();
+            yield pb::AttachResponse {
+                stamp: Some(inner.stream_stamp(&published.stamp, &mut first)),
+                leadership: Some(wire::leadership(&published.leadership, millis(published.silence()))),
+                chosen_to: published.chosen_to.get(),
+                voted_to: published.voted_to.get(),
+                trimmed_to: published.trimmed_to.get(),
+            };
+        }
+    }
+}
+
+fn no_report() -> Status {
+    status::invalid_argument(format!(
+        "a peer that attaches reports within {} s, and then at least every {} s",
+        FIRST_REPORT_MAX.as_secs(),
+        NEXT_REPORT_MAX.as_secs()
+    ))
+}
+
+pub(super) fn observe_frame(stamp: pb::Stamp, frame: Frame, kind: pb::ObserveKind) -> pb::ObserveFrame {
+    let values = kind == pb::ObserveKind::Values;
+    pb::ObserveFrame {
+        stamp: Some(stamp),
+        chosen_to: frame.chosen_to.get(),
+        trimmed_to: frame.trimmed_to.get(),
+        votes: if values { Vec::new() } else { votes(&frame.rows) },
+        rows: if values {
+            frame.rows.into_iter().map(Into::into).collect()
+        } else {
+            Vec::new()
+        },
+    }
+}
+
+/// Runs of neighbouring slots at one ballot. A row that is unknown is no vote.
+fn votes(rows: &[Row]) -> Vec<pb::VoteRange> {
+    let mut ranges: Vec<(Ballot, SlotRange)> = Vec::new();
+    for row in rows {
+        let Some((ballot, _)) = row.accepted else { continue };
+        match ranges.last_mut() {
+            Some((last, range)) if *last == ballot && range.to == row.slot => range.to = row.slot.next(),
+            _ => ranges.push((
+                ballot,
+                SlotRange {
+                    from: row.slot,
+                    to: row.slot.next(),
+                },
+            )),
+        }
+    }
+    let range = |(ballot, range): (Ballot, SlotRange)| pb::VoteRange {
+        ballot: Some(ballot.into()),
+        from: range.from.get(),
+        to: range.to.get(),
+    };
+    ranges.into_iter().map(range).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use paxos_common::paxos::{ballot::ProposerId, value::Value};
+
+    #[test]
+    fn votes_of_neighbouring_slots_at_one_ballot_are_one_range_and_unknown_rows_are_no_votes() {
+        let ballot = |round| Ballot::new(round, ProposerId::from_random(1)).unwrap();
+        let row = |slot, round| Row {
+            slot: Slot::new(slot).unwrap(),
+            accepted: Some((ballot(round), Value::noop())),
+        };
+        let mut rows = vec![row(1, 1), row(2, 1), row(3, 2), row(4, 2), row(5, 2), row(7, 2)];
+        rows[3].accepted = None;
+        let ranges: Vec<_> = votes(&rows)
+            .iter()
+            .map(|range| (range.ballot.unwrap().round, range.from, range.to))
+            .collect();
+        assert_eq!(ranges, [(1, 1, 3), (2, 3, 4), (2, 5, 6), (2, 7, 8)]);
+    }
+}

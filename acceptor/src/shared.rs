@@ -1,0 +1,165 @@
+//! What the worker shows to the rest of the process: never more than it has answered for.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use paxos_common::paxos::{
+    acceptor::{Acceptor, Membership},
+    identity::{ClusterId, CommitCounter, RunNumber, Stamp},
+    message::Leadership,
+    slot::Slot,
+    witness::Witnesses,
+};
+use tokio::sync::{mpsc, watch};
+use tracing::info;
+
+use crate::observe::Ring;
+
+/// What memory shows of every commit whose answer was released.
+#[derive(Clone, Debug)]
+pub(crate) struct Published {
+    pub(crate) stamp: Stamp,
+    pub(crate) membership: Arc<Membership>,
+    pub(crate) leadership: Leadership,
+    pub(crate) chosen_to: Slot,
+    pub(crate) trimmed_to: Slot,
+    pub(crate) voted_to: Slot,
+    /// Rows found damaged below the watermark, and not accepted again yet.
+    pub(crate) damaged_rows: u64,
+    /// Too little space is left on the disk.
+    pub(crate) no_space: bool,
+    /// When a Prepare or Accept was last granted, or this process started.
+    heard_at: Instant,
+}
+
+impl Published {
+    /// How long no Prepare or Accept was granted, by the monotonic clock.
+    pub(crate) fn silence(&self) -> Duration {
+        self.heard_at.elapsed()
+    }
+}
+
+/// What the worker shows to the rest of the process.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    published: Mutex<Published>,
+    /// The cluster, once this acceptor votes in one; it never changes again.
+    formed: OnceLock<ClusterId>,
+    leadership: watch::Sender<Leadership>,
+    past_runs: Vec<(RunNumber, CommitCounter)>,
+    /// What was heard of other acceptors.
+    witnesses: Mutex<Witnesses>,
+    /// Live frames for observers.
+    pub(crate) ring: Ring,
+    /// Takes the slots of rows that a reader found damaged, or gone.
+    pub(crate) damage: mpsc::Sender<Vec<Slot>>,
+}
+
+impl Shared {
+    /// What a core shows that has just recovered.
+    pub(crate) fn new(
+        core: &Acceptor,
+        past_runs: Vec<(RunNumber, CommitCounter)>,
+        witnesses: Witnesses,
+        damage: mpsc::Sender<Vec<Slot>>,
+    ) -> Self {
+        Self {
+            published: Mutex::new(Published {
+                stamp: core.stamp(),
+                membership: Arc::new(core.membership().clone()),
+                leadership: core.leadership(),
+                chosen_to: core.chosen_to(),
+                trimmed_to: core.trimmed_to(),
+                voted_to: core.voted_to(),
+                damaged_rows: 0,
+                no_space: false,
+                heard_at: Instant::now(),
+            }),
+            formed: core.formed_cluster().map_or_else(OnceLock::new, OnceLock::from),
+            leadership: watch::Sender::new(core.leadership()),
+            past_runs,
+            witnesses: Mutex::new(witnesses),
+            ring: Ring::default(),
+            damage,
+        }
+    }
+
+    /// As of the last commit whose answers were released.
+    pub(crate) fn published(&self) -> Published {
+        self.lock().clone()
+    }
+
+    /// The cluster that this acceptor votes in.
+    pub(crate) fn formed(&self) -> Option<ClusterId> {
+        self.formed.get().copied()
+    }
+
+    /// Tells when the leadership changes.
+    pub(crate) fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
+    }
+
+    /// All runs before the present one, and the commit counter at which each ended.
+    pub(crate) fn past_runs(&self) -> &[(RunNumber, CommitCounter)] {
+        &self.past_runs
+    }
+
+    /// What was heard of other acceptors.
+    pub(crate) fn witnesses(&self) -> Witnesses {
+        self.witnesses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows what was heard of other acceptors.
+    pub(crate) fn remember(&self, news: &Witnesses) {
+        let mut witnesses = self.witnesses.lock().unwrap_or_else(PoisonError::into_inner);
+        witnesses.merge(news.iter());
+    }
+
+    /// Shows whether there is space on the disk.
+    pub(crate) fn show_space(&self, has_space: bool) {
+        self.lock().no_space = !has_space;
+    }
+
+    /// Shows the core as it is after a commit; `heard`: a Prepare or Accept was granted.
+    pub(crate) fn publish(&self, core: &Acceptor, heard: bool) {
+        let mut published = self.lock();
+        published.stamp = core.stamp();
+        published.chosen_to = core.chosen_to();
+        published.trimmed_to = core.trimmed_to();
+        published.voted_to = core.voted_to();
+        let damaged_rows = core.damaged_rows() as u64;
+        if damaged_rows == 0 && published.damaged_rows > 0 {
+            info!("all damaged rows below the watermark are repaired");
+        }
+        published.damaged_rows = damaged_rows;
+        if heard {
+            published.heard_at = Instant::now();
+        }
+        if self.formed.get().is_none() && *published.membership != *core.membership() {
+            published.membership = Arc::new(core.membership().clone());
+        }
+        let leadership = core.leadership();
+        let changed = published.leadership != leadership;
+        if changed {
+            published.leadership = leadership.clone();
+        }
+        drop(published);
+        if let Some(cluster) = core.formed_cluster() {
+            self.formed.get_or_init(|| cluster);
+        }
+        if changed {
+            info!(ballot = %leadership.promised, address = %leadership.address, resigned = leadership.resigned,
+                "leadership changed");
+            self.leadership.send_replace(leadership);
+        }
+    }
+}

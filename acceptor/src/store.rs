@@ -1,0 +1,405 @@
+//! What an acceptor's core needs of a disk: one atomic write, and short reads beside it.
+//!
+//! Invariants:
+//! - [`Store::commit`] is the only write after opening; all of it is there after a crash, or nothing.
+//! - It returns once the write survives power loss. If it fails, nobody may be answered and the process ends: the
+//!   failed write may still be found after a restart, and a store that failed once is not trusted again.
+//! - A row that cannot be read as it was written is *unknown*, never absent.
+//! - A page is one moment of the disk: rows, promise and watermarks belong together.
+
+use std::{collections::BTreeMap, future::Future, sync::Arc};
+
+use paxos_common::{
+    exit::Failure,
+    paxos::{
+        acceptor::{Held, Recovered, Write},
+        ballot::Ballot,
+        identity::{CommitCounter, RunNumber},
+        message::Row,
+        slot::Slot,
+        witness::Witnesses,
+    },
+    sqlite::SqliteError,
+};
+
+pub mod memory;
+mod space;
+pub mod sqlite;
+
+/// Most rows of one page (inclusive): a page is a short read, so that it never holds back a checkpoint for long.
+pub const PAGE_ROWS_MAX: usize = 1024;
+
+/// A page ends before the row that would take its values above so many bytes; a larger row has a page of its own.
+/// Far enough below the largest message for all that comes around the values.
+pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// How many of the latest promises are kept for operators.
+pub const PROMISES_KEPT: i64 = 1000;
+
+/// The disk failed, or does not hold what it must.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A record that nothing can make up for fails its checksum, or makes no sense.
+    #[error("the {0} record on disk is damaged: this acceptor must not vote any more")]
+    Damaged(&'static str),
+    /// The directory was made for another acceptor.
+    #[error("the data directory belongs to acceptor {found:?}, and this one was started as {asked:?}")]
+    OtherAcceptor {
+        /// Its name.
+        found: String,
+        /// The name given.
+        asked: String,
+    },
+    /// The store cannot be opened, read or written.
+    #[error(transparent)]
+    Sqlite(#[from] SqliteError),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sqlite(error.into())
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Damaged(_) => Self::storage(error),
+            StoreError::OtherAcceptor { .. } => Self::refused(error),
+            StoreError::Sqlite(error) => error.into(),
+        }
+    }
+}
+
+impl StoreError {
+    /// Whether what is on the disk is damaged, rather than out of reach for now.
+    pub(crate) fn is_damage(&self) -> bool {
+        /// SQLite's codes for a malformed file, and for a file that is none of its own. Extended ones end in these.
+        const MALFORMED: [u32; 2] = [11, 26];
+        match self {
+            Self::Damaged(_) => true,
+            Self::Sqlite(SqliteError::Sqlite(sqlx::Error::Database(error))) => {
+                let code = error.code().and_then(|code| code.parse::<u32>().ok());
+                code.is_some_and(|code| MALFORMED.contains(&(code & 0xff)))
+            }
+            Self::OtherAcceptor { .. } | Self::Sqlite(_) => false,
+        }
+    }
+}
+
+/// What was found at start, in the run that has just begun.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// What the core takes up from. Its commit counter already counts the commit that began the run.
+    pub recovered: Recovered,
+    /// The runs before the present one, and the commit counter at which each ended; the oldest first.
+    pub past_runs: Vec<(RunNumber, CommitCounter)>,
+    /// What was heard of other acceptors.
+    pub witnesses: Witnesses,
+}
+
+/// One moment of the disk, from a slot on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The last commit that it shows.
+    pub commit_counter: CommitCounter,
+    /// The highest promise.
+    pub promised: Ballot,
+    /// Where the proposer of `promised` is reached.
+    pub leader_address: Arc<str>,
+    /// Every slot below it is chosen; it never reaches beyond a row of this page that is unknown.
+    pub chosen_to: Slot,
+    /// Nothing below it is held.
+    pub trimmed_to: Slot,
+    /// One past the highest row; at least `trimmed_to`.
+    pub voted_to: Slot,
+    /// Ascending by slot.
+    pub rows: Vec<Row>,
+    /// Exclusive end of what the page covers.
+    pub next: Slot,
+    /// There is no row from `next` on.
+    pub last: bool,
+}
+
+/// A promise as operators are told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastPromise {
+    /// What was promised.
+    pub ballot: Ballot,
+    /// To whom.
+    pub address: String,
+    /// By this machine's clock, in milliseconds since 1970-01-01 UTC.
+    pub wall_time_ms: u64,
+}
+
+/// A disk with one writer.
+pub trait Store: Send + 'static {
+    /// What reads beside the writer.
+    type Reader: Reader;
+
+    /// Writes all of `write` or nothing; returns once it survives power loss.
+    ///
+    /// # Errors
+    /// The write failed, or its fate is not known: answer nobody and end the process.
+    ///
+    /// # Cancel safety
+    /// Not safe: what was cancelled may yet be written.
+    fn commit(&mut self, write: Write<'_>) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Whether there is space for one more commit. It also looks after what is spared for a full disk, so ask now and
+    /// then even when nothing is to be written.
+    ///
+    /// # Cancel safety
+    /// Not safe: what is spared may be there or not.
+    fn has_space(&mut self) -> impl Future<Output = bool> + Send;
+
+    /// A reader that sees every finished commit.
+    fn reader(&self) -> Self::Reader;
+
+    /// Ends the use of the store in good order; skipping it loses nothing.
+    fn close(self) -> impl Future<Output = ()> + Send;
+}
+
+/// Reads beside the writer, without holding it up. Cheap to clone.
+pub trait Reader: Clone + Send + Sync + 'static {
+    /// Reads a page that starts at `from`, all of it at one moment. A slot in it without a row was not voted on; below
+    /// the watermark there is no such slot, so one whose row is gone is unknown too.
+    ///
+    /// # Errors
+    /// The disk failed. A damaged row is no error: it is unknown.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    fn page(&self, from: Slot) -> impl Future<Output = Result<Page, StoreError>> + Send;
+
+    /// What is held for each of `slots`; one without a row is left out.
+    ///
+    /// # Errors
+    /// As [`page`](Self::page).
+    ///
+    /// # Cancel safety
+    /// Safe.
+    fn held(&self, slots: &[Slot]) -> impl Future<Output = Result<BTreeMap<Slot, Held>, StoreError>> + Send;
+
+    /// The latest promises, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// As [`page`](Self::page).
+    ///
+    /// # Cancel safety
+    /// Safe.
+    fn promises(&self, limit: u32) -> impl Future<Output = Result<Vec<PastPromise>, StoreError>> + Send;
+
+    /// Size of the write-ahead log in bytes; 0 where there is none.
+    fn wal_bytes(&self) -> impl Future<Output = u64> + Send;
+}
+
+/// Cuts a page where it would become too long, and notices what is missing. Used by every store, so that all page alike.
+#[derive(Debug)]
+pub(crate) struct PageFill {
+    from: Slot,
+    moment: Moment,
+    /// What comes next.
+    next: Slot,
+    rows: Vec<Row>,
+    bytes: usize,
+}
+
+impl PageFill {
+    /// A page from slot `from` on.
+    pub(crate) fn new(from: Slot, moment: Moment) -> Self {
+        Self {
+            from,
+            next: from.max(moment.trimmed_to),
+            moment,
+            rows: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Takes a row, or tells that it belongs to the next page.
+    pub(crate) fn take(&mut self, row: Row) -> bool {
+        let bytes = row
+            .accepted
+            .as_ref()
+            .map_or(0, |(_, value)| value.as_bytes().len() + value.traceparent().len());
+        let fits = self.rows.is_empty() || self.bytes + bytes <= PAGE_BYTES_MAX;
+        if !self.miss_up_to(row.slot) || !fits || self.rows.len() >= PAGE_ROWS_MAX {
+            return false;
+        }
+        self.bytes += bytes;
+        self.next = row.slot.next();
+        self.rows.push(row);
+        true
+    }
+
+    /// Below the watermark every slot has a row: one that is not there was lost, and is unknown. Tells whether all that
+    /// are missing below `end` have found room.
+    fn miss_up_to(&mut self, end: Slot) -> bool {
+        let end = end.min(self.moment.chosen_to);
+        while self.next < end && self.rows.len() < PAGE_ROWS_MAX {
+            self.rows.push(Row {
+                slot: self.next,
+                accepted: None,
+            });
+            self.next = self.next.next();
+        }
+        self.next >= end
+    }
+
+    /// The page: `last` tells that no row was turned away.
+    pub(crate) fn finish(mut self, last: bool) -> Page {
+        let last = last && self.miss_up_to(self.moment.chosen_to);
+        let unknown = self
+            .rows
+            .iter()
+            .find(|row| row.accepted.is_none())
+            .map(|row| row.slot);
+        let moment = self.moment;
+        Page {
+            commit_counter: moment.commit_counter,
+            promised: moment.promised,
+            leader_address: moment.leader_address,
+            chosen_to: unknown.map_or(moment.chosen_to, |slot| slot.min(moment.chosen_to)),
+            trimmed_to: moment.trimmed_to,
+            voted_to: moment.voted_to,
+            rows: self.rows,
+            next: if last {
+                moment.voted_to.max(self.from)
+            } else {
+                self.next
+            },
+            last,
+        }
+    }
+}
+
+/// The state that a page is read together with.
+#[derive(Clone, Debug)]
+pub(crate) struct Moment {
+    pub(crate) commit_counter: CommitCounter,
+    pub(crate) promised: Ballot,
+    pub(crate) leader_address: Arc<str>,
+    pub(crate) chosen_to: Slot,
+    pub(crate) trimmed_to: Slot,
+    pub(crate) voted_to: Slot,
+}
+
+/// Now, for the promise log alone: milliseconds since 1970-01-01 UTC by this machine's clock.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the promise log, for people, is the one place for a wall clock"
+)]
+pub(crate) fn wall_time_ms() -> u64 {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use paxos_common::paxos::value::Value;
+
+    fn row(slot: u64, bytes: usize) -> Row {
+        let value = Value::from_stored(Bytes::from(vec![1; bytes]), Bytes::new());
+        Row {
+            slot: Slot::new(slot).unwrap(),
+            accepted: Some((Ballot::ZERO, value)),
+        }
+    }
+
+    fn moment() -> Moment {
+        let at = |slot| Slot::new(slot).unwrap();
+        Moment {
+            commit_counter: CommitCounter::new(9),
+            promised: Ballot::ZERO,
+            leader_address: "".into(),
+            chosen_to: at(8),
+            trimmed_to: at(0),
+            voted_to: at(10),
+        }
+    }
+
+    fn fill(from: u64) -> PageFill {
+        PageFill::new(Slot::new(from).unwrap(), moment())
+    }
+
+    #[test]
+    fn page_is_bounded_in_bytes_and_rows_but_never_empty() {
+        let mut page = fill(0);
+        assert!(page.take(row(0, PAGE_BYTES_MAX + 1)));
+        assert!(!page.take(row(1, 1)));
+        let mut page = fill(0);
+        let taken = (0..).take_while(|&slot| page.take(row(slot, 0))).count();
+        assert_eq!(taken, PAGE_ROWS_MAX);
+    }
+
+    #[test]
+    fn unfinished_page_ends_behind_its_last_row_and_a_last_page_covers_the_rest() {
+        let mut page = fill(8);
+        page.take(row(9, 1));
+        let page = page.finish(false);
+        assert_eq!((page.next.get(), page.last), (10, false));
+        let page = fill(8).finish(true);
+        assert_eq!((page.next.get(), page.last), (10, true));
+        let page = fill(12).finish(true);
+        assert_eq!((page.next.get(), page.last), (12, true));
+    }
+
+    #[test]
+    fn watermark_of_a_page_stops_before_its_unknown_row() {
+        let mut page = fill(4);
+        page.take(row(4, 1));
+        page.take(Row {
+            slot: Slot::new(5).unwrap(),
+            accepted: None,
+        });
+        assert_eq!(page.finish(false).chosen_to.get(), 5);
+    }
+
+    #[test]
+    fn row_that_is_gone_below_the_watermark_is_unknown_and_above_it_was_never_there() {
+        // The watermark is 8.
+        let mut page = fill(2);
+        for slot in [2, 4, 9] {
+            assert!(page.take(row(slot, 1)));
+        }
+        let page = page.finish(true);
+        let told = |row: &Row| (row.slot.get(), row.accepted.is_some());
+        let told: Vec<_> = page.rows.iter().map(told).collect();
+        let lost = |slot| (slot, false);
+        assert_eq!(
+            told,
+            [
+                (2, true),
+                lost(3),
+                (4, true),
+                lost(5),
+                lost(6),
+                lost(7),
+                (9, true)
+            ]
+        );
+        assert_eq!(page.chosen_to.get(), 3);
+        let rows = fill(6).finish(true).rows;
+        assert_eq!(rows.iter().map(told_slot).collect::<Vec<_>>(), [6, 7]);
+    }
+
+    fn told_slot(row: &Row) -> u64 {
+        row.slot.get()
+    }
+
+    #[test]
+    fn many_lost_rows_take_many_pages() {
+        let mut moment = moment();
+        moment.chosen_to = Slot::new(PAGE_ROWS_MAX as u64 + 5).unwrap();
+        moment.voted_to = moment.chosen_to;
+        let first = PageFill::new(Slot::ZERO, moment.clone()).finish(true);
+        assert_eq!((first.rows.len(), first.last), (PAGE_ROWS_MAX, false));
+        let second = PageFill::new(first.next, moment).finish(true);
+        assert_eq!((second.rows.len(), second.last), (5, true));
+    }
+}

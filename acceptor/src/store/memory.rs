@@ -1,0 +1,206 @@
+//! A store in memory, for tests: its disk outlives it, and can be made to forget.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use paxos_common::paxos::{
+    acceptor::{Held, Membership, Recovered, Write},
+    ballot::Ballot,
+    identity::{AcceptorUuid, CommitCounter, RunNumber},
+    message::Row,
+    slot::Slot,
+    value::Value,
+    witness::Witnesses,
+};
+
+use super::{Moment, Opened, Page, PageFill, PastPromise, Reader, Store, StoreError, wall_time_ms};
+
+/// What survives the process. Clones are the same disk.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryDisk(Arc<Mutex<Versions>>);
+
+#[derive(Debug, Default)]
+struct Versions {
+    now: Content,
+    /// As it was before the last commit.
+    before: Option<Content>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Content {
+    uuid: AcceptorUuid,
+    commit_counter: CommitCounter,
+    runs: Vec<(RunNumber, Option<CommitCounter>)>,
+    membership: Membership,
+    promised: Ballot,
+    leader_address: Arc<str>,
+    chosen_to: Slot,
+    rows: BTreeMap<Slot, (Ballot, Value)>,
+    promises: Vec<PastPromise>,
+    witnesses: Witnesses,
+}
+
+impl Content {
+    fn moment(&self) -> Moment {
+        Moment {
+            commit_counter: self.commit_counter,
+            promised: self.promised,
+            leader_address: Arc::clone(&self.leader_address),
+            chosen_to: self.chosen_to,
+            trimmed_to: Slot::ZERO,
+            voted_to: self
+                .rows
+                .last_key_value()
+                .map_or(Slot::ZERO, |(slot, _)| slot.next())
+                .max(self.chosen_to),
+        }
+    }
+}
+
+impl MemoryDisk {
+    /// A blank disk of an acceptor with this uuid.
+    pub fn new(uuid: AcceptorUuid) -> Self {
+        let disk = Self::default();
+        disk.lock().now.uuid = uuid;
+        disk
+    }
+
+    /// Begins a run on this disk.
+    pub fn open(&self, run: RunNumber) -> (MemoryStore, Opened) {
+        let mut versions = self.lock();
+        let content = &mut versions.now;
+        if let Some((_, ended)) = content.runs.last_mut() {
+            *ended = Some(content.commit_counter);
+        }
+        let past_runs = content
+            .runs
+            .iter()
+            .filter_map(|&(run, ended)| Some((run, ended?)))
+            .collect();
+        content.runs.push((run, None));
+        content.commit_counter = content.commit_counter.next();
+        let moment = content.moment();
+        let held = |(&slot, (ballot, value)): (&Slot, &(Ballot, Value))| {
+            (slot, Held::Accepted(*ballot, value.fingerprint()))
+        };
+        let recovered = Recovered {
+            uuid: content.uuid,
+            commit_counter: content.commit_counter,
+            membership: content.membership.clone(),
+            promised: content.promised,
+            leader_address: Arc::clone(&content.leader_address),
+            chosen_to: content.chosen_to,
+            trimmed_to: moment.trimmed_to,
+            voted_to: moment.voted_to,
+            rows: content.rows.range(content.chosen_to..).map(held).collect(),
+        };
+        (
+            MemoryStore(self.clone()),
+            Opened {
+                recovered,
+                past_runs,
+                witnesses: content.witnesses.clone(),
+            },
+        )
+    }
+
+    /// Goes back to before the last commit, as a disk that lied about a flush does. Whether there was one.
+    pub fn lose_last_commit(&self) -> bool {
+        let mut versions = self.lock();
+        match versions.before.take() {
+            Some(before) => {
+                versions.now = before;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Versions> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One run's use of a [`MemoryDisk`].
+#[derive(Debug)]
+pub struct MemoryStore(MemoryDisk);
+
+impl Store for MemoryStore {
+    type Reader = MemoryDisk;
+
+    async fn commit(&mut self, write: Write<'_>) -> Result<(), StoreError> {
+        let mut versions = self.0.lock();
+        versions.before = Some(versions.now.clone());
+        let content = &mut versions.now;
+        content.commit_counter = write.commit_counter;
+        if let Some(membership) = write.membership {
+            content.membership = membership.clone();
+        }
+        content.promised = write.promised;
+        content.leader_address = Arc::clone(write.leader_address);
+        if write.promise_is_new {
+            content.promises.push(PastPromise {
+                ballot: write.promised,
+                address: write.leader_address.to_string(),
+                wall_time_ms: wall_time_ms(),
+            });
+        }
+        content.chosen_to = write.chosen_to;
+        content.witnesses.merge(write.witnesses.iter());
+        for (slot, row) in write.rows {
+            content.rows.insert(*slot, row.clone());
+        }
+        Ok(())
+    }
+
+    async fn has_space(&mut self) -> bool {
+        true
+    }
+
+    fn reader(&self) -> MemoryDisk {
+        self.0.clone()
+    }
+
+    async fn close(self) {}
+}
+
+impl Reader for MemoryDisk {
+    async fn page(&self, from: Slot) -> Result<Page, StoreError> {
+        let versions = self.lock();
+        let mut fill = PageFill::new(from, versions.now.moment());
+        let last = versions.now.rows.range(from..).all(|(&slot, accepted)| {
+            fill.take(Row {
+                slot,
+                accepted: Some(accepted.clone()),
+            })
+        });
+        Ok(fill.finish(last))
+    }
+
+    async fn held(&self, slots: &[Slot]) -> Result<BTreeMap<Slot, Held>, StoreError> {
+        let versions = self.lock();
+        let held = |&slot: &Slot| {
+            let (ballot, value) = versions.now.rows.get(&slot)?;
+            Some((slot, Held::Accepted(*ballot, value.fingerprint())))
+        };
+        Ok(slots.iter().filter_map(held).collect())
+    }
+
+    async fn promises(&self, limit: u32) -> Result<Vec<PastPromise>, StoreError> {
+        Ok(self
+            .lock()
+            .now
+            .promises
+            .iter()
+            .rev()
+            .take(limit as usize)
+            .cloned()
+            .collect())
+    }
+
+    async fn wal_bytes(&self) -> u64 {
+        0
+    }
+}

@@ -1,0 +1,231 @@
+//! Space on the disk: when to stop accepting before there is none, and a spare file to live on meanwhile.
+//!
+//! SQLite that runs out of space fails in the middle of a commit, and a failed commit ends the process. So an
+//! acceptor stops in time: it grants nothing while less is free than a commit and a checkpoint can take. Others may
+//! fill the disk all the same. Then the spare file is given up, so that what is under way can be finished, and a
+//! process started on the full disk can note its run. When there is space again the spare file is made anew.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::{
+    fs::{FallocateFlags, fallocate, statvfs},
+    io::Errno,
+};
+use tracing::{error, info, warn};
+
+const MIB: u64 = 1024 * 1024;
+/// Size of the spare file: some checkpoints.
+const SPARE_BYTES: u64 = 16 * MIB;
+/// With less free than this nothing is granted: room for one commit in the write-ahead log, and for all of the log when
+/// it is copied back.
+const STOP_BELOW: u64 = 32 * MIB;
+/// And granted again only with so much free, so that it does not go to and fro.
+const RESUME_FROM: u64 = 48 * MIB;
+/// With less free than this the spare file is given up.
+const SPARE_BELOW: u64 = 8 * MIB;
+
+/// Watches the space on one directory's disk.
+#[derive(Debug)]
+pub(super) struct Space {
+    directory: Arc<Path>,
+    spare: Spare,
+    /// Nothing is granted.
+    low: bool,
+}
+
+/// How it is with the spare file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spare {
+    Kept,
+    GivenUp,
+    /// It cannot be made here, for another reason than space.
+    Impossible,
+}
+
+impl Space {
+    /// Looks at the space on the disk of `directory`, and makes the spare file if it is missing and there is room for it.
+    pub(super) async fn watch(directory: &Path) -> Self {
+        let kept = fs::metadata(spare_file(directory)).is_ok_and(|spare| spare.len() == SPARE_BYTES);
+        let mut space = Self {
+            directory: directory.into(),
+            spare: if kept { Spare::Kept } else { Spare::GivenUp },
+            low: false,
+        };
+        space.is_enough().await;
+        space
+    }
+
+    /// Whether there is space for one more commit.
+    pub(super) async fn is_enough(&mut self) -> bool {
+        // It reads counters of the kernel's and does not wait for the disk.
+        match statvfs(&*self.directory) {
+            Ok(found) => self.look(found.f_bavail.saturating_mul(found.f_frsize)).await,
+            // Then a failed commit has to tell.
+            Err(error) => tracing::debug!(%error, "cannot ask for the free space"),
+        }
+        !self.low
+    }
+
+    async fn look(&mut self, free: u64) {
+        let wanted = if self.low { RESUME_FROM } else { STOP_BELOW };
+        let for_spare = if self.spare == Spare::GivenUp {
+            SPARE_BYTES
+        } else {
+            0
+        };
+        let enough = free >= wanted + for_spare && self.have_spare().await;
+        if enough && self.low {
+            info!(
+                free_mib = free / MIB,
+                "there is space on the disk again: going on"
+            );
+        } else if !enough && !self.low {
+            error!(
+                free_mib = free / MIB,
+                directory = %self.directory.display(),
+                "too little space on the disk: this acceptor promises and accepts nothing, the others go on without it. \
+                 Free at least {} MiB; it goes on by itself",
+                (RESUME_FROM + SPARE_BYTES) / MIB
+            );
+        }
+        self.low = !enough;
+        if self.low && self.spare == Spare::Kept && free < SPARE_BELOW {
+            self.give_up_spare().await;
+        }
+    }
+
+    /// Makes the spare file if it is missing; whether there was space for it.
+    async fn have_spare(&mut self) -> bool {
+        if self.spare != Spare::GivenUp {
+            return true;
+        }
+        match self.on_disk(make_spare).await {
+            Ok(()) => self.spare = Spare::Kept,
+            Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+                return false;
+            }
+            Err(error) => {
+                warn!(%error, "cannot make the spare file for a full disk; going on without it");
+                self.spare = Spare::Impossible;
+            }
+        }
+        true
+    }
+
+    async fn give_up_spare(&mut self) {
+        match self.on_disk(|file| fs::remove_file(file)).await {
+            Ok(()) => {
+                self.spare = Spare::GivenUp;
+                info!("gave up the spare file: the disk is full");
+            }
+            Err(error) => warn!(%error, "cannot remove the spare file"),
+        }
+    }
+
+    async fn on_disk(&self, work: fn(&Path) -> io::Result<()>) -> io::Result<()> {
+        let file = spare_file(&self.directory);
+        let done = tokio::task::spawn_blocking(move || work(&file)).await;
+        done.unwrap_or_else(|cancelled| Err(io::Error::other(cancelled)))
+    }
+}
+
+fn spare_file(directory: &Path) -> PathBuf {
+    directory.join("SPARE")
+}
+
+/// Returns once the space is taken for good. What could not be made whole is removed.
+fn make_spare(file: &Path) -> io::Result<()> {
+    let fill = || {
+        let mut spare = File::create(file)?;
+        match fallocate(&spare, FallocateFlags::empty(), 0, SPARE_BYTES) {
+            Ok(()) => {}
+            // Not every file system can; all can be written to.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                let zeros = vec![0; usize::try_from(MIB).map_err(io::Error::other)?];
+                for _ in 0..SPARE_BYTES / MIB {
+                    spare.write_all(&zeros)?;
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        spare.sync_all()
+    };
+    fill().inspect_err(|_| drop(fs::remove_file(file)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn space(directory: &tempfile::TempDir, spare: Spare) -> Space {
+        Space {
+            directory: directory.path().into(),
+            spare,
+            low: false,
+        }
+    }
+
+    fn spare_bytes(directory: &tempfile::TempDir) -> Option<u64> {
+        Some(fs::metadata(spare_file(directory.path())).ok()?.len())
+    }
+
+    #[tokio::test]
+    async fn first_look_makes_the_spare_file_and_the_next_process_keeps_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut space = Space::watch(directory.path()).await;
+        assert!(space.is_enough().await, "the tests need some free space");
+        assert_eq!(spare_bytes(&directory), Some(SPARE_BYTES));
+        assert_eq!(Space::watch(directory.path()).await.spare, Spare::Kept);
+    }
+
+    #[tokio::test]
+    async fn stops_in_time_and_resumes_with_some_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut space = space(&directory, Spare::Kept);
+        let mut low = Vec::new();
+        for free in [
+            STOP_BELOW,
+            STOP_BELOW - 1,
+            STOP_BELOW,
+            RESUME_FROM - 1,
+            RESUME_FROM,
+        ] {
+            space.look(free).await;
+            low.push(space.low);
+        }
+        assert_eq!(low, [false, true, true, true, false]);
+    }
+
+    #[tokio::test]
+    async fn spare_file_is_given_up_when_the_disk_is_full_and_made_anew_before_going_on() {
+        let directory = tempfile::tempdir().unwrap();
+        make_spare(&spare_file(directory.path())).unwrap();
+        let mut space = space(&directory, Spare::Kept);
+        space.look(SPARE_BELOW).await;
+        assert_eq!((space.low, spare_bytes(&directory)), (true, Some(SPARE_BYTES)));
+        space.look(SPARE_BELOW - 1).await;
+        assert_eq!((space.low, spare_bytes(&directory)), (true, None));
+        // What it freed itself is no reason to go on.
+        space.look(RESUME_FROM + SPARE_BYTES - 1).await;
+        assert_eq!((space.low, spare_bytes(&directory)), (true, None));
+        space.look(RESUME_FROM + SPARE_BYTES).await;
+        assert_eq!((space.low, spare_bytes(&directory)), (false, Some(SPARE_BYTES)));
+    }
+
+    #[tokio::test]
+    async fn directory_that_takes_no_spare_file_is_used_without_one() {
+        let directory = tempfile::tempdir().unwrap();
+        // A directory in its place.
+        fs::create_dir(spare_file(directory.path())).unwrap();
+        let mut space = space(&directory, Spare::GivenUp);
+        space.look(RESUME_FROM + SPARE_BYTES).await;
+        assert_eq!((space.low, space.spare), (false, Spare::Impossible));
+        space.look(STOP_BELOW - 1).await;
+        assert!(space.low);
+    }
+}

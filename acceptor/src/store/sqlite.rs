@@ -1,0 +1,547 @@
+//! The acceptor's file: `schema.sql`, one statement text and one fsync a commit.
+//! What it finds at start, and what becomes of it, is told in `recovery.rs`.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use paxos_common::{
+    paxos::{
+        acceptor::{Held, Membership, Write},
+        ballot::{Ballot, ProposerId},
+        identity::{AcceptorUuid, ClusterId, CommitCounter, RunNumber},
+        message::Row as Voted,
+        quorum::Configuration,
+        slot::Slot,
+        value::Value,
+        witness::Witnesses,
+    },
+    sqlite::{DataDir, checksum, migrate, open_readers, open_writer},
+};
+use paxos_proto::v1 as pb;
+use prost::Message as _;
+use sqlx::{
+    AssertSqlSafe, Connection as _, Row as _, SqliteConnection, SqlitePool,
+    query::Query,
+    sqlite::{SqliteArguments, SqliteRow},
+};
+use tracing::warn;
+
+use super::{
+    Moment, Opened, PAGE_ROWS_MAX, PROMISES_KEPT, Page, PageFill, PastPromise, Reader, Store, StoreError,
+    space::Space, wall_time_ms,
+};
+
+mod recovery;
+
+use recovery::begin_run;
+
+const SCHEMA: &str = include_str!("../../schema.sql");
+const SCHEMA_VERSION: i32 = 1;
+/// “paxA”.
+const APPLICATION_ID: i32 = 0x7061_7841;
+const FILE: &str = "acceptor.db";
+
+/// Readers at once. Each holds a page of at most a megabyte; more only wait for the same disk.
+const READERS: u32 = 4;
+
+/// Rows of one INSERT at most: its six parameters a row stay below SQLite's limit of 32,766. Larger groups take
+/// several in the same transaction. A power of two, as all row counts are, so that few texts stay prepared.
+const INSERT_ROWS_MAX: usize = 1024;
+
+/// Lengths that the write-ahead log may reach, in pages, before it is copied back. All acceptors hold the same log:
+/// with equal lengths they would all copy at once, and the quorum would wait.
+const CHECKPOINT_PAGES: [u32; 3] = [700, 1000, 1300];
+
+/// Columns that make a vote, in the order that [`read_vote`] takes them.
+const VOTE: &str = "vote.slot, vote.round, vote.proposer, vote.value, vote.traceparent, vote.checksum";
+
+/// Sole writer of an acceptor's file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    connection: SqliteConnection,
+    reader: SqliteReader,
+    /// Texts of the commits, by what they write.
+    texts: HashMap<Shape, Arc<str>>,
+    space: Space,
+    /// Kept to the end: it holds the lock.
+    _directory: DataDir,
+}
+
+/// Reads the file beside the writer.
+#[derive(Clone, Debug)]
+pub struct SqliteReader {
+    pool: SqlitePool,
+    wal: Arc<PathBuf>,
+    identity: Identity,
+}
+
+/// What every checksum is over: a row of another acceptor or cluster is no row of ours.
+#[derive(Clone, Debug)]
+struct Identity {
+    uuid: AcceptorUuid,
+    /// Set once, when the configuration is stored; votes come after.
+    cluster: Arc<OnceLock<ClusterId>>,
+}
+
+/// What a commit writes beside the state; each shape has a text of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Shape {
+    promise: bool,
+    witnesses: bool,
+    membership: bool,
+    /// Rows that the text has room for: 0, or whole INSERTs and a power of two.
+    rows: usize,
+}
+
+impl SqliteStore {
+    /// Opens the acceptor `name` in a directory, creating it there when it is blank, and begins a run: returns once
+    /// the run is durable.
+    ///
+    /// # Errors
+    /// See the table in `recovery.rs`.
+    pub async fn open(directory: DataDir, name: &str, run: RunNumber) -> Result<(Self, Opened), StoreError> {
+        let file = directory.file(FILE);
+        // First of all: it may make the space that beginning a run needs.
+        let space = Space::watch(directory.path()).await;
+        let mut connection = open_writer(&file, CHECKPOINT_PAGES[0]).await?;
+        migrate(&mut connection, SCHEMA, SCHEMA_VERSION, APPLICATION_ID).await?;
+        let (uuid, opened) = begin_run(&mut connection, name, run).await?;
+        let identity = Identity {
+            uuid,
+            cluster: Arc::default(),
+        };
+        let membership = &opened.recovered.membership;
+        identity.learn(membership);
+        set_checkpoint_pages(
+            &mut connection,
+            checkpoint_pages(uuid, membership.configuration()),
+        )
+        .await?;
+        let wal = Arc::new(directory.file(&format!("{FILE}-wal")));
+        let reader = SqliteReader {
+            pool: open_readers(&file, READERS).await?,
+            wal,
+            identity,
+        };
+        Ok((
+            Self {
+                connection,
+                reader,
+                texts: HashMap::new(),
+                space,
+                _directory: directory,
+            },
+            opened,
+        ))
+    }
+}
+
+impl Store for SqliteStore {
+    type Reader = SqliteReader;
+
+    async fn commit(&mut self, write: Write<'_>) -> Result<(), StoreError> {
+        let identity = &self.reader.identity;
+        if let Some(membership) = write.membership {
+            identity.learn(membership);
+        }
+        let shape = Shape {
+            promise: write.promise_is_new,
+            witnesses: !write.witnesses.is_empty(),
+            membership: write.membership.is_some(),
+            rows: padded(write.rows.len()),
+        };
+        let text = Arc::clone(self.texts.entry(shape).or_insert_with(|| shape.text().into()));
+        let mut query = sqlx::query(AssertSqlSafe(text)).persistent(shape.rows <= INSERT_ROWS_MAX);
+        query = identity.bind_state(query, &write);
+        if write.promise_is_new {
+            query = bind_ballot(query, write.promised)
+                .bind(write.leader_address.to_string())
+                .bind(wall_time_ms().cast_signed())
+                .bind(PROMISES_KEPT);
+        }
+        if !write.witnesses.is_empty() {
+            query = query.bind(witnesses_json(write.witnesses));
+        }
+        if let Some(membership) = write.membership {
+            query = identity.bind_membership(query, membership);
+        }
+        // Last, because parameters left unbound are NULL: those rows are skipped.
+        for (slot, (ballot, value)) in write.rows {
+            query = identity.bind_vote(query, *slot, *ballot, value)?;
+        }
+        // One hop to SQLite's thread. On an error the transaction stays open and nothing more is written, ever.
+        query.execute(&mut self.connection).await?;
+        if let Some(configuration) = write.membership.and_then(Membership::configuration) {
+            set_checkpoint_pages(
+                &mut self.connection,
+                checkpoint_pages(identity.uuid, Some(configuration)),
+            )
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn has_space(&mut self) -> bool {
+        self.space.is_enough().await
+    }
+
+    fn reader(&self) -> SqliteReader {
+        self.reader.clone()
+    }
+
+    async fn close(self) {
+        self.reader.pool.close().await;
+        if let Err(error) = self.connection.close().await {
+            warn!(%error, "closing the store failed; what was committed is safe");
+        }
+    }
+}
+
+impl Reader for SqliteReader {
+    async fn page(&self, from: Slot) -> Result<Page, StoreError> {
+        // One statement is one moment, and one hop. Dropping its stream early ends it.
+        const SQL: &str = "SELECT state.commit_counter, state.promised_round, state.promised_proposer,
+                state.leader_address, state.chosen_to, state.trimmed_to, (SELECT max(slot) FROM vote), vote.slot,
+                vote.round, vote.proposer, vote.value, vote.traceparent, vote.checksum
+            FROM state LEFT JOIN vote ON vote.slot >= ?1 WHERE state.only = 0 ORDER BY vote.slot LIMIT ?2";
+        let limit = i64::try_from(PAGE_ROWS_MAX).unwrap_or(i64::MAX) + 1;
+        let mut rows = sqlx::query(SQL)
+            .bind(from.get().cast_signed())
+            .bind(limit)
+            .fetch(&self.pool);
+        let mut page: Option<PageFill> = None;
+        let mut last = true;
+        while let Some(row) = rows.try_next().await? {
+            let page = match &mut page {
+                Some(page) => page,
+                None => page.insert(PageFill::new(from, read_moment(&row)?)),
+            };
+            let Some(voted) = self.identity.read_vote(&row, 7)? else {
+                break;
+            };
+            if !page.take(voted) {
+                last = false;
+                break;
+            }
+        }
+        Ok(page.ok_or(StoreError::Damaged("state"))?.finish(last))
+    }
+
+    async fn held(&self, slots: &[Slot]) -> Result<BTreeMap<Slot, Held>, StoreError> {
+        let mut held = BTreeMap::new();
+        if slots.is_empty() {
+            return Ok(held);
+        }
+        let list: Vec<_> = slots.iter().map(Slot::to_string).collect();
+        let sql = format!("SELECT {VOTE} FROM vote WHERE slot IN (SELECT value FROM json_each(?1))");
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(format!("[{}]", list.join(",")));
+        let mut rows = query.fetch(&self.pool);
+        while let Some(row) = rows.try_next().await? {
+            held.extend(self.identity.read_vote(&row, 0)?.map(into_held));
+        }
+        Ok(held)
+    }
+
+    async fn promises(&self, limit: u32) -> Result<Vec<PastPromise>, StoreError> {
+        let sql =
+            "SELECT round, proposer, address, wall_time_ms FROM promise ORDER BY position DESC LIMIT ?1";
+        let rows = sqlx::query(sql).bind(limit).fetch_all(&self.pool).await?;
+        rows.iter()
+            .map(|row| {
+                let wall_time_ms: i64 = row.try_get(3)?;
+                let ballot = read_ballot(row, 0)?.ok_or(StoreError::Damaged("promise"))?;
+                Ok(PastPromise {
+                    ballot,
+                    address: row.try_get(2)?,
+                    wall_time_ms: wall_time_ms.unsigned_abs(),
+                })
+            })
+            .collect()
+    }
+
+    async fn wal_bytes(&self) -> u64 {
+        tokio::fs::metadata(&*self.wal)
+            .await
+            .map_or(0, |metadata| metadata.len())
+    }
+}
+
+type Binding<'q> = Query<'q, sqlx::Sqlite, SqliteArguments>;
+
+impl Identity {
+    fn learn(&self, membership: &Membership) {
+        if let Some(configuration) = membership.configuration() {
+            let cluster = self.cluster.get_or_init(|| configuration.cluster_id());
+            assert_eq!(
+                *cluster,
+                configuration.cluster_id(),
+                "an acceptor never changes its cluster"
+            );
+        }
+    }
+
+    fn bind_state<'q>(&self, query: Binding<'q>, write: &Write<'_>) -> Binding<'q> {
+        let sum = self.state_checksum(
+            write.commit_counter,
+            write.promised,
+            write.leader_address,
+            write.chosen_to,
+        );
+        bind_ballot(
+            query.bind(write.commit_counter.get().cast_signed()),
+            write.promised,
+        )
+        .bind(write.leader_address.to_string())
+        .bind(write.chosen_to.get().cast_signed())
+        .bind(sum)
+    }
+
+    /// `trimmed_to` is part of it and always 0 in this release.
+    fn state_checksum(
+        &self,
+        counter: CommitCounter,
+        promised: Ballot,
+        address: &str,
+        chosen_to: Slot,
+    ) -> i64 {
+        checksum(&[
+            &self.uuid.to_bytes(),
+            &counter.get().to_le_bytes(),
+            &promised.round().to_le_bytes(),
+            &promised.proposer().get().to_le_bytes(),
+            address.as_bytes(),
+            &chosen_to.get().to_le_bytes(),
+            &0u64.to_le_bytes(),
+        ])
+    }
+
+    fn bind_membership<'q>(&self, query: Binding<'q>, membership: &Membership) -> Binding<'q> {
+        let encoded = membership
+            .configuration()
+            .map(pb::Configuration::from)
+            .unwrap_or_default()
+            .encode_to_vec();
+        let formed = i64::from(matches!(membership, Membership::Formed(_)));
+        let sum = self.membership_checksum(formed, &encoded);
+        query.bind(formed).bind(encoded).bind(sum)
+    }
+
+    fn membership_checksum(&self, formed: i64, encoded: &[u8]) -> i64 {
+        checksum(&[&self.uuid.to_bytes(), &formed.to_le_bytes(), encoded])
+    }
+
+    fn bind_vote<'q>(
+        &self,
+        query: Binding<'q>,
+        slot: Slot,
+        ballot: Ballot,
+        value: &Value,
+    ) -> Result<Binding<'q>, StoreError> {
+        let sum = self.vote_checksum(slot, ballot, value.as_bytes())?;
+        let traceparent = String::from_utf8_lossy(value.traceparent()).into_owned();
+        Ok(bind_ballot(query.bind(slot.get().cast_signed()), ballot)
+            .bind(value.as_bytes().to_vec())
+            .bind(traceparent)
+            .bind(sum))
+    }
+
+    fn vote_checksum(&self, slot: Slot, ballot: Ballot, value: &[u8]) -> Result<i64, StoreError> {
+        // A vote without a cluster is possible only on a disk that lost its membership record.
+        let cluster = self.cluster.get().ok_or(StoreError::Damaged("membership"))?;
+        Ok(checksum(&[
+            cluster.as_bytes(),
+            &self.uuid.to_bytes(),
+            &slot.get().to_le_bytes(),
+            &ballot.round().to_le_bytes(),
+            &ballot.proposer().get().to_le_bytes(),
+            value,
+        ]))
+    }
+
+    /// Reads the columns [`VOTE`] from column `at` on; none where the slot is NULL. What does not read as it was
+    /// written is unknown.
+    fn read_vote(&self, row: &SqliteRow, at: usize) -> Result<Option<Voted>, StoreError> {
+        let Some(slot) = row.try_get::<Option<i64>, _>(at)? else {
+            return Ok(None);
+        };
+        let slot = read_slot(slot).ok_or(StoreError::Damaged("vote"))?;
+        let accepted = match read_ballot(row, at + 1)? {
+            Some(ballot) => {
+                let bytes: Vec<u8> = row.try_get(at + 3)?;
+                let traceparent: String = row.try_get(at + 4)?;
+                let intact = self.vote_checksum(slot, ballot, &bytes)? == row.try_get::<i64, _>(at + 5)?;
+                intact.then(|| (ballot, Value::from_stored(bytes.into(), Bytes::from(traceparent))))
+            }
+            None => None,
+        };
+        Ok(Some(Voted { slot, accepted }))
+    }
+}
+
+impl Shape {
+    fn text(self) -> String {
+        let mut text = String::from(
+            "BEGIN IMMEDIATE;
+            UPDATE state SET commit_counter = ?, promised_round = ?, promised_proposer = ?, leader_address = ?,
+                chosen_to = ?, checksum = ? WHERE only = 0;",
+        );
+        if self.promise {
+            text.push_str(
+                "INSERT INTO promise (round, proposer, address, wall_time_ms) VALUES (?, ?, ?, ?);
+                DELETE FROM promise WHERE position <= (SELECT max(position) FROM promise) - ?;",
+            );
+        }
+        if self.witnesses {
+            text.push_str(
+                "INSERT OR REPLACE INTO witness (acceptor, run, commit_counter)
+                    SELECT unhex(value ->> 0), value ->> 1, value ->> 2 FROM json_each(?);",
+            );
+        }
+        if self.membership {
+            text.push_str(
+                "INSERT OR REPLACE INTO membership (only, formed, configuration, checksum) VALUES (0, ?, ?, ?);",
+            );
+        }
+        let mut left = self.rows;
+        while left > 0 {
+            let rows = left.min(INSERT_ROWS_MAX);
+            left -= rows;
+            text.push_str(
+                "INSERT OR REPLACE INTO vote (slot, round, proposer, value, traceparent, checksum) ",
+            );
+            let places = vec!["(?, ?, ?, ?, ?, ?)"; rows].join(", ");
+            write!(text, "SELECT * FROM (VALUES {places}) WHERE column1 IS NOT NULL;")
+                .expect("a String takes all");
+        }
+        text.push_str("COMMIT");
+        text
+    }
+}
+
+/// As one parameter, so that any number of them has the same text.
+fn witnesses_json(witnesses: &Witnesses) -> String {
+    let witness = |(acceptor, run, counter): (AcceptorUuid, RunNumber, CommitCounter)| {
+        let acceptor = u128::from_be_bytes(acceptor.to_bytes());
+        format!("[\"{acceptor:032x}\",{},{}]", run.get(), counter.get())
+    };
+    let list: Vec<_> = witnesses.iter().map(witness).collect();
+    format!("[{}]", list.join(","))
+}
+
+/// How many rows a text must have room for.
+fn padded(rows: usize) -> usize {
+    match rows % INSERT_ROWS_MAX {
+        0 => rows,
+        rest => rows - rest + rest.next_power_of_two(),
+    }
+}
+
+fn bind_ballot(query: Binding<'_>, ballot: Ballot) -> Binding<'_> {
+    query
+        .bind(ballot.round().cast_signed())
+        .bind(ballot.proposer().get().cast_signed())
+}
+
+fn read_slot(number: i64) -> Option<Slot> {
+    Slot::new(number.try_into().ok()?).ok()
+}
+
+/// Reads round and proposer; none when they are no ballot.
+fn read_ballot(row: &SqliteRow, at: usize) -> Result<Option<Ballot>, StoreError> {
+    let (round, proposer): (i64, i64) = (row.try_get(at)?, row.try_get(at + 1)?);
+    let ballot = |round: u64, proposer: u64| Ballot::new(round, ProposerId::new(proposer).ok()?).ok();
+    Ok(round
+        .try_into()
+        .ok()
+        .zip(proposer.try_into().ok())
+        .and_then(|(round, proposer)| ballot(round, proposer)))
+}
+
+fn read_moment(row: &SqliteRow) -> Result<Moment, StoreError> {
+    let slot = |at: usize| read_slot(row.try_get(at)?).ok_or(StoreError::Damaged("state"));
+    let counter: i64 = row.try_get(0)?;
+    let highest: Option<i64> = row.try_get(6)?;
+    let trimmed_to = slot(5)?;
+    let chosen_to = slot(4)?;
+    let voted_to = highest.and_then(read_slot).map_or(Slot::ZERO, Slot::next);
+    Ok(Moment {
+        commit_counter: CommitCounter::new(counter.unsigned_abs()),
+        promised: read_ballot(row, 1)?.ok_or(StoreError::Damaged("state"))?,
+        leader_address: row.try_get::<String, _>(3)?.into(),
+        chosen_to,
+        trimmed_to,
+        // What lies below either was voted on, whatever became of the rows.
+        voted_to: voted_to.max(trimmed_to).max(chosen_to),
+    })
+}
+
+fn into_held(voted: Voted) -> (Slot, Held) {
+    let held = voted.accepted.map_or(Held::Unknown, |(ballot, value)| {
+        Held::Accepted(ballot, value.fingerprint())
+    });
+    (voted.slot, held)
+}
+
+/// Each member of a cluster gets another length in turn; while there is no cluster, the uuid decides.
+fn checkpoint_pages(uuid: AcceptorUuid, configuration: Option<&Configuration>) -> u32 {
+    let rank =
+        configuration.and_then(|configuration| configuration.members().keys().position(|&key| key == uuid));
+    CHECKPOINT_PAGES[rank.unwrap_or(usize::from(uuid.to_bytes()[15])) % CHECKPOINT_PAGES.len()]
+}
+
+async fn set_checkpoint_pages(connection: &mut SqliteConnection, pages: u32) -> Result<(), StoreError> {
+    let sql = format!("PRAGMA wal_autocheckpoint = {pages}");
+    sqlx::query(AssertSqlSafe(sql)).fetch_one(connection).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn row_counts_are_padded_to_few_shapes_that_hold_them() {
+        for rows in 0..5000 {
+            let room = padded(rows);
+            assert!(
+                room >= rows
+                    && (room.is_multiple_of(INSERT_ROWS_MAX) || (room % INSERT_ROWS_MAX).is_power_of_two())
+            );
+        }
+        assert_eq!(
+            (padded(0), padded(3), padded(1024), padded(1025)),
+            (0, 4, 1024, 1025)
+        );
+    }
+
+    #[test]
+    fn members_of_one_cluster_do_not_checkpoint_at_the_same_length() {
+        let uuids = [10, 20, 30].map(AcceptorUuid::from_u128);
+        let configuration = Configuration::new(uuids.map(|uuid| (uuid, "http://a:1".into())), 2, 2).unwrap();
+        let mut pages = uuids.map(|uuid| checkpoint_pages(uuid, Some(&configuration)));
+        pages.sort_unstable();
+        assert_eq!(pages, CHECKPOINT_PAGES);
+    }
+
+    #[test]
+    fn locked_directory_and_foreign_name_are_refusals_and_damage_is_a_storage_failure() {
+        use paxos_common::{
+            exit::{Exit, Failure},
+            sqlite::SqliteError,
+        };
+        let code = |error: StoreError| Failure::from(error).code;
+        let other = StoreError::OtherAcceptor {
+            found: "a1".into(),
+            asked: "a2".into(),
+        };
+        assert_eq!(code(other), Exit::Refused);
+        assert_eq!(code(SqliteError::Locked(PathBuf::new()).into()), Exit::Refused);
+        assert_eq!(code(StoreError::Damaged("state")), Exit::Storage);
+    }
+}

@@ -1,0 +1,321 @@
+//! What a store still holds after its process ended, in whatever way.
+//!
+//! One suite runs over every store; a store that forgets must fail it.
+#![allow(clippy::unwrap_used, reason = "only tests")]
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use paxos_acceptor::store::{
+    Opened, Page, Reader as _, Store,
+    memory::{MemoryDisk, MemoryStore},
+    sqlite::SqliteStore,
+};
+use paxos_common::{
+    paxos::{
+        acceptor::{Acceptor, Group, Membership},
+        identity::{AcceptorUuid, RunNumber},
+        message::{Accept, AcceptAnswer, Prepare, PrepareAnswer, Row},
+        slot::Slot,
+        value::Value,
+    },
+    sqlite::DataDir,
+};
+use support::{accept, ballot, configuration, slot, value};
+
+/// A disk on which runs begin and end.
+trait Disk {
+    type Store: Store;
+    fn open(&self, run: u64) -> impl Future<Output = (Self::Store, Opened)>;
+}
+
+impl Disk for MemoryDisk {
+    type Store = MemoryStore;
+
+    async fn open(&self, run: u64) -> (MemoryStore, Opened) {
+        Self::open(self, RunNumber::from_random(run))
+    }
+}
+
+/// Loses the last commit at every start.
+struct Forgetful(MemoryDisk);
+
+impl Disk for Forgetful {
+    type Store = MemoryStore;
+
+    async fn open(&self, run: u64) -> (MemoryStore, Opened) {
+        self.0.lose_last_commit();
+        self.0.open(RunNumber::from_random(run))
+    }
+}
+
+impl Disk for PathBuf {
+    type Store = SqliteStore;
+
+    async fn open(&self, run: u64) -> (SqliteStore, Opened) {
+        let directory = DataDir::open(self).unwrap();
+        SqliteStore::open(directory, "a1", RunNumber::from_random(run))
+            .await
+            .unwrap()
+    }
+}
+
+/// One run of a core on a store, as the worker drives it.
+struct Run<S: Store> {
+    core: Acceptor,
+    store: S,
+    opened: Opened,
+}
+
+impl<S: Store> Run<S> {
+    async fn begin(disk: &impl Disk<Store = S>, number: u64) -> Self {
+        let (store, opened) = disk.open(number).await;
+        let core = Acceptor::recover(opened.recovered.clone(), RunNumber::from_random(number));
+        Self { core, store, opened }
+    }
+
+    async fn commit(&mut self, group: Group) {
+        if let Some(write) = self.core.write(&group) {
+            self.store.commit(write).await.unwrap();
+        }
+        self.core.committed(group);
+    }
+
+    async fn form(&mut self) {
+        let configuration = configuration(self.opened.recovered.uuid);
+        let mut group = self.core.group();
+        self.core.store_configuration(&mut group, &configuration).unwrap();
+        self.core
+            .complete_configuration(&mut group, &configuration)
+            .unwrap();
+        self.commit(group).await;
+    }
+
+    async fn prepare(&mut self, round: u64) {
+        let prepare = Prepare {
+            ballot: ballot(round),
+            from: Slot::ZERO,
+            address: "http://p:1".into(),
+        };
+        let mut group = self.core.group();
+        assert_eq!(self.core.prepare(&mut group, &prepare), PrepareAnswer::Promised);
+        self.commit(group).await;
+    }
+
+    async fn accept(&mut self, accept: Accept) {
+        let mut group = self.core.group();
+        let answer = self.core.accept(&mut group, &accept, &BTreeMap::new()).unwrap();
+        assert!(matches!(answer, AcceptAnswer::Accepted { .. }), "{answer:?}");
+        self.commit(group).await;
+    }
+
+    /// All rows, page by page, and the last page.
+    async fn read(&self, from: u64) -> (Vec<Row>, Page) {
+        let (reader, mut from, mut rows) = (self.store.reader(), slot(from), Vec::new());
+        loop {
+            let mut page = reader.page(from).await.unwrap();
+            assert!(page.last || page.next > from, "a page that gets nowhere");
+            rows.append(&mut page.rows);
+            if page.last {
+                return (rows, page);
+            }
+            from = page.next;
+        }
+    }
+}
+
+/// Everything that was committed is there in the next run: the promise with its address, the configuration, the latest
+/// vote of each slot, the watermark, the counters and the runs.
+async fn reopening_keeps_everything_committed(disk: &impl Disk) {
+    let mut first = Run::begin(disk, 1).await;
+    assert_eq!(first.opened.recovered.membership, Membership::Blank);
+    assert!(first.opened.past_runs.is_empty());
+    first.form().await;
+    first.prepare(3).await;
+    first
+        .accept(accept(
+            3,
+            0,
+            [(0, value("a")), (1, value("b")), (3, Value::noop())],
+        ))
+        .await;
+    // Overwrites a vote, and brings a watermark that slot 0's older ballot does not reach.
+    first.accept(accept(4, 2, [(1, value("c"))])).await;
+    first.accept(accept(4, 2, [(0, value("a"))])).await;
+    let uuid = first.opened.recovered.uuid;
+    let counter = first.core.stamp().commit_counter;
+    assert_eq!(first.core.chosen_to(), slot(2));
+    first.store.close().await;
+
+    let second = Run::begin(disk, 2).await;
+    let recovered = &second.opened.recovered;
+    assert_eq!(recovered.uuid, uuid);
+    assert_eq!(
+        recovered.commit_counter,
+        counter.next(),
+        "beginning a run is a commit of its own"
+    );
+    assert_eq!(second.opened.past_runs, [(RunNumber::from_random(1), counter)]);
+    assert_eq!(recovered.membership, Membership::Formed(configuration(uuid)));
+    assert_eq!(
+        (recovered.promised, &*recovered.leader_address),
+        (ballot(4), "http://p:1")
+    );
+    assert_eq!((recovered.chosen_to, recovered.voted_to), (slot(2), slot(4)));
+    assert_eq!(recovered.rows.keys().copied().collect::<Vec<_>>(), [slot(3)]);
+
+    let (rows, page) = second.read(0).await;
+    let expected = [(0, 4, value("a")), (1, 4, value("c")), (3, 3, Value::noop())];
+    let expected = expected.map(|(at, round, value)| Row {
+        slot: slot(at),
+        accepted: Some((ballot(round), value)),
+    });
+    assert_eq!(rows, expected);
+    assert_eq!(
+        rows[0].accepted.as_ref().unwrap().1.traceparent(),
+        value("").traceparent()
+    );
+    assert_eq!(
+        (page.promised, page.chosen_to, page.voted_to),
+        (ballot(4), slot(2), slot(4))
+    );
+    assert_eq!(page.commit_counter, counter.next());
+    let promised: Vec<_> = second
+        .store
+        .reader()
+        .promises(9)
+        .await
+        .unwrap()
+        .iter()
+        .map(|past| past.ballot)
+        .collect();
+    assert_eq!(promised, [ballot(4), ballot(3)]);
+    let held = second
+        .store
+        .reader()
+        .held(&[slot(0), slot(1), slot(2)])
+        .await
+        .unwrap();
+    assert_eq!(held.into_keys().collect::<Vec<_>>(), [slot(0), slot(1)]);
+    second.store.close().await;
+}
+
+/// Pages are bounded, leave nothing out, repeat nothing.
+async fn pages_cover_a_long_log_exactly(disk: &impl Disk) {
+    let mut run = Run::begin(disk, 1).await;
+    run.form().await;
+    run.prepare(1).await;
+    // Odd counts, so that padding shows; a gap; one value above a page's bytes.
+    for (from, count) in [(0, 1500), (1500, 3), (2000, 1025)] {
+        let rows = (from..from + count).map(|at| (at, value(&format!("value {at}"))));
+        run.accept(accept(1, 0, rows)).await;
+    }
+    let large = Value::from_stored(Bytes::from(vec![7; 2 * 1024 * 1024]), Bytes::new());
+    run.accept(accept(1, 0, [(1600, large.clone())])).await;
+    let (rows, page) = run.read(0).await;
+    let slots: Vec<_> = rows.iter().map(|row| row.slot.get()).collect();
+    let expected: Vec<_> = (0..1503).chain([1600]).chain(2000..3025).collect();
+    assert_eq!(slots, expected);
+    assert_eq!(rows[1503].accepted, Some((ballot(1), large)));
+    assert_eq!((page.voted_to, page.next), (slot(3025), slot(3025)));
+    let (rows, page) = run.read(5000).await;
+    assert_eq!((rows.len(), page.next, page.last), (0, slot(5000), true));
+    run.store.close().await;
+}
+
+#[tokio::test]
+async fn memory_store_keeps_everything_committed() {
+    reopening_keeps_everything_committed(&MemoryDisk::new(AcceptorUuid::from_u128(5))).await;
+    pages_cover_a_long_log_exactly(&MemoryDisk::new(AcceptorUuid::from_u128(5))).await;
+}
+
+#[tokio::test]
+async fn sqlite_store_keeps_everything_committed() {
+    let directory = tempfile::tempdir().unwrap();
+    reopening_keeps_everything_committed(&directory.path().join("one")).await;
+    pages_cover_a_long_log_exactly(&directory.path().join("other")).await;
+}
+
+#[tokio::test]
+async fn store_that_loses_its_last_commit_fails_the_suite() {
+    let disk = Forgetful(MemoryDisk::new(AcceptorUuid::from_u128(5)));
+    let suite = std::panic::AssertUnwindSafe(reopening_keeps_everything_committed(&disk));
+    assert!(
+        futures::FutureExt::catch_unwind(suite).await.is_err(),
+        "the suite noticed nothing"
+    );
+}
+
+#[tokio::test]
+async fn damaged_vote_is_unknown_and_holds_the_watermark_back_until_it_is_accepted_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = directory.path().to_owned();
+    let mut run = Run::begin(&disk, 1).await;
+    run.form().await;
+    run.accept(accept(1, 0, (0..4).map(|at| (at, value("x"))))).await;
+    run.accept(accept(1, 4, [(4, value("y"))])).await;
+    run.store.close().await;
+    damage(&disk, "UPDATE vote SET value = x'79' WHERE slot = 2").await;
+
+    let mut run = Run::begin(&disk, 2).await;
+    let (rows, page) = run.read(0).await;
+    assert_eq!(
+        (rows.len(), &rows[2]),
+        (
+            5,
+            &Row {
+                slot: slot(2),
+                accepted: None
+            }
+        )
+    );
+    assert_eq!(page.chosen_to, slot(2));
+    // Repair, as the worker does it: what is held below the watermark is read first.
+    let repair = accept(1, 4, [(2, value("x"))]);
+    let slots: Vec<_> = run.core.slots_to_read(&repair).collect();
+    let below = run.store.reader().held(&slots).await.unwrap();
+    let mut group = run.core.group();
+    run.core.accept(&mut group, &repair, &below).unwrap();
+    run.commit(group).await;
+    let (rows, page) = run.read(0).await;
+    assert!(rows.iter().all(|row| row.accepted.is_some()));
+    assert_eq!(page.chosen_to, slot(4));
+}
+
+#[tokio::test]
+async fn damaged_records_end_the_process_instead_of_being_made_up() {
+    for sql in [
+        "UPDATE state SET promised_round = 0",
+        "UPDATE state SET commit_counter = commit_counter - 1",
+        "DELETE FROM state",
+        "UPDATE membership SET formed = 0",
+        "DELETE FROM membership",
+        "UPDATE identity SET uuid = zeroblob(16)",
+        "DELETE FROM identity",
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = directory.path().to_owned();
+        let mut run = Run::begin(&disk, 1).await;
+        run.form().await;
+        run.accept(accept(1, 0, [(0, value("x"))])).await;
+        run.store.close().await;
+        damage(&disk, sql).await;
+        let opened = SqliteStore::open(DataDir::open(&disk).unwrap(), "a1", RunNumber::from_random(2)).await;
+        let error = opened.map(|_| ()).expect_err(sql);
+        assert!(error.to_string().contains("damaged"), "{sql}: {error}");
+    }
+}
+
+async fn damage(disk: &Path, sql: &'static str) {
+    let file = disk.join("acceptor.db");
+    let mut connection = paxos_common::sqlite::open_writer(&file, 700).await.unwrap();
+    let done = sqlx::query(sql).execute(&mut connection).await.unwrap();
+    assert_eq!(done.rows_affected(), 1, "{sql}");
+    sqlx::Connection::close(connection).await.unwrap();
+}

@@ -1,0 +1,326 @@
+//! `paxos dev`: a whole cluster in this process, a thread and runtime for each role, real sockets, real SQLite.
+
+use std::{
+    ffi::OsString,
+    io::ErrorKind,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::{Parser, value_parser};
+use paxos_client::{Address, Client, ClientConfig};
+use paxos_common::{
+    config::LogFormat,
+    exit::{self, Exit, Failure},
+    shutdown::Shutdown,
+    telemetry,
+};
+use tokio::{sync::mpsc, time::interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::{output::write, verdict::judge};
+
+/// Where the ports of the three roles begin, above the base port.
+const ACCEPTOR_PORTS: u16 = 1;
+const PROPOSER_PORTS: u16 = 101;
+const LEARNER_PORTS: u16 = 201;
+/// The base port that the other commands expect.
+const BASE_PORT: u16 = 7000;
+/// How often we look whether the cluster is ready, and how long an answer may take.
+const READY_CHECK: Duration = Duration::from_millis(50);
+const READY_PATIENCE: Duration = Duration::from_secs(1);
+/// A cluster that is not ready by then has something wrong with it, which is said.
+const READY_SOON: Duration = Duration::from_secs(10);
+
+/// Run a whole cluster in this process, to try things out
+///
+/// Acceptors listen on ports 7001…, proposers on 7101…, learners on 7201…, on this machine only. Ctrl-C stops it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Directory for the data; created when missing [default: a temporary one, removed on stop]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+
+    /// Number of acceptors
+    #[arg(long, value_name = "N", default_value = "3", value_parser = value_parser!(u16).range(1..=31))]
+    acceptor_count: u16,
+
+    /// Number of proposers
+    #[arg(long, value_name = "N", default_value = "2", value_parser = value_parser!(u16).range(1..=31))]
+    proposer_count: u16,
+
+    /// Number of learners
+    #[arg(long, value_name = "N", default_value = "2", value_parser = value_parser!(u16).range(1..=31))]
+    learner_count: u16,
+
+    /// Listen on the ports from this one + 1, + 101 and + 201 on
+    #[arg(long, value_name = "PORT", default_value_t = BASE_PORT, value_parser = value_parser!(u16).range(1024..=65_000))]
+    base_port: u16,
+}
+
+pub(crate) fn run(args: Args) -> ExitCode {
+    telemetry::init_quiet(LogFormat::Text);
+    exit::exit_on_panic();
+    exit::finish(exit::block_on(1, cluster(args)))
+}
+
+async fn cluster(args: Args) -> Result<(), Failure> {
+    let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
+    // Removed when dropped, after the roles have stopped.
+    let (temporary, data_dir) = match &args.data_dir {
+        Some(dir) => (None, dir.clone()),
+        None => {
+            let dir = tempfile::Builder::new()
+                .prefix("paxos-dev-")
+                .tempdir()
+                .map_err(Failure::storage)?;
+            let path = dir.path().to_owned();
+            (Some(dir), path)
+        }
+    };
+    let acceptors = bind_all("acceptor", args.base_port + ACCEPTOR_PORTS, args.acceptor_count)?;
+    let proposers = bind_all("proposer", args.base_port + PROPOSER_PORTS, args.proposer_count)?;
+    let learners = bind_all("learner", args.base_port + LEARNER_PORTS, args.learner_count)?;
+    let urls = addresses(&acceptors).join(",");
+    print_addresses(
+        &args,
+        temporary.is_some(),
+        &data_dir,
+        [&acceptors, &proposers, &learners],
+    )?;
+
+    let count = acceptors.len() + proposers.len() + learners.len();
+    let (results, ended) = mpsc::channel(count);
+    let mut roles = Roles {
+        running: 0,
+        results,
+        ended,
+        stops: Default::default(),
+    };
+    for bound in acceptors {
+        let data_dir = data_dir.join(&bound.name);
+        let flags = bound.flags([
+            ("--id", bound.name.clone().into()),
+            ("--data-dir", data_dir.into()),
+        ]);
+        let config = parse::<paxos_acceptor::config::Args>(flags)?.into();
+        roles.start(ACCEPTORS, bound, |listener, shutdown| {
+            paxos_acceptor::run(config, listener, shutdown)
+        })?;
+    }
+    for bound in proposers {
+        let config =
+            parse::<paxos_proposer::Args>(bound.flags([("--acceptors", urls.clone().into())]))?.into();
+        roles.start(PROPOSERS, bound, |listener, shutdown| {
+            paxos_proposer::run(config, listener, shutdown)
+        })?;
+    }
+    for bound in learners {
+        let data_dir = data_dir.join(&bound.name);
+        let flags = bound.flags([
+            ("--acceptors", urls.clone().into()),
+            ("--data-dir", data_dir.into()),
+        ]);
+        let config = parse::<paxos_learner::Args>(flags)?.into();
+        roles.start(LEARNERS, bound, |listener, shutdown| {
+            paxos_learner::run(config, listener, shutdown)
+        })?;
+    }
+    let result = tokio::select! {
+        // Cancel safe: it only waits.
+        () = shutdown.begun() => Ok(()),
+        // Cancel safe: a result is either received or still in the channel.
+        result = roles.next_end() => result,
+        // Cancel safe: it only asks and prints; it never ends by itself unless printing fails.
+        Err(failure) = announce(&urls, args.base_port != BASE_PORT) => Err(failure),
+    };
+    let stopped = roles.stop().await;
+    drop(temporary);
+    result.and(stopped)
+}
+
+/// A port taken for a role.
+struct Bound {
+    name: String,
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Bound {
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The command line of the role's own binary. The addresses are stated, so that the environment cannot.
+    fn flags<const N: usize>(&self, flags: [(&str, OsString); N]) -> Vec<OsString> {
+        let always = [
+            ("--listen", self.address.to_string().into()),
+            ("--advertise", self.url().into()),
+        ];
+        let pairs = always
+            .into_iter()
+            .chain(flags)
+            .flat_map(|(flag, value)| [flag.into(), value]);
+        std::iter::once(OsString::from(&self.name)).chain(pairs).collect()
+    }
+}
+
+fn addresses(bound: &[Bound]) -> Vec<String> {
+    bound.iter().map(Bound::url).collect()
+}
+
+fn parse<T: Parser>(flags: Vec<OsString>) -> Result<T, Failure> {
+    T::try_parse_from(flags).map_err(Failure::usage)
+}
+
+fn bind_all(role: &str, first_port: u16, count: u16) -> Result<Vec<Bound>, Failure> {
+    (0..count)
+        .map(|index| {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, first_port + index));
+            let name = format!("{role}-{}", index + 1);
+            let listener = TcpListener::bind(address).map_err(|error| {
+                if error.kind() == ErrorKind::AddrInUse {
+                    return Failure::usage(format!(
+                        "port {} for {name} is taken: stop what listens there (another `paxos dev`?), or choose \
+                         other ports with --base-port",
+                        address.port()
+                    ));
+                }
+                Failure::usage(format!("cannot listen on {address} for {name}: {error}"))
+            })?;
+            listener.set_nonblocking(true).map_err(Failure::internal)?;
+            Ok(Bound { name, listener, address })
+        })
+        .collect()
+}
+
+/// Which of [`Roles::stops`] stops a kind of role.
+const PROPOSERS: usize = 0;
+const LEARNERS: usize = 1;
+const ACCEPTORS: usize = 2;
+
+/// The roles' threads.
+struct Roles {
+    running: usize,
+    results: mpsc::Sender<(usize, Result<(), Failure>)>,
+    ended: mpsc::Receiver<(usize, Result<(), Failure>)>,
+    /// In the order in which they stop: a leader still needs acceptors to finish what is in flight and to resign.
+    stops: [Stop; 3],
+}
+
+#[derive(Default)]
+struct Stop {
+    token: CancellationToken,
+    running: usize,
+}
+
+impl Roles {
+    fn start<F, R>(&mut self, kind: usize, bound: Bound, run: F) -> Result<(), Failure>
+    where
+        F: FnOnce(tokio::net::TcpListener, Shutdown) -> R + Send + 'static,
+        R: Future<Output = Result<(), Failure>>,
+    {
+        let Bound { name, listener, .. } = bound;
+        let token = self.stops[kind].token.clone();
+        let results = self.results.clone();
+        let role = name.clone();
+        let thread = thread::Builder::new().name(name);
+        let body = move || {
+            let result = exit::block_on(1, async {
+                let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::internal)?;
+                run(listener, Shutdown::new(&token)).await
+            });
+            // There is room for one result of each thread; without a receiver the process is ending anyway.
+            let _ = results.try_send((kind, result.map_err(|failure| failure.context(role))));
+        };
+        // Not joined: its result is its last act.
+        thread.spawn(body).map_err(Failure::internal)?;
+        self.stops[kind].running += 1;
+        self.running += 1;
+        Ok(())
+    }
+
+    /// Waits for the next role to end.
+    async fn next_end(&mut self) -> Result<(), Failure> {
+        let Some((kind, result)) = self.ended.recv().await else {
+            return Err(Failure::internal(anyhow::anyhow!("the roles' results are lost")));
+        };
+        self.stops[kind].running -= 1;
+        self.running -= 1;
+        result
+    }
+
+    /// Stops all, kind by kind; returns the first failure.
+    async fn stop(&mut self) -> Result<(), Failure> {
+        let mut first = Ok(());
+        for kind in [PROPOSERS, LEARNERS, ACCEPTORS] {
+            self.stops[kind].token.cancel();
+            while self.stops[kind].running > 0 {
+                first = first.and(self.next_end().await);
+            }
+        }
+        first
+    }
+}
+
+fn print_addresses(
+    args: &Args,
+    temporary: bool,
+    data_dir: &Path,
+    roles: [&[Bound]; 3],
+) -> Result<(), Failure> {
+    let fate = if temporary { " (removed on stop)" } else { "" };
+    let [acceptors, proposers, learners] = roles.map(|bound| addresses(bound).join("  "));
+    write(&format!(
+        "acceptors  {acceptors}\nproposers  {proposers}\nlearners   {learners}\ndata       {}{fate}\n\nStarting {} \
+         roles in this process; Ctrl-C stops them.\n",
+        data_dir.display(),
+        args.acceptor_count + args.proposer_count + args.learner_count,
+    ))
+}
+
+/// Waits until the cluster works, says so, and what to try; or what is wrong, when that takes long.
+async fn announce(urls: &str, elsewhere: bool) -> Result<(), Failure> {
+    let acceptors = urls
+        .split(',')
+        .map(|url| url.parse::<Address>().map_err(Failure::internal));
+    let acceptors = acceptors.collect::<Result<_, _>>()?;
+    let client = Client::new(ClientConfig {
+        acceptors,
+        ..ClientConfig::default()
+    })
+    .map_err(Failure::internal)?;
+    let begun = Instant::now();
+    let mut ticks = interval(READY_CHECK);
+    let mut warned = false;
+    loop {
+        ticks.tick().await;
+        let verdict = judge(&client.cluster_status(READY_PATIENCE).await);
+        if verdict.exit() == Exit::Clean {
+            break;
+        }
+        if begun.elapsed() > READY_SOON && !warned {
+            warned = true;
+            if let Some(finding) = verdict.findings.first() {
+                write(&format!(
+                    "Still not ready: {}\n    what to do: {}\n",
+                    finding.problem, finding.advice
+                ))?;
+            }
+        }
+    }
+    let flags = if elsewhere {
+        format!(" --acceptors {urls}")
+    } else {
+        String::new()
+    };
+    write(&format!(
+        "Ready after {:.1} s. In another terminal, try:\n\n    paxos propose hello{flags}\n    paxos log --follow{flags}\n    \
+         paxos status{flags}\n    paxos bench{flags}\n\n",
+        begun.elapsed().as_secs_f64()
+    ))?;
+    std::future::pending().await
+}

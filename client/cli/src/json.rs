@@ -1,0 +1,134 @@
+//! Any message of the contract as JSON: fields named as in the proto, none left out that has a value.
+
+use std::sync::LazyLock;
+
+use paxos_proto::FILE_DESCRIPTOR_SET;
+use prost::Message;
+use prost_reflect::{
+    Cardinality, DescriptorPool, DynamicMessage, FieldDescriptor, Kind, ReflectMessage as _, Value as Field,
+};
+use serde_json::{Map, Value};
+
+use crate::output::{bytes_as_json, hex};
+
+static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the build compiled the descriptors it embeds")
+});
+
+/// Fields of bytes that are identities or hashes: always hexadecimal, never text by accident.
+const HEX_FIELDS: [&str; 4] = ["acceptor", "cluster_id", "digest", "value_feed"];
+
+/// The message, whose name in `paxos.v1` is `name`, as a JSON object.
+pub(crate) fn message(name: &str, message: &impl Message) -> Value {
+    let descriptor = POOL
+        .get_message_by_name(&format!("paxos.v1.{name}"))
+        .expect("callers name messages of the contract");
+    let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())
+        .expect("it is that message's own encoding");
+    object(&message)
+}
+
+fn object(message: &DynamicMessage) -> Value {
+    let mut object = Map::new();
+    for field in message.descriptor().fields() {
+        let optional = matches!(field.kind(), Kind::Message(_)) || field.containing_oneof().is_some();
+        // An absent message or alternative says something; a number that is zero is a number.
+        if optional && field.cardinality() != Cardinality::Repeated && !message.has_field(&field) {
+            continue;
+        }
+        object.insert(field.name().to_owned(), value(&field, &message.get_field(&field)));
+    }
+    Value::Object(object)
+}
+
+fn value(field: &FieldDescriptor, value_: &Field) -> Value {
+    match value_ {
+        Field::Bool(flag) => Value::from(*flag),
+        Field::I32(number) => Value::from(*number),
+        Field::I64(number) => Value::from(*number),
+        Field::U32(number) => Value::from(*number),
+        Field::U64(number) => Value::from(*number),
+        Field::F32(number) => Value::from(*number),
+        Field::F64(number) => Value::from(*number),
+        Field::String(text) => Value::from(text.as_str()),
+        Field::Bytes(bytes) if HEX_FIELDS.contains(&field.name()) => Value::from(hex(bytes)),
+        Field::Bytes(bytes) => bytes_as_json(bytes),
+        Field::EnumNumber(number) => enum_name(field, *number),
+        Field::Message(message) => object(message),
+        Field::List(list) => list.iter().map(|item| value(field, item)).collect(),
+        // The contract has no maps.
+        Field::Map(_) => Value::Null,
+    }
+}
+
+/// The name in the proto; the number when a newer contract has more names.
+fn enum_name(field: &FieldDescriptor, number: i32) -> Value {
+    let kind = field.kind();
+    let name = kind.as_enum().and_then(|names| names.get_value(number));
+    name.map_or_else(|| Value::from(number), |name| Value::from(name.name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use paxos_proto::v1::{
+        AcceptorStatusResponse, Append, Command, LogRecord, Membership, Stamp, command::Operation,
+    };
+    use serde_json::json;
+
+    #[test]
+    fn log_record_keeps_the_names_of_the_proto_and_leaves_out_what_is_absent() {
+        let append = |record: &'static [u8]| Command {
+            session: None,
+            operation: Some(Operation::Append(Append {
+                record: record.into(),
+            })),
+        };
+        let record = LogRecord {
+            slot: 7,
+            value: Some(paxos_proto::v1::Value {
+                commands: vec![append(b"hello"), append(b"\xff")],
+            }),
+            traceparent: String::new(),
+        };
+        assert_eq!(
+            message("LogRecord", &record),
+            json!({
+                "slot": 7,
+                "value": { "commands": [
+                    { "append": { "record": "hello" } },
+                    { "append": { "record": { "base64": "/w==" } } },
+                ] },
+                "traceparent": "",
+            })
+        );
+        assert_eq!(
+            message(
+                "LogRecord",
+                &LogRecord {
+                    value: Some(Default::default()),
+                    ..Default::default()
+                }
+            ),
+            json!({ "slot": 0, "value": { "commands": [] }, "traceparent": "" })
+        );
+    }
+
+    #[test]
+    fn identities_are_hexadecimal_and_enums_have_names() {
+        let status = AcceptorStatusResponse {
+            stamp: Some(Stamp {
+                acceptor: b"sixteen letters!".as_slice().into(),
+                ..Stamp::default()
+            }),
+            membership: Membership::Formed.into(),
+            ..AcceptorStatusResponse::default()
+        };
+        let json = message("AcceptorStatusResponse", &status);
+        assert_eq!(json["stamp"]["acceptor"], "7369787465656e206c65747465727321");
+        assert_eq!(
+            (&json["membership"], &json["voted_to"]),
+            (&json!("MEMBERSHIP_FORMED"), &json!(0))
+        );
+    }
+}

@@ -1,0 +1,168 @@
+//! `paxos log`: prints the log.
+
+use paxos_client::{
+    Slot, Subscription, Version,
+    proto::{Command, Delete, LogRecord, Put, command::Operation},
+};
+use paxos_common::exit::Failure;
+use tokio::time::timeout;
+
+use crate::{
+    connection::{ConnectionArgs, no, subscribe_failure},
+    json,
+    output::{OutputArgs, bytes_as_text},
+};
+
+/// Print the log: one line a command, SLOT.OFFSET and its value
+///
+/// Ends where the log ended when the command began, unless it follows. No-ops, which fill a slot after a change of
+/// leader, are shown in JSON only, as a value without commands.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The first slot to print
+    #[arg(long, value_name = "SLOT", default_value = "0", value_parser = parse_slot)]
+    from: Slot,
+
+    /// Go on with what is appended, until interrupted
+    #[arg(long)]
+    follow: bool,
+
+    #[command(flatten)]
+    output: OutputArgs,
+
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+fn parse_slot(text: &str) -> Result<Slot, String> {
+    let number: u64 = text.parse().map_err(|_| "give a number from 0 on".to_owned())?;
+    Slot::new(number).map_err(|error| error.to_string())
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let client = args.connection.client()?;
+    let mut log = client.subscribe(args.from, args.connection.timeout);
+    if args.follow {
+        return tokio::select! {
+            // Cancel safe: interrupting the command is its usual end.
+            result = follow(&args, &mut log) => result,
+            // Cancel safe: it only waits.
+            _ = tokio::signal::ctrl_c() => Ok(()),
+        };
+    }
+    let end = client.chosen_to(args.connection.timeout).await.map_err(|cause| {
+        Failure::unavailable(anyhow::anyhow!(
+            "cannot learn where the log ends: {cause}; `paxos status` shows more"
+        ))
+    })?;
+    if args.from > end {
+        return Err(no(format!(
+            "the log has no slot {}: it ends before slot {end}",
+            args.from
+        )));
+    }
+    print_to(&args, &mut log, end).await
+}
+
+async fn follow(args: &Args, log: &mut Subscription) -> Result<(), Failure> {
+    while let Some(news) = log.next().await {
+        print_all(args, &news.map_err(subscribe_failure)?.records)?;
+    }
+    Ok(())
+}
+
+/// Prints the slots below `end`.
+async fn print_to(args: &Args, log: &mut Subscription, end: Slot) -> Result<(), Failure> {
+    let mut next = args.from;
+    while next < end {
+        // A learner gives signs of life while it has no records: only records count here.
+        let records = timeout(args.connection.timeout, next_records(log))
+            .await
+            .map_err(|_elapsed| {
+                Failure::unavailable(anyhow::anyhow!(
+                    "slot {next} is chosen, but no learner has learned it in time; `paxos status` shows more"
+                ))
+            })??;
+        let wanted = records.partition_point(|record| record.slot < end.get());
+        print_all(args, &records[..wanted])?;
+        next = next.plus(u64::try_from(records.len()).unwrap_or(u64::MAX));
+    }
+    Ok(())
+}
+
+async fn next_records(log: &mut Subscription) -> Result<Vec<LogRecord>, Failure> {
+    while let Some(news) = log.next().await {
+        let news = news.map_err(subscribe_failure)?;
+        if !news.records.is_empty() {
+            return Ok(news.records);
+        }
+    }
+    Err(Failure::internal(anyhow::anyhow!(
+        "the subscription ended without saying why"
+    )))
+}
+
+fn print_all(args: &Args, records: &[LogRecord]) -> Result<(), Failure> {
+    for record in records {
+        args.output
+            .print(|| text_of(record), || json::message("LogRecord", record))?;
+    }
+    Ok(())
+}
+
+/// A line for each command; nothing for a no-op.
+fn text_of(record: &LogRecord) -> String {
+    let commands = record.value.as_ref().map_or(&[][..], |value| &value.commands);
+    let slot = Slot::new(record.slot).unwrap_or(Slot::MAX);
+    let versions = (0..=u16::MAX).map(|offset| Version { slot, offset });
+    versions
+        .zip(commands)
+        .map(|(version, command)| format!("{version}  {}\n", command_text(command)))
+        .collect()
+}
+
+fn command_text(command: &Command) -> String {
+    match &command.operation {
+        Some(Operation::Append(append)) => bytes_as_text(&append.record),
+        Some(Operation::Put(Put { key, value, .. })) => {
+            format!("put {} = {}", bytes_as_text(key), bytes_as_text(value))
+        }
+        Some(Operation::Delete(Delete { key, .. })) => format!("delete {}", bytes_as_text(key)),
+        Some(Operation::OpenSession(_)) => "open session".to_owned(),
+        None => "unknown command: this client is older than what wrote it".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use paxos_client::proto::{Append, Value};
+
+    #[test]
+    fn every_command_gets_a_line_with_its_version_and_a_no_op_none() {
+        let append = |record: &'static str| Command {
+            session: None,
+            operation: Some(Operation::Append(Append {
+                record: record.into(),
+            })),
+        };
+        let mut record = LogRecord {
+            slot: 17,
+            value: Some(Value {
+                commands: vec![append("one"), append("two\nlines")],
+            }),
+            traceparent: String::new(),
+        };
+        assert_eq!(text_of(&record), "17.0  one\n17.1  two\\nlines\n");
+        record.value = Some(Value::default());
+        assert_eq!(text_of(&record), "");
+    }
+
+    #[test]
+    fn slots_are_numbers_from_0_on() {
+        assert_eq!(parse_slot("12").unwrap().get(), 12);
+        for wrong in ["-1", "", "1.0", "9223372036854775808"] {
+            assert!(parse_slot(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! The command line of paxos: one command a file.
+
+mod bench;
+mod connection;
+mod dev;
+mod json;
+mod log;
+mod output;
+mod propose;
+mod serve;
+mod status;
+mod verdict;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use paxos_common::{
+    config::LogFormat,
+    exit::{self, Failure},
+    telemetry,
+};
+
+/// Paxos with its roles apart: acceptors vote, proposers lead, learners know.
+#[derive(Debug, Parser)]
+#[command(
+    name = "paxos",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 the answer is no, 2 usage, 69 unavailable or the deadline passed."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Dev(dev::Args),
+    Propose(propose::Args),
+    Log(log::Args),
+    Status(status::Args),
+    Bench(bench::Args),
+    #[command(hide = true)]
+    Serve(serve::Args),
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        // These two run roles: they set up logging and threads themselves.
+        Command::Serve(args) => serve::run(args),
+        Command::Dev(args) => dev::run(args),
+        Command::Propose(args) => client(propose::run(args)),
+        Command::Log(args) => client(log::run(args)),
+        Command::Status(args) => client(status::run(args)),
+        Command::Bench(args) => client(bench::run(args)),
+    }
+}
+
+/// Runs a client's command to its end.
+fn client(command: impl Future<Output = Result<(), Failure>>) -> ExitCode {
+    telemetry::init(LogFormat::Text);
+    exit::finish(exit::block_on(1, command))
+}

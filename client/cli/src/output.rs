@@ -1,0 +1,107 @@
+//! Standard output: text for people or JSON for programs, one line at a time.
+
+use std::{
+    io::{self, Write as _},
+    process,
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use clap::{Args, ValueEnum};
+use paxos_common::exit::{Exit, Failure};
+use serde_json::Value;
+
+/// Form of what is printed.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct OutputArgs {
+    /// Form of what is printed
+    #[arg(long, env = "PAXOS_OUTPUT", value_name = "FORM", default_value = "text")]
+    pub(crate) output: Form,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// For people
+    Text,
+    /// For programs: one JSON object a line, fields named as in the proto
+    Json,
+}
+
+impl OutputArgs {
+    /// Prints one thing: its text if there is any, or its JSON on one line.
+    pub(crate) fn print(
+        self,
+        text: impl FnOnce() -> String,
+        json: impl FnOnce() -> Value,
+    ) -> Result<(), Failure> {
+        match self.output {
+            Form::Text => write(&text()),
+            Form::Json => write(&format!("{}\n", json())),
+        }
+    }
+}
+
+/// Writes to standard output at once. When nobody reads it any more, as in `paxos log | head`, the work is done.
+pub(crate) fn write(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            process::exit(i32::from(Exit::Clean as u8))
+        }
+        Err(error) => Err(Failure::storage(
+            anyhow::Error::new(error).context("write to standard output"),
+        )),
+    }
+}
+
+/// Bytes for people, on one line: text with its control characters escaped, or base64 with a marker.
+pub(crate) fn bytes_as_text(bytes: &[u8]) -> String {
+    let Ok(text) = str::from_utf8(bytes) else {
+        return format!("base64:{}", BASE64_STANDARD.encode(bytes));
+    };
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
+/// Bytes for programs: a string where they are UTF-8, else an object with the base64 of them.
+pub(crate) fn bytes_as_json(bytes: &[u8]) -> Value {
+    match str::from_utf8(bytes) {
+        Ok(text) => Value::from(text),
+        Err(_) => serde_json::json!({ "base64": BASE64_STANDARD.encode(bytes) }),
+    }
+}
+
+/// Bytes of an identity or hash.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn value_stays_on_its_line_and_binary_is_marked() {
+        assert_eq!(
+            bytes_as_text("grüße\n\u{1b}[31m".as_bytes()),
+            "grüße\\n\\u{1b}[31m"
+        );
+        assert_eq!(bytes_as_text(&[0xff, 0x00]), "base64:/wA=");
+    }
+
+    #[test]
+    fn json_tells_text_from_binary() {
+        assert_eq!(bytes_as_json(b"two\nlines"), serde_json::json!("two\nlines"));
+        assert_eq!(
+            bytes_as_json(&[0xff, 0x00]),
+            serde_json::json!({ "base64": "/wA=" })
+        );
+    }
+}

@@ -1,0 +1,38 @@
+//! `paxos serve ROLE`, hidden: a role as its own binary runs it, so that one file is enough for a whole cluster.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use paxos_common::exit;
+
+/// Run one role in this process, with the flags of its own binary
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    role: RoleArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum RoleArgs {
+    Acceptor(Box<paxos_acceptor::config::Args>),
+    Proposer(Box<paxos_proposer::Args>),
+    Learner(Box<paxos_learner::Args>),
+}
+
+pub(crate) fn run(args: Args) -> ExitCode {
+    match args.role {
+        RoleArgs::Acceptor(args) => {
+            exit::main_with(args.listen.listen, args.runtime, |listener, shutdown| {
+                paxos_acceptor::run((*args).into(), listener, shutdown)
+            })
+        }
+        RoleArgs::Proposer(args) => {
+            exit::main_with(args.listen.listen, args.runtime, |listener, shutdown| {
+                paxos_proposer::run((*args).into(), listener, shutdown)
+            })
+        }
+        RoleArgs::Learner(args) => exit::main_with(args.listen.listen, args.runtime, |listener, shutdown| {
+            paxos_learner::run((*args).into(), listener, shutdown)
+        }),
+    }
+}

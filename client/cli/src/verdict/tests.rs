@@ -1,0 +1,361 @@
+//! Statuses made up for tests, and what is judged of them.
+
+use super::*;
+use paxos_client::{
+    AcceptorReport, Cause,
+    proto::{
+        AcceptorStatusResponse, AttachedPeer, Configuration, Leadership, Member, Membership,
+        ProposerProgress, Run, Stamp, Witness,
+    },
+};
+use tonic::Code;
+
+fn digest(to: u64, byte: u8) -> Digest {
+    Digest {
+        to,
+        digest: vec![byte; 32].into(),
+    }
+}
+
+pub(crate) fn learner(port: u16, applied_to: u64, digests: &[(u64, u8)]) -> AttachedPeer {
+    let digests = digests.iter().map(|&(to, byte)| digest(to, byte)).collect();
+    AttachedPeer {
+        report: Some(AttachRequest {
+            role: Role::Learner.into(),
+            peer: u64::from(port),
+            address: format!("http://127.0.0.1:{port}"),
+            progress: Some(Progress::Learner(LearnerProgress { applied_to, digests })),
+            ..AttachRequest::default()
+        }),
+        age_ms: 12,
+    }
+}
+
+pub(crate) fn proposer(port: u16, leading: bool) -> AttachedPeer {
+    let progress = ProposerProgress {
+        leading,
+        ballot: leading.then_some(Ballot {
+            round: 3,
+            proposer: 77,
+        }),
+        chosen_to: 120,
+        queued: 0,
+    };
+    AttachedPeer {
+        report: Some(AttachRequest {
+            role: Role::Proposer.into(),
+            peer: u64::from(port),
+            address: format!("http://127.0.0.1:{port}"),
+            progress: Some(Progress::Proposer(progress)),
+            ..AttachRequest::default()
+        }),
+        age_ms: 12,
+    }
+}
+
+/// Three formed acceptors of one cluster, all of which know the same peers.
+pub(crate) fn cluster(attached: &[AttachedPeer]) -> ClusterStatus {
+    let uuid = |number: u8| bytes::Bytes::from(vec![number; 16]);
+    let member = |number: u8| Member {
+        acceptor: uuid(number),
+        address: format!("http://127.0.0.1:700{number}"),
+    };
+    let report = |number: u8| AcceptorReport {
+        address: member(number).address.parse().unwrap(),
+        answer: Ok(AcceptorStatusResponse {
+            stamp: Some(Stamp {
+                cluster_id: uuid(9),
+                acceptor: uuid(number),
+                ..Stamp::default()
+            }),
+            id: format!("a{number}"),
+            address: member(number).address,
+            membership: Membership::Formed.into(),
+            configuration: Some(Configuration {
+                members: (1..=3).map(member).collect(),
+                phase1: 2,
+                phase2: 2,
+            }),
+            leadership: Some(Leadership {
+                promised: Some(Ballot {
+                    round: 3,
+                    proposer: 77,
+                }),
+                address: "http://127.0.0.1:7101".to_owned(),
+                silent_ms: 20,
+                resigned: false,
+            }),
+            chosen_to: 120,
+            voted_to: 121,
+            wal_bytes: 4096,
+            attached: attached.to_vec(),
+            ..AcceptorStatusResponse::default()
+        }),
+    };
+    ClusterStatus {
+        acceptors: (1..=3).map(report).collect(),
+    }
+}
+
+pub(crate) fn healthy() -> ClusterStatus {
+    let digests = [(120, 7), (1024, 8)];
+    cluster(&[
+        proposer(7101, true),
+        proposer(7102, false),
+        learner(7201, 120, &digests),
+        learner(7202, 118, &digests),
+    ])
+}
+
+pub(crate) fn lose(status: &mut ClusterStatus, index: usize) {
+    let cause = Cause {
+        code: Code::Unavailable,
+        message: "connection refused".to_owned(),
+    };
+    status.acceptors[index].answer = Err(cause);
+}
+
+fn problems(status: &ClusterStatus) -> String {
+    judge(status)
+        .findings
+        .iter()
+        .map(|finding| finding.problem.clone() + "\n")
+        .collect()
+}
+
+#[test]
+fn healthy_cluster_has_no_findings_and_each_peer_once() {
+    let verdict = judge(&healthy());
+    assert_eq!(
+        (verdict.findings.as_slice(), verdict.exit()),
+        (&[][..], Exit::Clean)
+    );
+    assert_eq!(
+        (verdict.peers.len(), verdict.chosen_to, verdict.digests),
+        (4, 120, Digests::Equal(1024))
+    );
+    assert_eq!(verdict.leader.unwrap().report.address, "http://127.0.0.1:7101");
+}
+
+#[test]
+fn one_acceptor_away_is_degraded_and_two_are_no_quorum() {
+    let mut status = healthy();
+    lose(&mut status, 1);
+    assert_eq!(
+        (judge(&status).exit(), judge(&status).findings.len()),
+        (Exit::Clean, 1)
+    );
+    lose(&mut status, 2);
+    assert_eq!(judge(&status).exit(), Exit::Unavailable);
+    assert!(
+        problems(&status)
+            .starts_with("no quorum: 1 of 3 acceptors answer as members that can vote, 2 are needed")
+    );
+    lose(&mut status, 0);
+    assert!(
+        problems(&status).starts_with("no acceptor answers"),
+        "{}",
+        problems(&status)
+    );
+}
+
+#[test]
+fn cluster_without_leader_is_unavailable() {
+    let status = cluster(&[proposer(7101, false), learner(7201, 1, &[])]);
+    assert_eq!(judge(&status).exit(), Exit::Unavailable);
+    assert!(problems(&status).starts_with("no proposer leads"));
+}
+
+#[test]
+fn leader_that_acceptors_do_not_hear_of_does_not_lead() {
+    let mut status = healthy();
+    for report in &mut status.acceptors {
+        report
+            .answer
+            .as_mut()
+            .unwrap()
+            .leadership
+            .as_mut()
+            .unwrap()
+            .silent_ms = LEADER_SILENT_MS + 1;
+    }
+    assert!(problems(&status).contains("has been silent for 2001 ms"));
+}
+
+#[test]
+fn blank_acceptors_are_told_from_a_cluster() {
+    let mut status = cluster(&[]);
+    for report in &mut status.acceptors {
+        let answer = report.answer.as_mut().unwrap();
+        answer.membership = Membership::Blank.into();
+        answer.configuration = None;
+        answer.stamp = None;
+    }
+    assert_eq!(judge(&status).exit(), Exit::Unavailable);
+    assert!(problems(&status).starts_with("the cluster is not formed: 3 of 3 acceptors answer"));
+}
+
+fn change(status: &mut ClusterStatus, index: usize, change: impl FnOnce(&mut AcceptorStatusResponse)) {
+    change(status.acceptors[index].answer.as_mut().unwrap());
+}
+
+#[test]
+fn acceptor_of_another_cluster_is_not_counted() {
+    let mut status = healthy();
+    let cluster = |byte: u8| {
+        move |answer: &mut AcceptorStatusResponse| {
+            answer.stamp.as_mut().unwrap().cluster_id = vec![byte; 16].into();
+        }
+    };
+    change(&mut status, 2, cluster(1));
+    assert_eq!(judge(&status).exit(), Exit::Clean);
+    assert!(problems(&status).contains("a3 (http://127.0.0.1:7003) belongs to another cluster, 0101"));
+    change(&mut status, 1, cluster(2));
+    assert!(problems(&status).starts_with("the acceptors belong to different clusters"));
+}
+
+#[test]
+fn blank_acceptor_of_a_formed_cluster_has_lost_its_disk() {
+    let mut status = healthy();
+    let wipe = |answer: &mut AcceptorStatusResponse| {
+        answer.membership = Membership::Blank.into();
+        answer.configuration = None;
+        answer.stamp.as_mut().unwrap().cluster_id.clear();
+    };
+    change(&mut status, 2, wipe);
+    assert_eq!(judge(&status).exit(), Exit::Clean);
+    assert!(problems(&status).contains("a3 (http://127.0.0.1:7003) is blank"));
+    change(&mut status, 1, wipe);
+    assert_eq!(judge(&status).exit(), Exit::Unavailable);
+    assert!(problems(&status).starts_with("no quorum: 1 of 3"));
+}
+
+#[test]
+fn acceptor_that_does_not_know_what_it_had_told_is_not_counted() {
+    let mut status = healthy();
+    change(&mut status, 0, |answer| {
+        answer.witnesses = vec![Witness {
+            acceptor: vec![3; 16].into(),
+            run: 5,
+            commit_counter: 70,
+        }];
+    });
+    let run = |run, commit_counter| Run { run, commit_counter };
+    change(&mut status, 2, |answer| {
+        answer.stamp.as_mut().unwrap().runs = vec![run(5, 70), run(6, 71)];
+    });
+    assert!(!judge(&status).contradicted);
+    change(&mut status, 2, |answer| {
+        answer.stamp.as_mut().unwrap().runs = vec![run(5, 60), run(7, 900)];
+    });
+    let verdict = judge(&status);
+    assert!(verdict.contradicted && verdict.exit() == Exit::Clean);
+    assert!(
+        problems(&status).contains("knows that run only up to commit 60"),
+        "{}",
+        problems(&status)
+    );
+}
+
+#[test]
+fn conflicting_lists_are_shown_side_by_side() {
+    let mut status = cluster(&[]);
+    for index in 0..3 {
+        change(&mut status, index, |answer| {
+            answer.membership = Membership::Forming.into();
+        });
+    }
+    assert!(problems(&status).starts_with("the cluster is not formed"));
+    change(&mut status, 1, |answer| {
+        answer.stamp.as_mut().unwrap().cluster_id = vec![1; 16].into();
+        answer.configuration.as_mut().unwrap().members[0].acceptor = vec![4; 16].into();
+    });
+    let problems = problems(&status);
+    assert!(
+        problems.starts_with("the acceptors hold different lists"),
+        "{problems}"
+    );
+    assert!(
+        problems.contains("http://127.0.0.1:7002 holds 04040404-0404-0404-0404-040404040404, 0202"),
+        "{problems}"
+    );
+    assert!(
+        judge(&status).findings[0]
+            .advice
+            .contains("empty every listed data directory")
+    );
+}
+
+#[test]
+fn acceptor_named_twice_is_counted_once() {
+    let mut status = healthy();
+    for index in 1..3 {
+        change(&mut status, index, |answer| {
+            answer.stamp.as_mut().unwrap().acceptor = vec![1; 16].into();
+        });
+    }
+    assert!(problems(&status).starts_with("no quorum: 1 of 3"));
+    assert!(
+        problems(&status)
+            .contains("a3 (http://127.0.0.1:7003) is the same acceptor as http://127.0.0.1:7001")
+    );
+}
+
+#[test]
+fn full_disks_do_not_vote_and_damaged_rows_are_told() {
+    let mut status = healthy();
+    change(&mut status, 0, |answer| answer.damaged_rows = 3);
+    change(&mut status, 1, |answer| answer.no_space = true);
+    assert_eq!(judge(&status).exit(), Exit::Clean);
+    assert!(
+        problems(&status)
+            .contains("a1 (http://127.0.0.1:7001) has 3 damaged rows on its disk, from slot 120 on")
+    );
+    assert!(problems(&status).contains("a2 (http://127.0.0.1:7002) has too little space"));
+    change(&mut status, 2, |answer| answer.no_space = true);
+    assert!(problems(&status).starts_with("no quorum: 1 of 3"));
+}
+
+#[test]
+fn peers_that_are_far_behind_are_findings() {
+    let mut status = cluster(&[proposer(7101, true), learner(7201, 120, &[])]);
+    assert_eq!(problems(&status), "");
+    for index in 0..2 {
+        change(&mut status, index, |answer| answer.chosen_to = 1_000_000);
+    }
+    assert_eq!(judge(&status).exit(), Exit::Clean);
+    assert!(problems(&status).contains("a3 (http://127.0.0.1:7003) is 999880 slots behind"));
+    assert!(problems(&status).contains("learner http://127.0.0.1:7201 is 999880 slots behind"));
+}
+
+#[test]
+fn differing_learners_are_found_at_any_common_point_and_are_the_worst() {
+    let differing = [
+        proposer(7101, true),
+        learner(7201, 9, &[(9, 1), (5, 1)]),
+        learner(7202, 8, &[(8, 2), (5, 2)]),
+    ];
+    let verdict = judge(&cluster(&differing));
+    assert_eq!((verdict.digests, verdict.exit()), (Digests::Differ(5), Exit::No));
+    let problem = &verdict.findings[0].problem;
+    assert!(
+        problem.starts_with("learners DIFFER below slot 5") && problem.contains("7202 holds 020202020202"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn digests_without_a_common_point_are_not_called_equal() {
+    let apart = [learner(7201, 9, &[(9, 1)]), learner(7202, 8, &[(8, 2)])];
+    assert_eq!(judge(&cluster(&apart)).digests, Digests::NotComparable);
+    assert_eq!(judge(&cluster(&apart[..1])).digests, Digests::NotComparable);
+}
+
+#[test]
+fn stale_report_is_a_finding_and_leads_nobody() {
+    let mut old = proposer(7101, true);
+    old.age_ms = REPORT_OLD_MS;
+    let status = cluster(&[old, learner(7201, 120, &[])]);
+    assert!(judge(&status).leader.is_none());
+    assert!(problems(&status).contains("has not reported for 5000 ms"));
+}

@@ -1,0 +1,230 @@
+//! What a cluster of real processes promises, while its processes are killed.
+#![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
+
+#[expect(unreachable_pub, reason = "a module of every test binary")]
+mod harness;
+
+use std::time::{Duration, Instant};
+
+use harness::{Cluster, Load, PATIENCE, until};
+use nix::sys::signal::Signal;
+use paxos_client::Slot;
+
+#[tokio::test]
+async fn every_acknowledged_value_is_in_every_log_though_three_leaders_are_killed() {
+    const CLIENTS: usize = 4;
+    const EACH: usize = 5_000;
+    let mut cluster = Cluster::start(3, 2, 2).await;
+    let load = Load::start(&cluster, CLIENTS, EACH, 32);
+    for quarter in 1..=3 {
+        load.reached(quarter * CLIENTS * EACH / 4).await;
+        let leader = cluster.leader().await;
+        cluster.proposers[leader].kill();
+        cluster.proposers[leader].start();
+    }
+    let outcome = load.finish().await;
+    assert!(
+        !outcome.unknown.is_empty(),
+        "killing a leader under load costs at least one answer, or it was not hit"
+    );
+    assert_eq!(
+        outcome.acknowledged.len() + outcome.unknown.len() + outcome.not_proposed.len(),
+        CLIENTS * EACH,
+        "every proposal has one outcome"
+    );
+    assert!(
+        outcome.acknowledged.len() > CLIENTS * EACH * 9 / 10,
+        "{} are",
+        outcome.acknowledged.len()
+    );
+
+    // What was left half done by a dead leader may come after the last acknowledged slot.
+    let end = cluster
+        .client()
+        .chosen_to(PATIENCE)
+        .await
+        .unwrap()
+        .max(outcome.end());
+    let first = cluster.log_of(&cluster.learners[0], end).await;
+    let second = cluster.log_of(&cluster.learners[1], end).await;
+    outcome.check(&first);
+    let upto = |log: &std::collections::BTreeMap<_, _>| -> Vec<_> {
+        log.clone()
+            .into_iter()
+            .take_while(|(version, _): &(paxos_client::Version, Vec<u8>)| version.slot < end)
+            .collect()
+    };
+    assert_eq!(upto(&first), upto(&second), "learners tell one order");
+    cluster.digests_are_equal(end).await;
+}
+
+#[tokio::test]
+async fn everything_acknowledged_is_there_after_all_acceptors_were_killed_at_once() {
+    const EACH: usize = 4_000;
+    let mut cluster = Cluster::start(3, 2, 2).await;
+    let load = Load::start(&cluster, 1, EACH, 64);
+    load.reached(EACH / 2).await;
+    for acceptor in &mut cluster.acceptors {
+        acceptor.kill();
+    }
+    for acceptor in &mut cluster.acceptors {
+        acceptor.start();
+    }
+    let mut outcome = load.finish().await;
+    let after = cluster.client().append("after", PATIENCE).await.unwrap();
+    outcome.acknowledged.insert(after, b"after".to_vec());
+    assert!(
+        outcome.acknowledged.len() > EACH / 2,
+        "{} were acknowledged",
+        outcome.acknowledged.len()
+    );
+
+    let end = outcome.end();
+    for learner in &cluster.learners {
+        outcome.check(&cluster.log_of(learner, end).await);
+    }
+    cluster.digests_are_equal(end).await;
+}
+
+#[tokio::test]
+async fn learner_continues_after_a_kill_and_a_new_one_catches_up() {
+    let mut cluster = Cluster::start(3, 1, 1).await;
+    let first = Load::start(&cluster, 1, 1_500, 64).finish().await;
+    let before = first.end();
+    cluster.log_of(&cluster.learners[0], before).await;
+    // A reader that stays while the learner goes and comes back.
+    let mut reader = cluster
+        .client_of(&[&cluster.learners[0]])
+        .subscribe(Slot::ZERO, PATIENCE);
+
+    cluster.learners[0].kill();
+    let second = Load::start(&cluster, 1, 3_000, 64);
+    cluster.learners[0].start();
+    let second = second.finish().await;
+    let end = second.end();
+
+    let mut slots = Vec::new();
+    while slots.len() < usize::try_from(end.get()).unwrap() {
+        let news = tokio::time::timeout(PATIENCE, reader.next())
+            .await
+            .expect("the reader is served")
+            .unwrap()
+            .unwrap();
+        slots.extend(news.records.iter().map(|record| record.slot));
+    }
+    assert_eq!(
+        slots,
+        (0..).take(slots.len()).collect::<Vec<_>>(),
+        "without loss or repeats"
+    );
+
+    // It says where it continued; what it held on disk was not learned again.
+    let resumed = cluster.learners[0]
+        .log()
+        .lines()
+        .filter_map(started_from)
+        .next_back()
+        .unwrap();
+    assert!(
+        resumed > 0 && resumed <= before.get() + 1,
+        "continued from {resumed} of {before}"
+    );
+
+    cluster.add_learner("learner-new".to_owned(), &[]);
+    let old = cluster.log_of(&cluster.learners[0], end).await;
+    let new = cluster.log_of(&cluster.learners[1], end).await;
+    assert_eq!(old, new);
+    for (version, value) in first.acknowledged.iter().chain(&second.acknowledged) {
+        assert_eq!(new.get(version), Some(value));
+    }
+    let status = cluster.digests_are_equal(end).await;
+    let learners = status["attached"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|peer| peer["report"]["role"] == "ROLE_LEARNER");
+    assert_eq!(learners.count(), 2, "{status}");
+}
+
+/// The slot from which a learner says that it learns.
+fn started_from(line: &str) -> Option<u64> {
+    let (_, rest) = line.split_once(" learning ")?;
+    rest.split_whitespace()
+        .find_map(|field| field.strip_prefix("from="))?
+        .parse()
+        .ok()
+}
+
+#[tokio::test]
+async fn minority_of_acceptors_can_be_away_and_returns_without_loss() {
+    let mut cluster = Cluster::start(3, 2, 1).await;
+    cluster.acceptors[0].kill();
+    let without = Load::start(&cluster, 1, 500, 32).finish().await;
+    assert!(without.acknowledged.len() > 400, "a quorum is enough");
+    cluster.acceptors[0].start();
+    // The one that was away is repaired; then it can stand in for another.
+    let (returned, end) = (cluster.acceptors[0].address.clone(), without.end());
+    let client = cluster.client();
+    until("the acceptor that was away holds what was chosen", async || {
+        let status = client.cluster_status(PATIENCE).await;
+        let report = status
+            .acceptors
+            .iter()
+            .find(|report| report.address == returned)?;
+        (report.answer.as_ref().ok()?.chosen_to >= end.get()).then_some(())
+    })
+    .await;
+    cluster.acceptors[1].kill();
+    let after = Load::start(&cluster, 1, 100, 32).finish().await;
+    assert_eq!(after.not_proposed.len(), 0);
+    let end = after.end().max(end);
+    let log = cluster.log_of(&cluster.learners[0], end).await;
+    for (version, value) in without.acknowledged.iter().chain(&after.acknowledged) {
+        assert_eq!(log.get(version), Some(value));
+    }
+}
+
+#[tokio::test]
+async fn paused_leader_is_replaced_and_does_no_harm_when_it_wakes() {
+    pause_leader(Duration::ZERO).await;
+}
+
+#[tokio::test]
+#[ignore = "half a minute long: cargo long"]
+async fn leader_paused_for_ten_seconds_does_no_harm_when_it_wakes() {
+    pause_leader(Duration::from_secs(10)).await;
+}
+
+/// Pauses the leader for so long, at least until another serves.
+async fn pause_leader(pause: Duration) {
+    let cluster = Cluster::start(3, 2, 2).await;
+    let load = Load::named(&cluster, "before", 1, 3_000, 64);
+    load.reached(500).await;
+    let paused = cluster.leader().await;
+    cluster.proposers[paused].signal(Signal::SIGSTOP);
+    let paused_at = Instant::now();
+    // These clients know nothing yet, and find their way past the one that does not answer.
+    let mut outcome = Load::named(&cluster, "meanwhile", 2, 500, 32).finish().await;
+    // Not all: on a busy machine a disk that stalls looks like a leader that is gone.
+    assert!(
+        outcome.acknowledged.len() > 800,
+        "{} are unknown",
+        outcome.unknown.len()
+    );
+    let longer = Load::named(&cluster, "longer", 1, usize::MAX, 4);
+    until("the pause was long enough", async || {
+        (paused_at.elapsed() >= pause).then_some(())
+    })
+    .await;
+    cluster.proposers[paused].signal(Signal::SIGCONT);
+    // Those who waited for it, and those who did not, while it wakes.
+    longer.goes_on(200).await;
+    outcome.merge(longer.stop().await);
+    outcome.merge(load.finish().await);
+
+    let end = outcome.end();
+    for learner in &cluster.learners {
+        outcome.check(&cluster.log_of(learner, end).await);
+    }
+    cluster.digests_are_equal(end).await;
+}

@@ -1,0 +1,454 @@
+//! What a cluster of real processes makes of disks that are damaged, full, or fail.
+#![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
+
+#[expect(unreachable_pub, reason = "a module of every test binary")]
+mod harness;
+
+use std::{
+    fs::{self, File},
+    io::{self, BufRead as _, BufReader, Read as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use harness::{Cluster, Load, Process, free_ports, until};
+use nix::sys::statvfs::statvfs;
+use paxos_client::{
+    Slot, Version,
+    proto::{AcceptorStatusResponse, attach_request::Progress},
+};
+use paxos_common::{
+    peer::connect_lazy,
+    wire::{caller, read_stamp},
+};
+use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient};
+
+const MIB: u64 = 1024 * 1024;
+
+impl Cluster {
+    fn acceptor_dir(&self, acceptor: usize) -> PathBuf {
+        self.path(&self.acceptors[acceptor].name).into()
+    }
+
+    /// Waits until an acceptor says something of itself.
+    async fn acceptor_says(
+        &self,
+        acceptor: usize,
+        what: &str,
+        is_so: impl Fn(&AcceptorStatusResponse) -> bool,
+    ) -> AcceptorStatusResponse {
+        until(what, async || {
+            self.acceptor_status(acceptor)
+                .await
+                .filter(|status| is_so(status))
+        })
+        .await
+    }
+
+    /// Waits until an acceptor vouches for every slot below `end`.
+    async fn vouches(&self, acceptor: usize, end: Slot) {
+        let what = format!("acceptor {acceptor} holds everything below {end}");
+        self.acceptor_says(acceptor, &what, |status| status.chosen_to >= end.get())
+            .await;
+    }
+
+    /// What an acceptor shows of one slot, if it vouches for it.
+    async fn observed(&self, acceptor: usize, slot: Slot) -> Option<Vec<u8>> {
+        let mut client = AcceptorClient::new(connect_lazy(&self.acceptors[acceptor].address));
+        let status = self.acceptor_status(acceptor).await?;
+        let request = pb::ObserveRequest {
+            caller: Some(caller(read_stamp(status.stamp.as_ref()).unwrap().cluster)),
+            kind: pb::ObserveKind::Values.into(),
+            from: slot.get(),
+        };
+        let mut frames = client.observe(request).await.ok()?.into_inner();
+        let frame = frames.message().await.ok()??;
+        let row = frame.rows.into_iter().find(|row| row.slot == slot.get())?;
+        (!row.unknown && slot.get() < frame.chosen_to).then(|| row.value.to_vec())
+    }
+
+    /// How far a learner has come, by its reports to an acceptor.
+    async fn applied_to(&self, learner: &Process, acceptor: usize) -> Option<u64> {
+        let status = self.acceptor_status(acceptor).await?;
+        let reports = status.attached.iter().filter_map(|peer| peer.report.as_ref());
+        let mut reports = reports.filter(|report| report.address == learner.address.as_str());
+        match &reports.next()?.progress {
+            Some(Progress::Learner(progress)) => Some(progress.applied_to),
+            Some(Progress::Proposer(_)) | None => None,
+        }
+    }
+}
+
+/// Where these bytes begin in a file.
+fn positions(file: &Path, part: &[u8]) -> Vec<usize> {
+    let bytes = fs::read(file).unwrap();
+    let windows = bytes.windows(part.len()).enumerate();
+    windows
+        .filter(|(_, window)| *window == part)
+        .map(|(at, _)| at)
+        .collect()
+}
+
+/// Turns a bit over wherever these bytes are in a file.
+fn damage(file: &Path, part: &[u8]) {
+    let found = positions(file, part);
+    assert!(
+        !found.is_empty(),
+        "{} is in the file",
+        String::from_utf8_lossy(part)
+    );
+    let mut bytes = fs::read(file).unwrap();
+    for at in found {
+        bytes[at] ^= 0x10;
+    }
+    fs::write(file, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn flipped_bit_in_a_row_is_found_never_served_and_repaired() {
+    let mut cluster = Cluster::start(3, 1, 1).await;
+    let mut outcome = Load::start(&cluster, 4, 1_000, 1).finish().await;
+    // Not in the first page of what is held.
+    let beyond = Version {
+        slot: Slot::new(1_100).unwrap(),
+        offset: 0,
+    };
+    let (&Version { slot: bad, .. }, value) =
+        outcome.acknowledged.range(beyond..).next().expect("many slots");
+    let value = value.clone();
+    for acceptor in 0..3 {
+        cluster.vouches(acceptor, outcome.end()).await;
+    }
+    // The watermark is on the disks with the next commit.
+    outcome.merge(Load::named(&cluster, "after", 1, 10, 1).finish().await);
+    for acceptor in &mut cluster.acceptors {
+        assert!(acceptor.stop().await.success());
+    }
+    let file = cluster.acceptor_dir(0).join("acceptor.db");
+    damage(&file, &value);
+
+    // Alone it is everybody's source, and nobody can repair it: what is before the damage is served, and no more.
+    cluster.acceptors[0].start();
+    let found = |status: &AcceptorStatusResponse| status.damaged_rows == 1 && status.chosen_to == bad.get();
+    cluster.acceptor_says(0, "the damage is found", found).await;
+    cluster.add_learner("learner-new".to_owned(), &[]);
+    until("the new learner has come to the damaged row", async || {
+        (cluster.applied_to(&cluster.learners[1], 0).await? == bad.get()).then_some(())
+    })
+    .await;
+    assert_eq!(cluster.observed(0, bad).await, None);
+
+    for acceptor in &mut cluster.acceptors[1..] {
+        acceptor.start();
+    }
+    cluster.vouches(0, outcome.end()).await;
+    let repaired = cluster.observed(0, bad).await.expect("it is served again");
+    assert!(repaired.windows(value.len()).any(|window| window == value));
+    let log = cluster.acceptors[0].log();
+    assert_eq!(log.matches("rows on disk are damaged").count(), 1, "{log}");
+    assert!(
+        log.contains("all damaged rows below the watermark are repaired"),
+        "{log}"
+    );
+
+    outcome.merge(Load::named(&cluster, "later", 1, 100, 8).finish().await);
+    for learner in &cluster.learners {
+        outcome.check(&cluster.log_of(learner, outcome.end()).await);
+    }
+    cluster.digests_are_equal(outcome.end()).await;
+    assert!(cluster.acceptors[0].stop().await.success());
+    assert!(!positions(&file, &value).is_empty(), "the repair is on the disk");
+}
+
+/// A file system of its own for a directory, small enough to be filled.
+struct SmallDisk {
+    path: PathBuf,
+}
+
+impl SmallDisk {
+    const BYTES: u64 = 128 * MIB;
+
+    /// Mounts it at a directory that is not there yet; none where that is not permitted.
+    fn mount(path: PathBuf) -> Option<Self> {
+        fs::create_dir(&path).unwrap();
+        let size = format!("size={}", Self::BYTES);
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "paxos-test"]).arg(&path);
+        match mount.output() {
+            Ok(output) if output.status.success() => Some(Self { path }),
+            failed => {
+                eprintln!("skipped: a small file system cannot be mounted here: {failed:?}");
+                None
+            }
+        }
+    }
+
+    fn free(&self) -> u64 {
+        let found = statvfs(&self.path).unwrap();
+        found.blocks_available() * found.fragment_size()
+    }
+
+    /// Writes a file that leaves so much of what is free now. What is freed meanwhile, as a spare file is, stays free.
+    fn fill(&self, name: &str, leave: u64) {
+        let mut ballast = File::create(self.path.join(name)).unwrap();
+        let zeros = io::repeat(0).take(self.free() - leave);
+        // The last piece may not fit whole.
+        let _ = io::copy(&mut { zeros }, &mut ballast);
+    }
+
+    fn remove(&self, name: &str) {
+        fs::remove_file(self.path.join(name)).unwrap();
+    }
+
+    fn spare_bytes(&self) -> Option<u64> {
+        Some(fs::metadata(self.path.join("SPARE")).ok()?.len())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.path).status();
+    }
+}
+
+impl Cluster {
+    /// Moves an acceptor to a small disk; none where that is not permitted.
+    async fn move_to_small_disk(&mut self, acceptor: usize) -> Option<SmallDisk> {
+        assert!(self.acceptors[acceptor].stop().await.success());
+        let path = self.acceptor_dir(acceptor);
+        let old = path.with_extension("old");
+        fs::rename(&path, &old).unwrap();
+        let disk = SmallDisk::mount(path)?;
+        fs::copy(old.join("acceptor.db"), disk.path.join("acceptor.db")).unwrap();
+        self.acceptors[acceptor].start();
+        Some(disk)
+    }
+}
+
+fn no_space(status: &AcceptorStatusResponse) -> bool {
+    status.no_space
+}
+
+fn has_space(status: &AcceptorStatusResponse) -> bool {
+    !status.no_space
+}
+
+#[tokio::test]
+async fn acceptor_with_a_full_disk_stands_aside_and_comes_back_by_itself() {
+    let mut cluster = Cluster::start(3, 1, 1).await;
+    let Some(disk) = cluster.move_to_small_disk(0).await else {
+        return;
+    };
+    let load = Load::start(&cluster, 2, usize::MAX, 8);
+    load.goes_on(200).await;
+    cluster
+        .acceptor_says(0, "it is counted", |status| status.voted_to > 10)
+        .await;
+
+    disk.fill("ballast", 20 * MIB);
+    let full = cluster
+        .acceptor_says(0, "it says that there is no space", no_space)
+        .await;
+    load.goes_on(500).await;
+    let later = cluster.acceptor_status(0).await.unwrap();
+    assert_eq!(later.voted_to, full.voted_to, "it accepts nothing");
+    assert_eq!(disk.spare_bytes(), Some(16 * MIB), "there is no need yet");
+
+    // Somebody takes what is left; and then it has to start on a full disk.
+    disk.fill("more ballast", 0);
+    until("the spare file is given up", async || {
+        disk.spare_bytes().is_none().then_some(())
+    })
+    .await;
+    load.goes_on(200).await;
+    cluster.acceptors[0].kill();
+    cluster.acceptors[0].start();
+    cluster
+        .acceptor_says(0, "it still says that there is no space", no_space)
+        .await;
+    let started = cluster.acceptors[0].id();
+    load.goes_on(200).await;
+
+    disk.remove("ballast");
+    disk.remove("more ballast");
+    cluster.acceptor_says(0, "it sees the space", has_space).await;
+    assert_eq!(disk.spare_bytes(), Some(16 * MIB));
+    load.goes_on(200).await;
+    let mut outcome = load.stop().await;
+    cluster.vouches(0, outcome.end()).await;
+    assert_eq!(cluster.acceptors[0].id(), started);
+    let log = cluster.acceptors[0].log();
+    assert_eq!(
+        log.matches("too little space on the disk").count(),
+        2,
+        "once for each start: {log}"
+    );
+    assert_eq!(
+        log.matches("there is space on the disk again").count(),
+        1,
+        "{log}"
+    );
+
+    // It stands in for another.
+    assert!(cluster.acceptors[1].stop().await.success());
+    let without = Load::named(&cluster, "without the other", 1, 100, 8)
+        .finish()
+        .await;
+    assert!(!without.acknowledged.is_empty());
+    outcome.merge(without);
+    outcome.check(&cluster.log_of(&cluster.learners[0], outcome.end()).await);
+}
+
+#[tokio::test]
+async fn leader_whose_quorum_is_full_gives_way_and_the_cluster_goes_on_when_there_is_space() {
+    let mut cluster = Cluster::start(3, 2, 1).await;
+    let mut disks = Vec::new();
+    for acceptor in [0, 1] {
+        let Some(disk) = cluster.move_to_small_disk(acceptor).await else {
+            return;
+        };
+        disks.push(disk);
+    }
+    let mut outcome = Load::named(&cluster, "before", 1, 100, 8).finish().await;
+    for (acceptor, disk) in disks.iter().enumerate() {
+        disk.fill("ballast", 20 * MIB);
+        cluster
+            .acceptor_says(acceptor, "it says that there is no space", no_space)
+            .await;
+    }
+    until("nobody leads", async || {
+        let status = cluster.acceptor_status(2).await?;
+        let reports = status.attached.iter().filter_map(|peer| peer.report.as_ref());
+        let leads = |progress: &Option<Progress>| matches!(progress, Some(Progress::Proposer(progress)) if progress.leading);
+        (!reports.into_iter().any(|report| leads(&report.progress))).then_some(())
+    })
+    .await;
+    let patience = std::time::Duration::from_secs(1);
+    assert!(cluster.client().append("lost", patience).await.is_err());
+    let promised =
+        |status: &AcceptorStatusResponse| status.leadership.clone().unwrap().promised.unwrap().round;
+    let campaigns = promised(&cluster.acceptor_status(2).await.unwrap());
+    assert!(campaigns < 50, "campaigns grow rare: {campaigns}");
+
+    let load = Load::named(&cluster, "after", 1, 100, 8);
+    for disk in &disks {
+        disk.remove("ballast");
+    }
+    outcome.merge(load.finish().await);
+    assert!(outcome.acknowledged.len() > 100);
+    let end = outcome.end();
+    let log = cluster.log_of(&cluster.learners[0], end).await;
+    for (version, value) in &outcome.acknowledged {
+        assert_eq!(log.get(version), Some(value));
+    }
+    for acceptor in 0..3 {
+        cluster.vouches(acceptor, end).await;
+    }
+}
+
+/// `strace`, attached to a process.
+struct Strace(Child);
+
+impl Strace {
+    /// From now on lets the `nth` sync of each thread fail; none where that cannot be done.
+    fn fail_sync(process: u32, nth: u32) -> Option<Self> {
+        let inject = format!("inject=fsync,fdatasync:error=EIO:when={nth}");
+        let mut strace = Command::new("strace");
+        strace.args([
+            "-f",
+            "-e",
+            "trace=fsync,fdatasync",
+            "-e",
+            &inject,
+            "-o",
+            "/dev/null",
+            "-p",
+        ]);
+        strace.arg(process.to_string());
+        strace.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = match strace.spawn() {
+            Ok(child) => child,
+            Err(error) => {
+                eprintln!("skipped: strace does not start: {error}");
+                return None;
+            }
+        };
+        let mut line = String::new();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        lines.read_line(&mut line).unwrap();
+        if line.contains(" attached") {
+            // Keeps the pipe empty; ends with strace.
+            std::thread::spawn(move || lines.lines().for_each(drop));
+            return Some(Self(child));
+        }
+        eprintln!("skipped: strace cannot attach: {line}");
+        child.wait().unwrap();
+        None
+    }
+}
+
+impl Drop for Strace {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn failed_sync_ends_an_acceptor_and_everything_acknowledged_is_there_when_it_is_back() {
+    let mut cluster = Cluster::start(3, 2, 1).await;
+    // While the third is away, nothing is acknowledged without the first.
+    assert!(cluster.acceptors[2].stop().await.success());
+    let load = Load::start(&cluster, 2, usize::MAX, 16);
+    load.goes_on(500).await;
+    let Some(strace) = Strace::fail_sync(cluster.acceptors[0].id(), 20) else {
+        load.stop().await;
+        return;
+    };
+    assert_eq!(cluster.acceptors[0].ended().await.code(), Some(74));
+    drop(strace);
+    let log = cluster.acceptors[0].log();
+    assert!(log.contains("commit votes"), "{log}");
+    cluster.acceptors[0].start();
+    load.goes_on(500).await;
+    let outcome = load.stop().await;
+
+    // Whatever was acknowledged must come from the first: the third was not there.
+    assert!(cluster.acceptors[1].stop().await.success());
+    cluster.acceptors[2].start();
+    cluster.add_learner("learner-new".to_owned(), &[]);
+    for learner in &cluster.learners {
+        outcome.check(&cluster.log_of(learner, outcome.end()).await);
+    }
+    cluster.vouches(2, outcome.end()).await;
+}
+
+#[tokio::test]
+async fn file_of_a_newer_release_is_refused_with_78() {
+    /// Where SQLite keeps `user_version`, big-endian.
+    const USER_VERSION: std::ops::Range<usize> = 60..64;
+    let dir = tempfile::TempDir::new().unwrap();
+    let data_dir = dir.path().join("data").display().to_string();
+    let flags = ["--id", "a1", "--data-dir", &data_dir];
+    let mut acceptor = Process::role(dir.path(), "acceptor", "a1".to_owned(), free_ports(1), &flags);
+    until("it has made its file", async || {
+        acceptor.log().contains("acceptor recovered").then_some(())
+    })
+    .await;
+    assert!(acceptor.stop().await.success());
+    let file = Path::new(&data_dir).join("acceptor.db");
+    let mut bytes = fs::read(&file).unwrap();
+    let version = u32::from_be_bytes(bytes[USER_VERSION].try_into().unwrap());
+    bytes[USER_VERSION].copy_from_slice(&(version + 1).to_be_bytes());
+    fs::write(&file, &bytes).unwrap();
+
+    acceptor.start();
+    assert_eq!(acceptor.ended().await.code(), Some(78));
+    let log = acceptor.log();
+    let reason = format!(
+        "written by a newer release (schema version {}; this release reads {version})",
+        version + 1
+    );
+    assert!(log.contains(&reason), "{log}");
+    assert_eq!(fs::read(&file).unwrap(), bytes, "it is left as it was");
+}

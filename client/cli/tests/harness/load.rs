@@ -1,0 +1,204 @@
+//! Load: proposals made together by several clients, each value once, and what came of them.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use paxos_client::{Client, ProposeError, Slot, Version};
+
+use super::{Cluster, PATIENCE, until};
+
+/// Proposals that clients make, each of them several at a time.
+pub struct Load {
+    shared: Arc<Shared>,
+    workers: Vec<tokio::task::JoinHandle<Outcome>>,
+}
+
+struct Shared {
+    /// Proposals that have an outcome.
+    done: AtomicUsize,
+    stopped: AtomicBool,
+    gap: Mutex<Gap>,
+}
+
+/// The longest time without a successful proposal.
+struct Gap {
+    last: Instant,
+    longest: Duration,
+}
+
+/// What came of a load.
+#[derive(Default)]
+pub struct Outcome {
+    pub acknowledged: BTreeMap<Version, Vec<u8>>,
+    /// They may be in the log.
+    pub unknown: HashSet<Vec<u8>>,
+    /// They must not.
+    pub not_proposed: HashSet<Vec<u8>>,
+}
+
+impl Load {
+    /// Starts so many clients, each with `in_flight` proposals at a time until it has made `each` of them.
+    pub fn start(cluster: &Cluster, clients: usize, each: usize, in_flight: usize) -> Self {
+        Self::named(cluster, "value", clients, each, in_flight)
+    }
+
+    /// The same, of values that start so: for a second load at the same time.
+    pub fn named(
+        cluster: &Cluster,
+        name: &'static str,
+        clients: usize,
+        each: usize,
+        in_flight: usize,
+    ) -> Self {
+        let clients = (0..clients).map(|_| cluster.client()).collect();
+        Self::of(clients, name, each, in_flight)
+    }
+
+    /// The same, with these clients.
+    pub fn of(clients: Vec<Client>, name: &'static str, each: usize, in_flight: usize) -> Self {
+        Self::of_bytes(clients, name, each, in_flight, 0)
+    }
+
+    /// The same, of values that have at least so many bytes.
+    pub fn of_bytes(
+        clients: Vec<Client>,
+        name: &'static str,
+        each: usize,
+        in_flight: usize,
+        bytes: usize,
+    ) -> Self {
+        let gap = Mutex::new(Gap {
+            last: Instant::now(),
+            longest: Duration::ZERO,
+        });
+        let shared = Arc::new(Shared {
+            done: AtomicUsize::new(0),
+            stopped: AtomicBool::new(false),
+            gap,
+        });
+        let mut workers = Vec::new();
+        for (client_number, client) in clients.into_iter().enumerate() {
+            let next = Arc::new(AtomicUsize::new(0));
+            for _ in 0..in_flight {
+                let (client, shared, next) = (client.clone(), shared.clone(), next.clone());
+                workers.push(tokio::spawn(async move {
+                    let mut outcome = Outcome::default();
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number >= each || shared.stopped.load(Ordering::Relaxed) {
+                            return outcome;
+                        }
+                        let value = format!("{name} {number} of client {client_number}");
+                        let value = format!("{value:.<bytes$}").into_bytes();
+                        let result = client.append(value.clone(), PATIENCE).await;
+                        if result.is_ok() {
+                            shared.succeeded();
+                        }
+                        outcome.add(result, value);
+                        shared.done.fetch_add(1, Ordering::Relaxed);
+                    }
+                }));
+            }
+        }
+        Self { shared, workers }
+    }
+
+    /// How many have an outcome.
+    pub fn done(&self) -> usize {
+        self.shared.done.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many are through, whatever came of them.
+    pub async fn reached(&self, count: usize) {
+        until("the load goes on", async || (self.done() >= count).then_some(())).await;
+    }
+
+    /// Waits until so many more are through.
+    pub async fn goes_on(&self, count: usize) {
+        self.reached(self.done() + count).await;
+    }
+
+    /// The longest time without a success since this was last called.
+    pub fn take_gap(&self) -> Duration {
+        std::mem::take(&mut self.shared.gap.lock().unwrap().longest)
+    }
+
+    /// Waits for all outcomes.
+    pub async fn finish(self) -> Outcome {
+        let mut sum = Outcome::default();
+        for worker in self.workers {
+            sum.merge(worker.await.unwrap());
+        }
+        sum
+    }
+
+    /// Proposes nothing more, and waits for the outcomes of what is under way.
+    pub async fn stop(self) -> Outcome {
+        self.shared.stopped.store(true, Ordering::Relaxed);
+        self.finish().await
+    }
+}
+
+impl Shared {
+    fn succeeded(&self) {
+        let mut gap = self.gap.lock().unwrap();
+        let now = Instant::now();
+        gap.longest = gap.longest.max(now - gap.last);
+        gap.last = now;
+    }
+}
+
+impl Outcome {
+    pub fn merge(&mut self, other: Self) {
+        for (version, value) in other.acknowledged {
+            let twice = self.acknowledged.insert(version, value);
+            assert_eq!(twice, None, "two values were told the version {version}");
+        }
+        self.unknown.extend(other.unknown);
+        self.not_proposed.extend(other.not_proposed);
+    }
+
+    fn add(&mut self, result: Result<Version, ProposeError>, value: Vec<u8>) {
+        match result {
+            Ok(version) => _ = self.acknowledged.insert(version, value),
+            Err(ProposeError::OutcomeUnknown(_)) => _ = self.unknown.insert(value),
+            Err(ProposeError::NotProposed(_)) => _ = self.not_proposed.insert(value),
+            Err(error @ (ProposeError::Invalid(_) | ProposeError::Refused(_))) => panic!("{error}"),
+        }
+    }
+
+    /// One past the last slot acknowledged.
+    pub fn end(&self) -> Slot {
+        self.acknowledged
+            .keys()
+            .next_back()
+            .map_or(Slot::ZERO, |version| version.slot.next())
+    }
+
+    /// Holds a log against what its proposers were told.
+    pub fn check(&self, log: &BTreeMap<Version, Vec<u8>>) {
+        for (version, value) in &self.acknowledged {
+            assert_eq!(log.get(version), Some(value), "acknowledged at {version}");
+        }
+        let mut seen = HashSet::new();
+        for (version, value) in log {
+            assert!(
+                seen.insert(value),
+                "{} is in the log twice, again at {version}",
+                String::from_utf8_lossy(value)
+            );
+            let known = self.acknowledged.get(version) == Some(value) || self.unknown.contains(value);
+            assert!(
+                known,
+                "nobody proposed what is at {version}: {}",
+                String::from_utf8_lossy(value)
+            );
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What `--help` says, of `paxos` and of every command: a change of it is a change of the interface.
+#![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
+
+use std::process::Command;
+
+/// What `paxos` prints, at a fixed width and without our environment.
+fn help(args: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_paxos"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PAXOS_")) {
+        command.env_remove(name);
+    }
+    let output = command.args(args).env("COLUMNS", "100").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn help_of_paxos_names_every_command_for_users() {
+    insta::assert_snapshot!(help(&["--help"]));
+}
+
+#[test]
+fn help_of_dev_names_its_ports() {
+    insta::assert_snapshot!(help(&["dev", "--help"]));
+}
+
+#[test]
+fn help_of_propose_says_when_it_returns() {
+    insta::assert_snapshot!(help(&["propose", "--help"]));
+}
+
+#[test]
+fn help_of_log_says_where_it_ends() {
+    insta::assert_snapshot!(help(&["log", "--help"]));
+}
+
+#[test]
+fn help_of_status_says_how_it_exits() {
+    insta::assert_snapshot!(help(&["status", "--help"]));
+}
+
+#[test]
+fn help_of_bench_has_defaults_and_units() {
+    insta::assert_snapshot!(help(&["bench", "--help"]));
+}
+
+#[test]
+fn version_is_that_of_the_package() {
+    assert_eq!(
+        help(&["--version"]),
+        format!("paxos {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}

@@ -1,0 +1,213 @@
+//! Where proposers and learners are: as given, or as the acceptors report.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use paxos_common::peer::Address;
+use paxos_proto::v1::{AttachedPeer, Role, attach_request::Progress};
+use rand::seq::SliceRandom as _;
+use tokio::time::Instant;
+
+use crate::{
+    client::ClientConfig,
+    error::Cause,
+    status::{Acceptors, ClusterStatus},
+};
+
+/// An acceptor that has not answered by then is left out of a search.
+const SEARCH_PATIENCE: Duration = Duration::from_secs(1);
+/// An address that failed is tried last for so long.
+const SHUN: Duration = Duration::from_secs(2);
+/// A peer whose last report is older is tried after the others.
+const REPORT_FRESH_MS: u64 = 5_000;
+
+/// Finds addresses, best first.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    pub(crate) acceptors: Acceptors,
+    proposers: Vec<Address>,
+    learners: Vec<Address>,
+    /// When an address last failed.
+    failed: Mutex<HashMap<Address, Instant>>,
+}
+
+impl Directory {
+    pub(crate) fn new(config: ClientConfig) -> Self {
+        Self {
+            acceptors: Acceptors::new(&config.acceptors),
+            proposers: config.proposers,
+            learners: config.learners,
+            failed: Mutex::default(),
+        }
+    }
+
+    /// Proposers to try, in order: the leader first, those that failed a moment ago last.
+    ///
+    /// # Errors
+    /// Nobody is known; says why.
+    pub(crate) async fn proposers(&self) -> Result<Vec<Address>, Cause> {
+        self.search(Role::Proposer, &self.proposers).await
+    }
+
+    /// Learners to try, in order; spread, so that clients do not all choose the same.
+    ///
+    /// # Errors
+    /// Nobody is known; says why.
+    pub(crate) async fn learners(&self) -> Result<Vec<Address>, Cause> {
+        self.search(Role::Learner, &self.learners).await
+    }
+
+    /// Remembers that an address could not be reached, or does not get on.
+    pub(crate) fn shun(&self, address: &Address) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        failed.retain(|_, at| now.duration_since(*at) < SHUN);
+        failed.insert(address.clone(), now);
+    }
+
+    /// Forgets that it failed.
+    pub(crate) fn trust(&self, address: &Address) {
+        self.failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(address);
+    }
+
+    async fn search(&self, role: Role, given: &[Address]) -> Result<Vec<Address>, Cause> {
+        let mut found = if given.is_empty() {
+            let status = self
+                .acceptors
+                .status(SEARCH_PATIENCE, |status| !attached(status, role).is_empty())
+                .await;
+            let found = attached(&status, role);
+            if found.is_empty() {
+                return Err(nobody(&status, role));
+            }
+            found
+        } else {
+            given.to_vec()
+        };
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        // Stable: within each half the order stays.
+        found.sort_by_key(|address| {
+            failed
+                .get(address)
+                .is_some_and(|at| now.duration_since(*at) < SHUN)
+        });
+        Ok(found)
+    }
+}
+
+/// The peers of a role that any acceptor names: a leading one first, then those heard of lately, else in any order.
+fn attached(status: &ClusterStatus, role: Role) -> Vec<Address> {
+    let mut peers: HashMap<Address, (bool, bool)> = HashMap::new();
+    for AttachedPeer { report, age_ms } in status.answers().flat_map(|answer| &answer.attached) {
+        let Some(report) = report.as_ref().filter(|report| report.role() == role) else {
+            continue;
+        };
+        let Ok(address) = report.address.parse() else {
+            continue;
+        };
+        let leads = matches!(&report.progress, Some(Progress::Proposer(progress)) if progress.leading);
+        let (fresh, leading) = peers.entry(address).or_default();
+        *fresh |= *age_ms < REPORT_FRESH_MS;
+        *leading |= leads;
+    }
+    let mut peers: Vec<_> = peers.into_iter().collect();
+    peers.shuffle(&mut rand::rng());
+    peers.sort_by_key(|(_, (fresh, leading))| (!*fresh, !*leading));
+    peers.into_iter().map(|(address, _)| address).collect()
+}
+
+fn nobody(status: &ClusterStatus, role: Role) -> Cause {
+    let role = if role == Role::Learner {
+        "learner"
+    } else {
+        "proposer"
+    };
+    match status
+        .acceptors
+        .iter()
+        .find_map(|report| report.answer.as_ref().err().map(|cause| (report, cause)))
+    {
+        Some((report, cause)) if status.answers().next().is_none() => {
+            Cause::unavailable(format!("no acceptor answers; {}: {cause}", report.address))
+        }
+        Some(_) | None => Cause::unavailable(format!(
+            "the acceptors know of no {role}: start one, or give its address yourself"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::AcceptorReport;
+    use paxos_proto::v1::{AcceptorStatusResponse, AttachRequest, ProposerProgress};
+
+    fn proposer(address: &str, leading: bool, age_ms: u64) -> AttachedPeer {
+        AttachedPeer {
+            report: Some(AttachRequest {
+                role: Role::Proposer.into(),
+                address: address.to_owned(),
+                progress: Some(Progress::Proposer(ProposerProgress {
+                    leading,
+                    ..ProposerProgress::default()
+                })),
+                ..AttachRequest::default()
+            }),
+            age_ms,
+        }
+    }
+
+    fn status(attached: Vec<AttachedPeer>) -> ClusterStatus {
+        let answer = AcceptorStatusResponse {
+            attached,
+            ..AcceptorStatusResponse::default()
+        };
+        ClusterStatus {
+            acceptors: vec![AcceptorReport {
+                address: "http://a:1".parse().unwrap(),
+                answer: Ok(answer),
+            }],
+        }
+    }
+
+    #[test]
+    fn leader_is_tried_first_and_a_silent_peer_last() {
+        let status = status(vec![
+            proposer("http://silent:1", true, 60_000),
+            proposer("http://standby:1", false, 10),
+            proposer("http://leader:1", true, 10),
+            proposer("not an address", true, 10),
+        ]);
+        let found: Vec<_> = attached(&status, Role::Proposer)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(found, ["http://leader:1", "http://standby:1", "http://silent:1"]);
+        assert!(attached(&status, Role::Learner).is_empty());
+    }
+
+    #[tokio::test]
+    async fn address_that_failed_is_tried_last_until_it_is_trusted_again() {
+        let proposers: Vec<Address> = vec!["http://one:1".parse().unwrap(), "http://two:1".parse().unwrap()];
+        let config = ClientConfig {
+            proposers: proposers.clone(),
+            ..ClientConfig::default()
+        };
+        let directory = Directory::new(config);
+        assert_eq!(directory.proposers().await.unwrap(), proposers);
+        directory.shun(&proposers[0]);
+        assert_eq!(
+            directory.proposers().await.unwrap(),
+            [proposers[1].clone(), proposers[0].clone()]
+        );
+        directory.trust(&proposers[0]);
+        assert_eq!(directory.proposers().await.unwrap(), proposers);
+    }
+}

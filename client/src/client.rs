@@ -1,0 +1,242 @@
+//! The client: what an application holds.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use paxos_common::peer::{Address, Backoff};
+use paxos_proto::v1::{self, Append, Command, command::Operation};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, timeout_at},
+};
+
+use crate::{
+    Slot, Version,
+    address::Directory,
+    courier::{Courier, Obstacle, QUEUE_MAX},
+    error::{Cause, ConfigError, Failed, ProposeError},
+    limits,
+    status::ClusterStatus,
+    stream::{Sending, Submission},
+    subscription::Subscription,
+    unary::Unary,
+};
+
+/// Nobody waits longer; and a moment that no clock can name is none to wait for.
+const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// Pauses between attempts of one call, from the shortest to the longest.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+
+/// Whom to talk to.
+#[derive(Clone, Debug, Default)]
+pub struct ClientConfig {
+    /// Acceptors, at least one; the more are given, the more of them may be down.
+    pub acceptors: Vec<Address>,
+    /// Proposers to use, in order of preference; none: those that the acceptors name, the leader first.
+    pub proposers: Vec<Address>,
+    /// Learners to use, in order of preference; none: those that the acceptors name.
+    pub learners: Vec<Address>,
+}
+
+/// A connection to one cluster. Cheap to clone; clones share their connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    directory: Arc<Directory>,
+    queue: mpsc::Sender<Submission>,
+    obstacle: Obstacle,
+    unary: Arc<Unary>,
+}
+
+impl Client {
+    /// Makes a client. Nothing is connected before the first call needs it, so this succeeds while the cluster is
+    /// still down.
+    ///
+    /// # Errors
+    /// No acceptor is given.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn new(config: ClientConfig) -> Result<Self, ConfigError> {
+        if config.acceptors.is_empty() {
+            return Err(ConfigError::NoAcceptors);
+        }
+        let directory = Arc::new(Directory::new(config));
+        let (queue, submissions) = mpsc::channel(QUEUE_MAX);
+        let obstacle = Obstacle::default();
+        let courier = Courier {
+            directory: directory.clone(),
+            queue: submissions,
+            obstacle: obstacle.clone(),
+        };
+        tokio::spawn(courier.run());
+        let unary = Arc::new(Unary::new(directory.clone()));
+        Ok(Self {
+            directory,
+            queue,
+            obstacle,
+            unary,
+        })
+    }
+
+    /// Appends one record, 1 byte to [1 MiB](crate::VALUE_BYTES_MAX), to the log: [`propose`](Self::propose) of an
+    /// `Append`.
+    ///
+    /// # Errors
+    /// As [`propose`](Self::propose).
+    ///
+    /// # Cancel safety
+    /// As [`propose`](Self::propose).
+    pub async fn append(&self, record: impl Into<Bytes>, timeout: Duration) -> Result<Version, ProposeError> {
+        self.propose(append(record.into()), timeout).await
+    }
+
+    /// Has one command ordered; returns its version once it is chosen, is on the disks of a quorum (so it survives
+    /// power loss), and so is everything ordered before it.
+    ///
+    /// All calls of one client share a stream to one proposer, in any number at once. When the proposer fails, the
+    /// next is used. Calls made one after the other are ordered so; calls made together, in any order.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]. Only what was certainly not ordered is repeated, until `timeout` has passed; thirty days
+    /// are the longest.
+    ///
+    /// # Cancel safety
+    /// Dropping the future withdraws the command if it has not been sent yet; otherwise it may still be ordered.
+    pub async fn propose(&self, command: Command, timeout: Duration) -> Result<Version, ProposeError> {
+        limits::check(&command)?;
+        repeat(deadline_in(timeout), |deadline| {
+            self.attempt(command.clone(), deadline)
+        })
+        .await
+    }
+
+    /// The same as [`propose`](Self::propose), as a call of its own instead of over the shared stream: what clients in
+    /// other languages do first. It costs many times as much.
+    ///
+    /// # Errors
+    /// As [`propose`](Self::propose).
+    ///
+    /// # Cancel safety
+    /// As [`propose`](Self::propose).
+    pub async fn propose_unary(&self, command: Command, timeout: Duration) -> Result<Version, ProposeError> {
+        limits::check(&command)?;
+        repeat(deadline_in(timeout), |deadline| {
+            self.unary.attempt(command.clone(), deadline)
+        })
+        .await
+    }
+
+    /// Follows the log from a slot on, on some learner and, when that one fails, on another: without gaps or repeats.
+    ///
+    /// It ends in [`SubscribeError::Unavailable`](crate::SubscribeError::Unavailable) only when no learner has
+    /// answered for `patience`.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn subscribe(&self, from: Slot, patience: Duration) -> Subscription {
+        Subscription::start(self.directory.clone(), from, patience)
+    }
+
+    /// Asks every acceptor, each for at most `timeout`, what it knows of the cluster.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    pub async fn cluster_status(&self, timeout: Duration) -> ClusterStatus {
+        self.directory.acceptors.status(timeout, |_| false).await
+    }
+
+    /// How far the log is known to be chosen, exclusive: at least one past every command that was acknowledged before
+    /// the call, if the leader that acknowledged it answers within `timeout`.
+    ///
+    /// # Errors
+    /// Nobody answers.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    pub async fn chosen_to(&self, timeout: Duration) -> Result<Slot, Cause> {
+        crate::subscription::chosen_to(&self.directory, timeout).await
+    }
+
+    async fn attempt(&self, command: Command, deadline: Instant) -> Result<Version, Failed> {
+        let (answer, mut answered) = oneshot::channel();
+        let sending = Sending::default();
+        let _withdrawn_on_drop = Withdrawal(sending.clone());
+        let submission = Submission {
+            command,
+            deadline,
+            sending: sending.clone(),
+            answer,
+        };
+        let too_late = || Failed::NotProposed(self.obstacle.get().unwrap_or_else(Cause::deadline));
+        match timeout_at(deadline, self.queue.send(submission)).await {
+            Ok(Ok(())) => {}
+            // The courier lives as long as any client; only a runtime that stops ends it.
+            Ok(Err(_closed)) => {
+                return Err(Failed::NotProposed(Cause::unavailable("the client is stopping")));
+            }
+            Err(_elapsed) => return Err(too_late()),
+        }
+        match timeout_at(deadline, &mut answered).await {
+            Ok(Ok(result)) => result,
+            _ if sending.withdraw() => Err(too_late()),
+            Ok(Err(_closed)) => Err(Failed::OutcomeUnknown(Cause::deadline())),
+            // It may have come in this very moment.
+            Err(_elapsed) => answered
+                .try_recv()
+                .unwrap_or(Err(Failed::OutcomeUnknown(Cause::deadline()))),
+        }
+    }
+}
+
+/// Withdraws a command whose caller is gone.
+struct Withdrawal(Sending);
+
+impl Drop for Withdrawal {
+    fn drop(&mut self) {
+        self.0.withdraw();
+    }
+}
+
+/// When a timeout that begins now is over.
+fn deadline_in(timeout: Duration) -> Instant {
+    Instant::now() + timeout.min(TIMEOUT_MAX)
+}
+
+/// Attempts until something else than “not proposed” comes of it, or the deadline is too near for another.
+async fn repeat<F>(deadline: Instant, attempt: impl Fn(Instant) -> F) -> Result<Version, ProposeError>
+where
+    F: Future<Output = Result<Version, Failed>>,
+{
+    let mut pause = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
+    loop {
+        match attempt(deadline).await {
+            Ok(version) => return Ok(version),
+            Err(Failed::NotProposed(cause)) => {
+                let delay = pause.next_delay();
+                if Instant::now() + delay >= deadline {
+                    return Err(ProposeError::NotProposed(cause));
+                }
+                sleep(delay).await;
+            }
+            Err(failed @ (Failed::Refused(_) | Failed::OutcomeUnknown(_))) => return Err(failed.into()),
+        }
+    }
+}
+
+/// The command that appends a record.
+fn append(record: Bytes) -> Command {
+    Command {
+        session: None,
+        operation: Some(Operation::Append(Append { record })),
+    }
+}
+
+/// Reads a version off the wire.
+pub(crate) fn version_of(version: v1::Version) -> Result<Version, Cause> {
+    match (Slot::new(version.slot), u16::try_from(version.offset)) {
+        (Ok(slot), Ok(offset)) => Ok(Version { slot, offset }),
+        _ => Err(Cause::unavailable(
+            "the proposer answered with a version that cannot be",
+        )),
+    }
+}

@@ -1,0 +1,133 @@
+//! The one task that carries commands to a proposer, and to another when that one fails.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use paxos_common::peer::Backoff;
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use crate::{
+    address::Directory,
+    error::Cause,
+    stream::{Arrival, ProposeStream, Submission},
+};
+
+/// Commands waiting to be sent; they wait only while no proposer is connected or its stream is full, and who finds
+/// no room here waits in line within its own deadline.
+pub(crate) const QUEUE_MAX: usize = 1024;
+/// Pauses before the next search for a proposer, from the shortest to the longest.
+const ROUND_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// How often a stream is checked for being stuck.
+const STUCK_CHECK: Duration = Duration::from_millis(500);
+
+/// Why no proposer is connected just now, for callers whose time runs out meanwhile.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Obstacle(Arc<Mutex<Option<Cause>>>);
+
+impl Obstacle {
+    pub(crate) fn get(&self) -> Option<Cause> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, cause: Option<Cause>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = cause;
+    }
+}
+
+pub(crate) struct Courier {
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) queue: mpsc::Receiver<Submission>,
+    pub(crate) obstacle: Obstacle,
+}
+
+impl Courier {
+    /// Runs until the last client is gone; then nobody waits for an answer any more.
+    pub(crate) async fn run(mut self) {
+        let mut pause = Backoff::new(ROUND_PAUSE.0, ROUND_PAUSE.1);
+        while let Some(first) = self.queue.recv().await {
+            let Some(mut stream) = self.open(&first, &mut pause).await else {
+                continue;
+            };
+            stream.send(first);
+            let Some(proven) = self.serve(&mut stream, &mut pause).await else {
+                return;
+            };
+            self.directory.shun(&stream.address);
+            // Those whose commands were sent on the stream that is left still get its answers.
+            tokio::spawn(stream.drain());
+            // A proposer that served and stops is succeeded by another at once: no use in waiting.
+            if !proven {
+                sleep(pause.next_delay()).await;
+            }
+        }
+    }
+
+    /// Opens a stream to the first proposer that answers; gives up when `first` is not wanted any more.
+    async fn open(&self, first: &Submission, pause: &mut Backoff) -> Option<ProposeStream> {
+        while !first.sending.is_withdrawn() {
+            match self.open_any().await {
+                Ok(stream) => {
+                    self.obstacle.set(None);
+                    return Some(stream);
+                }
+                Err(cause) => {
+                    tracing::debug!(%cause, "no proposer can be reached");
+                    self.obstacle.set(Some(cause));
+                    sleep(pause.next_delay()).await;
+                }
+            }
+        }
+        None
+    }
+
+    async fn open_any(&self) -> Result<ProposeStream, Cause> {
+        let mut last = Cause::unavailable("no proposer is known");
+        for address in self.directory.proposers().await? {
+            match ProposeStream::open(address.clone()).await {
+                Ok(stream) => return Ok(stream),
+                Err(cause) => {
+                    self.directory.shun(&address);
+                    last = cause;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Sends and answers until the stream should be left, and tells whether it had served; `None` when all clients are
+    /// gone.
+    async fn serve(&mut self, stream: &mut ProposeStream, pause: &mut Backoff) -> Option<bool> {
+        let mut stuck_check = interval(STUCK_CHECK);
+        stuck_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut proven = false;
+        loop {
+            tokio::select! {
+                // Cancel safe: a command is either taken or still queued.
+                submission = self.queue.recv(), if stream.has_room() => match submission {
+                    Some(submission) => stream.send(submission),
+                    None => return None,
+                },
+                // Cancel safe, as its documentation says.
+                arrival = stream.arrival() => match arrival {
+                    Arrival::Good if proven => {}
+                    Arrival::Good => {
+                        proven = true;
+                        self.directory.trust(&stream.address);
+                        pause.reset();
+                    }
+                    Arrival::Helpless | Arrival::Over => return Some(proven),
+                },
+                // Cancel safe: a tick missed is a later check.
+                _ = stuck_check.tick() => if stream.is_stuck() {
+                    tracing::debug!(address = %stream.address, "proposer owes answers, trying another");
+                    return Some(proven);
+                },
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The contract's limits, checked before anything is sent.
+
+use paxos_proto::v1::{Command, Delete, Put, command::Operation};
+
+use crate::error::ProposeError;
+
+/// Longest key of a register, in bytes.
+pub const KEY_BYTES_MAX: usize = 4096;
+
+/// Longest value of a register and longest record of the log, in bytes.
+pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Refuses what every proposer would refuse.
+///
+/// # Errors
+/// [`ProposeError::Invalid`], which names the limit.
+pub(crate) fn check(command: &Command) -> Result<(), ProposeError> {
+    let invalid = |text: String| Err(ProposeError::Invalid(text));
+    let (key, value) = match &command.operation {
+        None => return invalid("the command is empty: give it an operation".to_owned()),
+        Some(Operation::OpenSession(_)) => return Ok(()),
+        Some(Operation::Append(append)) if append.record.is_empty() => {
+            return invalid(format!(
+                "the value is empty: it must have 1 to {VALUE_BYTES_MAX} bytes"
+            ));
+        }
+        Some(Operation::Append(append)) => (None, append.record.len()),
+        Some(Operation::Put(Put { key, value, .. })) => (Some(key), value.len()),
+        Some(Operation::Delete(Delete { key, .. })) => (Some(key), 0),
+    };
+    match key {
+        Some(key) if key.is_empty() || key.len() > KEY_BYTES_MAX => {
+            return invalid(format!(
+                "the key has {} bytes: it must have 1 to {KEY_BYTES_MAX}",
+                key.len()
+            ));
+        }
+        Some(_) | None => {}
+    }
+    if value > VALUE_BYTES_MAX {
+        return invalid(format!(
+            "the value has {value} bytes: at most {VALUE_BYTES_MAX} (1 MiB) are allowed"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use paxos_proto::v1::{Append, OpenSession};
+
+    fn verdict(operation: Operation) -> Result<(), ProposeError> {
+        check(&Command {
+            session: None,
+            operation: Some(operation),
+        })
+    }
+
+    #[test]
+    fn values_at_the_limit_pass_and_beyond_it_the_text_names_it() {
+        let append = |bytes: usize| {
+            Operation::Append(Append {
+                record: Bytes::from(vec![0; bytes]),
+            })
+        };
+        assert_eq!(verdict(append(VALUE_BYTES_MAX)), Ok(()));
+        assert_eq!(verdict(append(1)), Ok(()));
+        for bytes in [0, VALUE_BYTES_MAX + 1] {
+            let error = verdict(append(bytes)).unwrap_err().to_string();
+            assert!(error.contains("1048576"), "{error}");
+        }
+    }
+
+    #[test]
+    fn keys_have_limits_of_their_own_and_an_empty_put_is_allowed() {
+        let put = |key: usize| {
+            Operation::Put(Put {
+                key: Bytes::from(vec![0; key]),
+                value: Bytes::new(),
+                condition: None,
+            })
+        };
+        assert_eq!(verdict(put(KEY_BYTES_MAX)), Ok(()));
+        assert_eq!(verdict(Operation::OpenSession(OpenSession {})), Ok(()));
+        for bytes in [0, KEY_BYTES_MAX + 1] {
+            let error = verdict(put(bytes)).unwrap_err().to_string();
+            assert!(error.contains("4096"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! One open `ProposeStream`: requests out, answers in, each answer to the caller whose request it names.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use paxos_common::{
+    peer::{Address, MESSAGE_BYTES_MAX, connect_lazy},
+    status::{Fate, fate_of, from_proto},
+};
+use paxos_proto::v1::{
+    self, ProposeStreamRequest, ProposeStreamResponse, propose_stream_response::Answer,
+    proposer_client::ProposerClient,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Streaming};
+
+use crate::{
+    Version,
+    client::version_of,
+    error::{Cause, Failed},
+};
+
+/// Commands sent and not answered on one stream: several times what saturates a leader, and a bound for both sides.
+const IN_FLIGHT_MAX: usize = 4096;
+/// A proposer answers the opening of a stream at once; one that does not is as good as absent.
+const OPEN_PATIENCE: Duration = Duration::from_secs(2);
+/// A proposer that owes answers and gives none for so long is stuck: new commands go elsewhere.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
+/// A stream that was left is closed so long after the last deadline on it.
+const DRAIN_GRACE: Duration = Duration::from_millis(100);
+
+/// Whether a command was sent: decided once, by whoever is first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sending(Arc<AtomicU8>);
+
+const WAITING: u8 = 0;
+const SENT: u8 = 1;
+const WITHDRAWN: u8 = 2;
+
+impl Sending {
+    fn decide(&self, outcome: u8) -> bool {
+        self.0
+            .compare_exchange(WAITING, outcome, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// The caller does not want it sent any more; `false` when it was.
+    pub(crate) fn withdraw(&self) -> bool {
+        self.decide(WITHDRAWN)
+    }
+
+    /// Whether nobody wants it sent any more.
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.0.load(Ordering::Acquire) == WITHDRAWN
+    }
+}
+
+/// A command on its way, and who waits for it.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    pub(crate) command: v1::Command,
+    pub(crate) deadline: Instant,
+    pub(crate) sending: Sending,
+    pub(crate) answer: oneshot::Sender<Result<Version, Failed>>,
+}
+
+/// What came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// An answer, which speaks well of the proposer.
+    Good,
+    /// The proposer cannot get commands ordered: another may.
+    Helpless,
+    /// The stream is over; everybody who waited has been told.
+    Over,
+}
+
+/// An open stream to one proposer.
+#[derive(Debug)]
+pub(crate) struct ProposeStream {
+    pub(crate) address: Address,
+    requests: mpsc::Sender<ProposeStreamRequest>,
+    responses: Streaming<ProposeStreamResponse>,
+    in_flight: HashMap<u64, oneshot::Sender<Result<Version, Failed>>>,
+    last_tag: u64,
+    last_deadline: Instant,
+    /// The last answer, or when the stream began to owe one.
+    heard_at: Instant,
+}
+
+impl ProposeStream {
+    /// Opens a stream; no command is handed to it before the proposer has answered the opening, so a failure here
+    /// says for certain that nothing was sent.
+    ///
+    /// # Errors
+    /// The proposer cannot be reached or does not answer.
+    pub(crate) async fn open(address: Address) -> Result<Self, Cause> {
+        let mut client = ProposerClient::new(connect_lazy(&address))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        // As many as can be in flight, so that there is always room: a request waits here only while it is in flight.
+        let (requests, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
+        let responses = match timeout(
+            OPEN_PATIENCE,
+            client.propose_stream(ReceiverStream::new(outgoing)),
+        )
+        .await
+        {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => return Err(Cause::from(&status).at(&address)),
+            Err(_elapsed) => return Err(Cause::deadline().at(&address)),
+        };
+        let now = Instant::now();
+        Ok(Self {
+            address,
+            requests,
+            responses,
+            in_flight: HashMap::new(),
+            last_tag: 0,
+            last_deadline: now,
+            heard_at: now,
+        })
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.in_flight.len() < IN_FLIGHT_MAX
+    }
+
+    /// Whether the proposer owes answers and has given none for too long.
+    pub(crate) fn is_stuck(&self) -> bool {
+        !self.in_flight.is_empty() && self.heard_at.elapsed() > ANSWER_PATIENCE
+    }
+
+    /// Sends a command, unless its caller withdrew it or its time is over.
+    pub(crate) fn send(&mut self, submission: Submission) {
+        let Submission {
+            command,
+            deadline,
+            sending,
+            answer,
+        } = submission;
+        let now = Instant::now();
+        let left = deadline.saturating_duration_since(now);
+        if left.is_zero() || !sending.decide(SENT) {
+            // Whoever still waits sees its channel close, and that the command was not sent.
+            return;
+        }
+        // The proposer gets a little less, so that what it knows for certain arrives before the caller gives up.
+        let timeout_ms = (left - left / 16).as_millis().clamp(1, u128::from(u32::MAX));
+        let request = ProposeStreamRequest {
+            tag: self.last_tag + 1,
+            command: Some(command),
+            timeout_ms: u32::try_from(timeout_ms).unwrap_or(u32::MAX),
+            traceparent: String::new(),
+            forwarded: false,
+        };
+        if self.requests.try_send(request).is_err() {
+            // The stream is gone, and the request with it, unsent. An answer that nobody waits for is no loss.
+            let _ = answer.send(Err(Failed::NotProposed(
+                Cause::unavailable("the stream broke").at(&self.address),
+            )));
+            return;
+        }
+        if self.in_flight.is_empty() {
+            self.heard_at = now;
+        }
+        self.last_tag += 1;
+        self.last_deadline = self.last_deadline.max(deadline);
+        self.in_flight.insert(self.last_tag, answer);
+    }
+
+    /// Waits for an answer and passes it on.
+    ///
+    /// # Cancel safety
+    /// Safe: an answer is either passed on or still unread.
+    pub(crate) async fn arrival(&mut self) -> Arrival {
+        let response = match self.responses.message().await {
+            Ok(Some(response)) => response,
+            Ok(None) => {
+                self.fail_all(
+                    &Cause::unavailable("the proposer closed the stream"),
+                    Failed::OutcomeUnknown,
+                );
+                return Arrival::Over;
+            }
+            Err(status) => {
+                // A proposer that stops says so when it has answered all that it had read.
+                let unread = fate_of(&status) == Some(Fate::NotProposed);
+                let failed = if unread {
+                    Failed::NotProposed
+                } else {
+                    Failed::OutcomeUnknown
+                };
+                self.fail_all(&Cause::from(&status), failed);
+                return Arrival::Over;
+            }
+        };
+        self.heard_at = Instant::now();
+        let result = match response.answer {
+            Some(Answer::Version(version)) => version_of(version).map_err(Failed::OutcomeUnknown),
+            Some(Answer::Error(error)) => Err(Failed::judge(&from_proto(&error))),
+            None => Err(Failed::OutcomeUnknown(Cause::unavailable(
+                "the proposer gave an empty answer",
+            ))),
+        };
+        let arrival = match &result {
+            Err(Failed::NotProposed(cause)) if cause.code != Code::ResourceExhausted => Arrival::Helpless,
+            Ok(_) | Err(_) => Arrival::Good,
+        };
+        // No entry: an answer given twice. No receiver: its caller has given up. Neither needs anything.
+        if let Some(answer) = self.in_flight.remove(&response.tag) {
+            let _ = answer.send(result);
+        }
+        arrival
+    }
+
+    /// Passes on what still comes for commands already sent, for as long as anybody may wait.
+    pub(crate) async fn drain(mut self) {
+        let until = self.last_deadline + DRAIN_GRACE;
+        while !self.in_flight.is_empty() {
+            match timeout_at(until, self.arrival()).await {
+                Ok(Arrival::Good | Arrival::Helpless) => {}
+                Ok(Arrival::Over) | Err(_) => return,
+            }
+        }
+    }
+
+    fn fail_all(&mut self, cause: &Cause, failed: impl Fn(Cause) -> Failed) {
+        let cause = cause.clone().at(&self.address);
+        for (_, answer) in self.in_flight.drain() {
+            let _ = answer.send(Err(failed(cause.clone())));
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Flags that several binaries share, as clap fragments to flatten; each has an environment variable.
+
+use std::{collections::HashSet, net::SocketAddr, str::FromStr, time::Duration};
+
+use clap::{Args, ValueEnum};
+
+use crate::{exit::Failure, paxos::quorum::ACCEPTORS_MAX, peer::Address};
+
+/// The version of this software, as `--version` and status reports tell it.
+pub const fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+/// Where a role listens, and where others find it. `PORT` is the role's usual port.
+#[derive(Args, Clone, Debug)]
+pub struct ListenArgs<const PORT: u16> {
+    /// Address and port to listen on; port 0 takes any free one
+    #[arg(long, env = "PAXOS_LISTEN", value_name = "ADDRESS", default_value_t = SocketAddr::from(([127, 0, 0, 1], PORT)))]
+    pub listen: SocketAddr,
+
+    /// URL at which others reach this process (default: http:// and the address listened on, or this machine's name
+    /// when listening on every interface)
+    #[arg(long, env = "PAXOS_ADVERTISE", value_name = "URL")]
+    pub advertise: Option<Address>,
+}
+
+impl<const PORT: u16> ListenArgs<PORT> {
+    /// The URL to tell others, given the address that was really bound: see [`advertised`].
+    ///
+    /// # Errors
+    /// As [`advertised`].
+    pub fn advertised(&self, local: SocketAddr) -> Result<Address, Failure> {
+        advertised(self.advertise.as_ref(), local)
+    }
+}
+
+/// The URL to tell others: the one given, or that of the address that was really bound.
+///
+/// # Errors
+/// We listen on every interface, no URL was given, and this machine's name is unknown or odd.
+pub fn advertised(advertise: Option<&Address>, local: SocketAddr) -> Result<Address, Failure> {
+    if let Some(address) = advertise {
+        return Ok(address.clone());
+    }
+    let url = if local.ip().is_unspecified() {
+        // In a container this is its id, which the other containers of its network resolve.
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        format!("http://{}:{}", name.trim(), local.port())
+    } else {
+        format!("http://{local}")
+    };
+    url.parse().map_err(|error| {
+        Failure::usage(format!(
+            "cannot tell others our address ({error}): give --advertise URL"
+        ))
+    })
+}
+
+/// The acceptors of the cluster: all that a proposer or learner needs to know.
+#[derive(Args, Clone, Debug)]
+pub struct AcceptorsArg {
+    /// URLs of all acceptors, separated by commas; the same set for every proposer and learner
+    #[arg(long, env = "PAXOS_ACCEPTORS", value_name = "URL,URL,URL")]
+    pub acceptors: AcceptorList,
+}
+
+/// One to [`ACCEPTORS_MAX`] different addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcceptorList(Vec<Address>);
+
+impl AcceptorList {
+    /// The addresses, in the order given.
+    pub fn addresses(&self) -> &[Address] {
+        &self.0
+    }
+}
+
+impl FromStr for AcceptorList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut seen = HashSet::new();
+        let mut addresses = Vec::new();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let address: Address = part.parse().map_err(|error| format!("{error}"))?;
+            if !seen.insert(address.clone()) {
+                return Err(format!("{address} is listed twice; list each acceptor once"));
+            }
+            addresses.push(address);
+        }
+        match addresses.len() {
+            0 => Err("no address; give for example http://127.0.0.1:7001".to_owned()),
+            1..=ACCEPTORS_MAX => Ok(Self(addresses)),
+            count => Err(format!(
+                "{count} acceptors; at most {ACCEPTORS_MAX} are allowed, 3, 5 or 7 are usual"
+            )),
+        }
+    }
+}
+
+/// How the process itself runs.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct RuntimeArgs {
+    /// Threads that run this process's tasks; 1 is fastest on small machines
+    #[arg(long, env = "PAXOS_WORKER_THREADS", value_name = "N", default_value = "1", value_parser = parse_threads)]
+    pub worker_threads: usize,
+
+    /// Form of the log on standard error; its level is set by RUST_LOG, info by default
+    #[arg(long, env = "PAXOS_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// Form of the log on standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people: one line an event.
+    Text,
+    /// For machines: one JSON object a line.
+    Json,
+}
+
+fn parse_threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(threads @ 1..=1024) => Ok(threads),
+        Ok(_) | Err(_) => Err("give a number from 1 to 1024".to_owned()),
+    }
+}
+
+/// The longest duration that a flag takes: none is meant to be longer, and clocks can add it.
+const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
+
+/// Reads a duration with its unit, as in `200ms`, `5s`, `1m 30s`; for clap's `value_parser`.
+///
+/// # Errors
+/// No number, no unit, zero, or more than a year.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than zero".to_owned()),
+        Ok(duration) if duration > DURATION_MAX => Err("must be at most 365days".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; give a number and a unit, as in 200ms or 5s")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        listen: ListenArgs<7101>,
+        #[command(flatten)]
+        acceptors: AcceptorsArg,
+        #[command(flatten)]
+        runtime: RuntimeArgs,
+    }
+
+    fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("test").chain(args.iter().copied()))
+    }
+
+    #[test]
+    fn defaults_are_the_role_port_on_loopback_and_one_thread() {
+        let cli = parse(&["--acceptors", "http://a:1,http://b:2"]).unwrap();
+        assert_eq!(cli.listen.listen, "127.0.0.1:7101".parse().unwrap());
+        assert_eq!(cli.acceptors.acceptors.addresses().len(), 2);
+        assert_eq!(
+            (cli.runtime.worker_threads, cli.runtime.log_format),
+            (1, LogFormat::Text)
+        );
+    }
+
+    #[test]
+    fn advertises_the_bound_address_unless_told_otherwise() {
+        let bound = "127.0.0.1:4711".parse().unwrap();
+        let cli = parse(&["--acceptors", "http://a:1"]).unwrap();
+        assert_eq!(
+            cli.listen.advertised(bound).unwrap().as_str(),
+            "http://127.0.0.1:4711"
+        );
+        let cli = parse(&["--acceptors", "http://a:1", "--advertise", "http://host:9"]).unwrap();
+        assert_eq!(cli.listen.advertised(bound).unwrap().as_str(), "http://host:9");
+    }
+
+    #[test]
+    fn acceptor_lists_with_faults_are_refused_and_say_what_would_be_right() {
+        let many = (0..32)
+            .map(|port| format!("http://a:{}", 7000 + port))
+            .collect::<Vec<_>>()
+            .join(",");
+        for (text, expected) in [
+            ("", "give for example"),
+            ("http://a:1,http://b:2,http://a:1", "listed twice"),
+            ("127.0.0.1:7001", "http://HOST:PORT"),
+            (many.as_str(), "at most 31"),
+        ] {
+            let error = text.parse::<AcceptorList>().unwrap_err();
+            assert!(error.contains(expected), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn durations_need_a_unit_and_are_never_zero() {
+        assert_eq!(parse_duration("200ms"), Ok(Duration::from_millis(200)));
+        assert!(parse_duration("200").is_err());
+        assert!(parse_duration("0s").is_err());
+        assert!(parse_duration("365days").is_ok() && parse_duration("366days").is_err());
+        assert!(parse_duration("18446744073709551615s").is_err());
+    }
+}

@@ -1,0 +1,217 @@
+//! How a process of ours starts and ends: exit codes, the error that carries one, and the body of every `main`.
+
+use std::{fmt, io, net::SocketAddr, panic::PanicHookInfo, process, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    runtime,
+};
+
+use crate::{config::RuntimeArgs, shutdown::Shutdown, telemetry};
+
+/// Connections that wait to be accepted: when a crowd comes at once, as after a cut, each that finds no room there tries
+/// again only a second later. The kernel may allow fewer.
+const BACKLOG: u32 = 1024;
+/// How long the runtime may take to stop what is left once `run` has returned.
+const RUNTIME_STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// Why a process ended, as scripts and supervisors see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Stopped when asked to.
+    Clean = 0,
+    /// The client's command was carried out and the answer is no: condition failed, lost, no such key.
+    No = 1,
+    /// The command line or environment makes no sense.
+    Usage = 2,
+    /// Nobody answered, or not before the deadline.
+    Unavailable = 69,
+    /// A fault of ours: a panic, a broken invariant.
+    Internal = 70,
+    /// The disk failed: not writable, a failed commit, a damaged state record.
+    Storage = 74,
+    /// Refused to run: not our directory, locked by another process, not our cluster, lists differ.
+    Refused = 78,
+}
+
+impl From<Exit> for process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// An error that ends the process, with the exit code it ends in.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub code: Exit,
+    /// What happened; the whole chain is printed.
+    pub source: anyhow::Error,
+}
+
+impl Failure {
+    /// A failure that ends in `code`.
+    pub fn new(code: Exit, source: impl Into<anyhow::Error>) -> Self {
+        let source = source.into();
+        Self { code, source }
+    }
+
+    /// Flags that make no sense: exit 2.
+    pub fn usage(text: impl fmt::Display) -> Self {
+        Self::new(Exit::Usage, anyhow::anyhow!("{text}"))
+    }
+
+    /// Nobody answered: exit 69.
+    pub fn unavailable(source: impl Into<anyhow::Error>) -> Self {
+        Self::new(Exit::Unavailable, source)
+    }
+
+    /// A fault of ours: exit 70.
+    pub fn internal(source: impl Into<anyhow::Error>) -> Self {
+        Self::new(Exit::Internal, source)
+    }
+
+    /// The disk failed: exit 74.
+    pub fn storage(source: impl Into<anyhow::Error>) -> Self {
+        Self::new(Exit::Storage, source)
+    }
+
+    /// We must not run here, or not with these peers: exit 78.
+    pub fn refused(source: impl Into<anyhow::Error>) -> Self {
+        Self::new(Exit::Refused, source)
+    }
+
+    /// The same failure, told from one step further out; verb first, as in “open store”.
+    #[must_use]
+    pub fn context(self, text: impl fmt::Display + Send + Sync + 'static) -> Self {
+        Self {
+            code: self.code,
+            source: self.source.context(text),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The alternate form is the chain on one line.
+        write!(formatter, "{:#}", self.source)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<anyhow::Error> for Failure {
+    fn from(source: anyhow::Error) -> Self {
+        Self::internal(source)
+    }
+}
+
+/// The body of a role's `main`: starts logging and the runtime, binds `listen`, calls `run` until it returns, and
+/// prints what went wrong as one line on standard error.
+///
+/// `run` gets a [`Shutdown`] that SIGTERM and SIGINT begin. A panic anywhere is logged and exits 70.
+pub fn main_with<F, R>(listen: SocketAddr, runtime: RuntimeArgs, run: F) -> process::ExitCode
+where
+    F: FnOnce(TcpListener, Shutdown) -> R,
+    R: Future<Output = Result<(), Failure>>,
+{
+    telemetry::init(runtime.log_format);
+    exit_on_panic();
+    finish(block_on(runtime.worker_threads, async {
+        let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
+        let listener = bind(listen).await?;
+        run(listener, shutdown).await
+    }))
+}
+
+/// Runs `future` on a runtime of its own: single-threaded for one worker, which is the faster for a role.
+///
+/// # Errors
+/// What `future` failed with, or the runtime could not be started.
+pub fn block_on<T>(
+    worker_threads: usize,
+    future: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let mut builder = if worker_threads > 1 {
+        let mut builder = runtime::Builder::new_multi_thread();
+        builder.worker_threads(worker_threads);
+        builder
+    } else {
+        runtime::Builder::new_current_thread()
+    };
+    let runtime = builder
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::internal(anyhow::Error::new(error).context("start the runtime")))?;
+    let result = runtime.block_on(future);
+    runtime.shutdown_timeout(RUNTIME_STOP_GRACE);
+    result
+}
+
+/// Binds the address a role listens on.
+///
+/// # Errors
+/// The address is taken or not ours: a usage error that names it.
+pub async fn bind(listen: SocketAddr) -> Result<TcpListener, Failure> {
+    let bound = || {
+        let socket = match listen {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        // A process that restarts takes its port up again at once.
+        socket.set_reuseaddr(true)?;
+        socket.bind(listen)?;
+        socket.listen(BACKLOG)
+    };
+    bound().map_err(|error: io::Error| Failure::usage(format!("listen on {listen}: {error}")))
+}
+
+/// Prints a failure as one line on standard error and gives the exit code.
+pub fn finish(result: Result<(), Failure>) -> process::ExitCode {
+    match result {
+        Ok(()) => Exit::Clean.into(),
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.code.into()
+        }
+    }
+}
+
+/// From now on a panic in any thread is logged and ends the process with 70: half a process is worse than none.
+pub fn exit_on_panic() {
+    std::panic::set_hook(Box::new(|info: &PanicHookInfo<'_>| {
+        let text = info.payload_as_str().unwrap_or("panic");
+        let location = info.location().map(ToString::to_string).unwrap_or_default();
+        let backtrace = std::backtrace::Backtrace::capture();
+        tracing::error!(location, %backtrace, "panic: {text}");
+        eprintln!("error: internal fault at {location}: {text}");
+        process::exit(i32::from(Exit::Internal as u8));
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failure_prints_its_whole_chain_on_one_line() {
+        let failure = Failure::storage(anyhow::anyhow!("disk full")).context("commit votes");
+        assert_eq!(failure.to_string(), "commit votes: disk full");
+        assert_eq!(failure.code, Exit::Storage);
+    }
+
+    #[test]
+    fn unmarked_error_is_an_internal_fault() {
+        assert_eq!(Failure::from(anyhow::anyhow!("odd")).code, Exit::Internal);
+    }
+
+    #[test]
+    fn taken_address_is_a_usage_error() {
+        let result = block_on(1, async {
+            let first = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+            bind(first.local_addr().map_err(Failure::internal)?).await
+        });
+        assert_eq!(result.expect_err("the address is taken").code, Exit::Usage);
+    }
+}

@@ -1,0 +1,22 @@
+//! What every role of paxos shares.
+//!
+//! [`paxos`] holds the protocol itself: pure state machines that decide, and do nothing else. Around it stand
+//! the adapters that more than one role needs: the wire format, calls to peers, and, behind the features
+//! `sqlite` and `service`, opening files and running as a process.
+
+#[cfg(feature = "service")]
+pub mod config;
+#[cfg(feature = "service")]
+pub mod exit;
+pub mod paxos;
+pub mod peer;
+#[cfg(feature = "service")]
+pub mod server;
+#[cfg(feature = "service")]
+pub mod shutdown;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+pub mod status;
+#[cfg(feature = "service")]
+pub mod telemetry;
+pub mod wire;

@@ -1,0 +1,680 @@
+//! The acceptor: promises, votes, and says nothing that is not durable.
+//!
+//! The core decides in *groups*. A [`Group`] stands for one SQL commit: requests are decided into it one after
+//! the other, each seeing what those before it would change; then the store makes the group durable; then
+//! [`Acceptor::committed`] takes it into memory; and only then may the answers leave, unchanged. If the commit
+//! fails the group is dropped with all its answers, and memory never knew of it.
+//!
+//! Sources: *Paxos Made Simple* §2.2 (P1a, P2a) and §2.5; *Flexible Paxos* §3.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    ballot::Ballot,
+    identity::{AcceptorUuid, ClusterId, CommitCounter, RunNumber, Stamp},
+    message::{
+        Accept, AcceptAnswer, Leadership, Prepare, PrepareAnswer, Refused, Rejection, SLOTS_AHEAD_MAX,
+    },
+    quorum::Configuration,
+    slot::{Slot, SlotRange},
+    value::{Fingerprint, Value},
+    witness::Witnesses,
+};
+
+/// How far an acceptor is in becoming a member of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Membership {
+    /// Belongs to no cluster.
+    #[default]
+    Blank,
+    /// Has stored a configuration, and refuses every other; does not vote yet.
+    Forming(Configuration),
+    /// A member: every acceptor of the list had stored it.
+    Formed(Configuration),
+}
+
+impl Membership {
+    /// What is stored.
+    pub fn configuration(&self) -> Option<&Configuration> {
+        match self {
+            Self::Blank => None,
+            Self::Forming(configuration) | Self::Formed(configuration) => Some(configuration),
+        }
+    }
+}
+
+/// What memory keeps of a row: enough to judge the next message about its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Held {
+    /// Accepted at this ballot, with a value of this fingerprint.
+    Accepted(Ballot, Fingerprint),
+    /// The row is there but fails its checksum.
+    Unknown,
+}
+
+/// What a store hands back at start.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Recovered {
+    /// Who this is.
+    pub uuid: AcceptorUuid,
+    /// Counter of the last commit on disk.
+    pub commit_counter: CommitCounter,
+    /// How far it is in forming.
+    pub membership: Membership,
+    /// The highest promise.
+    pub promised: Ballot,
+    /// Where the proposer of `promised` is reached.
+    pub leader_address: Arc<str>,
+    /// The stored watermark; memory may have been ahead of it.
+    pub chosen_to: Slot,
+    /// Nothing below it is held.
+    pub trimmed_to: Slot,
+    /// One past the highest row; at least `trimmed_to`.
+    pub voted_to: Slot,
+    /// The rows at or above `chosen_to`.
+    pub rows: BTreeMap<Slot, Held>,
+}
+
+/// The state machine. Memory of what is durable, never ahead of the disk except for `chosen_to`, which is a true
+/// claim about durable rows and may be stored late.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Acceptor {
+    uuid: AcceptorUuid,
+    run: RunNumber,
+    commit_counter: CommitCounter,
+    membership: Membership,
+    promised: Ballot,
+    leader_address: Arc<str>,
+    /// Not durable: a proposer that resigned is also silent.
+    resigned: bool,
+    chosen_to: Slot,
+    trimmed_to: Slot,
+    voted_to: Slot,
+    /// Rows at or above `chosen_to`: at most [`SLOTS_AHEAD_MAX`] beyond a leader's watermark.
+    rows: BTreeMap<Slot, Held>,
+    /// Rows below `chosen_to` that were found damaged. Not durable: what is damaged is found again.
+    damaged: Damaged,
+    /// What was heard of other acceptors.
+    witnesses: Witnesses,
+    /// The part of it that is not on disk: it rides on the next commit.
+    unsaved: Witnesses,
+}
+
+/// Damaged rows below a watermark, each with the ballot at which it was accepted again, if it was. As long as there
+/// are any, the watermark that is told stops before the first.
+type Damaged = BTreeMap<Slot, Option<Ballot>>;
+
+/// How many damaged rows are remembered. Of more the lowest are, for those are repaired first; the others are found
+/// again.
+const DAMAGED_MAX: usize = 65_536;
+
+/// Everything that one commit makes durable, and what memory becomes after it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Group {
+    membership: Option<Membership>,
+    promised: Ballot,
+    leader_address: Arc<str>,
+    resigned: bool,
+    chosen_to: Slot,
+    voted_to: Slot,
+    rows: BTreeMap<Slot, (Ballot, Value)>,
+    damaged: Damaged,
+    /// What is not on disk of what was heard of other acceptors.
+    witnesses: Witnesses,
+    /// Something here must be on disk before an answer may leave.
+    durable: bool,
+}
+
+/// What a store writes, in one transaction.
+#[derive(Clone, Copy, Debug)]
+pub struct Write<'a> {
+    /// The counter of this very commit.
+    pub commit_counter: CommitCounter,
+    /// Set when it changed.
+    pub membership: Option<&'a Membership>,
+    /// The promise after the commit.
+    pub promised: Ballot,
+    /// Set when the promise changed.
+    pub promise_is_new: bool,
+    /// Where the proposer of `promised` is reached.
+    pub leader_address: &'a Arc<str>,
+    /// The watermark after the commit.
+    pub chosen_to: Slot,
+    /// Rows to insert or replace.
+    pub rows: &'a BTreeMap<Slot, (Ballot, Value)>,
+    /// Counters of other acceptors to raise to these.
+    pub witnesses: &'a Witnesses,
+}
+
+/// Somebody broke the protocol: going on could only spread the damage. The process must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Violation {
+    /// Two values at one ballot.
+    #[error(
+        "slot {slot}: a second value at ballot {ballot}, which one proposer alone may use, and for one value"
+    )]
+    SecondValueAtBallot {
+        /// Where.
+        slot: Slot,
+        /// At which ballot.
+        ballot: Ballot,
+    },
+    /// Another value for a slot that was chosen.
+    #[error("slot {slot} is chosen, and ballot {ballot} proposes another value for it")]
+    SecondValueForChosen {
+        /// Where.
+        slot: Slot,
+        /// At which ballot.
+        ballot: Ballot,
+    },
+}
+
+/// Why an acceptor does not take part in forming a cluster as asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum FormRefusal {
+    /// The list names others only.
+    #[error("the list of acceptors does not name this one, {0}")]
+    NotListed(AcceptorUuid),
+    /// Another list is stored already.
+    #[error(
+        "this acceptor has already stored another list: it holds {stored}, and was asked to store {asked}. Start all \
+         proposers with the same list. If no listed acceptor is formed yet, unreachable ones included, nobody has \
+         voted: stop the proposers and empty every listed data directory. If one is formed, never do that"
+    )]
+    Conflict {
+        /// The list it holds.
+        stored: String,
+        /// The list it was asked to store.
+        asked: String,
+    },
+    /// The second step came before the first.
+    #[error("this acceptor has not stored the list that it is asked to complete: it may have lost its disk")]
+    NotStored,
+}
+
+impl Acceptor {
+    /// Takes up from what a store holds, in a new run. The run number must be durable before the first answer.
+    pub fn recover(recovered: Recovered, run: RunNumber) -> Self {
+        let Recovered {
+            uuid,
+            commit_counter,
+            membership,
+            promised,
+            leader_address,
+            chosen_to,
+            trimmed_to,
+            voted_to,
+            rows,
+        } = recovered;
+        Self {
+            uuid,
+            run,
+            commit_counter,
+            membership,
+            promised,
+            leader_address,
+            resigned: false,
+            chosen_to,
+            trimmed_to,
+            voted_to,
+            rows,
+            damaged: Damaged::new(),
+            witnesses: Witnesses::default(),
+            unsaved: Witnesses::default(),
+        }
+    }
+
+    /// Opens a group on what is durable now.
+    pub fn group(&self) -> Group {
+        Group {
+            membership: None,
+            promised: self.promised,
+            leader_address: Arc::clone(&self.leader_address),
+            resigned: self.resigned,
+            chosen_to: self.chosen_to,
+            voted_to: self.voted_to,
+            rows: BTreeMap::new(),
+            damaged: self.damaged.clone(),
+            witnesses: self.unsaved.clone(),
+            durable: false,
+        }
+    }
+
+    /// Learns that the rows of these slots cannot be read as they were written, though they are on this acceptor's
+    /// disk. Such a row is no vote any more, and the watermark stops before it, until it is accepted again: below a
+    /// leader's own watermark, at that leader's ballot, so that it holds the chosen value. Returns how many of them
+    /// were not known to be damaged.
+    ///
+    /// Call it between groups, with what was read between groups.
+    pub fn found_damaged(&mut self, slots: impl IntoIterator<Item = Slot>) -> usize {
+        let mut found = 0;
+        for slot in slots {
+            let is_news = if slot >= self.chosen_to {
+                self.rows.insert(slot, Held::Unknown) != Some(Held::Unknown)
+            } else if slot >= self.trimmed_to {
+                // Accepted again and damaged once more: it has to be accepted a third time.
+                self.damaged.insert(slot, None) != Some(None)
+            } else {
+                false
+            };
+            found += usize::from(is_news);
+        }
+        while self.damaged.len() > DAMAGED_MAX {
+            self.damaged.pop_last();
+        }
+        found
+    }
+
+    /// Whether a slot's row is known to be damaged.
+    pub fn is_damaged(&self, slot: Slot) -> bool {
+        self.damaged.get(&slot) == Some(&None) || self.rows.get(&slot) == Some(&Held::Unknown)
+    }
+
+    /// How many rows below the watermark are known to have been damaged, and are not sound again.
+    pub fn damaged_rows(&self) -> usize {
+        self.damaged.len()
+    }
+
+    /// Phase 1: promises a ballot unless a higher one is promised. An equal one is promised again, for its only
+    /// owner may have lost the answer.
+    pub fn prepare(&self, group: &mut Group, prepare: &Prepare) -> PrepareAnswer {
+        match group.check_ballot(prepare.ballot) {
+            Err(Turned::Away(rejection)) => return PrepareAnswer::Rejected(rejection),
+            Err(Turned::Back(refusal)) => return PrepareAnswer::Refused(refusal),
+            Ok(()) => {}
+        }
+        // At an equal ballot it is a leader's question, which its resignation may have overtaken.
+        group.resigned &= prepare.ballot == group.promised;
+        group.promise(prepare.ballot, &prepare.address);
+        PrepareAnswer::Promised
+    }
+
+    /// The slots of `accept` that [`Self::accept`] must be told about, because they are below what memory keeps.
+    pub fn slots_to_read(&self, accept: &Accept) -> impl Iterator<Item = Slot> {
+        accept
+            .proposals
+            .iter()
+            .map(|&(slot, _)| slot)
+            .filter(|&slot| slot < self.chosen_to)
+    }
+
+    /// Phase 2: votes for every proposal of the message, or for none.
+    ///
+    /// `below` is what the store holds for [`Self::slots_to_read`]; a slot without a row is left out.
+    ///
+    /// # Errors
+    /// When the message proves that somebody broke the protocol.
+    pub fn accept(
+        &self,
+        group: &mut Group,
+        accept: &Accept,
+        below: &BTreeMap<Slot, Held>,
+    ) -> Result<AcceptAnswer, Violation> {
+        match group.check_ballot(accept.ballot) {
+            Err(Turned::Away(rejection)) => return Ok(AcceptAnswer::Rejected(rejection)),
+            Err(Turned::Back(refusal)) => return Ok(AcceptAnswer::Refused(refusal)),
+            Ok(()) => {}
+        }
+        let limit = accept.chosen_to.plus(SLOTS_AHEAD_MAX);
+        for &(slot, _) in &accept.proposals {
+            if slot >= limit {
+                let reason = format!(
+                    "slot {slot} is not below {limit}, which is the message's own chosen_to and {SLOTS_AHEAD_MAX} more"
+                );
+                return Ok(AcceptAnswer::Refused(Refused {
+                    reason,
+                    promised: group.promised,
+                }));
+            }
+            if slot < self.trimmed_to {
+                return Ok(AcceptAnswer::Trimmed {
+                    trimmed_to: self.trimmed_to,
+                });
+            }
+        }
+        for (slot, value) in &accept.proposals {
+            self.check_value(group, accept.ballot, *slot, value, below)?;
+        }
+
+        group.promise(accept.ballot, &accept.address);
+        group.resigned = accept.resign;
+        for (slot, value) in &accept.proposals {
+            let held = self.held(group, *slot, below);
+            let lost = group.damaged.get(slot) == Some(&None);
+            if lost || held != Some(Held::Accepted(accept.ballot, value.fingerprint())) {
+                group.rows.insert(*slot, (accept.ballot, value.clone()));
+                if let Some(accepted) = group.damaged.get_mut(slot) {
+                    *accepted = Some(accept.ballot);
+                }
+                group.voted_to = group.voted_to.max(slot.next());
+                group.durable = true;
+            }
+        }
+        self.advance_chosen_to(group, accept.ballot, accept.chosen_to);
+        Ok(AcceptAnswer::Accepted {
+            slots: SlotRange::collect(accept.proposals.iter().map(|&(slot, _)| slot)),
+            voted_to: group.voted_to,
+            chosen_to: told(group.chosen_to, &group.damaged),
+        })
+    }
+
+    /// First step of forming: stores a configuration as forming.
+    ///
+    /// # Errors
+    /// When it does not name this acceptor, or another is stored.
+    pub fn store_configuration(&self, group: &mut Group, asked: &Configuration) -> Result<(), FormRefusal> {
+        let current = group.membership.as_ref().unwrap_or(&self.membership);
+        if let Some(stored) = current.configuration() {
+            return if stored.same_cluster(asked) {
+                Ok(())
+            } else {
+                Err(conflict(stored, asked))
+            };
+        }
+        if !asked.members().contains_key(&self.uuid) {
+            return Err(FormRefusal::NotListed(self.uuid));
+        }
+        group.membership = Some(Membership::Forming(asked.clone()));
+        group.durable = true;
+        Ok(())
+    }
+
+    /// Second step of forming: the caller has seen all members store it, or one formed.
+    ///
+    /// # Errors
+    /// When this acceptor has not stored it, or has stored another.
+    pub fn complete_configuration(
+        &self,
+        group: &mut Group,
+        asked: &Configuration,
+    ) -> Result<(), FormRefusal> {
+        match group.membership.as_ref().unwrap_or(&self.membership) {
+            Membership::Blank => Err(FormRefusal::NotStored),
+            Membership::Forming(stored) | Membership::Formed(stored) if !stored.same_cluster(asked) => {
+                Err(conflict(stored, asked))
+            }
+            Membership::Formed(_) => Ok(()),
+            Membership::Forming(stored) => {
+                group.membership = Some(Membership::Formed(stored.clone()));
+                group.durable = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes up what the store remembers of other acceptors.
+    #[must_use]
+    pub fn remembering(mut self, witnesses: Witnesses) -> Self {
+        self.witnesses = witnesses;
+        self
+    }
+
+    /// Hears from a leader what it remembers of the acceptors. It needs no commit of its own. Of strangers nothing is
+    /// remembered.
+    pub fn witness(
+        &self,
+        group: &mut Group,
+        heard: impl IntoIterator<Item = (AcceptorUuid, RunNumber, CommitCounter)>,
+    ) {
+        let is_member = |acceptor: &AcceptorUuid| {
+            let configuration = self.membership.configuration();
+            configuration.is_some_and(|configuration| configuration.members().contains_key(acceptor))
+        };
+        for (acceptor, run, counter) in heard {
+            let is_other = acceptor != self.uuid && is_member(&acceptor);
+            if is_other && self.witnesses.heard(acceptor, run) < Some(counter) {
+                group.witnesses.hear(acceptor, run, counter);
+            }
+        }
+    }
+
+    /// What was heard of other acceptors.
+    pub fn witnesses(&self) -> &Witnesses {
+        &self.witnesses
+    }
+
+    /// What the store must write for `group`; `None` when nothing in it needs to be durable. The watermark alone
+    /// does not: it rides on the next commit.
+    pub fn write<'a>(&self, group: &'a Group) -> Option<Write<'a>> {
+        group.durable.then(|| Write {
+            commit_counter: self.commit_counter.next(),
+            membership: group.membership.as_ref(),
+            promised: group.promised,
+            promise_is_new: group.promised != self.promised,
+            leader_address: &group.leader_address,
+            chosen_to: group.chosen_to,
+            rows: &group.rows,
+            witnesses: &group.witnesses,
+        })
+    }
+
+    /// Takes `group` into memory. Call it once what [`Self::write`] asked for is durable, and not before.
+    pub fn committed(&mut self, group: Group) {
+        assert!(group.promised >= self.promised, "a promise never decreases");
+        self.witnesses.merge(group.witnesses.iter());
+        if group.durable {
+            self.commit_counter = self.commit_counter.next();
+            self.unsaved = Witnesses::default();
+        } else {
+            self.unsaved = group.witnesses;
+        }
+        if let Some(membership) = group.membership {
+            self.membership = membership;
+        }
+        self.promised = group.promised;
+        self.leader_address = group.leader_address;
+        self.resigned = group.resigned;
+        self.chosen_to = group.chosen_to;
+        self.voted_to = group.voted_to;
+        self.damaged = group.damaged;
+        for (slot, (ballot, value)) in group.rows {
+            self.rows
+                .insert(slot, Held::Accepted(ballot, value.fingerprint()));
+        }
+        // What is below the watermark is judged from the disk, when it is asked for at all.
+        while let Some(lowest) = self.rows.first_entry() {
+            if *lowest.key() >= self.chosen_to {
+                break;
+            }
+            lowest.remove();
+        }
+    }
+
+    /// Who answers, and as of which commit.
+    pub fn stamp(&self) -> Stamp {
+        Stamp {
+            cluster: self.membership.configuration().map(Configuration::cluster_id),
+            acceptor: self.uuid,
+            run: self.run,
+            commit_counter: self.commit_counter,
+        }
+    }
+
+    /// The cluster that this acceptor votes in; `None` until it is formed.
+    pub fn formed_cluster(&self) -> Option<ClusterId> {
+        match &self.membership {
+            Membership::Formed(configuration) => Some(configuration.cluster_id()),
+            Membership::Blank | Membership::Forming(_) => None,
+        }
+    }
+
+    /// How far it is in forming.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// Who leads, as far as this acceptor knows.
+    pub fn leadership(&self) -> Leadership {
+        Leadership {
+            promised: self.promised,
+            address: Arc::clone(&self.leader_address),
+            resigned: self.resigned,
+        }
+    }
+
+    /// The highest promise.
+    pub fn promised(&self) -> Ballot {
+        self.promised
+    }
+
+    /// Every slot below it is chosen, and this acceptor's rows hold the chosen values. It goes back when a row is found
+    /// damaged.
+    pub fn chosen_to(&self) -> Slot {
+        told(self.chosen_to, &self.damaged)
+    }
+
+    /// Nothing below it is held.
+    pub fn trimmed_to(&self) -> Slot {
+        self.trimmed_to
+    }
+
+    /// One past the highest slot accepted, at any ballot; at least `trimmed_to`.
+    pub fn voted_to(&self) -> Slot {
+        self.voted_to
+    }
+
+    /// What is known of a slot's row: from the group, memory, or what was read for this request.
+    fn held(&self, group: &Group, slot: Slot, below: &BTreeMap<Slot, Held>) -> Option<Held> {
+        let staged = group
+            .rows
+            .get(&slot)
+            .map(|(ballot, value)| Held::Accepted(*ballot, value.fingerprint()));
+        staged
+            .or_else(|| self.rows.get(&slot).copied())
+            .or_else(|| below.get(&slot).copied())
+    }
+
+    fn check_value(
+        &self,
+        group: &Group,
+        ballot: Ballot,
+        slot: Slot,
+        value: &Value,
+        below: &BTreeMap<Slot, Held>,
+    ) -> Result<(), Violation> {
+        match self.held(group, slot, below) {
+            Some(Held::Accepted(_, fingerprint)) if fingerprint == value.fingerprint() => Ok(()),
+            Some(Held::Accepted(held, _)) if held == ballot => {
+                Err(Violation::SecondValueAtBallot { slot, ballot })
+            }
+            Some(Held::Accepted(..)) if slot < group.chosen_to => {
+                Err(Violation::SecondValueForChosen { slot, ballot })
+            }
+            Some(Held::Accepted(..) | Held::Unknown) | None => Ok(()),
+        }
+    }
+
+    /// Advances the watermark over contiguous rows of the claimant's own ballot. A row of an older ballot below a
+    /// leader's watermark proves nothing: it may hold another value than the chosen one. By the same rule a row that
+    /// was damaged is sound again.
+    fn advance_chosen_to(&self, group: &mut Group, ballot: Ballot, claimed: Slot) {
+        group
+            .damaged
+            .retain(|&slot, accepted| slot >= claimed || *accepted != Some(ballot));
+        while group.chosen_to < claimed {
+            let row = match group.rows.get(&group.chosen_to) {
+                Some(&(ballot, _)) => Some(ballot),
+                None => match self.rows.get(&group.chosen_to) {
+                    Some(&Held::Accepted(ballot, _)) => Some(ballot),
+                    Some(Held::Unknown) | None => None,
+                },
+            };
+            if row != Some(ballot) {
+                break;
+            }
+            group.chosen_to = group.chosen_to.next();
+        }
+    }
+}
+
+/// The watermark that may be told.
+fn told(chosen_to: Slot, damaged: &Damaged) -> Slot {
+    match damaged.first_key_value() {
+        Some((&slot, _)) => slot.min(chosen_to),
+        None => chosen_to,
+    }
+}
+
+/// Why a ballot is not taken up.
+enum Turned {
+    /// Overtaken.
+    Away(Rejection),
+    /// Out of bounds.
+    Back(Refused),
+}
+
+impl Group {
+    /// Whether anything in it must be durable before its answers leave. A rejection that rests on a promise of the
+    /// same group waits with it, because all answers of a group leave together.
+    pub fn is_durable_change(&self) -> bool {
+        self.durable
+    }
+
+    /// The promise that it leaves.
+    pub fn promised(&self) -> Ballot {
+        self.promised
+    }
+
+    /// The rows that it writes.
+    pub fn rows(&self) -> &BTreeMap<Slot, (Ballot, Value)> {
+        &self.rows
+    }
+
+    /// What it heard of other acceptors that was news.
+    pub fn witnesses(&self) -> &Witnesses {
+        &self.witnesses
+    }
+
+    fn check_ballot(&self, asked: Ballot) -> Result<(), Turned> {
+        if asked < self.promised {
+            return Err(Turned::Away(Rejection {
+                promised: self.promised,
+                leader_address: Arc::clone(&self.leader_address),
+            }));
+        }
+        if !self.promised.admits_jump_to(asked) {
+            let reason = format!(
+                "round {} is more than 2^32 above the promised ballot {}: climb there in smaller steps",
+                asked.round(),
+                self.promised
+            );
+            return Err(Turned::Back(Refused {
+                reason,
+                promised: self.promised,
+            }));
+        }
+        Ok(())
+    }
+
+    fn promise(&mut self, ballot: Ballot, address: &Arc<str>) {
+        if ballot > self.promised {
+            self.promised = ballot;
+            self.leader_address = Arc::clone(address);
+            self.durable = true;
+        }
+    }
+}
+
+fn conflict(stored: &Configuration, asked: &Configuration) -> FormRefusal {
+    let list = |configuration: &Configuration| {
+        let members: Vec<_> = configuration
+            .members()
+            .iter()
+            .map(|(uuid, address)| format!("{uuid} at {address}"))
+            .collect();
+        let quorums = configuration.quorums();
+        format!(
+            "[{}] with quorums {} and {}",
+            members.join(", "),
+            quorums.phase1(),
+            quorums.phase2()
+        )
+    };
+    FormRefusal::Conflict {
+        stored: list(stored),
+        asked: list(asked),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! Rows that the disk does not give back any more.
+
+use super::*;
+
+/// Slots 0 to 4 chosen, 5 accepted.
+fn with_six_rows() -> Fixture {
+    let mut fixture = Fixture::blank();
+    let proposals: Vec<_> = (0..6).map(|number| (number, "x")).collect();
+    fixture.accept(&accept(1, 0, &proposals)).unwrap();
+    fixture.accept(&accept(1, 5, &[])).unwrap();
+    assert_eq!(fixture.core.chosen_to(), slot(5));
+    fixture
+}
+
+#[test]
+fn a_row_found_damaged_holds_the_watermark_back_until_it_is_repaired_and_then_it_is_where_it_was() {
+    let mut fixture = with_six_rows();
+    assert_eq!(fixture.core.found_damaged([slot(3), slot(1)]), 2);
+    assert_eq!(fixture.core.found_damaged([slot(1)]), 0, "it is known already");
+    assert_eq!(
+        (fixture.core.chosen_to(), fixture.core.damaged_rows()),
+        (slot(1), 2)
+    );
+    // The rest goes on meanwhile.
+    let answer = fixture.accept(&accept(1, 6, &[(6, "y")])).unwrap();
+    assert_eq!(answer, accepted(&[(6, 7)], 7, 1));
+    let answer = fixture.accept(&accept(1, 6, &[(1, "x")])).unwrap();
+    assert_eq!(answer, accepted(&[(1, 2)], 7, 3));
+    let answer = fixture.accept(&accept(1, 6, &[(3, "x")])).unwrap();
+    assert_eq!(answer, accepted(&[(3, 4)], 7, 6));
+    assert_eq!(fixture.core.damaged_rows(), 0);
+}
+
+#[test]
+fn a_damaged_row_is_written_again_even_if_it_reads_well_by_now() {
+    let mut fixture = with_six_rows();
+    fixture.core.found_damaged([slot(2)]);
+    let message = accept(1, 5, &[(2, "x")]);
+    let mut group = fixture.core.group();
+    fixture
+        .core
+        .accept(&mut group, &message, &fixture.below(&message))
+        .unwrap();
+    assert!(group.rows().contains_key(&slot(2)));
+}
+
+#[test]
+fn a_row_accepted_again_is_sound_only_below_a_watermark_of_the_same_ballot() {
+    let mut fixture = with_six_rows();
+    fixture.core.found_damaged([slot(2)]);
+    let answer = fixture.accept(&accept(2, 2, &[(2, "x")])).unwrap();
+    assert_eq!(answer, accepted(&[(2, 3)], 6, 2), "the leader does not claim it");
+    let answer = fixture.accept(&accept(3, 5, &[])).unwrap();
+    assert_eq!(
+        answer,
+        accepted(&[], 6, 2),
+        "another ballot's claim proves nothing"
+    );
+    let answer = fixture.accept(&accept(3, 5, &[(2, "x")])).unwrap();
+    assert_eq!(answer, accepted(&[(2, 3)], 6, 5));
+}
+
+#[test]
+fn a_row_damaged_again_after_its_repair_has_to_be_repaired_again() {
+    let mut fixture = with_six_rows();
+    fixture.core.found_damaged([slot(2)]);
+    fixture.accept(&accept(2, 2, &[(2, "x")])).unwrap();
+    assert_eq!(fixture.core.found_damaged([slot(2)]), 1);
+    let answer = fixture.accept(&accept(2, 5, &[])).unwrap();
+    assert_eq!(answer, accepted(&[], 6, 2));
+    let answer = fixture.accept(&accept(2, 5, &[(2, "x")])).unwrap();
+    assert_eq!(answer, accepted(&[(2, 3)], 6, 5));
+}
+
+#[test]
+fn a_row_found_damaged_above_the_watermark_is_no_vote_and_stops_the_watermark() {
+    let mut fixture = with_six_rows();
+    assert_eq!(fixture.core.found_damaged([slot(5)]), 1);
+    let answer = fixture.accept(&accept(1, 6, &[])).unwrap();
+    assert_eq!(answer, accepted(&[], 6, 5));
+    assert!(fixture.core.is_damaged(slot(5)));
+    let answer = fixture.accept(&accept(1, 6, &[(5, "x")])).unwrap();
+    assert_eq!(answer, accepted(&[(5, 6)], 6, 6));
+    assert!(!fixture.core.is_damaged(slot(5)));
+}
+
+#[test]
+fn damaged_rows_beyond_what_is_remembered_are_the_highest() {
+    let rows = u64::try_from(DAMAGED_MAX).unwrap() + 10;
+    let mut core = Acceptor::recover(
+        Recovered {
+            chosen_to: slot(rows),
+            voted_to: slot(rows),
+            ..recovered()
+        },
+        RunNumber::from_random(5),
+    );
+    core.found_damaged((0..rows).map(slot));
+    assert_eq!((core.damaged_rows(), core.chosen_to()), (DAMAGED_MAX, slot(0)));
+    assert!(core.is_damaged(slot(0)) && !core.is_damaged(slot(rows - 1)));
+}

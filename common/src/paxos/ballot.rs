@@ -1,0 +1,160 @@
+//! Ballots: the totally ordered numbers of attempts to lead.
+
+use std::fmt;
+
+use super::slot::OutOfRange;
+
+/// Largest round or proposer number: SQLite's integers are signed.
+const NUMBER_MAX: u64 = i64::MAX as u64;
+
+/// Number of one run of a proposer, drawn at random when it starts; at most 2⁶³ − 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProposerId(u64);
+
+impl ProposerId {
+    /// Takes a number from the wire or a disk.
+    ///
+    /// # Errors
+    /// When it is above 2⁶³ − 1.
+    pub fn new(number: u64) -> Result<Self, OutOfRange> {
+        OutOfRange::check("proposer", number, NUMBER_MAX).map(Self)
+    }
+
+    /// Makes a number of any 64 random bits.
+    pub fn from_random(bits: u64) -> Self {
+        Self(bits & NUMBER_MAX)
+    }
+
+    /// The bare number.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for ProposerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+/// Number of an attempt to lead, ordered by round, then proposer.
+///
+/// No two runs of proposers share a ballot, because no two share a [`ProposerId`]; within a run a proposer never
+/// uses a round twice. Source: *Paxos Made Simple* §2.2, “different proposers choose their numbers from disjoint
+/// sets”.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ballot {
+    // The order of the fields is the order of ballots.
+    round: u64,
+    proposer: ProposerId,
+}
+
+impl Ballot {
+    /// Below every ballot that anybody uses: nothing was promised yet.
+    pub const ZERO: Self = Self {
+        round: 0,
+        proposer: ProposerId(0),
+    };
+
+    /// How far above its promise an acceptor lets a round jump (inclusive), so that no few messages can use the
+    /// rounds up.
+    pub const ROUND_JUMP_MAX: u64 = 1 << 32;
+
+    /// Takes a ballot from the wire or a disk.
+    ///
+    /// # Errors
+    /// When the round is above 2⁶³ − 1.
+    pub fn new(round: u64, proposer: ProposerId) -> Result<Self, OutOfRange> {
+        OutOfRange::check("round", round, NUMBER_MAX).map(|round| Self { round, proposer })
+    }
+
+    /// The round, from 1 for ballots in use; at most 2⁶³ − 1.
+    pub fn round(self) -> u64 {
+        self.round
+    }
+
+    /// Whose ballot it is.
+    pub fn proposer(self) -> ProposerId {
+        self.proposer
+    }
+
+    /// The first ballot of `proposer` that is above this one, whoever owns this one.
+    ///
+    /// At the end of the rounds it stays there: 2⁶³ campaigns away.
+    pub fn next_of(self, proposer: ProposerId) -> Self {
+        Self {
+            round: self.round.saturating_add(1).min(NUMBER_MAX),
+            proposer,
+        }
+    }
+
+    /// Whether an acceptor that promised `self` may take up `asked`: see [`Self::ROUND_JUMP_MAX`].
+    pub fn admits_jump_to(self, asked: Self) -> bool {
+        asked.round.saturating_sub(self.round) <= Self::ROUND_JUMP_MAX
+    }
+
+    /// This ballot, or, if it is too far above `promised`, the highest of its proposer that an acceptor with that
+    /// promise takes up.
+    pub fn within_jump_of(self, promised: Self) -> Self {
+        Self {
+            round: self
+                .round
+                .min(promised.round.saturating_add(Self::ROUND_JUMP_MAX)),
+            ..self
+        }
+    }
+}
+
+impl fmt::Display for Ballot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.round, self.proposer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ballot() -> impl Strategy<Value = Ballot> {
+        (0..=NUMBER_MAX, 0..=NUMBER_MAX).prop_map(|(round, proposer)| Ballot {
+            round,
+            proposer: ProposerId(proposer),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn orders_by_round_then_proposer(a in ballot(), b in ballot()) {
+            let naive = (a.round, a.proposer.0).cmp(&(b.round, b.proposer.0));
+            prop_assert_eq!(a.cmp(&b), naive);
+        }
+
+        #[test]
+        fn next_ballot_is_higher_and_ours(a in ballot(), proposer in 0..=NUMBER_MAX) {
+            prop_assume!(a.round < NUMBER_MAX);
+            let next = a.next_of(ProposerId(proposer));
+            prop_assert!(next > a);
+            prop_assert_eq!(next.proposer(), ProposerId(proposer));
+            prop_assert!(a.admits_jump_to(next));
+        }
+
+        #[test]
+        fn ballots_of_two_proposers_never_meet(a in ballot(), b in ballot(), p in 0..NUMBER_MAX) {
+            prop_assert_ne!(a.next_of(ProposerId(p)), b.next_of(ProposerId(p + 1)));
+        }
+
+        #[test]
+        fn climbing_within_the_jump_is_always_admitted(a in ballot(), b in ballot()) {
+            prop_assert!(a.admits_jump_to(b.within_jump_of(a)));
+        }
+    }
+
+    #[test]
+    fn refuses_numbers_that_sqlite_cannot_hold() {
+        assert!(ProposerId::new(u64::MAX).is_err());
+        assert!(Ballot::new(1 << 63, ProposerId(1)).is_err());
+        assert!(Ballot::new((1 << 63) - 1, ProposerId(1)).is_ok());
+    }
+}

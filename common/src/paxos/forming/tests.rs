@@ -1,0 +1,324 @@
+//! Forming as its callers live through it: agreement, conflicts, interruptions, lost disks.
+
+use super::*;
+use crate::paxos::{
+    acceptor::{Acceptor, Recovered},
+    ballot::Ballot,
+    identity::{CommitCounter, RunNumber},
+    slot::Slot,
+};
+
+fn uuid(number: u128) -> AcceptorUuid {
+    AcceptorUuid::from_u128(number)
+}
+
+fn address(number: u128) -> Arc<str> {
+    Arc::from(format!("http://{number}"))
+}
+
+fn list(numbers: &[u128]) -> Configuration {
+    let quorum = numbers.len() / 2 + 1;
+    let members = numbers.iter().map(|&number| (uuid(number), address(number)));
+    Configuration::new(members, quorum, quorum).unwrap()
+}
+
+fn forming(numbers: &[u128]) -> Forming {
+    Forming::new(numbers.iter().map(|&number| address(number)).collect())
+}
+
+fn report(number: u128, membership: Membership) -> FormReport {
+    FormReport {
+        acceptor: uuid(number),
+        address: address(number),
+        membership,
+    }
+}
+
+/// Real acceptors, by number, whose commits always succeed.
+struct Acceptors(BTreeMap<u128, Acceptor>);
+
+impl Acceptors {
+    fn blank(numbers: &[u128]) -> Self {
+        let acceptor = |&number: &u128| {
+            let recovered = Recovered {
+                uuid: uuid(number),
+                commit_counter: CommitCounter::default(),
+                membership: Membership::Blank,
+                promised: Ballot::ZERO,
+                leader_address: Arc::from(""),
+                chosen_to: Slot::ZERO,
+                trimmed_to: Slot::ZERO,
+                voted_to: Slot::ZERO,
+                rows: BTreeMap::new(),
+            };
+            (number, Acceptor::recover(recovered, RunNumber::default()))
+        };
+        Self(numbers.iter().map(acceptor).collect())
+    }
+
+    fn report(&self, number: u128) -> FormReport {
+        report(number, self.0[&number].membership().clone())
+    }
+
+    fn at(&mut self, address: &str) -> (u128, &mut Acceptor) {
+        let number = address.trim_start_matches("http://").parse().unwrap();
+        (number, self.0.get_mut(&number).unwrap())
+    }
+
+    /// Does one thing that `action` asks for; tells whether there was anything to do.
+    fn step(&mut self, caller: &mut Forming, action: &FormAction) -> bool {
+        let (to, configuration) = match action {
+            FormAction::Ask(to) => (to, None),
+            FormAction::Store(configuration, to) => (to, Some((configuration, false))),
+            FormAction::Complete(configuration, to) => (to, Some((configuration, true))),
+            FormAction::Formed {
+                configuration,
+                complete,
+                ..
+            } => (complete, Some((configuration, true))),
+        };
+        let Some(first) = to.first() else { return false };
+        let (number, acceptor) = self.at(first);
+        if let Some((configuration, complete)) = configuration {
+            let mut group = acceptor.group();
+            if complete {
+                acceptor
+                    .complete_configuration(&mut group, configuration)
+                    .unwrap();
+            } else {
+                acceptor.store_configuration(&mut group, configuration).unwrap();
+            }
+            acceptor.committed(group);
+        }
+        caller.report(self.report(number));
+        true
+    }
+
+    /// Carries a caller through to the end, asking everybody first, as one that starts does.
+    fn finish(&mut self, caller: &mut Forming) {
+        for number in [1, 2, 3] {
+            caller.report(self.report(number));
+        }
+        loop {
+            let action = caller.next().unwrap();
+            let done = matches!(&action, FormAction::Formed { complete, .. } if complete.is_empty());
+            if done {
+                return;
+            }
+            self.step(caller, &action);
+        }
+    }
+
+    fn all_formed(&self) -> bool {
+        self.0
+            .values()
+            .all(|acceptor| acceptor.formed_cluster().is_some())
+    }
+}
+
+#[test]
+fn blank_acceptors_become_a_cluster_of_majorities() {
+    let mut acceptors = Acceptors::blank(&[1, 2, 3]);
+    let mut caller = forming(&[1, 2, 3]);
+    while let Ok(action) = caller.next() {
+        if !acceptors.step(&mut caller, &action) {
+            break;
+        }
+    }
+    assert!(acceptors.all_formed());
+    let Ok(FormAction::Formed {
+        configuration,
+        complete,
+        lost,
+    }) = caller.next()
+    else {
+        panic!("{:?}", caller.next());
+    };
+    assert_eq!(configuration, list(&[1, 2, 3]));
+    assert_eq!(
+        (configuration.quorums().phase1(), configuration.quorums().phase2()),
+        (2, 2)
+    );
+    assert_eq!((complete, lost), (vec![], vec![]));
+}
+
+#[test]
+fn two_proposers_that_form_at_once_agree_in_every_interleaving() {
+    // Each bit says whose turn it is; that is every interleaving of the first twelve steps.
+    for turns in 0..1 << 12 {
+        let mut acceptors = Acceptors::blank(&[1, 2, 3]);
+        let mut callers = [forming(&[1, 2, 3]), forming(&[3, 1, 2])];
+        for turn in 0..12 {
+            let caller = &mut callers[turns >> turn & 1];
+            let action = caller.next().unwrap();
+            acceptors.step(caller, &action);
+        }
+        for caller in &mut callers {
+            acceptors.finish(caller);
+            assert!(matches!(caller.next(), Ok(FormAction::Formed { lost, .. }) if lost.is_empty()));
+        }
+        assert!(acceptors.all_formed(), "turns {turns:012b}");
+    }
+}
+
+#[test]
+fn a_proposer_killed_after_any_step_leaves_what_the_next_one_completes() {
+    for steps in 0..10 {
+        let mut acceptors = Acceptors::blank(&[1, 2, 3]);
+        let mut killed = forming(&[1, 2, 3]);
+        for _ in 0..steps {
+            let action = killed.next().unwrap();
+            acceptors.step(&mut killed, &action);
+        }
+        acceptors.finish(&mut forming(&[1, 2, 3]));
+        assert!(acceptors.all_formed(), "killed after {steps} steps");
+    }
+}
+
+#[test]
+fn asks_everybody_before_it_lists_them() {
+    let mut caller = forming(&[1, 2, 3]);
+    caller.report(report(1, Membership::Blank));
+    caller.report(report(2, Membership::Blank));
+    assert_eq!(caller.next(), Ok(FormAction::Ask(vec![address(3)])));
+}
+
+#[test]
+fn completes_only_when_all_have_stored_it() {
+    let stored = || Membership::Forming(list(&[1, 2, 3]));
+    let mut caller = forming(&[1, 2, 3]);
+    caller.report(report(1, stored()));
+    caller.report(report(2, stored()));
+    assert_eq!(caller.next(), Ok(FormAction::Ask(vec![address(3)])));
+    caller.report(report(3, Membership::Blank));
+    assert_eq!(
+        caller.next(),
+        Ok(FormAction::Store(list(&[1, 2, 3]), vec![address(3)]))
+    );
+    caller.report(report(3, stored()));
+    assert!(matches!(caller.next(), Ok(FormAction::Complete(_, to)) if to.len() == 3));
+}
+
+#[test]
+fn one_formed_member_is_enough_to_begin_and_the_others_are_completed_on_the_way() {
+    let mut caller = forming(&[1, 2, 3]);
+    caller.report(report(2, Membership::Formed(list(&[1, 2, 3]))));
+    caller.report(report(3, Membership::Forming(list(&[1, 2, 3]))));
+    assert_eq!(
+        caller.next(),
+        Ok(FormAction::Formed {
+            configuration: list(&[1, 2, 3]),
+            complete: vec![address(3)],
+            lost: vec![]
+        })
+    );
+}
+
+#[test]
+fn an_acceptor_that_is_blank_after_another_was_formed_has_lost_its_disk() {
+    let mut caller = forming(&[1, 2, 3]);
+    caller.report(report(1, Membership::Formed(list(&[1, 2, 3]))));
+    // It drew a new name with its new disk.
+    caller.report(FormReport {
+        acceptor: uuid(99),
+        ..report(3, Membership::Blank)
+    });
+    assert_eq!(
+        caller.next(),
+        Ok(FormAction::Formed {
+            configuration: list(&[1, 2, 3]),
+            complete: vec![],
+            lost: vec![address(3)]
+        })
+    );
+}
+
+#[test]
+fn an_acceptor_that_was_blank_before_another_was_formed_is_not_taken_for_one_that_lost_its_disk() {
+    let mut caller = forming(&[1, 2, 3]);
+    caller.report(report(3, Membership::Blank));
+    caller.report(report(1, Membership::Formed(list(&[1, 2, 3]))));
+    assert!(matches!(caller.next(), Ok(FormAction::Formed { lost, .. }) if lost.is_empty()));
+}
+
+#[test]
+fn conflicting_lists_stick_with_a_message_that_says_the_way_out() {
+    let mut caller = forming(&[1, 2, 3]);
+    caller.report(report(1, Membership::Forming(list(&[1, 2, 3]))));
+    caller.report(report(3, Membership::Forming(list(&[2, 3, 4]))));
+    let conflict = caller.next().unwrap_err();
+    assert!(
+        matches!(conflict, FormConflict::ListsDiffer { .. }),
+        "{conflict:?}"
+    );
+    let message = conflict.to_string();
+    for part in [
+        &address(1)[..],
+        &address(3)[..],
+        &uuid(1).to_string(),
+        &uuid(4).to_string(),
+        "unreachable ones included",
+        "stop the proposers and empty every listed data directory",
+        "If one is formed, never do that",
+    ] {
+        assert!(message.contains(part), "{part:?} is missing in {message:?}");
+    }
+}
+
+#[test]
+fn a_stored_list_without_somebody_who_answered_is_a_conflict() {
+    let mut caller = forming(&[1, 2, 3]);
+    caller.report(report(1, Membership::Forming(list(&[1, 2, 4]))));
+    caller.report(report(3, Membership::Blank));
+    let conflict = caller.next().unwrap_err();
+    assert!(matches!(conflict, FormConflict::Stranger { .. }), "{conflict:?}");
+    assert!(
+        conflict.to_string().contains("correct the list of addresses"),
+        "{conflict}"
+    );
+}
+
+#[test]
+fn a_wrong_number_of_addresses_is_a_conflict_formed_or_not() {
+    for membership in [
+        Membership::Forming(list(&[1, 2, 3])),
+        Membership::Formed(list(&[1, 2, 3])),
+    ] {
+        let mut caller = forming(&[1, 2]);
+        caller.report(report(1, membership));
+        assert_eq!(caller.next(), Err(FormConflict::Count { given: 2, members: 3 }));
+    }
+}
+
+#[test]
+fn the_same_acceptor_behind_two_addresses_is_a_conflict() {
+    let mut caller = forming(&[1, 2]);
+    caller.report(report(1, Membership::Blank));
+    caller.report(FormReport {
+        address: address(2),
+        ..report(1, Membership::Blank)
+    });
+    assert_eq!(
+        caller.next(),
+        Err(FormConflict::Invalid(InvalidConfiguration::Twice(uuid(1))))
+    );
+}
+
+#[test]
+fn the_same_address_given_twice_is_a_conflict_before_anything_is_stored() {
+    let mut caller = forming(&[1, 1, 2]);
+    caller.report(report(1, Membership::Blank));
+    caller.report(report(2, Membership::Blank));
+    assert_eq!(caller.next(), Err(FormConflict::Count { given: 3, members: 2 }));
+}
+
+#[test]
+fn a_later_answer_replaces_an_earlier_one() {
+    let mut caller = forming(&[1]);
+    caller.report(report(1, Membership::Blank));
+    assert!(matches!(caller.next(), Ok(FormAction::Store(..))));
+    caller.report(report(1, Membership::Forming(list(&[1]))));
+    assert!(matches!(caller.next(), Ok(FormAction::Complete(..))));
+    caller.report(report(1, Membership::Formed(list(&[1]))));
+    assert!(matches!(caller.next(), Ok(FormAction::Formed { .. })));
+}

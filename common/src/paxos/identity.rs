@@ -1,0 +1,107 @@
+//! Who somebody is: clusters, acceptors, and the runs that tell a disk from an older copy of itself.
+
+use std::fmt;
+
+/// An acceptor's own name, drawn at random when its data directory is first used. Votes are counted by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AcceptorUuid(u128);
+
+impl AcceptorUuid {
+    /// Takes 128 random bits.
+    pub const fn from_u128(bits: u128) -> Self {
+        Self(bits)
+    }
+
+    /// The 16 bytes of the wire and the disk.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    /// Reads [`Self::to_bytes`]; `None` unless there are 16 bytes.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        Some(Self(u128::from_be_bytes(bytes.try_into().ok()?)))
+    }
+}
+
+impl fmt::Display for AcceptorUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        uuid::Uuid::from_u128(self.0).fmt(f)
+    }
+}
+
+/// Name of a cluster: a hash of its acceptors' uuids and its quorums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterId([u8; 16]);
+
+impl ClusterId {
+    /// Takes the first 16 bytes of the hash.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 16 bytes of the wire and the disk.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// Reads [`Self::as_bytes`]; `None` unless there are 16 bytes.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        Some(Self(bytes.try_into().ok()?))
+    }
+}
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// One process lifetime of an acceptor, numbered at random; at most 2⁶³ − 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunNumber(u64);
+
+impl RunNumber {
+    /// Makes a number of any 64 bits: the highest is dropped, for SQLite's integers are signed.
+    pub const fn from_random(bits: u64) -> Self {
+        Self(bits & i64::MAX as u64)
+    }
+
+    /// The bare number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// How many commits an acceptor's disk has seen in all its runs; at most 2⁶³ − 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommitCounter(u64);
+
+impl CommitCounter {
+    /// Takes a count.
+    pub const fn new(count: u64) -> Self {
+        Self(count)
+    }
+
+    /// The bare count.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The counter of the next commit.
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// Who answers, and which of its commits the answer speaks for: part of every answer of an acceptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stamp {
+    /// `None` while it belongs to no cluster.
+    pub cluster: Option<ClusterId>,
+    /// The acceptor.
+    pub acceptor: AcceptorUuid,
+    /// Its present run.
+    pub run: RunNumber,
+    /// The last of the commits that the answer speaks for.
+    pub commit_counter: CommitCounter,
+}

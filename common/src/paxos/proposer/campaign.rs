@@ -1,0 +1,180 @@
+//! A campaign: collecting a phase-1 quorum of promises, and choosing what must be proposed first.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crate::paxos::{
+    ballot::Ballot,
+    identity::AcceptorUuid,
+    message::{Accept, Prepare, PromisePage},
+    quorum::Quorums,
+    slot::Slot,
+    value::Value,
+};
+
+/// Promises collected so far at one ballot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Campaign {
+    ballot: Ballot,
+    from: Slot,
+    promises: BTreeMap<AcceptorUuid, Promise>,
+    /// The highest-ballot row of each slot, over all promises received.
+    best: BTreeMap<Slot, (Ballot, Value)>,
+    progress: bool,
+}
+
+/// One acceptor's promise, as far as its pages came in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Promise {
+    /// Every slot from the campaign's `from` to here (exclusive) was reported.
+    covered_to: Slot,
+    complete: bool,
+    chosen_to: Slot,
+    trimmed_to: Slot,
+    voted_to: Slot,
+    /// Slots whose row could not be read: no word on them.
+    unknown: BTreeSet<Slot>,
+}
+
+/// What a new leader starts with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Takeover {
+    /// w: every slot below it is chosen. Below it, this leader proposes nothing of its own accord.
+    pub from: Slot,
+    /// What must be proposed at `from`, `from + 1`, …, before anything new.
+    pub values: Vec<Value>,
+}
+
+impl Campaign {
+    /// Begins; `from` is the highest watermark heard of.
+    pub(super) fn new(ballot: Ballot, from: Slot) -> Self {
+        Self {
+            ballot,
+            from,
+            promises: BTreeMap::new(),
+            best: BTreeMap::new(),
+            progress: false,
+        }
+    }
+
+    /// The ballot that is being prepared.
+    pub fn ballot(&self) -> Ballot {
+        self.ballot
+    }
+
+    /// The same for every acceptor: else a slot that one reports might be left out by another.
+    pub(super) fn prepare(&self, address: &Arc<str>) -> Prepare {
+        Prepare {
+            ballot: self.ballot,
+            from: self.from,
+            address: Arc::clone(address),
+        }
+    }
+
+    pub(super) fn heartbeat(&self, address: &Arc<str>) -> Accept {
+        Accept {
+            ballot: self.ballot,
+            sequence: 0,
+            chosen_to: Slot::ZERO,
+            proposals: Vec::new(),
+            address: Arc::clone(address),
+            resign: false,
+        }
+    }
+
+    /// Whether a page came in since the last call.
+    pub(super) fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progress)
+    }
+
+    /// Takes one page. Pages after a lost one do not count; those of a stream that began anew do.
+    pub(super) fn page(&mut self, acceptor: AcceptorUuid, page: PromisePage) {
+        let promise = self.promises.entry(acceptor).or_insert_with(|| Promise {
+            covered_to: self.from,
+            complete: false,
+            chosen_to: Slot::ZERO,
+            trimmed_to: Slot::ZERO,
+            voted_to: Slot::ZERO,
+            unknown: BTreeSet::new(),
+        });
+        if page.from > promise.covered_to || promise.complete {
+            return;
+        }
+        self.progress = true;
+        promise.covered_to = promise.covered_to.max(page.next);
+        promise.complete = page.last;
+        promise.chosen_to = promise.chosen_to.max(page.chosen_to);
+        promise.trimmed_to = promise.trimmed_to.max(page.trimmed_to);
+        promise.voted_to = promise.voted_to.max(page.voted_to);
+        for row in page.rows {
+            match row.accepted {
+                None => {
+                    promise.unknown.insert(row.slot);
+                }
+                Some((ballot, value)) => {
+                    if self.best.get(&row.slot).is_none_or(|(best, _)| *best < ballot) {
+                        self.best.insert(row.slot, (ballot, value));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What to begin with, once a phase-1 quorum has reported everything.
+    ///
+    /// An acceptor that says *unknown* of a slot has said nothing about it: it does not count there, and if that
+    /// leaves less than a quorum, the campaign waits for others.
+    pub fn takeover(&self, quorums: Quorums) -> Option<Takeover> {
+        let complete: Vec<&Promise> = self
+            .promises
+            .values()
+            .filter(|promise| promise.complete)
+            .collect();
+        if complete.len() < quorums.phase1() {
+            return None;
+        }
+        let marks = |mark: fn(&Promise) -> Slot| self.promises.values().map(mark).max().unwrap_or_default();
+        let from = self
+            .from
+            .max(marks(|promise| promise.chosen_to))
+            .max(marks(|promise| promise.trimmed_to));
+        let to = from.max(marks(|promise| promise.voted_to));
+        let has_quorum = |slot: &Slot| {
+            complete
+                .iter()
+                .filter(|promise| !promise.unknown.contains(slot))
+                .count()
+                >= quorums.phase1()
+        };
+        if !from.to(to).all(|slot| has_quorum(&slot)) {
+            return None;
+        }
+        let value = |slot| {
+            self.best
+                .get(&slot)
+                .map_or_else(Value::noop, |(_, value)| value.clone())
+        };
+        Some(Takeover {
+            from,
+            values: from.to(to).map(value).collect(),
+        })
+    }
+
+    /// For each slot from `from` to `to` (exclusive) the value of the highest-ballot row, if there is any, once a
+    /// phase-1 quorum has reported the slot, *unknown* not counted; `None` until then.
+    pub(super) fn rows(&self, quorums: Quorums, from: Slot, to: Slot) -> Option<Vec<Option<Value>>> {
+        let row = |slot: Slot| {
+            let told = |promise: &&Promise| {
+                (promise.complete || slot < promise.covered_to) && !promise.unknown.contains(&slot)
+            };
+            let enough = self.promises.values().filter(told).count() >= quorums.phase1();
+            enough.then(|| self.best.get(&slot).map(|(_, value)| value.clone()))
+        };
+        from.to(to).map(row).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

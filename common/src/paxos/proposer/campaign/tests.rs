@@ -1,0 +1,391 @@
+//! What a new leader must propose, against a plain version of the rule, and what does not count as a promise.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::paxos::{ballot::ProposerId, message::Row};
+
+fn slot(number: u64) -> Slot {
+    Slot::new(number).unwrap()
+}
+
+fn ballot(round: u64) -> Ballot {
+    Ballot::new(round, ProposerId::from_random(round)).unwrap()
+}
+
+fn value(text: &str) -> Value {
+    Value::from_stored(Bytes::copy_from_slice(text.as_bytes()), Bytes::new())
+}
+
+fn uuid(number: u128) -> AcceptorUuid {
+    AcceptorUuid::from_u128(number)
+}
+
+fn row(number: u64, round: u64, text: &str) -> Row {
+    Row {
+        slot: slot(number),
+        accepted: Some((ballot(round), value(text))),
+    }
+}
+
+fn unknown(number: u64) -> Row {
+    Row {
+        slot: slot(number),
+        accepted: None,
+    }
+}
+
+/// The last page of a promise, covering everything from `from` on.
+fn last_page(from: u64, chosen_to: u64, rows: Vec<Row>) -> PromisePage {
+    let next = rows.last().map_or(slot(from), |row| row.slot.next());
+    PromisePage {
+        from: slot(from),
+        next,
+        last: true,
+        chosen_to: slot(chosen_to),
+        trimmed_to: Slot::ZERO,
+        voted_to: next,
+        rows,
+    }
+}
+
+/// A page with more to come.
+fn page(from: u64, next: u64, voted_to: u64, rows: Vec<Row>) -> PromisePage {
+    PromisePage {
+        next: slot(next),
+        last: false,
+        voted_to: slot(voted_to),
+        ..last_page(from, 0, rows)
+    }
+}
+
+fn majority_of_3() -> Quorums {
+    Quorums::majority(3).unwrap()
+}
+
+fn campaign(from: u64) -> Campaign {
+    Campaign::new(ballot(10), slot(from))
+}
+
+fn takeover(from: u64, values: &[&str]) -> Option<Takeover> {
+    Some(Takeover {
+        from: slot(from),
+        values: values.iter().map(|text| value(text)).collect(),
+    })
+}
+
+const NOOP: &str = "";
+
+#[test]
+fn asks_every_acceptor_for_the_same_range() {
+    let campaign = campaign(7);
+    let address = Arc::from("http://p");
+    let prepare = campaign.prepare(&address);
+    assert_eq!((prepare.from, prepare.ballot), (slot(7), ballot(10)));
+    assert_eq!(prepare, campaign.prepare(&address));
+}
+
+#[test]
+fn heartbeat_while_paging_claims_and_proposes_nothing() {
+    let heartbeat = campaign(7).heartbeat(&Arc::from("http://p"));
+    assert_eq!(heartbeat.chosen_to, Slot::ZERO);
+    assert_eq!(heartbeat.proposals, []);
+    assert_eq!(heartbeat.ballot, ballot(10));
+}
+
+#[test]
+fn less_than_a_quorum_of_promises_wins_nothing() {
+    let mut campaign = campaign(0);
+    assert_eq!(campaign.takeover(majority_of_3()), None);
+    campaign.page(uuid(1), last_page(0, 0, vec![]));
+    assert_eq!(campaign.takeover(majority_of_3()), None);
+    campaign.page(uuid(1), last_page(0, 0, vec![]));
+    assert_eq!(
+        campaign.takeover(majority_of_3()),
+        None,
+        "an acceptor counts once, however often it answers"
+    );
+    campaign.page(uuid(2), last_page(0, 0, vec![]));
+    assert_eq!(campaign.takeover(majority_of_3()), takeover(0, &[]));
+}
+
+#[test]
+fn flexible_quorums_decide_how_many_promises_are_enough() {
+    let all = Quorums::new(3, 3, 1).unwrap();
+    let one = Quorums::new(3, 1, 3).unwrap();
+    let mut campaign = campaign(0);
+    campaign.page(uuid(1), last_page(0, 0, vec![]));
+    assert_eq!(campaign.takeover(all), None);
+    assert_eq!(campaign.takeover(one), takeover(0, &[]));
+    campaign.page(uuid(2), last_page(0, 0, vec![]));
+    assert_eq!(campaign.takeover(all), None);
+}
+
+#[test]
+fn takes_the_value_of_the_highest_ballot_and_noop_only_where_nobody_has_a_row() {
+    let mut campaign = campaign(0);
+    campaign.page(uuid(1), last_page(0, 0, vec![row(0, 1, "low"), row(3, 2, "d")]));
+    campaign.page(uuid(2), last_page(0, 0, vec![row(0, 2, "high"), row(1, 1, "b")]));
+    assert_eq!(
+        campaign.takeover(majority_of_3()),
+        takeover(0, &["high", "b", NOOP, "d"])
+    );
+}
+
+#[test]
+fn rows_of_promises_beyond_the_quorum_and_of_incomplete_ones_are_heeded() {
+    let mut campaign = campaign(0);
+    campaign.page(uuid(3), page(0, 1, 5, vec![row(0, 3, "third")]));
+    campaign.page(uuid(1), last_page(0, 0, vec![row(0, 1, "first")]));
+    campaign.page(uuid(2), last_page(0, 0, vec![]));
+    assert_eq!(
+        campaign.takeover(majority_of_3()),
+        takeover(0, &["third", NOOP, NOOP, NOOP, NOOP])
+    );
+}
+
+#[test]
+fn starts_at_from_even_when_who_reported_it_is_gone() {
+    let mut campaign = campaign(2);
+    campaign.page(uuid(1), last_page(2, 0, vec![row(3, 1, "d")]));
+    campaign.page(uuid(2), last_page(2, 1, vec![]));
+    assert_eq!(campaign.takeover(majority_of_3()), takeover(2, &[NOOP, "d"]));
+}
+
+#[test]
+fn starts_at_the_highest_watermark_of_the_promises() {
+    let mut campaign = campaign(0);
+    campaign.page(uuid(1), last_page(0, 0, vec![row(0, 1, "a")]));
+    campaign.page(
+        uuid(2),
+        last_page(0, 2, vec![row(0, 1, "a"), row(1, 1, "b"), row(2, 1, "c")]),
+    );
+    assert_eq!(campaign.takeover(majority_of_3()), takeover(2, &["c"]));
+}
+
+#[test]
+fn starts_at_or_above_every_trim_and_every_vote() {
+    let mut campaign = campaign(0);
+    let trimmed = PromisePage {
+        trimmed_to: slot(4),
+        voted_to: slot(4),
+        ..last_page(0, 0, vec![])
+    };
+    campaign.page(uuid(1), trimmed);
+    campaign.page(uuid(2), last_page(0, 0, vec![row(1, 1, "b"), row(5, 1, "f")]));
+    assert_eq!(campaign.takeover(majority_of_3()), takeover(4, &[NOOP, "f"]));
+}
+
+#[test]
+fn unknown_rows_do_not_count_as_word_on_their_slot() {
+    let mut campaign = campaign(0);
+    campaign.page(uuid(1), last_page(0, 0, vec![unknown(0)]));
+    campaign.page(uuid(2), last_page(0, 0, vec![]));
+    assert_eq!(
+        campaign.takeover(majority_of_3()),
+        None,
+        "the lost row may have been the chosen value"
+    );
+    campaign.page(uuid(3), last_page(0, 0, vec![row(0, 1, "a")]));
+    assert_eq!(campaign.takeover(majority_of_3()), takeover(0, &["a"]));
+}
+
+#[test]
+fn unknown_rows_below_the_watermark_hold_nobody_up() {
+    let mut campaign = campaign(0);
+    campaign.page(uuid(1), last_page(0, 0, vec![unknown(0)]));
+    campaign.page(uuid(2), last_page(0, 1, vec![row(0, 1, "a")]));
+    assert_eq!(campaign.takeover(majority_of_3()), takeover(1, &[]));
+}
+
+#[test]
+fn an_incomplete_set_of_pages_is_no_promise() {
+    let mut campaign = campaign(0);
+    campaign.page(uuid(1), page(0, 2, 4, vec![row(0, 1, "a")]));
+    campaign.page(uuid(2), page(0, 2, 4, vec![row(0, 1, "a")]));
+    assert_eq!(campaign.takeover(majority_of_3()), None);
+}
+
+#[test]
+fn pages_after_a_lost_one_do_not_count_until_the_stream_begins_anew() {
+    let mut campaign = campaign(0);
+    campaign.page(uuid(2), last_page(0, 0, vec![]));
+    campaign.page(uuid(1), page(0, 1, 4, vec![row(0, 1, "a")]));
+    campaign.page(uuid(1), last_page(2, 0, vec![row(3, 1, "d")]));
+    assert_eq!(
+        campaign.takeover(majority_of_3()),
+        None,
+        "slot 1 was never reported"
+    );
+    campaign.page(uuid(1), page(0, 2, 4, vec![row(0, 1, "a"), row(1, 1, "b")]));
+    campaign.page(uuid(1), last_page(2, 0, vec![row(3, 1, "d")]));
+    assert_eq!(
+        campaign.takeover(majority_of_3()),
+        takeover(0, &["a", "b", NOOP, "d"])
+    );
+}
+
+#[test]
+fn progress_is_a_page_that_counts() {
+    let mut campaign = campaign(0);
+    campaign.page(uuid(1), page(0, 1, 4, vec![]));
+    assert!(campaign.take_progress());
+    assert!(!campaign.take_progress());
+    campaign.page(uuid(1), page(3, 4, 4, vec![]));
+    assert!(!campaign.take_progress(), "a page after a lost one");
+    campaign.page(uuid(1), last_page(1, 0, vec![]));
+    assert!(campaign.take_progress());
+}
+
+#[test]
+fn a_scan_waits_for_a_quorum_on_each_slot_and_says_where_it_holds_nothing() {
+    let mut scan = campaign(0);
+    scan.page(uuid(1), page(0, 2, 9, vec![row(0, 1, "a"), row(1, 1, "b")]));
+    assert_eq!(scan.rows(majority_of_3(), slot(0), slot(2)), None);
+    scan.page(uuid(2), page(0, 2, 9, vec![row(0, 2, "higher"), unknown(1)]));
+    assert_eq!(
+        scan.rows(majority_of_3(), slot(0), slot(2)),
+        None,
+        "unknown does not count"
+    );
+    assert_eq!(
+        scan.rows(majority_of_3(), slot(0), slot(1)),
+        Some(vec![Some(value("higher"))])
+    );
+    scan.page(uuid(3), last_page(0, 0, vec![row(0, 1, "a")]));
+    assert_eq!(
+        scan.rows(majority_of_3(), slot(0), slot(3)),
+        None,
+        "two of three have not told slot 2"
+    );
+    scan.page(uuid(2), last_page(2, 0, vec![]));
+    assert_eq!(
+        scan.rows(majority_of_3(), slot(0), slot(3)),
+        Some(vec![Some(value("higher")), Some(value("b")), None])
+    );
+}
+
+/// What one acceptor holds, for the plain version of the rule.
+#[derive(Clone, Debug)]
+struct Holding {
+    chosen_to: u64,
+    /// By slot; `None` for a row that cannot be read.
+    rows: BTreeMap<u64, Option<u64>>,
+}
+
+const SLOTS: u64 = 8;
+
+fn holding() -> impl Strategy<Value = Holding> {
+    let row = prop_oneof![8 => (1u64..9).prop_map(Some), 1 => Just(None)];
+    (0..4u64, proptest::collection::btree_map(0..SLOTS, row, 0..6))
+        .prop_map(|(chosen_to, rows)| Holding { chosen_to, rows })
+}
+
+/// The value that the proposer of `round` proposed for a slot.
+fn proposed(slot: u64, round: u64) -> String {
+    format!("{slot} at {round}")
+}
+
+/// The rule, read off protocol.md: plain, slow, over whole promises.
+fn naive(from: u64, holdings: &[Holding], phase1: usize) -> Option<Takeover> {
+    if holdings.len() < phase1 {
+        return None;
+    }
+    let reported = |holding: &Holding| {
+        holding
+            .rows
+            .keys()
+            .filter(|&&at| at >= from)
+            .max()
+            .map_or(0, |at| at + 1)
+    };
+    let start = holdings.iter().map(|holding| holding.chosen_to).max()?.max(from);
+    let end = holdings.iter().map(reported).max()?.max(start);
+    let mut values = Vec::new();
+    for at in start..end {
+        let rows: Vec<Option<&Option<u64>>> = holdings.iter().map(|holding| holding.rows.get(&at)).collect();
+        let heard = rows.iter().filter(|row| **row != Some(&None)).count();
+        if heard < phase1 {
+            return None;
+        }
+        let highest = rows.iter().filter_map(|row| row.copied().flatten()).max();
+        values.push(highest.map_or_else(Value::noop, |round| value(&proposed(at, round))));
+    }
+    Some(Takeover {
+        from: slot(start),
+        values,
+    })
+}
+
+/// A promise cut into pages of `size` rows.
+fn pages(from: u64, holding: &Holding, size: usize) -> Vec<PromisePage> {
+    let rows: Vec<Row> = holding
+        .rows
+        .range(from..)
+        .map(|(&at, round)| round.map_or_else(|| unknown(at), |round| row(at, round, &proposed(at, round))))
+        .collect();
+    let voted_to = rows.last().map_or(Slot::ZERO, |row| row.slot.next());
+    let mut pages = Vec::new();
+    let mut next = slot(from);
+    for rows in rows.chunks(size) {
+        let page_from = next;
+        next = rows.last().map_or(next, |row| row.slot.next());
+        pages.push(PromisePage {
+            from: page_from,
+            next,
+            voted_to,
+            ..page(0, 0, 0, rows.to_vec())
+        });
+    }
+    pages.push(PromisePage {
+        from: next,
+        next,
+        voted_to,
+        ..last_page(0, 0, vec![])
+    });
+    for page in &mut pages {
+        page.chosen_to = slot(holding.chosen_to);
+    }
+    pages
+}
+
+proptest! {
+    #[test]
+    fn chooses_what_the_plain_rule_chooses(
+        from in 0..4u64,
+        holdings in proptest::collection::vec(holding(), 1..=5),
+        phase1 in 1usize..=5,
+        size in 1usize..=3,
+        repeat in any::<bool>(),
+    ) {
+        let quorums = Quorums::new(5, phase1, 6 - phase1).unwrap();
+        let mut campaign = campaign(from);
+        // The pages of all promises, in turn, and perhaps all once more.
+        let promises: Vec<Vec<PromisePage>> = holdings.iter().map(|holding| pages(from, holding, size)).collect();
+        for _ in 0..=usize::from(repeat) {
+            for turn in 0..promises.iter().map(Vec::len).max().unwrap_or_default() {
+                for (number, promise) in (1..).zip(&promises) {
+                    if let Some(page) = promise.get(turn) {
+                        campaign.page(uuid(number), page.clone());
+                    }
+                }
+            }
+        }
+        prop_assert_eq!(campaign.takeover(quorums), naive(from, &holdings, phase1));
+    }
+
+    #[test]
+    fn losing_any_page_but_the_last_leaves_no_promise(
+        holding in holding(), size in 1usize..=2, lost in 0usize..4,
+    ) {
+        let mut promise = pages(0, &holding, size);
+        prop_assume!(lost + 1 < promise.len());
+        promise.remove(lost);
+        let mut campaign = campaign(0);
+        for page in promise {
+            campaign.page(uuid(1), page);
+        }
+        prop_assert_eq!(campaign.takeover(Quorums::new(3, 1, 3).unwrap()), None);
+    }
+}

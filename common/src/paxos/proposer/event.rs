@@ -1,0 +1,260 @@
+//! What a proposer is told, and what it wants done: the vocabulary between the core and its driver.
+
+use std::{sync::Arc, time::Duration};
+
+use super::queue::Pending;
+use crate::paxos::{
+    ballot::Ballot,
+    identity::{AcceptorUuid, CommitCounter, RunNumber},
+    message::{Accept, AcceptAnswer, Leadership, Prepare, PromisePage},
+    slot::{Slot, Version},
+    value::Value,
+    witness::{Run, WentBack, Witnesses},
+};
+
+/// What a proposer is told at its start.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Settings {
+    /// How long a leader may be silent: L. Everything about time is a multiple or fraction of it.
+    pub leader_timeout: Duration,
+    /// Bounds on what is queued and in flight.
+    pub limits: Limits,
+}
+
+/// Bounds on memory, all inclusive. The defaults fit messages of 4 MiB.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Limits {
+    /// Commands that wait for a slot.
+    pub queue_commands_max: usize,
+    /// Bytes of them.
+    pub queue_bytes_max: usize,
+    /// Commands in one batch; at most [`crate::paxos::value::COMMANDS_MAX`].
+    pub batch_commands_max: usize,
+    /// Bytes of one batch, unless a single command has more.
+    pub batch_bytes_max: usize,
+    /// New batches that are proposed and not chosen: while so many are, commands gather for the next one.
+    pub batches_in_flight_max: u64,
+    /// Slots that are proposed and not chosen, taken-over values and no-ops included.
+    pub slots_in_flight_max: u64,
+    /// Bytes of them, unless a single value has more.
+    pub bytes_in_flight_max: usize,
+    /// Bytes of proposals in one message to an acceptor, unless a single value has more.
+    pub message_bytes_max: usize,
+    /// Messages that an acceptor has not answered: more are not sent to it.
+    pub unanswered_max: u64,
+    /// Chosen slots that are kept for acceptors that lag, and bytes of them.
+    pub retained_slots_max: usize,
+    /// See `retained_slots_max`.
+    pub retained_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            queue_commands_max: 16_384,
+            queue_bytes_max: 64 << 20,
+            batch_commands_max: 4_096,
+            batch_bytes_max: 1 << 20,
+            batches_in_flight_max: 4,
+            slots_in_flight_max: 1_024,
+            bytes_in_flight_max: 8 << 20,
+            message_bytes_max: 2 << 20,
+            unanswered_max: 32,
+            retained_slots_max: 8_192,
+            retained_bytes_max: 16 << 20,
+        }
+    }
+}
+
+/// Names a caller's request until it is answered; drawn by the driver, never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// What a proposer wants to be woken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Timer {
+    /// Campaign, if the leader is still silent.
+    Election,
+    /// Let the acceptors hear that somebody leads, or campaigns.
+    Heartbeat,
+    /// Challenge a leader that acceptors hear from and we cannot reach.
+    Unreachable,
+    /// See whether a quorum still answers.
+    Check,
+    /// Give the campaign up.
+    GiveUp,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// An acceptor shows what it knows of itself and of others: before [`Event::Opened`].
+    Introduced {
+        /// Who.
+        acceptor: AcceptorUuid,
+        /// Its runs, the present one last.
+        runs: Vec<Run>,
+        /// What it remembers of others.
+        remembers: Witnesses,
+    },
+    /// An acceptor answered, as of this commit of its present run.
+    Heard {
+        /// Who.
+        acceptor: AcceptorUuid,
+        /// Its present run.
+        run: RunNumber,
+        /// The commit that the answer speaks for.
+        commit_counter: CommitCounter,
+    },
+    /// The way to an acceptor is open (again): whatever was sent before and is unanswered is lost.
+    Opened(AcceptorUuid),
+    /// It broke.
+    Closed(AcceptorUuid),
+    /// An acceptor's report over `Attach`.
+    Reported {
+        /// Who reports.
+        acceptor: AcceptorUuid,
+        /// What it knows of the leader.
+        leadership: Leadership,
+        /// How long the leader was silent when it reported.
+        silent: Duration,
+        /// The acceptor's own watermark.
+        chosen_to: Slot,
+    },
+    /// An acceptor has not answered reports for some time: what it said of the leader has grown old.
+    Unheard(AcceptorUuid),
+    /// A page of a promise.
+    Promised {
+        /// Who promises.
+        acceptor: AcceptorUuid,
+        /// The ballot that is answered.
+        ballot: Ballot,
+        /// What came with the effect that is answered.
+        scan: Option<Scan>,
+        /// The page.
+        page: PromisePage,
+    },
+    /// A `Prepare` was turned away.
+    PrepareRejected {
+        /// The ballot that is answered.
+        ballot: Ballot,
+        /// The higher one.
+        promised: Ballot,
+    },
+    /// A `Prepare` was refused, because its round is too far above what the acceptor has promised.
+    PrepareRefused {
+        /// Who refuses.
+        acceptor: AcceptorUuid,
+        /// What it has promised.
+        promised: Ballot,
+    },
+    /// The answer to an `Accept`.
+    Answered {
+        /// Who answers.
+        acceptor: AcceptorUuid,
+        /// The ballot that is answered.
+        ballot: Ballot,
+        /// The message that is answered.
+        sequence: u64,
+        /// The answer.
+        answer: AcceptAnswer,
+    },
+    /// Rows read for [`Effect::FetchChosen`].
+    Fetched {
+        /// The first slot that was wanted.
+        from: Slot,
+        /// Ascending, without a gap, from `from` on.
+        values: Vec<(Slot, Value)>,
+    },
+    /// A command came in.
+    Proposed(Pending),
+    /// A forwarded command found no leader at the leader's address. It may be handed in again.
+    ForwardFailed,
+    /// A forwarded command was answered by the leader.
+    ForwardAnswered,
+    /// The caller of a request waits no longer. It is answered, one way or the other.
+    Cancelled(RequestId),
+    /// A reader wants every slot below this one chosen.
+    FillWanted(Slot),
+    /// A timer fired.
+    Fired(Timer, u64),
+    /// This process is to stop: hand over.
+    Resigned,
+}
+
+/// Something to be done.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Send phase 1a, and pass back all pages; or, for a scan, those that cover what is below its end.
+    Prepare(AcceptorUuid, Prepare, Option<Scan>),
+    /// Send phase 2a. May be dropped: what stays unanswered is sent again.
+    Accept(AcceptorUuid, Accept),
+    /// Wake the core after a delay drawn from the range (inclusive); replaces the timer's older generation.
+    SetTimer {
+        /// Which timer.
+        timer: Timer,
+        /// To be given back.
+        generation: u64,
+        /// The shortest delay.
+        at_least: Duration,
+        /// The longest delay.
+        at_most: Duration,
+    },
+    /// Answer a caller.
+    Answer(RequestId, Outcome),
+    /// Send a command to the leader, marked as forwarded, and answer the caller with its answer. If it was
+    /// certainly not proposed, it may be handed in again.
+    Forward(Pending, Arc<str>),
+    /// Read rows from an acceptor, each together with its own watermark above it, and pass back those from `from` on
+    /// without a gap, as [`Event::Fetched`]: none is an answer too.
+    FetchChosen {
+        /// Whom to ask.
+        source: AcceptorUuid,
+        /// The first slot wanted.
+        from: Slot,
+        /// Exclusive.
+        to: Slot,
+    },
+    /// Break the way to an acceptor, if it is open, and open it anew: it must show its runs again before it is counted.
+    Reopen(AcceptorUuid),
+    /// An acceptor was found out: it is not counted any more. For people to know.
+    Refused(WentBack),
+    /// Everything is handed over: the process may stop.
+    HandedOver,
+    /// Chosen values are lost, or somebody broke the protocol: the process must end, and a person must look.
+    Halt(String),
+}
+
+/// A leader's question at its own ballot, for repair. Its number keeps pages of an earlier scan apart: what they leave
+/// out may have been voted on since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Scan {
+    /// Counts a reign's scans.
+    pub number: u64,
+    /// Exclusive end of the slots that are asked for.
+    pub to: Slot,
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Chosen, durable on a quorum, and so is everything below.
+    Chosen(Version),
+    /// It may have been ordered, or may be later.
+    Unknown,
+    /// Certainly not proposed: it can be sent again without harm.
+    NotProposed(Reason),
+}
+
+/// Why a command was not proposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The queue is full.
+    Overloaded,
+    /// It was forwarded to a proposer that does not lead.
+    NotLeading,
+    /// Its caller stopped waiting before its turn came.
+    Cancelled,
+    /// This process is stopping.
+    Stopping,
+}

@@ -1,0 +1,433 @@
+//! Leading: proposing values in slot order, counting votes, and telling callers once everything below is chosen.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use super::{Effect, Limits, Outcome, RequestId, Scan, Takeover, queue::Queue};
+use crate::paxos::{
+    ballot::Ballot,
+    identity::AcceptorUuid,
+    message::Accept,
+    quorum::{Electorate, Tally},
+    slot::{Slot, SlotRange, Version},
+    value::Value,
+};
+
+mod repair;
+use repair::Repair;
+
+/// Most slots that one request to fill adds (exclusive bound above what is proposed): the rest is asked for again.
+const FILL_SLOTS_MAX: u64 = 1_024;
+
+/// How many checks the oldest unchosen slot may survive before the leader gives way: its small messages may pass
+/// where its large ones do not.
+const STUCK_CHECKS_MAX: u32 = 4;
+
+/// A reign.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Lead {
+    ballot: Ballot,
+    address: Arc<str>,
+    /// Slot of the first of `slots`: what is below it is for repair.
+    base: Slot,
+    /// What was proposed: chosen slots kept for acceptors that lag, then the window.
+    slots: VecDeque<Proposed>,
+    bytes: usize,
+    bytes_in_flight: usize,
+    /// Every slot below it is chosen: at first what the promises showed, from there on only what was counted here.
+    chosen_to: Slot,
+    /// What the promises demand to be proposed next, before anything new.
+    takeover: VecDeque<Value>,
+    /// Slots below it that nobody uses become no-ops.
+    fill_to: Slot,
+    followers: BTreeMap<AcceptorUuid, Follower>,
+    /// What is being repaired.
+    repair: Option<Repair>,
+    /// How often a quorum was asked what it holds.
+    scans: u64,
+    /// Reading chosen rows came to nothing: a quorum is asked next.
+    fetch_failed: bool,
+    oldest_checked: Slot,
+    stuck_checks: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Proposed {
+    value: Value,
+    votes: Tally,
+    /// In the order of their offsets; empty once they are answered.
+    requests: Vec<RequestId>,
+}
+
+/// An acceptor, as its leader sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Follower {
+    /// Its own watermark, as it last told; it may go back when it restarts.
+    chosen_to: Option<Slot>,
+    /// The first slot not sent yet.
+    cursor: Slot,
+    sent: u64,
+    answered: u64,
+    /// Something came from it since the last check.
+    heard: bool,
+    /// Nothing was sent to it since the last heartbeat.
+    idle: bool,
+    /// Its disk has no space: it gets heartbeats alone, until it grants one.
+    no_space: bool,
+    /// Its watermark at the last check, if that was short of the leader's.
+    behind: Option<Slot>,
+    /// It was the same at the check before: it does not come of itself.
+    stuck: bool,
+}
+
+/// The watermarks that an acceptor tells with its vote.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Marks {
+    /// One past the highest slot accepted there.
+    pub(super) voted_to: Slot,
+    /// The acceptor's own watermark.
+    pub(super) chosen_to: Slot,
+}
+
+impl Lead {
+    pub(super) fn new(
+        ballot: Ballot,
+        address: Arc<str>,
+        takeover: Takeover,
+        members: &[AcceptorUuid],
+    ) -> Self {
+        let Takeover { from, values } = takeover;
+        let follower = Follower {
+            cursor: from,
+            idle: true,
+            ..Follower::default()
+        };
+        Self {
+            ballot,
+            address,
+            base: from,
+            slots: VecDeque::new(),
+            bytes: 0,
+            bytes_in_flight: 0,
+            chosen_to: from,
+            takeover: values.into(),
+            fill_to: from,
+            followers: members.iter().map(|&member| (member, follower.clone())).collect(),
+            repair: None,
+            scans: 0,
+            fetch_failed: false,
+            oldest_checked: from,
+            stuck_checks: 0,
+        }
+    }
+
+    /// The ballot of this reign.
+    pub fn ballot(&self) -> Ballot {
+        self.ballot
+    }
+
+    /// Every slot below it is chosen.
+    pub fn chosen_to(&self) -> Slot {
+        self.chosen_to
+    }
+
+    /// One past the last slot proposed.
+    pub fn proposed_to(&self) -> Slot {
+        self.base.plus(self.slots.len() as u64)
+    }
+
+    /// Whether nothing is in flight or owed.
+    pub(super) fn is_drained(&self) -> bool {
+        self.chosen_to == self.proposed_to() && self.takeover.is_empty()
+    }
+
+    /// Has slots up to `to` chosen, with no-ops where nobody proposes, a bounded number at a time. Safe without
+    /// asking: every phase-2 quorum contains an acceptor that promised this ballot, reported no vote there, and
+    /// votes below it no more.
+    pub(super) fn fill(&mut self, to: Slot) {
+        let promised = self.proposed_to().plus(self.takeover.len() as u64);
+        self.fill_to = self.fill_to.max(to.min(promised.plus(FILL_SLOTS_MAX)));
+    }
+
+    /// Proposes what waits, within the limits: first what the promises demand, then no-ops asked for, then batches
+    /// of new commands.
+    pub(super) fn fill_window(&mut self, queue: &mut Queue, limits: &Limits) {
+        loop {
+            let in_flight = self.proposed_to().since(self.chosen_to);
+            if in_flight >= limits.slots_in_flight_max || self.bytes_in_flight >= limits.bytes_in_flight_max {
+                return;
+            }
+            if let Some(value) = self.takeover.pop_front() {
+                self.propose(value, Vec::new());
+            } else if self.proposed_to() < self.fill_to {
+                self.propose(Value::noop(), Vec::new());
+            } else if !queue.is_empty() && in_flight < limits.batches_in_flight_max {
+                let (value, requests) = queue.take_batch(limits);
+                self.propose(value, requests);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn propose(&mut self, value: Value, requests: Vec<RequestId>) {
+        let bytes = value.as_bytes().len();
+        self.bytes += bytes;
+        self.bytes_in_flight += bytes;
+        self.slots.push_back(Proposed {
+            value,
+            votes: Tally::default(),
+            requests,
+        });
+    }
+
+    /// Sends every acceptor what it has not been sent, as long as it answers.
+    pub(super) fn send(
+        &mut self,
+        electorate: &Electorate,
+        open: &BTreeSet<AcceptorUuid>,
+        limits: &Limits,
+        effects: &mut Vec<Effect>,
+    ) {
+        for acceptor in open {
+            let full = self
+                .followers
+                .get(acceptor)
+                .is_some_and(|follower| follower.no_space);
+            while !full && self.outstanding(*acceptor) < limits.unanswered_max {
+                let Some(proposals) = self.next_proposals(electorate, *acceptor, limits) else {
+                    break;
+                };
+                effects.push(self.accept(*acceptor, proposals, false));
+            }
+        }
+    }
+
+    fn outstanding(&self, acceptor: AcceptorUuid) -> u64 {
+        self.followers
+            .get(&acceptor)
+            .map_or(u64::MAX, |follower| follower.sent - follower.answered)
+    }
+
+    /// What to send next to an acceptor, and moves its cursor past it.
+    fn next_proposals(
+        &mut self,
+        electorate: &Electorate,
+        acceptor: AcceptorUuid,
+        limits: &Limits,
+    ) -> Option<Vec<(Slot, Value)>> {
+        let end = self.proposed_to();
+        let follower = self.followers.get_mut(&acceptor)?;
+        // What is retained no more is for repair.
+        follower.cursor = follower.cursor.max(self.base);
+        let mut proposals = Vec::new();
+        let mut bytes = 0;
+        while follower.cursor < end {
+            let proposed = &self.slots[index(self.base, follower.cursor)];
+            if !proposed.votes.contains(electorate, acceptor) {
+                bytes += proposed.value.as_bytes().len();
+                if bytes > limits.message_bytes_max && !proposals.is_empty() {
+                    break;
+                }
+                proposals.push((follower.cursor, proposed.value.clone()));
+            }
+            follower.cursor = follower.cursor.next();
+        }
+        (!proposals.is_empty()).then_some(proposals)
+    }
+
+    pub(super) fn accept(
+        &mut self,
+        acceptor: AcceptorUuid,
+        proposals: Vec<(Slot, Value)>,
+        resign: bool,
+    ) -> Effect {
+        let follower = self.followers.entry(acceptor).or_default();
+        follower.sent += 1;
+        follower.idle = false;
+        Effect::Accept(
+            acceptor,
+            Accept {
+                ballot: self.ballot,
+                sequence: follower.sent,
+                chosen_to: self.chosen_to,
+                proposals,
+                address: Arc::clone(&self.address),
+                resign,
+            },
+        )
+    }
+
+    /// Counts an acceptor's votes, and answers the callers whose slots are chosen with everything below them.
+    pub(super) fn accepted(
+        &mut self,
+        electorate: &Electorate,
+        acceptor: AcceptorUuid,
+        sequence: u64,
+        slots: &[SlotRange],
+        marks: Marks,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(follower) = self.followers.get_mut(&acceptor) else {
+            return;
+        };
+        follower.heard = true;
+        if std::mem::take(&mut follower.no_space) {
+            // What it turned away is sent again.
+            follower.cursor = self.base;
+        }
+        follower.chosen_to = Some(marks.chosen_to);
+        // Answers come in the order of the messages: whatever was sent before this one is answered or lost.
+        follower.answered = follower.answered.max(sequence.min(follower.sent));
+        let end = self.proposed_to();
+        for range in slots {
+            for slot in range.from.max(self.base).to(range.to.min(end)) {
+                self.slots[index(self.base, slot)].votes.add(electorate, acceptor);
+            }
+        }
+        self.advance(electorate.quorums().phase2(), effects);
+        self.repair_heard(acceptor, marks.chosen_to);
+        if marks.voted_to > end.plus(self.takeover.len() as u64) {
+            // A vote that a dead leader got from a minority: nothing of it can be chosen, and a reader may ask.
+            self.fill(marks.voted_to);
+        }
+    }
+
+    /// An acceptor has no space on its disk. It granted nothing, and was not heard; but it is there, and what was sent
+    /// to it is on its way no more.
+    pub(super) fn no_space(&mut self, acceptor: AcceptorUuid, sequence: u64) {
+        if let Some(follower) = self.followers.get_mut(&acceptor) {
+            follower.no_space = true;
+            follower.answered = follower.answered.max(sequence.min(follower.sent));
+        }
+        self.repair_closed(acceptor);
+    }
+
+    fn advance(&mut self, phase2: usize, effects: &mut Vec<Effect>) {
+        let end = self.proposed_to();
+        while self.chosen_to < end {
+            let proposed = &mut self.slots[index(self.base, self.chosen_to)];
+            if proposed.votes.count() < phase2 {
+                break;
+            }
+            self.bytes_in_flight -= proposed.value.as_bytes().len();
+            let slot = self.chosen_to;
+            let answers = std::mem::take(&mut proposed.requests)
+                .into_iter()
+                .zip(0..=u16::MAX);
+            effects.extend(
+                answers.map(|(request, offset)| {
+                    Effect::Answer(request, Outcome::Chosen(Version { slot, offset }))
+                }),
+            );
+            self.chosen_to = self.chosen_to.next();
+        }
+    }
+
+    /// Forgets chosen slots that every acceptor has, or that are too many to keep.
+    pub(super) fn retire(&mut self, electorate: &Electorate, limits: &Limits) {
+        while self.base < self.chosen_to {
+            let Some(first) = self.slots.front() else { break };
+            let crowded =
+                self.slots.len() > limits.retained_slots_max || self.bytes > limits.retained_bytes_max;
+            if first.votes.count() < electorate.members().len() && !crowded {
+                break;
+            }
+            self.bytes -= first.value.as_bytes().len();
+            self.slots.pop_front();
+            self.base = self.base.next();
+        }
+    }
+
+    /// The way to an acceptor is open anew: everything it did not vote for is sent again.
+    pub(super) fn reopened(&mut self, acceptor: AcceptorUuid) {
+        if let Some(follower) = self.followers.get_mut(&acceptor) {
+            follower.answered = follower.sent;
+            follower.cursor = self.base;
+        }
+    }
+
+    /// The way to an acceptor broke. What it knows is asked anew when it is back.
+    pub(super) fn closed(&mut self, acceptor: AcceptorUuid) {
+        if let Some(follower) = self.followers.get_mut(&acceptor) {
+            follower.chosen_to = None;
+        }
+        self.repair_closed(acceptor);
+    }
+
+    /// Tells acceptors that were sent nothing lately who leads and what is chosen; and begins anew with those that
+    /// have answered everything and still lack votes, because something was lost on the way.
+    pub(super) fn heartbeat(
+        &mut self,
+        electorate: &Electorate,
+        open: &BTreeSet<AcceptorUuid>,
+        limits: &Limits,
+        effects: &mut Vec<Effect>,
+    ) {
+        for &acceptor in open {
+            if self.outstanding(acceptor) == 0 {
+                let base = self.base;
+                let missing = self
+                    .slots
+                    .iter()
+                    .position(|proposed| !proposed.votes.contains(electorate, acceptor));
+                if let (Some(missing), Some(follower)) = (missing, self.followers.get_mut(&acceptor)) {
+                    follower.cursor = follower.cursor.min(base.plus(missing as u64));
+                }
+            }
+            let idle = self
+                .followers
+                .get(&acceptor)
+                .is_some_and(|follower| follower.idle);
+            if idle && self.outstanding(acceptor) < limits.unanswered_max {
+                effects.push(self.accept(acceptor, Vec::new(), false));
+            }
+            if let Some(follower) = self.followers.get_mut(&acceptor) {
+                follower.idle = true;
+            }
+        }
+    }
+
+    /// Once every leader timeout: whether a quorum answered since, and the oldest slot in flight is not stuck.
+    pub(super) fn check(&mut self, electorate: &Electorate) -> bool {
+        let heard = self.followers.values().filter(|follower| follower.heard).count();
+        let in_flight = self.chosen_to < self.proposed_to();
+        if in_flight && self.oldest_checked == self.chosen_to {
+            self.stuck_checks += 1;
+        } else {
+            self.stuck_checks = 0;
+        }
+        self.oldest_checked = self.chosen_to;
+        for follower in self.followers.values_mut() {
+            if !follower.heard && follower.sent > follower.answered {
+                // Nothing at all came back for a whole timeout: take it for lost.
+                follower.answered = follower.sent;
+                follower.cursor = self.base;
+            }
+            follower.heard = false;
+            let behind = follower.chosen_to.filter(|&own| own < self.chosen_to);
+            follower.stuck = behind.is_some() && behind == follower.behind;
+            follower.behind = behind;
+        }
+        self.check_repair();
+        heard >= electorate.quorums().phase2() && self.stuck_checks < STUCK_CHECKS_MAX
+    }
+
+    pub(super) fn say_resigned(&mut self, open: &BTreeSet<AcceptorUuid>, effects: &mut Vec<Effect>) {
+        for &acceptor in open {
+            effects.push(self.accept(acceptor, Vec::new(), true));
+        }
+    }
+
+    /// The requests whose outcome this leader will not learn.
+    pub(super) fn into_unanswered(self) -> impl Iterator<Item = RequestId> {
+        self.slots.into_iter().flat_map(|proposed| proposed.requests)
+    }
+}
+
+/// Position in `slots` of a slot at or above `base`, which is in memory and so fits.
+fn index(base: Slot, slot: Slot) -> usize {
+    usize::try_from(slot.since(base)).expect("a slot in memory has an index")
+}

@@ -1,0 +1,167 @@
+//! What becomes of commands: queued, forwarded, refused, cancelled.
+
+use super::*;
+
+#[test]
+fn a_standby_forwards_to_the_leader_it_hears_of_and_keeps_commands_while_there_is_none() {
+    let mut bench = Bench::new();
+    bench.propose(1, "a");
+    assert_eq!(bench.effects, []);
+    assert_eq!(bench.core.queued(), (1, 1));
+    bench.report(1, ballot(3, 1), 10);
+    assert_eq!(bench.forwards(), [(1, "http://leader".to_owned())]);
+    assert_eq!(bench.core.queued(), (0, 0));
+    bench.propose(2, "b");
+    assert_eq!(bench.forwards(), [(2, "http://leader".to_owned())]);
+}
+
+#[test]
+fn a_silent_resigned_or_nameless_leader_is_none_to_forward_to() {
+    let leader = ballot(3, 1);
+    for (promised, silent, resigned) in [
+        (leader, 300, false),
+        (leader, 10, true),
+        (Ballot::ZERO, 10, false),
+    ] {
+        let mut bench = Bench::new();
+        bench.reported(1, promised, silent, resigned);
+        bench.propose(1, "a");
+        assert_eq!(
+            bench.forwards(),
+            [],
+            "{promised} silent for {silent} ms, resigned: {resigned}"
+        );
+    }
+}
+
+#[test]
+fn forwards_to_the_highest_ballot_reported() {
+    let mut bench = Bench::new();
+    bench.tell(Event::Reported {
+        acceptor: uuid(1),
+        leadership: Leadership {
+            promised: ballot(2, 1),
+            address: Arc::from("http://old"),
+            resigned: false,
+        },
+        silent: Duration::from_millis(1),
+        chosen_to: Slot::ZERO,
+    });
+    bench.report(2, ballot(3, 2), 10);
+    assert_eq!(bench.core.leader().as_deref(), Some("http://leader"));
+}
+
+#[test]
+fn never_forwards_to_its_own_address_where_an_earlier_run_led() {
+    let mut bench = Bench::new();
+    bench.tell(Event::Reported {
+        acceptor: uuid(1),
+        leadership: Leadership {
+            promised: ballot(3, 1),
+            address: Arc::from("http://me"),
+            resigned: false,
+        },
+        silent: Duration::from_millis(1),
+        chosen_to: Slot::ZERO,
+    });
+    bench.propose(1, "a");
+    assert_eq!(bench.effects, []);
+}
+
+#[test]
+fn a_forwarded_command_is_proposed_or_refused_and_never_sent_on() {
+    let mut bench = Bench::new();
+    bench.report(1, ballot(3, 1), 10);
+    bench.propose_forwarded(1, "a");
+    assert_eq!(bench.answers(), [(1, Outcome::NotProposed(Reason::NotLeading))]);
+    assert_eq!(bench.forwards(), []);
+
+    // A candidate may lead in a moment; when it does not, it says so.
+    let mut bench = Bench::new();
+    bench.campaign();
+    bench.propose_forwarded(2, "b");
+    bench.propose(3, "c");
+    assert_eq!(bench.effects, []);
+    bench.fire(Timer::GiveUp);
+    assert_eq!(bench.answers(), [(2, Outcome::NotProposed(Reason::NotLeading))]);
+    assert_eq!(
+        bench.core.queued().0,
+        1,
+        "its own callers' commands wait for a leader"
+    );
+}
+
+#[test]
+fn the_queue_is_bounded_in_commands_and_bytes() {
+    let limits = Limits {
+        queue_commands_max: 2,
+        queue_bytes_max: 5,
+        ..Limits::default()
+    };
+    let mut bench = Bench::with(limits, (3, 2, 2));
+    bench.propose(1, "aaaa");
+    bench.propose(2, "bb");
+    assert_eq!(bench.answers(), [(2, Outcome::NotProposed(Reason::Overloaded))]);
+    bench.propose(3, "c");
+    assert_eq!(bench.answers(), []);
+    bench.propose(4, "");
+    assert_eq!(bench.answers(), [(4, Outcome::NotProposed(Reason::Overloaded))]);
+    assert_eq!(bench.core.queued(), (2, 5));
+}
+
+#[test]
+fn a_cancelled_command_that_still_waits_is_certainly_not_proposed() {
+    let mut bench = Bench::new();
+    bench.propose(1, "a");
+    bench.tell(Event::Cancelled(RequestId(1)));
+    assert_eq!(bench.answers(), [(1, Outcome::NotProposed(Reason::Cancelled))]);
+    bench.lead();
+    assert_eq!(
+        bench
+            .accepts()
+            .iter()
+            .map(|(_, accept)| accept.proposals.len())
+            .sum::<usize>(),
+        0
+    );
+}
+
+#[test]
+fn a_standby_that_is_to_stop_hands_over_at_once_and_refuses_what_it_has() {
+    let mut bench = Bench::new();
+    bench.propose(1, "a");
+    bench.tell(Event::Resigned);
+    assert_eq!(bench.answers(), [(1, Outcome::NotProposed(Reason::Stopping))]);
+    assert!(bench.effects.contains(&Effect::HandedOver));
+    bench.propose(2, "b");
+    assert_eq!(bench.answers(), [(2, Outcome::NotProposed(Reason::Stopping))]);
+    bench.report(1, ballot(3, 1), 300);
+    bench.report(2, ballot(3, 1), 300);
+    assert_eq!(bench.timer(Timer::Election), None);
+}
+
+#[test]
+fn a_leader_that_acceptors_hear_from_and_we_cannot_reach_is_challenged_when_that_lasts() {
+    let mut bench = Bench::new();
+    bench.report(1, ballot(3, 1), 10);
+    bench.tell(Event::ForwardFailed);
+    let (_, at_least, _) = bench.timer(Timer::Unreachable).unwrap();
+    assert!(at_least >= TIMEOUT * 2);
+    bench.fire(Timer::Unreachable);
+    assert_eq!(*bench.core.phase(), Phase::Standby, "it failed once");
+    bench.tell(Event::ForwardFailed);
+    bench.tell(Event::ForwardFailed);
+    bench.fire(Timer::Unreachable);
+    assert!(matches!(bench.core.phase(), Phase::Campaigning(_)));
+}
+
+#[test]
+fn a_leader_that_answers_is_not_challenged() {
+    let mut bench = Bench::new();
+    bench.report(1, ballot(3, 1), 10);
+    bench.tell(Event::ForwardFailed);
+    bench.tell(Event::ForwardFailed);
+    bench.tell(Event::ForwardAnswered);
+    bench.fire(Timer::Unreachable);
+    assert_eq!(*bench.core.phase(), Phase::Standby);
+}

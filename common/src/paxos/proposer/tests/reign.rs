@@ -1,0 +1,223 @@
+//! A reign: keeping it up, its end, and what it leaves behind.
+
+use super::{
+    lead::{accepted, chosen},
+    *,
+};
+
+#[test]
+fn heartbeats_go_to_those_that_were_sent_nothing_lately() {
+    let mut bench = Bench::new();
+    let mine = bench.lead();
+    bench.fire(Timer::Heartbeat);
+    let accepts = bench.accepts();
+    assert_eq!(accepts.len(), 3);
+    assert!(
+        accepts
+            .iter()
+            .all(|(_, accept)| accept.ballot == mine && accept.proposals.is_empty())
+    );
+    let (_, at_least, at_most) = bench.timer(Timer::Heartbeat).unwrap();
+    assert_eq!((at_least, at_most), (TIMEOUT / 4, TIMEOUT / 4));
+    bench.propose(1, "a");
+    bench.fire(Timer::Heartbeat);
+    assert_eq!(bench.accepts(), []);
+}
+
+#[test]
+fn steps_down_without_a_phase_2_quorum_and_stays_with_one() {
+    let mut bench = Bench::with(Limits::default(), (4, 3, 2));
+    // Three promises are needed, and two votes.
+    bench.report(3, Ballot::ZERO, 300);
+    let mine = bench.campaign();
+    for number in 1..=3 {
+        bench.promise(number, mine);
+    }
+    bench.answer(1, 1, accepted(&[], 0));
+    bench.answer(2, 1, accepted(&[], 0));
+    bench.fire(Timer::Check);
+    assert!(bench.leads());
+    bench.answer(1, 2, accepted(&[], 0));
+    bench.answer(1, 3, accepted(&[], 0));
+    bench.fire(Timer::Check);
+    assert!(
+        !bench.leads(),
+        "one acceptor is no quorum, however often it answers"
+    );
+}
+
+#[test]
+fn steps_down_when_its_ballot_is_rejected_and_calls_what_was_in_flight_unknown() {
+    let mut bench = Bench::new();
+    bench.lead();
+    bench.propose(1, "a");
+    bench.propose(2, "b");
+    bench.vote(1, 1);
+    bench.vote(2, 1);
+    bench.answer(3, 1, rejection(ballot(9, 1)));
+    assert!(!bench.leads());
+    assert_eq!(bench.answers(), [(1, Outcome::Unknown), (2, Outcome::Unknown)]);
+    assert_eq!(bench.campaign(), ballot(10, 7));
+}
+
+#[test]
+fn a_rejection_of_an_earlier_ballot_does_not_end_the_reign() {
+    let mut bench = Bench::new();
+    let first = bench.campaign();
+    bench.fire(Timer::GiveUp);
+    bench.lead();
+    bench.tell(Event::Answered {
+        acceptor: uuid(3),
+        ballot: first,
+        sequence: 0,
+        answer: rejection(ballot(9, 1)),
+    });
+    assert!(bench.leads());
+}
+
+#[test]
+fn a_refusal_leaves_the_ballot_standing() {
+    let mut bench = Bench::new();
+    let mine = bench.lead();
+    let refused = Refused {
+        reason: "too far".to_owned(),
+        promised: mine,
+    };
+    bench.answer(1, 1, AcceptAnswer::Refused(refused));
+    assert!(bench.leads());
+}
+
+#[test]
+fn steps_down_when_its_oldest_slot_stays_unchosen_although_a_quorum_answers() {
+    let mut bench = Bench::new();
+    bench.lead();
+    bench.propose(1, "large");
+    let mut checks = 0;
+    while bench.leads() {
+        // Small messages pass, and are answered.
+        for number in 1..=3 {
+            bench.answer(number, 0, accepted(&[], 0));
+        }
+        bench.fire(Timer::Check);
+        checks += 1;
+        assert!(checks <= 5, "it blocks a connected quorum");
+    }
+    assert!(checks >= 4, "it gave up after {checks} leader timeouts");
+}
+
+#[test]
+fn slots_that_are_chosen_one_after_the_other_are_no_reason_to_step_down() {
+    let mut bench = Bench::new();
+    bench.lead();
+    for (request, at) in (1..).zip(0..12) {
+        bench.propose(request, "a");
+        // Whenever it looks, a slot is in flight, and a quorum answers.
+        bench.answer(1, 0, accepted(&[], 0));
+        bench.answer(2, 0, accepted(&[], 0));
+        bench.fire(Timer::Check);
+        bench.vote(1, at);
+        bench.vote(2, at);
+        assert!(bench.leads(), "slot {at}");
+    }
+}
+
+#[test]
+fn a_vote_above_what_is_proposed_is_filled_with_no_ops() {
+    let limits = Limits {
+        batches_in_flight_max: 100,
+        ..Limits::default()
+    };
+    let mut bench = Bench::with(limits, (3, 2, 2));
+    bench.lead();
+    bench.propose(1, "a");
+    bench.answer(3, 1, accepted(&[(0, 1)], 4));
+    assert_eq!(
+        bench.sent_to(1),
+        [(1, Value::noop()), (2, Value::noop()), (3, Value::noop())]
+    );
+    bench.propose(2, "b");
+    assert_eq!(bench.sent_to(1), [(4, value("b"))]);
+}
+
+#[test]
+fn a_reader_may_have_slots_filled_a_bounded_number_at_a_time_and_below_what_is_proposed_nothing() {
+    let limits = Limits {
+        slots_in_flight_max: 100_000,
+        ..Limits::default()
+    };
+    let mut bench = Bench::with(limits, (3, 2, 2));
+    bench.lead();
+    bench.propose(1, "a");
+    bench.tell(Event::FillWanted(slot(1)));
+    assert_eq!(bench.accepts(), []);
+    bench.tell(Event::FillWanted(slot(2)));
+    assert_eq!(bench.sent_to(1), [(1, Value::noop())]);
+    bench.tell(Event::FillWanted(Slot::MAX));
+    let filled = bench.sent_to(1).len();
+    assert!((1..=1_024).contains(&filled), "{filled}");
+}
+
+#[test]
+fn a_leader_that_is_to_stop_sees_through_what_is_in_flight_then_says_so() {
+    let mut bench = Bench::new();
+    bench.lead();
+    bench.propose(1, "a");
+    bench.tell(Event::Resigned);
+    assert!(!bench.effects.contains(&Effect::HandedOver));
+    bench.propose(2, "b");
+    assert_eq!(bench.answers(), [(2, Outcome::NotProposed(Reason::Stopping))]);
+    bench.vote(1, 0);
+    bench.vote(2, 0);
+    assert_eq!(bench.answers(), [(1, chosen(0, 0))]);
+    let last_words = bench.accepts();
+    assert_eq!(last_words.len(), 3);
+    assert!(
+        last_words
+            .iter()
+            .all(|(_, accept)| accept.resign && accept.chosen_to == slot(1))
+    );
+    assert!(bench.effects.contains(&Effect::HandedOver));
+}
+
+#[test]
+fn a_leader_that_is_to_stop_and_loses_its_ballot_has_nothing_left_to_hand_over() {
+    let mut bench = Bench::new();
+    bench.lead();
+    bench.propose(1, "a");
+    bench.tell(Event::Resigned);
+    bench.answer(3, 1, rejection(ballot(9, 1)));
+    assert_eq!(bench.answers(), [(1, Outcome::Unknown)]);
+    assert!(
+        bench.effects.contains(&Effect::HandedOver),
+        "its process would wait for ever"
+    );
+}
+
+#[test]
+fn a_cancelled_command_in_flight_has_an_unknown_outcome() {
+    let mut bench = Bench::new();
+    bench.lead();
+    bench.propose(1, "a");
+    bench.tell(Event::Cancelled(RequestId(1)));
+    assert_eq!(bench.answers(), [(1, Outcome::Unknown)]);
+}
+
+#[test]
+fn slots_that_every_acceptor_has_are_forgotten_and_so_are_too_many() {
+    let limits = Limits {
+        retained_slots_max: 2,
+        ..Limits::default()
+    };
+    let mut bench = Bench::with(limits, (3, 2, 2));
+    bench.lead();
+    for (request, at) in (1..).zip(0..5) {
+        bench.propose(request, "a");
+        bench.vote(1, at);
+        bench.vote(2, at);
+    }
+    // Acceptor 3 has none of them: the last two are kept for it, the rest is for repair.
+    bench.tell(Event::Closed(uuid(3)));
+    bench.tell(Event::Opened(uuid(3)));
+    let kept: Vec<u64> = bench.sent_to(3).into_iter().map(|(at, _)| at).collect();
+    assert_eq!(kept, [3, 4]);
+}

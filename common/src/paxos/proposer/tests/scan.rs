@@ -1,0 +1,107 @@
+//! Asking a quorum for what the leader itself holds no more.
+
+use super::*;
+use crate::paxos::message::Row;
+
+impl Bench {
+    /// The scan that was just begun, with the acceptors asked.
+    fn scan(&self) -> Option<(Scan, usize)> {
+        let mut scans = self.effects.iter().filter_map(|effect| {
+            let Effect::Prepare(_, _, scan) = effect else {
+                return None;
+            };
+            *scan
+        });
+        let first = scans.next()?;
+        Some((first, 1 + scans.filter(|other| *other == first).count()))
+    }
+
+    /// Acceptors 1 and 2 answer, and no watermark of theirs moves, until the leader asks a quorum.
+    fn scan_at_last(&mut self, slot: u64) -> Option<(Scan, usize)> {
+        (0..5).find_map(|_| {
+            self.vote(1, slot);
+            self.vote(2, slot);
+            self.fire(Timer::Check);
+            self.scan()
+        })
+    }
+
+    /// Acceptor `number` answers a scan with all that it holds from slot 0 on.
+    fn tell_page(&mut self, number: u128, scan: Scan, texts: &[&'static str]) -> &[Effect] {
+        let ballot = self.core.ballot().expect("it leads");
+        let rows: Vec<Row> = (0..)
+            .zip(texts)
+            .map(|(at, &text)| Row {
+                slot: slot(at),
+                accepted: Some((ballot, value(text))),
+            })
+            .collect();
+        let next = slot(rows.len() as u64);
+        self.tell(Event::Promised {
+            acceptor: uuid(number),
+            ballot,
+            scan: Some(scan),
+            page: PromisePage {
+                next,
+                voted_to: next,
+                rows,
+                ..empty_promise()
+            },
+        })
+    }
+}
+
+/// Leads, and keeps nothing that is chosen.
+fn forgetful() -> Bench {
+    let limits = Limits {
+        retained_slots_max: 0,
+        ..Limits::default()
+    };
+    let mut bench = Bench::with(limits, (3, 2, 2));
+    bench.lead();
+    bench
+}
+
+#[test]
+fn a_page_of_an_earlier_scan_does_not_speak_for_the_present_one() {
+    let mut bench = forgetful();
+    bench.propose(1, "a");
+    let (first, asked) = bench
+        .scan_at_last(0)
+        .expect("nobody vouches for slot 0, and the leader has forgotten it");
+    assert_eq!((first.to, asked), (slot(1), 3));
+    // Its pages do not come in time, and another slot is chosen and forgotten meanwhile.
+    bench.propose(2, "b");
+    let (second, _) = bench.scan_at_last(1).expect("it asks anew");
+    assert_eq!(second.to, slot(2));
+    assert_ne!(first.number, second.number);
+    // They were read before slot 1 was voted on: that they leave it out means nothing.
+    for number in [1, 2] {
+        bench.tell_page(number, first, &["a"]);
+        assert_eq!(bench.effects, []);
+    }
+    bench.tell_page(1, second, &["a", "b"]);
+    bench.tell_page(3, second, &[]);
+    let repaired: Vec<_> = bench
+        .accepts()
+        .into_iter()
+        .flat_map(|(_, accept)| accept.proposals)
+        .collect();
+    assert_eq!(repaired, [(slot(0), value("a")), (slot(1), value("b"))]);
+}
+
+#[test]
+fn a_chosen_slot_that_a_whole_quorum_lost_halts_the_leader_and_is_never_a_no_op() {
+    let mut bench = forgetful();
+    bench.propose(1, "a");
+    let (scan, _) = bench.scan_at_last(0).unwrap();
+    bench.tell_page(1, scan, &[]);
+    bench.tell_page(2, scan, &[]);
+    assert!(
+        bench
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Halt(_)))
+    );
+    assert_eq!(bench.accepts(), []);
+}

@@ -1,0 +1,273 @@
+//! Quorums: who votes, how many are enough, and counting them once each.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use sha2::{Digest as _, Sha256};
+
+use super::identity::{AcceptorUuid, ClusterId};
+
+/// Most acceptors of a cluster (inclusive). Three, five or seven make sense; a bound keeps messages bounded.
+pub const ACCEPTORS_MAX: usize = 31;
+
+/// How many acceptors there are, and how many of them each phase needs.
+///
+/// Any two quorums that matter intersect because `phase1 + phase2 > acceptors`. Source: Howard, Malkhi, Spiegelman,
+/// *Flexible Paxos* (2016), §3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Quorums {
+    acceptors: usize,
+    phase1: usize,
+    phase2: usize,
+}
+
+/// Quorums that would not intersect, or cannot be met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[error(
+    "{acceptors} acceptors with quorums of {phase1} (phase 1) and {phase2} (phase 2): each quorum must be between 1 \
+     and the number of acceptors, the two together more than that, and there may be at most {ACCEPTORS_MAX} acceptors"
+)]
+pub struct UnsafeQuorums {
+    acceptors: usize,
+    phase1: usize,
+    phase2: usize,
+}
+
+impl Quorums {
+    /// Checks that every phase-1 quorum meets every phase-2 quorum.
+    ///
+    /// # Errors
+    /// When it does not, or a quorum is empty or larger than the set, or there are too many acceptors.
+    pub fn new(acceptors: usize, phase1: usize, phase2: usize) -> Result<Self, UnsafeQuorums> {
+        let possible = |quorum| (1..=acceptors).contains(&quorum);
+        if acceptors <= ACCEPTORS_MAX && possible(phase1) && possible(phase2) && phase1 + phase2 > acceptors {
+            Ok(Self {
+                acceptors,
+                phase1,
+                phase2,
+            })
+        } else {
+            Err(UnsafeQuorums {
+                acceptors,
+                phase1,
+                phase2,
+            })
+        }
+    }
+
+    /// The usual: more than half, in both phases.
+    ///
+    /// # Errors
+    /// When there are no acceptors, or too many.
+    pub fn majority(acceptors: usize) -> Result<Self, UnsafeQuorums> {
+        Self::new(acceptors, acceptors / 2 + 1, acceptors / 2 + 1)
+    }
+
+    /// Number of acceptors.
+    pub fn acceptors(self) -> usize {
+        self.acceptors
+    }
+
+    /// Promises that a campaign needs.
+    pub fn phase1(self) -> usize {
+        self.phase1
+    }
+
+    /// Votes that choose a value.
+    pub fn phase2(self) -> usize {
+        self.phase2
+    }
+}
+
+/// The members of a cluster and its quorums, as the acceptors store them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Configuration {
+    members: BTreeMap<AcceptorUuid, Arc<str>>,
+    quorums: Quorums,
+}
+
+/// A list of acceptors that is no configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum InvalidConfiguration {
+    /// The same uuid stands behind two addresses.
+    #[error("acceptor {0} is listed twice")]
+    Twice(AcceptorUuid),
+    /// See [`UnsafeQuorums`].
+    #[error(transparent)]
+    Quorums(#[from] UnsafeQuorums),
+}
+
+impl Configuration {
+    /// Lists members, by uuid, with the addresses they were found at.
+    ///
+    /// # Errors
+    /// When a uuid is there twice, or the quorums are unsafe for that many.
+    pub fn new(
+        members: impl IntoIterator<Item = (AcceptorUuid, Arc<str>)>,
+        phase1: usize,
+        phase2: usize,
+    ) -> Result<Self, InvalidConfiguration> {
+        let mut by_uuid = BTreeMap::new();
+        for (uuid, address) in members {
+            if by_uuid.insert(uuid, address).is_some() {
+                return Err(InvalidConfiguration::Twice(uuid));
+            }
+        }
+        let quorums = Quorums::new(by_uuid.len(), phase1, phase2)?;
+        Ok(Self {
+            members: by_uuid,
+            quorums,
+        })
+    }
+
+    /// Members by uuid; the addresses are hints.
+    pub fn members(&self) -> &BTreeMap<AcceptorUuid, Arc<str>> {
+        &self.members
+    }
+
+    /// How many make a quorum.
+    pub fn quorums(&self) -> Quorums {
+        self.quorums
+    }
+
+    /// Whether both name the same acceptors and quorums; addresses do not count.
+    pub fn same_cluster(&self, other: &Self) -> bool {
+        self.quorums == other.quorums && self.members.keys().eq(other.members.keys())
+    }
+
+    /// Hash of sorted uuids and quorums, so that all who form the same cluster give it the same name.
+    pub fn cluster_id(&self) -> ClusterId {
+        let mut hash = Sha256::new();
+        hash.update(b"paxos cluster v1");
+        for count in [self.quorums.acceptors, self.quorums.phase1, self.quorums.phase2] {
+            hash.update((count as u64).to_be_bytes());
+        }
+        for uuid in self.members.keys() {
+            hash.update(uuid.to_bytes());
+        }
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash.finalize()[..16]);
+        ClusterId::from_bytes(id)
+    }
+
+    /// Who may vote.
+    pub fn electorate(&self) -> Electorate {
+        Electorate {
+            members: self.members.keys().copied().collect(),
+            quorums: self.quorums,
+        }
+    }
+}
+
+/// Who may vote, and how many votes count. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Electorate {
+    /// Sorted.
+    members: Arc<[AcceptorUuid]>,
+    quorums: Quorums,
+}
+
+impl Electorate {
+    /// The members, ascending.
+    pub fn members(&self) -> &[AcceptorUuid] {
+        &self.members
+    }
+
+    /// How many make a quorum.
+    pub fn quorums(&self) -> Quorums {
+        self.quorums
+    }
+
+    /// Whether `acceptor` may vote.
+    pub fn includes(&self, acceptor: AcceptorUuid) -> bool {
+        self.members.binary_search(&acceptor).is_ok()
+    }
+}
+
+/// The acceptors that said something: each counts once, however often it says it, and only members count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Tally(u32);
+
+impl Tally {
+    /// Counts `acceptor`; tells whether that was news. A stranger is not counted.
+    pub fn add(&mut self, electorate: &Electorate, acceptor: AcceptorUuid) -> bool {
+        let Ok(position) = electorate.members.binary_search(&acceptor) else {
+            return false;
+        };
+        let before = self.0;
+        self.0 |= 1 << position;
+        self.0 != before
+    }
+
+    /// Whether `acceptor` was counted.
+    pub fn contains(self, electorate: &Electorate, acceptor: AcceptorUuid) -> bool {
+        electorate
+            .members
+            .binary_search(&acceptor)
+            .is_ok_and(|position| self.0 & (1 << position) != 0)
+    }
+
+    /// How many were counted.
+    pub fn count(self) -> usize {
+        self.0.count_ones() as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn configuration(uuids: &[u128]) -> Result<Configuration, InvalidConfiguration> {
+        let quorum = uuids.len() / 2 + 1;
+        let members = uuids
+            .iter()
+            .map(|&uuid| (AcceptorUuid::from_u128(uuid), Arc::from("http://a")));
+        Configuration::new(members, quorum, quorum)
+    }
+
+    proptest! {
+        #[test]
+        fn every_phase_1_quorum_meets_every_phase_2_quorum(
+            n in 1usize..=9, phase1 in 0usize..=10, phase2 in 0usize..=10, a in any::<u32>(), b in any::<u32>(),
+        ) {
+            let all = (1u32 << n) - 1;
+            let (a, b) = (a & all, b & all);
+            if Quorums::new(n, phase1, phase2).is_ok()
+                && a.count_ones() as usize >= phase1 && b.count_ones() as usize >= phase2 {
+                prop_assert_ne!(a & b, 0);
+            }
+        }
+
+        #[test]
+        fn refuses_only_quorums_that_can_miss_each_other(
+            n in 1usize..=9, phase1 in 1usize..=9, phase2 in 1usize..=9,
+        ) {
+            prop_assume!(phase1 <= n && phase2 <= n);
+            // The first `phase1` acceptors and the last `phase2` share one exactly when the sizes add up to more.
+            let meet = phase1 + phase2 > n;
+            prop_assert_eq!(Quorums::new(n, phase1, phase2).is_ok(), meet);
+        }
+    }
+
+    #[test]
+    fn an_acceptor_counts_once_however_often_it_answers_and_strangers_never() {
+        let electorate = configuration(&[1, 2, 3]).unwrap().electorate();
+        let mut tally = Tally::default();
+        assert!(tally.add(&electorate, AcceptorUuid::from_u128(2)));
+        assert!(!tally.add(&electorate, AcceptorUuid::from_u128(2)));
+        assert!(!tally.add(&electorate, AcceptorUuid::from_u128(9)));
+        assert_eq!(tally.count(), 1);
+    }
+
+    #[test]
+    fn cluster_id_depends_on_uuids_and_quorums_alone() {
+        let id = configuration(&[1, 2, 3]).unwrap().cluster_id();
+        assert_eq!(configuration(&[3, 1, 2]).unwrap().cluster_id(), id);
+        assert_ne!(configuration(&[1, 2, 4]).unwrap().cluster_id(), id);
+        assert_eq!(
+            configuration(&[1, 1, 2]),
+            Err(InvalidConfiguration::Twice(AcceptorUuid::from_u128(1)))
+        );
+    }
+}

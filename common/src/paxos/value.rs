@@ -1,0 +1,132 @@
+//! Values: what a slot holds, as the bytes that are stored.
+
+use std::hash::{Hash, Hasher};
+
+use bytes::{Bytes, BytesMut};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Most commands in one value (inclusive): an offset has 16 bits.
+pub const COMMANDS_MAX: usize = 1 << 16;
+
+/// One client's command, encoded as a batch that holds it alone.
+///
+/// The stored form of a batch is a protobuf message with one repeated field, and such encodings concatenate: a
+/// batch of many is the batches of one, end to end. So a command is encoded once, where it comes in, and the
+/// cores never look inside.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EncodedCommand(Bytes);
+
+impl EncodedCommand {
+    /// Takes the encoding of a batch of exactly one command.
+    pub fn from_batch_of_one(encoded: Bytes) -> Self {
+        Self(encoded)
+    }
+
+    /// The encoding of a batch that holds this command alone.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+/// What a slot holds: a batch of commands, or a no-op, which is a batch of none.
+///
+/// Two values are equal when their bytes are; the trace context that travels with them is no part of them.
+#[derive(Clone, Debug, Default)]
+pub struct Value {
+    bytes: Bytes,
+    traceparent: Bytes,
+}
+
+impl Value {
+    /// Fills a slot without effect.
+    pub fn noop() -> Self {
+        Self::default()
+    }
+
+    /// Puts commands into one value, in order.
+    pub fn batch<'a>(commands: impl IntoIterator<Item = &'a EncodedCommand>, traceparent: Bytes) -> Self {
+        let mut commands = commands.into_iter().peekable();
+        let Some(first) = commands.next() else {
+            return Self::noop();
+        };
+        if commands.peek().is_none() {
+            return Self {
+                bytes: first.0.clone(),
+                traceparent,
+            };
+        }
+        let mut bytes = BytesMut::from(&first.0[..]);
+        for command in commands {
+            bytes.extend_from_slice(&command.0);
+        }
+        Self {
+            bytes: bytes.freeze(),
+            traceparent,
+        }
+    }
+
+    /// Takes a value from the wire or a disk.
+    pub fn from_stored(bytes: Bytes, traceparent: Bytes) -> Self {
+        Self { bytes, traceparent }
+    }
+
+    /// The stored form.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// W3C trace context of the batch; empty when unsampled.
+    pub fn traceparent(&self) -> &Bytes {
+        &self.traceparent
+    }
+
+    /// Whether it holds no command.
+    pub fn is_noop(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Short stand-in for the bytes, to notice when two values of one slot and ballot differ.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint(xxh3_64(&self.bytes))
+    }
+}
+
+impl PartialEq for Value {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Value {}
+
+impl Hash for Value {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.bytes.hash(state);
+    }
+}
+
+/// Hash of a value's bytes. Guards an assertion; no decision rests on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint(u64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_equal_when_their_bytes_are_whatever_the_traceparent() {
+        let bytes = Bytes::from_static(b"x");
+        let sampled = Value::from_stored(bytes.clone(), Bytes::from_static(b"00-1-1-01"));
+        assert_eq!(sampled, Value::from_stored(bytes, Bytes::new()));
+        assert_ne!(sampled, Value::noop());
+    }
+
+    #[test]
+    fn batch_is_its_commands_end_to_end() {
+        let command =
+            |text: &'static str| EncodedCommand::from_batch_of_one(Bytes::from_static(text.as_bytes()));
+        let value = Value::batch(&[command("ab"), command("c")], Bytes::new());
+        assert_eq!(value.as_bytes(), "abc");
+        assert!(Value::batch(&[], Bytes::new()).is_noop());
+    }
+}

@@ -1,0 +1,212 @@
+//! The gRPC server that every role runs: limits, keep-alive, health, reflection, and a stop that does not hang.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{net::TcpListener, time::timeout};
+use tonic::service::Routes;
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{exit::Failure, shutdown::Shutdown};
+
+mod calls;
+mod connections;
+mod partial;
+
+use calls::Limited;
+use connections::{Incoming, Limits};
+
+pub use crate::peer::MESSAGE_BYTES_MAX;
+
+/// What connections are allowed.
+const CONNECTIONS: Limits = Limits {
+    // Room for hundreds of peers and clients (each needs one), and below the 1,024 open files that a process may
+    // usually have.
+    connections: 768,
+    // Clients connect when they have something to ask.
+    first_call: Duration::from_secs(10),
+    // Longer than the pauses of a client that is in use; one that comes back later connects anew.
+    unused: Duration::from_secs(300),
+    // Enough to be scheduled on a busy machine, and a short wait for who is let in instead.
+    protected: Duration::from_millis(400),
+};
+/// Calls at once on one connection: several hundred unary calls in flight are a normal client.
+const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
+/// How often an open connection is probed, so that a vanished machine's connections and streams are freed.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// A connection whose probe is unanswered for so long is dropped.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long calls may go on once the stop has begun: long streams end themselves on the same token.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// Says whether a role is ready, over `grpc.health.v1`. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Health {
+    reporter: HealthReporter,
+    service: &'static str,
+}
+
+impl Health {
+    /// Tells probes whether this role serves; its own service and the process as a whole.
+    pub async fn set_serving(&self, serving: bool) {
+        let status = if serving {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        self.reporter.set_service_status(self.service, status).await;
+        self.reporter.set_service_status("", status).await;
+    }
+}
+
+/// A role's server, bound and not yet running.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    routes: Routes,
+    local: SocketAddr,
+}
+
+impl Server {
+    /// Adds health and reflection to a role's services. `service` is its name for health, its `NamedService::NAME`.
+    /// It is reported as not serving until the role says otherwise.
+    ///
+    /// Set [`MESSAGE_BYTES_MAX`] on every service before, both ways.
+    ///
+    /// # Errors
+    /// The listener has no address.
+    pub async fn new(
+        listener: TcpListener,
+        service: &'static str,
+        routes: Routes,
+    ) -> Result<(Self, Health), Failure> {
+        let (reporter, health_service) = tonic_health::server::health_reporter();
+        let health = Health { reporter, service };
+        health.set_serving(false).await;
+
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(paxos_proto::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let routes = routes
+            .add_service(health_service)
+            .add_service(reflection().build_v1().map_err(Failure::internal)?)
+            .add_service(reflection().build_v1alpha().map_err(Failure::internal)?);
+        let local = listener.local_addr().map_err(Failure::internal)?;
+        Ok((
+            Self {
+                listener,
+                routes,
+                local,
+            },
+            health,
+        ))
+    }
+
+    /// The address really bound.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Serves until the stop begins, then lets open calls finish for a short grace; for none after a failure.
+    ///
+    /// Streams that would last for ever must end on the same token; what is left after the grace is cut off when
+    /// the runtime ends.
+    ///
+    /// # Errors
+    /// The listener failed.
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), Failure> {
+        let incoming = Incoming::new(self.listener, CONNECTIONS);
+        let services = Limited::new(self.routes.prepare());
+        let server = tonic::transport::Server::builder()
+            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .serve_with_incoming_shutdown(services, incoming, shutdown.token().clone().cancelled_owned());
+        let mut server = Box::pin(server);
+        let result = tokio::select! {
+            // Not cancelled by the other arm: it is polled on below.
+            result = &mut server => result,
+            // `begun` only waits.
+            () = shutdown.begun() => {
+                // A role that has failed answers nothing any more.
+                let grace = if shutdown.has_failed() { Duration::ZERO } else { STOP_GRACE };
+                match timeout(grace, &mut server).await {
+                    Ok(result) => result,
+                    Err(_) => {
+                        tracing::debug!("cutting off calls that outlast the grace");
+                        Ok(())
+                    }
+                }
+            },
+        };
+        result.map_err(|error| Failure::internal(anyhow::Error::new(error).context("serve")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    use crate::peer::{Address, connect_lazy};
+    use tokio_util::sync::CancellationToken;
+    use tonic_health::pb::{HealthCheckRequest, health_check_response, health_client::HealthClient};
+
+    const SERVICE: &str = "paxos.v1.Acceptor";
+
+    #[tokio::test]
+    async fn reports_serving_only_when_told_and_stops_with_a_stream_open() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let shutdown = Shutdown::new(&CancellationToken::new());
+        let (server, health) = Server::new(listener, SERVICE, Routes::default()).await.unwrap();
+        let address: Address = format!("http://{}", server.local_addr()).parse().unwrap();
+        let running = tokio::spawn(server.run(shutdown.clone()));
+
+        let mut client = HealthClient::new(connect_lazy(&address));
+        let request = || HealthCheckRequest {
+            service: SERVICE.to_owned(),
+        };
+        let mut watch = client.watch(request()).await.unwrap().into_inner();
+        let first = watch.message().await.unwrap().unwrap();
+        assert_eq!(first.status(), health_check_response::ServingStatus::NotServing);
+        health.set_serving(true).await;
+        let second = watch.message().await.unwrap().unwrap();
+        assert_eq!(second.status(), health_check_response::ServingStatus::Serving);
+        let overall = client
+            .check(HealthCheckRequest::default())
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(overall.status(), health_check_response::ServingStatus::Serving);
+
+        shutdown.begin();
+        running.await.unwrap().unwrap();
+        drop(watch);
+    }
+
+    #[tokio::test]
+    async fn open_calls_are_given_no_time_after_a_failure() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let shutdown = Shutdown::new(&CancellationToken::new());
+        let (server, _health) = Server::new(listener, SERVICE, Routes::default()).await.unwrap();
+        let address: Address = format!("http://{}", server.local_addr()).parse().unwrap();
+        let running = tokio::spawn(server.run(shutdown.clone()));
+        let request = HealthCheckRequest {
+            service: SERVICE.to_owned(),
+        };
+        let mut client = HealthClient::new(connect_lazy(&address));
+        let mut watch = client.watch(request).await.unwrap().into_inner();
+        watch.message().await.unwrap().unwrap();
+
+        let failed_at = Instant::now();
+        shutdown.fail(Failure::storage(anyhow::anyhow!("disk failed")));
+        running.await.unwrap().unwrap();
+        assert!(
+            failed_at.elapsed() < STOP_GRACE / 2,
+            "it took {:?}",
+            failed_at.elapsed()
+        );
+        drop(watch);
+    }
+}

@@ -1,0 +1,420 @@
+//! What calls may cost: how many are open at once, and the bytes of messages that have only come in part.
+//!
+//! Every call passes here before its service sees it. A message is kept until it is whole; when too much has come in
+//! part, the call is cut off whose message has been standing still for longest.
+
+use std::{
+    convert::Infallible,
+    future::ready,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{
+    Status,
+    body::Body,
+    codegen::{BoxFuture, Service, http},
+    service::Routes,
+};
+
+use super::{
+    connections::{Origin, Usage},
+    partial::{Partials, Share},
+};
+use crate::{peer::MESSAGE_BYTES_MAX, status};
+
+/// Calls open at once, on all connections: hundreds of peers with a few streams each and thousands of single calls,
+/// and some tens of kilobytes each while they only wait.
+pub(super) const CALLS_MAX: usize = 8_192;
+/// Messages up to this size are not counted: what all open calls together can hold back in such parts is little.
+const FREE_BYTES: usize = 16 * 1024;
+/// Compression flag and length before each message.
+const PREFIX_BYTES: usize = 5;
+
+/// A role's services behind the limits. Cheap to clone; all clones share them.
+#[derive(Clone, Debug)]
+pub(super) struct Limited {
+    routes: Routes,
+    calls: Arc<Semaphore>,
+    partials: Arc<Partials>,
+}
+
+impl Limited {
+    pub(super) fn new(routes: Routes) -> Self {
+        Self {
+            routes,
+            calls: Arc::new(Semaphore::new(CALLS_MAX)),
+            partials: Arc::default(),
+        }
+    }
+}
+
+impl Service<http::Request<Body>> for Limited {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Service::<http::Request<Body>>::poll_ready(&mut self.routes, context)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let Ok(permit) = Arc::clone(&self.calls).try_acquire_owned() else {
+            let refusal = status::overloaded("the list of open calls").into_http();
+            return Box::pin(ready(Ok(refusal)));
+        };
+        let origin = request.extensions_mut().remove::<Origin>();
+        if let Some(origin) = &origin {
+            request.extensions_mut().insert(origin.tcp.clone());
+        }
+        let call = Arc::new(Call {
+            usage: origin.map(|origin| origin.usage),
+            holds: AtomicBool::new(false),
+            _permit: permit,
+        });
+        let partials = Arc::clone(&self.partials);
+        let request = request.map(|body| Body::new(Inbound::new(body, Arc::clone(&call), partials)));
+        let response = self.routes.call(request);
+        Box::pin(async move {
+            let response = response.await?;
+            call.begun();
+            Ok(response.map(|body| Body::new(Outbound { body, _call: call })))
+        })
+    }
+}
+
+/// An open call: until its request and its answer are both gone.
+#[derive(Debug)]
+struct Call {
+    /// Of its connection.
+    usage: Option<Arc<Usage>>,
+    /// Whether the connection counts as used by it.
+    holds: AtomicBool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Call {
+    /// A message has come in, or an answer goes out: from now on the connection is used. A request that never comes
+    /// is no use.
+    fn begun(&self) {
+        if let Some(usage) = &self.usage
+            && !self.holds.swap(true, Ordering::Relaxed)
+        {
+            usage.hold();
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if let Some(usage) = &self.usage
+            && *self.holds.get_mut()
+        {
+            usage.release();
+        }
+    }
+}
+
+/// An answer, which keeps its call open.
+struct Outbound {
+    body: Body,
+    _call: Arc<Call>,
+}
+
+impl http_body::Body for Outbound {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A request, or many.
+struct Inbound {
+    body: Body,
+    call: Arc<Call>,
+    prefixed: Prefixed,
+    partials: Arc<Partials>,
+    /// Of the message that is coming in, when it is large.
+    share: Option<Share>,
+}
+
+impl Inbound {
+    fn new(body: Body, call: Arc<Call>, partials: Arc<Partials>) -> Self {
+        Self {
+            body,
+            call,
+            prefixed: Prefixed::default(),
+            partials,
+            share: None,
+        }
+    }
+
+    /// Looks at what has come in.
+    fn take(&mut self, data: &[u8]) -> Result<(), Status> {
+        if self.prefixed.take(data) > 0 {
+            self.share = None;
+            self.call.begun();
+        }
+        if self.prefixed.is_flagged {
+            return Err(status::invalid_argument("compressed messages are not taken"));
+        }
+        let Some((length, here)) = self.prefixed.expected() else {
+            return Ok(());
+        };
+        if length > MESSAGE_BYTES_MAX {
+            return Err(status::invalid_argument(format!(
+                "the message has {length} bytes, and {MESSAGE_BYTES_MAX} are allowed"
+            )));
+        }
+        if here > FREE_BYTES {
+            let share = self.share.get_or_insert_with(|| self.partials.share());
+            share.grow_to(here).map_err(|_| cut_off())?;
+        }
+        Ok(())
+    }
+}
+
+fn cut_off() -> Status {
+    status::overloaded("the room for messages that have come in part")
+}
+
+impl http_body::Body for Inbound {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            return match &mut self.share {
+                Some(share) => share.poll_cut_off(context).map(|()| Some(Err(cut_off()))),
+                None => Poll::Pending,
+            };
+        };
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                let taken = frame.data_ref().map_or(Ok(()), |data| self.take(data));
+                Some(taken.map(|()| frame))
+            }
+            Some(Err(status)) => Some(Err(status)),
+            None if self.prefixed.is_between() => None,
+            None => {
+                // Told once.
+                self.prefixed = Prefixed::default();
+                Some(Err(status::invalid_argument(
+                    "the request ends in the middle of a message",
+                )))
+            }
+        })
+    }
+
+    // Whether it ends in the middle of a message is told at its end, so that must be read.
+    fn is_end_stream(&self) -> bool {
+        false
+    }
+}
+
+/// Where in a sequence of messages a stream of bytes is: each message comes behind a flag and its length.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Prefixed {
+    prefix: [u8; PREFIX_BYTES],
+    /// How much of the prefix is there.
+    have: usize,
+    /// How much of the message is missing, once the prefix is whole.
+    missing: usize,
+    /// Some message was said to be compressed.
+    is_flagged: bool,
+}
+
+impl Prefixed {
+    /// Moves on by these bytes; tells how many messages ended in them.
+    fn take(&mut self, mut data: &[u8]) -> usize {
+        let mut ended = 0;
+        while !data.is_empty() {
+            if self.have < PREFIX_BYTES {
+                let count = data.len().min(PREFIX_BYTES - self.have);
+                let (head, rest) = data.split_at(count);
+                self.prefix[self.have..][..count].copy_from_slice(head);
+                self.have += count;
+                data = rest;
+                if self.have == PREFIX_BYTES {
+                    self.missing = self.length();
+                    self.is_flagged |= self.prefix[0] != 0;
+                }
+            } else {
+                let count = data.len().min(self.missing);
+                self.missing -= count;
+                data = &data[count..];
+            }
+            if self.have == PREFIX_BYTES && self.missing == 0 {
+                self.have = 0;
+                ended += 1;
+            }
+        }
+        ended
+    }
+
+    /// Length of the message that is coming in, once it is known, and how much of it is here.
+    fn expected(&self) -> Option<(usize, usize)> {
+        let length = self.length();
+        (self.have == PREFIX_BYTES).then(|| (length, length - self.missing))
+    }
+
+    /// Whether no message has begun that has not ended.
+    fn is_between(&self) -> bool {
+        self.have == 0
+    }
+
+    fn length(&self) -> usize {
+        let [_, length @ ..] = self.prefix;
+        u32::from_be_bytes(length) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use http_body::Body as _;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Pieces as they come in; after them nothing more, or nothing yet.
+    struct Pieces {
+        pieces: VecDeque<Bytes>,
+        ends: bool,
+    }
+
+    impl http_body::Body for Pieces {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            match self.pieces.pop_front() {
+                Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
+                None if self.ends => Poll::Ready(None),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    fn prefixed(length: usize, bytes: usize) -> Vec<u8> {
+        let mut message = vec![0];
+        message.extend(u32::try_from(length).unwrap().to_be_bytes());
+        message.extend(vec![7; bytes]);
+        message
+    }
+
+    fn inbound(pieces: &[Vec<u8>], ends: bool, partials: &Arc<Partials>) -> (Pin<Box<Inbound>>, Arc<Usage>) {
+        let usage = Arc::new(Usage::new());
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let call = Arc::new(Call {
+            usage: Some(Arc::clone(&usage)),
+            holds: AtomicBool::new(false),
+            _permit: permit,
+        });
+        let pieces = pieces.iter().cloned().map(Bytes::from).collect();
+        let body = Body::new(Pieces { pieces, ends });
+        (Box::pin(Inbound::new(body, call, Arc::clone(partials))), usage)
+    }
+
+    fn poll(inbound: &mut Pin<Box<Inbound>>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        inbound.as_mut().poll_frame(&mut context)
+    }
+
+    #[test]
+    fn large_message_counts_until_it_is_whole_or_gone() {
+        let partials = Arc::default();
+        let pieces = [prefixed(100_000, 40_000), vec![7; 60_000], prefixed(10, 5)];
+        let (mut message, _) = inbound(&pieces, false, &partials);
+        assert!(poll(&mut message).is_ready());
+        assert_eq!(partials.bytes(), 40_000);
+        assert!(poll(&mut message).is_ready());
+        assert_eq!(partials.bytes(), 0);
+        assert!(poll(&mut message).is_ready());
+        assert!(poll(&mut message).is_pending());
+        assert_eq!(partials.bytes(), 0, "small ones are not counted");
+
+        let (mut message, _) = inbound(&pieces, false, &partials);
+        assert!(poll(&mut message).is_ready());
+        drop(message);
+        assert_eq!(partials.bytes(), 0);
+    }
+
+    #[test]
+    fn request_uses_its_connection_from_its_first_whole_message_to_its_end() {
+        let partials = Arc::default();
+        let (mut message, usage) = inbound(&[vec![0, 0, 0, 0], vec![1, 7]], true, &partials);
+        assert!(poll(&mut message).is_ready() && usage.is_unused());
+        assert!(poll(&mut message).is_ready() && !usage.is_unused());
+        drop(message);
+        assert!(usage.is_unused());
+    }
+
+    #[test]
+    fn messages_that_are_too_long_or_end_early_are_invalid() {
+        let partials = Arc::default();
+        let last = |pieces: &[Vec<u8>]| {
+            let (mut inbound, _) = inbound(pieces, true, &partials);
+            loop {
+                match poll(&mut inbound) {
+                    Poll::Ready(Some(Ok(_))) => {}
+                    Poll::Ready(Some(Err(status))) => break Some(status),
+                    Poll::Ready(None) => break None,
+                    Poll::Pending => panic!("it waits for nothing"),
+                }
+            }
+        };
+        let text = |pieces: &[Vec<u8>]| last(pieces).unwrap().message().to_owned();
+        assert!(text(&[prefixed(MESSAGE_BYTES_MAX + 1, 9)]).contains("4194304 are allowed"));
+        assert!(text(&[prefixed(u32::MAX as usize, 0)]).contains("4194304 are allowed"));
+        assert!(text(&[vec![1, 0, 0, 0, 0]]).contains("compressed"));
+        assert!(text(&[vec![0, 0]]).contains("ends in the middle"));
+        assert!(text(&[prefixed(3, 3), prefixed(100_000, 5)]).contains("ends in the middle"));
+        let whole = [prefixed(MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX), prefixed(0, 0)];
+        assert!(last(&whole).is_none() && last(&[]).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn messages_are_counted_however_they_are_cut(
+            lengths in prop::collection::vec(0usize..40, 0..6),
+            cut in 1usize..20,
+            rest in 0usize..4,
+        ) {
+            let mut bytes: Vec<u8> = lengths.iter().flat_map(|&length| prefixed(length, length)).collect();
+            bytes.extend(vec![0; rest]);
+            let mut state = Prefixed::default();
+            let ended: usize = bytes.chunks(cut).map(|piece| state.take(piece)).sum();
+            prop_assert_eq!(ended, lengths.len());
+            prop_assert_eq!(state.is_between(), rest == 0);
+            prop_assert_eq!(state.expected(), None);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Messages that have come in only in part: how much memory they hold together.
+
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::peer::MESSAGE_BYTES_MAX;
+
+/// Bytes of such messages from which on the stalest of them are cut off: 32 of the largest, which a busy server has
+/// whole in a moment.
+const BYTES_MAX: usize = 32 * MESSAGE_BYTES_MAX;
+/// Bytes from which on no such message may grow any more: what was cut off is not gone at once.
+const BYTES_NEVER: usize = 2 * BYTES_MAX;
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Partials(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    bytes: usize,
+    next_key: u64,
+    open: BTreeMap<u64, Partial>,
+}
+
+#[derive(Debug)]
+struct Partial {
+    bytes: usize,
+    grown_at: Instant,
+    cut_off: CancellationToken,
+}
+
+/// There is no room for more of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Full;
+
+/// What one message holds; dropping it gives that back.
+pub(super) struct Share {
+    partials: Arc<Partials>,
+    key: u64,
+    cut_off: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Partials {
+    /// For one message, of which nothing is here yet.
+    pub(super) fn share(self: &Arc<Self>) -> Share {
+        let cut_off = CancellationToken::new();
+        let mut state = self.lock();
+        let key = state.next_key;
+        state.next_key += 1;
+        state.open.insert(
+            key,
+            Partial {
+                bytes: 0,
+                grown_at: Instant::now(),
+                cut_off: cut_off.clone(),
+            },
+        );
+        Share {
+            partials: Arc::clone(self),
+            key,
+            cut_off: Box::pin(cut_off.cancelled_owned()),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Cuts off those that have not grown for longest, until so many bytes will be free.
+    fn free(&mut self, excess: usize) {
+        let already = self
+            .open
+            .values()
+            .filter(|partial| partial.cut_off.is_cancelled());
+        let mut freed: usize = already.map(|partial| partial.bytes).sum();
+        while freed < excess {
+            let stalest = self
+                .open
+                .values()
+                .filter(|partial| !partial.cut_off.is_cancelled())
+                .min_by_key(|partial| partial.grown_at);
+            let Some(stalest) = stalest else { return };
+            stalest.cut_off.cancel();
+            freed += stalest.bytes;
+        }
+    }
+}
+
+impl Share {
+    /// So much of the message is here now.
+    ///
+    /// # Errors
+    /// When there is no room for that.
+    pub(super) fn grow_to(&mut self, bytes: usize) -> Result<(), Full> {
+        let mut state = self.partials.lock();
+        let Some(partial) = state.open.get_mut(&self.key) else {
+            return Err(Full);
+        };
+        let more = bytes.saturating_sub(partial.bytes);
+        partial.bytes += more;
+        partial.grown_at = Instant::now();
+        state.bytes += more;
+        if state.bytes > BYTES_MAX {
+            let excess = state.bytes - BYTES_MAX;
+            state.free(excess);
+        }
+        if state.bytes > BYTES_NEVER {
+            Err(Full)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Ready when the message must be given up.
+    pub(super) fn poll_cut_off(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.cut_off.as_mut().poll(context)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut state = self.partials.lock();
+        if let Some(partial) = state.open.remove(&self.key) {
+            state.bytes -= partial.bytes;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_cut_off(share: &mut Share) -> bool {
+        share
+            .poll_cut_off(&mut Context::from_waker(std::task::Waker::noop()))
+            .is_ready()
+    }
+
+    #[test]
+    fn those_that_stand_still_for_longest_are_cut_off_when_there_is_too_much() {
+        let partials = Arc::<Partials>::default();
+        let mut shares: Vec<_> = (0..4).map(|_| partials.share()).collect();
+        for share in &mut shares {
+            share.grow_to(BYTES_MAX / 4).unwrap();
+        }
+        shares[0].grow_to(BYTES_MAX / 4).unwrap();
+        let mut last = partials.share();
+        last.grow_to(BYTES_MAX / 4 + 1).unwrap();
+        let cut_off: Vec<_> = shares.iter_mut().map(is_cut_off).collect();
+        assert_eq!(cut_off, [false, true, true, false]);
+        assert!(!is_cut_off(&mut last));
+        shares.clear();
+        assert_eq!(partials.bytes(), BYTES_MAX / 4 + 1);
+        drop(last);
+        assert_eq!(partials.bytes(), 0);
+    }
+
+    #[test]
+    fn nothing_grows_while_those_cut_off_are_still_there() {
+        let partials = Arc::<Partials>::default();
+        let mut stuck: Vec<_> = (0..8).map(|_| partials.share()).collect();
+        let grown: Vec<_> = stuck
+            .iter_mut()
+            .map(|share| share.grow_to(BYTES_NEVER / 8))
+            .collect();
+        assert!(grown.iter().all(Result::is_ok));
+        let mut late = partials.share();
+        assert_eq!(late.grow_to(1), Err(Full));
+        stuck.pop();
+        assert_eq!(late.grow_to(2), Ok(()));
+    }
+}

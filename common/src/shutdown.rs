@@ -1,0 +1,225 @@
+//! How a role stops: a token that says when, the tasks that must be through first, and the failure that caused it.
+
+use std::{
+    io, process,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::exit::Failure;
+
+/// Stops one role. Cheap to clone; all clones speak of the same stop.
+///
+/// Correctness never depends on it: a role that is killed instead loses nothing.
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    token: CancellationToken,
+    tracker: TaskTracker,
+    /// The first failure reported; later ones are its consequences.
+    failure: Arc<Mutex<Option<Failure>>>,
+}
+
+impl Shutdown {
+    /// One that begins when `parent` is cancelled, or when the role itself asks. It never cancels `parent`.
+    pub fn new(parent: &CancellationToken) -> Self {
+        Self {
+            token: parent.child_token(),
+            tracker: TaskTracker::new(),
+            failure: Arc::default(),
+        }
+    }
+
+    /// One that begins at SIGTERM or SIGINT. A second signal ends the process at once, with 128 + its number.
+    ///
+    /// # Errors
+    /// The signals cannot be listened to.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn on_signals() -> io::Result<Self> {
+        let shutdown = Self::new(&CancellationToken::new());
+        let token = shutdown.token.clone();
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        // Not tracked: it outlives the role to see the second signal.
+        tokio::spawn(async move {
+            loop {
+                let number = tokio::select! {
+                    // Both arms: `recv` is cancel safe, an unseen signal stays pending.
+                    _ = terminate.recv() => 15,
+                    _ = interrupt.recv() => 2,
+                };
+                if token.is_cancelled() {
+                    process::exit(128 + number);
+                }
+                tracing::info!(signal = number, "stopping");
+                token.cancel();
+            }
+        });
+        Ok(shutdown)
+    }
+
+    /// A part of this role that can be stopped by itself: begins with this one, has its own tasks and failure.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self::new(&self.token)
+    }
+
+    /// The token that is cancelled when the stop begins.
+    pub fn token(&self) -> &CancellationToken {
+        &self.token
+    }
+
+    /// Begins the stop.
+    pub fn begin(&self) {
+        self.token.cancel();
+    }
+
+    /// Whether the stop has begun.
+    pub fn has_begun(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
+    /// Whether something has failed.
+    pub fn has_failed(&self) -> bool {
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
+    }
+
+    /// Waits for the stop to begin.
+    ///
+    /// # Cancel safety
+    /// Safe: it only waits.
+    pub async fn begun(&self) {
+        self.token.cancelled().await;
+    }
+
+    /// Begins the stop because of a failure. The first one is what [`drain`](Self::drain) returns.
+    pub fn fail(&self, failure: Failure) {
+        let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.is_none() {
+            tracing::error!(code = failure.code as u8, "{failure}");
+            *first = Some(failure);
+        }
+        drop(first);
+        self.begin();
+    }
+
+    /// Runs a task that [`drain`](Self::drain) waits for.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.tracker.spawn(task)
+    }
+
+    /// Runs a task that the role cannot do without: its failure, or its end before the stop has begun, ends the role.
+    /// `name` says in the error which one it was.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn spawn_vital<F>(&self, name: &'static str, task: F)
+    where
+        F: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        let shutdown = self.clone();
+        self.tracker.spawn(async move {
+            match task.await {
+                Ok(()) if shutdown.has_begun() => {}
+                Ok(()) => shutdown.fail(Failure::internal(anyhow::anyhow!("task {name} ended early"))),
+                Err(failure) => shutdown.fail(failure),
+            }
+        });
+    }
+
+    /// Begins the stop, waits for the tasks at most `grace`, and tells the failure that caused it, if any.
+    ///
+    /// # Errors
+    /// The first [`fail`](Self::fail).
+    pub async fn drain(&self, grace: Duration) -> Result<(), Failure> {
+        self.begin();
+        self.tracker.close();
+        if timeout(grace, self.tracker.wait()).await.is_err() {
+            tracing::warn!(
+                tasks = self.tracker.len(),
+                "stopping without waiting for the tasks left"
+            );
+        }
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+            .map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::Exit;
+
+    fn shutdown() -> Shutdown {
+        Shutdown::new(&CancellationToken::new())
+    }
+
+    #[tokio::test]
+    async fn first_failure_is_the_one_told() {
+        let shutdown = shutdown();
+        shutdown.spawn_vital("disk", async {
+            Err(Failure::storage(anyhow::anyhow!("disk full")))
+        });
+        shutdown.begun().await;
+        shutdown.fail(Failure::internal(anyhow::anyhow!("a consequence")));
+        let failure = shutdown
+            .drain(Duration::from_secs(60))
+            .await
+            .expect_err("it failed");
+        assert_eq!(
+            (failure.code, failure.to_string().as_str()),
+            (Exit::Storage, "disk full")
+        );
+    }
+
+    #[tokio::test]
+    async fn vital_task_that_ends_early_ends_the_role() {
+        let shutdown = shutdown();
+        shutdown.spawn_vital("worker", async { Ok(()) });
+        shutdown.begun().await;
+        let failure = shutdown
+            .drain(Duration::from_secs(60))
+            .await
+            .expect_err("it ended early");
+        assert!(failure.to_string().contains("worker"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn roles_of_one_process_stop_with_their_parent_but_not_with_each_other() {
+        let parent = CancellationToken::new();
+        let (one, other) = (Shutdown::new(&parent), Shutdown::new(&parent));
+        one.begin();
+        assert!(!other.has_begun() && !parent.is_cancelled());
+        parent.cancel();
+        other.begun().await;
+        assert!(other.drain(Duration::from_secs(60)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn drain_waits_for_tasks_no_longer_than_the_grace() {
+        let shutdown = shutdown();
+        shutdown.spawn(std::future::pending::<()>());
+        assert!(shutdown.drain(Duration::from_millis(1)).await.is_ok());
+    }
+}

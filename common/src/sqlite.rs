@@ -1,0 +1,446 @@
+//! Opens SQLite files so that a commit survives power loss, and so that no other process writes to them.
+//!
+//! - One process per directory: [`DataDir`] holds a lock for life.
+//! - One writer per file, on a dedicated connection (a pool would close it when idle): WAL, `synchronous=FULL`, both
+//!   read back, because a pragma that fails does so in silence.
+//! - SQLite from 3.51.3 on: earlier ones can corrupt a WAL that is reset while it is read.
+//! - A failed commit is final. SQLite goes on accepting commits after one, and may bring the failed one back.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _, SqliteConnection, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use xxhash_rust::xxh3::Xxh3;
+
+/// The oldest SQLite without the WAL-reset bug.
+const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
+/// Only our own readers share the file, and they never block a writer for long.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// `PRAGMA synchronous` as SQLite reports FULL.
+const SYNCHRONOUS_FULL: i64 = 2;
+/// Distinct statements of one role, with room for every padded row count.
+const STATEMENT_CACHE: usize = 256;
+
+/// A directory or file of ours cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SqliteError {
+    /// Another process works on the directory.
+    #[error("{} is locked by another process", .0.display())]
+    Locked(PathBuf),
+    /// The directory cannot be created, read or written.
+    #[error("cannot use the data directory {}", path.display())]
+    Directory {
+        /// The directory or the file in it.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The file was written by something else.
+    #[error("the file belongs to another application (application_id {found:#x}, ours is {expected:#x})")]
+    Foreign {
+        /// As found in the file.
+        found: i64,
+        /// What we write.
+        expected: i64,
+    },
+    /// The file's schema is newer than this release.
+    #[error(
+        "written by a newer release (schema version {found}; this release reads {supported}): use that release"
+    )]
+    Newer {
+        /// As found in the file.
+        found: i64,
+        /// What this release reads.
+        supported: i64,
+    },
+    /// The file's schema is older than this release can read.
+    #[error(
+        "written by an older release (schema version {found}) that this one (version {supported}) cannot read"
+    )]
+    Older {
+        /// As found in the file.
+        found: i64,
+        /// What this release reads.
+        supported: i64,
+    },
+    /// A setting that durability depends on did not take effect.
+    #[error("{setting} is {found}, not {expected}")]
+    Setting {
+        /// Which.
+        setting: &'static str,
+        /// What is in effect.
+        found: String,
+        /// What must be.
+        expected: String,
+    },
+    /// Not even what a start writes has room.
+    #[error("no space is left on the disk: free some, then start this process again")]
+    Full(#[source] sqlx::Error),
+    /// Anything else that SQLite reports.
+    #[error(transparent)]
+    Sqlite(sqlx::Error),
+}
+
+impl From<sqlx::Error> for SqliteError {
+    fn from(error: sqlx::Error) -> Self {
+        /// SQLite's code for a full disk. Extended ones end in it.
+        const FULL: u32 = 13;
+        let database = error.as_database_error();
+        let code = database.and_then(|error| error.code()?.parse::<u32>().ok());
+        if code.is_some_and(|code| code & 0xff == FULL) {
+            Self::Full(error)
+        } else {
+            Self::Sqlite(error)
+        }
+    }
+}
+
+#[cfg(feature = "service")]
+impl From<SqliteError> for crate::exit::Failure {
+    fn from(error: SqliteError) -> Self {
+        match error {
+            SqliteError::Locked(_)
+            | SqliteError::Foreign { .. }
+            | SqliteError::Newer { .. }
+            | SqliteError::Older { .. } => Self::refused(error),
+            SqliteError::Directory { .. }
+            | SqliteError::Setting { .. }
+            | SqliteError::Full(_)
+            | SqliteError::Sqlite(_) => Self::storage(error),
+        }
+    }
+}
+
+/// A directory that this process alone works on, as long as the value lives.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    /// The kernel drops the lock with the last handle, however the process ends.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Creates the directory when it is missing and takes its lock. Returns once the directory itself is durable.
+    ///
+    /// # Errors
+    /// [`SqliteError::Locked`]; [`SqliteError::Directory`] when it cannot be written.
+    pub fn open(path: &Path) -> Result<Self, SqliteError> {
+        let refuse = |path: &Path| {
+            let path = path.to_owned();
+            move |source| SqliteError::Directory { path, source }
+        };
+        fs::create_dir_all(path).map_err(refuse(path))?;
+        let path = path.canonicalize().map_err(refuse(path))?;
+        let lock_path = path.join("LOCK");
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(refuse(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(SqliteError::Locked(path)),
+            Err(TryLockError::Error(source)) => {
+                return Err(SqliteError::Directory {
+                    path: lock_path,
+                    source,
+                });
+            }
+        }
+        // A LOCK file left from before opens even when the directory takes no new file.
+        let probe = path.join("WRITABLE");
+        File::create(&probe)
+            .and_then(|_| fs::remove_file(&probe))
+            .map_err(refuse(&path))?;
+        for directory in [Some(path.as_path()), path.parent()].into_iter().flatten() {
+            File::open(directory)
+                .and_then(|directory| directory.sync_all())
+                .map_err(refuse(directory))?;
+        }
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// The path of a file in the directory.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Opens the one connection that writes to `file`, creating the file when it is missing.
+///
+/// `checkpoint_pages` is how long the write-ahead log grows, in pages of 4 KiB, before it is copied back.
+///
+/// # Errors
+/// The file cannot be opened, or SQLite is too old or did not take the settings.
+pub async fn open_writer(file: &Path, checkpoint_pages: u32) -> Result<SqliteConnection, SqliteError> {
+    let mut connection = options(file)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("wal_autocheckpoint", checkpoint_pages.to_string())
+        .connect()
+        .await?;
+    check_version(&mut connection).await?;
+    let mode: String = sqlx::query_scalar("PRAGMA journal_mode")
+        .fetch_one(&mut connection)
+        .await?;
+    expect_setting("journal_mode", &mode, "wal")?;
+    let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous")
+        .fetch_one(&mut connection)
+        .await?;
+    expect_setting(
+        "synchronous",
+        &synchronous.to_string(),
+        &SYNCHRONOUS_FULL.to_string(),
+    )?;
+    let pages: i64 = sqlx::query_scalar("PRAGMA wal_autocheckpoint")
+        .fetch_one(&mut connection)
+        .await?;
+    expect_setting(
+        "wal_autocheckpoint",
+        &pages.to_string(),
+        &checkpoint_pages.to_string(),
+    )?;
+    Ok(connection)
+}
+
+/// Opens `count` connections that only read `file`, which a writer has opened before. Keep each read short: a long
+/// one holds back the checkpoint.
+///
+/// # Errors
+/// The file cannot be opened.
+pub async fn open_readers(file: &Path, count: u32) -> Result<SqlitePool, SqliteError> {
+    let pool = SqlitePoolOptions::new()
+        .max_connections(count)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .connect_with(options(file).read_only(true))
+        .await?;
+    Ok(pool)
+}
+
+fn options(file: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(file)
+        .busy_timeout(BUSY_TIMEOUT)
+        .statement_cache_capacity(STATEMENT_CACHE)
+        .disable_statement_logging()
+}
+
+async fn check_version(connection: &mut SqliteConnection) -> Result<(), SqliteError> {
+    let found: String = sqlx::query_scalar("SELECT sqlite_version()")
+        .fetch_one(connection)
+        .await?;
+    let mut parts = found.split('.').map(|part| part.parse().unwrap_or(0));
+    let mut next = || parts.next().unwrap_or(0);
+    if (next(), next(), next()) >= SQLITE_VERSION_MIN {
+        return Ok(());
+    }
+    let (major, minor, patch) = SQLITE_VERSION_MIN;
+    let expected = format!("{major}.{minor}.{patch} or later");
+    Err(SqliteError::Setting {
+        setting: "SQLite's version",
+        found,
+        expected,
+    })
+}
+
+fn expect_setting(setting: &'static str, found: &str, expected: &str) -> Result<(), SqliteError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(SqliteError::Setting {
+        setting,
+        found: found.to_owned(),
+        expected: expected.to_owned(),
+    })
+}
+
+/// Brings a file to `version` of the schema: creates it in a blank file in one transaction, accepts it as it is in one
+/// of this version, refuses every other. Returns whether the file was blank.
+///
+/// `application_id` marks the file as ours and tells one role's file from another's.
+///
+/// # Errors
+/// [`SqliteError::Foreign`], [`SqliteError::Newer`], [`SqliteError::Older`].
+pub async fn migrate(
+    connection: &mut SqliteConnection,
+    schema_sql: &str,
+    version: i32,
+    application_id: i32,
+) -> Result<bool, SqliteError> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let row = sqlx::query(
+        "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_schema)
+         FROM pragma_user_version, pragma_application_id",
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    let (found_version, found_id, objects): (i64, i64, i64) =
+        (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let (supported, expected) = (i64::from(version), i64::from(application_id));
+    let blank = found_version == 0 && found_id == 0 && objects == 0;
+    if blank {
+        // Both pragmas live in the file's header and are part of the transaction.
+        let sql =
+            format!("{schema_sql};\nPRAGMA application_id = {expected};\nPRAGMA user_version = {supported};");
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        return Ok(true);
+    }
+    transaction.rollback().await?;
+    if found_id != expected {
+        return Err(SqliteError::Foreign {
+            found: found_id,
+            expected,
+        });
+    }
+    match found_version {
+        found if found > supported => Err(SqliteError::Newer { found, supported }),
+        found if found < supported => Err(SqliteError::Older { found, supported }),
+        _ => Ok(false),
+    }
+}
+
+/// XXH3-64 over the parts, each preceded by its length so that no two lists of parts look alike. It finds damage,
+/// not malice; part of the stored format.
+pub fn checksum(parts: &[&[u8]]) -> i64 {
+    let mut hasher = Xxh3::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hasher.digest().cast_signed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCHEMA: &str =
+        "CREATE TABLE one (id INTEGER PRIMARY KEY); CREATE TABLE two (id INTEGER PRIMARY KEY)";
+
+    #[test]
+    fn second_lock_on_a_directory_is_refused_until_the_first_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/b");
+        let first = DataDir::open(&path).unwrap();
+        assert!(matches!(DataDir::open(&path), Err(SqliteError::Locked(_))));
+        drop(first);
+        DataDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn directory_that_cannot_be_is_a_storage_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(matches!(
+            DataDir::open(&file.join("below")),
+            Err(SqliteError::Directory { .. })
+        ));
+    }
+
+    #[tokio::test]
+    async fn writer_is_durable_and_readers_see_its_commits_but_cannot_write() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("test.db");
+        let mut writer = open_writer(&file, 700).await.unwrap();
+        assert!(migrate(&mut writer, SCHEMA, 1, 7).await.unwrap());
+        let readers = open_readers(&file, 2).await.unwrap();
+        sqlx::query("INSERT INTO one VALUES (1)")
+            .execute(&mut writer)
+            .await
+            .unwrap();
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM one")
+            .fetch_one(&readers)
+            .await
+            .unwrap();
+        assert_eq!(count, 1);
+        assert!(
+            sqlx::query("INSERT INTO one VALUES (2)")
+                .execute(&readers)
+                .await
+                .is_err()
+        );
+    }
+
+    #[tokio::test]
+    async fn schema_is_created_once_and_other_files_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut connection = open_writer(&directory.path().join("test.db"), 700).await.unwrap();
+        assert!(migrate(&mut connection, SCHEMA, 2, 7).await.unwrap());
+        assert!(!migrate(&mut connection, SCHEMA, 2, 7).await.unwrap());
+        let newer = migrate(&mut connection, SCHEMA, 1, 7).await.unwrap_err();
+        assert!(newer.to_string().contains("newer release"), "{newer}");
+        assert!(matches!(
+            migrate(&mut connection, SCHEMA, 3, 7).await,
+            Err(SqliteError::Older { .. })
+        ));
+        assert!(matches!(
+            migrate(&mut connection, SCHEMA, 2, 8).await,
+            Err(SqliteError::Foreign { .. })
+        ));
+
+        let mut other = open_writer(&directory.path().join("other.db"), 700)
+            .await
+            .unwrap();
+        sqlx::raw_sql("CREATE TABLE theirs (id)")
+            .execute(&mut other)
+            .await
+            .unwrap();
+        assert!(matches!(
+            migrate(&mut other, SCHEMA, 1, 7).await,
+            Err(SqliteError::Foreign { .. })
+        ));
+    }
+
+    #[tokio::test]
+    async fn schema_that_fails_leaves_the_file_blank() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut connection = open_writer(&directory.path().join("test.db"), 700).await.unwrap();
+        assert!(
+            migrate(&mut connection, "CREATE TABLE one (id); nonsense", 1, 7)
+                .await
+                .is_err()
+        );
+        assert!(migrate(&mut connection, SCHEMA, 1, 7).await.unwrap());
+    }
+
+    #[test]
+    fn setting_that_did_not_take_effect_is_an_error() {
+        assert!(expect_setting("journal_mode", "delete", "wal").is_err());
+        assert!(expect_setting("journal_mode", "wal", "wal").is_ok());
+    }
+
+    #[test]
+    fn checksum_sees_every_byte_and_where_parts_end() {
+        let sums = [
+            checksum(&[b"ab", b"c"]),
+            checksum(&[b"a", b"bc"]),
+            checksum(&[b"abc"]),
+            checksum(&[b"ab", b"d"]),
+            checksum(&[b"ab", b"c", b""]),
+        ];
+        for (index, sum) in sums.iter().enumerate() {
+            assert!(!sums[..index].contains(sum), "{sums:?}");
+        }
+        assert_eq!(sums[0], checksum(&[b"ab", b"c"]));
+    }
+}

@@ -1,0 +1,175 @@
+//! Failed calls as every service states and every caller reads them: `tonic::Status` with `google.rpc` details.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _, pb};
+
+/// The `domain` of every `google.rpc.ErrorInfo` of ours.
+pub const DOMAIN: &str = "paxos";
+
+/// When a retry helps, how long to wait before the first.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+
+/// What became of a command whose proposer did not answer with a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fate {
+    /// It may have been ordered, or may yet be: retry only with the same session and sequence.
+    OutcomeUnknown,
+    /// It was not ordered and will not be: retry freely.
+    NotProposed,
+}
+
+impl Fate {
+    /// The `reason` of the `google.rpc.ErrorInfo`.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::OutcomeUnknown => "OUTCOME_UNKNOWN",
+            Self::NotProposed => "NOT_PROPOSED",
+        }
+    }
+}
+
+/// What a failed call says of the command it carried; none when it says nothing, as for errors of the transport.
+pub fn fate_of(status: &Status) -> Option<Fate> {
+    let info = status.get_details_error_info()?;
+    if info.domain != DOMAIN {
+        return None;
+    }
+    [Fate::OutcomeUnknown, Fate::NotProposed]
+        .into_iter()
+        .find(|fate| fate.reason() == info.reason)
+}
+
+/// How long the failed call asks to wait before a retry; none: a retry does not help, or nothing is said of it.
+pub fn retry_delay_of(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info()?.retry_delay
+}
+
+/// INVALID_ARGUMENT: the message breaks a limit, which `text` names.
+pub fn invalid_argument(text: impl Into<String>) -> Status {
+    Status::invalid_argument(text)
+}
+
+/// FAILED_PRECONDITION: wrong cluster, lost disk, conflicting lists, newer protocol.
+pub fn wrong_cluster(text: impl Into<String>) -> Status {
+    Status::failed_precondition(text)
+}
+
+/// RESOURCE_EXHAUSTED: the queue or limit named by `what` is full, and nothing was proposed.
+pub fn overloaded(what: &str) -> Status {
+    detailed(
+        Code::ResourceExhausted,
+        &format!("{what} is full: back off and retry"),
+        Fate::NotProposed,
+    )
+}
+
+/// UNAVAILABLE: there is no leader, or it lost the lead before it could answer.
+pub fn no_leader(fate: Fate) -> Status {
+    let text = match fate {
+        Fate::OutcomeUnknown => "the leader changed: the command may have been ordered",
+        Fate::NotProposed => "no proposer leads at the moment",
+    };
+    unavailable(text, fate)
+}
+
+/// UNAVAILABLE for the reason that `text` gives.
+pub fn unavailable(text: &str, fate: Fate) -> Status {
+    detailed(Code::Unavailable, text, fate)
+}
+
+/// DEADLINE_EXCEEDED: the caller's deadline passed.
+pub fn deadline(fate: Fate) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(fate.reason(), DOMAIN, []);
+    Status::with_error_details(Code::DeadlineExceeded, "the deadline passed", details)
+}
+
+/// UNAVAILABLE: this process is stopping; another will answer.
+pub fn stopping() -> Status {
+    unavailable("this process is stopping", Fate::NotProposed)
+}
+
+/// OUT_OF_RANGE: the position is not retained any more, or not there yet; `text` gives the range there is.
+pub fn out_of_range(text: impl Into<String>) -> Status {
+    Status::out_of_range(text)
+}
+
+/// UNIMPLEMENTED: part of the contract that this release does not serve yet.
+pub fn unimplemented(what: &str) -> Status {
+    Status::unimplemented(format!("{what} is not served by this release yet"))
+}
+
+fn detailed(code: Code, text: &str, fate: Fate) -> Status {
+    let mut details = ErrorDetails::new();
+    details
+        .set_error_info(fate.reason(), DOMAIN, [])
+        .set_retry_info(Some(RETRY_DELAY));
+    Status::with_error_details(code, text, details)
+}
+
+/// The status as a message, for answers inside a stream.
+pub fn to_proto(status: &Status) -> pb::Status {
+    // The details of a Status *are* an encoded google.rpc.Status; without details, code and text make one.
+    match prost::Message::decode(status.details()) {
+        Ok(proto) if !status.details().is_empty() => proto,
+        Ok(_) | Err(_) => pb::Status {
+            code: status.code().into(),
+            message: status.message().to_owned(),
+            details: Vec::new(),
+        },
+    }
+}
+
+/// The status that an answer inside a stream carries.
+pub fn from_proto(proto: &pb::Status) -> Status {
+    let details = prost::Message::encode_to_vec(proto).into();
+    Status::with_details(Code::from(proto.code), proto.message.clone(), details)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fate_and_retry_survive_the_wire_in_both_forms() {
+        for fate in [Fate::OutcomeUnknown, Fate::NotProposed] {
+            let status = no_leader(fate);
+            let again = from_proto(&to_proto(&status));
+            for status in [status, again] {
+                assert_eq!((status.code(), fate_of(&status)), (Code::Unavailable, Some(fate)));
+                assert_eq!(retry_delay_of(&status), Some(RETRY_DELAY));
+            }
+        }
+    }
+
+    #[test]
+    fn status_without_details_says_nothing_of_a_fate() {
+        let status = from_proto(&to_proto(&Status::unavailable("connection refused")));
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::Unavailable, "connection refused")
+        );
+        assert_eq!((fate_of(&status), retry_delay_of(&status)), (None, None));
+    }
+
+    #[test]
+    fn reasons_of_other_domains_are_not_ours() {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(Fate::NotProposed.reason(), "elsewhere", []);
+        assert_eq!(
+            fate_of(&Status::with_error_details(Code::Unavailable, "", details)),
+            None
+        );
+    }
+
+    #[test]
+    fn deadline_offers_no_retry() {
+        let status = deadline(Fate::OutcomeUnknown);
+        assert_eq!(
+            (fate_of(&status), retry_delay_of(&status)),
+            (Some(Fate::OutcomeUnknown), None)
+        );
+    }
+}

@@ -1,0 +1,46 @@
+//! Sets up logging: `tracing` events on standard error.
+
+use std::io;
+
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, filter::LevelFilter, fmt, layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
+
+use crate::config::LogFormat;
+
+/// Installs the process's subscriber: events at the levels of `RUST_LOG` (info when unset) go to standard error.
+///
+/// The second and later calls in one process change nothing, so that several roles can share it.
+pub fn init(format: LogFormat) {
+    init_at(format, LevelFilter::INFO);
+}
+
+/// As [`init`], but only warnings and errors when `RUST_LOG` is unset: for many roles in one process.
+pub fn init_quiet(format: LogFormat) {
+    init_at(format, LevelFilter::WARN);
+}
+
+fn init_at(format: LogFormat, default: LevelFilter) {
+    let filter = EnvFilter::builder()
+        .with_default_directive(default.into())
+        .from_env_lossy();
+    let log: Box<dyn Layer<Registry> + Send + Sync> = match format {
+        LogFormat::Text => fmt::layer()
+            .with_writer(io::stderr)
+            .with_ansi(is_terminal())
+            .with_filter(filter)
+            .boxed(),
+        LogFormat::Json => fmt::layer()
+            .with_writer(io::stderr)
+            .json()
+            .with_filter(filter)
+            .boxed(),
+    };
+    // It fails only when a subscriber is there already, which is then the one to keep.
+    let _ = tracing_subscriber::registry().with(log).try_init();
+}
+
+fn is_terminal() -> bool {
+    io::IsTerminal::is_terminal(&io::stderr())
+}

@@ -1,0 +1,243 @@
+//! Commands on the wire: their limits, and the one encoding that travels and is stored.
+
+use bytes::Bytes;
+use paxos_proto::v1 as pb;
+use prost::Message as _;
+
+use crate::paxos::{
+    slot::OutOfRange,
+    value::{COMMANDS_MAX, EncodedCommand, Value},
+};
+
+/// Most bytes of a key (inclusive): 4 KiB.
+pub const KEY_BYTES_MAX: usize = 4 * 1024;
+
+/// Most bytes of the value of a `Put`, or of the record of an `Append` (inclusive): 1 MiB.
+pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
+
+/// A command that breaks a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidCommand {
+    /// Nothing asked for.
+    #[error("the command holds no operation: give one of append, put, delete, open_session")]
+    NoOperation,
+    /// An `Append` of nothing.
+    #[error("an empty record cannot be appended: give 1 to {VALUE_BYTES_MAX} bytes")]
+    EmptyRecord,
+    /// A key of nothing.
+    #[error("the key is empty: give 1 to {KEY_BYTES_MAX} bytes")]
+    EmptyKey,
+    /// A key too long.
+    #[error("the key has {0} bytes: at most {KEY_BYTES_MAX} are allowed")]
+    LongKey(usize),
+    /// A value too long.
+    #[error("the value has {0} bytes: at most {VALUE_BYTES_MAX} are allowed")]
+    LongValue(usize),
+    /// A condition message that names none.
+    #[error("the condition is empty: give absent = true or a version, or leave the condition out")]
+    EmptyCondition,
+    /// `absent = false`.
+    #[error("absent = false is no condition: give absent = true or a version, or leave the condition out")]
+    NotAbsent,
+    /// A session stamp without its session.
+    #[error("the session stamp names no session: give the version that OpenSession was answered with")]
+    NoSession,
+    /// See `SessionStamp.acked_below`.
+    #[error("acked_below is {acked_below}, above the command's own sequence, {sequence}")]
+    AckedAbove {
+        /// As given.
+        acked_below: u64,
+        /// As given.
+        sequence: u64,
+    },
+    /// A number too large: of a version, or a sequence.
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
+}
+
+/// An `Append` of `record` without a session.
+pub fn append(record: Bytes) -> pb::Command {
+    let operation = pb::command::Operation::Append(pb::Append { record });
+    pb::Command {
+        session: None,
+        operation: Some(operation),
+    }
+}
+
+/// Checks a command against the limits, and encodes it as it will be stored.
+///
+/// # Errors
+/// When it breaks a limit; the text names the limit.
+pub fn encode(command: pb::Command) -> Result<EncodedCommand, InvalidCommand> {
+    check(&command)?;
+    let batch = pb::Value {
+        commands: vec![command],
+    };
+    Ok(EncodedCommand::from_batch_of_one(batch.encode_to_vec().into()))
+}
+
+/// Reads back the one command of [`encode`].
+///
+/// # Errors
+/// When the bytes are not what [`encode`] made.
+pub fn decode(command: &EncodedCommand) -> Result<pb::Command, prost::DecodeError> {
+    let value = pb::Value::decode(command.as_bytes().clone())?;
+    Ok(value.commands.into_iter().next().unwrap_or_default())
+}
+
+/// Reads the commands of a stored value.
+///
+/// # Errors
+/// When the bytes are no value, or hold more commands than a slot may.
+pub fn decode_value(value: &Value) -> Result<pb::Value, prost::DecodeError> {
+    let decoded = pb::Value::decode(value.as_bytes().clone())?;
+    debug_assert!(
+        decoded.commands.len() <= COMMANDS_MAX,
+        "a batch has at most {COMMANDS_MAX} commands"
+    );
+    Ok(decoded)
+}
+
+fn check(command: &pb::Command) -> Result<(), InvalidCommand> {
+    use pb::command::Operation;
+    if let Some(stamp) = &command.session {
+        super::version(stamp.session.ok_or(InvalidCommand::NoSession)?)?;
+        super::number("sequence", stamp.sequence)?;
+        if stamp.acked_below > stamp.sequence {
+            return Err(InvalidCommand::AckedAbove {
+                acked_below: stamp.acked_below,
+                sequence: stamp.sequence,
+            });
+        }
+    }
+    match command.operation.as_ref().ok_or(InvalidCommand::NoOperation)? {
+        Operation::Append(append) if append.record.is_empty() => Err(InvalidCommand::EmptyRecord),
+        Operation::Append(append) => check_value(&append.record),
+        Operation::Put(put) => {
+            check_key(&put.key)?;
+            check_value(&put.value)?;
+            check_condition(put.condition.as_ref())
+        }
+        Operation::Delete(delete) => {
+            check_key(&delete.key)?;
+            check_condition(delete.condition.as_ref())
+        }
+        Operation::OpenSession(pb::OpenSession {}) => Ok(()),
+    }
+}
+
+fn check_key(key: &[u8]) -> Result<(), InvalidCommand> {
+    match key.len() {
+        0 => Err(InvalidCommand::EmptyKey),
+        1..=KEY_BYTES_MAX => Ok(()),
+        len => Err(InvalidCommand::LongKey(len)),
+    }
+}
+
+fn check_value(value: &[u8]) -> Result<(), InvalidCommand> {
+    if value.len() <= VALUE_BYTES_MAX {
+        Ok(())
+    } else {
+        Err(InvalidCommand::LongValue(value.len()))
+    }
+}
+
+fn check_condition(condition: Option<&pb::Condition>) -> Result<(), InvalidCommand> {
+    use pb::condition::Condition;
+    match condition.map(|condition| &condition.condition) {
+        None | Some(Some(Condition::Absent(true))) => Ok(()),
+        Some(Some(Condition::Version(version))) => Ok(super::version(*version).map(drop)?),
+        Some(Some(Condition::Absent(false))) => Err(InvalidCommand::NotAbsent),
+        Some(None) => Err(InvalidCommand::EmptyCondition),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_of_one_concatenate_to_a_batch_of_many() {
+        let commands: Vec<_> = ["a", "bb", "ccc"]
+            .map(|text| append(Bytes::from_static(text.as_bytes())))
+            .into();
+        let encoded: Vec<_> = commands
+            .iter()
+            .cloned()
+            .map(|command| encode(command).unwrap())
+            .collect();
+        let value = Value::batch(&encoded, Bytes::new());
+        assert_eq!(decode_value(&value).unwrap().commands, commands);
+        assert_eq!(
+            value.as_bytes(),
+            &pb::Value {
+                commands: commands.clone()
+            }
+            .encode_to_vec()
+        );
+        assert_eq!(decode(&encoded[1]).unwrap(), commands[1]);
+    }
+
+    #[test]
+    fn a_noop_holds_no_command() {
+        assert!(decode_value(&Value::noop()).unwrap().commands.is_empty());
+    }
+
+    #[test]
+    fn refuses_what_breaks_a_limit_and_names_it() {
+        let long = |len| append(Bytes::from(vec![0; len]));
+        assert!(encode(long(VALUE_BYTES_MAX)).is_ok());
+        assert_eq!(
+            encode(long(VALUE_BYTES_MAX + 1)),
+            Err(InvalidCommand::LongValue(VALUE_BYTES_MAX + 1))
+        );
+        assert_eq!(encode(long(0)), Err(InvalidCommand::EmptyRecord));
+        assert_eq!(encode(pb::Command::default()), Err(InvalidCommand::NoOperation));
+        assert!(InvalidCommand::LongKey(5_000).to_string().contains("4096"));
+    }
+
+    #[test]
+    fn refuses_versions_and_sequences_that_cannot_be() {
+        let command = |version, sequence| pb::Command {
+            session: Some(pb::SessionStamp {
+                session: Some(pb::Version { slot: 1, offset: 0 }),
+                sequence,
+                acked_below: 0,
+            }),
+            operation: Some(pb::command::Operation::Delete(pb::Delete {
+                key: Bytes::from_static(b"k"),
+                condition: Some(pb::Condition {
+                    condition: Some(pb::condition::Condition::Version(version)),
+                }),
+            })),
+        };
+        let last = pb::Version {
+            slot: (1 << 63) - 1,
+            offset: 65_535,
+        };
+        assert!(encode(command(last, (1 << 63) - 1)).is_ok());
+        for (version, sequence, name) in [
+            (
+                pb::Version {
+                    slot: 1 << 63,
+                    ..last
+                },
+                1,
+                "slot",
+            ),
+            (
+                pb::Version {
+                    offset: 65_536,
+                    ..last
+                },
+                1,
+                "offset",
+            ),
+            (last, 1 << 63, "sequence"),
+        ] {
+            let error = encode(command(version, sequence)).unwrap_err();
+            assert!(matches!(error, InvalidCommand::OutOfRange(_)), "{error}");
+            assert!(error.to_string().starts_with(name), "{error}");
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Invariant 9, its half about writes: nothing is answered above a slot that is not chosen, nor in the wrong place.
+
+use paxos_common::paxos::slot::Version;
+
+use super::{chosen_is_final::Chosen, commands_are_ordered_once::Commands};
+
+/// A client is told that its command is chosen at `version`.
+pub(crate) fn answered(chosen: &Chosen, commands: &Commands, command: u64, version: Version) {
+    assert!(
+        version.slot < chosen.prefix(),
+        "command {command} is answered at {version}, and slot {} below it is not chosen",
+        chosen.prefix()
+    );
+    assert_eq!(
+        commands.version(command),
+        Some(version),
+        "command {command} is answered where it is not"
+    );
+}

@@ -1,0 +1,75 @@
+//! What must hold after every step of a simulated cluster: one file for each property.
+//!
+//! The harness tells what happens; each property keeps what it needs to judge it, and panics when it is broken.
+//! Nothing here shares code with the cores beyond the vocabulary types, so that a mistake is not made twice.
+
+use paxos_common::paxos::{ballot::Ballot, quorum::Quorums, slot::Slot, value::Value};
+
+pub(crate) mod answers_leave_no_gap;
+pub(crate) mod ballots_are_fresh;
+pub(crate) mod chosen_is_final;
+pub(crate) mod commands_are_ordered_once;
+pub(crate) mod learners_agree;
+pub(crate) mod new_slots_start_above;
+pub(crate) mod one_value_per_ballot;
+pub(crate) mod one_value_per_quorum;
+pub(crate) mod progress;
+pub(crate) mod promises_are_kept;
+pub(crate) mod watermarks_are_true;
+
+/// A simulated command is its number, in eight bytes, so that a batch can be taken apart again.
+pub(crate) fn commands(value: &Value) -> impl Iterator<Item = u64> {
+    value
+        .as_bytes()
+        .chunks_exact(8)
+        .map(|bytes| u64::from_le_bytes(bytes.try_into().expect("chunks of eight bytes")))
+}
+
+/// Every property, and the few facts that several of them need.
+pub(crate) struct Invariants {
+    pub(crate) ballots: ballots_are_fresh::Ballots,
+    pub(crate) proposals: one_value_per_ballot::Proposals,
+    pub(crate) votes: one_value_per_quorum::Votes,
+    pub(crate) chosen: chosen_is_final::Chosen,
+    pub(crate) commands: commands_are_ordered_once::Commands,
+    pub(crate) promises: promises_are_kept::Promises,
+    pub(crate) watermarks: watermarks_are_true::Watermarks,
+    pub(crate) takeovers: new_slots_start_above::Takeovers,
+    pub(crate) learners: learners_agree::Sequences,
+    pub(crate) progress: progress::Progress,
+}
+
+impl Invariants {
+    pub(crate) fn new(quorums: Quorums, learners: usize) -> Self {
+        Self {
+            ballots: ballots_are_fresh::Ballots::default(),
+            proposals: one_value_per_ballot::Proposals::default(),
+            votes: one_value_per_quorum::Votes::new(quorums.phase2()),
+            chosen: chosen_is_final::Chosen::default(),
+            commands: commands_are_ordered_once::Commands::default(),
+            promises: promises_are_kept::Promises::new(quorums.acceptors()),
+            watermarks: watermarks_are_true::Watermarks::new(quorums.acceptors()),
+            takeovers: new_slots_start_above::Takeovers::new(quorums.phase1()),
+            learners: learners_agree::Sequences::new(learners),
+            progress: progress::Progress::default(),
+        }
+    }
+
+    /// A leader sends a proposal out.
+    pub(crate) fn proposed(&mut self, ballot: Ballot, slot: Slot, value: &Value) {
+        if self.proposals.proposed(ballot, slot, value) {
+            self.chosen.proposed(ballot, slot, value);
+            self.takeovers.proposed(&self.chosen, ballot, slot, value);
+            self.commands.proposed(value);
+        }
+    }
+
+    /// A vote is durable.
+    pub(crate) fn voted(&mut self, acceptor: usize, ballot: Ballot, slot: Slot, value: &Value) {
+        self.proposals.voted(ballot, slot, value);
+        if self.votes.voted(acceptor, ballot, slot, value) {
+            self.chosen.chosen(ballot, slot, value, &self.proposals);
+            self.commands.ordered(slot, value);
+        }
+    }
+}

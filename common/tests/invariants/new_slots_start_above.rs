@@ -1,0 +1,162 @@
+//! Invariant 7: a new leader proposes what the promises demand, new commands above that, and below it only repairs.
+
+use std::collections::BTreeMap;
+
+use paxos_common::paxos::{ballot::Ballot, message::PromisePage, slot::Slot, value::Value};
+
+use super::chosen_is_final::Chosen;
+
+/// The pages that came in for each campaign, and what follows from them.
+pub(crate) struct Takeovers {
+    phase1: usize,
+    campaigns: BTreeMap<Ballot, Campaign>,
+}
+
+#[derive(Default)]
+struct Campaign {
+    from: Slot,
+    promises: BTreeMap<usize, Promise>,
+    demanded: Option<Demanded>,
+}
+
+#[derive(Default)]
+struct Promise {
+    pages: Vec<PromisePage>,
+    covered_to: Slot,
+    complete: bool,
+}
+
+/// What the promises demand at the moment the campaign is won.
+struct Demanded {
+    from: Slot,
+    rows: BTreeMap<Slot, (Ballot, Value)>,
+    new_from: Slot,
+}
+
+impl Takeovers {
+    pub(crate) fn new(phase1: usize) -> Self {
+        Self {
+            phase1,
+            campaigns: BTreeMap::new(),
+        }
+    }
+
+    /// A campaign begins, and asks everybody for rows from `from` on.
+    pub(crate) fn campaign(&mut self, ballot: Ballot, from: Slot) {
+        let campaign = self.campaigns.entry(ballot).or_insert_with(|| Campaign {
+            from,
+            ..Campaign::default()
+        });
+        assert_eq!(
+            campaign.from, from,
+            "one campaign asks two acceptors for different ranges"
+        );
+    }
+
+    /// A page comes in, before the core sees it.
+    pub(crate) fn page(&mut self, ballot: Ballot, acceptor: usize, page: &PromisePage) {
+        let Some(campaign) = self.campaigns.get_mut(&ballot) else {
+            return;
+        };
+        if campaign.demanded.is_some() {
+            return;
+        }
+        let from = campaign.from;
+        let promise = campaign.promises.entry(acceptor).or_insert_with(|| Promise {
+            covered_to: from,
+            ..Promise::default()
+        });
+        if page.from <= promise.covered_to && !promise.complete {
+            promise.covered_to = promise.covered_to.max(page.next);
+            promise.complete = page.last;
+            promise.pages.push(page.clone());
+        }
+    }
+
+    /// The campaign is won, and the leader says that everything below `start` is chosen. Tells how many slots must be
+    /// taken over, and how many of them without a row.
+    pub(crate) fn won(&mut self, ballot: Ballot, start: Slot) -> (u64, u64) {
+        let campaign = self.campaigns.get_mut(&ballot).expect("who leads has campaigned");
+        let complete = campaign
+            .promises
+            .values()
+            .filter(|promise| promise.complete)
+            .count();
+        assert!(
+            complete >= self.phase1,
+            "{ballot} leads with {complete} complete promises"
+        );
+        let pages = || {
+            campaign
+                .promises
+                .values()
+                .flat_map(|promise| promise.pages.iter())
+        };
+        let highest = |mark: fn(&PromisePage) -> Slot| pages().map(mark).max().unwrap_or_default();
+        let from = campaign
+            .from
+            .max(highest(|page| page.chosen_to))
+            .max(highest(|page| page.trimmed_to));
+        assert_eq!(
+            start, from,
+            "{ballot} does not start where the promises say that all below is chosen"
+        );
+        let new_from = from.max(highest(|page| page.voted_to));
+        let mut rows: BTreeMap<Slot, (Ballot, Value)> = BTreeMap::new();
+        for row in pages().flat_map(|page| page.rows.iter()) {
+            if let Some((at, value)) = &row.accepted
+                && rows.get(&row.slot).is_none_or(|(best, _)| best < at)
+            {
+                rows.insert(row.slot, (*at, value.clone()));
+            }
+        }
+        let taken_over = new_from.since(from);
+        let with_row = rows
+            .keys()
+            .filter(|&&slot| slot >= from && slot < new_from)
+            .count() as u64;
+        campaign.demanded = Some(Demanded { from, rows, new_from });
+        (taken_over, taken_over - with_row)
+    }
+
+    /// Whether a leader proposes below where it starts: a repair.
+    pub(crate) fn is_repair(&self, ballot: Ballot, slot: Slot) -> bool {
+        let demanded = self
+            .campaigns
+            .get(&ballot)
+            .and_then(|campaign| campaign.demanded.as_ref());
+        demanded.is_some_and(|demanded| slot < demanded.from)
+    }
+
+    /// A leader proposes something for the first time.
+    pub(crate) fn proposed(&self, chosen: &Chosen, ballot: Ballot, slot: Slot, value: &Value) {
+        let campaign = self.campaigns.get(&ballot).expect("who proposes has campaigned");
+        let demanded = campaign
+            .demanded
+            .as_ref()
+            .expect("who proposes has won its campaign");
+        if slot >= demanded.new_from {
+            return;
+        }
+        if slot < demanded.from {
+            assert_eq!(
+                Some(value),
+                chosen.value(slot),
+                "{ballot} starts at {}, and proposes what is not chosen below it, in slot {slot}",
+                demanded.from
+            );
+            return;
+        }
+        match demanded.rows.get(&slot) {
+            Some((at, reported)) => assert_eq!(
+                value, reported,
+                "{ballot} proposes for slot {slot} what is not the value reported at {at}"
+            ),
+            None => assert!(
+                value.is_noop(),
+                "{ballot} proposes a new command for slot {slot}, below {}",
+                demanded.new_from
+            ),
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Invariant 2: there is at most one value for a (slot, ballot).
+
+use std::collections::BTreeMap;
+
+use paxos_common::paxos::{ballot::Ballot, slot::Slot, value::Value};
+
+/// Everything that was ever proposed.
+#[derive(Default)]
+pub(crate) struct Proposals {
+    by_slot: BTreeMap<Slot, BTreeMap<Ballot, Value>>,
+}
+
+impl Proposals {
+    /// Tells whether it is news.
+    pub(crate) fn proposed(&mut self, ballot: Ballot, slot: Slot, value: &Value) -> bool {
+        let at_slot = self.by_slot.entry(slot).or_default();
+        match at_slot.get(&ballot) {
+            Some(before) => {
+                assert_eq!(
+                    before, value,
+                    "two values of slot {slot} are proposed at {ballot}"
+                );
+                false
+            }
+            None => {
+                at_slot.insert(ballot, value.clone());
+                true
+            }
+        }
+    }
+
+    /// Nobody votes for what nobody proposed.
+    pub(crate) fn voted(&self, ballot: Ballot, slot: Slot, value: &Value) {
+        let proposed = self.by_slot.get(&slot).and_then(|at_slot| at_slot.get(&ballot));
+        assert_eq!(
+            proposed,
+            Some(value),
+            "slot {slot} was voted on at {ballot}, and not for what was proposed"
+        );
+    }
+
+    /// What was proposed for a slot above a ballot.
+    pub(crate) fn above(&self, ballot: Ballot, slot: Slot) -> impl Iterator<Item = (Ballot, &Value)> {
+        self.by_slot
+            .get(&slot)
+            .into_iter()
+            .flatten()
+            .map(|(&at, value)| (at, value))
+            .filter(move |&(at, _)| at > ballot)
+    }
+}

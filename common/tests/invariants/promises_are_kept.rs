@@ -1,0 +1,82 @@
+//! Invariant 3: promises never decrease, restarts included; nobody votes below one; every answer was durable.
+
+use std::collections::BTreeMap;
+
+use paxos_common::paxos::{ballot::Ballot, slot::Slot, value::Value};
+
+/// Rows as a disk holds them; `None` when a row cannot be read.
+pub(crate) type DiskRows = BTreeMap<Slot, (Ballot, Value)>;
+
+/// What each acceptor ever said to anybody.
+pub(crate) struct Promises {
+    acceptors: Vec<Said>,
+}
+
+#[derive(Clone, Default)]
+struct Said {
+    /// The highest promise it ever told, and the highest that its disk ever had.
+    told: Ballot,
+    durable: Ballot,
+    accepted: BTreeMap<Slot, Ballot>,
+}
+
+impl Promises {
+    pub(crate) fn new(acceptors: usize) -> Self {
+        Self {
+            acceptors: vec![Said::default(); acceptors],
+        }
+    }
+
+    /// A row becomes durable, on a disk that promised `promised` before.
+    pub(crate) fn row_written(&self, acceptor: usize, promised: Ballot, ballot: Ballot, slot: Slot) {
+        assert!(
+            ballot >= promised,
+            "acceptor {acceptor} votes for slot {slot} at {ballot}, below its promise {promised}"
+        );
+    }
+
+    /// A commit is done, or a disk is read at a restart.
+    pub(crate) fn disk(&mut self, acceptor: usize, promised: Ballot) {
+        let said = &mut self.acceptors[acceptor];
+        assert!(
+            promised >= said.durable && promised >= said.told,
+            "acceptor {acceptor} went back from {} (told {}) to {promised}",
+            said.durable,
+            said.told
+        );
+        said.durable = promised;
+    }
+
+    /// It says that it promised `ballot`, or a higher one.
+    pub(crate) fn told(&mut self, acceptor: usize, ballot: Ballot, promised: Ballot) {
+        assert!(
+            promised >= ballot,
+            "acceptor {acceptor} tells {ballot} before it is durable: its disk has {promised}"
+        );
+        let said = &mut self.acceptors[acceptor];
+        said.told = said.told.max(ballot);
+    }
+
+    /// It says that it voted for `slot` at `ballot`.
+    pub(crate) fn accepted(&mut self, acceptor: usize, ballot: Ballot, slot: Slot, rows: &DiskRows) {
+        let held = rows.get(&slot).map(|(held, _)| *held);
+        assert!(
+            held.is_some_and(|held| held >= ballot),
+            "acceptor {acceptor} says that it voted for slot {slot} at {ballot}, and its disk has {held:?}"
+        );
+        let said = self.acceptors[acceptor].accepted.entry(slot).or_default();
+        *said = ballot.max(*said);
+    }
+
+    /// It restarts: whatever it said must be there, if only overwritten by higher ballots.
+    pub(crate) fn restarted(&mut self, acceptor: usize, promised: Ballot, rows: &DiskRows) {
+        self.disk(acceptor, promised);
+        for (slot, said) in &self.acceptors[acceptor].accepted {
+            let held = rows.get(slot).map(|(held, _)| *held);
+            assert!(
+                held.is_some_and(|held| held >= *said),
+                "acceptor {acceptor} said that it voted for slot {slot} at {said}, and restarts with {held:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Invariant 5: what is claimed to be chosen is chosen, and the claimant's own rows hold the chosen values.
+
+use paxos_common::paxos::slot::Slot;
+
+use super::{chosen_is_final::Chosen, promises_are_kept::DiskRows};
+
+/// How far each acceptor's claim was checked against its disk.
+pub(crate) struct Watermarks {
+    checked_to: Vec<Slot>,
+}
+
+impl Watermarks {
+    pub(crate) fn new(acceptors: usize) -> Self {
+        Self {
+            checked_to: vec![Slot::ZERO; acceptors],
+        }
+    }
+
+    /// Somebody says that every slot below `claimed` is chosen.
+    pub(crate) fn claimed(chosen: &Chosen, who: &str, claimed: Slot) {
+        assert!(
+            claimed <= chosen.prefix(),
+            "{who} claims that everything below {claimed} is chosen, and slot {} is not",
+            chosen.prefix()
+        );
+    }
+
+    /// An acceptor's watermark, in memory or on its disk.
+    pub(crate) fn acceptor(&mut self, chosen: &Chosen, acceptor: usize, claimed: Slot, rows: &DiskRows) {
+        Self::claimed(chosen, "an acceptor", claimed);
+        let checked_to = &mut self.checked_to[acceptor];
+        while *checked_to < claimed {
+            Self::row(chosen, acceptor, *checked_to, rows);
+            *checked_to = checked_to.next();
+        }
+    }
+
+    /// An acceptor writes a row: what it claimed before must stay true.
+    pub(crate) fn written(&self, chosen: &Chosen, acceptor: usize, slot: Slot, rows: &DiskRows) {
+        if slot < self.checked_to[acceptor] {
+            Self::row(chosen, acceptor, slot, rows);
+        }
+    }
+
+    fn row(chosen: &Chosen, acceptor: usize, slot: Slot, rows: &DiskRows) {
+        assert_eq!(
+            rows.get(&slot).map(|(_, value)| value),
+            chosen.value(slot),
+            "acceptor {acceptor} claims slot {slot}, and its own row is not the chosen value"
+        );
+    }
+}

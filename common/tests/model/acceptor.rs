@@ -1,0 +1,407 @@
+//! A modelled acceptor: the real core, the disk that survives, and the group that is on its way there.
+//!
+//! Deciding a request and making it durable are two steps. Between them a crash takes the group away with all its
+//! answers; what comes in meanwhile joins the group, or waits in the network.
+
+use std::{collections::BTreeMap, hash::Hash};
+
+use paxos_common::paxos::{
+    acceptor::{Acceptor, Group},
+    ballot::Ballot,
+    identity::{AcceptorUuid, RunNumber},
+    message::{AcceptAnswer, PrepareAnswer, Row},
+    proposer::Scan,
+    slot::{Slot, SlotRange},
+    value::Value,
+};
+
+use super::{
+    cluster::Cluster,
+    disk::Disk,
+    ledger::Broken,
+    network::{Envelope, Message, Node},
+    outputs::{Claim, Outputs},
+    shared::{Shared, hash_of},
+    sights::Sight,
+    tamper::{AcceptorScratch, Bug},
+};
+
+pub(crate) fn uuid(place: usize) -> AcceptorUuid {
+    AcceptorUuid::from_u128(place as u128 + 1)
+}
+
+/// A group that must be durable before its answers leave.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Open {
+    group: Group,
+    answers: Vec<Answer>,
+    /// Every vote that was decided, also those whose rows were written over in the same group.
+    votes: Vec<(Slot, Ballot, Value)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Answer {
+    Message(Node, Message),
+    Pages(Reading),
+}
+
+impl Open {
+    fn note_votes(&mut self, message: &Message, answer: &Answer) {
+        let (
+            Message::Accept(accept),
+            Answer::Message(_, Message::Answer(_, _, AcceptAnswer::Accepted { .. })),
+        ) = (message, answer)
+        else {
+            return;
+        };
+        for (slot, value) in &accept.proposals {
+            let vote = (*slot, accept.ballot, value.clone());
+            insert(&mut self.votes, vote);
+        }
+    }
+}
+
+/// Pages of a promise that are still to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Reading {
+    to: Node,
+    ballot: Ballot,
+    from: Slot,
+    scan: Option<Scan>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct AcceptorNode {
+    pub(crate) core: Acceptor,
+    pub(crate) disk: Disk,
+    pub(crate) open: Option<Open>,
+    pub(crate) reading: Vec<Reading>,
+    run: u64,
+    pub(crate) scratch: AcceptorScratch,
+}
+
+impl AcceptorNode {
+    pub(crate) fn blank(place: usize) -> Self {
+        let disk = Disk::blank(uuid(place));
+        Self {
+            core: Acceptor::recover(disk.recovered(), RunNumber::from_random(0)),
+            disk,
+            open: None,
+            reading: Vec::new(),
+            run: 0,
+            scratch: AcceptorScratch::default(),
+        }
+    }
+
+    /// Takes up again from what is durable.
+    pub(crate) fn recover(&mut self) {
+        self.open = None;
+        self.reading.clear();
+        self.core = Acceptor::recover(self.disk.recovered(), RunNumber::from_random(self.run));
+    }
+}
+
+/// Keeps a set in the order of the hashes: in which order its members came makes no other state.
+fn insert<T: Hash>(set: &mut Vec<T>, member: T) {
+    if let Err(place) = set.binary_search_by_key(&hash_of(&member), hash_of) {
+        set.insert(place, member);
+    }
+}
+
+/// What happens to an acceptor.
+#[derive(Clone, Debug, Hash)]
+pub(crate) enum Input<'a> {
+    Receive(&'a Shared<Envelope>),
+    /// The open group is on the disk, whole.
+    Commit,
+    /// Power off and on: what is pending is gone.
+    Crash,
+    /// One page of a promise is read, which may find that another ballot is promised by now.
+    ReadPage(Reading),
+    /// A row cannot be read from now on, and somebody finds out.
+    Damage(Slot),
+    /// A frame is read for a learner, from its first unlearned slot on.
+    Show {
+        learner: usize,
+        from: Slot,
+    },
+}
+
+/// One step of one acceptor.
+pub(crate) struct AcceptorStep<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) place: usize,
+    pub(crate) node: AcceptorNode,
+    pub(crate) outputs: Outputs,
+}
+
+impl AcceptorStep<'_> {
+    pub(crate) fn take(&mut self, input: &Input<'_>) {
+        match *input {
+            Input::Receive(envelope) => self.receive(envelope.from, &envelope.message),
+            Input::Commit => self.commit(),
+            Input::Crash => self.crash(),
+            Input::ReadPage(reading) => self.read_page(reading),
+            Input::Damage(slot) => {
+                self.node.disk.damaged.insert(slot);
+                self.node.core.found_damaged([slot]);
+            }
+            Input::Show { learner, from } => self.show(learner, from),
+        }
+    }
+
+    /// Decides a request into the open group, or into one of its own.
+    fn receive(&mut self, from: Node, message: &Message) {
+        if let Message::Fetch(first, to) = message {
+            self.fetch(from, *first, *to);
+            return;
+        }
+        self.tamper_with_request(message);
+        let mut open = self.node.open.take().unwrap_or_else(|| Open {
+            group: self.node.core.group(),
+            answers: Vec::new(),
+            votes: Vec::new(),
+        });
+        match decide(&self.node.core, &self.node.disk, &mut open.group, from, message) {
+            Ok(answer) => {
+                open.note_votes(message, &answer);
+                insert(&mut open.answers, answer);
+            }
+            Err(broken) => self.outputs.broken(broken),
+        }
+        if open.answers.len() > 1 {
+            self.outputs.saw(Sight::GroupOfMany);
+        }
+        if self.node.core.write(&open.group).is_none() {
+            self.release(open);
+        } else {
+            if self.cluster.has(Bug::AnswersBeforeTheCommit) {
+                let answers = std::mem::take(&mut open.answers);
+                self.let_go(answers);
+            }
+            self.node.open = Some(open);
+        }
+    }
+
+    fn commit(&mut self) {
+        let Some(open) = self.node.open.take() else { return };
+        let before = self.node.disk.clone();
+        let Some(write) = self.node.core.write(&open.group) else {
+            return;
+        };
+        self.node.disk.write(&write);
+        let rows = open.group.rows().clone();
+        let recover = self.tamper_with_commit(&before, !rows.is_empty());
+        let disk = &self.node.disk;
+        let mut kept = disk.promised >= before.promised;
+        for (slot, ballot, value) in &open.votes {
+            kept &= *ballot >= before.promised && *ballot <= disk.promised;
+            self.outputs.claim(Claim::Votes {
+                acceptor: self.place,
+                ballot: *ballot,
+                slot: *slot,
+                value: value.clone(),
+            });
+        }
+        if !kept {
+            self.outputs.broken(Broken::PromisesAreKept);
+        }
+        self.claim_watermark(self.node.disk.chosen_to.min(self.node.disk.damaged_at()));
+        self.release(open);
+        if recover {
+            self.node.recover();
+        }
+        self.show_commit(&rows);
+    }
+
+    /// Every slot below is chosen, and the rows hold the chosen values.
+    fn claim_watermark(&mut self, claimed: Slot) {
+        let value = |slot| Some(self.node.disk.rows.get(&slot)?.1.clone());
+        match Slot::ZERO.to(claimed).map(value).collect() {
+            Some(values) => self.outputs.claim(Claim::Hold(values)),
+            None => self.outputs.broken(Broken::WatermarksAreTrue),
+        }
+    }
+
+    /// Takes a group into memory and lets its answers leave, as they were decided.
+    fn release(&mut self, Open { group, answers, .. }: Open) {
+        self.node.core.committed(group);
+        self.tamper_with_memory();
+        self.claim_watermark(self.node.core.chosen_to());
+        self.let_go(answers);
+    }
+
+    fn let_go(&mut self, answers: Vec<Answer>) {
+        for answer in answers {
+            match answer {
+                Answer::Message(to, message) => self.answer(to, message),
+                Answer::Pages(reading) if self.cluster.scenario.pages_apart => {
+                    insert(&mut self.node.reading, reading);
+                }
+                Answer::Pages(reading) => self.read_page(reading),
+            }
+        }
+    }
+
+    /// Lets a message leave, after holding it against what is durable.
+    fn answer(&mut self, to: Node, mut message: Message) {
+        let disk = &self.node.disk;
+        let durable = match &message {
+            Message::Page(ballot, ..) => disk.promised >= *ballot,
+            Message::PrepareRejected(_, promised) => disk.promised >= *promised,
+            Message::Answer(ballot, _, answer) => match answer {
+                AcceptAnswer::Accepted { slots, .. } => {
+                    let mut slots = slots.iter().flat_map(|range| range.from.to(range.to));
+                    let holds = |slot| disk.rows.get(&slot).is_some_and(|(held, _)| held >= ballot);
+                    disk.promised >= *ballot && slots.all(holds)
+                }
+                AcceptAnswer::Rejected(rejection) => disk.promised >= rejection.promised,
+                AcceptAnswer::Refused(_) | AcceptAnswer::Trimmed { .. } | AcceptAnswer::NoSpace => true,
+            },
+            Message::Prepare(..)
+            | Message::Accept(_)
+            | Message::Fetch(..)
+            | Message::Fetched(..)
+            | Message::Votes(..)
+            | Message::Rows(..) => true,
+        };
+        if !durable {
+            self.outputs.broken(Broken::PromisesAreKept);
+        }
+        self.tamper_with_answer(to, &mut message);
+        self.send(to, message);
+    }
+
+    fn send(&mut self, to: Node, message: Message) {
+        let from = Node::Acceptor(self.place);
+        self.outputs.send(Envelope { from, to, message });
+    }
+
+    fn read_page(&mut self, reading: Reading) {
+        let rows_max = self.cluster.scenario.page_rows;
+        let promised = self.node.disk.promised;
+        self.node.reading.retain(|other| *other != reading);
+        if promised > reading.ballot {
+            self.outputs.saw(Sight::PageOvertaken);
+            self.answer(reading.to, Message::PrepareRejected(reading.ballot, promised));
+            return;
+        }
+        let page = self.node.disk.page(reading.from, rows_max);
+        if page.rows.iter().any(|row| row.accepted.is_none()) {
+            self.outputs.saw(Sight::UnknownRowTold);
+        }
+        let (next, last) = (page.next, page.last);
+        self.answer(reading.to, Message::Page(reading.ballot, reading.scan, page));
+        if !last && reading.scan.is_none_or(|scan| next < scan.to) {
+            self.outputs.saw(Sight::PromiseOfManyPages);
+            let rest = Answer::Pages(Reading {
+                from: next,
+                ..reading
+            });
+            self.let_go(vec![rest]);
+        }
+    }
+
+    /// Reads rows below its own watermark, for a leader that repairs.
+    fn fetch(&mut self, asker: Node, first: Slot, to: Slot) {
+        let value = |slot| Some((slot, self.node.disk.row(slot)?.accepted?.1));
+        let values = first
+            .to(to.min(self.node.core.chosen_to()))
+            .map_while(value)
+            .collect();
+        self.answer(asker, Message::Fetched(first, values));
+    }
+
+    fn crash(&mut self) {
+        if let Some(open) = &self.node.open {
+            self.outputs.saw(if open.group.rows().is_empty() {
+                Sight::PromiseLost
+            } else {
+                Sight::VoteLost
+            });
+        }
+        if self.node.core.chosen_to() > self.node.disk.chosen_to {
+            self.outputs.saw(Sight::WatermarkLost);
+        }
+        self.node.run += 1;
+        self.node.recover();
+    }
+
+    /// Tells learners what was just made durable.
+    fn show_commit(&mut self, rows: &BTreeMap<Slot, (Ballot, Value)>) {
+        let chosen_to = self.node.core.chosen_to();
+        let frame: Vec<Row> = rows
+            .iter()
+            .map(|(&slot, accepted)| Row {
+                slot,
+                accepted: Some(accepted.clone()),
+            })
+            .collect();
+        if frame.is_empty() {
+            return;
+        }
+        for learner in (0..self.cluster.scenario.learners).map(Node::Learner) {
+            for (&slot, (ballot, _)) in rows {
+                let range = SlotRange {
+                    from: slot,
+                    to: slot.next(),
+                };
+                self.send(learner, Message::Votes(*ballot, range));
+            }
+            self.send(learner, Message::Rows(frame.clone(), chosen_to));
+        }
+    }
+
+    fn show(&mut self, learner: usize, from: Slot) {
+        let disk = &self.node.disk;
+        let (rows, _) = disk.rows_from(from, self.cluster.scenario.page_rows);
+        let chosen_to = self.node.core.chosen_to().min(disk.damaged_at());
+        if !rows.is_empty() {
+            self.send(Node::Learner(learner), Message::Rows(rows, chosen_to));
+        }
+    }
+}
+
+/// Decides one request into a group.
+fn decide(
+    core: &Acceptor,
+    disk: &Disk,
+    group: &mut Group,
+    from: Node,
+    message: &Message,
+) -> Result<Answer, Broken> {
+    match message {
+        Message::Prepare(prepare, scan) => Ok(match core.prepare(group, prepare) {
+            PrepareAnswer::Promised => Answer::Pages(Reading {
+                to: from,
+                ballot: prepare.ballot,
+                from: prepare.from,
+                scan: *scan,
+            }),
+            PrepareAnswer::Rejected(rejection) => {
+                Answer::Message(from, Message::PrepareRejected(prepare.ballot, rejection.promised))
+            }
+            PrepareAnswer::Refused(_) => return Err(Broken::NobodyHalts),
+        }),
+        Message::Accept(accept) => {
+            let below = core
+                .slots_to_read(accept)
+                .filter_map(|slot| Some((slot, disk.held(slot)?)))
+                .collect();
+            let answer = core
+                .accept(group, accept, &below)
+                .map_err(|_| Broken::NobodyHalts)?;
+            Ok(Answer::Message(
+                from,
+                Message::Answer(accept.ballot, accept.sequence, answer),
+            ))
+        }
+        Message::Fetch(..)
+        | Message::Page(..)
+        | Message::PrepareRejected(..)
+        | Message::Answer(..)
+        | Message::Fetched(..)
+        | Message::Votes(..)
+        | Message::Rows(..) => unreachable!("not for an acceptor: {message:?}"),
+    }
+}

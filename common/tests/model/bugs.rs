@@ -1,0 +1,185 @@
+//! Each planted bug, and the scenario that finds it.
+
+use super::{
+    prefix::{older_row, one_knower},
+    scenario::{Allowance, Scenario, Spend},
+    tamper::Bug,
+};
+
+use Bug::*;
+use Spend::{Campaign, Check, Crash, Damage, Heartbeat, Repeat, Report, Restart, RestartLearner};
+
+const TWO_EACH: &[&[usize]] = &[&[0, 1], &[1, 2]];
+/// The first reaches a quorum, the second all.
+const TWO_AND_ALL: &[&[usize]] = &[&[0, 1], &[0, 1, 2]];
+const FIRST_ALONE: &[&[usize]] = &[&[0, 1], &[]];
+
+/// Every bug that the model can express.
+pub(crate) fn planted() -> Vec<Scenario> {
+    let allow = Allowance::new;
+    let plant = |bug, name, scenario: Scenario| Scenario {
+        name,
+        bug: Some(bug),
+        ..scenario
+    };
+    let two_each = || Scenario {
+        reach: TWO_EACH,
+        ..Scenario::small("")
+    };
+    let pipelined = |allowance| Scenario {
+        reach: FIRST_ALONE,
+        commands: &[2, 0],
+        slots: 2,
+        allowance,
+        ..Scenario::small("")
+    };
+    vec![
+        plant(
+            AcceptedLeftOutOfPromise,
+            "accepted values left out of a promise",
+            two_each(),
+        ),
+        plant(
+            AcceptDoesNotPromise,
+            "an Accept that does not raise the promise",
+            Scenario {
+                reach: TWO_AND_ALL,
+                ..Scenario::small("")
+            },
+        ),
+        plant(
+            BallotReusedAfterRestart,
+            "a ballot reused after a restart",
+            Scenario {
+                allowance: allow(&[(Campaign, 2), (Restart, 1)]),
+                ..two_each()
+            },
+        ),
+        plant(
+            BallotReusedBySameProcess,
+            "a ballot reused by the same process",
+            Scenario {
+                allowance: allow(&[(Campaign, 2), (Restart, 1), (Repeat, 2)]),
+                ..two_each()
+            },
+        ),
+        plant(
+            AnswersBeforeTheCommit,
+            "answers before the commit",
+            Scenario {
+                allowance: allow(&[(Campaign, 2), (Crash, 1)]),
+                ..two_each()
+            },
+        ),
+        plant(
+            LeaderCountsVotesOfOtherBallots,
+            "votes of different ballots counted together, by a leader",
+            Scenario {
+                reach: &[&[0, 1, 2], &[]],
+                commands: &[2, 0],
+                batches_in_flight: 1,
+                allowance: allow(&[(Campaign, 2), (Check, 1)]),
+                ..Scenario::small("")
+            },
+        ),
+        plant(
+            LearnerCountsVotesOfOtherBallots,
+            "votes of different ballots counted together, by a learner",
+            Scenario {
+                learners: 1,
+                ..two_each()
+            },
+        ),
+        plant(
+            RepliesCountedInsteadOfAcceptors,
+            "replies counted instead of acceptors",
+            two_each(),
+        ),
+        plant(
+            ValuesPickedFromPartOfTheQuorum,
+            "values picked from part of the quorum",
+            two_each(),
+        ),
+        plant(
+            StartsBelowFrom,
+            "a leader that starts below the watermark it asked from",
+            Scenario {
+                slots: 2,
+                prefix: one_knower,
+                allowance: allow(&[(Campaign, 1), (Report, 1)]),
+                ..two_each()
+            },
+        ),
+        plant(
+            AnswersAboveAHole,
+            "answering above a hole",
+            pipelined(allow(&[(Campaign, 1)])),
+        ),
+        plant(
+            WatermarkTrustedForOlderRows,
+            "the watermark trusted for older-ballot rows",
+            Scenario {
+                reach: TWO_AND_ALL,
+                allowance: allow(&[(Heartbeat, 2)]),
+                prefix: older_row,
+                ..Scenario::small("")
+            },
+        ),
+        plant(
+            FrameWatermarkForHeldRows,
+            "a frame's chosen_to applied to rows held from before",
+            Scenario {
+                learners: 1,
+                reach: TWO_AND_ALL,
+                allowance: allow(&[(Heartbeat, 2)]),
+                prefix: older_row,
+                ..Scenario::small("")
+            },
+        ),
+        plant(
+            WatermarkByHearsay,
+            "the leader's chosen_to raised by hearsay",
+            Scenario {
+                prefix: older_row,
+                allowance: allow(&[(Heartbeat, 4), (Report, 1)]),
+                ..two_each()
+            },
+        ),
+        plant(
+            UnreadableRowTakenForEmpty,
+            "an unreadable row treated as empty",
+            Scenario {
+                slots: 2,
+                prefix: one_knower,
+                allowance: allow(&[(Campaign, 1), (Damage, 1)]),
+                ..two_each()
+            },
+        ),
+        plant(
+            RepairTakesUnreadableRowForEmpty,
+            "repair from pages with an unknown row",
+            Scenario {
+                repair: true,
+                late_answers: true,
+                commands: &[1, 0],
+                prefix: one_knower,
+                allowance: allow(&[
+                    (Campaign, 1),
+                    (Report, 1),
+                    (Heartbeat, 2),
+                    (Check, 2),
+                    (Damage, 1),
+                ]),
+                ..two_each()
+            },
+        ),
+        plant(
+            LearnerResumesAfterHighest,
+            "a learner that resumes after its highest slot",
+            Scenario {
+                learners: 1,
+                ..pipelined(allow(&[(Campaign, 1), (RestartLearner, 1)]))
+            },
+        ),
+    ]
+}

@@ -1,0 +1,118 @@
+//! Climbing a rung: one check from its first state to its last, or to its bound.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use stateright::{Checker as _, HasDiscoveries, Model as _};
+
+use super::{cluster::Cluster, scenario::Scenario, sights::Sight};
+
+/// What a check found.
+pub(crate) struct Climbed {
+    pub(crate) name: &'static str,
+    /// Steps taken.
+    pub(crate) states: usize,
+    pub(crate) unique_states: usize,
+    pub(crate) depth: usize,
+    pub(crate) took: Duration,
+    /// Every state was seen.
+    pub(crate) is_complete: bool,
+    /// A broken property, and the steps that lead there.
+    pub(crate) broken: Option<(&'static str, Vec<String>)>,
+    /// What was expected to be seen, and was not.
+    pub(crate) missing: Vec<Sight>,
+}
+
+/// The order in which states are visited.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Needs little memory.
+    DepthFirst,
+    /// Finds a shortest counterexample.
+    BreadthFirst,
+}
+
+/// Checks a scenario until all is seen, something breaks, or so many steps are taken.
+pub(crate) fn climb(scenario: Scenario, order: Order, states_max: usize) -> Climbed {
+    let name = scenario.name;
+    let expected = scenario.expected;
+    let cluster = Cluster::new(scenario);
+    let sights = Arc::clone(&cluster.sights);
+    // One thread finds the same shortest counterexample each time.
+    let threads = match order {
+        Order::DepthFirst => std::thread::available_parallelism().map_or(1, usize::from),
+        Order::BreadthFirst => 1,
+    };
+    let begun = Instant::now();
+    let checker = cluster
+        .checker()
+        .threads(threads)
+        .target_state_count(states_max)
+        .finish_when(HasDiscoveries::AnyFailures);
+    let mut climbed = match order {
+        Order::DepthFirst => outcome(&checker.spawn_dfs().join()),
+        Order::BreadthFirst => outcome(&checker.spawn_bfs().join()),
+    };
+    climbed.name = name;
+    climbed.took = begun.elapsed();
+    climbed.is_complete = climbed.states < states_max && climbed.broken.is_none();
+    climbed.missing = expected.to_vec();
+    climbed.missing.retain(|&sight| sights.count(sight) == 0);
+    climbed
+}
+
+fn outcome(checker: &impl stateright::Checker<Cluster>) -> Climbed {
+    let mut broken: Vec<_> = checker
+        .discoveries()
+        .into_iter()
+        .map(|(name, path)| {
+            let steps = path.into_actions();
+            (name, steps.iter().map(|step| format!("{step:?}")).collect())
+        })
+        .collect();
+    Climbed {
+        name: "",
+        states: checker.state_count(),
+        unique_states: checker.unique_state_count(),
+        depth: checker.max_depth(),
+        took: Duration::ZERO,
+        is_complete: false,
+        broken: broken.pop(),
+        missing: Vec::new(),
+    }
+}
+
+/// Heads a table of checks.
+pub(crate) const HEADING: &str =
+    "model                                                    steps     states  depth     time  all?";
+
+impl fmt::Display for Climbed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            states,
+            unique_states,
+            depth,
+            ..
+        } = self;
+        let took = self.took.as_secs_f64();
+        let all = if self.is_complete { "all" } else { "part" };
+        write!(
+            f,
+            "{name:50} {states:>11} {unique_states:>10} {depth:>6} {took:>7.1}s  {all}"
+        )?;
+        if !self.missing.is_empty() {
+            write!(f, "  never seen: {:?}", self.missing)?;
+        }
+        if let Some((property, steps)) = &self.broken {
+            write!(f, "\n  broken: {property}")?;
+            for step in steps {
+                write!(f, "\n    {step}")?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,334 @@
+//! The model: what a state of a cluster is, which steps it allows, and what must hold after each.
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use paxos_common::paxos::{
+    ballot::ProposerId,
+    proposer::{Phase, Timer},
+    quorum::{Configuration, Electorate},
+    slot::Slot,
+};
+use stateright::{Model, Property};
+
+use super::{
+    acceptor::{AcceptorNode, Reading, uuid},
+    learner::LearnerNode,
+    ledger::{Broken, Ledger},
+    memo::Memo,
+    network::{Envelope, Message, Network, Node, Sent},
+    proposer::ProposerNode,
+    scenario::{Allowance, Scenario, Spend},
+    shared::Shared,
+    sights::Sights,
+};
+
+pub(crate) struct Cluster {
+    pub(crate) scenario: Scenario,
+    pub(crate) electorate: Electorate,
+    pub(crate) sights: Arc<Sights>,
+    pub(crate) memory: Memory,
+}
+
+/// Steps of single processes, computed once.
+#[derive(Default)]
+pub(crate) struct Memory {
+    pub(crate) acceptors: Memo<AcceptorNode>,
+    pub(crate) proposers: Memo<ProposerNode>,
+    pub(crate) learners: Memo<LearnerNode>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct State {
+    pub(crate) acceptors: Vec<Shared<AcceptorNode>>,
+    pub(crate) proposers: Vec<Shared<ProposerNode>>,
+    pub(crate) learners: Vec<Shared<LearnerNode>>,
+    pub(crate) network: Network,
+    pub(crate) ledger: Shared<Ledger>,
+    /// What is left of the faults and firings that the scenario allows.
+    pub(crate) left: Allowance,
+    pub(crate) broken: Option<Broken>,
+}
+
+/// What may happen next.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    Deliver(Shared<Envelope>),
+    /// Somebody takes in what was taken in before.
+    Repeat(Shared<Envelope>),
+    /// The open group of an acceptor is durable.
+    Commit(usize),
+    /// An acceptor loses power, and is back.
+    Crash(usize),
+    ReadPage(usize, Reading),
+    Damage(usize, Slot),
+    Fire(usize, Timer),
+    /// A proposer dies, and another starts in its place.
+    Restart(usize),
+    Report {
+        acceptor: usize,
+        proposer: usize,
+    },
+    Fill(usize, Slot),
+    Show {
+        acceptor: usize,
+        learner: usize,
+    },
+    SwitchFeed(usize, usize),
+    RestartLearner(usize, Slot),
+}
+
+impl fmt::Debug for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Deliver(envelope) | Self::Repeat(envelope) => {
+                let Envelope { from, to, message } = &**envelope;
+                write!(f, "{from:?} → {to:?}: {message:?}")
+            }
+            Self::Commit(acceptor) => write!(f, "acceptor {acceptor} commits"),
+            Self::Crash(acceptor) => write!(f, "acceptor {acceptor} crashes"),
+            Self::ReadPage(acceptor, reading) => write!(f, "acceptor {acceptor} reads {reading:?}"),
+            Self::Damage(acceptor, slot) => write!(f, "acceptor {acceptor} cannot read slot {slot} any more"),
+            Self::Fire(proposer, timer) => write!(f, "proposer {proposer}: {timer:?} fires"),
+            Self::Restart(proposer) => write!(f, "proposer {proposer} restarts"),
+            Self::Report { acceptor, proposer } => {
+                write!(f, "acceptor {acceptor} reports to proposer {proposer}")
+            }
+            Self::Fill(proposer, to) => write!(f, "proposer {proposer} is asked to fill up to {to}"),
+            Self::Show { acceptor, learner } => {
+                write!(f, "acceptor {acceptor} reads a frame for learner {learner}")
+            }
+            Self::SwitchFeed(learner, feed) => write!(f, "learner {learner} switches to feed {feed}"),
+            Self::RestartLearner(learner, stored) => {
+                write!(f, "learner {learner} restarts at {stored}")
+            }
+        }
+    }
+}
+
+impl Action {
+    /// What it uses up of the scenario's allowance.
+    pub(crate) fn spends(&self) -> Option<Spend> {
+        match self {
+            Self::Repeat(_) => Some(Spend::Repeat),
+            Self::Deliver(_) | Self::Commit(_) | Self::ReadPage(..) | Self::Show { .. } => None,
+            Self::Crash(_) => Some(Spend::Crash),
+            Self::Damage(..) => Some(Spend::Damage),
+            Self::Fire(_, Timer::Election | Timer::Unreachable) => Some(Spend::Campaign),
+            Self::Fire(_, Timer::Heartbeat) => Some(Spend::Heartbeat),
+            Self::Fire(_, Timer::Check) => Some(Spend::Check),
+            Self::Fire(_, Timer::GiveUp) => Some(Spend::GiveUp),
+            Self::Restart(_) => Some(Spend::Restart),
+            Self::Report { .. } => Some(Spend::Report),
+            Self::Fill(..) => Some(Spend::Fill),
+            Self::SwitchFeed(..) => Some(Spend::SwitchFeed),
+            Self::RestartLearner(..) => Some(Spend::RestartLearner),
+        }
+    }
+}
+
+impl Cluster {
+    pub(crate) fn new(scenario: Scenario) -> Self {
+        let members = (0..scenario.acceptors).map(|place| (uuid(place), Arc::from("")));
+        let configuration = Configuration::new(members, scenario.phase1, scenario.phase2)
+            .expect("a scenario's quorums intersect");
+        Self {
+            electorate: configuration.electorate(),
+            sights: Arc::default(),
+            memory: Memory::default(),
+            scenario,
+        }
+    }
+
+    pub(crate) fn proposer(&self, place: usize, run: usize) -> ProposerNode {
+        let id = ProposerId::from_random(self.id_of(place, run));
+        ProposerNode::started(place, run, id, &self.electorate, &self.scenario)
+    }
+
+    pub(crate) fn genesis(&self) -> State {
+        State {
+            acceptors: (0..self.scenario.acceptors)
+                .map(|place| Shared::new(AcceptorNode::blank(place)))
+                .collect(),
+            proposers: (0..self.scenario.proposers)
+                .map(|place| Shared::new(self.proposer(place, 0)))
+                .collect(),
+            learners: (0..self.scenario.learners)
+                .map(|_| Shared::new(LearnerNode::new(&self.electorate)))
+                .collect(),
+            network: Network::empty(),
+            ledger: Shared::new(Ledger::new(self.scenario.phase2)),
+            left: self.scenario.allowance,
+            broken: None,
+        }
+    }
+
+    /// Takes steps one after the other, whatever the scenario allows: for what has happened before a check begins.
+    ///
+    /// # Panics
+    /// When none that fits is possible, or it breaks something.
+    pub(crate) fn play(&self, mut state: State, script: &[fn(&Action) -> bool]) -> State {
+        state.left = Allowance::unlimited();
+        for (number, fits) in script.iter().enumerate() {
+            let mut actions = Vec::new();
+            self.actions(&state, &mut actions);
+            let action = actions.into_iter().find(fits);
+            let next = action.and_then(|action| self.next_state(&state, action));
+            state = next.unwrap_or_else(|| panic!("step {number} of the script is not possible: {state:?}"));
+            assert_eq!(state.broken, None, "the script breaks something");
+        }
+        state.left = self.scenario.allowance;
+        state
+    }
+
+    /// Whether delivering can change anything now.
+    fn is_deliverable(&self, state: &State, envelope: &Envelope) -> bool {
+        match envelope.to {
+            Node::Acceptor(place) => self.scenario.groups || state.acceptors[place].open.is_none(),
+            Node::Proposer { place, run } => {
+                let node = &state.proposers[place];
+                let is_late = || {
+                    matches!(&envelope.message, Message::Answer(..))
+                        && node.has_nothing_in_flight(self.scenario.slots)
+                };
+                node.run == run && (self.scenario.late_answers || !is_late())
+            }
+            Node::Learner(_) => true,
+        }
+    }
+
+    fn proposer_actions(&self, state: &State, place: usize, actions: &mut Vec<Action>) {
+        let node = &state.proposers[place];
+        for timer in [Timer::Election, Timer::Heartbeat, Timer::Check, Timer::GiveUp] {
+            if node.awaits(timer) {
+                actions.push(Action::Fire(place, timer));
+            }
+        }
+        if !matches!(node.core.phase(), Phase::Standby) {
+            actions.push(Action::Restart(place));
+        }
+        for (acceptor, reporter) in state.acceptors.iter().enumerate() {
+            let listens = matches!(node.core.phase(), Phase::Standby) || self.listens_while_leading();
+            if listens && reporter.core.chosen_to() > node.core.chosen_to() {
+                actions.push(Action::Report {
+                    acceptor,
+                    proposer: place,
+                });
+            }
+        }
+        if node.leads() {
+            let to = Slot::ZERO.plus(self.scenario.slots);
+            actions.push(Action::Fill(place, to));
+        }
+    }
+
+    fn learner_actions(&self, state: &State, learner: usize, actions: &mut Vec<Action>) {
+        let node = &state.learners[learner];
+        let next = node.core.next();
+        for acceptor in 0..self.scenario.acceptors {
+            if acceptor == node.feed {
+                actions.push(Action::Show { acceptor, learner });
+            } else {
+                actions.push(Action::SwitchFeed(learner, acceptor));
+            }
+        }
+        for stored in Slot::ZERO.to(next.next()) {
+            actions.push(Action::RestartLearner(learner, stored));
+        }
+    }
+}
+
+impl Model for Cluster {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![(self.scenario.prefix)(self, self.genesis())]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if state.broken.is_some() {
+            return;
+        }
+        // A commit that nothing can prevent or join any more is put before everything else: all other steps leave it
+        // as it is, and it leaves them as they are.
+        if state.left.of(Spend::Crash) == 0 && !self.scenario.groups {
+            let open = state.acceptors.iter().position(|node| node.open.is_some());
+            if let Some(acceptor) = open {
+                actions.push(Action::Commit(acceptor));
+                return;
+            }
+        }
+        for Sent { envelope, delivered } in state.network.iter() {
+            if self.is_deliverable(state, envelope) {
+                let envelope = envelope.clone();
+                actions.push(if *delivered {
+                    Action::Repeat(envelope)
+                } else {
+                    Action::Deliver(envelope)
+                });
+            }
+        }
+        for (place, node) in state.acceptors.iter().enumerate() {
+            if node.open.is_some() {
+                actions.push(Action::Commit(place));
+            }
+            for &reading in &node.reading {
+                actions.push(Action::ReadPage(place, reading));
+            }
+            if node.open.is_some() || node.core.chosen_to() > node.disk.chosen_to {
+                actions.push(Action::Crash(place));
+            }
+            if node.open.is_none() {
+                for &slot in node.disk.rows.keys() {
+                    if !node.disk.damaged.contains(&slot) {
+                        actions.push(Action::Damage(place, slot));
+                    }
+                }
+            }
+        }
+        for place in 0..state.proposers.len() {
+            self.proposer_actions(state, place, actions);
+        }
+        for learner in 0..state.learners.len() {
+            self.learner_actions(state, learner, actions);
+        }
+        actions.retain(|action| action.spends().is_none_or(|spend| state.left.of(spend) > 0));
+    }
+
+    fn next_state(&self, last: &State, action: Action) -> Option<State> {
+        // A core that panics has found its own invariants broken: that is a finding, not the end of the search.
+        catch_unwind(AssertUnwindSafe(|| self.step(last, &action))).unwrap_or_else(|_| {
+            Some(State {
+                broken: Some(Broken::NobodyHalts),
+                ..last.clone()
+            })
+        })
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        macro_rules! always {
+            ($($broken:ident),*) => {
+                vec![$(Property::always(Broken::$broken.name(), |_, state: &State| {
+                    state.broken != Some(Broken::$broken)
+                })),*]
+            };
+        }
+        always![
+            Agreement,
+            OneValuePerBallot,
+            ChosenIsFinal,
+            PromisesAreKept,
+            WatermarksAreTrue,
+            LearnersAgree,
+            AnswersLeaveNoGap,
+            NewSlotsStartAbove,
+            ReadsAreLinearizable,
+            LostDisksAreRefused,
+            NobodyHalts
+        ]
+    }
+}

@@ -1,0 +1,122 @@
+//! A modelled acceptor's disk: what survives a crash, and how it is read.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use paxos_common::paxos::{
+    acceptor::{Held, Membership, Recovered, Write},
+    ballot::Ballot,
+    identity::{AcceptorUuid, CommitCounter},
+    message::{PromisePage, Row},
+    slot::Slot,
+    value::Value,
+};
+
+/// What survives.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Disk {
+    uuid: AcceptorUuid,
+    commit_counter: CommitCounter,
+    pub(crate) promised: Ballot,
+    leader_address: Arc<str>,
+    pub(crate) chosen_to: Slot,
+    pub(crate) rows: BTreeMap<Slot, (Ballot, Value)>,
+    /// Rows that fail their checksum.
+    pub(crate) damaged: BTreeSet<Slot>,
+}
+
+impl Disk {
+    pub(crate) fn blank(uuid: AcceptorUuid) -> Self {
+        Self {
+            uuid,
+            commit_counter: CommitCounter::default(),
+            promised: Ballot::ZERO,
+            leader_address: Arc::from(""),
+            chosen_to: Slot::ZERO,
+            rows: BTreeMap::new(),
+            damaged: BTreeSet::new(),
+        }
+    }
+
+    /// A whole group, in one commit.
+    pub(crate) fn write(&mut self, write: &Write<'_>) {
+        self.commit_counter = write.commit_counter;
+        self.promised = write.promised;
+        self.leader_address = Arc::clone(write.leader_address);
+        self.chosen_to = write.chosen_to;
+        for (&slot, (ballot, value)) in write.rows {
+            self.rows.insert(slot, (*ballot, value.clone()));
+            self.damaged.remove(&slot);
+        }
+    }
+
+    fn voted_to(&self) -> Slot {
+        self.rows
+            .last_key_value()
+            .map_or(Slot::ZERO, |(slot, _)| slot.next())
+    }
+
+    pub(crate) fn damaged_at(&self) -> Slot {
+        self.damaged.first().copied().unwrap_or(Slot::MAX)
+    }
+
+    pub(crate) fn held(&self, slot: Slot) -> Option<Held> {
+        let (ballot, value) = self.rows.get(&slot)?;
+        Some(if self.damaged.contains(&slot) {
+            Held::Unknown
+        } else {
+            Held::Accepted(*ballot, value.fingerprint())
+        })
+    }
+
+    pub(crate) fn row(&self, slot: Slot) -> Option<Row> {
+        let accepted = self.rows.get(&slot)?;
+        Some(Row {
+            slot,
+            accepted: (!self.damaged.contains(&slot)).then(|| accepted.clone()),
+        })
+    }
+
+    /// The first rows from `from` on, and whether there are no more.
+    pub(crate) fn rows_from(&self, from: Slot, rows_max: usize) -> (Vec<Row>, bool) {
+        let mut slots = self.rows.range(from..).map(|(slot, _)| *slot);
+        let rows = slots
+            .by_ref()
+            .take(rows_max)
+            .filter_map(|slot| self.row(slot))
+            .collect();
+        (rows, slots.next().is_none())
+    }
+
+    /// One page of a promise, all of it of one moment.
+    pub(crate) fn page(&self, from: Slot, rows_max: usize) -> PromisePage {
+        let (rows, last) = self.rows_from(from, rows_max);
+        PromisePage {
+            from,
+            next: rows.last().map_or(from, |row| row.slot.next()),
+            last,
+            chosen_to: self.chosen_to.min(self.damaged_at()),
+            trimmed_to: Slot::ZERO,
+            voted_to: self.voted_to(),
+            rows,
+        }
+    }
+
+    pub(crate) fn recovered(&self) -> Recovered {
+        let chosen_to = self.chosen_to.min(self.damaged_at());
+        let rows = self.rows.range(chosen_to..).map(|(slot, _)| *slot);
+        Recovered {
+            uuid: self.uuid,
+            commit_counter: self.commit_counter,
+            membership: Membership::Blank,
+            promised: self.promised,
+            leader_address: Arc::clone(&self.leader_address),
+            chosen_to,
+            trimmed_to: Slot::ZERO,
+            voted_to: self.voted_to(),
+            rows: rows.filter_map(|slot| Some((slot, self.held(slot)?))).collect(),
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The rungs of the ladder, from small to large.
+
+use super::{
+    prefix::one_knower,
+    scenario::{Allowance, Scenario, Spend},
+    sights::Sight,
+};
+
+use Spend::{Campaign, Check, Crash, Fill, Heartbeat, Repeat, Report, RestartLearner, SwitchFeed};
+
+/// A scenario, and how many states it has.
+pub(crate) struct Rung {
+    pub(crate) scenario: Scenario,
+    /// All of them, when they are counted with every test.
+    pub(crate) unique_states: Option<usize>,
+}
+
+/// Whom each proposer reaches: a phase-1 quorum each, which share one acceptor.
+const TWO_EACH: &[&[usize]] = &[&[0, 1], &[1, 2]];
+/// The first reaches all, the second a quorum.
+const ALL_AND_TWO: &[&[usize]] = &[&[0, 1, 2], &[1, 2]];
+
+/// Rungs that are climbed with every test.
+pub(crate) fn small() -> Vec<Rung> {
+    let rung = |unique_states, scenario| Rung {
+        scenario,
+        unique_states: Some(unique_states),
+    };
+    let allow = Allowance::new;
+    vec![
+        rung(
+            113_238,
+            Scenario {
+                expected: &[Sight::Chosen, Sight::Duel, Sight::CarriedOver, Sight::Answered],
+                ..Scenario::small("1 one slot, two ballots")
+            },
+        ),
+        rung(
+            4_782,
+            Scenario {
+                reach: TWO_EACH,
+                allowance: allow(&[(Campaign, 3)]),
+                expected: &[Sight::SteppedDown, Sight::Duel, Sight::CarriedOver],
+                ..Scenario::small("1 one slot, three ballots, two acceptors each")
+            },
+        ),
+        rung(
+            54_002,
+            Scenario {
+                commands: &[2, 1],
+                slots: 2,
+                reach: TWO_EACH,
+                expected: &[Sight::Noop, Sight::ChosenAboveGap, Sight::Answered],
+                ..Scenario::small("2 two slots, two acceptors each")
+            },
+        ),
+        rung(
+            121_649,
+            Scenario {
+                slots: 2,
+                allowance: allow(&[(Campaign, 1), (Fill, 1)]),
+                expected: &[Sight::Noop],
+                ..Scenario::small("2 two slots, a fill")
+            },
+        ),
+        rung(
+            49_721,
+            Scenario {
+                commands: &[2, 0],
+                slots: 2,
+                page_rows: 1,
+                pages_apart: true,
+                reach: TWO_EACH,
+                expected: &[Sight::PromiseOfManyPages, Sight::PageOvertaken],
+                ..Scenario::small("2 two slots, pages of one row")
+            },
+        ),
+        rung(
+            28_478,
+            Scenario {
+                reach: ALL_AND_TWO,
+                allowance: allow(&[(Campaign, 2), (Crash, 1)]),
+                expected: &[Sight::VoteLost, Sight::PromiseLost],
+                ..Scenario::small("3 a crash")
+            },
+        ),
+        rung(
+            2_486,
+            Scenario {
+                reach: TWO_EACH,
+                groups: true,
+                allowance: allow(&[(Campaign, 2), (Crash, 1)]),
+                expected: &[Sight::GroupOfMany, Sight::VoteLost],
+                ..Scenario::small("3 a crash, groups of many")
+            },
+        ),
+        rung(
+            367_175,
+            Scenario {
+                late_answers: true,
+                reach: TWO_EACH,
+                allowance: allow(&[(Campaign, 2), (Crash, 1), (Heartbeat, 2), (Report, 1)]),
+                expected: &[Sight::WatermarkLost],
+                ..Scenario::small("3 a watermark, a crash")
+            },
+        ),
+        rung(
+            10_116,
+            Scenario {
+                learners: 1,
+                reach: TWO_EACH,
+                allowance: allow(&[(Campaign, 2), (SwitchFeed, 1)]),
+                expected: &[Sight::Learned, Sight::FeedSwitched],
+                ..Scenario::small("4 a learner, two ballots, another feed")
+            },
+        ),
+        rung(
+            46_889,
+            Scenario {
+                learners: 1,
+                slots: 2,
+                commands: &[2, 0],
+                reach: &[&[0, 1], &[]],
+                allowance: allow(&[(Campaign, 1), (RestartLearner, 1)]),
+                expected: &[Sight::Learned, Sight::LearnerRestarted],
+                ..Scenario::small("4 a learner, two slots, a restart")
+            },
+        ),
+        rung(
+            6_327,
+            Scenario {
+                repair: true,
+                late_answers: true,
+                commands: &[1, 0],
+                prefix: one_knower,
+                reach: TWO_EACH,
+                allowance: allow(&[(Campaign, 1), (Report, 1), (Heartbeat, 2), (Check, 2)]),
+                expected: &[Sight::Repair],
+                ..Scenario::small("6 repair, the only knower gone")
+            },
+        ),
+        rung(
+            137_841,
+            Scenario {
+                acceptors: 4,
+                phase1: 2,
+                phase2: 3,
+                reach: &[&[0, 1, 2], &[1, 2, 3]],
+                expected: &[Sight::Chosen, Sight::CarriedOver],
+                ..Scenario::small("7 quorums of 2 and 3 of 4")
+            },
+        ),
+        rung(
+            6_985,
+            Scenario {
+                acceptors: 4,
+                phase1: 3,
+                phase2: 2,
+                reach: &[&[0, 1, 2], &[1, 2, 3]],
+                expected: &[Sight::Chosen, Sight::CarriedOver],
+                ..Scenario::small("7 quorums of 3 and 2 of 4")
+            },
+        ),
+    ]
+}
+
+/// Rungs that take minutes.
+pub(crate) fn large() -> Vec<Rung> {
+    let rung = |scenario| Rung {
+        scenario,
+        unique_states: None,
+    };
+    let allow = Allowance::new;
+    vec![
+        rung(Scenario {
+            reach: ALL_AND_TWO,
+            allowance: allow(&[(Campaign, 3)]),
+            expected: &[Sight::SteppedDown, Sight::Duel, Sight::CarriedOver],
+            ..Scenario::small("1 one slot, three ballots")
+        }),
+        rung(Scenario {
+            allowance: allow(&[(Campaign, 2), (Repeat, 1)]),
+            ..Scenario::small("1 one slot, a message twice")
+        }),
+        rung(Scenario {
+            commands: &[2, 0],
+            slots: 2,
+            expected: &[Sight::Noop, Sight::ChosenAboveGap],
+            ..Scenario::small("2 two slots")
+        }),
+        rung(Scenario {
+            allowance: allow(&[(Campaign, 2), (Crash, 1)]),
+            expected: &[Sight::VoteLost, Sight::PromiseLost],
+            ..Scenario::small("3 a crash")
+        }),
+        rung(Scenario {
+            groups: true,
+            allowance: allow(&[(Campaign, 2), (Crash, 1)]),
+            expected: &[Sight::GroupOfMany, Sight::VoteLost],
+            ..Scenario::small("3 a crash, groups of many")
+        }),
+        rung(Scenario {
+            learners: 1,
+            slots: 2,
+            commands: &[2, 0],
+            reach: &[&[0, 1], &[]],
+            allowance: allow(&[(Campaign, 1), (Heartbeat, 1), (RestartLearner, 1)]),
+            expected: &[Sight::Learned, Sight::LearnerRestarted],
+            ..Scenario::small("4 a learner, two slots, watermarks, a restart")
+        }),
+        rung(Scenario {
+            repair: true,
+            late_answers: true,
+            commands: &[1, 0],
+            prefix: one_knower,
+            reach: ALL_AND_TWO,
+            allowance: allow(&[(Campaign, 1), (Report, 1), (Heartbeat, 2), (Check, 2)]),
+            expected: &[Sight::Repair],
+            ..Scenario::small("6 repair, the only knower gone")
+        }),
+        rung(Scenario {
+            slots: 2,
+            repair: true,
+            late_answers: true,
+            prefix: one_knower,
+            reach: TWO_EACH,
+            allowance: allow(&[(Campaign, 1), (Report, 1), (Heartbeat, 2), (Check, 2)]),
+            expected: &[Sight::Repair],
+            ..Scenario::small("6 repair beside new slots, two acceptors each")
+        }),
+        rung(Scenario {
+            acceptors: 4,
+            phase1: 2,
+            phase2: 3,
+            expected: &[Sight::Chosen, Sight::CarriedOver],
+            ..Scenario::small("7 quorums of 2 and 3 of 4")
+        }),
+        rung(Scenario {
+            acceptors: 4,
+            phase1: 3,
+            phase2: 2,
+            expected: &[Sight::Chosen, Sight::CarriedOver],
+            ..Scenario::small("7 quorums of 3 and 2 of 4")
+        }),
+    ]
+}

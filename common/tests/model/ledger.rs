@@ -1,0 +1,207 @@
+//! What was voted, chosen, proposed and told, kept outside the cluster: every step is held against it.
+//!
+//! Nothing here shares code with the cores beyond the vocabulary types. It is a function of what was ever sent, so it
+//! adds no states.
+
+use std::collections::BTreeMap;
+
+use paxos_common::paxos::{
+    ballot::Ballot,
+    slot::{Slot, Version},
+    value::Value,
+};
+
+/// Which property a step broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Broken {
+    /// Two values of one slot are chosen.
+    Agreement,
+    /// Two values for one (slot, ballot).
+    OneValuePerBallot,
+    /// A value is proposed above the ballot at which another was chosen.
+    ChosenIsFinal,
+    /// A promise went back, somebody voted below one, or something was told that is not on the disk.
+    PromisesAreKept,
+    /// A watermark claims what is not chosen, or rows below it hold something else.
+    WatermarksAreTrue,
+    /// A learner hands out what is not chosen, or not in order.
+    LearnersAgree,
+    /// A caller is told of a slot below which something is not chosen, or of another's.
+    AnswersLeaveNoGap,
+    /// A new command goes below what a promise tells.
+    NewSlotsStartAbove,
+    /// A read misses a write that was answered before it began.
+    ReadsAreLinearizable,
+    /// A disk that lost or went back is counted.
+    LostDisksAreRefused,
+    /// A process finds the protocol broken, or a core panics.
+    NobodyHalts,
+}
+
+impl Broken {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Agreement => "at most one value of a slot is chosen",
+            Self::OneValuePerBallot => "one value for a slot and ballot",
+            Self::ChosenIsFinal => "what is chosen is what later ballots propose",
+            Self::PromisesAreKept => "promises are kept, and nothing is told before it is durable",
+            Self::WatermarksAreTrue => "watermarks are true of the claimant's own rows",
+            Self::LearnersAgree => "learners hand out what is chosen, without gaps",
+            Self::AnswersLeaveNoGap => "nothing is answered above a gap",
+            Self::NewSlotsStartAbove => "new slots start above every promise's marks",
+            Self::ReadsAreLinearizable => "reads are linearizable",
+            Self::LostDisksAreRefused => "a disk that lost or went back is not counted",
+            Self::NobodyHalts => "nobody finds the protocol broken",
+        }
+    }
+}
+
+/// Votes for one value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Votes {
+    value: Value,
+    /// One bit for each acceptor.
+    by: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Ledger {
+    phase2: u32,
+    proposed: BTreeMap<(Slot, Ballot), Value>,
+    votes: BTreeMap<(Slot, Ballot), Votes>,
+    /// One past the highest slot that a caller was told of.
+    answered_to: Slot,
+}
+
+impl Ledger {
+    pub(crate) fn new(phase2: usize) -> Self {
+        Self {
+            phase2: u32::try_from(phase2).expect("few acceptors"),
+            proposed: BTreeMap::new(),
+            votes: BTreeMap::new(),
+            answered_to: Slot::ZERO,
+        }
+    }
+
+    /// The ballot at which a slot was chosen first, and the value.
+    pub(crate) fn chosen(&self, slot: Slot) -> Option<(Ballot, &Value)> {
+        let mut votes = self.votes_of(slot);
+        votes
+            .find(|(_, votes)| votes.by.count_ones() >= self.phase2)
+            .map(|(ballot, votes)| (ballot, &votes.value))
+    }
+
+    /// Whether somebody proposed this value for this slot below this ballot.
+    pub(crate) fn was_proposed_below(&self, ballot: Ballot, slot: Slot, value: &Value) -> bool {
+        let mut below = self.proposed.range((slot, Ballot::ZERO)..(slot, ballot));
+        below.any(|(_, proposed)| proposed == value)
+    }
+
+    pub(crate) fn answered_to(&self) -> Slot {
+        self.answered_to
+    }
+
+    /// A leader sends a proposal out.
+    pub(crate) fn proposes(&mut self, ballot: Ballot, slot: Slot, value: &Value) -> Result<(), Broken> {
+        let proposed = self
+            .proposed
+            .entry((slot, ballot))
+            .or_insert_with(|| value.clone());
+        if proposed != value {
+            return Err(Broken::OneValuePerBallot);
+        }
+        match self.chosen(slot) {
+            Some((at, chosen)) if at < ballot && chosen != value => Err(Broken::ChosenIsFinal),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// A vote is durable.
+    pub(crate) fn votes(
+        &mut self,
+        acceptor: usize,
+        ballot: Ballot,
+        slot: Slot,
+        value: &Value,
+    ) -> Result<(), Broken> {
+        if self.proposed.get(&(slot, ballot)) != Some(value) {
+            return Err(Broken::OneValuePerBallot);
+        }
+        let votes = self.votes.entry((slot, ballot)).or_insert_with(|| Votes {
+            value: value.clone(),
+            by: 0,
+        });
+        if votes.value != *value {
+            return Err(Broken::OneValuePerBallot);
+        }
+        votes.by |= 1 << acceptor;
+        let is_chosen = votes.by.count_ones() >= self.phase2;
+        if !is_chosen {
+            return Ok(());
+        }
+        let mut chosen = self
+            .votes_of(slot)
+            .filter(|(_, votes)| votes.by.count_ones() >= self.phase2);
+        if chosen.any(|(_, votes)| votes.value != *value) {
+            return Err(Broken::Agreement);
+        }
+        let above = self.proposed.range((slot, ballot)..(slot.next(), Ballot::ZERO));
+        for (_, proposed) in above {
+            if proposed != value {
+                return Err(Broken::ChosenIsFinal);
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody claims that every slot below this one is chosen.
+    pub(crate) fn watermark(&self, claimed: Slot) -> Result<(), Broken> {
+        let mut claimed = Slot::ZERO.to(claimed);
+        if claimed.all(|slot| self.chosen(slot).is_some()) {
+            Ok(())
+        } else {
+            Err(Broken::WatermarksAreTrue)
+        }
+    }
+
+    /// Somebody claims that these values are chosen, in the slots from 0 on.
+    pub(crate) fn hold(&self, values: &[Value]) -> Result<(), Broken> {
+        let mut slots = (0..).map(|number| Slot::ZERO.plus(number)).zip(values);
+        if slots.all(|(slot, held)| self.chosen(slot).is_some_and(|(_, chosen)| chosen == held)) {
+            Ok(())
+        } else {
+            Err(Broken::WatermarksAreTrue)
+        }
+    }
+
+    /// A caller is told that its command was chosen.
+    pub(crate) fn answers(&mut self, version: Version, command: &[u8]) -> Result<(), Broken> {
+        let below = Slot::ZERO
+            .to(version.slot)
+            .all(|slot| self.chosen(slot).is_some());
+        let its_own = self
+            .chosen(version.slot)
+            .is_some_and(|(_, value)| value.as_bytes() == command && version.offset == 0);
+        self.answered_to = self.answered_to.max(version.slot.next());
+        if below && its_own {
+            Ok(())
+        } else {
+            Err(Broken::AnswersLeaveNoGap)
+        }
+    }
+
+    /// A learner hands out a slot.
+    pub(crate) fn learns(&self, slot: Slot, value: &Value) -> Result<(), Broken> {
+        match self.chosen(slot) {
+            Some((_, chosen)) if chosen == value => Ok(()),
+            Some(_) | None => Err(Broken::LearnersAgree),
+        }
+    }
+
+    fn votes_of(&self, slot: Slot) -> impl Iterator<Item = (Ballot, &Votes)> {
+        let of_slot = self
+            .votes
+            .range((slot, Ballot::ZERO)..(slot.next(), Ballot::ZERO));
+        of_slot.map(|(&(_, ballot), votes)| (ballot, votes))
+    }
+}

@@ -1,0 +1,359 @@
+//! A modelled proposer: the real core, the timers that it armed, and what a driver does with its effects.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use paxos_common::paxos::{
+    ballot::{Ballot, ProposerId},
+    identity::AcceptorUuid,
+    message::{Accept, Leadership, Prepare, PromisePage},
+    proposer::{Effect, Event, Limits, Outcome, Pending, Phase, Proposer, RequestId, Settings, Timer},
+    quorum::Electorate,
+    slot::Slot,
+    value::EncodedCommand,
+};
+
+use super::{
+    acceptor::uuid,
+    cluster::Cluster,
+    ledger::Broken,
+    network::{Envelope, Message, Node},
+    outputs::{Claim, Outputs},
+    scenario::Scenario,
+    shared::Shared,
+    sights::Sight,
+    tamper::ProposerScratch,
+};
+
+const LEADER_TIMEOUT: Duration = Duration::from_millis(200);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ProposerNode {
+    pub(crate) core: Proposer,
+    /// Which process of this place it is.
+    pub(crate) run: usize,
+    /// The latest generation of each timer that was armed and did not fire.
+    pub(crate) timers: BTreeMap<Timer, u64>,
+    marks: Marks,
+    pub(crate) scratch: ProposerScratch,
+}
+
+/// What the promises of its latest campaign told, kept apart from the core.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Marks {
+    ballot: Ballot,
+    /// The first slot that was asked for.
+    from: Slot,
+    /// How far each acceptor has told without a gap: what comes after a lost page does not count.
+    covered: BTreeMap<AcceptorUuid, Slot>,
+    highest: Slot,
+}
+
+impl ProposerNode {
+    /// A process that has just started, to which every acceptor is open and says that nobody leads.
+    pub(crate) fn started(
+        place: usize,
+        run: usize,
+        id: ProposerId,
+        electorate: &Electorate,
+        scenario: &Scenario,
+    ) -> Self {
+        let limits = Limits {
+            batch_commands_max: 1,
+            batches_in_flight_max: scenario.batches_in_flight,
+            // One slot in a message, so that each can be lost alone.
+            message_bytes_max: 0,
+            ..Limits::default()
+        };
+        let settings = Settings {
+            leader_timeout: LEADER_TIMEOUT,
+            limits,
+        };
+        let mut core = Proposer::new(id, Arc::from(format!("p{place}")), electorate.clone(), settings);
+        for &acceptor in electorate.members() {
+            core.handle(Event::Opened(acceptor));
+            core.handle(Event::Reported {
+                acceptor,
+                leadership: nobody(),
+                silent: LEADER_TIMEOUT,
+                chosen_to: Slot::ZERO,
+            });
+        }
+        for number in 0..scenario.commands[place] {
+            let command = command(place, run, number);
+            core.handle(Event::Proposed(Pending::new(
+                RequestId(u64::from(command)),
+                EncodedCommand::from_batch_of_one(Bytes::copy_from_slice(&[command])),
+            )));
+        }
+        let mut node = Self {
+            core,
+            run,
+            timers: BTreeMap::new(),
+            marks: Marks::default(),
+            scratch: ProposerScratch::default(),
+        };
+        for effect in node.core.take_effects() {
+            if let Effect::SetTimer {
+                timer, generation, ..
+            } = effect
+            {
+                node.timers.insert(timer, generation);
+            }
+        }
+        node
+    }
+
+    /// Whether a timer may fire: it is armed, and the phase waits for it.
+    pub(crate) fn awaits(&self, timer: Timer) -> bool {
+        let of_phase = match (timer, self.core.phase()) {
+            (Timer::Election, Phase::Standby)
+            | (Timer::Heartbeat, Phase::Campaigning(_) | Phase::Leading(_))
+            | (Timer::GiveUp, Phase::Campaigning(_))
+            | (Timer::Check, Phase::Leading(_)) => true,
+            (
+                Timer::Election | Timer::Unreachable | Timer::Heartbeat | Timer::GiveUp | Timer::Check,
+                Phase::Standby | Phase::Campaigning(_) | Phase::Leading(_),
+            ) => false,
+        };
+        of_phase && self.timers.contains_key(&timer)
+    }
+
+    /// Whether it leads, and all that it proposed within the modelled part of the log is chosen.
+    pub(crate) fn has_nothing_in_flight(&self, slots: u64) -> bool {
+        match self.core.phase() {
+            Phase::Leading(lead) => lead.chosen_to() >= lead.proposed_to().min(Slot::ZERO.plus(slots)),
+            Phase::Standby | Phase::Campaigning(_) => false,
+        }
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        matches!(self.core.phase(), Phase::Leading(_))
+    }
+}
+
+/// No two processes propose the same command.
+pub(crate) fn command(place: usize, run: usize, number: usize) -> u8 {
+    u8::try_from(0x10 * (place + 1) + 4 * run + number).expect("few processes")
+}
+
+fn belongs_to(command: u8, place: usize) -> bool {
+    usize::from(command >> 4) == place + 1
+}
+
+fn nobody() -> Leadership {
+    Leadership {
+        promised: Ballot::ZERO,
+        address: Arc::from(""),
+        resigned: false,
+    }
+}
+
+/// What happens to a proposer.
+#[derive(Clone, Debug, Hash)]
+pub(crate) enum Input<'a> {
+    Receive(&'a Shared<Envelope>),
+    Fire(Timer),
+    /// An acceptor tells what it knows.
+    Report {
+        acceptor: usize,
+        leadership: Leadership,
+        chosen_to: Slot,
+    },
+    Fill(Slot),
+}
+
+/// One step of one proposer.
+pub(crate) struct ProposerStep<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) place: usize,
+    pub(crate) node: ProposerNode,
+    pub(crate) outputs: Outputs,
+}
+
+impl ProposerStep<'_> {
+    pub(crate) fn take(&mut self, input: &Input<'_>) {
+        match input {
+            Input::Receive(envelope) => {
+                let Node::Acceptor(acceptor) = envelope.from else {
+                    unreachable!("only acceptors answer proposers")
+                };
+                let mut message = envelope.message.clone();
+                self.tamper_with_received(acceptor, &mut message);
+                self.tell(received(uuid(acceptor), message));
+            }
+            Input::Fire(timer) => {
+                if let Some(generation) = self.node.timers.remove(timer) {
+                    self.tell(Event::Fired(*timer, generation));
+                }
+            }
+            Input::Report {
+                acceptor,
+                leadership,
+                chosen_to,
+            } => {
+                let chosen_to = self.tamper_with_report(*chosen_to);
+                self.tell(Event::Reported {
+                    acceptor: uuid(*acceptor),
+                    leadership: leadership.clone(),
+                    silent: LEADER_TIMEOUT,
+                    chosen_to,
+                });
+            }
+            Input::Fill(to) => self.tell(Event::FillWanted(*to)),
+        }
+    }
+
+    /// Hands an event in, and does what the core wants done.
+    fn tell(&mut self, event: Event) {
+        let led = self.node.leads();
+        if let (
+            Phase::Campaigning(_),
+            Event::Promised {
+                acceptor,
+                ballot,
+                page,
+                ..
+            },
+        ) = (self.node.core.phase(), &event)
+        {
+            self.node.marks.told(*acceptor, *ballot, page);
+        }
+        self.node.core.handle(event);
+        self.node.core.flush();
+        if led && !self.node.leads() {
+            self.outputs.saw(Sight::SteppedDown);
+        }
+        for effect in self.node.core.take_effects() {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Prepare(acceptor, prepare, scan) => {
+                if scan.is_none() {
+                    self.node.marks.asked(&prepare);
+                }
+                if scan.is_none() || self.cluster.scenario.repair {
+                    self.send(acceptor, Message::Prepare(prepare, scan));
+                }
+            }
+            Effect::FetchChosen { source, from, to } => {
+                if self.cluster.scenario.repair {
+                    self.send(source, Message::Fetch(from, to));
+                }
+            }
+            Effect::Accept(acceptor, accept) => self.propose(acceptor, accept),
+            Effect::SetTimer {
+                timer, generation, ..
+            } => {
+                self.node.timers.insert(timer, generation);
+            }
+            Effect::Answer(request, Outcome::Chosen(version)) => {
+                self.outputs.saw(Sight::Answered);
+                let command = u8::try_from(request.0).expect("commands are bytes");
+                self.outputs.claim(Claim::Answers(version, command));
+            }
+            Effect::Answer(_, Outcome::Unknown | Outcome::NotProposed(_)) => {}
+            // Nobody is heard of, nobody's disk went back here, and nobody is asked to stop.
+            Effect::Forward(..)
+            | Effect::Reopen(_)
+            | Effect::Refused(_)
+            | Effect::HandedOver
+            | Effect::Halt(_) => self.outputs.broken(Broken::NobodyHalts),
+        }
+    }
+
+    fn propose(&mut self, to: AcceptorUuid, accept: Accept) {
+        let slots = self.cluster.scenario.slots;
+        if accept.proposals.iter().any(|(slot, _)| slot.get() >= slots) {
+            // Beyond the part of the log that is modelled: lost on the way.
+            return;
+        }
+        self.outputs.claim(Claim::Watermark(accept.chosen_to));
+        let marks = &self.node.marks;
+        for (slot, value) in &accept.proposals {
+            self.outputs.claim(Claim::Proposes {
+                ballot: accept.ballot,
+                slot: *slot,
+                value: value.clone(),
+                is_own: value
+                    .as_bytes()
+                    .first()
+                    .is_some_and(|byte| belongs_to(*byte, self.place)),
+                may_be_new: marks.ballot == accept.ballot && *slot >= marks.highest,
+                is_repair: *slot < accept.chosen_to,
+            });
+        }
+        self.send(to, Message::Accept(accept));
+    }
+
+    fn send(&mut self, to: AcceptorUuid, mut message: Message) {
+        self.tamper_with_sent(&mut message);
+        let members = self.cluster.electorate.members();
+        let place = members.binary_search(&to).expect("only members are asked");
+        if !self.cluster.scenario.reach[self.place].contains(&place) {
+            return;
+        }
+        let from = Node::Proposer {
+            place: self.place,
+            run: self.node.run,
+        };
+        self.outputs.send(Envelope {
+            from,
+            to: Node::Acceptor(place),
+            message,
+        });
+    }
+}
+
+/// A message from an acceptor as what the core takes in.
+fn received(acceptor: AcceptorUuid, message: Message) -> Event {
+    match message {
+        Message::Page(ballot, scan, page) => Event::Promised {
+            acceptor,
+            ballot,
+            scan,
+            page,
+        },
+        Message::PrepareRejected(ballot, promised) => Event::PrepareRejected { ballot, promised },
+        Message::Answer(ballot, sequence, answer) => Event::Answered {
+            acceptor,
+            ballot,
+            sequence,
+            answer,
+        },
+        Message::Fetched(from, values) => Event::Fetched { from, values },
+        Message::Prepare(..)
+        | Message::Accept(_)
+        | Message::Fetch(..)
+        | Message::Votes(..)
+        | Message::Rows(..) => unreachable!("not for a proposer: {message:?}"),
+    }
+}
+
+impl Marks {
+    fn asked(&mut self, prepare: &Prepare) {
+        if prepare.ballot > self.ballot {
+            *self = Self {
+                ballot: prepare.ballot,
+                from: prepare.from,
+                ..Self::default()
+            };
+        }
+    }
+
+    /// Takes in a page that reaches a candidate.
+    fn told(&mut self, acceptor: AcceptorUuid, ballot: Ballot, page: &PromisePage) {
+        let covered = self.covered.entry(acceptor).or_insert(self.from);
+        if ballot == self.ballot && page.from <= *covered {
+            *covered = page.next.max(*covered);
+            self.highest = self
+                .highest
+                .max(page.voted_to)
+                .max(page.chosen_to)
+                .max(page.trimmed_to);
+        }
+    }
+}

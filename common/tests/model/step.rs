@@ -1,0 +1,265 @@
+//! A step of the cluster: one process takes something in, and what it brings about is held against the ledger.
+
+use paxos_common::paxos::{message::AcceptAnswer, slot::Slot};
+
+use super::{
+    acceptor::{self, AcceptorNode, AcceptorStep},
+    cluster::{Action, Cluster, State},
+    learner::{self, LearnerNode, LearnerStep},
+    ledger::Broken,
+    memo::Outcome,
+    network::{Envelope, Message, Node},
+    outputs::{Claim, Output, Outputs},
+    proposer::{self, ProposerNode, ProposerStep},
+    scenario::Spend,
+    shared::{Shared, hash_of},
+    sights::Sight,
+};
+
+/// The part of a state that a step replaces.
+enum Changed {
+    Acceptor(usize, Outcome<AcceptorNode>),
+    Proposer(usize, Outcome<ProposerNode>),
+    Learner(usize, Outcome<LearnerNode>),
+}
+
+impl Cluster {
+    /// The state after an action; `None` if it is the same.
+    pub(crate) fn step(&self, last: &State, action: &Action) -> Option<State> {
+        let changed = self.change(last, action)?;
+        let (same, outputs) = match &changed {
+            Changed::Acceptor(place, (node, outputs)) => (*node == last.acceptors[*place], outputs),
+            Changed::Proposer(place, (node, outputs)) => (*node == last.proposers[*place], outputs),
+            Changed::Learner(place, (node, outputs)) => (*node == last.learners[*place], outputs),
+        };
+        let known = |output: &Output| match output {
+            Output::Send(envelope) => self.is_lost(last, envelope) || last.network.contains(envelope),
+            Output::Claim(_) | Output::Saw(_) => true,
+            Output::Broken(_) => false,
+        };
+        if same && outputs.iter().all(known) {
+            return None;
+        }
+        let mut state = last.clone();
+        if let Some(spend) = action.spends() {
+            state.left.spend(spend);
+        }
+        if let Action::Deliver(envelope) = action
+            && !matches!(changed, Changed::Learner(..))
+        {
+            state.network.delivered(envelope);
+        }
+        let outputs = match changed {
+            Changed::Acceptor(place, (node, outputs)) => {
+                state.acceptors[place] = node;
+                outputs
+            }
+            Changed::Proposer(place, (node, outputs)) => {
+                state.proposers[place] = node;
+                self.look_for_duel(last, &state, place);
+                outputs
+            }
+            Changed::Learner(place, (node, outputs)) => {
+                state.learners[place] = node;
+                outputs
+            }
+        };
+        for output in outputs.iter() {
+            self.bring_about(&mut state, output);
+        }
+        Some(state)
+    }
+
+    /// Messages that could only make somebody do less are lost at once: whoever does not get them is one of those who
+    /// do nothing any more.
+    fn is_lost(&self, state: &State, envelope: &Envelope) -> bool {
+        let Node::Proposer { place, run } = envelope.to else {
+            return false;
+        };
+        let node = &state.proposers[place];
+        let is_rejection = matches!(
+            envelope.message,
+            Message::PrepareRejected(..) | Message::Answer(_, _, AcceptAnswer::Rejected(_))
+        );
+        // Stepping down leads to another campaign, or to nothing.
+        node.run != run || (is_rejection && state.left.of(Spend::Campaign) == 0)
+    }
+
+    /// What one process becomes by an action.
+    fn change(&self, last: &State, action: &Action) -> Option<Changed> {
+        Some(match action {
+            Action::Deliver(envelope) | Action::Repeat(envelope) => match envelope.to {
+                Node::Acceptor(place) => self.acceptor(last, place, &acceptor::Input::Receive(envelope)),
+                Node::Proposer { place, .. } => {
+                    let arrived = self.tamper_with_delivery(last, envelope);
+                    self.tell_proposer(last, place, &proposer::Input::Receive(&arrived))
+                }
+                Node::Learner(place) => self.learner(last, place, &learner::Input::Receive(envelope)),
+            },
+            Action::Commit(place) => self.acceptor(last, *place, &acceptor::Input::Commit),
+            Action::Crash(place) => self.acceptor(last, *place, &acceptor::Input::Crash),
+            Action::ReadPage(place, reading) => {
+                self.acceptor(last, *place, &acceptor::Input::ReadPage(*reading))
+            }
+            Action::Damage(place, slot) => self.acceptor(last, *place, &acceptor::Input::Damage(*slot)),
+            Action::Show { acceptor, learner } => {
+                let (learner, from) = (*learner, last.learners[*learner].core.next());
+                self.acceptor(last, *acceptor, &acceptor::Input::Show { learner, from })
+            }
+            Action::Fire(place, timer) => self.tell_proposer(last, *place, &proposer::Input::Fire(*timer)),
+            Action::Report { acceptor, proposer } => {
+                let core = &last.acceptors[*acceptor].core;
+                let report = proposer::Input::Report {
+                    acceptor: *acceptor,
+                    leadership: core.leadership(),
+                    chosen_to: core.chosen_to(),
+                };
+                self.tell_proposer(last, *proposer, &report)
+            }
+            Action::Fill(place, to) => self.tell_proposer(last, *place, &proposer::Input::Fill(*to)),
+            Action::Restart(place) => {
+                let run = last.proposers[*place].run + 1;
+                let mut node = self.proposer(*place, run);
+                self.tamper_with_restart(&last.proposers[*place], &mut node);
+                Changed::Proposer(*place, (Shared::new(node), [].into()))
+            }
+            Action::SwitchFeed(place, feed) => self.learner(last, *place, &learner::Input::SwitchFeed(*feed)),
+            Action::RestartLearner(place, stored) => {
+                self.learner(last, *place, &learner::Input::Restart(*stored))
+            }
+        })
+    }
+
+    fn acceptor(&self, last: &State, place: usize, input: &acceptor::Input<'_>) -> Changed {
+        let node = &last.acceptors[place];
+        let outcome = self.memory.acceptors.outcome(node, hash_of(input), || {
+            let mut step = AcceptorStep {
+                cluster: self,
+                place,
+                node: AcceptorNode::clone(node),
+                outputs: Outputs::default(),
+            };
+            step.take(input);
+            (Shared::new(step.node), step.outputs.into_shared())
+        });
+        Changed::Acceptor(place, outcome)
+    }
+
+    fn tell_proposer(&self, last: &State, place: usize, input: &proposer::Input<'_>) -> Changed {
+        let node = &last.proposers[place];
+        let outcome = self.memory.proposers.outcome(node, hash_of(input), || {
+            let mut step = ProposerStep {
+                cluster: self,
+                place,
+                node: ProposerNode::clone(node),
+                outputs: Outputs::default(),
+            };
+            step.take(input);
+            (Shared::new(step.node), step.outputs.into_shared())
+        });
+        Changed::Proposer(place, outcome)
+    }
+
+    fn learner(&self, last: &State, place: usize, input: &learner::Input<'_>) -> Changed {
+        let node = &last.learners[place];
+        let outcome = self.memory.learners.outcome(node, hash_of(input), || {
+            let mut step = LearnerStep {
+                cluster: self,
+                node: LearnerNode::clone(node),
+                outputs: Outputs::default(),
+            };
+            step.take(input);
+            (Shared::new(step.node), step.outputs.into_shared())
+        });
+        Changed::Learner(place, outcome)
+    }
+
+    fn look_for_duel(&self, last: &State, state: &State, place: usize) {
+        let others = || (0..state.proposers.len()).filter(|&other| other != place);
+        if state.proposers[place].leads()
+            && !last.proposers[place].leads()
+            && others().any(|other| state.proposers[other].leads())
+        {
+            self.sights.saw(Sight::Duel);
+        }
+    }
+
+    fn bring_about(&self, state: &mut State, output: &Output) {
+        match output {
+            Output::Send(envelope) => {
+                if !self.is_lost(state, envelope) {
+                    state.network.send(envelope);
+                }
+            }
+            Output::Saw(sight) => self.sights.saw(*sight),
+            Output::Broken(broken) => fail(state, Err(*broken)),
+            Output::Claim(claim) => {
+                let borne_out = self.judge(state, claim);
+                fail(state, borne_out);
+            }
+        }
+    }
+
+    fn judge(&self, state: &mut State, claim: &Claim) -> Result<(), Broken> {
+        match claim {
+            Claim::Proposes {
+                ballot,
+                slot,
+                value,
+                is_own,
+                may_be_new,
+                is_repair,
+            } => {
+                let is_new = !state.ledger.was_proposed_below(*ballot, *slot, value);
+                if value.is_noop() {
+                    self.sights.saw(Sight::Noop);
+                } else if !is_new && !is_own {
+                    self.sights.saw(Sight::CarriedOver);
+                }
+                let chosen_at = state.ledger.chosen(*slot).map(|(ballot, _)| ballot);
+                if *is_repair && chosen_at.is_some_and(|at| at < *ballot) {
+                    self.sights.saw(Sight::Repair);
+                }
+                if is_new && !value.is_noop() && !may_be_new {
+                    return Err(Broken::NewSlotsStartAbove);
+                }
+                state
+                    .ledger
+                    .change(|ledger| ledger.proposes(*ballot, *slot, value))
+            }
+            Claim::Votes {
+                acceptor,
+                ballot,
+                slot,
+                value,
+            } => {
+                let voted = state
+                    .ledger
+                    .change(|ledger| ledger.votes(*acceptor, *ballot, *slot, value));
+                self.look_at_chosen(state, *slot);
+                voted
+            }
+            Claim::Watermark(claimed) => state.ledger.watermark(*claimed),
+            Claim::Hold(values) => state.ledger.hold(values),
+            Claim::Answers(version, command) => state
+                .ledger
+                .change(|ledger| ledger.answers(*version, &[*command])),
+            Claim::Learns(slot, value) => state.ledger.learns(*slot, value),
+        }
+    }
+
+    fn look_at_chosen(&self, state: &State, slot: Slot) {
+        if state.ledger.chosen(slot).is_some() {
+            self.sights.saw(Sight::Chosen);
+            if slot.get() > 0 && state.ledger.chosen(Slot::ZERO).is_none() {
+                self.sights.saw(Sight::ChosenAboveGap);
+            }
+        }
+    }
+}
+
+fn fail(state: &mut State, outcome: Result<(), Broken>) {
+    if let Err(broken) = outcome {
+        state.broken.get_or_insert(broken);
+    }
+}

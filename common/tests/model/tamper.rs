@@ -1,0 +1,298 @@
+//! Planted bugs: tampering between the cores and what is around them, never inside.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use paxos_common::paxos::{
+    ballot::Ballot,
+    learner::Learner,
+    message::{AcceptAnswer, Row},
+    proposer::Phase,
+    slot::{Slot, Version},
+};
+
+use super::{
+    acceptor::AcceptorStep,
+    cluster::{Cluster, State},
+    disk::Disk,
+    learner::LearnerStep,
+    network::{Envelope, Message, Node},
+    outputs::Claim,
+    proposer::{ProposerNode, ProposerStep},
+    shared::Shared,
+};
+
+/// What is done wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bug {
+    /// A promise tells nothing of what was accepted.
+    AcceptedLeftOutOfPromise,
+    /// An Accept above the promise is granted, and the promise stays.
+    AcceptDoesNotPromise,
+    /// A proposer that starts anew has the number of the one before it.
+    BallotReusedAfterRestart,
+    /// A proposer forgets between two campaigns which ballot it used.
+    BallotReusedBySameProcess,
+    AnswersBeforeTheCommit,
+    /// A leader counts votes for its earlier ballots.
+    LeaderCountsVotesOfOtherBallots,
+    LearnerCountsVotesOfOtherBallots,
+    /// Another answer of the same acceptor counts as another acceptor's.
+    RepliesCountedInsteadOfAcceptors,
+    /// Values are picked from one promise of the quorum.
+    ValuesPickedFromPartOfTheQuorum,
+    /// A leader starts below the watermark that it asked the promises to start from.
+    StartsBelowFrom,
+    /// A caller is answered as soon as its own slot is chosen.
+    AnswersAboveAHole,
+    /// A watermark passes over rows of an older ballot than the claimant's.
+    WatermarkTrustedForOlderRows,
+    /// A frame's watermark is held to speak for rows of earlier frames.
+    FrameWatermarkForHeldRows,
+    /// A leader claims a watermark that it heard of.
+    WatermarkByHearsay,
+    /// A page comes with the marks of when it arrives.
+    PageWithLaterMarks,
+    /// A row that cannot be read is left out of promises.
+    UnreadableRowTakenForEmpty,
+    /// The same, where a leader asks for the sake of repair.
+    RepairTakesUnreadableRowForEmpty,
+    LearnerResumesAfterHighest,
+}
+
+/// What a tampered acceptor remembers beside its core; nothing when it is not tampered with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct AcceptorScratch {
+    claimed: Slot,
+}
+
+/// What a tampered proposer remembers beside its core.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct ProposerScratch {
+    heard: Slot,
+    proposed: BTreeMap<(Ballot, Slot), u8>,
+    votes: BTreeSet<(Ballot, Slot, usize)>,
+}
+
+/// What a tampered learner remembers beside its core.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct LearnerScratch {
+    held: Vec<Row>,
+    seen_to: Slot,
+}
+
+impl Cluster {
+    pub(crate) fn has(&self, bug: Bug) -> bool {
+        self.scenario.bug == Some(bug)
+    }
+
+    /// The number of a proposer's process: a fresh one for each.
+    pub(crate) fn id_of(&self, place: usize, run: usize) -> u64 {
+        let reuses = self.has(Bug::BallotReusedAfterRestart) || self.has(Bug::BallotReusedBySameProcess);
+        (1 + place + if reuses { 0 } else { 2 * run }) as u64
+    }
+
+    /// A process that went on, but forgot what it knew.
+    pub(crate) fn tamper_with_restart(&self, before: &ProposerNode, node: &mut ProposerNode) {
+        if self.has(Bug::BallotReusedBySameProcess) {
+            node.run = before.run;
+        }
+    }
+
+    pub(crate) fn listens_while_leading(&self) -> bool {
+        self.has(Bug::WatermarkByHearsay)
+    }
+
+    /// A message as it arrives.
+    pub(crate) fn tamper_with_delivery(&self, last: &State, envelope: &Shared<Envelope>) -> Shared<Envelope> {
+        let mut envelope = envelope.clone();
+        if self.has(Bug::PageWithLaterMarks)
+            && let Node::Acceptor(place) = envelope.from
+        {
+            let disk = &last.acceptors[place].disk;
+            envelope.change(|envelope| {
+                if let Message::Page(_, _, page) = &mut envelope.message {
+                    let later = disk.page(page.from, usize::MAX);
+                    page.chosen_to = later.chosen_to;
+                    page.voted_to = later.voted_to;
+                }
+            });
+        }
+        envelope
+    }
+}
+
+impl AcceptorStep<'_> {
+    /// Spoils what was just written; tells whether memory must follow the disk.
+    pub(crate) fn tamper_with_commit(&mut self, before: &Disk, has_rows: bool) -> bool {
+        let forgets = self.cluster.has(Bug::AcceptDoesNotPromise) && has_rows;
+        if forgets {
+            self.node.disk.promised = before.promised;
+        }
+        forgets
+    }
+
+    pub(crate) fn tamper_with_request(&mut self, message: &Message) {
+        if self.cluster.has(Bug::WatermarkTrustedForOlderRows)
+            && let Message::Accept(accept) = message
+        {
+            self.node.scratch.claimed = self.node.scratch.claimed.max(accept.chosen_to);
+        }
+    }
+
+    /// Spoils memory after a group was taken in.
+    pub(crate) fn tamper_with_memory(&mut self) {
+        if self.cluster.has(Bug::WatermarkTrustedForOlderRows) {
+            let disk = &mut self.node.disk;
+            while disk.chosen_to < self.node.scratch.claimed && disk.rows.contains_key(&disk.chosen_to) {
+                disk.chosen_to = disk.chosen_to.next();
+            }
+            self.node.recover();
+        }
+    }
+
+    pub(crate) fn tamper_with_answer(&mut self, to: Node, message: &mut Message) {
+        match message {
+            Message::Page(_, scan, page) => {
+                let left_out = self.cluster.has(Bug::AcceptedLeftOutOfPromise)
+                    || (self.cluster.has(Bug::ValuesPickedFromPartOfTheQuorum)
+                        && self.place + 1 < self.cluster.scenario.acceptors);
+                if left_out {
+                    page.rows.clear();
+                }
+                let unreadable = self.cluster.has(Bug::UnreadableRowTakenForEmpty)
+                    || (self.cluster.has(Bug::RepairTakesUnreadableRowForEmpty) && scan.is_some());
+                if unreadable {
+                    page.rows.retain(|row| row.accepted.is_some());
+                }
+            }
+            Message::Answer(_, _, AcceptAnswer::Accepted { .. })
+                if self.cluster.has(Bug::RepliesCountedInsteadOfAcceptors) =>
+            {
+                let other = (self.place + 1) % self.cluster.scenario.acceptors;
+                self.outputs.send(Envelope {
+                    from: Node::Acceptor(other),
+                    to,
+                    message: message.clone(),
+                });
+            }
+            Message::Prepare(..)
+            | Message::Accept(_)
+            | Message::Fetch(..)
+            | Message::PrepareRejected(..)
+            | Message::Answer(..)
+            | Message::Fetched(..)
+            | Message::Votes(..)
+            | Message::Rows(..) => {}
+        }
+    }
+}
+
+impl ProposerStep<'_> {
+    pub(crate) fn tamper_with_received(&mut self, from: usize, message: &mut Message) {
+        match (message, self.node.core.phase()) {
+            (Message::Answer(ballot, _, AcceptAnswer::Accepted { .. }), Phase::Leading(lead))
+                if self.cluster.has(Bug::LeaderCountsVotesOfOtherBallots) =>
+            {
+                *ballot = lead.ballot();
+            }
+            (Message::Answer(ballot, _, AcceptAnswer::Accepted { slots, .. }), _)
+                if self.cluster.has(Bug::AnswersAboveAHole) =>
+            {
+                for slot in slots.iter().flat_map(|range| range.from.to(range.to)) {
+                    self.answer_early(*ballot, slot, from);
+                }
+            }
+            (Message::Page(_, _, page), _)
+                if self.cluster.has(Bug::StartsBelowFrom) && page.from == self.node.scratch.heard =>
+            {
+                page.from = Slot::ZERO;
+            }
+            _ => {}
+        }
+    }
+
+    /// Answers a caller when a quorum has voted for its command, whatever is below.
+    fn answer_early(&mut self, ballot: Ballot, slot: Slot, from: usize) {
+        let scratch = &mut self.node.scratch;
+        scratch.votes.insert((ballot, slot, from));
+        let of_slot = (ballot, slot, 0)..=(ballot, slot, usize::MAX);
+        let votes = scratch.votes.range(of_slot).count();
+        if votes == self.cluster.scenario.phase2
+            && let Some(&command) = scratch.proposed.get(&(ballot, slot))
+        {
+            let version = Version { slot, offset: 0 };
+            self.outputs.claim(Claim::Answers(version, command));
+        }
+    }
+
+    /// The watermark of a report, as the core hears of it.
+    pub(crate) fn tamper_with_report(&mut self, chosen_to: Slot) -> Slot {
+        let notes = self.cluster.has(Bug::StartsBelowFrom) || self.cluster.has(Bug::WatermarkByHearsay);
+        if notes {
+            self.node.scratch.heard = self.node.scratch.heard.max(chosen_to);
+        }
+        if self.cluster.has(Bug::StartsBelowFrom) {
+            Slot::ZERO
+        } else {
+            chosen_to
+        }
+    }
+
+    pub(crate) fn tamper_with_sent(&mut self, message: &mut Message) {
+        if let Message::Prepare(prepare, None) = message
+            && self.cluster.has(Bug::StartsBelowFrom)
+        {
+            prepare.from = prepare.from.max(self.node.scratch.heard);
+        }
+        let Message::Accept(accept) = message else { return };
+        if self.cluster.has(Bug::WatermarkByHearsay) {
+            accept.chosen_to = accept.chosen_to.max(self.node.scratch.heard);
+        }
+        if self.cluster.has(Bug::AnswersAboveAHole) {
+            for (slot, value) in &accept.proposals {
+                if let Some(&command) = value.as_bytes().first() {
+                    let proposed = &mut self.node.scratch.proposed;
+                    proposed.insert((accept.ballot, *slot), command);
+                }
+            }
+        }
+    }
+}
+
+impl LearnerStep<'_> {
+    /// The ballot of a vote, as it is counted.
+    pub(crate) fn tamper_with_votes(&self, ballot: Ballot) -> Ballot {
+        if self.cluster.has(Bug::LearnerCountsVotesOfOtherBallots) {
+            Ballot::ZERO
+        } else {
+            ballot
+        }
+    }
+
+    /// Rows, as the core takes them in.
+    pub(crate) fn tamper_with_rows(&mut self, rows: &[Row]) -> Vec<Row> {
+        let scratch = &mut self.node.scratch;
+        if self.cluster.has(Bug::LearnerResumesAfterHighest) {
+            let end = rows.last().map_or(Slot::ZERO, |row| row.slot.next());
+            scratch.seen_to = scratch.seen_to.max(end);
+        }
+        let mut taken = Vec::new();
+        if self.cluster.has(Bug::FrameWatermarkForHeldRows) {
+            taken.clone_from(&scratch.held);
+            for row in rows {
+                if !scratch.held.contains(row) {
+                    scratch.held.push(row.clone());
+                }
+            }
+        }
+        taken.extend_from_slice(rows);
+        taken
+    }
+
+    pub(crate) fn tamper_with_restart(&mut self) {
+        if self.cluster.has(Bug::LearnerResumesAfterHighest) {
+            let next = self.node.scratch.seen_to.max(self.node.core.next());
+            self.node.core = Learner::new(self.cluster.electorate.clone(), next);
+        }
+    }
+}

@@ -1,0 +1,445 @@
+//! Simulated acceptor processes: the core behind one writer, on a disk that survives crashes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use paxos_common::paxos::{
+    acceptor::{Acceptor, Group, Membership},
+    ballot::Ballot,
+    identity::{AcceptorUuid, CommitCounter, RunNumber},
+    message::{AcceptAnswer, PrepareAnswer},
+    proposer::Scan,
+    quorum::Configuration,
+    slot::Slot,
+    witness::{Run, Witnesses},
+};
+use rand::RngExt as _;
+
+use super::{
+    disks::Disk,
+    invariants::watermarks_are_true::Watermarks,
+    knobs::LEADER_TIMEOUT,
+    network::{Kind, Message, Node},
+    statistics::Counted,
+    world::{Happening, Time, World, micros},
+};
+
+/// A group on its way to the disk.
+struct Committing {
+    group: Group,
+    answers: Vec<Answer>,
+}
+
+pub(crate) enum Answer {
+    Message(Node, Message),
+    /// Pages of a promise, from a slot on, perhaps only up to another.
+    Pages(Node, Ballot, Slot, Option<Scan>),
+}
+
+pub(crate) struct AcceptorProcess {
+    pub(crate) disk: Disk,
+    /// `None` while the process is down.
+    pub(crate) core: Option<Acceptor>,
+    pub(crate) run: u64,
+    queue: VecDeque<(Node, Message)>,
+    committing: Option<Committing>,
+    /// When it last granted something, or started.
+    granted: Time,
+    /// How fast its clock runs, in percent.
+    clock: Time,
+    pub(crate) observers: BTreeSet<(usize, Kind)>,
+    pub(crate) paused_until: Time,
+}
+
+impl AcceptorProcess {
+    /// A member of a formed cluster, not started yet. It was never asked anything, or at most promised `promised`.
+    pub(crate) fn formed(uuid: AcceptorUuid, configuration: &Configuration, promised: Ballot) -> Self {
+        Self {
+            disk: Disk {
+                uuid,
+                membership: Membership::Formed(configuration.clone()),
+                commit_counter: CommitCounter::default(),
+                promised,
+                leader_address: Arc::from(""),
+                chosen_to: Slot::ZERO,
+                runs: Vec::new(),
+                witnesses: Witnesses::default(),
+                rows: BTreeMap::new(),
+                damaged: BTreeSet::new(),
+            },
+            core: None,
+            run: 0,
+            queue: VecDeque::new(),
+            committing: None,
+            granted: 0,
+            clock: 100,
+            observers: BTreeSet::new(),
+            paused_until: 0,
+        }
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.core.is_some()
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        format!(
+            "{}: promised {}, voted to {}, chosen to {} (on disk {}), damaged {:?}",
+            if self.is_up() { "up" } else { "down" },
+            self.disk.promised,
+            self.disk.voted_to(),
+            self.core.as_ref().map_or(Slot::ZERO, Acceptor::chosen_to),
+            self.disk.chosen_to,
+            self.disk.damaged
+        )
+    }
+
+    /// How long the leader was silent, on this process's clock.
+    pub(crate) fn silent(&self, now: Time) -> Duration {
+        Duration::from_micros((now - self.granted) * self.clock / 100)
+    }
+}
+
+impl World<'_> {
+    pub(crate) fn start_acceptor(&mut self, acceptor: usize) {
+        let run = RunNumber::from_random(self.rng.random());
+        let clock = self.rng.random_range(80..=125);
+        let now = self.now;
+        let process = &mut self.acceptors[acceptor];
+        self.invariants
+            .promises
+            .restarted(acceptor, process.disk.promised, &process.disk.rows);
+        process.run += 1;
+        process.disk.commit_counter = process.disk.commit_counter.next();
+        process.disk.runs.push(Run {
+            run,
+            commit_counter: process.disk.commit_counter,
+        });
+        let core = Acceptor::recover(process.disk.recovered(), run);
+        process.core = Some(core.remembering(process.disk.witnesses.clone()));
+        process.granted = now;
+        process.clock = clock;
+        let run = process.run;
+        let disk = format!("{}", process.disk.promised);
+        self.note(|| format!("acceptor {acceptor} starts, promised {disk}"));
+        for proposer in 0..self.proposers.len() {
+            let due = Happening::ReportDue {
+                acceptor,
+                run,
+                proposer,
+            };
+            self.plan_within(micros(LEADER_TIMEOUT) / 4, due);
+            self.plan_within(20_000, Happening::LinkOpened { acceptor, proposer });
+        }
+    }
+
+    /// As of which run and commit an acceptor speaks now.
+    pub(crate) fn stamp(&self, node: Node) -> Option<(RunNumber, CommitCounter)> {
+        let Node::Acceptor(acceptor) = node else {
+            return None;
+        };
+        let stamp = self.acceptors[acceptor].core.as_ref()?.stamp();
+        Some((stamp.run, stamp.commit_counter))
+    }
+
+    /// What an acceptor shows of itself when a link to it opens, while it runs.
+    pub(crate) fn introduction(&self, acceptor: usize) -> Option<(Vec<Run>, Witnesses)> {
+        let process = &self.acceptors[acceptor];
+        let remembers = process.core.as_ref()?.witnesses().clone();
+        Some((process.disk.runs.clone(), remembers))
+    }
+
+    /// Power off: what waits is gone. A group on its way to the disk is there whole, or not at all.
+    pub(crate) fn crash_acceptor(&mut self, acceptor: usize) {
+        let kept = self.rng.random_bool(0.5);
+        if let Some(Committing { group, .. }) = self.acceptors[acceptor].committing.take() {
+            if kept {
+                self.statistics.count(Counted::GroupsUnanswered);
+                self.write(acceptor, &group);
+            } else {
+                self.statistics.count(Counted::GroupsLost);
+            }
+        }
+        let process = &mut self.acceptors[acceptor];
+        process.core = None;
+        process.queue.clear();
+        process.observers.clear();
+        self.statistics.count(Counted::AcceptorsCrashed);
+        self.note(|| format!("acceptor {acceptor} crashes"));
+        for proposer in 0..self.proposers.len() {
+            self.plan_within(20_000, Happening::LinkClosed { acceptor, proposer });
+        }
+    }
+
+    /// A row that the disk returns garbled from now on. If the acceptor runs, it finds out a little later.
+    pub(crate) fn damage_row(&mut self, acceptor: usize) {
+        let disk = &mut self.acceptors[acceptor].disk;
+        let slots: Vec<Slot> = disk.rows.keys().rev().take(6).copied().collect();
+        if slots.is_empty() {
+            return;
+        }
+        let slot = slots[self.rng.random_range(0..slots.len())];
+        disk.damaged.insert(slot);
+        self.statistics.count(Counted::RowsDamaged);
+        self.note(|| format!("acceptor {acceptor} cannot read slot {slot} any more"));
+        let run = self.acceptors[acceptor].run;
+        self.plan_within(500_000, Happening::DamageFound { acceptor, run });
+    }
+
+    /// It reads all its rows, between two groups.
+    pub(crate) fn damage_found(&mut self, acceptor: usize, run: u64) {
+        let process = &mut self.acceptors[acceptor];
+        if process.run != run {
+            return;
+        }
+        if process.committing.is_some() {
+            self.plan_within(20_000, Happening::DamageFound { acceptor, run });
+        } else if let Some(core) = &mut process.core {
+            let found = core.found_damaged(process.disk.damaged.iter().copied());
+            self.statistics.add(Counted::RowsFoundDamaged, found as u64);
+        }
+    }
+
+    pub(crate) fn acceptor_receives(&mut self, acceptor: usize, from: Node, message: Message) {
+        let process = &mut self.acceptors[acceptor];
+        if process.core.is_none() {
+            return;
+        }
+        if let (Message::Observe(kind, slot), Node::Learner(learner)) = (&message, from) {
+            process.observers.insert((learner, *kind));
+            let due = Happening::FrameDue {
+                acceptor,
+                run: process.run,
+                learner,
+                kind: *kind,
+                from: *slot,
+            };
+            self.plan(self.now, due);
+            return;
+        }
+        if let Message::FetchChosen(first, to) = message {
+            self.fetch_chosen(acceptor, from, first, to);
+            return;
+        }
+        process.queue.push_back((from, message));
+        self.write_group(acceptor);
+    }
+
+    /// Decides whatever waits, unless a group is on its way to the disk.
+    fn write_group(&mut self, acceptor: usize) {
+        let take = self.rng.random_range(1..=self.knobs.group_max);
+        let process = &mut self.acceptors[acceptor];
+        let Some(core) = &process.core else { return };
+        if process.committing.is_some() || process.queue.is_empty() {
+            return;
+        }
+        let take = take.min(process.queue.len());
+        if take > 1 {
+            self.statistics.count(Counted::GroupsOfMany);
+        }
+        let mut group = core.group();
+        let mut answers = Vec::new();
+        for (from, message) in process.queue.drain(..take) {
+            decide(core, &process.disk, &mut group, from, message, &mut answers);
+        }
+        if core.write(&group).is_some() {
+            process.committing = Some(Committing { group, answers });
+            let run = process.run;
+            let mut takes = self.rng.random_range(self.knobs.disk_min..=self.knobs.disk_max);
+            if self.rng.random_bool(self.knobs.disk_stuck) {
+                takes *= 100;
+            }
+            self.plan(self.now + takes, Happening::Committed { acceptor, run });
+        } else {
+            self.release(acceptor, Committing { group, answers });
+            self.write_group(acceptor);
+        }
+    }
+
+    pub(crate) fn acceptor_committed(&mut self, acceptor: usize, run: u64) {
+        let process = &mut self.acceptors[acceptor];
+        if process.run != run || process.core.is_none() {
+            return;
+        }
+        let Some(committing) = process.committing.take() else {
+            return;
+        };
+        self.write(acceptor, &committing.group);
+        let rows = committing.group.rows().clone();
+        self.release(acceptor, committing);
+        self.show_observers(acceptor, &rows);
+        self.write_group(acceptor);
+    }
+
+    /// The group is on the disk, whole.
+    fn write(&mut self, acceptor: usize, group: &Group) {
+        let process = &mut self.acceptors[acceptor];
+        let Some(write) = process.core.as_ref().and_then(|core| core.write(group)) else {
+            return;
+        };
+        let disk = &mut process.disk;
+        for (&slot, (ballot, _)) in write.rows {
+            self.invariants
+                .promises
+                .row_written(acceptor, disk.promised, *ballot, slot);
+        }
+        disk.commit_counter = write.commit_counter;
+        disk.promised = write.promised;
+        disk.leader_address = Arc::clone(write.leader_address);
+        disk.chosen_to = write.chosen_to;
+        disk.witnesses.merge(write.witnesses.iter());
+        if let Some(present) = disk.runs.last_mut() {
+            present.commit_counter = disk.commit_counter;
+        }
+        for (&slot, (ballot, value)) in write.rows {
+            disk.rows.insert(slot, (*ballot, value.clone()));
+            disk.damaged.remove(&slot);
+        }
+        self.invariants.promises.disk(acceptor, disk.promised);
+        for (&slot, (ballot, value)) in write.rows {
+            self.invariants.voted(acceptor, *ballot, slot, value);
+            self.invariants
+                .watermarks
+                .written(&self.invariants.chosen, acceptor, slot, &disk.rows);
+        }
+        self.invariants
+            .watermarks
+            .acceptor(&self.invariants.chosen, acceptor, disk.chosen_to, &disk.rows);
+    }
+
+    /// Takes a group into memory and lets its answers leave, as they were decided.
+    fn release(&mut self, acceptor: usize, committing: Committing) {
+        let Committing { group, answers } = committing;
+        let process = &mut self.acceptors[acceptor];
+        let Some(core) = &mut process.core else { return };
+        core.committed(group);
+        self.invariants.watermarks.acceptor(
+            &self.invariants.chosen,
+            acceptor,
+            core.chosen_to(),
+            &process.disk.rows,
+        );
+        for answer in answers {
+            self.answer(acceptor, answer);
+        }
+    }
+
+    pub(crate) fn answer(&mut self, acceptor: usize, answer: Answer) {
+        let now = self.now;
+        let process = &mut self.acceptors[acceptor];
+        let run = process.run;
+        let promises = &mut self.invariants.promises;
+        let disk = &process.disk;
+        match answer {
+            Answer::Pages(to, ballot, from, scan) => {
+                promises.told(acceptor, ballot, disk.promised);
+                process.granted = now;
+                let due = Happening::PageDue {
+                    acceptor,
+                    run,
+                    to,
+                    ballot,
+                    from,
+                    scan,
+                };
+                self.plan(now, due);
+            }
+            Answer::Message(to, message) => {
+                match &message {
+                    Message::Answer(ballot, _, AcceptAnswer::Accepted { slots, chosen_to, .. }) => {
+                        promises.told(acceptor, *ballot, disk.promised);
+                        for slot in slots.iter().flat_map(|range| range.from.to(range.to)) {
+                            promises.accepted(acceptor, *ballot, slot, &disk.rows);
+                        }
+                        Watermarks::claimed(&self.invariants.chosen, "an acceptor", *chosen_to);
+                        process.granted = now;
+                    }
+                    Message::Answer(_, _, AcceptAnswer::Rejected(rejection)) => {
+                        promises.told(acceptor, rejection.promised, disk.promised);
+                        self.statistics.count(Counted::Rejections);
+                    }
+                    Message::PrepareRejected(_, promised) => {
+                        promises.told(acceptor, *promised, disk.promised);
+                        self.statistics.count(Counted::Rejections);
+                    }
+                    Message::Answer(..)
+                    | Message::Prepare(..)
+                    | Message::Accept(..)
+                    | Message::FetchChosen(..)
+                    | Message::Fetched(..)
+                    | Message::Page(..)
+                    | Message::PrepareRefused(_)
+                    | Message::Report(..)
+                    | Message::Observe(..)
+                    | Message::Votes(_)
+                    | Message::Rows(..)
+                    | Message::Propose { .. }
+                    | Message::Cancel { .. }
+                    | Message::Outcome { .. }
+                    | Message::Fill(_) => {}
+                }
+                self.send(Node::Acceptor(acceptor), to, message);
+            }
+        }
+    }
+}
+
+/// Decides one request into a group.
+fn decide(
+    core: &Acceptor,
+    disk: &Disk,
+    group: &mut Group,
+    from: Node,
+    message: Message,
+    answers: &mut Vec<Answer>,
+) {
+    match message {
+        Message::Prepare(prepare, scan) => match core.prepare(group, &prepare) {
+            PrepareAnswer::Promised => {
+                answers.push(Answer::Pages(from, prepare.ballot, prepare.from, scan));
+            }
+            PrepareAnswer::Rejected(rejection) => answers.push(Answer::Message(
+                from,
+                Message::PrepareRejected(prepare.ballot, rejection.promised),
+            )),
+            PrepareAnswer::Refused(refused) => {
+                answers.push(Answer::Message(from, Message::PrepareRefused(refused.promised)));
+            }
+        },
+        Message::Accept(accept, witnesses) => {
+            core.witness(group, witnesses.iter());
+            let below = core
+                .slots_to_read(&accept)
+                .filter_map(|slot| Some((slot, disk.held(slot)?)))
+                .collect();
+            let answer = core
+                .accept(group, &accept, &below)
+                .unwrap_or_else(|violation| panic!("an acceptor halts: {violation}"));
+            if let AcceptAnswer::Refused(refused) = &answer {
+                let too_far = !refused.promised.admits_jump_to(accept.ballot);
+                assert!(too_far, "a leader broke a bound: {refused:?}");
+            }
+            answers.push(Answer::Message(
+                from,
+                Message::Answer(accept.ballot, accept.sequence, answer),
+            ));
+        }
+        Message::FetchChosen(..)
+        | Message::Fetched(..)
+        | Message::Page(..)
+        | Message::PrepareRejected(..)
+        | Message::PrepareRefused(_)
+        | Message::Answer(..)
+        | Message::Report(..)
+        | Message::Observe(..)
+        | Message::Votes(_)
+        | Message::Rows(..)
+        | Message::Propose { .. }
+        | Message::Cancel { .. }
+        | Message::Outcome { .. }
+        | Message::Fill(_) => panic!("not for an acceptor: {message:?}"),
+    }
+}

@@ -1,0 +1,129 @@
+//! Callers of simulated proposers: their answers, and what is forwarded for them.
+
+use paxos_common::paxos::{
+    proposer::{Event, Outcome, Pending, Reason, RequestId},
+    value::EncodedCommand,
+};
+use rand::RngExt as _;
+
+use super::{
+    invariants::answers_leave_no_gap::answered,
+    knobs::LEADER_TIMEOUT,
+    network::{Message, Node},
+    statistics::Counted,
+    world::{Happening, World, micros},
+};
+
+/// Who asked for what.
+pub(crate) struct Caller {
+    pub(crate) node: Node,
+    pub(crate) command: u64,
+    pub(crate) answered: bool,
+    pub(crate) cancelled: bool,
+}
+
+impl World<'_> {
+    pub(crate) fn answer_caller(&mut self, proposer: usize, request: RequestId, outcome: Outcome) {
+        let Some(caller) = self.proposers[proposer].requests.get_mut(&request) else {
+            panic!("proposer {proposer} answers {request:?}, which nobody asked");
+        };
+        assert!(
+            !caller.answered || caller.cancelled,
+            "proposer {proposer} answers {request:?} twice"
+        );
+        let repeated = std::mem::replace(&mut caller.answered, true);
+        let (node, command) = (caller.node, caller.command);
+        match outcome {
+            Outcome::Chosen(version) => {
+                answered(
+                    &self.invariants.chosen,
+                    &self.invariants.commands,
+                    command,
+                    version,
+                );
+                if version.offset > 0 {
+                    self.statistics.count(Counted::AnswersAboveOne);
+                }
+            }
+            Outcome::NotProposed(_) => self.invariants.commands.not_proposed(command),
+            Outcome::Unknown => {}
+        }
+        if !repeated {
+            let request = request.0;
+            self.send(
+                Node::Proposer(proposer),
+                node,
+                Message::Outcome { request, outcome },
+            );
+        }
+    }
+
+    pub(crate) fn forward(&mut self, proposer: usize, pending: Pending, address: &str) {
+        assert!(!pending.forwarded, "a command is forwarded twice");
+        self.statistics.count(Counted::Forwarded);
+        let leader = (0..self.proposers.len()).find(|other| address == format!("proposer {other}"));
+        let to = leader.expect("only proposers' addresses are told");
+        assert_ne!(to, proposer, "a proposer forwards to itself");
+        let message = Message::Propose {
+            request: pending.request.0,
+            command: pending.command,
+            forwarded: true,
+        };
+        let run = self.proposers[proposer].run;
+        let request = pending.request.0;
+        let overdue = Happening::ForwardOverdue {
+            proposer,
+            run,
+            request,
+        };
+        self.plan(self.now + micros(LEADER_TIMEOUT), overdue);
+        self.send(Node::Proposer(proposer), Node::Proposer(to), message);
+    }
+
+    /// No answer from the leader's address.
+    pub(crate) fn forward_overdue(&mut self, proposer: usize, run: u64, request: u64) {
+        let process = &self.proposers[proposer];
+        let caller = process.requests.get(&RequestId(request));
+        if process.run == run && caller.is_some_and(|caller| !caller.answered) {
+            self.statistics.count(Counted::ForwardsOverdue);
+            self.tell(proposer, Event::ForwardFailed);
+        }
+    }
+
+    /// What was certainly not proposed is handed in again, or its caller is told.
+    pub(crate) fn forward_answered(&mut self, proposer: usize, request: RequestId, outcome: Outcome) {
+        let again = self.rng.random_bool(0.5);
+        let process = &mut self.proposers[proposer];
+        let Some(caller) = process.requests.get_mut(&request) else {
+            return;
+        };
+        if caller.answered {
+            return;
+        }
+        let not_leading = outcome == Outcome::NotProposed(Reason::NotLeading);
+        let told = if not_leading {
+            Event::ForwardFailed
+        } else {
+            Event::ForwardAnswered
+        };
+        self.tell(proposer, told);
+        let process = &mut self.proposers[proposer];
+        let Some(caller) = process.requests.get_mut(&request) else {
+            return;
+        };
+        if matches!(outcome, Outcome::NotProposed(_)) && again && process.core.is_some() {
+            let bytes = caller.command.to_le_bytes().to_vec();
+            let command = EncodedCommand::from_batch_of_one(bytes.into());
+            self.tell(proposer, Event::Proposed(Pending::new(request, command)));
+        } else {
+            caller.answered = true;
+            let node = caller.node;
+            let request = request.0;
+            self.send(
+                Node::Proposer(proposer),
+                node,
+                Message::Outcome { request, outcome },
+            );
+        }
+    }
+}

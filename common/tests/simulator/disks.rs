@@ -1,0 +1,86 @@
+//! Simulated disks of acceptors: what survives a crash, and what recovery finds in it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use paxos_common::paxos::{
+    acceptor::{Held, Membership, Recovered},
+    ballot::Ballot,
+    identity::{AcceptorUuid, CommitCounter},
+    message::Row,
+    slot::Slot,
+    value::Value,
+    witness::{Run, Witnesses},
+};
+
+/// What survives.
+#[derive(Clone)]
+pub(crate) struct Disk {
+    pub(crate) uuid: AcceptorUuid,
+    pub(crate) membership: Membership,
+    pub(crate) commit_counter: CommitCounter,
+    pub(crate) promised: Ballot,
+    pub(crate) leader_address: Arc<str>,
+    pub(crate) chosen_to: Slot,
+    /// The run numbers drawn so far, and what the commit counter was when each ended; the present one is the last.
+    pub(crate) runs: Vec<Run>,
+    pub(crate) witnesses: Witnesses,
+    pub(crate) rows: BTreeMap<Slot, (Ballot, Value)>,
+    /// Rows that fail their checksum.
+    pub(crate) damaged: BTreeSet<Slot>,
+}
+
+impl Disk {
+    pub(crate) fn voted_to(&self) -> Slot {
+        self.rows
+            .last_key_value()
+            .map_or(Slot::ZERO, |(slot, _)| slot.next())
+    }
+
+    pub(crate) fn held(&self, slot: Slot) -> Option<Held> {
+        let (ballot, value) = self.rows.get(&slot)?;
+        Some(if self.damaged.contains(&slot) {
+            Held::Unknown
+        } else {
+            Held::Accepted(*ballot, value.fingerprint())
+        })
+    }
+
+    pub(crate) fn row(&self, slot: Slot) -> Option<Row> {
+        let accepted = self.rows.get(&slot)?;
+        Some(Row {
+            slot,
+            accepted: (!self.damaged.contains(&slot)).then(|| accepted.clone()),
+        })
+    }
+
+    /// The first rows from `from` on, and whether there are no more.
+    pub(crate) fn page(&self, from: Slot, rows_max: usize) -> (Vec<Row>, bool) {
+        let mut slots = self.rows.range(from..).map(|(slot, _)| *slot);
+        let rows: Vec<Row> = slots
+            .by_ref()
+            .take(rows_max)
+            .filter_map(|slot| self.row(slot))
+            .collect();
+        (rows, slots.next().is_none())
+    }
+
+    pub(crate) fn recovered(&self) -> Recovered {
+        let damaged_at = self.damaged.first().copied().unwrap_or(Slot::MAX);
+        let chosen_to = self.chosen_to.min(damaged_at);
+        let rows = self.rows.range(chosen_to..).map(|(slot, _)| *slot);
+        Recovered {
+            uuid: self.uuid,
+            commit_counter: self.commit_counter,
+            membership: self.membership.clone(),
+            promised: self.promised,
+            leader_address: Arc::clone(&self.leader_address),
+            chosen_to,
+            trimmed_to: Slot::ZERO,
+            voted_to: self.voted_to(),
+            rows: rows.filter_map(|slot| Some((slot, self.held(slot)?))).collect(),
+        }
+    }
+}

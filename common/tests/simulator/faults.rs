@@ -1,0 +1,210 @@
+//! What goes wrong: crashes, pauses, cuts, broken links, polite stops; and the end of all that.
+
+use rand::RngExt as _;
+
+use super::{
+    knobs::MILLISECOND,
+    network::Node,
+    statistics::Counted,
+    world::{Happening, Time, World},
+};
+
+impl World<'_> {
+    /// One fault, and when the next is due.
+    pub(crate) fn fault_due(&mut self) {
+        if self.healed_at.is_some() {
+            return;
+        }
+        // One acceptor only: its rows must be a quorum's somewhere else.
+        if self.knobs.damage && self.rng.random_bool(0.3) {
+            self.damage_row(0);
+        }
+        match self.rng.random_range(0..100) {
+            0..=19 => {
+                let node = Node::Acceptor(self.some_acceptor());
+                self.crash(node);
+            }
+            20..=22 => {
+                self.statistics.count(Counted::AllAcceptorsCrashed);
+                for acceptor in 0..self.acceptors.len() {
+                    self.crash(Node::Acceptor(acceptor));
+                }
+            }
+            23..=34 => {
+                let node = Node::Proposer(self.some_proposer());
+                self.crash(node);
+            }
+            35..=42 => {
+                let node = Node::Learner(self.some_learner());
+                self.crash(node);
+            }
+            43..=57 => self.pause(),
+            58..=79 => self.cut(),
+            80..=89 => self.flap(),
+            _ => {
+                let proposer = self.some_proposer();
+                self.resign_proposer(proposer);
+            }
+        }
+        let next = self.rng.random_range(0..=2 * self.knobs.fault_every);
+        self.plan(self.now + next, Happening::FaultDue);
+    }
+
+    fn some_acceptor(&mut self) -> usize {
+        self.rng.random_range(0..self.acceptors.len())
+    }
+
+    fn some_proposer(&mut self) -> usize {
+        self.rng.random_range(0..self.proposers.len())
+    }
+
+    fn some_learner(&mut self) -> usize {
+        self.rng.random_range(0..self.learners.len())
+    }
+
+    fn some_node(&mut self) -> Node {
+        match self.rng.random_range(0..3) {
+            0 => Node::Acceptor(self.some_acceptor()),
+            1 => Node::Proposer(self.some_proposer()),
+            _ => Node::Learner(self.some_learner()),
+        }
+    }
+
+    /// For how long something stays wrong: mostly less than what makes anybody give up, sometimes far more.
+    fn a_while(&mut self) -> Time {
+        let longest = if self.rng.random_bool(0.3) { 2_000 } else { 250 };
+        self.rng.random_range(1..=longest) * MILLISECOND
+    }
+
+    fn is_up(&self, node: Node) -> bool {
+        match node {
+            Node::Acceptor(acceptor) => self.acceptors[acceptor].is_up(),
+            Node::Proposer(proposer) => self.proposers[proposer].is_up(),
+            Node::Learner(learner) => self.learners[learner].is_up(),
+            Node::Clients => true,
+        }
+    }
+
+    fn crash(&mut self, node: Node) {
+        if !self.is_up(node) {
+            return;
+        }
+        match node {
+            Node::Acceptor(acceptor) => self.crash_acceptor(acceptor),
+            Node::Proposer(proposer) => self.crash_proposer(proposer),
+            Node::Learner(learner) => self.crash_learner(learner),
+            Node::Clients => {}
+        }
+        let back = self.now + self.a_while();
+        self.plan(back, Happening::Restart(node));
+    }
+
+    /// A process starts, unless it runs already.
+    pub(crate) fn restart(&mut self, node: Node) {
+        if self.is_up(node) {
+            return;
+        }
+        match node {
+            Node::Acceptor(acceptor) => self.start_acceptor(acceptor),
+            Node::Proposer(proposer) => self.start_proposer(proposer),
+            Node::Learner(learner) => self.start_learner(learner),
+            Node::Clients => {}
+        }
+    }
+
+    /// A process stands still, and then goes on as if nothing had happened.
+    fn pause(&mut self) {
+        let node = self.some_node();
+        let until = self.now + self.a_while();
+        self.statistics.count(Counted::ProcessesPaused);
+        self.note(|| format!("{node:?} is paused"));
+        *self.pause_of(node) = until;
+    }
+
+    fn pause_of(&mut self, node: Node) -> &mut Time {
+        match node {
+            Node::Acceptor(acceptor) => &mut self.acceptors[acceptor].paused_until,
+            Node::Proposer(proposer) => &mut self.proposers[proposer].paused_until,
+            Node::Learner(learner) => &mut self.learners[learner].paused_until,
+            Node::Clients => unreachable!("clients are never paused"),
+        }
+    }
+
+    /// Until when a process stands still, if it does.
+    pub(crate) fn paused_until(&self, node: Node) -> Option<Time> {
+        let until = match node {
+            Node::Acceptor(acceptor) => self.acceptors[acceptor].paused_until,
+            Node::Proposer(proposer) => self.proposers[proposer].paused_until,
+            Node::Learner(learner) => self.learners[learner].paused_until,
+            Node::Clients => 0,
+        };
+        (until > self.now).then_some(until)
+    }
+
+    /// Messages from some to some are swallowed. Sometimes the link notices.
+    fn cut(&mut self) {
+        let one = self.some_node();
+        let until = self.now + self.a_while();
+        let (incoming, outgoing) = (self.rng.random_bool(0.6), self.rng.random_bool(0.6));
+        let with_all = self.rng.random_bool(0.4);
+        let others: Vec<Node> = if with_all {
+            let acceptors = (0..self.acceptors.len()).map(Node::Acceptor);
+            let proposers = (0..self.proposers.len()).map(Node::Proposer);
+            let learners = (0..self.learners.len()).map(Node::Learner);
+            acceptors.chain(proposers).chain(learners).collect()
+        } else {
+            vec![self.some_node()]
+        };
+        self.statistics.count(Counted::Cuts);
+        self.note(|| format!("{one:?} is cut from {others:?}, in {incoming}, out {outgoing}"));
+        for other in others {
+            if incoming {
+                self.network.cuts.insert((other, one), until);
+            }
+            if outgoing {
+                self.network.cuts.insert((one, other), until);
+            }
+            if let Some((acceptor, proposer)) = link(one, other)
+                && self.rng.random_bool(0.5)
+            {
+                self.plan_within(200 * MILLISECOND, Happening::LinkClosed { acceptor, proposer });
+            }
+        }
+    }
+
+    /// A link breaks and comes back at once.
+    fn flap(&mut self) {
+        let (acceptor, proposer) = (self.some_acceptor(), self.some_proposer());
+        self.statistics.count(Counted::LinksFlapped);
+        self.plan(self.now, Happening::LinkClosed { acceptor, proposer });
+    }
+
+    /// Everybody runs again, and every link is open.
+    pub(crate) fn end_faults(&mut self) {
+        let acceptors = (0..self.acceptors.len()).map(Node::Acceptor);
+        let proposers = (0..self.proposers.len()).map(Node::Proposer);
+        let learners = (0..self.learners.len()).map(Node::Learner);
+        let nodes: Vec<Node> = acceptors.chain(proposers).chain(learners).collect();
+        for node in nodes {
+            *self.pause_of(node) = 0;
+            self.restart(node);
+        }
+        for acceptor in 0..self.acceptors.len() {
+            for proposer in 0..self.proposers.len() {
+                self.plan(self.now + 1, Happening::LinkClosed { acceptor, proposer });
+            }
+        }
+    }
+}
+
+/// The acceptor and the proposer of a link, if these two make one.
+fn link(one: Node, other: Node) -> Option<(usize, usize)> {
+    match (one, other) {
+        (Node::Acceptor(acceptor), Node::Proposer(proposer))
+        | (Node::Proposer(proposer), Node::Acceptor(acceptor)) => Some((acceptor, proposer)),
+        (
+            Node::Acceptor(_) | Node::Proposer(_) | Node::Learner(_) | Node::Clients,
+            Node::Acceptor(_) | Node::Proposer(_) | Node::Learner(_) | Node::Clients,
+        ) => None,
+    }
+}

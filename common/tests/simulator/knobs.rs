@@ -1,0 +1,142 @@
+//! How rough a run is: drawn once from its seed, so that runs differ in kind and not only in order.
+
+use std::time::Duration;
+
+use paxos_common::paxos::{
+    ballot::{Ballot, ProposerId},
+    proposer::Limits,
+    quorum::Quorums,
+};
+use rand::{RngExt as _, rngs::StdRng};
+
+use super::world::Time;
+
+/// L.
+pub(crate) const LEADER_TIMEOUT: Duration = Duration::from_millis(200);
+
+pub(crate) const MILLISECOND: Time = 1_000;
+
+pub(crate) struct Knobs {
+    pub(crate) quorums: Quorums,
+    pub(crate) proposers: usize,
+    pub(crate) learners: usize,
+    pub(crate) clients: usize,
+    /// Most simulated microseconds that a client waits between two commands.
+    pub(crate) think_max: Time,
+    pub(crate) network: NetworkKnobs,
+    /// A group's commit takes between these.
+    pub(crate) disk_min: Time,
+    pub(crate) disk_max: Time,
+    /// Chance that a commit takes a hundred times as long.
+    pub(crate) disk_stuck: f64,
+    /// Most requests that one commit takes in.
+    pub(crate) group_max: usize,
+    /// Rows in a page of a promise, and in a frame.
+    pub(crate) page_rows_max: usize,
+    /// Proposers form batches at once, or after whatever comes in within a moment.
+    pub(crate) flush_at_once: bool,
+    pub(crate) limits: Limits,
+    /// Mean time between two faults.
+    pub(crate) fault_every: Time,
+    /// How long the faults go on.
+    pub(crate) faults_until: Time,
+    /// What the first acceptor has promised before it all begins: somebody may have driven its rounds up.
+    pub(crate) driven_up_to: Ballot,
+    /// Whether the first acceptor finds rows that it cannot read when it restarts.
+    pub(crate) damage: bool,
+}
+
+#[derive(Clone)]
+pub(crate) struct NetworkKnobs {
+    pub(crate) loss: f64,
+    pub(crate) duplication: f64,
+    /// Chance that a message may overtake others on its way; else it does not.
+    pub(crate) reordering: f64,
+    pub(crate) delay_min: Time,
+    pub(crate) delay_max: Time,
+    /// Chance of a delay of up to a second.
+    pub(crate) long_delay: f64,
+}
+
+impl NetworkKnobs {
+    /// The network after the faults.
+    pub(crate) const CALM: Self = Self {
+        loss: 0.0,
+        duplication: 0.0,
+        reordering: 0.0,
+        delay_min: 100,
+        delay_max: 1_000,
+        long_delay: 0.0,
+    };
+}
+
+impl Knobs {
+    pub(crate) fn draw(rng: &mut StdRng) -> Self {
+        // The usual ones often, the odd ones sometimes.
+        let (acceptors, phase1, phase2) = pick(
+            rng,
+            &[
+                (3, 2, 2),
+                (3, 2, 2),
+                (3, 2, 2),
+                (5, 3, 3),
+                (5, 3, 3),
+                (4, 3, 2),
+                (4, 2, 3),
+                (5, 4, 2),
+                (3, 3, 1),
+                (3, 1, 3),
+                (1, 1, 1),
+            ],
+        );
+        let quorums = Quorums::new(acceptors, phase1, phase2).expect("each of them is safe");
+        let disk_max = pick(rng, &[300, 2_000, 20_000]);
+        Self {
+            quorums,
+            proposers: rng.random_range(2..=3),
+            learners: rng.random_range(1..=3),
+            clients: rng.random_range(2..=6),
+            think_max: pick(rng, &[2, 20, 100]) * MILLISECOND,
+            network: NetworkKnobs {
+                loss: pick(rng, &[0.0, 0.01, 0.05, 0.2]),
+                duplication: pick(rng, &[0.0, 0.02, 0.2]),
+                reordering: pick(rng, &[0.0, 0.05, 0.5]),
+                delay_min: 100,
+                delay_max: pick(rng, &[500, 5_000, 40_000]),
+                long_delay: pick(rng, &[0.0, 0.001, 0.02]),
+            },
+            disk_min: 50,
+            disk_max,
+            disk_stuck: pick(rng, &[0.0, 0.0, 0.01]),
+            group_max: pick(rng, &[1, 3, 100]),
+            page_rows_max: pick(rng, &[1, 2, 5]),
+            flush_at_once: rng.random_bool(0.5),
+            limits: Limits {
+                queue_commands_max: pick(rng, &[2, 50]),
+                batch_commands_max: pick(rng, &[1, 3, 100]),
+                batch_bytes_max: pick(rng, &[20, 1_000]),
+                batches_in_flight_max: pick(rng, &[1, 4, 16]),
+                slots_in_flight_max: pick(rng, &[2, 16, 1_024]),
+                bytes_in_flight_max: pick(rng, &[64, 100_000]),
+                message_bytes_max: pick(rng, &[16, 10_000]),
+                unanswered_max: pick(rng, &[1, 4, 32]),
+                retained_slots_max: pick(rng, &[4, 1_000]),
+                ..Limits::default()
+            },
+            fault_every: pick(rng, &[40, 150, 600]) * MILLISECOND,
+            faults_until: rng.random_range(2_000..=6_000) * MILLISECOND,
+            driven_up_to: if rng.random_bool(0.1) {
+                let round = rng.random_range(0..5 * Ballot::ROUND_JUMP_MAX);
+                Ballot::new(round, ProposerId::default()).expect("in range")
+            } else {
+                Ballot::ZERO
+            },
+            damage: acceptors > phase1.max(phase2) && rng.random_bool(0.15),
+        }
+    }
+}
+
+/// One of `choices`, each as likely.
+pub(crate) fn pick<T: Copy>(rng: &mut StdRng, choices: &[T]) -> T {
+    choices[rng.random_range(0..choices.len())]
+}

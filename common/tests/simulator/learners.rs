@@ -1,0 +1,174 @@
+//! Simulated learner processes: the core, its feeds, and a log whose last part a crash takes away.
+
+use paxos_common::paxos::{learner::Learner, slot::Slot};
+use rand::RngExt as _;
+
+use super::{
+    knobs::MILLISECOND,
+    network::{Kind, Message, Node},
+    statistics::Counted,
+    world::{Happening, Time, World, uuid},
+};
+
+#[derive(Default)]
+pub(crate) struct LearnerProcess {
+    /// `None` while the process is down.
+    core: Option<Learner>,
+    run: u64,
+    /// How many slots its disk holds.
+    stored: Slot,
+    /// Where values come from.
+    feed: usize,
+    /// The first unlearned slot when it was last looked at.
+    looked_at: Slot,
+    pub(crate) paused_until: Time,
+}
+
+impl LearnerProcess {
+    pub(crate) fn is_up(&self) -> bool {
+        self.core.is_some()
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        self.core.as_ref().map_or_else(
+            || "down".to_owned(),
+            |core| {
+                format!(
+                    "next {}, lacks value: {}, knows of more: {}",
+                    core.next(),
+                    core.lacks_value(),
+                    core.knows_of_more()
+                )
+            },
+        )
+    }
+}
+
+impl World<'_> {
+    pub(crate) fn start_learner(&mut self, learner: usize) {
+        let feed = self.rng.random_range(0..self.acceptors.len());
+        let process = &mut self.learners[learner];
+        process.run += 1;
+        process.feed = feed;
+        process.looked_at = process.stored;
+        process.core = Some(Learner::new(self.electorate.clone(), process.stored));
+        let (run, stored) = (process.run, process.stored);
+        self.invariants.learners.restarted(learner, stored);
+        self.note(|| format!("learner {learner} starts at {stored}"));
+        self.observe(learner);
+        self.plan_within(200 * MILLISECOND, Happening::StallCheck { learner, run });
+    }
+
+    pub(crate) fn crash_learner(&mut self, learner: usize) {
+        self.learners[learner].core = None;
+        self.statistics.count(Counted::LearnersRestarted);
+        self.note(|| format!("learner {learner} crashes"));
+    }
+
+    /// Asks everybody for votes and one for values, from the first unlearned slot on.
+    fn observe(&mut self, learner: usize) {
+        let process = &self.learners[learner];
+        let Some(core) = &process.core else { return };
+        let (from, feed) = (core.next(), process.feed);
+        let this = Node::Learner(learner);
+        for acceptor in 0..self.acceptors.len() {
+            self.send(
+                this,
+                Node::Acceptor(acceptor),
+                Message::Observe(Kind::Votes, from),
+            );
+        }
+        self.send(this, Node::Acceptor(feed), Message::Observe(Kind::Values, from));
+    }
+
+    /// A learner that has not moved pages again, from another feed.
+    pub(crate) fn stall_check(&mut self, learner: usize, run: u64) {
+        let feed = self.rng.random_range(0..self.acceptors.len());
+        let process = &mut self.learners[learner];
+        if process.run != run {
+            return;
+        }
+        let Some(core) = &mut process.core else { return };
+        if process.looked_at == core.next() {
+            if process.feed != feed {
+                process.feed = feed;
+                core.change_feed();
+                self.statistics.count(Counted::FeedsChanged);
+            }
+            self.observe(learner);
+        } else {
+            process.looked_at = core.next();
+        }
+        self.plan_within(200 * MILLISECOND, Happening::StallCheck { learner, run });
+        if self.rng.random_bool(0.05) {
+            // A reader waits for what may have been voted on above.
+            let to = self.invariants.chosen.prefix().plus(self.rng.random_range(0..4));
+            let proposer = self.rng.random_range(0..self.proposers.len());
+            self.send(
+                Node::Learner(learner),
+                Node::Proposer(proposer),
+                Message::Fill(to),
+            );
+        }
+    }
+
+    pub(crate) fn learner_receives(&mut self, learner: usize, from: Node, message: Message) {
+        let acceptor = match from {
+            Node::Acceptor(acceptor) => acceptor,
+            Node::Proposer(_) | Node::Learner(_) | Node::Clients => usize::MAX,
+        };
+        let take = self.rng.random_range(1..=4);
+        let process = &mut self.learners[learner];
+        let Some(core) = &mut process.core else { return };
+        // The window is larger than any log here, so that all of it is always taken.
+        match message {
+            Message::Votes(votes) => {
+                for (ballot, range) in votes {
+                    let _ = core.votes(uuid(acceptor), ballot, range);
+                }
+            }
+            Message::Rows(rows, chosen_to) => {
+                let _ = core.rows(&rows, chosen_to);
+            }
+            Message::Prepare(..)
+            | Message::Accept(..)
+            | Message::FetchChosen(..)
+            | Message::Fetched(..)
+            | Message::Page(..)
+            | Message::PrepareRejected(..)
+            | Message::PrepareRefused(_)
+            | Message::Answer(..)
+            | Message::Report(..)
+            | Message::Observe(..)
+            | Message::Propose { .. }
+            | Message::Cancel { .. }
+            | Message::Outcome { .. }
+            | Message::Fill(_) => panic!("not for a learner: {message:?}"),
+        }
+        let mut count = 0;
+        loop {
+            let learned = core.take_learned(take);
+            if learned.is_empty() {
+                break;
+            }
+            count += learned.len();
+            for (slot, value) in learned {
+                self.invariants
+                    .learners
+                    .learned(&self.invariants.chosen, learner, slot, &value);
+            }
+        }
+        if count > 0 {
+            let run = process.run;
+            self.plan_within(20 * MILLISECOND, Happening::Stored { learner, run, count });
+        }
+    }
+
+    /// Some of what was handed out is on its disk now.
+    pub(crate) fn learner_stored(&mut self, learner: usize, run: u64, count: usize) {
+        let process = &mut self.learners[learner];
+        if process.run == run && process.core.is_some() {
+            process.stored = process.stored.plus(count as u64);
+        }
+    }
+}

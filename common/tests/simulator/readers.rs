@@ -1,0 +1,192 @@
+//! What simulated acceptors read from their disks for others: pages of promises, frames, chosen rows, reports.
+
+use std::collections::BTreeMap;
+
+use paxos_common::paxos::{
+    ballot::Ballot,
+    message::{PromisePage, Row},
+    proposer::Scan,
+    slot::{Slot, SlotRange},
+    value::Value,
+};
+use rand::RngExt as _;
+
+use super::{
+    acceptors::Answer,
+    invariants::watermarks_are_true::Watermarks,
+    knobs::LEADER_TIMEOUT,
+    network::{Kind, Message, Node},
+    statistics::Counted,
+    world::{Happening, World, micros},
+};
+
+impl World<'_> {
+    /// Reads one page of a promise, and plans the next.
+    pub(crate) fn send_page(
+        &mut self,
+        acceptor: usize,
+        run: u64,
+        to: Node,
+        ballot: Ballot,
+        (from, scan): (Slot, Option<Scan>),
+    ) {
+        let rows_max = self.rng.random_range(1..=self.knobs.page_rows_max);
+        let process = &self.acceptors[acceptor];
+        if process.run != run || process.core.is_none() {
+            return;
+        }
+        let disk = &process.disk;
+        if disk.promised > ballot {
+            self.statistics.count(Counted::PagesOvertaken);
+            let rejected = Message::PrepareRejected(ballot, disk.promised);
+            self.answer(acceptor, Answer::Message(to, rejected));
+            return;
+        }
+        let (rows, last) = disk.page(from, rows_max);
+        let next = rows.last().map_or(from, |row| row.slot.next());
+        if rows.iter().any(|row| row.accepted.is_none()) {
+            self.statistics.count(Counted::RowsUnknownInPromises);
+        }
+        let damaged_at = first_unknown(&rows);
+        let page = PromisePage {
+            from,
+            next,
+            last,
+            chosen_to: disk.chosen_to.min(damaged_at),
+            trimmed_to: Slot::ZERO,
+            voted_to: disk.voted_to(),
+            rows,
+        };
+        self.send(Node::Acceptor(acceptor), to, Message::Page(ballot, scan, page));
+        if !last && scan.is_none_or(|scan| next < scan.to) {
+            self.statistics.count(Counted::PromisesOfManyPages);
+            let due = Happening::PageDue {
+                acceptor,
+                run,
+                to,
+                ballot,
+                from: next,
+                scan,
+            };
+            self.plan_within(2_000, due);
+        }
+    }
+
+    /// Reads what a learner observes from a slot on, frame by frame. What is committed meanwhile is shown as well.
+    pub(crate) fn send_frame(&mut self, acceptor: usize, run: u64, learner: usize, kind: Kind, from: Slot) {
+        let rows_max = self.rng.random_range(1..=self.knobs.page_rows_max * 4);
+        let from_memory = self.rng.random_bool(0.5);
+        let process = &self.acceptors[acceptor];
+        let Some(core) = &process.core else { return };
+        if process.run != run {
+            return;
+        }
+        let (rows, last) = process.disk.page(from, rows_max);
+        let next = rows.last().map_or(from, |row| row.slot.next());
+        // Both are true of the rows: the disk's lags behind.
+        let damaged_at = first_unknown(&rows);
+        let chosen_to = if from_memory {
+            core.chosen_to()
+        } else {
+            process.disk.chosen_to
+        };
+        self.show(acceptor, learner, kind, &rows, chosen_to.min(damaged_at));
+        if !last {
+            let due = Happening::FrameDue {
+                acceptor,
+                run,
+                learner,
+                kind,
+                from: next,
+            };
+            self.plan_within(2_000, due);
+        }
+    }
+
+    /// Reads rows below its own watermark, as the frames of a reader would tell them.
+    pub(crate) fn fetch_chosen(&mut self, acceptor: usize, asker: Node, first: Slot, to: Slot) {
+        let rows_max = self.rng.random_range(0..=self.knobs.page_rows_max * 4);
+        let from_memory = self.rng.random_bool(0.5);
+        let process = &self.acceptors[acceptor];
+        let Some(core) = &process.core else { return };
+        let chosen_to = if from_memory {
+            core.chosen_to()
+        } else {
+            process.disk.chosen_to
+        };
+        let values: Vec<(Slot, Value)> = first
+            .to(to.min(chosen_to))
+            .map_while(|slot| Some((slot, process.disk.row(slot)?.accepted?.1)))
+            .take(rows_max)
+            .collect();
+        let fetched = Message::Fetched(first, values);
+        self.send(Node::Acceptor(acceptor), asker, fetched);
+    }
+
+    pub(crate) fn show_observers(&mut self, acceptor: usize, rows: &BTreeMap<Slot, (Ballot, Value)>) {
+        if rows.is_empty() {
+            return;
+        }
+        let process = &self.acceptors[acceptor];
+        let Some(core) = &process.core else { return };
+        let chosen_to = core.chosen_to();
+        let observers: Vec<(usize, Kind)> = process.observers.iter().copied().collect();
+        let rows: Vec<Row> = rows
+            .iter()
+            .map(|(&slot, accepted)| Row {
+                slot,
+                accepted: Some(accepted.clone()),
+            })
+            .collect();
+        for (learner, kind) in observers {
+            self.show(acceptor, learner, kind, &rows, chosen_to);
+        }
+    }
+
+    fn show(&mut self, acceptor: usize, learner: usize, kind: Kind, rows: &[Row], chosen_to: Slot) {
+        Watermarks::claimed(&self.invariants.chosen, "a frame", chosen_to);
+        let message = match kind {
+            Kind::Votes => {
+                let votes = rows.iter().filter_map(|row| {
+                    let (ballot, _) = row.accepted.as_ref()?;
+                    let range = SlotRange {
+                        from: row.slot,
+                        to: row.slot.next(),
+                    };
+                    Some((*ballot, range))
+                });
+                Message::Votes(votes.collect())
+            }
+            Kind::Values => Message::Rows(rows.to_vec(), chosen_to),
+        };
+        self.send(Node::Acceptor(acceptor), Node::Learner(learner), message);
+    }
+
+    /// Tells one proposer who leads, and plans the next time.
+    pub(crate) fn report(&mut self, acceptor: usize, run: u64, proposer: usize) {
+        let process = &self.acceptors[acceptor];
+        let Some(core) = &process.core else { return };
+        if process.run != run {
+            return;
+        }
+        let report = Message::Report(core.leadership(), process.silent(self.now), core.chosen_to());
+        Watermarks::claimed(&self.invariants.chosen, "a report", core.chosen_to());
+        let promised = core.promised();
+        self.invariants
+            .promises
+            .told(acceptor, promised, process.disk.promised);
+        self.send(Node::Acceptor(acceptor), Node::Proposer(proposer), report);
+        let due = Happening::ReportDue {
+            acceptor,
+            run,
+            proposer,
+        };
+        self.plan(self.now + micros(LEADER_TIMEOUT) / 4, due);
+    }
+}
+
+/// The first of the rows that cannot be read; nothing from there on is vouched for.
+fn first_unknown(rows: &[Row]) -> Slot {
+    let unknown = rows.iter().find(|row| row.accepted.is_none());
+    unknown.map_or(Slot::MAX, |row| row.slot)
+}

@@ -1,0 +1,138 @@
+//! What a run exercised, counted: a run that tested nothing must not pass for a success.
+
+use std::collections::BTreeMap;
+
+/// What is counted; each must have happened at least once over the seeds of a test run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Counted {
+    AcceptorsCrashed,
+    AllAcceptorsCrashed,
+    AnswersAboveOne,
+    BatchesOfMany,
+    Campaigns,
+    CampaignsGivenUp,
+    ClientsCancelled,
+    ClimbingSteps,
+    CommandsChosen,
+    CommandsNotProposed,
+    CommandsUnknown,
+    Cuts,
+    Forwarded,
+    ForwardsOverdue,
+    GroupsLost,
+    GroupsOfMany,
+    GroupsUnanswered,
+    HandedOver,
+    LearnersRestarted,
+    LinksFlapped,
+    LinksReopened,
+    FeedsChanged,
+    MessagesDelayed,
+    MessagesDropped,
+    MessagesDuplicated,
+    MessagesReordered,
+    NoopsChosen,
+    PagesOvertaken,
+    PromisesOfManyPages,
+    ProposersCrashed,
+    ProcessesPaused,
+    Rejections,
+    Reigns,
+    RepairFetches,
+    RepairScans,
+    ReportsOverdue,
+    RowsDamaged,
+    RowsFoundDamaged,
+    RowsUnknownInPromises,
+    SlotsChosen,
+    SlotsRepaired,
+    SlotsTakenOver,
+    SlotsTakenOverEmpty,
+    StepsDown,
+}
+
+impl Counted {
+    pub(crate) const ALL: [Self; 44] = [
+        Self::AcceptorsCrashed,
+        Self::AllAcceptorsCrashed,
+        Self::AnswersAboveOne,
+        Self::BatchesOfMany,
+        Self::Campaigns,
+        Self::CampaignsGivenUp,
+        Self::ClientsCancelled,
+        Self::ClimbingSteps,
+        Self::CommandsChosen,
+        Self::CommandsNotProposed,
+        Self::CommandsUnknown,
+        Self::Cuts,
+        Self::Forwarded,
+        Self::ForwardsOverdue,
+        Self::GroupsLost,
+        Self::GroupsOfMany,
+        Self::GroupsUnanswered,
+        Self::HandedOver,
+        Self::LearnersRestarted,
+        Self::LinksFlapped,
+        Self::LinksReopened,
+        Self::FeedsChanged,
+        Self::MessagesDelayed,
+        Self::MessagesDropped,
+        Self::MessagesDuplicated,
+        Self::MessagesReordered,
+        Self::NoopsChosen,
+        Self::PagesOvertaken,
+        Self::PromisesOfManyPages,
+        Self::ProposersCrashed,
+        Self::ProcessesPaused,
+        Self::Rejections,
+        Self::Reigns,
+        Self::RepairFetches,
+        Self::RepairScans,
+        Self::ReportsOverdue,
+        Self::RowsDamaged,
+        Self::RowsFoundDamaged,
+        Self::RowsUnknownInPromises,
+        Self::SlotsChosen,
+        Self::SlotsRepaired,
+        Self::SlotsTakenOver,
+        Self::SlotsTakenOverEmpty,
+        Self::StepsDown,
+    ];
+}
+
+/// Counts over one run, or over many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Statistics {
+    counts: BTreeMap<Counted, u64>,
+    /// Simulated microseconds from the end of the faults to the progress that is demanded; the longest.
+    pub(crate) healed_in: u64,
+}
+
+impl Statistics {
+    pub(crate) fn count(&mut self, what: Counted) {
+        self.add(what, 1);
+    }
+
+    pub(crate) fn add(&mut self, what: Counted, count: u64) {
+        *self.counts.entry(what).or_default() += count;
+    }
+
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for (&what, &count) in &other.counts {
+            self.add(what, count);
+        }
+        self.healed_in = self.healed_in.max(other.healed_in);
+    }
+
+    pub(crate) fn of(&self, what: Counted) -> u64 {
+        self.counts.get(&what).copied().unwrap_or_default()
+    }
+
+    /// What never happened.
+    pub(crate) fn missing(&self) -> Vec<Counted> {
+        Counted::ALL
+            .into_iter()
+            .filter(|&what| self.of(what) == 0)
+            .collect()
+    }
+}

@@ -1,0 +1,435 @@
+//! The heap of happenings, and the loop that takes them one by one.
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+};
+
+use paxos_common::paxos::{
+    ballot::Ballot,
+    identity::{AcceptorUuid, CommitCounter, RunNumber},
+    proposer::{Scan, Timer},
+    quorum::{Configuration, Electorate},
+    slot::Slot,
+    witness::{self, Witnesses},
+};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
+use super::{
+    Run, Transcript,
+    acceptors::AcceptorProcess,
+    clients::Clients,
+    invariants::{Invariants, progress::LEADER_TIMEOUTS_MAX},
+    knobs::{Knobs, LEADER_TIMEOUT, NetworkKnobs},
+    learners::LearnerProcess,
+    network::{Kind, Message, Network, Node},
+    proposers::ProposerProcess,
+    statistics::{Counted, Statistics},
+};
+
+/// Simulated microseconds since the beginning of the run.
+pub(crate) type Time = u64;
+
+/// Something that is going to happen. What belongs to one run of a process names that run, and is void after it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Happening {
+    Deliver {
+        from: Node,
+        to: Node,
+        message: Message,
+        stamp: Option<(RunNumber, CommitCounter)>,
+    },
+    Committed {
+        acceptor: usize,
+        run: u64,
+    },
+    PageDue {
+        acceptor: usize,
+        run: u64,
+        to: Node,
+        ballot: Ballot,
+        from: Slot,
+        scan: Option<Scan>,
+    },
+    FrameDue {
+        acceptor: usize,
+        run: u64,
+        learner: usize,
+        kind: Kind,
+        from: Slot,
+    },
+    ReportDue {
+        acceptor: usize,
+        run: u64,
+        proposer: usize,
+    },
+    LinkOpened {
+        acceptor: usize,
+        proposer: usize,
+    },
+    Introduced {
+        acceptor: usize,
+        proposer: usize,
+        run: u64,
+        runs: Vec<witness::Run>,
+        remembers: Witnesses,
+    },
+    DamageFound {
+        acceptor: usize,
+        run: u64,
+    },
+    LinkClosed {
+        acceptor: usize,
+        proposer: usize,
+    },
+    Fired {
+        proposer: usize,
+        run: u64,
+        timer: Timer,
+        generation: u64,
+    },
+    FlushDue {
+        proposer: usize,
+        run: u64,
+    },
+    ReportOverdue {
+        acceptor: usize,
+        proposer: usize,
+        run: u64,
+        since: Time,
+    },
+    StopOverdue {
+        proposer: usize,
+        run: u64,
+    },
+    ForwardOverdue {
+        proposer: usize,
+        run: u64,
+        request: u64,
+    },
+    Stored {
+        learner: usize,
+        run: u64,
+        count: usize,
+    },
+    StallCheck {
+        learner: usize,
+        run: u64,
+    },
+    ClientDue {
+        client: usize,
+    },
+    ClientTimeout {
+        request: u64,
+    },
+    FaultDue,
+    Restart(Node),
+    Healed,
+}
+
+impl Happening {
+    /// Who must be running, and not paused, for it to happen.
+    fn node(&self) -> Option<Node> {
+        match self {
+            Self::Deliver { to, .. } => Some(*to),
+            Self::Committed { acceptor, .. }
+            | Self::PageDue { acceptor, .. }
+            | Self::FrameDue { acceptor, .. }
+            | Self::ReportDue { acceptor, .. }
+            | Self::DamageFound { acceptor, .. } => Some(Node::Acceptor(*acceptor)),
+            Self::LinkOpened { proposer, .. }
+            | Self::LinkClosed { proposer, .. }
+            | Self::Introduced { proposer, .. }
+            | Self::Fired { proposer, .. }
+            | Self::FlushDue { proposer, .. }
+            | Self::ReportOverdue { proposer, .. }
+            | Self::StopOverdue { proposer, .. }
+            | Self::ForwardOverdue { proposer, .. } => Some(Node::Proposer(*proposer)),
+            Self::Stored { learner, .. } | Self::StallCheck { learner, .. } => Some(Node::Learner(*learner)),
+            Self::ClientDue { .. } | Self::ClientTimeout { .. } => Some(Node::Clients),
+            Self::FaultDue | Self::Restart(_) | Self::Healed => None,
+        }
+    }
+}
+
+struct Planned {
+    at: Time,
+    order: u64,
+    happening: Happening,
+}
+
+impl PartialEq for Planned {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+
+impl Eq for Planned {}
+
+impl PartialOrd for Planned {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Planned {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+pub(crate) struct World<'a> {
+    pub(crate) now: Time,
+    order: u64,
+    heap: BinaryHeap<Reverse<Planned>>,
+    trace: DefaultHasher,
+    transcript: &'a mut Transcript,
+    pub(crate) rng: StdRng,
+    pub(crate) knobs: Knobs,
+    pub(crate) healed_at: Option<Time>,
+    pub(crate) configuration: Configuration,
+    pub(crate) electorate: Electorate,
+    pub(crate) network: Network,
+    pub(crate) acceptors: Vec<AcceptorProcess>,
+    pub(crate) proposers: Vec<ProposerProcess>,
+    pub(crate) learners: Vec<LearnerProcess>,
+    pub(crate) clients: Clients,
+    pub(crate) invariants: Invariants,
+    pub(crate) statistics: Statistics,
+}
+
+impl<'a> World<'a> {
+    pub(crate) fn new(seed: u64, transcript: &'a mut Transcript) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let knobs = Knobs::draw(&mut rng);
+        let quorums = knobs.quorums;
+        let members = (0..quorums.acceptors()).map(|acceptor| {
+            let address: Arc<str> = Arc::from(format!("acceptor {acceptor}"));
+            (uuid(acceptor), address)
+        });
+        let configuration =
+            Configuration::new(members, quorums.phase1(), quorums.phase2()).expect("distinct, and safe");
+        Self {
+            now: 0,
+            order: 0,
+            heap: BinaryHeap::new(),
+            trace: DefaultHasher::new(),
+            transcript,
+            rng,
+            healed_at: None,
+            electorate: configuration.electorate(),
+            configuration,
+            network: Network::new(knobs.network.clone()),
+            acceptors: Vec::new(),
+            proposers: Vec::new(),
+            learners: Vec::new(),
+            clients: Clients::default(),
+            invariants: Invariants::new(quorums, knobs.learners),
+            statistics: Statistics::default(),
+            knobs,
+        }
+    }
+
+    pub(crate) fn run(mut self) -> Run {
+        self.start();
+        while let Some(Reverse(next)) = self.heap.pop() {
+            self.now = next.at;
+            if let Some(healed_at) = self.healed_at {
+                let made = self
+                    .invariants
+                    .progress
+                    .is_made(&self.invariants.chosen, &self.invariants.learners);
+                self.statistics.healed_in = self.now - healed_at;
+                if made {
+                    break;
+                }
+                let patience = micros(LEADER_TIMEOUT) * Time::from(LEADER_TIMEOUTS_MAX);
+                assert!(self.now < healed_at + patience, "{}", self.what_is_stuck());
+            }
+            if let Some(until) = next.happening.node().and_then(|node| self.paused_until(node)) {
+                self.plan(until, next.happening);
+                continue;
+            }
+            (self.now, &next.happening).hash(&mut self.trace);
+            self.happen(next.happening);
+        }
+        self.statistics
+            .add(Counted::SlotsChosen, self.invariants.chosen.count());
+        self.statistics
+            .add(Counted::NoopsChosen, self.invariants.chosen.noops());
+        Run {
+            trace: self.trace.finish(),
+            statistics: self.statistics,
+        }
+    }
+
+    fn start(&mut self) {
+        for acceptor in 0..self.knobs.quorums.acceptors() {
+            let promised = if acceptor == 0 {
+                self.knobs.driven_up_to
+            } else {
+                Ballot::ZERO
+            };
+            let process = AcceptorProcess::formed(uuid(acceptor), &self.configuration, promised);
+            self.acceptors.push(process);
+        }
+        for _ in 0..self.knobs.proposers {
+            self.proposers.push(ProposerProcess::default());
+        }
+        for _ in 0..self.knobs.learners {
+            self.learners.push(LearnerProcess::default());
+        }
+        for acceptor in 0..self.acceptors.len() {
+            self.start_acceptor(acceptor);
+        }
+        for proposer in 0..self.proposers.len() {
+            self.start_proposer(proposer);
+        }
+        for learner in 0..self.learners.len() {
+            self.start_learner(learner);
+        }
+        for client in 0..self.knobs.clients {
+            self.plan(self.now, Happening::ClientDue { client });
+        }
+        self.plan(0, Happening::FaultDue);
+        self.plan(self.knobs.faults_until, Happening::Healed);
+    }
+
+    /// Makes something happen later.
+    pub(crate) fn plan(&mut self, at: Time, happening: Happening) {
+        self.order += 1;
+        self.heap.push(Reverse(Planned {
+            at: at.max(self.now),
+            order: self.order,
+            happening,
+        }));
+    }
+
+    /// Makes something happen within the next `within` microseconds.
+    pub(crate) fn plan_within(&mut self, within: Time, happening: Happening) {
+        let at = self.now + self.rng.random_range(0..=within);
+        self.plan(at, happening);
+    }
+
+    /// Adds a line to the transcript.
+    pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
+        self.transcript.line(self.now, line);
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Deliver {
+                from,
+                to,
+                message,
+                stamp,
+            } => self.deliver(from, to, message, stamp),
+            Happening::Committed { acceptor, run } => self.acceptor_committed(acceptor, run),
+            Happening::PageDue {
+                acceptor,
+                run,
+                to,
+                ballot,
+                from,
+                scan,
+            } => self.send_page(acceptor, run, to, ballot, (from, scan)),
+            Happening::FrameDue {
+                acceptor,
+                run,
+                learner,
+                kind,
+                from,
+            } => self.send_frame(acceptor, run, learner, kind, from),
+            Happening::ReportDue {
+                acceptor,
+                run,
+                proposer,
+            } => self.report(acceptor, run, proposer),
+            Happening::Introduced {
+                acceptor,
+                proposer,
+                run,
+                runs,
+                remembers,
+            } => self.introduced((acceptor, proposer), run, runs, remembers),
+            Happening::DamageFound { acceptor, run } => self.damage_found(acceptor, run),
+            Happening::LinkOpened { acceptor, proposer } => self.link_opened(acceptor, proposer),
+            Happening::LinkClosed { acceptor, proposer } => self.link_closed(acceptor, proposer),
+            Happening::Fired {
+                proposer,
+                run,
+                timer,
+                generation,
+            } => self.fired(proposer, run, timer, generation),
+            Happening::FlushDue { proposer, run } => self.flush_due(proposer, run),
+            Happening::ReportOverdue {
+                acceptor,
+                proposer,
+                run,
+                since,
+            } => self.report_overdue(acceptor, proposer, run, since),
+            Happening::StopOverdue { proposer, run } => self.stop_overdue(proposer, run),
+            Happening::ForwardOverdue {
+                proposer,
+                run,
+                request,
+            } => self.forward_overdue(proposer, run, request),
+            Happening::Stored { learner, run, count } => self.learner_stored(learner, run, count),
+            Happening::StallCheck { learner, run } => self.stall_check(learner, run),
+            Happening::ClientDue { client } => self.client_due(client),
+            Happening::ClientTimeout { request } => self.client_timeout(request),
+            Happening::FaultDue => self.fault_due(),
+            Happening::Restart(node) => self.restart(node),
+            Happening::Healed => self.heal(),
+        }
+    }
+
+    fn deliver(&mut self, from: Node, to: Node, message: Message, stamp: Option<(RunNumber, CommitCounter)>) {
+        self.note(|| format!("{from:?} → {to:?}: {message:?}"));
+        if let (Node::Acceptor(acceptor), Node::Proposer(proposer), Some((run, commit_counter))) =
+            (from, to, stamp)
+        {
+            self.heard(proposer, acceptor, run, commit_counter);
+        }
+        match to {
+            Node::Acceptor(acceptor) => self.acceptor_receives(acceptor, from, message),
+            Node::Proposer(proposer) => self.proposer_receives(proposer, from, message),
+            Node::Learner(learner) => self.learner_receives(learner, from, message),
+            Node::Clients => self.client_receives(&message),
+        }
+    }
+
+    /// The faults stop: everybody comes back, every way is open, nothing is lost any more.
+    fn heal(&mut self) {
+        self.note(|| "the faults stop".to_owned());
+        self.healed_at = Some(self.now);
+        self.network.knobs = NetworkKnobs::CALM;
+        self.network.cuts.clear();
+        self.knobs.disk_stuck = 0.0;
+        self.end_faults();
+        self.invariants.progress.healed();
+    }
+
+    fn what_is_stuck(&self) -> String {
+        let phases: Vec<String> = self.proposers.iter().map(ProposerProcess::describe).collect();
+        let acceptors: Vec<String> = self.acceptors.iter().map(AcceptorProcess::describe).collect();
+        let learners: Vec<String> = self.learners.iter().map(LearnerProcess::describe).collect();
+        format!(
+            "no progress {LEADER_TIMEOUTS_MAX} leader timeouts after the faults stopped; chosen to {}; proposers \
+             {phases:#?}; acceptors {acceptors:#?}; learners {learners:?}",
+            self.invariants.chosen.prefix()
+        )
+    }
+}
+
+/// The name of an acceptor.
+pub(crate) fn uuid(acceptor: usize) -> AcceptorUuid {
+    AcceptorUuid::from_u128(acceptor as u128 + 1)
+}
+
+/// A duration of the cores, on the simulated clock.
+pub(crate) fn micros(duration: std::time::Duration) -> Time {
+    Time::try_from(duration.as_micros()).expect("simulated durations are short")
+}

@@ -1,0 +1,150 @@
+//! Rules of the house that a program can check: over every source file of the repository.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Most lines of a file (inclusive): beyond that it does more than its first line says.
+const LINES_MAX: usize = 500;
+
+/// Files that may be longer, each with its reason.
+const LONGER: &[(&str, &str)] = &[
+    (
+        "common/src/paxos/acceptor.rs",
+        "one state machine, whose types are read together with its rules",
+    ),
+    (
+        "common/src/paxos/proposer.rs",
+        "one dispatch over events and phases; what a phase does has a file of its own",
+    ),
+    (
+        "common/src/wire.rs",
+        "one conversion after the other, in the order of the proto files",
+    ),
+    (
+        "acceptor/src/store/sqlite.rs",
+        "the statements of one schema, in one place",
+    ),
+];
+
+/// What the cores must not touch: time, chance, disks, networks, runtimes and logs come in as events or not at all.
+const IMPURE: &[&str] = &[
+    "tokio",
+    "tonic",
+    "sqlx",
+    "futures",
+    "tracing",
+    "rand",
+    "paxos_proto",
+    "prost",
+    "std::fs",
+    "std::net",
+    "std::thread",
+    "std::env",
+    "std::process",
+    "SystemTime",
+    "Instant",
+    "HashMap",
+    "HashSet",
+    "println!",
+];
+
+fn repository() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    root.expect("this crate is a directory of the repository")
+        .to_owned()
+}
+
+/// Every source file below `directory`, with its path from the root of the repository and its text, in order.
+fn sources(directory: &Path) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).expect("a directory of the repository") {
+            let path = entry.expect("an entry of it").path();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            if path.is_dir() {
+                if name != "target" && !name.starts_with('.') {
+                    directories.push(path);
+                }
+            } else if name.ends_with(".rs") {
+                let text = fs::read_to_string(&path).expect("a source file is text");
+                let from_root = path.strip_prefix(repository()).expect("found below the root");
+                found.push((from_root.to_string_lossy().into_owned(), text));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The code of a line, without its comment.
+fn code(line: &str) -> &str {
+    line.split("//").next().unwrap_or_default()
+}
+
+/// Whether `word` stands in `line` by itself, and not as part of a longer name.
+fn mentions(line: &str, word: &str) -> bool {
+    let is_name = |character: char| character.is_alphanumeric() || character == '_';
+    line.match_indices(word).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        let after = line[at + word.len()..].chars().next();
+        !before.is_some_and(is_name) && !after.is_some_and(is_name)
+    })
+}
+
+#[test]
+fn cores_import_nothing_impure() {
+    let cores = sources(&repository().join("common/src/paxos"));
+    assert!(cores.len() > 10, "the cores are somewhere else by now");
+    for (path, text) in cores {
+        for (number, line) in (1..).zip(text.lines()) {
+            for impure in IMPURE {
+                assert!(
+                    !mentions(code(line), impure),
+                    "{path}:{number}: a core must not use {impure}: {line}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_file_says_its_one_job_first() {
+    let sources = sources(&repository());
+    assert!(sources.len() > 50, "the sources are somewhere else by now");
+    for (path, text) in sources {
+        assert!(
+            text.starts_with("//! "),
+            "{path}: the first line says what the file is for: //! …"
+        );
+    }
+}
+
+#[test]
+fn no_file_is_longer_than_it_can_be_read() {
+    for (path, text) in sources(&repository()) {
+        let lines = text.lines().count();
+        let listed = LONGER.iter().any(|(longer, _)| *longer == path);
+        assert!(
+            lines <= LINES_MAX || listed,
+            "{path} has {lines} lines: split it, or list it here with the reason"
+        );
+    }
+    for (longer, _) in LONGER {
+        assert!(repository().join(longer).exists(), "{longer} is listed and gone");
+    }
+}
+
+#[test]
+fn words_are_found_whole_and_comments_are_not_code() {
+    assert!(mentions("use rand::RngExt;", "rand"));
+    assert!(!mentions("let operand = 1;", "rand"));
+    assert!(mentions(code("std::fs::read(path); // reads"), "std::fs"));
+    assert!(!mentions(code("let a = 1; // std::fs"), "std::fs"));
+}

@@ -1,0 +1,113 @@
+//! Reports to every acceptor how far this learner has come, on one standing stream each.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::Stream;
+use paxos_common::{
+    config,
+    paxos::{identity::AcceptorUuid, slot::Slot},
+    peer::{Address, Backoff},
+    wire,
+};
+use paxos_proto::v1 as pb;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    acceptors::{Acceptor, Cluster, Fault, backoff, within_deadline},
+    apply::State,
+};
+
+/// Reports follow each other no faster: a change shows soon, and a busy learner costs an acceptor little.
+const REPORT_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// Without news, a report comes so long after the shortest interval: once a second altogether.
+const REPORT_IDLE: Duration = Duration::from_millis(900);
+
+/// An acceptor's watermark, as it told when this learner attached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Greeting {
+    pub(crate) acceptor: AcceptorUuid,
+    pub(crate) chosen_to: Slot,
+}
+
+/// What is told of this learner.
+#[derive(Clone, Debug)]
+pub(crate) struct Reporter {
+    pub(crate) cluster: Arc<Cluster>,
+    /// This run's random name.
+    pub(crate) learner: u64,
+    pub(crate) address: Address,
+    pub(crate) applied: watch::Receiver<State>,
+    /// Closed once nobody wants to know any more.
+    pub(crate) greetings: mpsc::Sender<Greeting>,
+}
+
+impl Reporter {
+    /// Keeps a stream with one acceptor, for ever.
+    ///
+    /// # Cancel safety
+    /// Safe: the stream ends.
+    pub(crate) async fn stay_attached(self, acceptor: Arc<Acceptor>) {
+        let mut backoff = backoff();
+        loop {
+            let fault = match self.attach(&acceptor, &mut backoff).await {
+                Ok(()) => Fault::Ended,
+                Err(fault) => fault,
+            };
+            acceptor.failed(&fault);
+            sleep(backoff.next_delay()).await;
+        }
+    }
+
+    async fn attach(&self, acceptor: &Acceptor, backoff: &mut Backoff) -> Result<(), Fault> {
+        // Before anything is reported: only a member is to hear of us.
+        acceptor.identify(&self.cluster).await?;
+        let mut client = acceptor.client();
+        let mut answers = within_deadline(client.attach(self.clone().reports()))
+            .await?
+            .into_inner();
+        while let Some(answer) = answers.message().await? {
+            backoff.reset();
+            let greeting = Greeting {
+                acceptor: self.cluster.member(answer.stamp.as_ref())?,
+                chosen_to: Slot::new(answer.chosen_to).map_err(wire::Malformed::from)?,
+            };
+            acceptor.proved();
+            // Full or closed: others have told enough.
+            let _ = self.greetings.try_send(greeting);
+        }
+        Ok(())
+    }
+
+    fn reports(self) -> impl Stream<Item = pb::AttachRequest> + Send + 'static {
+        let mut applied = self.applied.clone();
+        async_stream::stream! {
+            loop {
+                let report = self.report(&applied.borrow_and_update());
+                yield report;
+                sleep(REPORT_INTERVAL_MIN).await;
+                if let Ok(Err(_)) = timeout(REPORT_IDLE, applied.changed()).await {
+                    // The applier is gone: the learner stops.
+                    break;
+                }
+            }
+        }
+    }
+
+    fn report(&self, state: &State) -> pb::AttachRequest {
+        let progress = pb::LearnerProgress {
+            applied_to: state.applied_to().get(),
+            digests: state.digests(),
+        };
+        pb::AttachRequest {
+            caller: Some(wire::caller(Some(self.cluster.id()))),
+            role: pb::Role::Learner.into(),
+            peer: self.learner,
+            address: self.address.to_string(),
+            software: config::version().to_owned(),
+            progress: Some(pb::attach_request::Progress::Learner(progress)),
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Flags of the learner, and the configuration they become.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use clap::Parser;
+use paxos_common::{
+    config::{AcceptorsArg, ListenArgs, RuntimeArgs},
+    peer::Address,
+};
+
+/// The port a learner listens on unless told otherwise.
+pub const PORT: u16 = 7201;
+
+/// How long a value feed may leave what is known to be chosen without its value.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Learns what a cluster of acceptors has chosen, and serves readers
+#[derive(Clone, Debug, Parser)]
+#[command(name = "learner", version)]
+pub struct Args {
+    /// Where to listen.
+    #[command(flatten)]
+    pub listen: ListenArgs<PORT>,
+
+    /// Whom to learn from.
+    #[command(flatten)]
+    pub acceptors: AcceptorsArg,
+
+    /// Directory for the learned log; created when missing (default: a temporary one, removed at the end)
+    #[arg(long, env = "PAXOS_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// How the process runs.
+    #[command(flatten)]
+    pub runtime: RuntimeArgs,
+}
+
+/// What a learner needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where all the acceptors are: one to 31 different addresses.
+    pub acceptors: Vec<Address>,
+    /// Where others reach this learner; `None`: where it listens.
+    pub advertise: Option<Address>,
+    /// Holds the learned log; `None`: a temporary directory, removed at the end.
+    pub data_dir: Option<PathBuf>,
+    /// When the next slot makes no progress for so long, although something was voted on, values are taken from
+    /// another acceptor; doubles while that does not help.
+    pub stall_timeout: Duration,
+}
+
+impl From<Args> for Config {
+    fn from(args: Args) -> Self {
+        Self {
+            acceptors: args.acceptors.acceptors.addresses().to_vec(),
+            advertise: args.listen.advertise,
+            data_dir: args.data_dir,
+            stall_timeout: STALL_TIMEOUT,
+        }
+    }
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "acceptors")?;
+        for acceptor in &self.acceptors {
+            write!(f, " {acceptor}")?;
+        }
+        match &self.data_dir {
+            Some(path) => write!(f, ", data directory {}", path.display())?,
+            None => write!(f, ", temporary data directory")?,
+        }
+        write!(f, ", stall timeout {:?}", self.stall_timeout)
+    }
+}

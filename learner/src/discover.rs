@@ -1,0 +1,58 @@
+//! Finds the cluster: asks the acceptors until one of them is formed. Learners never form one.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use futures::future::join_all;
+use paxos_common::paxos::{
+    forming::{FormAction, FormConflict, Forming},
+    quorum::{Configuration, InvalidConfiguration},
+};
+use tokio::time::sleep;
+
+use crate::acceptors::{Acceptor, Introduction, backoff};
+
+/// Waits for a formed cluster behind the addresses. Members and quorums are what the acceptors store, never what a
+/// flag says.
+///
+/// Every acceptor is asked before an answer is believed, so that a wrong list is found out as soon as the acceptors
+/// that prove it wrong can be reached.
+///
+/// # Errors
+/// When the answers prove that the addresses are not those of one cluster.
+///
+/// # Cancel safety
+/// Safe: it only asks.
+pub(crate) async fn discover(acceptors: &[Arc<Acceptor>]) -> Result<Configuration, FormConflict> {
+    let addresses = acceptors
+        .iter()
+        .map(|acceptor| Arc::from(acceptor.address().as_str()));
+    let mut forming = Forming::new(addresses.collect());
+    let mut backoff = backoff();
+    let mut told = false;
+    loop {
+        let answers = join_all(acceptors.iter().map(|acceptor| acceptor.ask())).await;
+        let mut answered = BTreeSet::new();
+        for (acceptor, answer) in acceptors.iter().zip(answers) {
+            match answer {
+                Ok(Introduction { report, .. }) => {
+                    acceptor.answered();
+                    if !answered.insert(report.acceptor) {
+                        return Err(InvalidConfiguration::Twice(report.acceptor).into());
+                    }
+                    forming.report(report);
+                }
+                Err(fault) => acceptor.failed(&fault),
+            }
+        }
+        match forming.next()? {
+            FormAction::Formed { configuration, .. } => return Ok(configuration),
+            FormAction::Ask(_) | FormAction::Store(..) | FormAction::Complete(..) => {
+                if !told && !answered.is_empty() {
+                    told = true;
+                    tracing::info!("waiting for a proposer to form the cluster");
+                }
+            }
+        }
+        sleep(backoff.next_delay()).await;
+    }
+}

@@ -1,0 +1,289 @@
+//! Owns the learner core: gives it what the acceptors tell, and hands on what is learned.
+
+use std::{collections::VecDeque, time::Duration};
+
+use paxos_common::{
+    exit::Failure,
+    paxos::{
+        ballot::Ballot,
+        identity::AcceptorUuid,
+        learner::{Admission, Learner, WINDOW_SLOTS},
+        message::Row,
+        slot::{Slot, SlotRange},
+    },
+    shutdown::Shutdown,
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::apply::{self, Batch};
+
+/// Events that wait for the driver: each following task has at most one, so more would stay empty.
+pub(crate) const EVENTS_MAX: usize = 32;
+/// Batches that wait for the applier: one, so that it never idles while the driver fills the next.
+pub(crate) const BATCHES_MAX: usize = 1;
+/// Most slots of a batch.
+const BATCH_SLOTS: usize = 4_096;
+/// A batch is full with so many bytes; together with the core's window this bounds a learner's memory.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Stalls are waited for at most so many times the first wait.
+const STALL_WAITS_MAX: u32 = 16;
+
+/// What the following tasks tell the driver.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Something was accepted.
+    Offer(Offer),
+    /// Values come from this acceptor from now on; answered with the slot to start at.
+    StartFeed {
+        member: AcceptorUuid,
+        answer: oneshot::Sender<Slot>,
+    },
+}
+
+/// What one acceptor told in one frame.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) acceptor: AcceptorUuid,
+    pub(crate) frame: Frame,
+    pub(crate) answer: oneshot::Sender<Verdict>,
+}
+
+/// The content of a frame.
+#[derive(Debug)]
+pub(crate) enum Frame {
+    Votes(VecDeque<(Ballot, SlotRange)>),
+    /// Ascending; `chosen_to` speaks for these rows alone.
+    Rows {
+        rows: VecDeque<Row>,
+        chosen_to: Slot,
+    },
+}
+
+/// How much of a frame was taken.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    Whole,
+    /// The rest is to be offered again when the first slot not learned is above `at`.
+    Later {
+        rest: Frame,
+        at: Slot,
+    },
+}
+
+/// Where the driver tells how it is.
+#[derive(Debug)]
+pub(crate) struct Outlets {
+    /// To the applier.
+    pub(crate) learned: mpsc::Sender<Batch>,
+    /// The first slot not learned.
+    pub(crate) next: watch::Sender<Slot>,
+    /// Counts up when values should come from another acceptor.
+    pub(crate) stalls: watch::Sender<u64>,
+    /// Where values come from.
+    pub(crate) feed: watch::Sender<Option<AcceptorUuid>>,
+}
+
+/// Runs until the stop begins.
+///
+/// # Errors
+/// None so far: the applier tells its failures itself.
+pub(crate) async fn run(
+    core: Learner,
+    mut events: mpsc::Receiver<Event>,
+    outlets: Outlets,
+    stall_timeout: Duration,
+    shutdown: Shutdown,
+) -> Result<(), Failure> {
+    let mut driver = Driver {
+        stall: Stall::new(core.next()),
+        core,
+        outlets,
+        ready: Batch::new(),
+        ready_bytes: 0,
+    };
+    // Half of the time-out, since a stall takes two ticks to show.
+    let mut ticks = interval(stall_timeout / 2);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let learned = driver.outlets.learned.clone();
+    loop {
+        tokio::select! {
+            // `begun` only waits.
+            () = shutdown.begun() => return Ok(()),
+            // Cancel safe: an event that is not returned stays queued.
+            Some(event) = events.recv() => driver.handle(event),
+            // Cancel safe: nothing is sent before the permit is there. An error says that the applier has ended,
+            // which ends the process; until then there is nobody to learn for.
+            Ok(permit) = learned.reserve(), if !driver.ready.is_empty() => permit.send(driver.take_ready()),
+            // Cancel safe: a tick that is not returned is returned next time.
+            _ = ticks.tick() => driver.look_for_stall(),
+        }
+        driver.gather();
+    }
+}
+
+struct Driver {
+    core: Learner,
+    outlets: Outlets,
+    /// Learned, and waiting for the applier.
+    ready: Batch,
+    ready_bytes: usize,
+    stall: Stall,
+}
+
+impl Driver {
+    fn handle(&mut self, event: Event) {
+        // Whoever asked may be gone: its next stream starts over at the first slot not learned.
+        match event {
+            Event::Offer(offer) => {
+                let verdict = self.take(offer.acceptor, offer.frame);
+                let _ = offer.answer.send(verdict);
+            }
+            Event::StartFeed { member, answer } => {
+                self.core.change_feed();
+                self.outlets.feed.send_replace(Some(member));
+                let _ = answer.send(self.core.next());
+            }
+        }
+    }
+
+    fn take(&mut self, acceptor: AcceptorUuid, frame: Frame) -> Verdict {
+        let at = self.core.next();
+        let rest = match frame {
+            Frame::Votes(votes) => {
+                let rest = self.count(acceptor, votes);
+                (!rest.is_empty()).then_some(Frame::Votes(rest))
+            }
+            Frame::Rows { rows, chosen_to } => {
+                let rows = self.hold(rows, chosen_to);
+                (!rows.is_empty()).then_some(Frame::Rows { rows, chosen_to })
+            }
+        };
+        match rest {
+            Some(rest) => Verdict::Later { rest, at },
+            None => Verdict::Whole,
+        }
+    }
+
+    /// Counts votes; returns those beyond the core's window. What was counted stays counted, so offering it again
+    /// would only cost time.
+    fn count(
+        &mut self,
+        acceptor: AcceptorUuid,
+        votes: VecDeque<(Ballot, SlotRange)>,
+    ) -> VecDeque<(Ballot, SlotRange)> {
+        let end = self.core.next().plus(WINDOW_SLOTS);
+        let beyond = |(ballot, range): (Ballot, SlotRange)| match self.core.votes(acceptor, ballot, range) {
+            Admission::Whole => None,
+            Admission::Later => Some((
+                ballot,
+                SlotRange {
+                    from: range.from.max(end),
+                    to: range.to,
+                },
+            )),
+        };
+        votes.into_iter().filter_map(beyond).collect()
+    }
+
+    /// Holds rows up to the first that finds no room; returns it and those after it.
+    fn hold(&mut self, mut rows: VecDeque<Row>, chosen_to: Slot) -> VecDeque<Row> {
+        while let Some(row) = rows.front() {
+            match self.core.rows(std::slice::from_ref(row), chosen_to) {
+                Admission::Whole => rows.pop_front(),
+                Admission::Later => break,
+            };
+        }
+        rows
+    }
+
+    /// Takes what is learned out of the core, as much as a batch may hold.
+    fn gather(&mut self) {
+        let before = self.core.next();
+        while self.ready.len() < BATCH_SLOTS && self.ready_bytes < BATCH_BYTES {
+            // One at a time, for the bound on bytes.
+            let learned = self.core.take_learned(1);
+            if learned.is_empty() {
+                break;
+            }
+            self.ready_bytes += apply::bytes_of(&learned);
+            self.ready.extend(learned);
+        }
+        if self.core.next() != before {
+            self.outlets.next.send_replace(self.core.next());
+        }
+    }
+
+    fn take_ready(&mut self) -> Batch {
+        self.ready_bytes = 0;
+        std::mem::take(&mut self.ready)
+    }
+
+    fn look_for_stall(&mut self) {
+        // While a full batch waits for the applier it is the disk that is slow, and no acceptor.
+        let waits = self.ready.is_empty() && (self.core.lacks_value() || self.core.knows_of_more());
+        if self.stall.tick(self.core.next(), waits) {
+            self.outlets.stalls.send_modify(|stalls| *stalls += 1);
+        }
+    }
+}
+
+/// Notices that the first slot not learned stays the same although something was voted on.
+#[derive(Debug)]
+struct Stall {
+    next: Slot,
+    /// For how many ticks it has been waited for.
+    ticks: u32,
+    /// How many ticks are a stall; grows while another feed does not help.
+    patience: u32,
+}
+
+impl Stall {
+    const PATIENCE: u32 = 2;
+
+    fn new(next: Slot) -> Self {
+        Self {
+            next,
+            ticks: 0,
+            patience: Self::PATIENCE,
+        }
+    }
+
+    /// Takes note of the present state; returns whether it is a stall.
+    fn tick(&mut self, next: Slot, waits: bool) -> bool {
+        if !waits || next != self.next {
+            *self = Self::new(next);
+        }
+        if !waits {
+            return false;
+        }
+        // The first tick that finds somebody waiting does not know for how long.
+        self.ticks += 1;
+        if self.ticks <= self.patience {
+            return false;
+        }
+        self.ticks = 0;
+        self.patience = (self.patience * 2).min(Self::PATIENCE * STALL_WAITS_MAX);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stall_shows_after_its_patience_and_patience_grows_until_there_is_progress() {
+        let next = Slot::new(5).unwrap();
+        let mut stall = Stall::new(next);
+        let pattern = |stall: &mut Stall, ticks: usize, next, waits| -> Vec<usize> {
+            (1..=ticks).filter(|_| stall.tick(next, waits)).collect()
+        };
+        assert_eq!(pattern(&mut stall, 100, next, false), [0; 0]);
+        assert_eq!(pattern(&mut stall, 17, next, true), [3, 8, 17]);
+        // Progress makes it as quick as before.
+        assert_eq!(pattern(&mut stall, 3, next.next(), true), [3]);
+    }
+}

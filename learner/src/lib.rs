@@ -1,0 +1,249 @@
+//! The learner: knows what was chosen, keeps it in slot order, and shows the same log to every reader.
+//!
+//! ```text
+//!  acceptor ──votes──▶ observe ─┐
+//!  acceptor ──votes──▶ observe ─┼─▶ driver (owns the core) ─▶ apply (owns the store) ─▶ subscribe ─▶ readers
+//!  acceptor ──votes──▶ observe ─┤                                   │
+//!     one   ──values─▶ observe ─┘                                attach ─▶ acceptors
+//! ```
+//!
+//! Every queue on the way is bounded: what does not fit waits at the acceptor, on its disk.
+
+mod acceptors;
+mod apply;
+mod attach;
+mod config;
+mod discover;
+mod driver;
+mod observe;
+mod service;
+mod store;
+mod subscribe;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use paxos_common::{
+    config::ListenArgs,
+    exit::Failure,
+    paxos::{learner::Learner, quorum::Tally},
+    peer::{Address, MESSAGE_BYTES_MAX},
+    server::{Health, Server},
+    shutdown::Shutdown,
+    sqlite::DataDir,
+};
+use paxos_proto::v1::learner_server::{LearnerServer, SERVICE_NAME};
+use tempfile::TempDir;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::spawn_blocking,
+};
+use tonic::service::Routes;
+
+use acceptors::{Acceptor, Cluster};
+use attach::{Greeting, Reporter};
+use driver::Outlets;
+use observe::Observer;
+use service::{LearnerService, Opened};
+use store::{Log, Store};
+
+pub use config::{Args, Config, PORT, STALL_TIMEOUT};
+
+/// How long a stop may take: one commit and the grace of open calls.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// First reports of acceptors that wait to be read: more than a cluster has acceptors.
+const GREETINGS_MAX: usize = 64;
+
+/// Runs a learner until the stop begins.
+///
+/// It listens at once, and serves the log when the acceptors have told which cluster they form.
+///
+/// # Errors
+/// The acceptors are not those of one cluster, the data directory belongs to another or is in use (exit 78), or the
+/// disk failed (exit 74).
+pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> Result<(), Failure> {
+    let listen = listener.local_addr().map_err(Failure::internal)?;
+    let advertise = config.advertise.clone();
+    let address = ListenArgs::<PORT> { listen, advertise }.advertised(listen)?;
+    tracing::info!(%listen, %address, %config, "learner starts");
+
+    let path = config.data_dir.clone();
+    let (directory, temporary) = spawn_blocking(|| open_directory(path))
+        .await
+        .map_err(Failure::internal)??;
+
+    // A name for people to tell learners apart; nothing rests on it.
+    let learner = rand::random::<u64>() >> 1;
+    let service = LearnerService::new(learner, address.clone());
+    let routes = Routes::new(
+        LearnerServer::new(service.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX),
+    );
+    let (server, health) = Server::new(listener, SERVICE_NAME, routes).await?;
+    shutdown.spawn_vital("server", server.run(shutdown.clone()));
+
+    let starter = Starter {
+        config,
+        learner,
+        address,
+        service,
+        health,
+        shutdown: shutdown.clone(),
+    };
+    let log = match shutdown
+        .token()
+        .run_until_cancelled(starter.start(directory))
+        .await
+    {
+        Some(Ok(log)) => Some(log),
+        Some(Err(failure)) => {
+            shutdown.fail(failure);
+            None
+        }
+        None => None,
+    };
+    shutdown.begun().await;
+    let result = shutdown.drain(STOP_GRACE).await;
+    if let Some(log) = log {
+        log.close().await;
+    }
+    remove(temporary).await;
+    result
+}
+
+/// Opens the directory given, or makes one that is removed when the second of the pair is dropped.
+fn open_directory(path: Option<PathBuf>) -> Result<(DataDir, Option<TempDir>), Failure> {
+    if let Some(path) = path {
+        return Ok((DataDir::open(&path)?, None));
+    }
+    let temporary = tempfile::Builder::new()
+        .prefix("paxos-learner-")
+        .tempdir()
+        .map_err(|error| Failure::storage(error).context("make a temporary data directory"))?;
+    Ok((DataDir::open(temporary.path())?, Some(temporary)))
+}
+
+async fn remove(temporary: Option<TempDir>) {
+    let Some(temporary) = temporary else {
+        return;
+    };
+    let path = temporary.path().display().to_string();
+    if let Ok(Err(error)) = spawn_blocking(|| temporary.close()).await {
+        tracing::warn!(path, %error, "cannot remove the temporary data directory");
+    }
+}
+
+/// What it takes to start learning.
+struct Starter {
+    config: Config,
+    learner: u64,
+    address: Address,
+    service: LearnerService,
+    health: Health,
+    shutdown: Shutdown,
+}
+
+impl Starter {
+    /// Finds the cluster, opens the log and starts every task.
+    ///
+    /// # Cancel safety
+    /// Safe: the file that it may be opening stays whole, and what is started runs on.
+    async fn start(self, directory: DataDir) -> Result<Log, Failure> {
+        let acceptors: Vec<_> = self.config.acceptors.iter().cloned().map(Acceptor::new).collect();
+        let configuration = discover::discover(&acceptors).await.map_err(Failure::refused)?;
+        let cluster = Arc::new(Cluster::new(&configuration));
+        let (store, log, state) = Store::open(directory, cluster.id()).await?;
+        let from = state.applied_to();
+        tracing::info!(%cluster, %from, "learning");
+
+        let (events_in, events) = mpsc::channel(driver::EVENTS_MAX);
+        let (learned, batches) = mpsc::channel(driver::BATCHES_MAX);
+        let (next, next_seen) = watch::channel(from);
+        let (stalls, stalls_seen) = watch::channel(0);
+        let (feed, feed_seen) = watch::channel(None);
+        let (applied, applied_seen) = watch::channel(state.clone());
+
+        let core = Learner::new(cluster.electorate().clone(), from);
+        let outlets = Outlets {
+            learned,
+            next,
+            stalls,
+            feed,
+        };
+        let stall_timeout = self.config.stall_timeout;
+        let shutdown = &self.shutdown;
+        shutdown.spawn_vital(
+            "driver",
+            driver::run(core, events, outlets, stall_timeout, shutdown.clone()),
+        );
+        shutdown.spawn_vital("applier", apply::run(store, state, batches, applied));
+
+        self.service.open(Opened {
+            cluster: cluster.id(),
+            log: log.clone(),
+            applied: applied_seen.clone(),
+            feed: feed_seen,
+        });
+        let observer = Observer {
+            cluster: Arc::clone(&cluster),
+            driver: events_in,
+            next: next_seen,
+        };
+        let (greetings_in, greetings) = mpsc::channel(GREETINGS_MAX);
+        let reporter = Reporter {
+            cluster: Arc::clone(&cluster),
+            learner: self.learner,
+            address: self.address,
+            applied: applied_seen.clone(),
+            greetings: greetings_in,
+        };
+        let token = shutdown.token();
+        for acceptor in &acceptors {
+            let votes = observer.clone().follow_votes(Arc::clone(acceptor));
+            shutdown.spawn(token.clone().run_until_cancelled_owned(votes));
+            let attached = reporter.clone().stay_attached(Arc::clone(acceptor));
+            shutdown.spawn(token.clone().run_until_cancelled_owned(attached));
+        }
+        // A random one, which spreads the learners over the acceptors.
+        let first = rand::random_range(0..acceptors.len());
+        let values = observer.follow_values(acceptors, first, stalls_seen);
+        shutdown.spawn(token.clone().run_until_cancelled_owned(values));
+        let readiness = tell_when_caught_up(cluster, greetings, applied_seen, self.health);
+        shutdown.spawn(token.clone().run_until_cancelled_owned(readiness));
+        Ok(log)
+    }
+}
+
+/// Reports this learner as serving once it has applied what was known to be chosen when it attached.
+///
+/// A phase-1 quorum has to tell: what was chosen and acknowledged, a leader's watermark included, reaches at least
+/// one of it sooner or later, and a single acceptor may have been away for long.
+async fn tell_when_caught_up(
+    cluster: Arc<Cluster>,
+    mut greetings: mpsc::Receiver<Greeting>,
+    mut applied: watch::Receiver<apply::State>,
+    health: Health,
+) {
+    let electorate = cluster.electorate();
+    let mut told = Tally::default();
+    let mut target = applied.borrow().applied_to();
+    while told.count() < electorate.quorums().phase1() {
+        let Some(Greeting { acceptor, chosen_to }) = greetings.recv().await else {
+            return;
+        };
+        if told.add(electorate, acceptor) {
+            target = target.max(chosen_to);
+        }
+    }
+    drop(greetings);
+    if applied
+        .wait_for(|state| state.applied_to() >= target)
+        .await
+        .is_ok()
+    {
+        tracing::info!(%target, "caught up");
+        health.set_serving(true).await;
+    }
+}

@@ -1,0 +1,14 @@
+//! The binary `learner`: reads its flags and runs.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use paxos_common::exit;
+use paxos_learner::{Args, run};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    exit::main_with(args.listen.listen, args.runtime, |listener, shutdown| {
+        run(args.into(), listener, shutdown)
+    })
+}

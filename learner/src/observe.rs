@@ -1,0 +1,218 @@
+//! Follows what the acceptors accept: votes from every one, values from one at a time.
+
+use std::sync::Arc;
+
+use paxos_common::{
+    paxos::{identity::AcceptorUuid, message::Row, slot::Slot},
+    peer::Backoff,
+    wire,
+};
+use paxos_proto::v1 as pb;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::sleep,
+};
+
+use crate::{
+    acceptors::{Acceptor, Cluster, Fault, backoff, within_deadline},
+    driver::{Event, Frame, Offer, Verdict},
+};
+
+/// What every following task needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Observer {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) driver: mpsc::Sender<Event>,
+    /// The first slot not learned.
+    pub(crate) next: watch::Receiver<Slot>,
+}
+
+/// The driver is gone: the learner stops.
+#[derive(Debug)]
+struct Stopping;
+
+/// Why following an acceptor came to an end.
+enum Break {
+    Fault(Fault),
+    Stopping,
+}
+
+impl From<Fault> for Break {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<Stopping> for Break {
+    fn from(Stopping: Stopping) -> Self {
+        Self::Stopping
+    }
+}
+
+impl Observer {
+    /// Follows the votes of one acceptor, until the driver is gone. After a break it starts over at the first slot
+    /// not learned.
+    ///
+    /// # Cancel safety
+    /// Safe: what was offered was counted or not, and is told again from the first slot not learned.
+    pub(crate) async fn follow_votes(self, acceptor: Arc<Acceptor>) {
+        let mut backoff = backoff();
+        loop {
+            match self.votes(&acceptor, &mut backoff).await {
+                Break::Fault(fault) => acceptor.failed(&fault),
+                Break::Stopping => return,
+            }
+            sleep(backoff.next_delay()).await;
+        }
+    }
+
+    async fn votes(&self, acceptor: &Acceptor, backoff: &mut Backoff) -> Break {
+        let member = match acceptor.identify(&self.cluster).await {
+            Ok(member) => member,
+            Err(fault) => return fault.into(),
+        };
+        let from = *self.next.borrow();
+        self.read(acceptor, member, pb::ObserveKind::Votes, from, backoff)
+            .await
+    }
+
+    /// Takes values from one acceptor at a time, starting with number `first` of them, until the driver is gone. The
+    /// next one's turn comes when the stream breaks, or when the driver counts up `stalls`.
+    ///
+    /// # Cancel safety
+    /// As for [`Self::follow_votes`].
+    pub(crate) async fn follow_values(
+        self,
+        acceptors: Vec<Arc<Acceptor>>,
+        first: usize,
+        mut stalls: watch::Receiver<u64>,
+    ) {
+        let mut backoff = backoff();
+        for acceptor in acceptors.iter().cycle().skip(first) {
+            stalls.mark_unchanged();
+            let broken = tokio::select! {
+                // Cancelling is safe: the next feed starts over at the first slot not learned.
+                broken = self.values(acceptor, &mut backoff) => Some(broken),
+                // `changed` only waits.
+                _ = stalls.changed() => None,
+            };
+            match broken {
+                None => {
+                    let address = acceptor.address();
+                    tracing::info!(%address, "value feed stalls, taking values from the next acceptor");
+                }
+                Some(Break::Fault(fault)) => {
+                    acceptor.failed(&fault);
+                    sleep(backoff.next_delay()).await;
+                }
+                Some(Break::Stopping) => return,
+            }
+        }
+    }
+
+    async fn values(&self, acceptor: &Acceptor, backoff: &mut Backoff) -> Break {
+        let member = match acceptor.identify(&self.cluster).await {
+            Ok(member) => member,
+            Err(fault) => return fault.into(),
+        };
+        match self.start_feed(member).await {
+            Ok(from) => {
+                self.read(acceptor, member, pb::ObserveKind::Values, from, backoff)
+                    .await
+            }
+            Err(Stopping) => Break::Stopping,
+        }
+    }
+
+    /// Announces another feed; returns where it has to start.
+    async fn start_feed(&self, member: AcceptorUuid) -> Result<Slot, Stopping> {
+        let (answer, from) = oneshot::channel();
+        self.send(Event::StartFeed { member, answer }).await?;
+        from.await.map_err(|_| Stopping)
+    }
+
+    async fn read(
+        &self,
+        acceptor: &Acceptor,
+        member: AcceptorUuid,
+        kind: pb::ObserveKind,
+        from: Slot,
+        backoff: &mut Backoff,
+    ) -> Break {
+        match self.read_frames(acceptor, member, kind, from, backoff).await {
+            Ok(()) => Fault::Ended.into(),
+            Err(broken) => broken,
+        }
+    }
+
+    async fn read_frames(
+        &self,
+        acceptor: &Acceptor,
+        member: AcceptorUuid,
+        kind: pb::ObserveKind,
+        from: Slot,
+        backoff: &mut Backoff,
+    ) -> Result<(), Break> {
+        let request = pb::ObserveRequest {
+            caller: Some(wire::caller(Some(self.cluster.id()))),
+            kind: kind.into(),
+            from: from.get(),
+        };
+        tracing::debug!(address = %acceptor.address(), %from, ?kind, "observing");
+        let mut client = acceptor.client();
+        let mut frames = within_deadline(client.observe(request)).await?.into_inner();
+        acceptor.answered();
+        while let Some(frame) = frames.message().await.map_err(Fault::from)? {
+            let found = self.cluster.member(frame.stamp.as_ref())?;
+            if found != member {
+                let expected = member;
+                return Err(Fault::Changed { found, expected }.into());
+            }
+            backoff.reset();
+            acceptor.proved();
+            let frame = read_frame(frame, kind).map_err(Fault::from)?;
+            self.offer(member, frame).await?;
+        }
+        Ok(())
+    }
+
+    /// Hands a frame to the driver. What does not fit its window yet is held here, and nothing further is read,
+    /// until the learner has advanced.
+    async fn offer(&self, acceptor: AcceptorUuid, mut frame: Frame) -> Result<(), Stopping> {
+        let mut next = self.next.clone();
+        loop {
+            let (answer, verdict) = oneshot::channel();
+            let offer = Offer {
+                acceptor,
+                frame,
+                answer,
+            };
+            self.send(Event::Offer(offer)).await?;
+            match verdict.await.map_err(|_| Stopping)? {
+                Verdict::Whole => return Ok(()),
+                Verdict::Later { rest, at } => {
+                    frame = rest;
+                    next.wait_for(|next| *next > at).await.map_err(|_| Stopping)?;
+                }
+            }
+        }
+    }
+
+    async fn send(&self, event: Event) -> Result<(), Stopping> {
+        self.driver.send(event).await.map_err(|_| Stopping)
+    }
+}
+
+fn read_frame(frame: pb::ObserveFrame, kind: pb::ObserveKind) -> Result<Frame, wire::Malformed> {
+    if kind == pb::ObserveKind::Votes {
+        let votes = frame.votes.into_iter().map(wire::vote_range);
+        return Ok(Frame::Votes(votes.collect::<Result<_, _>>()?));
+    }
+    let mut rows = wire::rows(frame.rows)?;
+    // In slot order, so that no row that has to wait keeps back one that comes before it.
+    rows.sort_by_key(|row: &Row| row.slot);
+    Ok(Frame::Rows {
+        rows: rows.into(),
+        chosen_to: Slot::new(frame.chosen_to)?,
+    })
+}

@@ -1,0 +1,434 @@
+//! Acceptors that say what a test tells them to, over real gRPC, and a learner that listens to them.
+
+use std::{pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+use paxos_common::{
+    exit::Failure,
+    paxos::{identity::AcceptorUuid, quorum::Configuration, slot::Slot},
+    peer::Address,
+    shutdown::Shutdown,
+    wire,
+};
+use paxos_learner::{Config, run};
+use paxos_proto::v1::{
+    self as pb,
+    acceptor_server::{Acceptor, AcceptorServer},
+    learner_client::LearnerClient,
+};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming, transport::Channel};
+
+/// What an acceptor has to say.
+#[derive(Clone, Default)]
+pub(crate) struct Script {
+    /// What it has stored; a formed member when there is something.
+    pub(crate) configuration: Option<pb::Configuration>,
+    /// Accepted, in the order of the commits.
+    pub(crate) accepted: Vec<(pb::Ballot, u64, Bytes)>,
+    pub(crate) chosen_to: u64,
+    /// Values streams stay open and say nothing.
+    pub(crate) values_muted: bool,
+    /// Frames are stamped by somebody else.
+    pub(crate) frames_stamped: Option<AcceptorUuid>,
+    /// The runs that its disk knows, by number, the present one last; none stands for one run, number 1.
+    pub(crate) runs: Vec<u64>,
+    /// Streams that opened before this counted up are broken off.
+    pub(crate) breaks: u64,
+}
+
+/// What an acceptor was asked.
+#[derive(Clone, Default)]
+pub(crate) struct Heard {
+    /// How often it was asked how far it is in forming.
+    pub(crate) forms: u64,
+    pub(crate) votes_from: Vec<u64>,
+    pub(crate) values_from: Vec<u64>,
+    pub(crate) reports: Vec<pb::AttachRequest>,
+}
+
+/// One acceptor of a test.
+#[derive(Clone)]
+pub(crate) struct FakeAcceptor {
+    pub(crate) uuid: AcceptorUuid,
+    pub(crate) address: Address,
+    pub(crate) script: Arc<watch::Sender<Script>>,
+    pub(crate) heard: Arc<watch::Sender<Heard>>,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl FakeAcceptor {
+    pub(crate) async fn start(uuid: u128) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let acceptor = Self {
+            uuid: AcceptorUuid::from_u128(uuid),
+            address: format!("http://{}", listener.local_addr().unwrap())
+                .parse()
+                .unwrap(),
+            script: Arc::new(watch::Sender::default()),
+            heard: Arc::new(watch::Sender::default()),
+        };
+        let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+        let service = AcceptorServer::new(acceptor.clone());
+        tokio::spawn(
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(incoming),
+        );
+        acceptor
+    }
+
+    /// Accepts values at a ballot of this round, for the slots given.
+    pub(crate) fn accept(&self, round: u64, values: &[(u64, &str)]) {
+        self.script.send_modify(|script| {
+            for &(slot, text) in values {
+                script.accepted.push((ballot(round), slot, value(text)));
+            }
+        });
+    }
+
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Script)) {
+        self.script.send_modify(change);
+    }
+
+    /// Waits until this acceptor was asked for what `enough` wants.
+    pub(crate) async fn hears(&self, enough: impl FnMut(&Heard) -> bool) -> Heard {
+        let mut heard = self.heard.subscribe();
+        let heard = within_deadline(heard.wait_for(enough)).await;
+        heard.unwrap().clone()
+    }
+
+    fn stamp(&self, stamped: Option<AcceptorUuid>) -> pb::Stamp {
+        let script = self.script.borrow();
+        let configuration = script.configuration.clone();
+        pb::Stamp {
+            cluster_id: configuration.map_or_else(Bytes::new, |configuration| {
+                let configuration = Configuration::try_from(configuration).unwrap();
+                Bytes::copy_from_slice(configuration.cluster_id().as_bytes())
+            }),
+            acceptor: Bytes::copy_from_slice(&stamped.unwrap_or(self.uuid).to_bytes()),
+            run: script.runs.last().copied().unwrap_or(1),
+            commit_counter: 1,
+            runs: Vec::new(),
+        }
+    }
+
+    fn frame(&self, script: &Script, begin: usize, request: &pb::ObserveRequest) -> pb::ObserveFrame {
+        let news = script.accepted[begin..]
+            .iter()
+            .filter(|(_, slot, _)| *slot >= request.from);
+        let mut frame = pb::ObserveFrame {
+            stamp: Some(self.stamp(script.frames_stamped)),
+            chosen_to: script.chosen_to,
+            ..Default::default()
+        };
+        for (ballot, slot, value) in news {
+            if request.kind() == pb::ObserveKind::Values {
+                frame.rows.push(pb::Row {
+                    slot: *slot,
+                    ballot: Some(*ballot),
+                    value: value.clone(),
+                    traceparent: String::new(),
+                    unknown: false,
+                });
+            } else {
+                frame.votes.push(pb::VoteRange {
+                    ballot: Some(*ballot),
+                    from: *slot,
+                    to: slot + 1,
+                });
+            }
+        }
+        frame
+    }
+}
+
+#[tonic::async_trait]
+impl Acceptor for FakeAcceptor {
+    type PrepareStream = Answers<pb::PromisePage>;
+    type AcceptStream = Answers<pb::AcceptResponse>;
+    type ObserveStream = Answers<pb::ObserveFrame>;
+    type AttachStream = Answers<pb::AttachResponse>;
+
+    async fn form(&self, request: Request<pb::FormRequest>) -> Result<Response<pb::FormResponse>, Status> {
+        assert!(request.get_ref().step.is_none(), "a learner forms nothing");
+        let configuration = self.script.borrow().configuration.clone();
+        let membership = match &configuration {
+            Some(_) => pb::Membership::Formed,
+            None => pb::Membership::Blank,
+        };
+        self.heard.send_modify(|heard| heard.forms += 1);
+        let mut stamp = self.stamp(None);
+        let run = |run| pb::Run {
+            run,
+            commit_counter: 1,
+        };
+        stamp.runs = match &self.script.borrow().runs[..] {
+            [] => vec![run(1)],
+            runs => runs.iter().copied().map(run).collect(),
+        };
+        Ok(Response::new(pb::FormResponse {
+            stamp: Some(stamp),
+            membership: membership.into(),
+            configuration,
+            address: self.address.to_string(),
+            ..Default::default()
+        }))
+    }
+
+    async fn observe(
+        &self,
+        request: Request<pb::ObserveRequest>,
+    ) -> Result<Response<Self::ObserveStream>, Status> {
+        let request = request.into_inner();
+        // Before the test hears of it, so that what it breaks then is this stream.
+        let opened_at = self.script.borrow().breaks;
+        self.heard.send_modify(|heard| match request.kind() {
+            pb::ObserveKind::Votes => heard.votes_from.push(request.from),
+            pb::ObserveKind::Values => heard.values_from.push(request.from),
+            pb::ObserveKind::Unspecified => panic!("a learner says what it wants"),
+        });
+        let acceptor = self.clone();
+        let mut script = self.script.subscribe();
+        let frames = async_stream::try_stream! {
+            let values = request.kind() == pb::ObserveKind::Values;
+            let mut told = 0;
+            loop {
+                let now = next_script(&mut script, |script| {
+                    script.breaks != opened_at
+                        || script.accepted.len() > told && !(values && script.values_muted)
+                })
+                .await;
+                if now.breaks != opened_at {
+                    Err(Status::unavailable("broken off"))?;
+                }
+                yield acceptor.frame(&now, told, &request);
+                told = now.accepted.len();
+            }
+        };
+        Ok(Response::new(Box::pin(frames)))
+    }
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<pb::AttachRequest>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let acceptor = self.clone();
+        let answers = request.into_inner().map(move |report| {
+            let report = report?;
+            acceptor.heard.send_modify(|heard| heard.reports.push(report));
+            Ok(pb::AttachResponse {
+                stamp: Some(acceptor.stamp(None)),
+                leadership: None,
+                chosen_to: acceptor.script.borrow().chosen_to,
+                voted_to: 0,
+                trimmed_to: 0,
+            })
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn prepare(&self, _: Request<pb::PrepareRequest>) -> Result<Response<Self::PrepareStream>, Status> {
+        unreachable!("a learner never prepares")
+    }
+
+    async fn accept(
+        &self,
+        _: Request<Streaming<pb::AcceptRequest>>,
+    ) -> Result<Response<Self::AcceptStream>, Status> {
+        unreachable!("a learner never proposes")
+    }
+
+    async fn tail(&self, _: Request<pb::TailRequest>) -> Result<Response<pb::TailResponse>, Status> {
+        unreachable!("nothing is read linearizably yet")
+    }
+
+    async fn status(
+        &self,
+        _: Request<pb::AcceptorStatusRequest>,
+    ) -> Result<Response<pb::AcceptorStatusResponse>, Status> {
+        unreachable!("a learner asks no status")
+    }
+}
+
+pub(crate) fn ballot(round: u64) -> pb::Ballot {
+    pb::Ballot { round, proposer: 1 }
+}
+
+/// A value of one record, encoded.
+pub(crate) fn value(text: &str) -> Bytes {
+    let command = wire::command::append(Bytes::copy_from_slice(text.as_bytes()));
+    wire::command::encode(command).unwrap().as_bytes().clone()
+}
+
+async fn next_script(script: &mut watch::Receiver<Script>, wanted: impl FnMut(&Script) -> bool) -> Script {
+    script.wait_for(wanted).await.unwrap().clone()
+}
+
+/// Fails a test that would hang, long after the slowest machine would have been through.
+async fn within_deadline<T>(waiting: impl Future<Output = T>) -> T {
+    let deadline = std::time::Duration::from_secs(30);
+    tokio::time::timeout(deadline, waiting)
+        .await
+        .expect("what the test waits for never comes")
+}
+
+/// No member of any cluster.
+pub(crate) fn stranger() -> AcceptorUuid {
+    AcceptorUuid::from_u128(99)
+}
+
+/// Three blank acceptors.
+pub(crate) async fn blank_acceptors() -> [FakeAcceptor; 3] {
+    [
+        FakeAcceptor::start(1).await,
+        FakeAcceptor::start(2).await,
+        FakeAcceptor::start(3).await,
+    ]
+}
+
+/// Makes `members` formed members of their cluster.
+pub(crate) fn form(members: &[FakeAcceptor]) {
+    let list = members
+        .iter()
+        .map(|acceptor| (acceptor.uuid, Arc::from(acceptor.address.as_str())));
+    let quorum = members.len() / 2 + 1;
+    let configuration = Configuration::new(list, quorum, quorum).unwrap();
+    for acceptor in members {
+        acceptor.change(|script| script.configuration = Some((&configuration).into()));
+    }
+}
+
+/// Three formed acceptors.
+pub(crate) async fn acceptors() -> [FakeAcceptor; 3] {
+    let acceptors = blank_acceptors().await;
+    form(&acceptors);
+    acceptors
+}
+
+/// A running learner.
+pub(crate) struct TestLearner {
+    pub(crate) client: LearnerClient<Channel>,
+    pub(crate) channel: Channel,
+    shutdown: Shutdown,
+    running: JoinHandle<Result<(), Failure>>,
+}
+
+impl TestLearner {
+    /// Starts one that keeps its log in `data_dir`, or for itself.
+    pub(crate) async fn start(acceptors: &[FakeAcceptor], data_dir: Option<&std::path::Path>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address: Address = format!("http://{}", listener.local_addr().unwrap())
+            .parse()
+            .unwrap();
+        let config = Config {
+            acceptors: acceptors
+                .iter()
+                .map(|acceptor| acceptor.address.clone())
+                .collect(),
+            advertise: None,
+            data_dir: data_dir.map(Into::into),
+            // Short, so that what has to switch the feed soon does.
+            stall_timeout: std::time::Duration::from_millis(100),
+        };
+        let shutdown = Shutdown::new(&CancellationToken::new());
+        let running = tokio::spawn(run(config, listener, shutdown.clone()));
+        let channel = paxos_common::peer::connect_lazy(&address);
+        Self {
+            client: LearnerClient::new(channel.clone()),
+            channel,
+            shutdown,
+            running,
+        }
+    }
+
+    /// Subscribes once the learner serves its log.
+    pub(crate) async fn subscribe(&mut self, from: u64) -> Streaming<pb::SubscribeResponse> {
+        within_deadline(async {
+            loop {
+                match self.client.subscribe(pb::SubscribeRequest { from }).await {
+                    Ok(answers) => return answers.into_inner(),
+                    Err(status) if status.code() == tonic::Code::Unavailable => {
+                        tokio::task::yield_now().await;
+                    }
+                    Err(status) => panic!("{status}"),
+                }
+            }
+        })
+        .await
+    }
+
+    /// The texts of the `count` slots from `from` on, through one subscription.
+    pub(crate) async fn read(&mut self, from: u64, count: usize) -> Vec<String> {
+        let mut stream = self.subscribe(from).await;
+        read(&mut stream, from, count).await
+    }
+
+    pub(crate) async fn status(&mut self) -> pb::LearnerStatusResponse {
+        self.client
+            .status(pb::LearnerStatusRequest {})
+            .await
+            .unwrap()
+            .into_inner()
+    }
+
+    /// Stops it and tells how that went.
+    pub(crate) async fn stop(self) -> Result<(), Failure> {
+        self.shutdown.begin();
+        within_deadline(self.running).await.unwrap()
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) async fn ended(self) -> Result<(), Failure> {
+        within_deadline(self.running).await.unwrap()
+    }
+}
+
+/// Reads at least `count` slots, checking that they follow one another from `from` on.
+pub(crate) async fn read(
+    stream: &mut Streaming<pb::SubscribeResponse>,
+    from: u64,
+    count: usize,
+) -> Vec<String> {
+    let mut texts = Vec::new();
+    within_deadline(async {
+        while texts.len() < count {
+            let page = stream.message().await.unwrap();
+            let page = page.expect("a subscription does not end by itself");
+            for record in page.records {
+                let expected = from + texts.len() as u64;
+                assert_eq!(record.slot, expected, "in slot order, without gaps or repeats");
+                texts.push(text(&record));
+            }
+            assert_eq!(page.next, from + texts.len() as u64);
+        }
+    })
+    .await;
+    texts
+}
+
+fn text(record: &pb::LogRecord) -> String {
+    use pb::command::Operation;
+    let texts = record
+        .value
+        .iter()
+        .flat_map(|value| &value.commands)
+        .map(|command| {
+            let Some(Operation::Append(append)) = &command.operation else {
+                panic!("only records are appended here");
+            };
+            std::str::from_utf8(&append.record).unwrap()
+        });
+    texts.collect::<Vec<_>>().join(",")
+}
+
+/// The slots below `to`, with a text each.
+pub(crate) fn log(to: u64) -> Vec<(u64, String)> {
+    Slot::ZERO
+        .to(Slot::new(to).unwrap())
+        .map(|slot| (slot.get(), format!("value {slot}")))
+        .collect()
+}

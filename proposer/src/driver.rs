@@ -1,0 +1,485 @@
+//! Drives the core: feeds it what comes in, and carries out what it decides. One task owns it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use paxos_common::{
+    exit::Failure,
+    paxos::{
+        identity::{AcceptorUuid, Stamp},
+        proposer::{Effect, Event, Outcome, Pending, Phase, Proposer, Reason},
+        slot::Slot,
+    },
+    peer::Address,
+    shutdown::Shutdown,
+    wire,
+};
+use paxos_proto::v1::ProposerPhase;
+use tokio::{
+    sync::{mpsc, watch},
+    task::AbortHandle,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    formation::Cluster,
+    forward::{Forwarded, Forwarder},
+    link::{self, Open},
+    requests::{Request, Waiting},
+    timers::Timers,
+};
+
+pub(crate) use crate::view::View;
+
+/// Inputs taken before the core's effects are carried out: a batch forms of what came in together, and timers are
+/// looked at in between.
+const INPUTS_PER_TURN: usize = 1_024;
+
+/// How long a leader that stops may take to see through what is in flight.
+const HAND_OVER_MAX: Duration = Duration::from_secs(2);
+
+/// Bytes of commands on their way to another proposer; more are refused as overload.
+const FORWARDING_BYTES_MAX: usize = 64 << 20;
+
+/// How often others are shown how this proposer stands, unless its phase changes.
+const VIEW_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How often an acceptor is told what is remembered of all of them.
+const WITNESS_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What the driver is told.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// Straight to the core.
+    Core(Event),
+    /// What an acceptor told, and as of which of its commits.
+    Told(Stamp, Event),
+    /// The way to an acceptor is open.
+    Opened(AcceptorUuid, Open),
+    /// It broke.
+    Closed(AcceptorUuid),
+    /// A command came in.
+    Request(Request),
+    /// What became of a forwarded command.
+    Forwarded(Pending, Forwarded),
+}
+
+/// An open way to an acceptor.
+#[derive(Debug)]
+struct Link {
+    open: Open,
+    /// Its watermark, as it last told.
+    chosen_to: Slot,
+    /// When it was last told what is remembered of the acceptors.
+    witnessed_at: Option<Instant>,
+}
+
+/// Owner of the core.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    core: Proposer,
+    cluster: Cluster,
+    address: Address,
+    leader_timeout: Duration,
+    views: watch::Sender<View>,
+    viewed_at: Instant,
+    timers: Timers,
+    links: BTreeMap<AcceptorUuid, Link>,
+    /// Promises being collected.
+    prepares: BTreeMap<AcceptorUuid, AbortHandle>,
+    waiting: Waiting,
+    forwarders: HashMap<Address, Forwarder>,
+    forwarding_bytes: usize,
+    /// Commands that found no leader at the other end: they are handed in again a little later.
+    returned: Vec<Pending>,
+    hand_in_at: Option<Instant>,
+    /// Set once the stop has begun: when to stop waiting for the hand-over.
+    stop_at: Option<Instant>,
+    handed_over: bool,
+    halted: Option<String>,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        core: Proposer,
+        cluster: Cluster,
+        address: Address,
+        leader_timeout: Duration,
+        views: watch::Sender<View>,
+    ) -> Self {
+        Self {
+            core,
+            cluster,
+            address,
+            leader_timeout,
+            views,
+            viewed_at: Instant::now(),
+            timers: Timers::default(),
+            links: BTreeMap::new(),
+            prepares: BTreeMap::new(),
+            waiting: Waiting::default(),
+            forwarders: HashMap::new(),
+            forwarding_bytes: 0,
+            returned: Vec::new(),
+            hand_in_at: None,
+            stop_at: None,
+            handed_over: false,
+            halted: None,
+        }
+    }
+
+    /// Runs until everything is handed over after the stop has begun.
+    ///
+    /// # Errors
+    /// When a part that it cannot do without has ended.
+    pub(crate) async fn run(
+        mut self,
+        inputs: mpsc::Sender<Input>,
+        mut inbox: mpsc::Receiver<Input>,
+        shutdown: &Shutdown,
+    ) -> Result<(), Failure> {
+        let stop_links = CancellationToken::new();
+        let _stop_links = stop_links.clone().drop_guard();
+        self.open_links(&inputs, shutdown, &stop_links);
+        self.publish(true);
+        while !self.is_done() {
+            let wake_at = [self.timers.next(), self.hand_in_at, self.stop_at]
+                .into_iter()
+                .flatten()
+                .min();
+            let input = tokio::select! {
+                // Receiving is cancel safe, and the others only wait.
+                input = inbox.recv() => input,
+                () = sleep_until(wake_at) => None,
+                () = shutdown.begun(), if self.stop_at.is_none() => None,
+            };
+            if shutdown.has_begun() && self.stop_at.is_none() {
+                self.stop_at = Some(Instant::now() + HAND_OVER_MAX);
+                self.core.handle(Event::Resigned);
+            }
+            let more = std::iter::from_fn(|| inbox.try_recv().ok()).take(INPUTS_PER_TURN);
+            for input in input.into_iter().chain(more) {
+                self.take(input);
+            }
+            for event in self.timers.due() {
+                self.core.handle(event);
+            }
+            self.hand_in_returned();
+            self.core.flush();
+            for effect in self.core.take_effects() {
+                self.carry_out(effect, &inputs, shutdown);
+            }
+            self.publish(false);
+            if let Some(reason) = self.halted {
+                return Err(Failure::internal(anyhow::anyhow!(reason)));
+            }
+            if self.stop_at.is_some_and(|stop_at| stop_at <= Instant::now()) {
+                tracing::warn!("stopping before everything in flight is answered: its outcome is unknown");
+                break;
+            }
+        }
+        self.refuse_the_rest(&mut inbox);
+        Ok(())
+    }
+
+    /// Whether everything is handed over, and nobody waits for what the leader makes of a forwarded command.
+    fn is_done(&self) -> bool {
+        self.handed_over && self.forwarding_bytes == 0 && self.returned.is_empty()
+    }
+
+    /// Tells callers whose commands were not looked at any more that nothing was proposed.
+    fn refuse_the_rest(&mut self, inbox: &mut mpsc::Receiver<Input>) {
+        inbox.close();
+        let stopping = Outcome::NotProposed(Reason::Stopping);
+        while let Ok(input) = inbox.try_recv() {
+            match input {
+                Input::Request(Request {
+                    pending,
+                    reply,
+                    deadline,
+                }) => {
+                    self.waiting.add(pending.request, reply, deadline);
+                    self.waiting.answer(pending.request, stopping);
+                }
+                Input::Forwarded(pending, Forwarded::Told(outcome)) => {
+                    self.waiting.answer(pending.request, outcome);
+                }
+                Input::Forwarded(pending, Forwarded::Returned) => {
+                    self.waiting.answer(pending.request, stopping);
+                }
+                Input::Core(_) | Input::Told(..) | Input::Opened(..) | Input::Closed(_) => {}
+            }
+        }
+        for pending in std::mem::take(&mut self.returned) {
+            self.waiting.answer(pending.request, stopping);
+        }
+    }
+
+    fn open_links(&self, inputs: &mpsc::Sender<Input>, shutdown: &Shutdown, stop: &CancellationToken) {
+        let context = link::Context {
+            cluster: self.cluster.configuration.cluster_id(),
+            configuration: Arc::new(self.cluster.configuration.clone()),
+            proposer: self.core.id(),
+            address: self.address.clone(),
+            report_interval: self.leader_timeout / 4,
+            inputs: inputs.clone(),
+            views: self.views.subscribe(),
+        };
+        for address in &self.cluster.addresses {
+            shutdown.spawn(link::keep(address.clone(), context.clone(), stop.clone()));
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Core(event) => self.core.handle(event),
+            Input::Told(stamp, event) => {
+                if let Event::Reported {
+                    acceptor, chosen_to, ..
+                } = &event
+                    && let Some(link) = self.links.get_mut(acceptor)
+                {
+                    link.chosen_to = *chosen_to;
+                }
+                let Stamp {
+                    acceptor,
+                    run,
+                    commit_counter,
+                    ..
+                } = stamp;
+                self.core.handle(Event::Heard {
+                    acceptor,
+                    run,
+                    commit_counter,
+                });
+                self.core.handle(event);
+            }
+            Input::Opened(acceptor, open) => {
+                self.links.insert(
+                    acceptor,
+                    Link {
+                        open,
+                        chosen_to: Slot::ZERO,
+                        witnessed_at: None,
+                    },
+                );
+                self.core.handle(Event::Opened(acceptor));
+            }
+            Input::Closed(acceptor) => {
+                self.links.remove(&acceptor);
+                self.core.handle(Event::Closed(acceptor));
+            }
+            Input::Request(Request {
+                pending,
+                reply,
+                deadline,
+            }) => {
+                self.waiting.add(pending.request, reply, deadline);
+                self.core.handle(Event::Proposed(pending));
+            }
+            Input::Forwarded(pending, forwarded) => {
+                self.forwarding_bytes -= pending.command.as_bytes().len();
+                match forwarded {
+                    Forwarded::Told(outcome) => {
+                        if matches!(outcome, Outcome::Chosen(_)) {
+                            self.core.handle(Event::ForwardAnswered);
+                        }
+                        self.waiting.answer(pending.request, outcome);
+                    }
+                    Forwarded::Returned => {
+                        self.core.handle(Event::ForwardFailed);
+                        self.give_back(pending);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keeps a command that found no leader for a moment, so that looking for one does not become a busy loop.
+    fn give_back(&mut self, pending: Pending) {
+        // When its caller has gone, it must not be proposed any more.
+        if self.waiting.contains(pending.request) {
+            self.returned.push(pending);
+            self.hand_in_at
+                .get_or_insert_with(|| Instant::now() + self.leader_timeout / 8);
+        }
+    }
+
+    fn hand_in_returned(&mut self) {
+        if self.hand_in_at.is_some_and(|at| at <= Instant::now()) {
+            self.hand_in_at = None;
+            for pending in std::mem::take(&mut self.returned) {
+                if self.waiting.contains(pending.request) {
+                    self.core.handle(Event::Proposed(pending));
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, inputs: &mpsc::Sender<Input>, shutdown: &Shutdown) {
+        match effect {
+            Effect::Prepare(acceptor, prepare, scan) => {
+                let Some(Link { open, .. }) = self.links.get(&acceptor) else {
+                    return;
+                };
+                let cluster = self.cluster.configuration.cluster_id();
+                let task = shutdown.spawn(link::prepare(
+                    open.clone(),
+                    prepare,
+                    scan,
+                    cluster,
+                    inputs.clone(),
+                ));
+                if let Some(older) = self.prepares.insert(acceptor, task.abort_handle()) {
+                    older.abort();
+                }
+            }
+            Effect::Accept(acceptor, accept) => {
+                let Some(link) = self.links.get_mut(&acceptor) else {
+                    return;
+                };
+                let now = Instant::now();
+                let due = link.witnessed_at.is_none_or(|at| now - at >= WITNESS_INTERVAL);
+                let witnesses = if due {
+                    wire::witnesses(self.core.witnesses())
+                } else {
+                    Vec::new()
+                };
+                if due {
+                    link.witnessed_at = Some(now);
+                }
+                // A full channel is a stuck acceptor: what it does not answer is sent again.
+                let _ = link.open.accepts.try_send(link::Outgoing { accept, witnesses });
+            }
+            Effect::SetTimer {
+                timer,
+                generation,
+                at_least,
+                at_most,
+            } => {
+                self.timers.set(timer, generation, at_least, at_most);
+            }
+            Effect::Answer(request, outcome) => self.waiting.answer(request, outcome),
+            Effect::Forward(pending, address) => match address.parse() {
+                Ok(address) => self.forward(pending, &address, inputs),
+                Err(_) => self.give_back(pending),
+            },
+            Effect::FetchChosen { source, from, to } => {
+                let Some(Link { open, .. }) = self.links.get(&source) else {
+                    return;
+                };
+                let cluster = self.cluster.configuration.cluster_id();
+                shutdown.spawn(link::fetch_chosen(
+                    open.clone(),
+                    from,
+                    to,
+                    cluster,
+                    inputs.clone(),
+                ));
+            }
+            Effect::Reopen(acceptor) => {
+                // Without a sender of messages the stream ends, and the link is opened anew.
+                self.links.remove(&acceptor);
+            }
+            Effect::Refused(went_back) => tracing::error!("{went_back}"),
+            Effect::HandedOver => self.handed_over = true,
+            Effect::Halt(reason) => self.halted = Some(reason),
+        }
+    }
+
+    fn forward(&mut self, pending: Pending, address: &Address, inputs: &mpsc::Sender<Input>) {
+        let request = pending.request;
+        if !self.waiting.contains(request) {
+            return;
+        }
+        let bytes = pending.command.as_bytes().len();
+        if self.forwarding_bytes + bytes > FORWARDING_BYTES_MAX {
+            return self
+                .waiting
+                .answer(request, Outcome::NotProposed(Reason::Overloaded));
+        }
+        if !self.forwarders.contains_key(address) {
+            // One leader at a time: streams to earlier ones finish what they have and end.
+            self.forwarders.clear();
+        }
+        let deadline = self.waiting.deadline(request);
+        let forwarder = self
+            .forwarders
+            .entry(address.clone())
+            .or_insert_with(|| Forwarder::open(address.clone(), inputs.clone()));
+        match forwarder.send(pending, deadline) {
+            Ok(()) => self.forwarding_bytes += bytes,
+            Err((_, true)) => self
+                .waiting
+                .answer(request, Outcome::NotProposed(Reason::Overloaded)),
+            Err((pending, false)) => {
+                self.forwarders.remove(address);
+                self.give_back(pending);
+            }
+        }
+    }
+
+    /// Shows others how this proposer stands, and logs when its phase changes.
+    fn publish(&mut self, at_once: bool) {
+        let (phase, ballot, proposed_to) = match self.core.phase() {
+            Phase::Standby => (ProposerPhase::Standby, None, Slot::ZERO),
+            Phase::Campaigning(campaign) => (ProposerPhase::Campaigning, Some(campaign.ballot()), Slot::ZERO),
+            Phase::Leading(lead) => (ProposerPhase::Leading, Some(lead.ballot()), lead.proposed_to()),
+        };
+        // A leader may be asking a quorum for what it repairs.
+        if phase == ProposerPhase::Standby {
+            std::mem::take(&mut self.prepares)
+                .into_values()
+                .for_each(|task| task.abort());
+        }
+        let changed = {
+            let view = self.views.borrow();
+            (view.phase, view.ballot) != (phase, ballot)
+        };
+        if !changed && !at_once && self.viewed_at.elapsed() < VIEW_INTERVAL {
+            return;
+        }
+        self.viewed_at = Instant::now();
+        if changed {
+            let chosen_to = self.core.chosen_to();
+            match (phase, ballot) {
+                (ProposerPhase::Leading, Some(ballot)) => tracing::info!(%ballot, %chosen_to, "leading"),
+                (ProposerPhase::Campaigning, Some(ballot)) => tracing::info!(%ballot, "campaigning"),
+                _ => tracing::info!("standing by"),
+            }
+        }
+        let leader = if phase == ProposerPhase::Leading {
+            Some(self.address.to_string())
+        } else {
+            self.core.leader().map(|address| address.to_string())
+        };
+        let (queued, queued_bytes) = self.core.queued();
+        self.views.send_replace(View {
+            proposer: self.core.id(),
+            cluster: Some(self.cluster.configuration.cluster_id()),
+            phase,
+            ballot,
+            leader,
+            chosen_to: self.core.chosen_to(),
+            proposed_to,
+            queued,
+            queued_bytes,
+            links: self
+                .links
+                .iter()
+                .map(|(&uuid, link)| (uuid, (link.open.address.clone(), link.chosen_to)))
+                .collect(),
+        });
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,99 @@
+//! The proposer: takes commands and has them ordered.
+//!
+//! [`run`] finds or forms the cluster behind the acceptors' addresses (`formation`), keeps a link to every acceptor
+//! (`link`), and drives the core of [`paxos_common::paxos::proposer`] (`driver`), which decides everything. Callers
+//! come in through `service`; a standby's commands go out through `forward`.
+//!
+//! ```text
+//! service ──▶ driver ──▶ link (one per acceptor) ──▶ acceptors
+//!                └─────▶ forward ──▶ the leading proposer
+//! ```
+
+mod config;
+mod driver;
+mod formation;
+mod forward;
+mod link;
+mod requests;
+mod service;
+mod timers;
+mod view;
+
+use std::time::Duration;
+
+use paxos_common::{
+    exit::Failure,
+    paxos::{
+        ballot::ProposerId,
+        proposer::{Limits, Proposer, Settings},
+    },
+    peer::MESSAGE_BYTES_MAX,
+    server::Server,
+    shutdown::Shutdown,
+};
+use paxos_proto::v1::proposer_server::ProposerServer;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
+use tokio_util::sync::CancellationToken;
+
+pub use config::{Args, Config};
+
+/// How long a stop may take: to see what is in flight through, and to tell the acceptors.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Requests and answers on their way to the driver: enough that it always finds a batch, and few enough that callers
+/// feel a full core at once.
+const INPUTS_MAX: usize = 4_096;
+
+/// Runs a proposer on a bound listener until the stop begins.
+///
+/// # Errors
+/// With exit code 78 when the acceptors are no cluster and cannot become one; with 70 for faults of ours.
+pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> Result<(), Failure> {
+    let local = listener.local_addr().map_err(Failure::internal)?;
+    let address = config.listen.advertised(local)?;
+    let id = ProposerId::from_random(rand::random());
+    tracing::info!(%id, %address, %local, acceptors = ?config.acceptors, leader_timeout = ?config.leader_timeout,
+        "proposer starts");
+
+    let (inputs, inbox) = mpsc::channel(INPUTS_MAX);
+    let (views, view) = watch::channel(driver::View::forming(id));
+    let service = service::Service::new(inputs.clone(), view, address.clone(), shutdown.clone());
+    let service = ProposerServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let routes = tonic::service::Routes::new(service);
+    let name = <ProposerServer<service::Service> as tonic::server::NamedService>::NAME;
+    let (server, health) = Server::new(listener, name, routes).await?;
+
+    // The service answers UNAVAILABLE until there is a cluster. It stops after the driver, so that what is in flight
+    // can still be answered.
+    let serving = Shutdown::new(&CancellationToken::new());
+    serving.spawn_vital("server", server.run(serving.clone()));
+    let core = async {
+        let Some(cluster) = formation::form(&config.acceptors, &shutdown).await? else {
+            return Ok(());
+        };
+        let settings = Settings {
+            leader_timeout: config.leader_timeout,
+            limits: Limits::default(),
+        };
+        let electorate = cluster.configuration.electorate();
+        let proposer = Proposer::new(id, address.as_str().into(), electorate, settings);
+        health.set_serving(true).await;
+        driver::Driver::new(proposer, cluster, address, config.leader_timeout, views)
+            .run(inputs, inbox, &shutdown)
+            .await
+    };
+    let result = tokio::select! {
+        // Each arm ends the role: what the other was doing is no longer wanted.
+        result = core => result,
+        () = serving.begun() => Ok(()),
+    };
+    shutdown.begin();
+    let served = serving.drain(STOP_GRACE).await;
+    tracing::info!("proposer stopped");
+    result.and(served).and(shutdown.drain(STOP_GRACE).await)
+}

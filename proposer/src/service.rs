@@ -1,0 +1,442 @@
+//! The gRPC face of the proposer: checks what comes in, hands it to the driver, and words the answers.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::Stream;
+use paxos_common::{
+    config::version,
+    paxos::{
+        proposer::{Event, Outcome, Pending, Reason, RequestId},
+        slot::Slot,
+    },
+    peer::Address,
+    shutdown::Shutdown,
+    status::{self, Fate},
+    wire,
+};
+use paxos_proto::v1::{self as pb, propose_stream_response::Answer, proposer_server::Proposer};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+
+use crate::{
+    driver::{Input, View},
+    requests::{self, Reply, RequestIds},
+};
+
+/// Requests of one stream that are not answered: while so many are, no more are read from it.
+const STREAM_REQUESTS_MAX: usize = 4_096;
+
+/// Answers on their way out of one stream: a client that does not read them holds up its own stream alone.
+const STREAM_ANSWERS_MAX: usize = 1_024;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub(crate) struct Service {
+    inputs: mpsc::Sender<Input>,
+    views: watch::Receiver<View>,
+    address: Address,
+    ids: Arc<RequestIds>,
+    shutdown: Shutdown,
+}
+
+impl Service {
+    pub(crate) fn new(
+        inputs: mpsc::Sender<Input>,
+        views: watch::Receiver<View>,
+        address: Address,
+        shutdown: Shutdown,
+    ) -> Self {
+        Self {
+            inputs,
+            views,
+            address,
+            ids: Arc::default(),
+            shutdown,
+        }
+    }
+
+    /// A command as the core takes it.
+    fn pending(
+        &self,
+        command: Option<pb::Command>,
+        traceparent: String,
+        forwarded: bool,
+    ) -> Result<Pending, Status> {
+        if self.views.borrow().cluster.is_none() {
+            return Err(status::unavailable(
+                "the cluster is not formed yet",
+                Fate::NotProposed,
+            ));
+        }
+        let command = command.ok_or_else(|| status::invalid_argument("command is missing"))?;
+        let command =
+            wire::command::encode(command).map_err(|error| status::invalid_argument(error.to_string()))?;
+        Ok(Pending {
+            request: self.ids.draw(),
+            command,
+            traceparent: trace_context(traceparent),
+            forwarded,
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl Proposer for Service {
+    async fn propose(
+        &self,
+        request: Request<pb::ProposeRequest>,
+    ) -> Result<Response<pb::ProposeResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let traceparent = header(request.metadata(), "traceparent");
+        let pb::ProposeRequest { command, forwarded } = request.into_inner();
+        let pending = self.pending(command, traceparent, forwarded)?;
+        let mut call = Call {
+            request: pending.request,
+            inputs: &self.inputs,
+            answered: false,
+        };
+        let (reply, mut outcome) = oneshot::channel();
+        let input = Input::Request(requests::Request {
+            pending,
+            reply: Reply::Call(reply),
+            deadline,
+        });
+        if let Err(error) = self.inputs.try_send(input) {
+            call.answered = true;
+            return Err(match error {
+                mpsc::error::TrySendError::Full(_) => status::overloaded("the proposer's queue"),
+                mpsc::error::TrySendError::Closed(_) => status::stopping(),
+            });
+        }
+        let (outcome, expired) = tokio::select! {
+            // Receiving an answer and waiting are cancel safe.
+            outcome = &mut outcome => (outcome, false),
+            () = sleep_until(deadline) => {
+                call.cancel().await;
+                (outcome.await, true)
+            }
+        };
+        call.answered = true;
+        // A driver that ended without an answer has left the outcome open.
+        match word(outcome.unwrap_or(Outcome::Unknown), expired) {
+            Ok(version) => Ok(Response::new(pb::ProposeResponse {
+                version: Some(version),
+            })),
+            Err(status) => Err(status),
+        }
+    }
+
+    type ProposeStreamStream = Pin<Box<dyn Stream<Item = Result<pb::ProposeStreamResponse, Status>> + Send>>;
+
+    async fn propose_stream(
+        &self,
+        request: Request<Streaming<pb::ProposeStreamRequest>>,
+    ) -> Result<Response<Self::ProposeStreamStream>, Status> {
+        let (answers, outbound) = mpsc::channel(STREAM_ANSWERS_MAX);
+        let (replies, outcomes) = mpsc::channel(STREAM_REQUESTS_MAX);
+        let conversation = Conversation {
+            service: self.clone(),
+            answers,
+            replies,
+            open: HashMap::new(),
+            deadlines: BTreeSet::new(),
+        };
+        self.shutdown
+            .spawn(conversation.run(request.into_inner(), outcomes));
+        Ok(Response::new(Box::pin(ReceiverStream::new(outbound))))
+    }
+
+    async fn fill(&self, request: Request<pb::FillRequest>) -> Result<Response<pb::FillResponse>, Status> {
+        let to = Slot::new(request.into_inner().to)
+            .map_err(|error| status::invalid_argument(error.to_string()))?;
+        let view = self.views.borrow().clone();
+        if view.phase != pb::ProposerPhase::Leading {
+            return Err(status::no_leader(Fate::NotProposed));
+        }
+        if view.chosen_to < to {
+            self.inputs
+                .send(Input::Core(Event::FillWanted(to)))
+                .await
+                .map_err(|_| status::stopping())?;
+        }
+        Ok(Response::new(pb::FillResponse {
+            chosen_to: view.chosen_to.get(),
+        }))
+    }
+
+    async fn status(
+        &self,
+        _: Request<pb::ProposerStatusRequest>,
+    ) -> Result<Response<pb::ProposerStatusResponse>, Status> {
+        let view = self.views.borrow().clone();
+        let link = |(uuid, (address, chosen_to)): (_, (Address, Slot))| pb::AcceptorLink {
+            acceptor: Bytes::copy_from_slice(&paxos_common::paxos::identity::AcceptorUuid::to_bytes(uuid)),
+            address: address.to_string(),
+            attached: true,
+            chosen_to: chosen_to.get(),
+        };
+        Ok(Response::new(pb::ProposerStatusResponse {
+            proposer: view.proposer.get(),
+            address: self.address.to_string(),
+            software: version().to_owned(),
+            cluster_id: view
+                .cluster
+                .map_or_else(Bytes::new, |id| Bytes::copy_from_slice(id.as_bytes())),
+            phase: view.phase.into(),
+            ballot: view.ballot.map(pb::Ballot::from),
+            leader_address: view.leader.unwrap_or_default(),
+            chosen_to: view.chosen_to.get(),
+            proposed_to: view.proposed_to.get(),
+            queued: view.queued as u64,
+            queued_bytes: view.queued_bytes as u64,
+            acceptors: view.links.into_iter().map(link).collect(),
+        }))
+    }
+}
+
+/// A unary call that is waited for. Dropped before its answer, it takes the command out of the queue again, if the
+/// command is still there.
+struct Call<'a> {
+    request: RequestId,
+    inputs: &'a mpsc::Sender<Input>,
+    answered: bool,
+}
+
+impl Call<'_> {
+    /// Has the request answered, one way or the other.
+    async fn cancel(&self) {
+        // A driver that is gone has dropped the reply, which answers too.
+        let _ = self
+            .inputs
+            .send(Input::Core(Event::Cancelled(self.request)))
+            .await;
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            // Best effort: a full driver will propose the command, as it may for any caller that goes away.
+            let _ = self.inputs.try_send(Input::Core(Event::Cancelled(self.request)));
+        }
+    }
+}
+
+/// One `ProposeStream`.
+struct Conversation {
+    service: Service,
+    answers: mpsc::Sender<Result<pb::ProposeStreamResponse, Status>>,
+    replies: mpsc::Sender<(RequestId, Outcome)>,
+    open: HashMap<RequestId, Open>,
+    deadlines: BTreeSet<(Instant, RequestId)>,
+}
+
+struct Open {
+    tag: u64,
+    deadline: Option<Instant>,
+    expired: bool,
+}
+
+impl Conversation {
+    /// Until the client has said all and has its answers, or is gone.
+    async fn run(
+        mut self,
+        mut requests: Streaming<pb::ProposeStreamRequest>,
+        mut outcomes: mpsc::Receiver<(RequestId, Outcome)>,
+    ) {
+        let inputs = self.service.inputs.clone();
+        let mut more = true;
+        while more || !self.open.is_empty() {
+            let next_deadline = self.deadlines.first().map(|&(at, _)| at);
+            let goes_on = tokio::select! {
+                // Receiving and waiting are cancel safe.
+                request = requests.message(), if more && self.open.len() < STREAM_REQUESTS_MAX => match request {
+                    Ok(Some(request)) => self.take(request).await,
+                    Ok(None) => { more = false; true }
+                    Err(status) => {
+                        // A client that is gone does not hear it.
+                        let _ = self.answers.send(Err(status)).await;
+                        false
+                    }
+                },
+                Some((request, outcome)) = outcomes.recv() => self.answer(request, outcome).await,
+                () = sleep_until(next_deadline) => self.expire().await,
+                () = self.answers.closed() => false,
+                () = inputs.closed() => {
+                    // The driver has ended, and had answered all that it could.
+                    while let Ok((request, outcome)) = outcomes.try_recv() {
+                        self.answer(request, outcome).await;
+                    }
+                    if self.open.is_empty() {
+                        // What the client has sent beyond that was never read. One that is gone does not hear it.
+                        let _ = self.answers.send(Err(status::stopping())).await;
+                    }
+                    false
+                }
+            };
+            if !goes_on {
+                break;
+            }
+        }
+        // What nobody waits for any more need not be proposed.
+        for request in self.open.into_keys() {
+            let _ = self
+                .service
+                .inputs
+                .send(Input::Core(Event::Cancelled(request)))
+                .await;
+        }
+    }
+
+    async fn take(&mut self, request: pb::ProposeStreamRequest) -> bool {
+        let pb::ProposeStreamRequest {
+            tag,
+            command,
+            timeout_ms,
+            traceparent,
+            forwarded,
+        } = request;
+        let pending = match self.service.pending(command, traceparent, forwarded) {
+            Ok(pending) => pending,
+            Err(status) => return self.send(tag, Answer::Error(status::to_proto(&status))).await,
+        };
+        let deadline = (timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(timeout_ms.into()));
+        let request = pending.request;
+        let reply = Reply::Stream(self.replies.clone());
+        let input = Input::Request(requests::Request {
+            pending,
+            reply,
+            deadline,
+        });
+        if self.service.inputs.send(input).await.is_err() {
+            return self
+                .send(tag, Answer::Error(status::to_proto(&status::stopping())))
+                .await;
+        }
+        self.deadlines.extend(deadline.map(|at| (at, request)));
+        self.open.insert(
+            request,
+            Open {
+                tag,
+                deadline,
+                expired: false,
+            },
+        );
+        true
+    }
+
+    async fn answer(&mut self, request: RequestId, outcome: Outcome) -> bool {
+        let Some(open) = self.open.remove(&request) else {
+            return true;
+        };
+        if let Some(at) = open.deadline {
+            self.deadlines.remove(&(at, request));
+        }
+        let answer = match word(outcome, open.expired) {
+            Ok(version) => Answer::Version(version),
+            Err(status) => Answer::Error(status::to_proto(&status)),
+        };
+        self.send(open.tag, answer).await
+    }
+
+    /// Has the requests answered whose time is up.
+    async fn expire(&mut self) -> bool {
+        let now = Instant::now();
+        while let Some(&(at, request)) = self.deadlines.first() {
+            if at > now {
+                break;
+            }
+            self.deadlines.pop_first();
+            if let Some(open) = self.open.get_mut(&request) {
+                open.expired = true;
+            }
+            if self
+                .service
+                .inputs
+                .send(Input::Core(Event::Cancelled(request)))
+                .await
+                .is_err()
+            {
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn send(&self, tag: u64, answer: Answer) -> bool {
+        self.answers
+            .send(Ok(pb::ProposeStreamResponse {
+                tag,
+                answer: Some(answer),
+            }))
+            .await
+            .is_ok()
+    }
+}
+
+/// An outcome in the words of the contract.
+fn word(outcome: Outcome, expired: bool) -> Result<pb::Version, Status> {
+    Err(match outcome {
+        Outcome::Chosen(version) => return Ok(version.into()),
+        Outcome::Unknown if expired => status::deadline(Fate::OutcomeUnknown),
+        Outcome::Unknown => status::no_leader(Fate::OutcomeUnknown),
+        Outcome::NotProposed(Reason::Overloaded) => status::overloaded("the proposer's queue"),
+        Outcome::NotProposed(Reason::NotLeading) => status::no_leader(Fate::NotProposed),
+        Outcome::NotProposed(Reason::Cancelled) => status::deadline(Fate::NotProposed),
+        Outcome::NotProposed(Reason::Stopping) => status::stopping(),
+    })
+}
+
+/// Keeps a W3C trace context, which has 55 characters in its only version so far, and drops anything else: it is
+/// stored with the value.
+fn trace_context(traceparent: String) -> Bytes {
+    if traceparent.len() == 55 && traceparent.is_ascii() {
+        Bytes::from(traceparent)
+    } else {
+        Bytes::new()
+    }
+}
+
+fn header(metadata: &MetadataMap, name: &str) -> String {
+    metadata
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// When the caller stops waiting, a little early: the transport's own time-out says CANCELLED, and nothing of the
+/// command's fate.
+fn deadline(metadata: &MetadataMap) -> Option<Instant> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let amount: u64 = digits.parse().ok()?;
+    let timeout = match unit {
+        "H" => Duration::from_secs(amount.checked_mul(3_600)?),
+        "M" => Duration::from_secs(amount.checked_mul(60)?),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    };
+    let early = (timeout / 10).min(Duration::from_millis(20));
+    Instant::now().checked_add(timeout - early)
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
