@@ -170,6 +170,7 @@ impl Driver {
             }
             self.hand_in_returned();
             self.core.flush();
+            self.show_watermark();
             for effect in self.core.take_effects() {
                 self.carry_out(effect, &inputs, shutdown);
             }
@@ -421,6 +422,16 @@ impl Driver {
                 self.give_back(pending);
             }
         }
+    }
+
+    /// Shows the watermark before callers are answered: whoever asks after an answer is told at least as much.
+    fn show_watermark(&self) {
+        let chosen_to = self.core.chosen_to();
+        self.views.send_if_modified(|view| {
+            view.chosen_to = chosen_to;
+            // Nobody waits for it alone.
+            false
+        });
     }
 
     /// Shows others how this proposer stands, and logs when its phase changes.

@@ -59,6 +59,20 @@ async fn every_acknowledged_value_is_in_every_log_though_three_leaders_are_kille
 }
 
 #[tokio::test]
+async fn watermark_is_past_whatever_was_acknowledged_before_it_was_asked_for() {
+    let cluster = Cluster::start(3, 2, 1).await;
+    let client = cluster.client();
+    for number in 0..50 {
+        let version = client.append(number.to_string(), PATIENCE).await.unwrap();
+        let end = client.chosen_to(PATIENCE).await.unwrap();
+        assert!(
+            version.slot < end,
+            "acknowledged at {version}, and then told {end}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn everything_acknowledged_is_there_after_all_acceptors_were_killed_at_once() {
     const EACH: usize = 4_000;
     let mut cluster = Cluster::start(3, 2, 2).await;
