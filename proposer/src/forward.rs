@@ -94,7 +94,8 @@ async fn forward(
     }
 }
 
-/// Sends what comes in and passes on what comes back, until the stream breaks or nobody needs it.
+/// Sends what comes in and passes on what comes back, until the stream breaks, or nothing more is to be sent and all
+/// that was is answered.
 async fn relay(
     address: &Address,
     inbox: &mut mpsc::Receiver<(Pending, Option<Instant>)>,
@@ -110,27 +111,37 @@ async fn relay(
         .await
         .map_err(|_| tonic::Status::unavailable("no answer"))??
         .into_inner();
-    loop {
-        tokio::select! {
+    let mut requests = Some(requests);
+    while requests.is_some() || !open.is_empty() {
+        let (pending, forwarded) = tokio::select! {
             // Receiving from a channel and from a stream are cancel safe.
-            next = inbox.recv(), if open.len() < FORWARDS_MAX => {
-                let Some((pending, deadline)) = next else { return Ok(()) };
+            next = inbox.recv(), if requests.is_some() && open.len() < FORWARDS_MAX => {
+                let (Some((pending, deadline)), Some(sender)) = (next, &requests) else {
+                    // Another leads by now. What was sent is still answered by this one.
+                    requests = None;
+                    continue;
+                };
                 let tag = pending.request.0;
-                let request = request(&pending, deadline);
-                open.insert(tag, pending);
                 // The channel holds as many as may be open, so a full one is a broken one.
-                requests.try_send(request).map_err(|_| tonic::Status::unavailable("the stream is closed"))?;
+                if sender.try_send(request(&pending, deadline)).is_ok() {
+                    open.insert(tag, pending);
+                    continue;
+                }
+                // Never sent. What becomes of the others, the end of the answers tells.
+                requests = None;
+                (pending, Forwarded::Returned)
             }
             answer = answers.message() => {
                 let Some(answer) = answer? else { return Ok(()) };
                 let Some(pending) = open.remove(&answer.tag) else { continue };
-                let forwarded = read(answer.answer);
-                if inputs.send(Input::Forwarded(pending, forwarded)).await.is_err() {
-                    return Ok(());
-                }
+                (pending, read(answer.answer))
             }
+        };
+        if inputs.send(Input::Forwarded(pending, forwarded)).await.is_err() {
+            return Ok(());
         }
     }
+    Ok(())
 }
 
 fn request(pending: &Pending, deadline: Option<Instant>) -> pb::ProposeStreamRequest {
@@ -163,5 +174,123 @@ fn read(answer: Option<Answer>) -> Forwarded {
         }
         (Some(Fate::NotProposed), _) => Forwarded::Returned,
         (Some(Fate::OutcomeUnknown) | None, _) => Forwarded::Told(Outcome::Unknown),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use futures::{StreamExt as _, stream::BoxStream};
+    use paxos_common::paxos::{proposer::RequestId, slot::Slot, value::EncodedCommand};
+    use pb::proposer_server::{Proposer, ProposerServer};
+    use tokio::net::TcpListener;
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::{Request, Response, Status, Streaming};
+
+    /// Answers each request in turn; after so many it closes the stream, as a leader that stops does.
+    struct Leader {
+        answers: usize,
+    }
+
+    #[tonic::async_trait]
+    impl Proposer for Leader {
+        type ProposeStreamStream = BoxStream<'static, Result<pb::ProposeStreamResponse, Status>>;
+
+        async fn propose_stream(
+            &self,
+            requests: Request<Streaming<pb::ProposeStreamRequest>>,
+        ) -> Result<Response<Self::ProposeStreamStream>, Status> {
+            let answered = requests.into_inner().take(self.answers).map(|request| {
+                let answer = Some(Answer::Version(pb::Version { slot: 7, offset: 0 }));
+                Ok(pb::ProposeStreamResponse {
+                    tag: request?.tag,
+                    answer,
+                })
+            });
+            let stopping = futures::stream::once(async { Err(status::stopping()) });
+            Ok(Response::new(answered.chain(stopping).boxed()))
+        }
+
+        async fn propose(
+            &self,
+            _: Request<pb::ProposeRequest>,
+        ) -> Result<Response<pb::ProposeResponse>, Status> {
+            Err(Status::unimplemented("not forwarded so"))
+        }
+
+        async fn fill(&self, _: Request<pb::FillRequest>) -> Result<Response<pb::FillResponse>, Status> {
+            Err(Status::unimplemented("not forwarded"))
+        }
+
+        async fn status(
+            &self,
+            _: Request<pb::ProposerStatusRequest>,
+        ) -> Result<Response<pb::ProposerStatusResponse>, Status> {
+            Err(Status::unimplemented("not asked"))
+        }
+    }
+
+    async fn leader(answers: usize) -> Address {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let server = tonic::transport::Server::builder()
+            .add_service(ProposerServer::new(Leader { answers }))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(server);
+        address.parse().unwrap()
+    }
+
+    fn pending(number: u64) -> Pending {
+        Pending {
+            request: RequestId(number),
+            command: EncodedCommand::from_batch_of_one(Bytes::new()),
+            traceparent: Bytes::new(),
+            forwarded: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_is_still_answered_when_nothing_more_is_sent_that_way() {
+        let (inputs, mut inbox) = mpsc::channel(16);
+        let forwarder = Forwarder::open(leader(usize::MAX).await, inputs);
+        for number in 0..3 {
+            forwarder.send(pending(number), None).unwrap();
+        }
+        // Another leads by now.
+        drop(forwarder);
+        let version = Version {
+            slot: Slot::new(7).unwrap(),
+            offset: 0,
+        };
+        for _ in 0..3 {
+            let input = inbox.recv().await;
+            assert!(
+                matches!(
+                    input,
+                    Some(Input::Forwarded(_, Forwarded::Told(Outcome::Chosen(told)))) if told == version
+                ),
+                "{input:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_leader_that_stops_has_not_read_comes_back() {
+        let (inputs, mut inbox) = mpsc::channel(16);
+        let forwarder = Forwarder::open(leader(2).await, inputs);
+        for number in 0..5 {
+            // One that is told so at once is handed in again, too.
+            let _ = forwarder.send(pending(number), None);
+        }
+        let mut told = Vec::new();
+        for _ in 0..5 {
+            let Some(Input::Forwarded(pending, forwarded)) = inbox.recv().await else {
+                panic!("each has an outcome");
+            };
+            told.push((pending.request.0, matches!(forwarded, Forwarded::Returned)));
+        }
+        told.sort_unstable();
+        assert_eq!(told, [(0, false), (1, false), (2, true), (3, true), (4, true)]);
     }
 }

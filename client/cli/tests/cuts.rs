@@ -214,6 +214,42 @@ async fn half_cut_standby_does_not_disturb_a_leader_that_has_a_quorum() {
 }
 
 #[tokio::test]
+async fn proposer_that_hears_no_acceptor_does_not_keep_the_others_from_leading() {
+    let mut network = Network::start(3, 2).await;
+    let mut outcome = Load::start(&network.cluster, 1, 200, 16).finish().await;
+    let first = network.cluster.leader().await;
+    let (deaf, second) = ((first + 1) % 3, (first + 2) % 3);
+    // What it asks is heard, and what it is told is not: the leader might as well be dead.
+    network.cut_proposer(deaf, &[0, 1, 2], Cut::Answers);
+    outcome.merge(Load::named(&network.cluster, "deaf", 2, 1_000, 16).finish().await);
+    network.cluster.proposers[first].kill();
+    until("the one that hears a quorum leads", async || {
+        let phase = network.proposer_status(second).await.phase();
+        (phase == ProposerPhase::Leading).then_some(())
+    })
+    .await;
+    let ballot = network.proposer_status(second).await.ballot;
+    outcome.merge(
+        Load::named(&network.cluster, "led by the second", 2, 3_000, 16)
+            .finish()
+            .await,
+    );
+    let campaigns = network.campaigns();
+    eprintln!("campaigns beside one that hears nobody: {campaigns:?}");
+    assert!(campaigns.iter().sum::<usize>() <= 6, "a storm: {campaigns:?}");
+    network.cut_proposer(deaf, &[0, 1, 2], Cut::Whole);
+    outcome.merge(Load::named(&network.cluster, "healed", 2, 500, 16).finish().await);
+    assert_eq!(
+        network.proposer_status(second).await.ballot,
+        ballot,
+        "it leads on"
+    );
+    assert!(outcome.acknowledged.len() > 8_000);
+    network.cluster.proposers[first].start();
+    network.check(&outcome).await;
+}
+
+#[tokio::test]
 async fn cluster_goes_on_after_every_proposer_was_cut_off_from_every_acceptor() {
     let network = Network::start(2, 2).await;
     let load = Load::start(&network.cluster, 2, 2_000, 16);
