@@ -79,6 +79,8 @@ pub struct Proposer {
     /// Campaigns and reigns that came to nothing, one after the other: each makes the next wait longer.
     failures: u32,
     election_armed: bool,
+    /// Commands wait for somebody to lead, and will be given back.
+    leaderless: bool,
     /// A leader that the acceptors hear from and that could not be reached, and whether that happened again since.
     unreachable: Option<(Arc<str>, bool)>,
     /// How often a leader was challenged for that, one after the other.
@@ -109,6 +111,7 @@ impl Proposer {
             guard: Guard::default(),
             failures: 0,
             election_armed: false,
+            leaderless: false,
             unreachable: None,
             vain_challenges: 0,
             stopping: false,
@@ -206,15 +209,16 @@ impl Proposer {
                 }
             }
             Phase::Campaigning(_) => {}
-            Phase::Standby => {
-                if let Some(address) = self.leader() {
+            Phase::Standby => match self.leader() {
+                Some(address) => {
                     let forwards = self
                         .queue
                         .drain()
                         .map(|pending| Effect::Forward(pending, Arc::clone(&address)));
                     self.effects.extend(forwards);
                 }
-            }
+                None => self.await_leader(),
+            },
         }
     }
 
@@ -357,6 +361,8 @@ impl Proposer {
                     self.campaign();
                 }
             }
+            (Timer::Leaderless, Phase::Standby | Phase::Campaigning(_)) => self.give_back(),
+            (Timer::Leaderless, Phase::Leading(_)) => self.leaderless = false,
             // Timers of a phase that is over.
             (
                 Timer::Election | Timer::Unreachable | Timer::Heartbeat | Timer::Check | Timer::GiveUp,

@@ -117,7 +117,7 @@ impl Action {
             Self::Deliver(_) | Self::Commit(_) | Self::ReadPage(..) | Self::Show { .. } => None,
             Self::Crash(_) => Some(Spend::Crash),
             Self::Damage(..) => Some(Spend::Damage),
-            Self::Fire(_, Timer::Election | Timer::Unreachable) => Some(Spend::Campaign),
+            Self::Fire(_, Timer::Election | Timer::Unreachable | Timer::Leaderless) => Some(Spend::Campaign),
             Self::Fire(_, Timer::Heartbeat) => Some(Spend::Heartbeat),
             Self::Fire(_, Timer::Check) => Some(Spend::Check),
             Self::Fire(_, Timer::GiveUp) => Some(Spend::GiveUp),

@@ -112,7 +112,12 @@ impl ProposerNode {
             | (Timer::GiveUp, Phase::Campaigning(_))
             | (Timer::Check, Phase::Leading(_)) => true,
             (
-                Timer::Election | Timer::Unreachable | Timer::Heartbeat | Timer::GiveUp | Timer::Check,
+                Timer::Election
+                | Timer::Unreachable
+                | Timer::Leaderless
+                | Timer::Heartbeat
+                | Timer::GiveUp
+                | Timer::Check,
                 Phase::Standby | Phase::Campaigning(_) | Phase::Leading(_),
             ) => false,
         };

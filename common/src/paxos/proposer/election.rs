@@ -2,8 +2,11 @@
 
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
-use super::{Phase, Proposer, Timer};
+use super::{Effect, Outcome, Phase, Proposer, Reason, Timer};
 use crate::paxos::{ballot::Ballot, identity::AcceptorUuid, message::Leadership};
+
+/// Leader timeouts that commands wait for somebody to lead: several elections, and less than callers like to wait.
+const LEADERLESS_TIMEOUTS: u32 = 10;
 
 impl Proposer {
     /// Where another proposer leads, as far as the acceptors know; `None` when nobody is heard of lately.
@@ -77,6 +80,24 @@ impl Proposer {
         }
     }
 
+    /// Has what waits given back, unless somebody leads before long.
+    pub(super) fn await_leader(&mut self) {
+        if !self.leaderless && !self.queue.is_empty() {
+            self.leaderless = true;
+            let patience = self.settings.leader_timeout * LEADERLESS_TIMEOUTS;
+            self.arm(Timer::Leaderless, patience, patience);
+        }
+    }
+
+    /// Nobody leads, as far as is known here. Another proposer may know better, so callers need not wait for this one.
+    pub(super) fn give_back(&mut self) {
+        self.leaderless = false;
+        let refused = self.queue.remove_where(|_| true).into_iter();
+        let outcome = Outcome::NotProposed(Reason::NotLeading);
+        self.effects
+            .extend(refused.map(|request| Effect::Answer(request, outcome)));
+    }
+
     /// A command found no leader at the leader's address, although the acceptors hear from one: perhaps it is cut off
     /// from us and from our clients. When that lasts, we challenge it; later each time that it comes to nothing.
     pub(super) fn forward_failed(&mut self) {
@@ -120,7 +141,7 @@ mod tests {
     use super::*;
     use crate::paxos::{
         ballot::ProposerId,
-        proposer::{Effect, Event, Limits, Settings},
+        proposer::{Event, Limits, Settings},
         quorum::Configuration,
         slot::Slot,
     };

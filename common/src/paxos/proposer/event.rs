@@ -79,6 +79,8 @@ pub enum Timer {
     Heartbeat,
     /// Challenge a leader that acceptors hear from and we cannot reach.
     Unreachable,
+    /// Give commands back that found nobody who leads.
+    Leaderless,
     /// See whether a quorum still answers.
     Check,
     /// Give the campaign up.

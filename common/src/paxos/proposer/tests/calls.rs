@@ -6,7 +6,7 @@ use super::*;
 fn a_standby_forwards_to_the_leader_it_hears_of_and_keeps_commands_while_there_is_none() {
     let mut bench = Bench::new();
     bench.propose(1, "a");
-    assert_eq!(bench.effects, []);
+    assert_eq!((bench.forwards(), bench.answers()), (vec![], vec![]));
     assert_eq!(bench.core.queued(), (1, 1));
     bench.report(1, ballot(3, 1), 10);
     assert_eq!(bench.forwards(), [(1, "http://leader".to_owned())]);
@@ -65,7 +65,7 @@ fn never_forwards_to_its_own_address_where_an_earlier_run_led() {
         chosen_to: Slot::ZERO,
     });
     bench.propose(1, "a");
-    assert_eq!(bench.effects, []);
+    assert_eq!((bench.forwards(), bench.answers()), (vec![], vec![]));
 }
 
 #[test]
@@ -89,6 +89,26 @@ fn a_forwarded_command_is_proposed_or_refused_and_never_sent_on() {
         1,
         "its own callers' commands wait for a leader"
     );
+}
+
+#[test]
+fn commands_that_find_nobody_who_leads_are_given_back() {
+    let mut bench = Bench::new();
+    bench.propose(1, "a");
+    let (_, at_least, at_most) = bench.timer(Timer::Leaderless).unwrap();
+    assert_eq!((at_least, at_most), (TIMEOUT * 10, TIMEOUT * 10));
+    bench.propose(2, "b");
+    assert_eq!(bench.timer(Timer::Leaderless), None, "it runs already");
+    bench.fire(Timer::Leaderless);
+    let not_leading = Outcome::NotProposed(Reason::NotLeading);
+    assert_eq!(bench.answers(), [(1, not_leading), (2, not_leading)]);
+    assert_eq!(bench.core.queued(), (0, 0));
+
+    // A candidate that gets nowhere is no leader either.
+    bench.propose(3, "c");
+    bench.campaign();
+    bench.fire(Timer::Leaderless);
+    assert_eq!(bench.answers(), [(3, not_leading)]);
 }
 
 #[test]
