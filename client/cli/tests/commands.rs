@@ -222,6 +222,61 @@ async fn dev_keeps_its_data_in_a_directory_that_is_given() {
 }
 
 #[tokio::test]
+async fn each_line_of_standard_input_becomes_a_value_and_gets_a_line() {
+    let dev = Dev::start(&[]).await;
+    let nobody = "http://127.0.0.1:1".to_owned();
+    let piped = |urls: &str, args: &[&str], lines: Vec<u8>| {
+        let mut command = paxos(&[&["propose", "--lines", "--acceptors", urls], args].concat());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        tokio::task::spawn_blocking(move || {
+            let mut child = command.spawn().unwrap();
+            // One that has given up does not read on.
+            let _ = child.stdin.take().unwrap().write_all(&lines);
+            child.wait_with_output().unwrap()
+        })
+    };
+    let ordered = piped(&dev.urls, &["--in-flight", "1"], b"a\nb b\nc".to_vec())
+        .await
+        .unwrap();
+    assert_eq!(stdout(&ordered), "0.0\n1.0\n2.0\n");
+    let json = piped(&dev.urls, &["--output", "json"], b"d\n".to_vec())
+        .await
+        .unwrap();
+    assert_eq!(stdout(&json), "{\"version\":{\"offset\":0,\"slot\":3}}\n");
+    assert_eq!(
+        stdout(&dev.run(&["log"]).await),
+        "0.0  a\n1.0  b b\n2.0  c\n3.0  d\n"
+    );
+
+    let empty = piped(&dev.urls, &["--in-flight", "1"], b"e\n\nf\n".to_vec())
+        .await
+        .unwrap();
+    assert_eq!(
+        (empty.status.code(), &empty.stdout[..]),
+        (Some(USAGE), &b"4.0\n"[..])
+    );
+    assert!(
+        String::from_utf8_lossy(&empty.stderr).contains("the value is empty"),
+        "{empty:?}"
+    );
+    let long = piped(&dev.urls, &[], vec![b'x'; 1_048_577]).await.unwrap();
+    assert_eq!(long.status.code(), Some(USAGE));
+    assert!(
+        String::from_utf8_lossy(&long.stderr).contains("1048576"),
+        "{long:?}"
+    );
+    let failed = piped(&nobody, &["--timeout", "300ms"], b"g\nh\n".to_vec())
+        .await
+        .unwrap();
+    assert_eq!(failed.status.code(), Some(69));
+    let told = String::from_utf8_lossy(&failed.stdout);
+    assert_eq!(told.matches("nothing was proposed: ").count(), 2, "{failed:?}");
+}
+
+#[tokio::test]
 async fn values_come_from_standard_input_and_empty_ones_are_refused_with_the_limit() {
     let dev = Dev::start(&[]).await;
     let piped = |value: &'static [u8]| {

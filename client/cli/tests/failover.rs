@@ -59,7 +59,7 @@ async fn kill_every_process(values: usize) {
     let each = values / CLIENTS;
     let begun = Instant::now();
     let mut cluster = Cluster::start(3, 3, 2).await;
-    let load = Load::start(&cluster, CLIENTS, each, 32);
+    let load = Load::of_processes(&cluster, CLIENTS, each, 32);
     // Whoever was killed stays away for half of the time until the next.
     let stretch = CLIENTS * each / (2 * VICTIMS.len() + 2);
     for (victim, number) in VICTIMS.into_iter().zip(1..) {

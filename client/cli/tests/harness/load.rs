@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    process::Stdio,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -10,6 +11,7 @@ use std::{
 };
 
 use paxos_client::{Client, ProposeError, Slot, Version};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use super::{Cluster, PATIENCE, until};
 
@@ -73,15 +75,7 @@ impl Load {
         in_flight: usize,
         bytes: usize,
     ) -> Self {
-        let gap = Mutex::new(Gap {
-            last: Instant::now(),
-            longest: Duration::ZERO,
-        });
-        let shared = Arc::new(Shared {
-            done: AtomicUsize::new(0),
-            stopped: AtomicBool::new(false),
-            gap,
-        });
+        let shared = Arc::new(Shared::new());
         let mut workers = Vec::new();
         for (client_number, client) in clients.into_iter().enumerate() {
             let next = Arc::new(AtomicUsize::new(0));
@@ -106,6 +100,48 @@ impl Load {
                 }));
             }
         }
+        Self { shared, workers }
+    }
+
+    /// Starts so many client processes, each with `in_flight` proposals at a time until it has made `each` of them.
+    pub fn of_processes(cluster: &Cluster, clients: usize, each: usize, in_flight: usize) -> Self {
+        let shared = Arc::new(Shared::new());
+        let workers = (0..clients).map(|client_number| {
+            let in_flight = in_flight.to_string();
+            let timeout = format!("{}s", PATIENCE.as_secs());
+            let urls = cluster.urls();
+            let args = ["propose", "--lines", "--output", "json", "--acceptors", &urls];
+            let mut command =
+                super::paxos(&[&args[..], &["--timeout", &timeout, "--in-flight", &in_flight]].concat());
+            command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null());
+            let mut child = tokio::process::Command::from(command)
+                .kill_on_drop(true)
+                .spawn()
+                .unwrap();
+            let values: Vec<_> = (0..each)
+                .map(|number| format!("value {number} of client process {client_number}\n"))
+                .collect();
+            let (mut input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+            let lines = values.concat();
+            tokio::spawn(async move { input.write_all(lines.as_bytes()).await.unwrap() });
+            let shared = Arc::clone(&shared);
+            tokio::spawn(async move {
+                let mut outcome = Outcome::default();
+                let mut told = BufReader::new(output).lines();
+                for value in values {
+                    let line = told.next_line().await.unwrap().expect("a line for each value");
+                    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+                    outcome.add_told(&line, value.trim_end().into());
+                    shared.done.fetch_add(1, Ordering::Relaxed);
+                }
+                child.wait().await.unwrap();
+                outcome
+            })
+        });
+        let workers = workers.collect();
         Self { shared, workers }
     }
 
@@ -146,6 +182,18 @@ impl Load {
 }
 
 impl Shared {
+    fn new() -> Self {
+        let gap = Gap {
+            last: Instant::now(),
+            longest: Duration::ZERO,
+        };
+        Self {
+            done: AtomicUsize::new(0),
+            stopped: AtomicBool::new(false),
+            gap: Mutex::new(gap),
+        }
+    }
+
     fn succeeded(&self) {
         let mut gap = self.gap.lock().unwrap();
         let now = Instant::now();
@@ -170,6 +218,20 @@ impl Outcome {
             Err(ProposeError::OutcomeUnknown(_)) => _ = self.unknown.insert(value),
             Err(ProposeError::NotProposed(_)) => _ = self.not_proposed.insert(value),
             Err(error @ (ProposeError::Invalid(_) | ProposeError::Refused(_))) => panic!("{error}"),
+        }
+    }
+
+    /// The same, as `paxos propose --output json` tells it.
+    fn add_told(&mut self, line: &serde_json::Value, value: Vec<u8>) {
+        let number = |name: &str| line["version"][name].as_u64();
+        match (number("slot"), number("offset"), line["error"]["reason"].as_str()) {
+            (Some(slot), Some(offset), None) => {
+                let (slot, offset) = (Slot::new(slot).unwrap(), offset.try_into().unwrap());
+                self.acknowledged.insert(Version { slot, offset }, value);
+            }
+            (None, None, Some("OUTCOME_UNKNOWN")) => _ = self.unknown.insert(value),
+            (None, None, Some("NOT_PROPOSED")) => _ = self.not_proposed.insert(value),
+            _ => panic!("{line}"),
         }
     }
 
