@@ -1,31 +1,46 @@
 //! Replays simulated clusters from their seeds: `cargo sim 42` prints what happens, `cargo sim 1..1000` only what fails.
+//! Followed by the name of a planted bug, the cluster has it: `cargo sim 1..1000 AnswersAboveAHole` hunts for it.
 
-use std::process::ExitCode;
+use std::{ops::Range, process::ExitCode, time::Instant};
 
+#[allow(dead_code, reason = "what only the tests use is here too")]
 #[path = "../tests/simulator/mod.rs"]
 mod simulator;
 
-use simulator::{Statistics, Transcript, run, try_run};
+use simulator::{Bug, Statistics, Transcript, hunt, run, try_run};
+
+const USAGE: &str =
+    "give a seed (cargo sim 42) or a range of seeds (cargo sim 1..1000), and perhaps a bug to plant";
 
 fn main() -> ExitCode {
-    let argument = std::env::args().nth(1).unwrap_or_default();
-    if let Ok(seed) = argument.parse() {
-        return one(seed);
+    let mut arguments = std::env::args().skip(1);
+    let seeds = arguments.next().unwrap_or_default();
+    let named = arguments.next();
+    let bug = named.as_deref().and_then(Bug::named);
+    if named.is_some() && bug.is_none() {
+        eprintln!("{USAGE}, one of {:?}", Bug::ALL);
+        return ExitCode::from(2);
     }
-    let range = argument
+    if let Ok(seed) = seeds.parse() {
+        return one(seed, bug);
+    }
+    let range = seeds
         .split_once("..")
         .and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
-    if let Some(range) = range {
-        return many(range);
+    match (range, bug) {
+        (Some(range), None) => many(range),
+        (Some(range), Some(bug)) => until_found(range, bug),
+        (None, _) => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
+        }
     }
-    eprintln!("give a seed (cargo sim 42) or a range of seeds (cargo sim 1..1000)");
-    ExitCode::from(2)
 }
 
 /// Prints one run from beginning to end.
-fn one(seed: u64) -> ExitCode {
+fn one(seed: u64, bug: Option<Bug>) -> ExitCode {
     let mut transcript = Transcript::last(usize::MAX);
-    let guarded = std::panic::AssertUnwindSafe(|| run(seed, &mut transcript));
+    let guarded = std::panic::AssertUnwindSafe(|| run(seed, bug, &mut transcript));
     let outcome = std::panic::catch_unwind(guarded);
     print(&transcript.to_string());
     match outcome {
@@ -41,10 +56,11 @@ fn one(seed: u64) -> ExitCode {
 }
 
 /// Runs a range of seeds, and stops at the first that fails.
-fn many(range: std::ops::Range<u64>) -> ExitCode {
+fn many(range: Range<u64>) -> ExitCode {
     let mut all = Statistics::default();
     // What fails is told once, with its transcript.
     std::panic::set_hook(Box::new(|_| {}));
+    let begun = Instant::now();
     for seed in range.clone() {
         match try_run(seed) {
             Ok(run) => all.merge(&run.statistics),
@@ -54,11 +70,29 @@ fn many(range: std::ops::Range<u64>) -> ExitCode {
             }
         }
     }
+    let per_minute = range.clone().count() as f64 * 60.0 / begun.elapsed().as_secs_f64();
     print(&format!(
-        "seeds {range:?}: {all:#?}\nnever happened: {:?}\n",
+        "seeds {range:?}: {all:#?}\nnever happened: {:?}\n{per_minute:.0} schedules a minute\n",
         all.missing()
     ));
     ExitCode::SUCCESS
+}
+
+/// Runs a range of seeds with a bug planted, and stops at the first that shows it.
+fn until_found(range: Range<u64>, bug: Bug) -> ExitCode {
+    match hunt(bug, range.clone()) {
+        Some(found) => {
+            print(&format!(
+                "seed {} shows it, by {}: {}\n",
+                found.seed, found.by, found.reason
+            ));
+            ExitCode::SUCCESS
+        }
+        None => {
+            print(&format!("seeds {range:?} do not show it\n"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn print(text: &str) {

@@ -57,6 +57,14 @@ impl Promises {
         said.told = said.told.max(ballot);
     }
 
+    /// It reads a page of its promise of `ballot`: what it votes for after a higher one is not for that candidate.
+    pub(crate) fn paged(&self, acceptor: usize, ballot: Ballot, promised: Ballot) {
+        assert_eq!(
+            promised, ballot,
+            "acceptor {acceptor} pages a promise that it has overtaken"
+        );
+    }
+
     /// It says that it voted for `slot` at `ballot`.
     pub(crate) fn accepted(&mut self, acceptor: usize, ballot: Ballot, slot: Slot, rows: &DiskRows) {
         let held = rows.get(&slot).map(|(held, _)| *held);

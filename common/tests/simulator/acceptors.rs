@@ -125,6 +125,7 @@ impl World<'_> {
         let run = process.run;
         let disk = format!("{}", process.disk.promised);
         self.note(|| format!("acceptor {acceptor} starts, promised {disk}"));
+        self.tamper_with_start(acceptor);
         for proposer in 0..self.proposers.len() {
             let due = Happening::ReportDue {
                 acceptor,
@@ -204,11 +205,11 @@ impl World<'_> {
     }
 
     pub(crate) fn acceptor_receives(&mut self, acceptor: usize, from: Node, message: Message) {
-        let process = &mut self.acceptors[acceptor];
-        if process.core.is_none() {
+        if !self.acceptors[acceptor].is_up() {
             return;
         }
         if let (Message::Observe(kind, slot), Node::Learner(learner)) = (&message, from) {
+            let process = &mut self.acceptors[acceptor];
             process.observers.insert((learner, *kind));
             let due = Happening::FrameDue {
                 acceptor,
@@ -220,11 +221,12 @@ impl World<'_> {
             self.plan(self.now, due);
             return;
         }
+        self.tamper_with_request(acceptor, &message);
         if let Message::FetchChosen(first, to) = message {
             self.fetch_chosen(acceptor, from, first, to);
             return;
         }
-        process.queue.push_back((from, message));
+        self.acceptors[acceptor].queue.push_back((from, message));
         self.write_group(acceptor);
     }
 
@@ -233,7 +235,7 @@ impl World<'_> {
         let take = self.rng.random_range(1..=self.knobs.group_max);
         let process = &mut self.acceptors[acceptor];
         let Some(core) = &process.core else { return };
-        if process.committing.is_some() || process.queue.is_empty() {
+        if process.committing.is_some() || process.queue.is_empty() || self.tampering.blocks(acceptor) {
             return;
         }
         let take = take.min(process.queue.len());
@@ -246,6 +248,8 @@ impl World<'_> {
             decide(core, &process.disk, &mut group, from, message, &mut answers);
         }
         if core.write(&group).is_some() {
+            self.tamper_with_waiting(acceptor, &mut answers);
+            let process = &mut self.acceptors[acceptor];
             process.committing = Some(Committing { group, answers });
             let run = process.run;
             let mut takes = self.rng.random_range(self.knobs.disk_min..=self.knobs.disk_max);
@@ -281,6 +285,7 @@ impl World<'_> {
             return;
         };
         let disk = &mut process.disk;
+        let promised = disk.promised;
         for (&slot, (ballot, _)) in write.rows {
             self.invariants
                 .promises
@@ -298,6 +303,7 @@ impl World<'_> {
             disk.rows.insert(slot, (*ballot, value.clone()));
             disk.damaged.remove(&slot);
         }
+        self.tampering.tamper_with_disk(disk, promised, write.rows);
         self.invariants.promises.disk(acceptor, disk.promised);
         for (&slot, (ballot, value)) in write.rows {
             self.invariants.voted(acceptor, *ballot, slot, value);
@@ -316,6 +322,9 @@ impl World<'_> {
         let process = &mut self.acceptors[acceptor];
         let Some(core) = &mut process.core else { return };
         core.committed(group);
+        self.tamper_with_memory(acceptor);
+        let process = &self.acceptors[acceptor];
+        let Some(core) = &process.core else { return };
         self.invariants.watermarks.acceptor(
             &self.invariants.chosen,
             acceptor,

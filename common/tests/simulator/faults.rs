@@ -39,7 +39,8 @@ impl World<'_> {
                 self.crash(node);
             }
             43..=57 => self.pause(),
-            58..=79 => self.cut(),
+            58..=73 => self.cut(),
+            74..=79 => self.half_cut(),
             80..=89 => self.flap(),
             _ => {
                 let proposer = self.some_proposer();
@@ -168,6 +169,24 @@ impl World<'_> {
                 && self.rng.random_bool(0.5)
             {
                 self.plan_within(200 * MILLISECOND, Happening::LinkClosed { acceptor, proposer });
+            }
+        }
+    }
+
+    /// A leader hears everybody and is heard by one acceptor alone, which hears nobody else.
+    fn half_cut(&mut self) {
+        let leader = (0..self.proposers.len()).find(|&proposer| self.proposers[proposer].leads());
+        let Some(leader) = leader else { return };
+        let kept = self.some_acceptor();
+        let until = self.now + self.a_while();
+        self.statistics.count(Counted::LeadersHalfCut);
+        self.note(|| format!("leader {leader} is heard by acceptor {kept} alone"));
+        for acceptor in 0..self.acceptors.len() {
+            for proposer in 0..self.proposers.len() {
+                if (acceptor == kept) != (proposer == leader) {
+                    let way = (Node::Proposer(proposer), Node::Acceptor(acceptor));
+                    self.network.cuts.insert(way, until);
+                }
             }
         }
     }

@@ -61,6 +61,7 @@ impl World<'_> {
 
     pub(crate) fn crash_learner(&mut self, learner: usize) {
         self.learners[learner].core = None;
+        self.tamper_with_gone_reader(learner);
         self.statistics.count(Counted::LearnersRestarted);
         self.note(|| format!("learner {learner} crashes"));
     }
@@ -69,7 +70,7 @@ impl World<'_> {
     fn observe(&mut self, learner: usize) {
         let process = &self.learners[learner];
         let Some(core) = &process.core else { return };
-        let (from, feed) = (core.next(), process.feed);
+        let (from, feed) = (self.tamper_with_cursor(learner, core.next()), process.feed);
         let this = Node::Learner(learner);
         for acceptor in 0..self.acceptors.len() {
             self.send(
@@ -112,7 +113,8 @@ impl World<'_> {
         }
     }
 
-    pub(crate) fn learner_receives(&mut self, learner: usize, from: Node, message: Message) {
+    pub(crate) fn learner_receives(&mut self, learner: usize, from: Node, mut message: Message) {
+        self.tampering.tamper_with_frame(learner, &mut message);
         let acceptor = match from {
             Node::Acceptor(acceptor) => acceptor,
             Node::Proposer(_) | Node::Learner(_) | Node::Clients => usize::MAX,

@@ -5,22 +5,32 @@
 //! A run has two parts: faults for some simulated seconds, then a healed network in which progress is demanded.
 
 mod acceptors;
+mod bugs;
 mod calls;
 mod clients;
 mod disks;
 mod faults;
+mod hunt;
 mod knobs;
 mod learners;
 mod network;
 mod proposers;
 mod readers;
 mod statistics;
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a bug concerns a few messages, and leaves the others alone"
+)]
+mod tamper;
 mod transcript;
 mod world;
 
 #[path = "../invariants/mod.rs"]
 mod invariants;
 
+pub(crate) use bugs::Bug;
+#[allow(unused_imports, reason = "the example names only one of them")]
+pub(crate) use hunt::{Found, hunt};
 pub(crate) use statistics::Statistics;
 pub(crate) use transcript::Transcript;
 
@@ -31,18 +41,18 @@ pub(crate) struct Run {
     pub(crate) statistics: Statistics,
 }
 
-/// Runs one schedule to its end.
+/// Runs one schedule to its end, with a bug planted or none.
 ///
 /// # Panics
 /// When an invariant breaks, or the healed cluster makes no progress.
-pub(crate) fn run(seed: u64, transcript: &mut Transcript) -> Run {
-    world::World::new(seed, transcript).run()
+pub(crate) fn run(seed: u64, bug: Option<Bug>, transcript: &mut Transcript) -> Run {
+    world::World::new(seed, bug, transcript).run()
 }
 
 /// Runs one schedule, catching what breaks; a failure comes with the last part of the transcript.
 pub(crate) fn try_run(seed: u64) -> Result<Run, String> {
     let guarded = |transcript: &mut Transcript| {
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed, transcript)))
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed, None, transcript)))
     };
     guarded(&mut Transcript::off()).map_err(|panic| {
         let reason = panic

@@ -98,7 +98,10 @@ impl Network {
 
 impl World<'_> {
     /// Sends a message, which may not arrive, or more than once, or late.
-    pub(crate) fn send(&mut self, from: Node, to: Node, message: Message) {
+    pub(crate) fn send(&mut self, from: Node, to: Node, mut message: Message) {
+        if !self.tamper_with_sent(from, to, &mut message) {
+            return;
+        }
         let cut = self
             .network
             .cuts
@@ -116,7 +119,7 @@ impl World<'_> {
         self.deliver_later(from, to, message);
     }
 
-    fn deliver_later(&mut self, from: Node, to: Node, message: Message) {
+    pub(crate) fn deliver_later(&mut self, from: Node, to: Node, message: Message) {
         let knobs = &self.network.knobs;
         let mut at = self.now + self.rng.random_range(knobs.delay_min..=knobs.delay_max);
         if self.rng.random_bool(knobs.long_delay) {

@@ -75,6 +75,10 @@ impl ProposerProcess {
         )
     }
 
+    pub(crate) fn leads(&self) -> bool {
+        matches!(self.doing(), Doing::Leading(_))
+    }
+
     fn doing(&self) -> Doing {
         match self.core.as_ref().map(Proposer::phase) {
             Some(Phase::Campaigning(campaign)) => Doing::Campaigning(campaign.ballot()),
@@ -87,6 +91,7 @@ impl ProposerProcess {
 impl World<'_> {
     pub(crate) fn start_proposer(&mut self, proposer: usize) {
         let id = ProposerId::from_random(self.rng.random());
+        let id = self.tamper_with_id(proposer, id);
         let clock = self.rng.random_range(80..=125);
         let process = &mut self.proposers[proposer];
         process.run += 1;
@@ -326,6 +331,7 @@ impl World<'_> {
 
     /// Hands an event to the core and does what it wants done.
     pub(crate) fn tell(&mut self, proposer: usize, event: Event) {
+        let event = self.tamper_with_event(proposer, event);
         let process = &mut self.proposers[proposer];
         let before = process.doing();
         let Some(core) = &mut process.core else { return };
@@ -390,13 +396,15 @@ impl World<'_> {
                 };
                 self.statistics.count(what);
                 self.note(|| format!("proposer {proposer} stands by"));
+                self.tamper_with_end(proposer);
             }
         }
     }
 
     fn perform(&mut self, proposer: usize, effects: Vec<Effect>) {
         let this = Node::Proposer(proposer);
-        for effect in effects {
+        for mut effect in effects {
+            self.tamper_with_effect(proposer, &mut effect);
             match effect {
                 Effect::Prepare(acceptor, prepare, scan) => {
                     if prepare.from == Slot::MAX {
@@ -472,7 +480,7 @@ impl World<'_> {
         }
     }
 
-    fn place(&self, acceptor: AcceptorUuid) -> usize {
+    pub(crate) fn place(&self, acceptor: AcceptorUuid) -> usize {
         let members = self.electorate.members();
         members
             .binary_search(&acceptor)

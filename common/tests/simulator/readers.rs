@@ -36,12 +36,13 @@ impl World<'_> {
             return;
         }
         let disk = &process.disk;
-        if disk.promised > ballot {
+        if disk.promised > ballot && !self.tampering.pages_outlive_promise() {
             self.statistics.count(Counted::PagesOvertaken);
             let rejected = Message::PrepareRejected(ballot, disk.promised);
             self.answer(acceptor, Answer::Message(to, rejected));
             return;
         }
+        self.invariants.promises.paged(acceptor, ballot, disk.promised);
         let (rows, last) = disk.page(from, rows_max);
         let next = rows.last().map_or(from, |row| row.slot.next());
         if rows.iter().any(|row| row.accepted.is_none()) {

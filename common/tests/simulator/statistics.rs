@@ -23,6 +23,7 @@ pub(crate) enum Counted {
     GroupsOfMany,
     GroupsUnanswered,
     HandedOver,
+    LeadersHalfCut,
     LearnersRestarted,
     LinksFlapped,
     LinksReopened,
@@ -52,7 +53,7 @@ pub(crate) enum Counted {
 }
 
 impl Counted {
-    pub(crate) const ALL: [Self; 44] = [
+    pub(crate) const ALL: [Self; 45] = [
         Self::AcceptorsCrashed,
         Self::AllAcceptorsCrashed,
         Self::AnswersAboveOne,
@@ -71,6 +72,7 @@ impl Counted {
         Self::GroupsOfMany,
         Self::GroupsUnanswered,
         Self::HandedOver,
+        Self::LeadersHalfCut,
         Self::LearnersRestarted,
         Self::LinksFlapped,
         Self::LinksReopened,

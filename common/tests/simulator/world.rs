@@ -20,6 +20,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use super::{
     Run, Transcript,
     acceptors::AcceptorProcess,
+    bugs::Bug,
     clients::Clients,
     invariants::{Invariants, progress::LEADER_TIMEOUTS_MAX},
     knobs::{Knobs, LEADER_TIMEOUT, NetworkKnobs},
@@ -27,6 +28,7 @@ use super::{
     network::{Kind, Message, Network, Node},
     proposers::ProposerProcess,
     statistics::{Counted, Statistics},
+    tamper::Tampering,
 };
 
 /// Simulated microseconds since the beginning of the run.
@@ -198,10 +200,11 @@ pub(crate) struct World<'a> {
     pub(crate) clients: Clients,
     pub(crate) invariants: Invariants,
     pub(crate) statistics: Statistics,
+    pub(crate) tampering: Tampering,
 }
 
 impl<'a> World<'a> {
-    pub(crate) fn new(seed: u64, transcript: &'a mut Transcript) -> Self {
+    pub(crate) fn new(seed: u64, bug: Option<Bug>, transcript: &'a mut Transcript) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let knobs = Knobs::draw(&mut rng);
         let quorums = knobs.quorums;
@@ -228,6 +231,7 @@ impl<'a> World<'a> {
             clients: Clients::default(),
             invariants: Invariants::new(quorums, knobs.learners),
             statistics: Statistics::default(),
+            tampering: Tampering::with(bug),
             knobs,
         }
     }

@@ -1,0 +1,82 @@
+//! The bugs that can be planted: each was shipped by a real system, or found in a draft of this protocol.
+//!
+//! A leader's watermark raised by hearsay is not among them. Within 20,000 schedules it does no harm, because a leader
+//! that others overtake unheard steps down before it hears of what they chose; the model finds it.
+
+/// What is done wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Bug {
+    /// A promise tells nothing of what was accepted.
+    AcceptedLeftOutOfPromise,
+    /// An Accept above the promise is granted, and the promise stays.
+    AcceptDoesNotPromise,
+    /// A proposer that starts anew has the number of the one before it.
+    BallotReusedAfterRestart,
+    /// A proposer forgets between two campaigns which ballots it used.
+    BallotReusedBySameProcess,
+    /// An acceptor answers what is on its way to its disk.
+    AnswersBeforeTheCommit,
+    /// A leader counts votes at other ballots: late ones for its own earlier ones, and what its promises report.
+    LeaderCountsVotesOfOtherBallots,
+    /// The same by a learner.
+    LearnerCountsVotesOfOtherBallots,
+    /// Another answer of the same acceptor counts as another acceptor's.
+    LeaderCountsReplies,
+    /// Another frame of the same acceptor counts as another acceptor's.
+    LearnerCountsFrames,
+    /// A leader starts below the watermark that its promises tell.
+    StartsBelowTheWatermark,
+    /// Values are picked from one promise of the quorum.
+    ValuesPickedFromPartOfTheQuorum,
+    /// A leader starts below the watermark that it asked the promises to start from.
+    StartsBelowFrom,
+    /// A caller is answered as soon as its own slot is chosen.
+    AnswersAboveAHole,
+    /// An acceptor's watermark passes over rows of an older ballot than the claimant's.
+    WatermarkTrustedForOlderRows,
+    /// A frame's watermark is held to speak for rows of earlier frames.
+    FrameWatermarkForHeldRows,
+    /// An acceptor goes on paging a promise after it has made a higher one, with the marks of then.
+    PagesOutliveTheirPromise,
+    /// A row that cannot be read is left out of promises.
+    UnreadableRowTakenForEmpty,
+    /// The same, where a leader asks for the sake of repair.
+    RepairTakesUnreadableRowForEmpty,
+    /// A learner asks for what follows its highest slot instead of its first missing one.
+    LearnerResumesAfterHighest,
+    /// An acceptor waits for a reader that has gone away.
+    ReaderBlocksTheAcceptor,
+    /// What a learner was shown once is not shown to it again.
+    LostFramesNeverSentAgain,
+}
+
+impl Bug {
+    pub(crate) const ALL: [Self; 21] = [
+        Self::AcceptedLeftOutOfPromise,
+        Self::AcceptDoesNotPromise,
+        Self::BallotReusedAfterRestart,
+        Self::BallotReusedBySameProcess,
+        Self::AnswersBeforeTheCommit,
+        Self::LeaderCountsVotesOfOtherBallots,
+        Self::LearnerCountsVotesOfOtherBallots,
+        Self::LeaderCountsReplies,
+        Self::LearnerCountsFrames,
+        Self::StartsBelowTheWatermark,
+        Self::ValuesPickedFromPartOfTheQuorum,
+        Self::StartsBelowFrom,
+        Self::AnswersAboveAHole,
+        Self::WatermarkTrustedForOlderRows,
+        Self::FrameWatermarkForHeldRows,
+        Self::PagesOutliveTheirPromise,
+        Self::UnreadableRowTakenForEmpty,
+        Self::RepairTakesUnreadableRowForEmpty,
+        Self::LearnerResumesAfterHighest,
+        Self::ReaderBlocksTheAcceptor,
+        Self::LostFramesNeverSentAgain,
+    ];
+
+    /// The bug of that name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|bug| format!("{bug:?}") == name)
+    }
+}

@@ -1,0 +1,397 @@
+//! Planted bugs: tampering with messages, effects and disks around the cores, never inside them.
+//!
+//! Every function here leaves everything as it is unless its bug is planted, and draws nothing from the seed: a run
+//! with a bug is the run without it up to where the bug shows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use paxos_common::paxos::{
+    acceptor::Acceptor,
+    ballot::{Ballot, ProposerId},
+    identity::AcceptorUuid,
+    message::{Accept, AcceptAnswer, Row},
+    proposer::{Effect, Event, Outcome, Phase, RequestId},
+    slot::{Slot, SlotRange, Version},
+    value::Value,
+};
+
+use super::{
+    acceptors::Answer,
+    bugs::Bug,
+    disks::Disk,
+    invariants::commands,
+    network::{Kind, Message, Node},
+    world::{Happening, World, uuid},
+};
+
+/// What a tampered run remembers beside the cores; nothing unless a bug is planted.
+#[derive(Default)]
+pub(crate) struct Tampering {
+    bug: Option<Bug>,
+    /// The highest watermark that each acceptor was told.
+    claimed: BTreeMap<usize, Slot>,
+    /// Acceptors that wait for a reader.
+    blocked: BTreeSet<usize>,
+    /// Each proposer's number at its first start.
+    ids: BTreeMap<usize, ProposerId>,
+    /// The highest watermark that each proposer heard of.
+    heard: BTreeMap<usize, Slot>,
+    /// Where each campaign's promises start.
+    asked: BTreeMap<Ballot, Asked>,
+    /// The slots that each promise has rows of.
+    reported: BTreeMap<(Ballot, AcceptorUuid), BTreeSet<Slot>>,
+    proposed: BTreeMap<(Ballot, Slot), Value>,
+    votes: BTreeMap<(Ballot, Slot), BTreeSet<usize>>,
+    /// Rows that each learner was shown.
+    held: BTreeMap<usize, Vec<Row>>,
+    seen_to: BTreeMap<usize, Slot>,
+    /// What each learner was sent by each acceptor.
+    shown_to: BTreeMap<(usize, usize, Kind), Slot>,
+}
+
+/// Where the core wanted the promises of a campaign to start, and where they do.
+struct Asked {
+    wanted: Slot,
+    from: Slot,
+}
+
+impl Tampering {
+    pub(crate) fn with(bug: Option<Bug>) -> Self {
+        Self {
+            bug,
+            ..Self::default()
+        }
+    }
+
+    fn has(&self, bug: Bug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    /// Whether a promise is paged on when a higher one was made.
+    pub(crate) fn pages_outlive_promise(&self) -> bool {
+        self.has(Bug::PagesOutliveTheirPromise)
+    }
+
+    /// Whether an acceptor does nothing for now.
+    pub(crate) fn blocks(&self, acceptor: usize) -> bool {
+        self.blocked.contains(&acceptor)
+    }
+
+    /// A disk right after a commit of `rows`; it had promised `promised` before.
+    pub(crate) fn tamper_with_disk(
+        &self,
+        disk: &mut Disk,
+        promised: Ballot,
+        rows: &BTreeMap<Slot, (Ballot, Value)>,
+    ) {
+        if self.has(Bug::AcceptDoesNotPromise) && !rows.is_empty() {
+            disk.promised = promised;
+        }
+    }
+
+    /// A frame, as a learner takes it in.
+    pub(crate) fn tamper_with_frame(&mut self, learner: usize, message: &mut Message) {
+        match message {
+            Message::Votes(votes) if self.has(Bug::LearnerCountsVotesOfOtherBallots) => {
+                for (ballot, _) in votes {
+                    *ballot = Ballot::ZERO;
+                }
+            }
+            Message::Rows(rows, _) if self.has(Bug::LearnerResumesAfterHighest) => {
+                let end = rows.last().map_or(Slot::ZERO, |row| row.slot.next());
+                raise(&mut self.seen_to, learner, end);
+            }
+            Message::Rows(rows, _) if self.has(Bug::FrameWatermarkForHeldRows) => {
+                let held = self.held.entry(learner).or_default();
+                let fresh = rows.clone();
+                rows.splice(0..0, held.iter().cloned());
+                held.extend(fresh);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Raises the mark kept for `of`.
+fn raise<K: Ord>(marks: &mut BTreeMap<K, Slot>, of: K, to: Slot) -> Slot {
+    let mark = marks.entry(of).or_default();
+    *mark = to.max(*mark);
+    *mark
+}
+
+// Acceptors.
+impl World<'_> {
+    pub(crate) fn tamper_with_request(&mut self, acceptor: usize, message: &Message) {
+        if let Message::Accept(accept, _) = message
+            && self.tampering.has(Bug::WatermarkTrustedForOlderRows)
+        {
+            raise(&mut self.tampering.claimed, acceptor, accept.chosen_to);
+        }
+    }
+
+    /// What need not wait for the disk.
+    pub(crate) fn tamper_with_waiting(&mut self, acceptor: usize, answers: &mut Vec<Answer>) {
+        if self.tampering.has(Bug::AnswersBeforeTheCommit) {
+            for answer in answers.drain(..) {
+                self.answer(acceptor, answer);
+            }
+        }
+    }
+
+    /// Memory, right after a group was taken in.
+    pub(crate) fn tamper_with_memory(&mut self, acceptor: usize) {
+        let trusts = self.tampering.has(Bug::WatermarkTrustedForOlderRows);
+        if !trusts && !self.tampering.has(Bug::AcceptDoesNotPromise) {
+            return;
+        }
+        let process = &mut self.acceptors[acceptor];
+        let (Some(core), Some(present)) = (&process.core, process.disk.runs.last()) else {
+            return;
+        };
+        let (remembers, run) = (core.witnesses().clone(), present.run);
+        let disk = &mut process.disk;
+        if trusts {
+            let claimed = self.tampering.claimed.get(&acceptor).copied();
+            disk.chosen_to = core.chosen_to();
+            while Some(disk.chosen_to) < claimed && disk.rows.contains_key(&disk.chosen_to) {
+                disk.chosen_to = disk.chosen_to.next();
+            }
+        }
+        let core = Acceptor::recover(disk.recovered(), run);
+        process.core = Some(core.remembering(remembers));
+    }
+
+    /// A learner goes away.
+    pub(crate) fn tamper_with_gone_reader(&mut self, learner: usize) {
+        if self.tampering.has(Bug::ReaderBlocksTheAcceptor) {
+            let waiting = (0..self.acceptors.len()).filter(|&acceptor| {
+                let observers = &self.acceptors[acceptor].observers;
+                observers.contains(&(learner, Kind::Values)) || observers.contains(&(learner, Kind::Votes))
+            });
+            let waiting: Vec<usize> = waiting.collect();
+            self.tampering.blocked.extend(waiting);
+        }
+    }
+
+    pub(crate) fn tamper_with_start(&mut self, acceptor: usize) {
+        self.tampering.blocked.remove(&acceptor);
+    }
+
+    /// A message as it leaves; `false` when it does not.
+    pub(crate) fn tamper_with_sent(&mut self, from: Node, to: Node, message: &mut Message) -> bool {
+        let Node::Acceptor(acceptor) = from else {
+            return true;
+        };
+        let repeats = match message {
+            Message::Page(_, scan, page) => {
+                if self.tampering.has(Bug::AcceptedLeftOutOfPromise) {
+                    page.rows.clear();
+                }
+                if self.tampering.has(Bug::UnreadableRowTakenForEmpty)
+                    || (self.tampering.has(Bug::RepairTakesUnreadableRowForEmpty) && scan.is_some())
+                {
+                    page.rows.retain(|row| row.accepted.is_some());
+                }
+                false
+            }
+            Message::Answer(_, _, AcceptAnswer::Accepted { .. }) => {
+                self.tampering.has(Bug::LeaderCountsReplies)
+            }
+            Message::Votes(_) => self.tampering.has(Bug::LearnerCountsFrames),
+            _ => false,
+        };
+        if repeats {
+            let other = Node::Acceptor((acceptor + 1) % self.acceptors.len());
+            self.deliver_later(other, to, message.clone());
+        }
+        !(self.tampering.has(Bug::LostFramesNeverSentAgain) && self.was_shown(acceptor, to, message))
+    }
+
+    /// Whether a frame holds only what its reader was sent before.
+    fn was_shown(&mut self, acceptor: usize, to: Node, message: &Message) -> bool {
+        let Node::Learner(learner) = to else { return false };
+        let (kind, end) = match message {
+            Message::Votes(votes) => (Kind::Votes, votes.last().map(|(_, range)| range.to)),
+            Message::Rows(rows, _) => (Kind::Values, rows.last().map(|row| row.slot.next())),
+            _ => return false,
+        };
+        let of = (learner, acceptor, kind);
+        let before = self.tampering.shown_to.get(&of).copied();
+        let end = end.unwrap_or_default();
+        raise(&mut self.tampering.shown_to, of, end);
+        before.is_some_and(|before| end <= before)
+    }
+}
+
+// Proposers.
+impl World<'_> {
+    /// The number of a proposer that starts.
+    pub(crate) fn tamper_with_id(&mut self, proposer: usize, drawn: ProposerId) -> ProposerId {
+        let reuses = self.tampering.has(Bug::BallotReusedAfterRestart)
+            || self.tampering.has(Bug::BallotReusedBySameProcess);
+        if reuses {
+            *self.tampering.ids.entry(proposer).or_insert(drawn)
+        } else {
+            drawn
+        }
+    }
+
+    /// A campaign or a reign is over.
+    pub(crate) fn tamper_with_end(&mut self, proposer: usize) {
+        if self.tampering.has(Bug::BallotReusedBySameProcess) {
+            self.start_proposer(proposer);
+        }
+    }
+
+    /// An event, as the core hears of it.
+    pub(crate) fn tamper_with_event(&mut self, proposer: usize, mut event: Event) -> Event {
+        match &mut event {
+            Event::Promised {
+                acceptor,
+                ballot,
+                page,
+                ..
+            } => {
+                if self.tampering.has(Bug::LeaderCountsVotesOfOtherBallots) {
+                    let rows = self.tampering.reported.entry((*ballot, *acceptor)).or_default();
+                    rows.extend(page.rows.iter().map(|row| row.slot));
+                }
+                if self.tampering.has(Bug::StartsBelowTheWatermark) {
+                    page.chosen_to = Slot::ZERO;
+                }
+                if self.tampering.has(Bug::ValuesPickedFromPartOfTheQuorum) && *acceptor != uuid(0) {
+                    page.rows.clear();
+                }
+                if self.tampering.has(Bug::StartsBelowFrom)
+                    && let Some(asked) = self.tampering.asked.get(ballot)
+                    && asked.from == page.from
+                {
+                    page.from = asked.wanted;
+                }
+            }
+            Event::Reported { chosen_to, .. } => self.tamper_with_heard(proposer, chosen_to),
+            Event::Answered {
+                acceptor,
+                ballot,
+                answer: AcceptAnswer::Accepted { slots, chosen_to, .. },
+                ..
+            } => {
+                if self.tampering.has(Bug::AnswersAboveAHole) {
+                    let acceptor = self.place(*acceptor);
+                    for slot in slots.iter().flat_map(|range| range.from.to(range.to)) {
+                        self.answer_early(proposer, *ballot, slot, acceptor);
+                    }
+                }
+                if self.tampering.has(Bug::LeaderCountsVotesOfOtherBallots) {
+                    *ballot = self.leads_at(proposer).unwrap_or(*ballot);
+                }
+                self.tamper_with_heard(proposer, chosen_to);
+            }
+            _ => {}
+        }
+        event
+    }
+
+    fn leads_at(&self, proposer: usize) -> Option<Ballot> {
+        match self.proposers[proposer].core.as_ref()?.phase() {
+            Phase::Leading(lead) => Some(lead.ballot()),
+            Phase::Standby | Phase::Campaigning(_) => None,
+        }
+    }
+
+    fn tamper_with_heard(&mut self, proposer: usize, chosen_to: &mut Slot) {
+        raise(&mut self.tampering.heard, proposer, *chosen_to);
+        if self.tampering.has(Bug::StartsBelowFrom) {
+            *chosen_to = Slot::ZERO;
+        }
+    }
+
+    /// Answers a caller when a quorum has voted for its command, whatever is below.
+    fn answer_early(&mut self, proposer: usize, ballot: Ballot, slot: Slot, acceptor: usize) {
+        let votes = self.tampering.votes.entry((ballot, slot)).or_default();
+        if !votes.insert(acceptor) || votes.len() != self.knobs.quorums.phase2() {
+            return;
+        }
+        let Some(value) = self.tampering.proposed.get(&(ballot, slot)) else {
+            return;
+        };
+        let numbers: Vec<u64> = commands(value).collect();
+        for (number, offset) in numbers.into_iter().zip(0..) {
+            let requests = &self.proposers[proposer].requests;
+            let waiting: Vec<RequestId> = requests
+                .iter()
+                .filter(|(_, caller)| caller.command == number && !caller.answered)
+                .map(|(&request, _)| request)
+                .collect();
+            for request in waiting {
+                self.answer_caller(proposer, request, Outcome::Chosen(Version { slot, offset }));
+                if let Some(caller) = self.proposers[proposer].requests.get_mut(&request) {
+                    // The core answers it once more.
+                    caller.cancelled = true;
+                }
+            }
+        }
+    }
+
+    /// An effect, as it is done.
+    pub(crate) fn tamper_with_effect(&mut self, proposer: usize, effect: &mut Effect) {
+        let heard = self.tampering.heard.get(&proposer).copied().unwrap_or_default();
+        match effect {
+            Effect::Prepare(_, prepare, None)
+                if self.tampering.has(Bug::StartsBelowFrom) && prepare.from != Slot::MAX =>
+            {
+                let wanted = prepare.from;
+                let from = wanted.max(heard);
+                let asked = self.tampering.asked.entry(prepare.ballot);
+                prepare.from = asked.or_insert(Asked { wanted, from }).from;
+            }
+            Effect::Accept(acceptor, accept) => {
+                if self.tampering.has(Bug::LeaderCountsVotesOfOtherBallots) {
+                    self.count_reported(proposer, *acceptor, accept);
+                }
+                if self.tampering.has(Bug::AnswersAboveAHole) {
+                    self.remember_proposals(accept);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What a promise reports is taken for a vote at the new ballot.
+    fn count_reported(&mut self, proposer: usize, acceptor: AcceptorUuid, accept: &Accept) {
+        let Some(rows) = self.tampering.reported.get(&(accept.ballot, acceptor)) else {
+            return;
+        };
+        let proposed = accept.proposals.iter().map(|&(slot, _)| slot);
+        let slots = SlotRange::collect(proposed.filter(|slot| rows.contains(slot)));
+        if !slots.is_empty() {
+            let counted = AcceptAnswer::Accepted {
+                slots,
+                voted_to: Slot::ZERO,
+                chosen_to: Slot::ZERO,
+            };
+            let deliver = Happening::Deliver {
+                from: Node::Acceptor(self.place(acceptor)),
+                to: Node::Proposer(proposer),
+                message: Message::Answer(accept.ballot, 0, counted),
+                stamp: None,
+            };
+            self.plan(self.now, deliver);
+        }
+    }
+
+    fn remember_proposals(&mut self, accept: &Accept) {
+        for (slot, value) in &accept.proposals {
+            let of = (accept.ballot, *slot);
+            self.tampering.proposed.insert(of, value.clone());
+        }
+    }
+}
+
+impl World<'_> {
+    /// Where a learner asks to start from.
+    pub(crate) fn tamper_with_cursor(&self, learner: usize, next: Slot) -> Slot {
+        let seen_to = self.tampering.seen_to.get(&learner).copied();
+        next.max(seen_to.unwrap_or_default())
+    }
+}
