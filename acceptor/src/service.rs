@@ -314,6 +314,7 @@ impl<R: Reader> Acceptor for Service<R> {
                     stamp,
                     ballot: Some(ballot.into()),
                     answer: Some(answer),
+                    witnesses: Vec::new(),
                 };
                 self.until_stop(stream::iter([Ok(page)]))
             }

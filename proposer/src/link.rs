@@ -391,8 +391,14 @@ async fn promise(
         .into_inner();
     loop {
         let page = pages.message().await?.ok_or(Broken::Closed)?;
-        check(page.stamp.as_ref(), open.acceptor, cluster)?;
+        let stamp = check(page.stamp.as_ref(), open.acceptor, cluster)?;
         let ballot: Ballot = page.ballot.ok_or(Malformed::Missing("ballot"))?.try_into()?;
+        if !page.witnesses.is_empty() {
+            let remembered = Event::Remembered(wire::read_witnesses(&page.witnesses)?);
+            if inputs.send(Input::Core(remembered)).await.is_err() {
+                return Ok(());
+            }
+        }
         let (event, last) = match page.answer.ok_or(Malformed::Missing("answer"))? {
             Answer::Promise(page) => {
                 let page = PromisePage::try_from(page)?;
@@ -423,7 +429,7 @@ async fn promise(
                 )
             }
         };
-        if inputs.send(Input::Core(event)).await.is_err() || last {
+        if inputs.send(Input::Told(stamp, event)).await.is_err() || last {
             return Ok(());
         }
     }

@@ -57,8 +57,9 @@ pub(super) fn promise<R: Reader>(
                     rows: page.rows,
                 }.into())
             };
+            let witnesses = if first { wire::witnesses(&inner.shared.witnesses()) } else { Vec::new() };
             let stamp = Some(inner.stream_stamp(&stamp, &mut first));
-            yield pb::PromisePage { stamp, ballot: Some(ballot.into()), answer: Some(answer) };
+            yield pb::PromisePage { stamp, ballot: Some(ballot.into()), answer: Some(answer), witnesses };
             if last {
                 break;
             }

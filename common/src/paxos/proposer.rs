@@ -24,7 +24,7 @@ use super::{
     quorum::Electorate,
     slot::Slot,
     value::EncodedCommand,
-    witness::{Found, Guard, Run, Witnesses},
+    witness::{Found, Guard, Witnesses},
 };
 
 mod campaign;
@@ -127,7 +127,14 @@ impl Proposer {
                 acceptor,
                 runs,
                 remembers,
-            } => self.introduced(acceptor, runs, &remembers),
+            } => {
+                let found = self.guard.introduce(acceptor, runs, remembers.iter());
+                self.found_out(found);
+            }
+            Event::Remembered(remembers) => {
+                let found = self.guard.remember(remembers.iter());
+                self.found_out(found);
+            }
             Event::Heard {
                 acceptor,
                 run,
@@ -255,8 +262,8 @@ impl Proposer {
         self.guard.witnesses()
     }
 
-    fn introduced(&mut self, acceptor: AcceptorUuid, runs: Vec<Run>, remembers: &Witnesses) {
-        for found in self.guard.introduce(acceptor, runs, remembers.iter()) {
+    fn found_out(&mut self, found: Vec<Found>) {
+        for found in found {
             match found {
                 Found::Suspected(suspect) => {
                     self.distrust(suspect);

@@ -164,6 +164,23 @@ impl Guard {
             }
             self.shown.insert(acceptor, runs);
         }
+        found.append(&mut self.suspects());
+        found
+    }
+
+    /// An acceptor tells what it remembers of others, later than when it was introduced: with its promise. A promise of
+    /// another that went back meanwhile must not count beside it. Returns what is found out by it.
+    pub fn remember(
+        &mut self,
+        remembers: impl IntoIterator<Item = (AcceptorUuid, RunNumber, CommitCounter)>,
+    ) -> Vec<Found> {
+        self.witnesses.merge(remembers);
+        self.suspects()
+    }
+
+    /// Holds what everybody has shown against what is remembered now.
+    fn suspects(&mut self) -> Vec<Found> {
+        let mut found = Vec::new();
         for (&other, runs) in &self.shown {
             let known = self.refused.contains_key(&other) || self.suspected.contains_key(&other);
             if !known && let Err(went_back) = self.witnesses.check(other, runs) {
@@ -306,6 +323,20 @@ mod tests {
         // Told once, and never forgiven.
         assert_eq!(guard.introduce(ACCEPTOR, vec![run(1, 30), run(3, 900)], []), []);
         assert!(guard.refusal(ACCEPTOR).is_some());
+    }
+
+    #[test]
+    fn guard_finds_out_an_acceptor_by_what_another_remembers_when_it_promises() {
+        let mut guard = Guard::default();
+        guard.introduce(OTHER, vec![run(7, 3)], []);
+        guard.introduce(ACCEPTOR, vec![run(1, 20), run(3, 21)], []);
+        assert_eq!(guard.remember(heard(&[(1, 20)]).iter()), []);
+        // The other heard of it after it was introduced here, and before the disk went back.
+        assert_eq!(
+            guard.remember(heard(&[(1, 25)]).iter()),
+            [Found::Suspected(ACCEPTOR)]
+        );
+        assert!(!guard.trusts(ACCEPTOR));
     }
 
     #[test]

@@ -99,6 +99,8 @@ pub enum Event {
         /// What it remembers of others.
         remembers: Witnesses,
     },
+    /// An acceptor tells with its promise what it remembers of others now: before the last page of the promise.
+    Remembered(Witnesses),
     /// An acceptor answered, as of this commit of its present run.
     Heard {
         /// Who.
