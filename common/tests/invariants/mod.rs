@@ -3,7 +3,12 @@
 //! The harness tells what happens; each property keeps what it needs to judge it, and panics when it is broken.
 //! Nothing here shares code with the cores beyond the vocabulary types, so that a mistake is not made twice.
 
-use paxos_common::paxos::{ballot::Ballot, quorum::Quorums, slot::Slot, value::Value};
+use paxos_common::paxos::{
+    ballot::Ballot,
+    quorum::Quorums,
+    slot::{Slot, SlotRange},
+    value::Value,
+};
 
 pub(crate) mod answers_leave_no_gap;
 pub(crate) mod ballots_are_fresh;
@@ -61,6 +66,22 @@ impl Invariants {
             self.chosen.proposed(ballot, slot, value);
             self.takeovers.proposed(&self.chosen, ballot, slot, value);
             self.commands.proposed(value);
+        }
+    }
+
+    /// An acceptor's disk goes back: what it had said is gone, and it is never counted again.
+    pub(crate) fn lost(&mut self, acceptor: usize) {
+        self.promises.lost(acceptor);
+        self.watermarks.lost(acceptor);
+    }
+
+    /// An acceptor says that it voted. A vote of a group that was overwritten in the same commit is never seen on the
+    /// disk, and counts all the same: it was cast first.
+    pub(crate) fn said(&mut self, acceptor: usize, ballot: Ballot, slots: &[SlotRange]) {
+        for slot in slots.iter().flat_map(|range| range.from.to(range.to)) {
+            if let Some(value) = self.proposals.value(ballot, slot).cloned() {
+                self.voted(acceptor, ballot, slot, &value);
+            }
         }
     }
 

@@ -29,6 +29,11 @@ impl Proposals {
         }
     }
 
+    /// What was proposed for a slot at a ballot.
+    pub(crate) fn value(&self, ballot: Ballot, slot: Slot) -> Option<&Value> {
+        self.by_slot.get(&slot)?.get(&ballot)
+    }
+
     /// Nobody votes for what nobody proposed.
     pub(crate) fn voted(&self, ballot: Ballot, slot: Slot, value: &Value) {
         let proposed = self.by_slot.get(&slot).and_then(|at_slot| at_slot.get(&ballot));

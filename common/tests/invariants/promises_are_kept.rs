@@ -27,6 +27,11 @@ impl Promises {
         }
     }
 
+    /// Its disk went back. Nobody may rest on what it said.
+    pub(crate) fn lost(&mut self, acceptor: usize) {
+        self.acceptors[acceptor] = Said::default();
+    }
+
     /// A row becomes durable, on a disk that promised `promised` before.
     pub(crate) fn row_written(&self, acceptor: usize, promised: Ballot, ballot: Ballot, slot: Slot) {
         assert!(

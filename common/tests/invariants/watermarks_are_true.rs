@@ -16,6 +16,11 @@ impl Watermarks {
         }
     }
 
+    /// Its disk went back.
+    pub(crate) fn lost(&mut self, acceptor: usize) {
+        self.checked_to[acceptor] = Slot::ZERO;
+    }
+
     /// Somebody says that every slot below `claimed` is chosen.
     pub(crate) fn claimed(chosen: &Chosen, who: &str, claimed: Slot) {
         assert!(

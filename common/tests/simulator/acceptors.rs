@@ -10,7 +10,7 @@ use paxos_common::paxos::{
     acceptor::{Acceptor, Group, Membership},
     ballot::Ballot,
     identity::{AcceptorUuid, CommitCounter, RunNumber},
-    message::{AcceptAnswer, PrepareAnswer},
+    message::AcceptAnswer,
     proposer::Scan,
     quorum::Configuration,
     slot::Slot,
@@ -19,6 +19,7 @@ use paxos_common::paxos::{
 use rand::RngExt as _;
 
 use super::{
+    decide::{decide, turn_away},
     disks::Disk,
     invariants::watermarks_are_true::Watermarks,
     knobs::LEADER_TIMEOUT,
@@ -47,11 +48,29 @@ pub(crate) struct AcceptorProcess {
     queue: VecDeque<(Node, Message)>,
     committing: Option<Committing>,
     /// When it last granted something, or started.
-    granted: Time,
+    pub(crate) granted: Time,
     /// How fast its clock runs, in percent.
-    clock: Time,
+    pub(crate) clock: Time,
     pub(crate) observers: BTreeSet<(usize, Kind)>,
     pub(crate) paused_until: Time,
+    /// Until when its disk is slow, or full.
+    pub(crate) slow_until: Time,
+    pub(crate) full_until: Time,
+    /// An older state of its disk.
+    pub(crate) copy: Option<Disk>,
+    /// Its disk is not the one that had answered.
+    pub(crate) lost: Option<Lost>,
+    /// Which proposers have opened a link to it since.
+    pub(crate) linked: BTreeSet<usize>,
+}
+
+/// What became of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// It is blank.
+    Wiped,
+    /// It is an older copy of itself.
+    WentBack,
 }
 
 impl AcceptorProcess {
@@ -78,6 +97,11 @@ impl AcceptorProcess {
             clock: 100,
             observers: BTreeSet::new(),
             paused_until: 0,
+            slow_until: 0,
+            full_until: 0,
+            copy: None,
+            lost: None,
+            linked: BTreeSet::new(),
         }
     }
 
@@ -109,6 +133,9 @@ impl World<'_> {
         let clock = self.rng.random_range(80..=125);
         let now = self.now;
         let process = &mut self.acceptors[acceptor];
+        if process.lost == Some(Lost::Wiped) {
+            return;
+        }
         self.invariants
             .promises
             .restarted(acceptor, process.disk.promised, &process.disk.rows);
@@ -244,19 +271,27 @@ impl World<'_> {
         }
         let mut group = core.group();
         let mut answers = Vec::new();
+        let has_space = process.full_until <= self.now;
         for (from, message) in process.queue.drain(..take) {
-            decide(core, &process.disk, &mut group, from, message, &mut answers);
+            if has_space {
+                decide(core, &process.disk, &mut group, from, message, &mut answers);
+            } else {
+                self.statistics.count(Counted::TurnedAwayForSpace);
+                turn_away(core, &mut group, from, message, &mut answers);
+            }
         }
         if core.write(&group).is_some() {
             self.tamper_with_waiting(acceptor, &mut answers);
             let process = &mut self.acceptors[acceptor];
             process.committing = Some(Committing { group, answers });
             let run = process.run;
-            let mut takes = self.rng.random_range(self.knobs.disk_min..=self.knobs.disk_max);
-            if self.rng.random_bool(self.knobs.disk_stuck) {
-                takes *= 100;
-            }
-            self.plan(self.now + takes, Happening::Committed { acceptor, run });
+            let (takes, fails) = self.commit_takes(acceptor);
+            let outcome = if fails {
+                Happening::CommitFailed { acceptor, run }
+            } else {
+                Happening::Committed { acceptor, run }
+            };
+            self.plan(self.now + takes, outcome);
         } else {
             self.release(acceptor, Committing { group, answers });
             self.write_group(acceptor);
@@ -306,7 +341,9 @@ impl World<'_> {
         self.tampering.tamper_with_disk(disk, promised, write.rows);
         self.invariants.promises.disk(acceptor, disk.promised);
         for (&slot, (ballot, value)) in write.rows {
-            self.invariants.voted(acceptor, *ballot, slot, value);
+            if process.lost.is_none() {
+                self.invariants.voted(acceptor, *ballot, slot, value);
+            }
             self.invariants
                 .watermarks
                 .written(&self.invariants.chosen, acceptor, slot, &disk.rows);
@@ -363,8 +400,11 @@ impl World<'_> {
                         for slot in slots.iter().flat_map(|range| range.from.to(range.to)) {
                             promises.accepted(acceptor, *ballot, slot, &disk.rows);
                         }
-                        Watermarks::claimed(&self.invariants.chosen, "an acceptor", *chosen_to);
+                        if process.lost.is_none() {
+                            self.invariants.said(acceptor, *ballot, slots);
+                        }
                         process.granted = now;
+                        Watermarks::claimed(&self.invariants.chosen, "an acceptor", *chosen_to);
                     }
                     Message::Answer(_, _, AcceptAnswer::Rejected(rejection)) => {
                         promises.told(acceptor, rejection.promised, disk.promised);
@@ -393,62 +433,5 @@ impl World<'_> {
                 self.send(Node::Acceptor(acceptor), to, message);
             }
         }
-    }
-}
-
-/// Decides one request into a group.
-fn decide(
-    core: &Acceptor,
-    disk: &Disk,
-    group: &mut Group,
-    from: Node,
-    message: Message,
-    answers: &mut Vec<Answer>,
-) {
-    match message {
-        Message::Prepare(prepare, scan) => match core.prepare(group, &prepare) {
-            PrepareAnswer::Promised => {
-                answers.push(Answer::Pages(from, prepare.ballot, prepare.from, scan));
-            }
-            PrepareAnswer::Rejected(rejection) => answers.push(Answer::Message(
-                from,
-                Message::PrepareRejected(prepare.ballot, rejection.promised),
-            )),
-            PrepareAnswer::Refused(refused) => {
-                answers.push(Answer::Message(from, Message::PrepareRefused(refused.promised)));
-            }
-        },
-        Message::Accept(accept, witnesses) => {
-            core.witness(group, witnesses.iter());
-            let below = core
-                .slots_to_read(&accept)
-                .filter_map(|slot| Some((slot, disk.held(slot)?)))
-                .collect();
-            let answer = core
-                .accept(group, &accept, &below)
-                .unwrap_or_else(|violation| panic!("an acceptor halts: {violation}"));
-            if let AcceptAnswer::Refused(refused) = &answer {
-                let too_far = !refused.promised.admits_jump_to(accept.ballot);
-                assert!(too_far, "a leader broke a bound: {refused:?}");
-            }
-            answers.push(Answer::Message(
-                from,
-                Message::Answer(accept.ballot, accept.sequence, answer),
-            ));
-        }
-        Message::FetchChosen(..)
-        | Message::Fetched(..)
-        | Message::Page(..)
-        | Message::PrepareRejected(..)
-        | Message::PrepareRefused(_)
-        | Message::Answer(..)
-        | Message::Report(..)
-        | Message::Observe(..)
-        | Message::Votes(_)
-        | Message::Rows(..)
-        | Message::Propose { .. }
-        | Message::Cancel { .. }
-        | Message::Outcome { .. }
-        | Message::Fill(_) => panic!("not for an acceptor: {message:?}"),
     }
 }

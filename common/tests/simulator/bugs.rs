@@ -75,6 +75,9 @@ impl Bug {
         Self::LostFramesNeverSentAgain,
     ];
 
+    /// Those that need a rare schedule: a damaged row, in the one acceptor of a scan that holds what was chosen.
+    pub(crate) const SHY: [Self; 1] = [Self::RepairTakesUnreadableRowForEmpty];
+
     /// The bug of that name.
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|bug| format!("{bug:?}") == name)

@@ -19,7 +19,10 @@ impl World<'_> {
         if self.knobs.damage && self.rng.random_bool(0.3) {
             self.damage_row(0);
         }
-        match self.rng.random_range(0..100) {
+        if self.knobs.disks_lost_max > 0 {
+            self.lose_disk();
+        }
+        match self.rng.random_range(0..120) {
             0..=19 => {
                 let node = Node::Acceptor(self.some_acceptor());
                 self.crash(node);
@@ -42,6 +45,7 @@ impl World<'_> {
             58..=73 => self.cut(),
             74..=79 => self.half_cut(),
             80..=89 => self.flap(),
+            90..=109 => self.disk_fault(),
             _ => {
                 let proposer = self.some_proposer();
                 self.resign_proposer(proposer);
@@ -51,11 +55,11 @@ impl World<'_> {
         self.plan(self.now + next, Happening::FaultDue);
     }
 
-    fn some_acceptor(&mut self) -> usize {
+    pub(crate) fn some_acceptor(&mut self) -> usize {
         self.rng.random_range(0..self.acceptors.len())
     }
 
-    fn some_proposer(&mut self) -> usize {
+    pub(crate) fn some_proposer(&mut self) -> usize {
         self.rng.random_range(0..self.proposers.len())
     }
 
@@ -72,7 +76,7 @@ impl World<'_> {
     }
 
     /// For how long something stays wrong: mostly less than what makes anybody give up, sometimes far more.
-    fn a_while(&mut self) -> Time {
+    pub(crate) fn a_while(&mut self) -> Time {
         let longest = if self.rng.random_bool(0.3) { 2_000 } else { 250 };
         self.rng.random_range(1..=longest) * MILLISECOND
     }
@@ -86,7 +90,7 @@ impl World<'_> {
         }
     }
 
-    fn crash(&mut self, node: Node) {
+    pub(crate) fn crash(&mut self, node: Node) {
         if !self.is_up(node) {
             return;
         }

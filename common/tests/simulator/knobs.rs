@@ -29,6 +29,10 @@ pub(crate) struct Knobs {
     pub(crate) disk_max: Time,
     /// Chance that a commit takes a hundred times as long.
     pub(crate) disk_stuck: f64,
+    /// Chance that a commit fails.
+    pub(crate) commit_fails: f64,
+    /// How many acceptors may lose their disk, or go back on it.
+    pub(crate) disks_lost_max: usize,
     /// Most requests that one commit takes in.
     pub(crate) group_max: usize,
     /// Rows in a page of a promise, and in a frame.
@@ -90,6 +94,8 @@ impl Knobs {
             ],
         );
         let quorums = Quorums::new(acceptors, phase1, phase2).expect("each of them is safe");
+        let spare = acceptors - phase1.max(phase2);
+        let damage = spare > 0 && rng.random_bool(0.15);
         let disk_max = pick(rng, &[300, 2_000, 20_000]);
         Self {
             quorums,
@@ -108,6 +114,12 @@ impl Knobs {
             disk_min: 50,
             disk_max,
             disk_stuck: pick(rng, &[0.0, 0.0, 0.01]),
+            commit_fails: pick(rng, &[0.0, 0.0, 0.002]),
+            disks_lost_max: if rng.random_bool(0.4) {
+                spare - usize::from(damage)
+            } else {
+                0
+            },
             group_max: pick(rng, &[1, 3, 100]),
             page_rows_max: pick(rng, &[1, 2, 5]),
             flush_at_once: rng.random_bool(0.5),
@@ -131,7 +143,7 @@ impl Knobs {
             } else {
                 Ballot::ZERO
             },
-            damage: acceptors > phase1.max(phase2) && rng.random_bool(0.15),
+            damage,
         }
     }
 }

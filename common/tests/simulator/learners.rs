@@ -1,6 +1,6 @@
 //! Simulated learner processes: the core, its feeds, and a log whose last part a crash takes away.
 
-use paxos_common::paxos::{learner::Learner, slot::Slot};
+use paxos_common::paxos::{learner::Learner, slot::Slot, witness::Guard};
 use rand::RngExt as _;
 
 use super::{
@@ -17,6 +17,8 @@ pub(crate) struct LearnerProcess {
     run: u64,
     /// How many slots its disk holds.
     stored: Slot,
+    /// Whom it counts.
+    guard: Guard,
     /// Where values come from.
     feed: usize,
     /// The first unlearned slot when it was last looked at.
@@ -49,6 +51,7 @@ impl World<'_> {
         let feed = self.rng.random_range(0..self.acceptors.len());
         let process = &mut self.learners[learner];
         process.run += 1;
+        process.guard = Guard::default();
         process.feed = feed;
         process.looked_at = process.stored;
         process.core = Some(Learner::new(self.electorate.clone(), process.stored));
@@ -72,6 +75,13 @@ impl World<'_> {
         let Some(core) = &process.core else { return };
         let (from, feed) = (self.tamper_with_cursor(learner, core.next()), process.feed);
         let this = Node::Learner(learner);
+        // Each shows who it is before its stream opens.
+        for acceptor in 0..self.acceptors.len() {
+            if let Some((runs, remembers)) = self.introduction(acceptor) {
+                let guard = &mut self.learners[learner].guard;
+                guard.introduce(uuid(acceptor), runs, remembers.iter());
+            }
+        }
         for acceptor in 0..self.acceptors.len() {
             self.send(
                 this,
@@ -117,11 +127,14 @@ impl World<'_> {
         self.tampering.tamper_with_frame(learner, &mut message);
         let acceptor = match from {
             Node::Acceptor(acceptor) => acceptor,
-            Node::Proposer(_) | Node::Learner(_) | Node::Clients => usize::MAX,
+            Node::Proposer(_) | Node::Learner(_) | Node::Clients => panic!("not for a learner"),
         };
         let take = self.rng.random_range(1..=4);
         let process = &mut self.learners[learner];
         let Some(core) = &mut process.core else { return };
+        if !process.guard.trusts(uuid(acceptor)) {
+            return;
+        }
         // The window is larger than any log here, so that all of it is always taken.
         match message {
             Message::Votes(votes) => {

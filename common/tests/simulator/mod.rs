@@ -8,6 +8,8 @@ mod acceptors;
 mod bugs;
 mod calls;
 mod clients;
+mod decide;
+mod disk_faults;
 mod disks;
 mod faults;
 mod hunt;

@@ -41,7 +41,8 @@ pub(crate) enum Message {
     Accept(Accept, Witnesses),
     FetchChosen(Slot, Slot),
     // Acceptor to proposer.
-    Page(Ballot, Option<Scan>, PromisePage),
+    /// With what its sender remembers of others.
+    Page(Ballot, Option<Scan>, PromisePage, Witnesses),
     PrepareRejected(Ballot, Ballot),
     PrepareRefused(Ballot),
     Answer(Ballot, u64, AcceptAnswer),

@@ -41,7 +41,7 @@ pub(crate) struct ProposerProcess {
     /// When each acceptor last reported.
     reported: BTreeMap<usize, Time>,
     /// How fast its clock runs, in percent.
-    clock: Time,
+    pub(crate) clock: Time,
     /// Who asked for what, until it is answered.
     pub(crate) requests: BTreeMap<RequestId, Caller>,
     pub(crate) paused_until: Time,
@@ -149,7 +149,8 @@ impl World<'_> {
     }
 
     pub(crate) fn link_opened(&mut self, acceptor: usize, proposer: usize) {
-        let Some((runs, remembers)) = self.introduction(acceptor) else {
+        let blank = self.is_blank(acceptor);
+        let Some((runs, remembers)) = self.introduction(acceptor).filter(|_| !blank) else {
             return;
         };
         let process = &mut self.proposers[proposer];
@@ -182,6 +183,12 @@ impl World<'_> {
             return;
         }
         process.open.insert(acceptor);
+        self.acceptors[acceptor].linked.insert(proposer);
+        self.note(|| {
+            format!(
+                "acceptor {acceptor} shows proposer {proposer} its runs {runs:?}, and remembers {remembers:?}"
+            )
+        });
         let introduced = Event::Introduced {
             acceptor: uuid(acceptor),
             runs,
@@ -226,9 +233,11 @@ impl World<'_> {
             Node::Proposer(_) | Node::Learner(_) | Node::Clients => usize::MAX,
         };
         let event = match message {
-            Message::Page(ballot, scan, page) => {
+            Message::Page(ballot, scan, page, remembers) => {
+                self.tell(proposer, Event::Remembered(remembers));
                 let process = &self.proposers[proposer];
-                if process.open.contains(&acceptor) && process.doing() == Doing::Campaigning(ballot) {
+                let counts = process.open.contains(&acceptor) && self.acceptors[acceptor].lost.is_none();
+                if counts && process.doing() == Doing::Campaigning(ballot) {
                     self.invariants.takeovers.page(ballot, acceptor, &page);
                 }
                 Event::Promised {
@@ -432,7 +441,7 @@ impl World<'_> {
                     let acceptor = self.place(acceptor);
                     self.plan(self.now, Happening::LinkClosed { acceptor, proposer });
                 }
-                Effect::Refused(went_back) => panic!("proposer {proposer} refuses an acceptor: {went_back}"),
+                Effect::Refused(went_back) => self.refused(proposer, went_back),
                 Effect::Accept(acceptor, accept) => {
                     Watermarks::claimed(&self.invariants.chosen, "a leader", accept.chosen_to);
                     for (slot, value) in &accept.proposals {

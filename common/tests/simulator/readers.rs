@@ -32,7 +32,8 @@ impl World<'_> {
     ) {
         let rows_max = self.rng.random_range(1..=self.knobs.page_rows_max);
         let process = &self.acceptors[acceptor];
-        if process.run != run || process.core.is_none() {
+        let Some(core) = &process.core else { return };
+        if process.run != run {
             return;
         }
         let disk = &process.disk;
@@ -58,7 +59,8 @@ impl World<'_> {
             voted_to: disk.voted_to(),
             rows,
         };
-        self.send(Node::Acceptor(acceptor), to, Message::Page(ballot, scan, page));
+        let message = Message::Page(ballot, scan, page, core.witnesses().clone());
+        self.send(Node::Acceptor(acceptor), to, message);
         if !last && scan.is_none_or(|scan| next < scan.to) {
             self.statistics.count(Counted::PromisesOfManyPages);
             let due = Happening::PageDue {

@@ -6,17 +6,26 @@ use std::collections::BTreeMap;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Counted {
     AcceptorsCrashed,
+    AcceptorsRefused,
     AllAcceptorsCrashed,
     AnswersAboveOne,
+    BlankAcceptorsMet,
     BatchesOfMany,
     Campaigns,
     CampaignsGivenUp,
     ClientsCancelled,
     ClimbingSteps,
+    ClocksJumped,
     CommandsChosen,
     CommandsNotProposed,
     CommandsUnknown,
+    CommitsFailed,
+    CommitsStuck,
     Cuts,
+    DisksFull,
+    DisksSlow,
+    DisksWentBack,
+    DisksWiped,
     Forwarded,
     ForwardsOverdue,
     GroupsLost,
@@ -50,22 +59,32 @@ pub(crate) enum Counted {
     SlotsTakenOver,
     SlotsTakenOverEmpty,
     StepsDown,
+    TurnedAwayForSpace,
 }
 
 impl Counted {
-    pub(crate) const ALL: [Self; 45] = [
+    pub(crate) const ALL: [Self; 55] = [
         Self::AcceptorsCrashed,
+        Self::AcceptorsRefused,
         Self::AllAcceptorsCrashed,
         Self::AnswersAboveOne,
+        Self::BlankAcceptorsMet,
         Self::BatchesOfMany,
         Self::Campaigns,
         Self::CampaignsGivenUp,
         Self::ClientsCancelled,
         Self::ClimbingSteps,
+        Self::ClocksJumped,
         Self::CommandsChosen,
         Self::CommandsNotProposed,
         Self::CommandsUnknown,
+        Self::CommitsFailed,
+        Self::CommitsStuck,
         Self::Cuts,
+        Self::DisksFull,
+        Self::DisksSlow,
+        Self::DisksWentBack,
+        Self::DisksWiped,
         Self::Forwarded,
         Self::ForwardsOverdue,
         Self::GroupsLost,
@@ -99,6 +118,7 @@ impl Counted {
         Self::SlotsTakenOver,
         Self::SlotsTakenOverEmpty,
         Self::StepsDown,
+        Self::TurnedAwayForSpace,
     ];
 }
 

@@ -183,7 +183,7 @@ impl World<'_> {
             return true;
         };
         let repeats = match message {
-            Message::Page(_, scan, page) => {
+            Message::Page(_, scan, page, _) => {
                 if self.tampering.has(Bug::AcceptedLeftOutOfPromise) {
                     page.rows.clear();
                 }

@@ -78,6 +78,10 @@ pub(crate) enum Happening {
         runs: Vec<witness::Run>,
         remembers: Witnesses,
     },
+    CommitFailed {
+        acceptor: usize,
+        run: u64,
+    },
     DamageFound {
         acceptor: usize,
         run: u64,
@@ -137,6 +141,7 @@ impl Happening {
         match self {
             Self::Deliver { to, .. } => Some(*to),
             Self::Committed { acceptor, .. }
+            | Self::CommitFailed { acceptor, .. }
             | Self::PageDue { acceptor, .. }
             | Self::FrameDue { acceptor, .. }
             | Self::ReportDue { acceptor, .. }
@@ -358,6 +363,7 @@ impl<'a> World<'a> {
                 runs,
                 remembers,
             } => self.introduced((acceptor, proposer), run, runs, remembers),
+            Happening::CommitFailed { acceptor, run } => self.commit_failed(acceptor, run),
             Happening::DamageFound { acceptor, run } => self.damage_found(acceptor, run),
             Happening::LinkOpened { acceptor, proposer } => self.link_opened(acceptor, proposer),
             Happening::LinkClosed { acceptor, proposer } => self.link_closed(acceptor, proposer),
@@ -391,6 +397,9 @@ impl<'a> World<'a> {
     }
 
     fn deliver(&mut self, from: Node, to: Node, message: Message, stamp: Option<(RunNumber, CommitCounter)>) {
+        if self.is_of_another_life(from, to) {
+            return;
+        }
         self.note(|| format!("{from:?} → {to:?}: {message:?}"));
         if let (Node::Acceptor(acceptor), Node::Proposer(proposer), Some((run, commit_counter))) =
             (from, to, stamp)
@@ -411,7 +420,7 @@ impl<'a> World<'a> {
         self.healed_at = Some(self.now);
         self.network.knobs = NetworkKnobs::CALM;
         self.network.cuts.clear();
-        self.knobs.disk_stuck = 0.0;
+        self.mend_disks();
         self.end_faults();
         self.invariants.progress.healed();
     }

@@ -1,0 +1,102 @@
+//! How a simulated acceptor decides what waits in its queue, as the writer of a real one does.
+
+use std::collections::BTreeMap;
+
+use paxos_common::paxos::{
+    acceptor::{Acceptor, Group},
+    message::{AcceptAnswer, PrepareAnswer},
+};
+
+use super::{
+    acceptors::Answer,
+    disks::Disk,
+    network::{Message, Node},
+};
+
+/// Answers one request while the disk is full: what is overtaken is told so all the same, the rest is not granted.
+pub(crate) fn turn_away(
+    core: &Acceptor,
+    group: &mut Group,
+    from: Node,
+    message: Message,
+    answers: &mut Vec<Answer>,
+) {
+    let answer = if let Message::Accept(accept, _) = message {
+        let answer = if accept.ballot < group.promised() {
+            core.accept(group, &accept, &BTreeMap::new())
+                .expect("a rejection violates nothing")
+        } else {
+            AcceptAnswer::NoSpace
+        };
+        Message::Answer(accept.ballot, accept.sequence, answer)
+    } else if let Message::Prepare(prepare, _) = message
+        && prepare.ballot < group.promised()
+        && let PrepareAnswer::Rejected(rejection) = core.prepare(group, &prepare)
+    {
+        Message::PrepareRejected(prepare.ballot, rejection.promised)
+    } else {
+        // The call fails, and its answer is missing.
+        return;
+    };
+    answers.push(Answer::Message(from, answer));
+}
+
+/// Decides one request into a group.
+pub(crate) fn decide(
+    core: &Acceptor,
+    disk: &Disk,
+    group: &mut Group,
+    from: Node,
+    message: Message,
+    answers: &mut Vec<Answer>,
+) {
+    match message {
+        Message::Prepare(prepare, scan) => match core.prepare(group, &prepare) {
+            PrepareAnswer::Promised => {
+                answers.push(Answer::Pages(from, prepare.ballot, prepare.from, scan));
+            }
+            PrepareAnswer::Rejected(rejection) => answers.push(Answer::Message(
+                from,
+                Message::PrepareRejected(prepare.ballot, rejection.promised),
+            )),
+            PrepareAnswer::Refused(refused) => {
+                answers.push(Answer::Message(from, Message::PrepareRefused(refused.promised)));
+            }
+        },
+        Message::Accept(accept, witnesses) => {
+            let below = core
+                .slots_to_read(&accept)
+                .filter_map(|slot| Some((slot, disk.held(slot)?)))
+                .collect();
+            let answer = core
+                .accept(group, &accept, &below)
+                .unwrap_or_else(|violation| panic!("an acceptor halts: {violation}"));
+            // Only a leader's word is taken.
+            if matches!(answer, AcceptAnswer::Accepted { .. }) {
+                core.witness(group, witnesses.iter());
+            }
+            if let AcceptAnswer::Refused(refused) = &answer {
+                let too_far = !refused.promised.admits_jump_to(accept.ballot);
+                assert!(too_far, "a leader broke a bound: {refused:?}");
+            }
+            answers.push(Answer::Message(
+                from,
+                Message::Answer(accept.ballot, accept.sequence, answer),
+            ));
+        }
+        Message::FetchChosen(..)
+        | Message::Fetched(..)
+        | Message::Page(..)
+        | Message::PrepareRejected(..)
+        | Message::PrepareRefused(_)
+        | Message::Answer(..)
+        | Message::Report(..)
+        | Message::Observe(..)
+        | Message::Votes(_)
+        | Message::Rows(..)
+        | Message::Propose { .. }
+        | Message::Cancel { .. }
+        | Message::Outcome { .. }
+        | Message::Fill(_) => panic!("not for an acceptor: {message:?}"),
+    }
+}
