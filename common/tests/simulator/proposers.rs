@@ -16,6 +16,7 @@ use paxos_common::paxos::{
 use rand::RngExt as _;
 
 use super::{
+    acceptors::Lost,
     calls::Caller,
     invariants::{commands, watermarks_are_true::Watermarks},
     knobs::{LEADER_TIMEOUT, MILLISECOND},
@@ -236,7 +237,8 @@ impl World<'_> {
             Message::Page(ballot, scan, page, remembers) => {
                 self.tell(proposer, Event::Remembered(remembers));
                 let process = &self.proposers[proposer];
-                let counts = process.open.contains(&acceptor) && self.acceptors[acceptor].lost.is_none();
+                let counts =
+                    process.open.contains(&acceptor) && self.acceptors[acceptor].lost != Some(Lost::WentBack);
                 if counts && process.doing() == Doing::Campaigning(ballot) {
                     self.invariants.takeovers.page(ballot, acceptor, &page);
                 }
