@@ -26,6 +26,9 @@
 //! **Learners count for themselves** ([`learner`]). They hear every acceptor's votes and take the values from one. A
 //! slot is learned when a quorum voted for it at one ballot. No leader is involved.
 //!
+//! **Reads ask a quorum too** ([`reading`]). A learner asks the acceptors how far they have voted, and answers when it
+//! has applied all below. A write that was answered has a vote in every quorum that may be asked.
+//!
 //! **Watermarks save work.** `chosen_to = 7` says that slots 0 to 6 are chosen; watermarks are exclusive. A leader tells
 //! its own; an acceptor moves its own along over rows that it accepted at that leader's very ballot, for only those are
 //! sure to hold the chosen values. A campaign needs to look at nothing below the highest watermark. What an acceptor
@@ -66,6 +69,7 @@ pub mod learner;
 pub mod message;
 pub mod proposer;
 pub mod quorum;
+pub mod reading;
 pub mod slot;
 pub mod value;
 pub mod witness;

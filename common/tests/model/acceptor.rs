@@ -11,6 +11,7 @@ use paxos_common::paxos::{
     identity::{AcceptorUuid, RunNumber},
     message::{AcceptAnswer, PrepareAnswer, Row},
     proposer::Scan,
+    reading::Tail,
     slot::{Slot, SlotRange},
     value::Value,
 };
@@ -156,6 +157,15 @@ impl AcceptorStep<'_> {
             self.fetch(from, *first, *to);
             return;
         }
+        if let Message::Tail(nonce) = message {
+            // From memory, which shows every commit whose answers have left.
+            let tail = Tail {
+                voted_to: self.node.core.voted_to(),
+                trimmed_to: self.node.core.trimmed_to(),
+            };
+            self.answer(from, Message::Tailed(*nonce, tail));
+            return;
+        }
         self.tamper_with_request(message);
         let mut open = self.node.open.take().unwrap_or_else(|| Open {
             group: self.node.core.group(),
@@ -262,6 +272,8 @@ impl AcceptorStep<'_> {
             | Message::Accept(_)
             | Message::Fetch(..)
             | Message::Fetched(..)
+            | Message::Tail(_)
+            | Message::Tailed(..)
             | Message::Votes(..)
             | Message::Rows(..) => true,
         };
@@ -401,6 +413,8 @@ fn decide(
         | Message::PrepareRejected(..)
         | Message::Answer(..)
         | Message::Fetched(..)
+        | Message::Tail(_)
+        | Message::Tailed(..)
         | Message::Votes(..)
         | Message::Rows(..) => unreachable!("not for an acceptor: {message:?}"),
     }

@@ -7,7 +7,7 @@ use super::{
 };
 
 use Bug::*;
-use Spend::{Campaign, Check, Crash, Damage, Heartbeat, Repeat, Report, Restart, RestartLearner};
+use Spend::{Campaign, Check, Crash, Damage, Heartbeat, Read, Repeat, Report, Restart, RestartLearner};
 
 const TWO_EACH: &[&[usize]] = &[&[0, 1], &[1, 2]];
 /// The first reaches a quorum, the second all.
@@ -31,6 +31,13 @@ pub(crate) fn planted() -> Vec<Scenario> {
         commands: &[2, 0],
         slots: 2,
         allowance,
+        ..Scenario::small("")
+    };
+    let reads = || Scenario {
+        learners: 1,
+        commands: &[1, 0],
+        reach: FIRST_ALONE,
+        allowance: allow(&[(Campaign, 1), (Read, 2)]),
         ..Scenario::small("")
     };
     vec![
@@ -172,6 +179,16 @@ pub(crate) fn planted() -> Vec<Scenario> {
                 ]),
                 ..two_each()
             },
+        ),
+        plant(
+            ReadReusesEarlierRound,
+            "a read that reuses an earlier round",
+            reads(),
+        ),
+        plant(
+            ReadCountsReplies,
+            "a read that counts replies instead of acceptors",
+            reads(),
         ),
         plant(
             LearnerResumesAfterHighest,

@@ -79,6 +79,10 @@ pub(crate) enum Action {
     },
     SwitchFeed(usize, usize),
     RestartLearner(usize, Slot),
+    /// Somebody asks a learner for a linearizable read.
+    Read(usize),
+    /// A learner's reads have waited for as long as they may.
+    Limit(usize),
 }
 
 impl fmt::Debug for Action {
@@ -102,6 +106,8 @@ impl fmt::Debug for Action {
                 write!(f, "acceptor {acceptor} reads a frame for learner {learner}")
             }
             Self::SwitchFeed(learner, feed) => write!(f, "learner {learner} switches to feed {feed}"),
+            Self::Read(learner) => write!(f, "learner {learner} is asked for a read"),
+            Self::Limit(learner) => write!(f, "reads at learner {learner} have waited too long"),
             Self::RestartLearner(learner, stored) => {
                 write!(f, "learner {learner} restarts at {stored}")
             }
@@ -126,6 +132,8 @@ impl Action {
             Self::Fill(..) => Some(Spend::Fill),
             Self::SwitchFeed(..) => Some(Spend::SwitchFeed),
             Self::RestartLearner(..) => Some(Spend::RestartLearner),
+            Self::Read(_) => Some(Spend::Read),
+            Self::Limit(_) => Some(Spend::Limit),
         }
     }
 }
@@ -157,10 +165,13 @@ impl Cluster {
                 .map(|place| Shared::new(self.proposer(place, 0)))
                 .collect(),
             learners: (0..self.scenario.learners)
-                .map(|_| Shared::new(LearnerNode::new(&self.electorate)))
+                .map(|place| Shared::new(LearnerNode::new(place, &self.electorate)))
                 .collect(),
             network: Network::empty(),
-            ledger: Shared::new(Ledger::new(self.scenario.phase2)),
+            ledger: Shared::new(Ledger::new(
+                self.scenario.phase2,
+                self.scenario.allowance.of(Spend::Read) > 0,
+            )),
             left: self.scenario.allowance,
             broken: None,
         }
@@ -220,14 +231,25 @@ impl Cluster {
             }
         }
         if node.leads() {
-            let to = Slot::ZERO.plus(self.scenario.slots);
-            actions.push(Action::Fill(place, to));
+            let to = if self.scenario.learners == 0 {
+                Slot::ZERO.plus(self.scenario.slots)
+            } else {
+                let wanted = state.learners.iter().map(|learner| learner.fill_to);
+                wanted.max().unwrap_or_default()
+            };
+            if to > Slot::ZERO {
+                actions.push(Action::Fill(place, to));
+            }
         }
     }
 
     fn learner_actions(&self, state: &State, learner: usize, actions: &mut Vec<Action>) {
         let node = &state.learners[learner];
         let next = node.core.next();
+        actions.push(Action::Read(learner));
+        if node.timer.is_some() {
+            actions.push(Action::Limit(learner));
+        }
         for acceptor in 0..self.scenario.acceptors {
             if acceptor == node.feed {
                 actions.push(Action::Show { acceptor, learner });

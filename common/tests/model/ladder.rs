@@ -6,7 +6,9 @@ use super::{
     sights::Sight,
 };
 
-use Spend::{Campaign, Check, Crash, Fill, Heartbeat, Repeat, Report, RestartLearner, SwitchFeed};
+use Spend::{
+    Campaign, Check, Crash, Fill, Heartbeat, Limit, Read, Repeat, Report, RestartLearner, SwitchFeed,
+};
 
 /// A scenario, and how many states it has.
 pub(crate) struct Rung {
@@ -127,6 +129,38 @@ pub(crate) fn small() -> Vec<Rung> {
             },
         ),
         rung(
+            66_354,
+            Scenario {
+                learners: 1,
+                commands: &[1, 0],
+                reach: &[&[0, 1], &[]],
+                allowance: allow(&[(Campaign, 1), (Read, 2)]),
+                expected: &[Sight::ReadAfterWrite, Sight::ReadOverlapsWrite],
+                ..Scenario::small("5 two reads beside a write")
+            },
+        ),
+        rung(
+            238_834,
+            Scenario {
+                learners: 1,
+                reach: TWO_EACH,
+                allowance: allow(&[(Campaign, 2), (Read, 1)]),
+                expected: &[Sight::ReadAfterWrite, Sight::ReadAfterFailover],
+                ..Scenario::small("5 a read, two leaders")
+            },
+        ),
+        rung(
+            34_095,
+            Scenario {
+                learners: 1,
+                commands: &[1, 0],
+                reach: &[&[0, 1], &[]],
+                allowance: allow(&[(Campaign, 1), (Read, 1), (Limit, 1), (Fill, 1)]),
+                expected: &[Sight::ReadAfterLimit],
+                ..Scenario::small("5 a read beyond its limit")
+            },
+        ),
+        rung(
             6_327,
             Scenario {
                 repair: true,
@@ -207,6 +241,22 @@ pub(crate) fn large() -> Vec<Rung> {
             allowance: allow(&[(Campaign, 1), (Heartbeat, 1), (RestartLearner, 1)]),
             expected: &[Sight::Learned, Sight::LearnerRestarted],
             ..Scenario::small("4 a learner, two slots, watermarks, a restart")
+        }),
+        rung(Scenario {
+            learners: 2,
+            commands: &[1, 0],
+            reach: &[&[0, 1], &[]],
+            allowance: allow(&[(Campaign, 1), (Read, 2)]),
+            expected: &[Sight::ReadAfterWrite, Sight::ReadOverlapsWrite],
+            ..Scenario::small("5 two reads at two learners")
+        }),
+        rung(Scenario {
+            learners: 1,
+            slots: 2,
+            reach: TWO_EACH,
+            allowance: allow(&[(Campaign, 2), (Read, 1)]),
+            expected: &[Sight::ReadAfterWrite, Sight::ReadAfterFailover],
+            ..Scenario::small("5 a read, two leaders, two slots")
         }),
         rung(Scenario {
             repair: true,

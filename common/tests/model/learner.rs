@@ -1,6 +1,12 @@
 //! A modelled learner: the real core, which feed it takes values from, and what its disk holds.
 
-use paxos_common::paxos::{learner::Learner, quorum::Electorate, slot::Slot, value::Value};
+use paxos_common::paxos::{
+    learner::Learner,
+    quorum::Electorate,
+    reading::{self, Effect, ReadId, Reading},
+    slot::Slot,
+    value::Value,
+};
 
 use super::{
     acceptor::uuid,
@@ -15,7 +21,17 @@ use super::{
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct LearnerNode {
+    pub(crate) place: usize,
     pub(crate) core: Learner,
+    reading: Reading,
+    /// How many reads it was asked for.
+    reads: u64,
+    /// The timer that was set for them and did not fire.
+    pub(crate) timer: Option<u64>,
+    /// Up to where it wants slots to be filled.
+    pub(crate) fill_to: Slot,
+    /// Above every nonce that its runs used.
+    next_nonce: u64,
     /// Where values come from; what others send is not taken.
     pub(crate) feed: usize,
     /// What was handed out, in order, by all runs.
@@ -24,9 +40,15 @@ pub(crate) struct LearnerNode {
 }
 
 impl LearnerNode {
-    pub(crate) fn new(electorate: &Electorate) -> Self {
+    pub(crate) fn new(place: usize, electorate: &Electorate) -> Self {
         Self {
+            place,
             core: Learner::new(electorate.clone(), Slot::ZERO),
+            reading: Reading::new(electorate.clone(), Slot::ZERO, 0),
+            reads: 0,
+            timer: None,
+            fill_to: Slot::ZERO,
+            next_nonce: 0,
             feed: 0,
             handed_out: Vec::new(),
             scratch: LearnerScratch::default(),
@@ -39,6 +61,10 @@ impl LearnerNode {
 pub(crate) enum Input<'a> {
     Receive(&'a Shared<Envelope>),
     SwitchFeed(usize),
+    /// Somebody asks for a linearizable read.
+    Read,
+    /// The timer for reads fires.
+    Limit,
     /// It crashes; of what it handed out its disk holds so many slots.
     Restart(Slot),
 }
@@ -58,6 +84,18 @@ impl LearnerStep<'_> {
                 for (slot, value) in self.node.core.take_learned(usize::MAX) {
                     self.hand_out(slot, value);
                 }
+                self.tell(reading::Event::Applied(self.node.core.next()));
+            }
+            Input::Read => {
+                let read = ReadId(self.node.reads);
+                self.node.reads += 1;
+                self.outputs.claim(Claim::ReadBegins(self.node.place, read));
+                self.tell(reading::Event::Asked(read));
+            }
+            Input::Limit => {
+                if let Some(generation) = self.node.timer.take() {
+                    self.tell(reading::Event::Fired(generation));
+                }
             }
             Input::SwitchFeed(feed) => {
                 self.outputs.saw(Sight::FeedSwitched);
@@ -68,6 +106,11 @@ impl LearnerStep<'_> {
                 self.outputs.saw(Sight::LearnerRestarted);
                 self.node.core = Learner::new(self.cluster.electorate.clone(), stored);
                 self.tamper_with_restart();
+                let applied_to = self.node.core.next();
+                self.node.reading =
+                    Reading::new(self.cluster.electorate.clone(), applied_to, self.node.next_nonce);
+                self.node.timer = None;
+                self.node.fill_to = Slot::ZERO;
             }
         }
     }
@@ -88,7 +131,17 @@ impl LearnerStep<'_> {
                     let _ = self.node.core.rows(&rows, *chosen_to);
                 }
             }
-            Message::Prepare(..)
+            Message::Tailed(nonce, tail) => {
+                for (acceptor, nonce) in self.tamper_with_tail(acceptor, *nonce) {
+                    self.tell(reading::Event::Tailed {
+                        acceptor: uuid(acceptor),
+                        nonce,
+                        tail: *tail,
+                    });
+                }
+            }
+            Message::Tail(_)
+            | Message::Prepare(..)
             | Message::Accept(_)
             | Message::Fetch(..)
             | Message::Page(..)
@@ -96,6 +149,42 @@ impl LearnerStep<'_> {
             | Message::Answer(..)
             | Message::Fetched(..) => unreachable!("not for a learner: {envelope:?}"),
         }
+    }
+
+    /// Hands an event in to what decides about reads, and does what it wants done.
+    fn tell(&mut self, event: reading::Event) {
+        self.node.reading.handle(event);
+        for effect in self.node.reading.take_effects() {
+            match effect {
+                Effect::Ask { nonce, acceptors } => {
+                    self.tamper_with_round(nonce);
+                    self.node.next_nonce = nonce + 1;
+                    let members = self.cluster.electorate.members();
+                    for acceptor in acceptors {
+                        let place = members.binary_search(&acceptor).expect("only members are asked");
+                        self.outputs.send(Envelope {
+                            from: Node::Learner(self.node.place),
+                            to: Node::Acceptor(place),
+                            message: Message::Tail(nonce),
+                        });
+                    }
+                }
+                Effect::SetTimer(generation) => self.node.timer = Some(generation),
+                Effect::Fill(to) => self.node.fill_to = self.node.fill_to.max(to),
+                Effect::Answer(read) => self.answer(read),
+                Effect::TurnAway(_) => self.outputs.broken(Broken::NobodyHalts),
+            }
+        }
+    }
+
+    /// Answers a read from all that is applied.
+    fn answer(&mut self, read: ReadId) {
+        let applied = usize::try_from(self.node.core.next().get()).expect("few slots");
+        let values = self.node.handed_out[..applied].to_vec();
+        if self.node.fill_to > Slot::ZERO {
+            self.outputs.saw(Sight::ReadAfterLimit);
+        }
+        self.outputs.claim(Claim::ReadEnds(self.node.place, read, values));
     }
 
     fn hand_out(&mut self, slot: Slot, value: Value) {

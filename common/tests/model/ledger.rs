@@ -3,10 +3,11 @@
 //! Nothing here shares code with the cores beyond the vocabulary types. It is a function of what was ever sent, so it
 //! adds no states.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use paxos_common::paxos::{
     ballot::Ballot,
+    reading::ReadId,
     slot::{Slot, Version},
     value::Value,
 };
@@ -64,22 +65,37 @@ struct Votes {
     by: u32,
 }
 
+/// What a read was about.
+pub(crate) struct Saw {
+    /// It had to see a write.
+    pub(crate) earlier_write: bool,
+    /// It saw one that it did not have to see.
+    pub(crate) overlapping_write: bool,
+    /// Several leaders had proposed something.
+    pub(crate) failover: bool,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Ledger {
     phase2: u32,
     proposed: BTreeMap<(Slot, Ballot), Value>,
     votes: BTreeMap<(Slot, Ballot), Votes>,
-    /// One past the highest slot that a caller was told of.
-    answered_to: Slot,
+    /// The commands that a writer was answered for, or that a reader saw; empty where nobody reads.
+    told: BTreeSet<u8>,
+    /// What each read under way must see, by learner.
+    reads: BTreeMap<(usize, ReadId), BTreeSet<u8>>,
+    has_readers: bool,
 }
 
 impl Ledger {
-    pub(crate) fn new(phase2: usize) -> Self {
+    pub(crate) fn new(phase2: usize, has_readers: bool) -> Self {
         Self {
             phase2: u32::try_from(phase2).expect("few acceptors"),
             proposed: BTreeMap::new(),
             votes: BTreeMap::new(),
-            answered_to: Slot::ZERO,
+            told: BTreeSet::new(),
+            reads: BTreeMap::new(),
+            has_readers,
         }
     }
 
@@ -95,10 +111,6 @@ impl Ledger {
     pub(crate) fn was_proposed_below(&self, ballot: Ballot, slot: Slot, value: &Value) -> bool {
         let mut below = self.proposed.range((slot, Ballot::ZERO)..(slot, ballot));
         below.any(|(_, proposed)| proposed == value)
-    }
-
-    pub(crate) fn answered_to(&self) -> Slot {
-        self.answered_to
     }
 
     /// A leader sends a proposal out.
@@ -182,7 +194,9 @@ impl Ledger {
         let its_own = self
             .chosen(version.slot)
             .is_some_and(|(_, value)| value.as_bytes() == command && version.offset == 0);
-        self.answered_to = self.answered_to.max(version.slot.next());
+        if self.has_readers {
+            self.told.extend(command);
+        }
         if below && its_own {
             Ok(())
         } else {
@@ -196,6 +210,36 @@ impl Ledger {
             Some((_, chosen)) if chosen == value => Ok(()),
             Some(_) | None => Err(Broken::LearnersAgree),
         }
+    }
+
+    /// A reader asks a learner.
+    pub(crate) fn read_begins(&mut self, learner: usize, read: ReadId) {
+        self.reads.insert((learner, read), self.told.clone());
+    }
+
+    /// A reader is answered from a state in which these values are applied. No position is trusted: it must have seen
+    /// all commands that anybody was told of before it asked.
+    pub(crate) fn read_ends(
+        &mut self,
+        learner: usize,
+        read: ReadId,
+        values: &[Value],
+    ) -> Result<Saw, Broken> {
+        let saw: BTreeSet<u8> = values.iter().flat_map(Value::as_bytes).copied().collect();
+        let Some(must_see) = self.reads.remove(&(learner, read)) else {
+            return Err(Broken::ReadsAreLinearizable);
+        };
+        if !must_see.is_subset(&saw) {
+            return Err(Broken::ReadsAreLinearizable);
+        }
+        let ballots: BTreeSet<Ballot> = self.proposed.keys().map(|(_, ballot)| *ballot).collect();
+        let kind = Saw {
+            earlier_write: !must_see.is_empty(),
+            overlapping_write: must_see.len() < saw.len(),
+            failover: ballots.len() > 1,
+        };
+        self.told.extend(saw);
+        Ok(kind)
     }
 
     fn votes_of(&self, slot: Slot) -> impl Iterator<Item = (Ballot, &Votes)> {

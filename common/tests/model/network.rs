@@ -11,6 +11,7 @@ use paxos_common::paxos::{
     ballot::Ballot,
     message::{Accept, AcceptAnswer, Prepare, PromisePage, Row},
     proposer::Scan,
+    reading::Tail,
     slot::{Slot, SlotRange},
     value::Value,
 };
@@ -36,7 +37,10 @@ pub(crate) enum Message {
     PrepareRejected(Ballot, Ballot),
     Answer(Ballot, u64, AcceptAnswer),
     Fetched(Slot, Vec<(Slot, Value)>),
+    // Learner to acceptor.
+    Tail(u64),
     // Acceptor to learner.
+    Tailed(u64, Tail),
     Votes(Ballot, SlotRange),
     Rows(Vec<Row>, Slot),
 }

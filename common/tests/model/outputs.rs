@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use paxos_common::paxos::{
     ballot::Ballot,
+    reading::ReadId,
     slot::{Slot, Version},
     value::Value,
 };
@@ -36,6 +37,10 @@ pub(crate) enum Claim {
     Hold(Vec<Value>),
     Answers(Version, u8),
     Learns(Slot, Value),
+    /// A reader asks this learner.
+    ReadBegins(usize, ReadId),
+    /// It is answered from a state in which these values have been applied.
+    ReadEnds(usize, ReadId, Vec<Value>),
 }
 
 #[derive(Clone, Debug)]

@@ -333,6 +333,8 @@ fn received(acceptor: AcceptorUuid, message: Message) -> Event {
         Message::Prepare(..)
         | Message::Accept(_)
         | Message::Fetch(..)
+        | Message::Tail(_)
+        | Message::Tailed(..)
         | Message::Votes(..)
         | Message::Rows(..) => unreachable!("not for a proposer: {message:?}"),
     }

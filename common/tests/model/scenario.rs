@@ -21,15 +21,17 @@ pub(crate) enum Spend {
     Fill,
     SwitchFeed,
     RestartLearner,
+    Read,
+    Limit,
 }
 
 /// How many of each are left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Allowance([u8; Spend::RestartLearner as usize + 1]);
+pub(crate) struct Allowance([u8; Spend::Limit as usize + 1]);
 
 impl Allowance {
     pub(crate) fn new(allowed: &[(Spend, u8)]) -> Self {
-        let mut left = Self([0; Spend::RestartLearner as usize + 1]);
+        let mut left = Self([0; Spend::Limit as usize + 1]);
         for &(spend, count) in allowed {
             left.0[spend as usize] = count;
         }
@@ -37,7 +39,7 @@ impl Allowance {
     }
 
     pub(crate) fn unlimited() -> Self {
-        Self([u8::MAX; Spend::RestartLearner as usize + 1])
+        Self([u8::MAX; Spend::Limit as usize + 1])
     }
 
     pub(crate) fn of(&self, spend: Spend) -> u8 {

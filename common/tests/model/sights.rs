@@ -37,13 +37,19 @@ pub(crate) enum Sight {
     LearnerRestarted,
     /// A read was answered.
     Read,
-    /// A read was answered after a write.
+    /// A read was answered after a write that it had to see.
     ReadAfterWrite,
+    /// A read saw a write that was not answered yet when the read began.
+    ReadOverlapsWrite,
+    /// A read that had to see a write was answered after another had begun to lead.
+    ReadAfterFailover,
+    /// A read was answered that had waited longer than its limit.
+    ReadAfterLimit,
 }
 
 /// How often each was seen, over all steps of a check.
 #[derive(Default)]
-pub(crate) struct Sights([AtomicU64; Sight::ReadAfterWrite as usize + 1]);
+pub(crate) struct Sights([AtomicU64; Sight::ReadAfterLimit as usize + 1]);
 
 impl Sights {
     pub(crate) fn saw(&self, sight: Sight) {

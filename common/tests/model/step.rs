@@ -6,7 +6,7 @@ use super::{
     acceptor::{self, AcceptorNode, AcceptorStep},
     cluster::{Action, Cluster, State},
     learner::{self, LearnerNode, LearnerStep},
-    ledger::Broken,
+    ledger::{Broken, Saw},
     memo::Outcome,
     network::{Envelope, Message, Node},
     outputs::{Claim, Output, Outputs},
@@ -123,6 +123,8 @@ impl Cluster {
                 self.tamper_with_restart(&last.proposers[*place], &mut node);
                 Changed::Proposer(*place, (Shared::new(node), [].into()))
             }
+            Action::Read(place) => self.learner(last, *place, &learner::Input::Read),
+            Action::Limit(place) => self.learner(last, *place, &learner::Input::Limit),
             Action::SwitchFeed(place, feed) => self.learner(last, *place, &learner::Input::SwitchFeed(*feed)),
             Action::RestartLearner(place, stored) => {
                 self.learner(last, *place, &learner::Input::Restart(*stored))
@@ -245,6 +247,29 @@ impl Cluster {
                 .ledger
                 .change(|ledger| ledger.answers(*version, &[*command])),
             Claim::Learns(slot, value) => state.ledger.learns(*slot, value),
+            Claim::ReadBegins(learner, read) => {
+                state.ledger.change(|ledger| ledger.read_begins(*learner, *read));
+                Ok(())
+            }
+            Claim::ReadEnds(learner, read, values) => {
+                let ended = state
+                    .ledger
+                    .change(|ledger| ledger.read_ends(*learner, *read, values));
+                ended.map(|saw| self.look_at_read(&saw))
+            }
+        }
+    }
+
+    fn look_at_read(&self, saw: &Saw) {
+        self.sights.saw(Sight::Read);
+        if saw.earlier_write {
+            self.sights.saw(Sight::ReadAfterWrite);
+        }
+        if saw.overlapping_write {
+            self.sights.saw(Sight::ReadOverlapsWrite);
+        }
+        if saw.earlier_write && saw.failover {
+            self.sights.saw(Sight::ReadAfterFailover);
         }
     }
 

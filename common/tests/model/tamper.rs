@@ -57,6 +57,10 @@ pub(crate) enum Bug {
     /// The same, where a leader asks for the sake of repair.
     RepairTakesUnreadableRowForEmpty,
     LearnerResumesAfterHighest,
+    /// A read takes the answers to an earlier round for answers to its own.
+    ReadReusesEarlierRound,
+    /// Another answer of the same acceptor counts as another acceptor's, for a read.
+    ReadCountsReplies,
 }
 
 /// What a tampered acceptor remembers beside its core; nothing when it is not tampered with.
@@ -78,6 +82,7 @@ pub(crate) struct ProposerScratch {
 pub(crate) struct LearnerScratch {
     held: Vec<Row>,
     seen_to: Slot,
+    nonce: u64,
 }
 
 impl Cluster {
@@ -181,6 +186,8 @@ impl AcceptorStep<'_> {
             | Message::PrepareRejected(..)
             | Message::Answer(..)
             | Message::Fetched(..)
+            | Message::Tail(_)
+            | Message::Tailed(..)
             | Message::Votes(..)
             | Message::Rows(..) => {}
         }
@@ -287,6 +294,25 @@ impl LearnerStep<'_> {
         }
         taken.extend_from_slice(rows);
         taken
+    }
+
+    /// An acceptor's tail, as the core takes it in: from whom, and in answer to what.
+    pub(crate) fn tamper_with_tail(&self, acceptor: usize, nonce: u64) -> Vec<(usize, u64)> {
+        if self.cluster.has(Bug::ReadReusesEarlierRound) {
+            vec![(acceptor, self.node.scratch.nonce)]
+        } else if self.cluster.has(Bug::ReadCountsReplies) {
+            let other = (acceptor + 1) % self.cluster.scenario.acceptors;
+            vec![(acceptor, nonce), (other, nonce)]
+        } else {
+            vec![(acceptor, nonce)]
+        }
+    }
+
+    /// Notes the round that the core has begun.
+    pub(crate) fn tamper_with_round(&mut self, nonce: u64) {
+        if self.cluster.has(Bug::ReadReusesEarlierRound) {
+            self.node.scratch.nonce = nonce;
+        }
     }
 
     pub(crate) fn tamper_with_restart(&mut self) {

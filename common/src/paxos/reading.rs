@@ -1,0 +1,301 @@
+//! Reading: when a learner's state is recent enough to answer a linearizable read. No leader is needed for that.
+//!
+//! A write is answered when a phase-2 quorum voted for its slot, and every phase-1 quorum meets that one. So a learner
+//! asks all acceptors how far they have voted, *after* the read came in; any phase-1 quorum of answers bounds all that
+//! was answered before. The lowest such bound m is the phase1-th smallest answer. Once everything below m is applied,
+//! the state holds every write that the reader may know of, and everything that an earlier reader saw, for that was
+//! chosen.
+//!
+//! One *round* of questions serves all reads that waited when it began. An answer that was measured for an earlier
+//! round proves nothing to a read that came in since.
+//!
+//! Source: Charapko, Ailijiang, Demirbas, *Linearizable Quorum Reads in Paxos* (2019).
+
+use std::collections::BTreeMap;
+
+use super::{identity::AcceptorUuid, quorum::Electorate, slot::Slot};
+
+/// Most reads that wait at a time (inclusive): more are turned away.
+pub const READS_MAX: usize = 16_384;
+
+/// Names a caller's read. The driver counts them up in the order in which they come in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReadId(pub u64);
+
+/// Something that happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// A caller asks for a linearizable read.
+    Asked(ReadId),
+    /// The caller does not wait any more.
+    Abandoned(ReadId),
+    /// An acceptor tells how far it has voted. Its runs were held against what is remembered of it before.
+    Tailed {
+        /// Who.
+        acceptor: AcceptorUuid,
+        /// The nonce of the question.
+        nonce: u64,
+        /// What it tells.
+        tail: Tail,
+    },
+    /// Every slot below is applied here.
+    Applied(Slot),
+    /// A timer has run for L.
+    Fired(u64),
+}
+
+/// How far an acceptor has voted: at least as high as every vote of its that was answered before it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tail {
+    /// One past the highest slot accepted there.
+    pub voted_to: Slot,
+    /// Every slot below it is gone from there.
+    pub trimmed_to: Slot,
+}
+
+impl Tail {
+    /// Nothing at or above it was voted for there.
+    fn bound(self) -> Slot {
+        self.voted_to.max(self.trimmed_to)
+    }
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Ask these acceptors for their tails.
+    Ask {
+        /// To be told with every answer.
+        nonce: u64,
+        /// All of them, or those that have not answered this question.
+        acceptors: Vec<AcceptorUuid>,
+    },
+    /// Hand in [`Event::Fired`] with this generation L from now, L being the leader timeout.
+    SetTimer(u64),
+    /// Ask the leader to have every slot below this one chosen.
+    Fill(Slot),
+    /// Answer from the state that is applied now.
+    Answer(ReadId),
+    /// Too many reads wait; this one has to be sent again later.
+    TurnAway(ReadId),
+}
+
+/// The state machine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Reading {
+    electorate: Electorate,
+    applied_to: Slot,
+    /// The reads that wait, each with the smallest m of the rounds begun after it came in. Whoever came in earlier was
+    /// served by at least the same rounds: in this order bounds never decrease, and those without one come last.
+    waiting: BTreeMap<ReadId, Option<Slot>>,
+    /// Above every read that ever came in.
+    next_read: ReadId,
+    /// The latest round, as long as somebody waits.
+    round: Option<Round>,
+    next_nonce: u64,
+    timer: Option<Timer>,
+    next_generation: u64,
+    effects: Vec<Effect>,
+}
+
+/// One question to all acceptors.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Round {
+    nonce: u64,
+    /// The reads below it had come in when the round began.
+    serves_to: ReadId,
+    /// By acceptor, so that each counts once.
+    bounds: BTreeMap<AcceptorUuid, Slot>,
+}
+
+impl Round {
+    /// m, once a quorum has answered: it sinks with further answers.
+    fn bound(&self, quorum: usize) -> Option<Slot> {
+        let mut bounds: Vec<Slot> = self.bounds.values().copied().collect();
+        bounds.sort_unstable();
+        bounds.get(quorum - 1).copied()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Timer {
+    generation: u64,
+    /// The reads below it have waited since it was set, or longer.
+    set_before: ReadId,
+}
+
+impl Reading {
+    /// Begins with everything below `applied_to` applied. The first nonce is drawn at random; later ones follow it.
+    pub fn new(electorate: Electorate, applied_to: Slot, first_nonce: u64) -> Self {
+        Self {
+            electorate,
+            applied_to,
+            waiting: BTreeMap::new(),
+            next_read: ReadId::default(),
+            round: None,
+            next_nonce: first_nonce,
+            timer: None,
+            next_generation: 0,
+            effects: Vec::new(),
+        }
+    }
+
+    /// How many reads wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Takes in what happened.
+    ///
+    /// # Panics
+    /// When a read comes in with an id that is not above all earlier ones.
+    pub fn handle(&mut self, event: Event) {
+        match event {
+            Event::Asked(read) => self.asked(read),
+            Event::Abandoned(read) => {
+                self.waiting.remove(&read);
+            }
+            Event::Tailed {
+                acceptor,
+                nonce,
+                tail,
+            } => self.tailed(acceptor, nonce, tail),
+            Event::Applied(applied_to) => self.applied_to = self.applied_to.max(applied_to),
+            Event::Fired(generation) => self.fired(generation),
+        }
+        self.answer();
+        self.go_on();
+    }
+
+    /// What is to be done, in this order.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    fn asked(&mut self, read: ReadId) {
+        assert!(
+            read >= self.next_read,
+            "reads are counted up in the order in which they come in"
+        );
+        self.next_read = ReadId(read.0 + 1);
+        if self.waiting.len() < READS_MAX {
+            self.waiting.insert(read, None);
+        } else {
+            self.effects.push(Effect::TurnAway(read));
+        }
+    }
+
+    /// Counts an answer to the latest round. One to an earlier round was measured before some of the reads came in.
+    fn tailed(&mut self, acceptor: AcceptorUuid, nonce: u64, tail: Tail) {
+        let Some(round) = self.round.as_mut().filter(|round| round.nonce == nonce) else {
+            return;
+        };
+        if !self.electorate.includes(acceptor) {
+            return;
+        }
+        // Asked again it may answer twice. Both answers were measured after the round began.
+        let told = round.bounds.entry(acceptor).or_insert(Slot::MAX);
+        *told = tail.bound().min(*told);
+        let Some(bound) = round.bound(self.electorate.quorums().phase1()) else {
+            return;
+        };
+        for (_, held) in self.waiting.range_mut(..round.serves_to).rev() {
+            if held.is_some_and(|held| held <= bound) {
+                break;
+            }
+            *held = Some(bound);
+        }
+    }
+
+    /// Asks anew for those that have waited for L, and has the leader fill what they wait for.
+    fn fired(&mut self, generation: u64) {
+        let Some(timer) = self.timer.take_if(|timer| timer.generation == generation) else {
+            return;
+        };
+        let overdue = self.waiting.range(..timer.set_before);
+        if overdue.clone().next().is_none() {
+            return;
+        }
+        if let Some(bound) = overdue.filter_map(|(_, bound)| *bound).next_back() {
+            self.effects.push(Effect::Fill(bound));
+        }
+        if self.is_bounded() {
+            self.begin_round();
+        } else {
+            self.ask_again();
+        }
+    }
+
+    /// Answers all whose bound is applied.
+    fn answer(&mut self) {
+        while let Some(first) = self.waiting.first_entry() {
+            if first.get().is_none_or(|bound| bound > self.applied_to) {
+                break;
+            }
+            self.effects.push(Effect::Answer(*first.key()));
+            first.remove();
+        }
+    }
+
+    /// Begins what those that still wait need.
+    fn go_on(&mut self) {
+        let Some((&last, _)) = self.waiting.last_key_value() else {
+            self.round = None;
+            self.timer = None;
+            return;
+        };
+        let is_served = |round: &Round| last < round.serves_to;
+        // Whoever comes in during a round waits for its end, so that the next one serves many.
+        if self.is_bounded() && !self.round.as_ref().is_some_and(is_served) {
+            self.begin_round();
+        }
+        if self.timer.is_none() {
+            let generation = self.next_generation;
+            self.next_generation += 1;
+            self.timer = Some(Timer {
+                generation,
+                set_before: self.next_read,
+            });
+            self.effects.push(Effect::SetTimer(generation));
+        }
+    }
+
+    /// Whether a quorum has answered the latest round, if there is one.
+    fn is_bounded(&self) -> bool {
+        let phase1 = self.electorate.quorums().phase1();
+        self.round
+            .as_ref()
+            .is_none_or(|round| round.bounds.len() >= phase1)
+    }
+
+    fn begin_round(&mut self) {
+        let nonce = self.next_nonce;
+        self.next_nonce = nonce.wrapping_add(1);
+        self.round = Some(Round {
+            nonce,
+            serves_to: self.next_read,
+            bounds: BTreeMap::new(),
+        });
+        self.effects.push(Effect::Ask {
+            nonce,
+            acceptors: self.electorate.members().to_vec(),
+        });
+    }
+
+    /// Asks those that have not answered the latest round once more. A fresh round in its place would never end where
+    /// answers take longer than L.
+    fn ask_again(&mut self) {
+        let Some(round) = &self.round else { return };
+        let members = self.electorate.members().iter();
+        self.effects.push(Effect::Ask {
+            nonce: round.nonce,
+            acceptors: members
+                .filter(|&acceptor| !round.bounds.contains_key(acceptor))
+                .copied()
+                .collect(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! One test for each rule of reading, named after it.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::paxos::quorum::Configuration;
+
+const FIRST_NONCE: u64 = 70;
+
+fn slot(number: u64) -> Slot {
+    Slot::new(number).unwrap()
+}
+
+fn uuid(number: u128) -> AcceptorUuid {
+    AcceptorUuid::from_u128(number)
+}
+
+fn electorate(acceptors: u128, phase1: usize, phase2: usize) -> Electorate {
+    let members = (1..=acceptors).map(|number| (uuid(number), Arc::from("http://a")));
+    Configuration::new(members, phase1, phase2).unwrap().electorate()
+}
+
+/// Of three acceptors, with nothing applied.
+fn reading() -> Reading {
+    Reading::new(electorate(3, 2, 2), Slot::ZERO, FIRST_NONCE)
+}
+
+fn does(reading: &mut Reading, event: Event) -> Vec<Effect> {
+    reading.handle(event);
+    reading.take_effects()
+}
+
+fn asked(reading: &mut Reading, read: u64) -> Vec<Effect> {
+    does(reading, Event::Asked(ReadId(read)))
+}
+
+/// An answer to the round of this number, from 0.
+fn tailed(reading: &mut Reading, acceptor: u128, round: u64, voted_to: u64) -> Vec<Effect> {
+    let tail = Tail {
+        voted_to: slot(voted_to),
+        trimmed_to: Slot::ZERO,
+    };
+    let event = Event::Tailed {
+        acceptor: uuid(acceptor),
+        nonce: FIRST_NONCE + round,
+        tail,
+    };
+    does(reading, event)
+}
+
+fn applied(reading: &mut Reading, to: u64) -> Vec<Effect> {
+    does(reading, Event::Applied(slot(to)))
+}
+
+fn ask(round: u64, acceptors: &[u128]) -> Effect {
+    Effect::Ask {
+        nonce: FIRST_NONCE + round,
+        acceptors: acceptors.iter().copied().map(uuid).collect(),
+    }
+}
+
+fn answer(read: u64) -> Effect {
+    Effect::Answer(ReadId(read))
+}
+
+#[test]
+fn a_read_is_answered_when_everything_below_the_bound_of_a_quorum_is_applied() {
+    let mut reading = reading();
+    assert_eq!(asked(&mut reading, 1), [ask(0, &[1, 2, 3]), Effect::SetTimer(0)]);
+    assert_eq!(tailed(&mut reading, 1, 0, 4), []);
+    assert_eq!(tailed(&mut reading, 2, 0, 5), []);
+    assert_eq!(applied(&mut reading, 4), []);
+    assert_eq!(applied(&mut reading, 5), [answer(1)]);
+    assert_eq!(reading.waiting(), 0);
+}
+
+#[test]
+fn what_is_applied_already_is_read_as_soon_as_a_quorum_answered() {
+    let mut reading = reading();
+    applied(&mut reading, 5);
+    asked(&mut reading, 1);
+    assert_eq!(tailed(&mut reading, 1, 0, 5), []);
+    assert_eq!(tailed(&mut reading, 3, 0, 2), [answer(1)]);
+}
+
+#[test]
+fn each_acceptor_counts_once_and_strangers_never() {
+    let mut reading = reading();
+    asked(&mut reading, 1);
+    assert_eq!(tailed(&mut reading, 1, 0, 0), []);
+    assert_eq!(tailed(&mut reading, 1, 0, 0), []);
+    assert_eq!(tailed(&mut reading, 9, 0, 0), []);
+    assert_eq!(tailed(&mut reading, 2, 0, 0), [answer(1)]);
+}
+
+#[test]
+fn the_bound_is_the_one_of_the_lowest_quorum() {
+    let mut reading = reading();
+    asked(&mut reading, 1);
+    tailed(&mut reading, 1, 0, 9);
+    tailed(&mut reading, 2, 0, 3);
+    assert_eq!(applied(&mut reading, 3), []);
+    // The third answer makes another quorum, which knows of no vote from 3 on.
+    assert_eq!(tailed(&mut reading, 3, 0, 2), [answer(1)]);
+}
+
+#[test]
+fn the_phase_1_quorum_counts() {
+    let mut reading = Reading::new(electorate(4, 3, 2), Slot::ZERO, FIRST_NONCE);
+    asked(&mut reading, 1);
+    assert_eq!(tailed(&mut reading, 1, 0, 0), []);
+    assert_eq!(tailed(&mut reading, 2, 0, 0), []);
+    assert_eq!(tailed(&mut reading, 3, 0, 0), [answer(1)]);
+}
+
+#[test]
+fn what_was_trimmed_had_been_voted_for() {
+    let mut reading = reading();
+    asked(&mut reading, 1);
+    for acceptor in [1, 2] {
+        let tail = Tail {
+            voted_to: Slot::ZERO,
+            trimmed_to: slot(6),
+        };
+        let event = Event::Tailed {
+            acceptor: uuid(acceptor),
+            nonce: FIRST_NONCE,
+            tail,
+        };
+        assert_eq!(does(&mut reading, event), []);
+    }
+    assert_eq!(applied(&mut reading, 5), []);
+    assert_eq!(applied(&mut reading, 6), [answer(1)]);
+}
+
+#[test]
+fn a_read_that_comes_in_during_a_round_waits_for_the_next_which_serves_all_such() {
+    let mut reading = reading();
+    asked(&mut reading, 1);
+    assert_eq!(asked(&mut reading, 2), []);
+    assert_eq!(asked(&mut reading, 3), []);
+    tailed(&mut reading, 1, 0, 0);
+    assert_eq!(tailed(&mut reading, 2, 0, 0), [answer(1), ask(1, &[1, 2, 3])]);
+    tailed(&mut reading, 1, 1, 0);
+    assert_eq!(tailed(&mut reading, 2, 1, 0), [answer(2), answer(3)]);
+}
+
+#[test]
+fn answers_to_an_earlier_round_are_dropped() {
+    let mut reading = reading();
+    asked(&mut reading, 1);
+    tailed(&mut reading, 1, 0, 0);
+    tailed(&mut reading, 2, 0, 0);
+    assert_eq!(asked(&mut reading, 2)[0], ask(1, &[1, 2, 3]));
+    assert_eq!(tailed(&mut reading, 3, 0, 0), []);
+    assert_eq!(tailed(&mut reading, 1, 1, 7), []);
+    assert_eq!(tailed(&mut reading, 2, 0, 0), []);
+    assert_eq!(tailed(&mut reading, 3, 1, 7), []);
+    assert_eq!(applied(&mut reading, 7), [answer(2)]);
+}
+
+#[test]
+fn a_read_keeps_the_smallest_bound_of_the_rounds_begun_after_it_came_in() {
+    let mut reading = reading();
+    asked(&mut reading, 1);
+    asked(&mut reading, 2);
+    tailed(&mut reading, 1, 0, 3);
+    assert_eq!(tailed(&mut reading, 2, 0, 3), [ask(1, &[1, 2, 3])]);
+    // A higher bound binds the second read alone.
+    tailed(&mut reading, 1, 1, 8);
+    assert_eq!(tailed(&mut reading, 2, 1, 8), []);
+    assert_eq!(applied(&mut reading, 3), [answer(1)]);
+    // A lower one serves whoever waits.
+    assert_eq!(asked(&mut reading, 3), [ask(2, &[1, 2, 3])]);
+    tailed(&mut reading, 2, 2, 3);
+    assert_eq!(tailed(&mut reading, 3, 2, 3), [answer(2), answer(3)]);
+}
+
+#[test]
+fn a_read_that_waits_for_longer_than_the_limit_asks_anew_and_has_the_leader_fill() {
+    let mut reading = reading();
+    asked(&mut reading, 1);
+    tailed(&mut reading, 1, 0, 3);
+    tailed(&mut reading, 2, 0, 3);
+    assert_eq!(
+        does(&mut reading, Event::Fired(0)),
+        [Effect::Fill(slot(3)), ask(1, &[1, 2, 3]), Effect::SetTimer(1)]
+    );
+    // What the first round told still stands.
+    assert_eq!(applied(&mut reading, 3), [answer(1)]);
+}
+
+#[test]
+fn a_round_that_no_quorum_answers_is_asked_again_and_not_begun_anew() {
+    let mut reading = reading();
+    asked(&mut reading, 1);
+    tailed(&mut reading, 2, 0, 0);
+    assert_eq!(
+        does(&mut reading, Event::Fired(0)),
+        [ask(0, &[1, 3]), Effect::SetTimer(1)]
+    );
+    assert_eq!(tailed(&mut reading, 3, 0, 0), [answer(1)]);
+}
+
+#[test]
+fn a_read_that_came_in_after_the_timer_was_set_waits_for_the_next() {
+    let mut reading = reading();
+    asked(&mut reading, 1);
+    asked(&mut reading, 2);
+    assert_eq!(does(&mut reading, Event::Abandoned(ReadId(1))), []);
+    assert_eq!(does(&mut reading, Event::Fired(0)), [Effect::SetTimer(1)]);
+    assert_eq!(does(&mut reading, Event::Fired(1)).len(), 2);
+}
+
+#[test]
+fn a_timer_of_an_earlier_generation_is_ignored() {
+    let mut reading = reading();
+    asked(&mut reading, 1);
+    does(&mut reading, Event::Abandoned(ReadId(1)));
+    assert_eq!(asked(&mut reading, 2), [ask(1, &[1, 2, 3]), Effect::SetTimer(1)]);
+    assert_eq!(does(&mut reading, Event::Fired(0)), []);
+}
+
+#[test]
+fn reads_beyond_the_most_are_turned_away_until_others_leave() {
+    let mut reading = reading();
+    let most = READS_MAX as u64;
+    for read in 0..most {
+        asked(&mut reading, read);
+    }
+    assert_eq!(asked(&mut reading, most), [Effect::TurnAway(ReadId(most))]);
+    assert_eq!(reading.waiting(), READS_MAX);
+    does(&mut reading, Event::Abandoned(ReadId(5)));
+    assert_eq!(asked(&mut reading, most + 1), []);
+}
+
+#[test]
+#[should_panic(expected = "counted up")]
+fn reads_come_in_by_their_numbers() {
+    let mut reading = reading();
+    asked(&mut reading, 2);
+    asked(&mut reading, 2);
+}
