@@ -26,8 +26,8 @@ fn main() -> ExitCode {
     let mut all_hold = true;
     print(HEADING);
     for rung in ladder::small().into_iter().chain(ladder::large()) {
-        if rung.scenario.name.starts_with(&wanted) {
-            let climbed = climb(rung.scenario, Order::DepthFirst, steps_max);
+        if rung.case.name().starts_with(&wanted) {
+            let climbed = climb(rung.case, Order::DepthFirst, steps_max);
             print(&climbed.to_string());
             all_hold &= holds(&climbed);
         }

@@ -15,7 +15,7 @@ fn every_state_of_the_small_rungs_keeps_every_invariant() {
     println!("{HEADING}");
     let mut failed = Vec::new();
     for rung in ladder::small() {
-        let climbed = climb(rung.scenario, Order::DepthFirst, usize::MAX);
+        let climbed = climb(rung.case, Order::DepthFirst, usize::MAX);
         println!("{climbed}");
         let counted = Some(climbed.unique_states) == rung.unique_states;
         if !counted || climbed.broken.is_some() || !climbed.missing.is_empty() {
@@ -32,8 +32,8 @@ fn every_state_of_the_small_rungs_keeps_every_invariant() {
 fn every_planted_bug_is_found() {
     println!("{HEADING}");
     let mut missed = Vec::new();
-    for scenario in bugs::planted() {
-        let climbed = climb(scenario, Order::BreadthFirst, BUG_STEPS_MAX);
+    for case in bugs::planted() {
+        let climbed = climb(case, Order::BreadthFirst, BUG_STEPS_MAX);
         println!("{climbed}");
         if climbed.broken.is_none() {
             missed.push(climbed.name);

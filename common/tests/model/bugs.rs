@@ -1,7 +1,17 @@
 //! Each planted bug, and the scenario that finds it.
+//!
+//! Planted in the cluster: whatever touches promises, votes, values, watermarks, repair, learners and reads. Planted
+//! where clusters form: a second step too early, a second list. Planted where disks go back: a counter alone. `cargo test
+//! --test model -- --nocapture` prints after how many states, and how deep, each is found.
+//!
+//! Not expressible here: a slow reader that blocks the acceptor, and lost frames never sent again, for nothing has to
+//! arrive in this model; what is not there yet, which is sessions and trimming.
 
 use super::{
+    climb::Case,
+    forming,
     prefix::{older_row, one_knower},
+    rollback,
     scenario::{Allowance, Scenario, Spend},
     tamper::Bug,
 };
@@ -15,12 +25,20 @@ const TWO_AND_ALL: &[&[usize]] = &[&[0, 1], &[0, 1, 2]];
 const FIRST_ALONE: &[&[usize]] = &[&[0, 1], &[]];
 
 /// Every bug that the model can express.
-pub(crate) fn planted() -> Vec<Scenario> {
+pub(crate) fn planted() -> Vec<Case> {
     let allow = Allowance::new;
-    let plant = |bug, name, scenario: Scenario| Scenario {
-        name,
-        bug: Some(bug),
-        ..scenario
+    let plant = |bug, name, scenario: Scenario| {
+        Case::Cluster(Scenario {
+            name,
+            bug: Some(bug),
+            ..scenario
+        })
+    };
+    let plant_forming = |bug, name| {
+        Case::Forming(forming::Scenario {
+            bug: Some(bug),
+            ..forming::Scenario::differing(name).of_two()
+        })
     };
     let two_each = || Scenario {
         reach: TWO_EACH,
@@ -109,7 +127,7 @@ pub(crate) fn planted() -> Vec<Scenario> {
         ),
         plant(
             StartsBelowFrom,
-            "a leader that starts below the watermark it asked from",
+            "w computed without from: a no-op over what is chosen",
             Scenario {
                 slots: 2,
                 prefix: one_knower,
@@ -198,5 +216,17 @@ pub(crate) fn planted() -> Vec<Scenario> {
                 ..pipelined(allow(&[(Campaign, 1), (RestartLearner, 1)]))
             },
         ),
+        plant_forming(
+            forming::Bug::CompletesBeforeAllStored,
+            "a cluster completed before all have stored it",
+        ),
+        plant_forming(
+            forming::Bug::TakesAnotherList,
+            "a forming acceptor that takes another list",
+        ),
+        Case::Rollback(rollback::Scenario {
+            counter_alone: true,
+            ..rollback::Scenario::small("a rolled-back acceptor whose counter catches up")
+        }),
     ]
 }

@@ -1,14 +1,21 @@
 //! Climbing a rung: one check from its first state to its last, or to its bound.
 
 use std::{
-    fmt,
+    fmt::{self, Debug},
+    hash::Hash,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use stateright::{Checker as _, HasDiscoveries, Model as _};
+use stateright::{Checker as _, HasDiscoveries, Model};
 
-use super::{cluster::Cluster, scenario::Scenario, sights::Sight};
+use super::{
+    cluster::Cluster,
+    forming::{self, Formation},
+    rollback::{self, Rollback},
+    scenario::Scenario,
+    sights::{Sight, Sights},
+};
 
 /// What a check found.
 pub(crate) struct Climbed {
@@ -35,19 +42,75 @@ pub(crate) enum Order {
     BreadthFirst,
 }
 
-/// Checks a scenario until all is seen, something breaks, or so many steps are taken.
-pub(crate) fn climb(scenario: Scenario, order: Order, states_max: usize) -> Climbed {
-    let name = scenario.name;
-    let expected = scenario.expected;
-    let cluster = Cluster::new(scenario);
-    let sights = Arc::clone(&cluster.sights);
+/// What is climbed.
+#[derive(Clone)]
+pub(crate) enum Case {
+    Cluster(Scenario),
+    Forming(forming::Scenario),
+    Rollback(rollback::Scenario),
+}
+
+impl Case {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Cluster(scenario) => scenario.name,
+            Self::Forming(scenario) => scenario.name,
+            Self::Rollback(scenario) => scenario.name,
+        }
+    }
+}
+
+/// Checks a case until all is seen, something breaks, or so many steps are taken.
+pub(crate) fn climb(case: Case, order: Order, states_max: usize) -> Climbed {
+    let name = case.name();
+    let begun = Instant::now();
+    let mut climbed = match case {
+        Case::Cluster(scenario) => {
+            let expected = scenario.expected;
+            let cluster = Cluster::new(scenario);
+            let sights = Arc::clone(&cluster.sights);
+            explore(cluster, &sights, expected, order, states_max)
+        }
+        Case::Forming(scenario) => {
+            let (expected, sights) = (scenario.expected, Arc::<Sights>::default());
+            let formation = Formation {
+                scenario,
+                sights: Arc::clone(&sights),
+            };
+            explore(formation, &sights, expected, order, states_max)
+        }
+        Case::Rollback(scenario) => {
+            let (expected, sights) = (scenario.expected, Arc::<Sights>::default());
+            let rollback = Rollback {
+                scenario,
+                sights: Arc::clone(&sights),
+            };
+            explore(rollback, &sights, expected, order, states_max)
+        }
+    };
+    climbed.name = name;
+    climbed.took = begun.elapsed();
+    climbed
+}
+
+fn explore<M>(
+    model: M,
+    sights: &Sights,
+    expected: &'static [Sight],
+    order: Order,
+    states_max: usize,
+) -> Climbed
+where
+    M: Model + Send + Sync + 'static,
+    M::State: Debug + Hash + Send + Sync + Clone + PartialEq,
+    M::Action: Debug + Clone + PartialEq + Send + Sync,
+{
     // One thread finds the same shortest counterexample each time.
     let threads = match order {
         Order::DepthFirst => std::thread::available_parallelism().map_or(1, usize::from),
         Order::BreadthFirst => 1,
     };
-    let begun = Instant::now();
-    let checker = cluster
+    let checker = model
         .checker()
         .threads(threads)
         .target_state_count(states_max)
@@ -56,15 +119,18 @@ pub(crate) fn climb(scenario: Scenario, order: Order, states_max: usize) -> Clim
         Order::DepthFirst => outcome(&checker.spawn_dfs().join()),
         Order::BreadthFirst => outcome(&checker.spawn_bfs().join()),
     };
-    climbed.name = name;
-    climbed.took = begun.elapsed();
     climbed.is_complete = climbed.states < states_max && climbed.broken.is_none();
     climbed.missing = expected.to_vec();
     climbed.missing.retain(|&sight| sights.count(sight) == 0);
     climbed
 }
 
-fn outcome(checker: &impl stateright::Checker<Cluster>) -> Climbed {
+fn outcome<M>(checker: &impl stateright::Checker<M>) -> Climbed
+where
+    M: Model,
+    M::State: Debug + Hash + Clone + PartialEq,
+    M::Action: Debug + Clone + PartialEq,
+{
     let mut broken: Vec<_> = checker
         .discoveries()
         .into_iter()

@@ -1,7 +1,10 @@
 //! The rungs of the ladder, from small to large.
 
 use super::{
+    climb::Case,
+    forming,
     prefix::one_knower,
+    rollback,
     scenario::{Allowance, Scenario, Spend},
     sights::Sight,
 };
@@ -10,9 +13,9 @@ use Spend::{
     Campaign, Check, Crash, Fill, Heartbeat, Limit, Read, Repeat, Report, RestartLearner, SwitchFeed,
 };
 
-/// A scenario, and how many states it has.
+/// What is climbed, and how many states it has.
 pub(crate) struct Rung {
-    pub(crate) scenario: Scenario,
+    pub(crate) case: Case,
     /// All of them, when they are counted with every test.
     pub(crate) unique_states: Option<usize>,
 }
@@ -24,10 +27,11 @@ const ALL_AND_TWO: &[&[usize]] = &[&[0, 1, 2], &[1, 2]];
 
 /// Rungs that are climbed with every test.
 pub(crate) fn small() -> Vec<Rung> {
-    let rung = |unique_states, scenario| Rung {
-        scenario,
+    let case = |unique_states, case| Rung {
+        case,
         unique_states: Some(unique_states),
     };
+    let rung = |unique_states, scenario| case(unique_states, Case::Cluster(scenario));
     let allow = Allowance::new;
     vec![
         rung(
@@ -195,15 +199,47 @@ pub(crate) fn small() -> Vec<Rung> {
                 ..Scenario::small("7 quorums of 3 and 2 of 4")
             },
         ),
+        case(
+            20_337,
+            Case::Forming(forming::Scenario {
+                expected: &[Sight::FormedByAnother],
+                ..forming::Scenario::agreeing("8 forming two, a proposer dies").of_two()
+            }),
+        ),
+        case(
+            2_283,
+            Case::Forming(forming::Scenario {
+                lists: &[&[0, 1]],
+                deaths: 0,
+                wipes: 1,
+                expected: &[Sight::ConflictTold, Sight::LostDiskTold],
+                ..forming::Scenario::agreeing("8 forming two by one, a disk is lost").of_two()
+            }),
+        ),
+        case(
+            22_878,
+            Case::Forming(forming::Scenario {
+                expected: &[Sight::ConflictTold],
+                ..forming::Scenario::differing("8 forming two, lists that differ").of_two()
+            }),
+        ),
+        case(
+            140_145,
+            Case::Rollback(rollback::Scenario {
+                expected: &[Sight::LostDiskRefused],
+                ..rollback::Scenario::small("9 a disk that goes back")
+            }),
+        ),
     ]
 }
 
 /// Rungs that take minutes.
 pub(crate) fn large() -> Vec<Rung> {
-    let rung = |scenario| Rung {
-        scenario,
+    let case = |case| Rung {
+        case,
         unique_states: None,
     };
+    let rung = |scenario| case(Case::Cluster(scenario));
     let allow = Allowance::new;
     vec![
         rung(Scenario {
@@ -252,11 +288,11 @@ pub(crate) fn large() -> Vec<Rung> {
         }),
         rung(Scenario {
             learners: 1,
-            slots: 2,
+            commands: &[1, 0],
             reach: TWO_EACH,
-            allowance: allow(&[(Campaign, 2), (Read, 1)]),
+            allowance: allow(&[(Campaign, 2), (Read, 2)]),
             expected: &[Sight::ReadAfterWrite, Sight::ReadAfterFailover],
-            ..Scenario::small("5 a read, two leaders, two slots")
+            ..Scenario::small("5 two reads, two leaders")
         }),
         rung(Scenario {
             repair: true,
@@ -292,5 +328,24 @@ pub(crate) fn large() -> Vec<Rung> {
             expected: &[Sight::Chosen, Sight::CarriedOver],
             ..Scenario::small("7 quorums of 3 and 2 of 4")
         }),
+        case(Case::Forming(forming::Scenario {
+            wipes: 1,
+            expected: &[Sight::FormedByAnother, Sight::ConflictTold, Sight::LostDiskTold],
+            ..forming::Scenario::agreeing("8 forming two, a proposer dies, a disk is lost").of_two()
+        })),
+        case(Case::Forming(forming::Scenario {
+            expected: &[Sight::FormedByAnother],
+            ..forming::Scenario::agreeing("8 forming three, a proposer dies")
+        })),
+        case(Case::Forming(forming::Scenario {
+            expected: &[Sight::ConflictTold],
+            ..forming::Scenario::differing("8 forming three, lists that differ")
+        })),
+        case(Case::Rollback(rollback::Scenario {
+            observers: 2,
+            starts: 3,
+            expected: &[Sight::LostDiskRefused],
+            ..rollback::Scenario::small("9 a disk that goes back, two who count")
+        })),
     ]
 }

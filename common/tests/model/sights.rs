@@ -45,11 +45,19 @@ pub(crate) enum Sight {
     ReadAfterFailover,
     /// A read was answered that had waited longer than its limit.
     ReadAfterLimit,
+    /// A cluster was formed after a proposer had died midway.
+    FormedByAnother,
+    /// A proposer was told that lists differ, or that a listed disk was lost.
+    ConflictTold,
+    /// A proposer that found its cluster formed was told of a lost disk.
+    LostDiskTold,
+    /// An answer was not counted, because of what was remembered of its disk.
+    LostDiskRefused,
 }
 
 /// How often each was seen, over all steps of a check.
 #[derive(Default)]
-pub(crate) struct Sights([AtomicU64; Sight::ReadAfterLimit as usize + 1]);
+pub(crate) struct Sights([AtomicU64; Sight::LostDiskRefused as usize + 1]);
 
 impl Sights {
     pub(crate) fn saw(&self, sight: Sight) {
