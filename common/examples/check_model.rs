@@ -13,15 +13,21 @@ use model::{
 };
 
 /// How many steps a rung may take unless told otherwise: some minutes, and some gigabytes.
-const STEPS_MAX: usize = 100_000_000;
+const STEPS_MAX: usize = 30_000_000;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let wanted = arguments.next().unwrap_or_default();
-    let steps_max = arguments
-        .next()
-        .and_then(|steps| steps.parse().ok())
-        .unwrap_or(STEPS_MAX);
+    let steps_max = match arguments.next().map(|steps| steps.parse()) {
+        None => STEPS_MAX,
+        Some(Ok(steps)) => steps,
+        Some(Err(error)) => {
+            print(&format!(
+                "the most steps of a rung, as in `cargo model 3 1000000`: {error}"
+            ));
+            return ExitCode::from(2);
+        }
+    };
     let holds = |climbed: &Climbed| climbed.broken.is_none() && climbed.missing.is_empty();
     let mut all_hold = true;
     print(HEADING);

@@ -5,7 +5,8 @@
 //! --test model -- --nocapture` prints after how many states, and how deep, each is found.
 //!
 //! Not expressible here: a slow reader that blocks the acceptor, and lost frames never sent again, for nothing has to
-//! arrive in this model; what is not there yet, which is sessions and trimming.
+//! arrive in this model; pages that outlive their promise, which the simulator finds; what is not there yet, which is
+//! sessions and trimming.
 
 use super::{
     climb::Case,

@@ -91,8 +91,7 @@ impl Cluster {
             Action::Deliver(envelope) | Action::Repeat(envelope) => match envelope.to {
                 Node::Acceptor(place) => self.acceptor(last, place, &acceptor::Input::Receive(envelope)),
                 Node::Proposer { place, .. } => {
-                    let arrived = self.tamper_with_delivery(last, envelope);
-                    self.tell_proposer(last, place, &proposer::Input::Receive(&arrived))
+                    self.tell_proposer(last, place, &proposer::Input::Receive(envelope))
                 }
                 Node::Learner(place) => self.learner(last, place, &learner::Input::Receive(envelope)),
             },

@@ -12,13 +12,12 @@ use paxos_common::paxos::{
 
 use super::{
     acceptor::AcceptorStep,
-    cluster::{Cluster, State},
+    cluster::Cluster,
     disk::Disk,
     learner::LearnerStep,
     network::{Envelope, Message, Node},
     outputs::Claim,
     proposer::{ProposerNode, ProposerStep},
-    shared::Shared,
 };
 
 /// What is done wrong.
@@ -50,8 +49,6 @@ pub(crate) enum Bug {
     FrameWatermarkForHeldRows,
     /// A leader claims a watermark that it heard of.
     WatermarkByHearsay,
-    /// A page comes with the marks of when it arrives.
-    PageWithLaterMarks,
     /// A row that cannot be read is left out of promises.
     UnreadableRowTakenForEmpty,
     /// The same, where a leader asks for the sake of repair.
@@ -105,24 +102,6 @@ impl Cluster {
 
     pub(crate) fn listens_while_leading(&self) -> bool {
         self.has(Bug::WatermarkByHearsay)
-    }
-
-    /// A message as it arrives.
-    pub(crate) fn tamper_with_delivery(&self, last: &State, envelope: &Shared<Envelope>) -> Shared<Envelope> {
-        let mut envelope = envelope.clone();
-        if self.has(Bug::PageWithLaterMarks)
-            && let Node::Acceptor(place) = envelope.from
-        {
-            let disk = &last.acceptors[place].disk;
-            envelope.change(|envelope| {
-                if let Message::Page(_, _, page) = &mut envelope.message {
-                    let later = disk.page(page.from, usize::MAX);
-                    page.chosen_to = later.chosen_to;
-                    page.voted_to = later.voted_to;
-                }
-            });
-        }
-        envelope
     }
 }
 
