@@ -43,7 +43,6 @@ enum Command {
     Log(log::Args),
     Status(status::Args),
     Bench(bench::Args),
-    #[command(hide = true)]
     Serve(serve::Args),
 }
 

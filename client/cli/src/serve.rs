@@ -1,4 +1,4 @@
-//! `paxos serve ROLE`, hidden: a role as its own binary runs it, so that one file is enough for a whole cluster.
+//! `paxos serve ROLE`: a role as its own binary runs it, so that one file is enough for a whole cluster.
 
 use std::process::ExitCode;
 
