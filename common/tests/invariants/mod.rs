@@ -20,6 +20,7 @@ pub(crate) mod one_value_per_ballot;
 pub(crate) mod one_value_per_quorum;
 pub(crate) mod progress;
 pub(crate) mod promises_are_kept;
+pub(crate) mod reads_are_linearizable;
 pub(crate) mod watermarks_are_true;
 
 /// A simulated command is its number, in eight bytes, so that a batch can be taken apart again.
@@ -41,6 +42,7 @@ pub(crate) struct Invariants {
     pub(crate) watermarks: watermarks_are_true::Watermarks,
     pub(crate) takeovers: new_slots_start_above::Takeovers,
     pub(crate) learners: learners_agree::Sequences,
+    pub(crate) reads: reads_are_linearizable::History,
     pub(crate) progress: progress::Progress,
 }
 
@@ -56,6 +58,7 @@ impl Invariants {
             watermarks: watermarks_are_true::Watermarks::new(quorums.acceptors()),
             takeovers: new_slots_start_above::Takeovers::new(quorums.phase1()),
             learners: learners_agree::Sequences::new(learners),
+            reads: reads_are_linearizable::History::new(learners),
             progress: progress::Progress::default(),
         }
     }

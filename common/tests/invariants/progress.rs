@@ -1,4 +1,6 @@
-//! Invariant 11: when the faults stop, something proposed gets chosen, and every learner learns it.
+//! Invariant 11: when the faults stop, something proposed gets chosen, every learner learns it, and reads are answered.
+
+use std::collections::BTreeSet;
 
 use paxos_common::paxos::slot::Slot;
 
@@ -13,6 +15,8 @@ pub(crate) const LEADER_TIMEOUTS_MAX: u32 = 80;
 pub(crate) struct Progress {
     healed: bool,
     chosen_to: Option<Slot>,
+    /// Reads that were under way when the faults stopped, or asked right then.
+    reads_due: BTreeSet<(usize, u64)>,
 }
 
 impl Progress {
@@ -28,9 +32,20 @@ impl Progress {
         }
     }
 
-    /// Whether every learner has what was proposed after the faults stopped, and all that is chosen.
+    /// A read at a learner that must be answered.
+    pub(crate) fn read_due(&mut self, learner: usize, read: u64) {
+        self.reads_due.insert((learner, read));
+    }
+
+    /// A read is answered, or nobody waits for it any more.
+    pub(crate) fn read_done(&mut self, learner: usize, read: u64) {
+        self.reads_due.remove(&(learner, read));
+    }
+
+    /// Whether every learner has answered its readers, and has what was proposed after the faults stopped, and all that is chosen.
     pub(crate) fn is_made(&self, chosen: &Chosen, learners: &Sequences) -> bool {
         let learned = learners.all_have();
-        self.chosen_to.is_some_and(|to| learned >= to) && learned >= chosen.prefix()
+        let has_all = self.chosen_to.is_some_and(|to| learned >= to) && learned >= chosen.prefix();
+        has_all && self.reads_due.is_empty()
     }
 }

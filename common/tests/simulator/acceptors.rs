@@ -180,6 +180,11 @@ impl World<'_> {
         Some((process.disk.runs.clone(), remembers))
     }
 
+    pub(crate) fn place(&self, acceptor: AcceptorUuid) -> usize {
+        let members = self.electorate.members();
+        members.binary_search(&acceptor).expect("only members are known")
+    }
+
     /// Power off: what waits is gone. A group on its way to the disk is there whole, or not at all.
     pub(crate) fn crash_acceptor(&mut self, acceptor: usize) {
         let kept = self.rng.random_bool(0.5);
@@ -251,6 +256,10 @@ impl World<'_> {
         self.tamper_with_request(acceptor, &message);
         if let Message::FetchChosen(first, to) = message {
             self.fetch_chosen(acceptor, from, first, to);
+            return;
+        }
+        if let Message::Tail(nonce) = message {
+            self.tell_tail(acceptor, from, nonce);
             return;
         }
         self.acceptors[acceptor].queue.push_back((from, message));
@@ -390,6 +399,7 @@ impl World<'_> {
                     ballot,
                     from,
                     scan,
+                    first: true,
                 };
                 self.plan(now, due);
             }
@@ -425,6 +435,8 @@ impl World<'_> {
                     | Message::Observe(..)
                     | Message::Votes(_)
                     | Message::Rows(..)
+                    | Message::Tail(_)
+                    | Message::Tailed(..)
                     | Message::Propose { .. }
                     | Message::Cancel { .. }
                     | Message::Outcome { .. }

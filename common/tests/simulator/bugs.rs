@@ -48,10 +48,14 @@ pub(crate) enum Bug {
     ReaderBlocksTheAcceptor,
     /// What a learner was shown once is not shown to it again.
     LostFramesNeverSentAgain,
+    /// A read is answered by a round of questions that began before it came in.
+    ReadReusesEarlierRound,
+    /// Another answer of the same acceptor about its tail counts as another acceptor's.
+    ReadCountsReplies,
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::AcceptedLeftOutOfPromise,
         Self::AcceptDoesNotPromise,
         Self::BallotReusedAfterRestart,
@@ -73,6 +77,8 @@ impl Bug {
         Self::LearnerResumesAfterHighest,
         Self::ReaderBlocksTheAcceptor,
         Self::LostFramesNeverSentAgain,
+        Self::ReadReusesEarlierRound,
+        Self::ReadCountsReplies,
     ];
 
     /// Those that need a rare schedule: a damaged row, in the one acceptor of a scan that holds what was chosen.

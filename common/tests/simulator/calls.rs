@@ -35,6 +35,7 @@ impl World<'_> {
         let (node, command) = (caller.node, caller.command);
         match outcome {
             Outcome::Chosen(version) => {
+                self.invariants.reads.acknowledged(command);
                 answered(
                     &self.invariants.chosen,
                     &self.invariants.commands,

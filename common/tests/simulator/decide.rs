@@ -94,6 +94,8 @@ pub(crate) fn decide(
         | Message::Observe(..)
         | Message::Votes(_)
         | Message::Rows(..)
+        | Message::Tail(_)
+        | Message::Tailed(..)
         | Message::Propose { .. }
         | Message::Cancel { .. }
         | Message::Outcome { .. }

@@ -143,13 +143,13 @@ impl World<'_> {
         unaware + self.knobs.disks_lost_max < self.knobs.quorums.phase1()
     }
 
-    /// A proposer finds an acceptor out.
-    pub(crate) fn refused(&mut self, proposer: usize, went_back: WentBack) {
+    /// A proposer or a learner finds an acceptor out.
+    pub(crate) fn refused(&mut self, who: &str, went_back: WentBack) {
         let acceptor = self.place(went_back.acceptor);
         assert_eq!(
             self.acceptors[acceptor].lost,
             Some(Lost::WentBack),
-            "proposer {proposer} refuses an acceptor that has all it ever told: {went_back}"
+            "{who} refuses an acceptor that has all it ever told: {went_back}"
         );
         self.statistics.count(Counted::AcceptorsRefused);
     }

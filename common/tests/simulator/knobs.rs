@@ -23,6 +23,8 @@ pub(crate) struct Knobs {
     pub(crate) clients: usize,
     /// Most simulated microseconds that a client waits between two commands.
     pub(crate) think_max: Time,
+    /// Mean time between two reads at one learner.
+    pub(crate) read_every: Time,
     pub(crate) network: NetworkKnobs,
     /// A group's commit takes between these.
     pub(crate) disk_min: Time,
@@ -103,6 +105,7 @@ impl Knobs {
             learners: rng.random_range(1..=3),
             clients: rng.random_range(2..=6),
             think_max: pick(rng, &[2, 20, 100]) * MILLISECOND,
+            read_every: pick(rng, &[15, 60, 300]) * MILLISECOND,
             network: NetworkKnobs {
                 loss: pick(rng, &[0.0, 0.01, 0.05, 0.2]),
                 duplication: pick(rng, &[0.0, 0.02, 0.2]),

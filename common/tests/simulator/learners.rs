@@ -1,11 +1,20 @@
 //! Simulated learner processes: the core, its feeds, and a log whose last part a crash takes away.
 
-use paxos_common::paxos::{learner::Learner, slot::Slot, witness::Guard};
+use std::collections::BTreeMap;
+
+use paxos_common::paxos::{
+    identity::RunNumber,
+    learner::Learner,
+    reading::Event,
+    slot::Slot,
+    witness::{Found, Guard},
+};
 use rand::RngExt as _;
 
 use super::{
     knobs::MILLISECOND,
     network::{Kind, Message, Node},
+    reads::Readers,
     statistics::Counted,
     world::{Happening, Time, World, uuid},
 };
@@ -13,16 +22,20 @@ use super::{
 #[derive(Default)]
 pub(crate) struct LearnerProcess {
     /// `None` while the process is down.
-    core: Option<Learner>,
-    run: u64,
+    pub(crate) core: Option<Learner>,
+    pub(crate) run: u64,
     /// How many slots its disk holds.
     stored: Slot,
     /// Whom it counts.
-    guard: Guard,
+    pub(crate) guard: Guard,
+    /// The run in which each acceptor last showed itself.
+    pub(crate) shown: BTreeMap<usize, RunNumber>,
     /// Where values come from.
     feed: usize,
     /// The first unlearned slot when it was last looked at.
     looked_at: Slot,
+    /// Who waits to read; `None` while the process is down.
+    pub(crate) readers: Option<Readers>,
     pub(crate) paused_until: Time,
 }
 
@@ -36,10 +49,11 @@ impl LearnerProcess {
             || "down".to_owned(),
             |core| {
                 format!(
-                    "next {}, lacks value: {}, knows of more: {}",
+                    "next {}, lacks value: {}, knows of more: {}, readers {:?}",
                     core.next(),
                     core.lacks_value(),
-                    core.knows_of_more()
+                    core.knows_of_more(),
+                    self.readers
                 )
             },
         )
@@ -52,11 +66,13 @@ impl World<'_> {
         let process = &mut self.learners[learner];
         process.run += 1;
         process.guard = Guard::default();
+        process.shown.clear();
         process.feed = feed;
         process.looked_at = process.stored;
         process.core = Some(Learner::new(self.electorate.clone(), process.stored));
         let (run, stored) = (process.run, process.stored);
         self.invariants.learners.restarted(learner, stored);
+        self.start_readers(learner, stored);
         self.note(|| format!("learner {learner} starts at {stored}"));
         self.observe(learner);
         self.plan_within(200 * MILLISECOND, Happening::StallCheck { learner, run });
@@ -64,6 +80,7 @@ impl World<'_> {
 
     pub(crate) fn crash_learner(&mut self, learner: usize) {
         self.learners[learner].core = None;
+        self.lose_readers(learner);
         self.tamper_with_gone_reader(learner);
         self.statistics.count(Counted::LearnersRestarted);
         self.note(|| format!("learner {learner} crashes"));
@@ -77,10 +94,7 @@ impl World<'_> {
         let this = Node::Learner(learner);
         // Each shows who it is before its stream opens.
         for acceptor in 0..self.acceptors.len() {
-            if let Some((runs, remembers)) = self.introduction(acceptor) {
-                let guard = &mut self.learners[learner].guard;
-                guard.introduce(uuid(acceptor), runs, remembers.iter());
-            }
+            self.introduce_to_learner(learner, acceptor);
         }
         for acceptor in 0..self.acceptors.len() {
             self.send(
@@ -90,6 +104,28 @@ impl World<'_> {
             );
         }
         self.send(this, Node::Acceptor(feed), Message::Observe(Kind::Values, from));
+    }
+
+    /// An acceptor that runs shows itself to a learner.
+    pub(crate) fn introduce_to_learner(&mut self, learner: usize, acceptor: usize) {
+        let Some((runs, remembers)) = self.introduction(acceptor) else {
+            return;
+        };
+        let process = &mut self.learners[learner];
+        process
+            .shown
+            .extend(runs.last().map(|present| (acceptor, present.run)));
+        let found = process.guard.introduce(uuid(acceptor), runs, remembers.iter());
+        self.found_by_learner(found);
+    }
+
+    /// A learner doubts an acceptor, or finds it out.
+    fn found_by_learner(&mut self, found: Vec<Found>) {
+        for found in found {
+            if let Found::Refused(went_back) = found {
+                self.refused("a learner", went_back);
+            }
+        }
     }
 
     /// A learner that has not moved pages again, from another feed.
@@ -129,6 +165,10 @@ impl World<'_> {
             Node::Acceptor(acceptor) => acceptor,
             Node::Proposer(_) | Node::Learner(_) | Node::Clients => panic!("not for a learner"),
         };
+        if let Message::Tailed(nonce, tail, run) = message {
+            self.tailed(learner, acceptor, nonce, tail, run);
+            return;
+        }
         let take = self.rng.random_range(1..=4);
         let process = &mut self.learners[learner];
         let Some(core) = &mut process.core else { return };
@@ -155,6 +195,8 @@ impl World<'_> {
             | Message::Answer(..)
             | Message::Report(..)
             | Message::Observe(..)
+            | Message::Tail(_)
+            | Message::Tailed(..)
             | Message::Propose { .. }
             | Message::Cancel { .. }
             | Message::Outcome { .. }
@@ -171,10 +213,12 @@ impl World<'_> {
                 self.invariants
                     .learners
                     .learned(&self.invariants.chosen, learner, slot, &value);
+                self.invariants.reads.applied(learner, &value);
             }
         }
         if count > 0 {
-            let run = process.run;
+            let (run, applied_to) = (process.run, core.next());
+            self.tell_readers(learner, Event::Applied(applied_to));
             self.plan_within(20 * MILLISECOND, Happening::Stored { learner, run, count });
         }
     }

@@ -18,6 +18,7 @@ mod learners;
 mod network;
 mod proposers;
 mod readers;
+mod reads;
 mod statistics;
 #[allow(
     clippy::wildcard_enum_match_arm,

@@ -4,8 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use paxos_common::paxos::{
     ballot::Ballot,
+    identity::RunNumber,
     message::{Accept, AcceptAnswer, Leadership, Prepare, PromisePage, Row},
     proposer::{Outcome, Scan},
+    reading::Tail,
     slot::{Slot, SlotRange},
     value::{EncodedCommand, Value},
     witness::Witnesses,
@@ -52,6 +54,9 @@ pub(crate) enum Message {
     Observe(Kind, Slot),
     Votes(Vec<(Ballot, SlotRange)>),
     Rows(Vec<Row>, Slot),
+    Tail(u64),
+    /// With the run of its sender.
+    Tailed(u64, Tail, RunNumber),
     // Callers of a proposer (clients, and other proposers) and its answers.
     Propose {
         request: u64,

@@ -8,7 +8,7 @@ use std::{
 
 use paxos_common::paxos::{
     ballot::{Ballot, ProposerId},
-    identity::{AcceptorUuid, CommitCounter, RunNumber},
+    identity::{CommitCounter, RunNumber},
     proposer::{Effect, Event, Pending, Phase, Proposer, RequestId, Settings, Timer},
     slot::Slot,
     witness::{Run, Witnesses},
@@ -313,7 +313,9 @@ impl World<'_> {
             | Message::FetchChosen(..)
             | Message::Observe(..)
             | Message::Votes(_)
-            | Message::Rows(..) => panic!("not for a proposer: {message:?}"),
+            | Message::Rows(..)
+            | Message::Tail(_)
+            | Message::Tailed(..) => panic!("not for a proposer: {message:?}"),
         };
         self.tell(proposer, event);
     }
@@ -443,7 +445,7 @@ impl World<'_> {
                     let acceptor = self.place(acceptor);
                     self.plan(self.now, Happening::LinkClosed { acceptor, proposer });
                 }
-                Effect::Refused(went_back) => self.refused(proposer, went_back),
+                Effect::Refused(went_back) => self.refused("a proposer", went_back),
                 Effect::Accept(acceptor, accept) => {
                     Watermarks::claimed(&self.invariants.chosen, "a leader", accept.chosen_to);
                     for (slot, value) in &accept.proposals {
@@ -489,12 +491,5 @@ impl World<'_> {
                 }
             }
         }
-    }
-
-    pub(crate) fn place(&self, acceptor: AcceptorUuid) -> usize {
-        let members = self.electorate.members();
-        members
-            .binary_search(&acceptor)
-            .expect("only members are sent to")
     }
 }

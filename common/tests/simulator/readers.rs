@@ -6,8 +6,10 @@ use paxos_common::paxos::{
     ballot::Ballot,
     message::{PromisePage, Row},
     proposer::Scan,
+    reading::Tail,
     slot::{Slot, SlotRange},
     value::Value,
+    witness::Witnesses,
 };
 use rand::RngExt as _;
 
@@ -29,6 +31,7 @@ impl World<'_> {
         to: Node,
         ballot: Ballot,
         (from, scan): (Slot, Option<Scan>),
+        first: bool,
     ) {
         let rows_max = self.rng.random_range(1..=self.knobs.page_rows_max);
         let process = &self.acceptors[acceptor];
@@ -59,7 +62,13 @@ impl World<'_> {
             voted_to: disk.voted_to(),
             rows,
         };
-        let message = Message::Page(ballot, scan, page, core.witnesses().clone());
+        // It goes with the first page: no page counts before that one.
+        let remembers = if first {
+            core.witnesses().clone()
+        } else {
+            Witnesses::default()
+        };
+        let message = Message::Page(ballot, scan, page, remembers);
         self.send(Node::Acceptor(acceptor), to, message);
         if !last && scan.is_none_or(|scan| next < scan.to) {
             self.statistics.count(Counted::PromisesOfManyPages);
@@ -70,6 +79,7 @@ impl World<'_> {
                 ballot,
                 from: next,
                 scan,
+                first: false,
             };
             self.plan_within(2_000, due);
         }
@@ -124,6 +134,18 @@ impl World<'_> {
             .collect();
         let fetched = Message::Fetched(first, values);
         self.send(Node::Acceptor(acceptor), asker, fetched);
+    }
+
+    /// Tells how far it has voted, from memory: it shows every commit whose answers have left.
+    pub(crate) fn tell_tail(&mut self, acceptor: usize, asker: Node, nonce: u64) {
+        let process = &self.acceptors[acceptor];
+        let Some(core) = &process.core else { return };
+        let tail = Tail {
+            voted_to: core.voted_to(),
+            trimmed_to: core.trimmed_to(),
+        };
+        let tailed = Message::Tailed(nonce, tail, core.stamp().run);
+        self.send(Node::Acceptor(acceptor), asker, tailed);
     }
 
     pub(crate) fn show_observers(&mut self, acceptor: usize, rows: &BTreeMap<Slot, (Ballot, Value)>) {

@@ -46,6 +46,13 @@ pub(crate) enum Counted {
     PromisesOfManyPages,
     ProposersCrashed,
     ProcessesPaused,
+    ReadsAbandoned,
+    ReadsAnswered,
+    ReadsAnsweredWithoutLeader,
+    ReadsAnsweredAfterFill,
+    ReadsAnsweredAfterRetry,
+    ReadsLost,
+    ReadsOfFreshWrites,
     Rejections,
     Reigns,
     RepairFetches,
@@ -63,7 +70,7 @@ pub(crate) enum Counted {
 }
 
 impl Counted {
-    pub(crate) const ALL: [Self; 55] = [
+    pub(crate) const ALL: [Self; 62] = [
         Self::AcceptorsCrashed,
         Self::AcceptorsRefused,
         Self::AllAcceptorsCrashed,
@@ -105,6 +112,13 @@ impl Counted {
         Self::PromisesOfManyPages,
         Self::ProposersCrashed,
         Self::ProcessesPaused,
+        Self::ReadsAbandoned,
+        Self::ReadsAnswered,
+        Self::ReadsAnsweredWithoutLeader,
+        Self::ReadsAnsweredAfterFill,
+        Self::ReadsAnsweredAfterRetry,
+        Self::ReadsLost,
+        Self::ReadsOfFreshWrites,
         Self::Rejections,
         Self::Reigns,
         Self::RepairFetches,

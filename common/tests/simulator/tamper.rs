@@ -45,6 +45,8 @@ pub(crate) struct Tampering {
     /// Rows that each learner was shown.
     held: BTreeMap<usize, Vec<Row>>,
     seen_to: BTreeMap<usize, Slot>,
+    /// The nonce of each learner's latest round.
+    nonces: BTreeMap<usize, u64>,
     /// What each learner was sent by each acceptor.
     shown_to: BTreeMap<(usize, usize, Kind), Slot>,
 }
@@ -393,5 +395,24 @@ impl World<'_> {
     pub(crate) fn tamper_with_cursor(&self, learner: usize, next: Slot) -> Slot {
         let seen_to = self.tampering.seen_to.get(&learner).copied();
         next.max(seen_to.unwrap_or_default())
+    }
+
+    /// Notes the round of questions that a learner has begun.
+    pub(crate) fn tamper_with_round(&mut self, learner: usize, nonce: u64) {
+        if self.tampering.has(Bug::ReadReusesEarlierRound) {
+            self.tampering.nonces.insert(learner, nonce);
+        }
+    }
+
+    /// An acceptor's tail, as the core takes it in: from whom, and in answer to what.
+    pub(crate) fn tamper_with_tail(&self, learner: usize, acceptor: usize, nonce: u64) -> Vec<(usize, u64)> {
+        if self.tampering.has(Bug::ReadReusesEarlierRound) {
+            let latest = self.tampering.nonces.get(&learner).copied();
+            vec![(acceptor, latest.unwrap_or(nonce))]
+        } else if self.tampering.has(Bug::ReadCountsReplies) {
+            vec![(acceptor, nonce), ((acceptor + 1) % self.acceptors.len(), nonce)]
+        } else {
+            vec![(acceptor, nonce)]
+        }
     }
 }

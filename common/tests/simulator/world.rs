@@ -12,6 +12,7 @@ use paxos_common::paxos::{
     identity::{AcceptorUuid, CommitCounter, RunNumber},
     proposer::{Scan, Timer},
     quorum::{Configuration, Electorate},
+    reading::ReadId,
     slot::Slot,
     witness::{self, Witnesses},
 };
@@ -54,6 +55,7 @@ pub(crate) enum Happening {
         ballot: Ballot,
         from: Slot,
         scan: Option<Scan>,
+        first: bool,
     },
     FrameDue {
         acceptor: usize,
@@ -124,6 +126,19 @@ pub(crate) enum Happening {
         learner: usize,
         run: u64,
     },
+    ReadDue {
+        learner: usize,
+    },
+    ReadLimit {
+        learner: usize,
+        run: u64,
+        generation: u64,
+    },
+    ReadAbandoned {
+        learner: usize,
+        run: u64,
+        read: ReadId,
+    },
     ClientDue {
         client: usize,
     },
@@ -154,7 +169,11 @@ impl Happening {
             | Self::ReportOverdue { proposer, .. }
             | Self::StopOverdue { proposer, .. }
             | Self::ForwardOverdue { proposer, .. } => Some(Node::Proposer(*proposer)),
-            Self::Stored { learner, .. } | Self::StallCheck { learner, .. } => Some(Node::Learner(*learner)),
+            Self::Stored { learner, .. }
+            | Self::StallCheck { learner, .. }
+            | Self::ReadDue { learner }
+            | Self::ReadLimit { learner, .. }
+            | Self::ReadAbandoned { learner, .. } => Some(Node::Learner(*learner)),
             Self::ClientDue { .. } | Self::ClientTimeout { .. } => Some(Node::Clients),
             Self::FaultDue | Self::Restart(_) | Self::Healed => None,
         }
@@ -299,6 +318,9 @@ impl<'a> World<'a> {
         for learner in 0..self.learners.len() {
             self.start_learner(learner);
         }
+        for learner in 0..self.learners.len() {
+            self.plan_within(self.knobs.read_every, Happening::ReadDue { learner });
+        }
         for client in 0..self.knobs.clients {
             self.plan(self.now, Happening::ClientDue { client });
         }
@@ -343,7 +365,8 @@ impl<'a> World<'a> {
                 ballot,
                 from,
                 scan,
-            } => self.send_page(acceptor, run, to, ballot, (from, scan)),
+                first,
+            } => self.send_page(acceptor, run, to, ballot, (from, scan), first),
             Happening::FrameDue {
                 acceptor,
                 run,
@@ -388,6 +411,13 @@ impl<'a> World<'a> {
             } => self.forward_overdue(proposer, run, request),
             Happening::Stored { learner, run, count } => self.learner_stored(learner, run, count),
             Happening::StallCheck { learner, run } => self.stall_check(learner, run),
+            Happening::ReadDue { learner } => self.read_due(learner),
+            Happening::ReadLimit {
+                learner,
+                run,
+                generation,
+            } => self.read_limit(learner, run, generation),
+            Happening::ReadAbandoned { learner, run, read } => self.read_abandoned(learner, run, read),
             Happening::ClientDue { client } => self.client_due(client),
             Happening::ClientTimeout { request } => self.client_timeout(request),
             Happening::FaultDue => self.fault_due(),
@@ -422,6 +452,7 @@ impl<'a> World<'a> {
         self.network.cuts.clear();
         self.mend_disks();
         self.end_faults();
+        self.expect_reads();
         self.invariants.progress.healed();
     }
 

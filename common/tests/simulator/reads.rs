@@ -1,0 +1,214 @@
+//! Simulated reads: who asks a learner, its rounds of questions to the acceptors, and what is answered.
+//!
+//! A read begins when it reaches its learner and ends when that answers. Whoever asked is further away, and so sees it
+//! begin earlier and end later: what holds here holds there.
+
+use std::collections::BTreeMap;
+
+use paxos_common::paxos::{
+    identity::RunNumber,
+    reading::{Effect, Event, ReadId, Reading, Tail},
+    slot::Slot,
+};
+use rand::RngExt as _;
+
+use super::{
+    knobs::LEADER_TIMEOUT,
+    network::{Message, Node},
+    statistics::Counted,
+    world::{Happening, Time, World, micros, uuid},
+};
+
+/// The readers of one run of a learner.
+#[derive(Debug)]
+pub(crate) struct Readers {
+    core: Reading,
+    asked: u64,
+    waiting: BTreeMap<ReadId, Waiting>,
+    /// How fast the clock runs, in percent.
+    clock: Time,
+}
+
+/// What a read went through.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// It waited for L, and the acceptors were asked once more.
+    retried: bool,
+    /// The leader was asked to fill what nobody had chosen.
+    filled: bool,
+}
+
+impl World<'_> {
+    /// A learner starts with what its disk holds, and nobody waits.
+    pub(crate) fn start_readers(&mut self, learner: usize, stored: Slot) {
+        let nonce = self.rng.random();
+        let clock = self.rng.random_range(80..=125);
+        let kept = usize::try_from(stored.get()).expect("few slots");
+        self.invariants.reads.restarted(learner, kept);
+        self.learners[learner].readers = Some(Readers {
+            core: Reading::new(self.electorate.clone(), stored, nonce),
+            asked: 0,
+            waiting: BTreeMap::new(),
+            clock,
+        });
+    }
+
+    /// The learner is gone, and with it whatever waited there.
+    pub(crate) fn lose_readers(&mut self, learner: usize) {
+        let readers = self.learners[learner].readers.take();
+        let lost = readers.map_or(0, |readers| readers.waiting.len());
+        self.statistics.add(Counted::ReadsLost, lost as u64);
+    }
+
+    /// Somebody asks a learner, and another one later.
+    pub(crate) fn read_due(&mut self, learner: usize) {
+        self.ask_to_read(learner);
+        self.plan_within(2 * self.knobs.read_every, Happening::ReadDue { learner });
+    }
+
+    fn ask_to_read(&mut self, learner: usize) {
+        let gives_up = self.rng.random_bool(0.05);
+        let process = &mut self.learners[learner];
+        let Some(readers) = &mut process.readers else {
+            return;
+        };
+        let (run, read) = (process.run, ReadId(readers.asked));
+        readers.asked += 1;
+        readers.waiting.insert(read, Waiting::default());
+        self.invariants.reads.begins(learner, read.0);
+        if gives_up && self.healed_at.is_none() {
+            let abandoned = Happening::ReadAbandoned { learner, run, read };
+            self.plan_within(2 * micros(LEADER_TIMEOUT), abandoned);
+        }
+        self.tell_readers(learner, Event::Asked(read));
+    }
+
+    /// The faults stop: whoever waits, and one more at each learner, must be answered.
+    pub(crate) fn expect_reads(&mut self) {
+        for learner in 0..self.learners.len() {
+            if let Some(readers) = &self.learners[learner].readers {
+                let waiting = readers.waiting.keys().copied();
+                for read in waiting.chain([ReadId(readers.asked)]) {
+                    self.invariants.progress.read_due(learner, read.0);
+                }
+            }
+            self.ask_to_read(learner);
+        }
+    }
+
+    pub(crate) fn read_abandoned(&mut self, learner: usize, run: u64, read: ReadId) {
+        let process = &mut self.learners[learner];
+        let Some(readers) = process.readers.as_mut().filter(|_| process.run == run) else {
+            return;
+        };
+        if readers.waiting.remove(&read).is_some() {
+            self.statistics.count(Counted::ReadsAbandoned);
+            self.invariants.reads.abandoned(learner, read.0);
+            self.invariants.progress.read_done(learner, read.0);
+            self.tell_readers(learner, Event::Abandoned(read));
+        }
+    }
+
+    pub(crate) fn read_limit(&mut self, learner: usize, run: u64, generation: u64) {
+        if self.learners[learner].run == run {
+            self.tell_readers(learner, Event::Fired(generation));
+        }
+    }
+
+    /// An acceptor tells its tail, in one of its runs.
+    pub(crate) fn tailed(&mut self, learner: usize, acceptor: usize, nonce: u64, tail: Tail, run: RunNumber) {
+        let process = &mut self.learners[learner];
+        if process.core.is_none() {
+            return;
+        }
+        // A late answer must not pass for an introduction: three of them that are older than what others remember, and
+        // the guard would refuse an acceptor that merely restarted.
+        if process.shown.get(&acceptor) != Some(&run) || !process.guard.trusts(uuid(acceptor)) {
+            self.introduce_to_learner(learner, acceptor);
+        }
+        let process = &mut self.learners[learner];
+        if process.shown.get(&acceptor) != Some(&run) || !process.guard.trusts(uuid(acceptor)) {
+            return;
+        }
+        for (acceptor, nonce) in self.tamper_with_tail(learner, acceptor, nonce) {
+            let acceptor = uuid(acceptor);
+            let tailed = Event::Tailed {
+                acceptor,
+                nonce,
+                tail,
+            };
+            self.tell_readers(learner, tailed);
+        }
+    }
+
+    /// Hands an event in to what decides about reads, and does what it wants done.
+    pub(crate) fn tell_readers(&mut self, learner: usize, event: Event) {
+        let this = Node::Learner(learner);
+        let process = &mut self.learners[learner];
+        let Some(readers) = &mut process.readers else {
+            return;
+        };
+        let (run, clock) = (process.run, readers.clock);
+        readers.core.handle(event);
+        for effect in readers.core.take_effects() {
+            match effect {
+                Effect::Ask { nonce, acceptors } => {
+                    self.tamper_with_round(learner, nonce);
+                    if matches!(event, Event::Fired(_)) {
+                        self.mark_waiting(learner, |waiting| waiting.retried = true);
+                    }
+                    for acceptor in acceptors {
+                        let to = Node::Acceptor(self.place(acceptor));
+                        self.send(this, to, Message::Tail(nonce));
+                    }
+                }
+                Effect::SetTimer(generation) => {
+                    let limit = Happening::ReadLimit {
+                        learner,
+                        run,
+                        generation,
+                    };
+                    self.plan(self.now + micros(LEADER_TIMEOUT) * clock / 100, limit);
+                }
+                Effect::Fill(to) => {
+                    if to > self.invariants.chosen.prefix() {
+                        self.mark_waiting(learner, |waiting| waiting.filled = true);
+                    }
+                    // Whoever does not lead leaves it alone.
+                    for proposer in 0..self.proposers.len() {
+                        self.send(this, Node::Proposer(proposer), Message::Fill(to));
+                    }
+                }
+                Effect::Answer(read) => self.answer_read(learner, read),
+                Effect::TurnAway(read) => panic!("learner {learner} turns {read:?} away, and few wait"),
+            }
+        }
+    }
+
+    fn mark_waiting(&mut self, learner: usize, mark: impl Fn(&mut Waiting)) {
+        if let Some(readers) = &mut self.learners[learner].readers {
+            readers.waiting.values_mut().for_each(mark);
+        }
+    }
+
+    /// Answers from all that is applied.
+    fn answer_read(&mut self, learner: usize, read: ReadId) {
+        let readers = self.learners[learner].readers.as_mut();
+        let Some(waited) = readers.and_then(|readers| readers.waiting.remove(&read)) else {
+            panic!("learner {learner} answers {read:?}, for which nobody waits");
+        };
+        let saw = self.invariants.reads.ends(learner, read.0);
+        self.invariants.progress.read_done(learner, read.0);
+        self.note(|| format!("learner {learner} answers {read:?}, {waited:?}"));
+        let is_led = self.proposers.iter().any(|proposer| proposer.leads());
+        for (what, is_so) in [
+            (Counted::ReadsAnswered, true),
+            (Counted::ReadsAnsweredWithoutLeader, !is_led),
+            (Counted::ReadsAnsweredAfterFill, waited.filled),
+            (Counted::ReadsAnsweredAfterRetry, waited.retried),
+            (Counted::ReadsOfFreshWrites, saw.fresh_write),
+        ] {
+            self.statistics.add(what, u64::from(is_so));
+        }
+    }
+}
