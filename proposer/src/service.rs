@@ -264,6 +264,7 @@ impl Conversation {
                     Ok(Some(request)) => self.take(request).await,
                     Ok(None) => { more = false; true }
                     Err(status) => {
+                        let status = broken_off(status, !self.open.is_empty());
                         // A client that is gone does not hear it.
                         let _ = self.answers.send(Err(status)).await;
                         false
@@ -384,6 +385,16 @@ impl Conversation {
     }
 }
 
+/// How a stream ends whose requests broke off. What the cause says of a command's fate holds for the message that was
+/// cut off, and not for those that were read before and are not answered yet: whoever hears it would propose them again.
+fn broken_off(cause: Status, owes_answers: bool) -> Status {
+    if owes_answers {
+        Status::new(cause.code(), cause.message())
+    } else {
+        cause
+    }
+}
+
 /// An outcome in the words of the contract.
 fn word(outcome: Outcome, expired: bool) -> Result<pb::Version, Status> {
     Err(match outcome {
@@ -438,5 +449,21 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stream_that_broke_off_says_nothing_of_commands_that_were_read_before() {
+        let cut_off = || status::overloaded("room for messages that come in");
+        assert_eq!(status::fate_of(&broken_off(cut_off(), true)), None);
+        assert_eq!(broken_off(cut_off(), true).code(), cut_off().code());
+        assert_eq!(
+            status::fate_of(&broken_off(cut_off(), false)),
+            Some(Fate::NotProposed)
+        );
     }
 }
