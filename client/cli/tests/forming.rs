@@ -364,6 +364,12 @@ async fn acceptor_on_an_older_copy_of_its_disk_is_refused_and_the_rest_goes_on()
         remembers.heard(third.acceptor, third.run).map(|_| ())
     })
     .await;
+    // The learner takes up what others remember when it connects to them, which was before; so it must hear for itself.
+    until("the learner has heard of the run", async || {
+        let back = "acceptor answers again";
+        cluster.learners[0].log().contains(back).then_some(())
+    })
+    .await;
     cluster.acceptors[2].kill();
     fs::remove_dir_all(&directory).unwrap();
     copy(Path::new(&older), Path::new(&directory));
