@@ -29,6 +29,9 @@
 //! **Reads ask a quorum too** ([`reading`]). A learner asks the acceptors how far they have voted, and answers when it
 //! has applied all below. A write that was answered has a vote in every quorum that may be asked.
 //!
+//! **What a command did is known to learners alone** ([`machine`]). They apply the same commands in the same order, so
+//! they agree on which condition held and which retry came second, without a word to each other.
+//!
 //! **Watermarks save work.** `chosen_to = 7` says that slots 0 to 6 are chosen; watermarks are exclusive. A leader tells
 //! its own; an acceptor moves its own along over rows that it accepted at that leader's very ballot, for only those are
 //! sure to hold the chosen values. A campaign needs to look at nothing below the highest watermark. What an acceptor
@@ -63,9 +66,11 @@
 
 pub mod acceptor;
 pub mod ballot;
+pub mod command;
 pub mod forming;
 pub mod identity;
 pub mod learner;
+pub mod machine;
 pub mod message;
 pub mod proposer;
 pub mod quorum;

@@ -5,6 +5,7 @@ use paxos_proto::v1 as pb;
 use prost::Message as _;
 
 use crate::paxos::{
+    command::{Command, Condition, Operation, SessionStamp},
     slot::OutOfRange,
     value::{COMMANDS_MAX, EncodedCommand, Value},
 };
@@ -14,6 +15,9 @@ pub const KEY_BYTES_MAX: usize = 4 * 1024;
 
 /// Most bytes of the value of a `Put`, or of the record of an `Append` (inclusive): 1 MiB.
 pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
+
+/// How far a command's sequence may be above its `acked_below` (exclusive).
+pub const SEQUENCES_MAX: u64 = 4_096;
 
 /// A command that breaks a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +54,19 @@ pub enum InvalidCommand {
         /// As given.
         sequence: u64,
     },
+    /// See `SessionStamp.sequence`.
+    #[error(
+        "the sequence is {sequence} and acked_below is {acked_below}: it must be below acked_below + {SEQUENCES_MAX}"
+    )]
+    FarAhead {
+        /// As given.
+        acked_below: u64,
+        /// As given.
+        sequence: u64,
+    },
+    /// An `OpenSession` inside a session.
+    #[error("open_session carries a session stamp: open a session outside of any")]
+    StampedOpening,
     /// A number too large: of a version, or a sequence.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
@@ -69,7 +86,7 @@ pub fn append(record: Bytes) -> pb::Command {
 /// # Errors
 /// When it breaks a limit; the text names the limit.
 pub fn encode(command: pb::Command) -> Result<EncodedCommand, InvalidCommand> {
-    check(&command)?;
+    read(&command)?;
     let batch = pb::Value {
         commands: vec![command],
     };
@@ -98,35 +115,75 @@ pub fn decode_value(value: &Value) -> Result<pb::Value, prost::DecodeError> {
     Ok(decoded)
 }
 
-fn check(command: &pb::Command) -> Result<(), InvalidCommand> {
-    use pb::command::Operation;
-    if let Some(stamp) = &command.session {
-        super::version(stamp.session.ok_or(InvalidCommand::NoSession)?)?;
-        super::number("sequence", stamp.sequence)?;
-        if stamp.acked_below > stamp.sequence {
-            return Err(InvalidCommand::AckedAbove {
-                acked_below: stamp.acked_below,
-                sequence: stamp.sequence,
-            });
+/// Reads a command.
+///
+/// # Errors
+/// When it breaks a limit; the text names the limit.
+pub fn read(command: &pb::Command) -> Result<Command, InvalidCommand> {
+    use pb::command::Operation as Asked;
+    let session = command.session.as_ref().map(read_stamp).transpose()?;
+    let operation = match command.operation.as_ref().ok_or(InvalidCommand::NoOperation)? {
+        Asked::Append(append) if append.record.is_empty() => return Err(InvalidCommand::EmptyRecord),
+        Asked::Append(append) => {
+            check_value(&append.record)?;
+            Operation::Append
         }
-    }
-    match command.operation.as_ref().ok_or(InvalidCommand::NoOperation)? {
-        Operation::Append(append) if append.record.is_empty() => Err(InvalidCommand::EmptyRecord),
-        Operation::Append(append) => check_value(&append.record),
-        Operation::Put(put) => {
+        Asked::Put(put) => {
             check_key(&put.key)?;
             check_value(&put.value)?;
-            check_condition(put.condition.as_ref())
+            Operation::Put {
+                key: put.key.clone(),
+                value: put.value.clone(),
+                condition: read_condition(put.condition.as_ref())?,
+            }
         }
-        Operation::Delete(delete) => {
+        Asked::Delete(delete) => {
             check_key(&delete.key)?;
-            check_condition(delete.condition.as_ref())
+            Operation::Delete {
+                key: delete.key.clone(),
+                condition: read_condition(delete.condition.as_ref())?,
+            }
         }
-        Operation::OpenSession(pb::OpenSession {}) => Ok(()),
-    }
+        Asked::OpenSession(pb::OpenSession {}) if session.is_some() => {
+            return Err(InvalidCommand::StampedOpening);
+        }
+        Asked::OpenSession(pb::OpenSession {}) => Operation::OpenSession,
+    };
+    Ok(Command { session, operation })
 }
 
-fn check_key(key: &[u8]) -> Result<(), InvalidCommand> {
+/// Reads what names a command of a session.
+///
+/// # Errors
+/// When it breaks a limit; the text names the limit.
+pub fn read_stamp(stamp: &pb::SessionStamp) -> Result<SessionStamp, InvalidCommand> {
+    let session = super::version(stamp.session.ok_or(InvalidCommand::NoSession)?)?;
+    let sequence = super::number("sequence", stamp.sequence)?;
+    let acked_below = stamp.acked_below;
+    if acked_below > sequence {
+        return Err(InvalidCommand::AckedAbove {
+            acked_below,
+            sequence,
+        });
+    }
+    if sequence - acked_below >= SEQUENCES_MAX {
+        return Err(InvalidCommand::FarAhead {
+            acked_below,
+            sequence,
+        });
+    }
+    Ok(SessionStamp {
+        session,
+        sequence,
+        acked_below,
+    })
+}
+
+/// Checks that a key has 1 byte to 4 KiB.
+///
+/// # Errors
+/// When it has not.
+pub fn check_key(key: &[u8]) -> Result<(), InvalidCommand> {
     match key.len() {
         0 => Err(InvalidCommand::EmptyKey),
         1..=KEY_BYTES_MAX => Ok(()),
@@ -142,12 +199,13 @@ fn check_value(value: &[u8]) -> Result<(), InvalidCommand> {
     }
 }
 
-fn check_condition(condition: Option<&pb::Condition>) -> Result<(), InvalidCommand> {
-    use pb::condition::Condition;
+fn read_condition(condition: Option<&pb::Condition>) -> Result<Condition, InvalidCommand> {
+    use pb::condition::Condition as Asked;
     match condition.map(|condition| &condition.condition) {
-        None | Some(Some(Condition::Absent(true))) => Ok(()),
-        Some(Some(Condition::Version(version))) => Ok(super::version(*version).map(drop)?),
-        Some(Some(Condition::Absent(false))) => Err(InvalidCommand::NotAbsent),
+        None => Ok(Condition::Always),
+        Some(Some(Asked::Absent(true))) => Ok(Condition::Absent),
+        Some(Some(Asked::Version(version))) => Ok(Condition::Version(super::version(*version)?)),
+        Some(Some(Asked::Absent(false))) => Err(InvalidCommand::NotAbsent),
         Some(None) => Err(InvalidCommand::EmptyCondition),
     }
 }
@@ -202,7 +260,7 @@ mod tests {
             session: Some(pb::SessionStamp {
                 session: Some(pb::Version { slot: 1, offset: 0 }),
                 sequence,
-                acked_below: 0,
+                acked_below: sequence,
             }),
             operation: Some(pb::command::Operation::Delete(pb::Delete {
                 key: Bytes::from_static(b"k"),
@@ -239,5 +297,27 @@ mod tests {
             assert!(matches!(error, InvalidCommand::OutOfRange(_)), "{error}");
             assert!(error.to_string().starts_with(name), "{error}");
         }
+    }
+
+    #[test]
+    fn refuses_stamps_that_no_client_may_use() {
+        let command = |sequence, acked_below, operation| pb::Command {
+            session: Some(pb::SessionStamp {
+                session: Some(pb::Version { slot: 1, offset: 0 }),
+                sequence,
+                acked_below,
+            }),
+            operation: Some(operation),
+        };
+        let open = || pb::command::Operation::OpenSession(pb::OpenSession {});
+        let append = || append(Bytes::from_static(b"x")).operation.unwrap();
+        assert!(encode(command(SEQUENCES_MAX + 6, 7, append())).is_ok());
+        let (acked_below, sequence) = (7, SEQUENCES_MAX + 7);
+        let far = InvalidCommand::FarAhead {
+            acked_below,
+            sequence,
+        };
+        assert_eq!(encode(command(sequence, acked_below, append())), Err(far));
+        assert_eq!(encode(command(7, 7, open())), Err(InvalidCommand::StampedOpening));
     }
 }

@@ -1,0 +1,61 @@
+//! Commands: what a client asks to be ordered, as the state machine takes them.
+
+use bytes::Bytes;
+
+use super::slot::Version;
+
+/// One client's request, at some position of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Command {
+    /// Absent: a retry may take effect a second time.
+    pub session: Option<SessionStamp>,
+    /// What is asked for.
+    pub operation: Operation,
+}
+
+/// What a command asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// A record that only subscribers of the log care about: changes nothing here, so it is not held here.
+    Append,
+    /// Writes a register, if the condition holds.
+    Put {
+        /// 1 byte to 4 KiB.
+        key: Bytes,
+        /// At most 1 MiB.
+        value: Bytes,
+        /// What must hold.
+        condition: Condition,
+    },
+    /// Removes a register, if the condition holds.
+    Delete {
+        /// 1 byte to 4 KiB.
+        key: Bytes,
+        /// What must hold.
+        condition: Condition,
+    },
+    /// Opens a session, whose name is the version of this command.
+    OpenSession,
+}
+
+/// What must hold of a register, at the moment at which the command is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Condition {
+    /// Nothing.
+    Always,
+    /// The register holds nothing.
+    Absent,
+    /// The register was last written by this very version.
+    Version(Version),
+}
+
+/// Makes a command's retries take effect once; the same on every retry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionStamp {
+    /// The session's name: the version of the opening that its client was first answered for.
+    pub session: Version,
+    /// Counted by the client. Commands in flight together are applied in any order.
+    pub sequence: u64,
+    /// Below it the client has read, or gave up, every outcome.
+    pub acked_below: u64,
+}

@@ -1,0 +1,233 @@
+//! The state machine: registers and sessions, as they are after the slots applied so far.
+//!
+//! Every learner applies the same commands in the same order and comes to the same state, for nothing else goes in: no
+//! clock, no randomness, no order of a hash table.
+//!
+//! - A *register* holds a value, and the version of the command that wrote it.
+//! - Whether a *condition* holds is judged here, when the command is applied: nobody can know it before.
+//! - *Sessions* make retries take effect once: see [`sessions`].
+
+pub mod sessions;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
+
+use bytes::Bytes;
+
+use super::{
+    command::{Command, Condition, Operation},
+    slot::{Slot, Version},
+};
+use sessions::{Admission, Session, Sessions};
+
+/// What a key holds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Register {
+    /// As it was put.
+    pub value: Bytes,
+    /// The command that put it.
+    pub version: Version,
+}
+
+/// What a command did that was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// What it asked for.
+    Applied,
+    /// Nothing: its condition did not hold.
+    ConditionFailed {
+        /// The write that the register held instead; `None` when it held nothing.
+        current: Option<Version>,
+    },
+}
+
+/// What became of a command when its turn came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Judgement {
+    /// It was carried out.
+    Executed(Outcome),
+    /// Skipped: its session had carried out this sequence before.
+    Duplicate {
+        /// Where.
+        first: Version,
+        /// What it did then.
+        outcome: Outcome,
+    },
+    /// Skipped: its session is unknown, or has expired.
+    Expired,
+    /// Skipped: its client has read the outcome of this sequence, or gave it up.
+    Acknowledged,
+}
+
+/// What has changed since it was last asked for: what it takes to bring an older copy of the state up to date.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// By key; `None`: removed.
+    pub registers: Vec<(Bytes, Option<Register>)>,
+    /// By name; `None`: expired.
+    pub sessions: Vec<(Version, Option<Session>)>,
+}
+
+/// The state machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Machine {
+    applied_to: Slot,
+    registers: BTreeMap<Bytes, Register>,
+    sessions: Sessions,
+    /// Written or removed since [`Machine::take_changes`].
+    changed: BTreeSet<Bytes>,
+}
+
+impl Machine {
+    /// Goes on from what was kept.
+    ///
+    /// # Panics
+    /// When two sessions were last used by the same command, which none can have been.
+    pub fn recovered(
+        applied_to: Slot,
+        registers: impl IntoIterator<Item = (Bytes, Register)>,
+        sessions: impl IntoIterator<Item = (Version, Session)>,
+    ) -> Self {
+        Self {
+            applied_to,
+            registers: registers.into_iter().collect(),
+            sessions: Sessions::recovered(sessions),
+            changed: BTreeSet::new(),
+        }
+    }
+
+    /// Every slot below it is applied.
+    pub fn applied_to(&self) -> Slot {
+        self.applied_to
+    }
+
+    /// What `key` holds.
+    pub fn register(&self, key: &[u8]) -> Option<&Register> {
+        self.registers.get(key)
+    }
+
+    /// The registers whose keys start with `prefix` and come after `after`, ascending by key.
+    pub fn registers(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+    ) -> impl Iterator<Item = (&Bytes, &Register)> {
+        let start = match after.filter(|after| *after >= prefix) {
+            Some(after) => Bound::Excluded(after),
+            None => Bound::Included(prefix),
+        };
+        self.registers
+            .range::<[u8], _>((start, Bound::Unbounded))
+            .take_while(move |(key, _)| key.starts_with(prefix))
+    }
+
+    /// How many registers hold something.
+    pub fn register_count(&self) -> usize {
+        self.registers.len()
+    }
+
+    /// The sessions.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Applies the next slot; returns what became of each of its commands.
+    ///
+    /// # Panics
+    /// When `slot` is not the next, or has more than 65,536 commands.
+    pub fn apply(&mut self, slot: Slot, commands: &[Command]) -> Vec<Judgement> {
+        assert_eq!(slot, self.applied_to, "slots are applied in order, each once");
+        self.applied_to = slot.next();
+        self.sessions.expire_idle(slot);
+        let offsets = 0..=u16::MAX;
+        assert!(
+            commands.len() <= offsets.len(),
+            "a slot holds at most 65,536 commands"
+        );
+        let numbered = offsets.zip(commands);
+        numbered
+            .map(|(offset, command)| self.judge(Version { slot, offset }, command))
+            .collect()
+    }
+
+    /// What has changed since the last call, or since the start.
+    pub fn take_changes(&mut self) -> Changes {
+        let changed = std::mem::take(&mut self.changed);
+        let registers = changed.into_iter().map(|key| {
+            let register = self.registers.get(&key).cloned();
+            (key, register)
+        });
+        Changes {
+            registers: registers.collect(),
+            sessions: self.sessions.take_changes(),
+        }
+    }
+
+    fn judge(&mut self, version: Version, command: &Command) -> Judgement {
+        let Some(stamp) = command.session else {
+            return Judgement::Executed(self.execute(version, &command.operation));
+        };
+        match self.sessions.admit(version, stamp) {
+            Admission::New => {
+                let outcome = self.execute(version, &command.operation);
+                self.sessions.record(version, stamp, outcome);
+                Judgement::Executed(outcome)
+            }
+            Admission::Skipped(judgement) => judgement,
+        }
+    }
+
+    fn execute(&mut self, version: Version, operation: &Operation) -> Outcome {
+        match operation {
+            Operation::Append => Outcome::Applied,
+            Operation::OpenSession => {
+                self.sessions.open(version);
+                Outcome::Applied
+            }
+            Operation::Put {
+                key,
+                value,
+                condition,
+            } => self.change(key, *condition, |registers| {
+                // Copies: what was handed in may be a part of something much larger, which it would keep in memory.
+                let value = Bytes::copy_from_slice(value);
+                match registers.get_mut(key) {
+                    Some(register) => *register = Register { value, version },
+                    None => {
+                        registers.insert(Bytes::copy_from_slice(key), Register { value, version });
+                    }
+                }
+            }),
+            Operation::Delete { key, condition } => self.change(key, *condition, |registers| {
+                registers.remove(key);
+            }),
+        }
+    }
+
+    fn change(
+        &mut self,
+        key: &Bytes,
+        condition: Condition,
+        change: impl FnOnce(&mut BTreeMap<Bytes, Register>),
+    ) -> Outcome {
+        let current = self.registers.get(key).map(|register| register.version);
+        let holds = match condition {
+            Condition::Always => true,
+            Condition::Absent => current.is_none(),
+            Condition::Version(version) => current == Some(version),
+        };
+        if !holds {
+            return Outcome::ConditionFailed { current };
+        }
+        change(&mut self.registers);
+        if !self.changed.contains(key) {
+            self.changed.insert(Bytes::copy_from_slice(key));
+        }
+        Outcome::Applied
+    }
+}
+
+#[cfg(test)]
+mod tests;
