@@ -21,6 +21,7 @@ pub(crate) mod one_value_per_quorum;
 pub(crate) mod progress;
 pub(crate) mod promises_are_kept;
 pub(crate) mod reads_are_linearizable;
+pub(crate) mod retries_take_effect_once;
 pub(crate) mod watermarks_are_true;
 
 /// A simulated command is its number, in eight bytes, so that a batch can be taken apart again.
@@ -43,6 +44,7 @@ pub(crate) struct Invariants {
     pub(crate) takeovers: new_slots_start_above::Takeovers,
     pub(crate) learners: learners_agree::Sequences,
     pub(crate) reads: reads_are_linearizable::History,
+    pub(crate) retries: retries_take_effect_once::Retries,
     pub(crate) progress: progress::Progress,
 }
 
@@ -59,6 +61,7 @@ impl Invariants {
             takeovers: new_slots_start_above::Takeovers::new(quorums.phase1()),
             learners: learners_agree::Sequences::new(learners),
             reads: reads_are_linearizable::History::new(learners),
+            retries: retries_take_effect_once::Retries::default(),
             progress: progress::Progress::default(),
         }
     }

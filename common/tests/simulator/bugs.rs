@@ -52,10 +52,12 @@ pub(crate) enum Bug {
     ReadReusesEarlierRound,
     /// Another answer of the same acceptor about its tail counts as another acceptor's.
     ReadCountsReplies,
+    /// A learner skips what is at or below the highest sequence that it carried out for a session.
+    DedupesByHighestSequence,
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::AcceptedLeftOutOfPromise,
         Self::AcceptDoesNotPromise,
         Self::BallotReusedAfterRestart,
@@ -79,6 +81,7 @@ impl Bug {
         Self::LostFramesNeverSentAgain,
         Self::ReadReusesEarlierRound,
         Self::ReadCountsReplies,
+        Self::DedupesByHighestSequence,
     ];
 
     /// Those that need a rare schedule: a damaged row, in the one acceptor of a scan that holds what was chosen.

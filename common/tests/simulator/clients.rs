@@ -1,49 +1,88 @@
-//! Simulated clients: commands of their own making, sent to any proposer, retried only when that is safe.
+//! Simulated clients: commands of their own making, sent to any proposer. What may have been ordered is sent again only
+//! inside a session.
 
 use std::collections::BTreeMap;
 
-use paxos_common::paxos::{proposer::Outcome, value::EncodedCommand};
+use paxos_common::paxos::{
+    command::{Command, Operation},
+    proposer::Outcome,
+    value::EncodedCommand,
+};
 use rand::RngExt as _;
 
 use super::{
     knobs::{LEADER_TIMEOUT, MILLISECOND},
     network::{Message, Node},
+    sessions::{Book, ClientSession, operation},
     statistics::Counted,
     world::{Happening, World, micros},
 };
 
 #[derive(Default)]
 pub(crate) struct Clients {
-    commands: u64,
+    pub(crate) book: Book,
     requests: u64,
     waiting: BTreeMap<u64, Waiting>,
+    sessions: BTreeMap<usize, ClientSession>,
+    /// How many commands each client waits for.
+    in_flight: BTreeMap<usize, usize>,
 }
 
 struct Waiting {
     client: usize,
-    command: u64,
+    /// The number under which it was sent.
+    number: u64,
+    command: Command,
+    /// The sequence, of a command of a session.
+    sequence: Option<u64>,
     /// It was made up after the faults stopped.
     healed: bool,
 }
 
 impl World<'_> {
-    /// A client makes up a command.
+    /// A client makes up commands.
     pub(crate) fn client_due(&mut self, client: usize) {
-        self.clients.commands += 1;
-        let command = self.clients.commands;
-        self.invariants.commands.asked(command);
-        let waiting = Waiting {
-            client,
-            command,
-            healed: self.healed_at.is_some(),
+        let commands = match self.clients.sessions.get_mut(&client) {
+            Some(session) => {
+                // Of those in flight together any may be ordered first.
+                let count = if self.rng.random_bool(0.3) { 3 } else { 1 };
+                let made = (0..count).map(|_| session.command(&mut self.rng));
+                made.map(|(sequence, command)| (Some(sequence), command))
+                    .collect()
+            }
+            None => {
+                let operation = if self.rng.random_bool(0.5) {
+                    Operation::OpenSession
+                } else {
+                    operation(&mut self.rng)
+                };
+                let session = None;
+                vec![(None, Command { session, operation })]
+            }
         };
-        self.ask(waiting);
+        self.clients.in_flight.insert(client, commands.len());
+        for (sequence, command) in commands {
+            self.ask_anew(client, sequence, command);
+        }
+    }
+
+    /// Sends a command under a new number.
+    fn ask_anew(&mut self, client: usize, sequence: Option<u64>, command: Command) {
+        let number = self.clients.book.enter(command.clone());
+        self.invariants.commands.asked(number);
+        self.ask(Waiting {
+            client,
+            number,
+            command,
+            sequence,
+            healed: self.healed_at.is_some(),
+        });
     }
 
     fn ask(&mut self, waiting: Waiting) {
         self.clients.requests += 1;
         let request = self.clients.requests;
-        let bytes = waiting.command.to_le_bytes().to_vec();
+        let bytes = waiting.number.to_le_bytes().to_vec();
         let command = EncodedCommand::from_batch_of_one(bytes.into());
         self.clients.waiting.insert(request, waiting);
         let proposer = Node::Proposer(self.rng.random_range(0..self.proposers.len()));
@@ -75,13 +114,13 @@ impl World<'_> {
                 if waiting.healed {
                     self.invariants.progress.answered(version.slot);
                 }
-                self.think(waiting.client);
+                if waiting.command.operation == Operation::OpenSession {
+                    let session = ClientSession::opened(version);
+                    self.clients.sessions.insert(waiting.client, session);
+                }
+                self.settle(waiting);
             }
-            // Retrying would order it twice, if it was ordered.
-            Outcome::Unknown => {
-                self.statistics.count(Counted::CommandsUnknown);
-                self.think(waiting.client);
-            }
+            Outcome::Unknown => self.left_unknown(waiting),
             Outcome::NotProposed(_) => {
                 self.statistics.count(Counted::CommandsNotProposed);
                 self.ask(waiting);
@@ -92,7 +131,32 @@ impl World<'_> {
     /// No answer: the fate of the command is unknown.
     pub(crate) fn client_timeout(&mut self, request: u64) {
         if let Some(waiting) = self.clients.waiting.remove(&request) {
-            self.statistics.count(Counted::CommandsUnknown);
+            self.left_unknown(waiting);
+        }
+    }
+
+    /// It may have been ordered, or may yet be: only a command of a session can be sent again.
+    fn left_unknown(&mut self, waiting: Waiting) {
+        self.statistics.count(Counted::CommandsUnknown);
+        if waiting.sequence.is_some() && self.rng.random_bool(0.8) {
+            self.ask_anew(waiting.client, waiting.sequence, waiting.command);
+        } else {
+            self.settle(waiting);
+        }
+    }
+
+    /// The client knows what became of the command, or gives up.
+    fn settle(&mut self, waiting: Waiting) {
+        if let (Some(stamp), Some(session)) = (
+            waiting.command.session,
+            self.clients.sessions.get_mut(&waiting.client),
+        ) {
+            session.resolved(stamp.sequence);
+            self.invariants.retries.resolved(stamp.session, stamp.sequence);
+        }
+        let in_flight = self.clients.in_flight.entry(waiting.client).or_default();
+        *in_flight -= 1;
+        if *in_flight == 0 {
             self.think(waiting.client);
         }
     }

@@ -15,6 +15,7 @@ use super::{
     knobs::MILLISECOND,
     network::{Kind, Message, Node},
     reads::Readers,
+    sessions::State,
     statistics::Counted,
     world::{Happening, Time, World, uuid},
 };
@@ -30,6 +31,8 @@ pub(crate) struct LearnerProcess {
     pub(crate) guard: Guard,
     /// The run in which each acceptor last showed itself.
     pub(crate) shown: BTreeMap<usize, RunNumber>,
+    /// As after what was handed out.
+    state: State,
     /// Where values come from.
     feed: usize,
     /// The first unlearned slot when it was last looked at.
@@ -71,6 +74,20 @@ impl World<'_> {
         process.looked_at = process.stored;
         process.core = Some(Learner::new(self.electorate.clone(), process.stored));
         let (run, stored) = (process.run, process.stored);
+        process.state = State::default();
+        // Its disk holds the state after what it stores, which is what this comes to.
+        for slot in Slot::ZERO.to(stored) {
+            let value = self
+                .invariants
+                .chosen
+                .value(slot)
+                .expect("it was learned")
+                .clone();
+            let (book, tampering) = (&self.clients.book, &self.tampering);
+            process
+                .state
+                .apply(slot, &value, book, tampering, &mut self.invariants);
+        }
         self.invariants.learners.restarted(learner, stored);
         self.start_readers(learner, stored);
         self.note(|| format!("learner {learner} starts at {stored}"));
@@ -214,6 +231,10 @@ impl World<'_> {
                     .learners
                     .learned(&self.invariants.chosen, learner, slot, &value);
                 self.invariants.reads.applied(learner, &value);
+                let (book, tampering) = (&self.clients.book, &self.tampering);
+                process
+                    .state
+                    .apply(slot, &value, book, tampering, &mut self.invariants);
             }
         }
         if count > 0 {

@@ -19,6 +19,7 @@ mod network;
 mod proposers;
 mod readers;
 mod reads;
+mod sessions;
 mod statistics;
 #[allow(
     clippy::wildcard_enum_match_arm,

@@ -55,6 +55,8 @@ pub(crate) enum Counted {
     ReadsOfFreshWrites,
     Rejections,
     Reigns,
+    RetriesLate,
+    RetriesSkipped,
     RepairFetches,
     RepairScans,
     ReportsOverdue,
@@ -70,7 +72,7 @@ pub(crate) enum Counted {
 }
 
 impl Counted {
-    pub(crate) const ALL: [Self; 62] = [
+    pub(crate) const ALL: [Self; 64] = [
         Self::AcceptorsCrashed,
         Self::AcceptorsRefused,
         Self::AllAcceptorsCrashed,
@@ -121,6 +123,8 @@ impl Counted {
         Self::ReadsOfFreshWrites,
         Self::Rejections,
         Self::Reigns,
+        Self::RetriesLate,
+        Self::RetriesSkipped,
         Self::RepairFetches,
         Self::RepairScans,
         Self::ReportsOverdue,

@@ -74,6 +74,11 @@ impl Tampering {
         self.has(Bug::PagesOutliveTheirPromise)
     }
 
+    /// Whether learners skip what is at or below the highest sequence of its session.
+    pub(crate) fn dedupes_by_highest(&self) -> bool {
+        self.has(Bug::DedupesByHighestSequence)
+    }
+
     /// Whether an acceptor does nothing for now.
     pub(crate) fn blocks(&self, acceptor: usize) -> bool {
         self.blocked.contains(&acceptor)

@@ -287,6 +287,10 @@ impl<'a> World<'a> {
             .add(Counted::SlotsChosen, self.invariants.chosen.count());
         self.statistics
             .add(Counted::NoopsChosen, self.invariants.chosen.noops());
+        self.statistics
+            .add(Counted::RetriesSkipped, self.invariants.retries.duplicates());
+        self.statistics
+            .add(Counted::RetriesLate, self.invariants.retries.late());
         Run {
             trace: self.trace.finish(),
             statistics: self.statistics,

@@ -1,0 +1,88 @@
+//! Invariant 10: a (session, sequence) takes effect once; and every learner judges each command the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use paxos_common::paxos::{
+    command::SessionStamp,
+    machine::{Judgement, Outcome},
+    slot::Version,
+};
+
+/// What became of every command of a session.
+#[derive(Default)]
+pub(crate) struct Retries {
+    judged: BTreeMap<Version, Judgement>,
+    /// Where each sequence was carried out, and what it did.
+    executed: BTreeMap<(Version, u64), (Version, Outcome)>,
+    /// Sequences whose outcome their clients know, or gave up.
+    resolved: BTreeSet<(Version, u64)>,
+    duplicates: u64,
+    late: u64,
+}
+
+impl Retries {
+    /// A client has learned what became of a sequence, or gave it up.
+    pub(crate) fn resolved(&mut self, session: Version, sequence: u64) {
+        self.resolved.insert((session, sequence));
+    }
+
+    /// A learner has applied a command.
+    pub(crate) fn judged(&mut self, version: Version, stamp: Option<SessionStamp>, judgement: Judgement) {
+        if let Some(&before) = self.judged.get(&version) {
+            assert_eq!(
+                before, judgement,
+                "two learners judge the command at {version} differently"
+            );
+            return;
+        }
+        self.judged.insert(version, judgement);
+        let Some(stamp) = stamp else {
+            assert!(
+                matches!(judgement, Judgement::Executed(_)),
+                "the command at {version} belongs to no session, and was skipped: {judgement:?}"
+            );
+            return;
+        };
+        let of = (stamp.session, stamp.sequence);
+        match judgement {
+            Judgement::Executed(outcome) => {
+                let before = self.executed.insert(of, (version, outcome));
+                assert_eq!(
+                    before, None,
+                    "sequence {} of session {} took effect twice, the second time at {version}",
+                    stamp.sequence, stamp.session
+                );
+            }
+            Judgement::Duplicate { first, outcome } => {
+                assert_eq!(
+                    self.executed.get(&of),
+                    Some(&(first, outcome)),
+                    "sequence {} of session {} is skipped at {version} as a duplicate of what it is not",
+                    stamp.sequence,
+                    stamp.session
+                );
+                self.duplicates += 1;
+            }
+            Judgement::Acknowledged => {
+                assert!(
+                    self.resolved.contains(&of),
+                    "sequence {} of session {} is skipped at {version}, and its client waits for the outcome",
+                    stamp.sequence,
+                    stamp.session
+                );
+                self.late += 1;
+            }
+            Judgement::Expired => panic!("session {} is in use, and expired", stamp.session),
+        }
+    }
+
+    /// How many retries were skipped as duplicates.
+    pub(crate) fn duplicates(&self) -> u64 {
+        self.duplicates
+    }
+
+    /// How many came after their client knew the outcome, or had given up.
+    pub(crate) fn late(&self) -> u64 {
+        self.late
+    }
+}
