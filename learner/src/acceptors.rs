@@ -2,6 +2,7 @@
 //! must be.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -11,7 +12,7 @@ use paxos_common::{
     paxos::{
         acceptor::Membership,
         forming::FormReport,
-        identity::{AcceptorUuid, ClusterId},
+        identity::{AcceptorUuid, ClusterId, RunNumber},
         quorum::{Configuration, Electorate},
         witness::{Guard, Run, WentBack, Witnesses},
     },
@@ -233,8 +234,15 @@ pub(crate) async fn within_deadline<T>(call: impl Future<Output = Result<T, Stat
 pub(crate) struct Cluster {
     id: ClusterId,
     electorate: Electorate,
-    /// Remembers the members' runs for as long as this learner runs.
-    guard: Mutex<Guard>,
+    known: Mutex<Known>,
+}
+
+/// What is known of the members' runs, for as long as this learner runs.
+#[derive(Debug, Default)]
+struct Known {
+    guard: Guard,
+    /// The run that each member showed last, of those that agreed with all that is remembered of it.
+    shown: BTreeMap<AcceptorUuid, RunNumber>,
 }
 
 impl Cluster {
@@ -242,7 +250,7 @@ impl Cluster {
         Self {
             id: configuration.cluster_id(),
             electorate: configuration.electorate(),
-            guard: Mutex::default(),
+            known: Mutex::default(),
         }
     }
 
@@ -259,23 +267,42 @@ impl Cluster {
         let stamp = wire::read_stamp(stamp)?;
         self.check_id(stamp.cluster.ok_or(Fault::Blank)?)?;
         self.check_member(stamp.acceptor)?;
-        let mut guard = self.guard();
-        guard.hear(stamp.acceptor, stamp.run, stamp.commit_counter);
-        passed(&guard, stamp.acceptor)
+        let mut known = self.known();
+        known.guard.hear(stamp.acceptor, stamp.run, stamp.commit_counter);
+        passed(&known.guard, stamp.acceptor)
+    }
+
+    /// Who answers a single call, if it answers in the run that it showed last. [`Fault::Suspected`] when it has to be
+    /// identified first: it may have restarted, or the answer may be late. Nothing is taken from such a one.
+    pub(crate) fn vouch(&self, stamp: Option<&pb::Stamp>) -> Result<AcceptorUuid, Fault> {
+        let stamp = wire::read_stamp(stamp)?;
+        self.check_id(stamp.cluster.ok_or(Fault::Blank)?)?;
+        self.check_member(stamp.acceptor)?;
+        let mut known = self.known();
+        let acceptor = passed(&known.guard, stamp.acceptor)?;
+        if known.shown.get(&acceptor) != Some(&stamp.run) {
+            return Err(Fault::Suspected);
+        }
+        known.guard.hear(acceptor, stamp.run, stamp.commit_counter);
+        Ok(acceptor)
     }
 
     /// A way to an acceptor opens: its runs are held against what is remembered of them.
     fn introduce(&self, introduction: Introduction) -> Result<AcceptorUuid, Fault> {
         let acceptor = introduction.report.acceptor;
         self.check_member(acceptor)?;
-        let mut guard = self.guard();
+        let mut known = self.known();
+        let present = introduction.runs.last().map(|present| present.run);
+        let remembers = introduction.remembers.iter();
         // Others who are found out by it are refused at their next answer.
-        guard.introduce(acceptor, introduction.runs, introduction.remembers.iter());
-        passed(&guard, acceptor)
+        known.guard.introduce(acceptor, introduction.runs, remembers);
+        passed(&known.guard, acceptor)?;
+        known.shown.extend(present.map(|run| (acceptor, run)));
+        Ok(acceptor)
     }
 
-    fn guard(&self) -> MutexGuard<'_, Guard> {
-        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check_id(&self, found: ClusterId) -> Result<(), Fault> {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::Stream;
 use paxos_common::{
     config,
-    paxos::{identity::AcceptorUuid, slot::Slot},
+    paxos::{identity::AcceptorUuid, message::Leadership, slot::Slot},
     peer::{Address, Backoff},
     wire,
 };
@@ -18,6 +18,7 @@ use tokio::{
 use crate::{
     acceptors::{Acceptor, Cluster, Fault, backoff, within_deadline},
     apply::State,
+    fill,
 };
 
 /// Reports follow each other no faster: a change shows soon, and a busy learner costs an acceptor little.
@@ -42,6 +43,8 @@ pub(crate) struct Reporter {
     pub(crate) applied: watch::Receiver<State>,
     /// Closed once nobody wants to know any more.
     pub(crate) greetings: mpsc::Sender<Greeting>,
+    /// Who leads: the proposer of the highest ballot that any acceptor told of.
+    pub(crate) leadership: watch::Sender<Leadership>,
 }
 
 impl Reporter {
@@ -75,6 +78,9 @@ impl Reporter {
                 chosen_to: Slot::new(answer.chosen_to).map_err(wire::Malformed::from)?,
             };
             acceptor.proved();
+            if let Some(leadership) = answer.leadership {
+                fill::told(&self.leadership, leadership.try_into()?);
+            }
             // Full or closed: others have told enough.
             let _ = self.greetings.try_send(greeting);
         }

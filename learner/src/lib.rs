@@ -5,6 +5,9 @@
 //!  acceptor ──votes──▶ observe ─┼─▶ driver (owns the core) ─▶ apply (owns the store) ─▶ subscribe ─▶ readers
 //!  acceptor ──votes──▶ observe ─┤                                   │
 //!     one   ──values─▶ observe ─┘                                attach ─▶ acceptors
+//!
+//!  reader ──▶ barrier (owns the reads' core) ◀── tails ◀── acceptors
+//!                     └─▶ fill ─▶ leading proposer
 //! ```
 //!
 //! Every queue on the way is bounded: what does not fit waits at the acceptor, on its disk.
@@ -12,20 +15,23 @@
 mod acceptors;
 mod apply;
 mod attach;
+mod barrier;
 mod config;
 mod discover;
 mod driver;
+mod fill;
 mod observe;
 mod service;
 mod store;
 mod subscribe;
+mod tails;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use paxos_common::{
     config::ListenArgs,
     exit::Failure,
-    paxos::{learner::Learner, quorum::Tally},
+    paxos::{learner::Learner, message::Leadership, quorum::Tally},
     peer::{Address, MESSAGE_BYTES_MAX},
     server::{Health, Server},
     shutdown::Shutdown,
@@ -42,10 +48,13 @@ use tonic::service::Routes;
 
 use acceptors::{Acceptor, Cluster};
 use attach::{Greeting, Reporter};
+use barrier::{Barrier, barrier};
 use driver::Outlets;
+use fill::Filler;
 use observe::Observer;
 use service::{LearnerService, Opened};
 use store::{Log, Store};
+use tails::Asker;
 
 pub use config::{Args, Config, PORT, STALL_TIMEOUT};
 
@@ -180,11 +189,14 @@ impl Starter {
         );
         shutdown.spawn_vital("applier", apply::run(store, state, batches, applied));
 
+        let (leadership, leadership_seen) = watch::channel(fill::nobody_leads());
+        let barrier = self.start_barrier(&cluster, &acceptors, applied_seen.clone(), leadership_seen);
         self.service.open(Opened {
             cluster: cluster.id(),
             log: log.clone(),
             applied: applied_seen.clone(),
             feed: feed_seen,
+            barrier,
         });
         let observer = Observer {
             cluster: Arc::clone(&cluster),
@@ -198,6 +210,7 @@ impl Starter {
             address: self.address,
             applied: applied_seen.clone(),
             greetings: greetings_in,
+            leadership,
         };
         let token = shutdown.token();
         for acceptor in &acceptors {
@@ -213,6 +226,37 @@ impl Starter {
         let readiness = tell_when_caught_up(cluster, greetings, applied_seen, self.health);
         shutdown.spawn(token.clone().run_until_cancelled_owned(readiness));
         Ok(log)
+    }
+
+    /// Starts what lets linearizable reads pass.
+    fn start_barrier(
+        &self,
+        cluster: &Arc<Cluster>,
+        acceptors: &[Arc<Acceptor>],
+        applied: watch::Receiver<apply::State>,
+        leadership: watch::Receiver<Leadership>,
+    ) -> Barrier {
+        let (tails_in, tails) = mpsc::channel(tails::TAILS_MAX);
+        let (question, question_seen) = watch::channel(None);
+        let (fill, wanted) = watch::channel(None);
+        let outlets = barrier::Outlets { question, fill };
+        let electorate = cluster.electorate().clone();
+        let (barrier, keeper) = barrier(electorate, tails, applied, apply::State::applied_to, outlets);
+        let shutdown = &self.shutdown;
+        shutdown.spawn_vital("barrier", keeper.run(shutdown.clone()));
+        let asker = Asker {
+            cluster: Arc::clone(cluster),
+            question: question_seen,
+            tails: tails_in,
+        };
+        let token = shutdown.token();
+        for acceptor in acceptors {
+            let asking = asker.clone().keep_asking(Arc::clone(acceptor));
+            shutdown.spawn(token.clone().run_until_cancelled_owned(asking));
+        }
+        let filling = Filler { wanted, leadership }.keep_filling();
+        shutdown.spawn(token.clone().run_until_cancelled_owned(filling));
+        barrier
     }
 }
 
@@ -247,3 +291,12 @@ async fn tell_when_caught_up(
         health.set_serving(true).await;
     }
 }
+
+/// Lets the acceptors of the integration tests serve unit tests as well.
+#[cfg(test)]
+extern crate self as paxos_learner;
+
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+#[allow(dead_code, reason = "each test binary uses another part of it")]
+mod support;

@@ -24,6 +24,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     apply::State,
+    barrier::Barrier,
     store::{Log, ReadError},
     subscribe::{self, Page},
 };
@@ -38,6 +39,8 @@ pub(crate) struct Opened {
     pub(crate) log: Log,
     pub(crate) applied: watch::Receiver<State>,
     pub(crate) feed: watch::Receiver<Option<AcceptorUuid>>,
+    /// Before linearizable reads.
+    pub(crate) barrier: Barrier,
 }
 
 /// Serves readers. Cheap to clone; all clones are one.
@@ -121,6 +124,7 @@ impl Learner for LearnerService {
             // What is applied is shown after its commit.
             status.durable_to = status.applied_to;
             status.digests = state.digests();
+            status.reads_waiting = opened.barrier.waiting();
             status.value_feed = feed.map_or_else(Bytes::new, |acceptor| {
                 Bytes::copy_from_slice(&acceptor.to_bytes())
             });

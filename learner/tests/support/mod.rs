@@ -35,6 +35,10 @@ pub(crate) struct Script {
     pub(crate) frames_stamped: Option<AcceptorUuid>,
     /// The runs that its disk knows, by number, the present one last; none stands for one run, number 1.
     pub(crate) runs: Vec<u64>,
+    /// One past the highest slot that it says it voted for.
+    pub(crate) voted_to: u64,
+    /// What it tells of itself before anything else does not come.
+    pub(crate) forms_muted: bool,
     /// Streams that opened before this counted up are broken off.
     pub(crate) breaks: u64,
 }
@@ -44,6 +48,7 @@ pub(crate) struct Script {
 pub(crate) struct Heard {
     /// How often it was asked how far it is in forming.
     pub(crate) forms: u64,
+    pub(crate) tails: u64,
     pub(crate) votes_from: Vec<u64>,
     pub(crate) values_from: Vec<u64>,
     pub(crate) reports: Vec<pb::AttachRequest>,
@@ -161,6 +166,7 @@ impl Acceptor for FakeAcceptor {
             None => pb::Membership::Blank,
         };
         self.heard.send_modify(|heard| heard.forms += 1);
+        next_script(&mut self.script.subscribe(), |script| !script.forms_muted).await;
         let mut stamp = self.stamp(None);
         let run = |run| pb::Run {
             run,
@@ -242,8 +248,15 @@ impl Acceptor for FakeAcceptor {
         unreachable!("a learner never proposes")
     }
 
-    async fn tail(&self, _: Request<pb::TailRequest>) -> Result<Response<pb::TailResponse>, Status> {
-        unreachable!("nothing is read linearizably yet")
+    async fn tail(&self, request: Request<pb::TailRequest>) -> Result<Response<pb::TailResponse>, Status> {
+        self.heard.send_modify(|heard| heard.tails += 1);
+        let script = self.script.borrow();
+        Ok(Response::new(pb::TailResponse {
+            stamp: Some(self.stamp(script.frames_stamped)),
+            nonce: request.get_ref().nonce,
+            voted_to: script.voted_to,
+            trimmed_to: 0,
+        }))
     }
 
     async fn status(

@@ -1,0 +1,208 @@
+//! The barrier, with acceptors that the test plays.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use paxos_common::paxos::{identity::AcceptorUuid, quorum::Configuration, reading::Tail};
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+
+/// A barrier whose acceptors are the test.
+struct Rig {
+    barrier: Barrier,
+    question: watch::Receiver<Option<u64>>,
+    tails: mpsc::Sender<Told>,
+    applied: watch::Sender<Slot>,
+    fill: watch::Receiver<Option<Slot>>,
+    shutdown: Shutdown,
+}
+
+fn slot(slot: u64) -> Slot {
+    Slot::new(slot).unwrap()
+}
+
+/// Fails a test that would hang.
+async fn soon<T>(waiting: impl Future<Output = T>) -> T {
+    let deadline = Duration::from_secs(30);
+    timeout(deadline, waiting).await.expect("it comes")
+}
+
+impl Rig {
+    /// Of three acceptors, with the slots below 5 applied.
+    fn new() -> Self {
+        let members = [1, 2, 3].map(|uuid| (AcceptorUuid::from_u128(uuid), Arc::from("a")));
+        let configuration = Configuration::new(members, 2, 2).unwrap();
+        let (tails_in, tails) = mpsc::channel(TAILS_MAX);
+        let (question, question_seen) = watch::channel(None);
+        let (fill, fill_seen) = watch::channel(None);
+        let (applied, applied_seen) = watch::channel(slot(5));
+        let outlets = Outlets { question, fill };
+        let electorate = configuration.electorate();
+        let (barrier, keeper) = barrier(electorate, tails, applied_seen, |slot| *slot, outlets);
+        let shutdown = Shutdown::new(&CancellationToken::new());
+        shutdown.spawn_vital("barrier", keeper.run(shutdown.clone()));
+        Self {
+            barrier,
+            question: question_seen,
+            tails: tails_in,
+            applied,
+            fill: fill_seen,
+            shutdown,
+        }
+    }
+
+    fn read(&self) -> JoinHandle<Result<Slot, BarrierError>> {
+        let barrier = self.barrier.clone();
+        tokio::spawn(async move { barrier.pass().await })
+    }
+
+    /// The nonce of the next question, or of the same when it is asked again.
+    async fn asked(&mut self) -> u64 {
+        soon(self.question.changed()).await.unwrap();
+        self.question.borrow_and_update().unwrap()
+    }
+
+    async fn tell(&self, acceptor: u128, nonce: u64, voted_to: u64) {
+        let tail = Tail {
+            voted_to: slot(voted_to),
+            trimmed_to: Slot::ZERO,
+        };
+        let acceptor = AcceptorUuid::from_u128(acceptor);
+        let told = Told {
+            acceptor,
+            nonce,
+            tail,
+        };
+        self.tails.send(told).await.unwrap();
+    }
+
+    async fn waiting(&self, count: usize) {
+        let mut waiting = self.barrier.waiting.clone();
+        soon(waiting.wait_for(|waiting| *waiting == count)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn read_passes_once_all_that_a_quorum_may_have_voted_for_is_applied() {
+    let mut rig = Rig::new();
+    let read = rig.read();
+    let nonce = rig.asked().await;
+    assert_eq!(rig.barrier.waiting(), 1);
+    rig.tell(1, nonce, 7).await;
+    // The same once more is no quorum.
+    rig.tell(1, nonce, 7).await;
+    // Nothing but the tails keeps it; so by the next question, after L, they have been seen.
+    assert_eq!(rig.asked().await, nonce);
+    assert!(!read.is_finished());
+    rig.tell(3, nonce, 9).await;
+    rig.applied.send_replace(slot(8));
+    soon(rig.fill.changed()).await.unwrap();
+    assert!(!read.is_finished());
+    rig.applied.send_replace(slot(10));
+    assert_eq!(soon(read).await.unwrap(), Ok(slot(10)));
+    rig.waiting(0).await;
+}
+
+#[tokio::test]
+async fn answers_to_an_earlier_question_are_not_counted() {
+    let mut rig = Rig::new();
+    let first = rig.read();
+    let earlier = rig.asked().await;
+    rig.tell(1, earlier, 5).await;
+    rig.tell(2, earlier, 5).await;
+    assert_eq!(soon(first).await.unwrap(), Ok(slot(5)));
+    let second = rig.read();
+    let nonce = rig.asked().await;
+    assert_ne!(nonce, earlier);
+    rig.tell(2, earlier, 5).await;
+    rig.tell(3, earlier, 5).await;
+    rig.tell(1, nonce, 5).await;
+    // Not a quorum: after L it is asked again.
+    assert_eq!(rig.asked().await, nonce);
+    assert!(!second.is_finished());
+    rig.tell(2, nonce, 5).await;
+    assert_eq!(soon(second).await.unwrap(), Ok(slot(5)));
+}
+
+#[tokio::test]
+async fn those_who_come_in_while_a_round_is_answered_are_served_together_by_the_next() {
+    let mut rig = Rig::new();
+    let first = rig.read();
+    let nonce = rig.asked().await;
+    let others: Vec<_> = (0..500).map(|_| rig.read()).collect();
+    rig.waiting(501).await;
+    rig.tell(1, nonce, 5).await;
+    rig.tell(2, nonce, 5).await;
+    assert_eq!(soon(first).await.unwrap(), Ok(slot(5)));
+    let next = rig.asked().await;
+    assert_eq!(next, nonce.wrapping_add(1));
+    rig.waiting(500).await;
+    rig.tell(1, next, 5).await;
+    rig.tell(2, next, 5).await;
+    for other in soon(join_all(others)).await {
+        assert_eq!(other.unwrap(), Ok(slot(5)));
+    }
+    assert!(!rig.question.has_changed().unwrap());
+}
+
+#[tokio::test]
+async fn whoever_goes_away_is_forgotten() {
+    let mut rig = Rig::new();
+    let (leaves, stays) = (rig.read(), rig.read());
+    rig.asked().await;
+    rig.waiting(2).await;
+    leaves.abort();
+    rig.waiting(1).await;
+    stays.abort();
+    rig.waiting(0).await;
+    // Nobody waits, so nothing is asked any more.
+    rig.question.mark_unchanged();
+    let idle = timeout(3 * LEADER_TIMEOUT, rig.question.changed()).await;
+    assert!(idle.is_err());
+}
+
+#[tokio::test]
+async fn more_reads_than_may_wait_are_turned_away() {
+    let rig = Rig::new();
+    let mut reads: Vec<_> = (0..READS_MAX).map(|_| rig.read()).collect();
+    rig.waiting(READS_MAX).await;
+    assert_eq!(soon(rig.read()).await.unwrap(), Err(BarrierError::Full));
+    assert_eq!(rig.barrier.waiting(), READS_MAX as u64);
+    // A place that is free again is taken at once.
+    let gone = reads.swap_remove(7);
+    gone.abort();
+    assert!(soon(gone).await.unwrap_err().is_cancelled());
+    let late = rig.read();
+    rig.waiting(READS_MAX).await;
+    assert_eq!(soon(rig.read()).await.unwrap(), Err(BarrierError::Full));
+    assert!(!late.is_finished());
+}
+
+#[tokio::test]
+async fn leader_is_asked_to_fill_what_is_not_applied_after_a_while_and_again() {
+    let mut rig = Rig::new();
+    let read = rig.read();
+    let nonce = rig.asked().await;
+    rig.tell(1, nonce, 9).await;
+    rig.tell(2, nonce, 9).await;
+    let begin = Instant::now();
+    for _ in 0..2 {
+        soon(rig.fill.changed()).await.unwrap();
+        assert_eq!(*rig.fill.borrow_and_update(), Some(slot(9)));
+    }
+    assert!(begin.elapsed() >= LEADER_TIMEOUT);
+    rig.applied.send_replace(slot(9));
+    assert_eq!(soon(read).await.unwrap(), Ok(slot(9)));
+}
+
+#[tokio::test]
+async fn stop_is_told_to_whoever_waits_and_to_whoever_comes_later() {
+    let mut rig = Rig::new();
+    let read = rig.read();
+    rig.asked().await;
+    rig.shutdown.begin();
+    assert_eq!(soon(read).await.unwrap(), Err(BarrierError::Stopping));
+    assert_eq!(soon(rig.barrier.pass()).await, Err(BarrierError::Stopping));
+}

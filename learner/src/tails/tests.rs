@@ -1,0 +1,127 @@
+//! Tails of acceptors that say what a test tells them to, over real gRPC.
+
+use paxos_common::paxos::quorum::Configuration;
+use tokio::time::timeout;
+
+use super::*;
+use crate::support::{FakeAcceptor, acceptors, stranger};
+
+struct Rig {
+    acceptors: [FakeAcceptor; 3],
+    /// The way to the first of them.
+    way: Arc<Acceptor>,
+    cluster: Arc<Cluster>,
+    question: watch::Sender<Option<u64>>,
+    tails: mpsc::Receiver<Told>,
+}
+
+impl Rig {
+    /// Asks the first of three acceptors.
+    async fn start() -> Self {
+        let acceptors = acceptors().await;
+        let configuration = acceptors[0].script.borrow().configuration.clone().unwrap();
+        let configuration = Configuration::try_from(configuration).unwrap();
+        let cluster = Arc::new(Cluster::new(&configuration));
+        let (question, question_seen) = watch::channel(None);
+        let (tails_in, tails) = mpsc::channel(TAILS_MAX);
+        let asker = Asker {
+            cluster: Arc::clone(&cluster),
+            question: question_seen,
+            tails: tails_in,
+        };
+        let way = Acceptor::new(acceptors[0].address.clone());
+        tokio::spawn(asker.keep_asking(Arc::clone(&way)));
+        Self {
+            acceptors,
+            way,
+            cluster,
+            question,
+            tails,
+        }
+    }
+
+    /// Asks, and waits until something is told that counts.
+    async fn told(&mut self, nonce: u64) -> Told {
+        self.question.send_replace(Some(nonce));
+        self.tell().await
+    }
+
+    async fn tell(&mut self) -> Told {
+        let told = timeout(Duration::from_secs(30), self.tails.recv());
+        told.await.expect("it answers").unwrap()
+    }
+}
+
+#[tokio::test]
+async fn acceptor_is_identified_before_its_first_tail_counts_and_then_only_asked() {
+    let mut rig = Rig::start().await;
+    rig.acceptors[0].change(|script| script.voted_to = 7);
+    for nonce in 3..6 {
+        let told = rig.told(nonce).await;
+        assert_eq!((told.acceptor, told.nonce), (rig.acceptors[0].uuid, nonce));
+        assert_eq!(told.tail.voted_to.get(), 7);
+    }
+    let heard = rig.acceptors[0].heard.borrow().clone();
+    // The first answer came before it was known.
+    assert_eq!((heard.forms, heard.tails), (1, 4));
+}
+
+#[tokio::test]
+async fn tail_of_a_run_that_is_not_known_yet_counts_only_once_it_is_identified() {
+    let mut rig = Rig::start().await;
+    rig.told(1).await;
+    rig.acceptors[0].change(|script| {
+        script.runs = vec![1, 2];
+        script.forms_muted = true;
+    });
+    rig.question.send_replace(Some(2));
+    rig.acceptors[0].hears(|heard| heard.forms == 2).await;
+    assert!(rig.tails.try_recv().is_err());
+    rig.acceptors[0].change(|script| script.forms_muted = false);
+    assert_eq!(rig.tell().await.nonce, 2);
+}
+
+#[tokio::test]
+async fn late_tails_never_make_a_sound_acceptor_suspect() {
+    let mut rig = Rig::start().await;
+    rig.told(1).await;
+    // Another way to it has shown its next run.
+    rig.acceptors[0].change(|script| script.runs = vec![1, 2]);
+    rig.way.identify(&rig.cluster).await.unwrap();
+    // Answers that it gave before come only now.
+    rig.acceptors[0].change(|script| script.runs = vec![1]);
+    let late = rig.acceptors[0].clone();
+    for _ in 0..10 {
+        let mut client = rig.way.client();
+        let request = pb::TailRequest::default();
+        let answer = client.tail(request).await.unwrap().into_inner();
+        let vouched = rig.cluster.vouch(answer.stamp.as_ref());
+        assert!(matches!(vouched, Err(Fault::Suspected)), "{vouched:?}");
+    }
+    late.change(|script| script.runs = vec![1, 2]);
+    assert_eq!(rig.told(9).await.nonce, 9);
+}
+
+#[tokio::test]
+async fn nothing_counts_of_an_acceptor_that_went_back_or_of_a_stranger() {
+    let mut rig = Rig::start().await;
+    rig.told(1).await;
+    rig.acceptors[0].change(|script| script.frames_stamped = Some(stranger()));
+    rig.question.send_replace(Some(2));
+    rig.acceptors[0].hears(|heard| heard.tails == 3).await;
+    // Nor when it is itself again, on a disk that does not know what it had told.
+    rig.acceptors[0].change(|script| {
+        script.frames_stamped = None;
+        script.runs = vec![7];
+    });
+    for nonce in 3..9 {
+        let forms = rig.acceptors[0].heard.borrow().forms;
+        let tails = rig.acceptors[0].heard.borrow().tails;
+        rig.question.send_replace(Some(nonce));
+        let asked = |heard: &crate::support::Heard| heard.forms > forms || heard.tails > tails;
+        rig.acceptors[0].hears(asked).await;
+    }
+    let refused = rig.way.identify(&rig.cluster).await;
+    assert!(matches!(refused, Err(Fault::WentBack(_))), "{refused:?}");
+    assert!(rig.tails.try_recv().is_err());
+}
