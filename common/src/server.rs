@@ -10,12 +10,14 @@ use crate::{exit::Failure, shutdown::Shutdown};
 
 mod calls;
 mod connections;
+mod deadline;
 mod partial;
 
 use calls::Limited;
 use connections::{Incoming, Limits};
 
 pub use crate::peer::MESSAGE_BYTES_MAX;
+pub use deadline::{deadline, sleep_until};
 
 /// What connections are allowed.
 const CONNECTIONS: Limits = Limits {

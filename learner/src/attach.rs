@@ -17,8 +17,8 @@ use tokio::{
 
 use crate::{
     acceptors::{Acceptor, Cluster, Fault, backoff, within_deadline},
-    apply::State,
     fill,
+    progress::Progress,
 };
 
 /// Reports follow each other no faster: a change shows soon, and a busy learner costs an acceptor little.
@@ -40,7 +40,7 @@ pub(crate) struct Reporter {
     /// This run's random name.
     pub(crate) learner: u64,
     pub(crate) address: Address,
-    pub(crate) applied: watch::Receiver<State>,
+    pub(crate) applied: watch::Receiver<Progress>,
     /// Closed once nobody wants to know any more.
     pub(crate) greetings: mpsc::Sender<Greeting>,
     /// Who leads: the proposer of the highest ballot that any acceptor told of.
@@ -102,10 +102,10 @@ impl Reporter {
         }
     }
 
-    fn report(&self, state: &State) -> pb::AttachRequest {
-        let progress = pb::LearnerProgress {
-            applied_to: state.applied_to().get(),
-            digests: state.digests(),
+    fn report(&self, progress: &Progress) -> pb::AttachRequest {
+        let told = pb::LearnerProgress {
+            applied_to: progress.applied_to().get(),
+            digests: progress.digests(),
         };
         pb::AttachRequest {
             caller: Some(wire::caller(Some(self.cluster.id()))),
@@ -113,7 +113,7 @@ impl Reporter {
             peer: self.learner,
             address: self.address.to_string(),
             software: config::version().to_owned(),
-            progress: Some(pb::attach_request::Progress::Learner(progress)),
+            progress: Some(pb::attach_request::Progress::Learner(told)),
         }
     }
 }

@@ -61,7 +61,6 @@ impl Barrier {
     ///
     /// # Cancel safety
     /// Safe: whoever drops it is forgotten within [`LEADER_TIMEOUT`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "Read is not served yet"))]
     pub(crate) async fn pass(&self) -> Result<Slot, BarrierError> {
         let (call, passed) = oneshot::channel();
         self.calls.send(call).await.map_err(|_| BarrierError::Stopping)?;

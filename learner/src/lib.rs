@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!  acceptor ──votes──▶ observe ─┐
-//!  acceptor ──votes──▶ observe ─┼─▶ driver (owns the core) ─▶ apply (owns the store) ─▶ subscribe ─▶ readers
-//!  acceptor ──votes──▶ observe ─┤                                   │
-//!     one   ──values─▶ observe ─┘                                attach ─▶ acceptors
+//!  acceptor ──votes──▶ observe ─┼─▶ driver (owns the core) ─▶ apply ─▶ knowledge ─▶ service ─▶ readers
+//!  acceptor ──votes──▶ observe ─┤                               │
+//!     one   ──values─▶ observe ─┘                            persist (owns the store)
 //!
-//!  reader ──▶ barrier (owns the reads' core) ◀── tails ◀── acceptors
-//!                     └─▶ fill ─▶ leading proposer
+//!  reader ──▶ service ──▶ barrier (owns the reads' core) ◀── tails ◀── acceptors
+//!                            └─▶ fill ─▶ leading proposer
 //! ```
 //!
 //! Every queue on the way is bounded: what does not fit waits at the acceptor, on its disk.
@@ -16,11 +16,16 @@ mod acceptors;
 mod apply;
 mod attach;
 mod barrier;
+mod changes;
 mod config;
 mod discover;
 mod driver;
 mod fill;
+mod history;
+mod knowledge;
 mod observe;
+mod persist;
+mod progress;
 mod service;
 mod store;
 mod subscribe;
@@ -47,11 +52,15 @@ use tokio::{
 use tonic::service::Routes;
 
 use acceptors::{Acceptor, Cluster};
+use apply::Applier;
 use attach::{Greeting, Reporter};
 use barrier::{Barrier, barrier};
 use driver::Outlets;
 use fill::Filler;
+use history::History;
+use knowledge::Knowledge;
 use observe::Observer;
+use progress::Progress;
 use service::{LearnerService, Opened};
 use store::{Log, Store};
 use tails::Asker;
@@ -163,8 +172,8 @@ impl Starter {
         let acceptors: Vec<_> = self.config.acceptors.iter().cloned().map(Acceptor::new).collect();
         let configuration = discover::discover(&acceptors).await.map_err(Failure::refused)?;
         let cluster = Arc::new(Cluster::new(&configuration));
-        let (store, log, state) = Store::open(directory, cluster.id()).await?;
-        let from = state.applied_to();
+        let found = Store::open(directory, cluster.id()).await?;
+        let from = found.progress.applied_to();
         tracing::info!(%cluster, %from, "learning");
 
         let (events_in, events) = mpsc::channel(driver::EVENTS_MAX);
@@ -172,7 +181,9 @@ impl Starter {
         let (next, next_seen) = watch::channel(from);
         let (stalls, stalls_seen) = watch::channel(0);
         let (feed, feed_seen) = watch::channel(None);
-        let (applied, applied_seen) = watch::channel(state.clone());
+        let (applied, applied_seen) = watch::channel(found.progress.clone());
+        let (portions, portions_seen) = mpsc::channel(apply::PORTIONS_MAX);
+        let knowledge = Arc::new(Knowledge::new(found.machine));
 
         let core = Learner::new(cluster.electorate().clone(), from);
         let outlets = Outlets {
@@ -187,13 +198,22 @@ impl Starter {
             "driver",
             driver::run(core, events, outlets, stall_timeout, shutdown.clone()),
         );
-        shutdown.spawn_vital("applier", apply::run(store, state, batches, applied));
+        let applier = Applier {
+            knowledge: Arc::clone(&knowledge),
+            progress: found.progress,
+            applied,
+            portions,
+        };
+        shutdown.spawn_vital("applier", applier.run(batches));
+        let writing = persist::run(found.store, Arc::clone(&knowledge), portions_seen);
+        shutdown.spawn_vital("writer", writing);
 
         let (leadership, leadership_seen) = watch::channel(fill::nobody_leads());
         let barrier = self.start_barrier(&cluster, &acceptors, applied_seen.clone(), leadership_seen);
         self.service.open(Opened {
             cluster: cluster.id(),
-            log: log.clone(),
+            history: History::new(Arc::clone(&knowledge), found.log.clone()),
+            knowledge,
             applied: applied_seen.clone(),
             feed: feed_seen,
             barrier,
@@ -225,7 +245,7 @@ impl Starter {
         shutdown.spawn(token.clone().run_until_cancelled_owned(values));
         let readiness = tell_when_caught_up(cluster, greetings, applied_seen, self.health);
         shutdown.spawn(token.clone().run_until_cancelled_owned(readiness));
-        Ok(log)
+        Ok(found.log)
     }
 
     /// Starts what lets linearizable reads pass.
@@ -233,7 +253,7 @@ impl Starter {
         &self,
         cluster: &Arc<Cluster>,
         acceptors: &[Arc<Acceptor>],
-        applied: watch::Receiver<apply::State>,
+        applied: watch::Receiver<Progress>,
         leadership: watch::Receiver<Leadership>,
     ) -> Barrier {
         let (tails_in, tails) = mpsc::channel(tails::TAILS_MAX);
@@ -241,7 +261,7 @@ impl Starter {
         let (fill, wanted) = watch::channel(None);
         let outlets = barrier::Outlets { question, fill };
         let electorate = cluster.electorate().clone();
-        let (barrier, keeper) = barrier(electorate, tails, applied, apply::State::applied_to, outlets);
+        let (barrier, keeper) = barrier(electorate, tails, applied, Progress::applied_to, outlets);
         let shutdown = &self.shutdown;
         shutdown.spawn_vital("barrier", keeper.run(shutdown.clone()));
         let asker = Asker {
@@ -267,7 +287,7 @@ impl Starter {
 async fn tell_when_caught_up(
     cluster: Arc<Cluster>,
     mut greetings: mpsc::Receiver<Greeting>,
-    mut applied: watch::Receiver<apply::State>,
+    mut applied: watch::Receiver<Progress>,
     health: Health,
 ) {
     let electorate = cluster.electorate();

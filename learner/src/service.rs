@@ -1,45 +1,62 @@
 //! The gRPC face of a learner; the only maker of `Status`.
 
+mod reads;
+mod results;
+mod streams;
+
 use std::{
-    pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _};
 use paxos_common::{
     config,
     paxos::{
         identity::{AcceptorUuid, ClusterId},
-        slot::Slot,
-        value::Value,
+        slot::{Slot, Version},
     },
     peer::Address,
-    status::{invalid_argument, overloaded, stopping, unimplemented},
-    wire::{self, command::decode_value},
+    server::deadline,
+    status::{invalid_argument, out_of_range, overloaded, stopping},
+    wire::command::read_stamp,
 };
-use paxos_proto::v1::{self as pb, learner_server::Learner};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tonic::{Request, Response, Status};
+use paxos_proto::v1::{self as pb, learner_server::Learner, result_request};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::{Instant, timeout, timeout_at},
+};
+use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use crate::{
-    apply::State,
-    barrier::Barrier,
-    store::{Log, ReadError},
-    subscribe::{self, Page},
+    barrier::{Barrier, BarrierError, LEADER_TIMEOUT},
+    changes,
+    history::History,
+    knowledge::Knowledge,
+    progress::Progress,
+    subscribe::{self, applied_beyond},
 };
+use reads::{Consistency, Read};
+use streams::Answers;
 
 /// Subscribers at once: each may hold a page, of half a mebibyte, and what the transport buffers.
 const SUBSCRIBERS_MAX: usize = 1_024;
+/// Watchers at once, as above.
+const WATCHERS_MAX: usize = 1_024;
+/// A caller that sets no deadline waits no longer.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// What is there once the cluster is found.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) cluster: ClusterId,
-    pub(crate) log: Log,
-    pub(crate) applied: watch::Receiver<State>,
+    pub(crate) knowledge: Arc<Knowledge>,
+    pub(crate) history: History,
+    pub(crate) applied: watch::Receiver<Progress>,
     pub(crate) feed: watch::Receiver<Option<AcceptorUuid>>,
-    /// Before linearizable reads.
     pub(crate) barrier: Barrier,
 }
 
@@ -50,6 +67,8 @@ pub(crate) struct LearnerService {
     address: Address,
     opened: Arc<OnceLock<Opened>>,
     subscribers: Arc<Semaphore>,
+    watchers: Arc<Semaphore>,
+    reads_answered: Arc<AtomicU64>,
 }
 
 impl LearnerService {
@@ -60,33 +79,177 @@ impl LearnerService {
             address,
             opened: Arc::default(),
             subscribers: Arc::new(Semaphore::new(SUBSCRIBERS_MAX)),
+            watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+            reads_answered: Arc::default(),
         }
     }
 
-    /// Serves the log from now on.
+    /// Serves the log and the state from now on.
     ///
     /// # Panics
     /// The second time.
     pub(crate) fn open(&self, opened: Opened) {
         assert!(self.opened.set(opened).is_ok(), "a learner opens one log");
     }
+
+    fn opened(&self) -> Result<&Opened, Status> {
+        self.opened.get().ok_or_else(|| {
+            Status::unavailable("this learner has not found a formed cluster yet: retry, here or at another")
+        })
+    }
+}
+
+impl Opened {
+    fn applied_to(&self) -> Slot {
+        self.applied.borrow().applied_to()
+    }
+
+    /// Returns once everything that may have been acknowledged before is applied.
+    async fn pass_barrier(&self) -> Result<(), Status> {
+        match self.barrier.pass().await {
+            Ok(_) => Ok(()),
+            Err(BarrierError::Full) => Err(overloaded("the list of waiting reads")),
+            Err(BarrierError::Stopping) => Err(stopping()),
+        }
+    }
+
+    /// Returns once `slot` is applied; fails when it is beyond the tail of the cluster.
+    ///
+    /// Usually it is a moment away. Only a longer wait is worth asking the acceptors.
+    async fn reach(&self, slot: Slot) -> Result<(), Status> {
+        let mut applied = self.applied.clone();
+        match timeout(LEADER_TIMEOUT, applied_beyond(&mut applied, slot)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(_)) => return Err(stopping()),
+            Err(_) => {}
+        }
+        self.pass_barrier().await?;
+        let applied_to = self.applied_to();
+        if slot < applied_to {
+            return Ok(());
+        }
+        Err(out_of_range(format!(
+            "slot {slot} is beyond the log: slots below {applied_to} are there"
+        )))
+    }
+
+    /// Fails when a reader that wants to begin at `slot` cannot be one that goes on from what it was told.
+    async fn begin_at(&self, slot: Slot) -> Result<(), Status> {
+        if slot <= self.applied_to() {
+            return Ok(());
+        }
+        self.pass_barrier().await?;
+        let applied_to = self.applied_to();
+        if slot <= applied_to {
+            return Ok(());
+        }
+        Err(out_of_range(format!(
+            "slot {slot} is beyond the log: begin at {applied_to} or below"
+        )))
+    }
+
+    async fn read(&self, read: &Read) -> Result<pb::ReadResponse, Status> {
+        match read.consistency {
+            Consistency::Linearizable => self.pass_barrier().await?,
+            Consistency::AtLeast(version) => self.reach(version.slot).await?,
+            Consistency::Local => {}
+        }
+        Ok(self.knowledge.machine(|machine| read.answer(machine)))
+    }
+
+    async fn result_of(&self, version: Version) -> Result<pb::ResultResponse, Status> {
+        self.reach(version.slot).await?;
+        let record = self
+            .history
+            .record(version.slot)
+            .await
+            .map_err(|error| streams::read_failed(&error))?
+            .ok_or_else(|| Status::internal("an applied slot is in no history"))?;
+        self.knowledge
+            .machine(|machine| results::of_version(version, &record, machine))
+    }
+
+    async fn result_of_session(&self, stamp: &pb::SessionStamp) -> Result<pb::ResultResponse, Status> {
+        let stamp = read_stamp(stamp).map_err(|error| invalid_argument(error.to_string()))?;
+        self.pass_barrier().await?;
+        let version = self
+            .knowledge
+            .machine(|machine| results::version_of(stamp, machine))?;
+        self.result_of(version).await
+    }
+}
+
+/// Answers before the caller's deadline, or says that it has passed.
+async fn in_time<T>(
+    metadata: &MetadataMap,
+    answer: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    let limit = deadline(metadata).unwrap_or_else(|| Instant::now() + WAIT_MAX);
+    match timeout_at(limit, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Status::deadline_exceeded(
+            "the deadline passed before this learner was up to date; retry, here or at another",
+        )),
+    }
+}
+
+fn admit(places: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, Status> {
+    Arc::clone(places)
+        .try_acquire_owned()
+        .map_err(|_| overloaded(what))
 }
 
 #[tonic::async_trait]
 impl Learner for LearnerService {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::WatchResponse, Status>> + Send>>;
-    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<pb::SubscribeResponse, Status>> + Send>>;
+    type WatchStream = Answers<pb::WatchResponse>;
+    type SubscribeStream = Answers<pb::SubscribeResponse>;
 
-    async fn read(&self, _: Request<pb::ReadRequest>) -> Result<Response<pb::ReadResponse>, Status> {
-        Err(unimplemented("Read"))
+    async fn read(&self, request: Request<pb::ReadRequest>) -> Result<Response<pb::ReadResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let read = Read::new(request)?;
+        let answer = in_time(&metadata, self.opened()?.read(&read)).await?;
+        self.reads_answered.fetch_add(1, Ordering::Relaxed);
+        Ok(Response::new(answer))
     }
 
-    async fn result(&self, _: Request<pb::ResultRequest>) -> Result<Response<pb::ResultResponse>, Status> {
-        Err(unimplemented("Result"))
+    async fn result(
+        &self,
+        request: Request<pb::ResultRequest>,
+    ) -> Result<Response<pb::ResultResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let opened = self.opened()?;
+        let answer = match request.command {
+            None => {
+                return Err(invalid_argument(
+                    "the request names no command: give a version or a session stamp",
+                ));
+            }
+            Some(result_request::Command::Version(version)) => {
+                in_time(&metadata, opened.result_of(reads::read_version(version)?)).await?
+            }
+            Some(result_request::Command::Session(stamp)) => {
+                in_time(&metadata, opened.result_of_session(&stamp)).await?
+            }
+        };
+        Ok(Response::new(answer))
     }
 
-    async fn watch(&self, _: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Err(unimplemented("Watch"))
+    async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let request = request.into_inner();
+        let target = streams::read_target(request.target)?;
+        let opened = self.opened()?;
+        let from = match request.from {
+            Some(from) => reads::read_version(from)?,
+            None => Version {
+                slot: opened.applied_to(),
+                offset: 0,
+            },
+        };
+        let permit = admit(&self.watchers, "the list of watchers")?;
+        in_time(&MetadataMap::new(), opened.begin_at(from.slot)).await?;
+        let pages = subscribe::pages(opened.history.clone(), opened.applied.clone(), from.slot);
+        let told = changes::changes(pages, target, from);
+        Ok(Response::new(streams::watch(told, permit)))
     }
 
     async fn subscribe(
@@ -95,91 +258,42 @@ impl Learner for LearnerService {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let from =
             Slot::new(request.into_inner().from).map_err(|error| invalid_argument(error.to_string()))?;
-        let opened = self.opened.get().ok_or_else(|| {
-            Status::unavailable("this learner has not found a formed cluster yet: retry, here or at another")
-        })?;
-        let permit = Arc::clone(&self.subscribers)
-            .try_acquire_owned()
-            .map_err(|_| overloaded("the list of subscribers"))?;
-        let pages = subscribe::pages(opened.log.clone(), opened.applied.clone(), from);
-        Ok(Response::new(Box::pin(responses(pages, permit))))
+        let opened = self.opened()?;
+        let permit = admit(&self.subscribers, "the list of subscribers")?;
+        in_time(&MetadataMap::new(), opened.begin_at(from)).await?;
+        let pages = subscribe::pages(opened.history.clone(), opened.applied.clone(), from);
+        Ok(Response::new(streams::subscription(pages, permit)))
     }
 
     async fn status(
         &self,
         _: Request<pb::LearnerStatusRequest>,
     ) -> Result<Response<pb::LearnerStatusResponse>, Status> {
+        let taken = |places: &Semaphore, all: usize| (all - places.available_permits()) as u64;
         let mut status = pb::LearnerStatusResponse {
             learner: self.learner,
             address: self.address.to_string(),
             software: config::version().to_owned(),
-            subscribers: (SUBSCRIBERS_MAX - self.subscribers.available_permits()) as u64,
+            subscribers: taken(&self.subscribers, SUBSCRIBERS_MAX),
+            watchers: taken(&self.watchers, WATCHERS_MAX),
+            reads_answered: self.reads_answered.load(Ordering::Relaxed),
             ..Default::default()
         };
         if let Some(opened) = self.opened.get() {
-            let state = opened.applied.borrow();
-            let feed = opened.feed.borrow();
+            let progress = opened.applied.borrow().clone();
             status.cluster_id = Bytes::copy_from_slice(opened.cluster.as_bytes());
-            status.applied_to = state.applied_to().get();
-            // What is applied is shown after its commit.
-            status.durable_to = status.applied_to;
-            status.digests = state.digests();
-            status.reads_waiting = opened.barrier.waiting();
-            status.value_feed = feed.map_or_else(Bytes::new, |acceptor| {
+            status.applied_to = progress.applied_to().get();
+            status.durable_to = opened.knowledge.recent(|recent| recent.durable_to().get());
+            status.digests = progress.digests();
+            status.value_feed = opened.feed.borrow().map_or_else(Bytes::new, |acceptor| {
                 Bytes::copy_from_slice(&acceptor.to_bytes())
+            });
+            status.reads_waiting = opened.barrier.waiting();
+            (status.registers, status.sessions) = opened.knowledge.machine(|machine| {
+                let sessions = machine.sessions().count();
+                (machine.register_count() as u64, sessions as u64)
             });
         }
         Ok(Response::new(status))
     }
-}
-
-/// A subscriber's answers, ending in an error when the learner stops. The permit counts the subscriber.
-fn responses(
-    pages: impl Stream<Item = Result<Page, ReadError>> + Send,
-    permit: OwnedSemaphorePermit,
-) -> impl Stream<Item = Result<pb::SubscribeResponse, Status>> + Send {
-    let stop = futures::stream::once(async { Err(stopping()) });
-    pages
-        .map(|page| {
-            page.map_err(|error| read_failed(&error))
-                .and_then(|page| response(&page))
-        })
-        .chain(stop)
-        .inspect(move |_| {
-            let _ = &permit;
-        })
-}
-
-fn response(page: &Page) -> Result<pb::SubscribeResponse, Status> {
-    let records = page.records.iter().map(record).collect::<Result<_, _>>()?;
-    Ok(pb::SubscribeResponse {
-        records,
-        next: page.next.get(),
-    })
-}
-
-fn record((slot, value): &(Slot, Value)) -> Result<pb::LogRecord, Status> {
-    let decoded = decode_value(value).map_err(|error| {
-        tracing::error!(%slot, %error, "a chosen value holds no commands");
-        Status::internal(format!(
-            "slot {slot} holds what this release cannot read: {error}"
-        ))
-    })?;
-    Ok(pb::LogRecord {
-        slot: slot.get(),
-        value: Some(decoded),
-        traceparent: wire::traceparent(value),
-    })
-}
-
-/// Another learner may be able to answer, so UNAVAILABLE.
-fn read_failed(error: &ReadError) -> Status {
-    let advice = match error {
-        ReadError::Damaged(_) => {
-            "stop this learner and empty its data directory: it then learns everything again"
-        }
-        ReadError::Sqlite(_) => "ask another learner",
-    };
-    tracing::error!(%error, advice, "cannot read the log");
-    Status::unavailable(format!("{error}; {advice}"))
 }

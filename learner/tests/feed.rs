@@ -168,13 +168,19 @@ async fn late_subscriber_gets_everything_in_order_and_resumes_without_loss_or_re
 }
 
 #[tokio::test]
-async fn subscriber_ahead_of_the_log_waits_and_hears_how_far_it_is() {
+async fn subscriber_at_the_end_of_the_log_waits_and_one_beyond_it_is_refused() {
     let acceptors = acceptors().await;
+    accept_everywhere(&acceptors, &log(2));
     let mut learner = TestLearner::start(&acceptors, None).await;
+    learner.read(0, 2).await;
     let mut ahead = learner.subscribe(2).await;
     let idle = ahead.message().await.unwrap().unwrap();
     assert_eq!((idle.records.len(), idle.next), (0, 2));
     assert_eq!(learner.status().await.subscribers, 1);
+    let beyond = pb::SubscribeRequest { from: 3 };
+    let refused = learner.client.subscribe(beyond).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+    assert!(refused.message().contains("begin at 2"), "{refused}");
     accept_everywhere(&acceptors, &log(3));
     assert_eq!(read(&mut ahead, 2, 1).await, ["value 2"]);
     learner.stop().await.unwrap();
@@ -324,7 +330,7 @@ async fn bad_calls_get_the_documented_error() {
     let beyond = pb::SubscribeRequest { from: 1 << 63 };
     let refused = learner.client.subscribe(beyond).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
-    let later = [
+    let empty = [
         learner.client.read(pb::ReadRequest::default()).await.unwrap_err(),
         learner
             .client
@@ -337,12 +343,9 @@ async fn bad_calls_get_the_documented_error() {
             .await
             .unwrap_err(),
     ];
-    for status in later {
-        assert_eq!(status.code(), Code::Unimplemented);
-        assert!(
-            status.message().contains("not served by this release"),
-            "{status}"
-        );
+    for status in empty {
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains("give a"), "{status}");
     }
     learner.stop().await.unwrap();
 }

@@ -16,6 +16,7 @@ use paxos_common::{
         slot::Slot,
     },
     peer::Address,
+    server::{deadline, sleep_until},
     shutdown::Shutdown,
     status::{self, Fate},
     wire,
@@ -424,32 +425,6 @@ fn header(metadata: &MetadataMap, name: &str) -> String {
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default()
         .to_owned()
-}
-
-/// When the caller stops waiting, a little early: the transport's own time-out says CANCELLED, and nothing of the
-/// command's fate.
-fn deadline(metadata: &MetadataMap) -> Option<Instant> {
-    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let amount: u64 = digits.parse().ok()?;
-    let timeout = match unit {
-        "H" => Duration::from_secs(amount.checked_mul(3_600)?),
-        "M" => Duration::from_secs(amount.checked_mul(60)?),
-        "S" => Duration::from_secs(amount),
-        "m" => Duration::from_millis(amount),
-        "u" => Duration::from_micros(amount),
-        "n" => Duration::from_nanos(amount),
-        _ => return None,
-    };
-    let early = (timeout / 10).min(Duration::from_millis(20));
-    Instant::now().checked_add(timeout - early)
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]

@@ -1,107 +1,104 @@
-//! Applying: the digest chain, its marks, and going on where the disk ends.
+//! Applying: to memory at once, to disk behind it, and going on where the disk ends.
 
 use std::path::Path;
 
-use paxos_common::{paxos::identity::ClusterId, sqlite::DataDir};
+use paxos_common::{
+    paxos::{identity::ClusterId, machine::Machine},
+    sqlite::DataDir,
+    wire::command::{append, encode},
+};
+use paxos_proto::v1::{self as pb, command::Operation};
 
 use super::*;
-use crate::store::Log;
+use crate::{
+    persist,
+    store::{Opened, Store},
+};
 
-fn value(slot: Slot) -> Value {
-    Value::from_stored(Bytes::from(format!("value {slot}")), Bytes::new())
+fn slot(number: u64) -> Slot {
+    Slot::new(number).unwrap()
 }
 
+/// Slots that each append a record, and put a register of the same name.
 fn batch(from: u64, to: u64) -> Batch {
-    let slot = |number| Slot::new(number).unwrap();
+    let value = |slot: Slot| {
+        let record = format!("value {slot}");
+        let put = pb::Put {
+            key: format!("key {}", slot.get() % 100).into(),
+            value: record.clone().into(),
+            condition: None,
+        };
+        let put = pb::Command {
+            session: None,
+            operation: Some(Operation::Put(put)),
+        };
+        let commands = [append(record.into()), put].map(|command| encode(command).unwrap());
+        Value::batch(&commands, bytes::Bytes::new())
+    };
     slot(from).to(slot(to)).map(|slot| (slot, value(slot))).collect()
 }
 
-/// The digest as the contract words it.
-fn naive(to: u64) -> [u8; 32] {
-    let mut digest = [0; 32];
-    for slot in 0..to {
-        let mut input = digest.to_vec();
-        input.extend(slot.to_be_bytes());
-        input.extend(format!("value {slot}").as_bytes());
-        digest = Sha256::digest(input).into();
-    }
-    digest
-}
-
-async fn open(path: &Path) -> (Store, Log, State) {
+async fn open(path: &Path) -> Opened {
     let cluster = ClusterId::from_bytes([1; 16]);
     Store::open(DataDir::open(path).unwrap(), cluster).await.unwrap()
 }
 
-/// Applies the batches as a running learner does; returns what readers were shown last.
-async fn apply_all(path: &Path, batches: Vec<Batch>) -> State {
-    let (store, _log, state) = open(path).await;
+/// What readers were shown last, and the state then.
+#[derive(Debug, PartialEq)]
+struct Shown {
+    progress: Progress,
+    machine: Machine,
+}
+
+/// Applies the batches as a running learner does, and brings them to disk.
+async fn apply_all(path: &Path, batches: Vec<Batch>) -> Shown {
+    let found = open(path).await;
     let (sender, receiver) = mpsc::channel(batches.len().max(1));
-    let (applied, seen) = watch::channel(state.clone());
+    let (applied, seen) = watch::channel(found.progress.clone());
+    let (portions, writing) = mpsc::channel(PORTIONS_MAX);
+    let knowledge = Arc::new(Knowledge::new(found.machine));
     for batch in batches {
         sender.send(batch).await.unwrap();
     }
     drop(sender);
-    run(store, state, receiver, applied).await.unwrap();
-    seen.borrow().clone()
-}
-
-#[test]
-fn digest_chain_equals_a_naive_one_and_is_marked_at_multiples() {
-    let mut state = State::default();
-    assert_eq!(state.digests().len(), 1);
-    assert_eq!(state.latest().digest.as_bytes(), &[0; 32]);
-    for (slot, value) in &batch(0, 2_100) {
-        state.apply(*slot, value);
-    }
-    let told: Vec<_> = state
-        .digests()
-        .into_iter()
-        .map(|digest| (digest.to, digest.digest))
-        .collect();
-    let expected = [2_100, 2_048, 1_024].map(|to| (to, Bytes::copy_from_slice(&naive(to))));
-    assert_eq!(told, expected);
-}
-
-#[test]
-fn reports_hold_at_most_eight_digests_the_newest_first_and_none_twice() {
-    let mut state = State::default();
-    for (slot, value) in &batch(0, 12 * MARK_SLOTS) {
-        state.apply(*slot, value);
-    }
-    let told: Vec<_> = state
-        .digests()
-        .iter()
-        .map(|digest| digest.to / MARK_SLOTS)
-        .collect();
-    assert_eq!(told, [12, 11, 10, 9, 8, 7, 6]);
-    state.apply(state.applied_to(), &Value::noop());
-    assert_eq!(state.digests().len(), 8);
-}
-
-#[test]
-#[should_panic(expected = "in order")]
-fn gap_is_never_applied() {
-    let mut state = State::default();
-    state.apply(Slot::new(1).unwrap(), &Value::noop());
+    let applier = Applier {
+        knowledge: Arc::clone(&knowledge),
+        progress: found.progress,
+        applied,
+        portions,
+    };
+    let writer = persist::run(found.store, Arc::clone(&knowledge), writing);
+    let (applied, written) = tokio::join!(applier.run(receiver), writer);
+    applied.unwrap();
+    written.unwrap();
+    let progress = seen.borrow().clone();
+    let durable_to = knowledge.recent(crate::history::Recent::durable_to);
+    assert_eq!(durable_to, progress.applied_to());
+    let machine = knowledge.machine(Machine::clone);
+    Shown { progress, machine }
 }
 
 #[tokio::test]
-async fn restart_goes_on_from_the_cursor_with_the_same_digests() {
+async fn restart_goes_on_from_the_cursor_with_the_same_digests_and_registers() {
     let directory = tempfile::tempdir().unwrap();
     let shown = apply_all(
         directory.path(),
         vec![batch(0, 1), batch(1, 1_030), batch(1_030, 1_100)],
     )
     .await;
-    assert_eq!(shown.applied_to(), Slot::new(1_100).unwrap());
-    let (store, _log, recovered) = open(directory.path()).await;
-    assert_eq!(recovered, shown);
-    store.close().await.unwrap();
+    assert_eq!(shown.progress.applied_to(), slot(1_100));
+    assert_eq!(shown.machine.register_count(), 100);
+    let found = open(directory.path()).await;
+    assert_eq!(
+        (&found.progress, &found.machine),
+        (&shown.progress, &shown.machine)
+    );
+    found.store.close().await.unwrap();
 
     let shown = apply_all(directory.path(), vec![batch(1_100, 2_100)]).await;
-    assert_eq!(shown.latest().digest.as_bytes(), &naive(2_100));
-    let marks: Vec<_> = shown.digests().iter().map(|digest| digest.to).collect();
+    let whole = tempfile::tempdir().unwrap();
+    assert_eq!(shown, apply_all(whole.path(), vec![batch(0, 2_100)]).await);
+    let marks: Vec<_> = shown.progress.digests().iter().map(|digest| digest.to).collect();
     assert_eq!(marks, [2_100, 2_048, 1_024]);
 }
 
@@ -112,6 +109,27 @@ async fn large_backlog_is_cut_into_several_transactions() {
         .map(|index| batch(index * 4_000, (index + 1) * 4_000))
         .collect();
     let shown = apply_all(directory.path(), batches).await;
-    assert_eq!(shown.latest().to, Slot::new(20_000).unwrap());
-    assert_eq!(shown.latest().digest.as_bytes(), &naive(20_000));
+    assert_eq!(shown.progress.applied_to(), slot(20_000));
+}
+
+#[tokio::test]
+async fn learner_that_cannot_read_a_command_stops_instead_of_going_on_without_it() {
+    let found = open(tempfile::tempdir().unwrap().path()).await;
+    let knowledge = Arc::new(Knowledge::new(found.machine));
+    for unknown in [&b"no batch of commands"[..], &[0x0a, 0x00]] {
+        let (sender, receiver) = mpsc::channel(1);
+        let (applied, _seen) = watch::channel(Progress::default());
+        let (portions, _writing) = mpsc::channel(PORTIONS_MAX);
+        let value = Value::from_stored(bytes::Bytes::copy_from_slice(unknown), bytes::Bytes::new());
+        sender.send(vec![(Slot::ZERO, value)]).await.unwrap();
+        let applier = Applier {
+            knowledge: Arc::clone(&knowledge),
+            progress: Progress::default(),
+            applied,
+            portions,
+        };
+        let failure = applier.run(receiver).await.unwrap_err();
+        assert_eq!(failure.code, paxos_common::exit::Exit::Refused);
+        assert!(failure.to_string().contains("newer"), "{failure}");
+    }
 }

@@ -2,7 +2,15 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
+use paxos_common::paxos::{
+    command::{Command, Condition, Operation, SessionStamp},
+    slot::Version,
+};
+use paxos_proto::v1 as pb;
+
 use super::*;
+use crate::knowledge::Knowledge;
 
 const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
 
@@ -10,29 +18,65 @@ fn slot_at(number: u64) -> Slot {
     Slot::new(number).unwrap()
 }
 
+/// A batch of one record.
 fn value(text: &str) -> Value {
-    Value::from_stored(
-        Bytes::copy_from_slice(text.as_bytes()),
-        Bytes::from_static(b"00-1-2-01"),
-    )
+    let record = Bytes::copy_from_slice(text.as_bytes());
+    let command = paxos_common::wire::command::encode(paxos_common::wire::command::append(record)).unwrap();
+    Value::from_stored(command.as_bytes().clone(), Bytes::from_static(b"00-1-2-01"))
 }
 
-async fn open(path: &Path, cluster: ClusterId) -> Result<(Store, Log, State), StoreError> {
+async fn open(path: &Path, cluster: ClusterId) -> Result<Opened, StoreError> {
     Store::open(DataDir::open(path).unwrap(), cluster).await
 }
 
-/// Applies and writes `count` slots from `state` on, in one commit.
-async fn write(store: &mut Store, state: &mut State, count: u64) {
-    let from = state.applied_to();
-    let batch: Vec<_> = from
-        .to(from.plus(count))
-        .map(|slot| (slot, value(&format!("value {slot}"))))
-        .collect();
-    let marks: Vec<_> = batch
-        .iter()
-        .filter_map(|(slot, value)| state.apply(*slot, value))
-        .collect();
-    store.commit(&batch, state, &marks).await.unwrap();
+/// A learner without its tasks.
+struct Writer {
+    store: Store,
+    log: Log,
+    progress: Progress,
+    knowledge: Knowledge,
+}
+
+impl Writer {
+    async fn open(path: &Path) -> Self {
+        let opened = open(path, CLUSTER).await.unwrap();
+        Self {
+            store: opened.store,
+            log: opened.log,
+            progress: opened.progress,
+            knowledge: Knowledge::new(opened.machine),
+        }
+    }
+
+    /// Applies and writes the values in one commit.
+    async fn write(&mut self, values: impl IntoIterator<Item = Value>) {
+        let mut portion = Portion {
+            records: Vec::new(),
+            marks: Vec::new(),
+            progress: Progress::default(),
+            changes: Default::default(),
+        };
+        for value in values {
+            let slot = self.progress.applied_to();
+            portion.marks.extend(self.progress.pass(slot, &value));
+            let (proposed, commands) = crate::history::read_commands(slot, &value).unwrap();
+            portion
+                .records
+                .push(self.knowledge.apply(slot, value, proposed, &commands));
+        }
+        portion.progress = self.progress.clone();
+        portion.changes = self.knowledge.take_changes();
+        self.store.commit(&portion).await.unwrap();
+    }
+
+    /// The same with `count` values that tell their slots.
+    async fn write_numbered(&mut self, count: u64) {
+        let from = self.progress.applied_to();
+        let values = from
+            .to(from.plus(count))
+            .map(|slot| value(&format!("value {slot}")));
+        self.write(values).await;
+    }
 }
 
 async fn damage(path: &Path, sql: &'static str) {
@@ -47,24 +91,27 @@ async fn damage(path: &Path, sql: &'static str) {
 #[tokio::test]
 async fn reopened_log_holds_what_was_written_and_goes_on_where_it_ended() {
     let directory = tempfile::tempdir().unwrap();
-    let (mut store, _log, mut state) = open(directory.path(), CLUSTER).await.unwrap();
-    assert_eq!(state, State::default());
+    let mut writer = Writer::open(directory.path()).await;
+    assert_eq!(writer.progress, Progress::default());
     // Every way to cut a batch into statements: one row, a power of two, a mixture, many, marks on the way.
     for count in [1, 8, 7, 1_500, 9_000] {
-        write(&mut store, &mut state, count).await;
+        writer.write_numbered(count).await;
     }
-    store.close().await.unwrap();
+    let progress = writer.progress;
+    writer.store.close().await.unwrap();
 
-    let (mut store, log, recovered) = open(directory.path(), CLUSTER).await.unwrap();
-    assert_eq!(recovered, state);
-    assert_eq!(recovered.applied_to(), slot_at(10_516));
-    write(&mut store, &mut state, 3).await;
+    let mut writer = Writer::open(directory.path()).await;
+    assert_eq!(writer.progress, progress);
+    assert_eq!(progress.applied_to(), slot_at(10_516));
+    writer.write_numbered(3).await;
+    let to = writer.progress.applied_to();
     let mut next = Slot::ZERO;
-    while next < state.applied_to() {
-        for (slot, found) in log.page(next, state.applied_to()).await.unwrap() {
-            assert_eq!(slot, next);
-            assert_eq!(found, value(&format!("value {slot}")));
-            assert_eq!(found.traceparent(), &Bytes::from_static(b"00-1-2-01"));
+    while next < to {
+        for found in writer.log.page(next, to).await.unwrap() {
+            assert_eq!(found.slot, next);
+            assert_eq!(found.value, value(&format!("value {next}")));
+            assert_eq!(found.value.traceparent(), &Bytes::from_static(b"00-1-2-01"));
+            assert_eq!((found.commands.len(), found.judgements.len()), (1, 1));
             next = next.next();
         }
     }
@@ -74,11 +121,12 @@ async fn reopened_log_holds_what_was_written_and_goes_on_where_it_ended() {
 #[tokio::test]
 async fn file_of_another_cluster_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, _log, _state) = open(directory.path(), CLUSTER).await.unwrap();
-    store.close().await.unwrap();
+    let opened = open(directory.path(), CLUSTER).await.unwrap();
+    opened.store.close().await.unwrap();
     let error = open(directory.path(), ClusterId::from_bytes([8; 16]))
         .await
-        .unwrap_err();
+        .err()
+        .unwrap();
     assert!(matches!(error, StoreError::OtherCluster { .. }), "{error}");
     assert_eq!(Failure::from(error).code, paxos_common::exit::Exit::Refused);
 }
@@ -86,10 +134,10 @@ async fn file_of_another_cluster_is_refused() {
 #[tokio::test]
 async fn damaged_state_record_is_a_storage_failure() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, _log, _state) = open(directory.path(), CLUSTER).await.unwrap();
-    store.close().await.unwrap();
+    let opened = open(directory.path(), CLUSTER).await.unwrap();
+    opened.store.close().await.unwrap();
     damage(directory.path(), "UPDATE state SET applied_to = 5").await;
-    let error = open(directory.path(), CLUSTER).await.unwrap_err();
+    let error = open(directory.path(), CLUSTER).await.err().unwrap();
     assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
     assert_eq!(Failure::from(error).code, paxos_common::exit::Exit::Storage);
 }
@@ -97,16 +145,16 @@ async fn damaged_state_record_is_a_storage_failure() {
 #[tokio::test]
 async fn damaged_or_missing_row_is_found_out_and_never_delivered() {
     let directory = tempfile::tempdir().unwrap();
-    let (mut store, log, mut state) = open(directory.path(), CLUSTER).await.unwrap();
-    write(&mut store, &mut state, 10).await;
-    store.close().await.unwrap();
+    let mut writer = Writer::open(directory.path()).await;
+    writer.write_numbered(10).await;
+    let (log, to) = (writer.log, writer.progress.applied_to());
+    writer.store.close().await.unwrap();
     damage(
         directory.path(),
         "UPDATE learned SET value = x'00' WHERE slot = 4",
     )
     .await;
     damage(directory.path(), "DELETE FROM learned WHERE slot = 9").await;
-    let to = state.applied_to();
     assert_eq!(log.page(Slot::ZERO, slot_at(4)).await.unwrap().len(), 4);
     assert_eq!(log.page(slot_at(5), to).await.unwrap().len(), 4);
     for (from, bad) in [(0, 4), (4, 4), (9, 9)] {
@@ -120,25 +168,190 @@ async fn damaged_or_missing_row_is_found_out_and_never_delivered() {
 #[tokio::test]
 async fn pages_are_bounded_and_always_hold_at_least_one_slot() {
     let directory = tempfile::tempdir().unwrap();
-    let (mut store, log, mut state) = open(directory.path(), CLUSTER).await.unwrap();
-    let large = |bytes: usize| Value::from_stored(vec![1; bytes].into(), Bytes::new());
-    let batch: Vec<_> = [300_000, 200_000, 100_000, 3_000_000, 5, 5]
-        .into_iter()
-        .enumerate()
-        .map(|(slot, bytes)| (slot_at(slot as u64), large(bytes)))
-        .collect();
-    for (slot, value) in &batch {
-        state.apply(*slot, value);
-    }
-    store.commit(&batch, &state, &[]).await.unwrap();
+    let mut writer = Writer::open(directory.path()).await;
+    let sizes = [300_000, 200_000, 100_000, 1_000_000, 5, 5];
+    writer.write(sizes.map(|bytes| value(&"x".repeat(bytes)))).await;
+    let to = writer.progress.applied_to();
     let mut next = Slot::ZERO;
     let mut counts = Vec::new();
-    while next < state.applied_to() {
-        let page = log.page(next, state.applied_to()).await.unwrap();
+    while next < to {
+        let page = writer.log.page(next, to).await.unwrap();
         counts.push(page.len());
         next = next.plus(page.len() as u64);
     }
     assert_eq!(counts, [2, 1, 1, 2]);
-    write(&mut store, &mut state, 2_000).await;
-    assert_eq!(log.page(next, state.applied_to()).await.unwrap().len(), 1_024);
+    writer.write_numbered(2_000).await;
+    let to = writer.progress.applied_to();
+    assert_eq!(writer.log.page(next, to).await.unwrap().len(), 1_024);
+}
+
+fn batch_of(commands: &[Command]) -> Value {
+    let on_the_wire = |command: &Command| {
+        let condition = |condition: Condition| {
+            let condition = match condition {
+                Condition::Always => return None,
+                Condition::Absent => pb::condition::Condition::Absent(true),
+                Condition::Version(version) => pb::condition::Condition::Version(version.into()),
+            };
+            Some(pb::Condition {
+                condition: Some(condition),
+            })
+        };
+        let operation = match &command.operation {
+            Operation::Append => panic!("not in these tests"),
+            Operation::OpenSession => pb::command::Operation::OpenSession(pb::OpenSession {}),
+            Operation::Put {
+                key,
+                value,
+                condition: held,
+            } => pb::command::Operation::Put(pb::Put {
+                key: key.clone(),
+                value: value.clone(),
+                condition: condition(*held),
+            }),
+            Operation::Delete { key, condition: held } => pb::command::Operation::Delete(pb::Delete {
+                key: key.clone(),
+                condition: condition(*held),
+            }),
+        };
+        let session = command.session.map(|stamp| pb::SessionStamp {
+            session: Some(stamp.session.into()),
+            sequence: stamp.sequence,
+            acked_below: stamp.acked_below,
+        });
+        let operation = Some(operation);
+        paxos_common::wire::command::encode(pb::Command { session, operation }).unwrap()
+    };
+    let commands: Vec<_> = commands.iter().map(on_the_wire).collect();
+    Value::batch(&commands, Bytes::new())
+}
+
+/// Every kind of judgement, in two slots.
+fn varied() -> [Value; 2] {
+    let session = Version {
+        slot: Slot::ZERO,
+        offset: 0,
+    };
+    let command = |stamp: Option<(Version, u64, u64)>, operation| Command {
+        session: stamp.map(|(session, sequence, acked_below)| SessionStamp {
+            session,
+            sequence,
+            acked_below,
+        }),
+        operation,
+    };
+    let put = |key: &'static [u8], condition| Operation::Put {
+        key: key.into(),
+        value: Bytes::from_static(b"v"),
+        condition,
+    };
+    let delete = |key: &'static [u8]| Operation::Delete {
+        key: key.into(),
+        condition: Condition::Always,
+    };
+    let first = [
+        command(None, Operation::OpenSession),
+        command(None, put(b"gone", Condition::Always)),
+        command(None, put(b"kept", Condition::Always)),
+    ];
+    let stranger = Version {
+        slot: slot_at(99),
+        offset: 1,
+    };
+    let second = [
+        command(Some((session, 1, 0)), put(b"kept", Condition::Absent)),
+        command(Some((session, 1, 0)), put(b"kept", Condition::Absent)),
+        command(Some((session, 3, 2)), put(b"new", Condition::Absent)),
+        command(Some((session, 1, 0)), put(b"late", Condition::Absent)),
+        command(Some((stranger, 1, 0)), put(b"never", Condition::Always)),
+        command(
+            None,
+            put(
+                b"other",
+                Condition::Version(Version {
+                    slot: slot_at(5),
+                    offset: 0,
+                }),
+            ),
+        ),
+        command(None, delete(b"gone")),
+    ];
+    [batch_of(&first), batch_of(&second)]
+}
+
+#[tokio::test]
+async fn reopened_state_and_judgements_are_what_they_were() {
+    // In one commit, and in one for each slot.
+    for together in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = Writer::open(directory.path()).await;
+        if together {
+            writer.write(varied()).await;
+        } else {
+            for value in varied() {
+                writer.write([value]).await;
+            }
+        }
+        let machine = writer.knowledge.machine(Machine::clone);
+        let records = |page: Vec<Arc<Record>>| -> Vec<_> {
+            page.iter()
+                .map(|record| (record.slot, record.commands.clone(), record.judgements.clone()))
+                .collect()
+        };
+        let from_disk = writer.log.page(Slot::ZERO, slot_at(2)).await.unwrap();
+        let log = writer.log.clone();
+        let in_memory = crate::history::History::new(Arc::new(writer.knowledge), log)
+            .page(Slot::ZERO)
+            .await
+            .unwrap();
+        assert_eq!(records(from_disk), records(in_memory));
+        writer.store.close().await.unwrap();
+        let reopened = open(directory.path(), CLUSTER).await.unwrap();
+        assert_eq!(reopened.machine, machine);
+        assert_eq!(reopened.machine.register_count(), 2);
+        assert_eq!(reopened.machine.sessions().count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn damaged_register_or_session_is_a_storage_failure() {
+    for (sql, named) in [
+        (
+            "UPDATE register SET value = x'00' WHERE key = x'6e6577'",
+            "register",
+        ),
+        (
+            "UPDATE register SET key = x'6e6578' WHERE key = x'6e6577'",
+            "register",
+        ),
+        ("UPDATE session SET content = x'00'", "session"),
+        ("UPDATE session SET command = 7", "session"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = Writer::open(directory.path()).await;
+        writer.write(varied()).await;
+        writer.store.close().await.unwrap();
+        damage(directory.path(), sql).await;
+        let error = open(directory.path(), CLUSTER).await.err().unwrap();
+        assert!(error.to_string().contains(named), "{error}");
+        assert_eq!(Failure::from(error).code, paxos_common::exit::Exit::Storage);
+    }
+}
+
+#[tokio::test]
+async fn file_of_an_older_release_is_refused_with_the_way_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let opened = open(directory.path(), CLUSTER).await.unwrap();
+    opened.store.close().await.unwrap();
+    let mut connection = sqlite::open_writer(&directory.path().join(FILE), CHECKPOINT_PAGES)
+        .await
+        .unwrap();
+    sqlx::query("PRAGMA user_version = 1")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+    let error = open(directory.path(), CLUSTER).await.err().unwrap();
+    assert!(error.to_string().contains("empty the data directory"), "{error}");
+    assert_eq!(Failure::from(error).code, paxos_common::exit::Exit::Refused);
 }

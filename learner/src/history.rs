@@ -1,0 +1,187 @@
+//! The log as readers page through it: the latest slots from memory, older ones from disk.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use paxos_common::{
+    paxos::{
+        command::Command,
+        machine::Judgement,
+        slot::{Slot, Version},
+        value::Value,
+    },
+    wire::command::{self, InvalidCommand, decode_value},
+};
+use paxos_proto::v1 as pb;
+
+use crate::{
+    knowledge::Knowledge,
+    store::{Log, ReadError},
+};
+
+/// Slots that stay in memory for readers who are up to date; more while the disk is behind.
+const RECENT_SLOTS: usize = 4_096;
+/// The same in bytes of their values.
+const RECENT_BYTES: usize = 8 * 1024 * 1024;
+/// Most slots of one page.
+pub(crate) const PAGE_SLOTS_MAX: u64 = 1_024;
+/// Most bytes of one page, unless a single slot has more: well below the largest message.
+pub(crate) const PAGE_BYTES_MAX: u64 = 512 * 1024;
+
+/// A chosen value that this release cannot read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unreadable {
+    /// It is no batch of commands.
+    #[error("slot {0} holds no commands: {1}")]
+    Value(Slot, prost::DecodeError),
+    /// It is a batch that this release would not have proposed.
+    #[error("the command at {0} is none that this release knows: {1}")]
+    Command(Version, InvalidCommand),
+}
+
+/// A slot that is applied.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) slot: Slot,
+    /// As it was chosen.
+    pub(crate) value: Value,
+    /// What the value holds.
+    pub(crate) commands: Vec<pb::Command>,
+    /// What became of each of them.
+    pub(crate) judgements: Vec<Judgement>,
+}
+
+impl Record {
+    /// The commands with their versions, and what became of them.
+    pub(crate) fn commands(&self) -> impl Iterator<Item = (Version, &pb::Command, Judgement)> {
+        let slot = self.slot;
+        (0..=u16::MAX)
+            .zip(self.commands.iter().zip(&self.judgements))
+            .map(move |(offset, (command, &judgement))| (Version { slot, offset }, command, judgement))
+    }
+}
+
+/// Reads what a chosen value holds, as it was proposed and as the state machine takes it.
+///
+/// # Errors
+/// A newer release must have proposed it: whoever cannot read it cannot go on.
+pub(crate) fn read_commands(
+    slot: Slot,
+    value: &Value,
+) -> Result<(Vec<pb::Command>, Vec<Command>), Unreadable> {
+    let proposed = decode_value(value)
+        .map_err(|error| Unreadable::Value(slot, error))?
+        .commands;
+    let read = |(offset, proposed): (u16, &pb::Command)| {
+        command::read(proposed).map_err(|error| Unreadable::Command(Version { slot, offset }, error))
+    };
+    let commands = (0..=u16::MAX)
+        .zip(&proposed)
+        .map(read)
+        .collect::<Result<_, _>>()?;
+    Ok((proposed, commands))
+}
+
+/// The latest records. It holds every slot from its first on that is applied.
+#[derive(Debug)]
+pub(crate) struct Recent {
+    records: VecDeque<Arc<Record>>,
+    bytes: usize,
+    /// The slot after the last.
+    end: Slot,
+    /// Every slot below it is on disk.
+    durable_to: Slot,
+}
+
+impl Recent {
+    /// Nothing yet, after what is on disk.
+    pub(crate) fn new(applied_to: Slot) -> Self {
+        Self {
+            records: VecDeque::new(),
+            bytes: 0,
+            end: applied_to,
+            durable_to: applied_to,
+        }
+    }
+
+    pub(crate) fn durable_to(&self) -> Slot {
+        self.durable_to
+    }
+
+    pub(crate) fn push(&mut self, record: Arc<Record>) {
+        assert_eq!(record.slot, self.end, "slots are applied in order, each once");
+        self.end = record.slot.next();
+        self.bytes += record.value.as_bytes().len();
+        self.records.push_back(record);
+        self.forget();
+    }
+
+    /// Every slot below `to` is on disk.
+    pub(crate) fn made_durable(&mut self, to: Slot) {
+        self.durable_to = to;
+        self.forget();
+    }
+
+    /// Lets go of what is on disk, so much as there is too much.
+    fn forget(&mut self) {
+        while (self.records.len() > RECENT_SLOTS || self.bytes > RECENT_BYTES)
+            && let Some(first) = self.records.pop_front_if(|first| first.slot < self.durable_to)
+        {
+            self.bytes -= first.value.as_bytes().len();
+        }
+    }
+
+    /// A page of what follows `from`, which is empty when nothing does; `None` when only the disk has it.
+    fn page(&self, from: Slot) -> Option<Vec<Arc<Record>>> {
+        let start = self.records.front().map_or(self.end, |first| first.slot);
+        if from < start {
+            return None;
+        }
+        let skipped = usize::try_from(from.since(start)).unwrap_or(usize::MAX);
+        let mut bytes = 0;
+        let fits = |record: &&Arc<Record>| {
+            bytes += record.value.as_bytes().len() as u64;
+            bytes <= PAGE_BYTES_MAX || record.slot == from
+        };
+        let most = usize::try_from(PAGE_SLOTS_MAX).expect("it is small");
+        let page = self.records.iter().skip(skipped).take(most).take_while(fits);
+        Some(page.cloned().collect())
+    }
+}
+
+/// The whole log, for many short reads at once. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct History {
+    knowledge: Arc<Knowledge>,
+    log: Log,
+}
+
+impl History {
+    pub(crate) fn new(knowledge: Arc<Knowledge>, log: Log) -> Self {
+        Self { knowledge, log }
+    }
+
+    /// The applied slots from `from` on, as many as make a page, without gaps; at least one when `from` is applied.
+    pub(crate) async fn page(&self, from: Slot) -> Result<Vec<Arc<Record>>, ReadError> {
+        let (page, durable_to) = self
+            .knowledge
+            .recent(|recent| (recent.page(from), recent.durable_to()));
+        match page {
+            Some(page) => Ok(page),
+            // What is not in memory any more is on disk.
+            None => self.log.page(from, durable_to).await,
+        }
+    }
+
+    /// What `slot` holds; `None` when it is not applied.
+    pub(crate) async fn record(&self, slot: Slot) -> Result<Option<Arc<Record>>, ReadError> {
+        let page = self.knowledge.recent(|recent| recent.page(slot));
+        let page = match page {
+            Some(page) => page,
+            None => self.log.page(slot, slot.next()).await?,
+        };
+        Ok(page.into_iter().next())
+    }
+}
+
+#[cfg(test)]
+mod tests;

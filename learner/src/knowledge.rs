@@ -1,0 +1,84 @@
+//! What this learner knows: the state machine and the latest records, for one writer and many readers at once.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use paxos_common::paxos::{
+    command::Command,
+    machine::{Changes, Machine},
+    slot::Slot,
+    value::Value,
+};
+use paxos_proto::v1 as pb;
+
+use crate::history::{Recent, Record};
+
+/// Only the applier changes it, a slot at a time, so that no reader waits for long, and none sees half a slot.
+#[derive(Debug)]
+pub(crate) struct Knowledge {
+    known: RwLock<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    machine: Machine,
+    recent: Recent,
+}
+
+impl Knowledge {
+    /// Begins with what is on disk.
+    pub(crate) fn new(machine: Machine) -> Self {
+        let recent = Recent::new(machine.applied_to());
+        Self {
+            known: RwLock::new(Known { machine, recent }),
+        }
+    }
+
+    /// Applies the next slot.
+    ///
+    /// # Panics
+    /// When `slot` is not the next.
+    pub(crate) fn apply(
+        &self,
+        slot: Slot,
+        value: Value,
+        proposed: Vec<pb::Command>,
+        commands: &[Command],
+    ) -> Arc<Record> {
+        self.write(|known| {
+            let record = Arc::new(Record {
+                slot,
+                value,
+                commands: proposed,
+                judgements: known.machine.apply(slot, commands),
+            });
+            known.recent.push(Arc::clone(&record));
+            record
+        })
+    }
+
+    /// What has changed since the last call.
+    pub(crate) fn take_changes(&self) -> Changes {
+        self.write(|known| known.machine.take_changes())
+    }
+
+    /// Every slot below `to` is on disk.
+    pub(crate) fn made_durable(&self, to: Slot) {
+        self.write(|known| known.recent.made_durable(to));
+    }
+
+    /// Looks at the state as it is now. The applier waits meanwhile, so this must be short.
+    pub(crate) fn machine<T>(&self, look: impl FnOnce(&Machine) -> T) -> T {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        look(&known.machine)
+    }
+
+    /// Looks at the latest records, as [`Self::machine`].
+    pub(crate) fn recent<T>(&self, look: impl FnOnce(&Recent) -> T) -> T {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        look(&known.recent)
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
+        change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}

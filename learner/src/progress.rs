@@ -1,0 +1,109 @@
+//! How far a learner has come: the watermark of what is applied, and the digests that learners are compared by.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use paxos_common::paxos::{slot::Slot, value::Value};
+use paxos_proto::v1 as pb;
+use sha2::{Digest as _, Sha256};
+
+/// The digest is kept at every multiple of so many slots, so that learners can be compared where both have been.
+/// Part of the stored format.
+pub(crate) const MARK_SLOTS: u64 = 1_024;
+
+/// How many marks stay in memory: what a report holds beside the latest digest.
+pub(crate) const MARKS_KEPT: usize = 7;
+
+/// Rolling hash of a log: SHA-256 over the digest before, the slot as 8 big-endian bytes, and the stored bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LogDigest([u8; 32]);
+
+impl LogDigest {
+    /// Reads [`Self::as_bytes`]; `None` unless there are 32 bytes.
+    pub(crate) fn from_slice(bytes: &[u8]) -> Option<Self> {
+        Some(Self(bytes.try_into().ok()?))
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    fn extended(self, slot: Slot, value: &Value) -> Self {
+        let hash = Sha256::new()
+            .chain_update(self.0)
+            .chain_update(slot.get().to_be_bytes())
+            .chain_update(value.as_bytes());
+        Self(hash.finalize().into())
+    }
+}
+
+/// The digest of every slot below `to`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) to: Slot,
+    pub(crate) digest: LogDigest,
+}
+
+impl From<Mark> for pb::Digest {
+    fn from(mark: Mark) -> Self {
+        Self {
+            to: mark.to.get(),
+            digest: Bytes::copy_from_slice(mark.digest.as_bytes()),
+        }
+    }
+}
+
+/// How far a learner has applied the log, and the digest of all of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    latest: Mark,
+    /// Digests at multiples of [`MARK_SLOTS`], the newest first.
+    marks: VecDeque<Mark>,
+}
+
+impl Progress {
+    /// As it was stored; `marks` the newest first.
+    pub(crate) fn recovered(latest: Mark, marks: VecDeque<Mark>) -> Self {
+        Self { latest, marks }
+    }
+
+    /// Every slot below it is applied.
+    pub(crate) fn applied_to(&self) -> Slot {
+        self.latest.to
+    }
+
+    /// The digest of everything applied.
+    pub(crate) fn latest(&self) -> Mark {
+        self.latest
+    }
+
+    /// The latest digest and those at the last marks, the newest first.
+    pub(crate) fn digests(&self) -> Vec<pb::Digest> {
+        let older = self.marks.iter().filter(|mark| mark.to < self.latest.to);
+        std::iter::once(&self.latest)
+            .chain(older)
+            .map(|&mark| mark.into())
+            .collect()
+    }
+
+    /// The next slot is applied. Returns the mark when one is reached.
+    ///
+    /// # Panics
+    /// When `slot` is not the next: slots are applied in order, each once.
+    pub(crate) fn pass(&mut self, slot: Slot, value: &Value) -> Option<Mark> {
+        assert_eq!(slot, self.latest.to, "slots are applied in order, each once");
+        self.latest = Mark {
+            to: slot.next(),
+            digest: self.latest.digest.extended(slot, value),
+        };
+        if !self.latest.to.get().is_multiple_of(MARK_SLOTS) {
+            return None;
+        }
+        self.marks.push_front(self.latest);
+        self.marks.truncate(MARKS_KEPT);
+        Some(self.latest)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,128 @@
+//! Answers `Result`: what became of a command.
+
+use paxos_common::{
+    paxos::{
+        command::SessionStamp,
+        machine::{Judgement, Machine, Outcome},
+        slot::Version,
+    },
+    status::out_of_range,
+};
+use paxos_proto::v1::{self as pb, command::Operation, duplicate, result_response};
+use tonic::Status;
+
+use super::reads::register;
+use crate::history::Record;
+
+/// What became of the command at `version`, which is in `record`.
+///
+/// # Errors
+/// OUT_OF_RANGE and ABORTED, as the contract says.
+pub(super) fn of_version(
+    version: Version,
+    record: &Record,
+    machine: &Machine,
+) -> Result<pb::ResultResponse, Status> {
+    let (_, command, judgement) = record
+        .commands()
+        .nth(version.offset.into())
+        .ok_or_else(|| match record.commands.len() {
+            0 => out_of_range(format!("slot {} holds no commands", record.slot)),
+            count => out_of_range(format!(
+                "slot {} holds {count} commands, offsets 0 to {}",
+                record.slot,
+                count - 1
+            )),
+        })?;
+    let key = command.operation.as_ref().and_then(key_of);
+    let outcome = match judgement {
+        Judgement::Executed(outcome) => match told(outcome, key, machine) {
+            Told::Applied(applied) => result_response::Outcome::Applied(applied),
+            Told::Failed(failed) => result_response::Outcome::ConditionFailed(failed),
+        },
+        Judgement::Duplicate { first, outcome } => {
+            let outcome = match told(outcome, key, machine) {
+                Told::Applied(applied) => duplicate::Outcome::Applied(applied),
+                Told::Failed(failed) => duplicate::Outcome::ConditionFailed(failed),
+            };
+            result_response::Outcome::Duplicate(pb::Duplicate {
+                first: Some(first.into()),
+                outcome: Some(outcome),
+            })
+        }
+        Judgement::Expired => return Err(expired()),
+        Judgement::Acknowledged => {
+            return Err(out_of_range(
+                "the command was skipped: its session had acknowledged this sequence before it was applied",
+            ));
+        }
+    };
+    Ok(pb::ResultResponse {
+        version: Some(version.into()),
+        outcome: Some(outcome),
+        applied_to: machine.applied_to().get(),
+    })
+}
+
+/// Which command of a session was carried out under a sequence.
+///
+/// # Errors
+/// ABORTED: the session is unknown or has expired. OUT_OF_RANGE: nothing is recorded.
+pub(super) fn version_of(stamp: SessionStamp, machine: &Machine) -> Result<Version, Status> {
+    let session = machine.sessions().get(stamp.session).ok_or_else(expired)?;
+    let (sequence, acked_below) = (stamp.sequence, session.acked_below);
+    match session.recorded.get(&sequence) {
+        Some(recorded) => Ok(recorded.version),
+        None if sequence < acked_below => Err(out_of_range(format!(
+            "outcomes of sequences below {acked_below} are acknowledged and not kept"
+        ))),
+        None => Err(out_of_range(format!(
+            "no command with sequence {sequence} is applied yet"
+        ))),
+    }
+}
+
+fn expired() -> Status {
+    Status::aborted(
+        "the session is unknown or has expired: the command had no effect; open a session for other commands, and send \
+         this one again only if no earlier attempt of it was left without an answer",
+    )
+}
+
+enum Told {
+    Applied(pb::Applied),
+    Failed(pb::ConditionFailed),
+}
+
+fn told(outcome: Outcome, key: Option<&bytes::Bytes>, machine: &Machine) -> Told {
+    let current = match outcome {
+        Outcome::Applied => return Told::Applied(pb::Applied {}),
+        Outcome::ConditionFailed { current } => current,
+    };
+    let Some(winner) = current else {
+        return Told::Failed(pb::ConditionFailed::default());
+    };
+    // The register still holds what the winner wrote, or that is gone.
+    let held = key
+        .and_then(|key| Some((key, machine.register(key)?)))
+        .filter(|(_, held)| held.version == winner);
+    Told::Failed(pb::ConditionFailed {
+        value_gone: held.is_none(),
+        current: Some(match held {
+            Some((key, held)) => register(key, held),
+            None => pb::Register {
+                key: key.cloned().unwrap_or_default(),
+                value: bytes::Bytes::new(),
+                version: Some(winner.into()),
+            },
+        }),
+    })
+}
+
+fn key_of(operation: &Operation) -> Option<&bytes::Bytes> {
+    match operation {
+        Operation::Put(put) => Some(&put.key),
+        Operation::Delete(delete) => Some(&delete.key),
+        Operation::Append(_) | Operation::OpenSession(_) => None,
+    }
+}

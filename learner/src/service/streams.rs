@@ -1,0 +1,98 @@
+//! The long streams of a learner as they are on the wire: `Subscribe` and `Watch`.
+
+use std::pin::Pin;
+
+use futures::{Stream, StreamExt as _};
+use paxos_common::{
+    status::{invalid_argument, stopping},
+    wire,
+};
+use paxos_proto::v1::{self as pb, watch_request};
+use tokio::sync::OwnedSemaphorePermit;
+use tonic::Status;
+
+use super::reads::{read_key, read_prefix};
+use crate::{
+    changes::{Target, Told},
+    history::Record,
+    store::ReadError,
+    subscribe::Page,
+};
+
+/// Answers, ending in an error when the learner stops.
+pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// A subscriber's answers. The permit counts the subscriber.
+pub(super) fn subscription(
+    pages: impl Stream<Item = Result<Page, ReadError>> + Send + 'static,
+    permit: OwnedSemaphorePermit,
+) -> Answers<pb::SubscribeResponse> {
+    let response = |page: Page| pb::SubscribeResponse {
+        records: page.records.iter().map(|record| log_record(record)).collect(),
+        next: page.next.get(),
+    };
+    answers(pages, response, permit)
+}
+
+/// A watcher's answers. The permit counts the watcher.
+pub(super) fn watch(
+    told: impl Stream<Item = Result<Told, ReadError>> + Send + 'static,
+    permit: OwnedSemaphorePermit,
+) -> Answers<pb::WatchResponse> {
+    let response = |told: Told| pb::WatchResponse {
+        changes: told.changes,
+        applied_to: told.next.get(),
+    };
+    answers(told, response, permit)
+}
+
+fn answers<T, R: 'static>(
+    read: impl Stream<Item = Result<T, ReadError>> + Send + 'static,
+    response: impl Fn(T) -> R + Send + 'static,
+    permit: OwnedSemaphorePermit,
+) -> Answers<R>
+where
+    R: Send,
+{
+    let stop = futures::stream::once(async { Err(stopping()) });
+    let answers = read
+        .map(move |read| read.map(&response).map_err(|error| read_failed(&error)))
+        .chain(stop)
+        .inspect(move |_| {
+            let _ = &permit;
+        });
+    Box::pin(answers)
+}
+
+fn log_record(record: &Record) -> pb::LogRecord {
+    pb::LogRecord {
+        slot: record.slot.get(),
+        value: Some(pb::Value {
+            commands: record.commands.clone(),
+        }),
+        traceparent: wire::traceparent(&record.value),
+    }
+}
+
+/// Checks what a watcher wants to see.
+pub(super) fn read_target(target: Option<watch_request::Target>) -> Result<Target, Status> {
+    match target {
+        None => Err(invalid_argument(
+            "the watch names nothing: give a key or a prefix",
+        )),
+        Some(watch_request::Target::Key(key)) => read_key(key).map(Target::Key),
+        Some(watch_request::Target::Prefix(prefix)) => read_prefix(prefix).map(Target::Prefix),
+    }
+}
+
+/// Another learner may be able to answer, so UNAVAILABLE.
+pub(super) fn read_failed(error: &ReadError) -> Status {
+    let advice = match error {
+        ReadError::Damaged(_) => {
+            "stop this learner and empty its data directory: it then learns everything again"
+        }
+        ReadError::Sqlite(_) => "ask another learner",
+    };
+    tracing::error!(%error, advice, "cannot read the log");
+    Status::unavailable(format!("{error}; {advice}"))
+}

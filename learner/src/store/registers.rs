@@ -1,0 +1,181 @@
+//! The state machine on disk: a row for each register and each session.
+
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt as _};
+use paxos_common::{
+    paxos::{
+        identity::ClusterId,
+        machine::{Register, sessions::Session},
+        slot::Version,
+    },
+    sqlite::checksum,
+};
+use sqlx::{AssertSqlSafe, Row as _, SqliteConnection, sqlite::SqliteRow};
+
+use super::{
+    StoreError, chunks, integer, push_tuples, slot,
+    stored::{decode_session, encode_session},
+};
+
+/// Brings the registers up to date, within the transaction that is open.
+pub(super) async fn write(
+    connection: &mut SqliteConnection,
+    cluster: ClusterId,
+    changes: &[(Bytes, Option<Register>)],
+) -> Result<(), sqlx::Error> {
+    let mut put = Vec::new();
+    let mut removed = Vec::new();
+    for (key, register) in changes {
+        match register {
+            Some(register) => put.push((key, register)),
+            None => removed.push(key),
+        }
+    }
+    for registers in chunks(&put) {
+        let mut sql = "INSERT INTO register (key, value, slot, command, checksum) VALUES ".to_owned();
+        push_tuples(&mut sql, registers.len(), "(?, ?, ?, ?, ?)");
+        sql.push_str(
+            " ON CONFLICT (key) DO UPDATE
+             SET value = excluded.value, slot = excluded.slot, command = excluded.command, checksum = excluded.checksum",
+        );
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for (key, Register { value, version }) in registers {
+            query = query
+                .bind(&key[..])
+                .bind(&value[..])
+                .bind(integer(version.slot))
+                .bind(i64::from(version.offset))
+                .bind(register_checksum(cluster, key, value, *version));
+        }
+        query.execute(&mut *connection).await?;
+    }
+    for keys in chunks(&removed) {
+        let mut sql = "DELETE FROM register WHERE key IN (".to_owned();
+        push_tuples(&mut sql, keys.len(), "?");
+        sql.push(')');
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for key in keys {
+            query = query.bind(&key[..]);
+        }
+        query.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Brings the sessions up to date, within the transaction that is open.
+pub(super) async fn write_sessions(
+    connection: &mut SqliteConnection,
+    cluster: ClusterId,
+    changes: &[(Version, Option<Session>)],
+) -> Result<(), sqlx::Error> {
+    let mut open = Vec::new();
+    let mut expired = Vec::new();
+    for (name, session) in changes {
+        match session {
+            Some(session) => open.push((*name, encode_session(session))),
+            None => expired.push(*name),
+        }
+    }
+    for sessions in chunks(&open) {
+        let mut sql = "INSERT INTO session (slot, command, content, checksum) VALUES ".to_owned();
+        push_tuples(&mut sql, sessions.len(), "(?, ?, ?, ?)");
+        sql.push_str(
+            " ON CONFLICT (slot, command) DO UPDATE SET content = excluded.content, checksum = excluded.checksum",
+        );
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for (name, content) in sessions {
+            query = query
+                .bind(integer(name.slot))
+                .bind(i64::from(name.offset))
+                .bind(&content[..])
+                .bind(session_checksum(cluster, *name, content));
+        }
+        query.execute(&mut *connection).await?;
+    }
+    for names in chunks(&expired) {
+        let mut sql = "DELETE FROM session WHERE (slot, command) IN (VALUES ".to_owned();
+        push_tuples(&mut sql, names.len(), "(?, ?)");
+        sql.push(')');
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for name in names {
+            query = query.bind(integer(name.slot)).bind(i64::from(name.offset));
+        }
+        query.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// All registers.
+pub(super) async fn load(
+    connection: &mut SqliteConnection,
+    cluster: ClusterId,
+    path: &str,
+) -> Result<Vec<(Bytes, Register)>, StoreError> {
+    let rows = sqlx::query("SELECT key, value, slot, command, checksum FROM register").fetch(connection);
+    let read = |row: SqliteRow| {
+        let (key, value): (&[u8], &[u8]) = (row.try_get(0)?, row.try_get(1)?);
+        let version = version(row.try_get(2)?, row.try_get(3)?);
+        let checksum: i64 = row.try_get(4)?;
+        let sound = |version| checksum == register_checksum(cluster, key, value, version);
+        let register = version.filter(|&version| sound(version)).map(|version| {
+            let value = Bytes::copy_from_slice(value);
+            (Bytes::copy_from_slice(key), Register { value, version })
+        });
+        Ok(register)
+    };
+    collect(rows, read, "a register", path).await
+}
+
+/// All sessions.
+pub(super) async fn load_sessions(
+    connection: &mut SqliteConnection,
+    cluster: ClusterId,
+    path: &str,
+) -> Result<Vec<(Version, Session)>, StoreError> {
+    let rows = sqlx::query("SELECT slot, command, content, checksum FROM session").fetch(connection);
+    let read = |row: SqliteRow| {
+        let content: &[u8] = row.try_get(2)?;
+        let name = version(row.try_get(0)?, row.try_get(1)?);
+        let checksum: i64 = row.try_get(3)?;
+        let sound = |name| checksum == session_checksum(cluster, name, content);
+        let name = name.filter(|&name| sound(name));
+        Ok(name.and_then(|name| Some((name, decode_session(content)?))))
+    };
+    collect(rows, read, "a session", path).await
+}
+
+/// Reads every row; one that cannot be read is damaged.
+async fn collect<T>(
+    rows: impl Stream<Item = Result<SqliteRow, sqlx::Error>>,
+    read: impl Fn(SqliteRow) -> Result<Option<T>, sqlx::Error>,
+    what: &'static str,
+    path: &str,
+) -> Result<Vec<T>, StoreError> {
+    let mut rows = std::pin::pin!(rows);
+    let mut all = Vec::new();
+    while let Some(row) = rows.try_next().await? {
+        let damaged = || StoreError::Damaged {
+            what,
+            path: path.to_owned(),
+        };
+        all.push(read(row)?.ok_or_else(damaged)?);
+    }
+    Ok(all)
+}
+
+fn version(stored_slot: i64, stored_offset: i64) -> Option<Version> {
+    Some(Version {
+        slot: slot(stored_slot)?,
+        offset: u16::try_from(stored_offset).ok()?,
+    })
+}
+
+fn register_checksum(cluster: ClusterId, key: &[u8], value: &[u8], version: Version) -> i64 {
+    let (slot, offset) = (version.slot.get().to_be_bytes(), version.offset.to_be_bytes());
+    checksum(&[cluster.as_bytes(), key, value, &slot, &offset])
+}
+
+fn session_checksum(cluster: ClusterId, name: Version, content: &[u8]) -> i64 {
+    let (slot, offset) = (name.slot.get().to_be_bytes(), name.offset.to_be_bytes());
+    checksum(&[cluster.as_bytes(), &slot, &offset, content])
+}
