@@ -1,30 +1,31 @@
-//! The acceptors as this learner sees them: where they are, whether they answer, and whether they are who they
-//! must be.
+//! The acceptors as this learner sees them: where they are, whether they answer, and what is wrong with them.
 
 use std::{
-    collections::BTreeMap,
-    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use paxos_common::{
     paxos::{
-        acceptor::Membership,
         forming::FormReport,
         identity::{AcceptorUuid, ClusterId, RunNumber},
-        quorum::{Configuration, Electorate},
-        witness::{Guard, Run, WentBack, Witnesses},
+        witness::{Run, WentBack, Witnesses},
     },
     peer::{Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy},
     wire::{self, Malformed},
 };
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient};
-use tokio::time::timeout;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 use tonic::{Status, transport::Channel};
 
 /// How long a call may take to be answered, or a stream to open.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long one may wait for a turn to identify an acceptor: a turn takes two calls, one after the other.
+const TURN_DEADLINE: Duration = CALL_DEADLINE.saturating_mul(2);
 
 /// Waits between attempts: short at first, since an acceptor that restarts is back within a second.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -71,6 +72,11 @@ pub(crate) enum Fault {
     /// Waiting helps, unless it shows the same again: it may have restarted since it showed its runs.
     #[error("it must show its runs anew")]
     Suspected,
+    /// Waiting helps: nothing can be read or chosen either while so few answer.
+    #[error(
+        "it shows a run that is new here, and only {answered} of the {needed} others needed tell what they remember of it"
+    )]
+    Unwitnessed { answered: usize, needed: usize },
     /// It must never be counted.
     #[error(transparent)]
     WentBack(WentBack),
@@ -86,7 +92,12 @@ fn told(status: &Status) -> String {
 impl Fault {
     fn is_refusal(&self) -> bool {
         match self {
-            Self::Deadline | Self::Call(_) | Self::Ended | Self::Forming | Self::Suspected => false,
+            Self::Deadline
+            | Self::Call(_)
+            | Self::Ended
+            | Self::Forming
+            | Self::Suspected
+            | Self::Unwitnessed { .. } => false,
             Self::Blank
             | Self::OtherCluster { .. }
             | Self::Stranger(_)
@@ -101,9 +112,11 @@ impl Fault {
 #[derive(Debug)]
 pub(crate) struct Introduction {
     pub(crate) report: FormReport,
-    /// The present one last.
-    runs: Vec<Run>,
-    remembers: Witnesses,
+    /// The present run.
+    pub(crate) run: RunNumber,
+    /// All of them, the present one last.
+    pub(crate) runs: Vec<Run>,
+    pub(crate) remembers: Witnesses,
 }
 
 /// What was last logged of an acceptor, so that each change is logged once, whichever task notices it.
@@ -121,6 +134,8 @@ pub(crate) struct Acceptor {
     address: Address,
     client: AcceptorClient<Channel>,
     standing: Mutex<Standing>,
+    /// Whoever holds it has the acceptor identified.
+    turn: Semaphore,
 }
 
 impl Acceptor {
@@ -134,6 +149,7 @@ impl Acceptor {
             address,
             client,
             standing,
+            turn: Semaphore::new(1),
         })
     }
 
@@ -153,7 +169,13 @@ impl Acceptor {
         };
         let answer = within_deadline(self.client().form(request)).await?.into_inner();
         let stamp = wire::read_stamp(answer.stamp.as_ref())?;
-        let runs = answer.stamp.as_ref().map(|stamp| wire::runs(&stamp.runs));
+        let runs = answer
+            .stamp
+            .as_ref()
+            .map_or_else(Vec::new, |stamp| wire::runs(&stamp.runs));
+        if runs.last().map(|present| present.run) != Some(stamp.run) {
+            return Err(Malformed::Missing("the present run").into());
+        }
         let remembers = wire::read_witnesses(&answer.witnesses)?;
         let membership = wire::membership(answer.membership(), answer.configuration)?;
         Ok(Introduction {
@@ -162,25 +184,21 @@ impl Acceptor {
                 address: Arc::from(self.address.as_str()),
                 membership,
             },
-            runs: runs.unwrap_or_default(),
+            run: stamp.run,
+            runs,
             remembers,
         })
     }
 
-    /// Asks which acceptor stands behind the address. Succeeds only for a formed member on the disk that it had.
-    pub(crate) async fn identify(&self, cluster: &Cluster) -> Result<AcceptorUuid, Fault> {
-        let introduction = self.ask().await?;
-        match &introduction.report.membership {
-            Membership::Blank => Err(Fault::Blank),
-            Membership::Forming(configuration) => {
-                cluster.check_id(configuration.cluster_id())?;
-                Err(Fault::Forming)
-            }
-            Membership::Formed(configuration) => {
-                cluster.check_id(configuration.cluster_id())?;
-                cluster.introduce(introduction)
-            }
-        }
+    /// Waits for one's turn to have it identified, which lasts until the permit is dropped.
+    ///
+    /// # Cancel safety
+    /// Safe: who does not wait any more has no turn.
+    pub(crate) async fn turn(&self) -> Result<SemaphorePermit<'_>, Fault> {
+        let turn = timeout(TURN_DEADLINE, self.turn.acquire()).await;
+        Ok(turn
+            .map_err(|_| Fault::Deadline)?
+            .expect("this semaphore is never closed"))
     }
 
     /// It answered. One that was refused stays so: a call that opens is no proof yet.
@@ -226,113 +244,5 @@ pub(crate) async fn within_deadline<T>(call: impl Future<Output = Result<T, Stat
     match timeout(CALL_DEADLINE, call).await {
         Ok(answer) => Ok(answer?),
         Err(_) => Err(Fault::Deadline),
-    }
-}
-
-/// The cluster that was found. Every answer is held against it.
-#[derive(Debug)]
-pub(crate) struct Cluster {
-    id: ClusterId,
-    electorate: Electorate,
-    known: Mutex<Known>,
-}
-
-/// What is known of the members' runs, for as long as this learner runs.
-#[derive(Debug, Default)]
-struct Known {
-    guard: Guard,
-    /// The run that each member showed last, of those that agreed with all that is remembered of it.
-    shown: BTreeMap<AcceptorUuid, RunNumber>,
-}
-
-impl Cluster {
-    pub(crate) fn new(configuration: &Configuration) -> Self {
-        Self {
-            id: configuration.cluster_id(),
-            electorate: configuration.electorate(),
-            known: Mutex::default(),
-        }
-    }
-
-    pub(crate) fn id(&self) -> ClusterId {
-        self.id
-    }
-
-    pub(crate) fn electorate(&self) -> &Electorate {
-        &self.electorate
-    }
-
-    /// Who answers, if it is a member that speaks of this cluster and has not been found out.
-    pub(crate) fn member(&self, stamp: Option<&pb::Stamp>) -> Result<AcceptorUuid, Fault> {
-        let stamp = wire::read_stamp(stamp)?;
-        self.check_id(stamp.cluster.ok_or(Fault::Blank)?)?;
-        self.check_member(stamp.acceptor)?;
-        let mut known = self.known();
-        known.guard.hear(stamp.acceptor, stamp.run, stamp.commit_counter);
-        passed(&known.guard, stamp.acceptor)
-    }
-
-    /// Who answers a single call, if it answers in the run that it showed last. [`Fault::Suspected`] when it has to be
-    /// identified first: it may have restarted, or the answer may be late. Nothing is taken from such a one.
-    pub(crate) fn vouch(&self, stamp: Option<&pb::Stamp>) -> Result<AcceptorUuid, Fault> {
-        let stamp = wire::read_stamp(stamp)?;
-        self.check_id(stamp.cluster.ok_or(Fault::Blank)?)?;
-        self.check_member(stamp.acceptor)?;
-        let mut known = self.known();
-        let acceptor = passed(&known.guard, stamp.acceptor)?;
-        if known.shown.get(&acceptor) != Some(&stamp.run) {
-            return Err(Fault::Suspected);
-        }
-        known.guard.hear(acceptor, stamp.run, stamp.commit_counter);
-        Ok(acceptor)
-    }
-
-    /// A way to an acceptor opens: its runs are held against what is remembered of them.
-    fn introduce(&self, introduction: Introduction) -> Result<AcceptorUuid, Fault> {
-        let acceptor = introduction.report.acceptor;
-        self.check_member(acceptor)?;
-        let mut known = self.known();
-        let present = introduction.runs.last().map(|present| present.run);
-        let remembers = introduction.remembers.iter();
-        // Others who are found out by it are refused at their next answer.
-        known.guard.introduce(acceptor, introduction.runs, remembers);
-        passed(&known.guard, acceptor)?;
-        known.shown.extend(present.map(|run| (acceptor, run)));
-        Ok(acceptor)
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn check_id(&self, found: ClusterId) -> Result<(), Fault> {
-        if found == self.id {
-            Ok(())
-        } else {
-            let expected = self.id;
-            Err(Fault::OtherCluster { found, expected })
-        }
-    }
-
-    fn check_member(&self, acceptor: AcceptorUuid) -> Result<AcceptorUuid, Fault> {
-        if self.electorate.includes(acceptor) {
-            Ok(acceptor)
-        } else {
-            Err(Fault::Stranger(acceptor))
-        }
-    }
-}
-
-fn passed(guard: &Guard, acceptor: AcceptorUuid) -> Result<AcceptorUuid, Fault> {
-    match guard.refusal(acceptor) {
-        Some(went_back) => Err(Fault::WentBack(went_back)),
-        None if guard.trusts(acceptor) => Ok(acceptor),
-        None => Err(Fault::Suspected),
-    }
-}
-
-impl fmt::Display for Cluster {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.id.fmt(f)
     }
 }

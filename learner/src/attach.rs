@@ -16,7 +16,8 @@ use tokio::{
 };
 
 use crate::{
-    acceptors::{Acceptor, Cluster, Fault, backoff, within_deadline},
+    acceptors::{Acceptor, Fault, backoff, within_deadline},
+    cluster::Cluster,
     fill,
     progress::Progress,
 };
@@ -66,15 +67,16 @@ impl Reporter {
 
     async fn attach(&self, acceptor: &Acceptor, backoff: &mut Backoff) -> Result<(), Fault> {
         // Before anything is reported: only a member is to hear of us.
-        acceptor.identify(&self.cluster).await?;
+        let member = self.cluster.identify(acceptor).await?;
         let mut client = acceptor.client();
         let mut answers = within_deadline(client.attach(self.clone().reports()))
             .await?
             .into_inner();
         while let Some(answer) = answers.message().await? {
             backoff.reset();
+            self.cluster.check(answer.stamp.as_ref(), member)?;
             let greeting = Greeting {
-                acceptor: self.cluster.member(answer.stamp.as_ref())?,
+                acceptor: member.acceptor,
                 chosen_to: Slot::new(answer.chosen_to).map_err(wire::Malformed::from)?,
             };
             acceptor.proved();

@@ -17,6 +17,7 @@ mod apply;
 mod attach;
 mod barrier;
 mod changes;
+mod cluster;
 mod config;
 mod discover;
 mod driver;
@@ -51,10 +52,11 @@ use tokio::{
 };
 use tonic::service::Routes;
 
-use acceptors::{Acceptor, Cluster};
+use acceptors::Acceptor;
 use apply::Applier;
 use attach::{Greeting, Reporter};
 use barrier::{Barrier, barrier};
+use cluster::Cluster;
 use driver::Outlets;
 use fill::Filler;
 use history::History;
@@ -171,7 +173,7 @@ impl Starter {
     async fn start(self, directory: DataDir) -> Result<Log, Failure> {
         let acceptors: Vec<_> = self.config.acceptors.iter().cloned().map(Acceptor::new).collect();
         let configuration = discover::discover(&acceptors).await.map_err(Failure::refused)?;
-        let cluster = Arc::new(Cluster::new(&configuration));
+        let cluster = Arc::new(Cluster::new(&configuration, acceptors.clone()));
         let found = Store::open(directory, cluster.id()).await?;
         let from = found.progress.applied_to();
         tracing::info!(%cluster, %from, "learning");

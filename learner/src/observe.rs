@@ -14,7 +14,8 @@ use tokio::{
 };
 
 use crate::{
-    acceptors::{Acceptor, Cluster, Fault, backoff, within_deadline},
+    acceptors::{Acceptor, Fault, backoff, within_deadline},
+    cluster::{Cluster, Member},
     driver::{Event, Frame, Offer, Verdict},
 };
 
@@ -67,7 +68,7 @@ impl Observer {
     }
 
     async fn votes(&self, acceptor: &Acceptor, backoff: &mut Backoff) -> Break {
-        let member = match acceptor.identify(&self.cluster).await {
+        let member = match self.cluster.identify(acceptor).await {
             Ok(member) => member,
             Err(fault) => return fault.into(),
         };
@@ -111,11 +112,11 @@ impl Observer {
     }
 
     async fn values(&self, acceptor: &Acceptor, backoff: &mut Backoff) -> Break {
-        let member = match acceptor.identify(&self.cluster).await {
+        let member = match self.cluster.identify(acceptor).await {
             Ok(member) => member,
             Err(fault) => return fault.into(),
         };
-        match self.start_feed(member).await {
+        match self.start_feed(member.acceptor).await {
             Ok(from) => {
                 self.read(acceptor, member, pb::ObserveKind::Values, from, backoff)
                     .await
@@ -134,7 +135,7 @@ impl Observer {
     async fn read(
         &self,
         acceptor: &Acceptor,
-        member: AcceptorUuid,
+        member: Member,
         kind: pb::ObserveKind,
         from: Slot,
         backoff: &mut Backoff,
@@ -148,7 +149,7 @@ impl Observer {
     async fn read_frames(
         &self,
         acceptor: &Acceptor,
-        member: AcceptorUuid,
+        member: Member,
         kind: pb::ObserveKind,
         from: Slot,
         backoff: &mut Backoff,
@@ -163,15 +164,11 @@ impl Observer {
         let mut frames = within_deadline(client.observe(request)).await?.into_inner();
         acceptor.answered();
         while let Some(frame) = frames.message().await.map_err(Fault::from)? {
-            let found = self.cluster.member(frame.stamp.as_ref())?;
-            if found != member {
-                let expected = member;
-                return Err(Fault::Changed { found, expected }.into());
-            }
+            self.cluster.check(frame.stamp.as_ref(), member)?;
             backoff.reset();
             acceptor.proved();
             let frame = read_frame(frame, kind).map_err(Fault::from)?;
-            self.offer(member, frame).await?;
+            self.offer(member.acceptor, frame).await?;
         }
         Ok(())
     }

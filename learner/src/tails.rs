@@ -14,8 +14,9 @@ use tokio::{
 };
 
 use crate::{
-    acceptors::{Acceptor, Cluster, Fault, within_deadline},
+    acceptors::{Acceptor, Fault, within_deadline},
     barrier::LEADER_TIMEOUT,
+    cluster::Cluster,
 };
 
 /// Answers that wait to be counted: each acceptor has at most one, and a cluster has fewer acceptors.
@@ -80,7 +81,7 @@ impl Asker {
         let mut answer = self.call(acceptor, nonce).await?;
         let mut vouched = self.cluster.vouch(answer.stamp.as_ref());
         if matches!(vouched, Err(Fault::Suspected)) {
-            acceptor.identify(&self.cluster).await?;
+            self.cluster.identify(acceptor).await?;
             answer = self.call(acceptor, nonce).await?;
             vouched = self.cluster.vouch(answer.stamp.as_ref());
         }

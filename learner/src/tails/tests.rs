@@ -21,7 +21,12 @@ impl Rig {
         let acceptors = acceptors().await;
         let configuration = acceptors[0].script.borrow().configuration.clone().unwrap();
         let configuration = Configuration::try_from(configuration).unwrap();
-        let cluster = Arc::new(Cluster::new(&configuration));
+        let ways: Vec<_> = acceptors
+            .iter()
+            .map(|acceptor| Acceptor::new(acceptor.address.clone()))
+            .collect();
+        let way = Arc::clone(&ways[0]);
+        let cluster = Arc::new(Cluster::new(&configuration, ways));
         let (question, question_seen) = watch::channel(None);
         let (tails_in, tails) = mpsc::channel(TAILS_MAX);
         let asker = Asker {
@@ -29,7 +34,6 @@ impl Rig {
             question: question_seen,
             tails: tails_in,
         };
-        let way = Acceptor::new(acceptors[0].address.clone());
         tokio::spawn(asker.keep_asking(Arc::clone(&way)));
         Self {
             acceptors,
@@ -87,7 +91,7 @@ async fn late_tails_never_make_a_sound_acceptor_suspect() {
     rig.told(1).await;
     // Another way to it has shown its next run.
     rig.acceptors[0].change(|script| script.runs = vec![1, 2]);
-    rig.way.identify(&rig.cluster).await.unwrap();
+    rig.cluster.identify(&rig.way).await.unwrap();
     // Answers that it gave before come only now.
     rig.acceptors[0].change(|script| script.runs = vec![1]);
     let late = rig.acceptors[0].clone();
@@ -121,7 +125,7 @@ async fn nothing_counts_of_an_acceptor_that_went_back_or_of_a_stranger() {
         let asked = |heard: &crate::support::Heard| heard.forms > forms || heard.tails > tails;
         rig.acceptors[0].hears(asked).await;
     }
-    let refused = rig.way.identify(&rig.cluster).await;
+    let refused = rig.cluster.identify(&rig.way).await;
     assert!(matches!(refused, Err(Fault::WentBack(_))), "{refused:?}");
     assert!(rig.tails.try_recv().is_err());
 }

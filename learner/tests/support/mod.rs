@@ -35,6 +35,8 @@ pub(crate) struct Script {
     pub(crate) frames_stamped: Option<AcceptorUuid>,
     /// The runs that its disk knows, by number, the present one last; none stands for one run, number 1.
     pub(crate) runs: Vec<u64>,
+    /// What it remembers of others' runs: whose, and the number.
+    pub(crate) remembers: Vec<(AcceptorUuid, u64)>,
     /// One past the highest slot that it says it voted for.
     pub(crate) voted_to: u64,
     /// What it tells of itself before anything else does not come.
@@ -176,7 +178,14 @@ impl Acceptor for FakeAcceptor {
             [] => vec![run(1)],
             runs => runs.iter().copied().map(run).collect(),
         };
+        let remembers = self.script.borrow().remembers.clone();
+        let witness = |(acceptor, run): (AcceptorUuid, u64)| pb::Witness {
+            acceptor: Bytes::copy_from_slice(&acceptor.to_bytes()),
+            run,
+            commit_counter: 1,
+        };
         Ok(Response::new(pb::FormResponse {
+            witnesses: remembers.into_iter().map(witness).collect(),
             stamp: Some(stamp),
             membership: membership.into(),
             configuration,

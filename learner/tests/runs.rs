@@ -1,0 +1,120 @@
+//! What a learner makes of acceptors that restart, and of those whose disks went back, over real gRPC.
+
+#![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
+
+#[expect(dead_code, reason = "each test binary uses another part of it")]
+mod support;
+
+use support::{FakeAcceptor, TestLearner, acceptors};
+
+/// Each accepts this in one slot.
+fn accept(acceptors: &[&FakeAcceptor], slot: u64, text: &str) {
+    for acceptor in acceptors {
+        acceptor.accept(1, &[(slot, text)]);
+    }
+}
+
+/// It comes back with these runs on its disk.
+fn restart(acceptor: &FakeAcceptor, runs: &[u64]) {
+    acceptor.change(|script| script.runs = runs.to_vec());
+    acceptor.change(|script| script.breaks += 1);
+}
+
+#[tokio::test]
+async fn acceptor_that_went_back_behind_a_run_that_only_others_heard_of_is_never_observed_again() {
+    let acceptors = acceptors().await;
+    let mut learner = TestLearner::start(&acceptors, None).await;
+    accept(&acceptors.each_ref(), 0, "a");
+    assert_eq!(learner.read(0, 1).await, ["a"]);
+    // Nothing else makes the learner ask the others again: it is through with connecting, and its feed stays.
+    for acceptor in &acceptors {
+        acceptor
+            .hears(|heard| heard.votes_from.len() == 1 && !heard.reports.is_empty())
+            .await;
+    }
+    let feed = learner.status().await.value_feed;
+    let feeds = |acceptor: &&FakeAcceptor| feed == acceptor.uuid.to_bytes()[..];
+    let back = acceptors.iter().find(|acceptor| !feeds(acceptor)).unwrap();
+    let others: Vec<_> = acceptors.iter().filter(|other| other.uuid != back.uuid).collect();
+    // Since this learner asked them they heard of a run, of which it saw nothing itself.
+    for other in &others {
+        other.change(|script| script.remembers = vec![(back.uuid, 2)]);
+    }
+    let before = back.heard.borrow().forms;
+    restart(back, &[1, 9]);
+    // Whichever task asks, and however often.
+    let heard = back.hears(|heard| heard.forms > before + 6).await;
+    assert_eq!(heard.votes_from.len(), 1);
+    accept(&others, 1, "b");
+    assert_eq!(learner.read(0, 2).await, ["a", "b"]);
+    learner.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn acceptor_that_restarts_again_and_again_is_observed_again_though_others_heard_of_its_run_first() {
+    let acceptors = acceptors().await;
+    let [one, two, three] = &acceptors;
+    let mut learner = TestLearner::start(&acceptors, None).await;
+    accept(&[one, three], 0, "a");
+    learner.read(0, 1).await;
+    let mut runs = vec![1];
+    for run in 2..6 {
+        let seen = three.heard.borrow().votes_from.len();
+        runs.push(run);
+        for other in [one, two] {
+            other.change(|script| script.remembers.push((three.uuid, run)));
+        }
+        restart(three, &runs);
+        three.hears(|heard| heard.votes_from.len() > seen).await;
+        accept(&[one, three], run - 1, "b");
+        learner.read(run - 1, 1).await;
+    }
+    learner.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn frames_of_another_run_than_was_identified_are_not_counted_until_it_is() {
+    let acceptors = acceptors().await;
+    let [one, _, three] = &acceptors;
+    let mut learner = TestLearner::start(&acceptors, None).await;
+    accept(&[one, three], 0, "a");
+    learner.read(0, 1).await;
+    let before = three.heard.borrow().clone();
+    three.change(|script| {
+        script.forms_muted = true;
+        script.runs = vec![1, 2];
+    });
+    accept(&[one, three], 1, "b");
+    three.hears(|heard| heard.forms > before.forms).await;
+    assert_eq!(learner.status().await.applied_to, 1);
+    three.change(|script| script.forms_muted = false);
+    assert_eq!(learner.read(0, 2).await, ["a", "b"]);
+    let after = three.heard.borrow().clone();
+    assert!(after.votes_from.len() > before.votes_from.len());
+    learner.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn new_run_waits_until_others_tell_what_they_remember() {
+    let acceptors = acceptors().await;
+    let [one, two, three] = &acceptors;
+    let mut learner = TestLearner::start(&acceptors, None).await;
+    accept(&[one, three], 0, "a");
+    learner.read(0, 1).await;
+    let before = three.heard.borrow().clone();
+    for other in [one, two] {
+        other.change(|script| script.forms_muted = true);
+    }
+    restart(three, &[1, 2]);
+    // Asked once more: the first time came to nothing.
+    let heard = three.hears(|heard| heard.forms > before.forms + 1).await;
+    assert_eq!(heard.votes_from, before.votes_from);
+    // One of them is enough.
+    two.change(|script| script.forms_muted = false);
+    three
+        .hears(|heard| heard.votes_from.len() > before.votes_from.len())
+        .await;
+    accept(&[one, three], 1, "b");
+    learner.read(0, 2).await;
+    learner.stop().await.unwrap();
+}
