@@ -76,6 +76,17 @@ impl Directory {
             .remove(address);
     }
 
+    /// Whether it failed a moment ago.
+    pub(crate) fn is_shunned(&self, address: &Address) -> bool {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.get(address).is_some_and(|at| at.elapsed() < SHUN)
+    }
+
+    /// Whether the learners were given, and are not looked for.
+    pub(crate) fn has_fixed_learners(&self) -> bool {
+        !self.learners.is_empty()
+    }
+
     async fn search(&self, role: Role, given: &[Address]) -> Result<Vec<Address>, Cause> {
         let mut found = if given.is_empty() {
             let status = self

@@ -15,7 +15,9 @@ use crate::{
     address::Directory,
     courier::{Courier, Obstacle, QUEUE_MAX},
     error::{Cause, ConfigError, Failed, ProposeError},
+    learners::Learners,
     limits,
+    session::Sessions,
     status::ClusterStatus,
     stream::{Sending, Submission},
     subscription::Subscription,
@@ -34,17 +36,20 @@ pub struct ClientConfig {
     pub acceptors: Vec<Address>,
     /// Proposers to use, in order of preference; none: those that the acceptors name, the leader first.
     pub proposers: Vec<Address>,
-    /// Learners to use, in order of preference; none: those that the acceptors name.
+    /// Learners to use, subscriptions and watches in order of preference, reads all of them; none: those that the
+    /// acceptors name.
     pub learners: Vec<Address>,
 }
 
 /// A connection to one cluster. Cheap to clone; clones share their connections.
 #[derive(Clone, Debug)]
 pub struct Client {
-    directory: Arc<Directory>,
+    pub(crate) directory: Arc<Directory>,
     queue: mpsc::Sender<Submission>,
     obstacle: Obstacle,
     unary: Arc<Unary>,
+    pub(crate) learners: Arc<Learners>,
+    pub(crate) sessions: Arc<Sessions>,
 }
 
 impl Client {
@@ -69,12 +74,13 @@ impl Client {
             obstacle: obstacle.clone(),
         };
         tokio::spawn(courier.run());
-        let unary = Arc::new(Unary::new(directory.clone()));
         Ok(Self {
+            unary: Arc::new(Unary::new(directory.clone())),
+            learners: Arc::new(Learners::new(directory.clone())),
+            sessions: Arc::default(),
             directory,
             queue,
             obstacle,
-            unary,
         })
     }
 
@@ -157,7 +163,7 @@ impl Client {
         crate::subscription::chosen_to(&self.directory, timeout).await
     }
 
-    async fn attempt(&self, command: Command, deadline: Instant) -> Result<Version, Failed> {
+    pub(crate) async fn attempt(&self, command: Command, deadline: Instant) -> Result<Version, Failed> {
         let (answer, mut answered) = oneshot::channel();
         let sending = Sending::default();
         let _withdrawn_on_drop = Withdrawal(sending.clone());
@@ -198,7 +204,7 @@ impl Drop for Withdrawal {
 }
 
 /// When a timeout that begins now is over.
-fn deadline_in(timeout: Duration) -> Instant {
+pub(crate) fn deadline_in(timeout: Duration) -> Instant {
     Instant::now() + timeout.min(TIMEOUT_MAX)
 }
 

@@ -5,6 +5,8 @@ use std::{error::Error as _, fmt};
 use paxos_common::status::{Fate, fate_of};
 use tonic::{Code, Status};
 
+use crate::{Version, limits::Broken};
+
 /// Why a call failed: what the other side said, or what became of the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
@@ -95,12 +97,77 @@ pub enum ProposeError {
     OutcomeUnknown(Cause),
 }
 
-/// A subscription ended.
+/// A write of a register, or an append that takes effect once, has no outcome to tell.
+///
+/// A condition that does not hold is an outcome, and no error.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// The command breaks a limit, which the text names. Nothing was sent.
+    #[error("{0}")]
+    Invalid(String),
+    /// A proposer refused the command for good. Nothing was ordered; a retry does not help.
+    #[error("refused: {0}")]
+    Refused(Cause),
+    /// No proposer could take the command before the deadline. Nothing was ordered: retry freely.
+    #[error("nothing was proposed: {0}")]
+    NotProposed(Cause),
+    /// The session had expired before the command was applied, so it had no effect: retry freely, which opens another.
+    #[error("the session had expired, so the command had no effect: try again")]
+    Expired,
+    /// The deadline passed, or the session expired, after the command was sent: it may have taken effect, or may yet.
+    /// Read what it writes before trying again.
+    #[error("outcome unknown, the command may have taken effect: {0}")]
+    OutcomeUnknown(Cause),
+    /// The command is ordered at this version, for good, but no learner told in time what it did:
+    /// [`Client::outcome`](crate::Client::outcome) asks again.
+    #[error("ordered at version {version}, but what it did was not read in time: {cause}")]
+    OutcomeNotRead {
+        /// Where it is in the log.
+        version: Version,
+        /// Why no learner told.
+        cause: Cause,
+    },
+}
+
+impl WriteError {
+    /// Whether it is certain that the command had no effect, and never will have.
+    pub fn had_no_effect(&self) -> bool {
+        match self {
+            Self::Invalid(_) | Self::Refused(_) | Self::NotProposed(_) | Self::Expired => true,
+            Self::OutcomeUnknown(_) | Self::OutcomeNotRead { .. } => false,
+        }
+    }
+}
+
+/// A read was not answered. Nothing is changed by reading: retry freely.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The request breaks a limit, which the text names.
+    #[error("{0}")]
+    Invalid(String),
+    /// The learner refused the request for good.
+    #[error("refused: {0}")]
+    Refused(Cause),
+    /// The version asked for is beyond the cluster's tail, or not kept any more; the text gives the range.
+    #[error("{0}")]
+    OutOfRange(Cause),
+    /// What was asked for is the outcome of a command whose session had expired: it had no effect.
+    #[error("the command had no effect: {0}")]
+    Expired(Cause),
+    /// No learner answered before the deadline.
+    #[error("no learner answered in time: {0}")]
+    Unavailable(Cause),
+}
+
+/// A subscription or watch ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubscribeError {
     /// The position is not retained any more, or beyond the log's end; the text gives the range.
     #[error("{0}")]
     OutOfRange(Cause),
+    /// The request breaks a limit, which the text names.
+    #[error("{0}")]
+    Invalid(String),
     /// No learner could be reached for as long as the caller was ready to wait.
     #[error("no learner answers: {0}")]
     Unavailable(Cause),
@@ -119,7 +186,7 @@ impl Failed {
     pub(crate) fn judge(status: &Status) -> Self {
         let cause = Cause::from(status);
         match (fate_of(status), status.code()) {
-            (Some(Fate::NotProposed), _) | (None, Code::ResourceExhausted) => Self::NotProposed(cause),
+            (Some(Fate::NotProposed), _) => Self::NotProposed(cause),
             (Some(Fate::OutcomeUnknown), _) => Self::OutcomeUnknown(cause),
             (
                 None,
@@ -132,6 +199,85 @@ impl Failed {
             // It says nothing of the command's fate, or comes from the transport: anything may have happened.
             (None, _) => Self::OutcomeUnknown(cause),
         }
+    }
+}
+
+/// How an attempt to have an answer of a learner failed for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unanswered {
+    Invalid(Cause),
+    Refused(Cause),
+    OutOfRange(Cause),
+    Aborted(Cause),
+    /// None did before the deadline.
+    Unavailable(Cause),
+}
+
+impl Unanswered {
+    /// Judges a learner's error; none: another learner may do better.
+    pub(crate) fn judge(status: &Status) -> Option<Self> {
+        let cause = Cause::from(status);
+        match status.code() {
+            Code::InvalidArgument => Some(Self::Invalid(cause)),
+            Code::FailedPrecondition => Some(Self::Refused(cause)),
+            Code::OutOfRange => Some(Self::OutOfRange(cause)),
+            Code::Aborted => Some(Self::Aborted(cause)),
+            Code::Ok
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::ResourceExhausted
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+            | Code::Unauthenticated => None,
+        }
+    }
+}
+
+impl Unanswered {
+    pub(crate) fn into_cause(self) -> Cause {
+        match self {
+            Self::Invalid(cause)
+            | Self::Refused(cause)
+            | Self::OutOfRange(cause)
+            | Self::Aborted(cause)
+            | Self::Unavailable(cause) => cause,
+        }
+    }
+}
+
+impl From<Unanswered> for ReadError {
+    fn from(unanswered: Unanswered) -> Self {
+        match unanswered {
+            Unanswered::Invalid(cause) => Self::Invalid(cause.to_string()),
+            Unanswered::Refused(cause) => Self::Refused(cause),
+            Unanswered::OutOfRange(cause) => Self::OutOfRange(cause),
+            Unanswered::Aborted(cause) => Self::Expired(cause),
+            Unanswered::Unavailable(cause) => Self::Unavailable(cause),
+        }
+    }
+}
+
+impl From<Broken> for ProposeError {
+    fn from(Broken(text): Broken) -> Self {
+        Self::Invalid(text)
+    }
+}
+
+impl From<Broken> for WriteError {
+    fn from(Broken(text): Broken) -> Self {
+        Self::Invalid(text)
+    }
+}
+
+impl From<Broken> for ReadError {
+    fn from(Broken(text): Broken) -> Self {
+        Self::Invalid(text)
     }
 }
 
@@ -156,7 +302,8 @@ mod tests {
             (status::no_leader(Fate::NotProposed), true),
             (status::no_leader(Fate::OutcomeUnknown), false),
             (status::overloaded("the queue"), true),
-            (Status::resource_exhausted("somebody else's queue"), true),
+            // As the transport says of an answer that is too large.
+            (Status::resource_exhausted("message too large"), false),
             (Status::unavailable("connection reset"), false),
             (status::deadline(Fate::NotProposed), true),
             (Status::deadline_exceeded(""), false),

@@ -1,17 +1,24 @@
-//! Client library of paxos: have values ordered, follow the log, ask how the cluster is.
+//! Client library of paxos: write and read registers, decide, watch; have values ordered, follow the log, ask how the
+//! cluster is.
 //!
 //! ```no_run
 //! use std::time::Duration;
-//! use paxos_client::{Client, ClientConfig, Slot};
+//! use paxos_client::{Client, ClientConfig, Condition, Consistency, Slot};
 //!
 //! # async fn example() -> anyhow::Result<()> {
 //! let client = Client::new(ClientConfig {
 //!     acceptors: vec!["http://127.0.0.1:7001".parse()?, "http://127.0.0.1:7002".parse()?],
 //!     ..ClientConfig::default()
 //! })?;
-//! let version = client.append("hello", Duration::from_secs(5)).await?;
+//! let timeout = Duration::from_secs(5);
+//! let decision = client.decide("leader-2026", "alice", timeout).await?;
+//! println!("{:?} wins, ours: {}", decision.winner, decision.ours);
+//! client.put("colour", "blue", Condition::Always, timeout).await?;
+//! let colour = client.get("colour", Consistency::Linearizable, timeout).await?;
+//! println!("{colour:?}");
+//! let version = client.append("hello", timeout).await?;
 //! println!("ordered at {version}");
-//! let mut log = client.subscribe(Slot::ZERO, Duration::from_secs(5));
+//! let mut log = client.subscribe(Slot::ZERO, timeout);
 //! while let Some(news) = log.next().await {
 //!     for record in news?.records {
 //!         println!("slot {}: {} commands", record.slot, record.value.unwrap_or_default().commands.len());
@@ -23,25 +30,37 @@
 //!
 //! The acceptors' addresses are all that a client needs: proposers and learners are found through them. Writes go to
 //! any proposer and are answered once they are chosen, on the disks of a quorum, and everything ordered before them
-//! is too. Knowledge comes from learners.
+//! is too. Knowledge comes from learners: what a command did, what a register holds.
 //!
 //! # When a call fails
-//! [`ProposeError`] tells what became of the command. Calls are repeated by themselves, within the caller's deadline,
-//! as long as it is certain that nothing was ordered. When it is not, the call ends in
-//! [`ProposeError::OutcomeUnknown`] and nothing is sent again: a second attempt could take effect twice.
+//! Writes of registers, and [`append_once`](Client::append_once), run in a session: the library repeats them, within
+//! the caller's deadline, until they are known to be ordered, and they take effect once. [`WriteError`] tells what is
+//! known when the deadline passes.
+//!
+//! [`append`](Client::append) and [`propose`](Client::propose) need no session, and are repeated only as long as it is
+//! certain that nothing was ordered. When it is not, the call ends in [`ProposeError::OutcomeUnknown`] and nothing is
+//! sent again: a second attempt could take effect twice.
+//!
+//! Reads are spread over the learners, and go on with another when one does not answer. They contact no proposer.
 
 mod address;
 mod client;
 mod courier;
 mod error;
+mod follow;
+mod learners;
 mod limits;
+mod registers;
+mod session;
 mod status;
 mod stream;
 mod subscription;
 mod unary;
+mod watch;
+mod write;
 
 pub use client::{Client, ClientConfig};
-pub use error::{Cause, ConfigError, ProposeError, SubscribeError};
+pub use error::{Cause, ConfigError, ProposeError, ReadError, SubscribeError, WriteError};
 pub use limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use paxos_common::{
     paxos::slot::{Slot, Version},
@@ -49,5 +68,7 @@ pub use paxos_common::{
 };
 /// The messages of the contract, as they are on the wire.
 pub use paxos_proto::v1 as proto;
+pub use registers::{Condition, Consistency, Current, Decision, Page, Part, Register, Written};
 pub use status::{AcceptorReport, ClusterStatus};
 pub use subscription::{News, Subscription};
+pub use watch::{Change, Changes, Target, Watch};

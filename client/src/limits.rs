@@ -2,7 +2,9 @@
 
 use paxos_proto::v1::{Command, Delete, Put, command::Operation};
 
-use crate::error::ProposeError;
+/// A limit is broken: the text names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Broken(pub(crate) String);
 
 /// Longest key of a register, in bytes.
 pub const KEY_BYTES_MAX: usize = 4096;
@@ -13,9 +15,9 @@ pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
 /// Refuses what every proposer would refuse.
 ///
 /// # Errors
-/// [`ProposeError::Invalid`], which names the limit.
-pub(crate) fn check(command: &Command) -> Result<(), ProposeError> {
-    let invalid = |text: String| Err(ProposeError::Invalid(text));
+/// The limit that the command breaks.
+pub(crate) fn check(command: &Command) -> Result<(), Broken> {
+    let invalid = |text: String| Err(Broken(text));
     let (key, value) = match &command.operation {
         None => return invalid("the command is empty: give it an operation".to_owned()),
         Some(Operation::OpenSession(_)) => return Ok(()),
@@ -28,19 +30,41 @@ pub(crate) fn check(command: &Command) -> Result<(), ProposeError> {
         Some(Operation::Put(Put { key, value, .. })) => (Some(key), value.len()),
         Some(Operation::Delete(Delete { key, .. })) => (Some(key), 0),
     };
-    match key {
-        Some(key) if key.is_empty() || key.len() > KEY_BYTES_MAX => {
-            return invalid(format!(
-                "the key has {} bytes: it must have 1 to {KEY_BYTES_MAX}",
-                key.len()
-            ));
-        }
-        Some(_) | None => {}
+    if let Some(key) = key {
+        check_key(key)?;
     }
     if value > VALUE_BYTES_MAX {
         return invalid(format!(
             "the value has {value} bytes: at most {VALUE_BYTES_MAX} (1 MiB) are allowed"
         ));
+    }
+    Ok(())
+}
+
+/// Refuses what no register can be called.
+///
+/// # Errors
+/// The limit that the key breaks.
+pub(crate) fn check_key(key: &[u8]) -> Result<(), Broken> {
+    if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        return Err(Broken(format!(
+            "the key has {} bytes: it must have 1 to {KEY_BYTES_MAX}",
+            key.len()
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses what no key can begin with; the empty prefix is that of all keys.
+///
+/// # Errors
+/// The limit that the prefix breaks.
+pub(crate) fn check_prefix(prefix: &[u8]) -> Result<(), Broken> {
+    if prefix.len() > KEY_BYTES_MAX {
+        return Err(Broken(format!(
+            "the prefix has {} bytes: it must have at most {KEY_BYTES_MAX}",
+            prefix.len()
+        )));
     }
     Ok(())
 }
@@ -51,7 +75,7 @@ mod tests {
     use bytes::Bytes;
     use paxos_proto::v1::{Append, OpenSession};
 
-    fn verdict(operation: Operation) -> Result<(), ProposeError> {
+    fn verdict(operation: Operation) -> Result<(), Broken> {
         check(&Command {
             session: None,
             operation: Some(operation),
@@ -68,7 +92,7 @@ mod tests {
         assert_eq!(verdict(append(VALUE_BYTES_MAX)), Ok(()));
         assert_eq!(verdict(append(1)), Ok(()));
         for bytes in [0, VALUE_BYTES_MAX + 1] {
-            let error = verdict(append(bytes)).unwrap_err().to_string();
+            let error = verdict(append(bytes)).unwrap_err().0;
             assert!(error.contains("1048576"), "{error}");
         }
     }
@@ -85,7 +109,7 @@ mod tests {
         assert_eq!(verdict(put(KEY_BYTES_MAX)), Ok(()));
         assert_eq!(verdict(Operation::OpenSession(OpenSession {})), Ok(()));
         for bytes in [0, KEY_BYTES_MAX + 1] {
-            let error = verdict(put(bytes)).unwrap_err().to_string();
+            let error = verdict(put(bytes)).unwrap_err().0;
             assert!(error.contains("4096"), "{error}");
         }
     }

@@ -1,33 +1,22 @@
-//! Following the log: one task that reads from a learner, and from another when that one fails.
+//! The log, followed; and how far it goes.
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{StreamExt as _, future::join_all};
-use paxos_common::peer::{Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy};
+use futures::future::join_all;
+use paxos_common::peer::connect_lazy;
 use paxos_proto::v1::{
     LearnerStatusRequest, LogRecord, ProposerStatusRequest, SubscribeRequest, SubscribeResponse,
     attach_request::Progress, learner_client::LearnerClient, proposer_client::ProposerClient,
 };
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep, timeout},
-};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Code;
+use tokio::time::timeout;
+use tonic::{Response, Status, Streaming, transport::Channel};
 
 use crate::{
     Slot,
     address::Directory,
     error::{Cause, SubscribeError},
+    follow::{Feed, Following},
 };
-
-/// Responses read ahead of the caller; each holds at most one message's worth, so this bounds memory.
-const READ_AHEAD: usize = 16;
-/// A learner opens a subscription at once and then says something at least once a second; one that is silent for
-/// longer is given up.
-const LEARNER_SILENCE_MAX: Duration = Duration::from_secs(4);
-/// Pauses between learners, from the shortest to the longest.
-const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// What a subscription tells at a time.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,24 +29,11 @@ pub struct News {
 
 /// The log from a slot on. It reads ahead a little, and stops when dropped.
 #[derive(Debug)]
-pub struct Subscription {
-    news: ReceiverStream<Result<News, SubscribeError>>,
-}
+pub struct Subscription(Following<News>);
 
 impl Subscription {
     pub(crate) fn start(directory: Arc<Directory>, from: Slot, patience: Duration) -> Self {
-        let (told, news) = mpsc::channel(READ_AHEAD);
-        let follower = Follower {
-            directory,
-            told,
-            next: from,
-            patience,
-            heard_at: Instant::now(),
-        };
-        tokio::spawn(follower.run());
-        Self {
-            news: ReceiverStream::new(news),
-        }
+        Self(Following::start(directory, LogFeed { next: from }, patience))
     }
 
     /// What comes next; an error is the last that comes. `None` after that.
@@ -68,7 +44,7 @@ impl Subscription {
     /// # Cancel safety
     /// Safe: nothing is lost or told twice.
     pub async fn next(&mut self) -> Option<Result<News, SubscribeError>> {
-        self.news.next().await
+        self.0.next().await
     }
 }
 
@@ -79,115 +55,31 @@ impl futures::Stream for Subscription {
         mut self: std::pin::Pin<&mut Self>,
         context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Self::Item>> {
-        self.news.poll_next_unpin(context)
+        self.0.poll_next(context)
     }
 }
 
-/// Why reading from one learner stopped.
-enum Stop {
-    /// The subscriber is gone.
-    Unwanted,
-    /// It cannot go on anywhere.
-    Final(SubscribeError),
-    /// Another learner may do better.
-    Learner(Cause),
-}
-
-struct Follower {
-    directory: Arc<Directory>,
-    told: mpsc::Sender<Result<News, SubscribeError>>,
+struct LogFeed {
     next: Slot,
-    patience: Duration,
-    /// When a learner last said anything.
-    heard_at: Instant,
 }
 
-impl Follower {
-    async fn run(mut self) {
-        let mut pause = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
-        loop {
-            let before = self.heard_at;
-            let last = match self.try_all().await {
-                Ok(()) => return,
-                Err(cause) => cause,
-            };
-            if self.heard_at != before {
-                pause.reset();
-            }
-            let delay = pause.next_delay();
-            if self.heard_at.elapsed() + delay > self.patience {
-                // Nobody to tell is as good as told.
-                let _ = self.told.send(Err(SubscribeError::Unavailable(last))).await;
-                return;
-            }
-            tracing::debug!(cause = %last, "looking for another learner");
-            tokio::select! {
-                // Cancel safe: a timer.
-                () = sleep(delay) => {}
-                // Cancel safe: it only waits.
-                () = self.told.closed() => return,
-            }
-        }
+impl Feed for LogFeed {
+    type Response = SubscribeResponse;
+    type News = News;
+
+    async fn open(
+        &self,
+        mut client: LearnerClient<Channel>,
+    ) -> Result<Response<Streaming<SubscribeResponse>>, Status> {
+        let from = self.next.get();
+        client.subscribe(SubscribeRequest { from }).await
     }
 
-    /// Reads from each learner in turn; `Ok` when the subscription is over.
-    async fn try_all(&mut self) -> Result<(), Cause> {
-        let mut last = Cause::unavailable("no learner is known");
-        for address in self.directory.learners().await? {
-            match self.follow(&address).await {
-                Stop::Unwanted => return Ok(()),
-                Stop::Final(error) => {
-                    // Nobody to tell is as good as told.
-                    let _ = self.told.send(Err(error)).await;
-                    return Ok(());
-                }
-                Stop::Learner(cause) => {
-                    self.directory.shun(&address);
-                    last = cause.at(&address);
-                }
-            }
-        }
-        Err(last)
+    fn take(&mut self, response: SubscribeResponse) -> Result<News, Cause> {
+        let news = continue_from(self.next, response)?;
+        self.next = news.next;
+        Ok(news)
     }
-
-    async fn follow(&mut self, address: &Address) -> Stop {
-        let mut client =
-            LearnerClient::new(connect_lazy(address)).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let request = SubscribeRequest {
-            from: self.next.get(),
-        };
-        let mut stream = match timeout(LEARNER_SILENCE_MAX, client.subscribe(request)).await {
-            Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) => return judge(&status),
-            Err(_elapsed) => return Stop::Learner(Cause::deadline()),
-        };
-        loop {
-            let response = match timeout(LEARNER_SILENCE_MAX, stream.message()).await {
-                Ok(Ok(Some(response))) => response,
-                Ok(Ok(None)) => return Stop::Learner(Cause::unavailable("the learner closed the stream")),
-                Ok(Err(status)) => return judge(&status),
-                Err(_elapsed) => return Stop::Learner(Cause::deadline()),
-            };
-            self.heard_at = Instant::now();
-            let news = match continue_from(self.next, response) {
-                Ok(news) => news,
-                Err(cause) => return Stop::Learner(cause),
-            };
-            self.next = news.next;
-            if self.told.send(Ok(news)).await.is_err() {
-                return Stop::Unwanted;
-            }
-            // The subscriber may have been slow; that is no silence of the learner's.
-            self.heard_at = Instant::now();
-        }
-    }
-}
-
-fn judge(status: &tonic::Status) -> Stop {
-    if status.code() == Code::OutOfRange {
-        return Stop::Final(SubscribeError::OutOfRange(Cause::from(status)));
-    }
-    Stop::Learner(Cause::from(status))
 }
 
 /// Takes from a response what follows on `next`: drops what was told before, refuses a gap.

@@ -3,6 +3,8 @@
 
 #[expect(unreachable_pub, reason = "a module of one test binary")]
 mod fake;
+#[path = "client/registers.rs"]
+mod registers;
 
 use std::{
     sync::{

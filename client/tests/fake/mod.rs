@@ -1,5 +1,7 @@
 //! Fakes of all three roles on real sockets, that do as a test tells them.
 
+pub mod world;
+
 use std::{
     pin::Pin,
     sync::{Arc, Mutex},

@@ -1,0 +1,281 @@
+//! Asking learners: each call goes to one of them, and to another when that one does not answer.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use paxos_common::peer::{Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy};
+use paxos_proto::v1::learner_client::LearnerClient;
+use rand::seq::IteratorRandom as _;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::{Response, Status, transport::Channel};
+
+use crate::{
+    address::Directory,
+    error::{Cause, Unanswered},
+};
+
+/// How long one learner may take before another is asked, first and at most: it doubles with each attempt of a call, so
+/// that a cluster that is slow everywhere still answers.
+const ATTEMPT_PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
+/// Pauses when all learners have failed, from the shortest to the longest.
+const ROUND_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// A roster older than this is asked for again in the background of the next call, so that learners that are added get
+/// their share.
+const ROSTER_AGE: Duration = Duration::from_secs(5);
+
+/// The learners in use, with a connection to each.
+#[derive(Debug)]
+pub(crate) struct Learners {
+    directory: Arc<Directory>,
+    roster: Mutex<Roster>,
+    /// Held by whoever asks the acceptors; the others wait for what it finds.
+    refreshing: tokio::sync::Mutex<()>,
+}
+
+type Members = Arc<[Arc<Member>]>;
+
+#[derive(Debug, Default)]
+struct Roster {
+    members: Members,
+    /// When it was last asked for; none: never, or all have failed since.
+    asked_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Member {
+    address: Address,
+    client: LearnerClient<Channel>,
+    in_flight: AtomicUsize,
+}
+
+/// A call in flight at a member, counted while this lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Learners {
+    pub(crate) fn new(directory: Arc<Directory>) -> Self {
+        Self {
+            directory,
+            roster: Mutex::default(),
+            refreshing: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Asks one learner after the other until one answers, or says something that the others would say too. `request`
+    /// gets how long that learner is waited for.
+    ///
+    /// # Errors
+    /// See [`Unanswered`].
+    ///
+    /// # Cancel safety
+    /// Safe: learners only tell.
+    pub(crate) async fn ask<T, F>(
+        self: &Arc<Self>,
+        deadline: Instant,
+        request: impl Fn(LearnerClient<Channel>, Duration) -> F,
+    ) -> Result<T, Unanswered>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut patience = ATTEMPT_PATIENCE.0;
+        let mut pause = Backoff::new(ROUND_PAUSE.0, ROUND_PAUSE.1);
+        let mut tried: Vec<Address> = Vec::new();
+        let mut last = Cause::deadline();
+        loop {
+            let members = match timeout_at(deadline, self.members()).await {
+                Ok(Ok(members)) => members,
+                Ok(Err(cause)) => {
+                    last = cause;
+                    Members::default()
+                }
+                Err(_elapsed) => return Err(Unanswered::Unavailable(last)),
+            };
+            let Some(member) = self.choose(&members, &tried) else {
+                tried.clear();
+                self.expire();
+                let delay = pause.next_delay();
+                if Instant::now() + delay >= deadline {
+                    return Err(Unanswered::Unavailable(last));
+                }
+                sleep(delay).await;
+                continue;
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            let attempt = patience.min(left);
+            let counted = Counted::new(&member.in_flight);
+            let answer = timeout(attempt, request(member.client.clone(), attempt)).await;
+            drop(counted);
+            let cause = match answer {
+                Ok(Ok(response)) => {
+                    if !tried.is_empty() {
+                        self.directory.trust(&member.address);
+                    }
+                    return Ok(response.into_inner());
+                }
+                Ok(Err(status)) => match Unanswered::judge(&status) {
+                    Some(unanswered) => return Err(unanswered),
+                    None => Cause::from(&status),
+                },
+                Err(_elapsed) => Cause::deadline(),
+            };
+            last = cause.at(&member.address);
+            if Instant::now() >= deadline {
+                return Err(Unanswered::Unavailable(last));
+            }
+            tracing::debug!(cause = %last, "asking another learner");
+            self.directory.shun(&member.address);
+            tried.push(member.address.clone());
+            patience = (2 * patience).min(ATTEMPT_PATIENCE.1);
+        }
+    }
+
+    /// Of two learners at random the one with fewer calls in flight; one that failed a moment ago only when there is no
+    /// other; none when all have been tried.
+    fn choose(&self, members: &[Arc<Member>], tried: &[Address]) -> Option<Arc<Member>> {
+        let untried = || members.iter().filter(|member| !tried.contains(&member.address));
+        let two = untried()
+            .filter(|member| !self.directory.is_shunned(&member.address))
+            .sample(&mut rand::rng(), 2);
+        let chosen = two
+            .into_iter()
+            .min_by_key(|member| member.in_flight.load(Ordering::Relaxed));
+        chosen.or_else(|| untried().choose(&mut rand::rng())).cloned()
+    }
+
+    /// Who is known; asks the acceptors when nobody is, or in the background when that was long ago.
+    async fn members(self: &Arc<Self>) -> Result<Members, Cause> {
+        let (members, asked_at) = self.known();
+        match asked_at {
+            None => {
+                let _turn = self.refreshing.lock().await;
+                let (members, asked_at) = self.known();
+                if asked_at.is_some() {
+                    // Somebody asked while we waited.
+                    return Ok(members);
+                }
+                match self.refresh().await {
+                    Ok(members) => Ok(members),
+                    Err(cause) if members.is_empty() => Err(cause),
+                    Err(_) => Ok(members),
+                }
+            }
+            Some(at) if at.elapsed() > ROSTER_AGE && !self.directory.has_fixed_learners() => {
+                let learners = self.clone();
+                tokio::spawn(async move {
+                    let Ok(_turn) = learners.refreshing.try_lock() else {
+                        return;
+                    };
+                    if let Err(cause) = learners.refresh().await {
+                        tracing::debug!(%cause, "still using the learners known from before");
+                        // As good as asked: not again with every call.
+                        learners.roster().asked_at = Some(Instant::now());
+                    }
+                });
+                Ok(members)
+            }
+            Some(_) => Ok(members),
+        }
+    }
+
+    fn known(&self) -> (Members, Option<Instant>) {
+        let roster = self.roster();
+        (roster.members.clone(), roster.asked_at)
+    }
+
+    async fn refresh(&self) -> Result<Members, Cause> {
+        let addresses = self.directory.learners().await?;
+        let mut roster = self.roster();
+        let known = roster.members.clone();
+        // Connections are kept.
+        roster.members = addresses
+            .into_iter()
+            .map(|address| {
+                let same = known.iter().find(|member| member.address == address).cloned();
+                same.unwrap_or_else(|| Arc::new(Member::new(address)))
+            })
+            .collect();
+        roster.asked_at = Some(Instant::now());
+        Ok(roster.members.clone())
+    }
+
+    /// All have failed: the next call asks the acceptors first.
+    fn expire(&self) {
+        self.roster().asked_at = None;
+    }
+
+    fn roster(&self) -> std::sync::MutexGuard<'_, Roster> {
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Member {
+    fn new(address: Address) -> Self {
+        let client = LearnerClient::new(connect_lazy(&address))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        Self {
+            address,
+            client,
+            in_flight: AtomicUsize::new(0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::ClientConfig;
+
+    fn learners(addresses: &[&str]) -> Arc<Learners> {
+        let config = ClientConfig {
+            learners: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            ..ClientConfig::default()
+        };
+        Arc::new(Learners::new(Arc::new(Directory::new(config))))
+    }
+
+    #[tokio::test]
+    async fn busier_of_two_learners_is_spared() {
+        let learners = learners(&["http://a:1", "http://b:1"]);
+        let members = learners.members().await.unwrap();
+        let _busy = Counted::new(&members[0].in_flight);
+        for _ in 0..20 {
+            assert_eq!(
+                learners.choose(&members, &[]).unwrap().address.as_str(),
+                "http://b:1"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn learner_that_failed_is_asked_only_when_no_other_is_left() {
+        let learners = learners(&["http://a:1", "http://b:1"]);
+        let members = learners.members().await.unwrap();
+        learners.directory.shun(&members[0].address);
+        let first = learners.choose(&members, &[]).unwrap();
+        assert_eq!(first.address.as_str(), "http://b:1");
+        let second = learners
+            .choose(&members, std::slice::from_ref(&first.address))
+            .unwrap();
+        assert_eq!(second.address.as_str(), "http://a:1");
+        let both = [first.address.clone(), second.address.clone()];
+        assert!(learners.choose(&members, &both).is_none());
+    }
+}

@@ -1,0 +1,352 @@
+//! Registers: keys with values, written with conditions and read from learners.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use paxos_proto::v1::{
+    self, Delete, Linearizable, Local, Put, ReadRequest, ReadResponse, command::Operation, condition,
+    learner_client::LearnerClient, read_request,
+};
+use tokio::time::Instant;
+use tonic::Request;
+
+use crate::{
+    Client, Slot, Version,
+    client::deadline_in,
+    error::{Cause, ReadError, Unanswered, WriteError},
+    limits,
+};
+
+/// A key, what it holds, and which command wrote that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Register {
+    /// 1 byte to [4 KiB](crate::KEY_BYTES_MAX).
+    pub key: Bytes,
+    /// Up to [1 MiB](crate::VALUE_BYTES_MAX); may be empty.
+    pub value: Bytes,
+    /// The position of the command that wrote it.
+    pub version: Version,
+}
+
+impl Register {
+    pub(crate) fn from_wire(register: v1::Register) -> Option<Self> {
+        Some(Self {
+            key: register.key,
+            value: register.value,
+            version: Version::try_from(register.version?).ok()?,
+        })
+    }
+}
+
+/// What must hold of a register for a write to take effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing: always write.
+    #[default]
+    Always,
+    /// The key holds nothing.
+    Absent,
+    /// The key was last written by exactly this version.
+    Version(Version),
+}
+
+impl From<Condition> for Option<v1::Condition> {
+    fn from(condition: Condition) -> Self {
+        let condition = match condition {
+            Condition::Always => return None,
+            Condition::Absent => condition::Condition::Absent(true),
+            Condition::Version(version) => condition::Condition::Version(version.into()),
+        };
+        Some(v1::Condition {
+            condition: Some(condition),
+        })
+    }
+}
+
+/// What a write did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It took effect, once, whatever the number of attempts.
+    Applied {
+        /// Where in the log: after a put, the version of the register.
+        version: Version,
+    },
+    /// The condition did not hold when the command was applied; nothing was changed, and nothing will be.
+    ConditionFailed {
+        /// Where in the log the command is.
+        version: Version,
+        /// What the register held instead.
+        current: Current,
+    },
+}
+
+impl Written {
+    /// Whether it took effect.
+    pub fn is_applied(&self) -> bool {
+        matches!(self, Self::Applied { .. })
+    }
+}
+
+/// What a register held when a condition on it failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Current {
+    /// Nothing.
+    Absent,
+    /// This.
+    Register(Register),
+    /// What this version wrote; it has been overwritten since, and is not kept.
+    ValueGone(Version),
+}
+
+/// What came of [`Client::decide`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The value decided, the same for everybody.
+    pub winner: Bytes,
+    /// The command that decided it.
+    pub version: Version,
+    /// Whether it was this call's command that decided; not merely an equal value.
+    pub ours: bool,
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Consistency {
+    /// Sees every write that was acknowledged before the read began, by whomever.
+    #[default]
+    Linearizable,
+    /// Sees this version and everything before it; waits for a learner that has come so far.
+    AtLeast(Version),
+    /// Whatever the learner asked has applied: fastest, and may be old.
+    Local,
+}
+
+impl From<Consistency> for read_request::Consistency {
+    fn from(consistency: Consistency) -> Self {
+        match consistency {
+            Consistency::Linearizable => Self::Linearizable(Linearizable {}),
+            Consistency::AtLeast(version) => Self::AtLeast(version.into()),
+            Consistency::Local => Self::Local(Local {}),
+        }
+    }
+}
+
+/// Which part of the registers with a prefix to read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// Only keys after this one: [`Page::next_after`] of the page before. None: from the first.
+    pub after: Option<Bytes>,
+    /// Most registers to return; 0: 1,000, which is also the most.
+    pub limit: u32,
+}
+
+/// Some of the registers with a prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Ascending by key.
+    pub registers: Vec<Register>,
+    /// The state read is that after every slot below it.
+    pub applied_to: Slot,
+    /// Set when there are more: continue after it. A later page shows a later state.
+    pub next_after: Option<Bytes>,
+}
+
+impl Client {
+    /// Writes a register, exactly once: the command is repeated in a session, within `timeout`, until it is known to be
+    /// ordered, and its outcome read from a learner. A condition that does not hold is an outcome, and no error.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; [`had_no_effect`](WriteError::had_no_effect) tells when trying again is safe.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the outcome up: the command may still take effect.
+    pub async fn put(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        condition: Condition,
+        timeout: Duration,
+    ) -> Result<Written, WriteError> {
+        let operation = put(key.into(), value.into(), condition);
+        self.write(operation, deadline_in(timeout)).await
+    }
+
+    /// Removes a register, exactly once; as [`put`](Self::put). Removing what is not there is applied too.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    ///
+    /// # Cancel safety
+    /// As [`put`](Self::put).
+    pub async fn delete(
+        &self,
+        key: impl Into<Bytes>,
+        condition: Condition,
+        timeout: Duration,
+    ) -> Result<Written, WriteError> {
+        let operation = Operation::Delete(Delete {
+            key: key.into(),
+            condition: condition.into(),
+        });
+        self.write(operation, deadline_in(timeout)).await
+    }
+
+    /// Decides a name: of all who ever ask, the first one's value wins, and everybody is told the same, for as long as
+    /// nobody puts or deletes the register of that name.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put). Trying again is always safe: the name is decided once.
+    ///
+    /// # Cancel safety
+    /// As [`put`](Self::put).
+    pub async fn decide(
+        &self,
+        name: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        timeout: Duration,
+    ) -> Result<Decision, WriteError> {
+        let (name, value, deadline) = (name.into(), value.into(), deadline_in(timeout));
+        loop {
+            let operation = put(name.clone(), value.clone(), Condition::Absent);
+            let (own, current) = match self.write(operation, deadline).await? {
+                Written::Applied { version } => {
+                    return Ok(Decision {
+                        winner: value,
+                        version,
+                        ours: true,
+                    });
+                }
+                Written::ConditionFailed { version, current } => (version, current),
+            };
+            let winner = match current {
+                Current::Register(register) => Some(register),
+                // Somebody wrote over it: what is there now is what everybody is told from now on.
+                Current::Absent | Current::ValueGone(_) => {
+                    let found = self
+                        .read_key(name.clone(), Consistency::Linearizable, deadline)
+                        .await;
+                    found.map_err(|unanswered| WriteError::OutcomeNotRead {
+                        version: own,
+                        cause: unanswered.into_cause(),
+                    })?
+                }
+            };
+            if let Some(Register { value, version, .. }) = winner {
+                return Ok(Decision {
+                    winner: value,
+                    version,
+                    ours: false,
+                });
+            }
+            // Deleted since. Our command is known to have had no effect: this is a new one.
+        }
+    }
+
+    /// Reads one register from some learner; no proposer is involved. `None` when it holds nothing.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    pub async fn get(
+        &self,
+        key: impl Into<Bytes>,
+        consistency: Consistency,
+        timeout: Duration,
+    ) -> Result<Option<Register>, ReadError> {
+        let key = key.into();
+        limits::check_key(&key)?;
+        let found = self.read_key(key, consistency, deadline_in(timeout)).await?;
+        Ok(found)
+    }
+
+    /// Reads registers whose key starts with `prefix`, in order, a page at a time; the empty prefix is that of all.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    pub async fn get_prefix(
+        &self,
+        prefix: impl Into<Bytes>,
+        part: Part,
+        consistency: Consistency,
+        timeout: Duration,
+    ) -> Result<Page, ReadError> {
+        let prefix = prefix.into();
+        limits::check_prefix(&prefix)?;
+        if let Some(after) = &part.after {
+            limits::check_key(after)?;
+        }
+        let request = ReadRequest {
+            target: Some(read_request::Target::Prefix(prefix)),
+            consistency: Some(consistency.into()),
+            limit: part.limit,
+            after: part.after.unwrap_or_default(),
+        };
+        let response = self.read(request, deadline_in(timeout)).await?;
+        let malformed = || ReadError::Unavailable(malformed());
+        let registers = response.registers.into_iter().map(Register::from_wire);
+        Ok(Page {
+            registers: registers.collect::<Option<_>>().ok_or_else(malformed)?,
+            applied_to: Slot::new(response.applied_to).map_err(|_| malformed())?,
+            next_after: Some(response.next_after).filter(|key| !key.is_empty()),
+        })
+    }
+
+    pub(crate) async fn read_key(
+        &self,
+        key: Bytes,
+        consistency: Consistency,
+        deadline: Instant,
+    ) -> Result<Option<Register>, Unanswered> {
+        let (register, _) = self.look_up(key, consistency, deadline).await?;
+        Ok(register)
+    }
+
+    /// A register, and the slot below which everything is applied in the state read.
+    pub(crate) async fn look_up(
+        &self,
+        key: Bytes,
+        consistency: Consistency,
+        deadline: Instant,
+    ) -> Result<(Option<Register>, Slot), Unanswered> {
+        let request = ReadRequest {
+            target: Some(read_request::Target::Key(key.clone())),
+            consistency: Some(consistency.into()),
+            ..ReadRequest::default()
+        };
+        let response = self.read(request, deadline).await?;
+        let applied_to = Slot::new(response.applied_to).map_err(|_| Unanswered::Refused(malformed()))?;
+        match response.registers.into_iter().next() {
+            None => Ok((None, applied_to)),
+            Some(register) => Register::from_wire(register)
+                .filter(|register| register.key == key)
+                .map(|register| (Some(register), applied_to))
+                .ok_or_else(|| Unanswered::Refused(malformed())),
+        }
+    }
+
+    async fn read(&self, request: ReadRequest, deadline: Instant) -> Result<ReadResponse, Unanswered> {
+        let call = |mut client: LearnerClient<_>, patience| {
+            let mut request = Request::new(request.clone());
+            request.set_timeout(patience);
+            async move { client.read(request).await }
+        };
+        self.learners.ask(deadline, call).await
+    }
+}
+
+fn put(key: Bytes, value: Bytes, condition: Condition) -> Operation {
+    Operation::Put(Put {
+        key,
+        value,
+        condition: condition.into(),
+    })
+}
+
+fn malformed() -> Cause {
+    Cause::unavailable("the learner answered with a register that cannot be")
+}

@@ -1,0 +1,239 @@
+//! Watching registers: their changes in order, nothing lost or told twice, whichever learner tells.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use paxos_proto::v1::{
+    self, WatchRequest, WatchResponse, change, learner_client::LearnerClient, watch_request,
+};
+use tonic::{Response, Status, Streaming, transport::Channel};
+
+use crate::{
+    Client, Slot, Version,
+    address::Directory,
+    error::{Cause, SubscribeError},
+    follow::{Feed, Following},
+    limits,
+};
+
+/// Which registers to watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The one with this key.
+    Key(Bytes),
+    /// All whose key starts with this; empty: all.
+    Prefix(Bytes),
+}
+
+/// One change of a register.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Of which register.
+    pub key: Bytes,
+    /// The command that changed it.
+    pub version: Version,
+    /// What the register holds since; `None`: it was deleted.
+    pub value: Option<Bytes>,
+}
+
+/// What a watch tells at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes {
+    /// In the order of their versions, following on the last one told. Empty: a sign of life.
+    pub changes: Vec<Change>,
+    /// Every change before this version has been told: a later watch from here goes on without loss or repeats.
+    pub next: Version,
+}
+
+/// The changes of registers from a version on. It reads ahead a little, and stops when dropped.
+#[derive(Debug)]
+pub struct Watch(Following<Changes>);
+
+impl Client {
+    /// Watches registers: every change at or after `from`, in order, told by some learner and, when that one fails, by
+    /// another, without loss or repeats. Without `from`: the changes from the moment on at which the first news come.
+    ///
+    /// It ends in [`SubscribeError::Unavailable`] only when no learner has answered for `patience`.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn watch(&self, target: Target, from: Option<Version>, patience: Duration) -> Watch {
+        Watch::start(self.directory.clone(), target, from, patience)
+    }
+}
+
+impl Watch {
+    fn start(directory: Arc<Directory>, target: Target, from: Option<Version>, patience: Duration) -> Self {
+        let checked = match &target {
+            Target::Key(key) => limits::check_key(key),
+            Target::Prefix(prefix) => limits::check_prefix(prefix),
+        };
+        if let Err(limits::Broken(text)) = checked {
+            return Self(Following::failed(SubscribeError::Invalid(text)));
+        }
+        let feed = RegisterFeed { target, next: from };
+        Self(Following::start(directory, feed, patience))
+    }
+
+    /// What comes next; an error is the last that comes. `None` after that.
+    ///
+    /// # Errors
+    /// See [`SubscribeError`].
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is lost or told twice.
+    pub async fn next(&mut self) -> Option<Result<Changes, SubscribeError>> {
+        self.0.next().await
+    }
+}
+
+impl futures::Stream for Watch {
+    type Item = Result<Changes, SubscribeError>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.0.poll_next(context)
+    }
+}
+
+struct RegisterFeed {
+    target: Target,
+    /// Everything before it has been told; none: nothing has been, and the learner says where it begins.
+    next: Option<Version>,
+}
+
+impl Feed for RegisterFeed {
+    type Response = WatchResponse;
+    type News = Changes;
+
+    async fn open(
+        &self,
+        mut client: LearnerClient<Channel>,
+    ) -> Result<Response<Streaming<WatchResponse>>, Status> {
+        let target = match self.target.clone() {
+            Target::Key(key) => watch_request::Target::Key(key),
+            Target::Prefix(prefix) => watch_request::Target::Prefix(prefix),
+        };
+        let request = WatchRequest {
+            target: Some(target),
+            from: self.next.map(v1::Version::from),
+        };
+        client.watch(request).await
+    }
+
+    fn take(&mut self, response: WatchResponse) -> Result<Changes, Cause> {
+        let (changes, next) = continue_from(self.next, response)?;
+        self.next = Some(next);
+        Ok(Changes { changes, next })
+    }
+}
+
+/// Takes from a response what follows on `next`: drops what was told before, refuses what is out of order.
+fn continue_from(next: Option<Version>, response: WatchResponse) -> Result<(Vec<Change>, Version), Cause> {
+    let malformed = || Cause::unavailable("the learner sent a change that cannot be");
+    let mut changes = Vec::with_capacity(response.changes.len());
+    let mut last: Option<Version> = None;
+    for change in response.changes {
+        let version = change.version.ok_or_else(malformed)?;
+        let version = Version::try_from(version).map_err(|_| malformed())?;
+        if last.is_some_and(|last| version <= last) {
+            return Err(Cause::unavailable(format!(
+                "the learner sent a change of version {version} out of order"
+            )));
+        }
+        last = Some(version);
+        let value = match change.change.ok_or_else(malformed)? {
+            change::Change::Value(value) => Some(value),
+            change::Change::Deleted(v1::Deleted {}) => None,
+        };
+        if next.is_none_or(|next| version >= next) {
+            changes.push(Change {
+                key: change.key,
+                version,
+                value,
+            });
+        }
+    }
+    let applied_to = Version {
+        slot: Slot::new(response.applied_to).map_err(|_| malformed())?,
+        offset: 0,
+    };
+    // A learner that lags tells less than was told before, and one that sends a slot in parts tells changes above
+    // its `applied_to`.
+    let told = last.map(after).max(next);
+    Ok((changes, told.map_or(applied_to, |told| told.max(applied_to))))
+}
+
+/// The version that follows, were the batch that long.
+fn after(version: Version) -> Version {
+    match version.offset.checked_add(1) {
+        Some(offset) => Version { offset, ..version },
+        None => Version {
+            slot: version.slot.next(),
+            offset: 0,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(slot: u64, offset: u16) -> Version {
+        Version {
+            slot: Slot::new(slot).unwrap(),
+            offset,
+        }
+    }
+
+    fn response(versions: &[Version], applied_to: u64) -> WatchResponse {
+        let change = |version: &Version| v1::Change {
+            key: "key".into(),
+            version: Some((*version).into()),
+            change: Some(change::Change::Value("value".into())),
+        };
+        WatchResponse {
+            changes: versions.iter().map(change).collect(),
+            applied_to,
+        }
+    }
+
+    fn told(next: Option<Version>, response: WatchResponse) -> (Vec<Version>, Version) {
+        let (changes, next) = continue_from(next, response).unwrap();
+        (changes.iter().map(|change| change.version).collect(), next)
+    }
+
+    #[test]
+    fn drops_what_was_told_before() {
+        let seen = response(&[version(3, 0), version(3, 7), version(5, 0)], 9);
+        assert_eq!(
+            told(Some(version(3, 1)), seen),
+            (vec![version(3, 7), version(5, 0)], version(9, 0))
+        );
+    }
+
+    #[test]
+    fn goes_on_in_the_middle_of_a_slot_that_came_in_parts() {
+        let part = response(&[version(3, 0), version(3, 4)], 3);
+        assert_eq!(told(None, part).1, version(3, 5));
+        let last_of_slot = response(&[version(3, u16::MAX)], 3);
+        assert_eq!(told(None, last_of_slot).1, version(4, 0));
+    }
+
+    #[test]
+    fn learner_that_lags_takes_nothing_back() {
+        assert_eq!(
+            told(Some(version(8, 2)), response(&[version(4, 0)], 5)),
+            (vec![], version(8, 2))
+        );
+    }
+
+    #[test]
+    fn learner_that_sends_changes_out_of_order_is_not_believed() {
+        for versions in [[version(4, 0), version(3, 0)], [version(4, 1), version(4, 1)]] {
+            assert!(continue_from(None, response(&versions, 9)).is_err());
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Writing within a session: one command, proposed until it is known to be ordered, and what it did.
+
+use std::time::Duration;
+
+use paxos_common::peer::Backoff;
+use paxos_proto::v1::{
+    Append, Applied, Command, ConditionFailed, Duplicate, OpenSession, ResultRequest, ResultResponse,
+    command::Operation, duplicate, result_request, result_response,
+};
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::Request;
+
+use crate::{
+    Client, Version,
+    error::{Cause, Failed, ReadError, Unanswered, WriteError},
+    limits,
+    registers::{Current, Register, Written},
+    session::{Session, Ticket},
+};
+
+/// How long one attempt may take before the same is proposed again, first and at most: longer than a stuck proposer is
+/// kept, and doubling, so that a cluster that is slow is not asked for more and more.
+const ATTEMPT_PATIENCE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(12));
+/// Pauses between attempts of one command, from the shortest to the longest.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+
+/// What became of the attempts to have a command ordered.
+struct Ordered {
+    version: Version,
+    /// An earlier attempt may have been ordered too.
+    repeated: bool,
+}
+
+impl Client {
+    /// Does one thing exactly once: proposes it in a session until it is known to be ordered, however often that takes,
+    /// and reads what it did.
+    pub(crate) async fn write(&self, operation: Operation, deadline: Instant) -> Result<Written, WriteError> {
+        let mut command = Command {
+            session: None,
+            operation: Some(operation),
+        };
+        limits::check(&command)?;
+        let session = match timeout_at(deadline, self.session(deadline)).await {
+            Ok(session) => session?,
+            Err(_elapsed) => return Err(WriteError::NotProposed(Cause::deadline())),
+        };
+        let Some(ticket) = session.ticket(deadline).await else {
+            return Err(WriteError::NotProposed(Cause::unavailable(
+                "too many commands of this client wait for their outcome",
+            )));
+        };
+        command.session = Some(ticket.stamp);
+        let ordered = self.order(&command, &ticket, deadline).await?;
+        let outcome = match self.read_outcome(ordered.version, deadline).await {
+            Err(Unanswered::Aborted(cause)) => {
+                self.sessions.leave(&session);
+                // An earlier attempt may have taken effect while the session lived: what it did is forgotten with it.
+                return Err(if ordered.repeated {
+                    WriteError::OutcomeUnknown(cause)
+                } else {
+                    WriteError::Expired
+                });
+            }
+            outcome => outcome,
+        };
+        outcome.map_err(|unanswered| WriteError::OutcomeNotRead {
+            version: ordered.version,
+            cause: unanswered.into_cause(),
+        })
+    }
+
+    /// What the command at `version` did: asks again after [`WriteError::OutcomeNotRead`].
+    ///
+    /// # Errors
+    /// See [`ReadError`]; it is kept for some 1,048,576 slots.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    pub async fn outcome(&self, version: Version, timeout: Duration) -> Result<Written, ReadError> {
+        let deadline = crate::client::deadline_in(timeout);
+        self.read_outcome(version, deadline)
+            .await
+            .map_err(ReadError::from)
+    }
+
+    /// Appends one record, 1 byte to [1 MiB](crate::VALUE_BYTES_MAX), to the log, exactly once: unlike
+    /// [`append`](Self::append) it is repeated when nobody knows whether it was ordered, and readers of the log may then
+    /// see it twice, the second time with the session and sequence of the first. Returns the version that counts, the
+    /// first.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the outcome up: the record may still be appended.
+    pub async fn append_once(
+        &self,
+        record: impl Into<bytes::Bytes>,
+        timeout: Duration,
+    ) -> Result<Version, WriteError> {
+        let append = Operation::Append(Append {
+            record: record.into(),
+        });
+        match self.write(append, crate::client::deadline_in(timeout)).await? {
+            Written::Applied { version } | Written::ConditionFailed { version, .. } => Ok(version),
+        }
+    }
+
+    async fn session(&self, deadline: Instant) -> Result<std::sync::Arc<Session>, WriteError> {
+        self.sessions
+            .current(async || self.open_session(deadline).await)
+            .await
+    }
+
+    /// Opens a session, its name being the version of the first opening that is answered for; and when that was sent.
+    async fn open_session(&self, deadline: Instant) -> Result<(Version, Instant), WriteError> {
+        let command = Command {
+            session: None,
+            operation: Some(Operation::OpenSession(OpenSession {})),
+        };
+        let mut attempts = Attempts::new(deadline);
+        loop {
+            let sent_at = Instant::now();
+            match self.attempt(command.clone(), attempts.next_deadline()).await {
+                Ok(version) => return Ok((version, sent_at)),
+                Err(Failed::Refused(cause)) => return Err(WriteError::Refused(cause)),
+                // One whose answer is lost is never used, and expires.
+                Err(Failed::NotProposed(cause) | Failed::OutcomeUnknown(cause)) => {
+                    if !attempts.pause().await {
+                        return Err(WriteError::NotProposed(cause));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Proposes the same until it is known to be ordered.
+    async fn order(
+        &self,
+        command: &Command,
+        ticket: &Ticket,
+        deadline: Instant,
+    ) -> Result<Ordered, WriteError> {
+        let mut attempts = Attempts::new(deadline);
+        let mut repeated = false;
+        loop {
+            let sent_at = Instant::now();
+            let cause = match self.attempt(command.clone(), attempts.next_deadline()).await {
+                Ok(version) => {
+                    ticket.ordered(sent_at);
+                    return Ok(Ordered { version, repeated });
+                }
+                Err(Failed::Refused(cause)) if repeated => return Err(WriteError::OutcomeUnknown(cause)),
+                Err(Failed::Refused(cause)) => return Err(WriteError::Refused(cause)),
+                Err(Failed::NotProposed(cause)) => cause,
+                Err(Failed::OutcomeUnknown(cause)) => {
+                    repeated = true;
+                    cause
+                }
+            };
+            if !attempts.pause().await {
+                return Err(if repeated {
+                    WriteError::OutcomeUnknown(cause)
+                } else {
+                    WriteError::NotProposed(cause)
+                });
+            }
+        }
+    }
+
+    async fn read_outcome(&self, version: Version, deadline: Instant) -> Result<Written, Unanswered> {
+        let request = |mut client: paxos_proto::v1::learner_client::LearnerClient<_>, patience| {
+            let mut request = Request::new(ResultRequest {
+                command: Some(result_request::Command::Version(version.into())),
+            });
+            request.set_timeout(patience);
+            async move { client.result(request).await }
+        };
+        let response = self.learners.ask(deadline, request).await?;
+        written(version, response).ok_or_else(|| {
+            Unanswered::Refused(Cause::unavailable(
+                "the learner answered with an outcome that this client does not know",
+            ))
+        })
+    }
+}
+
+/// When the attempts of one command end and begin.
+struct Attempts {
+    deadline: Instant,
+    patience: Duration,
+    pause: Backoff,
+}
+
+impl Attempts {
+    fn new(deadline: Instant) -> Self {
+        Self {
+            deadline,
+            patience: ATTEMPT_PATIENCE.0,
+            pause: Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1),
+        }
+    }
+
+    /// The deadline of an attempt that begins now.
+    fn next_deadline(&mut self) -> Instant {
+        let patience = self.patience;
+        self.patience = (2 * patience).min(ATTEMPT_PATIENCE.1);
+        (Instant::now() + patience).min(self.deadline)
+    }
+
+    /// Waits before the next attempt; `false` when there is no time for another.
+    async fn pause(&mut self) -> bool {
+        let delay = self.pause.next_delay();
+        if Instant::now() + delay >= self.deadline {
+            return false;
+        }
+        sleep(delay).await;
+        true
+    }
+}
+
+/// Reads an outcome off the wire: for a duplicate, the first, which is the command's own. `None` for what cannot be.
+fn written(version: Version, response: ResultResponse) -> Option<Written> {
+    match response.outcome? {
+        result_response::Outcome::Applied(Applied {}) => Some(Written::Applied { version }),
+        result_response::Outcome::ConditionFailed(failed) => condition_failed(version, failed),
+        result_response::Outcome::Duplicate(Duplicate { first, outcome }) => {
+            let first = Version::try_from(first?).ok()?;
+            match outcome? {
+                duplicate::Outcome::Applied(Applied {}) => Some(Written::Applied { version: first }),
+                duplicate::Outcome::ConditionFailed(failed) => condition_failed(first, failed),
+            }
+        }
+    }
+}
+
+fn condition_failed(version: Version, failed: ConditionFailed) -> Option<Written> {
+    let current = match failed.current {
+        None => Current::Absent,
+        Some(register) if failed.value_gone => Current::ValueGone(Version::try_from(register.version?).ok()?),
+        Some(register) => Current::Register(Register::from_wire(register)?),
+    };
+    Some(Written::ConditionFailed { version, current })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Slot;
+    use paxos_proto::v1;
+
+    fn version(slot: u64) -> Version {
+        Version {
+            slot: Slot::new(slot).unwrap(),
+            offset: 0,
+        }
+    }
+
+    fn told(outcome: result_response::Outcome) -> Option<Written> {
+        let response = ResultResponse {
+            version: Some(version(9).into()),
+            outcome: Some(outcome),
+            applied_to: 10,
+        };
+        written(version(9), response)
+    }
+
+    #[test]
+    fn duplicate_tells_the_first_outcome_and_its_version() {
+        let duplicate = |outcome| {
+            result_response::Outcome::Duplicate(Duplicate {
+                first: Some(version(4).into()),
+                outcome,
+            })
+        };
+        let applied = Some(duplicate::Outcome::Applied(Applied {}));
+        assert_eq!(
+            told(duplicate(applied)),
+            Some(Written::Applied { version: version(4) })
+        );
+        let failed = Some(duplicate::Outcome::ConditionFailed(ConditionFailed::default()));
+        assert_eq!(
+            told(duplicate(failed)),
+            Some(Written::ConditionFailed {
+                version: version(4),
+                current: Current::Absent
+            })
+        );
+        assert_eq!(told(duplicate(None)), None);
+    }
+
+    #[test]
+    fn failed_condition_tells_what_the_register_held_or_that_it_is_gone() {
+        let failed = |value_gone| {
+            result_response::Outcome::ConditionFailed(ConditionFailed {
+                current: Some(v1::Register {
+                    key: "key".into(),
+                    value: if value_gone { "" } else { "value" }.into(),
+                    version: Some(version(3).into()),
+                }),
+                value_gone,
+            })
+        };
+        let Some(Written::ConditionFailed {
+            current: Current::Register(register),
+            ..
+        }) = told(failed(false))
+        else {
+            panic!("the register is told")
+        };
+        assert_eq!(
+            (&register.value[..], register.version),
+            (&b"value"[..], version(3))
+        );
+        assert_eq!(
+            told(failed(true)),
+            Some(Written::ConditionFailed {
+                version: version(9),
+                current: Current::ValueGone(version(3))
+            })
+        );
+    }
+}
