@@ -318,7 +318,8 @@ async fn announce(urls: &str, elsewhere: bool) -> Result<(), Failure> {
         String::new()
     };
     write(&format!(
-        "Ready after {:.1} s. In another terminal, try:\n\n    paxos propose hello{flags}\n    paxos log --follow{flags}\n    \
+        "Ready after {:.1} s. In another terminal, try:\n\n    paxos decide leader alice{flags}\n    paxos put colour \
+         blue{flags}\n    paxos get colour{flags}\n    paxos propose hello{flags}\n    paxos log --follow{flags}\n    \
          paxos status{flags}\n    paxos bench{flags}\n\n",
         begun.elapsed().as_secs_f64()
     ))?;

@@ -2,14 +2,20 @@
 
 mod bench;
 mod connection;
+mod decide;
+mod delete;
 mod dev;
+mod get;
 mod json;
+mod key;
 mod log;
 mod output;
 mod propose;
+mod put;
 mod serve;
 mod status;
 mod verdict;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -39,6 +45,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Dev(dev::Args),
+    Decide(decide::Args),
+    Put(put::Args),
+    Get(get::Args),
+    Delete(delete::Args),
+    Watch(watch::Args),
     Propose(propose::Args),
     Log(log::Args),
     Status(status::Args),
@@ -51,6 +62,11 @@ fn main() -> ExitCode {
         // These two run roles: they set up logging and threads themselves.
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(args),
+        Command::Decide(args) => client(decide::run(args)),
+        Command::Put(args) => client(put::run(args)),
+        Command::Get(args) => client(get::run(args)),
+        Command::Delete(args) => client(delete::run(args)),
+        Command::Watch(args) => client(watch::run(args)),
         Command::Propose(args) => client(propose::run(args)),
         Command::Log(args) => client(log::run(args)),
         Command::Status(args) => client(status::run(args)),

@@ -1,17 +1,17 @@
 //! `paxos propose`: appends a value to the log, or each line of standard input.
 
-use std::{ffi::OsString, os::unix::ffi::OsStringExt as _};
+use std::ffi::OsString;
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt as _};
 use paxos_client::{ProposeError, VALUE_BYTES_MAX, Version};
 use paxos_common::exit::Failure;
 use serde_json::json;
-use tokio::io::AsyncReadExt as _;
 use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, FramedRead};
 
 use crate::{
     connection::{ConnectionArgs, propose_failure},
+    key,
     output::OutputArgs,
 };
 
@@ -44,11 +44,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let Some(value) = args.value else {
         return propose_lines(args).await;
     };
-    let value = if value == "-" {
-        read_stdin().await?
-    } else {
-        value.into_vec()
-    };
+    let value = key::value(value).await?;
     let client = args.connection.client()?;
     let version = client
         .append(value, args.connection.timeout)
@@ -114,16 +110,4 @@ fn lines() -> impl Stream<Item = Result<Bytes, Failure>> {
         }
         AnyDelimiterCodecError::Io(error) => Failure::usage(format!("read standard input: {error}")),
     })
-}
-
-/// Standard input up to its end, or just past the limit, which is as good as all of it.
-async fn read_stdin() -> Result<Vec<u8>, Failure> {
-    let mut value = Vec::new();
-    let limit = u64::try_from(VALUE_BYTES_MAX + 1).expect("1 MiB fits");
-    tokio::io::stdin()
-        .take(limit)
-        .read_to_end(&mut value)
-        .await
-        .map_err(|error| Failure::usage(format!("read standard input: {error}")))?;
-    Ok(value)
 }

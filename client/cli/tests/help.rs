@@ -35,6 +35,31 @@ fn help_of_log_says_where_it_ends() {
 }
 
 #[test]
+fn help_of_decide_says_when_it_exits_1() {
+    insta::assert_snapshot!(help(&["decide", "--help"]));
+}
+
+#[test]
+fn help_of_put_names_its_conditions() {
+    insta::assert_snapshot!(help(&["put", "--help"]));
+}
+
+#[test]
+fn help_of_get_says_how_fresh_a_read_is() {
+    insta::assert_snapshot!(help(&["get", "--help"]));
+}
+
+#[test]
+fn help_of_delete_names_its_condition() {
+    insta::assert_snapshot!(help(&["delete", "--help"]));
+}
+
+#[test]
+fn help_of_watch_says_how_to_go_on() {
+    insta::assert_snapshot!(help(&["watch", "--help"]));
+}
+
+#[test]
 fn help_of_status_says_how_it_exits() {
     insta::assert_snapshot!(help(&["status", "--help"]));
 }

@@ -1,0 +1,106 @@
+//! `paxos get`: reads registers.
+
+use std::ffi::OsString;
+
+use bytes::Bytes;
+use paxos_client::{Client, Consistency, Part, Register, Version};
+use paxos_common::exit::Failure;
+
+use crate::{
+    connection::{ConnectionArgs, no},
+    key::{bytes, read_failure, register_as_json},
+    output::{Form, OutputArgs, bytes_as_text, write_bytes},
+};
+
+/// Read a register: print its value, as it is
+///
+/// Sees every write acknowledged before, through whichever learner, unless less is asked for. With --prefix: one line a
+/// register, SLOT.OFFSET KEY = VALUE, ascending by key, in pages of which a later one shows a later state. Exits 1 when
+/// there is no such key.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Its key, 1 byte to 4 KiB; with --prefix what keys start with, also nothing
+    key: OsString,
+
+    /// All registers whose key starts with KEY
+    #[arg(long)]
+    prefix: bool,
+
+    /// Whatever a learner has at hand, which may be old
+    #[arg(long, conflicts_with = "at_least")]
+    local: bool,
+
+    /// A state that includes this version: waits for a learner that has it
+    #[arg(long, value_name = "SLOT.OFFSET")]
+    at_least: Option<Version>,
+
+    #[command(flatten)]
+    output: OutputArgs,
+
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let client = args.connection.client()?;
+    let key = bytes(args.key.clone());
+    let consistency = match args.at_least {
+        Some(version) => Consistency::AtLeast(version),
+        None if args.local => Consistency::Local,
+        None => Consistency::Linearizable,
+    };
+    if args.prefix {
+        return print_prefix(&args, &client, key, consistency).await;
+    }
+    let register = client
+        .get(key.clone(), consistency, args.connection.timeout)
+        .await
+        .map_err(read_failure)?
+        .ok_or_else(|| no(format!("there is no key {}", bytes_as_text(&key))))?;
+    match args.output.output {
+        // As it is, for files and pipes; the end of the line is for people.
+        Form::Text => write_bytes(&[&register.value[..], b"\n"].concat()),
+        Form::Json => args.output.print(String::new, || register_as_json(&register)),
+    }
+}
+
+async fn print_prefix(
+    args: &Args,
+    client: &Client,
+    prefix: Bytes,
+    consistency: Consistency,
+) -> Result<(), Failure> {
+    let mut part = Part::default();
+    let mut found = false;
+    loop {
+        let page = client
+            .get_prefix(prefix.clone(), part.clone(), consistency, args.connection.timeout)
+            .await
+            .map_err(read_failure)?;
+        for register in &page.registers {
+            found = true;
+            args.output
+                .print(|| line(register), || register_as_json(register))?;
+        }
+        part.after = page.next_after;
+        if part.after.is_none() {
+            break;
+        }
+    }
+    if found {
+        return Ok(());
+    }
+    Err(no(format!(
+        "there is no key that starts with {}",
+        bytes_as_text(&prefix)
+    )))
+}
+
+fn line(register: &Register) -> String {
+    format!(
+        "{}  {} = {}\n",
+        register.version,
+        bytes_as_text(&register.key),
+        bytes_as_text(&register.value)
+    )
+}

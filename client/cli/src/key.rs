@@ -1,0 +1,216 @@
+//! What the commands for registers share: versions as flags, values from standard input, results and failures in words.
+
+use std::ffi::OsString;
+
+use bytes::Bytes;
+use paxos_client::{
+    Change, Current, ReadError, Register, SubscribeError, VALUE_BYTES_MAX, Version, WriteError, Written,
+};
+use paxos_common::exit::Failure;
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
+
+use crate::{
+    connection::no,
+    output::{OutputArgs, bytes_as_json, bytes_as_text},
+};
+
+/// Bytes of an argument.
+pub(crate) fn bytes(argument: OsString) -> Bytes {
+    use std::os::unix::ffi::OsStringExt as _;
+    argument.into_vec().into()
+}
+
+/// The bytes of an argument, or for `-` those of standard input up to its end.
+pub(crate) async fn value(argument: OsString) -> Result<Bytes, Failure> {
+    if argument == "-" {
+        read_stdin().await
+    } else {
+        Ok(bytes(argument))
+    }
+}
+
+/// Standard input up to its end, or just past the limit, which is as good as all of it.
+async fn read_stdin() -> Result<Bytes, Failure> {
+    let mut value = Vec::new();
+    let limit = u64::try_from(VALUE_BYTES_MAX + 1).expect("1 MiB fits");
+    tokio::io::stdin()
+        .take(limit)
+        .read_to_end(&mut value)
+        .await
+        .map_err(|error| Failure::usage(format!("read standard input: {error}")))?;
+    Ok(value.into())
+}
+
+/// Prints what a write did: its version; a condition that failed is the answer no.
+pub(crate) fn print_written(output: OutputArgs, key: &Bytes, written: &Written) -> Result<(), Failure> {
+    let text = || match written {
+        Written::Applied { version } => format!("{version}\n"),
+        Written::ConditionFailed { .. } => String::new(),
+    };
+    output.print(text, || written_as_json(key, written))?;
+    match written {
+        Written::Applied { .. } => Ok(()),
+        Written::ConditionFailed { current, .. } => Err(no(format!(
+            "the condition does not hold, and nothing was changed: {}",
+            current_as_text(current)
+        ))),
+    }
+}
+
+fn current_as_text(current: &Current) -> String {
+    match current {
+        Current::Absent => "the key holds nothing".to_owned(),
+        Current::Register(Register { value, version, .. }) => {
+            format!("the key holds {} since version {version}", bytes_as_text(value))
+        }
+        Current::ValueGone(version) => {
+            format!("the key had been written by version {version}, and has been since")
+        }
+    }
+}
+
+/// As in the proto, `ResultResponse`.
+fn written_as_json(key: &Bytes, written: &Written) -> Value {
+    match written {
+        Written::Applied { version } => json!({ "version": version_as_json(*version), "applied": {} }),
+        Written::ConditionFailed { version, current } => {
+            let failed = match current {
+                Current::Absent => json!({ "value_gone": false }),
+                Current::Register(register) => {
+                    json!({ "current": register_as_json(register), "value_gone": false })
+                }
+                Current::ValueGone(wrote) => json!({
+                    "current": { "key": bytes_as_json(key), "version": version_as_json(*wrote) },
+                    "value_gone": true,
+                }),
+            };
+            json!({ "version": version_as_json(*version), "condition_failed": failed })
+        }
+    }
+}
+
+pub(crate) fn register_as_json(register: &Register) -> Value {
+    json!({
+        "key": bytes_as_json(&register.key),
+        "value": bytes_as_json(&register.value),
+        "version": version_as_json(register.version),
+    })
+}
+
+pub(crate) fn change_as_json(change: &Change) -> Value {
+    let mut json = json!({ "key": bytes_as_json(&change.key), "version": version_as_json(change.version) });
+    match &change.value {
+        Some(value) => json["value"] = bytes_as_json(value),
+        None => json["deleted"] = json!({}),
+    }
+    json
+}
+
+pub(crate) fn version_as_json(version: Version) -> Value {
+    json!({ "slot": version.slot.get(), "offset": version.offset })
+}
+
+/// Says what to do about a write that has no outcome.
+pub(crate) fn write_failure(error: WriteError) -> Failure {
+    match error {
+        WriteError::Invalid(text) => Failure::usage(text),
+        WriteError::Refused(_) => Failure::unavailable(error),
+        WriteError::NotProposed(_) => Failure::unavailable(anyhow::anyhow!(
+            "{error}; it is safe to try again; `paxos status` shows what is wrong"
+        )),
+        WriteError::Expired => Failure::unavailable(error),
+        WriteError::OutcomeUnknown(_) | WriteError::OutcomeNotRead { .. } => Failure::unavailable(
+            anyhow::anyhow!("{error}; read the key with `paxos get` before trying again"),
+        ),
+    }
+}
+
+/// Says what to do about a read that was not answered.
+pub(crate) fn read_failure(error: ReadError) -> Failure {
+    match error {
+        ReadError::Invalid(text) => Failure::usage(text),
+        ReadError::OutOfRange(cause) => no(format!("there is no such version: {cause}")),
+        ReadError::Refused(_) | ReadError::Expired(_) => Failure::unavailable(error),
+        ReadError::Unavailable(_) => {
+            Failure::unavailable(anyhow::anyhow!("{error}; `paxos status` shows what is wrong"))
+        }
+    }
+}
+
+/// Says what to do about a watch that ended.
+pub(crate) fn watch_failure(error: SubscribeError) -> Failure {
+    match error {
+        SubscribeError::Invalid(text) => Failure::usage(text),
+        SubscribeError::OutOfRange(cause) => {
+            no(format!("changes from that version on cannot be told: {cause}"))
+        }
+        SubscribeError::Unavailable(_) => {
+            Failure::unavailable(anyhow::anyhow!("{error}; `paxos status` shows what is wrong"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use paxos_client::Slot;
+
+    fn version(slot: u64) -> Version {
+        Version {
+            slot: Slot::new(slot).unwrap(),
+            offset: 2,
+        }
+    }
+
+    #[test]
+    fn outcomes_have_the_names_of_the_proto() {
+        let key = Bytes::from("key");
+        let applied = Written::Applied { version: version(4) };
+        assert_eq!(
+            written_as_json(&key, &applied),
+            json!({ "version": { "slot": 4, "offset": 2 }, "applied": {} })
+        );
+        let failed = |current| {
+            written_as_json(
+                &key,
+                &Written::ConditionFailed {
+                    version: version(4),
+                    current,
+                },
+            )["condition_failed"]
+                .clone()
+        };
+        assert_eq!(failed(Current::Absent), json!({ "value_gone": false }));
+        assert_eq!(
+            failed(Current::ValueGone(version(3))),
+            json!({ "current": { "key": "key", "version": { "slot": 3, "offset": 2 } }, "value_gone": true })
+        );
+        let register = Register {
+            key: key.clone(),
+            value: Bytes::from_static(&[0xff]),
+            version: version(3),
+        };
+        assert_eq!(
+            failed(Current::Register(register)),
+            json!({
+                "current": { "key": "key", "value": { "base64": "/w==" }, "version": { "slot": 3, "offset": 2 } },
+                "value_gone": false,
+            })
+        );
+    }
+
+    #[test]
+    fn deletion_is_told_apart_from_an_empty_value() {
+        let change = |value| {
+            change_as_json(&Change {
+                key: Bytes::from("key"),
+                version: version(1),
+                value,
+            })
+        };
+        assert_eq!(change(Some(Bytes::new()))["value"], "");
+        assert_eq!(change(None)["deleted"], json!({}));
+        assert!(change(None).get("value").is_none());
+    }
+}
