@@ -8,11 +8,12 @@ use protox::{
     file::{ChainFileResolver, DescriptorSetFileResolver, GoogleFileResolver, IncludeFileResolver},
 };
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "paxos/v1/types.proto",
     "paxos/v1/acceptor.proto",
     "paxos/v1/proposer.proto",
     "paxos/v1/learner.proto",
+    "paxos/v1/election.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

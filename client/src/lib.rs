@@ -42,10 +42,14 @@
 //! sent again: a second attempt could take effect twice.
 //!
 //! Reads are spread over the learners, and go on with another when one does not answer. They contact no proposer.
+//!
+//! # Elections
+//! [`Election`] has one of many candidates hold at a time, with a fencing token.
 
 mod address;
 mod client;
 mod courier;
+mod election;
 mod error;
 mod follow;
 mod learners;
@@ -60,6 +64,7 @@ mod watch;
 mod write;
 
 pub use client::{Client, ClientConfig};
+pub use election::{Election, ElectionError, Holding, Lost, Mandate, Observation, Tenure, Token};
 pub use error::{Cause, ConfigError, ProposeError, ReadError, SubscribeError, WriteError};
 pub use limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use paxos_common::{

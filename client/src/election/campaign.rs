@@ -1,0 +1,158 @@
+//! A candidate on its way: waits until nobody holds, or the holder's time is up, and tries.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use paxos_common::peer::Backoff;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{
+    Candidacy, ElectionError, Holding, Token,
+    lease::{Vigil, held_until},
+    seat::{Look, Seat},
+};
+use crate::{
+    Changes, Condition, Version, Written,
+    error::{SubscribeError, WriteError},
+};
+
+/// Pauses after a try whose outcome is unknown, from the shortest to the longest.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// An election won, and by which writes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Won {
+    pub(crate) token: Token,
+    /// The last own write.
+    pub(crate) version: Version,
+    /// From before it was sent.
+    pub(crate) sent_at: Instant,
+}
+
+/// What came of one try.
+enum Try {
+    Won(Won),
+    /// Look again, after a pause if the outcome is not known; an own write at this version would be the win.
+    Again {
+        unsure: bool,
+        own: Option<Won>,
+    },
+}
+
+/// Campaigns until it wins.
+pub(crate) async fn run<S: Seat>(
+    seat: &S,
+    candidacy: &Candidacy,
+    patience: Duration,
+) -> Result<Won, ElectionError> {
+    let mut vigil = Vigil::new();
+    let mut pause = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
+    let mut own: Option<Won> = None;
+    loop {
+        let look = seat.look(patience).await?;
+        saw(&mut vigil, look)?;
+        let won = match own.take().filter(|own| vigil.version() == Some(own.version)) {
+            Some(won) => Some(won),
+            None => {
+                await_turn(seat, &mut vigil, patience).await?;
+                match attempt(seat, candidacy, vigil.condition(), patience).await? {
+                    Try::Won(won) => Some(won),
+                    Try::Again { unsure, own: maybe } => {
+                        own = maybe;
+                        if unsure {
+                            sleep(pause.next_delay()).await;
+                        }
+                        None
+                    }
+                }
+            }
+        };
+        if let Some(won) = won
+            && let Some(won) = settle(seat, candidacy, won, patience).await
+        {
+            return Ok(won);
+        }
+    }
+}
+
+fn saw(vigil: &mut Vigil, look: Look) -> Result<(), ElectionError> {
+    let holder = match look.held {
+        Some((version, value)) => Some((version, Holding::read(&value, version)?)),
+        None => None,
+    };
+    vigil.saw(Instant::now(), holder, look.next);
+    Ok(())
+}
+
+/// Returns when nobody holds, or what the register holds has not changed for the holder's time to live; or when it must
+/// be looked at again, which the condition of the next write finds out.
+async fn await_turn<S: Seat>(seat: &S, vigil: &mut Vigil, patience: Duration) -> Result<(), ElectionError> {
+    let mut watch = seat.watch(vigil.next(), patience);
+    while let Some(due) = vigil.due() {
+        tokio::select! {
+            // Cancel safe: a timer.
+            () = sleep_until(due) => return Ok(()),
+            // Cancel safe: nothing is lost or told twice.
+            news = watch.next() => match news {
+                Some(Ok(changes)) => changed(vigil, changes)?,
+                // The learners do not keep what came since: see where things stand.
+                Some(Err(SubscribeError::OutOfRange(_))) | None => {
+                    saw(vigil, seat.look(patience).await?)?;
+                    watch = seat.watch(vigil.next(), patience);
+                }
+                Some(Err(error)) => return Err(error.into()),
+            },
+        }
+    }
+    Ok(())
+}
+
+fn changed(vigil: &mut Vigil, news: Changes) -> Result<(), ElectionError> {
+    let Some(last) = news.changes.into_iter().next_back() else {
+        return Ok(());
+    };
+    let holder = match last.value {
+        Some(value) => Some((last.version, Holding::read(&value, last.version)?)),
+        None => None,
+    };
+    vigil.saw(Instant::now(), holder, news.next);
+    Ok(())
+}
+
+async fn attempt<S: Seat>(
+    seat: &S,
+    candidacy: &Candidacy,
+    condition: Condition,
+    patience: Duration,
+) -> Result<Try, ElectionError> {
+    let sent_at = Instant::now();
+    let won = |version| Won {
+        token: Token(version),
+        version,
+        sent_at,
+    };
+    let again = |unsure, own| Ok(Try::Again { unsure, own });
+    match seat.put(candidacy.holder(None), condition, patience).await {
+        Ok(Written::Applied { version }) => Ok(Try::Won(won(version))),
+        Ok(Written::ConditionFailed { .. }) | Err(WriteError::Expired) => again(false, None),
+        // If it took effect after all, it is waited out like anybody else's: the register does not tell whose it is.
+        Err(WriteError::OutcomeUnknown(_)) => again(true, None),
+        Err(WriteError::OutcomeNotRead { version, .. }) => again(true, Some(won(version))),
+        Err(WriteError::Invalid(text)) => Err(ElectionError::Invalid(text)),
+        Err(WriteError::Refused(cause)) => Err(ElectionError::Refused(cause)),
+        Err(WriteError::NotProposed(cause)) => Err(ElectionError::Unavailable(cause)),
+    }
+}
+
+/// A win that took so long that its time is up already is renewed before anybody is told; `None` when it is lost.
+async fn settle<S: Seat>(seat: &S, candidacy: &Candidacy, mut won: Won, patience: Duration) -> Option<Won> {
+    while Instant::now() >= held_until(won.sent_at, candidacy.ttl) {
+        won.sent_at = Instant::now();
+        let holder = candidacy.holder(Some(won.token));
+        match seat.put(holder, Condition::Version(won.version), patience).await {
+            Ok(Written::Applied { version }) => won.version = version,
+            Ok(Written::ConditionFailed { .. }) | Err(_) => return None,
+        }
+    }
+    Some(won)
+}

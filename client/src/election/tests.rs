@@ -1,0 +1,402 @@
+//! Elections in paused time, over a register that is cut off, slow or vague when a test says so.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU8, Ordering},
+    },
+};
+
+use futures::{Stream, stream};
+use prost::Message as _;
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+use super::{
+    seat::{Look, Seat},
+    *,
+};
+use crate::{Change, Changes, Condition, Current, Slot, Written, error::WriteError};
+
+const TTL: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(3_600);
+/// How long a call takes.
+const LATENCY: Duration = Duration::from_millis(20);
+
+/// How the way to the register is.
+const WHOLE: u8 = 0;
+/// Nothing passes.
+const CUT: u8 = 1;
+/// Writes pass, and their answers do not.
+const VAGUE: u8 = 2;
+
+#[derive(Default)]
+struct Held {
+    register: Option<(Version, Bytes)>,
+    changes: Vec<Change>,
+}
+
+/// One candidate's way to the register.
+#[derive(Clone)]
+struct Fake {
+    held: Arc<Mutex<Held>>,
+    slots: watch::Sender<u64>,
+    way: Arc<AtomicU8>,
+}
+
+impl Fake {
+    fn new() -> Self {
+        Self {
+            held: Arc::default(),
+            slots: watch::Sender::new(0),
+            way: Arc::default(),
+        }
+    }
+
+    /// Another candidate's way to the same register.
+    fn other(&self) -> Self {
+        Self {
+            way: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    fn set(&self, way: u8) {
+        self.way.store(way, Ordering::Relaxed);
+    }
+
+    fn is(&self, way: u8) -> bool {
+        self.way.load(Ordering::Relaxed) == way
+    }
+
+    fn write(&self, value: Option<Bytes>, condition: Condition) -> Written {
+        let mut held = self.held.lock().unwrap();
+        let version = version(*self.slots.borrow());
+        let current = held.register.as_ref().map(|(version, _)| *version);
+        let holds = match condition {
+            Condition::Always => true,
+            Condition::Absent => current.is_none(),
+            Condition::Version(version) => current == Some(version),
+        };
+        if holds {
+            held.register = value.clone().map(|value| (version, value));
+            held.changes.push(Change {
+                key: "name".into(),
+                version,
+                value,
+            });
+        }
+        drop(held);
+        self.slots.send_modify(|slots| *slots += 1);
+        if holds {
+            return Written::Applied { version };
+        }
+        Written::ConditionFailed {
+            version,
+            current: current.map_or(Current::Absent, Current::ValueGone),
+        }
+    }
+
+    async fn carry_out(
+        &self,
+        value: Option<Bytes>,
+        condition: Condition,
+        timeout: Duration,
+    ) -> Result<Written, WriteError> {
+        let cause = Cause::deadline();
+        if self.is(CUT) {
+            sleep(timeout).await;
+            return Err(WriteError::OutcomeUnknown(cause));
+        }
+        sleep(LATENCY.min(timeout)).await;
+        let written = self.write(value, condition);
+        if self.is(VAGUE) {
+            return Err(WriteError::OutcomeUnknown(cause));
+        }
+        Ok(written)
+    }
+
+    fn campaign(&self, name: &'static str) -> JoinHandle<Tenure> {
+        let (seat, candidacy) = (self.clone(), candidacy(name));
+        tokio::spawn(async move {
+            let won = campaign::run(&seat, &candidacy, PATIENCE).await.unwrap();
+            Tenure::start(seat, candidacy, won)
+        })
+    }
+}
+
+impl Seat for Fake {
+    type Watch = Pin<Box<dyn Stream<Item = Result<Changes, SubscribeError>> + Send>>;
+
+    async fn look(&self, timeout: Duration) -> Result<Look, Unanswered> {
+        if self.is(CUT) {
+            sleep(timeout).await;
+            return Err(Unanswered::Unavailable(Cause::deadline()));
+        }
+        sleep(LATENCY).await;
+        let held = self.held.lock().unwrap().register.clone();
+        Ok(Look {
+            held,
+            next: version(*self.slots.borrow()),
+        })
+    }
+
+    async fn put(
+        &self,
+        holder: v1::Holder,
+        condition: Condition,
+        timeout: Duration,
+    ) -> Result<Written, WriteError> {
+        let value = holder.encode_to_vec().into();
+        self.carry_out(Some(value), condition, timeout).await
+    }
+
+    async fn remove(&self, version: Version, timeout: Duration) -> Result<Written, WriteError> {
+        self.carry_out(None, Condition::Version(version), timeout).await
+    }
+
+    fn watch(&self, from: Version, _patience: Duration) -> Self::Watch {
+        let (fake, slots) = (self.clone(), self.slots.subscribe());
+        Box::pin(stream::unfold(
+            (fake, slots, from),
+            |(fake, mut slots, from)| async move {
+                loop {
+                    let next = version(*slots.borrow_and_update());
+                    if from < next && !fake.is(CUT) {
+                        let held = fake.held.lock().unwrap();
+                        let new = held.changes.iter().filter(|change| change.version >= from);
+                        let news = Changes {
+                            changes: new.cloned().collect(),
+                            next,
+                        };
+                        drop(held);
+                        return Some((Ok(news), (fake, slots, next)));
+                    }
+                    slots.changed().await.ok()?;
+                }
+            },
+        ))
+    }
+}
+
+fn version(slot: u64) -> Version {
+    Version {
+        slot: Slot::new(slot).unwrap(),
+        offset: 0,
+    }
+}
+
+fn candidacy(name: &'static str) -> Candidacy {
+    Candidacy {
+        candidate: name.into(),
+        ttl: TTL,
+    }
+}
+
+async fn elected(campaign: JoinHandle<Tenure>) -> Tenure {
+    campaign.await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn holder_that_lives_keeps_holding_with_the_same_token() {
+    let alice = Fake::new();
+    let bob = alice.other();
+    let tenure = elected(alice.campaign("alice")).await;
+    let token = tenure.token();
+    let rival = bob.campaign("bob");
+    sleep(10 * TTL).await;
+    assert_eq!((tenure.check(), rival.is_finished()), (Ok(token), false));
+    assert!(alice.held.lock().unwrap().changes.len() >= 30, "it renews");
+    rival.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn holder_that_is_cut_off_knows_before_another_takes_over_with_a_higher_token() {
+    let alice = Fake::new();
+    let bob = alice.other();
+    let tenure = elected(alice.campaign("alice")).await;
+    let rival = bob.campaign("bob");
+    sleep(3 * TTL).await;
+    alice.set(CUT);
+    let cut_at = Instant::now();
+    assert_eq!(tenure.lost().await, Lost::Lapsed);
+    let known_after = cut_at.elapsed();
+    assert!(!rival.is_finished() && tenure.check() == Err(Lost::Lapsed));
+    let succession = elected(rival).await;
+    assert!(succession.token() > tenure.token());
+    // The last renewal was up to a third of the time to live ago.
+    let taken_after = cut_at.elapsed();
+    assert!(
+        known_after < TTL * 9 / 10 && known_after < taken_after,
+        "{known_after:?}"
+    );
+    assert!(taken_after <= TTL + 4 * LATENCY, "{taken_after:?}");
+    // Back again, it does not hold, and the other does not mind.
+    alice.set(WHOLE);
+    sleep(3 * TTL).await;
+    assert!(!tenure.is_held() && succession.is_held());
+}
+
+#[tokio::test(start_paused = true)]
+async fn resigning_lets_another_take_over_at_once() {
+    let alice = Fake::new();
+    let bob = alice.other();
+    let tenure = elected(alice.campaign("alice")).await;
+    let mandate = tenure.mandate();
+    let rival = bob.campaign("bob");
+    sleep(TTL).await;
+    let begun = Instant::now();
+    tenure.resign().await.unwrap();
+    assert_eq!(
+        (mandate.check(), mandate.lost().await),
+        (Err(Lost::Resigned), Lost::Resigned)
+    );
+    let succession = elected(rival).await;
+    assert!(begun.elapsed() < 10 * LATENCY, "{:?}", begun.elapsed());
+    assert!(succession.token() > mandate.token());
+}
+
+#[tokio::test(start_paused = true)]
+async fn tenure_that_is_dropped_is_over_at_once_and_for_others_in_its_time() {
+    let alice = Fake::new();
+    let bob = alice.other();
+    let tenure = elected(alice.campaign("alice")).await;
+    let mandate = tenure.mandate();
+    let rival = bob.campaign("bob");
+    sleep(TTL).await;
+    drop(tenure);
+    assert_eq!(mandate.check(), Err(Lost::Resigned));
+    let begun = Instant::now();
+    elected(rival).await;
+    assert!(begun.elapsed() > TTL / 2 && begun.elapsed() < TTL + 4 * LATENCY);
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewal_of_unknown_outcome_extends_nothing_but_is_found_and_built_on() {
+    let alice = Fake::new();
+    let tenure = elected(alice.campaign("alice")).await;
+    alice.set(VAGUE);
+    sleep(TTL / 2).await;
+    assert!(
+        alice.held.lock().unwrap().changes.len() > 1,
+        "a renewal took effect"
+    );
+    alice.set(WHOLE);
+    sleep(3 * TTL).await;
+    assert!(tenure.is_held());
+    alice.set(VAGUE);
+    assert_eq!(tenure.lost().await, Lost::Lapsed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn holder_whose_register_is_written_by_others_is_told() {
+    let alice = Fake::new();
+    let tenure = elected(alice.campaign("alice")).await;
+    alice.write(None, Condition::Always);
+    assert_eq!(tenure.lost().await, Lost::Overtaken);
+    tenure.resign().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn acquiring_write_of_unknown_outcome_is_waited_out() {
+    let alice = Fake::new();
+    alice.set(VAGUE);
+    let campaign = alice.campaign("alice");
+    sleep(TTL / 2).await;
+    alice.set(WHOLE);
+    let tenure = elected(campaign).await;
+    let changes = alice.held.lock().unwrap().changes.len();
+    assert_eq!((tenure.is_held(), changes), (true, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_candidates_one_holds_at_a_time() {
+    const CANDIDATES: usize = 20;
+    let first = Fake::new();
+    let holding = Arc::new(AtomicU8::new(0));
+    let campaigns: Vec<_> = (0..CANDIDATES)
+        .map(|_| {
+            let (fake, holding) = (first.other(), holding.clone());
+            tokio::spawn(async move {
+                let tenure = elected(fake.campaign("somebody")).await;
+                assert_eq!(holding.fetch_add(1, Ordering::Relaxed), 0, "two hold");
+                sleep(2 * TTL).await;
+                let token = tenure.check().unwrap();
+                holding.fetch_sub(1, Ordering::Relaxed);
+                tenure.resign().await.unwrap();
+                token
+            })
+        })
+        .collect();
+    let mut tokens = Vec::new();
+    for campaign in campaigns {
+        tokens.push(campaign.await.unwrap());
+    }
+    tokens.sort_unstable();
+    tokens.dedup();
+    assert_eq!(tokens.len(), CANDIDATES);
+}
+
+#[tokio::test(start_paused = true)]
+async fn observer_is_told_holders_and_vacancies_but_no_renewals() {
+    let alice = Fake::new();
+    let mut observation = Observation::start(alice.other(), PATIENCE);
+    assert_eq!(observation.next().await, Some(Ok(None)));
+    let tenure = elected(alice.campaign("alice")).await;
+    let holding = observation.next().await.unwrap().unwrap().unwrap();
+    assert_eq!(
+        (&holding.candidate[..], holding.token, holding.ttl),
+        (&b"alice"[..], tenure.token(), TTL)
+    );
+    sleep(3 * TTL).await;
+    tenure.resign().await.unwrap();
+    assert_eq!(observation.next().await, Some(Ok(None)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn register_that_holds_something_else_is_left_alone() {
+    let alice = Fake::new();
+    for foreign in [&b"hello"[..], b""] {
+        let Written::Applied { version } = alice.write(Some(Bytes::from(foreign)), Condition::Always) else {
+            panic!("there is no condition")
+        };
+        let error = campaign::run(&alice, &candidacy("alice"), PATIENCE)
+            .await
+            .unwrap_err();
+        assert_eq!(error, ElectionError::NotAnElection { version });
+        let observed = Observation::start(alice.clone(), PATIENCE).next().await;
+        assert_eq!(observed, Some(Err(error)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn candidate_whom_nobody_answers_is_told() {
+    let alice = Fake::new();
+    alice.set(CUT);
+    let error = campaign::run(&alice, &candidacy("alice"), TTL).await.unwrap_err();
+    assert!(matches!(error, ElectionError::Unavailable(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn limits_are_told_before_anything_is_sent() {
+    let client = Client::new(crate::ClientConfig {
+        acceptors: vec!["http://127.0.0.1:1".parse().unwrap()],
+        ..Default::default()
+    })
+    .unwrap();
+    let election =
+        |name: &'static str, ttl| Election::new(&client, name, "alice", Duration::from_millis(ttl));
+    assert!(election("job", 500).is_ok() && election("job", 3_600_000).is_ok());
+    for (name, ttl, text) in [
+        ("", 5_000, "1 to 4096"),
+        ("job", 499, "500ms to 1h"),
+        ("job", 3_600_001, "500ms to 1h"),
+    ] {
+        let error = election(name, ttl).unwrap_err().to_string();
+        assert!(error.contains(text), "{error}");
+    }
+}
