@@ -1,0 +1,336 @@
+//! Check by position: clients are told where each command and read stands; is that order one that explains everything?
+//!
+//! The positions are a total order of all commands and reads of all keys. The check asks, in O(n log n) for n calls,
+//! whether that order keeps to real time across keys and clients, and whether a replay in that order tells every client
+//! what it was told. What is accepted is linearizable. It is stricter than that asks for: an order that could be
+//! explained otherwise, but not by its positions, is not accepted.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{Asked, Condition, Found, Held, Position, Record, Told};
+
+/// What a history breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Two commands were told the same position.
+    OnePlaceEach,
+    /// A value was found that nobody put there.
+    NothingFromNowhere,
+    /// A value was found at a position that is not where its command took effect, or at two of them.
+    OneEffect,
+    /// What began after something was over stands before it.
+    RealTime,
+    /// A condition held, or did not, and the command was told otherwise.
+    Conditions,
+    /// A client was told another state than the one at that position.
+    State,
+}
+
+/// The first thing found that cannot be.
+#[derive(Clone, Debug)]
+pub struct Breach {
+    pub rule: Rule,
+    /// What was told, for people.
+    pub text: String,
+}
+
+/// What was checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub calls: usize,
+    pub keys: usize,
+    /// Commands of which nobody knows what came of them.
+    pub unknown: usize,
+    /// Those of them that certainly took effect, since somebody saw it.
+    pub unknown_seen: usize,
+}
+
+/// A place in the order of everything: a read of the state after every slot below `s` stands at (s, 0), the command
+/// at (s, o) at (s, 2o + 1).
+type Point = (u64, u32);
+
+fn command_point(position: Position) -> Point {
+    (position.slot, 2 * u32::from(position.offset) + 1)
+}
+
+fn breach<T>(rule: Rule, text: String) -> Result<T, Breach> {
+    Err(Breach { rule, text })
+}
+
+/// Holds a history against its positions.
+///
+/// # Panics
+/// When two commands put the same value: then the history cannot be checked.
+pub fn check(history: &[Record]) -> Result<Summary, Breach> {
+    let places = place(history)?;
+    let bounds = bounds(history, &places)?;
+    let mut keys: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (index, record) in history.iter().enumerate() {
+        keys.entry(&record.key).or_default().push(index);
+    }
+    for calls in keys.values() {
+        replay(history, &places, &bounds, calls)?;
+    }
+    let unknown = |record: &&Record| record.ended.is_none() && record.asked != Asked::Read;
+    let mut summary = Summary {
+        calls: history.len(),
+        keys: keys.len(),
+        unknown: history.iter().filter(unknown).count(),
+        unknown_seen: 0,
+    };
+    for (record, place) in history.iter().zip(&places) {
+        summary.unknown_seen += usize::from(record.ended.is_none() && place.is_some());
+    }
+    Ok(summary)
+}
+
+/// Everything that somebody was told to stand in a register, or that certainly stood there, and by which call.
+fn sightings(history: &[Record]) -> impl Iterator<Item = (&Record, &Held)> {
+    history.iter().filter_map(|record| {
+        let told = match record.told() {
+            Some(Told::Applied(_)) => match record.asked.condition() {
+                Some(Condition::Holds(held)) => Some(held),
+                Some(Condition::Always | Condition::Absent) | None => None,
+            },
+            Some(
+                Told::Read {
+                    found: Some(held), ..
+                }
+                | Told::Failed {
+                    found: Found::Held(held),
+                    ..
+                },
+            ) => Some(held),
+            Some(Told::Read { found: None, .. } | Told::Failed { .. }) | None => None,
+        };
+        told.map(|held| (record, held))
+    })
+}
+
+/// Where each call stands; none for unknown commands of which nobody saw an effect.
+fn place(history: &[Record]) -> Result<Vec<Option<Point>>, Breach> {
+    let mut places: Vec<Option<Point>> = Vec::with_capacity(history.len());
+    let mut writers: HashMap<&str, usize> = HashMap::new();
+    for (index, record) in history.iter().enumerate() {
+        places.push(record.told().map(|told| match told {
+            Told::Read { applied_to, .. } => (*applied_to, 0),
+            Told::Applied(at) | Told::Failed { at, .. } => command_point(*at),
+        }));
+        if let Asked::Put { value, .. } = &record.asked {
+            let twice = writers.insert(value, index);
+            assert_eq!(twice, None, "{value} is put twice");
+        }
+    }
+    for (reader, held) in sightings(history) {
+        let Some(&writer) = writers.get(held.value.as_str()) else {
+            return breach(
+                Rule::NothingFromNowhere,
+                format!("nobody wrote what {reader:?} found"),
+            );
+        };
+        let put = &history[writer];
+        let failed = matches!(put.told(), Some(Told::Failed { .. }));
+        if put.key != reader.key || failed {
+            return breach(
+                Rule::NothingFromNowhere,
+                format!("{reader:?} found what {put:?} did not write there"),
+            );
+        }
+        let point = command_point(held.version);
+        if *places[writer].get_or_insert(point) != point {
+            return breach(
+                Rule::OneEffect,
+                format!("{reader:?} found what {put:?} wrote elsewhere"),
+            );
+        }
+    }
+    let mut taken: HashMap<Point, usize> = HashMap::new();
+    for (index, record) in history.iter().enumerate() {
+        let command = record.asked != Asked::Read;
+        if let Some(other) = places[index]
+            .filter(|_| command)
+            .and_then(|point| taken.insert(point, index))
+        {
+            return breach(
+                Rule::OnePlaceEach,
+                format!("{record:?} stands where {:?} stands", history[other]),
+            );
+        }
+    }
+    Ok(places)
+}
+
+/// For each call the last point of what was over before it began; it stands at or after that, if it stands anywhere.
+fn bounds(history: &[Record], places: &[Option<Point>]) -> Result<Vec<Point>, Breach> {
+    let mut by_begin: Vec<usize> = (0..history.len()).collect();
+    by_begin.sort_by_key(|&index| history[index].begun);
+    let mut by_end: Vec<usize> = (0..history.len()).collect();
+    by_end.sort_by_key(|&index| history[index].over());
+    let mut over = by_end.into_iter().peekable();
+    let mut last: Option<usize> = None;
+    let mut bounds = vec![(0, 0); history.len()];
+    for index in by_begin {
+        while let Some(before) = over.next_if(|&before| history[index].follows(&history[before])) {
+            if last.is_none_or(|last| places[last] < places[before]) {
+                last = Some(before);
+            }
+        }
+        let Some(last) = last else { continue };
+        bounds[index] = places[last].expect("what is over has a place");
+        if places[index].is_some_and(|place| place < bounds[index]) {
+            return breach(
+                Rule::RealTime,
+                format!("{:?} stands before {:?}", history[index], history[last]),
+            );
+        }
+    }
+    Ok(bounds)
+}
+
+/// A delete of unknown outcome, which explains an absence once.
+struct LostDelete<'a> {
+    record: &'a Record,
+    bound: Point,
+    used: bool,
+}
+
+/// One register, replayed.
+struct Replay<'a> {
+    state: Option<Held>,
+    lost_deletes: Vec<LostDelete<'a>>,
+    /// Puts of unknown outcome of which nobody saw the value.
+    lost_puts: usize,
+}
+
+fn replay(
+    history: &[Record],
+    places: &[Option<Point>],
+    bounds: &[Point],
+    calls: &[usize],
+) -> Result<(), Breach> {
+    let mut replay = Replay {
+        state: None,
+        lost_deletes: Vec::new(),
+        lost_puts: 0,
+    };
+    let mut order = Vec::new();
+    for &index in calls {
+        let record = &history[index];
+        match (places[index], &record.asked) {
+            (Some(point), _) => order.push((point, record)),
+            (None, Asked::Put { .. }) => replay.lost_puts += 1,
+            (None, Asked::Delete { .. }) => replay.lost_deletes.push(LostDelete {
+                record,
+                bound: bounds[index],
+                used: false,
+            }),
+            (None, Asked::Read) => {}
+        }
+    }
+    order.sort_by_key(|(point, _)| *point);
+    for (point, record) in order {
+        replay.step(record, point)?;
+    }
+    Ok(())
+}
+
+impl Replay<'_> {
+    fn step(&mut self, record: &Record, point: Point) -> Result<(), Breach> {
+        match record.told() {
+            Some(Told::Read { found, .. }) => {
+                let found = found.clone().map_or(Found::Nothing, Found::Held);
+                self.agree(record, point, &found)
+            }
+            Some(Told::Failed { found, .. }) => {
+                self.agree(record, point, found)?;
+                let version = match found {
+                    Found::Nothing => None,
+                    Found::Held(Held { version, .. }) | Found::Gone(version) => Some(*version),
+                };
+                let held = match record.asked.condition() {
+                    Some(Condition::Always) | None => true,
+                    Some(Condition::Absent) => version.is_none(),
+                    Some(Condition::Holds(held)) => version == Some(held.version),
+                };
+                if held {
+                    self.odd(Rule::Conditions, record)
+                } else {
+                    Ok(())
+                }
+            }
+            Some(Told::Applied(_)) | None => {
+                if !self.holds(record, point) {
+                    return self.odd(Rule::Conditions, record);
+                }
+                self.state = match &record.asked {
+                    Asked::Put { value, .. } => Some(Held {
+                        value: value.clone(),
+                        version: position(point),
+                    }),
+                    Asked::Delete { .. } | Asked::Read => None,
+                };
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the register is in the state that a call found.
+    fn agree(&mut self, record: &Record, point: Point, found: &Found) -> Result<(), Breach> {
+        let agrees = match found {
+            Found::Nothing => self.explain_absence(record, point),
+            Found::Held(held) => self.state.as_ref() == Some(held),
+            Found::Gone(version) => {
+                let here = self.state.as_ref().is_some_and(|held| held.version == *version);
+                here || self.lost_puts > 0
+            }
+        };
+        if agrees {
+            Ok(())
+        } else {
+            self.odd(Rule::State, record)
+        }
+    }
+
+    /// Whether the condition of a command that took effect holds here.
+    fn holds(&mut self, record: &Record, point: Point) -> bool {
+        match record.asked.condition() {
+            Some(Condition::Always) | None => true,
+            Some(Condition::Absent) => self.explain_absence(record, point),
+            Some(Condition::Holds(held)) => self.state.as_ref() == Some(held),
+        }
+    }
+
+    /// Whether the register holds nothing here, a delete of unknown outcome having taken effect just before if needed.
+    ///
+    /// Which of several deletes it was is guessed, the pickiest first: a history with many of them could be refused
+    /// though another guess would explain it; none is accepted wrongly.
+    fn explain_absence(&mut self, observer: &Record, point: Point) -> bool {
+        let Some(state) = &self.state else { return true };
+        let fits = |lost: &LostDelete<'_>, picky: bool| {
+            let condition = match lost.record.asked.condition() {
+                Some(Condition::Holds(held)) => picky && held == state,
+                Some(Condition::Always) => !picky,
+                Some(Condition::Absent) | None => false,
+            };
+            !lost.used && condition && lost.bound <= point && lost.record.begun <= observer.over()
+        };
+        let find = |picky| self.lost_deletes.iter().position(|lost| fits(lost, picky));
+        let Some(chosen) = find(true).or_else(|| find(false)) else {
+            return false;
+        };
+        self.lost_deletes[chosen].used = true;
+        self.state = None;
+        true
+    }
+
+    fn odd<T>(&self, rule: Rule, record: &Record) -> Result<T, Breach> {
+        breach(rule, format!("{record:?}, where there was {:?}", self.state))
+    }
+}
+
+fn position(point: Point) -> Position {
+    Position {
+        slot: point.0,
+        offset: u16::try_from(point.1 / 2).expect("made of an offset"),
+    }
+}
