@@ -5,7 +5,9 @@ mod connection;
 mod decide;
 mod delete;
 mod dev;
+mod elect;
 mod get;
+mod guard;
 mod json;
 mod key;
 mod log;
@@ -50,16 +52,21 @@ enum Command {
     Get(get::Args),
     Delete(delete::Args),
     Watch(watch::Args),
+    Elect(elect::Args),
     Propose(propose::Args),
     Log(log::Args),
     Status(status::Args),
     Bench(bench::Args),
     Serve(serve::Args),
+    #[command(hide = true)]
+    Guard(guard::Args),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         // These two run roles: they set up logging and threads themselves.
+        Command::Elect(args) => elect::run(args),
+        Command::Guard(args) => guard::run(&args),
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(args),
         Command::Decide(args) => client(decide::run(args)),

@@ -60,6 +60,11 @@ fn help_of_watch_says_how_to_go_on() {
 }
 
 #[test]
+fn help_of_elect_says_what_becomes_of_the_command() {
+    insta::assert_snapshot!(help(&["elect", "--help"]));
+}
+
+#[test]
 fn help_of_status_says_how_it_exits() {
     insta::assert_snapshot!(help(&["status", "--help"]));
 }

@@ -1,0 +1,236 @@
+//! `paxos elect`: waits to hold an election, and runs a command while it holds.
+
+use std::{ffi::OsString, process::ExitCode, time::Duration};
+
+use paxos_client::{Election, ElectionError, Holding, Lost, Tenure, WriteError};
+use paxos_common::{
+    config::parse_duration,
+    exit::{Exit, Failure, block_on, finish},
+};
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::{
+    connection::{ConnectionArgs, no},
+    guard::{Guarded, code_of},
+    key::{bytes, version_as_json},
+    output::{OutputArgs, bytes_as_json, bytes_as_text},
+};
+
+/// Wait to hold an election; run a command while holding
+///
+/// The command runs in a process group of its own, with the fencing token, a number that grows from holder to holder, in
+/// PAXOS_FENCING_TOKEN. When the election is lost the group gets SIGTERM, and SIGKILL after --grace; then this exits 1.
+/// When the command ends, this resigns and exits with its code, or with 128 + the number of the signal that ended it.
+/// SIGTERM and SIGINT are passed on as SIGTERM, and this resigns when the command has ended. If this process is killed,
+/// the kernel kills the command, but not what the command has started.
+///
+/// While this process itself is stopped (SIGSTOP), nobody watches the command: what it acts on must refuse tokens below
+/// the highest it has seen.
+///
+/// Without a command: prints who holds, and each change, and holds until interrupted; exits 1 when it is lost.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The election's name, 1 byte to 4 KiB: the key of a register
+    name: OsString,
+
+    /// Stand under this name, for people and observers [default: HOSTNAME, if set, and the process id]
+    #[arg(long = "as", value_name = "ID")]
+    candidate: Option<OsString>,
+
+    /// How long others wait when the holder fails, 500ms to 1h
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
+    ttl: Duration,
+
+    /// How long the command has between SIGTERM and SIGKILL
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
+    grace: Duration,
+
+    /// The command to run while holding, and its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+
+    #[command(flatten)]
+    output: OutputArgs,
+
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+pub(crate) fn run(args: Args) -> ExitCode {
+    paxos_common::telemetry::init(paxos_common::config::LogFormat::Text);
+    match block_on(1, elect(args)) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => finish(Err(failure)),
+    }
+}
+
+/// SIGTERM or SIGINT, whichever comes first.
+pub(crate) struct Interrupt {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Interrupt {
+    fn listen() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(Failure::internal);
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// # Cancel safety
+    /// Safe: an unseen signal stays pending.
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            // Both arms: `recv` is cancel safe.
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn elect(args: Args) -> Result<u8, Failure> {
+    let client = args.connection.client()?;
+    let candidate = args.candidate.clone().map_or_else(own_name, bytes);
+    let election = Election::new(&client, bytes(args.name.clone()), candidate.clone(), args.ttl)
+        .map_err(election_failure)?;
+    let mut interrupt = Interrupt::listen()?;
+    let patience = args.connection.timeout;
+    let tenure = tokio::select! {
+        // Cancel safe enough: the candidacy ends, and at worst nobody holds for the time to live.
+        tenure = election.campaign(patience) => tenure.map_err(election_failure)?,
+        // It ends only in an error.
+        failure = show_changes(&args, &election) => return Err(failure),
+        // Cancel safe: a signal unseen stays pending.
+        () = interrupt.next() => return Ok(Exit::Clean as u8),
+    };
+    let own = Holding {
+        candidate,
+        token: tenure.token(),
+        ttl: args.ttl,
+    };
+    if args.command.is_empty() {
+        show(&args, Some(&own), true)?;
+        hold(tenure, &mut interrupt).await
+    } else {
+        eprintln!(
+            "holding as {}, token {}",
+            bytes_as_text(&own.candidate),
+            own.token
+        );
+        run_command(&args, tenure, &mut interrupt).await
+    }
+}
+
+fn own_name() -> bytes::Bytes {
+    let mut name = std::env::var_os("HOSTNAME").unwrap_or_default();
+    if !name.is_empty() {
+        name.push("-");
+    }
+    name.push(std::process::id().to_string());
+    bytes(name)
+}
+
+/// Without a command, prints who holds while waiting; with one, standard output is the command's.
+async fn show_changes(args: &Args, election: &Election) -> Failure {
+    if !args.command.is_empty() {
+        return std::future::pending().await;
+    }
+    let mut observation = election.observe(args.connection.timeout);
+    while let Some(news) = observation.next().await {
+        let shown = news.map_err(election_failure);
+        if let Err(failure) = shown.and_then(|holding| show(args, holding.as_ref(), false)) {
+            return failure;
+        }
+    }
+    Failure::internal(anyhow::anyhow!("the observation ended without saying why"))
+}
+
+fn show(args: &Args, holding: Option<&Holding>, ours: bool) -> Result<(), Failure> {
+    args.output.print(
+        || match holding {
+            Some(Holding { candidate, token, .. }) => {
+                let whose = if ours { " (ours)" } else { "" };
+                format!("{} holds, token {token}{whose}\n", bytes_as_text(candidate))
+            }
+            None => "nobody holds\n".to_owned(),
+        },
+        || match holding {
+            Some(holding) => json!({
+                "holder": {
+                    "candidate": bytes_as_json(&holding.candidate),
+                    "token": version_as_json(holding.token.version()),
+                    "ttl_ms": u64::try_from(holding.ttl.as_millis()).unwrap_or(u64::MAX),
+                },
+                "fencing_token": holding.token.packed(),
+                "ours": ours,
+            }),
+            None => json!({ "ours": false }),
+        },
+    )
+}
+
+async fn hold(tenure: Tenure, interrupt: &mut Interrupt) -> Result<u8, Failure> {
+    tokio::select! {
+        // Cancel safe: it only waits.
+        lost = tenure.lost() => Err(lost_failure(lost)),
+        // Cancel safe: a signal unseen stays pending.
+        () = interrupt.next() => {
+            resign(tenure).await;
+            Ok(Exit::Clean as u8)
+        }
+    }
+}
+
+async fn run_command(args: &Args, tenure: Tenure, interrupt: &mut Interrupt) -> Result<u8, Failure> {
+    // Starting it is the first guarded action.
+    let token = tenure.check().map_err(lost_failure)?;
+    let mut command = Guarded::start(&args.command, token.packed())?;
+    let status = tokio::select! {
+        // Cancel safe: the command goes on, and is waited for below.
+        status = command.wait() => status?,
+        // Cancel safe: it only waits.
+        lost = tenure.lost() => {
+            command.stop(args.grace).await?;
+            return Err(lost_failure(lost));
+        }
+        // Cancel safe: a signal unseen stays pending.
+        () = interrupt.next() => {
+            tokio::select! {
+                // Cancel safe: dropped only together with the command's last grace, below.
+                status = command.stop(args.grace) => status?,
+                // Cancel safe: it only waits.
+                lost = tenure.lost() => {
+                    command.stop(args.grace).await?;
+                    return Err(lost_failure(lost));
+                }
+            }
+        }
+    };
+    resign(tenure).await;
+    Ok(code_of(status))
+}
+
+async fn resign(tenure: Tenure) {
+    if let Err(error) = tenure.resign().await {
+        let error: WriteError = error;
+        eprintln!("not known to have resigned, others take over in their time: {error}");
+    }
+}
+
+fn lost_failure(lost: Lost) -> Failure {
+    no(format!("lost: {lost}"))
+}
+
+fn election_failure(error: ElectionError) -> Failure {
+    match error {
+        ElectionError::Invalid(text) => Failure::usage(text),
+        ElectionError::NotAnElection { .. } => no(error.to_string()),
+        ElectionError::Refused(_) => Failure::unavailable(error),
+        ElectionError::Unavailable(_) => {
+            Failure::unavailable(anyhow::anyhow!("{error}; `paxos status` shows what is wrong"))
+        }
+    }
+}
