@@ -118,7 +118,7 @@ impl World<'_> {
                     let session = ClientSession::opened(version);
                     self.clients.sessions.insert(waiting.client, session);
                 }
-                self.settle(waiting);
+                self.settle(&waiting);
             }
             Outcome::Unknown => self.left_unknown(waiting),
             Outcome::NotProposed(_) => {
@@ -141,12 +141,12 @@ impl World<'_> {
         if waiting.sequence.is_some() && self.rng.random_bool(0.8) {
             self.ask_anew(waiting.client, waiting.sequence, waiting.command);
         } else {
-            self.settle(waiting);
+            self.settle(&waiting);
         }
     }
 
     /// The client knows what became of the command, or gives up.
-    fn settle(&mut self, waiting: Waiting) {
+    fn settle(&mut self, waiting: &Waiting) {
         if let (Some(stamp), Some(session)) = (
             waiting.command.session,
             self.clients.sessions.get_mut(&waiting.client),

@@ -46,13 +46,13 @@ pub(super) fn watch(
     answers(told, response, permit)
 }
 
-fn answers<T, R: 'static>(
+fn answers<T, R>(
     read: impl Stream<Item = Result<T, ReadError>> + Send + 'static,
     response: impl Fn(T) -> R + Send + 'static,
     permit: OwnedSemaphorePermit,
 ) -> Answers<R>
 where
-    R: Send,
+    R: Send + 'static,
 {
     let stop = futures::stream::once(async { Err(stopping()) });
     let answers = read

@@ -1,3 +1,5 @@
+//! The state machine: tables of what it judges, and properties against a look back over the whole log.
+
 use proptest::prelude::*;
 
 use super::{
