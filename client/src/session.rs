@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use paxos_common::wire::command::SEQUENCES_MAX;
 use paxos_proto::v1::SessionStamp;
 use tokio::{
     sync::Notify,
@@ -14,8 +15,6 @@ use tokio::{
 
 use crate::Version;
 
-/// Sequences of one session that may be unresolved together, as the contract has it.
-const UNRESOLVED_MAX: u64 = 4096;
 /// A session that was not used for so long is left for a fresh one: on a busy cluster 1,048,576 slots may have passed,
 /// and it may have expired.
 const IDLE_MAX: Duration = Duration::from_secs(20);
@@ -123,7 +122,7 @@ impl Session {
         let mut sequences = self.lock();
         let sequence = sequences.next;
         let acked_below = sequences.unresolved.first().copied().unwrap_or(sequence);
-        if sequence >= acked_below + UNRESOLVED_MAX {
+        if sequence >= acked_below + SEQUENCES_MAX {
             return None;
         }
         sequences.next += 1;
@@ -219,10 +218,10 @@ mod tests {
     async fn waits_in_line_while_as_many_are_unresolved_as_the_contract_allows() {
         let session = session();
         let mut tickets = Vec::new();
-        for _ in 0..UNRESOLVED_MAX {
+        for _ in 0..SEQUENCES_MAX {
             tickets.push(take(&session).await);
         }
-        assert_eq!(tickets.last().unwrap().stamp.sequence, UNRESOLVED_MAX);
+        assert_eq!(tickets.last().unwrap().stamp.sequence, SEQUENCES_MAX);
         let soon = Instant::now() + Duration::from_secs(1);
         assert!(session.ticket(soon).await.is_none());
         // It is the lowest that holds up the others.
@@ -238,7 +237,7 @@ mod tests {
         drop(tickets.drain(..2));
         for waiting in waiting {
             let stamp = waiting.await.unwrap();
-            assert!(stamp.sequence < stamp.acked_below + UNRESOLVED_MAX, "{stamp:?}");
+            assert!(stamp.sequence < stamp.acked_below + SEQUENCES_MAX, "{stamp:?}");
         }
     }
 

@@ -72,7 +72,7 @@ impl Client {
     /// What the command at `version` did: asks again after [`WriteError::OutcomeNotRead`].
     ///
     /// # Errors
-    /// See [`ReadError`]; it is kept for some 1,048,576 slots.
+    /// See [`ReadError`]; it is kept for as long as the log is.
     ///
     /// # Cancel safety
     /// Safe: it only reads.

@@ -96,11 +96,6 @@ pub fn out_of_range(text: impl Into<String>) -> Status {
     Status::out_of_range(text)
 }
 
-/// UNIMPLEMENTED: part of the contract that this release does not serve yet.
-pub fn unimplemented(what: &str) -> Status {
-    Status::unimplemented(format!("{what} is not served by this release yet"))
-}
-
 fn detailed(code: Code, text: &str, fate: Fate) -> Status {
     let mut details = ErrorDetails::new();
     details
