@@ -13,6 +13,7 @@ mod observe;
 mod service;
 mod shared;
 pub mod store;
+mod trace;
 mod worker;
 
 use std::{sync::Arc, time::Duration};
@@ -24,6 +25,7 @@ use paxos_common::{
     server::{MESSAGE_BYTES_MAX, Server},
     shutdown::Shutdown,
     sqlite::DataDir,
+    telemetry::Exporting,
 };
 use paxos_proto::v1::acceptor_server::{AcceptorServer, SERVICE_NAME};
 use tokio::net::TcpListener;
@@ -49,6 +51,8 @@ const DRAIN_GRACE: Duration = Duration::from_secs(5);
 pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> Result<(), Failure> {
     let local = listener.local_addr().map_err(Failure::internal)?;
     let address = advertised(config.advertise.as_ref(), local)?;
+    let exporting = Exporting::start("acceptor", &config.id)?;
+    let tracer = exporting.tracer();
     let directory = DataDir::open(&config.data_dir)?;
     let data_dir = directory.path().display().to_string();
     let run = RunNumber::from_random(rand::random());
@@ -56,7 +60,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     let (store, opened) = opened.map_err(|error| Failure::from(error).context("open store"))?;
 
     let reader = store.reader();
-    let (worker, shared, queue) = Worker::new(store, opened, run);
+    let (worker, shared, queue) = Worker::new(store, opened, run, tracer.clone());
     let stop_scrub = shutdown.token().clone();
     shutdown.spawn_vital("scrub", scrub(reader.clone(), Arc::clone(&shared), stop_scrub));
     let reader = Telling::new(reader, Arc::clone(&shared));
@@ -77,15 +81,17 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
         shared,
         reader,
         shutdown.clone(),
+        tracer.clone(),
     );
     let service = AcceptorServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let (server, health) = Server::new(listener, SERVICE_NAME, Routes::new(service)).await?;
     health.set_serving(true).await;
-    let served = server.run(shutdown.clone()).await;
+    let served = server.traced(tracer).run(shutdown.clone()).await;
     health.set_serving(false).await;
     stop_worker.cancel();
-    shutdown.drain(DRAIN_GRACE).await?;
-    served
+    let drained = shutdown.drain(DRAIN_GRACE).await;
+    exporting.stop().await;
+    drained.and(served)
 }

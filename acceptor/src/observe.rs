@@ -222,6 +222,7 @@ mod tests {
         ballot::ProposerId,
         identity::{AcceptorUuid, CommitCounter, RunNumber},
     };
+    use paxos_common::trace::Tracer;
 
     use super::*;
     use crate::{
@@ -271,7 +272,7 @@ mod tests {
         let disk = MemoryDisk::new(AcceptorUuid::from_u128(1));
         let run = RunNumber::from_random(1);
         let (store, opened) = disk.open(run);
-        let (_, shared, _) = Worker::new(store, opened, run);
+        let (_, shared, _) = Worker::new(store, opened, run, Tracer::off());
         let (store, _) = disk.open(run);
         (disk, store, shared)
     }

@@ -12,8 +12,10 @@ use paxos_common::{
         message::{Accept, Prepare, PrepareAnswer},
         slot::Slot,
     },
+    server::received,
     shutdown::Shutdown,
     status,
+    trace::Tracer,
     wire::{self, AcceptReply},
 };
 use paxos_proto::v1::{self as pb, acceptor_server::Acceptor};
@@ -26,6 +28,7 @@ use crate::{
     observe::observe,
     shared::{Published, Shared},
     store::{Reader, StoreError},
+    trace::Traced,
     worker::{Command, FormStep, NoSpace, QUEUE_BYTES_MAX, QUEUE_MAX},
 };
 
@@ -68,6 +71,7 @@ struct Inner<R> {
     reader: R,
     roster: Arc<Roster>,
     shutdown: Shutdown,
+    tracer: Tracer,
 }
 
 impl<R> Clone for Service<R> {
@@ -86,6 +90,7 @@ impl<R: Reader> Service<R> {
         shared: Arc<Shared>,
         reader: R,
         shutdown: Shutdown,
+        tracer: Tracer,
     ) -> Self {
         let queue_bytes = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
         let roster = Arc::default();
@@ -101,6 +106,7 @@ impl<R: Reader> Service<R> {
                 reader,
                 roster,
                 shutdown,
+                tracer,
             }),
         }
     }
@@ -211,10 +217,12 @@ impl<R> Inner<R> {
         requests: &mut Streaming<pb::AcceptRequest>,
         answers: mpsc::Sender<AcceptReply>,
     ) -> Result<(), Status> {
-        while let Some(request) = requests.message().await? {
+        while let Some(mut request) = requests.message().await? {
             self.check_caller(request.caller.as_ref())?;
             let witnesses = wire::read_witnesses(&request.witnesses).map_err(malformed)?;
+            let traceparent = std::mem::take(&mut request.traceparent);
             let accept = Accept::try_from(request).map_err(malformed)?;
+            let trace = Traced::begin(&self.tracer, &traceparent, &accept);
             check_ballot(accept.ballot)?;
             check_text("proposer_address", accept.address.len())?;
             let mut bytes = 0;
@@ -243,6 +251,7 @@ impl<R> Inner<R> {
                     witnesses,
                     answer,
                     bytes,
+                    trace,
                 })
                 .await
                 .is_err()
@@ -291,6 +300,7 @@ impl<R: Reader> Acceptor for Service<R> {
         &self,
         request: Request<pb::PrepareRequest>,
     ) -> Result<Response<Self::PrepareStream>, Status> {
+        let trace = received(request.extensions()).cloned();
         let request = request.into_inner();
         self.inner.check_caller(request.caller.as_ref())?;
         let prepare = Prepare::try_from(request).map_err(malformed)?;
@@ -300,7 +310,11 @@ impl<R: Reader> Acceptor for Service<R> {
         let place = Inner::<R>::place(&self.inner.promises, "the list of promises that are being read")?;
         let (stamp, answer) = self
             .inner
-            .ask(|answer| Command::Prepare { prepare, answer })
+            .ask(|answer| Command::Prepare {
+                prepare,
+                answer,
+                trace,
+            })
             .await?;
         let refusal = match answer {
             PrepareAnswer::Promised => None,

@@ -19,6 +19,7 @@ use paxos_common::{
         slot::Slot,
         witness::Witnesses,
     },
+    trace::{SpanContext, Tracer},
     wire::AcceptReply,
 };
 use tokio::{
@@ -31,6 +32,7 @@ use tracing::warn;
 use crate::{
     shared::{Published, Shared},
     store::{Opened, Reader as _, Store},
+    trace::{self, Traced},
 };
 
 /// Requests that wait for the writer: some leaders' windows of in-flight messages and as many heartbeats. Their bytes
@@ -60,6 +62,8 @@ pub(crate) enum Command {
     Prepare {
         prepare: Prepare,
         answer: oneshot::Sender<Result<(Stamp, PrepareAnswer), NoSpace>>,
+        /// The span that it belongs to, when it is traced.
+        trace: Option<SpanContext>,
     },
     /// Phase 2. The place for the answer is reserved, so that the worker never waits for a slow leader.
     Accept {
@@ -68,6 +72,7 @@ pub(crate) enum Command {
         witnesses: Witnesses,
         answer: mpsc::OwnedPermit<AcceptReply>,
         bytes: OwnedSemaphorePermit,
+        trace: Traced,
     },
 }
 
@@ -101,6 +106,7 @@ enum Release {
         place: mpsc::OwnedPermit<AcceptReply>,
         accept: (Ballot, u64),
         answer: AcceptAnswer,
+        trace: Traced,
         _bytes: OwnedSemaphorePermit,
     },
 }
@@ -116,6 +122,7 @@ pub(crate) struct Worker<S: Store> {
     shared: Arc<Shared>,
     /// There was space when it was last looked at.
     has_space: bool,
+    tracer: Tracer,
 }
 
 impl<S: Store> Worker<S> {
@@ -124,6 +131,7 @@ impl<S: Store> Worker<S> {
         store: S,
         opened: Opened,
         run: RunNumber,
+        tracer: Tracer,
     ) -> (Self, Arc<Shared>, mpsc::Sender<Command>) {
         let core = Acceptor::recover(opened.recovered, run).remembering(opened.witnesses.clone());
         let (damage, damage_reports) = mpsc::channel(DAMAGE_MAX);
@@ -139,6 +147,7 @@ impl<S: Store> Worker<S> {
                 damage: damage_reports,
                 shared: Arc::clone(&shared),
                 has_space: true,
+                tracer,
             },
             shared,
             sender,
@@ -192,10 +201,13 @@ impl<S: Store> Worker<S> {
         self.look_for_space().await;
         let mut group = self.core.group();
         let mut releases = Vec::with_capacity(commands.len());
-        for command in commands {
+        let mut traced = Vec::new();
+        for mut command in commands {
+            traced.extend(command.taken());
             releases.push(self.decide(&mut group, command).await?);
         }
         if let Some(write) = self.core.write(&group) {
+            let _span = trace::commit(&self.tracer, &mut traced, &group, releases.len());
             let written = self.store.commit(write).await;
             written.map_err(|error| Failure::from(error).context("commit votes"))?;
         }
@@ -246,18 +258,22 @@ impl<S: Store> Worker<S> {
         match command {
             Command::Form { answer, .. } if !self.has_space => Ok(Release::Form(answer, Err(NoSpace))),
             // What is overtaken is told so all the same.
-            Command::Prepare { prepare, answer } if !self.has_space && prepare.ballot >= group.promised() => {
+            Command::Prepare { prepare, answer, .. }
+                if !self.has_space && prepare.ballot >= group.promised() =>
+            {
                 Ok(Release::Prepare(answer, Err(NoSpace)))
             }
             Command::Accept {
                 accept,
                 answer: place,
                 bytes,
+                trace,
                 ..
             } if !self.has_space && accept.ballot >= group.promised() => Ok(Release::Accept {
                 place,
                 accept: (accept.ballot, accept.sequence),
                 answer: AcceptAnswer::NoSpace,
+                trace,
                 _bytes: bytes,
             }),
             Command::Form { step, answer } => {
@@ -269,7 +285,7 @@ impl<S: Store> Worker<S> {
                 };
                 Ok(Release::Form(answer, Ok(result)))
             }
-            Command::Prepare { prepare, answer } => {
+            Command::Prepare { prepare, answer, .. } => {
                 let answered = self.core.prepare(group, &prepare);
                 Ok(Release::Prepare(answer, Ok(answered)))
             }
@@ -278,6 +294,7 @@ impl<S: Store> Worker<S> {
                 witnesses,
                 answer: place,
                 bytes,
+                trace,
             } => {
                 let slots: Vec<_> = self.core.slots_to_read(&accept).collect();
                 // Only repair asks for these, so that the hot path never waits for a read.
@@ -298,6 +315,7 @@ impl<S: Store> Worker<S> {
                     place,
                     accept: (accept.ballot, accept.sequence),
                     answer,
+                    trace,
                     _bytes: bytes,
                 })
             }
@@ -321,6 +339,18 @@ impl Command {
         match self {
             Self::Accept { bytes, .. } => bytes.num_permits(),
             Self::Form { .. } | Self::Prepare { .. } => 0,
+        }
+    }
+
+    /// It leaves the queue. Tells the span that it belongs to, when it is traced.
+    fn taken(&mut self) -> Option<SpanContext> {
+        match self {
+            Self::Accept { trace, .. } => {
+                trace.taken();
+                trace.context()
+            }
+            Self::Prepare { trace, .. } => trace.take(),
+            Self::Form { .. } => None,
         }
     }
 }
@@ -347,8 +377,10 @@ impl Release {
                 place,
                 accept: (ballot, sequence),
                 answer,
+                trace,
                 _bytes,
             } => {
+                trace.answered(&answer);
                 drop(place.send(AcceptReply {
                     stamp,
                     ballot,

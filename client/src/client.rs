@@ -3,12 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use paxos_common::peer::{Address, Backoff};
+use paxos_common::{
+    peer::{Address, Backoff},
+    trace::names::method,
+};
 use paxos_proto::v1::{self, Append, Command, command::Operation};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep, timeout_at},
 };
+use tonic::Code;
 
 use crate::{
     Slot, Version,
@@ -21,6 +25,7 @@ use crate::{
     status::ClusterStatus,
     stream::{Sending, Submission},
     subscription::Subscription,
+    trace::Tracer,
     unary::Unary,
 };
 
@@ -50,6 +55,7 @@ pub struct Client {
     unary: Arc<Unary>,
     pub(crate) learners: Arc<Learners>,
     pub(crate) sessions: Arc<Sessions>,
+    pub(crate) tracer: Tracer,
 }
 
 impl Client {
@@ -78,6 +84,7 @@ impl Client {
             unary: Arc::new(Unary::new(directory.clone())),
             learners: Arc::new(Learners::new(directory.clone())),
             sessions: Arc::default(),
+            tracer: Tracer::global(),
             directory,
             queue,
             obstacle,
@@ -110,10 +117,10 @@ impl Client {
     /// Dropping the future withdraws the command if it has not been sent yet; otherwise it may still be ordered.
     pub async fn propose(&self, command: Command, timeout: Duration) -> Result<Version, ProposeError> {
         limits::check(&command)?;
-        repeat(deadline_in(timeout), |deadline| {
+        let proposing = repeat(deadline_in(timeout), |deadline| {
             self.attempt(command.clone(), deadline)
-        })
-        .await
+        });
+        self.tracer.operation("client.propose", proposing).await
     }
 
     /// The same as [`propose`](Self::propose), as a call of its own instead of over the shared stream: what clients in
@@ -126,10 +133,11 @@ impl Client {
     /// As [`propose`](Self::propose).
     pub async fn propose_unary(&self, command: Command, timeout: Duration) -> Result<Version, ProposeError> {
         limits::check(&command)?;
-        repeat(deadline_in(timeout), |deadline| {
-            self.unary.attempt(command.clone(), deadline)
-        })
-        .await
+        let proposing = repeat(deadline_in(timeout), |deadline| {
+            let call = self.tracer.call(method::PROPOSE);
+            self.unary.attempt(command.clone(), deadline, call)
+        });
+        self.tracer.operation("client.propose", proposing).await
     }
 
     /// Follows the log from a slot on, on some learner and, when that one fails, on another: without gaps or repeats.
@@ -164,6 +172,21 @@ impl Client {
     }
 
     pub(crate) async fn attempt(&self, command: Command, deadline: Instant) -> Result<Version, Failed> {
+        let call = self.tracer.call(method::PROPOSE_STREAM);
+        let result = self.submit(command, deadline, call.traceparent()).await;
+        match &result {
+            Ok(_) => call.answered(Code::Ok, ""),
+            Err(failed) => call.answered(failed.cause().code, &failed.cause().message),
+        }
+        result
+    }
+
+    async fn submit(
+        &self,
+        command: Command,
+        deadline: Instant,
+        traceparent: String,
+    ) -> Result<Version, Failed> {
         let (answer, mut answered) = oneshot::channel();
         let sending = Sending::default();
         let _withdrawn_on_drop = Withdrawal(sending.clone());
@@ -171,6 +194,7 @@ impl Client {
             command,
             deadline,
             sending: sending.clone(),
+            traceparent,
             answer,
         };
         let too_late = || Failed::NotProposed(self.obstacle.get().unwrap_or_else(Cause::deadline));

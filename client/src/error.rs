@@ -182,6 +182,13 @@ pub(crate) enum Failed {
 }
 
 impl Failed {
+    /// Why.
+    pub(crate) fn cause(&self) -> &Cause {
+        match self {
+            Self::NotProposed(cause) | Self::Refused(cause) | Self::OutcomeUnknown(cause) => cause,
+        }
+    }
+
     /// Judges the answer to a command that was sent.
     pub(crate) fn judge(status: &Status) -> Self {
         let cause = Cause::from(status);
@@ -203,13 +210,18 @@ impl Failed {
 }
 
 /// How an attempt to have an answer of a learner failed for good.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unanswered {
+    #[error("{0}")]
     Invalid(Cause),
+    #[error("{0}")]
     Refused(Cause),
+    #[error("{0}")]
     OutOfRange(Cause),
+    #[error("{0}")]
     Aborted(Cause),
     /// None did before the deadline.
+    #[error("{0}")]
     Unavailable(Cause),
 }
 

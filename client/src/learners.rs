@@ -8,15 +8,19 @@ use std::{
     time::Duration,
 };
 
-use paxos_common::peer::{Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy};
+use paxos_common::{
+    peer::{Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy},
+    trace::{SpanContext, inject},
+};
 use paxos_proto::v1::learner_client::LearnerClient;
 use rand::seq::IteratorRandom as _;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tonic::{Response, Status, transport::Channel};
+use tonic::{Code, Request, Response, Status, transport::Channel};
 
 use crate::{
     address::Directory,
     error::{Cause, Unanswered},
+    trace::Tracer,
 };
 
 /// How long one learner may take before another is asked, first and at most: it doubles with each attempt of a call, so
@@ -35,6 +39,24 @@ pub(crate) struct Learners {
     roster: Mutex<Roster>,
     /// Held by whoever asks the acceptors; the others wait for what it finds.
     refreshing: tokio::sync::Mutex<()>,
+    tracer: Tracer,
+}
+
+/// On what terms one learner is asked.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    patience: Duration,
+    context: Option<SpanContext>,
+}
+
+impl Terms {
+    /// A message with its deadline and trace context.
+    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.patience);
+        inject(&mut request, self.context.as_ref());
+        request
+    }
 }
 
 type Members = Arc<[Arc<Member>]>;
@@ -75,11 +97,12 @@ impl Learners {
             directory,
             roster: Mutex::default(),
             refreshing: tokio::sync::Mutex::default(),
+            tracer: Tracer::global(),
         }
     }
 
     /// Asks one learner after the other until one answers, or says something that the others would say too. `request`
-    /// gets how long that learner is waited for.
+    /// calls `method`, on terms that differ from one learner to the next.
     ///
     /// # Errors
     /// See [`Unanswered`].
@@ -89,7 +112,8 @@ impl Learners {
     pub(crate) async fn ask<T, F>(
         self: &Arc<Self>,
         deadline: Instant,
-        request: impl Fn(LearnerClient<Channel>, Duration) -> F,
+        method: &'static str,
+        request: impl Fn(LearnerClient<Channel>, Terms) -> F,
     ) -> Result<T, Unanswered>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -120,8 +144,20 @@ impl Learners {
             let left = deadline.saturating_duration_since(Instant::now());
             let attempt = patience.min(left);
             let counted = Counted::new(&member.in_flight);
-            let answer = timeout(attempt, request(member.client.clone(), attempt)).await;
+            let call = self.tracer.call(method);
+            call.to(&member.address);
+            let terms = Terms {
+                patience: attempt,
+                context: call.context(),
+            };
+            let answer = timeout(attempt, request(member.client.clone(), terms)).await;
             drop(counted);
+            match &answer {
+                Ok(Ok(_)) => call.answered(Code::Ok, ""),
+                Ok(Err(status)) => call.answered(status.code(), status.message()),
+                Err(_elapsed) => call.answered(Code::DeadlineExceeded, ""),
+            }
+            drop(call);
             let cause = match answer {
                 Ok(Ok(response)) => {
                     if !tried.is_empty() {

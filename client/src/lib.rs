@@ -43,6 +43,10 @@
 //!
 //! Reads are spread over the learners, and go on with another when one does not answer. They contact no proposer.
 //!
+//! # Traces
+//! Every call is a span, and tells the cluster so: set a global tracer provider of the `opentelemetry` crate before
+//! [`Client::new`], and one trace leads from the application to the disks and back.
+//!
 //! # Elections
 //! [`Election`] has one of many candidates hold at a time, with a fencing token.
 
@@ -59,6 +63,7 @@ mod session;
 mod status;
 mod stream;
 mod subscription;
+mod trace;
 mod unary;
 mod watch;
 mod write;

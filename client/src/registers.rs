@@ -3,17 +3,18 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use paxos_common::trace::names::method;
 use paxos_proto::v1::{
     self, Delete, Linearizable, Local, Put, ReadRequest, ReadResponse, command::Operation, condition,
     learner_client::LearnerClient, read_request,
 };
 use tokio::time::Instant;
-use tonic::Request;
 
 use crate::{
     Client, Slot, Version,
     client::deadline_in,
     error::{Cause, ReadError, Unanswered, WriteError},
+    learners::Terms,
     limits,
 };
 
@@ -167,8 +168,8 @@ impl Client {
         condition: Condition,
         timeout: Duration,
     ) -> Result<Written, WriteError> {
-        let operation = put(key.into(), value.into(), condition);
-        self.write(operation, deadline_in(timeout)).await
+        let writing = self.write(put(key.into(), value.into(), condition), deadline_in(timeout));
+        self.tracer.operation("client.put", writing).await
     }
 
     /// Removes a register, exactly once; as [`put`](Self::put). Removing what is not there is applied too.
@@ -188,7 +189,8 @@ impl Client {
             key: key.into(),
             condition: condition.into(),
         });
-        self.write(operation, deadline_in(timeout)).await
+        let writing = self.write(operation, deadline_in(timeout));
+        self.tracer.operation("client.delete", writing).await
     }
 
     /// Decides a name: of all who ever ask, the first one's value wins, and everybody is told the same, for as long as
@@ -205,7 +207,16 @@ impl Client {
         value: impl Into<Bytes>,
         timeout: Duration,
     ) -> Result<Decision, WriteError> {
-        let (name, value, deadline) = (name.into(), value.into(), deadline_in(timeout));
+        let deciding = self.decide_once(name.into(), value.into(), deadline_in(timeout));
+        self.tracer.operation("client.decide", deciding).await
+    }
+
+    async fn decide_once(
+        &self,
+        name: Bytes,
+        value: Bytes,
+        deadline: Instant,
+    ) -> Result<Decision, WriteError> {
         loop {
             let operation = put(name.clone(), value.clone(), Condition::Absent);
             let (own, current) = match self.write(operation, deadline).await? {
@@ -257,8 +268,8 @@ impl Client {
     ) -> Result<Option<Register>, ReadError> {
         let key = key.into();
         limits::check_key(&key)?;
-        let found = self.read_key(key, consistency, deadline_in(timeout)).await?;
-        Ok(found)
+        let reading = self.read_key(key, consistency, deadline_in(timeout));
+        Ok(self.tracer.operation("client.get", reading).await?)
     }
 
     /// Reads registers whose key starts with `prefix`, in order, a page at a time; the empty prefix is that of all.
@@ -286,7 +297,8 @@ impl Client {
             limit: part.limit,
             after: part.after.unwrap_or_default(),
         };
-        let response = self.read(request, deadline_in(timeout)).await?;
+        let reading = self.read(request, deadline_in(timeout));
+        let response = self.tracer.operation("client.get_prefix", reading).await?;
         let malformed = || ReadError::Unavailable(malformed());
         let registers = response.registers.into_iter().map(Register::from_wire);
         Ok(Page {
@@ -330,12 +342,11 @@ impl Client {
     }
 
     async fn read(&self, request: ReadRequest, deadline: Instant) -> Result<ReadResponse, Unanswered> {
-        let call = |mut client: LearnerClient<_>, patience| {
-            let mut request = Request::new(request.clone());
-            request.set_timeout(patience);
+        let call = |mut client: LearnerClient<_>, terms: Terms| {
+            let request = terms.request(request.clone());
             async move { client.read(request).await }
         };
-        self.learners.ask(deadline, call).await
+        self.learners.ask(deadline, method::READ, call).await
     }
 }
 

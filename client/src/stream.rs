@@ -71,6 +71,8 @@ pub(crate) struct Submission {
     pub(crate) command: v1::Command,
     pub(crate) deadline: Instant,
     pub(crate) sending: Sending,
+    /// Its trace context; empty when the application traces nothing.
+    pub(crate) traceparent: String,
     pub(crate) answer: oneshot::Sender<Result<Version, Failed>>,
 }
 
@@ -147,6 +149,7 @@ impl ProposeStream {
             command,
             deadline,
             sending,
+            traceparent,
             answer,
         } = submission;
         let now = Instant::now();
@@ -161,7 +164,7 @@ impl ProposeStream {
             tag: self.last_tag + 1,
             command: Some(command),
             timeout_ms: u32::try_from(timeout_ms).unwrap_or(u32::MAX),
-            traceparent: String::new(),
+            traceparent,
             forwarded: false,
         };
         if self.requests.try_send(request).is_err() {

@@ -15,6 +15,7 @@ use crate::{
     address::Directory,
     client::version_of,
     error::{Cause, Failed},
+    trace::Call,
 };
 
 type Chosen = (Address, ProposerClient<Channel>);
@@ -34,7 +35,12 @@ impl Unary {
         }
     }
 
-    pub(crate) async fn attempt(&self, command: Command, deadline: Instant) -> Result<Version, Failed> {
+    pub(crate) async fn attempt(
+        &self,
+        command: Command,
+        deadline: Instant,
+        call: Call,
+    ) -> Result<Version, Failed> {
         let (address, mut client) = timeout_at(deadline, self.choose())
             .await
             .map_err(|_elapsed| Failed::NotProposed(Cause::deadline()))?
@@ -44,14 +50,21 @@ impl Unary {
             forwarded: false,
         });
         request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+        call.to(&address);
+        call.inject(&mut request);
         let status = match timeout_at(deadline, client.propose(request)).await {
             Ok(Ok(response)) => {
+                call.answered(Code::Ok, "");
                 let version = response.into_inner().version.unwrap_or_default();
                 return version_of(version).map_err(Failed::OutcomeUnknown);
             }
             Ok(Err(status)) => status,
-            Err(_elapsed) => return Err(Failed::OutcomeUnknown(Cause::deadline().at(&address))),
+            Err(_elapsed) => {
+                call.answered(Code::DeadlineExceeded, "");
+                return Err(Failed::OutcomeUnknown(Cause::deadline().at(&address)));
+            }
         };
+        call.answered(status.code(), status.message());
         let failed = if never_sent(&status) {
             Failed::NotProposed(Cause::from(&status).at(&address))
         } else {

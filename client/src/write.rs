@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use paxos_common::peer::Backoff;
+use paxos_common::{peer::Backoff, trace::names::method};
 use paxos_proto::v1::{
     Append, Applied, Command, ConditionFailed, Duplicate, OpenSession, ResultRequest, ResultResponse,
     command::Operation, duplicate, result_request, result_response,
 };
 use tokio::time::{Instant, sleep, timeout_at};
-use tonic::Request;
 
 use crate::{
     Client, Version,
     error::{Cause, Failed, ReadError, Unanswered, WriteError},
+    learners::Terms,
     limits,
     registers::{Current, Register, Written},
     session::{Session, Ticket},
@@ -77,10 +77,9 @@ impl Client {
     /// # Cancel safety
     /// Safe: it only reads.
     pub async fn outcome(&self, version: Version, timeout: Duration) -> Result<Written, ReadError> {
-        let deadline = crate::client::deadline_in(timeout);
-        self.read_outcome(version, deadline)
-            .await
-            .map_err(ReadError::from)
+        let reading = self.read_outcome(version, crate::client::deadline_in(timeout));
+        let outcome = self.tracer.operation("client.outcome", reading).await;
+        outcome.map_err(ReadError::from)
     }
 
     /// Appends one record, 1 byte to [1 MiB](crate::VALUE_BYTES_MAX), to the log, exactly once: unlike
@@ -101,7 +100,8 @@ impl Client {
         let append = Operation::Append(Append {
             record: record.into(),
         });
-        match self.write(append, crate::client::deadline_in(timeout)).await? {
+        let writing = self.write(append, crate::client::deadline_in(timeout));
+        match self.tracer.operation("client.append_once", writing).await? {
             Written::Applied { version } | Written::ConditionFailed { version, .. } => Ok(version),
         }
     }
@@ -169,14 +169,13 @@ impl Client {
     }
 
     async fn read_outcome(&self, version: Version, deadline: Instant) -> Result<Written, Unanswered> {
-        let request = |mut client: paxos_proto::v1::learner_client::LearnerClient<_>, patience| {
-            let mut request = Request::new(ResultRequest {
+        let request = |mut client: paxos_proto::v1::learner_client::LearnerClient<_>, terms: Terms| {
+            let request = terms.request(ResultRequest {
                 command: Some(result_request::Command::Version(version.into())),
             });
-            request.set_timeout(patience);
             async move { client.result(request).await }
         };
-        let response = self.learners.ask(deadline, request).await?;
+        let response = self.learners.ask(deadline, method::RESULT, request).await?;
         written(version, response).ok_or_else(|| {
             Unanswered::Refused(Cause::unavailable(
                 "the learner answered with an outcome that this client does not know",

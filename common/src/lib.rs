@@ -19,4 +19,5 @@ pub mod sqlite;
 pub mod status;
 #[cfg(feature = "service")]
 pub mod telemetry;
+pub mod trace;
 pub mod wire;

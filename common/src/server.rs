@@ -6,18 +6,21 @@ use tokio::{net::TcpListener, time::timeout};
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{exit::Failure, shutdown::Shutdown};
+use crate::{exit::Failure, shutdown::Shutdown, trace::Tracer};
 
 mod calls;
 mod connections;
 mod deadline;
 mod partial;
+mod traced;
 
 use calls::Limited;
 use connections::{Incoming, Limits};
+use traced::Traced;
 
 pub use crate::peer::MESSAGE_BYTES_MAX;
 pub use deadline::{deadline, sleep_until};
+pub use traced::received;
 
 /// What connections are allowed.
 const CONNECTIONS: Limits = Limits {
@@ -66,6 +69,7 @@ pub struct Server {
     listener: TcpListener,
     routes: Routes,
     local: SocketAddr,
+    tracer: Tracer,
 }
 
 impl Server {
@@ -100,9 +104,16 @@ impl Server {
                 listener,
                 routes,
                 local,
+                tracer: Tracer::off(),
             },
             health,
         ))
+    }
+
+    /// Traces single requests with `tracer`: see [`received`].
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// The address really bound.
@@ -119,7 +130,7 @@ impl Server {
     /// The listener failed.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Failure> {
         let incoming = Incoming::new(self.listener, CONNECTIONS);
-        let services = Limited::new(self.routes.prepare());
+        let services = Traced::new(Limited::new(self.routes.prepare()), self.tracer);
         let server = tonic::transport::Server::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))

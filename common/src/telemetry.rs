@@ -1,4 +1,4 @@
-//! Sets up logging: `tracing` events on standard error.
+//! Sets up what a process tells of itself: `tracing` events on standard error, and spans to a collector.
 
 use std::io;
 
@@ -8,6 +8,14 @@ use tracing_subscriber::{
 };
 
 use crate::config::LogFormat;
+
+mod export;
+mod settings;
+
+pub use export::Exporting;
+
+/// What the exporter's crate says of each attempt.
+const QUIET: &str = "opentelemetry-otlp=off";
 
 /// Installs the process's subscriber: events at the levels of `RUST_LOG` (info when unset) go to standard error.
 ///
@@ -24,7 +32,9 @@ pub fn init_quiet(format: LogFormat) {
 fn init_at(format: LogFormat, default: LevelFilter) {
     let filter = EnvFilter::builder()
         .with_default_directive(default.into())
-        .from_env_lossy();
+        .from_env_lossy()
+        // We say ourselves, once, that the collector cannot be reached.
+        .add_directive(QUIET.parse().expect("it is a directive"));
     let log: Box<dyn Layer<Registry> + Send + Sync> = match format {
         LogFormat::Text => fmt::layer()
             .with_writer(io::stderr)

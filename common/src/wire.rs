@@ -342,7 +342,6 @@ pub fn prepare_request(prepare: &Prepare, cluster: ClusterId) -> pb::PrepareRequ
         ballot: Some(prepare.ballot.into()),
         from: prepare.from.get(),
         proposer_address: prepare.address.to_string(),
-        traceparent: String::new(),
     }
 }
 
@@ -489,6 +488,7 @@ pub fn accept_request(accept: &Accept, cluster: ClusterId) -> pb::AcceptRequest 
         witnesses: Vec::new(),
         resign: accept.resign,
         trimmed_to: 0,
+        traceparent: String::new(),
     }
 }
 

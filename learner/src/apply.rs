@@ -12,6 +12,7 @@ use crate::{
     history::{Record, Unreadable, read_commands},
     knowledge::Knowledge,
     progress::{Mark, Progress},
+    trace::ValueTracer,
 };
 
 /// Learned slots, ascending and without gaps; never empty.
@@ -47,6 +48,7 @@ pub(crate) struct Applier {
     pub(crate) applied: watch::Sender<Progress>,
     /// To the disk.
     pub(crate) portions: mpsc::Sender<Portion>,
+    pub(crate) values: ValueTracer,
 }
 
 /// What is applied and was not handed on yet.
@@ -94,7 +96,9 @@ impl Applier {
     }
 
     fn apply(&mut self, batch: Batch, gathered: &mut Gathered) -> Result<(), Unreadable> {
+        let mut spans = Vec::new();
         for (slot, value) in batch {
+            spans.extend(self.values.begin("learner.apply", slot, &value));
             let (proposed, commands) = read_commands(slot, &value)?;
             gathered.bytes += value.as_bytes().len();
             gathered.marks.extend(self.progress.pass(slot, &value));
@@ -103,6 +107,8 @@ impl Applier {
                 .push(self.knowledge.apply(slot, value, proposed, &commands));
         }
         self.applied.send_replace(self.progress.clone());
+        // Only now does a reader see it.
+        drop(spans);
         Ok(())
     }
 

@@ -18,7 +18,10 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use crate::apply::{self, Batch};
+use crate::{
+    apply::{self, Batch},
+    trace::{Learning, ValueTracer},
+};
 
 /// Events that wait for the driver: each following task has at most one, so more would stay empty.
 pub(crate) const EVENTS_MAX: usize = 32;
@@ -94,6 +97,7 @@ pub(crate) async fn run(
     core: Learner,
     mut events: mpsc::Receiver<Event>,
     outlets: Outlets,
+    values: ValueTracer,
     stall_timeout: Duration,
     shutdown: Shutdown,
 ) -> Result<(), Failure> {
@@ -103,6 +107,7 @@ pub(crate) async fn run(
         outlets,
         ready: Batch::new(),
         ready_bytes: 0,
+        learning: Learning::new(values),
     };
     // Half of the time-out, since a stall takes two ticks to show.
     let mut ticks = interval(stall_timeout / 2);
@@ -131,6 +136,7 @@ struct Driver {
     ready: Batch,
     ready_bytes: usize,
     stall: Stall,
+    learning: Learning,
 }
 
 impl Driver {
@@ -192,7 +198,14 @@ impl Driver {
     fn hold(&mut self, mut rows: VecDeque<Row>, chosen_to: Slot) -> VecDeque<Row> {
         while let Some(row) = rows.front() {
             match self.core.rows(std::slice::from_ref(row), chosen_to) {
-                Admission::Whole => rows.pop_front(),
+                Admission::Whole => {
+                    if let Some((_, value)) = &row.accepted
+                        && row.slot >= self.core.next()
+                    {
+                        self.learning.held(row.slot, value);
+                    }
+                    rows.pop_front()
+                }
                 Admission::Later => break,
             };
         }
@@ -213,6 +226,7 @@ impl Driver {
         }
         if self.core.next() != before {
             self.outlets.next.send_replace(self.core.next());
+            self.learning.learned(self.core.next());
         }
     }
 

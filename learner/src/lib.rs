@@ -31,6 +31,7 @@ mod service;
 mod store;
 mod subscribe;
 mod tails;
+mod trace;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -42,6 +43,8 @@ use paxos_common::{
     server::{Health, Server},
     shutdown::Shutdown,
     sqlite::DataDir,
+    telemetry::Exporting,
+    trace::Tracer,
 };
 use paxos_proto::v1::learner_server::{LearnerServer, SERVICE_NAME};
 use tempfile::TempDir;
@@ -66,6 +69,7 @@ use progress::Progress;
 use service::{LearnerService, Opened};
 use store::{Log, Store};
 use tails::Asker;
+use trace::ValueTracer;
 
 pub use config::{Args, Config, PORT, STALL_TIMEOUT};
 
@@ -95,6 +99,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
 
     // A name for people to tell learners apart; nothing rests on it.
     let learner = rand::random::<u64>() >> 1;
+    let exporting = Exporting::start("learner", &learner.to_string())?;
     let service = LearnerService::new(learner, address.clone());
     let routes = Routes::new(
         LearnerServer::new(service.clone())
@@ -102,7 +107,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
             .max_encoding_message_size(MESSAGE_BYTES_MAX),
     );
     let (server, health) = Server::new(listener, SERVICE_NAME, routes).await?;
-    shutdown.spawn_vital("server", server.run(shutdown.clone()));
+    shutdown.spawn_vital("server", server.traced(exporting.tracer()).run(shutdown.clone()));
 
     let starter = Starter {
         config,
@@ -111,6 +116,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
         service,
         health,
         shutdown: shutdown.clone(),
+        tracer: exporting.tracer(),
     };
     let log = match shutdown
         .token()
@@ -130,6 +136,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
         log.close().await;
     }
     remove(temporary).await;
+    exporting.stop().await;
     result
 }
 
@@ -163,6 +170,7 @@ struct Starter {
     service: LearnerService,
     health: Health,
     shutdown: Shutdown,
+    tracer: Tracer,
 }
 
 impl Starter {
@@ -194,17 +202,26 @@ impl Starter {
             stalls,
             feed,
         };
+        let values = ValueTracer::new(self.tracer.clone());
         let stall_timeout = self.config.stall_timeout;
         let shutdown = &self.shutdown;
         shutdown.spawn_vital(
             "driver",
-            driver::run(core, events, outlets, stall_timeout, shutdown.clone()),
+            driver::run(
+                core,
+                events,
+                outlets,
+                values.clone(),
+                stall_timeout,
+                shutdown.clone(),
+            ),
         );
         let applier = Applier {
             knowledge: Arc::clone(&knowledge),
             progress: found.progress,
             applied,
             portions,
+            values: values.clone(),
         };
         shutdown.spawn_vital("applier", applier.run(batches));
         let writing = persist::run(found.store, Arc::clone(&knowledge), portions_seen);
@@ -243,9 +260,9 @@ impl Starter {
         }
         // A random one, which spreads the learners over the acceptors.
         let first = rand::random_range(0..acceptors.len());
-        let values = observer.follow_values(acceptors, first, stalls_seen);
-        shutdown.spawn(token.clone().run_until_cancelled_owned(values));
-        let readiness = tell_when_caught_up(cluster, greetings, applied_seen, self.health);
+        let feeding = observer.follow_values(acceptors, first, stalls_seen);
+        shutdown.spawn(token.clone().run_until_cancelled_owned(feeding));
+        let readiness = tell_when_caught_up(cluster, greetings, applied_seen, self.health, values);
         shutdown.spawn(token.clone().run_until_cancelled_owned(readiness));
         Ok(found.log)
     }
@@ -291,6 +308,7 @@ async fn tell_when_caught_up(
     mut greetings: mpsc::Receiver<Greeting>,
     mut applied: watch::Receiver<Progress>,
     health: Health,
+    values: ValueTracer,
 ) {
     let electorate = cluster.electorate();
     let mut told = Tally::default();
@@ -310,6 +328,7 @@ async fn tell_when_caught_up(
         .is_ok()
     {
         tracing::info!(%target, "caught up");
+        values.go_live();
         health.set_serving(true).await;
     }
 }

@@ -10,11 +10,12 @@ use paxos_common::{
     exit::Failure,
     paxos::{
         identity::{AcceptorUuid, Stamp},
-        proposer::{Effect, Event, Outcome, Pending, Phase, Proposer, Reason},
+        proposer::{Effect, Event, Outcome, Pending, Phase, Proposer, RequestId},
         slot::Slot,
     },
     peer::Address,
     shutdown::Shutdown,
+    trace::Tracer,
     wire,
 };
 use paxos_proto::v1::ProposerPhase;
@@ -26,12 +27,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    ask,
     formation::Cluster,
     forward::{Forwarded, Forwarder},
     link::{self, Open},
     requests::{Request, Waiting},
     timers::Timers,
+    trace::Traces,
 };
+
+mod forwarding;
 
 pub(crate) use crate::view::View;
 
@@ -88,6 +93,7 @@ pub(crate) struct Driver {
     views: watch::Sender<View>,
     viewed_at: Instant,
     timers: Timers,
+    traces: Traces,
     links: BTreeMap<AcceptorUuid, Link>,
     /// Promises being collected.
     prepares: BTreeMap<AcceptorUuid, AbortHandle>,
@@ -110,6 +116,7 @@ impl Driver {
         address: Address,
         leader_timeout: Duration,
         views: watch::Sender<View>,
+        tracer: Tracer,
     ) -> Self {
         Self {
             core,
@@ -119,6 +126,7 @@ impl Driver {
             views,
             viewed_at: Instant::now(),
             timers: Timers::default(),
+            traces: Traces::new(tracer),
             links: BTreeMap::new(),
             prepares: BTreeMap::new(),
             waiting: Waiting::default(),
@@ -171,6 +179,7 @@ impl Driver {
             self.hand_in_returned();
             self.core.flush();
             self.show_watermark();
+            self.traces.settle(&self.core);
             for effect in self.core.take_effects() {
                 self.carry_out(effect, &inputs, shutdown);
             }
@@ -192,32 +201,9 @@ impl Driver {
         self.handed_over && self.forwarding_bytes == 0 && self.returned.is_empty()
     }
 
-    /// Tells callers whose commands were not looked at any more that nothing was proposed.
-    fn refuse_the_rest(&mut self, inbox: &mut mpsc::Receiver<Input>) {
-        inbox.close();
-        let stopping = Outcome::NotProposed(Reason::Stopping);
-        while let Ok(input) = inbox.try_recv() {
-            match input {
-                Input::Request(Request {
-                    pending,
-                    reply,
-                    deadline,
-                }) => {
-                    self.waiting.add(pending.request, reply, deadline);
-                    self.waiting.answer(pending.request, stopping);
-                }
-                Input::Forwarded(pending, Forwarded::Told(outcome)) => {
-                    self.waiting.answer(pending.request, outcome);
-                }
-                Input::Forwarded(pending, Forwarded::Returned) => {
-                    self.waiting.answer(pending.request, stopping);
-                }
-                Input::Core(_) | Input::Told(..) | Input::Opened(..) | Input::Closed(_) => {}
-            }
-        }
-        for pending in std::mem::take(&mut self.returned) {
-            self.waiting.answer(pending.request, stopping);
-        }
+    fn answer(&mut self, request: RequestId, outcome: Outcome) {
+        self.traces.answered(request, outcome);
+        self.waiting.answer(request, outcome);
     }
 
     fn open_links(&self, inputs: &mpsc::Sender<Input>, shutdown: &Shutdown, stop: &CancellationToken) {
@@ -257,6 +243,8 @@ impl Driver {
                     run,
                     commit_counter,
                 });
+                let chosen_to = self.core.chosen_to();
+                self.traces.heard(&event, chosen_to);
                 self.core.handle(event);
             }
             Input::Opened(acceptor, open) => {
@@ -272,50 +260,33 @@ impl Driver {
             }
             Input::Closed(acceptor) => {
                 self.links.remove(&acceptor);
+                self.traces.closed(acceptor);
                 self.core.handle(Event::Closed(acceptor));
             }
             Input::Request(Request {
                 pending,
                 reply,
                 deadline,
+                trace,
             }) => {
                 self.waiting.add(pending.request, reply, deadline);
+                self.traces.queued(&pending, trace);
                 self.core.handle(Event::Proposed(pending));
             }
-            Input::Forwarded(pending, forwarded) => {
+            Input::Forwarded(mut pending, forwarded) => {
                 self.forwarding_bytes -= pending.command.as_bytes().len();
                 match forwarded {
                     Forwarded::Told(outcome) => {
                         if matches!(outcome, Outcome::Chosen(_)) {
                             self.core.handle(Event::ForwardAnswered);
                         }
-                        self.waiting.answer(pending.request, outcome);
+                        self.answer(pending.request, outcome);
                     }
                     Forwarded::Returned => {
                         self.core.handle(Event::ForwardFailed);
+                        self.traces.returned(&mut pending);
                         self.give_back(pending);
                     }
-                }
-            }
-        }
-    }
-
-    /// Keeps a command that found no leader for a moment, so that looking for one does not become a busy loop.
-    fn give_back(&mut self, pending: Pending) {
-        // When its caller has gone, it must not be proposed any more.
-        if self.waiting.contains(pending.request) {
-            self.returned.push(pending);
-            self.hand_in_at
-                .get_or_insert_with(|| Instant::now() + self.leader_timeout / 8);
-        }
-    }
-
-    fn hand_in_returned(&mut self) {
-        if self.hand_in_at.is_some_and(|at| at <= Instant::now()) {
-            self.hand_in_at = None;
-            for pending in std::mem::take(&mut self.returned) {
-                if self.waiting.contains(pending.request) {
-                    self.core.handle(Event::Proposed(pending));
                 }
             }
         }
@@ -328,12 +299,13 @@ impl Driver {
                     return;
                 };
                 let cluster = self.cluster.configuration.cluster_id();
-                let task = shutdown.spawn(link::prepare(
+                let task = shutdown.spawn(ask::prepare(
                     open.clone(),
                     prepare,
                     scan,
                     cluster,
                     inputs.clone(),
+                    self.traces.preparing(scan.is_some()),
                 ));
                 if let Some(older) = self.prepares.insert(acceptor, task.abort_handle()) {
                     older.abort();
@@ -353,8 +325,13 @@ impl Driver {
                 if due {
                     link.witnessed_at = Some(now);
                 }
+                let outgoing = link::Outgoing {
+                    traceparent: self.traces.sending(acceptor, &accept, &self.core),
+                    accept,
+                    witnesses,
+                };
                 // A full channel is a stuck acceptor: what it does not answer is sent again.
-                let _ = link.open.accepts.try_send(link::Outgoing { accept, witnesses });
+                let _ = link.open.accepts.try_send(outgoing);
             }
             Effect::SetTimer {
                 timer,
@@ -364,7 +341,7 @@ impl Driver {
             } => {
                 self.timers.set(timer, generation, at_least, at_most);
             }
-            Effect::Answer(request, outcome) => self.waiting.answer(request, outcome),
+            Effect::Answer(request, outcome) => self.answer(request, outcome),
             Effect::Forward(pending, address) => match address.parse() {
                 Ok(address) => self.forward(pending, &address, inputs),
                 Err(_) => self.give_back(pending),
@@ -374,12 +351,14 @@ impl Driver {
                     return;
                 };
                 let cluster = self.cluster.configuration.cluster_id();
-                shutdown.spawn(link::fetch_chosen(
+                let traced = self.traces.repairing();
+                shutdown.spawn(ask::fetch_chosen(
                     open.clone(),
                     from,
                     to,
                     cluster,
                     inputs.clone(),
+                    traced,
                 ));
             }
             Effect::Reopen(acceptor) => {
@@ -389,38 +368,6 @@ impl Driver {
             Effect::Refused(went_back) => tracing::error!("{went_back}"),
             Effect::HandedOver => self.handed_over = true,
             Effect::Halt(reason) => self.halted = Some(reason),
-        }
-    }
-
-    fn forward(&mut self, pending: Pending, address: &Address, inputs: &mpsc::Sender<Input>) {
-        let request = pending.request;
-        if !self.waiting.contains(request) {
-            return;
-        }
-        let bytes = pending.command.as_bytes().len();
-        if self.forwarding_bytes + bytes > FORWARDING_BYTES_MAX {
-            return self
-                .waiting
-                .answer(request, Outcome::NotProposed(Reason::Overloaded));
-        }
-        if !self.forwarders.contains_key(address) {
-            // One leader at a time: streams to earlier ones finish what they have and end.
-            self.forwarders.clear();
-        }
-        let deadline = self.waiting.deadline(request);
-        let forwarder = self
-            .forwarders
-            .entry(address.clone())
-            .or_insert_with(|| Forwarder::open(address.clone(), inputs.clone()));
-        match forwarder.send(pending, deadline) {
-            Ok(()) => self.forwarding_bytes += bytes,
-            Err((_, true)) => self
-                .waiting
-                .answer(request, Outcome::NotProposed(Reason::Overloaded)),
-            Err((pending, false)) => {
-                self.forwarders.remove(address);
-                self.give_back(pending);
-            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! The proposer: takes commands and has them ordered.
 //!
 //! [`run`] finds or forms the cluster behind the acceptors' addresses (`formation`), keeps a link to every acceptor
-//! (`link`), and drives the core of [`paxos_common::paxos::proposer`] (`driver`), which decides everything. Callers
+//! (`link`, and `ask` for what is asked now and then), and drives the core of [`paxos_common::paxos::proposer`] (`driver`), which decides everything. Callers
 //! come in through `service`; a standby's commands go out through `forward`.
 //!
 //! ```text
@@ -9,6 +9,7 @@
 //!                └─────▶ forward ──▶ the leading proposer
 //! ```
 
+mod ask;
 mod config;
 mod driver;
 mod formation;
@@ -17,6 +18,7 @@ mod link;
 mod requests;
 mod service;
 mod timers;
+mod trace;
 mod view;
 
 use std::time::Duration;
@@ -30,6 +32,8 @@ use paxos_common::{
     peer::MESSAGE_BYTES_MAX,
     server::Server,
     shutdown::Shutdown,
+    telemetry::Exporting,
+    trace::{Beginning, Parent},
 };
 use paxos_proto::v1::proposer_server::ProposerServer;
 use tokio::{
@@ -58,9 +62,17 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     tracing::info!(%id, %address, %local, acceptors = ?config.acceptors, leader_timeout = ?config.leader_timeout,
         "proposer starts");
 
+    let exporting = Exporting::start("proposer", &id.to_string())?;
+    let tracer = exporting.tracer();
     let (inputs, inbox) = mpsc::channel(INPUTS_MAX);
     let (views, view) = watch::channel(driver::View::forming(id));
-    let service = service::Service::new(inputs.clone(), view, address.clone(), shutdown.clone());
+    let service = service::Service::new(
+        inputs.clone(),
+        view,
+        address.clone(),
+        shutdown.clone(),
+        tracer.clone(),
+    );
     let service = ProposerServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -71,9 +83,14 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     // The service answers UNAVAILABLE until there is a cluster. It stops after the driver, so that what is in flight
     // can still be answered.
     let serving = Shutdown::new(&CancellationToken::new());
-    serving.spawn_vital("server", server.run(serving.clone()));
+    serving.spawn_vital("server", server.traced(tracer.clone()).run(serving.clone()));
     let core = async {
-        let Some(cluster) = formation::form(&config.acceptors, &shutdown).await? else {
+        let forming = tracer.begin(Beginning::new("proposer.form", Parent::None));
+        let formed = formation::form(&config.acceptors, &shutdown).await;
+        if let (Some(mut span), Err(failure)) = (forming, &formed) {
+            span.fail("refused", failure.to_string());
+        }
+        let Some(cluster) = formed? else {
             return Ok(());
         };
         let settings = Settings {
@@ -83,7 +100,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
         let electorate = cluster.configuration.electorate();
         let proposer = Proposer::new(id, address.as_str().into(), electorate, settings);
         health.set_serving(true).await;
-        driver::Driver::new(proposer, cluster, address, config.leader_timeout, views)
+        driver::Driver::new(proposer, cluster, address, config.leader_timeout, views, tracer)
             .run(inputs, inbox, &shutdown)
             .await
     };
@@ -94,6 +111,8 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     };
     shutdown.begin();
     let served = serving.drain(STOP_GRACE).await;
+    let result = result.and(served).and(shutdown.drain(STOP_GRACE).await);
+    exporting.stop().await;
     tracing::info!("proposer stopped");
-    result.and(served).and(shutdown.drain(STOP_GRACE).await)
+    result
 }

@@ -6,20 +6,17 @@ use futures::StreamExt as _;
 use paxos_common::{
     config::version,
     paxos::{
-        ballot::{Ballot, ProposerId},
+        ballot::ProposerId,
         identity::{AcceptorUuid, ClusterId, Stamp},
-        message::{Accept, Leadership, Prepare, PromisePage, Refused, Rejection},
-        proposer::{Event, Scan},
+        message::{Accept, Leadership},
+        proposer::Event,
         quorum::Configuration,
         slot::Slot,
-        value::Value,
     },
     peer::{Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy},
     wire::{self, AcceptReply, Malformed},
 };
-use paxos_proto::v1::{
-    self as pb, acceptor_client::AcceptorClient, form_request::Step, promise_page::Answer,
-};
+use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient, form_request::Step};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, timeout},
@@ -44,10 +41,6 @@ const UNHEARD_INTERVALS: u32 = 8;
 /// How long an acceptor may take to hear the last words of a proposer that stops.
 const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
 
-/// How long reading rows for repair may take, and how many bytes of them are read at a time.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
-const FETCH_BYTES_MAX: usize = 4 << 20;
-
 /// What all links of a proposer share.
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
@@ -68,8 +61,8 @@ pub(crate) struct Context {
 pub(crate) struct Open {
     pub(crate) address: Address,
     pub(crate) accepts: mpsc::Sender<Outgoing>,
-    client: AcceptorClient<Channel>,
-    acceptor: AcceptorUuid,
+    pub(crate) client: AcceptorClient<Channel>,
+    pub(crate) acceptor: AcceptorUuid,
 }
 
 /// A message to an acceptor, with what its leader remembers of the acceptors, now and then.
@@ -77,12 +70,15 @@ pub(crate) struct Open {
 pub(crate) struct Outgoing {
     pub(crate) accept: Accept,
     pub(crate) witnesses: Vec<pb::Witness>,
+    /// Its trace context; empty when it is not traced.
+    pub(crate) traceparent: String,
 }
 
 impl Outgoing {
     fn into_request(self, cluster: ClusterId) -> pb::AcceptRequest {
         pb::AcceptRequest {
             witnesses: self.witnesses,
+            traceparent: self.traceparent,
             ..wire::accept_request(&self.accept, cluster)
         }
     }
@@ -90,7 +86,7 @@ impl Outgoing {
 
 /// Why a link is not open.
 #[derive(Debug, thiserror::Error)]
-enum Broken {
+pub(crate) enum Broken {
     #[error("it does not answer")]
     Silent,
     #[error("it answers: {}", .0.message())]
@@ -290,7 +286,11 @@ async fn introduce(
 }
 
 /// Every answer must come from the acceptor that the link was opened to.
-fn check(stamp: Option<&pb::Stamp>, acceptor: AcceptorUuid, cluster: ClusterId) -> Result<Stamp, Broken> {
+pub(crate) fn check(
+    stamp: Option<&pb::Stamp>,
+    acceptor: AcceptorUuid,
+    cluster: ClusterId,
+) -> Result<Stamp, Broken> {
     let stamp = wire::read_stamp(stamp)?;
     if stamp.acceptor == acceptor && stamp.cluster == Some(cluster) {
         Ok(stamp)
@@ -353,141 +353,5 @@ fn report(context: &Context) -> pb::AttachRequest {
         address: context.address.to_string(),
         software: version().to_owned(),
         progress: Some(pb::attach_request::Progress::Proposer(progress)),
-    }
-}
-
-/// Asks for a promise, and passes its pages to the driver: all, or those that cover the slots of a scan. Begins anew
-/// when the stream breaks; the driver ends it when the campaign is over.
-pub(crate) async fn prepare(
-    open: Open,
-    prepare: Prepare,
-    scan: Option<Scan>,
-    cluster: ClusterId,
-    inputs: mpsc::Sender<Input>,
-) {
-    let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
-    loop {
-        match promise(&open, &prepare, scan, cluster, &inputs).await {
-            Ok(()) => return,
-            Err(broken) => {
-                tracing::debug!(acceptor = %open.acceptor, ballot = %prepare.ballot, reason = %broken, "no promise");
-            }
-        }
-        tokio::time::sleep(backoff.next_delay()).await;
-    }
-}
-
-async fn promise(
-    open: &Open,
-    prepare: &Prepare,
-    scan: Option<Scan>,
-    cluster: ClusterId,
-    inputs: &mpsc::Sender<Input>,
-) -> Result<(), Broken> {
-    let mut client = open.client.clone();
-    let mut pages = client
-        .prepare(wire::prepare_request(prepare, cluster))
-        .await?
-        .into_inner();
-    loop {
-        let page = pages.message().await?.ok_or(Broken::Closed)?;
-        let stamp = check(page.stamp.as_ref(), open.acceptor, cluster)?;
-        let ballot: Ballot = page.ballot.ok_or(Malformed::Missing("ballot"))?.try_into()?;
-        if !page.witnesses.is_empty() {
-            let remembered = Event::Remembered(wire::read_witnesses(&page.witnesses)?);
-            if inputs.send(Input::Core(remembered)).await.is_err() {
-                return Ok(());
-            }
-        }
-        let (event, last) = match page.answer.ok_or(Malformed::Missing("answer"))? {
-            Answer::Promise(page) => {
-                let page = PromisePage::try_from(page)?;
-                let last = page.last || scan.is_some_and(|scan| page.next >= scan.to);
-                (
-                    Event::Promised {
-                        acceptor: open.acceptor,
-                        ballot,
-                        scan,
-                        page,
-                    },
-                    last,
-                )
-            }
-            Answer::Rejected(rejected) => {
-                let Rejection { promised, .. } = rejected.try_into()?;
-                (Event::PrepareRejected { ballot, promised }, true)
-            }
-            Answer::Refused(refused) => {
-                tracing::debug!(acceptor = %open.acceptor, reason = refused.reason, "an acceptor refuses our ballot");
-                let promised = Refused::try_from(refused)?.promised;
-                (
-                    Event::PrepareRefused {
-                        acceptor: open.acceptor,
-                        promised,
-                    },
-                    true,
-                )
-            }
-        };
-        if inputs.send(Input::Told(stamp, event)).await.is_err() || last {
-            return Ok(());
-        }
-    }
-}
-
-/// Reads rows that lie below their sender's own watermark, and passes them to the driver; none if that fails.
-pub(crate) async fn fetch_chosen(
-    open: Open,
-    from: Slot,
-    to: Slot,
-    cluster: ClusterId,
-    inputs: mpsc::Sender<Input>,
-) {
-    let mut values = Vec::new();
-    match timeout(FETCH_TIMEOUT, chosen_rows(&open, from, to, cluster, &mut values)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(broken)) => tracing::debug!(acceptor = %open.acceptor, reason = %broken, "fetch chosen rows"),
-        Err(_) => tracing::debug!(acceptor = %open.acceptor, "fetch chosen rows: no answer in time"),
-    }
-    let _ = inputs.send(Input::Core(Event::Fetched { from, values })).await;
-}
-
-async fn chosen_rows(
-    open: &Open,
-    from: Slot,
-    to: Slot,
-    cluster: ClusterId,
-    values: &mut Vec<(Slot, Value)>,
-) -> Result<(), Broken> {
-    let request = pb::ObserveRequest {
-        caller: Some(wire::caller(Some(cluster))),
-        kind: pb::ObserveKind::Values.into(),
-        from: from.get(),
-    };
-    let mut frames = open.client.clone().observe(request).await?.into_inner();
-    let mut next = from;
-    let mut bytes = 0;
-    loop {
-        let frame = frames.message().await?.ok_or(Broken::Closed)?;
-        check(frame.stamp.as_ref(), open.acceptor, cluster)?;
-        let chosen_to = Slot::new(frame.chosen_to).map_err(Malformed::from)?;
-        for row in wire::rows(frame.rows)? {
-            let Some((_, value)) = row.accepted else {
-                return Ok(());
-            };
-            if row.slot != next || row.slot >= chosen_to || row.slot >= to {
-                return Ok(());
-            }
-            bytes += value.as_bytes().len();
-            if bytes > FETCH_BYTES_MAX && !values.is_empty() {
-                return Ok(());
-            }
-            values.push((row.slot, value));
-            next = next.next();
-        }
-        // Beyond its watermark there is nothing to wait for.
-        if next >= to || next >= chosen_to {
-            return Ok(());
-        }
     }
 }

@@ -5,7 +5,10 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use paxos_common::paxos::proposer::{Outcome, Pending, RequestId};
+use paxos_common::{
+    paxos::proposer::{Outcome, Pending, RequestId},
+    trace::SpanContext,
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -37,6 +40,8 @@ pub(crate) struct Request {
     pub(crate) reply: Reply,
     /// When its caller stops waiting.
     pub(crate) deadline: Option<Instant>,
+    /// The span that it came in with, when it is traced.
+    pub(crate) trace: Option<SpanContext>,
 }
 
 /// Requests that are not answered yet.

@@ -16,9 +16,14 @@ use paxos_common::{
         slot::Slot,
     },
     peer::Address,
-    server::{deadline, sleep_until},
+    server::{deadline, received, sleep_until},
     shutdown::Shutdown,
     status::{self, Fate},
+    trace::{
+        Incoming, Span, SpanContext, Tracer,
+        names::{self, TRACEPARENT, method},
+        travelling,
+    },
     wire,
 };
 use paxos_proto::v1::{self as pb, propose_stream_response::Answer, proposer_server::Proposer};
@@ -27,11 +32,12 @@ use tokio::{
     time::Instant,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
     driver::{Input, View},
     requests::{self, Reply, RequestIds},
+    trace::Traces,
 };
 
 /// Requests of one stream that are not answered: while so many are, no more are read from it.
@@ -48,6 +54,7 @@ pub(crate) struct Service {
     address: Address,
     ids: Arc<RequestIds>,
     shutdown: Shutdown,
+    tracer: Tracer,
 }
 
 impl Service {
@@ -56,6 +63,7 @@ impl Service {
         views: watch::Receiver<View>,
         address: Address,
         shutdown: Shutdown,
+        tracer: Tracer,
     ) -> Self {
         Self {
             inputs,
@@ -63,6 +71,7 @@ impl Service {
             address,
             ids: Arc::default(),
             shutdown,
+            tracer,
         }
     }
 
@@ -70,7 +79,7 @@ impl Service {
     fn pending(
         &self,
         command: Option<pb::Command>,
-        traceparent: String,
+        trace: Option<&SpanContext>,
         forwarded: bool,
     ) -> Result<Pending, Status> {
         if self.views.borrow().cluster.is_none() {
@@ -85,7 +94,9 @@ impl Service {
         Ok(Pending {
             request: self.ids.draw(),
             command,
-            traceparent: trace_context(traceparent),
+            traceparent: trace
+                .map(|received| travelling(&Traces::draw(&self.tracer, received)))
+                .unwrap_or_default(),
             forwarded,
         })
     }
@@ -98,9 +109,16 @@ impl Proposer for Service {
         request: Request<pb::ProposeRequest>,
     ) -> Result<Response<pb::ProposeResponse>, Status> {
         let deadline = deadline(request.metadata());
-        let traceparent = header(request.metadata(), "traceparent");
+        // Where nothing is traced, what others trace is passed on all the same.
+        let trace = received(request.extensions()).cloned().or_else(|| {
+            let context = request
+                .metadata()
+                .get(TRACEPARENT)
+                .filter(|_| !self.tracer.is_on());
+            context.and_then(|context| Incoming::read(context.as_bytes()).sampled())
+        });
         let pb::ProposeRequest { command, forwarded } = request.into_inner();
-        let pending = self.pending(command, traceparent, forwarded)?;
+        let pending = self.pending(command, trace.as_ref(), forwarded)?;
         let mut call = Call {
             request: pending.request,
             inputs: &self.inputs,
@@ -111,6 +129,7 @@ impl Proposer for Service {
             pending,
             reply: Reply::Call(reply),
             deadline,
+            trace,
         });
         if let Err(error) = self.inputs.try_send(input) {
             call.answered = true;
@@ -244,6 +263,7 @@ struct Conversation {
 
 struct Open {
     tag: u64,
+    span: Option<Span>,
     deadline: Option<Instant>,
     expired: bool,
 }
@@ -308,9 +328,23 @@ impl Conversation {
             traceparent,
             forwarded,
         } = request;
-        let pending = match self.service.pending(command, traceparent, forwarded) {
+        let mut incoming = Incoming::read(traceparent.as_bytes());
+        if forwarded && incoming == Incoming::Absent {
+            // The standby has decided.
+            incoming = Incoming::Unsampled;
+        }
+        let span = self.service.tracer.serve(&incoming, method::PROPOSE_STREAM);
+        let trace = match &span {
+            Some(span) => Some(span.context().clone()),
+            // Where nothing is traced, what others trace is passed on all the same.
+            None => incoming.sampled(),
+        };
+        let pending = match self.service.pending(command, trace.as_ref(), forwarded) {
             Ok(pending) => pending,
-            Err(status) => return self.send(tag, Answer::Error(status::to_proto(&status))).await,
+            Err(status) => {
+                end(span, &Err(status.clone()));
+                return self.send(tag, Answer::Error(status::to_proto(&status))).await;
+            }
         };
         let deadline = (timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(timeout_ms.into()));
         let request = pending.request;
@@ -319,6 +353,7 @@ impl Conversation {
             pending,
             reply,
             deadline,
+            trace,
         });
         if self.service.inputs.send(input).await.is_err() {
             return self
@@ -330,6 +365,7 @@ impl Conversation {
             request,
             Open {
                 tag,
+                span,
                 deadline,
                 expired: false,
             },
@@ -344,7 +380,9 @@ impl Conversation {
         if let Some(at) = open.deadline {
             self.deadlines.remove(&(at, request));
         }
-        let answer = match word(outcome, open.expired) {
+        let worded = word(outcome, open.expired);
+        end(open.span, &worded);
+        let answer = match worded {
             Ok(version) => Answer::Version(version),
             Err(status) => Answer::Error(status::to_proto(&status)),
         };
@@ -409,22 +447,19 @@ fn word(outcome: Outcome, expired: bool) -> Result<pb::Version, Status> {
     })
 }
 
-/// Keeps a W3C trace context, which has 55 characters in its only version so far, and drops anything else: it is
-/// stored with the value.
-fn trace_context(traceparent: String) -> Bytes {
-    if traceparent.len() == 55 && traceparent.is_ascii() {
-        Bytes::from(traceparent)
-    } else {
-        Bytes::new()
+/// Ends the span of a request on a stream with what it came to.
+fn end(span: Option<Span>, worded: &Result<pb::Version, Status>) {
+    let Some(mut span) = span else {
+        return;
+    };
+    match worded {
+        Ok(version) => {
+            span.set(names::VERSION, format!("{}.{}", version.slot, version.offset));
+            span.answered(Code::Ok, "");
+        }
+        Err(status) => span.answered(status.code(), status.message()),
     }
-}
-
-fn header(metadata: &MetadataMap, name: &str) -> String {
-    metadata
-        .get(name)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default()
-        .to_owned()
+    span.end();
 }
 
 #[cfg(test)]

@@ -84,5 +84,13 @@ fn main() -> ExitCode {
 /// Runs a client's command to its end.
 fn client(command: impl Future<Output = Result<(), Failure>>) -> ExitCode {
     telemetry::init(LogFormat::Text);
-    exit::finish(exit::block_on(1, command))
+    exit::finish(exit::block_on(1, traced(command)))
+}
+
+/// Exports what a command traces, if the environment says where to.
+async fn traced(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let exporting = telemetry::Exporting::start_for_client()?;
+    let result = command.await;
+    exporting.stop().await;
+    result
 }

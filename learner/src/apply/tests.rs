@@ -66,6 +66,7 @@ async fn apply_all(path: &Path, batches: Vec<Batch>) -> Shown {
         progress: found.progress,
         applied,
         portions,
+        values: ValueTracer::default(),
     };
     let writer = persist::run(found.store, Arc::clone(&knowledge), writing);
     let (applied, written) = tokio::join!(applier.run(receiver), writer);
@@ -127,6 +128,7 @@ async fn learner_that_cannot_read_a_command_stops_instead_of_going_on_without_it
             progress: Progress::default(),
             applied,
             portions,
+            values: ValueTracer::default(),
         };
         let failure = applier.run(receiver).await.unwrap_err();
         assert_eq!(failure.code, paxos_common::exit::Exit::Refused);

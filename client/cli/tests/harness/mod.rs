@@ -67,10 +67,14 @@ pub fn free_ports(count: u16) -> u16 {
     }
 }
 
+/// Environment variables of a cluster's processes.
+pub type Environment = Vec<(&'static str, String)>;
+
 /// `paxos` with these arguments and none of our environment.
 pub fn paxos(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_paxos"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PAXOS_")) {
+    let is_ours = |name: &str| name.starts_with("PAXOS_") || name.starts_with("OTEL_");
+    for (name, _) in std::env::vars().filter(|(name, _)| is_ours(name)) {
         command.env_remove(name);
     }
     command.args(args).stdin(Stdio::null());
@@ -79,7 +83,13 @@ pub fn paxos(args: &[&str]) -> Command {
 
 /// Runs `paxos` to its end, without blocking the test's runtime.
 pub async fn run(args: &[&str]) -> Output {
+    run_with(args, &Environment::new()).await
+}
+
+/// The same, in this environment.
+pub async fn run_with(args: &[&str], environment: &Environment) -> Output {
     let mut command = paxos(args);
+    command.envs(environment.iter().cloned());
     tokio::task::spawn_blocking(move || command.output().unwrap())
         .await
         .unwrap()
@@ -96,6 +106,7 @@ pub struct Process {
     pub name: String,
     pub address: Address,
     args: Vec<String>,
+    environment: Environment,
     log: PathBuf,
     child: Option<Child>,
 }
@@ -103,6 +114,18 @@ pub struct Process {
 impl Process {
     /// A role that listens on `port`; its log goes to a file in `dir`.
     pub fn role(dir: &Path, role: &str, name: String, port: u16, flags: &[&str]) -> Self {
+        Self::role_with(dir, role, name, port, flags, Environment::new())
+    }
+
+    /// The same, in this environment.
+    pub fn role_with(
+        dir: &Path,
+        role: &str,
+        name: String,
+        port: u16,
+        flags: &[&str],
+        environment: Environment,
+    ) -> Self {
         let listen = format!("127.0.0.1:{port}");
         let address = format!("http://{listen}").parse().unwrap();
         let args = ["serve", role, "--listen", &listen]
@@ -115,6 +138,7 @@ impl Process {
             name,
             address,
             args,
+            environment,
             child: None,
         };
         process.start();
@@ -126,6 +150,7 @@ impl Process {
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
         let args: Vec<_> = self.args.iter().map(String::as_str).collect();
         let mut command = paxos(&args);
+        command.envs(self.environment.iter().cloned());
         command.stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(command.spawn().unwrap());
     }
@@ -194,13 +219,20 @@ pub struct Cluster {
     pub proposers: Vec<Process>,
     pub learners: Vec<Process>,
     pub dir: TempDir,
+    /// Of processes that are added from now on.
+    pub environment: Environment,
     _turn: tokio::sync::MutexGuard<'static, ()>,
 }
 
 impl Cluster {
     /// Starts so many of each and waits until one leads.
     pub async fn start(acceptors: u16, proposers: u16, learners: u16) -> Self {
-        let mut cluster = Self::blank(acceptors).await;
+        Self::start_with(acceptors, proposers, learners, Environment::new()).await
+    }
+
+    /// The same, in this environment.
+    pub async fn start_with(acceptors: u16, proposers: u16, learners: u16, environment: Environment) -> Self {
+        let mut cluster = Self::blank_in(TempDir::new().unwrap(), acceptors, environment).await;
         for _ in 0..proposers {
             cluster.add_proposer(&cluster.urls(), &[]);
         }
@@ -215,23 +247,24 @@ impl Cluster {
 
     /// Acceptors that nobody has made a cluster yet.
     pub async fn blank(acceptors: u16) -> Self {
-        Self::blank_in(TempDir::new().unwrap(), acceptors).await
+        Self::blank_in(TempDir::new().unwrap(), acceptors, Environment::new()).await
     }
 
     /// The same on a disk that never stalls: in memory, where the machine offers that. For tests of who leads when,
     /// since to everybody else an acceptor whose disk stands still for a second, as busy machines' disks do, is cut off.
     pub async fn blank_and_calm(acceptors: u16) -> Self {
         let dir = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new());
-        Self::blank_in(dir.unwrap(), acceptors).await
+        Self::blank_in(dir.unwrap(), acceptors, Environment::new()).await
     }
 
-    async fn blank_in(dir: TempDir, acceptors: u16) -> Self {
+    async fn blank_in(dir: TempDir, acceptors: u16, environment: Environment) -> Self {
         let turn = TURN.lock().await;
         let mut cluster = Self {
             acceptors: Vec::new(),
             proposers: Vec::new(),
             learners: Vec::new(),
             dir,
+            environment,
             _turn: turn,
         };
         for _ in 0..acceptors {
@@ -244,23 +277,25 @@ impl Cluster {
         let name = format!("acceptor-{}", self.acceptors.len() + 1);
         let data_dir = self.path(&name);
         let flags = ["--id", &name, "--data-dir", &data_dir];
-        let acceptor = Process::role(self.dir.path(), "acceptor", name.clone(), free_ports(1), &flags);
-        self.acceptors.push(acceptor);
+        self.acceptors.push(self.role("acceptor", name.clone(), &flags));
     }
 
     /// A proposer that is told these addresses of acceptors.
     pub fn add_proposer(&mut self, urls: &str, flags: &[&str]) {
         let name = format!("proposer-{}", self.proposers.len() + 1);
         let flags: Vec<_> = ["--acceptors", urls].iter().chain(flags).copied().collect();
-        let proposer = Process::role(self.dir.path(), "proposer", name, free_ports(1), &flags);
-        self.proposers.push(proposer);
+        self.proposers.push(self.role("proposer", name, &flags));
     }
 
     pub fn add_learner(&mut self, name: String, flags: &[&str]) {
         let urls = self.urls();
         let flags: Vec<_> = ["--acceptors", &urls].iter().chain(flags).copied().collect();
-        let learner = Process::role(self.dir.path(), "learner", name, free_ports(1), &flags);
-        self.learners.push(learner);
+        self.learners.push(self.role("learner", name, &flags));
+    }
+
+    fn role(&self, role: &str, name: String, flags: &[&str]) -> Process {
+        let environment = self.environment.clone();
+        Process::role_with(self.dir.path(), role, name, free_ports(1), flags, environment)
     }
 
     /// The data directory of the process of this name, or any other path in the cluster's directory.

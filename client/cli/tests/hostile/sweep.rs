@@ -170,7 +170,6 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
                 ballot: Some(next_ballot),
                 from: 1,
                 proposer_address: String::new(),
-                traceparent: String::new(),
             },
         )],
         ("Acceptor", "Accept") => {

@@ -133,6 +133,20 @@ impl Lead {
         self.chosen_to
     }
 
+    /// The requests whose commands were put into a slot, in the order of their offsets; none once they are answered, nor
+    /// for what others proposed.
+    pub fn requests(&self, slot: Slot) -> &[RequestId] {
+        if slot < self.base || slot >= self.proposed_to() {
+            return &[];
+        }
+        &self.slots[index(self.base, slot)].requests
+    }
+
+    /// Whether acceptors are brought what they miss.
+    pub fn is_repairing(&self) -> bool {
+        self.repair.is_some()
+    }
+
     /// One past the last slot proposed.
     pub fn proposed_to(&self) -> Slot {
         self.base.plus(self.slots.len() as u64)

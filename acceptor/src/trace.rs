@@ -1,0 +1,90 @@
+//! Spans of the writer's work: each message of a leader from its arrival to its answer, and the commits they share.
+
+use std::time::Instant;
+
+use paxos_common::{
+    paxos::{
+        acceptor::Group,
+        message::{Accept, AcceptAnswer},
+    },
+    trace::{
+        Beginning, Incoming, Parent, Span, SpanContext, Tracer,
+        names::{self, method},
+    },
+};
+
+/// A leader's message on its way through the worker, if it is traced.
+#[derive(Debug, Default)]
+pub(crate) struct Traced(Option<(Span, Instant)>);
+
+impl Traced {
+    /// A message came in; `traceparent` is what it says of its trace, empty most of the time.
+    pub(crate) fn begin(tracer: &Tracer, traceparent: &str, accept: &Accept) -> Self {
+        if traceparent.is_empty() {
+            return Self(None);
+        }
+        let Incoming::Sampled(parent) = Incoming::read(traceparent.as_bytes()) else {
+            return Self(None);
+        };
+        let Some(mut span) = tracer.serve(&Incoming::Sampled(parent), method::ACCEPT) else {
+            return Self(None);
+        };
+        span.set(names::BALLOT, accept.ballot.to_string());
+        if let Some((slot, _)) = accept.proposals.first() {
+            span.count(names::SLOT, slot.get());
+        }
+        span.count(names::SLOTS, accept.proposals.len());
+        Self(Some((span, Instant::now())))
+    }
+
+    /// The worker takes it out of its queue.
+    pub(crate) fn taken(&mut self) {
+        if let Some((span, queued_at)) = &mut self.0 {
+            span.set(names::QUEUED_MS, queued_at.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+
+    /// Its span.
+    pub(crate) fn context(&self) -> Option<SpanContext> {
+        self.0.as_ref().map(|(span, _)| span.context().clone())
+    }
+
+    /// It is answered.
+    pub(crate) fn answered(self, answer: &AcceptAnswer) {
+        if let Some((mut span, _)) = self.0 {
+            let (word, is_granted) = match answer {
+                AcceptAnswer::Accepted { .. } => ("accepted", true),
+                AcceptAnswer::Rejected(_) => ("rejected", false),
+                AcceptAnswer::Refused(_) => ("refused", false),
+                AcceptAnswer::Trimmed { .. } => ("trimmed", false),
+                AcceptAnswer::NoSpace => ("no_space", false),
+            };
+            span.set(names::ANSWER, word);
+            span.answered(tonic::Code::Ok, "");
+            if !is_granted {
+                span.fail(word, "");
+            }
+            span.end();
+        }
+    }
+}
+
+/// Begins the span of a commit that speaks for these requests, one of `requests` in all: below the first, linked to the
+/// others. None when none is traced.
+pub(crate) fn commit(
+    tracer: &Tracer,
+    traced: &mut Vec<SpanContext>,
+    group: &Group,
+    requests: usize,
+) -> Option<Span> {
+    let mut traced = traced.drain(..);
+    let first = traced.next()?;
+    let beginning = Beginning::new("acceptor.commit", Parent::Span(&first)).linked_to(traced);
+    let mut span = tracer.begin(beginning)?;
+    let rows = group.rows();
+    let bytes: usize = rows.values().map(|(_, value)| value.as_bytes().len()).sum();
+    span.count(names::SLOTS, rows.len());
+    span.count(names::BYTES, bytes);
+    span.count(names::REQUESTS, requests);
+    Some(span)
+}

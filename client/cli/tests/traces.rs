@@ -1,0 +1,455 @@
+//! One proposal is one trace: through every process, over the long streams, down to the disks.
+#![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
+
+#[path = "traces/collector.rs"]
+#[expect(unreachable_pub, reason = "a module of this binary alone")]
+mod collector;
+#[expect(unreachable_pub, reason = "a module of every test binary")]
+mod harness;
+
+use std::time::Duration;
+
+use collector::{Collector, Seen, Trace};
+use harness::{Cluster, run_with, stdout, until};
+use nix::sys::signal::Signal;
+use paxos_client::proto::{
+    Append, Command, ProposeRequest, command::Operation, proposer_client::ProposerClient,
+};
+
+/// A cluster that exports, whose learners have caught up: what they learn from now on is traced.
+async fn traced(collector: &Collector, proposers: u16, learners: u16) -> Cluster {
+    let cluster = Cluster::start_with(3, proposers, learners, collector.environment()).await;
+    for learner in &cluster.learners {
+        until("the learner has caught up", async || {
+            learner.log().contains("caught up").then_some(())
+        })
+        .await;
+    }
+    cluster
+}
+
+/// `paxos` with tracing, at this proposer if one is given.
+async fn paxos(collector: &Collector, cluster: &Cluster, proposer: Option<usize>, args: &[&str]) -> String {
+    let urls = cluster.urls();
+    let mut args = [args, &["--acceptors", &urls]].concat();
+    let address = proposer.map(|proposer| cluster.proposers[proposer].address.to_string());
+    if let Some(address) = &address {
+        args.extend(["--proposers", address]);
+    }
+    stdout(&run_with(&args, &collector.environment()).await)
+}
+
+fn is_root(name: &'static str) -> impl Fn(&Seen) -> bool {
+    move |span| span.name == name && span.parent.is_empty()
+}
+
+/// What a caller waits for lies inside what its caller waits for.
+fn assert_nests(trace: &Trace) {
+    for span in &trace.0 {
+        assert!(span.began <= span.ended, "{span:?}");
+        // Learners go on when the caller has its answer, and so does the acceptor that was not needed.
+        let is_waited_for = !span.name.starts_with("learner.l") && span.name != "learner.apply";
+        if let Some(parent) = trace.parent(span).filter(|_| is_waited_for) {
+            assert!(parent.began <= span.began, "{} before {}", span.name, parent.name);
+            let in_time = span.ended <= parent.ended;
+            let was_late = span
+                .attributes
+                .get("paxos.in_quorum")
+                .is_some_and(|word| word == "false");
+            let belongs_to_late = trace
+                .parent(span)
+                .and_then(|parent| trace.parent(parent))
+                .is_some();
+            assert!(
+                in_time || was_late || belongs_to_late,
+                "{} ends after {}",
+                span.name,
+                parent.name
+            );
+        }
+    }
+}
+
+const PROPOSED: &str = "\
+client.propose [paxos-client internal]
+  paxos.v1.Proposer/ProposeStream [paxos-client client]
+    paxos.v1.Proposer/ProposeStream [paxos-proposer server]
+      proposer.batch [paxos-proposer internal]
+        learner.apply [paxos-learner internal] x2
+        learner.learn [paxos-learner internal] x2
+        paxos.v1.Acceptor/Accept [paxos-proposer client] x3
+          paxos.v1.Acceptor/Accept [paxos-acceptor server]
+            acceptor.commit [paxos-acceptor internal]
+      proposer.queue [paxos-proposer internal]
+";
+
+#[tokio::test]
+async fn proposal_is_one_trace_from_the_client_to_every_disk_and_learner() {
+    let collector = Collector::start().await;
+    let mut cluster = traced(&collector, 2, 2).await;
+    let leader = cluster.leader().await;
+    let version = paxos(&collector, &cluster, Some(leader), &["propose", "hello"]).await;
+    let root = collector
+        .span("the client's span", is_root("client.propose"))
+        .await;
+    let trace = collector
+        .trace("the whole tree", &root, |trace| trace.tree() == PROPOSED)
+        .await;
+    assert_nests(&trace);
+
+    let batch = trace.only("proposer.batch");
+    let server = trace.parent(batch).unwrap();
+    assert_eq!(batch.links, [server.key()], "a batch names every request in it");
+    assert_eq!(
+        trace.only("proposer.queue").links,
+        [batch.key()],
+        "a request names its batch"
+    );
+    assert_eq!(server.attributes["paxos.version"], version.trim());
+    assert_eq!(batch.attributes["paxos.commands"], "1");
+    let slot = version.split('.').next().unwrap();
+    for name in ["proposer.batch", "learner.learn", "learner.apply"] {
+        for span in trace.named(name) {
+            assert_eq!(span.attributes["paxos.slot"], slot, "{name}");
+        }
+    }
+    let nodes = |name| {
+        let spans = trace.named(name).into_iter().filter(|span| span.kind != "client");
+        let mut nodes: Vec<_> = spans.map(|span| span.node().to_owned()).collect();
+        nodes.sort();
+        nodes.dedup();
+        nodes
+    };
+    assert_eq!(
+        nodes("acceptor.commit"),
+        ["acceptor-1", "acceptor-2", "acceptor-3"]
+    );
+    assert_eq!(nodes("learner.apply").len(), 2, "each learner applies it");
+    let sent = trace.children(batch);
+    let accepts: Vec<_> = sent.iter().filter(|span| span.kind == "client").collect();
+    let in_quorum = |word| {
+        accepts
+            .iter()
+            .filter(|span| span.attributes["paxos.in_quorum"] == word)
+            .count()
+    };
+    assert_eq!(
+        (in_quorum("true"), in_quorum("false")),
+        (2, 1),
+        "two of three decide"
+    );
+    for span in &trace.0 {
+        let expected = [
+            ("rpc.system.name", "grpc"),
+            ("rpc.method", span.name.as_str()),
+            ("rpc.response.status_code", "OK"),
+        ];
+        if span.name.starts_with("paxos.v1.") {
+            for (key, value) in expected {
+                assert_eq!(
+                    span.attributes.get(key).map(String::as_str),
+                    Some(value),
+                    "{span:?}"
+                );
+            }
+        }
+        assert!(span.resource.contains_key("service.instance.id"), "{span:?}");
+        assert_eq!(span.resource["service.version"], env!("CARGO_PKG_VERSION"));
+    }
+    let instances: std::collections::BTreeSet<_> = trace
+        .0
+        .iter()
+        .map(|span| &span.resource["service.instance.id"])
+        .collect();
+    assert_eq!(
+        instances.len(),
+        7,
+        "a client, a proposer, three acceptors, two learners"
+    );
+
+    // What is left is exported when a process stops.
+    let before = collector.spans().len();
+    for process in &mut cluster.proposers {
+        assert!(process.stop().await.success());
+    }
+    let spans = collector.spans();
+    assert!(
+        spans[before..]
+            .iter()
+            .any(|span| span.name == "proposer.step_down"),
+        "{:?}",
+        spans.len()
+    );
+}
+
+const FORWARDED: &str = "\
+client.propose [paxos-client internal]
+  paxos.v1.Proposer/ProposeStream [paxos-client client]
+    paxos.v1.Proposer/ProposeStream [paxos-proposer server]
+      paxos.v1.Proposer/ProposeStream [paxos-proposer client]
+        paxos.v1.Proposer/ProposeStream [paxos-proposer server]
+          proposer.batch [paxos-proposer internal]
+            learner.apply [paxos-learner internal]
+            learner.learn [paxos-learner internal]
+            paxos.v1.Acceptor/Accept [paxos-proposer client] x3
+              paxos.v1.Acceptor/Accept [paxos-acceptor server]
+                acceptor.commit [paxos-acceptor internal]
+          proposer.queue [paxos-proposer internal]
+      proposer.queue [paxos-proposer internal]
+";
+
+#[tokio::test]
+async fn standby_that_sends_a_proposal_on_is_part_of_its_trace() {
+    let collector = Collector::start().await;
+    let cluster = traced(&collector, 2, 1).await;
+    let standby = 1 - cluster.leader().await;
+    paxos(&collector, &cluster, Some(standby), &["propose", "hello"]).await;
+    let root = collector
+        .span("the client's span", is_root("client.propose"))
+        .await;
+    let trace = collector
+        .trace("the whole tree", &root, |trace| trace.tree() == FORWARDED)
+        .await;
+    assert_nests(&trace);
+    let servers: Vec<_> = trace.named("paxos.v1.Proposer/ProposeStream");
+    let nodes: std::collections::BTreeSet<_> = servers
+        .iter()
+        .filter(|span| span.kind == "server")
+        .map(|span| span.node())
+        .collect();
+    assert_eq!(nodes.len(), 2, "both proposers");
+}
+
+#[tokio::test]
+async fn foreign_caller_s_trace_is_continued_and_its_refusal_respected() {
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    const UNTRACED: &str = "0bf7651916cd43dd8448eb211c80319d";
+    let collector = Collector::start().await;
+    let cluster = traced(&collector, 1, 1).await;
+    let mut client = ProposerClient::new(paxos_common::peer::connect_lazy(&cluster.proposers[0].address));
+    for traceparent in [
+        format!("00-{UNTRACED}-b7ad6b7169203331-00"),
+        format!("00-{TRACE}-b7ad6b7169203331-01"),
+    ] {
+        let mut request = tonic::Request::new(ProposeRequest {
+            command: Some(Command {
+                session: None,
+                operation: Some(Operation::Append(Append {
+                    record: "hello".into(),
+                })),
+            }),
+            forwarded: false,
+        });
+        let metadata = request.metadata_mut();
+        metadata.insert("traceparent", traceparent.parse().unwrap());
+        client.propose(request).await.unwrap();
+    }
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let applied = collector
+        .span("the learner's span", |span| {
+            span.name == "learner.apply" && hex(&span.trace) == TRACE
+        })
+        .await;
+    let trace = collector
+        .trace("the whole tree", &applied, |trace| {
+            trace.named("acceptor.commit").len() == 3
+        })
+        .await;
+    let server = trace.only("paxos.v1.Proposer/Propose");
+    assert_eq!(
+        (hex(&server.parent).as_str(), server.kind),
+        ("b7ad6b7169203331", "server")
+    );
+    assert!(collector.spans().iter().all(|span| hex(&span.trace) != UNTRACED));
+}
+
+#[tokio::test]
+async fn each_of_many_proposals_leads_to_its_batch_and_the_batch_to_each() {
+    const COUNT: usize = 50;
+    let collector = Collector::start().await;
+    let cluster = traced(&collector, 1, 1).await;
+    let lines = (0..COUNT)
+        .map(|number| format!("line {number}\n"))
+        .collect::<String>();
+    let file = cluster.path("lines");
+    std::fs::write(&file, lines).unwrap();
+    let urls = cluster.urls();
+    let mut command = harness::paxos(&["propose", "--lines", "--acceptors", &urls]);
+    command.envs(collector.environment());
+    command.stdin(std::fs::File::open(file).unwrap());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(stdout(&output).lines().count(), COUNT);
+
+    let spans = until("all requests and their batches", async || {
+        let spans = collector.spans();
+        let is_request =
+            |span: &&Seen| span.name == "paxos.v1.Proposer/ProposeStream" && span.kind == "server";
+        let linked: usize = spans
+            .iter()
+            .filter(|span| span.name == "proposer.batch")
+            .map(|span| span.links.len())
+            .sum();
+        (spans.iter().filter(is_request).count() == COUNT && linked == COUNT).then_some(spans)
+    })
+    .await;
+    let batches: Vec<_> = spans
+        .iter()
+        .filter(|span| span.name == "proposer.batch")
+        .collect();
+    let largest = batches.iter().map(|batch| batch.links.len()).max();
+    assert!(largest > Some(1), "fifty at once share batches");
+    for queue in spans.iter().filter(|span| span.name == "proposer.queue") {
+        let [batch] = &queue.links[..] else {
+            panic!("a request is in one batch: {queue:?}")
+        };
+        let batch = batches
+            .iter()
+            .find(|span| span.key() == *batch)
+            .expect("the batch is there");
+        let request = (queue.trace.clone(), queue.parent.clone());
+        assert!(batch.links.contains(&request), "the batch names the request");
+        assert!(queue.ended <= batch.ended);
+    }
+    for batch in &batches {
+        assert_eq!(batch.attributes["paxos.commands"], batch.links.len().to_string());
+        assert!(
+            batch.links.contains(&(batch.trace.clone(), batch.parent.clone())),
+            "below its first"
+        );
+    }
+}
+
+#[tokio::test]
+async fn proposal_that_a_leader_left_behind_shows_it_and_the_one_that_finished_it() {
+    let collector = Collector::start().await;
+    let mut cluster = traced(&collector, 2, 1).await;
+    let leader = cluster.leader().await;
+    // One acceptor alone gets it.
+    for acceptor in &mut cluster.acceptors[1..] {
+        acceptor.kill();
+    }
+    let urls = cluster.urls();
+    let address = cluster.proposers[leader].address.to_string();
+    let environment = collector.environment();
+    let proposing = tokio::spawn(async move {
+        let args = [
+            "propose",
+            "left behind",
+            "--timeout",
+            "20s",
+            "--acceptors",
+            &urls,
+            "--proposers",
+            &address,
+        ];
+        run_with(&args, &environment).await
+    });
+    let accept = collector
+        .span("one acceptor has it", |span| {
+            span.name == "acceptor.commit" && span.attributes["paxos.slots"] == "1"
+        })
+        .await;
+    cluster.proposers[leader].signal(Signal::SIGSTOP);
+    cluster.acceptors[1].start();
+    let takeover = collector
+        .span("another leader finishes it", |span| {
+            span.name == "proposer.takeover"
+        })
+        .await;
+    cluster.proposers[leader].signal(Signal::SIGCONT);
+    let trace = collector
+        .trace("both leaders have told", &accept, |trace| {
+            !trace.named("proposer.batch").is_empty() && !trace.named("learner.apply").is_empty()
+        })
+        .await;
+    assert_eq!(takeover.trace, accept.trace);
+    let batch = trace.only("proposer.batch");
+    assert_eq!(trace.parent(&takeover).map(Seen::key), Some(batch.key()));
+    assert_ne!(takeover.node(), batch.node());
+    assert!(batch.error.is_some(), "its leader leads no longer: {batch:?}");
+    assert_eq!(batch.attributes["error.type"], "preempted");
+    assert!(takeover.error.is_none());
+    assert!(takeover.attributes["paxos.ballot"] != batch.attributes["paxos.ballot"]);
+    let campaign = collector
+        .span("the campaign", |span| {
+            span.name == "proposer.campaign" && span.node() == takeover.node() && span.events == ["leading"]
+        })
+        .await;
+    let campaign = collector
+        .trace("its promises", &campaign, |trace| {
+            trace
+                .named("paxos.v1.Acceptor/Prepare")
+                .iter()
+                .filter(|span| span.kind == "server")
+                .count()
+                >= 2
+        })
+        .await;
+    assert!(
+        !campaign.named("acceptor.commit").is_empty(),
+        "a promise is on disk: {}",
+        campaign.tree()
+    );
+    let _ = proposing.await;
+}
+
+#[tokio::test]
+async fn collector_that_is_away_costs_one_warning_and_is_told_once_it_is_back() {
+    let address = Collector::start().await.address;
+    let cluster = Cluster::start_with(3, 1, 1, collector::environment(address)).await;
+    let client = cluster.client();
+    let timeout = Duration::from_secs(20);
+    let taken_nothing = |log: &str| log.matches("the trace collector takes nothing").count();
+    until("the acceptors have noticed", async || {
+        client.append("hello", timeout).await.unwrap();
+        let noticed = |acceptor: &harness::Process| taken_nothing(&acceptor.log()) > 0;
+        cluster.acceptors.iter().all(noticed).then_some(())
+    })
+    .await;
+    let collector = Collector::start_at(address).await;
+    until("spans come in again", async || {
+        client.append("hello", timeout).await.unwrap();
+        let told =
+            |acceptor: &harness::Process| acceptor.log().contains("the trace collector takes spans again");
+        (!collector.spans().is_empty() && cluster.acceptors.iter().all(told)).then_some(())
+    })
+    .await;
+    for acceptor in &cluster.acceptors {
+        assert_eq!(taken_nothing(&acceptor.log()), 1, "{}", acceptor.log());
+    }
+}
+
+#[tokio::test]
+async fn variables_that_make_no_sense_are_refused_with_what_would() {
+    for (name, value, expected) in [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "jaeger:4317", "http://HOST:PORT"),
+        ("OTEL_TRACES_SAMPLER", "sometimes", "always_on"),
+    ] {
+        let environment = vec![
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", String::new()),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317".to_owned()),
+            (name, value.to_owned()),
+        ];
+        let dir = tempfile::TempDir::new().unwrap();
+        let data_dir = dir.path().join("a1").display().to_string();
+        let args = [
+            "serve",
+            "acceptor",
+            "--id",
+            "a1",
+            "--listen",
+            "127.0.0.1:0",
+            "--data-dir",
+            &data_dir,
+        ];
+        let output = run_with(&args, &environment).await;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(
+            text.contains(name) && text.contains(value) && text.contains(expected),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,109 @@
+//! Spans of what an application asks for, and of the calls that this takes.
+//!
+//! They go wherever the application sends its own: to the global tracer provider of the `opentelemetry` crate, as it was
+//! when the [`Client`](crate::Client) was made, below the span that is current at the call. Without a provider nothing
+//! is recorded and nothing is told to the cluster.
+
+use std::{fmt, sync::Arc};
+
+use opentelemetry::{
+    Context,
+    context::FutureExt as _,
+    global::{self, BoxedTracer},
+    trace::{SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt as _, Tracer as _},
+};
+use paxos_common::{
+    peer::Address,
+    trace::{self, SCOPE, names},
+};
+use tonic::{Code, Request};
+
+/// Makes the spans of one client. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Tracer(Arc<BoxedTracer>);
+
+impl Tracer {
+    /// Of the global provider.
+    pub(crate) fn global() -> Self {
+        Self(Arc::new(global::tracer(SCOPE)))
+    }
+
+    /// Does what an application asks for inside a span of its own.
+    pub(crate) async fn operation<T, E: fmt::Display>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let span = self.0.build(SpanBuilder::from_name(name));
+        let context = Context::current_with_span(span);
+        let result = work.with_context(context.clone()).await;
+        if let Err(error) = &result
+            && context.span().is_recording()
+        {
+            context.span().set_status(Status::error(error.to_string()));
+        }
+        context.span().end();
+        result
+    }
+
+    /// Begins a call.
+    pub(crate) fn call(&self, method: &'static str) -> Call {
+        let builder = SpanBuilder::from_name(method).with_kind(SpanKind::Client);
+        let context = Context::current_with_span(self.0.build(builder));
+        let span = context.span();
+        if span.is_recording() {
+            span.set_attribute(names::attribute(names::RPC_SYSTEM, "grpc"));
+            span.set_attribute(names::attribute(names::RPC_METHOD, method));
+        }
+        Call(context)
+    }
+}
+
+/// One call of ours; its span ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Call(Context);
+
+impl Call {
+    /// Whom it goes to.
+    pub(crate) fn to(&self, address: &Address) {
+        if self.0.span().is_recording() {
+            for attribute in names::peer(address) {
+                self.0.span().set_attribute(attribute);
+            }
+        }
+    }
+
+    /// What it tells the other side: a context that is not sampled says so, for the whole trace.
+    pub(crate) fn traceparent(&self) -> String {
+        trace::traceparent(self.0.span().span_context())
+    }
+
+    /// The same, in metadata.
+    pub(crate) fn inject<T>(&self, request: &mut Request<T>) {
+        trace::inject(request, self.context().as_ref());
+    }
+
+    pub(crate) fn context(&self) -> Option<SpanContext> {
+        let context = self.0.span().span_context().clone();
+        context.is_valid().then_some(context)
+    }
+
+    /// It came to this.
+    pub(crate) fn answered(&self, code: Code, message: &str) {
+        let span = self.0.span();
+        if span.is_recording() {
+            let name = trace::code_name(code);
+            span.set_attribute(names::attribute(names::RPC_STATUS_CODE, name));
+            if code != Code::Ok {
+                span.set_attribute(names::attribute(names::ERROR_TYPE, name));
+                span.set_status(Status::error(message.to_owned()));
+            }
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.span().end();
+    }
+}

@@ -1,0 +1,157 @@
+//! Spans of single requests: continues the trace that a caller names in its metadata, or begins one.
+//!
+//! Requests on long streams carry their contexts themselves, and their services make the spans.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tonic::{
+    Code, Extensions, Status,
+    body::Body,
+    codegen::{BoxFuture, Service, http},
+};
+use tracing::Instrument as _;
+
+use crate::trace::{
+    Incoming, Span, SpanContext, Tracer,
+    names::{TRACEPARENT, method},
+};
+
+/// The methods whose calls are one request each.
+const METHODS: [&str; 6] = [
+    method::PROPOSE,
+    method::FILL,
+    method::READ,
+    method::RESULT,
+    method::TAIL,
+    method::PREPARE,
+];
+
+/// The span of a request, for its handler.
+#[derive(Clone, Debug)]
+struct Received(SpanContext);
+
+/// The span that a request is handled in; none when it is not traced.
+pub fn received(extensions: &Extensions) -> Option<&SpanContext> {
+    extensions.get::<Received>().map(|Received(context)| context)
+}
+
+/// Services whose requests are traced. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Traced<S> {
+    services: S,
+    tracer: Tracer,
+}
+
+impl<S> Traced<S> {
+    pub(super) fn new(services: S, tracer: Tracer) -> Self {
+        Self { services, tracer }
+    }
+}
+
+impl<S> Service<http::Request<Body>> for Traced<S>
+where
+    S: Service<
+            http::Request<Body>,
+            Response = http::Response<Body>,
+            Error = Infallible,
+            Future = BoxFuture<http::Response<Body>, Infallible>,
+        >,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.services.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let Some(span) = self.begin(&request) else {
+            return self.services.call(request);
+        };
+        request.extensions_mut().insert(Received(span.context().clone()));
+        let log = span.log_span();
+        let answering = self.services.call(request).instrument(log);
+        Box::pin(async move {
+            let mut span = Told(Some(span));
+            let response = answering.await?;
+            if let Some(status) = Status::from_header_map(response.headers()) {
+                span.tell(status.code(), status.message());
+            }
+            Ok(response.map(|body| Body::new(Answer { body, span })))
+        })
+    }
+}
+
+impl<S> Traced<S> {
+    fn begin(&self, request: &http::Request<Body>) -> Option<Span> {
+        if !self.tracer.is_on() {
+            return None;
+        }
+        let path = request.uri().path().strip_prefix('/')?;
+        let method = METHODS.into_iter().find(|&method| method == path)?;
+        let traceparent = request.headers().get(TRACEPARENT);
+        let incoming = traceparent.map_or(Incoming::Absent, |value| Incoming::read(value.as_bytes()));
+        self.tracer.serve(&incoming, method)
+    }
+}
+
+/// A span that ends with what the request came to.
+struct Told(Option<Span>);
+
+impl Told {
+    fn tell(&mut self, code: Code, message: &str) {
+        if let Some(mut span) = self.0.take() {
+            span.answered(code, message);
+            span.end();
+        }
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.tell(Code::Cancelled, "the caller went away before it was answered");
+    }
+}
+
+/// An answer on its way out.
+struct Answer {
+    body: Body,
+    span: Told,
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) {
+                    self.span.tell(status.code(), status.message());
+                }
+            }
+            Some(Err(status)) => self.span.tell(status.code(), status.message()),
+            None => self.span.tell(Code::Ok, ""),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

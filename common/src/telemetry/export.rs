@@ -1,0 +1,233 @@
+//! Exports spans over OTLP, from a thread and a runtime of its own: a collector that is slow or away costs no latency.
+
+use std::{
+    env,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use opentelemetry::{
+    InstrumentationScope, KeyValue,
+    global::BoxedTracer,
+    trace::{SpanId, TraceId, TracerProvider as _},
+};
+use opentelemetry_otlp::WithExportConfig as _;
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    resource::EnvResourceDetector,
+    trace::{IdGenerator, RandomIdGenerator, SdkTracerProvider, SpanData, SpanExporter},
+};
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    task::spawn_blocking,
+};
+
+use super::settings::Settings;
+use crate::{
+    config::version,
+    exit::Failure,
+    trace::{SCOPE, Tracer, known_id, names},
+};
+
+/// How long a stop waits for what was not exported yet.
+const FLUSH_MAX: Duration = Duration::from_secs(2);
+/// Most links of a span: a batch names every request in it, and has at most so many by default.
+const LINKS_MAX: u32 = 4_096;
+
+/// Exports what one role traces, until it is stopped.
+#[derive(Debug, Default)]
+pub struct Exporting {
+    tracer: Tracer,
+    exporter: Option<(SdkTracerProvider, Runtime)>,
+}
+
+impl Exporting {
+    /// Starts, if the environment names a collector; `role` is `acceptor`, `proposer` or `learner`, `node` this
+    /// process's name in the cluster.
+    ///
+    /// Nothing waits for the collector, neither now nor later: what it does not take in time is dropped.
+    ///
+    /// # Errors
+    /// An `OTEL_` variable makes no sense (usage).
+    pub fn start(role: &str, node: &str) -> Result<Self, Failure> {
+        let exporting = Self::as_service(role, Some(node))?;
+        if exporting.tracer.is_on() {
+            tracing::info!("exporting traces");
+        }
+        Ok(exporting)
+    }
+
+    /// Starts for a client, whose library finds the provider by itself.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_for_client() -> Result<Self, Failure> {
+        let exporting = Self::as_service("client", None)?;
+        if let Some((provider, _)) = &exporting.exporter {
+            opentelemetry::global::set_tracer_provider(provider.clone());
+        }
+        Ok(exporting)
+    }
+
+    fn as_service(role: &str, node: Option<&str>) -> Result<Self, Failure> {
+        let Some(settings) = Settings::from_env(|name| env::var(name).ok()).map_err(Failure::usage)? else {
+            return Ok(Self::default());
+        };
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("telemetry")
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::internal(error).context("start the telemetry runtime"))?;
+        let provider = {
+            // The connection belongs to that runtime.
+            let _entered = runtime.enter();
+            let exporter = opentelemetry_otlp::SpanExporter::builder()
+                .with_tonic()
+                .with_endpoint(settings.endpoint.clone())
+                .build()
+                .map_err(|error| Failure::usage(format!("cannot export traces: {error}")))?;
+            SdkTracerProvider::builder()
+                .with_batch_exporter(Watched {
+                    exporter: Arc::new(exporter),
+                    runtime: runtime.handle().clone(),
+                    failing: AtomicBool::new(false),
+                    endpoint: settings.endpoint.clone(),
+                })
+                .with_id_generator(Ids::default())
+                .with_max_links_per_span(LINKS_MAX)
+                .with_resource(resource(role, node))
+                .build()
+        };
+        tracing::debug!(
+            endpoint = settings.endpoint,
+            sampler = settings.sampler,
+            "export is set up"
+        );
+        let scope = InstrumentationScope::builder(SCOPE)
+            .with_version(version())
+            .build();
+        let tracer = provider.tracer_with_scope(scope);
+        Ok(Self {
+            tracer: Tracer::new(BoxedTracer::new(Box::new(tracer))),
+            exporter: Some((provider, runtime)),
+        })
+    }
+
+    /// Makes the role's spans.
+    pub fn tracer(&self) -> Tracer {
+        self.tracer.clone()
+    }
+
+    /// Exports what is left, for at most two seconds.
+    ///
+    /// # Cancel safety
+    /// Dropping it drops what is left.
+    pub async fn stop(mut self) {
+        let Some((provider, runtime)) = self.exporter.take() else {
+            return;
+        };
+        // It blocks, and the collector may hang.
+        let flushed = spawn_blocking(move || {
+            let flushed = provider.shutdown_with_timeout(FLUSH_MAX);
+            runtime.shutdown_background();
+            flushed
+        });
+        if let Ok(Err(error)) = flushed.await {
+            tracing::debug!(%error, "the last spans were not exported");
+        }
+    }
+}
+
+impl Drop for Exporting {
+    fn drop(&mut self) {
+        // A runtime must not end by waiting inside another.
+        if let Some((_, runtime)) = self.exporter.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Who exports. The standard variables go before what we know ourselves.
+fn resource(role: &str, node: Option<&str>) -> Resource {
+    let instance = uuid::Uuid::new_v4().to_string();
+    let ours = [
+        KeyValue::new("service.name", format!("paxos-{role}")),
+        KeyValue::new("service.instance.id", instance),
+        KeyValue::new("service.version", version()),
+    ];
+    let node = node.map(|node| KeyValue::new(names::NODE, node.to_owned()));
+    let name = env::var("OTEL_SERVICE_NAME").ok().filter(|name| !name.is_empty());
+    Resource::builder_empty()
+        .with_attributes(ours)
+        .with_attributes(node)
+        .with_detector(Box::new(EnvResourceDetector::new()))
+        .with_attributes(name.map(|name| KeyValue::new("service.name", name)))
+        .build()
+}
+
+/// Random ids, but for spans whose id others know already.
+#[derive(Debug, Default)]
+struct Ids(RandomIdGenerator);
+
+impl IdGenerator for Ids {
+    fn new_trace_id(&self) -> TraceId {
+        self.0.new_trace_id()
+    }
+
+    fn new_span_id(&self) -> SpanId {
+        known_id().unwrap_or_else(|| self.0.new_span_id())
+    }
+}
+
+/// Says once that the collector cannot be reached, and once that it can again.
+#[derive(Debug)]
+struct Watched<E> {
+    exporter: Arc<E>,
+    runtime: Handle,
+    failing: AtomicBool,
+    endpoint: String,
+}
+
+impl<E: SpanExporter + 'static> SpanExporter for Watched<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let exporter = Arc::clone(&self.exporter);
+        // The caller is a bare thread; timers need a runtime.
+        let exported = self
+            .runtime
+            .spawn(async move { exporter.export(batch).await })
+            .await;
+        let reason = match exported {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_stopped) => return Ok(()),
+        };
+        let fails = reason.is_some();
+        match (self.failing.swap(fails, Ordering::Relaxed), reason) {
+            (false, Some(reason)) => tracing::warn!(
+                endpoint = self.endpoint,
+                reason,
+                "the trace collector takes nothing: spans are dropped until it does"
+            ),
+            (true, None) => tracing::info!(endpoint = self.endpoint, "the trace collector takes spans again"),
+            (false, None) | (true, Some(_)) => {}
+        }
+        // Whoever hears of a failure could only say so again.
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        let exporter = Arc::get_mut(&mut self.exporter);
+        exporter
+            .expect("it is shared only while it exports, which begins later")
+            .set_resource(resource);
+    }
+}

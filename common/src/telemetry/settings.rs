@@ -1,0 +1,135 @@
+//! What the standard OpenTelemetry variables say, checked: a typing error must not turn traces off silently.
+
+/// Where to export to, and which share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Settings {
+    pub(super) endpoint: String,
+    pub(super) sampler: String,
+}
+
+const ENDPOINTS: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+];
+const PROTOCOLS: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+];
+const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
+const SAMPLER_ARGUMENT: &str = "OTEL_TRACES_SAMPLER_ARG";
+const SAMPLER_DEFAULT: &str = "parentbased_always_on";
+
+impl Settings {
+    /// Reads the variables; none when traces are not exported.
+    ///
+    /// # Errors
+    /// Names the variable, what it says and what would be right.
+    pub(super) fn from_env(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
+        let get = |name: &str| {
+            variable(name)
+                .map(|value| value.trim().to_owned())
+                .filter(|value| !value.is_empty())
+        };
+        let first = |names: [&'static str; 2]| names.into_iter().find_map(|name| Some((name, get(name)?)));
+        let disabled = get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        let exporter = get("OTEL_TRACES_EXPORTER");
+        let Some((name, endpoint)) = first(ENDPOINTS).filter(|_| !disabled) else {
+            return Ok(None);
+        };
+        match exporter.as_deref() {
+            None | Some("otlp") => {}
+            Some("none") => return Ok(None),
+            Some(other) => return Err(format!("OTEL_TRACES_EXPORTER is {other:?}: give otlp or none")),
+        }
+        let is_url = endpoint
+            .strip_prefix("http://")
+            .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', ':']));
+        if !is_url || endpoint.parse::<tonic::transport::Uri>().is_err() {
+            return Err(format!(
+                "{name} is {endpoint:?}: give http://HOST:PORT of a collector that takes OTLP over gRPC, for example \
+                 http://127.0.0.1:4317 (there is no TLS yet)"
+            ));
+        }
+        if let Some((name, protocol)) = first(PROTOCOLS)
+            && protocol != "grpc"
+        {
+            return Err(format!(
+                "{name} is {protocol:?}: only grpc is spoken here; leave it out or give grpc"
+            ));
+        }
+        let sampler = get(SAMPLER).unwrap_or_else(|| SAMPLER_DEFAULT.to_owned());
+        match sampler.as_str() {
+            "always_on" | "always_off" | "parentbased_always_on" | "parentbased_always_off" => {}
+            "traceidratio" | "parentbased_traceidratio" => {
+                let share = get(SAMPLER_ARGUMENT).unwrap_or_default();
+                if !share
+                    .parse::<f64>()
+                    .is_ok_and(|share| (0.0..=1.0).contains(&share))
+                {
+                    return Err(format!(
+                        "{SAMPLER_ARGUMENT} is {share:?}: give the share of traces to sample, from 0 to 1, for example 0.01"
+                    ));
+                }
+            }
+            other => {
+                return Err(format!(
+                    "{SAMPLER} is {other:?}: give always_on, always_off, traceidratio, or one of them with parentbased_ \
+                     before it; {SAMPLER_DEFAULT} when it is not set"
+                ));
+            }
+        }
+        Ok(Some(Self { endpoint, sampler }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Option<Settings>, String> {
+        Settings::from_env(|name| {
+            let found = variables.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://jaeger:4317");
+
+    #[test]
+    fn nothing_is_exported_without_an_endpoint_or_when_turned_off() {
+        assert_eq!(read(&[]), Ok(None));
+        assert_eq!(read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", " ")]), Ok(None));
+        assert_eq!(read(&[ENDPOINT, ("OTEL_SDK_DISABLED", "true")]), Ok(None));
+        assert_eq!(read(&[ENDPOINT, ("OTEL_TRACES_EXPORTER", "none")]), Ok(None));
+    }
+
+    #[test]
+    fn endpoint_of_traces_goes_before_the_general_one() {
+        let settings = read(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://other:1")]);
+        assert_eq!(settings.unwrap().unwrap().endpoint, "http://other:1");
+        assert_eq!(read(&[ENDPOINT]).unwrap().unwrap().sampler, SAMPLER_DEFAULT);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named_with_what_would() {
+        for (variable, value, expected) in [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "jaeger:4317", "http://HOST:PORT"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://jaeger:4317", "no TLS yet"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://", "http://HOST:PORT"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a b:1", "http://HOST:PORT"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "only grpc"),
+            ("OTEL_TRACES_EXPORTER", "zipkin", "otlp or none"),
+            ("OTEL_TRACES_SAMPLER", "always", "always_on"),
+            ("OTEL_TRACES_SAMPLER", "traceidratio", "from 0 to 1"),
+        ] {
+            let error = read(&[(variable, value), ENDPOINT]).unwrap_err();
+            assert!(error.contains(expected), "{variable}={value}: {error}");
+        }
+        let error = read(&[
+            ENDPOINT,
+            (SAMPLER, "parentbased_traceidratio"),
+            (SAMPLER_ARGUMENT, "1.5"),
+        ]);
+        assert!(error.unwrap_err().contains("\"1.5\""));
+    }
+}

@@ -1,0 +1,85 @@
+//! The words of our traces: what dashboards and people search for, so that they change together or not at all.
+
+use opentelemetry::{KeyValue, Value};
+
+use crate::peer::Address;
+
+/// An attribute.
+pub fn attribute(key: &'static str, value: impl Into<Value>) -> KeyValue {
+    KeyValue::new(key, value)
+}
+
+/// The attributes of a call to the process at `address`.
+pub fn peer(address: &Address) -> impl Iterator<Item = KeyValue> {
+    let uri = address.as_str().parse::<tonic::transport::Uri>().ok();
+    let host = uri.as_ref().and_then(|uri| uri.host()).map(str::to_owned);
+    let port = uri.as_ref().and_then(tonic::transport::Uri::port_u16);
+    let host = host.map(|host| attribute(SERVER_ADDRESS, host));
+    host.into_iter()
+        .chain(port.map(|port| attribute(SERVER_PORT, i64::from(port))))
+}
+
+/// The metadata key and field that carry a W3C trace context.
+pub const TRACEPARENT: &str = "traceparent";
+
+/// `grpc`; OpenTelemetry's conventions for RPC, as of 1.45.
+pub const RPC_SYSTEM: &str = "rpc.system.name";
+/// `SERVICE/METHOD`.
+pub const RPC_METHOD: &str = "rpc.method";
+/// The status of a call, as gRPC writes it: `OK`, `UNAVAILABLE`, …
+pub const RPC_STATUS_CODE: &str = "rpc.response.status_code";
+/// Host of the other side of a call.
+pub const SERVER_ADDRESS: &str = "server.address";
+/// Its port.
+pub const SERVER_PORT: &str = "server.port";
+/// Why a span failed: one of few words.
+pub const ERROR_TYPE: &str = "error.type";
+
+/// The ballot of a message: `ROUND.PROPOSER`.
+pub const BALLOT: &str = "paxos.ballot";
+/// The first slot that a span is about.
+pub const SLOT: &str = "paxos.slot";
+/// How many slots, or rows of as many slots.
+pub const SLOTS: &str = "paxos.slots";
+/// Bytes of the values.
+pub const BYTES: &str = "paxos.bytes";
+/// How many commands.
+pub const COMMANDS: &str = "paxos.commands";
+/// The position that a command got: `SLOT.OFFSET`.
+pub const VERSION: &str = "paxos.version";
+/// The other acceptor, proposer or learner.
+pub const PEER: &str = "paxos.peer";
+/// This process's own name in the cluster; of the resource.
+pub const NODE: &str = "paxos.node_id";
+/// Whether this answer was one of those that made the quorum: `false` for one that came later.
+pub const IN_QUORUM: &str = "paxos.in_quorum";
+/// What an acceptor answered: `accepted`, `rejected`, …
+pub const ANSWER: &str = "paxos.answer";
+/// Milliseconds in the queue.
+pub const QUEUED_MS: &str = "paxos.queued_ms";
+/// How many requests shared a commit, and so its sync.
+pub const REQUESTS: &str = "paxos.requests";
+/// How many reads a round of tails served.
+pub const READS: &str = "paxos.reads";
+/// A watermark: every slot below it …
+pub const WATERMARK: &str = "paxos.watermark";
+
+/// Methods, as spans are named after them.
+pub mod method {
+    /// A leader's phase 2.
+    pub const ACCEPT: &str = "paxos.v1.Acceptor/Accept";
+    /// A candidate's phase 1.
+    pub const PREPARE: &str = "paxos.v1.Acceptor/Prepare";
+    /// How far an acceptor has voted.
+    pub const TAIL: &str = "paxos.v1.Acceptor/Tail";
+    /// A command, as a call of its own.
+    pub const PROPOSE: &str = "paxos.v1.Proposer/Propose";
+    /// A command, among many on a stream.
+    pub const PROPOSE_STREAM: &str = "paxos.v1.Proposer/ProposeStream";
+    /// A learner's wish.
+    pub const FILL: &str = "paxos.v1.Proposer/Fill";
+    /// Registers.
+    pub const READ: &str = "paxos.v1.Learner/Read";
+    /// What a command did.
+    pub const RESULT: &str = "paxos.v1.Learner/Result";
+}

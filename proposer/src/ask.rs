@@ -1,0 +1,186 @@
+//! Questions to one acceptor beside the standing streams: for a promise, and for rows that are known to be chosen.
+
+use std::time::Duration;
+
+use paxos_common::{
+    paxos::{
+        ballot::Ballot,
+        identity::ClusterId,
+        message::{Prepare, PromisePage, Refused, Rejection},
+        proposer::{Event, Scan},
+        slot::Slot,
+        value::Value,
+    },
+    peer::Backoff,
+    trace::{
+        self, Span, SpanContext,
+        names::{self, method},
+    },
+    wire::{self, Malformed},
+};
+use paxos_proto::v1::{self as pb, promise_page::Answer};
+use tokio::{sync::mpsc, time::timeout};
+
+use crate::{
+    driver::Input,
+    link::{Broken, Open, check},
+    trace::Traced,
+};
+
+/// How long reading rows for repair may take, and how many bytes of them are read at a time.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
+const FETCH_BYTES_MAX: usize = 4 << 20;
+
+/// Asks for a promise, and passes its pages to the driver: all, or those that cover the slots of a scan. Begins anew
+/// when the stream breaks; the driver ends it when the campaign is over.
+pub(crate) async fn prepare(
+    open: Open,
+    prepare: Prepare,
+    scan: Option<Scan>,
+    cluster: ClusterId,
+    inputs: mpsc::Sender<Input>,
+    traced: Traced,
+) {
+    let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
+    loop {
+        let mut span = traced.tracer.call(traced.context.as_ref(), method::PREPARE);
+        if let Some(span) = &mut span {
+            span.peer(&open.address);
+            span.set(names::BALLOT, prepare.ballot.to_string());
+        }
+        let context = span.as_ref().map(Span::context);
+        match promise(&open, &prepare, scan, cluster, &inputs, context).await {
+            Ok(()) => return,
+            Err(broken) => {
+                if let Some(span) = &mut span {
+                    span.fail("broken", broken.to_string());
+                }
+                tracing::debug!(acceptor = %open.acceptor, ballot = %prepare.ballot, reason = %broken, "no promise");
+            }
+        }
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
+}
+
+async fn promise(
+    open: &Open,
+    prepare: &Prepare,
+    scan: Option<Scan>,
+    cluster: ClusterId,
+    inputs: &mpsc::Sender<Input>,
+    context: Option<&SpanContext>,
+) -> Result<(), Broken> {
+    let mut client = open.client.clone();
+    let mut request = tonic::Request::new(wire::prepare_request(prepare, cluster));
+    trace::inject(&mut request, context);
+    let mut pages = client.prepare(request).await?.into_inner();
+    loop {
+        let page = pages.message().await?.ok_or(Broken::Closed)?;
+        let stamp = check(page.stamp.as_ref(), open.acceptor, cluster)?;
+        let ballot: Ballot = page.ballot.ok_or(Malformed::Missing("ballot"))?.try_into()?;
+        if !page.witnesses.is_empty() {
+            let remembered = Event::Remembered(wire::read_witnesses(&page.witnesses)?);
+            if inputs.send(Input::Core(remembered)).await.is_err() {
+                return Ok(());
+            }
+        }
+        let (event, last) = match page.answer.ok_or(Malformed::Missing("answer"))? {
+            Answer::Promise(page) => {
+                let page = PromisePage::try_from(page)?;
+                let last = page.last || scan.is_some_and(|scan| page.next >= scan.to);
+                (
+                    Event::Promised {
+                        acceptor: open.acceptor,
+                        ballot,
+                        scan,
+                        page,
+                    },
+                    last,
+                )
+            }
+            Answer::Rejected(rejected) => {
+                let Rejection { promised, .. } = rejected.try_into()?;
+                (Event::PrepareRejected { ballot, promised }, true)
+            }
+            Answer::Refused(refused) => {
+                tracing::debug!(acceptor = %open.acceptor, reason = refused.reason, "an acceptor refuses our ballot");
+                let promised = Refused::try_from(refused)?.promised;
+                (
+                    Event::PrepareRefused {
+                        acceptor: open.acceptor,
+                        promised,
+                    },
+                    true,
+                )
+            }
+        };
+        if inputs.send(Input::Told(stamp, event)).await.is_err() || last {
+            return Ok(());
+        }
+    }
+}
+
+/// Reads rows that lie below their sender's own watermark, and passes them to the driver; none if that fails.
+pub(crate) async fn fetch_chosen(
+    open: Open,
+    from: Slot,
+    to: Slot,
+    cluster: ClusterId,
+    inputs: mpsc::Sender<Input>,
+    traced: Traced,
+) {
+    let mut span = traced.tracer.below(traced.context.as_ref(), "proposer.fetch");
+    let mut values = Vec::new();
+    match timeout(FETCH_TIMEOUT, chosen_rows(&open, from, to, cluster, &mut values)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(broken)) => tracing::debug!(acceptor = %open.acceptor, reason = %broken, "fetch chosen rows"),
+        Err(_) => tracing::debug!(acceptor = %open.acceptor, "fetch chosen rows: no answer in time"),
+    }
+    if let Some(span) = &mut span {
+        span.set(names::PEER, open.acceptor.to_string());
+        span.count(names::SLOT, from.get());
+        span.count(names::SLOTS, values.len());
+    }
+    drop(span);
+    let _ = inputs.send(Input::Core(Event::Fetched { from, values })).await;
+}
+
+async fn chosen_rows(
+    open: &Open,
+    from: Slot,
+    to: Slot,
+    cluster: ClusterId,
+    values: &mut Vec<(Slot, Value)>,
+) -> Result<(), Broken> {
+    let request = pb::ObserveRequest {
+        caller: Some(wire::caller(Some(cluster))),
+        kind: pb::ObserveKind::Values.into(),
+        from: from.get(),
+    };
+    let mut frames = open.client.clone().observe(request).await?.into_inner();
+    let mut next = from;
+    let mut bytes = 0;
+    loop {
+        let frame = frames.message().await?.ok_or(Broken::Closed)?;
+        check(frame.stamp.as_ref(), open.acceptor, cluster)?;
+        let chosen_to = Slot::new(frame.chosen_to).map_err(Malformed::from)?;
+        for row in wire::rows(frame.rows)? {
+            let Some((_, value)) = row.accepted else {
+                return Ok(());
+            };
+            if row.slot != next || row.slot >= chosen_to || row.slot >= to {
+                return Ok(());
+            }
+            bytes += value.as_bytes().len();
+            if bytes > FETCH_BYTES_MAX && !values.is_empty() {
+                return Ok(());
+            }
+            values.push((row.slot, value));
+            next = next.next();
+        }
+        // Beyond its watermark there is nothing to wait for.
+        if next >= to || next >= chosen_to {
+            return Ok(());
+        }
+    }
+}

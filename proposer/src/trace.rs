@@ -1,0 +1,361 @@
+//! Spans of what the driver does: a request's wait, its batch, each message to an acceptor, campaigns and repairs.
+//!
+//! The core knows nothing of spans. What travels with a command through it is the context of the batch span that there
+//! will be *if* this command is the first traced one of its batch: it is drawn when the command comes in, ends up as the
+//! value's context, and the span that is made once the batch is sent gets the id that was drawn.
+
+use std::collections::{BTreeMap, HashMap};
+
+use paxos_common::{
+    paxos::{
+        ballot::Ballot,
+        identity::AcceptorUuid,
+        message::{Accept, AcceptAnswer},
+        proposer::{Event, Outcome, Pending, Phase, Proposer, Reason, RequestId},
+        slot::Slot,
+        value::Value,
+    },
+    peer::Address,
+    trace::{
+        Beginning, Incoming, Parent, Span, SpanContext, SpanId, Tracer,
+        names::{self, method},
+        travelling,
+    },
+};
+
+/// Why spans end that a reign leaves behind.
+const PREEMPTED: &str = "preempted";
+
+/// What is traced at present. Bounded by what the core has in flight.
+#[derive(Debug)]
+pub(crate) struct Traces {
+    tracer: Tracer,
+    /// Traced requests that are not answered.
+    requests: HashMap<RequestId, Request>,
+    /// The requests whose batch's span would have this id.
+    firsts: HashMap<SpanId, RequestId>,
+    /// Sent and not chosen.
+    batches: BTreeMap<Slot, Span>,
+    /// Sent and not answered, by acceptor and sequence.
+    messages: BTreeMap<(AcceptorUuid, u64), Message>,
+    campaign: Option<(Ballot, Span)>,
+    repair: Option<Span>,
+    /// Of the present reign.
+    reign: Option<Ballot>,
+}
+
+#[derive(Debug)]
+struct Request {
+    /// What came in.
+    received: SpanContext,
+    /// See the head of this file.
+    batch: SpanContext,
+    /// Where it is: waiting, or at another proposer. None in a batch.
+    at: Option<Span>,
+}
+
+/// A leader's message to one acceptor.
+#[derive(Debug)]
+struct Message {
+    span: Span,
+    /// One past its last traced slot.
+    to: Slot,
+}
+
+impl Traces {
+    pub(crate) fn new(tracer: Tracer) -> Self {
+        Self {
+            tracer,
+            requests: HashMap::new(),
+            firsts: HashMap::new(),
+            batches: BTreeMap::new(),
+            messages: BTreeMap::new(),
+            campaign: None,
+            repair: None,
+            reign: None,
+        }
+    }
+
+    /// The context that travels with a command which came in inside the span `received`.
+    pub(crate) fn draw(tracer: &Tracer, received: &SpanContext) -> SpanContext {
+        tracer.draw(received).unwrap_or_else(|| received.clone())
+    }
+
+    /// A command came in, inside the span `received` when it is traced.
+    pub(crate) fn queued(&mut self, pending: &Pending, received: Option<SpanContext>) {
+        let Some(received) = received.filter(|_| self.tracer.is_on()) else {
+            return;
+        };
+        if let Some(batch) = Incoming::read(&pending.traceparent).sampled() {
+            self.firsts.insert(batch.span_id(), pending.request);
+            let at = self.tracer.below(Some(&received), "proposer.queue");
+            self.requests
+                .insert(pending.request, Request { received, batch, at });
+        }
+    }
+
+    /// A command is sent on to the leader.
+    pub(crate) fn forwarding(&mut self, pending: &mut Pending, leader: &Address) {
+        if let Some(request) = self.requests.get_mut(&pending.request) {
+            // The wait here is over.
+            request.at = None;
+            let mut span = self.tracer.call(Some(&request.received), method::PROPOSE_STREAM);
+            if let Some(span) = &mut span {
+                span.peer(leader);
+                pending.traceparent = travelling(span.context());
+            }
+            request.at = span;
+        }
+    }
+
+    /// A command that was sent on comes back, not proposed: it waits here again.
+    pub(crate) fn returned(&mut self, pending: &mut Pending) {
+        if let Some(request) = self.requests.get_mut(&pending.request) {
+            if let Some(span) = &mut request.at {
+                span.fail("not_leading", "it found no leader there");
+            }
+            request.at = self.tracer.below(Some(&request.received), "proposer.queue");
+            pending.traceparent = travelling(&request.batch);
+        }
+    }
+
+    /// A request is answered.
+    pub(crate) fn answered(&mut self, request: RequestId, outcome: Outcome) {
+        let Some(request) = self.requests.remove(&request) else {
+            return;
+        };
+        self.firsts.remove(&request.batch.span_id());
+        if let Some(mut span) = request.at {
+            match outcome {
+                Outcome::Chosen(_) => {}
+                Outcome::Unknown => span.fail("unknown", "nobody knows whether it was ordered"),
+                Outcome::NotProposed(reason) => span.fail(word(reason), "not proposed"),
+            }
+            span.end();
+        }
+    }
+
+    /// A message goes to an acceptor; returns what it says of its trace, empty for none.
+    pub(crate) fn sending(&mut self, acceptor: AcceptorUuid, accept: &Accept, core: &Proposer) -> String {
+        let is_traced = |(_, value): &&(Slot, Value)| !value.traceparent().is_empty();
+        if !self.tracer.is_on() || !accept.proposals.iter().any(|proposal| is_traced(&proposal)) {
+            return String::new();
+        }
+        // What is chosen already is sent to one that lags, which is not what a caller waits for.
+        let chosen_to = core.chosen_to();
+        let mut contexts = Vec::new();
+        let mut to = Slot::ZERO;
+        for (slot, value) in accept.proposals.iter().filter(is_traced) {
+            if *slot >= chosen_to
+                && let Some(context) = self.batch(*slot, value, accept.ballot, core)
+            {
+                contexts.push(context);
+                to = slot.next();
+            }
+        }
+        let mut contexts = contexts.into_iter();
+        let Some(first) = contexts.next() else {
+            return String::new();
+        };
+        let beginning = Beginning::new(method::ACCEPT, Parent::Span(&first))
+            .calling(method::ACCEPT)
+            .linked_to(contexts);
+        let Some(mut span) = self.tracer.begin(beginning) else {
+            return String::new();
+        };
+        span.set(names::PEER, acceptor.to_string());
+        span.set(names::BALLOT, accept.ballot.to_string());
+        span.count(names::SLOTS, accept.proposals.len());
+        let traceparent = span.traceparent();
+        self.messages
+            .insert((acceptor, accept.sequence), Message { span, to });
+        traceparent
+    }
+
+    /// The span of what is proposed for a slot.
+    fn batch(&mut self, slot: Slot, value: &Value, ballot: Ballot, core: &Proposer) -> Option<SpanContext> {
+        if let Some(span) = self.batches.get(&slot) {
+            return Some(span.context().clone());
+        }
+        let known = Incoming::read(value.traceparent()).sampled()?;
+        let requests = match core.phase() {
+            Phase::Leading(lead) => lead.requests(slot),
+            Phase::Standby | Phase::Campaigning(_) => &[],
+        };
+        let first = self.firsts.get(&known.span_id());
+        let mut span = match first.and_then(|first| self.requests.get(first)) {
+            Some(first) => {
+                let traced = requests.iter().filter_map(|request| self.requests.get(request));
+                let beginning = Beginning::new("proposer.batch", Parent::Span(&first.received))
+                    .known_as(known.span_id())
+                    .linked_to(traced.map(|request| request.received.clone()));
+                self.tracer.begin(beginning)?
+            }
+            // Somebody proposed it before, and we finish it.
+            None => self.tracer.below(Some(&known), "proposer.takeover")?,
+        };
+        span.set(names::BALLOT, ballot.to_string());
+        span.count(names::SLOT, slot.get());
+        span.count(names::COMMANDS, requests.len());
+        span.count(names::BYTES, value.as_bytes().len());
+        for request in requests {
+            if let Some(request) = self.requests.get_mut(request)
+                && let Some(mut waited) = request.at.take()
+            {
+                // From each request's own trace to its batch.
+                waited.link(span.context().clone());
+                waited.end();
+            }
+        }
+        let context = span.context().clone();
+        self.batches.insert(slot, span);
+        Some(context)
+    }
+
+    /// An acceptor told something; `chosen_to` is as before that was counted.
+    pub(crate) fn heard(&mut self, event: &Event, chosen_to: Slot) {
+        if self.messages.is_empty() {
+            return;
+        }
+        if let Event::Answered {
+            acceptor,
+            sequence,
+            answer,
+            ..
+        } = event
+        {
+            if let Some(Message { mut span, to }) = self.messages.remove(&(*acceptor, *sequence)) {
+                let (word, granted) = match answer {
+                    AcceptAnswer::Accepted { .. } => ("accepted", true),
+                    AcceptAnswer::Rejected(_) => ("rejected", false),
+                    AcceptAnswer::Refused(_) => ("refused", false),
+                    AcceptAnswer::Trimmed { .. } => ("trimmed", false),
+                    AcceptAnswer::NoSpace => ("no_space", false),
+                };
+                span.set(names::ANSWER, word);
+                span.set(names::IN_QUORUM, granted && to > chosen_to);
+                span.answered(tonic::Code::Ok, "");
+                if !granted {
+                    span.fail(word, "");
+                }
+                span.end();
+            }
+            // Answers come in the order of the messages.
+            self.lose((*acceptor, 0)..(*acceptor, *sequence));
+        }
+    }
+
+    /// The way to an acceptor broke.
+    pub(crate) fn closed(&mut self, acceptor: AcceptorUuid) {
+        self.lose((acceptor, 0)..(acceptor, u64::MAX));
+    }
+
+    fn lose(&mut self, keys: std::ops::Range<(AcceptorUuid, u64)>) {
+        let lost: Vec<_> = self.messages.range(keys).map(|(&key, _)| key).collect();
+        for key in lost {
+            if let Some(Message { mut span, .. }) = self.messages.remove(&key) {
+                span.fail("lost", "no answer came to this message");
+            }
+        }
+    }
+
+    /// Looks at what became of it all, before anybody is told.
+    pub(crate) fn settle(&mut self, core: &Proposer) {
+        if !self.tracer.is_on() {
+            return;
+        }
+        let chosen_to = core.chosen_to();
+        while let Some(entry) = self
+            .batches
+            .first_entry()
+            .filter(|entry| *entry.key() < chosen_to)
+        {
+            entry.remove().end();
+        }
+        let (campaigning, reign, repairing) = match core.phase() {
+            Phase::Standby => (None, None, false),
+            Phase::Campaigning(campaign) => (Some(campaign.ballot()), None, false),
+            Phase::Leading(lead) => (None, Some(lead.ballot()), lead.is_repairing()),
+        };
+        self.campaigned(campaigning, reign);
+        if self.reign != reign {
+            if let Some(ballot) = self.reign {
+                let mut span = self
+                    .tracer
+                    .begin(Beginning::new("proposer.step_down", Parent::None));
+                if let Some(span) = &mut span {
+                    span.set(names::BALLOT, ballot.to_string());
+                    span.count(names::WATERMARK, chosen_to.get());
+                }
+                let batches = std::mem::take(&mut self.batches).into_values();
+                let messages = std::mem::take(&mut self.messages).into_values();
+                for mut span in batches.chain(messages.map(|message| message.span)) {
+                    span.fail(PREEMPTED, "its proposer leads no longer; another may finish it");
+                }
+            }
+            self.reign = reign;
+        }
+        if self.repair.is_some() && !repairing {
+            self.repair = None;
+        }
+    }
+
+    fn campaigned(&mut self, campaigning: Option<Ballot>, reign: Option<Ballot>) {
+        if let Some((ballot, mut span)) = self.campaign.take_if(|(ballot, _)| Some(*ballot) != campaigning) {
+            if reign == Some(ballot) {
+                span.event("leading");
+            } else {
+                span.fail(PREEMPTED, "another ballot went before this one");
+            }
+            span.end();
+        }
+        if let (None, Some(ballot)) = (&self.campaign, campaigning)
+            && let Some(mut span) = self
+                .tracer
+                .begin(Beginning::new("proposer.campaign", Parent::None))
+        {
+            span.set(names::BALLOT, ballot.to_string());
+            self.campaign = Some((ballot, span));
+        }
+    }
+
+    /// The span of phase 1, or of the repair that asks for a promise anew.
+    pub(crate) fn preparing(&mut self, is_repair: bool) -> Traced {
+        let context = if is_repair {
+            self.repairing().context
+        } else {
+            self.campaign.as_ref().map(|(_, span)| span.context().clone())
+        };
+        self.traced(context)
+    }
+
+    /// The span of the repair that goes on.
+    pub(crate) fn repairing(&mut self) -> Traced {
+        if self.repair.is_none() {
+            self.repair = self.tracer.begin(Beginning::new("proposer.repair", Parent::None));
+        }
+        let context = self.repair.as_ref().map(|span| span.context().clone());
+        self.traced(context)
+    }
+
+    fn traced(&self, context: Option<SpanContext>) -> Traced {
+        let tracer = self.tracer.clone();
+        Traced { tracer, context }
+    }
+}
+
+/// What a task needs that makes spans of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Traced {
+    pub(crate) tracer: Tracer,
+    pub(crate) context: Option<SpanContext>,
+}
+
+fn word(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Overloaded => "overloaded",
+        Reason::NotLeading => "not_leading",
+        Reason::Cancelled => "cancelled",
+        Reason::Stopping => "stopping",
+    }
+}
