@@ -13,13 +13,17 @@ use paxos_common::{
         slot::Slot,
     },
     shutdown::Shutdown,
+    trace::{Span, SpanContext, Tracer},
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 
-use crate::tails::{TAILS_MAX, Told};
+use crate::{
+    tails::{TAILS_MAX, Told},
+    trace::Rounds,
+};
 
 /// How long a read waits before the acceptors are asked anew and the leader is asked to fill: L of the protocol. By
 /// then another proposer leads, if the leader is gone.
@@ -40,8 +44,24 @@ pub(crate) enum BarrierError {
     Stopping,
 }
 
-/// Where a caller waits. Closed when it does not wait any more.
-type Call = oneshot::Sender<Result<Slot, BarrierError>>;
+/// A caller that waits.
+#[derive(Debug)]
+struct Call {
+    /// Closed when it does not wait any more.
+    answer: oneshot::Sender<Result<Slot, BarrierError>>,
+    /// The span that it waits in, when it is traced.
+    trace: Option<SpanContext>,
+    /// It waits for the state alone.
+    catching_up: Option<Span>,
+}
+
+/// What the acceptors are asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    pub(crate) nonce: u64,
+    /// The span of the round, when it is traced.
+    pub(crate) trace: Option<SpanContext>,
+}
 
 /// The way in for readers. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -54,15 +74,21 @@ impl Barrier {
     /// Returns once everything that may have been acknowledged before the call is applied, and everything that any
     /// learner showed before; tells how far that is. Whatever state is taken afterwards holds it.
     ///
-    /// It waits for as long as no quorum of acceptors answers, or what they told is not chosen.
+    /// It waits for as long as no quorum of acceptors answers, or what they told is not chosen. `trace` is the span that
+    /// it waits in, when it is traced.
     ///
     /// # Errors
     /// When too many wait, and when the learner stops.
     ///
     /// # Cancel safety
     /// Safe: whoever drops it is forgotten within [`LEADER_TIMEOUT`].
-    pub(crate) async fn pass(&self) -> Result<Slot, BarrierError> {
-        let (call, passed) = oneshot::channel();
+    pub(crate) async fn pass(&self, trace: Option<SpanContext>) -> Result<Slot, BarrierError> {
+        let (answer, passed) = oneshot::channel();
+        let call = Call {
+            answer,
+            trace,
+            catching_up: None,
+        };
         self.calls.send(call).await.map_err(|_| BarrierError::Stopping)?;
         passed.await.map_err(|_| BarrierError::Stopping)?
     }
@@ -76,8 +102,8 @@ impl Barrier {
 /// What the task that owns the core has done for it.
 #[derive(Debug)]
 pub(crate) struct Outlets {
-    /// The nonce of the latest question to the acceptors. Set anew when it is to be asked once more.
-    pub(crate) question: watch::Sender<Option<u64>>,
+    /// The latest question to the acceptors. Set anew when it is to be asked once more.
+    pub(crate) question: watch::Sender<Option<Question>>,
     /// The leader is to have every slot below it chosen. Set anew when it is to be asked once more.
     pub(crate) fill: watch::Sender<Option<Slot>>,
 }
@@ -96,6 +122,7 @@ pub(crate) struct Keeper<T> {
     next_read: u64,
     /// When the core's latest timer fires, and its generation. Earlier ones mean nothing to it any more.
     timer: Option<(Instant, u64)>,
+    rounds: Rounds,
 }
 
 /// Makes a barrier, and the one that keeps it.
@@ -105,6 +132,7 @@ pub(crate) fn barrier<T>(
     applied: watch::Receiver<T>,
     applied_to: fn(&T) -> Slot,
     outlets: Outlets,
+    tracer: Tracer,
 ) -> (Barrier, Keeper<T>) {
     let (calls_in, calls) = mpsc::channel(CALLS_MAX);
     let (waiting_told, waiting) = watch::channel(0);
@@ -121,6 +149,7 @@ pub(crate) fn barrier<T>(
         waiting_told,
         next_read: 0,
         timer: None,
+        rounds: Rounds::new(tracer),
     };
     let calls = calls_in;
     (Barrier { calls, waiting }, keeper)
@@ -171,6 +200,7 @@ impl<T> Keeper<T> {
             if let Some(at) = self.carry_out() {
                 limit.as_mut().reset(at);
             }
+            self.look_at_round();
             self.tell_waiting();
         }
     }
@@ -180,7 +210,7 @@ impl<T> Keeper<T> {
             self.sweep();
         }
         // Whoever is gone by now need not be counted.
-        for call in calls.drain(..).filter(|call| !call.is_closed()) {
+        for call in calls.drain(..).filter(|call| !call.answer.is_closed()) {
             let read = ReadId(self.next_read);
             self.next_read += 1;
             self.waiting.insert(read, call);
@@ -191,6 +221,18 @@ impl<T> Keeper<T> {
     fn take_applied(&mut self) {
         let applied_to = (self.applied_to)(&self.applied.borrow_and_update());
         self.core.handle(Event::Applied(applied_to));
+    }
+
+    /// What waits on after its round waits for the state.
+    fn look_at_round(&mut self) {
+        if self.core.is_bounded() {
+            let waiting = &self.waiting;
+            for (read, span) in self.rounds.answered(|read| waiting.contains_key(&read)) {
+                if let Some(call) = self.waiting.get_mut(&read) {
+                    call.catching_up = Some(span);
+                }
+            }
+        }
     }
 
     fn fire(&mut self) {
@@ -205,7 +247,7 @@ impl<T> Keeper<T> {
     fn sweep(&mut self) {
         let core = &mut self.core;
         self.waiting.retain(|&read, call| {
-            let waits = !call.is_closed();
+            let waits = !call.answer.is_closed();
             if !waits {
                 core.handle(Event::Abandoned(read));
             }
@@ -220,9 +262,12 @@ impl<T> Keeper<T> {
             match effect {
                 // The askers know themselves which question they have answered.
                 Effect::Ask { nonce, acceptors: _ } => {
+                    let traced = |(&read, call): (&ReadId, &Call)| Some((read, call.trace.clone()?));
+                    let reads = self.waiting.iter().filter_map(traced);
+                    let trace = self.rounds.ask(nonce, self.waiting.len(), reads);
                     self.outlets
                         .question
-                        .send_modify(|question| *question = Some(nonce));
+                        .send_modify(|question| *question = Some(Question { nonce, trace }));
                 }
                 Effect::SetTimer(generation) => {
                     let at = Instant::now() + LEADER_TIMEOUT;
@@ -243,7 +288,7 @@ impl<T> Keeper<T> {
     fn answer(&mut self, read: ReadId, answer: Result<Slot, BarrierError>) {
         if let Some(call) = self.waiting.remove(&read) {
             // Whoever gave up meanwhile does not get it.
-            let _ = call.send(answer);
+            let _ = call.answer.send(answer);
         }
     }
 

@@ -236,6 +236,7 @@ impl Starter {
             applied: applied_seen.clone(),
             feed: feed_seen,
             barrier,
+            tracer: self.tracer.clone(),
         });
         let observer = Observer {
             cluster: Arc::clone(&cluster),
@@ -280,13 +281,21 @@ impl Starter {
         let (fill, wanted) = watch::channel(None);
         let outlets = barrier::Outlets { question, fill };
         let electorate = cluster.electorate().clone();
-        let (barrier, keeper) = barrier(electorate, tails, applied, Progress::applied_to, outlets);
+        let (barrier, keeper) = barrier(
+            electorate,
+            tails,
+            applied,
+            Progress::applied_to,
+            outlets,
+            self.tracer.clone(),
+        );
         let shutdown = &self.shutdown;
         shutdown.spawn_vital("barrier", keeper.run(shutdown.clone()));
         let asker = Asker {
             cluster: Arc::clone(cluster),
             question: question_seen,
             tails: tails_in,
+            tracer: self.tracer.clone(),
         };
         let token = shutdown.token();
         for acceptor in acceptors {

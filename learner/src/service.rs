@@ -20,8 +20,9 @@ use paxos_common::{
         slot::{Slot, Version},
     },
     peer::Address,
-    server::deadline,
+    server::{deadline, received},
     status::{invalid_argument, out_of_range, overloaded, stopping},
+    trace::{Span, SpanContext, Tracer},
     wire::command::read_stamp,
 };
 use paxos_proto::v1::{self as pb, learner_server::Learner, result_request};
@@ -58,6 +59,7 @@ pub(crate) struct Opened {
     pub(crate) applied: watch::Receiver<Progress>,
     pub(crate) feed: watch::Receiver<Option<AcceptorUuid>>,
     pub(crate) barrier: Barrier,
+    pub(crate) tracer: Tracer,
 }
 
 /// Serves readers. Cheap to clone; all clones are one.
@@ -105,8 +107,10 @@ impl Opened {
     }
 
     /// Returns once everything that may have been acknowledged before is applied.
-    async fn pass_barrier(&self) -> Result<(), Status> {
-        match self.barrier.pass().await {
+    async fn pass_barrier(&self, trace: Option<&SpanContext>) -> Result<(), Status> {
+        let span = self.tracer.below(trace, "learner.barrier");
+        let context = span.as_ref().map(|span| span.context().clone());
+        match self.barrier.pass(context).await {
             Ok(_) => Ok(()),
             Err(BarrierError::Full) => Err(overloaded("the list of waiting reads")),
             Err(BarrierError::Stopping) => Err(stopping()),
@@ -116,14 +120,16 @@ impl Opened {
     /// Returns once `slot` is applied; fails when it is beyond the tail of the cluster.
     ///
     /// Usually it is a moment away. Only a longer wait is worth asking the acceptors.
-    async fn reach(&self, slot: Slot) -> Result<(), Status> {
+    async fn reach(&self, slot: Slot, trace: Option<&SpanContext>) -> Result<(), Status> {
+        let span = self.tracer.below(trace, "learner.reach");
+        let trace = span.as_ref().map(Span::context);
         let mut applied = self.applied.clone();
         match timeout(LEADER_TIMEOUT, applied_beyond(&mut applied, slot)).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(_)) => return Err(stopping()),
             Err(_) => {}
         }
-        self.pass_barrier().await?;
+        self.pass_barrier(trace).await?;
         let applied_to = self.applied_to();
         if slot < applied_to {
             return Ok(());
@@ -138,7 +144,7 @@ impl Opened {
         if slot <= self.applied_to() {
             return Ok(());
         }
-        self.pass_barrier().await?;
+        self.pass_barrier(None).await?;
         let applied_to = self.applied_to();
         if slot <= applied_to {
             return Ok(());
@@ -148,17 +154,21 @@ impl Opened {
         )))
     }
 
-    async fn read(&self, read: &Read) -> Result<pb::ReadResponse, Status> {
+    async fn read(&self, read: &Read, trace: Option<&SpanContext>) -> Result<pb::ReadResponse, Status> {
         match read.consistency {
-            Consistency::Linearizable => self.pass_barrier().await?,
-            Consistency::AtLeast(version) => self.reach(version.slot).await?,
+            Consistency::Linearizable => self.pass_barrier(trace).await?,
+            Consistency::AtLeast(version) => self.reach(version.slot, trace).await?,
             Consistency::Local => {}
         }
         Ok(self.knowledge.machine(|machine| read.answer(machine)))
     }
 
-    async fn result_of(&self, version: Version) -> Result<pb::ResultResponse, Status> {
-        self.reach(version.slot).await?;
+    async fn result_of(
+        &self,
+        version: Version,
+        trace: Option<&SpanContext>,
+    ) -> Result<pb::ResultResponse, Status> {
+        self.reach(version.slot, trace).await?;
         let record = self
             .history
             .record(version.slot)
@@ -169,13 +179,17 @@ impl Opened {
             .machine(|machine| results::of_version(version, &record, machine))
     }
 
-    async fn result_of_session(&self, stamp: &pb::SessionStamp) -> Result<pb::ResultResponse, Status> {
+    async fn result_of_session(
+        &self,
+        stamp: &pb::SessionStamp,
+        trace: Option<&SpanContext>,
+    ) -> Result<pb::ResultResponse, Status> {
         let stamp = read_stamp(stamp).map_err(|error| invalid_argument(error.to_string()))?;
-        self.pass_barrier().await?;
+        self.pass_barrier(trace).await?;
         let version = self
             .knowledge
             .machine(|machine| results::version_of(stamp, machine))?;
-        self.result_of(version).await
+        self.result_of(version, trace).await
     }
 }
 
@@ -205,9 +219,10 @@ impl Learner for LearnerService {
     type SubscribeStream = Answers<pb::SubscribeResponse>;
 
     async fn read(&self, request: Request<pb::ReadRequest>) -> Result<Response<pb::ReadResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
+        let trace = received(&extensions);
         let read = Read::new(request)?;
-        let answer = in_time(&metadata, self.opened()?.read(&read)).await?;
+        let answer = in_time(&metadata, self.opened()?.read(&read, trace)).await?;
         self.reads_answered.fetch_add(1, Ordering::Relaxed);
         Ok(Response::new(answer))
     }
@@ -216,7 +231,8 @@ impl Learner for LearnerService {
         &self,
         request: Request<pb::ResultRequest>,
     ) -> Result<Response<pb::ResultResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
+        let trace = received(&extensions);
         let opened = self.opened()?;
         let answer = match request.command {
             None => {
@@ -225,10 +241,10 @@ impl Learner for LearnerService {
                 ));
             }
             Some(result_request::Command::Version(version)) => {
-                in_time(&metadata, opened.result_of(reads::read_version(version)?)).await?
+                in_time(&metadata, opened.result_of(reads::read_version(version)?, trace)).await?
             }
             Some(result_request::Command::Session(stamp)) => {
-                in_time(&metadata, opened.result_of_session(&stamp)).await?
+                in_time(&metadata, opened.result_of_session(&stamp, trace)).await?
             }
         };
         Ok(Response::new(answer))

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use paxos_common::{
     paxos::{identity::AcceptorUuid, reading::Tail, slot::Slot},
     peer::Backoff,
+    trace::{self, Span, Tracer, names::method},
     wire,
 };
 use paxos_proto::v1 as pb;
@@ -12,10 +13,11 @@ use tokio::{
     sync::{mpsc, watch},
     time::sleep,
 };
+use tonic::{Code, Request};
 
 use crate::{
     acceptors::{Acceptor, Fault, within_deadline},
-    barrier::LEADER_TIMEOUT,
+    barrier::{LEADER_TIMEOUT, Question},
     cluster::Cluster,
 };
 
@@ -39,9 +41,9 @@ pub(crate) struct Told {
 #[derive(Clone, Debug)]
 pub(crate) struct Asker {
     pub(crate) cluster: Arc<Cluster>,
-    /// The nonce of the latest question.
-    pub(crate) question: watch::Receiver<Option<u64>>,
+    pub(crate) question: watch::Receiver<Option<Question>>,
     pub(crate) tails: mpsc::Sender<Told>,
+    pub(crate) tracer: Tracer,
 }
 
 impl Asker {
@@ -54,14 +56,15 @@ impl Asker {
         let mut backoff = Backoff::new(BACKOFF_MIN, LEADER_TIMEOUT);
         let mut answered = None;
         while self.question.changed().await.is_ok() {
-            let question = *self.question.borrow_and_update();
-            let Some(nonce) = question.filter(|_| question != answered) else {
+            let question = self.question.borrow_and_update().clone();
+            let is_new = |question: &Question| answered != Some(question.nonce);
+            let Some(question) = question.filter(is_new) else {
                 continue;
             };
-            match self.ask(&acceptor, nonce).await {
+            match self.ask(&acceptor, &question).await {
                 Ok(told) => {
                     backoff.reset();
-                    answered = question;
+                    answered = Some(question.nonce);
                     if self.tails.send(told).await.is_err() {
                         return;
                     }
@@ -77,12 +80,12 @@ impl Asker {
 
     /// Asks one question. A run that is not known yet is identified first, and asked again: a late answer must never
     /// pass for an introduction, nor an answer count of which nobody knows whether it may.
-    async fn ask(&self, acceptor: &Acceptor, nonce: u64) -> Result<Told, Fault> {
-        let mut answer = self.call(acceptor, nonce).await?;
+    async fn ask(&self, acceptor: &Acceptor, question: &Question) -> Result<Told, Fault> {
+        let mut answer = self.call(acceptor, question).await?;
         let mut vouched = self.cluster.vouch(answer.stamp.as_ref());
         if matches!(vouched, Err(Fault::Suspected)) {
             self.cluster.identify(acceptor).await?;
-            answer = self.call(acceptor, nonce).await?;
+            answer = self.call(acceptor, question).await?;
             vouched = self.cluster.vouch(answer.stamp.as_ref());
         }
         Ok(Told {
@@ -95,13 +98,22 @@ impl Asker {
         })
     }
 
-    async fn call(&self, acceptor: &Acceptor, nonce: u64) -> Result<pb::TailResponse, Fault> {
-        let request = pb::TailRequest {
+    async fn call(&self, acceptor: &Acceptor, question: &Question) -> Result<pb::TailResponse, Fault> {
+        let mut request = Request::new(pb::TailRequest {
             caller: Some(wire::caller(Some(self.cluster.id()))),
-            nonce,
-        };
-        let answer = within_deadline(acceptor.client().tail(request)).await?;
-        Ok(answer.into_inner())
+            nonce: question.nonce,
+        });
+        let mut span = self.tracer.call(question.trace.as_ref(), method::TAIL);
+        trace::inject(&mut request, span.as_ref().map(Span::context));
+        let answer = within_deadline(acceptor.client().tail(request)).await;
+        if let Some(span) = &mut span {
+            span.peer(acceptor.address());
+            match &answer {
+                Ok(_) => span.answered(Code::Ok, ""),
+                Err(fault) => span.fail("fault", fault.to_string()),
+            }
+        }
+        Ok(answer?.into_inner())
     }
 }
 

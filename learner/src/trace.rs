@@ -1,4 +1,4 @@
-//! Spans of learning and applying what others trace: each value that is, on its way into this learner's state.
+//! Spans of what a learner does for others' traces: values on their way into its state, and rounds that reads wait for.
 
 use std::{
     collections::BTreeMap,
@@ -9,8 +9,8 @@ use std::{
 };
 
 use paxos_common::{
-    paxos::{slot::Slot, value::Value},
-    trace::{Incoming, Span, SpanContext, Tracer, names},
+    paxos::{reading::ReadId, slot::Slot, value::Value},
+    trace::{Beginning, Incoming, Parent, Span, SpanContext, Tracer, names},
 };
 
 /// Makes the spans of values. Cheap to clone; clones are one.
@@ -79,5 +79,61 @@ impl Learning {
         while let Some(entry) = self.spans.first_entry().filter(|entry| *entry.key() < next) {
             entry.remove().end();
         }
+    }
+}
+
+/// The round of questions that goes on, when it serves a traced read.
+#[derive(Debug, Default)]
+pub(crate) struct Rounds {
+    tracer: Tracer,
+    round: Option<Round>,
+}
+
+#[derive(Debug)]
+struct Round {
+    nonce: u64,
+    span: Span,
+    /// The traced reads that it serves, each with its span.
+    reads: Vec<(ReadId, SpanContext)>,
+}
+
+impl Rounds {
+    pub(crate) fn new(tracer: Tracer) -> Self {
+        Self { tracer, round: None }
+    }
+
+    /// A question is put, for `waiting` reads in all and these traced ones; tells what the calls that put it belong to.
+    pub(crate) fn ask(
+        &mut self,
+        nonce: u64,
+        waiting: usize,
+        reads: impl Iterator<Item = (ReadId, SpanContext)>,
+    ) -> Option<SpanContext> {
+        if self.round.as_ref().is_none_or(|round| round.nonce != nonce) {
+            let reads: Vec<_> = reads.collect();
+            let (_, first) = reads.first()?;
+            let others = reads.iter().skip(1).map(|(_, context)| context.clone());
+            let beginning = Beginning::new("learner.round", Parent::Span(first)).linked_to(others);
+            let mut span = self.tracer.begin(beginning)?;
+            span.count(names::READS, waiting);
+            self.round = Some(Round { nonce, span, reads });
+        }
+        let round = self.round.as_ref()?;
+        Some(round.span.context().clone())
+    }
+
+    /// A quorum has answered. Begins, for each traced read that waits on, the span of its wait until what it may have to
+    /// show is applied.
+    pub(crate) fn answered(&mut self, waits: impl Fn(ReadId) -> bool) -> Vec<(ReadId, Span)> {
+        let Some(Round { span, reads, .. }) = self.round.take() else {
+            return Vec::new();
+        };
+        span.end();
+        let reads = reads.into_iter().filter(|(read, _)| waits(*read));
+        let catching_up = reads.filter_map(|(read, context)| {
+            let span = self.tracer.below(Some(&context), "learner.catch_up")?;
+            Some((read, span))
+        });
+        catching_up.collect()
     }
 }

@@ -243,9 +243,9 @@ impl Driver {
                     run,
                     commit_counter,
                 });
-                let chosen_to = self.core.chosen_to();
-                self.traces.heard(&event, chosen_to);
+                self.traces.heard(&event, &self.core);
                 self.core.handle(event);
+                self.traces.settle(&self.core);
             }
             Input::Opened(acceptor, open) => {
                 self.links.insert(

@@ -212,11 +212,12 @@ impl Traces {
         Some(context)
     }
 
-    /// An acceptor told something; `chosen_to` is as before that was counted.
-    pub(crate) fn heard(&mut self, event: &Event, chosen_to: Slot) {
+    /// An acceptor tells something that the core has not counted yet.
+    pub(crate) fn heard(&mut self, event: &Event, core: &Proposer) {
         if self.messages.is_empty() {
             return;
         }
+        let chosen_to = counted_to(core);
         if let Event::Answered {
             acceptor,
             sequence,
@@ -259,19 +260,12 @@ impl Traces {
         }
     }
 
-    /// Looks at what became of it all, before anybody is told.
+    /// Looks at what became of it all: after each thing heard, and before anybody is told.
     pub(crate) fn settle(&mut self, core: &Proposer) {
         if !self.tracer.is_on() {
             return;
         }
-        let chosen_to = core.chosen_to();
-        while let Some(entry) = self
-            .batches
-            .first_entry()
-            .filter(|entry| *entry.key() < chosen_to)
-        {
-            entry.remove().end();
-        }
+        let chosen_to = counted_to(core);
         let (campaigning, reign, repairing) = match core.phase() {
             Phase::Standby => (None, None, false),
             Phase::Campaigning(campaign) => (Some(campaign.ballot()), None, false),
@@ -285,7 +279,7 @@ impl Traces {
                     .begin(Beginning::new("proposer.step_down", Parent::None));
                 if let Some(span) = &mut span {
                     span.set(names::BALLOT, ballot.to_string());
-                    span.count(names::WATERMARK, chosen_to.get());
+                    span.count(names::WATERMARK, core.chosen_to().get());
                 }
                 let batches = std::mem::take(&mut self.batches).into_values();
                 let messages = std::mem::take(&mut self.messages).into_values();
@@ -294,6 +288,13 @@ impl Traces {
                 }
             }
             self.reign = reign;
+        }
+        while let Some(entry) = self
+            .batches
+            .first_entry()
+            .filter(|entry| *entry.key() < chosen_to)
+        {
+            entry.remove().end();
         }
         if self.repair.is_some() && !repairing {
             self.repair = None;
@@ -349,6 +350,15 @@ impl Traces {
 pub(crate) struct Traced {
     pub(crate) tracer: Tracer,
     pub(crate) context: Option<SpanContext>,
+}
+
+/// Every slot below it was counted as chosen in this reign, or shown so by the promises. What a leader hears of others'
+/// watermarks says nothing of its own batches: another may have had them chosen.
+fn counted_to(core: &Proposer) -> Slot {
+    match core.phase() {
+        Phase::Leading(lead) => lead.chosen_to(),
+        Phase::Standby | Phase::Campaigning(_) => Slot::ZERO,
+    }
 }
 
 fn word(reason: Reason) -> &'static str {

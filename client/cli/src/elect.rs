@@ -59,7 +59,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> ExitCode {
     paxos_common::telemetry::init(paxos_common::config::LogFormat::Text);
-    match block_on(1, elect(args)) {
+    match block_on(1, crate::traced(elect(args))) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => finish(Err(failure)),
     }

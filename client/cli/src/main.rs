@@ -88,7 +88,7 @@ fn client(command: impl Future<Output = Result<(), Failure>>) -> ExitCode {
 }
 
 /// Exports what a command traces, if the environment says where to.
-async fn traced(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+async fn traced<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let exporting = telemetry::Exporting::start_for_client()?;
     let result = command.await;
     exporting.stop().await;

@@ -261,7 +261,7 @@ impl Reading {
     }
 
     /// Whether a quorum has answered the latest round, if there is one.
-    fn is_bounded(&self) -> bool {
+    pub fn is_bounded(&self) -> bool {
         let phase1 = self.electorate.quorums().phase1();
         self.round
             .as_ref()

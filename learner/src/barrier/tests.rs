@@ -12,7 +12,7 @@ use super::*;
 /// A barrier whose acceptors are the test.
 struct Rig {
     barrier: Barrier,
-    question: watch::Receiver<Option<u64>>,
+    question: watch::Receiver<Option<Question>>,
     tails: mpsc::Sender<Told>,
     applied: watch::Sender<Slot>,
     fill: watch::Receiver<Option<Slot>>,
@@ -40,7 +40,14 @@ impl Rig {
         let (applied, applied_seen) = watch::channel(slot(5));
         let outlets = Outlets { question, fill };
         let electorate = configuration.electorate();
-        let (barrier, keeper) = barrier(electorate, tails, applied_seen, |slot| *slot, outlets);
+        let (barrier, keeper) = barrier(
+            electorate,
+            tails,
+            applied_seen,
+            |slot| *slot,
+            outlets,
+            Tracer::off(),
+        );
         let shutdown = Shutdown::new(&CancellationToken::new());
         shutdown.spawn_vital("barrier", keeper.run(shutdown.clone()));
         Self {
@@ -55,13 +62,13 @@ impl Rig {
 
     fn read(&self) -> JoinHandle<Result<Slot, BarrierError>> {
         let barrier = self.barrier.clone();
-        tokio::spawn(async move { barrier.pass().await })
+        tokio::spawn(async move { barrier.pass(None).await })
     }
 
     /// The nonce of the next question, or of the same when it is asked again.
     async fn asked(&mut self) -> u64 {
         soon(self.question.changed()).await.unwrap();
-        self.question.borrow_and_update().unwrap()
+        self.question.borrow_and_update().as_ref().unwrap().nonce
     }
 
     async fn tell(&self, acceptor: u128, nonce: u64, voted_to: u64) {
@@ -204,5 +211,5 @@ async fn stop_is_told_to_whoever_waits_and_to_whoever_comes_later() {
     rig.asked().await;
     rig.shutdown.begin();
     assert_eq!(soon(read).await.unwrap(), Err(BarrierError::Stopping));
-    assert_eq!(soon(rig.barrier.pass()).await, Err(BarrierError::Stopping));
+    assert_eq!(soon(rig.barrier.pass(None)).await, Err(BarrierError::Stopping));
 }

@@ -11,8 +11,12 @@ struct Rig {
     /// The way to the first of them.
     way: Arc<Acceptor>,
     cluster: Arc<Cluster>,
-    question: watch::Sender<Option<u64>>,
+    question: watch::Sender<Option<Question>>,
     tails: mpsc::Receiver<Told>,
+}
+
+fn question(nonce: u64) -> Question {
+    Question { nonce, trace: None }
 }
 
 impl Rig {
@@ -33,6 +37,7 @@ impl Rig {
             cluster: Arc::clone(&cluster),
             question: question_seen,
             tails: tails_in,
+            tracer: Tracer::off(),
         };
         tokio::spawn(asker.keep_asking(Arc::clone(&way)));
         Self {
@@ -46,7 +51,7 @@ impl Rig {
 
     /// Asks, and waits until something is told that counts.
     async fn told(&mut self, nonce: u64) -> Told {
-        self.question.send_replace(Some(nonce));
+        self.question.send_replace(Some(question(nonce)));
         self.tell().await
     }
 
@@ -78,7 +83,7 @@ async fn tail_of_a_run_that_is_not_known_yet_counts_only_once_it_is_identified()
         script.runs = vec![1, 2];
         script.forms_muted = true;
     });
-    rig.question.send_replace(Some(2));
+    rig.question.send_replace(Some(question(2)));
     rig.acceptors[0].hears(|heard| heard.forms == 2).await;
     assert!(rig.tails.try_recv().is_err());
     rig.acceptors[0].change(|script| script.forms_muted = false);
@@ -111,7 +116,7 @@ async fn nothing_counts_of_an_acceptor_that_went_back_or_of_a_stranger() {
     let mut rig = Rig::start().await;
     rig.told(1).await;
     rig.acceptors[0].change(|script| script.frames_stamped = Some(stranger()));
-    rig.question.send_replace(Some(2));
+    rig.question.send_replace(Some(question(2)));
     rig.acceptors[0].hears(|heard| heard.tails == 3).await;
     // Nor when it is itself again, on a disk that does not know what it had told.
     rig.acceptors[0].change(|script| {
@@ -121,7 +126,7 @@ async fn nothing_counts_of_an_acceptor_that_went_back_or_of_a_stranger() {
     for nonce in 3..9 {
         let forms = rig.acceptors[0].heard.borrow().forms;
         let tails = rig.acceptors[0].heard.borrow().tails;
-        rig.question.send_replace(Some(nonce));
+        rig.question.send_replace(Some(question(nonce)));
         let asked = |heard: &crate::support::Heard| heard.forms > forms || heard.tails > tails;
         rig.acceptors[0].hears(asked).await;
     }

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use opentelemetry_proto::tonic::{
@@ -18,7 +19,12 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
-use crate::harness::{Environment, until};
+use crate::harness::{Environment, PATIENCE, until};
+
+/// Longer than a trace usually takes to come in whole.
+const SETTLED: Duration = Duration::from_secs(5);
+/// How often spans are looked at.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Attributes by name, as text.
 pub type Attributes = BTreeMap<String, String>;
@@ -160,6 +166,33 @@ impl Collector {
     /// Waits for a span.
     pub async fn span(&self, what: &str, is: impl Fn(&Seen) -> bool) -> Seen {
         until(what, async || self.spans().into_iter().find(&is)).await
+    }
+
+    /// Acts until a trace that begins with a span named `root` has this tree: whatever it is, a busy machine's leader may
+    /// step down meanwhile, and a read may find something left to be applied.
+    pub async fn tree(&self, root: &str, expected: &str, act: impl AsyncFn()) -> Trace {
+        let begun = Instant::now();
+        let mut last = String::new();
+        while begun.elapsed() < PATIENCE {
+            act().await;
+            let acted = Instant::now();
+            while acted.elapsed() < SETTLED {
+                let spans = self.spans();
+                let roots = spans
+                    .iter()
+                    .filter(|span| span.name == root && span.parent.is_empty());
+                for root in roots {
+                    let of_trace = spans.iter().filter(|span| span.trace == root.trace);
+                    let trace = Trace(of_trace.cloned().collect());
+                    last = trace.tree();
+                    if last == expected {
+                        return trace;
+                    }
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        panic!("no trace is as it should be; the last was\n{last}");
     }
 
     /// Waits until the trace that has this root is as it should be; returns its spans.
