@@ -122,7 +122,7 @@ pub struct Beginning<'a> {
     at: Option<SystemTime>,
     id: Option<SpanId>,
     links: Vec<Link>,
-    attributes: Vec<KeyValue>,
+    method: Option<&'static str>,
 }
 
 impl<'a> Beginning<'a> {
@@ -135,7 +135,7 @@ impl<'a> Beginning<'a> {
             at: None,
             id: None,
             links: Vec::new(),
-            attributes: Vec::new(),
+            method: None,
         }
     }
 
@@ -149,10 +149,11 @@ impl<'a> Beginning<'a> {
         self.kind(SpanKind::Client).described_as(method)
     }
 
-    fn described_as(mut self, method: impl Into<Value>) -> Self {
-        self.attributes.push(KeyValue::new(names::RPC_SYSTEM, "grpc"));
-        self.attributes.push(KeyValue::new(names::RPC_METHOD, method));
-        self
+    fn described_as(self, method: &'static str) -> Self {
+        Self {
+            method: Some(method),
+            ..self
+        }
     }
 
     /// It began earlier.
@@ -205,11 +206,16 @@ impl Tracer {
             span_kind: Some(beginning.kind),
             start_time: beginning.at,
             links: (!beginning.links.is_empty()).then_some(beginning.links),
-            attributes: Some(beginning.attributes),
             ..SpanBuilder::default()
         };
         let span = with_id(beginning.id, || tracer.build_with_context(builder, &context));
-        span.is_recording().then_some(Span(span))
+        // Sampling is decided: what is not recorded costs nothing further.
+        let mut span = span.is_recording().then_some(Span(span))?;
+        if let Some(method) = beginning.method {
+            span.set(names::RPC_SYSTEM, "grpc");
+            span.set(names::RPC_METHOD, method);
+        }
+        Some(span)
     }
 
     /// Begins an internal span below another, if there is one.
@@ -301,6 +307,8 @@ impl Span {
     /// A call came to this: the gRPC status, its failure included.
     pub fn answered(&mut self, code: tonic::Code, message: &str) {
         let name = code_name(code);
+        let (trace_id, span_id) = (self.context().trace_id(), self.context().span_id());
+        tracing::debug!(%trace_id, %span_id, code = name, message, "call answered");
         self.set(names::RPC_STATUS_CODE, name);
         if code != tonic::Code::Ok {
             self.fail(name, message.to_owned());

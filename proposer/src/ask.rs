@@ -50,7 +50,12 @@ pub(crate) async fn prepare(
         }
         let context = span.as_ref().map(Span::context);
         match promise(&open, &prepare, scan, cluster, &inputs, context).await {
-            Ok(()) => return,
+            Ok(()) => {
+                if let Some(mut span) = span {
+                    span.answered(tonic::Code::Ok, "");
+                }
+                return;
+            }
             Err(broken) => {
                 if let Some(span) = &mut span {
                     span.fail("broken", broken.to_string());

@@ -9,6 +9,8 @@ mod collector;
 #[expect(unreachable_pub, reason = "a module of every test binary")]
 mod harness;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use collector::{Collector, Seen, Trace};
 use harness::{Cluster, run_with, stdout, until};
 use nix::sys::signal::Signal;
@@ -18,7 +20,9 @@ use paxos_client::proto::{
 
 /// A cluster that exports, whose learners have caught up: what they learn from now on is traced.
 async fn traced(collector: &Collector, proposers: u16, learners: u16) -> Cluster {
-    let cluster = Cluster::start_with(3, proposers, learners, collector.environment()).await;
+    let mut environment = collector.environment();
+    environment.push(("RUST_LOG", "info,paxos_common::trace=debug".to_owned()));
+    let cluster = Cluster::start_with(3, proposers, learners, environment).await;
     for learner in &cluster.learners {
         until("the learner has caught up", async || {
             learner.log().contains("caught up").then_some(())
@@ -70,16 +74,18 @@ fn assert_nests(trace: &Trace) {
     }
 }
 
-/// Every name, and which attributes it has, as dashboards know them.
-fn words(spans: &[Seen]) -> String {
-    let words: std::collections::BTreeSet<String> = spans
-        .iter()
-        .map(|span| {
-            let keys: Vec<_> = span.attributes.keys().map(String::as_str).collect();
-            format!("{} {}: {}", span.name, span.kind, keys.join(" "))
-        })
-        .collect();
-    words.into_iter().collect::<Vec<_>>().join("\n")
+/// Every name, and which attributes it has, as dashboards know them; the reason of a failure aside.
+fn words<'a>(spans: impl IntoIterator<Item = &'a Seen>) -> String {
+    let mut words: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for span in spans {
+        let keys = span.attributes.keys().map(String::as_str);
+        let known = words.entry(format!("{} {}", span.name, span.kind)).or_default();
+        known.extend(keys.filter(|key| *key != "error.type"));
+    }
+    let line = |(name, keys): (String, BTreeSet<&str>)| {
+        format!("{name}: {}", keys.into_iter().collect::<Vec<_>>().join(" "))
+    };
+    words.into_iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 const PROPOSED: &str = "\
@@ -165,7 +171,7 @@ async fn proposal_is_one_trace_from_the_client_to_every_disk_and_learner() {
         assert!(span.resource.contains_key("service.instance.id"), "{span:?}");
         assert_eq!(span.resource["service.version"], env!("CARGO_PKG_VERSION"));
     }
-    let instances: std::collections::BTreeSet<_> = trace
+    let instances: BTreeSet<_> = trace
         .0
         .iter()
         .map(|span| &span.resource["service.instance.id"])
@@ -175,6 +181,13 @@ async fn proposal_is_one_trace_from_the_client_to_every_disk_and_learner() {
         7,
         "a client, a proposer, three acceptors, two learners"
     );
+
+    let log: String = cluster.proposers.iter().map(harness::Process::log).collect();
+    let hex: String = server.trace.iter().map(|byte| format!("{byte:02x}")).collect();
+    let answered = log
+        .lines()
+        .find(|line| line.contains("call answered") && line.contains(&hex));
+    assert!(answered.is_some_and(|line| line.contains("span_id")), "{log}");
 
     insta::assert_snapshot!("span_attributes", words(&trace.0));
 
@@ -221,7 +234,7 @@ async fn standby_that_sends_a_proposal_on_is_part_of_its_trace() {
         .await;
     assert_nests(&trace);
     let servers: Vec<_> = trace.named("paxos.v1.Proposer/ProposeStream");
-    let nodes: std::collections::BTreeSet<_> = servers
+    let nodes: BTreeSet<_> = servers
         .iter()
         .filter(|span| span.kind == "server")
         .map(|span| span.node())
@@ -404,6 +417,18 @@ async fn proposal_that_a_leader_left_behind_shows_it_and_the_one_that_finished_i
         "a promise is on disk: {}",
         campaign.tree()
     );
+    insta::assert_snapshot!(
+        "span_attributes_of_leaders",
+        words(collector.spans().iter().filter(|span| {
+            [
+                "proposer.takeover",
+                "proposer.campaign",
+                "proposer.form",
+                "paxos.v1.Acceptor/Prepare",
+            ]
+            .contains(&span.name.as_str())
+        }))
+    );
     let _ = proposing.await;
 }
 
@@ -430,7 +455,8 @@ async fn linearizable_read_shows_its_round_and_no_proposer() {
     assert_nests(&trace);
     let round = trace.only("learner.round");
     assert_eq!(round.attributes["paxos.reads"], "1");
-    let acceptors: std::collections::BTreeSet<_> = trace
+    insta::assert_snapshot!("span_attributes_of_reads", words(&trace.0));
+    let acceptors: BTreeSet<_> = trace
         .named("paxos.v1.Acceptor/Tail")
         .into_iter()
         .filter(|span| span.kind == "server")
