@@ -8,6 +8,7 @@ mod dev;
 mod elect;
 mod get;
 mod guard;
+mod healthcheck;
 mod json;
 mod key;
 mod log;
@@ -57,6 +58,7 @@ enum Command {
     Log(log::Args),
     Status(status::Args),
     Bench(bench::Args),
+    Healthcheck(healthcheck::Args),
     Serve(serve::Args),
     #[command(hide = true)]
     Guard(guard::Args),
@@ -78,6 +80,7 @@ fn main() -> ExitCode {
         Command::Log(args) => client(log::run(args)),
         Command::Status(args) => client(status::run(args)),
         Command::Bench(args) => client(bench::run(args)),
+        Command::Healthcheck(args) => client(healthcheck::run(args)),
     }
 }
 

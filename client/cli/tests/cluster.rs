@@ -6,7 +6,7 @@ mod harness;
 
 use std::time::{Duration, Instant};
 
-use harness::{Cluster, Load, PATIENCE, until};
+use harness::{Cluster, Load, PATIENCE, Process, free_ports, run, until};
 use nix::sys::signal::Signal;
 use paxos_client::Slot;
 
@@ -241,4 +241,36 @@ async fn pause_leader(pause: Duration) {
         outcome.check(&cluster.log_of(learner, end).await);
     }
     cluster.digests_are_equal(end).await;
+}
+
+#[tokio::test]
+async fn healthcheck_tells_ready_from_answering_and_from_nobody() {
+    const READY: Option<i32> = Some(0);
+    const NOT_READY: Option<i32> = Some(1);
+    const UNAVAILABLE: Option<i32> = Some(69);
+    let mut cluster = Cluster::blank(2).await;
+    let port = free_ports(1);
+    // The third acceptor is not there yet, so nobody can form the cluster.
+    let urls = format!("{},http://127.0.0.1:{port}", cluster.urls());
+    cluster.add_proposer(&urls, &[]);
+    let listen = |process: &Process| process.address.as_str().replace("http://", "");
+    let (acceptor, proposer) = (listen(&cluster.acceptors[0]), listen(&cluster.proposers[0]));
+    let check = async |address: &str| run(&["healthcheck", address]).await.status.code();
+    until("the acceptor is ready", async || {
+        (check(&acceptor).await == READY).then_some(())
+    })
+    .await;
+    until("the proposer answers", async || {
+        (check(&proposer).await == NOT_READY).then_some(())
+    })
+    .await;
+    assert_eq!(check(&format!("127.0.0.1:{port}")).await, UNAVAILABLE);
+    let data_dir = cluster.path("late");
+    let flags = ["--id", "late", "--data-dir", &data_dir];
+    let late = Process::role(cluster.dir.path(), "acceptor", "late".to_owned(), port, &flags);
+    cluster.acceptors.push(late);
+    until("the proposer is ready", async || {
+        (check(&proposer).await == READY).then_some(())
+    })
+    .await;
 }

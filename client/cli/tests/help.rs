@@ -81,3 +81,8 @@ fn version_is_that_of_the_package() {
         format!("paxos {}\n", env!("CARGO_PKG_VERSION"))
     );
 }
+
+#[test]
+fn help_of_healthcheck_says_how_it_exits() {
+    insta::assert_snapshot!(help(&["healthcheck", "--help"]));
+}
