@@ -1,0 +1,34 @@
+# One image with every binary of paxos. `docker build .` needs nothing but the two images named below, and crates.io.
+
+FROM rust:1.95-bookworm AS context
+COPY . /sources
+# Manifests name these files, and the image needs none of them: empty, they can change without a build.
+RUN find /sources -type f -regex '.*/\(tests\|benches\|examples\)/.*' -exec truncate --size=0 {} +
+# The workspace as its manifests tell it, each crate with nothing inside: it changes when dependencies do.
+RUN cp -r /sources /skeleton && cd /skeleton \
+    && find . -type f ! -name '*.rs' ! -name Cargo.toml ! -name Cargo.lock ! -path './.cargo/*' -delete \
+    && find . -type f -path '*/src/*' ! -path '*/src/lib.rs' ! -path '*/src/main.rs' -delete \
+    && echo 'fn main() {}' > /empty.rs && find . -type f -name '*.rs' -exec cp /empty.rs {} \;
+
+FROM rust:1.95-bookworm AS build
+WORKDIR /paxos
+COPY --from=context /skeleton .
+RUN cargo build --release --locked --bins
+COPY --from=context /sources .
+# Sources are older than what was just built of the empty crates: cargo goes by time.
+RUN find . -type f -name '*.rs' -exec touch {} + && cargo build --release --locked --bins
+
+FROM debian:bookworm-slim
+LABEL org.opencontainers.image.title="paxos" \
+      org.opencontainers.image.description="Paxos with its roles apart: acceptor, proposer, learner, and the client paxos" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# A volume that is mounted at /data for the first time takes over its owner.
+RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin paxos \
+    && install --directory --owner=paxos --group=paxos --mode=0700 /data
+COPY --from=build /paxos/target/release/acceptor /paxos/target/release/proposer \
+     /paxos/target/release/learner /paxos/target/release/paxos /usr/local/bin/
+USER 10001:10001
+WORKDIR /data
+EXPOSE 7001 7101 7201 8001 8101 8201
+STOPSIGNAL SIGTERM
+CMD ["paxos", "help"]
