@@ -4,6 +4,7 @@
 //! versions that clients were told and asks whether they make sense; [`search`] looks at values alone and searches for
 //! any order that explains them.
 
+pub mod calls;
 pub mod positions;
 pub mod search;
 

@@ -9,108 +9,29 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use paxos_client::{Client, Condition as Asks, Consistency, Current, Register, Written};
-use rand::RngExt as _;
+use paxos_client::{Condition as Asks, Consistency, Written};
 
 use super::{
     harness::{Cluster, PATIENCE},
     history::{
-        Asked, Condition, Found, Held, Record, Recorder, Told, positions,
+        Asked, Condition, Record, Recorder, Told,
+        calls::{Caller, held},
+        positions,
         search::{self, Verdict},
     },
 };
 
-const KEYS: [&str; 3] = ["a", "b", "c"];
 /// How long a client waits: shorter than a pause, so that some outcomes stay unknown.
 const TIMEOUT: Duration = Duration::from_millis(1_500);
 
-fn held(register: &Register) -> Held {
-    Held {
-        value: String::from_utf8(register.value.to_vec()).unwrap(),
-        version: register.version.into(),
-    }
-}
-
-async fn read(client: &Client, recorder: &Recorder, number: u64, key: &str) -> Option<Register> {
-    let call = recorder.begin(number, key, Asked::Read);
-    match client
-        .get_prefix(
-            key.to_owned(),
-            Default::default(),
-            Consistency::Linearizable,
-            TIMEOUT,
-        )
-        .await
-    {
-        Ok(page) => {
-            let found = page.registers.into_iter().find(|register| register.key == key);
-            call.told(Told::Read {
-                found: found.as_ref().map(held),
-                applied_to: page.applied_to.get(),
-            });
-            found
-        }
-        Err(_) => {
-            call.without_effect();
-            None
-        }
-    }
-}
-
-async fn write(
-    client: &Client,
-    recorder: &Recorder,
-    number: u64,
-    key: &str,
-    step: u64,
-    seen: Option<Register>,
-) {
-    let (recorded, condition) = match rand::random_range(0..3) {
-        0 => (Condition::Always, Asks::Always),
-        1 => (Condition::Absent, Asks::Absent),
-        _ => match &seen {
-            Some(register) => (Condition::Holds(held(register)), Asks::Version(register.version)),
-            None => (Condition::Absent, Asks::Absent),
-        },
-    };
-    let value = format!("{number}.{step}");
-    let deletes = rand::random_bool(0.25);
-    let asked = if deletes {
-        Asked::Delete { condition: recorded }
-    } else {
-        Asked::Put {
-            value: value.clone(),
-            condition: recorded,
-        }
-    };
-    let call = recorder.begin(number, key, asked);
-    let written = if deletes {
-        client.delete(key.to_owned(), condition, TIMEOUT).await
-    } else {
-        client.put(key.to_owned(), value, condition, TIMEOUT).await
-    };
-    match written {
-        Ok(Written::Applied { version }) => call.told(Told::Applied(version.into())),
-        Ok(Written::ConditionFailed { version, current }) => call.told(Told::Failed {
-            at: version.into(),
-            found: match current {
-                Current::Absent => Found::Nothing,
-                Current::Register(register) => Found::Held(held(&register)),
-                Current::ValueGone(version) => Found::Gone(version.into()),
-            },
-        }),
-        Err(error) if error.had_no_effect() => call.without_effect(),
-        Err(_) => call.unknown(),
-    }
-}
-
-async fn work(client: Client, recorder: Recorder, number: u64, over: Arc<AtomicBool>) {
+async fn work(caller: Caller, over: Arc<AtomicBool>) {
     let mut step = 0;
     while !over.load(Ordering::Relaxed) {
         step += 1;
-        let key = KEYS[rand::rng().random_range(0..KEYS.len())];
-        let seen = read(&client, &recorder, number, key).await;
-        write(&client, &recorder, number, key, step, seen).await;
+        let key = Caller::any_key();
+        // What went wrong is in the history.
+        let seen = caller.read(key).await.unwrap_or_default();
+        let _ = caller.write(key, step, seen).await;
         // One history is looked through for each key: short enough to look through.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -162,7 +83,13 @@ async fn history_of(rounds: usize) -> Vec<Record> {
                 .map(|more| &cluster.learners[(usize::try_from(number).unwrap() + more) % 3])
                 .collect();
             let client = cluster.client_of(&learners);
-            tokio::spawn(work(client, recorder.clone(), number, Arc::clone(&over)))
+            let caller = Caller {
+                client,
+                recorder: recorder.clone(),
+                number,
+                timeout: TIMEOUT,
+            };
+            tokio::spawn(work(caller, Arc::clone(&over)))
         })
         .collect();
     for round in 0..rounds {

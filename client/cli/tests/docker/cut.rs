@@ -1,0 +1,193 @@
+//! Cut: containers lose their network, in whole, to some, or in one direction, or stand still for a while.
+
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use libtest_mimic::Completion;
+use nix::unistd::Uid;
+
+use super::{
+    engine::{Engine, docker, run, text},
+    load::Load,
+    topology::{PATIENCE, Topology, until},
+};
+
+/// How long a cut lasts at least.
+const CUT: Duration = Duration::from_secs(8);
+/// How long the paused stand still.
+const PAUSED: Duration = Duration::from_secs(10);
+
+/// An acceptor, and then the leader, without a network.
+pub(crate) fn disconnected(engine: Engine) -> Completion {
+    let topology = Topology::up(engine);
+    let mut load = Load::start(&topology, PATIENCE);
+    let network = topology.network();
+
+    let acceptor = topology.container("acceptor-3");
+    text(&docker(&["network", "disconnect", &network, &acceptor]));
+    sleep(CUT);
+    let tally = load.goes_on(200);
+    println!("acceptor disconnected: {}", tally.gaps());
+    assert_eq!(tally.failed, 0, "{tally:?}");
+    // Compose's name for it is not given back by itself.
+    text(&docker(&[
+        "network",
+        "connect",
+        "--alias",
+        "acceptor-3",
+        &network,
+        &acceptor,
+    ]));
+    topology.finds_nothing_wrong();
+
+    let leader = topology.leader();
+    text(&docker(&["network", "disconnect", &network, &leader]));
+    topology.leader_other_than(&leader);
+    let tally = load.goes_on(200);
+    println!("leader disconnected: {}", tally.gaps());
+    assert_eq!(tally.failed, 0, "{tally:?}");
+    text(&docker(&["network", "connect", &network, &leader]));
+    until("it is attached again", || {
+        let proposers = topology.attached("proposer");
+        proposers
+            .iter()
+            .any(|address| address.contains(&leader))
+            .then_some(())
+    });
+    topology.finds_nothing_wrong();
+    load.stop();
+    Completion::Completed
+}
+
+/// Packets that do not pass, seen from the container that has the rule.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    In,
+    Out,
+    Both,
+}
+
+/// A rule in a container's network namespace; gone with [`heal`](Self::heal), or with the container.
+struct Cut {
+    process: String,
+}
+
+impl Cut {
+    /// Lets no packets pass between a container and these addresses.
+    fn between(container: &str, others: &[String], way: Way) -> Self {
+        let process = text(&docker(&["inspect", "--format", "{{.State.Pid}}", container]));
+        let cut = Self { process };
+        let others = others.join(", ");
+        let chain = |name: &str, field: &str| {
+            format!(
+                "add chain inet cut {name} {{ type filter hook {name} priority 0; }}; \
+                 add rule inet cut {name} ip {field} {{ {others} }} drop; "
+            )
+        };
+        let mut rules = "add table inet cut; ".to_owned();
+        if matches!(way, Way::In | Way::Both) {
+            rules += &chain("input", "saddr");
+        }
+        if matches!(way, Way::Out | Way::Both) {
+            rules += &chain("output", "daddr");
+        }
+        cut.nft(&rules);
+        cut
+    }
+
+    fn heal(self) {
+        self.nft("delete table inet cut");
+    }
+
+    fn nft(&self, rules: &str) {
+        let words = ["nsenter", "--target", &self.process, "--net", "nft", rules];
+        text(&run(Duration::from_secs(10), &words, &[]));
+    }
+
+    /// Why no such rule can be made here.
+    fn obstacle() -> Option<&'static str> {
+        let has_nft = run(
+            Duration::from_secs(10),
+            &["sh", "-c", "command -v nft nsenter"],
+            &[],
+        );
+        if !Uid::effective().is_root() {
+            Some("only root may enter a container's network")
+        } else if !has_nft.status.success() {
+            Some("nft or nsenter is not installed")
+        } else {
+            None
+        }
+    }
+}
+
+fn address(container: &str) -> String {
+    let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+    text(&docker(&["inspect", "--format", format, container]))
+}
+
+/// The leader loses a minority of the acceptors, a majority, and all of them in one direction.
+pub(crate) fn leader_cut_off(engine: Engine) -> Completion {
+    if let Some(reason) = Cut::obstacle() {
+        return Completion::ignored_with(reason);
+    }
+    let topology = Topology::up(engine);
+    let mut load = Load::start(&topology, PATIENCE);
+    let acceptors = ["acceptor-1", "acceptor-2", "acceptor-3"];
+    let acceptors = acceptors.map(|service| address(&topology.container(service)));
+
+    for (count, way) in [
+        (1, Way::Both),
+        (2, Way::Both),
+        (2, Way::In),
+        (2, Way::Out),
+        (3, Way::In),
+        (3, Way::Out),
+    ] {
+        let leader = topology.leader();
+        load.look();
+        let cut = Cut::between(&leader, &acceptors[..count], way);
+        if count > 1 {
+            topology.leader_other_than(&leader);
+        }
+        sleep(CUT / 2);
+        let mut tally = load.goes_on(200);
+        cut.heal();
+        tally.add(load.goes_on(200));
+        println!("leader cut off from {count} acceptors, {way:?}: {}", tally.gaps());
+        assert_eq!(tally.failed, 0, "{tally:?}");
+        topology.finds_nothing_wrong();
+    }
+    load.stop();
+    Completion::Completed
+}
+
+/// The leader stands still for longer than others wait for it, wakes up and finds the world changed; so does a learner.
+pub(crate) fn paused(engine: Engine) -> Completion {
+    let topology = Topology::up(engine);
+    let mut load = Load::start(&topology, PATIENCE);
+    for what in ["leader", "learner"] {
+        let container = match what {
+            "leader" => topology.leader(),
+            _ => topology.container("learner"),
+        };
+        let begun = Instant::now();
+        load.look();
+        text(&docker(&["pause", &container]));
+        if what == "leader" {
+            topology.leader_other_than(&container);
+        }
+        let mut tally = load.goes_on(200);
+        sleep(PAUSED.saturating_sub(begun.elapsed()));
+        text(&docker(&["unpause", &container]));
+        tally.add(load.goes_on(200));
+        println!("{what} paused for {PAUSED:?}: {}", tally.gaps());
+        assert_eq!(tally.failed, 0, "{tally:?}");
+        topology.is_healthy();
+        topology.finds_nothing_wrong();
+    }
+    load.stop();
+    Completion::Completed
+}

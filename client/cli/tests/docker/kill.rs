@@ -1,0 +1,89 @@
+//! Kill: containers end without warning, one, two or all of them, and start again.
+
+use libtest_mimic::Completion;
+
+use super::{
+    engine::{Engine, docker, text},
+    load::Load,
+    topology::{PATIENCE, Topology},
+};
+
+/// The leading proposer, an acceptor, two acceptors.
+pub(crate) fn one_after_the_other(engine: Engine) -> Completion {
+    let topology = Topology::up(engine);
+    let mut load = Load::start(&topology, PATIENCE);
+
+    let leader = topology.leader();
+    text(&docker(&["kill", &leader]));
+    topology.leader_other_than(&leader);
+    let tally = load.goes_on(200);
+    println!("leader killed: {}", tally.gaps());
+    assert_eq!(tally.failed, 0, "{tally:?}");
+    text(&docker(&["start", &leader]));
+
+    let first = topology.container("acceptor-1");
+    text(&docker(&["kill", &first]));
+    let tally = load.goes_on(200);
+    println!("acceptor killed: {}", tally.gaps());
+    assert_eq!(tally.failed, 0, "{tally:?}");
+
+    let second = topology.container("acceptor-2");
+    text(&docker(&["kill", &second]));
+    is_unavailable(&topology);
+    text(&docker(&["start", &first]));
+    let tally = load.goes_on(200);
+    println!("two acceptors killed, one started: {}", tally.gaps());
+    assert_eq!(
+        tally.failed, 0,
+        "the library waits as long as it was told to: {tally:?}"
+    );
+    text(&docker(&["start", &second]));
+    topology.is_healthy();
+    topology.finds_nothing_wrong();
+    load.stop();
+    Completion::Completed
+}
+
+/// Without a quorum: an exit code and words that say so, from writes, reads and the status.
+fn is_unavailable(topology: &Topology) {
+    for words in [["put", "colour", "blue"].as_slice(), &["get", "colour"]] {
+        let refused = topology.client(&[words, &["--timeout", "3s"]].concat());
+        let error = String::from_utf8_lossy(&refused.stderr);
+        println!(
+            "{words:?} without a quorum: {}",
+            error
+                .lines()
+                .find(|line| line.starts_with("error"))
+                .unwrap_or(&error)
+        );
+        assert_eq!(refused.status.code(), Some(69), "{refused:?}");
+        assert!(error.contains("`paxos status` shows what is wrong"), "{error}");
+    }
+    let (status, code) = topology.status();
+    assert_eq!(code, Some(69), "{status}");
+    let problem = status["findings"][0]["problem"].as_str().unwrap();
+    assert!(
+        problem.contains("no quorum: 1 of 3 acceptors answer"),
+        "{problem}"
+    );
+}
+
+/// A power cut of the whole machine, as far as containers can have one.
+pub(crate) fn all_at_once(engine: Engine) -> Completion {
+    let topology = Topology::up(engine);
+    let mut load = Load::start(&topology, PATIENCE);
+    let containers = topology.all();
+    let containers: Vec<_> = containers.iter().map(String::as_str).collect();
+    for round in 1..=2 {
+        text(&docker(&[&["kill"], &containers[..]].concat()));
+        load.look();
+        text(&docker(&[&["start"], &containers[..]].concat()));
+        let tally = load.goes_on(200);
+        println!("all killed, round {round}: {}", tally.gaps());
+        assert_eq!(tally.failed, 0, "{tally:?}");
+    }
+    topology.is_healthy();
+    topology.finds_nothing_wrong();
+    load.stop();
+    Completion::Completed
+}

@@ -1,0 +1,96 @@
+//! Load: the clients in a container of the network, as the test on the machine sees them.
+
+use std::{
+    io::{BufRead as _, BufReader, Lines, Write as _},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde::de::DeserializeOwned;
+
+use super::{
+    engine::docker,
+    topology::{PATIENCE, Topology},
+    worker::{FLAG, STOP, Summary, Tally},
+};
+
+/// Clients that read, write and append without end; removed with this.
+pub(crate) struct Load {
+    name: String,
+    child: Child,
+    orders: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Load {
+    /// Starts it, with `patience` for each call, and waits until calls succeed.
+    pub(crate) fn start(topology: &Topology, patience: Duration) -> Self {
+        let name = topology.name("load");
+        let program = std::env::current_exe().unwrap();
+        let mut child = Command::new("docker")
+            .args(["run", "--rm", "--interactive", "--init", "--name", &name])
+            .args(["--network", &topology.network()])
+            .args(["--env", &format!("PAXOS_ACCEPTORS={}", topology.acceptors())])
+            .args(["--volume", &format!("{}:/load:ro", program.display())])
+            .args([topology.image(), "/load", FLAG, &patience.as_secs().to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let orders = child.stdin.take().unwrap();
+        let answers = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut load = Self {
+            name,
+            child,
+            orders,
+            answers,
+        };
+        load.goes_on(50);
+        load.look();
+        load
+    }
+
+    /// What happened since this was last called.
+    pub(crate) fn look(&mut self) -> Tally {
+        self.ask("look")
+    }
+
+    /// Waits until so many more calls have succeeded, and tells what happened since the last look.
+    pub(crate) fn goes_on(&mut self, count: u64) -> Tally {
+        let begun = Instant::now();
+        let mut sum = Tally::default();
+        while sum.succeeded < count {
+            assert!(begun.elapsed() < PATIENCE, "the load does not go on: {sum:?}");
+            std::thread::sleep(Duration::from_millis(100));
+            sum.add(self.look());
+        }
+        sum
+    }
+
+    /// Stops the clients, and holds what they were told against the log and against each other.
+    pub(crate) fn stop(mut self) -> Summary {
+        let summary = self.ask(STOP);
+        assert!(
+            self.child.wait().unwrap().success(),
+            "the load found something wrong"
+        );
+        println!("{summary:?}");
+        summary
+    }
+
+    fn ask<T: DeserializeOwned>(&mut self, order: &str) -> T {
+        let asked = writeln!(self.orders, "{order}");
+        let answer = asked.ok().and_then(|()| self.answers.next()).and_then(Result::ok);
+        let answer = answer.expect("the load has ended, and says above why");
+        serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            docker(&["rm", "--force", &self.name]);
+            let _ = self.child.wait();
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Start: what a user sees first, and what is said when a disk is gone.
+
+use std::time::Instant;
+
+use libtest_mimic::Completion;
+
+use super::{
+    engine::{Engine, docker, text},
+    topology::{Topology, until},
+};
+
+/// Who runs in the container, as the Dockerfile has it.
+const USER: &str = "10001";
+
+/// The README's first commands, from the network and from the machine; then a clean stop.
+pub(crate) fn answers(engine: Engine) -> Completion {
+    let topology = Topology::up(engine);
+    assert_eq!(
+        text(&topology.client(&["decide", "leader-2026", "alice"])),
+        "alice"
+    );
+    let lost = topology.client(&["decide", "leader-2026", "bob"]);
+    assert_eq!(lost.status.code(), Some(1), "{lost:?}");
+    assert_eq!(text(&topology.client(&["get", "leader-2026"])), "alice");
+    let version = text(&topology.client(&["propose", "hello"]));
+    assert!(version.contains('.'), "{version}");
+
+    let status = text(&topology.compose(&["exec", "-T", "acceptor-1", "paxos", "status"]));
+    assert!(status.contains("healthy: a leader, 3 of 3 acceptors"), "{status}");
+    topology.finds_nothing_wrong();
+    let attached = (
+        topology.attached("proposer").len(),
+        topology.attached("learner").len(),
+    );
+    assert_eq!(attached, (2, 3));
+
+    // Containers' ids mean nothing on the machine, so it is told where their ports are.
+    let (proposers, learners) = (
+        topology.published("proposer", "7101"),
+        topology.published("learner", "7201"),
+    );
+    let on_host = |words: &[&str]| {
+        let at = ["--proposers", &proposers, "--learners", &learners];
+        text(&topology.on_host(&[words, &at].concat()))
+    };
+    on_host(&["put", "colour", "blue"]);
+    assert_eq!(on_host(&["get", "colour"]), "blue");
+
+    stops_cleanly(&topology);
+    Completion::Completed
+}
+
+/// Every role is process 1 of its container, nobody in particular, and ends with 0 when told to stop.
+fn stops_cleanly(topology: &Topology) {
+    let containers = topology.all();
+    for container in &containers {
+        assert_eq!(text(&docker(&["exec", container, "id", "-u"])), USER);
+    }
+    let begun = Instant::now();
+    text(&topology.compose(&["stop"]));
+    println!("stopped in {:.1?}", begun.elapsed());
+    for container in &containers {
+        let code = text(&docker(&[
+            "inspect",
+            "--format",
+            "{{.Name}} {{.State.ExitCode}}",
+            container,
+        ]));
+        assert!(code.ends_with(" 0"), "{code}");
+    }
+}
+
+/// Readers before writers, both before there is a quorum, and the last acceptor when all wait for it.
+pub(crate) fn any_order(engine: Engine) -> Completion {
+    let order: [&[&str]; 4] = [
+        &["learner"],
+        &["proposer", "acceptor-3"],
+        &["acceptor-1"],
+        &["acceptor-2"],
+    ];
+    let topology = Topology::up_in(engine, &order);
+    assert_eq!(
+        text(&topology.client(&["decide", "leader-2026", "alice"])),
+        "alice"
+    );
+    topology.finds_nothing_wrong();
+    Completion::Completed
+}
+
+/// An acceptor comes back without its volume.
+pub(crate) fn volume_is_lost(engine: Engine) -> Completion {
+    let topology = Topology::up(engine);
+    let version = text(&topology.client(&["put", "colour", "blue"]));
+    text(&topology.compose(&["rm", "--stop", "--force", "acceptor-3"]));
+    text(&docker(&["volume", "rm", &topology.name("acceptor-3")]));
+    topology.compose_up(&[]);
+    let finding = until("the blank acceptor is refused", || {
+        let (status, code) = topology.status();
+        let findings = status["findings"].as_array().unwrap().clone();
+        let finding = findings.into_iter().find(|finding| {
+            let problem = finding["problem"].as_str().unwrap_or_default();
+            problem.contains("acceptor-3") && problem.contains("has lost its disk")
+        });
+        assert!(
+            code == Some(0) || finding.is_none(),
+            "the other two are a quorum: {status}"
+        );
+        finding
+    });
+    println!("{finding}");
+    let advice = finding["advice"].as_str().unwrap();
+    assert!(advice.contains("stop it; it cannot be replaced"), "{advice}");
+    assert_eq!(
+        text(&topology.client(&["get", "colour", "--at-least", &version])),
+        "blue"
+    );
+    text(&topology.client(&["put", "colour", "green"]));
+    // A proposer that starts now does not count it either.
+    topology.scale(1, 1);
+    topology.scale(2, 1);
+    text(&topology.client(&["put", "colour", "red"]));
+
+    // With the quorum that is left, and no more.
+    docker(&["kill", &topology.container("acceptor-2")]);
+    let refused = topology.client(&["put", "colour", "lost", "--timeout", "3s"]);
+    assert_eq!(refused.status.code(), Some(69), "{refused:?}");
+    Completion::Completed
+}

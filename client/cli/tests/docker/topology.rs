@@ -1,0 +1,250 @@
+//! Topology: the services of docker-compose.yml as a project of their own, which is gone when the test is over.
+
+use std::{
+    process::{Command, Output},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use super::engine::{Engine, docker, text};
+
+/// More than anything takes on a busy machine; what is not true by then is wrong.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a condition is looked at: every look starts a process or two.
+const LOOK: Duration = Duration::from_millis(300);
+/// Starts services in the background.
+const UP: [&str; 3] = ["up", "-d", "--no-build"];
+/// The services whose images are ours.
+const ROLES: [&str; 5] = ["acceptor-1", "acceptor-2", "acceptor-3", "proposer", "learner"];
+/// Acceptors, as clients in the network are told them.
+const ACCEPTORS: &str = "http://acceptor-1:7001,http://acceptor-2:7001,http://acceptor-3:7001";
+
+/// Waits until `look` finds something; panics, and says what was waited for, when it does not for [`PATIENCE`].
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
+        sleep(LOOK);
+    }
+}
+
+/// A project of Compose.
+pub(crate) struct Topology {
+    engine: Engine,
+    project: String,
+    /// An address of this machine that nobody else publishes ports at.
+    host: String,
+}
+
+impl Topology {
+    /// Brings everything up as the file has it, Jaeger excepted, and waits until every container is healthy.
+    pub(crate) fn up(engine: Engine) -> Self {
+        Self::up_in(engine, &[&ROLES])
+    }
+
+    /// The same, these services first and then those, none of which waits for another.
+    pub(crate) fn up_in(engine: Engine, order: &[&[&str]]) -> Self {
+        let begun = Instant::now();
+        let number: u32 = rand::random();
+        let topology = Self {
+            engine,
+            project: format!("paxos-test-{number:08x}"),
+            host: format!("127.77.{}.{}", number % 250 + 1, number / 250 % 250 + 1),
+        };
+        for services in order {
+            let flags = if order.len() > 1 {
+                ["--no-deps"].as_slice()
+            } else {
+                &[]
+            };
+            text(&topology.compose(&[&UP, flags, services].concat()));
+        }
+        topology.is_healthy();
+        println!("healthy after {:.1?}", begun.elapsed());
+        assert!(begun.elapsed() < PATIENCE, "not healthy within a minute");
+        topology
+    }
+
+    /// `up` again, with these flags.
+    pub(crate) fn compose_up(&self, flags: &[&str]) {
+        text(&self.compose(&[&UP, flags, &ROLES].concat()));
+    }
+
+    /// Changes how many proposers and learners there are, and waits until all are healthy.
+    pub(crate) fn scale(&self, proposers: usize, learners: usize) {
+        let (proposers, learners) = (format!("proposer={proposers}"), format!("learner={learners}"));
+        self.compose_up(&["--scale", &proposers, "--scale", &learners]);
+        self.is_healthy();
+    }
+
+    /// Runs Compose on this project.
+    pub(crate) fn compose(&self, words: &[&str]) -> Output {
+        let variables = [
+            ("COMPOSE_PROJECT_NAME", self.project.as_str()),
+            ("PAXOS_IMAGE", self.engine.image()),
+            ("BIND", &self.host),
+            ("OTLP_ENDPOINT", ""),
+        ];
+        self.engine.compose(&variables, words)
+    }
+
+    /// Runs `paxos` in a container of its own, as users do.
+    pub(crate) fn client(&self, words: &[&str]) -> Output {
+        self.compose(&[&["run", "--rm", "-T", "paxos"], words].concat())
+    }
+
+    /// Runs the `paxos` of this machine, through the ports that are published.
+    pub(crate) fn on_host(&self, words: &[&str]) -> Output {
+        let acceptors = (7001..=7003).map(|port| format!("http://{}:{port}", self.host));
+        let acceptors = acceptors.collect::<Vec<_>>().join(",");
+        Command::new(env!("CARGO_BIN_EXE_paxos"))
+            .args(words)
+            .args(["--acceptors", &acceptors])
+            .output()
+            .unwrap()
+    }
+
+    /// Where this machine reaches a port of all containers of a service, as `--proposers` and `--learners` take it.
+    pub(crate) fn published(&self, service: &str, port: &str) -> String {
+        let found = self.containers(service).into_iter().map(|container| {
+            let address = text(&docker(&["port", &container, port]));
+            format!("http://{}", address.lines().next().unwrap())
+        });
+        found.collect::<Vec<_>>().join(",")
+    }
+
+    /// `paxos status` as JSON, asked from this machine, and its exit code.
+    pub(crate) fn status(&self) -> (Value, Option<i32>) {
+        let output = self.on_host(&["status", "--output", "json"]);
+        let status = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        (status, output.status.code())
+    }
+
+    /// Addresses of a role that are attached, as `paxos status` lists them.
+    pub(crate) fn attached(&self, role: &str) -> Vec<String> {
+        let (status, _) = self.status();
+        let attached = status["attached"].as_array().unwrap().iter();
+        attached
+            .filter(|peer| peer["report"].get(role).is_some())
+            .map(|peer| peer["report"]["address"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// Waits until `paxos status` finds nothing wrong.
+    pub(crate) fn finds_nothing_wrong(&self) {
+        let mut seen = Value::Null;
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            seen = self.status().0;
+            if seen["healthy"] == true {
+                return;
+            }
+            sleep(LOOK);
+        }
+        panic!("something is wrong still: {}", seen["findings"]);
+    }
+
+    /// The container of the proposer that leads; waits until one does.
+    pub(crate) fn leader(&self) -> String {
+        let running = self.containers("proposer");
+        until("a proposer leads", || {
+            let (status, code) = self.status();
+            let address = status["leader_address"].as_str()?;
+            let leader = running
+                .iter()
+                .find(|container| address.contains(container.as_str()))?;
+            (code == Some(0)).then(|| leader.clone())
+        })
+    }
+
+    /// Waits until another proposer leads than this one.
+    pub(crate) fn leader_other_than(&self, old: &str) -> String {
+        until("another proposer leads", || {
+            Some(self.leader()).filter(|leader| leader != old)
+        })
+    }
+
+    /// Ids of the running containers of a service, which are their names in the network.
+    pub(crate) fn containers(&self, service: &str) -> Vec<String> {
+        let service = format!("label=com.docker.compose.service={service}");
+        let listed = docker(&["ps", "--quiet", "--filter", &self.label(), "--filter", &service]);
+        text(&listed).lines().map(str::to_owned).collect()
+    }
+
+    /// The one container of a service.
+    pub(crate) fn container(&self, service: &str) -> String {
+        self.containers(service)
+            .pop()
+            .unwrap_or_else(|| panic!("no {service} is running"))
+    }
+
+    /// Ids of all running containers.
+    pub(crate) fn all(&self) -> Vec<String> {
+        ROLES
+            .iter()
+            .flat_map(|service| self.containers(service))
+            .collect()
+    }
+
+    /// Waits until all containers are healthy.
+    pub(crate) fn is_healthy(&self) {
+        until("every container is healthy", || {
+            let format = "{{.Names}} {{.Status}}";
+            let listed = text(&docker(&[
+                "ps",
+                "--all",
+                "--filter",
+                &self.label(),
+                "--format",
+                format,
+            ]));
+            let mut healthy = listed.lines().map(|line| line.ends_with("(healthy)"));
+            (listed.lines().count() >= ROLES.len() && healthy.all(|healthy| healthy)).then_some(())
+        });
+    }
+
+    /// The network of the project.
+    pub(crate) fn network(&self) -> String {
+        format!("{}_default", self.project)
+    }
+
+    /// What clients in the network are told.
+    pub(crate) fn acceptors(&self) -> &'static str {
+        ACCEPTORS
+    }
+
+    pub(crate) fn image(&self) -> &'static str {
+        self.engine.image()
+    }
+
+    /// A name that begins as those of this project do.
+    pub(crate) fn name(&self, name: &str) -> String {
+        format!("{}_{name}", self.project)
+    }
+
+    /// Marks the containers of this project; those that only ran a command are not among them.
+    fn label(&self) -> String {
+        format!("label=com.docker.compose.project={}", self.project)
+    }
+}
+
+impl Drop for Topology {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let (status, _) = self.status();
+            eprintln!("--- status ---\n{status:#}");
+            let logs = self.compose(&["logs", "--no-color", "--tail", "40"]);
+            eprintln!("--- logs end so ---\n{}", String::from_utf8_lossy(&logs.stdout));
+        }
+        for container in self.all() {
+            // A paused one cannot be stopped.
+            docker(&["unpause", &container]);
+        }
+        self.compose(&["down", "--volumes", "--timeout", "1"]);
+    }
+}

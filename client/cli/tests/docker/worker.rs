@@ -1,0 +1,350 @@
+//! Worker: the load itself, which runs in the network of the cluster and checks what its clients were told.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    process::ExitCode,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use paxos_client::{
+    Client, ClientConfig, Slot, Version,
+    proto::{LogRecord, command::Operation},
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, stdin},
+    time::{sleep, timeout},
+};
+
+use super::history::{
+    Recorder,
+    calls::Caller,
+    positions,
+    search::{self, Verdict},
+};
+
+/// Asks this program to be the load; the patience for each call follows, in seconds.
+pub(crate) const FLAG: &str = "--worker";
+/// Ends the load.
+pub(crate) const STOP: &str = "stop";
+
+/// Clients that read and write three registers, each with a history of its calls.
+const CALLERS: u64 = 4;
+/// Tasks that append to the log, all of one client.
+const APPENDERS: u64 = 8;
+/// Between two calls of one of them, so that the cluster is busy and the machine is not.
+const PAUSE: Duration = Duration::from_millis(20);
+/// The first errors are told, no more.
+const ERRORS_MAX: usize = 5;
+/// How long what is looked at in the end may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What happened since the last look.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Tally {
+    pub(crate) succeeded: u64,
+    /// Calls that ended in an error, whether or not their outcome is known.
+    pub(crate) failed: u64,
+    /// The first errors.
+    pub(crate) errors: Vec<String>,
+    /// The longest time without a successful write or append, in milliseconds.
+    pub(crate) write_gap_ms: u128,
+    /// The same of reads.
+    pub(crate) read_gap_ms: u128,
+    /// The longest that a call took which is over, in milliseconds.
+    pub(crate) longest_call_ms: u128,
+}
+
+/// What was done in all, and found to be in order.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Summary {
+    pub(crate) appended: usize,
+    /// Reads and writes of registers.
+    pub(crate) calls: usize,
+    /// Those among them whose outcome nobody can tell.
+    pub(crate) unknown: usize,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, later: Self) {
+        self.succeeded += later.succeeded;
+        self.failed += later.failed;
+        self.errors.extend(later.errors);
+        self.errors.truncate(ERRORS_MAX);
+        self.write_gap_ms = self.write_gap_ms.max(later.write_gap_ms);
+        self.read_gap_ms = self.read_gap_ms.max(later.read_gap_ms);
+        self.longest_call_ms = self.longest_call_ms.max(later.longest_call_ms);
+    }
+
+    /// How long clients had to wait.
+    pub(crate) fn gaps(&self) -> String {
+        let Self {
+            write_gap_ms,
+            read_gap_ms,
+            longest_call_ms,
+            ..
+        } = self;
+        format!(
+            "{write_gap_ms} ms without a write, {read_gap_ms} ms without a read, longest call {longest_call_ms} ms"
+        )
+    }
+}
+
+/// The patience, if this program is asked to be the load.
+pub(crate) fn asked_for() -> Option<Duration> {
+    let mut words = env::args().skip(1);
+    (words.next()? == FLAG).then(|| Duration::from_secs(words.next().unwrap().parse().unwrap()))
+}
+
+/// Runs the load until it is told to stop.
+pub(crate) fn run(patience: Duration) -> ExitCode {
+    // Whatever goes wrong in a task ends it all.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        hook(info);
+        std::process::exit(1);
+    }));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.unwrap().block_on(work(patience));
+    ExitCode::SUCCESS
+}
+
+/// When a kind of call last succeeded, and the longest time without since the last look.
+#[derive(Clone, Copy)]
+struct Gap {
+    last: Instant,
+    longest: Duration,
+}
+
+impl Gap {
+    fn new() -> Self {
+        Self {
+            last: Instant::now(),
+            longest: Duration::ZERO,
+        }
+    }
+
+    fn succeeded(&mut self) {
+        self.longest = self.longest.max(self.last.elapsed());
+        self.last = Instant::now();
+    }
+
+    /// One that is still open counts, too.
+    fn take(&mut self) -> u128 {
+        std::mem::take(&mut self.longest)
+            .max(self.last.elapsed())
+            .as_millis()
+    }
+}
+
+/// What a call does.
+#[derive(Clone, Copy)]
+enum Kind {
+    Read,
+    Write,
+}
+
+struct Watched {
+    tally: Tally,
+    writes: Gap,
+    reads: Gap,
+}
+
+/// What all tasks share.
+struct Shared {
+    over: AtomicBool,
+    watched: Mutex<Watched>,
+}
+
+impl Shared {
+    /// Makes a call, and counts what comes of it.
+    async fn made<T>(&self, kind: Kind, call: impl Future<Output = Result<T, String>>) -> Option<T> {
+        let begun = Instant::now();
+        let result = call.await;
+        let mut watched = self.watched.lock().unwrap();
+        let tally = &mut watched.tally;
+        tally.longest_call_ms = tally.longest_call_ms.max(begun.elapsed().as_millis());
+        match result {
+            Ok(value) => {
+                watched.tally.succeeded += 1;
+                match kind {
+                    Kind::Read => watched.reads.succeeded(),
+                    Kind::Write => watched.writes.succeeded(),
+                }
+                Some(value)
+            }
+            Err(error) => {
+                watched.tally.failed += 1;
+                if watched.tally.errors.len() < ERRORS_MAX {
+                    watched.tally.errors.push(error);
+                }
+                None
+            }
+        }
+    }
+
+    fn look(&self) -> Tally {
+        let mut watched = self.watched.lock().unwrap();
+        let mut tally = std::mem::take(&mut watched.tally);
+        tally.write_gap_ms = watched.writes.take();
+        tally.read_gap_ms = watched.reads.take();
+        tally
+    }
+
+    fn goes_on(&self) -> bool {
+        !self.over.load(Ordering::Relaxed)
+    }
+}
+
+fn client() -> Client {
+    let acceptors = env::var("PAXOS_ACCEPTORS").unwrap();
+    let acceptors = acceptors
+        .split(',')
+        .map(|address| address.parse().unwrap())
+        .collect();
+    Client::new(ClientConfig {
+        acceptors,
+        ..ClientConfig::default()
+    })
+    .unwrap()
+}
+
+async fn work(patience: Duration) {
+    let shared = Arc::new(Shared {
+        over: AtomicBool::new(false),
+        watched: Mutex::new(Watched {
+            tally: Tally::default(),
+            writes: Gap::new(),
+            reads: Gap::new(),
+        }),
+    });
+    let recorder = Recorder::default();
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|number| {
+            let caller = Caller {
+                client: client(),
+                recorder: recorder.clone(),
+                number,
+                timeout: patience,
+            };
+            tokio::spawn(call(caller, Arc::clone(&shared)))
+        })
+        .collect();
+    let appending = client();
+    let appenders: Vec<_> = (0..APPENDERS)
+        .map(|number| tokio::spawn(append(appending.clone(), number, patience, Arc::clone(&shared))))
+        .collect();
+
+    let mut orders = BufReader::new(stdin()).lines();
+    loop {
+        match orders.next_line().await.unwrap().as_deref() {
+            Some(STOP) => break,
+            Some(_) => tell(&shared.look()),
+            // Whoever started us is gone.
+            None => return,
+        }
+    }
+    shared.over.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    let mut acknowledged = BTreeMap::new();
+    for appender in appenders {
+        for (version, value) in appender.await.unwrap() {
+            let twice = acknowledged.insert(version, value);
+            assert_eq!(twice, None, "two records were told the version {version}");
+        }
+    }
+
+    is_in_the_log(&acknowledged).await;
+    let history = recorder.history();
+    if let Err(breach) = positions::check(&history) {
+        panic!("{breach:?}");
+    }
+    let verdict = search::search(&history);
+    assert!(matches!(verdict, Verdict::Linearizable { .. }), "{verdict:?}");
+    tell(&Summary {
+        appended: acknowledged.len(),
+        calls: history.len(),
+        unknown: history.iter().filter(|record| record.ended.is_none()).count(),
+    });
+}
+
+fn tell(news: &impl Serialize) {
+    println!("{}", serde_json::to_string(news).unwrap());
+}
+
+async fn call(caller: Caller, shared: Arc<Shared>) {
+    let mut step = 0;
+    while shared.goes_on() {
+        step += 1;
+        let key = Caller::any_key();
+        let seen = shared.made(Kind::Read, caller.read(key)).await.flatten();
+        shared.made(Kind::Write, caller.write(key, step, seen)).await;
+        sleep(PAUSE).await;
+    }
+}
+
+/// Appends until it is over, and returns what was acknowledged.
+async fn append(
+    client: Client,
+    number: u64,
+    patience: Duration,
+    shared: Arc<Shared>,
+) -> Vec<(Version, Vec<u8>)> {
+    let mut acknowledged = Vec::new();
+    let mut step = 0;
+    while shared.goes_on() {
+        step += 1;
+        let value = format!("record {step} of {number}").into_bytes();
+        let call = async {
+            let appended = client.append_once(value.clone(), patience).await;
+            appended.map_err(|error| format!("append: {error}"))
+        };
+        if let Some(version) = shared.made(Kind::Write, call).await {
+            acknowledged.push((version, value));
+        }
+        sleep(PAUSE).await;
+    }
+    acknowledged
+}
+
+/// Holds what was acknowledged against the log that a learner tells.
+async fn is_in_the_log(acknowledged: &BTreeMap<Version, Vec<u8>>) {
+    let client = client();
+    let end = client.chosen_to(PATIENCE).await.unwrap();
+    let last = acknowledged.keys().next_back().expect("something was appended");
+    assert!(last.slot < end, "a watermark is past what was acknowledged");
+    let mut subscription = client.subscribe(Slot::ZERO, PATIENCE);
+    let mut log = BTreeMap::new();
+    let mut next = Slot::ZERO;
+    while next < end {
+        let news = timeout(PATIENCE, subscription.next()).await;
+        let news = news.expect("the learner goes on").unwrap().unwrap();
+        news.records
+            .iter()
+            .for_each(|record| log.extend(appended(record)));
+        next = news.next;
+    }
+    for (version, value) in acknowledged {
+        assert_eq!(log.get(version), Some(value), "acknowledged at {version}");
+    }
+}
+
+/// The appended records of a slot, each with its version.
+fn appended(record: &LogRecord) -> Vec<(Version, Vec<u8>)> {
+    let slot = Slot::new(record.slot).unwrap();
+    let commands = record.value.iter().flat_map(|value| &value.commands);
+    let commands = (0..).zip(commands);
+    commands
+        .filter_map(|(offset, command)| match &command.operation {
+            Some(Operation::Append(append)) => Some((Version { slot, offset }, append.record.to_vec())),
+            _ => None,
+        })
+        .collect()
+}

@@ -1,0 +1,113 @@
+//! Calls: what a client does to a few registers, written into a history as it happens.
+
+use std::time::Duration;
+
+use paxos_client::{Client, Condition as Asks, Consistency, Current, Register, Written};
+use rand::RngExt as _;
+
+use super::{Asked, Condition, Found, Held, Recorder, Told};
+
+const KEYS: [&str; 3] = ["a", "b", "c"];
+
+/// A client that reads and writes, one call at a time.
+pub struct Caller {
+    pub client: Client,
+    pub recorder: Recorder,
+    /// No other caller has it.
+    pub number: u64,
+    /// How long one call may take.
+    pub timeout: Duration,
+}
+
+pub fn held(register: &Register) -> Held {
+    Held {
+        value: String::from_utf8(register.value.to_vec()).unwrap(),
+        version: register.version.into(),
+    }
+}
+
+impl Caller {
+    /// A register of those that all callers share.
+    pub fn any_key() -> &'static str {
+        KEYS[rand::rng().random_range(0..KEYS.len())]
+    }
+
+    /// Reads it; an error says why it could not be read.
+    pub async fn read(&self, key: &str) -> Result<Option<Register>, String> {
+        let call = self.recorder.begin(self.number, key, Asked::Read);
+        let prefix = key.to_owned();
+        match self
+            .client
+            .get_prefix(
+                prefix,
+                Default::default(),
+                Consistency::Linearizable,
+                self.timeout,
+            )
+            .await
+        {
+            Ok(page) => {
+                let found = page.registers.into_iter().find(|register| register.key == key);
+                call.told(Told::Read {
+                    found: found.as_ref().map(held),
+                    applied_to: page.applied_to.get(),
+                });
+                Ok(found)
+            }
+            Err(error) => {
+                call.without_effect();
+                Err(format!("read {key}: {error}"))
+            }
+        }
+    }
+
+    /// Puts or deletes it in its `step`, on some condition on what was `seen`; an error says why the outcome is not told.
+    pub async fn write(&self, key: &str, step: u64, seen: Option<Register>) -> Result<(), String> {
+        let (recorded, condition) = match rand::random_range(0..3) {
+            0 => (Condition::Always, Asks::Always),
+            1 => (Condition::Absent, Asks::Absent),
+            _ => match &seen {
+                Some(register) => (Condition::Holds(held(register)), Asks::Version(register.version)),
+                None => (Condition::Absent, Asks::Absent),
+            },
+        };
+        let value = format!("{}.{step}", self.number);
+        let deletes = rand::random_bool(0.25);
+        let asked = if deletes {
+            Asked::Delete { condition: recorded }
+        } else {
+            Asked::Put {
+                value: value.clone(),
+                condition: recorded,
+            }
+        };
+        let call = self.recorder.begin(self.number, key, asked);
+        let written = if deletes {
+            self.client.delete(key.to_owned(), condition, self.timeout).await
+        } else {
+            self.client
+                .put(key.to_owned(), value, condition, self.timeout)
+                .await
+        };
+        match written {
+            Ok(Written::Applied { version }) => call.told(Told::Applied(version.into())),
+            Ok(Written::ConditionFailed { version, current }) => call.told(Told::Failed {
+                at: version.into(),
+                found: match current {
+                    Current::Absent => Found::Nothing,
+                    Current::Register(register) => Found::Held(held(&register)),
+                    Current::ValueGone(version) => Found::Gone(version.into()),
+                },
+            }),
+            Err(error) => {
+                if error.had_no_effect() {
+                    call.without_effect();
+                } else {
+                    call.unknown();
+                }
+                return Err(format!("write {key}: {error}"));
+            }
+        }
+        Ok(())
+    }
+}
