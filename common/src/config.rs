@@ -56,6 +56,47 @@ pub fn advertised(advertise: Option<&Address>, local: SocketAddr) -> Result<Addr
     })
 }
 
+/// Where a role serves its metrics and probes. `PORT` is the role's usual port for that.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct MetricsArgs<const PORT: u16> {
+    /// Address and port of /metrics, /livez and /readyz over HTTP; port 0 takes any free one, `off` serves none
+    /// (default: on 127.0.0.1 port 8001 for an acceptor, 8101 for a proposer, 8201 for a learner; none, with a warning,
+    /// when that is taken)
+    #[arg(long = "metrics-listen", env = "PAXOS_METRICS_LISTEN", value_name = "ADDRESS")]
+    metrics_listen: Option<MetricsListen>,
+}
+
+impl<const PORT: u16> MetricsArgs<PORT> {
+    /// What was given, or the usual port.
+    pub fn listen(&self) -> MetricsListen {
+        let usual = SocketAddr::from(([127, 0, 0, 1], PORT));
+        self.metrics_listen.unwrap_or(MetricsListen::Usual(usual))
+    }
+}
+
+/// Where metrics are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsListen {
+    /// Nowhere.
+    Off,
+    /// There, or nowhere while it is taken: nobody chose it.
+    Usual(SocketAddr),
+    /// There, as somebody asked for.
+    At(SocketAddr),
+}
+
+impl FromStr for MetricsListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        let address = text.parse().map(Self::At);
+        address.map_err(|_| "give an address and port, as in 127.0.0.1:8001, or off".to_owned())
+    }
+}
+
 /// The acceptors of the cluster: all that a proposer or learner needs to know.
 #[derive(Args, Clone, Debug)]
 pub struct AcceptorsArg {
@@ -154,6 +195,8 @@ mod tests {
         #[command(flatten)]
         acceptors: AcceptorsArg,
         #[command(flatten)]
+        metrics: MetricsArgs<8101>,
+        #[command(flatten)]
         runtime: RuntimeArgs,
     }
 
@@ -170,6 +213,28 @@ mod tests {
             (cli.runtime.worker_threads, cli.runtime.log_format),
             (1, LogFormat::Text)
         );
+    }
+
+    #[test]
+    fn metrics_are_served_at_the_usual_port_unless_told_otherwise() {
+        let listen = |args: &[&str]| {
+            let args: Vec<_> = ["--acceptors", "http://a:1"]
+                .iter()
+                .chain(args)
+                .copied()
+                .collect();
+            parse(&args).map(|cli| cli.metrics)
+        };
+        let usual = MetricsListen::Usual("127.0.0.1:8101".parse().unwrap());
+        assert_eq!(listen(&[]).unwrap().listen(), usual);
+        let given = listen(&["--metrics-listen", "0.0.0.0:9"]).unwrap();
+        assert_eq!(given.listen(), MetricsListen::At("0.0.0.0:9".parse().unwrap()));
+        assert_eq!(
+            listen(&["--metrics-listen", "off"]).unwrap().listen(),
+            MetricsListen::Off
+        );
+        let error = listen(&["--metrics-listen", "8101"]).unwrap_err().to_string();
+        assert!(error.contains("as in 127.0.0.1:8001, or off"), "{error}");
     }
 
     #[test]

@@ -8,6 +8,8 @@
 pub mod config;
 #[cfg(feature = "service")]
 pub mod exit;
+#[cfg(feature = "service")]
+pub mod metrics;
 pub mod paxos;
 pub mod peer;
 #[cfg(feature = "service")]

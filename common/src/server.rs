@@ -6,16 +6,23 @@ use tokio::{net::TcpListener, time::timeout};
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{exit::Failure, shutdown::Shutdown, trace::Tracer};
+use crate::{
+    exit::Failure,
+    metrics::{Metrics, Readiness},
+    shutdown::Shutdown,
+    trace::Tracer,
+};
 
 mod calls;
 mod connections;
 mod deadline;
+mod measured;
 mod partial;
 mod traced;
 
 use calls::Limited;
 use connections::{Incoming, Limits};
+use measured::Measured;
 use traced::Traced;
 
 pub use crate::peer::MESSAGE_BYTES_MAX;
@@ -61,6 +68,15 @@ impl Health {
         self.reporter.set_service_status(self.service, status).await;
         self.reporter.set_service_status("", status).await;
     }
+
+    /// Tells probes what the role tells of its readiness, for as long as that may change.
+    pub async fn follow(self, readiness: Readiness) {
+        let mut changes = readiness.changes();
+        while changes.changed().await.is_ok() {
+            let ready = changes.borrow_and_update().is_ok();
+            self.set_serving(ready).await;
+        }
+    }
 }
 
 /// A role's server, bound and not yet running.
@@ -69,7 +85,9 @@ pub struct Server {
     listener: TcpListener,
     routes: Routes,
     local: SocketAddr,
+    service: &'static str,
     tracer: Tracer,
+    measured: Measured,
 }
 
 impl Server {
@@ -104,7 +122,9 @@ impl Server {
                 listener,
                 routes,
                 local,
+                service,
                 tracer: Tracer::off(),
+                measured: Measured::default(),
             },
             health,
         ))
@@ -114,6 +134,13 @@ impl Server {
     #[must_use]
     pub fn traced(self, tracer: Tracer) -> Self {
         Self { tracer, ..self }
+    }
+
+    /// Times calls in `metrics`, and counts those that are open.
+    #[must_use]
+    pub fn measured(self, metrics: &Metrics) -> Self {
+        let measured = Measured::by(metrics, self.service);
+        Self { measured, ..self }
     }
 
     /// The address really bound.
@@ -131,6 +158,7 @@ impl Server {
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Failure> {
         let incoming = Incoming::new(self.listener, CONNECTIONS);
         let services = Traced::new(Limited::new(self.routes.prepare()), self.tracer);
+        let services = self.measured.around(services);
         let server = tonic::transport::Server::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))

@@ -13,6 +13,7 @@ mod export;
 mod settings;
 
 pub use export::Exporting;
+pub(crate) use settings::metrics_endpoint;
 
 /// What the exporter's crate says of each attempt.
 const QUIET: &str = "opentelemetry-otlp=off";

@@ -39,9 +39,10 @@ const FLUSH_MAX: Duration = Duration::from_secs(2);
 const LINKS_MAX: u32 = 4_096;
 
 /// Exports what one role traces, until it is stopped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Exporting {
     tracer: Tracer,
+    resource: Resource,
     exporter: Option<(SdkTracerProvider, Runtime)>,
 }
 
@@ -74,8 +75,13 @@ impl Exporting {
     }
 
     fn as_service(role: &str, node: Option<&str>) -> Result<Self, Failure> {
+        let resource = resource(role, node);
         let Some(settings) = Settings::from_env(|name| env::var(name).ok()).map_err(Failure::usage)? else {
-            return Ok(Self::default());
+            return Ok(Self {
+                tracer: Tracer::off(),
+                resource,
+                exporter: None,
+            });
         };
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
@@ -100,7 +106,7 @@ impl Exporting {
                 })
                 .with_id_generator(Ids::default())
                 .with_max_links_per_span(LINKS_MAX)
-                .with_resource(resource(role, node))
+                .with_resource(resource.clone())
                 .build()
         };
         tracing::debug!(
@@ -114,6 +120,7 @@ impl Exporting {
         let tracer = provider.tracer_with_scope(scope);
         Ok(Self {
             tracer: Tracer::new(BoxedTracer::new(Box::new(tracer))),
+            resource,
             exporter: Some((provider, runtime)),
         })
     }
@@ -121,6 +128,11 @@ impl Exporting {
     /// Makes the role's spans.
     pub fn tracer(&self) -> Tracer {
         self.tracer.clone()
+    }
+
+    /// Who exports: metrics tell the same.
+    pub fn resource(&self) -> Resource {
+        self.resource.clone()
     }
 
     /// Exports what is left, for at most two seconds.

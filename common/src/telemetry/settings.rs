@@ -15,6 +15,14 @@ const PROTOCOLS: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
     "OTEL_EXPORTER_OTLP_PROTOCOL",
 ];
+const METRICS_ENDPOINTS: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+];
+const METRICS_PROTOCOLS: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+];
 const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
 const SAMPLER_ARGUMENT: &str = "OTEL_TRACES_SAMPLER_ARG";
 const SAMPLER_DEFAULT: &str = "parentbased_always_on";
@@ -41,22 +49,7 @@ impl Settings {
             Some("none") => return Ok(None),
             Some(other) => return Err(format!("OTEL_TRACES_EXPORTER is {other:?}: give otlp or none")),
         }
-        let is_url = endpoint
-            .strip_prefix("http://")
-            .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', ':']));
-        if !is_url || endpoint.parse::<tonic::transport::Uri>().is_err() {
-            return Err(format!(
-                "{name} is {endpoint:?}: give http://HOST:PORT of a collector that takes OTLP over gRPC, for example \
-                 http://127.0.0.1:4317 (there is no TLS yet)"
-            ));
-        }
-        if let Some((name, protocol)) = first(PROTOCOLS)
-            && protocol != "grpc"
-        {
-            return Err(format!(
-                "{name} is {protocol:?}: only grpc is spoken here; leave it out or give grpc"
-            ));
-        }
+        check(name, &endpoint, first(PROTOCOLS))?;
         let sampler = get(SAMPLER).unwrap_or_else(|| SAMPLER_DEFAULT.to_owned());
         match sampler.as_str() {
             "always_on" | "always_off" | "parentbased_always_on" | "parentbased_always_off" => {}
@@ -79,6 +72,50 @@ impl Settings {
             }
         }
         Ok(Some(Self { endpoint, sampler }))
+    }
+}
+
+/// Where metrics go, by the same rules; none when they are not exported.
+///
+/// # Errors
+/// As [`Settings::from_env`].
+pub(crate) fn metrics_endpoint(variable: impl Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
+    let get = |name: &str| {
+        variable(name)
+            .map(|value| value.trim().to_owned())
+            .filter(|value| !value.is_empty())
+    };
+    let first = |names: [&'static str; 2]| names.into_iter().find_map(|name| Some((name, get(name)?)));
+    let disabled = get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let Some((name, endpoint)) = first(METRICS_ENDPOINTS).filter(|_| !disabled) else {
+        return Ok(None);
+    };
+    match get("OTEL_METRICS_EXPORTER").as_deref() {
+        None | Some("otlp") => {}
+        // /metrics is there in any case.
+        Some("none" | "prometheus") => return Ok(None),
+        Some(other) => return Err(format!("OTEL_METRICS_EXPORTER is {other:?}: give otlp or none")),
+    }
+    check(name, &endpoint, first(METRICS_PROTOCOLS))?;
+    Ok(Some(endpoint))
+}
+
+/// Checks an endpoint, which the variable `name` gives, and the protocol, if one is given.
+fn check(name: &str, endpoint: &str, protocol: Option<(&str, String)>) -> Result<(), String> {
+    let is_url = endpoint
+        .strip_prefix("http://")
+        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', ':']));
+    if !is_url || endpoint.parse::<tonic::transport::Uri>().is_err() {
+        return Err(format!(
+            "{name} is {endpoint:?}: give http://HOST:PORT of a collector that takes OTLP over gRPC, for example \
+             http://127.0.0.1:4317 (there is no TLS yet)"
+        ));
+    }
+    match protocol {
+        Some((name, protocol)) if protocol != "grpc" => Err(format!(
+            "{name} is {protocol:?}: only grpc is spoken here; leave it out or give grpc"
+        )),
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -108,6 +145,24 @@ mod tests {
         let settings = read(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://other:1")]);
         assert_eq!(settings.unwrap().unwrap().endpoint, "http://other:1");
         assert_eq!(read(&[ENDPOINT]).unwrap().unwrap().sampler, SAMPLER_DEFAULT);
+    }
+
+    #[test]
+    fn metrics_have_an_endpoint_and_a_switch_of_their_own() {
+        let read = |variables: &[(&str, &str)]| {
+            metrics_endpoint(|name| {
+                let found = variables.iter().find(|(key, _)| *key == name);
+                found.map(|(_, value)| (*value).to_owned())
+            })
+        };
+        assert_eq!(read(&[]), Ok(None));
+        assert_eq!(read(&[ENDPOINT]), Ok(Some(ENDPOINT.1.to_owned())));
+        let own = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://other:1");
+        assert_eq!(read(&[ENDPOINT, own]), Ok(Some(own.1.to_owned())));
+        assert_eq!(read(&[ENDPOINT, ("OTEL_METRICS_EXPORTER", "none")]), Ok(None));
+        assert_eq!(read(&[ENDPOINT, ("OTEL_SDK_DISABLED", "true")]), Ok(None));
+        assert!(read(&[ENDPOINT, ("OTEL_METRICS_EXPORTER", "statsd")]).is_err());
+        assert!(read(&[("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "jaeger:4317")]).is_err());
     }
 
     #[test]

@@ -1,0 +1,311 @@
+//! What a role counts and measures: instruments that are cheap to record, read as Prometheus text or sent over OTLP.
+//!
+//! Every role has a registry of its own, so that many roles can live in one process. Names are those of OpenTelemetry;
+//! Prometheus shows them with `_` for `.`, their unit, and `_total` behind counters. Whatever grows without bound
+//! (ballots, slots, keys, clients) is a value or nothing, and never a label.
+//!
+//! ```text
+//! roles ──record──▶ instruments ◀──read── http (/metrics), otlp (a thread of its own)
+//!    └────tell────▶ readiness ──▶ http (/readyz), grpc.health.v1
+//! ```
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use opentelemetry::{
+    KeyValue,
+    metrics::{Histogram, Meter, MeterProvider as _},
+};
+use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider};
+
+use crate::{config::version, exit::Failure, trace::SCOPE};
+
+mod http;
+mod otlp;
+mod ready;
+
+pub use http::serve;
+pub use ready::{Readiness, Reason};
+
+/// Upper bounds of the buckets of durations, in seconds: from a call that finds its answer in memory to a disk that
+/// hangs.
+const SECONDS: [f64; 16] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+/// Upper bounds of the buckets of counts, of commands or rows.
+const COUNTS: [f64; 11] = [
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1_024.0, 4_096.0,
+];
+/// Upper bounds of the buckets of sizes, in bytes: up to the largest value of a slot.
+const BYTES: [f64; 9] = [
+    64.0,
+    256.0,
+    1_024.0,
+    4_096.0,
+    16_384.0,
+    65_536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+];
+/// How long a stop may wait for the last measurements to be sent.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
+
+/// The registry of one role. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: prometheus::Registry,
+    meter: Meter,
+    provider: SdkMeterProvider,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    /// An empty registry for `role`. What it holds is sent over OTLP too, as told by `resource`, when the standard
+    /// variables name an endpoint.
+    ///
+    /// # Errors
+    /// An `OTEL_` variable makes no sense (usage).
+    pub fn new(role: &'static str, resource: Resource) -> Result<Self, Failure> {
+        let registry = prometheus::Registry::new();
+        let prometheus = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .scope_info_enabled(false)
+            .without_target_info()
+            .build()
+            .map_err(Failure::internal)?;
+        let mut provider = SdkMeterProvider::builder()
+            .with_resource(resource)
+            .with_reader(prometheus);
+        if let Some(reader) = otlp::reader()? {
+            provider = provider.with_reader(reader);
+        }
+        let provider = provider.build();
+        let metrics = Self {
+            registry,
+            meter: provider.meter(SCOPE),
+            provider,
+        };
+        let info = [KeyValue::new("version", version()), KeyValue::new("role", role)];
+        metrics.observe(
+            "paxos.build_info",
+            "",
+            "Always 1; its labels say what runs here",
+            move || [(info.clone(), 1)],
+        );
+        Ok(metrics)
+    }
+
+    /// One that nobody reads: for tests.
+    ///
+    /// # Panics
+    /// When an `OTEL_` variable makes no sense.
+    #[doc(hidden)]
+    pub fn unread() -> Self {
+        Self::new("test", Resource::builder_empty().build()).expect("the environment makes sense")
+    }
+
+    /// Everything, in the text format of Prometheus.
+    ///
+    /// # Errors
+    /// A fault of ours.
+    pub fn text(&self) -> Result<String, Failure> {
+        prometheus::TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .map_err(Failure::internal)
+    }
+
+    /// Sends what OTLP has not sent yet, and waits a moment for that.
+    pub async fn flush(&self) {
+        let provider = self.provider.clone();
+        let flush = move || provider.shutdown_with_timeout(FLUSH_MAX);
+        // Its own thread sends; a collector that does not take it has been told of already.
+        let _ = tokio::time::timeout(FLUSH_MAX, tokio::task::spawn_blocking(flush)).await;
+    }
+
+    /// Durations of something, as a histogram in seconds.
+    pub fn durations(&self, name: &'static str, help: &'static str) -> Durations {
+        let histogram = self.meter.f64_histogram(name).with_description(help);
+        Durations(histogram.with_unit("s").with_boundaries(SECONDS.to_vec()).build())
+    }
+
+    /// How many there are of something at a time, as a histogram.
+    pub fn counts(&self, name: &'static str, help: &'static str) -> Sizes {
+        let histogram = self.meter.u64_histogram(name).with_description(help);
+        Sizes(histogram.with_boundaries(COUNTS.to_vec()).build())
+    }
+
+    /// Sizes of something, as a histogram in bytes.
+    pub fn sizes(&self, name: &'static str, help: &'static str) -> Sizes {
+        let histogram = self.meter.u64_histogram(name).with_description(help);
+        Sizes(histogram.with_unit("By").with_boundaries(BYTES.to_vec()).build())
+    }
+
+    /// A count that only grows.
+    pub fn counter(&self, name: &'static str, help: &'static str) -> Counter {
+        let counter = Counter::default();
+        let read = counter.clone();
+        let observed = self.meter.u64_observable_counter(name).with_description(help);
+        observed
+            .with_callback(move |observer| observer.observe(read.get(), &[]))
+            .build();
+        counter
+    }
+
+    /// Counts that only grow, one for each of the `values` of `label`.
+    pub fn counters<const N: usize>(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        values: [&'static str; N],
+    ) -> [Counter; N] {
+        let counters: [Counter; N] = std::array::from_fn(|_| Counter::default());
+        let read = counters.clone();
+        let observed = self.meter.u64_observable_counter(name).with_description(help);
+        observed
+            .with_callback(move |observer| {
+                for (value, counter) in values.iter().zip(&read) {
+                    observer.observe(counter.get(), &[KeyValue::new(label, *value)]);
+                }
+            })
+            .build();
+        counters
+    }
+
+    /// A value that is looked at when somebody asks. `look` must not block.
+    pub fn gauge(
+        &self,
+        name: &'static str,
+        unit: &'static str,
+        help: &'static str,
+        look: impl Fn() -> u64 + Send + Sync + 'static,
+    ) {
+        self.observe(name, unit, help, move || [([], look())]);
+    }
+
+    /// Values that are looked at when somebody asks, each with its labels. `look` must not block, and must always give
+    /// labels out of the same small set.
+    pub fn observe<I, const N: usize>(
+        &self,
+        name: &'static str,
+        unit: &'static str,
+        help: &'static str,
+        look: impl Fn() -> I + Send + Sync + 'static,
+    ) where
+        I: IntoIterator<Item = ([KeyValue; N], u64)>,
+    {
+        let gauge = self.meter.u64_observable_gauge(name).with_description(help);
+        gauge
+            .with_unit(unit)
+            .with_callback(move |observer| {
+                for (labels, value) in look() {
+                    observer.observe(value, &labels);
+                }
+            })
+            .build();
+    }
+}
+
+/// A count that only grows; recording is one atomic addition. Clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Counter(Arc<AtomicU64>);
+
+impl Counter {
+    /// One more.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// So many more.
+    pub fn add(&self, more: u64) {
+        // Nothing is ordered by it.
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// How many so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A histogram of durations. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Durations(Histogram<f64>);
+
+impl Durations {
+    /// Something took so long.
+    pub fn record(&self, duration: Duration) {
+        self.0.record(duration.as_secs_f64(), &[]);
+    }
+
+    /// The same, under labels that are out of a small set.
+    pub(crate) fn record_with(&self, duration: Duration, labels: &[KeyValue]) {
+        self.0.record(duration.as_secs_f64(), labels);
+    }
+}
+
+/// A histogram of counts or sizes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Sizes(Histogram<u64>);
+
+impl Sizes {
+    /// It was so many, or so much.
+    pub fn record(&self, size: usize) {
+        self.0.record(size as u64, &[]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_shows_each_kind_of_instrument_by_its_unit() {
+        let metrics = Metrics::unread();
+        metrics
+            .durations("paxos.test.duration", "How long")
+            .record(Duration::from_millis(3));
+        metrics.counts("paxos.test.rows", "How many").record(3);
+        metrics.sizes("paxos.test.size", "How much").record(100);
+        metrics.counter("paxos.test.events", "Some").add(7);
+        let [good, _bad] = metrics.counters("paxos.test.kinds", "By kind", "kind", ["good", "bad"]);
+        good.increment();
+        metrics.gauge("paxos.test.level", "", "Now", || 5);
+        let text = metrics.text().unwrap();
+        for line in [
+            "paxos_test_duration_seconds_bucket{le=\"0.0025\"} 0",
+            "paxos_test_duration_seconds_bucket{le=\"0.005\"} 1",
+            "paxos_test_rows_bucket{le=\"4\"} 1",
+            "paxos_test_size_bytes_sum 100",
+            "paxos_test_events_total 7",
+            "paxos_test_kinds_total{kind=\"good\"} 1",
+            "paxos_test_kinds_total{kind=\"bad\"} 0",
+            "paxos_test_level 5",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is missing in:\n{text}"
+            );
+        }
+        assert!(text.contains("paxos_build_info{role=\"test\",version="), "{text}");
+    }
+
+    #[test]
+    fn registries_of_one_process_share_nothing() {
+        let (one, other) = (Metrics::unread(), Metrics::unread());
+        one.counter("paxos.test.events", "Some").increment();
+        assert!(!other.text().unwrap().contains("paxos_test_events"));
+    }
+}

@@ -1,0 +1,325 @@
+//! Times calls by method and code, and counts those that are open.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use opentelemetry::KeyValue;
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use tonic::{
+    Code, Status,
+    body::Body,
+    codegen::{BoxFuture, Service, http},
+};
+
+use crate::{
+    metrics::{Durations, Metrics},
+    trace::names::{RPC_METHOD, RPC_STATUS_CODE, RPC_SYSTEM},
+};
+
+/// All methods that are not told apart.
+const OTHER: &str = "_OTHER";
+/// The service whose methods every role has.
+const HEALTH: &str = "grpc.health.v1.Health/";
+/// Names of the codes of gRPC, by number.
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// What calls are measured with: nothing unless metrics are given.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Measured(Option<Arc<Instruments>>);
+
+#[derive(Debug)]
+struct Instruments {
+    durations: Durations,
+    /// By path.
+    methods: HashMap<String, Arc<Method>>,
+    other: Arc<Method>,
+}
+
+/// One method, or all those that are unknown.
+struct Method {
+    name: KeyValue,
+    /// Calls whose answer is not complete.
+    open: AtomicI64,
+    /// By code; made beforehand, so that a call makes none.
+    labels: [[KeyValue; 3]; CODES.len()],
+}
+
+impl fmt::Debug for Method {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Method").field(&self.name).finish()
+    }
+}
+
+impl Method {
+    fn new(name: String) -> Arc<Self> {
+        let name: Arc<str> = name.into();
+        let name = KeyValue::new(RPC_METHOD, name);
+        let labels = CODES.map(|code| {
+            [
+                KeyValue::new(RPC_SYSTEM, "grpc"),
+                name.clone(),
+                KeyValue::new(RPC_STATUS_CODE, code),
+            ]
+        });
+        Arc::new(Self {
+            name,
+            open: AtomicI64::new(0),
+            labels,
+        })
+    }
+}
+
+impl Measured {
+    /// Tells the methods of `service` apart, and those of the health service.
+    pub(super) fn by(metrics: &Metrics, service: &str) -> Self {
+        let durations = metrics.durations(
+            "rpc.server.call.duration",
+            "Time from a call to the end of its answer; that of a stream is long",
+        );
+        let methods: HashMap<_, _> = methods()
+            .filter(|name| [service, HEALTH].into_iter().any(|known| name.starts_with(known)))
+            .map(|name| (format!("/{name}"), Method::new(name)))
+            .collect();
+        let other = Method::new(OTHER.to_owned());
+        let mut read: Vec<_> = methods.values().chain([&other]).cloned().collect();
+        read.sort_by_key(|method| method.name.value.to_string());
+        metrics.observe(
+            "paxos.rpc.open_calls",
+            "",
+            "Calls whose answer is not complete: streams stay so for long",
+            move || {
+                let open = |method: &Arc<Method>| {
+                    let open = method.open.load(Ordering::Relaxed);
+                    ([method.name.clone()], u64::try_from(open).unwrap_or(0))
+                };
+                read.iter().map(open).collect::<Vec<_>>()
+            },
+        );
+        Self(Some(Arc::new(Instruments {
+            durations,
+            methods,
+            other,
+        })))
+    }
+
+    pub(super) fn around<S>(self, services: S) -> Calls<S> {
+        Calls {
+            services,
+            measured: self,
+        }
+    }
+
+    fn open(&self, path: &str) -> Option<Open> {
+        let instruments = Arc::clone(self.0.as_ref()?);
+        let method = instruments.methods.get(path).unwrap_or(&instruments.other);
+        let method = Arc::clone(method);
+        method.open.fetch_add(1, Ordering::Relaxed);
+        Some(Open {
+            instruments,
+            method,
+            begun: Instant::now(),
+            code: None,
+        })
+    }
+}
+
+/// The methods of our services and of the health service, as `package.Service/Method`.
+fn methods() -> impl Iterator<Item = String> {
+    [
+        paxos_proto::FILE_DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+    ]
+    .into_iter()
+    .flat_map(|set| FileDescriptorSet::decode(set).unwrap_or_default().file)
+    .flat_map(|file| {
+        let package = file.package().to_owned();
+        file.service.into_iter().flat_map(move |service| {
+            let name = format!("{package}.{}", service.name());
+            let named = move |method: prost_types::MethodDescriptorProto| format!("{name}/{}", method.name());
+            service.method.into_iter().map(named)
+        })
+    })
+}
+
+/// A call that is being answered. It is recorded when dropped: as cancelled, unless its code is known by then.
+#[derive(Debug)]
+struct Open {
+    instruments: Arc<Instruments>,
+    method: Arc<Method>,
+    begun: Instant,
+    code: Option<usize>,
+}
+
+impl Open {
+    /// Takes the code out of headers or trailers that tell one.
+    fn look_for_code(&mut self, headers: &http::HeaderMap) {
+        if let Some(code) = headers.get("grpc-status") {
+            self.code = Some(Code::from_bytes(code.as_bytes()) as usize);
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.method.open.fetch_sub(1, Ordering::Relaxed);
+        let code = self.code.unwrap_or(Code::Cancelled as usize);
+        if let Some(labels) = self.method.labels.get(code) {
+            self.instruments
+                .durations
+                .record_with(self.begun.elapsed(), labels);
+        }
+    }
+}
+
+/// A role's services, measured.
+#[derive(Clone, Debug)]
+pub(super) struct Calls<S> {
+    services: S,
+    measured: Measured,
+}
+
+impl<S> Service<http::Request<Body>> for Calls<S>
+where
+    S: Service<
+            http::Request<Body>,
+            Response = http::Response<Body>,
+            Error = Infallible,
+            Future = BoxFuture<http::Response<Body>, Infallible>,
+        >,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.services.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Answering {
+        let open = self.measured.open(request.uri().path());
+        Answering {
+            answer: self.services.call(request),
+            open,
+        }
+    }
+}
+
+/// Until the head of the answer is there.
+pub(super) struct Answering {
+    answer: BoxFuture<http::Response<Body>, Infallible>,
+    open: Option<Open>,
+}
+
+impl Future for Answering {
+    type Output = Result<http::Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Poll::Ready(answer) = self.answer.as_mut().poll(context)? else {
+            return Poll::Pending;
+        };
+        let Some(mut open) = self.open.take() else {
+            return Poll::Ready(Ok(answer));
+        };
+        open.look_for_code(answer.headers());
+        Poll::Ready(Ok(answer.map(|body| Body::new(Outbound { body, open }))))
+    }
+}
+
+/// The rest of the answer.
+struct Outbound {
+    body: Body,
+    open: Open,
+}
+
+impl http_body::Body for Outbound {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    self.open.look_for_code(trailers);
+                }
+            }
+            Poll::Ready(Some(Err(status))) => self.open.code = Some(status.code() as usize),
+            Poll::Ready(None) | Poll::Pending => {}
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_timed_by_method_and_code_and_unknown_methods_are_one() {
+        let metrics = Metrics::unread();
+        let measured = Measured::by(&metrics, "paxos.v1.Learner/");
+        let begin = |path: &str| measured.open(path).unwrap();
+        begin("/paxos.v1.Learner/Read").code = Some(Code::Ok as usize);
+        drop(begin("/paxos.v1.Learner/Read"));
+        drop((begin("/a/b"), begin("/c/d")));
+        let _watching = begin("/paxos.v1.Learner/Watch");
+        let text = metrics.text().unwrap();
+        let label = |method: &str, code: &str| {
+            format!(
+                "rpc_server_call_duration_seconds_count{{rpc_method=\"{method}\",rpc_response_status_code=\"{code}\",\
+                 rpc_system_name=\"grpc\"}}"
+            )
+        };
+        for line in [
+            label("paxos.v1.Learner/Read", "OK") + " 1",
+            label("paxos.v1.Learner/Read", "CANCELLED") + " 1",
+            label(OTHER, "CANCELLED") + " 2",
+            "paxos_rpc_open_calls{rpc_method=\"paxos.v1.Learner/Watch\"} 1".to_owned(),
+            "paxos_rpc_open_calls{rpc_method=\"paxos.v1.Learner/Read\"} 0".to_owned(),
+        ] {
+            assert!(text.contains(&line), "{line} is missing in:\n{text}");
+        }
+    }
+}
