@@ -4,12 +4,15 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use paxos_common::{
-    config::{ListenArgs, RuntimeArgs},
+    config::{ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs},
     peer::Address,
 };
 
 /// The port an acceptor listens on unless told otherwise.
 pub const PORT: u16 = 7001;
+
+/// The port of its metrics and probes unless told otherwise.
+pub const METRICS_PORT: u16 = 8001;
 
 /// Longest id, in bytes.
 const ID_BYTES_MAX: usize = 64;
@@ -30,6 +33,10 @@ pub struct Args {
     #[command(flatten)]
     pub listen: ListenArgs<PORT>,
 
+    /// Where its metrics and probes are
+    #[command(flatten)]
+    pub metrics: MetricsArgs<METRICS_PORT>,
+
     /// How the process runs
     #[command(flatten)]
     pub runtime: RuntimeArgs,
@@ -44,6 +51,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// URL to tell others; none: the address bound.
     pub advertise: Option<Address>,
+    /// Where its metrics and probes are served.
+    pub metrics: MetricsListen,
 }
 
 impl From<Args> for Config {
@@ -52,6 +61,7 @@ impl From<Args> for Config {
             id: args.id,
             data_dir: args.data_dir,
             advertise: args.listen.advertise,
+            metrics: args.metrics.listen(),
         }
     }
 }

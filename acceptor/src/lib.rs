@@ -9,6 +9,7 @@
 mod attach;
 pub mod config;
 mod damage;
+mod metrics;
 mod observe;
 mod service;
 mod shared;
@@ -21,6 +22,7 @@ use std::{sync::Arc, time::Duration};
 use paxos_common::{
     config::advertised,
     exit::Failure,
+    metrics::{Metrics, Readiness, serve},
     paxos::identity::RunNumber,
     server::{MESSAGE_BYTES_MAX, Server},
     shutdown::Shutdown,
@@ -36,6 +38,7 @@ use tracing::info;
 use crate::{
     config::Config,
     damage::{Telling, scrub},
+    metrics::Instruments,
     service::Service,
     store::{Store as _, sqlite::SqliteStore},
     worker::Worker,
@@ -60,7 +63,19 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     let (store, opened) = opened.map_err(|error| Failure::from(error).context("open store"))?;
 
     let reader = store.reader();
-    let (worker, shared, queue) = Worker::new(store, opened, run, tracer.clone());
+    let metrics = Metrics::new("acceptor", exporting.resource())?;
+    let instruments = Instruments::new(&metrics);
+    let (worker, shared, queue) = Worker::new(store, opened, run, tracer.clone(), instruments.clone());
+    instruments.show(&metrics, &shared, &queue);
+    let readiness = Readiness::not_yet("it starts");
+    let (told, seen) = (readiness.clone(), Arc::clone(&shared));
+    shutdown.spawn(
+        shutdown
+            .token()
+            .clone()
+            .run_until_cancelled_owned(told.keep(move || instruments.readiness(&seen))),
+    );
+    serve(config.metrics, &metrics, &readiness, &shutdown).await?;
     let stop_scrub = shutdown.token().clone();
     shutdown.spawn_vital("scrub", scrub(reader.clone(), Arc::clone(&shared), stop_scrub));
     let reader = Telling::new(reader, Arc::clone(&shared));
@@ -87,11 +102,17 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let (server, health) = Server::new(listener, SERVICE_NAME, Routes::new(service)).await?;
+    // Not what /readyz says: it is asked while the cluster forms, which whoever waits for its health is to do.
     health.set_serving(true).await;
-    let served = server.traced(tracer).run(shutdown.clone()).await;
+    let served = server
+        .traced(tracer)
+        .measured(&metrics)
+        .run(shutdown.clone())
+        .await;
     health.set_serving(false).await;
     stop_worker.cancel();
     let drained = shutdown.drain(DRAIN_GRACE).await;
+    metrics.flush().await;
     exporting.stop().await;
     drained.and(served)
 }

@@ -272,7 +272,13 @@ mod tests {
         let disk = MemoryDisk::new(AcceptorUuid::from_u128(1));
         let run = RunNumber::from_random(1);
         let (store, opened) = disk.open(run);
-        let (_, shared, _) = Worker::new(store, opened, run, Tracer::off());
+        let (_, shared, _) = Worker::new(
+            store,
+            opened,
+            run,
+            Tracer::off(),
+            crate::metrics::Instruments::new(&paxos_common::metrics::Metrics::unread()),
+        );
         let (store, _) = disk.open(run);
         (disk, store, shared)
     }

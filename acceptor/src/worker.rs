@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
+    metrics::{Instruments, Rejected},
     shared::{Published, Shared},
     store::{Opened, Reader as _, Store},
     trace::{self, Traced},
@@ -123,6 +124,7 @@ pub(crate) struct Worker<S: Store> {
     /// There was space when it was last looked at.
     has_space: bool,
     tracer: Tracer,
+    metrics: Instruments,
 }
 
 impl<S: Store> Worker<S> {
@@ -132,6 +134,7 @@ impl<S: Store> Worker<S> {
         opened: Opened,
         run: RunNumber,
         tracer: Tracer,
+        metrics: Instruments,
     ) -> (Self, Arc<Shared>, mpsc::Sender<Command>) {
         let core = Acceptor::recover(opened.recovered, run).remembering(opened.witnesses.clone());
         let (damage, damage_reports) = mpsc::channel(DAMAGE_MAX);
@@ -148,6 +151,7 @@ impl<S: Store> Worker<S> {
                 shared: Arc::clone(&shared),
                 has_space: true,
                 tracer,
+                metrics,
             },
             shared,
             sender,
@@ -174,6 +178,7 @@ impl<S: Store> Worker<S> {
                 // Cancel safe: a tick that is not returned is returned next time.
                 _ = ticks.tick() => {
                     self.look_for_space().await;
+                    self.metrics.wal(self.reader.wal_bytes().await);
                     continue;
                 }
                 // It only waits.
@@ -208,8 +213,10 @@ impl<S: Store> Worker<S> {
         }
         if let Some(write) = self.core.write(&group) {
             let _span = trace::commit(&self.tracer, &mut traced, &group, releases.len());
+            let commit = self.metrics.commit(group.rows().len());
             let written = self.store.commit(write).await;
             written.map_err(|error| Failure::from(error).context("commit votes"))?;
+            commit.done();
         }
         if !group.witnesses().is_empty() {
             self.shared.remember(group.witnesses());
@@ -227,6 +234,7 @@ impl<S: Store> Worker<S> {
             );
         }
         for release in releases {
+            self.metrics.answered(release.rejected());
             release.send(&self.shared, self.core.stamp());
         }
         Ok(())
@@ -362,6 +370,17 @@ impl Release {
             Self::Prepare(_, answer) => matches!(answer, Ok(PrepareAnswer::Promised)),
             Self::Accept { answer, .. } => matches!(answer, AcceptAnswer::Accepted { .. }),
             Self::Form(..) => false,
+        }
+    }
+
+    /// Which phase has lost against a higher ballot.
+    fn rejected(&self) -> Option<Rejected> {
+        match self {
+            Self::Prepare(_, Ok(PrepareAnswer::Rejected(_))) => Some(Rejected::Prepare),
+            Self::Accept { answer, .. } => {
+                matches!(answer, AcceptAnswer::Rejected(_)).then_some(Rejected::Accept)
+            }
+            Self::Prepare(..) | Self::Form(..) => None,
         }
     }
 

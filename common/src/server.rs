@@ -69,12 +69,17 @@ impl Health {
         self.reporter.set_service_status("", status).await;
     }
 
-    /// Tells probes what the role tells of its readiness, for as long as that may change.
+    /// Tells probes what the role tells of its readiness, for as long as that may change; begins as not serving.
     pub async fn follow(self, readiness: Readiness) {
         let mut changes = readiness.changes();
+        let mut serving = false;
         while changes.changed().await.is_ok() {
             let ready = changes.borrow_and_update().is_ok();
-            self.set_serving(ready).await;
+            // Why it is not may change more often.
+            if serving != ready {
+                serving = ready;
+                self.set_serving(serving).await;
+            }
         }
     }
 }

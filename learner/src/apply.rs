@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use paxos_common::{
     exit::Failure,
+    metrics::Counter,
     paxos::{machine::Changes, slot::Slot, value::Value},
 };
 use tokio::sync::{mpsc, watch};
@@ -49,6 +50,8 @@ pub(crate) struct Applier {
     /// To the disk.
     pub(crate) portions: mpsc::Sender<Portion>,
     pub(crate) values: ValueTracer,
+    /// Counts what is applied.
+    pub(crate) commands: Counter,
 }
 
 /// What is applied and was not handed on yet.
@@ -100,6 +103,7 @@ impl Applier {
         for (slot, value) in batch {
             spans.extend(self.values.begin("learner.apply", slot, &value));
             let (proposed, commands) = read_commands(slot, &value)?;
+            self.commands.add(commands.len() as u64);
             gathered.bytes += value.as_bytes().len();
             gathered.marks.extend(self.progress.pass(slot, &value));
             gathered

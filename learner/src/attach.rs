@@ -1,6 +1,9 @@
 //! Reports to every acceptor how far this learner has come, on one standing stream each.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::Stream;
 use paxos_common::{
@@ -17,6 +20,7 @@ use tokio::{
 
 use crate::{
     acceptors::{Acceptor, Fault, backoff, within_deadline},
+    catch_up::CatchUp,
     cluster::Cluster,
     fill,
     progress::Progress,
@@ -44,6 +48,7 @@ pub(crate) struct Reporter {
     pub(crate) applied: watch::Receiver<Progress>,
     /// Closed once nobody wants to know any more.
     pub(crate) greetings: mpsc::Sender<Greeting>,
+    pub(crate) catch_up: Arc<CatchUp>,
     /// Who leads: the proposer of the highest ballot that any acceptor told of.
     pub(crate) leadership: watch::Sender<Leadership>,
 }
@@ -80,6 +85,8 @@ impl Reporter {
                 chosen_to: Slot::new(answer.chosen_to).map_err(wire::Malformed::from)?,
             };
             acceptor.proved();
+            self.catch_up
+                .told(member.acceptor, greeting.chosen_to, Instant::now());
             if let Some(leadership) = answer.leadership {
                 fill::told(&self.leadership, leadership.try_into()?);
             }

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, pin::pin, time::Duration};
 
 use paxos_common::{
     exit::Failure,
+    metrics::Counter,
     paxos::{
         quorum::Electorate,
         reading::{Effect, Event, READS_MAX, ReadId, Reading},
@@ -106,6 +107,8 @@ pub(crate) struct Outlets {
     pub(crate) question: watch::Sender<Option<Question>>,
     /// The leader is to have every slot below it chosen. Set anew when it is to be asked once more.
     pub(crate) fill: watch::Sender<Option<Slot>>,
+    /// Counts the questions.
+    pub(crate) rounds: Counter,
 }
 
 /// The owner of the core. `T` tells how far this learner has applied.
@@ -262,6 +265,7 @@ impl<T> Keeper<T> {
             match effect {
                 // The askers know themselves which question they have answered.
                 Effect::Ask { nonce, acceptors: _ } => {
+                    self.outlets.rounds.increment();
                     let traced = |(&read, call): (&ReadId, &Call)| Some((read, call.trace.clone()?));
                     let reads = self.waiting.iter().filter_map(traced);
                     let trace = self.rounds.ask(nonce, self.waiting.len(), reads);

@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use paxos_common::{
-    config::{AcceptorsArg, ListenArgs, RuntimeArgs},
+    config::{AcceptorsArg, ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs},
     peer::Address,
 };
 
@@ -30,6 +30,10 @@ pub struct Args {
     #[arg(long, env = "PAXOS_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 
+    /// Where its metrics and probes are.
+    #[command(flatten)]
+    pub metrics: MetricsArgs<8201>,
+
     /// How the process runs.
     #[command(flatten)]
     pub runtime: RuntimeArgs,
@@ -47,6 +51,8 @@ pub struct Config {
     /// When the next slot makes no progress for so long, although something was voted on, values are taken from
     /// another acceptor; doubles while that does not help.
     pub stall_timeout: Duration,
+    /// Where its metrics and probes are served.
+    pub metrics: MetricsListen,
 }
 
 impl From<Args> for Config {
@@ -56,6 +62,7 @@ impl From<Args> for Config {
             advertise: args.listen.advertise,
             data_dir: args.data_dir,
             stall_timeout: STALL_TIMEOUT,
+            metrics: args.metrics.listen(),
         }
     }
 }

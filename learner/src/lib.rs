@@ -16,6 +16,7 @@ mod acceptors;
 mod apply;
 mod attach;
 mod barrier;
+mod catch_up;
 mod changes;
 mod cluster;
 mod config;
@@ -24,6 +25,7 @@ mod driver;
 mod fill;
 mod history;
 mod knowledge;
+mod metrics;
 mod observe;
 mod persist;
 mod progress;
@@ -33,14 +35,19 @@ mod subscribe;
 mod tails;
 mod trace;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use paxos_common::{
     config::ListenArgs,
     exit::Failure,
-    paxos::{learner::Learner, message::Leadership, quorum::Tally},
+    metrics::{Metrics, Readiness, serve},
+    paxos::{learner::Learner, message::Leadership, quorum::Tally, slot::Slot},
     peer::{Address, MESSAGE_BYTES_MAX},
-    server::{Health, Server},
+    server::Server,
     shutdown::Shutdown,
     sqlite::DataDir,
     telemetry::Exporting,
@@ -59,11 +66,13 @@ use acceptors::Acceptor;
 use apply::Applier;
 use attach::{Greeting, Reporter};
 use barrier::{Barrier, barrier};
+use catch_up::CatchUp;
 use cluster::Cluster;
 use driver::Outlets;
 use fill::Filler;
 use history::History;
 use knowledge::Knowledge;
+use metrics::Instruments;
 use observe::Observer;
 use progress::Progress;
 use service::{LearnerService, Opened};
@@ -100,21 +109,39 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     // A name for people to tell learners apart; nothing rests on it.
     let learner = rand::random::<u64>() >> 1;
     let exporting = Exporting::start("learner", &learner.to_string())?;
-    let service = LearnerService::new(learner, address.clone());
+    let metrics = Metrics::new("learner", exporting.resource())?;
+    let instruments = Instruments::new(&metrics);
+    let service = LearnerService::new(learner, address.clone(), instruments.reads.clone());
+    let catch_up = Arc::new(CatchUp::default());
+    metrics::show(&metrics, &service, &catch_up);
+    let readiness = Readiness::not_yet("it starts");
+    let (seen, told) = (service.clone(), Arc::clone(&catch_up));
+    let look = move || told.look(seen.applied_to().unwrap_or(Slot::ZERO), Instant::now());
+    let keep = readiness.clone().keep(look);
+    shutdown.spawn(shutdown.token().clone().run_until_cancelled_owned(keep));
+    serve(config.metrics, &metrics, &readiness, &shutdown).await?;
     let routes = Routes::new(
         LearnerServer::new(service.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX),
     );
     let (server, health) = Server::new(listener, SERVICE_NAME, routes).await?;
-    shutdown.spawn_vital("server", server.traced(exporting.tracer()).run(shutdown.clone()));
+    let server = server.traced(exporting.tracer()).measured(&metrics);
+    shutdown.spawn_vital("server", server.run(shutdown.clone()));
+    shutdown.spawn(
+        shutdown
+            .token()
+            .clone()
+            .run_until_cancelled_owned(health.follow(readiness)),
+    );
 
     let starter = Starter {
         config,
         learner,
         address,
         service,
-        health,
+        catch_up,
+        instruments,
         shutdown: shutdown.clone(),
         tracer: exporting.tracer(),
     };
@@ -136,6 +163,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
         log.close().await;
     }
     remove(temporary).await;
+    metrics.flush().await;
     exporting.stop().await;
     result
 }
@@ -168,7 +196,8 @@ struct Starter {
     learner: u64,
     address: Address,
     service: LearnerService,
-    health: Health,
+    catch_up: Arc<CatchUp>,
+    instruments: Instruments,
     shutdown: Shutdown,
     tracer: Tracer,
 }
@@ -184,6 +213,7 @@ impl Starter {
         let cluster = Arc::new(Cluster::new(&configuration, acceptors.clone()));
         let found = Store::open(directory, cluster.id()).await?;
         let from = found.progress.applied_to();
+        self.catch_up.expect(cluster.electorate().quorums().phase1());
         tracing::info!(%cluster, %from, "learning");
 
         let (events_in, events) = mpsc::channel(driver::EVENTS_MAX);
@@ -222,6 +252,7 @@ impl Starter {
             applied,
             portions,
             values: values.clone(),
+            commands: self.instruments.commands.clone(),
         };
         shutdown.spawn_vital("applier", applier.run(batches));
         let writing = persist::run(found.store, Arc::clone(&knowledge), portions_seen);
@@ -250,6 +281,7 @@ impl Starter {
             address: self.address,
             applied: applied_seen.clone(),
             greetings: greetings_in,
+            catch_up: Arc::clone(&self.catch_up),
             leadership,
         };
         let token = shutdown.token();
@@ -263,8 +295,8 @@ impl Starter {
         let first = rand::random_range(0..acceptors.len());
         let feeding = observer.follow_values(acceptors, first, stalls_seen);
         shutdown.spawn(token.clone().run_until_cancelled_owned(feeding));
-        let readiness = tell_when_caught_up(cluster, greetings, applied_seen, self.health, values);
-        shutdown.spawn(token.clone().run_until_cancelled_owned(readiness));
+        let going_live = go_live_when_caught_up(cluster, greetings, applied_seen, values);
+        shutdown.spawn(token.clone().run_until_cancelled_owned(going_live));
         Ok(found.log)
     }
 
@@ -279,7 +311,12 @@ impl Starter {
         let (tails_in, tails) = mpsc::channel(tails::TAILS_MAX);
         let (question, question_seen) = watch::channel(None);
         let (fill, wanted) = watch::channel(None);
-        let outlets = barrier::Outlets { question, fill };
+        let rounds = self.instruments.read_rounds.clone();
+        let outlets = barrier::Outlets {
+            question,
+            fill,
+            rounds,
+        };
         let electorate = cluster.electorate().clone();
         let (barrier, keeper) = barrier(
             electorate,
@@ -308,15 +345,14 @@ impl Starter {
     }
 }
 
-/// Reports this learner as serving once it has applied what was known to be chosen when it attached.
+/// Traces single values once what was known to be chosen when this learner attached is applied.
 ///
 /// A phase-1 quorum has to tell: what was chosen and acknowledged, a leader's watermark included, reaches at least
 /// one of it sooner or later, and a single acceptor may have been away for long.
-async fn tell_when_caught_up(
+async fn go_live_when_caught_up(
     cluster: Arc<Cluster>,
     mut greetings: mpsc::Receiver<Greeting>,
     mut applied: watch::Receiver<Progress>,
-    health: Health,
     values: ValueTracer,
 ) {
     let electorate = cluster.electorate();
@@ -338,7 +374,6 @@ async fn tell_when_caught_up(
     {
         tracing::info!(%target, "caught up");
         values.go_live();
-        health.set_serving(true).await;
     }
 }
 

@@ -5,16 +5,14 @@ mod results;
 mod streams;
 
 use std::{
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use bytes::Bytes;
 use paxos_common::{
     config,
+    metrics::Counter,
     paxos::{
         identity::{AcceptorUuid, ClusterId},
         slot::{Slot, Version},
@@ -70,19 +68,19 @@ pub(crate) struct LearnerService {
     opened: Arc<OnceLock<Opened>>,
     subscribers: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
-    reads_answered: Arc<AtomicU64>,
+    reads_answered: Counter,
 }
 
 impl LearnerService {
     /// Serves nothing but `Status` yet.
-    pub(crate) fn new(learner: u64, address: Address) -> Self {
+    pub(crate) fn new(learner: u64, address: Address, reads_answered: Counter) -> Self {
         Self {
             learner,
             address,
             opened: Arc::default(),
             subscribers: Arc::new(Semaphore::new(SUBSCRIBERS_MAX)),
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
-            reads_answered: Arc::default(),
+            reads_answered,
         }
     }
 
@@ -92,6 +90,28 @@ impl LearnerService {
     /// The second time.
     pub(crate) fn open(&self, opened: Opened) {
         assert!(self.opened.set(opened).is_ok(), "a learner opens one log");
+    }
+
+    /// Every slot below it is applied; none before the cluster is found.
+    pub(crate) fn applied_to(&self) -> Option<Slot> {
+        self.opened.get().map(Opened::applied_to)
+    }
+
+    /// Every slot below it is on disk, likewise.
+    pub(crate) fn durable_to(&self) -> Option<Slot> {
+        let opened = self.opened.get()?;
+        Some(opened.knowledge.recent(|recent| recent.durable_to()))
+    }
+
+    /// How many linearizable reads wait.
+    pub(crate) fn reads_waiting(&self) -> u64 {
+        self.opened.get().map_or(0, |opened| opened.barrier.waiting())
+    }
+
+    /// How many registers hold a value.
+    pub(crate) fn registers(&self) -> u64 {
+        let count = |opened: &Opened| opened.knowledge.machine(|machine| machine.register_count());
+        self.opened.get().map_or(0, |opened| count(opened) as u64)
     }
 
     fn opened(&self) -> Result<&Opened, Status> {
@@ -223,7 +243,7 @@ impl Learner for LearnerService {
         let trace = received(&extensions);
         let read = Read::new(request)?;
         let answer = in_time(&metadata, self.opened()?.read(&read, trace)).await?;
-        self.reads_answered.fetch_add(1, Ordering::Relaxed);
+        self.reads_answered.increment();
         Ok(Response::new(answer))
     }
 
@@ -292,7 +312,7 @@ impl Learner for LearnerService {
             software: config::version().to_owned(),
             subscribers: taken(&self.subscribers, SUBSCRIBERS_MAX),
             watchers: taken(&self.watchers, WATCHERS_MAX),
-            reads_answered: self.reads_answered.load(Ordering::Relaxed),
+            reads_answered: self.reads_answered.get(),
             ..Default::default()
         };
         if let Some(opened) = self.opened.get() {

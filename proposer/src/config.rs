@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use paxos_common::{
-    config::{AcceptorsArg, ListenArgs, RuntimeArgs, parse_duration, version},
+    config::{AcceptorsArg, ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, parse_duration, version},
     peer::Address,
 };
 
@@ -24,6 +24,10 @@ pub struct Args {
     #[arg(long, env = "PAXOS_LEADER_TIMEOUT", value_name = "DURATION", default_value = "200ms",
           value_parser = parse_leader_timeout)]
     leader_timeout: Duration,
+
+    /// Where its metrics and probes are.
+    #[command(flatten)]
+    pub metrics: MetricsArgs<8101>,
 
     /// How the process runs.
     #[command(flatten)]
@@ -47,6 +51,8 @@ pub struct Config {
     pub listen: ListenArgs<7101>,
     /// How long a leader may be silent.
     pub leader_timeout: Duration,
+    /// Where its metrics and probes are served.
+    pub metrics: MetricsListen,
 }
 
 impl From<Args> for Config {
@@ -55,6 +61,7 @@ impl From<Args> for Config {
             acceptors: args.acceptors.acceptors.addresses().to_vec(),
             listen: args.listen,
             leader_timeout: args.leader_timeout,
+            metrics: args.metrics.listen(),
         }
     }
 }

@@ -31,6 +31,7 @@ use crate::{
     formation::Cluster,
     forward::{Forwarded, Forwarder},
     link::{self, Open},
+    metrics::Instruments,
     requests::{Request, Waiting},
     timers::Timers,
     trace::Traces,
@@ -94,6 +95,7 @@ pub(crate) struct Driver {
     viewed_at: Instant,
     timers: Timers,
     traces: Traces,
+    metrics: Instruments,
     links: BTreeMap<AcceptorUuid, Link>,
     /// Promises being collected.
     prepares: BTreeMap<AcceptorUuid, AbortHandle>,
@@ -117,6 +119,7 @@ impl Driver {
         leader_timeout: Duration,
         views: watch::Sender<View>,
         tracer: Tracer,
+        metrics: Instruments,
     ) -> Self {
         Self {
             core,
@@ -127,6 +130,7 @@ impl Driver {
             viewed_at: Instant::now(),
             timers: Timers::default(),
             traces: Traces::new(tracer),
+            metrics,
             links: BTreeMap::new(),
             prepares: BTreeMap::new(),
             waiting: Waiting::default(),
@@ -203,6 +207,7 @@ impl Driver {
 
     fn answer(&mut self, request: RequestId, outcome: Outcome) {
         self.traces.answered(request, outcome);
+        self.metrics.answered(outcome);
         self.waiting.answer(request, outcome);
     }
 
@@ -244,6 +249,7 @@ impl Driver {
                     commit_counter,
                 });
                 self.traces.heard(&event, &self.core);
+                self.metrics.heard(&event);
                 self.core.handle(event);
                 self.traces.settle(&self.core);
             }
@@ -312,6 +318,7 @@ impl Driver {
                 }
             }
             Effect::Accept(acceptor, accept) => {
+                self.metrics.sending(&accept, &self.core);
                 let Some(link) = self.links.get_mut(&acceptor) else {
                     return;
                 };
@@ -396,6 +403,7 @@ impl Driver {
         }
         let changed = {
             let view = self.views.borrow();
+            self.metrics.turned((view.phase, view.ballot), (phase, ballot));
             (view.phase, view.ballot) != (phase, ballot)
         };
         if !changed && !at_once && self.viewed_at.elapsed() < VIEW_INTERVAL {
@@ -431,6 +439,7 @@ impl Driver {
                 .iter()
                 .map(|(&uuid, link)| (uuid, (link.open.address.clone(), link.chosen_to)))
                 .collect(),
+            quorum: self.cluster.configuration.quorums().phase2(),
         });
     }
 }

@@ -15,6 +15,7 @@ mod driver;
 mod formation;
 mod forward;
 mod link;
+mod metrics;
 mod requests;
 mod service;
 mod timers;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use paxos_common::{
     exit::Failure,
+    metrics::{Metrics, Readiness, serve},
     paxos::{
         ballot::ProposerId,
         proposer::{Limits, Proposer, Settings},
@@ -66,6 +68,12 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     let tracer = exporting.tracer();
     let (inputs, inbox) = mpsc::channel(INPUTS_MAX);
     let (views, view) = watch::channel(driver::View::forming(id));
+    let metrics = Metrics::new("proposer", exporting.resource())?;
+    let instruments = metrics::Instruments::new(&metrics, &view);
+    let readiness = Readiness::not_yet("it starts");
+    let keep = readiness.clone().keep(metrics::readiness(view.clone()));
+    shutdown.spawn(shutdown.token().clone().run_until_cancelled_owned(keep));
+    serve(config.metrics, &metrics, &readiness, &shutdown).await?;
     let service = service::Service::new(
         inputs.clone(),
         view,
@@ -83,7 +91,14 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     // The service answers UNAVAILABLE until there is a cluster. It stops after the driver, so that what is in flight
     // can still be answered.
     let serving = Shutdown::new(&CancellationToken::new());
-    serving.spawn_vital("server", server.traced(tracer.clone()).run(serving.clone()));
+    let server = server.traced(tracer.clone()).measured(&metrics);
+    serving.spawn_vital("server", server.run(serving.clone()));
+    shutdown.spawn(
+        shutdown
+            .token()
+            .clone()
+            .run_until_cancelled_owned(health.follow(readiness)),
+    );
     let core = async {
         let forming = tracer.begin(Beginning::new("proposer.form", Parent::None));
         let formed = formation::form(&config.acceptors, &shutdown).await;
@@ -99,8 +114,8 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
         };
         let electorate = cluster.configuration.electorate();
         let proposer = Proposer::new(id, address.as_str().into(), electorate, settings);
-        health.set_serving(true).await;
-        driver::Driver::new(proposer, cluster, address, config.leader_timeout, views, tracer)
+        let timeout = config.leader_timeout;
+        driver::Driver::new(proposer, cluster, address, timeout, views, tracer, instruments)
             .run(inputs, inbox, &shutdown)
             .await
     };
@@ -112,6 +127,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     shutdown.begin();
     let served = serving.drain(STOP_GRACE).await;
     let result = result.and(served).and(shutdown.drain(STOP_GRACE).await);
+    metrics.flush().await;
     exporting.stop().await;
     tracing::info!("proposer stopped");
     result

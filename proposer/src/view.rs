@@ -27,6 +27,8 @@ pub(crate) struct View {
     pub(crate) queued_bytes: usize,
     /// Open links, and the watermark last heard over each.
     pub(crate) links: BTreeMap<AcceptorUuid, (Address, Slot)>,
+    /// How many acceptors make a quorum; 0 before there is a cluster.
+    pub(crate) quorum: usize,
 }
 
 impl View {
@@ -43,6 +45,7 @@ impl View {
             queued: 0,
             queued_bytes: 0,
             links: BTreeMap::new(),
+            quorum: 0,
         }
     }
 }

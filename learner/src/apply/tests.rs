@@ -67,6 +67,7 @@ async fn apply_all(path: &Path, batches: Vec<Batch>) -> Shown {
         applied,
         portions,
         values: ValueTracer::default(),
+        commands: Counter::default(),
     };
     let writer = persist::run(found.store, Arc::clone(&knowledge), writing);
     let (applied, written) = tokio::join!(applier.run(receiver), writer);
@@ -129,6 +130,7 @@ async fn learner_that_cannot_read_a_command_stops_instead_of_going_on_without_it
             applied,
             portions,
             values: ValueTracer::default(),
+            commands: Counter::default(),
         };
         let failure = applier.run(receiver).await.unwrap_err();
         assert_eq!(failure.code, paxos_common::exit::Exit::Refused);

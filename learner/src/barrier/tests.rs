@@ -38,7 +38,12 @@ impl Rig {
         let (question, question_seen) = watch::channel(None);
         let (fill, fill_seen) = watch::channel(None);
         let (applied, applied_seen) = watch::channel(slot(5));
-        let outlets = Outlets { question, fill };
+        let rounds = Counter::default();
+        let outlets = Outlets {
+            question,
+            fill,
+            rounds,
+        };
         let electorate = configuration.electorate();
         let (barrier, keeper) = barrier(
             electorate,

@@ -355,6 +355,7 @@ impl TestLearner {
             data_dir: data_dir.map(Into::into),
             // Short, so that what has to switch the feed soon does.
             stall_timeout: std::time::Duration::from_millis(100),
+            metrics: paxos_common::config::MetricsListen::Off,
         };
         let shutdown = Shutdown::new(&CancellationToken::new());
         let running = tokio::spawn(run(config, listener, shutdown.clone()));

@@ -1,0 +1,149 @@
+//! Whether a learner is up to date: what the acceptors tell to be chosen, against what is applied.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use paxos_common::{
+    metrics::Reason,
+    paxos::{identity::AcceptorUuid, slot::Slot},
+};
+
+/// What an acceptor told counts for so long: it tells once a second at least.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// What the acceptors told lately.
+///
+/// A busy learner is always a little behind. It is up to date when it has applied what each of a quorum told at some
+/// moment that is not long ago.
+#[derive(Debug, Default)]
+pub(crate) struct CatchUp(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// How many acceptors have to tell; none before the cluster is found.
+    quorum: Option<usize>,
+    heard: BTreeMap<AcceptorUuid, Heard>,
+}
+
+#[derive(Debug)]
+struct Heard {
+    /// The latest.
+    chosen_to: Slot,
+    at: Instant,
+    /// What is to be applied next to be up to date with this acceptor, and when it was told.
+    target: Option<(Slot, Instant)>,
+    /// When the latest target was told that was reached.
+    caught_up: Option<Instant>,
+}
+
+impl Heard {
+    fn look(&mut self, applied_to: Slot) {
+        if let Some((_, told)) = self.target.take_if(|(slot, _)| *slot <= applied_to) {
+            self.caught_up = Some(told);
+        }
+    }
+}
+
+impl CatchUp {
+    /// The cluster is found.
+    pub(crate) fn expect(&self, quorum: usize) {
+        self.lock().quorum = Some(quorum);
+    }
+
+    /// An acceptor tells its watermark.
+    pub(crate) fn told(&self, acceptor: AcceptorUuid, chosen_to: Slot, now: Instant) {
+        let mut state = self.lock();
+        let heard = state.heard.entry(acceptor).or_insert(Heard {
+            chosen_to,
+            at: now,
+            target: None,
+            caught_up: None,
+        });
+        heard.chosen_to = chosen_to;
+        heard.at = now;
+        heard.target.get_or_insert((chosen_to, now));
+    }
+
+    /// The highest watermark that any acceptor told last.
+    pub(crate) fn tail(&self) -> Slot {
+        let state = self.lock();
+        let tails = state.heard.values().map(|heard| heard.chosen_to);
+        tails.max().unwrap_or(Slot::ZERO)
+    }
+
+    /// Whether everything below `applied_to` is up to date.
+    pub(crate) fn look(&self, applied_to: Slot, now: Instant) -> Result<(), Reason> {
+        let mut state = self.lock();
+        let Some(quorum) = state.quorum else {
+            return Err("no formed cluster is found yet, or its acceptors do not answer".into());
+        };
+        let is_fresh = |at: Instant| now.saturating_duration_since(at) < FRESH;
+        let (mut fresh, mut caught_up, mut target) = (0, 0, Slot::ZERO);
+        for heard in state.heard.values_mut() {
+            heard.look(applied_to);
+            fresh += usize::from(is_fresh(heard.at));
+            caught_up += usize::from(heard.caught_up.is_some_and(is_fresh));
+            target = target.max(heard.chosen_to);
+        }
+        if caught_up >= quorum {
+            Ok(())
+        } else if fresh < quorum {
+            Err(
+                format!("{fresh} acceptors have told lately how far they are, and {quorum} are a quorum")
+                    .into(),
+            )
+        } else {
+            let behind = target.get().saturating_sub(applied_to.get());
+            Err(format!("it has {behind} slots to apply until it has caught up").into())
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acceptor(number: u128) -> AcceptorUuid {
+        AcceptorUuid::from_u128(number)
+    }
+
+    fn slot(number: u64) -> Slot {
+        Slot::new(number).unwrap()
+    }
+
+    #[test]
+    fn up_to_date_is_who_has_applied_what_a_quorum_told_lately() {
+        let (catch_up, begin) = (CatchUp::default(), Instant::now());
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        let look = |applied_to, seconds| {
+            let looked = catch_up.look(slot(applied_to), after(seconds));
+            looked.map_err(Reason::into_owned)
+        };
+        assert!(look(9, 0).unwrap_err().contains("no formed cluster"));
+        catch_up.expect(2);
+        catch_up.told(acceptor(1), slot(10), after(0));
+        assert!(look(10, 0).unwrap_err().starts_with("1 acceptors"));
+        catch_up.told(acceptor(2), slot(20), after(0));
+        assert!(look(10, 0).unwrap_err().contains("10 slots"));
+        assert_eq!(look(20, 0), Ok(()));
+        assert_eq!(catch_up.tail(), slot(20));
+        // Nothing was heard since.
+        assert!(look(20, 5).unwrap_err().starts_with("0 acceptors"));
+        // A target stays until it is reached, however much the log grows meanwhile.
+        for second in 5..9 {
+            for number in [1, 2] {
+                catch_up.told(acceptor(number), slot(100 * second), after(second));
+            }
+        }
+        assert!(look(499, 8).unwrap_err().contains("301 slots"));
+        assert_eq!(look(500, 8), Ok(()));
+        assert!(look(500, 10).is_err());
+    }
+}

@@ -1,0 +1,72 @@
+//! What a learner counts and measures.
+
+use std::sync::Arc;
+
+use paxos_common::metrics::{Counter, Metrics};
+
+use crate::{catch_up::CatchUp, service::LearnerService};
+
+/// What its tasks count. Cheap to clone; all clones are one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Instruments {
+    /// Commands applied.
+    pub(crate) commands: Counter,
+    /// Questions put to the acceptors for linearizable reads.
+    pub(crate) read_rounds: Counter,
+    /// Calls of `Read` that got their answer.
+    pub(crate) reads: Counter,
+}
+
+impl Instruments {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        Self {
+            commands: metrics.counter(
+                "paxos.learner.commands_applied",
+                "Commands applied since the start",
+            ),
+            read_rounds: metrics.counter(
+                "paxos.learner.read_rounds",
+                "Rounds of asking the acceptors, each for all linearizable reads that wait",
+            ),
+            reads: metrics.counter("paxos.learner.reads", "Reads answered, of any consistency"),
+        }
+    }
+}
+
+/// Shows how far the learner has come.
+pub(crate) fn show(metrics: &Metrics, service: &LearnerService, catch_up: &Arc<CatchUp>) {
+    let gauge = |name, help, look: fn(&LearnerService) -> u64| {
+        let service = service.clone();
+        metrics.gauge(name, "", help, move || look(&service));
+    };
+    gauge(
+        "paxos.learner.applied_to",
+        "Watermark: every slot below it is applied",
+        |service| service.applied_to().map_or(0, |slot| slot.get()),
+    );
+    gauge(
+        "paxos.learner.durable_to",
+        "Watermark: every slot below it is on this learner's disk",
+        |service| service.durable_to().map_or(0, |slot| slot.get()),
+    );
+    gauge(
+        "paxos.learner.reads_waiting",
+        "Linearizable reads that wait",
+        LearnerService::reads_waiting,
+    );
+    gauge(
+        "paxos.learner.registers",
+        "Registers that hold a value",
+        LearnerService::registers,
+    );
+    let (service, catch_up) = (service.clone(), Arc::clone(catch_up));
+    metrics.gauge(
+        "paxos.learner.lag",
+        "",
+        "Slots that an acceptor told to be chosen and that are not applied yet",
+        move || {
+            let applied_to = service.applied_to().map_or(0, |slot| slot.get());
+            catch_up.tail().get().saturating_sub(applied_to)
+        },
+    );
+}
