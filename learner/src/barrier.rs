@@ -208,16 +208,20 @@ impl<T> Keeper<T> {
         }
     }
 
+    /// Takes in all that is there at once: one round serves them.
     fn take_calls(&mut self, calls: &mut Vec<Call>) {
         if self.core.waiting() + calls.len() > READS_MAX {
             self.sweep();
         }
+        let from = ReadId(self.next_read);
         // Whoever is gone by now need not be counted.
         for call in calls.drain(..).filter(|call| !call.answer.is_closed()) {
-            let read = ReadId(self.next_read);
+            self.waiting.insert(ReadId(self.next_read), call);
             self.next_read += 1;
-            self.waiting.insert(read, call);
-            self.core.handle(Event::Asked(read));
+        }
+        let to = ReadId(self.next_read);
+        if from < to {
+            self.core.handle(Event::Asked { from, to });
         }
     }
 

@@ -25,8 +25,13 @@ pub struct ReadId(pub u64);
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// A caller asks for a linearizable read.
-    Asked(ReadId),
+    /// Callers ask for linearizable reads: all that came in since the event before, so that one round serves them.
+    Asked {
+        /// The first of them.
+        from: ReadId,
+        /// One past the last of them.
+        to: ReadId,
+    },
     /// The caller does not wait any more.
     Abandoned(ReadId),
     /// An acceptor tells how far it has voted. Its runs were held against what is remembered of it before.
@@ -148,10 +153,10 @@ impl Reading {
     /// Takes in what happened.
     ///
     /// # Panics
-    /// When a read comes in with an id that is not above all earlier ones.
+    /// When reads come in with ids that are not above all earlier ones.
     pub fn handle(&mut self, event: Event) {
         match event {
-            Event::Asked(read) => self.asked(read),
+            Event::Asked { from, to } => self.asked(from, to),
             Event::Abandoned(read) => {
                 self.waiting.remove(&read);
             }
@@ -172,16 +177,18 @@ impl Reading {
         std::mem::take(&mut self.effects)
     }
 
-    fn asked(&mut self, read: ReadId) {
+    fn asked(&mut self, from: ReadId, to: ReadId) {
         assert!(
-            read >= self.next_read,
+            self.next_read <= from && from <= to,
             "reads are counted up in the order in which they come in"
         );
-        self.next_read = ReadId(read.0 + 1);
-        if self.waiting.len() < READS_MAX {
-            self.waiting.insert(read, None);
-        } else {
-            self.effects.push(Effect::TurnAway(read));
+        self.next_read = to;
+        for read in (from.0..to.0).map(ReadId) {
+            if self.waiting.len() < READS_MAX {
+                self.waiting.insert(read, None);
+            } else {
+                self.effects.push(Effect::TurnAway(read));
+            }
         }
     }
 

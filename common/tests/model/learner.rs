@@ -87,10 +87,10 @@ impl LearnerStep<'_> {
                 self.tell(reading::Event::Applied(self.node.core.next()));
             }
             Input::Read => {
-                let read = ReadId(self.node.reads);
-                self.node.reads += 1;
+                let (read, next) = (ReadId(self.node.reads), ReadId(self.node.reads + 1));
+                self.node.reads = next.0;
                 self.outputs.claim(Claim::ReadBegins(self.node.place, read));
-                self.tell(reading::Event::Asked(read));
+                self.tell(reading::Event::Asked { from: read, to: next });
             }
             Input::Limit => {
                 if let Some(generation) = self.node.timer.take() {

@@ -19,6 +19,9 @@ use super::{
     world::{Happening, Time, World, micros, uuid},
 };
 
+/// Most readers that come in at a learner at the same time.
+const TOGETHER_MAX: u64 = 3;
+
 /// The readers of one run of a learner.
 #[derive(Debug)]
 pub(crate) struct Readers {
@@ -60,27 +63,33 @@ impl World<'_> {
         self.statistics.add(Counted::ReadsLost, lost as u64);
     }
 
-    /// Somebody asks a learner, and another one later.
+    /// Some ask a learner at the same time, and others later.
     pub(crate) fn read_due(&mut self, learner: usize) {
-        self.ask_to_read(learner);
+        let readers = self.rng.random_range(1..=TOGETHER_MAX);
+        self.ask_to_read(learner, readers);
         self.plan_within(2 * self.knobs.read_every, Happening::ReadDue { learner });
     }
 
-    fn ask_to_read(&mut self, learner: usize) {
-        let gives_up = self.rng.random_bool(0.05);
+    fn ask_to_read(&mut self, learner: usize, together: u64) {
         let process = &mut self.learners[learner];
         let Some(readers) = &mut process.readers else {
             return;
         };
-        let (run, read) = (process.run, ReadId(readers.asked));
-        readers.asked += 1;
-        readers.waiting.insert(read, Waiting::default());
-        self.invariants.reads.begins(learner, read.0);
-        if gives_up && self.healed_at.is_none() {
-            let abandoned = Happening::ReadAbandoned { learner, run, read };
-            self.plan_within(2 * micros(LEADER_TIMEOUT), abandoned);
+        let run = process.run;
+        let asked = readers.asked..readers.asked + together;
+        readers.asked = asked.end;
+        let (from, to) = (ReadId(asked.start), ReadId(asked.end));
+        let new = asked.clone().map(|read| (ReadId(read), Waiting::default()));
+        readers.waiting.extend(new);
+        for read in asked {
+            self.invariants.reads.begins(learner, read);
+            if self.rng.random_bool(0.05) && self.healed_at.is_none() {
+                let read = ReadId(read);
+                let abandoned = Happening::ReadAbandoned { learner, run, read };
+                self.plan_within(2 * micros(LEADER_TIMEOUT), abandoned);
+            }
         }
-        self.tell_readers(learner, Event::Asked(read));
+        self.tell_readers(learner, Event::Asked { from, to });
     }
 
     /// The faults stop: whoever waits, and one more at each learner, must be answered.
@@ -92,7 +101,7 @@ impl World<'_> {
                     self.invariants.progress.read_due(learner, read.0);
                 }
             }
-            self.ask_to_read(learner);
+            self.ask_to_read(learner, 1);
         }
     }
 

@@ -139,6 +139,20 @@ async fn answers_to_an_earlier_question_are_not_counted() {
 }
 
 #[tokio::test]
+async fn those_who_come_in_together_share_a_question() {
+    let mut rig = Rig::new();
+    let reads: Vec<_> = (0..500).map(|_| rig.read()).collect();
+    let nonce = rig.asked().await;
+    assert_eq!(rig.barrier.waiting(), 500);
+    rig.tell(1, nonce, 5).await;
+    rig.tell(2, nonce, 5).await;
+    for read in soon(join_all(reads)).await {
+        assert_eq!(read.unwrap(), Ok(slot(5)));
+    }
+    assert!(!rig.question.has_changed().unwrap());
+}
+
+#[tokio::test]
 async fn those_who_come_in_while_a_round_is_answered_are_served_together_by_the_next() {
     let mut rig = Rig::new();
     let first = rig.read();

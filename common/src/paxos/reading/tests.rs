@@ -31,7 +31,13 @@ fn does(reading: &mut Reading, event: Event) -> Vec<Effect> {
 }
 
 fn asked(reading: &mut Reading, read: u64) -> Vec<Effect> {
-    does(reading, Event::Asked(ReadId(read)))
+    asked_together(reading, read, read + 1)
+}
+
+/// From `from`, inclusive, to `to`, exclusive.
+fn asked_together(reading: &mut Reading, from: u64, to: u64) -> Vec<Effect> {
+    let (from, to) = (ReadId(from), ReadId(to));
+    does(reading, Event::Asked { from, to })
 }
 
 /// An answer to the round of this number, from 0.
@@ -134,6 +140,23 @@ fn what_was_trimmed_had_been_voted_for() {
 }
 
 #[test]
+fn reads_that_come_in_together_share_the_round_that_begins_then() {
+    let mut reading = reading();
+    assert_eq!(
+        asked_together(&mut reading, 1, 4),
+        [ask(0, &[1, 2, 3]), Effect::SetTimer(0)]
+    );
+    tailed(&mut reading, 1, 0, 0);
+    assert_eq!(tailed(&mut reading, 2, 0, 0), [answer(1), answer(2), answer(3)]);
+}
+
+#[test]
+fn nobody_who_asks_begins_nothing() {
+    let mut reading = reading();
+    assert_eq!(asked_together(&mut reading, 1, 1), []);
+}
+
+#[test]
 fn a_read_that_comes_in_during_a_round_waits_for_the_next_which_serves_all_such() {
     let mut reading = reading();
     asked(&mut reading, 1);
@@ -225,13 +248,12 @@ fn a_timer_of_an_earlier_generation_is_ignored() {
 fn reads_beyond_the_most_are_turned_away_until_others_leave() {
     let mut reading = reading();
     let most = READS_MAX as u64;
-    for read in 0..most {
-        asked(&mut reading, read);
-    }
-    assert_eq!(asked(&mut reading, most), [Effect::TurnAway(ReadId(most))]);
+    asked_together(&mut reading, 0, most - 1);
+    let away = [most, most + 1].map(|read| Effect::TurnAway(ReadId(read)));
+    assert_eq!(asked_together(&mut reading, most - 1, most + 2), away);
     assert_eq!(reading.waiting(), READS_MAX);
     does(&mut reading, Event::Abandoned(ReadId(5)));
-    assert_eq!(asked(&mut reading, most + 1), []);
+    assert_eq!(asked(&mut reading, most + 2), []);
 }
 
 #[test]
