@@ -177,6 +177,29 @@ async fn dev_runs_a_whole_cluster_that_the_other_commands_find() {
         "{bench}"
     );
 
+    let mixed = [
+        "bench",
+        "--reads",
+        "50",
+        "--duration",
+        "200ms",
+        "--output",
+        "json",
+    ];
+    let mixed: Value = serde_json::from_str(&stdout(&dev.run(&mixed).await)).unwrap();
+    assert!(
+        mixed["reads"]["answered"].as_u64().unwrap() > 0
+            && mixed["reads"]["failed"] == 0
+            && mixed["reads"]["latency_ms"]["p50"].as_f64().unwrap() > 0.0
+            && mixed["proposals"].as_u64().unwrap() > 0,
+        "{mixed}"
+    );
+    let reads = stdout(&dev.run(&["bench", "--reads", "100", "--duration", "200ms"]).await);
+    assert!(
+        reads.starts_with("reads ") && reads.ends_with("failed     0\n"),
+        "{reads}"
+    );
+
     // Its ports are taken now.
     let base = dev.urls.rsplit(':').next().unwrap().parse::<u16>().unwrap() - 3;
     fails(
@@ -325,6 +348,7 @@ async fn usage_errors_exit_2_and_say_what_would_be_right() {
     fails(&["log", "--from", "-1"], USAGE, &["unexpected argument '-1'"]).await;
     fails(&["log", "--from", "first"], USAGE, &["a number from 0 on"]).await;
     fails(&["bench", "--value-bytes", "0"], USAGE, &["1..=1048576"]).await;
+    fails(&["bench", "--reads", "101"], USAGE, &["0..=100"]).await;
     fails(&["dev", "--acceptor-count", "0"], USAGE, &["1..=31"]).await;
     fails(&["serve", "acceptor", "--id", "a1"], USAGE, &["--data-dir"]).await;
     fails(&["serve", "proposer"], USAGE, &["--acceptors"]).await;
@@ -351,6 +375,7 @@ async fn commands_without_a_cluster_exit_69_and_say_what_to_do() {
         (&["log"], &["cannot learn where the log ends", "paxos status"]),
         (&["log", "--follow"], &["no learner answers", "paxos status"]),
         (&["bench"], &["nothing was proposed"]),
+        (&["bench", "--reads", "100"], &["nothing was proposed"]),
         (&["status"], &["no acceptor answers"]),
     ] {
         let args = with(command);

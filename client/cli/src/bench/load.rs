@@ -1,0 +1,135 @@
+//! What the cluster is measured with: proposals and linearizable reads, in the shares asked for.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::try_join_all;
+use paxos_client::{
+    Client, Condition, Consistency, ProposeError, ReadError, Register, Version,
+    proto::{Append, Command, Put, command::Operation},
+};
+use paxos_common::exit::Failure;
+use tokio::{sync::watch, time::Instant};
+
+use super::tally::Tally;
+use crate::{connection::propose_failure, key::write_failure};
+
+/// Registers that reads look at and proposals write: few enough to be written at once, and so many that it matters
+/// little which is read.
+const REGISTERS: usize = 64;
+
+/// What each worker does.
+#[derive(Clone)]
+pub(super) struct Load {
+    pub(super) client: Client,
+    pub(super) value: Bytes,
+    pub(super) unary: bool,
+    /// The share of reads, in per cent, 0 to 100.
+    pub(super) reads_percent: u8,
+    pub(super) timeout: Duration,
+}
+
+impl Load {
+    /// Connects, writes what is read later, and fails at once when there is nothing to measure.
+    pub(super) async fn prepare(&self) -> Result<(), Failure> {
+        if self.reads_percent == 0 {
+            return self.propose(0).await.map(drop).map_err(propose_failure);
+        }
+        let writes = (0..REGISTERS).map(|place| {
+            let value = self.value.clone();
+            self.client
+                .put(key(place), value, Condition::Always, self.timeout)
+        });
+        try_join_all(writes).await.map(drop).map_err(write_failure)
+    }
+
+    /// Keeps one operation in flight until told to stop; the last one is waited for, and counts.
+    pub(super) async fn work(self, worker: usize, stopped: watch::Receiver<bool>) -> Tally {
+        let mut tally = Tally::new();
+        let mut turns = Turns::new(self.reads_percent, worker);
+        let mut place = worker;
+        while !*stopped.borrow() {
+            place = place.wrapping_add(1);
+            let begun = Instant::now();
+            if turns.next_is_read() {
+                let result = self.read(place).await;
+                tally.count_read(&result, begun.elapsed());
+            } else {
+                let result = self.propose(place).await;
+                tally.count_proposal(&result, begun.elapsed());
+            }
+        }
+        tally
+    }
+
+    async fn propose(&self, place: usize) -> Result<Version, ProposeError> {
+        let value = self.value.clone();
+        let operation = if self.reads_percent == 0 {
+            Operation::Append(Append { record: value })
+        } else {
+            Operation::Put(Put {
+                key: key(place),
+                value,
+                condition: None,
+            })
+        };
+        let command = Command {
+            session: None,
+            operation: Some(operation),
+        };
+        if self.unary {
+            self.client.propose_unary(command, self.timeout).await
+        } else {
+            self.client.propose(command, self.timeout).await
+        }
+    }
+
+    async fn read(&self, place: usize) -> Result<Option<Register>, ReadError> {
+        let freshness = Consistency::Linearizable;
+        self.client.get(key(place), freshness, self.timeout).await
+    }
+}
+
+fn key(place: usize) -> Bytes {
+    format!("paxos-bench/{:02}", place % REGISTERS).into()
+}
+
+/// Whose turn it is: reads and proposals, evenly mixed.
+struct Turns {
+    percent: u8,
+    /// Below 100.
+    owed: u8,
+}
+
+impl Turns {
+    /// Workers begin at different places, so that they do not all propose at the same time.
+    fn new(percent: u8, worker: usize) -> Self {
+        let owed = u8::try_from(worker * 37 % 100).expect("below 100");
+        Self { percent, owed }
+    }
+
+    fn next_is_read(&mut self) -> bool {
+        self.owed += self.percent;
+        let is_read = self.owed >= 100;
+        if is_read {
+            self.owed -= 100;
+        }
+        is_read
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_each_hundred_turns_so_many_are_reads_as_the_share_says() {
+        for percent in 0..=100 {
+            for worker in [0, 1, 99, 65_535] {
+                let mut turns = Turns::new(percent, worker);
+                let reads = (0..100).filter(|_| turns.next_is_read()).count();
+                assert_eq!(reads, usize::from(percent), "worker {worker}");
+            }
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What is counted while the cluster is measured, and how it is told.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use paxos_client::{ProposeError, ReadError, Register, Version};
+use serde_json::{Value, json};
+
+/// Longest latency recorded, in microseconds: an hour; a longer one counts as that.
+const LATENCY_MAX_US: u64 = 3_600_000_000;
+/// The share of operations, in per cent, and what it is called.
+const PERCENTILES: [(&str, f64); 4] = [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9)];
+
+/// How long each operation of one kind took, of those that succeeded.
+#[derive(Debug)]
+pub(super) struct Latencies(Histogram<u64>);
+
+impl Latencies {
+    fn new() -> Self {
+        Self(Histogram::new_with_max(LATENCY_MAX_US, 3).expect("the bounds are constants that fit"))
+    }
+
+    fn record(&mut self, elapsed: Duration) {
+        let micros = u64::try_from(elapsed.as_micros()).unwrap_or(LATENCY_MAX_US);
+        self.0.saturating_record(micros);
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("all have the same bounds");
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts for people stay far below 2^52")]
+    fn per_second(&self, elapsed: Duration) -> f64 {
+        self.0.len() as f64 / elapsed.as_secs_f64()
+    }
+
+    /// Each percentile and the longest, by name, in milliseconds.
+    fn told_ms(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let percentiles =
+            PERCENTILES.map(|(name, percentile)| (name, self.0.value_at_percentile(percentile)));
+        percentiles
+            .into_iter()
+            .chain([("max", self.0.max())])
+            .map(|(name, micros)| (name, millis(micros)))
+    }
+
+    fn text(&self, what: &str, elapsed: Duration) -> String {
+        let latency: Vec<_> = self
+            .told_ms()
+            .map(|(name, ms)| format!("{name} {ms:.2} ms"))
+            .collect();
+        format!(
+            "{what:<9}  {} in {:.1} s, {:.0} a second\nlatency    {}\n",
+            self.count(),
+            elapsed.as_secs_f64(),
+            self.per_second(elapsed),
+            latency.join("  "),
+        )
+    }
+
+    fn json(&self) -> Value {
+        self.told_ms()
+            .map(|(name, ms)| (name.to_owned(), json!(ms)))
+            .collect()
+    }
+}
+
+/// What came of the operations.
+#[derive(Debug)]
+pub(super) struct Tally {
+    pub(super) proposals: Latencies,
+    refused: u64,
+    not_proposed: u64,
+    outcome_unknown: u64,
+    pub(super) reads: Latencies,
+    reads_failed: u64,
+}
+
+impl Tally {
+    pub(super) fn new() -> Self {
+        Self {
+            proposals: Latencies::new(),
+            refused: 0,
+            not_proposed: 0,
+            outcome_unknown: 0,
+            reads: Latencies::new(),
+            reads_failed: 0,
+        }
+    }
+
+    pub(super) fn count_proposal(&mut self, result: &Result<Version, ProposeError>, elapsed: Duration) {
+        match result {
+            Ok(_) => self.proposals.record(elapsed),
+            Err(ProposeError::NotProposed(_)) => self.not_proposed += 1,
+            Err(ProposeError::OutcomeUnknown(_)) => self.outcome_unknown += 1,
+            Err(ProposeError::Invalid(_) | ProposeError::Refused(_)) => self.refused += 1,
+        }
+    }
+
+    /// A read that does not find what was written before is no answer.
+    pub(super) fn count_read(&mut self, result: &Result<Option<Register>, ReadError>, elapsed: Duration) {
+        match result {
+            Ok(Some(_)) => self.reads.record(elapsed),
+            Ok(None) | Err(_) => self.reads_failed += 1,
+        }
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        self.proposals.add(&other.proposals);
+        self.refused += other.refused;
+        self.not_proposed += other.not_proposed;
+        self.outcome_unknown += other.outcome_unknown;
+        self.reads.add(&other.reads);
+        self.reads_failed += other.reads_failed;
+    }
+
+    /// For people: of the kinds that were asked for, by the share of reads in per cent.
+    pub(super) fn text(&self, reads_percent: u8, elapsed: Duration) -> String {
+        let mut text = String::new();
+        if reads_percent < 100 {
+            text += &self.proposals.text("proposals", elapsed);
+            text += &format!(
+                "failed     {} outcome unknown, {} not proposed, {} refused\n",
+                self.outcome_unknown, self.not_proposed, self.refused
+            );
+        }
+        if reads_percent > 0 {
+            text += &self.reads.text("reads", elapsed);
+            text += &format!("failed     {}\n", self.reads_failed);
+        }
+        text
+    }
+
+    /// For programs.
+    pub(super) fn json(&self, elapsed: Duration) -> Value {
+        json!({
+            "seconds": elapsed.as_secs_f64(),
+            "proposals": self.proposals.count(),
+            "per_second": self.proposals.per_second(elapsed),
+            "latency_ms": self.proposals.json(),
+            "outcome_unknown": self.outcome_unknown,
+            "not_proposed": self.not_proposed,
+            "refused": self.refused,
+            "reads": {
+                "answered": self.reads.count(),
+                "per_second": self.reads.per_second(elapsed),
+                "latency_ms": self.reads.json(),
+                "failed": self.reads_failed,
+            },
+        })
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "an hour in microseconds is far below 2^52"
+)]
+fn millis(micros: u64) -> f64 {
+    micros as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use paxos_client::{Cause, Slot};
+
+    fn cause() -> Cause {
+        Cause {
+            code: tonic::Code::Unavailable,
+            message: String::new(),
+        }
+    }
+
+    fn version() -> Version {
+        Version {
+            slot: Slot::ZERO,
+            offset: 0,
+        }
+    }
+
+    fn twice(tally: &Tally) -> Tally {
+        let mut sum = Tally::new();
+        sum.add(tally);
+        sum.add(tally);
+        sum
+    }
+
+    #[test]
+    fn failures_are_counted_by_fate_and_do_not_enter_the_latencies() {
+        let mut tally = Tally::new();
+        tally.count_proposal(&Ok(version()), Duration::from_millis(2));
+        let unknown = Err(ProposeError::OutcomeUnknown(cause()));
+        tally.count_proposal(&unknown, Duration::from_secs(1));
+        let not_proposed = Err(ProposeError::NotProposed(cause()));
+        tally.count_proposal(&not_proposed, Duration::from_secs(1));
+        let text = twice(&tally).text(0, Duration::from_secs(4));
+        let latency = "p50 2.00 ms  p90 2.00 ms  p99 2.00 ms  p99.9 2.00 ms  max 2.00 ms";
+        assert_eq!(
+            text,
+            format!(
+                "proposals  2 in 4.0 s, 0 a second\nlatency    {latency}\n\
+                 failed     2 outcome unknown, 2 not proposed, 0 refused\n"
+            )
+        );
+    }
+
+    #[test]
+    fn reads_are_told_apart_and_one_that_finds_nothing_has_failed() {
+        let mut tally = Tally::new();
+        let found = Register {
+            key: "key".into(),
+            value: "value".into(),
+            version: version(),
+        };
+        tally.count_proposal(&Ok(version()), Duration::from_millis(9));
+        tally.count_read(&Ok(Some(found)), Duration::from_millis(1));
+        tally.count_read(&Ok(None), Duration::from_secs(1));
+        tally.count_read(&Err(ReadError::Unavailable(cause())), Duration::from_secs(1));
+        let sum = twice(&tally);
+        let json = sum.json(Duration::from_secs(1));
+        assert_eq!(json["reads"]["answered"], 2);
+        assert_eq!(json["reads"]["per_second"], 2.0);
+        assert_eq!(json["reads"]["failed"], 4);
+        assert!(
+            json["reads"]["latency_ms"]["max"].as_f64().unwrap() < 2.0,
+            "{json}"
+        );
+        assert_eq!(json["proposals"], 2);
+        let only = sum.text(100, Duration::from_secs(1));
+        assert!(only.starts_with("reads      2 in 1.0 s, 2 a second\n"), "{only}");
+        assert!(only.ends_with("failed     4\n"), "{only}");
+        let both = sum.text(50, Duration::from_secs(1));
+        assert!(
+            both.starts_with("proposals  2 in") && both.ends_with(&only),
+            "{both}"
+        );
+    }
+}
