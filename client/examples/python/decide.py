@@ -1,0 +1,25 @@
+"""Decides a name, with nothing but the contract in proto/: the first value to be ordered wins, for everybody."""
+
+import sys
+
+import grpc
+from paxos.v1 import learner_pb2, learner_pb2_grpc, proposer_pb2, proposer_pb2_grpc, types_pb2
+
+name, value = (argument.encode() for argument in sys.argv[1:3])
+proposer = proposer_pb2_grpc.ProposerStub(grpc.insecure_channel("127.0.0.1:7101"))
+learner = learner_pb2_grpc.LearnerStub(grpc.insecure_channel("127.0.0.1:7201"))
+
+# Answered once the command is on the disks of a quorum, at a place in the log. When nobody answers, sending it again
+# decides nothing twice; but without a session, nobody can tell then which of the two attempts it was that won.
+if_absent = types_pb2.Condition(absent=True)
+put = types_pb2.Put(key=name, value=value, condition=if_absent)
+command = types_pb2.Command(put=put)
+version = proposer.Propose(proposer_pb2.ProposeRequest(command=command), timeout=10).version
+
+# What it did is judged by those before it in the log; any learner tells.
+result = learner.Result(learner_pb2.ResultRequest(version=version), timeout=10)
+print("ours" if result.WhichOneof("outcome") == "applied" else "lost", f"at {version.slot}.{version.offset}")
+
+# Linearizable, unless less is asked for.
+read = learner.Read(learner_pb2.ReadRequest(key=name), timeout=10)
+print(read.registers[0].value.decode())
