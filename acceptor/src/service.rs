@@ -407,7 +407,8 @@ impl<R: Reader> Acceptor for Service<R> {
         self.inner.check_caller(request.caller.as_ref())?;
         let published = self.inner.shared.published();
         Ok(Response::new(pb::TailResponse {
-            stamp: Some(self.inner.opening_stamp(&published.stamp)),
+            // Asked with every round of reads; whoever does not know the run yet asks by `Form`.
+            stamp: Some(wire::stamp(&published.stamp, Vec::new())),
             nonce: request.nonce,
             voted_to: published.voted_to.get(),
             trimmed_to: published.trimmed_to.get(),
