@@ -20,7 +20,8 @@ use crate::{
 /// Wait to hold an election; run a command while holding
 ///
 /// The command runs in a process group of its own, with the fencing token, a number that grows from holder to holder, in
-/// PAXOS_FENCING_TOKEN. When the election is lost the group gets SIGTERM, and SIGKILL after --grace; then this exits 1.
+/// PAXOS_FENCING_TOKEN. When the election is lost the group gets SIGTERM, and SIGKILL after --grace, or after a twentieth
+/// of --ttl if that is shorter, which is before others may take over; then this exits 1.
 /// When the command ends, this resigns and exits with its code, or with 128 + the number of the signal that ended it.
 /// SIGTERM and SIGINT are passed on as SIGTERM, and this resigns when the command has ended. If this process is killed,
 /// the kernel kills the command, but not what the command has started.
@@ -42,7 +43,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     ttl: Duration,
 
-    /// How long the command has between SIGTERM and SIGKILL
+    /// How long the command has between SIGTERM and SIGKILL; at most a twentieth of --ttl when the election is lost
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
     grace: Duration,
 
@@ -193,7 +194,7 @@ async fn run_command(args: &Args, tenure: Tenure, interrupt: &mut Interrupt) -> 
         status = command.wait() => status?,
         // Cancel safe: it only waits.
         lost = tenure.lost() => {
-            command.stop(args.grace).await?;
+            command.stop(grace_when_lost(args)).await?;
             return Err(lost_failure(lost));
         }
         // Cancel safe: a signal unseen stays pending.
@@ -203,7 +204,7 @@ async fn run_command(args: &Args, tenure: Tenure, interrupt: &mut Interrupt) -> 
                 status = command.stop(args.grace) => status?,
                 // Cancel safe: it only waits.
                 lost = tenure.lost() => {
-                    command.stop(args.grace).await?;
+                    command.stop(grace_when_lost(args)).await?;
                     return Err(lost_failure(lost));
                 }
             }
@@ -211,6 +212,12 @@ async fn run_command(args: &Args, tenure: Tenure, interrupt: &mut Interrupt) -> 
     };
     resign(tenure).await;
     Ok(code_of(status))
+}
+
+/// How long a command may go on that has lost the election. A holder hears of that a tenth of the time to live before
+/// others may take over: half of it is the command's, the rest is for clocks that run apart and for the kill.
+fn grace_when_lost(args: &Args) -> Duration {
+    args.grace.min(args.ttl / 20)
 }
 
 async fn resign(tenure: Tenure) {
@@ -232,5 +239,30 @@ fn election_failure(error: ElectionError) -> Failure {
         ElectionError::Unavailable(_) => {
             Failure::unavailable(anyhow::anyhow!("{error}; `paxos status` shows what is wrong"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn grace_of(flags: &str) -> Duration {
+        let line = ["elect", "name"].into_iter().chain(flags.split_whitespace());
+        grace_when_lost(&Line::parse_from(line).args)
+    }
+
+    #[test]
+    fn command_that_ignores_sigterm_is_killed_before_others_may_take_over() {
+        assert_eq!(grace_of(""), Duration::from_millis(250));
+        assert_eq!(grace_of("--ttl 1s --grace 1h"), Duration::from_millis(50));
+        assert_eq!(grace_of("--ttl 1h --grace 2s"), Duration::from_secs(2));
     }
 }
