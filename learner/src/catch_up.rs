@@ -88,15 +88,14 @@ impl CatchUp {
             caught_up += usize::from(heard.caught_up.is_some_and(is_fresh));
             target = target.max(heard.chosen_to);
         }
+        let behind = target.get().saturating_sub(applied_to.get());
         if caught_up >= quorum {
             Ok(())
         } else if fresh < quorum {
-            Err(
-                format!("{fresh} acceptors have told lately how far they are, and {quorum} are a quorum")
-                    .into(),
-            )
+            Err(format!("heard lately from {fresh} of the acceptors; a quorum is {quorum}").into())
+        } else if behind == 0 {
+            Err("what the acceptors told is growing old".into())
         } else {
-            let behind = target.get().saturating_sub(applied_to.get());
             Err(format!("it has {behind} slots to apply until it has caught up").into())
         }
     }
@@ -129,13 +128,13 @@ mod tests {
         assert!(look(9, 0).unwrap_err().contains("no formed cluster"));
         catch_up.expect(2);
         catch_up.told(acceptor(1), slot(10), after(0));
-        assert!(look(10, 0).unwrap_err().starts_with("1 acceptors"));
+        assert!(look(10, 0).unwrap_err().contains("from 1 of"));
         catch_up.told(acceptor(2), slot(20), after(0));
         assert!(look(10, 0).unwrap_err().contains("10 slots"));
         assert_eq!(look(20, 0), Ok(()));
         assert_eq!(catch_up.tail(), slot(20));
         // Nothing was heard since.
-        assert!(look(20, 5).unwrap_err().starts_with("0 acceptors"));
+        assert!(look(20, 5).unwrap_err().contains("from 0 of"));
         // A target stays until it is reached, however much the log grows meanwhile.
         for second in 5..9 {
             for number in [1, 2] {

@@ -192,7 +192,7 @@ pub(crate) fn readiness(view: watch::Receiver<View>) -> impl Fn() -> Result<(), 
         }
         // Without them it cannot lead; and what the few say of a leader, a candidate that lacks the others says too.
         if linked < quorum {
-            return Err(format!("{linked} acceptors answer, and {quorum} are a quorum").into());
+            return Err(format!("it reaches {linked} of the acceptors; a quorum is {quorum}").into());
         }
         if view.phase == ProposerPhase::Leading || view.leader.is_some() {
             return Ok(());

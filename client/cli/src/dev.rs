@@ -29,6 +29,8 @@ const PROPOSER_PORTS: u16 = 101;
 const LEARNER_PORTS: u16 = 201;
 /// The base port that the other commands expect.
 const BASE_PORT: u16 = 7000;
+/// Above a role's port, where its metrics are.
+const METRICS_PORTS: u16 = 1_000;
 /// How often we look whether the cluster is ready, and how long an answer may take.
 const READY_CHECK: Duration = Duration::from_millis(50);
 const READY_PATIENCE: Duration = Duration::from_secs(1);
@@ -59,6 +61,10 @@ pub(crate) struct Args {
     /// Listen on the ports from this one + 1, + 101 and + 201 on
     #[arg(long, value_name = "PORT", default_value_t = BASE_PORT, value_parser = value_parser!(u16).range(1024..=65_000))]
     base_port: u16,
+
+    /// Serve metrics and probes of each role over HTTP, on its port + 1000: 8001…, 8101…, 8201…
+    #[arg(long)]
+    metrics: bool,
 }
 
 pub(crate) fn run(args: Args) -> ExitCode {
@@ -105,6 +111,7 @@ async fn cluster(args: Args) -> Result<(), Failure> {
         let flags = bound.flags([
             ("--id", bound.name.clone().into()),
             ("--data-dir", data_dir.into()),
+            ("--metrics-listen", bound.metrics(args.metrics)?),
         ]);
         let config = parse::<paxos_acceptor::config::Args>(flags)?.into();
         roles.start(ACCEPTORS, bound, |listener, shutdown| {
@@ -112,8 +119,11 @@ async fn cluster(args: Args) -> Result<(), Failure> {
         })?;
     }
     for bound in proposers {
-        let config =
-            parse::<paxos_proposer::Args>(bound.flags([("--acceptors", urls.clone().into())]))?.into();
+        let flags = bound.flags([
+            ("--acceptors", urls.clone().into()),
+            ("--metrics-listen", bound.metrics(args.metrics)?),
+        ]);
+        let config = parse::<paxos_proposer::Args>(flags)?.into();
         roles.start(PROPOSERS, bound, |listener, shutdown| {
             paxos_proposer::run(config, listener, shutdown)
         })?;
@@ -123,6 +133,7 @@ async fn cluster(args: Args) -> Result<(), Failure> {
         let flags = bound.flags([
             ("--acceptors", urls.clone().into()),
             ("--data-dir", data_dir.into()),
+            ("--metrics-listen", bound.metrics(args.metrics)?),
         ]);
         let config = parse::<paxos_learner::Args>(flags)?.into();
         roles.start(LEARNERS, bound, |listener, shutdown| {
@@ -152,6 +163,17 @@ struct Bound {
 impl Bound {
     fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Where its metrics are.
+    fn metrics(&self, wanted: bool) -> Result<OsString, Failure> {
+        if !wanted {
+            return Ok("off".into());
+        }
+        let port = self.address.port().checked_add(METRICS_PORTS);
+        let port =
+            port.ok_or_else(|| Failure::usage("--metrics needs a lower --base-port: at most 64000"))?;
+        Ok(SocketAddr::new(self.address.ip(), port).to_string().into())
     }
 
     /// The command line of the role's own binary. The addresses are stated, so that the environment cannot.

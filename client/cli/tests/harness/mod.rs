@@ -77,6 +77,8 @@ pub fn paxos(args: &[&str]) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| is_ours(name)) {
         command.env_remove(name);
     }
+    // Their usual ports are few, and many processes run here.
+    command.env("PAXOS_METRICS_LISTEN", "off");
     command.args(args).stdin(Stdio::null());
     command
 }
