@@ -1,6 +1,9 @@
 //! What running processes show of themselves over HTTP: metrics by their names, and probes that tell the truth.
 #![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
 
+#[path = "metrics/collector.rs"]
+#[expect(unreachable_pub, reason = "a module of this binary alone")]
+mod collector;
 #[expect(unreachable_pub, reason = "a module of every test binary")]
 mod harness;
 #[path = "metrics/scrape.rs"]
@@ -15,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use collector::Collector;
 use harness::{Cluster, PATIENCE, free_ports, paxos, until};
 use nix::sys::signal::Signal;
 use scrape::{Scrape, address, get, ready};
@@ -337,4 +341,26 @@ async fn dev_serves_metrics_of_every_role_when_asked() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn collector_is_sent_the_same_metrics_while_they_run_and_when_they_stop() {
+    let (collector, at) = Collector::start().await;
+    let mut cluster = nobody().await;
+    let endpoint = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", format!("http://{at}"));
+    let interval = |millis: &str| ("OTEL_METRIC_EXPORT_INTERVAL", millis.to_owned());
+    cluster.environment = vec![endpoint.clone(), interval("100")];
+    cluster.add_acceptor();
+    cluster.environment = vec![endpoint, interval("3600000")];
+    cluster.add_proposer(&cluster.urls(), &[]);
+    cluster.leader().await;
+    until("the acceptor's commits are sent", async || {
+        collector
+            .has("paxos-acceptor", "paxos.acceptor.commit.duration")
+            .then_some(())
+    })
+    .await;
+    assert!(!collector.has("paxos-proposer", "paxos.proposer.campaigns"));
+    assert!(cluster.proposers[0].stop().await.success());
+    assert!(collector.has("paxos-proposer", "paxos.proposer.campaigns"));
 }
