@@ -127,6 +127,10 @@ impl Instruments {
         if shared.published().no_space {
             return Err("too little space is left on its disk: it grants nothing".into());
         }
+        self.disk_keeps_up()
+    }
+
+    fn disk_keeps_up(&self) -> Result<(), Reason> {
         let since = *self.lock();
         match since.map(|since| since.elapsed()) {
             Some(elapsed) if elapsed > COMMIT_MAX => Err(format!(
@@ -183,5 +187,24 @@ impl Commit<'_> {
         *self.instruments.lock() = None;
         self.instruments.commits.record(self.begun.elapsed());
         self.instruments.rows.record(self.rows);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acceptor_whose_disk_hangs_is_not_ready_until_the_commit_is_done() {
+        let instruments = Instruments::new(&Metrics::unread());
+        assert_eq!(instruments.disk_keeps_up(), Ok(()));
+        let commit = instruments.commit(1);
+        assert_eq!(instruments.disk_keeps_up(), Ok(()));
+        let long_ago = Instant::now().checked_sub(COMMIT_MAX * 2);
+        *instruments.lock() = Some(long_ago.expect("the machine runs for longer"));
+        let reason = instruments.disk_keeps_up().unwrap_err();
+        assert!(reason.contains("for 10 seconds"), "{reason}");
+        commit.done();
+        assert_eq!(instruments.disk_keeps_up(), Ok(()));
     }
 }
