@@ -19,14 +19,18 @@ use std::{
 };
 
 use collector::Collector;
-use harness::{Cluster, PATIENCE, free_ports, paxos, until};
+use harness::{Cluster, PATIENCE, Process, free_ports, paxos, until};
 use nix::sys::signal::Signal;
+use paxos_common::peer::connect_lazy;
 use scrape::{Scrape, address, get, ready};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
 /// Writes, and so linearizable reads, that a test makes.
@@ -50,8 +54,26 @@ async fn cluster() -> (Cluster, usize) {
     }
     cluster.add_learner("learner-1".to_owned(), &[]);
     let leader = cluster.leader().await;
-    ready(&cluster.learners[0], 200, "ready").await;
+    for process in cluster
+        .acceptors
+        .iter()
+        .chain(&cluster.proposers)
+        .chain(&cluster.learners)
+    {
+        ready(process, 200, "ready").await;
+        health_is(process, ServingStatus::Serving).await;
+    }
     (cluster, leader)
+}
+
+/// Waits until `grpc.health.v1` says so.
+async fn health_is(process: &Process, status: ServingStatus) {
+    let mut client = HealthClient::new(connect_lazy(&process.address));
+    until(&format!("{} is {status:?}", process.name), async || {
+        let answer = client.check(HealthCheckRequest::default()).await.unwrap();
+        (answer.into_inner().status() == status).then_some(())
+    })
+    .await;
 }
 
 /// Writes registers one after the other, and reads each.
@@ -155,6 +177,8 @@ async fn roles_are_ready_when_they_are_of_use_and_say_why_not() {
         cluster.add_acceptor();
     }
     ready(&cluster.acceptors[0], 503, "no formed cluster").await;
+    // Whoever waits for it before starting proposers would else wait for ever.
+    health_is(&cluster.acceptors[0], ServingStatus::Serving).await;
     cluster.acceptors[2].kill();
     let urls = cluster.urls();
     cluster.add_proposer(&urls, &[]);
@@ -180,6 +204,8 @@ async fn roles_are_ready_when_they_are_of_use_and_say_why_not() {
     }
     ready(&cluster.proposers[0], 503, "not ready").await;
     ready(&cluster.learners[0], 503, "heard lately from 1 of the acceptors").await;
+    health_is(&cluster.proposers[0], ServingStatus::NotServing).await;
+    health_is(&cluster.learners[0], ServingStatus::NotServing).await;
     for acceptor in &cluster.acceptors[..2] {
         acceptor.signal(Signal::SIGCONT);
     }
@@ -265,23 +291,28 @@ async fn port_that_is_taken_matters_only_when_it_was_asked_for() {
     };
     let mut running = [usual("a2"), usual("a3")];
     let found = tokio::task::spawn_blocking(move || {
-        running.each_mut().map(|(lines, child)| {
+        let found = running.each_mut().map(|(lines, _)| {
             let line = lines.find_map(|line| {
                 let line = line.unwrap();
                 (line.contains("serving /metrics") || line.contains("no metrics are served")).then_some(line)
             });
             // What comes behind it shows that the process goes on.
             let goes_on = lines.next().is_some_and(|line| line.is_ok());
-            let _ = child.kill();
-            let _ = child.wait();
             (line.unwrap_or_default(), goes_on)
-        })
+        });
+        // Not before both have looked for the port.
+        for (_, child) in &mut running {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        found
     });
     let found = found.await.unwrap();
     let without = found
         .iter()
         .filter(|(line, _)| line.contains("--metrics-listen ADDRESS"));
     assert!(without.count() >= 1, "{found:?}");
+    assert!(found.iter().all(|(_, goes_on)| *goes_on), "{found:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
