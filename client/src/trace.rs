@@ -14,7 +14,7 @@ use opentelemetry::{
 };
 use paxos_common::{
     peer::Address,
-    trace::{self, SCOPE, names},
+    trace::{self, SCOPE, UNSAMPLED, names},
 };
 use tonic::{Code, Request};
 
@@ -46,36 +46,62 @@ impl Tracer {
         result
     }
 
-    /// Begins a call.
+    /// Begins a call, inside an operation.
     pub(crate) fn call(&self, method: &'static str) -> Call {
+        let current = Context::current();
+        if current.has_active_span() && !current.span().span_context().is_sampled() {
+            // It is decided that nothing is recorded: only that need be told.
+            return Call {
+                context: current,
+                is_own: false,
+            };
+        }
         let builder = SpanBuilder::from_name(method).with_kind(SpanKind::Client);
-        let context = Context::current_with_span(self.0.build(builder));
+        let context = current.with_span(self.0.build(builder));
         let span = context.span();
         if span.is_recording() {
             span.set_attribute(names::attribute(names::RPC_SYSTEM, "grpc"));
             span.set_attribute(names::attribute(names::RPC_METHOD, method));
         }
-        Call(context)
+        Call {
+            context,
+            is_own: true,
+        }
     }
 }
 
 /// One call of ours; its span ends when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Call(Context);
+pub(crate) struct Call {
+    context: Context,
+    /// The context's span is this call's.
+    is_own: bool,
+}
 
 impl Call {
     /// Whom it goes to.
     pub(crate) fn to(&self, address: &Address) {
-        if self.0.span().is_recording() {
+        if self.is_recording() {
             for attribute in names::peer(address) {
-                self.0.span().set_attribute(attribute);
+                self.context.span().set_attribute(attribute);
             }
         }
     }
 
-    /// What it tells the other side: a context that is not sampled says so, for the whole trace.
+    fn is_recording(&self) -> bool {
+        self.is_own && self.context.span().is_recording()
+    }
+
+    /// What it tells the other side; empty where the application traces nothing. What is not sampled says so, for the
+    /// whole trace.
     pub(crate) fn traceparent(&self) -> String {
-        trace::traceparent(self.0.span().span_context())
+        let span = self.context.span();
+        let context = span.span_context();
+        match (context.is_valid(), context.is_sampled()) {
+            (false, _) => String::new(),
+            (true, false) => UNSAMPLED.to_owned(),
+            (true, true) => trace::traceparent(context),
+        }
     }
 
     /// The same, in metadata.
@@ -84,14 +110,14 @@ impl Call {
     }
 
     pub(crate) fn context(&self) -> Option<SpanContext> {
-        let context = self.0.span().span_context().clone();
+        let context = self.context.span().span_context().clone();
         context.is_valid().then_some(context)
     }
 
     /// It came to this.
     pub(crate) fn answered(&self, code: Code, message: &str) {
-        let span = self.0.span();
-        if span.is_recording() {
+        let span = self.context.span();
+        if self.is_recording() {
             let name = trace::code_name(code);
             span.set_attribute(names::attribute(names::RPC_STATUS_CODE, name));
             if code != Code::Ok {
@@ -104,6 +130,8 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.0.span().end();
+        if self.is_own {
+            self.context.span().end();
+        }
     }
 }

@@ -26,6 +26,9 @@ pub mod names;
 /// The name that this software gives its own spans' scope.
 pub const SCOPE: &str = "paxos";
 
+/// Tells the receiver that a request is not traced, and no more.
+pub const UNSAMPLED: &str = "00-00000000000000000000000000000001-0000000000000001-00";
+
 /// Bytes of a W3C trace context in its only version so far.
 const TRACEPARENT_BYTES: usize = 55;
 
@@ -44,6 +47,13 @@ pub enum Incoming {
 impl Incoming {
     /// Reads a W3C `traceparent`. What is none counts as absent: a trace is no reason to refuse a request.
     pub fn read(traceparent: &[u8]) -> Self {
+        // Most of them, where few are sampled; whatever else it says is of no use then.
+        if traceparent.len() == TRACEPARENT_BYTES
+            && traceparent.starts_with(b"00-")
+            && traceparent.ends_with(b"-00")
+        {
+            return Self::Unsampled;
+        }
         match parse(traceparent) {
             None => Self::Absent,
             Some(context) if context.is_sampled() => Self::Sampled(context),
