@@ -3,10 +3,14 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// Most lines of a file (inclusive): beyond that it does more than its first line says.
 const LINES_MAX: usize = 500;
+
+/// Most bytes of a file that is committed (inclusive): whoever clones the repository gets it, and nobody reads it.
+const BYTES_MAX: u64 = 256 << 10;
 
 /// Files that may be longer, each with its reason.
 const LONGER: &[(&str, &str)] = &[
@@ -138,6 +142,29 @@ fn no_file_is_longer_than_it_can_be_read() {
     }
     for (longer, _) in LONGER {
         assert!(repository().join(longer).exists(), "{longer} is listed and gone");
+    }
+}
+
+#[test]
+fn nothing_large_is_committed() {
+    let listed = Command::new("git")
+        .args(["ls-files", "-z"])
+        .current_dir(repository())
+        .output();
+    // The sources may have come without their history: then there is nothing that could be committed.
+    let Some(listed) = listed.ok().filter(|listed| listed.status.success()) else {
+        return;
+    };
+    let listed = String::from_utf8(listed.stdout).expect("names of files are text");
+    for path in listed.split_terminator('\0') {
+        // What is listed and gone is about to be taken out.
+        if let Ok(file) = repository().join(path).symlink_metadata() {
+            assert!(
+                file.len() <= BYTES_MAX,
+                "{path} has {} bytes: it was hardly meant to be committed",
+                file.len()
+            );
+        }
     }
 }
 
