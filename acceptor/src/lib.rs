@@ -59,7 +59,11 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     let directory = DataDir::open(&config.data_dir)?;
     let data_dir = directory.path().display().to_string();
     let run = RunNumber::from_random(rand::random());
-    let opened = SqliteStore::open(directory, &config.id, run).await;
+    // Safe to cancel: the connection is closed with whatever it began. Opening may wait for another process's lock.
+    let opening = SqliteStore::open(directory, &config.id, run);
+    let Some(opened) = shutdown.token().run_until_cancelled(opening).await else {
+        return Ok(());
+    };
     let (store, opened) = opened.map_err(|error| Failure::from(error).context("open store"))?;
 
     let reader = store.reader();

@@ -7,7 +7,12 @@
 //! - A row that cannot be read as it was written is *unknown*, never absent.
 //! - A page is one moment of the disk: rows, promise and watermarks belong together.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use paxos_common::{
     exit::Failure,
@@ -50,6 +55,9 @@ pub enum StoreError {
         /// The name given.
         asked: String,
     },
+    /// Another process holds a lock on this file. Nothing was written.
+    #[error("another process holds a lock on {}", .0.display())]
+    LockedByOther(PathBuf),
     /// The store cannot be opened, read or written.
     #[error(transparent)]
     Sqlite(#[from] SqliteError),
@@ -64,7 +72,7 @@ impl From<sqlx::Error> for StoreError {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Damaged(_) => Self::storage(error),
+            StoreError::Damaged(_) | StoreError::LockedByOther(_) => Self::storage(error),
             StoreError::OtherAcceptor { .. } => Self::refused(error),
             StoreError::Sqlite(error) => error.into(),
         }
@@ -82,7 +90,7 @@ impl StoreError {
                 let code = error.code().and_then(|code| code.parse::<u32>().ok());
                 code.is_some_and(|code| MALFORMED.contains(&(code & 0xff)))
             }
-            Self::OtherAcceptor { .. } | Self::Sqlite(_) => false,
+            Self::OtherAcceptor { .. } | Self::LockedByOther(_) | Self::Sqlite(_) => false,
         }
     }
 }
@@ -140,7 +148,8 @@ pub trait Store: Send + 'static {
     /// Writes all of `write` or nothing; returns once it survives power loss.
     ///
     /// # Errors
-    /// The write failed, or its fate is not known: answer nobody and end the process.
+    /// [`StoreError::LockedByOther`]: nothing was written, and the same write may be tried again. Any other error: the
+    /// write failed, or its fate is not known. Then answer no request and end the process.
     ///
     /// # Cancel safety
     /// Not safe: what was cancelled may yet be written.
@@ -152,6 +161,19 @@ pub trait Store: Send + 'static {
     /// # Cancel safety
     /// Not safe: what is spared may be there or not.
     fn has_space(&mut self) -> impl Future<Output = bool> + Send;
+
+    /// Bounds what the store keeps beside its data, such as a write-ahead log. Call it after commits, and now and then
+    /// when there are none.
+    ///
+    /// # Errors
+    /// The disk failed: end the process.
+    ///
+    /// # Cancel safety
+    /// Not safe.
+    fn keep_wal_short(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The file, for messages.
+    fn file(&self) -> &Path;
 
     /// A reader that sees every finished commit.
     fn reader(&self) -> Self::Reader;

@@ -4,9 +4,10 @@
 //! takes it into memory, shows it to readers and observers, and only then releases the answers. A group that changes
 //! nothing durable (heartbeats, rejections) takes the same way without the commit, so that an answer always speaks
 //! for a disk that was not stuck. When a commit fails nobody is answered and the process ends. While too little space
-//! is left nothing is granted at all, heartbeats neither: a leader must not count on this acceptor.
+//! is left nothing is granted at all, heartbeats neither: a leader must not count on this acceptor. While another
+//! process holds a lock on the file, the commit waits, and with it every answer.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration, vec::Drain};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration, vec::Drain};
 
 use paxos_common::{
     exit::Failure,
@@ -19,6 +20,7 @@ use paxos_common::{
         slot::Slot,
         witness::Witnesses,
     },
+    sqlite::foreign_lock::LockReport,
     trace::{SpanContext, Tracer},
     wire::AcceptReply,
 };
@@ -32,7 +34,7 @@ use tracing::warn;
 use crate::{
     metrics::{Instruments, Rejected},
     shared::{Published, Shared},
-    store::{Opened, Reader as _, Store},
+    store::{Opened, Reader as _, Store, StoreError},
     trace::{self, Traced},
 };
 
@@ -178,6 +180,7 @@ impl<S: Store> Worker<S> {
                 // Cancel safe: a tick that is not returned is returned next time.
                 _ = ticks.tick() => {
                     self.look_for_space().await;
+                    self.keep_wal_short().await?;
                     self.metrics.wal(self.reader.wal_bytes().await);
                     continue;
                 }
@@ -189,8 +192,11 @@ impl<S: Store> Worker<S> {
             }
             while !commands.is_empty() {
                 let end = group_end(commands.iter().map(Command::bytes));
-                self.work(commands.drain(..end)).await?;
+                if self.work(commands.drain(..end), &stop).await?.is_break() {
+                    break;
+                }
             }
+            self.keep_wal_short().await?;
         }
         self.store.close().await;
         Ok(())
@@ -201,8 +207,38 @@ impl<S: Store> Worker<S> {
         self.shared.show_space(self.has_space);
     }
 
+    async fn keep_wal_short(&mut self) -> Result<(), Failure> {
+        let kept = self.store.keep_wal_short().await;
+        kept.map_err(|error| Failure::from(error).context("empty the write-ahead log"))
+    }
+
+    /// Commits, or breaks when the stop begins while another process's lock keeps the commit from being written.
+    async fn commit(&mut self, group: &Group, stop: &CancellationToken) -> Result<ControlFlow<()>, Failure> {
+        let Some(write) = self.core.write(group) else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        let commit = self.metrics.commit(group.rows().len());
+        let mut lock = LockReport::new(self.store.file());
+        loop {
+            match self.store.commit(write).await {
+                Ok(()) => break,
+                // Leaders do without this acceptor meanwhile, as when its disk is full.
+                Err(StoreError::LockedByOther(_)) if !stop.is_cancelled() => lock.held(),
+                Err(StoreError::LockedByOther(_)) => return Ok(ControlFlow::Break(())),
+                Err(error) => return Err(Failure::from(error).context("commit votes")),
+            }
+        }
+        lock.free();
+        commit.done();
+        Ok(ControlFlow::Continue(()))
+    }
+
     /// Decides, commits, shows and answers one group.
-    async fn work(&mut self, commands: Drain<'_, Command>) -> Result<(), Failure> {
+    async fn work(
+        &mut self,
+        commands: Drain<'_, Command>,
+        stop: &CancellationToken,
+    ) -> Result<ControlFlow<()>, Failure> {
         self.look_for_space().await;
         let mut group = self.core.group();
         let mut releases = Vec::with_capacity(commands.len());
@@ -211,12 +247,11 @@ impl<S: Store> Worker<S> {
             traced.extend(command.taken());
             releases.push(self.decide(&mut group, command).await?);
         }
-        if let Some(write) = self.core.write(&group) {
+        if group.is_durable_change() {
             let _span = trace::commit(&self.tracer, &mut traced, &group, releases.len());
-            let commit = self.metrics.commit(group.rows().len());
-            let written = self.store.commit(write).await;
-            written.map_err(|error| Failure::from(error).context("commit votes"))?;
-            commit.done();
+            if self.commit(&group, stop).await?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
         if !group.witnesses().is_empty() {
             self.shared.remember(group.witnesses());
@@ -237,7 +272,7 @@ impl<S: Store> Worker<S> {
             self.metrics.answered(release.rejected());
             release.send(&self.shared, self.core.stamp());
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Takes note of damaged rows, unless they were accepted again since they were read: only here it is certain that

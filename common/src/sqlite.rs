@@ -14,15 +14,22 @@ use std::{
 };
 
 use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _, SqliteConnection, SqlitePool,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 use xxhash_rust::xxh3::Xxh3;
 
+pub mod foreign_lock;
+mod readers;
+pub mod wal_limit;
+
+pub use readers::{Read, Readers};
+
 /// The oldest SQLite without the WAL-reset bug.
 const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
-/// Only our own readers share the file, and they never block a writer for long.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one statement waits for a lock that another process holds. Only other programs hold one: readers of our own
+/// never block the writer.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 /// `PRAGMA synchronous` as SQLite reports FULL.
 const SYNCHRONOUS_FULL: i64 = 2;
 /// Distinct statements of one role, with room for every padded row count.
@@ -179,7 +186,8 @@ impl DataDir {
     }
 }
 
-/// Opens the one connection that writes to `file`, creating the file when it is missing.
+/// Opens the one connection that writes to `file`, creating the file when it is missing. Waits while another process
+/// holds a lock on the file, and logs that.
 ///
 /// `checkpoint_pages` is how long the write-ahead log grows, in pages of 4 KiB, before it is copied back.
 ///
@@ -194,6 +202,7 @@ pub async fn open_writer(file: &Path, checkpoint_pages: u32) -> Result<SqliteCon
         .connect()
         .await?;
     check_version(&mut connection).await?;
+    foreign_lock::wait_until_free(&mut connection, file).await?;
     let mode: String = sqlx::query_scalar("PRAGMA journal_mode")
         .fetch_one(&mut connection)
         .await?;
@@ -215,22 +224,6 @@ pub async fn open_writer(file: &Path, checkpoint_pages: u32) -> Result<SqliteCon
         &checkpoint_pages.to_string(),
     )?;
     Ok(connection)
-}
-
-/// Opens `count` connections that only read `file`, which a writer has opened before. Keep each read short: a long
-/// one holds back the checkpoint.
-///
-/// # Errors
-/// The file cannot be opened.
-pub async fn open_readers(file: &Path, count: u32) -> Result<SqlitePool, SqliteError> {
-    let pool = SqlitePoolOptions::new()
-        .max_connections(count)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .test_before_acquire(false)
-        .connect_with(options(file).read_only(true))
-        .await?;
-    Ok(pool)
 }
 
 fn options(file: &Path) -> SqliteConnectOptions {
@@ -363,19 +356,19 @@ mod tests {
         let file = directory.path().join("test.db");
         let mut writer = open_writer(&file, 700).await.unwrap();
         assert!(migrate(&mut writer, SCHEMA, 1, 7).await.unwrap());
-        let readers = open_readers(&file, 2).await.unwrap();
+        let readers = Readers::open(&file, 2).await.unwrap();
         sqlx::query("INSERT INTO one VALUES (1)")
             .execute(&mut writer)
             .await
             .unwrap();
         let count: i64 = sqlx::query_scalar("SELECT count(*) FROM one")
-            .fetch_one(&readers)
+            .fetch_one(&mut *readers.read().await.unwrap())
             .await
             .unwrap();
         assert_eq!(count, 1);
         assert!(
             sqlx::query("INSERT INTO one VALUES (2)")
-                .execute(&readers)
+                .execute(&mut *readers.read().await.unwrap())
                 .await
                 .is_err()
         );

@@ -255,7 +255,12 @@ impl Starter {
             commands: self.instruments.commands.clone(),
         };
         shutdown.spawn_vital("applier", applier.run(batches));
-        let writing = persist::run(found.store, Arc::clone(&knowledge), portions_seen);
+        let writing = persist::run(
+            found.store,
+            Arc::clone(&knowledge),
+            portions_seen,
+            self.instruments.clone(),
+        );
         shutdown.spawn_vital("writer", writing);
 
         let (leadership, leadership_seen) = watch::channel(fill::nobody_leads());

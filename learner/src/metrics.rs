@@ -1,6 +1,9 @@
 //! What a learner counts and measures.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use paxos_common::metrics::{Counter, Metrics};
 
@@ -15,6 +18,8 @@ pub(crate) struct Instruments {
     pub(crate) read_rounds: Counter,
     /// Calls of `Read` that got their answer.
     pub(crate) reads: Counter,
+    /// Size of the write-ahead log, when the writer last looked.
+    wal_bytes: Arc<AtomicU64>,
 }
 
 impl Instruments {
@@ -29,7 +34,25 @@ impl Instruments {
                 "Rounds of asking the acceptors, each for all linearizable reads that wait",
             ),
             reads: metrics.counter("paxos.learner.reads", "Reads answered, of any consistency"),
+            wal_bytes: Arc::default(),
         }
+        .shown(metrics)
+    }
+
+    fn shown(self, metrics: &Metrics) -> Self {
+        let bytes = Arc::clone(&self.wal_bytes);
+        metrics.gauge(
+            "paxos.learner.wal.size",
+            "By",
+            "Size of the write-ahead log's file",
+            move || bytes.load(Ordering::Relaxed),
+        );
+        self
+    }
+
+    /// The size of the write-ahead log in bytes, as it is now.
+    pub(crate) fn wal(&self, bytes: u64) {
+        self.wal_bytes.store(bytes, Ordering::Relaxed);
     }
 }
 

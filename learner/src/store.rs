@@ -11,12 +11,18 @@ mod log;
 mod registers;
 mod stored;
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use paxos_common::{
     exit::Failure,
     paxos::{identity::ClusterId, machine::Machine, slot::Slot, value::Value},
-    sqlite::{self, DataDir, SqliteError, checksum},
+    sqlite::{
+        self, DataDir, Readers, SqliteError, checksum,
+        wal_limit::{WalLimit, empty_wal},
+    },
 };
 use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
 
@@ -94,6 +100,8 @@ pub(crate) struct Opened {
 #[derive(Debug)]
 pub(crate) struct Store {
     connection: SqliteConnection,
+    wal_limit: WalLimit,
+    path: PathBuf,
     cluster: ClusterId,
     /// Locked until the writer is gone.
     _directory: DataDir,
@@ -114,14 +122,25 @@ impl Store {
             Err(SqliteError::Older { .. }) => return Err(StoreError::Older { path: named }),
             other => other.map(drop)?,
         }
-        let readers = sqlite::open_readers(&path, READERS).await?;
-        let log = Log { readers, cluster };
+        if !empty_wal(&mut connection).await? {
+            tracing::warn!(
+                file = named,
+                "another process reads this file: the write-ahead log was not emptied"
+            );
+        }
+        let readers = Readers::open(&path, READERS).await?;
+        let log = Log {
+            readers: readers.clone(),
+            cluster,
+        };
         let progress = load(&mut connection, cluster, &named).await?;
         let registers = registers::load(&mut connection, cluster, &named).await?;
         let sessions = registers::load_sessions(&mut connection, cluster, &named).await?;
         Ok(Opened {
             store: Self {
                 connection,
+                wal_limit: WalLimit::new(&path, readers),
+                path,
                 cluster,
                 _directory: directory,
             },
@@ -131,14 +150,29 @@ impl Store {
         })
     }
 
-    /// Writes a portion of the log, and the state after it, in one transaction.
+    /// The file, for messages.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Begins a transaction, for [`Self::commit`].
+    ///
+    /// # Errors
+    /// [`is_locked`](sqlite::foreign_lock::is_locked) holds for the error: another process holds a lock. Nothing has
+    /// begun, and the caller may try again.
+    ///
+    /// # Cancel safety
+    /// Not safe: a cancelled call may leave a transaction open.
+    pub(crate) async fn begin(&mut self) -> Result<(), sqlx::Error> {
+        let begin = sqlx::query("BEGIN IMMEDIATE");
+        begin.execute(&mut self.connection).await.map(drop)
+    }
+
+    /// Writes a portion of the log, and the state after it, in the transaction that [`Self::begin`] began.
     ///
     /// # Cancel safety
     /// Not safe: a cancelled call may leave a transaction open.
     pub(crate) async fn commit(&mut self, portion: &Portion) -> Result<(), sqlx::Error> {
-        sqlx::query("BEGIN IMMEDIATE")
-            .execute(&mut self.connection)
-            .await?;
         for records in chunks(&portion.records) {
             self.insert(records).await?;
         }
@@ -189,9 +223,24 @@ impl Store {
             .map(drop)
     }
 
-    /// Closes the file; what is open for reading stays so.
-    pub(crate) async fn close(self) -> Result<(), sqlx::Error> {
-        self.connection.close().await
+    /// Size of the write-ahead log in bytes.
+    pub(crate) fn wal_bytes(&self) -> u64 {
+        self.wal_limit.bytes()
+    }
+
+    /// Empties the write-ahead log when it is too long. Call it after commits, and now and then when there are none.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub(crate) async fn keep_wal_short(&mut self) -> Result<(), SqliteError> {
+        self.wal_limit.keep(&mut self.connection).await
+    }
+
+    /// Empties the write-ahead log and closes the file; what is open for reading stays so.
+    pub(crate) async fn close(mut self) -> Result<(), SqliteError> {
+        // SQLite would do this only when the last connection closes, and only a writing one can.
+        self.wal_limit.empty(&mut self.connection).await?;
+        Ok(self.connection.close().await?)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -157,6 +158,14 @@ impl Store for MemoryStore {
 
     async fn has_space(&mut self) -> bool {
         true
+    }
+
+    async fn keep_wal_short(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn file(&self) -> &Path {
+        Path::new("memory")
     }
 
     fn reader(&self) -> MemoryDisk {

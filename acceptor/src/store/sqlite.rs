@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Write as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
 
@@ -21,12 +21,15 @@ use paxos_common::{
         value::Value,
         witness::Witnesses,
     },
-    sqlite::{DataDir, checksum, migrate, open_readers, open_writer},
+    sqlite::{
+        DataDir, Readers, checksum, foreign_lock::failed_before_the_transaction, migrate, open_writer,
+        wal_limit::WalLimit,
+    },
 };
 use paxos_proto::v1 as pb;
 use prost::Message as _;
 use sqlx::{
-    AssertSqlSafe, Connection as _, Row as _, SqliteConnection, SqlitePool,
+    AssertSqlSafe, Connection as _, Row as _, SqliteConnection,
     query::Query,
     sqlite::{SqliteArguments, SqliteRow},
 };
@@ -69,6 +72,8 @@ pub struct SqliteStore {
     /// Texts of the commits, by what they write.
     texts: HashMap<Shape, Arc<str>>,
     space: Space,
+    wal_limit: WalLimit,
+    file: PathBuf,
     /// Kept to the end: it holds the lock.
     _directory: DataDir,
 }
@@ -76,7 +81,7 @@ pub struct SqliteStore {
 /// Reads the file beside the writer.
 #[derive(Clone, Debug)]
 pub struct SqliteReader {
-    pool: SqlitePool,
+    readers: Readers,
     wal: Arc<PathBuf>,
     identity: Identity,
 }
@@ -125,16 +130,18 @@ impl SqliteStore {
         .await?;
         let wal = Arc::new(directory.file(&format!("{FILE}-wal")));
         let reader = SqliteReader {
-            pool: open_readers(&file, READERS).await?,
+            readers: Readers::open(&file, READERS).await?,
             wal,
             identity,
         };
         Ok((
             Self {
                 connection,
+                wal_limit: WalLimit::new(&file, reader.readers.clone()),
                 reader,
                 texts: HashMap::new(),
                 space,
+                file,
                 _directory: directory,
             },
             opened,
@@ -175,8 +182,17 @@ impl Store for SqliteStore {
         for (slot, (ballot, value)) in write.rows {
             query = identity.bind_vote(query, *slot, *ballot, value)?;
         }
-        // One hop to SQLite's thread. On an error the transaction stays open and nothing more is written, ever.
-        query.execute(&mut self.connection).await?;
+        // One hop to SQLite's thread. On an error the transaction stays open and nothing more is written, ever, unless
+        // another process's lock kept the transaction from being opened at all.
+        if let Err(error) = query.execute(&mut self.connection).await {
+            return Err(
+                if failed_before_the_transaction(&mut self.connection, &error).await {
+                    StoreError::LockedByOther(self.file.clone())
+                } else {
+                    error.into()
+                },
+            );
+        }
         if let Some(configuration) = write.membership.and_then(Membership::configuration) {
             set_checkpoint_pages(
                 &mut self.connection,
@@ -191,12 +207,21 @@ impl Store for SqliteStore {
         self.space.is_enough().await
     }
 
+    async fn keep_wal_short(&mut self) -> Result<(), StoreError> {
+        Ok(self.wal_limit.keep(&mut self.connection).await?)
+    }
+
+    fn file(&self) -> &Path {
+        &self.file
+    }
+
     fn reader(&self) -> SqliteReader {
         self.reader.clone()
     }
 
     async fn close(self) {
-        self.reader.pool.close().await;
+        // The last connection to close is the writer's, which copies the write-ahead log back and removes it.
+        self.reader.readers.close().await;
         if let Err(error) = self.connection.close().await {
             warn!(%error, "closing the store failed; what was committed is safe");
         }
@@ -211,10 +236,11 @@ impl Reader for SqliteReader {
                 vote.round, vote.proposer, vote.value, vote.traceparent, vote.checksum
             FROM state LEFT JOIN vote ON vote.slot >= ?1 WHERE state.only = 0 ORDER BY vote.slot LIMIT ?2";
         let limit = i64::try_from(PAGE_ROWS_MAX).unwrap_or(i64::MAX) + 1;
+        let mut read = self.readers.read().await?;
         let mut rows = sqlx::query(SQL)
             .bind(from.get().cast_signed())
             .bind(limit)
-            .fetch(&self.pool);
+            .fetch(&mut *read);
         let mut page: Option<PageFill> = None;
         let mut last = true;
         while let Some(row) = rows.try_next().await? {
@@ -241,7 +267,8 @@ impl Reader for SqliteReader {
         let list: Vec<_> = slots.iter().map(Slot::to_string).collect();
         let sql = format!("SELECT {VOTE} FROM vote WHERE slot IN (SELECT value FROM json_each(?1))");
         let query = sqlx::query(AssertSqlSafe(sql)).bind(format!("[{}]", list.join(",")));
-        let mut rows = query.fetch(&self.pool);
+        let mut read = self.readers.read().await?;
+        let mut rows = query.fetch(&mut *read);
         while let Some(row) = rows.try_next().await? {
             held.extend(self.identity.read_vote(&row, 0)?.map(into_held));
         }
@@ -251,7 +278,8 @@ impl Reader for SqliteReader {
     async fn promises(&self, limit: u32) -> Result<Vec<PastPromise>, StoreError> {
         let sql =
             "SELECT round, proposer, address, wall_time_ms FROM promise ORDER BY position DESC LIMIT ?1";
-        let rows = sqlx::query(sql).bind(limit).fetch_all(&self.pool).await?;
+        let mut read = self.readers.read().await?;
+        let rows = sqlx::query(sql).bind(limit).fetch_all(&mut *read).await?;
         rows.iter()
             .map(|row| {
                 let wall_time_ms: i64 = row.try_get(3)?;

@@ -11,6 +11,7 @@ use paxos_proto::v1::{self as pb, command::Operation};
 
 use super::*;
 use crate::{
+    metrics::Instruments,
     persist,
     store::{Opened, Store},
 };
@@ -69,7 +70,12 @@ async fn apply_all(path: &Path, batches: Vec<Batch>) -> Shown {
         values: ValueTracer::default(),
         commands: Counter::default(),
     };
-    let writer = persist::run(found.store, Arc::clone(&knowledge), writing);
+    let writer = persist::run(
+        found.store,
+        Arc::clone(&knowledge),
+        writing,
+        Instruments::default(),
+    );
     let (applied, written) = tokio::join!(applier.run(receiver), writer);
     applied.unwrap();
     written.unwrap();

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use paxos_common::{
     paxos::{identity::ClusterId, slot::Slot, value::Value},
+    sqlite::Readers,
     wire::command::decode_value,
 };
-use sqlx::{Row as _, SqlitePool, sqlite::SqliteRow};
+use sqlx::{Row as _, sqlite::SqliteRow};
 
 use super::{integer, row_checksum, stored::decode_judgements};
 use crate::history::{PAGE_BYTES_MAX, PAGE_SLOTS_MAX, Record};
@@ -24,7 +25,7 @@ pub(crate) enum ReadError {
 /// The learned log, for many short reads at once. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
-    pub(super) readers: SqlitePool,
+    pub(super) readers: Readers,
     pub(super) cluster: ClusterId,
 }
 
@@ -38,12 +39,13 @@ impl Log {
         }
         // Sizes first, so that memory never holds more than the page. Rows never change once they are there, so
         // the two reads agree; both are short, which lets checkpoints pass.
+        let mut read = self.readers.read().await?;
         let sizes: Vec<(i64, i64)> = sqlx::query_as(
             "SELECT slot, length(value) + length(traceparent) + length(judgements) FROM learned WHERE slot >= ? AND slot < ? ORDER BY slot",
         )
         .bind(integer(from))
         .bind(integer(to))
-        .fetch_all(&self.readers)
+        .fetch_all(&mut *read)
         .await?;
         let to = from.plus(slots_that_fit(
             sizes.iter().map(|&(_, bytes)| bytes.unsigned_abs()),
@@ -53,8 +55,9 @@ impl Log {
         )
         .bind(integer(from))
         .bind(integer(to))
-        .fetch_all(&self.readers)
+        .fetch_all(&mut *read)
         .await?;
+        drop(read);
         let mut page = Vec::with_capacity(rows.len());
         for (expected, row) in from.to(to).zip(&rows) {
             page.push(Arc::new(self.check(expected, row)?));

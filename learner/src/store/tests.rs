@@ -66,6 +66,7 @@ impl Writer {
         }
         portion.progress = self.progress.clone();
         portion.changes = self.knowledge.take_changes();
+        self.store.begin().await.unwrap();
         self.store.commit(&portion).await.unwrap();
     }
 
@@ -354,4 +355,35 @@ async fn file_of_an_older_release_is_refused_with_the_way_out() {
     let error = open(directory.path(), CLUSTER).await.err().unwrap();
     assert!(error.to_string().contains("empty the data directory"), "{error}");
     assert_eq!(Failure::from(error).code, paxos_common::exit::Exit::Refused);
+}
+
+#[tokio::test]
+async fn write_ahead_log_is_empty_after_a_close_although_readers_stay_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = Writer::open(directory.path()).await;
+    writer.write_numbered(100).await;
+    let wal = directory.path().join(format!("{FILE}-wal"));
+    assert!(std::fs::metadata(&wal).unwrap().len() > 0);
+    writer.store.close().await.unwrap();
+    assert_eq!(std::fs::metadata(&wal).map_or(0, |found| found.len()), 0);
+    assert_eq!(
+        writer.log.page(Slot::ZERO, slot_at(100)).await.unwrap().len(),
+        100
+    );
+}
+
+#[tokio::test]
+async fn lock_of_another_process_is_told_from_a_failure_and_loses_nothing() {
+    use sqlx::sqlite::SqliteConnectOptions;
+
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = Writer::open(directory.path()).await;
+    let options = SqliteConnectOptions::new().filename(directory.path().join(FILE));
+    let mut holder = SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut holder).await.unwrap();
+    let error = writer.store.begin().await.unwrap_err();
+    assert!(sqlite::foreign_lock::is_locked(&error), "{error}");
+    sqlx::query("ROLLBACK").execute(&mut holder).await.unwrap();
+    writer.write_numbered(1).await;
+    assert_eq!(writer.log.page(Slot::ZERO, slot_at(1)).await.unwrap().len(), 1);
 }

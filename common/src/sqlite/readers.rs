@@ -1,0 +1,91 @@
+//! Readers of a SQLite file beside its writer: a few connections whose reads can be held back for a moment.
+//!
+//! SQLite starts its write-ahead log from the beginning only when no reader uses it. Reads that overlap without a pause
+//! would let the log grow without bound, so every read takes a turn here, and
+//! [`WalLimit`](super::wal_limit::WalLimit) keeps new turns waiting while it empties the log.
+
+use std::{
+    ops::{Deref, DerefMut},
+    path::Path,
+    sync::Arc,
+};
+
+use sqlx::{Sqlite, SqliteConnection, SqlitePool, pool::PoolConnection, sqlite::SqlitePoolOptions};
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
+
+use super::{SqliteError, options};
+
+/// Connections that only read. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Readers {
+    pool: SqlitePool,
+    /// Each read holds it shared. The lock is fair: reads that come after a waiting checkpoint wait for it.
+    turns: Arc<RwLock<()>>,
+}
+
+/// One connection for one short read. Dropping the value ends the turn.
+#[derive(Debug)]
+pub struct Read {
+    connection: PoolConnection<Sqlite>,
+    _turn: OwnedRwLockReadGuard<()>,
+}
+
+impl Readers {
+    /// Opens `count` connections to `file`, which a writer has opened before.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub async fn open(file: &Path, count: u32) -> Result<Self, SqliteError> {
+        let pool = SqlitePoolOptions::new()
+            .max_connections(count)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .connect_with(options(file).read_only(true))
+            .await?;
+        Ok(Self {
+            pool,
+            turns: Arc::default(),
+        })
+    }
+
+    /// Waits for a connection. Keep the read short, and do not begin another read before this one has ended.
+    ///
+    /// # Errors
+    /// The readers are closed, or a connection cannot be opened.
+    ///
+    /// # Cancel safety
+    /// Safe: a caller that stops waiting holds nothing.
+    pub async fn read(&self) -> Result<Read, sqlx::Error> {
+        // The connection comes first: a read that waits for one must not keep a checkpoint waiting.
+        let connection = self.pool.acquire().await?;
+        let turn = Arc::clone(&self.turns).read_owned().await;
+        Ok(Read {
+            connection,
+            _turn: turn,
+        })
+    }
+
+    /// Closes the connections, once the reads under way have ended.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    pub(super) fn turns(&self) -> &RwLock<()> {
+        &self.turns
+    }
+}
+
+impl Deref for Read {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Read {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        &mut self.connection
+    }
+}

@@ -1,0 +1,234 @@
+//! The bound on a file's write-ahead log: emptied when it is too long, however many readers there are.
+//!
+//! SQLite copies the log back by itself (a checkpoint) and then overwrites it from the beginning, but only in a moment
+//! without readers, and the file never shrinks. So the writer looks at the file's size after its commits and now and
+//! then. Above the limit it lets the reads under way end, keeps new ones waiting, and empties the file.
+//!
+//! A reader in another process cannot be held back. While it reads, the log grows; the writer says so in its log, and
+//! empties the file when the reader has gone.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use sqlx::{Row as _, SqliteConnection};
+use tokio::time::timeout;
+
+use super::{Readers, SqliteError};
+
+/// Size above which the log is emptied, in bytes: four times the usual length at which SQLite copies the log back, so
+/// that emptying stays rare.
+pub const WAL_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// How long the reads under way may take to end: each reads a page.
+const READS_END_MAX: Duration = Duration::from_millis(500);
+/// How long SQLite waits for readers of other processes. The writer does nothing else meanwhile.
+const FOREIGN_READS_END_MAX: Duration = Duration::from_millis(20);
+/// Time between two attempts while a reader stands in the way.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Keeps the write-ahead log of one file short. Belongs to the file's writer.
+#[derive(Debug)]
+pub struct WalLimit {
+    file: PathBuf,
+    wal: PathBuf,
+    readers: Readers,
+    /// Set while a reader stands in the way.
+    next_attempt: Option<Instant>,
+}
+
+impl WalLimit {
+    /// A limit for `file`, whose readers in this process are `readers`.
+    pub fn new(file: &Path, readers: Readers) -> Self {
+        let mut wal = file.as_os_str().to_owned();
+        wal.push("-wal");
+        Self {
+            file: file.to_owned(),
+            wal: wal.into(),
+            readers,
+            next_attempt: None,
+        }
+    }
+
+    /// Size of the log in bytes; 0 where there is none.
+    pub fn bytes(&self) -> u64 {
+        // The kernel answers from memory.
+        std::fs::metadata(&self.wal).map_or(0, |metadata| metadata.len())
+    }
+
+    /// Empties the log if it is longer than [`WAL_BYTES_MAX`]. Call it after commits, and from time to time.
+    ///
+    /// # Errors
+    /// The disk failed: write nothing more.
+    ///
+    /// # Cancel safety
+    /// Not safe: the connection's settings may be changed.
+    pub async fn keep(&mut self, writer: &mut SqliteConnection) -> Result<(), SqliteError> {
+        let is_due = self.next_attempt.is_none_or(|at| at <= Instant::now());
+        let bytes = self.bytes();
+        if bytes <= WAL_BYTES_MAX || !is_due {
+            return Ok(());
+        }
+        if self.empty(writer).await? {
+            if self.next_attempt.take().is_some() {
+                tracing::info!(file = %self.file.display(), "the write-ahead log is short again");
+            }
+        } else {
+            if self.next_attempt.is_none() {
+                tracing::warn!(
+                    file = %self.file.display(), wal_mib = bytes / 1024 / 1024,
+                    "a reader in another process keeps the write-ahead log of this file from being emptied: the log grows \
+                     until that reader ends"
+                );
+            }
+            self.next_attempt = Some(Instant::now() + RETRY_INTERVAL);
+        }
+        Ok(())
+    }
+
+    /// Copies the whole log back and cuts its file to nothing. Returns whether no reader stood in the way.
+    ///
+    /// # Errors
+    /// The disk failed: write nothing more.
+    ///
+    /// # Cancel safety
+    /// As [`Self::keep`].
+    pub async fn empty(&mut self, writer: &mut SqliteConnection) -> Result<bool, SqliteError> {
+        let Ok(_all_turns) = timeout(READS_END_MAX, self.readers.turns().write()).await else {
+            return Ok(false);
+        };
+        set_busy_timeout(writer, FOREIGN_READS_END_MAX).await?;
+        let emptied = empty_wal(writer).await;
+        set_busy_timeout(writer, super::BUSY_TIMEOUT).await?;
+        emptied
+    }
+}
+
+/// Copies the whole log back and cuts its file to nothing. Returns whether no reader or writer stood in the way.
+///
+/// # Errors
+/// The disk failed.
+pub async fn empty_wal(writer: &mut SqliteConnection) -> Result<bool, SqliteError> {
+    let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
+        .fetch_one(writer)
+        .await?;
+    Ok(row.try_get::<i64, _>(0)? == 0)
+}
+
+async fn set_busy_timeout(writer: &mut SqliteConnection, timeout: Duration) -> Result<(), sqlx::Error> {
+    let sql = format!("PRAGMA busy_timeout = {}", timeout.as_millis());
+    sqlx::query(sqlx::AssertSqlSafe(sql))
+        .execute(writer)
+        .await
+        .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::*, *};
+
+    const SCHEMA: &str = "CREATE TABLE log (slot INTEGER PRIMARY KEY, value BLOB)";
+
+    struct File {
+        writer: SqliteConnection,
+        limit: WalLimit,
+        readers: Readers,
+        path: PathBuf,
+    }
+
+    async fn file(directory: &tempfile::TempDir) -> File {
+        let path = directory.path().join("test.db");
+        let mut writer = open_writer(&path, 1_000).await.unwrap();
+        migrate(&mut writer, SCHEMA, 1, 7).await.unwrap();
+        let readers = Readers::open(&path, 4).await.unwrap();
+        let limit = WalLimit::new(&path, readers.clone());
+        File {
+            writer,
+            limit,
+            readers,
+            path,
+        }
+    }
+
+    /// A transaction of `mib` mebibytes.
+    async fn write(writer: &mut SqliteConnection, mib: i64) {
+        sqlx::query("INSERT INTO log (value) VALUES (zeroblob(?))")
+            .bind(mib * 1024 * 1024)
+            .execute(writer)
+            .await
+            .unwrap();
+    }
+
+    async fn count(connection: &mut SqliteConnection) -> i64 {
+        sqlx::query_scalar("SELECT count(*) FROM log")
+            .fetch_one(connection)
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn log_is_emptied_above_the_limit_and_left_alone_below() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut file = file(&directory).await;
+        write(&mut file.writer, 1).await;
+        file.limit.keep(&mut file.writer).await.unwrap();
+        assert!(file.limit.bytes() > 1024 * 1024);
+        write(&mut file.writer, 17).await;
+        assert!(file.limit.bytes() > WAL_BYTES_MAX);
+        file.limit.keep(&mut file.writer).await.unwrap();
+        assert_eq!(file.limit.bytes(), 0);
+        assert_eq!(count(&mut file.readers.read().await.unwrap()).await, 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn log_is_bounded_under_reads_that_overlap_without_a_pause() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut file = file(&directory).await;
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let reads: Vec<_> = (0..8)
+            .map(|_| {
+                let (readers, stop) = (file.readers.clone(), std::sync::Arc::clone(&stop));
+                tokio::spawn(async move {
+                    let mut reads = 0;
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        let mut read = readers.read().await.unwrap();
+                        // The search passes over the values, so that the read lasts longer than a commit.
+                        let sql = "SELECT count(*) FROM log WHERE slot <= 8 AND instr(value, x'01') = 0";
+                        let _: i64 = sqlx::query_scalar(sql).fetch_one(&mut *read).await.unwrap();
+                        reads += 1;
+                    }
+                    reads
+                })
+            })
+            .collect();
+        let mut longest = 0;
+        for _ in 0..60 {
+            write(&mut file.writer, 2).await;
+            longest = longest.max(file.limit.bytes());
+            file.limit.keep(&mut file.writer).await.unwrap();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        for reads in reads {
+            assert!(reads.await.unwrap() > 0, "a reader never read");
+        }
+        // One commit above the limit, and its frames.
+        assert!(longest <= WAL_BYTES_MAX + 3 * 1024 * 1024, "{longest}");
+    }
+
+    #[tokio::test]
+    async fn foreign_reader_stands_in_the_way_until_it_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut file = file(&directory).await;
+        write(&mut file.writer, 1).await;
+        let mut foreign = open_writer(&file.path, 1_000).await.unwrap();
+        sqlx::query("BEGIN").execute(&mut foreign).await.unwrap();
+        count(&mut foreign).await;
+        write(&mut file.writer, 17).await;
+        assert!(!file.limit.empty(&mut file.writer).await.unwrap());
+        write(&mut file.writer, 1).await;
+        sqlx::query("COMMIT").execute(&mut foreign).await.unwrap();
+        assert!(file.limit.empty(&mut file.writer).await.unwrap());
+        assert_eq!(file.limit.bytes(), 0);
+    }
+}
