@@ -1,6 +1,6 @@
 //! How far a learner has come: the watermark of what is applied, and the digests that learners are compared by.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use paxos_common::paxos::{slot::Slot, value::Value};
@@ -11,8 +11,15 @@ use sha2::{Digest as _, Sha256};
 /// Part of the stored format.
 pub(crate) const MARK_SLOTS: u64 = 1_024;
 
-/// How many marks stay in memory: what a report holds beside the latest digest.
+/// How many of these marks stay in memory.
 pub(crate) const MARKS_KEPT: usize = 7;
+
+/// Distances in slots of the finer marks, of which only the last two each stay in memory. Two learners that are less than
+/// one such distance apart have a mark in common, also in a short log.
+const FINE_MARK_SLOTS: [u64; 2] = [32, 256];
+
+/// Most digests in a report: acceptors refuse a report with more.
+const DIGESTS_MAX: usize = 8;
 
 /// Rolling hash of a log: SHA-256 over the digest before, the slot as 8 big-endian bytes, and the stored bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,12 +66,30 @@ pub(crate) struct Progress {
     latest: Mark,
     /// Digests at multiples of [`MARK_SLOTS`], the newest first.
     marks: VecDeque<Mark>,
+    /// The last two digests at multiples of each of [`FINE_MARK_SLOTS`], the newest first.
+    fine_marks: [[Mark; 2]; FINE_MARK_SLOTS.len()],
 }
 
 impl Progress {
-    /// As it was stored; `marks` the newest first.
+    /// As it was stored; `marks` the newest first. Finer marks are not stored: see
+    /// [`Self::at_earlier_mark`].
     pub(crate) fn recovered(latest: Mark, marks: VecDeque<Mark>) -> Self {
-        Self { latest, marks }
+        Self {
+            latest,
+            marks,
+            fine_marks: Default::default(),
+        }
+    }
+
+    /// As it was at the last stored mark but one, or at the beginning of the log. Passing the slots from there on restores
+    /// the finer marks.
+    pub(crate) fn at_earlier_mark(&self) -> Self {
+        let marks: VecDeque<Mark> = self.marks.iter().skip(1).copied().collect();
+        Self {
+            latest: marks.front().copied().unwrap_or_default(),
+            marks,
+            fine_marks: Default::default(),
+        }
     }
 
     /// Every slot below it is applied.
@@ -77,12 +102,20 @@ impl Progress {
         self.latest
     }
 
-    /// The latest digest and those at the last marks, the newest first.
+    /// The latest digest and those at the last marks, the newest first, each slot once.
     pub(crate) fn digests(&self) -> Vec<pb::Digest> {
-        let older = self.marks.iter().filter(|mark| mark.to < self.latest.to);
-        std::iter::once(&self.latest)
+        let fine_marks = self
+            .fine_marks
+            .iter()
+            .flatten()
+            .filter(|mark| mark.to > Slot::ZERO);
+        let older = self.marks.iter().chain(fine_marks);
+        let older: BTreeMap<Slot, Mark> = older.map(|&mark| (mark.to, mark)).collect();
+        let older = older.range(..self.latest.to).rev().map(|(_, &mark)| mark);
+        std::iter::once(self.latest)
             .chain(older)
-            .map(|&mark| mark.into())
+            .take(DIGESTS_MAX)
+            .map(Into::into)
             .collect()
     }
 
@@ -96,7 +129,13 @@ impl Progress {
             to: slot.next(),
             digest: self.latest.digest.extended(slot, value),
         };
-        if !self.latest.to.get().is_multiple_of(MARK_SLOTS) {
+        let to = self.latest.to.get();
+        for (marks, slots) in self.fine_marks.iter_mut().zip(FINE_MARK_SLOTS) {
+            if to.is_multiple_of(slots) {
+                *marks = [self.latest, marks[0]];
+            }
+        }
+        if !to.is_multiple_of(MARK_SLOTS) {
             return None;
         }
         self.marks.push_front(self.latest);

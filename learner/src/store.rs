@@ -134,6 +134,7 @@ impl Store {
             cluster,
         };
         let progress = load(&mut connection, cluster, &named).await?;
+        let progress = with_fine_marks(progress, &log, &named).await?;
         let registers = registers::load(&mut connection, cluster, &named).await?;
         let sessions = registers::load_sessions(&mut connection, cluster, &named).await?;
         Ok(Opened {
@@ -317,6 +318,33 @@ async fn load(
     };
     let marks = marks.iter().map(mark).collect::<Result<_, _>>()?;
     Ok(Progress::recovered(Mark { to, digest }, marks))
+}
+
+/// Restores the marks that are not stored, from the slots after the last stored one, and holds the stored digest against
+/// these slots.
+async fn with_fine_marks(progress: Progress, log: &Log, path: &str) -> Result<Progress, StoreError> {
+    let mut replayed = progress.at_earlier_mark();
+    while replayed.applied_to() < progress.applied_to() {
+        let page = match log.page(replayed.applied_to(), progress.applied_to()).await {
+            Ok(page) => page,
+            Err(ReadError::Sqlite(error)) => return Err(error.into()),
+            Err(error @ ReadError::Damaged(_)) => {
+                // The state is sound. Only readers of this very slot find out.
+                tracing::warn!(%error, file = path, "this learner can be compared with others at few slots");
+                return Ok(progress);
+            }
+        };
+        for record in page {
+            replayed.pass(record.slot, &record.value);
+        }
+    }
+    if replayed.latest() != progress.latest() {
+        return Err(StoreError::Damaged {
+            what: "the digest of the log",
+            path: path.to_owned(),
+        });
+    }
+    Ok(replayed)
 }
 
 fn integer(slot: Slot) -> i64 {

@@ -19,6 +19,9 @@ const REPORT_OLD_MS: u64 = 5_000;
 /// So many slots behind, a learner is catching up or stuck: under load it is a few hundred behind at most.
 const LAG_SLOTS: u64 = 10_000;
 
+/// Learners that have applied at least this many slots keep digests at earlier slots, and so can be compared.
+const COMPARABLE_SLOTS: u64 = 32;
+
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Severity {
@@ -124,6 +127,9 @@ pub(crate) fn judge(status: &ClusterStatus) -> Verdict {
                      fault; one that starts without data learns the log anew",
         });
     }
+    if digests == Digests::NotComparable {
+        findings.extend(incomparable_finding(&peers));
+    }
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Verdict {
         findings,
@@ -228,6 +234,24 @@ fn peer_findings(peers: &[Peer], works: bool, chosen_to: u64) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Learners that hold some of the log, and have no digest in common. Silence would hide that their logs may differ.
+fn incomparable_finding(peers: &[Peer]) -> Option<Finding> {
+    let applied = |peer: &Peer| {
+        let applied_to = learner(peer)?.applied_to;
+        (applied_to >= COMPARABLE_SLOTS).then(|| format!("{} at slot {applied_to}", peer.report.address))
+    };
+    let learners: Vec<_> = peers.iter().filter_map(applied).collect();
+    (learners.len() > 1).then(|| Finding {
+        severity: Severity::Degraded,
+        problem: format!(
+            "the logs of the learners cannot be compared, no digest is at a slot that all have: {}",
+            learners.join(", ")
+        ),
+        advice: "a learner may be catching up: ask again. If this stays, keep the data of all learners and look at the log \
+                 of the one that is behind; one that starts without data learns the log again",
+    })
 }
 
 /// Who holds what at this point, so that the odd one shows.

@@ -36,7 +36,7 @@ fn digest_chain_equals_a_naive_one_and_is_marked_at_multiples() {
         .into_iter()
         .map(|digest| (digest.to, digest.digest))
         .collect();
-    let expected = [2_100, 2_048, 1_024].map(|to| (to, Bytes::copy_from_slice(&naive(to))));
+    let expected = [2_100, 2_080, 2_048, 1_792, 1_024].map(|to| (to, Bytes::copy_from_slice(&naive(to))));
     assert_eq!(told, expected);
 }
 
@@ -51,9 +51,38 @@ fn reports_hold_at_most_eight_digests_the_newest_first_and_none_twice() {
         .iter()
         .map(|digest| digest.to / MARK_SLOTS)
         .collect();
-    assert_eq!(told, [12, 11, 10, 9, 8, 7, 6]);
-    progress.pass(progress.applied_to(), &Value::noop());
-    assert_eq!(progress.digests().len(), 8);
+    assert_eq!(told, [12, 11, 11, 11, 10, 9, 8, 7]);
+    for (slot, value) in &batch(12 * MARK_SLOTS, 12 * MARK_SLOTS + 343) {
+        progress.pass(*slot, value);
+    }
+    let beyond: Vec<_> = progress
+        .digests()
+        .iter()
+        .map(|digest| i64::try_from(digest.to).unwrap() - 12 * 1_024)
+        .collect();
+    assert_eq!(beyond, [343, 320, 288, 256, 0, -1_024, -2_048, -3_072]);
+}
+
+#[test]
+fn learners_of_a_short_log_have_a_point_in_common_and_a_restart_keeps_it() {
+    let mut one = Progress::default();
+    let mut other = Progress::default();
+    for (slot, value) in &batch(0, 430) {
+        one.pass(*slot, value);
+        if slot.get() < 405 {
+            other.pass(*slot, value);
+        }
+    }
+    let points =
+        |progress: &Progress| -> Vec<u64> { progress.digests().iter().map(|digest| digest.to).collect() };
+    assert_eq!(points(&one), [430, 416, 384, 256]);
+    assert_eq!(points(&other), [405, 384, 352, 256]);
+    // What a file holds, and the slots after its last mark.
+    let mut recovered = Progress::recovered(other.latest(), VecDeque::new()).at_earlier_mark();
+    for (slot, value) in &batch(0, 405) {
+        recovered.pass(*slot, value);
+    }
+    assert_eq!(recovered, other);
 }
 
 #[test]

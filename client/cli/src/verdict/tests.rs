@@ -352,6 +352,23 @@ fn digests_without_a_common_point_are_not_called_equal() {
 }
 
 #[test]
+fn learners_that_cannot_be_compared_are_a_finding_once_they_hold_some_of_the_log() {
+    let apart = |slots: u64| {
+        cluster(&[
+            proposer(7101, true),
+            learner(7201, slots, &[(slots, 1)]),
+            learner(7202, slots + 1, &[(slots + 1, 2)]),
+        ])
+    };
+    assert_eq!(problems(&apart(COMPARABLE_SLOTS - 2)), "");
+    let problem = problems(&apart(COMPARABLE_SLOTS));
+    assert!(
+        problem.contains("cannot be compared") && problem.contains("7202 at slot 33"),
+        "{problem}"
+    );
+}
+
+#[test]
 fn stale_report_is_a_finding_and_leads_nobody() {
     let mut old = proposer(7101, true);
     old.age_ms = REPORT_OLD_MS;
