@@ -1,60 +1,21 @@
-//! Damaged rows: whoever reads one tells the worker, and a slow read of everything finds them before they are needed.
+//! Damaged rows: a slow read of everything finds them before they are needed.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use paxos_common::{
-    exit::Failure,
-    paxos::{acceptor::Held, slot::Slot},
-};
+use paxos_common::{exit::Failure, paxos::slot::Slot};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::{
     shared::Shared,
-    store::{Page, PastPromise, Reader, StoreError},
+    store::{Page, Reader},
 };
 
 /// Between two pages: at most some megabytes a second, which no disk notices.
 const PAGE_PAUSE: Duration = Duration::from_millis(100);
 /// Between two reads of everything. The first begins at start, after whatever ended the process before.
 const PASS_PAUSE: Duration = Duration::from_hours(1);
-
-/// A reader that tells the worker of the damaged rows in its pages.
-#[derive(Clone, Debug)]
-pub(crate) struct Telling<R> {
-    reader: R,
-    shared: Arc<Shared>,
-}
-
-impl<R> Telling<R> {
-    pub(crate) fn new(reader: R, shared: Arc<Shared>) -> Self {
-        Self { reader, shared }
-    }
-}
-
-impl<R: Reader> Reader for Telling<R> {
-    async fn page(&self, from: Slot) -> Result<Page, StoreError> {
-        let page = self.reader.page(from).await?;
-        if let Some(slots) = damaged(&page) {
-            // When there is no room they are found again by the next who reads.
-            drop(self.shared.damage.try_send(slots));
-        }
-        Ok(page)
-    }
-
-    async fn held(&self, slots: &[Slot]) -> Result<BTreeMap<Slot, Held>, StoreError> {
-        self.reader.held(slots).await
-    }
-
-    async fn promises(&self, limit: u32) -> Result<Vec<PastPromise>, StoreError> {
-        self.reader.promises(limit).await
-    }
-
-    async fn wal_bytes(&self) -> u64 {
-        self.reader.wal_bytes().await
-    }
-}
 
 /// Reads everything, over and over, slowly, until `stop`.
 ///
@@ -92,7 +53,8 @@ pub(crate) async fn scrub<R: Reader>(
     stop.run_until_cancelled(work).await.unwrap_or(Ok(()))
 }
 
-fn damaged(page: &Page) -> Option<Vec<Slot>> {
+/// The slots of a page whose rows are unknown, if there are any.
+pub(crate) fn damaged(page: &Page) -> Option<Vec<Slot>> {
     let damaged = page.rows.iter().filter(|row| row.accepted.is_none());
     let slots: Vec<_> = damaged.map(|row| row.slot).collect();
     (!slots.is_empty()).then_some(slots)

@@ -11,6 +11,7 @@ pub mod config;
 mod damage;
 mod metrics;
 mod observe;
+mod peers;
 mod service;
 mod shared;
 pub mod store;
@@ -37,8 +38,9 @@ use tracing::info;
 
 use crate::{
     config::Config,
-    damage::{Telling, scrub},
+    damage::scrub,
     metrics::Instruments,
+    peers::PeerReader,
     service::Service,
     store::{Store as _, sqlite::SqliteStore},
     worker::Worker,
@@ -82,7 +84,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     serve(config.metrics, &metrics, &readiness, &shutdown).await?;
     let stop_scrub = shutdown.token().clone();
     shutdown.spawn_vital("scrub", scrub(reader.clone(), Arc::clone(&shared), stop_scrub));
-    let reader = Telling::new(reader, Arc::clone(&shared));
+    let reader = PeerReader::new(reader, Arc::clone(&shared));
     let published = shared.published();
     info!(
         node_id = config.id, acceptor = %published.stamp.acceptor, listen = %local, %address, data_dir,

@@ -15,6 +15,7 @@ use paxos_common::paxos::{ballot::Ballot, identity::Stamp, message::Row, slot::S
 use tokio::sync::watch;
 
 use crate::{
+    peers::PeerReader,
     shared::Shared,
     store::{PAGE_BYTES_MAX, Reader, StoreError},
 };
@@ -164,7 +165,7 @@ impl Content {
 /// Everything accepted from slot `from` on: first what is held, then what follows. The first frame comes at once, even
 /// when it has no rows. Holds one frame at a time; it goes on when that is taken.
 pub(crate) fn observe<R: Reader>(
-    reader: R,
+    reader: PeerReader<R>,
     shared: Arc<Shared>,
     from: Slot,
 ) -> impl Stream<Item = Result<Frame, StoreError>> {
@@ -330,7 +331,11 @@ mod tests {
         let mut damaged = rows(0, 5, 1);
         let lost = damaged.remove_entry(&slot(2)).unwrap();
         commit(&mut store, &shared, damaged, 5).await;
-        let mut frames = pin!(observe(disk, Arc::clone(&shared), slot(0)));
+        let mut frames = pin!(observe(
+            PeerReader::new(disk, Arc::clone(&shared)),
+            Arc::clone(&shared),
+            slot(0)
+        ));
         let mut told = async || -> Option<Vec<(u64, bool)>> {
             let frame = frames.next().now_or_never()?.unwrap().unwrap();
             let row = |row: &Row| (row.slot.get(), row.accepted.is_some());
@@ -353,7 +358,11 @@ mod tests {
     async fn observer_that_fell_out_of_the_ring_pages_again_from_the_watermark_it_knows() {
         let (disk, mut store, shared) = start();
         commit(&mut store, &shared, rows(0, 5, 1), 3).await;
-        let mut frames = pin!(observe(disk, Arc::clone(&shared), slot(1)));
+        let mut frames = pin!(observe(
+            PeerReader::new(disk, Arc::clone(&shared)),
+            Arc::clone(&shared),
+            slot(1)
+        ));
         let mut told = async || -> Option<(u64, Vec<u64>)> {
             let frame = frames.next().now_or_never()?.unwrap().unwrap();
             Some((

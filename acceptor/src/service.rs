@@ -26,6 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     attach::{Attachment, Roster, millis},
     observe::observe,
+    peers::PeerReader,
     shared::{Published, Shared},
     store::{Reader, StoreError},
     trace::Traced,
@@ -68,7 +69,7 @@ struct Inner<R> {
     observers: Arc<Semaphore>,
     promises: Arc<Semaphore>,
     shared: Arc<Shared>,
-    reader: R,
+    reader: PeerReader<R>,
     roster: Arc<Roster>,
     shutdown: Shutdown,
     tracer: Tracer,
@@ -88,7 +89,7 @@ impl<R: Reader> Service<R> {
         address: String,
         queue: mpsc::Sender<Command>,
         shared: Arc<Shared>,
-        reader: R,
+        reader: PeerReader<R>,
         shutdown: Shutdown,
         tracer: Tracer,
     ) -> Self {

@@ -48,6 +48,8 @@ pub(crate) struct Shared {
     /// The cluster, once this acceptor votes in one; it never changes again.
     formed: OnceLock<ClusterId>,
     leadership: watch::Sender<Leadership>,
+    /// The stamp of `published`, for those who wait for a commit.
+    released: watch::Sender<Stamp>,
     past_runs: Vec<(RunNumber, CommitCounter)>,
     /// What was heard of other acceptors.
     witnesses: Mutex<Witnesses>,
@@ -79,6 +81,7 @@ impl Shared {
             }),
             formed: core.formed_cluster().map_or_else(OnceLock::new, OnceLock::from),
             leadership: watch::Sender::new(core.leadership()),
+            released: watch::Sender::new(core.stamp()),
             past_runs,
             witnesses: Mutex::new(witnesses),
             ring: Ring::default(),
@@ -99,6 +102,16 @@ impl Shared {
     /// Tells when the leadership changes.
     pub(crate) fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.subscribe()
+    }
+
+    /// Returns once memory shows a commit: from then on every answer of this process covers it.
+    ///
+    /// # Cancel safety
+    /// Safe: it only waits.
+    pub(crate) async fn released(&self, commit: CommitCounter) {
+        let mut released = self.released.subscribe();
+        // No error: the sender lives as long as `self`.
+        drop(released.wait_for(|stamp| stamp.covers(commit)).await);
     }
 
     /// All runs before the present one, and the commit counter at which each ended.
@@ -153,6 +166,13 @@ impl Shared {
             published.leadership = leadership.clone();
         }
         drop(published);
+        // Behind what it announces.
+        self.released.send_if_modified(|released| {
+            let stamp = core.stamp();
+            let news = *released != stamp;
+            *released = stamp;
+            news
+        });
         if let Some(cluster) = core.formed_cluster() {
             self.formed.get_or_init(|| cluster);
         }

@@ -105,3 +105,15 @@ pub struct Stamp {
     /// The last of the commits that the answer speaks for.
     pub commit_counter: CommitCounter,
 }
+
+impl Stamp {
+    /// Whether what a reader of the disk found as of this commit may be sent to a peer, now that memory answers with
+    /// this stamp.
+    ///
+    /// A disk shows a commit to its readers before memory does: the commit call returns later, after a checkpoint
+    /// perhaps. A page that left in between would show votes that the acceptor's next `Tail` does not count, and a read
+    /// at another learner would go back in time. So a page waits until memory shows its commit.
+    pub fn covers(&self, commit: CommitCounter) -> bool {
+        commit <= self.commit_counter
+    }
+}

@@ -29,6 +29,12 @@
 //! **Reads ask a quorum too** ([`reading`]). A learner asks the acceptors how far they have voted, and answers when it
 //! has applied all below. A write that was answered has a vote in every quorum that may be asked.
 //!
+//! **Every later tail covers everything that a peer was shown.** Votes are shown by answers, by frames and by pages. A
+//! page is read from the disk, and a disk shows a commit to its readers before the commit call has returned. So a page
+//! waits until memory, which tails are taken from, shows the page's commit
+//! ([`Stamp::covers`](identity::Stamp::covers)). Otherwise a learner could learn a slot from pages alone, answer a read
+//! with it, and the next read, at another learner, could miss it.
+//!
 //! **What a command did is known to learners alone** ([`machine`]). They apply the same commands in the same order, so
 //! they agree on which condition held and which retry came second, without a word to each other.
 //!
@@ -54,7 +60,8 @@
 //! 6. Learners' sequences are prefixes of one another, without gaps, across restarts and changes of feed.
 //! 7. New slots start at or above every promise's `voted_to`, `chosen_to` and `trimmed_to`.
 //! 8. A wiped, rolled-back or foreign acceptor is never counted.
-//! 9. Reads and writes are linearizable; nothing is answered above a slot that is not chosen yet.
+//! 9. Reads and writes are linearizable; nothing is answered above a slot that is not chosen yet; every vote that an
+//!    acceptor showed is covered by its later tails.
 //! 10. A (session, sequence) takes effect once; versions grow.
 //! 11. When the faults stop, something proposed gets chosen, and every learner learns it.
 //!

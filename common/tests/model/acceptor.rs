@@ -1,7 +1,8 @@
 //! A modelled acceptor: the real core, the disk that survives, and the group that is on its way there.
 //!
 //! Deciding a request and making it durable are two steps. Between them a crash takes the group away with all its
-//! answers; what comes in meanwhile joins the group, or waits in the network.
+//! answers; what comes in meanwhile joins the group, or waits in the network. In scenarios that say so, a commit is two
+//! steps itself: readers of the disk see the group first, and memory takes it in later.
 
 use std::{collections::BTreeMap, hash::Hash};
 
@@ -38,6 +39,8 @@ pub(crate) struct Open {
     answers: Vec<Answer>,
     /// Every vote that was decided, also those whose rows were written over in the same group.
     votes: Vec<(Slot, Ballot, Value)>,
+    /// The disk holds the group, and its readers see the group.
+    pub(crate) readable: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -113,7 +116,7 @@ fn insert<T: Hash>(set: &mut Vec<T>, member: T) {
 #[derive(Clone, Debug, Hash)]
 pub(crate) enum Input<'a> {
     Receive(&'a Shared<Envelope>),
-    /// The open group is on the disk, whole.
+    /// The open group is on the disk, whole; or memory takes in what is on the disk already.
     Commit,
     /// Power off and on: what is pending is gone.
     Crash,
@@ -171,6 +174,7 @@ impl AcceptorStep<'_> {
             group: self.node.core.group(),
             answers: Vec::new(),
             votes: Vec::new(),
+            readable: false,
         });
         match decide(&self.node.core, &self.node.disk, &mut open.group, from, message) {
             Ok(answer) => {
@@ -194,7 +198,15 @@ impl AcceptorStep<'_> {
     }
 
     fn commit(&mut self) {
-        let Some(open) = self.node.open.take() else { return };
+        let Some(mut open) = self.node.open.take() else {
+            return;
+        };
+        if open.readable {
+            let rows = open.group.rows().clone();
+            self.release(open);
+            self.show_commit(&rows);
+            return;
+        }
         let before = self.node.disk.clone();
         let Some(write) = self.node.core.write(&open.group) else {
             return;
@@ -217,6 +229,11 @@ impl AcceptorStep<'_> {
             self.outputs.broken(Broken::PromisesAreKept);
         }
         self.claim_watermark(self.node.disk.chosen_to.min(self.node.disk.damaged_at()));
+        if self.cluster.scenario.readable_first {
+            open.readable = true;
+            self.node.open = Some(open);
+            return;
+        }
         self.release(open);
         if recover {
             self.node.recover();
@@ -326,7 +343,9 @@ impl AcceptorStep<'_> {
 
     fn crash(&mut self) {
         if let Some(open) = &self.node.open {
-            self.outputs.saw(if open.group.rows().is_empty() {
+            self.outputs.saw(if open.readable {
+                Sight::ReadableUnanswered
+            } else if open.group.rows().is_empty() {
                 Sight::PromiseLost
             } else {
                 Sight::VoteLost
@@ -368,8 +387,18 @@ impl AcceptorStep<'_> {
         let disk = &self.node.disk;
         let (rows, _) = disk.rows_from(from, self.cluster.scenario.page_rows);
         let chosen_to = self.node.core.chosen_to().min(disk.damaged_at());
+        let learner = Node::Learner(learner);
+        for row in &rows {
+            if let Some((ballot, _)) = &row.accepted {
+                let range = SlotRange {
+                    from: row.slot,
+                    to: row.slot.next(),
+                };
+                self.send(learner, Message::Votes(*ballot, range));
+            }
+        }
         if !rows.is_empty() {
-            self.send(Node::Learner(learner), Message::Rows(rows, chosen_to));
+            self.send(learner, Message::Rows(rows, chosen_to));
         }
     }
 }

@@ -11,7 +11,7 @@
 use super::{
     climb::Case,
     forming,
-    prefix::{older_row, one_knower},
+    prefix::{older_row, one_knower, readable_reign},
     rollback,
     scenario::{Allowance, Scenario, Spend},
     tamper::Bug,
@@ -208,6 +208,16 @@ pub(crate) fn planted() -> Vec<Case> {
             ReadCountsReplies,
             "a read that counts replies instead of acceptors",
             reads(),
+        ),
+        plant(
+            PageShownBeforeMemory,
+            "a page sent before memory shows its commit",
+            Scenario {
+                readable_first: true,
+                prefix: readable_reign,
+                allowance: allow(&[(Read, 2), (RestartLearner, 1)]),
+                ..reads()
+            },
         ),
         plant(
             LearnerResumesAfterHighest,

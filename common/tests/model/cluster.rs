@@ -24,6 +24,7 @@ use super::{
     scenario::{Allowance, Scenario, Spend},
     shared::Shared,
     sights::Sights,
+    tamper::Bug,
 };
 
 pub(crate) struct Cluster {
@@ -59,7 +60,7 @@ pub(crate) enum Action {
     Deliver(Shared<Envelope>),
     /// Somebody takes in what was taken in before.
     Repeat(Shared<Envelope>),
-    /// The open group of an acceptor is durable.
+    /// The open group of an acceptor is durable, or taken into memory.
     Commit(usize),
     /// An acceptor loses power, and is back.
     Crash(usize),
@@ -198,7 +199,11 @@ impl Cluster {
     /// Whether delivering can change anything now.
     fn is_deliverable(&self, state: &State, envelope: &Envelope) -> bool {
         match envelope.to {
-            Node::Acceptor(place) => self.scenario.groups || state.acceptors[place].open.is_none(),
+            Node::Acceptor(place) => {
+                let open = &state.acceptors[place].open;
+                let from_memory = || matches!(envelope.message, Message::Tail(_));
+                self.scenario.groups || open.as_ref().is_none_or(|open| open.readable && from_memory())
+            }
             Node::Proposer { place, run } => {
                 let node = &state.proposers[place];
                 let is_late = || {
@@ -209,6 +214,11 @@ impl Cluster {
             }
             Node::Learner(_) => true,
         }
+    }
+
+    /// Whether what a reader of this acceptor's disk finds may leave: memory shows the same commit.
+    fn shows_pages(&self, node: &AcceptorNode) -> bool {
+        self.has(Bug::PageShownBeforeMemory) || node.core.stamp().covers(node.disk.commit_counter)
     }
 
     fn proposer_actions(&self, state: &State, place: usize, actions: &mut Vec<Action>) {
@@ -251,9 +261,11 @@ impl Cluster {
             actions.push(Action::Limit(learner));
         }
         for acceptor in 0..self.scenario.acceptors {
-            if acceptor == node.feed {
+            let has_votes = self.scenario.readable_first || acceptor == node.feed;
+            if has_votes && self.shows_pages(&state.acceptors[acceptor]) {
                 actions.push(Action::Show { acceptor, learner });
-            } else {
+            }
+            if acceptor != node.feed {
                 actions.push(Action::SwitchFeed(learner, acceptor));
             }
         }
@@ -278,8 +290,11 @@ impl Model for Cluster {
         // A commit that nothing can prevent or join any more is put before everything else: all other steps leave it
         // as it is, and it leaves them as they are.
         if state.left.of(Spend::Crash) == 0 && !self.scenario.groups {
-            let open = state.acceptors.iter().position(|node| node.open.is_some());
-            if let Some(acceptor) = open {
+            let is_unwritten = |node: &Shared<AcceptorNode>| {
+                let open = node.open.as_ref();
+                open.is_some_and(|open| !open.readable)
+            };
+            if let Some(acceptor) = state.acceptors.iter().position(is_unwritten) {
                 actions.push(Action::Commit(acceptor));
                 return;
             }
@@ -298,7 +313,7 @@ impl Model for Cluster {
             if node.open.is_some() {
                 actions.push(Action::Commit(place));
             }
-            for &reading in &node.reading {
+            for &reading in node.reading.iter().filter(|_| self.shows_pages(node)) {
                 actions.push(Action::ReadPage(place, reading));
             }
             if node.open.is_some() || node.core.chosen_to() > node.disk.chosen_to {

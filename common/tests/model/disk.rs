@@ -18,7 +18,7 @@ use paxos_common::paxos::{
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Disk {
     uuid: AcceptorUuid,
-    commit_counter: CommitCounter,
+    pub(crate) commit_counter: CommitCounter,
     pub(crate) promised: Ballot,
     leader_address: Arc<str>,
     pub(crate) chosen_to: Slot,

@@ -165,6 +165,18 @@ pub(crate) fn small() -> Vec<Rung> {
             },
         ),
         rung(
+            10_140,
+            Scenario {
+                learners: 1,
+                commands: &[1, 0],
+                reach: &[&[0, 1], &[]],
+                readable_first: true,
+                allowance: allow(&[(Campaign, 1), (Crash, 1), (Read, 1)]),
+                expected: &[Sight::ReadableUnanswered, Sight::ReadAfterWrite],
+                ..Scenario::small("5 a read, commits readable first, a crash")
+            },
+        ),
+        rung(
             6_327,
             Scenario {
                 repair: true,
@@ -293,6 +305,15 @@ pub(crate) fn large() -> Vec<Rung> {
             allowance: allow(&[(Campaign, 2), (Read, 2)]),
             expected: &[Sight::ReadAfterWrite, Sight::ReadAfterFailover],
             ..Scenario::small("5 two reads, two leaders")
+        }),
+        rung(Scenario {
+            learners: 1,
+            commands: &[1, 0],
+            reach: &[&[0, 1], &[]],
+            readable_first: true,
+            allowance: allow(&[(Campaign, 1), (Read, 2), (RestartLearner, 1)]),
+            expected: &[Sight::ReadAfterWrite, Sight::ReadOverlapsWrite],
+            ..Scenario::small("5 two reads, commits readable first, a learner restarts")
         }),
         rung(Scenario {
             repair: true,

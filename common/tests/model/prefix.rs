@@ -35,6 +35,28 @@ pub(crate) fn one_knower(cluster: &Cluster, state: State) -> State {
     state
 }
 
+/// The first proposer leads by the promises of the first two acceptors, and the first has voted for its command;
+/// each commit is readable a step before memory shows it.
+pub(crate) fn readable_reign(cluster: &Cluster, state: State) -> State {
+    cluster.play(
+        state,
+        &[
+            |action| *action == Action::Fire(0, Timer::Election),
+            |action| asks(action, 0, 0),
+            |action| *action == Action::Commit(0),
+            |action| *action == Action::Commit(0),
+            |action| asks(action, 0, 1),
+            |action| *action == Action::Commit(1),
+            |action| *action == Action::Commit(1),
+            |action| promises(action, 0, 0),
+            |action| promises(action, 1, 0),
+            |action| proposes(action, 0, 0),
+            |action| *action == Action::Commit(0),
+            |action| *action == Action::Commit(0),
+        ],
+    )
+}
+
 /// The first acceptor votes at a first ballot; then the two others choose another value at a second. Both leaders take
 /// themselves for one, and all that was sent may yet arrive.
 pub(crate) fn older_row(cluster: &Cluster, state: State) -> State {

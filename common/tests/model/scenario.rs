@@ -72,6 +72,8 @@ pub(crate) struct Scenario {
     pub(crate) pages_apart: bool,
     /// Requests may join a group that is not durable yet.
     pub(crate) groups: bool,
+    /// Readers of the disk see a commit a step before memory shows it.
+    pub(crate) readable_first: bool,
     /// Leaders may ask for what lagging acceptors lack; else those messages are lost.
     pub(crate) repair: bool,
     /// Leaders take in answers about what they know to be chosen.
@@ -101,6 +103,7 @@ impl Scenario {
             page_rows: 8,
             pages_apart: false,
             groups: false,
+            readable_first: false,
             late_answers: false,
             repair: false,
             allowance: Allowance::new(&[(Spend::Campaign, 2)]),

@@ -20,6 +20,8 @@ pub(crate) enum Sight {
     VoteLost,
     /// A crash took a promise that was not durable.
     PromiseLost,
+    /// A crash took the answers of a group that readers of the disk saw.
+    ReadableUnanswered,
     /// A crash took a watermark that memory alone held.
     WatermarkLost,
     /// Several requests were made durable by one commit.

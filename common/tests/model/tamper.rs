@@ -49,6 +49,8 @@ pub(crate) enum Bug {
     FrameWatermarkForHeldRows,
     /// A leader claims a watermark that it heard of.
     WatermarkByHearsay,
+    /// A page leaves while the disk shows what memory does not.
+    PageShownBeforeMemory,
     /// A row that cannot be read is left out of promises.
     UnreadableRowTakenForEmpty,
     /// The same, where a leader asks for the sake of repair.

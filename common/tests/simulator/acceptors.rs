@@ -28,10 +28,12 @@ use super::{
     world::{Happening, Time, World, micros},
 };
 
-/// A group on its way to the disk.
+/// A group on its way to the disk, or on the disk and not in memory yet.
 struct Committing {
     group: Group,
     answers: Vec<Answer>,
+    /// The disk holds the group, and every reader of the disk sees it.
+    readable: bool,
 }
 
 pub(crate) enum Answer {
@@ -47,6 +49,8 @@ pub(crate) struct AcceptorProcess {
     pub(crate) run: u64,
     queue: VecDeque<(Node, Message)>,
     committing: Option<Committing>,
+    /// Reads of the disk for peers that wait until memory shows what the disk shows.
+    pub(crate) held_back: Vec<Happening>,
     /// When it last granted something, or started.
     pub(crate) granted: Time,
     /// How fast its clock runs, in percent.
@@ -93,6 +97,7 @@ impl AcceptorProcess {
             run: 0,
             queue: VecDeque::new(),
             committing: None,
+            held_back: Vec::new(),
             granted: 0,
             clock: 100,
             observers: BTreeSet::new(),
@@ -176,8 +181,12 @@ impl World<'_> {
     /// What an acceptor shows of itself when a link to it opens, while it runs.
     pub(crate) fn introduction(&self, acceptor: usize) -> Option<(Vec<Run>, Witnesses)> {
         let process = &self.acceptors[acceptor];
-        let remembers = process.core.as_ref()?.witnesses().clone();
-        Some((process.disk.runs.clone(), remembers))
+        let core = process.core.as_ref()?;
+        let mut runs = process.disk.runs.clone();
+        if let Some(present) = runs.last_mut() {
+            present.commit_counter = core.stamp().commit_counter;
+        }
+        Some((runs, core.witnesses().clone()))
     }
 
     pub(crate) fn place(&self, acceptor: AcceptorUuid) -> usize {
@@ -188,8 +197,11 @@ impl World<'_> {
     /// Power off: what waits is gone. A group on its way to the disk is there whole, or not at all.
     pub(crate) fn crash_acceptor(&mut self, acceptor: usize) {
         let kept = self.rng.random_bool(0.5);
-        if let Some(Committing { group, .. }) = self.acceptors[acceptor].committing.take() {
-            if kept {
+        let committing = self.acceptors[acceptor].committing.take();
+        if let Some(Committing { group, readable, .. }) = committing {
+            if readable {
+                self.statistics.count(Counted::GroupsReadableUnanswered);
+            } else if kept {
                 self.statistics.count(Counted::GroupsUnanswered);
                 self.write(acceptor, &group);
             } else {
@@ -199,6 +211,7 @@ impl World<'_> {
         let process = &mut self.acceptors[acceptor];
         process.core = None;
         process.queue.clear();
+        process.held_back.clear();
         process.observers.clear();
         self.statistics.count(Counted::AcceptorsCrashed);
         self.note(|| format!("acceptor {acceptor} crashes"));
@@ -292,7 +305,11 @@ impl World<'_> {
         if core.write(&group).is_some() {
             self.tamper_with_waiting(acceptor, &mut answers);
             let process = &mut self.acceptors[acceptor];
-            process.committing = Some(Committing { group, answers });
+            process.committing = Some(Committing {
+                group,
+                answers,
+                readable: false,
+            });
             let run = process.run;
             let (takes, fails) = self.commit_takes(acceptor);
             let outcome = if fails {
@@ -302,7 +319,7 @@ impl World<'_> {
             };
             self.plan(self.now + takes, outcome);
         } else {
-            self.release(acceptor, Committing { group, answers });
+            self.release(acceptor, group, answers);
             self.write_group(acceptor);
         }
     }
@@ -312,12 +329,22 @@ impl World<'_> {
         if process.run != run || process.core.is_none() {
             return;
         }
-        let Some(committing) = process.committing.take() else {
+        let Some(mut committing) = process.committing.take() else {
             return;
         };
-        self.write(acceptor, &committing.group);
-        let rows = committing.group.rows().clone();
-        self.release(acceptor, committing);
+        if !committing.readable {
+            self.write(acceptor, &committing.group);
+            if let Some(late) = self.release_takes() {
+                committing.readable = true;
+                self.acceptors[acceptor].committing = Some(committing);
+                self.note(|| format!("acceptor {acceptor}'s disk shows what memory does not"));
+                self.plan(self.now + late, Happening::Committed { acceptor, run });
+                return;
+            }
+        }
+        let Committing { group, answers, .. } = committing;
+        let rows = group.rows().clone();
+        self.release(acceptor, group, answers);
         self.show_observers(acceptor, &rows);
         self.write_group(acceptor);
     }
@@ -363,11 +390,14 @@ impl World<'_> {
     }
 
     /// Takes a group into memory and lets its answers leave, as they were decided.
-    fn release(&mut self, acceptor: usize, committing: Committing) {
-        let Committing { group, answers } = committing;
+    fn release(&mut self, acceptor: usize, group: Group, answers: Vec<Answer>) {
         let process = &mut self.acceptors[acceptor];
         let Some(core) = &mut process.core else { return };
         core.committed(group);
+        let held_back = std::mem::take(&mut process.held_back);
+        for read in held_back {
+            self.plan(self.now, read);
+        }
         self.tamper_with_memory(acceptor);
         let process = &self.acceptors[acceptor];
         let Some(core) = &process.core else { return };

@@ -38,6 +38,8 @@ pub(crate) enum Bug {
     FrameWatermarkForHeldRows,
     /// An acceptor goes on paging a promise after it has made a higher one, with the marks of then.
     PagesOutliveTheirPromise,
+    /// A page leaves while the disk shows what memory does not.
+    PageShownBeforeMemory,
     /// A row that cannot be read is left out of promises.
     UnreadableRowTakenForEmpty,
     /// The same, where a leader asks for the sake of repair.
@@ -57,7 +59,7 @@ pub(crate) enum Bug {
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::AcceptedLeftOutOfPromise,
         Self::AcceptDoesNotPromise,
         Self::BallotReusedAfterRestart,
@@ -74,6 +76,7 @@ impl Bug {
         Self::WatermarkTrustedForOlderRows,
         Self::FrameWatermarkForHeldRows,
         Self::PagesOutliveTheirPromise,
+        Self::PageShownBeforeMemory,
         Self::UnreadableRowTakenForEmpty,
         Self::RepairTakesUnreadableRowForEmpty,
         Self::LearnerResumesAfterHighest,

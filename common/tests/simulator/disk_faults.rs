@@ -23,6 +23,8 @@ use super::{
 const SLOWNESS: Time = 20;
 /// And when it is stuck.
 const STUCK: Time = 100;
+/// Most simulated milliseconds in which the disk shows a commit and memory does not.
+const READABLE_FIRST_MAX: Time = 200;
 
 impl World<'_> {
     /// One fault of a disk or a clock.
@@ -71,6 +73,16 @@ impl World<'_> {
             takes *= SLOWNESS;
         }
         (takes, self.rng.random_bool(self.knobs.commit_fails))
+    }
+
+    /// How long a commit that readers of the disk see is not in memory yet, if it is not at once: a checkpoint that the
+    /// commit has triggered, or a busy machine.
+    pub(crate) fn release_takes(&mut self) -> Option<Time> {
+        if !self.rng.random_bool(self.knobs.released_late) {
+            return None;
+        }
+        self.statistics.count(Counted::CommitsReadableFirst);
+        Some(self.rng.random_range(1..=READABLE_FIRST_MAX) * MILLISECOND)
     }
 
     /// A failed commit is final: nobody is answered, the process ends. What was to be written may be there or not.
@@ -172,6 +184,7 @@ impl World<'_> {
     pub(crate) fn mend_disks(&mut self) {
         self.knobs.disk_stuck = 0.0;
         self.knobs.commit_fails = 0.0;
+        self.knobs.released_late = 0.0;
         for process in &mut self.acceptors {
             (process.slow_until, process.full_until) = (0, 0);
         }

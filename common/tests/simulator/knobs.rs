@@ -31,6 +31,8 @@ pub(crate) struct Knobs {
     pub(crate) disk_max: Time,
     /// Chance that a commit takes a hundred times as long.
     pub(crate) disk_stuck: f64,
+    /// Chance that readers of the disk see a commit some time before memory shows it.
+    pub(crate) released_late: f64,
     /// Chance that a commit fails.
     pub(crate) commit_fails: f64,
     /// How many acceptors may lose their disk, or go back on it.
@@ -147,6 +149,7 @@ impl Knobs {
                 Ballot::ZERO
             },
             damage,
+            released_late: pick(rng, &[0.0, 0.02, 0.2]),
         }
     }
 }

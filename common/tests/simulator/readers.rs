@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use paxos_common::paxos::{
+    acceptor::Acceptor,
     ballot::Ballot,
     message::{PromisePage, Row},
     proposer::Scan,
@@ -23,6 +24,19 @@ use super::{
 };
 
 impl World<'_> {
+    /// Whether a read of the disk has to wait until memory shows what the disk shows; then it happens again.
+    fn is_held_back(&mut self, acceptor: usize, read: Happening) -> bool {
+        let process = &mut self.acceptors[acceptor];
+        let shown = process.core.as_ref().map(Acceptor::stamp);
+        let covered = shown.is_none_or(|stamp| stamp.covers(process.disk.commit_counter));
+        if covered || self.tampering.shows_pages_early() {
+            return false;
+        }
+        process.held_back.push(read);
+        self.statistics.count(Counted::PagesHeldBack);
+        true
+    }
+
     /// Reads one page of a promise, and plans the next.
     pub(crate) fn send_page(
         &mut self,
@@ -35,10 +49,23 @@ impl World<'_> {
     ) {
         let rows_max = self.rng.random_range(1..=self.knobs.page_rows_max);
         let process = &self.acceptors[acceptor];
-        let Some(core) = &process.core else { return };
-        if process.run != run {
+        if process.core.is_none() || process.run != run {
             return;
         }
+        let due = Happening::PageDue {
+            acceptor,
+            run,
+            to,
+            ballot,
+            from,
+            scan,
+            first,
+        };
+        if self.is_held_back(acceptor, due) {
+            return;
+        }
+        let process = &self.acceptors[acceptor];
+        let Some(core) = &process.core else { return };
         let disk = &process.disk;
         if disk.promised > ballot && !self.tampering.pages_outlive_promise() {
             self.statistics.count(Counted::PagesOvertaken);
@@ -90,10 +117,21 @@ impl World<'_> {
         let rows_max = self.rng.random_range(1..=self.knobs.page_rows_max * 4);
         let from_memory = self.rng.random_bool(0.5);
         let process = &self.acceptors[acceptor];
-        let Some(core) = &process.core else { return };
-        if process.run != run {
+        if process.core.is_none() || process.run != run {
             return;
         }
+        let due = Happening::FrameDue {
+            acceptor,
+            run,
+            learner,
+            kind,
+            from,
+        };
+        if self.is_held_back(acceptor, due) {
+            return;
+        }
+        let process = &self.acceptors[acceptor];
+        let Some(core) = &process.core else { return };
         let (rows, last) = process.disk.page(from, rows_max);
         let next = rows.last().map_or(from, |row| row.slot.next());
         // Both are true of the rows: the disk's lags behind.
@@ -118,6 +156,15 @@ impl World<'_> {
 
     /// Reads rows below its own watermark, as the frames of a reader would tell them.
     pub(crate) fn fetch_chosen(&mut self, acceptor: usize, asker: Node, first: Slot, to: Slot) {
+        let again = Happening::Deliver {
+            from: asker,
+            to: Node::Acceptor(acceptor),
+            message: Message::FetchChosen(first, to),
+            stamp: None,
+        };
+        if self.is_held_back(acceptor, again) {
+            return;
+        }
         let rows_max = self.rng.random_range(0..=self.knobs.page_rows_max * 4);
         let from_memory = self.rng.random_bool(0.5);
         let process = &self.acceptors[acceptor];

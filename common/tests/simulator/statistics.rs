@@ -20,6 +20,7 @@ pub(crate) enum Counted {
     CommandsNotProposed,
     CommandsUnknown,
     CommitsFailed,
+    CommitsReadableFirst,
     CommitsStuck,
     Cuts,
     DisksFull,
@@ -30,6 +31,7 @@ pub(crate) enum Counted {
     ForwardsOverdue,
     GroupsLost,
     GroupsOfMany,
+    GroupsReadableUnanswered,
     GroupsUnanswered,
     HandedOver,
     LeadersHalfCut,
@@ -42,6 +44,7 @@ pub(crate) enum Counted {
     MessagesDuplicated,
     MessagesReordered,
     NoopsChosen,
+    PagesHeldBack,
     PagesOvertaken,
     PromisesOfManyPages,
     ProposersCrashed,
@@ -72,7 +75,7 @@ pub(crate) enum Counted {
 }
 
 impl Counted {
-    pub(crate) const ALL: [Self; 64] = [
+    pub(crate) const ALL: [Self; 67] = [
         Self::AcceptorsCrashed,
         Self::AcceptorsRefused,
         Self::AllAcceptorsCrashed,
@@ -88,6 +91,7 @@ impl Counted {
         Self::CommandsNotProposed,
         Self::CommandsUnknown,
         Self::CommitsFailed,
+        Self::CommitsReadableFirst,
         Self::CommitsStuck,
         Self::Cuts,
         Self::DisksFull,
@@ -98,6 +102,7 @@ impl Counted {
         Self::ForwardsOverdue,
         Self::GroupsLost,
         Self::GroupsOfMany,
+        Self::GroupsReadableUnanswered,
         Self::GroupsUnanswered,
         Self::HandedOver,
         Self::LeadersHalfCut,
@@ -110,6 +115,7 @@ impl Counted {
         Self::MessagesDuplicated,
         Self::MessagesReordered,
         Self::NoopsChosen,
+        Self::PagesHeldBack,
         Self::PagesOvertaken,
         Self::PromisesOfManyPages,
         Self::ProposersCrashed,

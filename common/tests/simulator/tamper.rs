@@ -74,6 +74,11 @@ impl Tampering {
         self.has(Bug::PagesOutliveTheirPromise)
     }
 
+    /// Whether pages leave before memory shows what they show.
+    pub(crate) fn shows_pages_early(&self) -> bool {
+        self.has(Bug::PageShownBeforeMemory)
+    }
+
     /// Whether learners skip what is at or below the highest sequence of its session.
     pub(crate) fn dedupes_by_highest(&self) -> bool {
         self.has(Bug::DedupesByHighestSequence)
