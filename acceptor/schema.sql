@@ -50,7 +50,8 @@ CREATE TABLE run (
     ended INTEGER
 ) STRICT;
 
--- What was heard of other acceptors: the highest commit counter of each of their runs. Nothing is ever dropped.
+-- What was heard of other acceptors: the highest commit counter of each of their runs. The
+-- runs with the highest counters are kept, a few of each acceptor.
 CREATE TABLE witness (
     acceptor BLOB NOT NULL,
     run INTEGER NOT NULL,

@@ -58,10 +58,16 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     let address = advertised(config.advertise.as_ref(), local)?;
     let exporting = Exporting::start("acceptor", &config.id)?;
     let tracer = exporting.tracer();
+    let metrics = Metrics::new("acceptor", exporting.resource())?;
+    let instruments = Instruments::new(&metrics);
+    let readiness = Readiness::not_yet("it starts");
+    serve(config.metrics, &metrics, &readiness, &shutdown).await?;
     let directory = DataDir::open(&config.data_dir)?;
     let data_dir = directory.path().display().to_string();
     let run = RunNumber::from_random(rand::random());
-    // Safe to cancel: the connection is closed with whatever it began. Opening may wait for another process's lock.
+    // Its last step makes the run durable. Whatever else a start may fail at comes before it, so that a start that fails
+    // leaves no run. Safe to cancel: the connection is closed with whatever it began. Opening may wait for another
+    // process's lock.
     let opening = SqliteStore::open(directory, &config.id, run);
     let Some(opened) = shutdown.token().run_until_cancelled(opening).await else {
         return Ok(());
@@ -69,11 +75,8 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     let (store, opened) = opened.map_err(|error| Failure::from(error).context("open store"))?;
 
     let reader = store.reader();
-    let metrics = Metrics::new("acceptor", exporting.resource())?;
-    let instruments = Instruments::new(&metrics);
     let (worker, shared, queue) = Worker::new(store, opened, run, tracer.clone(), instruments.clone());
     instruments.show(&metrics, &shared, &queue);
-    let readiness = Readiness::not_yet("it starts");
     let (told, seen) = (readiness.clone(), Arc::clone(&shared));
     shutdown.spawn(
         shutdown
@@ -81,7 +84,6 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
             .clone()
             .run_until_cancelled_owned(told.keep(move || instruments.readiness(&seen))),
     );
-    serve(config.metrics, &metrics, &readiness, &shutdown).await?;
     let stop_scrub = shutdown.token().clone();
     shutdown.spawn_vital("scrub", scrub(reader.clone(), Arc::clone(&shared), stop_scrub));
     let reader = PeerReader::new(reader, Arc::clone(&shared));

@@ -145,8 +145,8 @@ impl<R> Inner<R> {
         }
     }
 
-    /// The stamp of an answer, with the list of all runs: for the first answer of a call or stream.
-    fn opening_stamp(&self, stamp: &Stamp) -> pb::Stamp {
+    /// The stamp of an answer, with the list of runs.
+    fn stamp_with_runs(&self, stamp: &Stamp) -> pb::Stamp {
         let past = self.shared.past_runs().iter();
         let mut runs: Vec<_> = past
             .map(|(run, ended)| pb::Run {
@@ -161,18 +161,9 @@ impl<R> Inner<R> {
         wire::stamp(stamp, runs)
     }
 
-    /// The stamp of the next answer of a stream.
-    fn stream_stamp(&self, stamp: &Stamp, first: &mut bool) -> pb::Stamp {
-        if std::mem::take(first) {
-            self.opening_stamp(stamp)
-        } else {
-            wire::stamp(stamp, Vec::new())
-        }
-    }
-
     fn form_response(&self, published: &Published) -> pb::FormResponse {
         pb::FormResponse {
-            stamp: Some(self.opening_stamp(&published.stamp)),
+            stamp: Some(self.stamp_with_runs(&published.stamp)),
             membership: wire::membership_state(&published.membership).into(),
             configuration: published.membership.configuration().map(Into::into),
             id: self.id.clone(),
@@ -324,7 +315,7 @@ impl<R: Reader> Acceptor for Service<R> {
         };
         Ok(match refusal {
             Some(answer) => {
-                let stamp = Some(self.inner.opening_stamp(&stamp));
+                let stamp = Some(wire::stamp(&stamp, Vec::new()));
                 let page = pb::PromisePage {
                     stamp,
                     ballot: Some(ballot.into()),
@@ -358,11 +349,9 @@ impl<R: Reader> Acceptor for Service<R> {
                 drop(failed.send(status));
             }
         });
-        let inner = Arc::clone(&self.inner);
-        let mut first = true;
-        let replies = ReceiverStream::new(replies).map(move |reply: AcceptReply| {
+        let replies = ReceiverStream::new(replies).map(|reply: AcceptReply| {
             Ok(pb::AcceptResponse {
-                stamp: Some(inner.stream_stamp(&reply.stamp, &mut first)),
+                stamp: Some(wire::stamp(&reply.stamp, Vec::new())),
                 ballot: Some(reply.ballot.into()),
                 sequence: reply.sequence,
                 answer: Some(reply.answer.into()),
@@ -391,15 +380,10 @@ impl<R: Reader> Acceptor for Service<R> {
         let from = Slot::new(request.from).map_err(|error| malformed(error.into()))?;
         let place = Inner::<R>::place(&inner.observers, "the list of observers")?;
         let frames = observe(inner.reader.clone(), Arc::clone(&inner.shared), from);
-        let mut first = true;
         Ok(self.until_stop(frames.map(move |frame| {
             let _ = &place;
             let frame = frame.map_err(|error| read_failed(&error))?;
-            Ok(observe_frame(
-                inner.stream_stamp(&frame.stamp, &mut first),
-                frame,
-                kind,
-            ))
+            Ok(observe_frame(wire::stamp(&frame.stamp, Vec::new()), frame, kind))
         })))
     }
 
@@ -408,7 +392,6 @@ impl<R: Reader> Acceptor for Service<R> {
         self.inner.check_caller(request.caller.as_ref())?;
         let published = self.inner.shared.published();
         Ok(Response::new(pb::TailResponse {
-            // Asked with every round of reads; whoever does not know the run yet asks by `Form`.
             stamp: Some(wire::stamp(&published.stamp, Vec::new())),
             nonce: request.nonce,
             voted_to: published.voted_to.get(),
@@ -442,7 +425,7 @@ impl<R: Reader> Acceptor for Service<R> {
             wall_time_ms: promise.wall_time_ms,
         });
         Ok(Response::new(pb::AcceptorStatusResponse {
-            stamp: Some(inner.opening_stamp(&published.stamp)),
+            stamp: Some(inner.stamp_with_runs(&published.stamp)),
             id: inner.id.clone(),
             address: inner.address.clone(),
             software: paxos_common::config::version().to_owned(),

@@ -10,7 +10,7 @@ use paxos_common::paxos::{
     identity::{ClusterId, CommitCounter, RunNumber, Stamp},
     message::Leadership,
     slot::Slot,
-    witness::Witnesses,
+    witness::{WITNESSED_RUNS_MAX, Witnesses},
 };
 use tokio::sync::{mpsc, watch};
 use tracing::info;
@@ -114,7 +114,7 @@ impl Shared {
         drop(released.wait_for(|stamp| stamp.covers(commit)).await);
     }
 
-    /// All runs before the present one, and the commit counter at which each ended.
+    /// The runs before the present one that are kept, and the commit counter at which each ended.
     pub(crate) fn past_runs(&self) -> &[(RunNumber, CommitCounter)] {
         &self.past_runs
     }
@@ -135,6 +135,7 @@ impl Shared {
     pub(crate) fn remember(&self, news: &Witnesses) {
         let mut witnesses = self.witnesses.lock().unwrap_or_else(PoisonError::into_inner);
         witnesses.merge(news.iter());
+        witnesses.bound(WITNESSED_RUNS_MAX);
     }
 
     /// Shows whether there is space on the disk.

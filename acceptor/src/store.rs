@@ -100,7 +100,8 @@ impl StoreError {
 pub struct Opened {
     /// What the core takes up from. Its commit counter already counts the commit that began the run.
     pub recovered: Recovered,
-    /// The runs before the present one, and the commit counter at which each ended; the oldest first.
+    /// The runs before the present one, and the commit counter at which each ended; the oldest first. With the present
+    /// one they are the last [`RUNS_MAX`](paxos_common::paxos::witness::RUNS_MAX).
     pub past_runs: Vec<(RunNumber, CommitCounter)>,
     /// What was heard of other acceptors.
     pub witnesses: Witnesses,

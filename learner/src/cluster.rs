@@ -29,9 +29,9 @@ use futures::future::join_all;
 use paxos_common::{
     paxos::{
         acceptor::Membership,
-        identity::{AcceptorUuid, ClusterId, RunNumber},
+        identity::{AcceptorUuid, ClusterId, CommitCounter, RunNumber},
         quorum::{Configuration, Electorate, Tally},
-        witness::Guard,
+        witness::{Guard, Witnesses},
     },
     wire,
 };
@@ -111,10 +111,10 @@ impl Cluster {
         }
         let mut known = self.known();
         // Others who are found out by it are refused at their next answer.
-        let remembers = introduction.remembers.iter();
+        let remembers = self.of_members(&introduction.remembers);
         known
             .guard
-            .introduce(member.acceptor, introduction.runs, remembers);
+            .introduce(member.acceptor, &introduction.runs, remembers);
         known.passed(member.acceptor)?;
         known.shown.insert(member.acceptor, member.run);
         Ok(member)
@@ -135,7 +135,8 @@ impl Cluster {
                 answered.add(&self.electorate, other);
             }
             if counts {
-                known.guard.remember(introduction.remembers.iter());
+                let remembers = self.of_members(&introduction.remembers);
+                known.guard.remember(other, remembers);
             }
         }
         let quorums = self.electorate.quorums();
@@ -219,6 +220,15 @@ impl Cluster {
         } else {
             Err(Fault::Stranger(acceptor))
         }
+    }
+
+    /// Of strangers nothing is remembered.
+    fn of_members(
+        &self,
+        remembers: &Witnesses,
+    ) -> impl Iterator<Item = (AcceptorUuid, RunNumber, CommitCounter)> {
+        let of_members = |entry: &(AcceptorUuid, RunNumber, CommitCounter)| self.electorate.includes(entry.0);
+        remembers.iter().filter(of_members)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

@@ -81,10 +81,13 @@ async fn promise(
     let mut pages = client.prepare(request).await?.into_inner();
     loop {
         let page = pages.message().await?.ok_or(Broken::Closed)?;
-        let stamp = check(page.stamp.as_ref(), open.acceptor, cluster)?;
+        let stamp = check(page.stamp.as_ref(), (open.acceptor, open.run), cluster)?;
         let ballot: Ballot = page.ballot.ok_or(Malformed::Missing("ballot"))?.try_into()?;
         if !page.witnesses.is_empty() {
-            let remembered = Event::Remembered(wire::read_witnesses(&page.witnesses)?);
+            let remembered = Event::Remembered {
+                acceptor: open.acceptor,
+                remembers: wire::read_witnesses(&page.witnesses)?,
+            };
             if inputs.send(Input::Core(remembered)).await.is_err() {
                 return Ok(());
             }
@@ -167,7 +170,7 @@ async fn chosen_rows(
     let mut bytes = 0;
     loop {
         let frame = frames.message().await?.ok_or(Broken::Closed)?;
-        check(frame.stamp.as_ref(), open.acceptor, cluster)?;
+        check(frame.stamp.as_ref(), (open.acceptor, open.run), cluster)?;
         let chosen_to = Slot::new(frame.chosen_to).map_err(Malformed::from)?;
         for row in wire::rows(frame.rows)? {
             let Some((_, value)) = row.accepted else {

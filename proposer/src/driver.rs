@@ -35,6 +35,7 @@ use crate::{
     requests::{Request, Waiting},
     timers::Timers,
     trace::Traces,
+    witnessing::Witnessing,
 };
 
 mod forwarding;
@@ -53,9 +54,6 @@ const FORWARDING_BYTES_MAX: usize = 64 << 20;
 
 /// How often others are shown how this proposer stands, unless its phase changes.
 const VIEW_INTERVAL: Duration = Duration::from_millis(20);
-
-/// How often an acceptor is told what is remembered of all of them.
-const WITNESS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What the driver is told.
 #[derive(Debug)]
@@ -80,8 +78,8 @@ struct Link {
     open: Open,
     /// Its watermark, as it last told.
     chosen_to: Slot,
-    /// When it was last told what is remembered of the acceptors.
-    witnessed_at: Option<Instant>,
+    /// What it was told of what is remembered of the acceptors.
+    witnessing: Witnessing,
 }
 
 /// Owner of the core.
@@ -259,7 +257,7 @@ impl Driver {
                     Link {
                         open,
                         chosen_to: Slot::ZERO,
-                        witnessed_at: None,
+                        witnessing: Witnessing::default(),
                     },
                 );
                 self.core.handle(Event::Opened(acceptor));
@@ -322,23 +320,19 @@ impl Driver {
                 let Some(link) = self.links.get_mut(&acceptor) else {
                     return;
                 };
-                let now = Instant::now();
-                let due = link.witnessed_at.is_none_or(|at| now - at >= WITNESS_INTERVAL);
-                let witnesses = if due {
-                    wire::witnesses(self.core.witnesses())
-                } else {
-                    Vec::new()
-                };
-                if due {
-                    link.witnessed_at = Some(now);
-                }
+                let core = &self.core;
+                let witnesses = link
+                    .witnessing
+                    .due(Instant::now(), accept.ballot, || core.witnesses());
                 let outgoing = link::Outgoing {
                     traceparent: self.traces.sending(acceptor, &accept, &self.core),
                     accept,
-                    witnesses,
+                    witnesses: wire::witnesses(&witnesses),
                 };
                 // A full channel is a stuck acceptor: what it does not answer is sent again.
-                let _ = link.open.accepts.try_send(outgoing);
+                if link.open.accepts.try_send(outgoing).is_err() {
+                    link.witnessing.lost();
+                }
             }
             Effect::SetTimer {
                 timer,
@@ -369,10 +363,14 @@ impl Driver {
                 ));
             }
             Effect::Reopen(acceptor) => {
-                // Without a sender of messages the stream ends, and the link is opened anew.
-                self.links.remove(&acceptor);
+                if let Some(link) = self.links.remove(&acceptor) {
+                    link.open.reopen.cancel();
+                }
             }
             Effect::Refused(went_back) => tracing::error!("{went_back}"),
+            Effect::Readmitted(acceptor) => {
+                tracing::info!(%acceptor, "its right disk is back: the acceptor is counted again");
+            }
             Effect::HandedOver => self.handed_over = true,
             Effect::Halt(reason) => self.halted = Some(reason),
         }

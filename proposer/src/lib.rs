@@ -21,6 +21,7 @@ mod service;
 mod timers;
 mod trace;
 mod view;
+mod witnessing;
 
 use std::time::Duration;
 

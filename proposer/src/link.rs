@@ -7,7 +7,7 @@ use paxos_common::{
     config::version,
     paxos::{
         ballot::ProposerId,
-        identity::{AcceptorUuid, ClusterId, Stamp},
+        identity::{AcceptorUuid, ClusterId, RunNumber, Stamp},
         message::{Accept, Leadership},
         proposer::Event,
         quorum::Configuration,
@@ -41,6 +41,10 @@ const UNHEARD_INTERVALS: u32 = 8;
 /// How long an acceptor may take to hear the last words of a proposer that stops.
 const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
 
+/// A link that was open that long has lasted: the next waits are short again. An acceptor that is not counted is asked to
+/// show its runs again and again; that link never lasts.
+const LASTING: Duration = Duration::from_secs(1);
+
 /// What all links of a proposer share.
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
@@ -63,6 +67,10 @@ pub(crate) struct Open {
     pub(crate) accepts: mpsc::Sender<Outgoing>,
     pub(crate) client: AcceptorClient<Channel>,
     pub(crate) acceptor: AcceptorUuid,
+    /// The run in which the acceptor introduced itself. An answer from another run is not counted.
+    pub(crate) run: RunNumber,
+    /// Cancelled when the acceptor must show its runs again.
+    pub(crate) reopen: CancellationToken,
 }
 
 /// A message to an acceptor, with what its leader remembers of the acceptors, now and then.
@@ -100,6 +108,10 @@ pub(crate) enum Broken {
          replaced in this release"
     )]
     Blank,
+    #[error("it has started again since it showed its runs")]
+    Restarted,
+    #[error("it is not counted until its runs agree with what is remembered of it")]
+    Distrusted,
     #[error("it has stored the list of members, and does not become one")]
     Forming,
     #[error("it belongs to another cluster, {0}: it is not counted; correct --acceptors")]
@@ -112,7 +124,12 @@ impl Broken {
     /// Whether a person must act.
     fn is_refusal(&self) -> bool {
         match self {
-            Self::Silent | Self::Call(_) | Self::Closed | Self::Forming => false,
+            Self::Silent
+            | Self::Call(_)
+            | Self::Closed
+            | Self::Restarted
+            | Self::Distrusted
+            | Self::Forming => false,
             Self::Malformed(_) | Self::Blank | Self::OtherCluster(_) | Self::Stranger(_) => true,
         }
     }
@@ -126,17 +143,20 @@ pub(crate) async fn keep(address: Address, context: Context, stop: CancellationT
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let mut told = None;
     loop {
-        let mut opened = false;
-        let broken = match serve(&address, client.clone(), &context, &stop, &mut opened).await {
+        let mut opened_at = None;
+        let broken = match serve(&address, client.clone(), &context, &stop, &mut opened_at).await {
             Ok(()) => return,
             Err(broken) => broken,
         };
-        if opened {
+        if opened_at.is_some_and(|at| at.elapsed() >= LASTING) {
             backoff.reset();
             told = None;
         }
         // Once for each time that it goes away, or comes back as what it must not be: what lasts fills no log.
-        if told.replace(broken.is_refusal()) != Some(broken.is_refusal()) {
+        if matches!(broken, Broken::Distrusted) {
+            // The core tells people when an acceptor is refused.
+            tracing::debug!(%address, reason = %broken, "the link is opened again");
+        } else if told.replace(broken.is_refusal()) != Some(broken.is_refusal()) {
             if broken.is_refusal() {
                 tracing::error!(%address, reason = %broken, "acceptor refused: it is not counted");
             } else {
@@ -157,9 +177,9 @@ async fn serve(
     mut client: AcceptorClient<Channel>,
     context: &Context,
     stop: &CancellationToken,
-    opened: &mut bool,
+    opened_at: &mut Option<Instant>,
 ) -> Result<(), Broken> {
-    let (acceptor, form) = introduce(&mut client, context).await?;
+    let (Stamp { acceptor, run, .. }, form) = introduce(&mut client, context).await?;
 
     let (accepts, outbox) = mpsc::channel(ACCEPTS_MAX);
     let cluster = context.cluster;
@@ -190,16 +210,19 @@ async fn serve(
     if context.inputs.send(Input::Core(introduced)).await.is_err() {
         return Ok(());
     }
+    let reopen = CancellationToken::new();
     let open = Open {
         address: address.clone(),
         accepts,
         client,
         acceptor,
+        run,
+        reopen: reopen.clone(),
     };
     if context.inputs.send(Input::Opened(acceptor, open)).await.is_err() {
         return Ok(());
     }
-    *opened = true;
+    *opened_at = Some(Instant::now());
     tracing::debug!(%address, %acceptor, "link is open");
     let mut ticks = interval(context.report_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -208,10 +231,10 @@ async fn serve(
     let broken = loop {
         let told = tokio::select! {
             // Receiving from a stream, ticking and waiting for the token are all cancel safe.
-            answer = answers.message() => answer.map_err(Broken::from).and_then(|answer| answered(answer, acceptor, cluster)),
+            answer = answers.message() => answer.map_err(Broken::from).and_then(|answer| answered(answer, (acceptor, run), cluster)),
             word = words.message() => {
                 heard_at = Some(Instant::now());
-                word.map_err(Broken::from).and_then(|word| reported(word, acceptor, cluster))
+                word.map_err(Broken::from).and_then(|word| reported(word, (acceptor, run), cluster))
             }
             _ = ticks.tick() => {
                 // When the last report is still on its way, the next tick will do.
@@ -222,6 +245,7 @@ async fn serve(
                 }
                 Ok(Input::Core(Event::Unheard(acceptor)))
             }
+            () = reopen.cancelled() => Err(Broken::Distrusted),
             () = stop.cancelled() => break None,
         };
         match told {
@@ -257,7 +281,7 @@ async fn serve(
 async fn introduce(
     client: &mut AcceptorClient<Channel>,
     context: &Context,
-) -> Result<(AcceptorUuid, pb::FormResponse), Broken> {
+) -> Result<(Stamp, pb::FormResponse), Broken> {
     // An acceptor that was away when the others became formed is told so: one formed member proves that all had stored
     // the list.
     let complete = Step::Complete(pb::Configuration::from(&*context.configuration));
@@ -279,33 +303,36 @@ async fn introduce(
             return Err(Broken::Stranger(stamp.acceptor));
         }
         if form.membership() == pb::Membership::Formed {
-            return Ok((stamp.acceptor, form));
+            return Ok((stamp, form));
         }
     }
     Err(Broken::Forming)
 }
 
-/// Every answer must come from the acceptor that the link was opened to.
+/// Every answer must come from the acceptor that the link was opened to, in the run in which it showed its runs: a call
+/// may have found a process that was started since, on another disk.
 pub(crate) fn check(
     stamp: Option<&pb::Stamp>,
-    acceptor: AcceptorUuid,
+    (acceptor, run): (AcceptorUuid, RunNumber),
     cluster: ClusterId,
 ) -> Result<Stamp, Broken> {
     let stamp = wire::read_stamp(stamp)?;
-    if stamp.acceptor == acceptor && stamp.cluster == Some(cluster) {
-        Ok(stamp)
-    } else {
-        Err(Broken::Stranger(stamp.acceptor))
+    if stamp.acceptor != acceptor || stamp.cluster != Some(cluster) {
+        return Err(Broken::Stranger(stamp.acceptor));
     }
+    if stamp.run != run {
+        return Err(Broken::Restarted);
+    }
+    Ok(stamp)
 }
 
 fn answered(
     answer: Option<pb::AcceptResponse>,
-    acceptor: AcceptorUuid,
+    member: (AcceptorUuid, RunNumber),
     cluster: ClusterId,
 ) -> Result<Input, Broken> {
     let answer = answer.ok_or(Broken::Closed)?;
-    check(answer.stamp.as_ref(), acceptor, cluster)?;
+    let acceptor = check(answer.stamp.as_ref(), member, cluster)?.acceptor;
     let AcceptReply {
         stamp,
         ballot,
@@ -323,11 +350,12 @@ fn answered(
 
 fn reported(
     word: Option<pb::AttachResponse>,
-    acceptor: AcceptorUuid,
+    member: (AcceptorUuid, RunNumber),
     cluster: ClusterId,
 ) -> Result<Input, Broken> {
     let word = word.ok_or(Broken::Closed)?;
-    let stamp = check(word.stamp.as_ref(), acceptor, cluster)?;
+    let stamp = check(word.stamp.as_ref(), member, cluster)?;
+    let acceptor = stamp.acceptor;
     let leadership = word.leadership.ok_or(Malformed::Missing("leadership"))?;
     let event = Event::Reported {
         acceptor,

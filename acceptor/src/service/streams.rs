@@ -57,8 +57,12 @@ pub(super) fn promise<R: Reader>(
                     rows: page.rows,
                 }.into())
             };
-            let witnesses = if first { wire::witnesses(&inner.shared.witnesses()) } else { Vec::new() };
-            let stamp = Some(inner.stream_stamp(&stamp, &mut first));
+            let witnesses = if std::mem::take(&mut first) {
+                wire::witnesses(&inner.shared.witnesses())
+            } else {
+                Vec::new()
+            };
+            let stamp = Some(wire::stamp(&stamp, Vec::new()));
             yield pb::PromisePage { stamp, ballot: Some(ballot.into()), answer: Some(answer), witnesses };
             if last {
                 break;
@@ -80,7 +84,6 @@ pub(super) fn attached<R: Reader>(
 ) -> impl Stream<Item = Result<pb::AttachResponse, Status>> {
     try_stream! {
         let mut changes = inner.shared.leadership();
-        let mut first = true;
         let mut attachment: Option<Attachment> = None;
         let mut silence = pin!(sleep(FIRST_REPORT_MAX));
         loop {
@@ -109,7 +112,7 @@ pub(super) fn attached<R: Reader>(
             changes.mark_unchanged();
             let published = inner.shared.published();
             yield pb::AttachResponse {
-                stamp: Some(inner.stream_stamp(&published.stamp, &mut first)),
+                stamp: Some(wire::stamp(&published.stamp, Vec::new())),
                 leadership: Some(wire::leadership(&published.leadership, millis(published.silence()))),
                 chosen_to: published.chosen_to.get(),
                 voted_to: published.voted_to.get(),

@@ -13,7 +13,7 @@ use paxos_common::paxos::{
     message::Row,
     slot::Slot,
     value::Value,
-    witness::Witnesses,
+    witness::{RUNS_MAX, WITNESSED_RUNS_MAX, Witnesses},
 };
 
 use super::{Moment, Opened, Page, PageFill, PastPromise, Reader, Store, StoreError, wall_time_ms};
@@ -75,6 +75,8 @@ impl MemoryDisk {
         if let Some((_, ended)) = content.runs.last_mut() {
             *ended = Some(content.commit_counter);
         }
+        let surplus = (content.runs.len() + 1).saturating_sub(RUNS_MAX);
+        content.runs.drain(..surplus);
         let past_runs = content
             .runs
             .iter()
@@ -150,6 +152,7 @@ impl Store for MemoryStore {
         }
         content.chosen_to = write.chosen_to;
         content.witnesses.merge(write.witnesses.iter());
+        content.witnesses.bound(WITNESSED_RUNS_MAX);
         for (slot, row) in write.rows {
             content.rows.insert(*slot, row.clone());
         }

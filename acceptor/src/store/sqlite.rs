@@ -19,7 +19,7 @@ use paxos_common::{
         quorum::Configuration,
         slot::Slot,
         value::Value,
-        witness::Witnesses,
+        witness::{WITNESSED_RUNS_MAX, Witnesses},
     },
     sqlite::{
         DataDir, Readers, checksum, foreign_lock::failed_before_the_transaction, migrate, open_writer,
@@ -41,6 +41,7 @@ use super::{
 };
 
 mod recovery;
+pub mod repair;
 
 use recovery::begin_run;
 
@@ -116,6 +117,8 @@ impl SqliteStore {
         let space = Space::watch(directory.path()).await;
         let mut connection = open_writer(&file, CHECKPOINT_PAGES[0]).await?;
         migrate(&mut connection, SCHEMA, SCHEMA_VERSION, APPLICATION_ID).await?;
+        // Before the run begins: a start that fails leaves none.
+        let readers = Readers::open(&file, READERS).await?;
         let (uuid, opened) = begin_run(&mut connection, name, run).await?;
         let identity = Identity {
             uuid,
@@ -130,7 +133,7 @@ impl SqliteStore {
         .await?;
         let wal = Arc::new(directory.file(&format!("{FILE}-wal")));
         let reader = SqliteReader {
-            readers: Readers::open(&file, READERS).await?,
+            readers,
             wal,
             identity,
         };
@@ -430,6 +433,7 @@ impl Shape {
                 "INSERT OR REPLACE INTO witness (acceptor, run, commit_counter)
                     SELECT unhex(value ->> 0), value ->> 1, value ->> 2 FROM json_each(?);",
             );
+            text.push_str(&forget_surplus_witnesses());
         }
         if self.membership {
             text.push_str(
@@ -450,6 +454,15 @@ impl Shape {
         text.push_str("COMMIT");
         text
     }
+}
+
+/// Keeps the runs of each acceptor that have the highest counters.
+fn forget_surplus_witnesses() -> String {
+    format!(
+        "DELETE FROM witness WHERE (acceptor, run) IN (SELECT acceptor, run FROM (SELECT acceptor, run, row_number() OVER
+            (PARTITION BY acceptor ORDER BY commit_counter DESC, run DESC) AS place FROM witness)
+            WHERE place > {WITNESSED_RUNS_MAX});"
+    )
 }
 
 /// As one parameter, so that any number of them has the same text.

@@ -15,6 +15,7 @@ mod log;
 mod output;
 mod propose;
 mod put;
+mod repair;
 mod serve;
 mod status;
 mod verdict;
@@ -59,6 +60,7 @@ enum Command {
     Status(status::Args),
     Bench(bench::Args),
     Healthcheck(healthcheck::Args),
+    Repair(repair::Args),
     Serve(serve::Args),
     #[command(hide = true)]
     Guard(guard::Args),
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         Command::Status(args) => client(status::run(args)),
         Command::Bench(args) => client(bench::run(args)),
         Command::Healthcheck(args) => client(healthcheck::run(args)),
+        Command::Repair(args) => client(repair::run(args)),
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
     quorum::Configuration,
     slot::{Slot, SlotRange},
     value::{Fingerprint, Value},
-    witness::Witnesses,
+    witness::{WITNESSED_RUNS_MAX, Witnesses},
 };
 
 /// How far an acceptor is in becoming a member of a cluster.
@@ -142,7 +142,8 @@ pub struct Write<'a> {
     pub chosen_to: Slot,
     /// Rows to insert or replace.
     pub rows: &'a BTreeMap<Slot, (Ballot, Value)>,
-    /// Counters of other acceptors to raise to these.
+    /// Counters of other acceptors to raise to these. Of each acceptor the store keeps the [`WITNESSED_RUNS_MAX`] runs
+    /// with the highest counters.
     pub witnesses: &'a Witnesses,
 }
 
@@ -406,11 +407,12 @@ impl Acceptor {
     #[must_use]
     pub fn remembering(mut self, witnesses: Witnesses) -> Self {
         self.witnesses = witnesses;
+        self.witnesses.bound(WITNESSED_RUNS_MAX);
         self
     }
 
     /// Hears from a leader what it remembers of the acceptors. It needs no commit of its own. Of strangers nothing is
-    /// remembered.
+    /// remembered, and of each member the [`WITNESSED_RUNS_MAX`] runs with the highest counters.
     pub fn witness(
         &self,
         group: &mut Group,
@@ -422,10 +424,15 @@ impl Acceptor {
         };
         for (acceptor, run, counter) in heard {
             let is_other = acceptor != self.uuid && is_member(&acceptor);
-            if is_other && self.witnesses.heard(acceptor, run) < Some(counter) {
+            if is_other
+                && self
+                    .witnesses
+                    .would_keep(acceptor, run, counter, WITNESSED_RUNS_MAX)
+            {
                 group.witnesses.hear(acceptor, run, counter);
             }
         }
+        group.witnesses.bound(WITNESSED_RUNS_MAX);
     }
 
     /// What was heard of other acceptors.
@@ -452,6 +459,7 @@ impl Acceptor {
     pub fn committed(&mut self, group: Group) {
         assert!(group.promised >= self.promised, "a promise never decreases");
         self.witnesses.merge(group.witnesses.iter());
+        self.witnesses.bound(WITNESSED_RUNS_MAX);
         if group.durable {
             self.commit_counter = self.commit_counter.next();
             self.unsaved = Witnesses::default();

@@ -128,11 +128,15 @@ impl Proposer {
                 runs,
                 remembers,
             } => {
-                let found = self.guard.introduce(acceptor, runs, remembers.iter());
+                let electorate = &self.electorate;
+                let of_members = remembers.iter().filter(|(other, ..)| electorate.includes(*other));
+                let found = self.guard.introduce(acceptor, &runs, of_members);
                 self.found_out(found);
             }
-            Event::Remembered(remembers) => {
-                let found = self.guard.remember(remembers.iter());
+            Event::Remembered { acceptor, remembers } => {
+                let electorate = &self.electorate;
+                let of_members = remembers.iter().filter(|(other, ..)| electorate.includes(*other));
+                let found = self.guard.remember(acceptor, of_members);
                 self.found_out(found);
             }
             Event::Heard {
@@ -257,22 +261,31 @@ impl Proposer {
         }
     }
 
-    /// What is remembered of the acceptors, to be told to them.
-    pub fn witnesses(&self) -> &Witnesses {
-        self.guard.witnesses()
+    /// What is remembered of the acceptors, to be told to them: by a leader alone. A candidate has not read what a quorum
+    /// remembers, and may take an older copy of a disk for the right one.
+    pub fn witnesses(&self) -> Witnesses {
+        match self.phase {
+            Phase::Leading(_) => self.guard.to_pass_on(),
+            Phase::Standby | Phase::Campaigning(_) => Witnesses::default(),
+        }
     }
 
     fn found_out(&mut self, found: Vec<Found>) {
         for found in found {
             match found {
                 Found::Suspected(suspect) => {
+                    // Otherwise its connection is about to open, and is opened again then.
+                    let is_open = self.open.contains(&suspect);
                     self.distrust(suspect);
-                    self.effects.push(Effect::Reopen(suspect));
+                    if is_open {
+                        self.effects.push(Effect::Reopen(suspect));
+                    }
                 }
                 Found::Refused(went_back) => {
                     self.distrust(went_back.acceptor);
                     self.effects.push(Effect::Refused(went_back));
                 }
+                Found::Readmitted(acceptor) => self.effects.push(Effect::Readmitted(acceptor)),
             }
         }
     }
@@ -288,7 +301,13 @@ impl Proposer {
     }
 
     fn opened(&mut self, acceptor: AcceptorUuid) {
-        if !self.electorate.includes(acceptor) || !self.guard.trusts(acceptor) {
+        if !self.electorate.includes(acceptor) {
+            return;
+        }
+        if !self.guard.trusts(acceptor) {
+            // It shows its runs again with the next opening: it may have shown them before it restarted, and its right
+            // disk may be put back.
+            self.effects.push(Effect::Reopen(acceptor));
             return;
         }
         self.open.insert(acceptor);

@@ -10,6 +10,8 @@ use paxos_common::paxos::{
     value::Value,
 };
 
+use promises_are_kept::Said;
+
 pub(crate) mod answers_leave_no_gap;
 pub(crate) mod ballots_are_fresh;
 pub(crate) mod chosen_is_final;
@@ -75,10 +77,16 @@ impl Invariants {
         }
     }
 
-    /// An acceptor's disk goes back: what it had said is gone, and it is never counted again.
-    pub(crate) fn lost(&mut self, acceptor: usize) {
-        self.promises.lost(acceptor);
+    /// An acceptor's disk goes back: what it had said is gone, and it is not counted again on this disk.
+    pub(crate) fn lost(&mut self, acceptor: usize) -> Said {
         self.watermarks.lost(acceptor);
+        self.promises.lost(acceptor)
+    }
+
+    /// Its right disk is put back.
+    pub(crate) fn put_back(&mut self, acceptor: usize, said: Said) {
+        self.watermarks.lost(acceptor);
+        self.promises.put_back(acceptor, said);
     }
 
     /// An acceptor says that it voted. A vote of a group that was overwritten in the same commit is never seen on the

@@ -13,7 +13,7 @@ pub(crate) struct Promises {
 }
 
 #[derive(Clone, Default)]
-struct Said {
+pub(crate) struct Said {
     /// The highest promise it ever told, and the highest that its disk ever had.
     told: Ballot,
     durable: Ballot,
@@ -27,9 +27,14 @@ impl Promises {
         }
     }
 
-    /// Its disk went back. Nobody may rest on what it said.
-    pub(crate) fn lost(&mut self, acceptor: usize) {
-        self.acceptors[acceptor] = Said::default();
+    /// Its disk went back. Nobody may rest on what it said, which is returned.
+    pub(crate) fn lost(&mut self, acceptor: usize) -> Said {
+        std::mem::take(&mut self.acceptors[acceptor])
+    }
+
+    /// Its right disk is back, and holds all that it said.
+    pub(crate) fn put_back(&mut self, acceptor: usize, said: Said) {
+        self.acceptors[acceptor] = said;
     }
 
     /// A row becomes durable, on a disk that promised `promised` before.

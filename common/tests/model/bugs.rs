@@ -236,8 +236,34 @@ pub(crate) fn planted() -> Vec<Case> {
             "a forming acceptor that takes another list",
         ),
         Case::Rollback(rollback::Scenario {
-            counter_alone: true,
+            bug: Some(rollback::Bug::CounterAlone),
             ..rollback::Scenario::small("a rolled-back acceptor whose counter catches up")
+        }),
+        Case::Rollback(rollback::Scenario {
+            bug: Some(rollback::Bug::UntrustedIsHeard),
+            tables: 1,
+            forgets: 1,
+            starts: 2,
+            commits: 1,
+            put_back: true,
+            ..rollback::Scenario::small("an untrusted acceptor heard")
+        }),
+        Case::Rollback(rollback::Scenario {
+            bug: Some(rollback::Bug::TooOldAgrees),
+            runs_max: 2,
+            tables: 1,
+            starts: 3,
+            commits: 1,
+            ..rollback::Scenario::small("a list that was cut, taken as proof")
+        }),
+        Case::Rollback(rollback::Scenario {
+            bug: Some(rollback::Bug::OwnHearingVouches),
+            runs_max: 2,
+            tables: 1,
+            forgets: 1,
+            starts: 3,
+            commits: 1,
+            ..rollback::Scenario::small("a list that was cut, vouched for by what was heard")
         }),
     ]
 }

@@ -236,10 +236,34 @@ pub(crate) fn small() -> Vec<Rung> {
             }),
         ),
         case(
-            140_145,
+            172_100,
             Case::Rollback(rollback::Scenario {
                 expected: &[Sight::LostDiskRefused],
                 ..rollback::Scenario::small("9 a disk that goes back")
+            }),
+        ),
+        case(
+            20_918,
+            Case::Rollback(rollback::Scenario {
+                tables: 1,
+                forgets: 1,
+                starts: 2,
+                commits: 1,
+                put_back: true,
+                expected: &[Sight::LostDiskRefused, Sight::RightDiskTrusted],
+                ..rollback::Scenario::small("9 a disk that goes back, and the right one put back")
+            }),
+        ),
+        case(
+            133_102,
+            Case::Rollback(rollback::Scenario {
+                runs_max: 2,
+                tables: 1,
+                forgets: 1,
+                starts: 3,
+                commits: 1,
+                expected: &[Sight::LostDiskRefused],
+                ..rollback::Scenario::small("9 a disk that goes back, lists of two runs")
             }),
         ),
     ]
@@ -364,9 +388,20 @@ pub(crate) fn large() -> Vec<Rung> {
         })),
         case(Case::Rollback(rollback::Scenario {
             observers: 2,
+            tables: 1,
             starts: 3,
+            commits: 1,
             expected: &[Sight::LostDiskRefused],
             ..rollback::Scenario::small("9 a disk that goes back, two who count")
+        })),
+        case(Case::Rollback(rollback::Scenario {
+            runs_max: 1,
+            tables: 2,
+            forgets: 1,
+            starts: 3,
+            commits: 1,
+            expected: &[Sight::LostDiskRefused],
+            ..rollback::Scenario::small("9 a disk that goes back, lists of one run, two tables")
         })),
     ]
 }

@@ -265,6 +265,7 @@ impl ProposerStep<'_> {
             Effect::Forward(..)
             | Effect::Reopen(_)
             | Effect::Refused(_)
+            | Effect::Readmitted(_)
             | Effect::HandedOver
             | Effect::Halt(_) => self.outputs.broken(Broken::NobodyHalts),
         }

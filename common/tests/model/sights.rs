@@ -55,11 +55,13 @@ pub(crate) enum Sight {
     LostDiskTold,
     /// An answer was not counted, because of what was remembered of its disk.
     LostDiskRefused,
+    /// A right disk that was put back was trusted.
+    RightDiskTrusted,
 }
 
 /// How often each was seen, over all steps of a check.
 #[derive(Default)]
-pub(crate) struct Sights([AtomicU64; Sight::LostDiskRefused as usize + 1]);
+pub(crate) struct Sights([AtomicU64; Sight::RightDiskTrusted as usize + 1]);
 
 impl Sights {
     pub(crate) fn saw(&self, sight: Sight) {

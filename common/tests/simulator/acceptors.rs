@@ -14,14 +14,14 @@ use paxos_common::paxos::{
     proposer::Scan,
     quorum::Configuration,
     slot::Slot,
-    witness::{Run, Witnesses},
+    witness::{Run, WITNESSED_RUNS_MAX, Witnesses},
 };
 use rand::RngExt as _;
 
 use super::{
     decide::{decide, turn_away},
     disks::Disk,
-    invariants::watermarks_are_true::Watermarks,
+    invariants::{promises_are_kept::Said, watermarks_are_true::Watermarks},
     knobs::LEADER_TIMEOUT,
     network::{Kind, Message, Node},
     statistics::Counted,
@@ -64,6 +64,10 @@ pub(crate) struct AcceptorProcess {
     pub(crate) copy: Option<Disk>,
     /// Its disk is not the one that had answered.
     pub(crate) lost: Option<Lost>,
+    /// Its right disk while it runs on an older copy, and what it had said on that.
+    pub(crate) right: Option<(Disk, Said)>,
+    /// It ran on an older copy once: nothing comes from an earlier process of it any more.
+    pub(crate) went_back: bool,
     /// Which proposers have opened a link to it since.
     pub(crate) linked: BTreeSet<usize>,
 }
@@ -106,6 +110,8 @@ impl AcceptorProcess {
             full_until: 0,
             copy: None,
             lost: None,
+            right: None,
+            went_back: false,
             linked: BTreeSet::new(),
         }
     }
@@ -367,6 +373,7 @@ impl World<'_> {
         disk.leader_address = Arc::clone(write.leader_address);
         disk.chosen_to = write.chosen_to;
         disk.witnesses.merge(write.witnesses.iter());
+        disk.witnesses.bound(WITNESSED_RUNS_MAX);
         if let Some(present) = disk.runs.last_mut() {
             present.commit_counter = disk.commit_counter;
         }

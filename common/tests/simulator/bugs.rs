@@ -56,10 +56,12 @@ pub(crate) enum Bug {
     ReadCountsReplies,
     /// A learner skips what is at or below the highest sequence that it carried out for a session.
     DedupesByHighestSequence,
+    /// What an acceptor says that is not trusted is remembered, and passed on to the others.
+    UntrustedIsHeard,
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::AcceptedLeftOutOfPromise,
         Self::AcceptDoesNotPromise,
         Self::BallotReusedAfterRestart,
@@ -85,6 +87,7 @@ impl Bug {
         Self::ReadReusesEarlierRound,
         Self::ReadCountsReplies,
         Self::DedupesByHighestSequence,
+        Self::UntrustedIsHeard,
     ];
 
     /// Those that need a rare schedule: a damaged row, in the one acceptor of a scan that holds what was chosen.

@@ -1,12 +1,13 @@
 //! What goes wrong with the disks and clocks of acceptors: slow, stuck, failing, full, lost, gone back; and clocks.
 //!
-//! A disk that is lost or goes back is not an acceptor's any more: it must never be counted again, by anybody. A
+//! A disk that is lost or goes back is not an acceptor's any more: it must never be counted again, by anybody. When the
+//! right disk is put back, the acceptor must be counted by every process that starts then. A
 //! minority may lose its disk, and only so that what the others remember on their own disks proves it, whichever
 //! quorum is asked: for what was told to nobody else before a crash, the cores promise nothing.
 
 use paxos_common::paxos::{
-    identity::RunNumber,
-    witness::{Run, WentBack},
+    identity::{CommitCounter, RunNumber},
+    witness::{History, Judgement, RUNS_MAX, Run, WentBack},
 };
 use rand::RngExt as _;
 
@@ -102,6 +103,10 @@ impl World<'_> {
             .iter()
             .filter(|process| process.lost.is_some())
             .count();
+        if self.acceptors[acceptor].right.is_some() && what < 20 {
+            self.put_back(acceptor);
+            return;
+        }
         let is_damaged = self.knobs.damage && acceptor == 0;
         let process = &mut self.acceptors[acceptor];
         if lost >= self.knobs.disks_lost_max || is_damaged || process.lost.is_some() {
@@ -128,11 +133,31 @@ impl World<'_> {
                 )
             });
             self.crash(Node::Acceptor(acceptor));
-            self.invariants.lost(acceptor);
+            let said = self.invariants.lost(acceptor);
             let process = &mut self.acceptors[acceptor];
-            process.disk = copy;
+            process.right = Some((std::mem::replace(&mut process.disk, copy), said));
             process.lost = Some(Lost::WentBack);
+            process.went_back = true;
             process.linked.clear();
+        }
+    }
+
+    /// The mistake is noticed: the right disk is put back, whole. All that count start afresh: a process that had counted
+    /// the copy, while it knew no better, holds that against the right disk.
+    fn put_back(&mut self, acceptor: usize) {
+        self.statistics.count(Counted::DisksPutBack);
+        self.note(|| format!("acceptor {acceptor} is put back on its right disk"));
+        self.crash(Node::Acceptor(acceptor));
+        let process = &mut self.acceptors[acceptor];
+        if let Some((disk, said)) = process.right.take() {
+            (process.disk, process.copy, process.lost) = (disk, None, None);
+            self.invariants.put_back(acceptor, said);
+        }
+        for proposer in 0..self.proposers.len() {
+            self.crash(Node::Proposer(proposer));
+        }
+        for learner in 0..self.learners.len() {
+            self.crash(Node::Learner(learner));
         }
     }
 
@@ -148,8 +173,10 @@ impl World<'_> {
             .iter()
             .enumerate()
             .filter(|(other, process)| *other != acceptor && process.lost.is_none());
+        let history = History::new(&runs, RUNS_MAX);
+        let proves = |(run, heard)| matches!(history.judge(run, heard), Judgement::WentBack(_));
         let unaware = others
-            .filter(|(_, other)| other.disk.witnesses.check(uuid(acceptor), &runs).is_ok())
+            .filter(|(_, other)| !other.disk.witnesses.of(uuid(acceptor)).any(proves))
             .count();
         // Others that lose their disks, now or later, prove nothing.
         unaware + self.knobs.disks_lost_max < self.knobs.quorums.phase1()
@@ -166,8 +193,22 @@ impl World<'_> {
         self.statistics.count(Counted::AcceptorsRefused);
     }
 
-    /// Whether a message goes with a connection that ended with the process at its end, before it lost its disk.
-    pub(crate) fn is_of_another_life(&self, from: Node, to: Node) -> bool {
+    /// Whether a message goes with a connection that ended with the process at its end, before it lost its disk or got
+    /// it back.
+    pub(crate) fn is_of_another_life(
+        &self,
+        from: Node,
+        to: Node,
+        stamp: Option<(RunNumber, CommitCounter)>,
+    ) -> bool {
+        if let Node::Acceptor(acceptor) = from
+            && self.acceptors[acceptor].went_back
+        {
+            let present = self.stamp(from).map(|(run, _)| run);
+            if present != stamp.map(|(run, _)| run) {
+                return true;
+            }
+        }
         let (acceptor, proposer) = match (from, to) {
             (Node::Acceptor(acceptor), Node::Proposer(proposer))
             | (Node::Proposer(proposer), Node::Acceptor(acceptor)) => (acceptor, proposer),

@@ -132,7 +132,7 @@ impl World<'_> {
         process
             .shown
             .extend(runs.last().map(|present| (acceptor, present.run)));
-        let found = process.guard.introduce(uuid(acceptor), runs, remembers.iter());
+        let found = process.guard.introduce(uuid(acceptor), &runs, remembers.iter());
         self.found_by_learner(found);
     }
 

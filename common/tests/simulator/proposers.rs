@@ -199,7 +199,7 @@ impl World<'_> {
         self.tell(proposer, Event::Opened(uuid(acceptor)));
     }
 
-    /// Every answer says as of which commit it speaks.
+    /// Every answer says as of which commit.
     pub(crate) fn heard(
         &mut self,
         proposer: usize,
@@ -235,7 +235,10 @@ impl World<'_> {
         };
         let event = match message {
             Message::Page(ballot, scan, page, remembers) => {
-                self.tell(proposer, Event::Remembered(remembers));
+                if acceptor != usize::MAX {
+                    let acceptor = uuid(acceptor);
+                    self.tell(proposer, Event::Remembered { acceptor, remembers });
+                }
                 let process = &self.proposers[proposer];
                 let counts =
                     process.open.contains(&acceptor) && self.acceptors[acceptor].lost != Some(Lost::WentBack);
@@ -446,6 +449,7 @@ impl World<'_> {
                     self.plan(self.now, Happening::LinkClosed { acceptor, proposer });
                 }
                 Effect::Refused(went_back) => self.refused("a proposer", went_back),
+                Effect::Readmitted(_) => {}
                 Effect::Accept(acceptor, accept) => {
                     Watermarks::claimed(&self.invariants.chosen, "a leader", accept.chosen_to);
                     for (slot, value) in &accept.proposals {
@@ -459,7 +463,8 @@ impl World<'_> {
                     }
                     let to = Node::Acceptor(self.place(acceptor));
                     let core = self.proposers[proposer].core.as_ref();
-                    let witnesses = core.map(|core| core.witnesses().clone()).unwrap_or_default();
+                    let mut witnesses = core.map(Proposer::witnesses).unwrap_or_default();
+                    self.tampering.tamper_with_witnesses(proposer, &mut witnesses);
                     self.send(this, to, Message::Accept(accept, witnesses));
                 }
                 Effect::SetTimer {

@@ -24,6 +24,7 @@ pub(crate) enum Counted {
     CommitsStuck,
     Cuts,
     DisksFull,
+    DisksPutBack,
     DisksSlow,
     DisksWentBack,
     DisksWiped,
@@ -75,7 +76,7 @@ pub(crate) enum Counted {
 }
 
 impl Counted {
-    pub(crate) const ALL: [Self; 67] = [
+    pub(crate) const ALL: [Self; 68] = [
         Self::AcceptorsCrashed,
         Self::AcceptorsRefused,
         Self::AllAcceptorsCrashed,
@@ -95,6 +96,7 @@ impl Counted {
         Self::CommitsStuck,
         Self::Cuts,
         Self::DisksFull,
+        Self::DisksPutBack,
         Self::DisksSlow,
         Self::DisksWentBack,
         Self::DisksWiped,

@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use paxos_common::paxos::{
     acceptor::Acceptor,
     ballot::{Ballot, ProposerId},
-    identity::AcceptorUuid,
+    identity::{AcceptorUuid, CommitCounter, RunNumber},
     message::{Accept, AcceptAnswer, Row},
     proposer::{Effect, Event, Outcome, Phase, RequestId},
     slot::{Slot, SlotRange, Version},
     value::Value,
+    witness::Witnesses,
 };
 
 use super::{
@@ -34,6 +35,8 @@ pub(crate) struct Tampering {
     blocked: BTreeSet<usize>,
     /// Each proposer's number at its first start.
     ids: BTreeMap<usize, ProposerId>,
+    /// What each proposer heard from the acceptors, trusted or not.
+    untrusted: BTreeMap<usize, Witnesses>,
     /// The highest watermark that each proposer heard of.
     heard: BTreeMap<usize, Slot>,
     /// Where each campaign's promises start.
@@ -58,6 +61,27 @@ struct Asked {
 }
 
 impl Tampering {
+    /// What a leader passes on of the acceptors.
+    pub(crate) fn tamper_with_witnesses(&self, proposer: usize, witnesses: &mut Witnesses) {
+        if let Some(untrusted) = self.untrusted.get(&proposer) {
+            witnesses.merge(untrusted.iter());
+        }
+    }
+
+    /// A proposer hears from an acceptor.
+    pub(crate) fn tamper_with_hearing(
+        &mut self,
+        proposer: usize,
+        acceptor: usize,
+        run: RunNumber,
+        counter: CommitCounter,
+    ) {
+        if self.has(Bug::UntrustedIsHeard) {
+            let heard = self.untrusted.entry(proposer).or_default();
+            heard.hear(uuid(acceptor), run, counter);
+        }
+    }
+
     pub(crate) fn with(bug: Option<Bug>) -> Self {
         Self {
             bug,
@@ -239,6 +263,7 @@ impl World<'_> {
 impl World<'_> {
     /// The number of a proposer that starts.
     pub(crate) fn tamper_with_id(&mut self, proposer: usize, drawn: ProposerId) -> ProposerId {
+        self.tampering.untrusted.remove(&proposer);
         let reuses = self.tampering.has(Bug::BallotReusedAfterRestart)
             || self.tampering.has(Bug::BallotReusedBySameProcess);
         if reuses {

@@ -431,13 +431,15 @@ impl<'a> World<'a> {
     }
 
     fn deliver(&mut self, from: Node, to: Node, message: Message, stamp: Option<(RunNumber, CommitCounter)>) {
-        if self.is_of_another_life(from, to) {
+        if self.is_of_another_life(from, to, stamp) {
             return;
         }
         self.note(|| format!("{from:?} → {to:?}: {message:?}"));
         if let (Node::Acceptor(acceptor), Node::Proposer(proposer), Some((run, commit_counter))) =
             (from, to, stamp)
         {
+            self.tampering
+                .tamper_with_hearing(proposer, acceptor, run, commit_counter);
             self.heard(proposer, acceptor, run, commit_counter);
         }
         match to {

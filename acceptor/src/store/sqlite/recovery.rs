@@ -20,7 +20,7 @@ use paxos_common::{
         ballot::Ballot,
         identity::{AcceptorUuid, CommitCounter, RunNumber},
         slot::Slot,
-        witness::Witnesses,
+        witness::{RUNS_MAX, Witnesses},
     },
     sqlite::checksum,
 };
@@ -31,7 +31,7 @@ use tracing::warn;
 
 use super::{
     super::{Moment, Opened, StoreError},
-    Identity, VOTE, into_held, read_moment,
+    Identity, VOTE, forget_surplus_witnesses, into_held, read_moment,
 };
 
 /// Reads everything, verifies it, and commits the new run in the same transaction: the first commit of a process also
@@ -65,6 +65,7 @@ pub(super) async fn begin_run(
         .bind(identity.state_checksum(counter, moment.promised, &moment.leader_address, moment.chosen_to))
         .execute(&mut *transaction)
         .await?;
+    forget_surplus(&mut transaction).await?;
     let past_runs = load_past_runs(&mut transaction).await?;
     let witnesses = load_witnesses(&mut transaction).await?;
     transaction.commit().await?;
@@ -160,7 +161,7 @@ async fn load_state(
     Ok((moment, counter))
 }
 
-async fn load_membership(
+pub(super) async fn load_membership(
     connection: &mut SqliteConnection,
     identity: &Identity,
 ) -> Result<Membership, StoreError> {
@@ -208,7 +209,19 @@ async fn load_votes(
     Ok(held)
 }
 
-async fn load_witnesses(connection: &mut SqliteConnection) -> Result<Witnesses, StoreError> {
+/// Deletes what is beyond the bounds of this release: files of earlier ones may hold any number of runs and witnesses.
+async fn forget_surplus(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let runs_max = i64::try_from(RUNS_MAX).unwrap_or(i64::MAX);
+    // Where there is no such run, there is none to delete.
+    let sql = "DELETE FROM run WHERE position <= (SELECT position FROM run ORDER BY position DESC LIMIT 1 OFFSET ?)";
+    sqlx::query(sql).bind(runs_max).execute(&mut *connection).await?;
+    sqlx::query(AssertSqlSafe(forget_surplus_witnesses()))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn load_witnesses(connection: &mut SqliteConnection) -> Result<Witnesses, StoreError> {
     let mut witnesses = Witnesses::default();
     let mut rows = sqlx::query("SELECT acceptor, run, commit_counter FROM witness").fetch(connection);
     while let Some(row) = rows.try_next().await? {

@@ -9,7 +9,7 @@ use paxos_client::{
 use paxos_common::{
     paxos::{
         identity::AcceptorUuid,
-        witness::{WentBack, Witnesses},
+        witness::{Guard, WentBack},
     },
     wire,
 };
@@ -45,17 +45,18 @@ pub(super) fn findings(status: &ClusterStatus) -> Vec<Finding> {
 /// Acceptors whose disks contradict what they had told. Between two answers of a status one may have restarted: believe
 /// it when it is still so a moment later.
 pub(super) fn went_back(status: &ClusterStatus) -> Vec<WentBack> {
-    let mut witnesses = Witnesses::default();
+    let mut guard = Guard::default();
     for answer in status.answers() {
-        if let Ok(told) = wire::read_witnesses(&answer.witnesses) {
-            witnesses.merge(told.iter());
+        if let (Some(acceptor), Some(stamp)) = (uuid(answer), &answer.stamp) {
+            let remembers = wire::read_witnesses(&answer.witnesses).unwrap_or_default();
+            // Who contradicts is asked for below, when all have spoken.
+            let _ = guard.introduce(acceptor, &wire::runs(&stamp.runs), remembers.iter());
         }
     }
-    let check = |answer: &AcceptorStatusResponse| {
-        let runs = wire::runs(&answer.stamp.as_ref()?.runs);
-        witnesses.check(uuid(answer)?, &runs).err()
-    };
-    status.answers().filter_map(check).collect()
+    status
+        .answers()
+        .filter_map(|answer| guard.contradiction(uuid(answer)?))
+        .collect()
 }
 
 /// Whom most formed members belong to.
@@ -136,7 +137,8 @@ fn of_cluster(cluster: &[u8], status: &ClusterStatus, answers: &[&AcceptorStatus
                 let found = back.iter().find(|found| Some(found.acceptor) == uuid(answer))?;
                 Some(degraded(
                     format!("{name}: {found}"),
-                    "leave it stopped; every other data directory stays as it is",
+                    "stop it; start it again on its right disk if that is still there, and leave it stopped otherwise. Every \
+                     other data directory stays as it is",
                 ))
             })
             .or_else(|| {

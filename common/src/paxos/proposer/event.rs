@@ -100,7 +100,12 @@ pub enum Event {
         remembers: Witnesses,
     },
     /// An acceptor tells with its promise what it remembers of others now: before the last page of the promise.
-    Remembered(Witnesses),
+    Remembered {
+        /// Who tells.
+        acceptor: AcceptorUuid,
+        /// Of others.
+        remembers: Witnesses,
+    },
     /// An acceptor answered, as of this commit of its present run.
     Heard {
         /// Who.
@@ -221,8 +226,10 @@ pub enum Effect {
     },
     /// Break the way to an acceptor, if it is open, and open it anew: it must show its runs again before it is counted.
     Reopen(AcceptorUuid),
-    /// An acceptor was found out: it is not counted any more. For people to know.
+    /// An acceptor was found out: it is not counted while it runs on this disk. For people to know.
     Refused(WentBack),
+    /// An acceptor that was refused shows its right disk: it is counted again. For people to know.
+    Readmitted(AcceptorUuid),
     /// Everything is handed over: the process may stop.
     HandedOver,
     /// Chosen values are lost, or somebody broke the protocol: the process must end, and a person must look.

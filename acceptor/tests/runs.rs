@@ -1,0 +1,110 @@
+//! The list of runs and the table of witnesses: bounded on disk, and a start that fails adds nothing.
+#![allow(clippy::unwrap_used, reason = "only tests")]
+
+mod support;
+
+use std::{net::TcpListener, path::Path, process::Stdio};
+
+use paxos_acceptor::store::{Opened, Store as _, sqlite::SqliteStore};
+use paxos_common::{
+    paxos::{
+        identity::{AcceptorUuid, CommitCounter, RunNumber},
+        witness::{RUNS_MAX, WITNESSED_RUNS_MAX},
+    },
+    sqlite::{DataDir, open_writer},
+};
+use support::process::{Process, command};
+
+async fn execute(directory: &Path, sql: &'static str) {
+    let mut connection = open_writer(&directory.join("acceptor.db"), 700).await.unwrap();
+    sqlx::query(sql).execute(&mut connection).await.unwrap();
+    sqlx::Connection::close(connection).await.unwrap();
+}
+
+async fn count(directory: &Path, sql: &'static str) -> i64 {
+    let mut connection = open_writer(&directory.join("acceptor.db"), 700).await.unwrap();
+    let count = sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap();
+    sqlx::Connection::close(connection).await.unwrap();
+    count
+}
+
+async fn start(directory: &Path, run: u64) -> Opened {
+    let directory = DataDir::open(directory).unwrap();
+    let run = RunNumber::from_random(run);
+    let (store, opened) = SqliteStore::open(directory, "a1", run).await.unwrap();
+    store.close().await;
+    opened
+}
+
+#[tokio::test]
+async fn a_file_with_more_runs_and_witnesses_than_are_kept_is_cut_at_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    start(directory, 1).await;
+    start(directory, 2).await;
+    // As an earlier release leaves it after many starts.
+    execute(
+        directory,
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 130000)
+            INSERT INTO run (position, number, ended) SELECT -i, 1000000 + i, 0 FROM n;
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 130000)
+            INSERT INTO witness (acceptor, run, commit_counter)
+            SELECT CASE i % 2 WHEN 0 THEN zeroblob(16) ELSE x'00000000000000000000000000000001' END,
+                i, i * 2 FROM n;",
+    )
+    .await;
+    let opened = start(directory, 3).await;
+    assert_eq!(
+        opened.past_runs.len(),
+        RUNS_MAX - 1,
+        "the present run is one of them"
+    );
+    let ended = |run, counter| (RunNumber::from_random(run), CommitCounter::new(counter));
+    assert!(
+        opened.past_runs.ends_with(&[ended(1, 1), ended(2, 2)]),
+        "the latest are kept"
+    );
+    for (number, first) in [(0, 130_000), (1, 129_999)] {
+        let kept: Vec<_> = opened.witnesses.of(AcceptorUuid::from_u128(number)).collect();
+        assert_eq!(kept.len(), WITNESSED_RUNS_MAX);
+        assert!(
+            kept.contains(&ended(first, first * 2)),
+            "those with the highest counters"
+        );
+    }
+    assert_eq!(
+        count(directory, "SELECT count(*) FROM run").await,
+        i64::try_from(RUNS_MAX).unwrap()
+    );
+    assert_eq!(
+        count(directory, "SELECT count(*) FROM witness").await,
+        2 * i64::try_from(WITNESSED_RUNS_MAX).unwrap()
+    );
+    // One more start, one run less of the oldest.
+    let opened = start(directory, 4).await;
+    assert_eq!(opened.past_runs.len(), RUNS_MAX - 1);
+    assert!(opened.past_runs.ends_with(&[ended(2, 2), ended(3, 3)]));
+}
+
+#[tokio::test]
+async fn a_start_that_is_refused_for_a_taken_port_leaves_no_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    drop(Process::start(directory));
+    assert_eq!(count(directory, "SELECT count(*) FROM run").await, 1);
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for _ in 0..3 {
+        let mut refused = command(directory);
+        refused
+            .args(["--metrics-listen", &address])
+            .stderr(Stdio::piped());
+        let output = tokio::process::Command::from(refused).output().await.unwrap();
+        assert!(!output.status.success(), "{output:?}");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains(&address),
+            "{output:?}"
+        );
+    }
+    assert_eq!(count(directory, "SELECT count(*) FROM run").await, 1);
+}
