@@ -9,6 +9,7 @@ use crate::paxos::{
 };
 
 mod calls;
+mod guard;
 mod lead;
 mod reign;
 mod scan;
