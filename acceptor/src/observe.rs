@@ -180,12 +180,14 @@ pub(crate) fn observe<R: Reader>(
             let mut doubt = None;
             loop {
                 let page = reader.page(resume).await?;
-                told_chosen_to.get_or_insert(page.chosen_to);
+                // It holds for the rows of the page that can be read, which are all that a frame tells.
+                let chosen_to = page.known_to;
+                told_chosen_to.get_or_insert(chosen_to);
                 doubt = doubt.or_else(|| page.rows.iter().find(|row| row.accepted.is_none()).map(|row| row.slot));
                 let mut stamp = shared.published().stamp;
                 stamp.commit_counter = page.commit_counter;
                 resume = page.next;
-                yield Frame { stamp, chosen_to: page.chosen_to, trimmed_to: page.trimmed_to, rows: page.rows };
+                yield Frame { stamp, chosen_to, trimmed_to: page.trimmed_to, rows: page.rows };
                 if page.last {
                     break;
                 }

@@ -436,6 +436,7 @@ impl<R: Reader> Acceptor for Service<R> {
                 millis(published.silence()),
             )),
             chosen_to: published.chosen_to.get(),
+            known_chosen_to: published.known_to.get(),
             voted_to: published.voted_to.get(),
             trimmed_to: published.trimmed_to.get(),
             queued: QUEUE_MAX.saturating_sub(inner.queue.capacity()) as u64,

@@ -23,7 +23,10 @@ pub(crate) struct Published {
     pub(crate) stamp: Stamp,
     pub(crate) membership: Arc<Membership>,
     pub(crate) leadership: Leadership,
+    /// Its rows below are sound.
     pub(crate) chosen_to: Slot,
+    /// Every slot below is chosen, whatever became of the rows.
+    pub(crate) known_to: Slot,
     pub(crate) trimmed_to: Slot,
     pub(crate) voted_to: Slot,
     /// Rows found damaged below the watermark, and not accepted again yet.
@@ -73,6 +76,7 @@ impl Shared {
                 membership: Arc::new(core.membership().clone()),
                 leadership: core.leadership(),
                 chosen_to: core.chosen_to(),
+                known_to: core.known_to(),
                 trimmed_to: core.trimmed_to(),
                 voted_to: core.voted_to(),
                 damaged_rows: 0,
@@ -148,6 +152,7 @@ impl Shared {
         let mut published = self.lock();
         published.stamp = core.stamp();
         published.chosen_to = core.chosen_to();
+        published.known_to = core.known_to();
         published.trimmed_to = core.trimmed_to();
         published.voted_to = core.voted_to();
         let damaged_rows = core.damaged_rows() as u64;

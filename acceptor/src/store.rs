@@ -118,6 +118,8 @@ pub struct Page {
     pub leader_address: Arc<str>,
     /// Every slot below it is chosen; it never reaches beyond a row of this page that is unknown.
     pub chosen_to: Slot,
+    /// Every slot below it is chosen, whatever became of the rows: a row below it that can be read holds the chosen value.
+    pub known_to: Slot,
     /// Nothing below it is held.
     pub trimmed_to: Slot,
     /// One past the highest row; at least `trimmed_to`.
@@ -284,6 +286,7 @@ impl PageFill {
             promised: moment.promised,
             leader_address: moment.leader_address,
             chosen_to: unknown.map_or(moment.chosen_to, |slot| slot.min(moment.chosen_to)),
+            known_to: moment.chosen_to,
             trimmed_to: moment.trimmed_to,
             voted_to: moment.voted_to,
             rows: self.rows,

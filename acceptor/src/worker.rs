@@ -263,7 +263,8 @@ impl<S: Store> Worker<S> {
         if !rows.is_empty() {
             self.shared.ring.push(
                 self.core.stamp(),
-                self.core.chosen_to(),
+                // Rows that were just accepted are intact: below what is known they hold the chosen values.
+                self.core.known_to(),
                 self.core.trimmed_to(),
                 rows,
             );

@@ -401,10 +401,19 @@ pub fn rows(rows: Vec<pb::Row>) -> Result<Vec<Row>, Malformed> {
     rows.into_iter().map(Row::try_from).collect()
 }
 
+/// The known watermark; a sender that does not tell one knows what its sound one says.
+///
+/// # Errors
+/// When one is no slot.
+pub fn known_to(known: u64, sound: u64) -> Result<Slot, Malformed> {
+    Ok(Slot::new(known.max(sound))?)
+}
+
 impl From<PromisePage> for pb::Promise {
     fn from(page: PromisePage) -> Self {
         Self {
             chosen_to: page.chosen_to.get(),
+            known_chosen_to: page.known_to.get(),
             trimmed_to: page.trimmed_to.get(),
             voted_to: page.voted_to.get(),
             rows: page.rows.into_iter().map(pb::Row::from).collect(),
@@ -424,6 +433,7 @@ impl TryFrom<pb::Promise> for PromisePage {
             next: Slot::new(page.next)?,
             last: page.last,
             chosen_to: Slot::new(page.chosen_to)?,
+            known_to: known_to(page.known_chosen_to, page.chosen_to)?,
             trimmed_to: Slot::new(page.trimmed_to)?,
             voted_to: Slot::new(page.voted_to)?,
             rows: rows(page.rows)?,
@@ -528,10 +538,12 @@ impl From<AcceptAnswer> for pb::accept_response::Answer {
                 slots,
                 voted_to,
                 chosen_to,
+                known_to,
             } => Self::Accepted(pb::Accepted {
                 slots: slots.into_iter().map(pb::SlotRange::from).collect(),
                 voted_to: voted_to.get(),
                 chosen_to: chosen_to.get(),
+                known_chosen_to: known_to.get(),
             }),
             AcceptAnswer::Rejected(rejection) => Self::Rejected(rejection.into()),
             AcceptAnswer::Refused(refused) => Self::Refused(refused.into()),
@@ -570,6 +582,7 @@ impl TryFrom<pb::AcceptResponse> for AcceptReply {
                     .collect::<Result<_, _>>()?,
                 voted_to: Slot::new(accepted.voted_to)?,
                 chosen_to: Slot::new(accepted.chosen_to)?,
+                known_to: known_to(accepted.known_chosen_to, accepted.chosen_to)?,
             },
             Answer::Rejected(rejected) => AcceptAnswer::Rejected(rejected.try_into()?),
             Answer::Refused(refused) => AcceptAnswer::Refused(refused.try_into()?),

@@ -126,6 +126,23 @@ pub(crate) struct Keeper<T> {
     /// When the core's latest timer fires, and its generation. Earlier ones mean nothing to it any more.
     timer: Option<(Instant, u64)>,
     rounds: Rounds,
+    /// Acceptors were found to have lost votes: the process must end.
+    lost: Option<LostVotes>,
+}
+
+/// A quorum of acceptors knows less than was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "acceptors have lost votes that they had shown: this learner had applied every slot below {applied_to} before it asked \
+     how far they have voted, and a quorum of them answers that it has voted for nothing from slot {bound} on. What was \
+     chosen there is gone from their disks, and this learner may be the last to hold it, so it answers nothing. Keep its \
+     data directory. Look at the acceptors' disks and logs: a write-ahead log or a data directory was lost, cut off or \
+     replaced by an older copy. Stop the proposers, because what they propose now may take the place of acknowledged \
+     writes"
+)]
+struct LostVotes {
+    bound: Slot,
+    applied_to: Slot,
 }
 
 /// Makes a barrier, and the one that keeps it.
@@ -153,6 +170,7 @@ pub(crate) fn barrier<T>(
         next_read: 0,
         timer: None,
         rounds: Rounds::new(tracer),
+        lost: None,
     };
     let calls = calls_in;
     (Barrier { calls, waiting }, keeper)
@@ -162,7 +180,7 @@ impl<T> Keeper<T> {
     /// Runs until the stop begins.
     ///
     /// # Errors
-    /// None.
+    /// When a quorum of acceptors does not know votes that this learner has applied: they have lost them.
     ///
     /// # Cancel safety
     /// Safe: whoever waits hears that the learner stops.
@@ -202,6 +220,10 @@ impl<T> Keeper<T> {
             }
             if let Some(at) = self.carry_out() {
                 limit.as_mut().reset(at);
+            }
+            if let Some(lost) = self.lost {
+                // Callers hear that the learner stops: whatever they were answered could miss what was acknowledged.
+                return Err(Failure::storage(lost));
             }
             self.look_at_round();
             self.tell_waiting();
@@ -288,6 +310,7 @@ impl<T> Keeper<T> {
                     self.answer(read, Ok(applied_to));
                 }
                 Effect::TurnAway(read) => self.answer(read, Err(BarrierError::Full)),
+                Effect::LostVotes { bound, applied_to } => self.lost = Some(LostVotes { bound, applied_to }),
             }
         }
         set

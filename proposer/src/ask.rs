@@ -131,8 +131,8 @@ async fn promise(
 /// Reads rows that lie below their sender's own watermark, and passes them to the driver; none if that fails.
 pub(crate) async fn fetch_chosen(
     open: Open,
-    from: Slot,
-    to: Slot,
+    number: u64,
+    (from, to): (Slot, Slot),
     cluster: ClusterId,
     inputs: mpsc::Sender<Input>,
     traced: Traced,
@@ -150,7 +150,9 @@ pub(crate) async fn fetch_chosen(
         span.count(names::SLOTS, values.len());
     }
     drop(span);
-    let _ = inputs.send(Input::Core(Event::Fetched { from, values })).await;
+    let _ = inputs
+        .send(Input::Core(Event::Fetched { number, from, values }))
+        .await;
 }
 
 async fn chosen_rows(

@@ -96,7 +96,7 @@ pub(crate) struct Driver {
     metrics: Instruments,
     links: BTreeMap<AcceptorUuid, Link>,
     /// Promises being collected.
-    prepares: BTreeMap<AcceptorUuid, AbortHandle>,
+    prepares: BTreeMap<(AcceptorUuid, Option<u64>), AbortHandle>,
     waiting: Waiting,
     forwarders: HashMap<Address, Forwarder>,
     forwarding_bytes: usize,
@@ -311,7 +311,10 @@ impl Driver {
                     inputs.clone(),
                     self.traces.preparing(scan.is_some()),
                 ));
-                if let Some(older) = self.prepares.insert(acceptor, task.abort_handle()) {
+                // Several repairs may ask one acceptor at a time; a campaign asks once.
+                self.prepares.retain(|_, asking| !asking.is_finished());
+                let asked = (acceptor, scan.map(|scan| scan.number));
+                if let Some(older) = self.prepares.insert(asked, task.abort_handle()) {
                     older.abort();
                 }
             }
@@ -347,7 +350,12 @@ impl Driver {
                 Ok(address) => self.forward(pending, &address, inputs),
                 Err(_) => self.give_back(pending),
             },
-            Effect::FetchChosen { source, from, to } => {
+            Effect::FetchChosen {
+                source,
+                number,
+                from,
+                to,
+            } => {
                 let Some(Link { open, .. }) = self.links.get(&source) else {
                     return;
                 };
@@ -355,8 +363,8 @@ impl Driver {
                 let traced = self.traces.repairing();
                 shutdown.spawn(ask::fetch_chosen(
                     open.clone(),
-                    from,
-                    to,
+                    number,
+                    (from, to),
                     cluster,
                     inputs.clone(),
                     traced,

@@ -11,7 +11,6 @@ use paxos_common::{
         message::{Accept, Leadership},
         proposer::Event,
         quorum::Configuration,
-        slot::Slot,
     },
     peer::{Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy},
     wire::{self, AcceptReply, Malformed},
@@ -361,7 +360,7 @@ fn reported(
         acceptor,
         silent: Duration::from_millis(leadership.silent_ms),
         leadership: Leadership::try_from(leadership)?,
-        chosen_to: Slot::new(word.chosen_to).map_err(Malformed::from)?,
+        chosen_to: wire::known_to(word.known_chosen_to, word.chosen_to)?,
     };
     Ok(Input::Told(stamp, event))
 }

@@ -1,6 +1,6 @@
 //! The real worker and service on a disk whose readers see each commit before the commit call returns.
 
-use std::{collections::BTreeMap, pin::pin, task::Poll};
+use std::{collections::BTreeMap, path::Path, pin::pin, task::Poll};
 
 use bytes::Bytes;
 use futures::{FutureExt as _, Stream, StreamExt as _, poll};
@@ -53,6 +53,14 @@ impl Store for SlowToReturn {
 
     async fn has_space(&mut self) -> bool {
         true
+    }
+
+    async fn keep_wal_short(&mut self) -> Result<(), StoreError> {
+        self.store.keep_wal_short().await
+    }
+
+    fn file(&self) -> &Path {
+        self.store.file()
     }
 
     fn reader(&self) -> MemoryDisk {

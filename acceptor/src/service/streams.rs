@@ -52,6 +52,7 @@ pub(super) fn promise<R: Reader>(
                     next,
                     last,
                     chosen_to: unknown.map_or(page.chosen_to, |slot| slot.min(page.chosen_to)),
+                    known_to: page.known_to,
                     trimmed_to: page.trimmed_to,
                     voted_to: page.voted_to,
                     rows: page.rows,
@@ -115,6 +116,7 @@ pub(super) fn attached<R: Reader>(
                 stamp: Some(wire::stamp(&published.stamp, Vec::new())),
                 leadership: Some(wire::leadership(&published.leadership, millis(published.silence()))),
                 chosen_to: published.chosen_to.get(),
+                known_chosen_to: published.known_to.get(),
                 voted_to: published.voted_to.get(),
                 trimmed_to: published.trimmed_to.get(),
             };

@@ -7,7 +7,10 @@
 //!
 //! Sources: *Paxos Made Simple* §2.2 (P1a, P2a) and §2.5; *Flexible Paxos* §3.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     ballot::Ballot,
@@ -100,9 +103,10 @@ pub struct Acceptor {
     unsaved: Witnesses,
 }
 
-/// Damaged rows below a watermark, each with the ballot at which it was accepted again, if it was. As long as there
-/// are any, the watermark that is told stops before the first.
-type Damaged = BTreeMap<Slot, Option<Ballot>>;
+/// Damaged rows below a watermark, until they are accepted again. What is accepted there is the chosen value, at whatever
+/// ballot: the slot was chosen at or below the ballot of the claim that the watermark passed it by, which was promised,
+/// and so every ballot that can be accepted since proposes the same value.
+type Damaged = BTreeSet<Slot>;
 
 /// How many damaged rows are remembered. Of more the lowest are, for those are repaired first; the others are found
 /// again.
@@ -118,7 +122,6 @@ pub struct Group {
     chosen_to: Slot,
     voted_to: Slot,
     rows: BTreeMap<Slot, (Ballot, Value)>,
-    damaged: Damaged,
     /// What is not on disk of what was heard of other acceptors.
     witnesses: Witnesses,
     /// Something here must be on disk before an answer may leave.
@@ -235,16 +238,14 @@ impl Acceptor {
             chosen_to: self.chosen_to,
             voted_to: self.voted_to,
             rows: BTreeMap::new(),
-            damaged: self.damaged.clone(),
             witnesses: self.unsaved.clone(),
             durable: false,
         }
     }
 
     /// Learns that the rows of these slots cannot be read as they were written, though they are on this acceptor's
-    /// disk. Such a row is no vote any more, and the watermark stops before it, until it is accepted again: below a
-    /// leader's own watermark, at that leader's ballot, so that it holds the chosen value. Returns how many of them
-    /// were not known to be damaged.
+    /// disk. Such a row is no vote any more, and the sound watermark stops before it, until it is accepted again. Returns
+    /// how many of them were not known to be damaged.
     ///
     /// Call it between groups, with what was read between groups.
     pub fn found_damaged(&mut self, slots: impl IntoIterator<Item = Slot>) -> usize {
@@ -253,8 +254,7 @@ impl Acceptor {
             let is_news = if slot >= self.chosen_to {
                 self.rows.insert(slot, Held::Unknown) != Some(Held::Unknown)
             } else if slot >= self.trimmed_to {
-                // Accepted again and damaged once more: it has to be accepted a third time.
-                self.damaged.insert(slot, None) != Some(None)
+                self.damaged.insert(slot)
             } else {
                 false
             };
@@ -268,7 +268,7 @@ impl Acceptor {
 
     /// Whether a slot's row is known to be damaged.
     pub fn is_damaged(&self, slot: Slot) -> bool {
-        self.damaged.get(&slot) == Some(&None) || self.rows.get(&slot) == Some(&Held::Unknown)
+        self.damaged.contains(&slot) || self.rows.get(&slot) == Some(&Held::Unknown)
     }
 
     /// How many rows below the watermark are known to have been damaged, and are not sound again.
@@ -341,12 +341,9 @@ impl Acceptor {
         group.resigned = accept.resign;
         for (slot, value) in &accept.proposals {
             let held = self.held(group, *slot, below);
-            let lost = group.damaged.get(slot) == Some(&None);
+            let lost = self.damaged.contains(slot) && !group.rows.contains_key(slot);
             if lost || held != Some(Held::Accepted(accept.ballot, value.fingerprint())) {
                 group.rows.insert(*slot, (accept.ballot, value.clone()));
-                if let Some(accepted) = group.damaged.get_mut(slot) {
-                    *accepted = Some(accept.ballot);
-                }
                 group.voted_to = group.voted_to.max(slot.next());
                 group.durable = true;
             }
@@ -355,7 +352,8 @@ impl Acceptor {
         Ok(AcceptAnswer::Accepted {
             slots: SlotRange::collect(accept.proposals.iter().map(|&(slot, _)| slot)),
             voted_to: group.voted_to,
-            chosen_to: told(group.chosen_to, &group.damaged),
+            chosen_to: self.sound_to(group),
+            known_to: group.chosen_to,
         })
     }
 
@@ -474,8 +472,8 @@ impl Acceptor {
         self.resigned = group.resigned;
         self.chosen_to = group.chosen_to;
         self.voted_to = group.voted_to;
-        self.damaged = group.damaged;
         for (slot, (ballot, value)) in group.rows {
+            self.damaged.remove(&slot);
             self.rows
                 .insert(slot, Held::Accepted(ballot, value.fingerprint()));
         }
@@ -525,10 +523,17 @@ impl Acceptor {
         self.promised
     }
 
-    /// Every slot below it is chosen, and this acceptor's rows hold the chosen values. It goes back when a row is found
-    /// damaged.
+    /// The sound watermark: every slot below it is chosen, and this acceptor's rows hold the chosen values. It goes back
+    /// when a row is found damaged.
     pub fn chosen_to(&self) -> Slot {
-        told(self.chosen_to, &self.damaged)
+        let first = self.damaged.first().copied().unwrap_or(Slot::MAX);
+        first.min(self.chosen_to)
+    }
+
+    /// The known watermark: every slot below it is chosen, whatever became of this acceptor's rows. An intact row below
+    /// it holds the chosen value. It goes back when the process restarts, to what is stored.
+    pub fn known_to(&self) -> Slot {
+        self.chosen_to
     }
 
     /// Nothing below it is held.
@@ -539,6 +544,13 @@ impl Acceptor {
     /// One past the highest slot accepted, at any ballot; at least `trimmed_to`.
     pub fn voted_to(&self) -> Slot {
         self.voted_to
+    }
+
+    /// The sound watermark once a group is in memory.
+    fn sound_to(&self, group: &Group) -> Slot {
+        let mut damaged = self.damaged.iter().copied();
+        let first = damaged.find(|slot| !group.rows.contains_key(slot));
+        first.unwrap_or(Slot::MAX).min(group.chosen_to)
     }
 
     /// What is known of a slot's row: from the group, memory, or what was read for this request.
@@ -573,12 +585,8 @@ impl Acceptor {
     }
 
     /// Advances the watermark over contiguous rows of the claimant's own ballot. A row of an older ballot below a
-    /// leader's watermark proves nothing: it may hold another value than the chosen one. By the same rule a row that
-    /// was damaged is sound again.
+    /// leader's watermark proves nothing: it may hold another value than the chosen one.
     fn advance_chosen_to(&self, group: &mut Group, ballot: Ballot, claimed: Slot) {
-        group
-            .damaged
-            .retain(|&slot, accepted| slot >= claimed || *accepted != Some(ballot));
         while group.chosen_to < claimed {
             let row = match group.rows.get(&group.chosen_to) {
                 Some(&(ballot, _)) => Some(ballot),
@@ -592,14 +600,6 @@ impl Acceptor {
             }
             group.chosen_to = group.chosen_to.next();
         }
-    }
-}
-
-/// The watermark that may be told.
-fn told(chosen_to: Slot, damaged: &Damaged) -> Slot {
-    match damaged.first_key_value() {
-        Some((&slot, _)) => slot.min(chosen_to),
-        None => chosen_to,
     }
 }
 

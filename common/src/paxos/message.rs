@@ -45,6 +45,9 @@ pub struct PromisePage {
     pub last: bool,
     /// Every slot below it was chosen, and the acceptor's own rows hold the chosen values.
     pub chosen_to: Slot,
+    /// Every slot below it was chosen, whatever became of the acceptor's rows; at least `chosen_to`. A row here below it
+    /// that can be read holds the chosen value.
+    pub known_to: Slot,
     /// Every slot below it is gone from there.
     pub trimmed_to: Slot,
     /// One past the highest slot accepted; at least `trimmed_to`.
@@ -88,8 +91,10 @@ pub enum AcceptAnswer {
         slots: Vec<SlotRange>,
         /// One past the highest slot accepted there, at any ballot.
         voted_to: Slot,
-        /// The acceptor's own watermark.
+        /// The acceptor's own watermark: its rows below are sound.
         chosen_to: Slot,
+        /// Every slot below it is chosen, whatever became of the acceptor's rows; at least `chosen_to`.
+        known_to: Slot,
     },
     /// Another ballot is promised.
     Rejected(Rejection),

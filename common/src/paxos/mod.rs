@@ -32,8 +32,9 @@
 //! **Every later tail covers everything that a peer was shown.** Votes are shown by answers, by frames and by pages. A
 //! page is read from the disk, and a disk shows a commit to its readers before the commit call has returned. So a page
 //! waits until memory, which tails are taken from, shows the page's commit
-//! ([`Stamp::covers`](identity::Stamp::covers)). Otherwise a learner could learn a slot from pages alone, answer a read
-//! with it, and the next read, at another learner, could miss it.
+//! ([`Stamp::covers`](identity::Stamp::covers)). Without the wait a learner could learn a slot from pages alone, answer
+//! a read with it, and the next read, at another learner, could miss it. With it, a quorum whose tails end below what a
+//! learner had applied before it asked has lost votes: the learner answers nothing any more, and ends.
 //!
 //! **What a command did is known to learners alone** ([`machine`]). They apply the same commands in the same order, so
 //! they agree on which condition held and which retry came second, without a word to each other.
@@ -42,6 +43,16 @@
 //! its own; an acceptor moves its own along over rows that it accepted at that leader's very ballot, for only those are
 //! sure to hold the chosen values. A campaign needs to look at nothing below the highest watermark. What an acceptor
 //! missed below it, the leader *repairs* in the background: it has the chosen values accepted again at its own ballot.
+//!
+//! **A damaged row splits an acceptor's watermark in two.** The *known* one (`known_to`) still says that every slot below
+//! is chosen; campaigns start from it. The *sound* one (`chosen_to`) stops before the first damaged row; repair and what
+//! others may rely on rest on it. A row below the known watermark that can be read holds the chosen value: the watermark
+//! passed the row at the ballot of a leader that knew the slot to be chosen; the acceptor had promised that ballot; and
+//! whatever it accepted there later came from a higher one, which proposes the same value. So repair takes such rows from
+//! any acceptor, slot by slot, and brings all acceptors what they lack at the same time.
+//!
+//! **What no quorum can say is never guessed.** When every acceptor has reported, and so many cannot read a row that no
+//! phase-1 quorum can say what is there, a leader or candidate halts, and names the slots and the acceptors.
 //!
 //! **Nothing is said before it is on disk.** Acceptors decide requests in groups, one commit each, and the answers leave
 //! after the commit. An acceptor that lost its disk, or runs on an older copy of it, has forgotten votes that it told
@@ -56,14 +67,15 @@
 //! 2. There is at most one value for a (slot, ballot).
 //! 3. A promise never decreases, restarts included; nobody votes below it; every answer was durable when it left.
 //! 4. A chosen slot's value is what every later ballot proposes there.
-//! 5. `chosen_to` claims are true, and the claimant's own rows hold the chosen values.
+//! 5. `chosen_to` and `known_to` claims are true, and the claimant's own rows that can be read hold the chosen values.
 //! 6. Learners' sequences are prefixes of one another, without gaps, across restarts and changes of feed.
-//! 7. New slots start at or above every promise's `voted_to`, `chosen_to` and `trimmed_to`.
+//! 7. New slots start at or above every promise's `voted_to`, `known_to` and `trimmed_to`; a campaign asks for nothing
+//!    below the highest `known_to` that its proposer was told.
 //! 8. A wiped, rolled-back or foreign acceptor is never counted.
 //! 9. Reads and writes are linearizable; nothing is answered above a slot that is not chosen yet; every vote that an
 //!    acceptor showed is covered by its later tails.
 //! 10. A (session, sequence) takes effect once; versions grow.
-//! 11. When the faults stop, something proposed gets chosen, and every learner learns it.
+//! 11. When the faults stop, and some quorum can read each row, something proposed gets chosen, and every learner learns it.
 //!
 //! # Sources
 //!

@@ -171,9 +171,9 @@ impl Proposer {
             } => {
                 self.answered(acceptor, ballot, sequence, answer);
             }
-            Event::Fetched { from, values } => {
+            Event::Fetched { number, from, values } => {
                 if let Phase::Leading(lead) = &mut self.phase {
-                    lead.fetched(from, values, &self.settings.limits, &mut self.effects);
+                    lead.fetched(number, from, values, &self.settings.limits, &mut self.effects);
                 }
             }
             Event::Proposed(pending) => self.proposed(pending),
@@ -212,7 +212,12 @@ impl Proposer {
                     &self.settings.limits,
                     &mut self.effects,
                 );
-                lead.plan_repair(&self.open, &self.settings.limits, &mut self.effects);
+                lead.plan_repair(
+                    &self.electorate,
+                    &self.open,
+                    &self.settings.limits,
+                    &mut self.effects,
+                );
                 if self.stopping && lead.is_drained() {
                     lead.say_resigned(&self.open, &mut self.effects);
                     self.stand_by();
@@ -268,6 +273,11 @@ impl Proposer {
             Phase::Leading(_) => self.guard.to_pass_on(),
             Phase::Standby | Phase::Campaigning(_) => Witnesses::default(),
         }
+    }
+
+    /// Whether what an acceptor says counts: the connection to it is open, and nothing that is remembered contradicts it.
+    pub fn counts(&self, acceptor: AcceptorUuid) -> bool {
+        self.open.contains(&acceptor)
     }
 
     fn found_out(&mut self, found: Vec<Found>) {
@@ -426,9 +436,15 @@ impl Proposer {
             Phase::Standby => return,
             Phase::Leading(lead) => {
                 if let Some(scan) = scan {
-                    let quorums = self.electorate.quorums();
                     let limits = &self.settings.limits;
-                    lead.scanned(quorums, scan, acceptor, page, limits, &mut self.effects);
+                    lead.scanned(
+                        (&self.electorate, &self.open),
+                        scan,
+                        acceptor,
+                        page,
+                        limits,
+                        &mut self.effects,
+                    );
                 }
                 return;
             }
@@ -436,6 +452,10 @@ impl Proposer {
         };
         campaign.page(acceptor, page);
         let Some(takeover) = campaign.takeover(self.electorate.quorums()) else {
+            if let Some(unsaid) = campaign.beyond_repair(&self.electorate) {
+                self.effects
+                    .push(Effect::Halt(beyond_repair(&unsaid, &self.electorate)));
+            }
             return;
         };
         self.chosen_to_heard = self.chosen_to_heard.max(takeover.from);
@@ -507,13 +527,18 @@ impl Proposer {
                 slots,
                 voted_to,
                 chosen_to,
+                known_to,
             } => {
-                self.chosen_to_heard = self.chosen_to_heard.max(chosen_to);
+                self.chosen_to_heard = self.chosen_to_heard.max(known_to);
                 let Phase::Leading(lead) = &mut self.phase else {
                     return;
                 };
                 if ballot == lead.ballot() {
-                    let marks = lead::Marks { voted_to, chosen_to };
+                    let marks = lead::Marks {
+                        voted_to,
+                        chosen_to,
+                        known_to,
+                    };
                     lead.accepted(
                         &self.electorate,
                         acceptor,
@@ -620,6 +645,28 @@ impl Proposer {
         *generation += 1;
         *generation
     }
+}
+
+/// How many slots an explanation names.
+const SLOTS_NAMED_MAX: usize = 8;
+
+/// Why a proposer ends: every acceptor has reported these slots, and no quorum of them can say what is there.
+fn beyond_repair(slots: &[Slot], electorate: &Electorate) -> String {
+    let named: Vec<String> = slots.iter().take(SLOTS_NAMED_MAX).map(Slot::to_string).collect();
+    let more = match slots.len().saturating_sub(SLOTS_NAMED_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let acceptors: Vec<String> = electorate.members().iter().map(ToString::to_string).collect();
+    format!(
+        "damage beyond repair: the rows of slot {}{more} cannot be read any more on so many acceptors that the others \
+         cannot say what was chosen there; all acceptors have reported: {}. Nothing is proposed, because a guess could \
+         replace a value that was acknowledged. Keep every data directory as it is, and look at the disks. If a disk \
+         cannot be read because of its device or file system, mend that and start the acceptor again on the same \
+         directory, never on an older copy. Learners still serve what they have applied",
+        named.join(", "),
+        acceptors.join(", ")
+    )
 }
 
 /// A command with what is needed to answer for it.

@@ -6,6 +6,10 @@
 //! the state holds every write that the reader may know of, and everything that an earlier reader saw, for that was
 //! chosen.
 //!
+//! The same bound proves a loss. Whatever this learner has applied is chosen, every phase-1 quorum holds a vote for it,
+//! and every such vote is covered by the tails that are measured later. So a bound below what was applied when its round
+//! began says that acceptors have lost votes: nothing is answered any more.
+//!
 //! One *round* of questions serves all reads that waited when it began. An answer that was measured for an earlier
 //! round proves nothing to a read that came in since.
 //!
@@ -83,6 +87,14 @@ pub enum Effect {
     Answer(ReadId),
     /// Too many reads wait; this one has to be sent again later.
     TurnAway(ReadId),
+    /// Acceptors have lost votes that they had shown: every read that waits, and every later one, stays unanswered. It is
+    /// the last effect.
+    LostVotes {
+        /// No acceptor of a phase-1 quorum has voted at or above it.
+        bound: Slot,
+        /// Every slot below it was applied here before that quorum was asked.
+        applied_to: Slot,
+    },
 }
 
 /// The state machine.
@@ -101,6 +113,8 @@ pub struct Reading {
     timer: Option<Timer>,
     next_generation: u64,
     effects: Vec<Effect>,
+    /// Acceptors were found to have lost votes.
+    has_ended: bool,
 }
 
 /// One question to all acceptors.
@@ -109,6 +123,8 @@ struct Round {
     nonce: u64,
     /// The reads below it had come in when the round began.
     serves_to: ReadId,
+    /// Every slot below it was applied when the round began.
+    applied_to: Slot,
     /// By acceptor, so that each counts once.
     bounds: BTreeMap<AcceptorUuid, Slot>,
 }
@@ -142,6 +158,7 @@ impl Reading {
             timer: None,
             next_generation: 0,
             effects: Vec::new(),
+            has_ended: false,
         }
     }
 
@@ -155,6 +172,9 @@ impl Reading {
     /// # Panics
     /// When reads come in with ids that are not above all earlier ones.
     pub fn handle(&mut self, event: Event) {
+        if self.has_ended {
+            return;
+        }
         match event {
             Event::Asked { from, to } => self.asked(from, to),
             Event::Abandoned(read) => {
@@ -167,6 +187,9 @@ impl Reading {
             } => self.tailed(acceptor, nonce, tail),
             Event::Applied(applied_to) => self.applied_to = self.applied_to.max(applied_to),
             Event::Fired(generation) => self.fired(generation),
+        }
+        if self.has_ended {
+            return;
         }
         self.answer();
         self.go_on();
@@ -206,6 +229,14 @@ impl Reading {
         let Some(bound) = round.bound(self.electorate.quorums().phase1()) else {
             return;
         };
+        if bound < round.applied_to {
+            self.has_ended = true;
+            self.effects.push(Effect::LostVotes {
+                bound,
+                applied_to: round.applied_to,
+            });
+            return;
+        }
         for (_, held) in self.waiting.range_mut(..round.serves_to).rev() {
             if held.is_some_and(|held| held <= bound) {
                 break;
@@ -281,6 +312,7 @@ impl Reading {
         self.round = Some(Round {
             nonce,
             serves_to: self.next_read,
+            applied_to: self.applied_to,
             bounds: BTreeMap::new(),
         });
         self.effects.push(Effect::Ask {

@@ -51,8 +51,13 @@ proptest! {
         marks in (slots(), slots(), slots(), slots(), slots()), last in any::<bool>(),
     ) {
         let (from, next, chosen_to, trimmed_to, voted_to) = marks;
-        let page = PromisePage { from, next, last, chosen_to, trimmed_to, voted_to, rows };
-        prop_assert_eq!(PromisePage::try_from(pb::Promise::from(page.clone())).unwrap(), page);
+        let known_to = chosen_to.max(trimmed_to);
+        let page = PromisePage { from, next, last, chosen_to, known_to, trimmed_to, voted_to, rows };
+        let mut encoded = pb::Promise::from(page.clone());
+        prop_assert_eq!(PromisePage::try_from(encoded.clone()).unwrap(), page);
+        // As from a sender that does not know the field.
+        encoded.known_chosen_to = 0;
+        prop_assert_eq!(PromisePage::try_from(encoded).unwrap().known_to, chosen_to);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Invariant 7: a new leader proposes what the promises demand, new commands above that, and below it only repairs.
+//! Invariant 7: a new leader proposes what the promises demand, new commands above that, and below it only repairs. A
+//! campaign asks for nothing below the highest watermark that its proposer was told, damaged rows or not.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,8 @@ use super::chosen_is_final::Chosen;
 pub(crate) struct Takeovers {
     phase1: usize,
     campaigns: BTreeMap<Ballot, Campaign>,
+    /// The highest watermark that each proposer was told since it started.
+    known: BTreeMap<usize, Slot>,
 }
 
 #[derive(Default)]
@@ -38,11 +41,29 @@ impl Takeovers {
         Self {
             phase1,
             campaigns: BTreeMap::new(),
+            known: BTreeMap::new(),
         }
     }
 
-    /// A campaign begins, and asks everybody for rows from `from` on.
-    pub(crate) fn campaign(&mut self, ballot: Ballot, from: Slot) {
+    /// A proposer starts, and knows nothing.
+    pub(crate) fn started(&mut self, proposer: usize) {
+        self.known.remove(&proposer);
+    }
+
+    /// An acceptor that counts tells a proposer that every slot below `known_to` is chosen.
+    pub(crate) fn known(&mut self, proposer: usize, known_to: Slot) {
+        let known = self.known.entry(proposer).or_default();
+        *known = known_to.max(*known);
+    }
+
+    /// A campaign begins, and asks everybody for rows from `from` on: what its proposer was told of by then is not read
+    /// again, nor proposed again.
+    pub(crate) fn campaign(&mut self, proposer: usize, ballot: Ballot, from: Slot) {
+        let known = self.known.get(&proposer).copied().unwrap_or_default();
+        assert!(
+            from >= known || self.campaigns.contains_key(&ballot),
+            "proposer {proposer} asks promises from {from} on, and was told that everything below {known} is chosen"
+        );
         let campaign = self.campaigns.entry(ballot).or_insert_with(|| Campaign {
             from,
             ..Campaign::default()
@@ -95,7 +116,7 @@ impl Takeovers {
         let highest = |mark: fn(&PromisePage) -> Slot| pages().map(mark).max().unwrap_or_default();
         let from = campaign
             .from
-            .max(highest(|page| page.chosen_to))
+            .max(highest(|page| page.known_to))
             .max(highest(|page| page.trimmed_to));
         assert_eq!(
             start, from,

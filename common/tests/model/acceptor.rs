@@ -102,6 +102,7 @@ impl AcceptorNode {
         self.open = None;
         self.reading.clear();
         self.core = Acceptor::recover(self.disk.recovered(), RunNumber::from_random(self.run));
+        self.core.found_damaged(self.disk.damaged.iter().copied());
     }
 }
 
@@ -156,8 +157,8 @@ impl AcceptorStep<'_> {
 
     /// Decides a request into the open group, or into one of its own.
     fn receive(&mut self, from: Node, message: &Message) {
-        if let Message::Fetch(first, to) = message {
-            self.fetch(from, *first, *to);
+        if let Message::Fetch(number, first, to) = message {
+            self.fetch(from, *number, *first, *to);
             return;
         }
         if let Message::Tail(nonce) = message {
@@ -228,7 +229,7 @@ impl AcceptorStep<'_> {
         if !kept {
             self.outputs.broken(Broken::PromisesAreKept);
         }
-        self.claim_watermark(self.node.disk.chosen_to.min(self.node.disk.damaged_at()));
+        self.claim_watermark(self.node.disk.chosen_to);
         if self.cluster.scenario.readable_first {
             open.readable = true;
             self.node.open = Some(open);
@@ -254,7 +255,7 @@ impl AcceptorStep<'_> {
     fn release(&mut self, Open { group, answers, .. }: Open) {
         self.node.core.committed(group);
         self.tamper_with_memory();
-        self.claim_watermark(self.node.core.chosen_to());
+        self.claim_watermark(self.node.core.known_to());
         self.let_go(answers);
     }
 
@@ -332,13 +333,13 @@ impl AcceptorStep<'_> {
     }
 
     /// Reads rows below its own watermark, for a leader that repairs.
-    fn fetch(&mut self, asker: Node, first: Slot, to: Slot) {
+    fn fetch(&mut self, asker: Node, number: u64, first: Slot, to: Slot) {
         let value = |slot| Some((slot, self.node.disk.row(slot)?.accepted?.1));
         let values = first
-            .to(to.min(self.node.core.chosen_to()))
+            .to(to.min(self.node.core.known_to()))
             .map_while(value)
             .collect();
-        self.answer(asker, Message::Fetched(first, values));
+        self.answer(asker, Message::Fetched(number, first, values));
     }
 
     fn crash(&mut self) {
@@ -351,7 +352,7 @@ impl AcceptorStep<'_> {
                 Sight::VoteLost
             });
         }
-        if self.node.core.chosen_to() > self.node.disk.chosen_to {
+        if self.node.core.known_to() > self.node.disk.chosen_to {
             self.outputs.saw(Sight::WatermarkLost);
         }
         self.node.run += 1;
@@ -360,7 +361,7 @@ impl AcceptorStep<'_> {
 
     /// Tells learners what was just made durable.
     fn show_commit(&mut self, rows: &BTreeMap<Slot, (Ballot, Value)>) {
-        let chosen_to = self.node.core.chosen_to();
+        let chosen_to = self.node.core.known_to();
         let frame: Vec<Row> = rows
             .iter()
             .map(|(&slot, accepted)| Row {
@@ -386,7 +387,7 @@ impl AcceptorStep<'_> {
     fn show(&mut self, learner: usize, from: Slot) {
         let disk = &self.node.disk;
         let (rows, _) = disk.rows_from(from, self.cluster.scenario.page_rows);
-        let chosen_to = self.node.core.chosen_to().min(disk.damaged_at());
+        let chosen_to = self.node.core.known_to();
         let learner = Node::Learner(learner);
         for row in &rows {
             if let Some((ballot, _)) = &row.accepted {

@@ -182,6 +182,16 @@ pub(crate) fn planted() -> Vec<Case> {
             },
         ),
         plant(
+            CampaignFromDamagedRow,
+            "a campaign from the watermark of a damaged row",
+            Scenario {
+                slots: 2,
+                prefix: one_knower,
+                allowance: allow(&[(Campaign, 1), (Damage, 1), (Report, 1)]),
+                ..two_each()
+            },
+        ),
+        plant(
             RepairTakesUnreadableRowForEmpty,
             "repair from pages with an unknown row",
             Scenario {

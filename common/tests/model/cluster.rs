@@ -233,7 +233,7 @@ impl Cluster {
         }
         for (acceptor, reporter) in state.acceptors.iter().enumerate() {
             let listens = matches!(node.core.phase(), Phase::Standby) || self.listens_while_leading();
-            if listens && reporter.core.chosen_to() > node.core.chosen_to() {
+            if listens && reporter.core.known_to() > node.core.chosen_to() {
                 actions.push(Action::Report {
                     acceptor,
                     proposer: place,
@@ -316,7 +316,7 @@ impl Model for Cluster {
             for &reading in node.reading.iter().filter(|_| self.shows_pages(node)) {
                 actions.push(Action::ReadPage(place, reading));
             }
-            if node.open.is_some() || node.core.chosen_to() > node.disk.chosen_to {
+            if node.open.is_some() || node.core.known_to() > node.disk.chosen_to {
                 actions.push(Action::Crash(place));
             }
             if node.open.is_none() {

@@ -98,6 +98,7 @@ impl Disk {
             next: rows.last().map_or(from, |row| row.slot.next()),
             last,
             chosen_to: self.chosen_to.min(self.damaged_at()),
+            known_to: self.chosen_to,
             trimmed_to: Slot::ZERO,
             voted_to: self.voted_to(),
             rows,
@@ -105,15 +106,14 @@ impl Disk {
     }
 
     pub(crate) fn recovered(&self) -> Recovered {
-        let chosen_to = self.chosen_to.min(self.damaged_at());
-        let rows = self.rows.range(chosen_to..).map(|(slot, _)| *slot);
+        let rows = self.rows.range(self.chosen_to..).map(|(slot, _)| *slot);
         Recovered {
             uuid: self.uuid,
             commit_counter: self.commit_counter,
             membership: Membership::Blank,
             promised: self.promised,
             leader_address: Arc::clone(&self.leader_address),
-            chosen_to,
+            chosen_to: self.chosen_to,
             trimmed_to: Slot::ZERO,
             voted_to: self.voted_to(),
             rows: rows.filter_map(|slot| Some((slot, self.held(slot)?))).collect(),

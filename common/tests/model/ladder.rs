@@ -133,7 +133,7 @@ pub(crate) fn small() -> Vec<Rung> {
             },
         ),
         rung(
-            66_354,
+            68_134,
             Scenario {
                 learners: 1,
                 commands: &[1, 0],
@@ -144,7 +144,7 @@ pub(crate) fn small() -> Vec<Rung> {
             },
         ),
         rung(
-            238_834,
+            242_314,
             Scenario {
                 learners: 1,
                 reach: TWO_EACH,
@@ -154,7 +154,7 @@ pub(crate) fn small() -> Vec<Rung> {
             },
         ),
         rung(
-            34_095,
+            34_295,
             Scenario {
                 learners: 1,
                 commands: &[1, 0],
@@ -165,7 +165,7 @@ pub(crate) fn small() -> Vec<Rung> {
             },
         ),
         rung(
-            10_140,
+            10_320,
             Scenario {
                 learners: 1,
                 commands: &[1, 0],
@@ -177,7 +177,7 @@ pub(crate) fn small() -> Vec<Rung> {
             },
         ),
         rung(
-            6_327,
+            6_795,
             Scenario {
                 repair: true,
                 late_answers: true,

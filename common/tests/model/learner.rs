@@ -172,7 +172,7 @@ impl LearnerStep<'_> {
                 Effect::SetTimer(generation) => self.node.timer = Some(generation),
                 Effect::Fill(to) => self.node.fill_to = self.node.fill_to.max(to),
                 Effect::Answer(read) => self.answer(read),
-                Effect::TurnAway(_) => self.outputs.broken(Broken::NobodyHalts),
+                Effect::LostVotes { .. } | Effect::TurnAway(_) => self.outputs.broken(Broken::NobodyHalts),
             }
         }
     }

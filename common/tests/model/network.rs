@@ -31,12 +31,12 @@ pub(crate) enum Message {
     // Proposer to acceptor.
     Prepare(Prepare, Option<Scan>),
     Accept(Accept),
-    Fetch(Slot, Slot),
+    Fetch(u64, Slot, Slot),
     // Acceptor to proposer.
     Page(Ballot, Option<Scan>, PromisePage),
     PrepareRejected(Ballot, Ballot),
     Answer(Ballot, u64, AcceptAnswer),
-    Fetched(Slot, Vec<(Slot, Value)>),
+    Fetched(u64, Slot, Vec<(Slot, Value)>),
     // Learner to acceptor.
     Tail(u64),
     // Acceptor to learner.

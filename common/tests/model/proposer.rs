@@ -35,6 +35,8 @@ pub(crate) struct ProposerNode {
     /// The latest generation of each timer that was armed and did not fire.
     pub(crate) timers: BTreeMap<Timer, u64>,
     marks: Marks,
+    /// The highest watermark that reports told.
+    known_to: Slot,
     pub(crate) scratch: ProposerScratch,
 }
 
@@ -91,6 +93,7 @@ impl ProposerNode {
             run,
             timers: BTreeMap::new(),
             marks: Marks::default(),
+            known_to: Slot::ZERO,
             scratch: ProposerScratch::default(),
         };
         for effect in node.core.take_effects() {
@@ -163,7 +166,8 @@ pub(crate) enum Input<'a> {
     Report {
         acceptor: usize,
         leadership: Leadership,
-        chosen_to: Slot,
+        known_to: Slot,
+        sound_to: Slot,
     },
     Fill(Slot),
 }
@@ -195,9 +199,11 @@ impl ProposerStep<'_> {
             Input::Report {
                 acceptor,
                 leadership,
-                chosen_to,
+                known_to,
+                sound_to,
             } => {
-                let chosen_to = self.tamper_with_report(*chosen_to);
+                self.node.known_to = self.node.known_to.max(*known_to);
+                let chosen_to = self.tamper_with_report(*known_to, *sound_to);
                 self.tell(Event::Reported {
                     acceptor: uuid(*acceptor),
                     leadership: leadership.clone(),
@@ -238,15 +244,25 @@ impl ProposerStep<'_> {
         match effect {
             Effect::Prepare(acceptor, prepare, scan) => {
                 if scan.is_none() {
+                    // What it was told to be chosen is not asked for again. A campaign under way goes on as it began.
+                    let begins = prepare.ballot > self.node.marks.ballot;
+                    if begins && prepare.from < self.node.known_to {
+                        self.outputs.broken(Broken::NewSlotsStartAbove);
+                    }
                     self.node.marks.asked(&prepare);
                 }
                 if scan.is_none() || self.cluster.scenario.repair {
                     self.send(acceptor, Message::Prepare(prepare, scan));
                 }
             }
-            Effect::FetchChosen { source, from, to } => {
+            Effect::FetchChosen {
+                source,
+                number,
+                from,
+                to,
+            } => {
                 if self.cluster.scenario.repair {
-                    self.send(source, Message::Fetch(from, to));
+                    self.send(source, Message::Fetch(number, from, to));
                 }
             }
             Effect::Accept(acceptor, accept) => self.propose(acceptor, accept),
@@ -330,7 +346,7 @@ fn received(acceptor: AcceptorUuid, message: Message) -> Event {
             sequence,
             answer,
         },
-        Message::Fetched(from, values) => Event::Fetched { from, values },
+        Message::Fetched(number, from, values) => Event::Fetched { number, from, values },
         Message::Prepare(..)
         | Message::Accept(_)
         | Message::Fetch(..)
@@ -360,7 +376,7 @@ impl Marks {
             self.highest = self
                 .highest
                 .max(page.voted_to)
-                .max(page.chosen_to)
+                .max(page.known_to)
                 .max(page.trimmed_to);
         }
     }

@@ -111,7 +111,8 @@ impl Cluster {
                 let report = proposer::Input::Report {
                     acceptor: *acceptor,
                     leadership: core.leadership(),
-                    chosen_to: core.chosen_to(),
+                    known_to: core.known_to(),
+                    sound_to: core.chosen_to(),
                 };
                 self.tell_proposer(last, *proposer, &report)
             }

@@ -51,6 +51,8 @@ pub(crate) enum Bug {
     WatermarkByHearsay,
     /// A page leaves while the disk shows what memory does not.
     PageShownBeforeMemory,
+    /// A damaged row lowers the watermark that campaigns start from.
+    CampaignFromDamagedRow,
     /// A row that cannot be read is left out of promises.
     UnreadableRowTakenForEmpty,
     /// The same, where a leader asks for the sake of repair.
@@ -214,13 +216,15 @@ impl ProposerStep<'_> {
     }
 
     /// The watermark of a report, as the core hears of it.
-    pub(crate) fn tamper_with_report(&mut self, chosen_to: Slot) -> Slot {
+    pub(crate) fn tamper_with_report(&mut self, chosen_to: Slot, sound_to: Slot) -> Slot {
         let notes = self.cluster.has(Bug::StartsBelowFrom) || self.cluster.has(Bug::WatermarkByHearsay);
         if notes {
             self.node.scratch.heard = self.node.scratch.heard.max(chosen_to);
         }
         if self.cluster.has(Bug::StartsBelowFrom) {
             Slot::ZERO
+        } else if self.cluster.has(Bug::CampaignFromDamagedRow) {
+            sound_to
         } else {
             chosen_to
         }

@@ -164,6 +164,15 @@ impl World<'_> {
         let disk = format!("{}", process.disk.promised);
         self.note(|| format!("acceptor {acceptor} starts, promised {disk}"));
         self.tamper_with_start(acceptor);
+        if !self.acceptors[acceptor].disk.damaged.is_empty() {
+            self.plan_within(
+                500_000,
+                Happening::DamageFound {
+                    acceptor,
+                    run: self.acceptors[acceptor].run,
+                },
+            );
+        }
         for proposer in 0..self.proposers.len() {
             let due = Happening::ReportDue {
                 acceptor,
@@ -226,17 +235,23 @@ impl World<'_> {
         }
     }
 
-    /// A row that the disk returns garbled from now on. If the acceptor runs, it finds out a little later.
-    pub(crate) fn damage_row(&mut self, acceptor: usize) {
-        let disk = &mut self.acceptors[acceptor].disk;
-        let slots: Vec<Slot> = disk.rows.keys().rev().take(6).copied().collect();
+    /// Some rows that the disk returns garbled from now on: of the latest, those of slots that are this acceptor's turn.
+    /// If the acceptor runs, it finds out a little later.
+    pub(crate) fn damage_rows(&mut self, acceptor: usize) {
+        let members = self.acceptors.len() as u64;
+        let disk = &self.acceptors[acceptor].disk;
+        let is_its_turn = |slot: &Slot| slot.get() % members == acceptor as u64;
+        let latest = disk.rows.keys().rev().take(6 * self.acceptors.len());
+        let slots: Vec<Slot> = latest.copied().filter(is_its_turn).collect();
         if slots.is_empty() {
             return;
         }
-        let slot = slots[self.rng.random_range(0..slots.len())];
-        disk.damaged.insert(slot);
-        self.statistics.count(Counted::RowsDamaged);
-        self.note(|| format!("acceptor {acceptor} cannot read slot {slot} any more"));
+        let count = self.rng.random_range(1..=slots.len());
+        let slots = &slots[..count];
+        let disk = &mut self.acceptors[acceptor].disk;
+        disk.damaged.extend(slots);
+        self.statistics.add(Counted::RowsDamaged, count as u64);
+        self.note(|| format!("acceptor {acceptor} cannot read {slots:?} any more"));
         let run = self.acceptors[acceptor].run;
         self.plan_within(500_000, Happening::DamageFound { acceptor, run });
     }
@@ -273,8 +288,8 @@ impl World<'_> {
             return;
         }
         self.tamper_with_request(acceptor, &message);
-        if let Message::FetchChosen(first, to) = message {
-            self.fetch_chosen(acceptor, from, first, to);
+        if let Message::FetchChosen(number, first, to) = message {
+            self.fetch_chosen(acceptor, from, number, (first, to));
             return;
         }
         if let Message::Tail(nonce) = message {
@@ -411,7 +426,7 @@ impl World<'_> {
         self.invariants.watermarks.acceptor(
             &self.invariants.chosen,
             acceptor,
-            core.chosen_to(),
+            core.known_to(),
             &process.disk.rows,
         );
         for answer in answers {
@@ -442,7 +457,7 @@ impl World<'_> {
             }
             Answer::Message(to, message) => {
                 match &message {
-                    Message::Answer(ballot, _, AcceptAnswer::Accepted { slots, chosen_to, .. }) => {
+                    Message::Answer(ballot, _, AcceptAnswer::Accepted { slots, known_to, .. }) => {
                         promises.told(acceptor, *ballot, disk.promised);
                         for slot in slots.iter().flat_map(|range| range.from.to(range.to)) {
                             promises.accepted(acceptor, *ballot, slot, &disk.rows);
@@ -451,7 +466,7 @@ impl World<'_> {
                             self.invariants.said(acceptor, *ballot, slots);
                         }
                         process.granted = now;
-                        Watermarks::claimed(&self.invariants.chosen, "an acceptor", *chosen_to);
+                        Watermarks::claimed(&self.invariants.chosen, "an acceptor", *known_to);
                     }
                     Message::Answer(_, _, AcceptAnswer::Rejected(rejection)) => {
                         promises.told(acceptor, rejection.promised, disk.promised);

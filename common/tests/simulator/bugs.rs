@@ -40,6 +40,8 @@ pub(crate) enum Bug {
     PagesOutliveTheirPromise,
     /// A page leaves while the disk shows what memory does not.
     PageShownBeforeMemory,
+    /// A damaged row lowers the watermark that campaigns start from.
+    CampaignFromDamagedRow,
     /// A row that cannot be read is left out of promises.
     UnreadableRowTakenForEmpty,
     /// The same, where a leader asks for the sake of repair.
@@ -61,7 +63,7 @@ pub(crate) enum Bug {
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 26] = [
+    pub(crate) const ALL: [Self; 27] = [
         Self::AcceptedLeftOutOfPromise,
         Self::AcceptDoesNotPromise,
         Self::BallotReusedAfterRestart,
@@ -79,6 +81,7 @@ impl Bug {
         Self::FrameWatermarkForHeldRows,
         Self::PagesOutliveTheirPromise,
         Self::PageShownBeforeMemory,
+        Self::CampaignFromDamagedRow,
         Self::UnreadableRowTakenForEmpty,
         Self::RepairTakesUnreadableRowForEmpty,
         Self::LearnerResumesAfterHighest,

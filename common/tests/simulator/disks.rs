@@ -68,16 +68,14 @@ impl Disk {
     }
 
     pub(crate) fn recovered(&self) -> Recovered {
-        let damaged_at = self.damaged.first().copied().unwrap_or(Slot::MAX);
-        let chosen_to = self.chosen_to.min(damaged_at);
-        let rows = self.rows.range(chosen_to..).map(|(slot, _)| *slot);
+        let rows = self.rows.range(self.chosen_to..).map(|(slot, _)| *slot);
         Recovered {
             uuid: self.uuid,
             commit_counter: self.commit_counter,
             membership: self.membership.clone(),
             promised: self.promised,
             leader_address: Arc::clone(&self.leader_address),
-            chosen_to,
+            chosen_to: self.chosen_to,
             trimmed_to: Slot::ZERO,
             voted_to: self.voted_to(),
             rows: rows.filter_map(|slot| Some((slot, self.held(slot)?))).collect(),

@@ -15,9 +15,10 @@ impl World<'_> {
         if self.healed_at.is_some() {
             return;
         }
-        // One acceptor only: its rows must be a quorum's somewhere else.
+        // Slots by turns on one acceptor each: the rows must be a quorum's somewhere else.
         if self.knobs.damage && self.rng.random_bool(0.3) {
-            self.damage_row(0);
+            let acceptor = self.some_acceptor();
+            self.damage_rows(acceptor);
         }
         if self.knobs.disks_lost_max > 0 {
             self.lose_disk();

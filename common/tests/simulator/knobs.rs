@@ -50,7 +50,7 @@ pub(crate) struct Knobs {
     pub(crate) faults_until: Time,
     /// What the first acceptor has promised before it all begins: somebody may have driven its rounds up.
     pub(crate) driven_up_to: Ballot,
-    /// Whether the first acceptor finds rows that it cannot read when it restarts.
+    /// Whether acceptors find rows that they cannot read, each slot on one of them at most.
     pub(crate) damage: bool,
 }
 

@@ -41,7 +41,7 @@ pub(crate) enum Message {
     // Proposer to acceptor.
     Prepare(Prepare, Option<Scan>),
     Accept(Accept, Witnesses),
-    FetchChosen(Slot, Slot),
+    FetchChosen(u64, Slot, Slot),
     // Acceptor to proposer.
     /// With what its sender remembers of others.
     Page(Ballot, Option<Scan>, PromisePage, Witnesses),
@@ -49,7 +49,7 @@ pub(crate) enum Message {
     PrepareRefused(Ballot),
     Answer(Ballot, u64, AcceptAnswer),
     Report(Leadership, Duration, Slot),
-    Fetched(Slot, Vec<(Slot, Value)>),
+    Fetched(u64, Slot, Vec<(Slot, Value)>),
     // Learner to acceptor, and back.
     Observe(Kind, Slot),
     Votes(Vec<(Ballot, SlotRange)>),

@@ -9,6 +9,7 @@ use std::{
 use paxos_common::paxos::{
     ballot::{Ballot, ProposerId},
     identity::{CommitCounter, RunNumber},
+    message::AcceptAnswer,
     proposer::{Effect, Event, Pending, Phase, Proposer, RequestId, Settings, Timer},
     slot::Slot,
     witness::{Run, Witnesses},
@@ -94,6 +95,7 @@ impl World<'_> {
         let id = ProposerId::from_random(self.rng.random());
         let id = self.tamper_with_id(proposer, id);
         let clock = self.rng.random_range(80..=125);
+        self.invariants.takeovers.started(proposer);
         let process = &mut self.proposers[proposer];
         process.run += 1;
         process.clock = clock;
@@ -310,7 +312,7 @@ impl World<'_> {
                 return;
             }
             Message::Fill(to) => Event::FillWanted(to),
-            Message::Fetched(from, values) => Event::Fetched { from, values },
+            Message::Fetched(number, from, values) => Event::Fetched { number, from, values },
             Message::Prepare(..)
             | Message::Accept(..)
             | Message::FetchChosen(..)
@@ -347,6 +349,7 @@ impl World<'_> {
 
     /// Hands an event to the core and does what it wants done.
     pub(crate) fn tell(&mut self, proposer: usize, event: Event) {
+        self.note_known(proposer, &event);
         let event = self.tamper_with_event(proposer, event);
         let process = &mut self.proposers[proposer];
         let before = process.doing();
@@ -361,6 +364,42 @@ impl World<'_> {
             self.proposers[proposer].flush_planned = true;
             let run = self.proposers[proposer].run;
             self.plan_within(MILLISECOND, Happening::FlushDue { proposer, run });
+        }
+    }
+
+    /// Remembers, apart from the core, what is known to be chosen.
+    fn note_known(&mut self, proposer: usize, event: &Event) {
+        let (acceptor, known_to) = match event {
+            Event::Reported {
+                acceptor, chosen_to, ..
+            } => (*acceptor, *chosen_to),
+            Event::Answered {
+                acceptor,
+                answer: AcceptAnswer::Accepted { known_to, .. },
+                ..
+            } => (*acceptor, *known_to),
+            Event::Introduced { .. }
+            | Event::Remembered { .. }
+            | Event::Heard { .. }
+            | Event::Opened(_)
+            | Event::Closed(_)
+            | Event::Unheard(_)
+            | Event::Promised { .. }
+            | Event::PrepareRejected { .. }
+            | Event::PrepareRefused { .. }
+            | Event::Answered { .. }
+            | Event::Fetched { .. }
+            | Event::Proposed(_)
+            | Event::ForwardFailed
+            | Event::ForwardAnswered
+            | Event::Cancelled(_)
+            | Event::FillWanted(_)
+            | Event::Fired(..)
+            | Event::Resigned => return,
+        };
+        let core = self.proposers[proposer].core.as_ref();
+        if core.is_some_and(|core| core.counts(acceptor)) {
+            self.invariants.takeovers.known(proposer, known_to);
         }
     }
 
@@ -428,7 +467,8 @@ impl World<'_> {
                         self.statistics.count(Counted::ClimbingSteps);
                     } else {
                         if scan.is_none() {
-                            self.invariants.takeovers.campaign(prepare.ballot, prepare.from);
+                            let takeovers = &mut self.invariants.takeovers;
+                            takeovers.campaign(proposer, prepare.ballot, prepare.from);
                         } else {
                             self.statistics.count(Counted::RepairScans);
                         }
@@ -437,10 +477,15 @@ impl World<'_> {
                     let to = Node::Acceptor(self.place(acceptor));
                     self.send(this, to, Message::Prepare(prepare, scan));
                 }
-                Effect::FetchChosen { source, from, to } => {
+                Effect::FetchChosen {
+                    source,
+                    number,
+                    from,
+                    to,
+                } => {
                     self.statistics.count(Counted::RepairFetches);
                     let source = Node::Acceptor(self.place(source));
-                    self.send(this, source, Message::FetchChosen(from, to));
+                    self.send(this, source, Message::FetchChosen(number, from, to));
                 }
                 Effect::Halt(reason) => panic!("proposer {proposer} halts: {reason}"),
                 Effect::Reopen(acceptor) => {

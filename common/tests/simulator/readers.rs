@@ -85,6 +85,7 @@ impl World<'_> {
             next,
             last,
             chosen_to: disk.chosen_to.min(damaged_at),
+            known_to: disk.chosen_to,
             trimmed_to: Slot::ZERO,
             voted_to: disk.voted_to(),
             rows,
@@ -134,14 +135,13 @@ impl World<'_> {
         let Some(core) = &process.core else { return };
         let (rows, last) = process.disk.page(from, rows_max);
         let next = rows.last().map_or(from, |row| row.slot.next());
-        // Both are true of the rows: the disk's lags behind.
-        let damaged_at = first_unknown(&rows);
+        // Both are true of the rows that can be read: the disk's lags behind.
         let chosen_to = if from_memory {
-            core.chosen_to()
+            core.known_to()
         } else {
             process.disk.chosen_to
         };
-        self.show(acceptor, learner, kind, &rows, chosen_to.min(damaged_at));
+        self.show(acceptor, learner, kind, &rows, chosen_to);
         if !last {
             let due = Happening::FrameDue {
                 acceptor,
@@ -155,11 +155,17 @@ impl World<'_> {
     }
 
     /// Reads rows below its own watermark, as the frames of a reader would tell them.
-    pub(crate) fn fetch_chosen(&mut self, acceptor: usize, asker: Node, first: Slot, to: Slot) {
+    pub(crate) fn fetch_chosen(
+        &mut self,
+        acceptor: usize,
+        asker: Node,
+        number: u64,
+        (first, to): (Slot, Slot),
+    ) {
         let again = Happening::Deliver {
             from: asker,
             to: Node::Acceptor(acceptor),
-            message: Message::FetchChosen(first, to),
+            message: Message::FetchChosen(number, first, to),
             stamp: None,
         };
         if self.is_held_back(acceptor, again) {
@@ -170,7 +176,7 @@ impl World<'_> {
         let process = &self.acceptors[acceptor];
         let Some(core) = &process.core else { return };
         let chosen_to = if from_memory {
-            core.chosen_to()
+            core.known_to()
         } else {
             process.disk.chosen_to
         };
@@ -179,7 +185,7 @@ impl World<'_> {
             .map_while(|slot| Some((slot, process.disk.row(slot)?.accepted?.1)))
             .take(rows_max)
             .collect();
-        let fetched = Message::Fetched(first, values);
+        let fetched = Message::Fetched(number, first, values);
         self.send(Node::Acceptor(acceptor), asker, fetched);
     }
 
@@ -201,7 +207,7 @@ impl World<'_> {
         }
         let process = &self.acceptors[acceptor];
         let Some(core) = &process.core else { return };
-        let chosen_to = core.chosen_to();
+        let chosen_to = core.known_to();
         let observers: Vec<(usize, Kind)> = process.observers.iter().copied().collect();
         let rows: Vec<Row> = rows
             .iter()
@@ -241,8 +247,8 @@ impl World<'_> {
         if process.run != run {
             return;
         }
-        let report = Message::Report(core.leadership(), process.silent(self.now), core.chosen_to());
-        Watermarks::claimed(&self.invariants.chosen, "a report", core.chosen_to());
+        let report = Message::Report(core.leadership(), process.silent(self.now), core.known_to());
+        Watermarks::claimed(&self.invariants.chosen, "a report", core.known_to());
         let promised = core.promised();
         self.invariants
             .promises

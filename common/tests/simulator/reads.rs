@@ -189,9 +189,23 @@ impl World<'_> {
                     }
                 }
                 Effect::Answer(read) => self.answer_read(learner, read),
+                Effect::LostVotes { bound, applied_to } => {
+                    self.votes_are_missed(learner, bound, applied_to);
+                    return;
+                }
                 Effect::TurnAway(read) => panic!("learner {learner} turns {read:?} away, and few wait"),
             }
         }
+    }
+
+    /// A learner finds that acceptors have lost votes, and ends. Only disks that went back lose any.
+    fn votes_are_missed(&mut self, learner: usize, bound: Slot, applied_to: Slot) {
+        assert!(
+            self.acceptors.iter().any(|acceptor| acceptor.lost.is_some()),
+            "learner {learner} misses votes from {bound} on, had applied all below {applied_to}, and no disk lost any"
+        );
+        self.note(|| format!("learner {learner} misses votes from {bound} on"));
+        self.crash(Node::Learner(learner));
     }
 
     fn mark_waiting(&mut self, learner: usize, mark: impl Fn(&mut Waiting)) {

@@ -293,8 +293,11 @@ impl World<'_> {
                     let rows = self.tampering.reported.entry((*ballot, *acceptor)).or_default();
                     rows.extend(page.rows.iter().map(|row| row.slot));
                 }
+                if self.tampering.has(Bug::CampaignFromDamagedRow) {
+                    page.known_to = page.chosen_to;
+                }
                 if self.tampering.has(Bug::StartsBelowTheWatermark) {
-                    page.chosen_to = Slot::ZERO;
+                    page.known_to = Slot::ZERO;
                 }
                 if self.tampering.has(Bug::ValuesPickedFromPartOfTheQuorum) && *acceptor != uuid(0) {
                     page.rows.clear();
@@ -306,13 +309,30 @@ impl World<'_> {
                     page.from = asked.wanted;
                 }
             }
-            Event::Reported { chosen_to, .. } => self.tamper_with_heard(proposer, chosen_to),
+            Event::Reported {
+                acceptor, chosen_to, ..
+            } => {
+                if self.tampering.has(Bug::CampaignFromDamagedRow) {
+                    let core = self.acceptors[self.place(*acceptor)].core.as_ref();
+                    *chosen_to = core.map_or(Slot::ZERO, Acceptor::chosen_to).min(*chosen_to);
+                }
+                self.tamper_with_heard(proposer, chosen_to);
+            }
             Event::Answered {
                 acceptor,
                 ballot,
-                answer: AcceptAnswer::Accepted { slots, chosen_to, .. },
+                answer:
+                    AcceptAnswer::Accepted {
+                        slots,
+                        chosen_to,
+                        known_to,
+                        ..
+                    },
                 ..
             } => {
+                if self.tampering.has(Bug::CampaignFromDamagedRow) {
+                    *known_to = *chosen_to;
+                }
                 if self.tampering.has(Bug::AnswersAboveAHole) {
                     let acceptor = self.place(*acceptor);
                     for slot in slots.iter().flat_map(|range| range.from.to(range.to)) {
@@ -322,7 +342,7 @@ impl World<'_> {
                 if self.tampering.has(Bug::LeaderCountsVotesOfOtherBallots) {
                     *ballot = self.leads_at(proposer).unwrap_or(*ballot);
                 }
-                self.tamper_with_heard(proposer, chosen_to);
+                self.tamper_with_heard(proposer, known_to);
             }
             _ => {}
         }
@@ -406,6 +426,7 @@ impl World<'_> {
                 slots,
                 voted_to: Slot::ZERO,
                 chosen_to: Slot::ZERO,
+                known_to: Slot::ZERO,
             };
             let deliver = Happening::Deliver {
                 from: Node::Acceptor(self.place(acceptor)),

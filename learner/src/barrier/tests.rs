@@ -97,6 +97,24 @@ impl Rig {
 }
 
 #[tokio::test]
+async fn quorum_that_knows_less_than_what_is_applied_ends_the_learner_and_nothing_is_answered() {
+    let mut rig = Rig::new();
+    let read = rig.read();
+    let nonce = rig.asked().await;
+    rig.tell(1, nonce, 4).await;
+    rig.tell(2, nonce, 3).await;
+    assert_eq!(soon(read).await.unwrap(), Err(BarrierError::Stopping));
+    soon(rig.shutdown.begun()).await;
+    let ended = soon(rig.shutdown.drain(Duration::from_secs(30)))
+        .await
+        .unwrap_err();
+    assert_eq!(ended.code, paxos_common::exit::Exit::Storage);
+    let text = format!("{:#}", ended.source);
+    assert!(text.contains("every slot below 5"), "{text}");
+    assert!(text.contains("from slot 4 on"), "{text}");
+}
+
+#[tokio::test]
 async fn read_passes_once_all_that_a_quorum_may_have_voted_for_is_applied() {
     let mut rig = Rig::new();
     let read = rig.read();

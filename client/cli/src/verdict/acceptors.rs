@@ -201,8 +201,10 @@ fn complaints(name: &str, answer: &AcceptorStatusResponse, chosen_to: u64) -> Ve
         let count = answer.damaged_rows;
         findings.push(degraded(
             format!("{name} has {count} damaged rows on its disk, from slot {} on", answer.chosen_to),
-            "the leader repairs them from the other acceptors, which must stay up; if they come again, the disk is \
-             failing: copy the data directory, with the acceptor stopped, to another one",
+            "a leader repairs what a quorum of the others can read, within seconds, so all must stay up. If the number \
+             stays, look at the proposers' logs: what no quorum can read is beyond repair, and a proposer then ends and \
+             names the slots. If rows are damaged again, the disk is failing: copy the data directory, with the acceptor \
+             stopped, to another one",
         ));
     }
     let lag = chosen_to.saturating_sub(answer.chosen_to);

@@ -126,6 +126,10 @@ fn rejection(round: u64) -> Rejection {
 }
 
 fn accepted(slots: &[(u64, u64)], voted_to: u64, chosen_to: u64) -> AcceptAnswer {
+    accepted_knowing(slots, voted_to, chosen_to, chosen_to)
+}
+
+fn accepted_knowing(slots: &[(u64, u64)], voted_to: u64, chosen_to: u64, known_to: u64) -> AcceptAnswer {
     let range = |&(from, to)| SlotRange {
         from: slot(from),
         to: slot(to),
@@ -134,6 +138,7 @@ fn accepted(slots: &[(u64, u64)], voted_to: u64, chosen_to: u64) -> AcceptAnswer
         slots: slots.iter().map(range).collect(),
         voted_to: slot(voted_to),
         chosen_to: slot(chosen_to),
+        known_to: slot(known_to),
     }
 }
 

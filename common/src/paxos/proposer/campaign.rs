@@ -9,7 +9,7 @@ use crate::paxos::{
     ballot::Ballot,
     identity::AcceptorUuid,
     message::{Accept, Prepare, PromisePage},
-    quorum::Quorums,
+    quorum::{Electorate, Quorums},
     slot::Slot,
     value::Value,
 };
@@ -22,6 +22,8 @@ pub struct Campaign {
     promises: BTreeMap<AcceptorUuid, Promise>,
     /// The highest-ballot row of each slot, over all promises received.
     best: BTreeMap<Slot, (Ballot, Value)>,
+    /// The highest watermark that was asked from or told.
+    chosen_to: Slot,
     progress: bool,
 }
 
@@ -31,7 +33,7 @@ struct Promise {
     /// Every slot from the campaign's `from` to here (exclusive) was reported.
     covered_to: Slot,
     complete: bool,
-    chosen_to: Slot,
+    known_to: Slot,
     trimmed_to: Slot,
     voted_to: Slot,
     /// Slots whose row could not be read: no word on them.
@@ -55,6 +57,7 @@ impl Campaign {
             from,
             promises: BTreeMap::new(),
             best: BTreeMap::new(),
+            chosen_to: from,
             progress: false,
         }
     }
@@ -94,7 +97,7 @@ impl Campaign {
         let promise = self.promises.entry(acceptor).or_insert_with(|| Promise {
             covered_to: self.from,
             complete: false,
-            chosen_to: Slot::ZERO,
+            known_to: Slot::ZERO,
             trimmed_to: Slot::ZERO,
             voted_to: Slot::ZERO,
             unknown: BTreeSet::new(),
@@ -105,10 +108,17 @@ impl Campaign {
         self.progress = true;
         promise.covered_to = promise.covered_to.max(page.next);
         promise.complete = page.last;
-        promise.chosen_to = promise.chosen_to.max(page.chosen_to);
+        promise.known_to = promise.known_to.max(page.known_to);
         promise.trimmed_to = promise.trimmed_to.max(page.trimmed_to);
         promise.voted_to = promise.voted_to.max(page.voted_to);
-        for row in page.rows {
+        // What lies below is chosen and taken over by nobody: it is not held either.
+        self.chosen_to = self.chosen_to.max(page.known_to);
+        while let Some(first) = self.best.first_entry()
+            && *first.key() < self.chosen_to
+        {
+            first.remove();
+        }
+        for row in page.rows.into_iter().filter(|row| row.slot >= self.chosen_to) {
             match row.accepted {
                 None => {
                     promise.unknown.insert(row.slot);
@@ -127,28 +137,11 @@ impl Campaign {
     /// An acceptor that says *unknown* of a slot has said nothing about it: it does not count there, and if that
     /// leaves less than a quorum, the campaign waits for others.
     pub fn takeover(&self, quorums: Quorums) -> Option<Takeover> {
-        let complete: Vec<&Promise> = self
-            .promises
-            .values()
-            .filter(|promise| promise.complete)
-            .collect();
-        if complete.len() < quorums.phase1() {
+        if self.complete().count() < quorums.phase1() {
             return None;
         }
-        let marks = |mark: fn(&Promise) -> Slot| self.promises.values().map(mark).max().unwrap_or_default();
-        let from = self
-            .from
-            .max(marks(|promise| promise.chosen_to))
-            .max(marks(|promise| promise.trimmed_to));
-        let to = from.max(marks(|promise| promise.voted_to));
-        let has_quorum = |slot: &Slot| {
-            complete
-                .iter()
-                .filter(|promise| !promise.unknown.contains(slot))
-                .count()
-                >= quorums.phase1()
-        };
-        if !from.to(to).all(|slot| has_quorum(&slot)) {
+        let (from, to) = self.stretch();
+        if !from.to(to).all(|slot| self.is_said(quorums, slot)) {
             return None;
         }
         let value = |slot| {
@@ -162,17 +155,36 @@ impl Campaign {
         })
     }
 
-    /// For each slot from `from` to `to` (exclusive) the value of the highest-ballot row, if there is any, once a
-    /// phase-1 quorum has reported the slot, *unknown* not counted; `None` until then.
-    pub(super) fn rows(&self, quorums: Quorums, from: Slot, to: Slot) -> Option<Vec<Option<Value>>> {
-        let row = |slot: Slot| {
-            let told = |promise: &&Promise| {
-                (promise.complete || slot < promise.covered_to) && !promise.unknown.contains(&slot)
-            };
-            let enough = self.promises.values().filter(told).count() >= quorums.phase1();
-            enough.then(|| self.best.get(&slot).map(|(_, value)| value.clone()))
-        };
-        from.to(to).map(row).collect()
+    /// The slots of which every acceptor has reported, and no quorum can say what is there; `None` while somebody may.
+    pub(super) fn beyond_repair(&self, electorate: &Electorate) -> Option<Vec<Slot>> {
+        if self.complete().count() < electorate.members().len() {
+            return None;
+        }
+        let (from, to) = self.stretch();
+        let mut unsaid = from
+            .to(to)
+            .filter(|&slot| !self.is_said(electorate.quorums(), slot))
+            .peekable();
+        unsaid.peek().is_some().then(|| unsaid.collect())
+    }
+
+    fn complete(&self) -> impl Iterator<Item = &Promise> {
+        self.promises.values().filter(|promise| promise.complete)
+    }
+
+    /// w, and one past the last slot to be taken over.
+    fn stretch(&self) -> (Slot, Slot) {
+        let marks = |mark: fn(&Promise) -> Slot| self.promises.values().map(mark).max().unwrap_or_default();
+        let from = self
+            .from
+            .max(marks(|promise| promise.known_to))
+            .max(marks(|promise| promise.trimmed_to));
+        (from, from.max(marks(|promise| promise.voted_to)))
+    }
+
+    fn is_said(&self, quorums: Quorums, slot: Slot) -> bool {
+        let said = self.complete().filter(|promise| !promise.unknown.contains(&slot));
+        said.count() >= quorums.phase1()
     }
 }
 

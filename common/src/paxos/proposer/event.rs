@@ -127,7 +127,7 @@ pub enum Event {
         leadership: Leadership,
         /// How long the leader was silent when it reported.
         silent: Duration,
-        /// The acceptor's own watermark.
+        /// Every slot below it is chosen, whatever became of the acceptor's rows.
         chosen_to: Slot,
     },
     /// An acceptor has not answered reports for some time: what it said of the leader has grown old.
@@ -170,6 +170,8 @@ pub enum Event {
     },
     /// Rows read for [`Effect::FetchChosen`].
     Fetched {
+        /// What came with the effect that is answered.
+        number: u64,
         /// The first slot that was wanted.
         from: Slot,
         /// Ascending, without a gap, from `from` on.
@@ -219,6 +221,8 @@ pub enum Effect {
     FetchChosen {
         /// Whom to ask.
         source: AcceptorUuid,
+        /// To be given back.
+        number: u64,
         /// The first slot wanted.
         from: Slot,
         /// Exclusive.

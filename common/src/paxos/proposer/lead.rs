@@ -43,12 +43,10 @@ pub struct Lead {
     /// Slots below it that nobody uses become no-ops.
     fill_to: Slot,
     followers: BTreeMap<AcceptorUuid, Follower>,
-    /// What is being repaired.
-    repair: Option<Repair>,
-    /// How often a quorum was asked what it holds.
-    scans: u64,
-    /// Reading chosen rows came to nothing: a quorum is asked next.
-    fetch_failed: bool,
+    /// What each acceptor is being brought.
+    repairs: BTreeMap<AcceptorUuid, Repair>,
+    /// How many questions repairs have asked.
+    asks: u64,
     oldest_checked: Slot,
     stuck_checks: u32,
 }
@@ -66,6 +64,14 @@ struct Proposed {
 struct Follower {
     /// Its own watermark, as it last told; it may go back when it restarts.
     chosen_to: Option<Slot>,
+    /// Every slot below it is chosen, as it last told. Where it is above `chosen_to`, the row at `chosen_to` is damaged.
+    known_to: Slot,
+    /// It is being repaired up to here.
+    repair_to: Slot,
+    /// Reading chosen rows for it came to nothing: all are asked next.
+    fetch_failed: bool,
+    /// The first slot that it needs and that nothing could be found out about: asked for alone.
+    doubtful: Option<Slot>,
     /// The first slot not sent yet.
     cursor: Slot,
     sent: u64,
@@ -89,6 +95,8 @@ pub(super) struct Marks {
     pub(super) voted_to: Slot,
     /// The acceptor's own watermark.
     pub(super) chosen_to: Slot,
+    /// Every slot below it is chosen.
+    pub(super) known_to: Slot,
 }
 
 impl Lead {
@@ -115,9 +123,8 @@ impl Lead {
             takeover: values.into(),
             fill_to: from,
             followers: members.iter().map(|&member| (member, follower.clone())).collect(),
-            repair: None,
-            scans: 0,
-            fetch_failed: false,
+            repairs: BTreeMap::new(),
+            asks: 0,
             oldest_checked: from,
             stuck_checks: 0,
         }
@@ -144,7 +151,7 @@ impl Lead {
 
     /// Whether acceptors are brought what they miss.
     pub fn is_repairing(&self) -> bool {
-        self.repair.is_some()
+        !self.repairs.is_empty()
     }
 
     /// One past the last slot proposed.
@@ -293,6 +300,7 @@ impl Lead {
             follower.cursor = self.base;
         }
         follower.chosen_to = Some(marks.chosen_to);
+        follower.known_to = marks.known_to;
         // Answers come in the order of the messages: whatever was sent before this one is answered or lost.
         follower.answered = follower.answered.max(sequence.min(follower.sent));
         let end = self.proposed_to();

@@ -201,6 +201,7 @@ fn empty_promise() -> PromisePage {
         next: Slot::ZERO,
         last: true,
         chosen_to: Slot::ZERO,
+        known_to: Slot::ZERO,
         trimmed_to: Slot::ZERO,
         voted_to: Slot::ZERO,
         rows: Vec::new(),

@@ -70,6 +70,47 @@ fn answer(read: u64) -> Effect {
 }
 
 #[test]
+fn a_bound_below_what_was_applied_when_its_round_began_ends_all_reading() {
+    let mut reading = reading();
+    applied(&mut reading, 5);
+    asked(&mut reading, 1);
+    // Applied since: no answer of this round need know of it.
+    applied(&mut reading, 9);
+    assert_eq!(tailed(&mut reading, 1, 0, 4), [], "one alone proves nothing");
+    let lost = Effect::LostVotes {
+        bound: slot(4),
+        applied_to: slot(5),
+    };
+    assert_eq!(tailed(&mut reading, 2, 0, 3), [lost]);
+    assert_eq!(tailed(&mut reading, 3, 0, 9), []);
+    assert_eq!(asked(&mut reading, 2), []);
+}
+
+#[test]
+fn a_further_answer_that_sinks_the_bound_below_what_was_applied_proves_the_loss() {
+    let mut reading = reading();
+    applied(&mut reading, 5);
+    asked(&mut reading, 1);
+    tailed(&mut reading, 1, 0, 3);
+    // The read waits for slot 8, and the third answers late.
+    assert_eq!(tailed(&mut reading, 2, 0, 9), []);
+    let lost = Effect::LostVotes {
+        bound: slot(4),
+        applied_to: slot(5),
+    };
+    assert_eq!(tailed(&mut reading, 3, 0, 4), [lost]);
+}
+
+#[test]
+fn a_bound_at_what_was_applied_when_its_round_began_is_sound_and_a_trimmed_log_counts() {
+    let mut reading = reading();
+    applied(&mut reading, 5);
+    asked(&mut reading, 1);
+    tailed(&mut reading, 1, 0, 0);
+    assert_eq!(tailed(&mut reading, 2, 0, 5), [answer(1)]);
+}
+
+#[test]
 fn a_read_is_answered_when_everything_below_the_bound_of_a_quorum_is_applied() {
     let mut reading = reading();
     assert_eq!(asked(&mut reading, 1), [ask(0, &[1, 2, 3]), Effect::SetTimer(0)]);

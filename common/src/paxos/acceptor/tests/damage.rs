@@ -21,11 +21,12 @@ fn a_row_found_damaged_holds_the_watermark_back_until_it_is_repaired_and_then_it
         (fixture.core.chosen_to(), fixture.core.damaged_rows()),
         (slot(1), 2)
     );
+    assert_eq!(fixture.core.known_to(), slot(5), "what is chosen stays known");
     // The rest goes on meanwhile.
     let answer = fixture.accept(&accept(1, 6, &[(6, "y")])).unwrap();
-    assert_eq!(answer, accepted(&[(6, 7)], 7, 1));
+    assert_eq!(answer, accepted_knowing(&[(6, 7)], 7, 1, 6));
     let answer = fixture.accept(&accept(1, 6, &[(1, "x")])).unwrap();
-    assert_eq!(answer, accepted(&[(1, 2)], 7, 3));
+    assert_eq!(answer, accepted_knowing(&[(1, 2)], 7, 3, 6));
     let answer = fixture.accept(&accept(1, 6, &[(3, "x")])).unwrap();
     assert_eq!(answer, accepted(&[(3, 4)], 7, 6));
     assert_eq!(fixture.core.damaged_rows(), 0);
@@ -45,18 +46,11 @@ fn a_damaged_row_is_written_again_even_if_it_reads_well_by_now() {
 }
 
 #[test]
-fn a_row_accepted_again_is_sound_only_below_a_watermark_of_the_same_ballot() {
+fn a_row_accepted_again_below_the_known_watermark_is_sound_at_any_ballot() {
+    // Whoever proposes there, above the ballot of the claim, proposes the chosen value.
     let mut fixture = with_six_rows();
     fixture.core.found_damaged([slot(2)]);
     let answer = fixture.accept(&accept(2, 2, &[(2, "x")])).unwrap();
-    assert_eq!(answer, accepted(&[(2, 3)], 6, 2), "the leader does not claim it");
-    let answer = fixture.accept(&accept(3, 5, &[])).unwrap();
-    assert_eq!(
-        answer,
-        accepted(&[], 6, 2),
-        "another ballot's claim proves nothing"
-    );
-    let answer = fixture.accept(&accept(3, 5, &[(2, "x")])).unwrap();
     assert_eq!(answer, accepted(&[(2, 3)], 6, 5));
 }
 
@@ -67,9 +61,22 @@ fn a_row_damaged_again_after_its_repair_has_to_be_repaired_again() {
     fixture.accept(&accept(2, 2, &[(2, "x")])).unwrap();
     assert_eq!(fixture.core.found_damaged([slot(2)]), 1);
     let answer = fixture.accept(&accept(2, 5, &[])).unwrap();
-    assert_eq!(answer, accepted(&[], 6, 2));
+    assert_eq!(answer, accepted_knowing(&[], 6, 2, 5));
     let answer = fixture.accept(&accept(2, 5, &[(2, "x")])).unwrap();
     assert_eq!(answer, accepted(&[(2, 3)], 6, 5));
+}
+
+#[test]
+fn a_repair_that_is_not_committed_makes_nothing_sound() {
+    let mut fixture = with_six_rows();
+    fixture.core.found_damaged([slot(2)]);
+    let message = accept(2, 5, &[(2, "x")]);
+    let below = fixture.below(&message);
+    let mut group = fixture.core.group();
+    let answer = fixture.core.accept(&mut group, &message, &below).unwrap();
+    assert_eq!(answer, accepted(&[(2, 3)], 6, 5), "it leaves with the commit");
+    drop(group);
+    assert_eq!(fixture.core.chosen_to(), slot(2));
 }
 
 #[test]

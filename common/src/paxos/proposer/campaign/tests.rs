@@ -44,6 +44,7 @@ fn last_page(from: u64, chosen_to: u64, rows: Vec<Row>) -> PromisePage {
         next,
         last: true,
         chosen_to: slot(chosen_to),
+        known_to: slot(chosen_to),
         trimmed_to: Slot::ZERO,
         voted_to: next,
         rows,
@@ -239,31 +240,52 @@ fn progress_is_a_page_that_counts() {
 }
 
 #[test]
-fn a_scan_waits_for_a_quorum_on_each_slot_and_says_where_it_holds_nothing() {
-    let mut scan = campaign(0);
-    scan.page(uuid(1), page(0, 2, 9, vec![row(0, 1, "a"), row(1, 1, "b")]));
-    assert_eq!(scan.rows(majority_of_3(), slot(0), slot(2)), None);
-    scan.page(uuid(2), page(0, 2, 9, vec![row(0, 2, "higher"), unknown(1)]));
+fn a_damaged_row_does_not_lower_the_watermark_that_a_campaign_starts_from() {
+    let mut campaign = campaign(0);
+    // Slot 1 is damaged; that all below 4 is chosen is known all the same.
+    let damaged = PromisePage {
+        known_to: slot(4),
+        voted_to: slot(5),
+        ..last_page(
+            0,
+            1,
+            vec![
+                row(0, 1, "a"),
+                unknown(1),
+                row(2, 1, "c"),
+                row(3, 1, "d"),
+                row(4, 1, "e"),
+            ],
+        )
+    };
+    campaign.page(uuid(1), damaged);
+    campaign.page(uuid(2), last_page(0, 0, vec![row(0, 1, "a")]));
+    assert_eq!(campaign.takeover(majority_of_3()), takeover(4, &["e"]));
+    assert_eq!(campaign.best.len(), 1, "nothing below is held");
+}
+
+#[test]
+fn slots_are_beyond_repair_only_when_all_have_reported_and_no_quorum_can_say() {
+    let members = (1..=3).map(|number| (uuid(number), Arc::from("http://a:1")));
+    let electorate = crate::paxos::quorum::Configuration::new(members, 2, 2)
+        .unwrap()
+        .electorate();
+    let mut campaign = campaign(0);
+    campaign.page(uuid(1), last_page(0, 0, vec![unknown(0), row(1, 1, "b")]));
+    campaign.page(uuid(2), last_page(0, 0, vec![unknown(0), row(1, 1, "b")]));
+    assert_eq!(campaign.takeover(majority_of_3()), None);
     assert_eq!(
-        scan.rows(majority_of_3(), slot(0), slot(2)),
+        campaign.beyond_repair(&electorate),
         None,
-        "unknown does not count"
+        "the third may know it to be chosen"
     );
-    assert_eq!(
-        scan.rows(majority_of_3(), slot(0), slot(1)),
-        Some(vec![Some(value("higher"))])
-    );
-    scan.page(uuid(3), last_page(0, 0, vec![row(0, 1, "a")]));
-    assert_eq!(
-        scan.rows(majority_of_3(), slot(0), slot(3)),
-        None,
-        "two of three have not told slot 2"
-    );
-    scan.page(uuid(2), last_page(2, 0, vec![]));
-    assert_eq!(
-        scan.rows(majority_of_3(), slot(0), slot(3)),
-        Some(vec![Some(value("higher")), Some(value("b")), None])
-    );
+    let mut healthy = campaign.clone();
+    healthy.page(uuid(3), last_page(0, 1, vec![row(0, 1, "a"), row(1, 1, "b")]));
+    assert_eq!(healthy.beyond_repair(&electorate), None);
+    assert_eq!(healthy.takeover(majority_of_3()), takeover(1, &["b"]));
+    campaign.page(uuid(3), last_page(0, 0, vec![row(0, 1, "a"), row(1, 1, "b")]));
+    assert_eq!(campaign.takeover(majority_of_3()), None);
+    assert_eq!(campaign.beyond_repair(&electorate), Some(vec![slot(0)]));
 }
 
 /// What one acceptor holds, for the plain version of the rule.
@@ -345,7 +367,8 @@ fn pages(from: u64, holding: &Holding, size: usize) -> Vec<PromisePage> {
         ..last_page(0, 0, vec![])
     });
     for page in &mut pages {
-        page.chosen_to = slot(holding.chosen_to);
+        // Damage may have lowered the sound watermark to anywhere.
+        page.known_to = slot(holding.chosen_to);
     }
     pages
 }

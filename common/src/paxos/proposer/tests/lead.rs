@@ -12,6 +12,7 @@ pub(super) fn accepted(slots: &[(u64, u64)], voted_to: u64) -> AcceptAnswer {
         slots: slots.iter().map(range).collect(),
         voted_to: slot(voted_to),
         chosen_to: Slot::ZERO,
+        known_to: Slot::ZERO,
     }
 }
 
@@ -265,6 +266,7 @@ fn the_watermark_advances_by_the_leaders_own_tally_and_never_by_hearsay() {
         slots: vec![],
         voted_to: slot(1),
         chosen_to: slot(1),
+        known_to: slot(1),
     };
     bench.answer(1, 1, hearsay);
     bench.report(2, bench.core.ballot().unwrap(), 0);

@@ -58,7 +58,8 @@ impl Reign {
         let limits = self.limits.clone();
         self.lead
             .send(&self.electorate, &self.open, &limits, &mut effects);
-        self.lead.plan_repair(&self.open, &limits, &mut effects);
+        self.lead
+            .plan_repair(&self.electorate, &self.open, &limits, &mut effects);
         effects
     }
 
@@ -79,10 +80,16 @@ impl Reign {
 
     /// An acceptor grants a message, and tells its watermark.
     fn grant(&mut self, acceptor: u128, message: &Accept, chosen_to: u64) {
+        self.grant_knowing(acceptor, message, chosen_to, chosen_to);
+    }
+
+    /// The same, where rows from `chosen_to` on are damaged.
+    fn grant_knowing(&mut self, acceptor: u128, message: &Accept, chosen_to: u64, known_to: u64) {
         let slots = SlotRange::collect(message.proposals.iter().map(|&(slot, _)| slot));
         let marks = Marks {
             voted_to: self.lead.proposed_to(),
             chosen_to: slot(chosen_to),
+            known_to: slot(known_to),
         };
         let mut effects = Vec::new();
         let sequence = message.sequence;
@@ -144,7 +151,7 @@ fn rows_that_an_acceptor_lost_are_sent_again_from_what_the_leader_holds() {
     assert_eq!(slots(&to(2, &again)), [4, 5]);
     assert_eq!(slots(&to(1, &again)), [0; 0]);
     reign.grant(2, &to(2, &again)[0], 6);
-    assert_eq!(reign.lead.repair, None, "and then it is done");
+    assert!(!reign.lead.is_repairing(), "and then it is done");
 }
 
 #[test]
@@ -197,6 +204,7 @@ fn acceptor_without_space_keeps_nobody_else_from_being_repaired() {
     reign.stand_still();
     let fetch = Effect::FetchChosen {
         source: uuid(1),
+        number: 1,
         from: slot(1),
         to: slot(3),
     };
@@ -213,7 +221,8 @@ fn acceptor_whose_watermark_trails_under_load_is_not_repaired_and_one_that_is_fa
     assert_eq!(reign.send(), [], "their watermarks come with the next message");
     reign.stand_still();
     let begun = reign.send();
-    assert_eq!(begun.len(), 3, "a quorum is asked: {begun:?}");
+    // Nobody knows anything: for each of the three all are asked.
+    assert_eq!(begun.len(), 9, "{begun:?}");
 
     let mut far = Reign::of(0).0;
     far.lead.base = slot(STRETCH_SLOTS_MAX + 2);
@@ -223,8 +232,175 @@ fn acceptor_whose_watermark_trails_under_load_is_not_repaired_and_one_that_is_fa
     }
     let fetch = Effect::FetchChosen {
         source: uuid(1),
+        number: 1,
         from: slot(1),
         to: slot(STRETCH_SLOTS_MAX + 1),
     };
     assert_eq!(far.send(), [fetch]);
+}
+
+/// All slots are chosen, and the leader holds none of them any more.
+fn forgotten(values: u64) -> Reign {
+    let (mut reign, sent) = Reign::of(values);
+    for acceptor in [1, 2, 3] {
+        reign.grant(acceptor, &to(acceptor, &sent)[0], 0);
+    }
+    assert_eq!(reign.lead.base, slot(values));
+    reign
+}
+
+impl Reign {
+    /// Every acceptor answers a heartbeat with its first damaged slot.
+    fn find_damage(&mut self, sound: [u64; 3], known_to: u64) {
+        self.heartbeat();
+        let beat = self.heartbeat();
+        for (acceptor, sound) in (1..).zip(sound) {
+            if let Some(beat) = to(acceptor, &beat).first() {
+                self.grant_knowing(acceptor, beat, sound, known_to);
+            }
+        }
+    }
+
+    /// An acceptor answers a scan: its rows from slot 0 on, those of `damaged` unknown.
+    fn report(
+        &mut self,
+        acceptor: u128,
+        scan: Scan,
+        rows: u64,
+        known_to: u64,
+        damaged: impl Fn(u64) -> bool,
+    ) -> Vec<Effect> {
+        let ballot = Ballot::new(7, ProposerId::from_random(1)).unwrap();
+        let row = |at: u64| crate::paxos::message::Row {
+            slot: slot(at),
+            accepted: (!damaged(at)).then(|| {
+                let value = Value::from_stored(Bytes::from(at.to_string()), Bytes::new());
+                (ballot, value)
+            }),
+        };
+        let page = PromisePage {
+            from: Slot::ZERO,
+            next: slot(rows),
+            last: true,
+            chosen_to: Slot::ZERO,
+            known_to: slot(known_to),
+            trimmed_to: Slot::ZERO,
+            voted_to: slot(rows),
+            rows: (0..rows).map(row).collect(),
+        };
+        let mut effects = Vec::new();
+        self.lead.scanned(
+            (&self.electorate, &self.open),
+            scan,
+            uuid(acceptor),
+            page,
+            &self.limits,
+            &mut effects,
+        );
+        effects
+    }
+}
+
+/// The scans that were begun, each once.
+fn scans(effects: &[Effect]) -> BTreeSet<(u64, Slot)> {
+    let scan = |effect: &Effect| match effect {
+        Effect::Prepare(_, _, Some(scan)) => Some((scan.number, scan.to)),
+        _ => None,
+    };
+    effects.iter().filter_map(scan).collect()
+}
+
+fn halts(effects: &[Effect]) -> Option<&str> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Halt(reason) => Some(reason.as_str()),
+        _ => None,
+    })
+}
+
+#[test]
+fn interleaved_damage_is_repaired_on_all_acceptors_at_once_and_waits_for_no_check() {
+    const SLOTS: u64 = 465;
+    let mut reign = forgotten(SLOTS);
+    reign.find_damage([0, 1, 2], SLOTS);
+    let begun = reign.send();
+    let begun = scans(&begun);
+    assert_eq!(begun.len(), 3, "a repair for each: {begun:?}");
+    for (acceptor, (number, end)) in (1..).zip(begun) {
+        let scan = Scan { number, to: end };
+        let mut sent = reign.report(1, scan, SLOTS, SLOTS, |at| at % 3 == 0);
+        sent.extend(reign.report(2, scan, SLOTS, SLOTS, |at| at % 3 == 1));
+        sent.extend(reign.report(3, scan, SLOTS, SLOTS, |at| at % 3 == 2));
+        // Each slot is readable below the watermark of two, so the reports of two are enough.
+        let messages = to(acceptor, &sent);
+        assert_eq!(messages.len(), 1);
+        assert_eq!(
+            slots(&messages),
+            (u64::try_from(acceptor).unwrap() - 1..SLOTS).collect::<Vec<_>>()
+        );
+        reign.grant(acceptor, &messages[0], SLOTS);
+    }
+    assert!(!reign.lead.is_repairing());
+    assert_eq!(reign.send(), []);
+}
+
+#[test]
+fn slot_that_no_report_speaks_for_is_asked_for_alone_and_holds_up_no_other() {
+    let mut reign = forgotten(4);
+    reign.open.remove(&uuid(3));
+    // The third, which is away, alone can read slot 1 of those that know it to be chosen.
+    reign.find_damage([1, 1, 1], 4);
+    let (number, end) = *scans(&reign.send()).first().unwrap();
+    let scan = Scan { number, to: end };
+    assert_eq!(reign.report(1, scan, 4, 4, |at| at == 1), []);
+    let sent = reign.report(2, scan, 4, 0, |at| at == 1);
+    assert_eq!(slots(&to(1, &sent)), [2, 3], "what is known goes at once");
+    reign.grant_knowing(1, &to(1, &sent)[0], 1, 4);
+    for _ in 0..IDLE_CHECKS_MAX {
+        reign.lead.check(&reign.electorate);
+    }
+    let (_, end) = *scans(&reign.send()).first().unwrap();
+    assert_eq!(end, slot(2), "and the other is asked for alone");
+}
+
+#[test]
+fn damage_on_every_acceptor_halts_the_leader_once_all_have_reported_and_names_slots_and_acceptors() {
+    let mut reign = forgotten(4);
+    reign.find_damage([2, 2, 2], 4);
+    let (number, end) = *scans(&reign.send()).first().unwrap();
+    let scan = Scan { number, to: end };
+    for acceptor in [1, 2] {
+        let effects = reign.report(acceptor, scan, 4, 4, |at| at == 2);
+        assert_eq!(halts(&effects), None, "another may still say");
+    }
+    let effects = reign.report(3, scan, 4, 4, |at| at == 2);
+    let reason = halts(&effects).expect("nobody can say");
+    assert!(reason.contains("slot 2 cannot be read"), "{reason}");
+    assert!(reason.contains(&uuid(3).to_string()), "{reason}");
+    assert_eq!(to(1, &effects), [], "nothing is guessed");
+}
+
+#[test]
+fn scan_is_bounded_in_bytes_and_goes_on_behind_what_it_brought() {
+    let mut reports = Reports::default();
+    let (from, mut end) = (slot(0), slot(10));
+    let value = Value::from_stored(Bytes::from(vec![1; STRETCH_BYTES_MAX / 3]), Bytes::new());
+    let ballot = Ballot::new(7, ProposerId::from_random(1)).unwrap();
+    let row = |at| crate::paxos::message::Row {
+        slot: slot(at),
+        accepted: Some((ballot, value.clone())),
+    };
+    let page = PromisePage {
+        from,
+        next: end,
+        last: true,
+        chosen_to: end,
+        known_to: end,
+        trimmed_to: Slot::ZERO,
+        voted_to: end,
+        rows: (0..10).map(row).collect(),
+    };
+    reports.page((from, &mut end), uuid(1), page);
+    assert_eq!(end, slot(3));
+    assert!(reports.bytes <= STRETCH_BYTES_MAX);
+    assert_eq!(reports.chosen.len(), 3);
 }
