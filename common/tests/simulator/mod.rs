@@ -14,6 +14,7 @@ mod disks;
 mod faults;
 mod hunt;
 mod knobs;
+mod known;
 mod learners;
 mod network;
 mod proposers;

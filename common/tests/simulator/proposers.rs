@@ -8,8 +8,6 @@ use std::{
 
 use paxos_common::paxos::{
     ballot::{Ballot, ProposerId},
-    identity::{CommitCounter, RunNumber},
-    message::AcceptAnswer,
     proposer::{Effect, Event, Pending, Phase, Proposer, RequestId, Settings, Timer},
     slot::Slot,
     witness::{Run, Witnesses},
@@ -201,22 +199,6 @@ impl World<'_> {
         self.tell(proposer, Event::Opened(uuid(acceptor)));
     }
 
-    /// Every answer says as of which commit.
-    pub(crate) fn heard(
-        &mut self,
-        proposer: usize,
-        acceptor: usize,
-        run: RunNumber,
-        commit_counter: CommitCounter,
-    ) {
-        let heard = Event::Heard {
-            acceptor: uuid(acceptor),
-            run,
-            commit_counter,
-        };
-        self.tell(proposer, heard);
-    }
-
     pub(crate) fn link_closed(&mut self, acceptor: usize, proposer: usize) {
         self.proposers[proposer].open.remove(&acceptor);
         self.tell(proposer, Event::Closed(uuid(acceptor)));
@@ -364,42 +346,6 @@ impl World<'_> {
             self.proposers[proposer].flush_planned = true;
             let run = self.proposers[proposer].run;
             self.plan_within(MILLISECOND, Happening::FlushDue { proposer, run });
-        }
-    }
-
-    /// Remembers, apart from the core, what is known to be chosen.
-    fn note_known(&mut self, proposer: usize, event: &Event) {
-        let (acceptor, known_to) = match event {
-            Event::Reported {
-                acceptor, chosen_to, ..
-            } => (*acceptor, *chosen_to),
-            Event::Answered {
-                acceptor,
-                answer: AcceptAnswer::Accepted { known_to, .. },
-                ..
-            } => (*acceptor, *known_to),
-            Event::Introduced { .. }
-            | Event::Remembered { .. }
-            | Event::Heard { .. }
-            | Event::Opened(_)
-            | Event::Closed(_)
-            | Event::Unheard(_)
-            | Event::Promised { .. }
-            | Event::PrepareRejected { .. }
-            | Event::PrepareRefused { .. }
-            | Event::Answered { .. }
-            | Event::Fetched { .. }
-            | Event::Proposed(_)
-            | Event::ForwardFailed
-            | Event::ForwardAnswered
-            | Event::Cancelled(_)
-            | Event::FillWanted(_)
-            | Event::Fired(..)
-            | Event::Resigned => return,
-        };
-        let core = self.proposers[proposer].core.as_ref();
-        if core.is_some_and(|core| core.counts(acceptor)) {
-            self.invariants.takeovers.known(proposer, known_to);
         }
     }
 

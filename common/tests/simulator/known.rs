@@ -1,0 +1,63 @@
+//! What simulated proposers hear with every message: which commit it speaks for, and what is known to be chosen.
+
+use paxos_common::paxos::{
+    identity::{CommitCounter, RunNumber},
+    message::AcceptAnswer,
+    proposer::Event,
+};
+
+use super::world::{World, uuid};
+
+impl World<'_> {
+    /// Every answer says as of which commit it speaks.
+    pub(crate) fn heard(
+        &mut self,
+        proposer: usize,
+        acceptor: usize,
+        run: RunNumber,
+        commit_counter: CommitCounter,
+    ) {
+        let heard = Event::Heard {
+            acceptor: uuid(acceptor),
+            run,
+            commit_counter,
+        };
+        self.tell(proposer, heard);
+    }
+
+    /// Remembers, apart from the core, what is known to be chosen.
+    pub(super) fn note_known(&mut self, proposer: usize, event: &Event) {
+        let (acceptor, known_to) = match event {
+            Event::Reported {
+                acceptor, chosen_to, ..
+            } => (*acceptor, *chosen_to),
+            Event::Answered {
+                acceptor,
+                answer: AcceptAnswer::Accepted { known_to, .. },
+                ..
+            } => (*acceptor, *known_to),
+            Event::Introduced { .. }
+            | Event::Remembered { .. }
+            | Event::Heard { .. }
+            | Event::Opened(_)
+            | Event::Closed(_)
+            | Event::Unheard(_)
+            | Event::Promised { .. }
+            | Event::PrepareRejected { .. }
+            | Event::PrepareRefused { .. }
+            | Event::Answered { .. }
+            | Event::Fetched { .. }
+            | Event::Proposed(_)
+            | Event::ForwardFailed
+            | Event::ForwardAnswered
+            | Event::Cancelled(_)
+            | Event::FillWanted(_)
+            | Event::Fired(..)
+            | Event::Resigned => return,
+        };
+        let core = self.proposers[proposer].core.as_ref();
+        if core.is_some_and(|core| core.counts(acceptor)) {
+            self.invariants.takeovers.known(proposer, known_to);
+        }
+    }
+}
