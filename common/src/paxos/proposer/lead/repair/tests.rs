@@ -303,17 +303,21 @@ impl Reign {
 
 /// The scans that were begun, each once.
 fn scans(effects: &[Effect]) -> BTreeSet<(u64, Slot)> {
-    let scan = |effect: &Effect| match effect {
-        Effect::Prepare(_, _, Some(scan)) => Some((scan.number, scan.to)),
-        _ => None,
+    let scan = |effect: &Effect| {
+        let Effect::Prepare(_, _, Some(scan)) = effect else {
+            return None;
+        };
+        Some((scan.number, scan.to))
     };
     effects.iter().filter_map(scan).collect()
 }
 
 fn halts(effects: &[Effect]) -> Option<&str> {
-    effects.iter().find_map(|effect| match effect {
-        Effect::Halt(reason) => Some(reason.as_str()),
-        _ => None,
+    effects.iter().find_map(|effect| {
+        let Effect::Halt(reason) = effect else {
+            return None;
+        };
+        Some(reason.as_str())
     })
 }
 
