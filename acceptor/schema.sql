@@ -1,7 +1,7 @@
--- What an acceptor remembers. Schema version 1, in PRAGMA user_version.
+-- What an acceptor remembers. Schema version 2, in PRAGMA user_version; upgrade.rs reads version 1.
 --
--- Every table but run, witness and promise has a checksum: XXH3-64 over the columns named beside it, each preceded by its
--- length; integers as 8 bytes, little-endian. Slots, rounds and proposers are below 2^63.
+-- Every table but promise has checksums: XXH3-64 over the columns named beside them, each preceded by its length; integers
+-- as 8 bytes, little-endian. Slots, rounds and proposers are below 2^63.
 
 -- Who this is, for ever.
 CREATE TABLE identity (
@@ -27,6 +27,10 @@ CREATE TABLE state (
     chosen_to INTEGER NOT NULL,
     -- No vote below it is held.
     trimmed_to INTEGER NOT NULL,
+    -- One past the highest slot with a vote; at least chosen_to and trimmed_to.
+    voted_to INTEGER NOT NULL,
+    -- Sum of the checksums of each slot from chosen_to on that has a vote, modulo 2^64: proves that no such row is gone.
+    open_slots INTEGER NOT NULL,
     -- uuid, then the columns above from commit_counter on
     checksum INTEGER NOT NULL
 ) STRICT;
@@ -56,6 +60,8 @@ CREATE TABLE witness (
     acceptor BLOB NOT NULL,
     run INTEGER NOT NULL,
     commit_counter INTEGER NOT NULL,
+    -- uuid, acceptor, run, commit_counter
+    checksum INTEGER NOT NULL,
     PRIMARY KEY (acceptor, run)
 ) STRICT, WITHOUT ROWID;
 

@@ -72,9 +72,15 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     let Some(opened) = shutdown.token().run_until_cancelled(opening).await else {
         return Ok(());
     };
-    let (store, opened) = opened.map_err(|error| Failure::from(error).context("open store"))?;
+    let (store, opened) =
+        opened.map_err(|error| Failure::from(error).context(format!("open store in {data_dir}")))?;
 
     let reader = store.reader();
+    let (counter, stop_counter) = (store.counter_file(), shutdown.token().clone());
+    shutdown.spawn_vital("commit counter", async move {
+        let synced = counter.keep_synced(stop_counter).await;
+        synced.map_err(|error| Failure::from(error).context("sync the commit counter"))
+    });
     let (worker, shared, queue) = Worker::new(store, opened, run, tracer.clone(), instruments.clone());
     instruments.show(&metrics, &shared, &queue);
     let (told, seen) = (readiness.clone(), Arc::clone(&shared));
@@ -86,7 +92,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     );
     let stop_scrub = shutdown.token().clone();
     shutdown.spawn_vital("scrub", scrub(reader.clone(), Arc::clone(&shared), stop_scrub));
-    let reader = PeerReader::new(reader, Arc::clone(&shared));
+    let reader = PeerReader::new(reader, Arc::clone(&shared), shutdown.clone());
     let published = shared.published();
     info!(
         node_id = config.id, acceptor = %published.stamp.acceptor, listen = %local, %address, data_dir,

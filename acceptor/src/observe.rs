@@ -225,7 +225,8 @@ mod tests {
         ballot::ProposerId,
         identity::{AcceptorUuid, CommitCounter, RunNumber},
     };
-    use paxos_common::trace::Tracer;
+    use paxos_common::{shutdown::Shutdown, trace::Tracer};
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::{
@@ -334,7 +335,11 @@ mod tests {
         let lost = damaged.remove_entry(&slot(2)).unwrap();
         commit(&mut store, &shared, damaged, 5).await;
         let mut frames = pin!(observe(
-            PeerReader::new(disk, Arc::clone(&shared)),
+            PeerReader::new(
+                disk,
+                Arc::clone(&shared),
+                Shutdown::new(&CancellationToken::new())
+            ),
             Arc::clone(&shared),
             slot(0)
         ));
@@ -361,7 +366,11 @@ mod tests {
         let (disk, mut store, shared) = start();
         commit(&mut store, &shared, rows(0, 5, 1), 3).await;
         let mut frames = pin!(observe(
-            PeerReader::new(disk, Arc::clone(&shared)),
+            PeerReader::new(
+                disk,
+                Arc::clone(&shared),
+                Shutdown::new(&CancellationToken::new())
+            ),
             Arc::clone(&shared),
             slot(1)
         ));

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use paxos_common::paxos::slot::Slot;
+use paxos_common::{exit::Failure, paxos::slot::Slot, shutdown::Shutdown};
 
 use crate::{
     damage::damaged,
@@ -22,11 +22,27 @@ use crate::{
 pub(crate) struct PeerReader<R> {
     reader: R,
     shared: Arc<Shared>,
+    shutdown: Shutdown,
 }
 
 impl<R: Reader> PeerReader<R> {
-    pub(crate) fn new(reader: R, shared: Arc<Shared>) -> Self {
-        Self { reader, shared }
+    pub(crate) fn new(reader: R, shared: Arc<Shared>, shutdown: Shutdown) -> Self {
+        Self {
+            reader,
+            shared,
+            shutdown,
+        }
+    }
+
+    /// Ends the process on damage beyond rows. The caller still gets the error: the process may take a moment to end.
+    fn judge<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(error) = &result
+            && error.is_damage()
+        {
+            self.shutdown
+                .fail(Failure::storage(anyhow::anyhow!("read the store: {error}")));
+        }
+        result
     }
 
     /// A page from slot `from` on, once memory shows its commit. The worker hears of the damaged rows in it.
@@ -39,7 +55,7 @@ impl<R: Reader> PeerReader<R> {
     /// # Cancel safety
     /// Safe.
     pub(crate) async fn page(&self, from: Slot) -> Result<Page, StoreError> {
-        let page = self.reader.page(from).await?;
+        let page = self.judge(self.reader.page(from).await)?;
         if let Some(slots) = damaged(&page) {
             // When there is no room they are found again by the next who reads.
             drop(self.shared.damage.try_send(slots));
@@ -57,7 +73,7 @@ impl<R: Reader> PeerReader<R> {
     /// # Cancel safety
     /// Safe.
     pub(crate) async fn promises(&self, limit: u32) -> Result<Vec<PastPromise>, StoreError> {
-        let mut promises = self.reader.promises(limit).await?;
+        let mut promises = self.judge(self.reader.promises(limit).await)?;
         let promised = self.shared.published().leadership.promised;
         promises.retain(|promise| promise.ballot <= promised);
         Ok(promises)

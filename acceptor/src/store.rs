@@ -41,12 +41,44 @@ pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// How many of the latest promises are kept for operators.
 pub const PROMISES_KEPT: i64 = 1000;
 
+/// What an operator does when the disk does not hold what this acceptor answered for.
+const ADVICE: &str = "This acceptor must not vote any more. Leave it stopped: the other acceptors go on without it. \
+    If a file of its data directory was moved or replaced, put all files of the directory back as they last were; \
+    delete none of them";
+
 /// The disk failed, or does not hold what it must.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A record that nothing can make up for fails its checksum, or makes no sense.
-    #[error("the {0} record on disk is damaged: this acceptor must not vote any more")]
+    #[error("the {0} record on disk is damaged. {ADVICE}")]
     Damaged(&'static str),
+    /// A file of the directory is damaged as a whole, or is not of the same moment as the others.
+    #[error("{} {what}. {ADVICE}", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it; follows the file's name.
+        what: String,
+    },
+    /// SQLite finds that a file is malformed.
+    #[error("{} is damaged. {ADVICE}", file.display())]
+    Malformed {
+        /// The file.
+        file: PathBuf,
+        /// What SQLite says.
+        source: SqliteError,
+    },
+    /// The file cannot be opened.
+    #[error("cannot open {}", file.display())]
+    Unusable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: SqliteError,
+    },
+    /// Another process reads the database, so that its log cannot be emptied.
+    #[error("another process keeps {} open for reading: end that process, then start this one again", .0.display())]
+    Busy(PathBuf),
     /// The directory was made for another acceptor.
     #[error("the data directory belongs to acceptor {found:?}, and this one was started as {asked:?}")]
     OtherAcceptor {
@@ -72,25 +104,59 @@ impl From<sqlx::Error> for StoreError {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Damaged(_) | StoreError::LockedByOther(_) => Self::storage(error),
+            StoreError::Damaged(_)
+            | StoreError::File { .. }
+            | StoreError::Malformed { .. }
+            | StoreError::Busy(_)
+            | StoreError::LockedByOther(_) => Self::storage(error),
             StoreError::OtherAcceptor { .. } => Self::refused(error),
+            StoreError::Unusable { file, source } => {
+                Self::from(source).context(format!("cannot open {}", file.display()))
+            }
             StoreError::Sqlite(error) => error.into(),
         }
     }
 }
 
 impl StoreError {
+    /// Names the file, where SQLite finds it malformed.
+    pub(crate) fn of_file(self, file: &Path) -> Self {
+        if !self.is_damage() {
+            return self;
+        }
+        match self {
+            Self::Sqlite(source) => Self::Malformed {
+                file: file.to_owned(),
+                source,
+            },
+            Self::Damaged(what) => Self::File {
+                file: file.to_owned(),
+                what: format!("holds a damaged record ({what})"),
+            },
+            Self::File { .. }
+            | Self::Malformed { .. }
+            | Self::Unusable { .. }
+            | Self::Busy(_)
+            | Self::LockedByOther(_)
+            | Self::OtherAcceptor { .. } => self,
+        }
+    }
+
     /// Whether what is on the disk is damaged, rather than out of reach for now.
     pub(crate) fn is_damage(&self) -> bool {
         /// SQLite's codes for a malformed file, and for a file that is none of its own. Extended ones end in these.
         const MALFORMED: [u32; 2] = [11, 26];
         match self {
-            Self::Damaged(_) => true,
+            Self::Damaged(_) | Self::File { .. } | Self::Malformed { .. } => true,
             Self::Sqlite(SqliteError::Sqlite(sqlx::Error::Database(error))) => {
                 let code = error.code().and_then(|code| code.parse::<u32>().ok());
                 code.is_some_and(|code| MALFORMED.contains(&(code & 0xff)))
             }
-            Self::OtherAcceptor { .. } | Self::LockedByOther(_) | Self::Sqlite(_) => false,
+            Self::Unusable { .. }
+            | Self::Busy(_)
+            | Self::LockedByOther(_)
+            | Self::OtherAcceptor { .. }
+            | Self::Sqlite(_) => false,
         }
     }
 }
@@ -226,6 +292,8 @@ pub(crate) struct PageFill {
     moment: Moment,
     /// What comes next.
     next: Slot,
+    /// An unknown row that does not follow the row before it: its slot may be damaged too, until the next row shows.
+    doubtful: Option<Slot>,
     rows: Vec<Row>,
     bytes: usize,
 }
@@ -237,13 +305,36 @@ impl PageFill {
             from,
             next: from.max(moment.trimmed_to),
             moment,
+            doubtful: None,
             rows: Vec::new(),
             bytes: 0,
         }
     }
 
-    /// Takes a row, or tells that it belongs to the next page.
+    /// Takes a row; `false` when it belongs to the next page. A row out of order is left out: only damage to a slot puts
+    /// it there.
     pub(crate) fn take(&mut self, row: Row) -> bool {
+        if let Some(doubtful) = self.doubtful.take_if(|doubtful| *doubtful < row.slot) {
+            let row = Row {
+                slot: doubtful,
+                accepted: None,
+            };
+            if !self.add(row) {
+                return false;
+            }
+        }
+        self.doubtful = None;
+        if row.slot < self.next {
+            return true;
+        }
+        if row.accepted.is_none() && row.slot > self.next {
+            self.doubtful = Some(row.slot);
+            return true;
+        }
+        self.add(row)
+    }
+
+    fn add(&mut self, row: Row) -> bool {
         let bytes = row
             .accepted
             .as_ref()
@@ -274,6 +365,8 @@ impl PageFill {
 
     /// The page: `last` tells that no row was turned away.
     pub(crate) fn finish(mut self, last: bool) -> Page {
+        let doubtful = self.doubtful.take().filter(|_| last);
+        let last = doubtful.is_none_or(|slot| self.add(Row { slot, accepted: None })) && last;
         let last = last && self.miss_up_to(self.moment.chosen_to);
         let unknown = self
             .rows

@@ -94,7 +94,11 @@ impl Cluster {
         let metrics = Instruments::new(&paxos_common::metrics::Metrics::unread());
         let (worker, shared, queue) = Worker::new(store, opened, run, Tracer::off(), metrics);
         tokio::spawn(worker.run(CancellationToken::new()));
-        let reader = PeerReader::new(disk.clone(), Arc::clone(&shared));
+        let reader = PeerReader::new(
+            disk.clone(),
+            Arc::clone(&shared),
+            Shutdown::new(&CancellationToken::new()),
+        );
         let service = Service::new(
             "a1".into(),
             "http://a:1".into(),

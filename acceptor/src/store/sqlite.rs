@@ -1,5 +1,9 @@
 //! The acceptor's file: `schema.sql`, one statement text and one fsync a commit.
 //! What it finds at start, and what becomes of it, is told in `recovery.rs`.
+//!
+//! - After each commit, and before its answers, its counter goes into a second file (`counter_file.rs`).
+//! - Every record and row is read as damage may have left it: a column that does not decode is a row that is unknown, or
+//!   a record that ends the process.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,7 +17,7 @@ use futures::TryStreamExt as _;
 use paxos_common::{
     paxos::{
         acceptor::{Held, Membership, Write},
-        ballot::{Ballot, ProposerId},
+        ballot::Ballot,
         identity::{AcceptorUuid, ClusterId, CommitCounter, RunNumber},
         message::Row as Voted,
         quorum::Configuration,
@@ -22,31 +26,38 @@ use paxos_common::{
         witness::{WITNESSED_RUNS_MAX, Witnesses},
     },
     sqlite::{
-        DataDir, Readers, checksum, foreign_lock::failed_before_the_transaction, migrate, open_writer,
-        wal_limit::WalLimit,
+        DataDir, Readers, SqliteError, checksum, foreign_lock::failed_before_the_transaction, migrate,
+        open_writer, wal_limit::WalLimit,
     },
 };
 use paxos_proto::v1 as pb;
 use prost::Message as _;
 use sqlx::{
-    AssertSqlSafe, Connection as _, Row as _, SqliteConnection,
+    AssertSqlSafe, Connection as _, SqliteConnection,
     query::Query,
     sqlite::{SqliteArguments, SqliteRow},
 };
 use tracing::warn;
 
 use super::{
-    Moment, Opened, PAGE_ROWS_MAX, PROMISES_KEPT, Page, PageFill, PastPromise, Reader, Store, StoreError,
+    Opened, PAGE_ROWS_MAX, PROMISES_KEPT, Page, PageFill, PastPromise, Reader, Store, StoreError,
     space::Space, wall_time_ms,
 };
 
+mod counter_file;
+mod proof;
 mod recovery;
 pub mod repair;
+mod state;
+mod upgrade;
+mod wal;
 
+pub use counter_file::CounterFile;
 use recovery::begin_run;
+use state::{OpenSlots, STATE, STATE_COLUMNS, State, bytes, column, read_ballot, read_slot, text, weight};
 
 const SCHEMA: &str = include_str!("../../schema.sql");
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
 /// “paxA”.
 const APPLICATION_ID: i32 = 0x7061_7841;
 const FILE: &str = "acceptor.db";
@@ -70,6 +81,8 @@ const VOTE: &str = "vote.slot, vote.round, vote.proposer, vote.value, vote.trace
 pub struct SqliteStore {
     connection: SqliteConnection,
     reader: SqliteReader,
+    open: OpenSlots,
+    counter: Arc<CounterFile>,
     /// Texts of the commits, by what they write.
     texts: HashMap<Shape, Arc<str>>,
     space: Space,
@@ -83,6 +96,7 @@ pub struct SqliteStore {
 #[derive(Clone, Debug)]
 pub struct SqliteReader {
     readers: Readers,
+    file: Arc<PathBuf>,
     wal: Arc<PathBuf>,
     identity: Identity,
 }
@@ -113,17 +127,37 @@ impl SqliteStore {
     /// See the table in `recovery.rs`.
     pub async fn open(directory: DataDir, name: &str, run: RunNumber) -> Result<(Self, Opened), StoreError> {
         let file = directory.file(FILE);
+        let opened = Self::open_file(directory, &file, name, run).await;
+        opened.map_err(|error| match error.of_file(&file) {
+            StoreError::Sqlite(source) => StoreError::Unusable { file, source },
+            error => error,
+        })
+    }
+
+    async fn open_file(
+        directory: DataDir,
+        file: &Path,
+        name: &str,
+        run: RunNumber,
+    ) -> Result<(Self, Opened), StoreError> {
         // First of all: it may make the space that beginning a run needs.
         let space = Space::watch(directory.path()).await;
-        let mut connection = open_writer(&file, CHECKPOINT_PAGES[0]).await?;
-        migrate(&mut connection, SCHEMA, SCHEMA_VERSION, APPLICATION_ID).await?;
+        proof::examine(&directory).await?;
+        let counter = CounterFile::open(&directory)?;
+        let mut connection = open_writer(file, CHECKPOINT_PAGES[0]).await?;
+        match migrate(&mut connection, SCHEMA, SCHEMA_VERSION, APPLICATION_ID).await {
+            Err(SqliteError::Older { found, .. }) if found == upgrade::OLD_VERSION => {
+                upgrade::upgrade(&mut connection).await?;
+            }
+            other => drop(other?),
+        }
+        proof::empty_log(&mut connection, file).await?;
         // Before the run begins: a start that fails leaves none.
-        let readers = Readers::open(&file, READERS).await?;
-        let (uuid, opened) = begin_run(&mut connection, name, run).await?;
-        let identity = Identity {
-            uuid,
-            cluster: Arc::default(),
-        };
+        let readers = Readers::open(file, READERS).await?;
+        let (uuid, opened, open) = begin_run(&mut connection, name, run).await?;
+        counter.write(uuid, opened.recovered.commit_counter)?;
+        counter.sync()?;
+        let identity = Identity::new(uuid);
         let membership = &opened.recovered.membership;
         identity.learn(membership);
         set_checkpoint_pages(
@@ -134,21 +168,29 @@ impl SqliteStore {
         let wal = Arc::new(directory.file(&format!("{FILE}-wal")));
         let reader = SqliteReader {
             readers,
+            file: Arc::new(file.to_owned()),
             wal,
             identity,
         };
         Ok((
             Self {
                 connection,
-                wal_limit: WalLimit::new(&file, reader.readers.clone()),
+                wal_limit: WalLimit::new(file, reader.readers.clone()),
                 reader,
+                open,
+                counter,
                 texts: HashMap::new(),
                 space,
-                file,
+                file: file.to_owned(),
                 _directory: directory,
             },
             opened,
         ))
+    }
+
+    /// The commit counter's second place: sync it in the background for as long as the store lives.
+    pub fn counter_file(&self) -> Arc<CounterFile> {
+        Arc::clone(&self.counter)
     }
 }
 
@@ -168,7 +210,8 @@ impl Store for SqliteStore {
         };
         let text = Arc::clone(self.texts.entry(shape).or_insert_with(|| shape.text().into()));
         let mut query = sqlx::query(AssertSqlSafe(text)).persistent(shape.rows <= INSERT_ROWS_MAX);
-        query = identity.bind_state(query, &write);
+        self.open.take(&write);
+        query = identity.bind_state(query, &Identity::state_after(&write, &self.open));
         if write.promise_is_new {
             query = bind_ballot(query, write.promised)
                 .bind(write.leader_address.to_string())
@@ -176,7 +219,7 @@ impl Store for SqliteStore {
                 .bind(PROMISES_KEPT);
         }
         if !write.witnesses.is_empty() {
-            query = query.bind(witnesses_json(write.witnesses));
+            query = query.bind(identity.witnesses_json(write.witnesses));
         }
         if let Some(membership) = write.membership {
             query = identity.bind_membership(query, membership);
@@ -196,6 +239,7 @@ impl Store for SqliteStore {
                 },
             );
         }
+        self.counter.write(identity.uuid, write.commit_counter)?;
         if let Some(configuration) = write.membership.and_then(Membership::configuration) {
             set_checkpoint_pages(
                 &mut self.connection,
@@ -223,6 +267,9 @@ impl Store for SqliteStore {
     }
 
     async fn close(self) {
+        if let Err(error) = self.counter.sync() {
+            warn!(%error, "syncing the commit counter failed; what was committed is safe");
+        }
         // The last connection to close is the writer's, which copies the write-ahead log back and removes it.
         self.reader.readers.close().await;
         if let Err(error) = self.connection.close().await {
@@ -233,36 +280,92 @@ impl Store for SqliteStore {
 
 impl Reader for SqliteReader {
     async fn page(&self, from: Slot) -> Result<Page, StoreError> {
+        let page = self.read_page(from).await;
+        page.map_err(|error| error.of_file(&self.file))
+    }
+
+    async fn held(&self, slots: &[Slot]) -> Result<BTreeMap<Slot, Held>, StoreError> {
+        let held = self.read_held(slots).await;
+        held.map_err(|error| error.of_file(&self.file))
+    }
+
+    async fn promises(&self, limit: u32) -> Result<Vec<PastPromise>, StoreError> {
+        let sql =
+            "SELECT round, proposer, address, wall_time_ms FROM promise ORDER BY position DESC LIMIT ?1";
+        let mut read = self.readers.read().await?;
+        let rows = sqlx::query(sql).bind(limit).fetch_all(&mut *read).await;
+        let rows = rows.map_err(|error| StoreError::from(error).of_file(&self.file))?;
+        // For people alone: what cannot be read is left out.
+        let read = |row: &SqliteRow| {
+            Some(PastPromise {
+                ballot: read_ballot(row, 0)?,
+                address: text(row, 2)?,
+                wall_time_ms: column::<i64>(row, 3)?.unsigned_abs(),
+            })
+        };
+        Ok(rows.iter().filter_map(read).collect())
+    }
+
+    async fn wal_bytes(&self) -> u64 {
+        tokio::fs::metadata(&*self.wal)
+            .await
+            .map_or(0, |metadata| metadata.len())
+    }
+}
+
+impl SqliteReader {
+    async fn read_page(&self, from: Slot) -> Result<Page, StoreError> {
         // One statement is one moment, and one hop. Dropping its stream early ends it.
-        const SQL: &str = "SELECT state.commit_counter, state.promised_round, state.promised_proposer,
-                state.leader_address, state.chosen_to, state.trimmed_to, (SELECT max(slot) FROM vote), vote.slot,
-                vote.round, vote.proposer, vote.value, vote.traceparent, vote.checksum
-            FROM state LEFT JOIN vote ON vote.slot >= ?1 WHERE state.only = 0 ORDER BY vote.slot LIMIT ?2";
+        let sql = format!(
+            "SELECT {STATE}, {VOTE} FROM state LEFT JOIN vote ON vote.slot >= ?1 WHERE state.only = 0
+             ORDER BY vote.slot LIMIT ?2"
+        );
         let limit = i64::try_from(PAGE_ROWS_MAX).unwrap_or(i64::MAX) + 1;
         let mut read = self.readers.read().await?;
-        let mut rows = sqlx::query(SQL)
+        let mut rows = sqlx::query(AssertSqlSafe(sql))
             .bind(from.get().cast_signed())
             .bind(limit)
             .fetch(&mut *read);
-        let mut page: Option<PageFill> = None;
+        let mut page: Option<(PageFill, State)> = None;
         let mut last = true;
+        let (mut open, mut seen) = (0, 0);
         while let Some(row) = rows.try_next().await? {
-            let page = match &mut page {
+            seen += 1;
+            let (page, state) = match &mut page {
                 Some(page) => page,
-                None => page.insert(PageFill::new(from, read_moment(&row)?)),
+                None => {
+                    let state = self.identity.read_state(&row)?;
+                    page.insert((PageFill::new(from, state.moment.clone()), state))
+                }
             };
-            let Some(voted) = self.identity.read_vote(&row, 7)? else {
-                break;
+            let Some(voted) = self.identity.read_vote(&row, STATE_COLUMNS)? else {
+                continue;
             };
+            if voted.slot >= state.moment.voted_to {
+                return Err(StoreError::Damaged("vote"));
+            }
+            if voted.slot >= state.moment.chosen_to {
+                open = weight(voted.slot).wrapping_add(open);
+            }
             if !page.take(voted) {
                 last = false;
                 break;
             }
         }
-        Ok(page.ok_or(StoreError::Damaged("state"))?.finish(last))
+        let (page, state) = page.ok_or(StoreError::Damaged("state"))?;
+        // A page that covers all votes from the watermark on shows whether one of them is gone.
+        if last && seen < limit && from <= state.moment.chosen_to && open != state.open_slots {
+            return Err(StoreError::Damaged("vote"));
+        }
+        // Rows that were left out may have used up the limit.
+        let page = page.finish(last && seen < limit);
+        if !page.last && page.next <= from {
+            return Err(StoreError::Damaged("vote"));
+        }
+        Ok(page)
     }
 
-    async fn held(&self, slots: &[Slot]) -> Result<BTreeMap<Slot, Held>, StoreError> {
+    async fn read_held(&self, slots: &[Slot]) -> Result<BTreeMap<Slot, Held>, StoreError> {
         let mut held = BTreeMap::new();
         if slots.is_empty() {
             return Ok(held);
@@ -277,35 +380,18 @@ impl Reader for SqliteReader {
         }
         Ok(held)
     }
-
-    async fn promises(&self, limit: u32) -> Result<Vec<PastPromise>, StoreError> {
-        let sql =
-            "SELECT round, proposer, address, wall_time_ms FROM promise ORDER BY position DESC LIMIT ?1";
-        let mut read = self.readers.read().await?;
-        let rows = sqlx::query(sql).bind(limit).fetch_all(&mut *read).await?;
-        rows.iter()
-            .map(|row| {
-                let wall_time_ms: i64 = row.try_get(3)?;
-                let ballot = read_ballot(row, 0)?.ok_or(StoreError::Damaged("promise"))?;
-                Ok(PastPromise {
-                    ballot,
-                    address: row.try_get(2)?,
-                    wall_time_ms: wall_time_ms.unsigned_abs(),
-                })
-            })
-            .collect()
-    }
-
-    async fn wal_bytes(&self) -> u64 {
-        tokio::fs::metadata(&*self.wal)
-            .await
-            .map_or(0, |metadata| metadata.len())
-    }
 }
 
 type Binding<'q> = Query<'q, sqlx::Sqlite, SqliteArguments>;
 
 impl Identity {
+    fn new(uuid: AcceptorUuid) -> Self {
+        Self {
+            uuid,
+            cluster: Arc::default(),
+        }
+    }
+
     fn learn(&self, membership: &Membership) {
         if let Some(configuration) = membership.configuration() {
             let cluster = self.cluster.get_or_init(|| configuration.cluster_id());
@@ -317,39 +403,17 @@ impl Identity {
         }
     }
 
-    fn bind_state<'q>(&self, query: Binding<'q>, write: &Write<'_>) -> Binding<'q> {
-        let sum = self.state_checksum(
-            write.commit_counter,
-            write.promised,
-            write.leader_address,
-            write.chosen_to,
-        );
+    fn bind_state<'q>(&self, query: Binding<'q>, state: &State) -> Binding<'q> {
+        let moment = &state.moment;
         bind_ballot(
-            query.bind(write.commit_counter.get().cast_signed()),
-            write.promised,
+            query.bind(moment.commit_counter.get().cast_signed()),
+            moment.promised,
         )
-        .bind(write.leader_address.to_string())
-        .bind(write.chosen_to.get().cast_signed())
-        .bind(sum)
-    }
-
-    /// `trimmed_to` is part of it and always 0 in this release.
-    fn state_checksum(
-        &self,
-        counter: CommitCounter,
-        promised: Ballot,
-        address: &str,
-        chosen_to: Slot,
-    ) -> i64 {
-        checksum(&[
-            &self.uuid.to_bytes(),
-            &counter.get().to_le_bytes(),
-            &promised.round().to_le_bytes(),
-            &promised.proposer().get().to_le_bytes(),
-            address.as_bytes(),
-            &chosen_to.get().to_le_bytes(),
-            &0u64.to_le_bytes(),
-        ])
+        .bind(moment.leader_address.to_string())
+        .bind(moment.chosen_to.get().cast_signed())
+        .bind(moment.voted_to.get().cast_signed())
+        .bind(state.open_slots.cast_signed())
+        .bind(self.state_checksum(state))
     }
 
     fn bind_membership<'q>(&self, query: Binding<'q>, membership: &Membership) -> Binding<'q> {
@@ -395,24 +459,44 @@ impl Identity {
         ]))
     }
 
-    /// Reads the columns [`VOTE`] from column `at` on; none where the slot is NULL. What does not read as it was
-    /// written is unknown.
+    /// As one parameter, so that any number of them has the same text.
+    fn witnesses_json(&self, witnesses: &Witnesses) -> String {
+        let witness = |(acceptor, run, counter): (AcceptorUuid, RunNumber, CommitCounter)| {
+            let sum = self.witness_checksum(acceptor, run, counter);
+            let acceptor = u128::from_be_bytes(acceptor.to_bytes());
+            format!("[\"{acceptor:032x}\",{},{},{sum}]", run.get(), counter.get())
+        };
+        let list: Vec<_> = witnesses.iter().map(witness).collect();
+        format!("[{}]", list.join(","))
+    }
+
+    /// Reads the columns [`VOTE`] from column `at` on; none where the slot is NULL, or no slot: such a row is missing. A
+    /// row that does not read as it was written is unknown.
     fn read_vote(&self, row: &SqliteRow, at: usize) -> Result<Option<Voted>, StoreError> {
-        let Some(slot) = row.try_get::<Option<i64>, _>(at)? else {
+        let Some(slot) = read_slot(row, at) else {
             return Ok(None);
         };
-        let slot = read_slot(slot).ok_or(StoreError::Damaged("vote"))?;
-        let accepted = match read_ballot(row, at + 1)? {
-            Some(ballot) => {
-                let bytes: Vec<u8> = row.try_get(at + 3)?;
-                let traceparent: String = row.try_get(at + 4)?;
-                let intact = self.vote_checksum(slot, ballot, &bytes)? == row.try_get::<i64, _>(at + 5)?;
-                intact.then(|| (ballot, Value::from_stored(bytes.into(), Bytes::from(traceparent))))
+        let accepted = match (read_ballot(row, at + 1), bytes(row, at + 3)) {
+            (Some(ballot), Some(value)) => {
+                let intact = column::<i64>(row, at + 5) == Some(self.vote_checksum(slot, ballot, &value)?);
+                let traceparent = bytes(row, at + 4).unwrap_or_default();
+                intact.then(|| (ballot, Value::from_stored(value.into(), sound_trace(traceparent))))
             }
-            None => None,
+            _ => None,
         };
         Ok(Some(Voted { slot, accepted }))
     }
+}
+
+/// No checksum covers a trace context: one that is none is dropped, and the row is sound without it.
+fn sound_trace(traceparent: Vec<u8>) -> Bytes {
+    /// Length of a W3C trace context, in bytes.
+    const TRACEPARENT_BYTES: usize = 55;
+    let is_one = traceparent.len() == TRACEPARENT_BYTES
+        && traceparent
+            .iter()
+            .all(|byte| byte.is_ascii_hexdigit() || *byte == b'-');
+    if is_one { traceparent.into() } else { Bytes::new() }
 }
 
 impl Shape {
@@ -420,7 +504,7 @@ impl Shape {
         let mut text = String::from(
             "BEGIN IMMEDIATE;
             UPDATE state SET commit_counter = ?, promised_round = ?, promised_proposer = ?, leader_address = ?,
-                chosen_to = ?, checksum = ? WHERE only = 0;",
+                chosen_to = ?, voted_to = ?, open_slots = ?, checksum = ? WHERE only = 0;",
         );
         if self.promise {
             text.push_str(
@@ -430,8 +514,8 @@ impl Shape {
         }
         if self.witnesses {
             text.push_str(
-                "INSERT OR REPLACE INTO witness (acceptor, run, commit_counter)
-                    SELECT unhex(value ->> 0), value ->> 1, value ->> 2 FROM json_each(?);",
+                "INSERT OR REPLACE INTO witness (acceptor, run, commit_counter, checksum)
+                    SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3 FROM json_each(?);",
             );
             text.push_str(&forget_surplus_witnesses());
         }
@@ -465,16 +549,6 @@ fn forget_surplus_witnesses() -> String {
     )
 }
 
-/// As one parameter, so that any number of them has the same text.
-fn witnesses_json(witnesses: &Witnesses) -> String {
-    let witness = |(acceptor, run, counter): (AcceptorUuid, RunNumber, CommitCounter)| {
-        let acceptor = u128::from_be_bytes(acceptor.to_bytes());
-        format!("[\"{acceptor:032x}\",{},{}]", run.get(), counter.get())
-    };
-    let list: Vec<_> = witnesses.iter().map(witness).collect();
-    format!("[{}]", list.join(","))
-}
-
 /// How many rows a text must have room for.
 fn padded(rows: usize) -> usize {
     match rows % INSERT_ROWS_MAX {
@@ -487,39 +561,6 @@ fn bind_ballot(query: Binding<'_>, ballot: Ballot) -> Binding<'_> {
     query
         .bind(ballot.round().cast_signed())
         .bind(ballot.proposer().get().cast_signed())
-}
-
-fn read_slot(number: i64) -> Option<Slot> {
-    Slot::new(number.try_into().ok()?).ok()
-}
-
-/// Reads round and proposer; none when they are no ballot.
-fn read_ballot(row: &SqliteRow, at: usize) -> Result<Option<Ballot>, StoreError> {
-    let (round, proposer): (i64, i64) = (row.try_get(at)?, row.try_get(at + 1)?);
-    let ballot = |round: u64, proposer: u64| Ballot::new(round, ProposerId::new(proposer).ok()?).ok();
-    Ok(round
-        .try_into()
-        .ok()
-        .zip(proposer.try_into().ok())
-        .and_then(|(round, proposer)| ballot(round, proposer)))
-}
-
-fn read_moment(row: &SqliteRow) -> Result<Moment, StoreError> {
-    let slot = |at: usize| read_slot(row.try_get(at)?).ok_or(StoreError::Damaged("state"));
-    let counter: i64 = row.try_get(0)?;
-    let highest: Option<i64> = row.try_get(6)?;
-    let trimmed_to = slot(5)?;
-    let chosen_to = slot(4)?;
-    let voted_to = highest.and_then(read_slot).map_or(Slot::ZERO, Slot::next);
-    Ok(Moment {
-        commit_counter: CommitCounter::new(counter.unsigned_abs()),
-        promised: read_ballot(row, 1)?.ok_or(StoreError::Damaged("state"))?,
-        leader_address: row.try_get::<String, _>(3)?.into(),
-        chosen_to,
-        trimmed_to,
-        // What lies below either was voted on, whatever became of the rows.
-        voted_to: voted_to.max(trimmed_to).max(chosen_to),
-    })
 }
 
 fn into_held(voted: Voted) -> (Slot, Held) {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "only for tests")]
 
 pub mod process;
+pub mod run;
 
 use bytes::Bytes;
 use paxos_common::paxos::{

@@ -6,12 +6,25 @@
 //! | --- | --- |
 //! | nothing, or a schema without an identity | a crash before the first answer: draw a uuid and begin |
 //! | a commit whose answer never left | kept: whoever asked does not know, and asks again |
-//! | a state, identity or membership record that fails its checksum | end with 74: promises may be lost |
+//! | a log whose last commit is torn | a crash in that commit: it was not answered, and is dropped |
+//! | a log that ends before a later commit, or whose header is damaged (`wal.rs`) | end with 74: answers may be lost |
+//! | a log that does not continue the database beside it (`proof.rs`) | the same |
+//! | a commit counter below the one in `COMMITS` (`counter_file.rs`): commits, the log or the database are gone | the same |
+//! | no `COMMITS`, none of its records sound, or another acceptor's | the same |
+//! | a state, identity, membership or witness record that fails its checksum | the same |
+//! | a list of runs that is damaged | nothing here can tell: the other acceptors remember, and refuse it |
 //! | votes or runs without an identity or state | the same |
+//! | a vote that is missing at or above the watermark, or is beyond the last vote | the same |
+//! | a file that SQLite finds malformed | the same |
 //! | a vote that fails its checksum, or is missing below the watermark | unknown, until it is accepted again |
+//! | a trace context or a past promise that cannot be read | left out: both are for people |
+//! | a whole older copy of the directory | nothing here can tell: the other acceptors remember, and refuse it |
+//! | a file of version 1 | upgraded (`upgrade.rs`) |
 //! | another acceptor's name, a newer schema, a directory in use | end with 78 |
+//!
+//! Before the run begins the log is emptied into the database, so that no commit stands behind what another process wrote.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use futures::TryStreamExt as _;
 use paxos_common::{
@@ -26,12 +39,13 @@ use paxos_common::{
 };
 use paxos_proto::v1 as pb;
 use prost::Message as _;
-use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
 use tracing::warn;
 
 use super::{
     super::{Moment, Opened, StoreError},
-    Identity, VOTE, forget_surplus_witnesses, into_held, read_moment,
+    Identity, VOTE, forget_surplus_witnesses, into_held,
+    state::{OpenSlots, STATE, State, bytes, column, sum_of, text},
 };
 
 /// Reads everything, verifies it, and commits the new run in the same transaction: the first commit of a process also
@@ -40,35 +54,42 @@ pub(super) async fn begin_run(
     connection: &mut SqliteConnection,
     name: &str,
     run: RunNumber,
-) -> Result<(AcceptorUuid, Opened), StoreError> {
+) -> Result<(AcceptorUuid, Opened, OpenSlots), StoreError> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    let uuid = match load_identity(&mut transaction, name).await? {
-        Some(uuid) => uuid,
+    let uuid = match load_identity(&mut transaction).await? {
+        Some((uuid, found)) if found == name => uuid,
+        Some((_, found)) => {
+            return Err(StoreError::OtherAcceptor {
+                found,
+                asked: name.to_owned(),
+            });
+        }
         None => create_identity(&mut transaction, name).await?,
     };
-    let identity = Identity {
-        uuid,
-        cluster: Arc::default(),
-    };
-    let (moment, ended) = load_state(&mut transaction, &identity).await?;
+    let identity = Identity::new(uuid);
+    let mut state = load_state(&mut transaction, &identity).await?;
     let membership = load_membership(&mut transaction, &identity).await?;
     identity.learn(&membership);
-    let rows = load_votes(&mut transaction, &identity, moment.chosen_to).await?;
+    let rows = load_votes(&mut transaction, &identity, &state).await?;
+    let open = OpenSlots::new(rows.keys().copied(), state.moment.voted_to);
 
     let sql = "UPDATE run SET ended = ? WHERE ended IS NULL; INSERT INTO run (number) VALUES (?);
         UPDATE state SET commit_counter = ?, checksum = ? WHERE only = 0";
+    let ended = state.moment.commit_counter;
     let counter = ended.next();
+    state.moment.commit_counter = counter;
     sqlx::query(sql)
         .bind(ended.get().cast_signed())
         .bind(run.get().cast_signed())
         .bind(counter.get().cast_signed())
-        .bind(identity.state_checksum(counter, moment.promised, &moment.leader_address, moment.chosen_to))
+        .bind(identity.state_checksum(&state))
         .execute(&mut *transaction)
         .await?;
     forget_surplus(&mut transaction).await?;
     let past_runs = load_past_runs(&mut transaction).await?;
-    let witnesses = load_witnesses(&mut transaction).await?;
+    let witnesses = load_witnesses(&mut transaction, &identity).await?;
     transaction.commit().await?;
+    let moment = state.moment;
 
     let recovered = Recovered {
         uuid,
@@ -88,30 +109,28 @@ pub(super) async fn begin_run(
             past_runs,
             witnesses,
         },
+        open,
     ))
 }
 
-async fn load_identity(
+/// Who the database belongs to; none before the first start.
+pub(super) async fn load_identity(
     connection: &mut SqliteConnection,
-    name: &str,
-) -> Result<Option<AcceptorUuid>, StoreError> {
+) -> Result<Option<(AcceptorUuid, String)>, StoreError> {
     let row = sqlx::query("SELECT uuid, name, checksum FROM identity")
         .fetch_optional(connection)
         .await?;
     let Some(row) = row else { return Ok(None) };
-    let (bytes, found, sum): (Vec<u8>, String, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    if checksum(&[&bytes, found.as_bytes()]) != sum {
-        return Err(StoreError::Damaged("identity"));
-    }
-    if found != name {
-        return Err(StoreError::OtherAcceptor {
-            found,
-            asked: name.to_owned(),
-        });
-    }
-    AcceptorUuid::from_slice(&bytes)
-        .map(Some)
-        .ok_or(StoreError::Damaged("identity"))
+    let read = || {
+        let (uuid, name) = (read_uuid(&row, 0)?, text(&row, 1)?);
+        let sum = checksum(&[&uuid.to_bytes(), name.as_bytes()]);
+        (sum == column::<i64>(&row, 2)?).then_some((uuid, name))
+    };
+    read().map(Some).ok_or(StoreError::Damaged("identity"))
+}
+
+pub(super) fn read_uuid(row: &SqliteRow, at: usize) -> Option<AcceptorUuid> {
+    AcceptorUuid::from_slice(&bytes(row, at)?)
 }
 
 async fn create_identity(connection: &mut SqliteConnection, name: &str) -> Result<AcceptorUuid, StoreError> {
@@ -123,42 +142,44 @@ async fn create_identity(connection: &mut SqliteConnection, name: &str) -> Resul
         return Err(StoreError::Damaged("identity"));
     }
     let uuid = AcceptorUuid::from_u128(uuid::Uuid::new_v4().as_u128());
-    let identity = Identity {
-        uuid,
-        cluster: Arc::default(),
-    };
+    let identity = Identity::new(uuid);
     let bytes = uuid.to_bytes();
+    let blank = State {
+        moment: Moment {
+            commit_counter: CommitCounter::default(),
+            promised: Ballot::ZERO,
+            leader_address: "".into(),
+            chosen_to: Slot::ZERO,
+            trimmed_to: Slot::ZERO,
+            voted_to: Slot::ZERO,
+        },
+        open_slots: OpenSlots::default().sum(),
+    };
     sqlx::query(
         "INSERT INTO identity (only, uuid, name, checksum) VALUES (0, ?, ?, ?);
-        INSERT INTO state VALUES (0, 0, 0, 0, '', 0, 0, ?)",
+        INSERT INTO state (only, commit_counter, promised_round, promised_proposer, leader_address, chosen_to, trimmed_to,
+            voted_to, open_slots, checksum) VALUES (0, 0, 0, 0, '', 0, 0, 0, 0, ?)",
     )
     .bind(bytes.to_vec())
     .bind(name.to_owned())
     .bind(checksum(&[&bytes, name.as_bytes()]))
-    .bind(identity.state_checksum(CommitCounter::default(), Ballot::ZERO, "", Slot::ZERO))
+    .bind(identity.state_checksum(&blank))
     .execute(connection)
     .await?;
     Ok(uuid)
 }
 
-async fn load_state(
-    connection: &mut SqliteConnection,
-    identity: &Identity,
-) -> Result<(Moment, CommitCounter), StoreError> {
-    let sql =
-        "SELECT commit_counter, promised_round, promised_proposer, leader_address, chosen_to, trimmed_to,
-        (SELECT max(slot) FROM vote), checksum FROM state";
-    let row = sqlx::query(sql)
+async fn load_state(connection: &mut SqliteConnection, identity: &Identity) -> Result<State, StoreError> {
+    let sql = format!("SELECT {STATE} FROM state WHERE only = 0");
+    let row = sqlx::query(AssertSqlSafe(sql))
         .fetch_optional(connection)
         .await?
         .ok_or(StoreError::Damaged("state"))?;
-    let moment = read_moment(&row)?;
-    let counter = moment.commit_counter;
-    let sum = identity.state_checksum(counter, moment.promised, &moment.leader_address, moment.chosen_to);
-    if sum != row.try_get::<i64, _>(7)? || moment.trimmed_to != Slot::ZERO {
+    let state = identity.read_state(&row)?;
+    if state.moment.trimmed_to != Slot::ZERO {
         return Err(StoreError::Damaged("state"));
     }
-    Ok((moment, counter))
+    Ok(state)
 }
 
 pub(super) async fn load_membership(
@@ -171,11 +192,13 @@ pub(super) async fn load_membership(
     let Some(row) = row else {
         return Ok(Membership::Blank);
     };
-    let (formed, encoded, sum): (i64, Vec<u8>, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     let damaged = || StoreError::Damaged("membership");
-    if identity.membership_checksum(formed, &encoded) != sum {
-        return Err(damaged());
-    }
+    let read = || {
+        let (formed, encoded) = (column::<i64>(&row, 0)?, bytes(&row, 1)?);
+        let sum = identity.membership_checksum(formed, &encoded);
+        (sum == column::<i64>(&row, 2)?).then_some((formed, encoded))
+    };
+    let (formed, encoded) = read().ok_or_else(damaged)?;
     let configuration = pb::Configuration::decode(&encoded[..]).map_err(|_| damaged())?;
     let configuration = configuration.try_into().map_err(|_| damaged())?;
     Ok(if formed == 1 {
@@ -185,17 +208,27 @@ pub(super) async fn load_membership(
     })
 }
 
+/// The votes from the watermark on: as many as the state says, and none beyond the last.
 async fn load_votes(
     connection: &mut SqliteConnection,
     identity: &Identity,
-    from: Slot,
+    state: &State,
 ) -> Result<BTreeMap<Slot, Held>, StoreError> {
+    let from = state.moment.chosen_to;
     let sql = format!("SELECT {VOTE} FROM vote WHERE slot >= ?1 ORDER BY slot");
     let query = sqlx::query(AssertSqlSafe(sql)).bind(from.get().cast_signed());
     let mut found = query.fetch(connection);
     let mut held = BTreeMap::new();
     while let Some(row) = found.try_next().await? {
         held.extend(identity.read_vote(&row, 0)?.map(into_held));
+    }
+    if sum_of(held.keys().copied()) != state.open_slots
+        || held
+            .keys()
+            .next_back()
+            .is_some_and(|&slot| slot >= state.moment.voted_to)
+    {
+        return Err(StoreError::Damaged("vote"));
     }
     let damaged = held.iter().filter(|(_, held)| **held == Held::Unknown);
     let damaged: Vec<_> = damaged.map(|(slot, _)| slot.get()).collect();
@@ -221,15 +254,23 @@ async fn forget_surplus(connection: &mut SqliteConnection) -> Result<(), StoreEr
     Ok(())
 }
 
-pub(super) async fn load_witnesses(connection: &mut SqliteConnection) -> Result<Witnesses, StoreError> {
+pub(super) async fn load_witnesses(
+    connection: &mut SqliteConnection,
+    identity: &Identity,
+) -> Result<Witnesses, StoreError> {
     let mut witnesses = Witnesses::default();
-    let mut rows = sqlx::query("SELECT acceptor, run, commit_counter FROM witness").fetch(connection);
+    let mut rows =
+        sqlx::query("SELECT acceptor, run, commit_counter, checksum FROM witness").fetch(connection);
     while let Some(row) = rows.try_next().await? {
-        let (acceptor, run, counter): (Vec<u8>, i64, i64) =
-            (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        let acceptor = AcceptorUuid::from_slice(&acceptor).ok_or(StoreError::Damaged("witness"))?;
-        let run = RunNumber::from_random(run.cast_unsigned());
-        witnesses.hear(acceptor, run, CommitCounter::new(counter.cast_unsigned()));
+        let read = || {
+            let acceptor = read_uuid(&row, 0)?;
+            let run = RunNumber::from_random(column::<i64>(&row, 1)?.cast_unsigned());
+            let counter = CommitCounter::new(column::<i64>(&row, 2)?.cast_unsigned());
+            let sum = identity.witness_checksum(acceptor, run, counter);
+            (sum == column::<i64>(&row, 3)?).then_some((acceptor, run, counter))
+        };
+        let (acceptor, run, counter) = read().ok_or(StoreError::Damaged("witness"))?;
+        witnesses.hear(acceptor, run, counter);
     }
     Ok(witnesses)
 }

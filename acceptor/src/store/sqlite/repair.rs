@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
 use paxos_common::{
     paxos::{acceptor::Membership, identity::AcceptorUuid, witness::Witnesses},
-    sqlite::{DataDir, SqliteError, checksum, migrate, open_writer},
+    sqlite::{DataDir, SqliteError, migrate, open_writer},
 };
-use sqlx::{Connection as _, Row as _, SqliteConnection};
+use sqlx::{Connection as _, SqliteConnection};
 
 use super::{
     super::StoreError,
     APPLICATION_ID, CHECKPOINT_PAGES, FILE, Identity, SCHEMA, SCHEMA_VERSION,
-    recovery::{load_membership, load_witnesses},
+    recovery::{load_identity, load_membership, load_witnesses},
 };
 
 /// The file of an acceptor that does not run. Its directory is locked as long as the value lives.
@@ -39,19 +39,10 @@ impl Stopped {
         let directory = DataDir::open(data_dir)?;
         let mut connection = open_writer(&directory.file(FILE), CHECKPOINT_PAGES[0]).await?;
         migrate(&mut connection, SCHEMA, SCHEMA_VERSION, APPLICATION_ID).await?;
-        let row = sqlx::query("SELECT uuid, name, checksum FROM identity")
-            .fetch_optional(&mut connection)
-            .await?;
-        let row = row.ok_or(StoreError::Damaged("identity"))?;
-        let (bytes, name, sum): (Vec<u8>, String, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        if checksum(&[&bytes, name.as_bytes()]) != sum {
-            return Err(StoreError::Damaged("identity"));
-        }
-        let uuid = AcceptorUuid::from_slice(&bytes).ok_or(StoreError::Damaged("identity"))?;
-        let identity = Identity {
-            uuid,
-            cluster: Arc::default(),
-        };
+        let (uuid, name) = load_identity(&mut connection)
+            .await?
+            .ok_or(StoreError::Damaged("identity"))?;
+        let identity = Identity::new(uuid);
         let membership = load_membership(&mut connection, &identity).await?;
         Ok(Self {
             connection,
@@ -84,7 +75,7 @@ impl Stopped {
     /// # Errors
     /// The file cannot be read.
     pub async fn witnesses(&mut self) -> Result<Witnesses, StoreError> {
-        load_witnesses(&mut self.connection).await
+        load_witnesses(&mut self.connection, &Identity::new(self.uuid)).await
     }
 
     /// Forgets what it remembers of one acceptor; returns how many runs that were. Durable when it returns.

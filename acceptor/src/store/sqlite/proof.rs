@@ -1,0 +1,301 @@
+//! Proves at start, before SQLite may write, that the disk holds every commit that was answered.
+//!
+//! Three things must agree: the database file by itself, its write-ahead log, and the counter in `COMMITS`. A process that
+//! is refused here leaves all of them as it found them.
+
+use std::path::Path;
+
+use paxos_common::{
+    paxos::identity::{AcceptorUuid, CommitCounter},
+    sqlite::{DataDir, SqliteError, wal_limit::empty_wal},
+};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _, SqliteConnection,
+    sqlite::SqliteConnectOptions,
+};
+
+use super::{
+    super::StoreError,
+    APPLICATION_ID, FILE, Identity, SCHEMA_VERSION,
+    counter_file::{self, Found, Record},
+    recovery::load_identity,
+    state::STATE,
+    upgrade::{OLD_STATE, OLD_VERSION, read_old_state},
+    wal,
+};
+
+/// Attempts to empty the write-ahead log at start while another process reads the file. Each waits as long as SQLite's
+/// busy timeout.
+const CHECKPOINTS_MAX: u32 = 6;
+
+/// What a database holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    /// No acceptor yet: no file, no schema, or no identity.
+    Nothing,
+    /// Something else: the file was replaced, or its header is damaged.
+    Foreign,
+    /// What a newer release wrote, which opening it refuses.
+    Newer,
+    /// An acceptor.
+    Acceptor {
+        uuid: AcceptorUuid,
+        counter: CommitCounter,
+        version: i64,
+    },
+}
+
+/// Examines the files of a directory; changes none of them.
+///
+/// # Errors
+/// The disk lost commits, or a file is damaged.
+pub(super) async fn examine(directory: &DataDir) -> Result<(), StoreError> {
+    let (database, log) = (directory.file(FILE), directory.file(&format!("{FILE}-wal")));
+    let found = counter_file::read(directory)?;
+    let path = log.clone();
+    let walked = tokio::task::spawn_blocking(move || wal::walk(&path)).await;
+    let walked = walked.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    let walked = walked.map_err(|source| SqliteError::Directory {
+        path: log.clone(),
+        source,
+    })?;
+    let commits = match walked {
+        Ok(sound) => sound.commits,
+        Err(damage) => {
+            let what = format!(
+                "is damaged at byte {}: the commits behind it cannot be read",
+                damage.offset
+            );
+            return Err(StoreError::File { file: log, what });
+        }
+    };
+    let (alone, whole) = if database.metadata().is_ok_and(|file| file.len() > 0) {
+        // Without its log the file may be torn by a crash in the middle of a checkpoint: then it proves nothing.
+        let alone = look(&database, true).await.ok();
+        (alone, look(&database, false).await?)
+    } else {
+        (None, Held::Nothing)
+    };
+    agree_in_time(alone, whole, commits).map_err(|what| StoreError::File { file: log, what })?;
+    agree_in_counter(found, whole).map_err(|(is_database, what)| {
+        let counter = counter_file::path(directory);
+        let what = what.replace("{COMMITS}", &counter.display().to_string());
+        let file = if is_database { database } else { counter };
+        StoreError::File { file, what }
+    })
+}
+
+/// The database by itself and with its log: each commit of the log adds one to the counter. The few that do not, when a
+/// schema is made, only make this weaker.
+fn agree_in_time(alone: Option<Held>, whole: Held, commits: u64) -> Result<(), String> {
+    let Held::Acceptor { uuid, counter, .. } = whole else {
+        return Ok(());
+    };
+    let is_so = match alone {
+        None | Some(Held::Foreign | Held::Newer) => true,
+        Some(Held::Nothing) => counter.get() <= commits,
+        Some(Held::Acceptor {
+            uuid: alone,
+            counter: from,
+            ..
+        }) => alone == uuid && from <= counter && counter.get() - from.get() <= commits,
+    };
+    if is_so {
+        return Ok(());
+    }
+    Err(format!(
+        "does not belong to the database beside it: one of the two is of another time (the log holds {commits} commits \
+         and ends at commit {})",
+        counter.get()
+    ))
+}
+
+/// The database and `COMMITS`; in an error, whether it is the database that is wrong.
+fn agree_in_counter(found: Found, whole: Held) -> Result<(), (bool, String)> {
+    match (found, whole) {
+        (Found::Missing, Held::Acceptor { counter, version, .. }) if version > OLD_VERSION => Err((
+            false,
+            format!(
+                "is missing, and the database beside it holds {} commits",
+                counter.get()
+            ),
+        )),
+        (Found::Damaged, _) => Err((false, "is damaged: none of its records verifies".to_owned())),
+        (
+            Found::Record(Record {
+                counter,
+                uuid: Some(_),
+            }),
+            Held::Nothing,
+        ) => Err((
+            true,
+            format!(
+                "holds nothing, and {{COMMITS}} proves that this acceptor answered for {} commits",
+                counter.get()
+            ),
+        )),
+        (Found::Record(Record { uuid: Some(_), .. }), Held::Foreign) => Err((
+            true,
+            "is no database of an acceptor any more: its header is damaged, or the file was replaced"
+                .to_owned(),
+        )),
+        (Found::Record(Record { uuid: Some(ours), .. }), Held::Acceptor { uuid, .. }) if ours != uuid => {
+            Err((
+                false,
+                format!("belongs to acceptor {ours}, and the database beside it to acceptor {uuid}"),
+            ))
+        }
+        (Found::Record(Record { counter, .. }), Held::Acceptor { counter: held, .. }) if held < counter => {
+            Err((
+                true,
+                format!(
+                    "holds the commits up to {} only, and {{COMMITS}} proves that this acceptor answered for commit {}: the \
+                     database or its write-ahead log lost commits",
+                    held.get(),
+                    counter.get()
+                ),
+            ))
+        }
+        (
+            Found::Missing | Found::Record(_),
+            Held::Nothing | Held::Foreign | Held::Newer | Held::Acceptor { .. },
+        ) => Ok(()),
+    }
+}
+
+/// Reads a database, with its log or, when `alone`, without. Writes nothing.
+async fn look(file: &Path, alone: bool) -> Result<Held, StoreError> {
+    let mut connection = SqliteConnectOptions::new()
+        .filename(file)
+        .read_only(true)
+        .immutable(alone)
+        .disable_statement_logging()
+        .connect()
+        .await?;
+    let held = read(&mut connection).await;
+    // Not the last that is heard of the file: a failure shows again when it is opened.
+    drop(connection.close().await);
+    held
+}
+
+async fn read(connection: &mut SqliteConnection) -> Result<Held, StoreError> {
+    // One transaction is one moment.
+    let mut transaction = connection.begin().await?;
+    let row = sqlx::query(
+        "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_schema)
+         FROM pragma_user_version, pragma_application_id",
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    let (version, application, objects): (i64, i64, i64) =
+        (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    if (version, application, objects) == (0, 0, 0) {
+        return Ok(Held::Nothing);
+    }
+    if application != i64::from(APPLICATION_ID) || version < OLD_VERSION {
+        return Ok(Held::Foreign);
+    }
+    if version > i64::from(SCHEMA_VERSION) {
+        return Ok(Held::Newer);
+    }
+    let Some((uuid, _)) = load_identity(&mut transaction).await? else {
+        return Ok(Held::Nothing);
+    };
+    let identity = Identity::new(uuid);
+    let columns = if version == OLD_VERSION { OLD_STATE } else { STATE };
+    let sql = format!("SELECT {columns} FROM state WHERE only = 0");
+    let row = sqlx::query(AssertSqlSafe(sql))
+        .fetch_optional(&mut *transaction)
+        .await?
+        .ok_or(StoreError::Damaged("state"))?;
+    let moment = if version == OLD_VERSION {
+        read_old_state(&identity, &row).ok_or(StoreError::Damaged("state"))?
+    } else {
+        identity.read_state(&row)?.moment
+    };
+    Ok(Held::Acceptor {
+        uuid,
+        counter: moment.commit_counter,
+        version,
+    })
+}
+
+/// Copies the write-ahead log into the database and cuts it to nothing.
+///
+/// After a failed sync the kernel takes the pages that it failed to write for clean. A commit behind them would be
+/// answered and lost with the next power loss, because SQLite ends the log at the first frame that is not there. So no
+/// commit of this process stands behind a frame of an earlier process: all is written and synced again.
+///
+/// # Errors
+/// The write failed, or another process holds the file.
+pub(super) async fn empty_log(connection: &mut SqliteConnection, file: &Path) -> Result<(), StoreError> {
+    for attempt in 1..=CHECKPOINTS_MAX {
+        if empty_wal(&mut *connection).await? {
+            return Ok(());
+        }
+        tracing::warn!(
+            attempt,
+            file = %file.display(),
+            "another process reads the database: the start waits until that process has finished"
+        );
+    }
+    Err(StoreError::Busy(file.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acceptor(uuid: u128, counter: u64) -> Held {
+        Held::Acceptor {
+            uuid: AcceptorUuid::from_u128(uuid),
+            counter: CommitCounter::new(counter),
+            version: i64::from(SCHEMA_VERSION),
+        }
+    }
+
+    fn record(uuid: Option<u128>, counter: u64) -> Found {
+        Found::Record(Record {
+            counter: CommitCounter::new(counter),
+            uuid: uuid.map(AcceptorUuid::from_u128),
+        })
+    }
+
+    #[test]
+    fn log_belongs_to_a_database_that_it_continues() {
+        let agree = |alone, commits| agree_in_time(alone, acceptor(1, 20), commits).is_ok();
+        assert!(agree(None, 0) && agree(Some(Held::Foreign), 0));
+        assert!(agree(Some(acceptor(1, 20)), 0) && agree(Some(acceptor(1, 15)), 5));
+        assert!(agree(Some(acceptor(1, 18)), 5), "a part of it was copied");
+        assert!(agree(Some(Held::Nothing), 21));
+        assert!(!agree(Some(acceptor(1, 14)), 5), "the database is older");
+        assert!(!agree(Some(acceptor(1, 21)), 5), "the log is older");
+        assert!(!agree(Some(acceptor(2, 18)), 5), "the log is another acceptor's");
+        assert!(!agree(Some(Held::Nothing), 5));
+    }
+
+    #[test]
+    fn database_that_lost_commits_or_its_counter_is_refused() {
+        let agree = |found, held| agree_in_counter(found, held).is_ok();
+        assert!(agree(Found::Missing, Held::Nothing) && agree(record(None, 0), Held::Nothing));
+        assert!(
+            agree(record(None, 0), acceptor(1, 1)),
+            "a crash in the first start"
+        );
+        assert!(agree(record(Some(1), 7), acceptor(1, 7)) && agree(record(Some(1), 7), acceptor(1, 9)));
+        assert!(!agree(record(Some(1), 7), acceptor(1, 6)));
+        assert!(!agree(record(Some(2), 7), acceptor(1, 7)));
+        assert!(!agree(record(Some(1), 7), Held::Nothing));
+        assert!(!agree(Found::Missing, acceptor(1, 7)) && !agree(Found::Damaged, acceptor(1, 7)));
+        assert!(!agree(Found::Damaged, Held::Nothing));
+        assert!(!agree(record(Some(1), 7), Held::Foreign));
+        // These have messages of their own.
+        assert!(agree(record(Some(1), 7), Held::Newer) && agree(Found::Missing, Held::Foreign));
+        let old = Held::Acceptor {
+            uuid: AcceptorUuid::from_u128(1),
+            counter: CommitCounter::new(7),
+            version: OLD_VERSION,
+        };
+        assert!(agree(Found::Missing, old), "it never had one");
+    }
+}

@@ -1,0 +1,238 @@
+//! The state record: how it is read and verified, and how it proves that no vote is gone.
+//!
+//! Below the watermark every slot has a row, so a missing row shows. From the watermark on it does not, and a vote that
+//! vanished would be a vote denied. So the record carries the end of the votes and a sum over the slots that have one.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use paxos_common::{
+    paxos::{
+        acceptor::Write,
+        ballot::{Ballot, ProposerId},
+        identity::{AcceptorUuid, CommitCounter, RunNumber},
+        slot::Slot,
+    },
+    sqlite::checksum,
+};
+use sqlx::{Decode, Row as _, Sqlite, Type, sqlite::SqliteRow};
+
+use super::{
+    super::{Moment, StoreError},
+    Identity,
+};
+
+/// The columns that [`Identity::read_state`] takes, in its order.
+pub(super) const STATE: &str =
+    "state.commit_counter, state.promised_round, state.promised_proposer, state.leader_address,
+    state.chosen_to, state.trimmed_to, state.voted_to, state.open_slots, state.checksum";
+/// How many they are.
+pub(super) const STATE_COLUMNS: usize = 9;
+
+/// A state record that verifies.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    pub(super) moment: Moment,
+    /// As [`OpenSlots::sum`].
+    pub(super) open_slots: u64,
+}
+
+/// The slots from the watermark on that have a vote, as the next commit leaves them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OpenSlots {
+    slots: BTreeSet<Slot>,
+    sum: u64,
+    voted_to: Slot,
+}
+
+impl OpenSlots {
+    /// Takes up from what is on disk.
+    pub(super) fn new(slots: impl IntoIterator<Item = Slot>, voted_to: Slot) -> Self {
+        let slots: BTreeSet<Slot> = slots.into_iter().collect();
+        Self {
+            sum: sum_of(slots.iter().copied()),
+            slots,
+            voted_to,
+        }
+    }
+
+    /// Takes in what a commit writes.
+    pub(super) fn take(&mut self, write: &Write<'_>) {
+        for &slot in write.rows.keys() {
+            self.voted_to = self.voted_to.max(slot.next());
+            if slot >= write.chosen_to && self.slots.insert(slot) {
+                self.sum = self.sum.wrapping_add(weight(slot));
+            }
+        }
+        while let Some(&lowest) = self.slots.first()
+            && lowest < write.chosen_to
+        {
+            self.slots.pop_first();
+            self.sum = self.sum.wrapping_sub(weight(lowest));
+        }
+        self.voted_to = self.voted_to.max(write.chosen_to);
+    }
+
+    /// Sum of the weights of the slots.
+    pub(super) fn sum(&self) -> u64 {
+        self.sum
+    }
+}
+
+/// What a slot adds to the sum.
+pub(super) fn weight(slot: Slot) -> u64 {
+    checksum(&[&slot.get().to_le_bytes()]).cast_unsigned()
+}
+
+/// The sum over slots; each counts as often as it comes.
+pub(super) fn sum_of(slots: impl IntoIterator<Item = Slot>) -> u64 {
+    slots.into_iter().map(weight).fold(0, u64::wrapping_add)
+}
+
+impl Identity {
+    /// Reads the columns [`STATE`] from column 0 on.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`]: nothing makes up for this record.
+    pub(super) fn read_state(&self, row: &SqliteRow) -> Result<State, StoreError> {
+        let read = || {
+            let state = State {
+                moment: Moment {
+                    commit_counter: CommitCounter::new(column::<i64>(row, 0)?.try_into().ok()?),
+                    promised: read_ballot(row, 1)?,
+                    leader_address: text(row, 3)?.into(),
+                    chosen_to: read_slot(row, 4)?,
+                    trimmed_to: read_slot(row, 5)?,
+                    voted_to: read_slot(row, 6)?,
+                },
+                open_slots: column::<i64>(row, 7)?.cast_unsigned(),
+            };
+            (self.state_checksum(&state) == column::<i64>(row, 8)?).then_some(state)
+        };
+        read().ok_or(StoreError::Damaged("state"))
+    }
+
+    /// The state that a commit writes.
+    pub(super) fn state_after(write: &Write<'_>, slots: &OpenSlots) -> State {
+        State {
+            moment: Moment {
+                commit_counter: write.commit_counter,
+                promised: write.promised,
+                leader_address: Arc::clone(write.leader_address),
+                chosen_to: write.chosen_to,
+                // This release never trims.
+                trimmed_to: Slot::ZERO,
+                voted_to: slots.voted_to,
+            },
+            open_slots: slots.sum,
+        }
+    }
+
+    pub(super) fn state_checksum(&self, state: &State) -> i64 {
+        let moment = &state.moment;
+        checksum(&[
+            &self.uuid.to_bytes(),
+            &moment.commit_counter.get().to_le_bytes(),
+            &moment.promised.round().to_le_bytes(),
+            &moment.promised.proposer().get().to_le_bytes(),
+            moment.leader_address.as_bytes(),
+            &moment.chosen_to.get().to_le_bytes(),
+            &moment.trimmed_to.get().to_le_bytes(),
+            &moment.voted_to.get().to_le_bytes(),
+            &state.open_slots.to_le_bytes(),
+        ])
+    }
+
+    pub(super) fn witness_checksum(
+        &self,
+        acceptor: AcceptorUuid,
+        run: RunNumber,
+        counter: CommitCounter,
+    ) -> i64 {
+        checksum(&[
+            &self.uuid.to_bytes(),
+            &acceptor.to_bytes(),
+            &run.get().to_le_bytes(),
+            &counter.get().to_le_bytes(),
+        ])
+    }
+}
+
+/// A column of the type that was written; none for NULL and whatever else damage made of it.
+pub(super) fn column<'r, T>(row: &'r SqliteRow, at: usize) -> Option<T>
+where
+    T: Decode<'r, Sqlite> + Type<Sqlite>,
+{
+    // Without the option, NULL would be read as 0.
+    row.try_get::<Option<T>, _>(at).ok().flatten()
+}
+
+/// The bytes of a text or blob as they are on disk.
+pub(super) fn bytes(row: &SqliteRow, at: usize) -> Option<Vec<u8>> {
+    row.try_get_unchecked::<Option<Vec<u8>>, _>(at).ok().flatten()
+}
+
+/// A text, if its bytes are one.
+pub(super) fn text(row: &SqliteRow, at: usize) -> Option<String> {
+    String::from_utf8(bytes(row, at)?).ok()
+}
+
+/// A slot; none for a number that is no slot.
+pub(super) fn read_slot(row: &SqliteRow, at: usize) -> Option<Slot> {
+    Slot::new(column::<i64>(row, at)?.try_into().ok()?).ok()
+}
+
+/// Round and proposer from column `at` on; none when they are no ballot.
+pub(super) fn read_ballot(row: &SqliteRow, at: usize) -> Option<Ballot> {
+    let round = column::<i64>(row, at)?.try_into().ok()?;
+    let proposer = ProposerId::new(column::<i64>(row, at + 1)?.try_into().ok()?).ok()?;
+    Ballot::new(round, proposer).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use paxos_common::paxos::{value::Value, witness::Witnesses};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn sum_follows_the_votes_and_the_watermark() {
+        let at = |slot| Slot::new(slot).unwrap();
+        let (address, witnesses) = (Arc::from(""), Witnesses::default());
+        let mut slots = OpenSlots::default();
+        let mut held = BTreeSet::new();
+        for (chosen_to, written) in [
+            (0, vec![0, 2, 5]),
+            (1, vec![2, 6]),
+            (1, vec![]),
+            (6, vec![3, 4, 5, 9]),
+            (7, vec![1]),
+        ] {
+            let rows: BTreeMap<_, _> = written
+                .into_iter()
+                .map(|slot| (at(slot), (Ballot::ZERO, Value::noop())))
+                .collect();
+            let write = Write {
+                commit_counter: CommitCounter::new(1),
+                membership: None,
+                promised: Ballot::ZERO,
+                promise_is_new: false,
+                leader_address: &address,
+                chosen_to: at(chosen_to),
+                rows: &rows,
+                witnesses: &witnesses,
+            };
+            slots.take(&write);
+            held.extend(rows.keys().copied());
+            assert_eq!(
+                slots.sum(),
+                sum_of(held.range(at(chosen_to)..).copied()),
+                "{chosen_to}"
+            );
+        }
+        assert_eq!(slots.voted_to, at(10));
+        assert_eq!(
+            OpenSlots::new(held.range(at(7)..).copied(), at(10)).sum(),
+            slots.sum()
+        );
+    }
+}

@@ -1,0 +1,119 @@
+//! Brings a file of schema version 1 to version 2: the state record learns where its votes end and which are open, and the
+//! lists of runs and witnesses get checksums.
+//!
+//! What version 1 did not protect is taken as it is found.
+
+use paxos_common::{
+    paxos::identity::{CommitCounter, RunNumber},
+    sqlite::checksum,
+};
+use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
+
+use super::{
+    super::{Moment, StoreError},
+    Identity,
+    recovery::{load_identity, read_uuid},
+    state::{State, column, read_ballot, read_slot, sum_of, text},
+};
+
+/// The version that is read here.
+pub(super) const OLD_VERSION: i64 = 1;
+
+const ALTER: &str = "ALTER TABLE state ADD COLUMN voted_to INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE state ADD COLUMN open_slots INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE witness ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0;
+    PRAGMA user_version = 2;";
+
+/// The columns of a state record of version 1.
+pub(super) const OLD_STATE: &str =
+    "commit_counter, promised_round, promised_proposer, leader_address, chosen_to, trimmed_to,
+    checksum";
+
+/// Reads the columns [`OLD_STATE`]; none when they do not verify. The end of the votes is not among them.
+pub(super) fn read_old_state(identity: &Identity, row: &SqliteRow) -> Option<Moment> {
+    let moment = Moment {
+        commit_counter: CommitCounter::new(column::<i64>(row, 0)?.try_into().ok()?),
+        promised: read_ballot(row, 1)?,
+        leader_address: text(row, 3)?.into(),
+        chosen_to: read_slot(row, 4)?,
+        trimmed_to: read_slot(row, 5)?,
+        voted_to: read_slot(row, 4)?,
+    };
+    let sum = checksum(&[
+        &identity.uuid.to_bytes(),
+        &moment.commit_counter.get().to_le_bytes(),
+        &moment.promised.round().to_le_bytes(),
+        &moment.promised.proposer().get().to_le_bytes(),
+        moment.leader_address.as_bytes(),
+        &moment.chosen_to.get().to_le_bytes(),
+        &moment.trimmed_to.get().to_le_bytes(),
+    ]);
+    (sum == column::<i64>(row, 6)?).then_some(moment)
+}
+
+/// Upgrades the file in one transaction.
+///
+/// # Errors
+/// A record that nothing makes up for is damaged, or the write failed: the file is as it was.
+pub(super) async fn upgrade(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    sqlx::raw_sql(ALTER).execute(&mut *transaction).await?;
+    // Without an identity nothing was answered yet, and there are no rows.
+    if let Some((uuid, _)) = load_identity(&mut transaction).await? {
+        let identity = Identity::new(uuid);
+        upgrade_state(&mut transaction, &identity).await?;
+        upgrade_witnesses(&mut transaction, &identity).await?;
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+async fn upgrade_state(connection: &mut SqliteConnection, identity: &Identity) -> Result<(), StoreError> {
+    let sql = format!("SELECT {OLD_STATE} FROM state WHERE only = 0");
+    let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .fetch_optional(&mut *connection)
+        .await?;
+    let moment = row.and_then(|row| read_old_state(identity, &row));
+    let mut moment = moment.ok_or(StoreError::Damaged("state"))?;
+    let rows = sqlx::query("SELECT slot FROM vote WHERE slot >= ? ORDER BY slot")
+        .bind(moment.chosen_to.get().cast_signed())
+        .fetch_all(&mut *connection)
+        .await?;
+    let open: Option<Vec<_>> = rows.iter().map(|row| read_slot(row, 0)).collect();
+    let open = open.ok_or(StoreError::Damaged("vote"))?;
+    let end = open.last().map_or(moment.chosen_to, |slot| slot.next());
+    moment.voted_to = end.max(moment.trimmed_to);
+    let state = State {
+        open_slots: sum_of(open),
+        moment,
+    };
+    sqlx::query("UPDATE state SET voted_to = ?, open_slots = ?, checksum = ? WHERE only = 0")
+        .bind(state.moment.voted_to.get().cast_signed())
+        .bind(state.open_slots.cast_signed())
+        .bind(identity.state_checksum(&state))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn upgrade_witnesses(connection: &mut SqliteConnection, identity: &Identity) -> Result<(), StoreError> {
+    let rows = sqlx::query("SELECT acceptor, run, commit_counter FROM witness")
+        .fetch_all(&mut *connection)
+        .await?;
+    for row in rows {
+        let (run, counter): (i64, i64) = (row.try_get(1)?, row.try_get(2)?);
+        let acceptor = read_uuid(&row, 0).ok_or(StoreError::Damaged("witness"))?;
+        let sum = identity.witness_checksum(
+            acceptor,
+            RunNumber::from_random(run.cast_unsigned()),
+            CommitCounter::new(counter.cast_unsigned()),
+        );
+        sqlx::query("UPDATE witness SET checksum = ? WHERE acceptor = ? AND run = ?")
+            .bind(sum)
+            .bind(acceptor.to_bytes().to_vec())
+            .bind(run)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,357 @@
+//! Walks a write-ahead log as SQLite does, without opening it, and tells a crash from damage.
+//!
+//! SQLite ends the log silently before the first frame that does not verify. After a crash this is right: each commit is
+//! synced before the next one begins, so a crash tears the last commit only. A frame of a *later* commit behind the first
+//! bad frame proves that the log held more. The walk looks for such a frame.
+//!
+//! Two cases stay undecided here, and the file `COMMITS` decides them: damage in the last commit, and a log that is cut or
+//! removed.
+//!
+//! Format: <https://sqlite.org/fileformat2.html#walformat>.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, ErrorKind, Read},
+    path::Path,
+};
+
+const HEADER_BYTES: usize = 32;
+const FRAME_HEADER_BYTES: usize = 24;
+/// The lowest bit of the magic number gives the byte order of the checksums.
+const MAGIC: u32 = 0x377f_0682;
+/// Page sizes of SQLite, in bytes (inclusive).
+const PAGE_BYTES: std::ops::RangeInclusive<usize> = 512..=65_536;
+/// A disk writes a sector whole or not at all, in bytes. Larger sectors are multiples of it.
+const SECTOR_BYTES: u64 = 512;
+/// Offset of the salts in the header of a frame.
+const SALTS: std::ops::Range<usize> = 8..16;
+/// One read from the file, in bytes.
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// A log without proof of damage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sound {
+    /// Commits that SQLite finds in it.
+    pub(super) commits: u64,
+}
+
+/// Proof that the log held more than SQLite finds in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Damage {
+    /// Offset of the first frame, or of the header, that does not verify.
+    pub(super) offset: u64,
+}
+
+/// Walks the log `file`; a missing file is an empty log. Memory is bounded by one page.
+///
+/// # Errors
+/// The file cannot be read.
+pub(super) fn walk(file: &Path) -> io::Result<Result<Sound, Damage>> {
+    match File::open(file) {
+        Ok(file) => walk_log(BufReader::with_capacity(BUFFER_BYTES, file)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Ok(Sound::default())),
+        Err(error) => Err(error),
+    }
+}
+
+fn walk_log(mut log: impl Read) -> io::Result<Result<Sound, Damage>> {
+    let mut header = [0; HEADER_BYTES];
+    if !read_whole(&mut log, &mut header)? {
+        return Ok(Ok(Sound::default()));
+    }
+    let Some(start) = Chain::start(&header) else {
+        // SQLite syncs the header before the first frame, so frames never stand behind a torn header.
+        let damage = Damage { offset: 0 };
+        return Ok(if holds_anything(log, &header)? {
+            Err(damage)
+        } else {
+            Ok(Sound::default())
+        });
+    };
+    let mut frames = Frames::new(start);
+    let mut frame = vec![0; FRAME_HEADER_BYTES + start.page_bytes];
+    while read_whole(&mut log, &mut frame)? {
+        if let Err(damage) = frames.take(&frame) {
+            return Ok(Err(damage));
+        }
+    }
+    Ok(Ok(Sound {
+        commits: frames.commits,
+    }))
+}
+
+/// What is read of the frames so far.
+struct Frames {
+    /// Verifies the next frame.
+    chain: Chain,
+    /// Offset of the next frame.
+    offset: u64,
+    commits: u64,
+    /// Offset of the first frame that does not verify.
+    bad: Option<u64>,
+    /// A commit ended at or behind the first bad frame.
+    ended: bool,
+}
+
+impl Frames {
+    fn new(chain: Chain) -> Self {
+        Self {
+            chain,
+            offset: HEADER_BYTES as u64,
+            commits: 0,
+            bad: None,
+            ended: false,
+        }
+    }
+
+    fn take(&mut self, frame: &[u8]) -> Result<(), Damage> {
+        let offset = self.offset;
+        self.offset += frame.len() as u64;
+        let is_present = frame[SALTS] == self.chain.salts;
+        let sums = self.chain.sums_after(frame);
+        let stored = (number(frame, 16), number(frame, 20));
+        let verifies = is_present && number(frame, 0) != 0 && sums == stored;
+        let ends_commit = number(frame, 4) != 0;
+        // Behind a bad frame the chain goes on from the checksum that the bad frame stored.
+        self.chain.sums = stored;
+        match self.bad {
+            None if verifies => self.commits += u64::from(ends_commit),
+            None | Some(_) => {
+                let bad = *self.bad.get_or_insert(offset);
+                if is_present && self.ended {
+                    return Err(Damage { offset: bad });
+                }
+                // A torn header may show the mark of an older frame, but only where a sector ends inside the header.
+                let is_whole = offset % SECTOR_BYTES + SALTS.end as u64 <= SECTOR_BYTES;
+                self.ended |= is_present && ends_commit && (verifies || is_whole);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The running checksum of a log, with what its header says.
+#[derive(Clone, Copy)]
+struct Chain {
+    sums: (u32, u32),
+    salts: [u8; 8],
+    page_bytes: usize,
+    big_endian: bool,
+}
+
+impl Chain {
+    /// Behind the header; none when SQLite takes the log for empty.
+    fn start(header: &[u8; HEADER_BYTES]) -> Option<Self> {
+        let magic = number(header, 0);
+        let page_bytes = usize::try_from(number(header, 8)).ok()?;
+        let mut chain = Self {
+            sums: (0, 0),
+            salts: header[16..24].try_into().ok()?,
+            page_bytes,
+            big_endian: magic & 1 == 1,
+        };
+        chain.sums = chain.add(chain.sums, &header[..24]);
+        let is_sound = magic & !1 == MAGIC
+            && page_bytes.is_power_of_two()
+            && PAGE_BYTES.contains(&page_bytes)
+            && chain.sums == (number(header, 24), number(header, 28));
+        is_sound.then_some(chain)
+    }
+
+    fn sums_after(&self, frame: &[u8]) -> (u32, u32) {
+        let sums = self.add(self.sums, &frame[..8]);
+        self.add(sums, &frame[FRAME_HEADER_BYTES..])
+    }
+
+    fn add(&self, mut sums: (u32, u32), bytes: &[u8]) -> (u32, u32) {
+        for pair in bytes.chunks_exact(8) {
+            let word = |at: usize| {
+                let bytes = [pair[at], pair[at + 1], pair[at + 2], pair[at + 3]];
+                if self.big_endian {
+                    u32::from_be_bytes(bytes)
+                } else {
+                    u32::from_le_bytes(bytes)
+                }
+            };
+            sums.0 = sums.0.wrapping_add(word(0)).wrapping_add(sums.1);
+            sums.1 = sums.1.wrapping_add(word(4)).wrapping_add(sums.0);
+        }
+        sums
+    }
+}
+
+/// The big-endian number at an offset.
+fn number(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// Fills `buffer`; `false` when the file ends before.
+fn read_whole(log: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
+    match log.read_exact(buffer) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether there is more than a header, and more than the zeros of a file that was extended but not written.
+fn holds_anything(mut log: impl Read, header: &[u8; HEADER_BYTES]) -> io::Result<bool> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut is_zero = header.iter().all(|&byte| byte == 0);
+    let mut more = false;
+    loop {
+        let read = log.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(more && !is_zero);
+        }
+        more = true;
+        is_zero &= buffer[..read].iter().all(|&byte| byte == 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: usize = 512;
+    const FRAME: usize = FRAME_HEADER_BYTES + PAGE;
+
+    /// Writes a log as SQLite does.
+    struct Writer {
+        chain: Chain,
+        bytes: Vec<u8>,
+    }
+
+    impl Writer {
+        fn new(salts: [u8; 8], big_endian: bool) -> Self {
+            let mut bytes = Vec::new();
+            bytes.extend((MAGIC | u32::from(big_endian)).to_be_bytes());
+            bytes.extend(3_007_000u32.to_be_bytes());
+            bytes.extend(u32::try_from(PAGE).unwrap().to_be_bytes());
+            bytes.extend([0; 4]);
+            bytes.extend(salts);
+            let mut chain = Chain {
+                sums: (0, 0),
+                salts,
+                page_bytes: PAGE,
+                big_endian,
+            };
+            chain.sums = chain.add((0, 0), &bytes);
+            bytes.extend(chain.sums.0.to_be_bytes());
+            bytes.extend(chain.sums.1.to_be_bytes());
+            Self { chain, bytes }
+        }
+
+        /// A commit of so many pages.
+        fn commit(&mut self, pages: usize) {
+            for page in 1..=pages {
+                let mut frame = vec![0; FRAME];
+                frame[3] = u8::try_from(page).unwrap();
+                frame[7] = u8::from(page == pages);
+                frame[SALTS].copy_from_slice(&self.chain.salts);
+                let fill = u8::try_from(self.bytes.len() % 251).unwrap();
+                frame[FRAME_HEADER_BYTES..].fill(fill);
+                self.chain.sums = self.chain.sums_after(&frame);
+                frame[16..20].copy_from_slice(&self.chain.sums.0.to_be_bytes());
+                frame[20..24].copy_from_slice(&self.chain.sums.1.to_be_bytes());
+                self.bytes.extend(frame);
+            }
+        }
+    }
+
+    fn log(commits: usize, pages: usize) -> Vec<u8> {
+        let mut writer = Writer::new(*b"saltsalt", false);
+        (0..commits).for_each(|_| writer.commit(pages));
+        writer.bytes
+    }
+
+    fn found(bytes: &[u8]) -> Result<u64, u64> {
+        let found = walk_log(bytes).unwrap();
+        found.map(|sound| sound.commits).map_err(|damage| damage.offset)
+    }
+
+    fn frame_at(frame: usize) -> usize {
+        HEADER_BYTES + frame * FRAME
+    }
+
+    #[test]
+    fn commits_of_a_sound_log_are_counted_in_both_byte_orders() {
+        for big_endian in [false, true] {
+            let mut writer = Writer::new([7; 8], big_endian);
+            (1..=5).for_each(|pages| writer.commit(pages));
+            assert_eq!(found(&writer.bytes), Ok(5));
+        }
+        assert_eq!((found(&[]), found(&log(0, 1))), (Ok(0), Ok(0)));
+    }
+
+    #[test]
+    fn every_flipped_bit_before_the_last_commits_is_damage() {
+        let sound = log(4, 2);
+        // The last two commits are left out: behind the first bad frame there must be a whole commit and one frame more.
+        for byte in 0..frame_at(4) {
+            let mut bytes = sound.clone();
+            bytes[byte] ^= 1 << (byte % 8);
+            let offset = (byte.max(HEADER_BYTES) - HEADER_BYTES) / FRAME;
+            let expected = if byte < HEADER_BYTES { 0 } else { frame_at(offset) };
+            assert_eq!(found(&bytes), Err(expected as u64), "byte {byte}");
+        }
+    }
+
+    #[test]
+    fn flipped_bit_in_the_last_commit_is_a_torn_commit() {
+        let sound = log(4, 2);
+        let mark = frame_at(6) + 4..frame_at(6) + 8;
+        for byte in frame_at(6)..sound.len() {
+            let mut bytes = sound.clone();
+            bytes[byte] ^= 0x10;
+            // A mark in the middle of a commit is none that a crash leaves.
+            let expected = if mark.contains(&byte) {
+                Err(frame_at(6) as u64)
+            } else {
+                Ok(3)
+            };
+            assert_eq!(found(&bytes), expected, "byte {byte}");
+        }
+    }
+
+    #[test]
+    fn last_commit_may_be_torn_in_any_order() {
+        let mut writer = Writer::new([9; 8], false);
+        writer.commit(3);
+        let old = writer.bytes.len();
+        writer.commit(4);
+        for kept in 0..15u32 {
+            let mut bytes = writer.bytes.clone();
+            for frame in (0..4).filter(|frame| kept & (1 << frame) == 0) {
+                let at = old + frame * FRAME;
+                bytes[at..at + FRAME].fill(0);
+            }
+            assert_eq!(found(&bytes), Ok(1), "frames {kept:b} of 4");
+        }
+    }
+
+    #[test]
+    fn frames_of_an_older_log_behind_the_end_are_no_damage() {
+        let mut writer = Writer::new(*b"newsalts", false);
+        writer.commit(2);
+        let mut bytes = writer.bytes;
+        bytes.extend_from_slice(&log(6, 1)[frame_at(2)..]);
+        assert_eq!(found(&bytes), Ok(1));
+    }
+
+    #[test]
+    fn cut_log_has_fewer_commits() {
+        let sound = log(4, 2);
+        assert_eq!(found(&sound[..frame_at(6)]), Ok(3));
+        assert_eq!(found(&sound[..frame_at(5) + 100]), Ok(2));
+        assert_eq!(found(&sound[..20]), Ok(0));
+    }
+
+    #[test]
+    fn extended_but_unwritten_log_is_empty_and_a_blank_header_before_frames_is_damage() {
+        assert_eq!(found(&[0; 3 * FRAME]), Ok(0));
+        let mut bytes = log(2, 2);
+        bytes[..HEADER_BYTES].fill(0);
+        assert_eq!(found(&bytes), Err(0));
+    }
+}

@@ -1,0 +1,82 @@
+-- What an acceptor remembers. Schema version 1, in PRAGMA user_version.
+--
+-- Every table but run, witness and promise has a checksum: XXH3-64 over the columns named beside it, each preceded by its
+-- length; integers as 8 bytes, little-endian. Slots, rounds and proposers are below 2^63.
+
+-- Who this is, for ever.
+CREATE TABLE identity (
+    only INTEGER PRIMARY KEY CHECK (only = 0),
+    -- 16 random bytes.
+    uuid BLOB NOT NULL,
+    -- The operator's name for it.
+    name TEXT NOT NULL,
+    -- uuid, name
+    checksum INTEGER NOT NULL
+) STRICT;
+
+-- Changed by every commit.
+CREATE TABLE state (
+    only INTEGER PRIMARY KEY CHECK (only = 0),
+    -- One more with each commit.
+    commit_counter INTEGER NOT NULL,
+    -- The highest ballot promised, and where its proposer is reached.
+    promised_round INTEGER NOT NULL,
+    promised_proposer INTEGER NOT NULL,
+    leader_address TEXT NOT NULL,
+    -- Every slot below it is chosen, and the votes here hold the chosen values. May trail what is known in memory.
+    chosen_to INTEGER NOT NULL,
+    -- No vote below it is held.
+    trimmed_to INTEGER NOT NULL,
+    -- uuid, then the columns above from commit_counter on
+    checksum INTEGER NOT NULL
+) STRICT;
+
+-- The cluster; no row while there is none.
+CREATE TABLE membership (
+    only INTEGER PRIMARY KEY CHECK (only = 0),
+    -- 0: stored, and every other is refused; 1: a member, that votes.
+    formed INTEGER NOT NULL,
+    -- An encoded paxos.v1.Configuration.
+    configuration BLOB NOT NULL,
+    -- uuid, formed, configuration
+    checksum INTEGER NOT NULL
+) STRICT;
+
+-- Process lifetimes, ascending.
+CREATE TABLE run (
+    position INTEGER PRIMARY KEY,
+    number INTEGER NOT NULL,
+    -- Commit counter at its end; NULL for the present one.
+    ended INTEGER
+) STRICT;
+
+-- What was heard of other acceptors: the highest commit counter of each of their runs. Nothing is ever dropped.
+CREATE TABLE witness (
+    acceptor BLOB NOT NULL,
+    run INTEGER NOT NULL,
+    commit_counter INTEGER NOT NULL,
+    PRIMARY KEY (acceptor, run)
+) STRICT, WITHOUT ROWID;
+
+-- What was accepted: the latest vote of each slot.
+CREATE TABLE vote (
+    slot INTEGER PRIMARY KEY,
+    round INTEGER NOT NULL,
+    proposer INTEGER NOT NULL,
+    -- An encoded paxos.v1.Value; empty is the no-op.
+    value BLOB NOT NULL,
+    -- W3C trace context; empty when unsampled.
+    traceparent TEXT NOT NULL,
+    -- cluster id, uuid, slot, round, proposer, value
+    checksum INTEGER NOT NULL
+) STRICT;
+
+-- The last promises, for people only.
+CREATE TABLE promise (
+    position INTEGER PRIMARY KEY,
+    round INTEGER NOT NULL,
+    proposer INTEGER NOT NULL,
+    address TEXT NOT NULL,
+    -- Milliseconds since 1970-01-01 UTC by this machine's clock.
+    wall_time_ms INTEGER NOT NULL
+) STRICT;
