@@ -60,6 +60,10 @@ pub(crate) struct AcceptorProcess {
     /// Until when its disk is slow, or full.
     pub(crate) slow_until: Time,
     pub(crate) full_until: Time,
+    /// The second place of its commit counter: no answer of a later commit has left.
+    pub(crate) counter_file: CommitCounter,
+    /// What its disk falls back to with the next power loss, after a sync that failed.
+    pub(crate) hole: Option<Box<Disk>>,
     /// An older state of its disk.
     pub(crate) copy: Option<Disk>,
     /// Its disk is not the one that had answered.
@@ -79,6 +83,8 @@ pub(crate) enum Lost {
     Wiped,
     /// It is an older copy of itself.
     WentBack,
+    /// It proves by itself that it lost something: the process does not start.
+    Stopped,
 }
 
 impl AcceptorProcess {
@@ -95,6 +101,7 @@ impl AcceptorProcess {
                 runs: Vec::new(),
                 witnesses: Witnesses::default(),
                 rows: BTreeMap::new(),
+                garbled: false,
                 damaged: BTreeSet::new(),
             },
             core: None,
@@ -108,6 +115,8 @@ impl AcceptorProcess {
             paused_until: 0,
             slow_until: 0,
             full_until: 0,
+            counter_file: CommitCounter::default(),
+            hole: None,
             copy: None,
             lost: None,
             right: None,
@@ -144,9 +153,10 @@ impl World<'_> {
         let clock = self.rng.random_range(80..=125);
         let now = self.now;
         let process = &mut self.acceptors[acceptor];
-        if process.lost == Some(Lost::Wiped) {
+        if matches!(process.lost, Some(Lost::Wiped | Lost::Stopped)) || self.start_is_refused(acceptor) {
             return;
         }
+        let process = &mut self.acceptors[acceptor];
         self.invariants
             .promises
             .restarted(acceptor, process.disk.promised, &process.disk.rows);
@@ -156,6 +166,7 @@ impl World<'_> {
             run,
             commit_counter: process.disk.commit_counter,
         });
+        process.counter_file = process.disk.commit_counter;
         let core = Acceptor::recover(process.disk.recovered(), run);
         process.core = Some(core.remembering(process.disk.witnesses.clone()));
         process.granted = now;
@@ -223,6 +234,7 @@ impl World<'_> {
                 self.statistics.count(Counted::GroupsLost);
             }
         }
+        self.fall_into_hole(acceptor);
         let process = &mut self.acceptors[acceptor];
         process.core = None;
         process.queue.clear();
@@ -363,6 +375,8 @@ impl World<'_> {
                 return;
             }
         }
+        let process = &mut self.acceptors[acceptor];
+        process.counter_file = process.disk.commit_counter;
         let Committing { group, answers, .. } = committing;
         let rows = group.rows().clone();
         self.release(acceptor, group, answers);
@@ -387,6 +401,7 @@ impl World<'_> {
         disk.promised = write.promised;
         disk.leader_address = Arc::clone(write.leader_address);
         disk.chosen_to = write.chosen_to;
+        disk.garbled = false;
         disk.witnesses.merge(write.witnesses.iter());
         disk.witnesses.bound(WITNESSED_RUNS_MAX);
         if let Some(present) = disk.runs.last_mut() {

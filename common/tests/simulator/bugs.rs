@@ -60,10 +60,16 @@ pub(crate) enum Bug {
     DedupesByHighestSequence,
     /// What an acceptor says that is not trusted is remembered, and passed on to the others.
     UntrustedIsHeard,
+    /// A state record that fails its checksum is read as if it were sound.
+    GarbledStateBelieved,
+    /// A start takes up the log as it is, behind a sync that failed.
+    StartDoesNotCheckpoint,
+    /// A start takes a log that ends early for all that was answered.
+    EarlyEndOfLogTakenForWhole,
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 27] = [
+    pub(crate) const ALL: [Self; 30] = [
         Self::AcceptedLeftOutOfPromise,
         Self::AcceptDoesNotPromise,
         Self::BallotReusedAfterRestart,
@@ -91,6 +97,9 @@ impl Bug {
         Self::ReadCountsReplies,
         Self::DedupesByHighestSequence,
         Self::UntrustedIsHeard,
+        Self::GarbledStateBelieved,
+        Self::StartDoesNotCheckpoint,
+        Self::EarlyEndOfLogTakenForWhole,
     ];
 
     /// Those that need a rare schedule: a damaged row, in the one acceptor of a scan that holds what was chosen.

@@ -1,4 +1,5 @@
-//! What goes wrong with the disks and clocks of acceptors: slow, stuck, failing, full, lost, gone back; and clocks.
+//! What goes wrong with the disks and clocks of acceptors: slow, stuck, failing, full, lost, gone back; and clocks. Damage
+//! that a disk proves by itself is in `torn_disks.rs`.
 //!
 //! A disk that is lost or goes back is not an acceptor's any more: it must never be counted again, by anybody. When the
 //! right disk is put back, the acceptor must be counted by every process that starts then. A
@@ -91,6 +92,7 @@ impl World<'_> {
         if self.acceptors[acceptor].run == run {
             self.statistics.count(Counted::CommitsFailed);
             self.crash(Node::Acceptor(acceptor));
+            self.leave_hole(acceptor);
         }
     }
 
@@ -101,7 +103,7 @@ impl World<'_> {
         let lost = self
             .acceptors
             .iter()
-            .filter(|process| process.lost.is_some())
+            .filter(|process| process.is_as_good_as_lost())
             .count();
         if self.acceptors[acceptor].right.is_some() && what < 20 {
             self.put_back(acceptor);
@@ -109,7 +111,7 @@ impl World<'_> {
         }
         let is_damaged = self.knobs.damage && acceptor == 0;
         let process = &mut self.acceptors[acceptor];
-        if lost >= self.knobs.disks_lost_max || is_damaged || process.lost.is_some() {
+        if lost >= self.knobs.disks_lost_max || is_damaged || process.is_as_good_as_lost() {
             return;
         }
         if process.copy.is_none() {
@@ -135,10 +137,16 @@ impl World<'_> {
             self.crash(Node::Acceptor(acceptor));
             let said = self.invariants.lost(acceptor);
             let process = &mut self.acceptors[acceptor];
+            process.counter_file = copy.commit_counter;
             process.right = Some((std::mem::replace(&mut process.disk, copy), said));
+            process.hole = None;
             process.lost = Some(Lost::WentBack);
             process.went_back = true;
             process.linked.clear();
+        } else if (50..65).contains(&what) {
+            self.end_log_early(acceptor);
+        } else if what >= 65 {
+            self.garble_state(acceptor, what % 2 == 0);
         }
     }
 
@@ -150,6 +158,7 @@ impl World<'_> {
         self.crash(Node::Acceptor(acceptor));
         let process = &mut self.acceptors[acceptor];
         if let Some((disk, said)) = process.right.take() {
+            (process.counter_file, process.hole) = (disk.commit_counter, None);
             (process.disk, process.copy, process.lost) = (disk, None, None);
             self.invariants.put_back(acceptor, said);
         }

@@ -28,6 +28,8 @@ pub(crate) struct Disk {
     pub(crate) runs: Vec<Run>,
     pub(crate) witnesses: Witnesses,
     pub(crate) rows: BTreeMap<Slot, (Ballot, Value)>,
+    /// The state record fails its checksum.
+    pub(crate) garbled: bool,
     /// Rows that fail their checksum.
     pub(crate) damaged: BTreeSet<Slot>,
 }

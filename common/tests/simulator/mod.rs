@@ -27,6 +27,7 @@ mod statistics;
     reason = "a bug concerns a few messages, and leaves the others alone"
 )]
 mod tamper;
+mod torn_disks;
 mod transcript;
 mod world;
 

@@ -61,7 +61,7 @@ impl World<'_> {
             scan,
             first,
         };
-        if self.is_held_back(acceptor, due) {
+        if self.is_held_back(acceptor, due) || self.finds_garbled_state(acceptor) {
             return;
         }
         let process = &self.acceptors[acceptor];
@@ -128,7 +128,7 @@ impl World<'_> {
             kind,
             from,
         };
-        if self.is_held_back(acceptor, due) {
+        if self.is_held_back(acceptor, due) || self.finds_garbled_state(acceptor) {
             return;
         }
         let process = &self.acceptors[acceptor];
@@ -173,6 +173,9 @@ impl World<'_> {
         }
         let rows_max = self.rng.random_range(0..=self.knobs.page_rows_max * 4);
         let from_memory = self.rng.random_bool(0.5);
+        if self.finds_garbled_state(acceptor) {
+            return;
+        }
         let process = &self.acceptors[acceptor];
         let Some(core) = &process.core else { return };
         let chosen_to = if from_memory {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 pub(crate) enum Counted {
     AcceptorsCrashed,
     AcceptorsRefused,
+    AcceptorsStopped,
     AllAcceptorsCrashed,
     AnswersAboveOne,
     BlankAcceptorsMet,
@@ -35,11 +36,13 @@ pub(crate) enum Counted {
     GroupsReadableUnanswered,
     GroupsUnanswered,
     HandedOver,
+    HolesClosed,
     LeadersHalfCut,
     LearnersRestarted,
     LinksFlapped,
     LinksReopened,
     FeedsChanged,
+    LogsEndedEarly,
     MessagesDelayed,
     MessagesDropped,
     MessagesDuplicated,
@@ -71,14 +74,16 @@ pub(crate) enum Counted {
     SlotsRepaired,
     SlotsTakenOver,
     SlotsTakenOverEmpty,
+    StatesGarbled,
     StepsDown,
     TurnedAwayForSpace,
 }
 
 impl Counted {
-    pub(crate) const ALL: [Self; 68] = [
+    pub(crate) const ALL: [Self; 72] = [
         Self::AcceptorsCrashed,
         Self::AcceptorsRefused,
+        Self::AcceptorsStopped,
         Self::AllAcceptorsCrashed,
         Self::AnswersAboveOne,
         Self::BlankAcceptorsMet,
@@ -107,11 +112,13 @@ impl Counted {
         Self::GroupsReadableUnanswered,
         Self::GroupsUnanswered,
         Self::HandedOver,
+        Self::HolesClosed,
         Self::LeadersHalfCut,
         Self::LearnersRestarted,
         Self::LinksFlapped,
         Self::LinksReopened,
         Self::FeedsChanged,
+        Self::LogsEndedEarly,
         Self::MessagesDelayed,
         Self::MessagesDropped,
         Self::MessagesDuplicated,
@@ -143,6 +150,7 @@ impl Counted {
         Self::SlotsRepaired,
         Self::SlotsTakenOver,
         Self::SlotsTakenOverEmpty,
+        Self::StatesGarbled,
         Self::StepsDown,
         Self::TurnedAwayForSpace,
     ];

@@ -1,0 +1,113 @@
+//! Disks that hold less, or something else, than what was answered: a start finds it out, and the process ends.
+//!
+//! Such an acceptor is lost like one without a disk, so only a minority meets this. Three rules are tried:
+//! - The state record has a checksum: no page and no start believes a garbled one.
+//! - The commit counter has a second place: a log that ends early is no whole log.
+//! - A start empties the log: no commit stands behind the hole that a failed sync left.
+
+use super::{
+    acceptors::{AcceptorProcess, Lost},
+    bugs::Bug,
+    network::Node,
+    statistics::Counted,
+    world::World,
+};
+
+impl AcceptorProcess {
+    /// It is lost, or will be as soon as it reads its disk.
+    pub(crate) fn is_as_good_as_lost(&self) -> bool {
+        self.lost.is_some() || self.disk.garbled || self.lacks_commits()
+    }
+
+    /// The disk holds fewer commits than were answered.
+    fn lacks_commits(&self) -> bool {
+        self.disk.commit_counter < self.counter_file
+    }
+}
+
+impl World<'_> {
+    /// A bit flips in the state record: every vote seems to be chosen. The next commit writes the record again.
+    pub(crate) fn garble_state(&mut self, acceptor: usize, goes_on: bool) {
+        let disk = &mut self.acceptors[acceptor].disk;
+        let voted_to = disk.voted_to();
+        if voted_to <= disk.chosen_to {
+            return;
+        }
+        disk.garbled = true;
+        disk.chosen_to = voted_to;
+        self.statistics.count(Counted::StatesGarbled);
+        self.note(|| format!("acceptor {acceptor}'s state record is garbled"));
+        if !goes_on {
+            self.crash(Node::Acceptor(acceptor));
+        }
+    }
+
+    /// A bit flips in the log: what the disk holds ends at an earlier commit.
+    pub(crate) fn end_log_early(&mut self, acceptor: usize) {
+        let Some(copy) = self.acceptors[acceptor].copy.clone() else {
+            return;
+        };
+        if copy.commit_counter >= self.acceptors[acceptor].disk.commit_counter {
+            return;
+        }
+        self.statistics.count(Counted::LogsEndedEarly);
+        self.note(|| {
+            format!(
+                "acceptor {acceptor}'s log ends at commit {}",
+                copy.commit_counter.get()
+            )
+        });
+        self.crash(Node::Acceptor(acceptor));
+        self.acceptors[acceptor].disk = copy;
+    }
+
+    /// A sync failed: on the disk itself there is a hole from here on, though the kernel shows what was written.
+    pub(crate) fn leave_hole(&mut self, acceptor: usize) {
+        let process = &mut self.acceptors[acceptor];
+        process.hole = Some(Box::new(process.disk.clone()));
+    }
+
+    /// Power loss takes what stands behind a hole. The second counter's syncs may have failed like the others.
+    pub(crate) fn fall_into_hole(&mut self, acceptor: usize) {
+        let process = &mut self.acceptors[acceptor];
+        if let Some(hole) = process.hole.take() {
+            process.disk = *hole;
+            process.counter_file = process.disk.commit_counter;
+            self.note(|| format!("acceptor {acceptor} loses what stood behind a hole"));
+        }
+    }
+
+    /// What a start does first: whether it may go on. It empties the log, which closes every hole.
+    pub(crate) fn start_is_refused(&mut self, acceptor: usize) -> bool {
+        if self.finds_garbled_state(acceptor) {
+            return true;
+        }
+        let process = &mut self.acceptors[acceptor];
+        if process.lacks_commits() && !self.tampering.has(Bug::EarlyEndOfLogTakenForWhole) {
+            self.stops(acceptor);
+            return true;
+        }
+        if process.hole.is_some() && !self.tampering.has(Bug::StartDoesNotCheckpoint) {
+            process.hole = None;
+            self.statistics.count(Counted::HolesClosed);
+        }
+        false
+    }
+
+    /// Whether whoever reads the disk now finds that its state record is garbled: then the process ends.
+    pub(crate) fn finds_garbled_state(&mut self, acceptor: usize) -> bool {
+        let found = self.acceptors[acceptor].disk.garbled && !self.tampering.has(Bug::GarbledStateBelieved);
+        if found {
+            self.stops(acceptor);
+        }
+        found
+    }
+
+    /// The process ends, and never starts again.
+    fn stops(&mut self, acceptor: usize) {
+        self.crash(Node::Acceptor(acceptor));
+        self.acceptors[acceptor].lost.get_or_insert(Lost::Stopped);
+        self.statistics.count(Counted::AcceptorsStopped);
+        self.note(|| format!("acceptor {acceptor} finds its disk damaged, and stays stopped"));
+    }
+}
