@@ -4,6 +4,7 @@
 
 pub mod process;
 pub mod run;
+pub mod story;
 
 use bytes::Bytes;
 use paxos_common::paxos::{

@@ -1,0 +1,270 @@
+//! What a directory holds after votes, and how a start on damaged files of it is judged.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use paxos_acceptor::store::{Opened, Page, Reader as _, Store as _, StoreError, sqlite::SqliteStore};
+use paxos_common::{
+    exit::{Exit, Failure},
+    paxos::{
+        acceptor::Held,
+        identity::{AcceptorUuid, CommitCounter, RunNumber},
+        message::Row,
+        quorum::Configuration,
+        slot::Slot,
+    },
+};
+use sqlx::{AssertSqlSafe, Connection as _};
+
+use super::{
+    accept,
+    run::{Run, open},
+    value,
+};
+
+pub const DATABASE: &str = "acceptor.db";
+pub const LOG: &str = "acceptor.db-wal";
+pub const COMMITS: &str = "COMMITS";
+pub const FILES: [&str; 3] = [DATABASE, LOG, COMMITS];
+
+/// The files of a directory at one moment, as the end of a process leaves them.
+#[derive(Clone)]
+pub struct Files(pub BTreeMap<&'static str, Vec<u8>>);
+
+impl Files {
+    pub fn of(directory: &Path) -> Self {
+        let read = |name| Some((name, fs::read(directory.join(name)).ok()?));
+        Self(FILES.into_iter().filter_map(read).collect())
+    }
+
+    pub fn put_into(&self, directory: &Path) {
+        for name in FILES.into_iter().chain(["acceptor.db-shm"]) {
+            let _ = fs::remove_file(directory.join(name));
+        }
+        for (name, bytes) in &self.0 {
+            fs::write(directory.join(name), bytes).unwrap();
+        }
+    }
+
+    pub fn with(&self, name: &'static str, change: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let mut changed = self.clone();
+        change(changed.0.get_mut(name).unwrap());
+        changed
+    }
+
+    pub fn without(&self, name: &'static str) -> Self {
+        let mut changed = self.clone();
+        changed.0.remove(name).unwrap();
+        changed
+    }
+
+    /// This database and `COMMITS` with another file of another time.
+    pub fn with_that_of(&self, name: &'static str, other: &Self) -> Self {
+        let mut changed = self.clone();
+        changed.0.insert(name, other.0[name].clone());
+        changed
+    }
+}
+
+/// What was answered at one moment.
+#[derive(Clone)]
+pub struct Answered {
+    pub rows: Vec<Row>,
+    pub counter: CommitCounter,
+    pub promised: u64,
+    pub voted_to: Slot,
+    pub chosen_to: Slot,
+}
+
+/// Votes as a leader asks for them, with a promise and a witness among them.
+pub struct Story {
+    pub directory: tempfile::TempDir,
+    pub run: Run<SqliteStore>,
+    pub votes: u64,
+}
+
+impl Story {
+    pub async fn begin() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut run = Run::begin(&directory.path().to_owned(), 1).await;
+        let members = [
+            run.opened.recovered.uuid,
+            AcceptorUuid::from_u128(77),
+            AcceptorUuid::from_u128(78),
+        ];
+        let members = members.map(|uuid| (uuid, format!("http://a:{uuid}").into()));
+        run.form_as(&Configuration::new(members, 2, 2).unwrap()).await;
+        run.prepare(3).await;
+        Self {
+            directory,
+            run,
+            votes: 0,
+        }
+    }
+
+    /// Some commits: each a vote, with a watermark three slots behind. The first writes a witness too.
+    pub async fn vote(&mut self, votes: u64) {
+        let mut group = self.run.core.group();
+        let heard = CommitCounter::new(self.votes + 1);
+        let witness = (AcceptorUuid::from_u128(77), RunNumber::from_random(9), heard);
+        self.run.core.witness(&mut group, [witness]);
+        self.run.commit(group).await;
+        for _ in 0..votes {
+            let at = self.votes;
+            self.votes += 1;
+            let accept = accept(3, at.saturating_sub(3), [(at, value(&format!("value {at}")))]);
+            self.run.accept(accept).await;
+        }
+    }
+
+    /// As a process that is killed now leaves it.
+    pub async fn killed(&self) -> (Files, Answered) {
+        let (rows, page) = self.run.read(0).await;
+        let answered = Answered {
+            rows,
+            counter: self.run.core.stamp().commit_counter,
+            promised: page.promised.round(),
+            voted_to: page.voted_to,
+            chosen_to: page.chosen_to,
+        };
+        (Files::of(self.directory.path()), answered)
+    }
+
+    pub async fn closed(self) -> (Files, Answered) {
+        let (files, answered, _) = self.stopped().await;
+        (files, answered)
+    }
+}
+
+/// How a start ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// With a text.
+    Refused(String),
+    /// With so many rows unknown.
+    Sound(usize),
+}
+
+pub async fn all_pages(store: &SqliteStore) -> Result<(Vec<Row>, Page), StoreError> {
+    let (reader, mut from, mut rows) = (store.reader(), Slot::ZERO, Vec::new());
+    loop {
+        let mut page = reader.page(from).await?;
+        assert!(page.last || page.next > from, "a page that gets nowhere");
+        rows.append(&mut page.rows);
+        if page.last {
+            return Ok((rows, page));
+        }
+        from = page.next;
+    }
+}
+
+/// Starts on these files and reads everything: refused with 74 or 78 and a text, or everything answered is there or
+/// unknown, and nothing is older.
+pub async fn judge(scratch: &Path, files: &Files, answered: &Answered, what: &str) -> End {
+    files.put_into(scratch);
+    let refused = |error: StoreError| {
+        let failure = Failure::from(error);
+        let text = failure.to_string();
+        assert!(
+            matches!(failure.code, Exit::Storage | Exit::Refused),
+            "{what}: {text}"
+        );
+        assert!(
+            text.contains(DATABASE) || text.contains(COMMITS),
+            "{what}: {text}"
+        );
+        End::Refused(text)
+    };
+    let (store, opened) = match open(scratch, 2).await {
+        Ok(opened) => opened,
+        Err(error) => return refused(error),
+    };
+    let recovered = &opened.recovered;
+    assert!(recovered.commit_counter > answered.counter, "{what}: older");
+    assert_eq!(recovered.promised.round(), answered.promised, "{what}");
+    assert_eq!(
+        (recovered.voted_to, recovered.chosen_to),
+        (answered.voted_to, answered.chosen_to),
+        "{what}"
+    );
+    let read = all_pages(&store).await;
+    let unknown_open = held_is_sound(&opened, answered, what);
+    store.close().await;
+    let (rows, _) = match read {
+        Ok(read) => read,
+        Err(error) => return refused(error),
+    };
+    assert_eq!(rows.len(), answered.rows.len(), "{what}: {rows:?}");
+    let mut unknown = 0;
+    for (row, expected) in rows.iter().zip(&answered.rows) {
+        assert_eq!(row.slot, expected.slot, "{what}");
+        match &row.accepted {
+            Some(_) => assert_eq!(row.accepted, expected.accepted, "{what}"),
+            None => unknown += 1,
+        }
+    }
+    assert!(unknown >= unknown_open);
+    End::Sound(unknown)
+}
+
+/// The rows that recovery hands to the core; returns how many are unknown.
+pub fn held_is_sound(opened: &Opened, answered: &Answered, what: &str) -> usize {
+    let held = &opened.recovered.rows;
+    let open = answered.rows.iter().filter(|row| row.slot >= answered.chosen_to);
+    let mut unknown = 0;
+    for row in open {
+        let (ballot, value) = row.accepted.as_ref().unwrap();
+        match held.get(&row.slot) {
+            Some(Held::Unknown) => unknown += 1,
+            found => assert_eq!(
+                found,
+                Some(&Held::Accepted(*ballot, value.fingerprint())),
+                "{what}"
+            ),
+        }
+    }
+    unknown
+}
+
+pub fn assert_refused(end: &End, parts: &[&str]) {
+    let End::Refused(text) = end else {
+        panic!("not refused: {parts:?}")
+    };
+    for part in parts
+        .iter()
+        .chain(&["must not vote any more", "put all files of the directory back"])
+    {
+        assert!(text.contains(part), "{part:?} is not in {text:?}");
+    }
+}
+
+impl Story {
+    /// Its files after an orderly stop, and the directory to go on in.
+    pub async fn stopped(self) -> (Files, Answered, tempfile::TempDir) {
+        let (_, answered) = self.killed().await;
+        let Self { directory, run, .. } = self;
+        run.store.close().await;
+        (Files::of(directory.path()), answered, directory)
+    }
+
+    pub async fn on(directory: tempfile::TempDir) -> Self {
+        let run = Run::begin(&directory.path().to_owned(), 2).await;
+        let votes = run.core.voted_to().get();
+        Self {
+            directory,
+            run,
+            votes,
+        }
+    }
+}
+
+pub async fn change_by_sql(directory: &Path, sql: &str) {
+    let mut connection = paxos_common::sqlite::open_writer(&directory.join(DATABASE), 700)
+        .await
+        .unwrap();
+    let done = sqlx::query(AssertSqlSafe(sql.to_owned()))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    assert!(done.rows_affected() > 0, "{sql}");
+    connection.close().await.unwrap();
+}

@@ -1,0 +1,164 @@
+//! A file of schema version 1, and what becomes of it.
+#![allow(clippy::unwrap_used, reason = "only tests")]
+
+mod support;
+
+use std::{fs, path::Path};
+
+use paxos_acceptor::store::{Reader as _, Store as _};
+use paxos_common::{
+    paxos::{
+        identity::{AcceptorUuid, CommitCounter, RunNumber},
+        message::Row,
+        quorum::Configuration,
+    },
+    sqlite::checksum,
+};
+use paxos_proto::v1 as pb;
+use prost::Message as _;
+use sqlx::{AssertSqlSafe, Connection as _};
+use support::{
+    ballot,
+    run::open,
+    slot,
+    story::{Answered, COMMITS, DATABASE, End, Files, assert_refused, change_by_sql, judge},
+    value,
+};
+
+/// A file as the first release wrote it: schema version 1, with checksums of its own.
+async fn write_version_1(directory: &Path) -> Answered {
+    let uuid = AcceptorUuid::from_u128(41);
+    let configuration = Configuration::new([(uuid, "http://a:1".into())], 1, 1).unwrap();
+    let rows: Vec<Row> = [(0, 3), (1, 3), (2, 3), (4, 3)]
+        .map(|(at, round)| Row {
+            slot: slot(at),
+            accepted: Some((ballot(round), value(&format!("value {at}")))),
+        })
+        .to_vec();
+    let mut connection = paxos_common::sqlite::open_writer(&directory.join(DATABASE), 700)
+        .await
+        .unwrap();
+    let schema = format!(
+        "{}; PRAGMA application_id = {}; PRAGMA user_version = 1;",
+        include_str!("schema-1.sql"),
+        0x7061_7841
+    );
+    sqlx::raw_sql(AssertSqlSafe(schema))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let bytes = uuid.to_bytes();
+    let number = |number: u64| number.to_le_bytes();
+    sqlx::query("INSERT INTO identity VALUES (0, ?, 'a1', ?)")
+        .bind(bytes.to_vec())
+        .bind(checksum(&[&bytes, b"a1"]))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let promised = ballot(3);
+    let sum = checksum(&[
+        &bytes,
+        &number(9),
+        &number(3),
+        &number(promised.proposer().get()),
+        b"http://p:1",
+        &number(2),
+        &number(0),
+    ]);
+    sqlx::query("INSERT INTO state VALUES (0, 9, 3, ?, 'http://p:1', 2, 0, ?)")
+        .bind(promised.proposer().get().cast_signed())
+        .bind(sum)
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let encoded = pb::Configuration::from(&configuration).encode_to_vec();
+    sqlx::query("INSERT INTO membership VALUES (0, 1, ?, ?)")
+        .bind(encoded.clone())
+        .bind(checksum(&[&bytes, &1i64.to_le_bytes(), &encoded]))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    for sql in [
+        "INSERT INTO run (number, ended) VALUES (51, 4), (52, NULL)",
+        "INSERT INTO witness VALUES (zeroblob(16), 6, 7)",
+        "INSERT INTO promise (round, proposer, address, wall_time_ms) VALUES (3, 7, 'http://p:1', 5)",
+    ] {
+        sqlx::query(sql).execute(&mut connection).await.unwrap();
+    }
+    let cluster = configuration.cluster_id();
+    for row in &rows {
+        let (ballot, value) = row.accepted.as_ref().unwrap();
+        let parts: [&[u8]; 6] = [
+            cluster.as_bytes(),
+            &bytes,
+            &number(row.slot.get()),
+            &number(ballot.round()),
+            &number(ballot.proposer().get()),
+            value.as_bytes(),
+        ];
+        sqlx::query("INSERT INTO vote VALUES (?, ?, ?, ?, ?, ?)")
+            .bind(row.slot.get().cast_signed())
+            .bind(ballot.round().cast_signed())
+            .bind(ballot.proposer().get().cast_signed())
+            .bind(value.as_bytes().to_vec())
+            .bind(String::from_utf8(value.traceparent().to_vec()).unwrap())
+            .bind(checksum(&parts))
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    }
+    connection.close().await.unwrap();
+    Answered {
+        rows,
+        counter: CommitCounter::new(9),
+        promised: 3,
+        voted_to: slot(5),
+        chosen_to: slot(2),
+    }
+}
+
+#[tokio::test]
+async fn file_of_version_1_is_upgraded_and_protected_from_then_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let answered = write_version_1(directory.path()).await;
+    let old = Files::of(directory.path());
+    assert!(!old.0.contains_key(COMMITS));
+    assert_eq!(
+        judge(directory.path(), &old, &answered, "version 1").await,
+        End::Sound(0)
+    );
+    let (store, opened) = open(directory.path(), 3).await.unwrap();
+    assert_eq!(
+        opened
+            .past_runs
+            .iter()
+            .map(|(run, ended)| (run.get(), ended.get()))
+            .collect::<Vec<_>>(),
+        [(51, 4), (52, 9), (2, 10)]
+    );
+    let heard = opened
+        .witnesses
+        .heard(AcceptorUuid::from_u128(0), RunNumber::from_random(6));
+    assert_eq!(heard, Some(CommitCounter::new(7)));
+    assert_eq!(store.reader().promises(9).await.unwrap().len(), 1);
+    store.close().await;
+    let answered = Answered {
+        counter: CommitCounter::new(11),
+        ..answered
+    };
+    let new = Files::of(directory.path());
+    let end = judge(directory.path(), &new.without(COMMITS), &answered, "no counter").await;
+    assert_refused(&end, &["COMMITS is missing"]);
+    // A crash before the first commit of the new version: the counter knows of none yet.
+    let between = old.with_that_of(DATABASE, &new);
+    let end = judge(directory.path(), &between, &answered, "no counter").await;
+    assert_refused(&end, &["COMMITS is missing"]);
+
+    // What version 1 could verify is verified before, and a refused file stays as it was.
+    old.put_into(directory.path());
+    change_by_sql(directory.path(), "UPDATE state SET promised_round = 2").await;
+    let garbled = Files::of(directory.path());
+    let end = judge(directory.path(), &garbled, &answered, "garbled").await;
+    assert_refused(&end, &["(state)"]);
+    assert!(fs::read(directory.path().join(DATABASE)).unwrap() == garbled.0[DATABASE]);
+}
