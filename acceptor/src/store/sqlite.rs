@@ -130,7 +130,12 @@ impl SqliteStore {
         let opened = Self::open_file(directory, &file, name, run).await;
         opened.map_err(|error| match error.of_file(&file) {
             StoreError::Sqlite(source) => StoreError::Unusable { file, source },
-            error => error,
+            error @ (StoreError::Damaged(_)
+            | StoreError::File { .. }
+            | StoreError::Malformed { .. }
+            | StoreError::Unusable { .. }
+            | StoreError::Busy(_)
+            | StoreError::OtherAcceptor { .. }) => error,
         })
     }
 
