@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::{
     client::ClientConfig,
     error::Cause,
+    stall::Leader,
     status::{Acceptors, ClusterStatus},
 };
 
@@ -23,6 +24,10 @@ const SEARCH_PATIENCE: Duration = Duration::from_secs(1);
 const SHUN: Duration = Duration::from_secs(2);
 /// A peer whose last report is older is tried after the others.
 const REPORT_FRESH_MS: u64 = 5_000;
+/// A live peer reports several times in that time; one that does not may have stopped.
+const REPORT_RECENT_MS: u64 = 1_000;
+/// An acceptor that has not answered by then is left out when the leader is asked for.
+const LEADER_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Finds addresses, best first.
 #[derive(Debug)]
@@ -50,6 +55,14 @@ impl Directory {
     /// Nobody is known; says why.
     pub(crate) async fn proposers(&self) -> Result<Vec<Address>, Cause> {
         self.search(Role::Proposer, &self.proposers).await
+    }
+
+    /// The leader, as a majority of the acceptors report it; `None` when they name none.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    pub(crate) async fn leader(&self) -> Option<Leader> {
+        leader(&self.acceptors.status(LEADER_PATIENCE, |_| true).await)
     }
 
     /// Learners to try, in order; spread, so that clients do not all choose the same.
@@ -113,8 +126,36 @@ impl Directory {
     }
 }
 
-/// The peers of a role that any acceptor names: a leading one first, then those heard of lately, else in any order.
+/// The proposer that leads at the highest ballot, of those heard of lately. A leader that was replaced while it was
+/// paused still counts as leading in its last report, at a lower ballot.
+fn leader(status: &ClusterStatus) -> Option<Leader> {
+    let peers = status.answers().flat_map(|answer| &answer.attached);
+    let leading = peers.filter_map(|AttachedPeer { report, age_ms }| {
+        let report = report.as_ref().filter(|_| *age_ms < REPORT_FRESH_MS)?;
+        let Some(Progress::Proposer(progress)) = report
+            .progress
+            .as_ref()
+            .filter(|_| report.role() == Role::Proposer)
+        else {
+            return None;
+        };
+        let ballot = progress.ballot.unwrap_or_default();
+        let leader = Leader {
+            address: report.address.parse().ok()?,
+            process: report.peer,
+        };
+        progress
+            .leading
+            .then_some(((ballot.round, ballot.proposer), leader))
+    });
+    leading
+        .max_by_key(|(ballot, _)| *ballot)
+        .map(|(_, leader)| leader)
+}
+
+/// The peers of a role that any acceptor names: the leader first, then those heard of lately, in any order.
 fn attached(status: &ClusterStatus, role: Role) -> Vec<Address> {
+    let leader = leader(status).map(|leader| leader.address);
     let mut peers: HashMap<Address, (bool, bool)> = HashMap::new();
     for AttachedPeer { report, age_ms } in status.answers().flat_map(|answer| &answer.attached) {
         let Some(report) = report.as_ref().filter(|report| report.role() == role) else {
@@ -123,14 +164,13 @@ fn attached(status: &ClusterStatus, role: Role) -> Vec<Address> {
         let Ok(address) = report.address.parse() else {
             continue;
         };
-        let leads = matches!(&report.progress, Some(Progress::Proposer(progress)) if progress.leading);
-        let (fresh, leading) = peers.entry(address).or_default();
+        let (fresh, recent) = peers.entry(address).or_default();
         *fresh |= *age_ms < REPORT_FRESH_MS;
-        *leading |= leads;
+        *recent |= *age_ms < REPORT_RECENT_MS;
     }
     let mut peers: Vec<_> = peers.into_iter().collect();
     peers.shuffle(&mut rand::rng());
-    peers.sort_by_key(|(_, (fresh, leading))| (!*fresh, !*leading));
+    peers.sort_by_key(|(address, (fresh, recent))| (!*fresh, leader.as_ref() != Some(address), !*recent));
     peers.into_iter().map(|(address, _)| address).collect()
 }
 
@@ -202,6 +242,26 @@ mod tests {
             .collect();
         assert_eq!(found, ["http://leader:1", "http://standby:1", "http://silent:1"]);
         assert!(attached(&status, Role::Learner).is_empty());
+    }
+
+    #[test]
+    fn leader_is_the_one_at_the_highest_ballot_though_a_paused_one_still_counts_itself() {
+        let at_round = |mut peer: AttachedPeer, round| {
+            let report = peer.report.as_mut().unwrap();
+            let Some(Progress::Proposer(progress)) = &mut report.progress else {
+                panic!("it is a proposer")
+            };
+            progress.ballot = Some(paxos_proto::v1::Ballot { round, proposer: 1 });
+            peer
+        };
+        let status = status(vec![
+            at_round(proposer("http://paused:1", true, 700), 4),
+            at_round(proposer("http://leader:1", true, 20), 5),
+            at_round(proposer("http://standby:1", false, 20), 6),
+            at_round(proposer("http://gone:1", true, 60_000), 7),
+        ]);
+        assert_eq!(leader(&status).unwrap().address.as_str(), "http://leader:1");
+        assert_eq!(attached(&status, Role::Proposer)[0].as_str(), "http://leader:1");
     }
 
     #[tokio::test]

@@ -22,6 +22,7 @@ use crate::{
     learners::Learners,
     limits,
     session::Sessions,
+    stall::Judge,
     status::ClusterStatus,
     stream::{Sending, Submission},
     subscription::Subscription,
@@ -74,14 +75,16 @@ impl Client {
         let directory = Arc::new(Directory::new(config));
         let (queue, submissions) = mpsc::channel(QUEUE_MAX);
         let obstacle = Obstacle::default();
+        let judge = Arc::new(Judge::new(directory.clone()));
         let courier = Courier {
             directory: directory.clone(),
+            judge: judge.clone(),
             queue: submissions,
             obstacle: obstacle.clone(),
         };
         tokio::spawn(courier.run());
         Ok(Self {
-            unary: Arc::new(Unary::new(directory.clone())),
+            unary: Arc::new(Unary::new(directory.clone(), judge)),
             learners: Arc::new(Learners::new(directory.clone())),
             sessions: Arc::default(),
             tracer: Tracer::global(),

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use paxos_common::peer::Backoff;
 use tokio::{
     sync::mpsc,
@@ -14,6 +15,7 @@ use tokio::{
 use crate::{
     address::Directory,
     error::Cause,
+    stall::Judge,
     stream::{Arrival, ProposeStream, Submission},
 };
 
@@ -22,6 +24,8 @@ use crate::{
 pub(crate) const QUEUE_MAX: usize = 1024;
 /// Pauses before the next search for a proposer, from the shortest to the longest.
 const ROUND_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// A proposer that has not opened the stream by then gets a rival: the next one is tried beside it.
+const OPEN_HEAD_START: Duration = Duration::from_millis(250);
 /// How often a stream is checked for being stuck.
 const STUCK_CHECK: Duration = Duration::from_millis(500);
 
@@ -41,6 +45,7 @@ impl Obstacle {
 
 pub(crate) struct Courier {
     pub(crate) directory: Arc<Directory>,
+    pub(crate) judge: Arc<Judge>,
     pub(crate) queue: mpsc::Receiver<Submission>,
     pub(crate) obstacle: Obstacle,
 }
@@ -57,9 +62,9 @@ impl Courier {
             let Some(proven) = self.serve(&mut stream, &mut pause).await else {
                 return;
             };
-            self.directory.shun(&stream.address);
+            self.directory.shun(&stream.suspect.address);
             // Those whose commands were sent on the stream that is left still get its answers.
-            tokio::spawn(stream.drain());
+            tokio::spawn(stream.drain(self.judge.clone()));
             // A proposer that served and stops is succeeded by another at once: no use in waiting.
             if !proven {
                 sleep(pause.next_delay()).await;
@@ -87,16 +92,26 @@ impl Courier {
 
     async fn open_any(&self) -> Result<ProposeStream, Cause> {
         let mut last = Cause::unavailable("no proposer is known");
-        for address in self.directory.proposers().await? {
-            match ProposeStream::open(address.clone()).await {
-                Ok(stream) => return Ok(stream),
-                Err(cause) => {
-                    self.directory.shun(&address);
-                    last = cause;
-                }
+        let mut candidates = self.directory.proposers().await?.into_iter();
+        let mut opening = FuturesUnordered::new();
+        loop {
+            if let Some(address) = candidates.next() {
+                opening.push(async move { (address.clone(), ProposeStream::open(address).await) });
+            }
+            tokio::select! {
+                // Cancel safe: a stream that opens late is dropped, and no command was handed to it.
+                Some((address, opened)) = opening.next() => match opened {
+                    Ok(stream) => return Ok(stream),
+                    Err(cause) => {
+                        self.directory.shun(&address);
+                        last = cause;
+                    }
+                },
+                // Cancel safe: a timer.
+                () = sleep(OPEN_HEAD_START), if candidates.len() > 0 => {}
+                else => return Err(last),
             }
         }
-        Err(last)
     }
 
     /// Sends and answers until the stream should be left, and tells whether it had served; `None` when all clients are
@@ -104,6 +119,8 @@ impl Courier {
     async fn serve(&mut self, stream: &mut ProposeStream, pause: &mut Backoff) -> Option<bool> {
         let mut stuck_check = interval(STUCK_CHECK);
         stuck_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (judge, suspect, progress) = (self.judge.clone(), stream.suspect.clone(), stream.progress());
+        let mut replaced = std::pin::pin!(judge.replaced(&suspect, &progress));
         let mut proven = false;
         loop {
             tokio::select! {
@@ -117,16 +134,21 @@ impl Courier {
                     Arrival::Good if proven => {}
                     Arrival::Good => {
                         proven = true;
-                        self.directory.trust(&stream.address);
+                        self.directory.trust(&stream.suspect.address);
                         pause.reset();
                     }
                     Arrival::Helpless | Arrival::Over => return Some(proven),
                 },
                 // Cancel safe: a tick missed is a later check.
                 _ = stuck_check.tick() => if stream.is_stuck() {
-                    tracing::debug!(address = %stream.address, "proposer owes answers, trying another");
+                    tracing::debug!(address = %stream.suspect.address, "proposer owes answers, trying another");
                     return Some(proven);
                 },
+                // Not cancelled by the other arms: it is polled on.
+                () = &mut replaced => {
+                    stream.give_up();
+                    return Some(true);
+                }
             }
         }
     }

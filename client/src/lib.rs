@@ -41,6 +41,10 @@
 //! certain that nothing was ordered. When it is not, the call ends in [`ProposeError::OutcomeUnknown`] and nothing is
 //! sent again: a second attempt could take effect twice.
 //!
+//! A proposer that falls silent is probed within a quarter of a second. When the probe is not answered either, and the
+//! acceptors name another leader, the library goes on there; commands without a session that were in flight end in
+//! `OutcomeUnknown` at once. A proposer that is slow answers the probe and is waited for.
+//!
 //! Reads are spread over the learners, and go on with another when one does not answer. They contact no proposer.
 //!
 //! # Traces
@@ -60,6 +64,7 @@ mod learners;
 mod limits;
 mod registers;
 mod session;
+mod stall;
 mod status;
 mod stream;
 mod subscription;

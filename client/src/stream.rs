@@ -28,6 +28,7 @@ use crate::{
     Version,
     client::version_of,
     error::{Cause, Failed},
+    stall::{Judge, Progress, Suspect, process_at},
 };
 
 /// Commands sent and not answered on one stream: several times what saturates a leader, and a bound for both sides.
@@ -90,14 +91,14 @@ pub(crate) enum Arrival {
 /// An open stream to one proposer.
 #[derive(Debug)]
 pub(crate) struct ProposeStream {
-    pub(crate) address: Address,
+    pub(crate) suspect: Suspect,
     requests: mpsc::Sender<ProposeStreamRequest>,
     responses: Streaming<ProposeStreamResponse>,
     in_flight: HashMap<u64, oneshot::Sender<Result<Version, Failed>>>,
     last_tag: u64,
     last_deadline: Instant,
-    /// The last answer, or when the stream began to owe one.
-    heard_at: Instant,
+    /// The last answer, or when the stream began to owe one; nothing while it owes none.
+    progress: Arc<Progress>,
 }
 
 impl ProposeStream {
@@ -112,25 +113,29 @@ impl ProposeStream {
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         // As many as can be in flight, so that there is always room: a request waits here only while it is in flight.
         let (requests, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
-        let responses = match timeout(
+        let mut asking = client.clone();
+        let opening = timeout(
             OPEN_PATIENCE,
             client.propose_stream(ReceiverStream::new(outgoing)),
-        )
-        .await
-        {
+        );
+        // Together: both take one round trip. A proposer that opens the stream and gives no number is known by address.
+        let (opened, process) = tokio::join!(opening, process_at(&mut asking));
+        let responses = match opened {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return Err(Cause::from(&status).at(&address)),
             Err(_elapsed) => return Err(Cause::deadline().at(&address)),
         };
-        let now = Instant::now();
         Ok(Self {
-            address,
+            suspect: Suspect {
+                address,
+                process: process.unwrap_or_default(),
+            },
             requests,
             responses,
             in_flight: HashMap::new(),
             last_tag: 0,
-            last_deadline: now,
-            heard_at: now,
+            last_deadline: Instant::now(),
+            progress: Arc::default(),
         })
     }
 
@@ -140,7 +145,19 @@ impl ProposeStream {
 
     /// Whether the proposer owes answers and has given none for too long.
     pub(crate) fn is_stuck(&self) -> bool {
-        !self.in_flight.is_empty() && self.heard_at.elapsed() > ANSWER_PATIENCE
+        let since = self.progress.since();
+        since.is_some_and(|since| since.elapsed() > ANSWER_PATIENCE)
+    }
+
+    /// What shows whether answers come; for [`Judge::replaced`].
+    pub(crate) fn progress(&self) -> Arc<Progress> {
+        self.progress.clone()
+    }
+
+    /// Gives up what is in flight: the proposer is silent, and another one leads. Whether the commands were ordered is
+    /// unknown.
+    pub(crate) fn give_up(&mut self) {
+        self.fail_all(&self.suspect.replaced(), Failed::OutcomeUnknown);
     }
 
     /// Sends a command, unless its caller withdrew it or its time is over.
@@ -170,12 +187,12 @@ impl ProposeStream {
         if self.requests.try_send(request).is_err() {
             // The stream is gone, and the request with it, unsent. An answer that nobody waits for is no loss.
             let _ = answer.send(Err(Failed::NotProposed(
-                Cause::unavailable("the stream broke").at(&self.address),
+                Cause::unavailable("the stream broke").at(&self.suspect.address),
             )));
             return;
         }
         if self.in_flight.is_empty() {
-            self.heard_at = now;
+            self.progress.set(Some(now));
         }
         self.last_tag += 1;
         self.last_deadline = self.last_deadline.max(deadline);
@@ -190,10 +207,8 @@ impl ProposeStream {
         let response = match self.responses.message().await {
             Ok(Some(response)) => response,
             Ok(None) => {
-                self.fail_all(
-                    &Cause::unavailable("the proposer closed the stream"),
-                    Failed::OutcomeUnknown,
-                );
+                let cause = Cause::unavailable("the proposer closed the stream").at(&self.suspect.address);
+                self.fail_all(&cause, Failed::OutcomeUnknown);
                 return Arrival::Over;
             }
             Err(status) => {
@@ -204,11 +219,10 @@ impl ProposeStream {
                 } else {
                     Failed::OutcomeUnknown
                 };
-                self.fail_all(&Cause::from(&status), failed);
+                self.fail_all(&Cause::from(&status).at(&self.suspect.address), failed);
                 return Arrival::Over;
             }
         };
-        self.heard_at = Instant::now();
         let result = match response.answer {
             Some(Answer::Version(version)) => version_of(version).map_err(Failed::OutcomeUnknown),
             Some(Answer::Error(error)) => Err(Failed::judge(&from_proto(&error))),
@@ -224,22 +238,31 @@ impl ProposeStream {
         if let Some(answer) = self.in_flight.remove(&response.tag) {
             let _ = answer.send(result);
         }
+        self.progress.set((!self.in_flight.is_empty()).then(Instant::now));
         arrival
     }
 
-    /// Passes on what still comes for commands already sent, for as long as anybody may wait.
-    pub(crate) async fn drain(mut self) {
+    /// Passes on what still comes for commands already sent, until the last deadline, or until the proposer is
+    /// replaced.
+    pub(crate) async fn drain(mut self, judge: Arc<Judge>) {
         let until = self.last_deadline + DRAIN_GRACE;
+        let (suspect, progress) = (self.suspect.clone(), self.progress());
+        let mut replaced = std::pin::pin!(judge.replaced(&suspect, &progress));
         while !self.in_flight.is_empty() {
-            match timeout_at(until, self.arrival()).await {
-                Ok(Arrival::Good | Arrival::Helpless) => {}
-                Ok(Arrival::Over) | Err(_) => return,
+            tokio::select! {
+                // Cancel safe, as its documentation says; the timer is too.
+                arrival = timeout_at(until, self.arrival()) => match arrival {
+                    Ok(Arrival::Good | Arrival::Helpless) => {}
+                    Ok(Arrival::Over) | Err(_) => return,
+                },
+                // Not cancelled by the other arm: it is polled on.
+                () = &mut replaced => return self.give_up(),
             }
         }
     }
 
     fn fail_all(&mut self, cause: &Cause, failed: impl Fn(Cause) -> Failed) {
-        let cause = cause.clone().at(&self.address);
+        self.progress.set(None);
         for (_, answer) in self.in_flight.drain() {
             let _ = answer.send(Err(failed(cause.clone())));
         }

@@ -15,23 +15,29 @@ use crate::{
     address::Directory,
     client::version_of,
     error::{Cause, Failed},
+    stall::{Judge, Progress, Suspect, process_at},
     trace::Call,
 };
 
-type Chosen = (Address, ProposerClient<Channel>);
+type Chosen = (Suspect, ProposerClient<Channel>);
 
 #[derive(Debug)]
 pub(crate) struct Unary {
     directory: Arc<Directory>,
     /// The proposer in use; none before the first call and after a failure.
     chosen: Mutex<Option<Chosen>>,
+    /// Held by whichever call chooses; the others wait for what it finds.
+    choosing: tokio::sync::Mutex<()>,
+    judge: Arc<Judge>,
 }
 
 impl Unary {
-    pub(crate) fn new(directory: Arc<Directory>) -> Self {
+    pub(crate) fn new(directory: Arc<Directory>, judge: Arc<Judge>) -> Self {
         Self {
             directory,
             chosen: Mutex::new(None),
+            choosing: tokio::sync::Mutex::default(),
+            judge,
         }
     }
 
@@ -41,7 +47,7 @@ impl Unary {
         deadline: Instant,
         call: Call,
     ) -> Result<Version, Failed> {
-        let (address, mut client) = timeout_at(deadline, self.choose())
+        let (suspect, mut client) = timeout_at(deadline, self.choose())
             .await
             .map_err(|_elapsed| Failed::NotProposed(Cause::deadline()))?
             .map_err(Failed::NotProposed)?;
@@ -50,9 +56,22 @@ impl Unary {
             forwarded: false,
         });
         request.set_timeout(deadline.saturating_duration_since(Instant::now()));
-        call.to(&address);
+        let address = &suspect.address;
+        call.to(address);
         call.inject(&mut request);
-        let status = match timeout_at(deadline, client.propose(request)).await {
+        let progress = Progress::begun();
+        let answer = tokio::select! {
+            // Cancelled only together with the call: its outcome is then unknown.
+            answer = timeout_at(deadline, client.propose(request)) => answer,
+            // Cancel safe: it only reads.
+            () = self.judge.replaced(&suspect, &progress) => {
+                self.leave(address);
+                let cause = suspect.replaced();
+                call.answered(cause.code, &cause.message);
+                return Err(Failed::OutcomeUnknown(cause));
+            }
+        };
+        let status = match answer {
             Ok(Ok(response)) => {
                 call.answered(Code::Ok, "");
                 let version = response.into_inner().version.unwrap_or_default();
@@ -61,18 +80,18 @@ impl Unary {
             Ok(Err(status)) => status,
             Err(_elapsed) => {
                 call.answered(Code::DeadlineExceeded, "");
-                return Err(Failed::OutcomeUnknown(Cause::deadline().at(&address)));
+                return Err(Failed::OutcomeUnknown(Cause::deadline().at(address)));
             }
         };
         call.answered(status.code(), status.message());
         let failed = if never_sent(&status) {
-            Failed::NotProposed(Cause::from(&status).at(&address))
+            Failed::NotProposed(Cause::from(&status).at(address))
         } else {
             Failed::judge(&status)
         };
         let helpless = matches!(&failed, Failed::NotProposed(cause) if cause.code != Code::ResourceExhausted);
         if helpless || matches!(failed, Failed::OutcomeUnknown(_)) {
-            self.leave(&address);
+            self.leave(address);
         }
         Err(failed)
     }
@@ -81,26 +100,35 @@ impl Unary {
         if let Some(chosen) = self.chosen().clone() {
             return Ok(chosen);
         }
-        let addresses = self.directory.proposers().await?;
-        let address = addresses
-            .into_iter()
-            .next()
-            .ok_or_else(|| Cause::unavailable("no proposer is known"))?;
-        // Many calls may get here together after a failure; the first that returns serves all.
-        Ok(self
-            .chosen()
-            .get_or_insert_with(|| {
-                let client = ProposerClient::new(connect_lazy(&address))
-                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                    .max_encoding_message_size(MESSAGE_BYTES_MAX);
-                (address, client)
-            })
-            .clone())
+        let _turn = self.choosing.lock().await;
+        if let Some(chosen) = self.chosen().clone() {
+            return Ok(chosen);
+        }
+        let mut silent = None;
+        for address in self.directory.proposers().await? {
+            let mut client = ProposerClient::new(connect_lazy(&address))
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX);
+            let (process, answers) = match process_at(&mut client).await {
+                Ok(process) => (process, true),
+                Err(_silent) => (None, false),
+            };
+            let chosen = (Suspect { address, process }, client);
+            if answers {
+                *self.chosen() = Some(chosen.clone());
+                return Ok(chosen);
+            }
+            silent.get_or_insert(chosen);
+        }
+        // No proposer answers: the call itself says why.
+        let chosen = silent.ok_or_else(|| Cause::unavailable("no proposer is known"))?;
+        *self.chosen() = Some(chosen.clone());
+        Ok(chosen)
     }
 
     fn leave(&self, address: &Address) {
         self.directory.shun(address);
-        self.chosen().take_if(|(chosen, _)| chosen == address);
+        self.chosen().take_if(|(chosen, _)| chosen.address == *address);
     }
 
     fn chosen(&self) -> std::sync::MutexGuard<'_, Option<Chosen>> {

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use paxos_common::{peer::Backoff, trace::names::method};
 use paxos_proto::v1::{
     Append, Applied, Command, ConditionFailed, Duplicate, OpenSession, ResultRequest, ResultResponse,
     command::Operation, duplicate, result_request, result_response,
 };
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::{
     Client, Version,
@@ -15,19 +16,30 @@ use crate::{
     learners::Terms,
     limits,
     registers::{Current, Register, Written},
-    session::{Session, Ticket},
+    session::Session,
 };
 
-/// How long one attempt may take before the same is proposed again, first and at most: longer than a stuck proposer is
-/// kept, and doubling, so that a cluster that is slow is not asked for more and more.
-const ATTEMPT_PATIENCE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(12));
+/// Share of the time left after which the same is proposed again, 1 / this: several attempts fit before the deadline,
+/// as before the end of a tenure that is to be renewed.
+const ATTEMPT_SHARE: u32 = 4;
+/// Bounds of that time: the least, the most after the first attempt, and the most after later ones. The second doubles,
+/// so that a cluster that is slow is not asked for more and more.
+const ATTEMPT_PATIENCE: (Duration, Duration, Duration) = (
+    Duration::from_millis(250),
+    Duration::from_secs(3),
+    Duration::from_secs(12),
+);
+/// Attempts of one command without an answer.
+const ATTEMPTS_MAX: usize = 8;
 /// Pauses between attempts of one command, from the shortest to the longest.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 
 /// What became of the attempts to have a command ordered.
 struct Ordered {
     version: Version,
-    /// An earlier attempt may have been ordered too.
+    /// When the attempt that was answered was sent.
+    sent_at: Instant,
+    /// Another attempt may have been ordered too.
     repeated: bool,
 }
 
@@ -50,11 +62,12 @@ impl Client {
             )));
         };
         command.session = Some(ticket.stamp);
-        let ordered = self.order(&command, &ticket, deadline).await?;
+        let ordered = self.order(&command, deadline).await?;
+        ticket.ordered(ordered.sent_at);
         let outcome = match self.read_outcome(ordered.version, deadline).await {
             Err(Unanswered::Aborted(cause)) => {
                 self.sessions.leave(&session);
-                // An earlier attempt may have taken effect while the session lived: what it did is forgotten with it.
+                // Another attempt may have taken effect while the session lived: what it did is forgotten with it.
                 return Err(if ordered.repeated {
                     WriteError::OutcomeUnknown(cause)
                 } else {
@@ -118,52 +131,57 @@ impl Client {
             session: None,
             operation: Some(Operation::OpenSession(OpenSession {})),
         };
-        let mut attempts = Attempts::new(deadline);
-        loop {
-            let sent_at = Instant::now();
-            match self.attempt(command.clone(), attempts.next_deadline()).await {
-                Ok(version) => return Ok((version, sent_at)),
-                Err(Failed::Refused(cause)) => return Err(WriteError::Refused(cause)),
-                // One whose answer is lost is never used, and expires.
-                Err(Failed::NotProposed(cause) | Failed::OutcomeUnknown(cause)) => {
-                    if !attempts.pause().await {
-                        return Err(WriteError::NotProposed(cause));
-                    }
-                }
-            }
+        match self.order(&command, deadline).await {
+            Ok(ordered) => Ok((ordered.version, ordered.sent_at)),
+            // An opening whose answer is lost is never used, and expires.
+            Err(WriteError::OutcomeUnknown(cause)) => Err(WriteError::NotProposed(cause)),
+            Err(error) => Err(error),
         }
     }
 
-    /// Proposes the same until it is known to be ordered.
-    async fn order(
-        &self,
-        command: &Command,
-        ticket: &Ticket,
-        deadline: Instant,
-    ) -> Result<Ordered, WriteError> {
+    /// Proposes the same until it is known to be ordered. An attempt without an answer stays open while the next one
+    /// begins, so that a cluster that is slow is heard, and a proposer that hangs does not take all the time.
+    async fn order(&self, command: &Command, deadline: Instant) -> Result<Ordered, WriteError> {
         let mut attempts = Attempts::new(deadline);
-        let mut repeated = false;
+        let mut open = FuturesUnordered::new();
+        let mut next_at = Instant::now();
+        let mut unknown = false;
         loop {
-            let sent_at = Instant::now();
-            let cause = match self.attempt(command.clone(), attempts.next_deadline()).await {
-                Ok(version) => {
-                    ticket.ordered(sent_at);
-                    return Ok(Ordered { version, repeated });
+            tokio::select! {
+                biased;
+                // Cancel safe: an attempt that ended is taken out, the others stay.
+                Some((sent_at, result)) = open.next() => {
+                    let cause = match result {
+                        Ok(version) => {
+                            let repeated = unknown || !open.is_empty();
+                            return Ok(Ordered { version, sent_at, repeated });
+                        }
+                        Err(Failed::Refused(cause)) if unknown || !open.is_empty() => {
+                            return Err(WriteError::OutcomeUnknown(cause));
+                        }
+                        Err(Failed::Refused(cause)) => return Err(WriteError::Refused(cause)),
+                        Err(Failed::NotProposed(cause)) => cause,
+                        Err(Failed::OutcomeUnknown(cause)) => {
+                            unknown = true;
+                            cause
+                        }
+                    };
+                    next_at = next_at.min(Instant::now() + attempts.pause.next_delay());
+                    if open.is_empty() && next_at >= deadline {
+                        return Err(if unknown {
+                            WriteError::OutcomeUnknown(cause)
+                        } else {
+                            WriteError::NotProposed(cause)
+                        });
+                    }
                 }
-                Err(Failed::Refused(cause)) if repeated => return Err(WriteError::OutcomeUnknown(cause)),
-                Err(Failed::Refused(cause)) => return Err(WriteError::Refused(cause)),
-                Err(Failed::NotProposed(cause)) => cause,
-                Err(Failed::OutcomeUnknown(cause)) => {
-                    repeated = true;
-                    cause
+                // Cancel safe: a timer.
+                () = sleep_until(next_at), if open.len() < ATTEMPTS_MAX && next_at < deadline => {
+                    let sent_at = Instant::now();
+                    open.push(async move { (sent_at, self.attempt(command.clone(), deadline).await) });
+                    next_at = attempts.next_at(sent_at);
                 }
-            };
-            if !attempts.pause().await {
-                return Err(if repeated {
-                    WriteError::OutcomeUnknown(cause)
-                } else {
-                    WriteError::NotProposed(cause)
-                });
+                else => return Err(WriteError::NotProposed(Cause::deadline())),
             }
         }
     }
@@ -184,10 +202,10 @@ impl Client {
     }
 }
 
-/// When the attempts of one command end and begin.
+/// When the attempts of one command begin.
 struct Attempts {
     deadline: Instant,
-    patience: Duration,
+    longest: Duration,
     pause: Backoff,
 }
 
@@ -195,26 +213,17 @@ impl Attempts {
     fn new(deadline: Instant) -> Self {
         Self {
             deadline,
-            patience: ATTEMPT_PATIENCE.0,
+            longest: ATTEMPT_PATIENCE.1,
             pause: Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1),
         }
     }
 
-    /// The deadline of an attempt that begins now.
-    fn next_deadline(&mut self) -> Instant {
-        let patience = self.patience;
-        self.patience = (2 * patience).min(ATTEMPT_PATIENCE.1);
-        (Instant::now() + patience).min(self.deadline)
-    }
-
-    /// Waits before the next attempt; `false` when there is no time for another.
-    async fn pause(&mut self) -> bool {
-        let delay = self.pause.next_delay();
-        if Instant::now() + delay >= self.deadline {
-            return false;
-        }
-        sleep(delay).await;
-        true
+    /// When the attempt after one that begins at `now` begins, if that one has no answer by then.
+    fn next_at(&mut self, now: Instant) -> Instant {
+        let share = self.deadline.saturating_duration_since(now) / ATTEMPT_SHARE;
+        let patience = share.clamp(ATTEMPT_PATIENCE.0, self.longest);
+        self.longest = (2 * self.longest).min(ATTEMPT_PATIENCE.2);
+        now + patience
     }
 }
 
@@ -262,6 +271,21 @@ mod tests {
             applied_to: 10,
         };
         written(version(9), response)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_leave_time_for_others_before_a_tenure_ends_and_few_begin_in_a_long_time() {
+        let begins = |millis| {
+            let begun = Instant::now();
+            let deadline = begun + Duration::from_millis(millis);
+            let mut attempts = Attempts::new(deadline);
+            let times = std::iter::successors(Some(begun), |&at| Some(attempts.next_at(at)));
+            times.take_while(|&at| at < deadline).count()
+        };
+        // What is left of a time to live of 5 s when the first renewal begins.
+        assert!(begins(2_830) >= 6, "{}", begins(2_830));
+        assert!(begins(500) >= 2, "{}", begins(500));
+        assert!(begins(60_000) <= 20, "{}", begins(60_000));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 mod fake;
 #[path = "client/registers.rs"]
 mod registers;
+#[path = "client/stall.rs"]
+mod stall;
 
 use std::{
     sync::{

@@ -420,3 +420,18 @@ async fn watch_goes_on_with_another_learner_without_loss_or_repeats() {
     );
     assert!(wrong.next().await.is_none());
 }
+
+#[tokio::test]
+async fn write_that_gets_no_answer_is_sent_again_while_there_is_time() {
+    let (world, client, _proposer, _learner) = world(|number| match number {
+        0 => Fate::Unanswered,
+        _ => Fate::Ordered,
+    })
+    .await;
+    // What is left of a tenure of 5 s when it is renewed first.
+    let left = Duration::from_millis(2_830);
+    let written = client.put("key", "value", Condition::Always, left).await.unwrap();
+    assert!(written.is_applied());
+    let stamps = stamps(&world);
+    assert_eq!(stamps.len(), 1, "the first attempt was lost");
+}

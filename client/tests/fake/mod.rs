@@ -13,9 +13,10 @@ use paxos_client::{
     proto::{
         self, AcceptorStatusRequest, AcceptorStatusResponse, AttachRequest, AttachResponse, AttachedPeer,
         Command, FillRequest, FillResponse, ProposeRequest, ProposeResponse, ProposeStreamRequest,
-        ProposeStreamResponse, ProposerStatusRequest, ProposerStatusResponse, Role, SubscribeRequest,
-        SubscribeResponse, Version,
+        ProposeStreamResponse, ProposerProgress, ProposerStatusRequest, ProposerStatusResponse, Role,
+        SubscribeRequest, SubscribeResponse, Version,
         acceptor_server::{Acceptor, AcceptorServer},
+        attach_request::Progress,
         command::Operation,
         learner_server::{Learner, LearnerServer},
         propose_stream_response::Answer,
@@ -23,7 +24,11 @@ use paxos_client::{
     },
 };
 use paxos_common::status::{stopping, to_proto};
-use tokio::{net::TcpListener, sync::mpsc, task::AbortHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::AbortHandle,
+};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming, service::Routes, transport::Server};
 
@@ -39,6 +44,8 @@ pub enum Does {
     Fails(Status),
     /// Never answers.
     IsSilent,
+    /// Orders it when [`FakeProposer::resume`] is called, as a process on a slow disk or one that was paused.
+    OrdersLate,
     /// Breaks the stream, as a killed process does.
     Breaks,
     /// Ends the stream, as a process that stops does: what it has not answered it did not read.
@@ -50,12 +57,25 @@ pub enum Does {
 pub struct FakeProposer {
     script: Arc<dyn Fn(usize) -> Does + Send + Sync>,
     seen: Arc<Mutex<Seen>>,
+    phase: watch::Sender<Phase>,
 }
 
 #[derive(Default)]
 struct Seen {
     commands: Vec<Vec<u8>>,
     streams: usize,
+    probes: usize,
+}
+
+/// How the process is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It answers questions, and late commands not yet.
+    Slow,
+    /// It answers nothing more once it has received a command, as a process that was paused.
+    Paused,
+    /// It answers everything.
+    Resumed,
 }
 
 impl FakeProposer {
@@ -63,7 +83,29 @@ impl FakeProposer {
         Self {
             script: Arc::new(script),
             seen: Arc::default(),
+            phase: watch::Sender::new(Phase::Slow),
         }
+    }
+
+    /// Answers nothing any more from its first command on, until it is resumed.
+    pub fn paused(self) -> Self {
+        self.phase.send_replace(Phase::Paused);
+        self
+    }
+
+    /// Answers everything, also what was left open.
+    pub fn resume(&self) {
+        self.phase.send_replace(Phase::Resumed);
+    }
+
+    /// How often its status was asked for.
+    pub fn probes(&self) -> usize {
+        self.seen.lock().unwrap().probes
+    }
+
+    async fn resumed(&self) {
+        let mut phase = self.phase.subscribe();
+        phase.wait_for(|phase| *phase == Phase::Resumed).await.unwrap();
     }
 
     /// The records of all commands received.
@@ -105,6 +147,12 @@ impl Proposer for FakeProposer {
             })),
             Does::Fails(status) => Err(status),
             Does::IsSilent => std::future::pending().await,
+            Does::OrdersLate => {
+                self.resumed().await;
+                Ok(Response::new(ProposeResponse {
+                    version: Some(version(number)),
+                }))
+            }
             Does::Breaks => Err(Status::unavailable("broken")),
             Does::Stops => Err(stopping()),
         }
@@ -126,6 +174,10 @@ impl Proposer for FakeProposer {
                     Does::Orders => Answer::Version(version(number)),
                     Does::Fails(status) => Answer::Error(to_proto(&status)),
                     Does::IsSilent => continue,
+                    Does::OrdersLate => {
+                        fake.resumed().await;
+                        Answer::Version(version(number))
+                    }
                     Does::Breaks => {
                         let _ = answers.send(Err(Status::unavailable("broken"))).await;
                         return;
@@ -152,7 +204,14 @@ impl Proposer for FakeProposer {
     }
 
     async fn status(&self, _: Request<ProposerStatusRequest>) -> Reply<ProposerStatusResponse> {
-        let ordered = u64::try_from(self.seen.lock().unwrap().commands.len()).unwrap();
+        let ordered = {
+            let mut seen = self.seen.lock().unwrap();
+            seen.probes += 1;
+            u64::try_from(seen.commands.len()).unwrap()
+        };
+        if ordered > 0 && *self.phase.borrow() == Phase::Paused {
+            self.resumed().await;
+        }
         Ok(Response::new(ProposerStatusResponse {
             chosen_to: ordered,
             ..Default::default()
@@ -229,17 +288,24 @@ impl Learner for FakeLearner {
     }
 }
 
-/// A fake acceptor that only names who is attached to it.
+/// A fake acceptor that only names who is attached to it; the last proposer leads.
 pub struct FakeAcceptor {
     attached: Vec<AttachedPeer>,
 }
 
 impl FakeAcceptor {
     pub fn naming(peers: &[(Role, &Address)]) -> Self {
-        let peer = |(role, address): &(Role, &Address)| AttachedPeer {
+        let leader = peers.iter().rfind(|(role, _)| *role == Role::Proposer);
+        let peer = |peer: &(Role, &Address)| AttachedPeer {
             report: Some(AttachRequest {
-                role: (*role).into(),
-                address: address.to_string(),
+                role: peer.0.into(),
+                address: peer.1.to_string(),
+                progress: (Some(peer) == leader).then(|| {
+                    Progress::Proposer(ProposerProgress {
+                        leading: true,
+                        ..ProposerProgress::default()
+                    })
+                }),
                 ..AttachRequest::default()
             }),
             age_ms: 0,

@@ -30,6 +30,8 @@ pub enum Fate {
     AnswerLost,
     /// It is lost on the way, and nobody knows.
     Lost,
+    /// It is lost on the way, and no answer ever comes.
+    Unanswered,
     /// The proposer says so.
     Fails(Status),
 }
@@ -129,7 +131,7 @@ impl World {
     }
 
     /// `None`: the connection breaks without an answer.
-    fn propose(&self, command: Option<Command>) -> Option<Result<Version, Status>> {
+    async fn propose(&self, command: Option<Command>) -> Option<Result<Version, Status>> {
         let command = command.unwrap();
         let fate = if matches!(command.operation, Some(Operation::OpenSession(_))) {
             Fate::Ordered
@@ -146,6 +148,7 @@ impl World {
                 None
             }
             Fate::Lost => None,
+            Fate::Unanswered => std::future::pending().await,
             Fate::Fails(status) => Some(Err(status)),
         }
     }
@@ -233,7 +236,7 @@ impl State {
 #[tonic::async_trait]
 impl proposer_server::Proposer for World {
     async fn propose(&self, request: Request<ProposeRequest>) -> Reply<ProposeResponse> {
-        let answer = self.propose(request.into_inner().command);
+        let answer = self.propose(request.into_inner().command).await;
         let version = Some(answer.unwrap_or_else(|| Err(Status::unavailable("broken")))?);
         Ok(Response::new(ProposeResponse { version }))
     }
@@ -248,22 +251,21 @@ impl proposer_server::Proposer for World {
         let (world, mut requests) = (self.clone(), request.into_inner());
         tokio::spawn(async move {
             while let Ok(Some(request)) = requests.message().await {
-                let Some(answer) = world.propose(request.command) else {
-                    let _ = answers.send(Err(Status::unavailable("broken"))).await;
-                    return;
+                let (world, answers) = (world.clone(), answers.clone());
+                let answering = async move {
+                    use proto::propose_stream_response::Answer;
+                    let answer = match world.propose(request.command).await {
+                        None => return answers.send(Err(Status::unavailable("broken"))).await.is_ok(),
+                        Some(Ok(version)) => Answer::Version(version),
+                        Some(Err(status)) => Answer::Error(to_proto(&status)),
+                    };
+                    let answer = ProposeStreamResponse {
+                        tag: request.tag,
+                        answer: Some(answer),
+                    };
+                    answers.send(Ok(answer)).await.is_ok()
                 };
-                use proto::propose_stream_response::Answer;
-                let answer = match answer {
-                    Ok(version) => Answer::Version(version),
-                    Err(status) => Answer::Error(to_proto(&status)),
-                };
-                let answer = ProposeStreamResponse {
-                    tag: request.tag,
-                    answer: Some(answer),
-                };
-                if answers.send(Ok(answer)).await.is_err() {
-                    return;
-                }
+                tokio::spawn(answering);
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))

@@ -1,0 +1,205 @@
+//! Whether a proposer that owes answers and gives none has stopped, or is only slow.
+//!
+//! A slow disk or link delays answers as a stopped process does, so silence alone proves nothing. A proposer counts as
+//! replaced when a small call on a connection of its own is not answered, and the acceptors name another leader.
+
+use std::{
+    error::Error as _,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use paxos_common::peer::{Address, connect_lazy};
+use paxos_proto::v1::{ProposerStatusRequest, proposer_client::ProposerClient};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tonic::Status;
+
+use crate::{address::Directory, error::Cause};
+
+/// A proposer that owes answers and gives none for this long is asked whether it lives.
+const SILENCE: Duration = Duration::from_millis(250);
+/// Longest wait for the answer to that question. A process that runs needs a few milliseconds.
+pub(crate) const PROBE_PATIENCE: Duration = Duration::from_millis(250);
+/// Pause between two questions to one proposer.
+const PROBE_PAUSE: Duration = Duration::from_millis(250);
+/// A verdict this young is used again, so that many waiting calls share one question.
+const VERDICT_AGE: Duration = Duration::from_millis(100);
+
+/// The proposer that is waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Suspect {
+    pub(crate) address: Address,
+    /// The number of its process; `None` when the proposer did not report it.
+    pub(crate) process: Option<u64>,
+}
+
+/// Which proposer leads, as the acceptors report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Leader {
+    pub(crate) address: Address,
+    pub(crate) process: u64,
+}
+
+impl Suspect {
+    /// Whether this proposer is `leader`. Numbers are compared first: an address may be an alias.
+    fn is(&self, leader: &Leader) -> bool {
+        match self.process {
+            Some(process) => process == leader.process,
+            None => self.address == leader.address,
+        }
+    }
+
+    /// Why its commands are given up.
+    pub(crate) fn replaced(&self) -> Cause {
+        Cause::unavailable("the proposer does not answer any more, and another one leads").at(&self.address)
+    }
+}
+
+/// Asks a proposer for the number of its process.
+///
+/// # Errors
+/// The proposer cannot be reached, or does not answer within [`PROBE_PATIENCE`].
+pub(crate) async fn process_at(
+    client: &mut ProposerClient<tonic::transport::Channel>,
+) -> Result<Option<u64>, Cause> {
+    match timeout(PROBE_PATIENCE, client.status(ProposerStatusRequest {})).await {
+        Ok(Ok(response)) => Ok(Some(response.into_inner().proposer).filter(|&process| process != 0)),
+        // An error that the proposer itself sent is an answer; the transport's own errors have a source.
+        Ok(Err(status)) if status.source().is_none() => Ok(None),
+        Ok(Err(status)) => Err(Cause::from(&status)),
+        Err(_elapsed) => Err(Cause::from(&Status::deadline_exceeded(""))),
+    }
+}
+
+/// Since when a proposer owes an answer. Shared between the stream and the future that watches it.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    since: Mutex<Option<Instant>>,
+    began: Notify,
+}
+
+impl Progress {
+    /// A single call that was sent just now.
+    pub(crate) fn begun() -> Self {
+        let progress = Self::default();
+        progress.set(Some(Instant::now()));
+        progress
+    }
+
+    /// The last sign of life while answers are owed; `None` while none is.
+    pub(crate) fn set(&self, since: Option<Instant>) {
+        let before = std::mem::replace(&mut *self.lock(), since);
+        if before.is_none() && since.is_some() {
+            self.began.notify_one();
+        }
+    }
+
+    pub(crate) fn since(&self) -> Option<Instant> {
+        *self.lock()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Judges proposers; one question at a time, whatever number of calls wait.
+#[derive(Debug)]
+pub(crate) struct Judge {
+    directory: Arc<Directory>,
+    last: tokio::sync::Mutex<Option<Verdict>>,
+}
+
+#[derive(Debug)]
+struct Verdict {
+    suspect: Suspect,
+    is_replaced: bool,
+    at: Instant,
+}
+
+impl Judge {
+    pub(crate) fn new(directory: Arc<Directory>) -> Self {
+        Self {
+            directory,
+            last: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Returns once `suspect` is silent and replaced. Asks nothing while no answer is owed.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    pub(crate) async fn replaced(&self, suspect: &Suspect, progress: &Progress) {
+        loop {
+            let Some(since) = progress.since() else {
+                progress.began.notified().await;
+                continue;
+            };
+            let due = since + SILENCE;
+            if Instant::now() < due {
+                sleep_until(due).await;
+                continue;
+            }
+            if self.is_replaced(suspect).await && progress.since() == Some(since) {
+                tracing::debug!(address = %suspect.address, "proposer is silent, and another one leads");
+                return;
+            }
+            sleep(PROBE_PAUSE).await;
+        }
+    }
+
+    async fn is_replaced(&self, suspect: &Suspect) -> bool {
+        let mut last = self.last.lock().await;
+        if let Some(verdict) = &*last
+            && verdict.suspect == *suspect
+            && verdict.at.elapsed() < VERDICT_AGE
+        {
+            return verdict.is_replaced;
+        }
+        let is_replaced = self.ask(suspect).await;
+        *last = Some(Verdict {
+            suspect: suspect.clone(),
+            is_replaced,
+            at: Instant::now(),
+        });
+        is_replaced
+    }
+
+    async fn ask(&self, suspect: &Suspect) -> bool {
+        let mut client = ProposerClient::new(connect_lazy(&suspect.address));
+        match process_at(&mut client).await {
+            // Another process at the same address does not answer for the one before.
+            Ok(Some(process)) => suspect.process.is_some_and(|before| before != process),
+            Ok(None) => false,
+            Err(_silent) => {
+                let leader = self.directory.leader().await;
+                leader.is_some_and(|leader| !suspect.is(&leader))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leader_is_recognised_by_its_process_and_without_one_by_its_address() {
+        let address = |text: &str| text.parse::<Address>().unwrap();
+        let leader = Leader {
+            address: address("http://leader:7101"),
+            process: 7,
+        };
+        let suspect = |text, process| Suspect {
+            address: address(text),
+            process,
+        };
+        assert!(suspect("http://alias:1", Some(7)).is(&leader));
+        assert!(!suspect("http://leader:7101", Some(6)).is(&leader));
+        assert!(suspect("http://leader:7101", None).is(&leader));
+        assert!(!suspect("http://alias:1", None).is(&leader));
+    }
+}

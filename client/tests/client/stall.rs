@@ -1,0 +1,118 @@
+//! Proposers that fall silent: one that stopped is left once another leads, one that is slow is waited for.
+
+use super::{
+    fake::{Does, FakeAcceptor, FakeProposer, Served},
+    *,
+};
+
+/// Two proposers, of which the first is preferred, and one acceptor that says which leads.
+struct Pair {
+    first: FakeProposer,
+    second: FakeProposer,
+    client: Client,
+    _served: [Served; 3],
+}
+
+impl Pair {
+    async fn new(first: FakeProposer, first_leads: bool) -> Self {
+        let second = FakeProposer::new(|_| Does::Orders);
+        let (one, two) = (first.serve().await, second.serve().await);
+        let mut named = [(Role::Proposer, &one.address), (Role::Proposer, &two.address)];
+        if first_leads {
+            named.reverse();
+        }
+        let acceptor = FakeAcceptor::naming(&named).serve().await;
+        let client = Client::new(ClientConfig {
+            acceptors: vec![acceptor.address.clone()],
+            proposers: vec![one.address.clone(), two.address.clone()],
+            learners: Vec::new(),
+        })
+        .unwrap();
+        Self {
+            first,
+            second,
+            client,
+            _served: [one, two, acceptor],
+        }
+    }
+
+    /// Waits until the first proposer was asked this often whether it lives.
+    async fn probed(&self, times: usize) {
+        let begun = Instant::now();
+        while self.first.probes() < times {
+            assert!(begun.elapsed() < LONG, "it is not probed");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+fn told_of_another_leader(error: &ProposeError) -> bool {
+    matches!(error, ProposeError::OutcomeUnknown(cause) if cause.message.contains("another one leads"))
+}
+
+#[tokio::test]
+async fn commands_at_a_proposer_that_stopped_are_unknown_at_once_when_another_leads() {
+    let stopped = FakeProposer::new(|_| Does::OrdersLate).paused();
+    let pair = Pair::new(stopped, false).await;
+    let lost: Vec<_> = ["one", "two", "three"]
+        .map(|record| pair.client.append(record, LONG))
+        .into();
+    for lost in futures::future::join_all(lost).await {
+        let error = lost.unwrap_err();
+        assert!(told_of_another_leader(&error), "{error:?}");
+    }
+    pair.client.append("kept", LONG).await.unwrap();
+    // What was sent is not sent again, and the first is still silent.
+    assert_eq!(pair.second.received(), [b"kept".to_vec()]);
+    assert_eq!(pair.first.received().len(), 1, "it stopped at its first command");
+}
+
+#[tokio::test]
+async fn single_call_at_a_proposer_that_stopped_is_unknown_at_once_when_another_leads() {
+    let stopped = FakeProposer::new(|_| Does::OrdersLate).paused();
+    let pair = Pair::new(stopped, false).await;
+    let error = pair.client.propose_unary(append("lost"), LONG).await.unwrap_err();
+    assert!(told_of_another_leader(&error), "{error:?}");
+    pair.client.propose_unary(append("kept"), LONG).await.unwrap();
+    assert_eq!(pair.second.received(), [b"kept".to_vec()]);
+}
+
+#[tokio::test]
+async fn proposer_that_is_slow_and_answers_its_probe_is_waited_for_though_another_leads() {
+    let pair = Pair::new(FakeProposer::new(|_| Does::OrdersLate), false).await;
+    let (client, unary) = (pair.client.clone(), pair.client.clone());
+    let late = tokio::spawn(async move { client.append("late", LONG).await });
+    let late_unary = tokio::spawn(async move { unary.propose_unary(append("unary"), LONG).await });
+    pair.probed(6).await;
+    pair.first.resume();
+    late.await.unwrap().unwrap();
+    late_unary.await.unwrap().unwrap();
+    assert_eq!(pair.second.received().len(), 0);
+}
+
+#[tokio::test]
+async fn proposer_that_stopped_is_waited_for_while_no_other_leads() {
+    let stopped = FakeProposer::new(|_| Does::OrdersLate).paused();
+    let pair = Pair::new(stopped, true).await;
+    let client = pair.client.clone();
+    let late = tokio::spawn(async move { client.append("late", LONG).await });
+    pair.probed(4).await;
+    pair.first.resume();
+    late.await.unwrap().unwrap();
+    assert_eq!(pair.second.received().len(), 0);
+}
+
+#[tokio::test]
+async fn stream_is_opened_elsewhere_when_the_preferred_proposer_does_not_answer_the_opening() {
+    // Accepts connections and says nothing, as a stopped process.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stopped = fake::address_of(&listener);
+    let healthy = FakeProposer::new(|_| Does::Orders);
+    let served = healthy.serve().await;
+    let client = client_of(&[&stopped, &served.address], &[]);
+    // Less than a proposer that is slow may take to open a stream.
+    let timeout = Duration::from_millis(1_500);
+    client.append("value", timeout).await.unwrap();
+    client.propose_unary(append("value"), timeout).await.unwrap();
+    assert_eq!(healthy.received().len(), 2);
+}
