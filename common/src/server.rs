@@ -43,6 +43,11 @@ const CONNECTIONS: Limits = Limits {
 };
 /// Calls at once on one connection: several hundred unary calls in flight are a normal client.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
+/// Calls of one connection that their client gave up before the server had looked at them. A client whose deadlines pass
+/// while this process does not get to run has as many as it may have calls; a client with more is cut off.
+const PENDING_RESETS_MAX: usize = STREAMS_PER_CONNECTION_MAX as usize;
+/// Calls of one connection that this server ended because of a breach of HTTP/2, over the life of the connection.
+const ERROR_RESETS_MAX: usize = 1024;
 /// How often an open connection is probed, so that a vanished machine's connections and streams are freed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// A connection whose probe is unanswered for so long is dropped.
@@ -166,6 +171,8 @@ impl Server {
         let services = self.measured.around(services);
         let server = tonic::transport::Server::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+            .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+            .http2_max_local_error_reset_streams(Some(ERROR_RESETS_MAX))
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .serve_with_incoming_shutdown(services, incoming, shutdown.token().clone().cancelled_owned());
@@ -229,6 +236,69 @@ mod tests {
         shutdown.begin();
         running.await.unwrap().unwrap();
         drop(watch);
+    }
+
+    #[tokio::test]
+    async fn deadlines_that_pass_while_the_server_stands_still_end_no_other_call() {
+        // More than the HTTP/2 library allows by default, which is 20.
+        const CALLS: usize = 200;
+        let (address, stop) = (
+            tokio::sync::oneshot::channel(),
+            Shutdown::new(&CancellationToken::new()),
+        );
+        let (stand_still, standing_still) = std::sync::mpsc::sync_channel::<()>(0);
+        let (go_on, going_on) = std::sync::mpsc::sync_channel::<()>(0);
+        let serving = stop.clone();
+        let server = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let (server, health) = Server::new(listener, SERVICE, Routes::default()).await.unwrap();
+                address.0.send((server.local_addr(), health)).unwrap();
+                let blocking = async {
+                    // Nothing else runs on this thread meanwhile, as in a process that is stopped.
+                    while standing_still.try_recv().is_err() {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    going_on.recv().unwrap();
+                    std::future::pending::<()>().await
+                };
+                tokio::select! {
+                    result = server.run(serving) => result.unwrap(),
+                    () = blocking => {}
+                }
+            });
+        });
+        let (local, health) = address.1.await.unwrap();
+        let channel = connect_lazy(&format!("http://{local}").parse::<Address>().unwrap());
+        let mut client = HealthClient::new(channel);
+        let request = || HealthCheckRequest {
+            service: SERVICE.to_owned(),
+        };
+        let mut watch = client.watch(request()).await.unwrap().into_inner();
+        watch.message().await.unwrap().unwrap();
+
+        stand_still.send(()).unwrap();
+        let calls = (0..CALLS).map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move {
+                let check = client.check(HealthCheckRequest::default());
+                timeout(Duration::from_millis(50), check).await.is_err()
+            })
+        });
+        for call in calls.collect::<Vec<_>>() {
+            assert!(call.await.unwrap(), "the server stands still");
+        }
+        go_on.send(()).unwrap();
+        client.check(request()).await.unwrap();
+        health.set_serving(true).await;
+        let next = watch.message().await.unwrap().unwrap();
+        assert_eq!(next.status(), health_check_response::ServingStatus::Serving);
+        stop.begin();
+        server.join().unwrap();
     }
 
     #[tokio::test]
