@@ -1,9 +1,12 @@
 //! Calling other processes: their addresses, lazy connections, and how long to wait before trying again.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{error::Error as _, fmt, str::FromStr, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{
+    ConnectError, Status,
+    transport::{Channel, Endpoint, Uri},
+};
 
 /// The largest message that any service or client of ours sends or takes, in bytes: set it on every generated client
 /// and server, both ways (`max_decoding_message_size`, `max_encoding_message_size`).
@@ -89,6 +92,23 @@ pub fn connect_lazy(address: &Address) -> Channel {
         .connect_lazy()
 }
 
+/// Why a call failed, in words for a log: the peer's own answer, or what became of the connection.
+pub fn reason(status: &Status) -> String {
+    let Some(mut error) = status.source() else {
+        return format!("{}: {}", status.code().description(), status.message());
+    };
+    // An error of the transport has a source. What happened is at the bottom of the chain.
+    let mut connecting = false;
+    loop {
+        connecting |= error.is::<ConnectError>();
+        match error.source() {
+            Some(source) => error = source,
+            None if connecting => return format!("no connection: {error}"),
+            None => return "the connection was lost".to_owned(),
+        }
+    }
+}
+
 /// How long to wait before each next attempt: doubling, jittered so that many who failed together part.
 #[derive(Debug)]
 pub struct Backoff {
@@ -155,6 +175,33 @@ mod tests {
             let error = text.parse::<Address>().expect_err(text).to_string();
             assert!(error.contains("http://HOST:PORT"), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn reason_names_what_became_of_the_connection_or_what_the_peer_says() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address: Address = format!("http://{}", listener.local_addr().unwrap())
+            .parse()
+            .unwrap();
+        let call = async || {
+            let mut client = paxos_proto::v1::proposer_client::ProposerClient::new(connect_lazy(&address));
+            let called = client.status(paxos_proto::v1::ProposerStatusRequest {}).await;
+            reason(&called.unwrap_err())
+        };
+        let listener = std::thread::spawn(move || {
+            // A peer that dies in the middle of a call.
+            drop(listener.accept().unwrap());
+        });
+        let lost = call().await;
+        assert_eq!(lost, "the connection was lost");
+        listener.join().unwrap();
+        let refused = call().await;
+        assert!(
+            refused.starts_with("no connection: ") && refused.contains("refused"),
+            "{refused}"
+        );
+        let answered = reason(&Status::failed_precondition("another cluster"));
+        assert!(answered.ends_with(": another cluster"), "{answered}");
     }
 
     #[test]

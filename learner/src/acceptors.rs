@@ -11,13 +11,13 @@ use paxos_common::{
         identity::{AcceptorUuid, ClusterId, RunNumber},
         witness::{Run, WentBack, Witnesses},
     },
-    peer::{Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy},
+    peer::{self, Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy},
     wire::{self, Malformed},
 };
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tonic::{Status, transport::Channel};
 
@@ -32,6 +32,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// The longest wait between attempts.
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
+/// An acceptor that is silent for longer needs a person.
+const SILENT_LONG: Duration = Duration::from_secs(30);
+
 /// The waits between attempts to reach an acceptor.
 pub(crate) fn backoff() -> Backoff {
     Backoff::new(BACKOFF_MIN, BACKOFF_MAX)
@@ -44,7 +47,7 @@ pub(crate) enum Fault {
     #[error("no answer within {CALL_DEADLINE:?}")]
     Deadline,
     /// Waiting helps.
-    #[error("{}", told(.0))]
+    #[error("{}", peer::reason(.0))]
     Call(#[from] Status),
     /// The stream came to its end: the acceptor stops, or lets a slow reader start over.
     #[error("it ended the stream")]
@@ -85,10 +88,6 @@ pub(crate) enum Fault {
     Malformed(#[from] Malformed),
 }
 
-fn told(status: &Status) -> String {
-    format!("{}: {}", status.code(), status.message())
-}
-
 impl Fault {
     fn is_refusal(&self) -> bool {
         match self {
@@ -124,7 +123,9 @@ pub(crate) struct Introduction {
 enum Standing {
     Unheard,
     Answering,
-    Silent,
+    /// Since when.
+    Silent(Instant),
+    SilentLong,
     Refused(String),
 }
 
@@ -211,7 +212,9 @@ impl Acceptor {
 
     /// It answered as the member that it must be.
     pub(crate) fn proved(&self) {
-        if let Some(Standing::Silent | Standing::Refused(_)) = self.change(Standing::Answering) {
+        if let Some(Standing::Silent(_) | Standing::SilentLong | Standing::Refused(_)) =
+            self.change(Standing::Answering)
+        {
             tracing::info!(address = %self.address, "acceptor answers again");
         }
     }
@@ -223,8 +226,19 @@ impl Acceptor {
             if self.change(Standing::Refused(fault.to_string())).is_some() {
                 tracing::error!(address = %self.address, %fault, "acceptor refused: its votes are not counted");
             }
-        } else if self.change(Standing::Silent).is_some() {
-            tracing::warn!(address = %self.address, %fault, "waiting for acceptor");
+            return;
+        }
+        let mut standing = self.standing();
+        match *standing {
+            Standing::Silent(since) if since.elapsed() >= SILENT_LONG => {
+                *standing = Standing::SilentLong;
+                tracing::warn!(address = %self.address, %fault, "acceptor not connected for {SILENT_LONG:?}; trying again");
+            }
+            Standing::Silent(_) | Standing::SilentLong => {}
+            Standing::Unheard | Standing::Answering | Standing::Refused(_) => {
+                *standing = Standing::Silent(Instant::now());
+                tracing::info!(address = %self.address, %fault, "acceptor not connected; trying again");
+            }
         }
     }
 

@@ -429,6 +429,9 @@ impl Driver {
         } else {
             self.core.leader().map(|address| address.to_string())
         };
+        if let Some(leader) = &leader {
+            self.leave_former_leaders(leader);
+        }
         let (queued, queued_bytes) = self.core.queued();
         self.views.send_replace(View {
             proposer: self.core.id(),

@@ -1,6 +1,6 @@
 //! A standby's commands on their way to the leader: one stream to each leading proposer, marked as forwarded.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, error::Error as _, pin::pin, time::Duration};
 
 use paxos_common::{
     paxos::{
@@ -14,7 +14,7 @@ use paxos_common::{
 use paxos_proto::v1::{self as pb, propose_stream_response::Answer, proposer_client::ProposerClient};
 use tokio::{
     sync::mpsc,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -26,6 +26,15 @@ const FORWARDS_MAX: usize = 2_048;
 
 /// How long the leader may take to open the stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A leader that was succeeded is asked this often whether it lives while it owes answers, and has as long to reply.
+const FORMER_PROBE: Duration = Duration::from_millis(250);
+
+/// Probes in a row that a former leader leaves unanswered before what it owes is given up.
+const FORMER_PROBES_MAX: u32 = 2;
+
+/// How often an opening looks whether another leads by now.
+const OPENING_LOOK: Duration = Duration::from_millis(50);
 
 /// What became of a forwarded command.
 #[derive(Debug)]
@@ -107,11 +116,14 @@ async fn relay(
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let (requests, outbound) = mpsc::channel(FORWARDS_MAX);
     let opening = timeout(OPEN_TIMEOUT, client.propose_stream(ReceiverStream::new(outbound)));
-    let mut answers = opening
-        .await
-        .map_err(|_| tonic::Status::unavailable("no answer"))??
-        .into_inner();
+    let mut answers = tokio::select! {
+        // Cancelled only when nothing was sent.
+        opened = opening => opened.map_err(|_| tonic::Status::unavailable("no answer"))??.into_inner(),
+        // Cancel safe: it only looks.
+        () = closed(inbox) => return Err(tonic::Status::unavailable("another proposer leads by now")),
+    };
     let mut requests = Some(requests);
+    let mut stopped = pin!(stopped(address));
     while requests.is_some() || !open.is_empty() {
         let (pending, forwarded) = tokio::select! {
             // Receiving from a channel and from a stream are cancel safe.
@@ -136,12 +148,40 @@ async fn relay(
                 let Some(pending) = open.remove(&answer.tag) else { continue };
                 (pending, read(answer.answer))
             }
+            // Not cancelled by the other arms: it is polled on. A leader that was succeeded may stand still for as long
+            // as it likes, and nothing that it owes becomes known before.
+            () = &mut stopped, if requests.is_none() => {
+                return Err(tonic::Status::unavailable("the former leader does not answer any more"));
+            }
         };
         if inputs.send(Input::Forwarded(pending, forwarded)).await.is_err() {
             return Ok(());
         }
     }
     Ok(())
+}
+
+/// Returns once nothing more can be handed in: another proposer leads.
+async fn closed(inbox: &mpsc::Receiver<(Pending, Option<Instant>)>) {
+    while !inbox.is_closed() {
+        sleep(OPENING_LOOK).await;
+    }
+}
+
+/// Returns once the proposer at `address` leaves several probes in a row unanswered, on a connection of their own. One
+/// that is slow answers them.
+async fn stopped(address: &Address) {
+    let mut unanswered = 0;
+    while unanswered < FORMER_PROBES_MAX {
+        sleep(FORMER_PROBE).await;
+        let mut client = ProposerClient::new(connect_lazy(address));
+        unanswered = match timeout(FORMER_PROBE, client.status(pb::ProposerStatusRequest {})).await {
+            Ok(Ok(_)) => 0,
+            // An error that the proposer itself sent is an answer; the transport's own errors have a source.
+            Ok(Err(status)) if status.source().is_none() => 0,
+            Ok(Err(_)) | Err(_) => unanswered + 1,
+        };
+    }
 }
 
 fn request(pending: &Pending, deadline: Option<Instant>) -> pb::ProposeStreamRequest {

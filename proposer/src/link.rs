@@ -12,7 +12,7 @@ use paxos_common::{
         proposer::Event,
         quorum::Configuration,
     },
-    peer::{Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy},
+    peer::{self, Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy},
     wire::{self, AcceptReply, Malformed},
 };
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient, form_request::Step};
@@ -96,7 +96,7 @@ impl Outgoing {
 pub(crate) enum Broken {
     #[error("it does not answer")]
     Silent,
-    #[error("it answers: {}", .0.message())]
+    #[error("{}", peer::reason(.0))]
     Call(#[from] tonic::Status),
     #[error("it closed the stream")]
     Closed,
@@ -134,13 +134,25 @@ impl Broken {
     }
 }
 
+/// An acceptor that is away for longer needs a person.
+const AWAY_LONG: Duration = Duration::from_secs(30);
+
+/// What was logged last of an acceptor that is not connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Logged {
+    Lost,
+    AwayLong,
+    Refused,
+}
+
 /// Keeps the way to the acceptor at `address` open until `stop`.
 pub(crate) async fn keep(address: Address, context: Context, stop: CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
     let client = AcceptorClient::new(connect_lazy(&address))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let mut told = None;
+    let mut logged = None;
+    let mut away_since = Instant::now();
     loop {
         let mut opened_at = None;
         let broken = match serve(&address, client.clone(), &context, &stop, &mut opened_at).await {
@@ -149,17 +161,29 @@ pub(crate) async fn keep(address: Address, context: Context, stop: CancellationT
         };
         if opened_at.is_some_and(|at| at.elapsed() >= LASTING) {
             backoff.reset();
-            told = None;
+            logged = None;
+            away_since = Instant::now();
         }
         // Once for each time that it goes away, or comes back as what it must not be: what lasts fills no log.
+        let now = match broken.is_refusal() {
+            true => Logged::Refused,
+            false if away_since.elapsed() < AWAY_LONG => Logged::Lost,
+            false => Logged::AwayLong,
+        };
         if matches!(broken, Broken::Distrusted) {
             // The core tells people when an acceptor is refused.
             tracing::debug!(%address, reason = %broken, "the link is opened again");
-        } else if told.replace(broken.is_refusal()) != Some(broken.is_refusal()) {
-            if broken.is_refusal() {
-                tracing::error!(%address, reason = %broken, "acceptor refused: it is not counted");
-            } else {
-                tracing::warn!(%address, reason = %broken, "no way to this acceptor; trying on");
+        } else if logged.replace(now) != Some(now) {
+            match now {
+                Logged::Refused => {
+                    tracing::error!(%address, reason = %broken, "acceptor refused: it is not counted");
+                }
+                Logged::Lost => {
+                    tracing::info!(%address, reason = %broken, "acceptor not connected; trying again");
+                }
+                Logged::AwayLong => {
+                    tracing::warn!(%address, reason = %broken, "acceptor not connected for {AWAY_LONG:?}; trying again");
+                }
             }
         }
         tokio::select! {

@@ -63,6 +63,12 @@ impl Driver {
         }
     }
 
+    /// Hands nothing more to proposers other than `leader`. What they owe is still answered by them, or becomes unknown
+    /// when they have stopped.
+    pub(super) fn leave_former_leaders(&mut self, leader: &str) {
+        self.forwarders.retain(|address, _| address.as_str() == leader);
+    }
+
     pub(super) fn forward(&mut self, mut pending: Pending, address: &Address, inputs: &mpsc::Sender<Input>) {
         let request = pending.request;
         if !self.waiting.contains(request) {
