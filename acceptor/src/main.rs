@@ -2,14 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use paxos_acceptor::{config::Args, run};
-use paxos_common::exit::main_with;
+use paxos_common::exit;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = exit::parse::<Args>();
     let (listen, runtime) = (args.listen.listen, args.runtime);
-    main_with(listen, runtime, |listener, shutdown| {
+    exit::main_with(listen, runtime, |listener, shutdown| {
         run(args.into(), listener, shutdown)
     })
 }

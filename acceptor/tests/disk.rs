@@ -1,4 +1,5 @@
 //! The real binary on disks that fail, and with rows that are damaged.
+#![allow(clippy::print_stderr, reason = "what a person who runs it reads")]
 #![allow(clippy::unwrap_used, reason = "only tests")]
 
 mod support;

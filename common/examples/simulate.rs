@@ -1,5 +1,6 @@
 //! Replays simulated clusters from their seeds: `cargo sim 42` prints what happens, `cargo sim 1..1000` only what fails.
 //! Followed by the name of a planted bug, the cluster has it: `cargo sim 1..1000 AnswersAboveAHole` hunts for it.
+#![allow(clippy::print_stderr, reason = "what a person who runs it reads")]
 
 use std::{ops::Range, process::ExitCode, time::Instant};
 

@@ -1,13 +1,20 @@
 //! How a process of ours starts and ends: exit codes, the error that carries one, and the body of every `main`.
 
-use std::{fmt, io, net::SocketAddr, panic::PanicHookInfo, process, time::Duration};
+use std::{
+    fmt,
+    io::{self, IsTerminal as _},
+    net::SocketAddr,
+    panic::PanicHookInfo,
+    process,
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpSocket},
     runtime,
 };
 
-use crate::{config::RuntimeArgs, shutdown::Shutdown, telemetry};
+use crate::{config::RuntimeArgs, shutdown::Shutdown, stderr, telemetry};
 
 /// Connections that wait to be accepted: when a crowd comes at once, as after a cut, each that finds no room there tries
 /// again only a second later. The kernel may allow fewer.
@@ -29,7 +36,7 @@ pub enum Exit {
     Unavailable = 69,
     /// A fault of ours: a panic, a broken invariant.
     Internal = 70,
-    /// The disk failed: not writable, a failed commit, a damaged state record.
+    /// The disk failed: not writable, a failed commit, a damaged state record; a client's standard output is full.
     Storage = 74,
     /// Refused to run: not our directory, locked by another process, not our cluster, lists differ.
     Refused = 78,
@@ -82,6 +89,11 @@ impl Failure {
         Self::new(Exit::Refused, source)
     }
 
+    /// The reader of standard output has closed it, as `head` does: the process ends with 0 and says nothing.
+    pub fn unread() -> Self {
+        Self::new(Exit::Clean, anyhow::anyhow!("standard output is closed"))
+    }
+
     /// The same failure, told from one step further out; verb first, as in “open store”.
     #[must_use]
     pub fn context(self, text: impl fmt::Display + Send + Sync + 'static) -> Self {
@@ -121,6 +133,7 @@ where
     finish(block_on(runtime.worker_threads, async {
         let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
         let listener = bind(listen).await?;
+        tokio::spawn(telemetry::report_drops());
         run(listener, shutdown).await
     }))
 }
@@ -167,13 +180,47 @@ pub async fn bind(listen: SocketAddr) -> Result<TcpListener, Failure> {
     bound().map_err(|error: io::Error| Failure::usage(format!("listen on {listen}: {error}")))
 }
 
-/// Prints a failure as one line on standard error and gives the exit code.
+/// Writes what is left of the log, prints a failure as one line on standard error, and gives the exit code, which does
+/// not depend on whether standard error can be written. Takes at most a second.
 pub fn finish(result: Result<(), Failure>) -> process::ExitCode {
+    telemetry::flush();
     match result {
         Ok(()) => Exit::Clean.into(),
         Err(failure) => {
-            eprintln!("error: {failure}");
+            if failure.code != Exit::Clean {
+                stderr::say(telemetry::last_line(failure.code, &failure.to_string()));
+            }
             failure.code.into()
+        }
+    }
+}
+
+/// Parses the command line of this process. `--help`, `--version` and mistakes end the process: with 0, with 2, or with
+/// 74 when standard output is full.
+pub fn parse<T: clap::Parser>() -> T {
+    T::try_parse().unwrap_or_else(|error| {
+        let code = print(&error);
+        process::exit(i32::from(code as u8));
+    })
+}
+
+/// Prints what the command line comes to: help on standard output, mistakes on standard error.
+fn print(error: &clap::Error) -> Exit {
+    if error.use_stderr() {
+        let text = error.render();
+        if io::stderr().is_terminal() {
+            stderr::say(text.ansi().to_string().trim_end());
+        } else {
+            stderr::say(text.to_string().trim_end());
+        }
+        return Exit::Usage;
+    }
+    match error.print() {
+        Ok(()) => Exit::Clean,
+        Err(failed) if failed.kind() == io::ErrorKind::BrokenPipe => Exit::Clean,
+        Err(failed) => {
+            stderr::say(format_args!("error: write to standard output: {failed}"));
+            Exit::Storage
         }
     }
 }
@@ -185,7 +232,9 @@ pub fn exit_on_panic() {
         let location = info.location().map(ToString::to_string).unwrap_or_default();
         let backtrace = std::backtrace::Backtrace::capture();
         tracing::error!(location, %backtrace, "panic: {text}");
-        eprintln!("error: internal fault at {location}: {text}");
+        telemetry::flush();
+        let text = format!("internal fault at {location}: {text}");
+        stderr::say(telemetry::last_line(Exit::Internal, &text));
         process::exit(i32::from(Exit::Internal as u8));
     }));
 }

@@ -20,6 +20,8 @@ pub mod shutdown;
 pub mod sqlite;
 pub mod status;
 #[cfg(feature = "service")]
+pub mod stderr;
+#[cfg(feature = "service")]
 pub mod telemetry;
 pub mod trace;
 pub mod wire;

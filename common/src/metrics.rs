@@ -24,7 +24,7 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider};
 
-use crate::{config::version, exit::Failure, trace::SCOPE};
+use crate::{config::version, exit::Failure, telemetry, trace::SCOPE};
 
 mod http;
 mod otlp;
@@ -104,6 +104,14 @@ impl Metrics {
             "Always 1; its labels say what runs here",
             move || [(info.clone(), 1)],
         );
+        metrics
+            .meter
+            .u64_observable_counter("paxos.log.dropped_lines")
+            .with_description(
+                "Log lines of this process that were dropped because standard error was not read",
+            )
+            .with_callback(|observer| observer.observe(telemetry::dropped_lines(), &[]))
+            .build();
         Ok(metrics)
     }
 

@@ -3,22 +3,29 @@
 use std::io;
 
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, filter::LevelFilter, fmt, layer::SubscriberExt as _,
+    EnvFilter, Layer, Registry,
+    filter::{Directive, LevelFilter},
+    fmt,
+    layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
 
-use crate::config::LogFormat;
+use crate::{config::LogFormat, stderr};
 
 mod export;
+mod log;
 mod settings;
 
 pub use export::Exporting;
+pub(crate) use log::last_line;
+pub use log::{dropped_lines, flush, report_drops};
 pub(crate) use settings::metrics_endpoint;
 
 /// What the exporter's crate says of each attempt.
 const QUIET: &str = "opentelemetry-otlp=off";
 
-/// Installs the process's subscriber: events at the levels of `RUST_LOG` (info when unset) go to standard error.
+/// Installs the process's subscriber: events at the levels of `RUST_LOG` (info when unset) go to standard error, through
+/// a queue that drops lines rather than block: [`dropped_lines`] counts them. [`flush`] before the process ends.
 ///
 /// The second and later calls in one process change nothing, so that several roles can share it.
 pub fn init(format: LogFormat) {
@@ -31,25 +38,44 @@ pub fn init_quiet(format: LogFormat) {
 }
 
 fn init_at(format: LogFormat, default: LevelFilter) {
-    let filter = EnvFilter::builder()
-        .with_default_directive(default.into())
-        .from_env_lossy()
-        // We say ourselves, once, that the collector cannot be reached.
-        .add_directive(QUIET.parse().expect("it is a directive"));
+    let filter = filter(std::env::var(EnvFilter::DEFAULT_ENV).ok(), default);
+    let queue = log::queue(format);
     let log: Box<dyn Layer<Registry> + Send + Sync> = match format {
         LogFormat::Text => fmt::layer()
-            .with_writer(io::stderr)
+            .with_writer(queue)
+            .log_internal_errors(false)
             .with_ansi(is_terminal())
             .with_filter(filter)
             .boxed(),
         LogFormat::Json => fmt::layer()
-            .with_writer(io::stderr)
+            .with_writer(queue)
+            .log_internal_errors(false)
             .json()
             .with_filter(filter)
             .boxed(),
     };
     // It fails only when a subscriber is there already, which is then the one to keep.
     let _ = tracing_subscriber::registry().with(log).try_init();
+}
+
+/// The levels that `given` asks for. Directives that make no sense are named and left out.
+fn filter(given: Option<String>, default: LevelFilter) -> EnvFilter {
+    let builder = || EnvFilter::builder().with_default_directive(default.into());
+    let given = given.unwrap_or_default();
+    let filter = builder().parse(&given).unwrap_or_else(|_| {
+        let (known, unknown): (Vec<_>, Vec<_>) = given
+            .split(',')
+            .filter(|directive| !directive.trim().is_empty())
+            .partition(|directive| directive.trim().parse::<Directive>().is_ok());
+        stderr::say(format_args!(
+            "warning: {} does not understand {:?}: give levels such as info or paxos_proposer=debug, separated by commas",
+            EnvFilter::DEFAULT_ENV,
+            unknown.join(",")
+        ));
+        builder().parse(known.join(",")).unwrap_or_default()
+    });
+    // A collector that cannot be reached is reported once, by the export itself.
+    filter.add_directive(QUIET.parse().expect("it is a directive"))
 }
 
 fn is_terminal() -> bool {

@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use paxos_common::exit;
 use paxos_learner::{Args, run};
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = exit::parse::<Args>();
     exit::main_with(args.listen.listen, args.runtime, |listener, shutdown| {
         run(args.into(), listener, shutdown)
     })

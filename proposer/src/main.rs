@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use paxos_common::exit;
 use paxos_proposer::{Args, run};
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    paxos_common::exit::main_with(args.listen.listen, args.runtime, |listener, shutdown| {
+    let args = exit::parse::<Args>();
+    exit::main_with(args.listen.listen, args.runtime, |listener, shutdown| {
         run(args.into(), listener, shutdown)
     })
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use paxos_common::exit::Failure;
+use paxos_common::{exit::Failure, stderr};
 use serde_json::json;
 
 use crate::{
@@ -49,7 +49,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     )?;
     if decision.ours {
         // Beside the winner, so that scripts read the winner alone.
-        eprintln!("ours: decided by this command, at version {}", decision.version);
+        stderr::say(format_args!(
+            "ours: decided by this command, at version {}",
+            decision.version
+        ));
         return Ok(());
     }
     Err(no(format!(

@@ -75,6 +75,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
 
 async fn cluster(args: Args) -> Result<(), Failure> {
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
+    tokio::spawn(telemetry::report_drops());
     // Removed when dropped, after the roles have stopped.
     let (temporary, data_dir) = match &args.data_dir {
         Some(dir) => (None, dir.clone()),

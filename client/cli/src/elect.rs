@@ -5,7 +5,8 @@ use std::{ffi::OsString, process::ExitCode, time::Duration};
 use paxos_client::{Election, ElectionError, Holding, Lost, Tenure, WriteError};
 use paxos_common::{
     config::parse_duration,
-    exit::{Exit, Failure, block_on, finish},
+    exit::{Exit, Failure, block_on, exit_on_panic, finish},
+    stderr,
 };
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -60,8 +61,12 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> ExitCode {
     paxos_common::telemetry::init(paxos_common::config::LogFormat::Text);
+    exit_on_panic();
     match block_on(1, crate::traced(elect(args))) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => {
+            finish(Ok(()));
+            ExitCode::from(code)
+        }
         Err(failure) => finish(Err(failure)),
     }
 }
@@ -113,14 +118,18 @@ async fn elect(args: Args) -> Result<u8, Failure> {
         ttl: args.ttl,
     };
     if args.command.is_empty() {
-        show(&args, Some(&own), true)?;
+        if let Err(failure) = show(&args, Some(&own), true) {
+            // No reader learns of the win: others may hold at once.
+            resign(tenure).await;
+            return Err(failure);
+        }
         hold(tenure, &mut interrupt).await
     } else {
-        eprintln!(
+        stderr::say(format_args!(
             "holding as {}, token {}",
             bytes_as_text(&own.candidate),
             own.token
-        );
+        ));
         run_command(&args, tenure, &mut interrupt).await
     }
 }
@@ -223,7 +232,9 @@ fn grace_when_lost(args: &Args) -> Duration {
 async fn resign(tenure: Tenure) {
     if let Err(error) = tenure.resign().await {
         let error: WriteError = error;
-        eprintln!("not known to have resigned, others take over in their time: {error}");
+        stderr::say(format_args!(
+            "not known to have resigned, others take over in their time: {error}"
+        ));
     }
 }
 

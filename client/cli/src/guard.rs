@@ -15,7 +15,10 @@ use nix::{
     },
     unistd::{Pid, getppid},
 };
-use paxos_common::exit::{Exit, Failure};
+use paxos_common::{
+    exit::{Exit, Failure},
+    stderr,
+};
 use tokio::{process::Child, time::timeout};
 
 /// Run a command that is killed with its parent: between `paxos elect` and its command
@@ -41,7 +44,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         return Exit::Usage.into();
     };
     let error = std::process::Command::new(program).args(arguments).exec();
-    eprintln!("error: run {}: {error}", program.display());
+    stderr::say(format_args!("error: run {}: {error}", program.display()));
     Exit::Usage.into()
 }
 

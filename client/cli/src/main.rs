@@ -39,7 +39,8 @@ use paxos_common::{
     arg_required_else_help = true
 )]
 #[command(
-    after_help = "Exit codes: 0 done, 1 the answer is no, 2 usage, 69 unavailable or the deadline passed."
+    after_help = "Exit codes: 0 done, 1 the answer is no, 2 usage, 69 unavailable or the deadline passed, 74 standard output cannot be \
+                  written."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -67,7 +68,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    match exit::parse::<Cli>().command {
         // These two run roles: they set up logging and threads themselves.
         Command::Elect(args) => elect::run(args),
         Command::Guard(args) => guard::run(&args),
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
 /// Runs a client's command to its end.
 fn client(command: impl Future<Output = Result<(), Failure>>) -> ExitCode {
     telemetry::init(LogFormat::Text);
+    exit::exit_on_panic();
     exit::finish(exit::block_on(1, traced(command)))
 }
 

@@ -1,13 +1,10 @@
 //! Standard output: text for people or JSON for programs, one line at a time.
 
-use std::{
-    io::{self, Write as _},
-    process,
-};
+use std::io::{self, Write as _};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::{Args, ValueEnum};
-use paxos_common::exit::{Exit, Failure};
+use paxos_common::exit::Failure;
 use serde_json::Value;
 
 /// Form of what is printed.
@@ -40,7 +37,8 @@ impl OutputArgs {
     }
 }
 
-/// Writes to standard output at once. When nobody reads it any more, as in `paxos log | head`, the work is done.
+/// Writes to standard output at once. When its reader has closed it, as in `paxos log | head`, the command ends with 0;
+/// when it cannot be written, as on a full disk, with 74.
 pub(crate) fn write(text: &str) -> Result<(), Failure> {
     write_bytes(text.as_bytes())
 }
@@ -50,9 +48,7 @@ pub(crate) fn write_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-            process::exit(i32::from(Exit::Clean as u8))
-        }
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::unread()),
         Err(error) => Err(Failure::storage(
             anyhow::Error::new(error).context("write to standard output"),
         )),

@@ -1,4 +1,5 @@
 //! What a cluster does when its processes live and the network between them does not.
+#![allow(clippy::print_stderr, reason = "what a person who runs it reads")]
 #![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
 
 #[expect(unreachable_pub, reason = "a module of every test binary")]

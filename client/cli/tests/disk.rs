@@ -1,4 +1,5 @@
 //! What a cluster of real processes makes of disks that are damaged, full, or fail.
+#![allow(clippy::print_stderr, reason = "what a person who runs it reads")]
 #![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
 
 #[expect(unreachable_pub, reason = "a module of every test binary")]

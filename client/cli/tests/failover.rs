@@ -1,4 +1,5 @@
 //! What clients of a cluster see while its processes come and go under load.
+#![allow(clippy::print_stderr, reason = "what a person who runs it reads")]
 #![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
 
 #[expect(unreachable_pub, reason = "a module of every test binary")]

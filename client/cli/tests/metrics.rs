@@ -1,4 +1,5 @@
 //! What running processes show of themselves over HTTP: metrics by their names, and probes that tell the truth.
+#![allow(clippy::print_stderr, reason = "what a person who runs it reads")]
 #![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
 
 #[path = "metrics/collector.rs"]

@@ -1,4 +1,5 @@
 //! Whether reads scale with learners: what they cost, whom, and that no proposer is asked.
+#![allow(clippy::print_stderr, reason = "what a person who runs it reads")]
 #![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
 
 #[expect(unreachable_pub, reason = "a module of every test binary")]

@@ -1,4 +1,5 @@
 //! What learners and readers that stand still cost the others: nothing, however long it lasts.
+#![allow(clippy::print_stderr, reason = "what a person who runs it reads")]
 #![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
 
 #[expect(unreachable_pub, reason = "a module of every test binary")]

@@ -1,4 +1,5 @@
 //! Topology: the services of docker-compose.yml as a project of their own, which is gone when the test is over.
+#![allow(clippy::print_stderr, reason = "what a person who runs it reads")]
 
 use std::{
     process::{Command, Output},

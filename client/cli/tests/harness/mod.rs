@@ -1,4 +1,5 @@
 //! A cluster of real processes: each `paxos serve ROLE` on a port and directory of its own, killed and restarted at will.
+#![allow(clippy::print_stderr, reason = "what a person who runs it reads")]
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
 mod load;

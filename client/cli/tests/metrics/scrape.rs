@@ -1,4 +1,5 @@
 //! What a process serves over HTTP, read as a scraper and a probe read it.
+#![allow(clippy::print_stderr, reason = "what a person who runs it reads")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

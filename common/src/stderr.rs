@@ -1,0 +1,61 @@
+//! Standard error for the few lines that are no log events: written without failing, and without blocking for long.
+
+use std::{
+    fmt,
+    io::{self, Write as _},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+/// Longest wait for a line to be written. A reader that stands still must not hold up the process.
+const WRITE_MAX: Duration = Duration::from_millis(250);
+
+/// Writes a line to standard error and returns when it is written, or cannot be, or after a quarter of a second. Nothing
+/// else changes when standard error is closed, full or not read.
+pub fn say(text: impl fmt::Display) {
+    let line = format!("{text}\n").into_bytes();
+    write_within(WRITE_MAX, line, |line| io::stderr().write_all(line));
+}
+
+/// Calls `write` on a thread of its own and waits for it at most `patience`.
+fn write_within(
+    patience: Duration,
+    line: Vec<u8>,
+    write: impl FnOnce(&[u8]) -> io::Result<()> + Send + 'static,
+) {
+    let (done, written) = mpsc::sync_channel(1);
+    let writing = thread::Builder::new().name("stderr".to_owned()).spawn(move || {
+        // A line that cannot be written is lost: no better place is left to report that.
+        let _ = write(&line);
+        // The caller may have gone on.
+        let _ = done.send(());
+    });
+    // Without a thread, as under a limit of processes, the line is lost.
+    if writing.is_ok() {
+        // An elapsed wait leaves the thread behind; it ends with the process.
+        let _ = written.recv_timeout(patience);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reader_that_stands_still_is_not_waited_for() {
+        let (release, released) = mpsc::sync_channel::<()>(0);
+        write_within(Duration::from_millis(1), b"line".to_vec(), move |_| {
+            released.recv().map_err(io::Error::other)
+        });
+        // It returned although the line is still being written.
+        release.send(()).unwrap();
+    }
+
+    #[test]
+    fn line_that_cannot_be_written_is_lost_and_nothing_else() {
+        write_within(Duration::from_secs(60), b"line".to_vec(), |_| {
+            Err(io::ErrorKind::StorageFull.into())
+        });
+    }
+}

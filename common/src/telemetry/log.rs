@@ -1,0 +1,274 @@
+//! Log lines on their way to standard error: a bounded queue that never blocks whoever logs, and a thread that writes.
+//!
+//! When the queue is full, lines are dropped and counted. A reader that stands still then costs lines, and nothing else.
+
+use std::{
+    fmt,
+    io::{self, Write},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::fmt::{
+    MakeWriter,
+    format::Writer,
+    time::{FormatTime as _, SystemTime},
+};
+
+use crate::{config::LogFormat, exit::Exit};
+
+/// Lines in the queue: some seconds of a busy process at the level `debug`, about a megabyte.
+const LINES_MAX: usize = 4_096;
+/// Longest wait at the end of the process for lines that are still in the queue.
+const FLUSH_MAX: Duration = Duration::from_millis(500);
+/// How often the end of the process looks whether the queue is empty.
+const FLUSH_LOOK: Duration = Duration::from_millis(2);
+/// How often a process looks whether lines were dropped.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The process's queue; none before logging is set up.
+static QUEUE: OnceLock<Queue> = OnceLock::new();
+
+/// The form of the process's log; none before logging is set up.
+static FORMAT: OnceLock<LogFormat> = OnceLock::new();
+
+/// Writes log lines through a queue. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub(super) struct Queue {
+    lines: NonBlocking,
+    dropped: ErrorCounter,
+    /// Lines handed in, dropped ones included.
+    handed: Arc<AtomicUsize>,
+    /// Lines written, those that could not be written included.
+    written: Arc<AtomicUsize>,
+    /// The writing thread lives as long as this. That of the process is never dropped: the thread ends with it.
+    _guard: Arc<WorkerGuard>,
+}
+
+impl Queue {
+    fn new(lines_max: usize, output: impl Write + Send + 'static) -> Self {
+        let written = Arc::new(AtomicUsize::new(0));
+        let counted = Counted {
+            output,
+            written: written.clone(),
+        };
+        let builder = NonBlockingBuilder::default().lossy(true).thread_name("log");
+        let (lines, guard) = builder.buffered_lines_limit(lines_max).finish(counted);
+        Self {
+            dropped: lines.error_counter(),
+            lines,
+            handed: Arc::default(),
+            written,
+            _guard: Arc::new(guard),
+        }
+    }
+
+    /// How many lines were dropped so far.
+    fn dropped(&self) -> usize {
+        self.dropped.dropped_lines()
+    }
+
+    /// Whether every line handed in before this call is written or dropped.
+    fn is_empty(&self) -> bool {
+        let handed = self.handed.load(Ordering::Acquire);
+        self.written.load(Ordering::Acquire) + self.dropped() >= handed
+    }
+
+    /// Waits until all is written, at most `patience`.
+    fn flush(&self, patience: Duration) {
+        let begun = Instant::now();
+        while !self.is_empty() && begun.elapsed() < patience {
+            thread::sleep(FLUSH_LOOK);
+        }
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Queue").finish_non_exhaustive()
+    }
+}
+
+impl Write for Queue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.write_all(line)?;
+        Ok(line.len())
+    }
+
+    fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
+        self.handed.fetch_add(1, Ordering::AcqRel);
+        self.lines.write_all(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Queue {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// Counts what is written to `output`.
+struct Counted<W> {
+    output: W,
+    written: Arc<AtomicUsize>,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.output.write(bytes)
+    }
+
+    fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
+        let result = self.output.write_all(line);
+        self.written.fetch_add(1, Ordering::AcqRel);
+        result
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.output.flush()
+    }
+}
+
+/// The process's queue to standard error; the first call makes it and fixes the format.
+pub(super) fn queue(format: LogFormat) -> Queue {
+    // The first caller's format stays.
+    let _ = FORMAT.set(format);
+    QUEUE.get_or_init(|| Queue::new(LINES_MAX, io::stderr())).clone()
+}
+
+/// How many log lines this process has dropped because standard error was not read.
+pub fn dropped_lines() -> u64 {
+    QUEUE.get().map_or(0, |queue| queue.dropped() as u64)
+}
+
+/// Waits until the log is written, at most half a second: before a process ends.
+pub fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(FLUSH_MAX);
+    }
+}
+
+/// Warns of dropped lines, with their number, once there is room for the warning; runs until it is dropped.
+pub async fn report_drops() {
+    let mut reported = 0;
+    loop {
+        tokio::time::sleep(REPORT_INTERVAL).await;
+        let dropped = dropped_lines();
+        if dropped > reported && QUEUE.get().is_none_or(Queue::is_empty) {
+            tracing::warn!(
+                lines = dropped - reported,
+                "log lines were dropped: standard error was not read fast enough"
+            );
+            reported = dropped;
+        }
+    }
+}
+
+/// The line that says why the process ends, in the form of its log.
+pub(crate) fn last_line(code: Exit, text: &str) -> String {
+    match FORMAT.get().copied().unwrap_or(LogFormat::Text) {
+        LogFormat::Text => format!("error: {text}"),
+        LogFormat::Json => {
+            let mut timestamp = String::new();
+            // A clock that cannot be formatted leaves the field empty.
+            let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
+            serde_json::json!({
+                "timestamp": timestamp,
+                "level": "ERROR",
+                "fields": { "message": text, "exit_code": code as u8 },
+                "target": "paxos",
+            })
+            .to_string()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError, mpsc};
+
+    use super::*;
+
+    /// Takes a line only when it is let to.
+    struct Slow {
+        turns: mpsc::Receiver<()>,
+        taken: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.turns.recv().map_err(io::Error::other)?;
+            self.taken
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend(line);
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn full_queue_drops_lines_and_counts_them_and_takes_more_once_there_is_room() {
+        let (turn, turns) = mpsc::sync_channel(100);
+        let taken = Arc::default();
+        let mut queue = Queue::new(
+            4,
+            Slow {
+                turns,
+                taken: Arc::clone(&taken),
+            },
+        );
+        for number in 0..20 {
+            queue.write_all(format!("{number}\n").as_bytes()).unwrap();
+        }
+        // Four wait, and one more may be in the thread's hands.
+        let dropped = queue.dropped();
+        assert!(dropped == 15 || dropped == 16, "{dropped}");
+        assert!(!queue.is_empty());
+        for _ in 0..21 - dropped {
+            turn.send(()).unwrap();
+        }
+        queue.flush(Duration::from_secs(60));
+        queue.write_all(b"last\n").unwrap();
+        queue.flush(Duration::from_secs(60));
+        let taken = String::from_utf8(taken.lock().unwrap().clone()).unwrap();
+        assert!(
+            taken.starts_with("0\n1\n2\n3\n") && taken.ends_with("last\n"),
+            "{taken}"
+        );
+        assert_eq!(queue.dropped(), dropped);
+    }
+
+    #[test]
+    fn output_that_cannot_be_written_costs_lines_and_no_time() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut queue = Queue::new(100, Full);
+        for _ in 0..10 {
+            queue.write_all(b"line\n").unwrap();
+        }
+        queue.flush(Duration::from_secs(60));
+        assert!(queue.is_empty());
+    }
+}
