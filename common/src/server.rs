@@ -264,7 +264,7 @@ mod tests {
                         tokio::time::sleep(Duration::from_millis(1)).await;
                     }
                     going_on.recv().unwrap();
-                    std::future::pending::<()>().await
+                    std::future::pending::<()>().await;
                 };
                 tokio::select! {
                     result = server.run(serving) => result.unwrap(),

@@ -1,9 +1,5 @@
 //! A leader and a standby that stand still: clients go on at the new leader, while both are still paused.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "in tests, helpers included, which report what they measured"
-)]
+#![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
 
 #[expect(unreachable_pub, reason = "a module of every test binary")]
 mod harness;
@@ -45,7 +41,7 @@ async fn clients_go_on_while_the_leader_and_a_standby_stand_still() {
         match outcome {
             Ok(_) => {}
             Err(ProposeError::OutcomeUnknown(cause)) => {
-                assert_ne!(cause.code, Code::DeadlineExceeded, "{cause}")
+                assert_ne!(cause.code, Code::DeadlineExceeded, "{cause}");
             }
             Err(error) => panic!("{error}"),
         }
