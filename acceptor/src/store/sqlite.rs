@@ -135,6 +135,7 @@ impl SqliteStore {
             | StoreError::Malformed { .. }
             | StoreError::Unusable { .. }
             | StoreError::Busy(_)
+            | StoreError::LockedByOther(_)
             | StoreError::OtherAcceptor { .. }) => error,
         })
     }

@@ -47,7 +47,8 @@ impl World<'_> {
         let Some(copy) = self.acceptors[acceptor].copy.clone() else {
             return;
         };
-        if copy.commit_counter >= self.acceptors[acceptor].disk.commit_counter {
+        // The loss of a commit that is on the disk, and was not answered yet, harms no promise and proves nothing.
+        if copy.commit_counter >= self.acceptors[acceptor].counter_file {
             return;
         }
         self.statistics.count(Counted::LogsEndedEarly);
