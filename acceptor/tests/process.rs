@@ -298,7 +298,10 @@ fn directory_that_cannot_be_written_exits_74() {
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(74), "{text}");
         assert!(
-            text.lines().filter(|line| line.starts_with("error: ")).count() == 1,
+            text.lines()
+                .filter(|line| line.contains("cannot use the data directory"))
+                .count()
+                == 1,
             "{text}"
         );
     }

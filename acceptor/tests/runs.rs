@@ -1,4 +1,4 @@
-//! The list of runs and the table of witnesses: bounded on disk, and a start that fails adds nothing.
+//! The list of runs: bounded on disk, and a start that fails adds nothing.
 #![allow(clippy::unwrap_used, reason = "only tests")]
 
 mod support;
@@ -8,8 +8,8 @@ use std::{net::TcpListener, path::Path, process::Stdio};
 use paxos_acceptor::store::{Opened, Store as _, sqlite::SqliteStore};
 use paxos_common::{
     paxos::{
-        identity::{AcceptorUuid, CommitCounter, RunNumber},
-        witness::{RUNS_MAX, WITNESSED_RUNS_MAX},
+        identity::{CommitCounter, RunNumber},
+        witness::RUNS_MAX,
     },
     sqlite::{DataDir, open_writer},
 };
@@ -37,7 +37,7 @@ async fn start(directory: &Path, run: u64) -> Opened {
 }
 
 #[tokio::test]
-async fn a_file_with_more_runs_and_witnesses_than_are_kept_is_cut_at_start() {
+async fn a_file_with_more_runs_than_are_kept_is_cut_at_start() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
     start(directory, 1).await;
@@ -46,11 +46,7 @@ async fn a_file_with_more_runs_and_witnesses_than_are_kept_is_cut_at_start() {
     execute(
         directory,
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 130000)
-            INSERT INTO run (position, number, ended) SELECT -i, 1000000 + i, 0 FROM n;
-        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 130000)
-            INSERT INTO witness (acceptor, run, commit_counter)
-            SELECT CASE i % 2 WHEN 0 THEN zeroblob(16) ELSE x'00000000000000000000000000000001' END,
-                i, i * 2 FROM n;",
+            INSERT INTO run (position, number, ended) SELECT -i, 1000000 + i, 0 FROM n;",
     )
     .await;
     let opened = start(directory, 3).await;
@@ -64,21 +60,9 @@ async fn a_file_with_more_runs_and_witnesses_than_are_kept_is_cut_at_start() {
         opened.past_runs.ends_with(&[ended(1, 1), ended(2, 2)]),
         "the latest are kept"
     );
-    for (number, first) in [(0, 130_000), (1, 129_999)] {
-        let kept: Vec<_> = opened.witnesses.of(AcceptorUuid::from_u128(number)).collect();
-        assert_eq!(kept.len(), WITNESSED_RUNS_MAX);
-        assert!(
-            kept.contains(&ended(first, first * 2)),
-            "those with the highest counters"
-        );
-    }
     assert_eq!(
         count(directory, "SELECT count(*) FROM run").await,
         i64::try_from(RUNS_MAX).unwrap()
-    );
-    assert_eq!(
-        count(directory, "SELECT count(*) FROM witness").await,
-        2 * i64::try_from(WITNESSED_RUNS_MAX).unwrap()
     );
     // One more start, one run less of the oldest.
     let opened = start(directory, 4).await;

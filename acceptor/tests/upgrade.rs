@@ -11,6 +11,7 @@ use paxos_common::{
         identity::{AcceptorUuid, CommitCounter, RunNumber},
         message::Row,
         quorum::Configuration,
+        witness::{RUNS_MAX, WITNESSED_RUNS_MAX},
     },
     sqlite::checksum,
 };
@@ -161,4 +162,34 @@ async fn file_of_version_1_is_upgraded_and_protected_from_then_on() {
     let end = judge(directory.path(), &garbled, &answered, "garbled").await;
     assert_refused(&end, &["(state)"]);
     assert!(fs::read(directory.path().join(DATABASE)).unwrap() == garbled.0[DATABASE]);
+}
+
+#[tokio::test]
+async fn upgrade_keeps_the_latest_runs_and_witnesses_of_any_number() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    write_version_1(directory).await;
+    change_by_sql(
+        directory,
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 130000)
+            INSERT INTO run (position, number, ended) SELECT -i, 1000000 + i, 0 FROM n;
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 130000)
+            INSERT INTO witness (acceptor, run, commit_counter)
+            SELECT CASE i % 2 WHEN 0 THEN zeroblob(16) ELSE x'00000000000000000000000000000001' END,
+                100 + i, 100 + i FROM n",
+    )
+    .await;
+    let (store, opened) = open(directory, 2).await.unwrap();
+    store.close().await;
+    assert_eq!(
+        opened.past_runs.len(),
+        RUNS_MAX - 1,
+        "the present run is one of them"
+    );
+    for (number, first) in [(0, 130_100), (1, 130_099)] {
+        let kept: Vec<_> = opened.witnesses.of(AcceptorUuid::from_u128(number)).collect();
+        assert_eq!(kept.len(), WITNESSED_RUNS_MAX);
+        let highest = (RunNumber::from_random(first), CommitCounter::new(first));
+        assert!(kept.contains(&highest), "those with the highest counters");
+    }
 }

@@ -128,7 +128,7 @@ async fn row_that_no_acceptor_can_read_ends_the_proposers_and_they_name_the_slot
         let mut first = Vec::new();
         for acceptor in 0..3 {
             let status = cluster.acceptor_status(acceptor).await?;
-            assert_eq!(status.known_chosen_to, end, "what is chosen stays known");
+            assert!(status.known_chosen_to >= end, "what is chosen stays known");
             first.push((status.damaged_rows == 1).then_some(status.chosen_to)?);
         }
         Some(assert!(first.iter().all(|slot| *slot == first[0]), "{first:?}"))

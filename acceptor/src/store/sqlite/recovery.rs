@@ -243,7 +243,7 @@ async fn load_votes(
 }
 
 /// Deletes what is beyond the bounds of this release: files of earlier ones may hold any number of runs and witnesses.
-async fn forget_surplus(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+pub(super) async fn forget_surplus(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     let runs_max = i64::try_from(RUNS_MAX).unwrap_or(i64::MAX);
     // Where there is no such run, there is none to delete.
     let sql = "DELETE FROM run WHERE position <= (SELECT position FROM run ORDER BY position DESC LIMIT 1 OFFSET ?)";

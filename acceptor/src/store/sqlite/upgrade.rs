@@ -12,7 +12,7 @@ use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
 use super::{
     super::{Moment, StoreError},
     Identity,
-    recovery::{load_identity, read_uuid},
+    recovery::{forget_surplus, load_identity, read_uuid},
     state::{State, column, read_ballot, read_slot, sum_of, text},
 };
 
@@ -58,6 +58,8 @@ pub(super) fn read_old_state(identity: &Identity, row: &SqliteRow) -> Option<Mom
 pub(super) async fn upgrade(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     sqlx::raw_sql(ALTER).execute(&mut *transaction).await?;
+    // Files of version 1 may hold any number of runs and witnesses.
+    forget_surplus(&mut transaction).await?;
     // Without an identity nothing was answered yet, and there are no rows.
     if let Some((uuid, _)) = load_identity(&mut transaction).await? {
         let identity = Identity::new(uuid);
