@@ -297,14 +297,15 @@ mod tests {
         for number in 0..3 {
             forwarder.send(pending(number), None).unwrap();
         }
-        // Another leads by now.
-        drop(forwarder);
         let version = Version {
             slot: Slot::new(7).unwrap(),
             offset: 0,
         };
+        let mut forwarder = Some(forwarder);
         for _ in 0..3 {
             let input = inbox.recv().await;
+            // The stream is open, and another leads by now.
+            drop(forwarder.take());
             assert!(
                 matches!(
                     input,

@@ -1,0 +1,233 @@
+//! One page of the disk: cut where it would become too long, with what is missing below the watermark.
+
+use std::sync::Arc;
+
+use paxos_common::paxos::{ballot::Ballot, identity::CommitCounter, message::Row, slot::Slot};
+
+use super::{PAGE_BYTES_MAX, PAGE_ROWS_MAX, Page};
+
+/// Cuts a page where it would become too long, and notices what is missing. Used by every store, so that all page alike.
+#[derive(Debug)]
+pub(crate) struct PageFill {
+    from: Slot,
+    moment: Moment,
+    /// What comes next.
+    next: Slot,
+    /// An unknown row that does not follow the row before it: its slot may be damaged too, until the next row shows.
+    doubtful: Option<Slot>,
+    rows: Vec<Row>,
+    bytes: usize,
+}
+
+impl PageFill {
+    /// A page from slot `from` on.
+    pub(crate) fn new(from: Slot, moment: Moment) -> Self {
+        Self {
+            from,
+            next: from.max(moment.trimmed_to),
+            moment,
+            doubtful: None,
+            rows: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Takes a row; `false` when it belongs to the next page. A row out of order is left out: only damage to a slot puts
+    /// it there.
+    pub(crate) fn take(&mut self, row: Row) -> bool {
+        if let Some(doubtful) = self.doubtful.take_if(|doubtful| *doubtful < row.slot) {
+            let row = Row {
+                slot: doubtful,
+                accepted: None,
+            };
+            if !self.add(row) {
+                return false;
+            }
+        }
+        self.doubtful = None;
+        if row.slot < self.next {
+            return true;
+        }
+        if row.accepted.is_none() && row.slot > self.next {
+            self.doubtful = Some(row.slot);
+            return true;
+        }
+        self.add(row)
+    }
+
+    fn add(&mut self, row: Row) -> bool {
+        let bytes = row
+            .accepted
+            .as_ref()
+            .map_or(0, |(_, value)| value.as_bytes().len() + value.traceparent().len());
+        let fits = self.rows.is_empty() || self.bytes + bytes <= PAGE_BYTES_MAX;
+        if !self.miss_up_to(row.slot) || !fits || self.rows.len() >= PAGE_ROWS_MAX {
+            return false;
+        }
+        self.bytes += bytes;
+        self.next = row.slot.next();
+        self.rows.push(row);
+        true
+    }
+
+    /// Below the watermark every slot has a row: one that is not there was lost, and is unknown. Tells whether all that
+    /// are missing below `end` have found room.
+    fn miss_up_to(&mut self, end: Slot) -> bool {
+        let end = end.min(self.moment.chosen_to);
+        while self.next < end && self.rows.len() < PAGE_ROWS_MAX {
+            self.rows.push(Row {
+                slot: self.next,
+                accepted: None,
+            });
+            self.next = self.next.next();
+        }
+        self.next >= end
+    }
+
+    /// The page: `last` tells that no row was turned away.
+    pub(crate) fn finish(mut self, last: bool) -> Page {
+        let doubtful = self.doubtful.take().filter(|_| last);
+        let last = doubtful.is_none_or(|slot| self.add(Row { slot, accepted: None })) && last;
+        let last = last && self.miss_up_to(self.moment.chosen_to);
+        let unknown = self
+            .rows
+            .iter()
+            .find(|row| row.accepted.is_none())
+            .map(|row| row.slot);
+        let moment = self.moment;
+        Page {
+            commit_counter: moment.commit_counter,
+            promised: moment.promised,
+            leader_address: moment.leader_address,
+            chosen_to: unknown.map_or(moment.chosen_to, |slot| slot.min(moment.chosen_to)),
+            known_to: moment.chosen_to,
+            trimmed_to: moment.trimmed_to,
+            voted_to: moment.voted_to,
+            rows: self.rows,
+            next: if last {
+                moment.voted_to.max(self.from)
+            } else {
+                self.next
+            },
+            last,
+        }
+    }
+}
+
+/// The state that a page is read together with.
+#[derive(Clone, Debug)]
+pub(crate) struct Moment {
+    pub(crate) commit_counter: CommitCounter,
+    pub(crate) promised: Ballot,
+    pub(crate) leader_address: Arc<str>,
+    pub(crate) chosen_to: Slot,
+    pub(crate) trimmed_to: Slot,
+    pub(crate) voted_to: Slot,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use paxos_common::paxos::value::Value;
+
+    fn row(slot: u64, bytes: usize) -> Row {
+        let value = Value::from_stored(Bytes::from(vec![1; bytes]), Bytes::new());
+        Row {
+            slot: Slot::new(slot).unwrap(),
+            accepted: Some((Ballot::ZERO, value)),
+        }
+    }
+
+    fn moment() -> Moment {
+        let at = |slot| Slot::new(slot).unwrap();
+        Moment {
+            commit_counter: CommitCounter::new(9),
+            promised: Ballot::ZERO,
+            leader_address: "".into(),
+            chosen_to: at(8),
+            trimmed_to: at(0),
+            voted_to: at(10),
+        }
+    }
+
+    fn fill(from: u64) -> PageFill {
+        PageFill::new(Slot::new(from).unwrap(), moment())
+    }
+
+    #[test]
+    fn page_is_bounded_in_bytes_and_rows_but_never_empty() {
+        let mut page = fill(0);
+        assert!(page.take(row(0, PAGE_BYTES_MAX + 1)));
+        assert!(!page.take(row(1, 1)));
+        let mut page = fill(0);
+        let taken = (0..).take_while(|&slot| page.take(row(slot, 0))).count();
+        assert_eq!(taken, PAGE_ROWS_MAX);
+    }
+
+    #[test]
+    fn unfinished_page_ends_behind_its_last_row_and_a_last_page_covers_the_rest() {
+        let mut page = fill(8);
+        page.take(row(9, 1));
+        let page = page.finish(false);
+        assert_eq!((page.next.get(), page.last), (10, false));
+        let page = fill(8).finish(true);
+        assert_eq!((page.next.get(), page.last), (10, true));
+        let page = fill(12).finish(true);
+        assert_eq!((page.next.get(), page.last), (12, true));
+    }
+
+    #[test]
+    fn watermark_of_a_page_stops_before_its_unknown_row() {
+        let mut page = fill(4);
+        page.take(row(4, 1));
+        page.take(Row {
+            slot: Slot::new(5).unwrap(),
+            accepted: None,
+        });
+        assert_eq!(page.finish(false).chosen_to.get(), 5);
+    }
+
+    #[test]
+    fn row_that_is_gone_below_the_watermark_is_unknown_and_above_it_was_never_there() {
+        // The watermark is 8.
+        let mut page = fill(2);
+        for slot in [2, 4, 9] {
+            assert!(page.take(row(slot, 1)));
+        }
+        let page = page.finish(true);
+        let told = |row: &Row| (row.slot.get(), row.accepted.is_some());
+        let told: Vec<_> = page.rows.iter().map(told).collect();
+        let lost = |slot| (slot, false);
+        assert_eq!(
+            told,
+            [
+                (2, true),
+                lost(3),
+                (4, true),
+                lost(5),
+                lost(6),
+                lost(7),
+                (9, true)
+            ]
+        );
+        assert_eq!(page.chosen_to.get(), 3);
+        let rows = fill(6).finish(true).rows;
+        assert_eq!(rows.iter().map(told_slot).collect::<Vec<_>>(), [6, 7]);
+    }
+
+    fn told_slot(row: &Row) -> u64 {
+        row.slot.get()
+    }
+
+    #[test]
+    fn many_lost_rows_take_many_pages() {
+        let mut moment = moment();
+        moment.chosen_to = Slot::new(PAGE_ROWS_MAX as u64 + 5).unwrap();
+        moment.voted_to = moment.chosen_to;
+        let first = PageFill::new(Slot::ZERO, moment.clone()).finish(true);
+        assert_eq!((first.rows.len(), first.last), (PAGE_ROWS_MAX, false));
+        let second = PageFill::new(first.next, moment).finish(true);
+        assert_eq!((second.rows.len(), second.last), (5, true));
+    }
+}
