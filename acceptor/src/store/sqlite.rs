@@ -151,13 +151,14 @@ impl SqliteStore {
         proof::examine(&directory).await?;
         let counter = CounterFile::open(&directory)?;
         let mut connection = open_writer(file, CHECKPOINT_PAGES[0]).await?;
+        // First of all writes: a commit behind a torn one of an earlier process would look like damage if it tore as well.
+        proof::empty_log(&mut connection, file).await?;
         match migrate(&mut connection, SCHEMA, SCHEMA_VERSION, APPLICATION_ID).await {
             Err(SqliteError::Older { found, .. }) if found == upgrade::OLD_VERSION => {
                 upgrade::upgrade(&mut connection).await?;
             }
             other => drop(other?),
         }
-        proof::empty_log(&mut connection, file).await?;
         // Before the run begins: a start that fails leaves none.
         let readers = Readers::open(file, READERS).await?;
         let (uuid, opened, open) = begin_run(&mut connection, name, run).await?;

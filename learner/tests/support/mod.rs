@@ -264,7 +264,15 @@ impl Acceptor for FakeAcceptor {
         Ok(Response::new(pb::TailResponse {
             stamp: Some(self.stamp(script.frames_stamped)),
             nonce: request.get_ref().nonce,
-            voted_to: script.voted_to,
+            // An acceptor never denies a vote that it has shown.
+            voted_to: script.voted_to.max(
+                script
+                    .accepted
+                    .iter()
+                    .map(|(_, slot, _)| slot + 1)
+                    .max()
+                    .unwrap_or(0),
+            ),
             trimmed_to: 0,
         }))
     }

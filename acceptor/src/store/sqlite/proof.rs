@@ -72,7 +72,15 @@ pub(super) async fn examine(directory: &DataDir) -> Result<(), StoreError> {
     let (alone, whole) = if database.metadata().is_ok_and(|file| file.len() > 0) {
         // Without its log the file may be torn by a crash in the middle of a checkpoint: then it proves nothing.
         let alone = look(&database, true).await.ok();
-        (alone, look(&database, false).await?)
+        match look(&database, false).await {
+            Ok(whole) => (alone, whole),
+            // A crash in the very first start leaves a rollback journal, which only a writer can use. A database of ours
+            // has none later, and nothing was answered yet.
+            Err(_) if is_first_start(found) && directory.file(&format!("{FILE}-journal")).exists() => {
+                (None, Held::Nothing)
+            }
+            Err(error) => return Err(error),
+        }
     } else {
         (None, Held::Nothing)
     };
@@ -83,6 +91,11 @@ pub(super) async fn examine(directory: &DataDir) -> Result<(), StoreError> {
         let file = if is_database { database } else { counter };
         StoreError::File { file, what }
     })
+}
+
+/// Whether no commit was counted yet.
+fn is_first_start(found: Found) -> bool {
+    matches!(found, Found::Missing | Found::Record(Record { uuid: None, .. }))
 }
 
 /// The database by itself and with its log: each commit of the log adds one to the counter. The few that do not, when a

@@ -10,7 +10,7 @@ use sqlx::{Connection as _, SqliteConnection};
 
 use super::{
     super::StoreError,
-    APPLICATION_ID, CHECKPOINT_PAGES, FILE, Identity, SCHEMA, SCHEMA_VERSION,
+    APPLICATION_ID, CHECKPOINT_PAGES, FILE, Identity, SCHEMA, SCHEMA_VERSION, proof,
     recovery::{load_identity, load_membership, load_witnesses},
 };
 
@@ -28,8 +28,8 @@ impl Stopped {
     /// Takes the lock of a data directory and opens the acceptor's file in it. Nothing is created, and no run begins.
     ///
     /// # Errors
-    /// There is no acceptor's file; another process holds the directory; the file cannot be read, or its identity or
-    /// membership record is damaged.
+    /// There is no acceptor's file; another process holds the directory; the file cannot be read; the disk lost commits; a
+    /// record is damaged.
     pub async fn open(data_dir: &Path) -> Result<Self, StoreError> {
         let path = data_dir.join(FILE);
         if !path.is_file() {
@@ -37,7 +37,10 @@ impl Stopped {
             return Err(SqliteError::Directory { path, source }.into());
         }
         let directory = DataDir::open(data_dir)?;
-        let mut connection = open_writer(&directory.file(FILE), CHECKPOINT_PAGES[0]).await?;
+        // As at a start: opening a damaged log for writing would destroy the proof, and what stands behind the damage.
+        proof::examine(&directory).await?;
+        let mut connection = open_writer(&path, CHECKPOINT_PAGES[0]).await?;
+        proof::empty_log(&mut connection, &path).await?;
         migrate(&mut connection, SCHEMA, SCHEMA_VERSION, APPLICATION_ID).await?;
         let (uuid, name) = load_identity(&mut connection)
             .await?
