@@ -131,7 +131,8 @@ async fn row_that_no_acceptor_can_read_ends_the_proposers_and_they_name_the_slot
             assert!(status.known_chosen_to >= end, "what is chosen stays known");
             first.push((status.damaged_rows == 1).then_some(status.chosen_to)?);
         }
-        Some(assert!(first.iter().all(|slot| *slot == first[0]), "{first:?}"))
+        assert!(first.iter().all(|slot| *slot == first[0]), "{first:?}");
+        Some(())
     })
     .await;
     let slot = cluster.acceptor_status(0).await.unwrap().chosen_to;
