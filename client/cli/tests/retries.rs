@@ -90,7 +90,7 @@ async fn counter_counts_every_success_once(length: Duration) {
 
 #[tokio::test]
 async fn counter_counts_every_success_once_while_leaders_are_killed() {
-    counter_counts_every_success_once(Duration::from_secs(9)).await;
+    counter_counts_every_success_once(Duration::from_secs(13)).await;
 }
 
 #[tokio::test]
