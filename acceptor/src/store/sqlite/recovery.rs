@@ -12,13 +12,13 @@
 //! | a commit counter below the one in `COMMITS` (`counter_file.rs`): commits, the log or the database are gone | the same |
 //! | no `COMMITS`, none of its records sound, or another acceptor's | the same |
 //! | a state, identity, membership or witness record that fails its checksum | the same |
-//! | a list of runs that is damaged | nothing here can tell: the other acceptors remember, and refuse it |
+//! | a list of runs that is damaged | this disk holds no proof: the other acceptors remember, and refuse it |
 //! | votes or runs without an identity or state | the same |
 //! | a vote that is missing at or above the watermark, or is beyond the last vote | the same |
 //! | a file that SQLite finds malformed | the same |
 //! | a vote that fails its checksum, or is missing below the watermark | unknown, until it is accepted again |
 //! | a trace context or a past promise that cannot be read | left out: both are for people |
-//! | a whole older copy of the directory | nothing here can tell: the other acceptors remember, and refuse it |
+//! | a whole older copy of the directory | this disk holds no proof: the other acceptors remember, and refuse it |
 //! | a file of version 1 | upgraded (`upgrade.rs`) |
 //! | another acceptor's name, a newer schema, a directory in use | end with 78 |
 //!

@@ -1,5 +1,5 @@
-//! Brings a file of schema version 1 to version 2: the state record learns where its votes end and which are open, and the
-//! lists of runs and witnesses get checksums.
+//! Brings a file of schema version 1 to version 2: the state record gets the end of the votes and the sum of the open
+//! slots, each witness gets a checksum, and surplus runs and witnesses are dropped.
 //!
 //! What version 1 did not protect is taken as it is found.
 

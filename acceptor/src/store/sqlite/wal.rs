@@ -1,4 +1,4 @@
-//! Walks a write-ahead log as SQLite does, without opening it, and tells a crash from damage.
+//! Walks a write-ahead log as SQLite does, without opening it, and distinguishes a crash from damage.
 //!
 //! SQLite ends the log silently before the first frame that does not verify. After a crash this is right: each commit is
 //! synced before the next one begins, so a crash tears the last commit only. A frame of a *later* commit behind the first
