@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use paxos_acceptor::{config::Args, run};
-use paxos_common::exit;
+use paxos_common::{command_line, exit};
 
 fn main() -> ExitCode {
-    let args = exit::parse::<Args>();
+    let args = command_line::parse::<Args>();
     let (listen, runtime) = (args.listen.listen, args.runtime);
     exit::main_with(listen, runtime, |listener, shutdown| {
         run(args.into(), listener, shutdown)

@@ -1,20 +1,13 @@
 //! How a process of ours starts and ends: exit codes, the error that carries one, and the body of every `main`.
 
-use std::{
-    fmt,
-    io::{self, IsTerminal as _},
-    net::SocketAddr,
-    panic::PanicHookInfo,
-    process,
-    time::Duration,
-};
+use std::{fmt, io, net::SocketAddr, panic::PanicHookInfo, process, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpSocket},
     runtime,
 };
 
-use crate::{config::RuntimeArgs, shutdown::Shutdown, stderr, telemetry};
+use crate::{config::RuntimeArgs, shutdown::Shutdown, signals::EndSignal, stderr, telemetry};
 
 /// Connections that wait to be accepted: when a crowd comes at once, as after a cut, each that finds no room there tries
 /// again only a second later. The kernel may allow fewer.
@@ -40,6 +33,16 @@ pub enum Exit {
     Storage = 74,
     /// Refused to run: not our directory, locked by another process, not our cluster, lists differ.
     Refused = 78,
+    /// The command to run under an election cannot be executed; as in shells.
+    NotExecutable = 126,
+    /// The command to run under an election was not found; as in shells.
+    NotFound = 127,
+    /// A client's command was ended by SIGHUP: 128 + 1.
+    HungUp = 129,
+    /// A client's command was ended by SIGINT: 128 + 2.
+    Interrupted = 130,
+    /// A client's command was ended by SIGTERM: 128 + 15.
+    Terminated = 143,
 }
 
 impl From<Exit> for process::ExitCode {
@@ -94,6 +97,17 @@ impl Failure {
         Self::new(Exit::Clean, anyhow::anyhow!("standard output is closed"))
     }
 
+    /// A signal ended a client's command before the command was done: exit 128 + the signal's number. `left` says what
+    /// may have happened all the same.
+    pub fn ended_by(signal: EndSignal, left: &str) -> Self {
+        let code = match signal {
+            EndSignal::HangUp => Exit::HungUp,
+            EndSignal::Interrupt => Exit::Interrupted,
+            EndSignal::Terminate => Exit::Terminated,
+        };
+        Self::new(code, anyhow::anyhow!("ended by {signal}{left}"))
+    }
+
     /// The same failure, told from one step further out; verb first, as in “open store”.
     #[must_use]
     pub fn context(self, text: impl fmt::Display + Send + Sync + 'static) -> Self {
@@ -122,7 +136,7 @@ impl From<anyhow::Error> for Failure {
 /// The body of a role's `main`: starts logging and the runtime, binds `listen`, calls `run` until it returns, and
 /// prints what went wrong as one line on standard error.
 ///
-/// `run` gets a [`Shutdown`] that SIGTERM and SIGINT begin. A panic anywhere is logged and exits 70.
+/// `run` gets a [`Shutdown`] that SIGTERM, SIGINT and SIGHUP begin. A panic anywhere is logged and exits 70.
 pub fn main_with<F, R>(listen: SocketAddr, runtime: RuntimeArgs, run: F) -> process::ExitCode
 where
     F: FnOnce(TcpListener, Shutdown) -> R,
@@ -191,36 +205,6 @@ pub fn finish(result: Result<(), Failure>) -> process::ExitCode {
                 stderr::say(telemetry::last_line(failure.code, &failure.to_string()));
             }
             failure.code.into()
-        }
-    }
-}
-
-/// Parses the command line of this process. `--help`, `--version` and mistakes end the process: with 0, with 2, or with
-/// 74 when standard output is full.
-pub fn parse<T: clap::Parser>() -> T {
-    T::try_parse().unwrap_or_else(|error| {
-        let code = print(&error);
-        process::exit(i32::from(code as u8));
-    })
-}
-
-/// Prints what the command line comes to: help on standard output, mistakes on standard error.
-fn print(error: &clap::Error) -> Exit {
-    if error.use_stderr() {
-        let text = error.render();
-        if io::stderr().is_terminal() {
-            stderr::say(text.ansi().to_string().trim_end());
-        } else {
-            stderr::say(text.to_string().trim_end());
-        }
-        return Exit::Usage;
-    }
-    match error.print() {
-        Ok(()) => Exit::Clean,
-        Err(failed) if failed.kind() == io::ErrorKind::BrokenPipe => Exit::Clean,
-        Err(failed) => {
-            stderr::say(format_args!("error: write to standard output: {failed}"));
-            Exit::Storage
         }
     }
 }

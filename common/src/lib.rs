@@ -5,6 +5,8 @@
 //! `sqlite` and `service`, opening files and running as a process.
 
 #[cfg(feature = "service")]
+pub mod command_line;
+#[cfg(feature = "service")]
 pub mod config;
 #[cfg(feature = "service")]
 pub mod exit;
@@ -16,6 +18,8 @@ pub mod peer;
 pub mod server;
 #[cfg(feature = "service")]
 pub mod shutdown;
+#[cfg(feature = "service")]
+pub mod signals;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod status;

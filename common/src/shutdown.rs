@@ -6,14 +6,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    task::JoinHandle,
-    time::timeout,
-};
+use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::exit::Failure;
+use crate::{exit::Failure, signals::EndSignals};
 
 /// Stops one role. Cheap to clone; all clones speak of the same stop.
 ///
@@ -36,7 +32,7 @@ impl Shutdown {
         }
     }
 
-    /// One that begins at SIGTERM or SIGINT. A second signal ends the process at once, with 128 + its number.
+    /// One that begins at SIGTERM, SIGINT or SIGHUP. A second signal ends the process at once, with 128 + its number.
     ///
     /// # Errors
     /// The signals cannot be listened to.
@@ -46,20 +42,15 @@ impl Shutdown {
     pub fn on_signals() -> io::Result<Self> {
         let shutdown = Self::new(&CancellationToken::new());
         let token = shutdown.token.clone();
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut signals = EndSignals::listen()?;
         // Not tracked: it outlives the role to see the second signal.
         tokio::spawn(async move {
             loop {
-                let number = tokio::select! {
-                    // Both arms: `recv` is cancel safe, an unseen signal stays pending.
-                    _ = terminate.recv() => 15,
-                    _ = interrupt.recv() => 2,
-                };
+                let signal = signals.next().await;
                 if token.is_cancelled() {
-                    process::exit(128 + number);
+                    process::exit(128 + i32::from(signal.number()));
                 }
-                tracing::info!(signal = number, "stopping");
+                tracing::info!(%signal, "stopping");
                 token.cancel();
             }
         });

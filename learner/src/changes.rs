@@ -38,13 +38,15 @@ pub(crate) struct Told {
     pub(crate) next: Slot,
 }
 
-/// The changes at or after `from`, of `pages` that begin with its slot.
+/// The changes at or after `from`, of `pages` that begin with its slot; first a progress report, so that the watcher knows
+/// where the watch begins.
 pub(crate) fn changes(
     pages: impl Stream<Item = Result<Page, ReadError>> + Send,
     target: Target,
     from: Version,
 ) -> impl Stream<Item = Result<Told, ReadError>> + Send {
     async_stream::try_stream! {
+        yield Told { changes: Vec::new(), next: from.slot };
         let mut pages = std::pin::pin!(pages);
         let mut told_at = Instant::now();
         while let Some(page) = pages.next().await {

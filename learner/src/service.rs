@@ -271,15 +271,19 @@ impl Learner for LearnerService {
     }
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let target = streams::read_target(request.target)?;
         let opened = self.opened()?;
         let from = match request.from {
             Some(from) => reads::read_version(from)?,
-            None => Version {
-                slot: opened.applied_to(),
-                offset: 0,
-            },
+            None => {
+                // A learner that lags would begin in the past.
+                in_time(&metadata, opened.pass_barrier(None)).await?;
+                Version {
+                    slot: opened.applied_to(),
+                    offset: 0,
+                }
+            }
         };
         let permit = admit(&self.watchers, "the list of watchers")?;
         in_time(&MetadataMap::new(), opened.begin_at(from.slot)).await?;

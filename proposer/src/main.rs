@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use paxos_common::exit;
+use paxos_common::{command_line, exit};
 use paxos_proposer::{Args, run};
 
 fn main() -> ExitCode {
-    let args = exit::parse::<Args>();
+    let args = command_line::parse::<Args>();
     exit::main_with(args.listen.listen, args.runtime, |listener, shutdown| {
         run(args.into(), listener, shutdown)
     })

@@ -17,7 +17,11 @@ use tokio::{
     time::{Instant, interval},
 };
 
-use crate::{connection::ConnectionArgs, output::OutputArgs};
+use crate::{
+    connection::ConnectionArgs,
+    output::OutputArgs,
+    signals::{self, Left, interruptible},
+};
 use load::Load;
 use tally::Tally;
 
@@ -71,8 +75,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         reads_percent: args.reads,
         timeout: args.connection.timeout,
     };
-    load.prepare().await?;
+    Box::pin(interruptible(Left::Write, load.prepare())).await?;
 
+    let mut signals = signals::listen()?;
     let begun = Instant::now();
     let (stop, stopped) = watch::channel(false);
     let mut workers = JoinSet::new();
@@ -82,8 +87,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     tokio::select! {
         // Cancel safe: it only shows the time.
         () = show_progress(begun, args.duration) => {}
-        // Cancel safe: it only waits. What was measured until then counts.
-        _ = tokio::signal::ctrl_c() => {}
+        // Cancel safe: a signal that was not returned stays pending. What was measured until then counts.
+        _ = signals.next() => {}
     }
     // Workers hold receivers; were they all gone, there would be nobody to stop.
     let _ = stop.send(true);

@@ -20,8 +20,14 @@ pub(crate) struct Args {
     /// What is decided, 1 byte to 4 KiB: the key of a register
     name: OsString,
 
-    /// The value asked for, up to 1 MiB; - reads it from standard input
+    /// The value asked for, up to 1 MiB; - reads it from standard input (a value that is a lone dash: printf - | paxos
+    /// decide NAME -)
     value: OsString,
+
+    /// Allow an empty value. Without this flag an empty value is refused: a decision is permanent, and an empty value is
+    /// mostly an unset variable or an empty file
+    #[arg(long)]
+    allow_empty: bool,
 
     #[command(flatten)]
     output: OutputArgs,
@@ -33,6 +39,12 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let client = args.connection.client()?;
     let value = value(args.value).await?;
+    if value.is_empty() && !args.allow_empty {
+        return Err(Failure::usage(
+            "the value is empty, and a decision is permanent: nothing was decided. Give --allow-empty if the empty value \
+             is meant",
+        ));
+    }
     let decision = client
         .decide(bytes(args.name), value, args.connection.timeout)
         .await

@@ -6,25 +6,32 @@ use paxos_client::{Election, ElectionError, Holding, Lost, Tenure, WriteError};
 use paxos_common::{
     config::parse_duration,
     exit::{Exit, Failure, block_on, exit_on_panic, finish},
+    signals::EndSignals,
     stderr,
 };
 use serde_json::json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     connection::{ConnectionArgs, no},
-    guard::{Guarded, code_of},
+    guard::{Guarded, code_of, find_program},
     key::{bytes, version_as_json},
     output::{OutputArgs, bytes_as_json, bytes_as_text},
+    signals,
 };
 
+/// How long to wait before the next attempt when the cluster does not answer.
+const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(1);
+
 /// Wait to hold an election; run a command while holding
+///
+/// Waits for as long as it takes, also while the cluster does not answer.
 ///
 /// The command runs in a process group of its own, with the fencing token, a number that grows from holder to holder, in
 /// PAXOS_FENCING_TOKEN. When the election is lost the group gets SIGTERM, and SIGKILL after --grace, or after a twentieth
 /// of --ttl if that is shorter, which is before others may take over; then this exits 1.
 /// When the command ends, this resigns and exits with its code, or with 128 + the number of the signal that ended it.
-/// SIGTERM and SIGINT are passed on as SIGTERM, and this resigns when the command has ended. If this process is killed,
+/// SIGTERM, SIGINT and SIGHUP are passed on as SIGTERM, and this resigns when the command has ended. A command that is no
+/// program is found out before: 127, or 126 when the file cannot be executed. At a terminal the command has the terminal. If this process is killed,
 /// the kernel kills the command, but not what the command has started.
 ///
 /// While this process itself is stopped (SIGSTOP), nobody watches the command: what it acts on must refuse tokens below
@@ -60,7 +67,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> ExitCode {
-    paxos_common::telemetry::init(paxos_common::config::LogFormat::Text);
+    paxos_common::telemetry::init_quiet(paxos_common::config::LogFormat::Text);
     exit_on_panic();
     match block_on(1, crate::traced(elect(args))) {
         Ok(code) => {
@@ -71,46 +78,25 @@ pub(crate) fn run(args: Args) -> ExitCode {
     }
 }
 
-/// SIGTERM or SIGINT, whichever comes first.
-pub(crate) struct Interrupt {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Interrupt {
-    fn listen() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(Failure::internal);
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-        })
-    }
-
-    /// # Cancel safety
-    /// Safe: an unseen signal stays pending.
-    pub(crate) async fn next(&mut self) {
-        tokio::select! {
-            // Both arms: `recv` is cancel safe.
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
 async fn elect(args: Args) -> Result<u8, Failure> {
+    if let Some(program) = args.command.first() {
+        find_program(program)?;
+    }
     let client = args.connection.client()?;
     let candidate = args.candidate.clone().map_or_else(own_name, bytes);
     let election = Election::new(&client, bytes(args.name.clone()), candidate.clone(), args.ttl)
         .map_err(election_failure)?;
-    let mut interrupt = Interrupt::listen()?;
-    let patience = args.connection.timeout;
+    let mut signals = signals::listen()?;
     let tenure = tokio::select! {
         // Cancel safe enough: the candidacy ends, and at worst nobody holds for the time to live.
-        tenure = election.campaign(patience) => tenure.map_err(election_failure)?,
+        tenure = campaign(&args, &election) => tenure?,
         // It ends only in an error.
         failure = show_changes(&args, &election) => return Err(failure),
-        // Cancel safe: a signal unseen stays pending.
-        () = interrupt.next() => return Ok(Exit::Clean as u8),
+        // Cancel safe: a signal that was not returned stays pending.
+        signal = signals.next() => return match args.command.is_empty() {
+            true => Ok(Exit::Clean as u8),
+            false => Err(Failure::ended_by(signal, ": the command was not run")),
+        },
     };
     let own = Holding {
         candidate,
@@ -123,14 +109,33 @@ async fn elect(args: Args) -> Result<u8, Failure> {
             resign(tenure).await;
             return Err(failure);
         }
-        hold(tenure, &mut interrupt).await
+        hold(tenure, &mut signals).await
     } else {
         stderr::say(format_args!(
             "holding as {}, token {}",
             bytes_as_text(&own.candidate),
             own.token
         ));
-        run_command(&args, tenure, &mut interrupt).await
+        run_command(&args, tenure, &mut signals).await
+    }
+}
+
+/// Waits until this candidate holds. A cluster that does not answer is reported once, and ends no candidacy.
+async fn campaign(args: &Args, election: &Election) -> Result<Tenure, Failure> {
+    let mut is_reported = false;
+    loop {
+        match election.campaign(args.connection.timeout).await {
+            Ok(tenure) => return Ok(tenure),
+            Err(error @ ElectionError::Unavailable(_)) => {
+                if !std::mem::replace(&mut is_reported, true) {
+                    stderr::say(format_args!(
+                        "{error}; the candidate goes on waiting; `paxos status` shows what is wrong"
+                    ));
+                }
+                tokio::time::sleep(UNAVAILABLE_PAUSE).await;
+            }
+            Err(error) => return Err(election_failure(error)),
+        }
     }
 }
 
@@ -148,14 +153,26 @@ async fn show_changes(args: &Args, election: &Election) -> Failure {
     if !args.command.is_empty() {
         return std::future::pending().await;
     }
-    let mut observation = election.observe(args.connection.timeout);
-    while let Some(news) = observation.next().await {
-        let shown = news.map_err(election_failure);
-        if let Err(failure) = shown.and_then(|holding| show(args, holding.as_ref(), false)) {
-            return failure;
+    let mut shown = None;
+    loop {
+        let mut observation = election.observe(args.connection.timeout);
+        while let Some(news) = observation.next().await {
+            let holding = match news {
+                Ok(holding) => holding,
+                // The candidacy reports it.
+                Err(ElectionError::Unavailable(_)) => break,
+                Err(error) => return election_failure(error),
+            };
+            // An observation that begins again repeats the last holder.
+            if shown.as_ref() != Some(&holding)
+                && let Err(failure) = show(args, holding.as_ref(), false)
+            {
+                return failure;
+            }
+            shown = Some(holding);
         }
+        tokio::time::sleep(UNAVAILABLE_PAUSE).await;
     }
-    Failure::internal(anyhow::anyhow!("the observation ended without saying why"))
 }
 
 fn show(args: &Args, holding: Option<&Holding>, ours: bool) -> Result<(), Failure> {
@@ -182,19 +199,19 @@ fn show(args: &Args, holding: Option<&Holding>, ours: bool) -> Result<(), Failur
     )
 }
 
-async fn hold(tenure: Tenure, interrupt: &mut Interrupt) -> Result<u8, Failure> {
+async fn hold(tenure: Tenure, signals: &mut EndSignals) -> Result<u8, Failure> {
     tokio::select! {
         // Cancel safe: it only waits.
         lost = tenure.lost() => Err(lost_failure(lost)),
-        // Cancel safe: a signal unseen stays pending.
-        () = interrupt.next() => {
+        // Cancel safe: a signal that was not returned stays pending.
+        _ = signals.next() => {
             resign(tenure).await;
             Ok(Exit::Clean as u8)
         }
     }
 }
 
-async fn run_command(args: &Args, tenure: Tenure, interrupt: &mut Interrupt) -> Result<u8, Failure> {
+async fn run_command(args: &Args, tenure: Tenure, signals: &mut EndSignals) -> Result<u8, Failure> {
     // Starting it is the first guarded action.
     let token = tenure.check().map_err(lost_failure)?;
     let mut command = Guarded::start(&args.command, token.packed())?;
@@ -206,8 +223,8 @@ async fn run_command(args: &Args, tenure: Tenure, interrupt: &mut Interrupt) -> 
             command.stop(grace_when_lost(args)).await?;
             return Err(lost_failure(lost));
         }
-        // Cancel safe: a signal unseen stays pending.
-        () = interrupt.next() => {
+        // Cancel safe: a signal that was not returned stays pending.
+        _ = signals.next() => {
             tokio::select! {
                 // Cancel safe: dropped only together with the command's last grace, below.
                 status = command.stop(args.grace) => status?,

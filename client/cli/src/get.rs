@@ -1,6 +1,6 @@
 //! `paxos get`: reads registers.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, io::IsTerminal as _};
 
 use bytes::Bytes;
 use paxos_client::{Client, Consistency, Part, Register, Version};
@@ -12,7 +12,9 @@ use crate::{
     output::{Form, OutputArgs, bytes_as_text, write_bytes},
 };
 
-/// Read a register: print its value, as it is
+/// Read a register: print its value
+///
+/// To a file or a pipe: exactly the bytes that were stored. At a terminal a newline follows them.
 ///
 /// Sees every write acknowledged before, through whichever learner, unless less is asked for. With --prefix: one line a
 /// register, SLOT.OFFSET KEY = VALUE, ascending by key, in pages of which a later one shows a later state. Exits 1 when
@@ -33,6 +35,10 @@ pub(crate) struct Args {
     /// A state that includes this version: waits for a learner that has it
     #[arg(long, value_name = "SLOT.OFFSET")]
     at_least: Option<Version>,
+
+    /// Print a newline after the value, also to a file or a pipe
+    #[arg(long, conflicts_with = "prefix")]
+    newline: bool,
 
     #[command(flatten)]
     output: OutputArgs,
@@ -58,8 +64,11 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         .map_err(read_failure)?
         .ok_or_else(|| no(format!("there is no key {}", bytes_as_text(&key))))?;
     match args.output.output {
-        // As it is, for files and pipes; the end of the line is for people.
-        Form::Text => write_bytes(&[&register.value[..], b"\n"].concat()),
+        Form::Text => {
+            let newline = args.newline || std::io::stdout().is_terminal();
+            let end: &[u8] = if newline { b"\n" } else { b"" };
+            write_bytes(&[&register.value[..], end].concat())
+        }
         Form::Json => args.output.print(String::new, || register_as_json(&register)),
     }
 }

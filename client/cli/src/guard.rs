@@ -1,8 +1,13 @@
 //! A command that must not outlive its guardian: started, stopped, and killed by the kernel when the guardian is.
 
 use std::{
-    ffi::OsString,
-    os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    ffi::{OsStr, OsString},
+    io::ErrorKind,
+    os::unix::{
+        ffi::OsStrExt as _,
+        process::{CommandExt as _, ExitStatusExt as _},
+    },
+    path::Path,
     process::{ExitCode, ExitStatus},
     time::Duration,
 };
@@ -12,6 +17,7 @@ use nix::{
     sys::{
         prctl::set_pdeathsig,
         signal::{Signal, killpg},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid},
     },
     unistd::{Pid, getppid},
 };
@@ -19,7 +25,13 @@ use paxos_common::{
     exit::{Exit, Failure},
     stderr,
 };
-use tokio::{process::Child, time::timeout};
+use tokio::{
+    process::Child,
+    signal::unix::{Signal as Signals, SignalKind, signal},
+    time::timeout,
+};
+
+use crate::terminal;
 
 /// Run a command that is killed with its parent: between `paxos elect` and its command
 #[derive(Debug, clap::Args)]
@@ -27,6 +39,10 @@ pub(crate) struct Args {
     /// The process that must be the parent
     #[arg(long)]
     parent: i32,
+
+    /// The process group becomes the one in the foreground of the terminal at standard input
+    #[arg(long)]
+    foreground: bool,
 
     /// The command and its arguments
     #[arg(last = true, required = true)]
@@ -40,12 +56,37 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     if told.is_err() || getppid() != Pid::from_raw(args.parent) {
         return Exit::Internal.into();
     }
+    if args.foreground {
+        terminal::take();
+    }
     let [program, arguments @ ..] = &args.command[..] else {
         return Exit::Usage.into();
     };
     let error = std::process::Command::new(program).args(arguments).exec();
     stderr::say(format_args!("error: run {}: {error}", program.display()));
-    Exit::Usage.into()
+    if error.kind() == ErrorKind::NotFound {
+        Exit::NotFound.into()
+    } else {
+        Exit::NotExecutable.into()
+    }
+}
+
+/// Finds the program of a command, before anything is done for the command's sake.
+///
+/// # Errors
+/// As shells have it: 127 when there is no such program, 126 when the file cannot be executed.
+pub(crate) fn find_program(program: &OsStr) -> Result<(), Failure> {
+    match which::which(program) {
+        Ok(_) => Ok(()),
+        Err(_) if program.as_bytes().contains(&b'/') && Path::new(program).exists() => Err(Failure::new(
+            Exit::NotExecutable,
+            anyhow::anyhow!("{} is no file that can be executed", program.display()),
+        )),
+        Err(_) => Err(Failure::new(
+            Exit::NotFound,
+            anyhow::anyhow!("there is no program {}", program.display()),
+        )),
+    }
 }
 
 /// The running command, in a process group of its own.
@@ -53,6 +94,18 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 pub(crate) struct Guarded {
     child: Child,
     group: Pid,
+    /// The command has the terminal, and it is taken back when the command has ended.
+    foreground: bool,
+    /// Reports that the command was stopped, as by Ctrl-Z.
+    child_signals: Signals,
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        if self.foreground {
+            terminal::take();
+        }
+    }
 }
 
 impl Guarded {
@@ -60,8 +113,13 @@ impl Guarded {
     pub(crate) fn start(command: &[OsString], token: u64) -> Result<Self, Failure> {
         let failed = |error| Failure::internal(anyhow::Error::new(error).context("start the command"));
         let own = std::env::current_exe().map_err(failed)?;
+        let child_signals = signal(SignalKind::child()).map_err(failed)?;
+        // Otherwise a command that reads from the terminal is stopped by SIGTTIN while the election is held.
+        let foreground = terminal::is_ours();
         let child = tokio::process::Command::new(own)
-            .args(["guard", "--parent", &std::process::id().to_string(), "--"])
+            .args(["guard", "--parent", &std::process::id().to_string()])
+            .args(foreground.then_some("--foreground"))
+            .arg("--")
             .args(command)
             .env("PAXOS_FENCING_TOKEN", token.to_string())
             .process_group(0)
@@ -72,13 +130,22 @@ impl Guarded {
         Ok(Self {
             child,
             group: Pid::from_raw(id),
+            foreground,
+            child_signals,
         })
     }
 
     /// # Cancel safety
     /// Safe: the command goes on.
     pub(crate) async fn wait(&mut self) -> Result<ExitStatus, Failure> {
-        let status = self.child.wait().await;
+        let status = loop {
+            tokio::select! {
+                // Cancel safe: the command goes on.
+                status = self.child.wait() => break status,
+                // Cancel safe: an unseen signal stays pending.
+                _ = self.child_signals.recv(), if self.foreground => self.go_on_when_stopped()?,
+            }
+        };
         status.map_err(|error| Failure::internal(anyhow::Error::new(error).context("wait for the command")))
     }
 
@@ -93,6 +160,20 @@ impl Guarded {
         }
         self.signal(Signal::SIGKILL)?;
         self.wait().await
+    }
+
+    /// Has a command that was stopped at the terminal go on: while it stands still, the election would be held for
+    /// nothing, and no process would read from the terminal.
+    fn go_on_when_stopped(&self) -> Result<(), Failure> {
+        let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
+        match waitid(Id::Pid(self.group), flags) {
+            Ok(WaitStatus::Stopped(_, Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU)) => {
+                stderr::say("the command cannot be stopped while the election is held: it goes on");
+                self.signal(Signal::SIGCONT)
+            }
+            // Still running, stopped by a person on purpose (SIGSTOP), or ended.
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     fn signal(&self, signal: Signal) -> Result<(), Failure> {

@@ -1,7 +1,7 @@
 //! `paxos log`: prints the log.
 
 use paxos_client::{
-    Slot, Subscription, Version,
+    Client, Slot, Subscription, Version,
     proto::{Command, Delete, LogRecord, Put, command::Operation},
 };
 use paxos_common::exit::Failure;
@@ -11,6 +11,7 @@ use crate::{
     connection::{ConnectionArgs, no, subscribe_failure},
     json,
     output::{OutputArgs, bytes_as_text},
+    signals::{Left, interruptible, until_asked_to_end},
 };
 
 /// Print the log: one line a command, SLOT.OFFSET and its value
@@ -43,13 +44,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let client = args.connection.client()?;
     let mut log = client.subscribe(args.from, args.connection.timeout);
     if args.follow {
-        return tokio::select! {
-            // Cancel safe: interrupting the command is its usual end.
-            result = follow(&args, &mut log) => result,
-            // Cancel safe: it only waits.
-            _ = tokio::signal::ctrl_c() => Ok(()),
-        };
+        return until_asked_to_end(follow(&args, &mut log)).await;
     }
+    interruptible(Left::Nothing, print_what_there_is(&args, &client, &mut log)).await
+}
+
+async fn print_what_there_is(args: &Args, client: &Client, log: &mut Subscription) -> Result<(), Failure> {
     let end = client.chosen_to(args.connection.timeout).await.map_err(|cause| {
         Failure::unavailable(anyhow::anyhow!(
             "cannot learn where the log ends: {cause}; `paxos status` shows more"
@@ -61,7 +61,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             args.from
         )));
     }
-    print_to(&args, &mut log, end).await
+    print_to(args, log, end).await
 }
 
 async fn follow(args: &Args, log: &mut Subscription) -> Result<(), Failure> {

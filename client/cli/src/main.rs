@@ -17,7 +17,9 @@ mod propose;
 mod put;
 mod repair;
 mod serve;
+mod signals;
 mod status;
+mod terminal;
 mod verdict;
 mod watch;
 
@@ -25,10 +27,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use paxos_common::{
+    command_line,
     config::LogFormat,
     exit::{self, Failure},
     telemetry,
 };
+use signals::{Left, interruptible};
 
 /// Paxos with its roles apart: acceptors vote, proposers lead, learners know.
 #[derive(Debug, Parser)]
@@ -40,7 +44,7 @@ use paxos_common::{
 )]
 #[command(
     after_help = "Exit codes: 0 done, 1 the answer is no, 2 usage, 69 unavailable or the deadline passed, 74 standard output cannot be \
-                  written."
+                  written, 128 + N ended by signal N."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -68,36 +72,38 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match exit::parse::<Cli>().command {
-        // These two run roles: they set up logging and threads themselves.
+    use Left::{Nothing, Write};
+    match command_line::parse::<Cli>().command {
+        // These run roles or commands of their own: they set up logging and threads themselves.
         Command::Elect(args) => elect::run(args),
         Command::Guard(args) => guard::run(&args),
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(args),
-        Command::Decide(args) => client(decide::run(args)),
-        Command::Put(args) => client(put::run(args)),
-        Command::Get(args) => client(get::run(args)),
-        Command::Delete(args) => client(delete::run(args)),
+        Command::Decide(args) => client(interruptible(Write, decide::run(args))),
+        Command::Put(args) => client(interruptible(Write, put::run(args))),
+        Command::Get(args) => client(interruptible(Nothing, get::run(args))),
+        Command::Delete(args) => client(interruptible(Write, delete::run(args))),
+        Command::Propose(args) => client(interruptible(Write, propose::run(args))),
+        Command::Healthcheck(args) => client(interruptible(Nothing, healthcheck::run(args))),
+        Command::Repair(args) => client(interruptible(Write, repair::run(args))),
+        // A signal is the usual end of these, or of one of their forms.
         Command::Watch(args) => client(watch::run(args)),
-        Command::Propose(args) => client(propose::run(args)),
         Command::Log(args) => client(log::run(args)),
         Command::Status(args) => client(status::run(args)),
         Command::Bench(args) => client(bench::run(args)),
-        Command::Healthcheck(args) => client(healthcheck::run(args)),
-        Command::Repair(args) => client(repair::run(args)),
     }
 }
 
 /// Runs a client's command to its end.
 fn client(command: impl Future<Output = Result<(), Failure>>) -> ExitCode {
-    telemetry::init(LogFormat::Text);
+    telemetry::init_quiet(LogFormat::Text);
     exit::exit_on_panic();
     exit::finish(exit::block_on(1, traced(command)))
 }
 
 /// Exports what a command traces, if the environment says where to.
 async fn traced<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let exporting = telemetry::Exporting::start_for_client()?;
+    let exporting = telemetry::Exporting::start_for_client();
     let result = command.await;
     exporting.stop().await;
     result

@@ -55,14 +55,22 @@ pub(crate) fn write_bytes(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// Bytes for people, on one line: text with its control characters escaped, or base64 with a marker.
+/// Marks bytes that are no text.
+const BINARY: &str = "base64:";
+
+/// Bytes for people, on one line; different bytes give different lines. Text stays as it is, but for control characters
+/// and backslashes, which are escaped. Other bytes are base64 behind a marker; text that begins like the marker has a
+/// backslash before it.
 pub(crate) fn bytes_as_text(bytes: &[u8]) -> String {
     let Ok(text) = str::from_utf8(bytes) else {
-        return format!("base64:{}", BASE64_STANDARD.encode(bytes));
+        return format!("{BINARY}{}", BASE64_STANDARD.encode(bytes));
     };
     let mut line = String::with_capacity(text.len());
+    if text.starts_with(BINARY) {
+        line.push('\\');
+    }
     for character in text.chars() {
-        if character.is_control() {
+        if character.is_control() || character == '\\' {
             line.extend(character.escape_default());
         } else {
             line.push(character);
@@ -95,6 +103,13 @@ mod tests {
             "grüße\\n\\u{1b}[31m"
         );
         assert_eq!(bytes_as_text(&[0xff, 0x00]), "base64:/wA=");
+    }
+
+    #[test]
+    fn different_values_give_different_lines() {
+        assert_eq!(bytes_as_text(b"a\nb"), "a\\nb");
+        assert_eq!(bytes_as_text(b"a\\nb"), "a\\\\nb");
+        assert_eq!(bytes_as_text(b"base64:/wA="), "\\base64:/wA=");
     }
 
     #[test]

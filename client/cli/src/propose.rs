@@ -3,7 +3,10 @@
 use std::ffi::OsString;
 
 use bytes::Bytes;
-use futures::{Stream, TryStreamExt as _};
+use futures::{
+    Stream, StreamExt as _,
+    stream::{self, FuturesOrdered},
+};
 use paxos_client::{ProposeError, VALUE_BYTES_MAX, Version};
 use paxos_common::exit::Failure;
 use serde_json::json;
@@ -20,12 +23,13 @@ use crate::{
 /// Returns once the value is chosen, on the disks of a quorum, and so is everything ordered before it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The value, 1 byte to 1 MiB; - reads it from standard input
+    /// The value, 1 byte to 1 MiB; - reads it from standard input (a value that is a lone dash: printf - | paxos propose
+    /// -)
     #[arg(required_unless_present = "lines")]
     value: Option<OsString>,
 
-    /// Append each line of standard input as a value of its own, and print a line for each, in the same order. Values
-    /// in flight together may be ordered otherwise
+    /// Append each line of standard input as a value of its own, and print the outcome of each line that was sent, in
+    /// the same order. Values in flight together may be ordered otherwise. A line that breaks a limit ends the reading
     #[arg(long, conflicts_with = "value")]
     lines: bool,
 
@@ -53,29 +57,58 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     print(args.output, &Ok(version))
 }
 
-/// Goes on after a line that was not ordered, and ends with what became of the last such.
+/// Appends the lines of standard input, and prints the outcome of each line that was sent.
+///
+/// Goes on after a line that was not ordered. Reads no further after a line that breaks a limit, after a refusal, and
+/// when standard output cannot be written. Fails with the first fault.
 async fn propose_lines(args: Args) -> Result<(), Failure> {
     let client = args.connection.client()?;
     let timeout = args.connection.timeout;
-    let append = |line: Bytes| {
-        let client = client.clone();
-        async move { Ok::<_, Failure>(client.append(line, timeout).await) }
-    };
-    let mut outcomes = std::pin::pin!(lines().map_ok(append).try_buffered(args.in_flight.into()));
+    let mut lines = std::pin::pin!(lines());
+    let mut in_flight = FuturesOrdered::new();
     let mut result = Ok(());
-    while let Some(outcome) = outcomes.try_next().await? {
-        match &outcome {
-            Ok(_) | Err(ProposeError::NotProposed(_) | ProposeError::OutcomeUnknown(_)) => {
-                print(args.output, &outcome)?;
+    let mut is_reading = true;
+    let mut is_printing = true;
+    loop {
+        tokio::select! {
+            biased;
+            // Cancel safe: an outcome that was not returned stays in the queue.
+            Some((number, outcome)) = in_flight.next(), if !in_flight.is_empty() => {
+                let goes_on = matches!(
+                    outcome,
+                    Ok(_) | Err(ProposeError::NotProposed(_) | ProposeError::OutcomeUnknown(_))
+                );
+                is_reading &= goes_on;
+                if is_printing && let Err(failure) = print(args.output, &outcome) {
+                    is_reading = false;
+                    is_printing = false;
+                    result = result.and(Err(not_printed(number, &failure)));
+                }
+                result = result.and(outcome.map(drop).map_err(propose_failure));
             }
-            // The next will fare no better.
-            Err(ProposeError::Invalid(_) | ProposeError::Refused(_)) => {
-                return outcome.map(drop).map_err(propose_failure);
-            }
+            // Cancel safe: a part of a line stays in the reader's buffer.
+            line = lines.next(), if is_reading && in_flight.len() < usize::from(args.in_flight) => match line {
+                None => is_reading = false,
+                Some(Err(failure)) => {
+                    is_reading = false;
+                    result = result.and(Err(failure));
+                }
+                Some(Ok((number, line))) => {
+                    let client = client.clone();
+                    in_flight.push_back(async move { (number, client.append(line, timeout).await) });
+                }
+            },
+            else => return result,
         }
-        result = outcome.map(drop).map_err(propose_failure).and(result);
     }
-    result
+}
+
+/// Standard output took no more: values were sent whose outcome no reader learns.
+fn not_printed(number: u64, failure: &Failure) -> Failure {
+    Failure::storage(anyhow::anyhow!(
+        "{failure}: the outcome of line {number}, and of later lines that were sent, is not printed; `paxos log` shows which \
+         values were ordered"
+    ))
 }
 
 /// What became of one value, on one line.
@@ -100,14 +133,27 @@ fn print(output: OutputArgs, outcome: &Result<Version, ProposeError>) -> Result<
     )
 }
 
-/// The lines of standard input, without their ends.
-fn lines() -> impl Stream<Item = Result<Bytes, Failure>> {
+/// The lines of standard input, without their ends, with their numbers from 1 on. A line that breaks a limit is an error,
+/// and ends the stream.
+fn lines() -> impl Stream<Item = Result<(u64, Bytes), Failure>> {
     let newline = b"\n".to_vec();
     let codec = AnyDelimiterCodec::new_with_max_length(newline.clone(), newline, VALUE_BYTES_MAX);
-    FramedRead::new(tokio::io::stdin(), codec).map_err(|error| match error {
-        AnyDelimiterCodecError::MaxChunkLengthExceeded => {
-            Failure::usage(format!("a line is longer than {VALUE_BYTES_MAX} bytes"))
+    let lines = FramedRead::new(tokio::io::stdin(), codec);
+    lines.zip(stream::iter(1..)).map(|(line, number)| match line {
+        Ok(line) if line.is_empty() => Err(bad_line(number, "is empty, and a value has at least 1 byte")),
+        Ok(line) => Ok((number, line)),
+        Err(AnyDelimiterCodecError::MaxChunkLengthExceeded) => Err(bad_line(
+            number,
+            &format!("is longer than {VALUE_BYTES_MAX} bytes, the longest value"),
+        )),
+        Err(AnyDelimiterCodecError::Io(error)) => {
+            Err(Failure::usage(format!("read standard input: {error}")))
         }
-        AnyDelimiterCodecError::Io(error) => Failure::usage(format!("read standard input: {error}")),
     })
+}
+
+fn bad_line(number: u64, fault: &str) -> Failure {
+    Failure::usage(format!(
+        "line {number} {fault}: this line and the lines after it were not sent"
+    ))
 }

@@ -19,7 +19,8 @@ pub(crate) struct Args {
     /// Its key, 1 byte to 4 KiB
     key: OsString,
 
-    /// The value, up to 1 MiB, or empty; - reads it from standard input
+    /// The value, up to 1 MiB, or empty; - reads it from standard input (a value that is a lone dash: printf - | paxos
+    /// put KEY -)
     value: OsString,
 
     /// Only if the key holds nothing

@@ -18,6 +18,7 @@ use crate::{
     connection::ConnectionArgs,
     json,
     output::{Form, OutputArgs, hex, write},
+    signals::{Left, interruptible, until_asked_to_end},
     verdict::{Digests, Peer, Severity, Verdict, judge, learner},
 };
 
@@ -48,33 +49,35 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let client = args.connection.client()?;
     let patience = args.connection.timeout.min(PATIENCE_MAX);
-    if !args.watch {
+    if args.watch {
+        return until_asked_to_end(watch(&args, &client, patience)).await;
+    }
+    interruptible(Left::Nothing, async {
         let (status, verdict) = look(&client, patience).await;
         print(&args, &status, &verdict)?;
         if verdict.exit() == Exit::Clean {
             return Ok(());
         }
         let problem = verdict.findings.first().map(|finding| finding.problem.clone());
-        return Err(Failure::new(
+        Err(Failure::new(
             verdict.exit(),
             anyhow::anyhow!(problem.unwrap_or_default()),
-        ));
-    }
+        ))
+    })
+    .await
+}
+
+async fn watch(args: &Args, client: &Client, patience: Duration) -> Result<(), Failure> {
     let mut ticks = interval(WATCH_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            // Cancel safe: a tick missed is a later look.
-            _ = ticks.tick() => {}
-            // Cancel safe: it only waits.
-            _ = tokio::signal::ctrl_c() => return Ok(()),
-        }
-        let (status, verdict) = look(&client, patience).await;
+        ticks.tick().await;
+        let (status, verdict) = look(client, patience).await;
         if args.output.output == Form::Text && std::io::stdout().is_terminal() {
             // Clear the screen and go to its upper left corner.
             write("\u{1b}[2J\u{1b}[H")?;
         }
-        print(&args, &status, &verdict)?;
+        print(args, &status, &verdict)?;
     }
 }
 

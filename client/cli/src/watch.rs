@@ -3,17 +3,21 @@
 use std::ffi::OsString;
 
 use paxos_client::{Change, Target, Version, Watch};
-use paxos_common::exit::Failure;
+use paxos_common::{exit::Failure, stderr};
+use serde_json::json;
 
 use crate::{
     connection::ConnectionArgs,
-    key::{bytes, change_as_json, watch_failure},
-    output::{OutputArgs, bytes_as_text},
+    key::{bytes, change_as_json, version_as_json, watch_failure},
+    output::{Form, OutputArgs, bytes_as_text},
+    signals::until_asked_to_end,
 };
 
 /// Print the changes of a register as they come: one line each, SLOT.OFFSET KEY = VALUE, or SLOT.OFFSET KEY deleted
 ///
-/// In order, nothing lost or told twice, until interrupted. To go on later: --from the version after the last one
+/// In order, nothing lost or told twice, until interrupted. Says when it is in place: "watching from SLOT.OFFSET" on
+/// standard error, or with --output json a first object {"watching":{"from":…}} on standard output: every change from that
+/// version on is printed. To go on later: --from the version after the last one
 /// printed, which is the same slot with the offset one higher.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -24,7 +28,7 @@ pub(crate) struct Args {
     #[arg(long)]
     prefix: bool,
 
-    /// The first version of which to tell [default: from now on]
+    /// The first version to print [default: from now on: every change that is acknowledged after the command began]
     #[arg(long, value_name = "SLOT.OFFSET")]
     from: Option<Version>,
 
@@ -44,17 +48,25 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Target::Key(key)
     };
     let mut watch = client.watch(target, args.from, args.connection.timeout);
-    tokio::select! {
-        // Cancel safe: interrupting the command is its usual end.
-        result = follow(args.output, &mut watch) => result,
-        // Cancel safe: it only waits.
-        _ = tokio::signal::ctrl_c() => Ok(()),
-    }
+    until_asked_to_end(follow(args.output, args.from, &mut watch)).await
 }
 
-async fn follow(output: OutputArgs, watch: &mut Watch) -> Result<(), Failure> {
+/// Prints the position that the watch begins at, then each change.
+async fn follow(output: OutputArgs, from: Option<Version>, watch: &mut Watch) -> Result<(), Failure> {
+    let mut in_place = false;
     while let Some(news) = watch.next().await {
-        for change in &news.map_err(watch_failure)?.changes {
+        let news = news.map_err(watch_failure)?;
+        if !std::mem::replace(&mut in_place, true) {
+            let from = from.unwrap_or(news.next);
+            match output.output {
+                Form::Text => stderr::say(format_args!("watching from {from}")),
+                Form::Json => output.print(
+                    String::new,
+                    || json!({ "watching": { "from": version_as_json(from) } }),
+                )?,
+            }
+        }
+        for change in &news.changes {
             output.print(|| line(change), || change_as_json(change))?;
         }
     }

@@ -282,7 +282,7 @@ async fn each_line_of_standard_input_becomes_a_value_and_gets_a_line() {
         (Some(USAGE), &b"4.0\n"[..])
     );
     assert!(
-        String::from_utf8_lossy(&empty.stderr).contains("the value is empty"),
+        String::from_utf8_lossy(&empty.stderr).contains("line 2 is empty"),
         "{empty:?}"
     );
     let long = piped(&dev.urls, &[], vec![b'x'; 1_048_577]).await.unwrap();

@@ -84,7 +84,10 @@ impl Services {
 
     /// The first thing that a watch tells.
     async fn watch(&self, message: WatchRequest) -> Result<WatchResponse, Status> {
+        let from = message.from.as_ref().map_or(0, |from| from.slot);
         let mut stream = self.learner.clone().watch(request(message)).await?.into_inner();
+        let first = stream.message().await?.expect("it tells where it begins");
+        assert_eq!((first.changes, first.applied_to), (Vec::new(), from));
         Ok(stream.message().await?.expect("it tells something"))
     }
 

@@ -50,7 +50,7 @@ async fn many_decide_at_once_and_everybody_is_told_one_winner_also_later() {
             output.status.success().then(|| stdout(&output))
         })
         .await;
-        assert_eq!(told, winner);
+        assert_eq!(told, winner.trim());
     }
     let restarted = cluster.learners[0].log();
     let from: Vec<_> = restarted

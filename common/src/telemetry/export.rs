@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -23,18 +24,22 @@ use opentelemetry_sdk::{
 };
 use tokio::{
     runtime::{Builder, Handle, Runtime},
-    task::spawn_blocking,
+    sync::oneshot,
+    time::timeout,
 };
 
 use super::settings::Settings;
 use crate::{
     config::version,
     exit::Failure,
+    stderr,
     trace::{SCOPE, Tracer, known_id, names},
 };
 
-/// How long a stop waits for what was not exported yet.
-const FLUSH_MAX: Duration = Duration::from_secs(2);
+/// How long a role that stops waits for the export of its last spans.
+const ROLE_FLUSH_MAX: Duration = Duration::from_secs(2);
+/// How long a client's command waits for it: people wait for the command.
+const CLIENT_FLUSH_MAX: Duration = Duration::from_millis(200);
 /// Most links of a span: a batch names every request in it, and has at most so many by default.
 const LINKS_MAX: u32 = 4_096;
 
@@ -44,6 +49,16 @@ pub struct Exporting {
     tracer: Tracer,
     resource: Resource,
     exporter: Option<(SdkTracerProvider, Runtime)>,
+    flush_max: Duration,
+}
+
+/// Whose spans are exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exporter<'a> {
+    /// A role with this name, and the name of its node. Reports a collector that cannot be reached.
+    Role(&'a str, &'a str),
+    /// A client's command. Says nothing about the collector.
+    Client,
 }
 
 impl Exporting {
@@ -55,40 +70,46 @@ impl Exporting {
     /// # Errors
     /// An `OTEL_` variable makes no sense (usage).
     pub fn start(role: &str, node: &str) -> Result<Self, Failure> {
-        let exporting = Self::as_service(role, Some(node))?;
+        let exporting = Self::as_service(Exporter::Role(role, node)).map_err(Failure::usage)?;
         if exporting.tracer.is_on() {
             tracing::info!("exporting traces");
         }
         Ok(exporting)
     }
 
-    /// Starts for a client, whose library finds the provider by itself.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub fn start_for_client() -> Result<Self, Failure> {
-        let exporting = Self::as_service("client", None)?;
+    /// Starts for a client's command, whose library finds the provider by itself. A variable that makes no sense, or is
+    /// meant for other programs, is named in a warning, and the command runs without traces.
+    pub fn start_for_client() -> Self {
+        let exporting = Self::as_service(Exporter::Client).unwrap_or_else(|error| {
+            stderr::say(format_args!("warning: no traces are exported: {error}"));
+            Self::off(Exporter::Client)
+        });
         if let Some((provider, _)) = &exporting.exporter {
             opentelemetry::global::set_tracer_provider(provider.clone());
         }
-        Ok(exporting)
+        exporting
     }
 
-    fn as_service(role: &str, node: Option<&str>) -> Result<Self, Failure> {
-        let resource = resource(role, node);
-        let Some(settings) = Settings::from_env(|name| env::var(name).ok()).map_err(Failure::usage)? else {
-            return Ok(Self {
-                tracer: Tracer::off(),
-                resource,
-                exporter: None,
-            });
+    fn off(exporter: Exporter<'_>) -> Self {
+        Self {
+            tracer: Tracer::off(),
+            resource: exporter.resource(),
+            exporter: None,
+            flush_max: Duration::ZERO,
+        }
+    }
+
+    fn as_service(service: Exporter<'_>) -> Result<Self, String> {
+        let Some(settings) = Settings::from_env(|name| env::var(name).ok())? else {
+            return Ok(Self::off(service));
         };
+        let resource = service.resource();
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("telemetry")
             .enable_all()
             .build()
-            .map_err(|error| Failure::internal(error).context("start the telemetry runtime"))?;
+            .map_err(|error| format!("start the telemetry runtime: {error}"))?;
         let provider = {
             // The connection belongs to that runtime.
             let _entered = runtime.enter();
@@ -96,12 +117,13 @@ impl Exporting {
                 .with_tonic()
                 .with_endpoint(settings.endpoint.clone())
                 .build()
-                .map_err(|error| Failure::usage(format!("cannot export traces: {error}")))?;
+                .map_err(|error| format!("cannot export traces: {error}"))?;
             SdkTracerProvider::builder()
                 .with_batch_exporter(Watched {
                     exporter: Arc::new(exporter),
                     runtime: runtime.handle().clone(),
                     failing: AtomicBool::new(false),
+                    reports: service != Exporter::Client,
                     endpoint: settings.endpoint.clone(),
                 })
                 .with_id_generator(Ids::default())
@@ -122,6 +144,10 @@ impl Exporting {
             tracer: Tracer::new(BoxedTracer::new(Box::new(tracer))),
             resource,
             exporter: Some((provider, runtime)),
+            flush_max: match service {
+                Exporter::Role(..) => ROLE_FLUSH_MAX,
+                Exporter::Client => CLIENT_FLUSH_MAX,
+            },
         })
     }
 
@@ -135,7 +161,7 @@ impl Exporting {
         self.resource.clone()
     }
 
-    /// Exports what is left, for at most two seconds.
+    /// Exports what is left: for at most two seconds in a role, for at most 200 ms in a client's command.
     ///
     /// # Cancel safety
     /// Dropping it drops what is left.
@@ -143,13 +169,16 @@ impl Exporting {
         let Some((provider, runtime)) = self.exporter.take() else {
             return;
         };
-        // It blocks, and the collector may hang.
-        let flushed = spawn_blocking(move || {
-            let flushed = provider.shutdown_with_timeout(FLUSH_MAX);
+        let flush_max = self.flush_max;
+        let (done, flushed) = oneshot::channel();
+        // The flush blocks, and the collector may hang. A thread of the runtime would hold up the runtime's end.
+        thread::spawn(move || {
+            let result = provider.shutdown_with_timeout(ROLE_FLUSH_MAX);
             runtime.shutdown_background();
-            flushed
+            // The receiver is gone when the time is up.
+            drop(done.send(result));
         });
-        if let Ok(Err(error)) = flushed.await {
+        if let Ok(Ok(Err(error))) = timeout(flush_max, flushed).await {
             tracing::debug!(%error, "the last spans were not exported");
         }
     }
@@ -164,22 +193,28 @@ impl Drop for Exporting {
     }
 }
 
-/// Who exports. The standard variables go before what we know ourselves.
-fn resource(role: &str, node: Option<&str>) -> Resource {
-    let instance = uuid::Uuid::new_v4().to_string();
-    let ours = [
-        KeyValue::new("service.name", format!("paxos-{role}")),
-        KeyValue::new("service.instance.id", instance),
-        KeyValue::new("service.version", version()),
-    ];
-    let node = node.map(|node| KeyValue::new(names::NODE, node.to_owned()));
-    let name = env::var("OTEL_SERVICE_NAME").ok().filter(|name| !name.is_empty());
-    Resource::builder_empty()
-        .with_attributes(ours)
-        .with_attributes(node)
-        .with_detector(Box::new(EnvResourceDetector::new()))
-        .with_attributes(name.map(|name| KeyValue::new("service.name", name)))
-        .build()
+impl Exporter<'_> {
+    /// Who exports. The standard variables go before what we know ourselves.
+    fn resource(self) -> Resource {
+        let (role, node) = match self {
+            Self::Role(role, node) => (role, Some(node)),
+            Self::Client => ("client", None),
+        };
+        let instance = uuid::Uuid::new_v4().to_string();
+        let ours = [
+            KeyValue::new("service.name", format!("paxos-{role}")),
+            KeyValue::new("service.instance.id", instance),
+            KeyValue::new("service.version", version()),
+        ];
+        let node = node.map(|node| KeyValue::new(names::NODE, node.to_owned()));
+        let name = env::var("OTEL_SERVICE_NAME").ok().filter(|name| !name.is_empty());
+        Resource::builder_empty()
+            .with_attributes(ours)
+            .with_attributes(node)
+            .with_detector(Box::new(EnvResourceDetector::new()))
+            .with_attributes(name.map(|name| KeyValue::new("service.name", name)))
+            .build()
+    }
 }
 
 /// Random ids, but for spans whose id others know already.
@@ -202,6 +237,8 @@ struct Watched<E> {
     exporter: Arc<E>,
     runtime: Handle,
     failing: AtomicBool,
+    /// Whether a collector that cannot be reached is reported.
+    reports: bool,
     endpoint: String,
 }
 
@@ -220,13 +257,15 @@ impl<E: SpanExporter + 'static> SpanExporter for Watched<E> {
         };
         let fails = reason.is_some();
         match (self.failing.swap(fails, Ordering::Relaxed), reason) {
-            (false, Some(reason)) => tracing::warn!(
+            (false, Some(reason)) if self.reports => tracing::warn!(
                 endpoint = self.endpoint,
                 reason,
                 "the trace collector takes nothing: spans are dropped until it does"
             ),
-            (true, None) => tracing::info!(endpoint = self.endpoint, "the trace collector takes spans again"),
-            (false, None) | (true, Some(_)) => {}
+            (true, None) if self.reports => {
+                tracing::info!(endpoint = self.endpoint, "the trace collector takes spans again");
+            }
+            (false | true, None | Some(_)) => {}
         }
         // Whoever hears of a failure could only say so again.
         Ok(())

@@ -228,7 +228,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts so many of each and waits until one leads.
+    /// Starts so many of each and waits until one leads and the learners have caught up.
     pub async fn start(acceptors: u16, proposers: u16, learners: u16) -> Self {
         Self::start_with(acceptors, proposers, learners, Environment::new()).await
     }
@@ -245,6 +245,14 @@ impl Cluster {
             cluster.add_learner(name, &["--data-dir", &data_dir]);
         }
         cluster.leader().await;
+        for learner in &cluster.learners {
+            let address = learner.address.to_string();
+            let listen = address.strip_prefix("http://").unwrap();
+            until("a learner is ready", async || {
+                run(&["healthcheck", listen]).await.status.success().then_some(())
+            })
+            .await;
+        }
         cluster
     }
 

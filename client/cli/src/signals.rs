@@ -1,0 +1,58 @@
+//! Commands that end when a signal asks for it.
+
+use paxos_common::{
+    exit::Failure,
+    signals::{EndSignal, EndSignals},
+};
+
+/// Starts to listen to SIGINT, SIGTERM and SIGHUP.
+pub(crate) fn listen() -> Result<EndSignals, Failure> {
+    EndSignals::listen()
+        .map_err(|error| Failure::internal(anyhow::Error::new(error).context("listen to signals")))
+}
+
+/// What a signal may leave behind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Left {
+    /// The command only reads.
+    Nothing,
+    /// The command writes.
+    Write,
+}
+
+/// Runs a command to its end, or until a signal asks for the end: then the command fails with 128 + the signal's number.
+pub(crate) async fn interruptible(
+    left: Left,
+    command: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let mut signals = listen()?;
+    tokio::select! {
+        // Cancel safe: the failure says what may be left of the command.
+        result = command => result,
+        // Cancel safe: a signal that was not returned stays pending.
+        signal = signals.next() => Err(ended_by(signal, left)),
+    }
+}
+
+/// Runs a command whose usual end is a signal.
+pub(crate) async fn until_asked_to_end(
+    command: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let mut signals = listen()?;
+    tokio::select! {
+        // Cancel safe: the signal is the command's usual end.
+        result = command => result,
+        // Cancel safe: a signal that was not returned stays pending.
+        _ = signals.next() => Ok(()),
+    }
+}
+
+fn ended_by(signal: EndSignal, left: Left) -> Failure {
+    Failure::ended_by(
+        signal,
+        match left {
+            Left::Nothing => "",
+            Left::Write => ": what was being written may have taken effect, or may still take effect",
+        },
+    )
+}

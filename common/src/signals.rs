@@ -1,0 +1,125 @@
+//! The signals that ask a process to end: SIGINT, SIGTERM and SIGHUP.
+
+use std::{fmt, fs, io};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// A signal that asks a process to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndSignal {
+    /// The terminal closed.
+    HangUp,
+    /// Ctrl-C.
+    Interrupt,
+    /// A supervisor stops the process.
+    Terminate,
+}
+
+impl EndSignal {
+    const ALL: [Self; 3] = [Self::HangUp, Self::Interrupt, Self::Terminate];
+
+    /// The signal's number on Linux. By convention a process ended by the signal exits with 128 + this number.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::HangUp => 1,
+            Self::Interrupt => 2,
+            Self::Terminate => 15,
+        }
+    }
+}
+
+impl fmt::Display for EndSignal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::HangUp => "SIGHUP",
+            Self::Interrupt => "SIGINT",
+            Self::Terminate => "SIGTERM",
+        })
+    }
+}
+
+/// Listens to the signals that ask this process to end.
+///
+/// A process that listens ends by these signals also as process 1 of a container, where the kernel drops signals
+/// without a handler. A signal that the parent set to be ignored stays ignored: `nohup` and the background jobs of a
+/// script rely on this.
+#[derive(Debug)]
+pub struct EndSignals {
+    hang_up: Option<Signal>,
+    interrupt: Option<Signal>,
+    terminate: Option<Signal>,
+}
+
+impl EndSignals {
+    /// Starts to listen.
+    ///
+    /// # Errors
+    /// The signals cannot be listened to.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn listen() -> io::Result<Self> {
+        let ignored = ignored_signals();
+        let listen = |end: EndSignal| {
+            let is_ignored = ignored & (1 << (end.number() - 1)) != 0;
+            (!is_ignored)
+                .then(|| signal(SignalKind::from_raw(end.number().into())))
+                .transpose()
+        };
+        let [hang_up, interrupt, terminate] = EndSignal::ALL.map(listen);
+        Ok(Self {
+            hang_up: hang_up?,
+            interrupt: interrupt?,
+            terminate: terminate?,
+        })
+    }
+
+    /// Waits for the next of the signals.
+    ///
+    /// # Cancel safety
+    /// Safe: a signal that was not returned stays pending.
+    pub async fn next(&mut self) -> EndSignal {
+        tokio::select! {
+            // All arms: `recv` is cancel safe.
+            () = received(&mut self.hang_up) => EndSignal::HangUp,
+            () = received(&mut self.interrupt) => EndSignal::Interrupt,
+            () = received(&mut self.terminate) => EndSignal::Terminate,
+        }
+    }
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// The signals that this process ignores, as the kernel's bit mask: bit 0 is signal 1. Empty when the kernel does not
+/// report the mask.
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    mask_of(&status)
+}
+
+fn mask_of(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mask_of_ignored_signals_is_read_from_the_status_file() {
+        assert_eq!(
+            mask_of("Name:\tpaxos\nSigIgn:\t0000000000000001\nSigCgt:\t0\n"),
+            1
+        );
+        assert_eq!(mask_of("Name:\tpaxos\n"), 0);
+    }
+}
