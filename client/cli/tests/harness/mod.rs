@@ -190,6 +190,20 @@ impl Process {
         status
     }
 
+    /// How it ended by itself; `None` while it runs, and when it was not started.
+    pub fn try_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().unwrap()?;
+        self.child = None;
+        Some(status)
+    }
+
+    /// SIGKILL if it still runs.
+    pub fn kill_if_it_runs(&mut self) {
+        if self.try_ended().is_none() && self.child.is_some() {
+            self.kill();
+        }
+    }
+
     /// SIGTERM, and how it ended.
     pub async fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
