@@ -69,6 +69,7 @@ mod status;
 mod stream;
 mod subscription;
 mod trace;
+mod transport;
 mod unary;
 mod watch;
 mod write;

@@ -1,14 +1,11 @@
 //! Commands as single calls, each to the proposer that served the last one.
 
-use std::{
-    error::Error as _,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use paxos_common::peer::{Address, MESSAGE_BYTES_MAX, connect_lazy};
 use paxos_proto::v1::{Command, ProposeRequest, proposer_client::ProposerClient};
 use tokio::time::{Instant, timeout_at};
-use tonic::{Code, ConnectError, Request, Status, transport::Channel};
+use tonic::{Code, Request, transport::Channel};
 
 use crate::{
     Version,
@@ -17,6 +14,7 @@ use crate::{
     error::{Cause, Failed},
     stall::{Judge, Progress, Suspect, process_at},
     trace::Call,
+    transport::was_not_taken,
 };
 
 type Chosen = (Suspect, ProposerClient<Channel>);
@@ -84,12 +82,14 @@ impl Unary {
             }
         };
         call.answered(status.code(), status.message());
-        let failed = if never_sent(&status) {
+        let not_taken = was_not_taken(&status);
+        let failed = if not_taken {
             Failed::NotProposed(Cause::from(&status).at(address))
         } else {
             Failed::judge(&status)
         };
-        let helpless = matches!(&failed, Failed::NotProposed(cause) if cause.code != Code::ResourceExhausted);
+        let overloaded = !not_taken && failed.cause().code == Code::ResourceExhausted;
+        let helpless = matches!(failed, Failed::NotProposed(_)) && !overloaded;
         if helpless || matches!(failed, Failed::OutcomeUnknown(_)) {
             self.leave(address);
         }
@@ -134,16 +134,4 @@ impl Unary {
     fn chosen(&self) -> std::sync::MutexGuard<'_, Option<Chosen>> {
         self.chosen.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether the call failed before there was a connection to send it on.
-fn never_sent(status: &Status) -> bool {
-    let mut source = status.source();
-    while let Some(error) = source {
-        if error.is::<ConnectError>() {
-            return true;
-        }
-        source = error.source();
-    }
-    false
 }

@@ -3,6 +3,8 @@
 
 #[expect(unreachable_pub, reason = "a module of one test binary")]
 mod fake;
+#[path = "client/refused.rs"]
+mod refused;
 #[path = "client/registers.rs"]
 mod registers;
 #[path = "client/stall.rs"]

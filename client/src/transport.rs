@@ -1,0 +1,39 @@
+//! Failures of the transport that prove that the peer did not take a call.
+//!
+//! - No connection was made.
+//! - The connection ended while the call was queued. `hyper` hands the call back and says "canceled".
+//! - The peer reset the call with REFUSED_STREAM: closed "prior to any processing" (RFC 9113, section 8.7).
+//! - The peer sent GOAWAY, and the call is above the last stream that GOAWAY names: it "was not or will not be
+//!   processed" (RFC 9113, section 6.8). `h2` gives this error to such calls, and to calls made after the GOAWAY. Calls at
+//!   or below that stream wait on; when the connection closes, `h2` gives an I/O error to them.
+//!
+//! All of this holds only for a call that has no answer yet. A stream whose headers have arrived was taken.
+
+use std::error::Error;
+
+use tonic::{ConnectError, Status};
+
+/// Whether the peer certainly did not take the call that failed with this status before any answer came.
+pub(crate) fn was_not_taken(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if error.is::<ConnectError>() || is_handed_back(error) || is_refused(error) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+fn is_handed_back(error: &(dyn Error + 'static)) -> bool {
+    error
+        .downcast_ref::<hyper::Error>()
+        .is_some_and(hyper::Error::is_canceled)
+}
+
+fn is_refused(error: &(dyn Error + 'static)) -> bool {
+    error.downcast_ref::<h2::Error>().is_some_and(|error| {
+        let is_reset = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        error.is_remote() && (error.is_go_away() || is_reset)
+    })
+}
