@@ -79,9 +79,6 @@ pub enum StoreError {
         /// Why.
         source: SqliteError,
     },
-    /// Another process reads the database, so that its log cannot be emptied.
-    #[error("another process keeps {} open for reading: end that process, then start this one again", .0.display())]
-    Busy(PathBuf),
     /// The directory was made for another acceptor.
     #[error("the data directory belongs to acceptor {found:?}, and this one was started as {asked:?}")]
     OtherAcceptor {
@@ -110,7 +107,6 @@ impl From<StoreError> for Failure {
             StoreError::Damaged(_)
             | StoreError::File { .. }
             | StoreError::Malformed { .. }
-            | StoreError::Busy(_)
             | StoreError::LockedByOther(_) => Self::storage(error),
             StoreError::OtherAcceptor { .. } => Self::refused(error),
             StoreError::Unusable { file, source } => {
@@ -139,7 +135,6 @@ impl StoreError {
             Self::File { .. }
             | Self::Malformed { .. }
             | Self::Unusable { .. }
-            | Self::Busy(_)
             | Self::LockedByOther(_)
             | Self::OtherAcceptor { .. } => self,
         }
@@ -155,11 +150,9 @@ impl StoreError {
                 let code = error.code().and_then(|code| code.parse::<u32>().ok());
                 code.is_some_and(|code| MALFORMED.contains(&(code & 0xff)))
             }
-            Self::Unusable { .. }
-            | Self::Busy(_)
-            | Self::LockedByOther(_)
-            | Self::OtherAcceptor { .. }
-            | Self::Sqlite(_) => false,
+            Self::Unusable { .. } | Self::LockedByOther(_) | Self::OtherAcceptor { .. } | Self::Sqlite(_) => {
+                false
+            }
         }
     }
 }

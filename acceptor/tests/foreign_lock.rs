@@ -150,3 +150,33 @@ async fn stop_and_start_work_while_another_process_holds_the_lock() {
     let answered = propose(&client, cluster, 0).await.recv().await.unwrap();
     assert!(matches!(answered, Some(Answer::Accepted(_))), "{answered:?}");
 }
+
+#[tokio::test]
+async fn start_waits_for_a_reader_in_another_process_and_says_so_once() {
+    /// Longer than SQLite waits for a reader several times over.
+    const READS_FOR: Duration = Duration::from_secs(7);
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = Logged::start(directory.path());
+    let mut client = process.client().await;
+    form(&mut client).await;
+    // Killed, so that it leaves a log to empty.
+    drop(process);
+    let options = SqliteConnectOptions::new().filename(directory.path().join("data/acceptor.db"));
+    let mut reader = SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::query("BEGIN").execute(&mut reader).await.unwrap();
+    sqlx::query("SELECT * FROM state")
+        .fetch_all(&mut reader)
+        .await
+        .unwrap();
+    let mut process = Logged::start(directory.path());
+    let line = process.says("another process reads this file").await;
+    assert!(line.contains("acceptor.db"), "{line}");
+    sleep(READS_FOR).await;
+    assert_eq!(process.child.try_wait().unwrap(), None, "the start gave up");
+    sqlx::query("COMMIT").execute(&mut reader).await.unwrap();
+    process.says("the start goes on").await;
+    process.client().await;
+    let log = fs::read_to_string(&process.log).unwrap();
+    assert_eq!(log.matches("another process reads this file").count(), 1, "{log}");
+    assert_eq!(process.stop(), Some(0));
+}

@@ -26,8 +26,10 @@ use paxos_common::{
         witness::{WITNESSED_RUNS_MAX, Witnesses},
     },
     sqlite::{
-        DataDir, Readers, SqliteError, checksum, foreign_lock::failed_before_the_transaction, migrate,
-        open_writer, wal_limit::WalLimit,
+        DataDir, Readers, SqliteError, checksum,
+        foreign_lock::failed_before_the_transaction,
+        migrate, open_writer,
+        wal_limit::{WalLimit, wal_bytes, wal_path},
     },
 };
 use paxos_proto::v1 as pb;
@@ -62,7 +64,7 @@ const SCHEMA_VERSION: i32 = 2;
 const APPLICATION_ID: i32 = 0x7061_7841;
 const FILE: &str = "acceptor.db";
 
-/// Readers at once. Each holds a page of at most a megabyte; more only wait for the same disk.
+/// Pages that are read at once. Each holds a page of at most a megabyte; more only wait for the same disk.
 const READERS: u32 = 4;
 
 /// Rows of one INSERT at most: its six parameters a row stay below SQLite's limit of 32,766. Larger groups take
@@ -96,6 +98,8 @@ pub struct SqliteStore {
 #[derive(Clone, Debug)]
 pub struct SqliteReader {
     readers: Readers,
+    /// One connection for the worker alone, so that readers of pages never keep it waiting.
+    held: Readers,
     file: Arc<PathBuf>,
     wal: Arc<PathBuf>,
     identity: Identity,
@@ -134,7 +138,6 @@ impl SqliteStore {
             | StoreError::File { .. }
             | StoreError::Malformed { .. }
             | StoreError::Unusable { .. }
-            | StoreError::Busy(_)
             | StoreError::LockedByOther(_)
             | StoreError::OtherAcceptor { .. }) => error,
         })
@@ -161,6 +164,7 @@ impl SqliteStore {
         }
         // Before the run begins: a start that fails leaves none.
         let readers = Readers::open(file, READERS).await?;
+        let held = Readers::open(file, 1).await?;
         let (uuid, opened, open) = begin_run(&mut connection, name, run).await?;
         counter.write(uuid, opened.recovered.commit_counter)?;
         counter.sync()?;
@@ -172,11 +176,11 @@ impl SqliteStore {
             checkpoint_pages(uuid, membership.configuration()),
         )
         .await?;
-        let wal = Arc::new(directory.file(&format!("{FILE}-wal")));
         let reader = SqliteReader {
             readers,
+            held,
             file: Arc::new(file.to_owned()),
-            wal,
+            wal: Arc::new(wal_path(file)),
             identity,
         };
         Ok((
@@ -279,6 +283,7 @@ impl Store for SqliteStore {
         }
         // The last connection to close is the writer's, which copies the write-ahead log back and removes it.
         self.reader.readers.close().await;
+        self.reader.held.close().await;
         if let Err(error) = self.connection.close().await {
             warn!(%error, "closing the store failed; what was committed is safe");
         }
@@ -314,9 +319,7 @@ impl Reader for SqliteReader {
     }
 
     async fn wal_bytes(&self) -> u64 {
-        tokio::fs::metadata(&*self.wal)
-            .await
-            .map_or(0, |metadata| metadata.len())
+        wal_bytes(&self.wal)
     }
 }
 
@@ -380,7 +383,7 @@ impl SqliteReader {
         let list: Vec<_> = slots.iter().map(Slot::to_string).collect();
         let sql = format!("SELECT {VOTE} FROM vote WHERE slot IN (SELECT value FROM json_each(?1))");
         let query = sqlx::query(AssertSqlSafe(sql)).bind(format!("[{}]", list.join(",")));
-        let mut read = self.readers.read().await?;
+        let mut read = self.held.read().await?;
         let mut rows = query.fetch(&mut *read);
         while let Some(row) = rows.try_next().await? {
             held.extend(self.identity.read_vote(&row, 0)?.map(into_held));

@@ -15,7 +15,7 @@ use std::{
 use sqlx::{Row as _, SqliteConnection};
 use tokio::time::timeout;
 
-use super::{Readers, SqliteError};
+use super::{Readers, SqliteError, foreign_lock::is_locked};
 
 /// Size above which the log is emptied, in bytes: four times the usual length at which SQLite copies the log back, so
 /// that emptying stays rare.
@@ -38,14 +38,36 @@ pub struct WalLimit {
     next_attempt: Option<Instant>,
 }
 
+/// What came of an attempt to empty the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emptied {
+    /// The file is cut to nothing.
+    Whole,
+    /// A read of this process did not end in time.
+    OwnReader,
+    /// Another process reads the file, or holds a lock on it.
+    OtherProcess,
+}
+
+/// Path of the write-ahead log of `file`.
+pub fn wal_path(file: &Path) -> PathBuf {
+    let mut wal = file.as_os_str().to_owned();
+    wal.push("-wal");
+    wal.into()
+}
+
+/// Size of the write-ahead log at this path in bytes; 0 where there is none.
+pub fn wal_bytes(wal: &Path) -> u64 {
+    // The kernel answers from memory.
+    std::fs::metadata(wal).map_or(0, |metadata| metadata.len())
+}
+
 impl WalLimit {
     /// A limit for `file`, whose readers in this process are `readers`.
     pub fn new(file: &Path, readers: Readers) -> Self {
-        let mut wal = file.as_os_str().to_owned();
-        wal.push("-wal");
         Self {
             file: file.to_owned(),
-            wal: wal.into(),
+            wal: wal_path(file),
             readers,
             next_attempt: None,
         }
@@ -53,8 +75,7 @@ impl WalLimit {
 
     /// Size of the log in bytes; 0 where there is none.
     pub fn bytes(&self) -> u64 {
-        // The kernel answers from memory.
-        std::fs::metadata(&self.wal).map_or(0, |metadata| metadata.len())
+        wal_bytes(&self.wal)
     }
 
     /// Empties the log if it is longer than [`WAL_BYTES_MAX`]. Call it after commits, and from time to time.
@@ -70,38 +91,45 @@ impl WalLimit {
         if bytes <= WAL_BYTES_MAX || !is_due {
             return Ok(());
         }
-        if self.empty(writer).await? {
-            if self.next_attempt.take().is_some() {
-                tracing::info!(file = %self.file.display(), "the write-ahead log is short again");
+        let reader = match self.empty(writer).await? {
+            Emptied::Whole => {
+                if self.next_attempt.take().is_some() {
+                    tracing::info!(file = %self.file.display(), "the write-ahead log is short again");
+                }
+                return Ok(());
             }
-        } else {
-            if self.next_attempt.is_none() {
-                tracing::warn!(
-                    file = %self.file.display(), wal_mib = bytes / 1024 / 1024,
-                    "a reader in another process keeps the write-ahead log of this file from being emptied: the log grows \
-                     until that reader ends"
-                );
-            }
-            self.next_attempt = Some(Instant::now() + RETRY_INTERVAL);
+            Emptied::OwnReader => "a read of this process, on a slow disk,",
+            Emptied::OtherProcess => "a reader in another process",
+        };
+        if self.next_attempt.is_none() {
+            tracing::warn!(
+                file = %self.file.display(), wal_mib = bytes / 1024 / 1024,
+                "{reader} keeps the write-ahead log of this file from being emptied: the log grows until that read ends"
+            );
         }
+        self.next_attempt = Some(Instant::now() + RETRY_INTERVAL);
         Ok(())
     }
 
-    /// Copies the whole log back and cuts its file to nothing. Returns whether no reader stood in the way.
+    /// Copies the whole log back and cuts its file to nothing, unless a reader stands in the way.
     ///
     /// # Errors
     /// The disk failed: write nothing more.
     ///
     /// # Cancel safety
     /// As [`Self::keep`].
-    pub async fn empty(&mut self, writer: &mut SqliteConnection) -> Result<bool, SqliteError> {
+    pub async fn empty(&mut self, writer: &mut SqliteConnection) -> Result<Emptied, SqliteError> {
         let Ok(_all_turns) = timeout(READS_END_MAX, self.readers.turns().write()).await else {
-            return Ok(false);
+            return Ok(Emptied::OwnReader);
         };
         set_busy_timeout(writer, FOREIGN_READS_END_MAX).await?;
         let emptied = empty_wal(writer).await;
         set_busy_timeout(writer, super::BUSY_TIMEOUT).await?;
-        emptied
+        Ok(if emptied? {
+            Emptied::Whole
+        } else {
+            Emptied::OtherProcess
+        })
     }
 }
 
@@ -110,10 +138,14 @@ impl WalLimit {
 /// # Errors
 /// The disk failed.
 pub async fn empty_wal(writer: &mut SqliteConnection) -> Result<bool, SqliteError> {
-    let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
+    match sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
         .fetch_one(writer)
-        .await?;
-    Ok(row.try_get::<i64, _>(0)? == 0)
+        .await
+    {
+        Ok(row) => Ok(row.try_get::<i64, _>(0)? == 0),
+        Err(error) if is_locked(&error) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn set_busy_timeout(writer: &mut SqliteConnection, timeout: Duration) -> Result<(), sqlx::Error> {
@@ -225,10 +257,24 @@ mod tests {
         sqlx::query("BEGIN").execute(&mut foreign).await.unwrap();
         count(&mut foreign).await;
         write(&mut file.writer, 17).await;
-        assert!(!file.limit.empty(&mut file.writer).await.unwrap());
+        let emptied = file.limit.empty(&mut file.writer).await.unwrap();
+        assert_eq!(emptied, Emptied::OtherProcess);
         write(&mut file.writer, 1).await;
         sqlx::query("COMMIT").execute(&mut foreign).await.unwrap();
-        assert!(file.limit.empty(&mut file.writer).await.unwrap());
-        assert_eq!(file.limit.bytes(), 0);
+        let emptied = file.limit.empty(&mut file.writer).await.unwrap();
+        assert_eq!((emptied, file.limit.bytes()), (Emptied::Whole, 0));
+    }
+
+    #[tokio::test]
+    async fn own_reader_that_does_not_end_is_not_taken_for_another_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut file = file(&directory).await;
+        write(&mut file.writer, 1).await;
+        let read = file.readers.read().await.unwrap();
+        let emptied = file.limit.empty(&mut file.writer).await.unwrap();
+        assert_eq!(emptied, Emptied::OwnReader);
+        drop(read);
+        let emptied = file.limit.empty(&mut file.writer).await.unwrap();
+        assert_eq!(emptied, Emptied::Whole);
     }
 }

@@ -3,16 +3,21 @@
 //! Three things must agree: the database file by itself, its write-ahead log, and the counter in `COMMITS`. A process that
 //! is refused here leaves all of them as it found them.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use paxos_common::{
     paxos::identity::{AcceptorUuid, CommitCounter},
-    sqlite::{DataDir, SqliteError, wal_limit::empty_wal},
+    sqlite::{
+        DataDir, SqliteError,
+        wal_limit::{empty_wal, wal_path},
+    },
 };
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _, SqliteConnection,
     sqlite::SqliteConnectOptions,
 };
+
+use tokio::time::sleep;
 
 use super::{
     super::StoreError,
@@ -24,9 +29,8 @@ use super::{
     wal,
 };
 
-/// Attempts to empty the write-ahead log at start while another process reads the file. Each waits as long as SQLite's
-/// busy timeout.
-const CHECKPOINTS_MAX: u32 = 6;
+/// Pause before the next attempt to empty the write-ahead log at start, while another process reads the file.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a database holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +54,8 @@ enum Held {
 /// # Errors
 /// The disk lost commits, or a file is damaged.
 pub(super) async fn examine(directory: &DataDir) -> Result<(), StoreError> {
-    let (database, log) = (directory.file(FILE), directory.file(&format!("{FILE}-wal")));
+    let database = directory.file(FILE);
+    let log = wal_path(&database);
     let found = counter_file::read(directory)?;
     let path = log.clone();
     let walked = tokio::task::spawn_blocking(move || wal::walk(&path)).await;
@@ -237,22 +242,30 @@ async fn read(connection: &mut SqliteConnection) -> Result<Held, StoreError> {
 ///
 /// After a failed sync the kernel takes the pages that it failed to write for clean. A commit behind them would be
 /// answered and lost with the next power loss, because SQLite ends the log at the first frame that is not there. So no
-/// commit of this process stands behind a frame of an earlier process: all is written and synced again.
+/// commit of this process stands behind a frame of an earlier process: all is written and synced again. While another
+/// process reads the file, this waits and says so once.
 ///
 /// # Errors
-/// The write failed, or another process holds the file.
+/// The write failed.
+///
+/// # Cancel safety
+/// Safe: the log may be whole or empty.
 pub(super) async fn empty_log(connection: &mut SqliteConnection, file: &Path) -> Result<(), StoreError> {
-    for attempt in 1..=CHECKPOINTS_MAX {
-        if empty_wal(&mut *connection).await? {
-            return Ok(());
+    let mut waits = false;
+    while !empty_wal(&mut *connection).await? {
+        if !waits {
+            waits = true;
+            tracing::warn!(
+                file = %file.display(),
+                "another process reads this file: the start waits until that process has finished (`fuser FILE` names it)"
+            );
         }
-        tracing::warn!(
-            attempt,
-            file = %file.display(),
-            "another process reads the database: the start waits until that process has finished"
-        );
+        sleep(RETRY_INTERVAL).await;
     }
-    Err(StoreError::Busy(file.to_owned()))
+    if waits {
+        tracing::info!(file = %file.display(), "the other process has finished: the start goes on");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

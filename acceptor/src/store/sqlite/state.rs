@@ -128,18 +128,26 @@ impl Identity {
     }
 
     pub(super) fn state_checksum(&self, state: &State) -> i64 {
-        let moment = &state.moment;
-        checksum(&[
-            &self.uuid.to_bytes(),
-            &moment.commit_counter.get().to_le_bytes(),
-            &moment.promised.round().to_le_bytes(),
-            &moment.promised.proposer().get().to_le_bytes(),
-            moment.leader_address.as_bytes(),
-            &moment.chosen_to.get().to_le_bytes(),
-            &moment.trimmed_to.get().to_le_bytes(),
-            &moment.voted_to.get().to_le_bytes(),
-            &state.open_slots.to_le_bytes(),
-        ])
+        self.moment_checksum(&state.moment, &[state.moment.voted_to.get(), state.open_slots])
+    }
+
+    /// Over the columns that a state record has had from version 1 on, and over `more` columns after them.
+    pub(super) fn moment_checksum(&self, moment: &Moment, more: &[u64]) -> i64 {
+        let uuid = self.uuid.to_bytes();
+        let [counter, round, proposer, chosen_to, trimmed_to] = [
+            moment.commit_counter.get(),
+            moment.promised.round(),
+            moment.promised.proposer().get(),
+            moment.chosen_to.get(),
+            moment.trimmed_to.get(),
+        ]
+        .map(u64::to_le_bytes);
+        let more: Vec<_> = more.iter().map(|number| number.to_le_bytes()).collect();
+        let mut parts: Vec<&[u8]> = vec![&uuid, &counter, &round, &proposer];
+        parts.push(moment.leader_address.as_bytes());
+        parts.extend([&chosen_to[..], &trimmed_to]);
+        parts.extend(more.iter().map(|number| &number[..]));
+        checksum(&parts)
     }
 
     pub(super) fn witness_checksum(

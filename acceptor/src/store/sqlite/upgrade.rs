@@ -3,10 +3,7 @@
 //!
 //! What version 1 did not protect is taken as it is found.
 
-use paxos_common::{
-    paxos::identity::{CommitCounter, RunNumber},
-    sqlite::checksum,
-};
+use paxos_common::paxos::identity::{CommitCounter, RunNumber};
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
@@ -39,16 +36,7 @@ pub(super) fn read_old_state(identity: &Identity, row: &SqliteRow) -> Option<Mom
         trimmed_to: read_slot(row, 5)?,
         voted_to: read_slot(row, 4)?,
     };
-    let sum = checksum(&[
-        &identity.uuid.to_bytes(),
-        &moment.commit_counter.get().to_le_bytes(),
-        &moment.promised.round().to_le_bytes(),
-        &moment.promised.proposer().get().to_le_bytes(),
-        moment.leader_address.as_bytes(),
-        &moment.chosen_to.get().to_le_bytes(),
-        &moment.trimmed_to.get().to_le_bytes(),
-    ]);
-    (sum == column::<i64>(row, 6)?).then_some(moment)
+    (identity.moment_checksum(&moment, &[]) == column::<i64>(row, 6)?).then_some(moment)
 }
 
 /// Upgrades the file in one transaction.
