@@ -8,7 +8,10 @@
 //!
 //! The same bound proves a loss. Whatever this learner has applied is chosen, every phase-1 quorum holds a vote for it,
 //! and every such vote is covered by the tails that are measured later. So a bound below what was applied when its round
-//! began says that acceptors have lost votes: nothing is answered any more.
+//! began (a *short* round) says that acceptors have lost votes. One exception passes by itself: an acceptor of an older
+//! release shows a vote for the time of one commit before its tail covers that vote. So a short round answers nothing, a
+//! fresh round follows after L, and [`SHORT_ROUNDS_MAX`] short rounds about the same slots prove the loss: nothing is
+//! answered any more. Rounds of other quorums in between, which are not short, do not take the proof away.
 //!
 //! One *round* of questions serves all reads that waited when it began. An answer that was measured for an earlier
 //! round proves nothing to a read that came in since.
@@ -21,6 +24,10 @@ use super::{identity::AcceptorUuid, quorum::Electorate, slot::Slot};
 
 /// Most reads that wait at a time (inclusive): more are turned away.
 pub const READS_MAX: usize = 16_384;
+
+/// Short rounds about the same slots, begun L apart, that prove a loss of votes. With an L of 200 ms an acceptor of an older
+/// release may take 1.6 s for the commit whose votes it shows too early.
+pub const SHORT_ROUNDS_MAX: u32 = 10;
 
 /// Names a caller's read. The driver counts them up in the order in which they come in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -113,8 +120,19 @@ pub struct Reading {
     timer: Option<Timer>,
     next_generation: u64,
     effects: Vec<Effect>,
+    /// The slots that the latest short rounds miss.
+    missing: Option<Missing>,
     /// Acceptors were found to have lost votes.
     has_ended: bool,
+}
+
+/// What short rounds are about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Missing {
+    /// Every slot below it was applied before the first of these rounds began.
+    applied_to: Slot,
+    /// Short rounds that a quorum answered with less, at most [`SHORT_ROUNDS_MAX`].
+    rounds: u32,
 }
 
 /// One question to all acceptors.
@@ -127,6 +145,8 @@ struct Round {
     applied_to: Slot,
     /// By acceptor, so that each counts once.
     bounds: BTreeMap<AcceptorUuid, Slot>,
+    /// A quorum has answered with less than was applied when the round began.
+    is_short: bool,
 }
 
 impl Round {
@@ -158,6 +178,7 @@ impl Reading {
             timer: None,
             next_generation: 0,
             effects: Vec::new(),
+            missing: None,
             has_ended: false,
         }
     }
@@ -230,11 +251,11 @@ impl Reading {
             return;
         };
         if bound < round.applied_to {
-            self.has_ended = true;
-            self.effects.push(Effect::LostVotes {
-                bound,
-                applied_to: round.applied_to,
-            });
+            if !round.is_short {
+                round.is_short = true;
+                let applied_to = round.applied_to;
+                self.missed(bound, applied_to);
+            }
             return;
         }
         for (_, held) in self.waiting.range_mut(..round.serves_to).rev() {
@@ -245,17 +266,46 @@ impl Reading {
         }
     }
 
+    /// Counts a short round.
+    fn missed(&mut self, bound: Slot, applied_to: Slot) {
+        let missing = self.missing.get_or_insert(Missing {
+            applied_to,
+            rounds: 0,
+        });
+        if bound >= missing.applied_to {
+            // Those slots are covered now, and others are not.
+            *missing = Missing {
+                applied_to,
+                rounds: 0,
+            };
+        }
+        missing.rounds += 1;
+        if missing.rounds == SHORT_ROUNDS_MAX {
+            self.has_ended = true;
+            self.effects.push(Effect::LostVotes {
+                bound,
+                applied_to: missing.applied_to,
+            });
+        }
+    }
+
     /// Asks anew for those that have waited for L, and has the leader fill what they wait for.
     fn fired(&mut self, generation: u64) {
         let Some(timer) = self.timer.take_if(|timer| timer.generation == generation) else {
             return;
         };
         let overdue = self.waiting.range(..timer.set_before);
-        if overdue.clone().next().is_none() {
+        if self.is_short() {
+            // Kept until now, so that the next round begins no earlier.
+            self.round = None;
+        } else if overdue.clone().next().is_none() {
             return;
         }
         if let Some(bound) = overdue.filter_map(|(_, bound)| *bound).next_back() {
             self.effects.push(Effect::Fill(bound));
+        }
+        if self.waiting.is_empty() {
+            return;
         }
         if self.is_bounded() {
             self.begin_round();
@@ -278,13 +328,15 @@ impl Reading {
     /// Begins what those that still wait need.
     fn go_on(&mut self) {
         let Some((&last, _)) = self.waiting.last_key_value() else {
-            self.round = None;
-            self.timer = None;
+            if !self.is_short() {
+                self.round = None;
+                self.timer = None;
+            }
             return;
         };
         let is_served = |round: &Round| last < round.serves_to;
         // Whoever comes in during a round waits for its end, so that the next one serves many.
-        if self.is_bounded() && !self.round.as_ref().is_some_and(is_served) {
+        if self.is_bounded() && !self.is_short() && !self.round.as_ref().is_some_and(is_served) {
             self.begin_round();
         }
         if self.timer.is_none() {
@@ -296,6 +348,11 @@ impl Reading {
             });
             self.effects.push(Effect::SetTimer(generation));
         }
+    }
+
+    /// Whether the latest round is short.
+    fn is_short(&self) -> bool {
+        self.round.as_ref().is_some_and(|round| round.is_short)
     }
 
     /// Whether a quorum has answered the latest round, if there is one.
@@ -314,6 +371,7 @@ impl Reading {
             serves_to: self.next_read,
             applied_to: self.applied_to,
             bounds: BTreeMap::new(),
+            is_short: false,
         });
         self.effects.push(Effect::Ask {
             nonce,

@@ -69,36 +69,115 @@ fn answer(read: u64) -> Effect {
     Effect::Answer(ReadId(read))
 }
 
+fn fired(reading: &mut Reading, generation: u64) -> Vec<Effect> {
+    does(reading, Event::Fired(generation))
+}
+
+/// The first `rounds` rounds are short: two acceptors answer with `voted_to` each time, and the timer ends the round.
+fn short_rounds(reading: &mut Reading, rounds: u64, voted_to: u64) {
+    for round in 0..rounds {
+        assert_eq!(
+            tailed(reading, 1, round, voted_to),
+            [],
+            "one alone proves nothing"
+        );
+        assert_eq!(tailed(reading, 2, round, voted_to), []);
+        let next = [ask(round + 1, &[1, 2, 3]), Effect::SetTimer(round + 1)];
+        assert_eq!(fired(reading, round), next);
+    }
+}
+
 #[test]
-fn a_bound_below_what_was_applied_when_its_round_began_ends_all_reading() {
+fn short_rounds_answer_nothing_and_many_of_them_end_all_reading() {
     let mut reading = reading();
     applied(&mut reading, 5);
     asked(&mut reading, 1);
     // Applied since: no answer of this round need know of it.
     applied(&mut reading, 9);
-    assert_eq!(tailed(&mut reading, 1, 0, 4), [], "one alone proves nothing");
+    let last = u64::from(SHORT_ROUNDS_MAX) - 1;
+    short_rounds(&mut reading, last, 4);
+    assert_eq!(tailed(&mut reading, 1, last, 4), []);
     let lost = Effect::LostVotes {
         bound: slot(4),
         applied_to: slot(5),
     };
-    assert_eq!(tailed(&mut reading, 2, 0, 3), [lost]);
-    assert_eq!(tailed(&mut reading, 3, 0, 9), []);
+    assert_eq!(tailed(&mut reading, 2, last, 3), [lost]);
+    assert_eq!(tailed(&mut reading, 3, last, 9), []);
     assert_eq!(asked(&mut reading, 2), []);
 }
 
 #[test]
-fn a_further_answer_that_sinks_the_bound_below_what_was_applied_proves_the_loss() {
+fn votes_that_are_covered_after_some_short_rounds_are_not_lost() {
+    let mut reading = reading();
+    applied(&mut reading, 5);
+    asked(&mut reading, 1);
+    let before_last = u64::from(SHORT_ROUNDS_MAX) - 1;
+    short_rounds(&mut reading, before_last, 4);
+    // The commit is released: the tails cover it.
+    tailed(&mut reading, 1, before_last, 5);
+    assert_eq!(tailed(&mut reading, 2, before_last, 5), [answer(1)]);
+    // Later rounds are short for other slots, and the count begins again.
+    applied(&mut reading, 6);
+    asked(&mut reading, 2);
+    tailed(&mut reading, 1, before_last + 1, 5);
+    assert_eq!(tailed(&mut reading, 2, before_last + 1, 5), []);
+    assert!(!reading.has_ended);
+}
+
+#[test]
+fn another_quorum_that_answers_a_read_does_not_take_the_proof_away() {
+    let mut reading = reading();
+    applied(&mut reading, 5);
+    let rounds = u64::from(SHORT_ROUNDS_MAX);
+    let mut effects = Vec::new();
+    asked(&mut reading, 0);
+    for number in 0..rounds {
+        // The first two have lost the vote, and the third has it.
+        tailed(&mut reading, 1, 2 * number, 4);
+        effects = tailed(&mut reading, 2, 2 * number, 4);
+        fired(&mut reading, 2 * number);
+        tailed(&mut reading, 1, 2 * number + 1, 4);
+        let answered = tailed(&mut reading, 3, 2 * number + 1, 5);
+        assert!(
+            reading.has_ended || answered.contains(&answer(number)),
+            "{answered:?}"
+        );
+        asked(&mut reading, number + 1);
+    }
+    assert!(matches!(effects[..], [Effect::LostVotes { .. }]), "{effects:?}");
+}
+
+#[test]
+fn short_rounds_are_not_begun_faster_when_reads_come_and_go() {
+    let mut reading = reading();
+    applied(&mut reading, 5);
+    asked(&mut reading, 1);
+    tailed(&mut reading, 1, 0, 4);
+    assert_eq!(tailed(&mut reading, 2, 0, 4), []);
+    assert_eq!(does(&mut reading, Event::Abandoned(ReadId(1))), []);
+    assert_eq!(asked(&mut reading, 2), [], "the next round begins after L");
+    assert_eq!(fired(&mut reading, 0), [ask(1, &[1, 2, 3]), Effect::SetTimer(1)]);
+    tailed(&mut reading, 1, 1, 4);
+    tailed(&mut reading, 2, 1, 4);
+    does(&mut reading, Event::Abandoned(ReadId(2)));
+    assert_eq!(fired(&mut reading, 1), [], "no read waits");
+    assert_eq!(asked(&mut reading, 3), [ask(2, &[1, 2, 3]), Effect::SetTimer(2)]);
+}
+
+#[test]
+fn a_further_answer_that_sinks_the_bound_below_what_was_applied_makes_a_round_short() {
     let mut reading = reading();
     applied(&mut reading, 5);
     asked(&mut reading, 1);
     tailed(&mut reading, 1, 0, 3);
     // The read waits for slot 8, and the third answers late.
     assert_eq!(tailed(&mut reading, 2, 0, 9), []);
-    let lost = Effect::LostVotes {
-        bound: slot(4),
+    assert_eq!(tailed(&mut reading, 3, 0, 4), []);
+    let missing = Missing {
         applied_to: slot(5),
+        rounds: 1,
     };
-    assert_eq!(tailed(&mut reading, 3, 0, 4), [lost]);
+    assert_eq!(reading.missing, Some(missing));
 }
 
 #[test]
