@@ -9,7 +9,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
     os::unix::process::ExitStatusExt as _,
-    process::{Child, Stdio},
+    process::{Child, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -18,6 +18,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use paxos_client::{Condition, Consistency};
 
 /// Where a stream of a command goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +116,73 @@ async fn exit_codes_do_not_depend_on_standard_error_and_a_full_standard_output_i
 }
 
 #[tokio::test]
+async fn commands_that_run_until_stopped_end_alike_whatever_becomes_of_standard_error() {
+    let cluster = Cluster::start(3, 1, 1).await;
+    let urls = cluster.urls();
+    stdout(&run(&["propose", "x", "--acceptors", &urls]).await);
+    stdout(&run(&["put", "there", "x", "--acceptors", &urls]).await);
+    for args in [
+        &["log", "--follow"][..],
+        &["status", "--watch"],
+        &["watch", "there", "--from", "0.0"],
+        &["elect", "job", "--ttl", "1h"],
+    ] {
+        let line = [args, &["--acceptors", &urls]].concat();
+        let mut ends = Vec::new();
+        for error in [Goes::Away, Goes::Full, Goes::Closed] {
+            ends.push(interrupted(&line, error).await);
+        }
+        let aborts = |end: &ExitStatus| end.signal() == Some(6) || end.code() == Some(134);
+        assert!(!ends.iter().any(aborts), "{args:?}: {ends:?}");
+        assert!(ends.iter().all(|end| *end == ends[0]), "{args:?}: {ends:?}");
+    }
+}
+
+#[tokio::test]
+async fn cluster_in_one_process_works_and_stops_cleanly_whatever_becomes_of_standard_error() {
+    for error in [Goes::Full, Goes::Closed] {
+        let directory = tempfile::tempdir().unwrap();
+        // All three roles have theirs above the base.
+        let base = free_ports(210);
+        let (port, data_dir) = (base.to_string(), directory.path().display().to_string());
+        let args = ["dev", "--base-port", &port, "--data-dir", &data_dir];
+        let mut command = paxos(&args);
+        command.stdout(Stdio::null()).stderr(error.open());
+        let mut dev = Ended(command.spawn().unwrap());
+        let urls = format!("http://127.0.0.1:{}", base + 1);
+        until("the cluster in one process orders a value", async || {
+            assert_eq!(dev.0.try_wait().unwrap(), None, "{error:?}");
+            let put = run(&["put", "key", "x", "--timeout", "2s", "--acceptors", &urls]).await;
+            put.status.success().then_some(())
+        })
+        .await;
+        signal(&dev.0, Signal::SIGINT);
+        let status = until("it ends", async || dev.0.try_wait().unwrap()).await;
+        assert_eq!(status.code(), Some(0), "{error:?}");
+    }
+}
+
+/// How `paxos` ends that gets SIGINT once it has printed something.
+async fn interrupted(args: &[&str], error: Goes) -> ExitStatus {
+    let out = tempfile::NamedTempFile::new().unwrap();
+    let mut command = paxos(args);
+    command.stdout(out.reopen().unwrap()).stderr(error.open());
+    let mut child = Ended(command.spawn().unwrap());
+    until("the command prints something", async || {
+        let ended = child.0.try_wait().unwrap();
+        assert_eq!(ended, None, "{args:?} {error:?} ended by itself");
+        (out.as_file().metadata().unwrap().len() > 0).then_some(())
+    })
+    .await;
+    signal(&child.0, Signal::SIGINT);
+    until("the command ends", async || child.0.try_wait().unwrap()).await
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+}
+
+#[tokio::test]
 async fn role_whose_log_nobody_reads_votes_answers_probes_and_stops() {
     let mut cluster = Cluster::start(3, 1, 1).await;
     let data_dir = cluster.path("acceptor-3");
@@ -169,14 +237,53 @@ async fn role_whose_log_nobody_reads_votes_answers_probes_and_stops() {
     for _ in 0..200 {
         ordered(&client).await;
     }
-    kill(
-        Pid::from_raw(acceptor.0.id().try_into().unwrap()),
-        Signal::SIGTERM,
-    )
-    .unwrap();
+    signal(&acceptor.0, Signal::SIGTERM);
     let status = until("it ends", async || acceptor.0.try_wait().unwrap()).await;
     assert_eq!(status.code(), Some(0));
     drop(unread);
+}
+
+#[tokio::test]
+async fn proposer_and_learner_whose_logs_are_not_read_work_answer_probes_and_stop() {
+    let cluster = Cluster::blank(3).await;
+    let urls = cluster.urls();
+    let start = |role: &str| {
+        let (listen, metrics) = (free_ports(1), free_ports(1));
+        let listen = format!("127.0.0.1:{listen}");
+        let metrics = format!("127.0.0.1:{metrics}");
+        let mut command = paxos(&["serve", role, "--acceptors", &urls, "--listen", &listen]);
+        command
+            .env("PAXOS_METRICS_LISTEN", &metrics)
+            .env("RUST_LOG", "trace")
+            .stderr(Stdio::piped());
+        (Ended(command.spawn().unwrap()), metrics)
+    };
+    let mut roles = ["proposer", "learner"].map(start);
+    let client = cluster.client();
+    let works = async || {
+        let written = client.put("key", vec![b'x'; 1_000], Condition::Always, harness::PATIENCE);
+        assert!(written.await.unwrap().is_applied());
+        let read = client.get("key", Consistency::Linearizable, harness::PATIENCE);
+        assert!(read.await.unwrap().is_some());
+    };
+    for (_, metrics) in &roles {
+        until("lines are dropped while the roles work", async || {
+            works().await;
+            let text = get(metrics, "/metrics")?;
+            let line = text
+                .lines()
+                .find(|line| line.starts_with("paxos_log_dropped_lines_total"))?;
+            (!line.ends_with(" 0")).then_some(())
+        })
+        .await;
+    }
+    works().await;
+    for (role, metrics) in &mut roles {
+        assert!(get(metrics, "/livez").unwrap().contains("200 OK"));
+        signal(&role.0, Signal::SIGTERM);
+        let status = until("it ends", async || role.0.try_wait().unwrap()).await;
+        assert_eq!(status.code(), Some(0));
+    }
 }
 
 #[tokio::test]
