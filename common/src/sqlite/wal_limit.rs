@@ -21,6 +21,12 @@ use super::{Readers, SqliteError, foreign_lock::is_locked};
 /// that emptying stays rare.
 pub const WAL_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// Size above which the log is emptied after [`LONG_MAX`], in bytes: somewhat more than the length at which SQLite copies
+/// the log back. A log grows beyond it while readers stand in the way, and does not become shorter by itself.
+const WAL_BYTES_USUAL: u64 = 5 * 1024 * 1024;
+/// How long the log may stay above [`WAL_BYTES_USUAL`], also when nothing is written.
+const LONG_MAX: Duration = Duration::from_secs(20);
+
 /// How long the reads under way may take to end: each reads a page.
 const READS_END_MAX: Duration = Duration::from_millis(500);
 /// How long SQLite waits for readers of other processes. The writer does nothing else meanwhile.
@@ -36,6 +42,8 @@ pub struct WalLimit {
     readers: Readers,
     /// Set while a reader stands in the way.
     next_attempt: Option<Instant>,
+    /// Since when the log is longer than usual.
+    long_since: Option<Instant>,
 }
 
 /// What came of an attempt to empty the log.
@@ -70,6 +78,7 @@ impl WalLimit {
             wal: wal_path(file),
             readers,
             next_attempt: None,
+            long_since: None,
         }
     }
 
@@ -78,7 +87,8 @@ impl WalLimit {
         wal_bytes(&self.wal)
     }
 
-    /// Empties the log if it is longer than [`WAL_BYTES_MAX`]. Call it after commits, and from time to time.
+    /// Empties the log if it is longer than [`WAL_BYTES_MAX`], or has been longer than usual for [`LONG_MAX`]. Call it
+    /// after commits, and from time to time.
     ///
     /// # Errors
     /// The disk failed: write nothing more.
@@ -86,13 +96,24 @@ impl WalLimit {
     /// # Cancel safety
     /// Not safe: the connection's settings may be changed.
     pub async fn keep(&mut self, writer: &mut SqliteConnection) -> Result<(), SqliteError> {
-        let is_due = self.next_attempt.is_none_or(|at| at <= Instant::now());
+        self.keep_at(writer, Instant::now()).await
+    }
+
+    async fn keep_at(&mut self, writer: &mut SqliteConnection, now: Instant) -> Result<(), SqliteError> {
         let bytes = self.bytes();
-        if bytes <= WAL_BYTES_MAX || !is_due {
+        if bytes <= WAL_BYTES_USUAL {
+            self.long_since = None;
+            return Ok(());
+        }
+        let long_since = *self.long_since.get_or_insert(now);
+        let is_too_long = bytes > WAL_BYTES_MAX || now.duration_since(long_since) >= LONG_MAX;
+        let is_due = self.next_attempt.is_none_or(|at| at <= now);
+        if !is_too_long || !is_due {
             return Ok(());
         }
         let reader = match self.empty(writer).await? {
             Emptied::Whole => {
+                self.long_since = None;
                 if self.next_attempt.take().is_some() {
                     tracing::info!(file = %self.file.display(), "the write-ahead log is short again");
                 }
@@ -107,7 +128,7 @@ impl WalLimit {
                 "{reader} keeps the write-ahead log of this file from being emptied: the log grows until that read ends"
             );
         }
-        self.next_attempt = Some(Instant::now() + RETRY_INTERVAL);
+        self.next_attempt = Some(now + RETRY_INTERVAL);
         Ok(())
     }
 
@@ -211,6 +232,18 @@ mod tests {
         file.limit.keep(&mut file.writer).await.unwrap();
         assert_eq!(file.limit.bytes(), 0);
         assert_eq!(count(&mut file.readers.read().await.unwrap()).await, 2);
+    }
+
+    #[tokio::test]
+    async fn log_that_stays_longer_than_usual_is_emptied_although_nothing_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut file = file(&directory).await;
+        write(&mut file.writer, 6).await;
+        let begun = Instant::now();
+        for (after, is_emptied) in [(Duration::ZERO, false), (LONG_MAX / 2, false), (LONG_MAX, true)] {
+            file.limit.keep_at(&mut file.writer, begun + after).await.unwrap();
+            assert_eq!(file.limit.bytes() == 0, is_emptied, "{after:?}");
+        }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
