@@ -6,6 +6,7 @@ use std::{
     time::Instant,
 };
 
+use paxos_common::wire::heard::millis;
 use paxos_proto::v1 as pb;
 
 /// Attach streams at once: hundreds of learners, each with a place left for a stream that has not yet been noticed to
@@ -101,11 +102,6 @@ impl Drop for Attachment {
     fn drop(&mut self) {
         self.roster.lock().peers.remove(&self.key);
     }
-}
-
-/// A duration in whole milliseconds.
-pub(crate) fn millis(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

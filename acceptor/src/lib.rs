@@ -3,18 +3,26 @@
 //! ```text
 //! service ──▶ bounded queue ──▶ worker ──▶ core (decides) ──▶ store (one commit) ──▶ answers
 //!    │                             └──▶ what memory shows, and the ring of live frames
+//!    ├──▶ ears: which proposer is heard, whatever the disk does ──▶ attached proposers, *alive* to leaders
 //!    └── pages of what is on disk, live frames, who leads
 //! ```
 
 mod attach;
+mod commits;
 pub mod config;
 mod damage;
+mod ears;
+mod inbox;
 mod metrics;
 mod observe;
 mod peers;
+mod queue;
+mod request;
 mod service;
 mod shared;
 pub mod store;
+#[cfg(test)]
+mod testing;
 mod trace;
 mod worker;
 
@@ -31,7 +39,7 @@ use paxos_common::{
     telemetry::Exporting,
 };
 use paxos_proto::v1::acceptor_server::{AcceptorServer, SERVICE_NAME};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tracing::info;
@@ -41,7 +49,9 @@ use crate::{
     damage::scrub,
     metrics::Instruments,
     peers::PeerReader,
-    service::Service,
+    queue::Queue,
+    service::{Name, Service},
+    shared::Shared,
     store::{Store as _, sqlite::SqliteStore},
     worker::Worker,
 };
@@ -83,13 +93,19 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     });
     let (worker, shared, queue) = Worker::new(store, opened, run, tracer.clone(), instruments.clone());
     instruments.show(&metrics, &shared, &queue);
-    let (told, seen) = (readiness.clone(), Arc::clone(&shared));
+    let (told, seen, ready) = (readiness.clone(), Arc::clone(&shared), instruments.clone());
     shutdown.spawn(
         shutdown
             .token()
             .clone()
-            .run_until_cancelled_owned(told.keep(move || instruments.readiness(&seen))),
+            .run_until_cancelled_owned(told.keep(move || ready.readiness(&seen))),
     );
+    shutdown.spawn(watch(
+        Arc::clone(&shared),
+        Arc::clone(&queue),
+        instruments.clone(),
+        shutdown.token().clone(),
+    ));
     let stop_scrub = shutdown.token().clone();
     shutdown.spawn_vital("scrub", scrub(reader.clone(), Arc::clone(&shared), stop_scrub));
     let reader = PeerReader::new(reader, Arc::clone(&shared), shutdown.clone());
@@ -104,11 +120,14 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     let stop_worker = CancellationToken::new();
     shutdown.spawn_vital("worker", worker.run(stop_worker.clone()));
     let service = Service::new(
-        config.id,
-        address.to_string(),
+        Name {
+            id: config.id,
+            address: address.to_string(),
+        },
         queue,
         shared,
         reader,
+        instruments,
         shutdown.clone(),
         tracer.clone(),
     );
@@ -129,4 +148,23 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     metrics.flush().await;
     exporting.stop().await;
     drained.and(served)
+}
+
+/// How often the queue is looked at.
+const QUEUE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Has attached proposers hear when the heard proposer is silent, and logs when requests wait for long, until `stop`.
+async fn watch(shared: Arc<Shared>, queue: Arc<Queue>, instruments: Instruments, stop: CancellationToken) {
+    let look = async {
+        loop {
+            sleep(QUEUE_INTERVAL).await;
+            instruments.look_at_queue(&queue);
+        }
+    };
+    tokio::select! {
+        // All arms only wait.
+        () = shared.ears.watch_silence() => {}
+        () = look => {}
+        () = stop.cancelled() => {}
+    }
 }

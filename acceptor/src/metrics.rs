@@ -11,16 +11,22 @@ use std::{
 use paxos_common::{
     metrics::{Counter, Durations, Metrics, Reason, Sizes},
     paxos::slot::Slot,
+    wire::heard::millis,
 };
-use tokio::sync::mpsc;
+use tracing::warn;
 
 use crate::{
+    commits::Commits,
+    queue::Queue,
     shared::{Published, Shared},
-    worker::{Command, QUEUE_MAX},
 };
 
 /// A commit that takes longer is no commit to rely on: leaders have given up waiting for it many times over.
 const COMMIT_MAX: Duration = Duration::from_secs(5);
+/// A commit that takes longer is logged, while no proposer has said its leader timeout; and a request that waits longer.
+const SLOW: Duration = Duration::from_secs(1);
+/// At most one line in this time says that commits are slow, and one that a request waits.
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 /// What the worker counts. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -31,7 +37,26 @@ pub(crate) struct Instruments {
     accept_rejections: Counter,
     /// The write-ahead log's, when the worker last looked.
     wal_bytes: Arc<AtomicU64>,
-    committing_since: Arc<Mutex<Option<Instant>>>,
+    disk: Arc<Mutex<Disk>>,
+}
+
+/// What the disk makes requests wait for.
+#[derive(Debug)]
+struct Disk {
+    commits: Commits,
+    /// When a slow commit was last logged.
+    slow_logged: Option<Instant>,
+    /// When a request that waits was last logged.
+    waiting_logged: Option<Instant>,
+}
+
+/// Whether a line may be logged again; then it counts as logged.
+fn may_log(logged: &mut Option<Instant>, now: Instant) -> bool {
+    let is_due = logged.is_none_or(|logged| now.saturating_duration_since(logged) >= LOG_INTERVAL);
+    if is_due {
+        *logged = Some(now);
+    }
+    is_due
 }
 
 /// Whose request was rejected.
@@ -58,12 +83,16 @@ impl Instruments {
             prepare_rejections,
             accept_rejections,
             wal_bytes: Arc::default(),
-            committing_since: Arc::default(),
+            disk: Arc::new(Mutex::new(Disk {
+                commits: Commits::new(Instant::now()),
+                slow_logged: None,
+                waiting_logged: None,
+            })),
         }
     }
 
     /// Shows what the worker shows, and its queue.
-    pub(crate) fn show(&self, metrics: &Metrics, shared: &Arc<Shared>, queue: &mpsc::Sender<Command>) {
+    pub(crate) fn show(&self, metrics: &Metrics, shared: &Arc<Shared>, queue: &Arc<Queue>) {
         let gauge = |name, help, look: fn(&Published) -> Slot| {
             let shared = Arc::clone(shared);
             metrics.gauge(name, "", help, move || look(&shared.published()).get());
@@ -99,16 +128,24 @@ impl Instruments {
             "Rows found damaged on disk and not repaired yet",
             move || seen.published().damaged_rows,
         );
-        // What is asked must not keep the queue open.
-        let queue = queue.downgrade();
+        let seen = Arc::clone(queue);
         metrics.gauge(
             "paxos.acceptor.queue.requests",
             "",
             "Requests that wait for the writer",
-            move || {
-                let queue = queue.upgrade();
-                queue.map_or(0, |queue| QUEUE_MAX.saturating_sub(queue.capacity()) as u64)
-            },
+            move || seen.len() as u64,
+        );
+        let seen = Arc::clone(queue);
+        metrics.seconds(
+            "paxos.acceptor.waiting",
+            "Time that the oldest request has been waiting for the writer or its commit; 0 when none waits",
+            move || seen.waiting(),
+        );
+        let seen = self.clone();
+        metrics.seconds(
+            "paxos.acceptor.slowest_commit",
+            "Time of the slowest commit of the last minute; one that is not finished counts with its time so far",
+            move || seen.slowest_commit(),
         );
         let bytes = Arc::clone(&self.wal_bytes);
         metrics.gauge(
@@ -131,25 +168,39 @@ impl Instruments {
     }
 
     fn disk_keeps_up(&self) -> Result<(), Reason> {
-        let since = *self.lock();
-        match since.map(|since| since.elapsed()) {
-            Some(elapsed) if elapsed > COMMIT_MAX => Err(format!(
-                "its disk has not finished a commit for {} seconds",
-                elapsed.as_secs()
-            )
-            .into()),
-            Some(_) | None => Ok(()),
+        let elapsed = self.lock().commits.under_way(Instant::now());
+        if elapsed > COMMIT_MAX {
+            let seconds = elapsed.as_secs();
+            return Err(format!("its disk has not finished a commit for {seconds} seconds").into());
+        }
+        Ok(())
+    }
+
+    /// The slowest commit of the last minute; one that is not finished counts with its time so far.
+    pub(crate) fn slowest_commit(&self) -> Duration {
+        self.lock().commits.slowest(Instant::now())
+    }
+
+    /// A commit begins. `patience`: a longer one is logged, if it is known.
+    pub(crate) fn commit(&self, rows: usize, patience: Option<Duration>) -> Commit<'_> {
+        self.lock().commits.begin(Instant::now());
+        Commit {
+            instruments: self,
+            rows,
+            patience: patience.unwrap_or(SLOW),
         }
     }
 
-    /// A commit begins.
-    pub(crate) fn commit(&self, rows: usize) -> Commit<'_> {
-        let begun = Instant::now();
-        *self.lock() = Some(begun);
-        Commit {
-            instruments: self,
-            begun,
-            rows,
+    /// Logs that a request waits for longer than a second, at most once a minute. Call it about once a second.
+    pub(crate) fn look_at_queue(&self, queue: &Queue) {
+        let waiting = queue.waiting();
+        if waiting > SLOW && may_log(&mut self.lock().waiting_logged, Instant::now()) {
+            let seconds = waiting.as_secs_f64();
+            warn!(
+                waiting_s = (seconds * 1e3).round() / 1e3,
+                queued = queue.len(),
+                "a request has been waiting for the disk for more than a second: the disk is slow or hangs"
+            );
         }
     }
 
@@ -166,10 +217,8 @@ impl Instruments {
         self.wal_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.committing_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Disk> {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -177,15 +226,27 @@ impl Instruments {
 #[derive(Debug)]
 pub(crate) struct Commit<'a> {
     instruments: &'a Instruments,
-    begun: Instant,
     rows: usize,
+    patience: Duration,
 }
 
 impl Commit<'_> {
     /// It is on disk.
     pub(crate) fn done(self) {
-        *self.instruments.lock() = None;
-        self.instruments.commits.record(self.begun.elapsed());
+        let now = Instant::now();
+        let mut disk = self.instruments.lock();
+        let took = disk.commits.done(now);
+        if took > self.patience && may_log(&mut disk.slow_logged, now) {
+            let slowest = disk.commits.slowest(now);
+            warn!(
+                commit_ms = millis(took),
+                slowest_ms = millis(slowest),
+                limit_ms = millis(self.patience),
+                "the disk is slow: a commit took longer than the leader timeout; slowest_ms is the slowest of the last minute"
+            );
+        }
+        drop(disk);
+        self.instruments.commits.record(took);
         self.instruments.rows.record(self.rows);
     }
 }
@@ -198,13 +259,25 @@ mod tests {
     fn acceptor_whose_disk_hangs_is_not_ready_until_the_commit_is_done() {
         let instruments = Instruments::new(&Metrics::unread());
         assert_eq!(instruments.disk_keeps_up(), Ok(()));
-        let commit = instruments.commit(1);
+        let commit = instruments.commit(1, None);
         assert_eq!(instruments.disk_keeps_up(), Ok(()));
         let long_ago = Instant::now().checked_sub(COMMIT_MAX * 2);
-        *instruments.lock() = Some(long_ago.expect("the machine runs for longer"));
+        let long_ago = long_ago.expect("the machine runs for longer");
+        instruments.lock().commits.begin(long_ago);
         let reason = instruments.disk_keeps_up().unwrap_err();
         assert!(reason.contains("for 10 seconds"), "{reason}");
         commit.done();
         assert_eq!(instruments.disk_keeps_up(), Ok(()));
+        assert!(instruments.slowest_commit() >= COMMIT_MAX * 2);
+    }
+
+    #[test]
+    fn line_is_logged_once_a_minute() {
+        let now = Instant::now();
+        let mut logged = None;
+        assert!(may_log(&mut logged, now));
+        assert!(!may_log(&mut logged, now + LOG_INTERVAL / 2));
+        assert!(may_log(&mut logged, now + LOG_INTERVAL));
+        assert!(!may_log(&mut logged, now + LOG_INTERVAL));
     }
 }

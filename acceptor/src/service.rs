@@ -8,41 +8,41 @@ use futures::{Stream, StreamExt as _, stream};
 use paxos_common::{
     paxos::{
         acceptor::{FormRefusal, Membership},
+        detector::Kind,
         identity::Stamp,
-        message::{Accept, Prepare, PrepareAnswer},
+        message::{Prepare, PrepareAnswer},
         slot::Slot,
     },
     server::received,
     shutdown::Shutdown,
     status,
     trace::Tracer,
-    wire::{self, AcceptReply},
+    wire::{self, heard::millis},
 };
 use paxos_proto::v1::{self as pb, acceptor_server::Acceptor};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    attach::{Attachment, Roster, millis},
+    attach::{Attachment, Roster},
+    ears::{OfCall, Waiting},
+    metrics::Instruments,
     observe::observe,
     peers::PeerReader,
+    queue::{NotQueued, Queue},
+    request::{Command, FormStep, NoSpace},
     shared::{Published, Shared},
     store::{Reader, StoreError},
-    trace::Traced,
-    worker::{Command, FormStep, NoSpace, QUEUE_BYTES_MAX, QUEUE_MAX},
 };
 
+mod accept;
 mod check;
 mod streams;
 
+use accept::Streams;
 use check::{check_ballot, check_text, check_version, malformed};
 use streams::{attached, observe_frame, promise};
 
-/// Answers that one Accept stream may be behind: more than a leader has in flight to one acceptor.
-const ACCEPTS_IN_FLIGHT_MAX: usize = 256;
-/// Largest value of one slot: a row and all that comes around it must fit a message.
-const VALUE_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// Observe streams at once: hundreds of learners with two each. Each may hold a page, of half a mebibyte, and what the
 /// transport buffers.
 const OBSERVERS_MAX: usize = 1024;
@@ -53,6 +53,15 @@ const PROMISES_TOLD: u32 = 100;
 
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// How an acceptor is named.
+#[derive(Debug)]
+pub(crate) struct Name {
+    /// By operators.
+    pub(crate) id: String,
+    /// Where it says that it can be reached.
+    pub(crate) address: String,
+}
+
 /// What the service needs; cheap to clone.
 #[derive(Debug)]
 pub(crate) struct Service<R> {
@@ -61,16 +70,15 @@ pub(crate) struct Service<R> {
 
 #[derive(Debug)]
 struct Inner<R> {
-    id: String,
-    address: String,
-    queue: mpsc::Sender<Command>,
-    /// A permit for each byte that waits for the writer.
-    queue_bytes: Arc<Semaphore>,
+    name: Name,
+    queue: Arc<Queue>,
+    streams: Arc<Streams>,
     observers: Arc<Semaphore>,
     promises: Arc<Semaphore>,
     shared: Arc<Shared>,
     reader: PeerReader<R>,
     roster: Arc<Roster>,
+    instruments: Instruments,
     shutdown: Shutdown,
     tracer: Tracer,
 }
@@ -85,27 +93,26 @@ impl<R> Clone for Service<R> {
 
 impl<R: Reader> Service<R> {
     pub(crate) fn new(
-        id: String,
-        address: String,
-        queue: mpsc::Sender<Command>,
+        name: Name,
+        queue: Arc<Queue>,
         shared: Arc<Shared>,
         reader: PeerReader<R>,
+        instruments: Instruments,
         shutdown: Shutdown,
         tracer: Tracer,
     ) -> Self {
-        let queue_bytes = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
         let roster = Arc::default();
         Self {
             inner: Arc::new(Inner {
-                id,
-                address,
+                name,
                 queue,
-                queue_bytes,
+                streams: Arc::default(),
                 observers: Arc::new(Semaphore::new(OBSERVERS_MAX)),
                 promises: Arc::new(Semaphore::new(PROMISES_MAX)),
                 shared,
                 reader,
                 roster,
+                instruments,
                 shutdown,
                 tracer,
             }),
@@ -166,8 +173,8 @@ impl<R> Inner<R> {
             stamp: Some(self.stamp_with_runs(&published.stamp)),
             membership: wire::membership_state(&published.membership).into(),
             configuration: published.membership.configuration().map(Into::into),
-            id: self.id.clone(),
-            address: self.address.clone(),
+            id: self.name.id.clone(),
+            address: self.name.address.clone(),
             witnesses: wire::witnesses(&self.shared.witnesses()),
         }
     }
@@ -192,66 +199,12 @@ impl<R> Inner<R> {
         command: impl FnOnce(oneshot::Sender<Result<T, NoSpace>>) -> Command,
     ) -> Result<T, Status> {
         let (sender, answer) = oneshot::channel();
-        self.queue
-            .try_send(command(sender))
-            .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => status::overloaded("the acceptor's queue"),
-                mpsc::error::TrySendError::Closed(_) => status::stopping(),
-            })?;
+        self.queue.push(command(sender)).map_err(|error| match error {
+            NotQueued::Full => status::overloaded("the acceptor's queue"),
+            NotQueued::Closed => status::stopping(),
+        })?;
         let answer = answer.await.map_err(|_| status::stopping())?;
         answer.map_err(|NoSpace| status::overloaded("the acceptor's disk"))
-    }
-
-    /// Reads a leader's messages into the worker's queue until the stream ends. The answers come by `answers`, in the
-    /// same order; while they are not taken, or the queue is full, nothing more is read.
-    async fn feed(
-        &self,
-        requests: &mut Streaming<pb::AcceptRequest>,
-        answers: mpsc::Sender<AcceptReply>,
-    ) -> Result<(), Status> {
-        while let Some(mut request) = requests.message().await? {
-            self.check_caller(request.caller.as_ref())?;
-            let witnesses = wire::read_witnesses(&request.witnesses).map_err(malformed)?;
-            let traceparent = std::mem::take(&mut request.traceparent);
-            let accept = Accept::try_from(request).map_err(malformed)?;
-            let trace = Traced::begin(&self.tracer, &traceparent, &accept);
-            check_ballot(accept.ballot)?;
-            check_text("proposer_address", accept.address.len())?;
-            let mut bytes = 0;
-            for (slot, value) in &accept.proposals {
-                check_text("traceparent", value.traceparent().len())?;
-                let length = value.as_bytes().len();
-                if length > VALUE_BYTES_MAX {
-                    let text = format!(
-                        "the value of slot {slot} has {length} bytes, and {VALUE_BYTES_MAX} are allowed"
-                    );
-                    return Err(status::invalid_argument(text));
-                }
-                bytes += length;
-            }
-            // One message is far smaller than the whole, so it always fits.
-            let bytes = u32::try_from(bytes).expect("a message has at most 4 MiB");
-            let bytes = Arc::clone(&self.queue_bytes).acquire_many_owned(bytes).await;
-            let bytes = bytes.expect("the semaphore is never closed");
-            let Ok(answer) = answers.clone().reserve_owned().await else {
-                return Ok(());
-            };
-            if self
-                .queue
-                .send(Command::Accept {
-                    accept,
-                    witnesses,
-                    answer,
-                    bytes,
-                    trace,
-                })
-                .await
-                .is_err()
-            {
-                return Err(status::stopping());
-            }
-        }
-        Ok(())
     }
 }
 
@@ -300,14 +253,24 @@ impl<R: Reader> Acceptor for Service<R> {
         check_text("proposer_address", prepare.address.len())?;
         let (ballot, from) = (prepare.ballot, prepare.from);
         let place = Inner::<R>::place(&self.inner.promises, "the list of promises that are being read")?;
+        let shared = &self.inner.shared;
+        let promised = shared.published().leadership.promised;
+        let is_turned_away = ballot < promised || !promised.admits_jump_to(ballot);
+        let claimed = shared
+            .ears
+            .queued((ballot, &prepare.address, Kind::Prepare), false, is_turned_away);
+        let claimed = OfCall::new(claimed);
+        let waiting = Waiting(claimed.clone());
         let (stamp, answer) = self
             .inner
             .ask(|answer| Command::Prepare {
                 prepare,
+                claimed,
                 answer,
                 trace,
             })
             .await?;
+        drop(waiting);
         let refusal = match answer {
             PrepareAnswer::Promised => None,
             PrepareAnswer::Rejected(rejection) => Some(pb::promise_page::Answer::Rejected(rejection.into())),
@@ -337,29 +300,8 @@ impl<R: Reader> Acceptor for Service<R> {
         &self,
         request: Request<Streaming<pb::AcceptRequest>>,
     ) -> Result<Response<Self::AcceptStream>, Status> {
-        let mut requests = request.into_inner();
-        let (answers, replies) = mpsc::channel(ACCEPTS_IN_FLIGHT_MAX);
-        let (failed, failure) = oneshot::channel();
-        let inner = Arc::clone(&self.inner);
-        let stop = inner.shutdown.token().clone();
-        self.inner.shutdown.spawn(async move {
-            // Safe to cancel: a message that is not in the queue was not decided, and nobody was told that it was.
-            if let Some(Err(status)) = stop.run_until_cancelled(inner.feed(&mut requests, answers)).await {
-                // Nobody waits for it when the stream is gone.
-                drop(failed.send(status));
-            }
-        });
-        let replies = ReceiverStream::new(replies).map(|reply: AcceptReply| {
-            Ok(pb::AcceptResponse {
-                stamp: Some(wire::stamp(&reply.stamp, Vec::new())),
-                ballot: Some(reply.ballot.into()),
-                sequence: reply.sequence,
-                answer: Some(reply.answer.into()),
-            })
-        });
-        // Behind the last answer: what ended the stream, if it was a fault.
-        let failure = stream::once(failure).filter_map(async |failure| failure.ok().map(Err));
-        Ok(self.until_stop(replies.chain(Box::pin(failure))))
+        let (_, extensions, requests) = request.into_parts();
+        Ok(self.until_stop(accept::accept(&self.inner, &extensions, requests)))
     }
 
     type ObserveStream = BoxStream<pb::ObserveFrame>;
@@ -419,6 +361,7 @@ impl<R: Reader> Acceptor for Service<R> {
             .promises(PROMISES_TOLD)
             .await
             .map_err(|error| read_failed(&error))?;
+        let heard = inner.shared.ears.heard();
         let promises = promises.into_iter().map(|promise| pb::PastPromise {
             ballot: Some(promise.ballot.into()),
             address: promise.address,
@@ -426,26 +369,26 @@ impl<R: Reader> Acceptor for Service<R> {
         });
         Ok(Response::new(pb::AcceptorStatusResponse {
             stamp: Some(inner.stamp_with_runs(&published.stamp)),
-            id: inner.id.clone(),
-            address: inner.address.clone(),
+            id: inner.name.id.clone(),
+            address: inner.name.address.clone(),
             software: paxos_common::config::version().to_owned(),
             membership: wire::membership_state(&published.membership).into(),
             configuration: published.membership.configuration().map(Into::into),
-            leadership: Some(wire::leadership(
-                &published.leadership,
-                millis(published.silence()),
-            )),
+            leadership: Some(wire::leadership(&published.leadership, millis(heard.silent))),
             chosen_to: published.chosen_to.get(),
             known_chosen_to: published.known_to.get(),
             voted_to: published.voted_to.get(),
             trimmed_to: published.trimmed_to.get(),
-            queued: QUEUE_MAX.saturating_sub(inner.queue.capacity()) as u64,
+            queued: inner.queue.len() as u64,
             attached: inner.roster.peers(),
             promises: promises.collect(),
             wal_bytes: inner.reader.wal_bytes().await,
             no_space: published.no_space,
             damaged_rows: published.damaged_rows,
             witnesses: wire::witnesses(&inner.shared.witnesses()),
+            heard: Some(heard.into()),
+            waiting_ms: millis(inner.queue.waiting()),
+            slowest_commit_ms: millis(inner.instruments.slowest_commit()),
         }))
     }
 }
@@ -454,3 +397,6 @@ fn read_failed(error: &StoreError) -> Status {
     tracing::error!(%error, "reading the store failed");
     Status::internal(format!("reading the store failed: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,21 +1,19 @@
 //! What the worker shows to the rest of the process: never more than it has answered for.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, Instant},
-};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use paxos_common::paxos::{
     acceptor::{Acceptor, Membership},
-    identity::{ClusterId, CommitCounter, RunNumber, Stamp},
+    identity::{AcceptorUuid, ClusterId, CommitCounter, RunNumber, Stamp},
     message::Leadership,
+    quorum::Configuration,
     slot::Slot,
     witness::{WITNESSED_RUNS_MAX, Witnesses},
 };
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
-use crate::observe::Ring;
+use crate::{ears::Ears, observe::Ring};
 
 /// What memory shows of every commit whose answer was released.
 #[derive(Clone, Debug)]
@@ -33,15 +31,6 @@ pub(crate) struct Published {
     pub(crate) damaged_rows: u64,
     /// Too little space is left on the disk.
     pub(crate) no_space: bool,
-    /// When a Prepare or Accept was last granted, or this process started.
-    heard_at: Instant,
-}
-
-impl Published {
-    /// How long no Prepare or Accept was granted, by the monotonic clock.
-    pub(crate) fn silence(&self) -> Duration {
-        self.heard_at.elapsed()
-    }
 }
 
 /// What the worker shows to the rest of the process.
@@ -58,6 +47,8 @@ pub(crate) struct Shared {
     witnesses: Mutex<Witnesses>,
     /// Live frames for observers.
     pub(crate) ring: Ring,
+    /// Which proposer is heard.
+    pub(crate) ears: Arc<Ears>,
     /// Takes the slots of rows that a reader found damaged, or gone.
     pub(crate) damage: mpsc::Sender<Vec<Slot>>,
 }
@@ -81,7 +72,6 @@ impl Shared {
                 voted_to: core.voted_to(),
                 damaged_rows: 0,
                 no_space: false,
-                heard_at: Instant::now(),
             }),
             formed: core.formed_cluster().map_or_else(OnceLock::new, OnceLock::from),
             leadership: watch::Sender::new(core.leadership()),
@@ -89,6 +79,7 @@ impl Shared {
             past_runs,
             witnesses: Mutex::new(witnesses),
             ring: Ring::default(),
+            ears: Arc::new(Ears::new(&core.leadership())),
             damage,
         }
     }
@@ -131,6 +122,28 @@ impl Shared {
             .clone()
     }
 
+    /// The part of what a leader says of acceptors that this one would remember: of other members, and not known yet.
+    pub(crate) fn unheard(&self, said: &Witnesses) -> Witnesses {
+        if said.is_empty() {
+            return Witnesses::default();
+        }
+        let published = self.published();
+        let members = published.membership.configuration().map(Configuration::members);
+        let is_other = |acceptor: &AcceptorUuid| {
+            *acceptor != published.stamp.acceptor
+                && members.is_some_and(|members| members.contains_key(acceptor))
+        };
+        let known = self.witnesses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut news = Witnesses::default();
+        for (acceptor, run, counter) in said.iter() {
+            if is_other(&acceptor) && known.would_keep(acceptor, run, counter, WITNESSED_RUNS_MAX) {
+                news.hear(acceptor, run, counter);
+            }
+        }
+        news.bound(WITNESSED_RUNS_MAX);
+        news
+    }
+
     fn lock(&self) -> MutexGuard<'_, Published> {
         self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -147,8 +160,8 @@ impl Shared {
         self.lock().no_space = !has_space;
     }
 
-    /// Shows the core as it is after a commit; `heard`: a Prepare or Accept was granted.
-    pub(crate) fn publish(&self, core: &Acceptor, heard: bool) {
+    /// Shows the core as it is after a commit.
+    pub(crate) fn publish(&self, core: &Acceptor) {
         let mut published = self.lock();
         published.stamp = core.stamp();
         published.chosen_to = core.chosen_to();
@@ -160,9 +173,6 @@ impl Shared {
             info!("all damaged rows below the watermark are repaired");
         }
         published.damaged_rows = damaged_rows;
-        if heard {
-            published.heard_at = Instant::now();
-        }
         if self.formed.get().is_none() && *published.membership != *core.membership() {
             published.membership = Arc::new(core.membership().clone());
         }

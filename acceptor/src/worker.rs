@@ -4,115 +4,43 @@
 //! takes it into memory, shows it to readers and observers, and only then releases the answers. A group that changes
 //! nothing durable (heartbeats, rejections) takes the same way without the commit, so that an answer always speaks
 //! for a disk that was not stuck. When a commit fails nobody is answered and the process ends. While too little space
-//! is left nothing is granted at all, heartbeats neither: a leader must not count on this acceptor. While another
-//! process holds a lock on the file, the commit waits, and with it every answer.
+//! is left nothing is granted at all. While another process holds a lock on the file, the commit waits, and with it every
+//! answer. Whether the leader is heard does not depend on this task: see [`Ears`](crate::ears::Ears).
 
-use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration, vec::Drain};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration};
 
 use paxos_common::{
     exit::Failure,
     paxos::{
-        acceptor::{Acceptor, FormRefusal, Group, Held},
+        acceptor::{Acceptor, Group, Held},
         ballot::Ballot,
-        identity::{RunNumber, Stamp},
-        message::{Accept, AcceptAnswer, Prepare, PrepareAnswer},
-        quorum::Configuration,
+        identity::RunNumber,
+        message::AcceptAnswer,
         slot::Slot,
-        witness::Witnesses,
     },
     sqlite::foreign_lock::LockReport,
-    trace::{SpanContext, Tracer},
-    wire::AcceptReply,
+    trace::Tracer,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    sync::mpsc,
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
-    metrics::{Instruments, Rejected},
-    shared::{Published, Shared},
+    metrics::Instruments,
+    queue::Queue,
+    request::{FormStep, NoSpace, Release, Request, gather},
+    shared::Shared,
     store::{Opened, Reader as _, Store, StoreError},
-    trace::{self, Traced},
+    trace,
 };
 
-/// Requests that wait for the writer: some leaders' windows of in-flight messages and as many heartbeats. Their bytes
-/// are bounded apart, by [`QUEUE_BYTES_MAX`].
-pub(crate) const QUEUE_MAX: usize = 512;
-/// Bytes of the proposals that wait for the writer: a few times what one commit can usefully take.
-pub(crate) const QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Requests decided into one group: enough that a busy acceptor's commits are few, and no answer waits long.
-const GROUP_MAX: usize = 256;
-/// Bytes of the proposals decided into one group, unless a single message has more: the store keeps space for a commit
-/// of that size.
-const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Reports of damaged rows that wait for the worker: a report that finds no room is made again by the next who reads.
 const DAMAGE_MAX: usize = 16;
 /// How often the space on the disk is looked at when nobody asks for anything.
 const SPACE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// A request to the worker, and where its answer goes.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// A step of forming; the answer shows what is stored then.
-    Form {
-        step: FormStep,
-        answer: oneshot::Sender<Result<FormAnswer, NoSpace>>,
-    },
-    /// Phase 1.
-    Prepare {
-        prepare: Prepare,
-        answer: oneshot::Sender<Result<(Stamp, PrepareAnswer), NoSpace>>,
-        /// The span that it belongs to, when it is traced.
-        trace: Option<SpanContext>,
-    },
-    /// Phase 2. The place for the answer is reserved, so that the worker never waits for a slow leader.
-    Accept {
-        accept: Accept,
-        /// What the leader remembers of the acceptors; empty most of the time.
-        witnesses: Witnesses,
-        answer: mpsc::OwnedPermit<AcceptReply>,
-        bytes: OwnedSemaphorePermit,
-        trace: Traced,
-    },
-}
-
-/// What a step of forming comes to.
-pub(crate) type FormAnswer = Result<Published, FormRefusal>;
-
-/// Too little space is left on the disk: nothing was done.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct NoSpace;
-
-/// A step of forming.
-#[derive(Debug)]
-pub(crate) enum FormStep {
-    /// The first.
-    Store(Configuration),
-    /// The second.
-    Complete(Configuration),
-}
-
-/// An answer that waits for the commit that it speaks for. Nothing of it but the stamp is made afterwards.
-enum Release {
-    Form(
-        oneshot::Sender<Result<FormAnswer, NoSpace>>,
-        Result<Result<(), FormRefusal>, NoSpace>,
-    ),
-    Prepare(
-        oneshot::Sender<Result<(Stamp, PrepareAnswer), NoSpace>>,
-        Result<PrepareAnswer, NoSpace>,
-    ),
-    Accept {
-        place: mpsc::OwnedPermit<AcceptReply>,
-        accept: (Ballot, u64),
-        answer: AcceptAnswer,
-        trace: Traced,
-        _bytes: OwnedSemaphorePermit,
-    },
-}
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -120,7 +48,7 @@ pub(crate) struct Worker<S: Store> {
     core: Acceptor,
     store: S,
     reader: S::Reader,
-    queue: mpsc::Receiver<Command>,
+    queue: Arc<Queue>,
     damage: mpsc::Receiver<Vec<Slot>>,
     shared: Arc<Shared>,
     /// There was space when it was last looked at.
@@ -137,18 +65,18 @@ impl<S: Store> Worker<S> {
         run: RunNumber,
         tracer: Tracer,
         metrics: Instruments,
-    ) -> (Self, Arc<Shared>, mpsc::Sender<Command>) {
+    ) -> (Self, Arc<Shared>, Arc<Queue>) {
         let core = Acceptor::recover(opened.recovered, run).remembering(opened.witnesses.clone());
         let (damage, damage_reports) = mpsc::channel(DAMAGE_MAX);
         let shared = Arc::new(Shared::new(&core, opened.past_runs, opened.witnesses, damage));
-        let (sender, queue) = mpsc::channel(QUEUE_MAX);
+        let queue = Arc::new(Queue::default());
         let reader = store.reader();
         (
             Self {
                 core,
                 store,
                 reader,
-                queue,
+                queue: Arc::clone(&queue),
                 damage: damage_reports,
                 shared: Arc::clone(&shared),
                 has_space: true,
@@ -156,7 +84,7 @@ impl<S: Store> Worker<S> {
                 metrics,
             },
             shared,
-            sender,
+            queue,
         )
     }
 
@@ -165,14 +93,16 @@ impl<S: Store> Worker<S> {
     /// # Errors
     /// A failed commit, or proof that somebody broke the protocol.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Failure> {
-        let mut commands = Vec::with_capacity(GROUP_MAX);
+        let queue = Arc::clone(&self.queue);
+        // However this ends, nobody waits for an answer any more.
+        let _closing = Closing(&queue);
         let mut ticks = interval(SPACE_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let received = tokio::select! {
-                // Cancel safe: what is not received stays queued.
-                received = self.queue.recv_many(&mut commands, GROUP_MAX) => received,
-                // Cancel safe likewise. The sender lives as long as `shared`.
+            tokio::select! {
+                // It only waits.
+                () = queue.filled() => {}
+                // Cancel safe: what is not received stays queued. The sender lives as long as `shared`.
                 Some(slots) = self.damage.recv() => {
                     self.look_at_damage(slots).await?;
                     continue;
@@ -185,16 +115,17 @@ impl<S: Store> Worker<S> {
                     continue;
                 }
                 // It only waits.
-                () = stop.cancelled() => 0,
-            };
-            if received == 0 {
-                break;
+                () = stop.cancelled() => break,
             }
-            while !commands.is_empty() {
-                let end = group_end(commands.iter().map(Command::bytes));
-                if self.work(commands.drain(..end), &stop).await?.is_break() {
-                    break;
-                }
+            let requests = gather(&queue);
+            let worked = if requests.is_empty() {
+                ControlFlow::Continue(())
+            } else {
+                self.work(requests, &stop).await?
+            };
+            queue.done();
+            if worked.is_break() {
+                break;
             }
             self.keep_wal_short().await?;
         }
@@ -217,7 +148,8 @@ impl<S: Store> Worker<S> {
         let Some(write) = self.core.write(group) else {
             return Ok(ControlFlow::Continue(()));
         };
-        let commit = self.metrics.commit(group.rows().len());
+        let patience = self.shared.ears.leader_timeout();
+        let commit = self.metrics.commit(group.rows().len(), patience);
         let mut lock = LockReport::new(self.store.file());
         loop {
             match self.store.commit(write).await {
@@ -236,16 +168,16 @@ impl<S: Store> Worker<S> {
     /// Decides, commits, shows and answers one group.
     async fn work(
         &mut self,
-        commands: Drain<'_, Command>,
+        requests: Vec<Request>,
         stop: &CancellationToken,
     ) -> Result<ControlFlow<()>, Failure> {
         self.look_for_space().await;
         let mut group = self.core.group();
-        let mut releases = Vec::with_capacity(commands.len());
+        let mut releases = Vec::with_capacity(requests.len());
         let mut traced = Vec::new();
-        for mut command in commands {
-            traced.extend(command.taken());
-            releases.push(self.decide(&mut group, command).await?);
+        for mut request in requests {
+            traced.extend(request.taken());
+            releases.push(self.decide(&mut group, request).await?);
         }
         if group.is_durable_change() {
             let _span = trace::commit(&self.tracer, &mut traced, &group, releases.len());
@@ -257,9 +189,14 @@ impl<S: Store> Worker<S> {
             self.shared.remember(group.witnesses());
         }
         let rows = group.rows().clone();
+        let mut votes: BTreeMap<Ballot, u64> = BTreeMap::new();
+        for (ballot, _) in rows.range(self.core.known_to()..).map(|(_, row)| row) {
+            *votes.entry(*ballot).or_default() += 1;
+        }
         self.core.committed(group);
-        self.shared
-            .publish(&self.core, releases.iter().any(Release::is_grant));
+        self.shared.publish(&self.core);
+        let requests = releases.iter_mut().filter_map(Release::settle);
+        self.shared.ears.decided(&self.core.leadership(), votes, requests);
         if !rows.is_empty() {
             self.shared.ring.push(
                 self.core.stamp(),
@@ -293,34 +230,15 @@ impl<S: Store> Worker<S> {
                 first = first.get(),
                 "rows on disk are damaged: they count as unknown until the leader has repaired them. Look at this disk"
             );
-            self.shared.publish(&self.core, false);
+            self.shared.publish(&self.core);
         }
         Ok(())
     }
 
-    async fn decide(&self, group: &mut Group, command: Command) -> Result<Release, Failure> {
-        match command {
-            Command::Form { answer, .. } if !self.has_space => Ok(Release::Form(answer, Err(NoSpace))),
-            // What is overtaken is told so all the same.
-            Command::Prepare { prepare, answer, .. }
-                if !self.has_space && prepare.ballot >= group.promised() =>
-            {
-                Ok(Release::Prepare(answer, Err(NoSpace)))
-            }
-            Command::Accept {
-                accept,
-                answer: place,
-                bytes,
-                trace,
-                ..
-            } if !self.has_space && accept.ballot >= group.promised() => Ok(Release::Accept {
-                place,
-                accept: (accept.ballot, accept.sequence),
-                answer: AcceptAnswer::NoSpace,
-                trace,
-                _bytes: bytes,
-            }),
-            Command::Form { step, answer } => {
+    async fn decide(&self, group: &mut Group, request: Request) -> Result<Release, Failure> {
+        match request {
+            Request::Form { answer, .. } if !self.has_space => Ok(Release::Form(answer, Err(NoSpace))),
+            Request::Form { step, answer } => {
                 let result = match &step {
                     FormStep::Store(configuration) => self.core.store_configuration(group, configuration),
                     FormStep::Complete(configuration) => {
@@ -329,135 +247,64 @@ impl<S: Store> Worker<S> {
                 };
                 Ok(Release::Form(answer, Ok(result)))
             }
-            Command::Prepare { prepare, answer, .. } => {
-                let answered = self.core.prepare(group, &prepare);
-                Ok(Release::Prepare(answer, Ok(answered)))
-            }
-            Command::Accept {
-                accept,
-                witnesses,
-                answer: place,
-                bytes,
-                trace,
+            Request::Prepare {
+                prepare,
+                claimed,
+                answer,
+                ..
             } => {
-                let slots: Vec<_> = self.core.slots_to_read(&accept).collect();
-                // Only repair asks for these, so that the hot path never waits for a read.
-                let below = if slots.is_empty() {
-                    BTreeMap::new()
+                // What is overtaken is told so all the same.
+                let result = if !self.has_space && prepare.ballot >= group.promised() {
+                    Err(NoSpace)
                 } else {
-                    self.reader.held(&slots).await?
+                    Ok(self.core.prepare(group, &prepare))
                 };
-                let answer = self
-                    .core
-                    .accept(group, &accept, &below)
-                    .map_err(Failure::internal)?;
-                // Only a leader's word is taken.
-                if matches!(answer, AcceptAnswer::Accepted { .. }) {
-                    self.core.witness(group, witnesses.iter());
-                }
-                Ok(Release::Accept {
-                    place,
-                    accept: (accept.ballot, accept.sequence),
+                Ok(Release::Prepare {
+                    claimed: Some(claimed),
                     answer,
-                    trace,
-                    _bytes: bytes,
+                    result,
+                })
+            }
+            Request::Accept(message) => {
+                let accept = &message.accept;
+                let answer = if !self.has_space && accept.ballot >= group.promised() {
+                    AcceptAnswer::NoSpace
+                } else {
+                    let slots: Vec<_> = self.core.slots_to_read(accept).collect();
+                    // Only repair asks for these, so that the hot path never waits for a read.
+                    let below = if slots.is_empty() {
+                        BTreeMap::new()
+                    } else {
+                        self.reader.held(&slots).await?
+                    };
+                    let answer = self
+                        .core
+                        .accept(group, accept, &below)
+                        .map_err(Failure::internal)?;
+                    // Only a leader's word is taken.
+                    if matches!(answer, AcceptAnswer::Accepted { .. }) {
+                        self.core.witness(group, message.witnesses.iter());
+                    }
+                    answer
+                };
+                Ok(Release::Accept {
+                    accept: (accept.ballot, accept.sequence),
+                    claimed: Some(message.claimed),
+                    place: message.place,
+                    answer,
+                    trace: message.trace,
+                    _bytes: message.bytes,
                 })
             }
         }
     }
 }
 
-/// How many messages of these sizes make one group.
-fn group_end(sizes: impl Iterator<Item = usize>) -> usize {
-    let mut bytes = 0;
-    let fits = |size: &usize| {
-        bytes += size;
-        bytes <= GROUP_BYTES_MAX
-    };
-    sizes.take_while(fits).count().max(1)
-}
+/// Closes the queue when the worker ends.
+struct Closing<'a>(&'a Queue);
 
-impl Command {
-    /// Bytes of its proposals.
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Accept { bytes, .. } => bytes.num_permits(),
-            Self::Form { .. } | Self::Prepare { .. } => 0,
-        }
-    }
-
-    /// It leaves the queue. Tells the span that it belongs to, when it is traced.
-    fn taken(&mut self) -> Option<SpanContext> {
-        match self {
-            Self::Accept { trace, .. } => {
-                trace.taken();
-                trace.context()
-            }
-            Self::Prepare { trace, .. } => trace.take(),
-            Self::Form { .. } => None,
-        }
-    }
-}
-
-impl Release {
-    /// Whether a proposer was heard that may lead, or campaign.
-    fn is_grant(&self) -> bool {
-        match self {
-            Self::Prepare(_, answer) => matches!(answer, Ok(PrepareAnswer::Promised)),
-            Self::Accept { answer, .. } => matches!(answer, AcceptAnswer::Accepted { .. }),
-            Self::Form(..) => false,
-        }
-    }
-
-    /// Which phase has lost against a higher ballot.
-    fn rejected(&self) -> Option<Rejected> {
-        match self {
-            Self::Prepare(_, Ok(PrepareAnswer::Rejected(_))) => Some(Rejected::Prepare),
-            Self::Accept { answer, .. } => {
-                matches!(answer, AcceptAnswer::Rejected(_)).then_some(Rejected::Accept)
-            }
-            Self::Prepare(..) | Self::Form(..) => None,
-        }
-    }
-
-    /// Sends the answer; whoever does not wait for it any more does not get it.
-    fn send(self, shared: &Shared, stamp: Stamp) {
-        match self {
-            Self::Form(answer, result) => {
-                let told = result.map(|stored| stored.map(|()| shared.published()));
-                drop(answer.send(told));
-            }
-            Self::Prepare(answer, result) => drop(answer.send(result.map(|result| (stamp, result)))),
-            Self::Accept {
-                place,
-                accept: (ballot, sequence),
-                answer,
-                trace,
-                _bytes,
-            } => {
-                trace.answered(&answer);
-                drop(place.send(AcceptReply {
-                    stamp,
-                    ballot,
-                    sequence,
-                    answer,
-                }));
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn group_ends_before_its_bytes_are_too_many_but_takes_one_message_at_least() {
-        let quarter = GROUP_BYTES_MAX / 4;
-        let end = |sizes: &[usize]| group_end(sizes.iter().copied());
-        assert_eq!(end(&[0; 300]), 300);
-        assert_eq!(end(&[quarter; 5]), 4);
-        assert_eq!(end(&[quarter, 3 * quarter, 1]), 2);
-        assert_eq!(end(&[GROUP_BYTES_MAX + 1, 0]), 1);
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }

@@ -3,10 +3,13 @@
 
 mod support;
 
-use std::{collections::BTreeMap, path::PathBuf, process::Command};
+use std::{collections::BTreeMap, path::PathBuf, process::Command, sync::Arc};
 
 use paxos_common::{
-    paxos::identity::{AcceptorUuid, ClusterId},
+    paxos::{
+        identity::{AcceptorUuid, ClusterId},
+        message::UNANSWERED_MAX,
+    },
     wire::{accept_request, caller},
 };
 use paxos_proto::v1 as pb;
@@ -15,6 +18,7 @@ use support::{
     process::{Process, command, form},
     value,
 };
+use tokio::sync::Semaphore;
 
 /// What a leader was told before its stream broke.
 struct Acknowledged {
@@ -25,14 +29,18 @@ struct Acknowledged {
 }
 
 impl Acknowledged {
-    /// Proposes without waiting for answers until the stream breaks; kills the process meanwhile, if asked to, after so
-    /// many answers.
+    /// Proposes, with as many messages unanswered as a leader may have, until the stream breaks; kills the process
+    /// meanwhile, if asked to, after so many answers.
     async fn load(process: &mut Process, kill_after: Option<u64>) -> Self {
         let mut client = process.client();
         let cluster = form(&mut client).await.cluster_id();
         let (requests, receiver) = tokio::sync::mpsc::channel(64);
+        let unanswered = Arc::new(Semaphore::new(UNANSWERED_MAX.try_into().unwrap()));
+        let room = Arc::clone(&unanswered);
         let feeder = tokio::spawn(async move {
             for at in 0.. {
+                let Ok(place) = room.acquire().await else { break };
+                place.forget();
                 let rows = (at * 3..at * 3 + 3).map(|at| (at, value(&format!("value {at}"))));
                 let mut message = accept(1, at * 3, rows);
                 message.sequence = at + 1;
@@ -56,11 +64,13 @@ impl Acknowledged {
             assert!(accepted, "{answer:?}");
             last_stamp = answer.stamp;
             messages += 1;
+            unanswered.add_permits(1);
             if Some(messages) == kill_after {
                 process.child.kill().unwrap();
             }
         }
         drop(answers);
+        unanswered.close();
         feeder.await.unwrap();
         Self {
             cluster,
@@ -242,7 +252,17 @@ async fn attached_peers_are_answered_and_told_of_a_new_leader_at_once() {
         ..Default::default()
     };
     client.prepare(prepare).await.unwrap();
-    let leadership = attached.message().await.unwrap().unwrap().leadership.unwrap();
+    // First that it is heard, then that the promise is on disk; at times both at once.
+    let heard = attached.message().await.unwrap().unwrap();
+    let of_heard = heard.heard.clone().unwrap();
+    assert_eq!(
+        (of_heard.ballot.unwrap().round, of_heard.address.as_str()),
+        (3, "http://p:1")
+    );
+    let mut leadership = heard.leadership.unwrap();
+    if leadership.promised.unwrap().round == 0 {
+        leadership = attached.message().await.unwrap().unwrap().leadership.unwrap();
+    }
     assert_eq!(
         (leadership.promised.unwrap().round, leadership.address.as_str()),
         (3, "http://p:1")

@@ -317,7 +317,7 @@ mod tests {
             // As the transport says of an answer that is too large.
             (Status::resource_exhausted("message too large"), false),
             (Status::unavailable("connection reset"), false),
-            (status::deadline(Fate::NotProposed), true),
+            (status::deadline(Fate::NotProposed, ""), true),
             (Status::deadline_exceeded(""), false),
             (Status::internal("h2 error"), false),
             (Status::cancelled("timeout"), false),

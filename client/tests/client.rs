@@ -61,7 +61,7 @@ async fn repeats_what_was_not_proposed_until_it_is() {
     let (fake, _served, client) = one(|number| match number {
         0 => Does::Fails(no_leader(Fate::NotProposed)),
         1 => Does::Fails(overloaded("the queue")),
-        2 => Does::Fails(deadline(Fate::NotProposed)),
+        2 => Does::Fails(deadline(Fate::NotProposed, "")),
         _ => Does::Orders,
     })
     .await;
@@ -80,7 +80,7 @@ async fn takes_a_timeout_that_no_clock_can_add_for_a_long_one() {
 async fn never_sends_again_what_may_have_been_ordered() {
     for does in [
         Does::Fails(no_leader(Fate::OutcomeUnknown)),
-        Does::Fails(deadline(Fate::OutcomeUnknown)),
+        Does::Fails(deadline(Fate::OutcomeUnknown, "")),
         Does::Fails(Status::unavailable("says nothing of the fate")),
         Does::Breaks,
     ] {

@@ -1,4 +1,5 @@
 //! Replays simulated clusters from their seeds: `cargo sim 42` prints what happens, `cargo sim 1..1000` only what fails.
+//! `cargo sim 'the leader dies'` prints a directed scenario of that name.
 //! Followed by the name of a planted bug, the cluster has it: `cargo sim 1..1000 AnswersAboveAHole` hunts for it.
 #![allow(clippy::print_stderr, reason = "what a person who runs it reads")]
 
@@ -8,7 +9,11 @@ use std::{ops::Range, process::ExitCode, time::Instant};
 #[path = "../tests/simulator/mod.rs"]
 mod simulator;
 
-use simulator::{Bug, Statistics, Transcript, hunt, run, try_run};
+use simulator::{
+    Bug, Statistics, Transcript, hunt, run,
+    scenarios::{SCENARIOS, Scenario},
+    try_run,
+};
 
 const USAGE: &str =
     "give a seed (cargo sim 42) or a range of seeds (cargo sim 1..1000), and perhaps a bug to plant";
@@ -19,8 +24,11 @@ fn main() -> ExitCode {
     let named = arguments.next();
     let bug = named.as_deref().and_then(Bug::named);
     if named.is_some() && bug.is_none() {
-        eprintln!("{USAGE}, one of {:?}", Bug::ALL);
+        eprintln!("{USAGE}, one of {:?} {:?}", Bug::ALL, Bug::OF_PATIENCE);
         return ExitCode::from(2);
+    }
+    if let Some(scenario) = SCENARIOS.iter().find(|scenario| scenario.name == seeds) {
+        return script(scenario, bug);
     }
     if let Ok(seed) = seeds.parse() {
         return one(seed, bug);
@@ -34,6 +42,20 @@ fn main() -> ExitCode {
         (None, _) => {
             eprintln!("{USAGE}");
             ExitCode::from(2)
+        }
+    }
+}
+
+/// Prints a directed scenario from beginning to end.
+fn script(scenario: &Scenario, bug: Option<Bug>) -> ExitCode {
+    let mut transcript = Transcript::last(usize::MAX);
+    let outcome = scenario.run(scenario.quorums(), 0, bug, &mut transcript);
+    print(&transcript.to_string());
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            print(&format!("{reason}\n"));
+            ExitCode::FAILURE
         }
     }
 }

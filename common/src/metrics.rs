@@ -203,6 +203,20 @@ impl Metrics {
         self.observe(name, unit, help, move || [([], look())]);
     }
 
+    /// A time in seconds that is looked at when somebody asks. `look` must not block.
+    pub fn seconds(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        look: impl Fn() -> Duration + Send + Sync + 'static,
+    ) {
+        let gauge = self.meter.f64_observable_gauge(name).with_description(help);
+        gauge
+            .with_unit("s")
+            .with_callback(move |observer| observer.observe(look().as_secs_f64(), &[]))
+            .build();
+    }
+
     /// Values that are looked at when somebody asks, each with its labels. `look` must not block, and must always give
     /// labels out of the same small set.
     pub fn observe<I, const N: usize>(
@@ -291,6 +305,7 @@ mod tests {
         let [good, _bad] = metrics.counters("paxos.test.kinds", "By kind", "kind", ["good", "bad"]);
         good.increment();
         metrics.gauge("paxos.test.level", "", "Now", || 5);
+        metrics.seconds("paxos.test.age", "How old", || Duration::from_millis(250));
         let text = metrics.text().unwrap();
         for line in [
             "paxos_test_duration_seconds_bucket{le=\"0.0025\"} 0",
@@ -301,6 +316,7 @@ mod tests {
             "paxos_test_kinds_total{kind=\"good\"} 1",
             "paxos_test_kinds_total{kind=\"bad\"} 0",
             "paxos_test_level 5",
+            "paxos_test_age_seconds 0.25",
         ] {
             assert!(
                 text.lines().any(|found| found == line),

@@ -8,6 +8,16 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 
+#[cfg(feature = "service")]
+mod arrivals;
+#[cfg(feature = "service")]
+mod dedicated;
+
+#[cfg(feature = "service")]
+pub use arrivals::{Arrivals, Watched};
+#[cfg(feature = "service")]
+pub use dedicated::{Socket, dedicated};
+
 /// The largest message that any service or client of ours sends or takes, in bytes: set it on every generated client
 /// and server, both ways (`max_decoding_message_size`, `max_encoding_message_size`).
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -82,6 +92,11 @@ impl FromStr for Address {
 /// # Panics
 /// Outside a Tokio runtime.
 pub fn connect_lazy(address: &Address) -> Channel {
+    endpoint(address).connect_lazy()
+}
+
+/// How every connection to a peer is set up.
+fn endpoint(address: &Address) -> Endpoint {
     let endpoint = Endpoint::from_shared(address.0.clone()).expect("an Address has been parsed as a URI");
     endpoint
         .connect_timeout(CONNECT_TIMEOUT)
@@ -89,7 +104,6 @@ pub fn connect_lazy(address: &Address) -> Channel {
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
-        .connect_lazy()
 }
 
 /// Why a call failed, in words for a log: the peer's own answer, or what became of the connection.

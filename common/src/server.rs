@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod calls;
+mod chunks;
 mod connections;
 mod deadline;
 mod measured;
@@ -26,6 +27,7 @@ use measured::Measured;
 use traced::Traced;
 
 pub use crate::peer::MESSAGE_BYTES_MAX;
+pub use chunks::{Chunk, Chunks, chunks};
 pub use deadline::{deadline, sleep_until};
 pub use traced::received;
 

@@ -79,11 +79,24 @@ pub fn unavailable(text: &str, fate: Fate) -> Status {
     detailed(Code::Unavailable, text, fate)
 }
 
-/// DEADLINE_EXCEEDED: the caller's deadline passed.
-pub fn deadline(fate: Fate) -> Status {
+/// DEADLINE_EXCEEDED: the caller's deadline passed. `cause` says what the command waited for; it may be empty.
+pub fn deadline(fate: Fate, cause: &str) -> Status {
     let mut details = ErrorDetails::new();
     details.set_error_info(fate.reason(), DOMAIN, []);
-    Status::with_error_details(Code::DeadlineExceeded, "the deadline passed", details)
+    let text = match cause {
+        "" => "the deadline passed".to_owned(),
+        cause => format!("the deadline passed: {cause}"),
+    };
+    Status::with_error_details(Code::DeadlineExceeded, text, details)
+}
+
+/// UNAVAILABLE: too few acceptors can vote, and other commands wait for them already. `cause` names the acceptors.
+pub fn no_quorum(cause: &str) -> Status {
+    let text = match cause {
+        "" => "too few acceptors can vote at the moment".to_owned(),
+        cause => format!("too few acceptors can vote at the moment: {cause}"),
+    };
+    unavailable(&text, Fate::NotProposed)
 }
 
 /// UNAVAILABLE: this process is stopping; another will answer.
@@ -160,8 +173,14 @@ mod tests {
     }
 
     #[test]
-    fn deadline_offers_no_retry() {
-        let status = deadline(Fate::OutcomeUnknown);
+    fn deadline_offers_no_retry_and_says_what_the_command_waited_for() {
+        let status = deadline(Fate::OutcomeUnknown, "acceptor a1: no space on its disk");
+        let text = "the deadline passed: acceptor a1: no space on its disk";
+        assert_eq!(status.message(), text);
+        assert_eq!(
+            deadline(Fate::OutcomeUnknown, "").message(),
+            "the deadline passed"
+        );
         assert_eq!(
             (fate_of(&status), retry_delay_of(&status)),
             (Some(Fate::OutcomeUnknown), None)

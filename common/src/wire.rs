@@ -17,6 +17,7 @@ use crate::paxos::{
 };
 
 pub mod command;
+pub mod heard;
 
 /// The version of the contract that this release speaks: see `types.proto`.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -318,6 +319,7 @@ fn number(what: &'static str, number: u64) -> Result<u64, OutOfRange> {
 /// At the first that is above 2⁶³ − 1.
 pub fn check_report(report: &pb::AttachRequest) -> Result<(), Malformed> {
     number("peer", report.peer)?;
+    number("report", report.report)?;
     match &report.progress {
         Some(pb::attach_request::Progress::Proposer(progress)) => {
             progress.ballot.map(Ballot::try_from).transpose()?;
@@ -499,6 +501,7 @@ pub fn accept_request(accept: &Accept, cluster: ClusterId) -> pb::AcceptRequest 
         resign: accept.resign,
         trimmed_to: 0,
         traceparent: String::new(),
+        alive_interval_ms: 0,
     }
 }
 
@@ -568,6 +571,17 @@ pub struct AcceptReply {
     pub answer: AcceptAnswer,
 }
 
+impl From<AcceptReply> for pb::AcceptResponse {
+    fn from(reply: AcceptReply) -> Self {
+        Self {
+            stamp: Some(stamp(&reply.stamp, Vec::new())),
+            ballot: Some(reply.ballot.into()),
+            sequence: reply.sequence,
+            answer: Some(reply.answer.into()),
+        }
+    }
+}
+
 impl TryFrom<pb::AcceptResponse> for AcceptReply {
     type Error = Malformed;
 
@@ -590,6 +604,8 @@ impl TryFrom<pb::AcceptResponse> for AcceptReply {
                 trimmed_to: Slot::new(trimmed.trimmed_to)?,
             },
             Answer::NoSpace(pb::NoSpace {}) => AcceptAnswer::NoSpace,
+            // It answers no request: see `heard::StreamAnswer`.
+            Answer::Alive(_) => return Err(Malformed::Missing("answer to a request")),
         };
         Ok(Self {
             stamp: read_stamp(response.stamp.as_ref())?,

@@ -9,7 +9,11 @@ use std::{
 #[allow(dead_code, reason = "what only the example uses is here too")]
 mod simulator;
 
-use simulator::{Bug, Found, Statistics, Transcript, hunt, run, try_run};
+use simulator::{
+    Bug, Found, Statistics, Transcript, hunt, run,
+    scenarios::{FLEXIBLE, SCENARIOS, Scenario},
+    try_run,
+};
 
 /// How many seeds each of the two usual runs takes: the environment variable `PAXOS_SIM_SEEDS`, if it is set.
 const SEEDS: u64 = 300;
@@ -101,6 +105,94 @@ fn seeds_that_failed_once_pass() {
     for &seed in FAILED_ONCE {
         try_run(seed).unwrap_or_else(|failure| panic!("{failure}"));
     }
+}
+
+/// How many seeds each directed scenario takes: the environment variable `PAXOS_SCENARIO_SEEDS`, if it is set.
+const SCENARIO_SEEDS: u64 = 2;
+
+fn seeds_of_scenarios() -> u64 {
+    number("PAXOS_SCENARIO_SEEDS").unwrap_or(SCENARIO_SEEDS)
+}
+
+/// A scenario with its quorums, its seed and a bug.
+type Play = (&'static Scenario, (usize, usize, usize), u64, Option<Bug>);
+
+/// Runs scenarios on all processors.
+fn play_all(plays: &[Play]) -> Vec<Result<(), String>> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut played = Vec::new();
+        simulator::quietly(|| {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let Some(&this) = plays.get(number) else { return };
+                played.push((number, play(this)));
+            }
+        });
+        played
+    };
+    let mut played: Vec<(usize, Result<(), String>)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers()).map(|_| scope.spawn(work)).collect();
+        let played = workers
+            .into_iter()
+            .map(|worker| worker.join().expect("a play catches what breaks"));
+        played.flatten().collect()
+    });
+    played.sort_by_key(|(number, _)| *number);
+    played.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+/// Runs a scenario; what an invariant finds is a failure like a bound that does not hold.
+fn play((scenario, quorums, seed, bug): Play) -> Result<(), String> {
+    let run = || scenario.run(quorums, seed, bug, &mut Transcript::off());
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let reason = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+        Err(format!("{} {quorums:?} seed {seed}: {reason}", scenario.name))
+    })
+}
+
+/// Runs scenarios in which nothing may fail.
+fn expect_all(plays: &[Play]) {
+    let failed: Vec<String> = play_all(plays).into_iter().filter_map(Result::err).collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn leaders_that_are_there_stay_and_those_that_are_gone_are_replaced_in_time() {
+    let of = |scenario: &'static Scenario| {
+        (0..seeds_of_scenarios()).map(move |seed| (scenario, scenario.quorums(), seed, None))
+    };
+    let plays: Vec<Play> = SCENARIOS.iter().flat_map(of).collect();
+    expect_all(&plays);
+}
+
+#[test]
+fn flexible_quorums_keep_and_replace_leaders_alike() {
+    let fit = SCENARIOS.iter().filter(|scenario| scenario.is_for_all_quorums());
+    let of = |scenario| FLEXIBLE.iter().map(move |&quorums| (scenario, quorums, 0, None));
+    let plays: Vec<Play> = fit.flat_map(of).collect();
+    expect_all(&plays);
+}
+
+#[test]
+fn every_planted_bug_of_failure_detection_is_found_by_a_scenario() {
+    let of = |scenario: &'static Scenario| {
+        let bugs = scenario.finds.iter();
+        bugs.map(move |&bug| (scenario, scenario.quorums(), 0, Some(bug)))
+    };
+    let plays: Vec<Play> = SCENARIOS.iter().flat_map(of).collect();
+    let outcomes = play_all(&plays);
+    let found = plays
+        .iter()
+        .zip(&outcomes)
+        .filter(|(_, outcome)| outcome.is_err());
+    let found: Vec<(Option<Bug>, &str)> = found
+        .map(|((scenario, .., bug), _)| (*bug, scenario.name))
+        .collect();
+    println!("{found:#?}");
+    let is_missed = |bug: &Bug| !found.iter().any(|(by, _)| *by == Some(*bug));
+    let missed: Vec<Bug> = Bug::OF_PATIENCE.into_iter().filter(is_missed).collect();
+    assert_eq!(missed, [], "no scenario finds them");
 }
 
 /// How many schedules a planted bug may survive: several times what the shyest of them needs.

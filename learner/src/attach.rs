@@ -123,6 +123,7 @@ impl Reporter {
             address: self.address.to_string(),
             software: config::version().to_owned(),
             progress: Some(pb::attach_request::Progress::Learner(told)),
+            report: 0,
         }
     }
 }

@@ -19,8 +19,11 @@ pub struct Args {
     #[command(flatten)]
     pub listen: ListenArgs<7101>,
 
-    /// How long a leader may be silent before another proposer campaigns, with its unit; at least 20ms, and the same
-    /// for all proposers
+    /// How long a leader may be silent before another proposer campaigns, with its unit; 20ms to 60s, and the same for all
+    /// proposers
+    ///
+    /// Must be longer than machines stand still and packets are late. Slow disks do not count: commands wait for them, and
+    /// the leader stays.
     #[arg(long, env = "PAXOS_LEADER_TIMEOUT", value_name = "DURATION", default_value = "200ms",
           value_parser = parse_leader_timeout)]
     leader_timeout: Duration,

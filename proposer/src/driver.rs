@@ -9,16 +9,16 @@ use std::{
 use paxos_common::{
     exit::Failure,
     paxos::{
+        ballot::Ballot,
         identity::{AcceptorUuid, Stamp},
-        proposer::{Effect, Event, Outcome, Pending, Phase, Proposer, RequestId},
+        message::Word,
+        proposer::{Effect, Event, Outcome, Pending, Phase, Proposer, Reason, RequestId},
         slot::Slot,
     },
     peer::Address,
     shutdown::Shutdown,
     trace::Tracer,
-    wire,
 };
-use paxos_proto::v1::ProposerPhase;
 use tokio::{
     sync::{mpsc, watch},
     task::AbortHandle,
@@ -28,17 +28,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ask,
+    clock::{Clock, stood_still},
     formation::Cluster,
     forward::{Forwarded, Forwarder},
     link::{self, Open},
     metrics::Instruments,
     requests::{Request, Waiting},
+    stream::{self, Place, Streams},
     timers::Timers,
     trace::Traces,
-    witnessing::Witnessing,
 };
 
 mod forwarding;
+mod showing;
+mod streams;
 
 pub(crate) use crate::view::View;
 
@@ -52,9 +55,6 @@ const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 /// Bytes of commands on their way to another proposer; more are refused as overload.
 const FORWARDING_BYTES_MAX: usize = 64 << 20;
 
-/// How often others are shown how this proposer stands, unless its phase changes.
-const VIEW_INTERVAL: Duration = Duration::from_millis(20);
-
 /// What the driver is told.
 #[derive(Debug)]
 pub(crate) enum Input {
@@ -62,24 +62,26 @@ pub(crate) enum Input {
     Core(Event),
     /// What an acceptor told, and as of which of its commits.
     Told(Stamp, Event),
-    /// The way to an acceptor is open.
+    /// The link to an acceptor is open.
     Opened(AcceptorUuid, Open),
     /// It broke.
     Closed(AcceptorUuid),
+    /// From the `Accept` stream of this ballot to an acceptor.
+    Stream(AcceptorUuid, Ballot, stream::Told),
     /// A command came in.
     Request(Request),
     /// What became of a forwarded command.
     Forwarded(Pending, Forwarded),
 }
 
-/// An open way to an acceptor.
+/// An open link to an acceptor.
 #[derive(Debug)]
 struct Link {
     open: Open,
     /// Its watermark, as it last told.
     chosen_to: Slot,
-    /// What it was told of what is remembered of the acceptors.
-    witnessing: Witnessing,
+    /// As it last told, a leader is there, and nothing waits to be chosen.
+    is_calm: bool,
 }
 
 /// Owner of the core.
@@ -89,12 +91,20 @@ pub(crate) struct Driver {
     cluster: Cluster,
     address: Address,
     leader_timeout: Duration,
+    clock: Clock,
     views: watch::Sender<View>,
     viewed_at: Instant,
+    /// When the log last said that this process stood still.
+    stood_still_at: Option<Instant>,
     timers: Timers,
     traces: Traces,
     metrics: Instruments,
     links: BTreeMap<AcceptorUuid, Link>,
+    /// Where acceptors were last found, for the streams to them.
+    places: BTreeMap<AcceptorUuid, watch::Sender<Place>>,
+    streams: Streams,
+    /// See [`link::Context`].
+    watchful: watch::Sender<bool>,
     /// Promises being collected.
     prepares: BTreeMap<(AcceptorUuid, Option<u64>), AbortHandle>,
     waiting: Waiting,
@@ -124,12 +134,17 @@ impl Driver {
             cluster,
             address,
             leader_timeout,
+            clock: Clock::start(),
             views,
             viewed_at: Instant::now(),
+            stood_still_at: None,
             timers: Timers::default(),
             traces: Traces::new(tracer),
             metrics,
             links: BTreeMap::new(),
+            places: BTreeMap::new(),
+            streams: Streams::new(),
+            watchful: watch::Sender::new(true),
             prepares: BTreeMap::new(),
             waiting: Waiting::default(),
             forwarders: HashMap::new(),
@@ -167,14 +182,23 @@ impl Driver {
                 () = sleep_until(wake_at) => None,
                 () = shutdown.begun(), if self.stop_at.is_none() => None,
             };
+            let woken_at = Instant::now();
+            self.core.at(self.clock.now());
+            if let Some(lasted) = stood_still(wake_at, woken_at, self.leader_timeout) {
+                self.core.stood_still(lasted);
+            }
             if shutdown.has_begun() && self.stop_at.is_none() {
-                self.stop_at = Some(Instant::now() + HAND_OVER_MAX);
+                self.stop_at = Some(woken_at + HAND_OVER_MAX);
                 self.core.handle(Event::Resigned);
             }
-            let more = std::iter::from_fn(|| inbox.try_recv().ok()).take(INPUTS_PER_TURN);
+            // Before a timer fires, everything that has come in is taken in: the core may judge by what is missing.
+            let is_due = self.timers.next().is_some_and(|at| at <= woken_at);
+            let budget = if is_due { inbox.len() } else { INPUTS_PER_TURN };
+            let more = std::iter::from_fn(|| inbox.try_recv().ok()).take(budget);
             for input in input.into_iter().chain(more) {
                 self.take(input);
             }
+            self.notice_bytes();
             for event in self.timers.due() {
                 self.core.handle(event);
             }
@@ -185,6 +209,7 @@ impl Driver {
             for effect in self.core.take_effects() {
                 self.carry_out(effect, &inputs, shutdown);
             }
+            self.watch();
             self.publish(false);
             if let Some(reason) = self.halted {
                 return Err(Failure::internal(anyhow::anyhow!(reason)));
@@ -194,6 +219,7 @@ impl Driver {
                 break;
             }
         }
+        self.end_streams();
         self.refuse_the_rest(&mut inbox);
         Ok(())
     }
@@ -204,6 +230,9 @@ impl Driver {
     }
 
     fn answer(&mut self, request: RequestId, outcome: Outcome) {
+        if outcome == Outcome::NotProposed(Reason::NoQuorum) {
+            self.show_who_is_late();
+        }
         self.traces.answered(request, outcome);
         self.metrics.answered(outcome);
         self.waiting.answer(request, outcome);
@@ -215,7 +244,9 @@ impl Driver {
             configuration: Arc::new(self.cluster.configuration.clone()),
             proposer: self.core.id(),
             address: self.address.clone(),
-            report_interval: self.leader_timeout / 4,
+            leader_timeout: self.leader_timeout,
+            watchful: self.watchful.subscribe(),
+            clock: self.clock,
             inputs: inputs.clone(),
             views: self.views.subscribe(),
         };
@@ -226,45 +257,32 @@ impl Driver {
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Core(event) => self.core.handle(event),
-            Input::Told(stamp, event) => {
-                if let Event::Reported {
-                    acceptor, chosen_to, ..
-                } = &event
-                    && let Some(link) = self.links.get_mut(acceptor)
-                {
-                    link.chosen_to = *chosen_to;
+            Input::Core(event) => {
+                if matches!(event, Event::Cancelled(_)) {
+                    self.show_who_is_late();
                 }
-                let Stamp {
-                    acceptor,
-                    run,
-                    commit_counter,
-                    ..
-                } = stamp;
-                self.core.handle(Event::Heard {
-                    acceptor,
-                    run,
-                    commit_counter,
-                });
-                self.traces.heard(&event, &self.core);
-                self.metrics.heard(&event);
+                // What another run of it has said before is not wanted any more.
+                if let Event::Introduced { acceptor, runs, .. } = &event
+                    && runs.last().map(|run| run.run) != self.run_of(*acceptor)
+                {
+                    self.place(*acceptor, None);
+                }
                 self.core.handle(event);
-                self.traces.settle(&self.core);
             }
+            Input::Stream(acceptor, ballot, told) => self.stream_told(acceptor, ballot, told),
+            Input::Told(stamp, event) => self.told(stamp, event),
             Input::Opened(acceptor, open) => {
-                self.links.insert(
-                    acceptor,
-                    Link {
-                        open,
-                        chosen_to: Slot::ZERO,
-                        witnessing: Witnessing::default(),
-                    },
-                );
+                self.place(acceptor, Some((open.address.clone(), open.run)));
+                let link = Link {
+                    open,
+                    chosen_to: Slot::ZERO,
+                    is_calm: false,
+                };
+                self.links.insert(acceptor, link);
                 self.core.handle(Event::Opened(acceptor));
             }
             Input::Closed(acceptor) => {
                 self.links.remove(&acceptor);
-                self.traces.closed(acceptor);
                 self.core.handle(Event::Closed(acceptor));
             }
             Input::Request(Request {
@@ -280,18 +298,65 @@ impl Driver {
             Input::Forwarded(mut pending, forwarded) => {
                 self.forwarding_bytes -= pending.command.as_bytes().len();
                 match forwarded {
-                    Forwarded::Told(outcome) => {
-                        if matches!(outcome, Outcome::Chosen(_)) {
-                            self.core.handle(Event::ForwardAnswered);
-                        }
-                        self.answer(pending.request, outcome);
-                    }
+                    Forwarded::Told(outcome) => self.answer_forwarded(pending.request, outcome),
                     Forwarded::Returned => {
-                        self.core.handle(Event::ForwardFailed);
                         self.traces.returned(&mut pending);
                         self.give_back(pending);
                     }
                 }
+            }
+        }
+    }
+
+    /// An acceptor told something, as of one of its commits.
+    fn told(&mut self, stamp: Stamp, event: Event) {
+        if self.run_of(stamp.acceptor) != Some(stamp.run) {
+            // It has shown its runs again since, or must do so.
+            return;
+        }
+        if let Event::Reported { acceptor, word, .. } = &event
+            && let Some(link) = self.links.get_mut(acceptor)
+        {
+            link.chosen_to = word.known_to;
+            link.is_calm = is_calm(word, self.leader_timeout);
+        }
+        self.core.handle(Event::Heard {
+            acceptor: stamp.acceptor,
+            run: stamp.run,
+            commit_counter: stamp.commit_counter,
+        });
+        self.traces.heard(&event, &self.core);
+        self.metrics.heard(&event);
+        self.core.handle(event);
+        self.traces.settle(&self.core);
+    }
+
+    /// Has acceptors asked more often while this proposer may have to campaign, and at once when that begins.
+    fn watch(&self) {
+        let is_watchful = match self.core.phase() {
+            Phase::Standby => {
+                let waits = self.forwarding_bytes > 0 || self.core.queued().0 > 0;
+                waits || self.links.values().any(|link| !link.is_calm)
+            }
+            Phase::Campaigning(_) => true,
+            Phase::Leading(_) => false,
+        };
+        self.watchful.send_if_modified(|shown| {
+            let begins = is_watchful && !*shown;
+            *shown = is_watchful;
+            begins
+        });
+    }
+
+    fn report_now(&self) {
+        self.watchful.send_modify(|_| {});
+    }
+
+    /// Bytes of answers that are not whole yet: they show that an acceptor is there.
+    fn notice_bytes(&mut self) {
+        for (&acceptor, link) in &self.links {
+            if link.open.arrivals.take() {
+                self.core.handle(Event::Bytes(acceptor));
             }
         }
     }
@@ -318,25 +383,10 @@ impl Driver {
                     older.abort();
                 }
             }
-            Effect::Accept(acceptor, accept) => {
-                self.metrics.sending(&accept, &self.core);
-                let Some(link) = self.links.get_mut(&acceptor) else {
-                    return;
-                };
-                let core = &self.core;
-                let witnesses = link
-                    .witnessing
-                    .due(Instant::now(), accept.ballot, || core.witnesses());
-                let outgoing = link::Outgoing {
-                    traceparent: self.traces.sending(acceptor, &accept, &self.core),
-                    accept,
-                    witnesses: wire::witnesses(&witnesses),
-                };
-                // A full channel is a stuck acceptor: what it does not answer is sent again.
-                if link.open.accepts.try_send(outgoing).is_err() {
-                    link.witnessing.lost();
-                }
-            }
+            Effect::OpenStream(acceptor, first) => self.open_stream(acceptor, first, inputs, shutdown),
+            Effect::ShutStreams(ballot) => self.shut_streams(ballot),
+            Effect::Accept(acceptor, accept) => self.send(acceptor, accept),
+            Effect::ReportNow => self.report_now(),
             Effect::SetTimer {
                 timer,
                 generation,
@@ -371,6 +421,7 @@ impl Driver {
                 ));
             }
             Effect::Reopen(acceptor) => {
+                self.place(acceptor, None);
                 if let Some(link) = self.links.remove(&acceptor) {
                     link.open.reopen.cancel();
                 }
@@ -379,83 +430,58 @@ impl Driver {
             Effect::Readmitted(acceptor) => {
                 tracing::info!(%acceptor, "its right disk is back: the acceptor is counted again");
             }
+            Effect::Told(notice) => self.announce(&notice),
             Effect::HandedOver => self.handed_over = true,
             Effect::Halt(reason) => self.halted = Some(reason),
         }
     }
+}
 
-    /// Shows the watermark before callers are answered: whoever asks after an answer is told at least as much.
-    fn show_watermark(&self) {
-        let chosen_to = self.core.chosen_to();
-        self.views.send_if_modified(|view| {
-            view.chosen_to = chosen_to;
-            // Nobody waits for it alone.
-            false
-        });
-    }
-
-    /// Shows others how this proposer stands, and logs when its phase changes.
-    fn publish(&mut self, at_once: bool) {
-        let (phase, ballot, proposed_to) = match self.core.phase() {
-            Phase::Standby => (ProposerPhase::Standby, None, Slot::ZERO),
-            Phase::Campaigning(campaign) => (ProposerPhase::Campaigning, Some(campaign.ballot()), Slot::ZERO),
-            Phase::Leading(lead) => (ProposerPhase::Leading, Some(lead.ballot()), lead.proposed_to()),
-        };
-        // A leader may be asking a quorum for what it repairs.
-        if phase == ProposerPhase::Standby {
-            std::mem::take(&mut self.prepares)
-                .into_values()
-                .for_each(|task| task.abort());
-        }
-        let changed = {
-            let view = self.views.borrow();
-            self.metrics.turned((view.phase, view.ballot), (phase, ballot));
-            (view.phase, view.ballot) != (phase, ballot)
-        };
-        if !changed && !at_once && self.viewed_at.elapsed() < VIEW_INTERVAL {
-            return;
-        }
-        self.viewed_at = Instant::now();
-        if changed {
-            let chosen_to = self.core.chosen_to();
-            match (phase, ballot) {
-                (ProposerPhase::Leading, Some(ballot)) => tracing::info!(%ballot, %chosen_to, "leading"),
-                (ProposerPhase::Campaigning, Some(ballot)) => tracing::info!(%ballot, "campaigning"),
-                _ => tracing::info!("standing by"),
-            }
-        }
-        let leader = if phase == ProposerPhase::Leading {
-            Some(self.address.to_string())
-        } else {
-            self.core.leader().map(|address| address.to_string())
-        };
-        if let Some(leader) = &leader {
-            self.leave_former_leaders(leader);
-        }
-        let (queued, queued_bytes) = self.core.queued();
-        self.views.send_replace(View {
-            proposer: self.core.id(),
-            cluster: Some(self.cluster.configuration.cluster_id()),
-            phase,
-            ballot,
-            leader,
-            chosen_to: self.core.chosen_to(),
-            proposed_to,
-            queued,
-            queued_bytes,
-            links: self
-                .links
-                .iter()
-                .map(|(&uuid, link)| (uuid, (link.open.address.clone(), link.chosen_to)))
-                .collect(),
-            quorum: self.cluster.configuration.quorums().phase2(),
-        });
-    }
+/// Whether, by an acceptor's word, a leader is there, and nothing waits to be chosen.
+fn is_calm(word: &Word, leader_timeout: Duration) -> bool {
+    let heard = &word.heard;
+    let is_there = !heard.resigned && heard.ended.is_none() && heard.silent < leader_timeout;
+    is_there && word.voted_to <= word.known_to
 }
 
 async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use paxos_common::paxos::message::Heard;
+
+    #[test]
+    fn acceptor_is_calm_while_it_hears_a_leader_and_nothing_waits() {
+        let timeout = Duration::from_millis(200);
+        let word = |change: fn(&mut Word)| {
+            let mut word = Word {
+                heard: Heard {
+                    ballot: Ballot::ZERO,
+                    address: "http://p:1".into(),
+                    silent: Duration::from_millis(199),
+                    ended: None,
+                    resigned: false,
+                    work: 0,
+                },
+                waiting: Duration::ZERO,
+                slowest_commit: Duration::ZERO,
+                has_space: true,
+                known_to: Slot::ZERO.next(),
+                voted_to: Slot::ZERO.next(),
+            };
+            change(&mut word);
+            is_calm(&word, timeout)
+        };
+        assert!(word(|_| {}));
+        assert!(!word(|word| word.heard.silent = Duration::from_millis(200)));
+        assert!(!word(|word| word.heard.ended = Some(Duration::ZERO)));
+        assert!(!word(|word| word.heard.resigned = true));
+        assert!(!word(|word| word.voted_to = word.voted_to.next()));
     }
 }

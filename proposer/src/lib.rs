@@ -1,15 +1,19 @@
 //! The proposer: takes commands and has them ordered.
 //!
-//! [`run`] finds or forms the cluster behind the acceptors' addresses (`formation`), keeps a link to every acceptor
-//! (`link`, and `ask` for what is asked now and then), and drives the core of [`paxos_common::paxos::proposer`] (`driver`), which decides everything. Callers
-//! come in through `service`; a standby's commands go out through `forward`.
+//! [`run`] finds or forms the cluster behind the acceptors' addresses (`formation`), and drives the core of
+//! [`paxos_common::paxos::proposer`] (`driver`), which decides everything. To every acceptor it keeps a link: what it
+//! shows of itself, and `Attach` (`link`; `ask` for calls now and then). A candidate and a leader have an `Accept` stream
+//! to every acceptor besides, on a connection of its own (`stream`). Callers come in through `service`; a standby's
+//! commands go out through `forward`.
 //!
 //! ```text
-//! service ──▶ driver ──▶ link (one per acceptor) ──▶ acceptors
-//!                └─────▶ forward ──▶ the leading proposer
+//! service ──▶ driver ─┬─▶ link (one per acceptor) ──────────────┬─▶ acceptors
+//!                     ├─▶ stream (one per acceptor and ballot) ─┘
+//!                     └─▶ forward ──▶ the leading proposer
 //! ```
 
 mod ask;
+mod clock;
 mod config;
 mod driver;
 mod formation;
@@ -18,6 +22,7 @@ mod link;
 mod metrics;
 mod requests;
 mod service;
+mod stream;
 mod timers;
 mod trace;
 mod view;

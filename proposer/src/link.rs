@@ -1,44 +1,42 @@
-//! The way to one acceptor: a standing `Accept` stream and a standing `Attach` stream, opened anew whenever they break.
+//! The link to one acceptor: its introduction and a standing `Attach` stream, opened again whenever it breaks.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use futures::StreamExt as _;
 use paxos_common::{
     config::version,
     paxos::{
         ballot::ProposerId,
         identity::{AcceptorUuid, ClusterId, RunNumber, Stamp},
-        message::{Accept, Leadership},
+        message::Word,
         proposer::Event,
         quorum::Configuration,
     },
-    peer::{self, Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy},
-    wire::{self, AcceptReply, Malformed},
+    peer::{self, Address, Arrivals, Backoff, MESSAGE_BYTES_MAX, Watched, connect_lazy},
+    wire::{self, Malformed},
 };
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient, form_request::Step};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use crate::driver::{Input, View};
-
-/// Messages on their way to one acceptor. The core keeps less than that unanswered; what does not fit is dropped, and
-/// sent again when it stays unanswered.
-const ACCEPTS_MAX: usize = 64;
+use crate::{
+    clock::Clock,
+    driver::{Input, View},
+};
 
 /// How long an acceptor may take to say who it is, and to open a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// So many intervals between reports without an answer to any, and an acceptor's word has grown old: twice the leader
-/// timeout.
-const UNHEARD_INTERVALS: u32 = 8;
+/// How often a proposer reports that is not watchful, unless half of the leader timeout is longer. Each report wakes both
+/// processes, and acceptors say at once what changes.
+const CALM_REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long an acceptor may take to hear the last words of a proposer that stops.
-const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
+/// Reports whose time of sending is remembered. An answer to an older one is as old as the connection.
+const REPORTS_REMEMBERED: usize = 64;
 
 /// A link that was open that long has lasted: the next waits are short again. An acceptor that is not counted is asked to
 /// show its runs again and again; that link never lasts.
@@ -53,42 +51,26 @@ pub(crate) struct Context {
     pub(crate) proposer: ProposerId,
     /// Where others find this proposer.
     pub(crate) address: Address,
-    /// How often to report, and so to hear of the leader.
-    pub(crate) report_interval: Duration,
+    pub(crate) leader_timeout: Duration,
+    /// Changes when a report is to be sent at once. True: this proposer may campaign soon, and needs fresh answers.
+    pub(crate) watchful: watch::Receiver<bool>,
+    pub(crate) clock: Clock,
     pub(crate) inputs: mpsc::Sender<Input>,
     pub(crate) views: watch::Receiver<View>,
 }
 
-/// An open way to an acceptor.
+/// An open link to an acceptor.
 #[derive(Clone, Debug)]
 pub(crate) struct Open {
     pub(crate) address: Address,
-    pub(crate) accepts: mpsc::Sender<Outgoing>,
-    pub(crate) client: AcceptorClient<Channel>,
+    /// For calls beside the streams. Bytes of their answers are noticed.
+    pub(crate) client: AcceptorClient<Watched<Channel>>,
+    pub(crate) arrivals: Arrivals,
     pub(crate) acceptor: AcceptorUuid,
     /// The run in which the acceptor introduced itself. An answer from another run is not counted.
     pub(crate) run: RunNumber,
     /// Cancelled when the acceptor must show its runs again.
     pub(crate) reopen: CancellationToken,
-}
-
-/// A message to an acceptor, with what its leader remembers of the acceptors, now and then.
-#[derive(Debug)]
-pub(crate) struct Outgoing {
-    pub(crate) accept: Accept,
-    pub(crate) witnesses: Vec<pb::Witness>,
-    /// Its trace context; empty when it is not traced.
-    pub(crate) traceparent: String,
-}
-
-impl Outgoing {
-    fn into_request(self, cluster: ClusterId) -> pb::AcceptRequest {
-        pb::AcceptRequest {
-            witnesses: self.witnesses,
-            traceparent: self.traceparent,
-            ..wire::accept_request(&self.accept, cluster)
-        }
-    }
 }
 
 /// Why a link is not open.
@@ -148,14 +130,12 @@ enum Logged {
 /// Keeps the way to the acceptor at `address` open until `stop`.
 pub(crate) async fn keep(address: Address, context: Context, stop: CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
-    let client = AcceptorClient::new(connect_lazy(&address))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let channel = connect_lazy(&address);
     let mut logged = None;
     let mut away_since = Instant::now();
     loop {
         let mut opened_at = None;
-        let broken = match serve(&address, client.clone(), &context, &stop, &mut opened_at).await {
+        let broken = match serve(&address, channel.clone(), &context, &stop, &mut opened_at).await {
             Ok(()) => return,
             Err(broken) => broken,
         };
@@ -194,27 +174,24 @@ pub(crate) async fn keep(address: Address, context: Context, stop: CancellationT
     }
 }
 
-/// Opens both streams and passes on what comes in, until one breaks (an error) or `stop`.
+/// Opens `Attach` and passes on what comes in, until it breaks (an error) or `stop`.
 async fn serve(
     address: &Address,
-    mut client: AcceptorClient<Channel>,
+    channel: Channel,
     context: &Context,
     stop: &CancellationToken,
     opened_at: &mut Option<Instant>,
 ) -> Result<(), Broken> {
-    let (Stamp { acceptor, run, .. }, form) = introduce(&mut client, context).await?;
+    let mut calls = AcceptorClient::new(channel.clone())
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let (Stamp { acceptor, run, .. }, form) = introduce(&mut calls, context).await?;
 
-    let (accepts, outbox) = mpsc::channel(ACCEPTS_MAX);
-    let cluster = context.cluster;
-    let requests = ReceiverStream::new(outbox).map(move |outgoing: Outgoing| outgoing.into_request(cluster));
-    let mut answers = timeout(OPEN_TIMEOUT, client.accept(requests))
-        .await
-        .map_err(|_| Broken::Silent)??
-        .into_inner();
-    let (reports, report_outbox) = mpsc::channel(1);
+    let (outbox, inbox) = mpsc::channel(1);
+    let mut reports = Reports::new(outbox);
     // The first report goes with the opening of the stream.
-    let _ = reports.try_send(report(context));
-    let mut words = timeout(OPEN_TIMEOUT, client.attach(ReceiverStream::new(report_outbox)))
+    reports.send(context);
+    let mut words = timeout(OPEN_TIMEOUT, calls.attach(ReceiverStream::new(inbox)))
         .await
         .map_err(|_| Broken::Silent)??
         .into_inner();
@@ -234,10 +211,14 @@ async fn serve(
         return Ok(());
     }
     let reopen = CancellationToken::new();
+    let arrivals = Arrivals::default();
+    let watched = AcceptorClient::new(arrivals.watch(channel))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let open = Open {
         address: address.clone(),
-        accepts,
-        client,
+        client: watched,
+        arrivals,
         acceptor,
         run,
         reopen: reopen.clone(),
@@ -247,55 +228,108 @@ async fn serve(
     }
     *opened_at = Some(Instant::now());
     tracing::debug!(%address, %acceptor, "link is open");
-    let mut ticks = interval(context.report_interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // When the acceptor last answered a report; none once its word has grown old.
-    let mut heard_at = Some(Instant::now());
+    let mut due = reports.next(context);
+    let mut watchful = context.watchful.clone();
     let broken = loop {
-        let told = tokio::select! {
-            // Receiving from a stream, ticking and waiting for the token are all cancel safe.
-            answer = answers.message() => answer.map_err(Broken::from).and_then(|answer| answered(answer, (acceptor, run), cluster)),
+        tokio::select! {
+            // Receiving from a stream, ticking and waiting are all cancel safe.
             word = words.message() => {
-                heard_at = Some(Instant::now());
-                word.map_err(Broken::from).and_then(|word| reported(word, (acceptor, run), cluster))
-            }
-            _ = ticks.tick() => {
-                // When the last report is still on its way, the next tick will do.
-                let _ = reports.try_send(report(context));
-                let old = context.report_interval * UNHEARD_INTERVALS;
-                if heard_at.take_if(|at| at.elapsed() >= old).is_none() {
-                    continue;
-                }
-                Ok(Input::Core(Event::Unheard(acceptor)))
-            }
-            () = reopen.cancelled() => Err(Broken::Distrusted),
-            () = stop.cancelled() => break None,
-        };
-        match told {
-            Ok(input) => {
-                if context.inputs.send(input).await.is_err() {
-                    break None;
+                let told = word
+                    .map_err(Broken::from)
+                    .and_then(|word| reported(word, (acceptor, run), context.cluster, &mut reports));
+                match told {
+                    Ok(input) => {
+                        if context.inputs.send(input).await.is_err() {
+                            return Ok(());
+                        }
+                    }
+                    Err(broken) => break broken,
                 }
             }
-            Err(broken) => break Some(broken),
+            () = sleep_until(due) => {
+                reports.send(context);
+                due = reports.next(context);
+            }
+            Ok(()) = watchful.changed() => {
+                reports.send(context);
+                due = reports.next(context);
+            }
+            () = reopen.cancelled() => break Broken::Distrusted,
+            () = stop.cancelled() => return Ok(()),
         }
     };
-    match broken {
-        Some(broken) => {
-            let _ = context.inputs.send(Input::Closed(acceptor)).await;
-            Err(broken)
+    let _ = context.inputs.send(Input::Closed(acceptor)).await;
+    Err(broken)
+}
+
+/// Time from `now` to the next multiple of `interval`.
+fn until_next(now: Duration, interval: Duration) -> Duration {
+    let into = now.as_nanos() % interval.as_nanos().max(1);
+    interval.saturating_sub(Duration::from_nanos(u64::try_from(into).unwrap_or(u64::MAX)))
+}
+
+/// The reports of one stream, and when each was sent.
+#[derive(Debug)]
+struct Reports {
+    outbox: mpsc::Sender<pb::AttachRequest>,
+    /// The number of the last report.
+    last: u64,
+    /// Ascending, and without a gap up to `last`.
+    sent: VecDeque<(u64, Duration)>,
+    /// The acceptor numbers its answers, and so says at once when the leader is gone.
+    is_numbered: bool,
+}
+
+impl Reports {
+    fn new(outbox: mpsc::Sender<pb::AttachRequest>) -> Self {
+        Self {
+            outbox,
+            last: 0,
+            sent: VecDeque::new(),
+            is_numbered: false,
         }
-        None => {
-            // The driver has ended. Its last words, a resignation among them, are on their way: the acceptor ends the
-            // stream after them.
-            drop(reports);
-            let last_words = async {
-                while answers.message().await?.is_some() {}
-                Ok::<_, tonic::Status>(())
-            };
-            let heard = timeout(LAST_WORDS_MAX, last_words).await;
-            tracing::debug!(%address, heard = matches!(heard, Ok(Ok(()))), "last words");
-            Ok(())
+    }
+
+    /// When the next report is due. The links of a proposer report at the same moments, so that it wakes once for all.
+    fn next(&self, context: &Context) -> Instant {
+        // Twice in the time in which an answer is fresh.
+        let interval = match context.leader_timeout / 2 {
+            interval if *context.watchful.borrow() || !self.is_numbered => interval,
+            interval => interval.max(CALM_REPORT_INTERVAL),
+        };
+        Instant::now() + until_next(context.clock.now(), interval)
+    }
+
+    /// Sends a report, unless the last one still waits to be sent: then the next tick will do.
+    fn send(&mut self, context: &Context) {
+        let number = self.last + 1;
+        // Taken before the report is on its way: what answers it is no older.
+        let now = context.clock.now();
+        if self.outbox.try_send(report(context, number)).is_ok() {
+            self.sent(number, now);
+        }
+    }
+
+    fn sent(&mut self, number: u64, at: Duration) {
+        self.last = number;
+        self.sent.push_back((number, at));
+        if self.sent.len() > REPORTS_REMEMBERED {
+            self.sent.pop_front();
+        }
+    }
+
+    /// When the report was sent that this answer has taken in. An older acceptor does not number its answers: the last
+    /// report is what they answer.
+    fn answered(&mut self, number: u64) -> Duration {
+        self.is_numbered = number > 0;
+        let number = if number == 0 { self.last } else { number };
+        // An answer may come again when something changes there, so the report itself is kept.
+        while self.sent.front().is_some_and(|&(first, _)| first < number) {
+            self.sent.pop_front();
+        }
+        match self.sent.front() {
+            Some(&(first, at)) if first == number => at,
+            Some(_) | None => Duration::ZERO,
         }
     }
 }
@@ -349,53 +383,30 @@ pub(crate) fn check(
     Ok(stamp)
 }
 
-fn answered(
-    answer: Option<pb::AcceptResponse>,
-    member: (AcceptorUuid, RunNumber),
-    cluster: ClusterId,
-) -> Result<Input, Broken> {
-    let answer = answer.ok_or(Broken::Closed)?;
-    let acceptor = check(answer.stamp.as_ref(), member, cluster)?.acceptor;
-    let AcceptReply {
-        stamp,
-        ballot,
-        sequence,
-        answer,
-    } = answer.try_into()?;
-    let event = Event::Answered {
-        acceptor,
-        ballot,
-        sequence,
-        answer,
-    };
-    Ok(Input::Told(stamp, event))
-}
-
 fn reported(
     word: Option<pb::AttachResponse>,
     member: (AcceptorUuid, RunNumber),
     cluster: ClusterId,
+    reports: &mut Reports,
 ) -> Result<Input, Broken> {
     let word = word.ok_or(Broken::Closed)?;
     let stamp = check(word.stamp.as_ref(), member, cluster)?;
-    let acceptor = stamp.acceptor;
-    let leadership = word.leadership.ok_or(Malformed::Missing("leadership"))?;
     let event = Event::Reported {
-        acceptor,
-        silent: Duration::from_millis(leadership.silent_ms),
-        leadership: Leadership::try_from(leadership)?,
-        chosen_to: wire::known_to(word.known_chosen_to, word.chosen_to)?,
+        acceptor: stamp.acceptor,
+        sent: reports.answered(word.report),
+        word: Word::try_from(word)?,
     };
     Ok(Input::Told(stamp, event))
 }
 
-fn report(context: &Context) -> pb::AttachRequest {
+fn report(context: &Context, number: u64) -> pb::AttachRequest {
     let view = context.views.borrow();
     let progress = pb::ProposerProgress {
         leading: view.phase == pb::ProposerPhase::Leading,
         ballot: view.ballot.map(pb::Ballot::from),
         chosen_to: view.chosen_to.get(),
         queued: view.queued as u64,
+        leader_timeout_ms: u32::try_from(context.leader_timeout.as_millis()).unwrap_or(u32::MAX),
     };
     pb::AttachRequest {
         caller: Some(wire::caller(Some(context.cluster))),
@@ -404,5 +415,47 @@ fn report(context: &Context) -> pb::AttachRequest {
         address: context.address.to_string(),
         software: version().to_owned(),
         progress: Some(pb::attach_request::Progress::Proposer(progress)),
+        report: number,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_due_at_multiples_of_their_interval() {
+        let millis = Duration::from_millis;
+        for (now, wait) in [(0, 100), (1, 99), (99, 1), (100, 100), (250, 50)] {
+            assert_eq!(until_next(millis(now), millis(100)), millis(wait), "at {now}");
+        }
+    }
+
+    #[test]
+    fn answer_is_as_old_as_the_report_that_it_answers() {
+        let millis = Duration::from_millis;
+        let (outbox, _inbox) = mpsc::channel(1);
+        let mut reports = Reports::new(outbox);
+        for number in 1..=3 {
+            reports.sent(number, millis(100 * number));
+        }
+        assert_eq!(reports.answered(2), millis(200));
+        assert_eq!(
+            reports.answered(2),
+            millis(200),
+            "sent again, because something changed"
+        );
+        assert_eq!(
+            reports.answered(0),
+            millis(300),
+            "an acceptor that does not number its answers"
+        );
+        assert_eq!(reports.answered(1), Duration::ZERO, "too old to be known");
+        assert_eq!(reports.answered(7), Duration::ZERO, "never sent");
+        for number in 4..200 {
+            reports.sent(number, millis(100 * number));
+        }
+        assert_eq!(reports.sent.len(), REPORTS_REMEMBERED);
+        assert_eq!(reports.answered(5), Duration::ZERO, "no longer remembered");
     }
 }

@@ -5,7 +5,7 @@ use paxos_common::{
     paxos::{
         ballot::Ballot,
         message::{Accept, AcceptAnswer},
-        proposer::{Event, Outcome, Phase, Proposer, Reason as Why},
+        proposer::{Event, Notice, Outcome, Phase, Proposer, Reason as Why},
         slot::Slot,
     },
 };
@@ -15,14 +15,23 @@ use tokio::sync::watch;
 use crate::view::View;
 
 /// What became of commands, in the order of [`Instruments::proposals`].
-const OUTCOMES: [&str; 6] = [
+const OUTCOMES: [&str; 7] = [
     "chosen",
     "unknown",
     "overloaded",
+    "no_quorum",
     "not_leading",
     "cancelled",
     "stopping",
 ];
+
+/// Why a campaign began: the labels of [`Notice`].
+const CAMPAIGN_REASONS: [&str; 4] = ["silent", "ended", "resigned", "no_progress"];
+
+/// Why a reign ended: the labels of [`Notice`], and the stop of the process.
+const STEP_DOWN_REASONS: [&str; 4] = ["rejected", "alone", "distrusted", STOPPING];
+
+const STOPPING: &str = "stopping";
 
 /// What the driver counts.
 #[derive(Debug)]
@@ -30,8 +39,10 @@ pub(crate) struct Instruments {
     proposals: [Counter; OUTCOMES.len()],
     batch_commands: Sizes,
     batch_bytes: Sizes,
-    campaigns: Counter,
-    step_downs: Counter,
+    campaigns: [Counter; CAMPAIGN_REASONS.len()],
+    step_downs: [Counter; STEP_DOWN_REASONS.len()],
+    /// The ballot of the last reign whose end is counted.
+    ended: Ballot,
     prepare_rejections: Counter,
     accept_rejections: Counter,
     /// Batches of this ballot below this slot are counted.
@@ -63,11 +74,19 @@ impl Instruments {
                 "paxos.proposer.batch.size",
                 "Bytes of a batch, proposed as a leader",
             ),
-            campaigns: metrics.counter("paxos.proposer.campaigns", "Ballots that it campaigned with"),
-            step_downs: metrics.counter(
-                "paxos.proposer.step_downs",
-                "Times that it led, and then did not: preempted, without a quorum, or stopping",
+            campaigns: metrics.counters(
+                "paxos.proposer.campaigns",
+                "Campaigns by what a quorum said of the leader before: silent, ended (its streams), resigned, no_progress",
+                "reason",
+                CAMPAIGN_REASONS,
             ),
+            step_downs: metrics.counters(
+                "paxos.proposer.step_downs",
+                "Reigns that ended: rejected by a higher ballot, alone without a quorum, distrusted acceptor, stopping",
+                "reason",
+                STEP_DOWN_REASONS,
+            ),
+            ended: Ballot::ZERO,
             prepare_rejections,
             accept_rejections,
             batches_to: (Ballot::ZERO, Slot::ZERO),
@@ -76,11 +95,20 @@ impl Instruments {
 
     /// A command was answered.
     pub(crate) fn answered(&self, outcome: Outcome) {
-        let [chosen, unknown, overloaded, not_leading, cancelled, stopping] = &self.proposals;
+        let [
+            chosen,
+            unknown,
+            overloaded,
+            no_quorum,
+            not_leading,
+            cancelled,
+            stopping,
+        ] = &self.proposals;
         let counter = match outcome {
             Outcome::Chosen(_) => chosen,
             Outcome::Unknown => unknown,
             Outcome::NotProposed(Why::Overloaded) => overloaded,
+            Outcome::NotProposed(Why::NoQuorum) => no_quorum,
             Outcome::NotProposed(Why::NotLeading) => not_leading,
             Outcome::NotProposed(Why::Cancelled) => cancelled,
             Outcome::NotProposed(Why::Stopping) => stopping,
@@ -127,18 +155,41 @@ impl Instruments {
         }
     }
 
+    /// The core says why it campaigns, or why it gives way.
+    pub(crate) fn noticed(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Campaign { .. } => count(&self.campaigns, CAMPAIGN_REASONS, notice.label()),
+            Notice::SteppedDown {
+                ballot, led: true, ..
+            } => {
+                self.ended = *ballot;
+                count(&self.step_downs, STEP_DOWN_REASONS, notice.label());
+            }
+            Notice::SteppedDown { led: false, .. } | Notice::StoodStill(_) => {}
+        }
+    }
+
     /// It stands so now, and stood so when it was last looked at.
     pub(crate) fn turned(
-        &self,
+        &mut self,
         before: (ProposerPhase, Option<Ballot>),
         now: (ProposerPhase, Option<Ballot>),
     ) {
-        if now.0 == ProposerPhase::Campaigning && before != now {
-            self.campaigns.increment();
+        // Of a reign that it hands over, the core says nothing.
+        if let (ProposerPhase::Leading, Some(ballot)) = before
+            && before != now
+            && self.ended != ballot
+        {
+            self.ended = ballot;
+            count(&self.step_downs, STEP_DOWN_REASONS, STOPPING);
         }
-        if before.0 == ProposerPhase::Leading && before != now {
-            self.step_downs.increment();
-        }
+    }
+}
+
+/// Counts one more for a reason. Reasons without a counter are not counted.
+fn count<const N: usize>(counters: &[Counter; N], reasons: [&str; N], reason: &str) {
+    if let Some((_, counter)) = reasons.iter().zip(counters).find(|(known, _)| **known == reason) {
+        counter.increment();
     }
 }
 
@@ -198,5 +249,42 @@ pub(crate) fn readiness(view: watch::Receiver<View>) -> impl Fn() -> Result<(), 
             return Ok(());
         }
         Err("nobody is heard of who leads".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use paxos_common::paxos::{
+        identity::AcceptorUuid,
+        proposer::{End, Gone, Why as Cause},
+    };
+
+    #[test]
+    fn every_reason_has_a_counter() {
+        let (ballot, acceptor) = (Ballot::ZERO, AcceptorUuid::from_u128(1));
+        let lasted = Duration::from_secs(5);
+        let gone = [Gone::Silent(lasted), Gone::Ended(lasted), Gone::Resigned];
+        let causes = gone.map(|gone| Cause::Gone(vec![(acceptor, gone)]));
+        let heard = Ballot::ZERO;
+        for why in causes.into_iter().chain([Cause::NoProgress { heard, lasted }]) {
+            let label = Notice::Campaign { ballot, why }.label();
+            assert!(CAMPAIGN_REASONS.contains(&label), "{label}");
+        }
+        let ends = [
+            End::Rejected { promised: ballot },
+            End::Alone {
+                needed: 2,
+                absent: Vec::new(),
+            },
+            End::Distrusted(acceptor),
+        ];
+        for why in ends {
+            let led = true;
+            let label = Notice::SteppedDown { ballot, led, why }.label();
+            assert!(STEP_DOWN_REASONS.contains(&label), "{label}");
+        }
     }
 }

@@ -75,6 +75,11 @@ impl Service {
         }
     }
 
+    /// The acceptors that keep commands waiting; empty when none does.
+    fn late(&self) -> String {
+        self.views.borrow().late.clone()
+    }
+
     /// A command as the core takes it.
     fn pending(
         &self,
@@ -148,7 +153,8 @@ impl Proposer for Service {
         };
         call.answered = true;
         // A driver that ended without an answer has left the outcome open.
-        match word(outcome.unwrap_or(Outcome::Unknown), expired) {
+        let worded = word(outcome.unwrap_or(Outcome::Unknown), expired, || self.late());
+        match worded {
             Ok(version) => Ok(Response::new(pb::ProposeResponse {
                 version: Some(version),
             })),
@@ -380,7 +386,7 @@ impl Conversation {
         if let Some(at) = open.deadline {
             self.deadlines.remove(&(at, request));
         }
-        let worded = word(outcome, open.expired);
+        let worded = word(outcome, open.expired, || self.service.late());
         end(open.span, &worded);
         let answer = match worded {
             Ok(version) => Answer::Version(version),
@@ -434,15 +440,16 @@ fn broken_off(cause: Status, owes_answers: bool) -> Status {
     }
 }
 
-/// An outcome in the words of the contract.
-fn word(outcome: Outcome, expired: bool) -> Result<pb::Version, Status> {
+/// An outcome in the words of the contract. `late` names the acceptors that keep commands waiting.
+fn word(outcome: Outcome, expired: bool, late: impl FnOnce() -> String) -> Result<pb::Version, Status> {
     Err(match outcome {
         Outcome::Chosen(version) => return Ok(version.into()),
-        Outcome::Unknown if expired => status::deadline(Fate::OutcomeUnknown),
+        Outcome::Unknown if expired => status::deadline(Fate::OutcomeUnknown, &late()),
         Outcome::Unknown => status::no_leader(Fate::OutcomeUnknown),
         Outcome::NotProposed(Reason::Overloaded) => status::overloaded("the proposer's queue"),
+        Outcome::NotProposed(Reason::NoQuorum) => status::no_quorum(&late()),
         Outcome::NotProposed(Reason::NotLeading) => status::no_leader(Fate::NotProposed),
-        Outcome::NotProposed(Reason::Cancelled) => status::deadline(Fate::NotProposed),
+        Outcome::NotProposed(Reason::Cancelled) => status::deadline(Fate::NotProposed, &late()),
         Outcome::NotProposed(Reason::Stopping) => status::stopping(),
     })
 }

@@ -364,6 +364,7 @@ fn counted_to(core: &Proposer) -> Slot {
 fn word(reason: Reason) -> &'static str {
     match reason {
         Reason::Overloaded => "overloaded",
+        Reason::NoQuorum => "no_quorum",
         Reason::NotLeading => "not_leading",
         Reason::Cancelled => "cancelled",
         Reason::Stopping => "stopping",

@@ -29,6 +29,8 @@ pub(crate) struct View {
     pub(crate) links: BTreeMap<AcceptorUuid, (Address, Slot)>,
     /// How many acceptors make a quorum; 0 before there is a cluster.
     pub(crate) quorum: usize,
+    /// Which acceptors kept commands waiting when a caller last stopped waiting; empty when none did.
+    pub(crate) late: String,
 }
 
 impl View {
@@ -46,6 +48,7 @@ impl View {
             queued_bytes: 0,
             links: BTreeMap::new(),
             quorum: 0,
+            late: String::new(),
         }
     }
 }

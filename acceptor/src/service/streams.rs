@@ -3,7 +3,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use async_stream::try_stream;
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use paxos_common::{
     paxos::{
         ballot::Ballot,
@@ -11,18 +11,15 @@ use paxos_common::{
         message::{PromisePage, Rejection, Row},
         slot::{Slot, SlotRange},
     },
-    status, wire,
+    status,
+    wire::{self, heard::millis},
 };
 use paxos_proto::v1 as pb;
 use tokio::time::{Instant, sleep};
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::{Inner, check::check_report, read_failed};
-use crate::{
-    attach::{Attachment, millis},
-    observe::Frame,
-    store::Reader,
-};
+use crate::{attach::Attachment, observe::Frame, store::Reader};
 
 /// The pages of a promise, until the last one or until another ballot is promised.
 pub(super) fn promise<R: Reader>(
@@ -43,6 +40,8 @@ pub(super) fn promise<R: Reader>(
             unknown = unknown.or(page.rows.iter().find(|row| row.accepted.is_none()).map(|row| row.slot));
             stamp.commit_counter = page.commit_counter;
             let next = page.next;
+            let bytes: usize = page.rows.iter().map(row_bytes).sum();
+            inner.shared.ears.worked(ballot, bytes as u64);
             let answer = if overtaken {
                 let rejection = Rejection { promised: page.promised, leader_address: page.leader_address };
                 pb::promise_page::Answer::Rejected(rejection.into())
@@ -73,26 +72,38 @@ pub(super) fn promise<R: Reader>(
     }
 }
 
+/// What a row of a page counts as work: a page without values is work too.
+fn row_bytes(row: &Row) -> usize {
+    let value = row.accepted.as_ref().map(|(_, value)| value.as_bytes().len());
+    1 + value.unwrap_or_default()
+}
+
 /// How long a peer that attaches may take to say who it is.
 const FIRST_REPORT_MAX: Duration = Duration::from_secs(10);
 /// How long it may then say nothing: more than the longest leader timeout asks for.
 const NEXT_REPORT_MAX: Duration = Duration::from_secs(60);
 
-/// Answers every report, and tells of each change of leadership at once. Whoever has reported is in the roster.
+/// Answers every report, and at once each change of leadership and of what is heard of the leader. Whoever has reported is
+/// in the roster.
 pub(super) fn attached<R: Reader>(
     inner: Arc<Inner<R>>,
-    mut reports: Streaming<pb::AttachRequest>,
+    reports: impl Stream<Item = Result<pb::AttachRequest, Status>>,
 ) -> impl Stream<Item = Result<pb::AttachResponse, Status>> {
     try_stream! {
+        let mut reports = pin!(reports);
         let mut changes = inner.shared.leadership();
+        let mut news = inner.shared.ears.news();
+        let mut latest = 0;
         let mut attachment: Option<Attachment> = None;
         let mut silence = pin!(sleep(FIRST_REPORT_MAX));
         loop {
             let report = tokio::select! {
                 // Cancel safe: what is half received stays in the stream.
-                report = reports.message() => Some(report),
+                report = reports.next() => Some(report.transpose()),
                 // Cancel safe: a change not seen is seen next time. The sender lives as long as `inner`.
                 _ = changes.changed(), if attachment.is_some() => None,
+                // Likewise.
+                _ = news.changed(), if attachment.is_some() => None,
                 // It only waits.
                 () = &mut silence => Some(Err(no_report())),
             };
@@ -100,6 +111,7 @@ pub(super) fn attached<R: Reader>(
                 Some(Some(report)) => {
                     inner.check_caller(report.caller.as_ref())?;
                     check_report(&report)?;
+                    latest = report.report;
                     silence.as_mut().reset(Instant::now() + NEXT_REPORT_MAX);
                     match &attachment {
                         Some(attachment) => attachment.report(report),
@@ -109,18 +121,30 @@ pub(super) fn attached<R: Reader>(
                 Some(None) => break,
                 None => {}
             }
-            // What this answer tells need not be told again.
+            // What this answer says need not be said again.
             changes.mark_unchanged();
-            let published = inner.shared.published();
-            yield pb::AttachResponse {
-                stamp: Some(wire::stamp(&published.stamp, Vec::new())),
-                leadership: Some(wire::leadership(&published.leadership, millis(published.silence()))),
-                chosen_to: published.chosen_to.get(),
-                known_chosen_to: published.known_to.get(),
-                voted_to: published.voted_to.get(),
-                trimmed_to: published.trimmed_to.get(),
-            };
+            news.mark_unchanged();
+            yield attach_response(&inner, latest);
         }
+    }
+}
+
+/// Who leads and who is heard, as of now; `report`: the number of the latest report.
+fn attach_response<R>(inner: &Inner<R>, report: u64) -> pb::AttachResponse {
+    let published = inner.shared.published();
+    let heard = inner.shared.ears.heard();
+    pb::AttachResponse {
+        stamp: Some(wire::stamp(&published.stamp, Vec::new())),
+        leadership: Some(wire::leadership(&published.leadership, millis(heard.silent))),
+        chosen_to: published.chosen_to.get(),
+        known_chosen_to: published.known_to.get(),
+        voted_to: published.voted_to.get(),
+        trimmed_to: published.trimmed_to.get(),
+        report,
+        heard: Some(heard.into()),
+        waiting_ms: millis(inner.queue.waiting()),
+        slowest_commit_ms: millis(inner.instruments.slowest_commit()),
+        no_space: published.no_space,
     }
 }
 

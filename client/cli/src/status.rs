@@ -154,6 +154,8 @@ fn acceptor_table(status: &ClusterStatus) -> String {
         "CHOSEN TO",
         "VOTED TO",
         "QUEUED",
+        "WAITING",
+        "SLOWEST COMMIT",
         "WAL",
     ];
     let mut table = table(&header);
@@ -167,7 +169,7 @@ fn acceptor_table(status: &ClusterStatus) -> String {
     trimmed(&table)
 }
 
-fn acceptor_row(address: String, answer: &AcceptorStatusResponse) -> [String; 8] {
+fn acceptor_row(address: String, answer: &AcceptorStatusResponse) -> [String; 10] {
     let membership = match answer.membership() {
         Membership::Unspecified => "?",
         Membership::Blank => "blank",
@@ -186,6 +188,8 @@ fn acceptor_row(address: String, answer: &AcceptorStatusResponse) -> [String; 8]
         answer.chosen_to.to_string(),
         answer.voted_to.to_string(),
         answer.queued.to_string(),
+        format!("{} ms", answer.waiting_ms),
+        format!("{} ms", answer.slowest_commit_ms),
         format!("{} KiB", answer.wal_bytes.div_ceil(1024)),
     ]
 }
@@ -394,5 +398,18 @@ mod tests {
         assert_eq!(report["acceptors"][2]["error"], "connection refused");
         assert_eq!(report["findings"][0]["severity"], "degraded");
         assert_eq!(report["attached"][0]["report"]["proposer"]["leading"], true);
+    }
+
+    #[test]
+    fn json_names_a_slow_disk_with_its_time() {
+        let mut status = healthy();
+        status.acceptors[0].answer.as_mut().unwrap().slowest_commit_ms = 512;
+        let report = report(&status, &judge(&status));
+        assert_eq!(report["acceptors"][0]["status"]["slowest_commit_ms"], 512);
+        let problem = report["findings"][0]["problem"].as_str().unwrap();
+        assert!(
+            problem.ends_with("slowest commit of the last minute took 512 ms"),
+            "{problem}"
+        );
     }
 }

@@ -2,13 +2,13 @@
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use tokio::{
-    sync::watch,
-    time::{MissedTickBehavior, interval},
-};
+use tokio::{sync::watch, time::sleep};
 
-/// How often a role looks whether it is ready: soon enough for whoever asks, and seldom enough to cost nothing.
+/// How often a role that is not ready looks whether it is: callers wait for it.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often a role that is ready looks whether it still is. Seldom, because each look wakes an idle process.
+const LOOK_AGAIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a role is not ready, for people.
 pub type Reason = Cow<'static, str>;
@@ -28,11 +28,15 @@ impl Readiness {
     /// # Cancel safety
     /// Safe: it only looks.
     pub async fn keep(self, look: impl Fn() -> Result<(), Reason>) {
-        let mut ticks = interval(LOOK_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
-            self.set(look());
+            let ready = look();
+            let wait = if ready.is_ok() {
+                LOOK_AGAIN_INTERVAL
+            } else {
+                LOOK_INTERVAL
+            };
+            self.set(ready);
+            sleep(wait).await;
         }
     }
 

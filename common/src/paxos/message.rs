@@ -1,6 +1,6 @@
 //! What proposers, acceptors and learners say to one another, in the words of the cores.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     ballot::Ballot,
@@ -11,6 +11,11 @@ use super::{
 /// How far above a leader's `chosen_to` a slot may be proposed (exclusive). Bounds what a dead leader can leave
 /// behind, and so what a campaign has to read.
 pub const SLOTS_AHEAD_MAX: u64 = 65_536;
+
+/// Most numbered messages that a leader has unanswered on one `Accept` stream (inclusive): proposals, repairs and the
+/// resignation. Heartbeats have no number and are not counted. An acceptor has room for more on each stream, and ends a
+/// stream that exceeds the room.
+pub const UNANSWERED_MAX: u64 = 32;
 
 /// Phase 1a, from a candidate to an acceptor: promise this ballot, and report what you accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -65,12 +70,13 @@ pub struct Row {
     pub accepted: Option<(Ballot, Value)>,
 }
 
-/// Phase 2a, from a leader to an acceptor. Without proposals a heartbeat.
+/// Phase 2a, from a leader to an acceptor. Without proposals and without a number it is a heartbeat; without proposals
+/// and with a number it is a question for the acceptor's watermarks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Accept {
     /// The leader's ballot.
     pub ballot: Ballot,
-    /// Names the message in its answer.
+    /// Names the message in its answer, from 1 in each reign. 0: a heartbeat, which gets no answer.
     pub sequence: u64,
     /// Every slot below it is chosen. A candidate that is still paging sends 0, which claims nothing.
     pub chosen_to: Slot,
@@ -105,8 +111,8 @@ pub enum AcceptAnswer {
         /// Nothing below it is held.
         trimmed_to: Slot,
     },
-    /// Too little space is left on the acceptor's disk: nothing was done, and the sender is not granted anything. To
-    /// it this is a missing answer; heartbeats show when there is space again.
+    /// Too little space is left on the acceptor's disk: nothing was done. The sender sends the proposals again once the
+    /// acceptor reports space.
     NoSpace,
 }
 
@@ -137,4 +143,58 @@ pub struct Leadership {
     pub address: Arc<str>,
     /// Its proposer said that it stops.
     pub resigned: bool,
+}
+
+/// What an acceptor knows of the *heard proposer*: the sender of the highest ballot in an Accept or Prepare that the
+/// acceptor has granted, or will grant as far as it can say now. Volatile, and evidence for failure detection alone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Heard {
+    /// The highest ballot heard; [`Ballot::ZERO`] when none was.
+    pub ballot: Ballot,
+    /// Where its proposer is reached.
+    pub address: Arc<str>,
+    /// Time since bytes of its `Accept` stream or its Prepare arrived, by the acceptor's clock.
+    pub silent: Duration,
+    /// Time since its last `Accept` stream ended without the acceptor's doing, while none is open.
+    pub ended: Option<Duration>,
+    /// Its proposer said that it stops.
+    pub resigned: bool,
+    /// Grows with its work at this acceptor: value bytes that arrive, votes committed, page bytes sent.
+    pub work: u64,
+}
+
+impl Heard {
+    /// What an acceptor of an earlier release tells: when streams end and what work is done is not known.
+    pub fn from_leadership(leadership: Leadership, silent: Duration) -> Self {
+        let Leadership {
+            promised,
+            address,
+            resigned,
+        } = leadership;
+        Self {
+            ballot: promised,
+            address,
+            silent,
+            ended: None,
+            resigned,
+            work: 0,
+        }
+    }
+}
+
+/// What an acceptor's answer to a report over `Attach` says.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Word {
+    /// The heard proposer.
+    pub heard: Heard,
+    /// Age of the oldest request that the acceptor has not decided and made durable; zero from earlier releases.
+    pub waiting: Duration,
+    /// The longest commit of the last minute; zero from earlier releases.
+    pub slowest_commit: Duration,
+    /// The acceptor's disk has space; true from earlier releases.
+    pub has_space: bool,
+    /// Every slot below it is chosen, whatever became of the acceptor's rows.
+    pub known_to: Slot,
+    /// One past the highest slot accepted there, at any ballot.
+    pub voted_to: Slot,
 }

@@ -86,6 +86,7 @@
 pub mod acceptor;
 pub mod ballot;
 pub mod command;
+pub mod detector;
 pub mod forming;
 pub mod identity;
 pub mod learner;

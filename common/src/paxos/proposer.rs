@@ -4,10 +4,38 @@
 //! run of events the driver calls [`Proposer::flush`], which forms batches of whatever waits: so commands that came
 //! in together share a slot, without a timer.
 //!
-//! The core has no clock. Time is the firing of timers that it asked for; each carries a generation, and a timer of
-//! an older generation is void. Random delays are drawn by the driver, in the range the core gives.
+//! The core has no clock. The driver says what time it is ([`Proposer::at`]) before it hands in events, and fires the
+//! timers that the core asked for; each carries a generation, and a timer of an older generation is void. Random delays
+//! are drawn by the driver, in the range the core gives.
 //!
-//! Sources: *Paxos Made Simple* §2.2–2.3 and §3; *Flexible Paxos* §3.
+//! # Failure detection
+//!
+//! Three questions have three answers, and none is answered by another's evidence:
+//!
+//! | Question | Evidence | Who acts |
+//! | --- | --- | --- |
+//! | Is the leader there? | Bytes of its `Accept` streams arrive at acceptors; a stream is open | Standbys campaign (`election`) |
+//! | Is an acceptor there? | Bytes of its answers arrive, and it hears the leader | The leader steps down, a candidate gives up (`presence`) |
+//! | Does the work go on? | Values arrive, votes are committed, pages are sent | After 5 s a standby that can do better challenges (`challenge`) |
+//!
+//! *The leader.* It says that it is there every L / 4 on a stream of its own to each acceptor (`streams`), however much is
+//! unanswered. A phase-1 quorum of acceptors must find the leader gone before a standby campaigns. While a phase-2 quorum
+//! hears the leader, fewer than a phase-1 quorum can miss it, because the two intersect. Acceptors hear without their
+//! disks, and bytes count before they are a whole message: so a slow disk or a slow link changes neither side, however
+//! slow.
+//!
+//! *The acceptors.* A leader with fewer than a phase-2 quorum there steps down, and so does one that is rejected. Slow,
+//! stuck and full disks and late answers do not depose it: another leader would meet the same ones.
+//!
+//! *The work.* A leader may reach only acceptors that are stuck, while a standby reaches others. The standby sees that
+//! nothing moves, and challenges.
+//!
+//! The model is partial synchrony: some bound on delays and pauses exists, and no process knows it. L is a guess at it.
+//! Where the guess is too small, a leader that is alive is taken for dead, and each campaign in which nothing was chosen
+//! makes the next wait longer. Nothing here is needed for safety: ballots protect the log, whoever campaigns and whenever.
+//!
+//! Sources: *Paxos Made Simple* §2.2–2.3 and §3; *Flexible Paxos* §3; Dwork, Lynch, Stockmeyer, *Consensus in the Presence
+//! of Partial Synchrony* (1988).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +48,7 @@ use bytes::Bytes;
 use super::{
     ballot::{Ballot, ProposerId},
     identity::AcceptorUuid,
-    message::{AcceptAnswer, Leadership, Prepare, PromisePage},
+    message::{AcceptAnswer, Prepare, PromisePage},
     quorum::Electorate,
     slot::Slot,
     value::EncodedCommand,
@@ -28,16 +56,28 @@ use super::{
 };
 
 mod campaign;
+mod challenge;
 mod election;
 mod event;
 mod lead;
+mod notice;
+mod presence;
 mod queue;
+mod standby;
+mod streams;
 
 pub use campaign::{Campaign, Takeover};
 pub use event::{Effect, Event, Limits, Outcome, Reason, RequestId, Scan, Settings, Timer};
 pub use lead::Lead;
+pub use notice::{Absent, End, Gone, Late, Lateness, Notice, Why};
 pub use queue::Pending;
+
+use challenge::{Challenge, patience};
+use election::Election;
+use presence::Presence;
 use queue::Queue;
+use standby::Report;
+use streams::Streams;
 
 /// What a proposer does about leading.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -49,13 +89,6 @@ pub enum Phase {
     Campaigning(Campaign),
     /// Proposes.
     Leading(Box<Lead>),
-}
-
-/// An acceptor's latest word on who leads.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Report {
-    leadership: Leadership,
-    silent: Duration,
 }
 
 /// The state machine.
@@ -70,21 +103,35 @@ pub struct Proposer {
     highest: Ballot,
     /// The highest watermark heard of: what lies below needs no campaign.
     chosen_to_heard: Slot,
+    /// Time since the process started.
+    now: Duration,
+    /// How much of it the process stood still.
+    stood_still: Duration,
     reports: BTreeMap<AcceptorUuid, Report>,
+    /// Acceptors to which calls can be made.
     open: BTreeSet<AcceptorUuid>,
+    /// Acceptors that have shown their runs and are trusted: what they say counts, until they are found out.
+    known: BTreeSet<AcceptorUuid>,
+    streams: Streams,
+    presence: Presence,
+    /// Whether presence is to be judged once everything that has arrived is taken in.
+    is_judging: bool,
+    /// When the campaign got something of a promise last.
+    promised_at: Duration,
+    /// Campaigns that got nothing of a promise, one after the other.
+    vain_campaigns: u32,
     /// Who was open since the last standby ended, and may have been counted.
     counted: BTreeSet<AcceptorUuid>,
     guard: Guard,
     queue: Queue,
-    /// Campaigns and reigns that came to nothing, one after the other: each makes the next wait longer.
+    /// Campaigns and reigns in which nothing was chosen, one after the other: each makes the next wait longer.
     failures: u32,
-    election_armed: bool,
+    election: Election,
+    challenge: Challenge,
     /// Commands wait for somebody to lead, and will be given back.
     leaderless: bool,
-    /// A leader that the acceptors hear from and that could not be reached, and whether that happened again since.
-    unreachable: Option<(Arc<str>, bool)>,
-    /// How often a leader was challenged for that, one after the other.
-    vain_challenges: u32,
+    /// Commands that the driver has sent on, and not answered yet.
+    forwarded: BTreeSet<RequestId>,
     stopping: bool,
     generations: BTreeMap<Timer, u64>,
     effects: Vec<Effect>,
@@ -105,19 +152,48 @@ impl Proposer {
             phase: Phase::Standby,
             highest: Ballot::ZERO,
             chosen_to_heard: Slot::ZERO,
+            now: Duration::ZERO,
+            stood_still: Duration::ZERO,
             reports: BTreeMap::new(),
             open: BTreeSet::new(),
+            known: BTreeSet::new(),
+            streams: Streams::default(),
+            presence: Presence::default(),
+            is_judging: false,
+            promised_at: Duration::ZERO,
+            vain_campaigns: 0,
             counted: BTreeSet::new(),
             guard: Guard::default(),
             failures: 0,
-            election_armed: false,
+            election: Election::Idle,
+            challenge: Challenge::default(),
             leaderless: false,
-            unreachable: None,
-            vain_challenges: 0,
+            forwarded: BTreeSet::new(),
             stopping: false,
             generations: BTreeMap::new(),
             effects: Vec::new(),
         }
+    }
+
+    /// What time it is, since the process started. Call it before each run of events.
+    pub fn at(&mut self, now: Duration) {
+        self.now = self.now.max(now);
+    }
+
+    /// The process stood still for so long just now: a timer woke it late. That time is not counted against acceptors.
+    /// Call it after [`Self::at`], and before the events that came in meanwhile.
+    pub fn stood_still(&mut self, lasted: Duration) {
+        self.stood_still = self.now.min(self.stood_still + lasted);
+        self.presence.resumed(self.awake());
+        let is_heard = !matches!(self.phase, Phase::Standby);
+        if is_heard && lasted >= self.settings.leader_timeout {
+            self.effects.push(Effect::Told(Notice::StoodStill(lasted)));
+        }
+    }
+
+    /// The time without that in which the process stood still.
+    fn awake(&self) -> Duration {
+        self.now.saturating_sub(self.stood_still)
     }
 
     /// Takes in one event.
@@ -146,15 +222,17 @@ impl Proposer {
             } => self.guard.hear(acceptor, run, commit_counter),
             Event::Opened(acceptor) => self.opened(acceptor),
             Event::Closed(acceptor) => self.closed(acceptor),
-            Event::Reported {
+            Event::StreamOpened { acceptor, ballot } => self.stream_opened(acceptor, ballot),
+            Event::StreamBroke { acceptor, ballot } => self.stream_broke(acceptor, ballot),
+            Event::Alive {
                 acceptor,
-                leadership,
+                ballot,
                 silent,
-                chosen_to,
-            } => {
-                self.reported(acceptor, Report { leadership, silent }, chosen_to);
-            }
-            Event::Unheard(acceptor) => self.forget_report(acceptor),
+                waiting,
+                has_space,
+            } => self.alive(acceptor, ballot, (silent, waiting, has_space)),
+            Event::Bytes(acceptor) => self.bytes(acceptor),
+            Event::Reported { acceptor, sent, word } => self.reported(acceptor, sent, word),
             Event::Promised {
                 acceptor,
                 ballot,
@@ -178,6 +256,7 @@ impl Proposer {
             }
             Event::Proposed(pending) => self.proposed(pending),
             Event::Cancelled(request) => {
+                self.forwarded.remove(&request);
                 let outcome = if self.queue.remove(request) {
                     Outcome::NotProposed(Reason::Cancelled)
                 } else {
@@ -195,46 +274,44 @@ impl Proposer {
                     self.fired(timer);
                 }
             }
-            Event::ForwardFailed => self.forward_failed(),
-            Event::ForwardAnswered => self.forward_answered(),
+            Event::ForwardAnswered(request) => {
+                self.forwarded.remove(&request);
+            }
             Event::Resigned => self.resign(),
         }
     }
 
     /// Forms batches of what waits and sends what can be sent. Call it after each run of events.
     pub fn flush(&mut self) {
+        if std::mem::take(&mut self.is_judging) {
+            self.judge();
+        }
+        let reachable = self.reachable();
         match &mut self.phase {
             Phase::Leading(lead) => {
                 lead.fill_window(&mut self.queue, &self.settings.limits);
                 lead.send(
                     &self.electorate,
-                    &self.open,
+                    &reachable,
                     &self.settings.limits,
                     &mut self.effects,
                 );
                 lead.plan_repair(
-                    &self.electorate,
-                    &self.open,
+                    (&self.electorate, &self.open),
+                    &reachable,
                     &self.settings.limits,
                     &mut self.effects,
                 );
                 if self.stopping && lead.is_drained() {
-                    lead.say_resigned(&self.open, &mut self.effects);
+                    lead.say_resigned(&reachable, &mut self.effects);
+                    // They are ended after the resignation.
+                    self.leave_streams();
                     self.stand_by();
                     self.effects.push(Effect::HandedOver);
                 }
             }
             Phase::Campaigning(_) => {}
-            Phase::Standby => match self.leader() {
-                Some(address) => {
-                    let forwards = self
-                        .queue
-                        .drain()
-                        .map(|pending| Effect::Forward(pending, Arc::clone(&address)));
-                    self.effects.extend(forwards);
-                }
-                None => self.await_leader(),
-            },
+            Phase::Standby => self.forward(),
         }
     }
 
@@ -275,9 +352,9 @@ impl Proposer {
         }
     }
 
-    /// Whether what an acceptor says counts: the connection to it is open, and nothing that is remembered contradicts it.
+    /// Whether what an acceptor says counts: it has shown its runs, and nothing that is remembered contradicts them.
     pub fn counts(&self, acceptor: AcceptorUuid) -> bool {
-        self.open.contains(&acceptor)
+        self.known.contains(&acceptor)
     }
 
     fn found_out(&mut self, found: Vec<Found>) {
@@ -302,11 +379,12 @@ impl Proposer {
 
     /// Stops counting an acceptor. Where it may have been counted already, this campaign or reign rests on nothing.
     fn distrust(&mut self, acceptor: AcceptorUuid) {
+        self.known.remove(&acceptor);
         if self.open.contains(&acceptor) {
             self.closed(acceptor);
         }
         if self.counted.contains(&acceptor) && !matches!(self.phase, Phase::Standby) {
-            self.step_down();
+            self.step_down(End::Distrusted(acceptor));
         }
     }
 
@@ -322,103 +400,86 @@ impl Proposer {
         }
         self.open.insert(acceptor);
         self.counted.insert(acceptor);
+        let was_unknown = self.known.insert(acceptor);
+        self.open_stream(acceptor);
         match &mut self.phase {
             Phase::Standby => {}
             Phase::Campaigning(campaign) => {
                 let prepare = campaign.prepare(&self.address);
                 self.effects.push(Effect::Prepare(acceptor, prepare, None));
             }
-            Phase::Leading(lead) => lead.reopened(acceptor),
+            // What it answered while it did not count is lost.
+            Phase::Leading(lead) if was_unknown && self.streams.is_open(acceptor) => lead.reopened(acceptor),
+            Phase::Leading(_) => {}
         }
     }
 
     fn closed(&mut self, acceptor: AcceptorUuid) {
         self.open.remove(&acceptor);
-        if let Phase::Leading(lead) = &mut self.phase {
-            lead.closed(acceptor);
-        }
         self.forget_report(acceptor);
-    }
-
-    fn reported(&mut self, acceptor: AcceptorUuid, report: Report, chosen_to: Slot) {
-        if !self.open.contains(&acceptor) {
-            return;
-        }
-        self.highest = self.highest.max(report.leadership.promised);
-        self.chosen_to_heard = self.chosen_to_heard.max(chosen_to);
-        self.reports.insert(acceptor, report);
-        self.consider_election();
     }
 
     fn fired(&mut self, timer: Timer) {
         let timeout = self.settings.leader_timeout;
+        let reachable = self.reachable();
         match (timer, &mut self.phase) {
-            (Timer::Election, Phase::Standby) => {
-                self.election_armed = false;
-                if self.leader_is_silent() && !self.stopping {
-                    self.campaign();
-                }
-            }
+            (Timer::Election, Phase::Standby) if !self.stopping => self.election_due(),
+            (Timer::Challenge, Phase::Standby) if !self.stopping => self.challenge_due(),
             (Timer::Heartbeat, Phase::Campaigning(campaign)) => {
-                for &acceptor in &self.open {
-                    // Long paging must not look like silence; this claims nothing.
-                    self.effects
-                        .push(Effect::Accept(acceptor, campaign.heartbeat(&self.address)));
-                }
+                // Long paging must not look like silence; this claims nothing.
+                let beat = campaign.heartbeat(&self.address);
+                let beats = reachable
+                    .into_iter()
+                    .map(|acceptor| Effect::Accept(acceptor, beat.clone()));
+                self.effects.extend(beats);
+                self.is_judging = true;
                 self.arm(Timer::Heartbeat, timeout / 4, timeout / 4);
             }
             (Timer::Heartbeat, Phase::Leading(lead)) => {
-                lead.heartbeat(
-                    &self.electorate,
-                    &self.open,
-                    &self.settings.limits,
-                    &mut self.effects,
-                );
+                lead.heartbeat(&reachable, &mut self.effects);
+                self.is_judging = true;
                 self.arm(Timer::Heartbeat, timeout / 4, timeout / 4);
             }
             (Timer::Check, Phase::Leading(lead)) => {
-                if lead.check(&self.electorate) {
-                    self.failures = 0;
-                    self.arm(Timer::Check, timeout, timeout);
-                } else {
-                    self.step_down();
-                }
+                lead.check();
+                self.arm(Timer::Check, timeout, timeout);
             }
-            (Timer::GiveUp, Phase::Campaigning(campaign)) => {
-                if campaign.take_progress() {
-                    self.arm(Timer::GiveUp, timeout * 2, timeout * 2);
-                } else {
-                    self.step_down();
-                }
-            }
-            (Timer::Unreachable, Phase::Standby) => {
-                if self.is_still_unreachable() && !self.stopping {
-                    self.vain_challenges += 1;
-                    self.campaign();
-                }
-            }
+            (Timer::GiveUp, Phase::Campaigning(_)) => self.judge_campaign(),
             (Timer::Leaderless, Phase::Standby | Phase::Campaigning(_)) => self.give_back(),
             (Timer::Leaderless, Phase::Leading(_)) => self.leaderless = false,
             // Timers of a phase that is over.
             (
-                Timer::Election | Timer::Unreachable | Timer::Heartbeat | Timer::Check | Timer::GiveUp,
+                Timer::Election | Timer::Challenge | Timer::Heartbeat | Timer::Check | Timer::GiveUp,
                 Phase::Standby | Phase::Campaigning(_) | Phase::Leading(_),
             ) => {}
         }
     }
 
-    fn campaign(&mut self) {
-        self.counted = self.open.clone();
-        self.reach();
-        self.highest = self.highest.next_of(self.id);
-        let campaign = Campaign::new(self.highest, self.chosen_to_heard);
-        for &acceptor in &self.open {
-            self.effects
-                .push(Effect::Prepare(acceptor, campaign.prepare(&self.address), None));
+    fn campaign(&mut self, why: Why) {
+        self.counted = self.known.clone();
+        for timer in [Timer::Election, Timer::Challenge] {
+            self.disarm(timer);
         }
+        self.election = Election::Idle;
+        self.challenge.disarmed();
+        self.highest = self.highest.next_of(self.id);
+        let ballot = self.highest;
+        self.effects.push(Effect::Told(Notice::Campaign { ballot, why }));
+        let now = self.awake();
+        self.presence.begin(self.open.iter(), now);
+        self.promised_at = now;
+        let campaign = Campaign::new(ballot, self.chosen_to_heard);
+        let prepare = campaign.prepare(&self.address);
         self.phase = Phase::Campaigning(campaign);
+        for acceptor in self.open.clone() {
+            // First of all, so that acceptors hear this candidate and others wait.
+            self.open_stream(acceptor);
+            self.effects
+                .push(Effect::Prepare(acceptor, prepare.clone(), None));
+        }
+        let patience = patience(self.vain_campaigns);
+        self.arm(Timer::GiveUp, patience, patience);
         let timeout = self.settings.leader_timeout;
-        self.arm(Timer::GiveUp, timeout * 2, timeout * 2);
         self.arm(Timer::Heartbeat, timeout / 4, timeout / 4);
     }
 
@@ -426,6 +487,7 @@ impl Proposer {
         if !self.open.contains(&acceptor) {
             return;
         }
+        self.bytes(acceptor);
         if self.ballot() != Some(ballot) {
             if ballot.proposer() == self.id {
                 self.climb(acceptor, ballot);
@@ -445,6 +507,8 @@ impl Proposer {
                         limits,
                         &mut self.effects,
                     );
+                } else {
+                    lead.climbed(acceptor);
                 }
                 return;
             }
@@ -458,7 +522,8 @@ impl Proposer {
             }
             return;
         };
-        self.chosen_to_heard = self.chosen_to_heard.max(takeover.from);
+        self.heard_of(takeover.from);
+        self.vain_campaigns = 0;
         let lead = Lead::new(
             ballot,
             Arc::clone(&self.address),
@@ -497,13 +562,24 @@ impl Proposer {
     fn rejected(&mut self, ballot: Ballot, promised: Ballot) {
         self.highest = self.highest.max(promised);
         if self.ballot() == Some(ballot) {
-            self.step_down();
+            self.step_down(End::Rejected { promised });
         }
     }
 
     fn answered(&mut self, acceptor: AcceptorUuid, ballot: Ballot, sequence: u64, answer: AcceptAnswer) {
-        if !self.open.contains(&acceptor) {
+        if !self.known.contains(&acceptor) {
             return;
+        }
+        if self.ballot() == Some(ballot) {
+            let now = self.awake();
+            self.presence.bytes(acceptor, now);
+        }
+        if let AcceptAnswer::Accepted { known_to, .. } = &answer {
+            self.heard_of(*known_to);
+        }
+        match &mut self.phase {
+            Phase::Leading(lead) if lead.ballot() == ballot => lead.settled(acceptor, sequence, &answer),
+            Phase::Standby | Phase::Campaigning(_) | Phase::Leading(_) => {}
         }
         match answer {
             AcceptAnswer::Rejected(rejection) => self.rejected(ballot, rejection.promised),
@@ -514,46 +590,39 @@ impl Proposer {
                     self.climb(acceptor, refused.promised);
                 }
             }
-            // A disk that has moved on: what stays unanswered for too long ends the reign.
             AcceptAnswer::Trimmed { .. } => {}
-            AcceptAnswer::NoSpace => {
-                if let Phase::Leading(lead) = &mut self.phase
-                    && ballot == lead.ballot()
-                {
-                    lead.no_space(acceptor, sequence);
-                }
-            }
+            AcceptAnswer::NoSpace => self.presence.space(acceptor, false),
             AcceptAnswer::Accepted {
                 slots,
                 voted_to,
                 chosen_to,
                 known_to,
             } => {
-                self.chosen_to_heard = self.chosen_to_heard.max(known_to);
                 let Phase::Leading(lead) = &mut self.phase else {
                     return;
                 };
                 if ballot == lead.ballot() {
+                    let before = lead.chosen_to();
                     let marks = lead::Marks {
                         voted_to,
                         chosen_to,
                         known_to,
                     };
-                    lead.accepted(
-                        &self.electorate,
-                        acceptor,
-                        sequence,
-                        &slots,
-                        marks,
-                        &mut self.effects,
-                    );
+                    lead.accepted(&self.electorate, acceptor, &slots, marks, &mut self.effects);
                     lead.retire(&self.electorate, &self.settings.limits);
+                    let is_progress = lead.chosen_to() > before;
+                    self.presence.space(acceptor, true);
+                    if is_progress {
+                        self.progressed();
+                    }
                 }
             }
         }
     }
 
     fn proposed(&mut self, pending: Pending) {
+        // It may be one that was sent on, and came back.
+        self.forwarded.remove(&pending.request);
         let refuse = |reason| Effect::Answer(pending.request, Outcome::NotProposed(reason));
         if self.stopping {
             self.effects.push(refuse(Reason::Stopping));
@@ -561,20 +630,39 @@ impl Proposer {
             self.effects.push(refuse(Reason::NotLeading));
         } else if !self.queue.has_room_for(&pending) {
             self.effects.push(refuse(Reason::Overloaded));
+        } else if self.is_blocked() {
+            self.effects.push(refuse(Reason::NoQuorum));
         } else {
             self.queue.push(pending);
+            if matches!(self.phase, Phase::Standby) {
+                self.note_demand();
+            }
         }
     }
 
     /// Back to standing by, to wait a growing time. The fate of what was in flight is not known here.
-    fn step_down(&mut self) {
-        self.failures += 1;
+    fn step_down(&mut self, why: End) {
+        let led = match &self.phase {
+            Phase::Standby => return,
+            Phase::Campaigning(_) => false,
+            Phase::Leading(_) => true,
+        };
+        let is_vain = match &self.phase {
+            Phase::Leading(lead) => !lead.has_chosen(),
+            Phase::Standby | Phase::Campaigning(_) => true,
+        };
+        self.failures += u32::from(is_vain);
+        if let Some(ballot) = self.ballot() {
+            let notice = Notice::SteppedDown { ballot, led, why };
+            self.effects.push(Effect::Told(notice));
+            self.shut_streams(ballot);
+        }
         self.stand_by();
         if self.stopping {
             // Another leads, or nobody can: there is nothing left to hand over.
             self.effects.push(Effect::HandedOver);
         }
-        self.consider_election();
+        self.consider();
     }
 
     fn stand_by(&mut self) {
@@ -583,10 +671,18 @@ impl Proposer {
             self.effects
                 .extend(uncertain.map(|request| Effect::Answer(request, Outcome::Unknown)));
         }
-        for timer in [Timer::Heartbeat, Timer::Check, Timer::GiveUp, Timer::Election] {
+        for timer in [
+            Timer::Heartbeat,
+            Timer::Check,
+            Timer::GiveUp,
+            Timer::Election,
+            Timer::Challenge,
+        ] {
             self.disarm(timer);
         }
-        self.election_armed = false;
+        self.election = Election::Idle;
+        self.challenge.disarmed();
+        self.is_judging = false;
         let reason = if self.stopping {
             Reason::Stopping
         } else {
@@ -615,6 +711,9 @@ impl Proposer {
                 );
             }
             Phase::Standby | Phase::Campaigning(_) => {
+                if let Some(ballot) = self.ballot() {
+                    self.shut_streams(ballot);
+                }
                 self.stand_by();
                 self.effects.push(Effect::HandedOver);
             }

@@ -25,6 +25,7 @@ use tonic::{
 };
 
 use super::{
+    chunks::{self, Chunk, Chunks},
     connections::{Origin, Usage},
     partial::{Partials, Share},
 };
@@ -80,7 +81,15 @@ impl Service<http::Request<Body>> for Limited {
             _permit: permit,
         });
         let partials = Arc::clone(&self.partials);
-        let request = request.map(|body| Body::new(Inbound::new(body, Arc::clone(&call), partials)));
+        let chunks = chunks::of_path(request.uri().path());
+        if let Some(chunks) = &chunks {
+            request.extensions_mut().insert(chunks.clone());
+        }
+        let inbound = |body| Inbound {
+            chunks,
+            ..Inbound::new(body, Arc::clone(&call), partials)
+        };
+        let request = request.map(|body| Body::new(inbound(body)));
         let response = self.routes.call(request);
         Box::pin(async move {
             let response = response.await?;
@@ -156,6 +165,8 @@ struct Inbound {
     partials: Arc<Partials>,
     /// Of the message that is coming in, when it is large.
     share: Option<Share>,
+    /// Where its bytes are observed.
+    chunks: Option<Chunks>,
 }
 
 impl Inbound {
@@ -166,6 +177,7 @@ impl Inbound {
             prefixed: Prefixed::default(),
             partials,
             share: None,
+            chunks: None,
         }
     }
 
@@ -215,6 +227,14 @@ impl http_body::Body for Inbound {
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
                 let taken = frame.data_ref().map_or(Ok(()), |data| self.take(data));
+                if let (Some(chunks), Some(data)) = (&self.chunks, frame.data_ref()) {
+                    let is_large = self
+                        .prefixed
+                        .expected()
+                        .is_some_and(|(length, _)| length > FREE_BYTES);
+                    let partial = if is_large { data.len() } else { 0 };
+                    chunks.arrived(Chunk { partial });
+                }
                 Some(taken.map(|()| frame))
             }
             Some(Err(status)) => Some(Err(status)),
@@ -365,6 +385,27 @@ mod tests {
         assert!(poll(&mut message).is_ready());
         drop(message);
         assert_eq!(partials.bytes(), 0);
+    }
+
+    #[test]
+    fn chunks_are_observed_before_they_are_a_message() {
+        let path = "/paxos.v1.Acceptor/Accept";
+        let chunks = chunks::of_path(path).unwrap();
+        assert!(chunks::of_path("/paxos.v1.Acceptor/Tail").is_none());
+        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let sees = Arc::clone(&seen);
+        chunks.observe(move |chunk| sees.lock().unwrap().push(chunk.partial));
+        let pieces = [
+            prefixed(3, 0),
+            vec![7],
+            vec![7; 2],
+            prefixed(100_000, 9),
+            vec![7; 20],
+        ];
+        let (mut inbound, _) = inbound(&pieces, false, &Arc::default());
+        inbound.chunks = Some(chunks);
+        while poll(&mut inbound).is_ready() {}
+        assert_eq!(*seen.lock().unwrap(), [0, 0, 0, 14, 20]);
     }
 
     #[test]

@@ -178,6 +178,9 @@ impl AcceptorStep<'_> {
             readable: false,
         });
         match decide(&self.node.core, &self.node.disk, &mut open.group, from, message) {
+            // A heartbeat has no number, and no answer.
+            Ok(Answer::Message(_, Message::Answer(_, 0, AcceptAnswer::Accepted { .. })))
+                if is_heartbeat(message) => {}
             Ok(answer) => {
                 open.note_votes(message, &answer);
                 insert(&mut open.answers, answer);
@@ -402,6 +405,10 @@ impl AcceptorStep<'_> {
             self.send(learner, Message::Rows(rows, chosen_to));
         }
     }
+}
+
+fn is_heartbeat(message: &Message) -> bool {
+    matches!(message, Message::Accept(accept) if accept.sequence == 0 && accept.proposals.is_empty() && !accept.resign)
 }
 
 /// Decides one request into a group.

@@ -18,7 +18,9 @@ use super::{
 };
 
 use Bug::*;
-use Spend::{Campaign, Check, Crash, Damage, Heartbeat, Read, Repeat, Report, Restart, RestartLearner};
+use Spend::{
+    Campaign, Check, Crash, Damage, Heartbeat, Read, Repeat, Report, Restart, RestartLearner, Silence,
+};
 
 const TWO_EACH: &[&[usize]] = &[&[0, 1], &[1, 2]];
 /// The first reaches a quorum, the second all.
@@ -104,7 +106,7 @@ pub(crate) fn planted() -> Vec<Case> {
                 reach: &[&[0, 1, 2], &[]],
                 commands: &[2, 0],
                 batches_in_flight: 1,
-                allowance: allow(&[(Campaign, 2), (Check, 1)]),
+                allowance: allow(&[(Campaign, 2), (Silence, 1)]),
                 ..Scenario::small("")
             },
         ),

@@ -67,6 +67,8 @@ pub(crate) enum Action {
     ReadPage(usize, Reading),
     Damage(usize, Slot),
     Fire(usize, Timer),
+    /// Nobody answers a proposer for long.
+    Silence(usize),
     /// A proposer dies, and another starts in its place.
     Restart(usize),
     Report {
@@ -98,6 +100,7 @@ impl fmt::Debug for Action {
             Self::ReadPage(acceptor, reading) => write!(f, "acceptor {acceptor} reads {reading:?}"),
             Self::Damage(acceptor, slot) => write!(f, "acceptor {acceptor} cannot read slot {slot} any more"),
             Self::Fire(proposer, timer) => write!(f, "proposer {proposer}: {timer:?} fires"),
+            Self::Silence(proposer) => write!(f, "nobody answers proposer {proposer}"),
             Self::Restart(proposer) => write!(f, "proposer {proposer} restarts"),
             Self::Report { acceptor, proposer } => {
                 write!(f, "acceptor {acceptor} reports to proposer {proposer}")
@@ -124,10 +127,10 @@ impl Action {
             Self::Deliver(_) | Self::Commit(_) | Self::ReadPage(..) | Self::Show { .. } => None,
             Self::Crash(_) => Some(Spend::Crash),
             Self::Damage(..) => Some(Spend::Damage),
-            Self::Fire(_, Timer::Election | Timer::Unreachable | Timer::Leaderless) => Some(Spend::Campaign),
+            Self::Fire(_, Timer::Election | Timer::Challenge | Timer::Leaderless) => Some(Spend::Campaign),
             Self::Fire(_, Timer::Heartbeat) => Some(Spend::Heartbeat),
             Self::Fire(_, Timer::Check) => Some(Spend::Check),
-            Self::Fire(_, Timer::GiveUp) => Some(Spend::GiveUp),
+            Self::Silence(_) | Self::Fire(_, Timer::GiveUp) => Some(Spend::Silence),
             Self::Restart(_) => Some(Spend::Restart),
             Self::Report { .. } => Some(Spend::Report),
             Self::Fill(..) => Some(Spend::Fill),
@@ -223,13 +226,14 @@ impl Cluster {
 
     fn proposer_actions(&self, state: &State, place: usize, actions: &mut Vec<Action>) {
         let node = &state.proposers[place];
-        for timer in [Timer::Election, Timer::Heartbeat, Timer::Check, Timer::GiveUp] {
+        for timer in [Timer::Election, Timer::Heartbeat, Timer::Check] {
             if node.awaits(timer) {
                 actions.push(Action::Fire(place, timer));
             }
         }
         if !matches!(node.core.phase(), Phase::Standby) {
             actions.push(Action::Restart(place));
+            actions.push(Action::Silence(place));
         }
         for (acceptor, reporter) in state.acceptors.iter().enumerate() {
             let listens = matches!(node.core.phase(), Phase::Standby) || self.listens_while_leading();

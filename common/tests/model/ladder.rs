@@ -101,7 +101,7 @@ pub(crate) fn small() -> Vec<Rung> {
             },
         ),
         rung(
-            367_175,
+            103_302,
             Scenario {
                 late_answers: true,
                 reach: TWO_EACH,
@@ -177,7 +177,7 @@ pub(crate) fn small() -> Vec<Rung> {
             },
         ),
         rung(
-            6_795,
+            4_465,
             Scenario {
                 repair: true,
                 late_answers: true,

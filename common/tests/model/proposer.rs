@@ -6,7 +6,7 @@ use bytes::Bytes;
 use paxos_common::paxos::{
     ballot::{Ballot, ProposerId},
     identity::AcceptorUuid,
-    message::{Accept, Leadership, Prepare, PromisePage},
+    message::{Accept, Heard, Leadership, Prepare, PromisePage, Word},
     proposer::{Effect, Event, Limits, Outcome, Pending, Phase, Proposer, RequestId, Settings, Timer},
     quorum::Electorate,
     slot::Slot,
@@ -30,6 +30,8 @@ const LEADER_TIMEOUT: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ProposerNode {
     pub(crate) core: Proposer,
+    /// Its clock: it moves when nobody answers for long.
+    now: Duration,
     /// Which process of this place it is.
     pub(crate) run: usize,
     /// The latest generation of each timer that was armed and did not fire.
@@ -76,9 +78,8 @@ impl ProposerNode {
             core.handle(Event::Opened(acceptor));
             core.handle(Event::Reported {
                 acceptor,
-                leadership: nobody(),
-                silent: LEADER_TIMEOUT,
-                chosen_to: Slot::ZERO,
+                sent: Duration::ZERO,
+                word: word(nobody(), Slot::ZERO),
             });
         }
         for number in 0..scenario.commands[place] {
@@ -90,6 +91,7 @@ impl ProposerNode {
         }
         let mut node = Self {
             core,
+            now: Duration::ZERO,
             run,
             timers: BTreeMap::new(),
             marks: Marks::default(),
@@ -112,11 +114,10 @@ impl ProposerNode {
         let of_phase = match (timer, self.core.phase()) {
             (Timer::Election, Phase::Standby)
             | (Timer::Heartbeat, Phase::Campaigning(_) | Phase::Leading(_))
-            | (Timer::GiveUp, Phase::Campaigning(_))
             | (Timer::Check, Phase::Leading(_)) => true,
             (
                 Timer::Election
-                | Timer::Unreachable
+                | Timer::Challenge
                 | Timer::Leaderless
                 | Timer::Heartbeat
                 | Timer::GiveUp
@@ -157,6 +158,21 @@ fn nobody() -> Leadership {
     }
 }
 
+/// What an acceptor says when nobody was heard for a leader timeout.
+fn word(leadership: Leadership, known_to: Slot) -> Word {
+    Word {
+        heard: Heard::from_leadership(leadership, LEADER_TIMEOUT),
+        waiting: Duration::ZERO,
+        slowest_commit: Duration::ZERO,
+        has_space: true,
+        known_to,
+        voted_to: Slot::ZERO,
+    }
+}
+
+/// How long nobody answers, for a proposer to give way.
+const SILENCE: Duration = Duration::from_secs(2);
+
 /// What happens to a proposer.
 #[derive(Clone, Debug, Hash)]
 pub(crate) enum Input<'a> {
@@ -170,6 +186,8 @@ pub(crate) enum Input<'a> {
         sound_to: Slot,
     },
     Fill(Slot),
+    /// Nobody answers for so long that it gives way. Then all report again.
+    Silence,
 }
 
 /// One step of one proposer.
@@ -206,10 +224,23 @@ impl ProposerStep<'_> {
                 let chosen_to = self.tamper_with_report(*known_to, *sound_to);
                 self.tell(Event::Reported {
                     acceptor: uuid(*acceptor),
-                    leadership: leadership.clone(),
-                    silent: LEADER_TIMEOUT,
-                    chosen_to,
+                    sent: self.node.now,
+                    word: word(leadership.clone(), chosen_to),
                 });
+            }
+            Input::Silence => {
+                self.node.now += SILENCE;
+                self.node.core.at(self.node.now);
+                if let Some(generation) = self.node.timers.remove(&Timer::Heartbeat) {
+                    self.tell(Event::Fired(Timer::Heartbeat, generation));
+                }
+                for &acceptor in self.cluster.electorate.members() {
+                    self.tell(Event::Reported {
+                        acceptor,
+                        sent: self.node.now,
+                        word: word(nobody(), Slot::ZERO),
+                    });
+                }
             }
             Input::Fill(to) => self.tell(Event::FillWanted(*to)),
         }
@@ -232,10 +263,23 @@ impl ProposerStep<'_> {
         }
         self.node.core.handle(event);
         self.node.core.flush();
+        let mut effects = self.node.core.take_effects();
+        // Streams are open at once, and what goes first on them is lost: nothing has to arrive in this model.
+        let asked = effects.iter().filter_map(|effect| {
+            let Effect::OpenStream(acceptor, first) = effect else {
+                return None;
+            };
+            Some((*acceptor, first.ballot))
+        });
+        for (acceptor, ballot) in asked.collect::<Vec<_>>() {
+            self.node.core.handle(Event::StreamOpened { acceptor, ballot });
+            self.node.core.flush();
+            effects.append(&mut self.node.core.take_effects());
+        }
         if led && !self.node.leads() {
             self.outputs.saw(Sight::SteppedDown);
         }
-        for effect in self.node.core.take_effects() {
+        for effect in effects {
             self.carry_out(effect);
         }
     }
@@ -276,7 +320,11 @@ impl ProposerStep<'_> {
                 let command = u8::try_from(request.0).expect("commands are bytes");
                 self.outputs.claim(Claim::Answers(version, command));
             }
-            Effect::Answer(_, Outcome::Unknown | Outcome::NotProposed(_)) => {}
+            Effect::Answer(_, Outcome::Unknown | Outcome::NotProposed(_))
+            | Effect::OpenStream(..)
+            | Effect::ShutStreams(_)
+            | Effect::ReportNow
+            | Effect::Told(_) => {}
             // Nobody is heard of, nobody's disk went back here, and nobody is asked to stop.
             Effect::Forward(..)
             | Effect::Reopen(_)

@@ -15,7 +15,7 @@ pub(crate) enum Spend {
     Damage,
     Heartbeat,
     Check,
-    GiveUp,
+    Silence,
     Restart,
     Report,
     Fill,

@@ -116,6 +116,7 @@ impl Cluster {
                 };
                 self.tell_proposer(last, *proposer, &report)
             }
+            Action::Silence(place) => self.tell_proposer(last, *place, &proposer::Input::Silence),
             Action::Fill(place, to) => self.tell_proposer(last, *place, &proposer::Input::Fill(*to)),
             Action::Restart(place) => {
                 let run = last.proposers[*place].run + 1;

@@ -3,14 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
-    time::Duration,
 };
 
 use paxos_common::paxos::{
     acceptor::{Acceptor, Group, Membership},
     ballot::Ballot,
+    detector::{Claim, Detector, Outcome as Settled, StreamId},
     identity::{AcceptorUuid, CommitCounter, RunNumber},
-    message::AcceptAnswer,
+    message::{AcceptAnswer, UNANSWERED_MAX},
     proposer::Scan,
     quorum::Configuration,
     slot::Slot,
@@ -19,25 +19,41 @@ use paxos_common::paxos::{
 use rand::RngExt as _;
 
 use super::{
+    clock::Clock,
     decide::{decide, turn_away},
     disks::Disk,
+    hearing::{Attached, is_heartbeat},
     invariants::{promises_are_kept::Said, watermarks_are_true::Watermarks},
-    knobs::LEADER_TIMEOUT,
     network::{Kind, Message, Node},
+    reign::Hearing,
     statistics::Counted,
-    world::{Happening, Time, World, micros},
+    world::{Happening, Time, World},
 };
 
 /// A group on its way to the disk, or on the disk and not in memory yet.
 struct Committing {
     group: Group,
     answers: Vec<Answer>,
+    claims: Vec<(Claim, Settled)>,
+    /// When the oldest request in it came in.
+    oldest: Time,
     /// The disk holds the group, and every reader of the disk sees it.
     readable: bool,
 }
 
+/// A request that waits for the writer.
+struct Request {
+    from: Node,
+    message: Message,
+    /// The stream that brought it.
+    stream: Option<u64>,
+    claim: Option<Claim>,
+    came: Time,
+}
+
 pub(crate) enum Answer {
-    Message(Node, Message),
+    /// On a stream, if one brought the request.
+    Message(Node, Message, Option<u64>),
     /// Pages of a promise, from a slot on, perhaps only up to another.
     Pages(Node, Ballot, Slot, Option<Scan>),
 }
@@ -47,17 +63,22 @@ pub(crate) struct AcceptorProcess {
     /// `None` while the process is down.
     pub(crate) core: Option<Acceptor>,
     pub(crate) run: u64,
-    queue: VecDeque<(Node, Message)>,
+    queue: VecDeque<Request>,
+    /// What it hears of proposers; `None` while the process is down.
+    pub(crate) detector: Option<Detector>,
+    pub(crate) attached: Attached,
+    /// Whom it hears, kept apart from the detector.
+    pub(crate) hearing: Hearing,
     committing: Option<Committing>,
     /// Reads of the disk for peers that wait until memory shows what the disk shows.
     pub(crate) held_back: Vec<Happening>,
-    /// When it last granted something, or started.
-    pub(crate) granted: Time,
-    /// How fast its clock runs, in percent.
-    pub(crate) clock: Time,
+    pub(crate) clock: Clock,
     pub(crate) observers: BTreeSet<(usize, Kind)>,
     pub(crate) paused_until: Time,
-    /// Until when its disk is slow, or full.
+    /// How long each commit takes, if not as usual.
+    pub(crate) takes: Option<Time>,
+    /// Until when its disk stalls, is slow, or is full.
+    pub(crate) stalled_until: Time,
     pub(crate) slow_until: Time,
     pub(crate) full_until: Time,
     /// The second place of its commit counter: no answer of a later commit has left.
@@ -109,10 +130,14 @@ impl AcceptorProcess {
             queue: VecDeque::new(),
             committing: None,
             held_back: Vec::new(),
-            granted: 0,
-            clock: 100,
+            detector: None,
+            attached: Attached::default(),
+            hearing: Hearing::default(),
+            takes: None,
+            clock: Clock::default(),
             observers: BTreeSet::new(),
             paused_until: 0,
+            stalled_until: 0,
             slow_until: 0,
             full_until: 0,
             counter_file: CommitCounter::default(),
@@ -141,10 +166,21 @@ impl AcceptorProcess {
         )
     }
 
-    /// How long the leader was silent, on this process's clock.
-    pub(crate) fn silent(&self, now: Time) -> Duration {
-        Duration::from_micros((now - self.granted) * self.clock / 100)
+    /// When the oldest request came in that waits or is being written.
+    pub(crate) fn oldest_request(&self) -> Option<Time> {
+        let writing = self.committing.as_ref().map(|committing| committing.oldest);
+        writing.or_else(|| self.queue.front().map(|request| request.came))
     }
+
+    /// Whether something is on its way to the disk.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.committing.is_some()
+    }
+}
+
+/// The name that the detector knows a stream by.
+pub(crate) fn stream_id(id: u64) -> StreamId {
+    StreamId(id)
 }
 
 impl World<'_> {
@@ -169,9 +205,14 @@ impl World<'_> {
         process.counter_file = process.disk.commit_counter;
         let core = Acceptor::recover(process.disk.recovered(), run);
         process.core = Some(core.remembering(process.disk.witnesses.clone()));
-        process.granted = now;
-        process.clock = clock;
-        let run = process.run;
+        process.clock = Clock::started(now, clock);
+        process.attached = Attached::default();
+        process.hearing = Hearing::default();
+        process.detector = Some(Detector::new(
+            process.disk.promised,
+            &process.disk.leader_address,
+            process.clock.read(now),
+        ));
         let disk = format!("{}", process.disk.promised);
         self.note(|| format!("acceptor {acceptor} starts, promised {disk}"));
         self.tamper_with_start(acceptor);
@@ -185,12 +226,6 @@ impl World<'_> {
             );
         }
         for proposer in 0..self.proposers.len() {
-            let due = Happening::ReportDue {
-                acceptor,
-                run,
-                proposer,
-            };
-            self.plan_within(micros(LEADER_TIMEOUT) / 4, due);
             self.plan_within(20_000, Happening::LinkOpened { acceptor, proposer });
         }
     }
@@ -237,6 +272,7 @@ impl World<'_> {
         self.fall_into_hole(acceptor);
         let process = &mut self.acceptors[acceptor];
         process.core = None;
+        process.detector = None;
         process.queue.clear();
         process.held_back.clear();
         process.observers.clear();
@@ -244,6 +280,21 @@ impl World<'_> {
         self.note(|| format!("acceptor {acceptor} crashes"));
         for proposer in 0..self.proposers.len() {
             self.plan_within(20_000, Happening::LinkClosed { acceptor, proposer });
+        }
+        self.streams_of_dead(Node::Acceptor(acceptor));
+    }
+
+    /// What a stream brought and the writer has not taken is dropped.
+    pub(crate) fn drop_waiting(&mut self, acceptor: usize, stream: u64) {
+        let queue = std::mem::take(&mut self.acceptors[acceptor].queue);
+        let (dropped, kept): (VecDeque<Request>, VecDeque<Request>) = queue
+            .into_iter()
+            .partition(|request| request.stream == Some(stream));
+        self.acceptors[acceptor].queue = kept;
+        for claim in dropped.into_iter().filter_map(|request| request.claim) {
+            self.detect(acceptor, |detector, _| {
+                detector.settled(claim, Settled::TurnedAway);
+            });
         }
     }
 
@@ -283,7 +334,22 @@ impl World<'_> {
     }
 
     pub(crate) fn acceptor_receives(&mut self, acceptor: usize, from: Node, message: Message) {
+        self.acceptor_receives_on(acceptor, None, from, message);
+    }
+
+    /// A request comes in, perhaps on a stream.
+    pub(crate) fn acceptor_receives_on(
+        &mut self,
+        acceptor: usize,
+        stream: Option<u64>,
+        from: Node,
+        message: Message,
+    ) {
         if !self.acceptors[acceptor].is_up() {
+            return;
+        }
+        if let (Message::Ask(number), Node::Proposer(proposer)) = (&message, from) {
+            self.reported_to(acceptor, proposer, *number);
             return;
         }
         if let (Message::Observe(kind, slot), Node::Learner(learner)) = (&message, from) {
@@ -308,7 +374,36 @@ impl World<'_> {
             self.tell_tail(acceptor, from, nonce);
             return;
         }
-        self.acceptors[acceptor].queue.push_back((from, message));
+        if self.brings_nothing(acceptor, &message) {
+            return;
+        }
+        let claim = self.claim(acceptor, &message);
+        let queue = &mut self.acceptors[acceptor].queue;
+        // One heartbeat of a stream waits at most.
+        if is_heartbeat(&message) {
+            let older = queue
+                .iter_mut()
+                .find(|request| request.stream == stream && is_heartbeat(&request.message));
+            if let Some(older) = older {
+                older.message = message;
+                if let Some(claim) = std::mem::replace(&mut older.claim, claim) {
+                    self.detect(acceptor, |detector, _| detector.settled(claim, Settled::Granted));
+                }
+                return;
+            }
+        }
+        queue.push_back(Request {
+            from,
+            message,
+            stream,
+            claim,
+            came: self.now,
+        });
+        let unanswered = queue.iter().filter(|request| request.stream == stream).count();
+        assert!(
+            stream.is_none() || unanswered as u64 <= UNANSWERED_MAX + 1,
+            "a leader sends more than an acceptor has room for"
+        );
         self.write_group(acceptor);
     }
 
@@ -326,13 +421,34 @@ impl World<'_> {
         }
         let mut group = core.group();
         let mut answers = Vec::new();
+        let mut claims = Vec::new();
         let has_space = process.full_until <= self.now;
-        for (from, message) in process.queue.drain(..take) {
+        let mut oldest = self.now;
+        for request in process.queue.drain(..take) {
+            let Request {
+                from,
+                message,
+                stream,
+                claim,
+                came,
+            } = request;
+            oldest = oldest.min(came);
+            let is_beat = is_heartbeat(&message);
+            let decided = answers.len();
             if has_space {
                 decide(core, &process.disk, &mut group, from, message, &mut answers);
             } else {
                 self.statistics.count(Counted::TurnedAwayForSpace);
                 turn_away(core, &mut group, from, message, &mut answers);
+            }
+            let outcome = answers.get(decided).map_or(Settled::NoSpace, settled);
+            if let Some(Answer::Message(.., on)) = answers.get_mut(decided) {
+                *on = stream;
+            }
+            claims.extend(claim.map(|claim| (claim, outcome)));
+            // It has no number, so only what a sender must know is answered.
+            if is_beat && matches!(outcome, Settled::Granted | Settled::NoSpace) {
+                answers.truncate(decided);
             }
         }
         if core.write(&group).is_some() {
@@ -341,6 +457,8 @@ impl World<'_> {
             process.committing = Some(Committing {
                 group,
                 answers,
+                claims,
+                oldest,
                 readable: false,
             });
             let run = process.run;
@@ -352,7 +470,7 @@ impl World<'_> {
             };
             self.plan(self.now + takes, outcome);
         } else {
-            self.release(acceptor, group, answers);
+            self.release(acceptor, group, answers, claims);
             self.write_group(acceptor);
         }
     }
@@ -377,9 +495,14 @@ impl World<'_> {
         }
         let process = &mut self.acceptors[acceptor];
         process.counter_file = process.disk.commit_counter;
-        let Committing { group, answers, .. } = committing;
+        let Committing {
+            group,
+            answers,
+            claims,
+            ..
+        } = committing;
         let rows = group.rows().clone();
-        self.release(acceptor, group, answers);
+        self.release(acceptor, group, answers, claims);
         self.show_observers(acceptor, &rows);
         self.write_group(acceptor);
     }
@@ -427,10 +550,30 @@ impl World<'_> {
     }
 
     /// Takes a group into memory and lets its answers leave, as they were decided.
-    fn release(&mut self, acceptor: usize, group: Group, answers: Vec<Answer>) {
+    fn release(
+        &mut self,
+        acceptor: usize,
+        group: Group,
+        answers: Vec<Answer>,
+        claims: Vec<(Claim, Settled)>,
+    ) {
         let process = &mut self.acceptors[acceptor];
         let Some(core) = &mut process.core else { return };
+        let known_to = core.known_to();
+        let votes = group.rows().iter().filter(|(slot, _)| **slot >= known_to);
+        let voted: Vec<Ballot> = votes.map(|(_, (ballot, _))| *ballot).collect();
         core.committed(group);
+        let leadership = core.leadership();
+        self.detect(acceptor, |detector, now| {
+            detector.promised(leadership.promised, &leadership.address, now);
+            for (claim, outcome) in claims {
+                detector.settled(claim, outcome);
+            }
+            for ballot in voted {
+                detector.worked(ballot, 1);
+            }
+        });
+        let process = &mut self.acceptors[acceptor];
         let held_back = std::mem::take(&mut process.held_back);
         for read in held_back {
             self.plan(self.now, read);
@@ -458,7 +601,6 @@ impl World<'_> {
         match answer {
             Answer::Pages(to, ballot, from, scan) => {
                 promises.told(acceptor, ballot, disk.promised);
-                process.granted = now;
                 let due = Happening::PageDue {
                     acceptor,
                     run,
@@ -470,7 +612,7 @@ impl World<'_> {
                 };
                 self.plan(now, due);
             }
-            Answer::Message(to, message) => {
+            Answer::Message(to, message, stream) => {
                 match &message {
                     Message::Answer(ballot, _, AcceptAnswer::Accepted { slots, known_to, .. }) => {
                         promises.told(acceptor, *ballot, disk.promised);
@@ -480,7 +622,6 @@ impl World<'_> {
                         if process.lost.is_none() {
                             self.invariants.said(acceptor, *ballot, slots);
                         }
-                        process.granted = now;
                         Watermarks::claimed(&self.invariants.chosen, "an acceptor", *known_to);
                     }
                     Message::Answer(_, _, AcceptAnswer::Rejected(rejection)) => {
@@ -498,7 +639,10 @@ impl World<'_> {
                     | Message::Fetched(..)
                     | Message::Page(..)
                     | Message::PrepareRefused(_)
-                    | Message::Report(..)
+                    | Message::Ask(_)
+                    | Message::Said(..)
+                    | Message::Alive { .. }
+                    | Message::Opened
                     | Message::Observe(..)
                     | Message::Votes(_)
                     | Message::Rows(..)
@@ -509,8 +653,24 @@ impl World<'_> {
                     | Message::Outcome { .. }
                     | Message::Fill(_) => {}
                 }
-                self.send(Node::Acceptor(acceptor), to, message);
+                match stream {
+                    Some(stream) => self.stream_send(stream, false, message),
+                    None => self.send(Node::Acceptor(acceptor), to, message),
+                }
             }
         }
+    }
+}
+
+/// What became of a request, by its answer.
+fn settled(answer: &Answer) -> Settled {
+    match answer {
+        Answer::Message(_, Message::Answer(_, _, answer), _) => match answer {
+            AcceptAnswer::Accepted { .. } | AcceptAnswer::Trimmed { .. } => Settled::Granted,
+            AcceptAnswer::Rejected(_) | AcceptAnswer::Refused(_) => Settled::TurnedAway,
+            AcceptAnswer::NoSpace => Settled::NoSpace,
+        },
+        Answer::Message(..) => Settled::TurnedAway,
+        Answer::Pages(..) => Settled::Granted,
     }
 }

@@ -66,6 +66,32 @@ pub(crate) enum Bug {
     StartDoesNotCheckpoint,
     /// A start takes a log that ends early for all that was answered.
     EarlyEndOfLogTakenForWhole,
+    /// Bytes of a stream of a lower ballot count as the heard proposer's.
+    BytesOfLowerBallotsAreHeard,
+    /// A ballot that will be refused is heard while it waits.
+    RefusedBallotIsHeard,
+    /// A proposer that gives way keeps its streams, and heartbeats on them.
+    KeepsStreams,
+    /// When a stream ends, the heard proposer has ended, though the stream was that of the one before it.
+    EndedHitsTheSuccessor,
+    /// A proposer whose stream ended stays so when it opens another.
+    EndedThoughReopened,
+    /// An acceptor says that it is there only while nothing is being written.
+    AliveWaitsForTheWriter,
+    /// No heartbeats are sent while much is unanswered.
+    HeartbeatsStop,
+    /// A candidate takes acceptors that hang for there, and their promises for on their way.
+    CandidateWaitsForHung,
+    /// Standbys do not see the work of others.
+    WorkDoesNotCount,
+    /// Commands that were sent on count as answered.
+    ForwardedDoNotCount,
+    /// Acceptors that do not answer count as if they did.
+    NoPhase2QuorumNeeded,
+    /// An answer counts as fresh whenever its report was sent.
+    StaleAnswersCount,
+    /// What an acceptor turned away is not sent to it again.
+    TurnedAwayNeverSentAgain,
 }
 
 impl Bug {
@@ -102,11 +128,29 @@ impl Bug {
         Self::EarlyEndOfLogTakenForWhole,
     ];
 
+    /// Bugs of failure detection, which break no promise of safety: directed scenarios find them.
+    pub(crate) const OF_PATIENCE: [Self; 13] = [
+        Self::BytesOfLowerBallotsAreHeard,
+        Self::RefusedBallotIsHeard,
+        Self::KeepsStreams,
+        Self::EndedHitsTheSuccessor,
+        Self::EndedThoughReopened,
+        Self::AliveWaitsForTheWriter,
+        Self::HeartbeatsStop,
+        Self::CandidateWaitsForHung,
+        Self::WorkDoesNotCount,
+        Self::ForwardedDoNotCount,
+        Self::NoPhase2QuorumNeeded,
+        Self::StaleAnswersCount,
+        Self::TurnedAwayNeverSentAgain,
+    ];
+
     /// Those that need a rare schedule: a damaged row, in the one acceptor of a scan that holds what was chosen.
     pub(crate) const SHY: [Self; 1] = [Self::RepairTakesUnreadableRowForEmpty];
 
     /// The bug of that name.
     pub(crate) fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|bug| format!("{bug:?}") == name)
+        let all = Self::ALL.into_iter().chain(Self::OF_PATIENCE);
+        all.into_iter().find(|bug| format!("{bug:?}") == name)
     }
 }

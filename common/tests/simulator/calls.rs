@@ -1,17 +1,16 @@
 //! Callers of simulated proposers: their answers, and what is forwarded for them.
 
 use paxos_common::paxos::{
-    proposer::{Event, Outcome, Pending, Reason, RequestId},
+    proposer::{Event, Outcome, Pending, RequestId},
     value::EncodedCommand,
 };
 use rand::RngExt as _;
 
 use super::{
     invariants::answers_leave_no_gap::answered,
-    knobs::LEADER_TIMEOUT,
     network::{Message, Node},
     statistics::Counted,
-    world::{Happening, World, micros},
+    world::World,
 };
 
 /// Who asked for what.
@@ -62,6 +61,7 @@ impl World<'_> {
     pub(crate) fn forward(&mut self, proposer: usize, pending: Pending, address: &str) {
         assert!(!pending.forwarded, "a command is forwarded twice");
         self.statistics.count(Counted::Forwarded);
+        let request = pending.request.0;
         let leader = (0..self.proposers.len()).find(|other| address == format!("proposer {other}"));
         let to = leader.expect("only proposers' addresses are told");
         assert_ne!(to, proposer, "a proposer forwards to itself");
@@ -70,25 +70,8 @@ impl World<'_> {
             command: pending.command,
             forwarded: true,
         };
-        let run = self.proposers[proposer].run;
-        let request = pending.request.0;
-        let overdue = Happening::ForwardOverdue {
-            proposer,
-            run,
-            request,
-        };
-        self.plan(self.now + micros(LEADER_TIMEOUT), overdue);
         self.send(Node::Proposer(proposer), Node::Proposer(to), message);
-    }
-
-    /// No answer from the leader's address.
-    pub(crate) fn forward_overdue(&mut self, proposer: usize, run: u64, request: u64) {
-        let process = &self.proposers[proposer];
-        let caller = process.requests.get(&RequestId(request));
-        if process.run == run && caller.is_some_and(|caller| !caller.answered) {
-            self.statistics.count(Counted::ForwardsOverdue);
-            self.tell(proposer, Event::ForwardFailed);
-        }
+        self.tamper_with_forwarded(proposer, RequestId(request));
     }
 
     /// What was certainly not proposed is handed in again, or its caller is told.
@@ -101,13 +84,6 @@ impl World<'_> {
         if caller.answered {
             return;
         }
-        let not_leading = outcome == Outcome::NotProposed(Reason::NotLeading);
-        let told = if not_leading {
-            Event::ForwardFailed
-        } else {
-            Event::ForwardAnswered
-        };
-        self.tell(proposer, told);
         let process = &mut self.proposers[proposer];
         let Some(caller) = process.requests.get_mut(&request) else {
             return;
@@ -119,6 +95,7 @@ impl World<'_> {
         } else {
             caller.answered = true;
             let node = caller.node;
+            self.tell(proposer, Event::ForwardAnswered(request));
             let request = request.0;
             self.send(
                 Node::Proposer(proposer),

@@ -11,11 +11,12 @@ use paxos_common::paxos::{
 use rand::RngExt as _;
 
 use super::{
-    knobs::{LEADER_TIMEOUT, MILLISECOND},
+    knobs::MILLISECOND,
+    log::Happened,
     network::{Message, Node},
     sessions::{Book, ClientSession, operation},
     statistics::Counted,
-    world::{Happening, World, micros},
+    world::{Happening, World},
 };
 
 #[derive(Default)]
@@ -37,6 +38,8 @@ struct Waiting {
     sequence: Option<u64>,
     /// It was made up after the faults stopped.
     healed: bool,
+    /// Whom it was sent to.
+    proposer: usize,
 }
 
 impl World<'_> {
@@ -66,6 +69,14 @@ impl World<'_> {
         }
     }
 
+    /// A proposer that clients know.
+    fn some_target(&mut self) -> usize {
+        match &self.knobs.targets {
+            Some(targets) => targets[self.rng.random_range(0..targets.len())],
+            None => self.rng.random_range(0..self.proposers.len()),
+        }
+    }
+
     /// Sends a command under a new number.
     fn ask_anew(&mut self, client: usize, sequence: Option<u64>, command: Command) {
         let number = self.clients.book.enter(command.clone());
@@ -76,16 +87,18 @@ impl World<'_> {
             command,
             sequence,
             healed: self.healed_at.is_some(),
+            proposer: 0,
         });
     }
 
-    fn ask(&mut self, waiting: Waiting) {
+    fn ask(&mut self, mut waiting: Waiting) {
+        waiting.proposer = self.some_target();
+        let proposer = Node::Proposer(waiting.proposer);
         self.clients.requests += 1;
         let request = self.clients.requests;
         let bytes = waiting.number.to_le_bytes().to_vec();
         let command = EncodedCommand::from_batch_of_one(bytes.into());
         self.clients.waiting.insert(request, waiting);
-        let proposer = Node::Proposer(self.rng.random_range(0..self.proposers.len()));
         let propose = Message::Propose {
             request,
             command,
@@ -96,14 +109,15 @@ impl World<'_> {
             self.send(Node::Clients, proposer, Message::Cancel { request });
         }
         self.plan(
-            self.now + micros(LEADER_TIMEOUT) * 5,
+            self.now + self.knobs.client_patience,
             Happening::ClientTimeout { request },
         );
     }
 
     pub(crate) fn client_receives(&mut self, message: &Message) {
         let &Message::Outcome { request, outcome } = message else {
-            panic!("not for a client: {message:?}");
+            // The answer to a ballot that somebody made up.
+            return;
         };
         let Some(waiting) = self.clients.waiting.remove(&request) else {
             return;
@@ -111,6 +125,7 @@ impl World<'_> {
         match outcome {
             Outcome::Chosen(version) => {
                 self.statistics.count(Counted::CommandsChosen);
+                self.happened(Happened::Answered);
                 if waiting.healed {
                     self.invariants.progress.answered(version.slot);
                 }
@@ -131,6 +146,9 @@ impl World<'_> {
     /// No answer: the fate of the command is unknown.
     pub(crate) fn client_timeout(&mut self, request: u64) {
         if let Some(waiting) = self.clients.waiting.remove(&request) {
+            // Its call ends there too.
+            let to = Node::Proposer(waiting.proposer);
+            self.deliver_later(Node::Clients, to, Message::Cancel { request });
             self.left_unknown(waiting);
         }
     }

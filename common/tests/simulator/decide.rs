@@ -38,7 +38,7 @@ pub(crate) fn turn_away(
         // The call fails, and its answer is missing.
         return;
     };
-    answers.push(Answer::Message(from, answer));
+    answers.push(Answer::Message(from, answer, None));
 }
 
 /// Decides one request into a group.
@@ -58,9 +58,14 @@ pub(crate) fn decide(
             PrepareAnswer::Rejected(rejection) => answers.push(Answer::Message(
                 from,
                 Message::PrepareRejected(prepare.ballot, rejection.promised),
+                None,
             )),
             PrepareAnswer::Refused(refused) => {
-                answers.push(Answer::Message(from, Message::PrepareRefused(refused.promised)));
+                answers.push(Answer::Message(
+                    from,
+                    Message::PrepareRefused(refused.promised),
+                    None,
+                ));
             }
         },
         Message::Accept(accept, witnesses) => {
@@ -82,6 +87,7 @@ pub(crate) fn decide(
             answers.push(Answer::Message(
                 from,
                 Message::Answer(accept.ballot, accept.sequence, answer),
+                None,
             ));
         }
         Message::FetchChosen(..)
@@ -90,7 +96,10 @@ pub(crate) fn decide(
         | Message::PrepareRejected(..)
         | Message::PrepareRefused(_)
         | Message::Answer(..)
-        | Message::Report(..)
+        | Message::Ask(_)
+        | Message::Said(..)
+        | Message::Alive { .. }
+        | Message::Opened
         | Message::Observe(..)
         | Message::Votes(_)
         | Message::Rows(..)

@@ -39,7 +39,17 @@ impl World<'_> {
                 self.note(|| format!("acceptor {acceptor}'s disk is slow"));
                 self.acceptors[acceptor].slow_until = until;
             }
-            25..=49 => {
+            25..=34 => {
+                self.statistics.count(Counted::DisksStalled);
+                let all = self.rng.random_bool(0.5);
+                self.note(|| format!("acceptor {acceptor}'s disk stalls, and all others: {all}"));
+                for (place, process) in self.acceptors.iter_mut().enumerate() {
+                    if all || place == acceptor {
+                        process.stalled_until = until;
+                    }
+                }
+            }
+            35..=54 => {
                 self.statistics.count(Counted::DisksFull);
                 self.note(|| format!("acceptor {acceptor}'s disk is full"));
                 self.acceptors[acceptor].full_until = until;
@@ -52,15 +62,14 @@ impl World<'_> {
     fn clock_jumps(&mut self) {
         self.statistics.count(Counted::ClocksJumped);
         let rate = self.rng.random_range(80..=125);
+        let now = self.now;
         if self.rng.random_bool(0.5) {
             let ahead = self.rng.random_range(0..=2_000) * MILLISECOND;
             let acceptor = self.some_acceptor();
-            let process = &mut self.acceptors[acceptor];
-            process.granted = process.granted.saturating_sub(ahead);
-            process.clock = rate;
+            self.acceptors[acceptor].clock.jump(now, rate, ahead);
         } else {
             let proposer = self.some_proposer();
-            self.proposers[proposer].clock = rate;
+            self.proposers[proposer].clock.jump(now, rate, 0);
         }
     }
 
@@ -74,7 +83,10 @@ impl World<'_> {
         } else if self.acceptors[acceptor].slow_until > self.now {
             takes *= SLOWNESS;
         }
-        (takes, self.rng.random_bool(self.knobs.commit_fails))
+        takes = self.acceptors[acceptor].takes.unwrap_or(takes);
+        // What begins in a stall ends after it.
+        let stalled = self.acceptors[acceptor].stalled_until.saturating_sub(self.now);
+        (takes + stalled, self.rng.random_bool(self.knobs.commit_fails))
     }
 
     /// How long a commit that readers of the disk see is not in memory yet, if it is not at once: a checkpoint that the
@@ -236,7 +248,7 @@ impl World<'_> {
         self.knobs.commit_fails = 0.0;
         self.knobs.released_late = 0.0;
         for process in &mut self.acceptors {
-            (process.slow_until, process.full_until) = (0, 0);
+            (process.stalled_until, process.slow_until, process.full_until) = (0, 0, 0);
         }
     }
 

@@ -1,10 +1,14 @@
 //! What goes wrong: crashes, pauses, cuts, broken links, polite stops; and the end of all that.
 
+use std::sync::Arc;
+
+use paxos_common::paxos::{message::Prepare, slot::Slot};
 use rand::RngExt as _;
 
 use super::{
+    hearing::giant,
     knobs::MILLISECOND,
-    network::Node,
+    network::{Message, Node},
     statistics::Counted,
     world::{Happening, Time, World},
 };
@@ -45,7 +49,9 @@ impl World<'_> {
             43..=57 => self.pause(),
             58..=73 => self.cut(),
             74..=79 => self.half_cut(),
-            80..=89 => self.flap(),
+            80..=85 => self.flap(),
+            86..=88 => self.reset(),
+            89 => self.ask_giant(),
             90..=109 => self.disk_fault(),
             _ => {
                 let proposer = self.some_proposer();
@@ -124,6 +130,15 @@ impl World<'_> {
         let until = self.now + self.a_while();
         self.statistics.count(Counted::ProcessesPaused);
         self.note(|| format!("{node:?} is paused"));
+        self.stand_still(node, until);
+    }
+
+    /// A process stands still until then.
+    pub(crate) fn stand_still(&mut self, node: Node, until: Time) {
+        if let Node::Proposer(proposer) = node {
+            let now = self.now;
+            self.proposers[proposer].stopped_at.get_or_insert(now);
+        }
         *self.pause_of(node) = until;
     }
 
@@ -193,6 +208,34 @@ impl World<'_> {
                     self.network.cuts.insert(way, until);
                 }
             }
+        }
+    }
+
+    /// All streams of a proposer, or of an acceptor, or between two, are reset.
+    fn reset(&mut self) {
+        let (acceptor, proposer) = (self.some_acceptor(), self.some_proposer());
+        let kind = self.rng.random_range(0..3);
+        self.reset_streams(|stream| match kind {
+            0 => stream.proposer == proposer,
+            1 => stream.acceptor == acceptor,
+            _ => stream.proposer == proposer && stream.acceptor == acceptor,
+        });
+    }
+
+    /// Somebody asks every acceptor for a ballot that none takes up.
+    pub(crate) fn ask_giant(&mut self) {
+        self.statistics.count(Counted::GiantBallots);
+        for acceptor in 0..self.acceptors.len() {
+            let prepare = Prepare {
+                ballot: giant(),
+                from: Slot::ZERO,
+                address: Arc::from("nowhere"),
+            };
+            self.send(
+                Node::Clients,
+                Node::Acceptor(acceptor),
+                Message::Prepare(prepare, None),
+            );
         }
     }
 

@@ -36,6 +36,18 @@ pub(crate) fn hunt(bug: Bug, mut seeds: Range<u64>) -> Option<Found> {
     seed.map(|seed| Found { seed, by, reason })
 }
 
+/// Does something in which what breaks is expected, and not printed.
+pub(crate) fn quietly(work: impl FnOnce()) {
+    listen();
+    HUNTING.set(true);
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    HUNTING.set(false);
+    if outcome.is_err() {
+        let (by, reason) = BROKEN.take();
+        panic!("{by}: {reason}");
+    }
+}
+
 /// What breaks on a thread that hunts is what it hunts for: it is remembered there instead of printed.
 fn listen() {
     static ONCE: Once = Once::new();

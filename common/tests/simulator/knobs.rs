@@ -23,6 +23,12 @@ pub(crate) struct Knobs {
     pub(crate) clients: usize,
     /// Most simulated microseconds that a client waits between two commands.
     pub(crate) think_max: Time,
+    /// How long a client waits for an answer.
+    pub(crate) client_patience: Time,
+    /// The proposers that clients know, if not all.
+    pub(crate) targets: Option<Vec<usize>>,
+    /// Bytes on the wire for each byte of a value.
+    pub(crate) weight: u64,
     /// Mean time between two reads at one learner.
     pub(crate) read_every: Time,
     pub(crate) network: NetworkKnobs,
@@ -107,6 +113,9 @@ impl Knobs {
             learners: rng.random_range(1..=3),
             clients: rng.random_range(2..=6),
             think_max: pick(rng, &[2, 20, 100]) * MILLISECOND,
+            client_patience: pick(rng, &[100, 1_000, 1_000]) * MILLISECOND,
+            targets: None,
+            weight: 1,
             read_every: pick(rng, &[15, 60, 300]) * MILLISECOND,
             network: NetworkKnobs {
                 loss: pick(rng, &[0.0, 0.01, 0.05, 0.2]),
@@ -136,7 +145,7 @@ impl Knobs {
                 slots_in_flight_max: pick(rng, &[2, 16, 1_024]),
                 bytes_in_flight_max: pick(rng, &[64, 100_000]),
                 message_bytes_max: pick(rng, &[16, 10_000]),
-                unanswered_max: pick(rng, &[1, 4, 32]),
+                unanswered_max: pick(rng, &[1, 4, 24]),
                 retained_slots_max: pick(rng, &[4, 1_000]),
                 ..Limits::default()
             },

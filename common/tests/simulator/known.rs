@@ -28,9 +28,7 @@ impl World<'_> {
     /// Remembers, apart from the core, what is known to be chosen.
     pub(super) fn note_known(&mut self, proposer: usize, event: &Event) {
         let (acceptor, known_to) = match event {
-            Event::Reported {
-                acceptor, chosen_to, ..
-            } => (*acceptor, *chosen_to),
+            Event::Reported { acceptor, word, .. } => (*acceptor, word.known_to),
             Event::Answered {
                 acceptor,
                 answer: AcceptAnswer::Accepted { known_to, .. },
@@ -41,15 +39,17 @@ impl World<'_> {
             | Event::Heard { .. }
             | Event::Opened(_)
             | Event::Closed(_)
-            | Event::Unheard(_)
+            | Event::StreamOpened { .. }
+            | Event::StreamBroke { .. }
+            | Event::Alive { .. }
+            | Event::Bytes(_)
             | Event::Promised { .. }
             | Event::PrepareRejected { .. }
             | Event::PrepareRefused { .. }
             | Event::Answered { .. }
             | Event::Fetched { .. }
             | Event::Proposed(_)
-            | Event::ForwardFailed
-            | Event::ForwardAnswered
+            | Event::ForwardAnswered(_)
             | Event::Cancelled(_)
             | Event::FillWanted(_)
             | Event::Fired(..)

@@ -210,7 +210,10 @@ impl World<'_> {
             | Message::PrepareRejected(..)
             | Message::PrepareRefused(_)
             | Message::Answer(..)
-            | Message::Report(..)
+            | Message::Ask(_)
+            | Message::Said(..)
+            | Message::Alive { .. }
+            | Message::Opened
             | Message::Observe(..)
             | Message::Tail(_)
             | Message::Tailed(..)

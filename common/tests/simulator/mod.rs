@@ -5,28 +5,43 @@
 //! A run has two parts: faults for some simulated seconds, then a healed network in which progress is demanded.
 
 mod acceptors;
+mod asking;
 mod bugs;
 mod calls;
 mod clients;
+mod clock;
 mod decide;
 mod disk_faults;
 mod disks;
+mod effects;
 mod faults;
+mod happenings;
+mod hearing;
 mod hunt;
 mod knobs;
 mod known;
 mod learners;
+mod log;
 mod network;
 mod proposers;
 mod readers;
 mod reads;
+mod reign;
+pub(crate) mod scenarios;
 mod sessions;
 mod statistics;
+mod stream_ends;
+mod streams;
 #[allow(
     clippy::wildcard_enum_match_arm,
     reason = "a bug concerns a few messages, and leaves the others alone"
 )]
 mod tamper;
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a bug concerns a few events, and leaves the others alone"
+)]
+mod tamper_patience;
 mod torn_disks;
 mod transcript;
 mod world;
@@ -36,7 +51,7 @@ mod invariants;
 
 pub(crate) use bugs::Bug;
 #[allow(unused_imports, reason = "the example names only one of them")]
-pub(crate) use hunt::{Found, hunt};
+pub(crate) use hunt::{Found, hunt, quietly};
 pub(crate) use statistics::Statistics;
 pub(crate) use transcript::Transcript;
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use paxos_common::paxos::{
     ballot::Ballot,
     identity::RunNumber,
-    message::{Accept, AcceptAnswer, Leadership, Prepare, PromisePage, Row},
+    message::{Accept, AcceptAnswer, Prepare, PromisePage, Row, Word},
     proposer::{Outcome, Scan},
     reading::Tail,
     slot::{Slot, SlotRange},
@@ -42,13 +42,25 @@ pub(crate) enum Message {
     Prepare(Prepare, Option<Scan>),
     Accept(Accept, Witnesses),
     FetchChosen(u64, Slot, Slot),
+    /// A report.
+    Ask(u64),
     // Acceptor to proposer.
     /// With what its sender remembers of others.
     Page(Ballot, Option<Scan>, PromisePage, Witnesses),
     PrepareRejected(Ballot, Ballot),
     PrepareRefused(Ballot),
     Answer(Ballot, u64, AcceptAnswer),
-    Report(Leadership, Duration, Slot),
+    /// On a stream.
+    Alive {
+        ballot: Ballot,
+        silent: Duration,
+        waiting: Duration,
+        has_space: bool,
+    },
+    /// The stream's call is answered.
+    Opened,
+    /// What an acceptor says to the report of that number, or later.
+    Said(u64, Word),
     Fetched(u64, Slot, Vec<(Slot, Value)>),
     // Learner to acceptor, and back.
     Observe(Kind, Slot),
@@ -90,6 +102,12 @@ pub(crate) struct Network {
     pub(crate) cuts: BTreeMap<(Node, Node), Time>,
     /// When the last message of each way arrives.
     last: BTreeMap<(Node, Node), Time>,
+    /// What each way takes longer than the others.
+    pub(crate) distance: BTreeMap<(Node, Node), Time>,
+    /// Bytes in a millisecond, of ways that are slow.
+    pub(crate) bandwidth: BTreeMap<(Node, Node), u64>,
+    /// Until when a slow way carries what was sent before.
+    pub(crate) busy: BTreeMap<(Node, Node), Time>,
 }
 
 impl Network {
@@ -98,6 +116,9 @@ impl Network {
             knobs,
             cuts: BTreeMap::new(),
             last: BTreeMap::new(),
+            distance: BTreeMap::new(),
+            bandwidth: BTreeMap::new(),
+            busy: BTreeMap::new(),
         }
     }
 }
@@ -116,6 +137,7 @@ impl World<'_> {
         if cut || self.rng.random_bool(self.network.knobs.loss) {
             self.statistics.count(Counted::MessagesDropped);
             self.note(|| format!("{from:?} → {to:?} lost: {message:?}"));
+            self.call_broke(from, to, &message);
             return;
         }
         if message.can_repeat() && self.rng.random_bool(self.network.knobs.duplication) {
@@ -128,6 +150,12 @@ impl World<'_> {
     pub(crate) fn deliver_later(&mut self, from: Node, to: Node, message: Message) {
         let knobs = &self.network.knobs;
         let mut at = self.now + self.rng.random_range(knobs.delay_min..=knobs.delay_max);
+        at += self
+            .network
+            .distance
+            .get(&(from, to))
+            .copied()
+            .unwrap_or_default();
         if self.rng.random_bool(knobs.long_delay) {
             at += self.rng.random_range(0..=1_000 * MILLISECOND);
             self.statistics.count(Counted::MessagesDelayed);

@@ -8,7 +8,9 @@ use std::{
 
 use paxos_common::paxos::{
     ballot::{Ballot, ProposerId},
-    proposer::{Effect, Event, Pending, Phase, Proposer, RequestId, Settings, Timer},
+    identity::RunNumber,
+    message::Prepare,
+    proposer::{Event, Pending, Phase, Proposer, RequestId, Scan, Settings, Timer},
     slot::Slot,
     witness::{Run, Witnesses},
 };
@@ -17,16 +19,18 @@ use rand::RngExt as _;
 use super::{
     acceptors::Lost,
     calls::Caller,
-    invariants::{commands, watermarks_are_true::Watermarks},
+    clock::Clock,
+    invariants::watermarks_are_true::Watermarks,
     knobs::{LEADER_TIMEOUT, MILLISECOND},
+    log::Happened,
     network::{Message, Node},
     statistics::Counted,
+    streams::Keeper,
     world::{Happening, Time, World, micros, uuid},
 };
 
-/// How long a proposer that is asked to stop may take, while it runs: a leader that cannot finish steps down when its
-/// oldest slot stays unchosen for four leader timeouts.
-const STOP_MAX: Duration = Duration::from_secs(3);
+/// How long a leader that is asked to stop may take to see through what is in flight. Then its process stops.
+const STOP_MAX: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
 pub(crate) struct ProposerProcess {
@@ -35,13 +39,21 @@ pub(crate) struct ProposerProcess {
     pub(crate) run: u64,
     flush_planned: bool,
     /// Acceptors that it has an open link to; what comes in from others does not count.
-    open: BTreeSet<usize>,
+    pub(crate) open: BTreeSet<usize>,
     /// Acceptors that are about to show who they are.
     opening: BTreeSet<usize>,
-    /// When each acceptor last reported.
-    reported: BTreeMap<usize, Time>,
-    /// How fast its clock runs, in percent.
-    pub(crate) clock: Time,
+    /// The run in which each acceptor showed itself last: what comes from another does not count.
+    pub(crate) introduced: BTreeMap<usize, RunNumber>,
+    /// The number of the last report, and when each was sent that may still be answered.
+    pub(crate) reports: u64,
+    pub(crate) sent: BTreeMap<u64, Duration>,
+    /// The streams that its driver keeps open.
+    pub(crate) keepers: BTreeMap<(Ballot, usize), Keeper>,
+    /// Questions under way: the promises that its driver collects.
+    pub(crate) asking: BTreeMap<(usize, Option<u64>), (Prepare, Option<Scan>)>,
+    pub(crate) clock: Clock,
+    /// When it began to stand still.
+    pub(crate) stopped_at: Option<Time>,
     /// Who asked for what, until it is answered.
     pub(crate) requests: BTreeMap<RequestId, Caller>,
     pub(crate) paused_until: Time,
@@ -79,6 +91,13 @@ impl ProposerProcess {
         matches!(self.doing(), Doing::Leading(_))
     }
 
+    pub(crate) fn ballot(&self) -> Option<Ballot> {
+        match self.doing() {
+            Doing::StandingBy => None,
+            Doing::Campaigning(ballot) | Doing::Leading(ballot) => Some(ballot),
+        }
+    }
+
     fn doing(&self) -> Doing {
         match self.core.as_ref().map(Proposer::phase) {
             Some(Phase::Campaigning(campaign)) => Doing::Campaigning(campaign.ballot()),
@@ -96,11 +115,15 @@ impl World<'_> {
         self.invariants.takeovers.started(proposer);
         let process = &mut self.proposers[proposer];
         process.run += 1;
-        process.clock = clock;
+        process.clock = Clock::started(self.now, clock);
         process.flush_planned = false;
         process.open.clear();
         process.opening.clear();
-        process.reported.clear();
+        process.introduced.clear();
+        process.sent.clear();
+        process.keepers.clear();
+        process.asking.clear();
+        process.stopped_at = None;
         process.core = Some(Proposer::new(
             id,
             Arc::from(format!("proposer {proposer}")),
@@ -111,9 +134,11 @@ impl World<'_> {
             },
         ));
         self.note(|| format!("proposer {proposer} starts as {id}"));
+        let run = self.proposers[proposer].run;
         for acceptor in 0..self.acceptors.len() {
             self.plan_within(20_000, Happening::LinkOpened { acceptor, proposer });
         }
+        self.plan_within(micros(LEADER_TIMEOUT) / 4, Happening::ReportDue { proposer, run });
     }
 
     pub(crate) fn crash_proposer(&mut self, proposer: usize) {
@@ -121,10 +146,12 @@ impl World<'_> {
         self.stop_proposer(proposer);
     }
 
-    fn stop_proposer(&mut self, proposer: usize) {
+    pub(crate) fn stop_proposer(&mut self, proposer: usize) {
         let process = &mut self.proposers[proposer];
         process.core = None;
         process.requests.clear();
+        process.keepers.clear();
+        self.streams_of_dead(Node::Proposer(proposer));
         self.note(|| format!("proposer {proposer} is gone"));
     }
 
@@ -139,14 +166,13 @@ impl World<'_> {
         self.tell(proposer, Event::Resigned);
     }
 
-    /// Long after it was asked to stop.
-    pub(crate) fn stop_overdue(&self, proposer: usize, run: u64) {
-        let process = &self.proposers[proposer];
-        assert!(
-            process.run != run || process.core.is_none(),
-            "proposer {proposer} was asked to stop and never handed over: {}",
-            process.describe()
-        );
+    /// It was asked to stop, and what is in flight is not through: the driver stops all the same.
+    pub(crate) fn stop_overdue(&mut self, proposer: usize, run: u64) {
+        if self.proposers[proposer].run == run && self.proposers[proposer].is_up() {
+            self.stop_proposer(proposer);
+            let back = self.now + self.rng.random_range(0..=500) * MILLISECOND;
+            self.plan(back, Happening::Restart(Node::Proposer(proposer)));
+        }
     }
 
     pub(crate) fn link_opened(&mut self, acceptor: usize, proposer: usize) {
@@ -184,6 +210,9 @@ impl World<'_> {
             return;
         }
         process.open.insert(acceptor);
+        if let Some(present) = runs.last() {
+            process.introduced.insert(acceptor, present.run);
+        }
         self.acceptors[acceptor].linked.insert(proposer);
         self.note(|| {
             format!(
@@ -208,6 +237,9 @@ impl World<'_> {
 
     pub(crate) fn fired(&mut self, proposer: usize, run: u64, timer: Timer, generation: u64) {
         if self.proposers[proposer].run == run {
+            for event in self.tamper_with_hearsay(proposer) {
+                self.tell(proposer, event);
+            }
             self.tell(proposer, Event::Fired(timer, generation));
         }
     }
@@ -219,6 +251,9 @@ impl World<'_> {
         };
         let event = match message {
             Message::Page(ballot, scan, page, remembers) => {
+                if page.last || scan.is_some_and(|scan| page.next >= scan.to) {
+                    self.call_ended(proposer, acceptor, ballot, scan);
+                }
                 if acceptor != usize::MAX {
                     let acceptor = uuid(acceptor);
                     self.tell(proposer, Event::Remembered { acceptor, remembers });
@@ -236,24 +271,43 @@ impl World<'_> {
                     page,
                 }
             }
-            Message::PrepareRefused(promised) => Event::PrepareRefused {
-                acceptor: uuid(acceptor),
-                promised,
-            },
-            Message::PrepareRejected(ballot, promised) => Event::PrepareRejected { ballot, promised },
+            Message::PrepareRefused(promised) => {
+                self.proposers[proposer].asking.remove(&(acceptor, None));
+                Event::PrepareRefused {
+                    acceptor: uuid(acceptor),
+                    promised,
+                }
+            }
+            Message::PrepareRejected(ballot, promised) => {
+                self.call_ended(proposer, acceptor, ballot, None);
+                Event::PrepareRejected { ballot, promised }
+            }
             Message::Answer(ballot, sequence, answer) => Event::Answered {
                 acceptor: uuid(acceptor),
                 ballot,
                 sequence,
                 answer,
             },
-            Message::Report(leadership, silent, chosen_to) => {
-                self.expect_next_report(proposer, acceptor);
+            Message::Alive {
+                ballot,
+                silent,
+                waiting,
+                has_space,
+            } => Event::Alive {
+                acceptor: uuid(acceptor),
+                ballot,
+                silent,
+                waiting,
+                has_space,
+            },
+            Message::Said(number, word) => {
+                let Some(&sent) = self.proposers[proposer].sent.get(&number) else {
+                    return;
+                };
                 Event::Reported {
                     acceptor: uuid(acceptor),
-                    leadership,
-                    silent,
-                    chosen_to,
+                    sent,
+                    word,
                 }
             }
             Message::Propose {
@@ -298,6 +352,8 @@ impl World<'_> {
             Message::Prepare(..)
             | Message::Accept(..)
             | Message::FetchChosen(..)
+            | Message::Ask(_)
+            | Message::Opened
             | Message::Observe(..)
             | Message::Votes(_)
             | Message::Rows(..)
@@ -307,28 +363,6 @@ impl World<'_> {
         self.tell(proposer, event);
     }
 
-    fn expect_next_report(&mut self, proposer: usize, acceptor: usize) {
-        let since = self.now;
-        let process = &mut self.proposers[proposer];
-        process.reported.insert(acceptor, since);
-        let overdue = Happening::ReportOverdue {
-            acceptor,
-            proposer,
-            run: process.run,
-            since,
-        };
-        self.plan(self.now + 2 * micros(LEADER_TIMEOUT), overdue);
-    }
-
-    /// No report has come since: what the acceptor said has grown old.
-    pub(crate) fn report_overdue(&mut self, acceptor: usize, proposer: usize, run: u64, since: Time) {
-        let process = &self.proposers[proposer];
-        if process.run == run && process.reported.get(&acceptor) == Some(&since) {
-            self.statistics.count(Counted::ReportsOverdue);
-            self.tell(proposer, Event::Unheard(uuid(acceptor)));
-        }
-    }
-
     /// Hands an event to the core and does what it wants done.
     pub(crate) fn tell(&mut self, proposer: usize, event: Event) {
         self.note_known(proposer, &event);
@@ -336,6 +370,14 @@ impl World<'_> {
         let process = &mut self.proposers[proposer];
         let before = process.doing();
         let Some(core) = &mut process.core else { return };
+        let now = process.clock.read(self.now);
+        core.at(now);
+        if let Some(stopped_at) = process.stopped_at.take() {
+            let lasted = now.saturating_sub(process.clock.read(stopped_at));
+            if lasted > LEADER_TIMEOUT / 4 {
+                core.stood_still(lasted);
+            }
+        }
         core.handle(event);
         let effects = core.take_effects();
         self.phase_changed(proposer, before);
@@ -360,6 +402,7 @@ impl World<'_> {
         let process = &mut self.proposers[proposer];
         let before = process.doing();
         let Some(core) = &mut process.core else { return };
+        core.at(process.clock.read(self.now));
         core.flush();
         let effects = core.take_effects();
         self.phase_changed(proposer, before);
@@ -388,6 +431,7 @@ impl World<'_> {
                 self.statistics.count(Counted::Reigns);
                 self.statistics.add(Counted::SlotsTakenOver, taken_over);
                 self.statistics.add(Counted::SlotsTakenOverEmpty, empty);
+                self.happened(Happened::Leads(proposer));
                 self.note(|| format!("proposer {proposer} leads at {ballot}, takes over {taken_over} slots"));
             }
             Doing::StandingBy => {
@@ -396,95 +440,9 @@ impl World<'_> {
                     Doing::Leading(_) | Doing::StandingBy => Counted::StepsDown,
                 };
                 self.statistics.count(what);
+                self.proposers[proposer].asking.clear();
                 self.note(|| format!("proposer {proposer} stands by"));
                 self.tamper_with_end(proposer);
-            }
-        }
-    }
-
-    fn perform(&mut self, proposer: usize, effects: Vec<Effect>) {
-        let this = Node::Proposer(proposer);
-        for mut effect in effects {
-            self.tamper_with_effect(proposer, &mut effect);
-            match effect {
-                Effect::Prepare(acceptor, prepare, scan) => {
-                    if prepare.from == Slot::MAX {
-                        // A step on the way to a higher ballot: its answer does not count.
-                        self.statistics.count(Counted::ClimbingSteps);
-                    } else {
-                        if scan.is_none() {
-                            let takeovers = &mut self.invariants.takeovers;
-                            takeovers.campaign(proposer, prepare.ballot, prepare.from);
-                        } else {
-                            self.statistics.count(Counted::RepairScans);
-                        }
-                        Watermarks::claimed(&self.invariants.chosen, "a candidate", prepare.from);
-                    }
-                    let to = Node::Acceptor(self.place(acceptor));
-                    self.send(this, to, Message::Prepare(prepare, scan));
-                }
-                Effect::FetchChosen {
-                    source,
-                    number,
-                    from,
-                    to,
-                } => {
-                    self.statistics.count(Counted::RepairFetches);
-                    let source = Node::Acceptor(self.place(source));
-                    self.send(this, source, Message::FetchChosen(number, from, to));
-                }
-                Effect::Halt(reason) => panic!("proposer {proposer} halts: {reason}"),
-                Effect::Reopen(acceptor) => {
-                    self.statistics.count(Counted::LinksReopened);
-                    let acceptor = self.place(acceptor);
-                    self.plan(self.now, Happening::LinkClosed { acceptor, proposer });
-                }
-                Effect::Refused(went_back) => self.refused("a proposer", went_back),
-                Effect::Readmitted(_) => {}
-                Effect::Accept(acceptor, accept) => {
-                    Watermarks::claimed(&self.invariants.chosen, "a leader", accept.chosen_to);
-                    for (slot, value) in &accept.proposals {
-                        self.invariants.proposed(accept.ballot, *slot, value);
-                        if self.invariants.takeovers.is_repair(accept.ballot, *slot) {
-                            self.statistics.count(Counted::SlotsRepaired);
-                        }
-                        if commands(value).nth(1).is_some() {
-                            self.statistics.count(Counted::BatchesOfMany);
-                        }
-                    }
-                    let to = Node::Acceptor(self.place(acceptor));
-                    let core = self.proposers[proposer].core.as_ref();
-                    let mut witnesses = core.map(Proposer::witnesses).unwrap_or_default();
-                    self.tampering.tamper_with_witnesses(proposer, &mut witnesses);
-                    self.send(this, to, Message::Accept(accept, witnesses));
-                }
-                Effect::SetTimer {
-                    timer,
-                    generation,
-                    at_least,
-                    at_most,
-                } => {
-                    let process = &self.proposers[proposer];
-                    let delay = self.rng.random_range(micros(at_least)..=micros(at_most));
-                    let at = self.now + delay * process.clock / 100;
-                    let run = process.run;
-                    let fired = Happening::Fired {
-                        proposer,
-                        run,
-                        timer,
-                        generation,
-                    };
-                    self.plan(at, fired);
-                }
-                Effect::Answer(request, outcome) => self.answer_caller(proposer, request, outcome),
-                Effect::Forward(pending, address) => self.forward(proposer, pending, &address),
-                Effect::HandedOver => {
-                    self.statistics.count(Counted::HandedOver);
-                    self.stop_proposer(proposer);
-                    let back = self.now + self.rng.random_range(0..=500) * MILLISECOND;
-                    self.plan(back, Happening::Restart(this));
-                    return;
-                }
             }
         }
     }

@@ -17,10 +17,9 @@ use rand::RngExt as _;
 use super::{
     acceptors::Answer,
     invariants::watermarks_are_true::Watermarks,
-    knobs::LEADER_TIMEOUT,
     network::{Kind, Message, Node},
     statistics::Counted,
-    world::{Happening, World, micros},
+    world::{Happening, World},
 };
 
 impl World<'_> {
@@ -70,7 +69,7 @@ impl World<'_> {
         if disk.promised > ballot && !self.tampering.pages_outlive_promise() {
             self.statistics.count(Counted::PagesOvertaken);
             let rejected = Message::PrepareRejected(ballot, disk.promised);
-            self.answer(acceptor, Answer::Message(to, rejected));
+            self.answer(acceptor, Answer::Message(to, rejected, None));
             return;
         }
         self.invariants.promises.paged(acceptor, ballot, disk.promised);
@@ -96,6 +95,8 @@ impl World<'_> {
         } else {
             Witnesses::default()
         };
+        let bytes = page.rows.len() as u64;
+        self.detect(acceptor, |detector, _| detector.worked(ballot, 1 + bytes));
         let message = Message::Page(ballot, scan, page, remembers);
         self.send(Node::Acceptor(acceptor), to, message);
         if !last && scan.is_none_or(|scan| next < scan.to) {
@@ -241,28 +242,6 @@ impl World<'_> {
             Kind::Values => Message::Rows(rows.to_vec(), chosen_to),
         };
         self.send(Node::Acceptor(acceptor), Node::Learner(learner), message);
-    }
-
-    /// Tells one proposer who leads, and plans the next time.
-    pub(crate) fn report(&mut self, acceptor: usize, run: u64, proposer: usize) {
-        let process = &self.acceptors[acceptor];
-        let Some(core) = &process.core else { return };
-        if process.run != run {
-            return;
-        }
-        let report = Message::Report(core.leadership(), process.silent(self.now), core.known_to());
-        Watermarks::claimed(&self.invariants.chosen, "a report", core.known_to());
-        let promised = core.promised();
-        self.invariants
-            .promises
-            .told(acceptor, promised, process.disk.promised);
-        self.send(Node::Acceptor(acceptor), Node::Proposer(proposer), report);
-        let due = Happening::ReportDue {
-            acceptor,
-            run,
-            proposer,
-        };
-        self.plan(self.now + micros(LEADER_TIMEOUT) / 4, due);
     }
 }
 

@@ -27,10 +27,11 @@ pub(crate) enum Counted {
     DisksFull,
     DisksPutBack,
     DisksSlow,
+    DisksStalled,
     DisksWentBack,
     DisksWiped,
     Forwarded,
-    ForwardsOverdue,
+    GiantBallots,
     GroupsLost,
     GroupsOfMany,
     GroupsReadableUnanswered,
@@ -66,7 +67,7 @@ pub(crate) enum Counted {
     RetriesSkipped,
     RepairFetches,
     RepairScans,
-    ReportsOverdue,
+    ReportsAtOnce,
     RowsDamaged,
     RowsFoundDamaged,
     RowsUnknownInPromises,
@@ -76,11 +77,12 @@ pub(crate) enum Counted {
     SlotsTakenOverEmpty,
     StatesGarbled,
     StepsDown,
+    StreamsBroken,
     TurnedAwayForSpace,
 }
 
 impl Counted {
-    pub(crate) const ALL: [Self; 72] = [
+    pub(crate) const ALL: [Self; 74] = [
         Self::AcceptorsCrashed,
         Self::AcceptorsRefused,
         Self::AcceptorsStopped,
@@ -103,10 +105,11 @@ impl Counted {
         Self::DisksFull,
         Self::DisksPutBack,
         Self::DisksSlow,
+        Self::DisksStalled,
         Self::DisksWentBack,
         Self::DisksWiped,
         Self::Forwarded,
-        Self::ForwardsOverdue,
+        Self::GiantBallots,
         Self::GroupsLost,
         Self::GroupsOfMany,
         Self::GroupsReadableUnanswered,
@@ -142,7 +145,7 @@ impl Counted {
         Self::RetriesSkipped,
         Self::RepairFetches,
         Self::RepairScans,
-        Self::ReportsOverdue,
+        Self::ReportsAtOnce,
         Self::RowsDamaged,
         Self::RowsFoundDamaged,
         Self::RowsUnknownInPromises,
@@ -152,6 +155,7 @@ impl Counted {
         Self::SlotsTakenOverEmpty,
         Self::StatesGarbled,
         Self::StepsDown,
+        Self::StreamsBroken,
         Self::TurnedAwayForSpace,
     ];
 }

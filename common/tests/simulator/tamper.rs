@@ -22,13 +22,16 @@ use super::{
     disks::Disk,
     invariants::commands,
     network::{Kind, Message, Node},
-    world::{Happening, World, uuid},
+    tamper_patience::Scratch,
+    world::{Happening, Time, World, uuid},
 };
 
 /// What a tampered run remembers beside the cores; nothing unless a bug is planted.
 #[derive(Default)]
 pub(crate) struct Tampering {
     bug: Option<Bug>,
+    /// Of failure detection.
+    pub(crate) patience: Scratch,
     /// The highest watermark that each acceptor was told.
     claimed: BTreeMap<usize, Slot>,
     /// Acceptors that wait for a reader.
@@ -87,6 +90,11 @@ impl Tampering {
             bug,
             ..Self::default()
         }
+    }
+
+    /// The last stream that ended at an acceptor.
+    pub(crate) fn ended(&self, acceptor: usize) -> Option<(Ballot, Time)> {
+        self.patience.ended(acceptor)
     }
 
     pub(crate) fn has(&self, bug: Bug) -> bool {
@@ -282,6 +290,7 @@ impl World<'_> {
 
     /// An event, as the core hears of it.
     pub(crate) fn tamper_with_event(&mut self, proposer: usize, mut event: Event) -> Event {
+        self.tamper_with_patience(proposer, &mut event);
         match &mut event {
             Event::Promised {
                 acceptor,
@@ -309,14 +318,13 @@ impl World<'_> {
                     page.from = asked.wanted;
                 }
             }
-            Event::Reported {
-                acceptor, chosen_to, ..
-            } => {
+            Event::Reported { acceptor, word, .. } => {
                 if self.tampering.has(Bug::CampaignFromDamagedRow) {
                     let core = self.acceptors[self.place(*acceptor)].core.as_ref();
-                    *chosen_to = core.map_or(Slot::ZERO, Acceptor::chosen_to).min(*chosen_to);
+                    let sound = core.map_or(Slot::ZERO, Acceptor::chosen_to);
+                    word.known_to = sound.min(word.known_to);
                 }
-                self.tamper_with_heard(proposer, chosen_to);
+                self.tamper_with_heard(proposer, &mut word.known_to);
             }
             Event::Answered {
                 acceptor,
@@ -390,8 +398,8 @@ impl World<'_> {
         }
     }
 
-    /// An effect, as it is done.
-    pub(crate) fn tamper_with_effect(&mut self, proposer: usize, effect: &mut Effect) {
+    /// An effect, as it is done; `false` when it is not.
+    pub(crate) fn tamper_with_effect(&mut self, proposer: usize, effect: &mut Effect) -> bool {
         let heard = self.tampering.heard.get(&proposer).copied().unwrap_or_default();
         match effect {
             Effect::Prepare(_, prepare, None)
@@ -409,9 +417,12 @@ impl World<'_> {
                 if self.tampering.has(Bug::AnswersAboveAHole) {
                     self.remember_proposals(accept);
                 }
+                let acceptor = *acceptor;
+                return self.tamper_with_accept(proposer, acceptor, accept);
             }
             _ => {}
         }
+        true
     }
 
     /// What a promise reports is taken for a vote at the new ballot.

@@ -10,11 +10,7 @@ use std::{
 use paxos_common::paxos::{
     ballot::Ballot,
     identity::{AcceptorUuid, CommitCounter, RunNumber},
-    proposer::{Scan, Timer},
     quorum::{Configuration, Electorate},
-    reading::ReadId,
-    slot::Slot,
-    witness::{self, Witnesses},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
@@ -23,162 +19,23 @@ use super::{
     acceptors::AcceptorProcess,
     bugs::Bug,
     clients::Clients,
+    happenings,
     invariants::{Invariants, progress::LEADER_TIMEOUTS_MAX},
     knobs::{Knobs, LEADER_TIMEOUT, NetworkKnobs},
     learners::LearnerProcess,
-    network::{Kind, Message, Network, Node},
+    log::Log,
+    network::{Message, Network, Node},
     proposers::ProposerProcess,
+    scenarios::Step,
     statistics::{Counted, Statistics},
+    streams::Streams,
     tamper::Tampering,
 };
 
+pub(crate) use happenings::Happening;
+
 /// Simulated microseconds since the beginning of the run.
 pub(crate) type Time = u64;
-
-/// Something that is going to happen. What belongs to one run of a process names that run, and is void after it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Happening {
-    Deliver {
-        from: Node,
-        to: Node,
-        message: Message,
-        stamp: Option<(RunNumber, CommitCounter)>,
-    },
-    Committed {
-        acceptor: usize,
-        run: u64,
-    },
-    PageDue {
-        acceptor: usize,
-        run: u64,
-        to: Node,
-        ballot: Ballot,
-        from: Slot,
-        scan: Option<Scan>,
-        first: bool,
-    },
-    FrameDue {
-        acceptor: usize,
-        run: u64,
-        learner: usize,
-        kind: Kind,
-        from: Slot,
-    },
-    ReportDue {
-        acceptor: usize,
-        run: u64,
-        proposer: usize,
-    },
-    LinkOpened {
-        acceptor: usize,
-        proposer: usize,
-    },
-    Introduced {
-        acceptor: usize,
-        proposer: usize,
-        run: u64,
-        runs: Vec<witness::Run>,
-        remembers: Witnesses,
-    },
-    CommitFailed {
-        acceptor: usize,
-        run: u64,
-    },
-    DamageFound {
-        acceptor: usize,
-        run: u64,
-    },
-    LinkClosed {
-        acceptor: usize,
-        proposer: usize,
-    },
-    Fired {
-        proposer: usize,
-        run: u64,
-        timer: Timer,
-        generation: u64,
-    },
-    FlushDue {
-        proposer: usize,
-        run: u64,
-    },
-    ReportOverdue {
-        acceptor: usize,
-        proposer: usize,
-        run: u64,
-        since: Time,
-    },
-    StopOverdue {
-        proposer: usize,
-        run: u64,
-    },
-    ForwardOverdue {
-        proposer: usize,
-        run: u64,
-        request: u64,
-    },
-    Stored {
-        learner: usize,
-        run: u64,
-        count: usize,
-    },
-    StallCheck {
-        learner: usize,
-        run: u64,
-    },
-    ReadDue {
-        learner: usize,
-    },
-    ReadLimit {
-        learner: usize,
-        run: u64,
-        generation: u64,
-    },
-    ReadAbandoned {
-        learner: usize,
-        run: u64,
-        read: ReadId,
-    },
-    ClientDue {
-        client: usize,
-    },
-    ClientTimeout {
-        request: u64,
-    },
-    FaultDue,
-    Restart(Node),
-    Healed,
-}
-
-impl Happening {
-    /// Who must be running, and not paused, for it to happen.
-    fn node(&self) -> Option<Node> {
-        match self {
-            Self::Deliver { to, .. } => Some(*to),
-            Self::Committed { acceptor, .. }
-            | Self::CommitFailed { acceptor, .. }
-            | Self::PageDue { acceptor, .. }
-            | Self::FrameDue { acceptor, .. }
-            | Self::ReportDue { acceptor, .. }
-            | Self::DamageFound { acceptor, .. } => Some(Node::Acceptor(*acceptor)),
-            Self::LinkOpened { proposer, .. }
-            | Self::LinkClosed { proposer, .. }
-            | Self::Introduced { proposer, .. }
-            | Self::Fired { proposer, .. }
-            | Self::FlushDue { proposer, .. }
-            | Self::ReportOverdue { proposer, .. }
-            | Self::StopOverdue { proposer, .. }
-            | Self::ForwardOverdue { proposer, .. } => Some(Node::Proposer(*proposer)),
-            Self::Stored { learner, .. }
-            | Self::StallCheck { learner, .. }
-            | Self::ReadDue { learner }
-            | Self::ReadLimit { learner, .. }
-            | Self::ReadAbandoned { learner, .. } => Some(Node::Learner(*learner)),
-            Self::ClientDue { .. } | Self::ClientTimeout { .. } => Some(Node::Clients),
-            Self::FaultDue | Self::Restart(_) | Self::Healed => None,
-        }
-    }
-}
 
 struct Planned {
     at: Time,
@@ -218,6 +75,10 @@ pub(crate) struct World<'a> {
     pub(crate) configuration: Configuration,
     pub(crate) electorate: Electorate,
     pub(crate) network: Network,
+    pub(crate) streams: Streams,
+    /// What happened to leaders.
+    pub(crate) log: Log,
+    pub(crate) script: Vec<Step>,
     pub(crate) acceptors: Vec<AcceptorProcess>,
     pub(crate) proposers: Vec<ProposerProcess>,
     pub(crate) learners: Vec<LearnerProcess>,
@@ -231,6 +92,11 @@ impl<'a> World<'a> {
     pub(crate) fn new(seed: u64, bug: Option<Bug>, transcript: &'a mut Transcript) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let knobs = Knobs::draw(&mut rng);
+        Self::with(rng, knobs, bug, transcript)
+    }
+
+    /// A cluster that is as rough as `knobs` say.
+    pub(crate) fn with(rng: StdRng, knobs: Knobs, bug: Option<Bug>, transcript: &'a mut Transcript) -> Self {
         let quorums = knobs.quorums;
         let members = (0..quorums.acceptors()).map(|acceptor| {
             let address: Arc<str> = Arc::from(format!("acceptor {acceptor}"));
@@ -249,6 +115,9 @@ impl<'a> World<'a> {
             electorate: configuration.electorate(),
             configuration,
             network: Network::new(knobs.network.clone()),
+            streams: Streams::default(),
+            log: Log::default(),
+            script: Vec::new(),
             acceptors: Vec::new(),
             proposers: Vec::new(),
             learners: Vec::new(),
@@ -262,6 +131,8 @@ impl<'a> World<'a> {
 
     pub(crate) fn run(mut self) -> Run {
         self.start();
+        self.plan(0, Happening::FaultDue);
+        self.plan(self.knobs.faults_until, Happening::Healed);
         while let Some(Reverse(next)) = self.heap.pop() {
             self.now = next.at;
             if let Some(healed_at) = self.healed_at {
@@ -297,7 +168,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         for acceptor in 0..self.knobs.quorums.acceptors() {
             let promised = if acceptor == 0 {
                 self.knobs.driven_up_to
@@ -328,8 +199,20 @@ impl<'a> World<'a> {
         for client in 0..self.knobs.clients {
             self.plan(self.now, Happening::ClientDue { client });
         }
-        self.plan(0, Happening::FaultDue);
-        self.plan(self.knobs.faults_until, Happening::Healed);
+    }
+
+    /// Takes what happens until `end`.
+    pub(crate) fn run_until(&mut self, end: Time) {
+        while let Some(Reverse(next)) = self.heap.pop() {
+            self.now = next.at;
+            if self.now >= end {
+                return;
+            }
+            match next.happening.node().and_then(|node| self.paused_until(node)) {
+                Some(until) => self.plan(until, next.happening),
+                None => self.happen(next.happening),
+            }
+        }
     }
 
     /// Makes something happen later.
@@ -378,11 +261,31 @@ impl<'a> World<'a> {
                 kind,
                 from,
             } => self.send_frame(acceptor, run, learner, kind, from),
-            Happening::ReportDue {
-                acceptor,
-                run,
+            Happening::ReportDue { proposer, run } => self.report_due(proposer, run),
+            Happening::LookDue { acceptor, run } => self.look_due(acceptor, run),
+            Happening::Dial {
                 proposer,
-            } => self.report(acceptor, run, proposer),
+                run,
+                acceptor,
+                ballot,
+            } => self.dial((proposer, run), acceptor, ballot),
+            Happening::OnStream {
+                stream,
+                to,
+                message,
+                stamp,
+            } => self.on_stream(stream, to, message, stamp),
+            Happening::Chunk { stream, .. } => self.chunk(stream),
+            Happening::AliveDue { stream, .. } => self.alive_due(stream),
+            Happening::StreamEnds { stream, node } => self.stream_ends(stream, node),
+            Happening::AskAgain {
+                proposer,
+                run,
+                acceptor,
+                call,
+            } => self.ask_again(proposer, run, acceptor, call),
+            Happening::Scripted(step) => self.scripted(step),
+            Happening::BeatOn { proposer, run } => self.beat_on(proposer, run),
             Happening::Introduced {
                 acceptor,
                 proposer,
@@ -401,18 +304,7 @@ impl<'a> World<'a> {
                 generation,
             } => self.fired(proposer, run, timer, generation),
             Happening::FlushDue { proposer, run } => self.flush_due(proposer, run),
-            Happening::ReportOverdue {
-                acceptor,
-                proposer,
-                run,
-                since,
-            } => self.report_overdue(acceptor, proposer, run, since),
             Happening::StopOverdue { proposer, run } => self.stop_overdue(proposer, run),
-            Happening::ForwardOverdue {
-                proposer,
-                run,
-                request,
-            } => self.forward_overdue(proposer, run, request),
             Happening::Stored { learner, run, count } => self.learner_stored(learner, run, count),
             Happening::StallCheck { learner, run } => self.stall_check(learner, run),
             Happening::ReadDue { learner } => self.read_due(learner),
@@ -440,6 +332,10 @@ impl<'a> World<'a> {
         {
             self.tampering
                 .tamper_with_hearing(proposer, acceptor, run, commit_counter);
+            // A driver drops what comes from another run than the one that was introduced.
+            if self.proposers[proposer].introduced.get(&acceptor) != Some(&run) {
+                return;
+            }
             self.heard(proposer, acceptor, run, commit_counter);
         }
         match to {

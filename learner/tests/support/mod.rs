@@ -241,7 +241,7 @@ impl Acceptor for FakeAcceptor {
                 chosen_to: acceptor.script.borrow().chosen_to,
                 voted_to: 0,
                 trimmed_to: 0,
-                known_chosen_to: 0,
+                ..Default::default()
             })
         });
         Ok(Response::new(Box::pin(answers)))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use paxos_client::{
     AcceptorReport, ClusterStatus,
-    proto::{AcceptorStatusResponse, Configuration, Membership},
+    proto::{AcceptorStatusResponse, Configuration, Membership, attach_request::Progress},
 };
 use paxos_common::{
     paxos::{
@@ -19,6 +19,12 @@ use crate::output::hex;
 
 /// So many slots behind, an acceptor was away, or is much slower than the others.
 const LAG_SLOTS: u64 = 65_536;
+
+/// Leader timeout in milliseconds, when no proposer reports its own: the default of `--leader-timeout`.
+const LEADER_TIMEOUT_MS: u64 = 200;
+
+/// Milliseconds that a request may wait for an acceptor's disk: beyond this limit somebody should look at the disk.
+const WAITING_MS: u64 = 1_000;
 
 /// What is wrong with the acceptors. Anything worse than degraded says that nothing can be ordered.
 pub(super) fn findings(status: &ClusterStatus) -> Vec<Finding> {
@@ -127,6 +133,7 @@ fn of_cluster(cluster: &[u8], status: &ClusterStatus, answers: &[&AcceptorStatus
     let mut findings = Vec::new();
     let back = went_back(status);
     let chosen_to = answers.iter().map(|answer| answer.chosen_to).max().unwrap_or(0);
+    let leader_timeout_ms = leader_timeout_ms(answers);
     // Votes are counted by uuid, never by address.
     let mut counted: BTreeMap<AcceptorUuid, &str> = BTreeMap::new();
     for report in &status.acceptors {
@@ -153,6 +160,7 @@ fn of_cluster(cluster: &[u8], status: &ClusterStatus, answers: &[&AcceptorStatus
             continue;
         }
         findings.extend(complaints(&name, answer, chosen_to));
+        findings.extend(slowness(&name, answer, leader_timeout_ms));
         if !answer.no_space
             && let Some(uuid) = uuid(answer)
         {
@@ -215,6 +223,41 @@ fn complaints(name: &str, answer: &AcceptorStatusResponse, chosen_to: u64) -> Ve
         ));
     }
     findings
+}
+
+/// The longest leader timeout that a proposer reports.
+fn leader_timeout_ms(answers: &[&AcceptorStatusResponse]) -> u64 {
+    let reports = answers
+        .iter()
+        .flat_map(|answer| &answer.attached)
+        .filter_map(|attached| attached.report.as_ref()?.progress.as_ref());
+    let timeouts = reports.filter_map(|progress| match progress {
+        Progress::Proposer(proposer) => Some(u64::from(proposer.leader_timeout_ms)),
+        Progress::Learner(_) => None,
+    });
+    timeouts
+        .max()
+        .filter(|&timeout| timeout > 0)
+        .unwrap_or(LEADER_TIMEOUT_MS)
+}
+
+/// A disk that is slow or stuck. It is not a reason for another leader, so that people must find it here.
+fn slowness(name: &str, answer: &AcceptorStatusResponse, leader_timeout_ms: u64) -> Option<Finding> {
+    let (waiting, slowest) = (answer.waiting_ms, answer.slowest_commit_ms);
+    if waiting > WAITING_MS {
+        return Some(degraded(
+            format!("{name} has kept a request waiting for its disk for {waiting} ms"),
+            "commands go on while a quorum of the other acceptors finishes commits, and otherwise wait for this one. Look \
+             at its disk, at what else uses the disk, and at the kernel's log; its votes are safe",
+        ));
+    }
+    (slowest > leader_timeout_ms).then(|| {
+        degraded(
+            format!("{name} has a slow disk: its slowest commit of the last minute took {slowest} ms"),
+            "commands wait for the fastest quorum of acceptors, so one slow disk costs little, and several cost that time. \
+             Look at what else uses the disk",
+        )
+    })
 }
 
 fn no_quorum(cluster: &[u8], counted: usize, answers: &[&AcceptorStatusResponse]) -> Option<Finding> {

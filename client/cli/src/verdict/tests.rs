@@ -40,6 +40,7 @@ pub(crate) fn proposer(port: u16, leading: bool) -> AttachedPeer {
         }),
         chosen_to: 120,
         queued: 0,
+        leader_timeout_ms: 200,
     };
     AttachedPeer {
         report: Some(AttachRequest {
@@ -314,6 +315,46 @@ fn full_disks_do_not_vote_and_damaged_rows_are_told() {
     assert!(problems(&status).contains("a2 (http://127.0.0.1:7002) has too little space"));
     change(&mut status, 2, |answer| answer.no_space = true);
     assert!(problems(&status).starts_with("no quorum: 1 of 3"));
+}
+
+#[test]
+fn slow_and_stuck_disks_are_named_with_their_times_and_do_not_make_the_cluster_unavailable() {
+    let mut status = healthy();
+    change(&mut status, 0, |answer| answer.slowest_commit_ms = 200);
+    change(&mut status, 1, |answer| answer.waiting_ms = 1_000);
+    assert_eq!(problems(&status), "", "as long as the limits, not longer");
+    change(&mut status, 0, |answer| answer.slowest_commit_ms = 201);
+    change(&mut status, 1, |answer| {
+        answer.waiting_ms = 1_001;
+        answer.slowest_commit_ms = 1_001;
+    });
+    assert_eq!(judge(&status).exit(), Exit::Clean);
+    assert_eq!(
+        problems(&status),
+        "acceptor a1 (http://127.0.0.1:7001) has a slow disk: its slowest commit of the last minute took 201 ms\n\
+         acceptor a2 (http://127.0.0.1:7002) has kept a request waiting for its disk for 1001 ms\n"
+    );
+}
+
+#[test]
+fn commits_are_slow_when_they_take_longer_than_the_leader_timeout_in_use() {
+    let slow_commits = |leader_timeout_ms| {
+        let mut patient = proposer(7101, true);
+        let report = patient.report.as_mut().unwrap();
+        let Some(Progress::Proposer(progress)) = &mut report.progress else {
+            panic!("a proposer");
+        };
+        progress.leader_timeout_ms = leader_timeout_ms;
+        let mut status = cluster(&[patient, learner(7201, 120, &[])]);
+        change(&mut status, 0, |answer| answer.slowest_commit_ms = 900);
+        problems(&status)
+    };
+    assert_eq!(slow_commits(1_000), "");
+    assert!(slow_commits(800).contains("took 900 ms"));
+    assert!(
+        slow_commits(0).contains("took 900 ms"),
+        "an older proposer does not report it"
+    );
 }
 
 #[test]

@@ -24,7 +24,6 @@ pub struct Campaign {
     best: BTreeMap<Slot, (Ballot, Value)>,
     /// The highest watermark that was asked from or told.
     chosen_to: Slot,
-    progress: bool,
 }
 
 /// One acceptor's promise, as far as its pages came in.
@@ -58,7 +57,6 @@ impl Campaign {
             promises: BTreeMap::new(),
             best: BTreeMap::new(),
             chosen_to: from,
-            progress: false,
         }
     }
 
@@ -87,11 +85,6 @@ impl Campaign {
         }
     }
 
-    /// Whether a page came in since the last call.
-    pub(super) fn take_progress(&mut self) -> bool {
-        std::mem::take(&mut self.progress)
-    }
-
     /// Takes one page. Pages after a lost one do not count; those of a stream that began anew do.
     pub(super) fn page(&mut self, acceptor: AcceptorUuid, page: PromisePage) {
         let promise = self.promises.entry(acceptor).or_insert_with(|| Promise {
@@ -105,7 +98,6 @@ impl Campaign {
         if page.from > promise.covered_to || promise.complete {
             return;
         }
-        self.progress = true;
         promise.covered_to = promise.covered_to.max(page.next);
         promise.complete = page.last;
         promise.known_to = promise.known_to.max(page.known_to);

@@ -1,202 +1,112 @@
-//! Elections: whom a standby takes for the leader, and when it campaigns itself.
+//! Elections: when a standby campaigns because the leader is gone.
+//!
+//! A phase-1 quorum of fresh answers must find the leader gone. The standby then waits for a random time, reports once
+//! more, and campaigns only on answers to that report: so a candidate that was faster is noticed. While a phase-2 quorum
+//! hears the leader, fewer than a phase-1 quorum can miss it, because the two intersect.
 
-use std::{cmp::Reverse, sync::Arc, time::Duration};
+use std::time::Duration;
 
-use super::{Effect, Outcome, Phase, Proposer, Reason, Timer};
-use crate::paxos::{ballot::Ballot, identity::AcceptorUuid, message::Leadership};
+use super::{Effect, Proposer, Timer, notice::Gone, notice::Why, standby::Report, standby::ended_min};
+use crate::paxos::identity::AcceptorUuid;
 
-/// Leader timeouts that commands wait for somebody to lead: several elections, and less than callers like to wait.
-const LEADERLESS_TIMEOUTS: u32 = 10;
+/// The longest random wait, unless the leader timeout is longer.
+const WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// How often the wait doubles at most.
+const DOUBLINGS_MAX: u32 = 8;
+
+/// How far a standby is in finding out that the leader is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) enum Election {
+    /// The leader is not gone.
+    #[default]
+    Idle,
+    /// It seems to be gone: the random wait runs.
+    Waiting,
+    /// The wait is over, and a last report was sent then: only answers to it count.
+    Asking(Duration),
+}
 
 impl Proposer {
-    /// Where another proposer leads, as far as the acceptors know; `None` when nobody is heard of lately.
-    pub fn leader(&self) -> Option<Arc<str>> {
-        let latest = self
-            .reports
-            .values()
-            .max_by_key(|report| (report.leadership.promised, Reverse(report.silent)))?;
-        let Leadership {
-            promised,
-            address,
-            resigned,
-        } = &latest.leadership;
-        let lives = *promised > Ballot::ZERO && !resigned && latest.silent < self.settings.leader_timeout;
-        // At its own address an earlier run of this very process led.
-        let is_another = promised.proposer() != self.id && *address != self.address && !address.is_empty();
-        (lives && is_another).then(|| Arc::clone(address))
-    }
-
-    /// Counts an acceptor's last report no more. A proposer that hears no answers would else keep on finding the leader
-    /// silent, and keep on unseating those whom it does not hear of.
-    pub(super) fn forget_report(&mut self, acceptor: AcceptorUuid) {
-        self.reports.remove(&acceptor);
-        self.consider_election();
-    }
-
-    /// Arms the election timer while a phase-1 quorum finds the leader silent, and disarms it when not.
-    ///
-    /// A proposer that is cut off from the leader, but not from the acceptors, so never disturbs it.
     pub(super) fn consider_election(&mut self) {
-        if !matches!(self.phase, Phase::Standby) || self.stopping {
-            return;
-        }
-        let silent = self.leader_is_silent();
-        if silent && !self.election_armed {
-            self.election_armed = true;
-            let (at_least, at_most) = self.election_delay();
-            self.arm(Timer::Election, at_least, at_most);
-        } else if !silent && self.election_armed {
-            self.election_armed = false;
-            self.disarm(Timer::Election);
-        }
-        if !silent && self.leader().is_some() {
-            self.failures = 0;
-        }
-    }
-
-    pub(super) fn leader_is_silent(&self) -> bool {
-        let silent = self
-            .reports
-            .values()
-            .filter(|report| report.leadership.resigned || report.silent >= self.settings.leader_timeout)
-            .count();
-        silent >= self.electorate.quorums().phase1()
-    }
-
-    /// After L of silence, a random time up to L more; short when the leader said goodbye; growing with failures.
-    fn election_delay(&self) -> (Duration, Duration) {
-        let timeout = self.settings.leader_timeout;
-        if self.failures > 0 {
-            let grown = timeout * (1 << self.failures.min(5));
-            return (timeout / 4, grown);
-        }
-        let goodbye = self.reports.values().any(|report| report.leadership.resigned);
-        if goodbye {
-            // Several times what it takes until the others hear of the first campaign: a second one would unseat a
-            // leader that already has commands in flight.
-            (Duration::ZERO, timeout / 4)
-        } else {
-            (Duration::ZERO, timeout)
-        }
-    }
-
-    /// Has what waits given back, unless somebody leads before long.
-    pub(super) fn await_leader(&mut self) {
-        if !self.leaderless && !self.queue.is_empty() {
-            self.leaderless = true;
-            let patience = self.settings.leader_timeout * LEADERLESS_TIMEOUTS;
-            self.arm(Timer::Leaderless, patience, patience);
-        }
-    }
-
-    /// Nobody leads, as far as is known here. Another proposer may know better, so callers need not wait for this one.
-    pub(super) fn give_back(&mut self) {
-        self.leaderless = false;
-        let refused = self.queue.remove_where(|_| true).into_iter();
-        let outcome = Outcome::NotProposed(Reason::NotLeading);
-        self.effects
-            .extend(refused.map(|request| Effect::Answer(request, outcome)));
-    }
-
-    /// A command found no leader at the leader's address, although the acceptors hear from one: perhaps it is cut off
-    /// from us and from our clients. When that lasts, we challenge it; later each time that it comes to nothing.
-    pub(super) fn forward_failed(&mut self) {
-        let Some(leader) = self.leader().filter(|_| matches!(self.phase, Phase::Standby)) else {
-            return;
-        };
-        match &mut self.unreachable {
-            Some((address, again)) if *address == leader => *again = true,
-            Some(_) | None => {
-                self.unreachable = Some((leader, false));
-                let patience = self.settings.leader_timeout * (2 << self.vain_challenges.min(5));
-                self.arm(Timer::Unreachable, patience, patience * 2);
+        match self.election {
+            Election::Idle => {
+                if let Some((at_least, at_most)) = self.wait() {
+                    self.election = Election::Waiting;
+                    self.arm(Timer::Election, at_least, at_most);
+                }
+            }
+            Election::Waiting => {
+                if self.wait().is_none() {
+                    self.election = Election::Idle;
+                    self.disarm(Timer::Election);
+                }
+            }
+            Election::Asking(since) => {
+                if let Some(why) = self.is_gone_since(since) {
+                    self.campaign(why);
+                }
             }
         }
     }
 
-    /// The leader answers.
-    pub(super) fn forward_answered(&mut self) {
-        self.vain_challenges = 0;
-        self.reach();
-    }
-
-    /// Whether the same leader still leads, and failed again since it was first found out.
-    pub(super) fn is_still_unreachable(&mut self) -> bool {
-        let leader = self.leader();
-        self.unreachable
-            .take()
-            .is_some_and(|(address, again)| again && leader == Some(address))
-    }
-
-    /// Forgets that the leader could not be reached.
-    pub(super) fn reach(&mut self) {
-        if self.unreachable.take().is_some() {
-            self.disarm(Timer::Unreachable);
+    /// The random wait, or the wait for answers, is over.
+    pub(super) fn election_due(&mut self) {
+        match self.election {
+            Election::Idle => {}
+            Election::Waiting => {
+                self.election = Election::Asking(self.now);
+                self.effects.push(Effect::ReportNow);
+                let patience = self.settings.leader_timeout;
+                self.arm(Timer::Election, patience, patience);
+            }
+            Election::Asking(_) => self.election = Election::Idle,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::paxos::{
-        ballot::ProposerId,
-        proposer::{Event, Limits, Settings},
-        quorum::Configuration,
-        slot::Slot,
-    };
-
-    const TIMEOUT: Duration = Duration::from_millis(200);
-
-    fn silent(acceptor: u128) -> Event {
-        Event::Reported {
-            acceptor: AcceptorUuid::from_u128(acceptor),
-            leadership: Leadership {
-                promised: Ballot::new(3, ProposerId::from_random(9)).unwrap(),
-                address: Arc::from("http://leader"),
-                resigned: false,
-            },
-            silent: TIMEOUT,
-            chosen_to: Slot::ZERO,
-        }
+        self.consider();
     }
 
-    /// Tells the core; returns the generation of the election timer, when it was set.
-    fn tell(core: &mut Proposer, event: Event) -> Option<u64> {
-        core.handle(event);
-        core.take_effects().into_iter().find_map(|effect| {
-            let Effect::SetTimer {
-                timer, generation, ..
-            } = effect
-            else {
-                return None;
-            };
-            (timer == Timer::Election).then_some(generation)
-        })
-    }
-
-    #[test]
-    fn proposer_that_hears_no_answers_campaigns_no_more() {
-        let members = (1..=3).map(|number| (AcceptorUuid::from_u128(number), Arc::from("http://a")));
-        let electorate = Configuration::new(members, 2, 2).unwrap().electorate();
-        let settings = Settings {
-            leader_timeout: TIMEOUT,
-            limits: Limits::default(),
+    /// How long to wait before the last report: `None` while the leader is not gone.
+    fn wait(&self) -> Option<(Duration, Duration)> {
+        let timeout = self.settings.leader_timeout;
+        let phase1 = self.electorate.quorums().phase1();
+        let fresh = || self.reports.values().filter(|report| self.is_fresh(report));
+        let quick: Vec<Duration> = fresh().filter_map(|report| self.quick(report)).collect();
+        let is_slow = |report: &&Report| {
+            self.quick(report).is_none()
+                && report
+                    .gone(timeout)
+                    .is_some_and(|gone| matches!(gone, Gone::Silent(_)))
         };
-        let id = ProposerId::from_random(7);
-        let mut core = Proposer::new(id, Arc::from("http://me"), electorate, settings);
-        for number in 1..=3 {
-            tell(&mut core, Event::Opened(AcceptorUuid::from_u128(number)));
+        let slow = fresh().filter(is_slow).count();
+        if quick.len() + slow < phase1 {
+            return None;
         }
-        tell(&mut core, silent(1));
-        let generation = tell(&mut core, silent(2)).expect("a quorum misses the leader");
-        // Before the timer fires, one of the quorum is heard no more: its word has grown old.
-        tell(&mut core, Event::Unheard(AcceptorUuid::from_u128(2)));
-        tell(&mut core, Event::Fired(Timer::Election, generation));
-        assert_eq!(*core.phase(), Phase::Standby);
-        assert_eq!(tell(&mut core, silent(1)), None);
-        let generation = tell(&mut core, silent(2)).expect("it is heard again");
-        tell(&mut core, Event::Fired(Timer::Election, generation));
-        assert!(matches!(core.phase(), Phase::Campaigning(_)));
+        let is_quick = quick.len() >= phase1;
+        let base = if is_quick { ended_min(timeout) } else { timeout };
+        let at_least = quick.into_iter().max().filter(|_| is_quick).unwrap_or_default();
+        let grown = base * (1 << self.failures.min(DOUBLINGS_MAX));
+        Some((at_least, at_least + grown.min(WAIT_MAX.max(base))))
+    }
+
+    /// How long a proposer that ended or resigned still counts as there, if this acceptor says one of the two.
+    fn quick(&self, report: &Report) -> Option<Duration> {
+        let heard = &report.word.heard;
+        if heard.resigned {
+            return Some(Duration::ZERO);
+        }
+        let since = heard.ended? + self.now.saturating_sub(report.came);
+        Some(ended_min(self.settings.leader_timeout).saturating_sub(since))
+    }
+
+    /// Whether, by answers to reports sent at `since` or later, a phase-1 quorum finds the leader gone, and a phase-2
+    /// quorum answers at all.
+    fn is_gone_since(&self, since: Duration) -> Option<Why> {
+        let quorums = self.electorate.quorums();
+        let timeout = self.settings.leader_timeout;
+        let answers = || self.reports.iter().filter(|(_, report)| report.sent >= since);
+        let gone: Vec<(AcceptorUuid, Gone)> = answers()
+            .filter_map(|(&acceptor, report)| Some((acceptor, report.gone(timeout)?)))
+            .collect();
+        (gone.len() >= quorums.phase1() && answers().count() >= quorums.phase2()).then_some(Why::Gone(gone))
     }
 }

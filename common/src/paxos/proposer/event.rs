@@ -2,11 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::queue::Pending;
+use super::{notice::Notice, queue::Pending};
 use crate::paxos::{
     ballot::Ballot,
     identity::{AcceptorUuid, CommitCounter, RunNumber},
-    message::{Accept, AcceptAnswer, Leadership, Prepare, PromisePage},
+    message::{Accept, AcceptAnswer, Prepare, PromisePage, UNANSWERED_MAX, Word},
     slot::{Slot, Version},
     value::Value,
     witness::{Run, WentBack, Witnesses},
@@ -15,7 +15,7 @@ use crate::paxos::{
 /// What a proposer is told at its start.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
-    /// How long a leader may be silent: L. Everything about time is a multiple or fraction of it.
+    /// How long a leader may be silent: L. Longer than processes stand still and packets are delayed.
     pub leader_timeout: Duration,
     /// Bounds on what is queued and in flight.
     pub limits: Limits,
@@ -40,7 +40,8 @@ pub struct Limits {
     pub bytes_in_flight_max: usize,
     /// Bytes of proposals in one message to an acceptor, unless a single value has more.
     pub message_bytes_max: usize,
-    /// Messages that an acceptor has not answered: more are not sent to it.
+    /// Messages with new proposals that an acceptor has not answered: more are not sent to it. Below
+    /// [`UNANSWERED_MAX`], because repairs and a resignation need room as well.
     pub unanswered_max: u64,
     /// Chosen slots that are kept for acceptors that lag, and bytes of them.
     pub retained_slots_max: usize,
@@ -59,7 +60,7 @@ impl Default for Limits {
             slots_in_flight_max: 1_024,
             bytes_in_flight_max: 8 << 20,
             message_bytes_max: 2 << 20,
-            unanswered_max: 32,
+            unanswered_max: UNANSWERED_MAX - 8,
             retained_slots_max: 8_192,
             retained_bytes_max: 16 << 20,
         }
@@ -73,17 +74,17 @@ pub struct RequestId(pub u64);
 /// What a proposer wants to be woken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Timer {
-    /// Campaign, if the leader is still silent.
+    /// The random wait before a campaign is over, or the wait for answers to the last report.
     Election,
-    /// Let the acceptors hear that somebody leads, or campaigns.
+    /// Send heartbeats, and judge which acceptors are there.
     Heartbeat,
-    /// Challenge a leader that acceptors hear from and we cannot reach.
-    Unreachable,
-    /// Give commands back that found nobody who leads.
+    /// The random wait before a challenge is over.
+    Challenge,
+    /// Give commands back that found no leader.
     Leaderless,
-    /// See whether a quorum still answers.
+    /// Give up repairs that stand still.
     Check,
-    /// Give the campaign up.
+    /// Judge whether a campaign makes progress.
     GiveUp,
 }
 
@@ -115,23 +116,51 @@ pub enum Event {
         /// The commit that the answer speaks for.
         commit_counter: CommitCounter,
     },
-    /// The way to an acceptor is open (again): whatever was sent before and is unanswered is lost.
+    /// The link to an acceptor is open (again): it has shown its runs, `Attach` is open, and calls can be made.
     Opened(AcceptorUuid),
-    /// It broke.
+    /// The link broke. `Accept` streams do not end with it.
     Closed(AcceptorUuid),
-    /// An acceptor's report over `Attach`.
+    /// An `Accept` stream that [`Effect::OpenStream`] asked for is open (again): what an earlier stream left unanswered is
+    /// lost.
+    StreamOpened {
+        /// To whom.
+        acceptor: AcceptorUuid,
+        /// The stream's ballot.
+        ballot: Ballot,
+    },
+    /// That stream broke: no answer of it follows. The driver opens another.
+    StreamBroke {
+        /// To whom.
+        acceptor: AcceptorUuid,
+        /// The stream's ballot.
+        ballot: Ballot,
+    },
+    /// An acceptor tells on an `Accept` stream that it is there.
+    Alive {
+        /// Who.
+        acceptor: AcceptorUuid,
+        /// The stream's ballot.
+        ballot: Ballot,
+        /// Time since bytes of this stream arrived there.
+        silent: Duration,
+        /// Age of the oldest request that it has not decided and made durable.
+        waiting: Duration,
+        /// Its disk has space.
+        has_space: bool,
+    },
+    /// Some bytes of an answer of an acceptor to a `Prepare` or [`Effect::FetchChosen`] arrived. Several may be told as
+    /// one, for 50 ms at most.
+    Bytes(AcceptorUuid),
+    /// An acceptor's answer to a report over `Attach`.
     Reported {
         /// Who reports.
         acceptor: AcceptorUuid,
-        /// What it knows of the leader.
-        leadership: Leadership,
-        /// How long the leader was silent when it reported.
-        silent: Duration,
-        /// Every slot below it is chosen, whatever became of the acceptor's rows.
-        chosen_to: Slot,
+        /// When the report that is answered was sent, on the clock of [`Proposer::at`](super::Proposer::at). If the acceptor
+        /// does not number its answers: when the last report before the answer was sent.
+        sent: Duration,
+        /// What it says.
+        word: Word,
     },
-    /// An acceptor has not answered reports for some time: what it said of the leader has grown old.
-    Unheard(AcceptorUuid),
     /// A page of a promise.
     Promised {
         /// Who promises.
@@ -179,10 +208,8 @@ pub enum Event {
     },
     /// A command came in.
     Proposed(Pending),
-    /// A forwarded command found no leader at the leader's address. It may be handed in again.
-    ForwardFailed,
-    /// A forwarded command was answered by the leader.
-    ForwardAnswered,
+    /// The driver answered the caller of a command that it got by [`Effect::Forward`], whatever the answer.
+    ForwardAnswered(RequestId),
     /// The caller of a request waits no longer. It is answered, one way or the other.
     Cancelled(RequestId),
     /// A reader wants every slot below this one chosen.
@@ -198,8 +225,18 @@ pub enum Event {
 pub enum Effect {
     /// Send phase 1a, and pass back all pages; or, for a scan, those that cover what is below its end.
     Prepare(AcceptorUuid, Prepare, Option<Scan>),
-    /// Send phase 2a. May be dropped: what stays unanswered is sent again.
+    /// Open an `Accept` stream on a connection of its own; the message is the first on it. The driver opens the stream
+    /// again whenever it breaks, at first at once and then with back-off, until [`Effect::ShutStreams`]; the first message
+    /// of each is this one. It tells [`Event::StreamOpened`] and [`Event::StreamBroke`] each time.
+    OpenStream(AcceptorUuid, Accept),
+    /// Shut the connections of all streams of this ballot, at once. What comes in on them is not told any more.
+    ShutStreams(Ballot),
+    /// Send phase 2a on the open stream of its ballot. Must not be dropped while the stream is open, because nothing is
+    /// sent again on an open stream: if it cannot be sent, the stream is to be broken. A heartbeat (no proposals, number
+    /// 0) may be dropped when other messages wait to be sent.
     Accept(AcceptorUuid, Accept),
+    /// Send a report to every acceptor over `Attach`, at once.
+    ReportNow,
     /// Wake the core after a delay drawn from the range (inclusive); replaces the timer's older generation.
     SetTimer {
         /// Which timer.
@@ -213,8 +250,9 @@ pub enum Effect {
     },
     /// Answer a caller.
     Answer(RequestId, Outcome),
-    /// Send a command to the leader, marked as forwarded, and answer the caller with its answer. If it was
-    /// certainly not proposed, it may be handed in again.
+    /// Send a command to the leader, marked as forwarded, and answer the caller with its answer, then tell
+    /// [`Event::ForwardAnswered`]. If it was certainly not proposed, it may be handed in again instead, with the same
+    /// request.
     Forward(Pending, Arc<str>),
     /// Read rows from an acceptor, each together with its own watermark above it, and pass back those from `from` on
     /// without a gap, as [`Event::Fetched`]: none is an answer too.
@@ -228,13 +266,17 @@ pub enum Effect {
         /// Exclusive.
         to: Slot,
     },
-    /// Break the way to an acceptor, if it is open, and open it anew: it must show its runs again before it is counted.
+    /// Break the link and the `Accept` streams to an acceptor, and open them again: it must show its runs again before it
+    /// is counted.
     Reopen(AcceptorUuid),
     /// An acceptor was found out: it is not counted while it runs on this disk. For people to know.
     Refused(WentBack),
     /// An acceptor that was refused shows its right disk: it is counted again. For people to know.
     Readmitted(AcceptorUuid),
-    /// Everything is handed over: the process may stop.
+    /// Something that people and metrics should know.
+    Told(Notice),
+    /// Everything is handed over: the process may stop. A resignation may be on its way on the streams: they are ended
+    /// after it, and not shut before.
     HandedOver,
     /// Chosen values are lost, or somebody broke the protocol: the process must end, and a person must look.
     Halt(String),
@@ -266,6 +308,8 @@ pub enum Outcome {
 pub enum Reason {
     /// The queue is full.
     Overloaded,
+    /// Too few acceptors are there with space on their disks, and an earlier value waits for them already.
+    NoQuorum,
     /// It was forwarded to a proposer that does not lead.
     NotLeading,
     /// Its caller stopped waiting before its turn came.

@@ -9,7 +9,7 @@ use super::{Effect, Limits, Outcome, RequestId, Scan, Takeover, queue::Queue};
 use crate::paxos::{
     ballot::Ballot,
     identity::AcceptorUuid,
-    message::Accept,
+    message::{Accept, AcceptAnswer, UNANSWERED_MAX},
     quorum::{Electorate, Tally},
     slot::{Slot, SlotRange, Version},
     value::Value,
@@ -20,10 +20,6 @@ use repair::Repair;
 
 /// Most slots that one request to fill adds (exclusive bound above what is proposed): the rest is asked for again.
 const FILL_SLOTS_MAX: u64 = 1_024;
-
-/// How many checks the oldest unchosen slot may survive before the leader gives way: its small messages may pass
-/// where its large ones do not.
-const STUCK_CHECKS_MAX: u32 = 4;
 
 /// A reign.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -47,8 +43,8 @@ pub struct Lead {
     repairs: BTreeMap<AcceptorUuid, Repair>,
     /// How many questions repairs have asked.
     asks: u64,
-    oldest_checked: Slot,
-    stuck_checks: u32,
+    /// Where it began.
+    from: Slot,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -74,18 +70,27 @@ struct Follower {
     doubtful: Option<Slot>,
     /// The first slot not sent yet.
     cursor: Slot,
+    /// The number of the last message.
     sent: u64,
-    answered: u64,
-    /// Something came from it since the last check.
-    heard: bool,
+    /// Messages that it has not answered, by their numbers, with the slots that they propose.
+    unanswered: BTreeMap<u64, Vec<SlotRange>>,
+    /// Slots that it turned away: they are sent again once it can take them.
+    again: BTreeSet<Slot>,
     /// Nothing was sent to it since the last heartbeat.
     idle: bool,
-    /// Its disk has no space: it gets heartbeats alone, until it grants one.
+    /// Its watermark was not asked for since the last check: it goes back when a row is found damaged.
+    unasked: bool,
+    /// Its disk has no space: it is sent no proposals until there is space again.
     no_space: bool,
+    /// It refused: it is sent nothing again until it was led up to our ballot, or the next check.
+    refused: bool,
     /// Its watermark at the last check, if that was short of the leader's.
     behind: Option<Slot>,
-    /// It was the same at the check before: it does not come of itself.
+    /// It was the same at the check before, and was told again since: it does not come of itself. Of an acceptor that does
+    /// not answer nothing is known, and nobody is asked on its behalf.
     stuck: bool,
+    /// It told its watermark since the last check.
+    marked: bool,
 }
 
 /// The watermarks that an acceptor tells with its vote.
@@ -125,8 +130,7 @@ impl Lead {
             followers: members.iter().map(|&member| (member, follower.clone())).collect(),
             repairs: BTreeMap::new(),
             asks: 0,
-            oldest_checked: from,
-            stuck_checks: 0,
+            from,
         }
     }
 
@@ -157,6 +161,11 @@ impl Lead {
     /// One past the last slot proposed.
     pub fn proposed_to(&self) -> Slot {
         self.base.plus(self.slots.len() as u64)
+    }
+
+    /// Whether anything was chosen since it began.
+    pub(super) fn has_chosen(&self) -> bool {
+        self.chosen_to > self.from
     }
 
     /// Whether nothing is in flight or owed.
@@ -208,16 +217,17 @@ impl Lead {
     pub(super) fn send(
         &mut self,
         electorate: &Electorate,
-        open: &BTreeSet<AcceptorUuid>,
+        reachable: &BTreeSet<AcceptorUuid>,
         limits: &Limits,
         effects: &mut Vec<Effect>,
     ) {
-        for acceptor in open {
-            let full = self
-                .followers
-                .get(acceptor)
-                .is_some_and(|follower| follower.no_space);
-            while !full && self.outstanding(*acceptor) < limits.unanswered_max {
+        for acceptor in reachable {
+            let takes = |lead: &Self| {
+                let follower = lead.followers.get(acceptor);
+                follower.is_some_and(|follower| !follower.no_space && !follower.refused)
+                    && lead.outstanding(*acceptor) < limits.unanswered_max.min(UNANSWERED_MAX - 1)
+            };
+            while takes(self) {
                 let Some(proposals) = self.next_proposals(electorate, *acceptor, limits) else {
                     break;
                 };
@@ -229,10 +239,10 @@ impl Lead {
     fn outstanding(&self, acceptor: AcceptorUuid) -> u64 {
         self.followers
             .get(&acceptor)
-            .map_or(u64::MAX, |follower| follower.sent - follower.answered)
+            .map_or(u64::MAX, |follower| follower.unanswered.len() as u64)
     }
 
-    /// What to send next to an acceptor, and moves its cursor past it.
+    /// What to send next to an acceptor: what it turned away, and then what was not sent yet; the cursor moves past that.
     fn next_proposals(
         &mut self,
         electorate: &Electorate,
@@ -243,18 +253,28 @@ impl Lead {
         let follower = self.followers.get_mut(&acceptor)?;
         // What is retained no more is for repair.
         follower.cursor = follower.cursor.max(self.base);
+        follower.again = follower.again.split_off(&self.base);
         let mut proposals = Vec::new();
         let mut bytes = 0;
-        while follower.cursor < end {
-            let proposed = &self.slots[index(self.base, follower.cursor)];
+        loop {
+            let again = follower.again.first().copied();
+            let next = again.unwrap_or(follower.cursor);
+            if next >= end {
+                break;
+            }
+            let proposed = &self.slots[index(self.base, next)];
             if !proposed.votes.contains(electorate, acceptor) {
                 bytes += proposed.value.as_bytes().len();
                 if bytes > limits.message_bytes_max && !proposals.is_empty() {
                     break;
                 }
-                proposals.push((follower.cursor, proposed.value.clone()));
+                proposals.push((next, proposed.value.clone()));
             }
-            follower.cursor = follower.cursor.next();
+            if again.is_some() {
+                follower.again.remove(&next);
+            } else {
+                follower.cursor = follower.cursor.next();
+            }
         }
         (!proposals.is_empty()).then_some(proposals)
     }
@@ -268,6 +288,12 @@ impl Lead {
         let follower = self.followers.entry(acceptor).or_default();
         follower.sent += 1;
         follower.idle = false;
+        let slots = SlotRange::collect(proposals.iter().map(|&(slot, _)| slot));
+        follower.unanswered.insert(follower.sent, slots);
+        debug_assert!(
+            follower.unanswered.len() as u64 <= UNANSWERED_MAX,
+            "a bound of both sides"
+        );
         Effect::Accept(
             acceptor,
             Accept {
@@ -281,12 +307,51 @@ impl Lead {
         )
     }
 
+    /// An acceptor has answered a message: whatever it says, the message is under way no more. What it turned away is
+    /// sent again once it can be.
+    pub(super) fn settled(&mut self, acceptor: AcceptorUuid, sequence: u64, answer: &AcceptAnswer) {
+        let Some(follower) = self.followers.get_mut(&acceptor) else {
+            return;
+        };
+        let slots = follower.unanswered.remove(&sequence).unwrap_or_default();
+        let again_from = match answer {
+            AcceptAnswer::Accepted { .. } | AcceptAnswer::Rejected(_) => return,
+            AcceptAnswer::Trimmed { trimmed_to } => *trimmed_to,
+            AcceptAnswer::NoSpace => {
+                follower.no_space = true;
+                Slot::ZERO
+            }
+            AcceptAnswer::Refused(_) => {
+                follower.refused = true;
+                Slot::ZERO
+            }
+        };
+        let turned_away = slots.iter().flat_map(|range| range.from.to(range.to));
+        follower
+            .again
+            .extend(turned_away.filter(|slot| *slot >= again_from && *slot < follower.cursor));
+        self.repair_closed(acceptor);
+    }
+
+    /// An acceptor says whether there is space on its disk.
+    pub(super) fn space(&mut self, acceptor: AcceptorUuid, has_space: bool) {
+        if let Some(follower) = self.followers.get_mut(&acceptor) {
+            follower.no_space = !has_space;
+        }
+    }
+
+    /// An acceptor was led up to our ballot.
+    pub(super) fn climbed(&mut self, acceptor: AcceptorUuid) {
+        if let Some(follower) = self.followers.get_mut(&acceptor) {
+            follower.refused = false;
+        }
+    }
+
     /// Counts an acceptor's votes, and answers the callers whose slots are chosen with everything below them.
     pub(super) fn accepted(
         &mut self,
         electorate: &Electorate,
         acceptor: AcceptorUuid,
-        sequence: u64,
         slots: &[SlotRange],
         marks: Marks,
         effects: &mut Vec<Effect>,
@@ -294,15 +359,11 @@ impl Lead {
         let Some(follower) = self.followers.get_mut(&acceptor) else {
             return;
         };
-        follower.heard = true;
-        if std::mem::take(&mut follower.no_space) {
-            // What it turned away is sent again.
-            follower.cursor = self.base;
-        }
+        follower.no_space = false;
+        follower.refused = false;
+        follower.marked = true;
         follower.chosen_to = Some(marks.chosen_to);
         follower.known_to = marks.known_to;
-        // Answers come in the order of the messages: whatever was sent before this one is answered or lost.
-        follower.answered = follower.answered.max(sequence.min(follower.sent));
         let end = self.proposed_to();
         for range in slots {
             for slot in range.from.max(self.base).to(range.to.min(end)) {
@@ -315,16 +376,6 @@ impl Lead {
             // A vote that a dead leader got from a minority: nothing of it can be chosen, and a reader may ask.
             self.fill(marks.voted_to);
         }
-    }
-
-    /// An acceptor has no space on its disk. It granted nothing, and was not heard; but it is there, and what was sent
-    /// to it is on its way no more.
-    pub(super) fn no_space(&mut self, acceptor: AcceptorUuid, sequence: u64) {
-        if let Some(follower) = self.followers.get_mut(&acceptor) {
-            follower.no_space = true;
-            follower.answered = follower.answered.max(sequence.min(follower.sent));
-        }
-        self.repair_closed(acceptor);
     }
 
     fn advance(&mut self, phase2: usize, effects: &mut Vec<Effect>) {
@@ -363,15 +414,21 @@ impl Lead {
         }
     }
 
-    /// The way to an acceptor is open anew: everything it did not vote for is sent again.
+    /// The stream to an acceptor is open again: everything it did not vote for is sent again.
     pub(super) fn reopened(&mut self, acceptor: AcceptorUuid) {
+        let base = self.base;
         if let Some(follower) = self.followers.get_mut(&acceptor) {
-            follower.answered = follower.sent;
-            follower.cursor = self.base;
+            follower.unanswered.clear();
+            follower.again.clear();
+            follower.cursor = base;
+            follower.no_space = false;
+            follower.refused = false;
+            follower.chosen_to = None;
         }
+        self.repair_closed(acceptor);
     }
 
-    /// The way to an acceptor broke. What it knows is asked anew when it is back.
+    /// The stream to an acceptor broke. What it knows is asked again when it is back.
     pub(super) fn closed(&mut self, acceptor: AcceptorUuid) {
         if let Some(follower) = self.followers.get_mut(&acceptor) {
             follower.chosen_to = None;
@@ -379,32 +436,30 @@ impl Lead {
         self.repair_closed(acceptor);
     }
 
-    /// Tells acceptors that were sent nothing lately who leads and what is chosen; and begins anew with those that
-    /// have answered everything and still lack votes, because something was lost on the way.
-    pub(super) fn heartbeat(
-        &mut self,
-        electorate: &Electorate,
-        open: &BTreeSet<AcceptorUuid>,
-        limits: &Limits,
-        effects: &mut Vec<Effect>,
-    ) {
-        for &acceptor in open {
-            if self.outstanding(acceptor) == 0 {
-                let base = self.base;
-                let missing = self
-                    .slots
-                    .iter()
-                    .position(|proposed| !proposed.votes.contains(electorate, acceptor));
-                if let (Some(missing), Some(follower)) = (missing, self.followers.get_mut(&acceptor)) {
-                    follower.cursor = follower.cursor.min(base.plus(missing as u64));
-                }
-            }
-            let idle = self
-                .followers
-                .get(&acceptor)
-                .is_some_and(|follower| follower.idle);
-            if idle && self.outstanding(acceptor) < limits.unanswered_max {
+    /// Says to acceptors that were sent nothing lately who leads and what is chosen, however much they have not answered.
+    /// One that has answered everything is asked for its watermark instead, if that is not known to be up to ours, and
+    /// once after each check: a heartbeat gets no answer.
+    pub(super) fn heartbeat(&mut self, reachable: &BTreeSet<AcceptorUuid>, effects: &mut Vec<Effect>) {
+        let chosen_to = self.chosen_to;
+        for &acceptor in reachable {
+            let Some(follower) = self.followers.get_mut(&acceptor) else {
+                continue;
+            };
+            let is_behind = follower.chosen_to.is_none_or(|own| own < chosen_to);
+            let is_asked = is_behind || follower.no_space || follower.unasked;
+            if follower.idle && is_asked && follower.unanswered.is_empty() {
+                follower.unasked = false;
                 effects.push(self.accept(acceptor, Vec::new(), false));
+            } else if follower.idle {
+                let beat = Accept {
+                    ballot: self.ballot,
+                    sequence: 0,
+                    chosen_to,
+                    proposals: Vec::new(),
+                    address: Arc::clone(&self.address),
+                    resign: false,
+                };
+                effects.push(Effect::Accept(acceptor, beat));
             }
             if let Some(follower) = self.followers.get_mut(&acceptor) {
                 follower.idle = true;
@@ -412,33 +467,21 @@ impl Lead {
         }
     }
 
-    /// Once every leader timeout: whether a quorum answered since, and the oldest slot in flight is not stuck.
-    pub(super) fn check(&mut self, electorate: &Electorate) -> bool {
-        let heard = self.followers.values().filter(|follower| follower.heard).count();
-        let in_flight = self.chosen_to < self.proposed_to();
-        if in_flight && self.oldest_checked == self.chosen_to {
-            self.stuck_checks += 1;
-        } else {
-            self.stuck_checks = 0;
-        }
-        self.oldest_checked = self.chosen_to;
+    /// Once every leader timeout: gives up repairs that stand still, and finds out who lags.
+    pub(super) fn check(&mut self) {
         for follower in self.followers.values_mut() {
-            if !follower.heard && follower.sent > follower.answered {
-                // Nothing at all came back for a whole timeout: take it for lost.
-                follower.answered = follower.sent;
-                follower.cursor = self.base;
-            }
-            follower.heard = false;
+            follower.refused = false;
+            follower.unasked = true;
             let behind = follower.chosen_to.filter(|&own| own < self.chosen_to);
-            follower.stuck = behind.is_some() && behind == follower.behind;
+            follower.stuck = follower.marked && behind.is_some() && behind == follower.behind;
+            follower.marked = false;
             follower.behind = behind;
         }
         self.check_repair();
-        heard >= electorate.quorums().phase2() && self.stuck_checks < STUCK_CHECKS_MAX
     }
 
-    pub(super) fn say_resigned(&mut self, open: &BTreeSet<AcceptorUuid>, effects: &mut Vec<Effect>) {
-        for &acceptor in open {
+    pub(super) fn say_resigned(&mut self, reachable: &BTreeSet<AcceptorUuid>, effects: &mut Vec<Effect>) {
+        for &acceptor in reachable {
             effects.push(self.accept(acceptor, Vec::new(), true));
         }
     }

@@ -2,17 +2,22 @@
 
 use super::*;
 use crate::paxos::{
-    message::{Accept, Refused, Rejection},
+    message::{Accept, Heard, Refused, Rejection, Word},
     quorum::Configuration,
     slot::SlotRange,
     value::Value,
 };
 
 mod calls;
+mod campaign;
+mod challenge;
+mod election;
 mod guard;
 mod lead;
+mod presence;
 mod reign;
 mod scan;
+mod streams;
 
 /// L of every proposer here.
 const TIMEOUT: Duration = Duration::from_millis(200);
@@ -45,6 +50,9 @@ fn ballot(round: u64, proposer: u64) -> Ballot {
 struct Bench {
     core: Proposer,
     effects: Vec<Effect>,
+    now: Duration,
+    /// Streams are open as soon as they are asked for.
+    opens_streams: bool,
 }
 
 impl Bench {
@@ -63,6 +71,8 @@ impl Bench {
         let mut bench = Self {
             core,
             effects: Vec::new(),
+            now: Duration::ZERO,
+            opens_streams: true,
         };
         for number in 1..=acceptors {
             bench.tell(Event::Opened(uuid(number)));
@@ -71,10 +81,43 @@ impl Bench {
     }
 
     fn tell(&mut self, event: Event) -> &[Effect] {
+        self.core.at(self.now);
         self.core.handle(event);
         self.core.flush();
         self.effects = self.core.take_effects();
+        let asked: Vec<(AcceptorUuid, Ballot)> = self.asked_streams();
+        for (acceptor, ballot) in asked.into_iter().filter(|_| self.opens_streams) {
+            self.core.handle(Event::StreamOpened { acceptor, ballot });
+            self.core.flush();
+            self.effects.append(&mut self.core.take_effects());
+        }
         &self.effects
+    }
+
+    /// So many milliseconds pass.
+    fn pass(&mut self, millis: u64) {
+        self.now += Duration::from_millis(millis);
+    }
+
+    fn asked_streams(&self) -> Vec<(AcceptorUuid, Ballot)> {
+        let asked = |effect: &Effect| {
+            let Effect::OpenStream(acceptor, first) = effect else {
+                return None;
+            };
+            assert_eq!((first.sequence, &first.proposals[..]), (0, &[][..]));
+            Some((*acceptor, first.ballot))
+        };
+        self.effects.iter().filter_map(asked).collect()
+    }
+
+    fn notices(&self) -> Vec<Notice> {
+        let notice = |effect: &Effect| {
+            let Effect::Told(notice) = effect else {
+                return None;
+            };
+            Some(notice.clone())
+        };
+        self.effects.iter().filter_map(notice).collect()
     }
 
     /// Acceptor `number` reports on the leader at `promised`, silent for `silent` milliseconds.
@@ -83,16 +126,31 @@ impl Bench {
     }
 
     fn reported(&mut self, number: u128, promised: Ballot, silent: u64, resigned: bool) -> &[Effect] {
-        self.tell(Event::Reported {
-            acceptor: uuid(number),
-            leadership: Leadership {
-                promised,
-                address: Arc::from("http://leader"),
-                resigned,
-            },
-            silent: Duration::from_millis(silent),
-            chosen_to: Slot::ZERO,
-        })
+        let mut word = word(promised, silent);
+        word.heard.resigned = resigned;
+        self.say(number, word)
+    }
+
+    /// Acceptor `number` answers a report that was sent just now.
+    fn say(&mut self, number: u128, word: Word) -> &[Effect] {
+        self.say_late(number, 0, word)
+    }
+
+    /// Acceptor `number` answers a report that was sent so many milliseconds ago.
+    fn say_late(&mut self, number: u128, ago: u64, word: Word) -> &[Effect] {
+        let sent = self.now - Duration::from_millis(ago);
+        let acceptor = uuid(number);
+        self.tell(Event::Reported { acceptor, sent, word })
+    }
+
+    /// A campaign gets nothing of a promise for as long as it may; acceptors answer heartbeats.
+    fn give_up(&mut self) -> &[Effect] {
+        self.now += patience(self.core.vain_campaigns);
+        let ballot = self.core.ballot().expect("it campaigns");
+        for &acceptor in self.core.electorate.clone().members() {
+            self.tell(alive(acceptor, ballot, 0));
+        }
+        self.fire(Timer::GiveUp)
     }
 
     /// The delay of a timer that was just set, with its generation.
@@ -195,6 +253,36 @@ impl Bench {
     }
 }
 
+/// What an acceptor says of a proposer that was silent for so many milliseconds.
+fn word(ballot: Ballot, silent: u64) -> Word {
+    Word {
+        heard: Heard {
+            ballot,
+            address: Arc::from("http://leader"),
+            silent: Duration::from_millis(silent),
+            ended: None,
+            resigned: false,
+            work: 0,
+        },
+        waiting: Duration::ZERO,
+        slowest_commit: Duration::ZERO,
+        has_space: true,
+        known_to: Slot::ZERO,
+        voted_to: Slot::ZERO,
+    }
+}
+
+/// An acceptor is there, and heard nothing from here for so many milliseconds.
+fn alive(acceptor: AcceptorUuid, ballot: Ballot, silent: u64) -> Event {
+    Event::Alive {
+        acceptor,
+        ballot,
+        silent: Duration::from_millis(silent),
+        waiting: Duration::ZERO,
+        has_space: true,
+    }
+}
+
 fn empty_promise() -> PromisePage {
     PromisePage {
         from: Slot::ZERO,
@@ -284,169 +372,4 @@ fn a_goodbye_is_followed_by_a_short_wait() {
     bench.reported(2, ballot(3, 1), 10, true);
     let (_, _, at_most) = bench.timer(Timer::Election).unwrap();
     assert!(at_most <= TIMEOUT / 4);
-}
-
-#[test]
-fn asks_everybody_for_the_same_range_from_the_highest_watermark_heard_of() {
-    let mut bench = Bench::new();
-    bench.tell(Event::Reported {
-        acceptor: uuid(3),
-        leadership: Leadership {
-            promised: ballot(3, 1),
-            address: Arc::from("http://leader"),
-            resigned: false,
-        },
-        silent: Duration::from_millis(1),
-        chosen_to: slot(9),
-    });
-    bench.tell(Event::Closed(uuid(3)));
-    let mine = bench.campaign();
-    assert_eq!(
-        bench.prepares(),
-        [(uuid(1), mine, slot(9)), (uuid(2), mine, slot(9))]
-    );
-    bench.tell(Event::Opened(uuid(3)));
-    assert_eq!(bench.prepares(), [(uuid(3), mine, slot(9))]);
-}
-
-#[test]
-fn never_uses_a_ballot_twice_even_for_a_second_campaign() {
-    let mut bench = Bench::new();
-    let first = bench.campaign();
-    // Nobody answers: the campaign comes to nothing, and nobody has told of a higher ballot.
-    bench.fire(Timer::GiveUp);
-    assert_eq!(*bench.core.phase(), Phase::Standby);
-    let second = bench.campaign();
-    assert!(second > first);
-    assert_eq!(second.proposer(), id(7));
-    bench.promise(1, second);
-    bench.promise(2, second);
-    bench.tell(Event::PrepareRejected {
-        ballot: second,
-        promised: ballot(9, 1),
-    });
-    assert_eq!(bench.campaign(), ballot(10, 7), "above everything heard of");
-}
-
-#[test]
-fn promises_of_another_ballot_or_of_a_stranger_are_dropped() {
-    let mut bench = Bench::new();
-    let mine = bench.campaign();
-    bench.promise(1, mine);
-    bench.promise(2, ballot(1, 99));
-    bench.promise(9, mine);
-    assert!(matches!(bench.core.phase(), Phase::Campaigning(_)));
-    bench.promise(2, mine);
-    assert!(matches!(bench.core.phase(), Phase::Leading(_)));
-}
-
-#[test]
-fn promises_of_an_acceptor_without_an_open_link_are_dropped() {
-    let mut bench = Bench::new();
-    let mine = bench.campaign();
-    bench.promise(1, mine);
-    bench.tell(Event::Closed(uuid(2)));
-    bench.promise(2, mine);
-    assert!(matches!(bench.core.phase(), Phase::Campaigning(_)));
-}
-
-#[test]
-fn a_rejected_candidate_stands_by_for_a_growing_time_and_goes_above_the_ballot_reported() {
-    let mut bench = Bench::new();
-    let mut longest = Duration::ZERO;
-    for round in [5, 10, 15] {
-        let mine = bench.campaign();
-        bench.tell(Event::PrepareRejected {
-            ballot: mine,
-            promised: ballot(round, 1),
-        });
-        assert_eq!(*bench.core.phase(), Phase::Standby);
-        let (_, at_least, at_most) = bench.timer(Timer::Election).unwrap();
-        assert!(at_least > Duration::ZERO && at_most > longest, "round {round}");
-        longest = at_most;
-    }
-    assert_eq!(bench.campaign(), ballot(16, 7));
-}
-
-#[test]
-fn a_rejection_of_an_earlier_ballot_does_not_end_the_campaign() {
-    let mut bench = Bench::new();
-    let first = bench.campaign();
-    bench.fire(Timer::GiveUp);
-    let second = bench.campaign();
-    bench.tell(Event::PrepareRejected {
-        ballot: first,
-        promised: second,
-    });
-    assert_eq!(bench.core.ballot(), Some(second));
-}
-
-#[test]
-fn a_candidate_gives_up_without_a_new_page_and_goes_on_with_one() {
-    let mut bench = Bench::new();
-    let mine = bench.campaign();
-    let (_, at_least, _) = bench.timer(Timer::GiveUp).unwrap();
-    assert_eq!(at_least, TIMEOUT * 2);
-    bench.promise(1, mine);
-    bench.fire(Timer::GiveUp);
-    assert_eq!(bench.core.ballot(), Some(mine));
-    bench.fire(Timer::GiveUp);
-    assert_eq!(*bench.core.phase(), Phase::Standby);
-}
-
-#[test]
-fn a_candidate_lets_acceptors_hear_it_while_it_pages() {
-    let mut bench = Bench::new();
-    let mine = bench.campaign();
-    bench.fire(Timer::Heartbeat);
-    let accepts = bench.accepts();
-    assert_eq!(accepts.len(), 3);
-    for (_, accept) in accepts {
-        assert_eq!((accept.ballot, accept.chosen_to), (mine, Slot::ZERO));
-        assert_eq!(accept.proposals, []);
-    }
-    assert!(bench.timer(Timer::Heartbeat).is_some(), "and again");
-}
-
-#[test]
-fn timers_of_an_older_generation_are_void() {
-    let mut bench = Bench::new();
-    bench.report(1, ballot(3, 1), 300);
-    bench.report(2, ballot(3, 1), 300);
-    let (generation, ..) = bench.timer(Timer::Election).unwrap();
-    bench.report(2, ballot(3, 1), 10);
-    bench.report(2, ballot(3, 1), 300);
-    assert_eq!(bench.tell(Event::Fired(Timer::Election, generation)), []);
-}
-
-#[test]
-fn an_acceptor_whose_rounds_were_driven_up_is_climbed_to_in_steps_it_takes() {
-    let mut bench = Bench::new();
-    let high = ballot(3 * Ballot::ROUND_JUMP_MAX, 1);
-    bench.report(3, high, 300);
-    let mine = bench.campaign();
-    assert!(mine > high);
-    // Acceptor 1 has promised nothing so far: our ballot is too far for it.
-    let mut promised = Ballot::ZERO;
-    bench.tell(Event::PrepareRefused {
-        acceptor: uuid(1),
-        promised,
-    });
-    for _ in 0..10 {
-        let [(to, step, _)] = bench.prepares()[..] else {
-            panic!("{:?}", bench.effects);
-        };
-        assert_eq!(to, uuid(1));
-        assert!(promised.admits_jump_to(step) && promised < step && step <= mine);
-        if step == mine {
-            return;
-        }
-        promised = step;
-        bench.promise(1, step);
-        assert!(
-            matches!(bench.core.phase(), Phase::Campaigning(_)),
-            "a step is not our ballot"
-        );
-    }
-    panic!("it never gets there");
 }

@@ -228,18 +228,6 @@ fn pages_after_a_lost_one_do_not_count_until_the_stream_begins_anew() {
 }
 
 #[test]
-fn progress_is_a_page_that_counts() {
-    let mut campaign = campaign(0);
-    campaign.page(uuid(1), page(0, 1, 4, vec![]));
-    assert!(campaign.take_progress());
-    assert!(!campaign.take_progress());
-    campaign.page(uuid(1), page(3, 4, 4, vec![]));
-    assert!(!campaign.take_progress(), "a page after a lost one");
-    campaign.page(uuid(1), last_page(1, 0, vec![]));
-    assert!(campaign.take_progress());
-}
-
-#[test]
 fn a_damaged_row_does_not_lower_the_watermark_that_a_campaign_starts_from() {
     let mut campaign = campaign(0);
     // Slot 1 is damaged; that all below 4 is chosen is known all the same.

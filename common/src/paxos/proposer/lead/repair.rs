@@ -12,24 +12,23 @@
 //! can be had: a slot that no report speaks for yet is asked for alone afterwards, and holds up no other. New slots never
 //! wait for a repair.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{Effect, Lead, Limits, Scan, index};
 use crate::paxos::{
-    ballot::Ballot,
     identity::AcceptorUuid,
-    message::{Prepare, PromisePage},
+    message::{Prepare, PromisePage, UNANSWERED_MAX},
     proposer::beyond_repair,
     quorum::Electorate,
     slot::Slot,
     value::Value,
 };
 
+mod reports;
+use reports::{Reports, Word};
+
 /// Most slots repaired in one stretch.
 const STRETCH_SLOTS_MAX: u64 = 1_024;
-
-/// Bytes of the values that one stretch gathers by a scan, unless a single value has more.
-const STRETCH_BYTES_MAX: usize = 4 << 20;
 
 /// How many checks a stretch may stand still before it is begun anew.
 const IDLE_CHECKS_MAX: u32 = 3;
@@ -52,132 +51,22 @@ enum Stage {
     Fetching,
     /// All are being asked what they hold.
     Scanning(Reports),
-    /// Proposed: the acceptor's watermark will pass the stretch.
-    Sent,
-}
-
-/// What the acceptors have said of a stretch.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct Reports {
-    by: BTreeMap<AcceptorUuid, Report>,
-    /// Values that are chosen: of rows below their sender's known watermark.
-    chosen: BTreeMap<Slot, Value>,
-    /// The highest-ballot row of each other slot.
-    best: BTreeMap<Slot, (Ballot, Value)>,
-    bytes: usize,
-    /// No more is waited for.
-    overdue: bool,
-}
-
-/// What one acceptor has said, as far as its pages came in.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Report {
-    /// Every slot of the stretch below it was reported.
-    covered_to: Slot,
-    /// Slots whose row could not be read: no word on them.
-    unknown: BTreeSet<Slot>,
-}
-
-/// What the reports say of one slot.
-enum Word {
-    Chosen(Value),
-    /// A phase-1 quorum holds nothing for it.
-    Lost,
-    /// Nothing yet.
-    Open,
-}
-
-impl Reports {
-    /// Takes one page. Pages after a lost one do not count; those of a stream that began anew do.
-    fn page(&mut self, (from, to): (Slot, &mut Slot), acceptor: AcceptorUuid, page: PromisePage) {
-        let report = self.by.entry(acceptor).or_insert_with(|| Report {
-            covered_to: from,
-            unknown: BTreeSet::new(),
-        });
-        if page.from > report.covered_to {
-            return;
-        }
-        let covered_to = if page.last { Slot::MAX } else { page.next };
-        report.covered_to = report.covered_to.max(covered_to);
-        for row in page.rows {
-            if row.slot < from || row.slot >= *to {
-                continue;
-            }
-            match row.accepted {
-                None => {
-                    report.unknown.insert(row.slot);
-                }
-                Some(_) if self.chosen.contains_key(&row.slot) => {}
-                Some((_, value)) if row.slot < page.known_to => {
-                    self.bytes += value.as_bytes().len();
-                    if let Some((_, replaced)) = self.best.remove(&row.slot) {
-                        self.bytes -= replaced.as_bytes().len();
-                    }
-                    self.chosen.insert(row.slot, value);
-                }
-                Some((ballot, value)) => {
-                    let best = self.best.get(&row.slot);
-                    if best.is_none_or(|(best, _)| *best < ballot) {
-                        self.bytes += value.as_bytes().len();
-                        if let Some((_, replaced)) = self.best.insert(row.slot, (ballot, value)) {
-                            self.bytes -= replaced.as_bytes().len();
-                        }
-                    }
-                }
-            }
-        }
-        self.shorten(from, to);
-    }
-
-    /// Gives up the end of a stretch that is too large to hold.
-    fn shorten(&mut self, from: Slot, to: &mut Slot) {
-        while self.bytes > STRETCH_BYTES_MAX {
-            let last = |slot: Option<&Slot>| slot.copied().unwrap_or(from);
-            let highest = last(self.chosen.keys().next_back()).max(last(self.best.keys().next_back()));
-            if highest == from {
-                return;
-            }
-            let chosen = self.chosen.remove(&highest).into_iter();
-            let best = self.best.remove(&highest).map(|(_, value)| value);
-            for value in chosen.chain(best) {
-                self.bytes -= value.as_bytes().len();
-            }
-            *to = highest;
-        }
-    }
-
-    fn word(&self, phase1: usize, slot: Slot) -> Word {
-        if let Some(value) = self.chosen.get(&slot) {
-            return Word::Chosen(value.clone());
-        }
-        let speaks = |report: &&Report| slot < report.covered_to && !report.unknown.contains(&slot);
-        if self.by.values().filter(speaks).count() < phase1 {
-            return Word::Open;
-        }
-        let best = self.best.get(&slot);
-        best.map_or(Word::Lost, |(_, value)| Word::Chosen(value.clone()))
-    }
-
-    /// Whether all of these have reported all of the stretch.
-    fn are_whole<'a>(&self, mut of: impl Iterator<Item = &'a AcceptorUuid>, to: Slot) -> bool {
-        of.all(|acceptor| {
-            self.by
-                .get(acceptor)
-                .is_some_and(|report| report.covered_to >= to)
-        })
-    }
+    /// Proposed, the last of it in the message of this number: the acceptor's watermark will pass the stretch.
+    Sent(u64),
 }
 
 impl Lead {
     /// Begins to repair every acceptor that lags and is not being repaired, and goes on where an answer is overdue.
+    ///
+    /// Values are sent to those that are `reachable`, and calls are made to those that are `open`.
     pub(in crate::paxos::proposer) fn plan_repair(
         &mut self,
-        electorate: &Electorate,
-        open: &BTreeSet<AcceptorUuid>,
+        (electorate, open): (&Electorate, &BTreeSet<AcceptorUuid>),
+        reachable: &BTreeSet<AcceptorUuid>,
         limits: &Limits,
         effects: &mut Vec<Effect>,
     ) {
-        for &acceptor in open {
+        for &acceptor in reachable {
             let repair = self.repairs.get(&acceptor);
             let is_overdue =
                 |repair: &Repair| matches!(&repair.stage, Stage::Scanning(reports) if reports.overdue);
@@ -188,6 +77,7 @@ impl Lead {
                 && let Some(follower) = self.followers.get(&acceptor)
                 && let Some(from) = follower.chosen_to
                 && !follower.no_space
+                && !follower.refused
             {
                 self.begin_repair(open, acceptor, from, limits, effects);
             }
@@ -297,7 +187,7 @@ impl Lead {
             number: 0,
             from,
             to,
-            stage: Stage::Sent,
+            stage: Stage::Sent(0),
             idle_checks: 0,
         };
         self.repairs.insert(acceptor, repair);
@@ -421,26 +311,35 @@ impl Lead {
             .followers
             .get(&acceptor)
             .and_then(|follower| follower.doubtful);
-        let Some(repair) = self.repairs.get_mut(&acceptor) else {
-            return;
-        };
-        repair.stage = Stage::Sent;
-        repair.idle_checks = 0;
-        if let Some((last, _)) = values.last() {
-            // No further than the watermark can come.
-            repair.to = last.next().min(doubtful.unwrap_or(Slot::MAX).max(repair.from));
-        }
-        let mut message = Vec::new();
+        let mut messages: Vec<Vec<(Slot, Value)>> = Vec::new();
         let mut bytes = 0;
         for (slot, value) in values {
             bytes += value.as_bytes().len();
-            if bytes > limits.message_bytes_max && !message.is_empty() {
-                effects.push(self.accept(acceptor, std::mem::take(&mut message), false));
-                bytes = value.as_bytes().len();
+            match messages.last_mut() {
+                Some(message) if bytes <= limits.message_bytes_max => message.push((slot, value)),
+                Some(_) | None => {
+                    bytes = value.as_bytes().len();
+                    messages.push(vec![(slot, value)]);
+                }
             }
-            message.push((slot, value));
         }
-        effects.push(self.accept(acceptor, message, false));
+        // The rest of the stretch is begun later; room for a resignation stays.
+        let room = (UNANSWERED_MAX - 1).saturating_sub(self.outstanding(acceptor));
+        messages.truncate(usize::try_from(room).unwrap_or(usize::MAX));
+        let Some(&(last, _)) = messages.last().and_then(|message| message.last()) else {
+            self.repairs.remove(&acceptor);
+            return;
+        };
+        for message in messages {
+            effects.push(self.accept(acceptor, message, false));
+        }
+        let sent = self.followers.get(&acceptor).map_or(0, |follower| follower.sent);
+        if let Some(repair) = self.repairs.get_mut(&acceptor) {
+            repair.stage = Stage::Sent(sent);
+            repair.idle_checks = 0;
+            // No further than the watermark can come.
+            repair.to = last.next().min(doubtful.unwrap_or(Slot::MAX).max(repair.from));
+        }
     }
 
     /// An acceptor's watermark moved: perhaps past what it was sent.
@@ -473,7 +372,11 @@ impl Lead {
                     reports.overdue = true;
                     true
                 }
-                Stage::Sent => false,
+                // What is unanswered is not sent again.
+                Stage::Sent(last) => {
+                    let follower = self.followers.get(&acceptor);
+                    follower.is_some_and(|follower| follower.unanswered.range(..=*last).next().is_some())
+                }
             }
         });
         for acceptor in failed {

@@ -37,16 +37,9 @@ fn a_silent_resigned_or_nameless_leader_is_none_to_forward_to() {
 #[test]
 fn forwards_to_the_highest_ballot_reported() {
     let mut bench = Bench::new();
-    bench.tell(Event::Reported {
-        acceptor: uuid(1),
-        leadership: Leadership {
-            promised: ballot(2, 1),
-            address: Arc::from("http://old"),
-            resigned: false,
-        },
-        silent: Duration::from_millis(1),
-        chosen_to: Slot::ZERO,
-    });
+    let mut old = word(ballot(2, 1), 1);
+    old.heard.address = Arc::from("http://old");
+    bench.say(1, old);
     bench.report(2, ballot(3, 2), 10);
     assert_eq!(bench.core.leader().as_deref(), Some("http://leader"));
 }
@@ -54,16 +47,9 @@ fn forwards_to_the_highest_ballot_reported() {
 #[test]
 fn never_forwards_to_its_own_address_where_an_earlier_run_led() {
     let mut bench = Bench::new();
-    bench.tell(Event::Reported {
-        acceptor: uuid(1),
-        leadership: Leadership {
-            promised: ballot(3, 1),
-            address: Arc::from("http://me"),
-            resigned: false,
-        },
-        silent: Duration::from_millis(1),
-        chosen_to: Slot::ZERO,
-    });
+    let mut mine = word(ballot(3, 1), 1);
+    mine.heard.address = Arc::from("http://me");
+    bench.say(1, mine);
     bench.propose(1, "a");
     assert_eq!((bench.forwards(), bench.answers()), (vec![], vec![]));
 }
@@ -81,8 +67,8 @@ fn a_forwarded_command_is_proposed_or_refused_and_never_sent_on() {
     bench.campaign();
     bench.propose_forwarded(2, "b");
     bench.propose(3, "c");
-    assert_eq!(bench.effects, []);
-    bench.fire(Timer::GiveUp);
+    assert_eq!(bench.answers(), []);
+    bench.give_up();
     assert_eq!(bench.answers(), [(2, Outcome::NotProposed(Reason::NotLeading))]);
     assert_eq!(
         bench.core.queued().0,
@@ -161,27 +147,40 @@ fn a_standby_that_is_to_stop_hands_over_at_once_and_refuses_what_it_has() {
 }
 
 #[test]
-fn a_leader_that_acceptors_hear_from_and_we_cannot_reach_is_challenged_when_that_lasts() {
+fn a_value_is_refused_at_once_only_when_an_earlier_one_waits_for_acceptors_that_could_vote() {
     let mut bench = Bench::new();
-    bench.report(1, ballot(3, 1), 10);
-    bench.tell(Event::ForwardFailed);
-    let (_, at_least, _) = bench.timer(Timer::Unreachable).unwrap();
-    assert!(at_least >= TIMEOUT * 2);
-    bench.fire(Timer::Unreachable);
-    assert_eq!(*bench.core.phase(), Phase::Standby, "it failed once");
-    bench.tell(Event::ForwardFailed);
-    bench.tell(Event::ForwardFailed);
-    bench.fire(Timer::Unreachable);
-    assert!(matches!(bench.core.phase(), Phase::Campaigning(_)));
-}
-
-#[test]
-fn a_leader_that_answers_is_not_challenged() {
-    let mut bench = Bench::new();
-    bench.report(1, ballot(3, 1), 10);
-    bench.tell(Event::ForwardFailed);
-    bench.tell(Event::ForwardFailed);
-    bench.tell(Event::ForwardAnswered);
-    bench.fire(Timer::Unreachable);
-    assert_eq!(*bench.core.phase(), Phase::Standby);
+    let mine = bench.lead();
+    for number in 1..=2 {
+        bench.tell(Event::Alive {
+            acceptor: uuid(number),
+            ballot: mine,
+            silent: Duration::ZERO,
+            waiting: Duration::ZERO,
+            has_space: false,
+        });
+    }
+    bench.propose(1, "a");
+    assert_eq!(bench.answers(), [], "one value is always under way");
+    bench.propose(2, "b");
+    assert_eq!(bench.answers(), [(2, Outcome::NotProposed(Reason::NoQuorum))]);
+    let late: Vec<String> = bench.core.late().iter().map(Late::to_string).collect();
+    assert_eq!(late.len(), 2, "{late:?}");
+    assert!(late[0].ends_with("no space on its disk"), "{late:?}");
+    // A disk that only hangs keeps values waiting, and refuses none.
+    for number in 1..=2 {
+        bench.tell(Event::Alive {
+            acceptor: uuid(number),
+            ballot: mine,
+            silent: Duration::ZERO,
+            waiting: Duration::from_secs(50),
+            has_space: true,
+        });
+    }
+    bench.propose(3, "c");
+    assert_eq!(bench.answers(), []);
+    let late = bench.core.late().iter().map(Late::to_string).next().unwrap();
+    assert!(
+        late.ends_with("its disk keeps a request waiting for 50000 ms"),
+        "{late}"
+    );
 }

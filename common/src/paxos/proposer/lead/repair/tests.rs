@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::*;
+use super::{reports::STRETCH_BYTES_MAX, *};
 use crate::paxos::{
     ballot::{Ballot, ProposerId},
-    message::Accept,
+    message::{Accept, AcceptAnswer},
     proposer::{Takeover, lead::Marks, queue::Queue},
     quorum::{Configuration, Electorate},
     slot::SlotRange,
@@ -59,23 +59,30 @@ impl Reign {
         self.lead
             .send(&self.electorate, &self.open, &limits, &mut effects);
         self.lead
-            .plan_repair(&self.electorate, &self.open, &limits, &mut effects);
+            .plan_repair((&self.electorate, &self.open), &self.open, &limits, &mut effects);
         effects
     }
 
     fn heartbeat(&mut self) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let limits = self.limits.clone();
-        self.lead
-            .heartbeat(&self.electorate, &self.open, &limits, &mut effects);
+        self.lead.heartbeat(&self.open, &mut effects);
         effects
     }
 
     /// Time passes, and no watermark moves.
     fn stand_still(&mut self) {
         for _ in 0..2 {
-            self.lead.check(&self.electorate);
+            for follower in self.lead.followers.values_mut() {
+                follower.marked = true;
+            }
+            self.lead.check();
         }
+    }
+
+    /// An acceptor has no space for a message.
+    fn no_space(&mut self, acceptor: u128, message: &Accept) {
+        let answer = AcceptAnswer::NoSpace;
+        self.lead.settled(uuid(acceptor), message.sequence, &answer);
     }
 
     /// An acceptor grants a message, and tells its watermark.
@@ -92,15 +99,20 @@ impl Reign {
             known_to: slot(known_to),
         };
         let mut effects = Vec::new();
-        let sequence = message.sequence;
-        self.lead.accepted(
-            &self.electorate,
-            uuid(acceptor),
-            sequence,
-            &slots,
-            marks,
-            &mut effects,
-        );
+        let Marks {
+            voted_to,
+            chosen_to,
+            known_to,
+        } = marks;
+        let answer = AcceptAnswer::Accepted {
+            slots: slots.clone(),
+            voted_to,
+            chosen_to,
+            known_to,
+        };
+        self.lead.settled(uuid(acceptor), message.sequence, &answer);
+        self.lead
+            .accepted(&self.electorate, uuid(acceptor), &slots, marks, &mut effects);
         self.lead.retire(&self.electorate, &self.limits);
     }
 }
@@ -135,16 +147,19 @@ fn rows_that_an_acceptor_lost_are_sent_again_from_what_the_leader_holds() {
     assert_eq!(reign.lead.base, Slot::ZERO);
     // Both are told; the second has found a damaged row.
     let beat = |reign: &mut Reign| {
-        reign.heartbeat();
-        let sent = reign.heartbeat();
-        reign.grant(1, &to(1, &sent)[0], 6);
-        reign.grant(2, &to(2, &sent)[0], 4);
+        let mut sent = reign.heartbeat();
+        sent.extend(reign.heartbeat());
+        for (acceptor, chosen_to) in [(1, 6), (2, 4)] {
+            for message in to(acceptor, &sent) {
+                reign.grant(acceptor, &message, chosen_to);
+            }
+        }
     };
     beat(&mut reign);
     assert_eq!(reign.send(), [], "it may yet come of itself");
-    reign.lead.check(&reign.electorate);
+    reign.lead.check();
     beat(&mut reign);
-    reign.lead.check(&reign.electorate);
+    reign.lead.check();
     beat(&mut reign);
     reign.open.remove(&uuid(3));
     let again = reign.send();
@@ -160,13 +175,13 @@ fn acceptor_without_space_is_not_heard_gets_heartbeats_alone_and_then_all_that_i
     for acceptor in [1, 2] {
         reign.grant(acceptor, &to(acceptor, &sent)[0], 0);
     }
-    reign.lead.no_space(uuid(3), to(3, &sent)[0].sequence);
+    reign.no_space(3, &to(3, &sent)[0]);
     for _ in 0..3 {
         assert_eq!(slots(&to(3, &reign.send())), [0; 0]);
         let beat = reign.heartbeat();
         assert_eq!(slots(&to(3, &beat)), [0; 0]);
         for message in to(3, &beat) {
-            reign.lead.no_space(uuid(3), message.sequence);
+            reign.no_space(3, &message);
         }
     }
     reign.heartbeat();
@@ -177,16 +192,62 @@ fn acceptor_without_space_is_not_heard_gets_heartbeats_alone_and_then_all_that_i
 }
 
 #[test]
-fn leader_whose_quorum_has_no_space_gives_way() {
-    let (mut reign, sent) = Reign::of(1);
-    reign.grant(1, &to(1, &sent)[0], 0);
-    for acceptor in [2, 3] {
-        reign
-            .lead
-            .no_space(uuid(acceptor), to(acceptor, &sent)[0].sequence);
+fn repair_that_is_unanswered_is_not_sent_again_and_one_that_came_to_nothing_is_begun_again() {
+    let (mut reign, sent) = Reign::of(6);
+    for acceptor in [1, 2] {
+        reign.grant(acceptor, &to(acceptor, &sent)[0], 0);
     }
-    assert_eq!(reign.lead.chosen_to(), Slot::ZERO, "one vote is no quorum");
-    assert!(!reign.lead.check(&reign.electorate), "and one answer is none");
+    reign.heartbeat();
+    let beat = reign.heartbeat();
+    reign.grant(1, &to(1, &beat)[0], 6);
+    reign.grant_knowing(2, &to(2, &beat)[0], 4, 6);
+    let sent = to(2, &reign.send());
+    assert_eq!(slots(&sent), [4, 5]);
+    for _ in 0..10 * IDLE_CHECKS_MAX {
+        reign.lead.check();
+        reign.heartbeat();
+        assert_eq!(slots(&to(2, &reign.send())), [0; 0], "its disk hangs");
+    }
+    reign.grant_knowing(2, &sent[0], 4, 6);
+    for _ in 0..IDLE_CHECKS_MAX {
+        reign.lead.check();
+    }
+    assert_eq!(slots(&to(2, &reign.send())), [4, 5]);
+}
+
+#[test]
+fn nobody_is_asked_on_behalf_of_an_acceptor_that_does_not_answer() {
+    let (mut reign, sent) = Reign::of(1_000);
+    for acceptor in [1, 2, 3] {
+        reign.grant(acceptor, &to(acceptor, &sent)[0], 0);
+    }
+    for _ in 0..10 {
+        reign.lead.check();
+        assert_eq!(reign.send(), []);
+    }
+}
+
+#[test]
+fn repair_leaves_room_for_a_resignation() {
+    let mut reign = forgotten(1);
+    let values = (0..100).map(|at| (slot(at), Value::from_stored(Bytes::from("a"), Bytes::new())));
+    reign.limits.message_bytes_max = 0;
+    let repair = Repair {
+        number: 1,
+        from: slot(0),
+        to: slot(100),
+        stage: Stage::Fetching,
+        idle_checks: 0,
+    };
+    reign.lead.repairs.insert(uuid(1), repair);
+    let mut effects = Vec::new();
+    reign
+        .lead
+        .fetched(1, slot(0), values.collect(), &reign.limits, &mut effects);
+    assert_eq!(to(1, &effects).len() as u64, UNANSWERED_MAX - 1);
+    assert_eq!(reign.lead.repairs[&uuid(1)].to, slot(UNANSWERED_MAX - 1));
+    reign.lead.say_resigned(&reign.open, &mut effects);
+    assert_eq!(reign.lead.outstanding(uuid(1)), UNANSWERED_MAX);
 }
 
 #[test]
@@ -200,7 +261,7 @@ fn acceptor_without_space_keeps_nobody_else_from_being_repaired() {
     let beat = reign.heartbeat();
     reign.grant(1, &to(1, &beat)[0], 3);
     reign.grant(2, &to(2, &beat)[0], 1);
-    reign.lead.no_space(uuid(3), to(3, &beat)[0].sequence);
+    reign.no_space(3, &to(3, &beat)[0]);
     reign.stand_still();
     let fetch = Effect::FetchChosen {
         source: uuid(1),
@@ -360,7 +421,7 @@ fn slot_that_no_report_speaks_for_is_asked_for_alone_and_holds_up_no_other() {
     assert_eq!(slots(&to(1, &sent)), [2, 3], "what is known goes at once");
     reign.grant_knowing(1, &to(1, &sent)[0], 1, 4);
     for _ in 0..IDLE_CHECKS_MAX {
-        reign.lead.check(&reign.electorate);
+        reign.lead.check();
     }
     let (_, end) = *scans(&reign.send()).first().unwrap();
     assert_eq!(end, slot(2), "and the other is asked for alone");

@@ -1,0 +1,315 @@
+//! The failure detector as this process uses it: with the clock, behind a lock, and with a signal at what standbys must
+//! hear at once.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use paxos_common::paxos::{
+    ballot::Ballot,
+    detector::{Claim, Detector, Ender, Kind, News, Outcome, StreamId},
+    message::{Heard, Leadership},
+};
+use tokio::{
+    sync::{Notify, watch},
+    time::{sleep, sleep_until},
+};
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct Ears {
+    started: Instant,
+    detector: Mutex<Detector>,
+    news: watch::Sender<News>,
+    /// The moment at which the heard proposer becomes silent may be another now.
+    moved: Notify,
+    next_stream: AtomicU64,
+}
+
+impl Ears {
+    /// At the start of the process, with the promise that its disk holds.
+    pub(crate) fn new(leadership: &Leadership) -> Self {
+        let detector = Detector::new(leadership.promised, &leadership.address, Duration::ZERO);
+        Self {
+            started: Instant::now(),
+            news: watch::Sender::new(detector.news(Duration::ZERO)),
+            detector: Mutex::new(detector),
+            moved: Notify::new(),
+            next_stream: AtomicU64::new(1),
+        }
+    }
+
+    /// Time since the start, on the detector's clock.
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Names a stream.
+    pub(crate) fn draw_stream(&self) -> StreamId {
+        StreamId(self.next_stream.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Changes at whatever attached proposers must hear at once.
+    pub(crate) fn news(&self) -> watch::Receiver<News> {
+        self.news.subscribe()
+    }
+
+    /// The heard proposer, as of now.
+    pub(crate) fn heard(&self) -> Heard {
+        self.lock().heard(self.now())
+    }
+
+    /// Whether a ballot is the heard proposer's.
+    pub(crate) fn is_heard(&self, ballot: Ballot) -> bool {
+        ballot == self.lock().news(Duration::ZERO).ballot
+    }
+
+    /// The ballot of an open stream, and the time since bytes of it arrived.
+    pub(crate) fn stream(&self, stream: StreamId) -> Option<(Ballot, Duration)> {
+        self.lock().stream(stream, self.now())
+    }
+
+    /// The leader timeout, once a proposer has said it.
+    pub(crate) fn leader_timeout(&self) -> Option<Duration> {
+        self.lock().leader_timeout()
+    }
+
+    pub(crate) fn opened(&self, stream: StreamId, ballot: Ballot, interval: Option<Duration>) {
+        self.change(|detector, now| detector.opened(stream, ballot, interval, now));
+        self.moved.notify_one();
+    }
+
+    /// Bytes of a stream arrived; `partial` of them belong to a large message that is not whole yet. That is work too: on a
+    /// slow link such a message takes its time.
+    pub(crate) fn chunk(&self, stream: StreamId, partial: u64) {
+        let now = self.now();
+        let mut detector = self.lock();
+        detector.chunk(stream, now);
+        if partial > 0
+            && let Some((ballot, _)) = detector.stream(stream, now)
+        {
+            detector.worked(ballot, partial);
+        }
+        if self.news.borrow().silent {
+            self.show(&detector, now);
+        }
+    }
+
+    pub(crate) fn ended(&self, stream: StreamId, by: Ender) {
+        self.change(|detector, now| detector.ended(stream, by, now));
+    }
+
+    /// A request arrived; `resign`: its sender says with it that it stops.
+    pub(crate) fn queued(
+        self: &Arc<Self>,
+        request: (Ballot, &Arc<str>, Kind),
+        resign: bool,
+        is_turned_away: bool,
+    ) -> Claimed {
+        let (ballot, address, kind) = request;
+        let claim = self.change(|detector, now| {
+            let claim = detector.queued(ballot, address, kind, is_turned_away, now);
+            if resign && !is_turned_away {
+                detector.resigned(ballot);
+            }
+            claim
+        });
+        Claimed {
+            ears: Arc::clone(self),
+            claim: Some(claim),
+        }
+    }
+
+    /// So many bytes of work of a proposer came in, or went out to it.
+    pub(crate) fn worked(&self, ballot: Ballot, amount: u64) {
+        if amount > 0 {
+            self.lock().worked(ballot, amount);
+        }
+    }
+
+    /// A group is durable: the promise after it, how many votes at or above the watermark it wrote, and at which ballots,
+    /// and what became of its requests.
+    pub(crate) fn decided(
+        &self,
+        leadership: &Leadership,
+        votes: impl IntoIterator<Item = (Ballot, u64)>,
+        requests: impl IntoIterator<Item = (Claimed, Outcome)>,
+    ) {
+        // What drops a claim takes the lock.
+        let requests: Vec<_> = requests
+            .into_iter()
+            .filter_map(|(mut claimed, outcome)| Some((claimed.claim.take()?, outcome)))
+            .collect();
+        self.change(|detector, now| {
+            detector.promised(leadership.promised, &leadership.address, now);
+            for (ballot, votes) in votes {
+                detector.worked(ballot, votes);
+            }
+            for (claim, outcome) in requests {
+                detector.settled(claim, outcome);
+            }
+        });
+    }
+
+    /// Has attached proposers hear at once when the heard proposer has been silent for the leader timeout. Runs until it
+    /// is cancelled.
+    ///
+    /// # Cancel safety
+    /// Safe: it only waits.
+    pub(crate) async fn watch_silence(&self) {
+        loop {
+            let silent_at = self.lock().silent_at();
+            let is_told = self.news.borrow().silent;
+            let Some(silent_at) = silent_at.filter(|_| !is_told) else {
+                self.moved.notified().await;
+                continue;
+            };
+            let Some(at) = self.started.checked_add(silent_at) else {
+                self.moved.notified().await;
+                continue;
+            };
+            tokio::select! {
+                // Both arms only wait.
+                () = sleep_until(at.into()) => {}
+                () = self.moved.notified() => continue,
+            }
+            // A process that stood still first reads what arrived meanwhile.
+            let timeout = self.leader_timeout().unwrap_or_default();
+            if at.elapsed() > timeout / 4 {
+                sleep(timeout / 4).await;
+            }
+            self.change(|_, _| ());
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Detector, Duration) -> T) -> T {
+        let now = self.now();
+        let mut detector = self.lock();
+        let result = change(&mut detector, now);
+        self.show(&detector, now);
+        result
+    }
+
+    /// Shows the news, if there are any. The lock is held, so that later news come later.
+    fn show(&self, detector: &Detector, now: Duration) {
+        let news = detector.news(now);
+        let is_news = self.news.send_if_modified(|shown| {
+            let is_news = *shown != news;
+            *shown = news;
+            is_news
+        });
+        if is_news {
+            self.moved.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Detector> {
+        self.detector.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request's claim to its ballot. One that is dropped was turned away.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    ears: Arc<Ears>,
+    claim: Option<Claim>,
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        if let Some(claim) = self.claim.take() {
+            self.ears
+                .change(|detector, _| detector.settled(claim, Outcome::TurnedAway));
+        }
+    }
+}
+
+/// A claim of a call that waits for the writer: given up when the call is. Clones are one.
+#[derive(Clone, Debug)]
+pub(crate) struct OfCall(Arc<Mutex<Option<Claimed>>>);
+
+impl OfCall {
+    pub(crate) fn new(claimed: Claimed) -> Self {
+        Self(Arc::new(Mutex::new(Some(claimed))))
+    }
+
+    /// The claim; `None` when the call was given up.
+    pub(crate) fn take(&self) -> Option<Claimed> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Gives up a claim when it is dropped, unless the writer has taken it.
+#[derive(Debug)]
+pub(crate) struct Waiting(pub(crate) OfCall);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        drop(self.0.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use paxos_common::paxos::ballot::ProposerId;
+
+    use super::*;
+
+    fn ballot(round: u64) -> Ballot {
+        Ballot::new(round, ProposerId::from_random(7)).unwrap()
+    }
+
+    fn promised(round: u64) -> Leadership {
+        Leadership {
+            promised: ballot(round),
+            address: "http://p:1".into(),
+            resigned: false,
+        }
+    }
+
+    #[test]
+    fn request_that_is_dropped_claims_its_ballot_no_longer() {
+        let ears = Arc::new(Ears::new(&promised(1)));
+        let mut news = ears.news();
+        let address = "http://q:1".into();
+        let claimed = ears.queued((ballot(2), &address, Kind::Prepare), false, false);
+        assert_eq!(ears.heard().ballot, ballot(2));
+        assert!(news.has_changed().unwrap());
+        news.mark_unchanged();
+        drop(claimed);
+        assert_eq!(ears.heard().ballot, ballot(1));
+        assert!(news.has_changed().unwrap());
+    }
+
+    #[test]
+    fn bytes_of_a_proposer_that_is_not_silent_are_no_news() {
+        let ears = Arc::new(Ears::new(&promised(1)));
+        let stream = ears.draw_stream();
+        ears.opened(stream, ballot(1), Some(Duration::from_secs(60)));
+        let mut news = ears.news();
+        news.mark_unchanged();
+        ears.chunk(stream, 0);
+        assert!(!news.has_changed().unwrap());
+        ears.ended(stream, Ender::Peer);
+        assert!(news.has_changed().unwrap());
+    }
+
+    #[tokio::test]
+    async fn silence_is_news_each_time_it_begins() {
+        let ears = Arc::new(Ears::new(&promised(1)));
+        let stream = ears.draw_stream();
+        ears.opened(stream, ballot(1), Some(Duration::from_millis(1)));
+        let mut news = ears.news();
+        let watching = Arc::clone(&ears);
+        let watching = tokio::spawn(async move { watching.watch_silence().await });
+        for _ in 0..2 {
+            news.wait_for(|news| news.silent).await.unwrap();
+            ears.chunk(stream, 0);
+        }
+        watching.abort();
+    }
+}

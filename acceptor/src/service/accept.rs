@@ -1,0 +1,235 @@
+//! `Accept` streams: read whatever the disk does, judged before the writer sees them, and answered by the writer; *alive*
+//! beside the answers.
+//!
+//! Two tasks share a stream. One reads: it never waits but for the next message. The other, which the transport polls,
+//! sends. When either ends, the failure detector hears of it, and the other ends too; only a client that has said its last
+//! message is still sent its answers.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_stream::try_stream;
+use futures::Stream;
+use paxos_common::{
+    paxos::detector::Ender,
+    server::{Chunk, chunks},
+    wire::heard::Alive,
+};
+use paxos_proto::v1 as pb;
+use tokio::{
+    sync::oneshot,
+    time::{Interval, MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Extensions, Status};
+
+use super::Inner;
+use crate::{inbox::Answers, store::Reader};
+
+mod feed;
+mod open;
+
+use feed::Feed;
+use open::{Fault, Open};
+
+#[cfg(test)]
+pub(super) use open::STREAMS_MAX;
+pub(super) use open::Streams;
+
+/// Bytes of a large message that is not whole count as work in amounts of this size. A link of 128 kbit/s brings as much
+/// in 4 s, before a standby finds that the work does not go on. Single bytes of a message that never ends are no work.
+const PARTIAL_WORK: u64 = 64 * 1024;
+
+/// Opens a stream, and answers on it until it ends.
+pub(super) fn accept<R, S>(
+    inner: &Arc<Inner<R>>,
+    extensions: &Extensions,
+    requests: S,
+) -> impl Stream<Item = Result<pb::AcceptResponse, Status>> + use<R, S>
+where
+    R: Reader,
+    S: Stream<Item = Result<pb::AcceptRequest, Status>> + Send + 'static,
+{
+    let ears = &inner.shared.ears;
+    let open = inner.streams.open(ears);
+    let chunks = chunks(extensions);
+    if let Some(chunks) = chunks {
+        let (ears, id) = (Arc::clone(ears), open.id);
+        let partial = Partial::default();
+        chunks.observe(move |chunk| ears.chunk(id, partial.take(chunk)));
+    }
+    let (answers, replies) = Answers::new();
+    let (asked, interval) = oneshot::channel();
+    let (failed, failure) = oneshot::channel();
+    let feed = Feed::new(
+        Arc::clone(inner),
+        Arc::clone(&open),
+        answers,
+        asked,
+        chunks.is_some(),
+    );
+    inner.shutdown.spawn(async move {
+        if let Some(fault) = feed.read(requests).await {
+            // An error means that the transport has dropped the answers.
+            drop(failed.send(fault));
+        }
+    });
+    let sending = Sending {
+        open,
+        stop: inner.shutdown.token().clone(),
+    };
+    let inner = Arc::clone(inner);
+    let mut replies = replies;
+    try_stream! {
+        let sending = sending;
+        let mut interval = Some(interval);
+        let mut failure = Some(failure);
+        let mut ticks = None;
+        let mut last = None;
+        loop {
+            enum Next {
+                Reply(Option<pb::AcceptResponse>),
+                Asked(Option<Duration>),
+                Tick,
+                Fault(Option<Fault>),
+            }
+            let next = tokio::select! {
+                // All arms are cancel safe: what is not received stays where it is.
+                reply = replies.recv() => Next::Reply(reply.map(|reply| reply.reply.into())),
+                asked = received(&mut interval) => Next::Asked(asked),
+                fault = received(&mut failure) => Next::Fault(fault),
+                () = tick(&mut ticks) => Next::Tick,
+            };
+            match next {
+                Next::Reply(Some(reply)) => yield reply,
+                // No message comes any more, and all are answered.
+                Next::Reply(None) => break,
+                Next::Asked(asked) => ticks = asked.map(ticking),
+                Next::Tick => {
+                    if let Some(alive) = alive(&inner, &sending.open) {
+                        yield alive.into();
+                    }
+                }
+                Next::Fault(Some(Fault::AtOnce(status))) => {
+                    while let Ok(reply) = replies.try_recv() {
+                        yield reply.reply.into();
+                    }
+                    Err(status)?;
+                }
+                Next::Fault(Some(Fault::Behind(status))) => last = Some(status),
+                Next::Fault(None) => {}
+            }
+        }
+        if last.is_none()
+            && let Some(Fault::Behind(status) | Fault::AtOnce(status)) = received_now(failure).await
+        {
+            last = Some(status);
+        }
+        if let Some(status) = last {
+            Err(status)?;
+        }
+    }
+}
+
+/// Bytes of a large message that is not whole, which have not been counted as work yet.
+#[derive(Debug, Default)]
+struct Partial(AtomicU64);
+
+impl Partial {
+    /// Bytes to count as work now: none before they are [`PARTIAL_WORK`].
+    fn take(&self, chunk: Chunk) -> u64 {
+        // One task reads the stream: nothing is lost between the two steps.
+        let bytes = match chunk.partial as u64 {
+            0 => 0,
+            more => self.0.load(Ordering::Relaxed) + more,
+        };
+        let is_work = bytes >= PARTIAL_WORK;
+        self.0.store(if is_work { 0 } else { bytes }, Ordering::Relaxed);
+        if is_work { bytes } else { 0 }
+    }
+}
+
+/// The value of a channel, once; later calls never return.
+async fn received<T>(channel: &mut Option<oneshot::Receiver<T>>) -> Option<T> {
+    match channel {
+        Some(receiver) => {
+            let result = receiver.await.ok();
+            *channel = None;
+            result
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// What a channel whose sender is about to end still brings.
+async fn received_now<T>(channel: Option<oneshot::Receiver<T>>) -> Option<T> {
+    channel?.await.ok()
+}
+
+async fn tick(ticks: &mut Option<Interval>) {
+    match ticks {
+        Some(ticks) => _ = ticks.tick().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How often *alive* is said at most: a leader misses an acceptor after 2 s, and each message wakes both processes.
+const ALIVE_INTERVAL_MIN: Duration = Duration::from_millis(250);
+
+fn ticking(asked: Duration) -> Interval {
+    let mut ticks = interval(asked.max(ALIVE_INTERVAL_MIN));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// None once the client has said its last message.
+fn alive<R>(inner: &Inner<R>, open: &Open) -> Option<Alive> {
+    let (ballot, silent) = inner.shared.ears.stream(open.id)?;
+    let published = inner.shared.published();
+    Some(Alive {
+        stamp: published.stamp,
+        ballot,
+        silent,
+        waiting: inner.queue.waiting(),
+        has_space: !published.no_space,
+    })
+}
+
+/// Held by the answers: when the transport drops them, the stream is gone, whatever the request's side says.
+struct Sending {
+    open: Arc<Open>,
+    stop: CancellationToken,
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        let is_ours = self.stop.is_cancelled() || self.open.evicted.is_cancelled();
+        self.open
+            .close(if is_ours { Ender::Acceptor } else { Ender::Peer });
+        self.open.gone.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_of_a_message_that_is_not_whole_are_work_in_large_amounts_alone() {
+        let partial = Partial::default();
+        let take = |partial_bytes| {
+            partial.take(Chunk {
+                partial: partial_bytes,
+            })
+        };
+        assert_eq!([1, 1, 20_000, 40_000].map(take), [0; 4]);
+        assert_eq!([10_000, 1, 60_000].map(take), [70_002, 0, 0]);
+        // The message is whole, and another begins.
+        assert_eq!([0, 60_000, 10_000].map(take), [0, 0, 70_000]);
+    }
+}

@@ -1,0 +1,275 @@
+//! The reading side of an `Accept` stream: it judges each message, and puts it before the writer.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt as _};
+use paxos_common::{
+    paxos::{
+        ballot::Ballot,
+        detector::{Ender, Kind},
+        message::{Accept, AcceptAnswer, Rejection},
+        slot::Slot,
+        witness::Witnesses,
+    },
+    status,
+    wire::{self, AcceptReply},
+};
+use paxos_proto::v1 as pb;
+use tokio::sync::oneshot;
+use tonic::{Code, Status};
+
+use super::open::{Fault, Open};
+use crate::{
+    inbox::{Answers, Message, Place, ROOM, STREAM_BYTES_MAX, new_bytes, weight},
+    request::Command,
+    service::{
+        Inner,
+        check::{check_ballot, check_text, malformed},
+    },
+    shared::Published,
+    store::Reader,
+    trace::Traced,
+};
+
+/// Largest value of one slot: a row and all that comes around it must fit a message.
+const VALUE_BYTES_MAX: usize = 3 * 1024 * 1024;
+/// Shortest and longest time between two *alive* answers: a quarter of the shortest and longest leader timeout.
+const INTERVAL_MIN: Duration = Duration::from_millis(5);
+const INTERVAL_MAX: Duration = Duration::from_secs(15);
+
+/// See the head of this file.
+pub(super) struct Feed<R> {
+    inner: Arc<Inner<R>>,
+    open: Arc<Open>,
+    answers: Answers,
+    asked: Option<oneshot::Sender<Duration>>,
+    /// The highest ballot received.
+    ballot: Option<Ballot>,
+    /// The highest watermark that the writer was given.
+    told_to: Slot,
+    counts_chunks: bool,
+}
+
+impl<R: Reader> Feed<R> {
+    /// `asked` takes the interval that the first message asks for. `counts_chunks`: the server says when bytes arrive;
+    /// otherwise whole messages count.
+    pub(super) fn new(
+        inner: Arc<Inner<R>>,
+        open: Arc<Open>,
+        answers: Answers,
+        asked: oneshot::Sender<Duration>,
+        counts_chunks: bool,
+    ) -> Self {
+        Self {
+            inner,
+            open,
+            answers,
+            asked: Some(asked),
+            ballot: None,
+            told_to: Slot::ZERO,
+            counts_chunks,
+        }
+    }
+
+    /// Reads until the stream ends. Returns why the acceptor ended it, if it has to say so.
+    pub(super) async fn read(
+        mut self,
+        requests: impl Stream<Item = Result<pb::AcceptRequest, Status>>,
+    ) -> Option<Fault> {
+        let mut requests = pin!(requests);
+        let open = Arc::clone(&self.open);
+        let stop = self.inner.shutdown.token().clone();
+        loop {
+            let request = tokio::select! {
+                // Safe to cancel: a message that is not in the queue was not decided, and no answer said that it was.
+                request = requests.next() => request.transpose(),
+                () = open.gone.cancelled() => return None,
+                () = open.evicted.cancelled() => {
+                    open.close(Ender::Acceptor);
+                    return Some(Fault::AtOnce(status::overloaded("the list of Accept streams")));
+                }
+                () = stop.cancelled() => {
+                    open.close(Ender::Acceptor);
+                    return None;
+                }
+            };
+            let fault = match request {
+                Ok(Some(request)) => match self.take(request) {
+                    Ok(()) => continue,
+                    Err(fault) => fault,
+                },
+                // The client has sent its last message, and may still wait for answers.
+                Ok(None) => {
+                    open.ears.ended(open.id, Ender::Peer);
+                    return None;
+                }
+                Err(status) if is_broken(&status) => {
+                    open.close(Ender::Peer);
+                    return None;
+                }
+                Err(status) => Fault::Behind(status),
+            };
+            match &fault {
+                Fault::Behind(_) => open.ears.ended(open.id, Ender::Acceptor),
+                Fault::AtOnce(_) => open.close(Ender::Acceptor),
+            }
+            return Some(fault);
+        }
+    }
+
+    /// Judges a message, and puts it before the writer.
+    fn take(&mut self, mut request: pb::AcceptRequest) -> Result<(), Fault> {
+        let inner = Arc::clone(&self.inner);
+        inner.check_caller(request.caller.as_ref())?;
+        let said = wire::read_witnesses(&request.witnesses).map_err(malformed)?;
+        let traceparent = std::mem::take(&mut request.traceparent);
+        let alive_interval = u64::from(request.alive_interval_ms);
+        let mut accept = Accept::try_from(request).map_err(malformed)?;
+        check_ballot(accept.ballot)?;
+        check_text("proposer_address", accept.address.len())?;
+        check_values(&accept)?;
+        self.hear(accept.ballot, Duration::from_millis(alive_interval));
+
+        let published = inner.shared.published();
+        let promised = published.leadership.promised;
+        let is_stale = accept.ballot < promised;
+        let is_turned_away = is_stale || !promised.admits_jump_to(accept.ballot);
+        let witnesses = if is_turned_away {
+            Witnesses::default()
+        } else {
+            inner.shared.unheard(&said)
+        };
+        let is_heartbeat = accept.sequence == 0 && accept.proposals.is_empty() && !accept.resign;
+        if is_heartbeat && is_stale {
+            self.reject(accept.ballot, published);
+            return Ok(());
+        }
+        if is_heartbeat && witnesses.is_empty() && !self.is_news(&accept, &published) {
+            return Ok(());
+        }
+        let place = if is_heartbeat {
+            Place::IfTurnedAway(self.answers.clone())
+        } else {
+            let full = format!("this stream's room for {ROOM} unanswered messages");
+            let place = self.answers.reserve();
+            place.map_err(|_| Fault::AtOnce(status::overloaded(&full)))?
+        };
+        if is_stale {
+            // The promise never decreases: the core will reject it, and needs no values for that.
+            accept.proposals = Vec::new();
+        }
+        let ears = &inner.shared.ears;
+        let claimed = ears.queued(
+            (accept.ballot, &accept.address, Kind::Accept),
+            accept.resign,
+            is_turned_away,
+        );
+        let weight = weight(&accept);
+        if !self.open.inbox.has_room(weight) {
+            let full = format!("this stream's room for {STREAM_BYTES_MAX} bytes of values");
+            return Err(Fault::AtOnce(status::overloaded(&full)));
+        }
+        let bytes = inner.streams.room(ears.is_heard(accept.ballot), weight)?;
+        if !is_turned_away {
+            ears.worked(accept.ballot, new_bytes(&accept, published.known_to) as u64);
+        }
+        // Without space nothing is granted, so a later heartbeat says it again.
+        self.told_to = if published.no_space {
+            Slot::ZERO
+        } else {
+            self.told_to.max(accept.chosen_to)
+        };
+        let trace = Traced::begin(&inner.tracer, &traceparent, &accept);
+        let message = Message {
+            accept,
+            witnesses,
+            claimed,
+            place,
+            bytes,
+            trace,
+        };
+        let inbox = Arc::clone(&self.open.inbox);
+        let command = if is_heartbeat {
+            inbox.beat(message).then_some(Command::Heartbeat(inbox))
+        } else {
+            inbox.push(message).then_some(Command::Accept(inbox))
+        };
+        if let Some(command) = command
+            && inner.queue.push(command).is_err()
+        {
+            return Err(status::stopping().into());
+        }
+        Ok(())
+    }
+
+    /// Has the failure detector hear of the stream's ballot.
+    fn hear(&mut self, ballot: Ballot, alive_interval: Duration) {
+        let ears = &self.inner.shared.ears;
+        let asked = (!alive_interval.is_zero()).then(|| alive_interval.clamp(INTERVAL_MIN, INTERVAL_MAX));
+        let is_first = self.ballot.is_none();
+        let asked = asked.filter(|_| is_first);
+        if self.ballot < Some(ballot) {
+            ears.opened(self.open.id, ballot, asked);
+            self.ballot = Some(ballot);
+            self.open.spoke(ballot);
+        } else if !self.counts_chunks {
+            ears.chunk(self.open.id, 0);
+        }
+        // The channel closes when nothing is asked for.
+        if let (Some(sender), Some(asked)) = (self.asked.take(), asked) {
+            _ = sender.send(asked);
+        }
+    }
+
+    /// Whether the writer has a use for a heartbeat.
+    fn is_news(&self, accept: &Accept, published: &Published) -> bool {
+        accept.ballot > published.leadership.promised
+            || accept.chosen_to > self.told_to.max(published.known_to)
+            // The sender resigned before, and leads after all.
+            || published.leadership.resigned
+    }
+
+    /// Answers a heartbeat below the promise at once: the promise is durable, and the writer may be busy.
+    fn reject(&self, ballot: Ballot, published: Published) {
+        let rejection = Rejection {
+            promised: published.leadership.promised,
+            leader_address: published.leadership.address,
+        };
+        self.answers.send_if_room(AcceptReply {
+            stamp: published.stamp,
+            ballot,
+            sequence: 0,
+            answer: AcceptAnswer::Rejected(rejection),
+        });
+    }
+}
+
+/// Whether the client or the network has broken the stream off. Otherwise the server or the decoder refused what arrived.
+fn is_broken(status: &Status) -> bool {
+    // A refusal of the server is a status at the end of the chain, behind errors that wrap it.
+    let cause = std::error::Error::source(status);
+    let root = std::iter::successors(cause, |error| error.source()).last();
+    root.is_some_and(|root| !root.is::<Status>())
+        || !matches!(
+            status.code(),
+            Code::InvalidArgument
+                | Code::FailedPrecondition
+                | Code::ResourceExhausted
+                | Code::OutOfRange
+                | Code::Unimplemented
+                | Code::Internal
+        )
+}
+
+fn check_values(accept: &Accept) -> Result<(), Status> {
+    for (slot, value) in &accept.proposals {
+        check_text("traceparent", value.traceparent().len())?;
+        let length = value.as_bytes().len();
+        if length > VALUE_BYTES_MAX {
+            return Err(status::invalid_argument(format!(
+                "the value of slot {slot} has {length} bytes, and {VALUE_BYTES_MAX} are allowed"
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! The open `Accept` streams, and the room that they share.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use paxos_common::{
+    paxos::{
+        ballot::Ballot,
+        detector::{Ender, StreamId},
+    },
+    status,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::{
+    ears::Ears,
+    inbox::{Inbox, STREAM_BYTES_MAX},
+};
+
+/// Streams at once: several for each of many proposers. Beyond it the stream with the lowest ballot is cut off.
+pub(crate) const STREAMS_MAX: usize = 256;
+/// Bytes that wait for the writer from all streams of the heard proposer: one stream, and one that it has reopened while
+/// the end of the first is not noticed.
+const HEARD_BYTES_MAX: usize = 2 * STREAM_BYTES_MAX;
+/// Bytes that wait for the writer from all other streams.
+const OTHER_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// All open streams, and the room that they share.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    open: Mutex<BTreeMap<StreamId, Entry>>,
+    heard_bytes: Arc<Semaphore>,
+    other_bytes: Arc<Semaphore>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// The highest ballot received; [`Ballot::ZERO`] before the first message.
+    ballot: Ballot,
+    evicted: CancellationToken,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self {
+            open: Mutex::default(),
+            heard_bytes: Arc::new(Semaphore::new(HEARD_BYTES_MAX)),
+            other_bytes: Arc::new(Semaphore::new(OTHER_BYTES_MAX)),
+        }
+    }
+}
+
+impl Streams {
+    /// Takes a place for a new stream. When all are taken, the oldest stream with the lowest ballot gives its place up.
+    pub(super) fn open(self: &Arc<Self>, ears: &Arc<Ears>) -> Arc<Open> {
+        let (id, evicted) = (ears.draw_stream(), CancellationToken::new());
+        let mut open = self.lock();
+        while open.len() >= STREAMS_MAX {
+            let lowest = open.iter().min_by_key(|(id, entry)| (entry.ballot, **id));
+            let Some(lowest) = lowest.map(|(id, _)| *id) else {
+                break;
+            };
+            if let Some(entry) = open.remove(&lowest) {
+                entry.evicted.cancel();
+            }
+        }
+        let entry = Entry {
+            ballot: Ballot::ZERO,
+            evicted: evicted.clone(),
+        };
+        open.insert(id, entry);
+        drop(open);
+        Arc::new(Open {
+            id,
+            streams: Arc::clone(self),
+            ears: Arc::clone(ears),
+            inbox: Arc::default(),
+            evicted,
+            gone: CancellationToken::new(),
+        })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Room for so many bytes.
+    pub(super) fn room(&self, is_heard: bool, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Fault> {
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let (room, what) = if is_heard {
+            (&self.heard_bytes, "the acceptor's room for the leader's values")
+        } else {
+            (
+                &self.other_bytes,
+                "the acceptor's room for values of others than the leader",
+            )
+        };
+        let full = |()| Fault::AtOnce(status::overloaded(what));
+        let bytes = u32::try_from(bytes).map_err(|_| full(()))?;
+        let permit = Arc::clone(room).try_acquire_many_owned(bytes);
+        permit.map(Some).map_err(|_| full(()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<StreamId, Entry>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An open stream. Its place is free again when both of its tasks have ended.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) id: StreamId,
+    streams: Arc<Streams>,
+    pub(super) ears: Arc<Ears>,
+    pub(super) inbox: Arc<Inbox>,
+    /// Its place is needed for another stream.
+    pub(super) evicted: CancellationToken,
+    /// The transport has dropped the answers.
+    pub(super) gone: CancellationToken,
+}
+
+impl Open {
+    /// A higher ballot than before was received.
+    pub(super) fn spoke(&self, ballot: Ballot) {
+        if let Some(entry) = self.streams.lock().get_mut(&self.id) {
+            entry.ballot = ballot;
+        }
+    }
+
+    /// The stream has ended: the failure detector hears of it, and what waits for the writer is dropped.
+    pub(super) fn close(&self, by: Ender) {
+        self.ears.ended(self.id, by);
+        self.inbox.close();
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.streams.lock().remove(&self.id);
+    }
+}
+
+/// Why the acceptor ends a stream.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// A message is at fault: what came before it is answered first.
+    Behind(Status),
+    /// The stream takes too much room: what waits is dropped.
+    AtOnce(Status),
+}
+
+impl From<Status> for Fault {
+    fn from(status: Status) -> Self {
+        Self::Behind(status)
+    }
+}

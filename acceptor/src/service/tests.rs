@@ -1,0 +1,177 @@
+//! Leaders, candidates and standbys against the real service, over TCP, on a disk that hangs or is full.
+
+use std::{future::Future, net::SocketAddr, time::Duration};
+
+use paxos_common::{
+    paxos::{message::UNANSWERED_MAX, slot::Slot},
+    peer::{Address, connect_lazy},
+};
+use paxos_proto::v1::{accept_response::Answer, acceptor_client::AcceptorClient};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Streaming, transport::Channel};
+
+use super::*;
+use crate::testing::{Cluster, ballot};
+
+mod attached;
+mod bounds;
+mod hanging;
+
+/// An answer that does not come in this time is missing.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two heartbeats: short, so that a test takes little time.
+const BEAT: Duration = Duration::from_millis(10);
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.expect("it comes in time")
+}
+
+/// Looks until `look` finds something.
+async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    within(async {
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+}
+
+fn client(address: SocketAddr) -> AcceptorClient<Channel> {
+    let address: Address = format!("http://{address}").parse().unwrap();
+    AcceptorClient::new(connect_lazy(&address))
+}
+
+/// One `Accept` stream on a connection of its own.
+struct Leader {
+    requests: mpsc::Sender<pb::AcceptRequest>,
+    answers: Streaming<pb::AcceptResponse>,
+    heartbeat: pb::AcceptRequest,
+    alive_interval_ms: u32,
+}
+
+impl Leader {
+    /// Opens a stream with a heartbeat, as this release does. `alive_interval_ms`: 0 asks for no *alive*.
+    async fn open(cluster: &Cluster, address: SocketAddr, round: u64, alive_interval_ms: u32) -> Self {
+        let heartbeat = heartbeat(cluster, round);
+        let (requests, receiver) = mpsc::channel(1_024);
+        let first = pb::AcceptRequest {
+            alive_interval_ms,
+            ..heartbeat.clone()
+        };
+        requests.send(first).await.unwrap();
+        let mut client = client(address);
+        let answers = within(client.accept(ReceiverStream::new(receiver))).await;
+        Self {
+            requests,
+            answers: answers.unwrap().into_inner(),
+            heartbeat,
+            alive_interval_ms,
+        }
+    }
+
+    async fn send(&self, request: pb::AcceptRequest) {
+        self.requests.send(request).await.unwrap();
+    }
+
+    /// A message with one value.
+    fn value(&self, sequence: u64, slot: u64, bytes: usize) -> pb::AcceptRequest {
+        pb::AcceptRequest {
+            sequence,
+            proposals: vec![pb::Proposal {
+                slot,
+                value: vec![7; bytes].into(),
+                traceparent: String::new(),
+            }],
+            ..self.heartbeat.clone()
+        }
+    }
+
+    /// A message that is numbered and has no value: a heartbeat of an older release.
+    fn numbered(&self, sequence: u64) -> pb::AcceptRequest {
+        pb::AcceptRequest {
+            sequence,
+            ..self.heartbeat.clone()
+        }
+    }
+
+    /// Sends heartbeats until the task is aborted or the stream ends.
+    fn beating(&self) -> JoinHandle<()> {
+        let (requests, heartbeat) = (self.requests.clone(), self.heartbeat.clone());
+        tokio::spawn(async move {
+            while requests.send(heartbeat.clone()).await.is_ok() {
+                sleep(BEAT).await;
+            }
+        })
+    }
+
+    /// The next *alive* that this holds for; anything else is no answer that a test expects.
+    async fn alive(&mut self, holds: impl Fn(&pb::Alive) -> bool) -> pb::Alive {
+        assert!(self.alive_interval_ms > 0);
+        within(async {
+            loop {
+                let response = self.answers.message().await.unwrap().unwrap();
+                let Some(Answer::Alive(alive)) = response.answer else {
+                    panic!("an answer that nothing asked for: {response:?}");
+                };
+                if holds(&alive) {
+                    return alive;
+                }
+            }
+        })
+        .await
+    }
+
+    /// The next answer that is no *alive*, with its sequence; or how the stream ends.
+    async fn answer(&mut self) -> Result<(u64, Answer), Status> {
+        within(async {
+            loop {
+                let response = self.answers.message().await?;
+                let response = response.ok_or_else(|| Status::ok("the stream ended"))?;
+                let answer = response.answer.unwrap();
+                if !matches!(answer, Answer::Alive(_)) {
+                    return Ok((response.sequence, answer));
+                }
+            }
+        })
+        .await
+    }
+}
+
+fn heartbeat(cluster: &Cluster, round: u64) -> pb::AcceptRequest {
+    pb::AcceptRequest {
+        caller: Some(cluster.caller()),
+        ballot: Some(ballot(round).into()),
+        proposer_address: format!("http://p{round}:1"),
+        ..Default::default()
+    }
+}
+
+impl Cluster {
+    fn heard_round(&self) -> u64 {
+        self.shared.ears.heard().ballot.round()
+    }
+
+    /// Returns once bytes of the heard proposer have arrived since then.
+    async fn heard_since(&self, since: Duration) {
+        let ears = &self.shared.ears;
+        // `now` is read before the silence: the difference is never later than the arrival of the bytes.
+        until(|| {
+            ears.now()
+                .checked_sub(ears.heard().silent)
+                .filter(|heard_at| *heard_at >= since)
+        })
+        .await;
+    }
+
+    async fn promised(&self, round: u64) {
+        until(|| (self.shared.published().leadership.promised.round() == round).then_some(())).await;
+    }
+}

@@ -1,0 +1,178 @@
+//! What one stream, and all streams together, may hold.
+
+use super::*;
+
+#[tokio::test]
+async fn leader_within_its_bound_is_read_whatever_the_disk_does() {
+    let cluster = Cluster::start().await;
+    let address = cluster.serve().await;
+    let mut leader = Leader::open(&cluster, address, 1, 20).await;
+    cluster.promised(1).await;
+    cluster.gate.send_replace(false);
+    for sequence in 1..=UNANSWERED_MAX {
+        leader.send(leader.value(sequence, sequence - 1, 1 << 20)).await;
+    }
+    // The heartbeat behind all these values arrives.
+    let last = pb::AcceptRequest {
+        sequence: UNANSWERED_MAX + 1,
+        resign: true,
+        ..leader.heartbeat.clone()
+    };
+    leader.send(last).await;
+    until(|| cluster.shared.ears.heard().resigned.then_some(())).await;
+    cluster.gate.send_replace(true);
+    for expected in 1..=UNANSWERED_MAX + 1 {
+        let (sequence, answer) = leader.answer().await.unwrap();
+        assert_eq!(sequence, expected);
+        assert!(matches!(answer, Answer::Accepted(_)), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn stream_with_too_many_unanswered_messages_is_cut_off_and_has_not_ended() {
+    let cluster = Cluster::start().await;
+    let address = cluster.serve().await;
+    let mut leader = Leader::open(&cluster, address, 1, 20).await;
+    cluster.promised(1).await;
+    cluster.gate.send_replace(false);
+    leader.send(leader.value(1, 0, 100)).await;
+    cluster.readable(0).await;
+    for sequence in 2..200 {
+        // The stream may be gone by then.
+        drop(leader.requests.send(leader.numbered(sequence)).await);
+    }
+    let status = leader.answer().await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(status.message().contains("64 unanswered messages"), "{status:?}");
+    let heard = cluster.shared.ears.heard();
+    assert_eq!((heard.ballot, heard.ended), (ballot(1), None));
+    // What the writer has not taken is gone; a new stream is open at once.
+    let mut again = Leader::open(&cluster, address, 1, 20).await;
+    again.send(again.value(1, 1, 100)).await;
+    cluster.gate.send_replace(true);
+    let (sequence, answer) = again.answer().await.unwrap();
+    assert!(
+        sequence == 1 && matches!(answer, Answer::Accepted(_)),
+        "{answer:?}"
+    );
+    assert_eq!(cluster.voted_to().await, 2);
+}
+
+#[tokio::test]
+async fn values_of_one_stream_are_bounded_in_bytes() {
+    let cluster = Cluster::start().await;
+    let address = cluster.serve().await;
+    let mut leader = Leader::open(&cluster, address, 1, 20).await;
+    cluster.promised(1).await;
+    cluster.gate.send_replace(false);
+    for sequence in 1..=40 {
+        drop(
+            leader
+                .requests
+                .send(leader.value(sequence, sequence - 1, 3 << 20))
+                .await,
+        );
+    }
+    let status = leader.answer().await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(status.message().contains("bytes of values"), "{status:?}");
+    cluster.gate.send_replace(true);
+}
+
+#[tokio::test]
+async fn messages_below_the_promise_hold_no_values() {
+    let cluster = Cluster::start().await;
+    let address = cluster.serve().await;
+    let leader = Leader::open(&cluster, address, 2, 20).await;
+    cluster.promised(2).await;
+    cluster.gate.send_replace(false);
+    leader.send(leader.value(1, 0, 100)).await;
+    cluster.readable(0).await;
+    let mut old = Leader::open(&cluster, address, 1, 20).await;
+    // The heartbeat that opened the stream is answered at once.
+    let (sequence, answer) = old.answer().await.unwrap();
+    assert!(
+        sequence == 0 && matches!(answer, Answer::Rejected(_)),
+        "{answer:?}"
+    );
+    for sequence in 1..=60 {
+        old.send(old.value(sequence, 1_000 + sequence, 3 << 20)).await;
+    }
+    until(|| (cluster.queue.len() == 60).then_some(())).await;
+    cluster.gate.send_replace(true);
+    for expected in 1..=60 {
+        let (sequence, answer) = old.answer().await.unwrap();
+        assert_eq!(sequence, expected);
+        assert!(matches!(answer, Answer::Rejected(_)), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn heartbeats_do_not_pile_up_before_the_writer() {
+    let cluster = Cluster::start().await;
+    let address = cluster.serve().await;
+    let leader = Leader::open(&cluster, address, 1, 20).await;
+    cluster.promised(1).await;
+    cluster.gate.send_replace(false);
+    leader.send(leader.value(1, 0, 100)).await;
+    cluster.readable(0).await;
+    // Heartbeats without news do not wait for the writer; of those with news, one waits.
+    let said = |chosen_to, resign, sequence| pb::AcceptRequest {
+        chosen_to,
+        resign,
+        sequence,
+        ..leader.heartbeat.clone()
+    };
+    for chosen_to in [0, 0, 0, 1, 2, 3, 3, 2, 4] {
+        leader.send(said(chosen_to, false, 0)).await;
+    }
+    // Behind them on the stream, so that they have been read.
+    leader.send(said(4, true, 2)).await;
+    until(|| cluster.shared.ears.heard().resigned.then_some(())).await;
+    assert_eq!(cluster.queue.len(), 2);
+    let candidate = Leader::open(&cluster, address, 2, 20).await;
+    for _ in 0..20 {
+        candidate.send(heartbeat(&cluster, 2)).await;
+    }
+    candidate.send(candidate.numbered(1)).await;
+    until(|| (cluster.queue.len() == 4).then_some(())).await;
+    cluster.gate.send_replace(true);
+    until(|| (cluster.queue.len() == 0).then_some(())).await;
+    // The watermark of the last heartbeat was taken: the row below it is the leader's own.
+    until(|| (cluster.shared.published().known_to == Slot::new(1).unwrap()).then_some(())).await;
+    cluster.promised(2).await;
+}
+
+#[tokio::test]
+async fn streams_are_bounded_and_the_leader_keeps_its_own() {
+    let cluster = Cluster::start().await;
+    let address = cluster.serve().await;
+    let mut leader = Leader::open(&cluster, address, 5, 20).await;
+    cluster.promised(5).await;
+    let mut shared = client(address);
+    let mut others = Vec::new();
+    for round in 1..=accept::STREAMS_MAX as u64 + 100 {
+        let (requests, receiver) = mpsc::channel(1);
+        requests.send(heartbeat(&cluster, round % 4 + 1)).await.unwrap();
+        let answers = within(shared.accept(ReceiverStream::new(receiver))).await;
+        others.push((requests, answers.unwrap().into_inner()));
+    }
+    assert!(cluster.service.inner.streams.count() <= accept::STREAMS_MAX);
+    leader.send(leader.value(1, 0, 100)).await;
+    let (_, answer) = leader.answer().await.unwrap();
+    assert!(matches!(answer, Answer::Accepted(_)), "{answer:?}");
+    let mut cut_off = 0;
+    for (_requests, answers) in &mut others {
+        // Each is rejected, below the promise; then it is cut off, or still open.
+        while let Ok(answer) = timeout(Duration::from_millis(1), answers.message()).await {
+            if let Err(status) = answer {
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+                cut_off += 1;
+                break;
+            }
+        }
+    }
+    assert!(cut_off > 0);
+    drop(others);
+    until(|| (cluster.service.inner.streams.count() == 1).then_some(())).await;
+}

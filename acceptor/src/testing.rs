@@ -1,0 +1,258 @@
+//! For tests: an acceptor that is a whole cluster, with its worker and service, on a disk that can be made to hang.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use paxos_common::{
+    paxos::{
+        acceptor::{Membership, Write},
+        ballot::{Ballot, ProposerId},
+        detector::Kind,
+        identity::{AcceptorUuid, CommitCounter, RunNumber},
+        message::Accept,
+        quorum::Configuration,
+        slot::Slot,
+        value::Value,
+        witness::Witnesses,
+    },
+    server::{MESSAGE_BYTES_MAX, Server},
+    shutdown::Shutdown,
+    trace::Tracer,
+    wire,
+};
+use paxos_proto::v1::{
+    self as pb,
+    acceptor_server::{Acceptor as _, AcceptorServer, SERVICE_NAME},
+};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, service::Routes};
+
+use crate::{
+    inbox::{Answers, Inbox, Message, Reply},
+    metrics::Instruments,
+    peers::PeerReader,
+    queue::Queue,
+    request::Command,
+    service::{Name, Service},
+    shared::Shared,
+    store::{
+        Reader as _, Store, StoreError,
+        memory::{MemoryDisk, MemoryStore},
+    },
+    trace::Traced,
+    worker::Worker,
+};
+
+/// A store whose commits return only when the gate is open: until then the disk shows what memory does not.
+#[derive(Debug)]
+struct SlowToReturn {
+    store: MemoryStore,
+    gate: watch::Receiver<bool>,
+    has_space: Arc<AtomicBool>,
+}
+
+impl Store for SlowToReturn {
+    type Reader = MemoryDisk;
+
+    async fn commit(&mut self, write: Write<'_>) -> Result<(), StoreError> {
+        self.store.commit(write).await?;
+        drop(self.gate.wait_for(|open| *open).await);
+        Ok(())
+    }
+
+    async fn has_space(&mut self) -> bool {
+        self.has_space.load(Ordering::Relaxed)
+    }
+
+    async fn keep_wal_short(&mut self) -> Result<(), StoreError> {
+        self.store.keep_wal_short().await
+    }
+
+    fn file(&self) -> &Path {
+        self.store.file()
+    }
+
+    fn reader(&self) -> MemoryDisk {
+        self.store.reader()
+    }
+
+    async fn close(self) {}
+}
+
+/// A cluster of one acceptor, formed, with its worker at work.
+pub(crate) struct Cluster {
+    pub(crate) configuration: Configuration,
+    pub(crate) disk: MemoryDisk,
+    /// While it is shut no commit returns.
+    pub(crate) gate: watch::Sender<bool>,
+    pub(crate) has_space: Arc<AtomicBool>,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) service: Service<MemoryDisk>,
+    shutdown: Shutdown,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.shutdown.begin();
+    }
+}
+
+impl Cluster {
+    pub(crate) async fn start() -> Self {
+        let uuid = AcceptorUuid::from_u128(1);
+        let configuration = Configuration::new([(uuid, "http://a:1".into())], 1, 1).unwrap();
+        let disk = MemoryDisk::new(uuid);
+        let run = RunNumber::from_random(1);
+        let (mut store, _) = disk.open(run);
+        form(&mut store, &configuration).await;
+        let run = RunNumber::from_random(2);
+        let (store, opened) = disk.open(run);
+        let (gate, closed) = watch::channel(true);
+        let has_space = Arc::new(AtomicBool::new(true));
+        let store = SlowToReturn {
+            store,
+            gate: closed,
+            has_space: Arc::clone(&has_space),
+        };
+        let metrics = Instruments::new(&paxos_common::metrics::Metrics::unread());
+        let shutdown = Shutdown::new(&CancellationToken::new());
+        let (worker, shared, queue) = Worker::new(store, opened, run, Tracer::off(), metrics.clone());
+        tokio::spawn(worker.run(CancellationToken::new()));
+        let ears = Arc::clone(&shared.ears);
+        tokio::spawn(
+            shutdown
+                .token()
+                .clone()
+                .run_until_cancelled_owned(async move { ears.watch_silence().await }),
+        );
+        let reader = PeerReader::new(disk.clone(), Arc::clone(&shared), shutdown.clone());
+        let service = Service::new(
+            Name {
+                id: "a1".into(),
+                address: "http://a:1".into(),
+            },
+            Arc::clone(&queue),
+            Arc::clone(&shared),
+            reader,
+            metrics,
+            shutdown.clone(),
+            Tracer::off(),
+        );
+        Self {
+            configuration,
+            disk,
+            gate,
+            has_space,
+            queue,
+            shared,
+            service,
+            shutdown,
+        }
+    }
+
+    /// Serves it on a port of this machine, as the role does.
+    pub(crate) async fn serve(&self) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = AcceptorServer::new(self.service.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let (server, _) = Server::new(listener, SERVICE_NAME, Routes::new(service))
+            .await
+            .unwrap();
+        tokio::spawn(server.run(self.shutdown.clone()));
+        address
+    }
+
+    pub(crate) fn caller(&self) -> pb::Caller {
+        wire::caller(Some(self.configuration.cluster_id()))
+    }
+
+    /// Puts a vote's request before the worker; returns where its answer comes.
+    pub(crate) fn accept(&self, slot: u64) -> mpsc::Receiver<Reply> {
+        let (answers, replies) = Answers::new();
+        let value = Value::from_stored(Bytes::from_static(b"v"), Bytes::new());
+        let accept = Accept {
+            ballot: ballot(1),
+            sequence: 1,
+            chosen_to: Slot::ZERO,
+            proposals: vec![(Slot::new(slot).unwrap(), value)],
+            address: "http://p:1".into(),
+            resign: false,
+        };
+        let trace = Traced::begin(&Tracer::off(), "", &accept);
+        let request = (accept.ballot, &accept.address, Kind::Accept);
+        let claimed = self.shared.ears.queued(request, false, false);
+        let inbox = Arc::new(Inbox::default());
+        inbox.push(Message {
+            accept,
+            witnesses: Witnesses::default(),
+            claimed,
+            place: answers.reserve().unwrap(),
+            bytes: None,
+            trace,
+        });
+        self.queue.push(Command::Accept(inbox)).unwrap();
+        replies
+    }
+
+    /// Returns once readers of the disk see a vote for a slot.
+    pub(crate) async fn readable(&self, slot: u64) {
+        while self
+            .disk
+            .page(Slot::new(slot).unwrap())
+            .await
+            .unwrap()
+            .rows
+            .is_empty()
+        {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(crate) async fn voted_to(&self) -> u64 {
+        let request = pb::TailRequest {
+            caller: Some(self.caller()),
+            nonce: 1,
+        };
+        let tail = self.service.tail(Request::new(request)).await.unwrap();
+        tail.into_inner().voted_to
+    }
+}
+
+async fn form(store: &mut MemoryStore, configuration: &Configuration) {
+    let formed = Membership::Formed(configuration.clone());
+    let write = Write {
+        commit_counter: CommitCounter::new(2),
+        membership: Some(&formed),
+        promised: Ballot::ZERO,
+        promise_is_new: false,
+        leader_address: &"".into(),
+        chosen_to: Slot::ZERO,
+        rows: &BTreeMap::new(),
+        witnesses: &Witnesses::default(),
+    };
+    store.commit(write).await.unwrap();
+}
+
+/// Gives every other task of this thread 1,000 turns: enough for everything that can happen without new input.
+pub(crate) async fn settle() {
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+}
+
+pub(crate) fn ballot(round: u64) -> Ballot {
+    Ballot::new(round, ProposerId::from_random(7)).unwrap()
+}

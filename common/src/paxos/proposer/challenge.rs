@@ -1,0 +1,158 @@
+//! Challenges: the way out when a leader or candidate reaches only acceptors that are stuck, while this standby reaches
+//! others.
+//!
+//! A standby challenges the heard proposer when work is wanted, nothing has moved for some seconds, and enough acceptors
+//! could vote here at once. A proposer whose leader makes progress never challenges.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{Proposer, Timer, notice::Why, standby::Report};
+use crate::paxos::{ballot::Ballot, identity::AcceptorUuid};
+
+/// How long nothing may move before the first challenge.
+const PATIENCE_MIN: Duration = Duration::from_secs(5);
+
+/// The longest that it may, after challenges in vain.
+const PATIENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Doublings from the first to the last.
+const DOUBLINGS_MAX: u32 = 4;
+
+/// Between two commands that wait there may be this much: callers that try again and again make one wait.
+const DEMAND_GAP: Duration = Duration::from_secs(1);
+
+/// Five seconds, doubling with each attempt in vain, and at most sixty.
+pub(super) fn patience(in_vain: u32) -> Duration {
+    (PATIENCE_MIN * (1 << in_vain.min(DOUBLINGS_MAX))).min(PATIENCE_MAX)
+}
+
+/// The longest time between two answers of an acceptor that answers all the time, unless the leader timeout is longer: a
+/// standby with nothing to do reports seldom.
+const ANSWER_GAP: Duration = Duration::from_secs(1);
+
+/// What a standby observed of the work that others do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Challenge {
+    /// Since when nothing has moved, and nobody else was heard.
+    quiet_since: Duration,
+    /// The highest ballot heard.
+    heard: Ballot,
+    /// The work of whom each acceptor hears.
+    work: BTreeMap<AcceptorUuid, (Ballot, u64)>,
+    /// Since when each acceptor could have voted at once.
+    ready_since: BTreeMap<AcceptorUuid, Duration>,
+    /// Since when, without a gap, something waits to be chosen; and when that was last so.
+    demand: Option<(Duration, Duration)>,
+    armed: bool,
+    in_vain: u32,
+}
+
+impl Challenge {
+    pub(super) fn progressed(&mut self, now: Duration) {
+        self.quiet_since = now;
+        self.in_vain = 0;
+    }
+
+    pub(super) fn forget(&mut self, acceptor: AcceptorUuid) {
+        self.ready_since.remove(&acceptor);
+    }
+
+    /// The timer does not run any more.
+    pub(super) fn disarmed(&mut self) {
+        self.armed = false;
+    }
+}
+
+impl Proposer {
+    /// Takes in an answer to a report, before it takes the place of the last one.
+    pub(super) fn observe(&mut self, acceptor: AcceptorUuid, report: &Report) {
+        let now = self.now;
+        let gap = ANSWER_GAP.max(self.settings.leader_timeout);
+        let last = self.reports.get(&acceptor);
+        let goes_on = last.is_some_and(|last| now.saturating_sub(last.came) < gap);
+        let is_ready = self.is_fresh(report)
+            && report.word.has_space
+            && report.word.waiting < self.settings.leader_timeout;
+        let challenge = &mut self.challenge;
+        if !is_ready {
+            challenge.ready_since.remove(&acceptor);
+        } else if !goes_on || !challenge.ready_since.contains_key(&acceptor) {
+            challenge.ready_since.insert(acceptor, now);
+        }
+        let heard = &report.word.heard;
+        let work = (heard.ballot, heard.work);
+        if challenge.work.insert(acceptor, work) != Some(work) {
+            challenge.quiet_since = now;
+        }
+        if heard.ballot > challenge.heard {
+            challenge.heard = heard.ballot;
+            challenge.quiet_since = now;
+            // What was sent to the one before says nothing of this one.
+            self.forwarded.clear();
+        }
+    }
+
+    pub(super) fn consider_challenge(&mut self) {
+        self.note_demand();
+        if self.challenge.armed {
+            if self.no_progress_for().is_none() {
+                self.challenge.armed = false;
+                self.disarm(Timer::Challenge);
+            }
+        } else if self.no_progress_for().is_some() {
+            self.challenge.armed = true;
+            self.arm(Timer::Challenge, Duration::ZERO, self.settings.leader_timeout);
+        }
+    }
+
+    /// The random wait before a challenge is over.
+    pub(super) fn challenge_due(&mut self) {
+        self.challenge.armed = false;
+        self.note_demand();
+        if let Some(lasted) = self.no_progress_for() {
+            self.challenge.in_vain += 1;
+            let heard = self.heard_ballot();
+            self.campaign(Why::NoProgress { heard, lasted });
+        }
+    }
+
+    /// Notes whether something waits to be chosen: commands that came in here, or votes above what is chosen.
+    pub(super) fn note_demand(&mut self) {
+        let voted_to = self.reports.values().map(|report| report.word.voted_to).max();
+        let is_wanted = !self.queue.is_empty()
+            || !self.forwarded.is_empty()
+            || voted_to.is_some_and(|voted_to| voted_to > self.chosen_to_heard);
+        if !is_wanted {
+            return;
+        }
+        let now = self.now;
+        let since = match self.challenge.demand {
+            Some((since, last)) if now.saturating_sub(last) <= DEMAND_GAP => since,
+            Some(_) | None => now,
+        };
+        self.challenge.demand = Some((since, now));
+    }
+
+    /// How long nothing has moved though something waits, when that is long enough, and enough acceptors could have voted
+    /// here all the time.
+    fn no_progress_for(&self) -> Option<Duration> {
+        let challenge = &self.challenge;
+        let (wanted_since, last) = challenge.demand?;
+        if self.now.saturating_sub(last) > DEMAND_GAP {
+            return None;
+        }
+        let patience = patience(challenge.in_vain);
+        let lasted = self.now.saturating_sub(wanted_since.max(challenge.quiet_since));
+        let is_ready = |acceptor: &&AcceptorUuid| {
+            let since = challenge.ready_since.get(acceptor);
+            let is_fresh = self
+                .reports
+                .get(acceptor)
+                .is_some_and(|report| self.is_fresh(report));
+            is_fresh && since.is_some_and(|&since| self.now.saturating_sub(since) >= patience)
+        };
+        let ready = self.electorate.members().iter().filter(is_ready).count();
+        let quorums = self.electorate.quorums();
+        (lasted >= patience && ready >= quorums.phase1().max(quorums.phase2())).then_some(lasted)
+    }
+}

@@ -1,0 +1,120 @@
+//! What the acceptors say of a stretch that is repaired: the pages of a scan, and what follows from them slot by slot.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::paxos::{ballot::Ballot, identity::AcceptorUuid, message::PromisePage, slot::Slot, value::Value};
+
+/// Bytes of the values that one stretch gathers by a scan, unless a single value has more.
+pub(super) const STRETCH_BYTES_MAX: usize = 4 << 20;
+
+/// What the acceptors have said of a stretch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Reports {
+    pub(super) by: BTreeMap<AcceptorUuid, Report>,
+    /// Values that are chosen: of rows below their sender's known watermark.
+    pub(super) chosen: BTreeMap<Slot, Value>,
+    /// The highest-ballot row of each other slot.
+    best: BTreeMap<Slot, (Ballot, Value)>,
+    pub(super) bytes: usize,
+    /// No more is waited for.
+    pub(super) overdue: bool,
+}
+
+/// What one acceptor has said, as far as its pages came in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Report {
+    /// Every slot of the stretch below it was reported.
+    covered_to: Slot,
+    /// Slots whose row could not be read: no word on them.
+    unknown: BTreeSet<Slot>,
+}
+
+/// What the reports say of one slot.
+pub(super) enum Word {
+    Chosen(Value),
+    /// A phase-1 quorum holds nothing for it.
+    Lost,
+    /// Nothing yet.
+    Open,
+}
+
+impl Reports {
+    /// Takes one page. Pages after a lost one do not count; those of a stream that began anew do.
+    pub(super) fn page(&mut self, (from, to): (Slot, &mut Slot), acceptor: AcceptorUuid, page: PromisePage) {
+        let report = self.by.entry(acceptor).or_insert_with(|| Report {
+            covered_to: from,
+            unknown: BTreeSet::new(),
+        });
+        if page.from > report.covered_to {
+            return;
+        }
+        let covered_to = if page.last { Slot::MAX } else { page.next };
+        report.covered_to = report.covered_to.max(covered_to);
+        for row in page.rows {
+            if row.slot < from || row.slot >= *to {
+                continue;
+            }
+            match row.accepted {
+                None => {
+                    report.unknown.insert(row.slot);
+                }
+                Some(_) if self.chosen.contains_key(&row.slot) => {}
+                Some((_, value)) if row.slot < page.known_to => {
+                    self.bytes += value.as_bytes().len();
+                    if let Some((_, replaced)) = self.best.remove(&row.slot) {
+                        self.bytes -= replaced.as_bytes().len();
+                    }
+                    self.chosen.insert(row.slot, value);
+                }
+                Some((ballot, value)) => {
+                    let best = self.best.get(&row.slot);
+                    if best.is_none_or(|(best, _)| *best < ballot) {
+                        self.bytes += value.as_bytes().len();
+                        if let Some((_, replaced)) = self.best.insert(row.slot, (ballot, value)) {
+                            self.bytes -= replaced.as_bytes().len();
+                        }
+                    }
+                }
+            }
+        }
+        self.shorten(from, to);
+    }
+
+    /// Gives up the end of a stretch that is too large to hold.
+    fn shorten(&mut self, from: Slot, to: &mut Slot) {
+        while self.bytes > STRETCH_BYTES_MAX {
+            let last = |slot: Option<&Slot>| slot.copied().unwrap_or(from);
+            let highest = last(self.chosen.keys().next_back()).max(last(self.best.keys().next_back()));
+            if highest == from {
+                return;
+            }
+            let chosen = self.chosen.remove(&highest).into_iter();
+            let best = self.best.remove(&highest).map(|(_, value)| value);
+            for value in chosen.chain(best) {
+                self.bytes -= value.as_bytes().len();
+            }
+            *to = highest;
+        }
+    }
+
+    pub(super) fn word(&self, phase1: usize, slot: Slot) -> Word {
+        if let Some(value) = self.chosen.get(&slot) {
+            return Word::Chosen(value.clone());
+        }
+        let speaks = |report: &&Report| slot < report.covered_to && !report.unknown.contains(&slot);
+        if self.by.values().filter(speaks).count() < phase1 {
+            return Word::Open;
+        }
+        let best = self.best.get(&slot);
+        best.map_or(Word::Lost, |(_, value)| Word::Chosen(value.clone()))
+    }
+
+    /// Whether all of these have reported all of the stretch.
+    pub(super) fn are_whole<'a>(&self, mut of: impl Iterator<Item = &'a AcceptorUuid>, to: Slot) -> bool {
+        of.all(|acceptor| {
+            self.by
+                .get(acceptor)
+                .is_some_and(|report| report.covered_to >= to)
+        })
+    }
+}

@@ -1,0 +1,220 @@
+//! What a proposer tells people: why it campaigns, why it gives way, and that it stood still.
+
+use std::{fmt, time::Duration};
+
+use crate::paxos::{ballot::Ballot, identity::AcceptorUuid};
+
+/// A change that people should know the reason of. [`fmt::Display`] gives the words of a log line.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Notice {
+    /// A campaign begins.
+    Campaign {
+        /// Its ballot.
+        ballot: Ballot,
+        /// The reason.
+        why: Why,
+    },
+    /// A campaign or a reign ends.
+    SteppedDown {
+        /// Its ballot.
+        ballot: Ballot,
+        /// It was a reign.
+        led: bool,
+        /// The reason.
+        why: End,
+    },
+    /// This process stood still for at least a leader timeout while it campaigned or led.
+    StoodStill(Duration),
+}
+
+/// Why a standby campaigns.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Why {
+    /// A phase-1 quorum finds the leader gone.
+    Gone(Vec<(AcceptorUuid, Gone)>),
+    /// The heard proposer makes no progress, and this proposer could.
+    NoProgress {
+        /// Whom it challenges.
+        heard: Ballot,
+        /// How long nothing has moved.
+        lasted: Duration,
+    },
+}
+
+/// What an acceptor says of a proposer that is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Gone {
+    /// Nothing of it arrived for this long.
+    Silent(Duration),
+    /// Its stream ended this long ago.
+    Ended(Duration),
+    /// It said that it stops.
+    Resigned,
+}
+
+/// Why a campaign or a reign ends.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    /// An acceptor has promised a higher ballot.
+    Rejected {
+        /// That ballot.
+        promised: Ballot,
+    },
+    /// Fewer acceptors than a quorum are there.
+    Alone {
+        /// How many must be there.
+        needed: usize,
+        /// Those that are not there.
+        absent: Vec<(AcceptorUuid, Absent)>,
+    },
+    /// A campaign got no byte of a promise for this long.
+    NoPromise(Duration),
+    /// An acceptor that may have been counted has lost votes.
+    Distrusted(AcceptorUuid),
+}
+
+/// Why an acceptor is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Absent {
+    /// Nothing of it arrived for this long.
+    Silent(Duration),
+    /// It answers, and nothing from here arrived at it for this long.
+    Deaf(Duration),
+}
+
+/// A member that keeps commands waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Late {
+    /// Who.
+    pub acceptor: AcceptorUuid,
+    /// What keeps it.
+    pub why: Lateness,
+}
+
+/// What keeps an acceptor from voting in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lateness {
+    /// It is not there.
+    Absent(Absent),
+    /// Its oldest request has waited for its disk for this long.
+    Waiting(Duration),
+    /// Its disk has no space.
+    NoSpace,
+}
+
+impl Notice {
+    /// A label for metrics: one of a few words.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Campaign { why, .. } => match why {
+                Why::NoProgress { .. } => "no_progress",
+                Why::Gone(said) => {
+                    let all = |is: fn(&Gone) -> bool| said.iter().all(|(_, gone)| is(gone));
+                    if all(|gone| *gone == Gone::Resigned) {
+                        "resigned"
+                    } else if all(|gone| !matches!(gone, Gone::Silent(_))) {
+                        "ended"
+                    } else {
+                        "silent"
+                    }
+                }
+            },
+            Self::SteppedDown { why, .. } => match why {
+                End::Rejected { .. } => "rejected",
+                End::Alone { .. } => "alone",
+                End::NoPromise(_) => "no_promise",
+                End::Distrusted(_) => "distrusted",
+            },
+            Self::StoodStill(_) => "stood_still",
+        }
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Campaign { ballot, why } => write!(f, "campaign at ballot {ballot}: {why}"),
+            Self::SteppedDown { ballot, led, why } => {
+                let what = if *led { "reign" } else { "campaign" };
+                write!(f, "the {what} at ballot {ballot} ends: {why}")
+            }
+            Self::StoodStill(lasted) => write!(
+                f,
+                "this process stood still for {} ms, and others may have taken over: raise --leader-timeout",
+                lasted.as_millis()
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone(said) => {
+                write!(f, "the leader is gone: ")?;
+                list(f, said)
+            }
+            Self::NoProgress { heard, lasted } => write!(
+                f,
+                "no progress for {} s at ballot {heard}, and a quorum answers here",
+                lasted.as_secs()
+            ),
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rejected { promised } => write!(f, "an acceptor has promised ballot {promised}"),
+            Self::Alone { needed, absent } => {
+                write!(f, "fewer than {needed} acceptors are there: ")?;
+                list(f, absent)
+            }
+            Self::NoPromise(lasted) => write!(f, "no byte of a promise for {} s", lasted.as_secs()),
+            Self::Distrusted(acceptor) => write!(f, "acceptor {acceptor} has lost votes"),
+        }
+    }
+}
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent(lasted) => write!(f, "silent {} ms", lasted.as_millis()),
+            Self::Ended(lasted) => write!(f, "ended {} ms ago", lasted.as_millis()),
+            Self::Resigned => write!(f, "resigned"),
+        }
+    }
+}
+
+impl fmt::Display for Absent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent(lasted) => write!(f, "silent {} ms", lasted.as_millis()),
+            Self::Deaf(lasted) => write!(f, "heard nothing from here for {} ms", lasted.as_millis()),
+        }
+    }
+}
+
+impl fmt::Display for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { acceptor, why } = self;
+        match why {
+            Lateness::Absent(absent) => write!(f, "acceptor {acceptor}: {absent}"),
+            Lateness::Waiting(lasted) => write!(
+                f,
+                "acceptor {acceptor}: its disk keeps a request waiting for {} ms",
+                lasted.as_millis()
+            ),
+            Lateness::NoSpace => write!(f, "acceptor {acceptor}: no space on its disk"),
+        }
+    }
+}
+
+fn list<T: fmt::Display>(f: &mut fmt::Formatter<'_>, said: &[(AcceptorUuid, T)]) -> fmt::Result {
+    for (number, (acceptor, what)) in said.iter().enumerate() {
+        let comma = if number == 0 { "" } else { ", " };
+        write!(f, "{comma}acceptor {acceptor}: {what}")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,181 @@
+//! Standing by: what the acceptors say of the heard proposer, and where commands go meanwhile.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Effect, Outcome, Phase, Proposer, Reason, Timer,
+    notice::{Gone, Late, Lateness},
+    presence::absent_after,
+};
+use crate::paxos::{
+    ballot::Ballot,
+    identity::AcceptorUuid,
+    message::{Heard, Word},
+    slot::Slot,
+};
+
+/// Leader timeouts that commands wait for somebody to lead: several elections, and less than callers like to wait.
+const LEADERLESS_TIMEOUTS: u32 = 10;
+
+/// The part of the leader timeout for which a stream must have ended before its proposer is gone: a broken connection is
+/// opened again at once.
+const ENDED_PART: u32 = 8;
+
+/// An acceptor's latest answer to a report.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Report {
+    pub(super) word: Word,
+    /// When the report that it answers was sent.
+    pub(super) sent: Duration,
+    /// When it came in.
+    pub(super) came: Duration,
+}
+
+/// How long a stream must have ended before its proposer is gone.
+pub(super) fn ended_min(leader_timeout: Duration) -> Duration {
+    leader_timeout / ENDED_PART
+}
+
+impl Report {
+    /// What the acceptor says of a proposer that is gone; `None` while it is not.
+    pub(super) fn gone(&self, leader_timeout: Duration) -> Option<Gone> {
+        let Heard {
+            silent,
+            ended,
+            resigned,
+            ..
+        } = self.word.heard;
+        match ended {
+            _ if resigned => Some(Gone::Resigned),
+            Some(ended) if ended >= ended_min(leader_timeout) => Some(Gone::Ended(ended)),
+            Some(_) | None => (silent >= leader_timeout).then_some(Gone::Silent(silent)),
+        }
+    }
+}
+
+impl Proposer {
+    /// Where another proposer leads or campaigns, as far as the acceptors know; `None` when it is gone.
+    pub fn leader(&self) -> Option<Arc<str>> {
+        let timeout = self.settings.leader_timeout;
+        let heard = self.heard_ballot();
+        let is_recent = |report: &&Report| {
+            self.now.saturating_sub(report.sent) < absent_after(timeout)
+                && report.word.heard.ballot == heard
+                && report.gone(timeout).is_none()
+        };
+        let Heard { ballot, address, .. } = &self.reports.values().find(is_recent)?.word.heard;
+        // At its own address an earlier run of this very process led.
+        let is_another = ballot.proposer() != self.id && *address != self.address && !address.is_empty();
+        (*ballot > Ballot::ZERO && is_another).then(|| Arc::clone(address))
+    }
+
+    /// The members that keep commands waiting, as far as is known here.
+    pub fn late(&self) -> Vec<Late> {
+        let timeout = self.settings.leader_timeout;
+        let members = self.electorate.members().iter();
+        if !matches!(self.phase, Phase::Standby) {
+            let patience = (absent_after(timeout), timeout);
+            let late = members.filter_map(|&member| self.presence.late(member, self.awake(), patience));
+            return late.collect();
+        }
+        let late = |&acceptor: &AcceptorUuid| {
+            let word = &self.reports.get(&acceptor)?.word;
+            let why = if !word.has_space {
+                Lateness::NoSpace
+            } else if word.waiting >= timeout {
+                Lateness::Waiting(word.waiting)
+            } else {
+                return None;
+            };
+            Some(Late { acceptor, why })
+        };
+        members.filter_map(late).collect()
+    }
+
+    /// The highest ballot that acceptors hear from.
+    pub(super) fn heard_ballot(&self) -> Ballot {
+        let heard = self.reports.values().map(|report| report.word.heard.ballot);
+        heard.max().unwrap_or(Ballot::ZERO)
+    }
+
+    /// Whether an answer is younger than a leader timeout, counted from its question.
+    pub(super) fn is_fresh(&self, report: &Report) -> bool {
+        self.now.saturating_sub(report.sent) < self.settings.leader_timeout
+    }
+
+    pub(super) fn reported(&mut self, acceptor: AcceptorUuid, sent: Duration, word: Word) {
+        if !self.known.contains(&acceptor) {
+            return;
+        }
+        self.highest = self.highest.max(word.heard.ballot);
+        self.heard_of(word.known_to);
+        // A late word of a broken link: a campaign could not ask that acceptor for anything.
+        if !self.open.contains(&acceptor) {
+            return;
+        }
+        let came = self.now;
+        let report = Report { word, sent, came };
+        self.observe(acceptor, &report);
+        self.reports.insert(acceptor, report);
+        self.consider();
+    }
+
+    /// Counts an acceptor's last word no more.
+    pub(super) fn forget_report(&mut self, acceptor: AcceptorUuid) {
+        self.reports.remove(&acceptor);
+        self.challenge.forget(acceptor);
+        self.consider();
+    }
+
+    /// Every slot below is chosen: if that is news, the work goes on.
+    pub(super) fn heard_of(&mut self, chosen_to: Slot) {
+        if chosen_to > self.chosen_to_heard {
+            self.chosen_to_heard = chosen_to;
+            self.progressed();
+        }
+    }
+
+    /// Something was chosen: the next waits are short again.
+    pub(super) fn progressed(&mut self) {
+        self.failures = 0;
+        self.vain_campaigns = 0;
+        self.challenge.progressed(self.now);
+    }
+
+    /// Whether a standby has a reason to campaign.
+    pub(super) fn consider(&mut self) {
+        if matches!(self.phase, Phase::Standby) && !self.stopping {
+            self.consider_election();
+            self.consider_challenge();
+        }
+    }
+
+    /// Has what waits given back, unless somebody leads before long.
+    pub(super) fn await_leader(&mut self) {
+        if !self.leaderless && !self.queue.is_empty() {
+            self.leaderless = true;
+            let patience = self.settings.leader_timeout * LEADERLESS_TIMEOUTS;
+            self.arm(Timer::Leaderless, patience, patience);
+        }
+    }
+
+    /// Nobody leads, as far as is known here. Another proposer may know better, so callers need not wait for this one.
+    pub(super) fn give_back(&mut self) {
+        self.leaderless = false;
+        let refused = self.queue.remove_where(|_| true).into_iter();
+        let outcome = Outcome::NotProposed(Reason::NotLeading);
+        self.effects
+            .extend(refused.map(|request| Effect::Answer(request, outcome)));
+    }
+
+    /// Sends what waits to the heard proposer, or waits for one.
+    pub(super) fn forward(&mut self) {
+        let Some(address) = self.leader() else {
+            return self.await_leader();
+        };
+        for pending in self.queue.drain() {
+            self.forwarded.insert(pending.request);
+            self.effects.push(Effect::Forward(pending, Arc::clone(&address)));
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! `Accept` streams: one for each acceptor in each campaign and the reign that follows.
+//!
+//! They carry one ballot, open with the campaign, and are shut when the proposer gives way, whatever the reason: a
+//! proposer that is alive and does not lead must not be heard. A stream is in order and loses nothing until it breaks. So
+//! nothing is sent again on an open stream, and after it was opened again what was unanswered is.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{Effect, Phase, Proposer};
+use crate::paxos::{ballot::Ballot, identity::AcceptorUuid, message::Accept, slot::Slot};
+
+/// The streams of the present campaign or reign.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Streams {
+    /// The driver keeps one open.
+    asked: BTreeSet<AcceptorUuid>,
+    /// It is open.
+    open: BTreeSet<AcceptorUuid>,
+}
+
+impl Streams {
+    pub(super) fn is_open(&self, acceptor: AcceptorUuid) -> bool {
+        self.open.contains(&acceptor)
+    }
+}
+
+impl Proposer {
+    /// Has a stream opened, unless there is one. Its first message says that this proposer is there, and claims nothing.
+    pub(super) fn open_stream(&mut self, acceptor: AcceptorUuid) {
+        let Some(ballot) = self.ballot() else { return };
+        if self.streams.asked.insert(acceptor) {
+            let first = self.heartbeat(ballot);
+            self.effects.push(Effect::OpenStream(acceptor, first));
+        }
+    }
+
+    /// Says that this proposer is there, and nothing else.
+    pub(super) fn heartbeat(&self, ballot: Ballot) -> Accept {
+        Accept {
+            ballot,
+            sequence: 0,
+            chosen_to: Slot::ZERO,
+            proposals: Vec::new(),
+            address: self.address.clone(),
+            resign: false,
+        }
+    }
+
+    /// This proposer gives way: nobody hears it any more.
+    pub(super) fn shut_streams(&mut self, ballot: Ballot) {
+        self.streams = Streams::default();
+        self.effects.push(Effect::ShutStreams(ballot));
+    }
+
+    /// The streams are left to their last message.
+    pub(super) fn leave_streams(&mut self) {
+        self.streams = Streams::default();
+    }
+
+    pub(super) fn stream_opened(&mut self, acceptor: AcceptorUuid, ballot: Ballot) {
+        if self.ballot() != Some(ballot) || !self.electorate.includes(acceptor) {
+            return;
+        }
+        self.streams.open.insert(acceptor);
+        self.presence.opened(acceptor, self.awake());
+        if let Phase::Leading(lead) = &mut self.phase {
+            lead.reopened(acceptor);
+        }
+    }
+
+    pub(super) fn stream_broke(&mut self, acceptor: AcceptorUuid, ballot: Ballot) {
+        if self.ballot() != Some(ballot) {
+            return;
+        }
+        self.streams.open.remove(&acceptor);
+        if let Phase::Leading(lead) = &mut self.phase {
+            lead.closed(acceptor);
+        }
+    }
+
+    pub(super) fn alive(
+        &mut self,
+        acceptor: AcceptorUuid,
+        ballot: Ballot,
+        (silent, waiting, has_space): (Duration, Duration, bool),
+    ) {
+        if self.ballot() != Some(ballot) || !self.known.contains(&acceptor) {
+            return;
+        }
+        self.presence
+            .alive(acceptor, (silent, waiting, has_space), self.awake());
+        if let Phase::Leading(lead) = &mut self.phase {
+            lead.space(acceptor, has_space);
+        }
+    }
+
+    /// The acceptors that count and can be sent something.
+    pub(super) fn reachable(&self) -> BTreeSet<AcceptorUuid> {
+        self.streams.open.intersection(&self.known).copied().collect()
+    }
+}

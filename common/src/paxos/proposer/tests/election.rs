@@ -1,0 +1,196 @@
+//! When a standby campaigns because the leader is gone, and when it waits.
+
+use super::*;
+
+const MINE: u64 = 7;
+
+fn ended(ballot: Ballot, millis: u64) -> Word {
+    let mut word = word(ballot, 30);
+    word.heard.ended = Some(Duration::from_millis(millis));
+    word
+}
+
+fn is_standby(bench: &Bench) -> bool {
+    *bench.core.phase() == Phase::Standby
+}
+
+#[test]
+fn only_answers_to_the_last_report_count() {
+    let mut bench = Bench::new();
+    let leader = ballot(3, 1);
+    for number in 1..=3 {
+        bench.report(number, leader, 300);
+    }
+    bench.pass(100);
+    bench.fire(Timer::Election);
+    assert!(bench.effects.contains(&Effect::ReportNow));
+    assert!(is_standby(&bench), "what was said before does not count");
+    // An answer to an earlier report comes late.
+    bench.say_late(1, 50, word(leader, 300));
+    bench.pass(10);
+    bench.report(2, leader, 300);
+    assert!(is_standby(&bench));
+    bench.report(1, leader, 300);
+    assert_eq!(bench.core.ballot(), Some(ballot(4, MINE)));
+    let [
+        Notice::Campaign {
+            why: Why::Gone(said), ..
+        },
+    ] = &bench.notices()[..]
+    else {
+        panic!("{:?}", bench.effects);
+    };
+    let gone = Gone::Silent(Duration::from_millis(300));
+    assert_eq!(*said, [(uuid(1), gone), (uuid(2), gone)]);
+}
+
+#[test]
+fn a_leader_that_is_heard_again_after_the_wait_is_not_deposed() {
+    let mut bench = Bench::new();
+    let leader = ballot(3, 1);
+    bench.report(1, leader, 300);
+    bench.report(2, leader, 300);
+    bench.pass(100);
+    bench.fire(Timer::Election);
+    // Another was faster.
+    let faster = ballot(4, 2);
+    for number in 1..=3 {
+        bench.report(number, faster, 5);
+    }
+    assert!(is_standby(&bench));
+    bench.pass(200);
+    bench.fire(Timer::Election);
+    assert!(is_standby(&bench));
+    assert_eq!(bench.core.leader().as_deref(), Some("http://leader"));
+}
+
+#[test]
+fn answers_that_are_not_fresh_do_not_count() {
+    let mut bench = Bench::new();
+    bench.pass(1_000);
+    bench.say_late(1, 200, word(ballot(3, 1), 300));
+    bench.say_late(2, 200, word(ballot(3, 1), 300));
+    assert_eq!(bench.timer(Timer::Election), None);
+    bench.say_late(1, 199, word(ballot(3, 1), 300));
+    bench.say_late(2, 199, word(ballot(3, 1), 300));
+    assert!(bench.timer(Timer::Election).is_some());
+}
+
+#[test]
+fn a_phase_2_quorum_must_answer_at_all() {
+    // Two promises are enough, and three votes are needed.
+    let mut bench = Bench::with(Limits::default(), (4, 2, 3));
+    let leader = ballot(3, 1);
+    bench.report(1, leader, 300);
+    bench.report(2, leader, 300);
+    bench.fire(Timer::Election);
+    assert!(is_standby(&bench), "no value would be chosen");
+    bench.report(3, leader, 10);
+    assert!(!is_standby(&bench), "the third hears the leader, and answers");
+}
+
+#[test]
+fn a_stream_must_have_ended_for_a_while() {
+    let mut bench = Bench::new();
+    let leader = ballot(3, 1);
+    bench.say(1, ended(leader, 0));
+    bench.say(2, ended(leader, 5));
+    let (_, at_least, at_most) = bench.timer(Timer::Election).unwrap();
+    let part = TIMEOUT / 8;
+    assert_eq!((at_least, at_most), (part, 2 * part), "the later one decides");
+    bench.pass(25);
+    bench.fire(Timer::Election);
+    bench.pass(1);
+    bench.say(1, ended(leader, 24));
+    bench.say(2, ended(leader, 24));
+    assert!(is_standby(&bench));
+    bench.say(1, ended(leader, 26));
+    bench.say(2, ended(leader, 31));
+    assert!(!is_standby(&bench));
+}
+
+#[test]
+fn a_stream_that_is_open_again_is_no_reason() {
+    let mut bench = Bench::new();
+    let leader = ballot(3, 1);
+    bench.say(1, ended(leader, 0));
+    bench.say(2, ended(leader, 0));
+    let (generation, ..) = bench.timer(Timer::Election).unwrap();
+    bench.report(1, leader, 1);
+    bench.tell(Event::Fired(Timer::Election, generation));
+    assert_eq!(bench.effects, []);
+}
+
+#[test]
+fn the_wait_is_short_when_all_say_ended_or_resigned_and_long_when_one_of_the_quorum_says_silent() {
+    let mut bench = Bench::new();
+    bench.reported(1, ballot(3, 1), 10, true);
+    bench.say(2, ended(ballot(3, 1), 30));
+    let (_, at_least, at_most) = bench.timer(Timer::Election).unwrap();
+    assert_eq!((at_least, at_most), (Duration::ZERO, TIMEOUT / 8));
+    let mut bench = Bench::new();
+    bench.report(1, ballot(3, 1), 300);
+    bench.say(2, ended(ballot(3, 1), 30));
+    let (_, at_least, at_most) = bench.timer(Timer::Election).unwrap();
+    assert_eq!((at_least, at_most), (Duration::ZERO, TIMEOUT));
+}
+
+#[test]
+fn the_wait_grows_while_nothing_is_chosen_and_is_short_again_afterwards() {
+    let mut bench = Bench::new();
+    let waits: Vec<u128> = (0..6)
+        .map(|_| {
+            bench.campaign();
+            bench.give_up();
+            bench.report(1, ballot(30, 1), 300);
+            bench.report(2, ballot(30, 1), 300);
+            let (_, _, at_most) = bench.timer(Timer::Election).unwrap();
+            bench.report(1, ballot(30, 1), 1);
+            at_most.as_millis()
+        })
+        .collect();
+    assert_eq!(waits, [400, 800, 1_600, 2_000, 2_000, 2_000]);
+    let mut chosen = word(ballot(30, 1), 1);
+    chosen.known_to = slot(1);
+    bench.say(1, chosen);
+    bench.report(1, ballot(30, 1), 300);
+    let (_, _, at_most) = bench.timer(Timer::Election).unwrap();
+    assert_eq!(at_most, TIMEOUT);
+}
+
+#[test]
+fn a_reign_in_which_something_was_chosen_is_no_failure() {
+    for chosen in [false, true] {
+        let mut bench = Bench::new();
+        bench.lead();
+        bench.propose(1, "a");
+        if chosen {
+            bench.vote(1, 0);
+            bench.vote(2, 0);
+        }
+        bench.answer(3, 2, rejection(ballot(9, 1)));
+        assert_eq!(bench.core.failures, u32::from(!chosen));
+    }
+}
+
+#[test]
+fn a_connection_that_broke_takes_its_word_along() {
+    let mut bench = Bench::new();
+    bench.report(1, ballot(3, 1), 300);
+    bench.report(2, ballot(3, 1), 300);
+    let (generation, ..) = bench.timer(Timer::Election).unwrap();
+    bench.tell(Event::Closed(uuid(2)));
+    bench.tell(Event::Fired(Timer::Election, generation));
+    assert!(is_standby(&bench) && bench.effects.is_empty());
+    // Nor does what comes late on it.
+    bench.report(2, ballot(3, 1), 300);
+    assert_eq!(bench.timer(Timer::Election), None);
+}
+
+#[test]
+fn an_unknown_acceptor_is_not_listened_to() {
+    let mut bench = Bench::new();
+    bench.report(9, ballot(3, 1), 300);
+    bench.report(1, ballot(3, 1), 300);
+    assert_eq!(bench.timer(Timer::Election), None);
+}

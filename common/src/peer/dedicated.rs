@@ -1,0 +1,197 @@
+//! A TCP connection for one stream alone, whose socket can be shut at once.
+
+use std::{
+    io,
+    net::{Shutdown, TcpStream},
+    os::fd::AsFd as _,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use tonic::{
+    codegen::{Service, StdError},
+    transport::{Channel, Uri},
+};
+
+use super::{Address, CONNECT_TIMEOUT, endpoint};
+
+/// Most bytes that wait in the kernel to be sent (Linux doubles the number for its own bookkeeping): they delay what is
+/// sent after them. Large enough for 200 Mbit/s over a round trip of 10 ms.
+const SEND_BUFFER_BYTES: usize = 256 << 10;
+
+/// The socket of a dedicated connection. Dropping the value shuts the socket at once, also while the peer leaves bytes
+/// unread: what waits to be sent is discarded.
+#[derive(Debug)]
+pub struct Socket(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+enum State {
+    NotConnected,
+    /// A second handle of the socket that the HTTP/2 library owns.
+    Connected(TcpStream),
+    Shut,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let State::Connected(stream) = std::mem::replace(&mut *state, State::Shut) {
+            // Wakes the task of the HTTP/2 library, and that task closes the socket. A socket that is closed already
+            // reports an error, which says nothing new.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// A channel that connects when it is first used, and only once: the next call after the connection has ended fails.
+/// The connection ends, at the latest, when the [`Socket`] is dropped.
+///
+/// # Panics
+/// Outside a Tokio runtime.
+pub fn dedicated(address: &Address) -> (Channel, Socket) {
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    http.set_send_buffer_size(Some(SEND_BUFFER_BYTES));
+    let state = Arc::new(Mutex::new(State::NotConnected));
+    let connector = Connector {
+        http,
+        state: Arc::clone(&state),
+    };
+    (
+        endpoint(address).connect_with_connector_lazy(connector),
+        Socket(state),
+    )
+}
+
+/// Opens the TCP connection. Whatever wraps the bytes, TLS for example, is put around this connector by tonic.
+struct Connector {
+    http: HttpConnector,
+    state: Arc<Mutex<State>>,
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<tokio::net::TcpStream>;
+    type Error = StdError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.http.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connecting = self.http.call(uri);
+        let state = Arc::clone(&self.state);
+        Box::pin(async move {
+            let is_new = matches!(
+                *state.lock().unwrap_or_else(PoisonError::into_inner),
+                State::NotConnected
+            );
+            if !is_new {
+                return Err(ended());
+            }
+            let stream = connecting.await?.into_inner();
+            // When the last handle is closed, by this process or by its end, the peer is told by a reset.
+            stream.set_zero_linger()?;
+            let second = TcpStream::from(stream.as_fd().try_clone_to_owned()?);
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            if !matches!(*state, State::NotConnected) {
+                return Err(ended());
+            }
+            *state = State::Connected(second);
+            Ok(TokioIo::new(stream))
+        })
+    }
+}
+
+fn ended() -> StdError {
+    io::Error::new(io::ErrorKind::NotConnected, "the connection has ended").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{io::Read as _, net::TcpListener, time::Duration};
+
+    use paxos_proto::v1::{AcceptRequest, acceptor_client::AcceptorClient};
+    use tokio::sync::mpsc;
+    use tokio_stream::wrappers::ReceiverStream;
+
+    fn listener() -> (TcpListener, Address) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        (listener, address.parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn dropped_socket_ends_the_connection_of_a_peer_that_reads_nothing() {
+        let (listener, address) = listener();
+        let (channel, socket) = dedicated(&address);
+        let (requests, outbox) = mpsc::channel(1);
+        let mut client = AcceptorClient::new(channel);
+        let calling =
+            tokio::spawn(async move { client.accept(ReceiverStream::new(outbox)).await.map(|_| ()) });
+        let (mut peer, _) = tokio::task::spawn_blocking(move || listener.accept())
+            .await
+            .unwrap()
+            .unwrap();
+        // More than the window of a stream whose reader has said nothing yet: the sender waits.
+        let large = || AcceptRequest {
+            proposer_address: "x".repeat(16 << 10),
+            ..AcceptRequest::default()
+        };
+        while tokio::time::timeout(Duration::from_millis(50), requests.send(large()))
+            .await
+            .is_ok()
+        {}
+        drop(socket);
+        let read = tokio::task::spawn_blocking(move || {
+            peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            peer.read_to_end(&mut Vec::new())
+        });
+        match read.await.unwrap() {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}"),
+        }
+        calling
+            .await
+            .unwrap()
+            .expect_err("the call ends with its connection");
+    }
+
+    #[tokio::test]
+    async fn connection_that_has_ended_is_not_opened_again() {
+        let (listener, address) = listener();
+        listener.set_nonblocking(true).unwrap();
+        let (channel, socket) = dedicated(&address);
+        let mut client = AcceptorClient::new(channel);
+        let mut call = async || client.accept(tokio_stream::empty()).await.map(|_| ());
+        tokio::select! {
+            _ = call() => panic!("nobody answers"),
+            () = async { while listener.accept().is_err() { tokio::task::yield_now().await } } => {}
+        }
+        // The peer has closed its end.
+        call().await.expect_err("the connection has ended");
+        call().await.expect_err("the connection has ended");
+        assert!(listener.accept().is_err(), "a second connection");
+        drop(socket);
+        call().await.expect_err("the socket is shut");
+    }
+
+    #[tokio::test]
+    async fn socket_that_is_dropped_before_the_first_call_opens_no_connection() {
+        let (listener, address) = listener();
+        listener.set_nonblocking(true).unwrap();
+        let (channel, socket) = dedicated(&address);
+        drop(socket);
+        let mut client = AcceptorClient::new(channel);
+        client
+            .accept(tokio_stream::empty())
+            .await
+            .expect_err("the socket is shut");
+        assert!(listener.accept().is_err(), "a connection");
+    }
+}

@@ -1,0 +1,192 @@
+//! Everything that can happen in a simulated cluster, and to whom.
+
+use paxos_common::paxos::{
+    ballot::Ballot,
+    identity::{CommitCounter, RunNumber},
+    proposer::{Scan, Timer},
+    reading::ReadId,
+    slot::Slot,
+    witness::{self, Witnesses},
+};
+
+use super::network::{Kind, Message, Node};
+
+/// Something that is going to happen. What belongs to one run of a process names that run, and is void after it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Happening {
+    Deliver {
+        from: Node,
+        to: Node,
+        message: Message,
+        stamp: Option<(RunNumber, CommitCounter)>,
+    },
+    Committed {
+        acceptor: usize,
+        run: u64,
+    },
+    PageDue {
+        acceptor: usize,
+        run: u64,
+        to: Node,
+        ballot: Ballot,
+        from: Slot,
+        scan: Option<Scan>,
+        first: bool,
+    },
+    FrameDue {
+        acceptor: usize,
+        run: u64,
+        learner: usize,
+        kind: Kind,
+        from: Slot,
+    },
+    ReportDue {
+        proposer: usize,
+        run: u64,
+    },
+    /// An acceptor looks whether the leader is silent by now.
+    LookDue {
+        acceptor: usize,
+        run: u64,
+    },
+    Dial {
+        proposer: usize,
+        run: u64,
+        acceptor: usize,
+        ballot: Ballot,
+    },
+    OnStream {
+        stream: u64,
+        to: Node,
+        message: Message,
+        stamp: Option<(RunNumber, CommitCounter)>,
+    },
+    Chunk {
+        stream: u64,
+        acceptor: usize,
+    },
+    AliveDue {
+        stream: u64,
+        acceptor: usize,
+    },
+    StreamEnds {
+        stream: u64,
+        node: Node,
+    },
+    AskAgain {
+        proposer: usize,
+        run: u64,
+        acceptor: usize,
+        call: Option<u64>,
+    },
+    /// A step of a scenario's script.
+    Scripted(usize),
+    /// A proposer that gave way heartbeats on, where a bug is planted.
+    BeatOn {
+        proposer: usize,
+        run: u64,
+    },
+    LinkOpened {
+        acceptor: usize,
+        proposer: usize,
+    },
+    Introduced {
+        acceptor: usize,
+        proposer: usize,
+        run: u64,
+        runs: Vec<witness::Run>,
+        remembers: Witnesses,
+    },
+    CommitFailed {
+        acceptor: usize,
+        run: u64,
+    },
+    DamageFound {
+        acceptor: usize,
+        run: u64,
+    },
+    LinkClosed {
+        acceptor: usize,
+        proposer: usize,
+    },
+    Fired {
+        proposer: usize,
+        run: u64,
+        timer: Timer,
+        generation: u64,
+    },
+    FlushDue {
+        proposer: usize,
+        run: u64,
+    },
+    StopOverdue {
+        proposer: usize,
+        run: u64,
+    },
+    Stored {
+        learner: usize,
+        run: u64,
+        count: usize,
+    },
+    StallCheck {
+        learner: usize,
+        run: u64,
+    },
+    ReadDue {
+        learner: usize,
+    },
+    ReadLimit {
+        learner: usize,
+        run: u64,
+        generation: u64,
+    },
+    ReadAbandoned {
+        learner: usize,
+        run: u64,
+        read: ReadId,
+    },
+    ClientDue {
+        client: usize,
+    },
+    ClientTimeout {
+        request: u64,
+    },
+    FaultDue,
+    Restart(Node),
+    Healed,
+}
+
+impl Happening {
+    /// Who must be running, and not paused, for it to happen.
+    pub(crate) fn node(&self) -> Option<Node> {
+        match self {
+            Self::Deliver { to, .. } | Self::OnStream { to, .. } => Some(*to),
+            Self::StreamEnds { node, .. } => Some(*node),
+            Self::Committed { acceptor, .. }
+            | Self::CommitFailed { acceptor, .. }
+            | Self::PageDue { acceptor, .. }
+            | Self::FrameDue { acceptor, .. }
+            | Self::LookDue { acceptor, .. }
+            | Self::Chunk { acceptor, .. }
+            | Self::AliveDue { acceptor, .. }
+            | Self::DamageFound { acceptor, .. } => Some(Node::Acceptor(*acceptor)),
+            Self::LinkOpened { proposer, .. }
+            | Self::LinkClosed { proposer, .. }
+            | Self::Introduced { proposer, .. }
+            | Self::Fired { proposer, .. }
+            | Self::FlushDue { proposer, .. }
+            | Self::ReportDue { proposer, .. }
+            | Self::BeatOn { proposer, .. }
+            | Self::Dial { proposer, .. }
+            | Self::AskAgain { proposer, .. }
+            | Self::StopOverdue { proposer, .. } => Some(Node::Proposer(*proposer)),
+            Self::Stored { learner, .. }
+            | Self::StallCheck { learner, .. }
+            | Self::ReadDue { learner }
+            | Self::ReadLimit { learner, .. }
+            | Self::ReadAbandoned { learner, .. } => Some(Node::Learner(*learner)),
+            Self::ClientDue { .. } | Self::ClientTimeout { .. } => Some(Node::Clients),
+            Self::FaultDue | Self::Restart(_) | Self::Healed | Self::Scripted(_) => None,
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! A leader that a phase-2 quorum hears is not unseated, but by challenges.
+
+use paxos_common::paxos::{
+    ballot::Ballot,
+    proposer::{Notice, Phase, Why},
+};
+
+use super::{
+    acceptors::stream_id,
+    knobs::LEADER_TIMEOUT,
+    world::{Time, World, micros},
+};
+
+/// For how long the leader must have been heard without a gap: the evidence of a campaign is younger.
+const HEARD_FOR: u32 = 4;
+
+/// Since when each acceptor has heard the same proposer without a gap.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Hearing {
+    pub(crate) ballot: Ballot,
+    pub(crate) since: Time,
+    pub(crate) last: Time,
+}
+
+impl World<'_> {
+    /// Bytes of a stream arrive at an acceptor.
+    pub(crate) fn note_hearing(&mut self, acceptor: usize, ballot: Ballot) {
+        let now = self.now;
+        let hearing = &mut self.acceptors[acceptor].hearing;
+        let has_gap = now - hearing.last > micros(LEADER_TIMEOUT) * 3 / 4;
+        if ballot > hearing.ballot || (ballot == hearing.ballot && has_gap) {
+            *hearing = Hearing {
+                ballot,
+                since: now,
+                last: now,
+            };
+        } else if ballot == hearing.ballot {
+            hearing.last = now;
+        }
+    }
+
+    /// A stream ends at an acceptor.
+    pub(crate) fn note_ended(&mut self, acceptor: usize) {
+        self.acceptors[acceptor].hearing.since = self.now;
+    }
+
+    /// A campaign begins: if it is no challenge, no leader lives that a phase-2 quorum hears.
+    pub(crate) fn judge_campaign(&mut self, proposer: usize, notice: &Notice) {
+        let Notice::Campaign {
+            why: Why::Gone(_),
+            ballot,
+        } = notice
+        else {
+            return;
+        };
+        for other in (0..self.proposers.len()).filter(|&other| other != proposer) {
+            let core = self.proposers[other].core.as_ref();
+            let Some(Phase::Leading(lead)) = core.map(|core| core.phase()) else {
+                continue;
+            };
+            let leads_at = lead.ballot();
+            let heard_by = self.acceptors.iter().enumerate().filter(|(place, process)| {
+                let hearing = process.hearing;
+                let is_open = self.streams.all.iter().any(|(&id, stream)| {
+                    stream.acceptor == *place
+                        && stream.ballot == leads_at
+                        && stream.open_there
+                        && process.detector.as_ref().is_some_and(|detector| {
+                            detector
+                                .stream(stream_id(id), process.clock.read(self.now))
+                                .is_some()
+                        })
+                });
+                hearing.ballot == leads_at
+                    && is_open
+                    && process.lost.is_none()
+                    && self.now - hearing.since > Time::from(HEARD_FOR) * micros(LEADER_TIMEOUT)
+                    && self.now - hearing.last < micros(LEADER_TIMEOUT) * 3 / 4
+            });
+            let heard_by = heard_by.count();
+            assert!(
+                heard_by < self.knobs.quorums.phase2() || leads_at > *ballot,
+                "proposer {proposer} campaigns at {ballot} because the leader is gone, and proposer {other} leads at \
+                 {leads_at} and is heard by {heard_by}"
+            );
+        }
+    }
+}

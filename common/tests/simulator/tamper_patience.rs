@@ -1,0 +1,170 @@
+//! Planted bugs of failure detection.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use paxos_common::paxos::{
+    ballot::Ballot,
+    identity::AcceptorUuid,
+    message::{Accept, Heard, Word},
+    proposer::{Event, RequestId},
+    slot::Slot,
+};
+
+use super::{
+    bugs::Bug,
+    hearing::is_beat,
+    knobs::LEADER_TIMEOUT,
+    network::{Message, Node},
+    world::{Happening, Time, World, micros, uuid},
+};
+
+/// What tampering with failure detection remembers.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    /// The last stream that ended at each acceptor.
+    ended: BTreeMap<usize, (Ballot, Time)>,
+    /// What was sent to each acceptor on its present stream.
+    sent: BTreeMap<(Ballot, AcceptorUuid), (u64, BTreeSet<Slot>)>,
+}
+
+impl Scratch {
+    pub(crate) fn ended(&self, acceptor: usize) -> Option<(Ballot, Time)> {
+        self.ended.get(&acceptor).copied()
+    }
+}
+
+impl World<'_> {
+    /// A stream has ended at an acceptor.
+    pub(crate) fn tamper_with_ended(&mut self, acceptor: usize, ballot: Ballot) {
+        self.tampering.patience.ended.insert(acceptor, (ballot, self.now));
+    }
+
+    /// Whether a message of a leader is sent.
+    pub(super) fn tamper_with_accept(
+        &mut self,
+        proposer: usize,
+        acceptor: AcceptorUuid,
+        accept: &mut Accept,
+    ) -> bool {
+        if self.tampering.has(Bug::HeartbeatsStop) && is_beat(accept) {
+            let place = self.place(acceptor);
+            return !self.acceptors[place].is_busy();
+        }
+        if self.tampering.has(Bug::TurnedAwayNeverSentAgain) {
+            let place = self.place(acceptor);
+            let keeper = self.proposers[proposer].keepers.get(&(accept.ballot, place));
+            let stream = keeper.and_then(|keeper| keeper.stream).unwrap_or_default();
+            let sent = &mut self.tampering.patience.sent;
+            let (of, slots) = sent.entry((accept.ballot, acceptor)).or_default();
+            if *of != stream {
+                (*of, *slots) = (stream, BTreeSet::new());
+            }
+            let had = accept.proposals.len();
+            accept.proposals.retain(|(slot, _)| slots.insert(*slot));
+            return had == 0 || !accept.proposals.is_empty();
+        }
+        true
+    }
+
+    /// An event, before the core hears of it.
+    pub(crate) fn tamper_with_patience(&mut self, proposer: usize, event: &mut Event) {
+        let now = self.proposers[proposer].clock.read(self.now);
+        match event {
+            Event::Reported { sent, .. } if self.tampering.has(Bug::StaleAnswersCount) => *sent = now,
+            _ => {}
+        }
+    }
+
+    /// What the core hears beside what happens.
+    pub(crate) fn tamper_with_hearsay(&self, proposer: usize) -> Vec<Event> {
+        let process = &self.proposers[proposer];
+        let Some(ballot) = process.ballot().filter(|_| !process.leads()) else {
+            return Vec::new();
+        };
+        if !self.tampering.has(Bug::CandidateWaitsForHung) {
+            return Vec::new();
+        }
+        let members = self.electorate.members();
+        let alive = |&acceptor| Event::Alive {
+            acceptor,
+            ballot,
+            silent: Duration::ZERO,
+            waiting: Duration::ZERO,
+            has_space: true,
+        };
+        let bytes = members.iter().map(|&acceptor| Event::Bytes(acceptor));
+        members.iter().map(alive).chain(bytes).collect()
+    }
+
+    /// Members that do not answer, as they seem to a proposer that has just reported.
+    pub(crate) fn tamper_with_report(&mut self, proposer: usize) -> Vec<Event> {
+        if !self.tampering.has(Bug::NoPhase2QuorumNeeded) {
+            return Vec::new();
+        }
+        let sent = self.proposers[proposer].clock.read(self.now);
+        let silent = (0..self.acceptors.len()).filter(|&acceptor| {
+            let cut = self
+                .network
+                .cuts
+                .get(&(Node::Acceptor(acceptor), Node::Proposer(proposer)));
+            cut.is_some_and(|&until| until > self.now)
+        });
+        let word = || Word {
+            heard: Heard {
+                ballot: Ballot::ZERO,
+                address: "".into(),
+                silent: Duration::ZERO,
+                ended: None,
+                resigned: false,
+                work: 0,
+            },
+            waiting: Duration::ZERO,
+            slowest_commit: Duration::ZERO,
+            has_space: true,
+            known_to: Slot::ZERO,
+            voted_to: Slot::ZERO,
+        };
+        let said = silent.map(|acceptor| Event::Reported {
+            acceptor: uuid(acceptor),
+            sent,
+            word: word(),
+        });
+        said.collect()
+    }
+
+    /// A command was sent on.
+    pub(crate) fn tamper_with_forwarded(&mut self, proposer: usize, request: RequestId) {
+        if self.tampering.has(Bug::ForwardedDoNotCount) {
+            self.tell(proposer, Event::ForwardAnswered(request));
+        }
+    }
+
+    /// A proposer that gave way goes on as if it had not.
+    pub(crate) fn tamper_with_shut(&mut self, proposer: usize) {
+        let run = self.proposers[proposer].run;
+        self.plan(self.now, Happening::BeatOn { proposer, run });
+    }
+
+    /// It heartbeats on the streams that it kept.
+    pub(crate) fn beat_on(&mut self, proposer: usize, run: u64) {
+        let process = &self.proposers[proposer];
+        if process.run != run || !process.is_up() {
+            return;
+        }
+        let beats: Vec<(u64, Accept)> = process
+            .keepers
+            .values()
+            .filter_map(|keeper| keeper.beat())
+            .collect();
+        for (stream, beat) in beats {
+            self.stream_send(stream, true, Message::Accept(beat, Default::default()));
+        }
+        self.plan(
+            self.now + micros(LEADER_TIMEOUT) / 4,
+            Happening::BeatOn { proposer, run },
+        );
+    }
+}

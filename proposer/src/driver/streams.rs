@@ -1,0 +1,117 @@
+//! The driver's `Accept` streams: opened and shut as the core wants, and what is sent and said on them.
+
+use paxos_common::{
+    paxos::{
+        ballot::Ballot,
+        identity::{AcceptorUuid, RunNumber},
+        message::Accept,
+        proposer::Event,
+    },
+    shutdown::Shutdown,
+    wire,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+
+use super::{Driver, Input};
+use crate::stream::{Context, Outgoing, Place, Sent, Stream, Told};
+
+impl Driver {
+    /// An acceptor is found there, or must show its runs again before its streams are opened again. A link that breaks
+    /// does not end them.
+    pub(super) fn place(&mut self, acceptor: AcceptorUuid, place: Place) {
+        self.place_of(acceptor).send_if_modified(|known| {
+            let is_news = *known != place;
+            *known = place;
+            is_news
+        });
+    }
+
+    /// The run in which an acceptor showed its runs; none while it must show them again.
+    pub(super) fn run_of(&self, acceptor: AcceptorUuid) -> Option<RunNumber> {
+        let place = self.places.get(&acceptor)?.borrow();
+        place.as_ref().map(|&(_, run)| run)
+    }
+
+    fn place_of(&mut self, acceptor: AcceptorUuid) -> &watch::Sender<Place> {
+        self.places
+            .entry(acceptor)
+            .or_insert_with(|| watch::Sender::new(None))
+    }
+
+    /// Opens a stream. An older one of the same ballot is shut.
+    pub(super) fn open_stream(
+        &mut self,
+        acceptor: AcceptorUuid,
+        first: Accept,
+        inputs: &mpsc::Sender<Input>,
+        shutdown: &Shutdown,
+    ) {
+        let context = Context {
+            cluster: self.cluster.configuration.cluster_id(),
+            alive_interval: self.leader_timeout / 4,
+            inputs: inputs.clone(),
+        };
+        let ballot = first.ballot;
+        let place = self.place_of(acceptor).subscribe();
+        let (stream, keeping) = Stream::open(acceptor, first, place, context);
+        shutdown.spawn(keeping);
+        self.streams.insert((ballot, acceptor), stream);
+    }
+
+    pub(super) fn shut_streams(&mut self, ballot: Ballot) {
+        self.streams.retain(|&(of, _), _| of != ballot);
+    }
+
+    /// Ends all streams once what was sent is answered: a resignation may be on its way.
+    pub(super) fn end_streams(&mut self) {
+        for stream in std::mem::take(&mut self.streams).into_values() {
+            stream.end_after_answers();
+        }
+    }
+
+    pub(super) fn stream_told(&mut self, acceptor: AcceptorUuid, ballot: Ballot, told: Told) {
+        // What a stream said before it was shut is not wanted any more.
+        let Some(stream) = self.streams.get_mut(&(ballot, acceptor)) else {
+            return;
+        };
+        match told {
+            Told::Opened(outbox) => {
+                stream.opened(outbox);
+                self.core.handle(Event::StreamOpened { acceptor, ballot });
+            }
+            Told::Said(stamp, event) => self.told(stamp, *event),
+            Told::Broke => {
+                stream.broke();
+                self.traces.closed(acceptor);
+                self.core.handle(Event::StreamBroke { acceptor, ballot });
+            }
+        }
+    }
+
+    /// Sends a message on the stream of its ballot. What is sent on a stream that is not open is sent again once it is.
+    pub(super) fn send(&mut self, acceptor: AcceptorUuid, accept: Accept) {
+        self.metrics.sending(&accept, &self.core);
+        let ballot = accept.ballot;
+        let Some(stream) = self.streams.get_mut(&(ballot, acceptor)) else {
+            return;
+        };
+        let (core, traces) = (&self.core, &mut self.traces);
+        let sent = stream.send(accept, |accept, witnessing| {
+            let witnesses = witnessing.due(Instant::now(), ballot, || core.witnesses());
+            Outgoing {
+                traceparent: traces.sending(acceptor, &accept, core),
+                accept,
+                witnesses: wire::witnesses(&witnesses),
+            }
+        });
+        if sent == Sent::NoRoom {
+            // The core keeps fewer messages unanswered than there is room for, so this is a fault of ours. A message must
+            // not be missing on a stream that stays open.
+            tracing::error!(%acceptor, %ballot, "too many messages wait to be sent: the stream is opened again");
+            stream.restart();
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! The `Accept` stream of one ballot to one acceptor, on a connection of its own: opened again whenever it breaks.
+
+use std::{pin::pin, time::Duration};
+
+use futures::StreamExt as _;
+use paxos_common::{
+    paxos::{
+        ballot::Ballot,
+        identity::{AcceptorUuid, ClusterId, RunNumber, Stamp},
+        message::{Accept, UNANSWERED_MAX},
+        proposer::Event,
+    },
+    peer::{Address, Backoff, MESSAGE_BYTES_MAX, dedicated},
+    wire::{
+        self,
+        heard::{Alive, StreamAnswer},
+    },
+};
+use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::{
+    driver::Input,
+    link::{Broken, check},
+    witnessing::Witnessing,
+};
+
+/// Messages on their way into one stream: what the core may have unanswered, the first message of the stream, and one
+/// heartbeat.
+const OUTBOX_MAX: usize = 34;
+const _: () = assert!(OUTBOX_MAX as u64 == UNANSWERED_MAX + 2);
+
+/// How long an acceptor may take to take the stream.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long an acceptor may take to answer the last messages of a proposer that stops.
+const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
+
+/// A stream that was open for this long is opened again without a wait when it breaks.
+const LASTING: Duration = Duration::from_secs(1);
+
+/// Where an acceptor is, and the run in which it showed its runs; none while it must show them again.
+pub(crate) type Place = Option<(Address, RunNumber)>;
+
+/// A message to an acceptor, with what its leader remembers of the acceptors, now and then.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) accept: Accept,
+    pub(crate) witnesses: Vec<pb::Witness>,
+    /// Its trace context; empty when it is not traced.
+    pub(crate) traceparent: String,
+}
+
+/// What a stream tells the driver.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// It is open (again): messages go here.
+    Opened(mpsc::Sender<Outgoing>),
+    /// The acceptor said something, as of this commit.
+    Said(Stamp, Box<Event>),
+    /// It broke: what was sent and is unanswered is lost.
+    Broke,
+}
+
+/// What all streams of a proposer share.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    pub(crate) cluster: ClusterId,
+    /// How often an acceptor is to say that it is there.
+    pub(crate) alive_interval: Duration,
+    pub(crate) inputs: mpsc::Sender<Input>,
+}
+
+/// The driver's end of a stream. Dropping it shuts the connection at once.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    /// None while the stream is not open.
+    outbox: Option<mpsc::Sender<Outgoing>>,
+    /// What the acceptor was told of what is remembered of the acceptors.
+    witnessing: Witnessing,
+    end: oneshot::Sender<()>,
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// It is on its way.
+    Yes,
+    /// It was a heartbeat, and other messages wait to be sent: the acceptor hears those.
+    NotNeeded,
+    /// The stream is not open.
+    NotOpen,
+    /// There is no room: the acceptor was sent more than it may leave unanswered.
+    NoRoom,
+}
+
+impl Stream {
+    /// A stream that is opened in the background, and the task that does so. `first` is the first message each time.
+    pub(crate) fn open(
+        acceptor: AcceptorUuid,
+        first: Accept,
+        place: watch::Receiver<Place>,
+        context: Context,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (end, ended) = oneshot::channel();
+        let stream = Self {
+            outbox: None,
+            witnessing: Witnessing::default(),
+            end,
+        };
+        let keeper = Keeper {
+            acceptor,
+            first,
+            place,
+            context,
+        };
+        (stream, keeper.run(ended))
+    }
+
+    pub(crate) fn opened(&mut self, outbox: mpsc::Sender<Outgoing>) {
+        self.outbox = Some(outbox);
+        self.witnessing = Witnessing::default();
+    }
+
+    pub(crate) fn broke(&mut self) {
+        self.outbox = None;
+    }
+
+    /// Sends a message; `complete` adds what goes with it, if it goes.
+    pub(crate) fn send(
+        &mut self,
+        accept: Accept,
+        complete: impl FnOnce(Accept, &mut Witnessing) -> Outgoing,
+    ) -> Sent {
+        let Some(outbox) = &self.outbox else {
+            return Sent::NotOpen;
+        };
+        if is_heartbeat(&accept) && outbox.capacity() < outbox.max_capacity() {
+            return Sent::NotNeeded;
+        }
+        match outbox.try_send(complete(accept, &mut self.witnessing)) {
+            Ok(()) => Sent::Yes,
+            Err(mpsc::error::TrySendError::Full(_)) => Sent::NoRoom,
+            // The news that it broke is on its way here.
+            Err(mpsc::error::TrySendError::Closed(_)) => Sent::NotOpen,
+        }
+    }
+
+    /// Sends nothing more on the connection: the acceptor ends it after its last answer, and the stream is opened again.
+    pub(crate) fn restart(&mut self) {
+        self.outbox = None;
+    }
+
+    /// Ends the stream once the acceptor has answered what was sent, or soon after.
+    pub(crate) fn end_after_answers(self) {
+        // A task that has ended does not mind.
+        let _ = self.end.send(());
+    }
+}
+
+/// A message that wants no answer: nothing is lost when it is not sent.
+fn is_heartbeat(accept: &Accept) -> bool {
+    accept.sequence == 0 && accept.proposals.is_empty() && !accept.resign
+}
+
+/// Keeps a stream open.
+struct Keeper {
+    acceptor: AcceptorUuid,
+    first: Accept,
+    place: watch::Receiver<Place>,
+    context: Context,
+}
+
+impl Keeper {
+    /// Until the driver drops its end, and for a moment longer when it asks for that.
+    async fn run(mut self, mut end: oneshot::Receiver<()>) {
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
+        let mut at_once = true;
+        loop {
+            let mut opened_at = None;
+            let broken = match self.serve(&mut end, &mut opened_at).await {
+                Ok(()) => return,
+                Err(broken) => broken,
+            };
+            tracing::debug!(acceptor = %self.acceptor, ballot = %self.first.ballot, reason = %broken,
+                "an Accept stream broke");
+            if opened_at.is_some() && !self.tell(Told::Broke).await {
+                return;
+            }
+            if opened_at.is_some_and(|at: Instant| at.elapsed() >= LASTING) {
+                backoff.reset();
+                at_once = true;
+            }
+            if std::mem::take(&mut at_once) {
+                continue;
+            }
+            tokio::select! {
+                // All arms only wait.
+                _ = &mut end => return,
+                () = sleep(backoff.next_delay()) => {}
+                _ = self.place.changed() => {}
+            }
+        }
+    }
+
+    /// Opens the stream and passes on what comes in, until it breaks (an error) or the driver wants no more of it.
+    async fn serve(
+        &mut self,
+        end: &mut oneshot::Receiver<()>,
+        opened_at: &mut Option<Instant>,
+    ) -> Result<(), Broken> {
+        let mut places = self.place.clone();
+        let introduced = async {
+            let place = places.wait_for(Option::is_some).await.ok()?;
+            place.clone()
+        };
+        let place = tokio::select! {
+            // Both arms only wait.
+            _ = &mut *end => return Ok(()),
+            place = introduced => place,
+        };
+        // None: the driver has ended.
+        let Some((address, run)) = place else {
+            return Ok(());
+        };
+        // Dropped on every way out, which shuts the connection.
+        let (channel, _socket) = dedicated(&address);
+        let mut client = AcceptorClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let (outbox, requests) = mpsc::channel(OUTBOX_MAX);
+        let first = Outgoing {
+            accept: self.first.clone(),
+            witnesses: Vec::new(),
+            traceparent: String::new(),
+        };
+        // The channel is empty.
+        let _ = outbox.try_send(first);
+        let requests = into_requests(requests, self.context.cluster, self.context.alive_interval);
+        let opening = timeout(OPEN_TIMEOUT, client.accept(requests));
+        let mut answers = tokio::select! {
+            // The other arm ends the call.
+            _ = &mut *end => return Ok(()),
+            opened = opening => opened.map_err(|_| Broken::Silent)??.into_inner(),
+        };
+        *opened_at = Some(Instant::now());
+        if !self.tell(Told::Opened(outbox)).await {
+            return Ok(());
+        }
+        let moved = async {
+            let is_elsewhere = |place: &Place| *place != Some((address.clone(), run));
+            places.wait_for(is_elsewhere).await.is_ok()
+        };
+        let mut moved = pin!(moved);
+        loop {
+            let told = tokio::select! {
+                // Receiving and waiting are cancel safe.
+                answer = answers.message() => self.said(answer?, run)?,
+                ending = &mut *end => {
+                    if ending.is_ok() {
+                        // The driver has dropped its end of the outbox: the acceptor ends the stream after its last answer.
+                        let last_words = async { while let Ok(Some(_)) = answers.message().await {} };
+                        let heard = timeout(LAST_WORDS_MAX, last_words).await.is_ok();
+                        tracing::debug!(acceptor = %self.acceptor, heard, "last words");
+                    }
+                    return Ok(());
+                }
+                moved = &mut moved => return if moved { Err(Broken::Distrusted) } else { Ok(()) },
+            };
+            if !self.tell(told).await {
+                return Ok(());
+            }
+        }
+    }
+
+    fn said(&self, answer: Option<pb::AcceptResponse>, run: RunNumber) -> Result<Told, Broken> {
+        let answer = answer.ok_or(Broken::Closed)?;
+        let stamp = check(answer.stamp.as_ref(), (self.acceptor, run), self.context.cluster)?;
+        let event = match StreamAnswer::try_from(answer)? {
+            StreamAnswer::Reply(reply) => Event::Answered {
+                acceptor: self.acceptor,
+                ballot: reply.ballot,
+                sequence: reply.sequence,
+                answer: reply.answer,
+            },
+            StreamAnswer::Alive(Alive {
+                silent,
+                waiting,
+                has_space,
+                ..
+            }) => Event::Alive {
+                acceptor: self.acceptor,
+                ballot: self.first.ballot,
+                silent,
+                waiting,
+                has_space,
+            },
+        };
+        Ok(Told::Said(stamp, Box::new(event)))
+    }
+
+    /// False when the driver has ended.
+    async fn tell(&self, told: Told) -> bool {
+        let input = Input::Stream(self.acceptor, self.first.ballot, told);
+        self.context.inputs.send(input).await.is_ok()
+    }
+}
+
+/// The messages of a stream as they go out; the first says how often the acceptor is to say that it is there.
+fn into_requests(
+    outbox: mpsc::Receiver<Outgoing>,
+    cluster: ClusterId,
+    alive_interval: Duration,
+) -> impl futures::Stream<Item = pb::AcceptRequest> + Send + 'static {
+    let millis = u32::try_from(alive_interval.as_millis()).unwrap_or(u32::MAX);
+    let mut alive_interval_ms = millis.max(1);
+    ReceiverStream::new(outbox).map(move |outgoing| pb::AcceptRequest {
+        witnesses: outgoing.witnesses,
+        traceparent: outgoing.traceparent,
+        alive_interval_ms: std::mem::take(&mut alive_interval_ms),
+        ..wire::accept_request(&outgoing.accept, cluster)
+    })
+}
+
+/// The streams of a proposer, by ballot and acceptor: those of the present ballot, and for a moment those of the one
+/// before.
+pub(crate) type Streams = std::collections::BTreeMap<(Ballot, AcceptorUuid), Stream>;
+
+#[cfg(test)]
+mod tests;
