@@ -16,8 +16,6 @@ pub enum EndSignal {
 }
 
 impl EndSignal {
-    const ALL: [Self; 3] = [Self::HangUp, Self::Interrupt, Self::Terminate];
-
     /// The signal's number on Linux. By convention a process ended by the signal exits with 128 + this number.
     pub fn number(self) -> u8 {
         match self {
@@ -41,13 +39,13 @@ impl fmt::Display for EndSignal {
 /// Listens to the signals that ask this process to end.
 ///
 /// A process that listens ends by these signals also as process 1 of a container, where the kernel drops signals
-/// without a handler. A signal that the parent set to be ignored stays ignored: `nohup` and the background jobs of a
-/// script rely on this.
+/// without a handler. A SIGHUP that the parent set to be ignored stays ignored: `nohup` relies on this.
 #[derive(Debug)]
 pub struct EndSignals {
+    /// `None`: the signal is ignored.
     hang_up: Option<Signal>,
-    interrupt: Option<Signal>,
-    terminate: Option<Signal>,
+    interrupt: Signal,
+    terminate: Signal,
 }
 
 impl EndSignals {
@@ -59,18 +57,12 @@ impl EndSignals {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn listen() -> io::Result<Self> {
-        let ignored = ignored_signals();
-        let listen = |end: EndSignal| {
-            let is_ignored = ignored & (1 << (end.number() - 1)) != 0;
-            (!is_ignored)
-                .then(|| signal(SignalKind::from_raw(end.number().into())))
-                .transpose()
-        };
-        let [hang_up, interrupt, terminate] = EndSignal::ALL.map(listen);
+        let listen = |end: EndSignal| signal(SignalKind::from_raw(end.number().into()));
+        let is_ignored = ignored_signals() & (1 << (EndSignal::HangUp.number() - 1)) != 0;
         Ok(Self {
-            hang_up: hang_up?,
-            interrupt: interrupt?,
-            terminate: terminate?,
+            hang_up: (!is_ignored).then(|| listen(EndSignal::HangUp)).transpose()?,
+            interrupt: listen(EndSignal::Interrupt)?,
+            terminate: listen(EndSignal::Terminate)?,
         })
     }
 
@@ -81,14 +73,14 @@ impl EndSignals {
     pub async fn next(&mut self) -> EndSignal {
         tokio::select! {
             // All arms: `recv` is cancel safe.
-            () = received(&mut self.hang_up) => EndSignal::HangUp,
-            () = received(&mut self.interrupt) => EndSignal::Interrupt,
-            () = received(&mut self.terminate) => EndSignal::Terminate,
+            () = hung_up(&mut self.hang_up) => EndSignal::HangUp,
+            _ = self.interrupt.recv() => EndSignal::Interrupt,
+            _ = self.terminate.recv() => EndSignal::Terminate,
         }
     }
 }
 
-async fn received(signal: &mut Option<Signal>) {
+async fn hung_up(signal: &mut Option<Signal>) {
     match signal {
         Some(signal) => {
             signal.recv().await;

@@ -28,9 +28,20 @@ fn send(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
 }
 
-/// A command whose output is read while it runs.
-fn start(mut command: Command) -> Child {
-    command
+/// A command whose output is read while it runs. It starts with the usual handling of signals, whatever the parent of the
+/// tests ignores.
+fn start(command: Command) -> Child {
+    let mut usual = Command::new("env");
+    usual.arg("--default-signal").arg(command.get_program());
+    usual.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => usual.env(name, value),
+            None => usual.env_remove(name),
+        };
+    }
+    usual
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -56,9 +67,7 @@ async fn handles(child: &Child, signal: Signal) {
 
 /// Gives `text` to the standard input of `paxos`, and waits for the end.
 async fn feed(args: &[&str], text: &str) -> Output {
-    let mut command = paxos(args);
-    command.stdin(Stdio::piped());
-    let mut child = start(command);
+    let mut child = start(paxos(args));
     // A command that ends early closes the pipe.
     let _ = child.stdin.take().unwrap().write_all(text.as_bytes());
     output(child).await
@@ -236,9 +245,7 @@ async fn every_line_that_was_sent_has_an_outcome_and_a_bad_line_is_named() {
     assert_eq!(log().await, 3);
 
     // The reader leaves after the first outcome.
-    let mut command = paxos(&propose);
-    command.stdin(Stdio::piped());
-    let mut child = start(command);
+    let mut child = start(paxos(&propose));
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"first\n").unwrap();
     let mut printed = BufReader::new(child.stdout.take().unwrap());
@@ -355,7 +362,6 @@ async fn command_of_a_holder_reads_from_the_terminal() {
     // A terminal of its own, whose input and output are these pipes.
     let mut command = Command::new("script");
     command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
-    command.stdin(Stdio::piped());
     let mut child = start(command);
     let mut printed = BufReader::new(child.stdout.take().unwrap());
     let mut until_line = |wanted: &str| {
