@@ -15,7 +15,7 @@ use paxos_common::{
     wire::{self, heard::millis},
 };
 use paxos_proto::v1 as pb;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tonic::Status;
 
 use super::{Inner, check::check_report, read_failed};
@@ -83,6 +83,13 @@ const FIRST_REPORT_MAX: Duration = Duration::from_secs(10);
 /// How long it may then say nothing: more than the longest leader timeout asks for.
 const NEXT_REPORT_MAX: Duration = Duration::from_secs(60);
 
+/// The least time between two reports of one stream that are read, beyond a few at once: what comes faster waits unread, so
+/// that a flood of reports takes no time from leaders. A proposer reports every 100 ms at most, and a few times at once
+/// when the leader is gone.
+pub(super) const REPORT_INTERVAL: Duration = Duration::from_millis(20);
+/// Reports that are read at once.
+pub(super) const REPORTS_AT_ONCE: u32 = 8;
+
 /// Answers every report, and at once each change of leadership and of what is heard of the leader. Whoever has reported is
 /// in the roster.
 pub(super) fn attached<R: Reader>(
@@ -96,10 +103,16 @@ pub(super) fn attached<R: Reader>(
         let mut latest = 0;
         let mut attachment: Option<Attachment> = None;
         let mut silence = pin!(sleep(FIRST_REPORT_MAX));
+        // When the next report may be read, if none are read at once.
+        let mut due = Instant::now();
         loop {
+            let at_once = REPORT_INTERVAL * REPORTS_AT_ONCE;
+            let is_due = due <= Instant::now() + at_once;
             let report = tokio::select! {
                 // Cancel safe: what is half received stays in the stream.
-                report = reports.next() => Some(report.transpose()),
+                report = reports.next(), if is_due => Some(report.transpose()),
+                // It only waits.
+                () = sleep_until(due - at_once), if !is_due => continue,
                 // Cancel safe: a change not seen is seen next time. The sender lives as long as `inner`.
                 _ = changes.changed(), if attachment.is_some() => None,
                 // Likewise.
@@ -112,6 +125,7 @@ pub(super) fn attached<R: Reader>(
                     inner.check_caller(report.caller.as_ref())?;
                     check_report(&report)?;
                     latest = report.report;
+                    due = due.max(Instant::now()) + REPORT_INTERVAL;
                     silence.as_mut().reset(Instant::now() + NEXT_REPORT_MAX);
                     match &attachment {
                         Some(attachment) => attachment.report(report),

@@ -1,7 +1,7 @@
 //! What standbys are sent, and releases before this one.
 
 use super::*;
-use crate::service::streams::attached;
+use crate::service::streams::{REPORT_INTERVAL, REPORTS_AT_ONCE, attached};
 
 struct Standby {
     reports: mpsc::Sender<pb::AttachRequest>,
@@ -155,7 +155,7 @@ async fn pages_that_are_sent_show_as_work_of_the_candidate() {
 }
 
 #[tokio::test]
-async fn reports_are_not_read_faster_than_their_answers_are_taken() {
+async fn flood_of_reports_is_read_at_a_bounded_rate_and_no_faster_than_its_answers_are_taken() {
     let cluster = Cluster::start().await;
     let inner = Arc::clone(&cluster.service.inner);
     let read = Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -166,9 +166,11 @@ async fn reports_are_not_read_faster_than_their_answers_are_taken() {
         Ok::<_, Status>(report.clone())
     });
     let mut answers = std::pin::pin!(attached(inner, tokio_stream::iter(flood)));
+    let begun = std::time::Instant::now();
     for _ in 0..100 {
         assert!(within(answers.next()).await.unwrap().is_ok());
     }
+    assert!(begun.elapsed() >= REPORT_INTERVAL * (100 - REPORTS_AT_ONCE - 2));
     assert_eq!(read.load(std::sync::atomic::Ordering::Relaxed), 100);
 }
 
