@@ -30,7 +30,7 @@ fn send(child: &Child, signal: Signal) {
 
 /// A command whose output is read while it runs. It starts with the usual handling of signals, whatever the parent of the
 /// tests ignores.
-fn start(command: Command) -> Child {
+fn start(command: &Command) -> Child {
     let mut usual = Command::new("env");
     usual.arg("--default-signal").arg(command.get_program());
     usual.args(command.get_args());
@@ -67,7 +67,7 @@ async fn handles(child: &Child, signal: Signal) {
 
 /// Gives `text` to the standard input of `paxos`, and waits for the end.
 async fn feed(args: &[&str], text: &str) -> Output {
-    let mut child = start(paxos(args));
+    let mut child = start(&paxos(args));
     // A command that ends early closes the pipe.
     let _ = child.stdin.take().unwrap().write_all(text.as_bytes());
     output(child).await
@@ -94,7 +94,7 @@ async fn signals_end_commands_that_follow_with_0_and_others_with_128_and_the_num
                 128 + signal as i32,
             ),
         ] {
-            let child = start(paxos(&[args, &["--acceptors", acceptors]].concat()));
+            let child = start(&paxos(&[args, &["--acceptors", acceptors]].concat()));
             handles(&child, signal).await;
             if args[0] == "bench" {
                 // Before it measures there is no result.
@@ -125,7 +125,7 @@ async fn signal_that_the_parent_ignores_stays_ignored() {
     let mut command = Command::new("sh");
     command.args(["-c", r#"trap "" HUP; exec "$0" "$@""#]);
     command.arg(watch.get_program()).args(watch.get_args());
-    let mut child = start(command);
+    let mut child = start(&command);
     handles(&child, Signal::SIGTERM).await;
     send(&child, Signal::SIGHUP);
     let mut error = BufReader::new(child.stderr.take().unwrap());
@@ -245,7 +245,7 @@ async fn every_line_that_was_sent_has_an_outcome_and_a_bad_line_is_named() {
     assert_eq!(log().await, 3);
 
     // The reader leaves after the first outcome.
-    let mut child = start(paxos(&propose));
+    let mut child = start(&paxos(&propose));
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"first\n").unwrap();
     let mut printed = BufReader::new(child.stdout.take().unwrap());
@@ -265,7 +265,14 @@ async fn watch_begins_after_what_was_acknowledged_and_says_where() {
     for round in 0..5 {
         let put = async |value: &str| stdout(&run(&["put", "key", value, "--acceptors", &urls]).await);
         put("old").await;
-        let mut child = start(paxos(&["watch", "key", "--output", "json", "--acceptors", &urls]));
+        let mut child = start(&paxos(&[
+            "watch",
+            "key",
+            "--output",
+            "json",
+            "--acceptors",
+            &urls,
+        ]));
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let first: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
         assert!(first["watching"]["from"]["slot"].is_u64(), "{first}");
@@ -304,7 +311,7 @@ async fn candidate_goes_on_waiting_for_a_cluster_that_does_not_answer() {
         "--",
         "true",
     ];
-    let mut child = start(paxos(&args));
+    let mut child = start(&paxos(&args));
     let mut line = String::new();
     let mut lines = BufReader::new(child.stderr.take().unwrap());
     lines.read_line(&mut line).unwrap();
@@ -335,7 +342,7 @@ async fn holder_whose_terminal_closes_resigns() {
         ];
         paxos(&args)
     };
-    let mut holder = start(elect("echo holds; sleep 1000"));
+    let mut holder = start(&elect("echo holds; sleep 1000"));
     let mut line = String::new();
     BufReader::new(holder.stdout.take().unwrap())
         .read_line(&mut line)
@@ -344,7 +351,7 @@ async fn holder_whose_terminal_closes_resigns() {
     send(&holder, Signal::SIGHUP);
     assert_eq!(output(holder).await.status.code(), Some(143));
     // The time to live is an hour: only a resignation lets another hold.
-    assert_eq!(output(start(elect("exit 7"))).await.status.code(), Some(7));
+    assert_eq!(output(start(&elect("exit 7"))).await.status.code(), Some(7));
 }
 
 #[tokio::test]
@@ -362,7 +369,7 @@ async fn command_of_a_holder_reads_from_the_terminal() {
     // A terminal of its own, whose input and output are these pipes.
     let mut command = Command::new("script");
     command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
-    let mut child = start(command);
+    let mut child = start(&command);
     let mut printed = BufReader::new(child.stdout.take().unwrap());
     let mut until_line = |wanted: &str| {
         let mut line = String::new();
