@@ -87,7 +87,7 @@ impl WalLimit {
         wal_bytes(&self.wal)
     }
 
-    /// Empties the log if it is longer than [`WAL_BYTES_MAX`], or has been longer than usual for [`LONG_MAX`]. Call it
+    /// Empties the log if it is longer than [`WAL_BYTES_MAX`], or has been longer than usual for 20 s. Call it
     /// after commits, and from time to time.
     ///
     /// # Errors
