@@ -145,8 +145,9 @@ impl Bug {
         Self::TurnedAwayNeverSentAgain,
     ];
 
-    /// Those that need a rare schedule: a damaged row, in the one acceptor of a scan that holds what was chosen.
-    pub(crate) const SHY: [Self; 1] = [Self::RepairTakesUnreadableRowForEmpty];
+    /// Those that need a rare schedule: a slot that is chosen while one below it is not, which streams in order allow only
+    /// across a break; a damaged row, in the one acceptor of a scan that holds what was chosen.
+    pub(crate) const SHY: [Self; 2] = [Self::AnswersAboveAHole, Self::RepairTakesUnreadableRowForEmpty];
 
     /// The bug of that name.
     pub(crate) fn named(name: &str) -> Option<Self> {

@@ -108,17 +108,23 @@ async fn only_what_took_effect_on_the_registers_wanted_is_told_in_order() {
     let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
     assert_eq!(
         told(Target::Key("a".into()), from, pages()).await,
-        [(texts(&["3.1 a=1"]), 5), (texts(&["6.1 a"]), 7), (texts(&[]), 7)]
+        [
+            (texts(&[]), 3),
+            (texts(&["3.1 a=1"]), 5),
+            (texts(&["6.1 a"]), 7),
+            (texts(&[]), 7)
+        ]
     );
     assert_eq!(
         told(Target::Prefix("a".into()), from, pages()).await,
         [
+            (texts(&[]), 3),
             (texts(&["3.1 a=1"]), 5),
             (texts(&["6.0 ab", "6.1 a"]), 7),
             (texts(&[]), 7)
         ]
     );
     let all = told(Target::Prefix(Bytes::new()), from, pages()).await;
-    assert_eq!(all[0].0, ["3.1 a=1", "3.3 b=3"]);
-    assert_eq!(all[1].0, ["5.0 c=4"]);
+    assert_eq!(all[1].0, ["3.1 a=1", "3.3 b=3"]);
+    assert_eq!(all[2].0, ["5.0 c=4"]);
 }
