@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// The last minute, in parts: so many are remembered, whatever the number of commits.
+/// Number of parts that the last minute is divided into. Memory is one entry for each part, for any number of commits.
 const PARTS: usize = 6;
 /// Length of a part.
 const PART: Duration = Duration::from_secs(10);

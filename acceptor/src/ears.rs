@@ -124,7 +124,7 @@ impl Ears {
         }
     }
 
-    /// So many bytes of work of a proposer came in, or went out to it.
+    /// Adds bytes to the work of a proposer: values received from the proposer, or pages sent to the proposer.
     pub(crate) fn worked(&self, ballot: Ballot, amount: u64) {
         if amount > 0 {
             self.lock().worked(ballot, amount);

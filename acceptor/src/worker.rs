@@ -94,7 +94,7 @@ impl<S: Store> Worker<S> {
     /// A failed commit, or proof that somebody broke the protocol.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Failure> {
         let queue = Arc::clone(&self.queue);
-        // However this ends, nobody waits for an answer any more.
+        // After the worker has ended, no request gets an answer.
         let _closing = Closing(&queue);
         let mut ticks = interval(SPACE_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -253,7 +253,7 @@ impl<S: Store> Worker<S> {
                 answer,
                 ..
             } => {
-                // What is overtaken is told so all the same.
+                // A Prepare below the promise is rejected also while the disk has no space: the rejection writes nothing.
                 let result = if !self.has_space && prepare.ballot >= group.promised() {
                     Err(NoSpace)
                 } else {

@@ -302,7 +302,7 @@ async fn read(client: &Client, timeout: Duration) -> Option<BTreeMap<String, Str
     )
 }
 
-/// So many flips, over the log and the database in turn.
+/// Flips this number of bits, in the log and the database by turns.
 fn flips(count: usize) -> impl Iterator<Item = Fate> {
     [LOG, DATABASE]
         .into_iter()

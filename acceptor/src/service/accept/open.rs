@@ -89,7 +89,7 @@ impl Streams {
         self.lock().len()
     }
 
-    /// Room for so many bytes.
+    /// Reserves room for this number of bytes.
     pub(super) fn room(&self, is_heard: bool, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Fault> {
         if bytes == 0 {
             return Ok(None);

@@ -23,7 +23,7 @@ const LAG_SLOTS: u64 = 65_536;
 /// Leader timeout in milliseconds, when no proposer reports its own: the default of `--leader-timeout`.
 const LEADER_TIMEOUT_MS: u64 = 200;
 
-/// Milliseconds that a request may wait for an acceptor's disk: beyond this limit somebody should look at the disk.
+/// Longest time in milliseconds that a request may wait for an acceptor's disk without a finding in the verdict.
 const WAITING_MS: u64 = 1_000;
 
 /// What is wrong with the acceptors. Anything worse than degraded says that nothing can be ordered.

@@ -242,7 +242,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts so many of each and waits until one leads and the learners have caught up.
+    /// Starts these numbers of processes, and waits until a proposer leads and every learner has caught up.
     pub async fn start(acceptors: u16, proposers: u16, learners: u16) -> Self {
         Self::start_with(acceptors, proposers, learners, Environment::new()).await
     }
