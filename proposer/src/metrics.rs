@@ -26,7 +26,7 @@ const OUTCOMES: [&str; 7] = [
 ];
 
 /// Why a campaign began: the labels of [`Notice`].
-const CAMPAIGN_REASONS: [&str; 4] = ["silent", "ended", "resigned", "no_progress"];
+const CAMPAIGN_REASONS: [&str; 5] = ["silent", "ended", "resigned", "none_known", "no_progress"];
 
 /// Why a reign ended: the labels of [`Notice`], and the stop of the process.
 const STEP_DOWN_REASONS: [&str; 4] = ["rejected", "alone", "distrusted", STOPPING];
@@ -76,7 +76,7 @@ impl Instruments {
             ),
             campaigns: metrics.counters(
                 "paxos.proposer.campaigns",
-                "Campaigns by what a quorum said of the leader before: silent, ended (its streams), resigned, no_progress",
+                "Campaigns by what a quorum said of the leader before: silent, ended (its streams), resigned, none_known (a new cluster), no_progress",
                 "reason",
                 CAMPAIGN_REASONS,
             ),
@@ -266,7 +266,12 @@ mod tests {
     fn every_reason_has_a_counter() {
         let (ballot, acceptor) = (Ballot::ZERO, AcceptorUuid::from_u128(1));
         let lasted = Duration::from_secs(5);
-        let gone = [Gone::Silent(lasted), Gone::Ended(lasted), Gone::Resigned];
+        let gone = [
+            Gone::Silent(lasted),
+            Gone::Ended(lasted),
+            Gone::Resigned,
+            Gone::NoneKnown,
+        ];
         let causes = gone.map(|gone| Cause::Gone(vec![(acceptor, gone)]));
         let heard = Ballot::ZERO;
         for why in causes.into_iter().chain([Cause::NoProgress { heard, lasted }]) {

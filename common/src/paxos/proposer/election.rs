@@ -75,7 +75,7 @@ impl Proposer {
             self.quick(report).is_none()
                 && report
                     .gone(timeout)
-                    .is_some_and(|gone| matches!(gone, Gone::Silent(_)))
+                    .is_some_and(|gone| matches!(gone, Gone::Silent(_) | Gone::NoneKnown))
         };
         let slow = fresh().filter(is_slow).count();
         if quick.len() + slow < phase1 {

@@ -50,6 +50,8 @@ pub enum Gone {
     Ended(Duration),
     /// It said that it stops.
     Resigned,
+    /// The acceptor has heard of no proposer yet: it is new.
+    NoneKnown,
 }
 
 /// Why a campaign or a reign ends.
@@ -110,9 +112,11 @@ impl Notice {
                 Why::NoProgress { .. } => "no_progress",
                 Why::Gone(said) => {
                     let all = |is: fn(&Gone) -> bool| said.iter().all(|(_, gone)| is(gone));
-                    if all(|gone| *gone == Gone::Resigned) {
+                    if all(|gone| *gone == Gone::NoneKnown) {
+                        "none_known"
+                    } else if all(|gone| *gone == Gone::Resigned) {
                         "resigned"
-                    } else if all(|gone| !matches!(gone, Gone::Silent(_))) {
+                    } else if all(|gone| matches!(gone, Gone::Resigned | Gone::Ended(_))) {
                         "ended"
                     } else {
                         "silent"
@@ -150,6 +154,9 @@ impl fmt::Display for Notice {
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Gone(said) if said.iter().all(|(_, gone)| *gone == Gone::NoneKnown) => {
+                f.write_str("the cluster is new: no acceptor has heard of a leader")
+            }
             Self::Gone(said) => {
                 write!(f, "the leader is gone: ")?;
                 list(f, said)
@@ -183,6 +190,7 @@ impl fmt::Display for Gone {
             Self::Silent(lasted) => write!(f, "silent {} ms", lasted.as_millis()),
             Self::Ended(lasted) => write!(f, "ended {} ms ago", lasted.as_millis()),
             Self::Resigned => write!(f, "resigned"),
+            Self::NoneKnown => write!(f, "has heard of no leader"),
         }
     }
 }

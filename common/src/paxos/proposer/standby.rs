@@ -40,6 +40,7 @@ impl Report {
     /// What the acceptor says of a proposer that is gone; `None` while it is not.
     pub(super) fn gone(&self, leader_timeout: Duration) -> Option<Gone> {
         let Heard {
+            ballot,
             silent,
             ended,
             resigned,
@@ -48,7 +49,9 @@ impl Report {
         match ended {
             _ if resigned => Some(Gone::Resigned),
             Some(ended) if ended >= ended_min(leader_timeout) => Some(Gone::Ended(ended)),
-            Some(_) | None => (silent >= leader_timeout).then_some(Gone::Silent(silent)),
+            _ if silent < leader_timeout => None,
+            _ if ballot == Ballot::ZERO => Some(Gone::NoneKnown),
+            Some(_) | None => Some(Gone::Silent(silent)),
         }
     }
 }

@@ -45,6 +45,24 @@ fn only_answers_to_the_last_report_count() {
 }
 
 #[test]
+fn first_campaign_of_a_cluster_names_no_leader() {
+    let mut bench = Bench::new();
+    for number in 1..=3 {
+        bench.report(number, Ballot::ZERO, 900);
+    }
+    bench.pass(100);
+    bench.fire(Timer::Election);
+    for number in 1..=2 {
+        bench.report(number, Ballot::ZERO, 1_000);
+    }
+    let [notice] = &bench.notices()[..] else {
+        panic!("{:?}", bench.effects);
+    };
+    assert_eq!(notice.label(), "none_known");
+    assert!(notice.to_string().ends_with("the cluster is new: no acceptor has heard of a leader"));
+}
+
+#[test]
 fn a_leader_that_is_heard_again_after_the_wait_is_not_deposed() {
     let mut bench = Bench::new();
     let leader = ballot(3, 1);
