@@ -18,9 +18,10 @@ use crate::{
     Slot, Version,
     address::Directory,
     courier::{Courier, Obstacle, QUEUE_MAX},
-    error::{Cause, ConfigError, Failed, ProposeError},
+    error::{Cause, ConfigError, Failed, ProposeError, Unanswered},
     learners::Learners,
     limits,
+    registers::Consistency,
     session::Sessions,
     stall::Judge,
     status::ClusterStatus,
@@ -162,16 +163,25 @@ impl Client {
         self.directory.acceptors.status(timeout, |_| false).await
     }
 
-    /// How far the log is known to be chosen, exclusive: at least one past every command that was acknowledged before
-    /// the call, if the leader that acknowledged it answers within `timeout`.
+    /// Where the log ends: a slot above every command that was acknowledged before the call. A learner finds it by the
+    /// read barrier, as it does for a linearizable read, so a majority of acceptors and one learner must answer.
     ///
     /// # Errors
-    /// Nobody answers.
+    /// No learner could tell within `timeout`.
     ///
     /// # Cancel safety
     /// Safe: it only reads.
     pub async fn chosen_to(&self, timeout: Duration) -> Result<Slot, Cause> {
-        crate::subscription::chosen_to(&self.directory, timeout).await
+        // Which register is read does not matter: the answer says how much of the log is in it.
+        let key = Bytes::from_static(b"\0");
+        let read = self.look_up(key, Consistency::Linearizable, deadline_in(timeout));
+        let (_, applied_to) = read.await.map_err(Unanswered::into_cause)?;
+        Ok(applied_to)
+    }
+
+    /// Why nothing was proposed before the deadline.
+    pub(crate) fn too_late(&self) -> Cause {
+        self.obstacle.get().unwrap_or_else(Cause::deadline)
     }
 
     pub(crate) async fn attempt(&self, command: Command, deadline: Instant) -> Result<Version, Failed> {
@@ -200,7 +210,7 @@ impl Client {
             traceparent,
             answer,
         };
-        let too_late = || Failed::NotProposed(self.obstacle.get().unwrap_or_else(Cause::deadline));
+        let too_late = || Failed::NotProposed(self.too_late());
         match timeout_at(deadline, self.queue.send(submission)).await {
             Ok(Ok(())) => {}
             // The courier lives as long as any client; only a runtime that stops ends it.
@@ -241,10 +251,13 @@ where
     F: Future<Output = Result<Version, Failed>>,
 {
     let mut pause = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
+    let mut told = None;
     loop {
         match attempt(deadline).await {
             Ok(version) => return Ok(version),
             Err(Failed::NotProposed(cause)) => {
+                let cause = cause.after(told);
+                told = Some(cause.clone());
                 let delay = pause.next_delay();
                 if Instant::now() + delay >= deadline {
                     return Err(ProposeError::NotProposed(cause));

@@ -31,6 +31,15 @@ impl Cause {
         }
     }
 
+    /// What to tell of several attempts: the last cause, or the one before where the last says no more than that the
+    /// deadline passed.
+    pub(crate) fn after(self, before: Option<Self>) -> Self {
+        match before {
+            Some(before) if self == Self::deadline() => before,
+            Some(_) | None => self,
+        }
+    }
+
     /// Names the process that `self` is about.
     pub(crate) fn at(mut self, address: &impl fmt::Display) -> Self {
         self.message = format!("{address}: {}", self.message);
@@ -307,6 +316,14 @@ impl From<Failed> for ProposeError {
 mod tests {
     use super::*;
     use paxos_common::status;
+
+    #[test]
+    fn passed_deadline_does_not_hide_what_an_earlier_attempt_was_told() {
+        let told = || Cause::unavailable("acceptor a1 has no space");
+        assert_eq!(Cause::deadline().after(Some(told())), told());
+        assert_eq!(told().after(Some(Cause::deadline())), told());
+        assert_eq!(Cause::deadline().after(None), Cause::deadline());
+    }
 
     #[test]
     fn fate_is_taken_from_the_answer_and_unknown_when_it_tells_none() {

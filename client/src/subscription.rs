@@ -1,15 +1,8 @@
-//! The log, followed; and how far it goes.
+//! The log, followed.
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{StreamExt as _, future::join_all, stream::FuturesUnordered};
-use paxos_common::peer::connect_lazy;
-use paxos_proto::v1::{
-    LearnerStatusRequest, LogRecord, ProposerPhase, ProposerStatusRequest, SubscribeRequest,
-    SubscribeResponse, attach_request::Progress, learner_client::LearnerClient,
-    proposer_client::ProposerClient,
-};
-use tokio::time::{Instant, timeout_at};
+use paxos_proto::v1::{LogRecord, SubscribeRequest, SubscribeResponse, learner_client::LearnerClient};
 use tonic::{Response, Status, Streaming, transport::Channel};
 
 use crate::{
@@ -18,9 +11,6 @@ use crate::{
     error::{Cause, SubscribeError},
     follow::{Feed, Following},
 };
-
-/// How long proposers are waited for when none says that it leads: the acceptors have answered by then.
-const PROPOSERS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a subscription tells at a time.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,61 +94,6 @@ fn continue_from(next: Slot, response: SubscribeResponse) -> Result<News, Cause>
         records,
         next: expected,
     })
-}
-
-/// Asks acceptors and proposers how far the log is chosen; when no acceptor answers, learners.
-pub(crate) async fn chosen_to(directory: &Directory, patience: Duration) -> Result<Slot, Cause> {
-    let deadline = Instant::now() + patience;
-    // A majority will do: one acceptor that hangs must not use up the time.
-    let status = directory.acceptors.status(patience, |_| true).await;
-    let mut highest: Option<u64> = None;
-    for answer in status.answers() {
-        let attached = answer
-            .attached
-            .iter()
-            .filter_map(|peer| peer.report.as_ref()?.progress.as_ref());
-        let told = attached.map(|progress| match progress {
-            Progress::Proposer(proposer) => proposer.chosen_to,
-            Progress::Learner(learner) => learner.applied_to,
-        });
-        highest = told.chain([answer.chosen_to]).max().max(highest);
-    }
-    // The leader's own watermark is ahead of what it has told the acceptors; only below it are clients answered.
-    let proposers = directory.proposers().await.unwrap_or_default();
-    let mut asked: FuturesUnordered<_> = proposers
-        .into_iter()
-        .map(|address| async move {
-            let mut client = ProposerClient::new(connect_lazy(&address));
-            client.status(ProposerStatusRequest {}).await.ok()
-        })
-        .collect();
-    let limit = deadline.min(Instant::now() + PROPOSERS_PATIENCE);
-    while let Ok(Some(answer)) = timeout_at(limit, asked.next()).await {
-        let Some(answer) = answer else { continue };
-        let answer = answer.into_inner();
-        highest = highest.max(Some(answer.chosen_to));
-        if answer.phase() == ProposerPhase::Leading {
-            break;
-        }
-    }
-    if highest.is_none() {
-        let learners = directory.learners().await?;
-        let asked = join_all(learners.into_iter().map(|address| async move {
-            let mut client = LearnerClient::new(connect_lazy(&address));
-            timeout_at(deadline, client.status(LearnerStatusRequest {}))
-                .await
-                .ok()?
-                .ok()
-        }))
-        .await;
-        highest = asked
-            .into_iter()
-            .flatten()
-            .map(|response| response.into_inner().applied_to)
-            .max();
-    }
-    let highest = highest.ok_or_else(|| Cause::unavailable("nobody answers"))?;
-    Slot::new(highest).map_err(|error| Cause::unavailable(error.to_string()))
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ impl Client {
         limits::check(&command)?;
         let session = match timeout_at(deadline, self.session(deadline)).await {
             Ok(session) => session?,
-            Err(_elapsed) => return Err(WriteError::NotProposed(Cause::deadline())),
+            Err(_elapsed) => return Err(WriteError::NotProposed(self.too_late())),
         };
         let Some(ticket) = session.ticket(deadline).await else {
             return Err(WriteError::NotProposed(Cause::unavailable(
@@ -146,6 +146,7 @@ impl Client {
         let mut open = FuturesUnordered::new();
         let mut next_at = Instant::now();
         let mut unknown = false;
+        let mut told = None;
         loop {
             tokio::select! {
                 biased;
@@ -166,6 +167,8 @@ impl Client {
                             cause
                         }
                     };
+                    let cause = cause.after(told);
+                    told = Some(cause.clone());
                     next_at = next_at.min(Instant::now() + attempts.pause.next_delay());
                     if open.is_empty() && next_at >= deadline {
                         return Err(if unknown {
@@ -181,7 +184,7 @@ impl Client {
                     open.push(async move { (sent_at, self.attempt(command.clone(), deadline).await) });
                     next_at = attempts.next_at(sent_at);
                 }
-                else => return Err(WriteError::NotProposed(Cause::deadline())),
+                else => return Err(WriteError::NotProposed(Cause::deadline().after(told))),
             }
         }
     }

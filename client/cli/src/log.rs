@@ -16,7 +16,9 @@ use crate::{
 
 /// Print the log: one line a command, SLOT.OFFSET and its value
 ///
-/// Ends where the log ended when the command began, unless it follows. No-ops, which fill a slot after a change of
+/// Ends where the log ended when the command began, unless it follows: a learner asks a majority of the acceptors where that
+/// is, and every command that was acknowledged before is printed. With --local the log ends where the learner that answers
+/// has come to, and no majority is needed. No-ops, which fill a slot after a change of
 /// leader, are shown in JSON only, as a value without commands.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -27,6 +29,10 @@ pub(crate) struct Args {
     /// Go on with what is appended, until interrupted
     #[arg(long)]
     follow: bool,
+
+    /// Print what one learner has applied, without asking a majority of the acceptors: newer commands may be missing
+    #[arg(long, conflicts_with = "follow")]
+    local: bool,
 
     #[command(flatten)]
     output: OutputArgs,
@@ -46,13 +52,28 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     if args.follow {
         return until_asked_to_end(follow(&args, &mut log)).await;
     }
+    if args.local {
+        return interruptible(Left::Nothing, print_what_is_applied(&args, &mut log)).await;
+    }
     interruptible(Left::Nothing, print_what_there_is(&args, &client, &mut log)).await
+}
+
+/// Prints until the learner has nothing more to tell.
+async fn print_what_is_applied(args: &Args, log: &mut Subscription) -> Result<(), Failure> {
+    while let Some(news) = log.next().await {
+        let records = news.map_err(subscribe_failure)?.records;
+        if records.is_empty() {
+            break;
+        }
+        print_all(args, &records)?;
+    }
+    Ok(())
 }
 
 async fn print_what_there_is(args: &Args, client: &Client, log: &mut Subscription) -> Result<(), Failure> {
     let end = client.chosen_to(args.connection.timeout).await.map_err(|cause| {
         Failure::unavailable(anyhow::anyhow!(
-            "cannot learn where the log ends: {cause}; `paxos status` shows more"
+            "cannot learn where the log ends: {cause}; `paxos status` shows more, and --local prints what a learner has"
         ))
     })?;
     if args.from > end {

@@ -259,6 +259,41 @@ async fn every_line_that_was_sent_has_an_outcome_and_a_bad_line_is_named() {
 }
 
 #[tokio::test]
+async fn log_prints_every_acknowledged_line_while_nobody_leads() {
+    const LINES: &str = "1\n2\n3\n4\n5\n";
+    let mut cluster = Cluster::start(3, 1, 1).await;
+    let urls = cluster.urls();
+    for line in LINES.lines() {
+        let proposed = run(&["propose", line, "--acceptors", &urls]).await;
+        assert_eq!(proposed.status.code(), Some(0), "{proposed:?}");
+    }
+    // The acceptors have not heard yet that the last line was chosen.
+    cluster.proposers[0].kill();
+    let lines = |log: &Output| {
+        let values = String::from_utf8_lossy(&log.stdout).into_owned();
+        let value = |line: &str| Some(format!("{}\n", line.split_once("  ")?.1));
+        values.lines().filter_map(value).collect::<String>()
+    };
+    let log = run(&["log", "--acceptors", &urls]).await;
+    assert_eq!(log.status.code(), Some(0), "{log:?}");
+    assert_eq!(lines(&log), LINES);
+
+    // Without a majority nobody knows where the log ends.
+    for acceptor in &mut cluster.acceptors[1..] {
+        acceptor.kill();
+    }
+    let log = run(&["log", "--timeout", "1s", "--acceptors", &urls]).await;
+    assert_eq!(log.status.code(), Some(69), "{log:?}");
+    assert!(
+        error(&log).contains("--local prints what a learner has"),
+        "{log:?}"
+    );
+    let log = run(&["log", "--local", "--acceptors", &urls]).await;
+    assert_eq!(log.status.code(), Some(0), "{log:?}");
+    assert_eq!(lines(&log), LINES);
+}
+
+#[tokio::test]
 async fn watch_begins_after_what_was_acknowledged_and_says_where() {
     let cluster = Cluster::start(3, 1, 2).await;
     let urls = cluster.urls();

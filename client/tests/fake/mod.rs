@@ -249,8 +249,13 @@ impl FakeLearner {
 
 #[tonic::async_trait]
 impl Learner for FakeLearner {
+    /// No register holds anything; the log ends behind what the first page holds.
     async fn read(&self, _: Request<proto::ReadRequest>) -> Reply<proto::ReadResponse> {
-        Err(Status::unimplemented(""))
+        let last = (self.log)(0)?.last().copied();
+        Ok(Response::new(proto::ReadResponse {
+            applied_to: last.map_or(0, |slot| slot + 1),
+            ..Default::default()
+        }))
     }
 
     async fn result(&self, _: Request<proto::ResultRequest>) -> Reply<proto::ResultResponse> {

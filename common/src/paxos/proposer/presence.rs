@@ -166,7 +166,12 @@ impl Proposer {
         let is_absent = |&member: &AcceptorUuid| Some((member, self.presence.absent(member, now, limit)?));
         let absent: Vec<(AcceptorUuid, Absent)> = members.iter().filter_map(is_absent).collect();
         if members.len() - absent.len() < needed {
+            let led = matches!(self.phase, Phase::Leading(_));
             self.step_down(End::Alone { needed, absent });
+            if led && matches!(self.phase, Phase::Standby) {
+                // What waited has waited for the acceptors long enough. Another proposer may reach them.
+                self.give_back();
+            }
         }
     }
 

@@ -59,7 +59,11 @@ fn first_campaign_of_a_cluster_names_no_leader() {
         panic!("{:?}", bench.effects);
     };
     assert_eq!(notice.label(), "none_known");
-    assert!(notice.to_string().ends_with("the cluster is new: no acceptor has heard of a leader"));
+    assert!(
+        notice
+            .to_string()
+            .ends_with("the cluster is new: no acceptor has heard of a leader")
+    );
 }
 
 #[test]

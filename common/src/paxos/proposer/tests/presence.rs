@@ -56,6 +56,26 @@ fn a_leader_steps_down_without_a_phase_2_quorum_after_d_and_not_before() {
 }
 
 #[test]
+fn leader_that_is_alone_gives_back_what_waits_at_once() {
+    let limits = Limits {
+        batches_in_flight_max: 1,
+        ..Limits::default()
+    };
+    let mut bench = Bench::with(limits, (3, 2, 2));
+    bench.lead();
+    live(&mut bench, 3, &[1, 2, 3], 0);
+    bench.propose(1, "proposed");
+    bench.propose(2, "waits");
+    for _ in 1..=40 {
+        bench.pass(50);
+        bench.fire(Timer::Heartbeat);
+    }
+    assert!(!bench.leads());
+    let waited = Outcome::NotProposed(Reason::NotLeading);
+    assert_eq!(bench.answers(), [(1, Outcome::Unknown), (2, waited)]);
+}
+
+#[test]
 fn d_is_a_longer_leader_timeout() {
     assert_eq!(absent_after(Duration::from_millis(200)), Duration::from_secs(2));
     assert_eq!(absent_after(Duration::from_secs(3)), Duration::from_secs(3));
