@@ -1,4 +1,4 @@
--- What a learner keeps, version 2 of the schema. Everything here can be learned again from the acceptors.
+-- What a learner keeps, version 3 of the schema. Everything here can be learned again from the acceptors.
 
 -- One row: how far this learner has come. It changes in the transaction that brings the rows it speaks of.
 CREATE TABLE state (
@@ -38,7 +38,7 @@ CREATE TABLE register (
 CREATE TABLE session (
   slot     INTEGER NOT NULL,
   command  INTEGER NOT NULL,
-  -- Its last use, `acked_below`, and the outcomes recorded.
+  -- Its opener, its last use, `acked_below`, and the outcomes recorded.
   content  BLOB    NOT NULL,
   -- XXH3-64 over (cluster_id, slot, command, content).
   checksum INTEGER NOT NULL,

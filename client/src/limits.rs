@@ -107,7 +107,7 @@ mod tests {
             })
         };
         assert_eq!(verdict(put(KEY_BYTES_MAX)), Ok(()));
-        assert_eq!(verdict(Operation::OpenSession(OpenSession {})), Ok(()));
+        assert_eq!(verdict(Operation::OpenSession(OpenSession::default())), Ok(()));
         for bytes in [0, KEY_BYTES_MAX + 1] {
             let error = verdict(put(bytes)).unwrap_err().0;
             assert!(error.contains("4096"), "{error}");

@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use paxos_common::wire::command::SEQUENCES_MAX;
+use bytes::Bytes;
+use paxos_common::{paxos::command::Opener, wire::command::SEQUENCES_MAX};
 use paxos_proto::v1::SessionStamp;
 use tokio::{
     sync::Notify,
@@ -28,7 +29,8 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// The session to use now; opens one with `open` when there is none that is surely alive.
+    /// The session to use now; opens one with `open` when there is none that is surely alive. `open` gets the opener
+    /// that binds the session.
     ///
     /// # Errors
     /// What `open` failed with.
@@ -37,7 +39,7 @@ impl Sessions {
     /// Safe: an opening that is given up leaves a session that nobody uses and that expires.
     pub(crate) async fn current<E>(
         &self,
-        open: impl AsyncFnOnce() -> Result<(Version, Instant), E>,
+        open: impl AsyncFnOnce(Bytes) -> Result<(Version, Instant), E>,
     ) -> Result<Arc<Session>, E> {
         if let Some(session) = self.fresh() {
             return Ok(session);
@@ -46,8 +48,9 @@ impl Sessions {
         if let Some(session) = self.fresh() {
             return Ok(session);
         }
-        let (name, sent_at) = open().await?;
-        let session = Arc::new(Session::new(name, sent_at));
+        let opener = draw_opener();
+        let (name, sent_at) = open(opener.clone()).await?;
+        let session = Arc::new(Session::new(name, opener, sent_at));
         *self.lock() = Some(session.clone());
         Ok(session)
     }
@@ -70,6 +73,8 @@ impl Sessions {
 #[derive(Debug)]
 pub(crate) struct Session {
     name: Version,
+    /// Stated by each command, so that no other client can use the session.
+    opener: Bytes,
     sequences: Mutex<Sequences>,
     /// Whoever finds no room waits in line: holds this until there is some.
     line: tokio::sync::Mutex<()>,
@@ -86,9 +91,10 @@ struct Sequences {
 }
 
 impl Session {
-    fn new(name: Version, sent_at: Instant) -> Self {
+    fn new(name: Version, opener: Bytes, sent_at: Instant) -> Self {
         Self {
             name,
+            opener,
             sequences: Mutex::new(Sequences {
                 next: 1,
                 unresolved: BTreeSet::new(),
@@ -134,6 +140,7 @@ impl Session {
                 session: Some(self.name.into()),
                 sequence,
                 acked_below,
+                opener: self.opener.clone(),
             },
         })
     }
@@ -145,6 +152,12 @@ impl Session {
     fn lock(&self) -> std::sync::MutexGuard<'_, Sequences> {
         self.sequences.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A name that no other client can guess.
+fn draw_opener() -> Bytes {
+    let bytes: [u8; Opener::BYTES] = rand::random();
+    Bytes::copy_from_slice(&bytes)
 }
 
 /// One sequence in use. Dropped, its outcome is read or given up: later commands say so, and an attempt of it that is
@@ -180,7 +193,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3_600);
 
     fn session() -> Arc<Session> {
-        Arc::new(Session::new(name(), Instant::now()))
+        Arc::new(Session::new(name(), draw_opener(), Instant::now()))
     }
 
     fn name() -> Version {
@@ -204,6 +217,7 @@ mod tests {
         let (first, second, third) = (take(&session).await, take(&session).await, take(&session).await);
         assert_eq!((first.stamp.sequence, first.stamp.acked_below), (1, 1));
         assert_eq!((third.stamp.sequence, third.stamp.acked_below), (3, 1));
+        let first_opener = first.stamp.opener.clone();
         drop(second);
         assert_eq!(take(&session).await.stamp.acked_below, 1);
         drop(first);
@@ -212,6 +226,7 @@ mod tests {
         let last = take(&session).await;
         assert_eq!((last.stamp.sequence, last.stamp.acked_below), (6, 6));
         assert_eq!(last.stamp.session, Some(name().into()));
+        assert_eq!((first_opener.len(), &first_opener), (Opener::BYTES, &last.stamp.opener));
     }
 
     #[tokio::test(start_paused = true)]
@@ -230,8 +245,8 @@ mod tests {
 
         let (one, two) = (session.clone(), session.clone());
         let waiting = [
-            tokio::spawn(async move { one.ticket(later()).await.unwrap().stamp }),
-            tokio::spawn(async move { two.ticket(later()).await.unwrap().stamp }),
+            tokio::spawn(async move { one.ticket(later()).await.unwrap().stamp.clone() }),
+            tokio::spawn(async move { two.ticket(later()).await.unwrap().stamp.clone() }),
         ];
         tokio::task::yield_now().await;
         drop(tickets.drain(..2));
@@ -245,7 +260,7 @@ mod tests {
     async fn session_is_opened_once_for_all_and_left_when_idle_or_expired() {
         let sessions = Sessions::default();
         let open = || {
-            sessions.current(async || {
+            sessions.current(async |_opener| {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 Ok::<_, ()>((name(), Instant::now()))
             })

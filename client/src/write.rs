@@ -61,7 +61,7 @@ impl Client {
                 "too many commands of this client wait for their outcome",
             )));
         };
-        command.session = Some(ticket.stamp);
+        command.session = Some(ticket.stamp.clone());
         let ordered = self.order(&command, deadline).await?;
         ticket.ordered(ordered.sent_at);
         let outcome = match self.read_outcome(ordered.version, deadline).await {
@@ -121,15 +121,19 @@ impl Client {
 
     async fn session(&self, deadline: Instant) -> Result<std::sync::Arc<Session>, WriteError> {
         self.sessions
-            .current(async || self.open_session(deadline).await)
+            .current(async |opener| self.open_session(opener, deadline).await)
             .await
     }
 
     /// Opens a session, its name being the version of the first opening that is answered for; and when that was sent.
-    async fn open_session(&self, deadline: Instant) -> Result<(Version, Instant), WriteError> {
+    async fn open_session(
+        &self,
+        opener: bytes::Bytes,
+        deadline: Instant,
+    ) -> Result<(Version, Instant), WriteError> {
         let command = Command {
             session: None,
-            operation: Some(Operation::OpenSession(OpenSession {})),
+            operation: Some(Operation::OpenSession(OpenSession { opener })),
         };
         match self.order(&command, deadline).await {
             Ok(ordered) => Ok((ordered.version, ordered.sent_at)),

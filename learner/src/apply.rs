@@ -102,13 +102,13 @@ impl Applier {
         let mut spans = Vec::new();
         for (slot, value) in batch {
             spans.extend(self.values.begin("learner.apply", slot, &value));
-            let (proposed, commands) = read_commands(slot, &value)?;
+            let (shown, commands) = read_commands(slot, &value)?;
             self.commands.add(commands.len() as u64);
             gathered.bytes += value.as_bytes().len();
             gathered.marks.extend(self.progress.pass(slot, &value));
             gathered
                 .records
-                .push(self.knowledge.apply(slot, value, proposed, &commands));
+                .push(self.knowledge.apply(slot, value, shown, &commands));
         }
         self.applied.send_replace(self.progress.clone());
         // Only now does a reader see it.

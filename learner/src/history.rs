@@ -9,7 +9,7 @@ use paxos_common::{
         slot::{Slot, Version},
         value::Value,
     },
-    wire::command::{self, InvalidCommand, decode_value},
+    wire::command::{self, InvalidCommand, decode_value, hide_openers},
 };
 use paxos_proto::v1 as pb;
 
@@ -44,7 +44,7 @@ pub(crate) struct Record {
     pub(crate) slot: Slot,
     /// As it was chosen.
     pub(crate) value: Value,
-    /// What the value holds.
+    /// What the value holds, without the openers of sessions.
     pub(crate) commands: Vec<pb::Command>,
     /// What became of each of them.
     pub(crate) judgements: Vec<Judgement>,
@@ -60,7 +60,7 @@ impl Record {
     }
 }
 
-/// Reads what a chosen value holds, as it was proposed and as the state machine takes it.
+/// Reads what a chosen value holds, as readers are shown it and as the state machine takes it.
 ///
 /// # Errors
 /// A newer release must have proposed it: whoever cannot read it cannot go on.
@@ -68,17 +68,18 @@ pub(crate) fn read_commands(
     slot: Slot,
     value: &Value,
 ) -> Result<(Vec<pb::Command>, Vec<Command>), Unreadable> {
-    let proposed = decode_value(value)
+    let mut shown = decode_value(value)
         .map_err(|error| Unreadable::Value(slot, error))?
         .commands;
     let read = |(offset, proposed): (u16, &pb::Command)| {
         command::read(proposed).map_err(|error| Unreadable::Command(Version { slot, offset }, error))
     };
     let commands = (0..=u16::MAX)
-        .zip(&proposed)
+        .zip(&shown)
         .map(read)
         .collect::<Result<_, _>>()?;
-    Ok((proposed, commands))
+    shown.iter_mut().for_each(hide_openers);
+    Ok((shown, commands))
 }
 
 /// The latest records. It holds every slot from its first on that is applied.

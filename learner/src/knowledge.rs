@@ -41,14 +41,14 @@ impl Knowledge {
         &self,
         slot: Slot,
         value: Value,
-        proposed: Vec<pb::Command>,
+        shown: Vec<pb::Command>,
         commands: &[Command],
     ) -> Arc<Record> {
         self.write(|known| {
             let record = Arc::new(Record {
                 slot,
                 value,
-                commands: proposed,
+                commands: shown,
                 judgements: known.machine.apply(slot, commands),
             });
             known.recent.push(Arc::clone(&record));

@@ -10,6 +10,7 @@
 mod log;
 mod registers;
 mod stored;
+mod upgrade;
 
 use std::{
     path::{Path, PathBuf},
@@ -37,7 +38,7 @@ pub(crate) use log::{Log, ReadError};
 
 const FILE: &str = "learner.db";
 const SCHEMA: &str = include_str!("../schema.sql");
-const SCHEMA_VERSION: i32 = 2;
+const SCHEMA_VERSION: i32 = 3;
 /// `pxLn`: tells this file from an acceptor's.
 const APPLICATION_ID: i32 = 0x7078_4c6e;
 /// SQLite's usual 4 MiB of write-ahead log. Nobody waits for a learner's checkpoint but its own readers.
@@ -118,6 +119,7 @@ impl Store {
             .execute(&mut connection)
             .await?;
         let named = path.display().to_string();
+        upgrade::run(&mut connection, cluster, &named).await?;
         match sqlite::migrate(&mut connection, SCHEMA, SCHEMA_VERSION, APPLICATION_ID).await {
             Err(SqliteError::Older { .. }) => return Err(StoreError::Older { path: named }),
             other => other.map(drop)?,

@@ -72,7 +72,7 @@ impl Services {
     }
 
     async fn open_session(&self) -> Version {
-        self.propose(None, Operation::OpenSession(OpenSession {}))
+        self.propose(None, Operation::OpenSession(OpenSession::default()))
             .await
             .unwrap()
     }
@@ -145,6 +145,7 @@ fn stamp(session: Version, sequence: u64, acked_below: u64) -> SessionStamp {
         session: Some(session),
         sequence,
         acked_below,
+        opener: Bytes::new(),
     }
 }
 
@@ -338,9 +339,9 @@ async fn sequences_out_of_range_are_refused_and_retries_take_effect_once() {
     services.propose(last, put("last", "fits")).await.unwrap();
 
     let first = stamp(session, 1, 1);
-    let version = services.propose(Some(first), put("key", "once")).await.unwrap();
+    let version = services.propose(Some(first.clone()), put("key", "once")).await.unwrap();
     services.propose(None, put("key", "other")).await.unwrap();
-    let again = services.propose(Some(first), put("key", "once")).await.unwrap();
+    let again = services.propose(Some(first.clone()), put("key", "once")).await.unwrap();
     assert_ne!(again, version);
     let outcome = services.result_of(again).await.unwrap();
     let Some(result_response::Outcome::Duplicate(duplicate)) = outcome.outcome else {
@@ -350,7 +351,7 @@ async fn sequences_out_of_range_are_refused_and_retries_take_effect_once() {
     let found = services.read(key("key")).await.unwrap().registers;
     assert_eq!(found[0].value.as_ref(), b"other", "the retry had no effect");
     let by_sequence = services
-        .result(result_request::Command::Session(first))
+        .result(result_request::Command::Session(first.clone()))
         .await
         .unwrap();
     assert_eq!(by_sequence.version, Some(version));

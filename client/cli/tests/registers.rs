@@ -111,9 +111,10 @@ async fn what_breaks_a_limit_or_is_nowhere_gets_the_documented_error() {
         session: Some(proto::Version { slot: 0, offset: 9 }),
         sequence: 1,
         acked_below: 1,
+        opener: Default::default(),
     };
     let refused = learner
-        .result(result(proto::result_request::Command::Session(stamp)))
+        .result(result(proto::result_request::Command::Session(stamp.clone())))
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::Aborted, "{refused}");
@@ -139,7 +140,7 @@ async fn what_breaks_a_limit_or_is_nowhere_gets_the_documented_error() {
             condition: None,
         })),
     };
-    let ordered = client.propose(command(stamp), PATIENCE).await.unwrap();
+    let ordered = client.propose(command(stamp.clone()), PATIENCE).await.unwrap();
     let refused = learner
         .result(result(proto::result_request::Command::Version(ordered.into())))
         .await

@@ -59,6 +59,8 @@ struct State {
     log: Vec<(Command, Option<Outcome>)>,
     registers: BTreeMap<Bytes, Register>,
     sessions: HashMap<u64, BTreeMap<u64, (usize, Outcome)>>,
+    /// Of every session that was opened.
+    openers: HashMap<u64, Bytes>,
     changes: Vec<Change>,
     proposed: usize,
 }
@@ -174,6 +176,8 @@ impl State {
             Some(stamp) => {
                 let name = stamp.session.unwrap().slot;
                 let recorded = self.sessions.get(&name);
+                let opener = self.openers.get(&name);
+                assert_eq!(opener, Some(&stamp.opener), "the opener of the session");
                 match recorded.map(|outcomes| outcomes.get(&stamp.sequence).cloned()) {
                     None => Outcome::Expired,
                     Some(Some((first, outcome))) => Outcome::Duplicate(first, Box::new(outcome)),
@@ -193,7 +197,8 @@ impl State {
     fn carry_out(&mut self, slot: usize, command: &Command) -> Outcome {
         let (key, value, condition) = match command.operation.clone().unwrap() {
             Operation::Append(_) => return Outcome::Applied,
-            Operation::OpenSession(_) => {
+            Operation::OpenSession(opening) => {
+                self.openers.insert(u64::try_from(slot).unwrap(), opening.opener);
                 self.sessions
                     .insert(u64::try_from(slot).unwrap(), BTreeMap::new());
                 return Outcome::Applied;

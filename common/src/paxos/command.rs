@@ -1,5 +1,7 @@
 //! Commands: what a client asks to be ordered, as the state machine takes them.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use super::slot::Version;
@@ -35,7 +37,10 @@ pub enum Operation {
         condition: Condition,
     },
     /// Opens a session, whose name is the version of this command.
-    OpenSession,
+    OpenSession {
+        /// Who may use the session; `None`: every caller.
+        opener: Option<Opener>,
+    },
 }
 
 /// What must hold of a register, at the moment at which the command is applied.
@@ -49,6 +54,32 @@ pub enum Condition {
     Version(Version),
 }
 
+/// Names the opener of a session. Secret: whoever knows it and the session's name can use the session.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Opener([u8; Self::BYTES]);
+
+impl Opener {
+    /// Length of an opener in bytes: too long to guess.
+    pub const BYTES: usize = 16;
+
+    /// Takes the bytes as they are.
+    pub const fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8; Self::BYTES] {
+        &self.0
+    }
+}
+
+/// Without the bytes: logs show them to no reader.
+impl fmt::Debug for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Opener(..)")
+    }
+}
+
 /// Makes a command's retries take effect once; the same on every retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionStamp {
@@ -58,4 +89,6 @@ pub struct SessionStamp {
     pub sequence: u64,
     /// Below it the client has read, or gave up, every outcome.
     pub acked_below: u64,
+    /// As the sender states it.
+    pub opener: Option<Opener>,
 }

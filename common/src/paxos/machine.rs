@@ -57,6 +57,8 @@ pub enum Judgement {
     },
     /// Skipped: its session is unknown, or has expired.
     Expired,
+    /// Skipped, without any effect on the session: the command does not state the session's opener.
+    Foreign,
     /// Skipped: its client has read the outcome of this sequence, or gave it up.
     Acknowledged,
 }
@@ -182,8 +184,8 @@ impl Machine {
     fn execute(&mut self, version: Version, operation: &Operation) -> Outcome {
         match operation {
             Operation::Append => Outcome::Applied,
-            Operation::OpenSession => {
-                self.sessions.open(version);
+            Operation::OpenSession { opener } => {
+                self.sessions.open(version, *opener);
                 Outcome::Applied
             }
             Operation::Put {

@@ -5,7 +5,7 @@ use paxos_proto::v1 as pb;
 use prost::Message as _;
 
 use crate::paxos::{
-    command::{Command, Condition, Operation, SessionStamp},
+    command::{Command, Condition, Opener, Operation, SessionStamp},
     slot::OutOfRange,
     value::{COMMANDS_MAX, EncodedCommand, Value},
 };
@@ -67,6 +67,9 @@ pub enum InvalidCommand {
     /// An `OpenSession` inside a session.
     #[error("open_session carries a session stamp: open a session outside of any")]
     StampedOpening,
+    /// An opener of another length.
+    #[error("opener has {0} bytes: give {len} bytes drawn at random, or none", len = Opener::BYTES)]
+    OpenerLength(usize),
     /// A number too large: of a version, or a sequence.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
@@ -144,10 +147,10 @@ pub fn read(command: &pb::Command) -> Result<Command, InvalidCommand> {
                 condition: read_condition(delete.condition.as_ref())?,
             }
         }
-        Asked::OpenSession(pb::OpenSession {}) if session.is_some() => {
-            return Err(InvalidCommand::StampedOpening);
-        }
-        Asked::OpenSession(pb::OpenSession {}) => Operation::OpenSession,
+        Asked::OpenSession(_) if session.is_some() => return Err(InvalidCommand::StampedOpening),
+        Asked::OpenSession(pb::OpenSession { opener }) => Operation::OpenSession {
+            opener: read_opener(opener)?,
+        },
     };
     Ok(Command { session, operation })
 }
@@ -176,7 +179,28 @@ pub fn read_stamp(stamp: &pb::SessionStamp) -> Result<SessionStamp, InvalidComma
         session,
         sequence,
         acked_below,
+        opener: read_opener(&stamp.opener)?,
     })
+}
+
+fn read_opener(opener: &[u8]) -> Result<Option<Opener>, InvalidCommand> {
+    if opener.is_empty() {
+        return Ok(None);
+    }
+    let bytes = opener
+        .try_into()
+        .map_err(|_| InvalidCommand::OpenerLength(opener.len()))?;
+    Ok(Some(Opener::from_bytes(bytes)))
+}
+
+/// Removes the openers of sessions, so that the command can be shown to readers of the log.
+pub fn hide_openers(command: &mut pb::Command) {
+    if let Some(stamp) = &mut command.session {
+        stamp.opener = Bytes::new();
+    }
+    if let Some(pb::command::Operation::OpenSession(opening)) = &mut command.operation {
+        opening.opener = Bytes::new();
+    }
 }
 
 /// Checks that a key has 1 byte to 4 KiB.
@@ -261,6 +285,7 @@ mod tests {
                 session: Some(pb::Version { slot: 1, offset: 0 }),
                 sequence,
                 acked_below: sequence,
+                opener: Bytes::new(),
             }),
             operation: Some(pb::command::Operation::Delete(pb::Delete {
                 key: Bytes::from_static(b"k"),
@@ -306,10 +331,11 @@ mod tests {
                 session: Some(pb::Version { slot: 1, offset: 0 }),
                 sequence,
                 acked_below,
+                opener: Bytes::new(),
             }),
             operation: Some(operation),
         };
-        let open = || pb::command::Operation::OpenSession(pb::OpenSession {});
+        let open = || pb::command::Operation::OpenSession(pb::OpenSession::default());
         let append = || append(Bytes::from_static(b"x")).operation.unwrap();
         assert!(encode(command(SEQUENCES_MAX + 6, 7, append())).is_ok());
         let (acked_below, sequence) = (7, SEQUENCES_MAX + 7);
@@ -319,5 +345,38 @@ mod tests {
         };
         assert_eq!(encode(command(sequence, acked_below, append())), Err(far));
         assert_eq!(encode(command(7, 7, open())), Err(InvalidCommand::StampedOpening));
+    }
+
+    #[test]
+    fn an_opener_has_16_bytes_or_none_and_can_be_hidden() {
+        let opening = |opener: &'static [u8]| pb::Command {
+            session: None,
+            operation: Some(pb::command::Operation::OpenSession(pb::OpenSession {
+                opener: Bytes::from_static(opener),
+            })),
+        };
+        let stamped = |opener: &'static [u8]| pb::Command {
+            session: Some(pb::SessionStamp {
+                session: Some(pb::Version::default()),
+                sequence: 1,
+                acked_below: 1,
+                opener: Bytes::from_static(opener),
+            }),
+            ..append(Bytes::from_static(b"x"))
+        };
+        for command in [opening, stamped] {
+            assert!(encode(command(b"")).is_ok());
+            for wrong in [&b"fifteen letters"[..], b"seventeen letters"] {
+                let error = encode(command(wrong)).unwrap_err();
+                assert_eq!(error, InvalidCommand::OpenerLength(wrong.len()));
+                assert!(error.to_string().starts_with("opener has"), "{error}");
+            }
+            let mut hidden = command(b"sixteen letters!");
+            assert!(encode(hidden.clone()).is_ok());
+            hide_openers(&mut hidden);
+            assert_eq!(hidden, command(b""));
+        }
+        let command = read(&opening(b"sixteen letters!")).unwrap();
+        assert!(!format!("{command:?}").contains("sixteen"), "{command:?}");
     }
 }

@@ -1,9 +1,10 @@
-//! Invariant 10: a (session, sequence) takes effect once; and every learner judges each command the same.
+//! Invariant 10: a (session, sequence) takes effect once, and only for the session's opener; and every learner judges each
+//! command the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use paxos_common::paxos::{
-    command::SessionStamp,
+    command::{Command, Opener, Operation},
     machine::{Judgement, Outcome},
     slot::Version,
 };
@@ -12,12 +13,14 @@ use paxos_common::paxos::{
 #[derive(Default)]
 pub(crate) struct Retries {
     judged: BTreeMap<Version, Judgement>,
+    openers: BTreeMap<Version, Opener>,
     /// Where each sequence was carried out, and what it did.
     executed: BTreeMap<(Version, u64), (Version, Outcome)>,
     /// Sequences whose outcome their clients know, or gave up.
     resolved: BTreeSet<(Version, u64)>,
     duplicates: u64,
     late: u64,
+    foreign: u64,
 }
 
 impl Retries {
@@ -27,7 +30,7 @@ impl Retries {
     }
 
     /// A learner has applied a command.
-    pub(crate) fn judged(&mut self, version: Version, stamp: Option<SessionStamp>, judgement: Judgement) {
+    pub(crate) fn judged(&mut self, version: Version, command: &Command, judgement: Judgement) {
         if let Some(&before) = self.judged.get(&version) {
             assert_eq!(
                 before, judgement,
@@ -36,7 +39,10 @@ impl Retries {
             return;
         }
         self.judged.insert(version, judgement);
-        let Some(stamp) = stamp else {
+        if let Operation::OpenSession { opener: Some(opener) } = command.operation {
+            self.openers.insert(version, opener);
+        }
+        let Some(stamp) = command.session else {
             assert!(
                 matches!(judgement, Judgement::Executed(_)),
                 "the command at {version} belongs to no session, and was skipped: {judgement:?}"
@@ -44,6 +50,13 @@ impl Retries {
             return;
         };
         let of = (stamp.session, stamp.sequence);
+        let opener = self.openers.get(&stamp.session).copied();
+        assert_eq!(
+            judgement == Judgement::Foreign,
+            opener.is_some() && opener != stamp.opener,
+            "the command at {version} states one opener, and session {} has another, or it was skipped for that: {judgement:?}",
+            stamp.session
+        );
         match judgement {
             Judgement::Executed(outcome) => {
                 let before = self.executed.insert(of, (version, outcome));
@@ -72,6 +85,7 @@ impl Retries {
                 );
                 self.late += 1;
             }
+            Judgement::Foreign => self.foreign += 1,
             Judgement::Expired => panic!("session {} is in use, and expired", stamp.session),
         }
     }
@@ -79,6 +93,11 @@ impl Retries {
     /// How many retries were skipped as duplicates.
     pub(crate) fn duplicates(&self) -> u64 {
         self.duplicates
+    }
+
+    /// How many were skipped because another client sent them.
+    pub(crate) fn foreign(&self) -> u64 {
+        self.foreign
     }
 
     /// How many came after their client knew the outcome, or had given up.

@@ -58,6 +58,8 @@ pub(crate) enum Bug {
     ReadCountsReplies,
     /// A learner skips what is at or below the highest sequence that it carried out for a session.
     DedupesByHighestSequence,
+    /// A learner carries out a command of a session that its sender did not open.
+    ForeignCommandTakesEffect,
     /// What an acceptor says that is not trusted is remembered, and passed on to the others.
     UntrustedIsHeard,
     /// A state record that fails its checksum is read as if it were sound.
@@ -95,7 +97,7 @@ pub(crate) enum Bug {
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 30] = [
+    pub(crate) const ALL: [Self; 31] = [
         Self::AcceptedLeftOutOfPromise,
         Self::AcceptDoesNotPromise,
         Self::BallotReusedAfterRestart,
@@ -122,6 +124,7 @@ impl Bug {
         Self::ReadReusesEarlierRound,
         Self::ReadCountsReplies,
         Self::DedupesByHighestSequence,
+        Self::ForeignCommandTakesEffect,
         Self::UntrustedIsHeard,
         Self::GarbledStateBelieved,
         Self::StartDoesNotCheckpoint,

@@ -14,7 +14,7 @@ use super::{
     knobs::MILLISECOND,
     log::Happened,
     network::{Message, Node},
-    sessions::{Book, ClientSession, operation},
+    sessions::{Book, ClientSession, opener_of, operation},
     statistics::Counted,
     world::{Happening, World},
 };
@@ -55,7 +55,9 @@ impl World<'_> {
             }
             None => {
                 let operation = if self.rng.random_bool(0.5) {
-                    Operation::OpenSession
+                    Operation::OpenSession {
+                        opener: opener_of(client),
+                    }
                 } else {
                     operation(&mut self.rng)
                 };
@@ -63,10 +65,27 @@ impl World<'_> {
                 vec![(None, Command { session, operation })]
             }
         };
+        let commands = self.with_hijack(client, commands);
         self.clients.in_flight.insert(client, commands.len());
         for (sequence, command) in commands {
             self.ask_anew(client, sequence, command);
         }
+    }
+
+    /// Now and then a client tries to use the session of another one.
+    fn with_hijack(
+        &mut self,
+        client: usize,
+        mut commands: Vec<(Option<u64>, Command)>,
+    ) -> Vec<(Option<u64>, Command)> {
+        let mut others = self.clients.sessions.iter();
+        let other = others.find(|(other, session)| **other != client && session.is_bound());
+        if let Some((_, session)) = other
+            && self.rng.random_bool(0.05)
+        {
+            commands.push((None, session.hijacked(opener_of(client), &mut self.rng)));
+        }
+        commands
     }
 
     /// A proposer that clients know.
@@ -129,8 +148,8 @@ impl World<'_> {
                 if waiting.healed {
                     self.invariants.progress.answered(version.slot);
                 }
-                if waiting.command.operation == Operation::OpenSession {
-                    let session = ClientSession::opened(version);
+                if let Operation::OpenSession { opener } = waiting.command.operation {
+                    let session = ClientSession::opened(version, opener);
                     self.clients.sessions.insert(waiting.client, session);
                 }
                 self.settle(&waiting);
@@ -165,7 +184,9 @@ impl World<'_> {
 
     /// The client knows what became of the command, or gives up.
     fn settle(&mut self, waiting: &Waiting) {
-        if let (Some(stamp), Some(session)) = (
+        // Without a sequence of its own it is a command outside of sessions, or of another client's.
+        if let (Some(_), Some(stamp), Some(session)) = (
+            waiting.sequence,
             waiting.command.session,
             self.clients.sessions.get_mut(&waiting.client),
         ) {

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use paxos_common::paxos::{
-    command::{Command, Condition, Operation, SessionStamp},
-    machine::{Judgement, Machine},
+    command::{Command, Condition, Opener, Operation, SessionStamp},
+    machine::{Judgement, Machine, Outcome},
     slot::{Slot, Version},
     value::Value,
 };
@@ -26,15 +26,17 @@ const KEYS: [&str; 3] = ["a", "b", "c"];
 #[derive(Debug)]
 pub(crate) struct ClientSession {
     name: Version,
+    opener: Option<Opener>,
     next: u64,
     unresolved: BTreeSet<u64>,
 }
 
 impl ClientSession {
     /// A client was answered for its opening.
-    pub(crate) fn opened(name: Version) -> Self {
+    pub(crate) fn opened(name: Version, opener: Option<Opener>) -> Self {
         Self {
             name,
+            opener,
             next: 1,
             unresolved: BTreeSet::new(),
         }
@@ -49,6 +51,7 @@ impl ClientSession {
             session: self.name,
             sequence,
             acked_below: self.unresolved.first().copied().unwrap_or(sequence),
+            opener: self.opener,
         };
         let command = Command {
             session: Some(stamp),
@@ -57,10 +60,35 @@ impl ClientSession {
         (sequence, command)
     }
 
+    /// Whether only its opener may use it.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.opener.is_some()
+    }
+
+    /// What another client sends that has guessed the session's name: to take its next sequence.
+    pub(crate) fn hijacked(&self, by: Option<Opener>, rng: &mut StdRng) -> Command {
+        let stamp = SessionStamp {
+            session: self.name,
+            sequence: self.next,
+            acked_below: self.next,
+            opener: by,
+        };
+        Command {
+            session: Some(stamp),
+            operation: operation(rng),
+        }
+    }
+
     /// The client knows the outcome, or does not want to any more.
     pub(crate) fn resolved(&mut self, sequence: u64) {
         self.unresolved.remove(&sequence);
     }
+}
+
+/// The opener of a client's sessions. Each fourth client is of an older release, and states none.
+pub(crate) fn opener_of(client: usize) -> Option<Opener> {
+    let number = u8::try_from(client % 256).expect("it is small");
+    (client % 4 != 3).then(|| Opener::from_bytes([number; Opener::BYTES]))
 }
 
 /// Something that changes a register.
@@ -125,7 +153,7 @@ impl State {
         tampering.tamper_with_judgements(&commands, &mut judgements, &mut self.highest);
         let versions = (0..=u16::MAX).map(|offset| Version { slot, offset });
         for ((version, command), judgement) in versions.zip(&commands).zip(judgements) {
-            invariants.retries.judged(version, command.session, judgement);
+            invariants.retries.judged(version, command, judgement);
         }
     }
 }
@@ -138,6 +166,10 @@ impl Tampering {
         judgements: &mut [Judgement],
         highest: &mut BTreeMap<Version, u64>,
     ) {
+        if self.admits_foreign_commands() {
+            let foreign = judgements.iter_mut().filter(|judgement| **judgement == Judgement::Foreign);
+            foreign.for_each(|judgement| *judgement = Judgement::Executed(Outcome::Applied));
+        }
         if !self.dedupes_by_highest() {
             return;
         }

@@ -30,6 +30,7 @@ pub(crate) enum Counted {
     DisksStalled,
     DisksWentBack,
     DisksWiped,
+    ForeignCommands,
     Forwarded,
     GiantBallots,
     GroupsLost,

@@ -112,6 +112,10 @@ impl Tampering {
     }
 
     /// Whether learners skip what is at or below the highest sequence of its session.
+    pub(crate) fn admits_foreign_commands(&self) -> bool {
+        self.has(Bug::ForeignCommandTakesEffect)
+    }
+
     pub(crate) fn dedupes_by_highest(&self) -> bool {
         self.has(Bug::DedupesByHighestSequence)
     }

@@ -162,6 +162,8 @@ impl<'a> World<'a> {
             .add(Counted::RetriesSkipped, self.invariants.retries.duplicates());
         self.statistics
             .add(Counted::RetriesLate, self.invariants.retries.late());
+        self.statistics
+            .add(Counted::ForeignCommands, self.invariants.retries.foreign());
         Run {
             trace: self.trace.finish(),
             statistics: self.statistics,

@@ -51,6 +51,7 @@ pub(super) fn of_version(
             })
         }
         Judgement::Expired => return Err(expired()),
+        Judgement::Foreign => return Err(foreign()),
         Judgement::Acknowledged => {
             return Err(out_of_range(
                 "the command was skipped: its session had acknowledged this sequence before it was applied",
@@ -67,9 +68,12 @@ pub(super) fn of_version(
 /// Which command of a session was carried out under a sequence.
 ///
 /// # Errors
-/// ABORTED: the session is unknown or has expired. OUT_OF_RANGE: nothing is recorded.
+/// ABORTED: the session is unknown, has expired, or has another opener. OUT_OF_RANGE: nothing is recorded.
 pub(super) fn version_of(stamp: SessionStamp, machine: &Machine) -> Result<Version, Status> {
     let session = machine.sessions().get(stamp.session).ok_or_else(expired)?;
+    if session.is_foreign(stamp) {
+        return Err(foreign());
+    }
     let (sequence, acked_below) = (stamp.sequence, session.acked_below);
     match session.recorded.get(&sequence) {
         Some(recorded) => Ok(recorded.version),
@@ -86,6 +90,13 @@ fn expired() -> Status {
     Status::aborted(
         "the session is unknown or has expired: the command had no effect; open a session for other commands, and send \
          this one again only if no earlier attempt of it was left without an answer",
+    )
+}
+
+fn foreign() -> Status {
+    Status::aborted(
+        "session.opener is not the opener of the session: the command had no effect; state the opener that OpenSession \
+         was sent with, or open a session",
     )
 }
 

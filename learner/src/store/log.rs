@@ -6,7 +6,7 @@ use bytes::Bytes;
 use paxos_common::{
     paxos::{identity::ClusterId, slot::Slot, value::Value},
     sqlite::Readers,
-    wire::command::decode_value,
+    wire::command::{decode_value, hide_openers},
 };
 use sqlx::{Row as _, sqlite::SqliteRow};
 
@@ -80,9 +80,10 @@ impl Log {
         if !sound {
             return Err(ReadError::Damaged(expected));
         }
-        let commands = decode_value(&value)
+        let mut commands = decode_value(&value)
             .map_err(|_| ReadError::Damaged(expected))?
             .commands;
+        commands.iter_mut().for_each(hide_openers);
         let judgements = decode_judgements(judgements, commands.len()).ok_or(ReadError::Damaged(expected))?;
         Ok(Record {
             slot: expected,

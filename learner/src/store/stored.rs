@@ -1,8 +1,9 @@
-//! The form in which judgements and sessions are stored. Part of schema version 2.
+//! The form in which judgements and sessions are stored. Part of schema version 3.
 
 use std::collections::BTreeMap;
 
 use paxos_common::paxos::{
+    command::Opener,
     machine::{
         Judgement, Outcome,
         sessions::{Recorded, Session},
@@ -40,6 +41,8 @@ enum Fate {
     Duplicate = 1,
     Expired = 2,
     Acknowledged = 3,
+    /// Since version 3.
+    Foreign = 4,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -58,6 +61,9 @@ struct StoredSession {
     acked_below: u64,
     #[prost(message, repeated, tag = "3")]
     recorded: Vec<StoredRecorded>,
+    /// Since version 3; empty: none.
+    #[prost(bytes = "vec", tag = "4")]
+    opener: Vec<u8>,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -100,6 +106,7 @@ fn exception(offset: u32, judgement: Judgement) -> Option<Exception> {
         Judgement::Duplicate { first, outcome } => (Fate::Duplicate, Some(outcome), Some(first)),
         Judgement::Expired => (Fate::Expired, None, None),
         Judgement::Acknowledged => (Fate::Acknowledged, None, None),
+        Judgement::Foreign => (Fate::Foreign, None, None),
     };
     Some(Exception {
         offset,
@@ -122,6 +129,7 @@ pub(super) fn decode_judgements(stored: &[u8], commands: usize) -> Option<Vec<Ju
             },
             Fate::Expired => Judgement::Expired,
             Fate::Acknowledged => Judgement::Acknowledged,
+            Fate::Foreign => Judgement::Foreign,
         };
     }
     Some(judgements)
@@ -138,6 +146,7 @@ pub(super) fn encode_session(session: &Session) -> Vec<u8> {
         last_used: Some(session.last_used.into()),
         acked_below: session.acked_below,
         recorded: session.recorded.iter().map(recorded).collect(),
+        opener: session.opener.map_or_else(Vec::new, |opener| opener.as_bytes().to_vec()),
     }
     .encode_to_vec()
 }
@@ -153,6 +162,7 @@ pub(super) fn decode_session(stored: &[u8]) -> Option<Session> {
         Some((stored.sequence, recorded))
     };
     Some(Session {
+        opener: opener(&stored.opener)?,
         last_used: version(stored.last_used)?,
         acked_below: stored.acked_below,
         recorded: stored
@@ -161,6 +171,14 @@ pub(super) fn decode_session(stored: &[u8]) -> Option<Session> {
             .map(recorded)
             .collect::<Option<BTreeMap<_, _>>>()?,
     })
+}
+
+fn opener(stored: &[u8]) -> Option<Option<Opener>> {
+    if stored.is_empty() {
+        return Some(None);
+    }
+    let bytes = stored.try_into().ok()?;
+    Some(Some(Opener::from_bytes(bytes)))
 }
 
 fn outcome(stored: Option<StoredOutcome>) -> Option<Outcome> {

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 use paxos_common::paxos::{
-    command::{Command, Condition, Operation, SessionStamp},
+    command::{Command, Condition, Opener, Operation, SessionStamp},
+    machine::sessions::Session,
     slot::Version,
 };
 use paxos_proto::v1 as pb;
@@ -199,8 +200,13 @@ fn batch_of(commands: &[Command]) -> Value {
             })
         };
         let operation = match &command.operation {
-            Operation::Append => panic!("not in these tests"),
-            Operation::OpenSession => pb::command::Operation::OpenSession(pb::OpenSession {}),
+            Operation::Append => pb::command::Operation::Append(pb::Append {
+                record: Bytes::from_static(b"record"),
+            }),
+            Operation::OpenSession { opener } => {
+                let opener = bytes_of(*opener);
+                pb::command::Operation::OpenSession(pb::OpenSession { opener })
+            }
             Operation::Put {
                 key,
                 value,
@@ -219,12 +225,19 @@ fn batch_of(commands: &[Command]) -> Value {
             session: Some(stamp.session.into()),
             sequence: stamp.sequence,
             acked_below: stamp.acked_below,
+            opener: bytes_of(stamp.opener),
         });
         let operation = Some(operation);
         paxos_common::wire::command::encode(pb::Command { session, operation }).unwrap()
     };
     let commands: Vec<_> = commands.iter().map(on_the_wire).collect();
     Value::batch(&commands, Bytes::new())
+}
+
+const OPENER: Option<Opener> = Some(Opener::from_bytes([7; Opener::BYTES]));
+
+fn bytes_of(opener: Option<Opener>) -> Bytes {
+    opener.map_or_else(Bytes::new, |opener| Bytes::copy_from_slice(opener.as_bytes()))
 }
 
 /// Every kind of judgement, in two slots.
@@ -238,8 +251,18 @@ fn varied() -> [Value; 2] {
             session,
             sequence,
             acked_below,
+            opener: OPENER,
         }),
         operation,
+    };
+    let hijack = Command {
+        session: Some(SessionStamp {
+            session,
+            sequence: 5,
+            acked_below: 5,
+            opener: None,
+        }),
+        operation: Operation::Append,
     };
     let put = |key: &'static [u8], condition| Operation::Put {
         key: key.into(),
@@ -251,7 +274,7 @@ fn varied() -> [Value; 2] {
         condition: Condition::Always,
     };
     let first = [
-        command(None, Operation::OpenSession),
+        command(None, Operation::OpenSession { opener: OPENER }),
         command(None, put(b"gone", Condition::Always)),
         command(None, put(b"kept", Condition::Always)),
     ];
@@ -276,6 +299,7 @@ fn varied() -> [Value; 2] {
             ),
         ),
         command(None, delete(b"gone")),
+        hijack,
     ];
     [batch_of(&first), batch_of(&second)]
 }
@@ -336,6 +360,52 @@ async fn damaged_register_or_session_is_a_storage_failure() {
         let error = open(directory.path(), CLUSTER).await.err().unwrap();
         assert!(error.to_string().contains(named), "{error}");
         assert_eq!(Failure::from(error).code, paxos_common::exit::Exit::Storage);
+    }
+}
+
+#[tokio::test]
+async fn file_of_version_2_is_upgraded_with_the_openers_that_its_log_holds() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = Writer::open(directory.path()).await;
+    writer.write(varied()).await;
+    let machine = writer.knowledge.machine(Machine::clone);
+    writer.store.close().await.unwrap();
+    // Version 2 has the same tables, and its sessions have no opener.
+    let mut connection = sqlite::open_writer(&directory.path().join(FILE), CHECKPOINT_PAGES)
+        .await
+        .unwrap();
+    let named = "learner.db";
+    let sessions = registers::load_sessions(&mut connection, CLUSTER, named).await.unwrap();
+    assert!(sessions.iter().any(|(_, session)| session.opener == OPENER));
+    let old = |(name, session): (Version, Session)| (name, Some(Session { opener: None, ..session }));
+    let old: Vec<_> = sessions.into_iter().map(old).collect();
+    registers::write_sessions(&mut connection, CLUSTER, &old).await.unwrap();
+    sqlx::query("PRAGMA user_version = 2").execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+
+    let other = open(directory.path(), ClusterId::from_bytes([9; 16])).await;
+    assert!(matches!(other, Err(StoreError::OtherCluster { .. })));
+    let upgraded = open(directory.path(), CLUSTER).await.unwrap();
+    assert_eq!(upgraded.machine, machine);
+    upgraded.store.close().await.unwrap();
+    assert_eq!(open(directory.path(), CLUSTER).await.unwrap().machine, machine);
+}
+
+#[tokio::test]
+async fn log_on_disk_and_in_memory_shows_no_opener() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = Writer::open(directory.path()).await;
+    writer.write(varied()).await;
+    let from_disk = writer.log.page(Slot::ZERO, slot_at(2)).await.unwrap();
+    let log = writer.log.clone();
+    let history = crate::history::History::new(Arc::new(writer.knowledge), log);
+    let in_memory = history.page(Slot::ZERO).await.unwrap();
+    for record in from_disk.iter().chain(&in_memory) {
+        for command in &record.commands {
+            let mut hidden = command.clone();
+            paxos_common::wire::command::hide_openers(&mut hidden);
+            assert_eq!(hidden, *command);
+        }
     }
 }
 

@@ -234,13 +234,15 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
                 .to_vec()
         }
         ("Proposer", "Propose") => commands()
+            .into_iter()
             .map(|command| {
                 let forwarded = false;
                 let command = Some(command);
                 dynamic(method, &pb::ProposeRequest { command, forwarded })
             })
-            .to_vec(),
+            .collect(),
         ("Proposer", "ProposeStream") => commands()
+            .into_iter()
             .map(|command| {
                 let request = pb::ProposeStreamRequest {
                     tag: 1,
@@ -250,7 +252,7 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
                 };
                 dynamic(method, &request)
             })
-            .to_vec(),
+            .collect(),
         ("Proposer", "Fill") => vec![dynamic(method, &pb::FillRequest { to: 1 })],
         ("Learner", "Read") => vec![dynamic(
             method,
@@ -265,6 +267,7 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
                 session: Some(version),
                 sequence: 1,
                 acked_below: 0,
+                opener: Bytes::from_static(b"sixteen letters!"),
             };
             [
                 pb::result_request::Command::Version(version),
@@ -290,8 +293,15 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
 }
 
 /// Commands that together have every field.
-fn commands() -> [pb::Command; 3] {
+fn commands() -> Vec<pb::Command> {
     use pb::command::Operation;
+    let opening = pb::OpenSession {
+        opener: Bytes::from_static(b"sixteen letters!"),
+    };
+    let opening = pb::Command {
+        session: None,
+        operation: Some(Operation::OpenSession(opening)),
+    };
     let version = pb::Version { slot: 1, offset: 0 };
     let condition = Some(pb::Condition {
         condition: Some(pb::condition::Condition::Version(version)),
@@ -300,6 +310,7 @@ fn commands() -> [pb::Command; 3] {
         session: Some(version),
         sequence: 5,
         acked_below: 0,
+        opener: Bytes::from_static(b"sixteen letters!"),
     });
     let key = Bytes::from_static(b"key");
     [
@@ -314,9 +325,12 @@ fn commands() -> [pb::Command; 3] {
         Operation::Delete(pb::Delete { key, condition }),
     ]
     .map(|operation| pb::Command {
-        session,
+        session: session.clone(),
         operation: Some(operation),
     })
+    .into_iter()
+    .chain([opening])
+    .collect()
 }
 
 /// Calls a method with one message, and tells how that ends: with a first answer, or a failure.

@@ -4,6 +4,7 @@
 //! `acked_below`: the client has read, or gave up, the outcome of every sequence below it. When a command's turn comes:
 //!
 //! - its session is unknown or has expired: it is skipped, and its client told;
+//! - its session has an opener, and the command states another or none: it is skipped, as if it had never come up;
 //! - its sequence is below the highest `acked_below` that came in: skipped, there is no outcome any more;
 //! - its sequence is recorded: skipped, the first outcome stands;
 //! - else it is carried out and recorded.
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Judgement, Outcome};
 use crate::paxos::{
-    command::SessionStamp,
+    command::{Opener, SessionStamp},
     slot::{Slot, Version},
 };
 
@@ -34,12 +35,22 @@ pub const RECORDED_MAX: usize = 1 << 20;
 /// One client's commands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Session {
+    /// Who may use it; `None`: every caller. A caller that knows the name of such a session can state no opener as well,
+    /// so commands that state one are taken too.
+    pub opener: Option<Opener>,
     /// The latest command of the session, or its opening.
     pub last_used: Version,
     /// The highest that came in.
     pub acked_below: u64,
     /// By sequence, from `acked_below` on: what was carried out.
     pub recorded: BTreeMap<u64, Recorded>,
+}
+
+impl Session {
+    /// Whether a stamp does not state the session's opener.
+    pub fn is_foreign(&self, stamp: SessionStamp) -> bool {
+        self.opener.is_some() && self.opener != stamp.opener
+    }
 }
 
 /// A command that was carried out.
@@ -105,8 +116,9 @@ impl Sessions {
         }
     }
 
-    pub(super) fn open(&mut self, version: Version) {
+    pub(super) fn open(&mut self, version: Version, opener: Option<Opener>) {
         let session = Session {
+            opener,
             last_used: version,
             acked_below: 0,
             recorded: BTreeMap::new(),
@@ -119,11 +131,15 @@ impl Sessions {
         }
     }
 
-    /// Decides whether the command at `version` is to be carried out. To come up is to use the session, even in vain.
+    /// Decides whether the command at `version` is to be carried out. To come up is to use the session, even when the
+    /// command is skipped, unless the command is foreign.
     pub(super) fn admit(&mut self, version: Version, stamp: SessionStamp) -> Admission {
         let Some(session) = self.open.get_mut(&stamp.session) else {
             return Admission::Skipped(Judgement::Expired);
         };
+        if session.is_foreign(stamp) {
+            return Admission::Skipped(Judgement::Foreign);
+        }
         self.by_use.remove(&session.last_used);
         self.by_use.insert(version, stamp.session);
         self.changed.insert(stamp.session);

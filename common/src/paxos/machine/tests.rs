@@ -6,7 +6,7 @@ use super::{
     sessions::{IDLE_SLOTS_MAX, RECORDED_MAX, Recorded, SESSIONS_MAX},
     *,
 };
-use crate::paxos::command::SessionStamp;
+use crate::paxos::command::{Opener, SessionStamp};
 
 fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
@@ -42,10 +42,23 @@ fn delete(key: &str, condition: Condition) -> Command {
     }
 }
 
+/// A name that a test makes up; 0: none.
+fn opener(number: u8) -> Option<Opener> {
+    (number > 0).then(|| Opener::from_bytes([number; Opener::BYTES]))
+}
+
+fn open_as(number: u8) -> Command {
+    let opener = opener(number);
+    Command {
+        session: None,
+        operation: Operation::OpenSession { opener },
+    }
+}
+
 fn open() -> Command {
     Command {
         session: None,
-        operation: Operation::OpenSession,
+        operation: Operation::OpenSession { opener: None },
     }
 }
 
@@ -55,6 +68,16 @@ fn stamped(command: Command, session: Version, sequence: u64, acked_below: u64) 
         session,
         sequence,
         acked_below,
+        opener: None,
+    });
+    Command { session, ..command }
+}
+
+/// The same command, stating an opener.
+fn stated(command: Command, number: u8) -> Command {
+    let session = command.session.map(|stamp| SessionStamp {
+        opener: opener(number),
+        ..stamp
     });
     Command { session, ..command }
 }
@@ -114,6 +137,28 @@ fn conditions_are_judged_in_the_order_of_the_log() {
     );
     assert_eq!(judgements, [APPLIED, failed(None), APPLIED, APPLIED]);
     assert_eq!(held(&machine, "k"), Some((String::new(), at(1, 3))));
+}
+
+#[test]
+fn foreign_command_has_no_effect_on_registers_or_on_the_session() {
+    let mut machine = Machine::default();
+    let name = at(0, 0);
+    let put = |value| put("k", value, Condition::Always);
+    apply(&mut machine, &[open_as(1), open()]);
+    let before = machine.clone();
+    for stranger in [0, 2] {
+        let hijack = stated(stamped(put("stolen"), name, 7, 7), stranger);
+        assert_eq!(apply(&mut machine, &[hijack]), [Judgement::Foreign]);
+    }
+    assert_eq!(machine.sessions(), before.sessions(), "not even used");
+    assert_eq!(held(&machine, "k"), None);
+    let own = |sequence, value| stated(stamped(put(value), name, sequence, 1), 1);
+    assert_eq!(apply(&mut machine, &[own(1, "a"), own(7, "b")]), [APPLIED, APPLIED]);
+    // Any caller could state no opener: nothing is won by refusing one.
+    for opener in [0, 1] {
+        let unbound = stated(stamped(put("c"), at(0, 1), u64::from(opener) + 1, 1), opener);
+        assert_eq!(apply(&mut machine, &[unbound]), [APPLIED]);
+    }
 }
 
 #[test]
@@ -230,6 +275,7 @@ fn one_outcome_too_many_expires_the_session_unused_for_longest() {
             (sequence, recorded)
         });
         Session {
+            opener: None,
             last_used,
             acked_below: 0,
             recorded: recorded.collect(),
@@ -293,32 +339,34 @@ fn command() -> impl Strategy<Value = Command> {
     let key = prop_oneof![Just("a"), Just("b")];
     let put = (key.clone(), "[xyz]", condition()).prop_map(|(key, value, held)| put(key, &value, held));
     let delete = (key, condition()).prop_map(|(key, held)| delete(key, held));
-    let plain = prop_oneof![3 => put, 1 => delete, 2 => Just(open())];
-    let stamp = proptest::option::of((0..4_u64, 0..2_u16, 0..5_u64, 0..3_u64));
-    (plain, stamp).prop_map(|(command, stamp)| match stamp {
-        Some((slot, offset, sequence, behind)) if command.operation != Operation::OpenSession => stamped(
-            command,
-            at(slot, offset),
-            sequence,
-            sequence.saturating_sub(behind),
-        ),
-        Some(_) | None => command,
+    let plain = prop_oneof![3 => put, 1 => delete, 2 => (0..3_u8).prop_map(open_as)];
+    let stamp = proptest::option::of((0..4_u64, 0..2_u16, 0..5_u64, 0..3_u64, 0..3_u8));
+    (plain, stamp).prop_map(|(command, stamp)| match (stamp, &command.operation) {
+        (None, _) | (Some(_), Operation::OpenSession { .. }) => command,
+        (Some((slot, offset, sequence, behind, opener)), _) => {
+            let acked_below = sequence.saturating_sub(behind);
+            stated(stamped(command, at(slot, offset), sequence, acked_below), opener)
+        }
     })
 }
 
 /// What the judgements must be, by looking back over the whole log for each command.
 fn judged_naively(log: &[(Version, Command, Judgement)], version: Version, command: &Command) -> Judgement {
     if let Some(stamp) = command.session {
-        let is_opening = |(at, command, _): &(Version, Command, Judgement)| {
-            *at == stamp.session && command.operation == Operation::OpenSession
-        };
-        if !log.iter().any(is_opening) {
-            return Judgement::Expired;
+        let opening = log.iter().find_map(|(at, command, _)| match command.operation {
+            Operation::OpenSession { opener } if *at == stamp.session => Some(opener),
+            _ => None,
+        });
+        match opening {
+            None => return Judgement::Expired,
+            Some(opener) if opener.is_some() && opener != stamp.opener => return Judgement::Foreign,
+            Some(_) => {}
         }
         let of_session = || {
             log.iter().filter_map(|(at, command, judgement)| {
                 let held = command.session.filter(|held| held.session == stamp.session)?;
-                (*at > stamp.session).then_some((held, *at, *judgement))
+                let counts = *at > stamp.session && *judgement != Judgement::Foreign;
+                counts.then_some((held, *at, *judgement))
             })
         };
         let acked = of_session()
@@ -341,7 +389,7 @@ fn judged_naively(log: &[(Version, Command, Judgement)], version: Version, comma
     let writes = |(at, command, judgement): &(Version, Command, Judgement)| match &command.operation {
         Operation::Put { key: of, .. } if of == key && *judgement == APPLIED => Some(Some(*at)),
         Operation::Delete { key: of, .. } if of == key && *judgement == APPLIED => Some(None),
-        Operation::Put { .. } | Operation::Delete { .. } | Operation::Append | Operation::OpenSession => None,
+        Operation::Put { .. } | Operation::Delete { .. } | Operation::Append | Operation::OpenSession { .. } => None,
     };
     let current = log.iter().rev().find_map(writes).flatten();
     assert!(current.is_none_or(|current| current < version));
