@@ -18,6 +18,7 @@ use crate::paxos::{
 
 pub mod command;
 pub mod heard;
+pub mod stored;
 
 /// The version of the contract that this release speaks: see `types.proto`.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -52,6 +53,14 @@ pub enum Malformed {
     /// Proposals that are not ascending by slot.
     #[error("proposals must ascend by slot: {0} comes after one that is not lower")]
     NotAscending(Slot),
+    /// A value that no learner could apply.
+    #[error("the value of slot {slot} cannot be applied: {reason}. Propose an encoded Value whose commands keep the limits")]
+    Value {
+        /// Its slot.
+        slot: Slot,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A field that this release does not know how to heed.
     #[error("{0} is reserved, and must be 0")]
     Reserved(&'static str),
@@ -489,6 +498,7 @@ pub fn accept_request(accept: &Accept, cluster: ClusterId) -> pb::AcceptRequest 
         slot: slot.get(),
         value: value.as_bytes().clone(),
         traceparent: traceparent(value),
+        found: !value.is_new(),
     };
     pb::AcceptRequest {
         caller: Some(caller(Some(cluster))),
@@ -517,6 +527,12 @@ impl TryFrom<pb::AcceptRequest> for Accept {
             let slot = Slot::new(proposal.slot)?;
             if proposals.last().is_some_and(|&(last, _)| last >= slot) {
                 return Err(Malformed::NotAscending(slot));
+            }
+            if !proposal.found {
+                stored::check_value(&proposal.value).map_err(|error| Malformed::Value {
+                    slot,
+                    reason: error.to_string(),
+                })?;
             }
             proposals.push((
                 slot,

@@ -6,11 +6,12 @@ use paxos_common::{
     exit::Failure,
     metrics::Counter,
     paxos::{machine::Changes, slot::Slot, value::Value},
+    wire::stored::Unreadable,
 };
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    history::{Record, Unreadable, read_commands},
+    history::{Holds, Record, TooOld, read_commands},
     knowledge::Knowledge,
     progress::{Mark, Progress},
     trace::ValueTracer,
@@ -52,6 +53,8 @@ pub(crate) struct Applier {
     pub(crate) values: ValueTracer,
     /// Counts what is applied.
     pub(crate) commands: Counter,
+    /// Counts values that are no commands, and are skipped.
+    pub(crate) unreadable: Counter,
 }
 
 /// What is applied and was not handed on yet.
@@ -72,7 +75,7 @@ impl Applier {
     /// Applies what comes in until the sender is gone, and hands on the rest.
     ///
     /// # Errors
-    /// A value cannot be read: this release is too old for the log.
+    /// A command is from a later release: this one is too old for the log.
     pub(crate) async fn run(mut self, mut learned: mpsc::Receiver<Batch>) -> Result<(), Failure> {
         let mut gathered = Gathered::default();
         let portions = self.portions.clone();
@@ -98,11 +101,18 @@ impl Applier {
         Ok(())
     }
 
-    fn apply(&mut self, batch: Batch, gathered: &mut Gathered) -> Result<(), Unreadable> {
+    fn apply(&mut self, batch: Batch, gathered: &mut Gathered) -> Result<(), TooOld> {
         let mut spans = Vec::new();
         for (slot, value) in batch {
             spans.extend(self.values.begin("learner.apply", slot, &value));
-            let (shown, commands) = read_commands(slot, &value)?;
+            let Holds {
+                shown,
+                commands,
+                unreadable,
+            } = read_commands(slot, &value)?;
+            if let Some(reason) = unreadable {
+                self.skip(slot, &reason);
+            }
             self.commands.add(commands.len() as u64);
             gathered.bytes += value.as_bytes().len();
             gathered.marks.extend(self.progress.pass(slot, &value));
@@ -116,6 +126,20 @@ impl Applier {
         Ok(())
     }
 
+    /// Counts a value that no state machine can apply. The first is logged: whoever wrote one can write many.
+    fn skip(&self, slot: Slot, reason: &Unreadable) {
+        if self.unreadable.get() == 0 {
+            tracing::error!(
+                %slot,
+                %reason,
+                "a chosen value is no batch of commands: every learner applies it as a no-op; some process that is no \
+                 proposer of this cluster got acceptors of an earlier release, or its own claim, to vote for it: look who \
+                 can reach the acceptors"
+            );
+        }
+        self.unreadable.add(1);
+    }
+
     fn portion(&self, gathered: Gathered) -> Portion {
         Portion {
             records: gathered.records,
@@ -126,8 +150,8 @@ impl Applier {
     }
 }
 
-fn too_old(unreadable: Unreadable) -> Failure {
-    Failure::refused(unreadable).context("a newer release wrote this log: run that release or a newer one")
+fn too_old(error: TooOld) -> Failure {
+    Failure::refused(error).context("a newer release wrote this log: run that release or a newer one")
 }
 
 /// The size of a batch as it counts against bounds.

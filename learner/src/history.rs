@@ -9,7 +9,10 @@ use paxos_common::{
         slot::{Slot, Version},
         value::Value,
     },
-    wire::command::{self, InvalidCommand, decode_value, hide_openers},
+    wire::{
+        command::hide_openers,
+        stored::{Contents, Unreadable, read_value},
+    },
 };
 use paxos_proto::v1 as pb;
 
@@ -27,16 +30,10 @@ pub(crate) const PAGE_SLOTS_MAX: u64 = 1_024;
 /// Most bytes of one page, unless a single slot has more: well below the largest message.
 pub(crate) const PAGE_BYTES_MAX: u64 = 512 * 1024;
 
-/// A chosen value that this release cannot read.
+/// A chosen value of a later release, which this one must not skip.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unreadable {
-    /// It is no batch of commands.
-    #[error("slot {0} holds no commands: {1}")]
-    Value(Slot, prost::DecodeError),
-    /// It is a batch that this release would not have proposed.
-    #[error("the command at {0} is none that this release knows: {1}")]
-    Command(Version, InvalidCommand),
-}
+#[error("the command at {0} asks for something that this release does not know")]
+pub(crate) struct TooOld(Version);
 
 /// A slot that is applied.
 #[derive(Debug)]
@@ -60,26 +57,41 @@ impl Record {
     }
 }
 
-/// Reads what a chosen value holds, as readers are shown it and as the state machine takes it.
+/// What a chosen value holds.
+#[derive(Debug)]
+pub(crate) struct Holds {
+    /// As readers are shown it: without the openers of sessions.
+    pub(crate) shown: Vec<pb::Command>,
+    /// As the state machine takes it.
+    pub(crate) commands: Vec<Command>,
+    /// Why it is skipped: the two lists are empty then.
+    pub(crate) unreadable: Option<Unreadable>,
+}
+
+/// Reads what a chosen value holds.
 ///
 /// # Errors
-/// A newer release must have proposed it: whoever cannot read it cannot go on.
-pub(crate) fn read_commands(
-    slot: Slot,
-    value: &Value,
-) -> Result<(Vec<pb::Command>, Vec<Command>), Unreadable> {
-    let mut shown = decode_value(value)
-        .map_err(|error| Unreadable::Value(slot, error))?
-        .commands;
-    let read = |(offset, proposed): (u16, &pb::Command)| {
-        command::read(proposed).map_err(|error| Unreadable::Command(Version { slot, offset }, error))
-    };
-    let commands = (0..=u16::MAX)
-        .zip(&shown)
-        .map(read)
-        .collect::<Result<_, _>>()?;
-    shown.iter_mut().for_each(hide_openers);
-    Ok((shown, commands))
+/// A later release must have proposed it: a learner of this one cannot go on.
+pub(crate) fn read_commands(slot: Slot, value: &Value) -> Result<Holds, TooOld> {
+    match read_value(value) {
+        Contents::Batch(mut shown, commands) => {
+            shown.iter_mut().for_each(hide_openers);
+            Ok(Holds {
+                shown,
+                commands,
+                unreadable: None,
+            })
+        }
+        Contents::Unreadable(error) => Ok(Holds {
+            shown: Vec::new(),
+            commands: Vec::new(),
+            unreadable: Some(error),
+        }),
+        Contents::Newer(offset) => Err(TooOld(Version {
+            slot,
+            offset: u16::try_from(offset).unwrap_or(u16::MAX),
+        })),
+    }
 }
 
 /// The latest records. It holds every slot from its first on that is applied.

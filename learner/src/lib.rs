@@ -253,6 +253,7 @@ impl Starter {
             portions,
             values: values.clone(),
             commands: self.instruments.commands.clone(),
+            unreadable: self.instruments.unreadable.clone(),
         };
         shutdown.spawn_vital("applier", applier.run(batches));
         let writing = persist::run(

@@ -14,6 +14,8 @@ use crate::{catch_up::CatchUp, service::LearnerService};
 pub(crate) struct Instruments {
     /// Commands applied.
     pub(crate) commands: Counter,
+    /// Chosen values that are no commands.
+    pub(crate) unreadable: Counter,
     /// Questions put to the acceptors for linearizable reads.
     pub(crate) read_rounds: Counter,
     /// Calls of `Read` that got their answer.
@@ -28,6 +30,10 @@ impl Instruments {
             commands: metrics.counter(
                 "paxos.learner.commands_applied",
                 "Commands applied since the start",
+            ),
+            unreadable: metrics.counter(
+                "paxos.learner.unreadable_values",
+                "Chosen values that are no batch of commands, applied as no-ops",
             ),
             read_rounds: metrics.counter(
                 "paxos.learner.read_rounds",

@@ -89,6 +89,8 @@ impl Leader {
                 slot,
                 value: vec![7; bytes].into(),
                 traceparent: String::new(),
+                // The bytes are no Value.
+                found: true,
             }],
             ..self.heartbeat.clone()
         }

@@ -35,12 +35,17 @@ impl EncodedCommand {
 pub struct Value {
     bytes: Bytes,
     traceparent: Bytes,
+    /// Made of commands that were checked here. No part of the value either.
+    is_new: bool,
 }
 
 impl Value {
     /// Fills a slot without effect.
     pub fn noop() -> Self {
-        Self::default()
+        Self {
+            is_new: true,
+            ..Self::default()
+        }
     }
 
     /// Puts commands into one value, in order.
@@ -53,6 +58,7 @@ impl Value {
             return Self {
                 bytes: first.0.clone(),
                 traceparent,
+                is_new: true,
             };
         }
         let mut bytes = BytesMut::from(&first.0[..]);
@@ -62,17 +68,28 @@ impl Value {
         Self {
             bytes: bytes.freeze(),
             traceparent,
+            is_new: true,
         }
     }
 
     /// Takes a value from the wire or a disk.
     pub fn from_stored(bytes: Bytes, traceparent: Bytes) -> Self {
-        Self { bytes, traceparent }
+        Self {
+            bytes,
+            traceparent,
+            is_new: false,
+        }
     }
 
     /// The stored form.
     pub fn as_bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// Whether it was made here of checked commands, and not found on the wire or on a disk: what is found may be chosen
+    /// already, and has to be proposed again whatever its bytes are.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// W3C trace context of the batch; empty when unsampled.

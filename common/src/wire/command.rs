@@ -7,7 +7,7 @@ use prost::Message as _;
 use crate::paxos::{
     command::{Command, Condition, Opener, Operation, SessionStamp},
     slot::OutOfRange,
-    value::{COMMANDS_MAX, EncodedCommand, Value},
+    value::{EncodedCommand, Value},
 };
 
 /// Most bytes of a key (inclusive): 4 KiB.
@@ -105,17 +105,12 @@ pub fn decode(command: &EncodedCommand) -> Result<pb::Command, prost::DecodeErro
     Ok(value.commands.into_iter().next().unwrap_or_default())
 }
 
-/// Reads the commands of a stored value.
+/// Reads the commands of a stored value, however many and whatever they ask for.
 ///
 /// # Errors
-/// When the bytes are no value, or hold more commands than a slot may.
+/// When the bytes are no value.
 pub fn decode_value(value: &Value) -> Result<pb::Value, prost::DecodeError> {
-    let decoded = pb::Value::decode(value.as_bytes().clone())?;
-    debug_assert!(
-        decoded.commands.len() <= COMMANDS_MAX,
-        "a batch has at most {COMMANDS_MAX} commands"
-    );
-    Ok(decoded)
+    pb::Value::decode(value.as_bytes().clone())
 }
 
 /// Reads a command.

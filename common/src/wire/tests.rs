@@ -114,6 +114,32 @@ fn proposals_out_of_order_are_refused() {
     ));
 }
 
+#[test]
+fn value_that_no_learner_can_apply_is_refused_unless_it_was_found() {
+    let request = |found| pb::AcceptRequest {
+        ballot: Some(Ballot::ZERO.into()),
+        proposals: vec![pb::Proposal {
+            slot: 7,
+            value: Bytes::from_static(&[0x0a, 0x00]),
+            traceparent: String::new(),
+            found,
+        }],
+        ..Default::default()
+    };
+    let error = Accept::try_from(request(false)).unwrap_err();
+    assert!(error.to_string().contains("slot 7"), "{error}");
+    assert!(error.to_string().contains("no operation"), "{error}");
+    // It may be chosen already: a leader that finds it in a promise must propose it again.
+    let found = Accept::try_from(request(true)).unwrap();
+    let cluster = ClusterId::from_bytes([1; 16]);
+    assert!(accept_request(&found, cluster).proposals[0].found);
+    let fresh = Accept {
+        proposals: vec![(Slot::ZERO, Value::noop())],
+        ..found
+    };
+    assert!(!accept_request(&fresh, cluster).proposals[0].found);
+}
+
 /// Decodes the bytes as a message, as tonic does, and reads it: any answer will do.
 fn read<M: Message + Default, T>(bytes: &[u8], read: impl FnOnce(M) -> Result<T, Malformed>) {
     if let Ok(message) = M::decode(bytes) {
@@ -241,6 +267,7 @@ fn accept_requests() -> impl Strategy<Value = pb::AcceptRequest> {
         slot,
         value: vec![value].into(),
         traceparent: String::new(),
+        found: true,
     });
     let proposals = prop::collection::vec(proposal, 0..4).prop_map(|mut proposals| {
         proposals.sort_by_key(|proposal| proposal.slot);

@@ -69,6 +69,7 @@ async fn apply_all(path: &Path, batches: Vec<Batch>) -> Shown {
         portions,
         values: ValueTracer::default(),
         commands: Counter::default(),
+        unreadable: Counter::default(),
     };
     let writer = persist::run(
         found.store,
@@ -121,25 +122,44 @@ async fn large_backlog_is_cut_into_several_transactions() {
 }
 
 #[tokio::test]
-async fn learner_that_cannot_read_a_command_stops_instead_of_going_on_without_it() {
+async fn value_that_is_no_batch_of_commands_is_a_noop_in_memory_and_on_disk() {
+    let value = |bytes: &'static [u8]| Value::from_stored(bytes::Bytes::from_static(bytes), bytes::Bytes::new());
+    let directory = tempfile::tempdir().unwrap();
+    let unreadable = vec![
+        (slot(1), value(b"no batch of commands")),
+        (slot(2), value(&[0x0a, 0x00])),
+    ];
+    let shown = apply_all(directory.path(), vec![batch(0, 1), unreadable, batch(3, 4)]).await;
+    assert_eq!(shown.progress.applied_to(), slot(4));
+    assert_eq!(shown.machine.register_count(), 2);
+    let found = open(directory.path()).await;
+    assert_eq!(found.machine, shown.machine);
+    let page = found.log.page(Slot::ZERO, slot(4)).await.unwrap();
+    let commands: Vec<_> = page.iter().map(|record| record.commands.len()).collect();
+    assert_eq!(commands, [2, 0, 0, 2]);
+}
+
+#[tokio::test]
+async fn learner_stops_at_a_command_of_a_later_release_instead_of_going_on_without_it() {
     let found = open(tempfile::tempdir().unwrap().path()).await;
     let knowledge = Arc::new(Knowledge::new(found.machine));
-    for unknown in [&b"no batch of commands"[..], &[0x0a, 0x00]] {
-        let (sender, receiver) = mpsc::channel(1);
-        let (applied, _seen) = watch::channel(Progress::default());
-        let (portions, _writing) = mpsc::channel(PORTIONS_MAX);
-        let value = Value::from_stored(bytes::Bytes::copy_from_slice(unknown), bytes::Bytes::new());
-        sender.send(vec![(Slot::ZERO, value)]).await.unwrap();
-        let applier = Applier {
-            knowledge: Arc::clone(&knowledge),
-            progress: Progress::default(),
-            applied,
-            portions,
-            values: ValueTracer::default(),
-            commands: Counter::default(),
-        };
-        let failure = applier.run(receiver).await.unwrap_err();
-        assert_eq!(failure.code, paxos_common::exit::Exit::Refused);
-        assert!(failure.to_string().contains("newer"), "{failure}");
-    }
+    let (sender, receiver) = mpsc::channel(1);
+    let (applied, _seen) = watch::channel(Progress::default());
+    let (portions, _writing) = mpsc::channel(PORTIONS_MAX);
+    // An operation in field 15.
+    let later = bytes::Bytes::from_static(&[0x0a, 0x02, 0x7a, 0x00]);
+    let value = Value::from_stored(later, bytes::Bytes::new());
+    sender.send(vec![(Slot::ZERO, value)]).await.unwrap();
+    let applier = Applier {
+        knowledge,
+        progress: Progress::default(),
+        applied,
+        portions,
+        values: ValueTracer::default(),
+        commands: Counter::default(),
+        unreadable: Counter::default(),
+    };
+    let failure = applier.run(receiver).await.unwrap_err();
+    assert_eq!(failure.code, paxos_common::exit::Exit::Refused);
+    assert!(failure.to_string().contains("newer"), "{failure}");
 }

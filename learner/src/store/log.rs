@@ -6,12 +6,11 @@ use bytes::Bytes;
 use paxos_common::{
     paxos::{identity::ClusterId, slot::Slot, value::Value},
     sqlite::Readers,
-    wire::command::{decode_value, hide_openers},
 };
 use sqlx::{Row as _, sqlite::SqliteRow};
 
 use super::{integer, row_checksum, stored::decode_judgements};
-use crate::history::{PAGE_BYTES_MAX, PAGE_SLOTS_MAX, Record};
+use crate::history::{PAGE_BYTES_MAX, PAGE_SLOTS_MAX, Record, read_commands};
 
 /// A page of the log cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -80,10 +79,8 @@ impl Log {
         if !sound {
             return Err(ReadError::Damaged(expected));
         }
-        let mut commands = decode_value(&value)
-            .map_err(|_| ReadError::Damaged(expected))?
-            .commands;
-        commands.iter_mut().for_each(hide_openers);
+        let held = read_commands(expected, &value).map_err(|_| ReadError::Damaged(expected))?;
+        let commands = held.shown;
         let judgements = decode_judgements(judgements, commands.len()).ok_or(ReadError::Damaged(expected))?;
         Ok(Record {
             slot: expected,

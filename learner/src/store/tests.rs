@@ -60,10 +60,10 @@ impl Writer {
         for value in values {
             let slot = self.progress.applied_to();
             portion.marks.extend(self.progress.pass(slot, &value));
-            let (proposed, commands) = crate::history::read_commands(slot, &value).unwrap();
+            let held = crate::history::read_commands(slot, &value).unwrap();
             portion
                 .records
-                .push(self.knowledge.apply(slot, value, proposed, &commands));
+                .push(self.knowledge.apply(slot, value, held.shown, &held.commands));
         }
         portion.progress = self.progress.clone();
         portion.changes = self.knowledge.take_changes();

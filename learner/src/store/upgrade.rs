@@ -71,10 +71,10 @@ async fn opener(
     if row.try_get::<i64, _>(3)? != checksum {
         return Ok(None);
     }
-    let Ok((_, commands)) = read_commands(name.slot, &value) else {
+    let Ok(held) = read_commands(name.slot, &value) else {
         return Ok(None);
     };
-    let opening = commands.get(usize::from(name.offset));
+    let opening = held.commands.get(usize::from(name.offset));
     Ok(match opening.map(|command| &command.operation) {
         Some(Operation::OpenSession { opener }) => *opener,
         _ => None,
