@@ -10,8 +10,8 @@ use paxos_common::wire::heard::millis;
 use paxos_proto::v1 as pb;
 
 /// Attach streams at once: hundreds of learners, each with a place left for a stream that has not yet been noticed to
-/// be dead.
-const ATTACHED_MAX: usize = 1024;
+/// be dead. With the largest reports they fill less than half an answer to Status.
+pub(crate) const ATTACHED_MAX: usize = 1024;
 
 /// Everybody with an open Attach stream.
 #[derive(Debug, Default)]

@@ -40,7 +40,7 @@ mod check;
 mod streams;
 
 use accept::Streams;
-use check::{check_ballot, check_text, check_version, malformed};
+use check::{check_address, check_ballot, check_version, malformed};
 use streams::{attached, observe_frame, promise};
 
 /// Observe streams at once: hundreds of learners with two each. Each may hold a page, of half a mebibyte, and what the
@@ -232,7 +232,7 @@ impl<R: Reader> Acceptor for Service<R> {
         };
         let (FormStep::Store(configuration) | FormStep::Complete(configuration)) = &step;
         for address in configuration.members().values() {
-            check_text("address", address.len())?;
+            check_address("configuration.members.address", address)?;
         }
         let result = inner.ask(|answer| Command::Form { step, answer }).await?;
         let published = result.map_err(|refusal: FormRefusal| status::wrong_cluster(refusal.to_string()))?;
@@ -250,7 +250,7 @@ impl<R: Reader> Acceptor for Service<R> {
         self.inner.check_caller(request.caller.as_ref())?;
         let prepare = Prepare::try_from(request).map_err(malformed)?;
         check_ballot(prepare.ballot)?;
-        check_text("proposer_address", prepare.address.len())?;
+        check_address("proposer_address", &prepare.address)?;
         let (ballot, from) = (prepare.ballot, prepare.from);
         let place = Inner::<R>::place(&self.inner.promises, "the list of promises that are being read")?;
         let shared = &self.inner.shared;

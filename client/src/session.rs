@@ -226,7 +226,10 @@ mod tests {
         let last = take(&session).await;
         assert_eq!((last.stamp.sequence, last.stamp.acked_below), (6, 6));
         assert_eq!(last.stamp.session, Some(name().into()));
-        assert_eq!((first_opener.len(), &first_opener), (Opener::BYTES, &last.stamp.opener));
+        assert_eq!(
+            (first_opener.len(), &first_opener),
+            (Opener::BYTES, &last.stamp.opener)
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -29,7 +29,10 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// A connection whose probe is unanswered for so long is dropped.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where a process can be reached: `http://HOST:PORT`. Compared as text.
+/// Longest address in bytes (inclusive).
+pub const ADDRESS_BYTES_MAX: usize = 256;
+
+/// Where a process can be reached: `http://HOST:PORT`, at most [`ADDRESS_BYTES_MAX`] bytes. Compared as text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address(String);
 
@@ -64,6 +67,12 @@ impl FromStr for Address {
                 fault,
             })
         };
+        if text.len() > ADDRESS_BYTES_MAX {
+            return Err(AddressError {
+                text: text.chars().take(32).chain("...".chars()).collect(),
+                fault: "it has more than 256 bytes",
+            });
+        }
         let Ok(uri) = text.parse::<Uri>() else {
             return refuse("it is no URL");
         };

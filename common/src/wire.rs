@@ -23,6 +23,9 @@ pub mod stored;
 /// The version of the contract that this release speaks: see `types.proto`.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// Length of a digest in bytes: SHA-256.
+const DIGEST_BYTES: usize = 32;
+
 /// A message that does not say what its type says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
@@ -54,7 +57,9 @@ pub enum Malformed {
     #[error("proposals must ascend by slot: {0} comes after one that is not lower")]
     NotAscending(Slot),
     /// A value that no learner could apply.
-    #[error("the value of slot {slot} cannot be applied: {reason}. Propose an encoded Value whose commands keep the limits")]
+    #[error(
+        "the value of slot {slot} cannot be applied: {reason}. Propose an encoded Value whose commands keep the limits"
+    )]
     Value {
         /// Its slot.
         slot: Slot,
@@ -322,10 +327,10 @@ fn number(what: &'static str, number: u64) -> Result<u64, OutOfRange> {
     OutOfRange::check(what, number, i64::MAX as u64)
 }
 
-/// Checks the numbers of a report. It is kept as it came, and told to everybody who asks who is there.
+/// Checks the numbers and digests of a report. It is kept as it came, and told to everybody who asks who is there.
 ///
 /// # Errors
-/// At the first that is above 2⁶³ − 1.
+/// At the first number above 2⁶³ − 1, or digest of another length than 32 bytes.
 pub fn check_report(report: &pb::AttachRequest) -> Result<(), Malformed> {
     number("peer", report.peer)?;
     number("report", report.report)?;
@@ -339,6 +344,14 @@ pub fn check_report(report: &pb::AttachRequest) -> Result<(), Malformed> {
             number("applied_to", progress.applied_to)?;
             for digest in &progress.digests {
                 number("to", digest.to)?;
+                let len = digest.digest.len();
+                if len != DIGEST_BYTES {
+                    return Err(Malformed::Length {
+                        what: "digest",
+                        len,
+                        expected: DIGEST_BYTES,
+                    });
+                }
             }
         }
         None => {}

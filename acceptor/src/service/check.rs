@@ -2,14 +2,19 @@
 
 use paxos_common::{
     paxos::{ballot::Ballot, identity::ClusterId},
+    peer::{ADDRESS_BYTES_MAX, Address},
     status,
     wire::{self, Malformed, PROTOCOL_VERSION},
 };
 use paxos_proto::v1 as pb;
 use tonic::Status;
 
-/// Longest address or trace context, in bytes.
-const TEXT_BYTES_MAX: usize = 1024;
+/// Longest trace context, in bytes.
+const TRACEPARENT_BYTES_MAX: usize = 1024;
+/// Longest version of a peer's software, in bytes.
+const SOFTWARE_BYTES_MAX: usize = 64;
+/// Most digests in a report: what learners of this release send at most.
+const DIGESTS_MAX: usize = 8;
 
 /// The cluster that the caller names, if we speak its version.
 pub(super) fn check_version(caller: Option<&pb::Caller>) -> Result<Option<ClusterId>, Status> {
@@ -30,37 +35,139 @@ pub(super) fn check_ballot(ballot: Ballot) -> Result<(), Status> {
     Ok(())
 }
 
-pub(super) fn check_text(field: &str, length: usize) -> Result<(), Status> {
-    if length > TEXT_BYTES_MAX {
-        let text = format!("{field} has {length} bytes, and {TEXT_BYTES_MAX} are allowed");
+pub(super) fn check_traceparent(length: usize) -> Result<(), Status> {
+    check_length("traceparent", length, TRACEPARENT_BYTES_MAX)
+}
+
+/// An address is stored and told to others, so it must be one. None is allowed: its sender cannot be reached.
+pub(super) fn check_address(field: &str, address: &str) -> Result<(), Status> {
+    check_length(field, address.len(), ADDRESS_BYTES_MAX)?;
+    if address.is_empty() {
+        return Ok(());
+    }
+    let parsed = address.parse::<Address>();
+    parsed
+        .map(drop)
+        .map_err(|error| status::invalid_argument(format!("{field}: {error}")))
+}
+
+fn check_length(field: &str, length: usize, max: usize) -> Result<(), Status> {
+    if length > max {
+        let text = format!("{field} has {length} bytes, and {max} are allowed");
         return Err(status::invalid_argument(text));
     }
     Ok(())
 }
 
-/// A report is kept in memory as long as its sender is attached, so it must be small.
+/// A report is kept in memory as long as its sender is attached, and all of them are told in one answer to Status.
 pub(super) fn check_report(report: &pb::AttachRequest) -> Result<(), Status> {
-    const DIGESTS_MAX: usize = 8;
     if !matches!(report.role(), pb::Role::Proposer | pb::Role::Learner) {
         return Err(status::invalid_argument("role must be proposer or learner"));
     }
-    check_text("address", report.address.len())?;
-    check_text("software", report.software.len())?;
-    wire::check_report(report).map_err(malformed)?;
+    check_address("address", &report.address)?;
+    check_length("software", report.software.len(), SOFTWARE_BYTES_MAX)?;
     if let Some(pb::attach_request::Progress::Learner(progress)) = &report.progress {
-        if progress.digests.len() > DIGESTS_MAX {
+        let count = progress.digests.len();
+        if count > DIGESTS_MAX {
             return Err(status::invalid_argument(format!(
-                "at most {DIGESTS_MAX} digests are allowed"
+                "learner.digests has {count} digests, and {DIGESTS_MAX} are allowed"
             )));
         }
-        for digest in &progress.digests {
-            check_text("digest", digest.digest.len())?;
-        }
     }
-    Ok(())
+    wire::check_report(report).map_err(malformed)
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "made for map_err")]
 pub(super) fn malformed(error: Malformed) -> Status {
     status::invalid_argument(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use paxos_common::peer::MESSAGE_BYTES_MAX;
+    use prost::Message as _;
+    use tonic::Code;
+
+    use super::*;
+    use crate::attach::ATTACHED_MAX;
+
+    /// The largest report that is taken.
+    fn largest() -> pb::AttachRequest {
+        let host = "h".repeat(ADDRESS_BYTES_MAX - "http://:65535".len());
+        let digest = pb::Digest {
+            to: i64::MAX as u64,
+            digest: vec![7; 32].into(),
+        };
+        let progress = pb::LearnerProgress {
+            applied_to: i64::MAX as u64,
+            digests: vec![digest; DIGESTS_MAX],
+        };
+        pb::AttachRequest {
+            caller: Some(wire::caller(Some(ClusterId::from_bytes([1; 16])))),
+            role: pb::Role::Learner.into(),
+            peer: i64::MAX as u64,
+            address: format!("http://{host}:65535"),
+            software: "s".repeat(SOFTWARE_BYTES_MAX),
+            progress: Some(pb::attach_request::Progress::Learner(progress)),
+            report: i64::MAX as u64,
+        }
+    }
+
+    #[test]
+    fn reports_of_all_attached_peers_fill_less_than_half_a_message() {
+        check_report(&largest()).unwrap();
+        let peer = pb::AttachedPeer {
+            report: Some(largest()),
+            age_ms: u64::MAX,
+        };
+        let status = pb::AcceptorStatusResponse {
+            attached: vec![peer; ATTACHED_MAX],
+            ..Default::default()
+        };
+        assert!(
+            status.encoded_len() < MESSAGE_BYTES_MAX / 2,
+            "{}",
+            status.encoded_len()
+        );
+    }
+
+    #[test]
+    fn field_beyond_its_bound_is_refused_by_name() {
+        type Change = fn(&mut pb::AttachRequest);
+        fn digests(report: &mut pb::AttachRequest) -> &mut Vec<pb::Digest> {
+            match &mut report.progress {
+                Some(pb::attach_request::Progress::Learner(progress)) => &mut progress.digests,
+                _ => panic!("it is a learner's"),
+            }
+        }
+        let changes: [(Change, &str); 8] = [
+            (|report| report.address.insert(7, 'h'), "address has 257 bytes"),
+            (|report| report.address = "\u{1b}[31m".into(), "address: "),
+            (|report| report.software.push('s'), "software has 65 bytes"),
+            (|report| report.role = 7, "role"),
+            (|report| report.peer = 1 << 63, "peer is"),
+            (
+                |report| digests(report)[1].digest = vec![0; 31].into(),
+                "digest has 31 bytes",
+            ),
+            (
+                |report| digests(report)[7].digest = vec![0; 33].into(),
+                "digest has 33 bytes",
+            ),
+            (
+                |report| {
+                    let one = digests(report)[0].clone();
+                    digests(report).push(one);
+                },
+                "learner.digests has 9",
+            ),
+        ];
+        for (change, named) in changes {
+            let mut report = largest();
+            change(&mut report);
+            let refused = check_report(&report).unwrap_err();
+            assert_eq!(refused.code(), Code::InvalidArgument);
+            assert!(refused.message().starts_with(named), "{named}: {refused:?}");
+        }
+    }
 }

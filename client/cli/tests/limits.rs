@@ -339,9 +339,15 @@ async fn sequences_out_of_range_are_refused_and_retries_take_effect_once() {
     services.propose(last, put("last", "fits")).await.unwrap();
 
     let first = stamp(session, 1, 1);
-    let version = services.propose(Some(first.clone()), put("key", "once")).await.unwrap();
+    let version = services
+        .propose(Some(first.clone()), put("key", "once"))
+        .await
+        .unwrap();
     services.propose(None, put("key", "other")).await.unwrap();
-    let again = services.propose(Some(first.clone()), put("key", "once")).await.unwrap();
+    let again = services
+        .propose(Some(first.clone()), put("key", "once"))
+        .await
+        .unwrap();
     assert_ne!(again, version);
     let outcome = services.result_of(again).await.unwrap();
     let Some(result_response::Outcome::Duplicate(duplicate)) = outcome.outcome else {

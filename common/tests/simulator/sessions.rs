@@ -167,7 +167,9 @@ impl Tampering {
         highest: &mut BTreeMap<Version, u64>,
     ) {
         if self.admits_foreign_commands() {
-            let foreign = judgements.iter_mut().filter(|judgement| **judgement == Judgement::Foreign);
+            let foreign = judgements
+                .iter_mut()
+                .filter(|judgement| **judgement == Judgement::Foreign);
             foreign.for_each(|judgement| *judgement = Judgement::Executed(Outcome::Applied));
         }
         if !self.dedupes_by_highest() {

@@ -123,7 +123,8 @@ async fn large_backlog_is_cut_into_several_transactions() {
 
 #[tokio::test]
 async fn value_that_is_no_batch_of_commands_is_a_noop_in_memory_and_on_disk() {
-    let value = |bytes: &'static [u8]| Value::from_stored(bytes::Bytes::from_static(bytes), bytes::Bytes::new());
+    let value =
+        |bytes: &'static [u8]| Value::from_stored(bytes::Bytes::from_static(bytes), bytes::Bytes::new());
     let directory = tempfile::tempdir().unwrap();
     let unreadable = vec![
         (slot(1), value(b"no batch of commands")),

@@ -146,7 +146,9 @@ pub(super) fn encode_session(session: &Session) -> Vec<u8> {
         last_used: Some(session.last_used.into()),
         acked_below: session.acked_below,
         recorded: session.recorded.iter().map(recorded).collect(),
-        opener: session.opener.map_or_else(Vec::new, |opener| opener.as_bytes().to_vec()),
+        opener: session
+            .opener
+            .map_or_else(Vec::new, |opener| opener.as_bytes().to_vec()),
     }
     .encode_to_vec()
 }

@@ -375,12 +375,27 @@ async fn file_of_version_2_is_upgraded_with_the_openers_that_its_log_holds() {
         .await
         .unwrap();
     let named = "learner.db";
-    let sessions = registers::load_sessions(&mut connection, CLUSTER, named).await.unwrap();
+    let sessions = registers::load_sessions(&mut connection, CLUSTER, named)
+        .await
+        .unwrap();
     assert!(sessions.iter().any(|(_, session)| session.opener == OPENER));
-    let old = |(name, session): (Version, Session)| (name, Some(Session { opener: None, ..session }));
+    let old = |(name, session): (Version, Session)| {
+        (
+            name,
+            Some(Session {
+                opener: None,
+                ..session
+            }),
+        )
+    };
     let old: Vec<_> = sessions.into_iter().map(old).collect();
-    registers::write_sessions(&mut connection, CLUSTER, &old).await.unwrap();
-    sqlx::query("PRAGMA user_version = 2").execute(&mut connection).await.unwrap();
+    registers::write_sessions(&mut connection, CLUSTER, &old)
+        .await
+        .unwrap();
+    sqlx::query("PRAGMA user_version = 2")
+        .execute(&mut connection)
+        .await
+        .unwrap();
     connection.close().await.unwrap();
 
     let other = open(directory.path(), ClusterId::from_bytes([9; 16])).await;

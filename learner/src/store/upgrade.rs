@@ -30,9 +30,10 @@ pub(super) async fn run(
     path: &str,
 ) -> Result<(), StoreError> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    let row = sqlx::query("SELECT user_version, application_id FROM pragma_user_version, pragma_application_id")
-        .fetch_one(&mut *transaction)
-        .await?;
+    let row =
+        sqlx::query("SELECT user_version, application_id FROM pragma_user_version, pragma_application_id")
+            .fetch_one(&mut *transaction)
+            .await?;
     let found: (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
     if found != (OLD_VERSION, i64::from(APPLICATION_ID)) {
         transaction.rollback().await?;

@@ -24,7 +24,7 @@ use crate::{
     request::Command,
     service::{
         Inner,
-        check::{check_ballot, check_text, malformed},
+        check::{check_address, check_ballot, check_traceparent, malformed},
     },
     shared::Published,
     store::Reader,
@@ -126,7 +126,7 @@ impl<R: Reader> Feed<R> {
         let alive_interval = u64::from(request.alive_interval_ms);
         let mut accept = Accept::try_from(request).map_err(malformed)?;
         check_ballot(accept.ballot)?;
-        check_text("proposer_address", accept.address.len())?;
+        check_address("proposer_address", &accept.address)?;
         check_values(&accept)?;
         self.hear(accept.ballot, Duration::from_millis(alive_interval));
 
@@ -263,7 +263,7 @@ fn is_broken(status: &Status) -> bool {
 
 fn check_values(accept: &Accept) -> Result<(), Status> {
     for (slot, value) in &accept.proposals {
-        check_text("traceparent", value.traceparent().len())?;
+        check_traceparent(value.traceparent().len())?;
         let length = value.as_bytes().len();
         if length > VALUE_BYTES_MAX {
             return Err(status::invalid_argument(format!(

@@ -153,7 +153,10 @@ fn foreign_command_has_no_effect_on_registers_or_on_the_session() {
     assert_eq!(machine.sessions(), before.sessions(), "not even used");
     assert_eq!(held(&machine, "k"), None);
     let own = |sequence, value| stated(stamped(put(value), name, sequence, 1), 1);
-    assert_eq!(apply(&mut machine, &[own(1, "a"), own(7, "b")]), [APPLIED, APPLIED]);
+    assert_eq!(
+        apply(&mut machine, &[own(1, "a"), own(7, "b")]),
+        [APPLIED, APPLIED]
+    );
     // Any caller could state no opener: nothing is won by refusing one.
     for opener in [0, 1] {
         let unbound = stated(stamped(put("c"), at(0, 1), u64::from(opener) + 1, 1), opener);
@@ -389,7 +392,10 @@ fn judged_naively(log: &[(Version, Command, Judgement)], version: Version, comma
     let writes = |(at, command, judgement): &(Version, Command, Judgement)| match &command.operation {
         Operation::Put { key: of, .. } if of == key && *judgement == APPLIED => Some(Some(*at)),
         Operation::Delete { key: of, .. } if of == key && *judgement == APPLIED => Some(None),
-        Operation::Put { .. } | Operation::Delete { .. } | Operation::Append | Operation::OpenSession { .. } => None,
+        Operation::Put { .. }
+        | Operation::Delete { .. }
+        | Operation::Append
+        | Operation::OpenSession { .. } => None,
     };
     let current = log.iter().rev().find_map(writes).flatten();
     assert!(current.is_none_or(|current| current < version));
