@@ -9,7 +9,8 @@ use super::{
 };
 
 /// How far above a leader's `chosen_to` a slot may be proposed (exclusive). Bounds what a dead leader can leave
-/// behind, and so what a campaign has to read.
+/// behind, and so what a campaign has to read, and how far no-ops are filled in up to a vote: a vote further on is no
+/// leader's of this protocol.
 pub const SLOTS_AHEAD_MAX: u64 = 65_536;
 
 /// Most numbered messages that a leader has unanswered on one `Accept` stream (inclusive): proposals, repairs and the

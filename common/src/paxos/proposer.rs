@@ -266,7 +266,7 @@ impl Proposer {
             }
             Event::FillWanted(to) => {
                 if let Phase::Leading(lead) = &mut self.phase {
-                    lead.fill(to);
+                    lead.fill_wanted(to, self.now);
                 }
             }
             Event::Fired(timer, generation) => {

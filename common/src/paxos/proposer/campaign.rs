@@ -8,7 +8,7 @@ use std::{
 use crate::paxos::{
     ballot::Ballot,
     identity::AcceptorUuid,
-    message::{Accept, Prepare, PromisePage},
+    message::{Accept, Prepare, PromisePage, SLOTS_AHEAD_MAX},
     quorum::{Electorate, Quorums},
     slot::Slot,
     value::Value,
@@ -46,6 +46,9 @@ pub struct Takeover {
     pub from: Slot,
     /// What must be proposed at `from`, `from + 1`, …, before anything new.
     pub values: Vec<Value>,
+    /// What must be proposed at slots further on, once all slots below are proposed. No leader of this protocol leaves such
+    /// votes: they are too far ahead for the slots between to be filled in for them. But they count.
+    pub far: BTreeMap<Slot, Value>,
 }
 
 impl Campaign {
@@ -132,10 +135,11 @@ impl Campaign {
         if self.complete().count() < quorums.phase1() {
             return None;
         }
-        let (from, to) = self.stretch();
-        if !from.to(to).all(|slot| self.is_said(quorums, slot)) {
+        let (from, voted_to) = self.stretch();
+        if !self.unsaid(quorums, from).is_empty() {
             return None;
         }
+        let to = self.near(from, voted_to);
         let value = |slot| {
             self.best
                 .get(&slot)
@@ -144,6 +148,11 @@ impl Campaign {
         Some(Takeover {
             from,
             values: from.to(to).map(value).collect(),
+            far: self
+                .best
+                .range(to..)
+                .map(|(&slot, (_, value))| (slot, value.clone()))
+                .collect(),
         })
     }
 
@@ -152,12 +161,9 @@ impl Campaign {
         if self.complete().count() < electorate.members().len() {
             return None;
         }
-        let (from, to) = self.stretch();
-        let mut unsaid = from
-            .to(to)
-            .filter(|&slot| !self.is_said(electorate.quorums(), slot))
-            .peekable();
-        unsaid.peek().is_some().then(|| unsaid.collect())
+        let (from, _) = self.stretch();
+        let unsaid = self.unsaid(electorate.quorums(), from);
+        (!unsaid.is_empty()).then(|| unsaid.into_iter().collect())
     }
 
     fn complete(&self) -> impl Iterator<Item = &Promise> {
@@ -172,6 +178,36 @@ impl Campaign {
             .max(marks(|promise| promise.known_to))
             .max(marks(|promise| promise.trimmed_to));
         (from, from.max(marks(|promise| promise.voted_to)))
+    }
+
+    /// One past the last slot that is taken over at once: that of the last vote that a leader of this protocol can have left.
+    ///
+    /// Such a vote is below its leader's watermark and [`SLOTS_AHEAD_MAX`] more. Every slot below that watermark was chosen,
+    /// so a quorum of promises holds a row for it: the watermark is at or below the first slot without a row.
+    fn near(&self, from: Slot, voted_to: Slot) -> Slot {
+        let has_row = |slot: &Slot| {
+            let mut promises = self.promises.values();
+            self.best.contains_key(slot) || promises.any(|promise| promise.unknown.contains(slot))
+        };
+        let first_gap = from.to(voted_to).find(|slot| !has_row(slot)).unwrap_or(voted_to);
+        let limit = first_gap.plus(SLOTS_AHEAD_MAX);
+        if voted_to <= limit {
+            return voted_to;
+        }
+        let last = self.best.range(..limit).next_back();
+        last.map_or(from, |(slot, _)| slot.next()).max(first_gap)
+    }
+
+    /// The slots from `from` on of which no quorum says what is there. Where no row is damaged, all promises say it.
+    fn unsaid(&self, quorums: Quorums, from: Slot) -> BTreeSet<Slot> {
+        let damaged = self
+            .promises
+            .values()
+            .flat_map(|promise| promise.unknown.range(from..));
+        damaged
+            .copied()
+            .filter(|&slot| !self.is_said(quorums, slot))
+            .collect()
     }
 
     fn is_said(&self, quorums: Quorums, slot: Slot) -> bool {

@@ -6,7 +6,7 @@ use super::{notice::Notice, queue::Pending};
 use crate::paxos::{
     ballot::Ballot,
     identity::{AcceptorUuid, CommitCounter, RunNumber},
-    message::{Accept, AcceptAnswer, Prepare, PromisePage, UNANSWERED_MAX, Word},
+    message::{Accept, AcceptAnswer, Prepare, PromisePage, SLOTS_AHEAD_MAX, UNANSWERED_MAX, Word},
     slot::{Slot, Version},
     value::Value,
     witness::{Run, WentBack, Witnesses},
@@ -34,7 +34,7 @@ pub struct Limits {
     pub batch_bytes_max: usize,
     /// New batches that are proposed and not chosen: while so many are, commands gather for the next one.
     pub batches_in_flight_max: u64,
-    /// Slots that are proposed and not chosen, taken-over values and no-ops included.
+    /// Slots that are proposed and not chosen, taken-over values and no-ops included: at most [`SLOTS_AHEAD_MAX`].
     pub slots_in_flight_max: u64,
     /// Bytes of them, unless a single value has more.
     pub bytes_in_flight_max: usize,
@@ -49,6 +49,14 @@ pub struct Limits {
     pub retained_bytes_max: usize,
 }
 
+/// Slots that a leader has proposed and that are not chosen, by default.
+const SLOTS_IN_FLIGHT_MAX: u64 = 1_024;
+
+const _: () = assert!(
+    SLOTS_IN_FLIGHT_MAX <= SLOTS_AHEAD_MAX,
+    "acceptors refuse slots further above the watermark, and leaders leave votes there out of what they fill"
+);
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -57,7 +65,7 @@ impl Default for Limits {
             batch_commands_max: 4_096,
             batch_bytes_max: 1 << 20,
             batches_in_flight_max: 4,
-            slots_in_flight_max: 1_024,
+            slots_in_flight_max: SLOTS_IN_FLIGHT_MAX,
             bytes_in_flight_max: 8 << 20,
             message_bytes_max: 2 << 20,
             unanswered_max: UNANSWERED_MAX - 8,
@@ -212,7 +220,7 @@ pub enum Event {
     ForwardAnswered(RequestId),
     /// The caller of a request waits no longer. It is answered, one way or the other.
     Cancelled(RequestId),
-    /// A reader wants every slot below this one chosen.
+    /// A reader wants every slot below this one chosen, because some acceptor may have voted there.
     FillWanted(Slot),
     /// A timer fired.
     Fired(Timer, u64),

@@ -3,13 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use super::{Effect, Limits, Outcome, RequestId, Scan, Takeover, queue::Queue};
 use crate::paxos::{
     ballot::Ballot,
     identity::AcceptorUuid,
-    message::{Accept, AcceptAnswer, UNANSWERED_MAX},
+    message::{Accept, AcceptAnswer, SLOTS_AHEAD_MAX, UNANSWERED_MAX},
     quorum::{Electorate, Tally},
     slot::{Slot, SlotRange, Version},
     value::Value,
@@ -20,6 +21,11 @@ use repair::Repair;
 
 /// Most slots that one request to fill adds (exclusive bound above what is proposed): the rest is asked for again.
 const FILL_SLOTS_MAX: u64 = 1_024;
+
+/// How often slots are filled that a reader wants, and where no acceptor is known to have voted: one request's worth of slots
+/// in this time. Sessions expire after 1,048,576 slots, so made-up requests need three hours for that. A reader that saw a
+/// vote which this leader cannot see needs one request: at most `slots_in_flight_max` slots were in flight.
+const UNPROVEN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A reign.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +42,12 @@ pub struct Lead {
     chosen_to: Slot,
     /// What the promises demand to be proposed next, before anything new.
     takeover: VecDeque<Value>,
+    /// What they demand further on.
+    far: BTreeMap<Slot, Value>,
+    /// One past the highest slot voted on anywhere, as far as acceptors told, without those that are too far ahead.
+    voted_to: Slot,
+    /// When slots were filled last that no acceptor is known to have voted on.
+    unproven_at: Option<Duration>,
     /// Slots below it that nobody uses become no-ops.
     fill_to: Slot,
     followers: BTreeMap<AcceptorUuid, Follower>,
@@ -111,7 +123,7 @@ impl Lead {
         takeover: Takeover,
         members: &[AcceptorUuid],
     ) -> Self {
-        let Takeover { from, values } = takeover;
+        let Takeover { from, values, far } = takeover;
         let follower = Follower {
             cursor: from,
             idle: true,
@@ -126,6 +138,9 @@ impl Lead {
             bytes_in_flight: 0,
             chosen_to: from,
             takeover: values.into(),
+            far,
+            voted_to: from,
+            unproven_at: None,
             fill_to: from,
             followers: members.iter().map(|&member| (member, follower.clone())).collect(),
             repairs: BTreeMap::new(),
@@ -176,9 +191,42 @@ impl Lead {
     /// Has slots up to `to` chosen, with no-ops where nobody proposes, a bounded number at a time. Safe without
     /// asking: every phase-2 quorum contains an acceptor that promised this ballot, reported no vote there, and
     /// votes below it no more.
-    pub(super) fn fill(&mut self, to: Slot) {
-        let promised = self.proposed_to().plus(self.takeover.len() as u64);
-        self.fill_to = self.fill_to.max(to.min(promised.plus(FILL_SLOTS_MAX)));
+    fn fill(&mut self, to: Slot) {
+        self.fill_to = self.fill_to.max(to.min(self.demanded_to().plus(FILL_SLOTS_MAX)));
+    }
+
+    /// A reader wants slots up to `to` chosen. Those that no acceptor is known to have voted on are filled seldom: a request
+    /// proves nothing.
+    pub(super) fn fill_wanted(&mut self, to: Slot, now: Duration) {
+        let proven = self.voted_to.max(self.demanded_to());
+        if to <= proven {
+            self.fill(to);
+            return;
+        }
+        let is_due = self
+            .unproven_at
+            .is_none_or(|at| now.saturating_sub(at) >= UNPROVEN_INTERVAL);
+        if is_due {
+            self.unproven_at = Some(now);
+            self.fill(to);
+        } else {
+            self.fill(proven);
+        }
+    }
+
+    /// One past the last slot that is proposed or must be.
+    fn demanded_to(&self) -> Slot {
+        self.proposed_to().plus(self.takeover.len() as u64)
+    }
+
+    /// An acceptor has voted below `voted_to`. Votes too far ahead are no leader's of this protocol: the slots between are
+    /// not filled for them, and what may be chosen there is kept from the promises.
+    pub(super) fn heard_voted(&mut self, voted_to: Slot) -> bool {
+        let is_near = voted_to <= self.demanded_to().plus(SLOTS_AHEAD_MAX);
+        if is_near {
+            self.voted_to = self.voted_to.max(voted_to);
+        }
+        is_near
     }
 
     /// Proposes what waits, within the limits: first what the promises demand, then no-ops asked for, then batches
@@ -190,6 +238,8 @@ impl Lead {
                 return;
             }
             if let Some(value) = self.takeover.pop_front() {
+                self.propose(value, Vec::new());
+            } else if let Some(value) = self.far.remove(&self.proposed_to()) {
                 self.propose(value, Vec::new());
             } else if self.proposed_to() < self.fill_to {
                 self.propose(Value::noop(), Vec::new());
@@ -372,7 +422,7 @@ impl Lead {
         }
         self.advance(electorate.quorums().phase2(), effects);
         self.repair_heard(acceptor, marks.chosen_to);
-        if marks.voted_to > end.plus(self.takeover.len() as u64) {
+        if self.heard_voted(marks.voted_to) && marks.voted_to > self.demanded_to() {
             // A vote that a dead leader got from a minority: nothing of it can be chosen, and a reader may ask.
             self.fill(marks.voted_to);
         }

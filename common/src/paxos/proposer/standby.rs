@@ -119,6 +119,9 @@ impl Proposer {
         let came = self.now;
         let report = Report { word, sent, came };
         self.observe(acceptor, &report);
+        if let Phase::Leading(lead) = &mut self.phase {
+            _ = lead.heard_voted(report.word.voted_to);
+        }
         self.reports.insert(acceptor, report);
         self.consider();
     }

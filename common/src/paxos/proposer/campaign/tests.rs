@@ -4,7 +4,11 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::paxos::{ballot::ProposerId, message::Row};
+use crate::paxos::{
+    ballot::ProposerId,
+    message::Row,
+    proposer::{Effect, Lead},
+};
 
 fn slot(number: u64) -> Slot {
     Slot::new(number).unwrap()
@@ -73,6 +77,7 @@ fn takeover(from: u64, values: &[&str]) -> Option<Takeover> {
     Some(Takeover {
         from: slot(from),
         values: values.iter().map(|text| value(text)).collect(),
+        far: BTreeMap::new(),
     })
 }
 
@@ -201,6 +206,72 @@ fn unknown_rows_below_the_watermark_hold_nobody_up() {
 }
 
 #[test]
+fn a_vote_too_far_ahead_is_kept_and_the_slots_before_it_are_not_filled() {
+    let far = 1 << 62;
+    let mut campaign = campaign(0);
+    campaign.page(
+        uuid(1),
+        last_page(0, 0, vec![row(0, 1, "a"), row(2, 1, "c"), row(far, 3, "far")]),
+    );
+    campaign.page(uuid(2), last_page(0, 0, vec![row(1, 1, "b")]));
+    let won = campaign.takeover(majority_of_3()).unwrap();
+    assert_eq!(won.values, ["a", "b", "c"].map(value));
+    // It may be chosen: whoever gets there must propose it.
+    assert_eq!(won.far, BTreeMap::from([(slot(far), value("far"))]));
+    // An honest leader can have left this one: all below 3 may be chosen.
+    let last = 3 + SLOTS_AHEAD_MAX - 1;
+    campaign.page(uuid(3), last_page(0, 0, vec![row(last, 2, "near")]));
+    let won = campaign.takeover(majority_of_3()).unwrap();
+    assert_eq!(won.values.len() as u64, last + 1);
+    assert_eq!(won.values.last(), Some(&value("near")));
+    assert_eq!(won.far.len(), 1);
+}
+
+#[test]
+fn an_unreadable_row_too_far_ahead_waits_for_others_to_say_what_is_there() {
+    let mut campaign = campaign(0);
+    campaign.page(uuid(1), last_page(0, 0, vec![unknown(1 << 62)]));
+    campaign.page(uuid(2), last_page(0, 0, vec![]));
+    assert_eq!(campaign.takeover(majority_of_3()), None);
+    campaign.page(uuid(3), last_page(0, 0, vec![]));
+    assert_eq!(campaign.takeover(majority_of_3()), takeover(0, &[]));
+}
+
+#[test]
+fn a_leader_that_gets_to_a_far_vote_proposes_its_value_before_anything_new() {
+    use crate::paxos::{
+        proposer::{Limits, Pending, RequestId, queue::Queue},
+        quorum::Configuration,
+        value::EncodedCommand,
+    };
+    let members = [1, 2, 3].map(|number| (uuid(number), Arc::from("http://a:1")));
+    let electorate = Configuration::new(members, 2, 2).unwrap().electorate();
+    let won = Takeover {
+        from: slot(0),
+        values: vec![value("a")],
+        far: BTreeMap::from([(slot(2), value("far"))]),
+    };
+    let mut lead = Lead::new(ballot(10), "http://p:1".into(), won, electorate.members());
+    let (mut queue, limits) = (Queue::new(10, 1_000), Limits::default());
+    for (number, text) in [(1, "b"), (2, "d")] {
+        let command = EncodedCommand::from_batch_of_one(Bytes::from_static(text.as_bytes()));
+        queue.push(Pending::new(RequestId(number), command));
+        lead.fill_window(&mut queue, &limits);
+    }
+    let mut effects = Vec::new();
+    lead.send(&electorate, &BTreeSet::from([uuid(1)]), &limits, &mut effects);
+    let proposed: Vec<_> = effects
+        .into_iter()
+        .flat_map(|effect| match effect {
+            Effect::Accept(_, accept) => accept.proposals,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = ["a", "b", "far", "d"].map(value);
+    assert_eq!(proposed, (0..4).map(slot).zip(expected).collect::<Vec<_>>());
+}
+
+#[test]
 fn an_incomplete_set_of_pages_is_no_promise() {
     let mut campaign = campaign(0);
     campaign.page(uuid(1), page(0, 2, 4, vec![row(0, 1, "a")]));
@@ -325,6 +396,7 @@ fn naive(from: u64, holdings: &[Holding], phase1: usize) -> Option<Takeover> {
     Some(Takeover {
         from: slot(start),
         values,
+        far: BTreeMap::new(),
     })
 }
 

@@ -96,9 +96,54 @@ fn a_reader_may_have_slots_filled_a_bounded_number_at_a_time_and_below_what_is_p
     assert_eq!(bench.accepts(), []);
     bench.tell(Event::FillWanted(slot(2)));
     assert_eq!(bench.sent_to(1), [(1, Value::noop())]);
+    bench.pass(10_000);
     bench.tell(Event::FillWanted(Slot::MAX));
     let filled = bench.sent_to(1).len();
     assert!((1..=1_024).contains(&filled), "{filled}");
+}
+
+#[test]
+fn slots_that_no_acceptor_is_known_to_have_voted_on_are_filled_seldom_and_others_at_once() {
+    let limits = Limits {
+        slots_in_flight_max: 100_000,
+        unanswered_max: 31,
+        ..Limits::default()
+    };
+    let mut bench = Bench::with(limits, (3, 2, 2));
+    bench.lead();
+    bench.propose(1, "a");
+    bench.tell(Event::FillWanted(slot(1 << 62)));
+    assert_eq!(bench.sent_to(1).len(), 1_024);
+    for _ in 0..20 {
+        bench.tell(Event::FillWanted(slot(1 << 62)));
+        assert_eq!(bench.accepts(), []);
+    }
+    // An acceptor reports a vote there: the slots are filled at once.
+    let voted = Word {
+        voted_to: slot(1_030),
+        ..word(Ballot::ZERO, 0)
+    };
+    bench.say(3, voted);
+    bench.tell(Event::FillWanted(slot(1_030)));
+    let filled: Vec<_> = bench.sent_to(1).into_iter().map(|(at, _)| at).collect();
+    assert_eq!(filled, (1_025..1_030).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_vote_too_far_ahead_is_not_filled_up_to() {
+    let mut bench = Bench::new();
+    bench.lead();
+    bench.propose(1, "a");
+    bench.answer(3, 1, accepted(&[(0, 1)], 1 << 62));
+    assert_eq!(bench.accepts(), []);
+    let ballot = Ballot::ZERO;
+    let far = Word {
+        voted_to: slot(1 << 62),
+        ..word(ballot, 0)
+    };
+    bench.say(3, far);
+    bench.propose(2, "b");
+    assert_eq!(bench.sent_to(1), [(1, value("b"))]);
 }
 
 #[test]

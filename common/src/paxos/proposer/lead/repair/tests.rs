@@ -39,6 +39,7 @@ impl Reign {
         let takeover = Takeover {
             from: Slot::ZERO,
             values: (0..values).map(value).collect(),
+            far: Default::default(),
         };
         let limits = Limits::default();
         let mut lead = Lead::new(ballot, "http://p:1".into(), takeover, electorate.members());
