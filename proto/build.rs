@@ -45,6 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .bytes(".paxos.v1")
         .extern_path(".google.rpc", "::tonic_types::pb")
+        .codec_path("crate::codec::ExactCodec")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -11,7 +11,10 @@ use std::{
 
 use async_stream::try_stream;
 use futures::Stream;
-use paxos_common::paxos::{ballot::Ballot, identity::Stamp, message::Row, slot::Slot, value::Value};
+use paxos_common::{
+    paxos::{ballot::Ballot, identity::Stamp, message::Row, slot::Slot, value::Value},
+    server::Room,
+};
 use tokio::sync::watch;
 
 use crate::{
@@ -36,6 +39,23 @@ pub(crate) struct Frame {
     pub(crate) chosen_to: Slot,
     pub(crate) trimmed_to: Slot,
     pub(crate) rows: Vec<Row>,
+}
+
+impl Frame {
+    fn without_rows(&self) -> Self {
+        let rows = Vec::new();
+        Self { rows, ..*self }
+    }
+}
+
+/// What a row weighs in a frame, in bytes; about as much as when it is encoded.
+fn row_bytes(row: &Row) -> usize {
+    let value = row.accepted.as_ref().map(|(_, value)| value_bytes(value));
+    ROW_BYTES + value.unwrap_or_default()
+}
+
+fn value_bytes(value: &Value) -> usize {
+    value.as_bytes().len() + value.traceparent().len()
 }
 
 /// The latest frames. One writer pushes; any number of observers read, each at its own position.
@@ -85,7 +105,7 @@ impl Ring {
         };
         let mut bytes = 0;
         for (slot, (ballot, value)) in rows {
-            let weight = ROW_BYTES + value.as_bytes().len() + value.traceparent().len();
+            let weight = ROW_BYTES + value_bytes(&value);
             if bytes + weight > PAGE_BYTES_MAX && !frame.rows.is_empty() {
                 let rows = std::mem::take(&mut frame.rows);
                 content.push(Frame { rows, ..frame }, bytes);
@@ -109,12 +129,12 @@ impl Ring {
         self.lock().end()
     }
 
-    /// The frames from `position` on, joined into one of about [`PAGE_BYTES_MAX`], and the position behind them; none
-    /// when there is nothing new.
+    /// The frames from `position` on, joined into one of about [`PAGE_BYTES_MAX`], its bytes, and the position behind
+    /// them; none when there is nothing new.
     ///
     /// The joined frame has the watermark of its first part, which holds for the later parts' rows too: below it a
     /// row's value changes no more.
-    pub(crate) fn read(&self, position: u64) -> Result<Option<(Frame, u64)>, Lagged> {
+    pub(crate) fn read(&self, position: u64) -> Result<Option<(Frame, usize, u64)>, Lagged> {
         let content = self.lock();
         let skip = position.checked_sub(content.start).ok_or(Lagged)?;
         let mut frames = content
@@ -128,15 +148,15 @@ impl Ring {
         let mut joined = Frame::clone(first);
         let mut position = position + 1;
         for (frame, weight) in frames {
-            bytes += weight;
-            if bytes > PAGE_BYTES_MAX {
+            if bytes + weight > PAGE_BYTES_MAX {
                 break;
             }
+            bytes += weight;
             joined.stamp = frame.stamp;
             joined.rows.extend(frame.rows.iter().cloned());
             position += 1;
         }
-        Ok(Some((joined, position)))
+        Ok(Some((joined, bytes, position)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Content> {
@@ -163,11 +183,13 @@ impl Content {
 }
 
 /// Everything accepted from slot `from` on: first what is held, then what follows. The first frame comes at once, even
-/// when it has no rows. Holds one frame at a time; it goes on when that is taken.
+/// when it has no rows. Holds one frame at a time; it goes on when that is taken. A large frame is built once `room` has
+/// its bytes, and is followed by another frame soon, so that the encoder lets go of its buffer.
 pub(crate) fn observe<R: Reader>(
     reader: PeerReader<R>,
     shared: Arc<Shared>,
     from: Slot,
+    room: Room,
 ) -> impl Stream<Item = Result<Frame, StoreError>> {
     try_stream! {
         let mut news = shared.ring.end.subscribe();
@@ -178,7 +200,10 @@ pub(crate) fn observe<R: Reader>(
             let mut told_chosen_to = None;
             // The first row of the pages that was unknown.
             let mut doubt = None;
+            // Of the last frame: whether it was large, and what it said beside its rows.
+            let mut last;
             loop {
+                room.take(PAGE_BYTES_MAX).await;
                 let page = reader.page(resume).await?;
                 // It holds for the rows of the page that can be read, which are all that a frame tells.
                 let chosen_to = page.known_to;
@@ -187,7 +212,10 @@ pub(crate) fn observe<R: Reader>(
                 let mut stamp = shared.published().stamp;
                 stamp.commit_counter = page.commit_counter;
                 resume = page.next;
-                yield Frame { stamp, chosen_to, trimmed_to: page.trimmed_to, rows: page.rows };
+                let frame = Frame { stamp, chosen_to, trimmed_to: page.trimmed_to, rows: page.rows };
+                let bytes = frame.rows.iter().map(row_bytes).sum();
+                last = (!Room::is_free(bytes), frame.without_rows());
+                yield frame;
                 if page.last {
                     break;
                 }
@@ -196,11 +224,21 @@ pub(crate) fn observe<R: Reader>(
                 // Before the look, so that a push between the look and the wait is not missed.
                 news.mark_unchanged();
                 match shared.ring.read(position) {
-                    Ok(Some((mut frame, next))) => {
+                    // It is read again once there is room: until then nothing is held.
+                    Ok(Some((frame, bytes, _))) if !room.is_enough(bytes) => {
+                        drop(frame);
+                        room.take(bytes.max(PAGE_BYTES_MAX)).await;
+                    }
+                    Ok(Some((mut frame, bytes, next))) => {
                         position = next;
                         told_chosen_to = Some(frame.chosen_to);
+                        last = (!Room::is_free(bytes), frame.without_rows());
                         frame.rows.retain(|row| row.slot >= from);
                         yield frame;
+                    }
+                    Ok(None) if last.0 => {
+                        last.0 = false;
+                        yield last.1.clone();
                     }
                     // An error means that the ring is gone, and `shared` holds it.
                     Ok(None) => drop(news.changed().await),
@@ -320,7 +358,7 @@ mod tests {
             rows(0, 10, PAGE_BYTES_MAX / 3),
         );
         let (mut position, mut slots) = (0, Vec::new());
-        while let Some((frame, next)) = ring.read(position).unwrap() {
+        while let Some((frame, _, next)) = ring.read(position).unwrap() {
             assert!(frame.rows.len() <= 3, "{}", frame.rows.len());
             slots.extend(frame.rows.iter().map(|row| row.slot.get()));
             position = next;
@@ -341,7 +379,8 @@ mod tests {
                 Shutdown::new(&CancellationToken::new())
             ),
             Arc::clone(&shared),
-            slot(0)
+            slot(0),
+            Room::default()
         ));
         let mut told = async || -> Option<Vec<(u64, bool)>> {
             let frame = frames.next().now_or_never()?.unwrap().unwrap();
@@ -372,7 +411,8 @@ mod tests {
                 Shutdown::new(&CancellationToken::new())
             ),
             Arc::clone(&shared),
-            slot(1)
+            slot(1),
+            Room::default()
         ));
         let mut told = async || -> Option<(u64, Vec<u64>)> {
             let frame = frames.next().now_or_never()?.unwrap().unwrap();

@@ -13,7 +13,7 @@ use paxos_common::{
         message::{Prepare, PrepareAnswer},
         slot::Slot,
     },
-    server::received,
+    server::{received, room},
     shutdown::Shutdown,
     status,
     trace::Tracer,
@@ -43,10 +43,9 @@ use accept::Streams;
 use check::{check_address, check_ballot, check_version, malformed};
 use streams::{attached, observe_frame, promise};
 
-/// Observe streams at once: hundreds of learners with two each. Each may hold a page, of half a mebibyte, and what the
-/// transport buffers.
+/// Observe streams at once: hundreds of learners with two each. Their pages share the budget of outgoing bytes.
 const OBSERVERS_MAX: usize = 1024;
-/// Promises that are being read at once: many more than there are candidates. Each may hold as much as an observer.
+/// Promises that are being read at once: many more than there are candidates. Their pages have a budget of their own.
 const PROMISES_MAX: usize = 256;
 /// Promises told by Status.
 const PROMISES_TOLD: u32 = 100;
@@ -246,6 +245,7 @@ impl<R: Reader> Acceptor for Service<R> {
         request: Request<pb::PrepareRequest>,
     ) -> Result<Response<Self::PrepareStream>, Status> {
         let trace = received(request.extensions()).cloned();
+        let room = room(request.extensions());
         let request = request.into_inner();
         self.inner.check_caller(request.caller.as_ref())?;
         let prepare = Prepare::try_from(request).map_err(malformed)?;
@@ -288,7 +288,7 @@ impl<R: Reader> Acceptor for Service<R> {
                 self.until_stop(stream::iter([Ok(page)]))
             }
             None => {
-                let pages = promise(Arc::clone(&self.inner), stamp, ballot, from);
+                let pages = promise(Arc::clone(&self.inner), stamp, ballot, from, room);
                 self.until_stop(pages.inspect(move |_| _ = &place))
             }
         })
@@ -310,6 +310,7 @@ impl<R: Reader> Acceptor for Service<R> {
         &self,
         request: Request<pb::ObserveRequest>,
     ) -> Result<Response<Self::ObserveStream>, Status> {
+        let room = room(request.extensions());
         let request = request.into_inner();
         let inner = Arc::clone(&self.inner);
         inner.check_caller(request.caller.as_ref())?;
@@ -321,11 +322,18 @@ impl<R: Reader> Acceptor for Service<R> {
         }
         let from = Slot::new(request.from).map_err(|error| malformed(error.into()))?;
         let place = Inner::<R>::place(&inner.observers, "the list of observers")?;
-        let frames = observe(inner.reader.clone(), Arc::clone(&inner.shared), from);
+        let frames = observe(
+            inner.reader.clone(),
+            Arc::clone(&inner.shared),
+            from,
+            room.clone(),
+        );
         Ok(self.until_stop(frames.map(move |frame| {
             let _ = &place;
             let frame = frame.map_err(|error| read_failed(&error))?;
-            Ok(observe_frame(wire::stamp(&frame.stamp, Vec::new()), frame, kind))
+            let frame = observe_frame(wire::stamp(&frame.stamp, Vec::new()), frame, kind);
+            room.built(&frame);
+            Ok(frame)
         })))
     }
 

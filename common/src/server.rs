@@ -18,6 +18,7 @@ mod chunks;
 mod connections;
 mod deadline;
 mod measured;
+mod outgoing;
 mod partial;
 mod traced;
 
@@ -29,6 +30,7 @@ use traced::Traced;
 pub use crate::peer::MESSAGE_BYTES_MAX;
 pub use chunks::{Chunk, Chunks, chunks};
 pub use deadline::{deadline, sleep_until};
+pub use outgoing::{Room, room};
 pub use traced::received;
 
 /// What connections are allowed.

@@ -1,9 +1,12 @@
 //! Follows the changes of registers for one watcher: the log, without what does not concern it.
 
 use futures::{Stream, StreamExt as _};
-use paxos_common::paxos::{
-    machine::{Judgement, Outcome},
-    slot::{Slot, Version},
+use paxos_common::{
+    paxos::{
+        machine::{Judgement, Outcome},
+        slot::{Slot, Version},
+    },
+    server::Room,
 };
 use paxos_proto::v1::{self as pb, command::Operation};
 use tokio::time::Instant;
@@ -39,11 +42,12 @@ pub(crate) struct Told {
 }
 
 /// The changes at or after `from`, of `pages` that begin with its slot; first a progress report, so that the watcher knows
-/// where the watch begins.
+/// where the watch begins. A page without a change gives back the room that it was read with.
 pub(crate) fn changes(
     pages: impl Stream<Item = Result<Page, ReadError>> + Send,
     target: Target,
     from: Version,
+    room: Room,
 ) -> impl Stream<Item = Result<Told, ReadError>> + Send {
     async_stream::try_stream! {
         yield Told { changes: Vec::new(), next: from.slot };
@@ -60,6 +64,8 @@ pub(crate) fn changes(
             if records.is_empty() || !changes.is_empty() || told_at.elapsed() >= PROGRESS_INTERVAL {
                 told_at = Instant::now();
                 yield Told { changes, next };
+            } else {
+                room.give_back();
             }
         }
     }

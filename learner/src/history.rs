@@ -28,7 +28,9 @@ const RECENT_BYTES: usize = 8 * 1024 * 1024;
 /// Most slots of one page.
 pub(crate) const PAGE_SLOTS_MAX: u64 = 1_024;
 /// Most bytes of one page, unless a single slot has more: well below the largest message.
-pub(crate) const PAGE_BYTES_MAX: u64 = 512 * 1024;
+pub(crate) const PAGE_BYTES_MAX: usize = 512 * 1024;
+/// What a record has beside its value and its trace context when it is encoded: tags, lengths and the slot, in bytes.
+const RECORD_BYTES: usize = 32;
 
 /// A chosen value of a later release, which this one must not skip.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +50,11 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// Bytes of this record when it is encoded for a subscriber, at most.
+    pub(crate) fn encoded_bytes_max(&self) -> usize {
+        RECORD_BYTES + self.value.as_bytes().len() + self.value.traceparent().len()
+    }
+
     /// The commands with their versions, and what became of them.
     pub(crate) fn commands(&self) -> impl Iterator<Item = (Version, &pb::Command, Judgement)> {
         let slot = self.slot;
@@ -152,7 +159,7 @@ impl Recent {
         let skipped = usize::try_from(from.since(start)).unwrap_or(usize::MAX);
         let mut bytes = 0;
         let fits = |record: &&Arc<Record>| {
-            bytes += record.value.as_bytes().len() as u64;
+            bytes += record.value.as_bytes().len();
             bytes <= PAGE_BYTES_MAX || record.slot == from
         };
         let most = usize::try_from(PAGE_SLOTS_MAX).expect("it is small");
@@ -183,6 +190,11 @@ impl History {
             // What is not in memory any more is on disk.
             None => self.log.page(from, durable_to).await,
         }
+    }
+
+    /// The same, if it is all in memory: a page that is made of what is there anyway.
+    pub(crate) fn recent(&self, from: Slot) -> Option<Vec<Arc<Record>>> {
+        self.knowledge.recent(|recent| recent.page(from))
     }
 
     /// What `slot` holds; `None` when it is not applied.

@@ -18,12 +18,13 @@ use paxos_common::{
         slot::{Slot, Version},
     },
     peer::Address,
-    server::{deadline, received},
+    server::{Room, deadline, received, room},
     status::{invalid_argument, out_of_range, overloaded, stopping},
     trace::{Span, SpanContext, Tracer},
     wire::command::read_stamp,
 };
 use paxos_proto::v1::{self as pb, learner_server::Learner, result_request};
+use prost::Message as _;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, timeout, timeout_at},
@@ -41,7 +42,7 @@ use crate::{
 use reads::{Consistency, Read};
 use streams::Answers;
 
-/// Subscribers at once: each may hold a page, of half a mebibyte, and what the transport buffers.
+/// Subscribers at once. Their pages share the budget of outgoing bytes.
 const SUBSCRIBERS_MAX: usize = 1_024;
 /// Watchers at once, as above.
 const WATCHERS_MAX: usize = 1_024;
@@ -174,34 +175,62 @@ impl Opened {
         )))
     }
 
-    async fn read(&self, read: &Read, trace: Option<&SpanContext>) -> Result<pb::ReadResponse, Status> {
+    async fn read(
+        &self,
+        read: &Read,
+        room: &Room,
+        trace: Option<&SpanContext>,
+    ) -> Result<pb::ReadResponse, Status> {
         match read.consistency {
             Consistency::Linearizable => self.pass_barrier(trace).await?,
             Consistency::AtLeast(version) => self.reach(version.slot, trace).await?,
             Consistency::Local => {}
         }
-        Ok(self.knowledge.machine(|machine| read.answer(machine)))
+        loop {
+            let answer = self.knowledge.machine(|machine| read.answer(machine));
+            let bytes = answer.encoded_len();
+            if room.is_enough(bytes) {
+                room.built(&answer);
+                return Ok(answer);
+            }
+            // The answer is built again once there is room: until then nothing of it is held.
+            drop(answer);
+            room.take_soon(bytes).await?;
+        }
     }
 
     async fn result_of(
         &self,
         version: Version,
+        room: &Room,
         trace: Option<&SpanContext>,
     ) -> Result<pb::ResultResponse, Status> {
         self.reach(version.slot, trace).await?;
-        let record = self
-            .history
-            .record(version.slot)
-            .await
-            .map_err(|error| streams::read_failed(&error))?
-            .ok_or_else(|| Status::internal("an applied slot is in no history"))?;
-        self.knowledge
-            .machine(|machine| results::of_version(version, &record, machine))
+        loop {
+            let record = self
+                .history
+                .record(version.slot)
+                .await
+                .map_err(|error| streams::read_failed(&error))?
+                .ok_or_else(|| Status::internal("an applied slot is in no history"))?;
+            let answer = self
+                .knowledge
+                .machine(|machine| results::of_version(version, &record, machine))?;
+            let bytes = answer.encoded_len();
+            if room.is_enough(bytes) {
+                room.built(&answer);
+                return Ok(answer);
+            }
+            // As for a read.
+            drop((record, answer));
+            room.take_soon(bytes).await?;
+        }
     }
 
     async fn result_of_session(
         &self,
         stamp: &pb::SessionStamp,
+        room: &Room,
         trace: Option<&SpanContext>,
     ) -> Result<pb::ResultResponse, Status> {
         let stamp = read_stamp(stamp).map_err(|error| invalid_argument(error.to_string()))?;
@@ -209,7 +238,7 @@ impl Opened {
         let version = self
             .knowledge
             .machine(|machine| results::version_of(stamp, machine))?;
-        self.result_of(version, trace).await
+        self.result_of(version, room, trace).await
     }
 }
 
@@ -240,9 +269,9 @@ impl Learner for LearnerService {
 
     async fn read(&self, request: Request<pb::ReadRequest>) -> Result<Response<pb::ReadResponse>, Status> {
         let (metadata, extensions, request) = request.into_parts();
-        let trace = received(&extensions);
+        let (trace, room) = (received(&extensions), room(&extensions));
         let read = Read::new(request)?;
-        let answer = in_time(&metadata, self.opened()?.read(&read, trace)).await?;
+        let answer = in_time(&metadata, self.opened()?.read(&read, &room, trace)).await?;
         self.reads_answered.increment();
         Ok(Response::new(answer))
     }
@@ -252,7 +281,7 @@ impl Learner for LearnerService {
         request: Request<pb::ResultRequest>,
     ) -> Result<Response<pb::ResultResponse>, Status> {
         let (metadata, extensions, request) = request.into_parts();
-        let trace = received(&extensions);
+        let (trace, room) = (received(&extensions), room(&extensions));
         let opened = self.opened()?;
         let answer = match request.command {
             None => {
@@ -261,17 +290,19 @@ impl Learner for LearnerService {
                 ));
             }
             Some(result_request::Command::Version(version)) => {
-                in_time(&metadata, opened.result_of(reads::read_version(version)?, trace)).await?
+                let version = reads::read_version(version)?;
+                in_time(&metadata, opened.result_of(version, &room, trace)).await?
             }
             Some(result_request::Command::Session(stamp)) => {
-                in_time(&metadata, opened.result_of_session(&stamp, trace)).await?
+                in_time(&metadata, opened.result_of_session(&stamp, &room, trace)).await?
             }
         };
         Ok(Response::new(answer))
     }
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
+        let room = room(&extensions);
         let target = streams::read_target(request.target)?;
         let opened = self.opened()?;
         let from = match request.from {
@@ -287,22 +318,29 @@ impl Learner for LearnerService {
         };
         let permit = admit(&self.watchers, "the list of watchers")?;
         in_time(&MetadataMap::new(), opened.begin_at(from.slot)).await?;
-        let pages = subscribe::pages(opened.history.clone(), opened.applied.clone(), from.slot);
-        let told = changes::changes(pages, target, from);
-        Ok(Response::new(streams::watch(told, permit)))
+        let pages = subscribe::pages(
+            opened.history.clone(),
+            opened.applied.clone(),
+            from.slot,
+            room.clone(),
+        );
+        let told = changes::changes(pages, target, from, room.clone());
+        Ok(Response::new(streams::watch(told, permit, room)))
     }
 
     async fn subscribe(
         &self,
         request: Request<pb::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let room = room(request.extensions());
         let from =
             Slot::new(request.into_inner().from).map_err(|error| invalid_argument(error.to_string()))?;
         let opened = self.opened()?;
         let permit = admit(&self.subscribers, "the list of subscribers")?;
         in_time(&MetadataMap::new(), opened.begin_at(from)).await?;
-        let pages = subscribe::pages(opened.history.clone(), opened.applied.clone(), from);
-        Ok(Response::new(streams::subscription(pages, permit)))
+        let (history, applied) = (opened.history.clone(), opened.applied.clone());
+        let pages = subscribe::pages(history, applied, from, room.clone());
+        Ok(Response::new(streams::subscription(pages, permit, room)))
     }
 
     async fn status(

@@ -4,14 +4,14 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::Stream;
-use paxos_common::paxos::slot::Slot;
+use paxos_common::{paxos::slot::Slot, server::Room};
 use tokio::{
     sync::watch,
     time::{error::Elapsed, timeout},
 };
 
 use crate::{
-    history::{History, Record},
+    history::{History, PAGE_BYTES_MAX, Record},
     progress::Progress,
     store::ReadError,
 };
@@ -27,11 +27,13 @@ pub(crate) struct Page {
     pub(crate) next: Slot,
 }
 
-/// The log from `from` on, in slot order and without gaps, for as long as the learner runs; ends after an error.
+/// The log from `from` on, in slot order and without gaps, for as long as the learner runs; ends after an error. A large
+/// page is read once `room` has its bytes.
 pub(crate) fn pages(
     history: History,
     mut applied: watch::Receiver<Progress>,
     from: Slot,
+    room: Room,
 ) -> impl Stream<Item = Result<Page, ReadError>> + Send {
     async_stream::try_stream! {
         let mut next = from;
@@ -45,11 +47,22 @@ pub(crate) fn pages(
                     continue;
                 }
             }
-            let records = history.page(next).await?;
+            let records = match history.recent(next).filter(|page| Room::is_free(page_bytes(page))) {
+                Some(records) => records,
+                None => {
+                    room.take(PAGE_BYTES_MAX).await;
+                    history.page(next).await?
+                }
+            };
             next = next.plus(records.len() as u64);
             yield Page { records, next };
         }
     }
+}
+
+/// Bytes of a page when it is encoded; never less, and little more.
+fn page_bytes(records: &[Arc<Record>]) -> usize {
+    records.iter().map(|record| record.encoded_bytes_max()).sum()
 }
 
 /// Waits until `slot` is applied.

@@ -3,6 +3,8 @@
 //! The `.proto` files are the reference, for this crate and for clients in other languages; read
 //! `types.proto` first, it opens with the message-flow chart.
 
+pub mod codec;
+
 /// Package `paxos.v1`.
 #[allow(
     missing_docs,

@@ -11,6 +11,7 @@ use paxos_common::{
         message::{PromisePage, Rejection, Row},
         slot::{Slot, SlotRange},
     },
+    server::Room,
     status,
     wire::{self, heard::millis},
 };
@@ -19,7 +20,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tonic::Status;
 
 use super::{Inner, check::check_report, read_failed};
-use crate::{attach::Attachment, observe::Frame, store::Reader};
+use crate::{
+    attach::Attachment,
+    observe::Frame,
+    store::{PAGE_BYTES_MAX, Reader},
+};
 
 /// The pages of a promise, until the last one or until another ballot is promised.
 pub(super) fn promise<R: Reader>(
@@ -27,6 +32,7 @@ pub(super) fn promise<R: Reader>(
     mut stamp: Stamp,
     ballot: Ballot,
     from: Slot,
+    room: Room,
 ) -> impl Stream<Item = Result<pb::PromisePage, Status>> {
     try_stream! {
         let mut first = true;
@@ -34,6 +40,7 @@ pub(super) fn promise<R: Reader>(
         // Where a row was unknown in an earlier page: no later page's watermark may speak for it.
         let mut unknown: Option<Slot> = None;
         loop {
+            room.take(PAGE_BYTES_MAX).await;
             let page = inner.reader.page(from).await.map_err(|error| read_failed(&error))?;
             let overtaken = page.promised > ballot;
             let last = page.last || overtaken;
@@ -63,7 +70,9 @@ pub(super) fn promise<R: Reader>(
                 Vec::new()
             };
             let stamp = Some(wire::stamp(&stamp, Vec::new()));
-            yield pb::PromisePage { stamp, ballot: Some(ballot.into()), answer: Some(answer), witnesses };
+            let page = pb::PromisePage { stamp, ballot: Some(ballot.into()), answer: Some(answer), witnesses };
+            room.built(&page);
+            yield page;
             if last {
                 break;
             }

@@ -27,6 +27,7 @@ use tonic::{
 use super::{
     chunks::{self, Chunk, Chunks},
     connections::{Origin, Usage},
+    outgoing::{Account, FREE_BYTES as FREE_ANSWER_BYTES, Parts, Pools, Room, no_room},
     partial::{Partials, Share},
 };
 use crate::{peer::MESSAGE_BYTES_MAX, status};
@@ -45,6 +46,7 @@ pub(super) struct Limited {
     routes: Routes,
     calls: Arc<Semaphore>,
     partials: Arc<Partials>,
+    pools: Arc<Pools>,
 }
 
 impl Limited {
@@ -53,6 +55,7 @@ impl Limited {
             routes,
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
             partials: Arc::default(),
+            pools: Arc::default(),
         }
     }
 }
@@ -75,8 +78,11 @@ impl Service<http::Request<Body>> for Limited {
         if let Some(origin) = &origin {
             request.extensions_mut().insert(origin.tcp.clone());
         }
+        let usage = origin.map(|origin| origin.usage);
+        let account = Arc::new(self.pools.account(request.uri().path(), usage.clone()));
+        request.extensions_mut().insert(Room::of(Arc::clone(&account)));
         let call = Arc::new(Call {
-            usage: origin.map(|origin| origin.usage),
+            usage,
             holds: AtomicBool::new(false),
             _permit: permit,
         });
@@ -94,7 +100,7 @@ impl Service<http::Request<Body>> for Limited {
         Box::pin(async move {
             let response = response.await?;
             call.begun();
-            Ok(response.map(|body| Body::new(Outbound { body, _call: call })))
+            Ok(response.map(|body| Body::new(Outbound::new(body, account, call))))
         })
     }
 }
@@ -131,10 +137,44 @@ impl Drop for Call {
     }
 }
 
-/// An answer, which keeps its call open.
+/// An answer, which keeps its call open and gives back its room.
 struct Outbound {
     body: Body,
+    account: Arc<Account>,
+    /// The large part of the answer that is being handed over, and then the last one.
+    parts: Option<Parts>,
+    /// No room was left for the rest.
+    is_refused: bool,
     _call: Arc<Call>,
+}
+
+impl Outbound {
+    fn new(body: Body, account: Arc<Account>, call: Arc<Call>) -> Self {
+        Self {
+            body,
+            account,
+            parts: None,
+            is_refused: false,
+            _call: call,
+        }
+    }
+
+    /// Hands over a large part in slices; without room, the answer ends here.
+    fn begin(&mut self, part: Bytes) -> Result<Frame<Bytes>, Status> {
+        match self.account.hand_over(part) {
+            Ok(mut parts) => {
+                let slice = parts.next();
+                self.parts = Some(parts);
+                Ok(Frame::data(slice))
+            }
+            Err(_) => {
+                self.is_refused = true;
+                let mut trailers = http::HeaderMap::new();
+                no_room().add_header(&mut trailers)?;
+                Ok(Frame::trailers(trailers))
+            }
+        }
+    }
 }
 
 impl http_body::Body for Outbound {
@@ -145,15 +185,34 @@ impl http_body::Body for Outbound {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        if let Some(parts) = self.parts.as_mut().filter(|parts| !parts.is_empty()) {
+            return Poll::Ready(Some(Ok(Frame::data(parts.next()))));
+        }
+        if self.is_refused {
+            return Poll::Ready(None);
+        }
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        // The encoder has begun another buffer, or has ended.
+        self.parts = None;
+        let is_large = |frame: &Frame<Bytes>| {
+            let data = frame.data_ref();
+            data.is_some_and(|data| data.len() > FREE_ANSWER_BYTES)
+        };
+        Poll::Ready(match frame {
+            Some(Ok(frame)) if is_large(&frame) => match frame.into_data() {
+                Ok(part) => Some(self.begin(part)),
+                Err(frame) => Some(Ok(frame)),
+            },
+            frame => frame,
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.is_refused || (self.parts.as_ref().is_none_or(Parts::is_empty) && self.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        SizeHint::default()
     }
 }
 

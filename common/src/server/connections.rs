@@ -80,10 +80,23 @@ impl Usage {
         state.unused_since = Instant::now();
     }
 
+    /// Has the connection closed, for this reason.
+    pub(super) fn close_because(&self, reason: &str) {
+        if !self.close.is_cancelled() {
+            tracing::info!(reason, "closing a connection");
+            self.close.cancel();
+        }
+    }
+
     /// Since when no call is open; `None` while one is.
     fn unused_since(&self) -> Option<Instant> {
         let state = self.lock();
         (state.calls == 0).then_some(state.unused_since)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_closing(&self) -> bool {
+        self.close.is_cancelled()
     }
 
     #[cfg(test)]

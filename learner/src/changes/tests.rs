@@ -55,7 +55,7 @@ fn page(from: u64, slots: &[&[(pb::Command, Judgement)]]) -> Result<Page, ReadEr
 
 /// Changes as “version key=value”, or “version key” when deleted; and how far each answer goes.
 async fn told(target: Target, from: Version, pages: Vec<Result<Page, ReadError>>) -> Vec<(Vec<String>, u64)> {
-    changes(stream::iter(pages), target, from)
+    changes(stream::iter(pages), target, from, Room::default())
         .map(|told| {
             let told = told.unwrap();
             let text = |change: &pb::Change| {

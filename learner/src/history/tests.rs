@@ -50,7 +50,7 @@ fn bytes_in_memory_are_bounded_too() {
 #[test]
 fn page_is_bounded_and_holds_at_least_one_slot() {
     let mut recent = Recent::new(Slot::ZERO);
-    let page_bytes = usize::try_from(PAGE_BYTES_MAX).unwrap();
+    let page_bytes = PAGE_BYTES_MAX;
     for (number, bytes) in [page_bytes / 2, page_bytes / 2, 1, 3 * page_bytes, 1]
         .into_iter()
         .enumerate()

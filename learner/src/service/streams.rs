@@ -4,6 +4,7 @@ use std::pin::Pin;
 
 use futures::{Stream, StreamExt as _};
 use paxos_common::{
+    server::Room,
     status::{invalid_argument, stopping},
     wire,
 };
@@ -22,44 +23,50 @@ use crate::{
 /// Answers, ending in an error when the learner stops.
 pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// A subscriber's answers. The permit counts the subscriber.
+/// A subscriber's answers. The permit counts the subscriber; the pages were read with this room.
 pub(super) fn subscription(
     pages: impl Stream<Item = Result<Page, ReadError>> + Send + 'static,
     permit: OwnedSemaphorePermit,
+    room: Room,
 ) -> Answers<pb::SubscribeResponse> {
     let response = |page: Page| pb::SubscribeResponse {
         records: page.records.iter().map(|record| log_record(record)).collect(),
         next: page.next.get(),
     };
-    answers(pages, response, permit)
+    answers(pages, response, permit, room)
 }
 
-/// A watcher's answers. The permit counts the watcher.
+/// A watcher's answers. The permit counts the watcher; the changes were read with this room.
 pub(super) fn watch(
     told: impl Stream<Item = Result<Told, ReadError>> + Send + 'static,
     permit: OwnedSemaphorePermit,
+    room: Room,
 ) -> Answers<pb::WatchResponse> {
     let response = |told: Told| pb::WatchResponse {
         changes: told.changes,
         applied_to: told.next.get(),
     };
-    answers(told, response, permit)
+    answers(told, response, permit, room)
 }
 
 fn answers<T, R>(
     read: impl Stream<Item = Result<T, ReadError>> + Send + 'static,
     response: impl Fn(T) -> R + Send + 'static,
     permit: OwnedSemaphorePermit,
+    room: Room,
 ) -> Answers<R>
 where
-    R: Send + 'static,
+    R: prost::Message + 'static,
 {
     let stop = futures::stream::once(async { Err(stopping()) });
     let answers = read
         .map(move |read| read.map(&response).map_err(|error| read_failed(&error)))
         .chain(stop)
-        .inspect(move |_| {
+        .inspect(move |answer| {
             let _ = &permit;
+            if let Ok(answer) = answer {
+                room.built(answer);
+            }
         });
     Box::pin(answers)
 }

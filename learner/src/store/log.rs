@@ -101,7 +101,7 @@ fn slots_that_fit(sizes: impl Iterator<Item = u64>) -> u64 {
     let mut bytes = 0;
     let fits = |size: &u64| {
         bytes += size;
-        bytes <= PAGE_BYTES_MAX
+        bytes <= PAGE_BYTES_MAX as u64
     };
     (sizes.take_while(fits).count() as u64).max(1)
 }

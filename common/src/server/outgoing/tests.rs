@@ -1,0 +1,147 @@
+//! Pools: who gets room, who waits, and who is cut off.
+
+use std::task::{Context, Waker};
+
+use super::*;
+
+const ALL: usize = 1024 * 1024;
+
+fn pool() -> Arc<Pool> {
+    Arc::new(Pool::new(ALL))
+}
+
+fn connection() -> Arc<Usage> {
+    Arc::new(Usage::new())
+}
+
+fn account(pool: &Arc<Pool>, usage: &Arc<Usage>) -> Arc<Account> {
+    Arc::new(Account {
+        pool: Arc::clone(pool),
+        usage: Some(Arc::clone(usage)),
+        reserved: Mutex::default(),
+    })
+}
+
+fn bytes(pool: &Pool) -> usize {
+    pool.lock().bytes
+}
+
+/// Whether the room is there at the first look.
+fn is_taken(room: &Room, bytes: usize) -> bool {
+    let mut taking = std::pin::pin!(room.take(bytes));
+    taking
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+        .is_ready()
+}
+
+#[tokio::test]
+async fn room_is_held_until_http2_has_written_the_last_slice_and_the_next_part_is_there() {
+    let (pool, usage) = (pool(), connection());
+    let account = account(&pool, &usage);
+    let room = Room::of(Arc::clone(&account));
+    assert!(is_taken(&room, ALL / 2));
+    let part = Bytes::from(vec![7; 2 * SLICE_BYTES + 1]);
+    let message = part.to_vec();
+    let mut parts = account.hand_over(part).unwrap();
+    assert_eq!(bytes(&pool), ALL / 2, "the rest is reserved for the next part");
+    room.give_back();
+    assert_eq!(bytes(&pool), 2 * SLICE_BYTES + 1);
+    let mut slices = Vec::new();
+    while !parts.is_empty() {
+        slices.push(parts.next());
+    }
+    assert_eq!(slices.concat(), message);
+    drop(parts);
+    assert_eq!(bytes(&pool), 2 * SLICE_BYTES + 1, "slices hold it");
+    slices.pop();
+    drop(slices);
+    assert_eq!(bytes(&pool), 0);
+}
+
+#[tokio::test]
+async fn small_answers_take_no_room_and_large_ones_without_room_are_refused_while_all_is_taken() {
+    let (pool, usage) = (pool(), connection());
+    let account = account(&pool, &usage);
+    let room = Room::of(Arc::clone(&account));
+    assert!(is_taken(&room, FREE_BYTES));
+    assert_eq!(bytes(&pool), 0);
+    let part = Bytes::from(vec![7; ALL / 2 + 1]);
+    let first = account.hand_over(part.clone()).unwrap();
+    assert_eq!(account.hand_over(part.clone()).err(), Some(Full));
+    drop(first);
+    assert!(account.hand_over(part).is_ok());
+}
+
+#[tokio::test]
+async fn one_connection_has_at_most_half_and_another_is_served_before_it() {
+    let pool = pool();
+    let (greedy, other) = (connection(), connection());
+    let rooms: Vec<_> = (0..16).map(|_| Room::of(account(&pool, &greedy))).collect();
+    let taken = rooms.iter().filter(|room| is_taken(room, ALL / 16));
+    assert_eq!(taken.count(), 8);
+    assert_eq!(bytes(&pool), ALL / 2);
+    let waiting = rooms[8].clone();
+    let mut waits = tokio::spawn(async move { waiting.take(ALL / 16).await });
+    tokio::task::yield_now().await;
+    // It comes later, and need not wait.
+    let late = Room::of(account(&pool, &other));
+    assert!(is_taken(&late, ALL / 16));
+    assert!(timeout(Duration::from_millis(20), &mut waits).await.is_err());
+    rooms[0].give_back();
+    rooms[1].give_back();
+    waits.await.unwrap();
+    assert_eq!(bytes(&pool), ALL / 2);
+}
+
+#[tokio::test]
+async fn those_that_wait_are_served_in_order_and_one_that_gives_up_leaves_nothing() {
+    let pool = pool();
+    let room = || Room::of(account(&pool, &connection()));
+    let all = room();
+    assert!(is_taken(&all, ALL));
+    let (first, second) = (room(), room());
+    assert!(!is_taken(&first, ALL), "it gives up at once");
+    let (sender, mut order) = tokio::sync::mpsc::channel(2);
+    for (name, room) in [("large", first.clone()), ("small", second.clone())] {
+        let bytes = if name == "large" { ALL } else { ALL / 2 };
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            room.take(bytes).await;
+            sender.send(name).await.unwrap();
+        });
+        tokio::task::yield_now().await;
+    }
+    all.give_back();
+    assert_eq!(order.recv().await, Some("large"));
+    assert!(order.try_recv().is_err());
+    first.give_back();
+    assert_eq!(order.recv().await, Some("small"));
+    second.give_back();
+    assert_eq!(bytes(&pool), 0);
+}
+
+#[tokio::test]
+async fn connection_whose_reader_stands_still_is_closed_once_another_waits() {
+    let pool = pool();
+    let (slow, reading, newcomer) = (connection(), connection(), connection());
+    let hand_over = |usage| {
+        account(&pool, usage)
+            .hand_over(Bytes::from(vec![7; ALL / 2]))
+            .unwrap()
+    };
+    let (mut slow_parts, mut reading_parts) = (hand_over(&slow), hand_over(&reading));
+    let stuck = slow_parts.next();
+    let back = |held: &mut Held| held.moved_at = Some(Instant::now() - PATIENCE);
+    pool.lock().held.values_mut().for_each(back);
+    // Taken: this reader moves.
+    drop(reading_parts.next());
+    pool.cut_off();
+    assert!(!slow.is_closing(), "nobody waits");
+    let room = Room::of(account(&pool, &newcomer));
+    assert!(!is_taken(&room, ALL / 4));
+    assert!(slow.is_closing() && !reading.is_closing());
+    // As when its connection is gone.
+    drop((stuck, slow_parts));
+    assert!(is_taken(&room, ALL / 4));
+}
