@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::{
     connection::{ConnectionArgs, no},
     guard::{Guarded, code_of, find_program},
+    json::uint64,
     key::{bytes, version_as_json},
     output::{OutputArgs, bytes_as_json, bytes_as_text},
     signals,
@@ -189,9 +190,9 @@ fn show(args: &Args, holding: Option<&Holding>, ours: bool) -> Result<(), Failur
                 "holder": {
                     "candidate": bytes_as_json(&holding.candidate),
                     "token": version_as_json(holding.token.version()),
-                    "ttl_ms": u64::try_from(holding.ttl.as_millis()).unwrap_or(u64::MAX),
+                    "ttl_ms": uint64(u64::try_from(holding.ttl.as_millis()).unwrap_or(u64::MAX)),
                 },
-                "fencing_token": holding.token.packed(),
+                "fencing_token": uint64(holding.token.packed()),
                 "ours": ours,
             }),
             None => json!({ "ours": false }),

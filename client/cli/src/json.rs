@@ -1,4 +1,8 @@
-//! Any message of the contract as JSON: fields named as in the proto, none left out that has a value.
+//! JSON for programs: any message of the contract, and integers that no reader rounds.
+//!
+//! Fields are named as in the proto, and no field that has a value is left out. As in protobuf's JSON mapping, integers of
+//! 64 bits are strings: many readers keep numbers as doubles, which change integers above 2^53. Integers of 32 bits and
+//! fractions are numbers.
 
 use std::sync::LazyLock;
 
@@ -17,6 +21,25 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 
 /// Fields of bytes that are identities or hashes: always hexadecimal, never text by accident.
 const HEX_FIELDS: [&str; 4] = ["acceptor", "cluster_id", "digest", "value_feed"];
+
+/// An integer of 64 bits.
+pub(crate) fn uint64(number: u64) -> Value {
+    Value::from(number.to_string())
+}
+
+/// Whether every reader keeps every integer that is a number here: none is wider than 32 bits.
+pub(crate) fn is_exact(json: &Value) -> bool {
+    match json {
+        Value::Number(number) => match (number.as_u64(), number.as_i64()) {
+            (Some(number), _) => u32::try_from(number).is_ok(),
+            (None, Some(number)) => i32::try_from(number).is_ok(),
+            (None, None) => true,
+        },
+        Value::Array(items) => items.iter().all(is_exact),
+        Value::Object(fields) => fields.values().all(is_exact),
+        Value::Null | Value::Bool(_) | Value::String(_) => true,
+    }
+}
 
 /// The message, whose name in `paxos.v1` is `name`, as a JSON object.
 pub(crate) fn message(name: &str, message: &impl Message) -> Value {
@@ -45,9 +68,9 @@ fn value(field: &FieldDescriptor, value_: &Field) -> Value {
     match value_ {
         Field::Bool(flag) => Value::from(*flag),
         Field::I32(number) => Value::from(*number),
-        Field::I64(number) => Value::from(*number),
+        Field::I64(number) => Value::from(number.to_string()),
         Field::U32(number) => Value::from(*number),
-        Field::U64(number) => Value::from(*number),
+        Field::U64(number) => uint64(*number),
         Field::F32(number) => Value::from(*number),
         Field::F64(number) => Value::from(*number),
         Field::String(text) => Value::from(text.as_str()),
@@ -94,7 +117,7 @@ mod tests {
         assert_eq!(
             message("LogRecord", &record),
             json!({
-                "slot": 7,
+                "slot": "7",
                 "value": { "commands": [
                     { "append": { "record": "hello" } },
                     { "append": { "record": { "base64": "/w==" } } },
@@ -110,8 +133,28 @@ mod tests {
                     ..Default::default()
                 }
             ),
-            json!({ "slot": 0, "value": { "commands": [] }, "traceparent": "" })
+            json!({ "slot": "0", "value": { "commands": [] }, "traceparent": "" })
         );
+    }
+
+    #[test]
+    fn integers_of_64_bits_are_strings_and_lose_no_digit() {
+        let record = LogRecord {
+            slot: (1 << 53) + 1,
+            ..LogRecord::default()
+        };
+        assert_eq!(message("LogRecord", &record)["slot"], "9007199254740993");
+        assert_eq!(uint64(u64::MAX), "18446744073709551615");
+    }
+
+    #[test]
+    fn number_of_more_than_32_bits_is_found_wherever_it_is() {
+        assert!(is_exact(
+            &json!({ "a": [u32::MAX, i32::MIN, 0.5, 1e300, null, "9007199254740993"] })
+        ));
+        for wrong in [json!(1_u64 << 32), json!(i64::MIN)] {
+            assert!(!is_exact(&json!({ "a": [{ "b": wrong }] })), "{wrong}");
+        }
     }
 
     #[test]
@@ -128,7 +171,7 @@ mod tests {
         assert_eq!(json["stamp"]["acceptor"], "7369787465656e206c65747465727321");
         assert_eq!(
             (&json["membership"], &json["voted_to"]),
-            (&json!("MEMBERSHIP_FORMED"), &json!(0))
+            (&json!("MEMBERSHIP_FORMED"), &json!("0"))
         );
     }
 }

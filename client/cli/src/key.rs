@@ -12,6 +12,7 @@ use tokio::io::AsyncReadExt as _;
 
 use crate::{
     connection::no,
+    json::uint64,
     output::{OutputArgs, bytes_as_json, bytes_as_text},
 };
 
@@ -108,7 +109,7 @@ pub(crate) fn change_as_json(change: &Change) -> Value {
 }
 
 pub(crate) fn version_as_json(version: Version) -> Value {
-    json!({ "slot": version.slot.get(), "offset": version.offset })
+    json!({ "slot": uint64(version.slot.get()), "offset": version.offset })
 }
 
 /// Says what to do about a write that has no outcome.
@@ -169,7 +170,7 @@ mod tests {
         let applied = Written::Applied { version: version(4) };
         assert_eq!(
             written_as_json(&key, &applied),
-            json!({ "version": { "slot": 4, "offset": 2 }, "applied": {} })
+            json!({ "version": { "slot": "4", "offset": 2 }, "applied": {} })
         );
         let failed = |current| {
             written_as_json(
@@ -184,7 +185,7 @@ mod tests {
         assert_eq!(failed(Current::Absent), json!({ "value_gone": false }));
         assert_eq!(
             failed(Current::ValueGone(version(3))),
-            json!({ "current": { "key": "key", "version": { "slot": 3, "offset": 2 } }, "value_gone": true })
+            json!({ "current": { "key": "key", "version": { "slot": "3", "offset": 2 } }, "value_gone": true })
         );
         let register = Register {
             key: key.clone(),
@@ -194,7 +195,7 @@ mod tests {
         assert_eq!(
             failed(Current::Register(register)),
             json!({
-                "current": { "key": "key", "value": { "base64": "/w==" }, "version": { "slot": 3, "offset": 2 } },
+                "current": { "key": "key", "value": { "base64": "/w==" }, "version": { "slot": "3", "offset": 2 } },
                 "value_gone": false,
             })
         );

@@ -7,6 +7,8 @@ use clap::{Args, ValueEnum};
 use paxos_common::exit::Failure;
 use serde_json::Value;
 
+use crate::json::is_exact;
+
 /// Form of what is printed.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct OutputArgs {
@@ -19,7 +21,7 @@ pub(crate) struct OutputArgs {
 pub(crate) enum Form {
     /// For people
     Text,
-    /// For programs: one JSON object a line, fields named as in the proto
+    /// For programs: one JSON object a line, fields named as in the proto; integers of 64 bits are strings
     Json,
 }
 
@@ -32,7 +34,11 @@ impl OutputArgs {
     ) -> Result<(), Failure> {
         match self.output {
             Form::Text => write(&text()),
-            Form::Json => write(&format!("{}\n", json())),
+            Form::Json => {
+                let json = json();
+                debug_assert!(is_exact(&json), "a reader may round an integer of {json}");
+                write(&format!("{json}\n"))
+            }
         }
     }
 }

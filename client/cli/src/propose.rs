@@ -119,7 +119,7 @@ fn print(output: OutputArgs, outcome: &Result<Version, ProposeError>) -> Result<
             Err(error) => format!("{error}\n"),
         },
         || match outcome {
-            Ok(version) => json!({ "version": { "slot": version.slot.get(), "offset": version.offset } }),
+            Ok(version) => json!({ "version": key::version_as_json(*version) }),
             Err(error) => {
                 let fate = match error {
                     ProposeError::OutcomeUnknown(_) => "OUTCOME_UNKNOWN",

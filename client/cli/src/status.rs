@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
     connection::ConnectionArgs,
-    json,
+    json::{self, uint64},
     output::{Form, OutputArgs, hex, write},
     signals::{Left, interruptible, until_asked_to_end},
     verdict::{Digests, Peer, Severity, Verdict, judge, learner},
@@ -323,22 +323,22 @@ fn report(status: &ClusterStatus, verdict: &Verdict) -> Value {
         })
         .collect();
     let (digests, compared_to) = match verdict.digests {
-        Digests::Equal(to) => ("equal", Some(to)),
-        Digests::Differ(to) => ("differ", Some(to)),
+        Digests::Equal(to) => ("equal", Some(uint64(to))),
+        Digests::Differ(to) => ("differ", Some(uint64(to))),
         Digests::NotComparable => ("not comparable", None),
     };
     json!({
         "healthy": verdict.findings.is_empty(),
         "leader_address": verdict.leader.as_ref().map(|leader| &leader.report.address),
-        "chosen_to": verdict.chosen_to,
+        "chosen_to": uint64(verdict.chosen_to),
         "digests": { "verdict": digests, "to": compared_to },
         "findings": findings,
         "acceptors": acceptors,
         "attached": verdict.peers.iter().map(|peer| json!({
             "report": json::message("AttachRequest", &peer.report),
-            "age_ms": peer.age_ms,
+            "age_ms": uint64(peer.age_ms),
             "leads": verdict.leader.as_ref() == Some(peer),
-            "lag": learner(peer).map(|learner| verdict.chosen_to.saturating_sub(learner.applied_to)),
+            "lag": learner(peer).map(|learner| uint64(verdict.chosen_to.saturating_sub(learner.applied_to))),
         })).collect::<Vec<_>>(),
     })
 }
@@ -393,8 +393,8 @@ mod tests {
         lose(&mut status, 2);
         let report = report(&status, &judge(&status));
         assert_eq!(report["leader_address"], "http://127.0.0.1:7101");
-        assert_eq!(report["digests"], json!({ "verdict": "equal", "to": 1024 }));
-        assert_eq!(report["acceptors"][0]["status"]["chosen_to"], 120);
+        assert_eq!(report["digests"], json!({ "verdict": "equal", "to": "1024" }));
+        assert_eq!(report["acceptors"][0]["status"]["chosen_to"], "120");
         assert_eq!(report["acceptors"][2]["error"], "connection refused");
         assert_eq!(report["findings"][0]["severity"], "degraded");
         assert_eq!(report["attached"][0]["report"]["proposer"]["leading"], true);
@@ -405,7 +405,7 @@ mod tests {
         let mut status = healthy();
         status.acceptors[0].answer.as_mut().unwrap().slowest_commit_ms = 512;
         let report = report(&status, &judge(&status));
-        assert_eq!(report["acceptors"][0]["status"]["slowest_commit_ms"], 512);
+        assert_eq!(report["acceptors"][0]["status"]["slowest_commit_ms"], "512");
         let problem = report["findings"][0]["problem"].as_str().unwrap();
         assert!(
             problem.ends_with("slowest commit of the last minute took 512 ms"),

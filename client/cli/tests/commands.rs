@@ -12,7 +12,7 @@ use std::{
     process::{Child, Output, Stdio},
 };
 
-use harness::{Cluster, free_ports, paxos, run, stdout, until};
+use harness::{Cluster, PATIENCE, free_ports, integer, paxos, run, stdout, until};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -65,7 +65,7 @@ impl Dev {
             }
             read
         });
-        let printed = tokio::time::timeout(harness::PATIENCE, read)
+        let printed = tokio::time::timeout(PATIENCE, read)
             .await
             .expect("it is ready in time")
             .unwrap();
@@ -108,7 +108,7 @@ async fn dev_runs_a_whole_cluster_that_the_other_commands_find() {
     let json: Value =
         serde_json::from_slice(&dev.run(&["propose", "--output", "json", "wörld"]).await.stdout).unwrap();
     let (slot, offset) = (
-        json["version"]["slot"].as_u64().unwrap(),
+        integer(&json["version"]["slot"]).unwrap(),
         json["version"]["offset"].as_u64().unwrap(),
     );
 
@@ -119,7 +119,7 @@ async fn dev_runs_a_whole_cluster_that_the_other_commands_find() {
             .await,
     );
     let record: Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
-    assert_eq!(record["slot"], slot);
+    assert_eq!(record["slot"], slot.to_string());
     assert_eq!(record["value"]["commands"][0]["append"]["record"], "wörld");
 
     // Learners report a moment after they have applied.
@@ -144,7 +144,7 @@ async fn dev_runs_a_whole_cluster_that_the_other_commands_find() {
     let mut lines = BufReader::new(follower.0.stdout.take().unwrap()).lines();
     stdout(&dev.run(&["propose", "followed"]).await);
     let last = tokio::task::spawn_blocking(move || lines.nth(2).unwrap().unwrap());
-    let last = tokio::time::timeout(harness::PATIENCE, last)
+    let last = tokio::time::timeout(PATIENCE, last)
         .await
         .expect("the log is followed")
         .unwrap();
@@ -165,7 +165,7 @@ async fn dev_runs_a_whole_cluster_that_the_other_commands_find() {
         .await;
     let bench: Value = serde_json::from_str(&stdout(&bench)).unwrap();
     assert!(
-        bench["proposals"].as_u64().unwrap() > 0 && bench["outcome_unknown"] == 0,
+        integer(&bench["proposals"]).unwrap() > 0 && bench["outcome_unknown"] == "0",
         "{bench}"
     );
     let bench = stdout(
@@ -188,10 +188,10 @@ async fn dev_runs_a_whole_cluster_that_the_other_commands_find() {
     ];
     let mixed: Value = serde_json::from_str(&stdout(&dev.run(&mixed).await)).unwrap();
     assert!(
-        mixed["reads"]["answered"].as_u64().unwrap() > 0
-            && mixed["reads"]["failed"] == 0
+        integer(&mixed["reads"]["answered"]).unwrap() > 0
+            && mixed["reads"]["failed"] == "0"
             && mixed["reads"]["latency_ms"]["p50"].as_f64().unwrap() > 0.0
-            && mixed["proposals"].as_u64().unwrap() > 0,
+            && integer(&mixed["proposals"]).unwrap() > 0,
         "{mixed}"
     );
     let reads = stdout(&dev.run(&["bench", "--reads", "100", "--duration", "200ms"]).await);
@@ -213,6 +213,110 @@ async fn dev_runs_a_whole_cluster_that_the_other_commands_find() {
     interrupt(&dev.child, Signal::SIGTERM);
     assert!(ended(&mut dev.child).await.success());
     assert!(!dev.data_dir.exists(), "its temporary data is still there");
+}
+
+/// Names of fields whose integers have 32 bits: numbers in JSON. All other integers are strings.
+const NARROW: [&str; 11] = [
+    "alive_interval_ms",
+    "in_flight",
+    "leader_timeout_ms",
+    "limit",
+    "offset",
+    "phase1",
+    "phase2",
+    "protocol_version",
+    "reads_percent",
+    "timeout_ms",
+    "value_bytes",
+];
+
+/// Panics at an integer that a reader of doubles may change.
+fn assert_exact(field: &str, json: &Value) {
+    match json {
+        Value::Number(number) => assert!(
+            number.is_f64() || NARROW.contains(&field),
+            "{field} is the number {number}"
+        ),
+        Value::Array(items) => items.iter().for_each(|item| assert_exact(field, item)),
+        Value::Object(fields) => fields.iter().for_each(|(name, json)| assert_exact(name, json)),
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
+}
+
+#[tokio::test]
+async fn every_command_prints_wide_integers_as_strings_in_json() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().display().to_string();
+    let mut dev = Dev::start(&["--data-dir", &path]).await;
+    let lines = [
+        "decide name winner",
+        "decide name loser",
+        "put key value",
+        "put key other --if-absent",
+        "put key other --if-version 0.0",
+        "get key",
+        "get --prefix k",
+        "delete key --if-version 0.0",
+        "delete key",
+        "propose value",
+        "log",
+        "watch key --from 0.0",
+        "elect job",
+        "status",
+        "bench --duration 100ms --in-flight 2 --reads 50",
+    ];
+    let mut shown = std::collections::BTreeSet::new();
+    for line in lines {
+        let words: Vec<_> = line.split(' ').collect();
+        let mut command = paxos(&[&words[..], &["--output", "json", "--acceptors", &dev.urls]].concat());
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        // Commands that go on until a signal comes are read for a few lines.
+        let endless = ["watch", "elect"].contains(&words[0]);
+        let read = tokio::task::spawn_blocking(move || {
+            let lines = output.lines().take(if endless { 2 } else { usize::MAX });
+            lines.map(Result::unwrap).collect::<Vec<_>>()
+        });
+        let read = tokio::time::timeout(PATIENCE, read).await.expect(line).unwrap();
+        assert!(!read.is_empty(), "{line} prints nothing");
+        for json in read {
+            assert_exact(line, &serde_json::from_str(&json).expect(&json));
+        }
+        if endless {
+            interrupt(&child, Signal::SIGTERM);
+        }
+        ended(&mut child).await;
+        shown.insert(words[0].to_owned());
+    }
+
+    interrupt(&dev.child, Signal::SIGTERM);
+    assert!(ended(&mut dev.child).await.success());
+    let witnesses = ["repair", "witnesses", "--output", "json", "--data-dir"];
+    let acceptor = dir.path().join("acceptor-1").display().to_string();
+    let witnesses = stdout(&run(&[&witnesses[..], &[&acceptor]].concat()).await);
+    assert!(!witnesses.is_empty());
+    for json in witnesses.lines() {
+        assert_exact("repair", &serde_json::from_str(json).expect(json));
+    }
+    shown.insert("repair".to_owned());
+
+    // No command is left out.
+    let help = stdout(&run(&["help"]).await);
+    let commands = help
+        .lines()
+        .skip_while(|line| !line.starts_with("Commands:"))
+        .skip(1);
+    for line in commands.take_while(|line| !line.is_empty()) {
+        // Descriptions go on in lines that are indented further.
+        let Some(name) = line[2..].split(' ').next().filter(|name| !name.is_empty()) else {
+            continue;
+        };
+        let has_json = name != "help" && stdout(&run(&[name, "--help"]).await).contains("--output ");
+        assert!(
+            !has_json || shown.contains(name),
+            "{name} --output json was not looked at"
+        );
+    }
 }
 
 #[tokio::test]
@@ -268,7 +372,7 @@ async fn each_line_of_standard_input_becomes_a_value_and_gets_a_line() {
     let json = piped(&dev.urls, &["--output", "json"], b"d\n".to_vec())
         .await
         .unwrap();
-    assert_eq!(stdout(&json), "{\"version\":{\"offset\":0,\"slot\":3}}\n");
+    assert_eq!(stdout(&json), "{\"version\":{\"offset\":0,\"slot\":\"3\"}}\n");
     assert_eq!(
         stdout(&dev.run(&["log"]).await),
         "0.0  a\n1.0  b b\n2.0  c\n3.0  d\n"

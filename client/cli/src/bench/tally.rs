@@ -6,6 +6,8 @@ use hdrhistogram::Histogram;
 use paxos_client::{ProposeError, ReadError, Register, Version};
 use serde_json::{Value, json};
 
+use crate::json::uint64;
+
 /// Longest latency recorded, in microseconds: an hour; a longer one counts as that.
 const LATENCY_MAX_US: u64 = 3_600_000_000;
 /// The share of operations, in per cent, and what it is called.
@@ -139,17 +141,17 @@ impl Tally {
     pub(super) fn json(&self, elapsed: Duration) -> Value {
         json!({
             "seconds": elapsed.as_secs_f64(),
-            "proposals": self.proposals.count(),
+            "proposals": uint64(self.proposals.count()),
             "per_second": self.proposals.per_second(elapsed),
             "latency_ms": self.proposals.json(),
-            "outcome_unknown": self.outcome_unknown,
-            "not_proposed": self.not_proposed,
-            "refused": self.refused,
+            "outcome_unknown": uint64(self.outcome_unknown),
+            "not_proposed": uint64(self.not_proposed),
+            "refused": uint64(self.refused),
             "reads": {
-                "answered": self.reads.count(),
+                "answered": uint64(self.reads.count()),
                 "per_second": self.reads.per_second(elapsed),
                 "latency_ms": self.reads.json(),
-                "failed": self.reads_failed,
+                "failed": uint64(self.reads_failed),
             },
         })
     }
@@ -222,14 +224,14 @@ mod tests {
         tally.count_read(&Err(ReadError::Unavailable(cause())), Duration::from_secs(1));
         let sum = twice(&tally);
         let json = sum.json(Duration::from_secs(1));
-        assert_eq!(json["reads"]["answered"], 2);
+        assert_eq!(json["reads"]["answered"], "2");
         assert_eq!(json["reads"]["per_second"], 2.0);
-        assert_eq!(json["reads"]["failed"], 4);
+        assert_eq!(json["reads"]["failed"], "4");
         assert!(
             json["reads"]["latency_ms"]["max"].as_f64().unwrap() < 2.0,
             "{json}"
         );
-        assert_eq!(json["proposals"], 2);
+        assert_eq!(json["proposals"], "2");
         let only = sum.text(100, Duration::from_secs(1));
         assert!(only.starts_with("reads      2 in 1.0 s, 2 a second\n"), "{only}");
         assert!(only.ends_with("failed     4\n"), "{only}");

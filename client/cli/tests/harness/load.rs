@@ -13,7 +13,7 @@ use std::{
 use paxos_client::{Client, ProposeError, Slot, Version};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
-use super::{Cluster, PATIENCE, until};
+use super::{Cluster, PATIENCE, integer, until};
 
 /// Proposals that clients make, each of them several at a time.
 pub struct Load {
@@ -223,8 +223,8 @@ impl Outcome {
 
     /// The same, as `paxos propose --output json` tells it.
     fn add_told(&mut self, line: &serde_json::Value, value: Vec<u8>) {
-        let number = |name: &str| line["version"][name].as_u64();
-        match (number("slot"), number("offset"), line["error"]["reason"].as_str()) {
+        let (slot, offset) = (&line["version"]["slot"], &line["version"]["offset"]);
+        match (integer(slot), offset.as_u64(), line["error"]["reason"].as_str()) {
             (Some(slot), Some(offset), None) => {
                 let (slot, offset) = (Slot::new(slot).unwrap(), offset.try_into().unwrap());
                 self.acknowledged.insert(Version { slot, offset }, value);

@@ -104,6 +104,11 @@ pub fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
+/// An integer of 64 bits in JSON, which is a string there.
+pub fn integer(json: &Value) -> Option<u64> {
+    json.as_str()?.parse().ok()
+}
+
 /// A process of ours that can be killed and started again as the same.
 pub struct Process {
     pub name: String,
@@ -422,7 +427,7 @@ impl Cluster {
             let (status, code) = self.status().await;
             assert_ne!(status["digests"]["verdict"], "differ", "{status}");
             let equal =
-                status["digests"]["verdict"] == "equal" && status["digests"]["to"].as_u64()? >= end.get();
+                status["digests"]["verdict"] == "equal" && integer(&status["digests"]["to"])? >= end.get();
             (equal && code == Some(0)).then_some(status)
         })
         .await
