@@ -153,10 +153,24 @@ fn leader(status: &ClusterStatus) -> Option<Leader> {
         .map(|(_, leader)| leader)
 }
 
-/// The peers of a role that any acceptor names: the leader first, then those heard of lately, in any order.
+/// The latest report of a peer, of all that acceptors have.
+struct Seen {
+    age_ms: u64,
+    /// A learner that does not answer reads now: it has not caught up since its start.
+    refuses_reads: bool,
+}
+
+impl Seen {
+    fn is_fresh(&self) -> bool {
+        self.age_ms < REPORT_FRESH_MS
+    }
+}
+
+/// The peers of a role that any acceptor names: the leader first, then those heard of lately, in any order. A learner that
+/// refuses reads is named only when there is no other: it says why.
 fn attached(status: &ClusterStatus, role: Role) -> Vec<Address> {
     let leader = leader(status).map(|leader| leader.address);
-    let mut peers: HashMap<Address, (bool, bool)> = HashMap::new();
+    let mut peers: HashMap<Address, Seen> = HashMap::new();
     for AttachedPeer { report, age_ms } in status.answers().flat_map(|answer| &answer.attached) {
         let Some(report) = report.as_ref().filter(|report| report.role() == role) else {
             continue;
@@ -164,13 +178,32 @@ fn attached(status: &ClusterStatus, role: Role) -> Vec<Address> {
         let Ok(address) = report.address.parse() else {
             continue;
         };
-        let (fresh, recent) = peers.entry(address).or_default();
-        *fresh |= *age_ms < REPORT_FRESH_MS;
-        *recent |= *age_ms < REPORT_RECENT_MS;
+        let refuses_reads =
+            matches!(&report.progress, Some(Progress::Learner(learner)) if learner.refuses_reads);
+        let seen = Seen {
+            age_ms: *age_ms,
+            refuses_reads,
+        };
+        let latest = peers.entry(address).or_insert(Seen {
+            age_ms: u64::MAX,
+            refuses_reads,
+        });
+        if seen.age_ms < latest.age_ms {
+            *latest = seen;
+        }
     }
     let mut peers: Vec<_> = peers.into_iter().collect();
+    if peers
+        .iter()
+        .any(|(_, seen)| seen.is_fresh() && !seen.refuses_reads)
+    {
+        peers.retain(|(_, seen)| !seen.refuses_reads);
+    }
     peers.shuffle(&mut rand::rng());
-    peers.sort_by_key(|(address, (fresh, recent))| (!*fresh, leader.as_ref() != Some(address), !*recent));
+    peers.sort_by_key(|(address, seen)| {
+        let is_recent = seen.age_ms < REPORT_RECENT_MS;
+        (!seen.is_fresh(), leader.as_ref() != Some(address), !is_recent)
+    });
     peers.into_iter().map(|(address, _)| address).collect()
 }
 
@@ -198,7 +231,7 @@ fn nobody(status: &ClusterStatus, role: Role) -> Cause {
 mod tests {
     use super::*;
     use crate::status::AcceptorReport;
-    use paxos_proto::v1::{AcceptorStatusResponse, AttachRequest, ProposerProgress};
+    use paxos_proto::v1::{AcceptorStatusResponse, AttachRequest, LearnerProgress, ProposerProgress};
 
     fn proposer(address: &str, leading: bool, age_ms: u64) -> AttachedPeer {
         AttachedPeer {
@@ -242,6 +275,41 @@ mod tests {
             .collect();
         assert_eq!(found, ["http://leader:1", "http://standby:1", "http://silent:1"]);
         assert!(attached(&status, Role::Learner).is_empty());
+    }
+
+    #[test]
+    fn learner_that_refuses_reads_is_named_only_when_no_other_is_there() {
+        let learner = |address: &str, refuses_reads, age_ms| AttachedPeer {
+            report: Some(AttachRequest {
+                role: Role::Learner.into(),
+                address: address.to_owned(),
+                progress: Some(Progress::Learner(LearnerProgress {
+                    refuses_reads,
+                    ..LearnerProgress::default()
+                })),
+                ..AttachRequest::default()
+            }),
+            age_ms,
+        };
+        let named = |peers| {
+            let found = attached(&status(peers), Role::Learner);
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let new = || learner("http://new:1", true, 10);
+        assert_eq!(
+            named(vec![new(), learner("http://old:1", false, 10)]),
+            ["http://old:1"]
+        );
+        assert_eq!(named(vec![new()]), ["http://new:1"]);
+        // It had caught up before it started again, as an earlier report says.
+        let before = || learner("http://new:1", false, 900);
+        assert_eq!(
+            named(vec![before(), new(), learner("http://old:1", false, 10)]),
+            ["http://old:1"]
+        );
+        // The only one that had caught up is silent.
+        let silent = learner("http://silent:1", false, 60_000);
+        assert_eq!(named(vec![new(), silent]), ["http://new:1", "http://silent:1"]);
     }
 
     #[test]

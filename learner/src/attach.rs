@@ -98,12 +98,21 @@ impl Reporter {
 
     fn reports(self) -> impl Stream<Item = pb::AttachRequest> + Send + 'static {
         let mut applied = self.applied.clone();
+        let mut caught_up = self.catch_up.once();
         async_stream::stream! {
             loop {
-                let report = self.report(&applied.borrow_and_update());
+                let report = self.report(&applied.borrow_and_update(), *caught_up.borrow_and_update());
                 yield report;
                 sleep(REPORT_INTERVAL_MIN).await;
-                if let Ok(Err(_)) = timeout(REPORT_IDLE, applied.changed()).await {
+                let news = async {
+                    tokio::select! {
+                        // Cancel safe: a change that was not seen stays unseen.
+                        changed = applied.changed() => changed.is_ok(),
+                        // Cancel safe, as above.
+                        Ok(()) = caught_up.changed() => true,
+                    }
+                };
+                if timeout(REPORT_IDLE, news).await == Ok(false) {
                     // The applier is gone: the learner stops.
                     break;
                 }
@@ -111,10 +120,11 @@ impl Reporter {
         }
     }
 
-    fn report(&self, progress: &Progress) -> pb::AttachRequest {
+    fn report(&self, progress: &Progress, caught_up: bool) -> pb::AttachRequest {
         let told = pb::LearnerProgress {
             applied_to: progress.applied_to().get(),
             digests: progress.digests(),
+            refuses_reads: !caught_up,
         };
         pb::AttachRequest {
             caller: Some(wire::caller(Some(self.cluster.id()))),

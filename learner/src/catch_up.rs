@@ -10,6 +10,7 @@ use paxos_common::{
     metrics::Reason,
     paxos::{identity::AcceptorUuid, slot::Slot},
 };
+use tokio::sync::watch;
 
 /// What an acceptor told counts for so long: it tells once a second at least.
 const FRESH: Duration = Duration::from_secs(5);
@@ -19,7 +20,11 @@ const FRESH: Duration = Duration::from_secs(5);
 /// A busy learner is always a little behind. It is up to date when it has applied what each of a quorum told at some
 /// moment that is not long ago.
 #[derive(Debug, Default)]
-pub(crate) struct CatchUp(Mutex<State>);
+pub(crate) struct CatchUp {
+    state: Mutex<State>,
+    /// Whether the learner was up to date once since its start. Never false again after that.
+    once: watch::Sender<bool>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -90,6 +95,7 @@ impl CatchUp {
         }
         let behind = target.get().saturating_sub(applied_to.get());
         if caught_up >= quorum {
+            self.once.send_if_modified(|once| !std::mem::replace(once, true));
             Ok(())
         } else if fresh < quorum {
             Err(format!("heard lately from {fresh} of the acceptors; a quorum is {quorum}").into())
@@ -100,8 +106,22 @@ impl CatchUp {
         }
     }
 
+    /// Whether everything below `applied_to` was up to date once since the start. Before that, what is applied may be as
+    /// old as the cluster, and a read of it would mislead.
+    pub(crate) fn look_once(&self, applied_to: Slot, now: Instant) -> Result<(), Reason> {
+        if *self.once.borrow() {
+            return Ok(());
+        }
+        self.look(applied_to, now)
+    }
+
+    /// Follows whether the learner was up to date once.
+    pub(crate) fn once(&self) -> watch::Receiver<bool> {
+        self.once.subscribe()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -131,10 +151,12 @@ mod tests {
         assert!(look(10, 0).unwrap_err().contains("from 1 of"));
         catch_up.told(acceptor(2), slot(20), after(0));
         assert!(look(10, 0).unwrap_err().contains("10 slots"));
+        assert!(catch_up.look_once(slot(10), after(0)).is_err());
         assert_eq!(look(20, 0), Ok(()));
         assert_eq!(catch_up.tail(), slot(20));
         // Nothing was heard since.
         assert!(look(20, 5).unwrap_err().contains("from 0 of"));
+        assert_eq!(catch_up.look_once(slot(20), after(5)), Ok(()));
         // A target stays until it is reached, however much the log grows meanwhile.
         for second in 5..9 {
             for number in [1, 2] {

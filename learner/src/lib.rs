@@ -111,8 +111,13 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     let exporting = Exporting::start("learner", &learner.to_string())?;
     let metrics = Metrics::new("learner", exporting.resource())?;
     let instruments = Instruments::new(&metrics);
-    let service = LearnerService::new(learner, address.clone(), instruments.reads.clone());
     let catch_up = Arc::new(CatchUp::default());
+    let service = LearnerService::new(
+        learner,
+        address.clone(),
+        instruments.reads.clone(),
+        Arc::clone(&catch_up),
+    );
     metrics::show(&metrics, &service, &catch_up);
     let readiness = Readiness::not_yet("it starts");
     let (seen, told) = (service.clone(), Arc::clone(&catch_up));

@@ -33,6 +33,7 @@ use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use crate::{
     barrier::{Barrier, BarrierError, LEADER_TIMEOUT},
+    catch_up::CatchUp,
     changes,
     history::History,
     knowledge::Knowledge,
@@ -70,11 +71,17 @@ pub(crate) struct LearnerService {
     subscribers: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
     reads_answered: Counter,
+    catch_up: Arc<CatchUp>,
 }
 
 impl LearnerService {
     /// Serves nothing but `Status` yet.
-    pub(crate) fn new(learner: u64, address: Address, reads_answered: Counter) -> Self {
+    pub(crate) fn new(
+        learner: u64,
+        address: Address,
+        reads_answered: Counter,
+        catch_up: Arc<CatchUp>,
+    ) -> Self {
         Self {
             learner,
             address,
@@ -82,6 +89,7 @@ impl LearnerService {
             subscribers: Arc::new(Semaphore::new(SUBSCRIBERS_MAX)),
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
             reads_answered,
+            catch_up,
         }
     }
 
@@ -118,6 +126,19 @@ impl LearnerService {
     fn opened(&self) -> Result<&Opened, Status> {
         self.opened.get().ok_or_else(|| {
             Status::unavailable("this learner has not found a formed cluster yet: retry, here or at another")
+        })
+    }
+
+    /// What reads are answered from, of any consistency: none before this learner has caught up once.
+    fn readable(&self) -> Result<&Opened, Status> {
+        let opened = self.opened()?;
+        let caught_up = self
+            .catch_up
+            .look_once(opened.applied_to(), std::time::Instant::now());
+        caught_up.map(|()| opened).map_err(|reason| {
+            Status::unavailable(format!(
+                "this learner has not caught up since its start ({reason}): retry, here or at another"
+            ))
         })
     }
 }
@@ -271,7 +292,7 @@ impl Learner for LearnerService {
         let (metadata, extensions, request) = request.into_parts();
         let (trace, room) = (received(&extensions), room(&extensions));
         let read = Read::new(request)?;
-        let answer = in_time(&metadata, self.opened()?.read(&read, &room, trace)).await?;
+        let answer = in_time(&metadata, self.readable()?.read(&read, &room, trace)).await?;
         self.reads_answered.increment();
         Ok(Response::new(answer))
     }
@@ -282,7 +303,7 @@ impl Learner for LearnerService {
     ) -> Result<Response<pb::ResultResponse>, Status> {
         let (metadata, extensions, request) = request.into_parts();
         let (trace, room) = (received(&extensions), room(&extensions));
-        let opened = self.opened()?;
+        let opened = self.readable()?;
         let answer = match request.command {
             None => {
                 return Err(invalid_argument(

@@ -117,6 +117,60 @@ async fn takes_values_from_another_acceptor_when_the_feed_stalls() {
 }
 
 #[tokio::test]
+async fn read_is_refused_until_the_learner_has_caught_up_once() {
+    let acceptors = acceptors().await;
+    for acceptor in &acceptors {
+        acceptor.change(|script| script.chosen_to = 3);
+        acceptor.change(|script| script.values_muted = true);
+    }
+    accept_everywhere(&acceptors, &log(3));
+    let mut learner = TestLearner::start(&acceptors, None).await;
+    let refuses_reads = |report: &pb::AttachRequest| match &report.progress {
+        Some(pb::attach_request::Progress::Learner(learner)) => learner.refuses_reads,
+        progress => panic!("{progress:?}"),
+    };
+    for acceptor in &acceptors {
+        let heard = acceptor.hears(|heard| !heard.reports.is_empty()).await;
+        assert!(heard.reports.iter().all(refuses_reads));
+    }
+    let local = || pb::ReadRequest {
+        target: Some(pb::read_request::Target::Key("key".into())),
+        consistency: Some(pb::read_request::Consistency::Local(pb::Local {})),
+        ..pb::ReadRequest::default()
+    };
+    let linearizable = || pb::ReadRequest {
+        consistency: None,
+        ..local()
+    };
+    let result = pb::ResultRequest {
+        command: Some(pb::result_request::Command::Version(pb::Version::default())),
+    };
+    let refused = [
+        learner.client.read(local()).await.unwrap_err(),
+        learner.client.read(linearizable()).await.unwrap_err(),
+        learner.client.result(result).await.unwrap_err(),
+    ];
+    for status in refused {
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(
+            status.message().contains("has not caught up since its start"),
+            "{status}"
+        );
+    }
+
+    for acceptor in &acceptors {
+        acceptor.change(|script| script.values_muted = false);
+    }
+    for acceptor in &acceptors {
+        let heard = acceptor.hears(|heard| !heard.reports.iter().all(refuses_reads));
+        heard.await;
+    }
+    learner.client.read(local()).await.unwrap();
+    learner.client.read(linearizable()).await.unwrap();
+    learner.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn bulk_beyond_the_window_is_learned_by_votes_and_by_watermark_alike() {
     let slots = log(20_000);
     for chosen_to in [0, slots.len() as u64] {
@@ -235,7 +289,10 @@ async fn learners_of_one_log_report_equal_digests_to_every_acceptor() {
                 (report.role(), &report.address),
                 (pb::Role::Learner, &status.address)
             );
-            reports.push(report.progress.clone());
+            let Some(pb::attach_request::Progress::Learner(progress)) = &report.progress else {
+                panic!("{report:?}")
+            };
+            reports.push(progress.digests.clone());
         }
         let marks: Vec<_> = status.digests.iter().map(|digest| digest.to).collect();
         assert_eq!(marks, [1_500, 1_472, 1_440, 1_280, 1_024]);

@@ -100,6 +100,7 @@ mod tests {
         };
         let progress = pb::LearnerProgress {
             applied_to: i64::MAX as u64,
+            refuses_reads: true,
             digests: vec![digest; DIGESTS_MAX],
         };
         pb::AttachRequest {

@@ -24,7 +24,11 @@ pub(crate) fn learner(port: u16, applied_to: u64, digests: &[(u64, u8)]) -> Atta
             role: Role::Learner.into(),
             peer: u64::from(port),
             address: format!("http://127.0.0.1:{port}"),
-            progress: Some(Progress::Learner(LearnerProgress { applied_to, digests })),
+            progress: Some(Progress::Learner(LearnerProgress {
+                applied_to,
+                digests,
+                ..LearnerProgress::default()
+            })),
             ..AttachRequest::default()
         }),
         age_ms: 12,

@@ -219,6 +219,7 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
             let learner = pb::attach_request::Progress::Learner(pb::LearnerProgress {
                 applied_to: 1,
                 digests: vec![pb::Digest::default()],
+                refuses_reads: true,
             });
             [(pb::Role::Proposer, proposer), (pb::Role::Learner, learner)]
                 .map(|(role, progress)| {
