@@ -14,13 +14,14 @@ mod scrape;
 use std::{
     collections::BTreeSet,
     fs,
+    io::{BufRead as _, BufReader},
     path::Path,
     process::Stdio,
     time::{Duration, Instant},
 };
 
 use collector::Collector;
-use harness::{Cluster, PATIENCE, Process, free_ports, paxos, until};
+use harness::{Cluster, PATIENCE, Process, free_ports, paxos, run, stdout, until};
 use nix::sys::signal::Signal;
 use paxos_common::peer::connect_lazy;
 use scrape::{Scrape, address, get, ready};
@@ -146,6 +147,73 @@ async fn every_role_shows_its_metrics_and_they_move_with_load() {
         (bytes > 0.0).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn command_that_ends_in_the_usual_way_leaves_no_call_that_failed() {
+    let (cluster, _) = cluster().await;
+    let urls = cluster.urls();
+    let processes = || {
+        let roles = [&cluster.acceptors, &cluster.proposers, &cluster.learners];
+        roles.into_iter().flatten()
+    };
+    let mut before = Vec::new();
+    for process in processes() {
+        before.push(Scrape::of(process).await.calls_not_ok());
+    }
+    let lines = [
+        &["put", "key", "value"][..],
+        &["get", "key"],
+        &["propose", "value"],
+        &["log"],
+        &["status"],
+    ];
+    for line in lines {
+        stdout(&run(&[line, &["--acceptors", &urls]].concat()).await);
+    }
+    // This one is left after its first line.
+    let mut watch = paxos(&["watch", "key", "--from", "0.0", "--acceptors", &urls]);
+    let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(watch.stdout.take().unwrap())
+        .read_line(&mut first)
+        .unwrap();
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+
+    let ended = |shown: &Scrape, method: &str| {
+        let ok = format!("rpc_method=\"paxos.v1.{method}\",rpc_response_status_code=\"OK\"");
+        shown
+            .has("rpc_server_call_duration_seconds_count", &ok)
+            .then_some(())
+    };
+    for method in ["Learner/Subscribe", "Learner/Watch"] {
+        until(&format!("{method} has ended"), async || {
+            ended(&Scrape::of(&cluster.learners[0]).await, method)
+        })
+        .await;
+    }
+    until("Proposer/ProposeStream has ended", async || {
+        for proposer in &cluster.proposers {
+            if let Some(()) = ended(&Scrape::of(proposer).await, "Proposer/ProposeStream") {
+                return Some(());
+            }
+        }
+        None
+    })
+    .await;
+    for (process, before) in processes().zip(before) {
+        for (call, count) in Scrape::of(process).await.calls_not_ok() {
+            // A client that has heard a quorum of acceptors does not wait for the others.
+            let is_left = call.contains("/Status\"") && call.contains("\"CANCELLED\"");
+            let earlier = before.get(&call).copied().unwrap_or_default();
+            assert!(
+                count == earlier || is_left,
+                "{}: {call} from {earlier} to {count}",
+                process.name
+            );
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -299,7 +367,7 @@ async fn port_that_is_taken_matters_only_when_it_was_asked_for() {
     // Of two at the usual port, one at most has it, and both run.
     let usual = |name: &str| {
         let (log, child) = start(name, None);
-        (std::io::BufRead::lines(std::io::BufReader::new(log)), child)
+        (std::io::BufRead::lines(BufReader::new(log)), child)
     };
     let mut running = [usual("a2"), usual("a3")];
     let found = tokio::task::spawn_blocking(move || {

@@ -1,4 +1,7 @@
 //! Times calls by method and code, and counts those that are open.
+//!
+//! The code is that of the answer. Two ends have none. A client that leaves a stream after the stream was opened ends the
+//! stream in the usual way: OK. A client that leaves before any answer has given the call up: CANCELLED.
 
 use std::{
     collections::HashMap,
@@ -69,6 +72,8 @@ struct Instruments {
 /// One method, or all those that are unknown.
 struct Method {
     name: KeyValue,
+    /// Whether the answer is a stream, which lasts until its client leaves.
+    is_stream: bool,
     /// Calls whose answer is not complete.
     open: AtomicI64,
     /// By code; made beforehand, so that a call makes none.
@@ -82,7 +87,7 @@ impl fmt::Debug for Method {
 }
 
 impl Method {
-    fn new(name: String) -> Arc<Self> {
+    fn new(name: String, is_stream: bool) -> Arc<Self> {
         let name: Arc<str> = name.into();
         let name = KeyValue::new(RPC_METHOD, name);
         let labels = CODES.map(|code| {
@@ -94,6 +99,7 @@ impl Method {
         });
         Arc::new(Self {
             name,
+            is_stream,
             open: AtomicI64::new(0),
             labels,
         })
@@ -108,10 +114,10 @@ impl Measured {
             "Time from a call to the end of its answer; that of a stream is long",
         );
         let methods: HashMap<_, _> = methods()
-            .filter(|name| [service, HEALTH].into_iter().any(|known| name.starts_with(known)))
-            .map(|name| (format!("/{name}"), Method::new(name)))
+            .filter(|(name, _)| [service, HEALTH].into_iter().any(|known| name.starts_with(known)))
+            .map(|(name, is_stream)| (format!("/{name}"), Method::new(name, is_stream)))
             .collect();
-        let other = Method::new(OTHER.to_owned());
+        let other = Method::new(OTHER.to_owned(), false);
         let mut read: Vec<_> = methods.values().chain([&other]).cloned().collect();
         read.sort_by_key(|method| method.name.value.to_string());
         metrics.observe(
@@ -149,13 +155,15 @@ impl Measured {
             instruments,
             method,
             begun: Instant::now(),
+            is_opened: false,
             code: None,
         })
     }
 }
 
-/// The methods of our services and of the health service, as `package.Service/Method`.
-fn methods() -> impl Iterator<Item = String> {
+/// The methods of our services and of the health service, as `package.Service/Method`, and whether the answer is a
+/// stream.
+fn methods() -> impl Iterator<Item = (String, bool)> {
     [
         paxos_proto::FILE_DESCRIPTOR_SET,
         tonic_health::pb::FILE_DESCRIPTOR_SET,
@@ -166,18 +174,22 @@ fn methods() -> impl Iterator<Item = String> {
         let package = file.package().to_owned();
         file.service.into_iter().flat_map(move |service| {
             let name = format!("{package}.{}", service.name());
-            let named = move |method: prost_types::MethodDescriptorProto| format!("{name}/{}", method.name());
+            let named = move |method: prost_types::MethodDescriptorProto| {
+                (format!("{name}/{}", method.name()), method.server_streaming())
+            };
             service.method.into_iter().map(named)
         })
     })
 }
 
-/// A call that is being answered. It is recorded when dropped: as cancelled, unless its code is known by then.
+/// A call that is being answered. It is recorded when dropped.
 #[derive(Debug)]
 struct Open {
     instruments: Arc<Instruments>,
     method: Arc<Method>,
     begun: Instant,
+    /// The head of the answer is there.
+    is_opened: bool,
     code: Option<usize>,
 }
 
@@ -193,7 +205,12 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.method.open.fetch_sub(1, Ordering::Relaxed);
-        let code = self.code.unwrap_or(Code::Cancelled as usize);
+        let left = if self.method.is_stream && self.is_opened {
+            Code::Ok
+        } else {
+            Code::Cancelled
+        };
+        let code = self.code.unwrap_or(left as usize);
         if let Some(labels) = self.method.labels.get(code) {
             self.instruments
                 .durations
@@ -251,6 +268,7 @@ impl Future for Answering {
         let Some(mut open) = self.open.take() else {
             return Poll::Ready(Ok(answer));
         };
+        open.is_opened = true;
         open.look_for_code(answer.headers());
         Poll::Ready(Ok(answer.map(|body| Body::new(Outbound { body, open }))))
     }
@@ -297,7 +315,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_are_timed_by_method_and_code_and_unknown_methods_are_one() {
+    fn calls_are_timed_by_method_and_code_and_a_stream_that_is_left_is_no_failure() {
         let metrics = Metrics::unread();
         let measured = Measured::by(&metrics, "paxos.v1.Learner/");
         let begin = |path: &str| measured.open(path).unwrap();
@@ -305,6 +323,11 @@ mod tests {
         drop(begin("/paxos.v1.Learner/Read"));
         drop((begin("/a/b"), begin("/c/d")));
         let _watching = begin("/paxos.v1.Learner/Watch");
+        drop(begin("/paxos.v1.Learner/Subscribe"));
+        begin("/paxos.v1.Learner/Subscribe").is_opened = true;
+        let mut failed = begin("/paxos.v1.Learner/Subscribe");
+        (failed.is_opened, failed.code) = (true, Some(Code::Unavailable as usize));
+        drop(failed);
         let text = metrics.text().unwrap();
         let label = |method: &str, code: &str| {
             format!(
@@ -316,6 +339,9 @@ mod tests {
             label("paxos.v1.Learner/Read", "OK") + " 1",
             label("paxos.v1.Learner/Read", "CANCELLED") + " 1",
             label(OTHER, "CANCELLED") + " 2",
+            label("paxos.v1.Learner/Subscribe", "CANCELLED") + " 1",
+            label("paxos.v1.Learner/Subscribe", "OK") + " 1",
+            label("paxos.v1.Learner/Subscribe", "UNAVAILABLE") + " 1",
             "paxos_rpc_open_calls{rpc_method=\"paxos.v1.Learner/Watch\"} 1".to_owned(),
             "paxos_rpc_open_calls{rpc_method=\"paxos.v1.Learner/Read\"} 0".to_owned(),
         ] {

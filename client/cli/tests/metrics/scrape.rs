@@ -90,6 +90,23 @@ impl Scrape {
         found.map(|(.., value)| value).sum()
     }
 
+    /// Whether there is a sample of this name with this label.
+    pub fn has(&self, name: &str, label: &str) -> bool {
+        let mut samples = self.samples();
+        samples.any(|(sample, labels, _)| sample == name && labels.contains(label))
+    }
+
+    /// How many calls ended otherwise than OK, by method and code.
+    pub fn calls_not_ok(&self) -> BTreeMap<String, f64> {
+        self.samples()
+            .filter(|(name, labels, _)| {
+                *name == "rpc_server_call_duration_seconds_count"
+                    && !labels.contains("rpc_response_status_code=\"OK\"")
+            })
+            .map(|(_, labels, count)| (labels.to_owned(), count))
+            .collect()
+    }
+
     /// The names of all samples.
     pub fn names(&self) -> BTreeSet<String> {
         self.samples().map(|(name, ..)| name.to_owned()).collect()
