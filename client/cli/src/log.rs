@@ -20,6 +20,10 @@ use crate::{
 /// is, and every command that was acknowledged before is printed. With --local the log ends where the learner that answers
 /// has come to, and no majority is needed. No-ops, which fill a slot after a change of
 /// leader, are shown in JSON only, as a value without commands.
+///
+/// Session openings are left out unless --all is given: each writer begins with one, and no reader sees a change. In JSON,
+/// a slot that holds openings alone is left out. An opening beside other commands is {} there, so that the place of a
+/// command in the list is still its offset.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The first slot to print
@@ -33,6 +37,10 @@ pub(crate) struct Args {
     /// Print what one learner has applied, without asking a majority of the acceptors: newer commands may be missing
     #[arg(long, conflicts_with = "follow")]
     local: bool,
+
+    /// Print session openings, too
+    #[arg(long)]
+    all: bool,
 
     #[command(flatten)]
     output: OutputArgs,
@@ -125,19 +133,45 @@ async fn next_records(log: &mut Subscription) -> Result<Vec<LogRecord>, Failure>
 
 fn print_all(args: &Args, records: &[LogRecord]) -> Result<(), Failure> {
     for record in records {
-        args.output
-            .print(|| text_of(record), || json::message("LogRecord", record))?;
+        let is_shown =
+            args.all || commands(record).is_empty() || !commands(record).iter().all(opens_a_session);
+        if is_shown {
+            args.output
+                .print(|| text_of(record, args.all), || json_of(record, args.all))?;
+        }
     }
     Ok(())
 }
 
+fn commands(record: &LogRecord) -> &[Command] {
+    record.value.as_ref().map_or(&[], |value| &value.commands)
+}
+
+fn opens_a_session(command: &Command) -> bool {
+    matches!(command.operation, Some(Operation::OpenSession(_)))
+}
+
+fn json_of(record: &LogRecord, all: bool) -> serde_json::Value {
+    let mut record = record.clone();
+    if let (Some(value), false) = (&mut record.value, all) {
+        for opening in value
+            .commands
+            .iter_mut()
+            .filter(|command| opens_a_session(command))
+        {
+            *opening = Command::default();
+        }
+    }
+    json::message("LogRecord", &record)
+}
+
 /// A line for each command; nothing for a no-op.
-fn text_of(record: &LogRecord) -> String {
-    let commands = record.value.as_ref().map_or(&[][..], |value| &value.commands);
+fn text_of(record: &LogRecord, all: bool) -> String {
     let slot = Slot::new(record.slot).unwrap_or(Slot::MAX);
     let versions = (0..=u16::MAX).map(|offset| Version { slot, offset });
     versions
-        .zip(commands)
+        .zip(commands(record))
+        .filter(|(_, command)| all || !opens_a_session(command))
         .map(|(version, command)| format!("{version}  {}\n", command_text(command)))
         .collect()
 }
@@ -157,7 +191,8 @@ fn command_text(command: &Command) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use paxos_client::proto::{Append, Value};
+    use paxos_client::proto::{Append, OpenSession, Value};
+    use serde_json::json;
 
     #[test]
     fn every_command_gets_a_line_with_its_version_and_a_no_op_none() {
@@ -174,9 +209,32 @@ mod tests {
             }),
             traceparent: String::new(),
         };
-        assert_eq!(text_of(&record), "17.0  one\n17.1  two\\nlines\n");
+        assert_eq!(text_of(&record, false), "17.0  one\n17.1  two\\nlines\n");
         record.value = Some(Value::default());
-        assert_eq!(text_of(&record), "");
+        assert_eq!(text_of(&record, false), "");
+    }
+
+    #[test]
+    fn session_openings_are_shown_only_when_asked_for_and_leave_offsets_as_they_are() {
+        let command = |operation| Command {
+            session: None,
+            operation: Some(operation),
+        };
+        let record = LogRecord {
+            slot: 17,
+            value: Some(Value {
+                commands: vec![
+                    command(Operation::OpenSession(OpenSession::default())),
+                    command(Operation::Append(Append { record: "one".into() })),
+                ],
+            }),
+            traceparent: String::new(),
+        };
+        assert_eq!(text_of(&record, false), "17.1  one\n");
+        assert_eq!(text_of(&record, true), "17.0  open session\n17.1  one\n");
+        let shown = |all| json_of(&record, all)["value"]["commands"].clone();
+        assert_eq!(shown(false), json!([{}, { "append": { "record": "one" } }]));
+        assert!(shown(true)[0].get("open_session").is_some(), "{}", shown(true));
     }
 
     #[test]
