@@ -37,6 +37,13 @@
 //! the caller's deadline, until they are known to be ordered, and they take effect once. [`WriteError`] tells what is
 //! known when the deadline passes.
 //!
+//! The first write of a client takes two places in the log: the opening of its session, and the write. One place would not
+//! do. A command is known as a retry by its session and its number in that session, and the session's name is the place of
+//! its opening in the log. A first write that opened its own session would need a name that the client makes up. A late
+//! copy of that write, chosen after the session has expired, would find no such session, open it again, and take effect a
+//! second time. A copy of a write in a session that the log has named is recognised instead: its session is over, and the
+//! copy has no effect.
+//!
 //! [`append`](Client::append) and [`propose`](Client::propose) need no session, and are repeated only as long as it is
 //! certain that nothing was ordered. When it is not, the call ends in [`ProposeError::OutcomeUnknown`] and nothing is
 //! sent again: a second attempt could take effect twice.
