@@ -2,7 +2,10 @@
 
 use std::{error::Error as _, fmt};
 
-use paxos_common::status::{Fate, fate_of};
+use paxos_common::{
+    escape::escape,
+    status::{Fate, fate_of},
+};
 use tonic::{Code, Status};
 
 use crate::{Version, limits::Broken};
@@ -65,7 +68,8 @@ impl From<&Status> for Cause {
         }
         Self {
             code: status.code(),
-            message,
+            // A peer chose it, and it is shown at terminals and in logs.
+            message: escape(&message).into_owned(),
         }
     }
 }

@@ -8,12 +8,12 @@ use std::{
 };
 
 use clap::{
-    Arg, Command, CommandFactory, FromArgMatches,
+    Arg, Command, CommandFactory, FromArgMatches, ValueEnum as _,
     builder::Resettable,
     error::{ContextKind, ContextValue},
 };
 
-use crate::{exit::Exit, stderr};
+use crate::{config::LogFormat, exit::Exit, stderr, telemetry::json_line};
 
 /// Parses the command line of this process. A variable that is set and empty counts as unset: this is what
 /// `${VARIABLE:-}` in a compose file gives.
@@ -32,6 +32,8 @@ struct Mistake {
     error: clap::Error,
     /// The variable that holds the value at fault.
     variable: Option<String>,
+    /// The form of the log that the process would have had.
+    log_format: LogFormat,
 }
 
 type Variable<'a> = dyn Fn(&std::ffi::OsStr) -> Option<OsString> + 'a;
@@ -48,6 +50,7 @@ fn parse_from<T: CommandFactory + FromArgMatches>(
         command.build();
         Mistake {
             variable: variable_at_fault(&error, &command, line, variable),
+            log_format: log_format(&command, line, variable),
             error: error.format(&mut command),
         }
     })
@@ -94,6 +97,28 @@ fn variable_at_fault(
     (holds_the_value && !stands_on_the_line).then(|| name.to_string_lossy().into_owned())
 }
 
+/// The form of log that the line or the environment asks for, in the command that is named on the line.
+fn log_format(command: &Command, line: &[OsString], variable: &Variable<'_>) -> LogFormat {
+    const FLAG: &str = "log-format";
+    let mut words = line.iter().skip(1).filter_map(|word| word.to_str());
+    let mut named = command;
+    let mut given = None;
+    while let Some(word) = words.next() {
+        if let Some(subcommand) = named.find_subcommand(word) {
+            named = subcommand;
+        } else if let Some(value) = word.strip_prefix("--log-format") {
+            given = value.strip_prefix('=').or_else(|| words.next());
+        }
+    }
+    let Some(arg) = named.get_arguments().find(|arg| arg.get_long() == Some(FLAG)) else {
+        return LogFormat::Text;
+    };
+    let held = arg.get_env().and_then(variable);
+    let value = given.or_else(|| held.as_ref()?.to_str());
+    let format = value.and_then(|value| LogFormat::from_str(value, false).ok());
+    format.unwrap_or(LogFormat::Text)
+}
+
 /// The flag that clap shows in this way, in the command or one of its subcommands.
 fn find<'a>(command: &'a Command, shown: &str) -> Option<&'a Arg> {
     let own = command
@@ -111,16 +136,23 @@ fn print(mistake: &Mistake) -> Exit {
     let error = &mistake.error;
     if error.use_stderr() {
         let text = error.render();
-        let text = if io::stderr().is_terminal() {
-            text.ansi().to_string()
-        } else {
-            text.to_string()
-        };
         let variable = match &mistake.variable {
             Some(variable) => format!("\n\nThe value is that of the environment variable {variable}."),
             None => String::new(),
         };
-        stderr::say(format_args!("{}{variable}", text.trim_end()));
+        stderr::say(match mistake.log_format {
+            LogFormat::Text if io::stderr().is_terminal() => {
+                format!("{}{variable}", text.ansi().to_string().trim_end())
+            }
+            LogFormat::Text => format!("{}{variable}", text.to_string().trim_end()),
+            LogFormat::Json => {
+                let text = text.to_string();
+                let text = text.strip_prefix("error: ").unwrap_or(&text);
+                let message = format!("{}{variable}", text.trim_end());
+                let fields = serde_json::json!({ "message": message, "exit_code": Exit::Usage as u8 });
+                json_line("ERROR", fields)
+            }
+        });
         return Exit::Usage;
     }
     match error.print() {
@@ -171,6 +203,26 @@ mod tests {
             number.expect("it is there").get_env().is_some()
         };
         assert!(with("8") && !with(""));
+    }
+
+    #[test]
+    fn mistake_is_told_in_the_form_of_the_log_that_was_asked_for() {
+        #[derive(Debug, Parser)]
+        struct Role {
+            #[arg(long, env = "PAXOS_COMMAND_LINE_TEST", default_value = "text")]
+            log_format: LogFormat,
+            #[arg(long)]
+            id: String,
+        }
+        let format = |line: &[&str], held: &str| {
+            let variable = |_: &std::ffi::OsStr| Some(OsString::from(held));
+            let line: Vec<_> = line.iter().map(OsString::from).collect();
+            log_format(&Role::command(), &line, &variable)
+        };
+        assert_eq!(format(&["role"], "json"), LogFormat::Json);
+        assert_eq!(format(&["role", "--log-format", "json"], "text"), LogFormat::Json);
+        assert_eq!(format(&["role", "--log-format=text"], "json"), LogFormat::Text);
+        assert_eq!(format(&["role", "--log-format=yaml"], "json"), LogFormat::Text);
     }
 
     #[test]

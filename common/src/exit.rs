@@ -56,7 +56,7 @@ impl From<Exit> for process::ExitCode {
 pub struct Failure {
     /// The exit code.
     pub code: Exit,
-    /// What happened; the whole chain is printed.
+    /// What happened; the whole chain is printed, on one line.
     pub source: anyhow::Error,
 }
 
@@ -120,8 +120,19 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The alternate form is the chain on one line.
-        write!(formatter, "{:#}", self.source)
+        let mut shown = String::new();
+        for cause in self.source.chain() {
+            let text = cause.to_string();
+            // Some errors end with the text of their cause.
+            if shown.ends_with(&text) {
+                continue;
+            }
+            if !shown.is_empty() {
+                shown += ": ";
+            }
+            shown += &text;
+        }
+        formatter.write_str(&shown)
     }
 }
 
@@ -232,6 +243,18 @@ mod tests {
         let failure = Failure::storage(anyhow::anyhow!("disk full")).context("commit votes");
         assert_eq!(failure.to_string(), "commit votes: disk full");
         assert_eq!(failure.code, Exit::Storage);
+    }
+
+    #[test]
+    fn cause_whose_text_its_error_repeats_is_printed_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("error returned from database: {0}")]
+        struct Repeats(#[source] io::Error);
+        let failure = Failure::storage(Repeats(io::Error::other("file is not a database")));
+        assert_eq!(
+            failure.context("open store").to_string(),
+            "open store: error returned from database: file is not a database"
+        );
     }
 
     #[test]

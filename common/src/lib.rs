@@ -8,6 +8,7 @@
 pub mod command_line;
 #[cfg(feature = "service")]
 pub mod config;
+pub mod escape;
 #[cfg(feature = "service")]
 pub mod exit;
 #[cfg(feature = "service")]

@@ -2,11 +2,14 @@
 
 use std::io;
 
+use tracing::Subscriber;
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
+    field::MakeExt as _,
     filter::{Directive, LevelFilter},
-    fmt,
+    fmt::{self, format::debug_fn},
     layer::SubscriberExt as _,
+    registry::LookupSpan,
     util::SubscriberInitExt as _,
 };
 
@@ -17,8 +20,8 @@ mod log;
 mod settings;
 
 pub use export::Exporting;
-pub(crate) use log::last_line;
 pub use log::{dropped_lines, flush, report_drops};
+pub(crate) use log::{json_line, last_line};
 pub(crate) use settings::metrics_endpoint;
 
 /// What the exporter's crate says of each attempt.
@@ -38,15 +41,10 @@ pub fn init_quiet(format: LogFormat) {
 }
 
 fn init_at(format: LogFormat, default: LevelFilter) {
-    let filter = filter(std::env::var(EnvFilter::DEFAULT_ENV).ok(), default);
+    let filter = filter(std::env::var(EnvFilter::DEFAULT_ENV).ok(), default, format);
     let queue = log::queue(format);
     let log: Box<dyn Layer<Registry> + Send + Sync> = match format {
-        LogFormat::Text => fmt::layer()
-            .with_writer(queue)
-            .log_internal_errors(false)
-            .with_ansi(is_terminal())
-            .with_filter(filter)
-            .boxed(),
+        LogFormat::Text => text_layer(queue, is_terminal()).with_filter(filter).boxed(),
         LogFormat::Json => fmt::layer()
             .with_writer(queue)
             .log_internal_errors(false)
@@ -58,8 +56,20 @@ fn init_at(format: LogFormat, default: LevelFilter) {
     let _ = tracing_subscriber::registry().with(log).try_init();
 }
 
+/// Writes events for people, each on one line.
+fn text_layer<S>(queue: log::Queue, ansi: bool) -> impl Layer<S> + Send + Sync
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    fmt::layer()
+        .with_writer(queue)
+        .log_internal_errors(false)
+        .with_ansi(ansi)
+        .fmt_fields(debug_fn(log::write_field).delimited(" "))
+}
+
 /// The levels that `given` asks for. Directives that make no sense are named and left out.
-fn filter(given: Option<String>, default: LevelFilter) -> EnvFilter {
+fn filter(given: Option<String>, default: LevelFilter, format: LogFormat) -> EnvFilter {
     let builder = || EnvFilter::builder().with_default_directive(default.into());
     let given = given.unwrap_or_default();
     let filter = builder().parse(&given).unwrap_or_else(|_| {
@@ -67,11 +77,15 @@ fn filter(given: Option<String>, default: LevelFilter) -> EnvFilter {
             .split(',')
             .filter(|directive| !directive.trim().is_empty())
             .partition(|directive| directive.trim().parse::<Directive>().is_ok());
-        stderr::say(format_args!(
-            "warning: {} does not understand {:?}: give levels such as info or paxos_proposer=debug, separated by commas",
+        let text = format!(
+            "{} does not understand {:?}: give levels such as info or paxos_proposer=debug, separated by commas",
             EnvFilter::DEFAULT_ENV,
             unknown.join(",")
-        ));
+        );
+        stderr::say(match format {
+            LogFormat::Text => format!("warning: {text}"),
+            LogFormat::Json => json_line("WARN", serde_json::json!({ "message": text })),
+        });
         builder().parse(known.join(",")).unwrap_or_default()
     });
     // A collector that cannot be reached is reported once, by the export itself.

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tracing::field::Field;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::{
     MakeWriter,
@@ -20,7 +21,11 @@ use tracing_subscriber::fmt::{
     time::{FormatTime as _, SystemTime},
 };
 
-use crate::{config::LogFormat, exit::Exit};
+use crate::{
+    config::LogFormat,
+    escape::{Escaping, escape},
+    exit::Exit,
+};
 
 /// Lines in the queue: some seconds of a busy process at the level `debug`, about a megabyte.
 const LINES_MAX: usize = 4_096;
@@ -178,25 +183,51 @@ pub async fn report_drops() {
 /// The line that says why the process ends, in the form of its log.
 pub(crate) fn last_line(code: Exit, text: &str) -> String {
     match FORMAT.get().copied().unwrap_or(LogFormat::Text) {
-        LogFormat::Text => format!("error: {text}"),
-        LogFormat::Json => {
-            let mut timestamp = String::new();
-            // A clock that cannot be formatted leaves the field empty.
-            let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
-            serde_json::json!({
-                "timestamp": timestamp,
-                "level": "ERROR",
-                "fields": { "message": text, "exit_code": code as u8 },
-                "target": "paxos",
-            })
-            .to_string()
+        LogFormat::Text => format!("error: {}", escape(text)),
+        LogFormat::Json => json_line(
+            "ERROR",
+            serde_json::json!({ "message": text, "exit_code": code as u8 }),
+        ),
+    }
+}
+
+/// A line of a log in JSON that is no event.
+pub(crate) fn json_line(level: &str, fields: serde_json::Value) -> String {
+    let mut timestamp = String::new();
+    // A clock that cannot be formatted leaves the field empty.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
+    let line =
+        serde_json::json!({ "timestamp": timestamp, "level": level, "fields": fields, "target": "paxos" });
+    line.to_string()
+}
+
+/// The field of a panic's backtrace, whose lines are ours.
+const BACKTRACE: &str = "backtrace";
+
+/// Writes the fields of an event or a span for people: `name=value`, the message without its name. Values are escaped:
+/// they may be texts of peers, and one event is one line.
+pub(super) fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let name = field.name();
+    if name != "message" {
+        let name = name.strip_prefix("r#").unwrap_or(name);
+        // As usual at a terminal: an italic name, a dimmed sign.
+        if writer.has_ansi_escapes() {
+            write!(writer, "\u{1b}[3m{name}\u{1b}[0m\u{1b}[2m=\u{1b}[0m")?;
+        } else {
+            write!(writer, "{name}=")?;
         }
     }
+    if name == BACKTRACE {
+        return write!(writer, "{value:?}");
+    }
+    fmt::write(&mut Escaping(writer), format_args!("{value:?}"))
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::{Mutex, PoisonError, mpsc};
+
+    use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
 
@@ -251,6 +282,34 @@ mod tests {
             "{taken}"
         );
         assert_eq!(queue.dropped(), dropped);
+    }
+
+    #[test]
+    fn text_of_a_peer_stays_on_the_line_of_its_event() {
+        let (sent, lines) = mpsc::sync_channel(1);
+        struct Sender(mpsc::SyncSender<Vec<u8>>);
+        impl Write for Sender {
+            fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+                self.0.send(line.to_vec()).map_err(io::Error::other)?;
+                Ok(line.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let queue = Queue::new(10, Sender(sent));
+        let peer = "a\nERROR faked \u{1b}[31m";
+        let subscriber = tracing_subscriber::registry().with(super::super::text_layer(queue, false));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(%peer, quoted = peer, "said {peer}");
+        });
+        let line = String::from_utf8(lines.recv().unwrap()).unwrap();
+        let escaped = "a\\nERROR faked \\u{1b}[31m";
+        assert!(
+            line.ends_with(&format!(": said {escaped} peer={escaped} quoted=\"{escaped}\"\n")),
+            "{line:?}"
+        );
+        assert_eq!(line.matches('\n').count(), 1, "{line:?}");
     }
 
     #[test]
