@@ -1,0 +1,22 @@
+"""All drills by name."""
+
+from trial import Drill
+
+_drills = {}
+
+
+def drill(name, summary, rounds=1, seconds=0, limit_s=60, limit_round_s=60):
+    """Registers a function as a drill."""
+
+    def register(action):
+        _drills[name] = Drill(name, summary, action, rounds, seconds, limit_s, limit_round_s)
+        return action
+
+    return register
+
+
+def drills():
+    """Imports every file of drills, and returns the drills in their order."""
+    import quiet, leaders, slowness, roads, disks_fail, damage, reading, logging_stops, hostile  # noqa: F401
+
+    return _drills
