@@ -20,6 +20,7 @@ mod formation;
 mod forward;
 mod link;
 mod metrics;
+mod openings;
 mod requests;
 mod service;
 mod stream;

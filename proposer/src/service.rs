@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     time::Duration,
@@ -36,6 +37,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
     driver::{Input, View},
+    openings::Openings,
     requests::{self, Reply, RequestIds},
     trace::Traces,
 };
@@ -53,6 +55,7 @@ pub(crate) struct Service {
     views: watch::Receiver<View>,
     address: Address,
     ids: Arc<RequestIds>,
+    openings: Openings,
     shutdown: Shutdown,
     tracer: Tracer,
 }
@@ -70,6 +73,7 @@ impl Service {
             views,
             address,
             ids: Arc::default(),
+            openings: Openings::default(),
             shutdown,
             tracer,
         }
@@ -86,6 +90,7 @@ impl Service {
         command: Option<pb::Command>,
         trace: Option<&SpanContext>,
         forwarded: bool,
+        caller: Option<IpAddr>,
     ) -> Result<Pending, Status> {
         if self.views.borrow().cluster.is_none() {
             return Err(status::unavailable(
@@ -94,6 +99,7 @@ impl Service {
             ));
         }
         let command = command.ok_or_else(|| status::invalid_argument("command is missing"))?;
+        self.openings.admit(&command, caller)?;
         let command =
             wire::command::encode(command).map_err(|error| status::invalid_argument(error.to_string()))?;
         Ok(Pending {
@@ -114,6 +120,7 @@ impl Proposer for Service {
         request: Request<pb::ProposeRequest>,
     ) -> Result<Response<pb::ProposeResponse>, Status> {
         let deadline = deadline(request.metadata());
+        let caller = request.remote_addr().map(|address| address.ip());
         // Where nothing is traced, what others trace is passed on all the same.
         let trace = received(request.extensions()).cloned().or_else(|| {
             let context = request
@@ -123,7 +130,7 @@ impl Proposer for Service {
             context.and_then(|context| Incoming::read(context.as_bytes()).sampled())
         });
         let pb::ProposeRequest { command, forwarded } = request.into_inner();
-        let pending = self.pending(command, trace.as_ref(), forwarded)?;
+        let pending = self.pending(command, trace.as_ref(), forwarded, caller)?;
         let mut call = Call {
             request: pending.request,
             inputs: &self.inputs,
@@ -172,6 +179,7 @@ impl Proposer for Service {
         let (replies, outcomes) = mpsc::channel(STREAM_REQUESTS_MAX);
         let conversation = Conversation {
             service: self.clone(),
+            caller: request.remote_addr().map(|address| address.ip()),
             answers,
             replies,
             open: HashMap::new(),
@@ -261,6 +269,7 @@ impl Drop for Call<'_> {
 /// One `ProposeStream`.
 struct Conversation {
     service: Service,
+    caller: Option<IpAddr>,
     answers: mpsc::Sender<Result<pb::ProposeStreamResponse, Status>>,
     replies: mpsc::Sender<(RequestId, Outcome)>,
     open: HashMap<RequestId, Open>,
@@ -345,7 +354,10 @@ impl Conversation {
             // Where nothing is traced, what others trace is passed on all the same.
             None => incoming.sampled(),
         };
-        let pending = match self.service.pending(command, trace.as_ref(), forwarded) {
+        let pending = self
+            .service
+            .pending(command, trace.as_ref(), forwarded, self.caller);
+        let pending = match pending {
             Ok(pending) => pending,
             Err(status) => {
                 end(span, &Err(status.clone()));

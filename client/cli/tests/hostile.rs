@@ -8,6 +8,8 @@
 
 #[path = "hostile/crowd.rs"]
 mod crowd;
+#[path = "hostile/forged.rs"]
+mod forged;
 #[path = "hostile/frames.rs"]
 mod frames;
 #[expect(unreachable_pub, reason = "a module of every test binary")]
