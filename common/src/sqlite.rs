@@ -20,6 +20,7 @@ use sqlx::{
 use xxhash_rust::xxh3::Xxh3;
 
 pub mod foreign_lock;
+mod private;
 mod readers;
 pub mod wal_limit;
 
@@ -134,7 +135,9 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Creates the directory when it is missing and takes its lock. Returns once the directory itself is durable.
+    /// Creates the directory when it is missing and takes its lock. Returns once the directory itself is durable. The
+    /// directory and its files are readable by this process's user alone, as are all files that this process creates
+    /// from now on.
     ///
     /// # Errors
     /// [`SqliteError::Locked`]; [`SqliteError::Directory`] when it cannot be written.
@@ -143,7 +146,8 @@ impl DataDir {
             let path = path.to_owned();
             move |source| SqliteError::Directory { path, source }
         };
-        fs::create_dir_all(path).map_err(refuse(path))?;
+        private::begin();
+        private::create(path).map_err(refuse(path))?;
         let path = path.canonicalize().map_err(refuse(path))?;
         let lock_path = path.join("LOCK");
         let lock = File::options()
@@ -163,6 +167,7 @@ impl DataDir {
             }
         }
         // A LOCK file left from before opens even when the directory takes no new file.
+        private::tighten(&path);
         let probe = path.join("WRITABLE");
         File::create(&probe)
             .and_then(|_| fs::remove_file(&probe))

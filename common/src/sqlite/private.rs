@@ -1,0 +1,137 @@
+//! Who may read a data directory: the user of the process alone, because the files hold every value and the openers of
+//! sessions.
+//!
+//! A directory gets mode 0700 and files get 0600. What an earlier release created is tightened at start. Kubernetes gives a
+//! volume to a group (`fsGroup`), sets the setgid bit of its root, and checks at each mount that the group may still write:
+//! of such a directory only the rights of others are taken.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+use rustix::{fs::Mode, process::umask};
+
+const DIRECTORY: u32 = 0o700;
+const FILE: u32 = 0o600;
+/// Files in such a directory belong to its group.
+const SETGID: u32 = 0o2000;
+/// What the group and others may do.
+const OF_OTHERS: u32 = 0o077;
+
+/// From now on this process creates files that nobody but its user can read; SQLite and its write-ahead log included.
+pub(super) fn begin() {
+    umask(Mode::from_raw_mode(OF_OTHERS));
+}
+
+/// Creates the directory, and those above it, where they are missing.
+pub(super) fn create(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(DIRECTORY).create(path)
+}
+
+/// Takes the rights of others from an existing directory and its files. What cannot be tightened is logged: it belongs to
+/// another user, who decides.
+pub(super) fn tighten(directory: &Path) {
+    let Ok(found) = fs::metadata(directory) else {
+        return;
+    };
+    let taken = if found.mode() & SETGID == 0 {
+        OF_OTHERS
+    } else {
+        0o007
+    };
+    restrict(directory, found.mode(), taken);
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        // Of the entry itself: a link is not followed.
+        if let Ok(found) = entry.metadata()
+            && found.is_file()
+        {
+            restrict(&entry.path(), found.mode(), OF_OTHERS);
+        }
+    }
+}
+
+fn restrict(path: &Path, mode: u32, taken: u32) {
+    if mode & taken == 0 {
+        return;
+    }
+    let wanted = mode & 0o7777 & !taken;
+    match fs::set_permissions(path, fs::Permissions::from_mode(wanted)) {
+        Ok(()) => tracing::info!(
+            path = %path.display(),
+            before = format!("{:04o}", mode & 0o7777),
+            now = format!("{wanted:04o}"),
+            "took the rights of other users from the data directory"
+        ),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(
+            path = %path.display(),
+            mode = format!("{:04o}", mode & 0o7777),
+            %error,
+            "other users of this machine may be able to read this data: have its owner set mode {DIRECTORY:04o} for the \
+             directory and {FILE:04o} for its files"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::{DataDir, open_writer};
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    fn set(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn new_directory_and_its_files_are_for_their_user_alone() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("above/data");
+        let directory = DataDir::open(&path).unwrap();
+        let mut writer = open_writer(&directory.file("test.db"), 700).await.unwrap();
+        sqlx::raw_sql("CREATE TABLE one (id)")
+            .execute(&mut writer)
+            .await
+            .unwrap();
+        assert_eq!(
+            (mode(&path), mode(path.parent().unwrap())),
+            (DIRECTORY, DIRECTORY)
+        );
+        let files = ["LOCK", "test.db", "test.db-wal", "test.db-shm"];
+        let modes = files.map(|file| mode(&path.join(file)));
+        assert_eq!(modes, [FILE; 4]);
+    }
+
+    #[test]
+    fn looser_directory_of_an_earlier_release_is_tightened() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("data");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("acceptor.db"), "x").unwrap();
+        let elsewhere = temporary.path().join("elsewhere");
+        fs::write(&elsewhere, "x").unwrap();
+        set(&elsewhere, 0o644);
+        std::os::unix::fs::symlink(&elsewhere, path.join("link")).unwrap();
+        set(&path.join("acceptor.db"), 0o644);
+        set(&path, 0o755);
+        DataDir::open(&path).unwrap();
+        assert_eq!((mode(&path), mode(&path.join("acceptor.db"))), (DIRECTORY, FILE));
+        assert_eq!(mode(&elsewhere), 0o644, "what a link leads to is not ours");
+    }
+
+    #[test]
+    fn volume_of_a_group_stays_that_of_the_group() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("data");
+        fs::create_dir(&path).unwrap();
+        set(&path, 0o2775);
+        DataDir::open(&path).unwrap();
+        assert_eq!(mode(&path), 0o2770);
+    }
+}
