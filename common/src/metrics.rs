@@ -171,6 +171,19 @@ impl Metrics {
         counter
     }
 
+    /// A count that only grows and is kept elsewhere. `look` must not block.
+    pub fn counted(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        look: impl Fn() -> u64 + Send + Sync + 'static,
+    ) {
+        let observed = self.meter.u64_observable_counter(name).with_description(help);
+        observed
+            .with_callback(move |observer| observer.observe(look(), &[]))
+            .build();
+    }
+
     /// Counts that only grow, one for each of the `values` of `label`.
     pub fn counters<const N: usize>(
         &self,

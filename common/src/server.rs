@@ -144,7 +144,7 @@ impl Server {
         ))
     }
 
-    /// Traces single requests with `tracer`: see [`received`].
+    /// Traces single requests with `tracer`: see [`received`]. Call it before [`Self::measured`].
     #[must_use]
     pub fn traced(self, tracer: Tracer) -> Self {
         Self { tracer, ..self }
@@ -153,6 +153,12 @@ impl Server {
     /// Times calls in `metrics`, and counts those that are open.
     #[must_use]
     pub fn measured(self, metrics: &Metrics) -> Self {
+        let tracer = self.tracer.clone();
+        metrics.counted(
+            "paxos.traces.refused",
+            "Requests that their callers had sampled and that were not traced: beyond the rate for callers",
+            move || tracer.refused(),
+        );
         let measured = Measured::by(metrics, self.service);
         Self { measured, ..self }
     }

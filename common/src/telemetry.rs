@@ -17,6 +17,7 @@ use crate::{config::LogFormat, stderr};
 
 mod export;
 mod log;
+mod rate;
 mod settings;
 
 pub use export::Exporting;

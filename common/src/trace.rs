@@ -4,7 +4,17 @@
 //! trace is not sampled. Whoever sets up the exporter ([`crate::telemetry`] in our processes, the application around the
 //! client library) decides what is sampled.
 
-use std::{borrow::Cow, cell::Cell, str::FromStr, sync::Arc, time::SystemTime};
+use std::{
+    borrow::Cow,
+    cell::Cell,
+    fmt,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
 
 use bytes::Bytes;
 use opentelemetry::{
@@ -184,9 +194,24 @@ impl<'a> Beginning<'a> {
     }
 }
 
+/// Decides which requests that their callers have sampled are traced here.
+pub trait Admission: fmt::Debug + Send + Sync {
+    /// Whether one more is.
+    fn admits(&self) -> bool;
+}
+
 /// Makes the spans of one role. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Tracer(Option<Arc<BoxedTracer>>);
+pub struct Tracer(Option<Arc<Made>>);
+
+#[derive(Debug)]
+struct Made {
+    tracer: BoxedTracer,
+    clients: Box<dyn Admission>,
+    peers: Box<dyn Admission>,
+    /// Requests that were not admitted.
+    refused: AtomicU64,
+}
 
 impl Tracer {
     /// Makes none.
@@ -194,9 +219,21 @@ impl Tracer {
         Self(None)
     }
 
-    /// Makes spans with this tracer.
-    pub fn new(tracer: BoxedTracer) -> Self {
-        Self(Some(Arc::new(tracer)))
+    /// Makes spans with this tracer. A request that its caller has sampled is traced if `clients` admits the request, or
+    /// `peers` for methods that roles call at each other.
+    pub fn new(tracer: BoxedTracer, clients: Box<dyn Admission>, peers: Box<dyn Admission>) -> Self {
+        Self(Some(Arc::new(Made {
+            tracer,
+            clients,
+            peers,
+            refused: AtomicU64::new(0),
+        })))
+    }
+
+    /// Requests so far that their callers had sampled, and that are not traced here.
+    pub fn refused(&self) -> u64 {
+        let refused = self.0.as_ref().map(|made| made.refused.load(Ordering::Relaxed));
+        refused.unwrap_or_default()
     }
 
     /// Whether anybody listens.
@@ -206,7 +243,7 @@ impl Tracer {
 
     /// Begins a span; none when nobody listens or its trace is not sampled.
     pub fn begin(&self, beginning: Beginning<'_>) -> Option<Span> {
-        let tracer = self.0.as_ref()?;
+        let tracer = &self.0.as_ref()?.tracer;
         let context = match beginning.parent {
             Parent::None => Context::new(),
             Parent::Span(parent) => Context::new().with_remote_span_context(parent.clone()),
@@ -239,16 +276,26 @@ impl Tracer {
     }
 
     /// Begins the span of a request that came in: continues what its sender began, or begins a trace when it said
-    /// nothing of one. `method` is `SERVICE/METHOD`.
+    /// nothing of one. `method` is `SERVICE/METHOD`. A request beyond the rate at which callers may have requests sampled
+    /// counts as not sampled.
     pub fn serve(&self, incoming: &Incoming, method: &'static str) -> Option<Span> {
+        let made = self.0.as_ref()?;
         let parent = match incoming {
             Incoming::Unsampled => return None,
             Incoming::Absent => Parent::None,
-            Incoming::Sampled(context) => Parent::Span(context),
+            Incoming::Sampled(context) => {
+                let admission = if names::method::OF_PEERS.contains(&method) {
+                    &made.peers
+                } else {
+                    &made.clients
+                };
+                if !admission.admits() {
+                    made.refused.fetch_add(1, Ordering::Relaxed);
+                    return None;
+                }
+                Parent::Span(context)
+            }
         };
-        if !self.is_on() {
-            return None;
-        }
         let beginning = Beginning::new(method, parent).kind(SpanKind::Server);
         self.begin(beginning.described_as(method))
     }
@@ -426,6 +473,33 @@ mod tests {
             assert_eq!(Incoming::read(text.as_bytes()), Incoming::Absent, "{text}");
         }
         assert_eq!(Incoming::read(&[0xff; TRACEPARENT_BYTES]), Incoming::Absent);
+    }
+
+    /// Admits this many.
+    #[derive(Debug)]
+    struct Few(AtomicU64);
+
+    impl Admission for Few {
+        fn admits(&self) -> bool {
+            let took = |left: u64| left.checked_sub(1);
+            self.0
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, took)
+                .is_ok()
+        }
+    }
+
+    #[test]
+    fn callers_have_requests_traced_up_to_a_rate_and_clients_take_none_from_peers() {
+        let few = || Box::new(Few(AtomicU64::new(2)));
+        let tracer = Tracer::new(opentelemetry::global::tracer("test"), few(), few());
+        let incoming = Incoming::read(SAMPLED.as_bytes());
+        for refused in [0, 0, 1, 2] {
+            drop(tracer.serve(&incoming, names::method::READ));
+            assert_eq!(tracer.refused(), refused);
+        }
+        drop(tracer.serve(&incoming, names::method::TAIL));
+        drop(tracer.serve(&Incoming::Absent, names::method::READ));
+        assert_eq!(tracer.refused(), 2);
     }
 
     #[test]

@@ -351,6 +351,8 @@ impl Conversation {
         let span = self.service.tracer.serve(&incoming, method::PROPOSE_STREAM);
         let trace = match &span {
             Some(span) => Some(span.context().clone()),
+            // Beyond the rate for callers.
+            None if self.service.tracer.is_on() => None,
             // Where nothing is traced, what others trace is passed on all the same.
             None => incoming.sampled(),
         };

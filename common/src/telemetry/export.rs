@@ -28,7 +28,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::settings::Settings;
+use super::{
+    rate::{CLIENTS_PER_SECOND, PEERS_PER_SECOND, Rate},
+    settings::Settings,
+};
 use crate::{
     config::version,
     exit::Failure,
@@ -141,7 +144,11 @@ impl Exporting {
             .build();
         let tracer = provider.tracer_with_scope(scope);
         Ok(Self {
-            tracer: Tracer::new(BoxedTracer::new(Box::new(tracer))),
+            tracer: Tracer::new(
+                BoxedTracer::new(Box::new(tracer)),
+                Box::new(Rate::new(CLIENTS_PER_SECOND)),
+                Box::new(Rate::new(PEERS_PER_SECOND)),
+            ),
             resource,
             exporter: Some((provider, runtime)),
             flush_max: match service {

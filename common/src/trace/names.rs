@@ -82,4 +82,7 @@ pub mod method {
     pub const READ: &str = "paxos.v1.Learner/Read";
     /// What a command did.
     pub const RESULT: &str = "paxos.v1.Learner/Result";
+
+    /// The methods that roles call at each other, beside forwarded commands.
+    pub const OF_PEERS: [&str; 4] = [ACCEPT, PREPARE, TAIL, FILL];
 }

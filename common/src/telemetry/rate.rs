@@ -1,0 +1,51 @@
+//! How many traces callers may have sampled here: a rate, so that callers cannot have everything traced.
+
+use std::num::NonZeroU32;
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+
+use crate::trace::Admission;
+
+/// Requests of clients that are traced because the client says so, per second: at some ten spans each, as many as a
+/// collector takes without effort, and far more than people look at.
+pub(super) const CLIENTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(500).expect("not zero");
+/// The same of other roles: more than the messages that a leader sends to an acceptor, so that a trace which a proposer has
+/// begun is whole.
+pub(super) const PEERS_PER_SECOND: NonZeroU32 = NonZeroU32::new(5_000).expect("not zero");
+
+/// The rate of one kind of caller.
+#[derive(Debug)]
+pub(super) struct Rate(DefaultDirectRateLimiter);
+
+impl Rate {
+    /// This many per second, and as many as of two seconds at once.
+    pub(super) fn new(per_second: NonZeroU32) -> Self {
+        let burst = per_second.saturating_mul(NonZeroU32::MIN.saturating_add(1));
+        Self(RateLimiter::direct(
+            Quota::per_second(per_second).allow_burst(burst),
+        ))
+    }
+}
+
+impl Admission for Rate {
+    fn admits(&self) -> bool {
+        self.0.check().is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn burst_is_admitted_and_little_beyond() {
+        let rate = Rate::new(CLIENTS_PER_SECOND);
+        let begun = std::time::Instant::now();
+        let admitted = (0..3_000).filter(|_| rate.admits()).count();
+        let later = begun.elapsed().as_millis() / 2;
+        assert!(
+            (1_000..=1_001 + later).contains(&(admitted as u128)),
+            "{admitted}"
+        );
+    }
+}
