@@ -1,4 +1,18 @@
 //! The gRPC server that every role runs: limits, keep-alive, health, reflection, and a stop that does not hang.
+//!
+//! What callers can make a process hold is bounded:
+//!
+//! | what | bound | where |
+//! | --- | --- | --- |
+//! | connections | 768 | [`connections`] |
+//! | open calls of one role | 4,096 of clients or 3,072 of peers, 256 for status, 256 health watches, 3,072 health checks | [`shares`] |
+//! | each open call: its task, stream and buffers, and answers of up to 8 KiB that are not read | some 20 KiB | [`outgoing`] |
+//! | large messages that have come in part | 64 MiB, for moments 128 MiB | [`partial`] |
+//! | data that its call has not read | 78 MiB | [`windows`] |
+//! | large answers that are not read | 112 MiB | [`outgoing`] |
+//!
+//! That is about 400 MiB at the very most, when everything is used up at once. The memory limits of `docker-compose.yml`
+//! are 512 MiB for an acceptor and for a proposer, and 1 GiB for a learner, which also holds the registers.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -20,7 +34,9 @@ mod deadline;
 mod measured;
 mod outgoing;
 mod partial;
+mod shares;
 mod traced;
+mod windows;
 
 use calls::Limited;
 use connections::{Incoming, Limits};
@@ -44,6 +60,7 @@ const CONNECTIONS: Limits = Limits {
     unused: Duration::from_secs(300),
     // Enough to be scheduled on a busy machine, and a short wait for who is let in instead.
     protected: Duration::from_millis(400),
+    wide: windows::WIDE_MAX,
 };
 /// Calls at once on one connection: several hundred unary calls in flight are a normal client.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
@@ -184,8 +201,8 @@ impl Server {
             .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
             .http2_max_local_error_reset_streams(Some(ERROR_RESETS_MAX))
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .serve_with_incoming_shutdown(services, incoming, shutdown.token().clone().cancelled_owned());
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
+        let server = windows::serve(server, services, incoming, shutdown.token().clone());
         let mut server = Box::pin(server);
         let result = tokio::select! {
             // Not cancelled by the other arm: it is polled on below.

@@ -14,6 +14,8 @@ mod forged;
 mod frames;
 #[expect(unreachable_pub, reason = "a module of every test binary")]
 mod harness;
+#[path = "hostile/readers.rs"]
+mod readers;
 #[path = "hostile/settings.rs"]
 mod settings;
 #[path = "hostile/sweep.rs"]

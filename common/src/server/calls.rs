@@ -1,7 +1,9 @@
-//! What calls may cost: how many are open at once, and the bytes of messages that have only come in part.
+//! What calls may cost: how many are open at once, the bytes of messages that have only come in part, and the bytes of
+//! answers that are not read yet.
 //!
 //! Every call passes here before its service sees it. A message is kept until it is whole; when too much has come in
-//! part, the call is cut off whose message has been standing still for longest.
+//! part, the call is cut off whose message has been standing still for longest. Large answers go to HTTP/2 in slices, and
+//! hold room until the last of them is written.
 
 use std::{
     convert::Infallible,
@@ -16,7 +18,6 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{
     Status,
     body::Body,
@@ -29,12 +30,10 @@ use super::{
     connections::{Origin, Usage},
     outgoing::{Account, FREE_BYTES as FREE_ANSWER_BYTES, Parts, Pools, Room, no_room},
     partial::{Partials, Share},
+    shares::{Kind, Open, Place},
 };
 use crate::{peer::MESSAGE_BYTES_MAX, status};
 
-/// Calls open at once, on all connections: hundreds of peers with a few streams each and thousands of single calls,
-/// and some tens of kilobytes each while they only wait.
-pub(super) const CALLS_MAX: usize = 8_192;
 /// Messages up to this size are not counted: what all open calls together can hold back in such parts is little.
 const FREE_BYTES: usize = 16 * 1024;
 /// Compression flag and length before each message.
@@ -44,7 +43,7 @@ const PREFIX_BYTES: usize = 5;
 #[derive(Clone, Debug)]
 pub(super) struct Limited {
     routes: Routes,
-    calls: Arc<Semaphore>,
+    open: Arc<Open>,
     partials: Arc<Partials>,
     pools: Arc<Pools>,
 }
@@ -53,7 +52,7 @@ impl Limited {
     pub(super) fn new(routes: Routes) -> Self {
         Self {
             routes,
-            calls: Arc::new(Semaphore::new(CALLS_MAX)),
+            open: Arc::default(),
             partials: Arc::default(),
             pools: Arc::default(),
         }
@@ -70,21 +69,22 @@ impl Service<http::Request<Body>> for Limited {
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        let Ok(permit) = Arc::clone(&self.calls).try_acquire_owned() else {
-            let refusal = status::overloaded("the list of open calls").into_http();
-            return Box::pin(ready(Ok(refusal)));
-        };
         let origin = request.extensions_mut().remove::<Origin>();
         if let Some(origin) = &origin {
             request.extensions_mut().insert(origin.tcp.clone());
         }
         let usage = origin.map(|origin| origin.usage);
-        let account = Arc::new(self.pools.account(request.uri().path(), usage.clone()));
+        let path = request.uri().path();
+        let place = match Place::take(&self.open, Kind::of_path(path), usage.clone()) {
+            Ok(place) => place,
+            Err(refusal) => return Box::pin(ready(Ok(refusal.into_http()))),
+        };
+        let account = Arc::new(self.pools.account(path, usage.clone()));
         request.extensions_mut().insert(Room::of(Arc::clone(&account)));
         let call = Arc::new(Call {
             usage,
             holds: AtomicBool::new(false),
-            _permit: permit,
+            _place: place,
         });
         let partials = Arc::clone(&self.partials);
         let chunks = chunks::of_path(request.uri().path());
@@ -112,7 +112,7 @@ struct Call {
     usage: Option<Arc<Usage>>,
     /// Whether the connection counts as used by it.
     holds: AtomicBool,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Call {
@@ -411,11 +411,11 @@ mod tests {
 
     fn inbound(pieces: &[Vec<u8>], ends: bool, partials: &Arc<Partials>) -> (Pin<Box<Inbound>>, Arc<Usage>) {
         let usage = Arc::new(Usage::new());
-        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let place = Place::take(&Arc::default(), Kind::Clients, None).unwrap();
         let call = Arc::new(Call {
             usage: Some(Arc::clone(&usage)),
             holds: AtomicBool::new(false),
-            _permit: permit,
+            _place: place,
         });
         let pieces = pieces.iter().cloned().map(Bytes::from).collect();
         let body = Body::new(Pieces { pieces, ends });

@@ -22,6 +22,8 @@ use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, PollSemaphore, WaitForCancellationFutureOwned};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use super::shares::Open;
+
 /// How long to wait when a connection cannot be accepted, as when files run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -36,11 +38,15 @@ pub(super) struct Limits {
     pub(super) unused: Duration,
     /// One unused for less than that is not closed to make room: a client between two calls is not idle.
     pub(super) protected: Duration,
+    /// Open ones that have wide windows: see [`windows`](super::windows).
+    pub(super) wide: usize,
 }
 
 /// What a connection is used for: shared with the calls that come in on it.
 #[derive(Debug)]
 pub(super) struct Usage {
+    /// Its open calls by kind.
+    pub(super) open: Open,
     state: Mutex<State>,
     /// The connection is to close, or has closed.
     close: CancellationToken,
@@ -57,6 +63,7 @@ struct State {
 impl Usage {
     pub(super) fn new() -> Self {
         Self {
+            open: Open::default(),
             state: Mutex::new(State {
                 calls: 0,
                 unused_since: Instant::now(),
@@ -133,6 +140,7 @@ pub(super) struct Incoming {
     listener: TcpListener,
     limits: Limits,
     permits: PollSemaphore,
+    wide: Arc<Semaphore>,
     open: Vec<Weak<Usage>>,
     /// Accepted, and not yet allowed.
     waiting: Option<TcpStream>,
@@ -147,6 +155,7 @@ impl Incoming {
             listener,
             limits,
             permits,
+            wide: Arc::new(Semaphore::new(limits.wide)),
             open: Vec::new(),
             waiting: None,
             pause: None,
@@ -163,6 +172,7 @@ impl Incoming {
             expiry: Box::pin(sleep_until(usage.expires_at(self.limits))),
             closing: Box::pin(usage.close.clone().cancelled_owned()),
             usage,
+            wide: Arc::clone(&self.wide).try_acquire_owned().ok(),
             _permit: permit,
         }
     }
@@ -230,10 +240,16 @@ pub(super) struct Connection {
     limits: Limits,
     expiry: Pin<Box<Sleep>>,
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
+    wide: Option<OwnedSemaphorePermit>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Connection {
+    /// Whether it has one of the wide windows.
+    pub(super) fn is_wide(&self) -> bool {
+        self.wide.is_some()
+    }
+
     /// Ready when the connection must end.
     fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.closing.as_mut().poll(context).is_ready() {
@@ -339,6 +355,7 @@ mod tests {
         first_call: LONG,
         unused: LONG,
         protected: Duration::from_millis(1),
+        wide: 1,
     };
 
     async fn listen(limits: Limits) -> (Incoming, std::net::SocketAddr) {
@@ -401,6 +418,24 @@ mod tests {
         let (fourth, ()) = tokio::join!(next(&mut incoming), ends(unused));
         assert!(!used.usage.close.is_cancelled() && !reused.usage.close.is_cancelled());
         drop(fourth);
+    }
+
+    #[tokio::test]
+    async fn first_connections_have_wide_windows_and_give_them_back() {
+        let (mut incoming, local) = listen(Limits {
+            connections: 8,
+            ..LIMITS
+        })
+        .await;
+        let mut clients = Vec::new();
+        let mut next = async || {
+            clients.push(TcpStream::connect(local).await.unwrap());
+            next(&mut incoming).await
+        };
+        let (first, second) = (next().await, next().await);
+        assert!(first.is_wide() && !second.is_wide());
+        drop(first);
+        assert!(next().await.is_wide());
     }
 
     #[tokio::test]

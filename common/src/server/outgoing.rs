@@ -31,6 +31,8 @@ pub(super) const FREE_BYTES: usize = 8 * 1024;
 const SLICE_BYTES: usize = 64 * 1024;
 /// A reader that takes nothing for this long may be cut off. Over this time a link of 256 kbit/s takes a slice.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How often readers that stand still are looked for while calls wait.
+const LOOK: Duration = Duration::from_millis(250);
 /// How long a single answer waits for room. A stream waits as long as its caller does.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -115,6 +117,10 @@ struct State {
     next_key: u64,
     held: BTreeMap<u64, Held>,
     waiting: VecDeque<Waiting>,
+    /// One of those that wait is not held back by its connection's share: it waits for the pool.
+    is_scarce: bool,
+    /// When readers that stand still were last looked for.
+    looked_at: Option<Instant>,
 }
 
 /// A connection, by the place of its usage in memory; `None` for calls that came by no connection of ours.
@@ -163,10 +169,10 @@ impl Pool {
     ) -> Result<Charge, oneshot::Receiver<Charge>> {
         let bytes = bytes.min(self.bytes_max);
         let mut state = self.lock();
-        let may = state.waiting.is_empty() && state.is_room(self.bytes_max, bytes, usage);
-        if may {
+        if !state.is_scarce && state.is_room(self.bytes_max, bytes, usage) {
             return Ok(self.charge(&mut state, bytes, usage.cloned()));
         }
+        state.is_scarce |= !state.has_share(self.bytes_max, bytes, usage);
         let (granted, receiver) = oneshot::channel();
         let usage = usage.cloned();
         state.waiting.push_back(Waiting {
@@ -174,8 +180,6 @@ impl Pool {
             usage,
             granted,
         });
-        // The first of the line may be one that its connection's share holds back.
-        self.grant(state);
         Err(receiver)
     }
 
@@ -204,21 +208,32 @@ impl Pool {
 
     /// Gives room to those that wait, as far as there is any.
     fn grant(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        if state.waiting.is_empty() {
+            state.is_scarce = false;
+            return;
+        }
         let mut grants = Vec::new();
         let mut passed = VecDeque::new();
+        // The connection that was held back last: often all that wait are of one.
+        let mut held_back = None;
+        state.is_scarce = false;
         while let Some(next) = state.waiting.pop_front() {
+            let connection = connection_of(next.usage.as_ref());
             if next.granted.is_closed() {
                 continue;
             }
-            if state.is_room(self.bytes_max, next.bytes, next.usage.as_ref()) {
+            if connection.is_some() && connection == held_back {
+                passed.push_back(next);
+            } else if state.is_room(self.bytes_max, next.bytes, next.usage.as_ref()) {
                 let charge = self.charge(&mut state, next.bytes, next.usage);
                 grants.push((next.granted, charge));
-                continue;
-            }
-            let is_held_back = state.has_share(self.bytes_max, next.bytes, next.usage.as_ref());
-            passed.push_back(next);
-            if !is_held_back {
-                // It waits for the pool itself: nobody behind it goes first.
+            } else if state.has_share(self.bytes_max, next.bytes, next.usage.as_ref()) {
+                held_back = connection;
+                passed.push_back(next);
+            } else {
+                // It waits for the pool itself: no call behind it goes first.
+                state.is_scarce = true;
+                passed.push_back(next);
                 break;
             }
         }
@@ -232,14 +247,20 @@ impl Pool {
     }
 
     /// Closes the connections whose readers take nothing, those that stand still for longest first, until the first that
-    /// waits has room.
-    fn cut_off(self: &Arc<Self>) {
-        let state = self.lock();
+    /// waits has room, and `wanted` bytes are free.
+    fn cut_off(self: &Arc<Self>, wanted: usize) {
+        let mut state = self.lock();
+        let is_recent = |at: Instant| at.elapsed() < LOOK;
+        let is_scarce = state.is_scarce || wanted > 0;
+        if !is_scarce || state.looked_at.is_some_and(is_recent) {
+            return;
+        }
+        state.looked_at = Some(Instant::now());
         let mut waiting = state.waiting.iter();
         let first = waiting.find(|next| !state.has_share(self.bytes_max, next.bytes, next.usage.as_ref()));
-        let Some(first) = first else { return };
         let free = self.bytes_max.saturating_sub(state.bytes);
-        let mut missing = first.bytes.saturating_sub(free);
+        let wanted = first.map_or(0, |first| first.bytes).max(wanted);
+        let mut missing = wanted.saturating_sub(free);
         let mut still: Vec<_> = state
             .held
             .values()
@@ -385,7 +406,7 @@ impl Account {
                 drop(reserved);
                 let charge = self.pool.take_now(bytes, self.usage.as_ref());
                 if charge.is_err() {
-                    self.pool.cut_off();
+                    self.pool.cut_off(bytes);
                 }
                 charge?
             }
@@ -471,8 +492,8 @@ impl Room {
         let charge = match account.pool.take(bytes, account.usage.as_ref()) {
             Ok(charge) => charge,
             Err(mut granted) => loop {
-                account.pool.cut_off();
-                match timeout(PATIENCE / 8, &mut granted).await {
+                account.pool.cut_off(0);
+                match timeout(LOOK, &mut granted).await {
                     Ok(Ok(charge)) => break charge,
                     // The pool grants as long as it is there.
                     Ok(Err(_)) => return,

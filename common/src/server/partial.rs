@@ -12,9 +12,9 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::peer::MESSAGE_BYTES_MAX;
 
-/// Bytes of such messages from which on the stalest of them are cut off: 32 of the largest, which a busy server has
+/// Bytes of such messages from which on the stalest of them are cut off: 16 of the largest, which a busy server has
 /// whole in a moment.
-const BYTES_MAX: usize = 32 * MESSAGE_BYTES_MAX;
+const BYTES_MAX: usize = 16 * MESSAGE_BYTES_MAX;
 /// Bytes from which on no such message may grow any more: what was cut off is not gone at once.
 const BYTES_NEVER: usize = 2 * BYTES_MAX;
 

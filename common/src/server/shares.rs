@@ -1,0 +1,212 @@
+//! How many calls may be open: for each kind of call, and for each connection.
+//!
+//! Callers of one kind cannot use up the calls of another kind. Within a kind, a connection may have at most half as many
+//! calls open as are still free: one connection alone has at most a third of all, eight of them 80 % together, and a
+//! newcomer always finds some. Health checks have no bound for the process, so they are always answered; their bound for
+//! a connection makes one for the process, since connections are bounded.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tonic::Status;
+
+use super::connections::Usage;
+use crate::status;
+
+/// How many kinds there are.
+const KINDS: usize = 5;
+
+/// Who makes a call, as far as its method says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Roles: the acceptor's methods, and a learner's wish at a proposer.
+    Peers,
+    /// Applications: commands and reads. Standbys forward commands by the same methods.
+    Clients,
+    /// Operators: status, reflection, and methods that do not exist.
+    Probes,
+    /// `grpc.health.v1.Health/Check`.
+    Checks,
+    /// `grpc.health.v1.Health/Watch`.
+    Watches,
+}
+
+impl Kind {
+    pub(super) fn of_path(path: &str) -> Self {
+        match path {
+            "/grpc.health.v1.Health/Check" => return Self::Checks,
+            "/grpc.health.v1.Health/Watch" => return Self::Watches,
+            "/paxos.v1.Proposer/Fill" => return Self::Peers,
+            _ => {}
+        }
+        let mut parts = path.split('/').skip(1);
+        match (parts.next(), parts.next()) {
+            (_, Some("Status")) => Self::Probes,
+            (Some("paxos.v1.Acceptor"), _) => Self::Peers,
+            (Some("paxos.v1.Proposer" | "paxos.v1.Learner"), _) => Self::Clients,
+            _ => Self::Probes,
+        }
+    }
+
+    /// Open calls of this kind: in the process, and on one connection.
+    const fn most(self) -> (usize, usize) {
+        match self {
+            // Hundreds of learners with three streams each.
+            Self::Peers => (3_072, usize::MAX),
+            // Thousands of single calls and streams, of some tens of KiB each while they only wait.
+            Self::Clients => (4_096, usize::MAX),
+            Self::Probes => (256, 64),
+            // With 768 connections: 3,072.
+            Self::Checks => (usize::MAX, 4),
+            // A client watches each connection once.
+            Self::Watches => (256, 4),
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Peers => "the list of open calls of peers",
+            Self::Clients => "the list of open calls of clients",
+            Self::Probes => "the list of open calls for status and reflection",
+            Self::Checks => "the connection's list of open health checks",
+            Self::Watches => "the list of open health watches",
+        }
+    }
+}
+
+/// Open calls by kind.
+#[derive(Debug, Default)]
+pub(super) struct Open([AtomicUsize; KINDS]);
+
+impl Open {
+    fn of(&self, kind: Kind) -> &AtomicUsize {
+        &self.0[kind as usize]
+    }
+}
+
+/// An open call, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    kind: Kind,
+    all: Arc<Open>,
+    usage: Option<Arc<Usage>>,
+}
+
+impl Place {
+    /// Opens a call of `kind` on the connection with this usage.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: too many are open.
+    pub(super) fn take(all: &Arc<Open>, kind: Kind, usage: Option<Arc<Usage>>) -> Result<Self, Status> {
+        let (most, most_of_connection) = kind.most();
+        // It counts from here on, and no longer when it is dropped.
+        let place = Self {
+            kind,
+            all: Arc::clone(all),
+            usage,
+        };
+        let open = place.all.of(kind).fetch_add(1, Ordering::Relaxed);
+        let free = most.saturating_sub(open);
+        let of_connection = place.usage.as_ref().map(|usage| {
+            let of_connection = usage.open.of(kind).fetch_add(1, Ordering::Relaxed);
+            of_connection < most_of_connection.min(free.div_ceil(2))
+        });
+        if free > 0 && of_connection.unwrap_or(true) {
+            Ok(place)
+        } else {
+            Err(status::overloaded(kind.name()))
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.all.of(self.kind).fetch_sub(1, Ordering::Relaxed);
+        if let Some(usage) = &self.usage {
+            usage.open.of(self.kind).fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KINDS_ALL: [Kind; KINDS] = [
+        Kind::Peers,
+        Kind::Clients,
+        Kind::Probes,
+        Kind::Checks,
+        Kind::Watches,
+    ];
+
+    /// As many calls as a connection may open now.
+    fn open_all(all: &Arc<Open>, kind: Kind) -> Vec<Place> {
+        let usage = Arc::new(Usage::new());
+        let open = || Place::take(all, kind, Some(Arc::clone(&usage))).ok();
+        std::iter::from_fn(open).take(10_000).collect()
+    }
+
+    #[test]
+    fn greedy_connections_leave_calls_to_a_newcomer_and_to_other_kinds() {
+        for kind in KINDS_ALL {
+            let all = Arc::new(Open::default());
+            let (most, most_of_connection) = kind.most();
+            let greedy: Vec<_> = (0..8).map(|_| open_all(&all, kind)).collect();
+            let first = greedy[0].len();
+            assert!(
+                first >= most.div_ceil(3).min(most_of_connection) - 1,
+                "{kind:?}: {first}"
+            );
+            let newcomer = open_all(&all, kind);
+            assert!(
+                newcomer.len() >= 4.min(most_of_connection),
+                "{kind:?}: {}",
+                newcomer.len()
+            );
+            for other in KINDS_ALL.into_iter().filter(|&other| other != kind) {
+                assert!(
+                    Place::take(&all, other, None).is_ok(),
+                    "{other:?} beside {kind:?}"
+                );
+            }
+            drop((greedy, newcomer));
+            assert_eq!(open_all(&all, kind).len(), first, "{kind:?}: given back");
+        }
+    }
+
+    #[test]
+    fn hundreds_of_connections_never_open_more_than_the_process_may_have() {
+        let all = Arc::new(Open::default());
+        let open: Vec<_> = (0..768).map(|_| open_all(&all, Kind::Clients)).collect();
+        let count: usize = open.iter().map(Vec::len).sum();
+        assert!(count <= Kind::Clients.most().0, "{count}");
+        assert!(count >= Kind::Clients.most().0 - 100, "{count}");
+        let checks: Vec<_> = (0..768).map(|_| open_all(&all, Kind::Checks)).collect();
+        assert!(checks.iter().all(|checks| checks.len() == 4));
+    }
+
+    #[test]
+    fn methods_are_of_the_kind_that_their_callers_are() {
+        for (path, kind) in [
+            ("/paxos.v1.Acceptor/Accept", Kind::Peers),
+            ("/paxos.v1.Acceptor/Status", Kind::Probes),
+            ("/paxos.v1.Proposer/Propose", Kind::Clients),
+            ("/paxos.v1.Proposer/Fill", Kind::Peers),
+            ("/paxos.v1.Learner/Status", Kind::Probes),
+            ("/paxos.v1.Learner/Read", Kind::Clients),
+            ("/grpc.health.v1.Health/Check", Kind::Checks),
+            ("/grpc.health.v1.Health/Watch", Kind::Watches),
+            (
+                "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                Kind::Probes,
+            ),
+            ("/", Kind::Probes),
+            ("", Kind::Probes),
+        ] {
+            assert_eq!(Kind::of_path(path), kind, "{path}");
+        }
+    }
+}
