@@ -140,7 +140,10 @@ impl<S: Store> Worker<S> {
 
     async fn keep_wal_short(&mut self) -> Result<(), Failure> {
         let kept = self.store.keep_wal_short().await;
-        kept.map_err(|error| Failure::from(error).context("empty the write-ahead log"))
+        kept.map_err(|error| {
+            let file = self.store.file().display();
+            Failure::from(error).context(format!("empty the write-ahead log of {file}"))
+        })
     }
 
     /// Commits, or breaks when the stop begins while another process's lock keeps the commit from being written.
@@ -157,7 +160,10 @@ impl<S: Store> Worker<S> {
                 // Leaders do without this acceptor meanwhile, as when its disk is full.
                 Err(StoreError::LockedByOther(_)) if !stop.is_cancelled() => lock.held(),
                 Err(StoreError::LockedByOther(_)) => return Ok(ControlFlow::Break(())),
-                Err(error) => return Err(Failure::from(error).context("commit votes")),
+                Err(error) => {
+                    let file = self.store.file().display();
+                    return Err(Failure::from(error).context(format!("commit votes to {file}")));
+                }
             }
         }
         lock.free();

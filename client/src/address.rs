@@ -156,7 +156,7 @@ fn leader(status: &ClusterStatus) -> Option<Leader> {
 /// The latest report of a peer, of all that acceptors have.
 struct Seen {
     age_ms: u64,
-    /// A learner that does not answer reads now: it has not caught up since its start.
+    /// A learner that does not answer reads now: it has not caught up since its start, or its disk is full.
     refuses_reads: bool,
 }
 

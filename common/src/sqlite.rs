@@ -110,6 +110,15 @@ impl From<sqlx::Error> for SqliteError {
     }
 }
 
+/// Whether SQLite finds that a file is malformed, or is no file of SQLite's.
+pub fn is_malformed(error: &sqlx::Error) -> bool {
+    /// SQLite's codes for these. Extended codes end in them.
+    const MALFORMED: [u32; 2] = [11, 26];
+    let database = error.as_database_error();
+    let code = database.and_then(|error| error.code()?.parse::<u32>().ok());
+    code.is_some_and(|code| MALFORMED.contains(&(code & 0xff)))
+}
+
 #[cfg(feature = "service")]
 impl From<SqliteError> for crate::exit::Failure {
     fn from(error: SqliteError) -> Self {

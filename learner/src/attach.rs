@@ -22,6 +22,7 @@ use crate::{
     acceptors::{Acceptor, Fault, backoff, within_deadline},
     catch_up::CatchUp,
     cluster::Cluster,
+    disk::Disk,
     fill,
     progress::Progress,
 };
@@ -49,6 +50,7 @@ pub(crate) struct Reporter {
     /// Closed once nobody wants to know any more.
     pub(crate) greetings: mpsc::Sender<Greeting>,
     pub(crate) catch_up: Arc<CatchUp>,
+    pub(crate) disk: Arc<Disk>,
     /// Who leads: the proposer of the highest ballot that any acceptor told of.
     pub(crate) leadership: watch::Sender<Leadership>,
 }
@@ -124,7 +126,7 @@ impl Reporter {
         let told = pb::LearnerProgress {
             applied_to: progress.applied_to().get(),
             digests: progress.digests(),
-            refuses_reads: !caught_up,
+            refuses_reads: !caught_up || self.disk.look().is_err(),
         };
         pb::AttachRequest {
             caller: Some(wire::caller(Some(self.cluster.id()))),

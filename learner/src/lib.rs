@@ -21,6 +21,7 @@ mod changes;
 mod cluster;
 mod config;
 mod discover;
+mod disk;
 mod driver;
 mod fill;
 mod history;
@@ -68,6 +69,7 @@ use attach::{Greeting, Reporter};
 use barrier::{Barrier, barrier};
 use catch_up::CatchUp;
 use cluster::Cluster;
+use disk::Disk;
 use driver::Outlets;
 use fill::Filler;
 use history::History;
@@ -112,16 +114,21 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     let metrics = Metrics::new("learner", exporting.resource())?;
     let instruments = Instruments::new(&metrics);
     let catch_up = Arc::new(CatchUp::default());
+    let disk = Arc::new(Disk::default());
     let service = LearnerService::new(
         learner,
         address.clone(),
         instruments.reads.clone(),
         Arc::clone(&catch_up),
+        Arc::clone(&disk),
     );
     metrics::show(&metrics, &service, &catch_up);
     let readiness = Readiness::not_yet("it starts");
-    let (seen, told) = (service.clone(), Arc::clone(&catch_up));
-    let look = move || told.look(seen.applied_to().unwrap_or(Slot::ZERO), Instant::now());
+    let (seen, told, full) = (service.clone(), Arc::clone(&catch_up), Arc::clone(&disk));
+    let look = move || {
+        full.look()?;
+        told.look(seen.applied_to().unwrap_or(Slot::ZERO), Instant::now())
+    };
     let keep = readiness.clone().keep(look);
     shutdown.spawn(shutdown.token().clone().run_until_cancelled_owned(keep));
     serve(config.metrics, &metrics, &readiness, &shutdown).await?;
@@ -146,6 +153,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
         address,
         service,
         catch_up,
+        disk,
         instruments,
         shutdown: shutdown.clone(),
         tracer: exporting.tracer(),
@@ -202,6 +210,7 @@ struct Starter {
     address: Address,
     service: LearnerService,
     catch_up: Arc<CatchUp>,
+    disk: Arc<Disk>,
     instruments: Instruments,
     shutdown: Shutdown,
     tracer: Tracer,
@@ -216,7 +225,7 @@ impl Starter {
         let acceptors: Vec<_> = self.config.acceptors.iter().cloned().map(Acceptor::new).collect();
         let configuration = discover::discover(&acceptors).await.map_err(Failure::refused)?;
         let cluster = Arc::new(Cluster::new(&configuration, acceptors.clone()));
-        let found = Store::open(directory, cluster.id()).await?;
+        let found = Store::open(directory, cluster.id(), &self.disk).await?;
         let from = found.progress.applied_to();
         self.catch_up.expect(cluster.electorate().quorums().phase1());
         tracing::info!(%cluster, %from, "learning");
@@ -266,6 +275,7 @@ impl Starter {
             Arc::clone(&knowledge),
             portions_seen,
             self.instruments.clone(),
+            Arc::clone(&self.disk),
         );
         shutdown.spawn_vital("writer", writing);
 
@@ -293,6 +303,7 @@ impl Starter {
             applied: applied_seen.clone(),
             greetings: greetings_in,
             catch_up: Arc::clone(&self.catch_up),
+            disk: Arc::clone(&self.disk),
             leadership,
         };
         let token = shutdown.token();

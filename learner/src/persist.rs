@@ -2,21 +2,25 @@
 
 use std::{sync::Arc, time::Duration};
 
-use paxos_common::{
-    exit::Failure,
-    sqlite::foreign_lock::{LockReport, is_locked},
-};
+use paxos_common::{exit::Failure, sqlite::foreign_lock::LockReport};
 use tokio::{
     sync::mpsc,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, sleep},
 };
 
-use crate::{apply::Portion, knowledge::Knowledge, metrics::Instruments, store::Store};
+use crate::{
+    apply::Portion,
+    disk::{Disk, RETRY_PAUSE},
+    knowledge::Knowledge,
+    metrics::Instruments,
+    store::{Store, WriteError},
+};
 
 /// How often the length of the write-ahead log is looked at when nothing is written.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Writes until the sender is gone, then closes the store.
+/// Writes until the sender is gone, then closes the store. Waits while the disk is full or another process has the file
+/// locked.
 ///
 /// # Errors
 /// The store failed; nothing is written after that.
@@ -28,8 +32,12 @@ pub(crate) async fn run(
     knowledge: Arc<Knowledge>,
     mut portions: mpsc::Receiver<Portion>,
     instruments: Instruments,
+    disk: Arc<Disk>,
 ) -> Result<(), Failure> {
-    let mut lock = LockReport::new(store.path());
+    let file = store.path().to_owned();
+    let failed =
+        |error: WriteError, what: &str| Failure::storage(error).context(format!("{what} {}", file.display()));
+    let mut lock = LockReport::new(&file);
     let mut ticks = interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -41,30 +49,40 @@ pub(crate) async fn run(
         };
         match received {
             Some(Some(portion)) => {
-                let failed = |error| Failure::storage(error).context("write what is applied");
-                while let Err(error) = store.begin().await {
-                    if !is_locked(&error) {
-                        return Err(failed(error));
+                while let Err(error) = store.write(&portion).await {
+                    match error {
+                        // The busy timeout has passed meanwhile, so this loop does not spin.
+                        WriteError::Locked => lock.held(),
+                        WriteError::NoSpace => {
+                            disk.is_full(&file);
+                            sleep(RETRY_PAUSE).await;
+                        }
+                        error @ (WriteError::Damaged(_) | WriteError::Failed(_) | WriteError::Other(_)) => {
+                            return Err(failed(error, "write what is applied to"));
+                        }
                     }
-                    lock.held();
                     if portions.is_closed() {
                         // The learner stops. What is not written is learned again.
                         return Ok(());
                     }
                 }
                 lock.free();
-                store.commit(&portion).await.map_err(failed)?;
+                disk.has_space();
                 knowledge.made_durable(portion.progress.applied_to());
             }
             Some(None) => break,
             None => {}
         }
-        let kept = store.keep_wal_short().await;
-        kept.map_err(|error| Failure::storage(error).context("empty the write-ahead log"))?;
+        match store.keep_wal_short().await {
+            // Without space the log stays as long as it is, and the next write finds out.
+            Ok(()) | Err(WriteError::NoSpace | WriteError::Locked) => {}
+            Err(error) => return Err(failed(error, "empty the write-ahead log of")),
+        }
         instruments.wal(store.wal_bytes());
     }
-    store
-        .close()
-        .await
-        .map_err(|error| Failure::storage(error).context("close the store"))
+    match store.close().await {
+        // The next start empties the log.
+        Ok(()) | Err(WriteError::NoSpace | WriteError::Locked) => Ok(()),
+        Err(error) => Err(failed(error, "close")),
+    }
 }

@@ -35,6 +35,7 @@ use crate::{
     barrier::{Barrier, BarrierError, LEADER_TIMEOUT},
     catch_up::CatchUp,
     changes,
+    disk::Disk,
     history::History,
     knowledge::Knowledge,
     progress::Progress,
@@ -72,6 +73,7 @@ pub(crate) struct LearnerService {
     watchers: Arc<Semaphore>,
     reads_answered: Counter,
     catch_up: Arc<CatchUp>,
+    disk: Arc<Disk>,
 }
 
 impl LearnerService {
@@ -81,6 +83,7 @@ impl LearnerService {
         address: Address,
         reads_answered: Counter,
         catch_up: Arc<CatchUp>,
+        disk: Arc<Disk>,
     ) -> Self {
         Self {
             learner,
@@ -90,6 +93,7 @@ impl LearnerService {
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
             reads_answered,
             catch_up,
+            disk,
         }
     }
 
@@ -129,9 +133,13 @@ impl LearnerService {
         })
     }
 
-    /// What reads are answered from, of any consistency: none before this learner has caught up once.
+    /// What reads are answered from, of any consistency: none before this learner has caught up once, and while its disk
+    /// is full, since it then applies no more than fits its memory.
     fn readable(&self) -> Result<&Opened, Status> {
         let opened = self.opened()?;
+        self.disk
+            .look()
+            .map_err(|reason| Status::unavailable(format!("{reason}: read at another learner")))?;
         let caught_up = self
             .catch_up
             .look_once(opened.applied_to(), std::time::Instant::now());

@@ -5,14 +5,18 @@
 //! - Everything here is derived. A file that has lost its last commits is an older learner, which goes on from its
 //!   older cursor and learns the rest again. So commits need not survive power loss: see [`Store::open`].
 //! - A file belongs to one cluster for ever.
-//! - A failed write is final: the process ends, and goes on from what the file then holds.
+//! - A failed write is final: the process ends, and goes on from what the file then holds. A write that found the disk
+//!   full or the file locked has written nothing, and is tried again.
+//! - A damaged file is set aside, and everything is learned again.
 
+mod aside;
 mod log;
 mod registers;
 mod stored;
 mod upgrade;
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -22,13 +26,18 @@ use paxos_common::{
     paxos::{identity::ClusterId, machine::Machine, slot::Slot, value::Value},
     sqlite::{
         self, DataDir, Readers, SqliteError, checksum,
+        foreign_lock::is_locked,
         wal_limit::{WalLimit, empty_wal},
     },
 };
-use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{
+    AssertSqlSafe, Connection as _, Row as _, SqliteConnection, error::DatabaseError, sqlite::SqliteRow,
+};
+use tokio::time::sleep;
 
 use crate::{
     apply::Portion,
+    disk::{Disk, RETRY_PAUSE, found_no_space},
     history::Record,
     progress::{LogDigest, MARKS_KEPT, Mark, Progress},
 };
@@ -70,6 +79,49 @@ pub(crate) enum StoreError {
         "{what} in {path} is damaged: empty the data directory, this learner then learns everything again"
     )]
     Damaged { what: &'static str, path: String },
+    #[error("cannot use {}", path.display())]
+    Unusable { path: PathBuf, source: SqliteError },
+    #[error(
+        "cannot set aside {}, which is damaged: empty the data directory, this learner then learns everything again",
+        path.display()
+    )]
+    NotSetAside { path: PathBuf, source: io::Error },
+}
+
+impl StoreError {
+    /// Whether the file is damaged, as far as an opening can tell.
+    fn is_damage(&self) -> bool {
+        /// SQLite's code for a statement that does not fit the tables. All tables were there when the file was made.
+        const GENERIC: &str = "1";
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Sqlite(SqliteError::Sqlite(error)) => {
+                let is_misfit = |error: &dyn DatabaseError| error.code().is_some_and(|code| code == GENERIC);
+                sqlite::is_malformed(error)
+                    || error.as_database_error().is_some_and(is_misfit)
+                    || matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_))
+            }
+            Self::Sqlite(_)
+            | Self::OtherCluster { .. }
+            | Self::Older { .. }
+            | Self::Unusable { .. }
+            | Self::NotSetAside { .. } => false,
+        }
+    }
+
+    /// Whether `file` could not be opened because its disk is full.
+    fn is_no_space(&self, file: &Path) -> bool {
+        match self {
+            Self::Sqlite(SqliteError::Full(_)) => true,
+            Self::Sqlite(SqliteError::Sqlite(error)) => found_no_space(error, file),
+            Self::Sqlite(_)
+            | Self::Damaged { .. }
+            | Self::OtherCluster { .. }
+            | Self::Older { .. }
+            | Self::Unusable { .. }
+            | Self::NotSetAside { .. } => false,
+        }
+    }
 }
 
 impl From<sqlx::Error> for StoreError {
@@ -83,7 +135,10 @@ impl From<StoreError> for Failure {
         match error {
             StoreError::Sqlite(error) => error.into(),
             StoreError::OtherCluster { .. } | StoreError::Older { .. } => Self::refused(error),
-            StoreError::Damaged { .. } => Self::storage(error),
+            StoreError::Damaged { .. } | StoreError::NotSetAside { .. } => Self::storage(error),
+            StoreError::Unusable { path, source } => {
+                Self::from(source).context(format!("cannot use {}", path.display()))
+            }
         }
     }
 }
@@ -105,13 +160,51 @@ pub(crate) struct Store {
     path: PathBuf,
     cluster: ClusterId,
     /// Locked until the writer is gone.
-    _directory: DataDir,
+    _directory: Arc<DataDir>,
 }
 
 impl Store {
-    /// Opens the directory's file, made when it is missing, and reads what it holds.
-    pub(crate) async fn open(directory: DataDir, cluster: ClusterId) -> Result<Opened, StoreError> {
+    /// Opens the directory's file, made when it is missing, and reads what it holds. A file that is damaged is set aside,
+    /// and a new one is made. Waits while the disk is full.
+    ///
+    /// # Cancel safety
+    /// Safe: the file stays whole.
+    pub(crate) async fn open(
+        directory: DataDir,
+        cluster: ClusterId,
+        disk: &Disk,
+    ) -> Result<Opened, StoreError> {
         let path = directory.file(FILE);
+        let directory = Arc::new(directory);
+        if aside::is_marked(&path) {
+            set_aside(&path, "an earlier run of this learner found the damage").await?;
+        }
+        let mut is_set_aside = false;
+        loop {
+            match Self::open_file(Arc::clone(&directory), path.clone(), cluster).await {
+                Ok(opened) => {
+                    disk.has_space();
+                    return Ok(opened);
+                }
+                Err(error) if error.is_no_space(&path) => {
+                    disk.is_full(&path);
+                    sleep(RETRY_PAUSE).await;
+                }
+                Err(error) if error.is_damage() && !is_set_aside => {
+                    set_aside(&path, &Failure::from(error).to_string()).await?;
+                    is_set_aside = true;
+                }
+                Err(StoreError::Sqlite(source)) => return Err(StoreError::Unusable { path, source }),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn open_file(
+        directory: Arc<DataDir>,
+        path: PathBuf,
+        cluster: ClusterId,
+    ) -> Result<Opened, StoreError> {
         let mut connection = sqlite::open_writer(&path, CHECKPOINT_PAGES).await?;
         // Only a checkpoint waits for the disk: after power loss the file is whole, but may lack its last commits,
         // and what a learner lacks it learns again. Acceptors are the ones who may forget nothing.
@@ -134,6 +227,7 @@ impl Store {
         let log = Log {
             readers: readers.clone(),
             cluster,
+            file: path.as_path().into(),
         };
         let progress = load(&mut connection, cluster, &named).await?;
         let progress = with_fine_marks(progress, &log, &named).await?;
@@ -158,24 +252,43 @@ impl Store {
         &self.path
     }
 
-    /// Begins a transaction, for [`Self::commit`].
+    /// Writes a portion of the log, and the state after it, in one transaction.
     ///
     /// # Errors
-    /// [`is_locked`](sqlite::foreign_lock::is_locked) holds for the error: another process holds a lock. Nothing has
-    /// begun, and the caller may try again.
+    /// After [`WriteError::Locked`] and [`WriteError::NoSpace`] nothing of the portion is written, and the caller may try
+    /// again.
     ///
     /// # Cancel safety
     /// Not safe: a cancelled call may leave a transaction open.
-    pub(crate) async fn begin(&mut self) -> Result<(), sqlx::Error> {
+    pub(crate) async fn write(&mut self, portion: &Portion) -> Result<(), WriteError> {
         let begin = sqlx::query("BEGIN IMMEDIATE");
-        begin.execute(&mut self.connection).await.map(drop)
+        if let Err(error) = begin.execute(&mut self.connection).await {
+            return Err(if is_locked(&error) {
+                WriteError::Locked
+            } else {
+                self.failed(error)
+            });
+        }
+        if let Err(error) = self.commit(portion).await {
+            // Some failures have ended the transaction already.
+            let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
+            return Err(self.failed(error));
+        }
+        Ok(())
     }
 
-    /// Writes a portion of the log, and the state after it, in the transaction that [`Self::begin`] began.
-    ///
-    /// # Cancel safety
-    /// Not safe: a cancelled call may leave a transaction open.
-    pub(crate) async fn commit(&mut self, portion: &Portion) -> Result<(), sqlx::Error> {
+    fn failed(&self, error: sqlx::Error) -> WriteError {
+        if found_no_space(&error, &self.path) {
+            return WriteError::NoSpace;
+        }
+        if sqlite::is_malformed(&error) {
+            aside::mark(&self.path);
+            return WriteError::Damaged(error);
+        }
+        WriteError::Failed(error)
+    }
+
+    async fn commit(&mut self, portion: &Portion) -> Result<(), sqlx::Error> {
         for records in chunks(&portion.records) {
             self.insert(records).await?;
         }
@@ -234,17 +347,70 @@ impl Store {
     /// Empties the write-ahead log when it is too long. Call it after commits, and now and then when there are none.
     ///
     /// # Errors
-    /// The disk failed.
-    pub(crate) async fn keep_wal_short(&mut self) -> Result<(), SqliteError> {
-        self.wal_limit.keep(&mut self.connection).await
+    /// As [`Self::write`].
+    pub(crate) async fn keep_wal_short(&mut self) -> Result<(), WriteError> {
+        let kept = self.wal_limit.keep(&mut self.connection).await;
+        kept.map_err(|error| self.not_emptied(error))
+    }
+
+    fn not_emptied(&self, error: SqliteError) -> WriteError {
+        match error {
+            SqliteError::Full(_) => WriteError::NoSpace,
+            SqliteError::Sqlite(error) => self.failed(error),
+            error @ (SqliteError::Locked(_)
+            | SqliteError::Directory { .. }
+            | SqliteError::Foreign { .. }
+            | SqliteError::Newer { .. }
+            | SqliteError::Older { .. }
+            | SqliteError::Setting { .. }) => WriteError::Other(error),
+        }
     }
 
     /// Empties the write-ahead log and closes the file; what is open for reading stays so.
-    pub(crate) async fn close(mut self) -> Result<(), SqliteError> {
+    pub(crate) async fn close(mut self) -> Result<(), WriteError> {
         // SQLite would do this only when the last connection closes, and only a writing one can.
-        self.wal_limit.empty(&mut self.connection).await?;
-        Ok(self.connection.close().await?)
+        if let Err(error) = self.wal_limit.empty(&mut self.connection).await {
+            return Err(self.not_emptied(error));
+        }
+        let closed = self.connection.close().await;
+        closed.map_err(|error| WriteError::Other(error.into()))
     }
+}
+
+/// A portion is not written, or the write-ahead log is not emptied.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WriteError {
+    /// Waiting helps.
+    #[error("another process holds a lock on the file")]
+    Locked,
+    /// Waiting helps.
+    #[error("no space is left on the disk")]
+    NoSpace,
+    /// The next start learns everything again.
+    #[error(
+        "the file is damaged: the next start sets it aside, and this learner then learns everything again"
+    )]
+    Damaged(#[source] sqlx::Error),
+    #[error(transparent)]
+    Failed(sqlx::Error),
+    #[error(transparent)]
+    Other(SqliteError),
+}
+
+/// Sets the damaged file aside, and says what is lost with it.
+async fn set_aside(path: &Path, reason: &str) -> Result<(), StoreError> {
+    let moved = aside::set_aside(path).await;
+    let aside = moved.map_err(|source| StoreError::NotSetAside {
+        path: path.to_owned(),
+        source,
+    })?;
+    tracing::warn!(
+        file = %path.display(), set_aside = %aside.display(), reason,
+        "the file of this learner is damaged and is set aside: the learner learns everything again from the acceptors. The \
+         file was also a proof of how far the log was chosen: if the acceptors have lost commits that this learner had \
+         applied, this learner does not notice"
+    );
+    Ok(())
 }
 
 /// Cuts a list into pieces for one statement each. Their sizes are powers of two, so that few texts come up and stay
@@ -329,9 +495,9 @@ async fn with_fine_marks(progress: Progress, log: &Log, path: &str) -> Result<Pr
     while replayed.applied_to() < progress.applied_to() {
         let page = match log.page(replayed.applied_to(), progress.applied_to()).await {
             Ok(page) => page,
-            Err(ReadError::Sqlite(error)) => return Err(error.into()),
-            Err(error @ ReadError::Damaged(_)) => {
-                // The state is sound. Only readers of this very slot find out.
+            Err(ReadError::Sqlite { source, .. }) => return Err(source.into()),
+            Err(error @ ReadError::Damaged { .. }) => {
+                // The state is sound. Only readers of this very slot find out, until the next start.
                 tracing::warn!(%error, file = path, "this learner can be compared with others at few slots");
                 return Ok(progress);
             }

@@ -11,6 +11,7 @@ use paxos_proto::v1::{self as pb, command::Operation};
 
 use super::*;
 use crate::{
+    disk::Disk,
     metrics::Instruments,
     persist,
     store::{Opened, Store},
@@ -41,7 +42,9 @@ fn batch(from: u64, to: u64) -> Batch {
 
 async fn open(path: &Path) -> Opened {
     let cluster = ClusterId::from_bytes([1; 16]);
-    Store::open(DataDir::open(path).unwrap(), cluster).await.unwrap()
+    Store::open(DataDir::open(path).unwrap(), cluster, &Disk::default())
+        .await
+        .unwrap()
 }
 
 /// What readers were shown last, and the state then.
@@ -76,6 +79,7 @@ async fn apply_all(path: &Path, batches: Vec<Batch>) -> Shown {
         Arc::clone(&knowledge),
         writing,
         Instruments::default(),
+        Arc::default(),
     );
     let (applied, written) = tokio::join!(applier.run(receiver), writer);
     applied.unwrap();

@@ -95,10 +95,10 @@ pub(super) fn read_target(target: Option<watch_request::Target>) -> Result<Targe
 /// Another learner may be able to answer, so UNAVAILABLE.
 pub(super) fn read_failed(error: &ReadError) -> Status {
     let advice = match error {
-        ReadError::Damaged(_) => {
-            "stop this learner and empty its data directory: it then learns everything again"
+        ReadError::Damaged { .. } => {
+            "restart this learner: it then sets the file aside and learns everything again"
         }
-        ReadError::Sqlite(_) => "ask another learner",
+        ReadError::Sqlite { .. } => "ask another learner",
     };
     tracing::error!(%error, advice, "cannot read the log");
     Status::unavailable(format!("{error}; {advice}"))

@@ -1,24 +1,27 @@
 //! Reads of the learned log on disk: short ones, beside the writer.
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use paxos_common::{
     paxos::{identity::ClusterId, slot::Slot, value::Value},
-    sqlite::Readers,
+    sqlite::{Readers, is_malformed},
 };
 use sqlx::{Row as _, sqlite::SqliteRow};
 
-use super::{integer, row_checksum, stored::decode_judgements};
+use super::{aside, integer, row_checksum, stored::decode_judgements};
 use crate::history::{PAGE_BYTES_MAX, PAGE_SLOTS_MAX, Record, read_commands};
 
 /// A page of the log cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadError {
-    #[error("slot {0} of this learner's log is damaged")]
-    Damaged(Slot),
-    #[error(transparent)]
-    Sqlite(#[from] sqlx::Error),
+    #[error("slot {slot} of this learner's log in {} is damaged", file.display())]
+    Damaged { slot: Slot, file: PathBuf },
+    #[error("read {}: {source}", file.display())]
+    Sqlite { file: PathBuf, source: sqlx::Error },
 }
 
 /// The learned log, for many short reads at once. Cheap to clone.
@@ -26,26 +29,49 @@ pub(crate) enum ReadError {
 pub(crate) struct Log {
     pub(super) readers: Readers,
     pub(super) cluster: ClusterId,
+    /// The file, for messages and marks.
+    pub(super) file: Arc<Path>,
 }
 
 impl Log {
     /// The slots from `from` on and below `to`, as many as make a page, without gaps; at least one when `from` is
     /// below `to`. The caller knows that every slot below `to` is applied.
+    ///
+    /// # Errors
+    /// See [`ReadError`]. Damage has the next start set the file aside.
     pub(crate) async fn page(&self, from: Slot, to: Slot) -> Result<Vec<Arc<Record>>, ReadError> {
+        let page = self.read_page(from, to).await;
+        let is_damaged = match &page {
+            Err(ReadError::Damaged { .. }) => true,
+            Err(ReadError::Sqlite { source, .. }) => is_malformed(source),
+            Ok(_) => false,
+        };
+        if is_damaged {
+            aside::mark(&self.file);
+        }
+        page
+    }
+
+    async fn read_page(&self, from: Slot, to: Slot) -> Result<Vec<Arc<Record>>, ReadError> {
+        let failed = |source| ReadError::Sqlite {
+            file: self.file.to_path_buf(),
+            source,
+        };
         let to = to.min(from.plus(PAGE_SLOTS_MAX));
         if from >= to {
             return Ok(Vec::new());
         }
         // Sizes first, so that memory never holds more than the page. Rows never change once they are there, so
         // the two reads agree; both are short, which lets checkpoints pass.
-        let mut read = self.readers.read().await?;
+        let mut read = self.readers.read().await.map_err(failed)?;
         let sizes: Vec<(i64, i64)> = sqlx::query_as(
             "SELECT slot, length(value) + length(traceparent) + length(judgements) FROM learned WHERE slot >= ? AND slot < ? ORDER BY slot",
         )
         .bind(integer(from))
         .bind(integer(to))
         .fetch_all(&mut *read)
-        .await?;
+        .await
+        .map_err(failed)?;
         let to = from.plus(slots_that_fit(
             sizes.iter().map(|&(_, bytes)| bytes.unsigned_abs()),
         ));
@@ -55,34 +81,47 @@ impl Log {
         .bind(integer(from))
         .bind(integer(to))
         .fetch_all(&mut *read)
-        .await?;
+        .await
+        .map_err(failed)?;
         drop(read);
         let mut page = Vec::with_capacity(rows.len());
         for (expected, row) in from.to(to).zip(&rows) {
             page.push(Arc::new(self.check(expected, row)?));
         }
         match from.to(to).nth(page.len()) {
-            Some(missing) => Err(ReadError::Damaged(missing)),
+            Some(missing) => Err(self.damaged(missing)),
             None => Ok(page),
         }
     }
 
+    fn damaged(&self, slot: Slot) -> ReadError {
+        ReadError::Damaged {
+            slot,
+            file: self.file.to_path_buf(),
+        }
+    }
+
     fn check(&self, expected: Slot, row: &SqliteRow) -> Result<Record, ReadError> {
+        self.record(expected, row).ok_or_else(|| self.damaged(expected))
+    }
+
+    /// `None` when the row is damaged. A column of another type is damage, too.
+    fn record(&self, expected: Slot, row: &SqliteRow) -> Option<Record> {
         let bytes = |column| {
-            row.try_get(column)
-                .map(|bytes: &[u8]| Bytes::copy_from_slice(bytes))
+            let bytes: &[u8] = row.try_get(column).ok()?;
+            Some(Bytes::copy_from_slice(bytes))
         };
         let value = Value::from_stored(bytes(1)?, bytes(2)?);
-        let judgements: &[u8] = row.try_get(3)?;
-        let sound = row.try_get::<i64, _>(0)? == integer(expected)
-            && row.try_get::<i64, _>(4)? == row_checksum(self.cluster, expected, &value, judgements);
+        let judgements: &[u8] = row.try_get(3).ok()?;
+        let sound = row.try_get::<i64, _>(0).ok()? == integer(expected)
+            && row.try_get::<i64, _>(4).ok()? == row_checksum(self.cluster, expected, &value, judgements);
         if !sound {
-            return Err(ReadError::Damaged(expected));
+            return None;
         }
-        let held = read_commands(expected, &value).map_err(|_| ReadError::Damaged(expected))?;
+        let held = read_commands(expected, &value).ok()?;
         let commands = held.shown;
-        let judgements = decode_judgements(judgements, commands.len()).ok_or(ReadError::Damaged(expected))?;
-        Ok(Record {
+        let judgements = decode_judgements(judgements, commands.len())?;
+        Some(Record {
             slot: expected,
             value,
             commands,

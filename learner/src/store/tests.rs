@@ -27,7 +27,7 @@ fn value(text: &str) -> Value {
 }
 
 async fn open(path: &Path, cluster: ClusterId) -> Result<Opened, StoreError> {
-    Store::open(DataDir::open(path).unwrap(), cluster).await
+    Store::open(DataDir::open(path).unwrap(), cluster, &Disk::default()).await
 }
 
 /// A learner without its tasks.
@@ -51,6 +51,12 @@ impl Writer {
 
     /// Applies and writes the values in one commit.
     async fn write(&mut self, values: impl IntoIterator<Item = Value>) {
+        let portion = self.apply(values);
+        self.store.write(&portion).await.unwrap();
+    }
+
+    /// Applies the values.
+    fn apply(&mut self, values: impl IntoIterator<Item = Value>) -> Portion {
         let mut portion = Portion {
             records: Vec::new(),
             marks: Vec::new(),
@@ -67,8 +73,7 @@ impl Writer {
         }
         portion.progress = self.progress.clone();
         portion.changes = self.knowledge.take_changes();
-        self.store.begin().await.unwrap();
-        self.store.commit(&portion).await.unwrap();
+        portion
     }
 
     /// The same with `count` values that tell their slots.
@@ -134,14 +139,75 @@ async fn file_of_another_cluster_is_refused() {
 }
 
 #[tokio::test]
-async fn damaged_state_record_is_a_storage_failure() {
+async fn damaged_file_is_set_aside_and_a_new_one_is_begun() {
     let directory = tempfile::tempdir().unwrap();
-    let opened = open(directory.path(), CLUSTER).await.unwrap();
-    opened.store.close().await.unwrap();
+    let file = directory.path().join(FILE);
+    let aside = directory.path().join("learner.db.damaged");
+    let damages: [(&str, &dyn Fn(&mut Vec<u8>)); 4] = [
+        ("no file of SQLite's", &|bytes| bytes[..100].fill(0x55)),
+        ("a file that ends early", &|bytes| bytes.truncate(bytes.len() / 2)),
+        ("garbled pages", &|bytes| bytes[4_096..].fill(0x55)),
+        ("a garbled table of contents", &|bytes| bytes[100..4_096].fill(0)),
+    ];
+    for (what, garble) in damages {
+        let mut writer = Writer::open(directory.path()).await;
+        assert_eq!(writer.progress.applied_to(), Slot::ZERO, "{what}");
+        writer.write_numbered(2_000).await;
+        writer.log.close().await;
+        writer.store.close().await.unwrap();
+        let mut bytes = std::fs::read(&file).unwrap();
+        garble(&mut bytes);
+        std::fs::write(&file, &bytes).unwrap();
+
+        let opened = open(directory.path(), CLUSTER).await.unwrap();
+        assert_eq!(opened.progress, Progress::default(), "{what}");
+        assert_eq!(std::fs::read(&aside).unwrap(), bytes, "{what}");
+        opened.log.close().await;
+        opened.store.close().await.unwrap();
+    }
+    // The latest alone is kept.
+    let kept = std::fs::read_dir(directory.path()).unwrap().filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_string_lossy().contains("damaged")
+    });
+    assert_eq!(kept.count(), 1);
+}
+
+#[tokio::test]
+async fn damaged_state_record_has_the_file_set_aside() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = Writer::open(directory.path()).await;
+    writer.write_numbered(7).await;
+    writer.log.close().await;
+    writer.store.close().await.unwrap();
     damage(directory.path(), "UPDATE state SET applied_to = 5").await;
-    let error = open(directory.path(), CLUSTER).await.err().unwrap();
-    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
-    assert_eq!(Failure::from(error).code, paxos_common::exit::Exit::Storage);
+    let opened = open(directory.path(), CLUSTER).await.unwrap();
+    assert_eq!(opened.progress, Progress::default());
+}
+
+#[tokio::test]
+async fn damaged_row_that_a_reader_found_has_the_file_set_aside_at_the_next_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = Writer::open(directory.path()).await;
+    writer.write_numbered(2_000).await;
+    writer.log.close().await;
+    writer.store.close().await.unwrap();
+    damage(
+        directory.path(),
+        "UPDATE learned SET value = x'00' WHERE slot = 4",
+    )
+    .await;
+    let reopened = Writer::open(directory.path()).await;
+    assert_eq!(reopened.progress.applied_to(), slot_at(2_000));
+    assert!(reopened.log.page(slot_at(4), slot_at(5)).await.is_err());
+    reopened.log.close().await;
+    reopened.store.close().await.unwrap();
+    for _ in 0..2 {
+        let again = Writer::open(directory.path()).await;
+        assert_eq!(again.progress, Progress::default());
+        again.log.close().await;
+        again.store.close().await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -161,7 +227,7 @@ async fn damaged_or_missing_row_is_found_out_and_never_delivered() {
     assert_eq!(log.page(slot_at(5), to).await.unwrap().len(), 4);
     for (from, bad) in [(0, 4), (4, 4), (9, 9)] {
         match log.page(slot_at(from), to).await {
-            Err(ReadError::Damaged(slot)) => assert_eq!(slot, slot_at(bad)),
+            Err(ReadError::Damaged { slot, .. }) => assert_eq!(slot, slot_at(bad)),
             other => panic!("{other:?}"),
         }
     }
@@ -339,27 +405,22 @@ async fn reopened_state_and_judgements_are_what_they_were() {
 }
 
 #[tokio::test]
-async fn damaged_register_or_session_is_a_storage_failure() {
-    for (sql, named) in [
-        (
-            "UPDATE register SET value = x'00' WHERE key = x'6e6577'",
-            "register",
-        ),
-        (
-            "UPDATE register SET key = x'6e6578' WHERE key = x'6e6577'",
-            "register",
-        ),
-        ("UPDATE session SET content = x'00'", "session"),
-        ("UPDATE session SET command = 7", "session"),
+async fn damaged_register_or_session_has_the_file_set_aside() {
+    for sql in [
+        "UPDATE register SET value = x'00' WHERE key = x'6e6577'",
+        "UPDATE register SET key = x'6e6578' WHERE key = x'6e6577'",
+        "UPDATE session SET content = x'00'",
+        "UPDATE session SET command = 7",
     ] {
         let directory = tempfile::tempdir().unwrap();
         let mut writer = Writer::open(directory.path()).await;
         writer.write(varied()).await;
+        writer.log.close().await;
         writer.store.close().await.unwrap();
         damage(directory.path(), sql).await;
-        let error = open(directory.path(), CLUSTER).await.err().unwrap();
-        assert!(error.to_string().contains(named), "{error}");
-        assert_eq!(Failure::from(error).code, paxos_common::exit::Exit::Storage);
+        let opened = open(directory.path(), CLUSTER).await.unwrap();
+        assert_eq!(opened.progress, Progress::default(), "{sql}");
+        assert_eq!(opened.machine.register_count(), 0, "{sql}");
     }
 }
 
@@ -466,9 +527,10 @@ async fn lock_of_another_process_is_told_from_a_failure_and_loses_nothing() {
     let options = SqliteConnectOptions::new().filename(directory.path().join(FILE));
     let mut holder = SqliteConnection::connect_with(&options).await.unwrap();
     sqlx::query("BEGIN IMMEDIATE").execute(&mut holder).await.unwrap();
-    let error = writer.store.begin().await.unwrap_err();
-    assert!(sqlite::foreign_lock::is_locked(&error), "{error}");
+    let portion = writer.apply([value("one")]);
+    let error = writer.store.write(&portion).await.unwrap_err();
+    assert!(matches!(error, WriteError::Locked), "{error}");
     sqlx::query("ROLLBACK").execute(&mut holder).await.unwrap();
-    writer.write_numbered(1).await;
+    writer.store.write(&portion).await.unwrap();
     assert_eq!(writer.log.page(Slot::ZERO, slot_at(1)).await.unwrap().len(), 1);
 }
