@@ -186,7 +186,12 @@ impl Client {
 
     pub(crate) async fn attempt(&self, command: Command, deadline: Instant) -> Result<Version, Failed> {
         let call = self.tracer.call(method::PROPOSE_STREAM);
-        let result = self.submit(command, deadline, call.traceparent()).await;
+        let sending = Sending::default();
+        let submitting = self.submit(command, deadline, call.traceparent(), sending.clone());
+        let result = submitting.await;
+        if let Some(address) = sending.sent_to() {
+            call.to(address);
+        }
         match &result {
             Ok(_) => call.answered(Code::Ok, ""),
             Err(failed) => call.answered(failed.cause().code, &failed.cause().message),
@@ -199,9 +204,9 @@ impl Client {
         command: Command,
         deadline: Instant,
         traceparent: String,
+        sending: Sending,
     ) -> Result<Version, Failed> {
         let (answer, mut answered) = oneshot::channel();
-        let sending = Sending::default();
         let _withdrawn_on_drop = Withdrawal(sending.clone());
         let submission = Submission {
             command,

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
@@ -12,6 +12,7 @@ use std::{
 use paxos_common::{
     peer::{Address, MESSAGE_BYTES_MAX, connect_lazy},
     status::{Fate, fate_of, from_proto},
+    trace::UNSAMPLED,
 };
 use paxos_proto::v1::{
     self, ProposeStreamRequest, ProposeStreamResponse, propose_stream_response::Answer,
@@ -42,7 +43,15 @@ const DRAIN_GRACE: Duration = Duration::from_millis(100);
 
 /// Whether a command was sent: decided once, by whoever is first.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Sending(Arc<AtomicU8>);
+pub(crate) struct Sending(Arc<Outcome>);
+
+/// What came of the wish to send a command.
+#[derive(Debug, Default)]
+struct Outcome {
+    decided: AtomicU8,
+    /// Where a traced command was sent.
+    to: OnceLock<Address>,
+}
 
 const WAITING: u8 = 0;
 const SENT: u8 = 1;
@@ -51,6 +60,7 @@ const WITHDRAWN: u8 = 2;
 impl Sending {
     fn decide(&self, outcome: u8) -> bool {
         self.0
+            .decided
             .compare_exchange(WAITING, outcome, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
     }
@@ -62,7 +72,12 @@ impl Sending {
 
     /// Whether nobody wants it sent any more.
     pub(crate) fn is_withdrawn(&self) -> bool {
-        self.0.load(Ordering::Acquire) == WITHDRAWN
+        self.0.decided.load(Ordering::Acquire) == WITHDRAWN
+    }
+
+    /// Where a traced command was sent; none when it was not sent, or is not traced.
+    pub(crate) fn sent_to(&self) -> Option<&Address> {
+        self.0.to.get()
     }
 }
 
@@ -174,6 +189,9 @@ impl ProposeStream {
         if left.is_zero() || !sending.decide(SENT) {
             // Whoever still waits sees its channel close, and that the command was not sent.
             return;
+        }
+        if !traceparent.is_empty() && traceparent != UNSAMPLED {
+            sending.0.to.get_or_init(|| self.suspect.address.clone());
         }
         // The proposer gets a little less, so that what it knows for certain arrives before the caller gives up.
         let timeout_ms = (left - left / 16).as_millis().clamp(1, u128::from(u32::MAX));

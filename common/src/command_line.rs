@@ -150,7 +150,7 @@ fn print(mistake: &Mistake) -> Exit {
                 let text = text.strip_prefix("error: ").unwrap_or(&text);
                 let message = format!("{}{variable}", text.trim_end());
                 let fields = serde_json::json!({ "message": message, "exit_code": Exit::Usage as u8 });
-                json_line("ERROR", fields)
+                json_line("ERROR", &fields)
             }
         });
         return Exit::Usage;

@@ -85,7 +85,7 @@ fn filter(given: Option<String>, default: LevelFilter, format: LogFormat) -> Env
         );
         stderr::say(match format {
             LogFormat::Text => format!("warning: {text}"),
-            LogFormat::Json => json_line("WARN", serde_json::json!({ "message": text })),
+            LogFormat::Json => json_line("WARN", &serde_json::json!({ "message": text })),
         });
         builder().parse(known.join(",")).unwrap_or_default()
     });

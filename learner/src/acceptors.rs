@@ -1,7 +1,7 @@
 //! The acceptors as this learner sees them: where they are, whether they answer, and what is wrong with them.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -135,6 +135,8 @@ pub(crate) struct Acceptor {
     address: Address,
     client: AcceptorClient<Channel>,
     standing: Mutex<Standing>,
+    /// The operator's name for the acceptor, for traces; none before the first answer.
+    name: OnceLock<String>,
     /// Whoever holds it has the acceptor identified.
     turn: Semaphore,
 }
@@ -150,12 +152,18 @@ impl Acceptor {
             address,
             client,
             standing,
+            name: OnceLock::new(),
             turn: Semaphore::new(1),
         })
     }
 
     pub(crate) fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// The operator's name for the acceptor.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.name.get().map(String::as_str)
     }
 
     pub(crate) fn client(&self) -> AcceptorClient<Channel> {
@@ -169,6 +177,7 @@ impl Acceptor {
             step: None,
         };
         let answer = within_deadline(self.client().form(request)).await?.into_inner();
+        self.name.get_or_init(|| answer.id.clone());
         let stamp = wire::read_stamp(answer.stamp.as_ref())?;
         let runs = answer
             .stamp

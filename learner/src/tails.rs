@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use paxos_common::{
     paxos::{identity::AcceptorUuid, reading::Tail, slot::Slot},
     peer::Backoff,
-    trace::{self, Span, Tracer, names::method},
+    trace::{
+        self, Span, Tracer,
+        names::{self, method},
+    },
     wire,
 };
 use paxos_proto::v1 as pb;
@@ -108,6 +111,9 @@ impl Asker {
         let answer = within_deadline(acceptor.client().tail(request)).await;
         if let Some(span) = &mut span {
             span.peer(acceptor.address());
+            if let Some(name) = acceptor.name() {
+                span.set(names::ACCEPTOR, name.to_owned());
+            }
             match &answer {
                 Ok(_) => span.answered(Code::Ok, ""),
                 Err(fault) => span.fail("fault", fault.to_string()),

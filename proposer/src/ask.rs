@@ -45,7 +45,7 @@ pub(crate) async fn prepare(
     loop {
         let mut span = traced.tracer.call(traced.context.as_ref(), method::PREPARE);
         if let Some(span) = &mut span {
-            span.peer(&open.address);
+            open.name(span);
             span.set(names::BALLOT, prepare.ballot.to_string());
         }
         let context = span.as_ref().map(Span::context);
@@ -146,6 +146,7 @@ pub(crate) async fn fetch_chosen(
     }
     if let Some(span) = &mut span {
         span.set(names::PEER, open.acceptor.to_string());
+        open.name(span);
         span.count(names::SLOT, from.get());
         span.count(names::SLOTS, values.len());
     }

@@ -12,6 +12,7 @@ use paxos_common::{
         quorum::Configuration,
     },
     peer::{self, Address, Arrivals, Backoff, MESSAGE_BYTES_MAX, Watched, connect_lazy},
+    trace::{Span, names},
     wire::{self, Malformed},
 };
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient, form_request::Step};
@@ -67,10 +68,20 @@ pub(crate) struct Open {
     pub(crate) client: AcceptorClient<Watched<Channel>>,
     pub(crate) arrivals: Arrivals,
     pub(crate) acceptor: AcceptorUuid,
+    /// The operator's name for the acceptor, for traces.
+    pub(crate) id: Arc<str>,
     /// The run in which the acceptor introduced itself. An answer from another run is not counted.
     pub(crate) run: RunNumber,
     /// Cancelled when the acceptor must show its runs again.
     pub(crate) reopen: CancellationToken,
+}
+
+impl Open {
+    /// Says in the span of a call whom the call goes to.
+    pub(crate) fn name(&self, span: &mut Span) {
+        span.peer(&self.address);
+        span.set(names::ACCEPTOR, self.id.to_string());
+    }
 }
 
 /// Why a link is not open.
@@ -220,6 +231,7 @@ async fn serve(
         client: watched,
         arrivals,
         acceptor,
+        id: form.id.into(),
         run,
         reopen: reopen.clone(),
     };

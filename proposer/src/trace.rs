@@ -12,7 +12,7 @@ use paxos_common::{
         identity::AcceptorUuid,
         message::{Accept, AcceptAnswer},
         proposer::{Event, Outcome, Pending, Phase, Proposer, Reason, RequestId},
-        slot::Slot,
+        slot::{Slot, Version},
         value::Value,
     },
     peer::Address,
@@ -135,8 +135,15 @@ impl Traces {
         }
     }
 
-    /// A message goes to an acceptor; returns what it says of its trace, empty for none.
-    pub(crate) fn sending(&mut self, acceptor: AcceptorUuid, accept: &Accept, core: &Proposer) -> String {
+    /// A message goes to an acceptor, whose address and name are `callee`; returns what it says of its trace, empty for
+    /// none.
+    pub(crate) fn sending(
+        &mut self,
+        acceptor: AcceptorUuid,
+        callee: Option<(&Address, &str)>,
+        accept: &Accept,
+        core: &Proposer,
+    ) -> String {
         let is_traced = |(_, value): &&(Slot, Value)| !value.traceparent().is_empty();
         if !self.tracer.is_on() || !accept.proposals.iter().any(|proposal| is_traced(&proposal)) {
             return String::new();
@@ -164,6 +171,10 @@ impl Traces {
             return String::new();
         };
         span.set(names::PEER, acceptor.to_string());
+        if let Some((address, id)) = callee {
+            span.peer(address);
+            span.set(names::ACCEPTOR, id.to_owned());
+        }
         span.set(names::BALLOT, accept.ballot.to_string());
         span.count(names::SLOTS, accept.proposals.len());
         let traceparent = span.traceparent();
@@ -198,12 +209,15 @@ impl Traces {
         span.count(names::SLOT, slot.get());
         span.count(names::COMMANDS, requests.len());
         span.count(names::BYTES, value.as_bytes().len());
-        for request in requests {
+        for (offset, request) in (0..).zip(requests) {
             if let Some(request) = self.requests.get_mut(request)
                 && let Some(mut waited) = request.at.take()
             {
-                // From each request's own trace to its batch.
+                // From each request's own trace to its batch, which holds the spans of the disks. A search for the slot
+                // finds all of these traces.
                 waited.link(span.context().clone());
+                waited.count(names::SLOT, slot.get());
+                waited.set(names::VERSION, Version { slot, offset }.to_string());
                 waited.end();
             }
         }

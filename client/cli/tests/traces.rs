@@ -9,7 +9,10 @@ mod collector;
 #[expect(unreachable_pub, reason = "a module of every test binary")]
 mod harness;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::{Child, Stdio},
+};
 
 use collector::{Collector, Seen, Trace};
 use harness::{Cluster, run_with, stdout, until};
@@ -153,6 +156,28 @@ async fn proposal_is_one_trace_from_the_client_to_every_disk_and_learner() {
         (2, 1),
         "two of three decide"
     );
+    let mut named: Vec<_> = accepts
+        .iter()
+        .map(|span| {
+            let name = &span.attributes["paxos.acceptor"];
+            let at = (
+                &span.attributes["server.address"],
+                &span.attributes["server.port"],
+            );
+            let acceptor = cluster.acceptors.iter().find(|acceptor| acceptor.name == *name);
+            let address = acceptor.unwrap().address.to_string();
+            assert_eq!(address, format!("http://{}:{}", at.0, at.1));
+            name.as_str()
+        })
+        .collect();
+    named.sort_unstable();
+    assert_eq!(named, ["acceptor-1", "acceptor-2", "acceptor-3"]);
+    let host = nix::sys::utsname::uname()
+        .unwrap()
+        .nodename()
+        .to_str()
+        .unwrap()
+        .to_owned();
     for span in &trace.0 {
         let expected = [
             ("rpc.system.name", "grpc"),
@@ -170,6 +195,8 @@ async fn proposal_is_one_trace_from_the_client_to_every_disk_and_learner() {
         }
         assert!(span.resource.contains_key("service.instance.id"), "{span:?}");
         assert_eq!(span.resource["service.version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(span.resource["host.name"], host, "{span:?}");
+        assert!(span.resource["process.pid"].parse::<u32>().is_ok(), "{span:?}");
     }
     let instances: BTreeSet<_> = trace
         .0
@@ -325,6 +352,7 @@ async fn each_of_many_proposals_leads_to_its_batch_and_the_batch_to_each() {
         .collect();
     let largest = batches.iter().map(|batch| batch.links.len()).max();
     assert!(largest > Some(1), "fifty at once share batches");
+    let mut versions = BTreeSet::new();
     for queue in spans.iter().filter(|span| span.name == "proposer.queue") {
         let [batch] = &queue.links[..] else {
             panic!("a request is in one batch: {queue:?}")
@@ -335,6 +363,14 @@ async fn each_of_many_proposals_leads_to_its_batch_and_the_batch_to_each() {
             .expect("the batch is there");
         let request = (queue.trace.clone(), queue.parent.clone());
         assert!(batch.links.contains(&request), "the batch names the request");
+        // A search for the slot finds every request of the batch.
+        let (slot, version) = (
+            &batch.attributes["paxos.slot"],
+            &queue.attributes["paxos.version"],
+        );
+        assert_eq!(queue.attributes["paxos.slot"], *slot);
+        assert!(version.starts_with(&format!("{slot}.")), "{version}");
+        assert!(versions.insert(version), "{version} is there twice");
         assert!(queue.ended <= batch.ended);
     }
     for batch in &batches {
@@ -343,6 +379,66 @@ async fn each_of_many_proposals_leads_to_its_batch_and_the_batch_to_each() {
             batch.links.contains(&(batch.trace.clone(), batch.parent.clone())),
             "below its first"
         );
+    }
+}
+
+#[tokio::test]
+async fn command_that_is_ended_early_exports_its_spans() {
+    let collector = Collector::start().await;
+    let mut cluster = traced(&collector, 1, 1).await;
+    let urls = cluster.urls();
+    let command = |args: &[&str]| {
+        let mut command = harness::paxos(&[args, &["--acceptors", &urls]].concat());
+        command.envs(collector.environment());
+        command.stdout(Stdio::piped()).spawn().unwrap()
+    };
+    for key in 0..3 {
+        paxos(&collector, &cluster, None, &["put", &key.to_string(), "value"]).await;
+    }
+    let ended = async |mut child: Child| until("it ends", async || child.try_wait().unwrap()).await;
+
+    // Its reader goes away before the first line.
+    let mut child = command(&["get", "--prefix", ""]);
+    drop(child.stdout.take());
+    assert!(ended(child).await.success());
+    let root = collector.span("the read", is_root("client.get_prefix")).await;
+    collector
+        .trace("its call at the learner", &root, |trace| {
+            let calls = trace.named("paxos.v1.Learner/Read");
+            calls.len() == 2 && calls.iter().all(|call| trace.parent(call).is_some())
+        })
+        .await;
+
+    // A signal ends a write that waits for a quorum.
+    for acceptor in &mut cluster.acceptors[1..] {
+        acceptor.signal(Signal::SIGSTOP);
+    }
+    let child = command(&["put", "key", "value", "--timeout", "60s"]);
+    let is_write = |span: &Seen| span.name == "paxos.v1.Acceptor/Accept" && span.kind == "server";
+    let seen = collector
+        .spans()
+        .into_iter()
+        .filter(|span| is_write(span))
+        .count();
+    until("the write is on its way", async || {
+        let spans = collector.spans();
+        (spans.into_iter().filter(|span| is_write(span)).count() > seen).then_some(())
+    })
+    .await;
+    let puts = || {
+        let spans = collector.spans().into_iter();
+        spans.filter(is_root("client.put")).count()
+    };
+    let before = puts();
+    let process = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    nix::sys::signal::kill(process, Signal::SIGINT).unwrap();
+    assert_eq!(ended(child).await.code(), Some(130));
+    until("the write that was ended is exported", async || {
+        (puts() > before).then_some(())
+    })
+    .await;
+    for acceptor in &mut cluster.acceptors[1..] {
+        acceptor.signal(Signal::SIGCONT);
     }
 }
 

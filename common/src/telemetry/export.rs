@@ -213,10 +213,20 @@ impl Exporter<'_> {
             KeyValue::new("service.instance.id", instance),
             KeyValue::new("service.version", version()),
         ];
+        // Which host and process, as OpenTelemetry names it. Its detector of processes would add the command line, which
+        // holds the values that clients write.
+        let host = rustix::system::uname();
+        let process = [
+            KeyValue::new("host.name", host.nodename().to_string_lossy().into_owned()),
+            KeyValue::new("host.arch", env::consts::ARCH),
+            KeyValue::new("os.type", env::consts::OS),
+            KeyValue::new("process.pid", i64::from(std::process::id())),
+        ];
         let node = node.map(|node| KeyValue::new(names::NODE, node.to_owned()));
         let name = env::var("OTEL_SERVICE_NAME").ok().filter(|name| !name.is_empty());
         Resource::builder_empty()
             .with_attributes(ours)
+            .with_attributes(process)
             .with_attributes(node)
             .with_detector(Box::new(EnvResourceDetector::new()))
             .with_attributes(name.map(|name| KeyValue::new("service.name", name)))

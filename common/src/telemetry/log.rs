@@ -186,13 +186,13 @@ pub(crate) fn last_line(code: Exit, text: &str) -> String {
         LogFormat::Text => format!("error: {}", escape(text)),
         LogFormat::Json => json_line(
             "ERROR",
-            serde_json::json!({ "message": text, "exit_code": code as u8 }),
+            &serde_json::json!({ "message": text, "exit_code": code as u8 }),
         ),
     }
 }
 
 /// A line of a log in JSON that is no event.
-pub(crate) fn json_line(level: &str, fields: serde_json::Value) -> String {
+pub(crate) fn json_line(level: &str, fields: &serde_json::Value) -> String {
     let mut timestamp = String::new();
     // A clock that cannot be formatted leaves the field empty.
     let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));

@@ -49,6 +49,8 @@ pub const COMMANDS: &str = "paxos.commands";
 pub const VERSION: &str = "paxos.version";
 /// The other acceptor, proposer or learner.
 pub const PEER: &str = "paxos.peer";
+/// The operator's name for the acceptor on the other side of a call: its `--id`.
+pub const ACCEPTOR: &str = "paxos.acceptor";
 /// This process's own name in the cluster; of the resource.
 pub const NODE: &str = "paxos.node_id";
 /// Whether this answer was one of those that made the quorum: `false` for one that came later.

@@ -99,10 +99,12 @@ impl Driver {
             return;
         };
         let (core, traces) = (&self.core, &mut self.traces);
+        let link = self.links.get(&acceptor);
+        let callee = link.map(|link| (&link.open.address, &*link.open.id));
         let sent = stream.send(accept, |accept, witnessing| {
             let witnesses = witnessing.due(Instant::now(), ballot, || core.witnesses());
             Outgoing {
-                traceparent: traces.sending(acceptor, &accept, core),
+                traceparent: traces.sending(acceptor, callee, &accept, core),
                 accept,
                 witnesses: wire::witnesses(&witnesses),
             }
