@@ -19,6 +19,10 @@ RUN cargo build --release --locked --bins
 COPY --from=context /sources .
 # Sources are older than what was just built of the empty crates: cargo goes by time.
 RUN find . -type f -name '*.rs' -exec touch {} + && cargo build --release --locked --bins
+RUN cd target/release && ./paxos man share/man/man1 \
+    && for script in bash:bash-completion/completions/paxos zsh:zsh/vendor-completions/_paxos \
+        fish:fish/vendor_completions.d/paxos.fish; do \
+        file=share/${script#*:} && mkdir -p "${file%/*}" && ./paxos completions "${script%%:*}" > "$file" || exit 1; done
 LABEL paxos.left-behind=true
 
 FROM debian:bookworm-slim
@@ -30,6 +34,8 @@ RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /data 
     && install --directory --owner=paxos --group=paxos --mode=0700 /data
 COPY --from=build /paxos/target/release/acceptor /paxos/target/release/proposer \
      /paxos/target/release/learner /paxos/target/release/paxos /usr/local/bin/
+# Manual pages, and scripts with which bash, zsh and fish complete.
+COPY --from=build /paxos/target/release/share /usr/share
 USER 10001:10001
 WORKDIR /data
 EXPOSE 7001 7101 7201 8001 8101 8201

@@ -1,6 +1,7 @@
 //! The command line of paxos: one command a file.
 
 mod bench;
+mod completions;
 mod connection;
 mod decide;
 mod delete;
@@ -12,6 +13,7 @@ mod healthcheck;
 mod json;
 mod key;
 mod log;
+mod man;
 mod output;
 mod propose;
 mod put;
@@ -67,6 +69,9 @@ enum Command {
     Healthcheck(healthcheck::Args),
     Repair(repair::Args),
     Serve(serve::Args),
+    Completions(completions::Args),
+    #[command(hide = true)]
+    Man(man::Args),
     #[command(hide = true)]
     Guard(guard::Args),
 }
@@ -79,6 +84,9 @@ fn main() -> ExitCode {
         Command::Guard(args) => guard::run(&args),
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(args),
+        // These contact no cluster.
+        Command::Completions(args) => exit::finish(completions::run(&args)),
+        Command::Man(args) => exit::finish(man::run(&args)),
         Command::Decide(args) => client(interruptible(Write, decide::run(args))),
         Command::Put(args) => client(interruptible(Write, put::run(args))),
         Command::Get(args) => client(interruptible(Nothing, get::run(args))),

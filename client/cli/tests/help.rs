@@ -1,7 +1,7 @@
 //! What `--help` says, of `paxos` and of every command: a change of it is a change of the interface.
 #![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
 
-use std::process::Command;
+use std::{fs, process::Command};
 
 /// What `paxos` prints, at a fixed width and without our environment.
 fn help(args: &[&str]) -> String {
@@ -85,4 +85,51 @@ fn version_is_that_of_the_package() {
 #[test]
 fn help_of_healthcheck_says_how_it_exits() {
     insta::assert_snapshot!(help(&["healthcheck", "--help"]));
+}
+
+/// The commands that `paxos --help` names.
+fn commands() -> Vec<String> {
+    let help = help(&["--help"]);
+    let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    lines
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line[2..].split(' ').next().filter(|name| !name.is_empty()))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn script_of_each_shell_completes_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = help(&["completions", shell]);
+        for command in commands() {
+            assert!(script.contains(&command), "{shell} does not complete {command}");
+        }
+        assert!(!script.contains("guard"), "{shell} completes a hidden command");
+    }
+    let complete = "source <(\"$0\" completions bash); COMP_WORDS=(paxos pro); COMP_CWORD=1; _paxos paxos pro paxos; echo ${COMPREPLY[@]}";
+    let bash = Command::new("bash")
+        .args(["-c", complete, env!("CARGO_BIN_EXE_paxos")])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(bash.stdout).unwrap(), "propose\n");
+}
+
+#[test]
+fn every_command_for_users_has_a_manual_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("man1");
+    assert_eq!(help(&["man", path.to_str().unwrap()]), "");
+    for command in commands().iter().filter(|command| *command != "help") {
+        let page = fs::read_to_string(path.join(format!("paxos-{command}.1"))).unwrap();
+        assert!(page.contains(".SH NAME"), "{page}");
+    }
+    let page = fs::read_to_string(path.join("paxos.1")).unwrap();
+    assert!(page.contains("Exit codes"), "{page}");
+    for hidden in ["guard", "man"] {
+        assert!(
+            !path.join(format!("paxos-{hidden}.1")).exists(),
+            "{hidden} is no command for users"
+        );
+    }
 }
