@@ -10,13 +10,13 @@
 //! - A damaged file is set aside, and everything is learned again.
 
 mod aside;
+mod error;
 mod log;
 mod registers;
 mod stored;
 mod upgrade;
 
 use std::{
-    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -30,9 +30,7 @@ use paxos_common::{
         wal_limit::{WalLimit, empty_wal},
     },
 };
-use sqlx::{
-    AssertSqlSafe, Connection as _, Row as _, SqliteConnection, error::DatabaseError, sqlite::SqliteRow,
-};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
 use tokio::time::sleep;
 
 use crate::{
@@ -43,6 +41,7 @@ use crate::{
 };
 use stored::encode_judgements;
 
+pub(crate) use error::{StoreError, WriteError};
 pub(crate) use log::{Log, ReadError};
 
 const FILE: &str = "learner.db";
@@ -56,92 +55,6 @@ const CHECKPOINT_PAGES: u32 = 1_000;
 const READERS: u32 = 4;
 /// Most rows of one INSERT: five parameters each, well below SQLite's limit of 32,766.
 const INSERT_ROWS_MAX: usize = 1_024;
-
-/// The file cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreError {
-    #[error(transparent)]
-    Sqlite(#[from] SqliteError),
-    #[error(
-        "{path} belongs to cluster {stored}, and the acceptors form cluster {found}: give the right acceptors or another \
-         data directory"
-    )]
-    OtherCluster {
-        path: String,
-        stored: String,
-        found: ClusterId,
-    },
-    #[error(
-        "{path} was written by an older release: empty the data directory, this learner then learns everything again"
-    )]
-    Older { path: String },
-    #[error(
-        "{what} in {path} is damaged: empty the data directory, this learner then learns everything again"
-    )]
-    Damaged { what: &'static str, path: String },
-    #[error("cannot use {}", path.display())]
-    Unusable { path: PathBuf, source: SqliteError },
-    #[error(
-        "cannot set aside {}, which is damaged: empty the data directory, this learner then learns everything again",
-        path.display()
-    )]
-    NotSetAside { path: PathBuf, source: io::Error },
-}
-
-impl StoreError {
-    /// Whether the file is damaged, as far as an opening can tell.
-    fn is_damage(&self) -> bool {
-        /// SQLite's code for a statement that does not fit the tables. All tables were there when the file was made.
-        const GENERIC: &str = "1";
-        match self {
-            Self::Damaged { .. } => true,
-            Self::Sqlite(SqliteError::Sqlite(error)) => {
-                let is_misfit = |error: &dyn DatabaseError| error.code().is_some_and(|code| code == GENERIC);
-                sqlite::is_malformed(error)
-                    || error.as_database_error().is_some_and(is_misfit)
-                    || matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_))
-            }
-            Self::Sqlite(_)
-            | Self::OtherCluster { .. }
-            | Self::Older { .. }
-            | Self::Unusable { .. }
-            | Self::NotSetAside { .. } => false,
-        }
-    }
-
-    /// Whether `file` could not be opened because its disk is full.
-    fn is_no_space(&self, file: &Path) -> bool {
-        match self {
-            Self::Sqlite(SqliteError::Full(_)) => true,
-            Self::Sqlite(SqliteError::Sqlite(error)) => found_no_space(error, file),
-            Self::Sqlite(_)
-            | Self::Damaged { .. }
-            | Self::OtherCluster { .. }
-            | Self::Older { .. }
-            | Self::Unusable { .. }
-            | Self::NotSetAside { .. } => false,
-        }
-    }
-}
-
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Sqlite(error.into())
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Sqlite(error) => error.into(),
-            StoreError::OtherCluster { .. } | StoreError::Older { .. } => Self::refused(error),
-            StoreError::Damaged { .. } | StoreError::NotSetAside { .. } => Self::storage(error),
-            StoreError::Unusable { path, source } => {
-                Self::from(source).context(format!("cannot use {}", path.display()))
-            }
-        }
-    }
-}
 
 /// What a directory holds.
 pub(crate) struct Opened {
@@ -375,26 +288,6 @@ impl Store {
         let closed = self.connection.close().await;
         closed.map_err(|error| WriteError::Other(error.into()))
     }
-}
-
-/// A portion is not written, or the write-ahead log is not emptied.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum WriteError {
-    /// Waiting helps.
-    #[error("another process holds a lock on the file")]
-    Locked,
-    /// Waiting helps.
-    #[error("no space is left on the disk")]
-    NoSpace,
-    /// The next start learns everything again.
-    #[error(
-        "the file is damaged: the next start sets it aside, and this learner then learns everything again"
-    )]
-    Damaged(#[source] sqlx::Error),
-    #[error(transparent)]
-    Failed(sqlx::Error),
-    #[error(transparent)]
-    Other(SqliteError),
 }
 
 /// Sets the damaged file aside, and says what is lost with it.

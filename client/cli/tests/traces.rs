@@ -3,16 +3,17 @@
 
 #[path = "traces/away.rs"]
 mod away;
+#[path = "traces/batches.rs"]
+mod batches;
 #[path = "traces/collector.rs"]
 #[expect(unreachable_pub, reason = "a module of this binary alone")]
 mod collector;
+#[path = "traces/ended.rs"]
+mod ended;
 #[expect(unreachable_pub, reason = "a module of every test binary")]
 mod harness;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    process::{Child, Stdio},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use collector::{Collector, Seen, Trace};
 use harness::{Cluster, run_with, stdout, until};
@@ -313,133 +314,6 @@ async fn foreign_caller_s_trace_is_continued_and_its_refusal_respected() {
         assert_eq!(found, ("b7ad6b7169203331".to_owned(), "server"));
     }
     assert!(collector.spans().iter().all(|span| hex(&span.trace) != UNTRACED));
-}
-
-#[tokio::test]
-async fn each_of_many_proposals_leads_to_its_batch_and_the_batch_to_each() {
-    const COUNT: usize = 50;
-    let collector = Collector::start().await;
-    let cluster = traced(&collector, 1, 1).await;
-    let lines = (0..COUNT)
-        .map(|number| format!("line {number}\n"))
-        .collect::<String>();
-    let file = cluster.path("lines");
-    std::fs::write(&file, lines).unwrap();
-    let urls = cluster.urls();
-    let mut command = harness::paxos(&["propose", "--lines", "--acceptors", &urls]);
-    command.envs(collector.environment());
-    command.stdin(std::fs::File::open(file).unwrap());
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap())
-        .await
-        .unwrap();
-    assert_eq!(stdout(&output).lines().count(), COUNT);
-
-    let spans = until("all requests and their batches", async || {
-        let spans = collector.spans();
-        let is_request =
-            |span: &&Seen| span.name == "paxos.v1.Proposer/ProposeStream" && span.kind == "server";
-        let linked: usize = spans
-            .iter()
-            .filter(|span| span.name == "proposer.batch")
-            .map(|span| span.links.len())
-            .sum();
-        (spans.iter().filter(is_request).count() == COUNT && linked == COUNT).then_some(spans)
-    })
-    .await;
-    let batches: Vec<_> = spans
-        .iter()
-        .filter(|span| span.name == "proposer.batch")
-        .collect();
-    let largest = batches.iter().map(|batch| batch.links.len()).max();
-    assert!(largest > Some(1), "fifty at once share batches");
-    let mut versions = BTreeSet::new();
-    for queue in spans.iter().filter(|span| span.name == "proposer.queue") {
-        let [batch] = &queue.links[..] else {
-            panic!("a request is in one batch: {queue:?}")
-        };
-        let batch = batches
-            .iter()
-            .find(|span| span.key() == *batch)
-            .expect("the batch is there");
-        let request = (queue.trace.clone(), queue.parent.clone());
-        assert!(batch.links.contains(&request), "the batch names the request");
-        // A search for the slot finds every request of the batch.
-        let (slot, version) = (
-            &batch.attributes["paxos.slot"],
-            &queue.attributes["paxos.version"],
-        );
-        assert_eq!(queue.attributes["paxos.slot"], *slot);
-        assert!(version.starts_with(&format!("{slot}.")), "{version}");
-        assert!(versions.insert(version), "{version} is there twice");
-        assert!(queue.ended <= batch.ended);
-    }
-    for batch in &batches {
-        assert_eq!(batch.attributes["paxos.commands"], batch.links.len().to_string());
-        assert!(
-            batch.links.contains(&(batch.trace.clone(), batch.parent.clone())),
-            "below its first"
-        );
-    }
-}
-
-#[tokio::test]
-async fn command_that_is_ended_early_exports_its_spans() {
-    let collector = Collector::start().await;
-    let mut cluster = traced(&collector, 1, 1).await;
-    let urls = cluster.urls();
-    let command = |args: &[&str]| {
-        let mut command = harness::paxos(&[args, &["--acceptors", &urls]].concat());
-        command.envs(collector.environment());
-        command.stdout(Stdio::piped()).spawn().unwrap()
-    };
-    for key in 0..3 {
-        paxos(&collector, &cluster, None, &["put", &key.to_string(), "value"]).await;
-    }
-    let ended = async |mut child: Child| until("it ends", async || child.try_wait().unwrap()).await;
-
-    // Its reader goes away before the first line.
-    let mut child = command(&["get", "--prefix", ""]);
-    drop(child.stdout.take());
-    assert!(ended(child).await.success());
-    let root = collector.span("the read", is_root("client.get_prefix")).await;
-    collector
-        .trace("its call at the learner", &root, |trace| {
-            let calls = trace.named("paxos.v1.Learner/Read");
-            calls.len() == 2 && calls.iter().all(|call| trace.parent(call).is_some())
-        })
-        .await;
-
-    // A signal ends a write that waits for a quorum.
-    for acceptor in &mut cluster.acceptors[1..] {
-        acceptor.signal(Signal::SIGSTOP);
-    }
-    let child = command(&["put", "key", "value", "--timeout", "60s"]);
-    let is_write = |span: &Seen| span.name == "paxos.v1.Acceptor/Accept" && span.kind == "server";
-    let seen = collector
-        .spans()
-        .into_iter()
-        .filter(|span| is_write(span))
-        .count();
-    until("the write is on its way", async || {
-        let spans = collector.spans();
-        (spans.into_iter().filter(|span| is_write(span)).count() > seen).then_some(())
-    })
-    .await;
-    let puts = || {
-        let spans = collector.spans().into_iter();
-        spans.filter(is_root("client.put")).count()
-    };
-    let before = puts();
-    let process = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
-    nix::sys::signal::kill(process, Signal::SIGINT).unwrap();
-    assert_eq!(ended(child).await.code(), Some(130));
-    until("the write that was ended is exported", async || {
-        (puts() > before).then_some(())
-    })
-    .await;
-    for acceptor in &mut cluster.acceptors[1..] {
-        acceptor.signal(Signal::SIGCONT);
-    }
 }
 
 #[tokio::test]

@@ -1,0 +1,121 @@
+//! What can go wrong with a learner's file, as its users must tell it apart.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use paxos_common::{
+    exit::Failure,
+    paxos::identity::ClusterId,
+    sqlite::{SqliteError, is_malformed},
+};
+use sqlx::error::DatabaseError;
+
+use crate::disk::found_no_space;
+
+/// The file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error(transparent)]
+    Sqlite(#[from] SqliteError),
+    #[error(
+        "{path} belongs to cluster {stored}, and the acceptors form cluster {found}: give the right acceptors or another \
+         data directory"
+    )]
+    OtherCluster {
+        path: String,
+        stored: String,
+        found: ClusterId,
+    },
+    #[error(
+        "{path} was written by an older release: empty the data directory, this learner then learns everything again"
+    )]
+    Older { path: String },
+    #[error(
+        "{what} in {path} is damaged: empty the data directory, this learner then learns everything again"
+    )]
+    Damaged { what: &'static str, path: String },
+    #[error("cannot use {}", path.display())]
+    Unusable { path: PathBuf, source: SqliteError },
+    #[error(
+        "cannot set aside {}, which is damaged: empty the data directory, this learner then learns everything again",
+        path.display()
+    )]
+    NotSetAside { path: PathBuf, source: io::Error },
+}
+
+impl StoreError {
+    /// Whether the file is damaged, as far as an opening can tell.
+    pub(super) fn is_damage(&self) -> bool {
+        /// SQLite's code for a statement that does not fit the tables. All tables were there when the file was made.
+        const GENERIC: &str = "1";
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Sqlite(SqliteError::Sqlite(error)) => {
+                let is_misfit = |error: &dyn DatabaseError| error.code().is_some_and(|code| code == GENERIC);
+                is_malformed(error)
+                    || error.as_database_error().is_some_and(is_misfit)
+                    || matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_))
+            }
+            Self::Sqlite(_)
+            | Self::OtherCluster { .. }
+            | Self::Older { .. }
+            | Self::Unusable { .. }
+            | Self::NotSetAside { .. } => false,
+        }
+    }
+
+    /// Whether `file` could not be opened because its disk is full.
+    pub(super) fn is_no_space(&self, file: &Path) -> bool {
+        match self {
+            Self::Sqlite(SqliteError::Full(_)) => true,
+            Self::Sqlite(SqliteError::Sqlite(error)) => found_no_space(error, file),
+            Self::Sqlite(_)
+            | Self::Damaged { .. }
+            | Self::OtherCluster { .. }
+            | Self::Older { .. }
+            | Self::Unusable { .. }
+            | Self::NotSetAside { .. } => false,
+        }
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sqlite(error.into())
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Sqlite(error) => error.into(),
+            StoreError::OtherCluster { .. } | StoreError::Older { .. } => Self::refused(error),
+            StoreError::Damaged { .. } | StoreError::NotSetAside { .. } => Self::storage(error),
+            StoreError::Unusable { path, source } => {
+                Self::from(source).context(format!("cannot use {}", path.display()))
+            }
+        }
+    }
+}
+
+/// A portion is not written, or the write-ahead log is not emptied.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WriteError {
+    /// Waiting helps.
+    #[error("another process holds a lock on the file")]
+    Locked,
+    /// Waiting helps.
+    #[error("no space is left on the disk")]
+    NoSpace,
+    /// The next start learns everything again.
+    #[error(
+        "the file is damaged: the next start sets it aside, and this learner then learns everything again"
+    )]
+    Damaged(#[source] sqlx::Error),
+    #[error(transparent)]
+    Failed(sqlx::Error),
+    #[error(transparent)]
+    Other(SqliteError),
+}
