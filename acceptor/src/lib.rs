@@ -100,6 +100,11 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
             .clone()
             .run_until_cancelled_owned(told.keep(move || ready.readiness(&seen))),
     );
+    let measuring = instruments
+        .data_dir()
+        .clone()
+        .keep_measured(data_dir.clone().into());
+    shutdown.spawn(shutdown.token().clone().run_until_cancelled_owned(measuring));
     shutdown.spawn(watch(
         Arc::clone(&shared),
         Arc::clone(&queue),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use paxos_common::{
-    metrics::{Counter, Durations, Metrics, Reason, Sizes},
+    metrics::{Counter, DataDirSpace, Durations, Metrics, Reason, Sizes},
     paxos::slot::Slot,
     wire::heard::millis,
 };
@@ -38,6 +38,7 @@ pub(crate) struct Instruments {
     /// The write-ahead log's, when the worker last looked.
     wal_bytes: Arc<AtomicU64>,
     disk: Arc<Mutex<Disk>>,
+    data_dir: DataDirSpace,
 }
 
 /// What the disk makes requests wait for.
@@ -88,7 +89,17 @@ impl Instruments {
                 slow_logged: None,
                 waiting_logged: None,
             })),
+            data_dir: DataDirSpace::shown(
+                metrics,
+                "paxos.acceptor.data_dir.size",
+                "paxos.acceptor.data_dir.free",
+            ),
         }
+    }
+
+    /// The space of the data directory.
+    pub(crate) fn data_dir(&self) -> &DataDirSpace {
+        &self.data_dir
     }
 
     /// Shows what the worker shows, and its queue.

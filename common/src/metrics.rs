@@ -26,10 +26,12 @@ use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider};
 
 use crate::{config::version, exit::Failure, telemetry, trace::SCOPE};
 
+mod data_dir;
 mod http;
 mod otlp;
 mod ready;
 
+pub use data_dir::DataDirSpace;
 pub use http::serve;
 pub use ready::{Readiness, Reason};
 
@@ -79,6 +81,13 @@ impl Metrics {
     /// An `OTEL_` variable makes no sense (usage).
     pub fn new(role: &'static str, resource: Resource) -> Result<Self, Failure> {
         let registry = prometheus::Registry::new();
+        // Read from /proc, so on Linux alone; not sent over OTLP.
+        #[cfg(target_os = "linux")]
+        registry
+            .register(Box::new(
+                prometheus::process_collector::ProcessCollector::for_self(),
+            ))
+            .map_err(Failure::internal)?;
         let prometheus = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
             .scope_info_enabled(false)
@@ -216,6 +225,17 @@ impl Metrics {
         self.observe(name, unit, help, move || [([], look())]);
     }
 
+    /// A value that is looked at when a reader asks, and left out while it is not known. `look` must not block.
+    pub(crate) fn gauge_if_known(
+        &self,
+        name: &'static str,
+        unit: &'static str,
+        help: &'static str,
+        look: impl Fn() -> Option<u64> + Send + Sync + 'static,
+    ) {
+        self.observe(name, unit, help, move || look().map(|value| ([], value)));
+    }
+
     /// A time in seconds that is looked at when somebody asks. `look` must not block.
     pub fn seconds(
         &self,
@@ -337,6 +357,26 @@ mod tests {
             );
         }
         assert!(text.contains("paxos_build_info{role=\"test\",version="), "{text}");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn process_is_shown_under_the_usual_names() {
+        let text = Metrics::unread().text().unwrap();
+        for name in [
+            "process_cpu_seconds_total",
+            "process_max_fds",
+            "process_open_fds",
+            "process_resident_memory_bytes",
+            "process_start_time_seconds",
+            "process_threads",
+            "process_virtual_memory_bytes",
+        ] {
+            let shown = text
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+            assert!(shown.is_some(), "{name} is missing in:\n{text}");
+        }
     }
 
     #[test]

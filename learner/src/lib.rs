@@ -122,6 +122,12 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
         Arc::clone(&catch_up),
         Arc::clone(&disk),
     );
+
+    let measuring = instruments
+        .data_dir
+        .clone()
+        .keep_measured(directory.path().to_owned());
+    shutdown.spawn(shutdown.token().clone().run_until_cancelled_owned(measuring));
     metrics::show(&metrics, &service, &catch_up);
     let readiness = Readiness::not_yet("it starts");
     let (seen, told, full) = (service.clone(), Arc::clone(&catch_up), Arc::clone(&disk));

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use paxos_common::metrics::{Counter, Metrics};
+use paxos_common::metrics::{Counter, DataDirSpace, Metrics};
 
 use crate::{catch_up::CatchUp, service::LearnerService};
 
@@ -22,6 +22,8 @@ pub(crate) struct Instruments {
     pub(crate) reads: Counter,
     /// Size of the write-ahead log, when the writer last looked.
     wal_bytes: Arc<AtomicU64>,
+    /// The space of the data directory.
+    pub(crate) data_dir: DataDirSpace,
 }
 
 impl Instruments {
@@ -41,6 +43,11 @@ impl Instruments {
             ),
             reads: metrics.counter("paxos.learner.reads", "Reads answered, of any consistency"),
             wal_bytes: Arc::default(),
+            data_dir: DataDirSpace::shown(
+                metrics,
+                "paxos.learner.data_dir.size",
+                "paxos.learner.data_dir.free",
+            ),
         }
         .shown(metrics)
     }

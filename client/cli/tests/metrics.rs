@@ -421,7 +421,11 @@ async fn dashboard_names_only_what_a_running_cluster_shows() {
     for expression in expressions {
         let words = expression.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
         let metrics: Vec<_> = words
-            .filter(|word| word.starts_with("paxos_") || word.starts_with("rpc_server_call"))
+            .filter(|word| {
+                ["paxos_", "rpc_server_call", "process_"]
+                    .iter()
+                    .any(|start| word.starts_with(start))
+            })
             .collect();
         assert!(!metrics.is_empty(), "{expression}");
         for metric in metrics {
