@@ -1,9 +1,9 @@
-//! Who is attached, and what they last reported: discovery and failure detection, nothing that safety rests on.
+//! Which peers are attached or were, and their last reports: discovery and failure detection. No safety rests on it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use paxos_common::wire::heard::millis;
@@ -13,7 +13,12 @@ use paxos_proto::v1 as pb;
 /// be dead. With the largest reports they fill less than half an answer to Status.
 pub(crate) const ATTACHED_MAX: usize = 1024;
 
-/// Everybody with an open Attach stream.
+/// How long a peer is remembered whose stream ended without a word: long enough for a person to look.
+const DEPARTED_AGE_MAX: Duration = Duration::from_mins(10);
+/// Peers that are remembered at once, the latest first. Each takes as much memory as one report.
+const DEPARTED_MAX: usize = 64;
+
+/// Every peer with an open Attach stream, and those that left without a word.
 #[derive(Debug, Default)]
 pub(crate) struct Roster(Mutex<Content>);
 
@@ -21,11 +26,35 @@ pub(crate) struct Roster(Mutex<Content>);
 struct Content {
     next_key: u64,
     peers: HashMap<u64, Option<Attached>>,
+    /// The latest first.
+    departed: VecDeque<Departed>,
 }
 
 #[derive(Debug)]
 struct Attached {
     report: pb::AttachRequest,
+    at: Instant,
+}
+
+impl Attached {
+    /// Whether this is a report of the same process, or of another at the same address.
+    fn is_of(&self, other: &pb::AttachRequest) -> bool {
+        let report = &self.report;
+        report.role == other.role && (report.peer == other.peer || report.address == other.address)
+    }
+
+    fn listed(&self) -> pb::AttachedPeer {
+        pb::AttachedPeer {
+            report: Some(self.report.clone()),
+            age_ms: millis(self.at.elapsed()),
+        }
+    }
+}
+
+/// A peer whose stream has ended.
+#[derive(Debug)]
+struct Departed {
+    last: Attached,
     at: Instant,
 }
 
@@ -69,15 +98,20 @@ impl Roster {
                 *peer = attached;
             }
         }
-        let mut peers: Vec<_> = latest
-            .into_values()
-            .map(|attached| pb::AttachedPeer {
-                report: Some(attached.report.clone()),
-                age_ms: millis(attached.at.elapsed()),
-            })
-            .collect();
+        let mut peers: Vec<_> = latest.into_values().map(Attached::listed).collect();
         peers.sort_by_key(|peer| peer.report.as_ref().map(|report| (report.role, report.peer)));
         peers
+    }
+
+    /// The peers whose stream ended within the last ten minutes without [`Attachment::leave`], the latest first.
+    pub(crate) fn departed(&self) -> Vec<pb::AttachedPeer> {
+        let mut content = self.lock();
+        content.forget(Instant::now());
+        content
+            .departed
+            .iter()
+            .map(|departed| departed.last.listed())
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Content> {
@@ -85,22 +119,46 @@ impl Roster {
     }
 }
 
+impl Content {
+    /// Takes in that a stream has ended whose peer last reported so.
+    fn depart(&mut self, last: Attached, now: Instant) {
+        let mut others = self.peers.values().flatten();
+        if others.any(|other| other.is_of(&last.report)) {
+            return;
+        }
+        self.departed
+            .retain(|departed| !departed.last.is_of(&last.report));
+        self.departed.truncate(DEPARTED_MAX - 1);
+        self.departed.push_front(Departed { last, at: now });
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let is_young = |departed: &Departed| now.saturating_duration_since(departed.at) < DEPARTED_AGE_MAX;
+        self.departed.retain(is_young);
+    }
+}
+
 impl Attachment {
     /// Takes the peer's latest report.
     pub(crate) fn report(&self, report: pb::AttachRequest) {
-        self.roster.lock().peers.insert(
-            self.key,
-            Some(Attached {
-                report,
-                at: Instant::now(),
-            }),
-        );
+        let mut content = self.roster.lock();
+        content.departed.retain(|departed| !departed.last.is_of(&report));
+        let at = Instant::now();
+        content.peers.insert(self.key, Some(Attached { report, at }));
+    }
+
+    /// The peer says that it stops: it is not remembered.
+    pub(crate) fn leave(&self) {
+        self.roster.lock().peers.insert(self.key, None);
     }
 }
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        self.roster.lock().peers.remove(&self.key);
+        let mut content = self.roster.lock();
+        if let Some(Some(last)) = content.peers.remove(&self.key) {
+            content.depart(last, Instant::now());
+        }
     }
 }
 
@@ -139,6 +197,53 @@ mod tests {
         drop(new);
         drop(other);
         assert_eq!(addresses(), ["http://old:1"]);
+    }
+
+    #[test]
+    fn peer_that_leaves_without_a_word_is_remembered_until_it_is_back() {
+        let roster = Arc::new(Roster::default());
+        let departed = || -> Vec<_> {
+            let departed = roster.departed().into_iter();
+            departed.map(|peer| peer.report.unwrap().peer).collect()
+        };
+        let (killed, stopped, twice) = (
+            roster.attach().unwrap(),
+            roster.attach().unwrap(),
+            roster.attach().unwrap(),
+        );
+        killed.report(report(1, "http://a:1"));
+        stopped.report(report(2, "http://b:1"));
+        twice.report(report(3, "http://c:1"));
+        let again = roster.attach().unwrap();
+        again.report(report(3, "http://c:1"));
+        stopped.leave();
+        drop((killed, stopped, twice));
+        assert_eq!(
+            departed(),
+            [1],
+            "one said that it stops, and one has another stream"
+        );
+        drop(again);
+        assert_eq!(departed(), [3, 1]);
+        let back = roster.attach().unwrap();
+        back.report(report(3, "http://d:1"));
+        assert_eq!(departed(), [1]);
+        // Another process at the address.
+        back.report(report(4, "http://a:1"));
+        assert_eq!(departed(), [] as [u64; 0]);
+    }
+
+    #[test]
+    fn departed_peers_are_bounded_and_forgotten() {
+        let roster = Arc::new(Roster::default());
+        for peer in 0..2 * DEPARTED_MAX {
+            let attachment = roster.attach().unwrap();
+            attachment.report(report(peer as u64, &format!("http://a:{peer}")));
+        }
+        assert_eq!(roster.departed().len(), DEPARTED_MAX);
+        let mut content = roster.lock();
+        content.forget(Instant::now() + DEPARTED_AGE_MAX);
+        assert!(content.departed.is_empty());
     }
 
     #[test]

@@ -94,11 +94,12 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     let (worker, shared, queue) = Worker::new(store, opened, run, tracer.clone(), instruments.clone());
     instruments.show(&metrics, &shared, &queue);
     let (told, seen, ready) = (readiness.clone(), Arc::clone(&shared), instruments.clone());
+    let queued = Arc::clone(&queue);
     shutdown.spawn(
         shutdown
             .token()
             .clone()
-            .run_until_cancelled_owned(told.keep(move || ready.readiness(&seen))),
+            .run_until_cancelled_owned(told.keep(move || ready.readiness(&seen, &queued))),
     );
     let measuring = instruments
         .data_dir()
@@ -140,8 +141,11 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let (server, health) = Server::new(listener, SERVICE_NAME, Routes::new(service)).await?;
-    // Not what /readyz says: it is asked while the cluster forms, which whoever waits for its health is to do.
-    health.set_serving(true).await;
+    // The process as a whole serves from now on: a cluster is formed by asking its blank acceptors. The service of this name
+    // serves when the acceptor can vote.
+    health.set_live().await;
+    let votes = health.clone().of_service_alone().follow(readiness);
+    shutdown.spawn(shutdown.token().clone().run_until_cancelled_owned(votes));
     let served = server
         .traced(tracer)
         .measured(&metrics)

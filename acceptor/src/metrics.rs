@@ -167,22 +167,30 @@ impl Instruments {
         );
     }
 
-    /// Whether it can commit.
-    pub(crate) fn readiness(&self, shared: &Shared) -> Result<(), Reason> {
+    /// Whether it can vote.
+    pub(crate) fn readiness(&self, shared: &Shared, queue: &Queue) -> Result<(), Reason> {
         if shared.formed().is_none() {
             return Err("it belongs to no formed cluster yet".into());
         }
         if shared.published().no_space {
             return Err("too little space is left on its disk: it grants nothing".into());
         }
-        self.disk_keeps_up()
+        if let Some(reason) = shared.refusal() {
+            return Err(format!("a proposer does not count it: {reason}").into());
+        }
+        self.disk_keeps_up(queue.waiting())
     }
 
-    fn disk_keeps_up(&self) -> Result<(), Reason> {
+    /// `waiting`: age of the oldest request that waits.
+    fn disk_keeps_up(&self, waiting: Duration) -> Result<(), Reason> {
         let elapsed = self.lock().commits.under_way(Instant::now());
         if elapsed > COMMIT_MAX {
             let seconds = elapsed.as_secs();
             return Err(format!("its disk has not finished a commit for {seconds} seconds").into());
+        }
+        if waiting > COMMIT_MAX {
+            let seconds = waiting.as_secs();
+            return Err(format!("a request has been waiting for its disk for {seconds} seconds").into());
         }
         Ok(())
     }
@@ -269,17 +277,19 @@ mod tests {
     #[test]
     fn acceptor_whose_disk_hangs_is_not_ready_until_the_commit_is_done() {
         let instruments = Instruments::new(&Metrics::unread());
-        assert_eq!(instruments.disk_keeps_up(), Ok(()));
+        assert_eq!(instruments.disk_keeps_up(Duration::ZERO), Ok(()));
         let commit = instruments.commit(1, None);
-        assert_eq!(instruments.disk_keeps_up(), Ok(()));
+        assert_eq!(instruments.disk_keeps_up(Duration::ZERO), Ok(()));
         let long_ago = Instant::now().checked_sub(COMMIT_MAX * 2);
         let long_ago = long_ago.expect("the machine runs for longer");
         instruments.lock().commits.begin(long_ago);
-        let reason = instruments.disk_keeps_up().unwrap_err();
+        let reason = instruments.disk_keeps_up(Duration::ZERO).unwrap_err();
         assert!(reason.contains("for 10 seconds"), "{reason}");
         commit.done();
-        assert_eq!(instruments.disk_keeps_up(), Ok(()));
+        assert_eq!(instruments.disk_keeps_up(Duration::ZERO), Ok(()));
         assert!(instruments.slowest_commit() >= COMMIT_MAX * 2);
+        let reason = instruments.disk_keeps_up(COMMIT_MAX * 3).unwrap_err();
+        assert!(reason.contains("waiting for its disk for 15 seconds"), "{reason}");
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //!
 //! The only maker of `Status` in this crate. Long streams end when the process stops.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _, stream};
 use paxos_common::{
+    metrics::Reason,
     paxos::{
         acceptor::{FormRefusal, Membership},
         detector::Kind,
@@ -20,7 +21,10 @@ use paxos_common::{
     wire::{self, heard::millis},
 };
 use paxos_proto::v1::{self as pb, acceptor_server::Acceptor};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::timeout,
+};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
@@ -49,6 +53,8 @@ const OBSERVERS_MAX: usize = 1024;
 const PROMISES_MAX: usize = 256;
 /// Promises told by Status.
 const PROMISES_TOLD: u32 = 100;
+/// Longest time that Status waits for each of the things that it reads from the disk.
+const DISK_PATIENCE: Duration = Duration::from_millis(100);
 
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -364,11 +370,12 @@ impl<R: Reader> Acceptor for Service<R> {
     ) -> Result<Response<pb::AcceptorStatusResponse>, Status> {
         let inner = &self.inner;
         let published = inner.shared.published();
-        let promises = inner
-            .reader
-            .promises(PROMISES_TOLD)
-            .await
-            .map_err(|error| read_failed(&error))?;
+        // A disk that hangs must not hold up what operators ask.
+        let promises = match timeout(DISK_PATIENCE, inner.reader.promises(PROMISES_TOLD)).await {
+            Ok(promises) => promises.map_err(|error| read_failed(&error))?,
+            Err(_elapsed) => Vec::new(),
+        };
+        let wal_bytes = timeout(DISK_PATIENCE, inner.reader.wal_bytes()).await;
         let heard = inner.shared.ears.heard();
         let promises = promises.into_iter().map(|promise| pb::PastPromise {
             ballot: Some(promise.ballot.into()),
@@ -390,13 +397,22 @@ impl<R: Reader> Acceptor for Service<R> {
             queued: inner.queue.len() as u64,
             attached: inner.roster.peers(),
             promises: promises.collect(),
-            wal_bytes: inner.reader.wal_bytes().await,
+            wal_bytes: wal_bytes.unwrap_or_default(),
             no_space: published.no_space,
             damaged_rows: published.damaged_rows,
             witnesses: wire::witnesses(&inner.shared.witnesses()),
             heard: Some(heard.into()),
             waiting_ms: millis(inner.queue.waiting()),
             slowest_commit_ms: millis(inner.instruments.slowest_commit()),
+            not_ready: inner
+                .instruments
+                .readiness(&inner.shared, &inner.queue)
+                .err()
+                .map(Reason::into_owned)
+                .unwrap_or_default(),
+            departed: inner.roster.departed(),
+            data_size_bytes: inner.instruments.data_dir().size_bytes(),
+            data_free_bytes: inner.instruments.data_dir().free_bytes(),
         }))
     }
 }

@@ -1,6 +1,9 @@
 //! What the worker shows to the rest of the process: never more than it has answered for.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
 
 use paxos_common::paxos::{
     acceptor::{Acceptor, Membership},
@@ -14,6 +17,9 @@ use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use crate::{ears::Ears, observe::Ring};
+
+/// How long the word of a proposer counts that refuses this acceptor. A proposer repeats it about twice a second.
+const REFUSED_AGE_MAX: Duration = Duration::from_secs(5);
 
 /// What memory shows of every commit whose answer was released.
 #[derive(Clone, Debug)]
@@ -45,6 +51,8 @@ pub(crate) struct Shared {
     past_runs: Vec<(RunNumber, CommitCounter)>,
     /// What was heard of other acceptors.
     witnesses: Mutex<Witnesses>,
+    /// When a proposer last reported that it does not count this acceptor, and why.
+    refused: Mutex<Option<(Instant, String)>>,
     /// Live frames for observers.
     pub(crate) ring: Ring,
     /// Which proposer is heard.
@@ -78,6 +86,7 @@ impl Shared {
             released: watch::Sender::new(core.stamp()),
             past_runs,
             witnesses: Mutex::new(witnesses),
+            refused: Mutex::default(),
             ring: Ring::default(),
             ears: Arc::new(Ears::new(&core.leadership())),
             damage,
@@ -112,6 +121,21 @@ impl Shared {
     /// The runs before the present one that are kept, and the commit counter at which each ended.
     pub(crate) fn past_runs(&self) -> &[(RunNumber, CommitCounter)] {
         &self.past_runs
+    }
+
+    /// A proposer reports that it does not count this acceptor, because of this.
+    pub(crate) fn refused(&self, reason: &str) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        *refused = Some((Instant::now(), reason.to_owned()));
+    }
+
+    /// Why a proposer does not count this acceptor, if one has reported so lately.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, reason) = refused
+            .as_ref()
+            .filter(|(at, _)| at.elapsed() < REFUSED_AGE_MAX)?;
+        Some(reason.clone())
     }
 
     /// What was heard of other acceptors.

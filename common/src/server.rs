@@ -81,10 +81,26 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 pub struct Health {
     reporter: HealthReporter,
     service: &'static str,
+    /// The process as a whole, the service without a name, says the same as `service`.
+    is_whole: bool,
 }
 
 impl Health {
-    /// Tells probes whether this role serves; its own service and the process as a whole.
+    /// Tells probes that the process as a whole serves, whatever the role's own service says.
+    pub async fn set_live(&self) {
+        self.reporter.set_service_status("", ServingStatus::Serving).await;
+    }
+
+    /// The same for the role's own service alone: the process as a whole keeps what was told of it.
+    #[must_use]
+    pub fn of_service_alone(self) -> Self {
+        Self {
+            is_whole: false,
+            ..self
+        }
+    }
+
+    /// Tells probes whether this role serves: its own service, and the process as a whole.
     pub async fn set_serving(&self, serving: bool) {
         let status = if serving {
             ServingStatus::Serving
@@ -92,7 +108,9 @@ impl Health {
             ServingStatus::NotServing
         };
         self.reporter.set_service_status(self.service, status).await;
-        self.reporter.set_service_status("", status).await;
+        if self.is_whole {
+            self.reporter.set_service_status("", status).await;
+        }
     }
 
     /// Tells probes what the role tells of its readiness, for as long as that may change; begins as not serving.
@@ -135,7 +153,11 @@ impl Server {
         routes: Routes,
     ) -> Result<(Self, Health), Failure> {
         let (reporter, health_service) = tonic_health::server::health_reporter();
-        let health = Health { reporter, service };
+        let health = Health {
+            reporter,
+            service,
+            is_whole: true,
+        };
         health.set_serving(false).await;
 
         let reflection = || {
@@ -263,6 +285,32 @@ mod tests {
         shutdown.begin();
         running.await.unwrap().unwrap();
         drop(watch);
+    }
+
+    #[tokio::test]
+    async fn process_is_live_whatever_its_service_says() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let shutdown = Shutdown::new(&CancellationToken::new());
+        let (server, health) = Server::new(listener, SERVICE, Routes::default()).await.unwrap();
+        let address: Address = format!("http://{}", server.local_addr()).parse().unwrap();
+        let running = tokio::spawn(server.run(shutdown.clone()));
+        let client = HealthClient::new(connect_lazy(&address));
+        let check = async |service: &str| {
+            let service = service.to_owned();
+            let answer = client.clone().check(HealthCheckRequest { service }).await;
+            answer.unwrap().into_inner().status() == health_check_response::ServingStatus::Serving
+        };
+        health.set_live().await;
+        assert_eq!((check("").await, check(SERVICE).await), (true, false));
+        let votes = health.clone().of_service_alone();
+        votes.set_serving(true).await;
+        assert_eq!((check("").await, check(SERVICE).await), (true, true));
+        votes.set_serving(false).await;
+        assert_eq!((check("").await, check(SERVICE).await), (true, false));
+        health.set_serving(false).await;
+        assert!(!check("").await);
+        shutdown.begin();
+        running.await.unwrap().unwrap();
     }
 
     #[tokio::test]

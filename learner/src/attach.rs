@@ -1,6 +1,7 @@
 //! Reports to every acceptor how far this learner has come, on one standing stream each.
 
 use std::{
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,6 +11,7 @@ use paxos_common::{
     config,
     paxos::{identity::AcceptorUuid, message::Leadership, slot::Slot},
     peer::{Address, Backoff},
+    shutdown::Shutdown,
     wire,
 };
 use paxos_proto::v1 as pb;
@@ -32,6 +34,9 @@ const REPORT_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Without news, a report comes so long after the shortest interval: once a second altogether.
 const REPORT_IDLE: Duration = Duration::from_millis(900);
 
+/// Longest time that a stop waits for an acceptor to take the last report.
+const LEAVING_MAX: Duration = Duration::from_millis(200);
+
 /// An acceptor's watermark, as it told when this learner attached.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Greeting {
@@ -53,22 +58,38 @@ pub(crate) struct Reporter {
     pub(crate) disk: Arc<Disk>,
     /// Who leads: the proposer of the highest ballot that any acceptor told of.
     pub(crate) leadership: watch::Sender<Leadership>,
+    /// The stop of this process.
+    pub(crate) shutdown: Shutdown,
 }
 
 impl Reporter {
-    /// Keeps a stream with one acceptor, for ever.
+    /// Keeps a stream with one acceptor until the stop, and then reports that this learner stops.
     ///
     /// # Cancel safety
     /// Safe: the stream ends.
     pub(crate) async fn stay_attached(self, acceptor: Arc<Acceptor>) {
+        let mut attached = pin!(self.attach_again(&acceptor));
+        tokio::select! {
+            // It is polled on below.
+            () = &mut attached => return,
+            // It only waits.
+            () = self.shutdown.token().cancelled() => {}
+        }
+        // Longer, and the acceptor lists this learner as departed for a while.
+        let _ = timeout(LEAVING_MAX, attached).await;
+    }
+
+    async fn attach_again(&self, acceptor: &Acceptor) {
         let mut backoff = backoff();
-        loop {
-            let fault = match self.attach(&acceptor, &mut backoff).await {
+        while !self.shutdown.has_begun() {
+            let fault = match self.attach(acceptor, &mut backoff).await {
+                Ok(()) if self.shutdown.has_begun() => return,
                 Ok(()) => Fault::Ended,
                 Err(fault) => fault,
             };
             acceptor.failed(&fault);
-            sleep(backoff.next_delay()).await;
+            let pause = sleep(backoff.next_delay());
+            self.shutdown.token().run_until_cancelled(pause).await;
         }
     }
 
@@ -105,19 +126,28 @@ impl Reporter {
             loop {
                 let report = self.report(&applied.borrow_and_update(), *caught_up.borrow_and_update());
                 yield report;
-                sleep(REPORT_INTERVAL_MIN).await;
                 let news = async {
-                    tokio::select! {
-                        // Cancel safe: a change that was not seen stays unseen.
-                        changed = applied.changed() => changed.is_ok(),
-                        // Cancel safe, as above.
-                        Ok(()) = caught_up.changed() => true,
-                    }
+                    sleep(REPORT_INTERVAL_MIN).await;
+                    let news = async {
+                        tokio::select! {
+                            // Cancel safe: a change that was not seen stays unseen.
+                            changed = applied.changed() => changed.is_ok(),
+                            // Cancel safe, as above.
+                            Ok(()) = caught_up.changed() => true,
+                        }
+                    };
+                    timeout(REPORT_IDLE, news).await
                 };
-                if timeout(REPORT_IDLE, news).await == Ok(false) {
-                    // The applier is gone: the learner stops.
+                // Cancel safe: a change that is not seen is reported below.
+                let news = self.shutdown.token().run_until_cancelled(news).await;
+                if matches!(news, None | Some(Ok(false))) {
+                    // The stop has begun, or the applier is gone because of it.
                     break;
                 }
+            }
+            if self.shutdown.has_begun() && !self.shutdown.has_failed() {
+                let last = self.report(&applied.borrow());
+                yield pb::AttachRequest { leaving: true, ..last };
             }
         }
     }
@@ -136,6 +166,8 @@ impl Reporter {
             software: config::version().to_owned(),
             progress: Some(pb::attach_request::Progress::Learner(told)),
             report: 0,
+            leaving: false,
+            refused: String::new(),
         }
     }
 }

@@ -36,17 +36,13 @@ mod subscribe;
 mod tails;
 mod trace;
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use paxos_common::{
     config::ListenArgs,
     exit::Failure,
     metrics::{Metrics, Readiness, serve},
-    paxos::{learner::Learner, message::Leadership, quorum::Tally, slot::Slot},
+    paxos::{learner::Learner, message::Leadership, quorum::Tally},
     peer::{Address, MESSAGE_BYTES_MAX},
     server::Server,
     shutdown::Shutdown,
@@ -121,8 +117,8 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
         instruments.reads.clone(),
         Arc::clone(&catch_up),
         Arc::clone(&disk),
+        instruments.data_dir.clone(),
     );
-
     let measuring = instruments
         .data_dir
         .clone()
@@ -130,12 +126,8 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     shutdown.spawn(shutdown.token().clone().run_until_cancelled_owned(measuring));
     metrics::show(&metrics, &service, &catch_up);
     let readiness = Readiness::not_yet("it starts");
-    let (seen, told, full) = (service.clone(), Arc::clone(&catch_up), Arc::clone(&disk));
-    let look = move || {
-        full.look()?;
-        told.look(seen.applied_to().unwrap_or(Slot::ZERO), Instant::now())
-    };
-    let keep = readiness.clone().keep(look);
+    let seen = service.clone();
+    let keep = readiness.clone().keep(move || seen.readiness());
     shutdown.spawn(shutdown.token().clone().run_until_cancelled_owned(keep));
     serve(config.metrics, &metrics, &readiness, &shutdown).await?;
     let routes = Routes::new(
@@ -311,13 +303,13 @@ impl Starter {
             catch_up: Arc::clone(&self.catch_up),
             disk: Arc::clone(&self.disk),
             leadership,
+            shutdown: shutdown.clone(),
         };
         let token = shutdown.token();
         for acceptor in &acceptors {
             let votes = observer.clone().follow_votes(Arc::clone(acceptor));
             shutdown.spawn(token.clone().run_until_cancelled_owned(votes));
-            let attached = reporter.clone().stay_attached(Arc::clone(acceptor));
-            shutdown.spawn(token.clone().run_until_cancelled_owned(attached));
+            shutdown.spawn(reporter.clone().stay_attached(Arc::clone(acceptor)));
         }
         // A random one, which spreads the learners over the acceptors.
         let first = rand::random_range(0..acceptors.len());

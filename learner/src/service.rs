@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use paxos_common::{
     config,
-    metrics::Counter,
+    metrics::{Counter, DataDirSpace, Reason},
     paxos::{
         identity::{AcceptorUuid, ClusterId},
         slot::{Slot, Version},
@@ -74,6 +74,7 @@ pub(crate) struct LearnerService {
     reads_answered: Counter,
     catch_up: Arc<CatchUp>,
     disk: Arc<Disk>,
+    data_dir: DataDirSpace,
 }
 
 impl LearnerService {
@@ -84,6 +85,7 @@ impl LearnerService {
         reads_answered: Counter,
         catch_up: Arc<CatchUp>,
         disk: Arc<Disk>,
+        data_dir: DataDirSpace,
     ) -> Self {
         Self {
             learner,
@@ -94,7 +96,15 @@ impl LearnerService {
             reads_answered,
             catch_up,
             disk,
+            data_dir,
         }
+    }
+
+    /// Whether this learner is ready, as `/readyz` says.
+    pub(crate) fn readiness(&self) -> Result<(), Reason> {
+        self.disk.look()?;
+        let applied_to = self.applied_to().unwrap_or(Slot::ZERO);
+        self.catch_up.look(applied_to, std::time::Instant::now())
     }
 
     /// Serves the log and the state from now on.
@@ -384,6 +394,9 @@ impl Learner for LearnerService {
             subscribers: taken(&self.subscribers, SUBSCRIBERS_MAX),
             watchers: taken(&self.watchers, WATCHERS_MAX),
             reads_answered: self.reads_answered.get(),
+            not_ready: self.readiness().err().map(Reason::into_owned).unwrap_or_default(),
+            data_size_bytes: self.data_dir.size_bytes(),
+            data_free_bytes: self.data_dir.free_bytes(),
             ..Default::default()
         };
         if let Some(opened) = self.opened.get() {

@@ -249,6 +249,7 @@ impl Driver {
             clock: self.clock,
             inputs: inputs.clone(),
             views: self.views.subscribe(),
+            shutdown: shutdown.clone(),
         };
         for address in &self.cluster.addresses {
             shutdown.spawn(link::keep(address.clone(), context.clone(), stop.clone()));
@@ -426,8 +427,12 @@ impl Driver {
                     link.open.reopen.cancel();
                 }
             }
-            Effect::Refused(went_back) => tracing::error!("{went_back}"),
+            Effect::Refused(went_back) => {
+                tracing::error!("{went_back}");
+                self.show_refused(went_back.acceptor, Some(went_back.to_string()));
+            }
             Effect::Readmitted(acceptor) => {
+                self.show_refused(acceptor, None);
                 tracing::info!(%acceptor, "its right disk is back: the acceptor is counted again");
             }
             Effect::Told(notice) => self.announce(&notice),

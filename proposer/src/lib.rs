@@ -78,13 +78,15 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     let metrics = Metrics::new("proposer", exporting.resource())?;
     let instruments = metrics::Instruments::new(&metrics, &view);
     let readiness = Readiness::not_yet("it starts");
-    let keep = readiness.clone().keep(metrics::readiness(view.clone()));
+    let seen = view.clone();
+    let keep = readiness.clone().keep(move || metrics::readiness(&seen.borrow()));
     shutdown.spawn(shutdown.token().clone().run_until_cancelled_owned(keep));
     serve(config.metrics, &metrics, &readiness, &shutdown).await?;
     let service = service::Service::new(
         inputs.clone(),
         view,
         address.clone(),
+        config.leader_timeout,
         shutdown.clone(),
         tracer.clone(),
     );

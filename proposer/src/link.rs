@@ -12,6 +12,7 @@ use paxos_common::{
         quorum::Configuration,
     },
     peer::{self, Address, Arrivals, Backoff, MESSAGE_BYTES_MAX, Watched, connect_lazy},
+    shutdown::Shutdown,
     trace::{Span, names},
     wire::{self, Malformed},
 };
@@ -22,7 +23,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
+use tonic::{Streaming, transport::Channel};
 
 use crate::{
     clock::Clock,
@@ -35,6 +36,9 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a proposer reports that is not watchful, unless half of the leader timeout is longer. Each report wakes both
 /// processes, and acceptors say at once what changes.
 const CALM_REPORT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Longest time that a stop waits for an acceptor to take the last report.
+const LEAVING_MAX: Duration = Duration::from_millis(200);
 
 /// Reports whose time of sending is remembered. An answer to an older one is as old as the connection.
 const REPORTS_REMEMBERED: usize = 64;
@@ -58,6 +62,8 @@ pub(crate) struct Context {
     pub(crate) clock: Clock,
     pub(crate) inputs: mpsc::Sender<Input>,
     pub(crate) views: watch::Receiver<View>,
+    /// The stop of this process.
+    pub(crate) shutdown: Shutdown,
 }
 
 /// An open link to an acceptor.
@@ -199,7 +205,7 @@ async fn serve(
     let (Stamp { acceptor, run, .. }, form) = introduce(&mut calls, context).await?;
 
     let (outbox, inbox) = mpsc::channel(1);
-    let mut reports = Reports::new(outbox);
+    let mut reports = Reports::new(acceptor, outbox);
     // The first report goes with the opening of the stream.
     reports.send(context);
     let mut words = timeout(OPEN_TIMEOUT, calls.attach(ReceiverStream::new(inbox)))
@@ -267,11 +273,28 @@ async fn serve(
                 due = reports.next(context);
             }
             () = reopen.cancelled() => break Broken::Distrusted,
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => {
+                if context.shutdown.has_begun() && !context.shutdown.has_failed() {
+                    // Longer, and the acceptor lists this proposer as departed for a while.
+                    let _ = timeout(LEAVING_MAX, leave(&reports, words, context)).await;
+                }
+                return Ok(());
+            }
         }
     };
     let _ = context.inputs.send(Input::Closed(acceptor)).await;
     Err(broken)
+}
+
+/// Reports that this proposer stops, and waits until the acceptor has closed the stream.
+async fn leave(reports: &Reports, mut words: Streaming<pb::AttachResponse>, context: &Context) {
+    let last = pb::AttachRequest {
+        leaving: true,
+        ..report(context, reports.acceptor, reports.last + 1)
+    };
+    if reports.outbox.send(last).await.is_ok() {
+        while let Ok(Some(_)) = words.message().await {}
+    }
 }
 
 /// Time from `now` to the next multiple of `interval`.
@@ -283,6 +306,8 @@ fn until_next(now: Duration, interval: Duration) -> Duration {
 /// The reports of one stream, and when each was sent.
 #[derive(Debug)]
 struct Reports {
+    /// Who receives them.
+    acceptor: AcceptorUuid,
     outbox: mpsc::Sender<pb::AttachRequest>,
     /// The number of the last report.
     last: u64,
@@ -293,8 +318,9 @@ struct Reports {
 }
 
 impl Reports {
-    fn new(outbox: mpsc::Sender<pb::AttachRequest>) -> Self {
+    fn new(acceptor: AcceptorUuid, outbox: mpsc::Sender<pb::AttachRequest>) -> Self {
         Self {
+            acceptor,
             outbox,
             last: 0,
             sent: VecDeque::new(),
@@ -317,7 +343,11 @@ impl Reports {
         let number = self.last + 1;
         // Taken before the report is on its way: what answers it is no older.
         let now = context.clock.now();
-        if self.outbox.try_send(report(context, number)).is_ok() {
+        if self
+            .outbox
+            .try_send(report(context, self.acceptor, number))
+            .is_ok()
+        {
             self.sent(number, now);
         }
     }
@@ -411,7 +441,7 @@ fn reported(
     Ok(Input::Told(stamp, event))
 }
 
-fn report(context: &Context, number: u64) -> pb::AttachRequest {
+fn report(context: &Context, to: AcceptorUuid, number: u64) -> pb::AttachRequest {
     let view = context.views.borrow();
     let progress = pb::ProposerProgress {
         leading: view.phase == pb::ProposerPhase::Leading,
@@ -428,6 +458,8 @@ fn report(context: &Context, number: u64) -> pb::AttachRequest {
         software: version().to_owned(),
         progress: Some(pb::attach_request::Progress::Proposer(progress)),
         report: number,
+        leaving: false,
+        refused: view.refused.get(&to).cloned().unwrap_or_default(),
     }
 }
 
@@ -447,7 +479,7 @@ mod tests {
     fn answer_is_as_old_as_the_report_that_it_answers() {
         let millis = Duration::from_millis;
         let (outbox, _inbox) = mpsc::channel(1);
-        let mut reports = Reports::new(outbox);
+        let mut reports = Reports::new(AcceptorUuid::from_u128(1), outbox);
         for number in 1..=3 {
             reports.sent(number, millis(100 * number));
         }

@@ -234,22 +234,19 @@ fn show(metrics: &Metrics, view: &watch::Receiver<View>) {
 }
 
 /// Whether it can have commands ordered: as the leader, or by the one that it hears of.
-pub(crate) fn readiness(view: watch::Receiver<View>) -> impl Fn() -> Result<(), Reason> + Send + 'static {
-    move || {
-        let view = view.borrow();
-        let (linked, quorum) = (view.links.len(), view.quorum);
-        if view.cluster.is_none() {
-            return Err("the cluster is not formed yet, or its acceptors do not answer".into());
-        }
-        // Without them it cannot lead; and what the few say of a leader, a candidate that lacks the others says too.
-        if linked < quorum {
-            return Err(format!("it reaches {linked} of the acceptors; a quorum is {quorum}").into());
-        }
-        if view.phase == ProposerPhase::Leading || view.leader.is_some() {
-            return Ok(());
-        }
-        Err("nobody is heard of who leads".into())
+pub(crate) fn readiness(view: &View) -> Result<(), Reason> {
+    let (linked, quorum) = (view.links.len(), view.quorum);
+    if view.cluster.is_none() {
+        return Err("the cluster is not formed yet, or its acceptors do not answer".into());
     }
+    // Without them it cannot lead; and what the few say of a leader, a candidate that lacks the others says too.
+    if linked < quorum {
+        return Err(format!("it reaches {linked} of the acceptors; a quorum is {quorum}").into());
+    }
+    if view.phase == ProposerPhase::Leading || view.leader.is_some() {
+        return Ok(());
+    }
+    Err("nobody is heard of who leads".into())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The gRPC face of the proposer: checks what comes in, hands it to the driver, and words the answers.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeSet, HashMap},
     net::IpAddr,
     pin::Pin,
@@ -37,6 +38,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
     driver::{Input, View},
+    metrics::readiness,
     openings::Openings,
     requests::{self, Reply, RequestIds},
     trace::Traces,
@@ -54,6 +56,7 @@ pub(crate) struct Service {
     inputs: mpsc::Sender<Input>,
     views: watch::Receiver<View>,
     address: Address,
+    leader_timeout_ms: u32,
     ids: Arc<RequestIds>,
     openings: Openings,
     shutdown: Shutdown,
@@ -65,6 +68,7 @@ impl Service {
         inputs: mpsc::Sender<Input>,
         views: watch::Receiver<View>,
         address: Address,
+        leader_timeout: Duration,
         shutdown: Shutdown,
         tracer: Tracer,
     ) -> Self {
@@ -72,6 +76,7 @@ impl Service {
             inputs,
             views,
             address,
+            leader_timeout_ms: u32::try_from(leader_timeout.as_millis()).unwrap_or(u32::MAX),
             ids: Arc::default(),
             openings: Openings::default(),
             shutdown,
@@ -213,6 +218,7 @@ impl Proposer for Service {
         _: Request<pb::ProposerStatusRequest>,
     ) -> Result<Response<pb::ProposerStatusResponse>, Status> {
         let view = self.views.borrow().clone();
+        let not_ready = readiness(&view).err().map(Cow::into_owned).unwrap_or_default();
         let link = |(uuid, (address, chosen_to)): (_, (Address, Slot))| pb::AcceptorLink {
             acceptor: Bytes::copy_from_slice(&paxos_common::paxos::identity::AcceptorUuid::to_bytes(uuid)),
             address: address.to_string(),
@@ -233,6 +239,8 @@ impl Proposer for Service {
             proposed_to: view.proposed_to.get(),
             queued: view.queued as u64,
             queued_bytes: view.queued_bytes as u64,
+            not_ready,
+            leader_timeout_ms: self.leader_timeout_ms,
             acceptors: view.links.into_iter().map(link).collect(),
         }))
     }

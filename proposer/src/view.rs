@@ -31,6 +31,8 @@ pub(crate) struct View {
     pub(crate) quorum: usize,
     /// Which acceptors kept commands waiting when a caller last stopped waiting; empty when none did.
     pub(crate) late: String,
+    /// Acceptors that are not counted because they lost commits, and what each lost.
+    pub(crate) refused: BTreeMap<AcceptorUuid, String>,
 }
 
 impl View {
@@ -49,6 +51,7 @@ impl View {
             links: BTreeMap::new(),
             quorum: 0,
             late: String::new(),
+            refused: BTreeMap::new(),
         }
     }
 }

@@ -13,6 +13,8 @@ use tonic::Status;
 const TRACEPARENT_BYTES_MAX: usize = 1024;
 /// Longest version of a peer's software, in bytes.
 const SOFTWARE_BYTES_MAX: usize = 64;
+/// Why a proposer does not count this acceptor: one sentence.
+const REFUSED_BYTES_MAX: usize = 1_024;
 /// Most digests in a report: what learners of this release send at most.
 const DIGESTS_MAX: usize = 8;
 
@@ -66,6 +68,7 @@ pub(super) fn check_report(report: &pb::AttachRequest) -> Result<(), Status> {
     }
     check_address("address", &report.address)?;
     check_length("software", report.software.len(), SOFTWARE_BYTES_MAX)?;
+    check_length("refused", report.refused.len(), REFUSED_BYTES_MAX)?;
     if let Some(pb::attach_request::Progress::Learner(progress)) = &report.progress {
         let count = progress.digests.len();
         if count > DIGESTS_MAX {
@@ -111,6 +114,8 @@ mod tests {
             software: "s".repeat(SOFTWARE_BYTES_MAX),
             progress: Some(pb::attach_request::Progress::Learner(progress)),
             report: i64::MAX as u64,
+            leaving: true,
+            refused: "r".repeat(REFUSED_BYTES_MAX),
         }
     }
 

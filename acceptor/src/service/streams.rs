@@ -136,6 +136,15 @@ pub(super) fn attached<R: Reader>(
                     latest = report.report;
                     due = due.max(Instant::now()) + REPORT_INTERVAL;
                     silence.as_mut().reset(Instant::now() + NEXT_REPORT_MAX);
+                    if !report.refused.is_empty() {
+                        inner.shared.refused(&report.refused);
+                    }
+                    if report.leaving {
+                        if let Some(attachment) = &attachment {
+                            attachment.leave();
+                        }
+                        break;
+                    }
                     match &attachment {
                         Some(attachment) => attachment.report(report),
                         None => attachment = Some(inner.attach(report)?),

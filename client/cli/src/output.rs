@@ -85,6 +85,20 @@ pub(crate) fn bytes_as_text(bytes: &[u8]) -> String {
     line
 }
 
+/// Text of another process for people, on one line: control characters are escaped. Otherwise a newline could forge a line
+/// of a table, and an escape sequence could change what the terminal shows.
+pub(crate) fn printable(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
 /// Bytes for programs: a string where they are UTF-8, else an object with the base64 of them.
 pub(crate) fn bytes_as_json(bytes: &[u8]) -> Value {
     match str::from_utf8(bytes) {
@@ -116,6 +130,14 @@ mod tests {
         assert_eq!(bytes_as_text(b"a\nb"), "a\\nb");
         assert_eq!(bytes_as_text(b"a\\nb"), "a\\\\nb");
         assert_eq!(bytes_as_text(b"base64:/wA="), "\\base64:/wA=");
+    }
+
+    #[test]
+    fn text_of_other_processes_has_no_control_characters() {
+        assert_eq!(
+            printable("a1\nhealthy\u{1b}[2J\u{9b}grüße\\"),
+            "a1\\nhealthy\\u{1b}[2J\\u{9b}grüße\\"
+        );
     }
 
     #[test]

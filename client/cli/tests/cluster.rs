@@ -256,21 +256,30 @@ async fn healthcheck_tells_ready_from_answering_and_from_nobody() {
     let listen = |process: &Process| process.address.as_str().replace("http://", "");
     let (acceptor, proposer) = (listen(&cluster.acceptors[0]), listen(&cluster.proposers[0]));
     let check = async |address: &str| run(&["healthcheck", address]).await.status.code();
-    until("the acceptor is ready", async || {
-        (check(&acceptor).await == READY).then_some(())
+    until("the acceptor answers", async || {
+        (check(&acceptor).await == NOT_READY).then_some(())
     })
     .await;
+    let blank = run(&["healthcheck", &acceptor]).await;
+    let reason = String::from_utf8_lossy(&blank.stderr);
+    assert!(reason.contains("it belongs to no formed cluster yet"), "{reason}");
+    // Blank, it lives: a cluster is formed by asking it.
+    let live = async |address: &str| run(&["healthcheck", "--live", address]).await.status.code();
+    assert_eq!(live(&acceptor).await, READY);
     until("the proposer answers", async || {
         (check(&proposer).await == NOT_READY).then_some(())
     })
     .await;
     assert_eq!(check(&format!("127.0.0.1:{port}")).await, UNAVAILABLE);
+    assert_eq!(live(&format!("127.0.0.1:{port}")).await, UNAVAILABLE);
     let data_dir = cluster.path("late");
     let flags = ["--id", "late", "--data-dir", &data_dir];
     let late = Process::role(cluster.dir.path(), "acceptor", "late".to_owned(), port, &flags);
     cluster.acceptors.push(late);
-    until("the proposer is ready", async || {
-        (check(&proposer).await == READY).then_some(())
-    })
-    .await;
+    for address in [&proposer, &acceptor] {
+        until("it is ready", async || {
+            (check(address).await == READY).then_some(())
+        })
+        .await;
+    }
 }

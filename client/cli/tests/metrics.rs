@@ -38,6 +38,9 @@ use tonic_health::pb::{
 /// Writes, and so linearizable reads, that a test makes.
 const WRITES: usize = 40;
 
+/// The service of an acceptor that serves while it can vote.
+const ACCEPTOR: &str = "paxos.v1.Acceptor";
+
 /// Nobody yet; who is added serves metrics at any port.
 async fn nobody() -> Cluster {
     let mut cluster = Cluster::blank(0).await;
@@ -70,9 +73,15 @@ async fn cluster() -> (Cluster, usize) {
 
 /// Waits until `grpc.health.v1` says so.
 async fn health_is(process: &Process, status: ServingStatus) {
+    service_is(process, "", status).await;
+}
+
+/// The same of a service by its name.
+async fn service_is(process: &Process, service: &str, status: ServingStatus) {
     let mut client = HealthClient::new(connect_lazy(&process.address));
     until(&format!("{} is {status:?}", process.name), async || {
-        let answer = client.check(HealthCheckRequest::default()).await.unwrap();
+        let service = service.to_owned();
+        let answer = client.check(HealthCheckRequest { service }).await.unwrap();
         (answer.into_inner().status() == status).then_some(())
     })
     .await;
@@ -257,8 +266,9 @@ async fn roles_are_ready_when_they_are_of_use_and_say_why_not() {
         cluster.add_acceptor();
     }
     ready(&cluster.acceptors[0], 503, "no formed cluster").await;
-    // Whoever waits for it before starting proposers would else wait for ever.
+    // The process lives: a cluster is formed by asking blank acceptors. It cannot vote.
     health_is(&cluster.acceptors[0], ServingStatus::Serving).await;
+    service_is(&cluster.acceptors[0], ACCEPTOR, ServingStatus::NotServing).await;
     cluster.acceptors[2].kill();
     let urls = cluster.urls();
     cluster.add_proposer(&urls, &[]);
@@ -277,6 +287,7 @@ async fn roles_are_ready_when_they_are_of_use_and_say_why_not() {
     {
         ready(process, 200, "ready").await;
     }
+    service_is(&cluster.acceptors[0], ACCEPTOR, ServingStatus::Serving).await;
 
     // Cut off from a quorum, nobody can have anything ordered, or knows how far the log is.
     for acceptor in &cluster.acceptors[..2] {

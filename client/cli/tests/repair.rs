@@ -66,6 +66,13 @@ async fn refused_acceptor_is_counted_again_when_the_others_forget_what_is_wrong(
     })
     .await;
     assert!(cluster.proposers[0].log().contains("paxos repair forget-witness"));
+    let listen = cluster.acceptors[2].address.as_str().replace("http://", "");
+    until("the third acceptor knows that it is refused", async || {
+        let health = run(&["healthcheck", &listen]).await;
+        let told = String::from_utf8_lossy(&health.stderr).contains("does not count it");
+        (health.status.code() == Some(1) && told).then_some(())
+    })
+    .await;
     // It goes on being refused, and nobody else is, however often it shows its runs.
     cluster.client().append("without it", PATIENCE).await.unwrap();
 

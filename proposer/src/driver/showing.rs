@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use paxos_common::paxos::{
+    identity::AcceptorUuid,
     proposer::{Notice, Phase},
     slot::Slot,
 };
@@ -16,6 +17,9 @@ const VIEW_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How often the log says at most that this process stood still: on a starved machine it does so all the time.
 const STOOD_STILL_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Longest reason that is reported to an acceptor which is refused. The acceptor takes 1,024 bytes.
+const REFUSED_CHARACTERS_MAX: usize = 250;
 
 impl Driver {
     /// Shows the watermark before callers are answered: whoever asks after an answer is told at least as much.
@@ -35,6 +39,23 @@ impl Driver {
         let late = late.join(", ");
         self.views.send_if_modified(|view| {
             view.late = late;
+            // Nobody waits for it alone.
+            false
+        });
+    }
+
+    /// Shows that an acceptor is refused because of this, or is counted again: its link reports it to the acceptor.
+    pub(super) fn show_refused(&self, acceptor: AcceptorUuid, reason: Option<String>) {
+        self.views.send_if_modified(|view| {
+            match reason {
+                Some(reason) => {
+                    let reason = reason.chars().take(REFUSED_CHARACTERS_MAX).collect();
+                    view.refused.insert(acceptor, reason);
+                }
+                None => {
+                    view.refused.remove(&acceptor);
+                }
+            }
             // Nobody waits for it alone.
             false
         });
@@ -125,6 +146,7 @@ impl Driver {
                 .collect(),
             quorum: self.cluster.configuration.quorums().phase2(),
             late: self.views.borrow().late.clone(),
+            refused: self.views.borrow().refused.clone(),
         };
         // Who waits for a change is not woken without one.
         self.views.send_if_modified(|shown| {

@@ -234,3 +234,50 @@ async fn report_without_a_number_is_answered_with_none() {
     standby.reports.send(report(&cluster, 0)).await.unwrap();
     standby.hears(|answer, _| answer.report == 0).await;
 }
+
+#[tokio::test]
+async fn acceptor_that_a_proposer_refuses_is_not_ready() {
+    let cluster = Cluster::start().await;
+    let address = cluster.serve().await;
+    let mut standby = Standby::attach(&cluster, address).await;
+    let not_ready = async || {
+        let status = cluster.service.status(Request::new(pb::AcceptorStatusRequest {}));
+        status.await.unwrap().into_inner().not_ready
+    };
+    assert_eq!(not_ready().await, "");
+    let refusing = pb::AttachRequest {
+        refused: "it lost commits".to_owned(),
+        ..report(&cluster, 2)
+    };
+    standby.reports.send(refusing).await.unwrap();
+    standby.hears(|answer, _| answer.report == 2).await;
+    assert_eq!(not_ready().await, "a proposer does not count it: it lost commits");
+}
+
+#[tokio::test]
+async fn peer_that_says_that_it_stops_is_forgotten_and_one_that_is_killed_is_remembered() {
+    let cluster = Cluster::start().await;
+    let address = cluster.serve().await;
+    let departed = async || {
+        let status = cluster.service.status(Request::new(pb::AcceptorStatusRequest {}));
+        status.await.unwrap().into_inner().departed.len()
+    };
+    let stopping = Standby::attach(&cluster, address).await;
+    let last = pb::AttachRequest {
+        leaving: true,
+        ..report(&cluster, 2)
+    };
+    stopping.reports.send(last).await.unwrap();
+    let mut answers = stopping.answers;
+    within(async { while let Ok(Some(_)) = answers.message().await {} }).await;
+    assert_eq!(departed().await, 0);
+    let mut killed = Standby::attach(&cluster, address).await;
+    killed.hears(|_, _| true).await;
+    drop(killed);
+    within(async {
+        while departed().await == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}

@@ -116,8 +116,8 @@ pub(crate) fn volume_is_lost(engine: Engine) -> Completion {
     );
     text(&topology.client(&["put", "colour", "green"]));
     // A proposer that starts now does not count it either.
-    topology.scale(1, 1);
-    topology.scale(2, 1);
+    topology.scale_beside(1, 1, Some("acceptor-3"));
+    topology.scale_beside(2, 1, Some("acceptor-3"));
     text(&topology.client(&["put", "colour", "red"]));
 
     // With the quorum that is left, and no more.

@@ -78,9 +78,14 @@ impl Topology {
 
     /// Changes how many proposers and learners there are, and waits until all are healthy.
     pub(crate) fn scale(&self, proposers: usize, learners: usize) {
+        self.scale_beside(proposers, learners, None);
+    }
+
+    /// The same, beside a container whose name contains `sick` and which cannot become healthy.
+    pub(crate) fn scale_beside(&self, proposers: usize, learners: usize, sick: Option<&str>) {
         let (proposers, learners) = (format!("proposer={proposers}"), format!("learner={learners}"));
         self.compose_up(&["--scale", &proposers, "--scale", &learners]);
-        self.is_healthy();
+        self.is_healthy_beside(sick);
     }
 
     /// Runs Compose on this project.
@@ -194,6 +199,10 @@ impl Topology {
 
     /// Waits until all containers are healthy.
     pub(crate) fn is_healthy(&self) {
+        self.is_healthy_beside(None);
+    }
+
+    fn is_healthy_beside(&self, sick: Option<&str>) {
         until("every container is healthy", || {
             let format = "{{.Names}} {{.Status}}";
             let listed = text(&docker(&[
@@ -204,7 +213,10 @@ impl Topology {
                 "--format",
                 format,
             ]));
-            let mut healthy = listed.lines().map(|line| line.ends_with("(healthy)"));
+            let mut healthy = listed.lines().map(|line| {
+                let is_sick = sick.is_some_and(|sick| line.contains(sick));
+                line.ends_with(if is_sick { "(unhealthy)" } else { "(healthy)" })
+            });
             (listed.lines().count() >= ROLES.len() && healthy.all(|healthy| healthy)).then_some(())
         });
     }
