@@ -73,6 +73,16 @@ impl Directory {
         self.search(Role::Learner, &self.learners).await
     }
 
+    /// The proposers that the client was given.
+    pub(crate) fn given_proposers(&self) -> &[Address] {
+        &self.proposers
+    }
+
+    /// The learners that the client was given.
+    pub(crate) fn given_learners(&self) -> &[Address] {
+        &self.learners
+    }
+
     /// Remembers that an address could not be reached, or does not get on.
     pub(crate) fn shun(&self, address: &Address) {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -256,8 +266,10 @@ mod tests {
         ClusterStatus {
             acceptors: vec![AcceptorReport {
                 address: "http://a:1".parse().unwrap(),
+                given: true,
                 answer: Ok(answer),
             }],
+            ..ClusterStatus::default()
         }
     }
 

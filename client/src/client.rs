@@ -24,7 +24,7 @@ use crate::{
     registers::Consistency,
     session::Sessions,
     stall::Judge,
-    status::ClusterStatus,
+    status::{ClusterStatus, survey},
     stream::{Sending, Submission},
     subscription::Subscription,
     trace::Tracer,
@@ -155,12 +155,15 @@ impl Client {
         Subscription::start(self.directory.clone(), from, patience)
     }
 
-    /// Asks every acceptor, each for at most `timeout`, what it knows of the cluster.
+    /// Asks every process how it is: the acceptors, and the members, proposers and learners that they name.
+    ///
+    /// Processes that do not answer are waited for until `timeout` while no quorum of acceptors has answered, and
+    /// otherwise for a fraction of a second.
     ///
     /// # Cancel safety
     /// Safe: it only reads.
     pub async fn cluster_status(&self, timeout: Duration) -> ClusterStatus {
-        self.directory.acceptors.status(timeout, |_| false).await
+        survey(&self.directory, timeout.min(TIMEOUT_MAX)).await
     }
 
     /// Where the log ends: a slot above every command that was acknowledged before the call. A learner finds it by the

@@ -92,6 +92,6 @@ pub use paxos_common::{
 /// The messages of the contract, as they are on the wire.
 pub use paxos_proto::v1 as proto;
 pub use registers::{Condition, Consistency, Current, Decision, Page, Part, Register, Written};
-pub use status::{AcceptorReport, ClusterStatus};
+pub use status::{AcceptorReport, ClusterStatus, RoleReport};
 pub use subscription::{News, Subscription};
 pub use watch::{Change, Changes, Target, Watch};

@@ -1,24 +1,36 @@
-//! What the acceptors say of the cluster: the roster for people, and where to find proposers and learners.
+//! What the cluster says of itself: each role by its own answer, and what the acceptors report of the others.
 
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use paxos_common::peer::{Address, MESSAGE_BYTES_MAX, connect_lazy};
-use paxos_proto::v1::{AcceptorStatusRequest, AcceptorStatusResponse, acceptor_client::AcceptorClient};
+use paxos_proto::v1::{
+    AcceptorStatusRequest, AcceptorStatusResponse, LearnerStatusResponse, ProposerStatusResponse,
+    acceptor_client::AcceptorClient,
+};
 use tokio::time::timeout;
 use tonic::transport::Channel;
 
 use crate::error::Cause;
 
-/// Every acceptor asked, and what it said.
-#[derive(Clone, Debug)]
+mod survey;
+
+pub(crate) use survey::survey;
+
+/// Every process asked, and its answer.
+#[derive(Clone, Debug, Default)]
 pub struct ClusterStatus {
-    /// In the order in which the client was given them.
+    /// The acceptors that the client was given, in that order; then the other members that the acceptors' configuration
+    /// lists.
     pub acceptors: Vec<AcceptorReport>,
+    /// The proposers that the client was given, or that an acceptor reports.
+    pub proposers: Vec<RoleReport<ProposerStatusResponse>>,
+    /// The learners that the client was given, or that an acceptor reports.
+    pub learners: Vec<RoleReport<LearnerStatusResponse>>,
 }
 
 impl ClusterStatus {
-    /// Those that answered.
+    /// The acceptors that answered.
     pub fn answers(&self) -> impl Iterator<Item = &AcceptorStatusResponse> {
         self.acceptors
             .iter()
@@ -26,13 +38,18 @@ impl ClusterStatus {
     }
 }
 
-/// What one acceptor said.
+/// One acceptor that was asked.
+pub type AcceptorReport = RoleReport<AcceptorStatusResponse>;
+
+/// One process that was asked.
 #[derive(Clone, Debug)]
-pub struct AcceptorReport {
+pub struct RoleReport<T> {
     /// Where it was asked.
     pub address: Address,
+    /// The client was given this address. False: the address was found in an acceptor's answer.
+    pub given: bool,
     /// Its answer, or why there is none.
-    pub answer: Result<AcceptorStatusResponse, Cause>,
+    pub answer: Result<T, Cause>,
 }
 
 /// The acceptors, with a connection to each.
@@ -41,15 +58,17 @@ pub(crate) struct Acceptors {
     clients: Vec<(Address, AcceptorClient<Channel>)>,
 }
 
+/// A client of the acceptor at `address`, connected when first used.
+fn acceptor_client(address: &Address) -> AcceptorClient<Channel> {
+    AcceptorClient::new(connect_lazy(address)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
 impl Acceptors {
     pub(crate) fn new(addresses: &[Address]) -> Self {
-        let client = |address: &Address| {
-            AcceptorClient::new(connect_lazy(address)).max_decoding_message_size(MESSAGE_BYTES_MAX)
-        };
         Self {
             clients: addresses
                 .iter()
-                .map(|address| (address.clone(), client(address)))
+                .map(|address| (address.clone(), acceptor_client(address)))
                 .collect(),
         }
     }
@@ -92,7 +111,15 @@ async fn ask(
         Ok(Err(status)) => Err(Cause::from(&status)),
         Err(_elapsed) => Err(Cause::deadline()),
     };
-    (index, AcceptorReport { address, answer })
+    let given = true;
+    (
+        index,
+        AcceptorReport {
+            address,
+            given,
+            answer,
+        },
+    )
 }
 
 fn in_order(reports: &[(usize, AcceptorReport)]) -> ClusterStatus {
@@ -100,5 +127,6 @@ fn in_order(reports: &[(usize, AcceptorReport)]) -> ClusterStatus {
     reports.sort_by_key(|(index, _)| *index);
     ClusterStatus {
         acceptors: reports.into_iter().map(|(_, report)| report).collect(),
+        ..ClusterStatus::default()
     }
 }

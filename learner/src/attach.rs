@@ -146,7 +146,7 @@ impl Reporter {
                 }
             }
             if self.shutdown.has_begun() && !self.shutdown.has_failed() {
-                let last = self.report(&applied.borrow());
+                let last = self.report(&applied.borrow(), *caught_up.borrow());
                 yield pb::AttachRequest { leaving: true, ..last };
             }
         }

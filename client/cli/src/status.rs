@@ -1,4 +1,4 @@
-//! `paxos status`: the cluster as the acceptors see it, as a table and a verdict.
+//! `paxos status`: the cluster by the answers of all its processes, as tables and a verdict.
 
 use std::{io::IsTerminal as _, time::Duration};
 
@@ -12,27 +12,33 @@ use paxos_common::{
     paxos::ballot::Ballot,
 };
 use serde_json::{Value, json};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::{
     connection::ConnectionArgs,
     json::{self, uint64},
-    output::{Form, OutputArgs, hex, write},
+    output::{Form, OutputArgs, hex, printable, write},
     signals::{Left, interruptible, until_asked_to_end},
-    verdict::{Digests, Peer, Severity, Verdict, judge, learner},
+    verdict::{Digests, Peer, Severity, Source, Verdict, judge, learner},
 };
 
 /// How often `--watch` asks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-/// An acceptor that answers later is shown as not answering.
+/// Longest time that processes are waited for while no quorum of acceptors has answered.
 const PATIENCE_MAX: Duration = Duration::from_secs(3);
+/// Pause before the second look, when two processes contradict each other: one of them may have restarted.
+const SECOND_LOOK_PAUSE: Duration = Duration::from_millis(200);
 /// As many digits of a digest or cluster id as tell them apart.
 const PREFIX: usize = 12;
 
 /// Show the cluster: leader, watermarks, lag, digests; what is wrong and what to do
 ///
-/// Asks the acceptors alone, so it works while everything else is down. Exits 0 when values can be ordered, 69 when
-/// not, 1 when learners differ.
+/// Asks every process at once: the acceptors, and the members, proposers and learners that they name. Of a proposer or
+/// learner that does not answer it shows the latest report to an acceptor, with its age. Processes that are late are waited
+/// for a fraction of a second, and up to 3 s while too few acceptors have answered.
+///
+/// Exits 0 when values can be ordered, 69 when not, 1 when learners differ. Findings that are only degraded leave the exit
+/// code at 0; `healthy` in the JSON output is true without any finding.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Ask again every second, until interrupted
@@ -58,7 +64,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         if verdict.exit() == Exit::Clean {
             return Ok(());
         }
-        let problem = verdict.findings.first().map(|finding| finding.problem.clone());
+        let problem = verdict
+            .findings
+            .first()
+            .map(|finding| printable(&finding.problem));
         Err(Failure::new(
             verdict.exit(),
             anyhow::anyhow!(problem.unwrap_or_default()),
@@ -85,6 +94,7 @@ async fn look(client: &Client, patience: Duration) -> (ClusterStatus, Verdict) {
     let mut status = client.cluster_status(patience).await;
     let mut verdict = judge(&status);
     if verdict.contradicted {
+        sleep(SECOND_LOOK_PAUSE).await;
         status = client.cluster_status(patience).await;
         verdict = judge(&status);
     }
@@ -98,11 +108,11 @@ fn print(args: &Args, status: &ClusterStatus, verdict: &Verdict) -> Result<(), F
 
 fn text(status: &ClusterStatus, verdict: &Verdict) -> String {
     let mut text = headline(status, verdict);
-    text += &format!("\n{}\n", acceptor_table(status));
+    text += &format!("\n{}\n", acceptor_table(status, verdict));
     if !verdict.peers.is_empty() {
         text += &format!("\n{}\n", peer_table(verdict));
     }
-    text + "\n" + &conclusion(status, verdict)
+    text + "\n" + &conclusion(verdict)
 }
 
 /// Cluster, leader and quorums on one line.
@@ -118,7 +128,7 @@ fn headline(status: &ClusterStatus, verdict: &Verdict) -> String {
         .map(|leader| (&leader.report.address, &leader.report.progress))
     {
         Some((address, Some(Progress::Proposer(progress)))) => {
-            format!("{address} at ballot {}", ballot(progress.ballot))
+            format!("{} at ballot {}", printable(address), ballot(progress.ballot))
         }
         Some(_) | None => "none".to_owned(),
     };
@@ -145,11 +155,12 @@ fn table(header: &[&str]) -> Table {
     table
 }
 
-fn acceptor_table(status: &ClusterStatus) -> String {
+fn acceptor_table(status: &ClusterStatus, verdict: &Verdict) -> String {
     let header = [
         "ACCEPTOR",
         "ADDRESS",
         "MEMBERSHIP",
+        "VOTES",
         "PROMISED",
         "CHOSEN TO",
         "VOTED TO",
@@ -159,17 +170,17 @@ fn acceptor_table(status: &ClusterStatus) -> String {
         "WAL",
     ];
     let mut table = table(&header);
-    for report in &status.acceptors {
-        let address = report.address.to_string();
+    for (report, votes) in status.acceptors.iter().zip(&verdict.votes) {
+        let address = printable(report.address.as_str());
         match &report.answer {
-            Ok(answer) => table.add_row(acceptor_row(address, answer)),
+            Ok(answer) => table.add_row(acceptor_row(address, answer, *votes)),
             Err(_) => table.add_row(["?".to_owned(), address, "no answer".to_owned()]),
         };
     }
     trimmed(&table)
 }
 
-fn acceptor_row(address: String, answer: &AcceptorStatusResponse) -> [String; 10] {
+fn acceptor_row(address: String, answer: &AcceptorStatusResponse, votes: bool) -> [String; 11] {
     let membership = match answer.membership() {
         Membership::Unspecified => "?",
         Membership::Blank => "blank",
@@ -181,9 +192,10 @@ fn acceptor_row(address: String, answer: &AcceptorStatusResponse) -> [String; 10
         .as_ref()
         .and_then(|leadership| leadership.promised);
     [
-        answer.id.clone(),
+        printable(&answer.id),
         address,
         membership.to_owned(),
+        if votes { "yes" } else { "no" }.to_owned(),
         ballot(promised),
         answer.chosen_to.to_string(),
         answer.voted_to.to_string(),
@@ -198,6 +210,7 @@ fn peer_table(verdict: &Verdict) -> String {
     let header = [
         "ROLE",
         "ADDRESS",
+        "AGE",
         "LEADS",
         "CHOSEN TO",
         "APPLIED TO",
@@ -212,18 +225,25 @@ fn peer_table(verdict: &Verdict) -> String {
     trimmed(&table)
 }
 
-fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 8] {
+/// How old the word of a peer is, and where it comes from when the peer did not answer.
+fn age(peer: &Peer) -> String {
+    match &peer.source {
+        Source::Itself => "now".to_owned(),
+        Source::Report(_) => format!("{} ms, no answer", peer.age_ms),
+        Source::Departed => format!("{} s, gone", peer.age_ms / 1_000),
+    }
+}
+
+fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 9] {
     let dash = || "-".to_owned();
-    let address = peer.report.address.clone();
+    let (address, age) = (printable(&peer.report.address), age(peer));
     match &peer.report.progress {
         Some(Progress::Proposer(progress)) => {
-            let leads = verdict
-                .leader
-                .as_ref()
-                .is_some_and(|leader| leader.report.address == address);
+            let leads = verdict.leader.as_ref() == Some(peer);
             [
                 "proposer".to_owned(),
                 address,
+                age,
                 if leads { "yes" } else { "no" }.to_owned(),
                 progress.chosen_to.to_string(),
                 dash(),
@@ -240,6 +260,7 @@ fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 8] {
             [
                 "learner".to_owned(),
                 address,
+                age,
                 dash(),
                 dash(),
                 progress.applied_to.to_string(),
@@ -251,6 +272,7 @@ fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 8] {
         None => [
             "?".to_owned(),
             address,
+            age,
             dash(),
             dash(),
             dash(),
@@ -262,11 +284,11 @@ fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 8] {
 }
 
 /// What is wrong and what to do, or that all is well.
-fn conclusion(status: &ClusterStatus, verdict: &Verdict) -> String {
+fn conclusion(verdict: &Verdict) -> String {
     let learners = verdict
         .peers
         .iter()
-        .filter(|peer| learner(peer).is_some())
+        .filter(|peer| learner(peer).is_some() && !peer.is_departed())
         .count();
     let digests = match verdict.digests {
         Digests::Equal(to) => format!("the digests of {learners} learners are equal below slot {to}"),
@@ -275,10 +297,10 @@ fn conclusion(status: &ClusterStatus, verdict: &Verdict) -> String {
         Digests::NotComparable => format!("{learners} learners have no digest at a common slot just now"),
     };
     if verdict.findings.is_empty() {
-        let answering = status.answers().count();
+        let votes = verdict.votes.iter().filter(|votes| **votes).count();
         return format!(
-            "healthy: a leader, {answering} of {} acceptors; {digests}\n",
-            status.acceptors.len()
+            "healthy: a leader, {votes} of {} acceptors; {digests}\n",
+            verdict.members
         );
     }
     let mut text = String::new();
@@ -290,7 +312,8 @@ fn conclusion(status: &ClusterStatus, verdict: &Verdict) -> String {
         };
         text += &format!(
             "{grade}: {}\n    what to do: {}\n",
-            finding.problem, finding.advice
+            printable(&finding.problem),
+            finding.advice
         );
     }
     text + &format!("{digests}\n")
@@ -301,13 +324,19 @@ fn report(status: &ClusterStatus, verdict: &Verdict) -> Value {
     let acceptors: Vec<_> = status
         .acceptors
         .iter()
-        .map(|report| {
-            let address = report.address.as_str();
+        .zip(&verdict.votes)
+        .map(|(report, votes)| {
+            let (address, given) = (report.address.as_str(), report.given);
             match &report.answer {
-                Ok(answer) => {
-                    json!({ "asked_at": address, "status": json::message("AcceptorStatusResponse", answer) })
+                Ok(answer) => json!({
+                    "asked_at": address,
+                    "given": given,
+                    "votes": votes,
+                    "status": json::message("AcceptorStatusResponse", answer),
+                }),
+                Err(cause) => {
+                    json!({ "asked_at": address, "given": given, "votes": votes, "error": cause.to_string() })
                 }
-                Err(cause) => json!({ "asked_at": address, "error": cause.to_string() }),
             }
         })
         .collect();
@@ -317,6 +346,8 @@ fn report(status: &ClusterStatus, verdict: &Verdict) -> Value {
         .map(|finding| {
             json!({
                 "severity": format!("{:?}", finding.severity).to_lowercase(),
+                "role": finding.subject.role,
+                "name": finding.subject.name,
                 "problem": finding.problem,
                 "advice": finding.advice,
             })
@@ -336,7 +367,18 @@ fn report(status: &ClusterStatus, verdict: &Verdict) -> Value {
         "acceptors": acceptors,
         "attached": verdict.peers.iter().map(|peer| json!({
             "report": json::message("AttachRequest", &peer.report),
+            "source": match &peer.source {
+                Source::Itself => "itself",
+                Source::Report(_) => "report",
+                Source::Departed => "departed",
+            },
             "age_ms": uint64(peer.age_ms),
+            "reported_ms": peer.reported_ms.map(uint64),
+            "not_ready": peer.not_ready,
+            "error": match &peer.source {
+                Source::Report(cause) => cause.as_deref(),
+                Source::Itself | Source::Departed => None,
+            },
             "leads": verdict.leader.as_ref() == Some(peer),
             "lag": learner(peer).map(|learner| uint64(verdict.chosen_to.saturating_sub(learner.applied_to))),
         })).collect::<Vec<_>>(),
@@ -388,6 +430,19 @@ mod tests {
     }
 
     #[test]
+    fn strings_of_other_processes_cannot_forge_lines_or_move_the_cursor() {
+        let mut status = cluster(&[proposer(7101, true), learner(7201, 120, &[])]);
+        let forged = "a1\nhealthy: \u{1b}[2J".to_owned();
+        let answer = status.acceptors[0].answer.as_mut().unwrap();
+        answer.id.clone_from(&forged);
+        answer.no_space = true;
+        answer.attached[1].report.as_mut().unwrap().address = forged;
+        let text = text(&status, &judge(&status));
+        assert!(!text.contains('\u{1b}') && !text.contains("\nhealthy"), "{text}");
+        assert!(text.contains(r"a1\nhealthy: \u{1b}[2J"), "{text}");
+    }
+
+    #[test]
     fn json_says_the_same_under_the_names_of_the_proto() {
         let mut status = healthy();
         lose(&mut status, 2);
@@ -396,7 +451,16 @@ mod tests {
         assert_eq!(report["digests"], json!({ "verdict": "equal", "to": "1024" }));
         assert_eq!(report["acceptors"][0]["status"]["chosen_to"], "120");
         assert_eq!(report["acceptors"][2]["error"], "connection refused");
-        assert_eq!(report["findings"][0]["severity"], "degraded");
+        assert_eq!(report["acceptors"][2]["votes"], false);
+        let finding = &report["findings"][0];
+        assert_eq!(
+            (&finding["severity"], &finding["role"]),
+            (&json!("degraded"), &json!("acceptor"))
+        );
+        assert_eq!(
+            (&finding["name"], &report["healthy"]),
+            (&json!("http://127.0.0.1:7003"), &json!(false))
+        );
         assert_eq!(report["attached"][0]["report"]["proposer"]["leading"], true);
     }
 

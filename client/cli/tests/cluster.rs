@@ -283,3 +283,57 @@ async fn healthcheck_tells_ready_from_answering_and_from_nobody() {
         .await;
     }
 }
+
+/// The problems that `paxos status` finds when it is given these acceptors, one a line, and its exit code.
+async fn problems(urls: &str) -> (String, Option<i32>) {
+    let output = run(&["status", "--output", "json", "--acceptors", urls]).await;
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = status["findings"].as_array().unwrap().iter();
+    let problems: Vec<_> = findings
+        .map(|finding| finding["problem"].as_str().unwrap())
+        .collect();
+    (problems.join("\n"), output.status.code())
+}
+
+#[tokio::test]
+async fn status_judges_members_that_were_not_given_and_learners_that_are_gone() {
+    let mut cluster = Cluster::start(5, 1, 2).await;
+    let given: Vec<_> = cluster.acceptors[..3]
+        .iter()
+        .map(|acceptor| acceptor.address.to_string())
+        .collect();
+    let given = given.join(",");
+    for acceptor in [3, 4] {
+        cluster.acceptors[acceptor].kill();
+    }
+    let (found, code) = problems(&given).await;
+    assert_eq!(code, Some(0), "{found}");
+    for acceptor in &cluster.acceptors[3..] {
+        let silent = format!(
+            "acceptor {}, a member that --acceptors does not list",
+            acceptor.address
+        );
+        assert!(found.contains(&silent), "{found}");
+    }
+    assert!(
+        found.contains("3 of 5 acceptors can vote, and 3 make a quorum"),
+        "{found}"
+    );
+
+    // One ends without a word, and one says that it stops.
+    cluster.learners[0].kill();
+    assert!(cluster.learners[1].stop().await.success());
+    let gone = format!("learner {} is gone", cluster.learners[0].address);
+    until("the acceptors have noticed", async || {
+        problems(&given).await.0.contains(&gone).then_some(())
+    })
+    .await;
+    let (found, _) = problems(&given).await;
+    assert!(!found.contains(cluster.learners[1].address.as_str()), "{found}");
+    assert!(found.contains("no learner is attached"), "{found}");
+    cluster.learners[0].start();
+    until("it is back", async || {
+        (!problems(&given).await.0.contains(&gone)).then_some(())
+    })
+    .await;
+}

@@ -11,14 +11,18 @@ mod learners;
 #[allow(dead_code, reason = "this test binary uses a part of it")]
 mod scrape;
 
+#[path = "disk/strace.rs"]
+#[expect(unreachable_pub, reason = "a module of this binary alone")]
+mod strace;
+
 use std::{
     fs::{self, File},
-    io::{self, BufRead as _, BufReader, Read as _},
+    io::{self, Read as _},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
 };
 
-use harness::{Cluster, Load, Process, free_ports, until};
+use harness::{Cluster, Load, Process, free_ports, run, until};
 use nix::sys::statvfs::statvfs;
 use paxos_client::{Slot, Version, proto::AcceptorStatusResponse};
 use paxos_common::{
@@ -26,6 +30,7 @@ use paxos_common::{
     wire::{caller, read_stamp},
 };
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient};
+use strace::Strace;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -47,6 +52,17 @@ impl Cluster {
                 .filter(|status| is_so(status))
         })
         .await
+    }
+
+    /// Waits until `paxos healthcheck` of an acceptor ends with 1 and this reason.
+    async fn is_not_ready(&self, acceptor: usize, reason: &str) {
+        let listen = self.acceptors[acceptor].address.as_str().replace("http://", "");
+        until(reason, async || {
+            let output = run(&["healthcheck", &listen]).await;
+            let told = String::from_utf8_lossy(&output.stderr).contains(reason);
+            (output.status.code() == Some(1) && told).then_some(())
+        })
+        .await;
     }
 
     /// Waits until an acceptor vouches for every slot below `end`.
@@ -242,6 +258,9 @@ async fn acceptor_with_a_full_disk_stands_aside_and_comes_back_by_itself() {
         .acceptor_says(0, "it says that there is no space", no_space)
         .await;
     load.goes_on(500).await;
+    cluster
+        .is_not_ready(0, "too little space is left on its disk")
+        .await;
     let later = cluster.acceptor_status(0).await.unwrap();
     assert_eq!(later.voted_to, full.voted_to, "it accepts nothing");
     assert_eq!(disk.spare_bytes(), Some(16 * MIB), "there is no need yet");
@@ -335,54 +354,6 @@ async fn leader_whose_quorum_is_full_stays_and_goes_on_when_there_is_space() {
     }
 }
 
-/// `strace`, attached to a process.
-struct Strace(Child);
-
-impl Strace {
-    /// From now on lets the `nth` sync of each thread fail; none where that cannot be done.
-    fn fail_sync(process: u32, nth: u32) -> Option<Self> {
-        let inject = format!("inject=fsync,fdatasync:error=EIO:when={nth}");
-        let mut strace = Command::new("strace");
-        strace.args([
-            "-f",
-            "-e",
-            "trace=fsync,fdatasync",
-            "-e",
-            &inject,
-            "-o",
-            "/dev/null",
-            "-p",
-        ]);
-        strace.arg(process.to_string());
-        strace.stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = match strace.spawn() {
-            Ok(child) => child,
-            Err(error) => {
-                eprintln!("skipped: strace does not start: {error}");
-                return None;
-            }
-        };
-        let mut line = String::new();
-        let mut lines = BufReader::new(child.stderr.take().unwrap());
-        lines.read_line(&mut line).unwrap();
-        if line.contains(" attached") {
-            // Keeps the pipe empty; ends with strace.
-            std::thread::spawn(move || lines.lines().for_each(drop));
-            return Some(Self(child));
-        }
-        eprintln!("skipped: strace cannot attach: {line}");
-        child.wait().unwrap();
-        None
-    }
-}
-
-impl Drop for Strace {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[tokio::test]
 async fn failed_sync_ends_an_acceptor_and_everything_acknowledged_is_there_when_it_is_back() {
     let mut cluster = Cluster::start(3, 2, 1).await;
@@ -414,6 +385,46 @@ async fn failed_sync_ends_an_acceptor_and_everything_acknowledged_is_there_when_
         outcome.check(&cluster.log_of(learner, outcome.end()).await);
     }
     cluster.vouches(2, outcome.end()).await;
+}
+
+#[tokio::test]
+async fn acceptor_whose_disk_hangs_is_named_beside_a_dead_one_and_is_not_ready() {
+    let mut cluster = Cluster::start(3, 1, 1).await;
+    let Some(strace) = Strace::hang_syncs(cluster.acceptors[0].id()) else {
+        return;
+    };
+    let load = Load::start(&cluster, 1, usize::MAX, 1);
+    load.goes_on(20).await;
+    cluster.is_not_ready(0, "its disk").await;
+    let problems = async |cluster: &Cluster| {
+        let (status, code) = cluster.status().await;
+        let findings = status["findings"].as_array().unwrap().iter();
+        let problems: Vec<_> = findings.map(|finding| finding["problem"].to_string()).collect();
+        (problems.join("\n"), code)
+    };
+    let (found, code) = problems(&cluster).await;
+    assert_eq!(code, Some(0), "{found}");
+    assert!(found.contains("acceptor acceptor-1 (http"), "{found}");
+    assert!(
+        found.contains("has kept a request waiting for its disk"),
+        "{found}"
+    );
+    assert!(found.contains("2 of 3 acceptors can vote"), "{found}");
+    cluster.acceptors[1].kill();
+    let (found, code) = problems(&cluster).await;
+    assert_eq!(code, Some(69), "{found}");
+    assert!(
+        found.contains("has kept a request waiting for its disk"),
+        "{found}"
+    );
+    assert!(found.contains(&format!(
+        "acceptor {} does not answer",
+        cluster.acceptors[1].address
+    )));
+    cluster.acceptors[1].start();
+    drop(strace);
+    load.goes_on(20).await;
+    load.stop().await;
 }
 
 #[tokio::test]

@@ -1,15 +1,16 @@
-//! A leader and a standby that stand still: clients go on at the new leader, while both are still paused.
+//! Processes that stand still: clients go on at the new leader, and `paxos status` does not wait for them.
 #![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
 
 #[expect(unreachable_pub, reason = "a module of every test binary")]
 mod harness;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use harness::{Cluster, PATIENCE, until};
+use harness::{Cluster, PATIENCE, run, until};
 use nix::sys::signal::Signal;
 use paxos_client::{Condition, ProposeError};
+use serde_json::Value;
 use tonic::Code;
 
 #[tokio::test]
@@ -52,5 +53,76 @@ async fn clients_go_on_while_the_leader_and_a_standby_stand_still() {
     .await;
     for proposer in paused {
         cluster.proposers[proposer].signal(Signal::SIGCONT);
+    }
+}
+
+#[tokio::test]
+async fn status_does_not_wait_for_an_acceptor_and_a_standby_that_stand_still() {
+    let cluster = Cluster::start(3, 2, 1).await;
+    let standby = 1 - cluster.leader().await;
+    let (standby, acceptor) = (&cluster.proposers[standby], &cluster.acceptors[2]);
+    cluster.client().append("value", PATIENCE).await.unwrap();
+    for process in [standby, acceptor] {
+        process.signal(Signal::SIGSTOP);
+    }
+    let begun = Instant::now();
+    let (status, code) = cluster.status().await;
+    let took = begun.elapsed();
+    println!("status took {took:?}");
+    for process in [standby, acceptor] {
+        process.signal(Signal::SIGCONT);
+    }
+    // A fraction of a second on an idle machine; 3 s is how long it waits when too few answer.
+    assert!(took < Duration::from_millis(2_500), "{took:?}");
+    assert_eq!(code, Some(0), "{status}");
+    let silent = &status["acceptors"][2];
+    assert!(
+        silent["error"].as_str().unwrap().contains("no answer within"),
+        "{status}"
+    );
+    assert_eq!(silent["votes"], false);
+    let problems = status["findings"].as_array().unwrap().iter();
+    let problems: Vec<_> = problems
+        .map(|finding| finding["problem"].as_str().unwrap())
+        .collect();
+    let problems = problems.join("\n");
+    assert!(problems.contains("2 of 3 acceptors can vote"), "{problems}");
+    for peer in status["attached"].as_array().unwrap() {
+        let is_standby = peer["report"]["address"] == standby.address.as_str();
+        let source = if is_standby { "report" } else { "itself" };
+        assert_eq!(peer["source"], source, "{status}");
+        if is_standby {
+            assert!(
+                peer["error"].as_str().unwrap().contains("no answer within"),
+                "{status}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn status_knows_what_was_acknowledged_a_moment_before() {
+    let cluster = Cluster::start(3, 2, 2).await;
+    let client = cluster.client();
+    for number in 0..10 {
+        client
+            .put("key", number.to_string(), Condition::Always, PATIENCE)
+            .await
+            .unwrap();
+        let output = run(&["status", "--output", "json", "--acceptors", &cluster.urls()]).await;
+        let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{status}");
+        assert!(status["leader_address"].is_string(), "{status}");
+        for peer in status["attached"].as_array().unwrap() {
+            assert_eq!(
+                (&peer["source"], &peer["age_ms"]),
+                (&"itself".into(), &0.into()),
+                "{status}"
+            );
+        }
+        // A busy machine may have a slow disk, and nothing else is wrong.
+        for finding in status["findings"].as_array().unwrap() {
+            assert!(finding["problem"].as_str().unwrap().contains("disk"), "{status}");
+        }
     }
 }

@@ -1,0 +1,91 @@
+//! Compares what the learners hold, by the digests of their logs.
+
+use std::collections::BTreeMap;
+
+use paxos_client::proto::{Digest, LearnerProgress};
+
+use super::{Finding, Peer, Severity, Subject, learner};
+use crate::output::hex;
+
+/// Learners that have applied at least this many slots keep digests at earlier slots, and so can be compared.
+pub(super) const COMPARABLE_SLOTS: u64 = 32;
+
+/// What comes of comparing the learners' digests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Digests {
+    /// Two learners differ below this slot.
+    Differ(u64),
+    /// All learners agree on every slot below this one.
+    Equal(u64),
+    /// There are not two learners with a point in common.
+    NotComparable,
+}
+
+/// Compares at every point that two learners have in common.
+pub(super) fn compare<'a>(learners: impl Iterator<Item = &'a LearnerProgress>) -> Digests {
+    let mut points: BTreeMap<u64, Vec<&Digest>> = BTreeMap::new();
+    let mut count = 0;
+    for learner in learners {
+        count += 1;
+        for digest in &learner.digests {
+            points.entry(digest.to).or_default().push(digest);
+        }
+    }
+    let differs = |digests: &[&Digest]| digests.windows(2).any(|pair| pair[0].digest != pair[1].digest);
+    if let Some((to, _)) = points.iter().find(|(_, digests)| differs(digests)) {
+        return Digests::Differ(*to);
+    }
+    let common = points
+        .iter()
+        .rev()
+        .find(|(_, digests)| digests.len() == count && count > 1);
+    common.map_or(Digests::NotComparable, |(to, _)| Digests::Equal(*to))
+}
+
+/// Learners that differ, or that cannot be compared: silence would hide that their logs may differ.
+pub(super) fn finding(digests: Digests, peers: &[Peer]) -> Option<Finding> {
+    match digests {
+        Digests::Equal(_) => None,
+        Digests::Differ(to) => Some(Finding {
+            severity: Severity::Broken,
+            subject: Subject::cluster(),
+            problem: format!(
+                "learners DIFFER below slot {to}, they do not hold the same log: {}",
+                digests_at(peers, to)
+            ),
+            advice: "stop trusting the learner that differs from the others, keep its data, and report this as a \
+                     fault; one that starts without data learns the log again",
+        }),
+        Digests::NotComparable => incomparable(peers),
+    }
+}
+
+/// Learners that hold some of the log, and have no digest in common.
+fn incomparable(peers: &[Peer]) -> Option<Finding> {
+    let applied = |peer: &Peer| {
+        let applied_to = learner(peer).filter(|_| !peer.is_departed())?.applied_to;
+        (applied_to >= COMPARABLE_SLOTS).then(|| format!("{} at slot {applied_to}", peer.report.address))
+    };
+    let learners: Vec<_> = peers.iter().filter_map(applied).collect();
+    (learners.len() > 1).then(|| {
+        Finding::degraded(
+            Subject::cluster(),
+            format!(
+                "the logs of the learners cannot be compared, no digest is at a slot that all have: {}",
+                learners.join(", ")
+            ),
+            "a learner may be catching up: ask again. If this stays, keep the data of all learners and look at the log \
+             of the one that is behind; one that starts without data learns the log again",
+        )
+    })
+}
+
+/// Who holds what at this point, so that the odd one shows.
+fn digests_at(peers: &[Peer], to: u64) -> String {
+    let told = peers.iter().filter_map(|peer| {
+        let digest = learner(peer)?.digests.iter().find(|digest| digest.to == to)?;
+        let digest: String = hex(&digest.digest).chars().take(12).collect();
+        Some(format!("{} holds {digest}", peer.report.address))
+    });
+    told.collect::<Vec<_>>().join(", ")
+}

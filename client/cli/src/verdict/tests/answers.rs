@@ -1,0 +1,188 @@
+//! Proposers and learners by their own answers, by reports, and as remembered.
+
+use super::*;
+use crate::verdict::learner as learner_progress;
+use paxos_client::{
+    RoleReport,
+    proto::{AcceptorLink, LearnerStatusResponse, ProposerPhase, ProposerStatusResponse},
+};
+
+/// The answer of the proposer that listens on this port.
+fn own_proposer(port: u16, leading: bool, linked: &[u8]) -> RoleReport<ProposerStatusResponse> {
+    let phase = if leading {
+        ProposerPhase::Leading
+    } else {
+        ProposerPhase::Standby
+    };
+    let link = |number: &u8| AcceptorLink {
+        acceptor: vec![*number; 16].into(),
+        attached: true,
+        ..AcceptorLink::default()
+    };
+    let address = format!("http://127.0.0.1:{port}");
+    RoleReport {
+        address: address.parse().unwrap(),
+        given: false,
+        answer: Ok(ProposerStatusResponse {
+            proposer: u64::from(port),
+            address,
+            phase: phase.into(),
+            ballot: leading.then_some(Ballot {
+                round: 4,
+                proposer: 77,
+            }),
+            chosen_to: 120,
+            acceptors: linked.iter().map(link).collect(),
+            ..ProposerStatusResponse::default()
+        }),
+    }
+}
+
+fn own_learner(port: u16, applied_to: u64) -> RoleReport<LearnerStatusResponse> {
+    let address = format!("http://127.0.0.1:{port}");
+    RoleReport {
+        address: address.parse().unwrap(),
+        given: false,
+        answer: Ok(LearnerStatusResponse {
+            learner: u64::from(port),
+            address,
+            applied_to,
+            digests: vec![digest(120, 7), digest(1024, 8)],
+            ..LearnerStatusResponse::default()
+        }),
+    }
+}
+
+#[test]
+fn own_words_count_more_than_old_reports() {
+    let mut status = cluster(&[proposer(7101, false), proposer(7102, true), learner(7201, 1, &[])]);
+    status.proposers = vec![
+        own_proposer(7101, true, &[1, 2, 3]),
+        own_proposer(7102, false, &[1, 2, 3]),
+    ];
+    status.learners = vec![own_learner(7201, 120)];
+    let verdict = judge(&status);
+    assert_eq!(problems(&status), "");
+    let leader = verdict.leader.unwrap();
+    assert_eq!(
+        (leader.report.address.as_str(), leader.age_ms),
+        ("http://127.0.0.1:7101", 0)
+    );
+    let learner = verdict.peers.iter().find_map(learner_progress).unwrap();
+    assert_eq!(learner.applied_to, 120);
+    assert!(verdict.peers.iter().all(|peer| peer.source == Source::Itself));
+}
+
+#[test]
+fn peer_that_does_not_answer_is_shown_by_the_latest_report_with_its_age() {
+    let mut status = healthy();
+    let late = Cause {
+        code: Code::DeadlineExceeded,
+        message: "no answer within 250 ms".to_owned(),
+    };
+    status.proposers = vec![RoleReport {
+        answer: Err(late),
+        ..own_proposer(7102, false, &[])
+    }];
+    let verdict = judge(&status);
+    assert_eq!(verdict.findings, []);
+    let standby = verdict
+        .peers
+        .iter()
+        .find(|peer| peer.report.peer == 7102)
+        .unwrap();
+    let cause = Some("no answer within 250 ms".to_owned());
+    assert_eq!((&standby.source, standby.age_ms), (&Source::Report(cause), 12));
+}
+
+#[test]
+fn acceptor_that_the_leader_does_not_count_is_a_finding_after_a_second_look() {
+    let mut status = healthy();
+    status.proposers = vec![own_proposer(7101, true, &[1, 3])];
+    let found = problems(&status);
+    assert!(
+        found.contains(
+            "a2 (http://127.0.0.1:7002) answers, and the leader http://127.0.0.1:7101 does not count it"
+        ),
+        "{found}"
+    );
+    assert!(
+        found.contains("2 of 3 acceptors can vote, and 2 make a quorum"),
+        "{found}"
+    );
+    assert!(judge(&status).contradicted);
+}
+
+#[test]
+fn proposer_that_reaches_too_few_acceptors_is_a_finding() {
+    let mut status = healthy();
+    status.proposers = vec![
+        own_proposer(7101, true, &[1, 2, 3]),
+        own_proposer(7102, false, &[2]),
+    ];
+    assert_eq!(
+        problems(&status),
+        "proposer http://127.0.0.1:7102 is connected to 1 of the acceptors, and could not lead: a quorum is 2\n"
+    );
+}
+
+#[test]
+fn learner_that_left_without_a_word_is_a_finding_until_it_is_back() {
+    let mut status = healthy();
+    let gone = AttachedPeer {
+        age_ms: 61_000,
+        ..learner(7203, 100, &[])
+    };
+    change(&mut status, 1, |answer| answer.departed = vec![gone.clone()]);
+    assert_eq!(
+        problems(&status),
+        "learner http://127.0.0.1:7203 is gone: its connections ended 61 s ago, and it did not say that it stops\n"
+    );
+    assert_eq!(judge(&status).digests, Digests::Equal(1024), "it is not compared");
+    // Another process listens there by now.
+    let mut back = learner(7203, 120, &[(120, 7)]);
+    back.report.as_mut().unwrap().peer = 9;
+    change(&mut status, 0, |answer| answer.attached.push(back));
+    assert_eq!(problems(&status), "");
+}
+
+#[test]
+fn learner_that_is_cut_off_from_the_acceptors_is_a_finding_though_it_answers() {
+    let mut status = healthy();
+    let gone = AttachedPeer {
+        age_ms: 30_000,
+        ..learner(7203, 100, &[])
+    };
+    change(&mut status, 1, |answer| answer.departed = vec![gone]);
+    status.learners = vec![own_learner(7203, 100)];
+    let found = problems(&status);
+    assert!(
+        found.contains("7203 answers, and is attached to no acceptor that answers"),
+        "{found}"
+    );
+}
+
+#[test]
+fn learner_that_is_not_ready_says_why() {
+    let mut status = healthy();
+    let mut catching_up = own_learner(7202, 90);
+    catching_up.answer.as_mut().unwrap().not_ready = "it has 30 slots to apply".to_owned();
+    status.learners = vec![catching_up];
+    assert_eq!(
+        problems(&status),
+        "learner http://127.0.0.1:7202 is not ready: it has 30 slots to apply\n"
+    );
+}
+
+#[test]
+fn learner_whose_disk_fills_is_a_finding() {
+    let mut status = healthy();
+    let mut full = own_learner(7202, 120);
+    full.answer.as_mut().unwrap().data_free_bytes = Some(1 << 20);
+    status.learners = vec![full];
+    let found = problems(&status);
+    assert!(
+        found.contains("learner http://127.0.0.1:7202 has only 1 MiB left"),
+        "{found}"
+    );
+}

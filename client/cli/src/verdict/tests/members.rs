@@ -1,0 +1,141 @@
+//! Every member of the configuration is judged, and how many more may be lost.
+
+use super::*;
+
+/// Makes a cluster of five members of it. The last two were not given, and do not answer.
+fn five_of_which_two_are_dead(status: &mut ClusterStatus) {
+    let member = |number: u8| Member {
+        acceptor: vec![number; 16].into(),
+        address: format!("http://127.0.0.1:700{number}"),
+    };
+    let configuration = Configuration {
+        members: (1..=5).map(member).collect(),
+        phase1: 3,
+        phase2: 3,
+    };
+    for index in 0..3 {
+        change(status, index, |answer| {
+            answer.configuration = Some(configuration.clone())
+        });
+    }
+    for number in 4..=5 {
+        let mut dead = status.acceptors[0].clone();
+        dead.address = member(number).address.parse().unwrap();
+        dead.given = false;
+        status.acceptors.push(dead);
+        lose(status, usize::from(number) - 1);
+    }
+}
+
+#[test]
+fn every_member_is_judged_though_only_some_were_given() {
+    let mut status = healthy();
+    five_of_which_two_are_dead(&mut status);
+    let found = problems(&status);
+    for problem in [
+        "acceptor http://127.0.0.1:7004, a member that --acceptors does not list, does not answer",
+        "acceptor http://127.0.0.1:7005, a member",
+        "3 of 5 acceptors can vote, and 3 make a quorum: the loss of one more is an outage",
+    ] {
+        assert!(found.contains(problem), "{found}");
+    }
+    assert_eq!(judge(&status).exit(), Exit::Clean);
+}
+
+#[test]
+fn members_that_nobody_could_ask_are_a_finding() {
+    let mut status = healthy();
+    five_of_which_two_are_dead(&mut status);
+    status.acceptors.truncate(3);
+    let found = problems(&status);
+    assert!(
+        found.contains(
+            "members of the cluster do not answer; their addresses are http://127.0.0.1:7004, http"
+        ),
+        "{found}"
+    );
+}
+
+#[test]
+fn hung_disk_beside_a_dead_acceptor_is_no_quorum_and_both_are_named() {
+    let mut status = healthy();
+    change(&mut status, 0, |answer| {
+        answer.waiting_ms = 30_000;
+        answer.not_ready = "its disk has not finished a request for 30 seconds".to_owned();
+    });
+    let found = problems(&status);
+    assert!(
+        found.contains("a1 (http://127.0.0.1:7001) has kept a request waiting for its disk for 30000 ms")
+    );
+    assert!(found.contains("the loss of one more is an outage"), "{found}");
+    lose(&mut status, 1);
+    let verdict = judge(&status);
+    assert_eq!(
+        (verdict.exit(), verdict.votes),
+        (Exit::Unavailable, vec![false, false, true])
+    );
+    let found = problems(&status);
+    assert!(found.starts_with("no quorum: 1 of 3"), "{found}");
+    assert!(found.contains("a1 (http://127.0.0.1:7001) has kept") && found.contains("7002 does not answer"));
+}
+
+#[test]
+fn acceptor_that_is_not_ready_does_not_vote_and_its_own_reason_is_shown() {
+    let mut status = healthy();
+    change(&mut status, 0, |answer| {
+        answer.not_ready = "its disk is elsewhere".to_owned()
+    });
+    let found = problems(&status);
+    assert!(
+        found.contains("a1 (http://127.0.0.1:7001) is not ready: its disk is elsewhere"),
+        "{found}"
+    );
+    assert!(found.contains("2 of 3 acceptors can vote"), "{found}");
+}
+
+#[test]
+fn cluster_that_needs_every_acceptor_has_none_to_lose() {
+    let mut status = healthy();
+    for index in 0..3 {
+        change(&mut status, index, |answer| {
+            answer.configuration.as_mut().unwrap().phase2 = 3;
+        });
+    }
+    assert_eq!(problems(&status), "");
+}
+
+#[test]
+fn disks_that_fill_are_findings_before_they_are_full() {
+    let mut status = healthy();
+    change(&mut status, 0, |answer| {
+        answer.data_free_bytes = Some(DATA_FREE_LOW_BYTES)
+    });
+    assert_eq!(problems(&status), "");
+    change(&mut status, 0, |answer| answer.data_free_bytes = Some(200 << 20));
+    let found = problems(&status);
+    assert!(
+        found.contains("a1 (http://127.0.0.1:7001) has only 200 MiB left"),
+        "{found}"
+    );
+}
+
+#[test]
+fn findings_name_whom_they_are_about() {
+    let mut status = healthy();
+    change(&mut status, 0, |answer| answer.damaged_rows = 3);
+    lose(&mut status, 1);
+    let subjects: Vec<_> = judge(&status)
+        .findings
+        .into_iter()
+        .map(|finding| (finding.subject.role, finding.subject.name))
+        .collect();
+    let subject = |role, name: &str| (role, name.to_owned());
+    assert_eq!(
+        subjects,
+        [
+            subject("acceptor", "http://127.0.0.1:7002"),
+            subject("acceptor", "a1"),
+            subject("cluster", "")
+        ]
+    );
+}

@@ -1,0 +1,476 @@
+//! Asks every process of the cluster at once, and decides how long the late ones are waited for.
+//!
+//! The acceptors' answers name the other members, the proposers and the learners. Each is asked as soon as its name is
+//! known.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use bytes::Bytes;
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use paxos_common::peer::{Address, MESSAGE_BYTES_MAX, connect_lazy};
+use paxos_proto::v1::{
+    AcceptorStatusRequest, AcceptorStatusResponse, LearnerStatusRequest, LearnerStatusResponse,
+    ProposerStatusRequest, ProposerStatusResponse, Role, acceptor_client::AcceptorClient,
+    learner_client::LearnerClient, proposer_client::ProposerClient,
+};
+use tokio::time::{Instant, timeout_at};
+use tonic::{Code, transport::Channel};
+
+use super::{ClusterStatus, RoleReport, acceptor_client};
+use crate::{address::Directory, error::Cause};
+
+/// Shortest time that late processes are waited for, once a quorum of acceptors has answered. Counted from the last answer.
+const EXTRA_MIN: Duration = Duration::from_millis(200);
+/// The same time as a multiple of the slowest answer so far: on a slow network or a busy machine all are slow.
+const EXTRA_FACTOR: u32 = 2;
+/// Processes of one role that are found in answers and asked. The lists in answers are not trusted to be short.
+const FOUND_MAX: usize = 256;
+
+/// Asks every process, for at most `patience`.
+///
+/// # Cancel safety
+/// Safe: it only reads.
+pub(crate) async fn survey(directory: &Directory, patience: Duration) -> ClusterStatus {
+    let begun = Instant::now();
+    let limit = begun + patience;
+    let mut survey = Survey::default();
+    let mut asked = FuturesUnordered::new();
+    for (address, client) in &directory.acceptors.clients {
+        let index = survey.add(Role::Acceptor, address.clone(), true, None);
+        asked.extend(index.map(|index| ask(index, Role::Acceptor, address.clone(), Some(client.clone()))));
+    }
+    for (role, given) in [
+        (Role::Proposer, directory.given_proposers()),
+        (Role::Learner, directory.given_learners()),
+    ] {
+        for address in given {
+            let index = survey.add(role, address.clone(), true, None);
+            asked.extend(index.map(|index| ask(index, role, address.clone(), None)));
+        }
+    }
+    let (mut last, mut slowest) = (begun, Duration::ZERO);
+    while !survey.is_complete() {
+        let extra = EXTRA_MIN.max(slowest * EXTRA_FACTOR);
+        let until = if survey.has_quorum() {
+            limit.min(last + extra)
+        } else {
+            limit
+        };
+        // Cancel safe: an answer that is not taken stays in the set.
+        let Ok(Some((index, took, answer))) = timeout_at(until, asked.next()).await else {
+            break;
+        };
+        if answer.is_ok() {
+            last = Instant::now();
+            slowest = slowest.max(took);
+        }
+        for index in survey.record(index, answer) {
+            let target = &survey.targets[index];
+            asked.push(ask(index, target.role, target.address.clone(), None));
+        }
+    }
+    survey.into_status(begun.elapsed())
+}
+
+/// One answer of any role.
+#[derive(Debug)]
+enum Answer {
+    Acceptor(Box<AcceptorStatusResponse>),
+    Proposer(Box<ProposerStatusResponse>),
+    Learner(Box<LearnerStatusResponse>),
+}
+
+impl Answer {
+    fn acceptor(self) -> Option<AcceptorStatusResponse> {
+        match self {
+            Self::Acceptor(answer) => Some(*answer),
+            Self::Proposer(_) | Self::Learner(_) => None,
+        }
+    }
+
+    fn proposer(self) -> Option<ProposerStatusResponse> {
+        match self {
+            Self::Proposer(answer) => Some(*answer),
+            Self::Acceptor(_) | Self::Learner(_) => None,
+        }
+    }
+
+    fn learner(self) -> Option<LearnerStatusResponse> {
+        match self {
+            Self::Learner(answer) => Some(*answer),
+            Self::Acceptor(_) | Self::Proposer(_) => None,
+        }
+    }
+}
+
+impl RoleReport<Answer> {
+    /// The report of one role.
+    fn of<T>(self, take: impl FnOnce(Answer) -> Option<T>) -> RoleReport<T> {
+        let other = || Cause::unavailable("a process of another role answered");
+        RoleReport {
+            address: self.address,
+            given: self.given,
+            answer: self.answer.and_then(|answer| take(answer).ok_or_else(other)),
+        }
+    }
+}
+
+/// The acceptor that answered.
+fn uuid(report: &RoleReport<AcceptorStatusResponse>) -> Option<&Bytes> {
+    Some(&report.answer.as_ref().ok()?.stamp.as_ref()?.acceptor)
+}
+
+async fn ask(
+    index: usize,
+    role: Role,
+    address: Address,
+    acceptor: Option<AcceptorClient<Channel>>,
+) -> (usize, Duration, Result<Answer, Cause>) {
+    let begun = Instant::now();
+    let answer = match role {
+        Role::Proposer => ProposerClient::new(connect_lazy(&address))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .status(ProposerStatusRequest {})
+            .await
+            .map(|response| Answer::Proposer(Box::new(response.into_inner()))),
+        Role::Learner => LearnerClient::new(connect_lazy(&address))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .status(LearnerStatusRequest {})
+            .await
+            .map(|response| Answer::Learner(Box::new(response.into_inner()))),
+        Role::Acceptor | Role::Unspecified => acceptor
+            .unwrap_or_else(|| acceptor_client(&address))
+            .status(AcceptorStatusRequest {})
+            .await
+            .map(|response| Answer::Acceptor(Box::new(response.into_inner()))),
+    };
+    (
+        index,
+        begun.elapsed(),
+        answer.map_err(|status| Cause::from(&status)),
+    )
+}
+
+/// A process that is asked.
+#[derive(Debug)]
+struct Target {
+    role: Role,
+    address: Address,
+    given: bool,
+    /// The member of the configuration that is expected at an address that was not given.
+    member: Option<Bytes>,
+    answer: Option<Result<Answer, Cause>>,
+}
+
+impl Target {
+    fn acceptor(&self) -> Option<&AcceptorStatusResponse> {
+        match &self.answer {
+            Some(Ok(Answer::Acceptor(answer))) => Some(answer),
+            Some(_) | None => None,
+        }
+    }
+}
+
+/// Who is asked, and what was answered.
+#[derive(Debug, Default)]
+struct Survey {
+    targets: Vec<Target>,
+}
+
+impl Survey {
+    /// Adds a process, unless it is asked already or too many are.
+    fn add(&mut self, role: Role, address: Address, given: bool, member: Option<Bytes>) -> Option<usize> {
+        let mut of_role = self.targets.iter().filter(|target| target.role == role);
+        if of_role.clone().any(|target| target.address == address)
+            || !given && of_role.by_ref().filter(|target| !target.given).count() >= FOUND_MAX
+        {
+            return None;
+        }
+        self.targets.push(Target {
+            role,
+            address,
+            given,
+            member,
+            answer: None,
+        });
+        Some(self.targets.len() - 1)
+    }
+
+    /// Takes an answer; returns the processes to ask because of it.
+    fn record(&mut self, index: usize, answer: Result<Answer, Cause>) -> Vec<usize> {
+        self.targets[index].answer = Some(answer);
+        let Some(answer) = self.targets[index].acceptor() else {
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        for member in answer.configuration.iter().flat_map(|known| &known.members) {
+            if let Ok(address) = member.address.parse() {
+                found.push((Role::Acceptor, address, Some(member.acceptor.clone())));
+            }
+        }
+        for peer in answer.attached.iter().chain(&answer.departed) {
+            if let Some(report) = &peer.report
+                && let Ok(address) = report.address.parse()
+                && matches!(report.role(), Role::Proposer | Role::Learner)
+            {
+                found.push((report.role(), address, None));
+            }
+        }
+        let answered = self.answered();
+        found.retain(|(_, _, member)| member.as_ref().is_none_or(|uuid| !answered.contains(uuid)));
+        found
+            .into_iter()
+            .filter_map(|(role, address, member)| self.add(role, address, false, member))
+            .collect()
+    }
+
+    /// The acceptors that answered, by uuid.
+    fn answered(&self) -> BTreeSet<Bytes> {
+        let answers = self.targets.iter().filter_map(Target::acceptor);
+        answers
+            .filter_map(|answer| Some(answer.stamp.as_ref()?.acceptor.clone()))
+            .collect()
+    }
+
+    /// Whether as many acceptors have answered as make a quorum for everything; before a configuration is known, a majority
+    /// of those that were given.
+    fn has_quorum(&self) -> bool {
+        let mut answers = self.targets.iter().filter_map(Target::acceptor);
+        let needed = answers
+            .find_map(|answer| answer.configuration.as_ref())
+            .map_or_else(
+                || {
+                    let given = |target: &&Target| target.role == Role::Acceptor && target.given;
+                    self.targets.iter().filter(given).count() / 2 + 1
+                },
+                |known| usize::try_from(known.phase1.max(known.phase2)).unwrap_or(usize::MAX),
+            );
+        self.answered().len() >= needed
+    }
+
+    /// Whether no answer is left to wait for.
+    fn is_complete(&self) -> bool {
+        let answered = self.answered();
+        self.targets
+            .iter()
+            .all(|target| target.answer.is_some() || is_elsewhere(target, &answered))
+    }
+
+    fn into_status(self, elapsed: Duration) -> ClusterStatus {
+        let answered = self.answered();
+        let members: BTreeSet<String> = self
+            .targets
+            .iter()
+            .filter_map(Target::acceptor)
+            .flat_map(|answer| answer.configuration.iter().flat_map(|known| &known.members))
+            .map(|member| member.address.clone())
+            .collect();
+        // An acceptor may be given by another address than the one that it advertises, as from outside a container network.
+        // Such addresses that do not answer stand for as many members that are not found.
+        let mut aliases = self
+            .targets
+            .iter()
+            .filter(|target| target.role == Role::Acceptor && target.given && target.acceptor().is_none())
+            .filter(|target| !members.contains(target.address.as_str()))
+            .count();
+        let mut status = ClusterStatus::default();
+        for target in self.targets {
+            if !target.given && target.role == Role::Acceptor && target.acceptor().is_none() {
+                if is_elsewhere(&target, &answered) {
+                    continue;
+                }
+                if aliases > 0 {
+                    aliases -= 1;
+                    continue;
+                }
+            }
+            let late = || Cause {
+                code: Code::DeadlineExceeded,
+                message: format!("no answer within {} ms", elapsed.as_millis()),
+            };
+            let report = RoleReport {
+                address: target.address,
+                given: target.given,
+                answer: target.answer.unwrap_or_else(|| Err(late())),
+            };
+            match target.role {
+                Role::Proposer => status.proposers.push(report.of(Answer::proposer)),
+                Role::Learner => status.learners.push(report.of(Answer::learner)),
+                Role::Acceptor | Role::Unspecified => {
+                    let report = report.of(Answer::acceptor);
+                    // The same acceptor by two addresses, one of which was not given.
+                    let is_known = uuid(&report).is_some()
+                        && status.acceptors.iter().any(|known| uuid(known) == uuid(&report));
+                    if report.given || !is_known {
+                        status.acceptors.push(report);
+                    }
+                }
+            }
+        }
+        status
+    }
+}
+
+/// Whether the member that is expected here has answered at another address.
+fn is_elsewhere(target: &Target, answered: &BTreeSet<Bytes>) -> bool {
+    !target.given && target.member.as_ref().is_some_and(|uuid| answered.contains(uuid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use paxos_proto::v1::{AttachRequest, AttachedPeer, Configuration, Member, Stamp};
+
+    fn address(host: &str) -> Address {
+        format!("http://{host}:1").parse().unwrap()
+    }
+
+    fn uuid(number: u8) -> Bytes {
+        vec![number; 16].into()
+    }
+
+    /// The acceptor of this number, of a cluster of five.
+    fn acceptor(number: u8) -> Result<Answer, Cause> {
+        let member = |number| Member {
+            acceptor: uuid(number),
+            address: address(&format!("a{number}")).to_string(),
+        };
+        let proposer = AttachRequest {
+            role: Role::Proposer.into(),
+            address: address("p").to_string(),
+            ..AttachRequest::default()
+        };
+        Ok(Answer::Acceptor(Box::new(AcceptorStatusResponse {
+            stamp: Some(Stamp {
+                acceptor: uuid(number),
+                ..Stamp::default()
+            }),
+            configuration: Some(Configuration {
+                members: (1..=5).map(member).collect(),
+                phase1: 3,
+                phase2: 3,
+            }),
+            attached: vec![AttachedPeer {
+                report: Some(proposer),
+                age_ms: 3,
+            }],
+            ..AcceptorStatusResponse::default()
+        })))
+    }
+
+    fn refused() -> Result<Answer, Cause> {
+        Err(Cause::unavailable("connection refused"))
+    }
+
+    /// A survey to which these acceptors were given.
+    fn given(hosts: &[&str]) -> Survey {
+        let mut survey = Survey::default();
+        for host in hosts {
+            survey.add(Role::Acceptor, address(host), true, None).unwrap();
+        }
+        survey
+    }
+
+    fn asked(survey: &Survey, found: &[usize]) -> Vec<String> {
+        let host = |&index: &usize| {
+            let text = survey.targets[index].address.to_string();
+            text.replace("http://", "").replace(":1", "")
+        };
+        found.iter().map(host).collect()
+    }
+
+    fn listed(survey: Survey) -> Vec<(String, bool)> {
+        let status = survey.into_status(Duration::from_millis(250));
+        let report = |report: &RoleReport<AcceptorStatusResponse>| {
+            (
+                report
+                    .address
+                    .to_string()
+                    .replace("http://", "")
+                    .replace(":1", ""),
+                report.answer.is_ok(),
+            )
+        };
+        status.acceptors.iter().map(report).collect()
+    }
+
+    #[test]
+    fn first_answer_names_the_members_that_were_not_given_and_the_peers() {
+        let mut survey = given(&["a1", "a2", "a3"]);
+        let found = survey.record(0, acceptor(1));
+        assert_eq!(asked(&survey, &found), ["a4", "a5", "p"]);
+        assert!(survey.record(1, acceptor(2)).is_empty(), "all are asked already");
+    }
+
+    #[test]
+    fn late_ones_are_waited_for_shortly_only_when_a_quorum_of_the_configuration_has_answered() {
+        let mut survey = given(&["a1", "a2"]);
+        assert!(!survey.has_quorum());
+        survey.record(0, acceptor(1));
+        survey.record(1, acceptor(2));
+        assert!(!survey.has_quorum(), "three of five are needed");
+        survey.record(2, acceptor(3));
+        assert!(survey.has_quorum());
+        assert!(!survey.is_complete());
+    }
+
+    #[test]
+    fn member_that_was_not_given_and_does_not_answer_is_listed_with_the_time_waited() {
+        let mut survey = given(&["a1", "a2", "a3"]);
+        for (index, number) in [(0, 1), (1, 2), (2, 3)] {
+            survey.record(index, acceptor(number));
+        }
+        survey.record(3, refused());
+        let status = survey.into_status(Duration::from_millis(250));
+        let errors: Vec<_> = status
+            .acceptors
+            .iter()
+            .filter_map(|report| report.answer.as_ref().err().map(ToString::to_string))
+            .collect();
+        assert_eq!(errors, ["connection refused", "no answer within 250 ms"]);
+        assert_eq!(
+            status.proposers[0].answer.as_ref().unwrap_err().code,
+            Code::DeadlineExceeded
+        );
+    }
+
+    #[test]
+    fn acceptors_given_by_other_addresses_than_they_advertise_are_listed_once() {
+        // As from outside a container network: the advertised names lead nowhere.
+        let hosts = ["h1", "h2", "h3", "h4", "h5"];
+        let mut survey = given(&hosts);
+        let found = survey.record(0, acceptor(1));
+        assert_eq!(asked(&survey, &found), ["a2", "a3", "a4", "a5", "p"]);
+        for (index, number) in [(1, 2), (2, 3), (3, 4)] {
+            survey.record(index, acceptor(number));
+        }
+        assert!(!survey.is_complete(), "h5, a5 and p have not answered");
+        survey.record(4, refused());
+        let expected = hosts.map(|host| (host.to_owned(), host != "h5"));
+        assert_eq!(listed(survey), expected, "h5 stands for a5");
+    }
+
+    #[test]
+    fn waiting_ends_when_every_member_has_answered_somewhere() {
+        let mut survey = given(&["h1", "h2", "h3", "h4", "h5"]);
+        for index in 0..5 {
+            survey.record(index, acceptor(u8::try_from(index).unwrap() + 1));
+        }
+        let proposer = survey
+            .targets
+            .iter()
+            .position(|target| target.role == Role::Proposer)
+            .unwrap();
+        survey.record(proposer, refused());
+        assert!(survey.is_complete(), "a2 to a5 answered elsewhere");
+        assert_eq!(listed(survey).len(), 5);
+    }
+
+    #[test]
+    fn number_of_processes_asked_is_bounded() {
+        let mut survey = given(&["a1"]);
+        let added = (0..2 * FOUND_MAX)
+            .filter_map(|number| survey.add(Role::Learner, address(&format!("l{number}")), false, None));
+        assert_eq!(added.count(), FOUND_MAX);
+    }
+}
