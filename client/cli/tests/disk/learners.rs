@@ -1,14 +1,26 @@
 //! Learners whose disks are full, or hold a damaged file.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf};
 
 use paxos_client::Consistency;
+use paxos_common::peer::connect_lazy;
+use paxos_proto::v1::{self as pb, learner_client::LearnerClient};
+use tonic::Code;
 
 use crate::{
     MIB, SmallDisk,
     harness::{Cluster, Load, PATIENCE, until},
     scrape,
 };
+
+/// A read of what a learner has at hand.
+fn local(key: &'static str) -> pb::ReadRequest {
+    pb::ReadRequest {
+        target: Some(pb::read_request::Target::Key(key.into())),
+        consistency: Some(pb::read_request::Consistency::Local(pb::Local {})),
+        ..pb::ReadRequest::default()
+    }
+}
 
 #[tokio::test]
 async fn learner_with_a_full_disk_stands_aside_and_goes_on_by_itself() {
@@ -31,10 +43,10 @@ async fn learner_with_a_full_disk_stands_aside_and_goes_on_by_itself() {
     scrape::ready(&cluster.learners[full], 503, &reason).await;
     let started = cluster.learners[full].id();
     load.goes_on(500).await;
-    let local = cluster.client_of(&[&cluster.learners[full]]);
-    let read = local.get("key", Consistency::Local, Duration::from_secs(1)).await;
-    let error = read.unwrap_err().to_string();
-    assert!(error.contains(&reason), "{error}");
+    let mut asked = LearnerClient::new(connect_lazy(&cluster.learners[full].address));
+    let refused = asked.read(local("key")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains(&reason), "{refused}");
     // Readers are sent to the other learner.
     let found = cluster.client().get("key", Consistency::Local, PATIENCE).await;
     assert_eq!(found.unwrap(), None);
