@@ -217,10 +217,10 @@ fn reported(status: &ClusterStatus) -> Vec<Peer> {
         let Some(report) = report.clone() else { return };
         let key = (report.role, report.address.clone(), report.peer);
         let peer = Peer::of(report, source, age_ms);
+        // An acceptor to which it is attached knows better than one that lost it.
+        let rank = |peer: &Peer| (peer.is_departed(), peer.age_ms);
         match peers.get(&key) {
-            // An acceptor to which it is attached knows better than one that lost it.
-            Some(known) if known.is_departed() <= peer.is_departed() && known.age_ms <= peer.age_ms => {}
-            Some(known) if known.is_departed() < peer.is_departed() => {}
+            Some(known) if rank(known) <= rank(&peer) => {}
             Some(_) | None => _ = peers.insert(key, peer),
         }
     };
