@@ -124,9 +124,9 @@ impl Shared {
     }
 
     /// A proposer reports that it does not count this acceptor, because of this.
-    pub(crate) fn refused(&self, reason: &str) {
+    pub(crate) fn refused(&self, reason: String) {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        *refused = Some((Instant::now(), reason.to_owned()));
+        *refused = Some((Instant::now(), reason));
     }
 
     /// Why a proposer does not count this acceptor, if one has reported so lately.

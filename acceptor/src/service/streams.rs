@@ -130,14 +130,16 @@ pub(super) fn attached<R: Reader>(
                 () = &mut silence => Some(Err(no_report())),
             };
             match report.transpose()? {
-                Some(Some(report)) => {
+                Some(Some(mut report)) => {
                     inner.check_caller(report.caller.as_ref())?;
                     check_report(&report)?;
                     latest = report.report;
                     due = due.max(Instant::now()) + REPORT_INTERVAL;
                     silence.as_mut().reset(Instant::now() + NEXT_REPORT_MAX);
-                    if !report.refused.is_empty() {
-                        inner.shared.refused(&report.refused);
+                    // No part of the roster.
+                    let refused = std::mem::take(&mut report.refused);
+                    if !refused.is_empty() {
+                        inner.shared.refused(refused);
                     }
                     if report.leaving {
                         if let Some(attachment) = &attachment {
