@@ -5,7 +5,7 @@ use paxos_client::{
     proto::{Command, Delete, LogRecord, Put, command::Operation},
 };
 use paxos_common::exit::Failure;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     connection::{ConnectionArgs, no, subscribe_failure},
@@ -79,18 +79,23 @@ async fn print_what_is_applied(args: &Args, log: &mut Subscription) -> Result<()
 }
 
 async fn print_what_there_is(args: &Args, client: &Client, log: &mut Subscription) -> Result<(), Failure> {
-    let end = client.chosen_to(args.connection.timeout).await.map_err(|cause| {
-        Failure::unavailable(anyhow::anyhow!(
-            "cannot learn where the log ends: {cause}; `paxos status` shows more, and --local prints what a learner has"
-        ))
-    })?;
+    let begun = Instant::now();
+    // The other half is left to read.
+    let end = client
+        .chosen_to(args.connection.timeout / 2)
+        .await
+        .map_err(|cause| {
+            Failure::unavailable(anyhow::anyhow!(
+                "cannot learn where the log ends: {cause}; `paxos status` shows more, and --local prints what a learner has"
+            ))
+        })?;
     if args.from > end {
         return Err(no(format!(
             "the log has no slot {}: it ends before slot {end}",
             args.from
         )));
     }
-    print_to(args, log, end).await
+    print_to(args, log, end, begun).await
 }
 
 async fn follow(args: &Args, log: &mut Subscription) -> Result<(), Failure> {
@@ -100,18 +105,19 @@ async fn follow(args: &Args, log: &mut Subscription) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints the slots below `end`.
-async fn print_to(args: &Args, log: &mut Subscription, end: Slot) -> Result<(), Failure> {
+/// Prints the slots below `end`. `since`: when the last records came, or when the command began.
+async fn print_to(args: &Args, log: &mut Subscription, end: Slot, mut since: Instant) -> Result<(), Failure> {
     let mut next = args.from;
     while next < end {
         // A learner gives signs of life while it has no records: only records count here.
-        let records = timeout(args.connection.timeout, next_records(log))
+        let records = timeout_at(since + args.connection.timeout, next_records(log))
             .await
             .map_err(|_elapsed| {
                 Failure::unavailable(anyhow::anyhow!(
                     "slot {next} is chosen, but no learner has learned it in time; `paxos status` shows more"
                 ))
             })??;
+        since = Instant::now();
         let wanted = records.partition_point(|record| record.slot < end.get());
         print_all(args, &records[..wanted])?;
         next = next.plus(u64::try_from(records.len()).unwrap_or(u64::MAX));

@@ -69,11 +69,20 @@ async fn status_does_not_wait_for_an_acceptor_and_a_standby_that_stand_still() {
     let (status, code) = cluster.status().await;
     let took = begun.elapsed();
     println!("status took {took:?}");
+    let begun = Instant::now();
+    let log = run(&["log", "--acceptors", &cluster.urls()]).await;
+    let log_took = begun.elapsed();
+    println!("log took {log_took:?}");
     for process in [standby, acceptor] {
         process.signal(Signal::SIGCONT);
     }
     // A fraction of a second on an idle machine; 3 s is how long it waits when too few answer.
     assert!(took < Duration::from_millis(2_500), "{took:?}");
+    assert!(
+        log_took < Duration::from_secs(5),
+        "half of the default timeout: {log_took:?}"
+    );
+    assert!(log.status.success(), "{log:?}");
     assert_eq!(code, Some(0), "{status}");
     let silent = &status["acceptors"][2];
     assert!(
