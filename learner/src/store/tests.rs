@@ -140,10 +140,12 @@ async fn file_of_another_cluster_is_refused() {
 
 #[tokio::test]
 async fn damaged_file_is_set_aside_and_a_new_one_is_begun() {
+    type Garble<'a> = &'a dyn Fn(&mut Vec<u8>);
+
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join(FILE);
     let aside = directory.path().join("learner.db.damaged");
-    let damages: [(&str, &dyn Fn(&mut Vec<u8>)); 4] = [
+    let damages: [(&str, Garble<'_>); 4] = [
         ("no file of SQLite's", &|bytes| bytes[..100].fill(0x55)),
         ("a file that ends early", &|bytes| bytes.truncate(bytes.len() / 2)),
         ("garbled pages", &|bytes| bytes[4_096..].fill(0x55)),
