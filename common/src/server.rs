@@ -5,14 +5,15 @@
 //! | what | bound | where |
 //! | --- | --- | --- |
 //! | connections | 768 | [`connections`] |
-//! | open calls of one role | 4,096 of clients or 3,072 of peers, 256 for status, 256 health watches, 3,072 health checks | [`shares`] |
-//! | each open call: its task, stream and buffers, and answers of up to 8 KiB that are not read | some 20 KiB | [`outgoing`] |
+//! | open calls | 5,120: 3,072 of clients or roles, 256 for status, 256 health watches, 1,536 health checks | [`shares`] |
+//! | their tasks, streams and buffers, with answers of up to 8 KiB that are not read | 150 MiB, 30 KiB each | [`outgoing`] |
 //! | large messages that have come in part | 64 MiB, for moments 128 MiB | [`partial`] |
 //! | data that its call has not read | 78 MiB | [`windows`] |
 //! | large answers that are not read | 112 MiB | [`outgoing`] |
 //!
-//! That is about 400 MiB at the very most, when everything is used up at once. The memory limits of `docker-compose.yml`
-//! are 512 MiB for an acceptor and for a proposer, and 1 GiB for a learner, which also holds the registers.
+//! Together these are 404 MiB, and for moments 468 MiB, if callers use up all of it at once. A role that has no callers
+//! holds some 30 MiB, and a learner also the registers. The memory limits of `docker-compose.yml` are 512 MiB for an
+//! acceptor and for a proposer, and 1 GiB for a learner.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -27,6 +28,7 @@ use crate::{
     trace::Tracer,
 };
 
+mod answers;
 mod calls;
 mod chunks;
 mod connections;

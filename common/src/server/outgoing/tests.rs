@@ -1,8 +1,14 @@
 //! Pools: who gets room, who waits, and who is cut off.
 
-use std::task::{Context, Waker};
+use std::{
+    task::{Context, Waker},
+    time::Instant,
+};
 
-use super::*;
+use super::{
+    pool::{Held, PATIENCE},
+    *,
+};
 
 const ALL: usize = 1024 * 1024;
 

@@ -1,0 +1,293 @@
+//! A pool of bytes: who gets room, who waits for room, and which connections are closed to make room.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use super::super::connections::Usage;
+
+/// A reader that takes nothing for this long may be cut off. Over this time a link of 256 kbit/s takes a slice.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// How often readers that stand still are looked for while calls wait.
+pub(super) const LOOK: Duration = Duration::from_millis(250);
+
+/// Bytes of one purpose.
+pub(super) struct Pool {
+    bytes_max: usize,
+    pub(super) state: Mutex<State>,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Pool").finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) bytes: usize,
+    of_connections: HashMap<Connection, usize>,
+    next_key: u64,
+    pub(super) held: BTreeMap<u64, Held>,
+    waiting: VecDeque<Waiting>,
+    /// One of those that wait is not held back by its connection's share: it waits for the pool.
+    is_scarce: bool,
+    /// When readers that stand still were last looked for.
+    looked_at: Option<Instant>,
+}
+
+/// A connection, by the place of its usage in memory; `None` for calls that came by no connection of ours.
+type Connection = Option<usize>;
+
+fn connection_of(usage: Option<&Arc<Usage>>) -> Connection {
+    usage.map(|usage| Arc::as_ptr(usage) as usize)
+}
+
+/// Bytes that one answer holds.
+pub(super) struct Held {
+    bytes: usize,
+    usage: Option<Arc<Usage>>,
+    /// When its reader last took something, or when it was handed over; `None` while it is built.
+    pub(super) moved_at: Option<Instant>,
+}
+
+/// A call that waits for room.
+pub(super) struct Waiting {
+    bytes: usize,
+    usage: Option<Arc<Usage>>,
+    granted: oneshot::Sender<Charge>,
+}
+
+/// There is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Full;
+
+impl Pool {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            state: Mutex::default(),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes room now, or a place in the line of those that wait.
+    pub(super) fn take(
+        self: &Arc<Self>,
+        bytes: usize,
+        usage: Option<&Arc<Usage>>,
+    ) -> Result<Charge, oneshot::Receiver<Charge>> {
+        let bytes = bytes.min(self.bytes_max);
+        let mut state = self.lock();
+        if !state.is_scarce && state.is_room(self.bytes_max, bytes, usage) {
+            return Ok(self.charge(&mut state, bytes, usage.cloned()));
+        }
+        state.is_scarce |= !state.has_share(self.bytes_max, bytes, usage);
+        let (granted, receiver) = oneshot::channel();
+        let usage = usage.cloned();
+        state.waiting.push_back(Waiting {
+            bytes,
+            usage,
+            granted,
+        });
+        Err(receiver)
+    }
+
+    /// Takes room for an answer that is built already.
+    pub(super) fn take_now(
+        self: &Arc<Self>,
+        bytes: usize,
+        usage: Option<&Arc<Usage>>,
+    ) -> Result<Charge, Full> {
+        let mut state = self.lock();
+        if state.bytes + bytes > self.bytes_max {
+            return Err(Full);
+        }
+        Ok(self.charge(&mut state, bytes, usage.cloned()))
+    }
+
+    fn charge(self: &Arc<Self>, state: &mut State, bytes: usize, usage: Option<Arc<Usage>>) -> Charge {
+        let key = state.next_key;
+        state.next_key += 1;
+        state.grow(connection_of(usage.as_ref()), bytes);
+        let held = Held {
+            bytes,
+            usage,
+            moved_at: None,
+        };
+        state.held.insert(key, held);
+        let pool = Arc::clone(self);
+        Charge { pool, key }
+    }
+
+    /// Gives room to those that wait, as far as there is any.
+    fn grant(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        if state.waiting.is_empty() {
+            state.is_scarce = false;
+            return;
+        }
+        let mut grants = Vec::new();
+        let mut passed = VecDeque::new();
+        // The connection that was held back last: often all that wait are of one.
+        let mut held_back = None;
+        state.is_scarce = false;
+        while let Some(next) = state.waiting.pop_front() {
+            let connection = connection_of(next.usage.as_ref());
+            if next.granted.is_closed() {
+                continue;
+            }
+            if connection.is_some() && connection == held_back {
+                passed.push_back(next);
+            } else if state.is_room(self.bytes_max, next.bytes, next.usage.as_ref()) {
+                let charge = self.charge(&mut state, next.bytes, next.usage);
+                grants.push((next.granted, charge));
+            } else if state.has_share(self.bytes_max, next.bytes, next.usage.as_ref()) {
+                held_back = connection;
+                passed.push_back(next);
+            } else {
+                // It waits for the pool itself: no call behind it goes first.
+                state.is_scarce = true;
+                passed.push_back(next);
+                break;
+            }
+        }
+        passed.append(&mut state.waiting);
+        state.waiting = passed;
+        drop(state);
+        for (granted, charge) in grants {
+            // One that no longer waits gives its room back at once.
+            drop(granted.send(charge));
+        }
+    }
+
+    /// Closes the connections whose readers take nothing, those that stand still for longest first, until the first that
+    /// waits has room, and `wanted` bytes are free.
+    pub(super) fn cut_off(self: &Arc<Self>, wanted: usize) {
+        let mut state = self.lock();
+        let is_recent = |at: Instant| at.elapsed() < LOOK;
+        let is_scarce = state.is_scarce || wanted > 0;
+        if !is_scarce || state.looked_at.is_some_and(is_recent) {
+            return;
+        }
+        state.looked_at = Some(Instant::now());
+        let mut waiting = state.waiting.iter();
+        let first = waiting.find(|next| !state.has_share(self.bytes_max, next.bytes, next.usage.as_ref()));
+        let free = self.bytes_max.saturating_sub(state.bytes);
+        let wanted = first.map_or(0, |first| first.bytes).max(wanted);
+        let mut missing = wanted.saturating_sub(free);
+        let mut still: Vec<_> = state
+            .held
+            .values()
+            .filter_map(|held| Some((held.moved_at?, held.usage.as_ref()?)))
+            .filter(|(moved_at, _)| moved_at.elapsed() >= PATIENCE)
+            .collect();
+        still.sort_by_key(|&(moved_at, _)| moved_at);
+        let mut seen = HashSet::new();
+        for (_, usage) in still {
+            if missing == 0 {
+                break;
+            }
+            let connection = connection_of(Some(usage));
+            if seen.insert(connection) {
+                usage.close_because("its reader takes nothing of a large answer, and others wait for room");
+                let freed = state.of_connections.get(&connection).copied().unwrap_or_default();
+                missing = missing.saturating_sub(freed);
+            }
+        }
+        // A call that no longer waits may have stood in the way of the next.
+        self.grant(state);
+    }
+}
+
+impl State {
+    fn grow(&mut self, connection: Connection, bytes: usize) {
+        self.bytes += bytes;
+        *self.of_connections.entry(connection).or_default() += bytes;
+    }
+
+    fn shrink(&mut self, connection: Connection, bytes: usize) {
+        self.bytes -= bytes;
+        if let Some(of_connection) = self.of_connections.get_mut(&connection) {
+            *of_connection -= bytes;
+            if *of_connection == 0 {
+                self.of_connections.remove(&connection);
+            }
+        }
+    }
+
+    fn is_room(&self, bytes_max: usize, bytes: usize, usage: Option<&Arc<Usage>>) -> bool {
+        self.bytes + bytes <= bytes_max && !self.has_share(bytes_max, bytes, usage)
+    }
+
+    /// Whether the connection would have more than is free.
+    fn has_share(&self, bytes_max: usize, bytes: usize, usage: Option<&Arc<Usage>>) -> bool {
+        let connection = connection_of(usage);
+        let of_connection = self.of_connections.get(&connection).copied().unwrap_or_default();
+        let free = bytes_max.saturating_sub(self.bytes);
+        connection.is_some() && of_connection > 0 && of_connection + bytes > free
+    }
+}
+
+/// Room that is taken. Dropping it gives the room back.
+pub(super) struct Charge {
+    pool: Arc<Pool>,
+    key: u64,
+}
+
+impl Charge {
+    pub(super) fn bytes(&self) -> usize {
+        self.pool.lock().held.get(&self.key).map_or(0, |held| held.bytes)
+    }
+
+    /// Holds this many bytes from now on, room or none: what is built is built.
+    pub(super) fn resize(&self, bytes: usize) {
+        let mut state = self.pool.lock();
+        let Some(held) = state.held.get_mut(&self.key) else {
+            return;
+        };
+        let connection = connection_of(held.usage.as_ref());
+        let before = std::mem::replace(&mut held.bytes, bytes);
+        state.grow(connection, bytes);
+        state.shrink(connection, before);
+        if bytes < before {
+            self.pool.grant(state);
+        }
+    }
+
+    /// Keeps at most `bytes`; returns the rest, if there is any.
+    pub(super) fn split_off(&self, bytes: usize) -> Option<Self> {
+        let mut state = self.pool.lock();
+        let held = state.held.get_mut(&self.key)?;
+        let rest = held.bytes.checked_sub(bytes).filter(|&rest| rest > 0)?;
+        held.bytes = bytes;
+        let usage = held.usage.clone();
+        state.shrink(connection_of(usage.as_ref()), rest);
+        Some(self.pool.charge(&mut state, rest, usage))
+    }
+
+    /// The reader has taken something, or could from now on.
+    pub(super) fn moved(&self) {
+        let mut state = self.pool.lock();
+        if let Some(held) = state.held.get_mut(&self.key) {
+            held.moved_at = Some(Instant::now());
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        let mut state = self.pool.lock();
+        if let Some(held) = state.held.remove(&self.key) {
+            state.shrink(connection_of(held.usage.as_ref()), held.bytes);
+        }
+        self.pool.grant(state);
+    }
+}
