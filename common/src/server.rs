@@ -88,12 +88,12 @@ pub struct Health {
 }
 
 impl Health {
-    /// Tells probes that the process as a whole serves, whatever the role's own service says.
+    /// Reports to probes that the process as a whole serves, whatever the role's own service says.
     pub async fn set_live(&self) {
         self.reporter.set_service_status("", ServingStatus::Serving).await;
     }
 
-    /// The same for the role's own service alone: the process as a whole keeps what was told of it.
+    /// The same for the role's own service alone: the process as a whole keeps its status.
     #[must_use]
     pub fn of_service_alone(self) -> Self {
         Self {
@@ -102,7 +102,7 @@ impl Health {
         }
     }
 
-    /// Tells probes whether this role serves: its own service, and the process as a whole.
+    /// Reports to probes whether this role serves: its own service, and the process as a whole.
     pub async fn set_serving(&self, serving: bool) {
         let status = if serving {
             ServingStatus::Serving

@@ -31,8 +31,8 @@ const ACCEPTOR: &str = "paxos.v1.Acceptor";
 ///
 /// An acceptor is ready when it can vote: it is a member of a formed cluster, has space, and its disk finishes commits. A
 /// proposer is ready when it reaches a quorum of acceptors and knows who leads, a learner when it has caught up. /readyz says
-/// the same. Prints nothing but what is wrong. Exits 0 when the role is ready, 1 when it answers and is not, 69 when nobody
-/// answers.
+/// the same. Prints nothing but what is wrong. Exits 0 when the role is ready, 1 when it answers and is not, 69 when no
+/// process answers.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where the role listens, as its own --listen says; 0.0.0.0 is asked through loopback

@@ -10,7 +10,7 @@ mod peers;
 pub(crate) use digests::Digests;
 pub(crate) use peers::{Peer, Source, learner};
 
-/// Bytes left on the file system of a data directory, below which somebody should look. An acceptor stops voting below
+/// Bytes left on the file system of a data directory, below which a person should look. An acceptor stops voting below
 /// 32 MiB. The alert PaxosDiskFilling has the same limit.
 const DATA_FREE_LOW_BYTES: u64 = 256 << 20;
 

@@ -56,7 +56,7 @@ impl Driver {
                     view.refused.remove(&acceptor);
                 }
             }
-            // Nobody waits for it alone.
+            // No receiver waits for this alone.
             false
         });
     }

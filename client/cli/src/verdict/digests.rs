@@ -82,10 +82,10 @@ fn incomparable(peers: &[Peer]) -> Option<Finding> {
 
 /// Who holds what at this point, so that the odd one shows.
 fn digests_at(peers: &[Peer], to: u64) -> String {
-    let told = peers.iter().filter_map(|peer| {
+    let held = peers.iter().filter_map(|peer| {
         let digest = learner(peer)?.digests.iter().find(|digest| digest.to == to)?;
         let digest: String = hex(&digest.digest).chars().take(12).collect();
         Some(format!("{} holds {digest}", peer.report.address))
     });
-    told.collect::<Vec<_>>().join(", ")
+    held.collect::<Vec<_>>().join(", ")
 }

@@ -306,7 +306,7 @@ pub(super) fn leader_of(peers: &[Peer]) -> Option<Peer> {
         .map(|(_, peer)| peer.clone())
 }
 
-/// That nobody leads, as far as this can be known.
+/// That no proposer leads, as far as this can be known.
 pub(super) fn leader_finding(status: &ClusterStatus, leader: Option<&Peer>) -> Option<Finding> {
     let silent_ms = status
         .answers()

@@ -15,7 +15,7 @@ fn five_of_which_two_are_dead(status: &mut ClusterStatus) {
     };
     for index in 0..3 {
         change(status, index, |answer| {
-            answer.configuration = Some(configuration.clone())
+            answer.configuration = Some(configuration.clone());
         });
     }
     for number in 4..=5 {
@@ -83,7 +83,7 @@ fn hung_disk_beside_a_dead_acceptor_is_no_quorum_and_both_are_named() {
 fn acceptor_that_is_not_ready_does_not_vote_and_its_own_reason_is_shown() {
     let mut status = healthy();
     change(&mut status, 0, |answer| {
-        answer.not_ready = "its disk is elsewhere".to_owned()
+        answer.not_ready = "its disk is elsewhere".to_owned();
     });
     let found = problems(&status);
     assert!(
@@ -108,7 +108,7 @@ fn cluster_that_needs_every_acceptor_has_none_to_lose() {
 fn disks_that_fill_are_findings_before_they_are_full() {
     let mut status = healthy();
     change(&mut status, 0, |answer| {
-        answer.data_free_bytes = Some(DATA_FREE_LOW_BYTES)
+        answer.data_free_bytes = Some(DATA_FREE_LOW_BYTES);
     });
     assert_eq!(problems(&status), "");
     change(&mut status, 0, |answer| answer.data_free_bytes = Some(200 << 20));
