@@ -106,23 +106,22 @@ mod tests {
     fn fleet_behind_one_address_may_start_together_and_strangers_cannot_go_on() {
         let openings = Openings::default();
         let of_one = |of: &str| {
-            (0..70_000)
+            (0..6_000)
                 .filter(|_| openings.admit(&opening(), address(of)).is_ok())
                 .count()
         };
         let first = of_one("10.0.0.1");
         // A busy machine refills a little meanwhile.
-        assert!((2_048..10_000).contains(&first), "{first}");
-        let refused = openings.admit(&opening(), address("10.0.0.1"));
-        if let Err(refused) = refused {
-            assert_eq!(refused.code(), Code::ResourceExhausted);
-            assert!(retry_delay_of(&refused).is_some());
-            assert_eq!(status::fate_of(&refused), Some(status::Fate::NotProposed));
-        }
+        assert!((2_048..6_000).contains(&first), "{first}");
+        let refused = (0..6_000).find_map(|_| openings.admit(&opening(), address("10.0.0.1")).err());
+        let refused = refused.unwrap();
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        assert!(retry_delay_of(&refused).is_some());
+        assert_eq!(status::fate_of(&refused), Some(status::Fate::NotProposed));
         // Others are not held up by it, and all together have a limit as well.
         assert!(openings.admit(&opening(), address("10.0.0.2")).is_ok());
-        let all: usize = (0..20).map(|host| of_one(&format!("10.0.1.{host}"))).sum();
-        assert!(all < 20_000, "{all}");
+        let all: usize = (0..5).map(|host| of_one(&format!("10.0.1.{host}"))).sum();
+        assert!(all < 10_000, "{all}");
         // Other commands are never held up.
         let append = append(bytes::Bytes::from_static(b"x"));
         assert!(openings.admit(&append, address("10.0.0.1")).is_ok());

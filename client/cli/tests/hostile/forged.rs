@@ -169,7 +169,7 @@ async fn elects_with_far_vote(cluster: &mut Cluster) {
 
 #[tokio::test]
 async fn sessions_are_used_by_their_openers_alone_and_cannot_be_opened_without_end() {
-    let cluster = Cluster::start(3, 1, 1).await;
+    let cluster = Cluster::start(3, 1, 2).await;
     let name = propose(&cluster, opening(b"sixteen letters!")).await.unwrap();
     let put = |opener: &'static [u8], sequence, value: &'static str| pb::Command {
         session: Some(pb::SessionStamp {

@@ -357,8 +357,8 @@ fn command() -> impl Strategy<Value = Command> {
 fn judged_naively(log: &[(Version, Command, Judgement)], version: Version, command: &Command) -> Judgement {
     if let Some(stamp) = command.session {
         let opening = log.iter().find_map(|(at, command, _)| match command.operation {
-            Operation::OpenSession { opener } if *at == stamp.session => Some(opener),
-            _ => None,
+            Operation::OpenSession { opener } => (*at == stamp.session).then_some(opener),
+            Operation::Append | Operation::Put { .. } | Operation::Delete { .. } => None,
         });
         match opening {
             None => return Judgement::Expired,

@@ -10,22 +10,15 @@ use super::{Effect, Limits, Outcome, RequestId, Scan, Takeover, queue::Queue};
 use crate::paxos::{
     ballot::Ballot,
     identity::AcceptorUuid,
-    message::{Accept, AcceptAnswer, SLOTS_AHEAD_MAX, UNANSWERED_MAX},
+    message::{Accept, AcceptAnswer, UNANSWERED_MAX},
     quorum::{Electorate, Tally},
     slot::{Slot, SlotRange, Version},
     value::Value,
 };
 
+mod fill;
 mod repair;
 use repair::Repair;
-
-/// Most slots that one request to fill adds (exclusive bound above what is proposed): the rest is asked for again.
-const FILL_SLOTS_MAX: u64 = 1_024;
-
-/// How often slots are filled that a reader wants, and where no acceptor is known to have voted: one request's worth of slots
-/// in this time. Sessions expire after 1,048,576 slots, so made-up requests need three hours for that. A reader that saw a
-/// vote which this leader cannot see needs one request: at most `slots_in_flight_max` slots were in flight.
-const UNPROVEN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A reign.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -186,47 +179,6 @@ impl Lead {
     /// Whether nothing is in flight or owed.
     pub(super) fn is_drained(&self) -> bool {
         self.chosen_to == self.proposed_to() && self.takeover.is_empty()
-    }
-
-    /// Has slots up to `to` chosen, with no-ops where nobody proposes, a bounded number at a time. Safe without
-    /// asking: every phase-2 quorum contains an acceptor that promised this ballot, reported no vote there, and
-    /// votes below it no more.
-    fn fill(&mut self, to: Slot) {
-        self.fill_to = self.fill_to.max(to.min(self.demanded_to().plus(FILL_SLOTS_MAX)));
-    }
-
-    /// A reader wants slots up to `to` chosen. Those that no acceptor is known to have voted on are filled seldom: a request
-    /// proves nothing.
-    pub(super) fn fill_wanted(&mut self, to: Slot, now: Duration) {
-        let proven = self.voted_to.max(self.demanded_to());
-        if to <= proven {
-            self.fill(to);
-            return;
-        }
-        let is_due = self
-            .unproven_at
-            .is_none_or(|at| now.saturating_sub(at) >= UNPROVEN_INTERVAL);
-        if is_due {
-            self.unproven_at = Some(now);
-            self.fill(to);
-        } else {
-            self.fill(proven);
-        }
-    }
-
-    /// One past the last slot that is proposed or must be.
-    fn demanded_to(&self) -> Slot {
-        self.proposed_to().plus(self.takeover.len() as u64)
-    }
-
-    /// An acceptor has voted below `voted_to`. Votes too far ahead are no leader's of this protocol: the slots between are
-    /// not filled for them, and what may be chosen there is kept from the promises.
-    pub(super) fn heard_voted(&mut self, voted_to: Slot) -> bool {
-        let is_near = voted_to <= self.demanded_to().plus(SLOTS_AHEAD_MAX);
-        if is_near {
-            self.voted_to = self.voted_to.max(voted_to);
-        }
-        is_near
     }
 
     /// Proposes what waits, within the limits: first what the promises demand, then no-ops asked for, then batches

@@ -262,9 +262,11 @@ fn a_leader_that_gets_to_a_far_vote_proposes_its_value_before_anything_new() {
     lead.send(&electorate, &BTreeSet::from([uuid(1)]), &limits, &mut effects);
     let proposed: Vec<_> = effects
         .into_iter()
-        .flat_map(|effect| match effect {
-            Effect::Accept(_, accept) => accept.proposals,
-            other => panic!("{other:?}"),
+        .flat_map(|effect| {
+            let Effect::Accept(_, accept) = effect else {
+                panic!("{effect:?}")
+            };
+            accept.proposals
         })
         .collect();
     let expected = ["a", "b", "far", "d"].map(value);
