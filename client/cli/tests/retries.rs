@@ -82,7 +82,10 @@ async fn counter_counts_every_success_once(length: Duration) {
     println!(
         "{kills} leaders killed; {incremented} increments, {unknown} unknown; the counter is at {value}"
     );
-    assert!(kills > 0 && incremented > 100, "it tests nothing otherwise");
+    assert!(
+        kills > 0 && incremented > kills,
+        "without increments in each reign it tests nothing"
+    );
     // The library repeats within its session for as long as this test is patient, so none may be left unknown.
     assert_eq!(unknown, 0);
     assert_eq!(value, incremented);
