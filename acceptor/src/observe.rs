@@ -401,6 +401,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn large_frame_is_followed_by_an_empty_one_and_a_small_frame_is_not() {
+        let (disk, mut store, shared) = start();
+        commit(&mut store, &shared, rows(0, 1, PAGE_BYTES_MAX / 2), 1).await;
+        let stop = Shutdown::new(&CancellationToken::new());
+        let reader = PeerReader::new(disk, Arc::clone(&shared), stop);
+        let room = Room::default();
+        let mut frames = pin!(observe(reader, Arc::clone(&shared), slot(0), room));
+        let mut told = async || -> Option<usize> {
+            let frame = frames.next().now_or_never()?.unwrap().unwrap();
+            Some(frame.rows.len())
+        };
+        assert_eq!(
+            [told().await, told().await, told().await],
+            [Some(1), Some(0), None]
+        );
+        commit(&mut store, &shared, rows(1, 2, PAGE_BYTES_MAX / 2), 2).await;
+        assert_eq!(
+            [told().await, told().await, told().await],
+            [Some(1), Some(0), None]
+        );
+        commit(&mut store, &shared, rows(2, 4, 1), 4).await;
+        assert_eq!([told().await, told().await], [Some(2), None]);
+    }
+
+    #[tokio::test]
     async fn observer_that_fell_out_of_the_ring_pages_again_from_the_watermark_it_knows() {
         let (disk, mut store, shared) = start();
         commit(&mut store, &shared, rows(0, 5, 1), 3).await;

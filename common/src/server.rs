@@ -4,12 +4,12 @@
 //!
 //! | what | bound | where |
 //! | --- | --- | --- |
-//! | connections | 768 | [`connections`] |
-//! | open calls | 5,120: 3,072 of clients or roles, 256 for status, 256 health watches, 1,536 health checks | [`shares`] |
-//! | their tasks, streams and buffers, with answers of up to 8 KiB that are not read | 150 MiB, 30 KiB each | [`outgoing`] |
-//! | large messages that have come in part | 64 MiB, for moments 128 MiB | [`partial`] |
-//! | data that its call has not read | 78 MiB | [`windows`] |
-//! | large answers that are not read | 112 MiB | [`outgoing`] |
+//! | connections | 768 | `server/connections.rs` |
+//! | open calls | 5,120: 3,072 of clients or roles, 256 for status, 256 health watches, 1,536 health checks | `server/shares.rs` |
+//! | their tasks, streams and buffers, with answers of up to 8 KiB that are not read | 150 MiB, 30 KiB each | `server/outgoing.rs` |
+//! | large messages that have come in part | 64 MiB, for moments 128 MiB | `server/partial.rs` |
+//! | data that its call has not read | 78 MiB | `server/windows.rs` |
+//! | large answers that are not read | 112 MiB | `server/outgoing.rs` |
 //!
 //! Together these are 404 MiB, and for moments 468 MiB, if callers use up all of it at once. A role that has no callers
 //! holds some 30 MiB, and a learner also the registers. The memory limits of `docker-compose.yml` are 512 MiB for an
