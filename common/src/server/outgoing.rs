@@ -6,7 +6,7 @@
 //! There is one [`Pool`] for each [`Purpose`], so that readers of one kind never delay answers of another kind. A call
 //! waits while its pool is full. Calls that wait are served in order, except those of a connection that has its share
 //! already: at most as much as is still free, so one connection has at most half of a pool, and a newcomer finds room.
-//! While a call waits, the connections are closed whose readers have taken nothing for [`PATIENCE`].
+//! While a call waits, the connections are closed whose readers have taken nothing for 2 s.
 //!
 //! Bounds: the pools have 112 MiB together. An answer that was built without room is refused while its pool is full.
 
