@@ -42,9 +42,10 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    fn without_rows(&self) -> Self {
+    /// The empty frame that follows this one of `bytes` when nothing else can; none if this one takes no room.
+    fn follower(&self, bytes: usize) -> Option<Self> {
         let rows = Vec::new();
-        Self { rows, ..*self }
+        (!Room::is_free(bytes)).then(|| Self { rows, ..*self })
     }
 }
 
@@ -184,7 +185,8 @@ impl Content {
 
 /// Everything accepted from slot `from` on: first what is held, then what follows. The first frame comes at once, even
 /// when it has no rows. Holds one frame at a time; it goes on when that is taken. A large frame is built once `room` has
-/// its bytes, and is followed by another frame soon, so that the encoder lets go of its buffer.
+/// its bytes, and is followed by another frame soon, so that the encoder lets go of its buffer: an empty frame, when there
+/// is no news or no room.
 pub(crate) fn observe<R: Reader>(
     reader: PeerReader<R>,
     shared: Arc<Shared>,
@@ -194,16 +196,21 @@ pub(crate) fn observe<R: Reader>(
     try_stream! {
         let mut news = shared.ring.end.subscribe();
         let mut resume = from;
+        // After a large frame that no other has followed: what it said beside its rows.
+        let mut large: Option<Frame> = None;
         loop {
             // Taken before the pages are read: what is committed meanwhile may be told twice, but not left out.
             let mut position = shared.ring.end();
             let mut told_chosen_to = None;
             // The first row of the pages that was unknown.
             let mut doubt = None;
-            // Of the last frame: whether it was large, and what it said beside its rows.
-            let mut last;
             loop {
-                room.take(PAGE_BYTES_MAX).await;
+                if !room.take_now(PAGE_BYTES_MAX) {
+                    if let Some(empty) = large.take() {
+                        yield empty;
+                    }
+                    room.take(PAGE_BYTES_MAX).await;
+                }
                 let page = reader.page(resume).await?;
                 // It holds for the rows of the page that can be read, which are all that a frame tells.
                 let chosen_to = page.known_to;
@@ -214,7 +221,7 @@ pub(crate) fn observe<R: Reader>(
                 resume = page.next;
                 let frame = Frame { stamp, chosen_to, trimmed_to: page.trimmed_to, rows: page.rows };
                 let bytes = frame.rows.iter().map(row_bytes).sum();
-                last = (!Room::is_free(bytes), frame.without_rows());
+                large = frame.follower(bytes);
                 yield frame;
                 if page.last {
                     break;
@@ -227,21 +234,26 @@ pub(crate) fn observe<R: Reader>(
                     // It is read again once there is room: until then nothing is held.
                     Ok(Some((frame, bytes, _))) if !room.is_enough(bytes) => {
                         drop(frame);
-                        room.take(bytes.max(PAGE_BYTES_MAX)).await;
+                        let bytes = bytes.max(PAGE_BYTES_MAX);
+                        if !room.take_now(bytes) {
+                            if let Some(empty) = large.take() {
+                                yield empty;
+                            }
+                            room.take(bytes).await;
+                        }
                     }
                     Ok(Some((mut frame, bytes, next))) => {
                         position = next;
                         told_chosen_to = Some(frame.chosen_to);
-                        last = (!Room::is_free(bytes), frame.without_rows());
+                        large = frame.follower(bytes);
                         frame.rows.retain(|row| row.slot >= from);
                         yield frame;
                     }
-                    Ok(None) if last.0 => {
-                        last.0 = false;
-                        yield last.1.clone();
-                    }
-                    // An error means that the ring is gone, and `shared` holds it.
-                    Ok(None) => drop(news.changed().await),
+                    Ok(None) => match large.take() {
+                        Some(empty) => yield empty,
+                        // An error means that the ring is gone, and `shared` holds it.
+                        None => drop(news.changed().await),
+                    },
                     Err(Lagged) => break,
                 }
             }
@@ -423,6 +435,39 @@ mod tests {
         );
         commit(&mut store, &shared, rows(2, 4, 1), 4).await;
         assert_eq!([told().await, told().await], [Some(2), None]);
+    }
+
+    #[tokio::test]
+    async fn large_frame_is_followed_by_an_empty_one_while_there_is_no_room() {
+        let (disk, mut store, shared) = start();
+        commit(&mut store, &shared, rows(0, 3, PAGE_BYTES_MAX), 3).await;
+        let stop = Shutdown::new(&CancellationToken::new());
+        let reader = PeerReader::new(disk, Arc::clone(&shared), stop);
+        let [room, other] = Room::of_pool(2 * PAGE_BYTES_MAX);
+        let mut frames = pin!(observe(reader, Arc::clone(&shared), slot(0), room.clone()));
+        let mut told = async || -> Option<usize> {
+            let frame = frames.next().now_or_never()?.unwrap().unwrap();
+            Some(frame.rows.len())
+        };
+        for _ in 0..2 {
+            // The page is handed over, and others take its room.
+            assert_eq!(told().await, Some(1));
+            room.give_back();
+            assert!(other.take_now(2 * PAGE_BYTES_MAX));
+            assert_eq!([told().await, told().await], [Some(0), None]);
+            other.give_back();
+        }
+        assert_eq!([told().await, told().await], [Some(1), Some(0)]);
+        room.give_back();
+        // The same for live frames.
+        commit(&mut store, &shared, rows(3, 4, PAGE_BYTES_MAX), 3).await;
+        commit(&mut store, &shared, rows(4, 5, PAGE_BYTES_MAX), 3).await;
+        assert_eq!(told().await, Some(1));
+        room.give_back();
+        assert!(other.take_now(2 * PAGE_BYTES_MAX));
+        assert_eq!([told().await, told().await], [Some(0), None]);
+        other.give_back();
+        assert_eq!([told().await, told().await], [Some(1), Some(0)]);
     }
 
     #[tokio::test]

@@ -28,7 +28,8 @@ pub(crate) struct Page {
 }
 
 /// The log from `from` on, in slot order and without gaps, for as long as the learner runs; ends after an error. A large
-/// page is read once `room` has its bytes.
+/// page is read once `room` has its bytes. While there is no room, an empty page follows a large one, so that the encoder
+/// lets go of its buffer.
 pub(crate) fn pages(
     history: History,
     mut applied: watch::Receiver<Progress>,
@@ -37,12 +38,15 @@ pub(crate) fn pages(
 ) -> impl Stream<Item = Result<Page, ReadError>> + Send {
     async_stream::try_stream! {
         let mut next = from;
+        // The last page was large, and none has followed it.
+        let mut is_held = false;
         loop {
             match timeout(PROGRESS_INTERVAL, applied_beyond(&mut applied, next)).await {
                 Ok(Ok(())) => {}
                 // The applier is gone: the learner stops.
                 Ok(Err(_)) => break,
                 Err(Elapsed { .. }) => {
+                    is_held = false;
                     yield Page { records: Vec::new(), next };
                     continue;
                 }
@@ -50,10 +54,16 @@ pub(crate) fn pages(
             let records = match history.recent(next).filter(|page| Room::is_free(page_bytes(page))) {
                 Some(records) => records,
                 None => {
-                    room.take(PAGE_BYTES_MAX).await;
+                    if !room.take_now(PAGE_BYTES_MAX) {
+                        if std::mem::take(&mut is_held) {
+                            yield Page { records: Vec::new(), next };
+                        }
+                        room.take(PAGE_BYTES_MAX).await;
+                    }
                     history.page(next).await?
                 }
             };
+            is_held = !Room::is_free(page_bytes(&records));
             next = next.plus(records.len() as u64);
             yield Page { records, next };
         }
@@ -80,4 +90,53 @@ pub(crate) async fn applied_beyond(
         .wait_for(|progress| progress.applied_to() > slot)
         .await
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures::{FutureExt as _, StreamExt as _};
+    use paxos_common::{
+        paxos::{identity::ClusterId, value::Value},
+        sqlite::DataDir,
+    };
+
+    use super::*;
+    use crate::{disk::Disk, knowledge::Knowledge, progress::Mark, store::Store};
+
+    #[tokio::test]
+    async fn large_page_is_followed_by_an_empty_one_while_there_is_no_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = DataDir::open(directory.path()).unwrap();
+        let cluster = ClusterId::from_bytes([1; 16]);
+        let found = Store::open(data, cluster, &Disk::default()).await.unwrap();
+        let knowledge = Knowledge::new(found.machine);
+        let to = Slot::new(3).unwrap();
+        for slot in Slot::ZERO.to(to) {
+            let value = Value::from_stored(vec![1; PAGE_BYTES_MAX].into(), Default::default());
+            knowledge.apply(slot, value, Vec::new(), &[]);
+        }
+        let mark = Mark {
+            to,
+            ..Mark::default()
+        };
+        let (_applied, applied) = watch::channel(Progress::recovered(mark, Default::default()));
+        let history = History::new(Arc::new(knowledge), found.log);
+        let [room, other] = Room::of_pool(PAGE_BYTES_MAX);
+        let mut pages = pin!(pages(history, applied, Slot::ZERO, room.clone()));
+        let mut told = async || -> Option<(usize, u64)> {
+            let page = pages.next().now_or_never()?.unwrap().unwrap();
+            Some((page.records.len(), page.next.get()))
+        };
+        for next in 1..=2 {
+            assert_eq!(told().await, Some((1, next)));
+            // The page is handed over, and another call takes its room.
+            room.give_back();
+            assert!(other.take_now(PAGE_BYTES_MAX));
+            assert_eq!([told().await, told().await], [Some((0, next)), None]);
+            other.give_back();
+        }
+        assert_eq!(told().await, Some((1, 3)));
+    }
 }

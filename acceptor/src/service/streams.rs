@@ -39,8 +39,16 @@ pub(super) fn promise<R: Reader>(
         let mut from = from;
         // Where a row was unknown in an earlier page: no later page's watermark may speak for it.
         let mut unknown: Option<Slot> = None;
+        // After a page: what it said beside its rows and witnesses.
+        let mut last_page: Option<pb::PromisePage> = None;
         loop {
-            room.take(PAGE_BYTES_MAX).await;
+            if !room.take_now(PAGE_BYTES_MAX) {
+                // The encoder keeps the last page until another follows.
+                if let Some(empty) = last_page.take() {
+                    yield empty;
+                }
+                room.take(PAGE_BYTES_MAX).await;
+            }
             let page = inner.reader.page(from).await.map_err(|error| read_failed(&error))?;
             let overtaken = page.promised > ballot;
             let last = page.last || overtaken;
@@ -72,6 +80,7 @@ pub(super) fn promise<R: Reader>(
             let stamp = Some(wire::stamp(&stamp, Vec::new()));
             let page = pb::PromisePage { stamp, ballot: Some(ballot.into()), answer: Some(answer), witnesses };
             room.built(&page);
+            last_page = without_rows(&page);
             yield page;
             if last {
                 break;
@@ -79,6 +88,24 @@ pub(super) fn promise<R: Reader>(
             from = next;
         }
     }
+}
+
+/// A page that covers no slot, and says what `page` said beside its rows.
+fn without_rows(page: &pb::PromisePage) -> Option<pb::PromisePage> {
+    let Some(pb::promise_page::Answer::Promise(promise)) = &page.answer else {
+        return None;
+    };
+    let promise = pb::Promise {
+        rows: Vec::new(),
+        from: promise.next,
+        ..*promise
+    };
+    Some(pb::PromisePage {
+        stamp: page.stamp.clone(),
+        ballot: page.ballot,
+        answer: Some(pb::promise_page::Answer::Promise(promise)),
+        witnesses: Vec::new(),
+    })
 }
 
 /// What a row of a page counts as work: a page without values is work too.
@@ -233,6 +260,30 @@ fn votes(rows: &[Row]) -> Vec<pb::VoteRange> {
 mod tests {
     use super::*;
     use paxos_common::paxos::{ballot::ProposerId, value::Value};
+
+    #[test]
+    fn empty_page_covers_no_slot_and_claims_nothing_new() {
+        let page = pb::PromisePage {
+            answer: Some(pb::promise_page::Answer::Promise(pb::Promise {
+                chosen_to: 3,
+                voted_to: 9,
+                rows: vec![pb::Row::default()],
+                from: 2,
+                next: 7,
+                ..Default::default()
+            })),
+            witnesses: vec![pb::Witness::default()],
+            ..Default::default()
+        };
+        let empty = without_rows(&page).unwrap();
+        assert_eq!(empty.witnesses, []);
+        let Some(pb::promise_page::Answer::Promise(promise)) = empty.answer else {
+            panic!("no promise");
+        };
+        assert_eq!((promise.from, promise.next, promise.last), (7, 7, false));
+        assert_eq!((promise.chosen_to, promise.voted_to), (3, 9));
+        assert_eq!(promise.rows, []);
+    }
 
     #[test]
     fn votes_of_neighbouring_slots_at_one_ballot_are_one_range_and_unknown_rows_are_no_votes() {

@@ -10,24 +10,21 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tonic::{Status, body::Body, codegen::http};
 
-use super::{
-    calls::Call,
-    outgoing::{Account, FREE_BYTES, Parts, no_room},
-};
+use super::outgoing::{Account, FREE_BYTES, Parts, no_room};
 
-/// An answer, which keeps its call open and gives back its room.
-pub(super) struct Outbound {
+/// An answer, which keeps its call open and gives back its room. `C`: what keeps the call open.
+pub(super) struct Outbound<C> {
     body: Body,
     account: Arc<Account>,
     /// The large part of the answer that is being handed over, and then the last one.
     parts: Option<Parts>,
     /// No room was left for the rest.
     is_refused: bool,
-    _call: Arc<Call>,
+    _call: C,
 }
 
-impl Outbound {
-    pub(super) fn new(body: Body, account: Arc<Account>, call: Arc<Call>) -> Self {
+impl<C> Outbound<C> {
+    pub(super) fn new(body: Body, account: Arc<Account>, call: C) -> Self {
         Self {
             body,
             account,
@@ -55,7 +52,7 @@ impl Outbound {
     }
 }
 
-impl http_body::Body for Outbound {
+impl<C: Unpin> http_body::Body for Outbound<C> {
     type Data = Bytes;
     type Error = Status;
 
@@ -70,7 +67,7 @@ impl http_body::Body for Outbound {
             return Poll::Ready(None);
         }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        // The encoder has begun another buffer, or has ended.
+        // The encoder has begun another buffer, or has ended. Not earlier: until then it keeps the buffer of these parts.
         self.parts = None;
         let is_large = |frame: &Frame<Bytes>| {
             let data = frame.data_ref();
@@ -91,5 +88,144 @@ impl http_body::Body for Outbound {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::BufMut as _;
+    use tokio::{
+        task::{JoinSet, yield_now},
+        time::timeout,
+    };
+    use tokio_stream::Stream;
+    use tonic::codec::{EncodeBody, EncodeBuf, Encoder, SingleMessageCompressionOverride};
+
+    use super::{super::outgoing::Room, *};
+    use crate::status;
+
+    const PAGE: usize = 128 * 1024;
+    const PAGES: usize = 4;
+    const STREAMS: usize = 16;
+    const LONG: Duration = Duration::from_secs(60);
+
+    struct Raw;
+
+    impl Encoder for Raw {
+        type Item = Bytes;
+        type Error = Status;
+
+        fn encode(&mut self, message: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+            buffer.put(message);
+            Ok(())
+        }
+    }
+
+    /// Pages, as services send them; with an empty message before each wait for room, or without.
+    struct Pages {
+        room: Room,
+        is_followed: bool,
+        /// How many pages were sent.
+        page: usize,
+        /// The last message was a page.
+        is_large: bool,
+        taking: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    }
+
+    impl Stream for Pages {
+        type Item = Result<Bytes, Status>;
+
+        fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+            if self.page == PAGES {
+                return Poll::Ready(None);
+            }
+            if self.taking.is_none() && !self.room.take_now(PAGE) {
+                if self.is_followed && std::mem::take(&mut self.is_large) {
+                    return Poll::Ready(Some(Ok(Bytes::new())));
+                }
+                let room = self.room.clone();
+                self.taking = Some(Box::pin(async move { room.take(PAGE).await }));
+            }
+            if let Some(taking) = &mut self.taking {
+                ready!(taking.as_mut().poll(context));
+                self.taking = None;
+            }
+            self.page += 1;
+            self.is_large = true;
+            Poll::Ready(Some(Ok(Bytes::from(vec![7; PAGE]))))
+        }
+    }
+
+    fn outbound(
+        messages: impl Stream<Item = Result<Bytes, Status>> + Send + 'static,
+        room: &Room,
+    ) -> Outbound<()> {
+        let inherit = SingleMessageCompressionOverride::Inherit;
+        let body = Body::new(EncodeBody::new_server(Raw, messages, None, inherit, None));
+        Outbound::new(body, room.account(), ())
+    }
+
+    /// Reads to the end, a frame at a time beside other readers; returns the bytes of all data, and the trailers.
+    async fn read(mut body: Outbound<()>) -> (usize, http::HeaderMap) {
+        let (mut bytes, mut trailers) = (0, http::HeaderMap::new());
+        while let Some(frame) = std::future::poll_fn(|context| {
+            let body: &mut Outbound<()> = &mut body;
+            http_body::Body::poll_frame(Pin::new(body), context)
+        })
+        .await
+        {
+            match frame.unwrap().into_data() {
+                Ok(data) => bytes += data.len(),
+                Err(frame) => trailers = frame.into_trailers().unwrap(),
+            }
+            yield_now().await;
+        }
+        (bytes, trailers)
+    }
+
+    /// Whether all of these streams are read to their end.
+    async fn all_go_on(rooms: [Room; STREAMS], is_followed: bool, time: Duration) -> bool {
+        let mut readers = JoinSet::new();
+        for room in rooms {
+            let pages = Pages {
+                room: room.clone(),
+                is_followed,
+                page: 0,
+                is_large: false,
+                taking: None,
+            };
+            readers.spawn(read(outbound(pages, &room)));
+        }
+        let all = timeout(time, readers.join_all()).await;
+        all.is_ok_and(|all| all.iter().all(|(bytes, _)| *bytes >= PAGES * PAGE))
+    }
+
+    #[tokio::test]
+    async fn streams_of_one_connection_go_on_though_their_pages_exceed_its_share() {
+        let share = || Room::of_one_connection(STREAMS / 2 * PAGE);
+        assert!(all_go_on(share(), true, LONG).await);
+        let short = Duration::from_millis(200);
+        assert!(
+            !all_go_on(share(), false, short).await,
+            "they hold pages that are read"
+        );
+    }
+
+    #[tokio::test]
+    async fn streams_of_many_connections_go_on_though_their_pages_exceed_the_pool() {
+        assert!(all_go_on(Room::of_pool(STREAMS / 2 * PAGE), true, LONG).await);
+    }
+
+    #[tokio::test]
+    async fn answer_that_ends_without_room_names_no_fate() {
+        let [all, room] = Room::of_pool(PAGE);
+        assert!(all.take_now(PAGE));
+        let messages = tokio_stream::iter([Ok(Bytes::from(vec![7; PAGE]))]);
+        let (bytes, trailers) = read(outbound(messages, &room)).await;
+        let refusal = Status::from_header_map(&trailers).unwrap();
+        assert_eq!((bytes, refusal.code()), (0, tonic::Code::ResourceExhausted));
+        assert_eq!(status::fate_of(&refusal), None);
     }
 }

@@ -6,9 +6,16 @@
 //! There is one [`Pool`] for each [`Purpose`], so that readers of one kind never delay answers of another kind. A call
 //! waits while its pool is full. Calls that wait are served in order, except those of a connection that has its share
 //! already: at most as much as is still free, so one connection has at most half of a pool, and a newcomer finds room.
-//! While a call waits, the connections are closed whose readers have taken nothing for 2 s.
+//! While a call waits, the connections are closed whose readers have taken nothing for 2 s. So are those that have not
+//! used granted room for 10 s.
 //!
-//! Bounds: the pools have 112 MiB together. An answer that was built without room is refused while its pool is full.
+//! tonic's encoder keeps the buffer of a large message until the next message. The room of a page is therefore held until
+//! the stream's next message, even when the page is read. So a stream must not wait for room right after a large page:
+//! when [`Room::take_now`] finds no room, the stream first sends a message without content, and then calls
+//! [`Room::take`]. Otherwise streams whose pages are all read would wait for one another.
+//!
+//! Bounds: the pools have 112 MiB together. An answer that was built without room is refused while its pool is full,
+//! except those of [`Purpose::Deciding`]. These are bounded by the commands in flight, and a refusal would hide outcomes.
 
 use std::{
     fmt,
@@ -37,7 +44,7 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 /// What answers are for: each purpose has a budget of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// Proposing and voting. Only pages of promises are large.
+    /// Proposing and voting. Only pages of promises are large. Answers in a stream are joined to parts of about 32 KiB.
     Deciding,
     /// Long streams of the log and of changes.
     Following,
@@ -53,6 +60,11 @@ impl Purpose {
             Self::Following => 64 * 1024 * 1024,
             Self::Asking => 32 * 1024 * 1024,
         }
+    }
+
+    /// Whether an answer that was built without room is refused while the pool is full.
+    const fn is_refusable(self) -> bool {
+        !matches!(self, Self::Deciding)
     }
 
     /// What a call of this path is for.
@@ -87,9 +99,10 @@ impl Default for Pools {
 impl Pools {
     /// The account of a call of this path, on a connection with this usage.
     pub(super) fn account(&self, path: &str, usage: Option<Arc<Usage>>) -> Account {
-        let pool = &self.0[Purpose::of_path(path) as usize];
+        let purpose = Purpose::of_path(path);
         Account {
-            pool: Arc::clone(pool),
+            pool: Arc::clone(&self.0[purpose as usize]),
+            is_refusable: purpose.is_refusable(),
             usage,
             reserved: Mutex::default(),
         }
@@ -99,6 +112,7 @@ impl Pools {
 /// What one call holds.
 pub(super) struct Account {
     pool: Arc<Pool>,
+    is_refusable: bool,
     usage: Option<Arc<Usage>>,
     /// For what is being built, or is built and not yet handed over.
     reserved: Mutex<Option<Charge>>,
@@ -118,7 +132,7 @@ impl Account {
     /// An encoded part of the answer is handed over: takes its bytes out of what is reserved.
     ///
     /// # Errors
-    /// Nothing is reserved, and there is no room.
+    /// Nothing is reserved, there is no room, and the answer may be refused.
     pub(super) fn hand_over(&self, part: Bytes) -> Result<Parts, Full> {
         let bytes = part.len();
         let mut reserved = self.reserved();
@@ -130,14 +144,19 @@ impl Account {
             }
             None => {
                 drop(reserved);
-                let charge = self.pool.take_now(bytes, self.usage.as_ref());
-                if charge.is_err() {
-                    self.pool.cut_off(bytes);
+                match self.pool.take_now(bytes, self.usage.as_ref()) {
+                    Ok(charge) => charge,
+                    Err(full) => {
+                        self.pool.cut_off(bytes);
+                        if self.is_refusable {
+                            return Err(full);
+                        }
+                        self.pool.take_beyond(bytes, self.usage.as_ref())
+                    }
                 }
-                charge?
             }
         };
-        charge.moved();
+        charge.handed_over(bytes);
         Ok(Parts {
             rest: part.clone(),
             _whole: part,
@@ -182,7 +201,7 @@ impl AsRef<[u8]> for Slice {
 
 impl Drop for Slice {
     fn drop(&mut self) {
-        self.charge.moved();
+        self.charge.taken(self.bytes.len());
     }
 }
 
@@ -197,6 +216,35 @@ impl Room {
         Self(Some(account))
     }
 
+    /// Rooms of calls that came by no connection, in a pool of this many bytes: for tests of services.
+    #[doc(hidden)]
+    pub fn of_pool<const N: usize>(bytes_max: usize) -> [Self; N] {
+        Self::in_pool(bytes_max, None)
+    }
+
+    /// The same on one connection.
+    #[cfg(test)]
+    pub(super) fn of_one_connection<const N: usize>(bytes_max: usize) -> [Self; N] {
+        Self::in_pool(bytes_max, Some(&Arc::new(Usage::new())))
+    }
+
+    fn in_pool<const N: usize>(bytes_max: usize, usage: Option<&Arc<Usage>>) -> [Self; N] {
+        let pool = Arc::new(Pool::new(bytes_max));
+        std::array::from_fn(|_| {
+            Self::of(Arc::new(Account {
+                pool: Arc::clone(&pool),
+                is_refusable: true,
+                usage: usage.cloned(),
+                reserved: Mutex::default(),
+            }))
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn account(&self) -> Arc<Account> {
+        self.0.clone().unwrap()
+    }
+
     /// Whether an answer of this many bytes needs no room, or has it.
     pub fn is_enough(&self, bytes: usize) -> bool {
         Self::is_free(bytes)
@@ -206,7 +254,22 @@ impl Room {
             })
     }
 
-    /// Takes room for a part of `bytes`, and waits until there is some. Call it before the part is built.
+    /// Takes room for a part of `bytes` if there is some and no earlier call waits for it; returns whether it did.
+    pub fn take_now(&self, bytes: usize) -> bool {
+        let Some(account) = &self.0 else { return true };
+        if self.is_enough(bytes) {
+            return true;
+        }
+        let charge = account.pool.take_unless_waiting(bytes, account.usage.as_ref());
+        let is_taken = charge.is_some();
+        if is_taken {
+            *account.reserved() = charge;
+        }
+        is_taken
+    }
+
+    /// Takes room for a part of `bytes`, and waits until there is some. Call it before the part is built, and not right
+    /// after a large part of the same stream: send a part without content first, so that the encoder drops its buffer.
     ///
     /// # Cancel safety
     /// Safe: the place in the line is lost.
@@ -238,7 +301,8 @@ impl Room {
     /// # Cancel safety
     /// Safe: the place in the line is lost.
     pub async fn take_soon(&self, bytes: usize) -> Result<(), Status> {
-        timeout(WAIT_MAX, self.take(bytes)).await.map_err(|_| no_room())
+        let taken = timeout(WAIT_MAX, self.take(bytes)).await;
+        taken.map_err(|_| not_built())
     }
 
     /// This part is built: what was taken beyond its encoded size is given back.
@@ -270,9 +334,14 @@ pub fn room(extensions: &Extensions) -> Room {
     extensions.get().cloned().unwrap_or_default()
 }
 
-/// How a call ends whose answer has no room.
-pub(super) fn no_room() -> Status {
+/// How a call ends that found no room before its answer was built: nothing has been done.
+fn not_built() -> Status {
     status::overloaded("the room for answers")
+}
+
+/// How an answer ends that is built and has no room. Names no fate: what the call asked for may have been done.
+pub(super) fn no_room() -> Status {
+    Status::resource_exhausted("the room for answers is full: back off and retry")
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! How many calls may be open: for each kind of call, and for each connection.
 //!
-//! Callers of one kind cannot use up the calls of another kind. Within a kind, a connection may have at most half as many
-//! calls open as are still free: one connection alone has at most a third of all, eight of them 80 % together, and a
-//! newcomer always finds some. Health checks have no bound for the process, so they are always answered; their bound for
-//! a connection makes one for the process, since connections are bounded.
+//! Callers of one kind cannot use up the calls of another kind. Within a kind, an eighth of all is a reserve for connections
+//! with fewer than 8 open calls. Of the rest, a connection may have at most half as many calls open as are still free: one
+//! connection alone has at most 30 % of all, eight of them 70 % together. Any number of connections that share the rest
+//! leave the reserve to newcomers: to 48 of them for peers and clients. Health checks have no bound for the process, so
+//! they are always answered; their bound for a connection makes one for the process, since connections are bounded.
 
 use std::sync::{
     Arc,
@@ -14,6 +15,9 @@ use tonic::Status;
 
 use super::connections::Usage;
 use crate::status;
+
+/// A connection with fewer open calls of a kind may use the reserve of the kind.
+const FEW: usize = 8;
 
 /// How many kinds there are.
 const KINDS: usize = 5;
@@ -111,7 +115,8 @@ impl Place {
         let free = most.saturating_sub(open);
         let of_connection = place.usage.as_ref().map(|usage| {
             let of_connection = usage.open.of(kind).fetch_add(1, Ordering::Relaxed);
-            of_connection < most_of_connection.min(free.div_ceil(2))
+            let beside_reserve = free.saturating_sub(most / 8);
+            of_connection < most_of_connection.min(beside_reserve.div_ceil(2).max(FEW))
         });
         if free > 0 && of_connection.unwrap_or(true) {
             Ok(place)
@@ -157,7 +162,7 @@ mod tests {
             let greedy: Vec<_> = (0..8).map(|_| open_all(&all, kind)).collect();
             let first = greedy[0].len();
             assert!(
-                first >= most.div_ceil(3).min(most_of_connection) - 1,
+                first >= (most / 8 * 7).div_ceil(3).min(most_of_connection) - 1,
                 "{kind:?}: {first}"
             );
             let newcomer = open_all(&all, kind);
@@ -174,6 +179,29 @@ mod tests {
             }
             drop((greedy, newcomer));
             assert_eq!(open_all(&all, kind).len(), first, "{kind:?}: given back");
+        }
+    }
+
+    #[test]
+    fn newcomers_find_calls_beside_many_greedy_connections() {
+        for kind in [Kind::Peers, Kind::Clients, Kind::Probes] {
+            let all = Arc::new(Open::default());
+            let greedy: Vec<_> = (0..64).map(|_| Arc::new(Usage::new())).collect();
+            let open = |usage: &Arc<Usage>| Place::take(&all, kind, Some(Arc::clone(usage)));
+            let most = kind.most().0;
+            // As many as each of them gets beside the reserve.
+            let mut places = Vec::new();
+            for usage in &greedy {
+                while all.of(kind).load(Ordering::Relaxed) < most - most / 8 {
+                    let Ok(place) = open(usage) else { break };
+                    places.push(place);
+                }
+            }
+            assert_eq!(places.len(), most - most / 8, "{kind:?}");
+            assert!(open(&greedy[0]).is_err(), "{kind:?}: it has many");
+            let newcomers: Vec<_> = (0..most / 8 / FEW).map(|_| open_all(&all, kind)).collect();
+            assert!(newcomers.iter().all(|newcomer| newcomer.len() == FEW), "{kind:?}");
+            assert!(open(&Arc::new(Usage::new())).is_err(), "{kind:?}: all are open");
         }
     }
 

@@ -13,6 +13,9 @@ use super::super::connections::Usage;
 
 /// A reader that takes nothing for this long may be cut off. Over this time a link of 256 kbit/s takes a slice.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// Room that was granted this long ago, and is not used, may be cut off: its reader takes nothing of an earlier part, and
+/// so the next part is not built. Longer than a disk needs for a page.
+pub(super) const PATIENCE_UNUSED: Duration = Duration::from_secs(10);
 /// How often readers that stand still are looked for while calls wait.
 pub(super) const LOOK: Duration = Duration::from_millis(250);
 
@@ -38,7 +41,7 @@ pub(super) struct State {
     /// One of those that wait is not held back by its connection's share: it waits for the pool.
     is_scarce: bool,
     /// When readers that stand still were last looked for.
-    looked_at: Option<Instant>,
+    pub(super) looked_at: Option<Instant>,
 }
 
 /// A connection, by the place of its usage in memory; `None` for calls that came by no connection of ours.
@@ -52,8 +55,29 @@ fn connection_of(usage: Option<&Arc<Usage>>) -> Connection {
 pub(super) struct Held {
     bytes: usize,
     usage: Option<Arc<Usage>>,
-    /// When its reader last took something, or when it was handed over; `None` while it is built.
-    pub(super) moved_at: Option<Instant>,
+    stage: Stage,
+    /// When the stage began, or when the reader last took something.
+    pub(super) since: Instant,
+}
+
+/// How far an answer is.
+enum Stage {
+    /// Granted, and not handed over to HTTP/2.
+    Unused,
+    /// Handed over. The reader has not taken this many bytes; with 0 the room only waits for the next part.
+    HandedOver { unread: usize },
+}
+
+impl Held {
+    /// Whether its reader has taken nothing for too long.
+    fn is_still(&self) -> bool {
+        let patience = match self.stage {
+            Stage::Unused => PATIENCE_UNUSED,
+            Stage::HandedOver { unread: 0 } => return false,
+            Stage::HandedOver { .. } => PATIENCE,
+        };
+        self.since.elapsed() >= patience
+    }
 }
 
 /// A call that waits for room.
@@ -87,8 +111,8 @@ impl Pool {
     ) -> Result<Charge, oneshot::Receiver<Charge>> {
         let bytes = bytes.min(self.bytes_max);
         let mut state = self.lock();
-        if !state.is_scarce && state.is_room(self.bytes_max, bytes, usage) {
-            return Ok(self.charge(&mut state, bytes, usage.cloned()));
+        if let Some(charge) = self.take_free(&mut state, bytes, usage) {
+            return Ok(charge);
         }
         state.is_scarce |= !state.has_share(self.bytes_max, bytes, usage);
         let (granted, receiver) = oneshot::channel();
@@ -99,6 +123,30 @@ impl Pool {
             granted,
         });
         Err(receiver)
+    }
+
+    /// Takes room now, or no place in the line.
+    pub(super) fn take_unless_waiting(
+        self: &Arc<Self>,
+        bytes: usize,
+        usage: Option<&Arc<Usage>>,
+    ) -> Option<Charge> {
+        self.take_free(&mut self.lock(), bytes.min(self.bytes_max), usage)
+    }
+
+    fn take_free(
+        self: &Arc<Self>,
+        state: &mut State,
+        bytes: usize,
+        usage: Option<&Arc<Usage>>,
+    ) -> Option<Charge> {
+        let is_free = !state.is_scarce && state.is_room(self.bytes_max, bytes, usage);
+        is_free.then(|| self.charge(state, bytes, usage.cloned()))
+    }
+
+    /// Takes room for an answer that is built already, and must not be refused: beyond the bound, if need be.
+    pub(super) fn take_beyond(self: &Arc<Self>, bytes: usize, usage: Option<&Arc<Usage>>) -> Charge {
+        self.charge(&mut self.lock(), bytes, usage.cloned())
     }
 
     /// Takes room for an answer that is built already.
@@ -121,7 +169,8 @@ impl Pool {
         let held = Held {
             bytes,
             usage,
-            moved_at: None,
+            stage: Stage::Unused,
+            since: Instant::now(),
         };
         state.held.insert(key, held);
         let pool = Arc::clone(self);
@@ -186,10 +235,10 @@ impl Pool {
         let mut still: Vec<_> = state
             .held
             .values()
-            .filter_map(|held| Some((held.moved_at?, held.usage.as_ref()?)))
-            .filter(|(moved_at, _)| moved_at.elapsed() >= PATIENCE)
+            .filter(|held| held.is_still())
+            .filter_map(|held| Some((held.since, held.usage.as_ref()?)))
             .collect();
-        still.sort_by_key(|&(moved_at, _)| moved_at);
+        still.sort_by_key(|&(since, _)| since);
         let mut seen = HashSet::new();
         for (_, usage) in still {
             if missing == 0 {
@@ -273,11 +322,23 @@ impl Charge {
         Some(self.pool.charge(&mut state, rest, usage))
     }
 
-    /// The reader has taken something, or could from now on.
-    pub(super) fn moved(&self) {
+    /// A part of this many bytes is handed over: its reader can take it from now on.
+    pub(super) fn handed_over(&self, bytes: usize) {
         let mut state = self.pool.lock();
         if let Some(held) = state.held.get_mut(&self.key) {
-            held.moved_at = Some(Instant::now());
+            held.stage = Stage::HandedOver { unread: bytes };
+            held.since = Instant::now();
+        }
+    }
+
+    /// The reader has taken this many bytes of what was handed over.
+    pub(super) fn taken(&self, bytes: usize) {
+        let mut state = self.pool.lock();
+        if let Some(held) = state.held.get_mut(&self.key)
+            && let Stage::HandedOver { unread } = &mut held.stage
+        {
+            *unread = unread.saturating_sub(bytes);
+            held.since = Instant::now();
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    pool::{Held, PATIENCE},
+    pool::{Held, PATIENCE, PATIENCE_UNUSED},
     *,
 };
 
@@ -23,6 +23,7 @@ fn connection() -> Arc<Usage> {
 fn account(pool: &Arc<Pool>, usage: &Arc<Usage>) -> Arc<Account> {
     Arc::new(Account {
         pool: Arc::clone(pool),
+        is_refusable: true,
         usage: Some(Arc::clone(usage)),
         reserved: Mutex::default(),
     })
@@ -30,6 +31,12 @@ fn account(pool: &Arc<Pool>, usage: &Arc<Usage>) -> Arc<Account> {
 
 fn bytes(pool: &Pool) -> usize {
     pool.lock().bytes
+}
+
+/// Lets this much time pass for all that is held, without a move of any reader.
+fn age(pool: &Pool, time: Duration) {
+    let back = |held: &mut Held| held.since = Instant::now() - time;
+    pool.lock().held.values_mut().for_each(back);
 }
 
 /// Whether the room is there at the first look.
@@ -138,8 +145,7 @@ async fn connection_whose_reader_stands_still_is_closed_once_another_waits() {
     };
     let (mut slow_parts, mut reading_parts) = (hand_over(&slow), hand_over(&reading));
     let stuck = slow_parts.next();
-    let back = |held: &mut Held| held.moved_at = Some(Instant::now() - PATIENCE);
-    pool.lock().held.values_mut().for_each(back);
+    age(&pool, PATIENCE);
     // Taken: this reader moves.
     drop(reading_parts.next());
     pool.cut_off(0);
@@ -150,4 +156,72 @@ async fn connection_whose_reader_stands_still_is_closed_once_another_waits() {
     // As when its connection is gone.
     drop((stuck, slow_parts));
     assert!(is_taken(&room, ALL / 4));
+}
+
+#[tokio::test]
+async fn reader_that_has_taken_all_is_not_cut_off() {
+    let pool = pool();
+    let (reader, newcomer) = (connection(), connection());
+    let part = Bytes::from(vec![7; ALL]);
+    let mut parts = account(&pool, &reader).hand_over(part).unwrap();
+    while !parts.is_empty() {
+        drop(parts.next());
+    }
+    assert_eq!(bytes(&pool), ALL, "the encoder has its buffer still");
+    age(&pool, 10 * PATIENCE);
+    let room = Room::of(account(&pool, &newcomer));
+    assert!(!is_taken(&room, ALL / 4));
+    assert!(!reader.is_closing());
+    drop(parts);
+    assert!(is_taken(&room, ALL / 4));
+}
+
+#[tokio::test]
+async fn connection_that_does_not_use_granted_room_is_closed_once_another_waits() {
+    let pool = pool();
+    let (first, hostile) = (connection(), connection());
+    let room = Room::of(account(&pool, &first));
+    assert!(is_taken(&room, ALL));
+    let stuck = Room::of(account(&pool, &hostile));
+    let mut taking = std::pin::pin!(stuck.take(ALL));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(taking.as_mut().poll(&mut context).is_pending());
+    room.give_back();
+    assert_eq!(bytes(&pool), ALL, "granted, and never looked at");
+    for (time, is_closing) in [(PATIENCE, false), (PATIENCE_UNUSED, true)] {
+        age(&pool, time);
+        pool.lock().looked_at = None;
+        let newcomer = Room::of(account(&pool, &connection()));
+        assert!(!is_taken(&newcomer, ALL / 4));
+        assert_eq!(hostile.is_closing(), is_closing, "{time:?}");
+    }
+}
+
+#[tokio::test]
+async fn only_reads_are_refused_without_room() {
+    let pools = Pools::default();
+    for (path, is_refused) in [
+        ("/paxos.v1.Proposer/ProposeStream", false),
+        ("/paxos.v1.Proposer/Propose", false),
+        ("/paxos.v1.Acceptor/Accept", false),
+        ("/paxos.v1.Learner/Read", true),
+        ("/paxos.v1.Learner/Subscribe", true),
+    ] {
+        let all = Room::of(Arc::new(pools.account(path, None)));
+        assert!(is_taken(&all, usize::MAX));
+        let account = pools.account(path, Some(connection()));
+        let part = account.hand_over(Bytes::from(vec![7; 2 * FREE_BYTES]));
+        assert_eq!(part.is_err(), is_refused, "{path}");
+        drop(part);
+        all.give_back();
+        let pool = &pools.0[Purpose::of_path(path) as usize];
+        assert_eq!(bytes(pool), 0, "{path}");
+    }
+}
+
+#[test]
+fn only_a_refusal_before_the_answer_is_built_says_not_proposed() {
+    assert_eq!(status::fate_of(&no_room()), None);
+    assert_eq!(no_room().code(), tonic::Code::ResourceExhausted);
+    assert_eq!(status::fate_of(&not_built()), Some(status::Fate::NotProposed));
 }
