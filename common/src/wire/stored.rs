@@ -42,8 +42,8 @@ pub enum Contents {
     Batch(Vec<pb::Command>, Vec<Command>),
     /// Nothing that any release proposes: a no-op.
     Unreadable(Unreadable),
-    /// A command at this offset asks for something that this release does not know. A later release may have written it
-    /// and apply it, so this release must not skip it.
+    /// Something that this release does not know: in the command at this offset, or beside all commands. A later release
+    /// may have written it and apply it, so this release must not skip it.
     Newer(usize),
 }
 
@@ -70,13 +70,15 @@ pub fn read_value(value: &Value) -> Contents {
     if proposed.len() > COMMANDS_MAX {
         return Contents::Unreadable(Unreadable::TooMany);
     }
+    if walk(value.as_bytes(), |_, _| Ok(())).is_err() {
+        // It decodes, so what is no command is a field that this release does not know.
+        return Contents::Newer(proposed.len());
+    }
     let mut commands = Vec::with_capacity(proposed.len());
     for (offset, command) in proposed.iter().enumerate() {
         match read(command) {
             Ok(command) => commands.push(command),
-            Err(InvalidCommand::NoOperation) if has_unknown_field(value, offset, command) => {
-                return Contents::Newer(offset);
-            }
+            Err(_) if has_unknown_field(value, offset, command) => return Contents::Newer(offset),
             Err(source) => return Contents::Unreadable(Unreadable::Command { offset, source }),
         }
     }
@@ -187,5 +189,18 @@ mod tests {
         let later = value(&[0x0a, 0x02, 0x7a, 0x00]);
         assert!(check_value(later.as_bytes()).is_err());
         assert!(matches!(read_value(&later), Contents::Newer(0)));
+        // A put of key "k" whose condition has field 15.
+        let condition = value(&[0x0a, 0x09, 0x1a, 0x07, 0x0a, 0x01, b'k', 0x1a, 0x02, 0x7a, 0x00]);
+        assert!(check_value(condition.as_bytes()).is_err());
+        assert!(
+            matches!(read_value(&condition), Contents::Newer(0)),
+            "{:?}",
+            read_value(&condition)
+        );
+        // Field 15 of the value itself, beside a command.
+        let beside = Bytes::from([&record("a").as_bytes()[..], &[0x7a, 0x00]].concat());
+        assert!(check_value(&beside).is_err());
+        let beside = read_value(&Value::from_stored(beside, Bytes::new()));
+        assert!(matches!(beside, Contents::Newer(1)), "{beside:?}");
     }
 }

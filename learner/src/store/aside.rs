@@ -44,10 +44,12 @@ pub(super) fn is_marked(file: &Path) -> bool {
 /// Safe: files are renamed in one go, at the end.
 pub(super) async fn set_aside(file: &Path) -> io::Result<PathBuf> {
     wait_until_closed(file).await?;
+    // A start after a crash in the middle goes on here, and opens no file without its log.
+    mark(file);
     let aside = with_suffix(file, ".damaged");
     let (log, log_aside) = (with_suffix(file, "-wal"), with_suffix(&aside, "-wal"));
     if_there(fs::remove_file(&log_aside))?;
-    // The log goes first: SQLite would read it into the new file. A file without its log is only older.
+    // The log goes first: SQLite would read it into the new file.
     if_there(fs::rename(&log, &log_aside))?;
     if_there(fs::rename(file, &aside))?;
     if_there(fs::remove_file(with_suffix(file, "-shm")))?;

@@ -310,6 +310,11 @@ fn bytes_of(opener: Option<Opener>) -> Bytes {
 
 /// Every kind of judgement, in two slots.
 fn varied() -> [Value; 2] {
+    varied_of(OPENER)
+}
+
+/// The same, in a session of this opener.
+fn varied_of(opener: Option<Opener>) -> [Value; 2] {
     let session = Version {
         slot: Slot::ZERO,
         offset: 0,
@@ -319,7 +324,7 @@ fn varied() -> [Value; 2] {
             session,
             sequence,
             acked_below,
-            opener: OPENER,
+            opener,
         }),
         operation,
     };
@@ -342,7 +347,7 @@ fn varied() -> [Value; 2] {
         condition: Condition::Always,
     };
     let first = [
-        command(None, Operation::OpenSession { opener: OPENER }),
+        command(None, Operation::OpenSession { opener }),
         command(None, put(b"gone", Condition::Always)),
         command(None, put(b"kept", Condition::Always)),
     ];
@@ -426,32 +431,22 @@ async fn damaged_register_or_session_has_the_file_set_aside() {
     }
 }
 
-#[tokio::test]
-async fn file_of_version_2_is_upgraded_with_the_openers_that_its_log_holds() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut writer = Writer::open(directory.path()).await;
-    writer.write(varied()).await;
-    let machine = writer.knowledge.machine(Machine::clone);
-    writer.store.close().await.unwrap();
-    // Version 2 has the same tables, and its sessions have no opener.
-    let mut connection = sqlite::open_writer(&directory.path().join(FILE), CHECKPOINT_PAGES)
+/// Makes a file of version 2, which has the same tables, and whose sessions have no opener.
+async fn make_version_2(directory: &Path) {
+    let mut connection = sqlite::open_writer(&directory.join(FILE), CHECKPOINT_PAGES)
         .await
         .unwrap();
-    let named = "learner.db";
-    let sessions = registers::load_sessions(&mut connection, CLUSTER, named)
+    let sessions = registers::load_sessions(&mut connection, CLUSTER, FILE)
         .await
         .unwrap();
-    assert!(sessions.iter().any(|(_, session)| session.opener == OPENER));
-    let old = |(name, session): (Version, Session)| {
-        (
-            name,
-            Some(Session {
-                opener: None,
-                ..session
-            }),
-        )
+    let without = |session| Session {
+        opener: None,
+        ..session
     };
-    let old: Vec<_> = sessions.into_iter().map(old).collect();
+    let old: Vec<_> = sessions
+        .into_iter()
+        .map(|(name, session)| (name, Some(without(session))))
+        .collect();
     registers::write_sessions(&mut connection, CLUSTER, &old)
         .await
         .unwrap();
@@ -460,13 +455,45 @@ async fn file_of_version_2_is_upgraded_with_the_openers_that_its_log_holds() {
         .await
         .unwrap();
     connection.close().await.unwrap();
+}
 
-    let other = open(directory.path(), ClusterId::from_bytes([9; 16])).await;
-    assert!(matches!(other, Err(StoreError::OtherCluster { .. })));
-    let upgraded = open(directory.path(), CLUSTER).await.unwrap();
-    assert_eq!(upgraded.machine, machine);
-    upgraded.store.close().await.unwrap();
-    assert_eq!(open(directory.path(), CLUSTER).await.unwrap().machine, machine);
+#[tokio::test]
+async fn file_of_version_2_is_upgraded_and_learned_again_where_its_sessions_should_have_had_openers() {
+    for opener in [None, OPENER] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = Writer::open(directory.path()).await;
+        writer.write(varied_of(opener)).await;
+        let machine = writer.knowledge.machine(Machine::clone);
+        writer.log.close().await;
+        writer.store.close().await.unwrap();
+        make_version_2(directory.path()).await;
+
+        let other = open(directory.path(), ClusterId::from_bytes([9; 16])).await;
+        assert!(matches!(other, Err(StoreError::OtherCluster { .. })));
+        let opened = open(directory.path(), CLUSTER).await.unwrap();
+        if opener.is_none() {
+            assert_eq!(opened.machine, machine);
+            opened.store.close().await.unwrap();
+            assert_eq!(open(directory.path(), CLUSTER).await.unwrap().machine, machine);
+        } else {
+            // The release that wrote the file may have applied a foreign command.
+            assert_eq!(opened.progress, Progress::default());
+            assert!(directory.path().join("learner.db.damaged").exists());
+        }
+    }
+}
+
+#[tokio::test]
+async fn file_of_version_2_without_the_opening_of_a_session_is_learned_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = Writer::open(directory.path()).await;
+    writer.write(varied_of(None)).await;
+    writer.log.close().await;
+    writer.store.close().await.unwrap();
+    make_version_2(directory.path()).await;
+    damage(directory.path(), "UPDATE learned SET checksum = 0 WHERE slot = 0").await;
+    let opened = open(directory.path(), CLUSTER).await.unwrap();
+    assert_eq!(opened.progress, Progress::default());
 }
 
 #[tokio::test]

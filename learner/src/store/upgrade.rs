@@ -1,13 +1,11 @@
-//! Brings a file of schema version 2 to version 3: each session gets its opener, which version 2 did not store.
+//! Brings a file of schema version 2 to version 3, which stores the opener of each session.
 //!
-//! The opener is in the learned value that holds the session's opening, which version 2 stored as it was chosen.
+//! The release that wrote version 2 did not look at openers. So a file is upgraded only when no session in it was opened
+//! with an opener: the learned values show that. Where one was, or where the value is damaged, that release may have applied
+//! commands that others skip, and the learner must learn everything again. Learners are updated before clients, so honest
+//! files have no such session.
 
-use paxos_common::paxos::{
-    command::{Opener, Operation},
-    identity::ClusterId,
-    slot::Version,
-    value::Value,
-};
+use paxos_common::paxos::{command::Operation, identity::ClusterId, slot::Version, value::Value};
 use sqlx::{Connection as _, Row as _, SqliteConnection};
 
 use super::{
@@ -42,8 +40,13 @@ pub(super) async fn run(
     // Refuses a file of another cluster, before its checksums are held against this one.
     load(&mut transaction, cluster, path).await?;
     let mut changes = Vec::new();
-    for (name, mut session) in load_sessions(&mut transaction, cluster, path).await? {
-        session.opener = opener(&mut transaction, cluster, name).await?;
+    for (name, session) in load_sessions(&mut transaction, cluster, path).await? {
+        if !was_opened_by_nobody(&mut transaction, cluster, name).await? {
+            return Err(StoreError::Damaged {
+                what: "what an earlier release stored of a session",
+                path: path.to_owned(),
+            });
+        }
         changes.push((name, Some(session)));
     }
     write_sessions(&mut transaction, cluster, &changes).await?;
@@ -54,30 +57,29 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// The opener that the opening of this name states. A row that is gone or damaged binds its session to no opener, as
-/// version 2 did.
-async fn opener(
+/// Whether the learned value that opened the session of this name is sound and states no opener.
+async fn was_opened_by_nobody(
     connection: &mut SqliteConnection,
     cluster: ClusterId,
     name: Version,
-) -> Result<Option<Opener>, StoreError> {
+) -> Result<bool, StoreError> {
     let row = sqlx::query("SELECT value, traceparent, judgements, checksum FROM learned WHERE slot = ?")
         .bind(integer(name.slot))
         .fetch_optional(connection)
         .await?;
-    let Some(row) = row else { return Ok(None) };
+    let Some(row) = row else { return Ok(false) };
     let bytes = |column| row.try_get(column).map(bytes::Bytes::copy_from_slice);
     let value = Value::from_stored(bytes(0)?, bytes(1)?);
     let checksum = row_checksum(cluster, name.slot, &value, row.try_get(2)?);
     if row.try_get::<i64, _>(3)? != checksum {
-        return Ok(None);
+        return Ok(false);
     }
     let Ok(held) = read_commands(name.slot, &value) else {
-        return Ok(None);
+        return Ok(false);
     };
     let opening = held.commands.get(usize::from(name.offset));
-    Ok(match opening.map(|command| &command.operation) {
-        Some(Operation::OpenSession { opener }) => *opener,
-        _ => None,
-    })
+    Ok(matches!(
+        opening.map(|command| &command.operation),
+        Some(Operation::OpenSession { opener: None })
+    ))
 }
