@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
-    time::Duration,
 };
 
 use super::{Effect, Limits, Outcome, RequestId, Scan, Takeover, queue::Queue};
@@ -18,6 +17,7 @@ use crate::paxos::{
 
 mod fill;
 mod repair;
+use fill::Unproven;
 use repair::Repair;
 
 /// A reign.
@@ -39,8 +39,8 @@ pub struct Lead {
     far: BTreeMap<Slot, Value>,
     /// One past the highest slot voted on anywhere, as far as acceptors told, without those that are too far ahead.
     voted_to: Slot,
-    /// When slots were filled last that no acceptor is known to have voted on.
-    unproven_at: Option<Duration>,
+    /// Slots that were filled though no acceptor is known to have voted on them.
+    unproven: Unproven,
     /// Slots below it that nobody uses become no-ops.
     fill_to: Slot,
     followers: BTreeMap<AcceptorUuid, Follower>,
@@ -133,7 +133,7 @@ impl Lead {
             takeover: values.into(),
             far,
             voted_to: from,
-            unproven_at: None,
+            unproven: Unproven::default(),
             fill_to: from,
             followers: members.iter().map(|&member| (member, follower.clone())).collect(),
             repairs: BTreeMap::new(),

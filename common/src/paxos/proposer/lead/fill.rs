@@ -8,10 +8,33 @@ use crate::paxos::{message::SLOTS_AHEAD_MAX, slot::Slot};
 /// Most slots that one request to fill adds (exclusive bound above what is proposed): the rest is asked for again.
 const FILL_SLOTS_MAX: u64 = 1_024;
 
-/// How often slots are filled that a reader wants, and where no acceptor is known to have voted: one request's worth of slots
-/// in this time. Sessions expire after 1,048,576 slots, so made-up requests need three hours for that. A reader that saw a
-/// vote which this leader cannot see needs one request: at most `slots_in_flight_max` slots were in flight.
+/// In this time at most [`FILL_SLOTS_MAX`] slots are filled that readers want and where no acceptor is known to have voted.
+/// Sessions expire after 1,048,576 slots, so made-up requests need three hours for that. A reader that saw a vote which this
+/// leader cannot see needs no more slots: at most `slots_in_flight_max` were in flight.
 const UNPROVEN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Slots that were filled without a known vote.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Unproven {
+    /// When the present interval began; `None` before the first.
+    since: Option<Duration>,
+    /// How many were filled in it.
+    slots: u64,
+}
+
+impl Unproven {
+    /// How many more may be filled now.
+    fn left(&mut self, now: Duration) -> u64 {
+        let is_over = |since| now.saturating_sub(since) >= UNPROVEN_INTERVAL;
+        if self.since.is_none_or(is_over) {
+            *self = Self {
+                since: Some(now),
+                slots: 0,
+            };
+        }
+        FILL_SLOTS_MAX - self.slots
+    }
+}
 
 impl Lead {
     /// Has slots up to `to` chosen, with no-ops where nobody proposes, a bounded number at a time. Safe without
@@ -29,15 +52,12 @@ impl Lead {
             self.fill(to);
             return;
         }
-        let is_due = self
-            .unproven_at
-            .is_none_or(|at| now.saturating_sub(at) >= UNPROVEN_INTERVAL);
-        if is_due {
-            self.unproven_at = Some(now);
-            self.fill(to);
-        } else {
-            self.fill(proven);
-        }
+        let left = self.unproven.left(now);
+        let to = to.min(proven.plus(left));
+        // What an earlier request filled already counts once.
+        let before = self.fill_to.max(proven);
+        self.fill(to);
+        self.unproven.slots += before.to(self.fill_to.max(before)).count() as u64;
     }
 
     /// One past the last slot that is proposed or must be.
