@@ -143,6 +143,9 @@ impl Presence {
     }
 }
 
+/// The least time until a candidate looks again whether a promise came.
+const GIVE_UP_LOOK_MIN: Duration = Duration::from_millis(1);
+
 impl Proposer {
     /// Bytes of pages or rows arrived.
     pub(super) fn bytes(&mut self, acceptor: AcceptorUuid) {
@@ -183,7 +186,9 @@ impl Proposer {
             self.vain_campaigns += 1;
             self.step_down(End::NoPromise(lasted));
         } else {
-            self.arm(Timer::GiveUp, patience - lasted, patience - lasted);
+            // Clocks of drivers may be coarser than what is left, and the timer must not fire before the time has come.
+            let left = (patience - lasted).max(GIVE_UP_LOOK_MIN);
+            self.arm(Timer::GiveUp, left, left);
         }
     }
 
