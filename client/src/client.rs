@@ -175,9 +175,24 @@ impl Client {
     /// # Cancel safety
     /// Safe: it only reads.
     pub async fn chosen_to(&self, timeout: Duration) -> Result<Slot, Cause> {
+        self.end_of_log(Consistency::Linearizable, timeout).await
+    }
+
+    /// How far one learner has applied the log, without a majority of acceptors: commands above may have been acknowledged.
+    ///
+    /// # Errors
+    /// No learner answered within `timeout`.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    pub async fn applied_to(&self, timeout: Duration) -> Result<Slot, Cause> {
+        self.end_of_log(Consistency::Local, timeout).await
+    }
+
+    async fn end_of_log(&self, consistency: Consistency, timeout: Duration) -> Result<Slot, Cause> {
         // Which register is read does not matter: the answer says how much of the log is in it.
         let key = Bytes::from_static(b"\0");
-        let read = self.look_up(key, Consistency::Linearizable, deadline_in(timeout));
+        let read = self.look_up(key, consistency, deadline_in(timeout));
         let (_, applied_to) = read.await.map_err(Unanswered::into_cause)?;
         Ok(applied_to)
     }

@@ -60,35 +60,28 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     if args.follow {
         return until_asked_to_end(follow(&args, &mut log)).await;
     }
-    if args.local {
-        return interruptible(Left::Nothing, print_what_is_applied(&args, &mut log)).await;
-    }
     interruptible(Left::Nothing, print_what_there_is(&args, &client, &mut log)).await
-}
-
-/// Prints until the learner has nothing more to tell.
-async fn print_what_is_applied(args: &Args, log: &mut Subscription) -> Result<(), Failure> {
-    while let Some(news) = log.next().await {
-        let records = news.map_err(subscribe_failure)?.records;
-        if records.is_empty() {
-            break;
-        }
-        print_all(args, &records)?;
-    }
-    Ok(())
 }
 
 async fn print_what_there_is(args: &Args, client: &Client, log: &mut Subscription) -> Result<(), Failure> {
     let begun = Instant::now();
     // The other half is left to read.
-    let end = client
-        .chosen_to(args.connection.timeout / 2)
-        .await
-        .map_err(|cause| {
-            Failure::unavailable(anyhow::anyhow!(
-                "cannot learn where the log ends: {cause}; `paxos status` shows more, and --local prints what a learner has"
-            ))
-        })?;
+    let patience = args.connection.timeout / 2;
+    let end = if args.local {
+        client.applied_to(patience).await
+    } else {
+        client.chosen_to(patience).await
+    };
+    let end = end.map_err(|cause| {
+        let more = if args.local {
+            ""
+        } else {
+            ", and --local prints what a learner has"
+        };
+        Failure::unavailable(anyhow::anyhow!(
+            "cannot learn where the log ends: {cause}; `paxos status` shows more{more}"
+        ))
+    })?;
     if args.from > end {
         return Err(no(format!(
             "the log has no slot {}: it ends before slot {end}",
