@@ -18,6 +18,8 @@ REPAIR_MAX_S = 10.0
 # Writes to all acceptors, and then to the first two alone.
 WRITES = (300, 120)
 ALONE_S = 4.0
+# Of SQLite's write-ahead log.
+WAL_HEADER_BYTES, FRAME_HEADER_BYTES = 32, 24
 EXIT_DISK = 74
 EXIT_FAULT = 70
 
@@ -115,20 +117,29 @@ class Stopped:
             shutil.copytree(self.copies / name, self.cluster.data(name))
 
 
+def live_bytes(content):
+    """Length of the part of a write-ahead log that counts: SQLite writes over old frames from the beginning."""
+    page, salts = int.from_bytes(content[8:12], "big"), content[16:24]
+    end = WAL_HEADER_BYTES
+    while content[end + 8 : end + 16] == salts:
+        end += FRAME_HEADER_BYTES + page
+    return min(end, len(content))
+
+
 def damages():
-    """Endless damages of a write-ahead log: what is said, and what changes the file."""
+    """Endless damages of a write-ahead log: each changes the file, and returns what it did."""
 
     def flip(path):
         share, bit = random.uniform(0.90, 0.98), random.randrange(8)
         content = bytearray(path.read_bytes())
-        content[int(len(content) * share)] ^= 1 << bit
+        content[int(live_bytes(content) * share)] ^= 1 << bit
         path.write_bytes(content)
         return f"bit {bit} flips at {100 * share:.2f} % of the log"
 
     def cut(path):
         share = random.uniform(0.5, 0.98)
         content = path.read_bytes()
-        path.write_bytes(content[: int(len(content) * share)])
+        path.write_bytes(content[: int(live_bytes(content) * share)])
         return f"the log ends at {100 * share:.2f} % of its length"
 
     def remove(path):

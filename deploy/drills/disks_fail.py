@@ -145,12 +145,13 @@ def stuck_majority(trial, cluster, disks):
     with Writer(cluster, timeout="90s", every_s=0.05) as writer:
         time.sleep(1)
         disks.hold(stuck)
+        held = time.monotonic()
         time.sleep(STUCK_S)
         for name in stuck:
             named(trial, cluster, name, f"3 of 5 disks are stuck for {STUCK_S} s")
         disks.free(stuck)
         freed = time.monotonic()
-        success = writer.next_success(freed - STUCK_S / 2)
+        success = writer.next_success(held, STUCK_S + 30)
         if trial.right(success is not None, "a put that waited succeeds"):
             trial.say(f"a put succeeds {1000 * (success - freed):.0f} ms after the disks work again")
         time.sleep(1)

@@ -52,7 +52,7 @@ class Writer:
                     self.bad.append(str(result))
 
     def next_success(self, since, patience_s=30.0):
-        """When the first put that began after a moment succeeded; none when there was none in time."""
+        """When the first put that began after a moment succeeded; none when none did within the patience from then."""
         while time.monotonic() < since + patience_s:
             with self.lock:
                 ends = [ended for begun, ended in self.good if begun >= since]
