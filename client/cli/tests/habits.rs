@@ -100,7 +100,10 @@ async fn signals_end_commands_that_follow_with_0_and_others_with_128_and_the_num
                 // Before it measures there is no result. Only what it measures takes many slots.
                 let chosen_to = async || cluster.client().chosen_to(PATIENCE).await.unwrap();
                 let measures = chosen_to().await.plus(20);
-                until("it measures", async || (chosen_to().await > measures).then_some(())).await;
+                until("it measures", async || {
+                    (chosen_to().await > measures).then_some(())
+                })
+                .await;
             }
             send(&child, signal);
             let ended = output(child).await;
