@@ -1,10 +1,11 @@
 //! How many calls may be open: for each kind of call, and for each connection.
 //!
 //! Callers of one kind cannot use up the calls of another kind. Within a kind, an eighth of all is a reserve for connections
-//! with fewer than 8 open calls. Of the rest, a connection may have at most half as many calls open as are still free: one
-//! connection alone has at most 30 % of all, eight of them 70 % together. Any number of connections that share the rest
-//! leave the reserve to newcomers: to 48 of them for peers and clients. Health checks have no bound for the process, so
-//! they are always answered; their bound for a connection makes one for the process, since connections are bounded.
+//! with fewer than 8 open calls. Of the rest, a connection may have at most five eighths as many calls open as are still
+//! free: one connection alone has a third of all (a client with 1,024 calls in flight has one connection), and eight of them
+//! have 86 % together. Any number of connections that share the rest leave the reserve to newcomers: to 48 of them for peers
+//! and clients. Health checks have no bound for the process, so they are always answered; their bound for a connection makes
+//! one for the process, since connections are bounded.
 
 use std::sync::{
     Arc,
@@ -116,7 +117,7 @@ impl Place {
         let of_connection = place.usage.as_ref().map(|usage| {
             let of_connection = usage.open.of(kind).fetch_add(1, Ordering::Relaxed);
             let beside_reserve = free.saturating_sub(most / 8);
-            of_connection < most_of_connection.min(beside_reserve.div_ceil(2).max(FEW))
+            of_connection < most_of_connection.min((beside_reserve / 8 * 5).max(FEW))
         });
         if free > 0 && of_connection.unwrap_or(true) {
             Ok(place)
@@ -180,6 +181,16 @@ mod tests {
             drop((greedy, newcomer));
             assert_eq!(open_all(&all, kind).len(), first, "{kind:?}: given back");
         }
+    }
+
+    #[test]
+    fn one_connection_alone_may_have_as_many_calls_as_http_2_lets_it_open() {
+        let all = Arc::new(Open::default());
+        let most = open_all(&all, Kind::Clients).len();
+        assert!(
+            most >= super::super::STREAMS_PER_CONNECTION_MAX as usize,
+            "{most}"
+        );
     }
 
     #[test]
