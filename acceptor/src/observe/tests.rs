@@ -1,0 +1,245 @@
+//! What observers are told, in which order, and beside how little room.
+
+use std::pin::pin;
+
+use bytes::Bytes;
+use futures::{FutureExt as _, StreamExt as _};
+use paxos_common::paxos::{
+    acceptor::Write,
+    ballot::ProposerId,
+    identity::{AcceptorUuid, CommitCounter, RunNumber},
+};
+use paxos_common::{shutdown::Shutdown, trace::Tracer};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    store::{
+        Store as _,
+        memory::{MemoryDisk, MemoryStore},
+    },
+    worker::Worker,
+};
+
+fn slot(number: u64) -> Slot {
+    Slot::new(number).unwrap()
+}
+
+fn rows(from: u64, to: u64, bytes: usize) -> BTreeMap<Slot, (Ballot, Value)> {
+    let ballot = Ballot::new(1, ProposerId::from_random(1)).unwrap();
+    let value = Value::from_stored(Bytes::from(vec![1; bytes]), Bytes::new());
+    (from..to).map(|at| (slot(at), (ballot, value.clone()))).collect()
+}
+
+fn stamp(shared: &Shared) -> Stamp {
+    shared.published().stamp
+}
+
+/// Commits rows and shows them, as the worker does.
+async fn commit(
+    store: &mut MemoryStore,
+    shared: &Shared,
+    rows: BTreeMap<Slot, (Ballot, Value)>,
+    chosen_to: u64,
+) {
+    let write = Write {
+        commit_counter: CommitCounter::new(1),
+        membership: None,
+        promised: Ballot::ZERO,
+        promise_is_new: false,
+        leader_address: &"".into(),
+        chosen_to: slot(chosen_to),
+        rows: &rows,
+        witnesses: &paxos_common::paxos::witness::Witnesses::default(),
+    };
+    store.commit(write).await.unwrap();
+    shared.ring.push(stamp(shared), slot(chosen_to), Slot::ZERO, rows);
+}
+
+fn start() -> (MemoryDisk, MemoryStore, Arc<Shared>) {
+    let disk = MemoryDisk::new(AcceptorUuid::from_u128(1));
+    let run = RunNumber::from_random(1);
+    let (store, opened) = disk.open(run);
+    let (_, shared, _) = Worker::new(
+        store,
+        opened,
+        run,
+        Tracer::off(),
+        crate::metrics::Instruments::new(&paxos_common::metrics::Metrics::unread()),
+    );
+    let (store, _) = disk.open(run);
+    (disk, store, shared)
+}
+
+#[tokio::test]
+async fn ring_is_bounded_in_bytes_and_frames_and_tells_who_fell_out() {
+    let (_, _, shared) = start();
+    let ring = Ring::default();
+    for at in 0..RING_FRAMES_MAX as u64 + 10 {
+        ring.push(stamp(&shared), Slot::ZERO, Slot::ZERO, rows(at, at + 1, 1));
+    }
+    assert_eq!(ring.lock().frames.len(), RING_FRAMES_MAX);
+    assert_eq!(ring.read(9).unwrap_err(), Lagged);
+    assert!(ring.read(10).unwrap().is_some());
+    for at in 0..20 {
+        ring.push(
+            stamp(&shared),
+            Slot::ZERO,
+            Slot::ZERO,
+            rows(at, at + 1, PAGE_BYTES_MAX),
+        );
+    }
+    assert!(ring.lock().bytes <= RING_BYTES_MAX);
+    assert!(ring.read(ring.end()).unwrap().is_none());
+}
+
+#[tokio::test]
+async fn large_commit_is_told_in_frames_that_each_fit_a_message() {
+    let (_, _, shared) = start();
+    let ring = Ring::default();
+    ring.push(
+        stamp(&shared),
+        Slot::ZERO,
+        Slot::ZERO,
+        rows(0, 10, PAGE_BYTES_MAX / 3),
+    );
+    let (mut position, mut slots) = (0, Vec::new());
+    while let Some((frame, _, next)) = ring.read(position).unwrap() {
+        assert!(frame.rows.len() <= 3, "{}", frame.rows.len());
+        slots.extend(frame.rows.iter().map(|row| row.slot.get()));
+        position = next;
+    }
+    assert_eq!(slots, (0..10).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn observer_that_fell_out_of_the_ring_is_told_of_a_row_that_was_unknown() {
+    let (disk, mut store, shared) = start();
+    let mut damaged = rows(0, 5, 1);
+    let lost = damaged.remove_entry(&slot(2)).unwrap();
+    commit(&mut store, &shared, damaged, 5).await;
+    let mut frames = pin!(observe(
+        PeerReader::new(
+            disk,
+            Arc::clone(&shared),
+            Shutdown::new(&CancellationToken::new())
+        ),
+        Arc::clone(&shared),
+        slot(0),
+        Room::default()
+    ));
+    let mut told = async || -> Option<Vec<(u64, bool)>> {
+        let frame = frames.next().now_or_never()?.unwrap().unwrap();
+        let row = |row: &Row| (row.slot.get(), row.accepted.is_some());
+        Some(frame.rows.iter().map(row).collect())
+    };
+    let held = [(0, true), (1, true), (2, false), (3, true), (4, true)];
+    assert_eq!(told().await, Some(held.to_vec()));
+    commit(&mut store, &shared, rows(5, 6, 1), 5).await;
+    assert_eq!(told().await, Some(vec![(5, true)]));
+    // The repair falls out of the ring before it is taken.
+    commit(&mut store, &shared, BTreeMap::from([lost]), 6).await;
+    let count = (RING_BYTES_MAX / PAGE_BYTES_MAX) as u64 + 1;
+    for at in 6..6 + count {
+        commit(&mut store, &shared, rows(at, at + 1, PAGE_BYTES_MAX), 6).await;
+    }
+    assert_eq!(told().await.unwrap().first(), Some(&(2, true)));
+}
+
+#[tokio::test]
+async fn large_frame_is_followed_by_an_empty_one_and_a_small_frame_is_not() {
+    let (disk, mut store, shared) = start();
+    commit(&mut store, &shared, rows(0, 1, PAGE_BYTES_MAX / 2), 1).await;
+    let stop = Shutdown::new(&CancellationToken::new());
+    let reader = PeerReader::new(disk, Arc::clone(&shared), stop);
+    let room = Room::default();
+    let mut frames = pin!(observe(reader, Arc::clone(&shared), slot(0), room));
+    let mut told = async || -> Option<usize> {
+        let frame = frames.next().now_or_never()?.unwrap().unwrap();
+        Some(frame.rows.len())
+    };
+    assert_eq!(
+        [told().await, told().await, told().await],
+        [Some(1), Some(0), None]
+    );
+    commit(&mut store, &shared, rows(1, 2, PAGE_BYTES_MAX / 2), 2).await;
+    assert_eq!(
+        [told().await, told().await, told().await],
+        [Some(1), Some(0), None]
+    );
+    commit(&mut store, &shared, rows(2, 4, 1), 4).await;
+    assert_eq!([told().await, told().await], [Some(2), None]);
+}
+
+#[tokio::test]
+async fn large_frame_is_followed_by_an_empty_one_while_there_is_no_room() {
+    let (disk, mut store, shared) = start();
+    commit(&mut store, &shared, rows(0, 3, PAGE_BYTES_MAX), 3).await;
+    let stop = Shutdown::new(&CancellationToken::new());
+    let reader = PeerReader::new(disk, Arc::clone(&shared), stop);
+    let [room, other] = Room::of_pool(2 * PAGE_BYTES_MAX);
+    let mut frames = pin!(observe(reader, Arc::clone(&shared), slot(0), room.clone()));
+    let mut told = async || -> Option<usize> {
+        let frame = frames.next().now_or_never()?.unwrap().unwrap();
+        Some(frame.rows.len())
+    };
+    for _ in 0..2 {
+        // The page is handed over, and others take its room.
+        assert_eq!(told().await, Some(1));
+        room.give_back();
+        assert!(other.take_now(2 * PAGE_BYTES_MAX));
+        assert_eq!([told().await, told().await], [Some(0), None]);
+        other.give_back();
+    }
+    assert_eq!([told().await, told().await], [Some(1), Some(0)]);
+    room.give_back();
+    // The same for live frames.
+    commit(&mut store, &shared, rows(3, 4, PAGE_BYTES_MAX), 3).await;
+    commit(&mut store, &shared, rows(4, 5, PAGE_BYTES_MAX), 3).await;
+    assert_eq!(told().await, Some(1));
+    room.give_back();
+    assert!(other.take_now(2 * PAGE_BYTES_MAX));
+    assert_eq!([told().await, told().await], [Some(0), None]);
+    other.give_back();
+    assert_eq!([told().await, told().await], [Some(1), Some(0)]);
+}
+
+#[tokio::test]
+async fn observer_that_fell_out_of_the_ring_pages_again_from_the_watermark_it_knows() {
+    let (disk, mut store, shared) = start();
+    commit(&mut store, &shared, rows(0, 5, 1), 3).await;
+    let mut frames = pin!(observe(
+        PeerReader::new(
+            disk,
+            Arc::clone(&shared),
+            Shutdown::new(&CancellationToken::new())
+        ),
+        Arc::clone(&shared),
+        slot(1),
+        Room::default()
+    ));
+    let mut told = async || -> Option<(u64, Vec<u64>)> {
+        let frame = frames.next().now_or_never()?.unwrap().unwrap();
+        Some((
+            frame.chosen_to.get(),
+            frame.rows.iter().map(|row| row.slot.get()).collect(),
+        ))
+    };
+    assert_eq!(told().await, Some((3, vec![1, 2, 3, 4])));
+    assert_eq!(told().await, None);
+    commit(&mut store, &shared, rows(5, 6, 1), 4).await;
+    assert_eq!(told().await, Some((4, vec![5])));
+    // Two commits that were not taken are told as one, with the watermark of the first.
+    commit(&mut store, &shared, rows(6, 7, 1), 5).await;
+    commit(&mut store, &shared, rows(7, 8, 1), 6).await;
+    assert_eq!(told().await, Some((5, vec![6, 7])));
+    let count = (RING_BYTES_MAX / PAGE_BYTES_MAX) as u64 + 1;
+    for at in 8..8 + count {
+        commit(&mut store, &shared, rows(at, at + 1, PAGE_BYTES_MAX), 7).await;
+    }
+    let mut slots = Vec::new();
+    while let Some((_, more)) = told().await {
+        slots.extend(more);
+    }
+    assert_eq!(slots, (5..8 + count).collect::<Vec<_>>());
+}

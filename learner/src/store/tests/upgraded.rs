@@ -1,0 +1,86 @@
+//! Files of earlier releases: upgraded, learned again, or refused.
+
+use super::*;
+
+/// Makes a file of version 2, which has the same tables, and whose sessions have no opener.
+async fn make_version_2(directory: &Path) {
+    let mut connection = sqlite::open_writer(&directory.join(FILE), CHECKPOINT_PAGES)
+        .await
+        .unwrap();
+    let sessions = registers::load_sessions(&mut connection, CLUSTER, FILE)
+        .await
+        .unwrap();
+    let without = |session| Session {
+        opener: None,
+        ..session
+    };
+    let old: Vec<_> = sessions
+        .into_iter()
+        .map(|(name, session)| (name, Some(without(session))))
+        .collect();
+    registers::write_sessions(&mut connection, CLUSTER, &old)
+        .await
+        .unwrap();
+    sqlx::query("PRAGMA user_version = 2")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn file_of_version_2_is_upgraded_and_learned_again_where_its_sessions_should_have_had_openers() {
+    for opener in [None, OPENER] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = Writer::open(directory.path()).await;
+        writer.write(varied_of(opener)).await;
+        let machine = writer.knowledge.machine(Machine::clone);
+        writer.log.close().await;
+        writer.store.close().await.unwrap();
+        make_version_2(directory.path()).await;
+
+        let other = open(directory.path(), ClusterId::from_bytes([9; 16])).await;
+        assert!(matches!(other, Err(StoreError::OtherCluster { .. })));
+        let opened = open(directory.path(), CLUSTER).await.unwrap();
+        if opener.is_none() {
+            assert_eq!(opened.machine, machine);
+            opened.store.close().await.unwrap();
+            assert_eq!(open(directory.path(), CLUSTER).await.unwrap().machine, machine);
+        } else {
+            // The release that wrote the file may have applied a foreign command.
+            assert_eq!(opened.progress, Progress::default());
+            assert!(directory.path().join("learner.db.damaged").exists());
+        }
+    }
+}
+
+#[tokio::test]
+async fn file_of_version_2_without_the_opening_of_a_session_is_learned_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = Writer::open(directory.path()).await;
+    writer.write(varied_of(None)).await;
+    writer.log.close().await;
+    writer.store.close().await.unwrap();
+    make_version_2(directory.path()).await;
+    damage(directory.path(), "UPDATE learned SET checksum = 0 WHERE slot = 0").await;
+    let opened = open(directory.path(), CLUSTER).await.unwrap();
+    assert_eq!(opened.progress, Progress::default());
+}
+
+#[tokio::test]
+async fn file_of_an_older_release_is_refused_with_the_way_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let opened = open(directory.path(), CLUSTER).await.unwrap();
+    opened.store.close().await.unwrap();
+    let mut connection = sqlite::open_writer(&directory.path().join(FILE), CHECKPOINT_PAGES)
+        .await
+        .unwrap();
+    sqlx::query("PRAGMA user_version = 1")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+    let error = open(directory.path(), CLUSTER).await.err().unwrap();
+    assert!(error.to_string().contains("empty the data directory"), "{error}");
+    assert_eq!(Failure::from(error).code, paxos_common::exit::Exit::Refused);
+}

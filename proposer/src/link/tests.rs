@@ -1,0 +1,39 @@
+//! When a link reports.
+
+use super::*;
+
+#[test]
+fn reports_are_due_at_multiples_of_their_interval() {
+    let millis = Duration::from_millis;
+    for (now, wait) in [(0, 100), (1, 99), (99, 1), (100, 100), (250, 50)] {
+        assert_eq!(until_next(millis(now), millis(100)), millis(wait), "at {now}");
+    }
+}
+
+#[test]
+fn answer_is_as_old_as_the_report_that_it_answers() {
+    let millis = Duration::from_millis;
+    let (outbox, _inbox) = mpsc::channel(1);
+    let mut reports = Reports::new(AcceptorUuid::from_u128(1), outbox);
+    for number in 1..=3 {
+        reports.sent(number, millis(100 * number));
+    }
+    assert_eq!(reports.answered(2), millis(200));
+    assert_eq!(
+        reports.answered(2),
+        millis(200),
+        "sent again, because something changed"
+    );
+    assert_eq!(
+        reports.answered(0),
+        millis(300),
+        "an acceptor that does not number its answers"
+    );
+    assert_eq!(reports.answered(1), Duration::ZERO, "too old to be known");
+    assert_eq!(reports.answered(7), Duration::ZERO, "never sent");
+    for number in 4..200 {
+        reports.sent(number, millis(100 * number));
+    }
+    assert_eq!(reports.sent.len(), REPORTS_REMEMBERED);
+    assert_eq!(reports.answered(5), Duration::ZERO, "no longer remembered");
+}
