@@ -170,7 +170,7 @@ impl Client {
     /// read barrier, as it does for a linearizable read, so a majority of acceptors and one learner must answer.
     ///
     /// # Errors
-    /// No learner could tell within `timeout`.
+    /// No learner answered within `timeout`.
     ///
     /// # Cancel safety
     /// Safe: it only reads.

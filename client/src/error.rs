@@ -34,8 +34,8 @@ impl Cause {
         }
     }
 
-    /// What to tell of several attempts: the last cause, or the one before where the last says no more than that the
-    /// deadline passed.
+    /// The cause to report after several attempts: the last one. Where the last attempt only ran into the deadline, the
+    /// cause before it says more.
     pub(crate) fn after(self, before: Option<Self>) -> Self {
         match before {
             Some(before) if self == Self::deadline() => before,

@@ -1,4 +1,4 @@
-//! What observers are told, in which order, and beside how little room.
+//! The frames of `observe`: their order, the watermarks in them, and what follows a large frame when the room is full.
 
 use std::pin::pin;
 

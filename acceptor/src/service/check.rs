@@ -41,7 +41,8 @@ pub(super) fn check_traceparent(length: usize) -> Result<(), Status> {
     check_length("traceparent", length, TRACEPARENT_BYTES_MAX)
 }
 
-/// An address is stored and told to others, so it must be one. None is allowed: its sender cannot be reached.
+/// Checks an address, which this acceptor stores and sends to other processes. An empty address is allowed: its sender
+/// cannot be reached.
 pub(super) fn check_address(field: &str, address: &str) -> Result<(), Status> {
     check_length(field, address.len(), ADDRESS_BYTES_MAX)?;
     if address.is_empty() {
@@ -61,7 +62,8 @@ fn check_length(field: &str, length: usize, max: usize) -> Result<(), Status> {
     Ok(())
 }
 
-/// A report is kept in memory as long as its sender is attached, and all of them are told in one answer to Status.
+/// Checks a report. The acceptor keeps the report in memory while its sender is attached, and one answer to `Status` holds
+/// the reports of all senders.
 pub(super) fn check_report(report: &pb::AttachRequest) -> Result<(), Status> {
     if !matches!(report.role(), pb::Role::Proposer | pb::Role::Learner) {
         return Err(status::invalid_argument("role must be proposer or learner"));

@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::{Args, ValueEnum};
-use paxos_common::exit::Failure;
+use paxos_common::{escape::escape, exit::Failure};
 use serde_json::Value;
 
 use crate::json::is_exact;
@@ -88,15 +88,7 @@ pub(crate) fn bytes_as_text(bytes: &[u8]) -> String {
 /// Text of another process for people, on one line: control characters are escaped. Otherwise a newline could forge a line
 /// of a table, and an escape sequence could change what the terminal shows.
 pub(crate) fn printable(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() {
-            line.extend(character.escape_default());
-        } else {
-            line.push(character);
-        }
-    }
-    line
+    escape(text).into_owned()
 }
 
 /// Bytes for programs: a string where they are UTF-8, else an object with the base64 of them.

@@ -281,7 +281,7 @@ async fn log_prints_every_acknowledged_line_while_nobody_leads() {
     assert_eq!(log.status.code(), Some(0), "{log:?}");
     assert_eq!(lines(&log), LINES);
 
-    // Without a majority nobody knows where the log ends.
+    // The end of the log is unknown without a majority of the acceptors.
     for acceptor in &mut cluster.acceptors[1..] {
         acceptor.kill();
     }

@@ -54,7 +54,7 @@ pub enum Condition {
     Version(Version),
 }
 
-/// Names the opener of a session. Secret: whoever knows it and the session's name can use the session.
+/// The secret of a session's opener. A caller that knows the secret and the session's name can use the session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Opener([u8; Self::BYTES]);
 

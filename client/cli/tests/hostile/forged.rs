@@ -132,7 +132,8 @@ async fn forged_votes_far_ahead_and_values_that_cannot_be_read_stop_nobody() {
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
     assert!(refused.message().contains("value of slot"), "{refused:?}");
 
-    // A vote that is believed to have been found in a promise: whoever leads next has it chosen.
+    // The forged proposal claims that its value was found in a promise, so the acceptor does not check the value. The next
+    // leader finds the vote and has the value chosen.
     let next = sweep::acceptor_status(&cluster.acceptors[0].address)
         .await
         .voted_to;

@@ -42,7 +42,7 @@ fn limit_kib(variable: &str) -> u64 {
     }
 }
 
-/// Calls whose answers nobody reads: of each stream the server may send one byte.
+/// Calls whose client reads no answer: the server may send one byte of each stream.
 struct SlowReaders {
     answers: Vec<ResponseFuture>,
     _http2: Http2,

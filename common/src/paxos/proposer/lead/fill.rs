@@ -57,7 +57,7 @@ impl Lead {
         // What an earlier request filled already counts once.
         let before = self.fill_to.max(proven);
         self.fill(to);
-        self.unproven.slots += before.to(self.fill_to.max(before)).count() as u64;
+        self.unproven.slots += self.fill_to.get().saturating_sub(before.get());
     }
 
     /// One past the last slot that is proposed or must be.
