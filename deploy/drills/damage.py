@@ -89,6 +89,68 @@ def put_back(trial):
             trial.right(alone.code == 0, f"a1 and a3 alone: {alone}")
 
 
+@drill(
+    "frozen-leader",
+    "a leader is frozen while another leads; then it reaches only an acceptor that started on an old copy",
+    limit_round_s=120,
+)
+def frozen_leader(trial):
+    for number in range(trial.rounds):
+        with Cluster(trial, learners=1, machines=True, name=f"round{number}") as cluster:
+            cluster.start()
+            net, old = cluster.network, cluster.leader()
+            new = next(name for name in cluster.proposers if name != old)
+            cluster["a3"].stop()
+            copy, right = cluster.directory / "copy", cluster.directory / "right"
+            shutil.copytree(cluster.data("a3"), copy)
+            cluster["a3"].start()
+            for value in range(3):
+                trial.right(cluster.put("key", f"value {value}").code == 0, f"put {value} of three")
+            time.sleep(2)  # A leader passes on at most once a second what it heard of acceptors.
+            trial.right(cluster.put("key", "passed on").code == 0, "the others remember more than the copy holds")
+
+            # One acceptor votes for the frozen leader's value.
+            net[old].cut(net["a2"], net["a3"])
+            voted = cluster.metric("a1", "paxos_acceptor_voted_to")
+            late = cluster.begin(
+                "propose", "of the old leader", "--proposers", cluster.url(old), "--timeout", "40s"
+            )
+            wait_until("a1 votes", lambda: cluster.metric("a1", "paxos_acceptor_voted_to") > voted, 2)
+            cluster[old].pause()
+
+            # The others choose another value in the same slot, and the first acceptor learns of it.
+            net[new].cut(net["a1"])
+            wait_until("the other leads", lambda: cluster.metric(new, "paxos_proposer_leading") == 1, 20)
+            chosen = cluster.paxos("propose", "of the new leader", "--proposers", cluster.url(new))
+            trial.right(chosen.code == 0, f"the new leader: {chosen}")
+            net[new].heal()
+            settled = cluster.paxos("propose", "settled", "--proposers", cluster.url(new))
+            trial.right(settled.code == 0, f"with all acceptors: {settled}")
+            slot = int(chosen.out.split()[0])
+            wait_until("a1 learns", lambda: cluster.metric("a1", "paxos_acceptor_chosen_to") > slot, 20)
+
+            # The third acceptor starts on the copy, and is all that the old leader reaches.
+            cluster["a3"].stop()
+            cluster.data("a3").rename(right)
+            copy.rename(cluster.data("a3"))
+            net[old].heal()
+            net[old].cut(net["a1"], net["a2"], net[new], net["l1"])
+            cluster["a3"].start()
+            wait_until("the others refuse it", lambda: "older copy" in cluster[new].text(), 30)
+            cluster[old].resume()
+            out, error = late.communicate(timeout=60)
+            trial.right(
+                late.returncode != 0 and not out.strip(),
+                f"the frozen leader's value is not acknowledged: exit {late.returncode}, {(out + error)[-200:]}",
+            )
+            asked = "others needed" in cluster[old].text()
+            trial.right(asked, "the frozen leader does not count the new run before others are asked about it")
+            net.heal()
+            values = log_lines(cluster, "l1") or []
+            trial.right("of the new leader" in values, "what was acknowledged is in the log")
+            cluster.all_run()
+
+
 class Stopped:
     """A stopped cluster whose last writes are on the first two acceptors alone, and a copy of its files."""
 

@@ -75,11 +75,11 @@ pub(crate) enum Fault {
     /// Waiting helps, unless it shows the same again: it may have restarted since it showed its runs.
     #[error("it must show its runs anew")]
     Suspected,
-    /// Waiting helps: nothing can be read or chosen either while so few answer.
+    /// Waiting helps.
     #[error(
-        "it shows a run that is new here, and only {answered} of the {needed} others needed tell what they remember of it"
+        "it shows a run that is new here, and only {told} of the {needed} others needed tell what they remember of it"
     )]
-    Unwitnessed { answered: usize, needed: usize },
+    Unwitnessed { told: usize, needed: usize },
     /// It must never be counted.
     #[error(transparent)]
     WentBack(WentBack),

@@ -7,10 +7,10 @@
 //! keep it. So:
 //!
 //! - A run that is *new here* counts only once the other acceptors have been asked what they remember, *after* it showed,
-//!   and the list of runs agrees with all of it. Everybody is asked; as many must answer as are needed beside the
-//!   acceptor itself for the smaller quorum. Fewer prove nothing, and while fewer can be reached nothing can be chosen or
-//!   read anyway. More is not demanded: else an acceptor could not come back while another is away. What the absent
-//!   remember is heard when they are back, and makes the acceptor suspect then.
+//!   and the list of runs agrees with all of it. Everybody is asked; with the acceptor itself, those that answer must be a
+//!   phase-1 quorum ([`Guard::new`]). More is not demanded: else an acceptor could not come back while another is away.
+//!   What the absent remember is heard when they show a run that is new here themselves, and makes the acceptor suspect
+//!   then.
 //! - Every answer names the run that it comes from. One from another run than its stream or call was identified for is
 //!   not counted, and the acceptor has to be identified anew.
 //! - Nothing but an answer to `Form` counts as an introduction, and each acceptor is identified by one task at a time. So
@@ -30,8 +30,8 @@ use paxos_common::{
     paxos::{
         acceptor::Membership,
         identity::{AcceptorUuid, ClusterId, CommitCounter, RunNumber},
-        quorum::{Configuration, Electorate, Tally},
-        witness::{Guard, Witnesses},
+        quorum::{Configuration, Electorate},
+        witness::{Found, Guard, Witnesses},
     },
     wire,
 };
@@ -56,7 +56,7 @@ pub(crate) struct Cluster {
 }
 
 /// What is known of the members' runs, for as long as this learner runs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Known {
     guard: Guard,
     /// The run that each member showed last, of those that agreed with all that is remembered of it.
@@ -77,11 +77,15 @@ impl Known {
 impl Cluster {
     /// Behind these acceptors' addresses.
     pub(crate) fn new(configuration: &Configuration, acceptors: Vec<Arc<Acceptor>>) -> Self {
+        let known = Known {
+            guard: Guard::new(configuration.quorums()),
+            shown: BTreeMap::new(),
+        };
         Self {
             id: configuration.cluster_id(),
             electorate: configuration.electorate(),
             acceptors,
-            known: Mutex::default(),
+            known: Mutex::new(known),
         }
     }
 
@@ -106,46 +110,36 @@ impl Cluster {
             acceptor: introduction.report.acceptor,
             run: introduction.run,
         };
-        if self.known().shown.get(&member.acceptor) != Some(&member.run) {
-            self.hear_others(acceptor, member.acceptor).await?;
-        }
+        let is_witnessed = self.known().guard.is_witnessed(member.acceptor, member.run);
+        let others = match is_witnessed {
+            true => Vec::new(),
+            false => self.hear_others(acceptor, member.acceptor).await,
+        };
         let mut known = self.known();
         // Others who are found out by it are refused at their next answer.
         let remembers = self.of_members(&introduction.remembers);
-        known
+        let found = known
             .guard
-            .introduce(member.acceptor, &introduction.runs, remembers);
+            .introduce(member.acceptor, &introduction.runs, remembers.iter(), &others);
+        if let Some(&Found::Unwitnessed { told, needed, .. }) =
+            found.iter().find(|found| is_unwitnessed(found))
+        {
+            return Err(Fault::Unwitnessed { told, needed });
+        }
         known.passed(member.acceptor)?;
         known.shown.insert(member.acceptor, member.run);
         Ok(member)
     }
 
-    /// Hears what the other acceptors remember.
-    async fn hear_others(&self, one: &Acceptor, member: AcceptorUuid) -> Result<(), Fault> {
+    /// Hears what the other acceptors remember: all that answer within the deadline of a call.
+    async fn hear_others(&self, one: &Acceptor, member: AcceptorUuid) -> Vec<(AcceptorUuid, Witnesses)> {
         let others = self.acceptors.iter();
         let others = others.filter(|other| other.address() != one.address());
         let answers = join_all(others.map(|other| other.ask())).await;
-        let mut answered = Tally::default();
-        let mut known = self.known();
-        for introduction in answers.into_iter().flatten() {
-            let other = introduction.report.acceptor;
-            let counts = other != member && self.check_formed(&introduction).is_ok();
-            // What a disk that went back remembers is true, and may be too little.
-            if counts && known.guard.refusal(other).is_none() {
-                answered.add(&self.electorate, other);
-            }
-            if counts {
-                let remembers = self.of_members(&introduction.remembers);
-                known.guard.remember(other, remembers);
-            }
-        }
-        let quorums = self.electorate.quorums();
-        let needed = quorums.phase1().min(quorums.phase2()) - 1;
-        let answered = answered.count();
-        if answered < needed {
-            return Err(Fault::Unwitnessed { answered, needed });
-        }
-        Ok(())
+        let told = answers.into_iter().flatten();
+        told.filter(|told| told.report.acceptor != member && self.check_formed(told).is_ok())
+            .map(|told| (told.report.acceptor, self.of_members(&told.remembers)))
+            .collect()
     }
 
     /// Lets an answer of a stream pass, which was opened to this member.
@@ -223,17 +217,18 @@ impl Cluster {
     }
 
     /// Of strangers nothing is remembered.
-    fn of_members(
-        &self,
-        remembers: &Witnesses,
-    ) -> impl Iterator<Item = (AcceptorUuid, RunNumber, CommitCounter)> {
+    fn of_members(&self, remembers: &Witnesses) -> Witnesses {
         let of_members = |entry: &(AcceptorUuid, RunNumber, CommitCounter)| self.electorate.includes(entry.0);
-        remembers.iter().filter(of_members)
+        remembers.iter().filter(of_members).collect()
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_unwitnessed(found: &Found) -> bool {
+    matches!(found, Found::Unwitnessed { .. })
 }
 
 impl fmt::Display for Cluster {

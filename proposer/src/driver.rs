@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
     time::Duration,
 };
 
@@ -31,7 +30,7 @@ use crate::{
     clock::{Clock, stood_still},
     formation::Cluster,
     forward::{Forwarded, Forwarder},
-    link::{self, Open},
+    link::Open,
     metrics::Instruments,
     requests::{Request, Waiting},
     stream::{self, Place, Streams},
@@ -40,6 +39,7 @@ use crate::{
 };
 
 mod forwarding;
+mod links;
 mod showing;
 mod streams;
 
@@ -62,8 +62,8 @@ pub(crate) enum Input {
     Core(Event),
     /// What an acceptor told, and as of which of its commits.
     Told(Stamp, Event),
-    /// The link to an acceptor is open.
-    Opened(AcceptorUuid, Open),
+    /// An acceptor has shown itself, and the link to it is open. None: too few others told what they remember of it.
+    Introduced(Event, Option<Open>),
     /// It broke.
     Closed(AcceptorUuid),
     /// From the `Accept` stream of this ballot to an acceptor.
@@ -238,50 +238,17 @@ impl Driver {
         self.waiting.answer(request, outcome);
     }
 
-    fn open_links(&self, inputs: &mpsc::Sender<Input>, shutdown: &Shutdown, stop: &CancellationToken) {
-        let context = link::Context {
-            cluster: self.cluster.configuration.cluster_id(),
-            configuration: Arc::new(self.cluster.configuration.clone()),
-            proposer: self.core.id(),
-            address: self.address.clone(),
-            leader_timeout: self.leader_timeout,
-            watchful: self.watchful.subscribe(),
-            clock: self.clock,
-            inputs: inputs.clone(),
-            views: self.views.subscribe(),
-            shutdown: shutdown.clone(),
-        };
-        for address in &self.cluster.addresses {
-            shutdown.spawn(link::keep(address.clone(), context.clone(), stop.clone()));
-        }
-    }
-
     fn take(&mut self, input: Input) {
         match input {
             Input::Core(event) => {
                 if matches!(event, Event::Cancelled(_)) {
                     self.show_who_is_late();
                 }
-                // What another run of it has said before is not wanted any more.
-                if let Event::Introduced { acceptor, runs, .. } = &event
-                    && runs.last().map(|run| run.run) != self.run_of(*acceptor)
-                {
-                    self.place(*acceptor, None);
-                }
                 self.core.handle(event);
             }
             Input::Stream(acceptor, ballot, told) => self.stream_told(acceptor, ballot, told),
             Input::Told(stamp, event) => self.told(stamp, event),
-            Input::Opened(acceptor, open) => {
-                self.place(acceptor, Some((open.address.clone(), open.run)));
-                let link = Link {
-                    open,
-                    chosen_to: Slot::ZERO,
-                    is_calm: false,
-                };
-                self.links.insert(acceptor, link);
-                self.core.handle(Event::Opened(acceptor));
-            }
+            Input::Introduced(event, open) => self.introduced(event, open),
             Input::Closed(acceptor) => {
                 self.links.remove(&acceptor);
                 self.core.handle(Event::Closed(acceptor));

@@ -1,7 +1,12 @@
 //! The link to one acceptor: its introduction and a standing `Attach` stream, opened again whenever it breaks.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
+use futures::StreamExt as _;
 use paxos_common::{
     config::version,
     paxos::{
@@ -10,13 +15,14 @@ use paxos_common::{
         message::Word,
         proposer::Event,
         quorum::Configuration,
+        witness::Guard,
     },
-    peer::{self, Address, Arrivals, Backoff, MESSAGE_BYTES_MAX, Watched, connect_lazy},
+    peer::{self, Address, Arrivals, Backoff, MESSAGE_BYTES_MAX, Watched},
     shutdown::Shutdown,
     trace::{Span, names},
     wire::{self, Malformed},
 };
-use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient, form_request::Step};
+use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
@@ -29,6 +35,10 @@ use crate::{
     clock::Clock,
     driver::{Input, View},
 };
+
+mod introduction;
+
+use introduction::{Others, ask_others, client, introduce};
 
 /// How long an acceptor may take to say who it is, and to open a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -53,6 +63,8 @@ pub(crate) struct Context {
     pub(crate) cluster: ClusterId,
     /// For an acceptor that was away when its cluster was formed.
     pub(crate) configuration: Arc<Configuration>,
+    /// The connections to all acceptors.
+    pub(crate) channels: Arc<BTreeMap<Address, Channel>>,
     pub(crate) proposer: ProposerId,
     /// Where others find this proposer.
     pub(crate) address: Address,
@@ -80,6 +92,13 @@ pub(crate) struct Open {
     pub(crate) run: RunNumber,
     /// Cancelled when the acceptor must show its runs again.
     pub(crate) reopen: CancellationToken,
+}
+
+impl Context {
+    /// How many other acceptors must tell what they remember before a new run of an acceptor counts.
+    fn others_needed(&self) -> usize {
+        Guard::new(self.configuration.quorums()).others_needed()
+    }
 }
 
 impl Open {
@@ -110,6 +129,11 @@ pub(crate) enum Broken {
     Restarted,
     #[error("it is not counted until its runs agree with what is remembered of it")]
     Distrusted,
+    #[error(
+        "it is not counted yet: it shows a run that is new here, and only {told} of the {needed} other acceptors needed \
+         tell what they remember of it"
+    )]
+    Unwitnessed { told: usize, needed: usize },
     #[error("it has stored the list of members, and does not become one")]
     Forming,
     #[error("it belongs to another cluster, {0}: it is not counted; correct --acceptors")]
@@ -127,6 +151,7 @@ impl Broken {
             | Self::Closed
             | Self::Restarted
             | Self::Distrusted
+            | Self::Unwitnessed { .. }
             | Self::Forming => false,
             Self::Malformed(_) | Self::Blank | Self::OtherCluster(_) | Self::Stranger(_) => true,
         }
@@ -147,15 +172,19 @@ enum Logged {
 /// Keeps the way to the acceptor at `address` open until `stop`.
 pub(crate) async fn keep(address: Address, context: Context, stop: CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
-    let channel = connect_lazy(&address);
+    let mut witnessed = None;
     let mut logged = None;
     let mut away_since = Instant::now();
     loop {
         let mut opened_at = None;
-        let broken = match serve(&address, channel.clone(), &context, &stop, &mut opened_at).await {
+        let broken = match serve(&address, &context, &stop, &mut opened_at, &mut witnessed).await {
             Ok(()) => return,
             Err(broken) => broken,
         };
+        if matches!(broken, Broken::Distrusted) {
+            // The core may want the others to be asked again.
+            witnessed = None;
+        }
         if opened_at.is_some_and(|at| at.elapsed() >= LASTING) {
             backoff.reset();
             logged = None;
@@ -191,18 +220,36 @@ pub(crate) async fn keep(address: Address, context: Context, stop: CancellationT
     }
 }
 
-/// Opens `Attach` and passes on what comes in, until it breaks (an error) or `stop`.
+/// Opens `Attach` and passes on what comes in, until it breaks (an error) or `stop`. `witnessed` is the run of the acceptor
+/// about which others were asked.
 async fn serve(
     address: &Address,
-    channel: Channel,
     context: &Context,
     stop: &CancellationToken,
     opened_at: &mut Option<Instant>,
+    witnessed: &mut Option<RunNumber>,
 ) -> Result<(), Broken> {
-    let mut calls = AcceptorClient::new(channel.clone())
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let (Stamp { acceptor, run, .. }, form) = introduce(&mut calls, context).await?;
+    let channel = context.channels[address].clone();
+    let mut calls = client(channel.clone());
+    let shown = introduce(&mut calls, context).await?;
+    let Stamp { acceptor, run, .. } = shown.stamp;
+    let Others { told, mut asked } = match *witnessed == Some(run) {
+        true => Others::default(),
+        false => ask_others(address, acceptor, context).await,
+    };
+    let (others_told, needed) = (told.len(), context.others_needed());
+    let introduced = Event::Introduced {
+        acceptor,
+        runs: shown.runs,
+        remembers: shown.remembers,
+        others: told,
+    };
+    if *witnessed != Some(run) && others_told < needed {
+        // What the acceptor said in its earlier runs counts no more.
+        let _ = context.inputs.send(Input::Introduced(introduced, None)).await;
+        let told = others_told;
+        return Err(Broken::Unwitnessed { told, needed });
+    }
 
     let (outbox, inbox) = mpsc::channel(1);
     let mut reports = Reports::new(acceptor, outbox);
@@ -213,20 +260,6 @@ async fn serve(
         .map_err(|_| Broken::Silent)??
         .into_inner();
 
-    let runs = form
-        .stamp
-        .as_ref()
-        .map(|stamp| wire::runs(&stamp.runs))
-        .unwrap_or_default();
-    let remembers = wire::read_witnesses(&form.witnesses)?;
-    let introduced = Event::Introduced {
-        acceptor,
-        runs,
-        remembers,
-    };
-    if context.inputs.send(Input::Core(introduced)).await.is_err() {
-        return Ok(());
-    }
     let reopen = CancellationToken::new();
     let arrivals = Arrivals::default();
     let watched = AcceptorClient::new(arrivals.watch(channel))
@@ -237,13 +270,15 @@ async fn serve(
         client: watched,
         arrivals,
         acceptor,
-        id: form.id.into(),
+        id: shown.id.into(),
         run,
         reopen: reopen.clone(),
     };
-    if context.inputs.send(Input::Opened(acceptor, open)).await.is_err() {
+    let opened = Input::Introduced(introduced, Some(open));
+    if context.inputs.send(opened).await.is_err() {
         return Ok(());
     }
+    *witnessed = Some(run);
     *opened_at = Some(Instant::now());
     tracing::debug!(%address, %acceptor, "link is open");
     let mut due = reports.next(context);
@@ -271,6 +306,14 @@ async fn serve(
             Ok(()) = watchful.changed() => {
                 reports.send(context);
                 due = reports.next(context);
+            }
+            // One that was slow to tell what it remembers.
+            Some(told) = asked.next(), if !asked.is_empty() => {
+                let Some((acceptor, remembers)) = told else { continue };
+                let remembered = Input::Core(Event::Remembered { acceptor, remembers });
+                if context.inputs.send(remembered).await.is_err() {
+                    return Ok(());
+                }
             }
             () = reopen.cancelled() => break Broken::Distrusted,
             () = stop.cancelled() => {
@@ -374,38 +417,6 @@ impl Reports {
             Some(_) | None => Duration::ZERO,
         }
     }
-}
-
-/// Asks who is there: a member of this cluster, or nobody to count.
-async fn introduce(
-    client: &mut AcceptorClient<Channel>,
-    context: &Context,
-) -> Result<(Stamp, pb::FormResponse), Broken> {
-    // An acceptor that was away when the others became formed is told so: one formed member proves that all had stored
-    // the list.
-    let complete = Step::Complete(pb::Configuration::from(&*context.configuration));
-    for step in [None, Some(complete)] {
-        let request = pb::FormRequest {
-            caller: Some(wire::caller(None)),
-            step,
-        };
-        let form = timeout(OPEN_TIMEOUT, client.form(request))
-            .await
-            .map_err(|_| Broken::Silent)??
-            .into_inner();
-        let stamp = wire::read_stamp(form.stamp.as_ref())?;
-        let cluster = stamp.cluster.ok_or(Broken::Blank)?;
-        if cluster != context.cluster {
-            return Err(Broken::OtherCluster(cluster));
-        }
-        if !context.configuration.members().contains_key(&stamp.acceptor) {
-            return Err(Broken::Stranger(stamp.acceptor));
-        }
-        if form.membership() == pb::Membership::Formed {
-            return Ok((stamp, form));
-        }
-    }
-    Err(Broken::Forming)
 }
 
 /// Every answer must come from the acceptor that the link was opened to, in the run in which it showed its runs: a call

@@ -140,6 +140,7 @@ pub struct Proposer {
 impl Proposer {
     /// A standby that knows nobody yet. `id` must be drawn at random for this run of the process.
     pub fn new(id: ProposerId, address: Arc<str>, electorate: Electorate, settings: Settings) -> Self {
+        let guard = Guard::new(electorate.quorums());
         Self {
             id,
             address,
@@ -163,7 +164,7 @@ impl Proposer {
             promised_at: Duration::ZERO,
             vain_campaigns: 0,
             counted: BTreeSet::new(),
-            guard: Guard::default(),
+            guard,
             failures: 0,
             election: Election::Idle,
             challenge: Challenge::default(),
@@ -203,16 +204,21 @@ impl Proposer {
                 acceptor,
                 runs,
                 remembers,
+                others,
             } => {
-                let electorate = &self.electorate;
-                let of_members = remembers.iter().filter(|(other, ..)| electorate.includes(*other));
-                let found = self.guard.introduce(acceptor, &runs, of_members);
+                let remembers = self.of_members(&remembers);
+                let others = others
+                    .into_iter()
+                    .filter(|(other, _)| self.electorate.includes(*other));
+                let others: Vec<_> = others
+                    .map(|(other, remembers)| (other, self.of_members(&remembers)))
+                    .collect();
+                let found = self.guard.introduce(acceptor, &runs, remembers.iter(), &others);
                 self.found_out(found);
             }
             Event::Remembered { acceptor, remembers } => {
-                let electorate = &self.electorate;
-                let of_members = remembers.iter().filter(|(other, ..)| electorate.includes(*other));
-                let found = self.guard.remember(acceptor, of_members);
+                let remembers = self.of_members(&remembers);
+                let found = self.guard.remember(acceptor, remembers.iter());
                 self.found_out(found);
             }
             Event::Heard {
@@ -357,9 +363,19 @@ impl Proposer {
         self.known.contains(&acceptor)
     }
 
+    /// Of strangers nothing is remembered.
+    fn of_members(&self, remembers: &Witnesses) -> Witnesses {
+        let of_members = |entry: &(AcceptorUuid, _, _)| self.electorate.includes(entry.0);
+        remembers.iter().filter(of_members).collect()
+    }
+
     fn found_out(&mut self, found: Vec<Found>) {
         for found in found {
             match found {
+                // Its connection is about to open, and is opened again then. What it said in earlier runs counted.
+                Found::Unwitnessed { acceptor, .. } => {
+                    self.known.remove(&acceptor);
+                }
                 Found::Suspected(suspect) => {
                     // Otherwise its connection is about to open, and is opened again then.
                     let is_open = self.open.contains(&suspect);
@@ -484,7 +500,7 @@ impl Proposer {
     }
 
     fn promised(&mut self, acceptor: AcceptorUuid, ballot: Ballot, scan: Option<Scan>, page: PromisePage) {
-        if !self.open.contains(&acceptor) {
+        if !self.open.contains(&acceptor) || !self.known.contains(&acceptor) {
             return;
         }
         self.bytes(acceptor);

@@ -8,6 +8,19 @@
 //! Within the present run a lower counter is merely late. For what no other acceptor had stored before a crash, the check
 //! is best effort.
 //!
+//! # A new run counts after others were asked
+//!
+//! Whoever counts an acceptor may not have heard of it for a long time itself: a leader that was frozen, a learner that was
+//! not connected. What it remembers says nothing about the commits in between. So a run that is new to a process counts
+//! only once other acceptors were asked what they remember, *after* the acceptor had shown that run, and the list agrees
+//! with all of it. With the acceptor itself, those that told must be a phase-1 quorum. So whatever at least one member of
+//! every such quorum has stored is noticed. All are asked, and those that are slow may tell later. Within a run an acceptor
+//! only gains commits: so nothing need be asked about a run that was counted.
+//!
+//! The price: a proposer or a learner counts nobody until a phase-1 quorum is there. Where the phase-1 quorum is larger
+//! than the phase-2 quorum, an acceptor that has started again counts only when as many others are there as a campaign
+//! would need.
+//!
 //! # What is bounded, and why that is sound
 //!
 //! An acceptor keeps and shows its last [`RUNS_MAX`] runs. A shorter list is complete. A longer one comes from an earlier
@@ -34,8 +47,10 @@
 //!
 //! # What remains unnoticed
 //!
-//! - A disk that went back, if every witness of that was out of reach while the acceptor started [`RUNS_MAX`] times, and
-//!   leaders that did not know of it counted the acceptor and passed its new runs on.
+//! - A disk that went back, while every acceptor whose disk proves that is out of reach, though a phase-1 quorum is there.
+//!   The acceptor is counted until one of them is back, and votes may be lost meanwhile.
+//! - The same for good, if the acceptor started [`RUNS_MAX`] times meanwhile, and leaders that did not know of it counted
+//!   the acceptor and passed its new runs on.
 //! - The reverse: a sound acceptor that started [`RUNS_MAX`] times without any leader counting it once is refused, until an
 //!   operator has the others forget (`paxos repair forget-witness`).
 //! - A leader reads a table when a connection opens and with each promise. What another leader passes on between that and

@@ -276,5 +276,14 @@ pub(crate) fn planted() -> Vec<Case> {
             commits: 1,
             ..rollback::Scenario::small("a list that was cut, vouched for by what was heard")
         }),
+        Case::Rollback(rollback::Scenario {
+            bug: Some(rollback::Bug::NewRunCountsUnasked),
+            observers: 2,
+            tables: 1,
+            others_needed: 1,
+            starts: 1,
+            commits: 1,
+            ..rollback::Scenario::small("a new run that others were not asked about")
+        }),
     ]
 }

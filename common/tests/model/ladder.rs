@@ -266,6 +266,18 @@ pub(crate) fn small() -> Vec<Rung> {
                 ..rollback::Scenario::small("9 a disk that goes back, lists of two runs")
             }),
         ),
+        case(
+            27_030,
+            Case::Rollback(rollback::Scenario {
+                observers: 2,
+                tables: 1,
+                others_needed: 1,
+                starts: 1,
+                commits: 1,
+                expected: &[Sight::LostDiskRefused],
+                ..rollback::Scenario::small("9 a disk that goes back while one who counts hears nothing")
+            }),
+        ),
     ]
 }
 
@@ -402,6 +414,29 @@ pub(crate) fn large() -> Vec<Rung> {
             commits: 1,
             expected: &[Sight::LostDiskRefused],
             ..rollback::Scenario::small("9 a disk that goes back, lists of one run, two tables")
+        })),
+        case(Case::Rollback(rollback::Scenario {
+            observers: 2,
+            tables: 1,
+            others_needed: 1,
+            starts: 2,
+            commits: 1,
+            expected: &[Sight::LostDiskRefused],
+            ..rollback::Scenario::small(
+                "9 a disk that goes back while one who counts hears nothing, two starts",
+            )
+        })),
+        case(Case::Rollback(rollback::Scenario {
+            observers: 2,
+            tables: 2,
+            others_needed: 1,
+            starts: 2,
+            commits: 1,
+            put_back: true,
+            expected: &[Sight::LostDiskRefused, Sight::RightDiskTrusted],
+            ..rollback::Scenario::small(
+                "9 a disk that goes back while one who counts hears nothing, two tables",
+            )
         })),
     ]
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt};
 
 use paxos_common::paxos::{
     identity::{AcceptorUuid, CommitCounter, RunNumber},
-    witness::{Guard, Run, WITNESSED_RUNS_MAX, Witnesses},
+    witness::{Guard, History, Judgement, Run, WITNESSED_RUNS_MAX, Witnesses},
 };
 use stateright::{Model, Property};
 
@@ -19,6 +19,8 @@ pub(crate) struct Scenario {
     pub(crate) observers: usize,
     /// Other acceptors, which store what is passed on to them.
     pub(crate) tables: usize,
+    /// How many of them must tell what they store about a run that is new to an observer. At most one, here.
+    pub(crate) others_needed: usize,
     /// How many runs the acceptor keeps and shows.
     pub(crate) runs_max: usize,
     /// How often the process may start again.
@@ -44,6 +46,8 @@ pub(crate) enum Bug {
     TooOldAgrees,
     /// What an observer heard itself vouches for a list that was cut.
     OwnHearingVouches,
+    /// A run that is new to an observer counts by what it was told before.
+    NewRunCountsUnasked,
 }
 
 impl Scenario {
@@ -53,6 +57,7 @@ impl Scenario {
             name,
             observers: 1,
             tables: 0,
+            others_needed: 0,
             runs_max: 100,
             starts: 4,
             commits: 2,
@@ -135,6 +140,8 @@ pub(crate) struct State {
     right: Option<Disk>,
     /// Runs that began on a copy.
     fork: BTreeSet<RunNumber>,
+    /// Runs that began when every table held a proof against the disk.
+    proved: BTreeSet<RunNumber>,
     observers: Vec<Observer>,
     tables: Vec<Table>,
     starts: u64,
@@ -158,8 +165,8 @@ pub(crate) enum Action {
     GoBack,
     /// The process ends, the right disk is put back, and the process starts again.
     PutBack,
-    /// The acceptor shows its runs to an observer.
-    Open(usize),
+    /// The acceptor shows its runs to an observer, which then asks a table.
+    Open(usize, Option<usize>),
     /// It answers one, who counts the answer if its guard lets it.
     Answer(usize),
     /// An observer reads what another acceptor stores.
@@ -178,7 +185,13 @@ impl fmt::Debug for Action {
             Self::Copy => write!(f, "its disk is copied"),
             Self::GoBack => write!(f, "its disk goes back to the copy"),
             Self::PutBack => write!(f, "its right disk is put back"),
-            Self::Open(observer) => write!(f, "it shows its runs to observer {observer}"),
+            Self::Open(observer, None) => write!(f, "it shows its runs to observer {observer}"),
+            Self::Open(observer, Some(table)) => {
+                write!(
+                    f,
+                    "it shows its runs to observer {observer}, which asks table {table}"
+                )
+            }
             Self::Answer(observer) => write!(f, "it answers observer {observer}"),
             Self::Tell(table, observer) => write!(f, "observer {observer} reads table {table}"),
             Self::PassOn(observer, table) => write!(f, "observer {observer} passes on to table {table}"),
@@ -203,7 +216,7 @@ impl Rollback {
     }
 
     fn guard(&self) -> Guard {
-        Guard::new(self.scenario.runs_max)
+        Guard::with(self.scenario.runs_max, self.scenario.others_needed)
     }
 
     /// The runs as they are shown.
@@ -221,22 +234,43 @@ impl Rollback {
     fn start(&self, state: &mut State) {
         state.starts += 1;
         state.disk.start(state.starts + 1, self.scenario.runs_max);
+        let present = state.disk.present().run;
         if state.right.is_some() {
-            state.fork.insert(state.disk.present().run);
+            state.fork.insert(present);
+        }
+        if self.scenario.others_needed > 0 && self.is_proved_everywhere(state) {
+            state.proved.insert(present);
         }
         for observer in &mut state.observers {
             observer.is_open = false;
         }
     }
 
-    fn open(&self, state: &mut State, place: usize) {
+    /// Whether every table holds a proof against the disk.
+    fn is_proved_everywhere(&self, state: &State) -> bool {
+        let history = History::new(&state.disk.runs, self.scenario.runs_max);
+        let proves = |(run, heard)| matches!(history.judge(run, heard), Judgement::WentBack(_));
+        let mut tables = state.tables.iter();
+        !state.tables.is_empty() && tables.all(|table| table.stored.of(ACCEPTOR).any(proves))
+    }
+
+    fn open(&self, state: &mut State, place: usize, table: Option<usize>) {
         let mut runs = self.shown(&state.disk);
+        let asked = table.map(|table| {
+            let told = state.tables[table].clone();
+            if self.has(Bug::NewRunCountsUnasked) {
+                return (holder(table), Witnesses::default());
+            }
+            state.observers[place].heard.extend(told.heard);
+            (holder(table), told.stored)
+        });
+        let others: Vec<_> = asked.into_iter().collect();
         let counted = state.observers.iter().flat_map(|observer| &observer.heard);
         let mut counted = counted.chain(state.tables.iter().flat_map(|table| &table.heard));
         let holds_all = counted.all(|commit| state.disk.commits.contains(commit));
         let observer = &mut state.observers[place];
         observer.is_open = true;
-        let _ = observer.guard.introduce(ACCEPTOR, &runs, []);
+        let _ = observer.guard.introduce(ACCEPTOR, &runs, [], &others);
         if self.has(Bug::TooOldAgrees)
             && !observer.guard.trusts(ACCEPTOR)
             && runs.len() == self.scenario.runs_max
@@ -253,7 +287,7 @@ impl Rollback {
                     );
                 }
             }
-            let _ = observer.guard.introduce(ACCEPTOR, &runs, []);
+            let _ = observer.guard.introduce(ACCEPTOR, &runs, [], &others);
         }
         // What a list does not reach back to may be too old for a sound one as well.
         let is_complete =
@@ -279,7 +313,8 @@ impl Rollback {
             return;
         }
         let counts_lost = !observer.heard.is_subset(&state.disk.commits);
-        state.lost_disk_counted |= counts_lost && !state.fork_passed_on;
+        let counts_proved = state.proved.contains(&present.run);
+        state.lost_disk_counted |= (counts_lost || counts_proved) && !state.fork_passed_on;
         if self.has(Bug::CounterAlone) {
             let run = RunNumber::from_random(0);
             let _ = observer
@@ -336,6 +371,7 @@ impl Model for Rollback {
             copy: None,
             right: None,
             fork: BTreeSet::new(),
+            proved: BTreeSet::new(),
             observers: vec![observer; self.scenario.observers],
             tables: vec![Table::default(); self.scenario.tables],
             starts: 0,
@@ -366,7 +402,12 @@ impl Model for Rollback {
         for (place, observer) in state.observers.iter().enumerate() {
             // Who does not trust it asks for its runs again.
             if !observer.is_open || !observer.guard.trusts(ACCEPTOR) {
-                actions.push(Action::Open(place));
+                match self.scenario.others_needed {
+                    0 => actions.push(Action::Open(place, None)),
+                    _ => {
+                        actions.extend((0..state.tables.len()).map(|table| Action::Open(place, Some(table))));
+                    }
+                }
             }
             if observer.is_open {
                 actions.push(Action::Answer(place));
@@ -399,7 +440,7 @@ impl Model for Rollback {
                 state.disk = state.right.take().unwrap_or_default();
                 self.start(&mut state);
             }
-            Action::Open(place) => self.open(&mut state, place),
+            Action::Open(place, table) => self.open(&mut state, place, table),
             Action::Answer(place) => self.answer(&mut state, place),
             Action::Tell(table, place) => Self::tell(&mut state, table, place),
             Action::PassOn(place, table) => Self::pass_on(&mut state, place, table),

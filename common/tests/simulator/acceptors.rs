@@ -352,6 +352,10 @@ impl World<'_> {
             self.reported_to(acceptor, proposer, *number);
             return;
         }
+        if let Message::Recall(question) = message {
+            self.recall(acceptor, from, question);
+            return;
+        }
         if let (Message::Observe(kind, slot), Node::Learner(learner)) = (&message, from) {
             let process = &mut self.acceptors[acceptor];
             process.observers.insert((learner, *kind));
@@ -409,11 +413,19 @@ impl World<'_> {
 
     /// Decides whatever waits, unless a group is on its way to the disk.
     fn write_group(&mut self, acceptor: usize) {
+        // A loop, because a full disk turns away a long queue group by group, and none of these groups is written.
+        while self.is_answered_at_once(acceptor) {}
+    }
+
+    /// Takes the next group; tells whether all of it was answered without a commit.
+    fn is_answered_at_once(&mut self, acceptor: usize) -> bool {
         let take = self.rng.random_range(1..=self.knobs.group_max);
         let process = &mut self.acceptors[acceptor];
-        let Some(core) = &process.core else { return };
+        let Some(core) = &process.core else {
+            return false;
+        };
         if process.committing.is_some() || process.queue.is_empty() || self.tampering.blocks(acceptor) {
-            return;
+            return false;
         }
         let take = take.min(process.queue.len());
         if take > 1 {
@@ -469,10 +481,10 @@ impl World<'_> {
                 Happening::Committed { acceptor, run }
             };
             self.plan(self.now + takes, outcome);
-        } else {
-            self.release(acceptor, group, answers, claims);
-            self.write_group(acceptor);
+            return false;
         }
+        self.release(acceptor, group, answers, claims);
+        true
     }
 
     pub(crate) fn acceptor_committed(&mut self, acceptor: usize, run: u64) {
@@ -640,6 +652,8 @@ impl World<'_> {
                     | Message::Page(..)
                     | Message::PrepareRefused(_)
                     | Message::Ask(_)
+                    | Message::Recall(_)
+                    | Message::Recalled(..)
                     | Message::Said(..)
                     | Message::Alive { .. }
                     | Message::Opened

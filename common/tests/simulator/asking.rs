@@ -71,19 +71,29 @@ impl World<'_> {
         else {
             return;
         };
+        let process = &mut self.proposers[proposer];
+        let call = scan.map(|scan| scan.number);
+        // A call breaks once, however many of its pages are lost with it.
+        if !process.asking_again.insert((acceptor, call)) {
+            return;
+        }
         let again = Happening::AskAgain {
             proposer,
-            run: self.proposers[proposer].run,
+            run: process.run,
             acceptor,
-            call: scan.map(|scan| scan.number),
+            call,
         };
         let at = self.now + self.rng.random_range(10..=200) * MILLISECOND;
         self.plan(at, again);
     }
 
     pub(crate) fn ask_again(&mut self, proposer: usize, run: u64, acceptor: usize, call: Option<u64>) {
-        let process = &self.proposers[proposer];
-        if process.run != run || !process.is_up() || !process.open.contains(&acceptor) {
+        let process = &mut self.proposers[proposer];
+        if process.run != run {
+            return;
+        }
+        process.asking_again.remove(&(acceptor, call));
+        if !process.is_up() || !process.open.contains(&acceptor) {
             return;
         }
         if let Some((prepare, scan)) = process.asking.get(&(acceptor, call)).cloned() {

@@ -97,6 +97,8 @@ pub(crate) fn decide(
         | Message::PrepareRefused(_)
         | Message::Answer(..)
         | Message::Ask(_)
+        | Message::Recall(_)
+        | Message::Recalled(..)
         | Message::Said(..)
         | Message::Alive { .. }
         | Message::Opened

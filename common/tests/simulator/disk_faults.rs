@@ -67,6 +67,8 @@ impl World<'_> {
             let ahead = self.rng.random_range(0..=2_000) * MILLISECOND;
             let acceptor = self.some_acceptor();
             self.acceptors[acceptor].clock.jump(now, rate, ahead);
+            // By its clock, it has not heard the leader for a while.
+            self.acceptors[acceptor].hearing.since = now;
         } else {
             let proposer = self.some_proposer();
             self.proposers[proposer].clock.jump(now, rate, 0);

@@ -57,6 +57,7 @@ impl World<'_> {
                 Effect::Reopen(acceptor) => {
                     self.statistics.count(Counted::LinksReopened);
                     let acceptor = self.place(acceptor);
+                    self.proposers[proposer].introductions.distrusted(acceptor);
                     self.plan(self.now, Happening::LinkClosed { acceptor, proposer });
                     self.reset_streams(|stream| (stream.proposer, stream.acceptor) == (proposer, acceptor));
                 }

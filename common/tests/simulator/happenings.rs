@@ -97,6 +97,12 @@ pub(crate) enum Happening {
         runs: Vec<witness::Run>,
         remembers: Witnesses,
     },
+    /// A driver waits no longer for what others remember.
+    OthersAwaited {
+        proposer: usize,
+        run: u64,
+        question: u64,
+    },
     CommitFailed {
         acceptor: usize,
         run: u64,
@@ -173,6 +179,7 @@ impl Happening {
             Self::LinkOpened { proposer, .. }
             | Self::LinkClosed { proposer, .. }
             | Self::Introduced { proposer, .. }
+            | Self::OthersAwaited { proposer, .. }
             | Self::Fired { proposer, .. }
             | Self::FlushDue { proposer, .. }
             | Self::ReportDue { proposer, .. }

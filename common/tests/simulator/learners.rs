@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use paxos_common::paxos::{
-    identity::RunNumber,
+    identity::{CommitCounter, RunNumber},
     learner::Learner,
+    quorum::Quorums,
     reading::Event,
     slot::Slot,
-    witness::{Found, Guard},
+    witness::Guard,
 };
 use rand::RngExt as _;
 
@@ -20,7 +21,6 @@ use super::{
     world::{Happening, Time, World, uuid},
 };
 
-#[derive(Default)]
 pub(crate) struct LearnerProcess {
     /// `None` while the process is down.
     pub(crate) core: Option<Learner>,
@@ -29,7 +29,7 @@ pub(crate) struct LearnerProcess {
     stored: Slot,
     /// Whom it counts.
     pub(crate) guard: Guard,
-    /// The run in which each acceptor last showed itself.
+    /// The run in which each acceptor last showed itself, of those that were trusted.
     pub(crate) shown: BTreeMap<usize, RunNumber>,
     /// As after what was handed out.
     state: State,
@@ -43,6 +43,22 @@ pub(crate) struct LearnerProcess {
 }
 
 impl LearnerProcess {
+    /// It has not started yet.
+    pub(crate) fn new(quorums: Quorums) -> Self {
+        Self {
+            core: None,
+            run: 0,
+            stored: Slot::ZERO,
+            guard: Guard::new(quorums),
+            shown: BTreeMap::new(),
+            state: State::default(),
+            feed: 0,
+            looked_at: Slot::ZERO,
+            readers: None,
+            paused_until: 0,
+        }
+    }
+
     pub(crate) fn is_up(&self) -> bool {
         self.core.is_some()
     }
@@ -68,7 +84,7 @@ impl World<'_> {
         let feed = self.rng.random_range(0..self.acceptors.len());
         let process = &mut self.learners[learner];
         process.run += 1;
-        process.guard = Guard::default();
+        process.guard = Guard::new(self.knobs.quorums);
         process.shown.clear();
         process.feed = feed;
         process.looked_at = process.stored;
@@ -123,28 +139,6 @@ impl World<'_> {
         self.send(this, Node::Acceptor(feed), Message::Observe(Kind::Values, from));
     }
 
-    /// An acceptor that runs shows itself to a learner.
-    pub(crate) fn introduce_to_learner(&mut self, learner: usize, acceptor: usize) {
-        let Some((runs, remembers)) = self.introduction(acceptor) else {
-            return;
-        };
-        let process = &mut self.learners[learner];
-        process
-            .shown
-            .extend(runs.last().map(|present| (acceptor, present.run)));
-        let found = process.guard.introduce(uuid(acceptor), &runs, remembers.iter());
-        self.found_by_learner(found);
-    }
-
-    /// A learner doubts an acceptor, or finds it out.
-    fn found_by_learner(&mut self, found: Vec<Found>) {
-        for found in found {
-            if let Found::Refused(went_back) = found {
-                self.refused("a learner", went_back);
-            }
-        }
-    }
-
     /// A learner that has not moved pages again, from another feed.
     pub(crate) fn stall_check(&mut self, learner: usize, run: u64) {
         let feed = self.rng.random_range(0..self.acceptors.len());
@@ -176,22 +170,38 @@ impl World<'_> {
         }
     }
 
-    pub(crate) fn learner_receives(&mut self, learner: usize, from: Node, mut message: Message) {
+    pub(crate) fn learner_receives(
+        &mut self,
+        learner: usize,
+        from: Node,
+        mut message: Message,
+        stamp: (RunNumber, CommitCounter),
+    ) {
         self.tampering.tamper_with_frame(learner, &mut message);
         let acceptor = match from {
             Node::Acceptor(acceptor) => acceptor,
             Node::Proposer(_) | Node::Learner(_) | Node::Clients => panic!("not for a learner"),
         };
-        if let Message::Tailed(nonce, tail, run) = message {
-            self.tailed(learner, acceptor, nonce, tail, run);
+        if !self.learners[learner].is_up() {
+            return;
+        }
+        if !self.learner_counts(learner, acceptor, stamp) {
+            // The acceptor has to show its runs first. A frame is sent again on a stream that opens after that.
+            if !matches!(message, Message::Tailed(..)) {
+                return;
+            }
+            self.introduce_to_learner(learner, acceptor);
+            if !self.learner_counts(learner, acceptor, stamp) {
+                return;
+            }
+        }
+        if let Message::Tailed(nonce, tail) = message {
+            self.tailed(learner, acceptor, nonce, tail);
             return;
         }
         let take = self.rng.random_range(1..=4);
         let process = &mut self.learners[learner];
         let Some(core) = &mut process.core else { return };
-        if !process.guard.trusts(uuid(acceptor)) {
-            return;
-        }
         // The window is larger than any log here, so that all of it is always taken.
         match message {
             Message::Votes(votes) => {
@@ -211,6 +221,8 @@ impl World<'_> {
             | Message::PrepareRefused(_)
             | Message::Answer(..)
             | Message::Ask(_)
+            | Message::Recall(_)
+            | Message::Recalled(..)
             | Message::Said(..)
             | Message::Alive { .. }
             | Message::Opened

@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, time::Duration};
 
 use paxos_common::paxos::{
     ballot::Ballot,
-    identity::RunNumber,
     message::{Accept, AcceptAnswer, Prepare, PromisePage, Row, Word},
     proposer::{Outcome, Scan},
     reading::Tail,
@@ -44,6 +43,8 @@ pub(crate) enum Message {
     FetchChosen(u64, Slot, Slot),
     /// A report.
     Ask(u64),
+    /// What does it remember of others?
+    Recall(u64),
     // Acceptor to proposer.
     /// With what its sender remembers of others.
     Page(Ballot, Option<Scan>, PromisePage, Witnesses),
@@ -62,13 +63,14 @@ pub(crate) enum Message {
     /// What an acceptor says to the report of that number, or later.
     Said(u64, Word),
     Fetched(u64, Slot, Vec<(Slot, Value)>),
+    /// What its sender remembers of others, answering that question.
+    Recalled(u64, Witnesses),
     // Learner to acceptor, and back.
     Observe(Kind, Slot),
     Votes(Vec<(Ballot, SlotRange)>),
     Rows(Vec<Row>, Slot),
     Tail(u64),
-    /// With the run of its sender.
-    Tailed(u64, Tail, RunNumber),
+    Tailed(u64, Tail),
     // Callers of a proposer (clients, and other proposers) and its answers.
     Propose {
         request: u64,

@@ -12,7 +12,6 @@ use paxos_common::paxos::{
     message::Prepare,
     proposer::{Event, Pending, Phase, Proposer, RequestId, Scan, Settings, Timer},
     slot::Slot,
-    witness::{Run, Witnesses},
 };
 use rand::RngExt as _;
 
@@ -20,6 +19,7 @@ use super::{
     acceptors::Lost,
     calls::Caller,
     clock::Clock,
+    introductions::Introductions,
     invariants::watermarks_are_true::Watermarks,
     knobs::{LEADER_TIMEOUT, MILLISECOND},
     log::Happened,
@@ -40,8 +40,8 @@ pub(crate) struct ProposerProcess {
     flush_planned: bool,
     /// Acceptors that it has an open link to; what comes in from others does not count.
     pub(crate) open: BTreeSet<usize>,
-    /// Acceptors that are about to show who they are.
-    opening: BTreeSet<usize>,
+    /// What its driver knows of acceptors that show who they are.
+    pub(crate) introductions: Introductions,
     /// The run in which each acceptor showed itself last: what comes from another does not count.
     pub(crate) introduced: BTreeMap<usize, RunNumber>,
     /// The number of the last report, and when each was sent that may still be answered.
@@ -51,6 +51,8 @@ pub(crate) struct ProposerProcess {
     pub(crate) keepers: BTreeMap<(Ballot, usize), Keeper>,
     /// Questions under way: the promises that its driver collects.
     pub(crate) asking: BTreeMap<(usize, Option<u64>), (Prepare, Option<Scan>)>,
+    /// Those that broke, and are about to be asked again.
+    pub(crate) asking_again: BTreeSet<(usize, Option<u64>)>,
     pub(crate) clock: Clock,
     /// When it began to stand still.
     pub(crate) stopped_at: Option<Time>,
@@ -118,11 +120,12 @@ impl World<'_> {
         process.clock = Clock::started(self.now, clock);
         process.flush_planned = false;
         process.open.clear();
-        process.opening.clear();
+        process.introductions = Introductions::default();
         process.introduced.clear();
         process.sent.clear();
         process.keepers.clear();
         process.asking.clear();
+        process.asking_again.clear();
         process.stopped_at = None;
         process.core = Some(Proposer::new(
             id,
@@ -173,66 +176,6 @@ impl World<'_> {
             let back = self.now + self.rng.random_range(0..=500) * MILLISECOND;
             self.plan(back, Happening::Restart(Node::Proposer(proposer)));
         }
-    }
-
-    pub(crate) fn link_opened(&mut self, acceptor: usize, proposer: usize) {
-        let blank = self.is_blank(acceptor);
-        let Some((runs, remembers)) = self.introduction(acceptor).filter(|_| !blank) else {
-            return;
-        };
-        let process = &mut self.proposers[proposer];
-        // One attempt after the other; what an acceptor shows may be old when it arrives.
-        if process.core.is_some() && process.opening.insert(acceptor) {
-            let shown = Happening::Introduced {
-                acceptor,
-                proposer,
-                run: process.run,
-                runs,
-                remembers,
-            };
-            self.plan_within(50 * MILLISECOND, shown);
-        }
-    }
-
-    pub(crate) fn introduced(
-        &mut self,
-        (acceptor, proposer): (usize, usize),
-        run: u64,
-        runs: Vec<Run>,
-        remembers: Witnesses,
-    ) {
-        let process = &mut self.proposers[proposer];
-        if process.run != run || process.core.is_none() {
-            return;
-        }
-        process.opening.remove(&acceptor);
-        if !self.acceptors[acceptor].is_up() {
-            return;
-        }
-        process.open.insert(acceptor);
-        if let Some(present) = runs.last() {
-            process.introduced.insert(acceptor, present.run);
-        }
-        self.acceptors[acceptor].linked.insert(proposer);
-        self.note(|| {
-            format!(
-                "acceptor {acceptor} shows proposer {proposer} its runs {runs:?}, and remembers {remembers:?}"
-            )
-        });
-        let introduced = Event::Introduced {
-            acceptor: uuid(acceptor),
-            runs,
-            remembers,
-        };
-        self.tell(proposer, introduced);
-        self.tell(proposer, Event::Opened(uuid(acceptor)));
-    }
-
-    pub(crate) fn link_closed(&mut self, acceptor: usize, proposer: usize) {
-        self.proposers[proposer].open.remove(&acceptor);
-        self.tell(proposer, Event::Closed(uuid(acceptor)));
-        // A link that breaks is opened again, as often as it takes.
-        self.plan_within(100_000, Happening::LinkOpened { acceptor, proposer });
     }
 
     pub(crate) fn fired(&mut self, proposer: usize, run: u64, timer: Timer, generation: u64) {
@@ -353,6 +296,8 @@ impl World<'_> {
             | Message::Accept(..)
             | Message::FetchChosen(..)
             | Message::Ask(_)
+            | Message::Recall(_)
+            | Message::Recalled(..)
             | Message::Opened
             | Message::Observe(..)
             | Message::Votes(_)

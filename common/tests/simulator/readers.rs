@@ -201,7 +201,7 @@ impl World<'_> {
             voted_to: core.voted_to(),
             trimmed_to: core.trimmed_to(),
         };
-        let tailed = Message::Tailed(nonce, tail, core.stamp().run);
+        let tailed = Message::Tailed(nonce, tail);
         self.send(Node::Acceptor(acceptor), asker, tailed);
     }
 

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 
 use paxos_common::paxos::{
-    identity::RunNumber,
     reading::{Effect, Event, ReadId, Reading, Tail},
     slot::Slot,
 };
@@ -124,21 +123,8 @@ impl World<'_> {
         }
     }
 
-    /// An acceptor tells its tail, in one of its runs.
-    pub(crate) fn tailed(&mut self, learner: usize, acceptor: usize, nonce: u64, tail: Tail, run: RunNumber) {
-        let process = &mut self.learners[learner];
-        if process.core.is_none() {
-            return;
-        }
-        // A late answer must not pass for an introduction: three of them that are older than what others remember, and
-        // the guard would refuse an acceptor that merely restarted.
-        if process.shown.get(&acceptor) != Some(&run) || !process.guard.trusts(uuid(acceptor)) {
-            self.introduce_to_learner(learner, acceptor);
-        }
-        let process = &mut self.learners[learner];
-        if process.shown.get(&acceptor) != Some(&run) || !process.guard.trusts(uuid(acceptor)) {
-            return;
-        }
+    /// An acceptor that counts tells its tail.
+    pub(crate) fn tailed(&mut self, learner: usize, acceptor: usize, nonce: u64, tail: Tail) {
         for (acceptor, nonce) in self.tamper_with_tail(learner, acceptor, nonce) {
             let acceptor = uuid(acceptor);
             let tailed = Event::Tailed {

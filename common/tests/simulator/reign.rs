@@ -71,8 +71,13 @@ impl World<'_> {
                                 .is_some()
                         })
                 });
+                // One that rejects the ballot, or refuses it until it is led up to it, hears nobody at it.
+                let takes_it = process.core.as_ref().is_some_and(|core| {
+                    core.promised() <= leads_at && core.promised().admits_jump_to(leads_at)
+                });
                 hearing.ballot == leads_at
                     && is_open
+                    && takes_it
                     && process.lost.is_none()
                     && self.now - hearing.since > Time::from(HEARD_FOR) * micros(LEADER_TIMEOUT)
                     && self.now - hearing.last < micros(LEADER_TIMEOUT) * 3 / 4

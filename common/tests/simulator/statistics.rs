@@ -72,6 +72,8 @@ pub(crate) enum Counted {
     RowsDamaged,
     RowsFoundDamaged,
     RowsUnknownInPromises,
+    RunsUnwitnessed,
+    RunsWitnessed,
     SlotsChosen,
     SlotsRepaired,
     SlotsTakenOver,
@@ -83,7 +85,7 @@ pub(crate) enum Counted {
 }
 
 impl Counted {
-    pub(crate) const ALL: [Self; 74] = [
+    pub(crate) const ALL: [Self; 76] = [
         Self::AcceptorsCrashed,
         Self::AcceptorsRefused,
         Self::AcceptorsStopped,
@@ -150,6 +152,8 @@ impl Counted {
         Self::RowsDamaged,
         Self::RowsFoundDamaged,
         Self::RowsUnknownInPromises,
+        Self::RunsUnwitnessed,
+        Self::RunsWitnessed,
         Self::SlotsChosen,
         Self::SlotsRepaired,
         Self::SlotsTakenOver,

@@ -72,6 +72,7 @@ impl World<'_> {
             return;
         };
         let (acceptor, was_open) = (stream.acceptor, std::mem::take(&mut stream.open_there));
+        stream.ended_there = true;
         let ballot = stream.ballot;
         let is_over = !stream.open_here;
         if was_open && !restarted && stream.acceptor_run == self.acceptors[acceptor].run {
@@ -148,7 +149,7 @@ impl World<'_> {
                 Node::Proposer(_) => self.close_here(id),
                 Node::Acceptor(_) => {
                     let stream = self.streams.all.get_mut(&id).expect("listed just now");
-                    stream.open_there = false;
+                    (stream.open_there, stream.ended_there) = (false, true);
                     let node = Node::Proposer(stream.proposer);
                     self.plan_within(20 * MILLISECOND, Happening::StreamEnds { stream: id, node });
                 }

@@ -36,6 +36,8 @@ pub(crate) struct Stream {
     down: Time,
     pub(crate) open_here: bool,
     pub(crate) open_there: bool,
+    /// It has ended at the acceptor: what arrives later is lost.
+    pub(crate) ended_there: bool,
 }
 
 /// What a driver keeps open.
@@ -100,6 +102,7 @@ impl World<'_> {
             down: self.now,
             open_here: true,
             open_there: false,
+            ended_there: false,
         };
         self.streams.all.insert(id, stream);
         if let Some(keeper) = self.proposers[proposer].keepers.get_mut(&(ballot, acceptor)) {
@@ -245,9 +248,11 @@ impl World<'_> {
             ballot,
             open_here,
             open_there,
+            ended_there,
             ..
         } = stream;
         match to {
+            Node::Acceptor(_) if ended_there => {}
             Node::Acceptor(_) => {
                 let process = &self.acceptors[acceptor];
                 if !process.is_up() || process.run != acceptor_run {

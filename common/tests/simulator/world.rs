@@ -184,7 +184,7 @@ impl<'a> World<'a> {
             self.proposers.push(ProposerProcess::default());
         }
         for _ in 0..self.knobs.learners {
-            self.learners.push(LearnerProcess::default());
+            self.learners.push(LearnerProcess::new(self.knobs.quorums));
         }
         for acceptor in 0..self.acceptors.len() {
             self.start_acceptor(acceptor);
@@ -295,6 +295,11 @@ impl<'a> World<'a> {
                 runs,
                 remembers,
             } => self.introduced((acceptor, proposer), run, runs, remembers),
+            Happening::OthersAwaited {
+                proposer,
+                run,
+                question,
+            } => self.others_awaited(proposer, run, question),
             Happening::CommitFailed { acceptor, run } => self.commit_failed(acceptor, run),
             Happening::DamageFound { acceptor, run } => self.damage_found(acceptor, run),
             Happening::LinkOpened { acceptor, proposer } => self.link_opened(acceptor, proposer),
@@ -329,6 +334,13 @@ impl<'a> World<'a> {
             return;
         }
         self.note(|| format!("{from:?} → {to:?}: {message:?}"));
+        let message = match (from, to, message) {
+            // Asked of acceptors that have not shown who they are, too.
+            (Node::Acceptor(other), Node::Proposer(proposer), Message::Recalled(question, remembers)) => {
+                return self.recalled(proposer, other, question, remembers);
+            }
+            (_, _, message) => message,
+        };
         if let (Node::Acceptor(acceptor), Node::Proposer(proposer), Some((run, commit_counter))) =
             (from, to, stamp)
         {
@@ -343,7 +355,12 @@ impl<'a> World<'a> {
         match to {
             Node::Acceptor(acceptor) => self.acceptor_receives(acceptor, from, message),
             Node::Proposer(proposer) => self.proposer_receives(proposer, from, message),
-            Node::Learner(learner) => self.learner_receives(learner, from, message),
+            Node::Learner(learner) => {
+                let Some(stamp) = stamp else {
+                    panic!("acceptors stamp what they send to learners: {message:?}")
+                };
+                self.learner_receives(learner, from, message, stamp);
+            }
             Node::Clients => self.client_receives(&message),
         }
     }

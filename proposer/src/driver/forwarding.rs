@@ -37,7 +37,7 @@ impl Driver {
                 Input::Core(_)
                 | Input::Told(..)
                 | Input::Stream(..)
-                | Input::Opened(..)
+                | Input::Introduced(..)
                 | Input::Closed(_) => {}
             }
         }

@@ -9,7 +9,7 @@ use paxos_client::{
 use paxos_common::{
     paxos::{
         identity::AcceptorUuid,
-        witness::{Guard, WentBack},
+        witness::{Guard, RUNS_MAX, WentBack},
     },
     wire,
 };
@@ -76,12 +76,13 @@ pub(super) fn judge(status: &ClusterStatus, leader: Option<&Peer>) -> Judged {
 /// Acceptors whose disks contradict what they had told. Between two answers of a status one may have restarted: believe
 /// it when it is still so a moment later.
 fn went_back(status: &ClusterStatus) -> Vec<WentBack> {
-    let mut guard = Guard::default();
+    // All are asked at about the same time, and nothing is counted on here.
+    let mut guard = Guard::with(RUNS_MAX, 0);
     for answer in status.answers() {
         if let (Some(acceptor), Some(stamp)) = (uuid(answer), &answer.stamp) {
             let remembers = wire::read_witnesses(&answer.witnesses).unwrap_or_default();
             // Who contradicts is asked for below, when all have spoken.
-            let _ = guard.introduce(acceptor, &wire::runs(&stamp.runs), remembers.iter());
+            let _ = guard.introduce(acceptor, &wire::runs(&stamp.runs), remembers.iter(), &[]);
         }
     }
     status

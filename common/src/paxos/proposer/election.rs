@@ -1,8 +1,9 @@
 //! Elections: when a standby campaigns because the leader is gone.
 //!
 //! A phase-1 quorum of fresh answers must find the leader gone. The standby then waits for a random time, reports once
-//! more, and campaigns only on answers to that report: so a candidate that was faster is noticed. While a phase-2 quorum
-//! hears the leader, fewer than a phase-1 quorum can miss it, because the two intersect.
+//! more, and campaigns only on answers to that report: so a candidate that was faster is noticed. These answers must be
+//! fresh too: a process that was frozen meanwhile finds old ones when it goes on. While a phase-2 quorum hears the leader,
+//! fewer than a phase-1 quorum can miss it, because the two intersect.
 
 use std::time::Duration;
 
@@ -98,12 +99,13 @@ impl Proposer {
         Some(ended_min(self.settings.leader_timeout).saturating_sub(since))
     }
 
-    /// Whether, by answers to reports sent at `since` or later, a phase-1 quorum finds the leader gone, and a phase-2
+    /// Whether, by fresh answers to reports sent at `since` or later, a phase-1 quorum finds the leader gone, and a phase-2
     /// quorum answers at all.
     fn is_gone_since(&self, since: Duration) -> Option<Why> {
         let quorums = self.electorate.quorums();
         let timeout = self.settings.leader_timeout;
-        let answers = || self.reports.iter().filter(|(_, report)| report.sent >= since);
+        let counts = |report: &Report| report.sent >= since && self.is_fresh(report);
+        let answers = || self.reports.iter().filter(|(_, report)| counts(report));
         let gone: Vec<(AcceptorUuid, Gone)> = answers()
             .filter_map(|(&acceptor, report)| Some((acceptor, report.gone(timeout)?)))
             .collect();

@@ -1,9 +1,12 @@
 //! Guard: decides by their runs which acceptors count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{History, Judgement, Known, RUNS_MAX, Run, WITNESSED_RUNS_MAX, WentBack, Witnesses};
-use crate::paxos::identity::{AcceptorUuid, CommitCounter, RunNumber};
+use crate::paxos::{
+    identity::{AcceptorUuid, CommitCounter, RunNumber},
+    quorum::Quorums,
+};
 
 /// How often an acceptor must contradict what is remembered of it, one opening after the other, before it is refused.
 ///
@@ -26,6 +29,16 @@ pub enum Found {
     Refused(WentBack),
     /// It was refused, and now its runs agree with all that is remembered: its right disk is back.
     Readmitted(AcceptorUuid),
+    /// Too few other acceptors told what they remember after this acceptor had shown its present run: it must not be
+    /// counted until it has shown its runs again, and more have told.
+    Unwitnessed {
+        /// Who showed its runs.
+        acceptor: AcceptorUuid,
+        /// How many others told.
+        told: usize,
+        /// How many others must tell.
+        needed: usize,
+    },
 }
 
 /// Lets only those acceptors count whose runs agree with everything that is remembered of them.
@@ -33,48 +46,92 @@ pub enum Found {
 pub struct Guard {
     /// The length at which a list may have been cut.
     runs_max: usize,
+    /// How many other acceptors must tell what they remember before a new run counts.
+    others_needed: usize,
     /// What this process heard itself from acceptors that it trusted.
     heard: Witnesses,
     /// What the stored table of each acceptor holds, as it told.
     tables: BTreeMap<AcceptorUuid, Witnesses>,
     /// What each acceptor last showed of itself.
     shown: BTreeMap<AcceptorUuid, History>,
+    /// The present run of each acceptor about which enough others were asked, after it was shown.
+    witnessed: BTreeMap<AcceptorUuid, RunNumber>,
     /// The run that they do not know, and how often they showed that.
     suspected: BTreeMap<AcceptorUuid, (RunNumber, u32)>,
     refused: BTreeMap<AcceptorUuid, WentBack>,
 }
 
-impl Default for Guard {
-    fn default() -> Self {
-        Self::new(RUNS_MAX)
-    }
-}
-
 impl Guard {
-    /// Remembers nothing yet. A list of exactly `runs_max` runs may have been cut.
-    pub fn new(runs_max: usize) -> Self {
+    /// Remembers nothing yet. A new run of an acceptor counts once the acceptor and the others that told are a phase-1
+    /// quorum.
+    pub fn new(quorums: Quorums) -> Self {
+        Self::with(RUNS_MAX, quorums.phase1() - 1)
+    }
+
+    /// The same with other bounds: a list of exactly `runs_max` runs may have been cut, and `others_needed` other
+    /// acceptors must tell.
+    pub fn with(runs_max: usize, others_needed: usize) -> Self {
         Self {
             runs_max,
+            others_needed,
             heard: Witnesses::default(),
             tables: BTreeMap::new(),
             shown: BTreeMap::new(),
+            witnessed: BTreeMap::new(),
             suspected: BTreeMap::new(),
             refused: BTreeMap::new(),
         }
     }
 
-    /// An acceptor shows its runs, the present one last, and what it remembers of others. Returns what is found out by
-    /// it, of this acceptor or of others. One that was refused is judged like any other: it is trusted again if all
-    /// that is remembered agrees with its list.
+    /// How many other acceptors must tell what they remember before a new run counts.
+    pub fn others_needed(&self) -> usize {
+        self.others_needed
+    }
+
+    /// Whether enough others have told what they remember since an acceptor first showed this run. If not, they are asked
+    /// before the next [`Self::introduce`].
+    pub fn is_witnessed(&self, acceptor: AcceptorUuid, run: RunNumber) -> bool {
+        self.others_needed == 0 || self.witnessed.get(&acceptor) == Some(&run)
+    }
+
+    /// An acceptor shows its runs, the present one last, and what it remembers of others. `others` are other members, and
+    /// what each told that it remembers: each was asked *after* the acceptor had shown this list. They may be left out
+    /// where the present run is witnessed already.
+    ///
+    /// Returns what is found out by it, of this acceptor or of others. One that was refused is judged like any other: it
+    /// is trusted again if all that is remembered agrees with its list.
     pub fn introduce(
         &mut self,
         acceptor: AcceptorUuid,
         runs: &[Run],
         remembers: impl IntoIterator<Item = (AcceptorUuid, RunNumber, CommitCounter)>,
+        others: &[(AcceptorUuid, Witnesses)],
     ) -> Vec<Found> {
         self.tables.entry(acceptor).or_default().merge(remembers);
+        let others = others.iter().filter(|(other, _)| *other != acceptor);
+        let mut told = BTreeSet::new();
+        for (other, remembers) in others {
+            self.tables.entry(*other).or_default().merge(remembers.iter());
+            // What a disk that went back remembers is true, and may be too little.
+            if self.is_sound(*other) {
+                told.insert(*other);
+            }
+        }
         self.shown.insert(acceptor, History::new(runs, self.runs_max));
         let mut found = Vec::new();
+        let (told_by, told) = (told.clone(), told.len());
+        if let Some(present) = runs.last() {
+            if told >= self.others_needed {
+                self.witnessed.insert(acceptor, present.run);
+            } else if !self.is_witnessed(acceptor, present.run) {
+                let needed = self.others_needed;
+                found.push(Found::Unwitnessed {
+                    acceptor,
+                    told,
+                    needed,
+                });
+            }
+        }
         match self.contradiction(acceptor) {
             // It was found already.
             Some(_) if self.refused.contains_key(&acceptor) => {}
@@ -86,7 +143,9 @@ impl Guard {
             }
         }
         found.append(&mut self.suspects());
-        self.bound(acceptor);
+        for told_by in told_by.into_iter().chain([acceptor]) {
+            self.bound(told_by);
+        }
         found
     }
 
@@ -117,7 +176,7 @@ impl Guard {
         let shown: Vec<_> = self.shown.keys().copied().collect();
         for other in shown
             .into_iter()
-            .filter(|&other| self.trusts(other))
+            .filter(|&other| self.is_sound(other))
             .collect::<Vec<_>>()
         {
             if let Some(went_back) = self.contradiction(other) {
@@ -172,8 +231,15 @@ impl Guard {
         None
     }
 
-    /// Whether an acceptor may be counted, as far as is known.
+    /// Whether an acceptor may be counted: nothing that is remembered contradicts it, and enough others were asked about
+    /// the run that it shows.
     pub fn trusts(&self, acceptor: AcceptorUuid) -> bool {
+        let present = self.shown.get(&acceptor).and_then(|shown| shown.present);
+        self.is_sound(acceptor) && present.is_none_or(|run| self.is_witnessed(acceptor, run))
+    }
+
+    /// Whether nothing that is remembered contradicts an acceptor, as far as it has shown its runs.
+    fn is_sound(&self, acceptor: AcceptorUuid) -> bool {
         !self.refused.contains_key(&acceptor) && !self.suspected.contains_key(&acceptor)
     }
 
@@ -194,11 +260,13 @@ impl Guard {
         self.refused.get(&acceptor).copied()
     }
 
-    /// What a leader passes on to the acceptors, for them to store: nothing of an acceptor that is not trusted.
+    /// What a leader passes on to the acceptors, for them to store: nothing of an acceptor that contradicts.
     pub fn to_pass_on(&self) -> Witnesses {
         let all = self.tables.values().chain([&self.heard]);
         let trusted = all.flat_map(|witnesses| witnesses.iter());
-        let mut witnesses: Witnesses = trusted.filter(|&(acceptor, ..)| self.trusts(acceptor)).collect();
+        let mut witnesses: Witnesses = trusted
+            .filter(|&(acceptor, ..)| self.is_sound(acceptor))
+            .collect();
         witnesses.bound(WITNESSED_RUNS_MAX);
         witnesses
     }

@@ -1,10 +1,16 @@
 //! What the guard trusts, suspects, refuses and readmits.
 
 use super::{guard::CONTRADICTIONS_MAX, *};
+use crate::paxos::quorum::Quorums;
 
 const ACCEPTOR: AcceptorUuid = AcceptorUuid::from_u128(7);
 const OTHER: AcceptorUuid = AcceptorUuid::from_u128(8);
 const THIRD: AcceptorUuid = AcceptorUuid::from_u128(9);
+
+/// It asks no others.
+fn guard() -> Guard {
+    Guard::with(RUNS_MAX, 0)
+}
 
 fn run(number: u64, counter: u64) -> Run {
     Run {
@@ -26,9 +32,9 @@ fn heard(of: &[(u64, u64)]) -> Witnesses {
 
 /// What a table of [`OTHER`] says against a list.
 fn check(witnesses: &Witnesses, list: &[(u64, u64)], runs_max: usize) -> Option<WentBack> {
-    let mut guard = Guard::new(runs_max);
+    let mut guard = Guard::with(runs_max, 0);
     guard.remember(OTHER, witnesses.iter());
-    guard.introduce(ACCEPTOR, &runs(list), []);
+    guard.introduce(ACCEPTOR, &runs(list), [], &[]);
     let found = guard.contradiction(ACCEPTOR);
     assert_eq!(found.is_none(), guard.trusts(ACCEPTOR));
     found
@@ -37,7 +43,7 @@ fn check(witnesses: &Witnesses, list: &[(u64, u64)], runs_max: usize) -> Option<
 /// Shows a list until the acceptor is refused.
 fn refuse(guard: &mut Guard, list: &[Run]) {
     for _ in 0..CONTRADICTIONS_MAX {
-        guard.introduce(ACCEPTOR, list, []);
+        guard.introduce(ACCEPTOR, list, [], &[]);
     }
     assert!(guard.refusal(ACCEPTOR).is_some());
 }
@@ -46,9 +52,9 @@ fn refuse(guard: &mut Guard, list: &[Run]) {
 fn an_acceptor_that_knows_all_it_had_told_passes() {
     let witnesses = heard(&[(1, 10), (2, 25)]);
     assert_eq!(check(&witnesses, &[(1, 10), (2, 30), (3, 31)], 9), None);
-    let mut guard = Guard::default();
+    let mut guard = guard();
     guard.remember(OTHER, witnesses.iter());
-    assert_eq!(guard.introduce(THIRD, &[run(9, 1)], []), []);
+    assert_eq!(guard.introduce(THIRD, &[run(9, 1)], [], &[]), []);
 }
 
 #[test]
@@ -111,9 +117,9 @@ fn a_cut_list_proves_what_it_can_and_needs_a_witness_for_what_is_older() {
 
 #[test]
 fn what_a_process_heard_itself_does_not_vouch_for_a_cut_list() {
-    let mut guard = Guard::new(2);
+    let mut guard = Guard::with(2, 0);
     // An older copy, counted by a process that had not met the one acceptor that knows better.
-    guard.introduce(ACCEPTOR, &runs(&[(1, 5), (2, 8)]), []);
+    guard.introduce(ACCEPTOR, &runs(&[(1, 5), (2, 8)]), [], &[]);
     guard.hear(ACCEPTOR, run(2, 9).run, CommitCounter::new(9));
     assert_eq!(
         guard.remember(OTHER, heard(&[(1, 7)]).iter()),
@@ -121,46 +127,46 @@ fn what_a_process_heard_itself_does_not_vouch_for_a_cut_list() {
     );
     refuse(&mut guard, &runs(&[(1, 5), (2, 8)]));
     // It starts again until the proof has left its list. The run that was heard here is still in it.
-    guard.introduce(ACCEPTOR, &runs(&[(2, 10), (3, 11)]), []);
+    guard.introduce(ACCEPTOR, &runs(&[(2, 10), (3, 11)]), [], &[]);
     assert_eq!(guard.contradiction(ACCEPTOR).unwrap().known, Known::TooOld);
     assert!(!guard.trusts(ACCEPTOR));
     // Its own table does not speak for it either.
-    guard.introduce(ACCEPTOR, &runs(&[(2, 10), (3, 11)]), heard(&[(2, 9)]).iter());
+    guard.introduce(ACCEPTOR, &runs(&[(2, 10), (3, 11)]), heard(&[(2, 9)]).iter(), &[]);
     assert!(!guard.trusts(ACCEPTOR));
 }
 
 #[test]
 fn guard_finds_out_an_acceptor_by_what_a_later_one_remembers() {
-    let mut guard = Guard::default();
+    let mut guard = guard();
     let older_copy = runs(&[(1, 20), (3, 21)]);
-    assert_eq!(guard.introduce(ACCEPTOR, &older_copy, []), []);
+    assert_eq!(guard.introduce(ACCEPTOR, &older_copy, [], &[]), []);
     assert!(guard.trusts(ACCEPTOR));
     assert_eq!(
-        guard.introduce(OTHER, &[run(7, 3)], heard(&[(1, 25)]).iter()),
+        guard.introduce(OTHER, &[run(7, 3)], heard(&[(1, 25)]).iter(), &[]),
         [Found::Suspected(ACCEPTOR)]
     );
     assert!(!guard.trusts(ACCEPTOR));
     for _ in 1..CONTRADICTIONS_MAX {
         assert_eq!(
-            guard.introduce(ACCEPTOR, &older_copy, []),
+            guard.introduce(ACCEPTOR, &older_copy, [], &[]),
             [Found::Suspected(ACCEPTOR)]
         );
     }
-    let found = guard.introduce(ACCEPTOR, &older_copy, []);
+    let found = guard.introduce(ACCEPTOR, &older_copy, [], &[]);
     assert!(matches!(found[..], [Found::Refused(went_back)] if went_back.acceptor == ACCEPTOR));
     assert!(guard.refusal(ACCEPTOR).is_some());
     assert_eq!(guard.refusal(OTHER), None);
     assert!(guard.trusts(OTHER));
     // Found once, however far it climbs.
     let climbed = runs(&[(1, 20), (3, 900), (4, 901)]);
-    assert_eq!(guard.introduce(ACCEPTOR, &climbed, []), []);
+    assert_eq!(guard.introduce(ACCEPTOR, &climbed, [], &[]), []);
     assert!(guard.refusal(ACCEPTOR).is_some());
 }
 
 #[test]
 fn a_refused_acceptor_is_trusted_again_on_its_right_disk() {
-    let mut guard = Guard::default();
-    guard.introduce(ACCEPTOR, &runs(&[(1, 20), (2, 25)]), []);
+    let mut guard = guard();
+    guard.introduce(ACCEPTOR, &runs(&[(1, 20), (2, 25)]), [], &[]);
     guard.hear(ACCEPTOR, run(2, 25).run, CommitCounter::new(25));
     // It is started on an older copy by mistake, and the right disk is put back.
     let older_copy = runs(&[(1, 20), (3, 21)]);
@@ -170,7 +176,7 @@ fn a_refused_acceptor_is_trusted_again_on_its_right_disk() {
     assert!(guard.to_pass_on().is_empty(), "nothing of it is passed on");
     let right = runs(&[(1, 20), (2, 25), (4, 26)]);
     assert_eq!(
-        guard.introduce(ACCEPTOR, &right, []),
+        guard.introduce(ACCEPTOR, &right, [], &[]),
         [Found::Readmitted(ACCEPTOR)]
     );
     assert!(guard.trusts(ACCEPTOR));
@@ -180,8 +186,8 @@ fn a_refused_acceptor_is_trusted_again_on_its_right_disk() {
 
 #[test]
 fn what_comes_from_another_run_than_the_one_shown_is_not_heard() {
-    let mut guard = Guard::default();
-    guard.introduce(ACCEPTOR, &[run(1, 20)], []);
+    let mut guard = guard();
+    guard.introduce(ACCEPTOR, &[run(1, 20)], [], &[]);
     guard.hear(ACCEPTOR, run(1, 21).run, CommitCounter::new(21));
     guard.hear(ACCEPTOR, run(2, 22).run, CommitCounter::new(22));
     guard.hear(OTHER, run(1, 1).run, CommitCounter::new(1));
@@ -190,9 +196,9 @@ fn what_comes_from_another_run_than_the_one_shown_is_not_heard() {
 
 #[test]
 fn guard_finds_out_an_acceptor_by_what_another_remembers_when_it_promises() {
-    let mut guard = Guard::default();
-    guard.introduce(OTHER, &[run(7, 3)], []);
-    guard.introduce(ACCEPTOR, &runs(&[(1, 20), (3, 21)]), []);
+    let mut guard = guard();
+    guard.introduce(OTHER, &[run(7, 3)], [], &[]);
+    guard.introduce(ACCEPTOR, &runs(&[(1, 20), (3, 21)]), [], &[]);
     assert_eq!(guard.remember(OTHER, heard(&[(1, 20)]).iter()), []);
     // The other heard of it after it was introduced here, and before the disk went back.
     assert_eq!(
@@ -204,17 +210,17 @@ fn guard_finds_out_an_acceptor_by_what_another_remembers_when_it_promises() {
 
 #[test]
 fn an_acceptor_that_restarted_since_it_showed_its_runs_is_trusted_again_when_it_shows_them_anew() {
-    let mut guard = Guard::default();
-    guard.introduce(ACCEPTOR, &[run(1, 20)], []);
+    let mut guard = guard();
+    guard.introduce(ACCEPTOR, &[run(1, 20)], [], &[]);
     // Another acceptor has heard of its new run first, by the leader.
     assert_eq!(
-        guard.introduce(OTHER, &[run(7, 3)], heard(&[(2, 22)]).iter()),
+        guard.introduce(OTHER, &[run(7, 3)], heard(&[(2, 22)]).iter(), &[]),
         [Found::Suspected(ACCEPTOR)]
     );
     // A list that was on its way already.
-    guard.introduce(ACCEPTOR, &[run(1, 20)], []);
+    guard.introduce(ACCEPTOR, &[run(1, 20)], [], &[]);
     assert_eq!(
-        guard.introduce(ACCEPTOR, &[run(1, 20), run(2, 23)], []),
+        guard.introduce(ACCEPTOR, &[run(1, 20), run(2, 23)], [], &[]),
         [],
         "it was not refused yet"
     );
@@ -224,12 +230,12 @@ fn an_acceptor_that_restarted_since_it_showed_its_runs_is_trusted_again_when_it_
 
 #[test]
 fn an_acceptor_that_restarts_often_is_not_refused_for_lists_that_come_late() {
-    let mut guard = Guard::default();
+    let mut guard = guard();
     for number in 1..20 {
         // Each list is one run behind what others heard.
         guard.remember(OTHER, heard(&[(number + 1, number * 10 + 10)]).iter());
         let runs: Vec<_> = (1..=number).map(|number| run(number, number * 10)).collect();
-        let found = guard.introduce(ACCEPTOR, &runs, []);
+        let found = guard.introduce(ACCEPTOR, &runs, [], &[]);
         assert_eq!(found, [Found::Suspected(ACCEPTOR)], "run {number}");
     }
 }
@@ -263,8 +269,8 @@ fn a_bounded_table_drops_the_lowest_counters_of_each_acceptor_and_says_what_it_w
 
 #[test]
 fn a_long_table_is_held_against_every_list_before_it_is_bounded() {
-    let mut guard = Guard::default();
-    guard.introduce(ACCEPTOR, &runs(&[(1, 20), (3, 21)]), []);
+    let mut guard = guard();
+    guard.introduce(ACCEPTOR, &runs(&[(1, 20), (3, 21)]), [], &[]);
     // The run that proves something has the lowest counter of 20,000.
     let long = (0..20_000).map(|number| {
         (
@@ -276,4 +282,56 @@ fn a_long_table_is_held_against_every_list_before_it_is_bounded() {
     assert_eq!(guard.remember(OTHER, long), [Found::Suspected(ACCEPTOR)]);
     assert_eq!(guard.to_pass_on(), Witnesses::default());
     assert!(guard.contradiction(ACCEPTOR).is_some());
+}
+
+#[test]
+fn a_new_run_counts_once_enough_others_were_asked_after_it_was_shown() {
+    let mut guard = Guard::new(Quorums::majority(5).unwrap());
+    assert_eq!(guard.others_needed(), 2);
+    let nothing = Witnesses::default;
+    let unwitnessed = |told| Found::Unwitnessed {
+        acceptor: ACCEPTOR,
+        told,
+        needed: 2,
+    };
+    let older_copy = runs(&[(1, 20), (3, 21)]);
+    // What others told before proves nothing of what they stored since.
+    guard.remember(OTHER, []);
+    guard.remember(THIRD, []);
+    assert_eq!(guard.introduce(ACCEPTOR, &older_copy, [], &[]), [unwitnessed(0)]);
+    let itself = [(ACCEPTOR, nothing()), (OTHER, nothing()), (OTHER, nothing())];
+    assert_eq!(
+        guard.introduce(ACCEPTOR, &older_copy, [], &itself),
+        [unwitnessed(1)]
+    );
+    assert!(!guard.trusts(ACCEPTOR));
+    guard.hear(ACCEPTOR, older_copy[1].run, CommitCounter::new(22));
+    assert!(guard.to_pass_on().is_empty(), "nothing of it is heard");
+    let others = [(OTHER, heard(&[(1, 25)])), (THIRD, nothing())];
+    assert_eq!(
+        guard.introduce(ACCEPTOR, &older_copy, [], &others),
+        [Found::Suspected(ACCEPTOR)]
+    );
+    let right = runs(&[(1, 25), (4, 26)]);
+    assert_eq!(guard.introduce(ACCEPTOR, &right, [], &others), []);
+    assert!(guard.trusts(ACCEPTOR));
+    // Within the run it need not be asked about again; in the next it must.
+    assert_eq!(guard.introduce(ACCEPTOR, &runs(&[(1, 25), (4, 30)]), [], &[]), []);
+    let next = runs(&[(1, 25), (4, 30), (5, 31)]);
+    assert_eq!(guard.introduce(ACCEPTOR, &next, [], &[]), [unwitnessed(0)]);
+    assert!(!guard.trusts(ACCEPTOR));
+}
+
+#[test]
+fn a_refused_acceptor_is_no_witness_for_others() {
+    let mut guard = Guard::with(RUNS_MAX, 1);
+    let right = runs(&[(1, 20)]);
+    guard.introduce(ACCEPTOR, &right, [], &[(OTHER, Witnesses::default())]);
+    guard.hear(ACCEPTOR, right[0].run, CommitCounter::new(25));
+    refuse(&mut guard, &runs(&[(1, 20), (3, 21)]));
+    let by_refused = guard.introduce(OTHER, &[run(7, 3)], [], &[(ACCEPTOR, Witnesses::default())]);
+    assert!(
+        matches!(by_refused[..], [Found::Unwitnessed { told: 0, .. }]),
+        "{by_refused:?}"
+    );
 }

@@ -99,6 +99,25 @@ fn answers_that_are_not_fresh_do_not_count() {
 }
 
 #[test]
+fn answers_to_the_last_report_that_waited_while_the_process_was_frozen_do_not_count() {
+    let mut bench = Bench::new();
+    for number in 1..=3 {
+        bench.report(number, Ballot::ZERO, 900);
+    }
+    bench.pass(100);
+    bench.fire(Timer::Election);
+    // The process is frozen, the others elect a leader, and the answers of before are read at last.
+    bench.pass(1_000);
+    bench.say_late(1, 1_000, word(Ballot::ZERO, 900));
+    bench.say_late(2, 1_000, word(Ballot::ZERO, 900));
+    assert!(is_standby(&bench));
+    bench.report(1, ballot(3, 1), 10);
+    bench.fire(Timer::Election);
+    assert!(is_standby(&bench));
+    assert_eq!(bench.core.leader().as_deref(), Some("http://leader"));
+}
+
+#[test]
 fn a_phase_2_quorum_must_answer_at_all() {
     // Two promises are enough, and three votes are needed.
     let mut bench = Bench::with(Limits::default(), (4, 2, 3));

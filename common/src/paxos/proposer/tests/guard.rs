@@ -6,7 +6,18 @@ use crate::paxos::{
     witness::{Run, Witnesses},
 };
 
+/// An acceptor shows its runs, and one other told what it remembers.
 fn introduced(number: u128, runs: &[(u64, u64)], remembers: Witnesses) -> Event {
+    let other = uuid(if number == 1 { 2 } else { 1 });
+    with_others(number, runs, remembers, vec![(other, Witnesses::default())])
+}
+
+fn with_others(
+    number: u128,
+    runs: &[(u64, u64)],
+    remembers: Witnesses,
+    others: Vec<(AcceptorUuid, Witnesses)>,
+) -> Event {
     let run = |&(run, counter)| Run {
         run: RunNumber::from_random(run),
         commit_counter: CommitCounter::new(counter),
@@ -15,6 +26,7 @@ fn introduced(number: u128, runs: &[(u64, u64)], remembers: Witnesses) -> Event 
         acceptor: uuid(number),
         runs: runs.iter().map(run).collect(),
         remembers,
+        others,
     }
 }
 
@@ -36,4 +48,37 @@ fn a_connection_to_an_acceptor_that_is_not_trusted_is_opened_again_until_its_rig
     assert!(back.contains(&Effect::Readmitted(uuid(3))), "{back:?}");
     let opened = bench.tell(Event::Opened(uuid(3)));
     assert!(!opened.contains(&reopen(3)), "{opened:?}");
+}
+
+#[test]
+fn a_new_run_counts_once_enough_others_were_asked_about_it_and_the_reign_goes_on_meanwhile() {
+    let mut bench = Bench::with(Limits::default(), (3, 2, 2));
+    let reopen = Effect::Reopen(uuid(3));
+    let nothing = Witnesses::default;
+    bench.tell(Event::Closed(uuid(3)));
+    bench.tell(with_others(3, &[(1, 4), (2, 6)], nothing(), vec![]));
+    assert!(!bench.core.counts(uuid(3)));
+    assert!(bench.tell(Event::Opened(uuid(3))).contains(&reopen));
+    // A stranger's word is none.
+    let stranger = vec![(uuid(77), nothing())];
+    bench.tell(with_others(3, &[(1, 4), (2, 6)], nothing(), stranger));
+    assert!(bench.tell(Event::Opened(uuid(3))).contains(&reopen));
+    // What another remembers, and this proposer never heard of.
+    let beyond = Witnesses::from_iter([(uuid(3), RunNumber::from_random(1), CommitCounter::new(9))]);
+    bench.tell(with_others(
+        3,
+        &[(1, 4), (2, 6)],
+        nothing(),
+        vec![(uuid(2), beyond)],
+    ));
+    assert!(bench.tell(Event::Opened(uuid(3))).contains(&reopen));
+    assert!(!bench.core.counts(uuid(3)));
+    let agrees = vec![(uuid(2), nothing())];
+    bench.tell(with_others(3, &[(1, 9), (7, 10)], nothing(), agrees));
+    assert!(!bench.tell(Event::Opened(uuid(3))).contains(&reopen));
+    assert!(bench.core.counts(uuid(3)));
+    // The same run is not asked about twice.
+    bench.tell(Event::Closed(uuid(3)));
+    bench.tell(with_others(3, &[(1, 9), (7, 12)], nothing(), vec![]));
+    assert!(!bench.tell(Event::Opened(uuid(3))).contains(&reopen));
 }

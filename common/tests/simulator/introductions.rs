@@ -1,0 +1,251 @@
+//! How simulated acceptors introduce themselves: to proposers, whose drivers then ask the others what they remember, and
+//! to learners.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use paxos_common::paxos::{
+    identity::{CommitCounter, RunNumber},
+    proposer::Event,
+    witness::{Found, Guard, Run, Witnesses},
+};
+
+use super::{
+    knobs::MILLISECOND,
+    network::{Message, Node},
+    statistics::Counted,
+    world::{Happening, Time, World, uuid},
+};
+
+/// How long a driver waits for what others remember, in simulated microseconds.
+const OTHERS_MAX: Time = 100 * MILLISECOND;
+
+/// What a proposer's driver knows of acceptors that show who they are.
+#[derive(Default)]
+pub(crate) struct Introductions {
+    /// Acceptors that are about to show who they are.
+    opening: BTreeSet<usize>,
+    /// Those that have, while others are asked about them, by question.
+    asked: BTreeMap<u64, Asked>,
+    questions: u64,
+    /// The run of each acceptor about which others were asked.
+    witnessed: BTreeMap<usize, RunNumber>,
+}
+
+/// An acceptor has shown its runs, and others are asked about it.
+struct Asked {
+    acceptor: usize,
+    runs: Vec<Run>,
+    remembers: Witnesses,
+    others: BTreeMap<usize, Witnesses>,
+}
+
+impl Introductions {
+    /// The core does not trust what was shown: others are asked again.
+    pub(crate) fn distrusted(&mut self, acceptor: usize) {
+        self.witnessed.remove(&acceptor);
+    }
+}
+
+impl World<'_> {
+    pub(crate) fn link_opened(&mut self, acceptor: usize, proposer: usize) {
+        let blank = self.is_blank(acceptor);
+        let Some((runs, remembers)) = self.introduction(acceptor).filter(|_| !blank) else {
+            return;
+        };
+        let process = &mut self.proposers[proposer];
+        // One attempt after the other; what an acceptor shows may be old when it arrives.
+        if process.core.is_some() && process.introductions.opening.insert(acceptor) {
+            let shown = Happening::Introduced {
+                acceptor,
+                proposer,
+                run: process.run,
+                runs,
+                remembers,
+            };
+            self.plan_within(50 * MILLISECOND, shown);
+        }
+    }
+
+    /// What an acceptor shows arrives.
+    pub(crate) fn introduced(
+        &mut self,
+        (acceptor, proposer): (usize, usize),
+        run: u64,
+        runs: Vec<Run>,
+        remembers: Witnesses,
+    ) {
+        let process = &mut self.proposers[proposer];
+        if process.run != run || process.core.is_none() {
+            return;
+        }
+        let introductions = &mut process.introductions;
+        let asked = Asked {
+            acceptor,
+            runs,
+            remembers,
+            others: BTreeMap::new(),
+        };
+        let present = asked.runs.last().map(|present| present.run);
+        if introductions.witnessed.get(&acceptor).copied() == present {
+            self.introduce(proposer, asked);
+            return;
+        }
+        introductions.questions += 1;
+        let question = introductions.questions;
+        introductions.asked.insert(question, asked);
+        for other in (0..self.acceptors.len()).filter(|&other| other != acceptor) {
+            let (from, to) = (Node::Proposer(proposer), Node::Acceptor(other));
+            self.send(from, to, Message::Recall(question));
+        }
+        if self.acceptors.len() == 1 {
+            self.others_told(proposer, question);
+            return;
+        }
+        let awaited = Happening::OthersAwaited {
+            proposer,
+            run,
+            question,
+        };
+        self.plan(self.now + OTHERS_MAX, awaited);
+    }
+
+    /// An acceptor is asked what it remembers of others.
+    pub(crate) fn recall(&mut self, acceptor: usize, from: Node, question: u64) {
+        let Some((_, remembers)) = self.introduction(acceptor) else {
+            return;
+        };
+        self.send(
+            Node::Acceptor(acceptor),
+            from,
+            Message::Recalled(question, remembers),
+        );
+    }
+
+    /// Another acceptor tells what it remembers.
+    pub(crate) fn recalled(&mut self, proposer: usize, other: usize, question: u64, remembers: Witnesses) {
+        let others = self.acceptors.len() - 1;
+        let asked = &mut self.proposers[proposer].introductions.asked;
+        if let Some(shown) = asked.get_mut(&question) {
+            shown.others.insert(other, remembers);
+            if shown.others.len() == others {
+                self.others_told(proposer, question);
+            }
+        }
+    }
+
+    /// The driver waits no longer.
+    pub(crate) fn others_awaited(&mut self, proposer: usize, run: u64, question: u64) {
+        if self.proposers[proposer].run == run {
+            self.others_told(proposer, question);
+        }
+    }
+
+    fn others_told(&mut self, proposer: usize, question: u64) {
+        let needed = Guard::new(self.knobs.quorums).others_needed();
+        let introductions = &mut self.proposers[proposer].introductions;
+        let Some(asked) = introductions.asked.remove(&question) else {
+            return;
+        };
+        if asked.others.len() >= needed {
+            self.statistics.count(Counted::RunsWitnessed);
+            self.introduce(proposer, asked);
+        } else {
+            self.statistics.count(Counted::RunsUnwitnessed);
+            let acceptor = asked.acceptor;
+            introductions.opening.remove(&acceptor);
+            self.plan_within(100 * MILLISECOND, Happening::LinkOpened { acceptor, proposer });
+        }
+    }
+
+    /// The link is open: the core is told.
+    fn introduce(&mut self, proposer: usize, asked: Asked) {
+        let Asked {
+            acceptor,
+            runs,
+            remembers,
+            others,
+        } = asked;
+        let process = &mut self.proposers[proposer];
+        process.introductions.opening.remove(&acceptor);
+        if process.core.is_none() || !self.acceptors[acceptor].is_up() {
+            return;
+        }
+        process.open.insert(acceptor);
+        let shown = runs.last().map(|present| present.run);
+        if let Some(present) = runs.last() {
+            process.introduced.insert(acceptor, present.run);
+            process.introductions.witnessed.insert(acceptor, present.run);
+        }
+        self.acceptors[acceptor].linked.insert(proposer);
+        self.note(|| {
+            format!(
+                "acceptor {acceptor} shows proposer {proposer} its runs {runs:?}, and remembers {remembers:?}; others \
+                 remember {others:?}"
+            )
+        });
+        let others = others.into_iter();
+        let others: Vec<_> = others
+            .map(|(other, remembers)| (uuid(other), remembers))
+            .collect();
+        let introduced = Event::Introduced {
+            acceptor: uuid(acceptor),
+            runs,
+            remembers,
+            others,
+        };
+        self.tell(proposer, introduced);
+        self.tell(proposer, Event::Opened(uuid(acceptor)));
+        if self.stamp(Node::Acceptor(acceptor)).map(|(run, _)| run) != shown {
+            // The first answer shows that it has started again since.
+            self.plan_within(20 * MILLISECOND, Happening::LinkClosed { acceptor, proposer });
+        }
+    }
+
+    pub(crate) fn link_closed(&mut self, acceptor: usize, proposer: usize) {
+        self.proposers[proposer].open.remove(&acceptor);
+        self.tell(proposer, Event::Closed(uuid(acceptor)));
+        // A link that breaks is opened again, as often as it takes.
+        self.plan_within(100 * MILLISECOND, Happening::LinkOpened { acceptor, proposer });
+    }
+
+    /// An acceptor that runs shows itself to a learner, which asks the others that run.
+    pub(crate) fn introduce_to_learner(&mut self, learner: usize, acceptor: usize) {
+        let Some((runs, remembers)) = self.introduction(acceptor) else {
+            return;
+        };
+        let others = (0..self.acceptors.len()).filter(|&other| other != acceptor);
+        let others: Vec<_> = others
+            .filter_map(|other| Some((uuid(other), self.introduction(other)?.1)))
+            .collect();
+        let process = &mut self.learners[learner];
+        let found = process
+            .guard
+            .introduce(uuid(acceptor), &runs, remembers.iter(), &others);
+        let present = runs.last().map(|present| present.run);
+        if let Some(present) = present.filter(|_| process.guard.trusts(uuid(acceptor))) {
+            process.shown.insert(acceptor, present);
+        }
+        // A learner doubts an acceptor, or finds it out.
+        for found in found {
+            if let Found::Refused(went_back) = found {
+                self.refused("a learner", went_back);
+            }
+        }
+    }
+
+    /// Whether an answer of an acceptor counts for a learner: it comes from the run that was shown, and the acceptor is
+    /// trusted.
+    pub(crate) fn learner_counts(
+        &mut self,
+        learner: usize,
+        acceptor: usize,
+        (run, counter): (RunNumber, CommitCounter),
+    ) -> bool {
+        let process = &mut self.learners[learner];
+        let counts = process.shown.get(&acceptor) == Some(&run) && process.guard.trusts(uuid(acceptor));
+        if counts {
+            process.guard.hear(uuid(acceptor), run, counter);
+        }
+        counts
+    }
+}

@@ -1,0 +1,64 @@
+//! The links to the acceptors: they are opened, and acceptors show themselves on them.
+
+use std::sync::Arc;
+
+use paxos_common::{
+    paxos::{proposer::Event, slot::Slot},
+    peer::connect_lazy,
+    shutdown::Shutdown,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Driver, Input, Link};
+use crate::link::{self, Open};
+
+impl Driver {
+    pub(super) fn open_links(
+        &self,
+        inputs: &mpsc::Sender<Input>,
+        shutdown: &Shutdown,
+        stop: &CancellationToken,
+    ) {
+        let addresses = self.cluster.addresses.iter();
+        let channels = addresses.map(|address| (address.clone(), connect_lazy(address)));
+        let context = link::Context {
+            channels: Arc::new(channels.collect()),
+            cluster: self.cluster.configuration.cluster_id(),
+            configuration: Arc::new(self.cluster.configuration.clone()),
+            proposer: self.core.id(),
+            address: self.address.clone(),
+            leader_timeout: self.leader_timeout,
+            watchful: self.watchful.subscribe(),
+            clock: self.clock,
+            inputs: inputs.clone(),
+            views: self.views.subscribe(),
+            shutdown: shutdown.clone(),
+        };
+        for address in &self.cluster.addresses {
+            shutdown.spawn(link::keep(address.clone(), context.clone(), stop.clone()));
+        }
+    }
+
+    /// An acceptor has shown itself; without `open`, too few others told what they remember of it. Its link opens in the
+    /// same turn: another process may have shown itself as the same acceptor before.
+    pub(super) fn introduced(&mut self, introduced: Event, open: Option<Open>) {
+        // What another run of it has said before is not wanted any more.
+        if let Event::Introduced { acceptor, runs, .. } = &introduced
+            && runs.last().map(|run| run.run) != self.run_of(*acceptor)
+        {
+            self.place(*acceptor, None);
+        }
+        self.core.handle(introduced);
+        let Some(open) = open else { return };
+        let acceptor = open.acceptor;
+        self.place(acceptor, Some((open.address.clone(), open.run)));
+        let link = Link {
+            open,
+            chosen_to: Slot::ZERO,
+            is_calm: false,
+        };
+        self.links.insert(acceptor, link);
+        self.core.handle(Event::Opened(acceptor));
+    }
+}

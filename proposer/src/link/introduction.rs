@@ -1,0 +1,222 @@
+//! How an acceptor introduces itself to a link, and what the other acceptors remember of it.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use paxos_common::{
+    paxos::{
+        identity::{AcceptorUuid, Stamp},
+        witness::{Run, Witnesses},
+    },
+    peer::{Address, MESSAGE_BYTES_MAX},
+    wire::{self, Malformed},
+};
+use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient, form_request::Step};
+use tokio::time::{Instant, timeout, timeout_at};
+use tonic::transport::Channel;
+
+use super::{Broken, Context, OPEN_TIMEOUT};
+
+/// How a member shows itself.
+pub(super) struct Introduction {
+    /// Who it is, in which run.
+    pub(super) stamp: Stamp,
+    /// All its runs, the present one last.
+    pub(super) runs: Vec<Run>,
+    /// What it remembers of others.
+    pub(super) remembers: Witnesses,
+    /// The operator's name for it.
+    pub(super) id: String,
+}
+
+/// Asks who is there: a member of this cluster, or nobody to count.
+pub(super) async fn introduce(
+    client: &mut AcceptorClient<Channel>,
+    context: &Context,
+) -> Result<Introduction, Broken> {
+    // An acceptor that was away when the others became formed is told so: one formed member proves that all had stored
+    // the list.
+    let complete = Step::Complete(pb::Configuration::from(&*context.configuration));
+    for step in [None, Some(complete)] {
+        let request = pb::FormRequest {
+            caller: Some(wire::caller(None)),
+            step,
+        };
+        let form = timeout(OPEN_TIMEOUT, client.form(request))
+            .await
+            .map_err(|_| Broken::Silent)??
+            .into_inner();
+        let stamp = check_member(&form, context)?;
+        if form.membership() == pb::Membership::Formed {
+            let runs = form
+                .stamp
+                .as_ref()
+                .map(|stamp| wire::runs(&stamp.runs))
+                .unwrap_or_default();
+            if runs.last().map(|present| present.run) != Some(stamp.run) {
+                return Err(Malformed::Missing("the present run").into());
+            }
+            return Ok(Introduction {
+                stamp,
+                runs,
+                remembers: wire::read_witnesses(&form.witnesses)?,
+                id: form.id,
+            });
+        }
+    }
+    Err(Broken::Forming)
+}
+
+/// How long those that have not answered are waited for once enough have.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// Who told what it remembers of others; none when it told nothing that counts.
+type Told = Option<(AcceptorUuid, Witnesses)>;
+
+/// What other acceptors remember.
+#[derive(Default)]
+pub(super) struct Others<'a> {
+    /// Those that have told.
+    pub(super) told: Vec<(AcceptorUuid, Witnesses)>,
+    /// Those that are asked, and have not told yet.
+    pub(super) asked: FuturesUnordered<BoxFuture<'a, Told>>,
+}
+
+/// Asks the other acceptors what they remember, and waits until enough have told and the rest had a moment, or all calls
+/// have ended. The rule stands with [`paxos_common::paxos::witness`]; the core judges by it.
+pub(super) async fn ask_others<'a>(
+    address: &'a Address,
+    acceptor: AcceptorUuid,
+    context: &'a Context,
+) -> Others<'a> {
+    let others = context.channels.iter().filter(|(other, _)| *other != address);
+    let calls = others.map(|(other, channel)| ask(other, client(channel.clone()), acceptor, context).boxed());
+    let asked = calls.collect();
+    let needed = context.others_needed();
+    // What a disk that went back remembers is true, and may be too little: the core does not count it.
+    let is_refused = |other: AcceptorUuid| context.views.borrow().refused.contains_key(&other);
+    let is_enough = |told: &[(AcceptorUuid, Witnesses)]| {
+        let told = told.iter().map(|&(other, _)| other);
+        let told: BTreeSet<_> = told.filter(|&other| !is_refused(other)).collect();
+        told.len() >= needed
+    };
+    gather(asked, is_enough).await
+}
+
+async fn ask(
+    address: &Address,
+    mut calls: AcceptorClient<Channel>,
+    about: AcceptorUuid,
+    context: &Context,
+) -> Told {
+    let request = pb::FormRequest {
+        caller: Some(wire::caller(None)),
+        step: None,
+    };
+    let form = timeout(OPEN_TIMEOUT, calls.form(request)).await.ok()?.ok()?;
+    let told = other_told(&form.into_inner(), context);
+    if let Err(broken) = &told {
+        tracing::debug!(%address, reason = %broken, "what it remembers of others does not count");
+    }
+    told.ok().filter(|(other, _)| *other != about)
+}
+
+/// Awaits calls until all have ended, or [`GRACE`] after enough were answered: one acceptor that hangs does not hold up
+/// what the others know.
+async fn gather<'a>(
+    mut asked: FuturesUnordered<BoxFuture<'a, Told>>,
+    is_enough: impl Fn(&[(AcceptorUuid, Witnesses)]) -> bool,
+) -> Others<'a> {
+    let mut told = Vec::new();
+    let mut until = None;
+    loop {
+        if is_enough(&told) {
+            until.get_or_insert_with(|| Instant::now() + GRACE);
+        }
+        let ended = match until {
+            Some(until) => timeout_at(until, asked.next()).await.unwrap_or_default(),
+            None => asked.next().await,
+        };
+        match ended {
+            Some(answer) => told.extend(answer),
+            None => return Others { told, asked },
+        }
+    }
+}
+
+/// What a formed member of this cluster remembers.
+fn other_told(form: &pb::FormResponse, context: &Context) -> Result<(AcceptorUuid, Witnesses), Broken> {
+    let stamp = check_member(form, context)?;
+    if form.membership() != pb::Membership::Formed {
+        return Err(Broken::Forming);
+    }
+    Ok((stamp.acceptor, wire::read_witnesses(&form.witnesses)?))
+}
+
+/// Who answers, if it is a member of this cluster, or is about to become one.
+fn check_member(form: &pb::FormResponse, context: &Context) -> Result<Stamp, Broken> {
+    let stamp = wire::read_stamp(form.stamp.as_ref())?;
+    let cluster = stamp.cluster.ok_or(Broken::Blank)?;
+    if cluster != context.cluster {
+        return Err(Broken::OtherCluster(cluster));
+    }
+    if !context.configuration.members().contains_key(&stamp.acceptor) {
+        return Err(Broken::Stranger(stamp.acceptor));
+    }
+    Ok(stamp)
+}
+
+pub(super) fn client(channel: Channel) -> AcceptorClient<Channel> {
+    AcceptorClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(number: u128) -> (AcceptorUuid, Witnesses) {
+        (AcceptorUuid::from_u128(number), Witnesses::default())
+    }
+
+    /// Answers after so many turns of the runtime; never without a number.
+    async fn call(turns: Option<u64>, answer: Option<u128>) -> Told {
+        for _ in 0..turns.unwrap_or(u64::MAX) {
+            tokio::task::yield_now().await;
+        }
+        answer.map(told)
+    }
+
+    fn calls() -> FuturesUnordered<BoxFuture<'static, Told>> {
+        let calls = [
+            (None, None),
+            (Some(9), Some(2)),
+            (Some(0), Some(1)),
+            (Some(3), None),
+        ];
+        calls
+            .into_iter()
+            .map(|(turns, answer)| call(turns, answer).boxed())
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn one_that_hangs_holds_nothing_up_and_all_that_answer_soon_are_heard() {
+        let others = gather(calls(), |told| !told.is_empty()).await;
+        assert_eq!(others.told, [told(1), told(2)]);
+        assert_eq!(others.asked.len(), 1, "it may still tell");
+    }
+
+    #[tokio::test]
+    async fn all_are_waited_for_while_too_few_have_told() {
+        let late = calls();
+        late.push(call(Some(500), Some(3)).boxed());
+        let others = gather(late, |all| all.contains(&told(3))).await;
+        assert_eq!(others.told, [told(1), told(2), told(3)]);
+        let ended = [(Some(1), Some(1)), (Some(2), None)].map(|(turns, answer)| call(turns, answer).boxed());
+        let others = gather(ended.into_iter().collect(), |_| false).await;
+        assert_eq!(others.told, [told(1)]);
+        assert!(others.asked.is_empty());
+    }
+}
