@@ -56,12 +56,17 @@ class Machine:
         """Loses all packets to other machines; to all without names."""
         self._drop("OUTPUT", "-d", others)
 
-    def _drop(self, chain, side, others):
+    def join(self, *others):
+        """Takes back what `cut` did with these machines."""
+        self._drop("INPUT", "-s", others, change="-D")
+        self._drop("OUTPUT", "-d", others, change="-D")
+
+    def _drop(self, chain, side, others, change="-A"):
         sides = [[side, other.address] for other in others] or [
             ["!", "-i" if chain == "INPUT" else "-o", "lo"]
         ]
         for which in sides:
-            self.run("iptables", "-w", "-A", chain, *which, "-j", "DROP")
+            self.run("iptables", "-w", change, chain, *which, "-j", "DROP")
 
     def cut(self, *others):
         """Loses all packets to and from other machines; of all without names."""
