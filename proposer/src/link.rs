@@ -45,7 +45,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often a proposer reports that is not watchful, unless half of the leader timeout is longer. Each report wakes both
 /// processes, and acceptors say at once what changes.
-const CALM_REPORT_INTERVAL: Duration = Duration::from_millis(500);
+const CALM_REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Longest time that a stop waits for an acceptor to take the last report.
 const LEAVING_MAX: Duration = Duration::from_millis(200);

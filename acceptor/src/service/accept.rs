@@ -179,7 +179,7 @@ async fn tick(ticks: &mut Option<Interval>) {
 }
 
 /// How often *alive* is said at most: a leader misses an acceptor after 2 s, and each message wakes both processes.
-const ALIVE_INTERVAL_MIN: Duration = Duration::from_millis(250);
+const ALIVE_INTERVAL_MIN: Duration = Duration::from_millis(500);
 
 fn ticking(asked: Duration) -> Interval {
     let mut ticks = interval(asked.max(ALIVE_INTERVAL_MIN));
