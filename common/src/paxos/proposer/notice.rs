@@ -71,7 +71,7 @@ pub enum End {
     },
     /// A campaign got no byte of a promise for this long.
     NoPromise(Duration),
-    /// An acceptor that may have been counted has lost votes.
+    /// An acceptor that may have been counted contradicts what is remembered of it: it may have lost votes.
     Distrusted(AcceptorUuid),
 }
 
@@ -179,7 +179,10 @@ impl fmt::Display for End {
                 list(f, absent)
             }
             Self::NoPromise(lasted) => write!(f, "no byte of a promise for {} s", lasted.as_secs()),
-            Self::Distrusted(acceptor) => write!(f, "acceptor {acceptor} has lost votes"),
+            Self::Distrusted(acceptor) => write!(
+                f,
+                "acceptor {acceptor} contradicts what is remembered of it, and may have lost votes"
+            ),
         }
     }
 }
