@@ -37,6 +37,9 @@ pub(crate) use happenings::Happening;
 /// Simulated microseconds since the beginning of the run.
 pub(crate) type Time = u64;
 
+/// How many slots a learner reads at least in a leader timeout, in pages of a few rows. Most logs are shorter.
+const SLOTS_PER_TIMEOUT: u64 = 25;
+
 struct Planned {
     at: Time,
     order: u64,
@@ -72,6 +75,8 @@ pub(crate) struct World<'a> {
     pub(crate) rng: StdRng,
     pub(crate) knobs: Knobs,
     pub(crate) healed_at: Option<Time>,
+    /// Leader timeouts that a learner may take beside the others to read the log again, from when the faults stopped.
+    timeouts_for_log: Time,
     pub(crate) configuration: Configuration,
     pub(crate) electorate: Electorate,
     pub(crate) network: Network,
@@ -112,6 +117,7 @@ impl<'a> World<'a> {
             transcript,
             rng,
             healed_at: None,
+            timeouts_for_log: 0,
             electorate: configuration.electorate(),
             configuration,
             network: Network::new(knobs.network.clone()),
@@ -144,7 +150,8 @@ impl<'a> World<'a> {
                 if made {
                     break;
                 }
-                let patience = micros(LEADER_TIMEOUT) * Time::from(LEADER_TIMEOUTS_MAX);
+                let timeouts = Time::from(LEADER_TIMEOUTS_MAX) + self.timeouts_for_log;
+                let patience = micros(LEADER_TIMEOUT) * timeouts;
                 assert!(self.now < healed_at + patience, "{}", self.what_is_stuck());
             }
             if let Some(until) = next.happening.node().and_then(|node| self.paused_until(node)) {
@@ -369,6 +376,7 @@ impl<'a> World<'a> {
     fn heal(&mut self) {
         self.note(|| "the faults stop".to_owned());
         self.healed_at = Some(self.now);
+        self.timeouts_for_log = self.invariants.chosen.count() / SLOTS_PER_TIMEOUT;
         self.network.knobs = NetworkKnobs::CALM;
         self.network.cuts.clear();
         self.mend_disks();
@@ -382,8 +390,9 @@ impl<'a> World<'a> {
         let acceptors: Vec<String> = self.acceptors.iter().map(AcceptorProcess::describe).collect();
         let learners: Vec<String> = self.learners.iter().map(LearnerProcess::describe).collect();
         format!(
-            "no progress {LEADER_TIMEOUTS_MAX} leader timeouts after the faults stopped; chosen to {}; proposers \
+            "no progress {} leader timeouts after the faults stopped; chosen to {}; proposers \
              {phases:#?}; acceptors {acceptors:#?}; learners {learners:?}",
+            Time::from(LEADER_TIMEOUTS_MAX) + self.timeouts_for_log,
             self.invariants.chosen.prefix()
         )
     }
