@@ -29,7 +29,7 @@ use futures::future::join_all;
 use paxos_common::{
     paxos::{
         acceptor::Membership,
-        identity::{AcceptorUuid, ClusterId, CommitCounter, RunNumber},
+        identity::{AcceptorUuid, ClusterId, RunNumber},
         quorum::{Configuration, Electorate},
         witness::{Found, Guard, Witnesses},
     },
@@ -117,14 +117,14 @@ impl Cluster {
         };
         let mut known = self.known();
         // Others who are found out by it are refused at their next answer.
-        let remembers = self.of_members(&introduction.remembers);
+        let remembers = introduction.remembers.of_members(&self.electorate);
         let found = known
             .guard
             .introduce(member.acceptor, &introduction.runs, remembers.iter(), &others);
-        if let Some(&Found::Unwitnessed { told, needed, .. }) =
-            found.iter().find(|found| is_unwitnessed(found))
-        {
-            return Err(Fault::Unwitnessed { told, needed });
+        for found in found {
+            if let Found::Unwitnessed { told, needed, .. } = found {
+                return Err(Fault::Unwitnessed { told, needed });
+            }
         }
         known.passed(member.acceptor)?;
         known.shown.insert(member.acceptor, member.run);
@@ -138,7 +138,7 @@ impl Cluster {
         let answers = join_all(others.map(|other| other.ask())).await;
         let told = answers.into_iter().flatten();
         told.filter(|told| told.report.acceptor != member && self.check_formed(told).is_ok())
-            .map(|told| (told.report.acceptor, self.of_members(&told.remembers)))
+            .map(|told| (told.report.acceptor, told.remembers.of_members(&self.electorate)))
             .collect()
     }
 
@@ -216,19 +216,9 @@ impl Cluster {
         }
     }
 
-    /// Of strangers nothing is remembered.
-    fn of_members(&self, remembers: &Witnesses) -> Witnesses {
-        let of_members = |entry: &(AcceptorUuid, RunNumber, CommitCounter)| self.electorate.includes(entry.0);
-        remembers.iter().filter(of_members).collect()
-    }
-
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn is_unwitnessed(found: &Found) -> bool {
-    matches!(found, Found::Unwitnessed { .. })
 }
 
 impl fmt::Display for Cluster {

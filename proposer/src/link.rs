@@ -233,7 +233,8 @@ async fn serve(
     let mut calls = client(channel.clone());
     let shown = introduce(&mut calls, context).await?;
     let Stamp { acceptor, run, .. } = shown.stamp;
-    let Others { told, mut asked } = match *witnessed == Some(run) {
+    let is_witnessed = *witnessed == Some(run);
+    let Others { told, mut asked } = match is_witnessed {
         true => Others::default(),
         false => ask_others(address, acceptor, context).await,
     };
@@ -244,7 +245,7 @@ async fn serve(
         remembers: shown.remembers,
         others: told,
     };
-    if *witnessed != Some(run) && others_told < needed {
+    if !is_witnessed && others_told < needed {
         // What the acceptor said in its earlier runs counts no more.
         let _ = context.inputs.send(Input::Introduced(introduced, None)).await;
         let told = others_told;

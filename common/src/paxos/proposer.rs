@@ -206,18 +206,17 @@ impl Proposer {
                 remembers,
                 others,
             } => {
-                let remembers = self.of_members(&remembers);
-                let others = others
-                    .into_iter()
-                    .filter(|(other, _)| self.electorate.includes(*other));
+                let electorate = &self.electorate;
+                let remembers = remembers.of_members(electorate);
+                let others = others.iter().filter(|(other, _)| electorate.includes(*other));
                 let others: Vec<_> = others
-                    .map(|(other, remembers)| (other, self.of_members(&remembers)))
+                    .map(|(other, remembers)| (*other, remembers.of_members(electorate)))
                     .collect();
                 let found = self.guard.introduce(acceptor, &runs, remembers.iter(), &others);
                 self.found_out(found);
             }
             Event::Remembered { acceptor, remembers } => {
-                let remembers = self.of_members(&remembers);
+                let remembers = remembers.of_members(&self.electorate);
                 let found = self.guard.remember(acceptor, remembers.iter());
                 self.found_out(found);
             }
@@ -361,12 +360,6 @@ impl Proposer {
     /// Whether what an acceptor says counts: it has shown its runs, and nothing that is remembered contradicts them.
     pub fn counts(&self, acceptor: AcceptorUuid) -> bool {
         self.known.contains(&acceptor)
-    }
-
-    /// Of strangers nothing is remembered.
-    fn of_members(&self, remembers: &Witnesses) -> Witnesses {
-        let of_members = |entry: &(AcceptorUuid, _, _)| self.electorate.includes(entry.0);
-        remembers.iter().filter(of_members).collect()
     }
 
     fn found_out(&mut self, found: Vec<Found>) {

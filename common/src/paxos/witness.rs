@@ -63,7 +63,10 @@
 
 use std::collections::BTreeMap;
 
-use super::identity::{AcceptorUuid, CommitCounter, RunNumber};
+use super::{
+    identity::{AcceptorUuid, CommitCounter, RunNumber},
+    quorum::Electorate,
+};
 
 mod guard;
 
@@ -201,6 +204,13 @@ impl Witnesses {
     pub fn of(&self, acceptor: AcceptorUuid) -> impl Iterator<Item = (RunNumber, CommitCounter)> {
         let of_it = (acceptor, RunNumber::from_random(0))..=(acceptor, RunNumber::from_random(u64::MAX));
         self.0.range(of_it).map(|(&(_, run), &counter)| (run, counter))
+    }
+
+    /// What is remembered of members. Of strangers a process remembers nothing.
+    pub fn of_members(&self, electorate: &Electorate) -> Self {
+        self.iter()
+            .filter(|&(acceptor, ..)| electorate.includes(acceptor))
+            .collect()
     }
 
     /// What is remembered here and not, or lower, in another.

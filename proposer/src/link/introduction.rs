@@ -38,14 +38,7 @@ pub(super) async fn introduce(
     // the list.
     let complete = Step::Complete(pb::Configuration::from(&*context.configuration));
     for step in [None, Some(complete)] {
-        let request = pb::FormRequest {
-            caller: Some(wire::caller(None)),
-            step,
-        };
-        let form = timeout(OPEN_TIMEOUT, client.form(request))
-            .await
-            .map_err(|_| Broken::Silent)??
-            .into_inner();
+        let form = call_form(client, step).await?;
         let stamp = check_member(&form, context)?;
         if form.membership() == pb::Membership::Formed {
             let runs = form
@@ -109,12 +102,8 @@ async fn ask(
     about: AcceptorUuid,
     context: &Context,
 ) -> Told {
-    let request = pb::FormRequest {
-        caller: Some(wire::caller(None)),
-        step: None,
-    };
-    let form = timeout(OPEN_TIMEOUT, calls.form(request)).await.ok()?.ok()?;
-    let told = other_told(&form.into_inner(), context);
+    let form = call_form(&mut calls, None).await.ok()?;
+    let told = other_told(&form, context);
     if let Err(broken) = &told {
         tracing::debug!(%address, reason = %broken, "what it remembers of others does not count");
     }
@@ -142,6 +131,19 @@ async fn gather<'a>(
             None => return Others { told, asked },
         }
     }
+}
+
+/// Without a step it only asks.
+async fn call_form(
+    client: &mut AcceptorClient<Channel>,
+    step: Option<Step>,
+) -> Result<pb::FormResponse, Broken> {
+    let request = pb::FormRequest {
+        caller: Some(wire::caller(None)),
+        step,
+    };
+    let form = timeout(OPEN_TIMEOUT, client.form(request)).await;
+    Ok(form.map_err(|_| Broken::Silent)??.into_inner())
 }
 
 /// What a formed member of this cluster remembers.

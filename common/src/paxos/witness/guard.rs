@@ -108,18 +108,17 @@ impl Guard {
         others: &[(AcceptorUuid, Witnesses)],
     ) -> Vec<Found> {
         self.tables.entry(acceptor).or_default().merge(remembers);
-        let others = others.iter().filter(|(other, _)| *other != acceptor);
-        let mut told = BTreeSet::new();
-        for (other, remembers) in others {
+        let others = || others.iter().filter(|(other, _)| *other != acceptor);
+        for (other, remembers) in others() {
             self.tables.entry(*other).or_default().merge(remembers.iter());
-            // What a disk that went back remembers is true, and may be too little.
-            if self.is_sound(*other) {
-                told.insert(*other);
-            }
         }
         self.shown.insert(acceptor, History::new(runs, self.runs_max));
         let mut found = Vec::new();
-        let (told_by, told) = (told.clone(), told.len());
+        // What a disk that went back remembers is true, and may be too little.
+        let told = others()
+            .map(|&(other, _)| other)
+            .filter(|&other| self.is_sound(other));
+        let told = told.collect::<BTreeSet<_>>().len();
         if let Some(present) = runs.last() {
             if told >= self.others_needed {
                 self.witnessed.insert(acceptor, present.run);
@@ -143,9 +142,10 @@ impl Guard {
             }
         }
         found.append(&mut self.suspects());
-        for told_by in told_by.into_iter().chain([acceptor]) {
-            self.bound(told_by);
+        for (other, _) in others() {
+            self.bound(*other);
         }
+        self.bound(acceptor);
         found
     }
 
