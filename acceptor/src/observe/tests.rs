@@ -71,6 +71,18 @@ fn start() -> (MemoryDisk, MemoryStore, Arc<Shared>) {
     (disk, store, shared)
 }
 
+/// What an observer is sent from a slot on.
+fn observed(
+    disk: MemoryDisk,
+    shared: &Arc<Shared>,
+    from: Slot,
+    room: Room,
+) -> impl Stream<Item = Result<Frame, StoreError>> {
+    let shutdown = Shutdown::new(&CancellationToken::new());
+    let reader = PeerReader::new(disk, Arc::clone(shared), shutdown);
+    observe(reader, Arc::clone(shared), from, room)
+}
+
 #[tokio::test]
 async fn ring_is_bounded_in_bytes_and_frames_and_tells_who_fell_out() {
     let (_, _, shared) = start();
@@ -118,16 +130,7 @@ async fn observer_that_fell_out_of_the_ring_is_told_of_a_row_that_was_unknown() 
     let mut damaged = rows(0, 5, 1);
     let lost = damaged.remove_entry(&slot(2)).unwrap();
     commit(&mut store, &shared, damaged, 5).await;
-    let mut frames = pin!(observe(
-        PeerReader::new(
-            disk,
-            Arc::clone(&shared),
-            Shutdown::new(&CancellationToken::new())
-        ),
-        Arc::clone(&shared),
-        slot(0),
-        Room::default()
-    ));
+    let mut frames = pin!(observed(disk, &shared, slot(0), Room::default()));
     let mut told = async || -> Option<Vec<(u64, bool)>> {
         let frame = frames.next().now_or_never()?.unwrap().unwrap();
         let row = |row: &Row| (row.slot.get(), row.accepted.is_some());
@@ -150,10 +153,8 @@ async fn observer_that_fell_out_of_the_ring_is_told_of_a_row_that_was_unknown() 
 async fn large_frame_is_followed_by_an_empty_one_and_a_small_frame_is_not() {
     let (disk, mut store, shared) = start();
     commit(&mut store, &shared, rows(0, 1, PAGE_BYTES_MAX / 2), 1).await;
-    let stop = Shutdown::new(&CancellationToken::new());
-    let reader = PeerReader::new(disk, Arc::clone(&shared), stop);
     let room = Room::default();
-    let mut frames = pin!(observe(reader, Arc::clone(&shared), slot(0), room));
+    let mut frames = pin!(observed(disk, &shared, slot(0), room));
     let mut told = async || -> Option<usize> {
         let frame = frames.next().now_or_never()?.unwrap().unwrap();
         Some(frame.rows.len())
@@ -175,10 +176,8 @@ async fn large_frame_is_followed_by_an_empty_one_and_a_small_frame_is_not() {
 async fn large_frame_is_followed_by_an_empty_one_while_there_is_no_room() {
     let (disk, mut store, shared) = start();
     commit(&mut store, &shared, rows(0, 3, PAGE_BYTES_MAX), 3).await;
-    let stop = Shutdown::new(&CancellationToken::new());
-    let reader = PeerReader::new(disk, Arc::clone(&shared), stop);
     let [room, other] = Room::of_pool(2 * PAGE_BYTES_MAX);
-    let mut frames = pin!(observe(reader, Arc::clone(&shared), slot(0), room.clone()));
+    let mut frames = pin!(observed(disk, &shared, slot(0), room.clone()));
     let mut told = async || -> Option<usize> {
         let frame = frames.next().now_or_never()?.unwrap().unwrap();
         Some(frame.rows.len())
@@ -208,16 +207,7 @@ async fn large_frame_is_followed_by_an_empty_one_while_there_is_no_room() {
 async fn observer_that_fell_out_of_the_ring_pages_again_from_the_watermark_it_knows() {
     let (disk, mut store, shared) = start();
     commit(&mut store, &shared, rows(0, 5, 1), 3).await;
-    let mut frames = pin!(observe(
-        PeerReader::new(
-            disk,
-            Arc::clone(&shared),
-            Shutdown::new(&CancellationToken::new())
-        ),
-        Arc::clone(&shared),
-        slot(1),
-        Room::default()
-    ));
+    let mut frames = pin!(observed(disk, &shared, slot(1), Room::default()));
     let mut told = async || -> Option<(u64, Vec<u64>)> {
         let frame = frames.next().now_or_never()?.unwrap().unwrap();
         Some((

@@ -28,16 +28,22 @@ async fn make_version_2(directory: &Path) {
     connection.close().await.unwrap();
 }
 
+/// Writes a log with sessions of that opener into a file as the release before wrote it; returns the state after it.
+async fn write_version_2(directory: &Path, opener: Option<Opener>) -> Machine {
+    let mut writer = Writer::open(directory).await;
+    writer.write(varied_of(opener)).await;
+    let machine = writer.knowledge.machine(Machine::clone);
+    writer.log.close().await;
+    writer.store.close().await.unwrap();
+    make_version_2(directory).await;
+    machine
+}
+
 #[tokio::test]
 async fn file_of_version_2_is_upgraded_and_learned_again_where_its_sessions_should_have_had_openers() {
     for opener in [None, OPENER] {
         let directory = tempfile::tempdir().unwrap();
-        let mut writer = Writer::open(directory.path()).await;
-        writer.write(varied_of(opener)).await;
-        let machine = writer.knowledge.machine(Machine::clone);
-        writer.log.close().await;
-        writer.store.close().await.unwrap();
-        make_version_2(directory.path()).await;
+        let machine = write_version_2(directory.path(), opener).await;
 
         let other = open(directory.path(), ClusterId::from_bytes([9; 16])).await;
         assert!(matches!(other, Err(StoreError::OtherCluster { .. })));
@@ -57,11 +63,7 @@ async fn file_of_version_2_is_upgraded_and_learned_again_where_its_sessions_shou
 #[tokio::test]
 async fn file_of_version_2_without_the_opening_of_a_session_is_learned_again() {
     let directory = tempfile::tempdir().unwrap();
-    let mut writer = Writer::open(directory.path()).await;
-    writer.write(varied_of(None)).await;
-    writer.log.close().await;
-    writer.store.close().await.unwrap();
-    make_version_2(directory.path()).await;
+    write_version_2(directory.path(), None).await;
     damage(directory.path(), "UPDATE learned SET checksum = 0 WHERE slot = 0").await;
     let opened = open(directory.path(), CLUSTER).await.unwrap();
     assert_eq!(opened.progress, Progress::default());
