@@ -76,9 +76,7 @@ pub(crate) enum Fault {
     #[error("it must show its runs anew")]
     Suspected,
     /// Waiting helps.
-    #[error(
-        "it shows a run that is new here, and only {told} of the {needed} others needed tell what they remember of it"
-    )]
+    #[error("its run is new, and only {told} of the {needed} other acceptors needed report their tables")]
     Unwitnessed { told: usize, needed: usize },
     /// It must never be counted.
     #[error(transparent)]

@@ -116,7 +116,7 @@ impl Cluster {
             false => self.hear_others(acceptor, member.acceptor).await,
         };
         let mut known = self.known();
-        // Others who are found out by it are refused at their next answer.
+        // Other acceptors that this introduction exposes are refused at their next answer.
         let remembers = introduction.remembers.of_members(&self.electorate);
         let found = known
             .guard
@@ -131,7 +131,7 @@ impl Cluster {
         Ok(member)
     }
 
-    /// Hears what the other acceptors remember: all that answer within the deadline of a call.
+    /// Asks the other acceptors for their tables, and returns those that arrive within the deadline of a call.
     async fn hear_others(&self, one: &Acceptor, member: AcceptorUuid) -> Vec<(AcceptorUuid, Witnesses)> {
         let others = self.acceptors.iter();
         let others = others.filter(|other| other.address() != one.address());

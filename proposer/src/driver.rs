@@ -62,7 +62,7 @@ pub(crate) enum Input {
     Core(Event),
     /// What an acceptor told, and as of which of its commits.
     Told(Stamp, Event),
-    /// An acceptor has shown itself, and the link to it is open. None: too few others told what they remember of it.
+    /// An acceptor has shown its runs, and its link is open. `None`: too few other acceptors reported their tables.
     Introduced(Event, Option<Open>),
     /// It broke.
     Closed(AcceptorUuid),

@@ -95,7 +95,7 @@ pub(crate) struct Open {
 }
 
 impl Context {
-    /// How many other acceptors must tell what they remember before a new run of an acceptor counts.
+    /// Other acceptors that must report their tables before a new run of an acceptor counts.
     fn others_needed(&self) -> usize {
         Guard::new(self.configuration.quorums()).others_needed()
     }
@@ -130,8 +130,8 @@ pub(crate) enum Broken {
     #[error("it is not counted until its runs agree with what is remembered of it")]
     Distrusted,
     #[error(
-        "it is not counted yet: it shows a run that is new here, and only {told} of the {needed} other acceptors needed \
-         tell what they remember of it"
+        "the acceptor is not counted yet: its run is new, and only {told} of the {needed} other acceptors needed report \
+         their tables"
     )]
     Unwitnessed { told: usize, needed: usize },
     #[error("it has stored the list of members, and does not become one")]
@@ -182,7 +182,7 @@ pub(crate) async fn keep(address: Address, context: Context, stop: CancellationT
             Err(broken) => broken,
         };
         if matches!(broken, Broken::Distrusted) {
-            // The core may want the others to be asked again.
+            // The core may require new tables of the others.
             witnessed = None;
         }
         if opened_at.is_some_and(|at| at.elapsed() >= LASTING) {
@@ -220,8 +220,8 @@ pub(crate) async fn keep(address: Address, context: Context, stop: CancellationT
     }
 }
 
-/// Opens `Attach` and passes on what comes in, until it breaks (an error) or `stop`. `witnessed` is the run of the acceptor
-/// about which others were asked.
+/// Opens `Attach` and forwards its messages, until the stream breaks (an error) or `stop`. `witnessed` is the acceptor's run
+/// for which the others were asked.
 async fn serve(
     address: &Address,
     context: &Context,
@@ -246,7 +246,7 @@ async fn serve(
         others: told,
     };
     if !is_witnessed && others_told < needed {
-        // What the acceptor said in its earlier runs counts no more.
+        // Answers of the acceptor's earlier runs no longer count.
         let _ = context.inputs.send(Input::Introduced(introduced, None)).await;
         let told = others_told;
         return Err(Broken::Unwitnessed { told, needed });
@@ -308,7 +308,7 @@ async fn serve(
                 reports.send(context);
                 due = reports.next(context);
             }
-            // One that was slow to tell what it remembers.
+            // The table of a slow acceptor.
             Some(told) = asked.next(), if !asked.is_empty() => {
                 let Some((acceptor, remembers)) = told else { continue };
                 let remembered = Input::Core(Event::Remembered { acceptor, remembers });

@@ -365,7 +365,7 @@ impl Proposer {
     fn found_out(&mut self, found: Vec<Found>) {
         for found in found {
             match found {
-                // Its connection is about to open, and is opened again then. What it said in earlier runs counted.
+                // The connection opens in the same turn and is then opened again. Answers of earlier runs did count.
                 Found::Unwitnessed { acceptor, .. } => {
                     self.known.remove(&acceptor);
                 }

@@ -8,18 +8,18 @@
 //! Within the present run a lower counter is merely late. For what no other acceptor had stored before a crash, the check
 //! is best effort.
 //!
-//! # A new run counts after others were asked
+//! # A new run counts after the other acceptors were asked
 //!
-//! Whoever counts an acceptor may not have heard of it for a long time itself: a leader that was frozen, a learner that was
-//! not connected. What it remembers says nothing about the commits in between. So a run that is new to a process counts
-//! only once other acceptors were asked what they remember, *after* the acceptor had shown that run, and the list agrees
-//! with all of it. With the acceptor itself, those that told must be a phase-1 quorum. So whatever at least one member of
-//! every such quorum has stored is noticed. All are asked, and those that are slow may tell later. Within a run an acceptor
-//! only gains commits: so nothing need be asked about a run that was counted.
+//! A process that counts acceptors can lack news of one of them for a long time: a leader was frozen, a learner was not
+//! connected. Its own memory then says nothing about the commits in between. So a process does not count a new run of an
+//! acceptor at once. It first asks the other acceptors for their tables, *after* the acceptor has shown the run, and holds
+//! the list against all of them. The acceptor and the others that answered must form a phase-1 quorum. A disk that went
+//! back is therefore noticed if every phase-1 quorum with this acceptor has a member whose disk proves it. All others are
+//! asked, and late answers are used too. Within one run an acceptor only gains commits, so a counted run needs no second
+//! question.
 //!
-//! The price: a proposer or a learner counts nobody until a phase-1 quorum is there. Where the phase-1 quorum is larger
-//! than the phase-2 quorum, an acceptor that has started again counts only when as many others are there as a campaign
-//! would need.
+//! The price: a proposer or a learner counts no acceptor before a phase-1 quorum answers. With a phase-1 quorum larger than
+//! the phase-2 quorum, a restarted acceptor counts only while a whole phase-1 quorum is up.
 //!
 //! # What is bounded, and why that is sound
 //!
@@ -47,10 +47,10 @@
 //!
 //! # What remains unnoticed
 //!
-//! - A disk that went back, while every acceptor whose disk proves that is out of reach, though a phase-1 quorum is there.
-//!   The acceptor is counted until one of them is back, and votes may be lost meanwhile.
-//! - The same for good, if the acceptor started [`RUNS_MAX`] times meanwhile, and leaders that did not know of it counted
-//!   the acceptor and passed its new runs on.
+//! - A disk that went back, while a phase-1 quorum answers and every acceptor with a proof is out of reach. The acceptor is
+//!   counted until one of these acceptors is back, and votes can be lost meanwhile.
+//! - The same permanently, if the acceptor started [`RUNS_MAX`] times meanwhile, and leaders without a proof counted the
+//!   acceptor and passed its new runs on.
 //! - The reverse: a sound acceptor that started [`RUNS_MAX`] times without any leader counting it once is refused, until an
 //!   operator has the others forget (`paxos repair forget-witness`).
 //! - A leader reads a table when a connection opens and with each promise. What another leader passes on between that and
@@ -206,7 +206,7 @@ impl Witnesses {
         self.0.range(of_it).map(|(&(_, run), &counter)| (run, counter))
     }
 
-    /// What is remembered of members. Of strangers a process remembers nothing.
+    /// The entries of the cluster's members. Acceptors outside the cluster are ignored.
     pub fn of_members(&self, electorate: &Electorate) -> Self {
         self.iter()
             .filter(|&(acceptor, ..)| electorate.includes(acceptor))

@@ -1,4 +1,4 @@
-//! The links to the acceptors: they are opened, and acceptors show themselves on them.
+//! Opens the links to the acceptors, and takes in acceptors that show their runs on a link.
 
 use std::sync::Arc;
 
@@ -40,10 +40,10 @@ impl Driver {
         }
     }
 
-    /// An acceptor has shown itself; without `open`, too few others told what they remember of it. Its link opens in the
-    /// same turn: another process may have shown itself as the same acceptor before.
+    /// An acceptor has shown its runs. Without `open`, too few other acceptors reported their tables. The introduction and
+    /// the opening are one step: a second process can show runs under the same uuid.
     pub(super) fn introduced(&mut self, introduced: Event, open: Option<Open>) {
-        // What another run of it has said before is not wanted any more.
+        // Answers of an earlier run no longer count.
         if let Event::Introduced { acceptor, runs, .. } = &introduced
             && runs.last().map(|run| run.run) != self.run_of(*acceptor)
         {

@@ -1,4 +1,4 @@
-//! How an acceptor introduces itself to a link, and what the other acceptors remember of it.
+//! Asks an acceptor for its runs, and the other acceptors for their tables.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -17,15 +17,15 @@ use tonic::transport::Channel;
 
 use super::{Broken, Context, OPEN_TIMEOUT};
 
-/// How a member shows itself.
+/// A member's answer about itself.
 pub(super) struct Introduction {
-    /// Who it is, in which run.
+    /// The member, and its present run.
     pub(super) stamp: Stamp,
     /// All its runs, the present one last.
     pub(super) runs: Vec<Run>,
-    /// What it remembers of others.
+    /// Its table of other acceptors' runs.
     pub(super) remembers: Witnesses,
-    /// The operator's name for it.
+    /// The operator's name for the acceptor.
     pub(super) id: String,
 }
 
@@ -60,23 +60,23 @@ pub(super) async fn introduce(
     Err(Broken::Forming)
 }
 
-/// How long those that have not answered are waited for once enough have.
+/// Time that slow acceptors get once enough others have reported.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// Who told what it remembers of others; none when it told nothing that counts.
+/// An acceptor and its table; `None` for a failed call or an answer that does not count.
 type Told = Option<(AcceptorUuid, Witnesses)>;
 
-/// What other acceptors remember.
+/// The tables of other acceptors.
 #[derive(Default)]
 pub(super) struct Others<'a> {
-    /// Those that have told.
+    /// Reported so far.
     pub(super) told: Vec<(AcceptorUuid, Witnesses)>,
-    /// Those that are asked, and have not told yet.
+    /// Calls that are still open.
     pub(super) asked: FuturesUnordered<BoxFuture<'a, Told>>,
 }
 
-/// Asks the other acceptors what they remember, and waits until enough have told and the rest had a moment, or all calls
-/// have ended. The rule stands with [`paxos_common::paxos::witness`]; the core judges by it.
+/// Asks the other acceptors for their tables. Returns when all calls have ended, or [`GRACE`] after enough acceptors have
+/// reported. The core applies the rule of [`paxos_common::paxos::witness`].
 pub(super) async fn ask_others<'a>(
     address: &'a Address,
     acceptor: AcceptorUuid,
@@ -86,7 +86,7 @@ pub(super) async fn ask_others<'a>(
     let calls = others.map(|(other, channel)| ask(other, client(channel.clone()), acceptor, context).boxed());
     let asked = calls.collect();
     let needed = context.others_needed();
-    // What a disk that went back remembers is true, and may be too little: the core does not count it.
+    // The core does not count the table of a refused acceptor: its disk went back, so the table can be incomplete.
     let is_refused = |other: AcceptorUuid| context.views.borrow().refused.contains_key(&other);
     let is_enough = |told: &[(AcceptorUuid, Witnesses)]| {
         let told = told.iter().map(|&(other, _)| other);
@@ -110,8 +110,7 @@ async fn ask(
     told.ok().filter(|(other, _)| *other != about)
 }
 
-/// Awaits calls until all have ended, or [`GRACE`] after enough were answered: one acceptor that hangs does not hold up
-/// what the others know.
+/// Awaits calls until all have ended, or [`GRACE`] after enough were answered, so that one hanging acceptor delays nothing.
 async fn gather<'a>(
     mut asked: FuturesUnordered<BoxFuture<'a, Told>>,
     is_enough: impl Fn(&[(AcceptorUuid, Witnesses)]) -> bool,
@@ -133,7 +132,7 @@ async fn gather<'a>(
     }
 }
 
-/// Without a step it only asks.
+/// Calls `Form`. A call without a step changes nothing at the acceptor.
 async fn call_form(
     client: &mut AcceptorClient<Channel>,
     step: Option<Step>,
@@ -146,7 +145,7 @@ async fn call_form(
     Ok(form.map_err(|_| Broken::Silent)??.into_inner())
 }
 
-/// What a formed member of this cluster remembers.
+/// Reads the table of a formed member of this cluster.
 fn other_told(form: &pb::FormResponse, context: &Context) -> Result<(AcceptorUuid, Witnesses), Broken> {
     let stamp = check_member(form, context)?;
     if form.membership() != pb::Membership::Formed {
@@ -155,7 +154,7 @@ fn other_told(form: &pb::FormResponse, context: &Context) -> Result<(AcceptorUui
     Ok((stamp.acceptor, wire::read_witnesses(&form.witnesses)?))
 }
 
-/// Who answers, if it is a member of this cluster, or is about to become one.
+/// Checks that the sender of an answer is a member of this cluster, formed or not.
 fn check_member(form: &pb::FormResponse, context: &Context) -> Result<Stamp, Broken> {
     let stamp = wire::read_stamp(form.stamp.as_ref())?;
     let cluster = stamp.cluster.ok_or(Broken::Blank)?;

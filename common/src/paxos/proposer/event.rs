@@ -107,8 +107,8 @@ pub enum Event {
         runs: Vec<Run>,
         /// What it remembers of others.
         remembers: Witnesses,
-        /// Other acceptors, and what each told that it remembers: they were asked after this list was shown. None, where
-        /// the present run was introduced with enough of them before.
+        /// The tables of other acceptors, requested after this list was shown. Empty if the present run was introduced
+        /// with enough of them before.
         others: Vec<(AcceptorUuid, Witnesses)>,
     },
     /// An acceptor tells with its promise what it remembers of others now: before the last page of the promise.

@@ -71,7 +71,7 @@ pub enum End {
     },
     /// A campaign got no byte of a promise for this long.
     NoPromise(Duration),
-    /// An acceptor that may have been counted contradicts what is remembered of it: it may have lost votes.
+    /// The runs of an acceptor contradict the tables of others, and its votes may have been counted.
     Distrusted(AcceptorUuid),
 }
 
@@ -181,7 +181,7 @@ impl fmt::Display for End {
             Self::NoPromise(lasted) => write!(f, "no byte of a promise for {} s", lasted.as_secs()),
             Self::Distrusted(acceptor) => write!(
                 f,
-                "acceptor {acceptor} contradicts what is remembered of it, and may have lost votes"
+                "the runs of acceptor {acceptor} contradict the tables of other acceptors: votes may be lost"
             ),
         }
     }

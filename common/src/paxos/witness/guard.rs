@@ -29,14 +29,14 @@ pub enum Found {
     Refused(WentBack),
     /// It was refused, and now its runs agree with all that is remembered: its right disk is back.
     Readmitted(AcceptorUuid),
-    /// Too few other acceptors told what they remember after this acceptor had shown its present run: it must not be
-    /// counted until it has shown its runs again, and more have told.
+    /// Too few other acceptors reported their tables after this acceptor had shown its present run. The acceptor must not
+    /// be counted until it has shown its runs again and enough others have reported.
     Unwitnessed {
-        /// Who showed its runs.
+        /// The acceptor that showed its runs.
         acceptor: AcceptorUuid,
-        /// How many others told.
+        /// Other acceptors that reported.
         told: usize,
-        /// How many others must tell.
+        /// Other acceptors that must report.
         needed: usize,
     },
 }
@@ -46,7 +46,7 @@ pub enum Found {
 pub struct Guard {
     /// The length at which a list may have been cut.
     runs_max: usize,
-    /// How many other acceptors must tell what they remember before a new run counts.
+    /// Other acceptors that must report their tables before a new run counts.
     others_needed: usize,
     /// What this process heard itself from acceptors that it trusted.
     heard: Witnesses,
@@ -54,7 +54,7 @@ pub struct Guard {
     tables: BTreeMap<AcceptorUuid, Witnesses>,
     /// What each acceptor last showed of itself.
     shown: BTreeMap<AcceptorUuid, History>,
-    /// The present run of each acceptor about which enough others were asked, after it was shown.
+    /// The run of each acceptor for which enough others reported after the acceptor had shown the run.
     witnessed: BTreeMap<AcceptorUuid, RunNumber>,
     /// The run that they do not know, and how often they showed that.
     suspected: BTreeMap<AcceptorUuid, (RunNumber, u32)>,
@@ -62,14 +62,14 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Remembers nothing yet. A new run of an acceptor counts once the acceptor and the others that told are a phase-1
+    /// An empty guard. A new run of an acceptor counts once the acceptor and the others that reported form a phase-1
     /// quorum.
     pub fn new(quorums: Quorums) -> Self {
         Self::with(RUNS_MAX, quorums.phase1() - 1)
     }
 
-    /// The same with other bounds: a list of exactly `runs_max` runs may have been cut, and `others_needed` other
-    /// acceptors must tell.
+    /// An empty guard with explicit bounds: a list of exactly `runs_max` runs may have been cut, and `others_needed` other
+    /// acceptors must report.
     pub fn with(runs_max: usize, others_needed: usize) -> Self {
         Self {
             runs_max,
@@ -83,20 +83,19 @@ impl Guard {
         }
     }
 
-    /// How many other acceptors must tell what they remember before a new run counts.
+    /// Other acceptors that must report their tables before a new run counts.
     pub fn others_needed(&self) -> usize {
         self.others_needed
     }
 
-    /// Whether enough others have told what they remember since an acceptor first showed this run. If not, they are asked
-    /// before the next [`Self::introduce`].
+    /// Whether enough other acceptors have reported since an acceptor first showed this run. If not, the caller asks the
+    /// others before the next [`Self::introduce`].
     pub fn is_witnessed(&self, acceptor: AcceptorUuid, run: RunNumber) -> bool {
         self.others_needed == 0 || self.witnessed.get(&acceptor) == Some(&run)
     }
 
-    /// An acceptor shows its runs, the present one last, and what it remembers of others. `others` are other members, and
-    /// what each told that it remembers: each was asked *after* the acceptor had shown this list. They may be left out
-    /// where the present run is witnessed already.
+    /// An acceptor shows its runs, the present one last, and its table. `others` holds the tables of other members, each
+    /// requested *after* the acceptor had shown this list. `others` can be empty if the present run is witnessed already.
     ///
     /// Returns what is found out by it, of this acceptor or of others. One that was refused is judged like any other: it
     /// is trusted again if all that is remembered agrees with its list.
@@ -114,7 +113,7 @@ impl Guard {
         }
         self.shown.insert(acceptor, History::new(runs, self.runs_max));
         let mut found = Vec::new();
-        // What a disk that went back remembers is true, and may be too little.
+        // The table of a disk that went back is true and can be incomplete, so it is merged and not counted.
         let told = others()
             .map(|&(other, _)| other)
             .filter(|&other| self.is_sound(other));
@@ -231,14 +230,14 @@ impl Guard {
         None
     }
 
-    /// Whether an acceptor may be counted: nothing that is remembered contradicts it, and enough others were asked about
-    /// the run that it shows.
+    /// Whether an acceptor may be counted: no table contradicts its list, and enough others reported after it had shown
+    /// its present run.
     pub fn trusts(&self, acceptor: AcceptorUuid) -> bool {
         let present = self.shown.get(&acceptor).and_then(|shown| shown.present);
         self.is_sound(acceptor) && present.is_none_or(|run| self.is_witnessed(acceptor, run))
     }
 
-    /// Whether nothing that is remembered contradicts an acceptor, as far as it has shown its runs.
+    /// Whether no table contradicts the list that an acceptor showed last.
     fn is_sound(&self, acceptor: AcceptorUuid) -> bool {
         !self.refused.contains_key(&acceptor) && !self.suspected.contains_key(&acceptor)
     }

@@ -6,7 +6,7 @@ use crate::paxos::{
     witness::{Run, Witnesses},
 };
 
-/// An acceptor shows its runs, and one other told what it remembers.
+/// An acceptor shows its runs after one other acceptor reported an empty table.
 fn introduced(number: u128, runs: &[(u64, u64)], remembers: Witnesses) -> Event {
     let other = uuid(if number == 1 { 2 } else { 1 });
     with_others(number, runs, remembers, vec![(other, Witnesses::default())])
@@ -59,11 +59,11 @@ fn a_new_run_counts_once_enough_others_were_asked_about_it_and_the_reign_goes_on
     bench.tell(with_others(3, &[(1, 4), (2, 6)], nothing(), vec![]));
     assert!(!bench.core.counts(uuid(3)));
     assert!(bench.tell(Event::Opened(uuid(3))).contains(&reopen));
-    // A stranger's word is none.
+    // The table of an acceptor outside the cluster does not count.
     let stranger = vec![(uuid(77), nothing())];
     bench.tell(with_others(3, &[(1, 4), (2, 6)], nothing(), stranger));
     assert!(bench.tell(Event::Opened(uuid(3))).contains(&reopen));
-    // What another remembers, and this proposer never heard of.
+    // Another acceptor remembers a commit that this proposer never heard of.
     let beyond = Witnesses::from_iter([(uuid(3), RunNumber::from_random(1), CommitCounter::new(9))]);
     bench.tell(with_others(
         3,
