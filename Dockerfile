@@ -3,7 +3,7 @@
 FROM rust:1.95-bookworm AS context
 COPY . /sources
 # Manifests name these files, and the image needs none of them: empty, they can change without a build.
-RUN find /sources -type f -regex '.*/\(tests\|benches\|examples\)/.*' -exec truncate --size=0 {} +
+RUN find /sources -type f -regex '.*/\(tests\|testing/src\|benches\|examples\)/.*' -exec truncate --size=0 {} +
 # The workspace as its manifests tell it, each crate with nothing inside: it changes when dependencies do.
 RUN cp -r /sources /skeleton && cd /skeleton \
     && find . -type f ! -name '*.rs' ! -name Cargo.toml ! -name Cargo.lock ! -path './.cargo/*' -delete \

@@ -27,7 +27,7 @@ const LONGER: &[(&str, &str)] = &[
         "one conversion after the other, in the order of the proto files",
     ),
     (
-        "common/tests/simulator/acceptors.rs",
+        "common/testing/src/simulator/acceptors.rs",
         "one simulated process, from its disk to its answers",
     ),
     (

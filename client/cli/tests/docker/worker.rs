@@ -21,7 +21,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::history::{
+use paxos_testing::history::{
     Recorder,
     calls::Caller,
     positions,

@@ -1,0 +1,165 @@
+//! Elections as their users see them: one holder at a time, with a token that grows.
+
+use std::{
+    fs,
+    path::Path,
+    process::Child,
+    time::{Duration, Instant},
+};
+
+use crate::harness::{Cluster, paxos, run, until};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+const TTL: Duration = Duration::from_secs(2);
+
+/// A process that campaigns, and appends a line to `file` ten times a second while it holds: its name and its token.
+struct Candidate {
+    name: String,
+    child: Child,
+}
+
+impl Candidate {
+    fn start(cluster: &Cluster, name: &str, file: &Path) -> Self {
+        let work = format!(
+            "while true; do echo {name} $PAXOS_FENCING_TOKEN >> {}; sleep 0.1; done",
+            file.display()
+        );
+        let urls = cluster.urls();
+        let ttl = format!("{}s", TTL.as_secs());
+        let args = [
+            "elect",
+            "job",
+            "--as",
+            name,
+            "--ttl",
+            &ttl,
+            "--acceptors",
+            &urls,
+            "--",
+            "sh",
+            "-c",
+            &work,
+        ];
+        let child = paxos(&args).spawn().unwrap();
+        let name = name.to_owned();
+        Self { name, child }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = Pid::from_raw(self.child.id().try_into().unwrap());
+        kill(id, signal).unwrap();
+    }
+}
+
+impl Drop for Candidate {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The lines so far: who worked, with which token.
+fn lines(file: &Path) -> Vec<(String, u64)> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let line = |line: &str| {
+        let (name, token) = line.split_once(' ')?;
+        Some((name.to_owned(), token.parse().ok()?))
+    };
+    text.lines().filter_map(line).collect()
+}
+
+/// Waits until somebody else than `before` works; tells who, and the token.
+async fn holder(file: &Path, before: &str) -> (String, u64) {
+    until("somebody else works", async || {
+        lines(file).last().filter(|(name, _)| name != before).cloned()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn another_takes_over_from_a_killed_holder_and_the_token_grows() {
+    let cluster = Cluster::start(3, 2, 2).await;
+    let file = cluster.dir.path().join("work");
+    let mut candidates: Vec<_> = ["one", "two", "three"]
+        .map(|name| Candidate::start(&cluster, name, &file))
+        .into();
+    let (mut name, mut token) = holder(&file, "").await;
+    for _ in 0..2 {
+        let place = candidates
+            .iter()
+            .position(|candidate| candidate.name == name)
+            .unwrap();
+        let killed = Instant::now();
+        candidates.remove(place).signal(Signal::SIGKILL);
+        let (next, greater) = holder(&file, &name).await;
+        println!("{next} took over after {:?}", killed.elapsed());
+        assert!(greater > token, "{greater} must be above {token}");
+        (name, token) = (next, greater);
+    }
+    // Nobody worked with a token below one that was seen before, once the killed holder's command was gone.
+    let tokens: Vec<_> = lines(&file).into_iter().map(|(_, token)| token).collect();
+    assert!(tokens.is_sorted(), "{tokens:?}");
+}
+
+#[tokio::test]
+async fn holder_that_was_paused_past_its_time_is_told_and_stops_its_command() {
+    let cluster = Cluster::start(3, 1, 1).await;
+    let file = cluster.dir.path().join("work");
+    let mut paused = Candidate::start(&cluster, "paused", &file);
+    let (_, token) = holder(&file, "").await;
+    paused.signal(Signal::SIGSTOP);
+    let other = Candidate::start(&cluster, "other", &file);
+    // The paused process's command still runs: it is the token that protects what it works on.
+    let greater = until("the other one works", async || {
+        lines(&file)
+            .iter()
+            .find(|(name, _)| *name == other.name)
+            .map(|(_, token)| *token)
+    })
+    .await;
+    assert!(greater > token);
+    paused.signal(Signal::SIGCONT);
+    let status = until("the paused one gives up", async || {
+        paused.child.try_wait().unwrap()
+    })
+    .await;
+    assert_eq!(status.code(), Some(1));
+    let count = |name: &str| lines(&file).iter().filter(|(worked, _)| worked == name).count();
+    let before = (count("paused"), count("other"));
+    until("the other one goes on", async || {
+        (count("other") > before.1 + 5).then_some(())
+    })
+    .await;
+    assert_eq!(count("paused"), before.0, "its command is stopped");
+}
+
+#[tokio::test]
+async fn command_that_ends_resigns_and_its_exit_code_is_passed_on() {
+    let cluster = Cluster::start(3, 1, 1).await;
+    let urls = cluster.urls();
+    let begun = Instant::now();
+    for expected in [3, 0] {
+        let script = format!("exit {expected}");
+        let args = [
+            "elect",
+            "job",
+            "--ttl",
+            "60s",
+            "--acceptors",
+            &urls,
+            "--",
+            "sh",
+            "-c",
+            &script,
+        ];
+        let output = run(&args).await;
+        assert_eq!(output.status.code(), Some(expected), "{output:?}");
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(30),
+        "the second did not wait for the first one's time to be up"
+    );
+}

@@ -1,0 +1,421 @@
+//! What people do at a shell, in scripts and in containers: signals, empty variables, pipes that close, terminals.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::fs::PermissionsExt as _,
+    process::{Child, Command, Output, Stdio},
+};
+
+use crate::harness::{Cluster, Environment, PATIENCE, integer, paxos, run, run_with, stdout, until};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// No process listens there.
+const NO_CLUSTER: &str = "http://127.0.0.1:1";
+
+fn error(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn send(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+}
+
+/// A command whose output is read while it runs. It starts with the usual handling of signals, whatever the parent of the
+/// tests ignores.
+fn start(command: &Command) -> Child {
+    let mut usual = Command::new("env");
+    usual.arg("--default-signal").arg(command.get_program());
+    usual.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => usual.env(name, value),
+            None => usual.env_remove(name),
+        };
+    }
+    usual
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+async fn output(child: Child) -> Output {
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
+    tokio::time::timeout(PATIENCE, output).await.unwrap().unwrap()
+}
+
+/// Waits until the process handles the signal: it began to listen.
+async fn handles(child: &Child, signal: Signal) {
+    let status = format!("/proc/{}/status", child.id());
+    until("the process listens to signals", async || {
+        let text = fs::read_to_string(&status).ok()?;
+        let mask = text.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+        let mask = u64::from_str_radix(mask.trim(), 16).ok()?;
+        (mask & (1 << (signal as u64 - 1)) != 0).then_some(())
+    })
+    .await;
+}
+
+/// Gives `text` to the standard input of `paxos`, and waits for the end.
+async fn feed(args: &[&str], text: &str) -> Output {
+    let mut child = start(&paxos(args));
+    // A command that ends early closes the pipe.
+    let _ = child.stdin.take().unwrap().write_all(text.as_bytes());
+    output(child).await
+}
+
+#[tokio::test]
+async fn signals_end_commands_that_follow_with_0_and_others_with_128_and_the_number() {
+    let cluster = Cluster::start(3, 1, 1).await;
+    let urls = cluster.urls();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        for (args, acceptors, code) in [
+            (&["watch", "key"][..], urls.as_str(), 0),
+            (&["log", "--follow"], &urls, 0),
+            (&["status", "--watch"], &urls, 0),
+            (&["bench", "--duration", "1h"], &urls, 0),
+            (
+                &["put", "key", "value", "--timeout", "1h"],
+                NO_CLUSTER,
+                128 + signal as i32,
+            ),
+            (
+                &["get", "key", "--timeout", "1h"],
+                NO_CLUSTER,
+                128 + signal as i32,
+            ),
+        ] {
+            let child = start(&paxos(&[args, &["--acceptors", acceptors]].concat()));
+            handles(&child, signal).await;
+            if args[0] == "bench" {
+                // Before it measures there is no result. Only what it measures takes many slots.
+                let chosen_to = async || cluster.client().chosen_to(PATIENCE).await.unwrap();
+                let measures = chosen_to().await.plus(20);
+                until("it measures", async || {
+                    (chosen_to().await > measures).then_some(())
+                })
+                .await;
+            }
+            send(&child, signal);
+            let ended = output(child).await;
+            assert_eq!(ended.status.code(), Some(code), "{args:?} {signal:?}: {ended:?}");
+            match args[0] {
+                "bench" => assert!(
+                    String::from_utf8_lossy(&ended.stdout).contains("proposals"),
+                    "{ended:?}"
+                ),
+                "put" => assert!(error(&ended).contains("may still take effect"), "{ended:?}"),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn signal_that_the_parent_ignores_stays_ignored() {
+    let cluster = Cluster::start(3, 1, 1).await;
+    let urls = cluster.urls();
+    let watch = paxos(&["watch", "key", "--acceptors", &urls]);
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"trap "" HUP; exec "$0" "$@""#]);
+    command.arg(watch.get_program()).args(watch.get_args());
+    let mut child = start(&command);
+    handles(&child, Signal::SIGTERM).await;
+    send(&child, Signal::SIGHUP);
+    let mut error = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    error.read_line(&mut line).unwrap();
+    assert!(line.starts_with("watching from "), "{line:?}");
+    // A put is seen after the hang-up.
+    let mut printed = BufReader::new(child.stdout.take().unwrap());
+    stdout(&run(&["put", "key", "value", "--acceptors", &urls]).await);
+    line.clear();
+    printed.read_line(&mut line).unwrap();
+    assert!(line.ends_with("key = value\n"), "{line:?}");
+    send(&child, Signal::SIGTERM);
+    assert_eq!(output(child).await.status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn empty_variables_are_unset_and_a_wrong_one_is_named() {
+    let cluster = Cluster::start(3, 1, 1).await;
+    let empty = |name| (name, String::new());
+    let environment: Environment = vec![
+        ("PAXOS_ACCEPTORS", cluster.urls()),
+        empty("PAXOS_TIMEOUT"),
+        empty("PAXOS_OUTPUT"),
+        empty("PAXOS_PROPOSERS"),
+        empty("PAXOS_LEARNERS"),
+    ];
+    stdout(&run_with(&["put", "key", "value"], &environment).await);
+    let listen = cluster.proposers[0].address.to_string();
+    let listen = listen.strip_prefix("http://").unwrap();
+    stdout(&run_with(&["healthcheck", listen], &vec![empty("PAXOS_LISTEN")]).await);
+    let refused = run_with(&["serve", "proposer"], &vec![empty("PAXOS_ACCEPTORS")]).await;
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(error(&refused).contains("--acceptors"), "{refused:?}");
+
+    let wrong: Environment = vec![("PAXOS_TIMEOUT", "soon".to_owned())];
+    let refused = run_with(&["get", "key"], &wrong).await;
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        error(&refused).contains("The value is that of the environment variable PAXOS_TIMEOUT."),
+        "{refused:?}"
+    );
+    let refused = run_with(&["get", "key", "--timeout", "now"], &wrong).await;
+    assert!(!error(&refused).contains("PAXOS_TIMEOUT."), "{refused:?}");
+}
+
+#[tokio::test]
+async fn settings_of_a_collector_that_are_meant_for_others_do_not_stop_a_client() {
+    let cluster = Cluster::start(3, 1, 1).await;
+    let urls = cluster.urls();
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", NO_CLUSTER.to_owned());
+    let args = ["put", "key", "value", "--acceptors", &urls];
+    let odd = vec![
+        endpoint.clone(),
+        ("OTEL_TRACES_SAMPLER", "jaeger_remote".to_owned()),
+    ];
+    let done = run_with(&args, &odd).await;
+    stdout(&done);
+    assert!(
+        error(&done).contains("warning: no traces are exported")
+            && error(&done).contains("OTEL_TRACES_SAMPLER"),
+        "{done:?}"
+    );
+    // A collector that is away is no news for a command.
+    let done = run_with(&args, &vec![endpoint]).await;
+    stdout(&done);
+    assert_eq!(error(&done), "");
+}
+
+#[tokio::test]
+async fn get_prints_exactly_the_bytes_that_put_stored() {
+    let cluster = Cluster::start(3, 1, 1).await;
+    let urls = cluster.urls();
+    for value in ["x", "x\n", "", "two\nlines"] {
+        let put = feed(&["put", "key", "-", "--acceptors", &urls], value).await;
+        stdout(&put);
+        let get = ["get", "key", "--acceptors", &urls];
+        assert_eq!(stdout(&run(&get).await), value);
+        let with_newline = stdout(&run(&[&get[..], &["--newline"]].concat()).await);
+        assert_eq!(with_newline, format!("{value}\n"));
+    }
+}
+
+#[tokio::test]
+async fn empty_decision_is_refused_unless_it_is_asked_for() {
+    let cluster = Cluster::start(3, 1, 1).await;
+    let urls = cluster.urls();
+    let decide = ["decide", "name", "-", "--acceptors", &urls];
+    let refused = feed(&decide, "").await;
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(error(&refused).contains("nothing was decided"), "{refused:?}");
+    assert_eq!(stdout(&feed(&decide, "alice").await), "alice\n");
+    let decide = ["decide", "none", "", "--allow-empty", "--acceptors", &urls];
+    assert_eq!(stdout(&run(&decide).await), "\n");
+}
+
+#[tokio::test]
+async fn every_line_that_was_sent_has_an_outcome_and_a_bad_line_is_named() {
+    let cluster = Cluster::start(3, 1, 1).await;
+    let urls = cluster.urls();
+    let propose = ["propose", "--lines", "--acceptors", &urls];
+    let ended = feed(&propose, "one\ntwo\n\nthree\n").await;
+    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    assert!(error(&ended).contains("line 3 is empty"), "{ended:?}");
+    let log = async || stdout(&run(&["log", "--acceptors", &urls]).await).lines().count();
+    assert_eq!(String::from_utf8_lossy(&ended.stdout).lines().count(), 2);
+    assert_eq!(log().await, 2);
+
+    let long = format!("{}\n{}\nlast\n", "x".repeat(1 << 20), "y".repeat((1 << 20) + 1));
+    let ended = feed(&propose, &long).await;
+    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    assert!(
+        error(&ended).contains("line 2 is longer than 1048576 bytes"),
+        "{ended:?}"
+    );
+    assert_eq!(String::from_utf8_lossy(&ended.stdout).lines().count(), 1);
+    assert_eq!(log().await, 3);
+
+    // The reader leaves after the first outcome.
+    let mut child = start(&paxos(&propose));
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"first\n").unwrap();
+    let mut printed = BufReader::new(child.stdout.take().unwrap());
+    printed.read_line(&mut String::new()).unwrap();
+    drop(printed);
+    let _ = input.write_all(b"second\nthird\n");
+    drop(input);
+    let ended = output(child).await;
+    assert_eq!(ended.status.code(), Some(74), "{ended:?}");
+    assert!(error(&ended).contains("the outcome of line 2"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn log_prints_every_acknowledged_line_while_nobody_leads() {
+    const LINES: &str = "1\n2\n3\n4\n5\n";
+    let mut cluster = Cluster::start(3, 1, 1).await;
+    let urls = cluster.urls();
+    for line in LINES.lines() {
+        let proposed = run(&["propose", line, "--acceptors", &urls]).await;
+        assert_eq!(proposed.status.code(), Some(0), "{proposed:?}");
+    }
+    // The acceptors have not heard yet that the last line was chosen.
+    cluster.proposers[0].kill();
+    let lines = |log: &Output| {
+        let values = String::from_utf8_lossy(&log.stdout).into_owned();
+        let value = |line: &str| Some(format!("{}\n", line.split_once("  ")?.1));
+        values.lines().filter_map(value).collect::<String>()
+    };
+    let log = run(&["log", "--acceptors", &urls]).await;
+    assert_eq!(log.status.code(), Some(0), "{log:?}");
+    assert_eq!(lines(&log), LINES);
+
+    // The end of the log is unknown without a majority of the acceptors.
+    for acceptor in &mut cluster.acceptors[1..] {
+        acceptor.kill();
+    }
+    let log = run(&["log", "--timeout", "1s", "--acceptors", &urls]).await;
+    assert_eq!(log.status.code(), Some(69), "{log:?}");
+    assert!(
+        error(&log).contains("--local prints what a learner has"),
+        "{log:?}"
+    );
+    let log = run(&["log", "--local", "--acceptors", &urls]).await;
+    assert_eq!(log.status.code(), Some(0), "{log:?}");
+    assert_eq!(lines(&log), LINES);
+}
+
+#[tokio::test]
+async fn watch_begins_after_what_was_acknowledged_and_says_where() {
+    let cluster = Cluster::start(3, 1, 2).await;
+    let urls = cluster.urls();
+    for round in 0..5 {
+        let put = async |value: &str| stdout(&run(&["put", "key", value, "--acceptors", &urls]).await);
+        put("old").await;
+        let mut child = start(&paxos(&[
+            "watch",
+            "key",
+            "--output",
+            "json",
+            "--acceptors",
+            &urls,
+        ]));
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let first: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert!(integer(&first["watching"]["from"]["slot"]).is_some(), "{first}");
+        put("new").await;
+        let change: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert_eq!(change["value"], "new", "round {round}: {change}");
+        send(&child, Signal::SIGTERM);
+        assert!(output(child).await.status.success());
+    }
+}
+
+#[tokio::test]
+async fn candidate_whose_command_is_no_program_never_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("no-program");
+    fs::write(&file, "text").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let file = file.to_str().unwrap();
+    // Without a cluster: nothing was asked of one.
+    for (program, code) in [("/no/such", 127), ("no-such-program-anywhere", 127), (file, 126)] {
+        let ended = run(&["elect", "job", "--acceptors", NO_CLUSTER, "--", program]).await;
+        assert_eq!(ended.status.code(), Some(code), "{ended:?}");
+        assert!(error(&ended).contains(program), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn candidate_goes_on_waiting_for_a_cluster_that_does_not_answer() {
+    let args = [
+        "elect",
+        "job",
+        "--acceptors",
+        NO_CLUSTER,
+        "--timeout",
+        "300ms",
+        "--",
+        "true",
+    ];
+    let mut child = start(&paxos(&args));
+    let mut line = String::new();
+    let mut lines = BufReader::new(child.stderr.take().unwrap());
+    lines.read_line(&mut line).unwrap();
+    assert!(line.contains("the candidate goes on waiting"), "{line}");
+    send(&child, Signal::SIGTERM);
+    let mut rest = String::new();
+    lines.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("the command was not run"), "{rest}");
+    assert_eq!(output(child).await.status.code(), Some(143));
+}
+
+#[tokio::test]
+async fn holder_whose_terminal_closes_resigns() {
+    let cluster = Cluster::start(3, 1, 1).await;
+    let urls = cluster.urls();
+    let elect = |command: &'static str| {
+        let args = [
+            "elect",
+            "job",
+            "--ttl",
+            "1h",
+            "--acceptors",
+            &urls,
+            "--",
+            "sh",
+            "-c",
+            command,
+        ];
+        paxos(&args)
+    };
+    let mut holder = start(&elect("echo holds; sleep 1000"));
+    let mut line = String::new();
+    BufReader::new(holder.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "holds\n");
+    send(&holder, Signal::SIGHUP);
+    assert_eq!(output(holder).await.status.code(), Some(143));
+    // The time to live is an hour: only a resignation lets another hold.
+    assert_eq!(output(start(&elect("exit 7"))).await.status.code(), Some(7));
+}
+
+#[tokio::test]
+async fn command_of_a_holder_reads_from_the_terminal() {
+    if Command::new("script").arg("--version").output().is_err() {
+        return;
+    }
+    let cluster = Cluster::start(3, 1, 1).await;
+    let elect = paxos(&["elect", "job", "--acceptors", &cluster.urls()]);
+    let words: Vec<_> = std::iter::once(elect.get_program())
+        .chain(elect.get_args())
+        .collect();
+    let line = words.join(std::ffi::OsStr::new(" ")).into_string().unwrap();
+    let line = format!("{line} -- sh -c 'echo ask; read answer; echo got $answer'");
+    // A terminal of its own, whose input and output are these pipes.
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    let mut child = start(&command);
+    let mut printed = BufReader::new(child.stdout.take().unwrap());
+    let mut until_line = |wanted: &str| {
+        let mut line = String::new();
+        while line.trim_end() != wanted {
+            line.clear();
+            assert_ne!(printed.read_line(&mut line).unwrap(), 0, "no {wanted:?}");
+        }
+    };
+    until_line("ask");
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"blue\n").unwrap();
+    until_line("got blue");
+    drop(input);
+    assert_eq!(output(child).await.status.code(), Some(0));
+}

@@ -1,0 +1,453 @@
+//! A cluster of real processes: each `paxos serve ROLE` on a port and directory of its own, killed and restarted at will.
+
+mod load;
+mod proxy;
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use paxos_client::{
+    Address, Client, ClientConfig, Slot, Version,
+    proto::{AcceptorStatusResponse, LogRecord, attach_request::Progress, command::Operation},
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub(crate) use load::{Load, Outcome};
+pub(crate) use proxy::{Cut, Proxy};
+
+/// More than anything takes on a busy machine; what is not true by then is wrong.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// Ports are taken from here on, below those that the kernel gives to outgoing connections: a process that restarts
+/// on its port must not find it in use.
+const PORTS: (u16, u16) = (10_000, 30_000);
+
+/// One cluster at a time: they share few cores, and a starved one would prove nothing.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Waits until `look` finds something; panics, and says what was waited for, when it does not for [`PATIENCE`].
+pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Ports at which nobody listens, `count` in a row.
+pub(crate) fn free_ports(count: u16) -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    if NEXT.load(Ordering::Relaxed) == 0 {
+        NEXT.store(rand::random_range(PORTS.0..PORTS.1), Ordering::Relaxed);
+    }
+    loop {
+        let first = NEXT.fetch_add(count, Ordering::Relaxed);
+        if first > PORTS.1 {
+            NEXT.store(PORTS.0, Ordering::Relaxed);
+        } else if (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return first;
+        }
+    }
+}
+
+/// Environment variables of a cluster's processes.
+pub(crate) type Environment = Vec<(&'static str, String)>;
+
+/// `paxos` with these arguments and none of our environment.
+pub(crate) fn paxos(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_paxos"));
+    let is_ours = |name: &str| name.starts_with("PAXOS_") || name.starts_with("OTEL_");
+    for (name, _) in std::env::vars().filter(|(name, _)| is_ours(name)) {
+        command.env_remove(name);
+    }
+    // Their usual ports are few, and many processes run here.
+    command.env("PAXOS_METRICS_LISTEN", "off");
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// Runs `paxos` to its end, without blocking the test's runtime.
+pub(crate) async fn run(args: &[&str]) -> Output {
+    run_with(args, &Environment::new()).await
+}
+
+/// The same, in this environment.
+pub(crate) async fn run_with(args: &[&str], environment: &Environment) -> Output {
+    let mut command = paxos(args);
+    command.envs(environment.iter().cloned());
+    tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap()
+}
+
+/// Standard output as text, of a command that must succeed.
+pub(crate) fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// An integer of 64 bits in JSON, which is a string there.
+pub(crate) fn integer(json: &Value) -> Option<u64> {
+    json.as_str()?.parse().ok()
+}
+
+/// A process of ours that can be killed and started again as the same.
+pub(crate) struct Process {
+    pub(crate) name: String,
+    pub(crate) address: Address,
+    args: Vec<String>,
+    environment: Environment,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Process {
+    /// A role that listens on `port`; its log goes to a file in `dir`.
+    pub(crate) fn role(dir: &Path, role: &str, name: String, port: u16, flags: &[&str]) -> Self {
+        Self::role_with(dir, role, name, port, flags, Environment::new())
+    }
+
+    /// The same, in this environment.
+    pub(crate) fn role_with(
+        dir: &Path,
+        role: &str,
+        name: String,
+        port: u16,
+        flags: &[&str],
+        environment: Environment,
+    ) -> Self {
+        let listen = format!("127.0.0.1:{port}");
+        let address = format!("http://{listen}").parse().unwrap();
+        let args = ["serve", role, "--listen", &listen]
+            .iter()
+            .chain(flags)
+            .map(ToString::to_string)
+            .collect();
+        let mut process = Self {
+            log: dir.join(format!("{name}.log")),
+            name,
+            address,
+            args,
+            environment,
+            child: None,
+        };
+        process.start();
+        process
+    }
+
+    pub(crate) fn start(&mut self) {
+        assert!(self.child.is_none(), "{} runs already", self.name);
+        let log = File::options().create(true).append(true).open(&self.log).unwrap();
+        let args: Vec<_> = self.args.iter().map(String::as_str).collect();
+        let mut command = paxos(&args);
+        command.envs(self.environment.iter().cloned());
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Its id, for what the kernel tells of it.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// Resident memory in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.unwrap().parse().unwrap()
+    }
+
+    /// SIGKILL, and gone when this returns.
+    pub(crate) fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.child.take().expect("it runs").wait().unwrap();
+    }
+
+    /// Waits for it to end by itself.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let name = self.name.clone();
+        let child = self.child.as_mut().expect("it runs");
+        let status = until(&format!("{name} ends"), async || child.try_wait().unwrap()).await;
+        self.child = None;
+        status
+    }
+
+    /// How it ended by itself; `None` while it runs, and when it was not started.
+    pub(crate) fn try_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().unwrap()?;
+        self.child = None;
+        Some(status)
+    }
+
+    /// SIGKILL if it still runs.
+    pub(crate) fn kill_if_it_runs(&mut self) {
+        if self.try_ended().is_none() && self.child.is_some() {
+            self.kill();
+        }
+    }
+
+    /// SIGTERM, and how it ended.
+    pub(crate) async fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.ended().await
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(40)..];
+            eprintln!("--- the log of {} ends so ---\n{}\n", self.name, tail.join("\n"));
+        }
+    }
+}
+
+/// Processes of all three roles.
+pub(crate) struct Cluster {
+    pub(crate) acceptors: Vec<Process>,
+    pub(crate) proposers: Vec<Process>,
+    pub(crate) learners: Vec<Process>,
+    pub(crate) dir: TempDir,
+    /// Of processes that are added from now on.
+    pub(crate) environment: Environment,
+    _turn: tokio::sync::MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    /// Starts these numbers of processes, and waits until a proposer leads and every learner has caught up.
+    pub(crate) async fn start(acceptors: u16, proposers: u16, learners: u16) -> Self {
+        Self::start_with(acceptors, proposers, learners, Environment::new()).await
+    }
+
+    /// The same, in this environment.
+    pub(crate) async fn start_with(
+        acceptors: u16,
+        proposers: u16,
+        learners: u16,
+        environment: Environment,
+    ) -> Self {
+        let mut cluster = Self::blank_in(TempDir::new().unwrap(), acceptors, environment).await;
+        for _ in 0..proposers {
+            cluster.add_proposer(&cluster.urls(), &[]);
+        }
+        for number in 1..=learners {
+            let name = format!("learner-{number}");
+            let data_dir = cluster.path(&name);
+            cluster.add_learner(name, &["--data-dir", &data_dir]);
+        }
+        cluster.leader().await;
+        for learner in &cluster.learners {
+            let address = learner.address.to_string();
+            let listen = address.strip_prefix("http://").unwrap();
+            until("a learner is ready", async || {
+                run(&["healthcheck", listen]).await.status.success().then_some(())
+            })
+            .await;
+        }
+        cluster
+    }
+
+    /// Acceptors that nobody has made a cluster yet.
+    pub(crate) async fn blank(acceptors: u16) -> Self {
+        Self::blank_in(TempDir::new().unwrap(), acceptors, Environment::new()).await
+    }
+
+    /// The same on a disk that never stalls: in memory, where the machine offers that. For tests of who leads when,
+    /// since to everybody else an acceptor whose disk stands still for a second, as busy machines' disks do, is cut off.
+    pub(crate) async fn blank_and_calm(acceptors: u16) -> Self {
+        let dir = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new());
+        Self::blank_in(dir.unwrap(), acceptors, Environment::new()).await
+    }
+
+    async fn blank_in(dir: TempDir, acceptors: u16, environment: Environment) -> Self {
+        let turn = TURN.lock().await;
+        let mut cluster = Self {
+            acceptors: Vec::new(),
+            proposers: Vec::new(),
+            learners: Vec::new(),
+            dir,
+            environment,
+            _turn: turn,
+        };
+        for _ in 0..acceptors {
+            cluster.add_acceptor();
+        }
+        cluster
+    }
+
+    pub(crate) fn add_acceptor(&mut self) {
+        let name = format!("acceptor-{}", self.acceptors.len() + 1);
+        let data_dir = self.path(&name);
+        let flags = ["--id", &name, "--data-dir", &data_dir];
+        self.acceptors.push(self.role("acceptor", name.clone(), &flags));
+    }
+
+    /// A proposer that is told these addresses of acceptors.
+    pub(crate) fn add_proposer(&mut self, urls: &str, flags: &[&str]) {
+        let name = format!("proposer-{}", self.proposers.len() + 1);
+        let flags: Vec<_> = ["--acceptors", urls].iter().chain(flags).copied().collect();
+        self.proposers.push(self.role("proposer", name, &flags));
+    }
+
+    pub(crate) fn add_learner(&mut self, name: String, flags: &[&str]) {
+        let urls = self.urls();
+        let flags: Vec<_> = ["--acceptors", &urls].iter().chain(flags).copied().collect();
+        self.learners.push(self.role("learner", name, &flags));
+    }
+
+    fn role(&self, role: &str, name: String, flags: &[&str]) -> Process {
+        let environment = self.environment.clone();
+        Process::role_with(self.dir.path(), role, name, free_ports(1), flags, environment)
+    }
+
+    /// The data directory of the process of this name, or any other path in the cluster's directory.
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    /// The acceptors' addresses, as `--acceptors` takes them.
+    pub(crate) fn urls(&self) -> String {
+        self.acceptors
+            .iter()
+            .map(|acceptor| acceptor.address.to_string())
+            .collect::<Vec<_>>()
+            .join(",")
+    }
+
+    /// A client that finds its way by the acceptors.
+    pub(crate) fn client(&self) -> Client {
+        self.client_of(&[])
+    }
+
+    /// A client that reads from these learners only.
+    pub(crate) fn client_of(&self, learners: &[&Process]) -> Client {
+        Client::new(ClientConfig {
+            acceptors: self
+                .acceptors
+                .iter()
+                .map(|acceptor| acceptor.address.clone())
+                .collect(),
+            proposers: Vec::new(),
+            learners: learners.iter().map(|learner| learner.address.clone()).collect(),
+        })
+        .unwrap()
+    }
+
+    /// What one acceptor says of itself and the cluster; `None` when it does not answer.
+    pub(crate) async fn acceptor_status(&self, acceptor: usize) -> Option<AcceptorStatusResponse> {
+        let client = Client::new(ClientConfig {
+            acceptors: vec![self.acceptors[acceptor].address.clone()],
+            ..ClientConfig::default()
+        });
+        let status = client.unwrap().cluster_status(Duration::from_secs(5)).await;
+        status.answers().next().cloned()
+    }
+
+    /// `paxos status` as JSON, and its exit code.
+    pub(crate) async fn status(&self) -> (Value, Option<i32>) {
+        let output = run(&["status", "--output", "json", "--acceptors", &self.urls()]).await;
+        let status = serde_json::from_slice(&output.stdout).unwrap();
+        (status, output.status.code())
+    }
+
+    /// Which of the proposers leads; waits until one does.
+    pub(crate) async fn leader(&self) -> usize {
+        let client = self.client();
+        until("a proposer leads", async || {
+            let status = client.cluster_status(Duration::from_secs(1)).await;
+            let leading = status
+                .answers()
+                .flat_map(|answer| &answer.attached)
+                .filter_map(|peer| match &peer.report.as_ref()?.progress {
+                    Some(Progress::Proposer(progress)) if progress.leading => Some((
+                        progress.ballot.map(|ballot| (ballot.round, ballot.proposer)),
+                        peer,
+                    )),
+                    Some(Progress::Proposer(_) | Progress::Learner(_)) | None => None,
+                })
+                .max_by_key(|(ballot, _)| *ballot)?;
+            let address = &leading.1.report.as_ref()?.address;
+            self.proposers
+                .iter()
+                .position(|proposer| proposer.address.as_str() == address)
+        })
+        .await
+    }
+
+    /// All commands in a learner's log up to `end`, which it must reach.
+    pub(crate) async fn log_of(&self, learner: &Process, end: Slot) -> BTreeMap<Version, Vec<u8>> {
+        let mut log = self.client_of(&[learner]).subscribe(Slot::ZERO, PATIENCE);
+        let mut commands = BTreeMap::new();
+        let mut next = Slot::ZERO;
+        while next < end {
+            let news = tokio::time::timeout(PATIENCE, log.next())
+                .await
+                .expect("the learner goes on")
+                .unwrap()
+                .unwrap();
+            for record in &news.records {
+                commands.extend(commands_of(record));
+            }
+            next = news.next;
+        }
+        commands
+    }
+
+    /// Waits until `paxos status` finds nothing wrong and the digests of so many learners equal, at or past `end`.
+    pub(crate) async fn digests_are_equal(&self, end: Slot) -> Value {
+        until("digests are equal at the end of the log", async || {
+            let (status, code) = self.status().await;
+            assert_ne!(status["digests"]["verdict"], "differ", "{status}");
+            let equal =
+                status["digests"]["verdict"] == "equal" && integer(&status["digests"]["to"])? >= end.get();
+            (equal && code == Some(0)).then_some(status)
+        })
+        .await
+    }
+}
+
+/// The appended records of a slot, each with its version.
+pub(crate) fn commands_of(record: &LogRecord) -> Vec<(Version, Vec<u8>)> {
+    let slot = Slot::new(record.slot).unwrap();
+    let commands = record.value.iter().flat_map(|value| &value.commands);
+    (0..)
+        .zip(commands)
+        .map(|(offset, command)| {
+            let Some(Operation::Append(append)) = &command.operation else {
+                panic!("{command:?} was not proposed")
+            };
+            (Version { slot, offset }, append.record.to_vec())
+        })
+        .collect()
+}

@@ -1,0 +1,107 @@
+//! Proxy: a TCP connection between two processes that a test can cut, one way or both, and heal.
+
+use std::{net::TcpListener as StdListener, sync::Arc};
+
+use paxos_client::Address;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    task::JoinHandle,
+};
+
+/// What does not pass. Connections stay; what is on its way waits, and arrives when the cut is healed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// Everything passes.
+    #[default]
+    Whole,
+    /// What the caller says is not heard.
+    Requests,
+    /// What the callee says is not heard.
+    Answers,
+    /// Nothing passes.
+    Both,
+}
+
+impl Cut {
+    fn holds(self, way: Way) -> bool {
+        match (self, way) {
+            (Self::Whole, _) | (Self::Requests, Way::Answers) | (Self::Answers, Way::Requests) => false,
+            (Self::Both, _) | (Self::Requests, Way::Requests) | (Self::Answers, Way::Answers) => true,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Requests,
+    Answers,
+}
+
+/// Stands between callers and one process.
+pub(crate) struct Proxy {
+    pub(crate) address: Address,
+    cut: Arc<watch::Sender<Cut>>,
+    task: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Stands before the process at `target`.
+    pub(crate) fn before(target: &Address) -> Self {
+        let listener = StdListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap())
+            .parse()
+            .unwrap();
+        let target = target.as_str().strip_prefix("http://").unwrap().to_owned();
+        let cut = Arc::new(watch::Sender::new(Cut::Whole));
+        let task = tokio::spawn(forward(listener, target, cut.clone()));
+        Self { address, cut, task }
+    }
+
+    /// Cuts, or heals, every connection, those to come included.
+    pub(crate) fn set(&self, cut: Cut) {
+        self.cut.send_replace(cut);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn forward(listener: TcpListener, target: String, cut: Arc<watch::Sender<Cut>>) {
+    while let Ok((caller, _)) = listener.accept().await {
+        // A callee that is not there is a connection that closes.
+        let Ok(callee) = TcpStream::connect(&target).await else {
+            continue;
+        };
+        caller.set_nodelay(true).unwrap();
+        callee.set_nodelay(true).unwrap();
+        let (from_caller, to_caller) = caller.into_split();
+        let (from_callee, to_callee) = callee.into_split();
+        let requests = pass(from_caller, to_callee, Way::Requests, cut.subscribe());
+        let answers = pass(from_callee, to_caller, Way::Answers, cut.subscribe());
+        tokio::spawn(requests);
+        tokio::spawn(answers);
+    }
+}
+
+/// Passes bytes on until one side closes; holds them while that way is cut.
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: Way, mut cut: watch::Receiver<Cut>) {
+    let mut bytes = vec![0; 64 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        if cut.wait_for(|cut| !cut.holds(way)).await.is_err() {
+            return;
+        }
+        if to.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Linearizability: processes of a real cluster are killed and paused while clients read and write, and both checks
+//! judge the history of their calls.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use paxos_client::{Condition as Asks, Consistency, Written};
+
+use paxos_testing::history::{
+    Asked, Condition, Record, Recorder, Told,
+    calls::{Caller, held},
+    positions,
+    search::{self, Verdict},
+};
+
+use crate::harness::{Cluster, PATIENCE, until};
+
+/// How long a client waits: shorter than a pause, so that some outcomes stay unknown.
+const TIMEOUT: Duration = Duration::from_millis(1_500);
+/// A history of fewer calls tests nothing.
+const CALLS_MIN: usize = 200;
+
+async fn work(caller: Caller, over: Arc<AtomicBool>) {
+    let mut step = 0;
+    while !over.load(Ordering::Relaxed) {
+        step += 1;
+        let key = Caller::any_key();
+        // What went wrong is in the history.
+        let seen = caller.read(key).await.unwrap_or_default();
+        let _ = caller.write(key, step, seen).await;
+        // One history is looked through for each key: short enough to look through.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// One fault after another; every process is back before the next.
+async fn trouble(cluster: &mut Cluster, round: usize) {
+    let pause = Duration::from_millis(700);
+    let leader = cluster.leader().await;
+    match round % 5 {
+        0 => {
+            cluster.proposers[leader].kill();
+            cluster.proposers[leader].start();
+        }
+        1 => {
+            let acceptor = round % cluster.acceptors.len();
+            cluster.acceptors[acceptor].kill();
+            tokio::time::sleep(pause).await;
+            cluster.acceptors[acceptor].start();
+        }
+        2 => {
+            let learner = round % cluster.learners.len();
+            cluster.learners[learner].kill();
+            cluster.learners[learner].start();
+        }
+        3 => {
+            cluster.proposers[leader].signal(Signal::SIGSTOP);
+            tokio::time::sleep(pause).await;
+            cluster.proposers[leader].signal(Signal::SIGCONT);
+        }
+        _ => {
+            let learner = round % cluster.learners.len();
+            cluster.learners[learner].signal(Signal::SIGSTOP);
+            tokio::time::sleep(pause).await;
+            cluster.learners[learner].signal(Signal::SIGCONT);
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+}
+
+async fn history_of(rounds: usize) -> Vec<Record> {
+    let mut cluster = Cluster::start(3, 2, 3).await;
+    let recorder = Recorder::default();
+    let over = Arc::new(AtomicBool::new(false));
+    let workers: Vec<_> = (0..6)
+        .map(|number| {
+            // Each reads from one learner first, so that all of them are asked.
+            let learners: Vec<_> = (0..3)
+                .map(|more| &cluster.learners[(usize::try_from(number).unwrap() + more) % 3])
+                .collect();
+            let client = cluster.client_of(&learners);
+            let caller = Caller {
+                client,
+                recorder: recorder.clone(),
+                number,
+                timeout: TIMEOUT,
+            };
+            tokio::spawn(work(caller, Arc::clone(&over)))
+        })
+        .collect();
+    for round in 0..rounds {
+        trouble(&mut cluster, round).await;
+    }
+    // A machine that is busy with other things makes fewer in the same time.
+    until("there is something to check", async || {
+        (recorder.calls() > CALLS_MIN).then_some(())
+    })
+    .await;
+    over.store(true, Ordering::Relaxed);
+    for worker in workers {
+        worker.await.unwrap();
+    }
+    recorder.history()
+}
+
+fn check(history: &[Record]) {
+    let unknown = history.iter().filter(|record| record.ended.is_none()).count();
+    println!("{} calls, {unknown} of them with unknown outcomes", history.len());
+    assert!(history.len() > CALLS_MIN, "it tests nothing otherwise");
+    if let Err(breach) = positions::check(history) {
+        panic!("{breach:?}");
+    }
+    let verdict = search::search(history);
+    assert!(matches!(verdict, Verdict::Linearizable { .. }), "{verdict:?}");
+}
+
+#[tokio::test]
+async fn history_is_linearizable_while_processes_are_killed_and_paused() {
+    check(&history_of(5).await);
+}
+
+#[tokio::test]
+#[ignore = "takes a minute: cargo long"]
+async fn long_history_is_linearizable_while_processes_are_killed_and_paused() {
+    check(&history_of(60).await);
+}
+
+/// A reader that answers from what it read before a write was acknowledged: both checks must object.
+#[tokio::test]
+async fn stale_read_is_caught() {
+    let cluster = Cluster::start(3, 1, 2).await;
+    let client = cluster.client();
+    for stale in [false, true] {
+        let recorder = Recorder::default();
+        let mut kept = None;
+        for value in ["old", "new"] {
+            let asked = Asked::Put {
+                value: value.to_owned(),
+                condition: Condition::Always,
+            };
+            let call = recorder.begin(0, "a", asked);
+            match client.put("a", value, Asks::Always, PATIENCE).await.unwrap() {
+                Written::Applied { version } => call.told(Told::Applied(version.into())),
+                Written::ConditionFailed { .. } => panic!("it had no condition"),
+            }
+            if kept.is_none() {
+                kept = client
+                    .get("a", Consistency::Linearizable, PATIENCE)
+                    .await
+                    .unwrap();
+            }
+        }
+        let call = recorder.begin(1, "a", Asked::Read);
+        let found = if stale {
+            kept
+        } else {
+            client
+                .get("a", Consistency::Linearizable, PATIENCE)
+                .await
+                .unwrap()
+        };
+        let found = found.unwrap();
+        call.told(Told::Read {
+            applied_to: found.version.slot.get() + 1,
+            found: Some(held(&found)),
+        });
+        let history = recorder.history();
+        assert_eq!(positions::check(&history).is_err(), stale);
+        let found_order = matches!(search::search(&history), Verdict::Linearizable { .. });
+        assert_eq!(found_order, !stale);
+    }
+}

@@ -1,0 +1,34 @@
+//! Tests of real processes: clusters of `paxos serve`, commands as users run them, and faults made by hand.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "in tests, helpers included, which print what they measured"
+)]
+
+mod cluster;
+mod commands;
+mod cuts;
+mod damaged_rows;
+mod disk;
+mod elections;
+mod failover;
+mod forming;
+mod habits;
+mod harness;
+mod help;
+mod hostile;
+mod limits;
+mod linearizability;
+mod lost_commits;
+mod metrics;
+mod paused;
+mod reads_in_turn;
+mod reflection;
+mod registers;
+mod repair;
+mod retries;
+mod scaling;
+mod slow;
+mod traces;
+mod unwritable;

@@ -1,0 +1,133 @@
+//! Processes that stand still: clients go on at the new leader, and `paxos status` does not wait for them.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::{Cluster, PATIENCE, run, until};
+use futures::future::join_all;
+use nix::sys::signal::Signal;
+use paxos_client::{Condition, ProposeError};
+use serde_json::Value;
+use tonic::Code;
+
+#[tokio::test]
+async fn clients_go_on_while_the_leader_and_a_standby_stand_still() {
+    let cluster = Cluster::start(3, 3, 1).await;
+    let leader = cluster.leader().await;
+    let client = cluster.client();
+    client.append("before", PATIENCE).await.unwrap();
+    client
+        .put("key", "before", Condition::Always, PATIENCE)
+        .await
+        .unwrap();
+    let paused = [leader, (leader + 1) % 3];
+    for proposer in paused {
+        cluster.proposers[proposer].signal(Signal::SIGSTOP);
+    }
+    let begun = Instant::now();
+    let without_session = join_all((0..64).map(|_| client.append("without a session", PATIENCE)));
+    let writing = client.put("key", "after", Condition::Always, PATIENCE);
+    let (appended, written) = tokio::join!(without_session, async { (writing.await, begun.elapsed()) });
+    println!(
+        "put after {:?}, all 64 answered after {:?}",
+        written.1,
+        begun.elapsed()
+    );
+    // All of this happened while both are paused: nothing was waited out.
+    assert!(written.0.unwrap().is_applied());
+    for outcome in appended {
+        match outcome {
+            Ok(_) => {}
+            Err(ProposeError::OutcomeUnknown(cause)) => {
+                assert_ne!(cause.code, Code::DeadlineExceeded, "{cause}");
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    until("values are ordered", async || {
+        client.append("after", PATIENCE).await.ok()
+    })
+    .await;
+    for proposer in paused {
+        cluster.proposers[proposer].signal(Signal::SIGCONT);
+    }
+}
+
+#[tokio::test]
+async fn status_does_not_wait_for_an_acceptor_and_a_standby_that_stand_still() {
+    let cluster = Cluster::start(3, 2, 1).await;
+    let standby = 1 - cluster.leader().await;
+    let (standby, acceptor) = (&cluster.proposers[standby], &cluster.acceptors[2]);
+    cluster.client().append("value", PATIENCE).await.unwrap();
+    for process in [standby, acceptor] {
+        process.signal(Signal::SIGSTOP);
+    }
+    let begun = Instant::now();
+    let (status, code) = cluster.status().await;
+    let took = begun.elapsed();
+    println!("status took {took:?}");
+    let begun = Instant::now();
+    let log = run(&["log", "--acceptors", &cluster.urls()]).await;
+    let log_took = begun.elapsed();
+    println!("log took {log_took:?}");
+    for process in [standby, acceptor] {
+        process.signal(Signal::SIGCONT);
+    }
+    // A fraction of a second on an idle machine; 3 s is how long it waits when too few answer.
+    assert!(took < Duration::from_millis(2_500), "{took:?}");
+    assert!(
+        log_took < Duration::from_secs(5),
+        "half of the default timeout: {log_took:?}"
+    );
+    assert!(log.status.success(), "{log:?}");
+    assert_eq!(code, Some(0), "{status}");
+    let silent = &status["acceptors"][2];
+    assert!(
+        silent["error"].as_str().unwrap().contains("no answer within"),
+        "{status}"
+    );
+    assert_eq!(silent["votes"], false);
+    let problems = status["findings"].as_array().unwrap().iter();
+    let problems: Vec<_> = problems
+        .map(|finding| finding["problem"].as_str().unwrap())
+        .collect();
+    let problems = problems.join("\n");
+    assert!(problems.contains("2 of 3 acceptors can vote"), "{problems}");
+    for peer in status["attached"].as_array().unwrap() {
+        let is_standby = peer["report"]["address"] == standby.address.as_str();
+        let source = if is_standby { "report" } else { "itself" };
+        assert_eq!(peer["source"], source, "{status}");
+        if is_standby {
+            assert!(
+                peer["error"].as_str().unwrap().contains("no answer within"),
+                "{status}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn status_knows_what_was_acknowledged_a_moment_before() {
+    let cluster = Cluster::start(3, 2, 2).await;
+    let client = cluster.client();
+    for number in 0..10 {
+        client
+            .put("key", number.to_string(), Condition::Always, PATIENCE)
+            .await
+            .unwrap();
+        let output = run(&["status", "--output", "json", "--acceptors", &cluster.urls()]).await;
+        let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{status}");
+        assert!(status["leader_address"].is_string(), "{status}");
+        for peer in status["attached"].as_array().unwrap() {
+            assert_eq!(
+                (&peer["source"], &peer["age_ms"]),
+                (&"itself".into(), &"0".into()),
+                "{status}"
+            );
+        }
+        // A busy machine may have a slow disk, and nothing else is wrong.
+        for finding in status["findings"].as_array().unwrap() {
+            assert!(finding["problem"].as_str().unwrap().contains("disk"), "{status}");
+        }
+    }
+}

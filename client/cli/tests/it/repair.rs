@@ -1,0 +1,135 @@
+//! An acceptor that is refused on its right disk, because another remembers something wrong, and its repair.
+
+use crate::harness::{Cluster, PATIENCE, run, stdout, until};
+use paxos_common::{
+    paxos::{
+        ballot::{Ballot, ProposerId},
+        message::Accept,
+        slot::Slot,
+    },
+    peer::connect_lazy,
+    wire,
+};
+use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient};
+
+/// Something wrong about one acceptor is passed on to another by a leader, as one did that counted an older copy.
+async fn poison(cluster: &Cluster, at: usize, of: &pb::Stamp) {
+    let mut client = AcceptorClient::new(connect_lazy(&cluster.acceptors[at].address));
+    let accept = Accept {
+        ballot: Ballot::new(1_000, ProposerId::from_random(1)).unwrap(),
+        sequence: 1,
+        chosen_to: Slot::ZERO,
+        proposals: Vec::new(),
+        address: "http://127.0.0.1:1".into(),
+        resign: true,
+    };
+    let cluster_id = wire::read_stamp(Some(of)).unwrap().cluster.unwrap();
+    let request = pb::AcceptRequest {
+        witnesses: vec![pb::Witness {
+            acceptor: of.acceptor.clone(),
+            run: 77,
+            commit_counter: 1_000_000,
+        }],
+        ..wire::accept_request(&accept, cluster_id)
+    };
+    let mut answers = client
+        .accept(tokio_stream::iter([request]))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers.message().await.unwrap().unwrap().answer.unwrap();
+    assert!(
+        matches!(answer, pb::accept_response::Answer::Accepted(_)),
+        "{answer:?}"
+    );
+}
+
+#[tokio::test]
+async fn refused_acceptor_is_counted_again_when_the_others_forget_what_is_wrong() {
+    let mut cluster = Cluster::start(3, 1, 1).await;
+    cluster.client().append("before", PATIENCE).await.unwrap();
+    let third = cluster.acceptor_status(2).await.unwrap().stamp.unwrap();
+    let uuid = wire::read_stamp(Some(&third)).unwrap().acceptor.to_string();
+    cluster.proposers[0].stop().await;
+    cluster.learners[0].stop().await;
+    poison(&cluster, 0, &third).await;
+    cluster.proposers[0].start();
+    until("the third acceptor is refused", async || {
+        cluster.proposers[0]
+            .log()
+            .contains("had told of commit 1000000 in run 4d")
+            .then_some(())
+    })
+    .await;
+    assert!(cluster.proposers[0].log().contains("paxos repair forget-witness"));
+    let listen = cluster.acceptors[2].address.as_str().replace("http://", "");
+    until("the third acceptor knows that it is refused", async || {
+        let health = run(&["healthcheck", &listen]).await;
+        let told = String::from_utf8_lossy(&health.stderr).contains("does not count it");
+        (health.status.code() == Some(1) && told).then_some(())
+    })
+    .await;
+    // It goes on being refused, and nobody else is, however often it shows its runs.
+    cluster.client().append("without it", PATIENCE).await.unwrap();
+
+    // A running acceptor is not repaired.
+    let directory = cluster.path("acceptor-1");
+    let forget = [
+        "repair",
+        "forget-witness",
+        "--data-dir",
+        &directory,
+        "--acceptor",
+        &uuid,
+        "--yes",
+    ];
+    let refused = run(&forget).await;
+    assert_eq!(refused.status.code(), Some(78), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("locked by another process"));
+
+    cluster.proposers[0].stop().await;
+    cluster.acceptors[0].stop().await;
+    let listed = run(&["repair", "witnesses", "--data-dir", &directory]).await;
+    let line = format!("acceptor {uuid}  run 4d  commit 1000000");
+    assert!(stdout(&listed).contains(&line), "{listed:?}");
+    // Without a confirmation nothing changes.
+    let unconfirmed = run(&forget[..forget.len() - 1]).await;
+    assert_eq!(unconfirmed.status.code(), Some(1), "{unconfirmed:?}");
+    let own = cluster.acceptor_status(1).await.unwrap().stamp.unwrap();
+    let other = wire::read_stamp(Some(&own)).unwrap().acceptor.to_string();
+    assert_ne!(own.acceptor, third.acceptor);
+    let stranger = "00000000-0000-0000-0000-000000000001";
+    let no_member = run(&[
+        "repair",
+        "forget-witness",
+        "--data-dir",
+        &directory,
+        "--acceptor",
+        stranger,
+    ])
+    .await;
+    assert_eq!(no_member.status.code(), Some(2), "{no_member:?}");
+    assert!(
+        String::from_utf8_lossy(&no_member.stderr).contains(&other),
+        "{no_member:?}"
+    );
+    let no_file = run(&["repair", "witnesses", "--data-dir", &cluster.path("nothing")]).await;
+    assert_eq!(no_file.status.code(), Some(74), "{no_file:?}");
+
+    let forgotten = run(&forget).await;
+    assert_eq!(forgotten.status.code(), Some(0), "{forgotten:?}");
+    assert!(stdout(&forgotten).starts_with("forgotten: "), "{forgotten:?}");
+    let again = run(&forget).await;
+    assert_eq!(
+        again.status.code(),
+        Some(1),
+        "nothing is left to forget: {again:?}"
+    );
+
+    // The third acceptor counts again: the second is not needed.
+    cluster.acceptors[0].start();
+    cluster.proposers[0].start();
+    cluster.learners[0].start();
+    cluster.acceptors[1].stop().await;
+    cluster.client().append("with it", PATIENCE).await.unwrap();
+}

@@ -1,0 +1,65 @@
+//! Collectors that are not there, and variables that name none.
+
+use std::time::Duration;
+
+use super::collector::{self, Collector};
+use crate::harness::{self, Cluster, run_with, until};
+
+#[tokio::test]
+async fn collector_that_is_away_costs_one_warning_and_is_told_once_it_is_back() {
+    let address = Collector::start().await.address;
+    let cluster = Cluster::start_with(3, 1, 1, collector::environment(address)).await;
+    let client = cluster.client();
+    let timeout = Duration::from_secs(20);
+    let taken_nothing = |log: &str| log.matches("the trace collector takes nothing").count();
+    until("the acceptors have noticed", async || {
+        client.append("hello", timeout).await.unwrap();
+        let noticed = |acceptor: &harness::Process| taken_nothing(&acceptor.log()) > 0;
+        cluster.acceptors.iter().all(noticed).then_some(())
+    })
+    .await;
+    let collector = Collector::start_at(address).await;
+    until("spans come in again", async || {
+        client.append("hello", timeout).await.unwrap();
+        let told =
+            |acceptor: &harness::Process| acceptor.log().contains("the trace collector takes spans again");
+        (!collector.spans().is_empty() && cluster.acceptors.iter().all(told)).then_some(())
+    })
+    .await;
+    for acceptor in &cluster.acceptors {
+        assert_eq!(taken_nothing(&acceptor.log()), 1, "{}", acceptor.log());
+    }
+}
+
+#[tokio::test]
+async fn variables_that_make_no_sense_are_refused_with_what_would() {
+    for (name, value, expected) in [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "jaeger:4317", "http://HOST:PORT"),
+        ("OTEL_TRACES_SAMPLER", "sometimes", "always_on"),
+    ] {
+        let environment = vec![
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", String::new()),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317".to_owned()),
+            (name, value.to_owned()),
+        ];
+        let dir = tempfile::TempDir::new().unwrap();
+        let data_dir = dir.path().join("a1").display().to_string();
+        let args = [
+            "serve",
+            "acceptor",
+            "--id",
+            "a1",
+            "--listen",
+            "127.0.0.1:0",
+            "--data-dir",
+            &data_dir,
+        ];
+        let output = run_with(&args, &environment).await;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(
+            text.contains(name) && text.contains(value) && text.contains(expected),
+            "{text}"
+        );
+    }
+}

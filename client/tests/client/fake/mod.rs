@@ -1,0 +1,407 @@
+//! Fakes of all three roles on real sockets, that do as a test tells them.
+
+pub(crate) mod world;
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
+
+use futures::Stream;
+use paxos_client::{
+    Address,
+    proto::{
+        self, AcceptorStatusRequest, AcceptorStatusResponse, AttachRequest, AttachResponse, AttachedPeer,
+        Command, FillRequest, FillResponse, ProposeRequest, ProposeResponse, ProposeStreamRequest,
+        ProposeStreamResponse, ProposerProgress, ProposerStatusRequest, ProposerStatusResponse, Role,
+        SubscribeRequest, SubscribeResponse, Version,
+        acceptor_server::{Acceptor, AcceptorServer},
+        attach_request::Progress,
+        command::Operation,
+        learner_server::{Learner, LearnerServer},
+        propose_stream_response::Answer,
+        proposer_server::{Proposer, ProposerServer},
+    },
+};
+use paxos_common::status::{stopping, to_proto};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::AbortHandle,
+};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming, service::Routes, transport::Server};
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Reply<T> = Result<Response<T>, Status>;
+
+/// What a fake proposer does with a command.
+#[derive(Clone, Debug)]
+pub(crate) enum Does {
+    /// Orders it.
+    Orders,
+    /// Answers with an error.
+    Fails(Status),
+    /// Never answers.
+    IsSilent,
+    /// Orders it when [`FakeProposer::resume`] is called, as a process on a slow disk or one that was paused.
+    OrdersLate,
+    /// Breaks the stream, as a killed process does.
+    Breaks,
+    /// Ends the stream, as a process that stops does: what it has not answered it did not read.
+    Stops,
+}
+
+/// A fake proposer: `script` says what it does with the nth command it receives, from 0.
+#[derive(Clone)]
+pub(crate) struct FakeProposer {
+    script: Arc<dyn Fn(usize) -> Does + Send + Sync>,
+    seen: Arc<Mutex<Seen>>,
+    phase: watch::Sender<Phase>,
+}
+
+#[derive(Default)]
+struct Seen {
+    commands: Vec<Vec<u8>>,
+    streams: usize,
+    probes: usize,
+}
+
+/// How the process is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It answers questions, and late commands not yet.
+    Slow,
+    /// It answers nothing more once it has received a command, as a process that was paused.
+    Paused,
+    /// It answers everything.
+    Resumed,
+}
+
+impl FakeProposer {
+    pub(crate) fn new(script: impl Fn(usize) -> Does + Send + Sync + 'static) -> Self {
+        Self {
+            script: Arc::new(script),
+            seen: Arc::default(),
+            phase: watch::Sender::new(Phase::Slow),
+        }
+    }
+
+    /// Answers nothing any more from its first command on, until it is resumed.
+    pub(crate) fn paused(self) -> Self {
+        self.phase.send_replace(Phase::Paused);
+        self
+    }
+
+    /// Answers everything, also what was left open.
+    pub(crate) fn resume(&self) {
+        self.phase.send_replace(Phase::Resumed);
+    }
+
+    /// How often its status was asked for.
+    pub(crate) fn probes(&self) -> usize {
+        self.seen.lock().unwrap().probes
+    }
+
+    async fn resumed(&self) {
+        let mut phase = self.phase.subscribe();
+        phase.wait_for(|phase| *phase == Phase::Resumed).await.unwrap();
+    }
+
+    /// The records of all commands received.
+    pub(crate) fn received(&self) -> Vec<Vec<u8>> {
+        self.seen.lock().unwrap().commands.clone()
+    }
+
+    /// How many streams were opened.
+    pub(crate) fn streams(&self) -> usize {
+        self.seen.lock().unwrap().streams
+    }
+
+    fn take(&self, command: Option<Command>) -> (usize, Does) {
+        let mut seen = self.seen.lock().unwrap();
+        let Some(Operation::Append(append)) = command.and_then(|command| command.operation) else {
+            panic!("only appends are expected here")
+        };
+        let number = seen.commands.len();
+        seen.commands.push(append.record.to_vec());
+        (number, (self.script)(number))
+    }
+
+    pub(crate) async fn serve(&self) -> Served {
+        serve(Routes::new(ProposerServer::new(self.clone()))).await
+    }
+
+    pub(crate) async fn serve_on(&self, listener: TcpListener) -> Served {
+        serve_on(listener, Routes::new(ProposerServer::new(self.clone())))
+    }
+}
+
+#[tonic::async_trait]
+impl Proposer for FakeProposer {
+    async fn propose(&self, request: Request<ProposeRequest>) -> Reply<ProposeResponse> {
+        let (number, does) = self.take(request.into_inner().command);
+        match does {
+            Does::Orders => Ok(Response::new(ProposeResponse {
+                version: Some(version(number)),
+            })),
+            Does::Fails(status) => Err(status),
+            Does::IsSilent => std::future::pending().await,
+            Does::OrdersLate => {
+                self.resumed().await;
+                Ok(Response::new(ProposeResponse {
+                    version: Some(version(number)),
+                }))
+            }
+            Does::Breaks => Err(Status::unavailable("broken")),
+            Does::Stops => Err(stopping()),
+        }
+    }
+
+    type ProposeStreamStream = Answers<ProposeStreamResponse>;
+
+    async fn propose_stream(
+        &self,
+        request: Request<Streaming<ProposeStreamRequest>>,
+    ) -> Reply<Self::ProposeStreamStream> {
+        self.seen.lock().unwrap().streams += 1;
+        let (answers, stream) = mpsc::channel(4096);
+        let (fake, mut requests) = (self.clone(), request.into_inner());
+        tokio::spawn(async move {
+            while let Ok(Some(request)) = requests.message().await {
+                let (number, does) = fake.take(request.command);
+                let answer = match does {
+                    Does::Orders => Answer::Version(version(number)),
+                    Does::Fails(status) => Answer::Error(to_proto(&status)),
+                    Does::IsSilent => continue,
+                    Does::OrdersLate => {
+                        fake.resumed().await;
+                        Answer::Version(version(number))
+                    }
+                    Does::Breaks => {
+                        let _ = answers.send(Err(Status::unavailable("broken"))).await;
+                        return;
+                    }
+                    Does::Stops => {
+                        let _ = answers.send(Err(stopping())).await;
+                        return;
+                    }
+                };
+                let answer = ProposeStreamResponse {
+                    tag: request.tag,
+                    answer: Some(answer),
+                };
+                if answers.send(Ok(answer)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn fill(&self, _: Request<FillRequest>) -> Reply<FillResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn status(&self, _: Request<ProposerStatusRequest>) -> Reply<ProposerStatusResponse> {
+        let ordered = {
+            let mut seen = self.seen.lock().unwrap();
+            seen.probes += 1;
+            u64::try_from(seen.commands.len()).unwrap()
+        };
+        if ordered > 0 && *self.phase.borrow() == Phase::Paused {
+            self.resumed().await;
+        }
+        Ok(Response::new(ProposerStatusResponse {
+            chosen_to: ordered,
+            ..Default::default()
+        }))
+    }
+}
+
+/// The nth command gets slot n.
+fn version(number: usize) -> Version {
+    Version {
+        slot: u64::try_from(number).unwrap(),
+        offset: 0,
+    }
+}
+
+/// A fake learner whose log has a record in every slot: sends `log(from)`, and then breaks the stream.
+#[derive(Clone)]
+pub(crate) struct FakeLearner {
+    log: Arc<dyn Fn(u64) -> Result<Vec<u64>, Status> + Send + Sync>,
+    pub(crate) asked: Arc<Mutex<Vec<u64>>>,
+}
+
+impl FakeLearner {
+    pub(crate) fn new(log: impl Fn(u64) -> Result<Vec<u64>, Status> + Send + Sync + 'static) -> Self {
+        Self {
+            log: Arc::new(log),
+            asked: Arc::default(),
+        }
+    }
+
+    pub(crate) async fn serve(&self) -> Served {
+        serve(Routes::new(LearnerServer::new(self.clone()))).await
+    }
+}
+
+#[tonic::async_trait]
+impl Learner for FakeLearner {
+    /// No register holds anything; the log ends behind what the first page holds.
+    async fn read(&self, _: Request<proto::ReadRequest>) -> Reply<proto::ReadResponse> {
+        let last = (self.log)(0)?.last().copied();
+        Ok(Response::new(proto::ReadResponse {
+            applied_to: last.map_or(0, |slot| slot + 1),
+            ..Default::default()
+        }))
+    }
+
+    async fn result(&self, _: Request<proto::ResultRequest>) -> Reply<proto::ResultResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    type WatchStream = Answers<proto::WatchResponse>;
+
+    async fn watch(&self, _: Request<proto::WatchRequest>) -> Reply<Self::WatchStream> {
+        Err(Status::unimplemented(""))
+    }
+
+    type SubscribeStream = Answers<SubscribeResponse>;
+
+    async fn subscribe(&self, request: Request<SubscribeRequest>) -> Reply<Self::SubscribeStream> {
+        let from = request.into_inner().from;
+        self.asked.lock().unwrap().push(from);
+        let records: Vec<_> = (self.log)(from)?
+            .into_iter()
+            .map(|slot| proto::LogRecord {
+                slot,
+                ..Default::default()
+            })
+            .collect();
+        let next = records.last().map_or(from, |record| record.slot + 1);
+        let answers = [
+            Ok(SubscribeResponse { records, next }),
+            Err(Status::unavailable("broken")),
+        ];
+        Ok(Response::new(Box::pin(tokio_stream::iter(answers))))
+    }
+
+    async fn status(&self, _: Request<proto::LearnerStatusRequest>) -> Reply<proto::LearnerStatusResponse> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+/// A fake acceptor that only names who is attached to it; the last proposer leads.
+pub(crate) struct FakeAcceptor {
+    attached: Vec<AttachedPeer>,
+}
+
+impl FakeAcceptor {
+    pub(crate) fn naming(peers: &[(Role, &Address)]) -> Self {
+        let leader = peers.iter().rfind(|(role, _)| *role == Role::Proposer);
+        let peer = |peer: &(Role, &Address)| AttachedPeer {
+            report: Some(AttachRequest {
+                role: peer.0.into(),
+                address: peer.1.to_string(),
+                progress: (Some(peer) == leader).then(|| {
+                    Progress::Proposer(ProposerProgress {
+                        leading: true,
+                        ..ProposerProgress::default()
+                    })
+                }),
+                ..AttachRequest::default()
+            }),
+            age_ms: 0,
+        };
+        Self {
+            attached: peers.iter().map(peer).collect(),
+        }
+    }
+
+    pub(crate) async fn serve(self) -> Served {
+        serve(Routes::new(AcceptorServer::new(self))).await
+    }
+}
+
+#[tonic::async_trait]
+impl Acceptor for FakeAcceptor {
+    async fn form(&self, _: Request<proto::FormRequest>) -> Reply<proto::FormResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    type PrepareStream = Answers<proto::PromisePage>;
+
+    async fn prepare(&self, _: Request<proto::PrepareRequest>) -> Reply<Self::PrepareStream> {
+        Err(Status::unimplemented(""))
+    }
+
+    type AcceptStream = Answers<proto::AcceptResponse>;
+
+    async fn accept(&self, _: Request<Streaming<proto::AcceptRequest>>) -> Reply<Self::AcceptStream> {
+        Err(Status::unimplemented(""))
+    }
+
+    type ObserveStream = Answers<proto::ObserveFrame>;
+
+    async fn observe(&self, _: Request<proto::ObserveRequest>) -> Reply<Self::ObserveStream> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn tail(&self, _: Request<proto::TailRequest>) -> Reply<proto::TailResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    type AttachStream = Answers<AttachResponse>;
+
+    async fn attach(&self, _: Request<Streaming<AttachRequest>>) -> Reply<Self::AttachStream> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn status(&self, _: Request<AcceptorStatusRequest>) -> Reply<AcceptorStatusResponse> {
+        let attached = self.attached.clone();
+        Ok(Response::new(AcceptorStatusResponse {
+            attached,
+            ..AcceptorStatusResponse::default()
+        }))
+    }
+}
+
+/// A running fake; dropped, it is gone with its connections.
+pub(crate) struct Served {
+    pub(crate) address: Address,
+    task: AbortHandle,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(routes: Routes) -> Served {
+    serve_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), routes)
+}
+
+fn serve_on(listener: TcpListener, routes: Routes) -> Served {
+    let address = address_of(&listener);
+    let server = Server::builder()
+        .add_routes(routes)
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    Served {
+        address,
+        task: tokio::spawn(server).abort_handle(),
+    }
+}
+
+pub(crate) fn address_of(listener: &TcpListener) -> Address {
+    format!("http://{}", listener.local_addr().unwrap())
+        .parse()
+        .unwrap()
+}
+
+/// An address at which nobody listens.
+pub(crate) async fn nobody() -> Address {
+    address_of(&TcpListener::bind("127.0.0.1:0").await.unwrap())
+}

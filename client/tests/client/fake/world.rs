@@ -1,0 +1,425 @@
+//! A fake cluster that keeps registers and sessions as the contract has them, and fails where a test tells it to.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use paxos_client::proto::{
+    self, Applied, Change, Command, Condition, ConditionFailed, Deleted, Duplicate, FillRequest,
+    FillResponse, ProposeRequest, ProposeResponse, ProposeStreamRequest, ProposeStreamResponse,
+    ProposerStatusRequest, ProposerStatusResponse, ReadRequest, ReadResponse, Register, ResultRequest,
+    ResultResponse, Version, WatchRequest, WatchResponse, change, command::Operation, condition, duplicate,
+    learner_server, proposer_server, read_request, result_request, result_response,
+};
+use paxos_common::status::to_proto;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming, service::Routes};
+
+use super::{Answers, Reply, Served, serve, version};
+
+/// What happens to the nth command that is proposed, from 0; openings of sessions are not counted.
+#[derive(Clone, Debug)]
+pub(crate) enum Fate {
+    /// It is ordered and answered.
+    Ordered,
+    /// It is ordered, and the answer lost.
+    AnswerLost,
+    /// It is lost on the way, and nobody knows.
+    Lost,
+    /// It is lost on the way, and no answer ever comes.
+    Unanswered,
+    /// The proposer says so.
+    Fails(Status),
+}
+
+/// What a learner does with its nth call, from 0.
+#[derive(Clone, Debug)]
+pub(crate) enum Tells {
+    /// The truth.
+    Truth,
+    /// This error.
+    Fails(Status),
+    /// Nothing, ever.
+    Nothing,
+}
+
+#[derive(Clone)]
+pub(crate) struct World {
+    state: Arc<Mutex<State>>,
+    fate: Arc<dyn Fn(usize) -> Fate + Send + Sync>,
+    applied_to: watch::Sender<usize>,
+}
+
+#[derive(Default)]
+struct State {
+    log: Vec<(Command, Option<Outcome>)>,
+    registers: BTreeMap<Bytes, Register>,
+    sessions: HashMap<u64, BTreeMap<u64, (usize, Outcome)>>,
+    /// Of every session that was opened.
+    openers: HashMap<u64, Bytes>,
+    changes: Vec<Change>,
+    proposed: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Outcome {
+    Applied,
+    Failed(Option<Register>),
+    Duplicate(usize, Box<Outcome>),
+    Expired,
+}
+
+impl World {
+    pub(crate) fn new(fate: impl Fn(usize) -> Fate + Send + Sync + 'static) -> Self {
+        Self {
+            state: Arc::default(),
+            fate: Arc::new(fate),
+            applied_to: watch::Sender::new(0),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// The commands ordered, in order.
+    pub(crate) fn log(&self) -> Vec<Command> {
+        self.state()
+            .log
+            .iter()
+            .map(|(command, _)| command.clone())
+            .collect()
+    }
+
+    /// How many sessions were opened.
+    pub(crate) fn opened(&self) -> usize {
+        let is_opening = |command: &Command| matches!(command.operation, Some(Operation::OpenSession(_)));
+        self.log().iter().filter(|command| is_opening(command)).count()
+    }
+
+    /// All sessions expire.
+    pub(crate) fn expire_sessions(&self) {
+        self.state().sessions.clear();
+    }
+
+    /// A command from elsewhere.
+    pub(crate) fn order(&self, command: Command) -> usize {
+        let applied_to = {
+            let mut state = self.state();
+            state.apply(command);
+            state.log.len()
+        };
+        self.applied_to.send_replace(applied_to);
+        applied_to - 1
+    }
+
+    pub(crate) async fn serve_proposer(&self) -> Served {
+        serve(Routes::new(proposer_server::ProposerServer::new(self.clone()))).await
+    }
+
+    pub(crate) async fn serve_learner(&self, tells: impl Fn(usize) -> Tells + Send + Sync + 'static) -> Told {
+        let calls = Arc::new(Mutex::new(0));
+        let learner = WorldLearner {
+            world: self.clone(),
+            tells: Arc::new(tells),
+            calls: calls.clone(),
+        };
+        let served = serve(Routes::new(learner_server::LearnerServer::new(learner))).await;
+        Told { served, calls }
+    }
+
+    /// `None`: the connection breaks without an answer.
+    async fn propose(&self, command: Option<Command>) -> Option<Result<Version, Status>> {
+        let command = command.unwrap();
+        let fate = if matches!(command.operation, Some(Operation::OpenSession(_))) {
+            Fate::Ordered
+        } else {
+            let mut state = self.state();
+            let number = state.proposed;
+            state.proposed += 1;
+            (self.fate)(number)
+        };
+        match fate {
+            Fate::Ordered => Some(Ok(version(self.order(command)))),
+            Fate::AnswerLost => {
+                self.order(command);
+                None
+            }
+            Fate::Lost => None,
+            Fate::Unanswered => std::future::pending().await,
+            Fate::Fails(status) => Some(Err(status)),
+        }
+    }
+}
+
+/// A learner that is served, and how many calls it had.
+pub(crate) struct Told {
+    pub(crate) served: Served,
+    calls: Arc<Mutex<usize>>,
+}
+
+impl Told {
+    pub(crate) fn calls(&self) -> usize {
+        *self.calls.lock().unwrap()
+    }
+}
+
+impl State {
+    fn apply(&mut self, command: Command) {
+        let slot = self.log.len();
+        let outcome = match &command.session {
+            None => self.carry_out(slot, &command),
+            Some(stamp) => {
+                let name = stamp.session.unwrap().slot;
+                let recorded = self.sessions.get(&name);
+                let opener = self.openers.get(&name);
+                assert_eq!(opener, Some(&stamp.opener), "the opener of the session");
+                match recorded.map(|outcomes| outcomes.get(&stamp.sequence).cloned()) {
+                    None => Outcome::Expired,
+                    Some(Some((first, outcome))) => Outcome::Duplicate(first, Box::new(outcome)),
+                    Some(None) => {
+                        let outcome = self.carry_out(slot, &command);
+                        let outcomes = self.sessions.get_mut(&name).unwrap();
+                        outcomes.retain(|sequence, _| *sequence >= stamp.acked_below);
+                        outcomes.insert(stamp.sequence, (slot, outcome.clone()));
+                        outcome
+                    }
+                }
+            }
+        };
+        self.log.push((command, Some(outcome)));
+    }
+
+    fn carry_out(&mut self, slot: usize, command: &Command) -> Outcome {
+        let (key, value, condition) = match command.operation.clone().unwrap() {
+            Operation::Append(_) => return Outcome::Applied,
+            Operation::OpenSession(opening) => {
+                self.openers.insert(u64::try_from(slot).unwrap(), opening.opener);
+                self.sessions
+                    .insert(u64::try_from(slot).unwrap(), BTreeMap::new());
+                return Outcome::Applied;
+            }
+            Operation::Put(put) => (put.key, Some(put.value), put.condition),
+            Operation::Delete(delete) => (delete.key, None, delete.condition),
+        };
+        let current = self.registers.get(&key);
+        let holds = match condition.and_then(|Condition { condition }| condition) {
+            None => true,
+            Some(condition::Condition::Absent(_)) => current.is_none(),
+            Some(condition::Condition::Version(version)) => {
+                current.is_some_and(|register| register.version == Some(version))
+            }
+        };
+        if !holds {
+            return Outcome::Failed(current.cloned());
+        }
+        let change = match &value {
+            Some(value) => change::Change::Value(value.clone()),
+            None => change::Change::Deleted(Deleted {}),
+        };
+        self.changes.push(Change {
+            key: key.clone(),
+            version: Some(version(slot)),
+            change: Some(change),
+        });
+        match value {
+            Some(value) => {
+                let version = Some(version(slot));
+                self.registers
+                    .insert(key.clone(), Register { key, value, version });
+            }
+            None => drop(self.registers.remove(&key)),
+        }
+        Outcome::Applied
+    }
+}
+
+#[tonic::async_trait]
+impl proposer_server::Proposer for World {
+    async fn propose(&self, request: Request<ProposeRequest>) -> Reply<ProposeResponse> {
+        let answer = self.propose(request.into_inner().command).await;
+        let version = Some(answer.unwrap_or_else(|| Err(Status::unavailable("broken")))?);
+        Ok(Response::new(ProposeResponse { version }))
+    }
+
+    type ProposeStreamStream = Answers<ProposeStreamResponse>;
+
+    async fn propose_stream(
+        &self,
+        request: Request<Streaming<ProposeStreamRequest>>,
+    ) -> Reply<Self::ProposeStreamStream> {
+        let (answers, stream) = mpsc::channel(4096);
+        let (world, mut requests) = (self.clone(), request.into_inner());
+        tokio::spawn(async move {
+            while let Ok(Some(request)) = requests.message().await {
+                let (world, answers) = (world.clone(), answers.clone());
+                let answering = async move {
+                    use proto::propose_stream_response::Answer;
+                    let answer = match world.propose(request.command).await {
+                        None => return answers.send(Err(Status::unavailable("broken"))).await.is_ok(),
+                        Some(Ok(version)) => Answer::Version(version),
+                        Some(Err(status)) => Answer::Error(to_proto(&status)),
+                    };
+                    let answer = ProposeStreamResponse {
+                        tag: request.tag,
+                        answer: Some(answer),
+                    };
+                    answers.send(Ok(answer)).await.is_ok()
+                };
+                tokio::spawn(answering);
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn fill(&self, _: Request<FillRequest>) -> Reply<FillResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn status(&self, _: Request<ProposerStatusRequest>) -> Reply<ProposerStatusResponse> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+struct WorldLearner {
+    world: World,
+    tells: Arc<dyn Fn(usize) -> Tells + Send + Sync>,
+    calls: Arc<Mutex<usize>>,
+}
+
+impl WorldLearner {
+    async fn called(&self) -> Result<(), Status> {
+        let number = {
+            let mut calls = self.calls.lock().unwrap();
+            *calls += 1;
+            *calls - 1
+        };
+        match (self.tells)(number) {
+            Tells::Truth => Ok(()),
+            Tells::Fails(status) => Err(status),
+            Tells::Nothing => std::future::pending().await,
+        }
+    }
+}
+
+fn failed(current: Option<Register>) -> ConditionFailed {
+    ConditionFailed {
+        current,
+        value_gone: false,
+    }
+}
+
+#[tonic::async_trait]
+impl learner_server::Learner for WorldLearner {
+    async fn read(&self, request: Request<ReadRequest>) -> Reply<ReadResponse> {
+        self.called().await?;
+        let ReadRequest {
+            target, limit, after, ..
+        } = request.into_inner();
+        let state = self.world.state();
+        let wanted = |key: &Bytes| match target.as_ref().unwrap() {
+            read_request::Target::Key(wanted) => key == wanted,
+            read_request::Target::Prefix(prefix) => key.starts_with(prefix) && *key > after,
+        };
+        let limit = if limit == 0 {
+            1000
+        } else {
+            usize::try_from(limit).unwrap()
+        };
+        let all: Vec<_> = state
+            .registers
+            .values()
+            .filter(|register| wanted(&register.key))
+            .cloned()
+            .collect();
+        let registers: Vec<_> = all.iter().take(limit).cloned().collect();
+        let more = all.len() > registers.len();
+        let next_after = registers.last().filter(|_| more).map(|last| last.key.clone());
+        Ok(Response::new(ReadResponse {
+            registers,
+            applied_to: u64::try_from(state.log.len()).unwrap(),
+            next_after: next_after.unwrap_or_default(),
+        }))
+    }
+
+    async fn result(&self, request: Request<ResultRequest>) -> Reply<ResultResponse> {
+        self.called().await?;
+        let Some(result_request::Command::Version(asked)) = request.into_inner().command else {
+            panic!("only versions are asked for here")
+        };
+        let state = self.world.state();
+        let entry = state.log.get(usize::try_from(asked.slot).unwrap());
+        let outcome = match entry.and_then(|(_, outcome)| outcome.clone()) {
+            None => return Err(Status::out_of_range("nothing is there")),
+            Some(Outcome::Expired) => return Err(Status::aborted("the session has expired")),
+            Some(Outcome::Applied) => result_response::Outcome::Applied(Applied {}),
+            Some(Outcome::Failed(current)) => result_response::Outcome::ConditionFailed(failed(current)),
+            Some(Outcome::Duplicate(first, outcome)) => {
+                let outcome = match *outcome {
+                    Outcome::Failed(current) => duplicate::Outcome::ConditionFailed(failed(current)),
+                    Outcome::Applied | Outcome::Duplicate(..) | Outcome::Expired => {
+                        duplicate::Outcome::Applied(Applied {})
+                    }
+                };
+                result_response::Outcome::Duplicate(Duplicate {
+                    first: Some(version(first)),
+                    outcome: Some(outcome),
+                })
+            }
+        };
+        Ok(Response::new(ResultResponse {
+            version: Some(asked),
+            outcome: Some(outcome),
+            applied_to: u64::try_from(state.log.len()).unwrap(),
+        }))
+    }
+
+    type WatchStream = Answers<WatchResponse>;
+
+    /// Tells what there is and then what comes, until `tells` says otherwise at a response.
+    async fn watch(&self, request: Request<WatchRequest>) -> Reply<Self::WatchStream> {
+        self.called().await?;
+        let WatchRequest { target, from } = request.into_inner();
+        let (answers, stream) = mpsc::channel(16);
+        let (world, mut applied_to) = (self.world.clone(), self.world.applied_to.subscribe());
+        let from = from.map_or(*applied_to.borrow(), |from| usize::try_from(from.slot).unwrap());
+        tokio::spawn(async move {
+            let mut told = from;
+            loop {
+                let now = *applied_to.borrow_and_update();
+                let wanted = |change: &&Change| {
+                    let slot = usize::try_from(change.version.unwrap().slot).unwrap();
+                    let ours = match target.as_ref().unwrap() {
+                        proto::watch_request::Target::Key(key) => change.key == key,
+                        proto::watch_request::Target::Prefix(prefix) => change.key.starts_with(prefix),
+                    };
+                    ours && told <= slot && slot < now
+                };
+                let response = WatchResponse {
+                    changes: world.state().changes.iter().filter(wanted).cloned().collect(),
+                    applied_to: u64::try_from(now).unwrap(),
+                };
+                told = told.max(now);
+                if answers.send(Ok(response)).await.is_err() {
+                    return;
+                }
+                let _ = tokio::time::timeout(Duration::from_secs(1), applied_to.changed()).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    type SubscribeStream = Answers<proto::SubscribeResponse>;
+
+    async fn subscribe(&self, _: Request<proto::SubscribeRequest>) -> Reply<Self::SubscribeStream> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn status(&self, _: Request<proto::LearnerStatusRequest>) -> Reply<proto::LearnerStatusResponse> {
+        Err(Status::unimplemented(""))
+    }
+}

@@ -1,0 +1,20 @@
+//! What tests of several crates share: the simulator, the model checker, the invariants, and the check of histories.
+//!
+//! | module | what it checks |
+//! | --- | --- |
+//! | [`simulator`] | whole clusters of the cores with every kind of fault, drawn from a seed |
+//! | [`model`] | small clusters of the cores, every order of steps |
+//! | `invariants` | what both check after every step |
+//! | [`history`] | whether what clients of real processes saw is linearizable |
+//!
+//! A crate for tests alone: no service depends on this crate.
+#![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
+#![expect(
+    missing_docs,
+    reason = "fields and variants of a crate for tests, named for what they hold"
+)]
+
+pub mod history;
+mod invariants;
+pub mod model;
+pub mod simulator;

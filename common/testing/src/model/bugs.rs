@@ -1,0 +1,289 @@
+//! Each planted bug, and the scenario that finds it.
+//!
+//! Planted in the cluster: whatever touches promises, votes, values, watermarks, repair, learners and reads. Planted
+//! where clusters form: a second step too early, a second list. Planted where disks go back: a counter alone. `cargo test
+//! --test model -- --nocapture` prints after how many states, and how deep, each is found.
+//!
+//! Not expressible here: a slow reader that blocks the acceptor, and lost frames never sent again, for nothing has to
+//! arrive in this model; pages that outlive their promise, which the simulator finds; what is not there yet, which is
+//! sessions and trimming.
+
+use super::{
+    climb::Case,
+    forming,
+    prefix::{older_row, one_knower, readable_reign},
+    rollback,
+    scenario::{Allowance, Scenario, Spend},
+    tamper::Bug,
+};
+
+use Bug::*;
+use Spend::{Campaign, Check, Crash, Damage, Heartbeat, Read, Repeat, Report, Restart, RestartLearner};
+
+const TWO_EACH: &[&[usize]] = &[&[0, 1], &[1, 2]];
+/// The first reaches a quorum, the second all.
+const TWO_AND_ALL: &[&[usize]] = &[&[0, 1], &[0, 1, 2]];
+const FIRST_ALONE: &[&[usize]] = &[&[0, 1], &[]];
+
+/// Every bug that the model can express.
+pub fn planted() -> Vec<Case> {
+    let allow = Allowance::new;
+    let plant = |bug, name, scenario: Scenario| {
+        Case::Cluster(Scenario {
+            name,
+            bug: Some(bug),
+            ..scenario
+        })
+    };
+    let plant_forming = |bug, name| {
+        Case::Forming(forming::Scenario {
+            bug: Some(bug),
+            ..forming::Scenario::differing(name).of_two()
+        })
+    };
+    let two_each = || Scenario {
+        reach: TWO_EACH,
+        ..Scenario::small("")
+    };
+    let pipelined = |allowance| Scenario {
+        reach: FIRST_ALONE,
+        commands: &[2, 0],
+        slots: 2,
+        allowance,
+        ..Scenario::small("")
+    };
+    let reads = || Scenario {
+        learners: 1,
+        commands: &[1, 0],
+        reach: FIRST_ALONE,
+        allowance: allow(&[(Campaign, 1), (Read, 2)]),
+        ..Scenario::small("")
+    };
+    vec![
+        plant(
+            AcceptedLeftOutOfPromise,
+            "accepted values left out of a promise",
+            two_each(),
+        ),
+        plant(
+            AcceptDoesNotPromise,
+            "an Accept that does not raise the promise",
+            Scenario {
+                reach: TWO_AND_ALL,
+                ..Scenario::small("")
+            },
+        ),
+        plant(
+            BallotReusedAfterRestart,
+            "a ballot reused after a restart",
+            Scenario {
+                allowance: allow(&[(Campaign, 2), (Restart, 1)]),
+                ..two_each()
+            },
+        ),
+        plant(
+            BallotReusedBySameProcess,
+            "a ballot reused by the same process",
+            Scenario {
+                allowance: allow(&[(Campaign, 2), (Restart, 1), (Repeat, 2)]),
+                ..two_each()
+            },
+        ),
+        plant(
+            AnswersBeforeTheCommit,
+            "answers before the commit",
+            Scenario {
+                allowance: allow(&[(Campaign, 2), (Crash, 1)]),
+                ..two_each()
+            },
+        ),
+        plant(
+            LeaderCountsVotesOfOtherBallots,
+            "votes of different ballots counted together, by a leader",
+            Scenario {
+                // The second proposer deposes the first, which then leads again and has another command for the slot.
+                reach: &[&[0, 1, 2], &[1, 2]],
+                commands: &[2, 0],
+                batches_in_flight: 1,
+                allowance: allow(&[(Campaign, 3)]),
+                ..Scenario::small("")
+            },
+        ),
+        plant(
+            LearnerCountsVotesOfOtherBallots,
+            "votes of different ballots counted together, by a learner",
+            Scenario {
+                learners: 1,
+                ..two_each()
+            },
+        ),
+        plant(
+            RepliesCountedInsteadOfAcceptors,
+            "replies counted instead of acceptors",
+            two_each(),
+        ),
+        plant(
+            ValuesPickedFromPartOfTheQuorum,
+            "values picked from part of the quorum",
+            two_each(),
+        ),
+        plant(
+            StartsBelowFrom,
+            "w computed without from: a no-op over what is chosen",
+            Scenario {
+                slots: 2,
+                prefix: one_knower,
+                allowance: allow(&[(Campaign, 1), (Report, 1)]),
+                ..two_each()
+            },
+        ),
+        plant(
+            AnswersAboveAHole,
+            "answering above a hole",
+            pipelined(allow(&[(Campaign, 1)])),
+        ),
+        plant(
+            WatermarkTrustedForOlderRows,
+            "the watermark trusted for older-ballot rows",
+            Scenario {
+                reach: TWO_AND_ALL,
+                allowance: allow(&[(Heartbeat, 2)]),
+                prefix: older_row,
+                ..Scenario::small("")
+            },
+        ),
+        plant(
+            FrameWatermarkForHeldRows,
+            "a frame's chosen_to applied to rows held from before",
+            Scenario {
+                learners: 1,
+                reach: TWO_AND_ALL,
+                allowance: allow(&[(Heartbeat, 2)]),
+                prefix: older_row,
+                ..Scenario::small("")
+            },
+        ),
+        plant(
+            WatermarkByHearsay,
+            "the leader's chosen_to raised by hearsay",
+            Scenario {
+                prefix: older_row,
+                allowance: allow(&[(Heartbeat, 4), (Report, 1)]),
+                ..two_each()
+            },
+        ),
+        plant(
+            UnreadableRowTakenForEmpty,
+            "an unreadable row treated as empty",
+            Scenario {
+                slots: 2,
+                prefix: one_knower,
+                allowance: allow(&[(Campaign, 1), (Damage, 1)]),
+                ..two_each()
+            },
+        ),
+        plant(
+            CampaignFromDamagedRow,
+            "a campaign from the watermark of a damaged row",
+            Scenario {
+                slots: 2,
+                prefix: one_knower,
+                allowance: allow(&[(Campaign, 1), (Damage, 1), (Report, 1)]),
+                ..two_each()
+            },
+        ),
+        plant(
+            RepairTakesUnreadableRowForEmpty,
+            "repair from pages with an unknown row",
+            Scenario {
+                repair: true,
+                late_answers: true,
+                commands: &[1, 0],
+                prefix: one_knower,
+                allowance: allow(&[
+                    (Campaign, 1),
+                    (Report, 1),
+                    (Heartbeat, 2),
+                    (Check, 2),
+                    (Damage, 1),
+                ]),
+                ..two_each()
+            },
+        ),
+        plant(
+            ReadReusesEarlierRound,
+            "a read that reuses an earlier round",
+            reads(),
+        ),
+        plant(
+            ReadCountsReplies,
+            "a read that counts replies instead of acceptors",
+            reads(),
+        ),
+        plant(
+            PageShownBeforeMemory,
+            "a page sent before memory shows its commit",
+            Scenario {
+                readable_first: true,
+                prefix: readable_reign,
+                allowance: allow(&[(Read, 2), (RestartLearner, 1)]),
+                ..reads()
+            },
+        ),
+        plant(
+            LearnerResumesAfterHighest,
+            "a learner that resumes after its highest slot",
+            Scenario {
+                learners: 1,
+                ..pipelined(allow(&[(Campaign, 1), (RestartLearner, 1)]))
+            },
+        ),
+        plant_forming(
+            forming::Bug::CompletesBeforeAllStored,
+            "a cluster completed before all have stored it",
+        ),
+        plant_forming(
+            forming::Bug::TakesAnotherList,
+            "a forming acceptor that takes another list",
+        ),
+        Case::Rollback(rollback::Scenario {
+            bug: Some(rollback::Bug::CounterAlone),
+            ..rollback::Scenario::small("a rolled-back acceptor whose counter catches up")
+        }),
+        Case::Rollback(rollback::Scenario {
+            bug: Some(rollback::Bug::UntrustedIsHeard),
+            tables: 1,
+            forgets: 1,
+            starts: 2,
+            commits: 1,
+            put_back: true,
+            ..rollback::Scenario::small("an untrusted acceptor heard")
+        }),
+        Case::Rollback(rollback::Scenario {
+            bug: Some(rollback::Bug::TooOldAgrees),
+            runs_max: 2,
+            tables: 1,
+            starts: 3,
+            commits: 1,
+            ..rollback::Scenario::small("a list that was cut, taken as proof")
+        }),
+        Case::Rollback(rollback::Scenario {
+            bug: Some(rollback::Bug::OwnHearingVouches),
+            runs_max: 2,
+            tables: 1,
+            forgets: 1,
+            starts: 3,
+            commits: 1,
+            ..rollback::Scenario::small("a list that was cut, vouched for by what was heard")
+        }),
+        Case::Rollback(rollback::Scenario {
+            bug: Some(rollback::Bug::NewRunCountsUnasked),
+            observers: 2,
+            tables: 1,
+            others_needed: 1,
+            starts: 1,
+            commits: 1,
+            ..rollback::Scenario::small("a new run that others were not asked about")
+        }),
+    ]
+}

@@ -1,0 +1,469 @@
+//! A disk that goes back, modelled: an acceptor's process runs on an older copy of its disk, and the real guards of
+//! those who had heard of it decide whether it counts. What they pass on is stored by other acceptors, in bounded tables.
+
+use std::{collections::BTreeSet, fmt};
+
+use paxos_common::paxos::{
+    identity::{AcceptorUuid, CommitCounter, RunNumber},
+    witness::{Guard, History, Judgement, Run, WITNESSED_RUNS_MAX, Witnesses},
+};
+use stateright::{Model, Property};
+
+use super::sights::{Sight, Sights};
+
+/// How a disk goes back, and how far all goes.
+#[derive(Clone)]
+pub struct Scenario {
+    pub(crate) name: &'static str,
+    /// Those who count the acceptor's answers.
+    pub(crate) observers: usize,
+    /// Other acceptors, which store what is passed on to them.
+    pub(crate) tables: usize,
+    /// How many of them must tell what they store about a run that is new to an observer. At most one, here.
+    pub(crate) others_needed: usize,
+    /// How many runs the acceptor keeps and shows.
+    pub(crate) runs_max: usize,
+    /// How often the process may start again.
+    pub(crate) starts: u64,
+    /// How many commits it may make beside those of its starts.
+    pub(crate) commits: u64,
+    /// How often an observer may start again, and know nothing.
+    pub(crate) forgets: u64,
+    /// The right disk may be put back.
+    pub(crate) put_back: bool,
+    pub(crate) expected: &'static [Sight],
+    pub(crate) bug: Option<Bug>,
+}
+
+/// What is done wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bug {
+    /// Runs are not told apart: the commit counter alone is held against what was heard.
+    CounterAlone,
+    /// What an acceptor says that is not trusted is remembered, and passed on.
+    UntrustedIsHeard,
+    /// What is too old to prove anything agrees.
+    TooOldAgrees,
+    /// What an observer heard itself vouches for a list that was cut.
+    OwnHearingVouches,
+    /// A run that is new to an observer counts by what it was told before.
+    NewRunCountsUnasked,
+}
+
+impl Scenario {
+    /// One who counts.
+    pub(crate) fn small(name: &'static str) -> Self {
+        Self {
+            name,
+            observers: 1,
+            tables: 0,
+            others_needed: 0,
+            runs_max: 100,
+            starts: 4,
+            commits: 2,
+            forgets: 0,
+            put_back: false,
+            expected: &[],
+            bug: None,
+        }
+    }
+}
+
+pub(crate) struct Rollback {
+    pub(crate) scenario: Scenario,
+    pub(crate) sights: std::sync::Arc<Sights>,
+}
+
+type Commits = BTreeSet<(RunNumber, CommitCounter)>;
+
+/// What a disk holds: its runs, the present one last, and every commit ever made on it, each with its run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Disk {
+    runs: Vec<Run>,
+    commits: Commits,
+}
+
+impl Disk {
+    fn counter(&self) -> CommitCounter {
+        self.runs
+            .last()
+            .map_or_else(CommitCounter::default, |run| run.commit_counter)
+    }
+
+    fn present(&self) -> Run {
+        *self.runs.last().expect("a process has a run")
+    }
+
+    /// A start makes its run durable, and drops those beyond the bound.
+    fn start(&mut self, number: u64, runs_max: usize) {
+        let run = Run {
+            run: RunNumber::from_random(number),
+            commit_counter: self.counter(),
+        };
+        self.runs.push(run);
+        let surplus = self.runs.len().saturating_sub(runs_max);
+        self.runs.drain(..surplus);
+        self.commit();
+    }
+
+    fn commit(&mut self) {
+        let present = self.runs.last_mut().expect("a process has a run");
+        present.commit_counter = present.commit_counter.next();
+        self.commits.insert((present.run, present.commit_counter));
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Observer {
+    guard: Guard,
+    /// The connection to the present process is open.
+    is_open: bool,
+    /// Every commit that it counted, or was told of by a table; kept apart from the guard.
+    heard: Commits,
+    /// What it passes on though it must not; nothing unless a bug is planted.
+    untrusted: Witnesses,
+}
+
+/// What another acceptor stores.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Table {
+    stored: Witnesses,
+    /// Every commit that was counted by those who passed something on.
+    heard: Commits,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct State {
+    disk: Disk,
+    copy: Option<Disk>,
+    /// The disk that was replaced by its copy.
+    right: Option<Disk>,
+    /// Runs that began on a copy.
+    fork: BTreeSet<RunNumber>,
+    /// Runs that began when every table held a proof against the disk.
+    proved: BTreeSet<RunNumber>,
+    observers: Vec<Observer>,
+    tables: Vec<Table>,
+    starts: u64,
+    commits: u64,
+    forgets: u64,
+    /// Runs of a copy were counted by one who knew no better, and passed on: this is beyond what is promised.
+    fork_passed_on: bool,
+    /// An answer was counted though its disk lacks a commit that the counting side had heard of.
+    lost_disk_counted: bool,
+    /// An acceptor that holds all that was ever counted was not trusted when it showed its runs.
+    right_disk_refused: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    Commit,
+    Restart,
+    /// A copy of the disk is taken.
+    Copy,
+    /// The process ends, the disk is replaced by the copy, and the process starts again.
+    GoBack,
+    /// The process ends, the right disk is put back, and the process starts again.
+    PutBack,
+    /// The acceptor shows its runs to an observer, which then asks a table.
+    Open(usize, Option<usize>),
+    /// It answers one, who counts the answer if its guard lets it.
+    Answer(usize),
+    /// An observer reads what another acceptor stores.
+    Tell(usize, usize),
+    /// An observer reads a table, and passes on what it remembers then.
+    PassOn(usize, usize),
+    /// An observer starts again.
+    Forget(usize),
+}
+
+impl fmt::Debug for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Commit => write!(f, "the acceptor commits"),
+            Self::Restart => write!(f, "the acceptor restarts"),
+            Self::Copy => write!(f, "its disk is copied"),
+            Self::GoBack => write!(f, "its disk goes back to the copy"),
+            Self::PutBack => write!(f, "its right disk is put back"),
+            Self::Open(observer, None) => write!(f, "it shows its runs to observer {observer}"),
+            Self::Open(observer, Some(table)) => {
+                write!(
+                    f,
+                    "it shows its runs to observer {observer}, which asks table {table}"
+                )
+            }
+            Self::Answer(observer) => write!(f, "it answers observer {observer}"),
+            Self::Tell(table, observer) => write!(f, "observer {observer} reads table {table}"),
+            Self::PassOn(observer, table) => write!(f, "observer {observer} passes on to table {table}"),
+            Self::Forget(observer) => write!(f, "observer {observer} starts again"),
+        }
+    }
+}
+
+const ACCEPTOR: AcceptorUuid = AcceptorUuid::from_u128(1);
+
+/// The acceptor that stores a table.
+fn holder(table: usize) -> AcceptorUuid {
+    AcceptorUuid::from_u128(100 + table as u128)
+}
+
+/// No acceptor: stands for the observer itself where a bug is planted.
+const ITSELF: AcceptorUuid = AcceptorUuid::from_u128(99);
+
+impl Rollback {
+    fn has(&self, bug: Bug) -> bool {
+        self.scenario.bug == Some(bug)
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::with(self.scenario.runs_max, self.scenario.others_needed)
+    }
+
+    /// The runs as they are shown.
+    fn shown(&self, disk: &Disk) -> Vec<Run> {
+        let run = |number, commit_counter| Run {
+            run: RunNumber::from_random(number),
+            commit_counter,
+        };
+        if self.has(Bug::CounterAlone) {
+            return vec![run(0, disk.counter()), run(1, disk.counter())];
+        }
+        disk.runs.clone()
+    }
+
+    fn start(&self, state: &mut State) {
+        state.starts += 1;
+        state.disk.start(state.starts + 1, self.scenario.runs_max);
+        let present = state.disk.present().run;
+        if state.right.is_some() {
+            state.fork.insert(present);
+        }
+        if self.scenario.others_needed > 0 && self.is_proved_everywhere(state) {
+            state.proved.insert(present);
+        }
+        for observer in &mut state.observers {
+            observer.is_open = false;
+        }
+    }
+
+    /// Whether every table holds a proof against the disk.
+    fn is_proved_everywhere(&self, state: &State) -> bool {
+        let history = History::new(&state.disk.runs, self.scenario.runs_max);
+        let proves = |(run, heard)| matches!(history.judge(run, heard), Judgement::WentBack(_));
+        let mut tables = state.tables.iter();
+        !state.tables.is_empty() && tables.all(|table| table.stored.of(ACCEPTOR).any(proves))
+    }
+
+    fn open(&self, state: &mut State, place: usize, table: Option<usize>) {
+        let mut runs = self.shown(&state.disk);
+        let asked = table.map(|table| {
+            let told = state.tables[table].clone();
+            if self.has(Bug::NewRunCountsUnasked) {
+                return (holder(table), Witnesses::default());
+            }
+            state.observers[place].heard.extend(told.heard);
+            (holder(table), told.stored)
+        });
+        let others: Vec<_> = asked.into_iter().collect();
+        let counted = state.observers.iter().flat_map(|observer| &observer.heard);
+        let mut counted = counted.chain(state.tables.iter().flat_map(|table| &table.heard));
+        let holds_all = counted.all(|commit| state.disk.commits.contains(commit));
+        let observer = &mut state.observers[place];
+        observer.is_open = true;
+        let _ = observer.guard.introduce(ACCEPTOR, &runs, [], &others);
+        if self.has(Bug::TooOldAgrees)
+            && !observer.guard.trusts(ACCEPTOR)
+            && runs.len() == self.scenario.runs_max
+        {
+            // As if the list had shown what it does not reach back to.
+            for (run, heard) in state.tables.iter().flat_map(|table| table.stored.of(ACCEPTOR)) {
+                if runs.iter().all(|listed| listed.run != run) && heard < runs[0].commit_counter {
+                    runs.insert(
+                        0,
+                        Run {
+                            run,
+                            commit_counter: heard,
+                        },
+                    );
+                }
+            }
+            let _ = observer.guard.introduce(ACCEPTOR, &runs, [], &others);
+        }
+        // What a list does not reach back to may be too old for a sound one as well.
+        let is_complete =
+            self.scenario.runs_max > usize::try_from(self.scenario.starts).unwrap_or(usize::MAX);
+        if holds_all && is_complete && !self.has(Bug::CounterAlone) {
+            state.right_disk_refused |= !observer.guard.trusts(ACCEPTOR);
+            if state.right.is_none() && !state.fork.is_empty() {
+                self.sights.saw(Sight::RightDiskTrusted);
+            }
+        }
+    }
+
+    fn answer(&self, state: &mut State, place: usize) {
+        let present = state.disk.present();
+        let observer = &mut state.observers[place];
+        if self.has(Bug::UntrustedIsHeard) {
+            observer
+                .untrusted
+                .hear(ACCEPTOR, present.run, present.commit_counter);
+        }
+        if !observer.guard.trusts(ACCEPTOR) {
+            self.sights.saw(Sight::LostDiskRefused);
+            return;
+        }
+        let counts_lost = !observer.heard.is_subset(&state.disk.commits);
+        let counts_proved = state.proved.contains(&present.run);
+        state.lost_disk_counted |= (counts_lost || counts_proved) && !state.fork_passed_on;
+        if self.has(Bug::CounterAlone) {
+            let run = RunNumber::from_random(0);
+            let _ = observer
+                .guard
+                .remember(ITSELF, [(ACCEPTOR, run, present.commit_counter)]);
+        } else if self.has(Bug::OwnHearingVouches) {
+            let entry = (ACCEPTOR, present.run, present.commit_counter);
+            let _ = observer.guard.remember(ITSELF, [entry]);
+        } else {
+            observer.guard.hear(ACCEPTOR, present.run, present.commit_counter);
+        }
+        observer.heard.insert((present.run, present.commit_counter));
+    }
+
+    fn tell(state: &mut State, table: usize, place: usize) {
+        let told = state.tables[table].clone();
+        let observer = &mut state.observers[place];
+        let _ = observer.guard.remember(holder(table), told.stored.iter());
+        observer.heard.extend(told.heard);
+    }
+
+    /// A leader has read a table before it passes anything on to it.
+    fn pass_on(state: &mut State, place: usize, table: usize) {
+        Self::tell(state, table, place);
+        let observer = state.observers[place].clone();
+        let passed = observer.guard.to_pass_on();
+        let of_fork = |run: RunNumber| state.fork.contains(&run);
+        state.fork_passed_on |= passed.iter().any(|(_, run, _)| of_fork(run));
+        let table = &mut state.tables[table];
+        table.stored.merge(passed.iter());
+        table.stored.merge(observer.untrusted.iter());
+        table.stored.bound(WITNESSED_RUNS_MAX);
+        if observer.guard.trusts(ACCEPTOR) {
+            table.heard.extend(observer.heard);
+        }
+    }
+}
+
+impl Model for Rollback {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        let mut disk = Disk::default();
+        disk.start(1, self.scenario.runs_max);
+        let observer = Observer {
+            guard: self.guard(),
+            is_open: false,
+            heard: BTreeSet::new(),
+            untrusted: Witnesses::default(),
+        };
+        vec![State {
+            disk,
+            copy: None,
+            right: None,
+            fork: BTreeSet::new(),
+            proved: BTreeSet::new(),
+            observers: vec![observer; self.scenario.observers],
+            tables: vec![Table::default(); self.scenario.tables],
+            starts: 0,
+            commits: 0,
+            forgets: 0,
+            fork_passed_on: false,
+            lost_disk_counted: false,
+            right_disk_refused: false,
+        }]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if state.commits < self.scenario.commits {
+            actions.push(Action::Commit);
+        }
+        if state.copy.is_none() {
+            actions.push(Action::Copy);
+        }
+        if state.starts < self.scenario.starts {
+            actions.push(Action::Restart);
+            if state.copy.is_some() && (state.right.is_none() || !self.scenario.put_back) {
+                actions.push(Action::GoBack);
+            }
+            if self.scenario.put_back && state.right.is_some() {
+                actions.push(Action::PutBack);
+            }
+        }
+        for (place, observer) in state.observers.iter().enumerate() {
+            // Who does not trust it asks for its runs again.
+            if !observer.is_open || !observer.guard.trusts(ACCEPTOR) {
+                match self.scenario.others_needed {
+                    0 => actions.push(Action::Open(place, None)),
+                    _ => {
+                        actions.extend((0..state.tables.len()).map(|table| Action::Open(place, Some(table))));
+                    }
+                }
+            }
+            if observer.is_open {
+                actions.push(Action::Answer(place));
+            }
+            for table in 0..state.tables.len() {
+                actions.push(Action::Tell(table, place));
+                actions.push(Action::PassOn(place, table));
+            }
+            if state.forgets < self.scenario.forgets {
+                actions.push(Action::Forget(place));
+            }
+        }
+    }
+
+    fn next_state(&self, last: &State, action: Action) -> Option<State> {
+        let mut state = last.clone();
+        match action {
+            Action::Commit => {
+                state.commits += 1;
+                state.disk.commit();
+            }
+            Action::Restart => self.start(&mut state),
+            Action::Copy => state.copy = Some(state.disk.clone()),
+            Action::GoBack => {
+                let copy = state.copy.clone().unwrap_or_default();
+                state.right = Some(std::mem::replace(&mut state.disk, copy));
+                self.start(&mut state);
+            }
+            Action::PutBack => {
+                state.disk = state.right.take().unwrap_or_default();
+                self.start(&mut state);
+            }
+            Action::Open(place, table) => self.open(&mut state, place, table),
+            Action::Answer(place) => self.answer(&mut state, place),
+            Action::Tell(table, place) => Self::tell(&mut state, table, place),
+            Action::PassOn(place, table) => Self::pass_on(&mut state, place, table),
+            Action::Forget(place) => {
+                state.forgets += 1;
+                let observer = &mut state.observers[place];
+                observer.guard = self.guard();
+                observer.is_open = false;
+                observer.heard.clear();
+            }
+        }
+        (state != *last).then_some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("a disk that went back is not counted", |_, state: &State| {
+                !state.lost_disk_counted
+            }),
+            Property::always(
+                "a disk that holds all that was counted is trusted when it shows its runs",
+                |_, state: &State| !state.right_disk_refused,
+            ),
+        ]
+    }
+}

@@ -1,0 +1,94 @@
+//! A whole cluster of cores in one thread: network, disks, clocks, faults and clients, all drawn from one seed.
+//!
+//! There is one heap of happenings, ordered by simulated time and then by the order in which they were planned;
+//! nothing else decides what comes next, so a seed is a schedule. The invariants are told of every step, and panic.
+//! A run has two parts: faults for some simulated seconds, then a healed network in which progress is demanded.
+
+mod acceptors;
+mod asking;
+mod bugs;
+mod calls;
+mod clients;
+mod clock;
+mod decide;
+mod disk_faults;
+mod disks;
+mod effects;
+mod faults;
+mod happenings;
+mod hearing;
+mod hunt;
+mod introductions;
+mod knobs;
+mod known;
+mod learners;
+mod log;
+mod network;
+mod proposers;
+mod readers;
+mod reads;
+mod reign;
+pub mod scenarios;
+mod sessions;
+mod statistics;
+mod stream_ends;
+mod streams;
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a bug concerns a few messages, and leaves the others alone"
+)]
+mod tamper;
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a bug concerns a few events, and leaves the others alone"
+)]
+mod tamper_patience;
+mod torn_disks;
+mod transcript;
+mod world;
+
+use crate::invariants;
+
+pub use bugs::Bug;
+pub use hunt::{Found, hunt, quietly};
+pub use statistics::Statistics;
+pub use transcript::Transcript;
+
+/// What a run leaves behind.
+pub struct Run {
+    /// Hash of everything that happened, in order: equal seeds have equal traces.
+    pub trace: u64,
+    pub statistics: Statistics,
+}
+
+/// Runs one schedule to its end, with a bug planted or none.
+///
+/// # Panics
+/// When an invariant breaks, or the healed cluster makes no progress.
+pub fn run(seed: u64, bug: Option<Bug>, transcript: &mut Transcript) -> Run {
+    world::World::new(seed, bug, transcript).run()
+}
+
+/// Runs one schedule, catching what breaks; a failure comes with the last part of the transcript.
+pub fn try_run(seed: u64) -> Result<Run, String> {
+    let guarded = |transcript: &mut Transcript| {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed, None, transcript)))
+    };
+    guarded(&mut Transcript::off()).map_err(|panic| {
+        let reason = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+            .unwrap_or_default();
+        let mut transcript = Transcript::last(LINES_SHOWN);
+        let again = if guarded(&mut transcript).is_ok() {
+            "\n(the second run of this seed passed: the simulator itself depends on something else)"
+        } else {
+            ""
+        };
+        format!("{transcript}\nseed {seed}: {reason}{again}\nreplay it: cargo sim {seed}")
+    })
+}
+
+/// How many lines of a failed run are shown: enough for the last campaign or two.
+const LINES_SHOWN: usize = 60;

@@ -1,0 +1,203 @@
+//! What a run exercised, counted: a run that tested nothing must not pass for a success.
+
+use std::collections::BTreeMap;
+
+/// What is counted; each must have happened at least once over the seeds of a test run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Counted {
+    AcceptorsCrashed,
+    AcceptorsRefused,
+    AcceptorsStopped,
+    AllAcceptorsCrashed,
+    AnswersAboveOne,
+    BlankAcceptorsMet,
+    BatchesOfMany,
+    Campaigns,
+    CampaignsGivenUp,
+    ClientsCancelled,
+    ClimbingSteps,
+    ClocksJumped,
+    CommandsChosen,
+    CommandsNotProposed,
+    CommandsUnknown,
+    CommitsFailed,
+    CommitsReadableFirst,
+    CommitsStuck,
+    Cuts,
+    DisksFull,
+    DisksPutBack,
+    DisksSlow,
+    DisksStalled,
+    DisksWentBack,
+    DisksWiped,
+    ForeignCommands,
+    Forwarded,
+    GiantBallots,
+    GroupsLost,
+    GroupsOfMany,
+    GroupsReadableUnanswered,
+    GroupsUnanswered,
+    HandedOver,
+    HolesClosed,
+    LeadersHalfCut,
+    LearnersRestarted,
+    LinksFlapped,
+    LinksReopened,
+    FeedsChanged,
+    LogsEndedEarly,
+    MessagesDelayed,
+    MessagesDropped,
+    MessagesDuplicated,
+    MessagesReordered,
+    NoopsChosen,
+    PagesHeldBack,
+    PagesOvertaken,
+    PromisesOfManyPages,
+    ProposersCrashed,
+    ProcessesPaused,
+    ReadsAbandoned,
+    ReadsAnswered,
+    ReadsAnsweredWithoutLeader,
+    ReadsAnsweredAfterFill,
+    ReadsAnsweredAfterRetry,
+    ReadsLost,
+    ReadsOfFreshWrites,
+    Rejections,
+    Reigns,
+    RetriesLate,
+    RetriesSkipped,
+    RepairFetches,
+    RepairScans,
+    ReportsAtOnce,
+    RowsDamaged,
+    RowsFoundDamaged,
+    RowsUnknownInPromises,
+    RunsUnwitnessed,
+    RunsWitnessed,
+    SlotsChosen,
+    SlotsRepaired,
+    SlotsTakenOver,
+    SlotsTakenOverEmpty,
+    StatesGarbled,
+    StepsDown,
+    StreamsBroken,
+    TurnedAwayForSpace,
+}
+
+impl Counted {
+    pub const ALL: [Self; 76] = [
+        Self::AcceptorsCrashed,
+        Self::AcceptorsRefused,
+        Self::AcceptorsStopped,
+        Self::AllAcceptorsCrashed,
+        Self::AnswersAboveOne,
+        Self::BlankAcceptorsMet,
+        Self::BatchesOfMany,
+        Self::Campaigns,
+        Self::CampaignsGivenUp,
+        Self::ClientsCancelled,
+        Self::ClimbingSteps,
+        Self::ClocksJumped,
+        Self::CommandsChosen,
+        Self::CommandsNotProposed,
+        Self::CommandsUnknown,
+        Self::CommitsFailed,
+        Self::CommitsReadableFirst,
+        Self::CommitsStuck,
+        Self::Cuts,
+        Self::DisksFull,
+        Self::DisksPutBack,
+        Self::DisksSlow,
+        Self::DisksStalled,
+        Self::DisksWentBack,
+        Self::DisksWiped,
+        Self::Forwarded,
+        Self::GiantBallots,
+        Self::GroupsLost,
+        Self::GroupsOfMany,
+        Self::GroupsReadableUnanswered,
+        Self::GroupsUnanswered,
+        Self::HandedOver,
+        Self::HolesClosed,
+        Self::LeadersHalfCut,
+        Self::LearnersRestarted,
+        Self::LinksFlapped,
+        Self::LinksReopened,
+        Self::FeedsChanged,
+        Self::LogsEndedEarly,
+        Self::MessagesDelayed,
+        Self::MessagesDropped,
+        Self::MessagesDuplicated,
+        Self::MessagesReordered,
+        Self::NoopsChosen,
+        Self::PagesHeldBack,
+        Self::PagesOvertaken,
+        Self::PromisesOfManyPages,
+        Self::ProposersCrashed,
+        Self::ProcessesPaused,
+        Self::ReadsAbandoned,
+        Self::ReadsAnswered,
+        Self::ReadsAnsweredWithoutLeader,
+        Self::ReadsAnsweredAfterFill,
+        Self::ReadsAnsweredAfterRetry,
+        Self::ReadsLost,
+        Self::ReadsOfFreshWrites,
+        Self::Rejections,
+        Self::Reigns,
+        Self::RetriesLate,
+        Self::RetriesSkipped,
+        Self::RepairFetches,
+        Self::RepairScans,
+        Self::ReportsAtOnce,
+        Self::RowsDamaged,
+        Self::RowsFoundDamaged,
+        Self::RowsUnknownInPromises,
+        Self::RunsUnwitnessed,
+        Self::RunsWitnessed,
+        Self::SlotsChosen,
+        Self::SlotsRepaired,
+        Self::SlotsTakenOver,
+        Self::SlotsTakenOverEmpty,
+        Self::StatesGarbled,
+        Self::StepsDown,
+        Self::StreamsBroken,
+        Self::TurnedAwayForSpace,
+    ];
+}
+
+/// Counts over one run, or over many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    counts: BTreeMap<Counted, u64>,
+    /// Simulated microseconds from the end of the faults to the progress that is demanded; the longest.
+    pub healed_in: u64,
+}
+
+impl Statistics {
+    pub fn count(&mut self, what: Counted) {
+        self.add(what, 1);
+    }
+
+    pub fn add(&mut self, what: Counted, count: u64) {
+        *self.counts.entry(what).or_default() += count;
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        for (&what, &count) in &other.counts {
+            self.add(what, count);
+        }
+        self.healed_in = self.healed_in.max(other.healed_in);
+    }
+
+    pub fn of(&self, what: Counted) -> u64 {
+        self.counts.get(&what).copied().unwrap_or_default()
+    }
+
+    /// What never happened.
+    pub fn missing(&self) -> Vec<Counted> {
+        Counted::ALL
+            .into_iter()
+            .filter(|&what| self.of(what) == 0)
+            .collect()
+    }
+}

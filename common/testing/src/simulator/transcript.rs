@@ -1,0 +1,42 @@
+//! What happened, in lines for people; formatted only when somebody wants to read them.
+
+use std::{collections::VecDeque, fmt};
+
+/// Where the lines of a run go.
+pub struct Transcript {
+    keep: usize,
+    lines: VecDeque<String>,
+}
+
+impl Transcript {
+    /// Nobody reads it.
+    pub fn off() -> Self {
+        Self::last(0)
+    }
+
+    /// Keeps the last `keep` lines.
+    pub fn last(keep: usize) -> Self {
+        Self {
+            keep,
+            lines: VecDeque::new(),
+        }
+    }
+
+    /// Adds a line, at a simulated time in microseconds.
+    pub fn line(&mut self, now: u64, line: impl FnOnce() -> String) {
+        if self.keep == 0 {
+            return;
+        }
+        if self.lines.len() == self.keep {
+            self.lines.pop_front();
+        }
+        self.lines
+            .push_back(format!("{:>6}.{:03} ms  {}", now / 1_000, now % 1_000, line()));
+    }
+}
+
+impl fmt::Display for Transcript {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.lines.iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}

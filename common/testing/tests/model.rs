@@ -1,0 +1,42 @@
+//! Small clusters of the real cores, checked exhaustively: `cargo model` checks larger ones.
+
+use paxos_testing::model::{
+    bugs,
+    climb::{HEADING, Order, climb},
+    ladder,
+};
+
+#[test]
+fn every_state_of_the_small_rungs_keeps_every_invariant() {
+    println!("{HEADING}");
+    let mut failed = Vec::new();
+    for rung in ladder::small() {
+        let climbed = climb(rung.case, Order::DepthFirst, usize::MAX);
+        println!("{climbed}");
+        let counted = Some(climbed.unique_states) == rung.unique_states;
+        if !counted || climbed.broken.is_some() || !climbed.missing.is_empty() {
+            failed.push(climbed.name);
+        }
+    }
+    assert!(
+        failed.is_empty(),
+        "broken, or not what was checked before (look at what changed, then pin the new counts): {failed:?}"
+    );
+}
+
+#[test]
+fn every_planted_bug_is_found() {
+    println!("{HEADING}");
+    let mut missed = Vec::new();
+    for case in bugs::planted() {
+        let climbed = climb(case, Order::BreadthFirst, BUG_STEPS_MAX);
+        println!("{climbed}");
+        if climbed.broken.is_none() {
+            missed.push(climbed.name);
+        }
+    }
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}
+
+/// How many steps a planted bug may hide for.
+const BUG_STEPS_MAX: usize = 3_000_000;
