@@ -5,7 +5,7 @@
 //! | what | bound | where |
 //! | --- | --- | --- |
 //! | connections | 768 | `server/connections.rs` |
-//! | open calls | 5,120: 3,072 of clients or roles, 256 status, 256 health watches, 1,536 health checks | `server/shares.rs` |
+//! | open calls | 5,120: 3,072 clients or roles, 256 status, health: 256 watches, 1,536 checks | `server/shares.rs` |
 //! | their tasks, streams and buffers, with unread answers up to 8 KiB | 150 MiB, 30 KiB each | `server/outgoing.rs` |
 //! | incomplete large messages | 64 MiB, briefly 128 MiB | `server/partial.rs` |
 //! | data that the calls have not read | 78 MiB | `server/windows.rs` |
