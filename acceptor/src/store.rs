@@ -144,8 +144,7 @@ impl StoreError {
 
     /// Whether the data on disk is damaged, rather than out of reach for now.
     pub(crate) fn is_damage(&self) -> bool {
-        /// SQLite's codes for a malformed file and for a file that is no SQLite file. Extended codes end in these
-        /// codes.
+        /// SQLite's codes: malformed file; no SQLite file. The low byte of an extended code is one of the two.
         const MALFORMED: [u32; 2] = [11, 26];
         match self {
             Self::Damaged(_) | Self::File { .. } | Self::Malformed { .. } => true,
@@ -165,8 +164,8 @@ impl StoreError {
 pub struct Opened {
     /// The core's initial state. The commit counter already includes the commit that began the run.
     pub recovered: Recovered,
-    /// The runs before the present run, and the commit counter at the end of each; the oldest first. Together with the
-    /// present run, they are the last [`RUNS_MAX`](paxos_common::paxos::witness::RUNS_MAX) runs.
+    /// The runs before the present run, and the commit counter at the end of each; the oldest first. With the present
+    /// run included, the last [`RUNS_MAX`](paxos_common::paxos::witness::RUNS_MAX) runs.
     pub past_runs: Vec<(RunNumber, CommitCounter)>,
     /// Stored witnesses of other acceptors.
     pub witnesses: Witnesses,

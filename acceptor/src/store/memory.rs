@@ -18,7 +18,7 @@ use paxos_common::paxos::{
 
 use super::{Moment, Opened, Page, PageFill, PastPromise, Reader, Store, StoreError, wall_time_ms};
 
-/// The part that survives the process. Clones share the same disk.
+/// The content survives the process. Clones share the same disk.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryDisk(Arc<Mutex<Versions>>);
 
@@ -109,7 +109,7 @@ impl MemoryDisk {
         )
     }
 
-    /// Reverts the last commit, like a disk that falsely reported a flush. Returns whether there was a commit.
+    /// Reverts the last commit, like a disk after a falsely reported flush. Returns whether there was a commit.
     pub fn lose_last_commit(&self) -> bool {
         let mut versions = self.lock();
         match versions.before.take() {

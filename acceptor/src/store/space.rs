@@ -1,9 +1,9 @@
 //! Space on the disk: stops granting before the space runs out, and keeps a spare file as a reserve.
 //!
 //! SQLite without space fails in the middle of a commit, and a failed commit ends the process. So an acceptor stops in
-//! time: it grants nothing while the free space is less than a commit and a checkpoint can take. Other programs may
+//! time: nothing is granted while the free space is less than a commit and a checkpoint can take. Other programs may
 //! fill the disk anyway. Then the spare file is removed: work in progress can finish, and a process started on the full
-//! disk can record its run. When there is space again, the spare file is recreated.
+//! disk can record the new run. When there is space again, the spare file is recreated.
 
 use std::{
     fs::{self, File},
@@ -24,7 +24,7 @@ const SPARE_BYTES: u64 = 16 * MIB;
 /// Free bytes below which nothing is granted: room for one commit in the write-ahead log, and for copying back the
 /// whole log.
 const STOP_BELOW: u64 = 32 * MIB;
-/// Free bytes from which requests are granted again: above [`STOP_BELOW`], so that the state does not flap.
+/// Free bytes from which requests are granted again: above [`STOP_BELOW`] against flapping.
 const RESUME_FROM: u64 = 48 * MIB;
 /// Free bytes below which the spare file is removed.
 const SPARE_BELOW: u64 = 8 * MIB;
@@ -138,7 +138,7 @@ fn spare_file(directory: &Path) -> PathBuf {
     directory.join("SPARE")
 }
 
-/// Makes the spare file; returns once its space is allocated permanently. An incomplete file is removed.
+/// Makes the spare file; returns once the space is allocated permanently. An incomplete file is removed.
 fn make_spare(file: &Path) -> io::Result<()> {
     let fill = || {
         let mut spare = File::create(file)?;
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!((space.low, spare_bytes(&directory)), (true, Some(SPARE_BYTES)));
         space.look(SPARE_BELOW - 1).await;
         assert_eq!((space.low, spare_bytes(&directory)), (true, None));
-        // The space of the removed spare file itself is no reason to resume.
+        // The space freed by removing the spare file is no reason to resume.
         space.look(RESUME_FROM + SPARE_BYTES - 1).await;
         assert_eq!((space.low, spare_bytes(&directory)), (true, None));
         space.look(RESUME_FROM + SPARE_BYTES).await;

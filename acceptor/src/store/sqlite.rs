@@ -1,9 +1,9 @@
 //! The acceptor's file: `schema.sql`, a single statement text and a single fsync per commit. `recovery.rs` lists the
-//! cases at start and their outcomes.
+//! cases at start, with the outcome of each.
 //!
 //! - After each commit, and before the answers, the commit counter goes into a second file (`counter_file.rs`).
-//! - Every record and row is read as possibly damaged. A column that does not decode makes a row unknown; in a record,
-//!   it ends the process.
+//! - Every record and row is read as possibly damaged. A column that does not decode makes a row unknown, and a damaged
+//!   record ends the process.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -114,7 +114,7 @@ struct Identity {
     cluster: Arc<OnceLock<ClusterId>>,
 }
 
-/// The parts of a commit beside the state; each shape has its own text.
+/// The parts of a commit beside the state; each shape has a separate text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Shape {
     promise: bool,
@@ -241,8 +241,8 @@ impl Store for SqliteStore {
         for (slot, (ballot, value)) in write.rows {
             query = identity.bind_vote(query, *slot, *ballot, value)?;
         }
-        // One hop to SQLite's thread. On an error the transaction stays open, and nothing more is ever written. The
-        // exception is another process's lock that kept the transaction from opening at all.
+        // One hop to SQLite's thread. On an error the transaction stays open, and nothing more is ever written.
+        // Exception: a foreign process's lock kept the transaction from opening at all.
         if let Err(error) = query.execute(&mut self.connection).await {
             return Err(
                 if failed_before_the_transaction(&mut self.connection, &error).await {
@@ -283,7 +283,7 @@ impl Store for SqliteStore {
         if let Err(error) = self.counter.sync() {
             warn!(%error, "syncing the commit counter failed; what was committed is safe");
         }
-        // The writer's connection is the last to close: it copies the write-ahead log back and removes the log.
+        // The writer's connection is the last to close: closing copies the write-ahead log back and removes the log.
         self.reader.readers.close().await;
         self.reader.held.close().await;
         if let Err(error) = self.connection.close().await {
@@ -327,7 +327,7 @@ impl Reader for SqliteReader {
 
 impl SqliteReader {
     async fn read_page(&self, from: Slot) -> Result<Page, StoreError> {
-        // One statement is one moment, and one hop. Dropping the stream early ends the statement.
+        // A statement shows a single moment, and needs one hop. Dropping the stream early ends the statement.
         let sql = format!(
             "SELECT {STATE}, {VOTE} FROM state LEFT JOIN vote ON vote.slot >= ?1 WHERE state.only = 0
              ORDER BY vote.slot LIMIT ?2"
@@ -500,7 +500,7 @@ impl Identity {
     }
 }
 
-/// No checksum covers a trace context: an invalid trace context is dropped, and the row is sound without it.
+/// No checksum covers a trace context: an invalid trace context is dropped, and the rest of the row is sound.
 fn sound_trace(traceparent: Vec<u8>) -> Bytes {
     /// Length of a W3C trace context, in bytes.
     const TRACEPARENT_BYTES: usize = 55;

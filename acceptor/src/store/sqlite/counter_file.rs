@@ -1,6 +1,6 @@
 //! The file `COMMITS`: the commit counter in a second place, as evidence against a database that lost commits.
 //!
-//! - The counter is written after its SQL commit returned and before an answer of this commit leaves. So the counter
+//! - The counter is written after the SQL commit returned and before an answer of this commit leaves. So the counter
 //!   never exceeds the counter of a whole database, and is exact after the end of a process.
 //! - A sync follows in the background, at most one in [`SYNC_PAUSE`]. After power loss the file may therefore lag by
 //!   the commits of this time plus the commits of one sync. A lagging file proves less, and never anything wrong.
@@ -27,7 +27,7 @@ use super::super::StoreError;
 
 const FILE: &str = "COMMITS";
 const PLACES: usize = 3;
-/// Bytes of a place. Each place has its own block, so that a torn write spoils one record only.
+/// Bytes of a place. Each place has a separate block: a torn write spoils a single record.
 const PLACE_BYTES: usize = 4096;
 /// Format version 1.
 const MAGIC: [u8; 8] = *b"paxcnt\0\x01";
@@ -149,7 +149,7 @@ impl CounterFile {
             // Of equal records the last is the highest, and the next write goes to a different place.
             let highest = (0..PLACES).max_by_key(|&place| places[place]).unwrap_or(0);
             let file = File::options().write(true).open(&path)?;
-            // The highest record may come from a process that ended before its sync.
+            // The highest record may come from a process that ended before the sync.
             file.sync_data()?;
             Ok(Self {
                 path: path.clone(),
@@ -228,7 +228,7 @@ impl CounterFile {
     }
 }
 
-/// Creates the file, whole or not at all. Returns once the file and its name are durable.
+/// Creates the file, whole or not at all. Returns once the file and the file name are durable.
 fn create(directory: &Path, path: &Path) -> io::Result<()> {
     let record = Record {
         counter: CommitCounter::default(),

@@ -1,6 +1,6 @@
 //! Proves at start, before SQLite may write, that the disk holds every answered commit.
 //!
-//! Three parts must agree: the database file by itself, the write-ahead log, and the counter in `COMMITS`. A process
+//! Three parts must agree: the database file alone, the write-ahead log, and the counter in `COMMITS`. A process
 //! refused here leaves all files unchanged.
 
 use std::{path::Path, time::Duration};
@@ -39,7 +39,7 @@ enum Held {
     Nothing,
     /// Foreign content: the file was replaced, or the header is damaged.
     Foreign,
-    /// Content of a newer release; opening it is refused.
+    /// Content of a newer release; opening the file is refused.
     Newer,
     /// An acceptor.
     Acceptor {
@@ -49,7 +49,7 @@ enum Held {
     },
 }
 
-/// Examines the files of a directory without changing them.
+/// Examines the files of a directory. Changes nothing.
 ///
 /// # Errors
 /// The disk lost commits, or a file is damaged.
@@ -103,8 +103,8 @@ fn is_first_start(found: Found) -> bool {
     matches!(found, Found::Missing | Found::Record(Record { uuid: None, .. }))
 }
 
-/// Compares the database by itself and with the log: each commit of the log adds one to the counter. The few
-/// exceptions, the commits that make a schema, only weaken this check.
+/// Compares the database alone with the database plus log: each commit of the log adds 1 to the counter. Schema commits
+/// are the few exceptions, and only weaken this check.
 fn agree_in_time(alone: Option<Held>, whole: Held, commits: u64) -> Result<(), String> {
     let Held::Acceptor { uuid, counter, .. } = whole else {
         return Ok(());
@@ -128,7 +128,7 @@ fn agree_in_time(alone: Option<Held>, whole: Held, commits: u64) -> Result<(), S
     ))
 }
 
-/// Compares the database and `COMMITS`. In an error, `true` means that the database is wrong.
+/// Compares the database and `COMMITS`. In an error, `true`: the database is wrong.
 fn agree_in_counter(found: Found, whole: Held) -> Result<(), (bool, String)> {
     match (found, whole) {
         (Found::Missing, Held::Acceptor { counter, version, .. }) if version > OLD_VERSION => Err((
@@ -191,13 +191,13 @@ async fn look(file: &Path, alone: bool) -> Result<Held, StoreError> {
         .connect()
         .await?;
     let held = read(&mut connection).await;
-    // A failure to close is ignored: it shows again when the file is opened.
+    // A failure to close is ignored: the next open shows the same failure.
     drop(connection.close().await);
     held
 }
 
 async fn read(connection: &mut SqliteConnection) -> Result<Held, StoreError> {
-    // One transaction is one moment.
+    // A transaction shows a single moment.
     let mut transaction = connection.begin().await?;
     let row = sqlx::query(
         "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_schema)
@@ -315,7 +315,7 @@ mod tests {
         assert!(!agree(Found::Missing, acceptor(1, 7)) && !agree(Found::Damaged, acceptor(1, 7)));
         assert!(!agree(Found::Damaged, Held::Nothing));
         assert!(!agree(record(Some(1), 7), Held::Foreign));
-        // `agree` accepts these cases: opening the file reports a separate error for each.
+        // `agree` accepts both cases: opening the file reports a separate error for each.
         assert!(agree(record(Some(1), 7), Held::Newer) && agree(Found::Missing, Held::Foreign));
         let old = Held::Acceptor {
             uuid: AcceptorUuid::from_u128(1),

@@ -1,22 +1,22 @@
-//! Recovery: reads the file at start, verifies it, and begins a run.
+//! Recovery: reads and verifies the file at start, and begins a run.
 //!
-//! Cases at start, and their outcomes:
+//! Cases at start, and the outcome of each:
 //!
 //! | on disk | outcome |
 //! | --- | --- |
 //! | nothing, or a schema without an identity | a crash before the first answer: draw a uuid and begin |
-//! | a commit whose answer never left | kept: the client does not know the outcome, and asks again |
+//! | a commit without a sent answer | kept: the client does not know the outcome, and asks again |
 //! | a log with a torn last commit | a crash in this commit: the commit was not answered, and is dropped |
 //! | a log that ends before a later commit, or with a damaged header (`wal.rs`) | end with 74: answers may be lost |
-//! | a log that does not continue the database beside it (`proof.rs`) | the same |
+//! | a log and a database that do not fit together (`proof.rs`) | the same |
 //! | a commit counter below `COMMITS` (`counter_file.rs`): commits, the log or the database are gone | the same |
 //! | `COMMITS` missing, without a sound record, or of another acceptor | the same |
-//! | a state, identity, membership or witness record that fails its checksum | the same |
+//! | a state, identity, membership or witness record with a wrong checksum | the same |
 //! | a damaged list of runs | this disk holds no proof: the other acceptors remember, and refuse it |
 //! | votes or runs without an identity or state | end with 74 |
 //! | a vote missing at or above the watermark, or beyond the last vote | the same |
-//! | a file that SQLite finds malformed | the same |
-//! | a vote that fails its checksum, or is missing below the watermark | unknown, until accepted again |
+//! | a file malformed for SQLite | the same |
+//! | a vote with a wrong checksum, or missing below the watermark | unknown, until accepted again |
 //! | an unreadable trace context or past promise | left out: both are for people |
 //! | a whole older copy of the directory | this disk holds no proof: the other acceptors remember, and refuse it |
 //! | a file of version 1 | upgraded (`upgrade.rs`) |
@@ -49,7 +49,7 @@ use super::{
     state::{OpenSlots, STATE, State, bytes, column, sum_of, text},
 };
 
-/// Reads everything, verifies it, and commits the new run in the same transaction. So the first commit of a process
+/// Reads and verifies everything, and commits the new run in the same transaction. So the first commit of a process
 /// also makes durable the commits found in the write-ahead log.
 pub(super) async fn begin_run(
     connection: &mut SqliteConnection,
@@ -209,7 +209,7 @@ pub(super) async fn load_membership(
     })
 }
 
-/// The votes from the watermark on. Their slots must match the state record: no vote is missing, none lies beyond the
+/// The votes from the watermark on. The slots must match the state record: no vote is missing, none lies beyond the
 /// last.
 async fn load_votes(
     connection: &mut SqliteConnection,

@@ -61,12 +61,12 @@ impl Stopped {
         self.uuid
     }
 
-    /// The acceptor's name from its first start.
+    /// The acceptor's name from the first start.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The members of the acceptor's cluster with their addresses; none for a blank acceptor.
+    /// The members of the acceptor's cluster, with addresses; none for a blank acceptor.
     pub fn members(&self) -> BTreeMap<AcceptorUuid, Arc<str>> {
         self.membership
             .configuration()

@@ -26,7 +26,7 @@ pub(super) const OLD_STATE: &str =
     "commit_counter, promised_round, promised_proposer, leader_address, chosen_to, trimmed_to,
     checksum";
 
-/// Reads the columns [`OLD_STATE`]; none when they do not verify. They do not include the end of the votes.
+/// Reads the columns [`OLD_STATE`]; none when the record does not verify. The end of the votes is not included.
 pub(super) fn read_old_state(identity: &Identity, row: &SqliteRow) -> Option<Moment> {
     let moment = Moment {
         commit_counter: CommitCounter::new(column::<i64>(row, 0)?.try_into().ok()?),

@@ -4,7 +4,7 @@
 //! is synced before the next commit begins, so a crash tears the last commit only. A frame of a *later* commit behind
 //! the first bad frame proves that the log held more. The walk looks for such a frame.
 //!
-//! Two cases stay undecided here, and the file `COMMITS` decides them: damage in the last commit, and a log that is cut
+//! Two cases stay undecided here, and the file `COMMITS` decides both: damage in the last commit, and a log that is cut
 //! or removed.
 //!
 //! Format: <https://sqlite.org/fileformat2.html#walformat>.
