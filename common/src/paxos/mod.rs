@@ -27,7 +27,8 @@
 //! command. Several slots are in flight at a time, and a single phase 1 serves all slots.
 //!
 //! **Learners count the votes** ([`learner`]). A learner receives the votes of every acceptor, and takes the values
-//! from a single acceptor. A slot is learned when a phase-2 quorum has voted at one ballot. No leader is involved.
+//! from a single acceptor. A slot is learned when a phase-2 quorum has voted for the slot at one ballot. No leader is
+//! involved.
 //!
 //! **Reads ask a quorum too** ([`reading`]). A learner asks the acceptors how far they have voted. The answers of a
 //! quorum give a bound, and the learner answers the read once every slot below the bound is applied. Every answered
