@@ -1,5 +1,5 @@
-//! Checks models of small clusters of the real cores, rung by rung: `cargo model`, or `cargo model 3` for rungs whose
-//! name begins with 3. A number after that limits the steps of each rung.
+//! Checks models of small clusters of the real cores, rung by rung: `cargo model`, or `cargo model 3` for rungs with
+//! names that begin with 3. A further number limits the steps of each rung.
 
 use std::process::ExitCode;
 

@@ -1,6 +1,6 @@
 //! Replays simulated clusters from their seeds: `cargo sim 42` prints one run, `cargo sim 1..1000` prints failures
-//! only. `cargo sim 'the leader dies'` prints the directed scenario of that name. With the name of a planted bug as
-//! last argument, the cluster has the bug: `cargo sim 1..1000 AnswersAboveAHole` hunts for it.
+//! only. `cargo sim 'the leader dies'` prints the directed scenario of that name. With the name of a bug as last
+//! argument, the bug is planted in the cluster: `cargo sim 1..1000 AnswersAboveAHole` hunts for it.
 #![allow(clippy::print_stderr, reason = "what a person who runs it reads")]
 
 use std::{ops::Range, process::ExitCode, time::Instant};
@@ -60,7 +60,7 @@ fn script(scenario: &Scenario, bug: Option<Bug>) -> ExitCode {
     }
 }
 
-/// Prints one run from beginning to end.
+/// Prints a run from beginning to end.
 fn one(seed: u64, bug: Option<Bug>) -> ExitCode {
     let mut transcript = Transcript::last(usize::MAX);
     let guarded = std::panic::AssertUnwindSafe(|| run(seed, bug, &mut transcript));
@@ -101,7 +101,7 @@ fn many(range: Range<u64>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Runs a range of seeds with a planted bug, and stops at the first seed that shows the bug.
+/// Runs a range of seeds with a planted bug, and stops when a seed shows the bug.
 fn until_found(range: Range<u64>, bug: Bug) -> ExitCode {
     match hunt(bug, range.clone()) {
         Some(found) => {

@@ -27,7 +27,7 @@ pub fn parse<T: CommandFactory + FromArgMatches>() -> T {
     }
 }
 
-/// The result of a command line that runs nothing.
+/// The result of a command line without a run.
 struct Mistake {
     error: clap::Error,
     /// The variable with the invalid value.

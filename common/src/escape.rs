@@ -1,4 +1,4 @@
-//! Text from peers, for a log or a terminal: one line, without control sequences for the terminal.
+//! Text from peers, for a log or a terminal: a single line, without control sequences for the terminal.
 
 use std::{
     borrow::Cow,
@@ -16,7 +16,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Writes escaped text to another writer.
+/// Writes escaped text to an inner writer.
 pub(crate) struct Escaping<W>(pub(crate) W);
 
 impl<W: fmt::Write> fmt::Write for Escaping<W> {

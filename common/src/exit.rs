@@ -51,12 +51,12 @@ impl From<Exit> for process::ExitCode {
     }
 }
 
-/// An error that ends the process, with its exit code.
+/// An error that ends the process, with an exit code.
 #[derive(Debug)]
 pub struct Failure {
     /// The exit code.
     pub code: Exit,
-    /// The error; the whole chain is printed on one line.
+    /// The error; the whole chain is printed on a single line.
     pub source: anyhow::Error,
 }
 
@@ -87,7 +87,7 @@ impl Failure {
         Self::new(Exit::Storage, source)
     }
 
-    /// This process must not run here, or not with these peers: exit 78.
+    /// This process must not run here, or not with the given peers: exit 78.
     pub fn refused(source: impl Into<anyhow::Error>) -> Self {
         Self::new(Exit::Refused, source)
     }
@@ -123,7 +123,7 @@ impl fmt::Display for Failure {
         let mut shown = String::new();
         for cause in self.source.chain() {
             let text = cause.to_string();
-            // Some errors end with the text of their cause.
+            // Some errors end with the text of the cause.
             if shown.ends_with(&text) {
                 continue;
             }
@@ -163,7 +163,7 @@ where
     }))
 }
 
-/// Runs `future` on a new runtime. One worker gets a single-threaded runtime, which is faster for a role.
+/// Runs `future` on a new runtime. A single worker gets a single-threaded runtime, which is faster for a role.
 ///
 /// # Errors
 /// The failure of `future`, or the runtime cannot be started.
@@ -197,7 +197,7 @@ pub async fn bind(listen: SocketAddr) -> Result<TcpListener, Failure> {
             SocketAddr::V4(_) => TcpSocket::new_v4(),
             SocketAddr::V6(_) => TcpSocket::new_v6(),
         }?;
-        // A restarted process can bind its port again at once.
+        // A restarted process can bind the port again at once.
         socket.set_reuseaddr(true)?;
         socket.bind(listen)?;
         socket.listen(BACKLOG)

@@ -1,4 +1,4 @@
-//! Code that all roles of paxos share.
+//! Code shared by all roles of paxos.
 //!
 //! [`paxos`] holds the protocol itself: pure state machines that only decide. Around the protocol stand adapters for
 //! several roles: the wire format, calls to peers, and, behind the features `sqlite` and `service`, opening files and

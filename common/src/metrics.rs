@@ -1,8 +1,8 @@
 //! Counts and measurements of a role: instruments that are cheap to record, read as Prometheus text or sent over OTLP.
 //!
 //! Every role has its own registry, so that many roles can run in one process. Names follow OpenTelemetry; Prometheus
-//! shows `_` for `.`, the unit, and `_total` behind counters. Quantities that grow without bound (ballots, slots, keys,
-//! clients) are values or are left out, and never become labels.
+//! shows `_` for `.`, the unit, and `_total` behind counters. Unbounded quantities (ballots, slots, keys, clients) are
+//! values or are left out, and never become labels.
 //!
 //! ```text
 //! roles ──record──▶ instruments ◀──read── http (/metrics), otlp (a thread of its own)
@@ -156,7 +156,7 @@ impl Metrics {
         Durations(histogram.with_unit("s").with_boundaries(SECONDS.to_vec()).build())
     }
 
-    /// A histogram of counts.
+    /// A histogram of counts: how many of something at a time.
     pub fn counts(&self, name: &'static str, help: &'static str) -> Sizes {
         let histogram = self.meter.u64_histogram(name).with_description(help);
         Sizes(histogram.with_boundaries(COUNTS.to_vec()).build())
@@ -179,7 +179,7 @@ impl Metrics {
         counter
     }
 
-    /// A count that only grows and is kept by other code. `look` reads the count and must not block.
+    /// An ever-growing count, kept by other code. `look` reads the count and must not block.
     pub fn counted(
         &self,
         name: &'static str,
@@ -284,7 +284,7 @@ impl Counter {
 
     /// Adds `more`.
     pub fn add(&self, more: u64) {
-        // No other memory access is ordered by this one.
+        // The count orders no other memory access.
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 

@@ -1,6 +1,6 @@
 //! The gRPC server of every role: limits, keep-alive, health, reflection, and a stop that does not hang.
 //!
-//! Limits on the resources that callers can make a process hold:
+//! Limits on the resources used by callers:
 //!
 //! | what | bound | where |
 //! | --- | --- | --- |
@@ -56,7 +56,7 @@ const CONNECTIONS: Limits = Limits {
     // Room for hundreds of peers and clients (each needs one), and below 1,024, the usual limit of open files per
     // process.
     connections: 768,
-    // Clients connect when they have a request to send.
+    // Clients connect to send a request.
     first_call: Duration::from_secs(10),
     // Longer than the pauses of an active client; a client that returns later connects again.
     unused: Duration::from_secs(300),
@@ -66,10 +66,11 @@ const CONNECTIONS: Limits = Limits {
 };
 /// Limit of concurrent calls on one connection: several hundred concurrent unary calls are normal for a client.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
-/// Limit, for each connection, of calls that the client gave up before the server looked at them. When deadlines pass
-/// while this process does not run, a client may give up all its calls at once; a client with more is disconnected.
+/// Limit, for each connection, of calls given up by the client before the server looked at the call. When deadlines
+/// pass while this process does not run, a client may give up all open calls at once; a client with more is
+/// disconnected.
 const PENDING_RESETS_MAX: usize = STREAMS_PER_CONNECTION_MAX as usize;
-/// Limit, for each connection, of calls that this server ended because of HTTP/2 violations, over the lifetime of the
+/// Limit, for each connection, of calls ended by this server because of HTTP/2 violations, over the lifetime of the
 /// connection.
 const ERROR_RESETS_MAX: usize = 1024;
 /// Interval of probes on an open connection, so that the connections and streams of a vanished machine are freed.
@@ -234,7 +235,7 @@ impl Server {
             result = &mut server => result,
             // `begun` only waits.
             () = shutdown.begun() => {
-                // A role that has failed answers nothing any more.
+                // A failed role answers nothing any more.
                 let grace = if shutdown.has_failed() { Duration::ZERO } else { STOP_GRACE };
                 match timeout(grace, &mut server).await {
                     Ok(result) => result,

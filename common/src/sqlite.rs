@@ -1,6 +1,6 @@
-//! Opens SQLite files so that a commit survives power loss, and so that no other process writes to them.
+//! Opens SQLite files such that commits survive power loss and no other process writes to the files.
 //!
-//! - One process per directory: [`DataDir`] holds a lock for its whole lifetime.
+//! - One process per directory: [`DataDir`] holds a lock until dropped.
 //! - One writer per file, on a dedicated connection (a pool would close an idle connection): WAL, `synchronous=FULL`.
 //!   Both settings are read back, because a failed pragma reports no error.
 //! - SQLite 3.51.3 or later: earlier versions can corrupt a WAL that is reset during a read.
@@ -29,12 +29,12 @@ pub use readers::{Read, Readers};
 
 /// The oldest SQLite without the WAL-reset bug.
 const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
-/// How long one statement waits for a lock of another process. Only other programs hold such locks: our own readers
+/// How long a statement waits for the lock of a foreign process. Only other programs hold such locks: our own readers
 /// never block the writer.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 /// `PRAGMA synchronous` as SQLite reports FULL.
 const SYNCHRONOUS_FULL: i64 = 2;
-/// Limit of cached statements: the distinct statements of one role, with room for every padded row count.
+/// Limit of cached statements: the distinct statements of a role, with room for every padded row count.
 const STATEMENT_CACHE: usize = 256;
 
 /// Why a directory or file cannot be used.
@@ -113,7 +113,7 @@ impl From<sqlx::Error> for SqliteError {
 
 /// Whether SQLite finds that a file is malformed, or is not an SQLite file.
 pub fn is_malformed(error: &sqlx::Error) -> bool {
-    /// SQLite's codes for these cases; extended codes contain them in the low byte.
+    /// SQLite's codes for these cases; extended codes contain the same code in the low byte.
     const MALFORMED: [u32; 2] = [11, 26];
     let database = error.as_database_error();
     let code = database.and_then(|error| error.code()?.parse::<u32>().ok());
@@ -145,8 +145,8 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Creates a missing directory and takes its lock. Returns once the directory itself is durable. Only this
-    /// process's user can read the directory, its files, and all files that this process creates from now on.
+    /// Creates a missing directory and takes the lock. Returns once the directory itself is durable. The directory, its
+    /// files, and all files created by this process from now on are readable by this process's user alone.
     ///
     /// # Errors
     /// [`SqliteError::Locked`]; [`SqliteError::Directory`] when the directory cannot be written.
@@ -325,8 +325,8 @@ pub async fn migrate(
     }
 }
 
-/// XXH3-64 over the parts, each preceded by its length, so that different lists of parts never look alike. Detects
-/// damage, not malice; part of the stored format.
+/// XXH3-64 over the parts, each preceded by the length: different lists of parts never look alike. Detects damage, not
+/// malice; part of the stored format.
 pub fn checksum(parts: &[&[u8]]) -> i64 {
     let mut hasher = Xxh3::new();
     for part in parts {

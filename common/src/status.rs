@@ -11,7 +11,7 @@ pub const DOMAIN: &str = "paxos";
 /// Wait before the first retry, where a retry helps.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// The outcome of a command whose proposer did not answer with a version.
+/// The outcome of a command that was not answered with a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fate {
     /// The command may have been ordered, or may be ordered later: retry only with the same session and sequence.
@@ -79,7 +79,7 @@ pub fn unavailable(text: &str, fate: Fate) -> Status {
     detailed(Code::Unavailable, text, fate)
 }
 
-/// DEADLINE_EXCEEDED: the caller's deadline passed. `cause` names the awaited event; it may be empty.
+/// DEADLINE_EXCEEDED: the caller's deadline passed. `cause` names the awaited event, or is empty.
 pub fn deadline(fate: Fate, cause: &str) -> Status {
     let mut details = ErrorDetails::new();
     details.set_error_info(fate.reason(), DOMAIN, []);

@@ -26,7 +26,7 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// Length of a digest in bytes: SHA-256.
 const DIGEST_BYTES: usize = 32;
 
-/// A message that breaks the rules of its type.
+/// A message against the rules of its type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// A required field is missing.
@@ -45,7 +45,7 @@ pub enum Malformed {
         /// The required number of bytes.
         expected: usize,
     },
-    /// A range of slots that is empty or runs backwards.
+    /// An empty or backward range of slots.
     #[error("slot range {from} to {to} is empty: `to` is exclusive and must be above `from`")]
     EmptyRange {
         /// Inclusive.
@@ -53,10 +53,10 @@ pub enum Malformed {
         /// Exclusive.
         to: u64,
     },
-    /// Proposals that are not ascending by slot.
+    /// Proposals not in ascending order of slots.
     #[error("proposals must ascend by slot: {0} comes after one that is not lower")]
     NotAscending(Slot),
-    /// A value that no learner could apply.
+    /// A value that learners cannot apply.
     #[error(
         "the value of slot {slot} cannot be applied: {reason}. Propose an encoded Value whose commands keep the limits"
     )]

@@ -1,4 +1,4 @@
-//! Disk space of a data directory: the size of its files, and the free space of its file system.
+//! Disk space of a data directory: the size of the files, and the free space of the file system.
 
 use std::{
     fs, io,

@@ -19,9 +19,10 @@ use crate::{
     shutdown::Shutdown,
 };
 
-/// Limit of concurrent connections. One more ends the oldest, so that long-held connections lock no caller out.
+/// Limit of concurrent connections. A further connection ends the oldest, so that long-held connections lock no caller
+/// out.
 const CONNECTIONS_MAX: usize = 64;
-/// How long a connection may last: each serves one request, which takes milliseconds.
+/// How long a connection may last: each serves a single request within milliseconds.
 const CONNECTION_MAX: Duration = Duration::from_secs(10);
 /// How long the head of a request may take to arrive.
 const HEAD_MAX: Duration = Duration::from_secs(5);
@@ -132,7 +133,7 @@ fn respond(request: &Request<Incoming>, metrics: &Metrics, readiness: &Readiness
             Ok(text) => (StatusCode::OK, text),
             Err(failure) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{failure}\n")),
         },
-        // The answer itself proves that the working thread runs.
+        // The answer proves that the working thread runs.
         (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, "alive\n".to_owned()),
         (&Method::GET | &Method::HEAD, "/readyz") => match readiness.get() {
             Ok(()) => (StatusCode::OK, "ready\n".to_owned()),

@@ -53,7 +53,7 @@ pub(super) fn reader() -> Result<Option<PeriodicReader<Telling>>, Failure> {
     Ok(Some(PeriodicReader::builder(telling).build()))
 }
 
-/// The exporter. Reports once that the collector takes no metrics, and once that it takes metrics again.
+/// The exporter. Reports once when the collector begins to fail, and once when the collector takes metrics again.
 #[derive(Debug)]
 pub(super) struct Telling {
     exporter: MetricExporter,

@@ -38,8 +38,8 @@ impl Drop for Socket {
     fn drop(&mut self) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let State::Connected(stream) = std::mem::replace(&mut *state, State::Shut) {
-            // Wakes the task of the HTTP/2 library, which closes the socket. A socket that is closed already returns an
-            // error without news.
+            // Wakes the task of the HTTP/2 library, which closes the socket. An already closed socket returns an error
+            // without news.
             let _ = stream.shutdown(Shutdown::Both);
         }
     }

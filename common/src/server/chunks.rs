@@ -1,4 +1,4 @@
-//! Notifies a handler of the bytes of its request as they arrive, before a message is complete.
+//! Notifies a handler of arriving bytes of a request, before a message is complete.
 
 use std::{
     fmt,
@@ -7,7 +7,7 @@ use std::{
 
 use tonic::Extensions;
 
-/// The calls whose handlers may ask for chunks: acceptors hear a leader by the bytes of its stream.
+/// The calls whose handlers may ask for chunks: acceptors hear a leader by the bytes of the leader's stream.
 const METHODS: [&str; 1] = [crate::trace::names::method::ACCEPT];
 
 type Observer = Box<dyn Fn(Chunk) + Send + Sync>;
@@ -30,8 +30,7 @@ impl fmt::Debug for Chunks {
 }
 
 impl Chunks {
-    /// Calls `observer` at every chunk that is read from now on. The observer must not block. A second observer is
-    /// ignored.
+    /// Calls `observer` at every chunk read from now on. The observer must not block. A second observer is ignored.
     pub fn observe(&self, observer: impl Fn(Chunk) + Send + Sync + 'static) {
         // An error returns an observer that comes too late.
         drop(self.0.set(Box::new(observer)));
@@ -51,7 +50,7 @@ pub fn chunks(extensions: &Extensions) -> Option<&Chunks> {
     extensions.get()
 }
 
-/// The chunks of a call of this path, if the handler may ask for them.
+/// The chunks of a call of this path, if the handler may ask for chunks.
 pub(super) fn of_path(path: &str) -> Option<Chunks> {
     let method = path.strip_prefix('/')?;
     METHODS.contains(&method).then(Chunks::default)

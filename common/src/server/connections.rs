@@ -2,7 +2,7 @@
 //!
 //! A connection counts as used while a call is open on this connection. The server closes a connection without a first
 //! call, or without a call for a long time. When no more connections may be open, the longest unused connection makes
-//! room for the next. So strangers that connect and stay silent lock no caller out.
+//! room for the next. So silent strangers lock no caller out.
 
 use std::{
     io,
@@ -32,7 +32,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Limits {
     /// Number of open connections.
     pub(super) connections: usize,
-    /// Time from the start of a connection to its first call.
+    /// Time from the start of a connection to the first call.
     pub(super) first_call: Duration,
     /// Time from the end of the last call to the next.
     pub(super) unused: Duration,
@@ -128,7 +128,7 @@ impl Usage {
     }
 }
 
-/// The connection of a request: one of the request's extensions.
+/// The connection of a request, stored in the request's extensions.
 #[derive(Clone, Debug)]
 pub(super) struct Origin {
     pub(super) usage: Arc<Usage>,
@@ -233,7 +233,7 @@ impl Stream for Incoming {
     }
 }
 
-/// A connection that closes itself when unused, and then gives its permit back.
+/// A connection that ends when unused, and then gives its permit back.
 pub(super) struct Connection {
     stream: TcpStream,
     usage: Arc<Usage>,
@@ -304,7 +304,7 @@ impl AsyncRead for Connection {
         if let Poll::Ready(result) = Pin::new(&mut self.stream).poll_read(context, buffer) {
             return Poll::Ready(result);
         }
-        // Nothing read is the end of the stream, as if the peer had closed it.
+        // A read of zero bytes means the end of the stream, as if the peer had closed the stream.
         self.poll_end(context).map(Ok)
     }
 }
@@ -369,7 +369,7 @@ mod tests {
         connection.await.unwrap().unwrap()
     }
 
-    /// Reads until the connection closes itself: the other side neither writes nor closes.
+    /// Reads until the end of the connection: the other side neither writes nor closes.
     async fn ends(mut connection: Connection) {
         assert_eq!(connection.read(&mut [0]).await.unwrap(), 0);
     }

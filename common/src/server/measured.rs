@@ -1,7 +1,7 @@
 //! Measures the duration of calls by method and code, and counts the open calls.
 //!
-//! The code is the code of the answer. Two endings have no answer code. A client that leaves an opened stream ends the
-//! stream in the usual way: OK. A client that leaves before any answer has given up the call: CANCELLED.
+//! The code is the code of the answer. Two endings have no answer code. Leaving an opened stream is the client's usual
+//! way to end the stream: OK. Leaving before any answer gives up the call: CANCELLED.
 
 use std::{
     collections::HashMap,
@@ -72,7 +72,7 @@ struct Instruments {
 /// One method, or all unknown methods.
 struct Method {
     name: KeyValue,
-    /// Whether the answer is a stream that lasts until its client leaves.
+    /// Whether the answer is a stream, which lasts until the client leaves.
     is_stream: bool,
     /// Calls whose answer is not complete.
     open: AtomicI64,
@@ -252,7 +252,7 @@ where
     }
 }
 
-/// A call before the head of its answer.
+/// A call before the head of the answer.
 pub(super) struct Answering {
     answer: BoxFuture<http::Response<Body>, Infallible>,
     open: Option<Open>,

@@ -1,18 +1,18 @@
-//! The budget of outgoing bytes: the answers that this process holds until their readers have taken them.
+//! The budget of outgoing bytes: this process holds answers until their readers have taken all bytes.
 //!
-//! A service takes room before it builds a large answer: see [`Room`]. The room is given back when HTTP/2 has written
+//! A service takes room before building a large answer: see [`Room`]. The room is given back when HTTP/2 has written
 //! the last byte of the answer, or when the call ends. Answers of up to [`FREE_BYTES`] take no room.
 //!
 //! Each [`Purpose`] has its own [`Pool`], so that readers of one kind never delay answers of another kind. A call waits
-//! while its pool is full. Waiting calls are served in order, except calls of a connection that has its share already.
-//! A share is at most the free part of the pool, so one connection has at most half of a pool, and newcomers find room.
+//! while the pool is full. Waiting calls are served in order, except calls of a connection with a full share. A share
+//! is at most the free part of the pool, so a single connection has at most half of a pool, and newcomers find room.
 //! While a call waits, the process closes connections whose readers have taken nothing for 2 s, or have not used
 //! granted room for 10 s.
 //!
 //! tonic's encoder keeps the buffer of a large message until the next message. The room of a page is therefore held
 //! until the stream's next message, even after the page is read. So a stream must not wait for room right after a large
 //! page: when [`Room::take_now`] finds no room, the stream first sends a message without content, and then calls
-//! [`Room::take`]. Otherwise streams with fully read pages would wait for one another.
+//! [`Room::take`]. Otherwise streams with fully read pages would block each other.
 //!
 //! Limits: the pools have 112 MiB together. While a pool is full, answers built without room are refused, except
 //! answers of [`Purpose::Deciding`]. The commands in flight bound these answers, and a refusal would hide outcomes.
@@ -38,10 +38,10 @@ mod pool;
 pub(super) const FREE_BYTES: usize = 8 * 1024;
 /// Size in bytes of the slices of a large answer on the way to HTTP/2. After each slice a reader counts as active.
 const SLICE_BYTES: usize = 64 * 1024;
-/// How long a single answer waits for room. A stream waits as long as its caller does.
+/// How long a single answer waits for room. A stream waits as long as the caller.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// The purpose of an answer: each purpose has its own budget.
+/// The purpose of an answer: each purpose has a separate budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Proposing and voting. Only promise pages are large. Answers in a stream are joined to parts of about 32 KiB.
@@ -85,7 +85,7 @@ impl Purpose {
     }
 }
 
-/// The pools of one process.
+/// The pools of a process.
 #[derive(Debug)]
 pub(super) struct Pools([Arc<Pool>; 3]);
 
@@ -109,7 +109,7 @@ impl Pools {
     }
 }
 
-/// The bytes that one call holds.
+/// The bytes of a call.
 pub(super) struct Account {
     pool: Arc<Pool>,
     is_refusable: bool,
@@ -129,7 +129,7 @@ impl Account {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands over an encoded part of the answer: takes its bytes out of the reserved bytes.
+    /// Hands over an encoded part of the answer: takes the part's bytes out of the reserved bytes.
     ///
     /// # Errors
     /// Nothing is reserved, there is no room, and the answer may be refused.
@@ -206,7 +206,7 @@ impl Drop for Slice {
     }
 }
 
-/// Room for the answer of one call: taken before a large part of the answer is built. Clones share the room.
+/// Room for the answer of a call: taken before a large part of the answer is built. Clones share the room.
 ///
 /// Unlimited for calls that did not come through a [`Server`](super::Server).
 #[derive(Clone, Debug, Default)]
@@ -223,7 +223,7 @@ impl Room {
         Self::in_pool(bytes_max, None)
     }
 
-    /// The same on one connection.
+    /// The same on a single connection.
     #[cfg(test)]
     pub(super) fn of_one_connection<const N: usize>(bytes_max: usize) -> [Self; N] {
         Self::in_pool(bytes_max, Some(&Arc::new(Usage::new())))
@@ -336,13 +336,12 @@ pub fn room(extensions: &Extensions) -> Room {
     extensions.get().cloned().unwrap_or_default()
 }
 
-/// The error of a call without room before its answer was built: nothing has been done.
+/// The error of a call that found no room before building the answer: nothing has been done.
 fn not_built() -> Status {
     status::overloaded("the room for answers")
 }
 
-/// The error of an answer without room after its construction. Does not name the outcome: the requested work may have
-/// been done.
+/// The error of a finished answer without room. Does not name the outcome: the requested work may have been done.
 pub(super) fn no_room() -> Status {
     Status::resource_exhausted("the room for answers is full: back off and retry")
 }

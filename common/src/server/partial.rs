@@ -1,4 +1,4 @@
-//! Incomplete large messages: how much memory they hold together.
+//! Incomplete large messages: a limit on their total memory.
 
 use std::{
     collections::BTreeMap,
@@ -12,8 +12,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::peer::MESSAGE_BYTES_MAX;
 
-/// Size in bytes of all incomplete messages above which the most stalled messages are cut off: 16 messages of the
-/// largest size. A busy server receives these in a moment.
+/// Size in bytes of all incomplete messages above which the most stalled messages are cut off: the size of 16 largest
+/// messages, which a busy server completes in a moment.
 const BYTES_MAX: usize = 16 * MESSAGE_BYTES_MAX;
 /// Size in bytes above which no incomplete message may grow: memory of a cut-off message is not free at once.
 const BYTES_NEVER: usize = 2 * BYTES_MAX;
@@ -40,7 +40,7 @@ struct Partial {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
-/// The bytes that one message holds; dropping this value gives the bytes back.
+/// The bytes of an incomplete message; dropping this value gives the bytes back.
 pub(super) struct Share {
     partials: Arc<Partials>,
     key: u64,
@@ -48,7 +48,7 @@ pub(super) struct Share {
 }
 
 impl Partials {
-    /// The share of one message, before its first byte.
+    /// The share of a message, before the first byte.
     pub(super) fn share(self: &Arc<Self>) -> Share {
         let cut_off = CancellationToken::new();
         let mut state = self.lock();
@@ -103,8 +103,7 @@ impl State {
 impl Share {
     /// This many bytes of the message have arrived.
     ///
-    /// # Errors
-    /// There is no room for these bytes.
+    /// # Errors There is no room for this many bytes.
     pub(super) fn grow_to(&mut self, bytes: usize) -> Result<(), Full> {
         let mut state = self.partials.lock();
         let Some(partial) = state.open.get_mut(&self.key) else {

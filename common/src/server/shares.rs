@@ -1,11 +1,11 @@
 //! Limits of open calls: for each kind of call, and for each connection.
 //!
-//! Callers of one kind cannot use up the calls of another kind. Within a kind, an eighth of all calls is a reserve for
-//! connections with fewer than 8 open calls. Of the rest, a connection may have at most five eighths as many open calls
-//! as are still free. One connection alone has a third of all (a client with 1,024 calls in flight has one connection),
-//! and eight connections have 86 % together. Any number of connections that share the rest leave the reserve to
-//! newcomers: to 48 newcomers for peers and clients. Health checks have no limit for the process, so they are always
-//! answered. Their limit for a connection implies a limit for the process, since connections are limited.
+//! Each kind has its own limit, so callers of different kinds do not compete. Within a kind, an eighth of all calls is
+//! a reserve for connections with fewer than 8 open calls. Of the rest, a connection may have at most five eighths as
+//! many open calls as are still free. One connection alone has a third of all (a client with 1,024 calls in flight has
+//! one connection), and eight connections have 86 % together. Any number of connections that share the rest leave the
+//! reserve to newcomers: to 48 newcomers for peers and clients. Health checks have no limit for the process, so every
+//! check is answered. The limit for a connection implies a limit for the process, since connections are limited.
 
 use std::sync::{
     Arc,

@@ -1,6 +1,6 @@
 //! Spans of single requests: continues the trace in the caller's metadata, or begins a trace.
 //!
-//! Requests on long streams carry their contexts themselves, and their services make the spans.
+//! Requests on long streams carry contexts inside the messages, and the services make the spans.
 
 use std::{
     convert::Infallible,
@@ -22,7 +22,7 @@ use crate::trace::{
     names::{TRACEPARENT, method},
 };
 
-/// The methods with one request per call.
+/// The methods with a single request per call.
 const METHODS: [&str; 6] = [
     method::PROPOSE,
     method::FILL,

@@ -1,14 +1,14 @@
-//! Flow-control windows: how much a connection may send before its calls read the data.
+//! Flow-control windows: how much a connection may send before the calls read the data.
 //!
 //! HTTP/2 keeps unread data up to the window of the connection. Long round trips need a wide window: a connection with
 //! a window of 1 MiB carries 1 MiB per round trip, and a connection with 64 KiB carries 64 KiB (64 MB/s at 1 ms). A
-//! server does not know its callers when they connect, so the first connections get wide windows, and later connections
-//! get narrow ones. A cluster's own connections are among the first, unless strangers were faster. In that case the
-//! cluster's connections are slower over long distances, without other effects.
+//! server does not know a caller at the start of a connection, so the first connections get wide windows, and later
+//! connections get narrow windows. A cluster's own connections are among the first, unless strangers were faster. In
+//! that case the cluster's connections are slower over long distances; there are no further effects.
 //!
 //! Limit: 32 × 1 MiB + 736 × 64 KiB, which is 78 MiB of unread data in all.
 //!
-//! A server has one window size for all its connections. So there are two servers, which share all other state.
+//! A server has a single window size for all connections. So there are two servers, which share all other state.
 
 use std::{convert::Infallible, io};
 
@@ -25,7 +25,7 @@ use super::connections::{Connection, Incoming};
 
 /// Number of connections with wide windows: at one process, most clusters have fewer proposers, learners and clients.
 pub(super) const WIDE_MAX: usize = 32;
-/// Size in bytes of a wide window, of a connection and of each of its calls.
+/// Size in bytes of a wide window, of a connection and of each call.
 const WIDE_BYTES: u32 = 1024 * 1024;
 /// Size in bytes of a narrow window: the initial size in HTTP/2.
 const NARROW_BYTES: u32 = 65_535;
@@ -68,7 +68,7 @@ where
     wide.and(narrow)
 }
 
-/// Hands each connection to the server of its window, until one of the servers is gone.
+/// Hands each connection to the server of its window, until a server is gone.
 async fn sort(mut incoming: Incoming, wide: mpsc::Sender<Connection>, narrow: mpsc::Sender<Connection>) {
     while let Some(connection) = incoming.next().await {
         // The listener reports its own failures and continues.

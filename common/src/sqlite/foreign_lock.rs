@@ -24,8 +24,8 @@ pub fn is_locked(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| code & 0xff == BUSY)
 }
 
-/// Whether a failed batch of statements failed at its first statement, `BEGIN IMMEDIATE`, because another process holds
-/// a lock. Then nothing was written, and the batch may be executed again.
+/// Whether a batch of statements failed at the first statement, `BEGIN IMMEDIATE`, because another process holds a
+/// lock. Then nothing was written, and the batch may be executed again.
 ///
 /// # Cancel safety
 /// Not safe: the state of the connection is unknown afterwards.
@@ -74,7 +74,7 @@ pub struct LockReport {
 }
 
 impl LockReport {
-    /// A report about `file`, which is assumed to be free at first.
+    /// A report about `file`, assumed to be free at first.
     pub fn new(file: &Path) -> Self {
         Self {
             file: file.to_owned(),

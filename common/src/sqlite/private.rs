@@ -3,7 +3,8 @@
 //!
 //! A directory gets mode 0700 and files get 0600. Directories and files of an earlier release are tightened at start.
 //! Kubernetes gives a volume to a group (`fsGroup`), sets the setgid bit of the volume's root, and checks at each mount
-//! that the group may still write. Such a directory keeps the rights of the group and loses only the rights of others.
+//! that the group may still write. Such a directory keeps the rights of the group and loses only the rights of all
+//! other users.
 
 use std::{
     fs,
@@ -21,19 +22,18 @@ const SETGID: u32 = 0o2000;
 /// The rights of the group and of others.
 const OF_OTHERS: u32 = 0o077;
 
-/// From now on only this process's user can read the files that this process creates, SQLite's write-ahead log
-/// included.
+/// From now on only the process's user can read new files of this process, SQLite's write-ahead log included.
 pub(super) fn begin() {
     umask(Mode::from_raw_mode(OF_OTHERS));
 }
 
-/// Creates the directory and its missing parents.
+/// Creates the directory and missing parents.
 pub(super) fn create(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(DIRECTORY).create(path)
 }
 
-/// Removes the rights of the group and of others from an existing directory and its files. A failure is logged: the
-/// directory or file belongs to another user, who decides.
+/// Removes the rights of other users from an existing directory and its files. A failure is logged: the owner, another
+/// user, decides.
 pub(super) fn tighten(directory: &Path) {
     let Ok(found) = fs::metadata(directory) else {
         return;
@@ -45,7 +45,7 @@ pub(super) fn tighten(directory: &Path) {
     };
     restrict(directory, found.mode(), taken);
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        // Metadata of the entry itself: links are not followed.
+        // Metadata of the entry: links are not followed.
         if let Ok(found) = entry.metadata()
             && found.is_file()
         {

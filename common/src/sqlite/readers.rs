@@ -1,4 +1,4 @@
-//! Readers of a SQLite file beside its writer: a few connections with reads that can be held back for a moment.
+//! Readers of a SQLite file beside its writer: a few connections for reads. The reads can be held back for a moment.
 //!
 //! SQLite starts its write-ahead log from the beginning only when no reader uses the log. Reads that overlap without a
 //! pause would let the log grow without bound. So every read takes a turn here, and
@@ -23,7 +23,7 @@ pub struct Readers {
     turns: Arc<RwLock<()>>,
 }
 
-/// One connection for one short read. Dropping the value ends the turn.
+/// A connection for a single short read. Dropping the value ends the turn.
 #[derive(Debug)]
 pub struct Read {
     connection: PoolConnection<Sqlite>,
@@ -49,7 +49,7 @@ impl Readers {
         })
     }
 
-    /// Waits for a connection. Keep the read short, and do not begin another read before this one has ended.
+    /// Waits for a connection. Keep the read short, and end the read before beginning the next.
     ///
     /// # Errors
     /// The readers are closed, or a connection cannot be opened.

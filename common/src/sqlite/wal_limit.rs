@@ -4,8 +4,8 @@
 //! moment without readers, and the file never shrinks. So the writer checks the file's size after its commits and from
 //! time to time. Above the limit, the writer lets the running reads end, holds new reads back, and empties the file.
 //!
-//! A reader in another process cannot be held back. During such a read the log grows; the writer reports this in its
-//! log, and empties the file when the reader has gone.
+//! A reader in another process cannot be held back. During such a read the log grows; the writer logs this, and empties
+//! the file when the reader has gone.
 
 use std::{
     path::{Path, PathBuf},
@@ -31,7 +31,7 @@ const LONG_MAX: Duration = Duration::from_secs(20);
 const READS_END_MAX: Duration = Duration::from_millis(500);
 /// How long SQLite waits for readers of other processes. The writer is blocked during this time.
 const FOREIGN_READS_END_MAX: Duration = Duration::from_millis(20);
-/// Time between two attempts while a reader blocks them.
+/// Time between two attempts while a reader blocks the emptying.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Keeps the write-ahead log of one file short. Belongs to the file's writer.
@@ -71,7 +71,7 @@ pub fn wal_bytes(wal: &Path) -> u64 {
 }
 
 impl WalLimit {
-    /// A limit for `file`, whose readers in this process are `readers`.
+    /// A limit for `file`; `readers` are the readers in this process.
     pub fn new(file: &Path, readers: Readers) -> Self {
         Self {
             file: file.to_owned(),
@@ -277,7 +277,7 @@ mod tests {
         for reads in reads {
             assert!(reads.await.unwrap() > 0, "a reader never read");
         }
-        // One commit above the limit, and its frames.
+        // One commit above the limit, with its frames.
         assert!(longest <= WAL_BYTES_MAX + 3 * 1024 * 1024, "{longest}");
     }
 

@@ -68,7 +68,8 @@ impl Exporting {
     /// Starts the export if the environment names a collector; `role` is `acceptor`, `proposer` or `learner`, `node`
     /// this process's name in the cluster.
     ///
-    /// No code ever waits for the collector: spans that the collector does not take in time are dropped.
+    /// Neither the start nor later work waits for the collector: spans that the collector does not take in time are
+    /// dropped.
     ///
     /// # Errors
     /// An `OTEL_` variable is invalid (usage).
@@ -248,7 +249,7 @@ impl IdGenerator for Ids {
     }
 }
 
-/// Reports once that the collector is unreachable, and once that the collector is reachable again.
+/// Reports once when the collector becomes unreachable, and once when the collector is reachable again.
 #[derive(Debug)]
 struct Watched<E> {
     exporter: Arc<E>,

@@ -1,4 +1,4 @@
-//! The names in our traces. Dashboards and people search for these names, so they change together or not at all.
+//! The names in our traces. Dashboards and people search for these names, so all change together or none does.
 
 use opentelemetry::{KeyValue, Value};
 

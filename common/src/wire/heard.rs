@@ -69,12 +69,12 @@ impl TryFrom<pb::AttachResponse> for Word {
     }
 }
 
-/// A report that an acceptor sends at intervals on an `Accept` stream, beside the answers.
+/// A regular report of an acceptor on an `Accept` stream, beside the answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alive {
     /// The reporting acceptor.
     pub stamp: Stamp,
-    /// The highest ballot that the acceptor received on the stream.
+    /// The highest ballot received by the acceptor on the stream.
     pub ballot: Ballot,
     /// Time since bytes of the stream last reached the acceptor.
     pub silent: Duration,
@@ -104,7 +104,7 @@ impl From<Alive> for pb::AcceptResponse {
 pub enum StreamAnswer {
     /// The answer to a request.
     Reply(AcceptReply),
-    /// A report that the acceptor runs, and how well it hears this stream.
+    /// A report that the acceptor runs, and how long ago bytes of this stream arrived.
     Alive(Alive),
 }
 

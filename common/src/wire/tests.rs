@@ -1,4 +1,4 @@
-//! Messages are read as they were sent.
+//! Reading returns the sent message.
 
 use std::collections::BTreeMap;
 
@@ -328,8 +328,8 @@ proptest! {
         read_as_everything(&bytes);
     }
 
-    /// With any messages in any order: the acceptor answers or proves a violation, its promise never decreases, its
-    /// accepted values stay, and its stored numbers fit its disk.
+    /// With any messages in any order: the acceptor answers or proves a violation, the promise never decreases,
+    /// accepted values stay, and stored numbers fit the disk.
     #[test]
     fn acceptor_never_panics_whatever_it_is_sent(
         requests in prop::collection::vec(

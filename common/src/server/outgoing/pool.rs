@@ -1,4 +1,4 @@
-//! A pool of bytes: which calls get room, which calls wait, and which connections are closed to make room.
+//! A pool of bytes: grants room, queues calls, and closes connections to make room.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::super::connections::Usage;
 
-/// A reader that takes nothing for this long may be disconnected. A link of 256 kbit/s takes a slice in this time.
+/// A reader may be disconnected after taking nothing for this long. A link of 256 kbit/s takes a slice in this time.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// Room that stays unused for this long may be cut off: the reader takes nothing of an earlier part, so the next part
 /// is not built. Longer than a disk needs for a page.
@@ -38,21 +38,20 @@ pub(super) struct State {
     next_key: u64,
     pub(super) held: BTreeMap<u64, Held>,
     waiting: VecDeque<Waiting>,
-    /// A waiting call is not held back by the share of its connection: it waits for the pool.
+    /// A waiting call is not held back by the share of its connection: the call waits for the pool.
     is_scarce: bool,
     /// Time of the last search for stalled readers.
     pub(super) looked_at: Option<Instant>,
 }
 
-/// A connection, identified by the memory address of its usage; `None` for calls that came through no connection of
-/// ours.
+/// A connection, identified by the memory address of its usage; `None` for calls without a connection of ours.
 type Connection = Option<usize>;
 
 fn connection_of(usage: Option<&Arc<Usage>>) -> Connection {
     usage.map(|usage| Arc::as_ptr(usage) as usize)
 }
 
-/// Bytes that one answer holds.
+/// The bytes of an answer.
 pub(super) struct Held {
     bytes: usize,
     usage: Option<Arc<Usage>>,
@@ -81,7 +80,7 @@ impl Held {
     }
 }
 
-/// A call that waits for room.
+/// A call waiting for room.
 pub(super) struct Waiting {
     bytes: usize,
     usage: Option<Arc<Usage>>,
@@ -186,7 +185,7 @@ impl Pool {
         }
         let mut grants = Vec::new();
         let mut passed = VecDeque::new();
-        // The connection that was held back last: often all waiting calls are of one connection.
+        // The connection that was held back last: often all waiting calls are of the same connection.
         let mut held_back = None;
         state.is_scarce = false;
         while let Some(next) = state.waiting.pop_front() {
@@ -213,7 +212,7 @@ impl Pool {
         state.waiting = passed;
         drop(state);
         for (granted, charge) in grants {
-            // A call that no longer waits gives its room back at once.
+            // A call that has stopped waiting gives the room back at once.
             drop(granted.send(charge));
         }
     }
@@ -252,7 +251,7 @@ impl Pool {
                 missing = missing.saturating_sub(freed);
             }
         }
-        // A call that no longer waits may have blocked the next.
+        // A call that has stopped waiting may have blocked the next.
         self.grant(state);
     }
 }

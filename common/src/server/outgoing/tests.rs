@@ -1,4 +1,4 @@
-//! Pools: which calls get room, which calls wait, and which connections are closed.
+//! Pools: the calls that get room, the waiting calls, and the closed connections.
 
 use std::{
     task::{Context, Waker},
