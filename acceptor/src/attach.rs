@@ -9,11 +9,11 @@ use std::{
 use paxos_common::wire::heard::millis;
 use paxos_proto::v1 as pb;
 
-/// Maximum number of concurrent Attach streams: hundreds of learners, each with a place left for a dead stream not yet
-/// noticed. The largest reports of all streams fill less than half an answer to Status.
+/// Maximum number of concurrent Attach streams: hundreds of learners, each with a place left for an undetected dead
+/// stream. The largest reports of all streams fill less than half an answer to Status.
 pub(crate) const ATTACHED_MAX: usize = 1024;
 
-/// How long a departed peer is remembered: long enough for a person to look. Only a leaving report prevents the entry.
+/// How long a peer departed without a leaving report is remembered: long enough for a person to look.
 const DEPARTED_AGE_MAX: Duration = Duration::from_mins(10);
 /// Maximum number of remembered peers, the latest first. Each takes the memory of one report.
 const DEPARTED_MAX: usize = 64;

@@ -21,7 +21,7 @@ const ID_BYTES_MAX: usize = 64;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "acceptor", version)]
 pub struct Args {
-    /// Name of this acceptor for operators; must equal the name of the data directory's first use
+    /// Name of this acceptor for operators; a data directory keeps the name of its first use
     #[arg(long, env = "PAXOS_ID", value_name = "NAME", value_parser = parse_id)]
     pub id: String,
 

@@ -119,7 +119,7 @@ impl Answers {
 }
 
 impl Place {
-    /// Sends the answer. Dropped when the stream is gone.
+    /// Sends the answer, or drops the answer when the stream is gone.
     pub(crate) fn send(self, reply: AcceptReply) {
         match self {
             Self::Reserved(answers, place) => answers.send(reply, place),

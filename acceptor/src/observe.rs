@@ -1,7 +1,7 @@
 //! Frames for observers: pages of the rows on disk, then live frames in the order of the commits.
 //!
 //! The worker pushes each commit's rows into a [`Ring`] of bounded bytes and never waits. An observer that falls out of
-//! the ring goes back to pages, and need not start from the beginning. All frames sent so far reach up to a commit with
+//! the ring goes back to pages, and need not start from the beginning. The observer has everything up to a commit with
 //! a known `chosen_to`, and the value of a row below this watermark never changes.
 
 use std::{

@@ -204,7 +204,7 @@ impl Release {
         }
     }
 
-    /// Sends the answer. Dropped when the client no longer waits.
+    /// Sends the answer, or drops the answer when the client no longer waits.
     pub(crate) fn send(self, shared: &Shared, stamp: Stamp) {
         match self {
             Self::Form(answer, result) => {

@@ -54,7 +54,7 @@ const ADVICE: &str = "This acceptor must not vote any more. Leave it stopped: th
 /// The disk failed, or lacks required data.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// An irreplaceable record fails its checksum, or is nonsensical.
+    /// An irreplaceable record fails its checksum, or is invalid.
     #[error("the {0} record on disk is damaged. {ADVICE}")]
     Damaged(&'static str),
     /// A file of the directory is damaged as a whole, or comes from a different time than the rest.

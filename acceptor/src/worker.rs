@@ -37,8 +37,8 @@ use crate::{
     trace,
 };
 
-/// Maximum number of damage reports waiting for the worker. The next reader of the same rows repeats a report without
-/// room.
+/// Maximum number of damage reports waiting for the worker. A report without room is lost, and the next reader of the
+/// rows reports again.
 const DAMAGE_MAX: usize = 16;
 /// Interval of checks of the disk's free space while no request arrives.
 const SPACE_INTERVAL: Duration = Duration::from_secs(1);
@@ -289,7 +289,7 @@ impl<S: Store> Worker<S> {
                         .core
                         .accept(group, accept, &below)
                         .map_err(Failure::internal)?;
-                    // Only the report of an accepted leader counts.
+                    // Only witnesses from an accepted leader are stored.
                     if matches!(answer, AcceptAnswer::Accepted { .. }) {
                         self.core.witness(group, message.witnesses.iter());
                     }

@@ -59,7 +59,7 @@ pub(crate) async fn form(addresses: &[Address], shutdown: &Shutdown) -> Result<O
                         disk and is not counted; it cannot be replaced in this release");
                 }
                 let step = Step::Complete(pb::Configuration::from(&configuration));
-                // No need to wait for these answers: a single formed member proves the list stored by all members.
+                // No need to wait for these answers: one formed member proves that all members have stored the list.
                 ask(&clients, &complete, Some(&step)).await;
                 tracing::info!(cluster = %configuration.cluster_id(), "cluster is formed");
                 return Ok(Some(Cluster {

@@ -222,8 +222,8 @@ pub(crate) async fn keep(address: Address, context: Context, stop: CancellationT
     }
 }
 
-/// Opens `Attach` and forwards its messages, until the stream breaks (an error) or `stop`. `witnessed` is the
-/// acceptor's run in the last queries to the other acceptors.
+/// Opens `Attach` and forwards its messages, until the stream breaks (an error) or `stop`. `witnessed` is the run of
+/// the acceptor for which the other acceptors were asked.
 async fn serve(
     address: &Address,
     context: &Context,

@@ -334,7 +334,7 @@ impl Traces {
         }
     }
 
-    /// The span of phase 1, or of a repair with another request for a promise.
+    /// The span of phase 1, or of a repair that requests a promise again.
     pub(crate) fn preparing(&mut self, is_repair: bool) -> Traced {
         let context = if is_repair {
             self.repairing().context

@@ -150,7 +150,7 @@ impl Driver {
             late: self.views.borrow().late.clone(),
             refused: self.views.borrow().refused.clone(),
         };
-        // Receivers wait for a change and are woken only by a change.
+        // Receivers waiting for a change are woken by changes alone.
         self.views.send_if_modified(|shown| {
             let is_news = *shown != view;
             *shown = view;

@@ -34,7 +34,7 @@ pub(super) async fn introduce(
     client: &mut AcceptorClient<Channel>,
     context: &Context,
 ) -> Result<Introduction, Broken> {
-    // An acceptor absent at the formation is notified: one formed member proves the list stored by all members.
+    // An acceptor absent at the formation is notified: one formed member proves that all members had stored the list.
     let complete = Step::Complete(pb::Configuration::from(&*context.configuration));
     for step in [None, Some(complete)] {
         let form = call_form(client, step).await?;
