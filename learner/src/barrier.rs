@@ -77,8 +77,8 @@ impl Barrier {
     /// learner showed before the call. Returns the watermark of applied slots. Any state read afterwards includes all
     /// of this.
     ///
-    /// Waits while no quorum of acceptors answers, or while slots below their answers are not chosen. `trace` is the
-    /// span of the wait, when the call is traced.
+    /// Waits while no quorum of acceptors answers, or while slots below the reported tails are not chosen. `trace` is
+    /// the span of the wait, when the call is traced.
     ///
     /// # Errors
     /// Too many reads wait, or the learner stops.

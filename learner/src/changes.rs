@@ -42,7 +42,7 @@ pub(crate) struct Told {
 }
 
 /// The changes at or after `from`, read from `pages` that begin with the slot of `from`. A progress report comes first,
-/// so that the watcher knows where the watch begins. A page without a change returns its room.
+/// so that the watcher knows where the watch begins. A page without a change gives back its room.
 pub(crate) fn changes(
     pages: impl Stream<Item = Result<Page, ReadError>> + Send,
     target: Target,

@@ -5,7 +5,7 @@
 //! forgotten votes and promises. The list of runs shows the loss to every process with memory of a run missing from the
 //! list. This learner may never have heard of the missing run, for lack of a connection at the time. The other
 //! acceptors have heard of the run: leaders report runs to the acceptors, and the acceptors' disks keep the reports.
-//! So:
+//! This leads to three rules:
 //!
 //! - A run that is *new here* counts only after two checks. The other acceptors have been asked for their memory,
 //!   *after* the run was shown; and the list of runs agrees with every answer. All other acceptors are asked. The
@@ -61,7 +61,7 @@ pub(crate) struct Cluster {
 #[derive(Debug)]
 struct Known {
     guard: Guard,
-    /// The last run of each member, among the runs in agreement with everything remembered of the member.
+    /// The last shown run of each member, among the runs in agreement with everything remembered of the member.
     shown: BTreeMap<AcceptorUuid, RunNumber>,
 }
 
@@ -144,7 +144,7 @@ impl Cluster {
             .collect()
     }
 
-    /// Lets an answer pass on a stream to `member`.
+    /// Checks an answer received on a stream to `member`.
     pub(crate) fn check(&self, stamp: Option<&pb::Stamp>, member: Member) -> Result<(), Fault> {
         let answers = self.vouch_for(stamp, |_, answers| {
             if answers.acceptor != member.acceptor {
@@ -159,7 +159,6 @@ impl Cluster {
     /// The sender of the answer to a single call, if the answer comes from the last run shown by the sender. Returns
     /// [`Fault::Suspected`] when the acceptor has to be identified first: the acceptor may have restarted, or the
     /// answer may be late.
-    /// late.
     pub(crate) fn vouch(&self, stamp: Option<&pb::Stamp>) -> Result<AcceptorUuid, Fault> {
         self.vouch_for(stamp, |known, answers| {
             let shown = known.shown.get(&answers.acceptor);

@@ -25,7 +25,6 @@ use crate::{
 
 /// Capacity of the queue of events: each following task has at most one event waiting, so a longer queue would stay
 /// empty.
-/// empty.
 pub(crate) const EVENTS_MAX: usize = 32;
 /// Capacity of the queue of batches: one, so that the applier never idles while the driver fills the next batch.
 pub(crate) const BATCHES_MAX: usize = 1;

@@ -113,7 +113,7 @@ pub(crate) struct Recent {
 }
 
 impl Recent {
-    /// No records yet, after the slots on disk.
+    /// Without records at first; begins after the slots on disk.
     pub(crate) fn new(applied_to: Slot) -> Self {
         Self {
             records: VecDeque::new(),

@@ -43,7 +43,7 @@ pub(super) fn is_marked(file: &Path) -> bool {
 /// A connection stays open, or the directory cannot be written.
 ///
 /// # Cancel safety
-/// Safe: the files are renamed without interruption, at the end.
+/// Safe: the files are renamed at the end, without an await in between.
 pub(super) async fn set_aside(file: &Path) -> io::Result<PathBuf> {
     wait_until_closed(file).await?;
     // After a crash in the middle, the next start continues here, and opens no file without its log.

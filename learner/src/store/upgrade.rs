@@ -15,7 +15,7 @@ use super::{
 };
 use crate::history::read_commands;
 
-/// The version to upgrade from.
+/// The schema version before the upgrade.
 const OLD_VERSION: i64 = 2;
 
 /// Upgrades the file in one transaction, if it is of version 2.
