@@ -1,14 +1,14 @@
--- What an acceptor remembers. Schema version 2, in PRAGMA user_version; upgrade.rs reads version 1.
+-- Durable state of an acceptor. Schema version 2, in PRAGMA user_version; upgrade.rs reads version 1.
 --
--- Every table but promise has checksums: XXH3-64 over the columns named beside them, each preceded by its length; integers
--- as 8 bytes, little-endian. Slots, rounds and proposers are below 2^63.
+-- Every table but promise has checksums: XXH3-64 over the columns named beside the checksum, each preceded by its
+-- length; integers as 8 bytes, little-endian. Slots, rounds and proposers are below 2^63.
 
--- Who this is, for ever.
+-- The acceptor's identity; never changes.
 CREATE TABLE identity (
     only INTEGER PRIMARY KEY CHECK (only = 0),
     -- 16 random bytes.
     uuid BLOB NOT NULL,
-    -- The operator's name for it.
+    -- The operator's name for the acceptor.
     name TEXT NOT NULL,
     -- uuid, name
     checksum INTEGER NOT NULL
@@ -17,28 +17,28 @@ CREATE TABLE identity (
 -- Changed by every commit.
 CREATE TABLE state (
     only INTEGER PRIMARY KEY CHECK (only = 0),
-    -- One more with each commit.
+    -- Incremented by each commit.
     commit_counter INTEGER NOT NULL,
-    -- The highest ballot promised, and where its proposer is reached.
+    -- The highest promised ballot, and the address of its proposer.
     promised_round INTEGER NOT NULL,
     promised_proposer INTEGER NOT NULL,
     leader_address TEXT NOT NULL,
-    -- Every slot below it is chosen, and the votes here hold the chosen values. May trail what is known in memory.
+    -- Every slot below is chosen, and the votes here hold the chosen values. May trail the watermark in memory.
     chosen_to INTEGER NOT NULL,
-    -- No vote below it is held.
+    -- No vote below is held.
     trimmed_to INTEGER NOT NULL,
-    -- One past the highest slot with a vote; at least chosen_to and trimmed_to.
+    -- The slot after the highest slot with a vote; at least chosen_to and trimmed_to.
     voted_to INTEGER NOT NULL,
-    -- Sum of the checksums of each slot from chosen_to on that has a vote, modulo 2^64: proves that no such row is gone.
+    -- Sum of the checksums of the slots with a vote from chosen_to on, modulo 2^64: proves that no such row is gone.
     open_slots INTEGER NOT NULL,
     -- uuid, then the columns above from commit_counter on
     checksum INTEGER NOT NULL
 ) STRICT;
 
--- The cluster; no row while there is none.
+-- The cluster; no row before the acceptor belongs to a cluster.
 CREATE TABLE membership (
     only INTEGER PRIMARY KEY CHECK (only = 0),
-    -- 0: stored, and every other is refused; 1: a member, that votes.
+    -- 0: stored, and every other configuration is refused; 1: a voting member.
     formed INTEGER NOT NULL,
     -- An encoded paxos.v1.Configuration.
     configuration BLOB NOT NULL,
@@ -50,12 +50,12 @@ CREATE TABLE membership (
 CREATE TABLE run (
     position INTEGER PRIMARY KEY,
     number INTEGER NOT NULL,
-    -- Commit counter at its end; NULL for the present one.
+    -- Commit counter at the end of the run; NULL for the present run.
     ended INTEGER
 ) STRICT;
 
--- What was heard of other acceptors: the highest commit counter of each of their runs. The
--- runs with the highest counters are kept, a few of each acceptor.
+-- Remembered runs of other acceptors: the highest commit counter heard of each run. For each acceptor, a few runs are
+-- kept: the runs with the highest counters.
 CREATE TABLE witness (
     acceptor BLOB NOT NULL,
     run INTEGER NOT NULL,
@@ -65,7 +65,7 @@ CREATE TABLE witness (
     PRIMARY KEY (acceptor, run)
 ) STRICT, WITHOUT ROWID;
 
--- What was accepted: the latest vote of each slot.
+-- Accepted values: the latest vote of each slot.
 CREATE TABLE vote (
     slot INTEGER PRIMARY KEY,
     round INTEGER NOT NULL,

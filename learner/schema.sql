@@ -1,10 +1,10 @@
--- What a learner keeps, version 3 of the schema. Everything here can be learned again from the acceptors.
+-- The stored state of a learner, version 3 of the schema. Everything here can be learned again from the acceptors.
 
--- One row: how far this learner has come. It changes in the transaction that brings the rows it speaks of.
+-- One row: the progress of this learner. The row changes in the same transaction as the rows below `applied_to`.
 CREATE TABLE state (
   one        INTEGER PRIMARY KEY CHECK (one = 1),
   cluster_id BLOB    NOT NULL,
-  -- Exclusive: `learned` holds every slot below it, and none from it on; registers and sessions are as after them.
+  -- Exclusive: `learned` holds every slot below it and no other; registers and sessions are as after these slots.
   applied_to INTEGER NOT NULL,
   -- Rolling hash over (slot, value) of every slot below `applied_to`.
   digest     BLOB    NOT NULL,
@@ -14,38 +14,38 @@ CREATE TABLE state (
 
 CREATE TABLE learned (
   slot        INTEGER PRIMARY KEY,
-  -- An encoded Value; empty is the no-op.
+  -- An encoded Value; empty for the no-op.
   value       BLOB    NOT NULL,
   traceparent BLOB    NOT NULL,
-  -- What became of its commands, as far as they did not just what they asked for; empty when all did.
+  -- The judgements of the commands that did not just take effect; empty when all commands took effect.
   judgements  BLOB    NOT NULL,
   -- XXH3-64 over (cluster_id, slot, value, traceparent, judgements).
   checksum    INTEGER NOT NULL
 ) STRICT;
 
--- What each key holds.
+-- The value of each key.
 CREATE TABLE register (
   key           BLOB    PRIMARY KEY,
   value         BLOB    NOT NULL,
-  -- The version of the command that wrote it.
+  -- The version of the command that wrote the value.
   slot          INTEGER NOT NULL,
   command       INTEGER NOT NULL,
   -- XXH3-64 over (cluster_id, key, value, slot, command).
   checksum      INTEGER NOT NULL
 ) STRICT;
 
--- The sessions that have not expired, each by the version of its opening.
+-- The unexpired sessions, each named by the version of its opening.
 CREATE TABLE session (
   slot     INTEGER NOT NULL,
   command  INTEGER NOT NULL,
-  -- Its opener, its last use, `acked_below`, and the outcomes recorded.
+  -- The opener, the last use, `acked_below`, and the recorded outcomes.
   content  BLOB    NOT NULL,
   -- XXH3-64 over (cluster_id, slot, command, content).
   checksum INTEGER NOT NULL,
   PRIMARY KEY (slot, command)
 ) STRICT;
 
--- The rolling hash as it was at every multiple of 1,024 slots, for comparing learners that have come less far.
+-- The rolling hash at every multiple of 1,024 slots, for comparison with learners that have applied less.
 CREATE TABLE digest (
   applied_to INTEGER PRIMARY KEY,
   digest     BLOB NOT NULL

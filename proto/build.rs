@@ -20,8 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=paxos");
     let mut resolver = ChainFileResolver::new();
     resolver.add(IncludeFileResolver::new(PathBuf::from(".")));
-    // google/rpc/status.proto comes from the crate whose Rust types we use for it, which names it without its
-    // folder.
+    // The crate of the Rust types also holds google/rpc/status.proto, but names the file without a folder.
     let mut google_rpc = prost_types::FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET)?;
     for file in google_rpc
         .file

@@ -1,4 +1,4 @@
-//! Which peers are attached or were, and their last reports: discovery and failure detection. No safety rests on it.
+//! Attached and departed peers, with the last reports: discovery and failure detection. No safety rests on the reports.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,16 +9,16 @@ use std::{
 use paxos_common::wire::heard::millis;
 use paxos_proto::v1 as pb;
 
-/// Attach streams at once: hundreds of learners, each with a place left for a stream that has not yet been noticed to
-/// be dead. With the largest reports they fill less than half an answer to Status.
+/// Maximum number of concurrent Attach streams: hundreds of learners, each with a place left for an undetected dead
+/// stream. The largest reports of all streams fill less than half an answer to Status.
 pub(crate) const ATTACHED_MAX: usize = 1024;
 
-/// How long a peer is remembered whose stream ended without a word: long enough for a person to look.
+/// How long a peer departed without a leaving report is remembered: long enough for a person to look.
 const DEPARTED_AGE_MAX: Duration = Duration::from_mins(10);
-/// Peers that are remembered at once, the latest first. Each takes as much memory as one report.
+/// Maximum number of remembered peers, the latest first. Each takes the memory of one report.
 const DEPARTED_MAX: usize = 64;
 
-/// Every peer with an open Attach stream, and those that left without a word.
+/// Every peer with an open Attach stream, and the peers departed without a leaving report.
 #[derive(Debug, Default)]
 pub(crate) struct Roster(Mutex<Content>);
 
@@ -37,7 +37,7 @@ struct Attached {
 }
 
 impl Attached {
-    /// Whether this is a report of the same process, or of another at the same address.
+    /// Whether this is a report of the same process, or of a different process at the same address.
     fn is_of(&self, other: &pb::AttachRequest) -> bool {
         let report = &self.report;
         report.role == other.role && (report.peer == other.peer || report.address == other.address)
@@ -51,18 +51,18 @@ impl Attached {
     }
 }
 
-/// A peer whose stream has ended.
+/// A departed peer.
 #[derive(Debug)]
 struct Departed {
     last: Attached,
     at: Instant,
 }
 
-/// There are too many already.
+/// There are too many streams already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 
-/// One stream's place in the roster; dropping it gives the place back.
+/// A stream's place in the roster; dropping the value frees the place.
 #[derive(Debug)]
 pub(crate) struct Attachment {
     roster: Arc<Roster>,
@@ -85,8 +85,8 @@ impl Roster {
         })
     }
 
-    /// The latest report of each peer that has made one, by role and number. A peer that has come back while its old
-    /// stream is not yet known to be dead is there once.
+    /// The latest report of each peer, by role and number. A peer with a new stream beside an undetected dead stream is
+    /// listed once.
     pub(crate) fn peers(&self) -> Vec<pb::AttachedPeer> {
         let content = self.lock();
         let mut latest: HashMap<(i32, u64), &Attached> = HashMap::new();
@@ -103,7 +103,7 @@ impl Roster {
         peers
     }
 
-    /// The peers whose stream ended within the last ten minutes without [`Attachment::leave`], the latest first.
+    /// The peers departed within the last ten minutes without [`Attachment::leave`], the latest first.
     pub(crate) fn departed(&self) -> Vec<pb::AttachedPeer> {
         let mut content = self.lock();
         content.forget(Instant::now());
@@ -120,7 +120,7 @@ impl Roster {
 }
 
 impl Content {
-    /// Takes in that a stream has ended whose peer last reported so.
+    /// Records the end of a stream; `last` is the peer's last report.
     fn depart(&mut self, last: Attached, now: Instant) {
         let mut others = self.peers.values().flatten();
         if others.any(|other| other.is_of(&last.report)) {
@@ -147,7 +147,7 @@ impl Attachment {
         content.peers.insert(self.key, Some(Attached { report, at }));
     }
 
-    /// The peer says that it stops: it is not remembered.
+    /// The peer reports its stop, and is not remembered.
     pub(crate) fn leave(&self) {
         self.roster.lock().peers.insert(self.key, None);
     }

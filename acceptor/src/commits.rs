@@ -1,8 +1,8 @@
-//! How long commits take: the one that is under way, and the slowest of the last minute.
+//! Durations of commits: the running commit, and the slowest commit of the last minute.
 
 use std::time::{Duration, Instant};
 
-/// Number of parts that the last minute is divided into. Memory is one entry for each part, for any number of commits.
+/// Number of parts of the last minute. Memory: an entry for each part, for any number of commits.
 const PARTS: usize = 6;
 /// Length of a part.
 const PART: Duration = Duration::from_secs(10);
@@ -12,7 +12,7 @@ const PART: Duration = Duration::from_secs(10);
 pub(crate) struct Commits {
     started: Instant,
     under_way: Option<Instant>,
-    /// The number of each part since the start, and its slowest commit.
+    /// The number of each part since the start, and the part's slowest commit.
     slowest: [(u64, Duration); PARTS],
 }
 
@@ -30,7 +30,7 @@ impl Commits {
         self.under_way = Some(now);
     }
 
-    /// The commit is on disk. Returns how long it took.
+    /// The commit is on disk. Returns the commit's duration.
     pub(crate) fn done(&mut self, now: Instant) -> Duration {
         let Some(begun) = self.under_way.take() else {
             return Duration::ZERO;
@@ -45,13 +45,13 @@ impl Commits {
         took
     }
 
-    /// How long the commit under way has taken so far; zero when none is.
+    /// Duration of the running commit so far; zero without a running commit.
     pub(crate) fn under_way(&self, now: Instant) -> Duration {
         let begun = self.under_way.map(|begun| now.saturating_duration_since(begun));
         begun.unwrap_or_default()
     }
 
-    /// The slowest commit of the last minute, to within ten seconds. One that is under way counts with its time so far.
+    /// The slowest commit of the last minute, to within ten seconds. A running commit counts with its time so far.
     pub(crate) fn slowest(&self, now: Instant) -> Duration {
         let oldest = (self.part(now) + 1).saturating_sub(PARTS as u64);
         let recent = self.slowest.iter().filter(|(part, _)| *part >= oldest);

@@ -1,4 +1,4 @@
-//! The acceptor's flags, and the configuration they make.
+//! The acceptor's flags, and the resulting configuration.
 
 use std::path::PathBuf;
 
@@ -8,32 +8,32 @@ use paxos_common::{
     peer::Address,
 };
 
-/// The port an acceptor listens on unless told otherwise.
+/// Default port of an acceptor.
 pub const PORT: u16 = 7001;
 
-/// The port of its metrics and probes unless told otherwise.
+/// Default port of an acceptor's metrics and probes.
 pub const METRICS_PORT: u16 = 8001;
 
 /// Longest id, in bytes.
 const ID_BYTES_MAX: usize = 64;
 
-/// Votes in a paxos cluster, and keeps its votes on disk.
+/// Votes in a paxos cluster, and stores the votes on disk.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "acceptor", version)]
 pub struct Args {
-    /// This acceptor's name for operators; a data directory keeps to the one it was first used with
+    /// Name of this acceptor for operators; a data directory keeps the name of its first use
     #[arg(long, env = "PAXOS_ID", value_name = "NAME", value_parser = parse_id)]
     pub id: String,
 
-    /// Directory for its file; made when missing, and never shared with another acceptor
+    /// Directory for the acceptor's file; created if missing, and never shared with another acceptor
     #[arg(long, env = "PAXOS_DATA_DIR", value_name = "DIR")]
     pub data_dir: PathBuf,
 
-    /// Where it listens, and where others find it
+    /// Listen address, and the URL for other processes
     #[command(flatten)]
     pub listen: ListenArgs<PORT>,
 
-    /// Where its metrics and probes are
+    /// Address of metrics and probes
     #[command(flatten)]
     pub metrics: MetricsArgs<METRICS_PORT>,
 
@@ -42,16 +42,16 @@ pub struct Args {
     pub runtime: RuntimeArgs,
 }
 
-/// What an acceptor needs to run.
+/// Settings of an acceptor.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Name for operators.
     pub id: String,
-    /// Its directory.
+    /// The acceptor's data directory.
     pub data_dir: PathBuf,
-    /// URL to tell others; none: the address bound.
+    /// URL for other processes; none: the bound address.
     pub advertise: Option<Address>,
-    /// Where its metrics and probes are served.
+    /// Listen address of metrics and probes.
     pub metrics: MetricsListen,
 }
 

@@ -1,4 +1,4 @@
-//! Damaged rows: a slow read of everything finds them before they are needed.
+//! Damaged rows: a slow background read of all rows finds damage before a row is needed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,15 +12,15 @@ use crate::{
     store::{Page, Reader},
 };
 
-/// Between two pages: at most some megabytes a second, which no disk notices.
+/// Pause between two pages: limits the scrub to some megabytes a second, a negligible load for any disk.
 const PAGE_PAUSE: Duration = Duration::from_millis(100);
-/// Between two reads of everything. The first begins at start, after whatever ended the process before.
+/// Pause between two passes over all rows. The first pass begins at start, after any kind of end of the last process.
 const PASS_PAUSE: Duration = Duration::from_hours(1);
 
-/// Reads everything, over and over, slowly, until `stop`.
+/// Reads all rows repeatedly and slowly, until `stop`.
 ///
 /// # Errors
-/// The file itself is damaged, beyond what the repair of rows can make up for.
+/// The file itself is damaged, beyond the repair of rows.
 pub(crate) async fn scrub<R: Reader>(
     reader: R,
     shared: Arc<Shared>,
@@ -32,7 +32,7 @@ pub(crate) async fn scrub<R: Reader>(
             let pause = match reader.page(from).await {
                 Ok(page) => {
                     if let Some(slots) = damaged(&page) {
-                        // An error means that the worker has ended, which ends the process.
+                        // An error means: the worker has ended, and the process ends with the worker.
                         drop(shared.damage.send(slots).await);
                     }
                     from = if page.last { Slot::ZERO } else { page.next };
@@ -49,11 +49,11 @@ pub(crate) async fn scrub<R: Reader>(
             sleep(pause).await;
         }
     };
-    // Safe to cancel: it only reads.
+    // Safe to cancel: only reads.
     stop.run_until_cancelled(work).await.unwrap_or(Ok(()))
 }
 
-/// The slots of a page whose rows are unknown, if there are any.
+/// The slots of a page's unknown rows, if any.
 pub(crate) fn damaged(page: &Page) -> Option<Vec<Slot>> {
     let damaged = page.rows.iter().filter(|row| row.accepted.is_none());
     let slots: Vec<_> = damaged.map(|row| row.slot).collect();

@@ -1,5 +1,5 @@
-//! The failure detector as this process uses it: with the clock, behind a lock, and with a signal at what standbys must
-//! hear at once.
+//! The failure detector in this process: with the clock, behind a lock, and with a signal for changes that standbys
+//! must hear at once.
 
 use std::{
     sync::{
@@ -25,13 +25,13 @@ pub(crate) struct Ears {
     started: Instant,
     detector: Mutex<Detector>,
     news: watch::Sender<News>,
-    /// The moment at which the heard proposer becomes silent may be another now.
+    /// The heard proposer's time of falling silent may have changed.
     moved: Notify,
     next_stream: AtomicU64,
 }
 
 impl Ears {
-    /// At the start of the process, with the promise that its disk holds.
+    /// State at the start of the process, from the promise on disk.
     pub(crate) fn new(leadership: &Leadership) -> Self {
         let detector = Detector::new(leadership.promised, &leadership.address, Duration::ZERO);
         Self {
@@ -48,32 +48,32 @@ impl Ears {
         self.started.elapsed()
     }
 
-    /// Names a stream.
+    /// Draws a number for a stream.
     pub(crate) fn draw_stream(&self) -> StreamId {
         StreamId(self.next_stream.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Changes at whatever attached proposers must hear at once.
+    /// Signals every change for immediate report to attached proposers.
     pub(crate) fn news(&self) -> watch::Receiver<News> {
         self.news.subscribe()
     }
 
-    /// The heard proposer, as of now.
+    /// The heard proposer at this moment.
     pub(crate) fn heard(&self) -> Heard {
         self.lock().heard(self.now())
     }
 
-    /// Whether a ballot is the heard proposer's.
+    /// Whether a ballot belongs to the heard proposer.
     pub(crate) fn is_heard(&self, ballot: Ballot) -> bool {
         ballot == self.lock().news(Duration::ZERO).ballot
     }
 
-    /// The ballot of an open stream, and the time since bytes of it arrived.
+    /// The ballot of an open stream, and the time since its last bytes.
     pub(crate) fn stream(&self, stream: StreamId) -> Option<(Ballot, Duration)> {
         self.lock().stream(stream, self.now())
     }
 
-    /// The leader timeout, once a proposer has said it.
+    /// The leader timeout, once reported by a proposer.
     pub(crate) fn leader_timeout(&self) -> Option<Duration> {
         self.lock().leader_timeout()
     }
@@ -83,8 +83,8 @@ impl Ears {
         self.moved.notify_one();
     }
 
-    /// Bytes of a stream arrived; `partial` of them belong to a large message that is not whole yet. That is work too: on a
-    /// slow link such a message takes its time.
+    /// Bytes of a stream arrived; `partial` bytes belong to an incomplete large message. Such bytes count as work too:
+    /// on a slow link a large message takes long.
     pub(crate) fn chunk(&self, stream: StreamId, partial: u64) {
         let now = self.now();
         let mut detector = self.lock();
@@ -103,7 +103,7 @@ impl Ears {
         self.change(|detector, now| detector.ended(stream, by, now));
     }
 
-    /// A request arrived; `resign`: its sender says with it that it stops.
+    /// A request arrived; `resign`: with this request the sender resigns.
     pub(crate) fn queued(
         self: &Arc<Self>,
         request: (Ballot, &Arc<str>, Kind),
@@ -131,15 +131,15 @@ impl Ears {
         }
     }
 
-    /// A group is durable: the promise after it, how many votes at or above the watermark it wrote, and at which ballots,
-    /// and what became of its requests.
+    /// A group is durable. `leadership`: the promise after the group. `votes`: the number of votes at or above the
+    /// watermark, by ballot. `requests`: the outcome of each request.
     pub(crate) fn decided(
         &self,
         leadership: &Leadership,
         votes: impl IntoIterator<Item = (Ballot, u64)>,
         requests: impl IntoIterator<Item = (Claimed, Outcome)>,
     ) {
-        // What drops a claim takes the lock.
+        // Dropping a claim takes the lock.
         let requests: Vec<_> = requests
             .into_iter()
             .filter_map(|(mut claimed, outcome)| Some((claimed.claim.take()?, outcome)))
@@ -155,11 +155,11 @@ impl Ears {
         });
     }
 
-    /// Has attached proposers hear at once when the heard proposer has been silent for the leader timeout. Runs until it
-    /// is cancelled.
+    /// Notifies attached proposers at once when the heard proposer has been silent for the leader timeout. Runs until
+    /// cancelled.
     ///
     /// # Cancel safety
-    /// Safe: it only waits.
+    /// Safe: only waits.
     pub(crate) async fn watch_silence(&self) {
         loop {
             let silent_at = self.lock().silent_at();
@@ -177,7 +177,7 @@ impl Ears {
                 () = sleep_until(at.into()) => {}
                 () = self.moved.notified() => continue,
             }
-            // A process that stood still first reads what arrived meanwhile.
+            // After a stall, the bytes that arrived meanwhile are read first.
             let timeout = self.leader_timeout().unwrap_or_default();
             if at.elapsed() > timeout / 4 {
                 sleep(timeout / 4).await;
@@ -194,7 +194,7 @@ impl Ears {
         result
     }
 
-    /// Shows the news, if there are any. The lock is held, so that later news come later.
+    /// Shows news, if any. The caller holds the lock, so later news come later.
     fn show(&self, detector: &Detector, now: Duration) {
         let news = detector.news(now);
         let is_news = self.news.send_if_modified(|shown| {
@@ -212,7 +212,7 @@ impl Ears {
     }
 }
 
-/// A request's claim to its ballot. One that is dropped was turned away.
+/// A request's claim to its ballot. A dropped claim counts as turned away.
 #[derive(Debug)]
 pub(crate) struct Claimed {
     ears: Arc<Ears>,
@@ -228,7 +228,7 @@ impl Drop for Claimed {
     }
 }
 
-/// A claim of a call that waits for the writer: given up when the call is. Clones are one.
+/// A waiting call's claim: given up together with the call. Clones share the same claim.
 #[derive(Clone, Debug)]
 pub(crate) struct OfCall(Arc<Mutex<Option<Claimed>>>);
 
@@ -243,7 +243,7 @@ impl OfCall {
     }
 }
 
-/// Gives up a claim when it is dropped, unless the writer has taken it.
+/// Gives up a claim when dropped, unless the writer has taken the claim.
 #[derive(Debug)]
 pub(crate) struct Waiting(pub(crate) OfCall);
 

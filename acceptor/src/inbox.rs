@@ -1,7 +1,7 @@
-//! Messages of one `Accept` stream that wait for the writer. They go when the stream is closed.
+//! Messages of an `Accept` stream waiting for the writer. Dropped when the stream is closed.
 //!
-//! A stream has room for more messages than a leader may have unanswered, so that the acceptor reads the stream whatever
-//! its disk does. Of heartbeats one waits at most: a later one takes its place.
+//! A stream has room for more messages than a leader may have unanswered, so the acceptor reads the stream
+//! independently of the disk. At most one heartbeat waits: a later heartbeat replaces the earlier.
 
 use std::{
     collections::VecDeque,
@@ -21,14 +21,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::{ears::Claimed, trace::Traced};
 
-/// Messages of one stream whose answers the transport has not taken.
+/// Maximum number of messages of a stream without an answer taken by the transport.
 pub(crate) const ROOM: usize = 64;
-/// Bytes of values that wait for the writer from one stream: as many messages as a leader may have unanswered, each of the
-/// size that leaders fill, and one of the largest.
+/// Maximum bytes of values waiting for the writer from a stream: the unanswered messages of a leader, each filled to
+/// the leaders' limit, and a message of the maximum size.
 pub(crate) const STREAM_BYTES_MAX: usize = 32 * MESSAGE_BYTES + MESSAGE_BYTES_MAX;
-/// Bytes of values that leaders of every release put into one message, unless a single value has more.
+/// Maximum bytes of values in a message, for leaders of every release; a single larger value is the exception.
 const MESSAGE_BYTES: usize = 2 * 1024 * 1024;
-/// What a proposal holds beside its value and trace context.
+/// Bytes of a proposal beside its value and trace context.
 const PROPOSAL_BYTES: usize = 128;
 const MESSAGE_BYTES_MAX: usize = paxos_common::server::MESSAGE_BYTES_MAX;
 
@@ -49,61 +49,61 @@ struct State {
     heartbeat: Option<Message>,
 }
 
-/// A message on its way to the writer.
+/// A message in flight to the writer.
 #[derive(Debug)]
 pub(crate) struct Message {
     pub(crate) accept: Accept,
-    /// What the leader remembers of the acceptors; empty most of the time.
+    /// The leader's memory of the acceptors; empty most of the time.
     pub(crate) witnesses: Witnesses,
     pub(crate) claimed: Claimed,
     pub(crate) place: Place,
-    /// The message's bytes in the room that all streams share.
+    /// The message's bytes in the room shared by all streams.
     pub(crate) bytes: Option<OwnedSemaphorePermit>,
     pub(crate) trace: Traced,
 }
 
-/// Where an answer goes.
+/// Destination of an answer.
 #[derive(Debug)]
 pub(crate) enum Place {
     /// The answer to a numbered message, with its place in the stream's room.
     Reserved(Answers, OwnedSemaphorePermit),
-    /// A heartbeat is answered only when it is turned away, and if there is room.
+    /// A heartbeat is answered only when turned away, and only if there is room.
     IfTurnedAway(Answers),
 }
 
-/// A stream's way back.
+/// A stream's channel for answers.
 #[derive(Clone, Debug)]
 pub(crate) struct Answers {
     room: Arc<Semaphore>,
     replies: mpsc::Sender<Reply>,
 }
 
-/// An answer; it gives its place back when the transport takes it.
+/// An answer. Its place becomes free when the transport takes the answer.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) reply: AcceptReply,
     _place: OwnedSemaphorePermit,
 }
 
-/// The stream has more messages, or bytes, unanswered than it has room for.
+/// The stream has more unanswered messages, or bytes, than room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Overfull;
 
 impl Answers {
-    /// A way back, and its end.
+    /// The sending end and the receiving end of a new channel for answers.
     pub(crate) fn new() -> (Self, mpsc::Receiver<Reply>) {
         let (replies, receiver) = mpsc::channel(ROOM);
         let room = Arc::new(Semaphore::new(ROOM));
         (Self { room, replies }, receiver)
     }
 
-    /// A place for one answer.
+    /// Reserves a place for an answer.
     pub(crate) fn reserve(&self) -> Result<Place, Overfull> {
         let place = Arc::clone(&self.room).try_acquire_owned();
         Ok(Place::Reserved(self.clone(), place.map_err(|_| Overfull)?))
     }
 
-    /// Sends an answer that no place was reserved for, if there is room.
+    /// Sends an answer without a reserved place, if there is room.
     pub(crate) fn send_if_room(&self, reply: AcceptReply) {
         if let Ok(place) = Arc::clone(&self.room).try_acquire_owned() {
             self.send(reply, place);
@@ -112,14 +112,14 @@ impl Answers {
 
     fn send(&self, reply: AcceptReply, place: OwnedSemaphorePermit) {
         let _place = place;
-        // The channel has as many places as the room. An error means that the stream is gone, and no client is left to
-        // take the answer.
+        // The channel has as many places as the room. An error means: the stream is gone, and no client is left to take
+        // the answer.
         drop(self.replies.try_send(Reply { reply, _place }));
     }
 }
 
 impl Place {
-    /// Sends the answer; a stream that is gone does not get it.
+    /// Sends the answer, or drops the answer when the stream is gone.
     pub(crate) fn send(self, reply: AcceptReply) {
         match self {
             Self::Reserved(answers, place) => answers.send(reply, place),
@@ -138,7 +138,7 @@ impl Message {
     }
 }
 
-/// What an answer says about the ballot of its request.
+/// Meaning of an answer for the request's ballot.
 pub(crate) fn outcome(answer: &AcceptAnswer) -> Outcome {
     match answer {
         AcceptAnswer::Accepted { .. } | AcceptAnswer::Trimmed { .. } => Outcome::Granted,
@@ -147,7 +147,7 @@ pub(crate) fn outcome(answer: &AcceptAnswer) -> Outcome {
     }
 }
 
-/// Bytes that the proposals of a message hold.
+/// Bytes held by the proposals of a message.
 pub(crate) fn weight(accept: &Accept) -> usize {
     let values = accept.proposals.iter();
     values
@@ -167,7 +167,7 @@ impl Inbox {
         self.lock().weight + weight <= STREAM_BYTES_MAX
     }
 
-    /// Puts a message behind the others. Returns whether the writer must come for it.
+    /// Appends a message. Returns whether the writer must be notified.
     pub(crate) fn push(&self, message: Message) -> bool {
         let mut state = self.lock();
         if state.is_closed {
@@ -180,11 +180,11 @@ impl Inbox {
         true
     }
 
-    /// Puts a heartbeat in the place of one that waits. Returns whether the writer must come for it: not when it comes for
-    /// the one before.
+    /// Replaces the waiting heartbeat, if any. Returns whether the writer must be notified: not when a heartbeat waited
+    /// already.
     ///
-    /// The claims of both are true, so that the writer may see the later one in the place of the earlier: before messages
-    /// that came between them.
+    /// The claims of both heartbeats are true. So the writer may see the later heartbeat in the place of the earlier:
+    /// before messages that arrived between the two.
     pub(crate) fn beat(&self, mut message: Message) -> bool {
         let mut state = self.lock();
         if state.is_closed {
@@ -199,13 +199,13 @@ impl Inbox {
             message.accept.chosen_to = message.accept.chosen_to.max(before.accept.chosen_to);
         }
         state.heartbeat = Some(message);
-        // What is dropped here takes another lock.
+        // Dropping takes a second lock.
         drop(state);
         drop(before);
         is_first
     }
 
-    /// Weight of the message that [`Self::take`] returns next.
+    /// Weight of the next message of [`Self::take`].
     pub(crate) fn next_weight(&self) -> usize {
         self.lock().messages.front().map_or(0, Message::weight)
     }
@@ -218,12 +218,12 @@ impl Inbox {
         Some(message)
     }
 
-    /// The heartbeat that waits; `None` when the stream was closed.
+    /// The waiting heartbeat; `None` when the stream was closed.
     pub(crate) fn take_beat(&self) -> Option<Message> {
         self.lock().heartbeat.take()
     }
 
-    /// Drops what waits, and takes nothing any more.
+    /// Drops all waiting messages, and takes no more.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.is_closed = true;

@@ -1,4 +1,4 @@
-//! The acceptor: the role that votes, and remembers on disk. It calls nobody; it only answers.
+//! The acceptor: the role that votes, and remembers on disk. Acceptors start no calls and only answer.
 //!
 //! ```text
 //! service ──▶ bounded queue ──▶ worker ──▶ core (decides) ──▶ store (one commit) ──▶ answers
@@ -56,13 +56,13 @@ use crate::{
     worker::Worker,
 };
 
-/// How long tasks may take to end once the server has stopped: the last commit is among them.
+/// Maximum time for tasks to end once the server has stopped; includes the last commit.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 
 /// Runs an acceptor on `listener` until `shutdown` begins.
 ///
 /// # Errors
-/// The directory cannot be used (74, or 78 when it is not ours), a commit failed (74), somebody broke the protocol (70).
+/// The directory cannot be used (74; 78 for a foreign directory), a commit failed (74), a peer broke the protocol (70).
 pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> Result<(), Failure> {
     let local = listener.local_addr().map_err(Failure::internal)?;
     let address = advertised(config.advertise.as_ref(), local)?;
@@ -75,8 +75,8 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     let directory = DataDir::open(&config.data_dir)?;
     let data_dir = directory.path().display().to_string();
     let run = RunNumber::from_random(rand::random());
-    // Its last step makes the run durable. Whatever else a start may fail at comes before it, so that a start that fails
-    // leaves no run. Safe to cancel: the connection is closed with whatever it began. Opening may wait for another
+    // The last step of opening makes the run durable. All other fallible steps of a start come before, so a failed
+    // start leaves no run. Safe to cancel: the connection is closed with any open work. Opening may wait for another
     // process's lock.
     let opening = SqliteStore::open(directory, &config.id, run);
     let Some(opened) = shutdown.token().run_until_cancelled(opening).await else {
@@ -122,7 +122,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
         voted_to = published.voted_to.get(), formed = shared.formed().is_some(), "acceptor recovered"
     );
 
-    // The worker outlives the server, so that what was asked before the stop is still answered.
+    // The worker outlives the server, so requests from before the stop are still answered.
     let stop_worker = CancellationToken::new();
     shutdown.spawn_vital("worker", worker.run(stop_worker.clone()));
     let service = Service::new(
@@ -141,8 +141,8 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let (server, health) = Server::new(listener, SERVICE_NAME, Routes::new(service)).await?;
-    // The process as a whole serves from now on: a cluster is formed by asking its blank acceptors. The service of this name
-    // serves when the acceptor can vote.
+    // The process as a whole serves from now on: a cluster is formed by calling its blank acceptors. The service of
+    // this name serves once the acceptor can vote.
     health.set_live().await;
     let votes = health.clone().of_service_alone().follow(readiness);
     shutdown.spawn(shutdown.token().clone().run_until_cancelled_owned(votes));
@@ -159,10 +159,10 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     drained.and(served)
 }
 
-/// How often the queue is looked at.
+/// Interval of checks of the queue.
 const QUEUE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Has attached proposers hear when the heard proposer is silent, and logs when requests wait for long, until `stop`.
+/// Until `stop`: notifies attached proposers when the heard proposer falls silent, and logs long waits of requests.
 async fn watch(shared: Arc<Shared>, queue: Arc<Queue>, instruments: Instruments, stop: CancellationToken) {
     let look = async {
         loop {

@@ -1,4 +1,4 @@
-//! What an acceptor counts and measures, and when it is ready.
+//! The acceptor's metrics and readiness.
 
 use std::{
     sync::{
@@ -21,37 +21,38 @@ use crate::{
     shared::{Published, Shared},
 };
 
-/// A commit that takes longer is no commit to rely on: leaders have given up waiting for it many times over.
+/// Maximum duration of a commit, and of a request's wait, for a ready acceptor: after a longer commit, leaders have
+/// given up waiting many times over.
 const COMMIT_MAX: Duration = Duration::from_secs(5);
-/// A commit that takes longer is logged, while no proposer has said its leader timeout; and a request that waits longer.
+/// Duration above which a commit is logged while no proposer has reported a leader timeout; also for a request's wait.
 const SLOW: Duration = Duration::from_secs(1);
-/// At most one line in this time says that commits are slow, and one that a request waits.
+/// Minimum time between two log lines about slow commits, and between two log lines about waiting requests.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
-/// What the worker counts. Cheap to clone; all clones are one.
+/// The worker's metrics. Cheap to clone; all clones share one state.
 #[derive(Clone, Debug)]
 pub(crate) struct Instruments {
     commits: Durations,
     rows: Sizes,
     prepare_rejections: Counter,
     accept_rejections: Counter,
-    /// The write-ahead log's, when the worker last looked.
+    /// Size of the write-ahead log at the worker's last check.
     wal_bytes: Arc<AtomicU64>,
     disk: Arc<Mutex<Disk>>,
     data_dir: DataDirSpace,
 }
 
-/// What the disk makes requests wait for.
+/// Delays of requests caused by the disk.
 #[derive(Debug)]
 struct Disk {
     commits: Commits,
-    /// When a slow commit was last logged.
+    /// Time of the last log line about a slow commit.
     slow_logged: Option<Instant>,
-    /// When a request that waits was last logged.
+    /// Time of the last log line about a waiting request.
     waiting_logged: Option<Instant>,
 }
 
-/// Whether a line may be logged again; then it counts as logged.
+/// Whether a line may be logged again. If so, the line counts as logged.
 fn may_log(logged: &mut Option<Instant>, now: Instant) -> bool {
     let is_due = logged.is_none_or(|logged| now.saturating_duration_since(logged) >= LOG_INTERVAL);
     if is_due {
@@ -60,7 +61,7 @@ fn may_log(logged: &mut Option<Instant>, now: Instant) -> bool {
     is_due
 }
 
-/// Whose request was rejected.
+/// Kind of the rejected request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rejected {
     Prepare,
@@ -102,7 +103,7 @@ impl Instruments {
         &self.data_dir
     }
 
-    /// Shows what the worker shows, and its queue.
+    /// Registers gauges of the worker's shown state and of the queue.
     pub(crate) fn show(&self, metrics: &Metrics, shared: &Arc<Shared>, queue: &Arc<Queue>) {
         let gauge = |name, help, look: fn(&Published) -> Slot| {
             let shared = Arc::clone(shared);
@@ -167,7 +168,7 @@ impl Instruments {
         );
     }
 
-    /// Whether it can vote.
+    /// Whether the acceptor can vote.
     pub(crate) fn readiness(&self, shared: &Shared, queue: &Queue) -> Result<(), Reason> {
         if shared.formed().is_none() {
             return Err("it belongs to no formed cluster yet".into());
@@ -181,7 +182,7 @@ impl Instruments {
         self.disk_keeps_up(queue.waiting())
     }
 
-    /// `waiting`: age of the oldest request that waits.
+    /// `waiting`: age of the oldest waiting request.
     fn disk_keeps_up(&self, waiting: Duration) -> Result<(), Reason> {
         let elapsed = self.lock().commits.under_way(Instant::now());
         if elapsed > COMMIT_MAX {
@@ -195,12 +196,12 @@ impl Instruments {
         Ok(())
     }
 
-    /// The slowest commit of the last minute; one that is not finished counts with its time so far.
+    /// The slowest commit of the last minute; an unfinished commit counts with its time so far.
     pub(crate) fn slowest_commit(&self) -> Duration {
         self.lock().commits.slowest(Instant::now())
     }
 
-    /// A commit begins. `patience`: a longer one is logged, if it is known.
+    /// A commit begins. `patience`, if known: a longer commit is logged.
     pub(crate) fn commit(&self, rows: usize, patience: Option<Duration>) -> Commit<'_> {
         self.lock().commits.begin(Instant::now());
         Commit {
@@ -210,7 +211,7 @@ impl Instruments {
         }
     }
 
-    /// Logs that a request waits for longer than a second, at most once a minute. Call it about once a second.
+    /// Logs a request's wait of more than a second, at most once a minute. Call it about once a second.
     pub(crate) fn look_at_queue(&self, queue: &Queue) {
         let waiting = queue.waiting();
         if waiting > SLOW && may_log(&mut self.lock().waiting_logged, Instant::now()) {
@@ -223,7 +224,7 @@ impl Instruments {
         }
     }
 
-    /// A request was answered so.
+    /// Counts the rejection of a request, if any.
     pub(crate) fn answered(&self, rejected: Option<Rejected>) {
         match rejected {
             Some(Rejected::Prepare) => self.prepare_rejections.increment(),
@@ -241,7 +242,7 @@ impl Instruments {
     }
 }
 
-/// A commit that is under way. One that fails ends the process, and is not counted.
+/// A running commit. A failed commit ends the process, and is not counted.
 #[derive(Debug)]
 pub(crate) struct Commit<'a> {
     instruments: &'a Instruments,
@@ -250,7 +251,7 @@ pub(crate) struct Commit<'a> {
 }
 
 impl Commit<'_> {
-    /// It is on disk.
+    /// The commit is on disk.
     pub(crate) fn done(self) {
         let now = Instant::now();
         let mut disk = self.instruments.lock();

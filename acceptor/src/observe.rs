@@ -1,8 +1,8 @@
-//! What observers are told: pages of what is on disk, then live frames in the order of the commits.
+//! Frames for observers: pages of the rows on disk, then live frames in the order of the commits.
 //!
 //! The worker pushes each commit's rows into a [`Ring`] of bounded bytes and never waits. An observer that falls out of
-//! the ring goes back to pages. It need not start from its beginning: all that it was told reaches up to a commit
-//! whose `chosen_to` it knows, and below that watermark a row's value changes no more.
+//! the ring goes back to pages, and need not start from the beginning. The observer has everything up to a commit with
+//! a known `chosen_to`, and the value of a row below this watermark never changes.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -23,33 +23,33 @@ use crate::{
     store::{PAGE_BYTES_MAX, Reader, StoreError},
 };
 
-/// Bytes of the values that the ring keeps for observers: some tens of milliseconds of the highest load, so that a
-/// short stall costs no page, and little beside a process's memory.
+/// Maximum bytes of the values in the ring: some tens of milliseconds of the highest load, so a short stall costs no
+/// page read; little compared with a process's memory.
 const RING_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Commits that the ring keeps; bounds it when values are small.
+/// Maximum number of commits in the ring; bounds the ring for small values.
 const RING_FRAMES_MAX: usize = 4096;
-/// What a row weighs beside its value and trace context.
+/// Bytes of a row beside its value and trace context.
 const ROW_BYTES: usize = 64;
 
 /// Rows as of one commit.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
     pub(crate) stamp: Stamp,
-    /// Speaks for the rows of this frame alone: each with a slot below it holds the chosen value.
+    /// Speaks for the rows of this frame alone: each row below holds the chosen value.
     pub(crate) chosen_to: Slot,
     pub(crate) trimmed_to: Slot,
     pub(crate) rows: Vec<Row>,
 }
 
 impl Frame {
-    /// The empty frame that follows this one of `bytes` when nothing else can; none if this one takes no room.
+    /// The empty frame after this frame of `bytes`, for lack of any other frame; none for a frame without room.
     fn follower(&self, bytes: usize) -> Option<Self> {
         let rows = Vec::new();
         (!Room::is_free(bytes)).then(|| Self { rows, ..*self })
     }
 }
 
-/// What a row weighs in a frame, in bytes; about as much as when it is encoded.
+/// Weight of a row in a frame, in bytes; close to the encoded size.
 fn row_bytes(row: &Row) -> usize {
     let value = row.accepted.as_ref().map(|(_, value)| value_bytes(value));
     ROW_BYTES + value.unwrap_or_default()
@@ -59,7 +59,7 @@ fn value_bytes(value: &Value) -> usize {
     value.as_bytes().len() + value.traceparent().len()
 }
 
-/// The latest frames. One writer pushes; any number of observers read, each at its own position.
+/// The latest frames. A single writer pushes; any number of observers read, each at its own position.
 #[derive(Debug)]
 pub(crate) struct Ring {
     content: Mutex<Content>,
@@ -75,7 +75,7 @@ struct Content {
     bytes: usize,
 }
 
-/// The frames from the position asked for on are not all there any more.
+/// Some frames from the requested position on are no longer in the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lagged;
 
@@ -130,11 +130,11 @@ impl Ring {
         self.lock().end()
     }
 
-    /// The frames from `position` on, joined into one of about [`PAGE_BYTES_MAX`], its bytes, and the position behind
-    /// them; none when there is nothing new.
+    /// The frames from `position` on, joined into a frame of about [`PAGE_BYTES_MAX`], with the frame's bytes and the
+    /// position behind the joined frames; none without new frames.
     ///
-    /// The joined frame has the watermark of its first part, which holds for the later parts' rows too: below it a
-    /// row's value changes no more.
+    /// The joined frame has the watermark of the first part. The watermark is valid for the rows of the later parts
+    /// too: the value of a row below the watermark never changes.
     pub(crate) fn read(&self, position: u64) -> Result<Option<(Frame, usize, u64)>, Lagged> {
         let content = self.lock();
         let skip = position.checked_sub(content.start).ok_or(Lagged)?;
@@ -183,9 +183,9 @@ impl Content {
     }
 }
 
-/// Everything accepted from slot `from` on: first what is held, then what follows. The first frame comes at once, even
-/// when it has no rows. Holds one frame at a time; it goes on when that is taken. A large frame is built once `room` has
-/// its bytes, and is followed by another frame soon, so that the encoder lets go of its buffer: an empty frame, when there
+/// All votes from slot `from` on: first the stored votes, then new votes. The first frame comes at once, even without
+/// rows. The stream holds a single frame at a time, and continues once the frame is taken. A large frame is built once
+/// `room` has the bytes. A further frame follows soon, so the encoder releases the buffer: an empty frame, when there
 /// is no news or no room.
 pub(crate) fn observe<R: Reader>(
     reader: PeerReader<R>,
@@ -196,13 +196,13 @@ pub(crate) fn observe<R: Reader>(
     try_stream! {
         let mut news = shared.ring.end.subscribe();
         let mut resume = from;
-        // After a large frame that no other has followed: what it said beside its rows.
+        // After the last large frame, until the next frame: the large frame's fields without the rows.
         let mut large: Option<Frame> = None;
         loop {
-            // Taken before the pages are read: what is committed meanwhile may be told twice, but not left out.
+            // Read before the pages: commits made meanwhile may be sent twice, but are never left out.
             let mut position = shared.ring.end();
             let mut told_chosen_to = None;
-            // The first row of the pages that was unknown.
+            // The first unknown row of the pages.
             let mut doubt = None;
             loop {
                 if !room.take_now(PAGE_BYTES_MAX) {
@@ -212,7 +212,7 @@ pub(crate) fn observe<R: Reader>(
                     room.take(PAGE_BYTES_MAX).await;
                 }
                 let page = reader.page(resume).await?;
-                // It holds for the rows of the page that can be read, which are all that a frame tells.
+                // Valid for the readable rows of the page; a frame sends no other rows.
                 let chosen_to = page.known_to;
                 told_chosen_to.get_or_insert(chosen_to);
                 doubt = doubt.or_else(|| page.rows.iter().find(|row| row.accepted.is_none()).map(|row| row.slot));
@@ -228,10 +228,10 @@ pub(crate) fn observe<R: Reader>(
                 }
             }
             loop {
-                // Before the look, so that a push between the look and the wait is not missed.
+                // Before the read: a push between the read and the wait is not missed.
                 news.mark_unchanged();
                 match shared.ring.read(position) {
-                    // It is read again once there is room: until then nothing is held.
+                    // The frame is read again once there is room: until then nothing is held.
                     Ok(Some((frame, bytes, _))) if !room.is_enough(bytes) => {
                         drop(frame);
                         let bytes = bytes.max(PAGE_BYTES_MAX);
@@ -251,13 +251,13 @@ pub(crate) fn observe<R: Reader>(
                     }
                     Ok(None) => match large.take() {
                         Some(empty) => yield empty,
-                        // An error means that the ring is gone, and `shared` holds it.
+                        // An error would mean a dropped ring, but `shared` holds the ring.
                         None => drop(news.changed().await),
                     },
                     Err(Lagged) => break,
                 }
             }
-            // A row that was unknown is told once it is repaired, so the pages must not begin behind it.
+            // An unknown row is sent once repaired, so the pages must not begin behind the row.
             let sound_to = told_chosen_to.unwrap_or(from).min(doubt.unwrap_or(Slot::MAX));
             resume = sound_to.max(from);
         }

@@ -1,11 +1,12 @@
-//! The one way by which the disk is read for peers: nothing leaves that memory does not show yet.
+//! The only reader of the disk for peers: no page leaves before memory shows the page's commit.
 //!
 //! A reader of the disk sees a commit before the commit call has returned to the worker: the hop from the database's
-//! thread lies between, and at times a whole checkpoint with its syncs. A page is an answer. If a page left in that time,
-//! a learner could count votes that the next `Tail` of this acceptor does not show, and a linearizable read elsewhere
-//! would miss what was read before. So a page waits until memory shows the commit that the page shows.
+//! thread lies between, and at times a whole checkpoint with syncs. A page is an answer. If a page left in that time, a
+//! learner could count votes missing in the next `Tail` of this acceptor, and a linearizable read at another learner
+//! would miss values already read. So a page waits until memory shows the commit of the page.
 //!
-//! The worker and the scrub read the disk directly: the worker must not wait for itself, and the scrub sends nothing.
+//! The worker and the scrub read the disk directly: the worker must not wait for the worker's own commit, and the scrub
+//! sends nothing.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::{
     store::{Page, PastPromise, Reader, StoreError},
 };
 
-/// Reads the disk for peers. Not a [`Reader`], so that no call of the service can read around it.
+/// Reads the disk for peers. Not a [`Reader`]: no call of the service can bypass this type.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerReader<R> {
     reader: R,
@@ -45,9 +46,10 @@ impl<R: Reader> PeerReader<R> {
         result
     }
 
-    /// A page from slot `from` on, once memory shows its commit. The worker hears of the damaged rows in it.
+    /// A page from slot `from` on, once memory shows the page's commit. The page's damaged rows are reported to the
+    /// worker.
     ///
-    /// It waits for as long as that commit hangs.
+    /// Waits for as long as the commit hangs.
     ///
     /// # Errors
     /// As [`Reader::page`].
@@ -57,15 +59,15 @@ impl<R: Reader> PeerReader<R> {
     pub(crate) async fn page(&self, from: Slot) -> Result<Page, StoreError> {
         let page = self.judge(self.reader.page(from).await)?;
         if let Some(slots) = damaged(&page) {
-            // When there is no room they are found again by the next who reads.
+            // Without room the report is dropped, and the next reader finds the rows again.
             drop(self.shared.damage.try_send(slots));
         }
         self.shared.released(page.commit_counter).await;
         Ok(page)
     }
 
-    /// The latest promises, newest first, at most `limit`; one that memory does not show yet is left out, so that a
-    /// disk that hangs does not hold back what operators ask.
+    /// The latest promises, newest first, at most `limit`. A promise not yet shown by memory is left out, so a hanging
+    /// disk does not delay operators' queries.
     ///
     /// # Errors
     /// As [`Reader::promises`].
@@ -79,7 +81,7 @@ impl<R: Reader> PeerReader<R> {
         Ok(promises)
     }
 
-    /// Size of the write-ahead log in bytes; 0 where there is none.
+    /// Size of the write-ahead log in bytes; 0 without a log.
     pub(crate) async fn wal_bytes(&self) -> u64 {
         self.reader.wal_bytes().await
     }

@@ -1,7 +1,7 @@
-//! The writer's queue: requests in the order of their arrival, and the age of the oldest.
+//! The writer's queue: requests in the order of arrival, and the age of the oldest request.
 //!
-//! Its senders never wait. Calls are bounded here. Messages of `Accept` streams are bounded by their streams: each has an
-//! [`Inbox`](crate::inbox::Inbox) with a limit, and the queue holds one entry for each message in it.
+//! Senders never wait. Calls are bounded here. Messages of `Accept` streams are bounded by their streams: each stream
+//! has an [`Inbox`](crate::inbox::Inbox) with a limit, and the queue holds one entry for each message in an inbox.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use crate::request::Command;
 
-/// Calls of `Form` and `Prepare` that wait for the writer: many more than there are proposers.
+/// Maximum number of waiting `Form` and `Prepare` calls: far above the number of proposers.
 pub(crate) const CALLS_MAX: usize = 512;
 
 /// See the head of this file.
@@ -26,9 +26,9 @@ pub(crate) struct Queue {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<(Instant, Command)>,
-    /// How many of them are calls.
+    /// Number of calls in `waiting`.
     calls: usize,
-    /// Arrival of the oldest request that the writer has taken and not answered.
+    /// Arrival of the oldest request taken by the writer and not answered yet.
     taken_at: Option<Instant>,
     is_closed: bool,
 }
@@ -43,7 +43,7 @@ pub(crate) enum NotQueued {
 }
 
 impl Queue {
-    /// Puts a request behind the others.
+    /// Appends a request.
     pub(crate) fn push(&self, command: Command) -> Result<(), NotQueued> {
         let mut state = self.lock();
         if state.is_closed {
@@ -64,17 +64,18 @@ impl Queue {
         Ok(())
     }
 
-    /// Returns once a request waits. One task at a time may wait.
+    /// Returns once a request waits. Only a single task at a time may wait.
     ///
     /// # Cancel safety
-    /// Safe: it only waits.
+    /// Safe: only waits.
     pub(crate) async fn filled(&self) {
         while self.lock().waiting.is_empty() {
             self.filled.notified().await;
         }
     }
 
-    /// Takes the oldest request that waits, if its weight `fits`. The request counts as waiting until [`Self::done`].
+    /// Takes the oldest waiting request, if the request's weight `fits`. The request counts as waiting until
+    /// [`Self::done`].
     pub(crate) fn take(&self, fits: impl FnOnce(usize) -> bool) -> Option<Command> {
         let mut state = self.lock();
         let (_, next) = state.waiting.front()?;
@@ -87,12 +88,12 @@ impl Queue {
         Some(command)
     }
 
-    /// What was taken is answered.
+    /// All taken requests are answered.
     pub(crate) fn done(&self) {
         self.lock().taken_at = None;
     }
 
-    /// The age of the oldest request that waits, or that is taken and not answered; zero when there is none.
+    /// The age of the oldest request, waiting or taken and not answered; zero without such a request.
     pub(crate) fn waiting(&self) -> Duration {
         let state = self.lock();
         let first = state.waiting.front().map(|(at, _)| *at);
@@ -100,12 +101,12 @@ impl Queue {
         oldest.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
-    /// How many requests wait.
+    /// Number of waiting requests.
     pub(crate) fn len(&self) -> usize {
         self.lock().waiting.len()
     }
 
-    /// Drops what waits, and takes nothing any more.
+    /// Drops all waiting requests, and takes no more.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.is_closed = true;

@@ -1,4 +1,4 @@
-//! Requests to the writer on their way: waiting, taken out in groups, decided, and answered.
+//! Requests in flight to the writer: waiting, taken out in groups, decided, and answered.
 
 use std::sync::Arc;
 
@@ -25,16 +25,17 @@ use crate::{
     trace::Traced,
 };
 
-/// Requests decided into one group: enough that a busy acceptor's commits are few, and no answer waits long.
+/// Maximum number of requests decided in a group: enough that a busy acceptor needs few commits, and no answer waits
+/// long.
 const GROUP_MAX: usize = 256;
-/// Bytes of the proposals decided into one group, unless a single message has more: the store keeps space for a commit
-/// of that size.
+/// Maximum bytes of the proposals decided in a group, unless a single message has more: the store keeps space for a
+/// commit of this size.
 const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// A request to the worker, and where its answer goes.
+/// A request to the worker, with the destination of the answer.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// A step of forming; the answer shows what is stored then.
+    /// A step of forming; the answer shows the stored state after the step.
     Form {
         step: FormStep,
         answer: oneshot::Sender<Result<FormAnswer, NoSpace>>,
@@ -44,16 +45,16 @@ pub(crate) enum Command {
         prepare: Prepare,
         claimed: OfCall,
         answer: oneshot::Sender<Result<(Stamp, PrepareAnswer), NoSpace>>,
-        /// The span that it belongs to, when it is traced.
+        /// The span of a traced request.
         trace: Option<SpanContext>,
     },
-    /// Phase 2: the oldest message of a stream, if it is still there.
+    /// Phase 2: the oldest message of a stream, if still present.
     Accept(Arc<Inbox>),
-    /// A stream's heartbeat, if it is still there.
+    /// A stream's heartbeat, if still present.
     Heartbeat(Arc<Inbox>),
 }
 
-/// A request that is being decided.
+/// A request being decided.
 pub(crate) enum Request {
     Form {
         step: FormStep,
@@ -68,7 +69,7 @@ pub(crate) enum Request {
     Accept(Message),
 }
 
-/// What a step of forming comes to.
+/// Result of a step of forming.
 pub(crate) type FormAnswer = Result<Published, FormRefusal>;
 
 /// Too little space is left on the disk: nothing was done.
@@ -84,7 +85,7 @@ pub(crate) enum FormStep {
     Complete(Configuration),
 }
 
-/// An answer that waits for the commit that it speaks for. Nothing of it but the stamp is made afterwards.
+/// An answer waiting for its commit. After the commit, only the stamp is added.
 pub(crate) enum Release {
     Form(
         oneshot::Sender<Result<FormAnswer, NoSpace>>,
@@ -105,7 +106,7 @@ pub(crate) enum Release {
     },
 }
 
-/// Takes the requests of one group out of the queue: not those whose senders have gone away.
+/// Takes the requests of a group out of the queue. Requests of departed senders are dropped.
 pub(crate) fn gather(queue: &Queue) -> Vec<Request> {
     let mut requests = Vec::new();
     let mut bytes = 0;
@@ -144,7 +145,7 @@ pub(crate) fn gather(queue: &Queue) -> Vec<Request> {
 }
 
 impl Command {
-    /// What it adds to a group.
+    /// Bytes that the command adds to a group.
     pub(crate) fn weight(&self) -> usize {
         match self {
             Self::Accept(inbox) => inbox.next_weight(),
@@ -152,14 +153,14 @@ impl Command {
         }
     }
 
-    /// Whether it is a call of its own, and no message of a stream.
+    /// Whether the command is a separate call, and no message of a stream.
     pub(crate) fn is_call(&self) -> bool {
         matches!(self, Self::Form { .. } | Self::Prepare { .. })
     }
 }
 
 impl Request {
-    /// The request leaves the queue. Returns the span that it belongs to, when it is traced.
+    /// The request leaves the queue. Returns the span of a traced request.
     pub(crate) fn taken(&mut self) -> Option<SpanContext> {
         match self {
             Self::Accept(message) => {
@@ -173,7 +174,7 @@ impl Request {
 }
 
 impl Release {
-    /// What became of the claim of its request, once.
+    /// Outcome of the request's claim, once.
     pub(crate) fn settle(&mut self) -> Option<(Claimed, Outcome)> {
         match self {
             Self::Prepare { claimed, result, .. } => {
@@ -189,7 +190,7 @@ impl Release {
         }
     }
 
-    /// Which phase has lost against a higher ballot.
+    /// The phase rejected because of a higher ballot.
     pub(crate) fn rejected(&self) -> Option<Rejected> {
         match self {
             Self::Prepare {
@@ -203,7 +204,7 @@ impl Release {
         }
     }
 
-    /// Sends the answer. A client that waits no longer does not get it.
+    /// Sends the answer, or drops the answer when the client no longer waits.
     pub(crate) fn send(self, shared: &Shared, stamp: Stamp) {
         match self {
             Self::Form(answer, result) => {
@@ -243,7 +244,7 @@ mod tests {
     use super::*;
     use crate::{ears::Ears, inbox::Answers};
 
-    /// A queue of messages with one value each, of these sizes; and their inbox.
+    /// A queue of messages with one value each, of these sizes, and the inbox of the messages.
     fn queue(sizes: &[usize]) -> (Queue, Arc<Inbox>) {
         let leadership = paxos_common::paxos::message::Leadership {
             promised: Ballot::ZERO,

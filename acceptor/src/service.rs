@@ -1,4 +1,4 @@
-//! The gRPC service: checks messages, hands them to the worker or a reader, and puts what comes back on the wire.
+//! The gRPC service: checks messages, queries the worker or a reader, and puts the results on the wire.
 //!
 //! The only maker of `Status` in this crate. Long streams end when the process stops.
 
@@ -47,27 +47,28 @@ use accept::Streams;
 use check::{check_address, check_ballot, check_version, malformed};
 use streams::{attached, observe_frame, promise};
 
-/// Observe streams at once: hundreds of learners with two each. Their pages share the budget of outgoing bytes.
+/// Maximum number of concurrent Observe streams: hundreds of learners with two each. All pages share the budget of
+/// outgoing bytes.
 const OBSERVERS_MAX: usize = 1024;
-/// Promises that are being read at once: many more than there are candidates. Their pages have a budget of their own.
+/// Maximum number of promises being read at once: far above the number of candidates. The pages have a separate budget.
 const PROMISES_MAX: usize = 256;
-/// Promises told by Status.
+/// Maximum number of promises in an answer to Status.
 const PROMISES_TOLD: u32 = 100;
-/// Longest time that Status waits for each of the things that it reads from the disk.
+/// Maximum wait of Status for each item read from the disk.
 const DISK_PATIENCE: Duration = Duration::from_millis(100);
 
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// How an acceptor is named.
+/// The names of an acceptor.
 #[derive(Debug)]
 pub(crate) struct Name {
-    /// By operators.
+    /// Chosen by operators.
     pub(crate) id: String,
-    /// Where it says that it can be reached.
+    /// Advertised address.
     pub(crate) address: String,
 }
 
-/// What the service needs; cheap to clone.
+/// The service's parts; cheap to clone.
 #[derive(Debug)]
 pub(crate) struct Service<R> {
     inner: Arc<Inner<R>>,
@@ -136,7 +137,7 @@ impl<R: Reader> Service<R> {
 }
 
 impl<R> Inner<R> {
-    /// Lets only members of this acceptor's cluster pass, and nobody while it does not vote.
+    /// Admits only members of this acceptor's cluster, and no caller while the acceptor does not vote.
     fn check_caller(&self, caller: Option<&pb::Caller>) -> Result<(), Status> {
         let asked = check_version(caller)?;
         match (self.shared.formed(), asked) {
@@ -184,13 +185,13 @@ impl<R> Inner<R> {
         }
     }
 
-    /// A place among the streams that `places` counts.
+    /// Takes a place among the streams counted by `places`.
     fn place(places: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, Status> {
         let place = Arc::clone(places).try_acquire_owned();
         place.map_err(|_| status::overloaded(what))
     }
 
-    /// Takes a peer into the roster, with its first report.
+    /// Adds a peer to the roster, with the first report.
     fn attach(&self, report: pb::AttachRequest) -> Result<Attachment, Status> {
         let full = |_| status::overloaded("the list of attached peers");
         let attachment = self.roster.attach().map_err(full)?;
@@ -198,7 +199,7 @@ impl<R> Inner<R> {
         Ok(attachment)
     }
 
-    /// Hands one request to the worker and waits for its answer.
+    /// Hands a request to the worker and waits for the answer.
     async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<Result<T, NoSpace>>) -> Command,
@@ -370,7 +371,7 @@ impl<R: Reader> Acceptor for Service<R> {
     ) -> Result<Response<pb::AcceptorStatusResponse>, Status> {
         let inner = &self.inner;
         let published = inner.shared.published();
-        // A disk that hangs must not hold up what operators ask.
+        // A hanging disk must not delay operators' queries.
         let promises = match timeout(DISK_PATIENCE, inner.reader.promises(PROMISES_TOLD)).await {
             Ok(promises) => promises.map_err(|error| read_failed(&error))?,
             Err(_elapsed) => Vec::new(),

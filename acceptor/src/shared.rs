@@ -1,4 +1,4 @@
-//! What the worker shows to the rest of the process: never more than it has answered for.
+//! State shown by the worker to the rest of the process: never more than the acceptor has answered for.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -18,18 +18,18 @@ use tracing::info;
 
 use crate::{ears::Ears, observe::Ring};
 
-/// How long the word of a proposer counts that refuses this acceptor. A proposer repeats it about twice a second.
+/// Validity of a proposer's refusal of this acceptor. A proposer repeats the refusal about twice a second.
 const REFUSED_AGE_MAX: Duration = Duration::from_secs(5);
 
-/// What memory shows of every commit whose answer was released.
+/// State in memory as of the last commit with released answers.
 #[derive(Clone, Debug)]
 pub(crate) struct Published {
     pub(crate) stamp: Stamp,
     pub(crate) membership: Arc<Membership>,
     pub(crate) leadership: Leadership,
-    /// Its rows below are sound.
+    /// The acceptor's rows below are sound.
     pub(crate) chosen_to: Slot,
-    /// Every slot below is chosen, whatever became of the rows.
+    /// Every slot below is chosen, damaged rows included.
     pub(crate) known_to: Slot,
     pub(crate) trimmed_to: Slot,
     pub(crate) voted_to: Slot,
@@ -39,30 +39,30 @@ pub(crate) struct Published {
     pub(crate) no_space: bool,
 }
 
-/// What the worker shows to the rest of the process.
+/// State shown by the worker to the rest of the process.
 #[derive(Debug)]
 pub(crate) struct Shared {
     published: Mutex<Published>,
-    /// The cluster, once this acceptor votes in one; it never changes again.
+    /// The cluster, once this acceptor votes in one; never changes again.
     formed: OnceLock<ClusterId>,
     leadership: watch::Sender<Leadership>,
-    /// The stamp of `published`, for those who wait for a commit.
+    /// The stamp of `published`, for tasks that wait for a commit.
     released: watch::Sender<Stamp>,
     past_runs: Vec<(RunNumber, CommitCounter)>,
-    /// What was heard of other acceptors.
+    /// Remembered runs of other acceptors.
     witnesses: Mutex<Witnesses>,
-    /// When a proposer last reported that it does not count this acceptor, and why.
+    /// Time and reason of the last report of a proposer's refusal to count this acceptor.
     refused: Mutex<Option<(Instant, String)>>,
     /// Live frames for observers.
     pub(crate) ring: Ring,
-    /// Which proposer is heard.
+    /// The failure detector: hears the proposers.
     pub(crate) ears: Arc<Ears>,
-    /// Takes the slots of rows that a reader found damaged, or gone.
+    /// Takes the slots of rows found damaged or gone by a reader.
     pub(crate) damage: mpsc::Sender<Vec<Slot>>,
 }
 
 impl Shared {
-    /// What a core shows that has just recovered.
+    /// The state of a core just recovered.
     pub(crate) fn new(
         core: &Acceptor,
         past_runs: Vec<(RunNumber, CommitCounter)>,
@@ -93,43 +93,43 @@ impl Shared {
         }
     }
 
-    /// As of the last commit whose answers were released.
+    /// State as of the last commit with released answers.
     pub(crate) fn published(&self) -> Published {
         self.lock().clone()
     }
 
-    /// The cluster that this acceptor votes in.
+    /// The cluster in which this acceptor votes.
     pub(crate) fn formed(&self) -> Option<ClusterId> {
         self.formed.get().copied()
     }
 
-    /// Tells when the leadership changes.
+    /// Signals changes of the leadership.
     pub(crate) fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.subscribe()
     }
 
-    /// Returns once memory shows a commit: from then on every answer of this process covers it.
+    /// Returns once memory shows a commit: from then on every answer of this process covers the commit.
     ///
     /// # Cancel safety
-    /// Safe: it only waits.
+    /// Safe: only waits.
     pub(crate) async fn released(&self, commit: CommitCounter) {
         let mut released = self.released.subscribe();
         // No error: the sender lives as long as `self`.
         drop(released.wait_for(|stamp| stamp.covers(commit)).await);
     }
 
-    /// The runs before the present one that are kept, and the commit counter at which each ended.
+    /// The stored runs before the present run, and the commit counter at the end of each.
     pub(crate) fn past_runs(&self) -> &[(RunNumber, CommitCounter)] {
         &self.past_runs
     }
 
-    /// A proposer reports that it does not count this acceptor, because of this.
+    /// Records a proposer's refusal to count this acceptor, with the reason.
     pub(crate) fn refused(&self, reason: String) {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         *refused = Some((Instant::now(), reason));
     }
 
-    /// Why a proposer does not count this acceptor, if one has reported so lately.
+    /// Why a proposer does not count this acceptor, if a proposer reported so recently.
     pub(crate) fn refusal(&self) -> Option<String> {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, reason) = refused
@@ -138,7 +138,7 @@ impl Shared {
         Some(reason.clone())
     }
 
-    /// What was heard of other acceptors.
+    /// Remembered runs of other acceptors.
     pub(crate) fn witnesses(&self) -> Witnesses {
         self.witnesses
             .lock()
@@ -146,7 +146,7 @@ impl Shared {
             .clone()
     }
 
-    /// The part of what a leader says of acceptors that this one would remember: of other members, and not known yet.
+    /// The part of a leader's witnesses that this acceptor would store: about other members, and not known yet.
     pub(crate) fn unheard(&self, said: &Witnesses) -> Witnesses {
         if said.is_empty() {
             return Witnesses::default();
@@ -172,7 +172,7 @@ impl Shared {
         self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Shows what was heard of other acceptors.
+    /// Adds witnesses of other acceptors.
     pub(crate) fn remember(&self, news: &Witnesses) {
         let mut witnesses = self.witnesses.lock().unwrap_or_else(PoisonError::into_inner);
         witnesses.merge(news.iter());
@@ -184,7 +184,7 @@ impl Shared {
         self.lock().no_space = !has_space;
     }
 
-    /// Shows the core as it is after a commit.
+    /// Shows the core's state after a commit.
     pub(crate) fn publish(&self, core: &Acceptor) {
         let mut published = self.lock();
         published.stamp = core.stamp();
@@ -206,7 +206,7 @@ impl Shared {
             published.leadership = leadership.clone();
         }
         drop(published);
-        // Behind what it announces.
+        // After the change of the announced state.
         self.released.send_if_modified(|released| {
             let stamp = core.stamp();
             let news = *released != stamp;

@@ -1,11 +1,12 @@
-//! What an acceptor's core needs of a disk: one atomic write, and short reads beside it.
+//! The disk of an acceptor's core: one atomic write, and short reads beside the write.
 //!
 //! Invariants:
-//! - [`Store::commit`] is the only write after opening; all of it is there after a crash, or nothing.
-//! - It returns once the write survives power loss. If it fails, nobody may be answered and the process ends: the
-//!   failed write may still be found after a restart, and a store that failed once is not trusted again.
-//! - A row that cannot be read as it was written is *unknown*, never absent.
-//! - A page is one moment of the disk: rows, promise and watermarks belong together.
+//! - [`Store::commit`] is the only write after opening. After a crash, either the whole commit is on disk or nothing.
+//! - A commit returns once the write survives power loss. After a failed commit no request may be answered, and the
+//!   process ends: the failed write may still be found after a restart, and a store is not trusted again after a
+//!   failure.
+//! - A row that differs from the written row, or cannot be read, is *unknown*, never absent.
+//! - A page shows a single moment of the disk: rows, promise and watermarks belong together.
 
 use std::{
     collections::BTreeMap,
@@ -34,41 +35,42 @@ pub mod sqlite;
 
 pub(crate) use page::{Moment, PageFill};
 
-/// Most rows of one page (inclusive): a page is a short read, so that it never holds back a checkpoint for long.
+/// Maximum number of rows of a page (inclusive): a page is a short read, so a page never holds back a checkpoint for
+/// long.
 pub const PAGE_ROWS_MAX: usize = 1024;
 
-/// A page ends before the row that would take its values above so many bytes; a larger row has a page of its own.
-/// Far enough below the largest message for all that comes around the values.
+/// Maximum bytes of a page's values. A page ends before the row beyond the limit; a larger row has a page of its own.
+/// Leaves enough space in the largest message for everything around the values.
 pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
-/// How many of the latest promises are kept for operators.
+/// Number of the latest promises kept for operators.
 pub const PROMISES_KEPT: i64 = 1000;
 
-/// What an operator does when the disk does not hold what this acceptor answered for.
+/// Advice to the operator of a disk that lacks answered commits.
 const ADVICE: &str = "This acceptor must not vote any more. Leave it stopped: the other acceptors go on without it. \
     If a file of its data directory was moved or replaced, put all files of the directory back as they last were; \
     delete none of them";
 
-/// The disk failed, or does not hold what it must.
+/// The disk failed, or lacks required data.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// A record that nothing can make up for fails its checksum, or makes no sense.
+    /// An irreplaceable record fails its checksum, or is invalid.
     #[error("the {0} record on disk is damaged. {ADVICE}")]
     Damaged(&'static str),
-    /// A file of the directory is damaged as a whole, or is not of the same moment as the others.
+    /// A file of the directory is damaged as a whole, or comes from a different time than the rest.
     #[error("{} {what}. {ADVICE}", file.display())]
     File {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it; follows the file's name.
+        /// The problem; follows the file's name.
         what: String,
     },
-    /// SQLite finds that a file is malformed.
+    /// SQLite finds a malformed file.
     #[error("{} is damaged. {ADVICE}", file.display())]
     Malformed {
         /// The file.
         file: PathBuf,
-        /// What SQLite says.
+        /// SQLite's error.
         source: SqliteError,
     },
     /// The file cannot be opened.
@@ -76,15 +78,15 @@ pub enum StoreError {
     Unusable {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The reason.
         source: SqliteError,
     },
     /// The directory was made for another acceptor.
     #[error("the data directory belongs to acceptor {found:?}, and this one was started as {asked:?}")]
     OtherAcceptor {
-        /// Its name.
+        /// The name in the directory.
         found: String,
-        /// The name given.
+        /// The given name.
         asked: String,
     },
     /// Another process holds a lock on this file. Nothing was written.
@@ -118,7 +120,7 @@ impl From<StoreError> for Failure {
 }
 
 impl StoreError {
-    /// Names the file, where SQLite finds it malformed.
+    /// Adds the file's name to an error about a malformed file.
     pub(crate) fn of_file(self, file: &Path) -> Self {
         if !self.is_damage() {
             return self;
@@ -140,9 +142,9 @@ impl StoreError {
         }
     }
 
-    /// Whether what is on the disk is damaged, rather than out of reach for now.
+    /// Whether the data on disk is damaged, rather than out of reach for now.
     pub(crate) fn is_damage(&self) -> bool {
-        /// SQLite's codes for a malformed file, and for a file that is none of its own. Extended ones end in these.
+        /// SQLite's codes: malformed file; no SQLite file. The low byte of an extended code is one of the two.
         const MALFORMED: [u32; 2] = [11, 26];
         match self {
             Self::Damaged(_) | Self::File { .. } | Self::Malformed { .. } => true,
@@ -157,78 +159,78 @@ impl StoreError {
     }
 }
 
-/// What was found at start, in the run that has just begun.
+/// The data found at start, in the run just begun.
 #[derive(Clone, Debug)]
 pub struct Opened {
-    /// What the core takes up from. Its commit counter already counts the commit that began the run.
+    /// The core's initial state. The commit counter already includes the commit that began the run.
     pub recovered: Recovered,
-    /// The runs before the present one, and the commit counter at which each ended; the oldest first. With the present
-    /// one they are the last [`RUNS_MAX`](paxos_common::paxos::witness::RUNS_MAX).
+    /// The runs before the present run, and the commit counter at the end of each; the oldest first. With the present
+    /// run included, the last [`RUNS_MAX`](paxos_common::paxos::witness::RUNS_MAX) runs.
     pub past_runs: Vec<(RunNumber, CommitCounter)>,
-    /// What was heard of other acceptors.
+    /// Stored witnesses of other acceptors.
     pub witnesses: Witnesses,
 }
 
-/// One moment of the disk, from a slot on.
+/// A moment of the disk, from a slot on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// The last commit that it shows.
+    /// The last commit shown by the page.
     pub commit_counter: CommitCounter,
     /// The highest promise.
     pub promised: Ballot,
-    /// Where the proposer of `promised` is reached.
+    /// Address of the proposer of `promised`.
     pub leader_address: Arc<str>,
-    /// Every slot below it is chosen; it never reaches beyond a row of this page that is unknown.
+    /// Every slot below is chosen. Never reaches beyond an unknown row of this page.
     pub chosen_to: Slot,
-    /// Every slot below it is chosen, whatever became of the rows: a row below it that can be read holds the chosen value.
+    /// Every slot below is chosen, damaged rows included. A readable row below holds the chosen value.
     pub known_to: Slot,
-    /// Nothing below it is held.
+    /// Nothing below is held.
     pub trimmed_to: Slot,
-    /// One past the highest row; at least `trimmed_to`.
+    /// The slot after the highest row; at least `trimmed_to`.
     pub voted_to: Slot,
     /// Ascending by slot.
     pub rows: Vec<Row>,
-    /// Exclusive end of what the page covers.
+    /// Exclusive end of the slots covered by the page.
     pub next: Slot,
     /// There is no row from `next` on.
     pub last: bool,
 }
 
-/// A promise as operators are told of it.
+/// A past promise, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PastPromise {
-    /// What was promised.
+    /// The promised ballot.
     pub ballot: Ballot,
-    /// To whom.
+    /// Address of the ballot's proposer.
     pub address: String,
     /// By this machine's clock, in milliseconds since 1970-01-01 UTC.
     pub wall_time_ms: u64,
 }
 
-/// A disk with one writer.
+/// A disk with a single writer.
 pub trait Store: Send + 'static {
-    /// What reads beside the writer.
+    /// Reads beside the writer.
     type Reader: Reader;
 
-    /// Writes all of `write` or nothing; returns once it survives power loss.
+    /// Writes all of `write` or nothing; returns once the write survives power loss.
     ///
     /// # Errors
     /// [`StoreError::LockedByOther`]: nothing was written, and the same write may be tried again. Any other error: the
-    /// write failed, or its fate is not known. Then answer no request and end the process.
+    /// write failed, or its fate is unknown. Then answer no request and end the process.
     ///
     /// # Cancel safety
-    /// Not safe: what was cancelled may yet be written.
+    /// Not safe: a cancelled write may still reach the disk.
     fn commit(&mut self, write: Write<'_>) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Whether there is space for one more commit. It also looks after what is spared for a full disk, so ask now and
-    /// then even when nothing is to be written.
+    /// Whether there is space for one more commit. Also maintains the reserve for a full disk, so call it at intervals
+    /// even without writes.
     ///
     /// # Cancel safety
-    /// Not safe: what is spared may be there or not.
+    /// Not safe: the reserve may exist or not.
     fn has_space(&mut self) -> impl Future<Output = bool> + Send;
 
-    /// Bounds what the store keeps beside its data, such as a write-ahead log. Call it after commits, and now and then
-    /// when there are none.
+    /// Bounds the store's additional files, such as a write-ahead log. Call it after commits, and at intervals without
+    /// commits.
     ///
     /// # Errors
     /// The disk failed: end the process.
@@ -243,14 +245,14 @@ pub trait Store: Send + 'static {
     /// A reader that sees every finished commit.
     fn reader(&self) -> Self::Reader;
 
-    /// Ends the use of the store in good order; skipping it loses nothing.
+    /// Closes the store in good order; without this call nothing is lost.
     fn close(self) -> impl Future<Output = ()> + Send;
 }
 
-/// Reads beside the writer, without holding it up. Cheap to clone.
+/// Reads beside the writer, without delaying the writer. Cheap to clone.
 pub trait Reader: Clone + Send + Sync + 'static {
-    /// Reads a page that starts at `from`, all of it at one moment. A slot in it without a row was not voted on; below
-    /// the watermark there is no such slot, so one whose row is gone is unknown too.
+    /// Reads a page from `from` on; the whole page shows a single moment. A covered slot without a row was not voted
+    /// on. Below the watermark every slot has a row, so a missing row is unknown too.
     ///
     /// # Errors
     /// The disk failed. A damaged row is no error: it is unknown.
@@ -259,7 +261,7 @@ pub trait Reader: Clone + Send + Sync + 'static {
     /// Safe.
     fn page(&self, from: Slot) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
-    /// What is held for each of `slots`; one without a row is left out.
+    /// The stored vote of each of `slots`; slots without a row are left out.
     ///
     /// # Errors
     /// As [`page`](Self::page).
@@ -277,11 +279,11 @@ pub trait Reader: Clone + Send + Sync + 'static {
     /// Safe.
     fn promises(&self, limit: u32) -> impl Future<Output = Result<Vec<PastPromise>, StoreError>> + Send;
 
-    /// Size of the write-ahead log in bytes; 0 where there is none.
+    /// Size of the write-ahead log in bytes; 0 without a log.
     fn wal_bytes(&self) -> impl Future<Output = u64> + Send;
 }
 
-/// Now, for the promise log alone: milliseconds since 1970-01-01 UTC by this machine's clock.
+/// The present time, for the promise log alone: milliseconds since 1970-01-01 UTC by this machine's clock.
 #[allow(
     clippy::disallowed_methods,
     reason = "the promise log, for people, is the one place for a wall clock"

@@ -1,4 +1,4 @@
-//! For tests: an acceptor that is a whole cluster, with its worker and service, on a disk that can be made to hang.
+//! For tests: an acceptor as a whole cluster, with worker and service, on a disk able to hang.
 
 use std::{
     collections::BTreeMap,
@@ -55,7 +55,7 @@ use crate::{
     worker::Worker,
 };
 
-/// A store whose commits return only when the gate is open: until then the disk shows what memory does not.
+/// A store with commits that return only when the gate is open: until then the disk is ahead of memory.
 #[derive(Debug)]
 struct SlowToReturn {
     store: MemoryStore,
@@ -91,11 +91,11 @@ impl Store for SlowToReturn {
     async fn close(self) {}
 }
 
-/// A cluster of one acceptor, formed, with its worker at work.
+/// A formed cluster of one acceptor, with a running worker.
 pub(crate) struct Cluster {
     pub(crate) configuration: Configuration,
     pub(crate) disk: MemoryDisk,
-    /// While it is shut no commit returns.
+    /// While the gate is shut, no commit returns.
     pub(crate) gate: watch::Sender<bool>,
     pub(crate) has_space: Arc<AtomicBool>,
     pub(crate) queue: Arc<Queue>,
@@ -163,7 +163,7 @@ impl Cluster {
         }
     }
 
-    /// Serves it on a port of this machine, as the role does.
+    /// Serves the acceptor on a port of this machine, like the role.
     pub(crate) async fn serve(&self) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -179,7 +179,7 @@ impl Cluster {
         wire::caller(Some(self.configuration.cluster_id()))
     }
 
-    /// Puts a vote's request before the worker; returns where its answer comes.
+    /// Sends the request for a vote to the worker; returns the receiver of the answer.
     pub(crate) fn accept(&self, slot: u64) -> mpsc::Receiver<Reply> {
         let (answers, replies) = Answers::new();
         let value = Value::from_stored(Bytes::from_static(b"v"), Bytes::new());
@@ -246,7 +246,7 @@ async fn form(store: &mut MemoryStore, configuration: &Configuration) {
     store.commit(write).await.unwrap();
 }
 
-/// Gives every other task of this thread 1,000 turns: enough for everything that can happen without new input.
+/// Gives every other task of this thread 1,000 turns: enough for everything possible without new input.
 pub(crate) async fn settle() {
     for _ in 0..1_000 {
         tokio::task::yield_now().await;

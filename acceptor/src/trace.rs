@@ -1,4 +1,4 @@
-//! Spans of the writer's work: each message of a leader from its arrival to its answer, and the commits they share.
+//! Spans of the writer's work: each message of a leader from arrival to answer, and the commits shared by messages.
 
 use std::time::Instant;
 
@@ -13,12 +13,12 @@ use paxos_common::{
     },
 };
 
-/// A leader's message on its way through the worker, if it is traced.
+/// A leader's message in the worker, if the message is traced.
 #[derive(Debug, Default)]
 pub(crate) struct Traced(Option<(Span, Instant)>);
 
 impl Traced {
-    /// A message came in; `traceparent` is what it says of its trace, empty most of the time.
+    /// A message arrived; `traceparent` is the message's trace context, empty most of the time.
     pub(crate) fn begin(tracer: &Tracer, traceparent: &str, accept: &Accept) -> Self {
         if traceparent.is_empty() {
             return Self(None);
@@ -37,19 +37,19 @@ impl Traced {
         Self(Some((span, Instant::now())))
     }
 
-    /// The worker takes it out of its queue.
+    /// The worker takes the message out of its queue.
     pub(crate) fn taken(&mut self) {
         if let Some((span, queued_at)) = &mut self.0 {
             span.set(names::QUEUED_MS, queued_at.elapsed().as_secs_f64() * 1e3);
         }
     }
 
-    /// Its span.
+    /// Context of the message's span.
     pub(crate) fn context(&self) -> Option<SpanContext> {
         self.0.as_ref().map(|(span, _)| span.context().clone())
     }
 
-    /// It is answered.
+    /// The message is answered.
     pub(crate) fn answered(self, answer: &AcceptAnswer) {
         if let Some((mut span, _)) = self.0 {
             let (word, is_granted) = match answer {
@@ -69,8 +69,8 @@ impl Traced {
     }
 }
 
-/// Begins the span of a commit that speaks for these requests, one of `requests` in all: below the first, linked to the
-/// others. None when none is traced.
+/// Begins the span of a commit for the traced requests among `requests` requests: below the first, linked to the rest.
+/// None without a traced request.
 pub(crate) fn commit(
     tracer: &Tracer,
     traced: &mut Vec<SpanContext>,

@@ -1,11 +1,11 @@
-//! The one task that decides and writes: sole owner of the core and the store.
+//! The single task that decides and writes: sole owner of the core and the store.
 //!
-//! It takes whatever waits in its queue, decides all of it into one group, makes the group durable in one commit,
-//! takes it into memory, shows it to readers and observers, and only then releases the answers. A group that changes
-//! nothing durable (heartbeats, rejections) takes the same way without the commit, so that an answer always speaks
-//! for a disk that was not stuck. When a commit fails nobody is answered and the process ends. While too little space
-//! is left nothing is granted at all. While another process holds a lock on the file, the commit waits, and with it every
-//! answer. Whether the leader is heard does not depend on this task: see [`Ears`](crate::ears::Ears).
+//! The worker takes all waiting requests from the queue, decides the requests as a group, and makes the group durable
+//! in one commit. Then it takes the group into memory, shows the group to readers and observers, and only then releases
+//! the answers. A group without durable changes (heartbeats, rejections) takes the same path without the commit, so an
+//! answer always speaks for a disk that was not stuck. After a failed commit no request is answered, and the process
+//! ends. While too little space is left, nothing is granted. While another process holds a lock on the file, the commit
+//! and every answer wait. Hearing the leader does not depend on this task: see [`Ears`](crate::ears::Ears).
 
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration};
 
@@ -37,9 +37,10 @@ use crate::{
     trace,
 };
 
-/// Reports of damaged rows that wait for the worker: a report that finds no room is made again by the next who reads.
+/// Maximum number of damage reports waiting for the worker. A report without room is lost, and the next reader of the
+/// rows reports again.
 const DAMAGE_MAX: usize = 16;
-/// How often the space on the disk is looked at when nobody asks for anything.
+/// Interval of checks of the disk's free space while no request arrives.
 const SPACE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// See the head of this file.
@@ -51,14 +52,14 @@ pub(crate) struct Worker<S: Store> {
     queue: Arc<Queue>,
     damage: mpsc::Receiver<Vec<Slot>>,
     shared: Arc<Shared>,
-    /// There was space when it was last looked at.
+    /// There was space at the last check.
     has_space: bool,
     tracer: Tracer,
     metrics: Instruments,
 }
 
 impl<S: Store> Worker<S> {
-    /// A worker that takes up from what the store holds, what it shows, and the way to its queue.
+    /// Returns a worker continuing from the store's content, the shown state, and the queue.
     pub(crate) fn new(
         store: S,
         opened: Opened,
@@ -88,10 +89,10 @@ impl<S: Store> Worker<S> {
         )
     }
 
-    /// Works until `stop`, then closes the store. What is still queued then is not answered.
+    /// Works until `stop`, then closes the store. Requests still in the queue are not answered.
     ///
     /// # Errors
-    /// A failed commit, or proof that somebody broke the protocol.
+    /// A failed commit, or proof that a peer broke the protocol.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Failure> {
         let queue = Arc::clone(&self.queue);
         // After the worker has ended, no request gets an answer.
@@ -100,21 +101,21 @@ impl<S: Store> Worker<S> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                // It only waits.
+                // Only waits.
                 () = queue.filled() => {}
-                // Cancel safe: what is not received stays queued. The sender lives as long as `shared`.
+                // Cancel safe: a report not received stays queued. The sender lives as long as `shared`.
                 Some(slots) = self.damage.recv() => {
                     self.look_at_damage(slots).await?;
                     continue;
                 }
-                // Cancel safe: a tick that is not returned is returned next time.
+                // Cancel safe: a tick not returned is returned next time.
                 _ = ticks.tick() => {
                     self.look_for_space().await;
                     self.keep_wal_short().await?;
                     self.metrics.wal(self.reader.wal_bytes().await);
                     continue;
                 }
-                // It only waits.
+                // Only waits.
                 () = stop.cancelled() => break,
             }
             let requests = gather(&queue);
@@ -146,7 +147,7 @@ impl<S: Store> Worker<S> {
         })
     }
 
-    /// Commits, or breaks when the stop begins while another process's lock keeps the commit from being written.
+    /// Commits. Breaks when the stop begins while another process's lock holds up the commit.
     async fn commit(&mut self, group: &Group, stop: &CancellationToken) -> Result<ControlFlow<()>, Failure> {
         let Some(write) = self.core.write(group) else {
             return Ok(ControlFlow::Continue(()));
@@ -157,7 +158,7 @@ impl<S: Store> Worker<S> {
         loop {
             match self.store.commit(write).await {
                 Ok(()) => break,
-                // Leaders do without this acceptor meanwhile, as when its disk is full.
+                // Meanwhile leaders work without this acceptor, as with a full disk.
                 Err(StoreError::LockedByOther(_)) if !stop.is_cancelled() => lock.held(),
                 Err(StoreError::LockedByOther(_)) => return Ok(ControlFlow::Break(())),
                 Err(error) => {
@@ -171,7 +172,7 @@ impl<S: Store> Worker<S> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Decides, commits, shows and answers one group.
+    /// Decides, commits, shows and answers a group.
     async fn work(
         &mut self,
         requests: Vec<Request>,
@@ -206,7 +207,7 @@ impl<S: Store> Worker<S> {
         if !rows.is_empty() {
             self.shared.ring.push(
                 self.core.stamp(),
-                // Rows that were just accepted are intact: below what is known they hold the chosen values.
+                // Rows just accepted are intact: below the known watermark such rows hold the chosen values.
                 self.core.known_to(),
                 self.core.trimmed_to(),
                 rows,
@@ -219,8 +220,8 @@ impl<S: Store> Worker<S> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Takes note of damaged rows, unless they were accepted again since they were read: only here it is certain that
-    /// nothing is written between a read and the look at it.
+    /// Records damaged rows, unless a row was accepted again since the read. Only the worker can be sure of this: here
+    /// no write happens between the read and the check.
     async fn look_at_damage(&mut self, mut slots: Vec<Slot>) -> Result<(), Failure> {
         slots.retain(|&slot| !self.core.is_damaged(slot));
         if slots.is_empty() {
@@ -259,7 +260,8 @@ impl<S: Store> Worker<S> {
                 answer,
                 ..
             } => {
-                // A Prepare below the promise is rejected also while the disk has no space: the rejection writes nothing.
+                // A Prepare below the promise is rejected even while the disk has no space: the rejection writes
+                // nothing.
                 let result = if !self.has_space && prepare.ballot >= group.promised() {
                     Err(NoSpace)
                 } else {
@@ -277,7 +279,7 @@ impl<S: Store> Worker<S> {
                     AcceptAnswer::NoSpace
                 } else {
                     let slots: Vec<_> = self.core.slots_to_read(accept).collect();
-                    // Only repair asks for these, so that the hot path never waits for a read.
+                    // Only repair needs these rows, so the hot path never waits for a read.
                     let below = if slots.is_empty() {
                         BTreeMap::new()
                     } else {
@@ -287,7 +289,7 @@ impl<S: Store> Worker<S> {
                         .core
                         .accept(group, accept, &below)
                         .map_err(Failure::internal)?;
-                    // Only a leader's word is taken.
+                    // Only witnesses from an accepted leader are stored.
                     if matches!(answer, AcceptAnswer::Accepted { .. }) {
                         self.core.witness(group, message.witnesses.iter());
                     }

@@ -1,4 +1,4 @@
-//! A store on a directory whose files are damaged, cut, lost or of different times: refused, or right in every row.
+//! A store on a directory with files damaged, cut, lost or of different times: refused, or right in every row.
 #![allow(clippy::unwrap_used, reason = "only tests")]
 
 mod support;
@@ -125,10 +125,10 @@ async fn log_that_is_cut_lost_or_of_another_time_is_refused() {
     )
     .await;
     assert_refused(&end, &["COMMITS is damaged"]);
-    // One of three records is not all of them.
+    // A single damaged record of three is no damaged file.
     let one = new.with(COMMITS, |bytes| bytes[..4096].fill(7));
     judge(scratch.path(), &one, &answered, "one record").await;
-    // An older counter proves less, and nothing wrong.
+    // An older counter proves less, and never anything wrong.
     let end = judge(
         scratch.path(),
         &new.with_that_of(COMMITS, &old),
@@ -151,7 +151,7 @@ async fn files_of_different_times_are_refused_without_the_counter_and_stay_as_th
     story.vote(4).await;
     let (new, answered) = story.killed().await;
     let scratch = tempfile::tempdir().unwrap();
-    // With the older counter, only the two files themselves can show it.
+    // With the older counter, only the two files themselves can show the mismatch.
     let mixed = new.with_that_of(DATABASE, &old).with_that_of(COMMITS, &old);
     let end = judge(
         scratch.path(),
@@ -167,7 +167,7 @@ async fn files_of_different_times_are_refused_without_the_counter_and_stay_as_th
             "{name} has changed"
         );
     }
-    // A whole older copy is what the other acceptors refuse.
+    // A whole older copy is not refused here, but by the other acceptors.
     let end = judge(scratch.path(), &old, &old_answered, "an older copy").await;
     assert_eq!(end, End::Sound(0));
     let end = judge(scratch.path(), &new, &answered, "the right files").await;
@@ -192,7 +192,7 @@ async fn start_leaves_no_frame_of_an_earlier_process_in_the_log() {
     );
     assert_eq!(opened.recovered.commit_counter, answered.counter.next());
     drop(store);
-    // What is in the database by now does not need the log.
+    // Commits already in the database do not need the log.
     let (store, _) = open(scratch.path(), 3).await.unwrap();
     store.close().await;
 }
@@ -225,7 +225,7 @@ async fn start_waits_for_no_reader_that_keeps_the_log_and_says_which_file() {
     assert_eq!(opened.recovered.commit_counter, answered.counter.next());
 }
 
-/// Every column with contents that are wrong in one way each; `{}` stands for the table.
+/// Every column with wrong contents, each wrong in its own way; `{}` stands for the table.
 const COLUMNS: [(&str, &[&str]); 7] = [
     (
         "state",
@@ -318,7 +318,7 @@ async fn every_column_may_hold_something_else() {
     let scratch = tempfile::tempdir().unwrap();
     for (table, changes) in COLUMNS {
         for change in changes {
-            // A row below the watermark, and one above it.
+            // A row below the watermark, and a row above.
             for slot in if table == "vote" { &[4, 11][..] } else { &[0][..] } {
                 let condition = if table == "vote" {
                     format!(" WHERE slot = {slot}")
@@ -333,7 +333,7 @@ async fn every_column_may_hold_something_else() {
                 let is_trace = change.starts_with("traceparent");
                 match (table, &end) {
                     ("promise", End::Sound(0)) => {}
-                    // Without its trace context a row is as sound as before.
+                    // Without the trace context, a row is as sound as before.
                     ("vote", End::Sound(unknown)) if *unknown == usize::from(!is_trace) => {}
                     ("vote", End::Refused(text)) if change.starts_with("slot") => {
                         assert!(text.contains("(vote)"), "{what}: {text}");

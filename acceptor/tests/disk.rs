@@ -1,4 +1,4 @@
-//! The real binary on disks that fail, and with rows that are damaged.
+//! The real binary on failing disks, and with damaged rows.
 #![allow(clippy::print_stderr, reason = "what a person who runs it reads")]
 #![allow(clippy::unwrap_used, reason = "only tests")]
 
@@ -42,7 +42,7 @@ impl Leader {
         }
     }
 
-    /// The answer to one message; none when the stream broke instead.
+    /// The answer to a message; none when the stream broke instead.
     async fn propose(
         &mut self,
         round: u64,
@@ -62,7 +62,7 @@ impl Leader {
 struct Strace(Child);
 
 impl Strace {
-    /// From now on lets the `nth` sync of each thread fail; none where that cannot be done.
+    /// From now on lets the `nth` sync of each thread fail; none where `strace` cannot do so.
     fn fail_sync(process: &Process, nth: u32) -> Option<Self> {
         let inject = format!("inject=fsync,fdatasync:error=EIO:when={nth}");
         let mut strace = Command::new("strace");
@@ -107,7 +107,7 @@ async fn commit_whose_sync_failed_is_not_answered_and_is_the_last() {
     let Some(_strace) = Strace::fail_sync(&process, u32::try_from(SOUND).unwrap() + 1) else {
         return;
     };
-    // One message is one commit, and one commit is one sync.
+    // Each message is a commit, and each commit is a sync.
     let mut answered = 0;
     while leader.propose(1, 0, [(answered + 1, value("x"))]).await.is_some() {
         answered += 1;
@@ -123,11 +123,11 @@ async fn commit_whose_sync_failed_is_not_answered_and_is_the_last() {
     assert!(status.into_inner().voted_to > SOUND);
 }
 
-/// Everything that a stream of pages or frames told, up to a slot.
+/// Everything sent by a stream of pages or frames, up to a slot.
 #[derive(Default)]
 struct Told {
     rows: Vec<pb::Row>,
-    /// The watermark of each page with its last slot.
+    /// The watermark of each page with the page's last slot.
     watermarks: Vec<(u64, u64)>,
 }
 
@@ -202,7 +202,7 @@ async fn damaged_and_missing_rows_are_found_unasked_told_as_unknown_and_repaired
     }
     assert_eq!(told.unknown(), [DAMAGED, MISSING]);
     for (last, chosen_to) in told.watermarks {
-        // A frame speaks for those of its own rows that can be read, and damage makes no difference to them.
+        // A frame speaks for its own readable rows only, and damage makes no difference to these rows.
         assert_eq!(chosen_to, ROWS, "{last}: {chosen_to}");
     }
 
@@ -233,7 +233,7 @@ async fn damaged_and_missing_rows_are_found_unasked_told_as_unknown_and_repaired
     let accepted = leader.propose(2, ROWS, [of(MISSING)]).await.unwrap();
     assert_eq!(accepted.chosen_to, ROWS);
     wait_for(&mut client, |status| status.damaged_rows == 0).await;
-    // Who observed meanwhile is told.
+    // Observers connected meanwhile get the repaired rows.
     let mut slots = Vec::new();
     while slots.len() < 2 {
         let frame = frames.message().await.unwrap().unwrap();

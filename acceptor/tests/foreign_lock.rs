@@ -1,4 +1,4 @@
-//! The real binary while another process holds a lock on its file.
+//! The real binary while another process holds a lock on the acceptor's file.
 #![allow(clippy::unwrap_used, reason = "only tests")]
 
 mod support;
@@ -21,7 +21,7 @@ use support::{
 use tokio::{sync::mpsc, time::sleep};
 use tokio_stream::wrappers::ReceiverStream;
 
-/// An acceptor whose log goes to a file. Killed when it is dropped.
+/// An acceptor with its log in a file. Killed when dropped.
 struct Logged {
     child: Child,
     log: PathBuf,
@@ -54,7 +54,7 @@ impl Logged {
         AcceptorClient::new(connect_lazy(&url.parse().unwrap()))
     }
 
-    /// Asks the process to stop, and returns its exit code.
+    /// Stops the process by a signal, and returns the exit code.
     fn stop(&mut self) -> Option<i32> {
         let pid = self.child.id().to_string();
         assert!(
@@ -76,7 +76,7 @@ impl Drop for Logged {
     }
 }
 
-/// Another program's write lock on the acceptor's file.
+/// A foreign program's write lock on the acceptor's file.
 async fn lock(directory: &Path) -> SqliteConnection {
     let options = SqliteConnectOptions::new().filename(directory.join("data/acceptor.db"));
     let mut holder = SqliteConnection::connect_with(&options).await.unwrap();
@@ -89,7 +89,7 @@ async fn unlock(mut holder: SqliteConnection) {
     holder.close().await.unwrap();
 }
 
-/// Proposes one value; the answer arrives at the receiver.
+/// Proposes a value; the answer arrives at the receiver.
 async fn propose(client: &Client, cluster: ClusterId, slot: u64) -> mpsc::Receiver<Option<Answer>> {
     let (sender, answers) = mpsc::channel(1);
     let mut client = client.clone();
@@ -138,7 +138,7 @@ async fn stop_and_start_work_while_another_process_holds_the_lock() {
     process.says("another process holds a lock").await;
     assert_eq!(process.stop(), Some(0));
     drop(process);
-    // The next one starts, says so, and can be stopped as well.
+    // The next process starts, logs the lock, and can be stopped as well.
     let mut process = Logged::start(directory.path());
     process.says("another process holds a lock").await;
     assert_eq!(process.stop(), Some(0));
@@ -153,13 +153,13 @@ async fn stop_and_start_work_while_another_process_holds_the_lock() {
 
 #[tokio::test]
 async fn start_waits_for_a_reader_in_another_process_and_says_so_once() {
-    /// Longer than SQLite waits for a reader several times over.
+    /// Several times longer than SQLite waits for a reader.
     const READS_FOR: Duration = Duration::from_secs(7);
     let directory = tempfile::tempdir().unwrap();
     let mut process = Logged::start(directory.path());
     let mut client = process.client().await;
     form(&mut client).await;
-    // Killed, so that it leaves a log to empty.
+    // Killed, so that a log is left to empty.
     drop(process);
     let options = SqliteConnectOptions::new().filename(directory.path().join("data/acceptor.db"));
     let mut reader = SqliteConnection::connect_with(&options).await.unwrap();

@@ -1,4 +1,4 @@
-//! The real binary over gRPC: what it answers, what survives when it is killed, and how it exits.
+//! The real binary over gRPC: answers, state after a kill, and exit codes.
 #![allow(clippy::unwrap_used, reason = "only tests")]
 
 mod support;
@@ -20,7 +20,7 @@ use support::{
 };
 use tokio::sync::Semaphore;
 
-/// What a leader was told before its stream broke.
+/// The answers received by a leader before the stream broke.
 struct Acknowledged {
     cluster: ClusterId,
     /// Three slots a message, from 0 on.
@@ -29,8 +29,8 @@ struct Acknowledged {
 }
 
 impl Acknowledged {
-    /// Proposes, with as many messages unanswered as a leader may have, until the stream breaks; kills the process
-    /// meanwhile, if asked to, after so many answers.
+    /// Proposes until the stream breaks, with the maximum number of unanswered messages. Kills the process after
+    /// `kill_after` answers, if given.
     async fn load(process: &mut Process, kill_after: Option<u64>) -> Self {
         let mut client = process.client();
         let cluster = form(&mut client).await.cluster_id();
@@ -53,7 +53,7 @@ impl Acknowledged {
         let mut answers = client.accept(stream).await.unwrap().into_inner();
         let mut messages = 0;
         let mut last_stamp = None;
-        // What still comes out of the socket after a kill was answered all the same.
+        // Answers still in the socket after a kill were answers nonetheless.
         while let Ok(Some(answer)) = answers.message().await {
             assert_eq!(
                 answer.sequence,
@@ -79,7 +79,7 @@ impl Acknowledged {
         }
     }
 
-    /// Asks for a promise, and finds everything acknowledged in it.
+    /// Requests a promise, and checks that the promise contains everything acknowledged.
     async fn check(&self, process: &Process) {
         let request = pb::PrepareRequest {
             caller: Some(caller(Some(self.cluster))),
@@ -105,7 +105,7 @@ impl Acknowledged {
                 "slot {at}"
             );
         }
-        // The run that broke off ended no lower than what it had said of itself.
+        // The killed run ended no lower than its last stamp.
         let request = pb::FormRequest {
             caller: Some(caller(None)),
             step: None,
@@ -184,7 +184,7 @@ async fn observers_are_told_what_is_held_and_then_what_follows() {
     assert_eq!(live.chosen_to, 2);
     assert_eq!(range(&votes.message().await.unwrap().unwrap().votes), [(2, 3)]);
 
-    // A vote is in the tail by the time it is answered.
+    // A vote is in the tail by the time the vote is answered.
     answers.message().await.unwrap().unwrap();
     let tail = pb::TailRequest {
         caller: Some(caller(Some(cluster))),
@@ -252,7 +252,7 @@ async fn attached_peers_are_answered_and_told_of_a_new_leader_at_once() {
         ..Default::default()
     };
     client.prepare(prepare).await.unwrap();
-    // First that it is heard, then that the promise is on disk; at times both at once.
+    // First the candidate is heard, then the promise is on disk; at times both at once.
     let heard = attached.message().await.unwrap().unwrap();
     let of_heard = heard.heard.clone().unwrap();
     assert_eq!(
@@ -312,7 +312,7 @@ fn directory_that_cannot_be_written_exits_74() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     std::fs::write(&file, "").unwrap();
-    // Permissions do not stop root, so tests as root need a path that nobody can write.
+    // Permissions do not stop root, so tests as root need an unwritable path.
     for path in [file.join("below"), PathBuf::from("/proc/paxos")] {
         let output = command(&path).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);

@@ -1,6 +1,6 @@
-//! What a store still holds after its process ended, in whatever way.
+//! Content of a store after the end of its process, for every kind of end.
 //!
-//! One suite runs over every store; a store that forgets must fail it.
+//! A single suite runs over every store; a store that forgets must fail the suite.
 #![allow(clippy::unwrap_used, reason = "only tests")]
 
 mod support;
@@ -38,8 +38,8 @@ impl Disk for Forgetful {
     }
 }
 
-/// Everything that was committed is there in the next run: the promise with its address, the configuration, the latest
-/// vote of each slot, the watermark, the counters and the runs.
+/// Everything committed is present in the next run: the promise with its address, the configuration, the latest vote of
+/// each slot, the watermark, the counters and the runs.
 async fn reopening_keeps_everything_committed(disk: &impl Disk) {
     let mut first = Run::begin(disk, 1).await;
     assert_eq!(first.opened.recovered.membership, Membership::Blank);
@@ -53,7 +53,7 @@ async fn reopening_keeps_everything_committed(disk: &impl Disk) {
             [(0, value("a")), (1, value("b")), (3, Value::noop())],
         ))
         .await;
-    // Overwrites a vote, and brings a watermark that slot 0's older ballot does not reach.
+    // Overwrites a vote, and brings a watermark not reached by slot 0's older ballot.
     first.accept(accept(4, 2, [(1, value("c"))])).await;
     first.accept(accept(4, 2, [(0, value("a"))])).await;
     let uuid = first.opened.recovered.uuid;
@@ -119,7 +119,7 @@ async fn pages_cover_a_long_log_exactly(disk: &impl Disk) {
     let mut run = Run::begin(disk, 1).await;
     run.form().await;
     run.prepare(1).await;
-    // Odd counts, so that padding shows; a gap; one value above a page's bytes.
+    // Odd counts, so that padding shows; a gap; a value above the bytes of a page.
     for (from, count) in [(0, 1500), (1500, 3), (2000, 1025)] {
         let rows = (from..from + count).map(|at| (at, value(&format!("value {at}"))));
         run.accept(accept(1, 0, rows)).await;
@@ -184,7 +184,7 @@ async fn damaged_vote_is_unknown_and_holds_the_watermark_back_until_it_is_accept
         )
     );
     assert_eq!(page.chosen_to, slot(2));
-    // Repair, as the worker does it: what is held below the watermark is read first.
+    // Repair, as in the worker: stored votes below the watermark are read first.
     let repair = accept(1, 4, [(2, value("x"))]);
     let slots: Vec<_> = run.core.slots_to_read(&repair).collect();
     let below = run.store.reader().held(&slots).await.unwrap();

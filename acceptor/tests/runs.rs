@@ -1,4 +1,4 @@
-//! The list of runs: bounded on disk, and a start that fails adds nothing.
+//! The list of runs: bounded on disk, and a failed start adds nothing.
 #![allow(clippy::unwrap_used, reason = "only tests")]
 
 mod support;
@@ -42,7 +42,7 @@ async fn a_file_with_more_runs_than_are_kept_is_cut_at_start() {
     let directory = directory.path();
     start(directory, 1).await;
     start(directory, 2).await;
-    // As an earlier release leaves it after many starts.
+    // State left by an earlier release after many starts.
     execute(
         directory,
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 130000)
@@ -64,7 +64,7 @@ async fn a_file_with_more_runs_than_are_kept_is_cut_at_start() {
         count(directory, "SELECT count(*) FROM run").await,
         i64::try_from(RUNS_MAX).unwrap()
     );
-    // One more start, one run less of the oldest.
+    // After another start, the oldest run is dropped.
     let opened = start(directory, 4).await;
     assert_eq!(opened.past_runs.len(), RUNS_MAX - 1);
     assert!(opened.past_runs.ends_with(&[ended(2, 2), ended(3, 3)]));

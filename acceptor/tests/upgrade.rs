@@ -1,4 +1,4 @@
-//! A file of schema version 1, and what becomes of it.
+//! The upgrade of a file of schema version 1.
 #![allow(clippy::unwrap_used, reason = "only tests")]
 
 mod support;
@@ -26,7 +26,7 @@ use support::{
     value,
 };
 
-/// A file as the first release wrote it: schema version 1, with checksums of its own.
+/// A file as written by the first release: schema version 1, with checksums of that version.
 async fn write_version_1(directory: &Path) -> Answered {
     let uuid = AcceptorUuid::from_u128(41);
     let configuration = Configuration::new([(uuid, "http://a:1".into())], 1, 1).unwrap();
@@ -150,12 +150,12 @@ async fn file_of_version_1_is_upgraded_and_protected_from_then_on() {
     let new = Files::of(directory.path());
     let end = judge(directory.path(), &new.without(COMMITS), &answered, "no counter").await;
     assert_refused(&end, &["COMMITS is missing"]);
-    // A crash before the first commit of the new version: the counter knows of none yet.
+    // A crash before the first commit of the new version: the counter contains no commit yet.
     let between = old.with_that_of(DATABASE, &new);
     let end = judge(directory.path(), &between, &answered, "no counter").await;
     assert_refused(&end, &["COMMITS is missing"]);
 
-    // What version 1 could verify is verified before, and a refused file stays as it was.
+    // Data with a checksum in version 1 is verified before the upgrade, and a refused file stays unchanged.
     old.put_into(directory.path());
     change_by_sql(directory.path(), "UPDATE state SET promised_round = 2").await;
     let garbled = Files::of(directory.path());

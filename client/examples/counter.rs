@@ -1,4 +1,5 @@
-//! Adds one to a counter by compare-and-set, as often as it takes; exactly once, whatever fails on the way.
+//! Adds one to a counter by compare-and-set, with as many attempts as needed; exactly once, despite any failure on the
+//! way.
 //!
 //! Start a cluster with `paxos dev`, then: `cargo run -p paxos-client --example counter`
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
@@ -42,7 +43,7 @@ async fn main() -> anyhow::Result<()> {
                 println!("{next}, written at version {version}");
                 return Ok(());
             }
-            // Somebody was faster, and nothing was changed: read again.
+            // Another client was faster, and nothing was changed: read again.
             Written::ConditionFailed { .. } => {}
         }
     }

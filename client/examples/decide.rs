@@ -1,4 +1,4 @@
-//! Decides a name: run it many times at once with different values, and all print the same winner.
+//! Decides a name: run the example many times at once with different values, and all runs print the same winner.
 //!
 //! Start a cluster with `paxos dev`, then: `cargo run -p paxos-client --example decide -- leader-2026 alice`
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]

@@ -1,4 +1,4 @@
-//! Does guarded work while it holds an election: start it in several terminals, and stop the one that works.
+//! Does guarded work while holding an election: start the example in several terminals, and stop the working process.
 //!
 //! Start a cluster with `paxos dev`, then: `cargo run -p paxos-client --example election -- alice`
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
@@ -27,14 +27,14 @@ async fn main() -> anyhow::Result<()> {
     let election = Election::new(&client, "example-job", candidate, Duration::from_secs(5))?;
     let tenure = election.campaign(Duration::from_secs(30)).await?;
     for step in 1..=20 {
-        // Before each step: it may have been lost meanwhile.
+        // Before each step: the tenure may have been lost meanwhile.
         let token = tenure.check()?;
-        // What is acted on gets the token, and refuses one that is lower than the highest it has seen.
+        // The target of the work gets the token, and refuses every token below the highest token seen.
         println!("step {step} with token {token}");
         tokio::select! {
             // Cancel safe: a timer.
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
-            // Cancel safe: it only waits.
+            // Cancel safe: only waits.
             lost = tenure.lost() => return Err(lost.into()),
         }
     }

@@ -1,4 +1,4 @@
-//! Appends its arguments to the log, then reads back the first of them.
+//! Appends the arguments to the log, then reads the first record back.
 //!
 //! Start a cluster with `paxos dev`, then: `cargo run -p paxos-client --example propose -- hello world`
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]

@@ -1,4 +1,4 @@
-//! Prints each change of the registers whose key starts with its argument.
+//! Prints each change of the registers with the argument as the prefix of the key.
 //!
 //! Start a cluster with `paxos dev`, then: `cargo run -p paxos-client --example watch -- config/`
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]

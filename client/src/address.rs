@@ -1,4 +1,4 @@
-//! Where proposers and learners are: as given, or as the acceptors report.
+//! The addresses of proposers and learners: as given, or as reported by the acceptors.
 
 use std::{
     collections::HashMap,
@@ -18,15 +18,15 @@ use crate::{
     status::{Acceptors, ClusterStatus},
 };
 
-/// An acceptor that has not answered by then is left out of a search.
+/// Longest wait for an acceptor in a search for proposers or learners.
 const SEARCH_PATIENCE: Duration = Duration::from_secs(1);
-/// An address that failed is tried last for so long.
+/// How long a failed address is tried last.
 const SHUN: Duration = Duration::from_secs(2);
-/// A peer whose last report is older is tried after the others.
+/// Age of a peer's last report, in milliseconds, from which the peer is tried after the other peers.
 const REPORT_FRESH_MS: u64 = 5_000;
-/// A live peer reports several times in that time; one that does not may have stopped.
+/// A live peer reports several times within this many milliseconds; a peer without such a report may have stopped.
 const REPORT_RECENT_MS: u64 = 1_000;
-/// An acceptor that has not answered by then is left out when the leader is asked for.
+/// Longest wait for an acceptor in a search for the leader.
 const LEADER_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Finds addresses, best first.
@@ -35,7 +35,7 @@ pub(crate) struct Directory {
     pub(crate) acceptors: Acceptors,
     proposers: Vec<Address>,
     learners: Vec<Address>,
-    /// When an address last failed.
+    /// The time of each address's last failure.
     failed: Mutex<HashMap<Address, Instant>>,
 }
 
@@ -49,41 +49,41 @@ impl Directory {
         }
     }
 
-    /// Proposers to try, in order: the leader first, those that failed a moment ago last.
+    /// Proposers to try, in order: the leader first, recently failed proposers last.
     ///
     /// # Errors
-    /// Nobody is known; says why.
+    /// No proposer is known; the cause says why.
     pub(crate) async fn proposers(&self) -> Result<Vec<Address>, Cause> {
         self.search(Role::Proposer, &self.proposers).await
     }
 
-    /// The leader, as a majority of the acceptors report it; `None` when they name none.
+    /// The leader, as reported by a majority of the acceptors; `None` when the acceptors name no leader.
     ///
     /// # Cancel safety
-    /// Safe: it only reads.
+    /// Safe: the call only reads.
     pub(crate) async fn leader(&self) -> Option<Leader> {
         leader(&self.acceptors.status(LEADER_PATIENCE, |_| true).await)
     }
 
-    /// Learners to try, in order; spread, so that clients do not all choose the same.
+    /// Learners to try, in order; spread, so that not all clients choose the same learner.
     ///
     /// # Errors
-    /// Nobody is known; says why.
+    /// No learner is known; the cause says why.
     pub(crate) async fn learners(&self) -> Result<Vec<Address>, Cause> {
         self.search(Role::Learner, &self.learners).await
     }
 
-    /// The proposers that the client was given.
+    /// The proposers given to the client.
     pub(crate) fn given_proposers(&self) -> &[Address] {
         &self.proposers
     }
 
-    /// The learners that the client was given.
+    /// The learners given to the client.
     pub(crate) fn given_learners(&self) -> &[Address] {
         &self.learners
     }
 
-    /// Remembers that an address could not be reached, or does not get on.
+    /// Remembers that an address could not be reached, or makes no progress.
     pub(crate) fn shun(&self, address: &Address) {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -91,7 +91,7 @@ impl Directory {
         failed.insert(address.clone(), now);
     }
 
-    /// Forgets that it failed.
+    /// Forgets the failure of an address.
     pub(crate) fn trust(&self, address: &Address) {
         self.failed
             .lock()
@@ -99,13 +99,13 @@ impl Directory {
             .remove(address);
     }
 
-    /// Whether it failed a moment ago.
+    /// Whether the address failed a moment ago.
     pub(crate) fn is_shunned(&self, address: &Address) -> bool {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         failed.get(address).is_some_and(|at| at.elapsed() < SHUN)
     }
 
-    /// Whether the learners were given, and are not looked for.
+    /// Whether the learners were given, so that no search is needed.
     pub(crate) fn has_fixed_learners(&self) -> bool {
         !self.learners.is_empty()
     }
@@ -136,8 +136,8 @@ impl Directory {
     }
 }
 
-/// The proposer that leads at the highest ballot, of those heard of lately. A leader that was replaced while it was
-/// paused still counts as leading in its last report, at a lower ballot.
+/// The leading proposer of the highest ballot, among recent reports. A leader replaced during a pause still counts as
+/// leading in its last report, at a lower ballot.
 fn leader(status: &ClusterStatus) -> Option<Leader> {
     let peers = status.answers().flat_map(|answer| &answer.attached);
     let leading = peers.filter_map(|AttachedPeer { report, age_ms }| {
@@ -163,10 +163,10 @@ fn leader(status: &ClusterStatus) -> Option<Leader> {
         .map(|(_, leader)| leader)
 }
 
-/// The latest report of a peer, of all that acceptors have.
+/// The latest report of a peer, among the reports at all acceptors.
 struct Seen {
     age_ms: u64,
-    /// A learner that does not answer reads now: it has not caught up since its start, or its disk is full.
+    /// Whether the learner refuses reads now: no catch-up since its start, or a full disk.
     refuses_reads: bool,
 }
 
@@ -176,8 +176,9 @@ impl Seen {
     }
 }
 
-/// The peers of a role that any acceptor names: the leader first, then those heard of lately, in any order. A learner that
-/// refuses reads is named only when there is no other: it says why.
+/// The peers of a role named by any acceptor: the leader first, then recently reported peers, in random order. A
+/// learner that refuses reads is named only when no recently reported learner serves reads: the refusal then gives the
+/// reason.
 fn attached(status: &ClusterStatus, role: Role) -> Vec<Address> {
     let leader = leader(status).map(|leader| leader.address);
     let mut peers: HashMap<Address, Seen> = HashMap::new();
@@ -313,13 +314,13 @@ mod tests {
             ["http://old:1"]
         );
         assert_eq!(named(vec![new()]), ["http://new:1"]);
-        // It had caught up before it started again, as an earlier report says.
+        // The learner had caught up before a restart, according to an earlier report.
         let before = || learner("http://new:1", false, 900);
         assert_eq!(
             named(vec![before(), new(), learner("http://old:1", false, 10)]),
             ["http://old:1"]
         );
-        // The only one that had caught up is silent.
+        // The only learner that had caught up is silent.
         let silent = learner("http://silent:1", false, 60_000);
         assert_eq!(named(vec![new(), silent]), ["http://new:1", "http://silent:1"]);
     }

@@ -1,4 +1,4 @@
-//! The client: what an application holds.
+//! The client: an application's handle to a cluster.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,24 +31,25 @@ use crate::{
     unary::Unary,
 };
 
-/// Nobody waits longer; and a moment that no clock can name is none to wait for.
+/// Upper bound of every timeout, so that adding a timeout to `Instant::now()` cannot overflow.
 const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
-/// Pauses between attempts of one call, from the shortest to the longest.
+/// Pauses between attempts of a call, from the shortest to the longest.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 
-/// Whom to talk to.
+/// The addresses of a cluster's processes.
 #[derive(Clone, Debug, Default)]
 pub struct ClientConfig {
-    /// Acceptors, at least one; the more are given, the more of them may be down.
+    /// Acceptors, at least one. With more addresses, more acceptors may be down.
     pub acceptors: Vec<Address>,
-    /// Proposers to use, in order of preference; none: those that the acceptors name, the leader first.
+    /// Proposers to use, in order of preference. If empty, the client uses the proposers named by the acceptors, the
+    /// leader first.
     pub proposers: Vec<Address>,
-    /// Learners to use, subscriptions and watches in order of preference, reads all of them; none: those that the
-    /// acceptors name.
+    /// Learners to use. Subscriptions and watches use the learners in order of preference, reads use all learners. If
+    /// empty, the client uses the learners named by the acceptors.
     pub learners: Vec<Address>,
 }
 
-/// A connection to one cluster. Cheap to clone; clones share their connections.
+/// A connection to a cluster. Cheap to clone; clones share their connections.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(crate) directory: Arc<Directory>,
@@ -61,8 +62,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client. Nothing is connected before the first call needs it, so this succeeds while the cluster is
-    /// still down.
+    /// Makes a client. Nothing is connected before the first call, so this succeeds while the cluster is still down.
     ///
     /// # Errors
     /// No acceptor is given.
@@ -95,7 +95,7 @@ impl Client {
         })
     }
 
-    /// Appends one record, 1 byte to [1 MiB](crate::VALUE_BYTES_MAX), to the log: [`propose`](Self::propose) of an
+    /// Appends a record, 1 byte to [1 MiB](crate::VALUE_BYTES_MAX), to the log: [`propose`](Self::propose) of an
     /// `Append`.
     ///
     /// # Errors
@@ -107,18 +107,21 @@ impl Client {
         self.propose(append(record.into()), timeout).await
     }
 
-    /// Has one command ordered; returns its version once it is chosen, is on the disks of a quorum (so it survives
-    /// power loss), and so is everything ordered before it.
+    /// Has a command ordered, and returns the version of the command.
     ///
-    /// All calls of one client share a stream to one proposer, in any number at once. When the proposer fails, the
-    /// next is used. Calls made one after the other are ordered so; calls made together, in any order.
+    /// Returns once the command is chosen and on the disks of a quorum, and so is everything ordered before it. The
+    /// command then survives power loss.
+    ///
+    /// All calls of a client, any number at once, share a stream to one proposer. When this proposer fails, the next
+    /// proposer is used. Successive calls are ordered in the order of the calls; concurrent calls may be ordered in any
+    /// order.
     ///
     /// # Errors
-    /// See [`ProposeError`]. Only what was certainly not ordered is repeated, until `timeout` has passed; thirty days
-    /// are the longest.
+    /// See [`ProposeError`]. A command is repeated, until `timeout` has passed, only while it is certain that the
+    /// command was not ordered. The longest timeout is thirty days.
     ///
     /// # Cancel safety
-    /// Dropping the future withdraws the command if it has not been sent yet; otherwise it may still be ordered.
+    /// Dropping the future withdraws a command that is not sent yet; a sent command may still be ordered.
     pub async fn propose(&self, command: Command, timeout: Duration) -> Result<Version, ProposeError> {
         limits::check(&command)?;
         let proposing = repeat(deadline_in(timeout), |deadline| {
@@ -127,8 +130,8 @@ impl Client {
         self.tracer.operation("client.propose", proposing).await
     }
 
-    /// The same as [`propose`](Self::propose), as a call of its own instead of over the shared stream: what clients in
-    /// other languages do first. It costs many times as much.
+    /// Like [`propose`](Self::propose), as a call of its own instead of over the shared stream: the form that clients
+    /// in other languages begin with. Costs many times as much.
     ///
     /// # Errors
     /// As [`propose`](Self::propose).
@@ -144,10 +147,11 @@ impl Client {
         self.tracer.operation("client.propose", proposing).await
     }
 
-    /// Follows the log from a slot on, on some learner and, when that one fails, on another: without gaps or repeats.
+    /// Follows the log from slot `from` on, without gaps or repeats. When the learner in use fails, another learner
+    /// continues.
     ///
-    /// It ends in [`SubscribeError::Unavailable`](crate::SubscribeError::Unavailable) only when no learner has
-    /// answered for `patience`.
+    /// The subscription ends in [`SubscribeError::Unavailable`](crate::SubscribeError::Unavailable) only when no
+    /// learner has answered for `patience`.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
@@ -155,42 +159,46 @@ impl Client {
         Subscription::start(self.directory.clone(), from, patience)
     }
 
-    /// Asks every process how it is: the acceptors, and the members, proposers and learners that they name.
+    /// Asks every process for its status: the acceptors, and the members, proposers and learners named by the
+    /// acceptors.
     ///
-    /// Processes that do not answer are waited for until `timeout` while no quorum of acceptors has answered, and
-    /// otherwise for a fraction of a second.
+    /// While no quorum of acceptors has answered, late processes are waited for until `timeout`; otherwise for a
+    /// fraction of a second.
     ///
     /// # Cancel safety
-    /// Safe: it only reads.
+    /// Safe: the call only reads.
     pub async fn cluster_status(&self, timeout: Duration) -> ClusterStatus {
         survey(&self.directory, timeout.min(TIMEOUT_MAX)).await
     }
 
-    /// Where the log ends: a slot above every command that was acknowledged before the call. A learner finds it by the
-    /// read barrier, as it does for a linearizable read, so a majority of acceptors and one learner must answer.
+    /// The end of the log: a slot above every command acknowledged before the call.
+    ///
+    /// A learner finds the end by the read barrier, as for a linearizable read. So a majority of acceptors and a
+    /// learner must answer.
     ///
     /// # Errors
     /// No learner answered within `timeout`.
     ///
     /// # Cancel safety
-    /// Safe: it only reads.
+    /// Safe: the call only reads.
     pub async fn chosen_to(&self, timeout: Duration) -> Result<Slot, Cause> {
         self.end_of_log(Consistency::Linearizable, timeout).await
     }
 
-    /// How far one learner has applied the log, without a majority of acceptors: commands above may have been acknowledged.
+    /// How far a learner has applied the log. Needs no majority of acceptors: commands above may have been
+    /// acknowledged.
     ///
     /// # Errors
     /// No learner answered within `timeout`.
     ///
     /// # Cancel safety
-    /// Safe: it only reads.
+    /// Safe: the call only reads.
     pub async fn applied_to(&self, timeout: Duration) -> Result<Slot, Cause> {
         self.end_of_log(Consistency::Local, timeout).await
     }
 
     async fn end_of_log(&self, consistency: Consistency, timeout: Duration) -> Result<Slot, Cause> {
-        // Which register is read does not matter: the answer says how much of the log is in it.
+        // Any register will do: the answer says how much of the log is included.
         let key = Bytes::from_static(b"\0");
         let read = self.look_up(key, consistency, deadline_in(timeout));
         let (_, applied_to) = read.await.map_err(Unanswered::into_cause)?;
@@ -236,7 +244,7 @@ impl Client {
         let too_late = || Failed::NotProposed(self.too_late());
         match timeout_at(deadline, self.queue.send(submission)).await {
             Ok(Ok(())) => {}
-            // The courier lives as long as any client; only a runtime that stops ends it.
+            // The courier runs as long as any client exists; only the end of the runtime ends the courier earlier.
             Ok(Err(_closed)) => {
                 return Err(Failed::NotProposed(Cause::unavailable("the client is stopping")));
             }
@@ -246,7 +254,7 @@ impl Client {
             Ok(Ok(result)) => result,
             _ if sending.withdraw() => Err(too_late()),
             Ok(Err(_closed)) => Err(Failed::OutcomeUnknown(Cause::deadline())),
-            // It may have come in this very moment.
+            // The answer may have arrived at this very moment.
             Err(_elapsed) => answered
                 .try_recv()
                 .unwrap_or(Err(Failed::OutcomeUnknown(Cause::deadline()))),
@@ -254,7 +262,7 @@ impl Client {
     }
 }
 
-/// Withdraws a command whose caller is gone.
+/// Withdraws the command of a caller that is gone.
 struct Withdrawal(Sending);
 
 impl Drop for Withdrawal {
@@ -263,12 +271,12 @@ impl Drop for Withdrawal {
     }
 }
 
-/// When a timeout that begins now is over.
+/// The deadline of a timeout that begins now.
 pub(crate) fn deadline_in(timeout: Duration) -> Instant {
     Instant::now() + timeout.min(TIMEOUT_MAX)
 }
 
-/// Attempts until something else than “not proposed” comes of it, or the deadline is too near for another.
+/// Repeats attempts while the result is “not proposed” and the deadline leaves time for a further attempt.
 async fn repeat<F>(deadline: Instant, attempt: impl Fn(Instant) -> F) -> Result<Version, ProposeError>
 where
     F: Future<Output = Result<Version, Failed>>,

@@ -1,4 +1,4 @@
-//! The one task that carries commands to a proposer, and to another when that one fails.
+//! The only task that carries commands to a proposer, and to another proposer after a failure.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -19,17 +19,17 @@ use crate::{
     stream::{Arrival, ProposeStream, Submission},
 };
 
-/// Commands waiting to be sent; they wait only while no proposer is connected or its stream is full, and who finds
-/// no room here waits in line within its own deadline.
+/// Capacity of the queue of unsent commands. Commands wait here only while no proposer is connected or the stream is
+/// full. A caller without room waits in line, within the caller's own deadline.
 pub(crate) const QUEUE_MAX: usize = 1024;
 /// Pauses before the next search for a proposer, from the shortest to the longest.
 const ROUND_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-/// A proposer that has not opened the stream by then gets a rival: the next one is tried beside it.
+/// Head start of a proposer for opening the stream. After this time, the next proposer is tried in parallel.
 const OPEN_HEAD_START: Duration = Duration::from_millis(250);
-/// How often a stream is checked for being stuck.
+/// Time between checks whether a stream is stuck.
 const STUCK_CHECK: Duration = Duration::from_millis(500);
 
-/// Why no proposer is connected just now, for callers whose time runs out meanwhile.
+/// Why no proposer is connected at present, for callers whose deadline passes meanwhile.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Obstacle(Arc<Mutex<Option<Cause>>>);
 
@@ -51,7 +51,7 @@ pub(crate) struct Courier {
 }
 
 impl Courier {
-    /// Runs until the last client is gone; then nobody waits for an answer any more.
+    /// Runs until the last client is gone; then no caller waits for an answer any more.
     pub(crate) async fn run(mut self) {
         let mut pause = Backoff::new(ROUND_PAUSE.0, ROUND_PAUSE.1);
         while let Some(first) = self.queue.recv().await {
@@ -63,16 +63,16 @@ impl Courier {
                 return;
             };
             self.directory.shun(&stream.suspect.address);
-            // Those whose commands were sent on the stream that is left still get its answers.
+            // Commands sent on the abandoned stream still get their answers.
             tokio::spawn(stream.drain(self.judge.clone()));
-            // A proposer that served and stops is succeeded by another at once: no use in waiting.
+            // When a proven proposer stops, another proposer takes over at once: no pause is needed.
             if !proven {
                 sleep(pause.next_delay()).await;
             }
         }
     }
 
-    /// Opens a stream to the first proposer that answers; gives up when `first` is not wanted any more.
+    /// Opens a stream to the first proposer that answers; gives up when `first` is withdrawn.
     async fn open(&self, first: &Submission, pause: &mut Backoff) -> Option<ProposeStream> {
         while !first.sending.is_withdrawn() {
             match self.open_any().await {
@@ -99,7 +99,7 @@ impl Courier {
                 opening.push(async move { (address.clone(), ProposeStream::open(address).await) });
             }
             tokio::select! {
-                // Cancel safe: a stream that opens late is dropped, and no command was handed to it.
+                // Cancel safe: a late stream is dropped, and no command was handed to the stream.
                 Some((address, opened)) = opening.next() => match opened {
                     Ok(stream) => return Ok(stream),
                     Err(cause) => {
@@ -114,8 +114,8 @@ impl Courier {
         }
     }
 
-    /// Sends and answers until the stream should be left, and tells whether it had served; `None` when all clients are
-    /// gone.
+    /// Sends and answers until the stream should be left. Returns whether the proposer had served; `None` when all
+    /// clients are gone.
     async fn serve(&mut self, stream: &mut ProposeStream, pause: &mut Backoff) -> Option<bool> {
         let mut stuck_check = interval(STUCK_CHECK);
         stuck_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -129,7 +129,7 @@ impl Courier {
                     Some(submission) => stream.send(submission),
                     None => return None,
                 },
-                // Cancel safe, as its documentation says.
+                // Cancel safe, as documented.
                 arrival = stream.arrival() => match arrival {
                     Arrival::Good if proven => {}
                     Arrival::Good => {
@@ -139,12 +139,12 @@ impl Courier {
                     }
                     Arrival::Helpless | Arrival::Over => return Some(proven),
                 },
-                // Cancel safe: a tick missed is a later check.
+                // Cancel safe: a missed tick only delays the check.
                 _ = stuck_check.tick() => if stream.is_stuck() {
                     tracing::debug!(address = %stream.suspect.address, "proposer owes answers, trying another");
                     return Some(proven);
                 },
-                // Not cancelled by the other arms: it is polled on.
+                // Not cancelled by the other arms: polled again.
                 () = &mut replaced => {
                     stream.give_up();
                     return Some(true);

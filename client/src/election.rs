@@ -1,6 +1,6 @@
-//! Elections: one of many candidates holds at a time, and carries a fencing token.
+//! Elections: one of many candidates holds at a time, with a fencing token.
 //!
-//! `proto/paxos/v1/election.proto` says how it works, for other languages too.
+//! `proto/paxos/v1/election.proto` describes the method, for other languages too.
 
 mod campaign;
 mod lease;
@@ -29,29 +29,31 @@ pub use tenure::{Mandate, Tenure};
 /// Shortest and longest time to live.
 const TTL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(3_600));
 
-/// One candidate in one election.
+/// A candidate in an election.
 ///
-/// An election is a register: its key is the election's name. The candidate that wrote it last holds, renews it while
-/// it lives, and the others take it over when it has not changed for the time to live, each by its own monotonic clock.
+/// An election is a register; the name of the election is the key of the register. The candidate of the last write
+/// holds, and renews the register while alive. When the register has not changed for the time to live, other candidates
+/// take over, each by its own monotonic clock.
 ///
 /// # What holding means
-/// A [`Tenure`] tells that it is lost a tenth of the time to live *before* others may take over, counted from before the
-/// last successful renewal was sent; so two that look at [`Mandate::check`] before whatever they do never both find that
-/// they hold, as long as their clocks run equally fast within that tenth, and do not stand still. (`CLOCK_MONOTONIC`
-/// goes on while a process is stopped with SIGSTOP, but not while its machine is suspended.)
+/// A [`Tenure`] reports its loss a tenth of the time to live *before* other candidates may take over. The time counts
+/// from before the last successful renewal was sent. So two candidates that use [`Mandate::check`] before each action
+/// never both find that they hold. This is guaranteed while both clocks run equally fast, within that tenth, and
+/// neither stands still. (`CLOCK_MONOTONIC` runs on while a process is stopped with SIGSTOP, but not while the machine
+/// is suspended.)
 ///
 /// # What the token protects
-/// A holder that is paused *between* looking and acting acts late, and the next one may act already. Nothing that runs
-/// in the holder can prevent that. Whatever is acted on can: when each request carries [`Mandate::token`], and the
-/// store, queue or device remembers the highest token that it has seen and refuses lower ones, the late request is
-/// refused. A store that does not look at tokens is not protected in that moment.
+/// A holder that is paused *between* the check and the action acts late, when the next holder may act already. No code
+/// in the holder can prevent this. The target of the action can: each request carries [`Mandate::token`], and the
+/// store, queue or device remembers the highest token seen and refuses lower tokens. Then the late request is refused.
+/// A store without this check of tokens is not protected at that moment.
 #[derive(Clone, Debug)]
 pub struct Election {
     register: Register,
     candidacy: Candidacy,
 }
 
-/// What a candidate writes.
+/// The content of a candidate's writes.
 #[derive(Clone, Debug)]
 pub(crate) struct Candidacy {
     candidate: Bytes,
@@ -59,7 +61,7 @@ pub(crate) struct Candidacy {
 }
 
 impl Candidacy {
-    /// The record to write: without a token in the write that acquires.
+    /// The record to write; the acquiring write has no token.
     fn holder(&self, token: Option<Token>) -> v1::Holder {
         v1::Holder {
             candidate: self.candidate.clone(),
@@ -70,13 +72,14 @@ impl Candidacy {
 }
 
 impl Election {
-    /// Stands as `candidate`, a name for people and observers, in the election called `name`. Nothing is sent yet.
+    /// Stands as `candidate` in the election `name`. The candidate's name is for people and observers. Nothing is sent
+    /// yet.
     ///
-    /// `ttl`, 500 milliseconds to an hour, is how long the others wait when the holder fails: a few times longer than
-    /// a change of the cluster's leader takes, so that this does not end a tenure.
+    /// `ttl`, 500 milliseconds to an hour, is how long the other candidates wait when the holder fails. Choose a few
+    /// times the duration of a change of the cluster's leader, so that a change of the leader does not end a tenure.
     ///
     /// # Errors
-    /// [`ElectionError::Invalid`]: a limit is broken, which the text names.
+    /// [`ElectionError::Invalid`]: a limit is broken; the text names the limit.
     pub fn new(
         client: &Client,
         name: impl Into<Bytes>,
@@ -110,11 +113,12 @@ impl Election {
     /// Waits until this candidate holds.
     ///
     /// # Errors
-    /// [`ElectionError::Unavailable`] when the cluster has not answered for `patience`; waiting for another holder to
-    /// end takes as long as it takes.
+    /// [`ElectionError::Unavailable`] when the cluster has not answered for `patience`. The wait for the end of another
+    /// holder's tenure has no limit.
     ///
     /// # Cancel safety
-    /// Dropping the future ends the candidacy. If it was just about to win, nobody holds for up to the time to live.
+    /// Dropping the future ends the candidacy. If the candidate was about to win, there may be no holder for up to the
+    /// time to live.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
@@ -123,26 +127,27 @@ impl Election {
         Ok(Tenure::start(self.register.clone(), self.candidacy.clone(), won))
     }
 
-    /// Tells who holds now, and then each change: another holder, or nobody. Renewals are not told, and neither is that
-    /// a holder's time is up before somebody takes over.
+    /// Observes the election: the present holder first, and then each change, to another holder or to none. Renewals
+    /// are not reported, and neither is the end of a holder's time before another candidate takes over.
     ///
-    /// It ends in [`ElectionError::Unavailable`] only when no learner has answered for `patience`.
+    /// The observation ends in [`ElectionError::Unavailable`] only when no learner has answered for `patience`.
     pub fn observe(&self, patience: Duration) -> Observation {
         Observation::start(self.register.clone(), patience)
     }
 }
 
-/// A fencing token: the version of the write that acquired. Higher than that of every holder before.
+/// A fencing token: the version of the acquiring write. Higher than the token of every earlier holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(Version);
 
 impl Token {
-    /// The version of the write that acquired.
+    /// The version of the acquiring write.
     pub fn version(self) -> Version {
         self.0
     }
 
-    /// As one integer, in the same order: slot · 65,536 + offset. Slots from 2⁴⁸ on all give the largest.
+    /// The token as an integer, in the same order: slot · 65,536 + offset. Slots from 2⁴⁸ on all give the largest
+    /// integer.
     pub fn packed(self) -> u64 {
         self.0.packed().unwrap_or(u64::MAX)
     }
@@ -154,19 +159,19 @@ impl fmt::Display for Token {
     }
 }
 
-/// Who holds, as the register has it. Its time may be up already: only the holder itself knows.
+/// The holder, according to the register. The holder's time may be up already: only the holder knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holding {
-    /// Its name.
+    /// The name of the candidate.
     pub candidate: Bytes,
-    /// Its fencing token.
+    /// The fencing token.
     pub token: Token,
-    /// Others take over when the register has not changed for so long.
+    /// Other candidates take over when the register has not changed for this long.
     pub ttl: Duration,
 }
 
 impl Holding {
-    /// Reads what the register holds since `version`.
+    /// Reads the content of the register, written at `version`.
     fn read(value: &[u8], version: Version) -> Result<Self, ElectionError> {
         let foreign = || ElectionError::NotAnElection { version };
         let holder: v1::Holder = prost::Message::decode(value).map_err(|_| foreign())?;
@@ -186,25 +191,25 @@ impl Holding {
     }
 }
 
-/// An election cannot be taken part in, or observed.
+/// Taking part in an election, or observing an election, is not possible.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ElectionError {
-    /// A limit is broken, which the text names.
+    /// A limit is broken; the text names the limit.
     #[error("{0}")]
     Invalid(String),
-    /// The register of that name holds something else.
+    /// The register of that name holds no record of an election.
     #[error(
         "the register of that name holds no record of an election (it was written at version {version}): choose another \
          name, or delete the register if nobody needs it"
     )]
     NotAnElection {
-        /// The command that wrote it.
+        /// The version of the last write.
         version: Version,
     },
-    /// The cluster refused for good.
+    /// The cluster refused permanently.
     #[error("refused: {0}")]
     Refused(Cause),
-    /// The cluster has not answered for as long as the caller was ready to wait.
+    /// The cluster has not answered within the patience of the caller.
     #[error("the cluster does not answer: {0}")]
     Unavailable(Cause),
 }

@@ -1,4 +1,4 @@
-//! What can go wrong, as the caller must tell it apart.
+//! The errors of the library, as far as callers must distinguish them.
 
 use std::{error::Error as _, fmt};
 
@@ -10,12 +10,12 @@ use tonic::{Code, Status};
 
 use crate::{Version, limits::Broken};
 
-/// Why a call failed: what the other side said, or what became of the connection.
+/// The cause of a failed call: the answer of the peer, or the fate of the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
     /// The gRPC code.
     pub code: Code,
-    /// For people.
+    /// A message for people.
     pub message: String,
 }
 
@@ -34,8 +34,8 @@ impl Cause {
         }
     }
 
-    /// The cause to report after several attempts: the last one. Where the last attempt only ran into the deadline, the
-    /// cause before it says more.
+    /// The cause to report after several attempts: the last cause. If the last attempt only ran into the deadline, the
+    /// cause before says more.
     pub(crate) fn after(self, before: Option<Self>) -> Self {
         match before {
             Some(before) if self == Self::deadline() => before,
@@ -43,7 +43,7 @@ impl Cause {
         }
     }
 
-    /// Names the process that `self` is about.
+    /// Names the process in question.
     pub(crate) fn at(mut self, address: &impl fmt::Display) -> Self {
         self.message = format!("{address}: {}", self.message);
         self
@@ -53,7 +53,7 @@ impl Cause {
 impl From<&Status> for Cause {
     fn from(status: &Status) -> Self {
         let mut message = status.message().to_owned();
-        // The transport's own text is the wrapping; what happened is at the bottom of the chain.
+        // The transport's own text is only the wrapping; the actual event is at the bottom of the chain.
         let mut source = status.source();
         while let Some(error) = source {
             source = error.source();
@@ -68,7 +68,7 @@ impl From<&Status> for Cause {
         }
         Self {
             code: status.code(),
-            // A peer chose it, and it is shown at terminals and in logs.
+            // The text comes from a peer, and appears on terminals and in logs.
             message: escape(&message).into_owned(),
         }
     }
@@ -83,67 +83,68 @@ impl fmt::Display for Cause {
     }
 }
 
-/// A client cannot be made of this configuration.
+/// The configuration cannot be used for a client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// There is nobody to ask.
+    /// The list of acceptors is empty.
     #[error("no acceptor's address was given: give at least one")]
     NoAcceptors,
 }
 
-/// A command was not ordered, or nobody knows.
+/// A command was not ordered, or its outcome is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// The command breaks a limit, which the text names. Nothing was sent.
+    /// The command breaks a limit; the text names the limit. Nothing was sent.
     #[error("{0}")]
     Invalid(String),
-    /// A proposer refused the command for good: it belongs to another cluster, or the contract does not serve it yet.
-    /// Nothing was ordered; a retry does not help.
+    /// A proposer refused the command permanently: the command belongs to another cluster, or the contract does not
+    /// serve the command yet. Nothing was ordered; a retry does not help.
     #[error("refused: {0}")]
     Refused(Cause),
-    /// No proposer could take the command before the deadline. Nothing was ordered: retry freely.
+    /// No proposer could take the command before the deadline. Nothing was ordered: a retry is safe.
     #[error("nothing was proposed: {0}")]
     NotProposed(Cause),
-    /// The command was sent, and may have been ordered or may yet be. Read the log to learn which. The library never
-    /// sends such a command again.
+    /// The command was sent, and may have been ordered or may still be ordered. The log shows the outcome. The library
+    /// never sends such a command again.
     #[error("outcome unknown, the command may have been ordered: {0}")]
     OutcomeUnknown(Cause),
 }
 
-/// A write of a register, or an append that takes effect once, has no outcome to tell.
+/// A write of a register, or an append that takes effect once, failed or has no known outcome.
 ///
-/// A condition that does not hold is an outcome, and no error.
+/// A failed condition is an outcome, not an error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    /// The command breaks a limit, which the text names. Nothing was sent.
+    /// The command breaks a limit; the text names the limit. Nothing was sent.
     #[error("{0}")]
     Invalid(String),
-    /// A proposer refused the command for good. Nothing was ordered; a retry does not help.
+    /// A proposer refused the command permanently. Nothing was ordered; a retry does not help.
     #[error("refused: {0}")]
     Refused(Cause),
-    /// No proposer could take the command before the deadline. Nothing was ordered: retry freely.
+    /// No proposer could take the command before the deadline. Nothing was ordered: a retry is safe.
     #[error("nothing was proposed: {0}")]
     NotProposed(Cause),
-    /// The session had expired before the command was applied, so it had no effect: retry freely, which opens another.
+    /// The session had expired before the command was applied, so the command had no effect. A retry is safe, and opens
+    /// a new session.
     #[error("the session had expired, so the command had no effect: try again")]
     Expired,
-    /// The deadline passed, or the session expired, after the command was sent: it may have taken effect, or may yet.
-    /// Read what it writes before trying again.
+    /// The deadline passed, or the session expired, after the command was sent. The command may have taken effect, or
+    /// may still take effect. Read the target of the write before a retry.
     #[error("outcome unknown, the command may have taken effect: {0}")]
     OutcomeUnknown(Cause),
-    /// The command is ordered at this version, for good, but no learner told in time what it did:
+    /// The command is ordered at this version permanently, but no learner reported the outcome in time:
     /// [`Client::outcome`](crate::Client::outcome) asks again.
     #[error("ordered at version {version}, but what it did was not read in time: {cause}")]
     OutcomeNotRead {
-        /// Where it is in the log.
+        /// Position of the command in the log.
         version: Version,
-        /// Why no learner told.
+        /// Why no learner reported the outcome.
         cause: Cause,
     },
 }
 
 impl WriteError {
-    /// Whether it is certain that the command had no effect, and never will have.
+    /// Whether the command certainly had no effect, and never will have.
     pub fn had_no_effect(&self) -> bool {
         match self {
             Self::Invalid(_) | Self::Refused(_) | Self::NotProposed(_) | Self::Expired => true,
@@ -152,19 +153,19 @@ impl WriteError {
     }
 }
 
-/// A read was not answered. Nothing is changed by reading: retry freely.
+/// A read was not answered. Reads change nothing: a retry is safe.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// The request breaks a limit, which the text names.
+    /// The request breaks a limit; the text names the limit.
     #[error("{0}")]
     Invalid(String),
-    /// The learner refused the request for good.
+    /// The learner refused the request permanently.
     #[error("refused: {0}")]
     Refused(Cause),
-    /// The version asked for is beyond the cluster's tail, or not kept any more; the text gives the range.
+    /// The requested version is beyond the cluster's tail, or no longer kept; the text gives the range.
     #[error("{0}")]
     OutOfRange(Cause),
-    /// What was asked for is the outcome of a command whose session had expired: it had no effect.
+    /// The request was for the outcome of a command in an expired session: the command had no effect.
     #[error("the command had no effect: {0}")]
     Expired(Cause),
     /// No learner answered before the deadline.
@@ -175,18 +176,18 @@ pub enum ReadError {
 /// A subscription or watch ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubscribeError {
-    /// The position is not retained any more, or beyond the log's end; the text gives the range.
+    /// The position is no longer retained, or beyond the end of the log; the text gives the range.
     #[error("{0}")]
     OutOfRange(Cause),
-    /// The request breaks a limit, which the text names.
+    /// The request breaks a limit; the text names the limit.
     #[error("{0}")]
     Invalid(String),
-    /// No learner could be reached for as long as the caller was ready to wait.
+    /// No learner could be reached within the patience of the caller.
     #[error("no learner answers: {0}")]
     Unavailable(Cause),
 }
 
-/// How one attempt to have a command ordered failed.
+/// How an attempt to have a command ordered failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failed {
     NotProposed(Cause),
@@ -195,14 +196,14 @@ pub(crate) enum Failed {
 }
 
 impl Failed {
-    /// Why.
+    /// The cause of the failure.
     pub(crate) fn cause(&self) -> &Cause {
         match self {
             Self::NotProposed(cause) | Self::Refused(cause) | Self::OutcomeUnknown(cause) => cause,
         }
     }
 
-    /// Judges the answer to a command that was sent.
+    /// Judges the answer to a sent command.
     pub(crate) fn judge(status: &Status) -> Self {
         let cause = Cause::from(status);
         match (fate_of(status), status.code()) {
@@ -216,13 +217,14 @@ impl Failed {
                 | Code::OutOfRange
                 | Code::Aborted,
             ) => Self::Refused(cause),
-            // It says nothing of the command's fate, or comes from the transport: anything may have happened.
+            // The answer says nothing about the command's fate, or comes from the transport: anything may have
+            // happened.
             (None, _) => Self::OutcomeUnknown(cause),
         }
     }
 }
 
-/// How an attempt to have an answer of a learner failed for good.
+/// How a request to the learners failed finally.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unanswered {
     #[error("{0}")]
@@ -233,13 +235,13 @@ pub(crate) enum Unanswered {
     OutOfRange(Cause),
     #[error("{0}")]
     Aborted(Cause),
-    /// None did before the deadline.
+    /// No learner answered before the deadline.
     #[error("{0}")]
     Unavailable(Cause),
 }
 
 impl Unanswered {
-    /// Judges a learner's error; none: another learner may do better.
+    /// Judges a learner's error; `None`: another learner may do better.
     pub(crate) fn judge(status: &Status) -> Option<Self> {
         let cause = Cause::from(status);
         match status.code() {
@@ -335,7 +337,7 @@ mod tests {
             (status::no_leader(Fate::NotProposed), true),
             (status::no_leader(Fate::OutcomeUnknown), false),
             (status::overloaded("the queue"), true),
-            // As the transport says of an answer that is too large.
+            // As reported by the transport for an oversized answer.
             (Status::resource_exhausted("message too large"), false),
             (Status::unavailable("connection reset"), false),
             (status::deadline(Fate::NotProposed, ""), true),

@@ -1,4 +1,4 @@
-//! Following a stream of some learner, and of another when that one fails.
+//! Following the stream of some learner, and of another learner after a failure.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,40 +17,40 @@ use crate::{
     error::{Cause, SubscribeError},
 };
 
-/// Responses read ahead of the caller; each holds at most one message's worth, so this bounds memory.
+/// Number of responses read ahead of the caller. Each holds at most the content of a message, so this number bounds
+/// memory.
 const READ_AHEAD: usize = 16;
-/// A learner opens a stream at once and then says something at least once a second; one that is silent for longer is
-/// given up.
+/// Longest silence of a learner: a learner opens a stream at once, and then sends a message at least once a second.
 const LEARNER_SILENCE_MAX: Duration = Duration::from_secs(4);
-/// Pauses between learners, from the shortest to the longest.
+/// Pauses between rounds over the learners, from the shortest to the longest.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// What is followed, and how far it has been told.
+/// The followed content, and how far it has been reported.
 pub(crate) trait Feed: Send + 'static {
-    /// What a learner sends.
+    /// A learner's message.
     type Response: Send;
-    /// What the caller is told of it.
+    /// The resulting message to the caller.
     type News: Send + 'static;
 
-    /// Opens the stream from where the last one ended.
+    /// Opens the stream at the end of the previous stream.
     fn open(
         &self,
         client: LearnerClient<Channel>,
     ) -> impl Future<Output = Result<Response<Streaming<Self::Response>>, Status>> + Send;
 
-    /// Takes from a response what follows on what was told.
+    /// Takes from a response the continuation of the reported content.
     ///
     /// # Errors
-    /// It does not follow: this learner is not believed.
+    /// The response is no continuation: this learner is not trusted.
     fn take(&mut self, response: Self::Response) -> Result<Self::News, Cause>;
 }
 
-/// What a feed tells, in order; ends after the first error.
+/// The messages of a feed, in order; ends after the first error.
 #[derive(Debug)]
 pub(crate) struct Following<N>(ReceiverStream<Result<N, SubscribeError>>);
 
 impl<N: Send + 'static> Following<N> {
-    /// Starts a task that follows `feed`; it stops when this is dropped.
+    /// Starts a task that follows `feed`. The task stops when the result is dropped.
     pub(crate) fn start(directory: Arc<Directory>, feed: impl Feed<News = N>, patience: Duration) -> Self {
         let (told, news) = mpsc::channel(READ_AHEAD);
         let follower = Follower {
@@ -64,7 +64,7 @@ impl<N: Send + 'static> Following<N> {
         Self(ReceiverStream::new(news))
     }
 
-    /// One that only tells an error.
+    /// A stream with a single error.
     pub(crate) fn failed(error: SubscribeError) -> Self {
         let (told, news) = mpsc::channel(1);
         told.try_send(Err(error)).expect("there is room for one");
@@ -72,7 +72,7 @@ impl<N: Send + 'static> Following<N> {
     }
 
     /// # Cancel safety
-    /// Safe: nothing is lost or told twice.
+    /// Safe: nothing is lost or repeated.
     pub(crate) async fn next(&mut self) -> Option<Result<N, SubscribeError>> {
         self.0.next().await
     }
@@ -89,7 +89,7 @@ impl<N: Send + 'static> Following<N> {
 enum Stop {
     /// The caller is gone.
     Unwanted,
-    /// It cannot go on anywhere.
+    /// No learner can continue.
     Final(SubscribeError),
     /// Another learner may do better.
     Learner(Cause),
@@ -100,7 +100,7 @@ struct Follower<F: Feed> {
     told: mpsc::Sender<Result<F::News, SubscribeError>>,
     feed: F,
     patience: Duration,
-    /// When a learner last said anything.
+    /// The time of the last message from any learner.
     heard_at: Instant,
 }
 
@@ -118,7 +118,7 @@ impl<F: Feed> Follower<F> {
             }
             let delay = pause.next_delay();
             if self.heard_at.elapsed() + delay > self.patience {
-                // Nobody to tell is as good as told.
+                // Without a receiver, the error need not be sent.
                 let _ = self.told.send(Err(SubscribeError::Unavailable(last))).await;
                 return;
             }
@@ -126,20 +126,20 @@ impl<F: Feed> Follower<F> {
             tokio::select! {
                 // Cancel safe: a timer.
                 () = sleep(delay) => {}
-                // Cancel safe: it only waits.
+                // Cancel safe: only waits.
                 () = self.told.closed() => return,
             }
         }
     }
 
-    /// Reads from each learner in turn; `Ok` when it is over.
+    /// Reads from each learner in turn; `Ok` when the following is over.
     async fn try_all(&mut self) -> Result<(), Cause> {
         let mut last = Cause::unavailable("no learner is known");
         for address in self.directory.learners().await? {
             match self.follow(&address).await {
                 Stop::Unwanted => return Ok(()),
                 Stop::Final(error) => {
-                    // Nobody to tell is as good as told.
+                    // Without a receiver, the error need not be sent.
                     let _ = self.told.send(Err(error)).await;
                     return Ok(());
                 }
@@ -174,7 +174,7 @@ impl<F: Feed> Follower<F> {
             if self.told.send(Ok(news)).await.is_err() {
                 return Stop::Unwanted;
             }
-            // The caller may have been slow; that is no silence of the learner's.
+            // The caller may have been slow; the wait for the caller is no silence of the learner.
             self.heard_at = Instant::now();
         }
     }

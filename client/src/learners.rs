@@ -1,4 +1,4 @@
-//! Asking learners: each call goes to one of them, and to another when that one does not answer.
+//! Calls to learners: each call goes to one learner, and to another learner after a failure.
 
 use std::{
     sync::{
@@ -23,13 +23,13 @@ use crate::{
     trace::Tracer,
 };
 
-/// How long one learner may take before another is asked, first and at most: it doubles with each attempt of a call, so
-/// that a cluster that is slow everywhere still answers.
+/// Longest wait for a learner before another learner is asked: at the first attempt, and at most. The wait doubles with
+/// each attempt of a call, so that a cluster of slow learners still answers.
 const ATTEMPT_PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
-/// Pauses when all learners have failed, from the shortest to the longest.
+/// Pauses after all learners have failed, from the shortest to the longest.
 const ROUND_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
-/// A roster older than this is asked for again in the background of the next call, so that learners that are added get
-/// their share.
+/// Age of a roster after which the next call refreshes the roster in the background. So added learners get their share
+/// of calls.
 const ROSTER_AGE: Duration = Duration::from_secs(5);
 
 /// The learners in use, with a connection to each.
@@ -37,12 +37,12 @@ const ROSTER_AGE: Duration = Duration::from_secs(5);
 pub(crate) struct Learners {
     directory: Arc<Directory>,
     roster: Mutex<Roster>,
-    /// Held by whoever asks the acceptors; the others wait for what it finds.
+    /// Held while a call asks the acceptors; the other calls wait for the result.
     refreshing: tokio::sync::Mutex<()>,
     tracer: Tracer,
 }
 
-/// On what terms one learner is asked.
+/// The terms of a call to a learner.
 #[derive(Debug)]
 pub(crate) struct Terms {
     patience: Duration,
@@ -50,7 +50,7 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
-    /// A message with its deadline and trace context.
+    /// A request with deadline and trace context.
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(self.patience);
@@ -64,7 +64,7 @@ type Members = Arc<[Arc<Member>]>;
 #[derive(Debug, Default)]
 struct Roster {
     members: Members,
-    /// When it was last asked for; none: never, or all have failed since.
+    /// Time of the last question to the acceptors; `None`: not asked yet, or all learners have failed since.
     asked_at: Option<Instant>,
 }
 
@@ -75,7 +75,7 @@ struct Member {
     in_flight: AtomicUsize,
 }
 
-/// A call in flight at a member, counted while this lives.
+/// A call in flight at a member, counted until dropped.
 struct Counted<'a>(&'a AtomicUsize);
 
 impl<'a> Counted<'a> {
@@ -101,14 +101,14 @@ impl Learners {
         }
     }
 
-    /// Asks one learner after the other until one answers, or says something that the others would say too. `request`
-    /// calls `method`, on terms that differ from one learner to the next.
+    /// Asks the learners one after the other, until a learner answers or returns an error that all learners would
+    /// return. `request` calls `method`, on terms that differ from learner to learner.
     ///
     /// # Errors
     /// See [`Unanswered`].
     ///
     /// # Cancel safety
-    /// Safe: learners only tell.
+    /// Safe: calls to learners only read.
     pub(crate) async fn ask<T, F>(
         self: &Arc<Self>,
         deadline: Instant,
@@ -142,7 +142,7 @@ impl Learners {
                 continue;
             };
             let left = deadline.saturating_duration_since(Instant::now());
-            // Another learner must have its turn before the deadline, if there is one.
+            // Another learner, if any, must have a turn before the deadline.
             let is_last = members.len() <= tried.len() + 1;
             let attempt = patience.min(if is_last { left } else { left / 2 });
             let counted = Counted::new(&member.in_flight);
@@ -184,8 +184,8 @@ impl Learners {
         }
     }
 
-    /// Of two learners at random the one with fewer calls in flight; one that failed a moment ago only when there is no
-    /// other; none when all have been tried.
+    /// The less busy of two random learners, by calls in flight. A recently failed learner is chosen only without an
+    /// alternative; `None` when all learners have been tried.
     fn choose(&self, members: &[Arc<Member>], tried: &[Address]) -> Option<Arc<Member>> {
         let untried = || members.iter().filter(|member| !tried.contains(&member.address));
         let two = untried()
@@ -197,7 +197,8 @@ impl Learners {
         chosen.or_else(|| untried().choose(&mut rand::rng())).cloned()
     }
 
-    /// Who is known; asks the acceptors when nobody is, or in the background when that was long ago.
+    /// The known learners. Asks the acceptors when no learner is known, or in the background when the last question is
+    /// long ago.
     async fn members(self: &Arc<Self>) -> Result<Members, Cause> {
         let (members, asked_at) = self.known();
         match asked_at {
@@ -205,7 +206,7 @@ impl Learners {
                 let _turn = self.refreshing.lock().await;
                 let (members, asked_at) = self.known();
                 if asked_at.is_some() {
-                    // Somebody asked while we waited.
+                    // Another call asked meanwhile.
                     return Ok(members);
                 }
                 match self.refresh().await {
@@ -222,7 +223,7 @@ impl Learners {
                     };
                     if let Err(cause) = learners.refresh().await {
                         tracing::debug!(%cause, "still using the learners known from before");
-                        // As good as asked: not again with every call.
+                        // Counts as asked: the next calls do not ask again.
                         learners.roster().asked_at = Some(Instant::now());
                     }
                 });
@@ -253,7 +254,7 @@ impl Learners {
         Ok(roster.members.clone())
     }
 
-    /// All have failed: the next call asks the acceptors first.
+    /// All learners have failed: the next call asks the acceptors first.
     fn expire(&self) {
         self.roster().asked_at = None;
     }

@@ -1,5 +1,5 @@
-//! Client library of paxos: write and read registers, decide, watch; have values ordered, follow the log, ask how the
-//! cluster is.
+//! Client library of paxos: reads and writes registers, decides names, watches for changes, appends to the log, follows
+//! the log, and reports the status of the cluster.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -28,38 +28,40 @@
 //! # }
 //! ```
 //!
-//! The acceptors' addresses are all that a client needs: proposers and learners are found through them. Writes go to
-//! any proposer and are answered once they are chosen, on the disks of a quorum, and everything ordered before them
-//! is too. Knowledge comes from learners: what a command did, what a register holds.
+//! A client needs only the addresses of acceptors, and finds the proposers and learners through the acceptors. Writes
+//! go to any proposer. A write is answered once the command is chosen, on the disks of a quorum, and everything ordered
+//! before it is chosen too. Reads go to learners: a learner knows the outcome of a command and the content of a
+//! register.
 //!
 //! # When a call fails
-//! Writes of registers, and [`append_once`](Client::append_once), run in a session: the library repeats them, within
-//! the caller's deadline, until they are known to be ordered, and they take effect once. [`WriteError`] tells what is
-//! known when the deadline passes.
+//! Writes of registers, and [`append_once`](Client::append_once), run in a session. Within the caller's deadline, the
+//! library repeats such a command until the command is known to be ordered. The command takes effect once. If the
+//! deadline passes, [`WriteError`] says what is known.
 //!
-//! The first write of a client takes two places in the log: the opening of its session, and the write. One place would not
-//! do. A command is known as a retry by its session and its number in that session, and the session's name is the place of
-//! its opening in the log. A first write that opened its own session would need a name that the client makes up. A late
-//! copy of that write, chosen after the session has expired, would find no such session, open it again, and take effect a
-//! second time. A copy of a write in a session that the log has named is recognised instead: its session is over, and the
-//! copy has no effect.
+//! The first write of a client takes two places in the log: the opening of a session, and the write. A single place
+//! would not do. A retry is recognised by its session and by its number in the session, and the name of the session is
+//! the place of the opening in the log. A first write that opened its own session would need a name made up by the
+//! client. A late copy of such a write, chosen after the session has expired, would find no session of that name, open
+//! the session again, and take effect a second time. In a session named by the log, a late copy is recognised: the
+//! session is over, and the copy has no effect.
 //!
-//! [`append`](Client::append) and [`propose`](Client::propose) need no session, and are repeated only as long as it is
-//! certain that nothing was ordered. When it is not, the call ends in [`ProposeError::OutcomeUnknown`] and nothing is
-//! sent again: a second attempt could take effect twice.
+//! [`append`](Client::append) and [`propose`](Client::propose) need no session, and are repeated only while the library
+//! is certain that nothing was ordered. Without this certainty, the call ends in [`ProposeError::OutcomeUnknown`] and
+//! nothing is sent again: a second attempt could take effect twice.
 //!
-//! A proposer that falls silent is probed within a quarter of a second. When the probe is not answered either, and the
-//! acceptors name another leader, the library goes on there; commands without a session that were in flight end in
-//! `OutcomeUnknown` at once. A proposer that is slow answers the probe and is waited for.
+//! A silent proposer is probed within a quarter of a second. If the probe is not answered either, and the acceptors
+//! name another leader, the library continues with the new leader. Commands in flight without a session then end in
+//! `OutcomeUnknown` at once. A slow proposer answers the probe, and the library waits for the answers.
 //!
-//! Reads are spread over the learners, and go on with another when one does not answer. They contact no proposer.
+//! Reads are spread over the learners. When a learner does not answer, the next learner is asked. Reads contact no
+//! proposer.
 //!
 //! # Traces
-//! Every call is a span, and tells the cluster so: set a global tracer provider of the `opentelemetry` crate before
-//! [`Client::new`], and one trace leads from the application to the disks and back.
+//! Every call is a span, and the cluster receives the span's context. Set a global tracer provider of the
+//! `opentelemetry` crate before [`Client::new`]: then one trace leads from the application to the disks and back.
 //!
 //! # Elections
-//! [`Election`] has one of many candidates hold at a time, with a fencing token.
+//! [`Election`] lets one of many candidates hold at a time, with a fencing token.
 
 mod address;
 mod client;
@@ -89,7 +91,7 @@ pub use paxos_common::{
     paxos::slot::{Slot, Version},
     peer::Address,
 };
-/// The messages of the contract, as they are on the wire.
+/// The messages of the contract, as on the wire.
 pub use paxos_proto::v1 as proto;
 pub use registers::{Condition, Consistency, Current, Decision, Page, Part, Register, Written};
 pub use status::{AcceptorReport, ClusterStatus, RoleReport};

@@ -2,7 +2,7 @@
 
 use paxos_proto::v1::{Command, Delete, Put, command::Operation};
 
-/// A limit is broken: the text names it.
+/// A broken limit; the text names the limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Broken(pub(crate) String);
 
@@ -12,10 +12,10 @@ pub const KEY_BYTES_MAX: usize = 4096;
 /// Longest value of a register and longest record of the log, in bytes.
 pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Refuses what every proposer would refuse.
+/// Refuses a command refused by every proposer.
 ///
 /// # Errors
-/// The limit that the command breaks.
+/// The broken limit.
 pub(crate) fn check(command: &Command) -> Result<(), Broken> {
     let invalid = |text: String| Err(Broken(text));
     let (key, value) = match &command.operation {
@@ -41,10 +41,10 @@ pub(crate) fn check(command: &Command) -> Result<(), Broken> {
     Ok(())
 }
 
-/// Refuses what no register can be called.
+/// Refuses a key impossible for a register.
 ///
 /// # Errors
-/// The limit that the key breaks.
+/// The broken limit.
 pub(crate) fn check_key(key: &[u8]) -> Result<(), Broken> {
     if key.is_empty() || key.len() > KEY_BYTES_MAX {
         return Err(Broken(format!(
@@ -55,10 +55,10 @@ pub(crate) fn check_key(key: &[u8]) -> Result<(), Broken> {
     Ok(())
 }
 
-/// Refuses what no key can begin with; the empty prefix is that of all keys.
+/// Refuses a prefix too long for any key; the empty prefix is the prefix of all keys.
 ///
 /// # Errors
-/// The limit that the prefix breaks.
+/// The broken limit.
 pub(crate) fn check_prefix(prefix: &[u8]) -> Result<(), Broken> {
     if prefix.len() > KEY_BYTES_MAX {
         return Err(Broken(format!(

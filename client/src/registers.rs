@@ -18,14 +18,14 @@ use crate::{
     limits,
 };
 
-/// A key, what it holds, and which command wrote that.
+/// A key, the value, and the version of the last write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Register {
     /// 1 byte to [4 KiB](crate::KEY_BYTES_MAX).
     pub key: Bytes,
     /// Up to [1 MiB](crate::VALUE_BYTES_MAX); may be empty.
     pub value: Bytes,
-    /// The position of the command that wrote it.
+    /// The position of the command that wrote the value.
     pub version: Version,
 }
 
@@ -39,15 +39,15 @@ impl Register {
     }
 }
 
-/// What must hold of a register for a write to take effect.
+/// The condition under which a write of a register takes effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Condition {
-    /// Nothing: always write.
+    /// No condition: always write.
     #[default]
     Always,
-    /// The key holds nothing.
+    /// The key has no value.
     Absent,
-    /// The key was last written by exactly this version.
+    /// The last write of the key has exactly this version.
     Version(Version),
 }
 
@@ -64,61 +64,61 @@ impl From<Condition> for Option<v1::Condition> {
     }
 }
 
-/// What a write did.
+/// The outcome of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Written {
-    /// It took effect, once, whatever the number of attempts.
+    /// The write took effect, once, whatever the number of attempts.
     Applied {
-        /// Where in the log: after a put, the version of the register.
+        /// Position in the log: after a put, the version of the register.
         version: Version,
     },
-    /// The condition did not hold when the command was applied; nothing was changed, and nothing will be.
+    /// The condition was false when the command was applied. Nothing was changed, and nothing will be.
     ConditionFailed {
-        /// Where in the log the command is.
+        /// Position of the command in the log.
         version: Version,
-        /// What the register held instead.
+        /// The content of the register at that time.
         current: Current,
     },
 }
 
 impl Written {
-    /// Whether it took effect.
+    /// Whether the write took effect.
     pub fn is_applied(&self) -> bool {
         matches!(self, Self::Applied { .. })
     }
 }
 
-/// What a register held when a condition on it failed.
+/// The content of a register at the time of a failed condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Current {
-    /// Nothing.
+    /// No value.
     Absent,
-    /// This.
+    /// This register.
     Register(Register),
-    /// What this version wrote; it has been overwritten since, and is not kept.
+    /// The value written by this version. The value has been overwritten since, and is not kept.
     ValueGone(Version),
 }
 
-/// What came of [`Client::decide`].
+/// The result of [`Client::decide`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// The value decided, the same for everybody.
+    /// The decided value, the same for every caller.
     pub winner: Bytes,
-    /// The command that decided it.
+    /// The version of the deciding command.
     pub version: Version,
-    /// Whether it was this call's command that decided; not merely an equal value.
+    /// Whether the command of this call decided, and not merely a command with an equal value.
     pub ours: bool,
 }
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Consistency {
-    /// Sees every write that was acknowledged before the read began, by whomever.
+    /// Sees every write acknowledged before the read began, by any client.
     #[default]
     Linearizable,
-    /// Sees this version and everything before it; waits for a learner that has come so far.
+    /// Sees this version and everything before it; waits for a learner that has applied this version.
     AtLeast(Version),
-    /// Whatever the learner asked has applied: fastest, and may be old.
+    /// Sees whatever the asked learner has applied: the fastest read, and possibly an old state.
     Local,
 }
 
@@ -132,12 +132,12 @@ impl From<Consistency> for read_request::Consistency {
     }
 }
 
-/// Which part of the registers with a prefix to read.
+/// The part of the registers with a prefix to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Part {
-    /// Only keys after this one: [`Page::next_after`] of the page before. None: from the first.
+    /// Only keys after this key: [`Page::next_after`] of the page before. `None`: from the first key on.
     pub after: Option<Bytes>,
-    /// Most registers to return; 0: 1,000, which is also the most.
+    /// Maximum number of registers to return, up to 1,000; 0 means 1,000.
     pub limit: u32,
 }
 
@@ -146,21 +146,23 @@ pub struct Part {
 pub struct Page {
     /// Ascending by key.
     pub registers: Vec<Register>,
-    /// The state read is that after every slot below it.
+    /// Watermark of the read state: every slot below is applied.
     pub applied_to: Slot,
-    /// Set when there are more: continue after it. A later page shows a later state.
+    /// Set when more registers follow: continue after this key. A later page shows a later state.
     pub next_after: Option<Bytes>,
 }
 
 impl Client {
-    /// Writes a register, exactly once: the command is repeated in a session, within `timeout`, until it is known to be
-    /// ordered, and its outcome read from a learner. A condition that does not hold is an outcome, and no error.
+    /// Writes a register, exactly once. A failed condition is an outcome, not an error.
+    ///
+    /// Within `timeout`, the command is repeated in a session until it is known to be ordered. A learner then reports
+    /// the outcome.
     ///
     /// # Errors
-    /// See [`WriteError`]; [`had_no_effect`](WriteError::had_no_effect) tells when trying again is safe.
+    /// See [`WriteError`]; [`had_no_effect`](WriteError::had_no_effect) says whether a retry is safe.
     ///
     /// # Cancel safety
-    /// Dropping the future gives the outcome up: the command may still take effect.
+    /// Dropping the future gives up the outcome: the command may still take effect.
     pub async fn put(
         &self,
         key: impl Into<Bytes>,
@@ -172,7 +174,7 @@ impl Client {
         self.tracer.operation("client.put", writing).await
     }
 
-    /// Removes a register, exactly once; as [`put`](Self::put). Removing what is not there is applied too.
+    /// Removes a register, exactly once, like [`put`](Self::put). Removing an absent register counts as applied.
     ///
     /// # Errors
     /// As [`put`](Self::put).
@@ -193,11 +195,12 @@ impl Client {
         self.tracer.operation("client.delete", writing).await
     }
 
-    /// Decides a name: of all who ever ask, the first one's value wins, and everybody is told the same, for as long as
-    /// nobody puts or deletes the register of that name.
+    /// Decides a name: the value of the first caller ever wins, and every caller gets the same answer.
+    ///
+    /// The decision lasts as long as no client puts or deletes the register of this name.
     ///
     /// # Errors
-    /// As [`put`](Self::put). Trying again is always safe: the name is decided once.
+    /// As [`put`](Self::put). A retry is always safe: the name is decided once.
     ///
     /// # Cancel safety
     /// As [`put`](Self::put).
@@ -231,7 +234,7 @@ impl Client {
             };
             let winner = match current {
                 Current::Register(register) => Some(register),
-                // Somebody wrote over it: what is there now is what everybody is told from now on.
+                // Another client wrote over the decision: from now on, every caller gets the present content.
                 Current::Absent | Current::ValueGone(_) => {
                     let found = self
                         .read_key(name.clone(), Consistency::Linearizable, deadline)
@@ -249,17 +252,17 @@ impl Client {
                     ours: false,
                 });
             }
-            // Deleted since. Our command is known to have had no effect: this is a new one.
+            // Deleted since. The command of this call certainly had no effect, so the next command is a new one.
         }
     }
 
-    /// Reads one register from some learner; no proposer is involved. `None` when it holds nothing.
+    /// Reads a register from some learner, without any proposer. Returns `None` for an absent register.
     ///
     /// # Errors
     /// See [`ReadError`].
     ///
     /// # Cancel safety
-    /// Safe: it only reads.
+    /// Safe: the call only reads.
     pub async fn get(
         &self,
         key: impl Into<Bytes>,
@@ -272,13 +275,14 @@ impl Client {
         Ok(self.tracer.operation("client.get", reading).await?)
     }
 
-    /// Reads registers whose key starts with `prefix`, in order, a page at a time; the empty prefix is that of all.
+    /// Reads the registers whose key starts with `prefix`, in key order, a page at a time. The empty prefix selects all
+    /// registers.
     ///
     /// # Errors
     /// See [`ReadError`].
     ///
     /// # Cancel safety
-    /// Safe: it only reads.
+    /// Safe: the call only reads.
     pub async fn get_prefix(
         &self,
         prefix: impl Into<Bytes>,
@@ -318,7 +322,7 @@ impl Client {
         Ok(register)
     }
 
-    /// A register, and the slot below which everything is applied in the state read.
+    /// A register, and the watermark of the read state.
     pub(crate) async fn look_up(
         &self,
         key: Bytes,

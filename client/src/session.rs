@@ -16,27 +16,27 @@ use tokio::{
 
 use crate::Version;
 
-/// A session that was not used for so long is left for a fresh one: on a busy cluster 1,048,576 slots may have passed,
-/// and it may have expired.
+/// Longest idle time of a session before a new session replaces it. On a busy cluster 1,048,576 slots may have passed
+/// by then, and the session may have expired.
 const IDLE_MAX: Duration = Duration::from_secs(20);
 
-/// The session in use; none before the first command that needs one, and after one that expired.
+/// The session in use; none before the first command that needs a session, and none after an expiry.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     current: Mutex<Option<Arc<Session>>>,
-    /// Held by whoever opens a session; the others wait for it.
+    /// Held while a caller opens a session; the other callers wait for the session.
     opening: tokio::sync::Mutex<()>,
 }
 
 impl Sessions {
-    /// The session to use now; opens one with `open` when there is none that is surely alive. `open` gets the opener
-    /// that binds the session.
+    /// The session to use now. Without a session certain to be alive, a new session is opened with `open`. `open` gets
+    /// the opener of the new session.
     ///
     /// # Errors
-    /// What `open` failed with.
+    /// The error of `open`.
     ///
     /// # Cancel safety
-    /// Safe: an opening that is given up leaves a session that nobody uses and that expires.
+    /// Safe: an abandoned opening leaves an unused session, and this session expires.
     pub(crate) async fn current<E>(
         &self,
         open: impl AsyncFnOnce(Bytes) -> Result<(Version, Instant), E>,
@@ -55,7 +55,7 @@ impl Sessions {
         Ok(session)
     }
 
-    /// Leaves a session that has expired; commands that use it still end as they would.
+    /// Leaves an expired session. Commands in this session still end as usual.
     pub(crate) fn leave(&self, expired: &Arc<Session>) {
         self.lock().take_if(|session| Arc::ptr_eq(session, expired));
     }
@@ -69,14 +69,14 @@ impl Sessions {
     }
 }
 
-/// One session and its sequences.
+/// A session and the session's sequences.
 #[derive(Debug)]
 pub(crate) struct Session {
     name: Version,
     /// Stated by each command, so that no other client can use the session.
     opener: Bytes,
     sequences: Mutex<Sequences>,
-    /// Whoever finds no room waits in line: holds this until there is some.
+    /// The line of callers without room: the first caller in line holds this lock until there is room.
     line: tokio::sync::Mutex<()>,
     resolved: Notify,
 }
@@ -84,9 +84,9 @@ pub(crate) struct Session {
 #[derive(Debug)]
 struct Sequences {
     next: u64,
-    /// Handed out, and the outcome neither read nor given up.
+    /// Handed out, and the outcome is neither read nor given up.
     unresolved: BTreeSet<u64>,
-    /// When the latest command that is known to be ordered was sent.
+    /// Sending time of the latest command known to be ordered.
     used_at: Instant,
 }
 
@@ -105,15 +105,16 @@ impl Session {
         }
     }
 
-    /// The next sequence; waits while too many are unresolved. `None` when there is no room before the deadline.
+    /// The next sequence; waits while too many sequences are unresolved. `None` when there is no room before the
+    /// deadline.
     ///
     /// # Cancel safety
-    /// Safe: whoever gives up leaves the line.
+    /// Safe: a caller that gives up leaves the line.
     pub(crate) async fn ticket(self: &Arc<Self>, deadline: Instant) -> Option<Ticket> {
         let in_line = async {
             let _turn = self.line.lock().await;
             loop {
-                // Registered before looking, so that no resolution is missed.
+                // Registered before the check: no resolution is missed.
                 let resolved = self.resolved.notified();
                 if let Some(ticket) = self.try_ticket() {
                     return ticket;
@@ -160,8 +161,8 @@ fn draw_opener() -> Bytes {
     Bytes::copy_from_slice(&bytes)
 }
 
-/// One sequence in use. Dropped, its outcome is read or given up: later commands say so, and an attempt of it that is
-/// still on its way is then skipped.
+/// A sequence in use. After the drop, the outcome is read or given up: later commands say so, and a late attempt of the
+/// same command is then skipped.
 #[derive(Debug)]
 pub(crate) struct Ticket {
     pub(crate) session: Arc<Session>,
@@ -170,7 +171,7 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    /// An attempt sent at `sent_at` was ordered: the session was alive then, or will be found to have expired.
+    /// An attempt sent at `sent_at` was ordered: the session was alive then, or the expiry will be found out.
     pub(crate) fn ordered(&self, sent_at: Instant) {
         let mut sequences = self.session.lock();
         sequences.used_at = sequences.used_at.max(sent_at);
@@ -180,7 +181,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.session.lock().unresolved.remove(&self.stamp.sequence);
-        // Only the first in line waits for it.
+        // Only the first caller in line waits for a resolution.
         self.session.resolved.notify_one();
     }
 }
@@ -242,7 +243,7 @@ mod tests {
         assert_eq!(tickets.last().unwrap().stamp.sequence, SEQUENCES_MAX);
         let soon = Instant::now() + Duration::from_secs(1);
         assert!(session.ticket(soon).await.is_none());
-        // It is the lowest that holds up the others.
+        // Only the lowest sequence holds up the line.
         drop(tickets.pop());
         assert!(session.ticket(Instant::now() + LONG / 2).await.is_none());
 

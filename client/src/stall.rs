@@ -1,7 +1,7 @@
-//! Whether a proposer that owes answers and gives none has stopped, or is only slow.
+//! Whether a silent proposer that owes answers has stopped, or is only slow.
 //!
-//! A slow disk or link delays answers as a stopped process does, so silence alone proves nothing. A proposer counts as
-//! replaced when a small call on a connection of its own is not answered, and the acceptors name another leader.
+//! A slow disk or link delays answers like a stopped process, so silence alone proves nothing. A proposer counts as
+//! replaced when a small call on a separate connection is not answered, and the acceptors name another leader.
 
 use std::{
     error::Error as _,
@@ -19,24 +19,24 @@ use tonic::Status;
 
 use crate::{address::Directory, error::Cause};
 
-/// A proposer that owes answers and gives none for this long is asked whether it lives.
+/// Length of silence after which a proposer that owes answers is probed.
 const SILENCE: Duration = Duration::from_millis(250);
-/// Longest wait for the answer to that question. A process that runs needs a few milliseconds.
+/// Longest wait for the answer to a probe. A running process needs a few milliseconds.
 pub(crate) const PROBE_PATIENCE: Duration = Duration::from_millis(250);
-/// Pause between two questions to one proposer.
+/// Pause between two probes of a proposer.
 const PROBE_PAUSE: Duration = Duration::from_millis(250);
-/// A verdict this young is used again, so that many waiting calls share one question.
+/// Age up to which a verdict is used again, so that many waiting calls share a probe.
 const VERDICT_AGE: Duration = Duration::from_millis(100);
 
-/// The proposer that is waited for.
+/// The awaited proposer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Suspect {
     pub(crate) address: Address,
-    /// The number of its process; `None` when the proposer did not report it.
+    /// The number of the proposer's process; `None` when not reported.
     pub(crate) process: Option<u64>,
 }
 
-/// Which proposer leads, as the acceptors report.
+/// The leading proposer, as reported by the acceptors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Leader {
     pub(crate) address: Address,
@@ -52,7 +52,7 @@ impl Suspect {
         }
     }
 
-    /// Why its commands are given up.
+    /// Why the commands of this proposer are given up.
     pub(crate) fn replaced(&self) -> Cause {
         Cause::unavailable("the proposer does not answer any more, and another one leads").at(&self.address)
     }
@@ -67,14 +67,14 @@ pub(crate) async fn process_at(
 ) -> Result<Option<u64>, Cause> {
     match timeout(PROBE_PATIENCE, client.status(ProposerStatusRequest {})).await {
         Ok(Ok(response)) => Ok(Some(response.into_inner().proposer).filter(|&process| process != 0)),
-        // An error that the proposer itself sent is an answer; the transport's own errors have a source.
+        // An error sent by the proposer is an answer; the transport's own errors have a source.
         Ok(Err(status)) if status.source().is_none() => Ok(None),
         Ok(Err(status)) => Err(Cause::from(&status)),
         Err(_elapsed) => Err(Cause::from(&Status::deadline_exceeded(""))),
     }
 }
 
-/// Since when a proposer owes an answer. Shared between the stream and the future that watches it.
+/// Since when a proposer owes an answer. Shared between the stream and the watching future.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     since: Mutex<Option<Instant>>,
@@ -82,14 +82,14 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// A single call that was sent just now.
+    /// The progress of a single call, sent just now.
     pub(crate) fn begun() -> Self {
         let progress = Self::default();
         progress.set(Some(Instant::now()));
         progress
     }
 
-    /// The last sign of life while answers are owed; `None` while none is.
+    /// Sets the last sign of life while answers are owed; `None` while no answer is owed.
     pub(crate) fn set(&self, since: Option<Instant>) {
         let before = std::mem::replace(&mut *self.lock(), since);
         if before.is_none() && since.is_some() {
@@ -106,7 +106,7 @@ impl Progress {
     }
 }
 
-/// Judges proposers; one question at a time, whatever number of calls wait.
+/// Judges proposers, with one probe at a time for any number of waiting calls.
 #[derive(Debug)]
 pub(crate) struct Judge {
     directory: Arc<Directory>,
@@ -131,7 +131,7 @@ impl Judge {
     /// Returns once `suspect` is silent and replaced. Asks nothing while no answer is owed.
     ///
     /// # Cancel safety
-    /// Safe: it only reads.
+    /// Safe: the call only reads.
     pub(crate) async fn replaced(&self, suspect: &Suspect, progress: &Progress) {
         loop {
             let Some(since) = progress.since() else {
@@ -171,7 +171,7 @@ impl Judge {
     async fn ask(&self, suspect: &Suspect) -> bool {
         let mut client = ProposerClient::new(connect_lazy(&suspect.address));
         match process_at(&mut client).await {
-            // Another process at the same address does not answer for the one before.
+            // Another process at the same address does not answer for the earlier process.
             Ok(Some(process)) => suspect.process.is_some_and(|before| before != process),
             Ok(None) => false,
             Err(_silent) => {

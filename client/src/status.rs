@@ -1,4 +1,4 @@
-//! What the cluster says of itself: each role by its own answer, and what the acceptors report of the others.
+//! The cluster's reports on its own status: each role by its own answer, and the acceptors' reports on the other roles.
 
 use std::time::Duration;
 
@@ -17,20 +17,19 @@ mod survey;
 
 pub(crate) use survey::survey;
 
-/// Every process asked, and its answer.
+/// The status of a cluster: every asked process, with its answer.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterStatus {
-    /// The acceptors that the client was given, in that order; then the other members that the acceptors' configuration
-    /// lists.
+    /// The acceptors given to the client, in the given order; then the other members in the acceptors' configuration.
     pub acceptors: Vec<AcceptorReport>,
-    /// The proposers that the client was given, or that an acceptor reports.
+    /// The proposers given to the client, or reported by an acceptor.
     pub proposers: Vec<RoleReport<ProposerStatusResponse>>,
-    /// The learners that the client was given, or that an acceptor reports.
+    /// The learners given to the client, or reported by an acceptor.
     pub learners: Vec<RoleReport<LearnerStatusResponse>>,
 }
 
 impl ClusterStatus {
-    /// The acceptors that answered.
+    /// The answers received from acceptors.
     pub fn answers(&self) -> impl Iterator<Item = &AcceptorStatusResponse> {
         self.acceptors
             .iter()
@@ -38,17 +37,17 @@ impl ClusterStatus {
     }
 }
 
-/// One acceptor that was asked.
+/// The report on an asked acceptor.
 pub type AcceptorReport = RoleReport<AcceptorStatusResponse>;
 
-/// One process that was asked.
+/// The report on an asked process.
 #[derive(Clone, Debug)]
 pub struct RoleReport<T> {
-    /// Where it was asked.
+    /// The asked address.
     pub address: Address,
-    /// The client was given this address. False: the address was found in an acceptor's answer.
+    /// Whether the client was given this address. False: the address was found in an acceptor's answer.
     pub given: bool,
-    /// Its answer, or why there is none.
+    /// The answer, or why there is none.
     pub answer: Result<T, Cause>,
 }
 
@@ -73,10 +72,11 @@ impl Acceptors {
         }
     }
 
-    /// Asks all at once, each for at most `patience`; stops early when what a majority answered is `enough`.
+    /// Asks all acceptors at once, each for at most `patience`. Stops early when a majority has answered and the
+    /// answers are `enough`.
     ///
     /// # Cancel safety
-    /// Safe: it only reads.
+    /// Safe: the call only reads.
     pub(crate) async fn status(
         &self,
         patience: Duration,

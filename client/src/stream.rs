@@ -1,4 +1,4 @@
-//! One open `ProposeStream`: requests out, answers in, each answer to the caller whose request it names.
+//! An open `ProposeStream`: requests go out, answers come in, each answer for the caller of the named request.
 
 use std::{
     collections::HashMap,
@@ -32,24 +32,27 @@ use crate::{
     stall::{Judge, Progress, Suspect, process_at},
 };
 
-/// Commands sent and not answered on one stream: several times what saturates a leader, and a bound for both sides.
+/// Maximum number of unanswered commands on a stream: several times the number that saturates a leader, and a bound for
+/// both sides.
 const IN_FLIGHT_MAX: usize = 4096;
-/// A proposer answers the opening of a stream at once; one that does not is as good as absent.
+/// Longest wait for the opening of a stream. A working proposer answers at once; without an answer, a proposer counts
+/// as absent.
 const OPEN_PATIENCE: Duration = Duration::from_secs(2);
-/// A proposer that owes answers and gives none for so long is stuck: new commands go elsewhere.
+/// Longest silence of a proposer that owes answers. After that time, the stream is stuck, and new commands go
+/// elsewhere.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
-/// A stream that was left is closed so long after the last deadline on it.
+/// Time from the last deadline on an abandoned stream to the close of the stream.
 const DRAIN_GRACE: Duration = Duration::from_millis(100);
 
-/// Whether a command was sent: decided once, by whoever is first.
+/// Whether a command was sent or withdrawn. The first decision counts, and is final.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sending(Arc<Outcome>);
 
-/// What came of the wish to send a command.
+/// The decision about sending a command.
 #[derive(Debug, Default)]
 struct Outcome {
     decided: AtomicU8,
-    /// Where a traced command was sent.
+    /// The destination of a traced command.
     to: OnceLock<Address>,
 }
 
@@ -65,45 +68,45 @@ impl Sending {
             .is_ok()
     }
 
-    /// The caller does not want it sent any more; `false` when it was.
+    /// Withdraws the command for the caller; `false` when already sent.
     pub(crate) fn withdraw(&self) -> bool {
         self.decide(WITHDRAWN)
     }
 
-    /// Whether nobody wants it sent any more.
+    /// Whether the command was withdrawn.
     pub(crate) fn is_withdrawn(&self) -> bool {
         self.0.decided.load(Ordering::Acquire) == WITHDRAWN
     }
 
-    /// Where a traced command was sent; none when it was not sent, or is not traced.
+    /// The destination of a traced command; `None` when the command was not sent, or is not traced.
     pub(crate) fn sent_to(&self) -> Option<&Address> {
         self.0.to.get()
     }
 }
 
-/// A command on its way, and who waits for it.
+/// A command to send, and the waiting caller.
 #[derive(Debug)]
 pub(crate) struct Submission {
     pub(crate) command: v1::Command,
     pub(crate) deadline: Instant,
     pub(crate) sending: Sending,
-    /// Its trace context; empty when the application traces nothing.
+    /// Trace context of the command; empty when the application traces nothing.
     pub(crate) traceparent: String,
     pub(crate) answer: oneshot::Sender<Result<Version, Failed>>,
 }
 
-/// What came in.
+/// The meaning of a received message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arrival {
-    /// An answer, which speaks well of the proposer.
+    /// An answer that shows a working proposer.
     Good,
-    /// The proposer cannot get commands ordered: another may.
+    /// The proposer cannot get commands ordered: another proposer may.
     Helpless,
-    /// The stream is over; everybody who waited has been told.
+    /// The stream is over; every waiting caller has an answer.
     Over,
 }
 
-/// An open stream to one proposer.
+/// An open stream to a proposer.
 #[derive(Debug)]
 pub(crate) struct ProposeStream {
     pub(crate) suspect: Suspect,
@@ -112,13 +115,13 @@ pub(crate) struct ProposeStream {
     in_flight: HashMap<u64, oneshot::Sender<Result<Version, Failed>>>,
     last_tag: u64,
     last_deadline: Instant,
-    /// The last answer, or when the stream began to owe one; nothing while it owes none.
+    /// Time of the last answer, or of the first owed answer; unset while no answer is owed.
     progress: Arc<Progress>,
 }
 
 impl ProposeStream {
-    /// Opens a stream; no command is handed to it before the proposer has answered the opening, so a failure here
-    /// says for certain that nothing was sent.
+    /// Opens a stream. No command is handed to the stream before the proposer has answered the opening. So after a
+    /// failure here, certainly nothing was sent.
     ///
     /// # Errors
     /// The proposer cannot be reached or does not answer.
@@ -126,14 +129,15 @@ impl ProposeStream {
         let mut client = ProposerClient::new(connect_lazy(&address))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        // As many as can be in flight, so that there is always room: a request waits here only while it is in flight.
+        // As many as can be in flight, so that there is always room: a request waits here only while in flight.
         let (requests, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
         let mut asking = client.clone();
         let opening = timeout(
             OPEN_PATIENCE,
             client.propose_stream(ReceiverStream::new(outgoing)),
         );
-        // Together: both take one round trip. A proposer that opens the stream and gives no number is known by address.
+        // Concurrent: both calls take one round trip. A proposer that opens the stream without reporting a number is
+        // known by address.
         let (opened, process) = tokio::join!(opening, process_at(&mut asking));
         let responses = match opened {
             Ok(Ok(response)) => response.into_inner(),
@@ -164,18 +168,18 @@ impl ProposeStream {
         since.is_some_and(|since| since.elapsed() > ANSWER_PATIENCE)
     }
 
-    /// What shows whether answers come; for [`Judge::replaced`].
+    /// The progress of the answers, for [`Judge::replaced`].
     pub(crate) fn progress(&self) -> Arc<Progress> {
         self.progress.clone()
     }
 
-    /// Gives up what is in flight: the proposer is silent, and another one leads. Whether the commands were ordered is
-    /// unknown.
+    /// Gives up all commands in flight: the proposer is silent, and another proposer leads. Whether the commands were
+    /// ordered is unknown.
     pub(crate) fn give_up(&mut self) {
         self.fail_all(&self.suspect.replaced(), Failed::OutcomeUnknown);
     }
 
-    /// Sends a command, unless its caller withdrew it or its time is over.
+    /// Sends a command, unless withdrawn by the caller or past the deadline.
     pub(crate) fn send(&mut self, submission: Submission) {
         let Submission {
             command,
@@ -187,13 +191,13 @@ impl ProposeStream {
         let now = Instant::now();
         let left = deadline.saturating_duration_since(now);
         if left.is_zero() || !sending.decide(SENT) {
-            // Whoever still waits sees its channel close, and that the command was not sent.
+            // A caller that still waits sees the closed channel, and that the command was not sent.
             return;
         }
         if !traceparent.is_empty() && traceparent != UNSAMPLED {
             sending.0.to.get_or_init(|| self.suspect.address.clone());
         }
-        // The proposer gets a little less, so that what it knows for certain arrives before the caller gives up.
+        // The proposer gets slightly less time, so that a definite answer arrives before the caller gives up.
         let timeout_ms = (left - left / 16).as_millis().clamp(1, u128::from(u32::MAX));
         let request = ProposeStreamRequest {
             tag: self.last_tag + 1,
@@ -203,7 +207,7 @@ impl ProposeStream {
             forwarded: false,
         };
         if self.requests.try_send(request).is_err() {
-            // The stream is gone, and the request with it, unsent. An answer that nobody waits for is no loss.
+            // The stream is gone, and the unsent request too. Without a waiting caller, the answer is no loss.
             let _ = answer.send(Err(Failed::NotProposed(
                 Cause::unavailable("the stream broke").at(&self.suspect.address),
             )));
@@ -230,7 +234,7 @@ impl ProposeStream {
                 return Arrival::Over;
             }
             Err(status) => {
-                // A proposer that stops says so when it has answered all that it had read.
+                // A stopping proposer reports the stop only after answering every command that it has read.
                 let unread = fate_of(&status) == Some(Fate::NotProposed);
                 let failed = if unread {
                     Failed::NotProposed
@@ -252,7 +256,7 @@ impl ProposeStream {
             Err(Failed::NotProposed(cause)) if cause.code != Code::ResourceExhausted => Arrival::Helpless,
             Ok(_) | Err(_) => Arrival::Good,
         };
-        // No entry: an answer given twice. No receiver: its caller has given up. Neither needs anything.
+        // No entry: a repeated answer. No receiver: the caller has given up. Neither case needs an action.
         if let Some(answer) = self.in_flight.remove(&response.tag) {
             let _ = answer.send(result);
         }
@@ -260,20 +264,19 @@ impl ProposeStream {
         arrival
     }
 
-    /// Passes on what still comes for commands already sent, until the last deadline, or until the proposer is
-    /// replaced.
+    /// Passes on the late answers to sent commands, until the last deadline, or until the proposer is replaced.
     pub(crate) async fn drain(mut self, judge: Arc<Judge>) {
         let until = self.last_deadline + DRAIN_GRACE;
         let (suspect, progress) = (self.suspect.clone(), self.progress());
         let mut replaced = std::pin::pin!(judge.replaced(&suspect, &progress));
         while !self.in_flight.is_empty() {
             tokio::select! {
-                // Cancel safe, as its documentation says; the timer is too.
+                // Cancel safe, as documented; so is the timer.
                 arrival = timeout_at(until, self.arrival()) => match arrival {
                     Ok(Arrival::Good | Arrival::Helpless) => {}
                     Ok(Arrival::Over) | Err(_) => return,
                 },
-                // Not cancelled by the other arm: it is polled on.
+                // Not cancelled by the other arm: polled again.
                 () = &mut replaced => return self.give_up(),
             }
         }

@@ -1,4 +1,4 @@
-//! The log, followed.
+//! Following the log.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,16 +12,16 @@ use crate::{
     follow::{Feed, Following},
 };
 
-/// What a subscription tells at a time.
+/// A message of a subscription.
 #[derive(Clone, Debug, PartialEq)]
 pub struct News {
-    /// In slot order, following on the last one told. Empty: a sign of life.
+    /// In slot order, following the last reported record. Empty: a sign of life.
     pub records: Vec<LogRecord>,
-    /// Every slot below it has been told.
+    /// Every slot below has been reported.
     pub next: Slot,
 }
 
-/// The log from a slot on. It reads ahead a little, and stops when dropped.
+/// The log from a slot on. Reads ahead a little, and stops when dropped.
 #[derive(Debug)]
 pub struct Subscription(Following<News>);
 
@@ -30,13 +30,13 @@ impl Subscription {
         Self(Following::start(directory, LogFeed { next: from }, patience))
     }
 
-    /// What comes next; an error is the last that comes. `None` after that.
+    /// The next message. An error is the last message; `None` after an error.
     ///
     /// # Errors
     /// See [`SubscribeError`].
     ///
     /// # Cancel safety
-    /// Safe: nothing is lost or told twice.
+    /// Safe: nothing is lost or repeated.
     pub async fn next(&mut self) -> Option<Result<News, SubscribeError>> {
         self.0.next().await
     }
@@ -76,7 +76,7 @@ impl Feed for LogFeed {
     }
 }
 
-/// Takes from a response what follows on `next`: drops what was told before, refuses a gap.
+/// Takes from a response the records from `next` on: drops already reported records, refuses a gap.
 fn continue_from(next: Slot, response: SubscribeResponse) -> Result<News, Cause> {
     let mut expected = next;
     let mut records = response.records;

@@ -1,8 +1,8 @@
-//! Spans of what an application asks for, and of the calls that this takes.
+//! Spans of the application's operations, and of the calls behind each operation.
 //!
-//! They go wherever the application sends its own: to the global tracer provider of the `opentelemetry` crate, as it was
-//! when the [`Client`](crate::Client) was made, below the span that is current at the call. Without a provider nothing
-//! is recorded and nothing is told to the cluster.
+//! The spans go to the application's own destination: the global tracer provider of the `opentelemetry` crate, as set
+//! when the [`Client`](crate::Client) was made. The parent is the span that is current at the call. Without a provider,
+//! nothing is recorded and nothing is sent to the cluster.
 
 use std::{fmt, sync::Arc};
 
@@ -18,17 +18,17 @@ use paxos_common::{
 };
 use tonic::{Code, Request};
 
-/// Makes the spans of one client. Cheap to clone.
+/// Makes the spans of a client. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Tracer(Arc<BoxedTracer>);
 
 impl Tracer {
-    /// Of the global provider.
+    /// The tracer of the global provider.
     pub(crate) fn global() -> Self {
         Self(Arc::new(global::tracer(SCOPE)))
     }
 
-    /// Does what an application asks for inside a span of its own.
+    /// Runs an operation of the application inside a new span.
     pub(crate) async fn operation<T, E: fmt::Display>(
         &self,
         name: &'static str,
@@ -50,7 +50,7 @@ impl Tracer {
     pub(crate) fn call(&self, method: &'static str) -> Call {
         let current = Context::current();
         if current.has_active_span() && !current.span().span_context().is_sampled() {
-            // It is decided that nothing is recorded: only that need be told.
+            // The trace has decided against recording: only the decision is passed on.
             return Call {
                 context: current,
                 is_own: false,
@@ -70,16 +70,16 @@ impl Tracer {
     }
 }
 
-/// One call of ours; its span ends when this is dropped.
+/// A call of this library; the span ends on drop.
 #[derive(Debug)]
 pub(crate) struct Call {
     context: Context,
-    /// The context's span is this call's.
+    /// Whether the span of the context belongs to this call.
     is_own: bool,
 }
 
 impl Call {
-    /// Whom it goes to.
+    /// Records the destination of the call.
     pub(crate) fn to(&self, address: &Address) {
         if self.is_recording() {
             for attribute in names::peer(address) {
@@ -92,7 +92,7 @@ impl Call {
         self.is_own && self.context.span().is_recording()
     }
 
-    /// What it tells the other side; empty where the application traces nothing. What is not sampled says so, for the
+    /// The trace context for the peer; empty when the application traces nothing. An unsampled call says so, for the
     /// whole trace.
     pub(crate) fn traceparent(&self) -> String {
         let span = self.context.span();
@@ -104,7 +104,7 @@ impl Call {
         }
     }
 
-    /// The same, in metadata.
+    /// Adds the same context to metadata.
     pub(crate) fn inject<T>(&self, request: &mut Request<T>) {
         trace::inject(request, self.context().as_ref());
     }
@@ -114,7 +114,7 @@ impl Call {
         context.is_valid().then_some(context)
     }
 
-    /// It came to this.
+    /// Records the result of the call.
     pub(crate) fn answered(&self, code: Code, message: &str) {
         let span = self.context.span();
         if self.is_recording() {

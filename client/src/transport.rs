@@ -3,17 +3,17 @@
 //! - No connection was made.
 //! - The connection ended while the call was queued. `hyper` hands the call back and says "canceled".
 //! - The peer reset the call with REFUSED_STREAM: closed "prior to any processing" (RFC 9113, section 8.7).
-//! - The peer sent GOAWAY, and the call is above the last stream that GOAWAY names: it "was not or will not be
-//!   processed" (RFC 9113, section 6.8). `h2` gives this error to such calls, and to calls made after the GOAWAY. Calls at
-//!   or below that stream wait on; when the connection closes, `h2` gives an I/O error to them.
+//! - The peer sent GOAWAY, and the call is above the last stream named by the GOAWAY: the call "was not or will not be
+//!   processed" (RFC 9113, section 6.8). `h2` reports this error for such calls, and for calls made after the GOAWAY.
+//!   Calls at or below the last stream wait on; when the connection closes, `h2` reports an I/O error for these calls.
 //!
-//! All of this holds only for a call that has no answer yet. A stream whose headers have arrived was taken.
+//! All of this applies only to a call without an answer so far. A stream with received headers was taken.
 
 use std::error::Error;
 
 use tonic::{ConnectError, Status};
 
-/// Whether the peer certainly did not take the call that failed with this status before any answer came.
+/// Whether the peer certainly did not take the call, given the failure status of a call without any answer.
 pub(crate) fn was_not_taken(status: &Status) -> bool {
     let mut source = status.source();
     while let Some(error) = source {

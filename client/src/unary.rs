@@ -1,4 +1,4 @@
-//! Commands as single calls, each to the proposer that served the last one.
+//! Commands as single calls; each call goes to the last proposer that served.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,9 +22,9 @@ type Chosen = (Suspect, ProposerClient<Channel>);
 #[derive(Debug)]
 pub(crate) struct Unary {
     directory: Arc<Directory>,
-    /// The proposer in use; none before the first call and after a failure.
+    /// The proposer in use; `None` before the first call and after a failure.
     chosen: Mutex<Option<Chosen>>,
-    /// Held by whichever call chooses; the others wait for what it finds.
+    /// Held while a call chooses a proposer; the other calls wait for the choice.
     choosing: tokio::sync::Mutex<()>,
     judge: Arc<Judge>,
 }
@@ -59,9 +59,9 @@ impl Unary {
         call.inject(&mut request);
         let progress = Progress::begun();
         let answer = tokio::select! {
-            // Cancelled only together with the call: its outcome is then unknown.
+            // Cancelled only together with the call: the outcome is then unknown.
             answer = timeout_at(deadline, client.propose(request)) => answer,
-            // Cancel safe: it only reads.
+            // Cancel safe: only reads.
             () = self.judge.replaced(&suspect, &progress) => {
                 self.leave(address);
                 let cause = suspect.replaced();
@@ -120,7 +120,7 @@ impl Unary {
             }
             silent.get_or_insert(chosen);
         }
-        // No proposer answers: the call itself says why.
+        // No proposer answers: the call will say why.
         let chosen = silent.ok_or_else(|| Cause::unavailable("no proposer is known"))?;
         *self.chosen() = Some(chosen.clone());
         Ok(chosen)

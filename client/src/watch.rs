@@ -1,4 +1,4 @@
-//! Watching registers: their changes in order, nothing lost or told twice, whichever learner tells.
+//! Watching registers: their changes in order, without loss or repeats, from any learner.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,44 +16,45 @@ use crate::{
     limits,
 };
 
-/// Which registers to watch.
+/// The registers to watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// The one with this key.
+    /// The register with this key.
     Key(Bytes),
-    /// All whose key starts with this; empty: all.
+    /// All registers whose key starts with this prefix; empty: all registers.
     Prefix(Bytes),
 }
 
-/// One change of a register.
+/// A change of a register.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Of which register.
+    /// The key of the register.
     pub key: Bytes,
-    /// The command that changed it.
+    /// The version of the changing command.
     pub version: Version,
-    /// What the register holds since; `None`: it was deleted.
+    /// The new value; `None`: the register was deleted.
     pub value: Option<Bytes>,
 }
 
-/// What a watch tells at a time.
+/// A message of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changes {
-    /// In the order of their versions, following on the last one told. Empty: a sign of life.
+    /// In the order of versions, following the last reported change. Empty: a sign of life.
     pub changes: Vec<Change>,
-    /// Every change before this version has been told: a later watch from here goes on without loss or repeats.
+    /// Every change before this version has been reported: a later watch from here continues without loss or repeats.
     pub next: Version,
 }
 
-/// The changes of registers from a version on. It reads ahead a little, and stops when dropped.
+/// The changes of registers from a version on. Reads ahead a little, and stops when dropped.
 #[derive(Debug)]
 pub struct Watch(Following<Changes>);
 
 impl Client {
-    /// Watches registers: every change at or after `from`, in order, told by some learner and, when that one fails, by
-    /// another, without loss or repeats. Without `from`: the changes from the moment on at which the first news come.
+    /// Watches registers: every change at or after `from`, in order, without loss or repeats. Without `from`, the
+    /// changes begin at the moment of the first message.
     ///
-    /// It ends in [`SubscribeError::Unavailable`] only when no learner has answered for `patience`.
+    /// When the learner in use fails, another learner continues. The watch ends in [`SubscribeError::Unavailable`] only
+    /// when no learner has answered for `patience`.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
@@ -75,13 +76,13 @@ impl Watch {
         Self(Following::start(directory, feed, patience))
     }
 
-    /// What comes next; an error is the last that comes. `None` after that.
+    /// The next message. An error is the last message; `None` after an error.
     ///
     /// # Errors
     /// See [`SubscribeError`].
     ///
     /// # Cancel safety
-    /// Safe: nothing is lost or told twice.
+    /// Safe: nothing is lost or repeated.
     pub async fn next(&mut self) -> Option<Result<Changes, SubscribeError>> {
         self.0.next().await
     }
@@ -100,7 +101,7 @@ impl futures::Stream for Watch {
 
 struct RegisterFeed {
     target: Target,
-    /// Everything before it has been told; none: nothing has been, and the learner says where it begins.
+    /// Everything before this version has been reported; `None`: nothing so far, and the learner chooses the beginning.
     next: Option<Version>,
 }
 
@@ -130,7 +131,7 @@ impl Feed for RegisterFeed {
     }
 }
 
-/// Takes from a response what follows on `next`: drops what was told before, refuses what is out of order.
+/// Takes from a response the changes from `next` on: drops already reported changes, refuses a wrong order.
 fn continue_from(next: Option<Version>, response: WatchResponse) -> Result<(Vec<Change>, Version), Cause> {
     let malformed = || Cause::unavailable("the learner sent a change that cannot be");
     let mut changes = Vec::with_capacity(response.changes.len());
@@ -160,13 +161,13 @@ fn continue_from(next: Option<Version>, response: WatchResponse) -> Result<(Vec<
         slot: Slot::new(response.applied_to).map_err(|_| malformed())?,
         offset: 0,
     };
-    // A learner that lags tells less than was told before, and one that sends a slot in parts tells changes above
-    // its `applied_to`.
+    // A lagging learner reports less than was reported before. A learner that sends a slot in parts reports changes
+    // above its `applied_to`.
     let told = last.map(after).max(next);
     Ok((changes, told.map_or(applied_to, |told| told.max(applied_to))))
 }
 
-/// The version that follows, were the batch that long.
+/// The following version, if the batch were that long.
 fn after(version: Version) -> Version {
     match version.offset.checked_add(1) {
         Some(offset) => Version { offset, ..version },

@@ -1,4 +1,4 @@
-//! Writing within a session: one command, proposed until it is known to be ordered, and what it did.
+//! Writing within a session: a command is proposed until it is known to be ordered, and the outcome is read.
 
 use std::time::Duration;
 
@@ -19,33 +19,33 @@ use crate::{
     session::Session,
 };
 
-/// Share of the time left after which the same is proposed again, 1 / this: several attempts fit before the deadline,
-/// as before the end of a tenure that is to be renewed.
+/// Share of the remaining time, 1 / this, before the same command is proposed again. So several attempts fit before the
+/// deadline, for example before the end of a tenure under renewal.
 const ATTEMPT_SHARE: u32 = 4;
-/// Bounds of that time: the least, the most after the first attempt, and the most after later ones. The second doubles,
-/// so that a cluster that is slow is not asked for more and more.
+/// Bounds of this time: the minimum, the maximum after the first attempt, and the maximum after later attempts. The
+/// second bound doubles, so that a slow cluster does not get more and more requests.
 const ATTEMPT_PATIENCE: (Duration, Duration, Duration) = (
     Duration::from_millis(250),
     Duration::from_secs(3),
     Duration::from_secs(12),
 );
-/// Attempts of one command without an answer.
+/// Maximum number of unanswered attempts of a command.
 const ATTEMPTS_MAX: usize = 8;
-/// Pauses between attempts of one command, from the shortest to the longest.
+/// Pauses between attempts of a command, from the shortest to the longest.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 
-/// What became of the attempts to have a command ordered.
+/// The result of the attempts to have a command ordered.
 struct Ordered {
     version: Version,
-    /// When the attempt that was answered was sent.
+    /// Sending time of the answered attempt.
     sent_at: Instant,
     /// Another attempt may have been ordered too.
     repeated: bool,
 }
 
 impl Client {
-    /// Does one thing exactly once: proposes it in a session until it is known to be ordered, however often that takes,
-    /// and reads what it did.
+    /// Executes an operation exactly once: proposes the command in a session until it is known to be ordered, with any
+    /// number of attempts, and then reads the outcome.
     pub(crate) async fn write(&self, operation: Operation, deadline: Instant) -> Result<Written, WriteError> {
         let mut command = Command {
             session: None,
@@ -67,7 +67,8 @@ impl Client {
         let outcome = match self.read_outcome(ordered.version, deadline).await {
             Err(Unanswered::Aborted(cause)) => {
                 self.sessions.leave(&session);
-                // Another attempt may have taken effect while the session lived: what it did is forgotten with it.
+                // Another attempt may have taken effect while the session lived. The outcome is forgotten with the
+                // session.
                 return Err(if ordered.repeated {
                     WriteError::OutcomeUnknown(cause)
                 } else {
@@ -82,29 +83,30 @@ impl Client {
         })
     }
 
-    /// What the command at `version` did: asks again after [`WriteError::OutcomeNotRead`].
+    /// The outcome of the command at `version`: asks again after [`WriteError::OutcomeNotRead`].
     ///
     /// # Errors
-    /// See [`ReadError`]; it is kept for as long as the log is.
+    /// See [`ReadError`]. The outcome is kept for as long as the log.
     ///
     /// # Cancel safety
-    /// Safe: it only reads.
+    /// Safe: the call only reads.
     pub async fn outcome(&self, version: Version, timeout: Duration) -> Result<Written, ReadError> {
         let reading = self.read_outcome(version, crate::client::deadline_in(timeout));
         let outcome = self.tracer.operation("client.outcome", reading).await;
         outcome.map_err(ReadError::from)
     }
 
-    /// Appends one record, 1 byte to [1 MiB](crate::VALUE_BYTES_MAX), to the log, exactly once: unlike
-    /// [`append`](Self::append) it is repeated when nobody knows whether it was ordered, and readers of the log may then
-    /// see it twice, the second time with the session and sequence of the first. Returns the version that counts, the
-    /// first.
+    /// Appends a record, 1 byte to [1 MiB](crate::VALUE_BYTES_MAX), to the log, exactly once. Returns the version that
+    /// counts: the first.
+    ///
+    /// Unlike [`append`](Self::append), the command is repeated when the outcome of an attempt is unknown. Readers of
+    /// the log may then see the record twice, the second time with the session and sequence of the first.
     ///
     /// # Errors
     /// See [`WriteError`].
     ///
     /// # Cancel safety
-    /// Dropping the future gives the outcome up: the record may still be appended.
+    /// Dropping the future gives up the outcome: the record may still be appended.
     pub async fn append_once(
         &self,
         record: impl Into<bytes::Bytes>,
@@ -125,7 +127,8 @@ impl Client {
             .await
     }
 
-    /// Opens a session, its name being the version of the first opening that is answered for; and when that was sent.
+    /// Opens a session. Returns the version of the first answered opening, as the name of the session, and its sending
+    /// time.
     async fn open_session(
         &self,
         opener: bytes::Bytes,
@@ -137,14 +140,14 @@ impl Client {
         };
         match self.order(&command, deadline).await {
             Ok(ordered) => Ok((ordered.version, ordered.sent_at)),
-            // An opening whose answer is lost is never used, and expires.
+            // An opening with a lost answer is never used, and expires.
             Err(WriteError::OutcomeUnknown(cause)) => Err(WriteError::NotProposed(cause)),
             Err(error) => Err(error),
         }
     }
 
-    /// Proposes the same until it is known to be ordered. An attempt without an answer stays open while the next one
-    /// begins, so that a cluster that is slow is heard, and a proposer that hangs does not take all the time.
+    /// Proposes the same command until it is known to be ordered. An unanswered attempt stays open while the next
+    /// attempt begins. So a slow cluster is heard, and a hanging proposer does not use up all the time.
     async fn order(&self, command: &Command, deadline: Instant) -> Result<Ordered, WriteError> {
         let mut attempts = Attempts::new(deadline);
         let mut open = FuturesUnordered::new();
@@ -154,7 +157,7 @@ impl Client {
         loop {
             tokio::select! {
                 biased;
-                // Cancel safe: an attempt that ended is taken out, the others stay.
+                // Cancel safe: an ended attempt is taken out, the other attempts stay.
                 Some((sent_at, result)) = open.next() => {
                     let cause = match result {
                         Ok(version) => {
@@ -209,7 +212,7 @@ impl Client {
     }
 }
 
-/// When the attempts of one command begin.
+/// The schedule of a command's attempts.
 struct Attempts {
     deadline: Instant,
     longest: Duration,
@@ -225,7 +228,7 @@ impl Attempts {
         }
     }
 
-    /// When the attempt after one that begins at `now` begins, if that one has no answer by then.
+    /// When the next attempt begins, if an attempt begun at `now` has no answer by then.
     fn next_at(&mut self, now: Instant) -> Instant {
         let share = self.deadline.saturating_duration_since(now) / ATTEMPT_SHARE;
         let patience = share.clamp(ATTEMPT_PATIENCE.0, self.longest);
@@ -234,7 +237,7 @@ impl Attempts {
     }
 }
 
-/// Reads an outcome off the wire: for a duplicate, the first, which is the command's own. `None` for what cannot be.
+/// Reads an outcome off the wire. A duplicate has the first outcome: the command's own. `None` for an invalid response.
 fn written(version: Version, response: ResultResponse) -> Option<Written> {
     match response.outcome? {
         result_response::Outcome::Applied(Applied {}) => Some(Written::Applied { version }),
@@ -289,7 +292,7 @@ mod tests {
             let times = std::iter::successors(Some(begun), |&at| Some(attempts.next_at(at)));
             times.take_while(|&at| at < deadline).count()
         };
-        // What is left of a time to live of 5 s when the first renewal begins.
+        // The rest of a time to live of 5 s when the first renewal begins.
         assert!(begins(2_830) >= 6, "{}", begins(2_830));
         assert!(begins(500) >= 2, "{}", begins(500));
         assert!(begins(60_000) <= 20, "{}", begins(60_000));

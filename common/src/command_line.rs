@@ -15,8 +15,8 @@ use clap::{
 
 use crate::{config::LogFormat, exit::Exit, stderr, telemetry::json_line};
 
-/// Parses the command line of this process. A variable that is set and empty counts as unset: this is what
-/// `${VARIABLE:-}` in a compose file gives.
+/// Parses the command line of this process. An empty environment variable counts as unset: `${VARIABLE:-}` in a compose
+/// file gives an empty variable.
 ///
 /// `--help`, `--version` and mistakes end the process: with 0, with 2, or with 74 when standard output is full.
 pub fn parse<T: CommandFactory + FromArgMatches>() -> T {
@@ -27,12 +27,12 @@ pub fn parse<T: CommandFactory + FromArgMatches>() -> T {
     }
 }
 
-/// What the command line comes to when nothing is run.
+/// The result of a command line without a run.
 struct Mistake {
     error: clap::Error,
-    /// The variable that holds the value at fault.
+    /// The variable with the invalid value.
     variable: Option<String>,
-    /// The form of the log that the process would have had.
+    /// The log format that the process would have used.
     log_format: LogFormat,
 }
 
@@ -46,7 +46,7 @@ fn parse_from<T: CommandFactory + FromArgMatches>(
     let matches = command.try_get_matches_from_mut(line);
     let parsed = matches.and_then(|mut matches| T::from_arg_matches_mut(&mut matches));
     parsed.map_err(|error| {
-        // clap shows flags of built commands alone, and has built only those on the line.
+        // clap shows only flags of built commands, and has built only the commands on the line.
         command.build();
         Mistake {
             variable: variable_at_fault(&error, &command, line, variable),
@@ -56,7 +56,7 @@ fn parse_from<T: CommandFactory + FromArgMatches>(
     })
 }
 
-/// Flags whose variable is set and empty do without the variable.
+/// Removes the variable from each flag whose variable is empty.
 fn without_empty_variables(command: Command, variable: &Variable<'_>) -> Command {
     let reset = |arg: Arg| {
         let is_empty = arg
@@ -70,7 +70,7 @@ fn without_empty_variables(command: Command, variable: &Variable<'_>) -> Command
         .mut_subcommands(|subcommand| without_empty_variables(subcommand, variable))
 }
 
-/// The variable that a value at fault was read from: `None` when the value stands on the command line.
+/// The variable with the invalid value: `None` when the value comes from the command line.
 fn variable_at_fault(
     error: &clap::Error,
     command: &Command,
@@ -97,7 +97,7 @@ fn variable_at_fault(
     (holds_the_value && !stands_on_the_line).then(|| name.to_string_lossy().into_owned())
 }
 
-/// The form of log that the line or the environment asks for, in the command that is named on the line.
+/// The log format from the line or the environment, for the command on the line.
 fn log_format(command: &Command, line: &[OsString], variable: &Variable<'_>) -> LogFormat {
     const FLAG: &str = "log-format";
     let mut words = line.iter().skip(1).filter_map(|word| word.to_str());
@@ -119,7 +119,7 @@ fn log_format(command: &Command, line: &[OsString], variable: &Variable<'_>) -> 
     format.unwrap_or(LogFormat::Text)
 }
 
-/// The flag that clap shows in this way, in the command or one of its subcommands.
+/// The flag that clap shows as `shown`, in the command or a subcommand.
 fn find<'a>(command: &'a Command, shown: &str) -> Option<&'a Arg> {
     let own = command
         .get_arguments()
@@ -185,7 +185,7 @@ mod tests {
         },
     }
 
-    /// Parses `line`, though the real environment has no such variable: clap is given `held` as a default.
+    /// Parses `line`. The real environment has no such variable, so clap gets `held` as a default.
     fn mistake(line: &[&str], held: &str) -> Mistake {
         let variable = |_: &std::ffi::OsStr| Some(OsString::from(held));
         let line: Vec<_> = line.iter().map(OsString::from).collect();

@@ -1,4 +1,4 @@
-//! Flags that several binaries share, as clap fragments to flatten; each has an environment variable.
+//! Flags that several binaries share, as clap fragments to flatten. Each flag has an environment variable.
 
 use std::{collections::HashSet, net::SocketAddr, str::FromStr, time::Duration};
 
@@ -6,26 +6,26 @@ use clap::{Args, ValueEnum};
 
 use crate::{exit::Failure, paxos::quorum::ACCEPTORS_MAX, peer::Address};
 
-/// The version of this software, as `--version` and status reports tell it.
+/// The version of this software, for `--version` and status reports.
 pub const fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
 
-/// Where a role listens, and where others find it. `PORT` is the role's usual port.
+/// Listening address and public address of a role. `PORT` is the role's usual port.
 #[derive(Args, Clone, Debug)]
 pub struct ListenArgs<const PORT: u16> {
-    /// Address and port to listen on; port 0 takes any free one
+    /// Address and port to listen on; port 0 takes any free port
     #[arg(long, env = "PAXOS_LISTEN", value_name = "ADDRESS", default_value_t = SocketAddr::from(([127, 0, 0, 1], PORT)))]
     pub listen: SocketAddr,
 
-    /// URL at which others reach this process (default: http:// and the address listened on, or this machine's name
-    /// when listening on every interface)
+    /// URL at which others reach this process (default: http:// and the listening address, or this machine's name when
+    /// listening on every interface)
     #[arg(long, env = "PAXOS_ADVERTISE", value_name = "URL")]
     pub advertise: Option<Address>,
 }
 
 impl<const PORT: u16> ListenArgs<PORT> {
-    /// The URL to tell others, given the address that was really bound: see [`advertised`].
+    /// The public URL, given the bound address: see [`advertised`].
     ///
     /// # Errors
     /// As [`advertised`].
@@ -34,16 +34,16 @@ impl<const PORT: u16> ListenArgs<PORT> {
     }
 }
 
-/// The URL to tell others: the one given, or that of the address that was really bound.
+/// The public URL: the given URL, or the URL of the bound address.
 ///
 /// # Errors
-/// We listen on every interface, no URL was given, and this machine's name is unknown or odd.
+/// The role listens on every interface, no URL was given, and this machine's name is unknown or odd.
 pub fn advertised(advertise: Option<&Address>, local: SocketAddr) -> Result<Address, Failure> {
     if let Some(address) = advertise {
         return Ok(address.clone());
     }
     let url = if local.ip().is_unspecified() {
-        // In a container this is its id, which the other containers of its network resolve.
+        // In a container this name is the container's id; other containers of the same network resolve this id.
         let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         format!("http://{}:{}", name.trim(), local.port())
     } else {
@@ -56,32 +56,32 @@ pub fn advertised(advertise: Option<&Address>, local: SocketAddr) -> Result<Addr
     })
 }
 
-/// Where a role serves its metrics and probes. `PORT` is the role's usual port for that.
+/// The address of a role's metrics and probes. `PORT` is the role's usual port for metrics.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct MetricsArgs<const PORT: u16> {
-    /// Address and port of /metrics, /livez and /readyz over HTTP; port 0 takes any free one, `off` serves none
+    /// Address and port of /metrics, /livez and /readyz over HTTP; port 0 takes any free port, `off` serves none
     /// (default: on 127.0.0.1 port 8001 for an acceptor, 8101 for a proposer, 8201 for a learner; none, with a warning,
-    /// when that is taken)
+    /// when that port is in use)
     #[arg(long = "metrics-listen", env = "PAXOS_METRICS_LISTEN", value_name = "ADDRESS")]
     metrics_listen: Option<MetricsListen>,
 }
 
 impl<const PORT: u16> MetricsArgs<PORT> {
-    /// What was given, or the usual port.
+    /// The given address, or the usual port.
     pub fn listen(&self) -> MetricsListen {
         let usual = SocketAddr::from(([127, 0, 0, 1], PORT));
         self.metrics_listen.unwrap_or(MetricsListen::Usual(usual))
     }
 }
 
-/// Where metrics are served.
+/// The address of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricsListen {
-    /// Nowhere.
+    /// No metrics.
     Off,
-    /// There, or nowhere while it is taken: nobody chose it.
+    /// The usual address, or no metrics while this address is in use: no user chose the address.
     Usual(SocketAddr),
-    /// There, as somebody asked for.
+    /// The address that a user chose.
     At(SocketAddr),
 }
 
@@ -97,7 +97,7 @@ impl FromStr for MetricsListen {
     }
 }
 
-/// The acceptors of the cluster: all that a proposer or learner needs to know.
+/// The acceptors of the cluster: the only required setting of a proposer or learner.
 #[derive(Args, Clone, Debug)]
 pub struct AcceptorsArg {
     /// URLs of all acceptors, separated by commas; the same set for every proposer and learner
@@ -139,24 +139,24 @@ impl FromStr for AcceptorList {
     }
 }
 
-/// How the process itself runs.
+/// Settings of the process itself.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct RuntimeArgs {
     /// Threads that run this process's tasks; 1 is fastest on small machines
     #[arg(long, env = "PAXOS_WORKER_THREADS", value_name = "N", default_value = "1", value_parser = parse_threads)]
     pub worker_threads: usize,
 
-    /// Form of the log on standard error; its level is set by RUST_LOG, info by default
+    /// Format of the log on standard error; RUST_LOG sets the level, info by default
     #[arg(long, env = "PAXOS_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 }
 
-/// Form of the log on standard error.
+/// Format of the log on standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people: one line an event.
+    /// For people: one line per event.
     Text,
-    /// For machines: one JSON object a line.
+    /// For machines: one JSON object per line.
     Json,
 }
 
@@ -167,7 +167,7 @@ fn parse_threads(text: &str) -> Result<usize, String> {
     }
 }
 
-/// The longest duration that a flag takes: none is meant to be longer, and clocks can add it.
+/// Longest duration that a flag takes. Longer durations have no use, and clocks can add this duration.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
 
 /// Reads a duration with its unit, as in `200ms`, `5s`, `1m 30s`; for clap's `value_parser`.

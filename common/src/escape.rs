@@ -1,22 +1,22 @@
-//! Text that peers chose, on its way to a log or a terminal: one line, and nothing that a terminal obeys.
+//! Text from peers, for a log or a terminal: a single line, without control sequences for the terminal.
 
 use std::{
     borrow::Cow,
     fmt::{self, Write as _},
 };
 
-/// `text` with control characters, line separators and marks that reorder a line escaped as in Rust: `\n`, `\u{1b}`.
+/// `text` with control characters, line separators and reordering marks escaped as in Rust: `\n`, `\u{1b}`.
 pub fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(is_escaped) {
         return Cow::Borrowed(text);
     }
     let mut escaped = String::with_capacity(text.len() + 8);
-    // Writing to a string does not fail.
+    // Writing to a string never fails.
     let _ = Escaping(&mut escaped).write_str(text);
     Cow::Owned(escaped)
 }
 
-/// Writes text escaped to another writer.
+/// Writes escaped text to an inner writer.
 pub(crate) struct Escaping<W>(pub(crate) W);
 
 impl<W: fmt::Write> fmt::Write for Escaping<W> {
@@ -36,7 +36,7 @@ impl<W: fmt::Write> fmt::Write for Escaping<W> {
 }
 
 fn is_escaped(character: char) -> bool {
-    // U+2028 and U+2029 end a line; the others reorder what stands beside them.
+    // U+2028 and U+2029 end a line; the other characters reorder the text beside them.
     character.is_control()
         || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -1,4 +1,4 @@
-//! How a process of ours starts and ends: exit codes, the error that carries one, and the body of every `main`.
+//! Start and end of our processes: exit codes, the error with an exit code, and the body of every `main`.
 
 use std::{fmt, io, net::SocketAddr, panic::PanicHookInfo, process, time::Duration};
 
@@ -9,29 +9,29 @@ use tokio::{
 
 use crate::{config::RuntimeArgs, shutdown::Shutdown, signals::EndSignal, stderr, telemetry};
 
-/// Connections that wait to be accepted: when a crowd comes at once, as after a cut, each that finds no room there tries
-/// again only a second later. The kernel may allow fewer.
+/// Number of connections that may wait to be accepted. When many peers connect at once, as after a network failure, a
+/// connection without room is retried only a second later. The kernel may allow fewer.
 const BACKLOG: u32 = 1024;
-/// How long the runtime may take to stop what is left once `run` has returned.
+/// How long the runtime may take to stop the remaining tasks after `run` has returned.
 const RUNTIME_STOP_GRACE: Duration = Duration::from_secs(1);
 
-/// Why a process ended, as scripts and supervisors see it.
+/// Why a process ended, for scripts and supervisors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Stopped when asked to.
+    /// Stopped on request.
     Clean = 0,
     /// The client's command was carried out and the answer is no: condition failed, lost, no such key.
     No = 1,
-    /// The command line or environment makes no sense.
+    /// The command line or environment is invalid.
     Usage = 2,
-    /// Nobody answered, or not before the deadline.
+    /// No answer, or no answer before the deadline.
     Unavailable = 69,
-    /// A fault of ours: a panic, a broken invariant.
+    /// An internal fault: a panic, a broken invariant.
     Internal = 70,
     /// The disk failed: not writable, a failed commit, a damaged state record; a client's standard output is full.
     Storage = 74,
-    /// Refused to run: not our directory, locked by another process, not our cluster, lists differ.
+    /// Refused to run: a foreign directory, a lock of another process, a foreign cluster, differing lists.
     Refused = 78,
     /// The command to run under an election cannot be executed; as in shells.
     NotExecutable = 126,
@@ -51,33 +51,33 @@ impl From<Exit> for process::ExitCode {
     }
 }
 
-/// An error that ends the process, with the exit code it ends in.
+/// An error that ends the process, with an exit code.
 #[derive(Debug)]
 pub struct Failure {
     /// The exit code.
     pub code: Exit,
-    /// What happened; the whole chain is printed, on one line.
+    /// The error; the whole chain is printed on a single line.
     pub source: anyhow::Error,
 }
 
 impl Failure {
-    /// A failure that ends in `code`.
+    /// A failure with the exit code `code`.
     pub fn new(code: Exit, source: impl Into<anyhow::Error>) -> Self {
         let source = source.into();
         Self { code, source }
     }
 
-    /// Flags that make no sense: exit 2.
+    /// Invalid flags: exit 2.
     pub fn usage(text: impl fmt::Display) -> Self {
         Self::new(Exit::Usage, anyhow::anyhow!("{text}"))
     }
 
-    /// Nobody answered: exit 69.
+    /// No answer: exit 69.
     pub fn unavailable(source: impl Into<anyhow::Error>) -> Self {
         Self::new(Exit::Unavailable, source)
     }
 
-    /// A fault of ours: exit 70.
+    /// An internal fault: exit 70.
     pub fn internal(source: impl Into<anyhow::Error>) -> Self {
         Self::new(Exit::Internal, source)
     }
@@ -87,18 +87,18 @@ impl Failure {
         Self::new(Exit::Storage, source)
     }
 
-    /// We must not run here, or not with these peers: exit 78.
+    /// This process must not run here, or not with the given peers: exit 78.
     pub fn refused(source: impl Into<anyhow::Error>) -> Self {
         Self::new(Exit::Refused, source)
     }
 
-    /// The reader of standard output has closed it, as `head` does: the process ends with 0 and says nothing.
+    /// The reader of standard output has closed the pipe, as `head` does: the process ends with 0 and prints nothing.
     pub fn unread() -> Self {
         Self::new(Exit::Clean, anyhow::anyhow!("standard output is closed"))
     }
 
-    /// A signal ended a client's command before the command was done: exit 128 + the signal's number. `left` says what
-    /// may have happened all the same.
+    /// A signal ended a client's command early: exit 128 + the signal's number. `left` describes possible effects of
+    /// the command.
     pub fn ended_by(signal: EndSignal, left: &str) -> Self {
         let code = match signal {
             EndSignal::HangUp => Exit::HungUp,
@@ -108,7 +108,7 @@ impl Failure {
         Self::new(code, anyhow::anyhow!("ended by {signal}{left}"))
     }
 
-    /// The same failure, told from one step further out; verb first, as in “open store”.
+    /// Adds the failed step to the text of the failure; verb first, as in “open store”.
     #[must_use]
     pub fn context(self, text: impl fmt::Display + Send + Sync + 'static) -> Self {
         Self {
@@ -123,7 +123,7 @@ impl fmt::Display for Failure {
         let mut shown = String::new();
         for cause in self.source.chain() {
             let text = cause.to_string();
-            // Some errors end with the text of their cause.
+            // Some errors end with the text of the cause.
             if shown.ends_with(&text) {
                 continue;
             }
@@ -145,9 +145,9 @@ impl From<anyhow::Error> for Failure {
 }
 
 /// The body of a role's `main`: starts logging and the runtime, binds `listen`, calls `run` until it returns, and
-/// prints what went wrong as one line on standard error.
+/// prints a failure as one line on standard error.
 ///
-/// `run` gets a [`Shutdown`] that SIGTERM, SIGINT and SIGHUP begin. A panic anywhere is logged and exits 70.
+/// `run` gets a [`Shutdown`]; SIGTERM, SIGINT and SIGHUP begin the shutdown. A panic anywhere is logged and exits 70.
 pub fn main_with<F, R>(listen: SocketAddr, runtime: RuntimeArgs, run: F) -> process::ExitCode
 where
     F: FnOnce(TcpListener, Shutdown) -> R,
@@ -163,10 +163,10 @@ where
     }))
 }
 
-/// Runs `future` on a runtime of its own: single-threaded for one worker, which is the faster for a role.
+/// Runs `future` on a new runtime. A single worker gets a single-threaded runtime, which is faster for a role.
 ///
 /// # Errors
-/// What `future` failed with, or the runtime could not be started.
+/// The failure of `future`, or the runtime cannot be started.
 pub fn block_on<T>(
     worker_threads: usize,
     future: impl Future<Output = Result<T, Failure>>,
@@ -187,17 +187,17 @@ pub fn block_on<T>(
     result
 }
 
-/// Binds the address a role listens on.
+/// Binds the listening address of a role.
 ///
 /// # Errors
-/// The address is taken or not ours: a usage error that names it.
+/// The address is in use or is not an address of this machine: a usage error that names the address.
 pub async fn bind(listen: SocketAddr) -> Result<TcpListener, Failure> {
     let bound = || {
         let socket = match listen {
             SocketAddr::V4(_) => TcpSocket::new_v4(),
             SocketAddr::V6(_) => TcpSocket::new_v6(),
         }?;
-        // A process that restarts takes its port up again at once.
+        // A restarted process can bind the port again at once.
         socket.set_reuseaddr(true)?;
         socket.bind(listen)?;
         socket.listen(BACKLOG)
@@ -205,8 +205,8 @@ pub async fn bind(listen: SocketAddr) -> Result<TcpListener, Failure> {
     bound().map_err(|error: io::Error| Failure::usage(format!("listen on {listen}: {error}")))
 }
 
-/// Writes what is left of the log, prints a failure as one line on standard error, and gives the exit code, which does
-/// not depend on whether standard error can be written. Takes at most a second.
+/// Writes the rest of the log, prints a failure as one line on standard error, and returns the exit code. An unwritable
+/// standard error does not change the exit code. Takes at most a second.
 pub fn finish(result: Result<(), Failure>) -> process::ExitCode {
     telemetry::flush();
     match result {

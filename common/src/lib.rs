@@ -1,8 +1,8 @@
-//! What every role of paxos shares.
+//! Code shared by all roles of paxos.
 //!
-//! [`paxos`] holds the protocol itself: pure state machines that decide, and do nothing else. Around it stand
-//! the adapters that more than one role needs: the wire format, calls to peers, and, behind the features
-//! `sqlite` and `service`, opening files and running as a process.
+//! [`paxos`] holds the protocol itself: pure state machines that only decide. Around the protocol stand adapters for
+//! several roles: the wire format, calls to peers, and, behind the features `sqlite` and `service`, opening files and
+//! running as a process.
 
 #[cfg(feature = "service")]
 pub mod command_line;

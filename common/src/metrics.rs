@@ -1,8 +1,8 @@
-//! What a role counts and measures: instruments that are cheap to record, read as Prometheus text or sent over OTLP.
+//! Counts and measurements of a role: instruments that are cheap to record, read as Prometheus text or sent over OTLP.
 //!
-//! Every role has a registry of its own, so that many roles can live in one process. Names are those of OpenTelemetry;
-//! Prometheus shows them with `_` for `.`, their unit, and `_total` behind counters. Whatever grows without bound
-//! (ballots, slots, keys, clients) is a value or nothing, and never a label.
+//! Every role has its own registry, so that many roles can run in one process. Names follow OpenTelemetry; Prometheus
+//! shows `_` for `.`, the unit, and `_total` behind counters. Unbounded quantities (ballots, slots, keys, clients) are
+//! values or are left out, and never become labels.
 //!
 //! ```text
 //! roles ──record──▶ instruments ◀──read── http (/metrics), otlp (a thread of its own)
@@ -35,16 +35,15 @@ pub use data_dir::DataDirSpace;
 pub use http::serve;
 pub use ready::{Readiness, Reason};
 
-/// Upper bounds of the buckets of durations, in seconds: from a call that finds its answer in memory to a disk that
-/// hangs.
+/// Upper limits of the buckets of durations, in seconds: from a call answered from memory to a disk that hangs.
 const SECONDS: [f64; 16] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
-/// Upper bounds of the buckets of counts, of commands or rows.
+/// Upper limits of the buckets of counts, of commands or rows.
 const COUNTS: [f64; 11] = [
     1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1_024.0, 4_096.0,
 ];
-/// Upper bounds of the buckets of sizes, in bytes: up to the largest value of a slot.
+/// Upper limits of the buckets of sizes, in bytes: up to the largest value of a slot.
 const BYTES: [f64; 9] = [
     64.0,
     256.0,
@@ -56,10 +55,10 @@ const BYTES: [f64; 9] = [
     1_048_576.0,
     4_194_304.0,
 ];
-/// How long a stop may wait for the last measurements to be sent.
+/// How long a stop waits until the last measurements are sent.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
-/// The registry of one role. Cheap to clone; all clones are one.
+/// The registry of one role. Cheap to clone; clones share the registry.
 #[derive(Clone)]
 pub struct Metrics {
     registry: prometheus::Registry,
@@ -74,11 +73,11 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// An empty registry for `role`. What it holds is sent over OTLP too, as told by `resource`, when the standard
+    /// An empty registry for `role`. Its contents are also sent over OTLP, labelled with `resource`, when the standard
     /// variables name an endpoint.
     ///
     /// # Errors
-    /// An `OTEL_` variable makes no sense (usage).
+    /// An `OTEL_` variable is invalid (usage).
     pub fn new(role: &'static str, resource: Resource) -> Result<Self, Failure> {
         let registry = prometheus::Registry::new();
         // Read from /proc, so on Linux alone; not sent over OTLP.
@@ -124,46 +123,46 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// One that nobody reads: for tests.
+    /// A registry without a reader: for tests.
     ///
     /// # Panics
-    /// When an `OTEL_` variable makes no sense.
+    /// When an `OTEL_` variable is invalid.
     #[doc(hidden)]
     pub fn unread() -> Self {
         Self::new("test", Resource::builder_empty().build()).expect("the environment makes sense")
     }
 
-    /// Everything, in the text format of Prometheus.
+    /// All measurements, in the text format of Prometheus.
     ///
     /// # Errors
-    /// A fault of ours.
+    /// An internal fault.
     pub fn text(&self) -> Result<String, Failure> {
         prometheus::TextEncoder::new()
             .encode_to_string(&self.registry.gather())
             .map_err(Failure::internal)
     }
 
-    /// Sends what OTLP has not sent yet, and waits a moment for that.
+    /// Sends the measurements not yet sent over OTLP, and waits briefly for the end.
     pub async fn flush(&self) {
         let provider = self.provider.clone();
         let flush = move || provider.shutdown_with_timeout(FLUSH_MAX);
-        // Its own thread sends; a collector that does not take it has been told of already.
+        // A separate thread sends; a failing collector was reported before.
         let _ = tokio::time::timeout(FLUSH_MAX, tokio::task::spawn_blocking(flush)).await;
     }
 
-    /// Durations of something, as a histogram in seconds.
+    /// A histogram of durations, in seconds.
     pub fn durations(&self, name: &'static str, help: &'static str) -> Durations {
         let histogram = self.meter.f64_histogram(name).with_description(help);
         Durations(histogram.with_unit("s").with_boundaries(SECONDS.to_vec()).build())
     }
 
-    /// How many there are of something at a time, as a histogram.
+    /// A histogram of counts: how many of something at a time.
     pub fn counts(&self, name: &'static str, help: &'static str) -> Sizes {
         let histogram = self.meter.u64_histogram(name).with_description(help);
         Sizes(histogram.with_boundaries(COUNTS.to_vec()).build())
     }
 
-    /// Sizes of something, as a histogram in bytes.
+    /// A histogram of sizes, in bytes.
     pub fn sizes(&self, name: &'static str, help: &'static str) -> Sizes {
         let histogram = self.meter.u64_histogram(name).with_description(help);
         Sizes(histogram.with_unit("By").with_boundaries(BYTES.to_vec()).build())
@@ -180,7 +179,7 @@ impl Metrics {
         counter
     }
 
-    /// A count that only grows and is kept elsewhere. `look` must not block.
+    /// An ever-growing count, kept by other code. `look` reads the count and must not block.
     pub fn counted(
         &self,
         name: &'static str,
@@ -214,7 +213,7 @@ impl Metrics {
         counters
     }
 
-    /// A value that is looked at when somebody asks. `look` must not block.
+    /// A value that `look` reads on each request of a reader. `look` must not block.
     pub fn gauge(
         &self,
         name: &'static str,
@@ -225,7 +224,7 @@ impl Metrics {
         self.observe(name, unit, help, move || [([], look())]);
     }
 
-    /// A value that is looked at when a reader asks, and left out while it is not known. `look` must not block.
+    /// A value that `look` reads on each request of a reader; left out while unknown. `look` must not block.
     pub(crate) fn gauge_if_known(
         &self,
         name: &'static str,
@@ -236,7 +235,7 @@ impl Metrics {
         self.observe(name, unit, help, move || look().map(|value| ([], value)));
     }
 
-    /// A time in seconds that is looked at when somebody asks. `look` must not block.
+    /// A time in seconds that `look` reads on each request of a reader. `look` must not block.
     pub fn seconds(
         &self,
         name: &'static str,
@@ -250,8 +249,8 @@ impl Metrics {
             .build();
     }
 
-    /// Values that are looked at when somebody asks, each with its labels. `look` must not block, and must always give
-    /// labels out of the same small set.
+    /// Values with labels, read by `look` on each request of a reader. `look` must not block, and must always take
+    /// labels from the same small set.
     pub fn observe<I, const N: usize>(
         &self,
         name: &'static str,
@@ -273,23 +272,23 @@ impl Metrics {
     }
 }
 
-/// A count that only grows; recording is one atomic addition. Clones are one.
+/// A count that only grows; recording is one atomic addition. Clones share the count.
 #[derive(Clone, Debug, Default)]
 pub struct Counter(Arc<AtomicU64>);
 
 impl Counter {
-    /// One more.
+    /// Adds one.
     pub fn increment(&self) {
         self.add(1);
     }
 
-    /// So many more.
+    /// Adds `more`.
     pub fn add(&self, more: u64) {
-        // Nothing is ordered by it.
+        // The count orders no other memory access.
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 
-    /// How many so far.
+    /// The count so far.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -300,12 +299,12 @@ impl Counter {
 pub struct Durations(Histogram<f64>);
 
 impl Durations {
-    /// Something took so long.
+    /// Records a duration.
     pub fn record(&self, duration: Duration) {
         self.0.record(duration.as_secs_f64(), &[]);
     }
 
-    /// The same, under labels that are out of a small set.
+    /// The same, with labels from a small set.
     pub(crate) fn record_with(&self, duration: Duration, labels: &[KeyValue]) {
         self.0.record(duration.as_secs_f64(), labels);
     }
@@ -316,7 +315,7 @@ impl Durations {
 pub struct Sizes(Histogram<u64>);
 
 impl Sizes {
-    /// It was so many, or so much.
+    /// Records a count or size.
     pub fn record(&self, size: usize) {
         self.0.record(size as u64, &[]);
     }

@@ -1,4 +1,4 @@
-//! Calling other processes: their addresses, lazy connections, and how long to wait before trying again.
+//! Calls to other processes: addresses, lazy connections, and waits between attempts.
 
 use std::{error::Error as _, fmt, str::FromStr, time::Duration};
 
@@ -18,25 +18,25 @@ pub use arrivals::{Arrivals, Watched};
 #[cfg(feature = "service")]
 pub use dedicated::{Socket, dedicated};
 
-/// The largest message that any service or client of ours sends or takes, in bytes: set it on every generated client
-/// and server, both ways (`max_decoding_message_size`, `max_encoding_message_size`).
+/// The largest message of all our services and clients, in bytes, sent or received. Set this limit on every generated
+/// client and server, in both directions (`max_decoding_message_size`, `max_encoding_message_size`).
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Longer than this, and the other side of a connection attempt is as good as absent.
+/// How long a connection attempt may take: after this time the other side is as good as absent.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often an open connection is probed, even when nothing is going on, so that a vanished machine is noticed.
+/// Interval of probes on an open connection, even an idle one, so that a vanished machine is noticed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// A connection whose probe is unanswered for so long is dropped.
+/// A connection is closed when a probe stays unanswered for this long.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest address in bytes (inclusive).
 pub const ADDRESS_BYTES_MAX: usize = 256;
 
-/// Where a process can be reached: `http://HOST:PORT`, at most [`ADDRESS_BYTES_MAX`] bytes. Compared as text.
+/// Address of a process: `http://HOST:PORT`, at most [`ADDRESS_BYTES_MAX`] bytes. Compared as text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address(String);
 
-/// The text is no address of a process of ours.
+/// The text is not a valid address of a process.
 #[derive(Debug, thiserror::Error)]
 #[error("{text:?} is no address: {fault}; give http://HOST:PORT, for example http://127.0.0.1:7001")]
 pub struct AddressError {
@@ -45,7 +45,7 @@ pub struct AddressError {
 }
 
 impl Address {
-    /// The URL, without a slash at its end.
+    /// The URL, without a trailing slash.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -95,8 +95,8 @@ impl FromStr for Address {
     }
 }
 
-/// A channel that connects when it is first used and again whenever it must. It never gives up by itself: while the
-/// peer cannot be reached, each call fails fast with UNAVAILABLE.
+/// A channel that connects at its first use, and again whenever necessary. The channel never gives up: while the peer
+/// is unreachable, each call fails fast with UNAVAILABLE.
 ///
 /// # Panics
 /// Outside a Tokio runtime.
@@ -104,7 +104,7 @@ pub fn connect_lazy(address: &Address) -> Channel {
     endpoint(address).connect_lazy()
 }
 
-/// How every connection to a peer is set up.
+/// The settings of every connection to a peer.
 fn endpoint(address: &Address) -> Endpoint {
     let endpoint = Endpoint::from_shared(address.0.clone()).expect("an Address has been parsed as a URI");
     endpoint
@@ -115,12 +115,12 @@ fn endpoint(address: &Address) -> Endpoint {
         .keep_alive_while_idle(true)
 }
 
-/// Why a call failed, in words for a log: the peer's own answer, or what became of the connection.
+/// Why a call failed, in words for a log: the peer's own answer, or the fate of the connection.
 pub fn reason(status: &Status) -> String {
     let Some(mut error) = status.source() else {
         return format!("{}: {}", status.code().description(), status.message());
     };
-    // An error of the transport has a source. What happened is at the bottom of the chain.
+    // Transport errors have a source. The cause is at the bottom of the chain.
     let mut connecting = false;
     loop {
         connecting |= error.is::<ConnectError>();
@@ -132,7 +132,8 @@ pub fn reason(status: &Status) -> String {
     }
 }
 
-/// How long to wait before each next attempt: doubling, jittered so that many who failed together part.
+/// How long to wait before each next attempt. The delays double, with jitter, so that processes which failed together
+/// try at different times.
 #[derive(Debug)]
 pub struct Backoff {
     builder: ExponentialBuilder,
@@ -140,7 +141,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Delays from `min` on, that double up to `max`; jitter adds up to as much again to each.
+    /// Delays that start at `min` and double up to `max`; jitter adds at most the same again to each delay.
     pub fn new(min: Duration, max: Duration) -> Self {
         let builder = ExponentialBuilder::new()
             .with_min_delay(min)

@@ -1,19 +1,19 @@
-//! The gRPC server that every role runs: limits, keep-alive, health, reflection, and a stop that does not hang.
+//! The gRPC server of every role: limits, keep-alive, health, reflection, and a stop that does not hang.
 //!
-//! What callers can make a process hold is bounded:
+//! Limits on the resources used by callers:
 //!
 //! | what | bound | where |
 //! | --- | --- | --- |
 //! | connections | 768 | `server/connections.rs` |
-//! | open calls | 5,120: 3,072 of clients or roles, 256 for status, 256 health watches, 1,536 health checks | `server/shares.rs` |
-//! | their tasks, streams and buffers, with answers of up to 8 KiB that are not read | 150 MiB, 30 KiB each | `server/outgoing.rs` |
-//! | large messages that have come in part | 64 MiB, for moments 128 MiB | `server/partial.rs` |
-//! | data that its call has not read | 78 MiB | `server/windows.rs` |
-//! | large answers that are not read | 112 MiB | `server/outgoing.rs` |
+//! | open calls | 5,120: 3,072 clients or roles, 256 status, health: 256 watches, 1,536 checks | `server/shares.rs` |
+//! | their tasks, streams and buffers, with unread answers up to 8 KiB | 150 MiB, 30 KiB each | `server/outgoing.rs` |
+//! | incomplete large messages | 64 MiB, briefly 128 MiB | `server/partial.rs` |
+//! | data that the calls have not read | 78 MiB | `server/windows.rs` |
+//! | unread large answers | 112 MiB | `server/outgoing.rs` |
 //!
-//! Together these are 404 MiB, and for moments 468 MiB, if callers use up all of it at once. A role that has no callers
-//! holds some 30 MiB, and a learner also the registers. The memory limits of `docker-compose.yml` are 512 MiB for an
-//! acceptor and for a proposer, and 1 GiB for a learner.
+//! Together these are 404 MiB, and briefly 468 MiB, if callers use up all limits at once. A role without callers holds
+//! some 30 MiB, and a learner also the registers. The memory limits of `docker-compose.yml` are 512 MiB for an acceptor
+//! and for a proposer, and 1 GiB for a learner.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -51,44 +51,46 @@ pub use deadline::{deadline, sleep_until};
 pub use outgoing::{Room, room};
 pub use traced::received;
 
-/// What connections are allowed.
+/// Limits for connections.
 const CONNECTIONS: Limits = Limits {
-    // Room for hundreds of peers and clients (each needs one), and below the 1,024 open files that a process may
-    // usually have.
+    // Room for hundreds of peers and clients (each needs one), and below 1,024, the usual limit of open files per
+    // process.
     connections: 768,
-    // Clients connect when they have something to ask.
+    // Clients connect to send a request.
     first_call: Duration::from_secs(10),
-    // Longer than the pauses of a client that is in use; one that comes back later connects anew.
+    // Longer than the pauses of an active client; a client that returns later connects again.
     unused: Duration::from_secs(300),
-    // Enough to be scheduled on a busy machine, and a short wait for who is let in instead.
+    // Long enough to be scheduled on a busy machine, and a short wait for the next connection.
     protected: Duration::from_millis(400),
     wide: windows::WIDE_MAX,
 };
-/// Calls at once on one connection: several hundred unary calls in flight are a normal client.
+/// Limit of concurrent calls on one connection: several hundred concurrent unary calls are normal for a client.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
-/// Calls of one connection that their client gave up before the server had looked at them. A client whose deadlines pass
-/// while this process does not get to run has as many as it may have calls; a client with more is cut off.
+/// Limit, for each connection, of calls given up by the client before the server looked at the call. When deadlines
+/// pass while this process does not run, a client may give up all open calls at once; a client with more is
+/// disconnected.
 const PENDING_RESETS_MAX: usize = STREAMS_PER_CONNECTION_MAX as usize;
-/// Calls of one connection that this server ended because of a breach of HTTP/2, over the life of the connection.
+/// Limit, for each connection, of calls ended by this server because of HTTP/2 violations, over the lifetime of the
+/// connection.
 const ERROR_RESETS_MAX: usize = 1024;
-/// How often an open connection is probed, so that a vanished machine's connections and streams are freed.
+/// Interval of probes on an open connection, so that the connections and streams of a vanished machine are freed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// A connection whose probe is unanswered for so long is dropped.
+/// A connection is closed when a probe stays unanswered for this long.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long calls may go on once the stop has begun: long streams end themselves on the same token.
+/// How long calls may continue once the stop has begun: long streams end themselves on the same token.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
-/// Says whether a role is ready, over `grpc.health.v1`. Cheap to clone.
+/// Reports over `grpc.health.v1` whether a role is ready. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Health {
     reporter: HealthReporter,
     service: &'static str,
-    /// The process as a whole, the service without a name, says the same as `service`.
+    /// The process as a whole (the service without a name) reports the same status as `service`.
     is_whole: bool,
 }
 
 impl Health {
-    /// Reports to probes that the process as a whole serves, whatever the role's own service says.
+    /// Reports to probes that the process as a whole serves, regardless of the role's own service.
     pub async fn set_live(&self) {
         self.reporter.set_service_status("", ServingStatus::Serving).await;
     }
@@ -115,13 +117,13 @@ impl Health {
         }
     }
 
-    /// Tells probes what the role tells of its readiness, for as long as that may change; begins as not serving.
+    /// Reports the role's readiness to probes, until the readiness can no longer change. Starts as not serving.
     pub async fn follow(self, readiness: Readiness) {
         let mut changes = readiness.changes();
         let mut serving = false;
         while changes.changed().await.is_ok() {
             let ready = changes.borrow_and_update().is_ok();
-            // Why it is not may change more often.
+            // The reason may change more often.
             if serving != ready {
                 serving = ready;
                 self.set_serving(serving).await;
@@ -130,7 +132,7 @@ impl Health {
     }
 }
 
-/// A role's server, bound and not yet running.
+/// A bound server of a role that does not run yet.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
@@ -142,10 +144,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Adds health and reflection to a role's services. `service` is its name for health, its `NamedService::NAME`.
-    /// It is reported as not serving until the role says otherwise.
+    /// Adds health and reflection to a role's services. `service` is the role's `NamedService::NAME`, its name for
+    /// health. The health status is not serving until the role reports otherwise.
     ///
-    /// Set [`MESSAGE_BYTES_MAX`] on every service before, both ways.
+    /// First set [`MESSAGE_BYTES_MAX`] on every service, in both directions.
     ///
     /// # Errors
     /// The listener has no address.
@@ -185,13 +187,13 @@ impl Server {
         ))
     }
 
-    /// Traces single requests with `tracer`: see [`received`]. Call it before [`Self::measured`].
+    /// Traces single requests with `tracer`: see [`received`]. Call this before [`Self::measured`].
     #[must_use]
     pub fn traced(self, tracer: Tracer) -> Self {
         Self { tracer, ..self }
     }
 
-    /// Times calls in `metrics`, and counts those that are open.
+    /// Measures the duration of calls in `metrics`, and counts the open calls.
     #[must_use]
     pub fn measured(self, metrics: &Metrics) -> Self {
         let tracer = self.tracer.clone();
@@ -204,15 +206,15 @@ impl Server {
         Self { measured, ..self }
     }
 
-    /// The address really bound.
+    /// The bound address.
     pub fn local_addr(&self) -> SocketAddr {
         self.local
     }
 
-    /// Serves until the stop begins, then lets open calls finish for a short grace; for none after a failure.
+    /// Serves until the stop begins, then lets open calls finish during a short grace period. After a failure there is
+    /// no grace.
     ///
-    /// Streams that would last for ever must end on the same token; what is left after the grace is cut off when
-    /// the runtime ends.
+    /// Endless streams must end on the same token. Calls that outlast the grace are cut off when the runtime ends.
     ///
     /// # Errors
     /// The listener failed.
@@ -229,11 +231,11 @@ impl Server {
         let server = windows::serve(server, services, incoming, shutdown.token().clone());
         let mut server = Box::pin(server);
         let result = tokio::select! {
-            // Not cancelled by the other arm: it is polled on below.
+            // The other arm does not cancel the server: the server is polled there too.
             result = &mut server => result,
             // `begun` only waits.
             () = shutdown.begun() => {
-                // A role that has failed answers nothing any more.
+                // A failed role answers nothing any more.
                 let grace = if shutdown.has_failed() { Duration::ZERO } else { STOP_GRACE };
                 match timeout(grace, &mut server).await {
                     Ok(result) => result,
@@ -317,7 +319,7 @@ mod tests {
 
     #[tokio::test]
     async fn deadlines_that_pass_while_the_server_stands_still_end_no_other_call() {
-        // More than the HTTP/2 library allows by default, which is 20.
+        // More than the default limit of the HTTP/2 library, which is 20.
         const CALLS: usize = 200;
         let (address, stop) = (
             tokio::sync::oneshot::channel(),
@@ -336,7 +338,7 @@ mod tests {
                 let (server, health) = Server::new(listener, SERVICE, Routes::default()).await.unwrap();
                 address.0.send((server.local_addr(), health)).unwrap();
                 let blocking = async {
-                    // Nothing else runs on this thread meanwhile, as in a process that is stopped.
+                    // This thread runs nothing more meanwhile, as in a stopped process.
                     while standing_still.try_recv().is_err() {
                         tokio::time::sleep(Duration::from_millis(1)).await;
                     }

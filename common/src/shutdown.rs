@@ -1,4 +1,4 @@
-//! How a role stops: a token that says when, the tasks that must be through first, and the failure that caused it.
+//! Stop of a role: the stop token, the tasks to finish first, and the failure that caused the stop.
 
 use std::{
     io, process,
@@ -11,19 +11,19 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{exit::Failure, signals::EndSignals};
 
-/// Stops one role. Cheap to clone; all clones speak of the same stop.
+/// Stops one role. Cheap to clone; clones share the stop.
 ///
-/// Correctness never depends on it: a role that is killed instead loses nothing.
+/// Correctness never depends on an orderly stop: a killed role loses nothing.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
     token: CancellationToken,
     tracker: TaskTracker,
-    /// The first failure reported; later ones are its consequences.
+    /// The first reported failure; later failures are its consequences.
     failure: Arc<Mutex<Option<Failure>>>,
 }
 
 impl Shutdown {
-    /// One that begins when `parent` is cancelled, or when the role itself asks. It never cancels `parent`.
+    /// A stop that begins when `parent` is cancelled, or at the role's own request. Never cancels `parent`.
     pub fn new(parent: &CancellationToken) -> Self {
         Self {
             token: parent.child_token(),
@@ -32,7 +32,8 @@ impl Shutdown {
         }
     }
 
-    /// One that begins at SIGTERM, SIGINT or SIGHUP. A second signal ends the process at once, with 128 + its number.
+    /// A stop that begins at SIGTERM, SIGINT or SIGHUP. A second signal ends the process at once, with 128 + its
+    /// number.
     ///
     /// # Errors
     /// The signals cannot be listened to.
@@ -43,7 +44,7 @@ impl Shutdown {
         let shutdown = Self::new(&CancellationToken::new());
         let token = shutdown.token.clone();
         let mut signals = EndSignals::listen()?;
-        // Not tracked: it outlives the role to see the second signal.
+        // Not tracked: this task outlives the role to see the second signal.
         tokio::spawn(async move {
             loop {
                 let signal = signals.next().await;
@@ -57,13 +58,13 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// A part of this role that can be stopped by itself: begins with this one, has its own tasks and failure.
+    /// A stop for a separately stoppable part of this role: begins with this stop, has its own tasks and failure.
     #[must_use]
     pub fn child(&self) -> Self {
         Self::new(&self.token)
     }
 
-    /// The token that is cancelled when the stop begins.
+    /// The token, cancelled when the stop begins.
     pub fn token(&self) -> &CancellationToken {
         &self.token
     }
@@ -89,12 +90,12 @@ impl Shutdown {
     /// Waits for the stop to begin.
     ///
     /// # Cancel safety
-    /// Safe: it only waits.
+    /// Safe: only waits.
     pub async fn begun(&self) {
         self.token.cancelled().await;
     }
 
-    /// Begins the stop because of a failure. The first one is what [`drain`](Self::drain) returns.
+    /// Begins the stop because of a failure. [`drain`](Self::drain) returns the first failure.
     pub fn fail(&self, failure: Failure) {
         let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         if first.is_none() {
@@ -105,7 +106,7 @@ impl Shutdown {
         self.begin();
     }
 
-    /// Runs a task that [`drain`](Self::drain) waits for.
+    /// Runs a task; [`drain`](Self::drain) waits for the task.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
@@ -117,8 +118,8 @@ impl Shutdown {
         self.tracker.spawn(task)
     }
 
-    /// Runs a task that the role cannot do without: its failure, or its end before the stop has begun, ends the role.
-    /// `name` says in the error which one it was.
+    /// Runs a vital task: its failure, or its end before the stop has begun, ends the role. `name` identifies the task
+    /// in the error.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
@@ -136,7 +137,7 @@ impl Shutdown {
         });
     }
 
-    /// Begins the stop, waits for the tasks at most `grace`, and tells the failure that caused it, if any.
+    /// Begins the stop, waits at most `grace` for the tasks, and returns the failure that caused the stop, if any.
     ///
     /// # Errors
     /// The first [`fail`](Self::fail).

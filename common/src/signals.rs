@@ -38,8 +38,8 @@ impl fmt::Display for EndSignal {
 
 /// Listens to the signals that ask this process to end.
 ///
-/// A process that listens ends by these signals also as process 1 of a container, where the kernel drops signals
-/// without a handler. A SIGHUP that the parent set to be ignored stays ignored: `nohup` relies on this.
+/// With these handlers, the signals also end process 1 of a container, where the kernel drops signals without a
+/// handler. A SIGHUP that the parent set to be ignored stays ignored: `nohup` relies on this.
 #[derive(Debug)]
 pub struct EndSignals {
     /// `None`: the signal is ignored.
@@ -66,7 +66,7 @@ impl EndSignals {
         })
     }
 
-    /// Waits for the next of the signals.
+    /// Waits for the next signal.
     ///
     /// # Cancel safety
     /// Safe: a signal that was not returned stays pending.
@@ -89,7 +89,7 @@ async fn hung_up(signal: &mut Option<Signal>) {
     }
 }
 
-/// The signals that this process ignores, as the kernel's bit mask: bit 0 is signal 1. Empty when the kernel does not
+/// The ignored signals of this process, as the kernel's bit mask: bit 0 is signal 1. Empty when the kernel does not
 /// report the mask.
 fn ignored_signals() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();

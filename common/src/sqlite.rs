@@ -1,10 +1,11 @@
-//! Opens SQLite files so that a commit survives power loss, and so that no other process writes to them.
+//! Opens SQLite files such that commits survive power loss and no other process writes to the files.
 //!
-//! - One process per directory: [`DataDir`] holds a lock for life.
-//! - One writer per file, on a dedicated connection (a pool would close it when idle): WAL, `synchronous=FULL`, both
-//!   read back, because a pragma that fails does so in silence.
-//! - SQLite from 3.51.3 on: earlier ones can corrupt a WAL that is reset while it is read.
-//! - A failed commit is final. SQLite goes on accepting commits after one, and may bring the failed one back.
+//! - One process per directory: [`DataDir`] holds a lock until dropped.
+//! - One writer per file, on a dedicated connection (a pool would close an idle connection): WAL, `synchronous=FULL`.
+//!   Both settings are read back, because a failed pragma reports no error.
+//! - SQLite 3.51.3 or later: earlier versions can corrupt a WAL that is reset during a read.
+//! - A failed commit is final. SQLite accepts further commits after a failed commit, and may bring the failed commit
+//!   back.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -28,18 +29,18 @@ pub use readers::{Read, Readers};
 
 /// The oldest SQLite without the WAL-reset bug.
 const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
-/// How long one statement waits for a lock that another process holds. Only other programs hold one: readers of our own
+/// How long a statement waits for the lock of a foreign process. Only other programs hold such locks: our own readers
 /// never block the writer.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 /// `PRAGMA synchronous` as SQLite reports FULL.
 const SYNCHRONOUS_FULL: i64 = 2;
-/// Distinct statements of one role, with room for every padded row count.
+/// Limit of cached statements: the distinct statements of a role, with room for every padded row count.
 const STATEMENT_CACHE: usize = 256;
 
-/// A directory or file of ours cannot be used.
+/// Why a directory or file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SqliteError {
-    /// Another process works on the directory.
+    /// Another process uses the directory.
     #[error("{} is locked by another process", .0.display())]
     Locked(PathBuf),
     /// The directory cannot be created, read or written.
@@ -47,15 +48,15 @@ pub enum SqliteError {
     Directory {
         /// The directory or the file in it.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The file was written by something else.
+    /// Another application wrote the file.
     #[error("the file belongs to another application (application_id {found:#x}, ours is {expected:#x})")]
     Foreign {
-        /// As found in the file.
+        /// The id in the file.
         found: i64,
-        /// What we write.
+        /// The id of our files.
         expected: i64,
     },
     /// The file's schema is newer than this release.
@@ -63,9 +64,9 @@ pub enum SqliteError {
         "written by a newer release (schema version {found}; this release reads {supported}): use that release"
     )]
     Newer {
-        /// As found in the file.
+        /// The version in the file.
         found: i64,
-        /// What this release reads.
+        /// The version of this release.
         supported: i64,
     },
     /// The file's schema is older than this release can read.
@@ -73,32 +74,32 @@ pub enum SqliteError {
         "written by an older release (schema version {found}) that this one (version {supported}) cannot read"
     )]
     Older {
-        /// As found in the file.
+        /// The version in the file.
         found: i64,
-        /// What this release reads.
+        /// The version of this release.
         supported: i64,
     },
     /// A setting that durability depends on did not take effect.
     #[error("{setting} is {found}, not {expected}")]
     Setting {
-        /// Which.
+        /// Name of the setting.
         setting: &'static str,
-        /// What is in effect.
+        /// The value in effect.
         found: String,
-        /// What must be.
+        /// The required value.
         expected: String,
     },
-    /// Not even what a start writes has room.
+    /// The disk has no room even for the writes of a start.
     #[error("no space is left on the disk: free some, then start this process again")]
     Full(#[source] sqlx::Error),
-    /// Anything else that SQLite reports.
+    /// Any other SQLite error.
     #[error(transparent)]
     Sqlite(sqlx::Error),
 }
 
 impl From<sqlx::Error> for SqliteError {
     fn from(error: sqlx::Error) -> Self {
-        /// SQLite's code for a full disk. Extended ones end in it.
+        /// SQLite's code for a full disk; extended codes contain this code in the low byte.
         const FULL: u32 = 13;
         let database = error.as_database_error();
         let code = database.and_then(|error| error.code()?.parse::<u32>().ok());
@@ -110,9 +111,9 @@ impl From<sqlx::Error> for SqliteError {
     }
 }
 
-/// Whether SQLite finds that a file is malformed, or is no file of SQLite's.
+/// Whether SQLite finds that a file is malformed, or is not an SQLite file.
 pub fn is_malformed(error: &sqlx::Error) -> bool {
-    /// SQLite's codes for these. Extended codes end in them.
+    /// SQLite's codes for these cases; extended codes contain the same code in the low byte.
     const MALFORMED: [u32; 2] = [11, 26];
     let database = error.as_database_error();
     let code = database.and_then(|error| error.code()?.parse::<u32>().ok());
@@ -135,7 +136,7 @@ impl From<SqliteError> for crate::exit::Failure {
     }
 }
 
-/// A directory that this process alone works on, as long as the value lives.
+/// A directory reserved for this process during the lifetime of this value.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
@@ -144,12 +145,11 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Creates the directory when it is missing and takes its lock. Returns once the directory itself is durable. The
-    /// directory and its files are readable by this process's user alone, as are all files that this process creates
-    /// from now on.
+    /// Creates a missing directory and takes the lock. Returns once the directory itself is durable. The directory, its
+    /// files, and all files created by this process from now on are readable by this process's user alone.
     ///
     /// # Errors
-    /// [`SqliteError::Locked`]; [`SqliteError::Directory`] when it cannot be written.
+    /// [`SqliteError::Locked`]; [`SqliteError::Directory`] when the directory cannot be written.
     pub fn open(path: &Path) -> Result<Self, SqliteError> {
         let refuse = |path: &Path| {
             let path = path.to_owned();
@@ -175,7 +175,7 @@ impl DataDir {
                 });
             }
         }
-        // A LOCK file left from before opens even when the directory takes no new file.
+        // An earlier run's LOCK file opens even when the directory takes no new file.
         private::tighten(&path);
         let probe = path.join("WRITABLE");
         File::create(&probe)
@@ -200,13 +200,13 @@ impl DataDir {
     }
 }
 
-/// Opens the one connection that writes to `file`, creating the file when it is missing. Waits while another process
-/// holds a lock on the file, and logs that.
+/// Opens the only connection that writes to `file`, and creates a missing file. Waits while another process holds a
+/// lock on the file, and logs the wait.
 ///
-/// `checkpoint_pages` is how long the write-ahead log grows, in pages of 4 KiB, before it is copied back.
+/// `checkpoint_pages` is the length of the write-ahead log, in pages of 4 KiB, at which SQLite copies the log back.
 ///
 /// # Errors
-/// The file cannot be opened, or SQLite is too old or did not take the settings.
+/// The file cannot be opened, SQLite is too old, or a setting did not take effect.
 pub async fn open_writer(file: &Path, checkpoint_pages: u32) -> Result<SqliteConnection, SqliteError> {
     let mut connection = options(file)
         .create_if_missing(true)
@@ -277,10 +277,10 @@ fn expect_setting(setting: &'static str, found: &str, expected: &str) -> Result<
     })
 }
 
-/// Brings a file to `version` of the schema: creates it in a blank file in one transaction, accepts it as it is in one
-/// of this version, refuses every other. Returns whether the file was blank.
+/// Brings a file to `version` of the schema: creates the schema in a blank file in one transaction, accepts a file of
+/// this version unchanged, and refuses every other file. Returns whether the file was blank.
 ///
-/// `application_id` marks the file as ours and tells one role's file from another's.
+/// `application_id` marks the file as ours and distinguishes the files of different roles.
 ///
 /// # Errors
 /// [`SqliteError::Foreign`], [`SqliteError::Newer`], [`SqliteError::Older`].
@@ -302,7 +302,7 @@ pub async fn migrate(
     let (supported, expected) = (i64::from(version), i64::from(application_id));
     let blank = found_version == 0 && found_id == 0 && objects == 0;
     if blank {
-        // Both pragmas live in the file's header and are part of the transaction.
+        // Both pragmas are in the file's header and are part of the transaction.
         let sql =
             format!("{schema_sql};\nPRAGMA application_id = {expected};\nPRAGMA user_version = {supported};");
         sqlx::raw_sql(AssertSqlSafe(sql))
@@ -325,8 +325,8 @@ pub async fn migrate(
     }
 }
 
-/// XXH3-64 over the parts, each preceded by its length so that no two lists of parts look alike. It finds damage,
-/// not malice; part of the stored format.
+/// XXH3-64 over the parts, each preceded by the length: different lists of parts never look alike. Detects damage, not
+/// malice; part of the stored format.
 pub fn checksum(parts: &[&[u8]]) -> i64 {
     let mut hasher = Xxh3::new();
     for part in parts {

@@ -1,22 +1,22 @@
-//! Failed calls as every service states and every caller reads them: `tonic::Status` with `google.rpc` details.
+//! Failed calls, written by every service and read by every caller: `tonic::Status` with `google.rpc` details.
 
 use std::time::Duration;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _, pb};
 
-/// The `domain` of every `google.rpc.ErrorInfo` of ours.
+/// The `domain` of each of our `google.rpc.ErrorInfo`s.
 pub const DOMAIN: &str = "paxos";
 
-/// When a retry helps, how long to wait before the first.
+/// Wait before the first retry, where a retry helps.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// What became of a command whose proposer did not answer with a version.
+/// The outcome of a command that was not answered with a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fate {
-    /// It may have been ordered, or may yet be: retry only with the same session and sequence.
+    /// The command may have been ordered, or may be ordered later: retry only with the same session and sequence.
     OutcomeUnknown,
-    /// It was not ordered and will not be: retry freely.
+    /// The command was not ordered and will not be: retry freely.
     NotProposed,
 }
 
@@ -30,7 +30,7 @@ impl Fate {
     }
 }
 
-/// What a failed call says of the command it carried; none when it says nothing, as for errors of the transport.
+/// The outcome of the command in a failed call; none without such details, as for errors of the transport.
 pub fn fate_of(status: &Status) -> Option<Fate> {
     let info = status.get_details_error_info()?;
     if info.domain != DOMAIN {
@@ -41,12 +41,12 @@ pub fn fate_of(status: &Status) -> Option<Fate> {
         .find(|fate| fate.reason() == info.reason)
 }
 
-/// How long the failed call asks to wait before a retry; none: a retry does not help, or nothing is said of it.
+/// The wait before a retry, from the failed call; none: a retry does not help, or the call gives no wait.
 pub fn retry_delay_of(status: &Status) -> Option<Duration> {
     status.get_details_retry_info()?.retry_delay
 }
 
-/// INVALID_ARGUMENT: the message breaks a limit, which `text` names.
+/// INVALID_ARGUMENT: the message breaks a limit; `text` names the limit.
 pub fn invalid_argument(text: impl Into<String>) -> Status {
     Status::invalid_argument(text)
 }
@@ -65,7 +65,7 @@ pub fn overloaded(what: &str) -> Status {
     )
 }
 
-/// UNAVAILABLE: there is no leader, or it lost the lead before it could answer.
+/// UNAVAILABLE: there is no leader, or the leader lost the lead before its answer.
 pub fn no_leader(fate: Fate) -> Status {
     let text = match fate {
         Fate::OutcomeUnknown => "the leader changed: the command may have been ordered",
@@ -74,12 +74,12 @@ pub fn no_leader(fate: Fate) -> Status {
     unavailable(text, fate)
 }
 
-/// UNAVAILABLE for the reason that `text` gives.
+/// UNAVAILABLE for the reason in `text`.
 pub fn unavailable(text: &str, fate: Fate) -> Status {
     detailed(Code::Unavailable, text, fate)
 }
 
-/// DEADLINE_EXCEEDED: the caller's deadline passed. `cause` says what the command waited for; it may be empty.
+/// DEADLINE_EXCEEDED: the caller's deadline passed. `cause` names the awaited event, or is empty.
 pub fn deadline(fate: Fate, cause: &str) -> Status {
     let mut details = ErrorDetails::new();
     details.set_error_info(fate.reason(), DOMAIN, []);
@@ -90,7 +90,8 @@ pub fn deadline(fate: Fate, cause: &str) -> Status {
     Status::with_error_details(Code::DeadlineExceeded, text, details)
 }
 
-/// UNAVAILABLE: too few acceptors can vote, and other commands wait for them already. `cause` names the acceptors.
+/// UNAVAILABLE: too few acceptors can vote, and other commands already wait for these acceptors. `cause` names the
+/// acceptors.
 pub fn no_quorum(cause: &str) -> Status {
     let text = match cause {
         "" => "too few acceptors can vote at the moment".to_owned(),
@@ -99,12 +100,12 @@ pub fn no_quorum(cause: &str) -> Status {
     unavailable(&text, Fate::NotProposed)
 }
 
-/// UNAVAILABLE: this process is stopping; another will answer.
+/// UNAVAILABLE: this process is stopping; another process will answer.
 pub fn stopping() -> Status {
     unavailable("this process is stopping", Fate::NotProposed)
 }
 
-/// OUT_OF_RANGE: the position is not retained any more, or not there yet; `text` gives the range there is.
+/// OUT_OF_RANGE: the position is no longer retained, or not written yet; `text` gives the present range.
 pub fn out_of_range(text: impl Into<String>) -> Status {
     Status::out_of_range(text)
 }
@@ -130,7 +131,7 @@ pub fn to_proto(status: &Status) -> pb::Status {
     }
 }
 
-/// The status that an answer inside a stream carries.
+/// The status in an answer inside a stream.
 pub fn from_proto(proto: &pb::Status) -> Status {
     let details = prost::Message::encode_to_vec(proto).into();
     Status::with_details(Code::from(proto.code), proto.message.clone(), details)

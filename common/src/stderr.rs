@@ -1,4 +1,4 @@
-//! Standard error for the few lines that are no log events: written without failing, and without blocking for long.
+//! Standard error for the few lines outside the log: written without failing, and without blocking for long.
 
 use std::{
     fmt,
@@ -8,17 +8,17 @@ use std::{
     time::Duration,
 };
 
-/// Longest wait for a line to be written. A reader that stands still must not hold up the process.
+/// Longest wait for a line to be written. A stalled reader must not delay the process.
 const WRITE_MAX: Duration = Duration::from_millis(250);
 
-/// Writes a line to standard error and returns when it is written, or cannot be, or after a quarter of a second. Nothing
-/// else changes when standard error is closed, full or not read.
+/// Writes a line to standard error. Returns once the line is written, has failed, or after a quarter of a second. A
+/// closed, full or unread standard error has no other effect.
 pub fn say(text: impl fmt::Display) {
     let line = format!("{text}\n").into_bytes();
     write_within(WRITE_MAX, line, |line| io::stderr().write_all(line));
 }
 
-/// Calls `write` on a thread of its own and waits for it at most `patience`.
+/// Calls `write` on its own thread and waits at most `patience`.
 fn write_within(
     patience: Duration,
     line: Vec<u8>,
@@ -26,14 +26,14 @@ fn write_within(
 ) {
     let (done, written) = mpsc::sync_channel(1);
     let writing = thread::Builder::new().name("stderr".to_owned()).spawn(move || {
-        // A line that cannot be written is lost: no better place is left to report that.
+        // A failed write loses the line: no better place is left for a report.
         let _ = write(&line);
         // The caller may have gone on.
         let _ = done.send(());
     });
     // Without a thread, as under a limit of processes, the line is lost.
     if writing.is_ok() {
-        // An elapsed wait leaves the thread behind; it ends with the process.
+        // After the time is up, the thread stays behind and ends with the process.
         let _ = written.recv_timeout(patience);
     }
 }
@@ -48,7 +48,7 @@ mod tests {
         write_within(Duration::from_millis(1), b"line".to_vec(), move |_| {
             released.recv().map_err(io::Error::other)
         });
-        // It returned although the line is still being written.
+        // The call returned although the line is still being written.
         release.send(()).unwrap();
     }
 

@@ -1,4 +1,4 @@
-//! Sets up what a process tells of itself: `tracing` events on standard error, and spans to a collector.
+//! Sets up the telemetry of a process: `tracing` events on standard error, and spans to a collector.
 
 use std::io;
 
@@ -25,13 +25,14 @@ pub use log::{dropped_lines, flush, report_drops};
 pub(crate) use log::{json_line, last_line};
 pub(crate) use settings::metrics_endpoint;
 
-/// What the exporter's crate says of each attempt.
+/// Silences the exporter's crate, which logs each attempt.
 const QUIET: &str = "opentelemetry-otlp=off";
 
-/// Installs the process's subscriber: events at the levels of `RUST_LOG` (info when unset) go to standard error, through
-/// a queue that drops lines rather than block: [`dropped_lines`] counts them. [`flush`] before the process ends.
+/// Installs the process's subscriber: events at the levels of `RUST_LOG` (info when unset) go to standard error. The
+/// queue between drops lines rather than block: [`dropped_lines`] counts the lost lines. Call [`flush`] before the
+/// process ends.
 ///
-/// The second and later calls in one process change nothing, so that several roles can share it.
+/// The second and later calls in one process change nothing, so that several roles can share the process.
 pub fn init(format: LogFormat) {
     init_at(format, LevelFilter::INFO);
 }
@@ -53,7 +54,7 @@ fn init_at(format: LogFormat, default: LevelFilter) {
             .with_filter(filter)
             .boxed(),
     };
-    // It fails only when a subscriber is there already, which is then the one to keep.
+    // Fails only when a subscriber is already installed; that subscriber stays.
     let _ = tracing_subscriber::registry().with(log).try_init();
 }
 
@@ -69,7 +70,7 @@ where
         .fmt_fields(debug_fn(log::write_field).delimited(" "))
 }
 
-/// The levels that `given` asks for. Directives that make no sense are named and left out.
+/// The levels in `given`. Invalid directives are reported and left out.
 fn filter(given: Option<String>, default: LevelFilter, format: LogFormat) -> EnvFilter {
     let builder = || EnvFilter::builder().with_default_directive(default.into());
     let given = given.unwrap_or_default();
@@ -89,7 +90,7 @@ fn filter(given: Option<String>, default: LevelFilter, format: LogFormat) -> Env
         });
         builder().parse(known.join(",")).unwrap_or_default()
     });
-    // A collector that cannot be reached is reported once, by the export itself.
+    // The export itself reports an unreachable collector, once.
     filter.add_directive(QUIET.parse().expect("it is a directive"))
 }
 

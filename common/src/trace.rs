@@ -1,8 +1,7 @@
-//! Traces: the spans of this process, and the context that ties them to those of others.
+//! Traces: the spans of this process, and the trace context that links them to spans of other processes.
 //!
-//! A span is made only where it will be exported: everything here is free, but for one branch, while nobody listens or a
-//! trace is not sampled. Whoever sets up the exporter ([`crate::telemetry`] in our processes, the application around the
-//! client library) decides what is sampled.
+//! Only exported spans are made. Without an exporter or without sampling, the cost is one branch. The owner of the
+//! exporter decides about sampling: [`crate::telemetry`] in our processes, the application around the client library.
 
 use std::{
     borrow::Cow,
@@ -30,34 +29,34 @@ pub use opentelemetry::trace::{SpanContext, SpanId, SpanKind};
 
 use crate::peer::Address;
 
-/// Names of the spans and attributes that are not of the OpenTelemetry conventions, or are newer there than in crates.
+/// Names of spans and attributes: our own, and OpenTelemetry conventions newer than the crates.
 pub mod names;
 
-/// The name that this software gives its own spans' scope.
+/// Instrumentation scope of this software's own spans.
 pub const SCOPE: &str = "paxos";
 
-/// Tells the receiver that a request is not traced, and no more.
+/// A `traceparent` that marks a request as not traced, and carries nothing more.
 pub const UNSAMPLED: &str = "00-00000000000000000000000000000001-0000000000000001-00";
 
-/// Bytes of a W3C trace context in its only version so far.
+/// Length in bytes of a W3C trace context, in its only version so far.
 const TRACEPARENT_BYTES: usize = 55;
 
-/// What a message says of the trace that it belongs to.
+/// The trace context of a received message.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Incoming {
-    /// Nothing, or what cannot be read: the receiver decides whether to begin a trace.
+    /// No readable context: the receiver decides whether to begin a trace.
     #[default]
     Absent,
-    /// Its sender has decided that it is not traced.
+    /// The sender has decided against a trace.
     Unsampled,
-    /// It continues this span.
+    /// The message continues this span.
     Sampled(SpanContext),
 }
 
 impl Incoming {
-    /// Reads a W3C `traceparent`. What is none counts as absent: a trace is no reason to refuse a request.
+    /// Reads a W3C `traceparent`. An invalid text counts as absent: a trace is no reason to refuse a request.
     pub fn read(traceparent: &[u8]) -> Self {
-        // Most of them, where few are sampled; whatever else it says is of no use then.
+        // The usual case where few requests are sampled. The other fields have no use then.
         if traceparent.len() == TRACEPARENT_BYTES
             && traceparent.starts_with(b"00-")
             && traceparent.ends_with(b"-00")
@@ -71,7 +70,7 @@ impl Incoming {
         }
     }
 
-    /// The span to continue, if there is one.
+    /// The span to continue, if any.
     pub fn sampled(self) -> Option<SpanContext> {
         match self {
             Self::Sampled(context) => Some(context),
@@ -105,7 +104,7 @@ fn parse(traceparent: &[u8]) -> Option<SpanContext> {
     context.is_valid().then_some(context)
 }
 
-/// The W3C `traceparent` of a span; empty for a span that is none.
+/// The W3C `traceparent` of a span; empty for an invalid context.
 pub fn traceparent(context: &SpanContext) -> String {
     if !context.is_valid() {
         return String::new();
@@ -118,21 +117,21 @@ pub fn traceparent(context: &SpanContext) -> String {
     )
 }
 
-/// A sampled context as it travels with a value.
+/// The encoding of a sampled context that travels with a value.
 pub fn travelling(context: &SpanContext) -> Bytes {
     Bytes::from(traceparent(context))
 }
 
-/// Where a span belongs.
+/// The parent of a new span.
 #[derive(Clone, Debug)]
 pub enum Parent<'a> {
-    /// It begins a trace, if that is sampled.
+    /// No parent: the span begins a trace, if the trace is sampled.
     None,
-    /// It continues a span of a trace that is sampled.
+    /// The span continues this span of a sampled trace.
     Span(&'a SpanContext),
 }
 
-/// A span to be.
+/// Description of a span to begin.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Beginning<'a> {
@@ -146,7 +145,7 @@ pub struct Beginning<'a> {
 }
 
 impl<'a> Beginning<'a> {
-    /// A span of this name below `parent`, internal, from now on.
+    /// An internal span with this name below `parent`, starting now.
     pub fn new(name: impl Into<Cow<'static, str>>, parent: Parent<'a>) -> Self {
         Self {
             name: name.into(),
@@ -159,12 +158,12 @@ impl<'a> Beginning<'a> {
         }
     }
 
-    /// Another kind.
+    /// Sets another kind.
     pub fn kind(self, kind: SpanKind) -> Self {
         Self { kind, ..self }
     }
 
-    /// A call of ours; `method` is `SERVICE/METHOD`.
+    /// Describes an outgoing call; `method` is `SERVICE/METHOD`.
     pub fn calling(self, method: &'static str) -> Self {
         self.kind(SpanKind::Client).described_as(method)
     }
@@ -176,17 +175,17 @@ impl<'a> Beginning<'a> {
         }
     }
 
-    /// It began earlier.
+    /// Sets an earlier start.
     pub fn since(self, at: SystemTime) -> Self {
         Self { at: Some(at), ..self }
     }
 
-    /// It has this id, which was drawn before with [`Tracer::draw`] and was told to others.
+    /// Sets the id: drawn before with [`Tracer::draw`] and already sent to other processes.
     pub fn known_as(self, id: SpanId) -> Self {
         Self { id: Some(id), ..self }
     }
 
-    /// It has to do with these spans, too.
+    /// Links related spans.
     pub fn linked_to(mut self, spans: impl IntoIterator<Item = SpanContext>) -> Self {
         self.links
             .extend(spans.into_iter().map(|span| Link::new(span, Vec::new(), 0)));
@@ -194,9 +193,9 @@ impl<'a> Beginning<'a> {
     }
 }
 
-/// Decides which requests that their callers have sampled are traced here.
+/// Limits how many of the requests sampled by their callers are traced here.
 pub trait Admission: fmt::Debug + Send + Sync {
-    /// Whether one more is.
+    /// Whether one more request is traced.
     fn admits(&self) -> bool;
 }
 
@@ -214,13 +213,13 @@ struct Made {
 }
 
 impl Tracer {
-    /// Makes none.
+    /// A tracer that makes no spans.
     pub fn off() -> Self {
         Self(None)
     }
 
-    /// Makes spans with this tracer. A request that its caller has sampled is traced if `clients` admits the request, or
-    /// `peers` for methods that roles call at each other.
+    /// Makes spans with this tracer. A request sampled by its caller is traced if `clients` admits the request; for
+    /// methods between roles, if `peers` admits the request.
     pub fn new(tracer: BoxedTracer, clients: Box<dyn Admission>, peers: Box<dyn Admission>) -> Self {
         Self(Some(Arc::new(Made {
             tracer,
@@ -230,18 +229,18 @@ impl Tracer {
         })))
     }
 
-    /// Requests so far that their callers had sampled, and that are not traced here.
+    /// Number of requests so far that were sampled by their callers but not traced here.
     pub fn refused(&self) -> u64 {
         let refused = self.0.as_ref().map(|made| made.refused.load(Ordering::Relaxed));
         refused.unwrap_or_default()
     }
 
-    /// Whether anybody listens.
+    /// Whether an exporter is set up.
     pub fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Begins a span; none when nobody listens or its trace is not sampled.
+    /// Begins a span; none without an exporter, or in an unsampled trace.
     pub fn begin(&self, beginning: Beginning<'_>) -> Option<Span> {
         let tracer = &self.0.as_ref()?.tracer;
         let context = match beginning.parent {
@@ -256,7 +255,7 @@ impl Tracer {
             ..SpanBuilder::default()
         };
         let span = with_id(beginning.id, || tracer.build_with_context(builder, &context));
-        // Sampling is decided: what is not recorded costs nothing further.
+        // Sampling is decided: an unrecorded span costs nothing further.
         let mut span = span.is_recording().then_some(Span(span))?;
         if let Some(method) = beginning.method {
             span.set(names::RPC_SYSTEM, "grpc");
@@ -265,18 +264,18 @@ impl Tracer {
         Some(span)
     }
 
-    /// Begins an internal span below another, if there is one.
+    /// Begins an internal span below `parent`, if there is a parent.
     pub fn below(&self, parent: Option<&SpanContext>, name: &'static str) -> Option<Span> {
         self.begin(Beginning::new(name, Parent::Span(parent?)))
     }
 
-    /// Begins the span of a call of ours below another span, if there is one. `method` is `SERVICE/METHOD`.
+    /// Begins the span of an outgoing call below `parent`, if there is a parent. `method` is `SERVICE/METHOD`.
     pub fn call(&self, parent: Option<&SpanContext>, method: &'static str) -> Option<Span> {
         self.begin(Beginning::new(method, Parent::Span(parent?)).calling(method))
     }
 
-    /// Begins the span of a request that came in: continues what its sender began, or begins a trace when it said
-    /// nothing of one. `method` is `SERVICE/METHOD`. A request beyond the rate at which callers may have requests sampled
+    /// Begins the span of a received request: continues the sender's span, or begins a trace if the message has no
+    /// context. `method` is `SERVICE/METHOD`. A request beyond the rate at which callers may have requests sampled
     /// counts as not sampled.
     pub fn serve(&self, incoming: &Incoming, method: &'static str) -> Option<Span> {
         let made = self.0.as_ref()?;
@@ -300,13 +299,13 @@ impl Tracer {
         self.begin(beginning.described_as(method))
     }
 
-    /// Draws the context of a span that will begin later, in the same trace as `parent`, so that it can be told to
-    /// others before; none when nobody listens.
+    /// Draws the context of a later span in the same trace as `parent`, so that other processes can get this context
+    /// before the span begins; none without an exporter.
     pub fn draw(&self, parent: &SpanContext) -> Option<SpanContext> {
         self.0.as_ref()?;
         Some(SpanContext::new(
             parent.trace_id(),
-            // Zero is the one id that is none.
+            // Zero is the invalid id.
             SpanId::from(rand::random::<u64>().max(1)),
             TraceFlags::SAMPLED,
             false,
@@ -315,22 +314,22 @@ impl Tracer {
     }
 }
 
-/// What time it is, for spans that begin before they are made.
+/// The current time, for spans that are made after their start.
 pub fn now() -> SystemTime {
     opentelemetry::time::now()
 }
 
-/// A span that is exported when it ends, which is when it is dropped at the latest.
+/// A span, exported at its end: at the latest when the value is dropped.
 #[derive(Debug)]
 pub struct Span(opentelemetry::global::BoxedSpan);
 
 impl Span {
-    /// Who it is.
+    /// The span's trace context.
     pub fn context(&self) -> &SpanContext {
         self.0.span_context()
     }
 
-    /// As it is told to others.
+    /// The span's W3C `traceparent`, for other processes.
     pub fn traceparent(&self) -> String {
         traceparent(self.context())
     }
@@ -340,28 +339,28 @@ impl Span {
         self.0.set_attribute(KeyValue::new(key, value));
     }
 
-    /// Adds an unsigned number; one beyond what an attribute holds is told as the largest that it holds.
+    /// Adds an unsigned number. A number too large for an attribute becomes the largest possible value.
     pub fn count(&mut self, key: &'static str, number: impl TryInto<i64>) {
         self.set(key, number.try_into().unwrap_or(i64::MAX));
     }
 
-    /// Something happened.
+    /// Adds an event.
     pub fn event(&mut self, name: &'static str) {
         self.0.add_event(name, Vec::new());
     }
 
-    /// It has to do with this span, too.
+    /// Links a related span.
     pub fn link(&mut self, span: SpanContext) {
         self.0.add_link(span, Vec::new());
     }
 
-    /// It failed: `kind` is one of few words, `reason` is for people.
+    /// Marks the span as failed: `kind` is one of few words, `reason` is for people.
     pub fn fail(&mut self, kind: &'static str, reason: impl Into<Cow<'static, str>>) {
         self.set(names::ERROR_TYPE, kind);
         self.0.set_status(Status::error(reason));
     }
 
-    /// A call came to this: the gRPC status, its failure included.
+    /// Records the gRPC status of the call, and the failure if the status is not OK.
     pub fn answered(&mut self, code: tonic::Code, message: &str) {
         let name = code_name(code);
         let (trace_id, span_id) = (self.context().trace_id(), self.context().span_id());
@@ -372,18 +371,18 @@ impl Span {
         }
     }
 
-    /// Ends it now.
+    /// Ends the span now.
     pub fn end(mut self) {
         self.0.end();
     }
 
-    /// For log events inside it: they then carry its ids.
+    /// A log span with this span's ids, for log events inside this span.
     pub fn log_span(&self) -> tracing::Span {
         let (trace_id, span_id) = (self.context().trace_id(), self.context().span_id());
         tracing::error_span!("traced", %trace_id, %span_id)
     }
 
-    /// The process on the other side.
+    /// Sets the attributes of the process on the other side.
     pub fn peer(&mut self, address: &Address) {
         for attribute in names::peer(address) {
             self.0.set_attribute(attribute);
@@ -391,7 +390,7 @@ impl Span {
     }
 }
 
-/// A gRPC status code as the conventions write it.
+/// A gRPC status code, spelled as in the OpenTelemetry conventions.
 pub fn code_name(code: tonic::Code) -> &'static str {
     match code {
         tonic::Code::Ok => "OK",
@@ -414,7 +413,7 @@ pub fn code_name(code: tonic::Code) -> &'static str {
     }
 }
 
-/// Tells the receiver of a call which span it belongs to, in its metadata.
+/// Adds the trace context to a call's metadata, for the receiver.
 pub fn inject<T>(request: &mut tonic::Request<T>, context: Option<&SpanContext>) {
     let text = context.map(traceparent).unwrap_or_default();
     if let Ok(value) = tonic::metadata::MetadataValue::from_str(&text)
@@ -428,7 +427,7 @@ thread_local! {
     static NEXT_ID: Cell<Option<SpanId>> = const { Cell::new(None) };
 }
 
-/// Has the next span of this thread get `id`, if its tracer asks [`known_id`].
+/// Gives `id` to the next span of this thread, if its tracer asks [`known_id`].
 fn with_id<T>(id: Option<SpanId>, make: impl FnOnce() -> T) -> T {
     NEXT_ID.set(id);
     let made = make();
@@ -436,7 +435,7 @@ fn with_id<T>(id: Option<SpanId>, make: impl FnOnce() -> T) -> T {
     made
 }
 
-/// The id that the span must get which is being made, if others know it already; for an `IdGenerator`.
+/// The id of the span that is being made, if other processes know this id already; for an `IdGenerator`.
 pub fn known_id() -> Option<SpanId> {
     NEXT_ID.take()
 }

@@ -1,4 +1,4 @@
-//! The wire format: messages of `paxos.v1` to and from the words of the cores. Generated types go no deeper.
+//! The wire format: conversion between messages of `paxos.v1` and types of the cores. Generated types go no deeper.
 
 use std::sync::Arc;
 
@@ -20,16 +20,16 @@ pub mod command;
 pub mod heard;
 pub mod stored;
 
-/// The version of the contract that this release speaks: see `types.proto`.
+/// The version of the contract in this release: see `types.proto`.
 pub const PROTOCOL_VERSION: u32 = 1;
 
 /// Length of a digest in bytes: SHA-256.
 const DIGEST_BYTES: usize = 32;
 
-/// A message that does not say what its type says.
+/// A message against the rules of its type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// A field that must be there is not.
+    /// A required field is missing.
     #[error("{0} is missing")]
     Missing(&'static str),
     /// A number too large.
@@ -38,14 +38,14 @@ pub enum Malformed {
     /// Bytes of the wrong length.
     #[error("{what} has {len} bytes and must have {expected}")]
     Length {
-        /// Which field.
+        /// Name of the field.
         what: &'static str,
-        /// How many there are.
+        /// The received number of bytes.
         len: usize,
-        /// How many there must be.
+        /// The required number of bytes.
         expected: usize,
     },
-    /// A range of slots that is empty or runs backwards.
+    /// An empty or backward range of slots.
     #[error("slot range {from} to {to} is empty: `to` is exclusive and must be above `from`")]
     EmptyRange {
         /// Inclusive.
@@ -53,23 +53,23 @@ pub enum Malformed {
         /// Exclusive.
         to: u64,
     },
-    /// Proposals that are not ascending by slot.
+    /// Proposals not in ascending order of slots.
     #[error("proposals must ascend by slot: {0} comes after one that is not lower")]
     NotAscending(Slot),
-    /// A value that no learner could apply.
+    /// A value that learners cannot apply.
     #[error(
         "the value of slot {slot} cannot be applied: {reason}. Propose an encoded Value whose commands keep the limits"
     )]
     Value {
-        /// Its slot.
+        /// The slot.
         slot: Slot,
-        /// What is wrong with it.
+        /// Why the value cannot be applied.
         reason: String,
     },
-    /// A field that this release does not know how to heed.
+    /// A field with a meaning that this release does not support.
     #[error("{0} is reserved, and must be 0")]
     Reserved(&'static str),
-    /// A list of acceptors that is no configuration.
+    /// A list of acceptors that makes no valid configuration.
     #[error(transparent)]
     Configuration(#[from] InvalidConfiguration),
 }
@@ -81,7 +81,7 @@ fn required<T>(field: Option<T>, name: &'static str) -> Result<T, Malformed> {
 /// Reads an acceptor's uuid.
 ///
 /// # Errors
-/// When there are not 16 bytes.
+/// The length is not 16 bytes.
 pub fn acceptor_uuid(bytes: &[u8]) -> Result<AcceptorUuid, Malformed> {
     let length = || Malformed::Length {
         what: "acceptor",
@@ -94,7 +94,7 @@ pub fn acceptor_uuid(bytes: &[u8]) -> Result<AcceptorUuid, Malformed> {
 /// Reads a cluster id; empty is `None`.
 ///
 /// # Errors
-/// When there are neither 0 nor 16 bytes.
+/// The length is neither 0 nor 16 bytes.
 pub fn cluster_id(bytes: &[u8]) -> Result<Option<ClusterId>, Malformed> {
     if bytes.is_empty() {
         return Ok(None);
@@ -107,7 +107,7 @@ pub fn cluster_id(bytes: &[u8]) -> Result<Option<ClusterId>, Malformed> {
     ClusterId::from_slice(bytes).map(Some).ok_or_else(length)
 }
 
-/// What opens every message to an acceptor; no cluster where none is known yet.
+/// The head of every message to an acceptor; without a cluster while the cluster is unknown.
 pub fn caller(cluster: Option<ClusterId>) -> pb::Caller {
     pb::Caller {
         protocol_version: PROTOCOL_VERSION,
@@ -115,7 +115,7 @@ pub fn caller(cluster: Option<ClusterId>) -> pb::Caller {
     }
 }
 
-/// Text of a value's trace context, as it travels.
+/// Text of a value's trace context, as sent.
 pub fn traceparent(value: &Value) -> String {
     String::from_utf8_lossy(value.traceparent()).into_owned()
 }
@@ -195,10 +195,10 @@ fn slot_range(from: u64, to: u64) -> Result<SlotRange, Malformed> {
     }
 }
 
-/// A vote range: the ballot, and the slots accepted at it.
+/// A vote range: the ballot, and the slots accepted at this ballot.
 ///
 /// # Errors
-/// When the ballot is missing or the range is empty.
+/// The ballot is missing or the range is empty.
 pub fn vote_range(range: pb::VoteRange) -> Result<(Ballot, SlotRange), Malformed> {
     Ok((ballot(range.ballot)?, slot_range(range.from, range.to)?))
 }
@@ -235,10 +235,10 @@ impl TryFrom<pb::Configuration> for Configuration {
     }
 }
 
-/// Reads how far an acceptor is in forming.
+/// Reads the state of an acceptor in forming.
 ///
 /// # Errors
-/// When the configuration does not fit the state.
+/// The configuration does not fit the state.
 pub fn membership(state: pb::Membership, stored: Option<pb::Configuration>) -> Result<Membership, Malformed> {
     let stored = || required(stored, "configuration")?.try_into();
     match state {
@@ -249,7 +249,7 @@ pub fn membership(state: pb::Membership, stored: Option<pb::Configuration>) -> R
     }
 }
 
-/// Names how far an acceptor is in forming.
+/// The state of an acceptor in forming, for the wire.
 pub fn membership_state(membership: &Membership) -> pb::Membership {
     match membership {
         Membership::Blank => pb::Membership::Blank,
@@ -271,10 +271,10 @@ pub fn stamp(stamp: &Stamp, runs: Vec<pb::Run>) -> pb::Stamp {
     }
 }
 
-/// Reads the stamp of an answer; the runs are left to the caller.
+/// Reads the stamp of an answer, without the runs.
 ///
 /// # Errors
-/// When it is missing or malformed.
+/// The stamp is missing or malformed.
 pub fn read_stamp(stamp: Option<&pb::Stamp>) -> Result<Stamp, Malformed> {
     let stamp = required(stamp, "stamp")?;
     Ok(Stamp {
@@ -294,7 +294,7 @@ pub fn runs(runs: &[pb::Run]) -> Vec<Run> {
     runs.iter().map(run).collect()
 }
 
-/// What is remembered of acceptors, for the wire.
+/// Witnesses of acceptors, for the wire.
 pub fn witnesses(witnesses: &Witnesses) -> Vec<pb::Witness> {
     let witness = |(acceptor, run, counter): (AcceptorUuid, RunNumber, CommitCounter)| pb::Witness {
         acceptor: Bytes::copy_from_slice(&acceptor.to_bytes()),
@@ -304,10 +304,10 @@ pub fn witnesses(witnesses: &Witnesses) -> Vec<pb::Witness> {
     witnesses.iter().map(witness).collect()
 }
 
-/// Reads what somebody remembers of acceptors.
+/// Reads a process's witnesses of acceptors.
 ///
 /// # Errors
-/// When a uuid has not 16 bytes, or a number is above 2⁶³ − 1: what is heard is stored, and never dropped.
+/// A uuid has not 16 bytes, or a number is above 2⁶³ − 1: heard numbers are stored, and never dropped.
 pub fn read_witnesses(list: &[pb::Witness]) -> Result<Witnesses, Malformed> {
     let mut witnesses = Witnesses::default();
     for witness in list {
@@ -322,15 +322,16 @@ pub fn read_witnesses(list: &[pb::Witness]) -> Result<Witnesses, Malformed> {
     Ok(witnesses)
 }
 
-/// A number that SQLite, whose integers are signed, can hold.
+/// Checks that SQLite can hold the number: SQLite's integers are signed.
 fn number(what: &'static str, number: u64) -> Result<u64, OutOfRange> {
     OutOfRange::check(what, number, i64::MAX as u64)
 }
 
-/// Checks the numbers and digests of a report. It is kept as it came, and told to everybody who asks who is there.
+/// Checks the numbers and digests of a report. The report is kept unchanged, and shown to every caller that asks for
+/// the attached processes.
 ///
 /// # Errors
-/// At the first number above 2⁶³ − 1, or digest of another length than 32 bytes.
+/// The first number above 2⁶³ − 1, or the first digest with a length other than 32 bytes.
 pub fn check_report(report: &pb::AttachRequest) -> Result<(), Malformed> {
     number("peer", report.peer)?;
     number("report", report.report)?;
@@ -420,15 +421,15 @@ impl TryFrom<pb::Row> for Row {
 /// Reads many rows.
 ///
 /// # Errors
-/// At the first that is malformed.
+/// The first malformed row.
 pub fn rows(rows: Vec<pb::Row>) -> Result<Vec<Row>, Malformed> {
     rows.into_iter().map(Row::try_from).collect()
 }
 
-/// The known watermark; a sender that does not tell one knows what its sound one says.
+/// The known watermark. Without this field, the sound watermark stands for the known one.
 ///
 /// # Errors
-/// When one is no slot.
+/// A number is no slot.
 pub fn known_to(known: u64, sound: u64) -> Result<Slot, Malformed> {
     Ok(Slot::new(known.max(sound))?)
 }
@@ -587,14 +588,14 @@ impl From<AcceptAnswer> for pb::accept_response::Answer {
     }
 }
 
-/// An acceptor's answer to an Accept, with what it answers and who says so.
+/// An acceptor's answer to an Accept, with the answered message and the acceptor's stamp.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcceptReply {
-    /// Who answers.
+    /// The answering acceptor.
     pub stamp: Stamp,
-    /// The ballot that is answered.
+    /// The answered ballot.
     pub ballot: Ballot,
-    /// The message that is answered.
+    /// The answered message.
     pub sequence: u64,
     /// The answer.
     pub answer: AcceptAnswer,
@@ -633,7 +634,7 @@ impl TryFrom<pb::AcceptResponse> for AcceptReply {
                 trimmed_to: Slot::new(trimmed.trimmed_to)?,
             },
             Answer::NoSpace(pb::NoSpace {}) => AcceptAnswer::NoSpace,
-            // It answers no request: see `heard::StreamAnswer`.
+            // Answers no request: see `heard::StreamAnswer`.
             Answer::Alive(_) => return Err(Malformed::Missing("answer to a request")),
         };
         Ok(Self {
@@ -645,7 +646,7 @@ impl TryFrom<pb::AcceptResponse> for AcceptReply {
     }
 }
 
-/// Who leads, for the wire; `silent_ms` is measured by the acceptor's adapter.
+/// The leadership, for the wire; the acceptor's adapter measures `silent_ms`.
 pub fn leadership(leadership: &Leadership, silent_ms: u64) -> pb::Leadership {
     pb::Leadership {
         promised: Some(leadership.promised.into()),

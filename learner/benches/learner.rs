@@ -1,5 +1,5 @@
-//! How fast a learner applies commands and answers reads: the whole service over loopback, its disk included, beside
-//! acceptors that only tell what they are told to.
+//! How fast a learner applies commands and answers reads: the whole service over loopback, with its disk, beside
+//! acceptors with scripted answers.
 //!
 //! `cargo bench -p paxos-learner`
 
@@ -24,11 +24,11 @@ use prost::Message as _;
 use support::{FakeAcceptor, TestLearner, acceptors, ballot};
 use tokio::runtime::Runtime;
 
-/// Slots that are applied at a time, each with so many commands: together they fit one frame.
+/// Slots per run, each with `COMMANDS` commands: all slots together fit a single frame.
 const SLOTS: u64 = 200;
 const COMMANDS: u64 = 100;
 const VALUE_BYTES: usize = 64;
-/// Reads in flight together.
+/// Number of concurrent reads.
 const READS: u64 = 64;
 
 fn key(slot: u64, command: u64) -> Bytes {
@@ -64,7 +64,7 @@ async fn voted(batches: &[Bytes]) -> [FakeAcceptor; 3] {
     acceptors
 }
 
-/// Reads one register, as soon as there is anybody to answer.
+/// Reads a register, as soon as the learner answers.
 async fn read(learner: &TestLearner, key: Bytes, consistency: Consistency) -> pb::ReadResponse {
     let request = pb::ReadRequest {
         target: Some(pb::read_request::Target::Key(key)),
@@ -91,7 +91,7 @@ async fn all_applied(learner: &TestLearner) {
     assert_eq!(answer.registers.len(), 1);
 }
 
-/// From the start of a learner until it has learned and applied a log, while its writer brings it to disk.
+/// From the start of a learner until a log is learned and applied, while the writer brings the log to disk.
 fn apply(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let batches: Vec<_> = (0..SLOTS).map(batch).collect();
@@ -115,7 +115,7 @@ fn apply(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// So many reads in flight, with everything applied.
+/// Concurrent reads, with everything applied.
 fn reads(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let batches: Vec<_> = (0..SLOTS).map(batch).collect();

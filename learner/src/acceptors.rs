@@ -1,4 +1,4 @@
-//! The acceptors as this learner sees them: where they are, whether they answer, and what is wrong with them.
+//! The acceptors as this learner sees them: addresses, reachability and faults.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -21,18 +21,18 @@ use tokio::{
 };
 use tonic::{Status, transport::Channel};
 
-/// How long a call may take to be answered, or a stream to open.
+/// Longest wait for the answer to a call, or for a stream to open.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(2);
 
-/// How long one may wait for a turn to identify an acceptor: a turn takes two calls, one after the other.
+/// Longest wait for a turn to identify an acceptor: a turn takes two successive calls.
 const TURN_DEADLINE: Duration = CALL_DEADLINE.saturating_mul(2);
 
-/// Waits between attempts: short at first, since an acceptor that restarts is back within a second.
+/// First wait between attempts: short, because a restarting acceptor is back within a second.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// The longest wait between attempts.
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
-/// An acceptor that is silent for longer needs a person.
+/// Length of silence after which an acceptor needs a person.
 const SILENT_LONG: Duration = Duration::from_secs(30);
 
 /// The waits between attempts to reach an acceptor.
@@ -49,39 +49,39 @@ pub(crate) enum Fault {
     /// Waiting helps.
     #[error("{}", peer::reason(.0))]
     Call(#[from] Status),
-    /// The stream came to its end: the acceptor stops, or lets a slow reader start over.
+    /// The stream ended: the acceptor stops, or lets a slow reader start over.
     #[error("it ended the stream")]
     Ended,
-    /// Waiting helps: a proposer completes it.
+    /// Waiting helps: a proposer completes the forming.
     #[error("it has stored the configuration but is not formed yet")]
     Forming,
-    /// It must never be counted.
+    /// The acceptor must never be counted.
     #[error(
         "it is blank, although the cluster is formed: it has lost its disk, and cannot come back as a blank one"
     )]
     Blank,
-    /// It must never be counted.
+    /// The acceptor must never be counted.
     #[error("it belongs to cluster {found}, not to {expected}")]
     OtherCluster { found: ClusterId, expected: ClusterId },
-    /// It must never be counted.
+    /// The acceptor must never be counted.
     #[error("it answers as acceptor {0}, which is no member of the cluster")]
     Stranger(AcceptorUuid),
-    /// It must never be counted.
+    /// The acceptor must never be counted.
     #[error("it answers as acceptor {found} and was acceptor {expected} when the stream opened")]
     Changed {
         found: AcceptorUuid,
         expected: AcceptorUuid,
     },
-    /// Waiting helps, unless it shows the same again: it may have restarted since it showed its runs.
+    /// Waiting helps, unless the acceptor shows the same runs again: a restart may have followed the last showing.
     #[error("it must show its runs anew")]
     Suspected,
     /// Waiting helps.
     #[error("its run is new, and only {told} of the {needed} other acceptors needed report their tables")]
     Unwitnessed { told: usize, needed: usize },
-    /// It must never be counted.
+    /// The acceptor must never be counted.
     #[error(transparent)]
     WentBack(WentBack),
-    /// It does not speak the protocol.
+    /// The acceptor does not speak the protocol.
     #[error("it sends what cannot be read: {0}")]
     Malformed(#[from] Malformed),
 }
@@ -105,42 +105,42 @@ impl Fault {
     }
 }
 
-/// How an acceptor introduces itself.
+/// An acceptor's introduction.
 #[derive(Debug)]
 pub(crate) struct Introduction {
     pub(crate) report: FormReport,
     /// The present run.
     pub(crate) run: RunNumber,
-    /// All of them, the present one last.
+    /// All runs of the acceptor, the present run last.
     pub(crate) runs: Vec<Run>,
     pub(crate) remembers: Witnesses,
 }
 
-/// What was last logged of an acceptor, so that each change is logged once, whichever task notices it.
+/// The acceptor's last logged standing. Each change is logged once, no matter how many tasks notice the change.
 #[derive(Debug, PartialEq, Eq)]
 enum Standing {
     Unheard,
     Answering,
-    /// Since when.
+    /// Since this time.
     Silent(Instant),
     SilentLong,
     Refused(String),
 }
 
-/// One address of the list.
+/// An address of the list.
 #[derive(Debug)]
 pub(crate) struct Acceptor {
     address: Address,
     client: AcceptorClient<Channel>,
     standing: Mutex<Standing>,
-    /// The operator's name for the acceptor, for traces; none before the first answer.
+    /// The operator's name for the acceptor, for traces; unset before the first answer.
     name: OnceLock<String>,
-    /// Whoever holds it has the acceptor identified.
+    /// Held by the task that has the acceptor identified.
     turn: Semaphore,
 }
 
 impl Acceptor {
-    /// Connects when it is first called.
+    /// Connects at the first call.
     pub(crate) fn new(address: Address) -> Arc<Self> {
         let client = AcceptorClient::new(connect_lazy(&address))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -168,7 +168,7 @@ impl Acceptor {
         self.client.clone()
     }
 
-    /// Asks how far it is in forming, and changes nothing there.
+    /// Asks how far the acceptor is in forming, and changes nothing there.
     pub(crate) async fn ask(&self) -> Result<Introduction, Fault> {
         let request = pb::FormRequest {
             caller: Some(wire::caller(None)),
@@ -198,10 +198,10 @@ impl Acceptor {
         })
     }
 
-    /// Waits for one's turn to have it identified, which lasts until the permit is dropped.
+    /// Waits for a turn to have the acceptor identified. The turn lasts until the permit is dropped.
     ///
     /// # Cancel safety
-    /// Safe: who does not wait any more has no turn.
+    /// Safe: a caller that stops waiting gets no turn.
     pub(crate) async fn turn(&self) -> Result<SemaphorePermit<'_>, Fault> {
         let turn = timeout(TURN_DEADLINE, self.turn.acquire()).await;
         Ok(turn
@@ -209,7 +209,7 @@ impl Acceptor {
             .expect("this semaphore is never closed"))
     }
 
-    /// It answered. One that was refused stays so: a call that opens is no proof yet.
+    /// The acceptor answered. A refused acceptor stays refused: an opened call is no proof yet.
     pub(crate) fn answered(&self) {
         let refused = matches!(*self.standing(), Standing::Refused(_));
         if !refused {
@@ -217,7 +217,7 @@ impl Acceptor {
         }
     }
 
-    /// It answered as the member that it must be.
+    /// The acceptor answered as the expected member.
     pub(crate) fn proved(&self) {
         if let Some(Standing::Silent(_) | Standing::SilentLong | Standing::Refused(_)) =
             self.change(Standing::Answering)
@@ -226,7 +226,7 @@ impl Acceptor {
         }
     }
 
-    /// It did not. Logged once for each kind of trouble, until it answers again.
+    /// The acceptor did not answer correctly. Logged once for each kind of trouble, until the acceptor answers again.
     pub(crate) fn failed(&self, fault: &Fault) {
         tracing::debug!(address = %self.address, %fault, "acceptor failed");
         if fault.is_refusal() {
@@ -253,7 +253,7 @@ impl Acceptor {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What it was before, when it is something else now.
+    /// Replaces the standing; returns the previous standing, if different.
     fn change(&self, standing: Standing) -> Option<Standing> {
         let mut held = self.standing();
         (*held != standing).then(|| std::mem::replace(&mut *held, standing))

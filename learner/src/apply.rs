@@ -1,4 +1,4 @@
-//! Applies learned values in slot order: to memory at once, and hands them on to be written to disk.
+//! Applies learned values in slot order: to memory at once, and hands the slots on to be written to disk.
 
 use std::sync::Arc;
 
@@ -20,24 +20,25 @@ use crate::{
 /// Learned slots, ascending and without gaps; never empty.
 pub(crate) type Batch = Vec<(Slot, Value)>;
 
-/// Portions that wait for the disk: one, so that it never idles while the next is gathered.
+/// Capacity of the queue of portions: one, so that the disk never idles while the next portion is gathered.
 pub(crate) const PORTIONS_MAX: usize = 1;
-/// A portion is full with so many slots, …
+/// Slots in a full portion.
 const PORTION_SLOTS: usize = 8_192;
-/// … or so many bytes: beyond, a larger transaction is no cheaper for each slot. Full: nothing more is applied before
-/// the disk has caught up, so this bounds what memory is ahead of it.
+/// Bytes of values in a full portion: beyond this size, a larger transaction is no cheaper per slot. While the portion
+/// is full, nothing more is applied until the disk has caught up. So this limit bounds how far memory is ahead of the
+/// disk.
 const PORTION_BYTES: usize = 4 * 1024 * 1024;
 
-/// What is written in one transaction.
+/// The content of one transaction.
 #[derive(Debug)]
 pub(crate) struct Portion {
-    /// Following on what was written before.
+    /// The records after the previously written records.
     pub(crate) records: Vec<Arc<Record>>,
-    /// Passed on the way.
+    /// The marks reached by these records.
     pub(crate) marks: Vec<Mark>,
-    /// After the records.
+    /// The progress after these records.
     pub(crate) progress: Progress,
-    /// Of the state machine, since the portion before.
+    /// The changes of the state machine since the portion before.
     pub(crate) changes: Changes,
 }
 
@@ -46,18 +47,18 @@ pub(crate) struct Portion {
 pub(crate) struct Applier {
     pub(crate) knowledge: Arc<Knowledge>,
     pub(crate) progress: Progress,
-    /// Told after each batch is applied.
+    /// Updated after each applied batch.
     pub(crate) applied: watch::Sender<Progress>,
     /// To the disk.
     pub(crate) portions: mpsc::Sender<Portion>,
     pub(crate) values: ValueTracer,
-    /// Counts what is applied.
+    /// Counts applied commands.
     pub(crate) commands: Counter,
-    /// Counts values that are no commands, and are skipped.
+    /// Counts skipped values: values without readable commands.
     pub(crate) unreadable: Counter,
 }
 
-/// What is applied and was not handed on yet.
+/// Applied, but not handed on yet.
 #[derive(Debug, Default)]
 struct Gathered {
     records: Vec<Arc<Record>>,
@@ -72,24 +73,24 @@ impl Gathered {
 }
 
 impl Applier {
-    /// Applies what comes in until the sender is gone, and hands on the rest.
+    /// Applies incoming batches until the sender is gone, and hands on the rest.
     ///
     /// # Errors
-    /// A command is from a later release: this one is too old for the log.
+    /// A command is from a later release: this release is too old for the log.
     pub(crate) async fn run(mut self, mut learned: mpsc::Receiver<Batch>) -> Result<(), Failure> {
         let mut gathered = Gathered::default();
         let portions = self.portions.clone();
         loop {
             tokio::select! {
-                // Cancel safe: a batch that is not returned stays queued.
+                // Cancel safe: a batch not returned stays queued.
                 batch = learned.recv(), if gathered.has_room() => match batch {
                     Some(batch) => self.apply(batch, &mut gathered).map_err(too_old)?,
                     None => break,
                 },
-                // Cancel safe: nothing is sent before the permit is there.
+                // Cancel safe: nothing is sent before the permit is granted.
                 permit = portions.reserve(), if !gathered.records.is_empty() => match permit {
                     Ok(permit) => permit.send(self.portion(std::mem::take(&mut gathered))),
-                    // The disk failed, which ends the process.
+                    // The disk failed; the failure ends the process.
                     Err(_) => return Ok(()),
                 },
             }
@@ -121,12 +122,12 @@ impl Applier {
                 .push(self.knowledge.apply(slot, value, shown, &commands));
         }
         self.applied.send_replace(self.progress.clone());
-        // Only now does a reader see it.
+        // Readers see the batch only now.
         drop(spans);
         Ok(())
     }
 
-    /// Counts a value that no state machine can apply. The first is logged: whoever wrote one can write many.
+    /// Counts a value that no state machine can apply. Only the first is logged: its writer can write many more.
     fn skip(&self, slot: Slot, reason: &Unreadable) {
         if self.unreadable.get() == 0 {
             tracing::error!(
@@ -154,7 +155,7 @@ fn too_old(error: TooOld) -> Failure {
     Failure::refused(error).context("a newer release wrote this log: run that release or a newer one")
 }
 
-/// The size of a batch as it counts against bounds.
+/// The size of a batch in bytes, as counted against bounds.
 pub(crate) fn bytes_of(batch: &[(Slot, Value)]) -> usize {
     batch.iter().map(|(_, value)| value.as_bytes().len()).sum()
 }

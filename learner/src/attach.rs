@@ -1,4 +1,4 @@
-//! Reports to every acceptor how far this learner has come, on one standing stream each.
+//! Reports this learner's progress to every acceptor, on a standing stream each.
 
 use std::{
     pin::pin,
@@ -29,53 +29,53 @@ use crate::{
     progress::Progress,
 };
 
-/// Reports follow each other no faster: a change shows soon, and a busy learner costs an acceptor little.
+/// Shortest time between reports: a change shows soon, and a busy learner costs an acceptor little.
 const REPORT_INTERVAL_MIN: Duration = Duration::from_millis(100);
-/// Without news, a report comes so long after the shortest interval: once a second altogether.
+/// Longest wait for news after the shortest interval: together, an idle learner reports once a second.
 const REPORT_IDLE: Duration = Duration::from_millis(900);
 
 /// Longest time that a stop waits for an acceptor to take the last report.
 const LEAVING_MAX: Duration = Duration::from_millis(200);
 
-/// An acceptor's watermark, as it told when this learner attached.
+/// An acceptor's watermark, as reported when this learner attached.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Greeting {
     pub(crate) acceptor: AcceptorUuid,
     pub(crate) chosen_to: Slot,
 }
 
-/// What is told of this learner.
+/// The source of reports about this learner.
 #[derive(Clone, Debug)]
 pub(crate) struct Reporter {
     pub(crate) cluster: Arc<Cluster>,
-    /// This run's random name.
+    /// Random name of this run.
     pub(crate) learner: u64,
     pub(crate) address: Address,
     pub(crate) applied: watch::Receiver<Progress>,
-    /// Closed once nobody wants to know any more.
+    /// Closed once no more greetings are needed.
     pub(crate) greetings: mpsc::Sender<Greeting>,
     pub(crate) catch_up: Arc<CatchUp>,
     pub(crate) disk: Arc<Disk>,
-    /// Who leads: the proposer of the highest ballot that any acceptor told of.
+    /// The leader: the proposer of the highest ballot reported by any acceptor.
     pub(crate) leadership: watch::Sender<Leadership>,
     /// The stop of this process.
     pub(crate) shutdown: Shutdown,
 }
 
 impl Reporter {
-    /// Keeps a stream with one acceptor until the stop, and then reports that this learner stops.
+    /// Keeps a stream to the acceptor until the stop, and then reports that this learner stops.
     ///
     /// # Cancel safety
     /// Safe: the stream ends.
     pub(crate) async fn stay_attached(self, acceptor: Arc<Acceptor>) {
         let mut attached = pin!(self.attach_again(&acceptor));
         tokio::select! {
-            // It is polled on below.
+            // Polled again below.
             () = &mut attached => return,
-            // It only waits.
+            // Only waits.
             () = self.shutdown.token().cancelled() => {}
         }
-        // Longer, and the acceptor lists this learner as departed for a while.
+        // If the last report takes longer, the acceptor lists this learner as departed for a while.
         let _ = timeout(LEAVING_MAX, attached).await;
     }
 
@@ -94,7 +94,7 @@ impl Reporter {
     }
 
     async fn attach(&self, acceptor: &Acceptor, backoff: &mut Backoff) -> Result<(), Fault> {
-        // Before anything is reported: only a member is to hear of us.
+        // Before any report: only a member may learn of this learner.
         let member = self.cluster.identify(acceptor).await?;
         let mut client = acceptor.client();
         let mut answers = within_deadline(client.attach(self.clone().reports()))
@@ -113,7 +113,7 @@ impl Reporter {
             if let Some(leadership) = answer.leadership {
                 fill::told(&self.leadership, leadership.try_into()?);
             }
-            // Full or closed: others have told enough.
+            // Full or closed: enough other acceptors have reported.
             let _ = self.greetings.try_send(greeting);
         }
         Ok(())
@@ -130,7 +130,7 @@ impl Reporter {
                     sleep(REPORT_INTERVAL_MIN).await;
                     let news = async {
                         tokio::select! {
-                            // Cancel safe: a change that was not seen stays unseen.
+                            // Cancel safe: an unseen change stays unseen.
                             changed = applied.changed() => changed.is_ok(),
                             // Cancel safe, as above.
                             Ok(()) = caught_up.changed() => true,
@@ -138,10 +138,10 @@ impl Reporter {
                     };
                     timeout(REPORT_IDLE, news).await
                 };
-                // Cancel safe: a change that is not seen is reported below.
+                // Cancel safe: an unseen change is reported below.
                 let news = self.shutdown.token().run_until_cancelled(news).await;
                 if matches!(news, None | Some(Ok(false))) {
-                    // The stop has begun, or the applier is gone because of it.
+                    // The stop has begun, or has already ended the applier.
                     break;
                 }
             }

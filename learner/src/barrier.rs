@@ -1,7 +1,8 @@
-//! The barrier before linearizable reads: lets each pass once all that may have been acknowledged before is applied.
+//! The barrier before linearizable reads: a read passes once everything that may have been acknowledged before is
+//! applied.
 //!
-//! One task owns the core, [`Reading`]. Callers wait for it; the askers ([`crate::tails`]) bring what the acceptors
-//! tell. While no quorum of acceptors answers, callers wait until they give up.
+//! A single task owns the core, [`Reading`]. Callers wait for the task; the askers ([`crate::tails`]) bring the
+//! acceptors' answers. While no quorum of acceptors answers, callers wait until they give up.
 
 use std::{collections::BTreeMap, pin::pin, time::Duration};
 
@@ -26,18 +27,18 @@ use crate::{
     trace::Rounds,
 };
 
-/// How long a read waits before the acceptors are asked anew and the leader is asked to fill: L of the protocol. By
-/// then another proposer leads, if the leader is gone.
+/// How long a read waits before the acceptors are asked again and the leader is asked to fill slots: L of the protocol.
+/// If the leader is gone, another proposer leads by then.
 pub(crate) const LEADER_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Calls that wait to be taken in, which happens many at a time: more than usually come in during a round. Whoever
-/// finds no room waits for it.
+/// Capacity of the queue of calls: more than usually come in during a round. The task takes in many calls at a time. A
+/// caller without room in the queue waits for room.
 const CALLS_MAX: usize = 1_024;
 
 /// Why a read may not go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BarrierError {
-    /// Too many reads wait already: it has to be sent again later.
+    /// Too many reads wait already: send the read again later.
     #[error("{READS_MAX} reads wait already")]
     Full,
     /// The learner stops.
@@ -45,26 +46,26 @@ pub(crate) enum BarrierError {
     Stopping,
 }
 
-/// A caller that waits.
+/// A waiting caller.
 #[derive(Debug)]
 struct Call {
-    /// Closed when it does not wait any more.
+    /// Closed when the caller does not wait any more.
     answer: oneshot::Sender<Result<Slot, BarrierError>>,
-    /// The span that it waits in, when it is traced.
+    /// The span of the wait, when the call is traced.
     trace: Option<SpanContext>,
-    /// It waits for the state alone.
+    /// The span of the wait for the state alone, when the call is traced and its round is answered.
     catching_up: Option<Span>,
 }
 
-/// What the acceptors are asked.
+/// The question of a round to the acceptors.
 #[derive(Clone, Debug)]
 pub(crate) struct Question {
     pub(crate) nonce: u64,
-    /// The span of the round, when it is traced.
+    /// The span of the round, when traced.
     pub(crate) trace: Option<SpanContext>,
 }
 
-/// The way in for readers. Cheap to clone; all clones are one.
+/// Handle for readers. Cheap to clone; all clones share one barrier.
 #[derive(Clone, Debug)]
 pub(crate) struct Barrier {
     calls: mpsc::Sender<Call>,
@@ -73,16 +74,17 @@ pub(crate) struct Barrier {
 
 impl Barrier {
     /// Returns once everything that may have been acknowledged before the call is applied, and everything that any
-    /// learner showed before; tells how far that is. Whatever state is taken afterwards holds it.
+    /// learner showed before the call. Returns the watermark of applied slots. Any state read afterwards includes all
+    /// of this.
     ///
-    /// It waits for as long as no quorum of acceptors answers, or what they told is not chosen. `trace` is the span that
-    /// it waits in, when it is traced.
+    /// Waits while no quorum of acceptors answers, or while slots below the reported tails are not chosen. `trace` is
+    /// the span of the wait, when the call is traced.
     ///
     /// # Errors
-    /// When too many wait, and when the learner stops.
+    /// Too many reads wait, or the learner stops.
     ///
     /// # Cancel safety
-    /// Safe: whoever drops it is forgotten within [`LEADER_TIMEOUT`].
+    /// Safe: a dropped call is forgotten within [`LEADER_TIMEOUT`].
     pub(crate) async fn pass(&self, trace: Option<SpanContext>) -> Result<Slot, BarrierError> {
         let (answer, passed) = oneshot::channel();
         let call = Call {
@@ -94,24 +96,24 @@ impl Barrier {
         passed.await.map_err(|_| BarrierError::Stopping)?
     }
 
-    /// How many reads wait.
+    /// Number of waiting reads.
     pub(crate) fn waiting(&self) -> u64 {
         *self.waiting.borrow() as u64
     }
 }
 
-/// What the task that owns the core has done for it.
+/// Outputs of the task that owns the core.
 #[derive(Debug)]
 pub(crate) struct Outlets {
-    /// The latest question to the acceptors. Set anew when it is to be asked once more.
+    /// The latest question to the acceptors. Set again to repeat the question.
     pub(crate) question: watch::Sender<Option<Question>>,
-    /// The leader is to have every slot below it chosen. Set anew when it is to be asked once more.
+    /// The leader is to have every slot below this slot chosen. Set again to repeat the request.
     pub(crate) fill: watch::Sender<Option<Slot>>,
     /// Counts the questions.
     pub(crate) rounds: Counter,
 }
 
-/// The owner of the core. `T` tells how far this learner has applied.
+/// The owner of the core. `applied_to` reads from a `T` how far this learner has applied.
 pub(crate) struct Keeper<T> {
     core: Reading,
     calls: mpsc::Receiver<Call>,
@@ -119,14 +121,14 @@ pub(crate) struct Keeper<T> {
     applied: watch::Receiver<T>,
     applied_to: fn(&T) -> Slot,
     outlets: Outlets,
-    /// Who waits for each read of the core.
+    /// The waiting caller of each read in the core.
     waiting: BTreeMap<ReadId, Call>,
     waiting_told: watch::Sender<usize>,
     next_read: u64,
-    /// When the core's latest timer fires, and its generation. Earlier ones mean nothing to it any more.
+    /// Time and generation of the core's latest timer. Earlier generations mean nothing to the core any more.
     timer: Option<(Instant, u64)>,
     rounds: Rounds,
-    /// Acceptors were found to have lost votes: the process must end.
+    /// Evidence of votes lost by acceptors: the process must end.
     lost: Option<LostVotes>,
 }
 
@@ -145,7 +147,7 @@ struct LostVotes {
     applied_to: Slot,
 }
 
-/// Makes a barrier, and the one that keeps it.
+/// Makes a barrier and its keeper.
 pub(crate) fn barrier<T>(
     electorate: Electorate,
     tails: mpsc::Receiver<Told>,
@@ -158,7 +160,7 @@ pub(crate) fn barrier<T>(
     let (waiting_told, waiting) = watch::channel(0);
     let begin = applied_to(&applied.borrow());
     let keeper = Keeper {
-        // The first nonce is random, so that no answer to an earlier run of this learner serves this one.
+        // The first nonce is random, so that no answer to an earlier run of this learner counts in this run.
         core: Reading::new(electorate, begin, rand::random()),
         calls,
         tails,
@@ -180,10 +182,10 @@ impl<T> Keeper<T> {
     /// Runs until the stop begins.
     ///
     /// # Errors
-    /// When a quorum of acceptors does not know votes that this learner has applied: they have lost them.
+    /// A quorum of acceptors lacks votes applied by this learner: the acceptors have lost these votes.
     ///
     /// # Cancel safety
-    /// Safe: whoever waits hears that the learner stops.
+    /// Safe: waiting callers are notified that the learner stops.
     pub(crate) async fn run(mut self, shutdown: Shutdown) -> Result<(), Failure> {
         let mut calls = Vec::with_capacity(CALLS_MAX);
         let mut tails = Vec::with_capacity(TAILS_MAX);
@@ -193,18 +195,18 @@ impl<T> Keeper<T> {
             tokio::select! {
                 // `begun` only waits.
                 () = shutdown.begun() => return Ok(()),
-                // Cancel safe: what is not received stays queued. Without anybody left who could call, there is
-                // nothing to do but to wait for the stop.
+                // Cancel safe: calls not received stay queued. When no possible caller is left, the task only waits for
+                // the stop.
                 1.. = self.calls.recv_many(&mut calls, CALLS_MAX) => {}
                 // Cancel safe likewise.
                 1.. = self.tails.recv_many(&mut tails, TAILS_MAX) => {}
-                // It only waits. An error says that the applier has ended, which ends the process.
+                // Only waits. An error means the end of the applier, and so of the process.
                 Ok(()) = self.applied.changed() => {}
-                // It only waits.
+                // Only waits.
                 () = &mut limit, if self.timer.is_some() => fired = true,
             }
-            // All that is there is taken in before anything is done, and callers before answers: those who came in
-            // while a round was answered are served together by the next.
+            // Everything queued is taken in before any action, and calls before answers: the next round serves all
+            // callers that came in while a round was answered.
             while calls.len() < CALLS_MAX
                 && let Ok(call) = self.calls.try_recv()
             {
@@ -222,7 +224,7 @@ impl<T> Keeper<T> {
                 limit.as_mut().reset(at);
             }
             if let Some(lost) = self.lost {
-                // Callers hear that the learner stops: whatever they were answered could miss what was acknowledged.
+                // Callers are notified that the learner stops: any answer could miss acknowledged writes.
                 return Err(Failure::storage(lost));
             }
             self.look_at_round();
@@ -230,13 +232,13 @@ impl<T> Keeper<T> {
         }
     }
 
-    /// Takes in all that is there at once: one round serves them.
+    /// Takes in all queued calls at once: one round serves them.
     fn take_calls(&mut self, calls: &mut Vec<Call>) {
         if self.core.waiting() + calls.len() > READS_MAX {
             self.sweep();
         }
         let from = ReadId(self.next_read);
-        // Whoever is gone by now need not be counted.
+        // Calls abandoned by now need not be counted.
         for call in calls.drain(..).filter(|call| !call.answer.is_closed()) {
             self.waiting.insert(ReadId(self.next_read), call);
             self.next_read += 1;
@@ -252,7 +254,7 @@ impl<T> Keeper<T> {
         self.core.handle(Event::Applied(applied_to));
     }
 
-    /// What waits on after its round waits for the state.
+    /// Reads still waiting after the round wait for the state.
     fn look_at_round(&mut self) {
         if self.core.is_bounded() {
             let waiting = &self.waiting;
@@ -265,14 +267,14 @@ impl<T> Keeper<T> {
     }
 
     fn fire(&mut self) {
-        // Before anything is asked for them.
+        // First, so that the acceptors are not asked on behalf of abandoned reads.
         self.sweep();
         if let Some((_, generation)) = self.timer.take() {
             self.core.handle(Event::Fired(generation));
         }
     }
 
-    /// Forgets those who do not wait any more. A timer runs whenever somebody waits, so none is kept for long.
+    /// Forgets abandoned reads. A timer runs whenever a caller waits, so no abandoned read is kept for long.
     fn sweep(&mut self) {
         let core = &mut self.core;
         self.waiting.retain(|&read, call| {
@@ -284,12 +286,12 @@ impl<T> Keeper<T> {
         });
     }
 
-    /// Does what the core wants done. Returns when the timer fires that it has set, if it has set one.
+    /// Carries out the core's effects. Returns the time of the newly set timer, if any.
     fn carry_out(&mut self) -> Option<Instant> {
         let mut set = None;
         for effect in self.core.take_effects() {
             match effect {
-                // The askers know themselves which question they have answered.
+                // The askers keep track of the answered questions.
                 Effect::Ask { nonce, acceptors: _ } => {
                     self.outlets.rounds.increment();
                     let traced = |(&read, call): (&ReadId, &Call)| Some((read, call.trace.clone()?));
@@ -318,7 +320,7 @@ impl<T> Keeper<T> {
 
     fn answer(&mut self, read: ReadId, answer: Result<Slot, BarrierError>) {
         if let Some(call) = self.waiting.remove(&read) {
-            // Whoever gave up meanwhile does not get it.
+            // A caller that gave up meanwhile does not get the answer.
             let _ = call.answer.send(answer);
         }
     }

@@ -1,4 +1,4 @@
-//! Whether a learner is up to date: what the acceptors tell to be chosen, against what is applied.
+//! Whether a learner is up to date: the acceptors' reports of chosen slots, compared with the applied slots.
 
 use std::{
     collections::BTreeMap,
@@ -12,35 +12,35 @@ use paxos_common::{
 };
 use tokio::sync::watch;
 
-/// What an acceptor told counts for so long: it tells once a second at least.
+/// How long an acceptor's report counts: acceptors report at least once a second.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// What the acceptors told lately.
+/// The acceptors' latest reports.
 ///
-/// A busy learner is always a little behind. It is up to date when it has applied what each of a quorum told at some
-/// moment that is not long ago.
+/// A busy learner is always a little behind. A learner is up to date when it has applied, for each acceptor of a
+/// quorum, everything reported as chosen at some recent moment.
 #[derive(Debug, Default)]
 pub(crate) struct CatchUp {
     state: Mutex<State>,
-    /// Whether the learner was up to date once since its start. Never false again after that.
+    /// Whether the learner was up to date at least once since its start. Never false again after that.
     once: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// How many acceptors have to tell; none before the cluster is found.
+    /// How many acceptors have to report; `None` before the cluster is found.
     quorum: Option<usize>,
     heard: BTreeMap<AcceptorUuid, Heard>,
 }
 
 #[derive(Debug)]
 struct Heard {
-    /// The latest.
+    /// The latest report.
     chosen_to: Slot,
     at: Instant,
-    /// What is to be applied next to be up to date with this acceptor, and when it was told.
+    /// The watermark to reach for being up to date with this acceptor, and the time of its report.
     target: Option<(Slot, Instant)>,
-    /// When the latest target was told that was reached.
+    /// The time of the report behind the latest reached target.
     caught_up: Option<Instant>,
 }
 
@@ -53,12 +53,12 @@ impl Heard {
 }
 
 impl CatchUp {
-    /// The cluster is found.
+    /// The cluster is found; `quorum` acceptors have to report.
     pub(crate) fn expect(&self, quorum: usize) {
         self.lock().quorum = Some(quorum);
     }
 
-    /// An acceptor tells its watermark.
+    /// An acceptor reports its watermark.
     pub(crate) fn told(&self, acceptor: AcceptorUuid, chosen_to: Slot, now: Instant) {
         let mut state = self.lock();
         let heard = state.heard.entry(acceptor).or_insert(Heard {
@@ -72,14 +72,14 @@ impl CatchUp {
         heard.target.get_or_insert((chosen_to, now));
     }
 
-    /// The highest watermark that any acceptor told last.
+    /// The highest watermark of the acceptors' latest reports.
     pub(crate) fn tail(&self) -> Slot {
         let state = self.lock();
         let tails = state.heard.values().map(|heard| heard.chosen_to);
         tails.max().unwrap_or(Slot::ZERO)
     }
 
-    /// Whether everything below `applied_to` is up to date.
+    /// Whether a learner that has applied every slot below `applied_to` is up to date.
     pub(crate) fn look(&self, applied_to: Slot, now: Instant) -> Result<(), Reason> {
         let mut state = self.lock();
         let Some(quorum) = state.quorum else {
@@ -106,8 +106,8 @@ impl CatchUp {
         }
     }
 
-    /// Whether everything below `applied_to` was up to date once since the start. Before that, what is applied may be as
-    /// old as the cluster, and a read of it would mislead.
+    /// Whether a learner that has applied every slot below `applied_to` was up to date at least once since the start.
+    /// Before that, the applied state may be as old as the cluster, and reads from this state would mislead.
     pub(crate) fn look_once(&self, applied_to: Slot, now: Instant) -> Result<(), Reason> {
         if *self.once.borrow() {
             return Ok(());
@@ -115,7 +115,7 @@ impl CatchUp {
         self.look(applied_to, now)
     }
 
-    /// Follows whether the learner was up to date once.
+    /// Follows whether the learner was up to date at least once.
     pub(crate) fn once(&self) -> watch::Receiver<bool> {
         self.once.subscribe()
     }
@@ -154,10 +154,10 @@ mod tests {
         assert!(catch_up.look_once(slot(10), after(0)).is_err());
         assert_eq!(look(20, 0), Ok(()));
         assert_eq!(catch_up.tail(), slot(20));
-        // Nothing was heard since.
+        // No report came since.
         assert!(look(20, 5).unwrap_err().contains("from 0 of"));
         assert_eq!(catch_up.look_once(slot(20), after(5)), Ok(()));
-        // A target stays until it is reached, however much the log grows meanwhile.
+        // A target stays until reached, however much the log grows meanwhile.
         for second in 5..9 {
             for number in [1, 2] {
                 catch_up.told(acceptor(number), slot(100 * second), after(second));

@@ -1,4 +1,4 @@
-//! Follows the changes of registers for one watcher: the log, without what does not concern it.
+//! Follows the changes of registers for a watcher: the log, reduced to the watched registers.
 
 use futures::{Stream, StreamExt as _};
 use paxos_common::{
@@ -17,7 +17,7 @@ use crate::{
     subscribe::{PROGRESS_INTERVAL, Page},
 };
 
-/// Which registers somebody is interested in.
+/// The registers of interest to a watcher.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     Key(bytes::Bytes),
@@ -33,16 +33,16 @@ impl Target {
     }
 }
 
-/// What a watcher is told at a time; no changes: progress only.
+/// A message to a watcher; without changes, a progress report only.
 #[derive(Debug)]
 pub(crate) struct Told {
     pub(crate) changes: Vec<pb::Change>,
-    /// Every change below this slot has been told.
+    /// Every change below this slot has been sent.
     pub(crate) next: Slot,
 }
 
-/// The changes at or after `from`, of `pages` that begin with its slot; first a progress report, so that the watcher knows
-/// where the watch begins. A page without a change gives back the room that it was read with.
+/// The changes at or after `from`, read from `pages` that begin with the slot of `from`. A progress report comes first,
+/// so that the watcher knows where the watch begins. A page without a change gives back its room.
 pub(crate) fn changes(
     pages: impl Stream<Item = Result<Page, ReadError>> + Send,
     target: Target,
@@ -60,7 +60,7 @@ pub(crate) fn changes(
                 .filter(|(version, _)| *version >= from)
                 .map(|(_, change)| change)
                 .collect();
-            // On the way through a long log that does not concern it, a watcher hears little.
+            // While a long log without relevant changes is read, the watcher gets few progress reports.
             if records.is_empty() || !changes.is_empty() || told_at.elapsed() >= PROGRESS_INTERVAL {
                 told_at = Instant::now();
                 yield Told { changes, next };

@@ -1,23 +1,25 @@
-//! The cluster that was found, and whose answers count: of members alone, and only in runs that agree with all that is
-//! remembered of them.
+//! The cluster that was found, and whose answers count: answers of members alone, and only in runs in agreement with
+//! everything remembered of the member.
 //!
-//! An acceptor that lost its disk, or runs on an older copy of it, must not be counted: it has forgotten votes and
-//! promises. Its list of runs gives it away to whoever knows of a run that the list lacks. This learner may never have
-//! heard of that run itself: it was not connected then. The other acceptors have, for leaders tell them, and their disks
-//! keep it. So:
+//! An acceptor must not be counted after a loss of its disk, or on an older copy of the disk: the acceptor has
+//! forgotten votes and promises. The list of runs shows the loss to every process with memory of a run missing from the
+//! list. This learner may never have heard of the missing run, for lack of a connection at the time. The other
+//! acceptors have heard of the run: leaders report runs to the acceptors, and the acceptors' disks keep the reports.
+//! This leads to three rules:
 //!
-//! - A run that is *new here* counts only once the other acceptors have been asked what they remember, *after* it showed,
-//!   and the list of runs agrees with all of it. Everybody is asked; with the acceptor itself, those that answer must be a
-//!   phase-1 quorum ([`Guard::new`]). More is not demanded: else an acceptor could not come back while another is away.
-//!   What the absent remember is heard when they show a run that is new here themselves, and makes the acceptor suspect
-//!   then.
-//! - Every answer names the run that it comes from. One from another run than its stream or call was identified for is
-//!   not counted, and the acceptor has to be identified anew.
-//! - Nothing but an answer to `Form` counts as an introduction, and each acceptor is identified by one task at a time. So
-//!   a list that was asked for before somebody told of a newer run is introduced once at most for that run; three of them
-//!   would have the [`Guard`] refuse a sound acceptor.
+//! - A run that is *new here* counts only after two checks. The other acceptors have been asked for their memory,
+//!   *after* the run was shown; and the list of runs agrees with every answer. All other acceptors are asked. The
+//!   answering acceptors, together with the acceptor in question, must form a phase-1 quorum ([`Guard::new`]). More is
+//!   not demanded: otherwise an acceptor could not come back during the absence of a second acceptor. The memory of an
+//!   absent acceptor is heard later, when the absent acceptor shows a run that is new here. If this memory contradicts
+//!   the list, the first acceptor becomes suspect then.
+//! - Every answer names the run of the sender. A stream or call was identified for a single run. An answer from any
+//!   other run is not counted, and the acceptor has to be identified again.
+//! - Only an answer to `Form` counts as an introduction, and no two tasks identify an acceptor at the same time. So a
+//!   list requested before the report of a newer run is introduced at most once for the newer run. Three such
+//!   introductions would make the [`Guard`] refuse a sound acceptor.
 //!
-//! It is best effort for what a leader had told nobody before the disk went back.
+//! The check is best effort for commits of which no leader had informed another acceptor before the disk went back.
 
 use std::{
     collections::BTreeMap,
@@ -39,14 +41,14 @@ use paxos_proto::v1 as pb;
 
 use crate::acceptors::{Acceptor, Fault, Introduction};
 
-/// A member in one of its runs, which agreed with all that was remembered of it.
+/// A member in a run. The run agreed with everything remembered of the member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Member {
     pub(crate) acceptor: AcceptorUuid,
     run: RunNumber,
 }
 
-/// The cluster that was found. Every answer is held against it.
+/// The cluster that was found. Every answer is checked against the cluster's members and their runs.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     id: ClusterId,
@@ -55,16 +57,16 @@ pub(crate) struct Cluster {
     known: Mutex<Known>,
 }
 
-/// What is known of the members' runs, for as long as this learner runs.
+/// Knowledge about the members' runs, kept while this learner runs.
 #[derive(Debug)]
 struct Known {
     guard: Guard,
-    /// The run that each member showed last, of those that agreed with all that is remembered of it.
+    /// The last shown run of each member, among the runs in agreement with everything remembered of the member.
     shown: BTreeMap<AcceptorUuid, RunNumber>,
 }
 
 impl Known {
-    /// Lets only those pass of whom nothing is known that speaks against them.
+    /// Lets an acceptor pass only when nothing known speaks against the acceptor.
     fn passed(&self, acceptor: AcceptorUuid) -> Result<(), Fault> {
         match self.guard.refusal(acceptor) {
             Some(went_back) => Err(Fault::WentBack(went_back)),
@@ -75,7 +77,7 @@ impl Known {
 }
 
 impl Cluster {
-    /// Behind these acceptors' addresses.
+    /// The cluster behind these acceptors' addresses.
     pub(crate) fn new(configuration: &Configuration, acceptors: Vec<Arc<Acceptor>>) -> Self {
         let known = Known {
             guard: Guard::new(configuration.quorums()),
@@ -97,11 +99,11 @@ impl Cluster {
         &self.electorate
     }
 
-    /// Asks which acceptor stands behind an address. Succeeds only for a formed member on the disk that it had; see the
-    /// head of this file.
+    /// Identifies the acceptor behind an address. Succeeds only for a formed member on the right disk; see the head of
+    /// this file.
     ///
     /// # Cancel safety
-    /// Safe: it only asks, and what it has heard stays true.
+    /// Safe: the call only asks, and received facts stay true.
     pub(crate) async fn identify(&self, acceptor: &Acceptor) -> Result<Member, Fault> {
         let _turn = acceptor.turn().await?;
         let introduction = acceptor.ask().await?;
@@ -116,7 +118,7 @@ impl Cluster {
             false => self.hear_others(acceptor, member.acceptor).await,
         };
         let mut known = self.known();
-        // Other acceptors that this introduction exposes are refused at their next answer.
+        // Other acceptors exposed by this introduction are refused at the next answer.
         let remembers = introduction.remembers.of_members(&self.electorate);
         let found = known
             .guard
@@ -131,7 +133,7 @@ impl Cluster {
         Ok(member)
     }
 
-    /// Asks the other acceptors for their tables, and returns those that arrive within the deadline of a call.
+    /// Asks the other acceptors for their tables, and returns the tables received within the deadline of a call.
     async fn hear_others(&self, one: &Acceptor, member: AcceptorUuid) -> Vec<(AcceptorUuid, Witnesses)> {
         let others = self.acceptors.iter();
         let others = others.filter(|other| other.address() != one.address());
@@ -142,7 +144,7 @@ impl Cluster {
             .collect()
     }
 
-    /// Lets an answer of a stream pass, which was opened to this member.
+    /// Checks an answer received on a stream to `member`.
     pub(crate) fn check(&self, stamp: Option<&pb::Stamp>, member: Member) -> Result<(), Fault> {
         let answers = self.vouch_for(stamp, |_, answers| {
             if answers.acceptor != member.acceptor {
@@ -154,8 +156,9 @@ impl Cluster {
         answers.map(|_| ())
     }
 
-    /// Who answers a single call, if it answers in the run that it showed last. [`Fault::Suspected`] when it has to be
-    /// identified first: it may have restarted, or the answer may be late.
+    /// The sender of the answer to a single call, if the answer comes from the last run shown by the sender. Returns
+    /// [`Fault::Suspected`] when the acceptor has to be identified first: the acceptor may have restarted, or the
+    /// answer may be late.
     pub(crate) fn vouch(&self, stamp: Option<&pb::Stamp>) -> Result<AcceptorUuid, Fault> {
         self.vouch_for(stamp, |known, answers| {
             let shown = known.shown.get(&answers.acceptor);
@@ -163,7 +166,7 @@ impl Cluster {
         })
     }
 
-    /// Lets an answer pass that comes from the run expected. Nothing is taken from any other.
+    /// Lets an answer from the expected run pass. Nothing is taken from an answer of another run.
     fn vouch_for(
         &self,
         stamp: Option<&pb::Stamp>,

@@ -1,4 +1,4 @@
-//! Flags of the learner, and the configuration they become.
+//! Flags of the learner, and the resulting configuration.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -8,10 +8,10 @@ use paxos_common::{
     peer::Address,
 };
 
-/// The port a learner listens on unless told otherwise.
+/// The default port of a learner.
 pub const PORT: u16 = 7201;
 
-/// How long a value feed may leave what is known to be chosen without its value.
+/// How long a value feed may fail to deliver a value known to be chosen.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Learns what a cluster of acceptors has chosen, and serves readers
@@ -22,7 +22,7 @@ pub struct Args {
     #[command(flatten)]
     pub listen: ListenArgs<PORT>,
 
-    /// Whom to learn from.
+    /// The acceptors to learn from.
     #[command(flatten)]
     pub acceptors: AcceptorsArg,
 
@@ -30,7 +30,7 @@ pub struct Args {
     #[arg(long, env = "PAXOS_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 
-    /// Where its metrics and probes are.
+    /// Where metrics and probes are served.
     #[command(flatten)]
     pub metrics: MetricsArgs<8201>,
 
@@ -39,19 +39,19 @@ pub struct Args {
     pub runtime: RuntimeArgs,
 }
 
-/// What a learner needs to know.
+/// Configuration of a learner.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where all the acceptors are: one to 31 different addresses.
+    /// Addresses of all acceptors: 1 to 31, each different.
     pub acceptors: Vec<Address>,
-    /// Where others reach this learner; `None`: where it listens.
+    /// Address under which clients reach this learner; `None`: the listening address.
     pub advertise: Option<Address>,
-    /// Holds the learned log; `None`: a temporary directory, removed at the end.
+    /// Directory of the learned log; `None`: a temporary directory, removed at the end.
     pub data_dir: Option<PathBuf>,
-    /// When the next slot makes no progress for so long, although something was voted on, values are taken from
-    /// another acceptor; doubles while that does not help.
+    /// Longest time without progress of the next slot although acceptors have voted. After this time, values are taken
+    /// from another acceptor. Doubles while the change does not help.
     pub stall_timeout: Duration,
-    /// Where its metrics and probes are served.
+    /// Where metrics and probes are served.
     pub metrics: MetricsListen,
 }
 

@@ -1,4 +1,4 @@
-//! Finds the cluster: asks the acceptors until one of them is formed. Learners never form one.
+//! Finds the cluster: asks the acceptors until a formed acceptor answers. Learners never form a cluster.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -11,17 +11,17 @@ use tokio::time::sleep;
 
 use crate::acceptors::{Acceptor, Introduction, backoff};
 
-/// Waits for a formed cluster behind the addresses. Members and quorums are what the acceptors store, never what a
-/// flag says.
+/// Waits for a formed cluster behind the addresses. Members and quorums come from the acceptors' disks, never from a
+/// flag.
 ///
-/// Every acceptor is asked before an answer is believed, so that a wrong list is found out as soon as the acceptors
-/// that prove it wrong can be reached.
+/// Every acceptor is asked before an answer is believed. So a wrong list is found out as soon as the acceptors with the
+/// proof can be reached.
 ///
 /// # Errors
-/// When the answers prove that the addresses are not those of one cluster.
+/// The answers prove that the addresses do not belong to the acceptors of a single cluster.
 ///
 /// # Cancel safety
-/// Safe: it only asks.
+/// Safe: the function only asks.
 pub(crate) async fn discover(acceptors: &[Arc<Acceptor>]) -> Result<Configuration, FormConflict> {
     let addresses = acceptors
         .iter()

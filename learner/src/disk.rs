@@ -1,5 +1,5 @@
-//! A disk without space: reported, shown as not ready, and waited out. A learner writes what it could learn again, so it
-//! stands aside instead of ending.
+//! A full disk: reported, shown as not ready, and waited out. A learner's data can be learned again, so the learner
+//! pauses instead of ending.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,11 +14,11 @@ use rustix::fs::statvfs;
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Time between two log lines about a disk that stays full.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
-/// With less free than this, in bytes, an input/output error of SQLite counts as a full disk: SQLite reports one when it
-/// cannot extend the index of the write-ahead log.
+/// Free space in bytes below which an input/output error of SQLite counts as a full disk: SQLite reports such an error
+/// after a failure to extend the index of the write-ahead log.
 const FREE_MIN: u64 = 1024 * 1024;
 
-/// Whether the disk of a learner's file is full, for all who have to know.
+/// Whether the disk of a learner's file is full, shared by all interested tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Disk(Mutex<Option<Full>>);
 
@@ -30,7 +30,7 @@ struct Full {
 }
 
 impl Disk {
-    /// A write to `file` failed because there was no space, and is tried again.
+    /// A write to `file` failed for lack of space, and is tried again.
     pub(crate) fn is_full(&self, file: &Path) {
         let now = Instant::now();
         let mut state = self.lock();
@@ -63,7 +63,7 @@ impl Disk {
         }
     }
 
-    /// Whether the disk takes what is written.
+    /// Whether the disk accepts writes.
     pub(crate) fn look(&self) -> Result<(), Reason> {
         match &*self.lock() {
             None => Ok(()),
@@ -78,7 +78,7 @@ impl Disk {
 
 /// Whether a statement on `file` failed because the disk is full.
 pub(crate) fn found_no_space(error: &sqlx::Error, file: &Path) -> bool {
-    /// SQLite's codes for a full disk and for an input/output error. Extended codes end in these.
+    /// SQLite's codes for a full disk and for an input/output error. Extended codes have the same low byte.
     const FULL: u32 = 13;
     const IO_ERROR: u32 = 10;
     let database = error.as_database_error();

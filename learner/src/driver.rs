@@ -1,4 +1,4 @@
-//! Owns the learner core: gives it what the acceptors tell, and hands on what is learned.
+//! Owns the learner core: passes the acceptors' reports in, and hands learned values on.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -23,30 +23,31 @@ use crate::{
     trace::{Learning, ValueTracer},
 };
 
-/// Events that wait for the driver: each following task has at most one, so more would stay empty.
+/// Capacity of the queue of events: each following task has at most one event waiting, so a longer queue would stay
+/// empty.
 pub(crate) const EVENTS_MAX: usize = 32;
-/// Batches that wait for the applier: one, so that it never idles while the driver fills the next.
+/// Capacity of the queue of batches: one, so that the applier never idles while the driver fills the next batch.
 pub(crate) const BATCHES_MAX: usize = 1;
-/// Most slots of a batch.
+/// Maximum number of slots in a batch.
 const BATCH_SLOTS: usize = 4_096;
-/// A batch is full with so many bytes; together with the core's window this bounds a learner's memory.
+/// Bytes of values in a full batch. Together with the core's window, this limit bounds a learner's memory.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// Stalls are waited for at most so many times the first wait.
+/// Longest wait for a stall, as a multiple of the first wait.
 const STALL_WAITS_MAX: u32 = 16;
 
-/// What the following tasks tell the driver.
+/// Events from the following tasks.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Something was accepted.
+    /// An acceptor has accepted something.
     Offer(Offer),
-    /// Values come from this acceptor from now on; answered with the slot to start at.
+    /// Values come from this acceptor from now on; the answer is the slot to start at.
     StartFeed {
         member: AcceptorUuid,
         answer: oneshot::Sender<Slot>,
     },
 }
 
-/// What one acceptor told in one frame.
+/// A frame from an acceptor.
 #[derive(Debug)]
 pub(crate) struct Offer {
     pub(crate) acceptor: AcceptorUuid,
@@ -58,41 +59,41 @@ pub(crate) struct Offer {
 #[derive(Debug)]
 pub(crate) enum Frame {
     Votes(VecDeque<(Ballot, SlotRange)>),
-    /// Ascending; `chosen_to` speaks for these rows alone.
+    /// Ascending by slot; `chosen_to` is valid for these rows alone.
     Rows {
         rows: VecDeque<Row>,
         chosen_to: Slot,
     },
 }
 
-/// How much of a frame was taken.
+/// How much of a frame the driver has taken.
 #[derive(Debug)]
 pub(crate) enum Verdict {
     Whole,
-    /// The rest is to be offered again when the first slot not learned is above `at`.
+    /// The rest is to be offered again when the first unlearned slot is above `at`.
     Later {
         rest: Frame,
         at: Slot,
     },
 }
 
-/// Where the driver tells how it is.
+/// The driver's outputs.
 #[derive(Debug)]
 pub(crate) struct Outlets {
     /// To the applier.
     pub(crate) learned: mpsc::Sender<Batch>,
-    /// The first slot not learned.
+    /// The first unlearned slot.
     pub(crate) next: watch::Sender<Slot>,
     /// Counts up when values should come from another acceptor.
     pub(crate) stalls: watch::Sender<u64>,
-    /// Where values come from.
+    /// The acceptor behind the value feed.
     pub(crate) feed: watch::Sender<Option<AcceptorUuid>>,
 }
 
 /// Runs until the stop begins.
 ///
 /// # Errors
-/// None so far: the applier tells its failures itself.
+/// None so far: the applier reports failures.
 pub(crate) async fn run(
     core: Learner,
     mut events: mpsc::Receiver<Event>,
@@ -109,7 +110,7 @@ pub(crate) async fn run(
         ready_bytes: 0,
         learning: Learning::new(values),
     };
-    // Half of the time-out, since a stall takes two ticks to show.
+    // Half the timeout, because a stall takes two ticks to show.
     let mut ticks = interval(stall_timeout / 2);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let learned = driver.outlets.learned.clone();
@@ -117,12 +118,12 @@ pub(crate) async fn run(
         tokio::select! {
             // `begun` only waits.
             () = shutdown.begun() => return Ok(()),
-            // Cancel safe: an event that is not returned stays queued.
+            // Cancel safe: an event not returned stays queued.
             Some(event) = events.recv() => driver.handle(event),
-            // Cancel safe: nothing is sent before the permit is there. An error says that the applier has ended,
-            // which ends the process; until then there is nobody to learn for.
+            // Cancel safe: nothing is sent before the permit is granted. An error means the end of the applier, and so
+            // of the process; until then learned values have no receiver.
             Ok(permit) = learned.reserve(), if !driver.ready.is_empty() => permit.send(driver.take_ready()),
-            // Cancel safe: a tick that is not returned is returned next time.
+            // Cancel safe: a tick not returned now is returned next time.
             _ = ticks.tick() => driver.look_for_stall(),
         }
         driver.gather();
@@ -141,7 +142,7 @@ struct Driver {
 
 impl Driver {
     fn handle(&mut self, event: Event) {
-        // Whoever asked may be gone: its next stream starts over at the first slot not learned.
+        // The asking task may be gone: the next stream starts over at the first unlearned slot.
         match event {
             Event::Offer(offer) => {
                 let verdict = self.take(offer.acceptor, offer.frame);
@@ -173,8 +174,8 @@ impl Driver {
         }
     }
 
-    /// Counts votes; returns those beyond the core's window. What was counted stays counted, so offering it again
-    /// would only cost time.
+    /// Counts votes; returns the votes beyond the core's window. Counted votes stay counted, so offering the same votes
+    /// again would only cost time.
     fn count(
         &mut self,
         acceptor: AcceptorUuid,
@@ -194,7 +195,7 @@ impl Driver {
         votes.into_iter().filter_map(beyond).collect()
     }
 
-    /// Holds rows up to the first that finds no room; returns it and those after it.
+    /// Holds rows up to the first row without room; returns this row and all later rows.
     fn hold(&mut self, mut rows: VecDeque<Row>, chosen_to: Slot) -> VecDeque<Row> {
         while let Some(row) = rows.front() {
             match self.core.rows(std::slice::from_ref(row), chosen_to) {
@@ -212,11 +213,11 @@ impl Driver {
         rows
     }
 
-    /// Takes what is learned out of the core, as much as a batch may hold.
+    /// Moves learned values from the core to the next batch, up to the limits of a batch.
     fn gather(&mut self) {
         let before = self.core.next();
         while self.ready.len() < BATCH_SLOTS && self.ready_bytes < BATCH_BYTES {
-            // One at a time, for the bound on bytes.
+            // One slot at a time, because of the bound on bytes.
             let learned = self.core.take_learned(1);
             if learned.is_empty() {
                 break;
@@ -236,7 +237,7 @@ impl Driver {
     }
 
     fn look_for_stall(&mut self) {
-        // While a full batch waits for the applier it is the disk that is slow, and no acceptor.
+        // While a batch waits for the applier, the disk is slow, and no acceptor is to blame.
         let waits = self.ready.is_empty() && (self.core.lacks_value() || self.core.knows_of_more());
         if self.stall.tick(self.core.next(), waits) {
             self.outlets.stalls.send_modify(|stalls| *stalls += 1);
@@ -244,13 +245,14 @@ impl Driver {
     }
 }
 
-/// Notices that the first slot not learned stays the same although something was voted on.
+/// Detects a lack of progress: the first unlearned slot stays the same, although acceptors have voted at or above this
+/// slot.
 #[derive(Debug)]
 struct Stall {
     next: Slot,
-    /// For how many ticks it has been waited for.
+    /// Number of ticks spent waiting for `next`.
     ticks: u32,
-    /// How many ticks are a stall; grows while another feed does not help.
+    /// Length of a stall in ticks; grows while another feed does not help.
     patience: u32,
 }
 
@@ -265,7 +267,7 @@ impl Stall {
         }
     }
 
-    /// Takes note of the present state; returns whether it is a stall.
+    /// Records the present state; returns whether a stall is found.
     fn tick(&mut self, next: Slot, waits: bool) -> bool {
         if !waits || next != self.next {
             *self = Self::new(next);
@@ -273,7 +275,7 @@ impl Stall {
         if !waits {
             return false;
         }
-        // The first tick that finds somebody waiting does not know for how long.
+        // At the first tick of a wait, the length of the wait is unknown.
         self.ticks += 1;
         if self.ticks <= self.patience {
             return false;
@@ -297,7 +299,7 @@ mod tests {
         };
         assert_eq!(pattern(&mut stall, 100, next, false), [0; 0]);
         assert_eq!(pattern(&mut stall, 17, next, true), [3, 8, 17]);
-        // Progress makes it as quick as before.
+        // Progress resets the patience.
         assert_eq!(pattern(&mut stall, 3, next.next(), true), [3]);
     }
 }

@@ -1,4 +1,4 @@
-//! Asks the leader to have chosen what a read waits for: what a proposer that died has left half done.
+//! Asks the leader to have the slots below a waiting read chosen: a dead proposer may have left slots half done.
 
 use paxos_common::{
     paxos::{ballot::Ballot, message::Leadership, slot::Slot},
@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 
 use crate::acceptors::within_deadline;
 
-/// Nobody has told who leads.
+/// No acceptor has reported a leader.
 pub(crate) fn nobody_leads() -> Leadership {
     Leadership {
         promised: Ballot::ZERO,
@@ -19,19 +19,20 @@ pub(crate) fn nobody_leads() -> Leadership {
     }
 }
 
-/// The way to the proposer of the highest ballot that an acceptor told of.
+/// Connection to the proposer of the highest ballot reported by any acceptor.
 pub(crate) struct Filler {
-    /// Every slot below it is to be chosen.
+    /// Watermark: every slot below is to be chosen.
     pub(crate) wanted: watch::Receiver<Option<Slot>>,
     pub(crate) leadership: watch::Receiver<Leadership>,
 }
 
 impl Filler {
-    /// Asks whenever somebody wants it, once each and one call at a time, until nobody can want it any more. The leader
-    /// fills a bounded number of slots at a time, and who leads may not be known yet: whoever wants it repeats that.
+    /// Sends one request to the leader for each change of `wanted`, one call at a time, until `wanted` is closed. The
+    /// leader fills a bounded number of slots per request, and the leader may still be unknown: the requester repeats
+    /// the request.
     ///
     /// # Cancel safety
-    /// Safe: the leader fills what it has heard of, which harms nobody.
+    /// Safe: the leader fills the slots of a received request, and this does no harm.
     pub(crate) async fn keep_filling(mut self) {
         let mut link: Option<(Address, ProposerClient<Channel>)> = None;
         while self.wanted.changed().await.is_ok() {
@@ -61,7 +62,7 @@ impl Filler {
         }
     }
 
-    /// Where the leader is reached, unless it stops.
+    /// The leader's address; `None` while the leader is unknown or stops.
     fn leader(&self) -> Option<Address> {
         let leadership = self.leadership.borrow();
         let leads = leadership.promised > Ballot::ZERO && !leadership.resigned;
@@ -69,7 +70,7 @@ impl Filler {
     }
 }
 
-/// Takes note of what an acceptor tells, if it is later than what is known.
+/// Records an acceptor's report, if later than the known leadership.
 pub(crate) fn told(known: &watch::Sender<Leadership>, leadership: Leadership) {
     known.send_if_modified(|known| {
         let later = leadership.promised > known.promised

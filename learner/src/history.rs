@@ -1,4 +1,4 @@
-//! The log as readers page through it: the latest slots from memory, older ones from disk.
+//! The log in pages for readers: the latest slots from memory, older slots from disk.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -21,41 +21,41 @@ use crate::{
     store::{Log, ReadError},
 };
 
-/// Slots that stay in memory for readers who are up to date; more while the disk is behind.
+/// Number of slots in memory for readers that are up to date; more while the disk is behind.
 const RECENT_SLOTS: usize = 4_096;
-/// The same in bytes of their values.
+/// The same limit in bytes of values.
 const RECENT_BYTES: usize = 8 * 1024 * 1024;
-/// Most slots of one page.
+/// Maximum number of slots in a page.
 pub(crate) const PAGE_SLOTS_MAX: u64 = 1_024;
-/// Most bytes of one page, unless a single slot has more: well below the largest message.
+/// Maximum size of a page in bytes, unless a single slot has more: well below the largest message.
 pub(crate) const PAGE_BYTES_MAX: usize = 512 * 1024;
-/// What a record has beside its value and its trace context when it is encoded: tags, lengths and the slot, in bytes.
+/// Encoded size of a record beside the value and the trace context, in bytes: tags, lengths and the slot.
 const RECORD_BYTES: usize = 32;
 
-/// A chosen value of a later release, which this one must not skip.
+/// A chosen value of a later release. This release must not skip the value.
 #[derive(Debug, thiserror::Error)]
 #[error("the command at {0} asks for something that this release does not know")]
 pub(crate) struct TooOld(Version);
 
-/// A slot that is applied.
+/// An applied slot.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) slot: Slot,
-    /// As it was chosen.
+    /// The value as chosen.
     pub(crate) value: Value,
-    /// What the value holds, without the openers of sessions.
+    /// The commands in the value, without the openers of sessions.
     pub(crate) commands: Vec<pb::Command>,
-    /// What became of each of them.
+    /// The judgement of each command.
     pub(crate) judgements: Vec<Judgement>,
 }
 
 impl Record {
-    /// Bytes of this record when it is encoded for a subscriber, at most.
+    /// Upper bound, in bytes, of the encoded size of this record for a subscriber.
     pub(crate) fn encoded_bytes_max(&self) -> usize {
         RECORD_BYTES + self.value.as_bytes().len() + self.value.traceparent().len()
     }
 
-    /// The commands with their versions, and what became of them.
+    /// The commands with their versions and judgements.
     pub(crate) fn commands(&self) -> impl Iterator<Item = (Version, &pb::Command, Judgement)> {
         let slot = self.slot;
         (0..=u16::MAX)
@@ -64,21 +64,21 @@ impl Record {
     }
 }
 
-/// What a chosen value holds.
+/// The content of a chosen value.
 #[derive(Debug)]
 pub(crate) struct Holds {
-    /// As readers are shown it: without the openers of sessions.
+    /// The commands as shown to readers: without the openers of sessions.
     pub(crate) shown: Vec<pb::Command>,
-    /// As the state machine takes it.
+    /// The commands for the state machine.
     pub(crate) commands: Vec<Command>,
-    /// Why it is skipped: the two lists are empty then.
+    /// The reason to skip the value: both lists are empty then.
     pub(crate) unreadable: Option<Unreadable>,
 }
 
-/// Reads what a chosen value holds.
+/// Reads the content of a chosen value.
 ///
 /// # Errors
-/// A later release must have proposed it: a learner of this one cannot go on.
+/// A later release must have proposed the value: a learner of this release cannot go on.
 pub(crate) fn read_commands(slot: Slot, value: &Value) -> Result<Holds, TooOld> {
     match read_value(value) {
         Contents::Batch(mut shown, commands) => {
@@ -101,19 +101,19 @@ pub(crate) fn read_commands(slot: Slot, value: &Value) -> Result<Holds, TooOld> 
     }
 }
 
-/// The latest records. It holds every slot from its first on that is applied.
+/// The latest records: every applied slot from the first record on.
 #[derive(Debug)]
 pub(crate) struct Recent {
     records: VecDeque<Arc<Record>>,
     bytes: usize,
-    /// The slot after the last.
+    /// The slot after the last record.
     end: Slot,
-    /// Every slot below it is on disk.
+    /// Watermark: every slot below is on disk.
     durable_to: Slot,
 }
 
 impl Recent {
-    /// Nothing yet, after what is on disk.
+    /// Without records at first; begins after the slots on disk.
     pub(crate) fn new(applied_to: Slot) -> Self {
         Self {
             records: VecDeque::new(),
@@ -141,7 +141,7 @@ impl Recent {
         self.forget();
     }
 
-    /// Lets go of what is on disk, so much as there is too much.
+    /// Drops the oldest durable records until the limits hold.
     fn forget(&mut self) {
         while (self.records.len() > RECENT_SLOTS || self.bytes > RECENT_BYTES)
             && let Some(first) = self.records.pop_front_if(|first| first.slot < self.durable_to)
@@ -150,7 +150,7 @@ impl Recent {
         }
     }
 
-    /// A page of what follows `from`, which is empty when nothing does; `None` when only the disk has it.
+    /// A page of the slots from `from` on, empty when no such slot is applied; `None` when only the disk has `from`.
     fn page(&self, from: Slot) -> Option<Vec<Arc<Record>>> {
         let start = self.records.front().map_or(self.end, |first| first.slot);
         if from < start {
@@ -180,24 +180,24 @@ impl History {
         Self { knowledge, log }
     }
 
-    /// The applied slots from `from` on, as many as make a page, without gaps; at least one when `from` is applied.
+    /// The applied slots from `from` on, at most a page, without gaps; at least one slot when `from` is applied.
     pub(crate) async fn page(&self, from: Slot) -> Result<Vec<Arc<Record>>, ReadError> {
         let (page, durable_to) = self
             .knowledge
             .recent(|recent| (recent.page(from), recent.durable_to()));
         match page {
             Some(page) => Ok(page),
-            // What is not in memory any more is on disk.
+            // Slots no longer in memory are on disk.
             None => self.log.page(from, durable_to).await,
         }
     }
 
-    /// The same, if it is all in memory: a page that is made of what is there anyway.
+    /// The same page, if all in memory: such a page shares existing records.
     pub(crate) fn recent(&self, from: Slot) -> Option<Vec<Arc<Record>>> {
         self.knowledge.recent(|recent| recent.page(from))
     }
 
-    /// What `slot` holds; `None` when it is not applied.
+    /// The record of `slot`; `None` when the slot is not applied.
     pub(crate) async fn record(&self, slot: Slot) -> Result<Option<Arc<Record>>, ReadError> {
         let page = self.knowledge.recent(|recent| recent.page(slot));
         let page = match page {

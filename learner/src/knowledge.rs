@@ -1,4 +1,4 @@
-//! What this learner knows: the state machine and the latest records, for one writer and many readers at once.
+//! This learner's knowledge: the state machine and the latest records, for one writer and many readers at once.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -12,7 +12,7 @@ use paxos_proto::v1 as pb;
 
 use crate::history::{Recent, Record};
 
-/// Only the applier changes it, a slot at a time, so that no reader waits for long, and none sees half a slot.
+/// Only the applier changes the state, a slot at a time: no reader waits for long, and no reader sees half a slot.
 #[derive(Debug)]
 pub(crate) struct Knowledge {
     known: RwLock<Known>,
@@ -25,7 +25,7 @@ struct Known {
 }
 
 impl Knowledge {
-    /// Begins with what is on disk.
+    /// Begins with the state on disk.
     pub(crate) fn new(machine: Machine) -> Self {
         let recent = Recent::new(machine.applied_to());
         Self {
@@ -36,7 +36,7 @@ impl Knowledge {
     /// Applies the next slot.
     ///
     /// # Panics
-    /// When `slot` is not the next.
+    /// When `slot` is not the next slot.
     pub(crate) fn apply(
         &self,
         slot: Slot,
@@ -56,7 +56,7 @@ impl Knowledge {
         })
     }
 
-    /// What has changed since the last call.
+    /// The changes since the last call.
     pub(crate) fn take_changes(&self) -> Changes {
         self.write(|known| known.machine.take_changes())
     }
@@ -66,7 +66,7 @@ impl Knowledge {
         self.write(|known| known.recent.made_durable(to));
     }
 
-    /// Looks at the state as it is now. The applier waits meanwhile, so this must be short.
+    /// Looks at the present state. The applier waits meanwhile, so `look` must be short.
     pub(crate) fn machine<T>(&self, look: impl FnOnce(&Machine) -> T) -> T {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         look(&known.machine)

@@ -1,4 +1,4 @@
-//! The learner: knows what was chosen, keeps it in slot order, and shows the same log to every reader.
+//! The learner: learns the chosen values, keeps the log in slot order, and shows the same log to every reader.
 //!
 //! ```text
 //!  acceptor ──votes──▶ observe ─┐
@@ -10,7 +10,7 @@
 //!                            └─▶ fill ─▶ leading proposer
 //! ```
 //!
-//! Every queue on the way is bounded: what does not fit waits at the acceptor, on its disk.
+//! Every queue on the way is bounded: votes and values beyond the bound wait on the acceptor's disk.
 
 mod acceptors;
 mod apply;
@@ -80,19 +80,19 @@ use trace::ValueTracer;
 
 pub use config::{Args, Config, PORT, STALL_TIMEOUT};
 
-/// How long a stop may take: one commit and the grace of open calls.
+/// Longest duration of a stop: a commit, and the grace period of open calls.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// First reports of acceptors that wait to be read: more than a cluster has acceptors.
+/// Capacity of the queue of acceptors' first reports: more than a cluster has acceptors.
 const GREETINGS_MAX: usize = 64;
 
 /// Runs a learner until the stop begins.
 ///
-/// It listens at once, and serves the log when the acceptors have told which cluster they form.
+/// Listens at once, and serves the log once the acceptors have reported the cluster.
 ///
 /// # Errors
-/// The acceptors are not those of one cluster, the data directory belongs to another or is in use (exit 78), or the
-/// disk failed (exit 74).
+/// The addresses do not belong to the acceptors of a single cluster, the data directory belongs to another cluster or
+/// is in use (exit 78), or the disk failed (exit 74).
 pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> Result<(), Failure> {
     let listen = listener.local_addr().map_err(Failure::internal)?;
     let advertise = config.advertise.clone();
@@ -104,7 +104,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
         .await
         .map_err(Failure::internal)??;
 
-    // A name for people to tell learners apart; nothing rests on it.
+    // A name for people to distinguish learners; no logic depends on the name.
     let learner = rand::random::<u64>() >> 1;
     let exporting = Exporting::start("learner", &learner.to_string())?;
     let metrics = Metrics::new("learner", exporting.resource())?;
@@ -179,7 +179,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     result
 }
 
-/// Opens the directory given, or makes one that is removed when the second of the pair is dropped.
+/// Opens the given directory, or makes a temporary directory, removed when the second element of the pair is dropped.
 fn open_directory(path: Option<PathBuf>) -> Result<(DataDir, Option<TempDir>), Failure> {
     if let Some(path) = path {
         return Ok((DataDir::open(&path)?, None));
@@ -201,7 +201,7 @@ async fn remove(temporary: Option<TempDir>) {
     }
 }
 
-/// What it takes to start learning.
+/// Everything needed to start learning.
 struct Starter {
     config: Config,
     learner: u64,
@@ -218,7 +218,7 @@ impl Starter {
     /// Finds the cluster, opens the log and starts every task.
     ///
     /// # Cancel safety
-    /// Safe: the file that it may be opening stays whole, and what is started runs on.
+    /// Safe: a file being opened stays whole, and started tasks run on.
     async fn start(self, directory: DataDir) -> Result<Log, Failure> {
         let acceptors: Vec<_> = self.config.acceptors.iter().cloned().map(Acceptor::new).collect();
         let configuration = discover::discover(&acceptors).await.map_err(Failure::refused)?;
@@ -311,7 +311,7 @@ impl Starter {
             shutdown.spawn(token.clone().run_until_cancelled_owned(votes));
             shutdown.spawn(reporter.clone().stay_attached(Arc::clone(acceptor)));
         }
-        // A random one, which spreads the learners over the acceptors.
+        // A random acceptor, so that the learners spread over the acceptors.
         let first = rand::random_range(0..acceptors.len());
         let feeding = observer.follow_values(acceptors, first, stalls_seen);
         shutdown.spawn(token.clone().run_until_cancelled_owned(feeding));
@@ -320,7 +320,7 @@ impl Starter {
         Ok(found.log)
     }
 
-    /// Starts what lets linearizable reads pass.
+    /// Starts the tasks behind linearizable reads.
     fn start_barrier(
         &self,
         cluster: &Arc<Cluster>,
@@ -365,10 +365,10 @@ impl Starter {
     }
 }
 
-/// Traces single values once what was known to be chosen when this learner attached is applied.
+/// Begins to trace single values once this learner has applied everything known to be chosen at the time of attaching.
 ///
-/// A phase-1 quorum has to tell: what was chosen and acknowledged, a leader's watermark included, reaches at least
-/// one of it sooner or later, and a single acceptor may have been away for long.
+/// A phase-1 quorum of acceptors has to report first. Chosen and acknowledged slots, a leader's watermark included,
+/// become known to some acceptor of the quorum sooner or later. A single acceptor may have been away for long.
 async fn go_live_when_caught_up(
     cluster: Arc<Cluster>,
     mut greetings: mpsc::Receiver<Greeting>,
@@ -397,7 +397,7 @@ async fn go_live_when_caught_up(
     }
 }
 
-/// Lets the acceptors of the integration tests serve unit tests as well.
+/// Lets unit tests use the acceptors of the integration tests.
 #[cfg(test)]
 extern crate self as paxos_learner;
 

@@ -1,4 +1,4 @@
-//! The binary `learner`: reads its flags and runs.
+//! The binary `learner`: parses the flags and runs.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! What a learner counts and measures.
+//! Counters and gauges of a learner.
 
 use std::sync::{
     Arc,
@@ -9,18 +9,18 @@ use paxos_common::metrics::{Counter, DataDirSpace, Metrics};
 
 use crate::{catch_up::CatchUp, service::LearnerService};
 
-/// What its tasks count. Cheap to clone; all clones are one.
+/// Counters of the learner's tasks. Cheap to clone; all clones share the same counters.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Instruments {
     /// Commands applied.
     pub(crate) commands: Counter,
-    /// Chosen values that are no commands.
+    /// Chosen values without readable commands.
     pub(crate) unreadable: Counter,
     /// Questions put to the acceptors for linearizable reads.
     pub(crate) read_rounds: Counter,
-    /// Calls of `Read` that got their answer.
+    /// Answered calls of `Read`.
     pub(crate) reads: Counter,
-    /// Size of the write-ahead log, when the writer last looked.
+    /// Size of the write-ahead log in bytes, at the writer's last look.
     wal_bytes: Arc<AtomicU64>,
     /// The space of the data directory.
     pub(crate) data_dir: DataDirSpace,
@@ -63,13 +63,13 @@ impl Instruments {
         self
     }
 
-    /// The size of the write-ahead log in bytes, as it is now.
+    /// Records the present size of the write-ahead log in bytes.
     pub(crate) fn wal(&self, bytes: u64) {
         self.wal_bytes.store(bytes, Ordering::Relaxed);
     }
 }
 
-/// Shows how far the learner has come.
+/// Shows the learner's progress as gauges.
 pub(crate) fn show(metrics: &Metrics, service: &LearnerService, catch_up: &Arc<CatchUp>) {
     let gauge = |name, help, look: fn(&LearnerService) -> u64| {
         let service = service.clone();

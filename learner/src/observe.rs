@@ -1,4 +1,4 @@
-//! Follows what the acceptors accept: votes from every one, values from one at a time.
+//! Follows the acceptors' accepted values: votes from every acceptor, values from one acceptor at a time.
 
 use std::sync::Arc;
 
@@ -19,12 +19,12 @@ use crate::{
     driver::{Event, Frame, Offer, Verdict},
 };
 
-/// What every following task needs.
+/// Inputs of every following task.
 #[derive(Clone, Debug)]
 pub(crate) struct Observer {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) driver: mpsc::Sender<Event>,
-    /// The first slot not learned.
+    /// The first unlearned slot.
     pub(crate) next: watch::Receiver<Slot>,
 }
 
@@ -51,11 +51,11 @@ impl From<Stopping> for Break {
 }
 
 impl Observer {
-    /// Follows the votes of one acceptor, until the driver is gone. After a break it starts over at the first slot
-    /// not learned.
+    /// Follows the votes of an acceptor, until the driver is gone. After a break, starts over at the first unlearned
+    /// slot.
     ///
     /// # Cancel safety
-    /// Safe: what was offered was counted or not, and is told again from the first slot not learned.
+    /// Safe: an offered frame was counted or not, and the votes are reported again from the first unlearned slot.
     pub(crate) async fn follow_votes(self, acceptor: Arc<Acceptor>) {
         let mut backoff = backoff();
         loop {
@@ -77,8 +77,8 @@ impl Observer {
             .await
     }
 
-    /// Takes values from one acceptor at a time, starting with number `first` of them, until the driver is gone. The
-    /// next one's turn comes when the stream breaks, or when the driver counts up `stalls`.
+    /// Takes values from one acceptor at a time, starting with acceptor number `first`, until the driver is gone. The
+    /// next acceptor's turn comes when the stream breaks, or when the driver counts up `stalls`.
     ///
     /// # Cancel safety
     /// As for [`Self::follow_votes`].
@@ -92,7 +92,7 @@ impl Observer {
         for acceptor in acceptors.iter().cycle().skip(first) {
             stalls.mark_unchanged();
             let broken = tokio::select! {
-                // Cancelling is safe: the next feed starts over at the first slot not learned.
+                // Cancel safe: the next feed starts over at the first unlearned slot.
                 broken = self.values(acceptor, &mut backoff) => Some(broken),
                 // `changed` only waits.
                 _ = stalls.changed() => None,
@@ -125,7 +125,7 @@ impl Observer {
         }
     }
 
-    /// Announces another feed; returns where it has to start.
+    /// Announces another feed; returns the slot to start at.
     async fn start_feed(&self, member: AcceptorUuid) -> Result<Slot, Stopping> {
         let (answer, from) = oneshot::channel();
         self.send(Event::StartFeed { member, answer }).await?;
@@ -173,8 +173,8 @@ impl Observer {
         Ok(())
     }
 
-    /// Hands a frame to the driver. What does not fit its window yet is held here, and nothing further is read,
-    /// until the learner has advanced.
+    /// Hands a frame to the driver. Content beyond the driver's window is held here, and no further frame is read until
+    /// the learner has advanced.
     async fn offer(&self, acceptor: AcceptorUuid, mut frame: Frame) -> Result<(), Stopping> {
         let mut next = self.next.clone();
         loop {
@@ -206,7 +206,7 @@ fn read_frame(frame: pb::ObserveFrame, kind: pb::ObserveKind) -> Result<Frame, w
         return Ok(Frame::Votes(votes.collect::<Result<_, _>>()?));
     }
     let mut rows = wire::rows(frame.rows)?;
-    // In slot order, so that no row that has to wait keeps back one that comes before it.
+    // In slot order, so that a waiting row never holds back an earlier row.
     rows.sort_by_key(|row: &Row| row.slot);
     Ok(Frame::Rows {
         rows: rows.into(),

@@ -1,4 +1,4 @@
-//! Brings what is applied to disk, behind the applier: as much in each transaction as came meanwhile.
+//! Writes applied slots to disk, behind the applier: each transaction takes everything applied meanwhile.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,17 +16,17 @@ use crate::{
     store::{Store, WriteError},
 };
 
-/// How often the length of the write-ahead log is looked at when nothing is written.
+/// Time between checks of the write-ahead log's length while nothing is written.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Writes until the sender is gone, then closes the store. Waits while the disk is full or another process has the file
-/// locked.
+/// Writes until the sender is gone, then closes the store. Waits while the disk is full or another process holds a lock
+/// on the file.
 ///
 /// # Errors
-/// The store failed; nothing is written after that.
+/// The store failed; nothing is written after the failure.
 ///
 /// # Cancel safety
-/// Not safe: the store's commit is not.
+/// Not safe, because the store's commit is not safe.
 pub(crate) async fn run(
     mut store: Store,
     knowledge: Arc<Knowledge>,
@@ -42,9 +42,9 @@ pub(crate) async fn run(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let received = tokio::select! {
-            // Cancel safe: a portion that is not received stays in the queue.
+            // Cancel safe: a portion not received stays in the queue.
             received = portions.recv() => Some(received),
-            // Cancel safe: a tick that is not returned is returned next time.
+            // Cancel safe: a tick not returned now is returned next time.
             _ = ticks.tick() => None,
         };
         match received {
@@ -62,7 +62,7 @@ pub(crate) async fn run(
                         }
                     }
                     if portions.is_closed() {
-                        // The learner stops. What is not written is learned again.
+                        // The learner stops. Unwritten slots are learned again.
                         return Ok(());
                     }
                 }
@@ -74,7 +74,7 @@ pub(crate) async fn run(
             None => {}
         }
         match store.keep_wal_short().await {
-            // Without space the log stays as long as it is, and the next write finds out.
+            // Without space the log keeps its length, and the next write detects the full disk.
             Ok(()) | Err(WriteError::NoSpace | WriteError::Locked) => {}
             Err(error) => return Err(failed(error, "empty the write-ahead log of")),
         }

@@ -1,4 +1,4 @@
-//! How far a learner has come: the watermark of what is applied, and the digests that learners are compared by.
+//! A learner's progress: the watermark of applied slots, and the digests for comparing learners.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -7,18 +7,18 @@ use paxos_common::paxos::{slot::Slot, value::Value};
 use paxos_proto::v1 as pb;
 use sha2::{Digest as _, Sha256};
 
-/// The digest is kept at every multiple of so many slots, so that learners can be compared where both have been.
-/// Part of the stored format.
+/// Distance between the kept digests, in slots: learners can be compared at every multiple reached by both. Part of the
+/// stored format.
 pub(crate) const MARK_SLOTS: u64 = 1_024;
 
-/// How many of these marks stay in memory.
+/// Number of these marks in memory.
 pub(crate) const MARKS_KEPT: usize = 7;
 
-/// Distances in slots of the finer marks, of which only the last two each stay in memory. Two learners that are less than
-/// one such distance apart have a mark in common, also in a short log.
+/// Distances between finer marks, in slots; only the last two marks of each distance stay in memory. Two learners less
+/// than such a distance apart have a mark in common, also in a short log.
 const FINE_MARK_SLOTS: [u64; 2] = [32, 256];
 
-/// Most digests in a report: acceptors refuse a report with more.
+/// Maximum number of digests in a report: acceptors refuse a report with more.
 const DIGESTS_MAX: usize = 8;
 
 /// Rolling hash of a log: SHA-256 over the digest before, the slot as 8 big-endian bytes, and the stored bytes.
@@ -60,7 +60,7 @@ impl From<Mark> for pb::Digest {
     }
 }
 
-/// How far a learner has applied the log, and the digest of all of it.
+/// The watermark of applied slots, and the digest of all these slots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
     latest: Mark,
@@ -71,8 +71,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// As it was stored; `marks` the newest first. Finer marks are not stored: see
-    /// [`Self::at_earlier_mark`].
+    /// The progress as stored; `marks` the newest first. Finer marks are not stored: see [`Self::at_earlier_mark`].
     pub(crate) fn recovered(latest: Mark, marks: VecDeque<Mark>) -> Self {
         Self {
             latest,
@@ -81,8 +80,8 @@ impl Progress {
         }
     }
 
-    /// As it was at the last stored mark but one, or at the beginning of the log. Passing the slots from there on restores
-    /// the finer marks.
+    /// The progress at the second newest stored mark, or at the beginning of the log. Passing the slots from there on
+    /// restores the finer marks.
     pub(crate) fn at_earlier_mark(&self) -> Self {
         let marks: VecDeque<Mark> = self.marks.iter().skip(1).copied().collect();
         Self {
@@ -92,17 +91,17 @@ impl Progress {
         }
     }
 
-    /// Every slot below it is applied.
+    /// Watermark: every slot below is applied.
     pub(crate) fn applied_to(&self) -> Slot {
         self.latest.to
     }
 
-    /// The digest of everything applied.
+    /// The digest of all applied slots.
     pub(crate) fn latest(&self) -> Mark {
         self.latest
     }
 
-    /// The latest digest and those at the last marks, the newest first, each slot once.
+    /// The latest digest and the digests at the last marks, the newest first, each slot once.
     pub(crate) fn digests(&self) -> Vec<pb::Digest> {
         let fine_marks = self
             .fine_marks
@@ -119,10 +118,10 @@ impl Progress {
             .collect()
     }
 
-    /// The next slot is applied. Returns the mark when one is reached.
+    /// Adds the next applied slot. Returns the reached mark, if any.
     ///
     /// # Panics
-    /// When `slot` is not the next: slots are applied in order, each once.
+    /// When `slot` is not the next slot: slots are applied in order, each once.
     pub(crate) fn pass(&mut self, slot: Slot, value: &Value) -> Option<Mark> {
         assert_eq!(slot, self.latest.to, "slots are applied in order, each once");
         self.latest = Mark {

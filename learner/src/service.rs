@@ -1,4 +1,4 @@
-//! The gRPC face of a learner; the only maker of `Status`.
+//! The gRPC service of a learner; the only maker of `Status`.
 
 mod reads;
 mod results;
@@ -44,14 +44,14 @@ use crate::{
 use reads::{Consistency, Read};
 use streams::Answers;
 
-/// Subscribers at once. Their pages share the budget of outgoing bytes.
+/// Maximum number of concurrent subscribers. Their pages share the budget of outgoing bytes.
 const SUBSCRIBERS_MAX: usize = 1_024;
-/// Watchers at once, as above.
+/// Maximum number of concurrent watchers, as above.
 const WATCHERS_MAX: usize = 1_024;
-/// A caller that sets no deadline waits no longer.
+/// Longest wait of a caller without a deadline.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// What is there once the cluster is found.
+/// The state available once the cluster is found.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) cluster: ClusterId,
@@ -63,7 +63,7 @@ pub(crate) struct Opened {
     pub(crate) tracer: Tracer,
 }
 
-/// Serves readers. Cheap to clone; all clones are one.
+/// Serves readers. Cheap to clone; all clones share the same state.
 #[derive(Clone, Debug)]
 pub(crate) struct LearnerService {
     learner: u64,
@@ -78,7 +78,7 @@ pub(crate) struct LearnerService {
 }
 
 impl LearnerService {
-    /// Serves nothing but `Status` yet.
+    /// A service that answers only `Status` at first.
     pub(crate) fn new(
         learner: u64,
         address: Address,
@@ -100,7 +100,7 @@ impl LearnerService {
         }
     }
 
-    /// Whether this learner is ready, as `/readyz` says.
+    /// Whether this learner is ready, as reported by `/readyz`.
     pub(crate) fn readiness(&self) -> Result<(), Reason> {
         self.disk.look()?;
         let applied_to = self.applied_to().unwrap_or(Slot::ZERO);
@@ -110,28 +110,28 @@ impl LearnerService {
     /// Serves the log and the state from now on.
     ///
     /// # Panics
-    /// The second time.
+    /// On the second call.
     pub(crate) fn open(&self, opened: Opened) {
         assert!(self.opened.set(opened).is_ok(), "a learner opens one log");
     }
 
-    /// Every slot below it is applied; none before the cluster is found.
+    /// Watermark of applied slots; `None` before the cluster is found.
     pub(crate) fn applied_to(&self) -> Option<Slot> {
         self.opened.get().map(Opened::applied_to)
     }
 
-    /// Every slot below it is on disk, likewise.
+    /// Watermark of slots on disk; `None` before the cluster is found.
     pub(crate) fn durable_to(&self) -> Option<Slot> {
         let opened = self.opened.get()?;
         Some(opened.knowledge.recent(|recent| recent.durable_to()))
     }
 
-    /// How many linearizable reads wait.
+    /// Number of waiting linearizable reads.
     pub(crate) fn reads_waiting(&self) -> u64 {
         self.opened.get().map_or(0, |opened| opened.barrier.waiting())
     }
 
-    /// How many registers hold a value.
+    /// Number of registers with a value.
     pub(crate) fn registers(&self) -> u64 {
         let count = |opened: &Opened| opened.knowledge.machine(|machine| machine.register_count());
         self.opened.get().map_or(0, |opened| count(opened) as u64)
@@ -143,8 +143,8 @@ impl LearnerService {
         })
     }
 
-    /// What reads are answered from, of any consistency: none before this learner has caught up once, and while its disk
-    /// is full, since it then applies no more than fits its memory.
+    /// The source of answers to reads of any consistency. Fails before the first catch-up of this learner, and while
+    /// the disk is full: a learner with a full disk applies only as much as fits its memory.
     fn readable(&self) -> Result<&Opened, Status> {
         let opened = self.opened()?;
         self.disk
@@ -166,7 +166,7 @@ impl Opened {
         self.applied.borrow().applied_to()
     }
 
-    /// Returns once everything that may have been acknowledged before is applied.
+    /// Returns once everything that may have been acknowledged before the call is applied.
     async fn pass_barrier(&self, trace: Option<&SpanContext>) -> Result<(), Status> {
         let span = self.tracer.below(trace, "learner.barrier");
         let context = span.as_ref().map(|span| span.context().clone());
@@ -177,9 +177,9 @@ impl Opened {
         }
     }
 
-    /// Returns once `slot` is applied; fails when it is beyond the tail of the cluster.
+    /// Returns once `slot` is applied; fails when `slot` is beyond the tail of the cluster.
     ///
-    /// Usually it is a moment away. Only a longer wait is worth asking the acceptors.
+    /// Usually the wait is short. Only a longer wait is worth a question to the acceptors.
     async fn reach(&self, slot: Slot, trace: Option<&SpanContext>) -> Result<(), Status> {
         let span = self.tracer.below(trace, "learner.reach");
         let trace = span.as_ref().map(Span::context);
@@ -199,7 +199,7 @@ impl Opened {
         )))
     }
 
-    /// Fails when a reader that wants to begin at `slot` cannot be one that goes on from what it was told.
+    /// Fails when `slot` cannot be the continuation of an earlier answer.
     async fn begin_at(&self, slot: Slot) -> Result<(), Status> {
         if slot <= self.applied_to() {
             return Ok(());
@@ -232,7 +232,7 @@ impl Opened {
                 room.built(&answer);
                 return Ok(answer);
             }
-            // The answer is built again once there is room: until then nothing of it is held.
+            // The answer is built again once there is room; until then no part of it is held.
             drop(answer);
             room.take_soon(bytes).await?;
         }
@@ -281,7 +281,7 @@ impl Opened {
     }
 }
 
-/// Answers before the caller's deadline, or says that it has passed.
+/// Answers before the caller's deadline, or reports that the deadline has passed.
 async fn in_time<T>(
     metadata: &MetadataMap,
     answer: impl Future<Output = Result<T, Status>>,
@@ -347,7 +347,7 @@ impl Learner for LearnerService {
         let from = match request.from {
             Some(from) => reads::read_version(from)?,
             None => {
-                // A learner that lags would begin in the past.
+                // A lagging learner would begin in the past.
                 in_time(&metadata, opened.pass_barrier(None)).await?;
                 Version {
                     slot: opened.applied_to(),

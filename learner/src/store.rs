@@ -1,12 +1,12 @@
-//! The learner's disk: the learned log, the state after it, and how far both go, in one SQLite file.
+//! The learner's disk: the learned log, the state after it, and the watermark of both, in one SQLite file.
 //!
-//! - `learned` holds exactly the slots below `state.applied_to`, and `register` and `session` are the state machine's as
-//!   after them; all change in one transaction.
-//! - Everything here is derived. A file that has lost its last commits is an older learner, which goes on from its
+//! - `learned` holds exactly the slots below `state.applied_to`; `register` and `session` hold the state machine after
+//!   these slots. All tables change in one transaction.
+//! - Everything here is derived. A file without the last commits is an older learner: the learner continues from the
 //!   older cursor and learns the rest again. So commits need not survive power loss: see [`Store::open`].
-//! - A file belongs to one cluster for ever.
-//! - A failed write is final: the process ends, and goes on from what the file then holds. A write that found the disk
-//!   full or the file locked has written nothing, and is tried again.
+//! - A file belongs to one cluster permanently.
+//! - A failed write is final: the process ends, and the next start continues from the content of the file. A write that
+//!   met a full disk or a locked file has written nothing, and is tried again.
 //! - A damaged file is set aside, and everything is learned again.
 
 mod aside;
@@ -47,38 +47,39 @@ pub(crate) use log::{Log, ReadError};
 const FILE: &str = "learner.db";
 const SCHEMA: &str = include_str!("../schema.sql");
 const SCHEMA_VERSION: i32 = 3;
-/// `pxLn`: tells this file from an acceptor's.
+/// `pxLn`: distinguishes this file from an acceptor's.
 const APPLICATION_ID: i32 = 0x7078_4c6e;
-/// SQLite's usual 4 MiB of write-ahead log. Nobody waits for a learner's checkpoint but its own readers.
+/// Length of the write-ahead log at a checkpoint, in pages: SQLite's usual 4 MiB. Only a learner's own readers wait for
+/// a checkpoint.
 const CHECKPOINT_PAGES: u32 = 1_000;
-/// Connections for subscribers: reads are short, and two cores gain nothing from more.
+/// Number of connections for subscribers: reads are short, and two cores gain nothing from more.
 const READERS: u32 = 4;
-/// Most rows of one INSERT: five parameters each, well below SQLite's limit of 32,766.
+/// Maximum number of rows in an INSERT: five parameters each, well below SQLite's limit of 32,766.
 const INSERT_ROWS_MAX: usize = 1_024;
 
-/// What a directory holds.
+/// The content of a directory.
 pub(crate) struct Opened {
     pub(crate) store: Store,
     pub(crate) log: Log,
     pub(crate) progress: Progress,
-    /// As after what `progress` tells.
+    /// The state after the slots of `progress`.
     pub(crate) machine: Machine,
 }
 
-/// The one writer.
+/// The only writer.
 #[derive(Debug)]
 pub(crate) struct Store {
     connection: SqliteConnection,
     wal_limit: WalLimit,
     path: PathBuf,
     cluster: ClusterId,
-    /// Locked until the writer is gone.
+    /// Locked while the writer exists.
     _directory: Arc<DataDir>,
 }
 
 impl Store {
-    /// Opens the directory's file, made when it is missing, and reads what it holds. A file that is damaged is set aside,
-    /// and a new one is made. Waits while the disk is full.
+    /// Opens the file of the directory, and reads its content. A missing file is made. A damaged file is set aside, and
+    /// a new file is made. Waits while the disk is full.
     ///
     /// # Cancel safety
     /// Safe: the file stays whole.
@@ -119,8 +120,8 @@ impl Store {
         cluster: ClusterId,
     ) -> Result<Opened, StoreError> {
         let mut connection = sqlite::open_writer(&path, CHECKPOINT_PAGES).await?;
-        // Only a checkpoint waits for the disk: after power loss the file is whole, but may lack its last commits,
-        // and what a learner lacks it learns again. Acceptors are the ones who may forget nothing.
+        // Only a checkpoint waits for the disk. After power loss the file is whole, but may lack the last commits; a
+        // learner learns missing slots again. Only acceptors must forget nothing.
         sqlx::query("PRAGMA synchronous = NORMAL")
             .execute(&mut connection)
             .await?;
@@ -160,16 +161,16 @@ impl Store {
         })
     }
 
-    /// The file, for messages.
+    /// Path of the file, for messages.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Writes a portion of the log, and the state after it, in one transaction.
+    /// Writes a portion of the log and the state after it, in one transaction.
     ///
     /// # Errors
-    /// After [`WriteError::Locked`] and [`WriteError::NoSpace`] nothing of the portion is written, and the caller may try
-    /// again.
+    /// After [`WriteError::Locked`] and [`WriteError::NoSpace`] no part of the portion is written, and the caller may
+    /// try again.
     ///
     /// # Cancel safety
     /// Not safe: a cancelled call may leave a transaction open.
@@ -229,7 +230,7 @@ impl Store {
         query.execute(&mut self.connection).await.map(drop)
     }
 
-    /// Writes how far the log goes now, and commits.
+    /// Writes the new watermark of the log, and commits.
     async fn finish(&mut self, portion: &Portion) -> Result<(), sqlx::Error> {
         let mut sql = String::new();
         if !portion.marks.is_empty() {
@@ -257,7 +258,7 @@ impl Store {
         self.wal_limit.bytes()
     }
 
-    /// Empties the write-ahead log when it is too long. Call it after commits, and now and then when there are none.
+    /// Empties the write-ahead log when too long. To be called after commits, and from time to time without commits.
     ///
     /// # Errors
     /// As [`Self::write`].
@@ -279,9 +280,9 @@ impl Store {
         }
     }
 
-    /// Empties the write-ahead log and closes the file; what is open for reading stays so.
+    /// Empties the write-ahead log and closes the file. Connections for reading stay open.
     pub(crate) async fn close(mut self) -> Result<(), WriteError> {
-        // SQLite would do this only when the last connection closes, and only a writing one can.
+        // SQLite would empty the log only when the last connection closes, and only a writing connection can do so.
         if let Err(error) = self.wal_limit.empty(&mut self.connection).await {
             return Err(self.not_emptied(error));
         }
@@ -290,7 +291,7 @@ impl Store {
     }
 }
 
-/// Sets the damaged file aside, and says what is lost with it.
+/// Sets the damaged file aside, and logs what is lost.
 async fn set_aside(path: &Path, reason: &str) -> Result<(), StoreError> {
     let moved = aside::set_aside(path).await;
     let aside = moved.map_err(|source| StoreError::NotSetAside {
@@ -306,8 +307,8 @@ async fn set_aside(path: &Path, reason: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Cuts a list into pieces for one statement each. Their sizes are powers of two, so that few texts come up and stay
-/// prepared.
+/// Cuts a list into pieces, each for one statement. The sizes are powers of two, so that few statement texts occur and
+/// all stay prepared.
 fn chunks<T>(mut rest: &[T]) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
         let size = match rest.len().min(INSERT_ROWS_MAX) {
@@ -340,7 +341,7 @@ async fn load(
         .fetch_optional(&mut *connection)
         .await?;
     let Some(row) = row else {
-        // A new file, or one whose maker ended right after making it.
+        // A new file, or a file left by a process that ended right after making it.
         let progress = Progress::default();
         let Mark { to, digest } = progress.latest();
         sqlx::query(
@@ -381,8 +382,8 @@ async fn load(
     Ok(Progress::recovered(Mark { to, digest }, marks))
 }
 
-/// Restores the marks that are not stored, from the slots after the last stored one, and holds the stored digest against
-/// these slots.
+/// Restores the marks that are not stored, from the slots after the second newest stored mark. Checks the stored digest
+/// against these slots.
 async fn with_fine_marks(progress: Progress, log: &Log, path: &str) -> Result<Progress, StoreError> {
     let mut replayed = progress.at_earlier_mark();
     while replayed.applied_to() < progress.applied_to() {
@@ -390,7 +391,7 @@ async fn with_fine_marks(progress: Progress, log: &Log, path: &str) -> Result<Pr
             Ok(page) => page,
             Err(ReadError::Sqlite { source, .. }) => return Err(source.into()),
             Err(error @ ReadError::Damaged { .. }) => {
-                // The state is sound. Only readers of this very slot find out, until the next start.
+                // The state is sound. Until the next start, only readers of this very slot notice the damage.
                 tracing::warn!(%error, file = path, "this learner can be compared with others at few slots");
                 return Ok(progress);
             }

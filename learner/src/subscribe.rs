@@ -1,5 +1,5 @@
-//! Reads the log for one subscriber: short reads of what is there, then waiting for more. A slow subscriber holds
-//! one page and slows nobody else.
+//! Reads the log for one subscriber: short reads of applied slots, then waiting for more. A slow subscriber holds a
+//! page and slows no other subscriber.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,20 +16,20 @@ use crate::{
     store::ReadError,
 };
 
-/// An idle subscriber hears how far it is at least so often.
+/// Longest time between two progress reports to an idle subscriber.
 pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_millis(900);
 
-/// Consecutive slots; none: progress only.
+/// Consecutive slots; an empty page reports progress only.
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) records: Vec<Arc<Record>>,
-    /// The first slot after them.
+    /// The first slot after the records.
     pub(crate) next: Slot,
 }
 
-/// The log from `from` on, in slot order and without gaps, for as long as the learner runs; ends after an error. A large
-/// page is read once `room` has its bytes. While there is no room, an empty page follows a large one, so that the encoder
-/// lets go of its buffer.
+/// The log from `from` on, in slot order and without gaps, for as long as the learner runs; ends after an error. A
+/// large page is read once `room` has its bytes. While there is no room, an empty page follows a large page, so that
+/// the encoder releases its buffer.
 pub(crate) fn pages(
     history: History,
     mut applied: watch::Receiver<Progress>,
@@ -38,7 +38,7 @@ pub(crate) fn pages(
 ) -> impl Stream<Item = Result<Page, ReadError>> + Send {
     async_stream::try_stream! {
         let mut next = from;
-        // The last page was large, and none has followed it.
+        // The last page was large, and no page has followed.
         let mut is_held = false;
         loop {
             match timeout(PROGRESS_INTERVAL, applied_beyond(&mut applied, next)).await {
@@ -70,7 +70,7 @@ pub(crate) fn pages(
     }
 }
 
-/// Bytes of a page when it is encoded; never less, and little more.
+/// Upper bound, in bytes, of the encoded size of a page; little more than the actual size.
 fn page_bytes(records: &[Arc<Record>]) -> usize {
     records.iter().map(|record| record.encoded_bytes_max()).sum()
 }
@@ -81,7 +81,7 @@ fn page_bytes(records: &[Arc<Record>]) -> usize {
 /// The applier is gone: the learner stops.
 ///
 /// # Cancel safety
-/// Safe: it only waits.
+/// Safe: the function only waits.
 pub(crate) async fn applied_beyond(
     applied: &mut watch::Receiver<Progress>,
     slot: Slot,
@@ -131,7 +131,7 @@ mod tests {
         };
         for next in 1..=2 {
             assert_eq!(told().await, Some((1, next)));
-            // The page is handed over, and another call takes its room.
+            // The page is handed over, and another call takes the room.
             room.give_back();
             assert!(other.take_now(PAGE_BYTES_MAX));
             assert_eq!([told().await, told().await], [Some((0, next)), None]);

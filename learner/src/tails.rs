@@ -1,4 +1,4 @@
-//! Asks one acceptor how far it has voted, whenever there is a new question, and hands on what counts.
+//! Asks one acceptor for its tail, whenever there is a new question, and hands on the tails that count.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,23 +24,24 @@ use crate::{
     cluster::Cluster,
 };
 
-/// Answers that wait to be counted: each acceptor has at most one, and a cluster has fewer acceptors.
+/// Capacity of the queue of answers: each acceptor has at most one answer waiting, and a cluster has fewer acceptors.
 pub(crate) const TAILS_MAX: usize = 64;
 
-/// Waits before an acceptor is asked again that has failed: it must neither be called as often as there are rounds, nor
-/// be missed for long once it is back.
+/// Shortest wait before a failed acceptor is asked again: a failed acceptor must neither be called in every round, nor
+/// be missed for long after a recovery.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 
-/// A tail that may be counted: told by a member whose present run was held against what is remembered of it.
+/// A tail that may be counted: the sender is a member, and the sender's present run agreed with everything remembered
+/// about the sender.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Told {
     pub(crate) acceptor: AcceptorUuid,
-    /// Of the question that it answers.
+    /// The nonce of the answered question.
     pub(crate) nonce: u64,
     pub(crate) tail: Tail,
 }
 
-/// What every asking task needs.
+/// Inputs of every asking task.
 #[derive(Clone, Debug)]
 pub(crate) struct Asker {
     pub(crate) cluster: Arc<Cluster>,
@@ -50,11 +51,11 @@ pub(crate) struct Asker {
 }
 
 impl Asker {
-    /// Puts each question to one acceptor, until nobody asks any more. There is one call at a time: an acceptor that is
-    /// slow is asked the latest question next, and those in between never.
+    /// Puts each question to the acceptor, until no more questions can come. Only one call runs at a time: a slow
+    /// acceptor gets the latest question next, and never the questions in between.
     ///
     /// # Cancel safety
-    /// Safe: it only asks.
+    /// Safe: the task only asks.
     pub(crate) async fn keep_asking(mut self, acceptor: Arc<Acceptor>) {
         let mut backoff = Backoff::new(BACKOFF_MIN, LEADER_TIMEOUT);
         let mut answered = None;
@@ -73,7 +74,7 @@ impl Asker {
                     }
                 }
                 Err(fault) => {
-                    // The streams to it tell people.
+                    // The tasks with streams to this acceptor log the fault.
                     tracing::debug!(address = %acceptor.address(), %fault, "no tail");
                     sleep(backoff.next_delay()).await;
                 }
@@ -81,8 +82,8 @@ impl Asker {
         }
     }
 
-    /// Asks one question. A run that is not known yet is identified first, and asked again: a late answer must never
-    /// pass for an introduction, nor an answer count of which nobody knows whether it may.
+    /// Asks a question. An unknown run is identified first, and the question is repeated: a late answer must never pass
+    /// for an introduction, and an answer from an unverified run must not count.
     async fn ask(&self, acceptor: &Acceptor, question: &Question) -> Result<Told, Fault> {
         let mut answer = self.call(acceptor, question).await?;
         let mut vouched = self.cluster.vouch(answer.stamp.as_ref());

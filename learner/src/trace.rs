@@ -1,4 +1,4 @@
-//! Spans of what a learner does for others' traces: values on their way into its state, and rounds that reads wait for.
+//! Spans of a learner's work in clients' traces: values on the way into the state, and the rounds that reads wait for.
 
 use std::{
     collections::BTreeMap,
@@ -13,11 +13,11 @@ use paxos_common::{
     trace::{Beginning, Incoming, Parent, Span, SpanContext, Tracer, names},
 };
 
-/// Makes the spans of values. Cheap to clone; clones are one.
+/// Makes the spans of values. Cheap to clone; all clones share the same state.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ValueTracer {
     tracer: Tracer,
-    /// Values that are caught up with are old: nobody waits for them, and they are many.
+    /// False during catch-up: old values are many, and no client waits for them.
     is_live: Arc<AtomicBool>,
 }
 
@@ -29,12 +29,12 @@ impl ValueTracer {
         }
     }
 
-    /// What this learner missed before it began is applied: values are traced from now on.
+    /// All values missed before the start are applied: values are traced from now on.
     pub(crate) fn go_live(&self) {
         self.is_live.store(true, Ordering::Relaxed);
     }
 
-    /// Begins a span of this value's way; none when it is not traced.
+    /// Begins a span for this value; `None` when the value is not traced.
     pub(crate) fn begin(&self, name: &'static str, slot: Slot, value: &Value) -> Option<Span> {
         let parent = self.parent(value)?;
         let mut span = self.tracer.below(Some(&parent), name)?;
@@ -50,7 +50,7 @@ impl ValueTracer {
     }
 }
 
-/// Values that came in and are not known to be chosen. Bounded by the core's window.
+/// Received values not yet known to be chosen. Bounded by the core's window.
 #[derive(Debug)]
 pub(crate) struct Learning {
     values: ValueTracer,
@@ -65,7 +65,7 @@ impl Learning {
         }
     }
 
-    /// A value came in.
+    /// A value was received.
     pub(crate) fn held(&mut self, slot: Slot, value: &Value) {
         if !self.spans.contains_key(&slot)
             && let Some(span) = self.values.begin("learner.learn", slot, value)
@@ -82,7 +82,7 @@ impl Learning {
     }
 }
 
-/// The round of questions that goes on, when it serves a traced read.
+/// The present round of questions, when a traced read waits for the round.
 #[derive(Debug, Default)]
 pub(crate) struct Rounds {
     tracer: Tracer,
@@ -93,7 +93,7 @@ pub(crate) struct Rounds {
 struct Round {
     nonce: u64,
     span: Span,
-    /// The traced reads that it serves, each with its span.
+    /// The traced reads of the round, each with its span.
     reads: Vec<(ReadId, SpanContext)>,
 }
 
@@ -102,7 +102,8 @@ impl Rounds {
         Self { tracer, round: None }
     }
 
-    /// A question is put, for `waiting` reads in all and these traced ones; tells what the calls that put it belong to.
+    /// Puts a question for `waiting` reads in all, among them the traced `reads`. Returns the parent span of the
+    /// round's calls.
     pub(crate) fn ask(
         &mut self,
         nonce: u64,
@@ -122,8 +123,8 @@ impl Rounds {
         Some(round.span.context().clone())
     }
 
-    /// A quorum has answered. Begins, for each traced read that waits on, the span of its wait until what it may have to
-    /// show is applied.
+    /// A quorum has answered. For each traced read that waits on, begins the span of the wait until everything the read
+    /// may have to show is applied.
     pub(crate) fn answered(&mut self, waits: impl Fn(ReadId) -> bool) -> Vec<(ReadId, Span)> {
         let Some(Round { span, reads, .. }) = self.round.take() else {
             return Vec::new();

@@ -1,4 +1,4 @@
-//! What a learner takes from acceptors, and what it shows to subscribers, over real gRPC.
+//! A learner's input from acceptors, and the log shown to subscribers, over real gRPC.
 
 #![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
 
@@ -28,7 +28,7 @@ fn texts(slots: &[(u64, String)]) -> Vec<String> {
 async fn learns_what_a_quorum_voted_for_at_one_ballot() {
     let acceptors = acceptors().await;
     let [one, two, three] = &acceptors;
-    // Whichever of them feeds: the first one's value has no quorum, and it never gets the chosen one.
+    // Whichever acceptor feeds: the value of `one` has no quorum, and `one` never gets the chosen value.
     one.accept(1, &[(0, "minority")]);
     two.accept(2, &[(0, "chosen")]);
     three.accept(2, &[(0, "chosen")]);
@@ -41,10 +41,10 @@ async fn learns_what_a_quorum_voted_for_at_one_ballot() {
 async fn duplicates_and_votes_in_other_names_are_not_counted() {
     let acceptors = acceptors().await;
     let [one, two, three] = &acceptors;
-    // Its frames come in the name of no member: they are refused, and the stream with them.
+    // The frames carry the stamp of a stranger: the frames are refused, and so is the stream.
     three.change(|script| script.frames_stamped = Some(support::stranger()));
     three.accept(1, &[(1, "wrong")]);
-    // It says the same three times, before it votes for slot 0.
+    // The same message three times, before the vote for slot 0.
     for _ in 0..3 {
         one.accept(1, &[(1, "wrong")]);
     }
@@ -53,7 +53,7 @@ async fn duplicates_and_votes_in_other_names_are_not_counted() {
     one.accept(1, &[(0, "right")]);
     two.accept(1, &[(0, "right")]);
     assert_eq!(learner.read(0, 1).await, ["right"]);
-    // By now the votes for slot 1 have all been seen.
+    // By now all votes for slot 1 have been seen.
     one.accept(2, &[(1, "right too")]);
     two.accept(2, &[(1, "right too")]);
     assert_eq!(learner.read(0, 2).await, ["right", "right too"]);
@@ -83,11 +83,11 @@ async fn acceptor_that_forgot_a_run_it_had_told_of_is_never_observed_again() {
     accept_everywhere(&acceptors, &log(3));
     assert_eq!(learner.read(0, 3).await, texts(&log(3)));
     let [one, two, three] = &acceptors;
-    // A restart is one more run.
+    // A restart adds a run.
     three.change(|script| script.runs = vec![1, 2]);
     three.change(|script| script.breaks += 1);
     three.hears(|heard| heard.votes_from.len() == 2).await;
-    // Then a disk that knows neither run: it is not the one that had voted.
+    // Then a disk without both runs: not the disk behind the votes.
     let before = three.heard.borrow().forms;
     three.change(|script| script.runs = vec![7]);
     three.change(|script| script.breaks += 1);
@@ -210,7 +210,7 @@ async fn late_subscriber_gets_everything_in_order_and_resumes_without_loss_or_re
     let slots = log(3_000);
     accept_everywhere(&acceptors, &slots[..2_500]);
     let mut learner = TestLearner::start(&acceptors, None).await;
-    // One page only, then it goes away.
+    // Only one page, then the subscriber goes away.
     let mut first = learner.subscribe(0).await;
     let mut got = read(&mut first, 0, 1).await;
     drop(first);
@@ -322,7 +322,7 @@ async fn waits_for_the_cluster_to_form_and_serves_once_it_has_caught_up() {
     assert_eq!(refused.code(), Code::Unavailable);
     assert!(learner.status().await.cluster_id.is_empty());
 
-    // The acceptors know of one slot more than they have to tell at first.
+    // The acceptors know one chosen slot more than the votes shown at first.
     for acceptor in &acceptors {
         acceptor.change(|script| script.chosen_to = 4);
     }

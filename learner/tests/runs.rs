@@ -1,4 +1,4 @@
-//! What a learner makes of acceptors that restart, and of those whose disks went back, over real gRPC.
+//! A learner's treatment of acceptors that restart, and of acceptors with older disks, over real gRPC.
 
 #![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
 
@@ -7,14 +7,14 @@ mod support;
 
 use support::{FakeAcceptor, TestLearner, acceptors};
 
-/// Each accepts this in one slot.
+/// Each acceptor accepts this text in a single slot.
 fn accept(acceptors: &[&FakeAcceptor], slot: u64, text: &str) {
     for acceptor in acceptors {
         acceptor.accept(1, &[(slot, text)]);
     }
 }
 
-/// It comes back with these runs on its disk.
+/// The acceptor comes back with these runs on disk.
 fn restart(acceptor: &FakeAcceptor, runs: &[u64]) {
     acceptor.change(|script| script.runs = runs.to_vec());
     acceptor.change(|script| script.breaks += 1);
@@ -26,7 +26,7 @@ async fn acceptor_that_went_back_behind_a_run_that_only_others_heard_of_is_never
     let mut learner = TestLearner::start(&acceptors, None).await;
     accept(&acceptors.each_ref(), 0, "a");
     assert_eq!(learner.read(0, 1).await, ["a"]);
-    // Nothing else makes the learner ask the others again: it is through with connecting, and its feed stays.
+    // Nothing else makes the learner ask the other acceptors again: all connections are open, and the feed stays.
     for acceptor in &acceptors {
         acceptor
             .hears(|heard| heard.votes_from.len() == 1 && !heard.reports.is_empty())
@@ -36,13 +36,13 @@ async fn acceptor_that_went_back_behind_a_run_that_only_others_heard_of_is_never
     let feeds = |acceptor: &&FakeAcceptor| feed == acceptor.uuid.to_bytes()[..];
     let back = acceptors.iter().find(|acceptor| !feeds(acceptor)).unwrap();
     let others: Vec<_> = acceptors.iter().filter(|other| other.uuid != back.uuid).collect();
-    // Since this learner asked them they heard of a run, of which it saw nothing itself.
+    // After the learner's question, the other acceptors heard of a run. The learner never saw this run.
     for other in &others {
         other.change(|script| script.remembers = vec![(back.uuid, 2)]);
     }
     let before = back.heard.borrow().forms;
     restart(back, &[1, 9]);
-    // Whichever task asks, and however often.
+    // Regardless of the asking task and of the number of attempts.
     let heard = back.hears(|heard| heard.forms > before + 6).await;
     assert_eq!(heard.votes_from.len(), 1);
     accept(&others, 1, "b");
@@ -106,10 +106,10 @@ async fn new_run_waits_until_others_tell_what_they_remember() {
         other.change(|script| script.forms_muted = true);
     }
     restart(three, &[1, 2]);
-    // Asked once more: the first time came to nothing.
+    // Asked again: the first attempt failed.
     let heard = three.hears(|heard| heard.forms > before.forms + 1).await;
     assert_eq!(heard.votes_from, before.votes_from);
-    // One of them is enough.
+    // A single answer of the other acceptors is enough.
     two.change(|script| script.forms_muted = false);
     three
         .hears(|heard| heard.votes_from.len() > before.votes_from.len())

@@ -1,4 +1,4 @@
-//! Questions to one acceptor beside the standing streams: for a promise, and for rows that are known to be chosen.
+//! Calls to one acceptor beside the standing streams: for a promise, and for rows known to be chosen.
 
 use std::time::Duration;
 
@@ -27,12 +27,12 @@ use crate::{
     trace::Traced,
 };
 
-/// How long reading rows for repair may take, and how many bytes of them are read at a time.
+/// Maximum time for reading rows for repair, and maximum bytes of rows per read.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 const FETCH_BYTES_MAX: usize = 4 << 20;
 
-/// Asks for a promise, and passes its pages to the driver: all, or those that cover the slots of a scan. Begins anew
-/// when the stream breaks; the driver ends it when the campaign is over.
+/// Requests a promise, and passes the pages to the driver: all pages, or the pages for the slots of a scan. Begins
+/// again when the stream breaks; the driver ends the task when the campaign is over.
 pub(crate) async fn prepare(
     open: Open,
     prepare: Prepare,
@@ -128,7 +128,7 @@ async fn promise(
     }
 }
 
-/// Reads rows that lie below their sender's own watermark, and passes them to the driver; none if that fails.
+/// Reads rows below the sender's own watermark, and passes them to the driver; no rows if the call fails.
 pub(crate) async fn fetch_chosen(
     open: Open,
     number: u64,
@@ -189,7 +189,7 @@ async fn chosen_rows(
             values.push((row.slot, value));
             next = next.next();
         }
-        // Beyond its watermark there is nothing to wait for.
+        // Above the watermark there are no rows to wait for.
         if next >= to || next >= chosen_to {
             return Ok(());
         }

@@ -1,10 +1,10 @@
-//! The core's time: since this process began to drive it, and how much of that the process stood still.
+//! The core's time: time since this process began to drive the core, and stalls of the process.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Counts from the moment it was made. Copies count alike.
+/// Counts from creation. Copies count alike.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(Instant);
 
@@ -20,8 +20,8 @@ impl Clock {
     }
 }
 
-/// How long this process stood still, if it did: a wake-up that was due at `due` came more than a quarter of the leader
-/// timeout later. A stopped process, a paused machine and a starved processor look alike.
+/// Duration of a stall of this process, if any: a wake-up due at `due` came more than a quarter of the leader timeout
+/// late. A stopped process, a paused machine and a starved processor look alike.
 pub(crate) fn stood_still(due: Option<Instant>, now: Instant, leader_timeout: Duration) -> Option<Duration> {
     let late = now.saturating_duration_since(due?);
     (late > leader_timeout / 4).then_some(late)

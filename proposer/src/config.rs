@@ -1,4 +1,4 @@
-//! What a proposer is told at its start.
+//! The proposer's flags, and the resulting configuration.
 
 use std::time::Duration;
 
@@ -15,24 +15,23 @@ pub struct Args {
     #[command(flatten)]
     acceptors: AcceptorsArg,
 
-    /// Where to listen, and how others find it.
+    /// Listen address, and the URL for other processes
     #[command(flatten)]
     pub listen: ListenArgs<7101>,
 
-    /// How long a leader may be silent before another proposer campaigns, with its unit; 20ms to 60s, and the same for all
-    /// proposers
+    /// Silence of the leader before another proposer campaigns, with a unit; 20ms to 60s, the same for all proposers
     ///
-    /// Must be longer than machines stand still and packets are late. Slow disks do not count: commands wait for them, and
-    /// the leader stays.
+    /// Must be longer than pauses of machines and delays of packets. Slow disks do not count: commands wait, and the
+    /// leader stays.
     #[arg(long, env = "PAXOS_LEADER_TIMEOUT", value_name = "DURATION", default_value = "200ms",
           value_parser = parse_leader_timeout)]
     leader_timeout: Duration,
 
-    /// Where its metrics and probes are.
+    /// Address of metrics and probes
     #[command(flatten)]
     pub metrics: MetricsArgs<8101>,
 
-    /// How the process runs.
+    /// How the process runs
     #[command(flatten)]
     pub runtime: RuntimeArgs,
 }
@@ -45,16 +44,16 @@ fn parse_leader_timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// What [`run`](crate::run) needs.
+/// Settings of [`run`](crate::run).
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the acceptors are.
+    /// URLs of the acceptors.
     pub acceptors: Vec<Address>,
-    /// How others find this process.
+    /// Listen address, and the URL for other processes.
     pub listen: ListenArgs<7101>,
-    /// How long a leader may be silent.
+    /// Silence of the leader before another proposer campaigns.
     pub leader_timeout: Duration,
-    /// Where its metrics and probes are served.
+    /// Listen address of metrics and probes.
     pub metrics: MetricsListen,
 }
 

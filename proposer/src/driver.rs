@@ -1,4 +1,4 @@
-//! Drives the core: feeds it what comes in, and carries out what it decides. One task owns it.
+//! Drives the core: passes inputs in and carries out effects. One task owns the core.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -45,32 +45,32 @@ mod streams;
 
 pub(crate) use crate::view::View;
 
-/// Inputs taken before the core's effects are carried out: a batch forms of what came in together, and timers are
-/// looked at in between.
+/// Maximum inputs taken between two rounds of effects. Inputs that arrive together form a batch, and timers are checked
+/// between rounds.
 const INPUTS_PER_TURN: usize = 1_024;
 
-/// How long a leader that stops may take to see through what is in flight.
+/// Maximum time for a stopping leader to complete the commands in flight.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
-/// Bytes of commands on their way to another proposer; more are refused as overload.
+/// Maximum bytes of commands in flight to another proposer. Beyond the limit commands are refused as overload.
 const FORWARDING_BYTES_MAX: usize = 64 << 20;
 
-/// What the driver is told.
+/// Inputs of the driver.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// Straight to the core.
+    /// Passed to the core unchanged.
     Core(Event),
-    /// What an acceptor told, and as of which of its commits.
+    /// Report of an acceptor, with the acceptor's commit at that time.
     Told(Stamp, Event),
-    /// An acceptor has shown its runs, and its link is open. `None`: too few other acceptors reported their tables.
+    /// An acceptor has shown its runs, and the link is open. `None`: too few other acceptors reported tables.
     Introduced(Event, Option<Open>),
-    /// It broke.
+    /// The link broke.
     Closed(AcceptorUuid),
     /// From the `Accept` stream of this ballot to an acceptor.
     Stream(AcceptorUuid, Ballot, stream::Told),
-    /// A command came in.
+    /// A new command.
     Request(Request),
-    /// What became of a forwarded command.
+    /// Result of a forwarded command.
     Forwarded(Pending, Forwarded),
 }
 
@@ -78,9 +78,9 @@ pub(crate) enum Input {
 #[derive(Debug)]
 struct Link {
     open: Open,
-    /// Its watermark, as it last told.
+    /// The acceptor's watermark in the last report.
     chosen_to: Slot,
-    /// As it last told, a leader is there, and nothing waits to be chosen.
+    /// By the acceptor's last report, a leader is present, and nothing waits to be chosen.
     is_calm: bool,
 }
 
@@ -94,13 +94,13 @@ pub(crate) struct Driver {
     clock: Clock,
     views: watch::Sender<View>,
     viewed_at: Instant,
-    /// When the log last said that this process stood still.
+    /// Time of the last log line about a stall of this process.
     stood_still_at: Option<Instant>,
     timers: Timers,
     traces: Traces,
     metrics: Instruments,
     links: BTreeMap<AcceptorUuid, Link>,
-    /// Where acceptors were last found, for the streams to them.
+    /// Last known places of the acceptors, for the streams.
     places: BTreeMap<AcceptorUuid, watch::Sender<Place>>,
     streams: Streams,
     /// See [`link::Context`].
@@ -110,10 +110,10 @@ pub(crate) struct Driver {
     waiting: Waiting,
     forwarders: HashMap<Address, Forwarder>,
     forwarding_bytes: usize,
-    /// Commands that found no leader at the other end: they are handed in again a little later.
+    /// Commands whose forwarding found no leader; handed in again after a short delay.
     returned: Vec<Pending>,
     hand_in_at: Option<Instant>,
-    /// Set once the stop has begun: when to stop waiting for the hand-over.
+    /// Deadline of the hand-over; set once the stop has begun.
     stop_at: Option<Instant>,
     handed_over: bool,
     halted: Option<String>,
@@ -160,7 +160,7 @@ impl Driver {
     /// Runs until everything is handed over after the stop has begun.
     ///
     /// # Errors
-    /// When a part that it cannot do without has ended.
+    /// When an indispensable part has ended.
     pub(crate) async fn run(
         mut self,
         inputs: mpsc::Sender<Input>,
@@ -177,7 +177,7 @@ impl Driver {
                 .flatten()
                 .min();
             let input = tokio::select! {
-                // Receiving is cancel safe, and the others only wait.
+                // Receiving is cancel safe, and the other arms only wait.
                 input = inbox.recv() => input,
                 () = sleep_until(wake_at) => None,
                 () = shutdown.begun(), if self.stop_at.is_none() => None,
@@ -191,7 +191,7 @@ impl Driver {
                 self.stop_at = Some(woken_at + HAND_OVER_MAX);
                 self.core.handle(Event::Resigned);
             }
-            // Before a timer fires, everything that has come in is taken in: the core may judge by what is missing.
+            // All pending inputs come before a due timer: the core may draw conclusions from missing inputs.
             let is_due = self.timers.next().is_some_and(|at| at <= woken_at);
             let budget = if is_due { inbox.len() } else { INPUTS_PER_TURN };
             let more = std::iter::from_fn(|| inbox.try_recv().ok()).take(budget);
@@ -224,7 +224,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Whether everything is handed over, and nobody waits for what the leader makes of a forwarded command.
+    /// Whether everything is handed over, and no caller waits for the result of a forwarded command.
     fn is_done(&self) -> bool {
         self.handed_over && self.forwarding_bytes == 0 && self.returned.is_empty()
     }
@@ -276,10 +276,10 @@ impl Driver {
         }
     }
 
-    /// An acceptor told something, as of one of its commits.
+    /// Takes a report of an acceptor, with the acceptor's commit at that time.
     fn told(&mut self, stamp: Stamp, event: Event) {
         if self.run_of(stamp.acceptor) != Some(stamp.run) {
-            // It has shown its runs again since, or must do so.
+            // The acceptor has introduced itself again since then, or must do so.
             return;
         }
         if let Event::Reported { acceptor, word, .. } = &event
@@ -299,7 +299,7 @@ impl Driver {
         self.traces.settle(&self.core);
     }
 
-    /// Has acceptors asked more often while this proposer may have to campaign, and at once when that begins.
+    /// Makes the links ask acceptors more often while this proposer may have to campaign, and at once when this begins.
     fn watch(&self) {
         let is_watchful = match self.core.phase() {
             Phase::Standby => {
@@ -320,7 +320,7 @@ impl Driver {
         self.watchful.send_modify(|_| {});
     }
 
-    /// Bytes of answers that are not whole yet: they show that an acceptor is there.
+    /// Notes arriving bytes of incomplete answers: such bytes prove an acceptor alive.
     fn notice_bytes(&mut self) {
         for (&acceptor, link) in &self.links {
             if link.open.arrivals.take() {
@@ -409,7 +409,7 @@ impl Driver {
     }
 }
 
-/// Whether, by an acceptor's word, a leader is there, and nothing waits to be chosen.
+/// Whether, by an acceptor's report, a leader is present, and nothing waits to be chosen.
 fn is_calm(word: &Word, leader_timeout: Duration) -> bool {
     let heard = &word.heard;
     let is_there = !heard.resigned && heard.ended.is_none() && heard.silent < leader_timeout;

@@ -1,5 +1,5 @@
-//! Finds the cluster behind the acceptors' addresses, or makes blank acceptors one. Decisions are
-//! [`paxos::forming`](paxos_common::paxos::forming)'s.
+//! Finds the cluster behind the acceptors' addresses, or forms a cluster of blank acceptors. The decisions are made by
+//! [`paxos::forming`](paxos_common::paxos::forming).
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -17,22 +17,22 @@ use paxos_common::{
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient, form_request::Step};
 use tonic::{Code, transport::Channel};
 
-/// How long an acceptor may take to answer: it commits to disk before it does.
+/// Maximum time for an acceptor's answer, with a commit to disk included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A formed cluster, and the way to it.
+/// A formed cluster and the acceptors' addresses.
 #[derive(Debug)]
 pub(crate) struct Cluster {
-    /// As the acceptors store it.
+    /// The configuration as stored by the acceptors.
     pub(crate) configuration: Configuration,
-    /// Where to look for the acceptors.
+    /// Addresses of the acceptors.
     pub(crate) addresses: Vec<Address>,
 }
 
-/// Waits until there is a cluster; `None` when the stop begins first.
+/// Waits until a cluster is formed; `None` when the stop begins first.
 ///
 /// # Errors
-/// With exit code 78 when these addresses are no cluster and cannot become one.
+/// With exit code 78 when these addresses are no cluster and cannot become a cluster.
 pub(crate) async fn form(addresses: &[Address], shutdown: &Shutdown) -> Result<Option<Cluster>, Failure> {
     let clients: BTreeMap<Arc<str>, AcceptorClient<Channel>> = addresses
         .iter()
@@ -59,7 +59,7 @@ pub(crate) async fn form(addresses: &[Address], shutdown: &Shutdown) -> Result<O
                         disk and is not counted; it cannot be replaced in this release");
                 }
                 let step = Step::Complete(pb::Configuration::from(&configuration));
-                // Nobody needs to wait for these: one formed member proves that all have stored the list.
+                // No need to wait for these answers: one formed member proves that all members have stored the list.
                 ask(&clients, &complete, Some(&step)).await;
                 tracing::info!(cluster = %configuration.cluster_id(), "cluster is formed");
                 return Ok(Some(Cluster {
@@ -81,7 +81,8 @@ pub(crate) async fn form(addresses: &[Address], shutdown: &Shutdown) -> Result<O
         for (address, answer) in ask(&clients, &targets, step.as_ref()).await {
             match answer {
                 Ok(report) => forming.report(report),
-                // Its list differs, or it is none of ours: what it holds is asked for, and the core says how they differ.
+                // The acceptor's list differs, or the acceptor is foreign. A call without a step reads the acceptor's
+                // state, and the core reports the difference.
                 Err(status) if status.code() == Code::FailedPrecondition => {
                     tracing::warn!(%address, reason = status.message(), "an acceptor refuses to form a cluster with us");
                     let asked = ask(&clients, &[Arc::clone(&address)], None).await;
@@ -110,7 +111,7 @@ pub(crate) async fn form(addresses: &[Address], shutdown: &Shutdown) -> Result<O
     }
 }
 
-/// Sends one step, or none, to some acceptors at once.
+/// Sends one step, or none, to several acceptors at once.
 async fn ask(
     clients: &BTreeMap<Arc<str>, AcceptorClient<Channel>>,
     targets: &[Arc<str>],

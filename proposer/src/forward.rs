@@ -1,4 +1,4 @@
-//! A standby's commands on their way to the leader: one stream to each leading proposer, marked as forwarded.
+//! Forwards a standby's commands to the leader: one stream to each leading proposer, marked as forwarded.
 
 use std::{collections::HashMap, error::Error as _, pin::pin, time::Duration};
 
@@ -21,27 +21,27 @@ use tonic::Code;
 
 use crate::driver::Input;
 
-/// Commands forwarded and not answered: as many as a leader takes of one stream.
+/// Maximum number of forwarded commands without an answer: the limit of a leader for one stream.
 const FORWARDS_MAX: usize = 2_048;
 
-/// How long the leader may take to open the stream.
+/// Maximum time for the leader to open the stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A leader that was succeeded is asked this often whether it lives while it owes answers, and has as long to reply.
+/// Interval of the probes to a former leader with open answers, and timeout of each probe.
 const FORMER_PROBE: Duration = Duration::from_millis(250);
 
-/// Probes in a row that a former leader leaves unanswered before what it owes is given up.
+/// Consecutive unanswered probes after which the open answers of a former leader are given up.
 const FORMER_PROBES_MAX: u32 = 2;
 
-/// How often an opening looks whether another leads by now.
+/// Interval of an opening's checks for a new leader.
 const OPENING_LOOK: Duration = Duration::from_millis(50);
 
-/// What became of a forwarded command.
+/// Result of a forwarded command.
 #[derive(Debug)]
 pub(crate) enum Forwarded {
-    /// The leader's word, or that we do not know.
+    /// The leader's outcome, or an unknown outcome.
     Told(Outcome),
-    /// It did not reach a leader: it may be handed in again.
+    /// The command did not reach a leader and may be handed in again.
     Returned,
 }
 
@@ -52,18 +52,18 @@ pub(crate) struct Forwarder {
 }
 
 impl Forwarder {
-    /// Opens a stream in the background. What was certainly not proposed comes back as an [`Input::Forwarded`], and
-    /// so do all outcomes.
+    /// Opens a stream in the background. Outcomes, and commands certainly not proposed, come back as an
+    /// [`Input::Forwarded`].
     pub(crate) fn open(address: Address, inputs: mpsc::Sender<Input>) -> Self {
         let (outbox, inbox) = mpsc::channel(FORWARDS_MAX);
         tokio::spawn(forward(address, inbox, inputs));
         Self { outbox }
     }
 
-    /// Sends a command on.
+    /// Forwards a command.
     ///
     /// # Errors
-    /// Gives it back when the stream is broken or full.
+    /// Returns the command when the stream is broken or full (`true`: full).
     pub(crate) fn send(&self, pending: Pending, deadline: Option<Instant>) -> Result<(), (Pending, bool)> {
         self.outbox
             .try_send((pending, deadline))
@@ -84,10 +84,10 @@ async fn forward(
     let mut unread = false;
     if let Err(status) = relayed {
         tracing::debug!(%address, reason = status.message(), "the stream to the leader broke");
-        // A proposer that stops says so when it has answered all that it had read.
+        // A stopping proposer sends this status after answering every command read before.
         unread = status::fate_of(&status) == Some(Fate::NotProposed);
     }
-    // Nothing more is taken; what waits in the channel was never sent.
+    // Nothing more is taken; commands left in the channel were never sent.
     inbox.close();
     let unsent =
         std::iter::from_fn(|| inbox.try_recv().ok()).map(|(pending, _)| (pending, Forwarded::Returned));
@@ -103,8 +103,8 @@ async fn forward(
     }
 }
 
-/// Sends what comes in and passes on what comes back, until the stream breaks, or nothing more is to be sent and all
-/// that was is answered.
+/// Sends commands and passes on their outcomes, until the stream breaks, or until nothing more is to be sent and every
+/// sent command is answered.
 async fn relay(
     address: &Address,
     inbox: &mut mpsc::Receiver<(Pending, Option<Instant>)>,
@@ -119,7 +119,7 @@ async fn relay(
     let mut answers = tokio::select! {
         // Cancelled only when nothing was sent.
         opened = opening => opened.map_err(|_| tonic::Status::unavailable("no answer"))??.into_inner(),
-        // Cancel safe: it only looks.
+        // Cancel safe: `closed` only checks.
         () = closed(inbox) => return Err(tonic::Status::unavailable("another proposer leads by now")),
     };
     let mut requests = Some(requests);
@@ -129,17 +129,17 @@ async fn relay(
             // Receiving from a channel and from a stream are cancel safe.
             next = inbox.recv(), if requests.is_some() && open.len() < FORWARDS_MAX => {
                 let (Some((pending, deadline)), Some(sender)) = (next, &requests) else {
-                    // Another leads by now. What was sent is still answered by this one.
+                    // A new proposer leads by now. Sent commands are still answered by this leader.
                     requests = None;
                     continue;
                 };
                 let tag = pending.request.0;
-                // The channel holds as many as may be open, so a full one is a broken one.
+                // The channel has room for every open command, so a full channel is a broken channel.
                 if sender.try_send(request(&pending, deadline)).is_ok() {
                     open.insert(tag, pending);
                     continue;
                 }
-                // Never sent. What becomes of the others, the end of the answers tells.
+                // Never sent. The fate of all other commands follows from the end of the answers.
                 requests = None;
                 (pending, Forwarded::Returned)
             }
@@ -148,8 +148,8 @@ async fn relay(
                 let Some(pending) = open.remove(&answer.tag) else { continue };
                 (pending, read(answer.answer))
             }
-            // Not cancelled by the other arms: it is polled on. A leader that was succeeded may stand still for as long
-            // as it likes, and nothing that it owes becomes known before.
+            // Not cancelled by the other arms: the same future is polled on. Without the probes, a stalled former
+            // leader would keep outcomes open for any length of time.
             () = &mut stopped, if requests.is_none() => {
                 return Err(tonic::Status::unavailable("the former leader does not answer any more"));
             }
@@ -161,15 +161,15 @@ async fn relay(
     Ok(())
 }
 
-/// Returns once nothing more can be handed in: another proposer leads.
+/// Returns once the channel accepts no more commands: a new proposer leads.
 async fn closed(inbox: &mpsc::Receiver<(Pending, Option<Instant>)>) {
     while !inbox.is_closed() {
         sleep(OPENING_LOOK).await;
     }
 }
 
-/// Returns once the proposer at `address` leaves several probes in a row unanswered, on a connection of their own. One
-/// that is slow answers them.
+/// Returns once the proposer at `address` leaves several consecutive probes unanswered, on a separate connection. A
+/// slow proposer answers the probes.
 async fn stopped(address: &Address) {
     let mut unanswered = 0;
     while unanswered < FORMER_PROBES_MAX {
@@ -177,7 +177,7 @@ async fn stopped(address: &Address) {
         let mut client = ProposerClient::new(connect_lazy(address));
         unanswered = match timeout(FORMER_PROBE, client.status(pb::ProposerStatusRequest {})).await {
             Ok(Ok(_)) => 0,
-            // An error that the proposer itself sent is an answer; the transport's own errors have a source.
+            // An error sent by the proposer itself is an answer; the transport's own errors have a source.
             Ok(Err(status)) if status.source().is_none() => 0,
             Ok(Err(_)) | Err(_) => unanswered + 1,
         };
@@ -188,7 +188,7 @@ fn request(pending: &Pending, deadline: Option<Instant>) -> pb::ProposeStreamReq
     let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()).as_millis());
     pb::ProposeStreamRequest {
         tag: pending.request.0,
-        // It was encoded by this very process, so it decodes; an empty one would be refused by the leader.
+        // This process encoded the command, so decoding succeeds; the leader would refuse an empty command.
         command: wire::command::decode(&pending.command).ok(),
         timeout_ms: left.map_or(0, |left| u32::try_from(left.max(1)).unwrap_or(u32::MAX)),
         traceparent: String::from_utf8_lossy(&pending.traceparent).into_owned(),
@@ -228,7 +228,7 @@ mod tests {
     use tokio_stream::wrappers::TcpListenerStream;
     use tonic::{Request, Response, Status, Streaming};
 
-    /// Answers each request in turn; after so many it closes the stream, as a leader that stops does.
+    /// Answers each request in turn. After `answers` requests the stream is closed like a stopping leader's.
     struct Leader {
         answers: usize,
     }
@@ -304,7 +304,7 @@ mod tests {
         let mut forwarder = Some(forwarder);
         for _ in 0..3 {
             let input = inbox.recv().await;
-            // The stream is open, and another leads by now.
+            // The stream is open, and a new proposer leads by now.
             drop(forwarder.take());
             assert!(
                 matches!(
@@ -321,7 +321,7 @@ mod tests {
         let (inputs, mut inbox) = mpsc::channel(16);
         let forwarder = Forwarder::open(leader(2).await, inputs);
         for number in 0..5 {
-            // One that is told so at once is handed in again, too.
+            // A command refused at once is handed in again, too.
             let _ = forwarder.send(pending(number), None);
         }
         let mut told = Vec::new();

@@ -1,10 +1,10 @@
 //! The proposer: takes commands and has them ordered.
 //!
-//! [`run`] finds or forms the cluster behind the acceptors' addresses (`formation`), and drives the core of
-//! [`paxos_common::paxos::proposer`] (`driver`), which decides everything. To every acceptor it keeps a link: what it
-//! shows of itself, and `Attach` (`link`; `ask` for calls now and then). A candidate and a leader have an `Accept` stream
-//! to every acceptor besides, on a connection of its own (`stream`). Callers come in through `service`; a standby's
-//! commands go out through `forward`.
+//! [`run`] finds or forms the cluster behind the acceptors' addresses (`formation`). Then the driver (`driver`) runs
+//! the core of [`paxos_common::paxos::proposer`]; the core makes all decisions. The proposer keeps a link to every
+//! acceptor: reports about itself, and `Attach` (`link`; `ask` for occasional calls). A candidate or leader also has an
+//! `Accept` stream to every acceptor, on a separate connection (`stream`). Callers come in through `service`; a
+//! standby's commands go out through `forward`.
 //!
 //! ```text
 //! service ──▶ driver ─┬─▶ link (one per acceptor) ──────────────┬─▶ acceptors
@@ -53,17 +53,17 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{Args, Config};
 
-/// How long a stop may take: to see what is in flight through, and to tell the acceptors.
+/// Maximum time of a stop: to complete the work in flight, and to notify the acceptors.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// Requests and answers on their way to the driver: enough that it always finds a batch, and few enough that callers
-/// feel a full core at once.
+/// Maximum number of requests and answers in flight to the driver: enough to form a batch at any time, and few enough
+/// to show a full core to callers at once.
 const INPUTS_MAX: usize = 4_096;
 
 /// Runs a proposer on a bound listener until the stop begins.
 ///
 /// # Errors
-/// With exit code 78 when the acceptors are no cluster and cannot become one; with 70 for faults of ours.
+/// With exit code 78 when the acceptors are no cluster and cannot become a cluster; with 70 for faults of ours.
 pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> Result<(), Failure> {
     let local = listener.local_addr().map_err(Failure::internal)?;
     let address = config.listen.advertised(local)?;
@@ -97,8 +97,8 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     let name = <ProposerServer<service::Service> as tonic::server::NamedService>::NAME;
     let (server, health) = Server::new(listener, name, routes).await?;
 
-    // The service answers UNAVAILABLE until there is a cluster. It stops after the driver, so that what is in flight
-    // can still be answered.
+    // The service answers UNAVAILABLE until the cluster is formed. The service stops after the driver, so requests in
+    // flight can still be answered.
     let serving = Shutdown::new(&CancellationToken::new());
     let server = server.traced(tracer.clone()).measured(&metrics);
     serving.spawn_vital("server", server.run(serving.clone()));
@@ -129,7 +129,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
             .await
     };
     let result = tokio::select! {
-        // Each arm ends the role: what the other was doing is no longer wanted.
+        // Each arm ends the role: the other arm's work is no longer wanted.
         result = core => result,
         () = serving.begun() => Ok(()),
     };

@@ -1,4 +1,4 @@
-//! The link to one acceptor: its introduction and a standing `Attach` stream, opened again whenever it breaks.
+//! The link to one acceptor: the introduction and a standing `Attach` stream, reopened after each break.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -40,36 +40,37 @@ mod introduction;
 
 use introduction::{Others, ask_others, client, introduce};
 
-/// How long an acceptor may take to say who it is, and to open a stream.
+/// Maximum time for an acceptor to introduce itself, and to open a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often a proposer reports that is not watchful, unless half of the leader timeout is longer. Each report wakes both
-/// processes, and acceptors say at once what changes.
+/// Report interval of a calm (not watchful) proposer, unless half of the leader timeout is longer. Each report wakes
+/// both processes, and acceptors report changes at once.
 const CALM_REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Longest time that a stop waits for an acceptor to take the last report.
+/// Maximum wait of a stop for an acceptor to take the last report.
 const LEAVING_MAX: Duration = Duration::from_millis(200);
 
-/// Reports whose time of sending is remembered. An answer to an older one is as old as the connection.
+/// Maximum number of reports with a remembered time of sending. An answer to an older report is as old as the
+/// connection.
 const REPORTS_REMEMBERED: usize = 64;
 
-/// A link that was open that long has lasted: the next waits are short again. An acceptor that is not counted is asked to
-/// show its runs again and again; that link never lasts.
+/// Open time after which a link has lasted: the next waits are short again. An uncounted acceptor must show its runs
+/// repeatedly, on links that never last.
 const LASTING: Duration = Duration::from_secs(1);
 
-/// What all links of a proposer share.
+/// Shared by all links of a proposer.
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
     pub(crate) cluster: ClusterId,
-    /// For an acceptor that was away when its cluster was formed.
+    /// For an acceptor absent at the formation of the cluster.
     pub(crate) configuration: Arc<Configuration>,
     /// The connections to all acceptors.
     pub(crate) channels: Arc<BTreeMap<Address, Channel>>,
     pub(crate) proposer: ProposerId,
-    /// Where others find this proposer.
+    /// URL of this proposer for other processes.
     pub(crate) address: Address,
     pub(crate) leader_timeout: Duration,
-    /// Changes when a report is to be sent at once. True: this proposer may campaign soon, and needs fresh answers.
+    /// Changes when a report must be sent at once. True: this proposer may campaign soon, and needs fresh answers.
     pub(crate) watchful: watch::Receiver<bool>,
     pub(crate) clock: Clock,
     pub(crate) inputs: mpsc::Sender<Input>,
@@ -82,34 +83,34 @@ pub(crate) struct Context {
 #[derive(Clone, Debug)]
 pub(crate) struct Open {
     pub(crate) address: Address,
-    /// For calls beside the streams. Bytes of their answers are noticed.
+    /// For calls beside the streams. Arriving bytes of the answers are noted in `arrivals`.
     pub(crate) client: AcceptorClient<Watched<Channel>>,
     pub(crate) arrivals: Arrivals,
     pub(crate) acceptor: AcceptorUuid,
     /// The operator's name for the acceptor, for traces.
     pub(crate) id: Arc<str>,
-    /// The run in which the acceptor introduced itself. An answer from another run is not counted.
+    /// The run of the acceptor's introduction. An answer from a different run is not counted.
     pub(crate) run: RunNumber,
     /// Cancelled when the acceptor must show its runs again.
     pub(crate) reopen: CancellationToken,
 }
 
 impl Context {
-    /// Other acceptors that must report their tables before a new run of an acceptor counts.
+    /// Number of table reports required from other acceptors before a new run of an acceptor counts.
     fn others_needed(&self) -> usize {
         Guard::new(self.configuration.quorums()).others_needed()
     }
 }
 
 impl Open {
-    /// Says in the span of a call whom the call goes to.
+    /// Names the called acceptor in the span of a call.
     pub(crate) fn name(&self, span: &mut Span) {
         span.peer(&self.address);
         span.set(names::ACCEPTOR, self.id.to_string());
     }
 }
 
-/// Why a link is not open.
+/// Reason for a link that is not open.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Broken {
     #[error("it does not answer")]
@@ -158,10 +159,10 @@ impl Broken {
     }
 }
 
-/// An acceptor that is away for longer needs a person.
+/// Time without a connection after which an acceptor needs a person.
 const AWAY_LONG: Duration = Duration::from_secs(30);
 
-/// What was logged last of an acceptor that is not connected.
+/// The last log line about an acceptor without a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Logged {
     Lost,
@@ -169,7 +170,7 @@ enum Logged {
     Refused,
 }
 
-/// Keeps the way to the acceptor at `address` open until `stop`.
+/// Keeps the link to the acceptor at `address` open until `stop`.
 pub(crate) async fn keep(address: Address, context: Context, stop: CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
     let mut witnessed = None;
@@ -182,7 +183,7 @@ pub(crate) async fn keep(address: Address, context: Context, stop: CancellationT
             Err(broken) => broken,
         };
         if matches!(broken, Broken::Distrusted) {
-            // The core may require new tables of the others.
+            // The core may require new tables from the other acceptors.
             witnessed = None;
         }
         if opened_at.is_some_and(|at| at.elapsed() >= LASTING) {
@@ -190,14 +191,15 @@ pub(crate) async fn keep(address: Address, context: Context, stop: CancellationT
             logged = None;
             away_since = Instant::now();
         }
-        // Once for each time that it goes away, or comes back as what it must not be: what lasts fills no log.
+        // Logged once for each loss of the acceptor, and once for each return as an acceptor to refuse. A lasting state
+        // does not fill the log.
         let now = match broken.is_refusal() {
             true => Logged::Refused,
             false if away_since.elapsed() < AWAY_LONG => Logged::Lost,
             false => Logged::AwayLong,
         };
         if matches!(broken, Broken::Distrusted) {
-            // The core tells people when an acceptor is refused.
+            // The core logs the refusal of an acceptor.
             tracing::debug!(%address, reason = %broken, "the link is opened again");
         } else if logged.replace(now) != Some(now) {
             match now {
@@ -220,8 +222,8 @@ pub(crate) async fn keep(address: Address, context: Context, stop: CancellationT
     }
 }
 
-/// Opens `Attach` and forwards its messages, until the stream breaks (an error) or `stop`. `witnessed` is the acceptor's run
-/// for which the others were asked.
+/// Opens `Attach` and forwards its messages, until the stream breaks (an error) or `stop`. `witnessed` is the run of
+/// the acceptor for which the other acceptors were asked.
 async fn serve(
     address: &Address,
     context: &Context,
@@ -319,7 +321,7 @@ async fn serve(
             () = reopen.cancelled() => break Broken::Distrusted,
             () = stop.cancelled() => {
                 if context.shutdown.has_begun() && !context.shutdown.has_failed() {
-                    // Longer, and the acceptor lists this proposer as departed for a while.
+                    // After a longer wait, the acceptor lists this proposer as departed for a while.
                     let _ = timeout(LEAVING_MAX, leave(&reports, words, context)).await;
                 }
                 return Ok(());
@@ -347,17 +349,17 @@ fn until_next(now: Duration, interval: Duration) -> Duration {
     interval.saturating_sub(Duration::from_nanos(u64::try_from(into).unwrap_or(u64::MAX)))
 }
 
-/// The reports of one stream, and when each was sent.
+/// The reports of a stream, each with the time of sending.
 #[derive(Debug)]
 struct Reports {
-    /// Who receives them.
+    /// The receiver of the reports.
     acceptor: AcceptorUuid,
     outbox: mpsc::Sender<pb::AttachRequest>,
     /// The number of the last report.
     last: u64,
     /// Ascending, and without a gap up to `last`.
     sent: VecDeque<(u64, Duration)>,
-    /// The acceptor numbers its answers, and so says at once when the leader is gone.
+    /// The acceptor numbers the answers, and so reports the loss of the leader at once.
     is_numbered: bool,
 }
 
@@ -372,9 +374,9 @@ impl Reports {
         }
     }
 
-    /// When the next report is due. The links of a proposer report at the same moments, so that it wakes once for all.
+    /// Time of the next report. The links of a proposer report at the same moments: a single wake-up serves all links.
     fn next(&self, context: &Context) -> Instant {
-        // Twice in the time in which an answer is fresh.
+        // Two reports in the time in which an answer is fresh.
         let interval = match context.leader_timeout / 2 {
             interval if *context.watchful.borrow() || !self.is_numbered => interval,
             interval => interval.max(CALM_REPORT_INTERVAL),
@@ -382,10 +384,10 @@ impl Reports {
         Instant::now() + until_next(context.clock.now(), interval)
     }
 
-    /// Sends a report, unless the last one still waits to be sent: then the next tick will do.
+    /// Sends a report, unless the last report still waits to be sent: then the next tick is enough.
     fn send(&mut self, context: &Context) {
         let number = self.last + 1;
-        // Taken before the report is on its way: what answers it is no older.
+        // Read before the report leaves: an answer to the report is no older.
         let now = context.clock.now();
         if self
             .outbox
@@ -404,12 +406,12 @@ impl Reports {
         }
     }
 
-    /// When the report was sent that this answer has taken in. An older acceptor does not number its answers: the last
-    /// report is what they answer.
+    /// Time of sending of the answered report. An older acceptor sends answers without numbers: such an answer is
+    /// matched to the last report.
     fn answered(&mut self, number: u64) -> Duration {
         self.is_numbered = number > 0;
         let number = if number == 0 { self.last } else { number };
-        // An answer may come again when something changes there, so the report itself is kept.
+        // A change at the acceptor may repeat an answer, so the report itself is kept.
         while self.sent.front().is_some_and(|&(first, _)| first < number) {
             self.sent.pop_front();
         }
@@ -420,8 +422,8 @@ impl Reports {
     }
 }
 
-/// Every answer must come from the acceptor that the link was opened to, in the run in which it showed its runs: a call
-/// may have found a process that was started since, on another disk.
+/// Checks the sender of an answer: the link's acceptor, in the run of its introduction. A call may have found a process
+/// started since then, on a different disk.
 pub(crate) fn check(
     stamp: Option<&pb::Stamp>,
     (acceptor, run): (AcceptorUuid, RunNumber),

@@ -1,4 +1,4 @@
-//! What a proposer counts and measures, and when it is ready.
+//! The proposer's metrics and readiness.
 
 use paxos_common::{
     metrics::{Counter, Metrics, Reason, Sizes},
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::view::View;
 
-/// What became of commands, in the order of [`Instruments::proposals`].
+/// Outcomes of commands, in the order of [`Instruments::proposals`].
 const OUTCOMES: [&str; 7] = [
     "chosen",
     "unknown",
@@ -33,7 +33,7 @@ const STEP_DOWN_REASONS: [&str; 4] = ["rejected", "alone", "distrusted", STOPPIN
 
 const STOPPING: &str = "stopping";
 
-/// What the driver counts.
+/// The driver's counters.
 #[derive(Debug)]
 pub(crate) struct Instruments {
     proposals: [Counter; OUTCOMES.len()],
@@ -41,7 +41,7 @@ pub(crate) struct Instruments {
     batch_bytes: Sizes,
     campaigns: [Counter; CAMPAIGN_REASONS.len()],
     step_downs: [Counter; STEP_DOWN_REASONS.len()],
-    /// The ballot of the last reign whose end is counted.
+    /// The ballot of the last reign with a counted end.
     ended: Ballot,
     prepare_rejections: Counter,
     accept_rejections: Counter,
@@ -50,7 +50,7 @@ pub(crate) struct Instruments {
 }
 
 impl Instruments {
-    /// Shows what the view shows, too.
+    /// Registers the counters, and gauges of the view.
     pub(crate) fn new(metrics: &Metrics, view: &watch::Receiver<View>) -> Self {
         show(metrics, view);
         let [prepare_rejections, accept_rejections] = metrics.counters(
@@ -116,7 +116,7 @@ impl Instruments {
         counter.increment();
     }
 
-    /// An acceptor told something.
+    /// An acceptor's report arrived.
     pub(crate) fn heard(&self, event: &Event) {
         if matches!(event, Event::PrepareRejected { .. }) {
             self.prepare_rejections.increment();
@@ -133,7 +133,7 @@ impl Instruments {
         }
     }
 
-    /// A message goes to an acceptor. Each batch in it is counted once, however many acceptors it goes to.
+    /// A message goes to an acceptor. Each batch in the message is counted once, for any number of receivers.
     pub(crate) fn sending(&mut self, accept: &Accept, core: &Proposer) {
         let Phase::Leading(lead) = core.phase() else {
             return;
@@ -147,7 +147,7 @@ impl Instruments {
             }
             self.batches_to.1 = slot.next();
             let commands = lead.requests(*slot).len();
-            // What others proposed before, and no-ops, are no batches of ours.
+            // No-ops, and values of earlier leaders, are no batches of ours.
             if commands > 0 {
                 self.batch_commands.record(commands);
                 self.batch_bytes.record(value.as_bytes().len());
@@ -155,7 +155,7 @@ impl Instruments {
         }
     }
 
-    /// The core says why it campaigns, or why it gives way.
+    /// The core gives the reason for a campaign or for stepping down.
     pub(crate) fn noticed(&mut self, notice: &Notice) {
         match notice {
             Notice::Campaign { .. } => count(&self.campaigns, CAMPAIGN_REASONS, notice.label()),
@@ -169,13 +169,13 @@ impl Instruments {
         }
     }
 
-    /// It stands so now, and stood so when it was last looked at.
+    /// Counts the end of a reign from the previous and the present phase and ballot.
     pub(crate) fn turned(
         &mut self,
         before: (ProposerPhase, Option<Ballot>),
         now: (ProposerPhase, Option<Ballot>),
     ) {
-        // Of a reign that it hands over, the core says nothing.
+        // The core gives no notice of the hand-over of a reign.
         if let (ProposerPhase::Leading, Some(ballot)) = before
             && before != now
             && self.ended != ballot
@@ -186,7 +186,7 @@ impl Instruments {
     }
 }
 
-/// Counts one more for a reason. Reasons without a counter are not counted.
+/// Adds one to a reason's counter. Reasons without a counter are not counted.
 fn count<const N: usize>(counters: &[Counter; N], reasons: [&str; N], reason: &str) {
     if let Some((_, counter)) = reasons.iter().zip(counters).find(|(known, _)| **known == reason) {
         counter.increment();
@@ -233,13 +233,14 @@ fn show(metrics: &Metrics, view: &watch::Receiver<View>) {
     );
 }
 
-/// Whether it can have commands ordered: as the leader, or by the one that it hears of.
+/// Whether this proposer can have commands ordered: as the leader, or through a known leader.
 pub(crate) fn readiness(view: &View) -> Result<(), Reason> {
     let (linked, quorum) = (view.links.len(), view.quorum);
     if view.cluster.is_none() {
         return Err("the cluster is not formed yet, or its acceptors do not answer".into());
     }
-    // Without them it cannot lead; and what the few say of a leader, a candidate that lacks the others says too.
+    // Without a quorum of links this proposer cannot lead. A leader known to the few linked acceptors proves nothing: a
+    // candidate cut off from a quorum gets the same report.
     if linked < quorum {
         return Err(format!("it reaches {linked} of the acceptors; a quorum is {quorum}").into());
     }

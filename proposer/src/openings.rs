@@ -1,10 +1,11 @@
-//! Limits how fast callers open sessions: each one more lets the session expire that was not used for longest.
+//! Limits the rate at which callers open sessions: each opening beyond the maximum expires the least recently used
+//! session.
 //!
-//! At most 65,536 sessions are open. A client needs its own for as long as it waits for an answer, and leaves one that it
-//! has not used for 20 s. Openings as fast as the limits allow expire a session that is not used in
-//! (65,536 − 4,096) / 200 per second = 5 minutes, and from one address in 10 minutes. What an honest fleet needs is far
-//! below: thousands of clients that start together fit the burst, and 100 clients a second from one address may come after
-//! them. The leader sees each opening, so the limits hold for the cluster; what a standby sends on counts as the standby's.
+//! At most 65,536 sessions are open. A client needs a session while waiting for an answer, and leaves the session after
+//! 20 s without use. Openings at the full rate of the limits expire an unused session in (65,536 − 4,096) / 200 per
+//! second = 5 minutes, or in 10 minutes from a single address. An honest fleet needs far less: the simultaneous start
+//! of thousands of clients fits the burst, and 100 clients a second from one address may follow. The leader sees each
+//! opening, so the limits apply to the cluster; commands forwarded by a standby count as the standby's.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -18,14 +19,14 @@ use paxos_common::status;
 use paxos_proto::v1::{self as pb, command::Operation};
 use tonic::Status;
 
-/// Openings a second from one address, and how many at once after a pause.
+/// Limits for one address: openings per second, and openings at once after a pause.
 const OF_ONE: (u32, u32) = (100, 2_048);
-/// The same from all addresses together.
+/// Limits for all addresses together.
 const OF_ALL: (u32, u32) = (200, 4_096);
-/// Addresses that are remembered: beyond it those that are not limited are forgotten.
+/// Maximum number of remembered addresses. Beyond the maximum, addresses with a full allowance are forgotten.
 const ADDRESSES_MAX: usize = 16_384;
 
-/// Who may open sessions now. Cheap to clone; all clones are one.
+/// The rate limits for session openings. Cheap to clone; all clones share the same state.
 #[derive(Clone, Debug)]
 pub(crate) struct Openings {
     of_one: Arc<DefaultKeyedRateLimiter<IpAddr>>,
@@ -42,7 +43,7 @@ impl Default for Openings {
 }
 
 impl Openings {
-    /// Lets a command pass, unless it opens a session and its caller or all callers opened too many.
+    /// Admits a command, unless the command opens a session and the caller or all callers opened too many.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED: nothing was proposed, and a retry succeeds.
@@ -73,7 +74,7 @@ fn quota((each_second, at_once): (u32, u32)) -> Quota {
         .allow_burst(at_once)
 }
 
-/// An IPv6 host can take any address of its network of 64 bits.
+/// An IPv6 host can use any address of a 64-bit network.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -118,7 +119,7 @@ mod tests {
         assert_eq!(refused.code(), Code::ResourceExhausted);
         assert!(retry_delay_of(&refused).is_some());
         assert_eq!(status::fate_of(&refused), Some(status::Fate::NotProposed));
-        // Others are not held up by it, and all together have a limit as well.
+        // Other addresses are not held up, and all addresses together have a limit as well.
         assert!(openings.admit(&opening(), address("10.0.0.2")).is_ok());
         let all: usize = (0..5).map(|host| of_one(&format!("10.0.1.{host}"))).sum();
         assert!(all < 10_000, "{all}");

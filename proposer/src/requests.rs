@@ -1,4 +1,4 @@
-//! Requests that wait for their outcome: who is to be told, and until when.
+//! Requests without an outcome yet: the receiver and the deadline of each.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-/// Draws request ids: never twice in one process.
+/// Draws request ids: never the same id twice in one process.
 #[derive(Debug, Default)]
 pub(crate) struct RequestIds(AtomicU64);
 
@@ -24,27 +24,27 @@ impl RequestIds {
     }
 }
 
-/// Where an outcome goes.
+/// Receiver of an outcome.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    /// A call of its own.
+    /// A unary call.
     Call(oneshot::Sender<Outcome>),
-    /// One of many on a stream. The channel has room for every request that the stream may have open.
+    /// A request on a stream. The channel has room for every request that the stream may have open.
     Stream(mpsc::Sender<(RequestId, Outcome)>),
 }
 
-/// A command on its way to the core, and whom to tell.
+/// A command in flight to the core, with the receiver of the outcome.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) pending: Pending,
     pub(crate) reply: Reply,
-    /// When its caller stops waiting.
+    /// End of the caller's wait.
     pub(crate) deadline: Option<Instant>,
-    /// The span that it came in with, when it is traced.
+    /// The span of a traced request.
     pub(crate) trace: Option<SpanContext>,
 }
 
-/// Requests that are not answered yet.
+/// Requests without an answer yet.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting(HashMap<RequestId, (Reply, Option<Instant>)>);
 
@@ -53,20 +53,20 @@ impl Waiting {
         self.0.insert(request, (reply, deadline));
     }
 
-    /// Whether somebody still waits for it.
+    /// Whether the request's caller still waits.
     pub(crate) fn contains(&self, request: RequestId) -> bool {
         self.0.contains_key(&request)
     }
 
-    /// When its caller stops waiting.
+    /// End of the wait of the request's caller.
     pub(crate) fn deadline(&self, request: RequestId) -> Option<Instant> {
         self.0.get(&request).and_then(|&(_, deadline)| deadline)
     }
 
-    /// Tells the outcome to whoever still waits; the first outcome told is the only one.
+    /// Sends the outcome to a waiting caller. Later outcomes of the request are dropped.
     pub(crate) fn answer(&mut self, request: RequestId, outcome: Outcome) {
         match self.0.remove(&request) {
-            // A caller that has gone does not mind.
+            // A departed caller needs no answer.
             Some((Reply::Call(caller), _)) => drop(caller.send(outcome)),
             Some((Reply::Stream(stream), _)) => drop(stream.try_send((request, outcome))),
             None => {}

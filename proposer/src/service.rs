@@ -1,4 +1,4 @@
-//! The gRPC face of the proposer: checks what comes in, hands it to the driver, and words the answers.
+//! The gRPC service of the proposer: checks requests, hands them to the driver, and words the answers.
 
 use std::{
     borrow::Cow,
@@ -44,10 +44,10 @@ use crate::{
     trace::Traces,
 };
 
-/// Requests of one stream that are not answered: while so many are, no more are read from it.
+/// Maximum number of unanswered requests of one stream; at the limit no more requests are read from the stream.
 const STREAM_REQUESTS_MAX: usize = 4_096;
 
-/// Answers on their way out of one stream: a client that does not read them holds up its own stream alone.
+/// Maximum number of answers in flight out of a stream: a client that does not read delays its own stream alone.
 const STREAM_ANSWERS_MAX: usize = 1_024;
 
 /// The service.
@@ -84,12 +84,12 @@ impl Service {
         }
     }
 
-    /// The acceptors that keep commands waiting; empty when none does.
+    /// The acceptors that delay commands; empty for none.
     fn late(&self) -> String {
         self.views.borrow().late.clone()
     }
 
-    /// A command as the core takes it.
+    /// Makes a command for the core.
     fn pending(
         &self,
         command: Option<pb::Command>,
@@ -126,7 +126,7 @@ impl Proposer for Service {
     ) -> Result<Response<pb::ProposeResponse>, Status> {
         let deadline = deadline(request.metadata());
         let caller = request.remote_addr().map(|address| address.ip());
-        // Where nothing is traced, what others trace is passed on all the same.
+        // With tracing off, the caller's sampled context is passed on.
         let trace = received(request.extensions()).cloned().or_else(|| {
             let context = request
                 .metadata()
@@ -164,7 +164,7 @@ impl Proposer for Service {
             }
         };
         call.answered = true;
-        // A driver that ended without an answer has left the outcome open.
+        // A driver ended without an answer leaves the outcome open.
         let worded = word(outcome.unwrap_or(Outcome::Unknown), expired, || self.late());
         match worded {
             Ok(version) => Ok(Response::new(pb::ProposeResponse {
@@ -246,8 +246,8 @@ impl Proposer for Service {
     }
 }
 
-/// A unary call that is waited for. Dropped before its answer, it takes the command out of the queue again, if the
-/// command is still there.
+/// A unary call during the wait for an outcome. A call dropped before the answer takes the command out of the queue
+/// again, if the command is still there.
 struct Call<'a> {
     request: RequestId,
     inputs: &'a mpsc::Sender<Input>,
@@ -255,9 +255,9 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Has the request answered, one way or the other.
+    /// Requests an answer now, either way.
     async fn cancel(&self) {
-        // A driver that is gone has dropped the reply, which answers too.
+        // An ended driver has dropped the reply; the drop is an answer too.
         let _ = self
             .inputs
             .send(Input::Core(Event::Cancelled(self.request)))
@@ -268,7 +268,7 @@ impl Call<'_> {
 impl Drop for Call<'_> {
     fn drop(&mut self) {
         if !self.answered {
-            // Best effort: a full driver will propose the command, as it may for any caller that goes away.
+            // Best effort: a full driver will propose the command, as for any caller that goes away.
             let _ = self.inputs.try_send(Input::Core(Event::Cancelled(self.request)));
         }
     }
@@ -292,7 +292,7 @@ struct Open {
 }
 
 impl Conversation {
-    /// Until the client has said all and has its answers, or is gone.
+    /// Runs until the client has sent all requests and has all answers, or is gone.
     async fn run(
         mut self,
         mut requests: Streaming<pb::ProposeStreamRequest>,
@@ -309,7 +309,7 @@ impl Conversation {
                     Ok(None) => { more = false; true }
                     Err(status) => {
                         let status = broken_off(status, !self.open.is_empty());
-                        // A client that is gone does not hear it.
+                        // A departed client does not hear the status.
                         let _ = self.answers.send(Err(status)).await;
                         false
                     }
@@ -318,12 +318,13 @@ impl Conversation {
                 () = sleep_until(next_deadline) => self.expire().await,
                 () = self.answers.closed() => false,
                 () = inputs.closed() => {
-                    // The driver has ended, and had answered all that it could.
+                    // The driver has ended, after answering every possible request.
                     while let Ok((request, outcome)) = outcomes.try_recv() {
                         self.answer(request, outcome).await;
                     }
                     if self.open.is_empty() {
-                        // What the client has sent beyond that was never read. One that is gone does not hear it.
+                        // Requests beyond the answered requests were never read. A departed client does not hear the
+                        // status.
                         let _ = self.answers.send(Err(status::stopping())).await;
                     }
                     false
@@ -333,7 +334,7 @@ impl Conversation {
                 break;
             }
         }
-        // What nobody waits for any more need not be proposed.
+        // Commands without a waiting caller need not be proposed.
         for request in self.open.into_keys() {
             let _ = self
                 .service
@@ -359,9 +360,9 @@ impl Conversation {
         let span = self.service.tracer.serve(&incoming, method::PROPOSE_STREAM);
         let trace = match &span {
             Some(span) => Some(span.context().clone()),
-            // Beyond the rate for callers.
+            // Above the rate limit for callers.
             None if self.service.tracer.is_on() => None,
-            // Where nothing is traced, what others trace is passed on all the same.
+            // With tracing off, the caller's sampled context is passed on.
             None => incoming.sampled(),
         };
         let pending = self
@@ -417,7 +418,7 @@ impl Conversation {
         self.send(open.tag, answer).await
     }
 
-    /// Has the requests answered whose time is up.
+    /// Requests an answer now for every request past its deadline.
     async fn expire(&mut self) -> bool {
         let now = Instant::now();
         while let Some(&(at, request)) = self.deadlines.first() {
@@ -452,8 +453,8 @@ impl Conversation {
     }
 }
 
-/// How a stream ends whose requests broke off. What the cause says of a command's fate holds for the message that was
-/// cut off, and not for those that were read before and are not answered yet: whoever hears it would propose them again.
+/// Final status of a stream with requests that broke off. The fate in the cause applies to the message cut off, and not
+/// to commands read before and unanswered: on `NotProposed` a client would propose these again.
 fn broken_off(cause: Status, owes_answers: bool) -> Status {
     if owes_answers {
         Status::new(cause.code(), cause.message())
@@ -462,7 +463,7 @@ fn broken_off(cause: Status, owes_answers: bool) -> Status {
     }
 }
 
-/// An outcome in the words of the contract. `late` names the acceptors that keep commands waiting.
+/// An outcome in the words of the contract. `late` names the acceptors behind a delay.
 fn word(outcome: Outcome, expired: bool, late: impl FnOnce() -> String) -> Result<pb::Version, Status> {
     Err(match outcome {
         Outcome::Chosen(version) => return Ok(version.into()),
@@ -476,7 +477,7 @@ fn word(outcome: Outcome, expired: bool, late: impl FnOnce() -> String) -> Resul
     })
 }
 
-/// Ends the span of a request on a stream with what it came to.
+/// Ends the span of a request on a stream with the request's result.
 fn end(span: Option<Span>, worded: &Result<pb::Version, Status>) {
     let Some(mut span) = span else {
         return;

@@ -1,4 +1,4 @@
-//! The `Accept` stream of one ballot to one acceptor, on a connection of its own: opened again whenever it breaks.
+//! The `Accept` stream of a ballot to an acceptor, on a separate connection: reopened after each break.
 
 use std::{pin::pin, time::Duration};
 
@@ -29,48 +29,48 @@ use crate::{
     witnessing::Witnessing,
 };
 
-/// Messages on their way into one stream: what the core may have unanswered, the first message of the stream, and one
-/// heartbeat.
+/// Maximum number of messages in flight into a stream: the core's unanswered messages, the first message of the stream,
+/// and a heartbeat.
 const OUTBOX_MAX: usize = 34;
 const _: () = assert!(OUTBOX_MAX as u64 == UNANSWERED_MAX + 2);
 
-/// How long an acceptor may take to take the stream.
+/// Maximum time for an acceptor to accept the stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long an acceptor may take to answer the last messages of a proposer that stops.
+/// Maximum time for an acceptor to answer the last messages of a stopping proposer.
 const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
 
-/// A stream that was open for this long is opened again without a wait when it breaks.
+/// Open time after which a broken stream is reopened without a wait.
 const LASTING: Duration = Duration::from_secs(1);
 
-/// Where an acceptor is, and the run in which it showed its runs; none while it must show them again.
+/// An acceptor's address, and the run of the last introduction; none while the acceptor must show its runs again.
 pub(crate) type Place = Option<(Address, RunNumber)>;
 
-/// A message to an acceptor, with what its leader remembers of the acceptors, now and then.
+/// A message to an acceptor, at intervals with the leader's memory of the acceptors.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(crate) accept: Accept,
     pub(crate) witnesses: Vec<pb::Witness>,
-    /// Its trace context; empty when it is not traced.
+    /// The message's trace context; empty for an untraced message.
     pub(crate) traceparent: String,
 }
 
-/// What a stream tells the driver.
+/// Report of a stream to the driver.
 #[derive(Debug)]
 pub(crate) enum Told {
-    /// It is open (again): messages go here.
+    /// The stream is open (again): messages go here.
     Opened(mpsc::Sender<Outgoing>),
-    /// The acceptor said something, as of this commit.
+    /// A message of the acceptor, as of this commit.
     Said(Stamp, Box<Event>),
-    /// It broke: what was sent and is unanswered is lost.
+    /// The stream broke: sent messages without an answer are lost.
     Broke,
 }
 
-/// What all streams of a proposer share.
+/// Shared by all streams of a proposer.
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
     pub(crate) cluster: ClusterId,
-    /// How often an acceptor is to say that it is there.
+    /// Interval of an acceptor's `Alive` reports.
     pub(crate) alive_interval: Duration,
     pub(crate) inputs: mpsc::Sender<Input>,
 }
@@ -80,26 +80,26 @@ pub(crate) struct Context {
 pub(crate) struct Stream {
     /// None while the stream is not open.
     outbox: Option<mpsc::Sender<Outgoing>>,
-    /// What the acceptor was told of what is remembered of the acceptors.
+    /// The witnesses sent to the acceptor.
     witnessing: Witnessing,
     end: oneshot::Sender<()>,
 }
 
-/// What became of a message.
+/// Result of sending a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
-    /// It is on its way.
+    /// The message is on its way.
     Yes,
-    /// It was a heartbeat, and other messages wait to be sent: the acceptor hears those.
+    /// The message was a heartbeat, and more messages wait to be sent: the acceptor hears from the leader anyway.
     NotNeeded,
     /// The stream is not open.
     NotOpen,
-    /// There is no room: the acceptor was sent more than it may leave unanswered.
+    /// No room: the acceptor was sent more messages than may stay unanswered.
     NoRoom,
 }
 
 impl Stream {
-    /// A stream that is opened in the background, and the task that does so. `first` is the first message each time.
+    /// A stream for opening in the background, and the opening task. `first` is the first message of each opening.
     pub(crate) fn open(
         acceptor: AcceptorUuid,
         first: Accept,
@@ -130,7 +130,7 @@ impl Stream {
         self.outbox = None;
     }
 
-    /// Sends a message; `complete` adds what goes with it, if it goes.
+    /// Sends a message; `complete` adds the rest, and is called only when the message goes out.
     pub(crate) fn send(
         &mut self,
         accept: Accept,
@@ -145,24 +145,25 @@ impl Stream {
         match outbox.try_send(complete(accept, &mut self.witnessing)) {
             Ok(()) => Sent::Yes,
             Err(mpsc::error::TrySendError::Full(_)) => Sent::NoRoom,
-            // The news that it broke is on its way here.
+            // The report of the break is on its way to the driver.
             Err(mpsc::error::TrySendError::Closed(_)) => Sent::NotOpen,
         }
     }
 
-    /// Sends nothing more on the connection: the acceptor ends it after its last answer, and the stream is opened again.
+    /// Sends nothing more on the connection: the acceptor ends the connection after the last answer, and the stream is
+    /// reopened.
     pub(crate) fn restart(&mut self) {
         self.outbox = None;
     }
 
-    /// Ends the stream once the acceptor has answered what was sent, or soon after.
+    /// Ends the stream once the acceptor has answered the sent messages, or soon after.
     pub(crate) fn end_after_answers(self) {
-        // A task that has ended does not mind.
+        // An ended task needs no signal.
         let _ = self.end.send(());
     }
 }
 
-/// A message that wants no answer: nothing is lost when it is not sent.
+/// A message without an answer: nothing is lost when the message is not sent.
 fn is_heartbeat(accept: &Accept) -> bool {
     accept.sequence == 0 && accept.proposals.is_empty() && !accept.resign
 }
@@ -176,7 +177,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Until the driver drops its end, and for a moment longer when it asks for that.
+    /// Runs until the driver drops the other end, and for a moment longer on the driver's request.
     async fn run(mut self, mut end: oneshot::Receiver<()>) {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
         let mut at_once = true;
@@ -207,7 +208,8 @@ impl Keeper {
         }
     }
 
-    /// Opens the stream and passes on what comes in, until it breaks (an error) or the driver wants no more of it.
+    /// Opens the stream and passes on the answers, until the stream breaks (an error) or the driver has ended the
+    /// stream.
     async fn serve(
         &mut self,
         end: &mut oneshot::Receiver<()>,
@@ -227,7 +229,7 @@ impl Keeper {
         let Some((address, run)) = place else {
             return Ok(());
         };
-        // Dropped on every way out, which shuts the connection.
+        // Dropped on every return, which shuts the connection.
         let (channel, _socket) = dedicated(&address);
         let mut client = AcceptorClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -243,7 +245,7 @@ impl Keeper {
         let requests = into_requests(requests, self.context.cluster, self.context.alive_interval);
         let opening = timeout(OPEN_TIMEOUT, client.accept(requests));
         let mut answers = tokio::select! {
-            // The other arm ends the call.
+            // The first arm ends the call.
             _ = &mut *end => return Ok(()),
             opened = opening => opened.map_err(|_| Broken::Silent)??.into_inner(),
         };
@@ -262,7 +264,7 @@ impl Keeper {
                 answer = answers.message() => self.said(answer?, run)?,
                 ending = &mut *end => {
                     if ending.is_ok() {
-                        // The driver has dropped its end of the outbox: the acceptor ends the stream after its last answer.
+                        // The driver has dropped the outbox: the acceptor ends the stream after the last answer.
                         let last_words = async { while let Ok(Some(_)) = answers.message().await {} };
                         let heard = timeout(LAST_WORDS_MAX, last_words).await.is_ok();
                         tracing::debug!(acceptor = %self.acceptor, heard, "last words");
@@ -310,7 +312,7 @@ impl Keeper {
     }
 }
 
-/// The messages of a stream as they go out; the first says how often the acceptor is to say that it is there.
+/// The outgoing messages of a stream; the first message sets the interval of the acceptor's `Alive` reports.
 fn into_requests(
     outbox: mpsc::Receiver<Outgoing>,
     cluster: ClusterId,
@@ -326,8 +328,7 @@ fn into_requests(
     })
 }
 
-/// The streams of a proposer, by ballot and acceptor: those of the present ballot, and for a moment those of the one
-/// before.
+/// The streams of a proposer, by ballot and acceptor: of the present ballot, and for a moment of the ballot before.
 pub(crate) type Streams = std::collections::BTreeMap<(Ballot, AcceptorUuid), Stream>;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The core's timers: one deadline each, the delay drawn at random from the range that the core gives.
+//! The core's timers: a deadline each. The delay is drawn at random from the core's range.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,12 +6,12 @@ use paxos_common::paxos::proposer::{Event, Timer};
 use rand::RngExt as _;
 use tokio::time::Instant;
 
-/// When to wake the core, and with which generation.
+/// Deadline and generation of each timer.
 #[derive(Debug, Default)]
 pub(crate) struct Timers(BTreeMap<Timer, (Instant, u64)>);
 
 impl Timers {
-    /// Sets a timer, in place of its older generation.
+    /// Sets a timer, in place of the older generation.
     pub(crate) fn set(&mut self, timer: Timer, generation: u64, at_least: Duration, at_most: Duration) {
         let spread = at_most.saturating_sub(at_least);
         let delay = at_least + spread.mul_f64(rand::rng().random::<f64>());
@@ -23,7 +23,7 @@ impl Timers {
         self.0.values().map(|&(at, _)| at).min()
     }
 
-    /// Takes out the timers that are due, as events.
+    /// Removes the due timers and returns them as events.
     pub(crate) fn due(&mut self) -> Vec<Event> {
         let now = Instant::now();
         let due: Vec<Timer> = self

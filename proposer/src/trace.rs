@@ -1,8 +1,8 @@
-//! Spans of what the driver does: a request's wait, its batch, each message to an acceptor, campaigns and repairs.
+//! Spans of the driver's work: the wait of a request, the batch, each message to an acceptor, campaigns and repairs.
 //!
-//! The core knows nothing of spans. What travels with a command through it is the context of the batch span that there
-//! will be *if* this command is the first traced one of its batch: it is drawn when the command comes in, ends up as the
-//! value's context, and the span that is made once the batch is sent gets the id that was drawn.
+//! The core knows nothing of spans. Each traced command carries a context through the core: the context of the future
+//! span of the command's batch, *if* the command is the first traced command in the batch. The context is drawn at the
+//! command's arrival and becomes the value's context. The span starts when the batch is sent, and gets the drawn id.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,14 +23,14 @@ use paxos_common::{
     },
 };
 
-/// Why spans end that a reign leaves behind.
+/// Error of the spans left open at the end of a reign.
 const PREEMPTED: &str = "preempted";
 
-/// What is traced at present. Bounded by what the core has in flight.
+/// The open spans. Bounded by the core's work in flight.
 #[derive(Debug)]
 pub(crate) struct Traces {
     tracer: Tracer,
-    /// Traced requests that are not answered.
+    /// Traced requests without an answer.
     requests: HashMap<RequestId, Request>,
     /// The requests whose batch's span would have this id.
     firsts: HashMap<SpanId, RequestId>,
@@ -40,17 +40,17 @@ pub(crate) struct Traces {
     messages: BTreeMap<(AcceptorUuid, u64), Message>,
     campaign: Option<(Ballot, Span)>,
     repair: Option<Span>,
-    /// Of the present reign.
+    /// Ballot of the present reign.
     reign: Option<Ballot>,
 }
 
 #[derive(Debug)]
 struct Request {
-    /// What came in.
+    /// The span in which the request arrived.
     received: SpanContext,
     /// See the head of this file.
     batch: SpanContext,
-    /// Where it is: waiting, or at another proposer. None in a batch.
+    /// Span of the present stage: in the queue, or at another proposer. None in a batch.
     at: Option<Span>,
 }
 
@@ -58,7 +58,7 @@ struct Request {
 #[derive(Debug)]
 struct Message {
     span: Span,
-    /// One past its last traced slot.
+    /// The slot after the message's last traced slot.
     to: Slot,
 }
 
@@ -76,12 +76,12 @@ impl Traces {
         }
     }
 
-    /// The context that travels with a command which came in inside the span `received`.
+    /// Draws the context of a command received inside the span `received`.
     pub(crate) fn draw(tracer: &Tracer, received: &SpanContext) -> SpanContext {
         tracer.draw(received).unwrap_or_else(|| received.clone())
     }
 
-    /// A command came in, inside the span `received` when it is traced.
+    /// A command arrived; `received` is its span if the command is traced.
     pub(crate) fn queued(&mut self, pending: &Pending, received: Option<SpanContext>) {
         let Some(received) = received.filter(|_| self.tracer.is_on()) else {
             return;
@@ -94,7 +94,7 @@ impl Traces {
         }
     }
 
-    /// A command is sent on to the leader.
+    /// A command is forwarded to the leader.
     pub(crate) fn forwarding(&mut self, pending: &mut Pending, leader: &Address) {
         if let Some(request) = self.requests.get_mut(&pending.request) {
             // The wait here is over.
@@ -108,7 +108,7 @@ impl Traces {
         }
     }
 
-    /// A command that was sent on comes back, not proposed: it waits here again.
+    /// A forwarded command comes back, not proposed, and waits here again.
     pub(crate) fn returned(&mut self, pending: &mut Pending) {
         if let Some(request) = self.requests.get_mut(&pending.request) {
             if let Some(span) = &mut request.at {
@@ -135,7 +135,7 @@ impl Traces {
         }
     }
 
-    /// A message goes to an acceptor, whose address and name are `callee`; returns what it says of its trace, empty for
+    /// A message goes to an acceptor with the address and name `callee`. Returns the message's trace context, empty for
     /// none.
     pub(crate) fn sending(
         &mut self,
@@ -148,7 +148,7 @@ impl Traces {
         if !self.tracer.is_on() || !accept.proposals.iter().any(|proposal| is_traced(&proposal)) {
             return String::new();
         }
-        // What is chosen already is sent to one that lags, which is not what a caller waits for.
+        // Slots below the watermark are chosen and go to lagging acceptors. No caller waits for them.
         let chosen_to = core.chosen_to();
         let mut contexts = Vec::new();
         let mut to = Slot::ZERO;
@@ -183,7 +183,7 @@ impl Traces {
         traceparent
     }
 
-    /// The span of what is proposed for a slot.
+    /// The span of the value proposed for a slot.
     fn batch(&mut self, slot: Slot, value: &Value, ballot: Ballot, core: &Proposer) -> Option<SpanContext> {
         if let Some(span) = self.batches.get(&slot) {
             return Some(span.context().clone());
@@ -202,7 +202,7 @@ impl Traces {
                     .linked_to(traced.map(|request| request.received.clone()));
                 self.tracer.begin(beginning)?
             }
-            // Somebody proposed it before, and we finish it.
+            // An earlier leader proposed the value, and this leader finishes the proposal.
             None => self.tracer.below(Some(&known), "proposer.takeover")?,
         };
         span.set(names::BALLOT, ballot.to_string());
@@ -213,8 +213,8 @@ impl Traces {
             if let Some(request) = self.requests.get_mut(request)
                 && let Some(mut waited) = request.at.take()
             {
-                // From each request's own trace to its batch, which holds the spans of the disks. A search for the slot
-                // finds all of these traces.
+                // Links each request's own trace to the batch, the parent of the spans of the disks. A search for the
+                // slot finds all the traces.
                 waited.link(span.context().clone());
                 waited.count(names::SLOT, slot.get());
                 waited.set(names::VERSION, Version { slot, offset }.to_string());
@@ -226,7 +226,7 @@ impl Traces {
         Some(context)
     }
 
-    /// An acceptor tells something that the core has not counted yet.
+    /// An acceptor's report arrived, and the core has not counted the report yet.
     pub(crate) fn heard(&mut self, event: &Event, core: &Proposer) {
         if self.messages.is_empty() {
             return;
@@ -260,7 +260,7 @@ impl Traces {
         }
     }
 
-    /// The way to an acceptor broke.
+    /// The connection to an acceptor broke.
     pub(crate) fn closed(&mut self, acceptor: AcceptorUuid) {
         self.lose((acceptor, 0)..(acceptor, u64::MAX));
     }
@@ -274,7 +274,7 @@ impl Traces {
         }
     }
 
-    /// Looks at what became of it all: after each thing heard, and before anybody is told.
+    /// Ends the spans of completed work. Called after each report and before callers are answered.
     pub(crate) fn settle(&mut self, core: &Proposer) {
         if !self.tracer.is_on() {
             return;
@@ -334,7 +334,7 @@ impl Traces {
         }
     }
 
-    /// The span of phase 1, or of the repair that asks for a promise anew.
+    /// The span of phase 1, or of a repair that requests a promise again.
     pub(crate) fn preparing(&mut self, is_repair: bool) -> Traced {
         let context = if is_repair {
             self.repairing().context
@@ -344,7 +344,7 @@ impl Traces {
         self.traced(context)
     }
 
-    /// The span of the repair that goes on.
+    /// The span of the running repair.
     pub(crate) fn repairing(&mut self) -> Traced {
         if self.repair.is_none() {
             self.repair = self.tracer.begin(Beginning::new("proposer.repair", Parent::None));
@@ -359,15 +359,15 @@ impl Traces {
     }
 }
 
-/// What a task needs that makes spans of its own.
+/// Tracer and parent context for a task with its own spans.
 #[derive(Clone, Debug)]
 pub(crate) struct Traced {
     pub(crate) tracer: Tracer,
     pub(crate) context: Option<SpanContext>,
 }
 
-/// Every slot below it was counted as chosen in this reign, or shown so by the promises. What a leader hears of others'
-/// watermarks says nothing of its own batches: another may have had them chosen.
+/// Every slot below the result was counted as chosen in this reign, or reported as chosen by the promises. Watermarks
+/// of other proposers show nothing about this leader's batches: another proposer may have had the batches chosen.
 fn counted_to(core: &Proposer) -> Slot {
     match core.phase() {
         Phase::Leading(lead) => lead.chosen_to(),

@@ -1,4 +1,4 @@
-//! How a proposer stands, as it shows itself to others.
+//! State of a proposer as shown to others.
 
 use std::collections::BTreeMap;
 
@@ -12,31 +12,31 @@ use paxos_common::{
 };
 use paxos_proto::v1::ProposerPhase;
 
-/// How this proposer stands, for reports and `Status`.
+/// State of this proposer for reports and `Status`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct View {
     pub(crate) proposer: ProposerId,
     pub(crate) cluster: Option<ClusterId>,
     pub(crate) phase: ProposerPhase,
     pub(crate) ballot: Option<Ballot>,
-    /// Where the leader is, this proposer included.
+    /// Address of the leader; possibly this proposer.
     pub(crate) leader: Option<String>,
     pub(crate) chosen_to: Slot,
     pub(crate) proposed_to: Slot,
     pub(crate) queued: usize,
     pub(crate) queued_bytes: usize,
-    /// Open links, and the watermark last heard over each.
+    /// Open links, each with the last reported watermark.
     pub(crate) links: BTreeMap<AcceptorUuid, (Address, Slot)>,
-    /// How many acceptors make a quorum; 0 before there is a cluster.
+    /// Number of acceptors in a quorum; 0 before the cluster is formed.
     pub(crate) quorum: usize,
-    /// Which acceptors kept commands waiting when a caller last stopped waiting; empty when none did.
+    /// Acceptors that delayed commands when a caller last stopped waiting; empty for none.
     pub(crate) late: String,
-    /// Acceptors that are not counted because they lost commits, and what each lost.
+    /// Acceptors not counted because of lost commits, and the loss of each.
     pub(crate) refused: BTreeMap<AcceptorUuid, String>,
 }
 
 impl View {
-    /// Before there is a cluster.
+    /// Before the cluster is formed.
     pub(crate) fn forming(proposer: ProposerId) -> Self {
         Self {
             proposer,

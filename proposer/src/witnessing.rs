@@ -1,20 +1,21 @@
-//! What a leader puts on one stream of what it remembers of the acceptors: what has changed, and all of it now and then.
+//! Selects the witnesses (a leader's memory of the acceptors) for one stream: the changes, and periodically all
+//! witnesses.
 
 use std::time::Duration;
 
 use paxos_common::paxos::{ballot::Ballot, witness::Witnesses};
 use tokio::time::Instant;
 
-/// How often a change is passed on to an acceptor.
+/// Interval of passing on changes to an acceptor.
 const CHANGES_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How often all of it is passed on. A message may not be granted; then what it carried is not stored.
+/// Interval of passing on all witnesses. A message may fail to be granted; its witnesses are then not stored.
 const WHOLE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What was put on one stream since it opened.
+/// The witnesses sent on a stream since the opening.
 #[derive(Debug, Default)]
 pub(crate) struct Witnessing {
-    /// The ballot of the messages that carried it. Another acceptor state may have been reached at another ballot.
+    /// The ballot of the carrying messages. At a different ballot the acceptor's state may differ.
     ballot: Ballot,
     sent: Witnesses,
     sent_at: Option<Instant>,
@@ -22,7 +23,7 @@ pub(crate) struct Witnessing {
 }
 
 impl Witnessing {
-    /// What goes with a message at this ballot; nothing most of the time. `all` is what is remembered.
+    /// The witnesses for a message at this ballot; empty most of the time. `all` returns all remembered witnesses.
     pub(crate) fn due(&mut self, now: Instant, ballot: Ballot, all: impl FnOnce() -> Witnesses) -> Witnesses {
         if self.ballot != ballot {
             *self = Self {

@@ -1,7 +1,8 @@
 //! Encodes messages into buffers of exactly their size.
 //!
-//! A stream's encoder keeps its buffer while the stream waits. A buffer that grows by doubling would hold up to twice the
-//! largest message of the stream. An exact buffer is full after its message, and the next message begins another one.
+//! A stream's encoder keeps its buffer while the stream waits. Growth by doubling would make this buffer up to twice as
+//! large as the largest message of the stream. An exact buffer is full after each message, and the next message gets a
+//! new buffer.
 
 use std::marker::PhantomData;
 

@@ -1,7 +1,7 @@
 //! Generated from `paxos/v1/*.proto`: the messages, clients and servers of the package `paxos.v1`.
 //!
-//! The `.proto` files are the reference, for this crate and for clients in other languages; read
-//! `types.proto` first, it opens with the message-flow chart.
+//! The `.proto` files are the reference, for this crate and for clients in other languages. Read `types.proto` first:
+//! the head of that file is the message-flow chart.
 
 pub mod codec;
 
@@ -19,5 +19,5 @@ pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/paxos.v1.rs"));
 }
 
-/// Every file of `paxos.v1` with its imports, encoded: what server reflection serves.
+/// Every file of `paxos.v1` with its imports, encoded for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/paxos.v1.bin"));

@@ -1,4 +1,4 @@
-//! The frames of `observe`: their order, the watermarks in them, and what follows a large frame when the room is full.
+//! The frames of `observe`: the order, the watermarks, and the frame after a large frame when the room is full.
 
 use std::pin::pin;
 
@@ -35,7 +35,7 @@ fn stamp(shared: &Shared) -> Stamp {
     shared.published().stamp
 }
 
-/// Commits rows and shows them, as the worker does.
+/// Commits rows and shows them, like the worker.
 async fn commit(
     store: &mut MemoryStore,
     shared: &Shared,
@@ -71,7 +71,7 @@ fn start() -> (MemoryDisk, MemoryStore, Arc<Shared>) {
     (disk, store, shared)
 }
 
-/// What an observer is sent from a slot on.
+/// The frames sent to an observer from a slot on.
 fn observed(
     disk: MemoryDisk,
     shared: &Arc<Shared>,
@@ -140,7 +140,7 @@ async fn observer_that_fell_out_of_the_ring_is_told_of_a_row_that_was_unknown() 
     assert_eq!(told().await, Some(held.to_vec()));
     commit(&mut store, &shared, rows(5, 6, 1), 5).await;
     assert_eq!(told().await, Some(vec![(5, true)]));
-    // The repair falls out of the ring before it is taken.
+    // The repair falls out of the ring before the observer takes it.
     commit(&mut store, &shared, BTreeMap::from([lost]), 6).await;
     let count = (RING_BYTES_MAX / PAGE_BYTES_MAX) as u64 + 1;
     for at in 6..6 + count {
@@ -183,7 +183,7 @@ async fn large_frame_is_followed_by_an_empty_one_while_there_is_no_room() {
         Some(frame.rows.len())
     };
     for _ in 0..2 {
-        // The page is handed over, and others take its room.
+        // The page is handed over, and the room is taken elsewhere.
         assert_eq!(told().await, Some(1));
         room.give_back();
         assert!(other.take_now(2 * PAGE_BYTES_MAX));
@@ -219,7 +219,7 @@ async fn observer_that_fell_out_of_the_ring_pages_again_from_the_watermark_it_kn
     assert_eq!(told().await, None);
     commit(&mut store, &shared, rows(5, 6, 1), 4).await;
     assert_eq!(told().await, Some((4, vec![5])));
-    // Two commits that were not taken are told as one, with the watermark of the first.
+    // Two commits not taken yet are sent as a single frame, with the watermark of the first.
     commit(&mut store, &shared, rows(6, 7, 1), 5).await;
     commit(&mut store, &shared, rows(7, 8, 1), 6).await;
     assert_eq!(told().await, Some((5, vec![6, 7])));

@@ -1,4 +1,4 @@
-//! The real worker and service on a disk whose readers see each commit before the commit call returns.
+//! The real worker and service on a disk that shows each commit to readers before the commit call returns.
 
 use std::{pin::pin, task::Poll};
 

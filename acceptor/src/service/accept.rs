@@ -1,9 +1,9 @@
-//! `Accept` streams: read whatever the disk does, judged before the writer sees them, and answered by the writer; *alive*
-//! beside the answers.
+//! `Accept` streams: read independently of the disk, checked before the writer sees the messages, and answered by the
+//! writer; *alive* answers beside the replies.
 //!
-//! Two tasks share a stream. One reads: it never waits but for the next message. The other, which the transport polls,
-//! sends. When either ends, the failure detector hears of it, and the other ends too; only a client that has said its last
-//! message is still sent its answers.
+//! Two tasks share a stream. The reader waits only for the next message. The sender is polled by the transport. When
+//! either task ends, the failure detector is notified, and the other task ends too. Exception: after a client's last
+//! message, the client still gets its answers.
 
 use std::{
     sync::{
@@ -41,11 +41,11 @@ use open::{Fault, Open};
 pub(super) use open::STREAMS_MAX;
 pub(super) use open::Streams;
 
-/// Bytes of a large message that is not whole count as work in amounts of this size. A link of 128 kbit/s brings as much
-/// in 4 s, before a standby finds that the work does not go on. Single bytes of a message that never ends are no work.
+/// Bytes of an incomplete large message count as work in amounts of this size. A link of 128 kbit/s carries this amount
+/// in 4 s, before a standby finds that the work does not continue. Single bytes of an endless message are no work.
 const PARTIAL_WORK: u64 = 64 * 1024;
 
-/// Opens a stream, and answers on it until it ends.
+/// Opens a stream, and answers on the stream until its end.
 pub(super) fn accept<R, S>(
     inner: &Arc<Inner<R>>,
     extensions: &Extensions,
@@ -75,7 +75,7 @@ where
     );
     inner.shutdown.spawn(async move {
         if let Some(fault) = feed.read(requests).await {
-            // An error means that the transport has dropped the answers.
+            // An error means: the transport has dropped the answers.
             drop(failed.send(fault));
         }
     });
@@ -99,7 +99,7 @@ where
                 Fault(Option<Fault>),
             }
             let next = tokio::select! {
-                // All arms are cancel safe: what is not received stays where it is.
+                // All arms are cancel safe: a message not received stays in the channel.
                 reply = replies.recv() => Next::Reply(reply.map(|reply| reply.reply.into())),
                 asked = received(&mut interval) => Next::Asked(asked),
                 fault = received(&mut failure) => Next::Fault(fault),
@@ -107,7 +107,7 @@ where
             };
             match next {
                 Next::Reply(Some(reply)) => yield reply,
-                // No message comes any more, and all are answered.
+                // No more messages come, and all are answered.
                 Next::Reply(None) => break,
                 Next::Asked(asked) => ticks = asked.map(ticking),
                 Next::Tick => {
@@ -136,14 +136,14 @@ where
     }
 }
 
-/// Bytes of a large message that is not whole, which have not been counted as work yet.
+/// Bytes of an incomplete large message not counted as work yet.
 #[derive(Debug, Default)]
 struct Partial(AtomicU64);
 
 impl Partial {
-    /// Bytes to count as work now: none before they are [`PARTIAL_WORK`].
+    /// Bytes to count as work now: none below [`PARTIAL_WORK`].
     fn take(&self, chunk: Chunk) -> u64 {
-        // One task reads the stream: nothing is lost between the two steps.
+        // A single task reads the stream: nothing is lost between the two steps.
         let bytes = match chunk.partial as u64 {
             0 => 0,
             more => self.0.load(Ordering::Relaxed) + more,
@@ -166,7 +166,7 @@ async fn received<T>(channel: &mut Option<oneshot::Receiver<T>>) -> Option<T> {
     }
 }
 
-/// What a channel whose sender is about to end still brings.
+/// The last value of a channel with a sender about to end.
 async fn received_now<T>(channel: Option<oneshot::Receiver<T>>) -> Option<T> {
     channel?.await.ok()
 }
@@ -178,7 +178,7 @@ async fn tick(ticks: &mut Option<Interval>) {
     }
 }
 
-/// How often *alive* is said at most: a leader misses an acceptor after 2 s, and each message wakes both processes.
+/// Minimum interval of *alive* answers: a leader misses an acceptor after 2 s, and each message wakes both processes.
 const ALIVE_INTERVAL_MIN: Duration = Duration::from_millis(500);
 
 fn ticking(asked: Duration) -> Interval {
@@ -187,7 +187,7 @@ fn ticking(asked: Duration) -> Interval {
     ticks
 }
 
-/// None once the client has said its last message.
+/// None after the client's last message.
 fn alive<R>(inner: &Inner<R>, open: &Open) -> Option<Alive> {
     let (ballot, silent) = inner.shared.ears.stream(open.id)?;
     let published = inner.shared.published();
@@ -200,7 +200,8 @@ fn alive<R>(inner: &Inner<R>, open: &Open) -> Option<Alive> {
     })
 }
 
-/// Held by the answers: when the transport drops them, the stream is gone, whatever the request's side says.
+/// Held by the answers: when the transport drops the answers, the stream is gone, whatever the state of the request
+/// side.
 struct Sending {
     open: Arc<Open>,
     stop: CancellationToken,
@@ -229,7 +230,7 @@ mod tests {
         };
         assert_eq!([1, 1, 20_000, 40_000].map(take), [0; 4]);
         assert_eq!([10_000, 1, 60_000].map(take), [70_002, 0, 0]);
-        // The message is whole, and another begins.
+        // The message is whole, and the next message begins.
         assert_eq!([0, 60_000, 10_000].map(take), [0, 0, 70_000]);
     }
 }

@@ -1,4 +1,4 @@
-//! What a message must keep to before it goes any further.
+//! Checks of a message before any further processing.
 
 use paxos_common::{
     paxos::{ballot::Ballot, identity::ClusterId},
@@ -13,12 +13,12 @@ use tonic::Status;
 const TRACEPARENT_BYTES_MAX: usize = 1024;
 /// Longest version of a peer's software, in bytes.
 const SOFTWARE_BYTES_MAX: usize = 64;
-/// Why a proposer does not count this acceptor: one sentence.
+/// Longest reason for a refusal of this acceptor, in bytes: a sentence.
 const REFUSED_BYTES_MAX: usize = 1_024;
-/// Most digests in a report: what learners of this release send at most.
+/// Maximum number of digests in a report: the maximum sent by learners of this release.
 const DIGESTS_MAX: usize = 8;
 
-/// The cluster that the caller names, if we speak its version.
+/// The cluster named by the caller, if this acceptor speaks the caller's version.
 pub(super) fn check_version(caller: Option<&pb::Caller>) -> Result<Option<ClusterId>, Status> {
     let caller = caller.ok_or_else(|| status::invalid_argument("caller is missing"))?;
     match caller.protocol_version {
@@ -41,8 +41,8 @@ pub(super) fn check_traceparent(length: usize) -> Result<(), Status> {
     check_length("traceparent", length, TRACEPARENT_BYTES_MAX)
 }
 
-/// Checks an address, which this acceptor stores and sends to other processes. An empty address is allowed: its sender
-/// cannot be reached.
+/// Checks an address. This acceptor stores the address and sends it to other processes. An empty address is allowed:
+/// the sender cannot be reached.
 pub(super) fn check_address(field: &str, address: &str) -> Result<(), Status> {
     check_length(field, address.len(), ADDRESS_BYTES_MAX)?;
     if address.is_empty() {
@@ -62,8 +62,8 @@ fn check_length(field: &str, length: usize, max: usize) -> Result<(), Status> {
     Ok(())
 }
 
-/// Checks a report. The acceptor keeps the report in memory while its sender is attached, and one answer to `Status` holds
-/// the reports of all senders.
+/// Checks a report. The acceptor keeps the report in memory while the sender is attached, and an answer to `Status`
+/// holds the reports of all senders.
 pub(super) fn check_report(report: &pb::AttachRequest) -> Result<(), Status> {
     if !matches!(report.role(), pb::Role::Proposer | pb::Role::Learner) {
         return Err(status::invalid_argument("role must be proposer or learner"));
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
     use crate::attach::ATTACHED_MAX;
 
-    /// The largest report that is taken.
+    /// The largest accepted report.
     fn largest() -> pb::AttachRequest {
         let host = "h".repeat(ADDRESS_BYTES_MAX - "http://:65535".len());
         let digest = pb::Digest {

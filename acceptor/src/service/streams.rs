@@ -26,7 +26,7 @@ use crate::{
     store::{PAGE_BYTES_MAX, Reader},
 };
 
-/// The pages of a promise, until the last one or until another ballot is promised.
+/// The pages of a promise, until the last page or until another ballot is promised.
 pub(super) fn promise<R: Reader>(
     inner: Arc<Inner<R>>,
     mut stamp: Stamp,
@@ -37,13 +37,13 @@ pub(super) fn promise<R: Reader>(
     try_stream! {
         let mut first = true;
         let mut from = from;
-        // Where a row was unknown in an earlier page: no later page's watermark may speak for it.
+        // Slot of an unknown row in an earlier page: no later page's watermark may speak for this row.
         let mut unknown: Option<Slot> = None;
-        // After a page: what it said beside its rows and witnesses.
+        // After a page: its fields without rows and witnesses.
         let mut last_page: Option<pb::PromisePage> = None;
         loop {
             if !room.take_now(PAGE_BYTES_MAX) {
-                // The encoder keeps the last page until another follows.
+                // The encoder keeps the last page until another page follows.
                 if let Some(empty) = last_page.take() {
                     yield empty;
                 }
@@ -90,7 +90,7 @@ pub(super) fn promise<R: Reader>(
     }
 }
 
-/// A page that covers no slot, and says what `page` said beside its rows.
+/// A page without covered slots, and with the fields of `page` beside the rows.
 fn without_rows(page: &pb::PromisePage) -> Option<pb::PromisePage> {
     let Some(pb::promise_page::Answer::Promise(promise)) = &page.answer else {
         return None;
@@ -108,26 +108,26 @@ fn without_rows(page: &pb::PromisePage) -> Option<pb::PromisePage> {
     })
 }
 
-/// What a row of a page counts as work: a page without values is work too.
+/// Work units of a row in a page: a page without values is work too.
 fn row_bytes(row: &Row) -> usize {
     let value = row.accepted.as_ref().map(|(_, value)| value.as_bytes().len());
     1 + value.unwrap_or_default()
 }
 
-/// How long a peer that attaches may take to say who it is.
+/// Maximum time for the first report of an attaching peer.
 const FIRST_REPORT_MAX: Duration = Duration::from_secs(10);
-/// How long it may then say nothing: more than the longest leader timeout asks for.
+/// Maximum time between later reports: above the interval for the longest leader timeout.
 const NEXT_REPORT_MAX: Duration = Duration::from_secs(60);
 
-/// The least time between two reports of one stream that are read, beyond a few at once: what comes faster waits unread, so
-/// that a flood of reports takes no time from leaders. A proposer reports every 100 ms at most, and a few times at once
-/// when the leader is gone.
+/// Minimum time between two reports read from a stream, beyond a few at once. Faster reports wait unread, so a flood of
+/// reports takes no time from leaders. A proposer reports every 100 ms at most, and a few times at once when the leader
+/// is gone.
 pub(super) const REPORT_INTERVAL: Duration = Duration::from_millis(20);
-/// Reports that are read at once.
+/// Maximum number of reports read at once.
 pub(super) const REPORTS_AT_ONCE: u32 = 8;
 
-/// Answers every report, and at once each change of leadership and of what is heard of the leader. Whoever has reported is
-/// in the roster.
+/// Answers every report, and sends each change of leadership and of the heard leader at once. Every peer that has
+/// reported is in the roster.
 pub(super) fn attached<R: Reader>(
     inner: Arc<Inner<R>>,
     reports: impl Stream<Item = Result<pb::AttachRequest, Status>>,
@@ -139,21 +139,21 @@ pub(super) fn attached<R: Reader>(
         let mut latest = 0;
         let mut attachment: Option<Attachment> = None;
         let mut silence = pin!(sleep(FIRST_REPORT_MAX));
-        // When the next report may be read, if none are read at once.
+        // Time of reading the next report, when none may be read ahead.
         let mut due = Instant::now();
         loop {
             let at_once = REPORT_INTERVAL * REPORTS_AT_ONCE;
             let is_due = due <= Instant::now() + at_once;
             let report = tokio::select! {
-                // Cancel safe: what is half received stays in the stream.
+                // Cancel safe: a half received report stays in the stream.
                 report = reports.next(), if is_due => Some(report.transpose()),
-                // It only waits.
+                // Only waits.
                 () = sleep_until(due - at_once), if !is_due => continue,
                 // Cancel safe: a change not seen is seen next time. The sender lives as long as `inner`.
                 _ = changes.changed(), if attachment.is_some() => None,
                 // Likewise.
                 _ = news.changed(), if attachment.is_some() => None,
-                // It only waits.
+                // Only waits.
                 () = &mut silence => Some(Err(no_report())),
             };
             match report.transpose()? {
@@ -163,7 +163,7 @@ pub(super) fn attached<R: Reader>(
                     latest = report.report;
                     due = due.max(Instant::now()) + REPORT_INTERVAL;
                     silence.as_mut().reset(Instant::now() + NEXT_REPORT_MAX);
-                    // No part of the roster.
+                    // Not part of the roster.
                     let refused = std::mem::take(&mut report.refused);
                     if !refused.is_empty() {
                         inner.shared.refused(refused);
@@ -182,7 +182,7 @@ pub(super) fn attached<R: Reader>(
                 Some(None) => break,
                 None => {}
             }
-            // What this answer says need not be said again.
+            // This answer includes all changes so far.
             changes.mark_unchanged();
             news.mark_unchanged();
             yield attach_response(&inner, latest);
@@ -190,7 +190,7 @@ pub(super) fn attached<R: Reader>(
     }
 }
 
-/// Who leads and who is heard, as of now; `report`: the number of the latest report.
+/// The present leadership and the heard proposer; `report`: the number of the latest report.
 fn attach_response<R>(inner: &Inner<R>, report: u64) -> pb::AttachResponse {
     let published = inner.shared.published();
     let heard = inner.shared.ears.heard();
@@ -232,7 +232,7 @@ pub(super) fn observe_frame(stamp: pb::Stamp, frame: Frame, kind: pb::ObserveKin
     }
 }
 
-/// Runs of neighbouring slots at one ballot. A row that is unknown is no vote.
+/// Runs of neighbouring slots at the same ballot. An unknown row is no vote.
 fn votes(rows: &[Row]) -> Vec<pb::VoteRange> {
     let mut ranges: Vec<(Ballot, SlotRange)> = Vec::new();
     for row in rows {

@@ -1,4 +1,4 @@
-//! Leaders, candidates and standbys against the real service, over TCP, on a disk that hangs or is full.
+//! Leaders, candidates and standbys against the real service, over TCP, on a hanging or full disk.
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 
@@ -22,16 +22,16 @@ mod attached;
 mod bounds;
 mod hanging;
 
-/// An answer that does not come in this time is missing.
+/// Maximum wait for an answer; a later answer is missing.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two heartbeats: short, so that a test takes little time.
+/// Pause between two heartbeats: short, so that tests are fast.
 const BEAT: Duration = Duration::from_millis(10);
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("it comes in time")
 }
 
-/// Looks until `look` finds something.
+/// Polls `look` until a result.
 async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
     within(async {
         loop {
@@ -49,7 +49,7 @@ fn client(address: SocketAddr) -> AcceptorClient<Channel> {
     AcceptorClient::new(connect_lazy(&address))
 }
 
-/// One `Accept` stream on a connection of its own.
+/// An `Accept` stream on a separate connection.
 struct Leader {
     requests: mpsc::Sender<pb::AcceptRequest>,
     answers: Streaming<pb::AcceptResponse>,
@@ -58,7 +58,7 @@ struct Leader {
 }
 
 impl Leader {
-    /// Opens a stream with a heartbeat, as this release does. `alive_interval_ms`: 0 asks for no *alive*.
+    /// Opens a stream with a heartbeat, like leaders of this release. `alive_interval_ms`: 0 requests no *alive*.
     async fn open(cluster: &Cluster, address: SocketAddr, round: u64, alive_interval_ms: u32) -> Self {
         let heartbeat = heartbeat(cluster, round);
         let (requests, receiver) = mpsc::channel(1_024);
@@ -81,7 +81,7 @@ impl Leader {
         self.requests.send(request).await.unwrap();
     }
 
-    /// A message with one value.
+    /// A message with a single value.
     fn value(&self, sequence: u64, slot: u64, bytes: usize) -> pb::AcceptRequest {
         pb::AcceptRequest {
             sequence,
@@ -96,7 +96,7 @@ impl Leader {
         }
     }
 
-    /// A message that is numbered and has no value: a heartbeat of an older release.
+    /// A numbered message without a value: a heartbeat of an older release.
     fn numbered(&self, sequence: u64) -> pb::AcceptRequest {
         pb::AcceptRequest {
             sequence,
@@ -114,7 +114,7 @@ impl Leader {
         })
     }
 
-    /// The next *alive* that this holds for; anything else is no answer that a test expects.
+    /// The next *alive* with `holds`; any other answer is unexpected.
     async fn alive(&mut self, holds: impl Fn(&pb::Alive) -> bool) -> pb::Alive {
         assert!(self.alive_interval_ms > 0);
         within(async {
@@ -131,7 +131,7 @@ impl Leader {
         .await
     }
 
-    /// The next answer that is no *alive*, with its sequence; or how the stream ends.
+    /// The next answer other than *alive*, with its sequence; or the end of the stream.
     async fn answer(&mut self) -> Result<(u64, Answer), Status> {
         within(async {
             loop {

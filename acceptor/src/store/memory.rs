@@ -1,4 +1,4 @@
-//! A store in memory, for tests: its disk outlives it, and can be made to forget.
+//! A store in memory, for tests: the disk outlives the store, and can be made to forget.
 
 use std::{
     collections::BTreeMap,
@@ -18,14 +18,14 @@ use paxos_common::paxos::{
 
 use super::{Moment, Opened, Page, PageFill, PastPromise, Reader, Store, StoreError, wall_time_ms};
 
-/// What survives the process. Clones are the same disk.
+/// The content survives the process. Clones share the same disk.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryDisk(Arc<Mutex<Versions>>);
 
 #[derive(Debug, Default)]
 struct Versions {
     now: Content,
-    /// As it was before the last commit.
+    /// The content before the last commit.
     before: Option<Content>,
 }
 
@@ -109,7 +109,7 @@ impl MemoryDisk {
         )
     }
 
-    /// Goes back to before the last commit, as a disk that lied about a flush does. Whether there was one.
+    /// Reverts the last commit, like a disk after a falsely reported flush. Returns whether there was a commit.
     pub fn lose_last_commit(&self) -> bool {
         let mut versions = self.lock();
         match versions.before.take() {
@@ -126,7 +126,7 @@ impl MemoryDisk {
     }
 }
 
-/// One run's use of a [`MemoryDisk`].
+/// The use of a [`MemoryDisk`] by one run.
 #[derive(Debug)]
 pub struct MemoryStore(MemoryDisk);
 

@@ -1,4 +1,4 @@
-//! One page of the disk: cut where it would become too long, with what is missing below the watermark.
+//! A page of the disk: bounded in length, with unknown rows in place of the rows missing below the watermark.
 
 use std::sync::Arc;
 
@@ -6,14 +6,14 @@ use paxos_common::paxos::{ballot::Ballot, identity::CommitCounter, message::Row,
 
 use super::{PAGE_BYTES_MAX, PAGE_ROWS_MAX, Page};
 
-/// Cuts a page where it would become too long, and notices what is missing. Used by every store, so that all page alike.
+/// Ends a page at the maximum length, and adds missing rows. Used by every store, so that all stores page alike.
 #[derive(Debug)]
 pub(crate) struct PageFill {
     from: Slot,
     moment: Moment,
-    /// What comes next.
+    /// The next slot.
     next: Slot,
-    /// An unknown row that does not follow the row before it: its slot may be damaged too, until the next row shows.
+    /// The slot of an unknown row with a gap before it. The slot number may be damaged too; the next row decides.
     doubtful: Option<Slot>,
     rows: Vec<Row>,
     bytes: usize,
@@ -32,8 +32,8 @@ impl PageFill {
         }
     }
 
-    /// Takes a row; `false` when it belongs to the next page. A row out of order is left out: only damage to a slot puts
-    /// it there.
+    /// Takes a row; `false` when the row belongs to the next page. A row out of order is left out: only a damaged slot
+    /// number puts a row out of order.
     pub(crate) fn take(&mut self, row: Row) -> bool {
         if let Some(doubtful) = self.doubtful.take_if(|doubtful| *doubtful < row.slot) {
             let row = Row {
@@ -70,8 +70,8 @@ impl PageFill {
         true
     }
 
-    /// Below the watermark every slot has a row: one that is not there was lost, and is unknown. Tells whether all that
-    /// are missing below `end` have found room.
+    /// Adds an unknown row for each missing slot below `end` and the watermark: every slot below the watermark had a
+    /// row, so a missing row was lost. Returns whether all such rows fit.
     fn miss_up_to(&mut self, end: Slot) -> bool {
         let end = end.min(self.moment.chosen_to);
         while self.next < end && self.rows.len() < PAGE_ROWS_MAX {
@@ -84,7 +84,7 @@ impl PageFill {
         self.next >= end
     }
 
-    /// The page: `last` tells that no row was turned away.
+    /// Finishes the page; `last` means that no row was turned away.
     pub(crate) fn finish(mut self, last: bool) -> Page {
         let doubtful = self.doubtful.take().filter(|_| last);
         let last = doubtful.is_none_or(|slot| self.add(Row { slot, accepted: None })) && last;
@@ -114,7 +114,7 @@ impl PageFill {
     }
 }
 
-/// The state that a page is read together with.
+/// The state read together with a page.
 #[derive(Clone, Debug)]
 pub(crate) struct Moment {
     pub(crate) commit_counter: CommitCounter,

@@ -1,9 +1,9 @@
-//! Space on the disk: when to stop accepting before there is none, and a spare file to live on meanwhile.
+//! Space on the disk: stops granting before the space runs out, and keeps a spare file as a reserve.
 //!
-//! SQLite that runs out of space fails in the middle of a commit, and a failed commit ends the process. So an
-//! acceptor stops in time: it grants nothing while less is free than a commit and a checkpoint can take. Others may
-//! fill the disk all the same. Then the spare file is given up, so that what is under way can be finished, and a
-//! process started on the full disk can note its run. When there is space again the spare file is made anew.
+//! SQLite without space fails in the middle of a commit, and a failed commit ends the process. So an acceptor stops in
+//! time: nothing is granted while the free space is less than a commit and a checkpoint can take. Other programs may
+//! fill the disk anyway. Then the spare file is removed: work in progress can finish, and a process started on the full
+//! disk can record the new run. When there is space again, the spare file is recreated.
 
 use std::{
     fs::{self, File},
@@ -19,14 +19,14 @@ use rustix::{
 use tracing::{error, info, warn};
 
 const MIB: u64 = 1024 * 1024;
-/// Size of the spare file: some checkpoints.
+/// Size of the spare file, in bytes: a few checkpoints.
 const SPARE_BYTES: u64 = 16 * MIB;
-/// With less free than this nothing is granted: room for one commit in the write-ahead log, and for all of the log when
-/// it is copied back.
+/// Free bytes below which nothing is granted: room for one commit in the write-ahead log, and for copying back the
+/// whole log.
 const STOP_BELOW: u64 = 32 * MIB;
-/// And granted again only with so much free, so that it does not go to and fro.
+/// Free bytes from which requests are granted again: above [`STOP_BELOW`] against flapping.
 const RESUME_FROM: u64 = 48 * MIB;
-/// With less free than this the spare file is given up.
+/// Free bytes below which the spare file is removed.
 const SPARE_BELOW: u64 = 8 * MIB;
 
 /// Watches the space on one directory's disk.
@@ -38,17 +38,17 @@ pub(super) struct Space {
     low: bool,
 }
 
-/// How it is with the spare file.
+/// State of the spare file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Spare {
     Kept,
     GivenUp,
-    /// It cannot be made here, for another reason than space.
+    /// The file cannot be made here, for a reason other than space.
     Impossible,
 }
 
 impl Space {
-    /// Looks at the space on the disk of `directory`, and makes the spare file if it is missing and there is room for it.
+    /// Checks the space on the disk of `directory`, and makes a missing spare file if there is room.
     pub(super) async fn watch(directory: &Path) -> Self {
         let kept = fs::metadata(spare_file(directory)).is_ok_and(|spare| spare.len() == SPARE_BYTES);
         let mut space = Self {
@@ -62,10 +62,10 @@ impl Space {
 
     /// Whether there is space for one more commit.
     pub(super) async fn is_enough(&mut self) -> bool {
-        // It reads counters of the kernel's and does not wait for the disk.
+        // `statvfs` reads counters of the kernel and does not wait for the disk.
         match statvfs(&*self.directory) {
             Ok(found) => self.look(found.f_bavail.saturating_mul(found.f_frsize)).await,
-            // Then a failed commit has to tell.
+            // In this case only a failed commit shows a full disk.
             Err(error) => tracing::debug!(%error, "cannot ask for the free space"),
         }
         !self.low
@@ -99,7 +99,7 @@ impl Space {
         }
     }
 
-    /// Makes the spare file if it is missing; whether there was space for it.
+    /// Makes a missing spare file; returns whether there was space.
     async fn have_spare(&mut self) -> bool {
         if self.spare != Spare::GivenUp {
             return true;
@@ -138,13 +138,13 @@ fn spare_file(directory: &Path) -> PathBuf {
     directory.join("SPARE")
 }
 
-/// Returns once the space is taken for good. What could not be made whole is removed.
+/// Makes the spare file; returns once the space is allocated permanently. An incomplete file is removed.
 fn make_spare(file: &Path) -> io::Result<()> {
     let fill = || {
         let mut spare = File::create(file)?;
         match fallocate(&spare, FallocateFlags::empty(), 0, SPARE_BYTES) {
             Ok(()) => {}
-            // Not every file system can; all can be written to.
+            // Some file systems lack `fallocate`; all support writes.
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
                 let zeros = vec![0; usize::try_from(MIB).map_err(io::Error::other)?];
                 for _ in 0..SPARE_BYTES / MIB {
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!((space.low, spare_bytes(&directory)), (true, Some(SPARE_BYTES)));
         space.look(SPARE_BELOW - 1).await;
         assert_eq!((space.low, spare_bytes(&directory)), (true, None));
-        // What it freed itself is no reason to go on.
+        // The space freed by removing the spare file is no reason to resume.
         space.look(RESUME_FROM + SPARE_BYTES - 1).await;
         assert_eq!((space.low, spare_bytes(&directory)), (true, None));
         space.look(RESUME_FROM + SPARE_BYTES).await;
@@ -220,7 +220,7 @@ mod tests {
     #[tokio::test]
     async fn directory_that_takes_no_spare_file_is_used_without_one() {
         let directory = tempfile::tempdir().unwrap();
-        // A directory in its place.
+        // A directory in the place of the file.
         fs::create_dir(spare_file(directory.path())).unwrap();
         let mut space = space(&directory, Spare::GivenUp);
         space.look(RESUME_FROM + SPARE_BYTES).await;

@@ -1,9 +1,9 @@
-//! The acceptor's file: `schema.sql`, one statement text and one fsync a commit.
-//! What it finds at start, and what becomes of it, is told in `recovery.rs`.
+//! The acceptor's file: `schema.sql`, a single statement text and a single fsync per commit. `recovery.rs` lists the
+//! cases at start, with the outcome of each.
 //!
-//! - After each commit, and before its answers, its counter goes into a second file (`counter_file.rs`).
-//! - Every record and row is read as damage may have left it: a column that does not decode is a row that is unknown, or
-//!   a record that ends the process.
+//! - After each commit, and before the answers, the commit counter goes into a second file (`counter_file.rs`).
+//! - Every record and row is read as possibly damaged. A column that does not decode makes a row unknown, and a damaged
+//!   record ends the process.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -64,18 +64,19 @@ const SCHEMA_VERSION: i32 = 2;
 const APPLICATION_ID: i32 = 0x7061_7841;
 const FILE: &str = "acceptor.db";
 
-/// Pages that are read at once. Each holds a page of at most a megabyte; more only wait for the same disk.
+/// Maximum number of concurrent page reads. Each holds a page of at most a megabyte; more reads would only wait for the
+/// same disk.
 const READERS: u32 = 4;
 
-/// Rows of one INSERT at most: its six parameters a row stay below SQLite's limit of 32,766. Larger groups take
-/// several in the same transaction. A power of two, as all row counts are, so that few texts stay prepared.
+/// Maximum number of rows of an INSERT: six parameters a row stay below SQLite's limit of 32,766. Larger groups use
+/// several INSERTs in the same transaction. A power of two, like all row counts, so that few texts stay prepared.
 const INSERT_ROWS_MAX: usize = 1024;
 
-/// Lengths that the write-ahead log may reach, in pages, before it is copied back. All acceptors hold the same log:
-/// with equal lengths they would all copy at once, and the quorum would wait.
+/// Lengths of the write-ahead log, in pages, at which the log is copied back. All acceptors hold the same log: with
+/// equal lengths all would copy at once, and the quorum would wait.
 const CHECKPOINT_PAGES: [u32; 3] = [700, 1000, 1300];
 
-/// Columns that make a vote, in the order that [`read_vote`] takes them.
+/// Columns of a vote, in the order of [`read_vote`].
 const VOTE: &str = "vote.slot, vote.round, vote.proposer, vote.value, vote.traceparent, vote.checksum";
 
 /// Sole writer of an acceptor's file.
@@ -85,12 +86,12 @@ pub struct SqliteStore {
     reader: SqliteReader,
     open: OpenSlots,
     counter: Arc<CounterFile>,
-    /// Texts of the commits, by what they write.
+    /// Texts of the commits, by shape.
     texts: HashMap<Shape, Arc<str>>,
     space: Space,
     wal_limit: WalLimit,
     file: PathBuf,
-    /// Kept to the end: it holds the lock.
+    /// Kept to the end: holds the lock.
     _directory: DataDir,
 }
 
@@ -98,34 +99,34 @@ pub struct SqliteStore {
 #[derive(Clone, Debug)]
 pub struct SqliteReader {
     readers: Readers,
-    /// One connection for the worker alone, so that readers of pages never keep it waiting.
+    /// A connection for the worker alone, so that page reads never delay the worker.
     held: Readers,
     file: Arc<PathBuf>,
     wal: Arc<PathBuf>,
     identity: Identity,
 }
 
-/// What every checksum is over: a row of another acceptor or cluster is no row of ours.
+/// Part of every checksum: a row of another acceptor or cluster is no row of ours.
 #[derive(Clone, Debug)]
 struct Identity {
     uuid: AcceptorUuid,
-    /// Set once, when the configuration is stored; votes come after.
+    /// Set once, with the configuration; votes come after.
     cluster: Arc<OnceLock<ClusterId>>,
 }
 
-/// What a commit writes beside the state; each shape has a text of its own.
+/// The parts of a commit beside the state; each shape has a separate text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Shape {
     promise: bool,
     witnesses: bool,
     membership: bool,
-    /// Rows that the text has room for: 0, or whole INSERTs and a power of two.
+    /// Row capacity of the text: 0, or whole INSERTs plus a power of two.
     rows: usize,
 }
 
 impl SqliteStore {
-    /// Opens the acceptor `name` in a directory, creating it there when it is blank, and begins a run: returns once
-    /// the run is durable.
+    /// Opens the acceptor `name` in a directory, creates the acceptor in a blank directory, and begins a run. Returns
+    /// once the run is durable.
     ///
     /// # Errors
     /// See the table in `recovery.rs`.
@@ -149,12 +150,13 @@ impl SqliteStore {
         name: &str,
         run: RunNumber,
     ) -> Result<(Self, Opened), StoreError> {
-        // First of all: it may make the space that beginning a run needs.
+        // First of all: this step may make the space for beginning a run.
         let space = Space::watch(directory.path()).await;
         proof::examine(&directory).await?;
         let counter = CounterFile::open(&directory)?;
         let mut connection = open_writer(file, CHECKPOINT_PAGES[0]).await?;
-        // First of all writes: a commit behind a torn one of an earlier process would look like damage if it tore as well.
+        // Before all other writes: a commit behind a torn commit of an earlier process would look like damage if torn
+        // as well.
         proof::empty_log(&mut connection, file).await?;
         match migrate(&mut connection, SCHEMA, SCHEMA_VERSION, APPLICATION_ID).await {
             Err(SqliteError::Older { found, .. }) if found == upgrade::OLD_VERSION => {
@@ -162,7 +164,7 @@ impl SqliteStore {
             }
             other => drop(other?),
         }
-        // Before the run begins: a start that fails leaves none.
+        // Before the run begins: a failed start leaves no run.
         let readers = Readers::open(file, READERS).await?;
         let held = Readers::open(file, 1).await?;
         let (uuid, opened, open) = begin_run(&mut connection, name, run).await?;
@@ -199,7 +201,7 @@ impl SqliteStore {
         ))
     }
 
-    /// The commit counter's second place: sync it in the background for as long as the store lives.
+    /// The second place of the commit counter: sync it in the background for the lifetime of the store.
     pub fn counter_file(&self) -> Arc<CounterFile> {
         Arc::clone(&self.counter)
     }
@@ -235,12 +237,12 @@ impl Store for SqliteStore {
         if let Some(membership) = write.membership {
             query = identity.bind_membership(query, membership);
         }
-        // Last, because parameters left unbound are NULL: those rows are skipped.
+        // Last, because unbound parameters are NULL: these rows are skipped.
         for (slot, (ballot, value)) in write.rows {
             query = identity.bind_vote(query, *slot, *ballot, value)?;
         }
-        // One hop to SQLite's thread. On an error the transaction stays open and nothing more is written, ever, unless
-        // another process's lock kept the transaction from being opened at all.
+        // One hop to SQLite's thread. On an error the transaction stays open, and nothing more is ever written.
+        // Exception: a foreign process's lock kept the transaction from opening at all.
         if let Err(error) = query.execute(&mut self.connection).await {
             return Err(
                 if failed_before_the_transaction(&mut self.connection, &error).await {
@@ -281,7 +283,7 @@ impl Store for SqliteStore {
         if let Err(error) = self.counter.sync() {
             warn!(%error, "syncing the commit counter failed; what was committed is safe");
         }
-        // The last connection to close is the writer's, which copies the write-ahead log back and removes it.
+        // The writer's connection is the last to close: closing copies the write-ahead log back and removes the log.
         self.reader.readers.close().await;
         self.reader.held.close().await;
         if let Err(error) = self.connection.close().await {
@@ -307,7 +309,7 @@ impl Reader for SqliteReader {
         let mut read = self.readers.read().await?;
         let rows = sqlx::query(sql).bind(limit).fetch_all(&mut *read).await;
         let rows = rows.map_err(|error| StoreError::from(error).of_file(&self.file))?;
-        // For people alone: what cannot be read is left out.
+        // For people alone: unreadable promises are left out.
         let read = |row: &SqliteRow| {
             Some(PastPromise {
                 ballot: read_ballot(row, 0)?,
@@ -325,7 +327,7 @@ impl Reader for SqliteReader {
 
 impl SqliteReader {
     async fn read_page(&self, from: Slot) -> Result<Page, StoreError> {
-        // One statement is one moment, and one hop. Dropping its stream early ends it.
+        // A statement shows a single moment, and needs one hop. Dropping the stream early ends the statement.
         let sql = format!(
             "SELECT {STATE}, {VOTE} FROM state LEFT JOIN vote ON vote.slot >= ?1 WHERE state.only = 0
              ORDER BY vote.slot LIMIT ?2"
@@ -363,11 +365,11 @@ impl SqliteReader {
             }
         }
         let (page, state) = page.ok_or(StoreError::Damaged("state"))?;
-        // A page that covers all votes from the watermark on shows whether one of them is gone.
+        // A page with all votes from the watermark on shows the loss of any of these votes.
         if last && seen < limit && from <= state.moment.chosen_to && open != state.open_slots {
             return Err(StoreError::Damaged("vote"));
         }
-        // Rows that were left out may have used up the limit.
+        // Rows left out of the page may have used up the limit.
         let page = page.finish(last && seen < limit);
         if !page.last && page.next <= from {
             return Err(StoreError::Damaged("vote"));
@@ -457,7 +459,7 @@ impl Identity {
     }
 
     fn vote_checksum(&self, slot: Slot, ballot: Ballot, value: &[u8]) -> Result<i64, StoreError> {
-        // A vote without a cluster is possible only on a disk that lost its membership record.
+        // A vote without a cluster is possible only on a disk that lost the membership record.
         let cluster = self.cluster.get().ok_or(StoreError::Damaged("membership"))?;
         Ok(checksum(&[
             cluster.as_bytes(),
@@ -469,7 +471,7 @@ impl Identity {
         ]))
     }
 
-    /// As one parameter, so that any number of them has the same text.
+    /// Encodes all witnesses as a single parameter, so that the text is the same for any number of witnesses.
     fn witnesses_json(&self, witnesses: &Witnesses) -> String {
         let witness = |(acceptor, run, counter): (AcceptorUuid, RunNumber, CommitCounter)| {
             let sum = self.witness_checksum(acceptor, run, counter);
@@ -480,8 +482,8 @@ impl Identity {
         format!("[{}]", list.join(","))
     }
 
-    /// Reads the columns [`VOTE`] from column `at` on; none where the slot is NULL, or no slot: such a row is missing. A
-    /// row that does not read as it was written is unknown.
+    /// Reads the columns [`VOTE`] from column `at` on. None for a NULL or invalid slot: such a row is missing. A row
+    /// that differs from the written row is unknown.
     fn read_vote(&self, row: &SqliteRow, at: usize) -> Result<Option<Voted>, StoreError> {
         let Some(slot) = read_slot(row, at) else {
             return Ok(None);
@@ -498,7 +500,7 @@ impl Identity {
     }
 }
 
-/// No checksum covers a trace context: one that is none is dropped, and the row is sound without it.
+/// No checksum covers a trace context: an invalid trace context is dropped, and the rest of the row is sound.
 fn sound_trace(traceparent: Vec<u8>) -> Bytes {
     /// Length of a W3C trace context, in bytes.
     const TRACEPARENT_BYTES: usize = 55;
@@ -550,7 +552,7 @@ impl Shape {
     }
 }
 
-/// Keeps the runs of each acceptor that have the highest counters.
+/// Keeps, for each acceptor, the runs with the highest counters.
 fn forget_surplus_witnesses() -> String {
     format!(
         "DELETE FROM witness WHERE (acceptor, run) IN (SELECT acceptor, run FROM (SELECT acceptor, run, row_number() OVER
@@ -559,7 +561,7 @@ fn forget_surplus_witnesses() -> String {
     )
 }
 
-/// How many rows a text must have room for.
+/// Row capacity of the text for this number of rows.
 fn padded(rows: usize) -> usize {
     match rows % INSERT_ROWS_MAX {
         0 => rows,
@@ -580,7 +582,7 @@ fn into_held(voted: Voted) -> (Slot, Held) {
     (voted.slot, held)
 }
 
-/// Each member of a cluster gets another length in turn; while there is no cluster, the uuid decides.
+/// Each member of a cluster gets a different length in turn; before the cluster is formed, the uuid decides.
 fn checkpoint_pages(uuid: AcceptorUuid, configuration: Option<&Configuration>) -> u32 {
     let rank =
         configuration.and_then(|configuration| configuration.members().keys().position(|&key| key == uuid));

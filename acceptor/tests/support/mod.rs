@@ -1,4 +1,4 @@
-//! Messages that the tests share.
+//! Messages shared by the tests.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "only for tests")]
 
@@ -21,7 +21,7 @@ pub fn slot(number: u64) -> Slot {
     Slot::new(number).unwrap()
 }
 
-/// A ballot of the one proposer of these tests.
+/// A ballot of the single proposer of the tests.
 pub fn ballot(round: u64) -> Ballot {
     Ballot::new(round, ProposerId::from_random(7)).unwrap()
 }
@@ -47,7 +47,7 @@ pub fn accept(round: u64, chosen_to: u64, proposals: impl IntoIterator<Item = (u
     }
 }
 
-/// A cluster of one.
+/// A cluster of a single acceptor.
 pub fn configuration(uuid: AcceptorUuid) -> Configuration {
     Configuration::new([(uuid, "http://a:1".into())], 1, 1).unwrap()
 }

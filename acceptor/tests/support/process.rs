@@ -1,4 +1,4 @@
-//! The real binary as a process, and a client of it.
+//! The real binary as a process, and a client.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -19,7 +19,7 @@ use super::configuration;
 /// A connection to an acceptor.
 pub type Client = AcceptorClient<Channel>;
 
-/// The real binary. Killed, and waited for, when it is dropped.
+/// The real binary. Killed and awaited when dropped.
 pub struct Process {
     pub child: Child,
     url: String,
@@ -39,18 +39,18 @@ impl Process {
         Self::spawn(command(directory))
     }
 
-    /// Starts it where no file may grow beyond one or two megabytes, which is less than it takes to checkpoint.
+    /// Starts the process with a file size limit of one or two megabytes, less than a checkpoint needs.
     pub fn start_on_a_small_disk(directory: &Path) -> Self {
         let inner = command(directory);
         let mut command = Command::new("sh");
-        // Without the signal, a write beyond the limit fails like one on a full disk.
+        // Without the signal, a write beyond the limit fails as on a full disk.
         command.args(["-c", "trap '' XFSZ; ulimit -f 2048; exec \"$0\" \"$@\""]);
         command.arg(inner.get_program()).args(inner.get_args());
         command.env("RUST_LOG", "info").stdin(Stdio::null());
         Self::spawn(command)
     }
 
-    /// Starts it, and learns its port from its log.
+    /// Starts the process, and reads its port from the log.
     fn spawn(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -73,13 +73,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Calls until the server is up: it logs its address before it serves.
+/// Calls until the server is up: the address is logged before the server starts.
 pub async fn form(client: &mut Client) -> Configuration {
     let ask = |cluster, step| pb::FormRequest {
         caller: Some(caller(cluster)),

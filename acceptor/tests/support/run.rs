@@ -1,4 +1,4 @@
-//! A core on a store, as the worker drives the two.
+//! A core on a store, driven as in the worker.
 
 use std::{
     collections::BTreeMap,
@@ -46,7 +46,7 @@ impl Disk for PathBuf {
     }
 }
 
-/// One run of a core on a store, as the worker drives it.
+/// A run of a core on a store, driven as in the worker.
 pub struct Run<S: Store> {
     pub core: Acceptor,
     pub store: S,
@@ -118,7 +118,7 @@ pub async fn open(disk: &Path, run: u64) -> Result<(SqliteStore, Opened), StoreE
     SqliteStore::open(DataDir::open(disk).unwrap(), "a1", RunNumber::from_random(run)).await
 }
 
-/// Changes one row by SQL, behind the back of a store that is closed.
+/// Changes a row by SQL, behind the back of a closed store.
 pub async fn damage(disk: &Path, sql: &'static str) {
     let file = disk.join("acceptor.db");
     let mut connection = paxos_common::sqlite::open_writer(&file, 700).await.unwrap();

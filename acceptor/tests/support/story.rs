@@ -1,4 +1,4 @@
-//! What a directory holds after votes, and how a start on damaged files of it is judged.
+//! Content of a directory after votes, and the judgement of a start on damaged files.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -26,7 +26,7 @@ pub const LOG: &str = "acceptor.db-wal";
 pub const COMMITS: &str = "COMMITS";
 pub const FILES: [&str; 3] = [DATABASE, LOG, COMMITS];
 
-/// The files of a directory at one moment, as the end of a process leaves them.
+/// The files of a directory at a moment, as left by the end of a process.
 #[derive(Clone)]
 pub struct Files(pub BTreeMap<&'static str, Vec<u8>>);
 
@@ -57,7 +57,7 @@ impl Files {
         changed
     }
 
-    /// This database and `COMMITS` with another file of another time.
+    /// The database and `COMMITS` with a file of a different time in place of `name`.
     pub fn with_that_of(&self, name: &'static str, other: &Self) -> Self {
         let mut changed = self.clone();
         changed.0.insert(name, other.0[name].clone());
@@ -65,7 +65,7 @@ impl Files {
     }
 }
 
-/// What was answered at one moment.
+/// Everything answered up to a moment.
 #[derive(Clone)]
 pub struct Answered {
     pub rows: Vec<Row>,
@@ -75,7 +75,7 @@ pub struct Answered {
     pub chosen_to: Slot,
 }
 
-/// Votes as a leader asks for them, with a promise and a witness among them.
+/// Votes requested by a leader, with a promise and a witness.
 pub struct Story {
     pub directory: tempfile::TempDir,
     pub run: Run<SqliteStore>,
@@ -101,7 +101,7 @@ impl Story {
         }
     }
 
-    /// Some commits: each a vote, with a watermark three slots behind. The first writes a witness too.
+    /// Some commits: each a vote, with a watermark three slots behind. The first also writes a witness.
     pub async fn vote(&mut self, votes: u64) {
         let mut group = self.run.core.group();
         let heard = CommitCounter::new(self.votes + 1);
@@ -116,7 +116,7 @@ impl Story {
         }
     }
 
-    /// As a process that is killed now leaves it.
+    /// Files and answers as left by a kill at this moment.
     pub async fn killed(&self) -> (Files, Answered) {
         let (rows, page) = self.run.read(0).await;
         let answered = Answered {
@@ -135,12 +135,12 @@ impl Story {
     }
 }
 
-/// How a start ended.
+/// Outcome of a start.
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
     /// With a text.
     Refused(String),
-    /// With so many rows unknown.
+    /// With this number of unknown rows.
     Sound(usize),
 }
 
@@ -157,7 +157,7 @@ pub async fn all_pages(store: &SqliteStore) -> Result<(Vec<Row>, Page), StoreErr
     }
 }
 
-/// Starts on these files and reads everything: refused with 74 or 78 and a text, or everything answered is there or
+/// Starts on these files and reads everything: refused with 74 or 78 and a text, or everything answered is present or
 /// unknown, and nothing is older.
 pub async fn judge(scratch: &Path, files: &Files, answered: &Answered, what: &str) -> End {
     files.put_into(scratch);
@@ -206,7 +206,7 @@ pub async fn judge(scratch: &Path, files: &Files, answered: &Answered, what: &st
     End::Sound(unknown)
 }
 
-/// The rows that recovery hands to the core; returns how many are unknown.
+/// Checks the rows handed by recovery to the core; returns the number of unknown rows.
 pub fn held_is_sound(opened: &Opened, answered: &Answered, what: &str) -> usize {
     let held = &opened.recovered.rows;
     let open = answered.rows.iter().filter(|row| row.slot >= answered.chosen_to);
@@ -238,7 +238,7 @@ pub fn assert_refused(end: &End, parts: &[&str]) {
 }
 
 impl Story {
-    /// Its files after an orderly stop, and the directory to go on in.
+    /// The story's files after an orderly stop, and the directory for going on.
     pub async fn stopped(self) -> (Files, Answered, tempfile::TempDir) {
         let (_, answered) = self.killed().await;
         let Self { directory, run, .. } = self;

@@ -9,17 +9,17 @@ name, value = (argument.encode() for argument in sys.argv[1:3])
 proposer = proposer_pb2_grpc.ProposerStub(grpc.insecure_channel("127.0.0.1:7101"))
 learner = learner_pb2_grpc.LearnerStub(grpc.insecure_channel("127.0.0.1:7201"))
 
-# Answered once the command is on the disks of a quorum, at a place in the log. When nobody answers, sending it again
-# decides nothing twice; but without a session, nobody can tell then which of the two attempts it was that won.
+# Answered once the command is on the disks of a quorum, at a place in the log. Without an answer, sending the command
+# again never decides twice; but without a session, no process can say then which attempt won.
 if_absent = types_pb2.Condition(absent=True)
 put = types_pb2.Put(key=name, value=value, condition=if_absent)
 command = types_pb2.Command(put=put)
 version = proposer.Propose(proposer_pb2.ProposeRequest(command=command), timeout=10).version
 
-# What it did is judged by those before it in the log; any learner tells.
+# The commands before this command in the log determine the outcome; any learner reports the outcome.
 result = learner.Result(learner_pb2.ResultRequest(version=version), timeout=10)
 print("ours" if result.WhichOneof("outcome") == "applied" else "lost", f"at {version.slot}.{version.offset}")
 
-# Linearizable, unless less is asked for.
+# Linearizable by default.
 read = learner.Read(learner_pb2.ReadRequest(key=name), timeout=10)
 print(read.registers[0].value.decode())

@@ -1,4 +1,4 @@
-//! A candidate on its way: waits until nobody holds, or the holder's time is up, and tries.
+//! A candidate's campaign: waits until there is no holder, or until the holder's time is up, and tries.
 
 use std::time::Duration;
 
@@ -16,30 +16,30 @@ use crate::{
     error::{SubscribeError, WriteError},
 };
 
-/// Pauses after a try whose outcome is unknown, from the shortest to the longest.
+/// Pauses after a try with an unknown outcome, from the shortest to the longest.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// An election won, and by which writes.
+/// A won election, and the winning writes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Won {
     pub(crate) token: Token,
     /// The last own write.
     pub(crate) version: Version,
-    /// From before it was sent.
+    /// From before the send.
     pub(crate) sent_at: Instant,
 }
 
-/// What came of one try.
+/// The outcome of a try.
 enum Try {
     Won(Won),
-    /// Look again, after a pause if the outcome is not known; an own write at this version would be the win.
+    /// Look again, after a pause if the outcome is unknown. An own write at the version of `own` would be the win.
     Again {
         unsure: bool,
         own: Option<Won>,
     },
 }
 
-/// Campaigns until it wins.
+/// Campaigns until the candidate wins.
 pub(crate) async fn run<S: Seat>(
     seat: &S,
     candidacy: &Candidacy,
@@ -84,18 +84,18 @@ fn saw(vigil: &mut Vigil, look: Look) -> Result<(), ElectionError> {
     Ok(())
 }
 
-/// Returns when nobody holds, or what the register holds has not changed for the holder's time to live; or when it must
-/// be looked at again, which the condition of the next write finds out.
+/// Returns when there is no holder, or when the content of the register has not changed for the holder's time to live.
+/// May also return when another look at the register is due: the condition of the next write detects this case.
 async fn await_turn<S: Seat>(seat: &S, vigil: &mut Vigil, patience: Duration) -> Result<(), ElectionError> {
     let mut watch = seat.watch(vigil.next(), patience);
     while let Some(due) = vigil.due() {
         tokio::select! {
             // Cancel safe: a timer.
             () = sleep_until(due) => return Ok(()),
-            // Cancel safe: nothing is lost or told twice.
+            // Cancel safe: nothing is lost or repeated.
             news = watch.next() => match news {
                 Some(Ok(changes)) => changed(vigil, changes)?,
-                // The learners do not keep what came since: see where things stand.
+                // The learners no longer keep the later changes: look at the present state.
                 Some(Err(SubscribeError::OutOfRange(_))) | None => {
                     saw(vigil, seat.look(patience).await?)?;
                     watch = seat.watch(vigil.next(), patience);
@@ -135,7 +135,8 @@ async fn attempt<S: Seat>(
     match seat.put(candidacy.holder(None), condition, patience).await {
         Ok(Written::Applied { version }) => Ok(Try::Won(won(version))),
         Ok(Written::ConditionFailed { .. }) | Err(WriteError::Expired) => again(false, None),
-        // If it took effect after all, it is waited out like anybody else's: the register does not tell whose it is.
+        // If the write took effect after all, this candidate waits for its end like for any other holder's write: the
+        // register does not show the writer.
         Err(WriteError::OutcomeUnknown(_)) => again(true, None),
         Err(WriteError::OutcomeNotRead { version, .. }) => again(true, Some(won(version))),
         Err(WriteError::Invalid(text)) => Err(ElectionError::Invalid(text)),
@@ -144,7 +145,7 @@ async fn attempt<S: Seat>(
     }
 }
 
-/// A win that took so long that its time is up already is renewed before anybody is told; `None` when it is lost.
+/// Renews a win that took too long and is already out of time, before the win is reported; `None` when the win is lost.
 async fn settle<S: Seat>(seat: &S, candidacy: &Candidacy, mut won: Won, patience: Duration) -> Option<Won> {
     while Instant::now() >= held_until(won.sent_at, candidacy.ttl) {
         won.sent_at = Instant::now();

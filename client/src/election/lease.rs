@@ -1,4 +1,4 @@
-//! The arithmetic of an election: how long one holds, and from when on others may take over.
+//! The arithmetic of an election: how long a candidate holds, and when other candidates may take over.
 
 use std::time::Duration;
 
@@ -10,34 +10,34 @@ use crate::{Condition, Version};
 /// Why a tenure is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Lost {
-    /// No renewal succeeded in time: another candidate may hold soon, or does.
+    /// No renewal succeeded in time: another candidate may hold soon, or holds already.
     #[error("the time to live passed without a successful renewal")]
     Lapsed,
-    /// Another candidate has taken over, or somebody else wrote or deleted the register.
+    /// Another candidate has taken over, or a client wrote or deleted the register.
     #[error("another candidate took over, or the register was changed")]
     Overtaken,
-    /// The holder resigned, or dropped its tenure.
+    /// The holder resigned, or dropped the tenure.
     #[error("resigned")]
     Resigned,
 }
 
-/// The share of the time to live by which a holder stops early: 1 / this. Clocks may run apart by so much.
+/// The share of the time to live by which a holder stops early: 1 / this. Clocks may drift apart by this share.
 const MARGIN: u32 = 10;
-/// How often in a time to live the holder renews.
+/// Number of renewals in a time to live.
 const RENEWALS: u32 = 3;
 
-/// When a holder's time ends that sent its last successful write at `sent_at`: before anybody who saw that write may
-/// take over, even if this clock is a tenth slower.
+/// End of a holder's time, for a last successful write sent at `sent_at`. The end comes before any candidate that saw
+/// this write may take over, even if the holder's clock is a tenth slower.
 pub(crate) fn held_until(sent_at: Instant, ttl: Duration) -> Instant {
     sent_at + (ttl - ttl / MARGIN)
 }
 
-/// When a holder sends its next renewal.
+/// Sending time of a holder's next renewal.
 pub(crate) fn renew_at(sent_at: Instant, ttl: Duration) -> Instant {
     sent_at + ttl / RENEWALS
 }
 
-/// A holder's time: once it is over it stays so, whatever news come late.
+/// A holder's time. Once over, the time stays over, even after late news.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lease {
     until: Instant,
@@ -52,12 +52,12 @@ impl Lease {
         }
     }
 
-    /// Until when it holds, exclusive, as far as is known.
+    /// End of the time, exclusive, as far as known.
     pub(crate) fn until(&self) -> Instant {
         self.until
     }
 
-    /// Whether it holds at `now`.
+    /// Whether the lease is held at `now`.
     pub(crate) fn check(&self, now: Instant) -> Result<(), Lost> {
         match self.lost {
             Some(lost) => Err(lost),
@@ -66,25 +66,25 @@ impl Lease {
         }
     }
 
-    /// A renewal that was sent at `sent_at` has succeeded, as is known at `now`; too late, it changes nothing.
+    /// A renewal sent at `sent_at` has succeeded, as known at `now`. A late success changes nothing.
     pub(crate) fn extend(&mut self, now: Instant, sent_at: Instant, ttl: Duration) {
         if self.check(now).is_ok() {
             self.until = self.until.max(held_until(sent_at, ttl));
         }
     }
 
-    /// It is over for the reason given, unless it was for another before.
+    /// Ends the lease for this reason, unless already over for another reason.
     pub(crate) fn end(&mut self, now: Instant, lost: Lost) {
         self.lost = Some(self.check(now).err().unwrap_or(lost));
     }
 }
 
-/// What a candidate has seen of the register, and since when by its own clock.
+/// A candidate's view of the register, with times by the candidate's own clock.
 #[derive(Debug)]
 pub(crate) struct Vigil {
-    /// The version that wrote it, who holds, and when this was first seen; `None`: it holds nothing.
+    /// The version of the last write, the holder, and when this version was first seen; `None`: no value.
     holder: Option<(Version, Holding, Instant)>,
-    /// Everything before it has been seen.
+    /// Everything before this version has been seen.
     next: Version,
 }
 
@@ -100,7 +100,8 @@ impl Vigil {
         self.next
     }
 
-    /// The register was seen, in a state that includes everything before `next`. A version seen before keeps its time.
+    /// The register was seen, in a state that includes everything before `next`. An already seen version keeps its
+    /// time.
     pub(crate) fn saw(&mut self, now: Instant, holder: Option<(Version, Holding)>, next: Version) {
         if next < self.next {
             return;
@@ -112,14 +113,14 @@ impl Vigil {
         });
     }
 
-    /// From when on this candidate may try; `None`: nobody holds, so now.
+    /// When this candidate may try; `None`: there is no holder, so now.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.holder
             .as_ref()
             .map(|(_, holding, seen_at)| *seen_at + holding.ttl)
     }
 
-    /// What must still be true when it tries.
+    /// The condition for the try.
     pub(crate) fn condition(&self) -> Condition {
         match &self.holder {
             Some((version, ..)) => Condition::Version(*version),
@@ -127,7 +128,7 @@ impl Vigil {
         }
     }
 
-    /// The version that wrote what the register holds.
+    /// The version of the register's last write.
     pub(crate) fn version(&self) -> Option<Version> {
         self.holder.as_ref().map(|(version, ..)| *version)
     }
@@ -160,7 +161,7 @@ mod tests {
     fn holder_stops_before_anybody_may_take_over_even_with_a_clock_a_tenth_slow() {
         let begun = Instant::now();
         let mut vigil = Vigil::new();
-        // Seen the very moment it was sent, which is as early as can be.
+        // Seen at the moment of sending: as early as possible.
         vigil.saw(begun, held(1), version(2));
         let own = held_until(begun, TTL) - begun;
         let others = vigil.due().unwrap() - begun;
@@ -175,7 +176,7 @@ mod tests {
         let late = held_until(begun, TTL);
         assert!(lease.check(late - Duration::from_nanos(1)).is_ok());
         assert_eq!(lease.check(late), Err(Lost::Lapsed));
-        // A renewal was sent in time, and its answer came late.
+        // The renewal was sent in time, and the answer came late.
         lease.extend(late, begun + TTL / 2, TTL);
         assert_eq!(lease.check(late), Err(Lost::Lapsed));
 
@@ -209,7 +210,7 @@ mod tests {
         vigil.saw(third, held(12), version(13));
         assert_eq!(vigil.due(), Some(third + TTL));
         assert_eq!(vigil.condition(), Condition::Version(version(12)));
-        // News from a learner that lags.
+        // News from a lagging learner.
         vigil.saw(third + TTL, None, version(5));
         assert_eq!(vigil.version(), Some(version(12)));
         vigil.saw(third + TTL, None, version(14));

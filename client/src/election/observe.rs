@@ -1,4 +1,4 @@
-//! Observing an election: who holds, and each change of that.
+//! Observing an election: the holder, and each change of the holder.
 
 use std::{
     pin::Pin,
@@ -13,7 +13,7 @@ use crate::{Version, error::SubscribeError};
 
 type News = Result<Option<Holding>, ElectionError>;
 
-/// Who holds; `None`: nobody. An error is the last that comes.
+/// The holders of an election, one after the other; `None`: no holder. An error is the last item.
 pub struct Observation(Pin<Box<dyn Stream<Item = News> + Send>>);
 
 impl std::fmt::Debug for Observation {
@@ -40,13 +40,13 @@ impl Observation {
         Self(Box::pin(news))
     }
 
-    /// Who holds now, the first time; then each change.
+    /// The present holder on the first call; then each change.
     ///
     /// # Errors
     /// See [`ElectionError`].
     ///
     /// # Cancel safety
-    /// Safe: nothing is lost or told twice.
+    /// Safe: nothing is lost or repeated.
     pub async fn next(&mut self) -> Option<News> {
         self.0.next().await
     }
@@ -64,7 +64,7 @@ struct Observer<S: Seat> {
     seat: S,
     patience: Duration,
     watch: Option<S::Watch>,
-    /// What was told last; `None`: nothing was.
+    /// The last report; `None`: no report yet.
     told: Option<Option<Holding>>,
 }
 
@@ -90,14 +90,14 @@ impl<S: Seat> Observer<S> {
                         return Ok(news);
                     }
                 }
-                // The learners do not keep what came since: see where things stand.
+                // The learners no longer keep the later changes: look at the present state.
                 Some(Err(SubscribeError::OutOfRange(_))) | None => self.watch = None,
                 Some(Err(error)) => return Err(error.into()),
             }
         }
     }
 
-    /// What to tell of what the register holds; `None`: the same holder as before.
+    /// The news about the content of the register; `None`: the same holder as before.
     fn news(&mut self, held: Option<(Version, &[u8])>) -> Result<Option<Option<Holding>>, ElectionError> {
         let holding = held
             .map(|(version, value)| Holding::read(value, version))

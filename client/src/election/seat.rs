@@ -1,4 +1,4 @@
-//! What an election needs of its register, so that its timing can be tested without a cluster.
+//! The operations of an election on the register, as a trait, so that the timing can be tested without a cluster.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     error::{SubscribeError, Unanswered, WriteError},
 };
 
-/// What the register held, and the version from which on changes follow.
+/// The content of the register, and the version from which changes follow.
 #[derive(Clone, Debug)]
 pub(crate) struct Look {
     pub(crate) held: Option<(Version, Bytes)>,
@@ -33,7 +33,7 @@ pub(crate) trait Seat: Clone + Send + Sync + 'static {
         timeout: Duration,
     ) -> impl Future<Output = Result<Written, WriteError>> + Send;
 
-    /// Deletes it if `version` wrote it.
+    /// Deletes the register if `version` is the last write.
     fn remove(
         &self,
         version: Version,
@@ -43,7 +43,7 @@ pub(crate) trait Seat: Clone + Send + Sync + 'static {
     fn watch(&self, from: Version, patience: Duration) -> Self::Watch;
 }
 
-/// The register whose key is the election's name.
+/// The register with the election's name as the key.
 #[derive(Clone, Debug)]
 pub(crate) struct Register {
     pub(crate) client: Client,

@@ -1,4 +1,4 @@
-//! Holding: the tenure that its owner keeps, and the task that renews it.
+//! Holding: the tenure of the owner, and the task that renews the tenure.
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
@@ -19,14 +19,14 @@ use crate::{
     error::{Cause, WriteError},
 };
 
-/// After a renewal that failed, the next comes so much sooner than usual: a share of the time to live, 1 / this.
+/// Wait after a failed renewal, as a share of the time to live, 1 / this: much shorter than the usual wait.
 const RETRY: u32 = 20;
 
-/// An election won: renewed in the background until it is resigned, dropped or lost.
+/// A won election: renewed in the background until resigned, dropped or lost.
 ///
-/// Everything that may be done only while holding asks [`check`](Mandate::check) first, and carries the
-/// [`token`](Mandate::token). Dropped without [`resign`](Self::resign), it is over at once for its owner, and others take
-/// over when the time to live has passed.
+/// Call [`check`](Mandate::check) before every action reserved to the holder, and send the [`token`](Mandate::token)
+/// with the action. A tenure dropped without [`resign`](Self::resign) is over at once for the owner; other candidates
+/// take over after the time to live.
 #[derive(Debug)]
 pub struct Tenure {
     mandate: Mandate,
@@ -35,7 +35,7 @@ pub struct Tenure {
     keeper: Option<JoinHandle<Result<(), WriteError>>>,
 }
 
-/// What tells the parts of a program whether they may act: cheap to clone.
+/// The mandate to act, for the parts of a program. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Mandate {
     token: Token,
@@ -43,18 +43,20 @@ pub struct Mandate {
 }
 
 impl Mandate {
-    /// The fencing token: the version of the write that acquired, the same for the whole tenure.
+    /// The fencing token: the version of the acquiring write, the same for the whole tenure.
     pub fn token(&self) -> Token {
         self.token
     }
 
-    /// Whether it is held now; once it is not, it never is again.
+    /// Whether the tenure is held now. A tenure that is no longer held is never held again.
     pub fn is_held(&self) -> bool {
         self.check().is_ok()
     }
 
-    /// The token, if it is held now: to be asked before every action that only the holder may do. It looks at the clock
-    /// and at nothing else, so it is cheap, and right even in a process that was stopped and has just been continued.
+    /// The token, if the tenure is held now. Call this before every action reserved to the holder.
+    ///
+    /// The check uses only the clock, so a call is cheap. The result is right even in a stopped process that has just
+    /// been continued.
     ///
     /// # Errors
     /// [`Lost`]: do not act.
@@ -62,10 +64,10 @@ impl Mandate {
         self.lease.borrow().check(Instant::now()).map(|()| self.token)
     }
 
-    /// Returns when it is held no more, which is a tenth of the time to live before anybody else may hold.
+    /// Returns when the tenure is no longer held: a tenth of the time to live before another candidate may hold.
     ///
     /// # Cancel safety
-    /// Safe: it only waits.
+    /// Safe: the call only waits.
     pub async fn lost(&self) -> Lost {
         let mut lease = self.lease.clone();
         loop {
@@ -76,7 +78,7 @@ impl Mandate {
             tokio::select! {
                 // Cancel safe: a timer.
                 () = sleep_until(seen.until()) => {}
-                // Cancel safe, as its documentation says. The sender gone: then the lease was ended before.
+                // Cancel safe, as documented. If the sender is gone, the lease was ended before.
                 changed = lease.changed() => if changed.is_err() {
                     sleep_until(seen.until()).await;
                 },
@@ -117,26 +119,27 @@ impl Tenure {
         }
     }
 
-    /// For the parts of the program that act.
+    /// The mandate, for the parts of the program that act.
     pub fn mandate(&self) -> Mandate {
         self.mandate.clone()
     }
 
-    /// Ends it, so that another candidate takes over at once. It is held no more from the moment of the call on: finish
-    /// what only the holder may do first.
+    /// Ends the tenure, so that another candidate takes over at once. From the moment of the call on, the tenure is no
+    /// longer held: first finish every action reserved to the holder.
     ///
     /// # Errors
-    /// Nobody knows whether the cluster has heard of it; if not, others take over when the time to live has passed.
+    /// The cluster may not have received the resignation. In that case, other candidates take over after the time to
+    /// live.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the resignation to go on in the background.
+    /// Dropping the future leaves the resignation to the background task.
     pub async fn resign(mut self) -> Result<(), WriteError> {
         self.end();
         let stopping = || WriteError::NotProposed(Cause::unavailable("the client is stopping"));
         let (Some(resign), Some(keeper)) = (self.resign.take(), self.keeper.take()) else {
             return Err(stopping());
         };
-        // A keeper that is gone already says how it ended.
+        // A keeper that is gone already returns its result below.
         let _ = resign.send(());
         keeper.await.map_err(|_| stopping())?
     }
@@ -153,20 +156,20 @@ impl Drop for Tenure {
     }
 }
 
-/// The task that renews.
+/// The renewing task.
 struct Keeper<S> {
     seat: S,
     candidacy: Candidacy,
     token: Token,
-    /// The own write that the register is expected to hold.
+    /// The own write expected in the register.
     last: Version,
-    /// When to renew next.
+    /// Time of the next renewal.
     next: Instant,
     lease: Arc<watch::Sender<Lease>>,
 }
 
 impl<S: Seat> Keeper<S> {
-    /// Renews until it is lost, then waits for the owner to resign or let go.
+    /// Renews until the tenure is lost, then waits until the owner resigns or drops the tenure.
     async fn run(mut self, mut resigned: oneshot::Receiver<()>) -> Result<(), WriteError> {
         let resigned = loop {
             if self.left().is_zero() {
@@ -175,19 +178,19 @@ impl<S: Seat> Keeper<S> {
             tokio::select! {
                 // Cancel safe: a timer.
                 () = sleep_until(self.next) => {}
-                // Cancel safe: it only waits.
+                // Cancel safe: only waits.
                 resigned = &mut resigned => break resigned,
             }
             self.renew().await;
         };
         match resigned {
             Ok(()) => self.leave().await,
-            // Dropped: others take over in their time.
+            // Dropped: other candidates take over after the time to live.
             Err(_dropped) => Ok(()),
         }
     }
 
-    /// How long it is still held.
+    /// Remaining time of the tenure.
     fn left(&self) -> Duration {
         let (lease, now) = (*self.lease.borrow(), Instant::now());
         match lease.check(now) {
@@ -212,11 +215,11 @@ impl<S: Seat> Keeper<S> {
                     .send_modify(|lease| lease.extend(Instant::now(), sent_at, self.candidacy.ttl));
             }
             Ok(Written::ConditionFailed { .. }) => self.overtaken(),
-            // It had no effect: the next may.
+            // No effect: the next renewal may succeed.
             Err(error) if error.had_no_effect() => {
                 tracing::debug!(%error, "renewing the tenure failed");
             }
-            // It extends nothing, but it may be what the register holds now.
+            // The write extends nothing, but may be the present content of the register.
             Err(error) => {
                 tracing::debug!(%error, "it is not known whether the tenure was renewed");
                 self.find_own().await;
@@ -224,7 +227,8 @@ impl<S: Seat> Keeper<S> {
         }
     }
 
-    /// Looks whether the register still holds a write of this tenure, and which: no other carries this token.
+    /// Checks whether the register still holds a write of this tenure, and finds its version: no other tenure has this
+    /// token.
     async fn find_own(&mut self) {
         let Ok(look) = self.seat.look(self.left()).await else {
             return;
@@ -244,9 +248,9 @@ impl<S: Seat> Keeper<S> {
     }
 
     async fn leave(&self) -> Result<(), WriteError> {
-        // After the time to live the others need no hint.
+        // After the time to live, other candidates need no hint.
         match self.seat.remove(self.last, self.candidacy.ttl).await? {
-            // Where the condition fails, another has taken over already.
+            // If the condition fails, another candidate has taken over already.
             Written::Applied { .. } | Written::ConditionFailed { .. } => Ok(()),
         }
     }

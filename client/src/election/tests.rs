@@ -1,4 +1,4 @@
-//! Elections in paused time, over a register that is cut off, slow or vague when a test says so.
+//! Elections in paused time, over a register that a test can cut off, slow down or make vague.
 
 use std::{
     pin::Pin,
@@ -24,14 +24,14 @@ use crate::{Change, Changes, Condition, Current, Slot, Written, error::WriteErro
 
 const TTL: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(3_600);
-/// How long a call takes.
+/// Duration of a call.
 const LATENCY: Duration = Duration::from_millis(20);
 
-/// How the way to the register is.
+/// State of the connection to the register: everything passes.
 const WHOLE: u8 = 0;
 /// Nothing passes.
 const CUT: u8 = 1;
-/// Writes pass, and their answers do not.
+/// Writes pass, and the answers do not.
 const VAGUE: u8 = 2;
 
 #[derive(Default)]
@@ -40,7 +40,7 @@ struct Held {
     changes: Vec<Change>,
 }
 
-/// One candidate's way to the register.
+/// A candidate's connection to the register.
 #[derive(Clone)]
 struct Fake {
     held: Arc<Mutex<Held>>,
@@ -57,7 +57,7 @@ impl Fake {
         }
     }
 
-    /// Another candidate's way to the same register.
+    /// Another candidate's connection to the same register.
     fn other(&self) -> Self {
         Self {
             way: Arc::default(),
@@ -228,14 +228,14 @@ async fn holder_that_is_cut_off_knows_before_another_takes_over_with_a_higher_to
     assert!(!rival.is_finished() && tenure.check() == Err(Lost::Lapsed));
     let succession = elected(rival).await;
     assert!(succession.token() > tenure.token());
-    // The last renewal was up to a third of the time to live ago.
+    // The last renewal was sent up to a third of the time to live ago.
     let taken_after = cut_at.elapsed();
     assert!(
         known_after < TTL * 9 / 10 && known_after < taken_after,
         "{known_after:?}"
     );
     assert!(taken_after <= TTL + 4 * LATENCY, "{taken_after:?}");
-    // Back again, it does not hold, and the other does not mind.
+    // After the reconnection, the old tenure does not hold, and the new tenure is unaffected.
     alice.set(WHOLE);
     sleep(3 * TTL).await;
     assert!(!tenure.is_held() && succession.is_held());

@@ -1,7 +1,7 @@
-//! Asks every process of the cluster at once, and decides how long the late ones are waited for.
+//! Asks every process of the cluster at once, and decides how long to wait for late processes.
 //!
-//! The acceptors' answers name the other members, the proposers and the learners. Each is asked as soon as its name is
-//! known.
+//! The acceptors' answers name the other members, the proposers and the learners. Each process is asked as soon as its
+//! name is known.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -19,17 +19,18 @@ use tonic::{Code, transport::Channel};
 use super::{ClusterStatus, RoleReport, acceptor_client};
 use crate::{address::Directory, error::Cause};
 
-/// Shortest time that late processes are waited for, once a quorum of acceptors has answered. Counted from the last answer.
+/// Shortest wait for late processes once a quorum of acceptors has answered, counted from the last answer.
 const EXTRA_MIN: Duration = Duration::from_millis(200);
-/// The same time as a multiple of the slowest answer so far: on a slow network or a busy machine all are slow.
+/// The same wait as a multiple of the slowest answer so far: on a slow network or a busy machine, all processes are
+/// slow.
 const EXTRA_FACTOR: u32 = 2;
-/// Processes of one role that are found in answers and asked. The lists in answers are not trusted to be short.
+/// Maximum number of found processes to ask, for each role. The lists in answers are not trusted to be short.
 const FOUND_MAX: usize = 256;
 
 /// Asks every process, for at most `patience`.
 ///
 /// # Cancel safety
-/// Safe: it only reads.
+/// Safe: the call only reads.
 pub(crate) async fn survey(directory: &Directory, patience: Duration) -> ClusterStatus {
     let begun = Instant::now();
     let limit = begun + patience;
@@ -56,7 +57,7 @@ pub(crate) async fn survey(directory: &Directory, patience: Duration) -> Cluster
         } else {
             limit
         };
-        // Cancel safe: an answer that is not taken stays in the set.
+        // Cancel safe: an untaken answer stays in the set.
         let Ok(Some((index, took, answer))) = timeout_at(until, asked.next()).await else {
             break;
         };
@@ -72,7 +73,7 @@ pub(crate) async fn survey(directory: &Directory, patience: Duration) -> Cluster
     survey.into_status(begun.elapsed())
 }
 
-/// One answer of any role.
+/// An answer of any role.
 #[derive(Debug)]
 enum Answer {
     Acceptor(Box<AcceptorStatusResponse>),
@@ -104,7 +105,7 @@ impl Answer {
 }
 
 impl RoleReport<Answer> {
-    /// The report of one role.
+    /// The report on a single role.
     fn of<T>(self, take: impl FnOnce(Answer) -> Option<T>) -> RoleReport<T> {
         let other = || Cause::unavailable("a process of another role answered");
         RoleReport {
@@ -115,7 +116,7 @@ impl RoleReport<Answer> {
     }
 }
 
-/// The acceptor that answered.
+/// The uuid of the answering acceptor.
 fn uuid(report: &RoleReport<AcceptorStatusResponse>) -> Option<&Bytes> {
     Some(&report.answer.as_ref().ok()?.stamp.as_ref()?.acceptor)
 }
@@ -151,13 +152,13 @@ async fn ask(
     )
 }
 
-/// A process that is asked.
+/// A process to ask.
 #[derive(Debug)]
 struct Target {
     role: Role,
     address: Address,
     given: bool,
-    /// The member of the configuration that is expected at an address that was not given.
+    /// The expected member of the configuration, at an address not given to the client.
     member: Option<Bytes>,
     answer: Option<Result<Answer, Cause>>,
 }
@@ -171,14 +172,14 @@ impl Target {
     }
 }
 
-/// Who is asked, and what was answered.
+/// The asked processes, and the answers.
 #[derive(Debug, Default)]
 struct Survey {
     targets: Vec<Target>,
 }
 
 impl Survey {
-    /// Adds a process, unless it is asked already or too many are.
+    /// Adds a process, unless already asked or beyond the limit.
     fn add(&mut self, role: Role, address: Address, given: bool, member: Option<Bytes>) -> Option<usize> {
         let mut of_role = self.targets.iter().filter(|target| target.role == role);
         if of_role.clone().any(|target| target.address == address)
@@ -196,7 +197,7 @@ impl Survey {
         Some(self.targets.len() - 1)
     }
 
-    /// Takes an answer; returns the processes to ask because of it.
+    /// Takes an answer; returns the newly found processes to ask.
     fn record(&mut self, index: usize, answer: Result<Answer, Cause>) -> Vec<usize> {
         self.targets[index].answer = Some(answer);
         let Some(answer) = self.targets[index].acceptor() else {
@@ -224,7 +225,7 @@ impl Survey {
             .collect()
     }
 
-    /// The acceptors that answered, by uuid.
+    /// The answering acceptors, by uuid.
     fn answered(&self) -> BTreeSet<Bytes> {
         let answers = self.targets.iter().filter_map(Target::acceptor);
         answers
@@ -232,8 +233,8 @@ impl Survey {
             .collect()
     }
 
-    /// Whether as many acceptors have answered as make a quorum for everything; before a configuration is known, a majority
-    /// of those that were given.
+    /// Whether enough acceptors have answered for a quorum of both phases. Before a configuration is known: a majority
+    /// of the given acceptors.
     fn has_quorum(&self) -> bool {
         let mut answers = self.targets.iter().filter_map(Target::acceptor);
         let needed = answers
@@ -248,7 +249,7 @@ impl Survey {
         self.answered().len() >= needed
     }
 
-    /// Whether no answer is left to wait for.
+    /// Whether no further answer is awaited.
     fn is_complete(&self) -> bool {
         let answered = self.answered();
         self.targets
@@ -265,8 +266,8 @@ impl Survey {
             .flat_map(|answer| answer.configuration.iter().flat_map(|known| &known.members))
             .map(|member| member.address.clone())
             .collect();
-        // An acceptor may be given by another address than the one that it advertises, as from outside a container network.
-        // Such addresses that do not answer stand for as many members that are not found.
+        // The given address of an acceptor may differ from the advertised address, for example outside a container
+        // network. Such addresses without an answer stand for the same number of members that are not found.
         let mut aliases = self
             .targets
             .iter()
@@ -298,7 +299,7 @@ impl Survey {
                 Role::Learner => status.learners.push(report.of(Answer::learner)),
                 Role::Acceptor | Role::Unspecified => {
                     let report = report.of(Answer::acceptor);
-                    // The same acceptor by two addresses, one of which was not given.
+                    // The same acceptor at two addresses, one of them not given.
                     let is_known = uuid(&report).is_some()
                         && status.acceptors.iter().any(|known| uuid(known) == uuid(&report));
                     if report.given || !is_known {
@@ -311,7 +312,7 @@ impl Survey {
     }
 }
 
-/// Whether the member that is expected here has answered at another address.
+/// Whether the expected member has answered at another address.
 fn is_elsewhere(target: &Target, answered: &BTreeSet<Bytes>) -> bool {
     !target.given && target.member.as_ref().is_some_and(|uuid| answered.contains(uuid))
 }
@@ -329,7 +330,7 @@ mod tests {
         vec![number; 16].into()
     }
 
-    /// The acceptor of this number, of a cluster of five.
+    /// The answer of acceptor `number`, in a cluster of five.
     fn acceptor(number: u8) -> Result<Answer, Cause> {
         let member = |number| Member {
             acceptor: uuid(number),
@@ -362,7 +363,7 @@ mod tests {
         Err(Cause::unavailable("connection refused"))
     }
 
-    /// A survey to which these acceptors were given.
+    /// A survey with these given acceptors.
     fn given(hosts: &[&str]) -> Survey {
         let mut survey = Survey::default();
         for host in hosts {

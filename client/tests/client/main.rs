@@ -23,7 +23,7 @@ use paxos_common::status::{Fate, deadline, no_leader, overloaded};
 use tokio::net::TcpListener;
 use tonic::Status;
 
-/// More than anything here takes, less than a hanging test may.
+/// Longer than anything here takes, shorter than a hanging test may take.
 const LONG: Duration = Duration::from_secs(30);
 
 fn client_of(proposers: &[&Address], learners: &[&Address]) -> Client {
@@ -168,7 +168,8 @@ async fn leaves_a_proposer_that_never_answers_and_waits_for_it_no_longer_than_th
         begun.elapsed() < Duration::from_secs(5),
         "the deadline was not honoured"
     );
-    // Until the client finds out, commands still go to the silent one; each is sent once, and its fate is unknown.
+    // Until the client notices, commands still go to the silent proposer. Each command is sent once, with an unknown
+    // fate.
     let mut tries = 0;
     while client.append("again", Duration::from_millis(100)).await.is_err() {
         tries += 1;
@@ -238,7 +239,7 @@ async fn discovered_address_that_cannot_be_reached_is_skipped() {
         (Role::Learner, &learner.address),
     ]);
     let acceptor = acceptor.serve().await;
-    // One acceptor of two is down: what the other knows must do.
+    // One acceptor of two is down: the knowledge of the other must do.
     let acceptors = vec![nobody().await, acceptor.address.clone()];
     let client = Client::new(ClientConfig {
         acceptors,
@@ -263,7 +264,7 @@ async fn discovered_address_that_cannot_be_reached_is_skipped() {
 
 #[tokio::test]
 async fn subscription_continues_on_another_learner_without_loss_or_repeats() {
-    // The first knows little and has its stream broken after every response; the second tells too much.
+    // The first learner knows little, with a broken stream after every response; the second reports too much.
     let first = FakeLearner::new(|from| Ok((from..from + 3).collect()));
     let second = FakeLearner::new(|from| Ok((from.saturating_sub(2)..from + 5).collect()));
     let gappy = FakeLearner::new(|from| Ok(vec![from + 1]));

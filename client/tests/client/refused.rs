@@ -1,4 +1,4 @@
-//! Calls that the peer's HTTP/2 refuses: what it did not take goes to another proposer, what it took is not sent again.
+//! Calls refused by the peer's HTTP/2: untaken calls go to another proposer, taken calls are not sent again.
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -8,7 +8,7 @@ use tokio::{
 
 use super::{fake::FakeProposer, *};
 
-/// Length of the text with which a client begins.
+/// Length in bytes of the text at the beginning of a connection.
 const PREFACE_BYTES: usize = 24;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
@@ -20,19 +20,19 @@ const REFUSED_STREAM: u32 = 7;
 const CANCEL: u32 = 8;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
-/// What the peer does with the call that carries the command.
+/// The peer's reaction to the call with the command.
 #[derive(Clone, Copy, Debug)]
 enum Ends {
-    /// Resets it with this code.
+    /// Resets the call with this code.
     Reset(u32),
-    /// Sends GOAWAY with this code, which names the stream so far below the call as the last one.
+    /// Sends GOAWAY with this code. The last stream named is this far below the call.
     GoAway { code: u32, below: u32 },
     /// Closes the connection.
     Close,
 }
 
-/// A peer made of bare frames. It answers the first `answered` calls of a connection with UNIMPLEMENTED, as a proposer that
-/// does not say who it is.
+/// A peer made of bare frames. Answers the first `answered` calls of a connection with UNIMPLEMENTED, like a proposer
+/// that does not report its identity.
 struct Peer {
     address: Address,
     task: AbortHandle,
@@ -46,7 +46,7 @@ impl Peer {
             .unwrap();
         let task = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                // A client that is gone ends it.
+                // A departed client ends the task.
                 drop(tokio::spawn(serve(socket, answered, ends)));
             }
         });
@@ -66,7 +66,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// Headers that are a whole answer: status 200, `content-type`, and the gRPC code of UNIMPLEMENTED.
+/// Headers as a whole answer: status 200, `content-type`, and the gRPC code of UNIMPLEMENTED.
 fn unimplemented(stream: u32) -> Vec<u8> {
     const END_OF_BOTH: u8 = 5;
     let block = [

@@ -1,4 +1,5 @@
-//! Registers as an application uses them: exactly once, whatever is lost on the way; reads by whoever answers.
+//! Registers in the hands of an application: exactly once despite all losses on the way; reads from any learner that
+//! answers.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -20,7 +21,7 @@ use crate::{
     },
 };
 
-/// A world with one proposer, one learner that tells the truth, and a client of both.
+/// A world with a proposer, a truthful learner, and a client of both.
 async fn world(fate: impl Fn(usize) -> Fate + Send + Sync + 'static) -> (World, Client, Served, world::Told) {
     let world = World::new(fate);
     let (proposer, learner) = (
@@ -96,7 +97,7 @@ async fn condition_that_fails_is_an_outcome_with_what_the_register_held() {
 
 #[tokio::test]
 async fn write_whose_answer_is_lost_takes_effect_once_and_tells_the_first_outcome() {
-    // Of the first three attempts one is lost and two are ordered.
+    // Of the first three attempts, the second is lost, and the other two are ordered.
     let (world, client, _proposer, _learner) = world(|number| match number {
         0 | 2 => Fate::AnswerLost,
         1 => Fate::Lost,
@@ -397,7 +398,7 @@ async fn watch_goes_on_with_another_learner_without_loss_or_repeats() {
         world.order(put("key", "value"));
         world.order(put("other", "value"));
         if number == CHANGES / 2 {
-            // Its connections break.
+            // The learner's connections break.
             served = None;
         }
         while seen.len() <= number {
@@ -428,7 +429,7 @@ async fn write_that_gets_no_answer_is_sent_again_while_there_is_time() {
         _ => Fate::Ordered,
     })
     .await;
-    // What is left of a tenure of 5 s when it is renewed first.
+    // The rest of a tenure of 5 s at the first renewal.
     let left = Duration::from_millis(2_830);
     let written = client.put("key", "value", Condition::Always, left).await.unwrap();
     assert!(written.is_applied());

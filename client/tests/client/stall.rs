@@ -1,11 +1,11 @@
-//! Proposers that fall silent: one that stopped is left once another leads, one that is slow is waited for.
+//! Proposers that fall silent: a stopped proposer is left once another leads, a slow proposer is waited for.
 
 use super::{
     fake::{Does, FakeAcceptor, FakeProposer, Served},
     *,
 };
 
-/// Two proposers, of which the first is preferred, and one acceptor that says which leads.
+/// Two proposers, the first preferred, and an acceptor that reports the leader.
 struct Pair {
     first: FakeProposer,
     second: FakeProposer,
@@ -36,7 +36,7 @@ impl Pair {
         }
     }
 
-    /// Waits until the first proposer was asked this often whether it lives.
+    /// Waits until the first proposer has received this many probes.
     async fn probed(&self, times: usize) {
         let begun = Instant::now();
         while self.first.probes() < times {
@@ -62,7 +62,7 @@ async fn commands_at_a_proposer_that_stopped_are_unknown_at_once_when_another_le
         assert!(told_of_another_leader(&error), "{error:?}");
     }
     pair.client.append("kept", LONG).await.unwrap();
-    // What was sent is not sent again, and the first is still silent.
+    // Sent commands are not sent again, and the first proposer is still silent.
     assert_eq!(pair.second.received(), [b"kept".to_vec()]);
     assert_eq!(pair.first.received().len(), 1, "it stopped at its first command");
 }
@@ -104,13 +104,13 @@ async fn proposer_that_stopped_is_waited_for_while_no_other_leads() {
 
 #[tokio::test]
 async fn stream_is_opened_elsewhere_when_the_preferred_proposer_does_not_answer_the_opening() {
-    // Accepts connections and says nothing, as a stopped process.
+    // Accepts connections and stays silent, like a stopped process.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stopped = fake::address_of(&listener);
     let healthy = FakeProposer::new(|_| Does::Orders);
     let served = healthy.serve().await;
     let client = client_of(&[&stopped, &served.address], &[]);
-    // Less than a proposer that is slow may take to open a stream.
+    // Less than a slow proposer may take to open a stream.
     let timeout = Duration::from_millis(1_500);
     client.append("value", timeout).await.unwrap();
     client.propose_unary(append("value"), timeout).await.unwrap();

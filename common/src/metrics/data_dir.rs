@@ -1,4 +1,4 @@
-//! Space of a data directory: what its files take, and what is left on its file system.
+//! Disk space of a data directory: the size of the files, and the free space of the file system.
 
 use std::{
     fs, io,
@@ -15,12 +15,12 @@ use tokio::{task::spawn_blocking, time::sleep};
 
 use super::Metrics;
 
-/// How often the space is measured: twice in the usual interval of scrapes, and rarely enough to cost nothing.
+/// Interval of the measurements: twice in the usual interval of scrapes, and rare enough to cost nothing.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// Stands for a number of free bytes that is not known.
+/// Stands for an unknown number of free bytes.
 const UNKNOWN: u64 = u64::MAX;
 
-/// The space, when it was last measured. Cheap to clone; all clones are one.
+/// The space at the last measurement. Cheap to clone; clones share the values.
 #[derive(Clone, Debug)]
 pub struct DataDirSpace {
     size_bytes: Arc<AtomicU64>,
@@ -37,7 +37,7 @@ impl Default for DataDirSpace {
 }
 
 impl DataDirSpace {
-    /// Shows the space as gauges of these names; not measured yet.
+    /// Shows the space as gauges with these names; not measured yet.
     #[must_use]
     pub fn shown(metrics: &Metrics, size: &'static str, free: &'static str) -> Self {
         let space = Self::default();
@@ -55,24 +55,24 @@ impl DataDirSpace {
         space
     }
 
-    /// Bytes of the files in the directory; 0 before they are measured.
+    /// Bytes of the files in the directory; 0 before the first measurement.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes that this process can still write there; none while that is not known.
+    /// Bytes that this process can still write in the directory; none while unknown.
     pub fn free_bytes(&self) -> Option<u64> {
         Some(self.free_bytes.load(Ordering::Relaxed)).filter(|free| *free != UNKNOWN)
     }
 
-    /// Measures `directory` again and again. A file system that hangs keeps one thread, and the last values stay.
+    /// Measures `directory` repeatedly. A hanging file system blocks one thread, and the last values stay.
     ///
     /// # Cancel safety
-    /// Safe: it only measures.
+    /// Safe: only measurements are lost.
     pub async fn keep_measured(self, directory: PathBuf) {
         loop {
             let (space, measured) = (self.clone(), directory.clone());
-            // A measurement that panics leaves the last values.
+            // After a panic in a measurement the last values stay.
             let _ = spawn_blocking(move || space.measure(&measured)).await;
             sleep(INTERVAL).await;
         }
@@ -94,11 +94,11 @@ impl DataDirSpace {
     }
 }
 
-/// Sum of the sizes of the files in `directory`. Roles make no directories there.
+/// Sum of the sizes of the files in `directory`. Roles create no directories there.
 fn files_bytes(directory: &Path) -> io::Result<u64> {
     let mut bytes: u64 = 0;
     for entry in fs::read_dir(directory)? {
-        // A file that is gone by now takes no space.
+        // A file removed meanwhile takes no space.
         if let Ok(metadata) = entry?.metadata()
             && metadata.is_file()
         {

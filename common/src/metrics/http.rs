@@ -1,4 +1,4 @@
-//! Serves `/metrics`, `/livez` and `/readyz` over HTTP/1, to whoever asks, without letting anybody hold it up.
+//! Serves `/metrics`, `/livez` and `/readyz` over HTTP/1 to any caller, and lets no caller block the others.
 
 use std::{collections::VecDeque, convert::Infallible, io::ErrorKind, net::SocketAddr, time::Duration};
 
@@ -19,22 +19,23 @@ use crate::{
     shutdown::Shutdown,
 };
 
-/// Connections at once; one more ends the oldest, so that those who hold theirs open keep nobody out.
+/// Limit of concurrent connections. A further connection ends the oldest, so that long-held connections lock no caller
+/// out.
 const CONNECTIONS_MAX: usize = 64;
-/// How long a connection may last: each serves one request, which takes milliseconds.
+/// How long a connection may last: each serves a single request within milliseconds.
 const CONNECTION_MAX: Duration = Duration::from_secs(10);
-/// How long a request's head may take to come in.
+/// How long the head of a request may take to arrive.
 const HEAD_MAX: Duration = Duration::from_secs(5);
-/// Largest head of a request, in bytes; the least that hyper allows.
+/// Largest head of a request, in bytes; the smallest limit that hyper allows.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
-/// Waits after a failed accept, which is mostly for want of file descriptors.
+/// Pause after a failed accept. Usual cause: no free file descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Starts to serve where `listen` says, if anywhere, until the stop begins. Returns the address bound.
+/// Serves at `listen`, if enabled, until the stop begins. Returns the bound address.
 ///
 /// # Errors
-/// The address was given, and cannot be bound. A default address that is taken, as by another role of this machine, is
-/// done without.
+/// A given address cannot be bound. If a default address is in use, for example by another role of this machine, the
+/// role runs without metrics.
 ///
 /// # Panics
 /// Outside a Tokio runtime.
@@ -75,7 +76,7 @@ async fn accept(listener: TcpListener, metrics: Metrics, readiness: Readiness) {
                 open.0.push_back(tokio::spawn(serving).abort_handle());
             }
             Err(error) => {
-                // One that was given up before it was taken is nobody's fault.
+                // A connection given up by the peer before the accept is no fault.
                 if error.kind() != ErrorKind::ConnectionAborted {
                     tracing::debug!(%error, "cannot take a connection for metrics");
                     sleep(ACCEPT_PAUSE).await;
@@ -85,7 +86,7 @@ async fn accept(listener: TcpListener, metrics: Metrics, readiness: Readiness) {
     }
 }
 
-/// Connections that may be open, the oldest first.
+/// Open connections, the oldest first.
 #[derive(Default)]
 struct Open(VecDeque<AbortHandle>);
 
@@ -132,7 +133,7 @@ fn respond(request: &Request<Incoming>, metrics: &Metrics, readiness: &Readiness
             Ok(text) => (StatusCode::OK, text),
             Err(failure) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{failure}\n")),
         },
-        // Whoever reads this was answered by the thread that does the work.
+        // The answer proves that the working thread runs.
         (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, "alive\n".to_owned()),
         (&Method::GET | &Method::HEAD, "/readyz") => match readiness.get() {
             Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
@@ -229,7 +230,7 @@ mod tests {
             held.push(stream);
         }
         assert!(ask(address, "GET /livez HTTP/1.1").await.contains("alive"));
-        // The first of them were cut off.
+        // The oldest connections were closed.
         let mut nothing = [0];
         let read = held[0].read(&mut nothing).await;
         assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");

@@ -1,4 +1,4 @@
-//! Sends a role's metrics to a collector over OTLP, from a thread and a runtime of its own.
+//! Sends a role's metrics to a collector over OTLP, from its own thread and runtime.
 
 use std::{
     env,
@@ -17,18 +17,18 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{exit::Failure, telemetry::metrics_endpoint};
 
-/// How long one export may take: a collector that hangs is given up on before the next is due.
+/// How long one export may take: a hanging export is given up before the next is due.
 const EXPORT_MAX: Duration = Duration::from_secs(5);
 
-/// What reads the registry now and then and sends it, when the standard variables name a collector.
+/// A reader that sends the registry's contents periodically, when the standard variables name a collector.
 ///
 /// # Errors
-/// They name one in a way that makes no sense (usage).
+/// The variables are invalid (usage).
 pub(super) fn reader() -> Result<Option<PeriodicReader<Telling>>, Failure> {
     let Some(endpoint) = metrics_endpoint(|name| env::var(name).ok()).map_err(Failure::usage)? else {
         return Ok(None);
     };
-    // The connection lives on this runtime: a collector that is away or slow takes no time of a role's thread.
+    // The connection belongs to this runtime: an absent or slow collector takes no time of a role's thread.
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("telemetry")
@@ -53,20 +53,20 @@ pub(super) fn reader() -> Result<Option<PeriodicReader<Telling>>, Failure> {
     Ok(Some(PeriodicReader::builder(telling).build()))
 }
 
-/// The exporter, which says once that the collector does not take what is sent, and once that it does again.
+/// The exporter. Reports once when the collector begins to fail, and once when the collector takes metrics again.
 #[derive(Debug)]
 pub(super) struct Telling {
     exporter: MetricExporter,
     endpoint: String,
     failing: AtomicBool,
-    /// There until it is dropped.
+    /// Present until the exporter is dropped.
     runtime: Option<Runtime>,
 }
 
 impl PushMetricExporter for Telling {
     async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
         let mut export = pin!(self.exporter.export(metrics));
-        // The caller is a bare thread; timers and connections need a runtime.
+        // The caller is a plain thread; timers and connections need a runtime.
         let result = poll_fn(|context| {
             let _entered = self.runtime.as_ref().map(Runtime::enter);
             export.as_mut().poll(context)
@@ -81,7 +81,7 @@ impl PushMetricExporter for Telling {
             (true, Ok(())) => tracing::info!(endpoint = self.endpoint, "the collector takes metrics again"),
             (false, Ok(())) | (true, Err(_)) => {}
         }
-        // Whoever hears of a failure could only say so again.
+        // The receiver of the failure could only report the failure again.
         Ok(())
     }
 
@@ -100,7 +100,7 @@ impl PushMetricExporter for Telling {
 
 impl Drop for Telling {
     fn drop(&mut self) {
-        // A runtime must not end by waiting inside another.
+        // A runtime must not end by blocking inside another runtime.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }

@@ -1,32 +1,32 @@
-//! Whether a role is ready, and why not: one truth for `/readyz` and for `grpc.health.v1`.
+//! Whether a role is ready, and why not: one source for `/readyz` and for `grpc.health.v1`.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
 
-/// How often a role that is not ready looks whether it is: callers wait for it.
+/// How often a role that is not ready checks again: callers wait for the role.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often a role that is ready looks whether it still is. Seldom, because each look wakes an idle process.
+/// How often a ready role checks again. Seldom, because each check wakes an idle process.
 const LOOK_AGAIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a role is not ready, for people.
 pub type Reason = Cow<'static, str>;
 
-/// Whether a role is ready. Cheap to clone; all clones are one.
+/// Whether a role is ready. Cheap to clone; clones share the state.
 #[derive(Clone, Debug)]
 pub struct Readiness(Arc<watch::Sender<Result<(), Reason>>>);
 
 impl Readiness {
-    /// Not ready, because of this.
+    /// Not ready, for this reason.
     pub fn not_yet(reason: impl Into<Reason>) -> Self {
         Self(Arc::new(watch::Sender::new(Err(reason.into()))))
     }
 
-    /// Says over and over what `look` says, which must not block.
+    /// Reports the result of `look` repeatedly. `look` must not block.
     ///
     /// # Cancel safety
-    /// Safe: it only looks.
+    /// Safe: only checks are lost.
     pub async fn keep(self, look: impl Fn() -> Result<(), Reason>) {
         loop {
             let ready = look();
@@ -40,7 +40,7 @@ impl Readiness {
         }
     }
 
-    /// Says how it is now; cheap when nothing has changed. Changes are logged.
+    /// Reports the present state; cheap without a change. Changes are logged.
     pub fn set(&self, ready: Result<(), Reason>) {
         let mut turned = false;
         self.0.send_if_modified(|told| {
@@ -59,7 +59,7 @@ impl Readiness {
         }
     }
 
-    /// How it was last told.
+    /// The last reported state.
     ///
     /// # Errors
     /// Not ready: the reason.
@@ -67,7 +67,7 @@ impl Readiness {
         self.0.borrow().clone()
     }
 
-    /// Follows what is told from now on, the present state first.
+    /// Follows the reported states from now on, the present state first.
     pub fn changes(&self) -> watch::Receiver<Result<(), Reason>> {
         let mut changes = self.0.subscribe();
         changes.mark_changed();

@@ -1,9 +1,9 @@
-//! The acceptor: promises, votes, and says nothing that is not durable.
+//! The acceptor: promises, votes, and gives no answer before it is durable.
 //!
-//! The core decides in *groups*. A [`Group`] stands for one SQL commit: requests are decided into it one after
-//! the other, each seeing what those before it would change; then the store makes the group durable; then
-//! [`Acceptor::committed`] takes it into memory; and only then may the answers leave, unchanged. If the commit
-//! fails the group is dropped with all its answers, and memory never knew of it.
+//! The core decides in *groups*. A [`Group`] stands for one SQL commit. First, requests are decided into the group in
+//! sequence: each request sees the changes of the requests before it. Then the store makes the group durable. Then
+//! [`Acceptor::committed`] takes the group into memory. Only then may the answers leave, unchanged. If the commit
+//! fails, the group is dropped with all its answers, and memory stays as before.
 //!
 //! Sources: *Paxos Made Simple* §2.2 (P1a, P2a) and §2.5; *Flexible Paxos* §3.
 
@@ -27,17 +27,17 @@ use super::{
 /// How far an acceptor is in becoming a member of a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Membership {
-    /// Belongs to no cluster.
+    /// Member of no cluster.
     #[default]
     Blank,
-    /// Has stored a configuration, and refuses every other; does not vote yet.
+    /// Has stored a configuration, refuses every other configuration, and does not vote yet.
     Forming(Configuration),
-    /// A member: every acceptor of the list had stored it.
+    /// A member: every listed acceptor had stored the configuration.
     Formed(Configuration),
 }
 
 impl Membership {
-    /// What is stored.
+    /// The stored configuration, if any.
     pub fn configuration(&self) -> Option<&Configuration> {
         match self {
             Self::Blank => None,
@@ -46,31 +46,31 @@ impl Membership {
     }
 }
 
-/// What memory keeps of a row: enough to judge the next message about its slot.
+/// What memory keeps of a row: enough to judge the next message about the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Held {
     /// Accepted at this ballot, with a value of this fingerprint.
     Accepted(Ballot, Fingerprint),
-    /// The row is there but fails its checksum.
+    /// The row exists but fails its checksum.
     Unknown,
 }
 
-/// What a store hands back at start.
+/// State returned by a store at start.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Recovered {
-    /// Who this is.
+    /// The acceptor's uuid.
     pub uuid: AcceptorUuid,
     /// Counter of the last commit on disk.
     pub commit_counter: CommitCounter,
-    /// How far it is in forming.
+    /// The stored progress in forming.
     pub membership: Membership,
     /// The highest promise.
     pub promised: Ballot,
     /// Where the proposer of `promised` is reached.
     pub leader_address: Arc<str>,
-    /// The stored watermark; memory may have been ahead of it.
+    /// The stored watermark. Memory may have been ahead of this watermark.
     pub chosen_to: Slot,
-    /// Nothing below it is held.
+    /// Slots below are trimmed: no row is held there.
     pub trimmed_to: Slot,
     /// One past the highest row; at least `trimmed_to`.
     pub voted_to: Slot,
@@ -78,8 +78,8 @@ pub struct Recovered {
     pub rows: BTreeMap<Slot, Held>,
 }
 
-/// The state machine. Memory of what is durable, never ahead of the disk except for `chosen_to`, which is a true
-/// claim about durable rows and may be stored late.
+/// The acceptor's state machine. Memory of the durable state, never ahead of the disk except for `chosen_to`: a true
+/// claim about durable rows, which may be stored late.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Acceptor {
     uuid: AcceptorUuid,
@@ -88,31 +88,33 @@ pub struct Acceptor {
     membership: Membership,
     promised: Ballot,
     leader_address: Arc<str>,
-    /// Not durable: a proposer that resigned is also silent.
+    /// Not durable: a resigned proposer is also silent.
     resigned: bool,
     chosen_to: Slot,
     trimmed_to: Slot,
     voted_to: Slot,
     /// Rows at or above `chosen_to`: at most [`SLOTS_AHEAD_MAX`] beyond a leader's watermark.
     rows: BTreeMap<Slot, Held>,
-    /// Rows below `chosen_to` that were found damaged. Not durable: what is damaged is found again.
+    /// Rows below `chosen_to` found to be damaged. Not durable: damage is found again.
     damaged: Damaged,
-    /// What was heard of other acceptors.
+    /// The remembered runs of other acceptors.
     witnesses: Witnesses,
-    /// The part of it that is not on disk: it rides on the next commit.
+    /// The part of `witnesses` that is not on disk yet: stored with the next commit.
     unsaved: Witnesses,
 }
 
-/// Damaged rows below a watermark, until they are accepted again. What is accepted there is the chosen value, at whatever
-/// ballot: the slot was chosen at or below the ballot of the claim that the watermark passed it by, which was promised,
-/// and so every ballot that can be accepted since proposes the same value.
+/// Damaged rows below a watermark, until they are accepted again.
+///
+/// Any value accepted there is the chosen value, at whatever ballot. The watermark passed the slot by a leader's claim.
+/// The slot was chosen at or below the ballot of this claim, and the acceptor had promised this ballot. So every ballot
+/// that the acceptor can accept since then proposes the same value.
 type Damaged = BTreeSet<Slot>;
 
-/// How many damaged rows are remembered. Of more the lowest are, for those are repaired first; the others are found
-/// again.
+/// Limit of remembered damaged rows. Beyond this limit only the lowest slots are kept: they are repaired first, and the
+/// rest is found again.
 const DAMAGED_MAX: usize = 65_536;
 
-/// Everything that one commit makes durable, and what memory becomes after it.
+/// Everything that one commit makes durable, and the state of memory after the commit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Group {
     membership: Option<Membership>,
@@ -122,18 +124,18 @@ pub struct Group {
     chosen_to: Slot,
     voted_to: Slot,
     rows: BTreeMap<Slot, (Ballot, Value)>,
-    /// What is not on disk of what was heard of other acceptors.
+    /// Remembered runs of other acceptors, as far as not on disk yet.
     witnesses: Witnesses,
-    /// Something here must be on disk before an answer may leave.
+    /// Whether something in the group must be on disk before an answer may leave.
     durable: bool,
 }
 
-/// What a store writes, in one transaction.
+/// Data for a store to write, in one transaction.
 #[derive(Clone, Copy, Debug)]
 pub struct Write<'a> {
     /// The counter of this very commit.
     pub commit_counter: CommitCounter,
-    /// Set when it changed.
+    /// Set when the membership changed.
     pub membership: Option<&'a Membership>,
     /// The promise after the commit.
     pub promised: Ballot,
@@ -145,12 +147,12 @@ pub struct Write<'a> {
     pub chosen_to: Slot,
     /// Rows to insert or replace.
     pub rows: &'a BTreeMap<Slot, (Ballot, Value)>,
-    /// Counters of other acceptors to raise to these. Of each acceptor the store keeps the [`WITNESSED_RUNS_MAX`] runs
-    /// with the highest counters.
+    /// Counters of other acceptors to raise to these values. Of each acceptor the store keeps the
+    /// [`WITNESSED_RUNS_MAX`] runs with the highest counters.
     pub witnesses: &'a Witnesses,
 }
 
-/// Somebody broke the protocol: going on could only spread the damage. The process must end.
+/// A breach of the protocol. To continue could only spread the damage: the process must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Violation {
     /// Two values at one ballot.
@@ -158,25 +160,25 @@ pub enum Violation {
         "slot {slot}: a second value at ballot {ballot}, which one proposer alone may use, and for one value"
     )]
     SecondValueAtBallot {
-        /// Where.
+        /// The slot.
         slot: Slot,
-        /// At which ballot.
+        /// The ballot of both values.
         ballot: Ballot,
     },
-    /// Another value for a slot that was chosen.
+    /// A different value for a chosen slot.
     #[error("slot {slot} is chosen, and ballot {ballot} proposes another value for it")]
     SecondValueForChosen {
-        /// Where.
+        /// The slot.
         slot: Slot,
-        /// At which ballot.
+        /// The ballot of the proposal.
         ballot: Ballot,
     },
 }
 
-/// Why an acceptor does not take part in forming a cluster as asked.
+/// Why an acceptor refuses a step of forming a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum FormRefusal {
-    /// The list names others only.
+    /// The list names only other acceptors.
     #[error("the list of acceptors does not name this one, {0}")]
     NotListed(AcceptorUuid),
     /// Another list is stored already.
@@ -186,9 +188,9 @@ pub enum FormRefusal {
          voted: stop the proposers and empty every listed data directory. If one is formed, never do that"
     )]
     Conflict {
-        /// The list it holds.
+        /// The stored list.
         stored: String,
-        /// The list it was asked to store.
+        /// The list to store, as requested.
         asked: String,
     },
     /// The second step came before the first.
@@ -197,7 +199,7 @@ pub enum FormRefusal {
 }
 
 impl Acceptor {
-    /// Takes up from what a store holds, in a new run. The run number must be durable before the first answer.
+    /// Starts a new run from the state of a store. The run number must be durable before the first answer.
     pub fn recover(recovered: Recovered, run: RunNumber) -> Self {
         let Recovered {
             uuid,
@@ -228,7 +230,7 @@ impl Acceptor {
         }
     }
 
-    /// Opens a group on what is durable now.
+    /// Opens a group on the present durable state.
     pub fn group(&self) -> Group {
         Group {
             membership: None,
@@ -243,11 +245,11 @@ impl Acceptor {
         }
     }
 
-    /// Learns that the rows of these slots cannot be read as they were written, though they are on this acceptor's
-    /// disk. Such a row is no vote any more, and the sound watermark stops before it, until it is accepted again. Returns
-    /// how many of them were not known to be damaged.
+    /// Marks rows as damaged: rows on this acceptor's disk that cannot be read as written. Such a row is no vote any
+    /// more, and the sound watermark stops before the row, until the slot is accepted again. Returns the number of rows
+    /// not known to be damaged before.
     ///
-    /// Call it between groups, with what was read between groups.
+    /// Call between groups, with the results of reads made between groups.
     pub fn found_damaged(&mut self, slots: impl IntoIterator<Item = Slot>) -> usize {
         let mut found = 0;
         for slot in slots {
@@ -271,26 +273,26 @@ impl Acceptor {
         self.damaged.contains(&slot) || self.rows.get(&slot) == Some(&Held::Unknown)
     }
 
-    /// How many rows below the watermark are known to have been damaged, and are not sound again.
+    /// Number of rows below the watermark that were found damaged and are not sound again.
     pub fn damaged_rows(&self) -> usize {
         self.damaged.len()
     }
 
-    /// Phase 1: promises a ballot unless a higher one is promised. An equal one is promised again, for its only
-    /// owner may have lost the answer.
+    /// Phase 1: promises a ballot unless a higher ballot is promised. An equal ballot is promised again, because its
+    /// only owner may have lost the answer.
     pub fn prepare(&self, group: &mut Group, prepare: &Prepare) -> PrepareAnswer {
         match group.check_ballot(prepare.ballot) {
             Err(Turned::Away(rejection)) => return PrepareAnswer::Rejected(rejection),
             Err(Turned::Back(refusal)) => return PrepareAnswer::Refused(refusal),
             Ok(()) => {}
         }
-        // At an equal ballot it is a leader's question, which its resignation may have overtaken.
+        // A Prepare at the promised ballot is a leader's question, and may arrive after the leader's resignation.
         group.resigned &= prepare.ballot == group.promised;
         group.promise(prepare.ballot, &prepare.address);
         PrepareAnswer::Promised
     }
 
-    /// The slots of `accept` that [`Self::accept`] must be told about, because they are below what memory keeps.
+    /// The slots of `accept` below the rows in memory. [`Self::accept`] needs the stored rows of these slots.
     pub fn slots_to_read(&self, accept: &Accept) -> impl Iterator<Item = Slot> {
         accept
             .proposals
@@ -301,10 +303,10 @@ impl Acceptor {
 
     /// Phase 2: votes for every proposal of the message, or for none.
     ///
-    /// `below` is what the store holds for [`Self::slots_to_read`]; a slot without a row is left out.
+    /// `below` holds the store's rows for [`Self::slots_to_read`]; a slot without a row is left out.
     ///
     /// # Errors
-    /// When the message proves that somebody broke the protocol.
+    /// When the message proves a breach of the protocol.
     pub fn accept(
         &self,
         group: &mut Group,
@@ -360,7 +362,7 @@ impl Acceptor {
     /// First step of forming: stores a configuration as forming.
     ///
     /// # Errors
-    /// When it does not name this acceptor, or another is stored.
+    /// When the configuration does not name this acceptor, or another configuration is stored.
     pub fn store_configuration(&self, group: &mut Group, asked: &Configuration) -> Result<(), FormRefusal> {
         let current = group.membership.as_ref().unwrap_or(&self.membership);
         if let Some(stored) = current.configuration() {
@@ -378,10 +380,10 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Second step of forming: the caller has seen all members store it, or one formed.
+    /// Second step of forming: the caller has seen all members store the configuration, or one member formed.
     ///
     /// # Errors
-    /// When this acceptor has not stored it, or has stored another.
+    /// When this acceptor has not stored the configuration, or has stored another.
     pub fn complete_configuration(
         &self,
         group: &mut Group,
@@ -401,7 +403,7 @@ impl Acceptor {
         }
     }
 
-    /// Takes up what the store remembers of other acceptors.
+    /// Restores the stored runs of other acceptors.
     #[must_use]
     pub fn remembering(mut self, witnesses: Witnesses) -> Self {
         self.witnesses = witnesses;
@@ -409,8 +411,9 @@ impl Acceptor {
         self
     }
 
-    /// Hears from a leader what it remembers of the acceptors. It needs no commit of its own. Of strangers nothing is
-    /// remembered, and of each member the [`WITNESSED_RUNS_MAX`] runs with the highest counters.
+    /// Remembers the runs of acceptors reported by a leader: stored with the next commit, without a separate commit.
+    /// Acceptors outside the cluster are ignored. Of each member, the [`WITNESSED_RUNS_MAX`] runs with the highest
+    /// counters are remembered.
     pub fn witness(
         &self,
         group: &mut Group,
@@ -433,13 +436,13 @@ impl Acceptor {
         group.witnesses.bound(WITNESSED_RUNS_MAX);
     }
 
-    /// What was heard of other acceptors.
+    /// The remembered runs of other acceptors.
     pub fn witnesses(&self) -> &Witnesses {
         &self.witnesses
     }
 
-    /// What the store must write for `group`; `None` when nothing in it needs to be durable. The watermark alone
-    /// does not: it rides on the next commit.
+    /// The data that the store must write for `group`; `None` when nothing in the group needs to be durable. A new
+    /// watermark alone needs no write: the next commit stores the watermark.
     pub fn write<'a>(&self, group: &'a Group) -> Option<Write<'a>> {
         group.durable.then(|| Write {
             commit_counter: self.commit_counter.next(),
@@ -453,7 +456,7 @@ impl Acceptor {
         })
     }
 
-    /// Takes `group` into memory. Call it once what [`Self::write`] asked for is durable, and not before.
+    /// Takes `group` into memory. Call only after the data from [`Self::write`] is durable.
     pub fn committed(&mut self, group: Group) {
         assert!(group.promised >= self.promised, "a promise never decreases");
         self.witnesses.merge(group.witnesses.iter());
@@ -477,7 +480,7 @@ impl Acceptor {
             self.rows
                 .insert(slot, Held::Accepted(ballot, value.fingerprint()));
         }
-        // What is below the watermark is judged from the disk, when it is asked for at all.
+        // Rows below the watermark are judged from the disk, if a message concerns them at all.
         while let Some(lowest) = self.rows.first_entry() {
             if *lowest.key() >= self.chosen_to {
                 break;
@@ -486,7 +489,7 @@ impl Acceptor {
         }
     }
 
-    /// Who answers, and as of which commit.
+    /// Stamp of an answer: this acceptor, the present run and the last commit.
     pub fn stamp(&self) -> Stamp {
         Stamp {
             cluster: self.membership.configuration().map(Configuration::cluster_id),
@@ -496,7 +499,7 @@ impl Acceptor {
         }
     }
 
-    /// The cluster that this acceptor votes in; `None` until it is formed.
+    /// The cluster that this acceptor votes in; `None` until the acceptor is formed.
     pub fn formed_cluster(&self) -> Option<ClusterId> {
         match &self.membership {
             Membership::Formed(configuration) => Some(configuration.cluster_id()),
@@ -504,12 +507,12 @@ impl Acceptor {
         }
     }
 
-    /// How far it is in forming.
+    /// The progress in forming.
     pub fn membership(&self) -> &Membership {
         &self.membership
     }
 
-    /// Who leads, as far as this acceptor knows.
+    /// The leader, as far as this acceptor knows.
     pub fn leadership(&self) -> Leadership {
         Leadership {
             promised: self.promised,
@@ -523,20 +526,20 @@ impl Acceptor {
         self.promised
     }
 
-    /// The sound watermark: every slot below it is chosen, and this acceptor's rows hold the chosen values. It goes back
-    /// when a row is found damaged.
+    /// The sound watermark: every slot below is chosen, and this acceptor's rows below hold the chosen values.
+    /// Decreases when a row is found damaged.
     pub fn chosen_to(&self) -> Slot {
         let first = self.damaged.first().copied().unwrap_or(Slot::MAX);
         first.min(self.chosen_to)
     }
 
-    /// The known watermark: every slot below it is chosen, whatever became of this acceptor's rows. An intact row below
-    /// it holds the chosen value. It goes back when the process restarts, to what is stored.
+    /// The known watermark: every slot below is chosen, whatever the state of this acceptor's rows. An intact row below
+    /// the watermark holds the chosen value. Falls back to the stored watermark when the process restarts.
     pub fn known_to(&self) -> Slot {
         self.chosen_to
     }
 
-    /// Nothing below it is held.
+    /// Slots below are trimmed: no row is held there.
     pub fn trimmed_to(&self) -> Slot {
         self.trimmed_to
     }
@@ -546,14 +549,14 @@ impl Acceptor {
         self.voted_to
     }
 
-    /// The sound watermark once a group is in memory.
+    /// The sound watermark after `group` is taken into memory.
     fn sound_to(&self, group: &Group) -> Slot {
         let mut damaged = self.damaged.iter().copied();
         let first = damaged.find(|slot| !group.rows.contains_key(slot));
         first.unwrap_or(Slot::MAX).min(group.chosen_to)
     }
 
-    /// What is known of a slot's row: from the group, memory, or what was read for this request.
+    /// Known state of a slot's row: from the group, from memory, or from the rows read for this request.
     fn held(&self, group: &Group, slot: Slot, below: &BTreeMap<Slot, Held>) -> Option<Held> {
         let staged = group
             .rows
@@ -585,7 +588,7 @@ impl Acceptor {
     }
 
     /// Advances the watermark over contiguous rows of the claimant's own ballot. A row of an older ballot below a
-    /// leader's watermark proves nothing: it may hold another value than the chosen one.
+    /// leader's watermark proves nothing: the value may differ from the chosen value.
     fn advance_chosen_to(&self, group: &mut Group, ballot: Ballot, claimed: Slot) {
         while group.chosen_to < claimed {
             let row = match group.rows.get(&group.chosen_to) {
@@ -603,32 +606,32 @@ impl Acceptor {
     }
 }
 
-/// Why a ballot is not taken up.
+/// Reason for not granting a ballot.
 enum Turned {
-    /// Overtaken.
+    /// A higher ballot is promised.
     Away(Rejection),
-    /// Out of bounds.
+    /// The ballot is out of bounds.
     Back(Refused),
 }
 
 impl Group {
-    /// Whether anything in it must be durable before its answers leave. A rejection that rests on a promise of the
-    /// same group waits with it, because all answers of a group leave together.
+    /// Whether any change of the group must be durable before the answers leave. A rejection based on a promise of the
+    /// same group waits too, because all answers of a group leave together.
     pub fn is_durable_change(&self) -> bool {
         self.durable
     }
 
-    /// The promise that it leaves.
+    /// The promise after the group.
     pub fn promised(&self) -> Ballot {
         self.promised
     }
 
-    /// The rows that it writes.
+    /// The rows to write.
     pub fn rows(&self) -> &BTreeMap<Slot, (Ballot, Value)> {
         &self.rows
     }
 
-    /// What it heard of other acceptors that was news.
+    /// News about the runs of other acceptors.
     pub fn witnesses(&self) -> &Witnesses {
         &self.witnesses
     }

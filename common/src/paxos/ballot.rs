@@ -7,7 +7,7 @@ use super::slot::OutOfRange;
 /// Largest round or proposer number: SQLite's integers are signed.
 const NUMBER_MAX: u64 = i64::MAX as u64;
 
-/// Number of one run of a proposer, drawn at random when it starts; at most 2⁶³ − 1.
+/// Number of one run of a proposer, drawn at random at the start of the run; at most 2⁶³ − 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProposerId(u64);
 
@@ -15,12 +15,12 @@ impl ProposerId {
     /// Takes a number from the wire or a disk.
     ///
     /// # Errors
-    /// When it is above 2⁶³ − 1.
+    /// When the number is above 2⁶³ − 1.
     pub fn new(number: u64) -> Result<Self, OutOfRange> {
         OutOfRange::check("proposer", number, NUMBER_MAX).map(Self)
     }
 
-    /// Makes a number of any 64 random bits.
+    /// Makes a number from any 64 random bits.
     pub fn from_random(bits: u64) -> Self {
         Self(bits & NUMBER_MAX)
     }
@@ -39,9 +39,8 @@ impl fmt::Display for ProposerId {
 
 /// Number of an attempt to lead, ordered by round, then proposer.
 ///
-/// No two runs of proposers share a ballot, because no two share a [`ProposerId`]; within a run a proposer never
-/// uses a round twice. Source: *Paxos Made Simple* §2.2, “different proposers choose their numbers from disjoint
-/// sets”.
+/// No two runs of proposers share a ballot, because no two runs share a [`ProposerId`]. Within a run a proposer never
+/// uses a round twice. Source: *Paxos Made Simple* §2.2, “different proposers choose their numbers from disjoint sets”.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ballot {
     // The order of the fields is the order of ballots.
@@ -50,14 +49,14 @@ pub struct Ballot {
 }
 
 impl Ballot {
-    /// Below every ballot that anybody uses: nothing was promised yet.
+    /// Below every ballot in use: nothing was promised yet.
     pub const ZERO: Self = Self {
         round: 0,
         proposer: ProposerId(0),
     };
 
-    /// How far above its promise an acceptor lets a round jump (inclusive), so that no few messages can use the
-    /// rounds up.
+    /// Largest jump above its promise, in rounds, that an acceptor grants (inclusive). Prevents a few messages from
+    /// using up the rounds.
     pub const ROUND_JUMP_MAX: u64 = 1 << 32;
 
     /// Takes a ballot from the wire or a disk.
@@ -73,14 +72,14 @@ impl Ballot {
         self.round
     }
 
-    /// Whose ballot it is.
+    /// The owner of the ballot.
     pub fn proposer(self) -> ProposerId {
         self.proposer
     }
 
-    /// The first ballot of `proposer` that is above this one, whoever owns this one.
+    /// The ballot of `proposer` in the next round: above this ballot, no matter which proposer owns this ballot.
     ///
-    /// At the end of the rounds it stays there: 2⁶³ campaigns away.
+    /// At the last round, the round stays the same: 2⁶³ campaigns away.
     pub fn next_of(self, proposer: ProposerId) -> Self {
         Self {
             round: self.round.saturating_add(1).min(NUMBER_MAX),
@@ -88,13 +87,13 @@ impl Ballot {
         }
     }
 
-    /// Whether an acceptor that promised `self` may take up `asked`: see [`Self::ROUND_JUMP_MAX`].
+    /// Whether an acceptor with the promise `self` may grant `asked`: see [`Self::ROUND_JUMP_MAX`].
     pub fn admits_jump_to(self, asked: Self) -> bool {
         asked.round.saturating_sub(self.round) <= Self::ROUND_JUMP_MAX
     }
 
-    /// This ballot, or, if it is too far above `promised`, the highest of its proposer that an acceptor with that
-    /// promise takes up.
+    /// This ballot, or, if too far above `promised`, the highest ballot of the same proposer that an acceptor with this
+    /// promise grants.
     pub fn within_jump_of(self, promised: Self) -> Self {
         Self {
             round: self

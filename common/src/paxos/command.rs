@@ -1,4 +1,4 @@
-//! Commands: what a client asks to be ordered, as the state machine takes them.
+//! Commands: client requests to be ordered, in the form used by the state machine.
 
 use std::fmt;
 
@@ -6,19 +6,20 @@ use bytes::Bytes;
 
 use super::slot::Version;
 
-/// One client's request, at some position of the log.
+/// A client's request, at some position of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Command {
     /// Absent: a retry may take effect a second time.
     pub session: Option<SessionStamp>,
-    /// What is asked for.
+    /// The requested operation.
     pub operation: Operation,
 }
 
-/// What a command asks for.
+/// The operation of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
-    /// A record that only subscribers of the log care about: changes nothing here, so it is not held here.
+    /// A record for subscribers of the log only. The record changes nothing in the state machine, and is not held
+    /// there.
     Append,
     /// Writes a register, if the condition holds.
     Put {
@@ -26,27 +27,27 @@ pub enum Operation {
         key: Bytes,
         /// At most 1 MiB.
         value: Bytes,
-        /// What must hold.
+        /// The condition to hold.
         condition: Condition,
     },
     /// Removes a register, if the condition holds.
     Delete {
         /// 1 byte to 4 KiB.
         key: Bytes,
-        /// What must hold.
+        /// The condition to hold.
         condition: Condition,
     },
-    /// Opens a session, whose name is the version of this command.
+    /// Opens a session. The version of this command becomes the session's name.
     OpenSession {
         /// Who may use the session; `None`: every caller.
         opener: Option<Opener>,
     },
 }
 
-/// What must hold of a register, at the moment at which the command is applied.
+/// Condition on a register, at the moment of applying the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Condition {
-    /// Nothing.
+    /// No condition.
     Always,
     /// The register holds nothing.
     Absent,
@@ -73,22 +74,22 @@ impl Opener {
     }
 }
 
-/// Without the bytes: logs show them to no reader.
+/// Omits the bytes, so that no log shows the secret.
 impl fmt::Debug for Opener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Opener(..)")
     }
 }
 
-/// Makes a command's retries take effect once; the same on every retry.
+/// Makes a command's retries take effect once. Every retry carries the same stamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionStamp {
-    /// The session's name: the version of the opening that its client was first answered for.
+    /// The session's name: the version of the first opening answered to the client.
     pub session: Version,
     /// Counted by the client. Commands in flight together are applied in any order.
     pub sequence: u64,
-    /// Below it the client has read, or gave up, every outcome.
+    /// The client has read, or gave up, every outcome below this sequence.
     pub acked_below: u64,
-    /// As the sender states it.
+    /// The opener, as stated by the sender.
     pub opener: Option<Opener>,
 }

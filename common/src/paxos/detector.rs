@@ -1,54 +1,55 @@
-//! The acceptor's failure detector: which proposer the acceptor hears, since when it is silent, and whether its streams
-//! have ended.
+//! The acceptor's failure detector: the proposer heard by the acceptor, the start of the proposer's silence, and
+//! whether its streams have ended.
 //!
-//! Volatile, and evidence for proposers only: no safety rule rests on it. The adapter calls it with what arrives, before
-//! the writer decides anything, and with what the writer decided. Every call gets the time since the process's start.
+//! Volatile, and evidence for proposers only: no safety rule rests on the detector. The adapter reports each arrival,
+//! before the writer decides anything, and then each decision of the writer. All times count from the start of the
+//! process.
 //!
-//! The *heard proposer* is the sender of the highest ballot that is promised, or that some request *claims*. A request
-//! claims its ballot while it waits for the writer, if the core would not turn it away as it stands. So a slow disk does
-//! not make a candidate unheard, and a ballot that is refused never counts.
+//! The *heard proposer* is the sender of the highest ballot promised, or *claimed* by some request. A request claims
+//! its ballot while waiting for the writer, unless the core would turn the request away in the current state. So a
+//! candidate stays heard despite a slow disk, and a refused ballot never counts.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{ballot::Ballot, message::Heard};
 
-/// How many intervals between two *alive* answers make a leader timeout: leaders ask for an answer each quarter of it.
+/// Intervals between two *alive* answers in one leader timeout: leaders request an answer every quarter of the timeout.
 const INTERVALS: u32 = 4;
 
 /// Names one `Accept` stream; drawn by the adapter, never reused within a run of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u64);
 
-/// What a request is.
+/// Kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// Phase 1: its arrival counts as heard, since no stream brings it.
+    /// Phase 1: the arrival counts as heard, because no stream carries the request.
     Prepare,
-    /// Phase 2: the bytes of its stream have been counted.
+    /// Phase 2: the bytes of the stream have already been counted.
     Accept,
 }
 
-/// Who ended a stream.
+/// The side that ended a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ender {
     /// The proposer, or the network.
     Peer,
-    /// The acceptor: this says nothing about the proposer.
+    /// The acceptor: no evidence about the proposer.
     Acceptor,
 }
 
-/// What became of a request.
+/// Outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// The core granted it. Call [`Detector::promised`] before, if the promise rose.
+    /// The core granted the request. Call [`Detector::promised`] before, if the promise rose.
     Granted,
-    /// The core turned it away, or it was dropped before the core saw it.
+    /// The core turned the request away, or the request was dropped before reaching the core.
     TurnedAway,
-    /// The disk has too little space. The proposer stays heard while a stream of it is open.
+    /// The disk has too little space. The proposer stays heard while a stream of the proposer is open.
     NoSpace,
 }
 
-/// A request that is not settled yet: give it back to [`Detector::settled`].
+/// A request not settled yet: return the claim to [`Detector::settled`].
 #[derive(Debug, PartialEq, Eq, Hash)]
 #[must_use = "a claim that is not settled keeps its ballot heard"]
 pub struct Claim {
@@ -56,46 +57,46 @@ pub struct Claim {
     counts: bool,
 }
 
-/// What standbys must hear at once when it changes.
+/// State of the heard proposer: standbys must hear every change at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct News {
-    /// Of the heard proposer.
+    /// Ballot of the heard proposer.
     pub ballot: Ballot,
     /// The streams of the heard proposer have ended.
     pub ended: bool,
-    /// The heard proposer said that it stops.
+    /// The heard proposer has resigned.
     pub resigned: bool,
     /// The heard proposer has been silent for the leader timeout or longer.
     pub silent: bool,
 }
 
-/// See the head of this file.
+/// The failure detector: see the head of this file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Detector {
     promised: Ballot,
-    /// The proposer of the promised ballot, and those above it that claim theirs. Never empty.
+    /// Proposers of the promised ballot and of higher claimed ballots. Never empty.
     proposers: BTreeMap<Ballot, Proposer>,
-    /// Every open stream, whatever its ballot: a promise may reach that ballot later.
+    /// Every open stream, at any ballot: a promise may reach the ballot later.
     streams: BTreeMap<StreamId, Stream>,
-    /// Interval between *alive* answers that the proposers before these asked for.
+    /// Interval between *alive* answers requested by earlier proposers.
     interval: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Proposer {
     address: Arc<str>,
-    /// Later bytes on streams that are still open are counted there.
+    /// When last heard. Later bytes on open streams are counted in `Stream::heard_at`.
     heard_at: Duration,
     had_stream: bool,
-    /// When the last of its streams ended, unless one is open or the acceptor ended that one.
+    /// When the last stream ended. `None` while a stream is open, or if the acceptor ended the last stream.
     ended_at: Option<Duration>,
     resigned: bool,
     work: u64,
-    /// Requests that claim the ballot. Not counted at the promised ballot, which needs no claim.
+    /// Number of requests claiming the ballot. Not counted at the promised ballot: no claim is needed there.
     claims: u32,
-    /// A disk without space kept a claim from being decided: an open stream claims the ballot now.
+    /// A full disk kept a claim from being decided: an open stream now claims the ballot.
     kept: bool,
-    /// Interval between *alive* answers that its streams asked for.
+    /// Interval between *alive* answers requested on the streams.
     interval: Option<Duration>,
 }
 
@@ -123,7 +124,7 @@ impl Proposer {
 }
 
 impl Detector {
-    /// At the start of the process, with the promise that its disk holds: silence counts from `now`.
+    /// A detector at the start of the process, with the promise on disk. Silence counts from `now`.
     pub fn new(promised: Ballot, address: &Arc<str>, now: Duration) -> Self {
         Self {
             promised,
@@ -133,8 +134,9 @@ impl Detector {
         }
     }
 
-    /// The first message of a stream arrived, or one with a higher ballot than those before it (from an older release,
-    /// whose streams outlive a campaign). `interval`: between two *alive* answers, if the sender wants them.
+    /// The first message of a stream arrived, or a message with a higher ballot than before (from an older release,
+    /// where streams outlive a campaign). `interval`: time between two *alive* answers, if the sender requests such
+    /// answers.
     pub fn opened(&mut self, stream: StreamId, ballot: Ballot, interval: Option<Duration>, now: Duration) {
         let before = self.streams.insert(
             stream,
@@ -165,7 +167,7 @@ impl Detector {
         }
     }
 
-    /// A stream ended. Nothing happens when it is not open.
+    /// A stream ended. No effect if the stream is not open.
     pub fn ended(&mut self, stream: StreamId, by: Ender, now: Duration) {
         let Some(Stream { ballot, heard_at, .. }) = self.streams.remove(&stream) else {
             return;
@@ -182,8 +184,8 @@ impl Detector {
         }
     }
 
-    /// A request arrived and waits for the writer. `is_turned_away`: the core would turn it away as it stands (below the
-    /// promise, too far above it, of another era).
+    /// A request arrived and waits for the writer. `is_turned_away`: the core would turn the request away in the
+    /// current state (below the promise, too far above the promise, of another era).
     pub fn queued(
         &mut self,
         ballot: Ballot,
@@ -207,7 +209,7 @@ impl Detector {
         Claim { ballot, counts }
     }
 
-    /// A request that had been queued is decided, and what it changed is durable; or it was dropped.
+    /// A queued request was decided and its changes are durable, or the request was dropped.
     #[expect(clippy::needless_pass_by_value, reason = "a claim is settled once")]
     pub fn settled(&mut self, claim: Claim, outcome: Outcome) {
         if !claim.counts || claim.ballot <= self.promised {
@@ -225,7 +227,7 @@ impl Detector {
         }
     }
 
-    /// The promise rose, and that is durable. Nothing happens when it did not rise.
+    /// The promise rose, durably. No effect if the promise did not rise.
     pub fn promised(&mut self, ballot: Ballot, address: &Arc<str>, now: Duration) {
         if ballot <= self.promised {
             return;
@@ -237,28 +239,28 @@ impl Detector {
         let proposer = self.proposer(ballot, address, now);
         proposer.claims = 0;
         proposer.kept = false;
-        // Without a stream nothing shows whether the sender of a `Prepare` that waited for the disk is still there.
+        // Without a stream, nothing shows whether the sender of a `Prepare` is still alive after the wait for the disk.
         if !proposer.had_stream {
             proposer.heard_at = proposer.heard_at.max(now);
         }
     }
 
-    /// A proposer said that it stops. Counts from the arrival of the message.
+    /// A proposer resigned. Counts from the arrival of the message.
     pub fn resigned(&mut self, ballot: Ballot) {
         if let Some(proposer) = self.proposers.get_mut(&ballot) {
             proposer.resigned = true;
         }
     }
 
-    /// Work of a proposer went on by so much: bytes of values that arrived for slots at or above `chosen_to`, votes that
-    /// were committed there, bytes of pages that were sent to it.
+    /// The work of a proposer progressed by `amount`: bytes of values arrived for slots at or above `chosen_to`, votes
+    /// committed there, bytes of pages sent to the proposer.
     pub fn worked(&mut self, ballot: Ballot, amount: u64) {
         if let Some(proposer) = self.proposers.get_mut(&ballot) {
             proposer.work = proposer.work.wrapping_add(amount);
         }
     }
 
-    /// The ballot of an open stream, and the time since bytes of it arrived.
+    /// Ballot of an open stream, and the time since bytes of the stream arrived.
     pub fn stream(&self, stream: StreamId, now: Duration) -> Option<(Ballot, Duration)> {
         let stream = self.streams.get(&stream)?;
         Some((stream.ballot, now.saturating_sub(stream.heard_at)))
@@ -277,7 +279,7 @@ impl Detector {
         }
     }
 
-    /// What standbys must hear at once when it differs from what they were last sent.
+    /// State for standbys, to be sent at once if different from the last sent state.
     pub fn news(&self, now: Duration) -> News {
         let (ballot, proposer) = self.highest();
         News {
@@ -288,15 +290,15 @@ impl Detector {
         }
     }
 
-    /// The leader timeout, as far as the streams say it: four times the interval at which the heard proposer wants to be
-    /// answered, or else a proposer before it. `None` until a proposer of this release was heard.
+    /// The leader timeout, as announced on the streams: four times the interval of *alive* answers requested by the
+    /// heard proposer, or otherwise by an earlier proposer. `None` until a proposer of this release was heard.
     pub fn leader_timeout(&self) -> Option<Duration> {
         let intervals = self.proposers.values().rev().map(|proposer| proposer.interval);
         let interval = intervals.chain([self.interval]).flatten().next();
         interval.map(|interval| interval.saturating_mul(INTERVALS))
     }
 
-    /// When the heard proposer will have been silent for the leader timeout, if no byte of it arrives before.
+    /// When the heard proposer will have been silent for the leader timeout, if no byte arrives before.
     pub fn silent_at(&self) -> Option<Duration> {
         let timeout = self.leader_timeout()?;
         Some(self.heard_at().saturating_add(timeout))
@@ -330,7 +332,7 @@ impl Detector {
         self.streams.values().any(|stream| stream.ballot == ballot)
     }
 
-    /// Forgets a proposer above the promise whose ballot no request and no stream claims.
+    /// Forgets a proposer above the promise if no request and no stream claims its ballot.
     fn drop_unclaimed(&mut self, ballot: Ballot) {
         let proposer = self.proposers.get(&ballot);
         let is_claimed = proposer.is_some_and(|proposer| proposer.claims > 0 || proposer.kept);

@@ -1,11 +1,12 @@
 //! Forming: how a proposer makes blank acceptors one cluster, in two durable steps.
 //!
 //! 1. Every listed acceptor stores the configuration as *forming*.
-//! 2. When the caller has seen all store it, or one *formed*, they become *formed*.
+//! 2. Once the caller has seen all acceptors store the configuration, or a *formed* acceptor, the acceptors become
+//!    *formed*.
 //!
-//! One formed member proves that all had stored the configuration; so a blank acceptor met afterwards has lost its
-//! disk, whatever its address, and is refused. Two proposers that form at once with the same list agree, because
-//! the configuration is a function of the list; with different lists they stick before any vote.
+//! A formed member proves that all members had stored the configuration. So an acceptor found blank afterwards, at any
+//! address, has lost its disk, and is refused. Two proposers forming at the same time with the same list agree, because
+//! the configuration is a function of the list. With different lists both proposers get stuck before any vote.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -15,42 +16,42 @@ use super::{
     quorum::{Configuration, InvalidConfiguration},
 };
 
-/// What an acceptor answered when it was asked how far it is.
+/// An acceptor's answer about its progress in forming.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FormReport {
-    /// Who answered.
+    /// The acceptor.
     pub acceptor: AcceptorUuid,
-    /// Where it was reached.
+    /// Where the acceptor was reached.
     pub address: Arc<str>,
-    /// How far it is.
+    /// The progress of the acceptor.
     pub membership: Membership,
 }
 
-/// What to do next.
+/// The next step.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum FormAction {
-    /// Ask the acceptors at these addresses: they have not answered yet.
+    /// Ask the acceptors at these addresses: no answer has arrived yet.
     Ask(Vec<Arc<str>>),
     /// Send the first step to these acceptors.
     Store(Configuration, Vec<Arc<str>>),
     /// Send the second step to these acceptors.
     Complete(Configuration, Vec<Arc<str>>),
-    /// There is a cluster to work with.
+    /// The cluster is formed.
     Formed {
-        /// Its configuration.
+        /// The configuration of the cluster.
         configuration: Configuration,
-        /// Where the second step is still to be sent; nobody needs to wait for it.
+        /// Addresses where the second step is still missing. No caller needs to wait for these acceptors.
         complete: Vec<Arc<str>>,
-        /// Where an acceptor answered that has lost its disk: it is blank, and a member is formed. It must never
-        /// be counted.
+        /// Addresses of acceptors on lost disks: blank, although a member is formed. Such an acceptor must never be
+        /// counted.
         lost: Vec<Arc<str>>,
     },
 }
 
-/// Why no cluster can be formed from, or found at, these addresses.
+/// Why no cluster can be formed, or found, at the given addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum FormConflict {
-    /// The same acceptor behind two addresses, or a number that makes no quorums.
+    /// Two addresses reach the same acceptor, or the number of acceptors makes no quorums.
     #[error(transparent)]
     Invalid(#[from] InvalidConfiguration),
     /// Two acceptors hold different lists.
@@ -60,16 +61,16 @@ pub enum FormConflict {
          listed data directory. If one is formed, never do that"
     )]
     ListsDiffer {
-        /// Where the one was found.
+        /// Address of the first acceptor.
         first_address: Arc<str>,
-        /// Its list of uuids.
+        /// The first list, as uuids.
         first: String,
-        /// Where the other was found.
+        /// Address of the second acceptor.
         second_address: Arc<str>,
-        /// Its list of uuids.
+        /// The second list, as uuids.
         second: String,
     },
-    /// The stored list is not the one that was given.
+    /// The stored list is not the given list: an answering acceptor is missing from the stored list.
     #[error(
         "{address} is acceptor {acceptor}, and another acceptor has stored a list without it ({list}): correct the list of \
          addresses if it is wrong. If it is right, {address} lost its disk while the cluster formed: while no listed \
@@ -77,11 +78,11 @@ pub enum FormConflict {
          data directory. If one is formed, never do that"
     )]
     Stranger {
-        /// Where.
+        /// Address of the missing acceptor.
         address: Arc<str>,
-        /// Who.
+        /// The missing acceptor.
         acceptor: AcceptorUuid,
-        /// The stored list of uuids.
+        /// The stored list, as uuids.
         list: String,
     },
     /// More or fewer addresses than members.
@@ -89,14 +90,14 @@ pub enum FormConflict {
         "{given} acceptor addresses are given, and the cluster has {members} acceptors: give exactly those"
     )]
     Count {
-        /// How many addresses.
+        /// Number of addresses.
         given: usize,
-        /// How many members.
+        /// Number of members.
         members: usize,
     },
 }
 
-/// One proposer's view of a cluster that forms.
+/// A proposer's view of a forming cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Forming {
     addresses: Vec<Arc<str>>,
@@ -114,8 +115,8 @@ impl Forming {
 
     /// Takes an acceptor's latest answer.
     ///
-    /// Who was blank before the first member was found formed may have stored the list since: only a blank answer
-    /// that comes after it proves a lost disk.
+    /// An acceptor that was blank before the first formed member was found may have stored the list since. Only a later
+    /// blank answer proves a lost disk.
     pub fn report(&mut self, report: FormReport) {
         if matches!(report.membership, Membership::Formed(_)) && !self.is_formed() {
             self.reports
@@ -124,10 +125,10 @@ impl Forming {
         self.reports.insert(Arc::clone(&report.address), report);
     }
 
-    /// Says what to do, given what was answered so far.
+    /// Returns the next step, given the answers so far.
     ///
     /// # Errors
-    /// When the answers prove that these addresses are no cluster and cannot become one.
+    /// When the answers prove that the addresses are no cluster and cannot become a cluster.
     pub fn next(&self) -> Result<FormAction, FormConflict> {
         let stored = self.stored()?;
         match stored {
@@ -156,7 +157,7 @@ impl Forming {
         memberships.any(|membership| matches!(membership, Membership::Formed(_)))
     }
 
-    /// Nobody is formed, and `configuration` is to be.
+    /// The next step while no acceptor is formed, towards `configuration`.
     fn while_forming(&self, configuration: &Configuration) -> FormAction {
         let unasked = self.unasked();
         let blank = self.addresses_where(|membership| *membership == Membership::Blank);
@@ -165,12 +166,12 @@ impl Forming {
         } else if !unasked.is_empty() {
             FormAction::Ask(unasked)
         } else {
-            // All have stored it: that is what the second step claims.
+            // All acceptors have stored the configuration, as the second step claims.
             FormAction::Complete(configuration.clone(), self.addresses.clone())
         }
     }
 
-    /// The configuration that somebody has stored, after checking that nobody holds another.
+    /// The stored configuration, if any, after a check that no acceptor holds a different configuration.
     fn stored(&self) -> Result<Option<&Configuration>, FormConflict> {
         let mut holders = self
             .reports
@@ -198,7 +199,7 @@ impl Forming {
         Ok(Some(first))
     }
 
-    /// While nobody is formed, all who answered must be in the list.
+    /// Checks, while no acceptor is formed, that every answering acceptor is in the list.
     fn check_listed(&self, stored: &Configuration) -> Result<(), FormConflict> {
         for report in self.reports.values() {
             if !stored.members().contains_key(&report.acceptor) {
@@ -212,10 +213,10 @@ impl Forming {
         Ok(())
     }
 
-    /// What a list of blank acceptors becomes: majorities.
+    /// The configuration for a list of blank acceptors: majorities.
     fn proposed(&self) -> Result<Configuration, FormConflict> {
         if self.reports.len() != self.addresses.len() {
-            // An address is given twice: quorums of so many cannot be counted from fewer acceptors.
+            // An address is given twice: quorums for this many acceptors cannot be counted from fewer acceptors.
             return Err(FormConflict::Count {
                 given: self.addresses.len(),
                 members: self.reports.len(),

@@ -1,8 +1,8 @@
-//! Who somebody is: clusters, acceptors, and the runs that tell a disk from an older copy of itself.
+//! Identities: clusters, acceptors, and the runs that distinguish a disk from an older copy of the same disk.
 
 use std::fmt;
 
-/// An acceptor's own name, drawn at random when its data directory is first used. Votes are counted by it.
+/// An acceptor's own name, drawn at random at the first use of the data directory. Votes are counted by this name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AcceptorUuid(u128);
 
@@ -29,7 +29,7 @@ impl fmt::Display for AcceptorUuid {
     }
 }
 
-/// Name of a cluster: a hash of its acceptors' uuids and its quorums.
+/// Name of a cluster: a hash of the acceptors' uuids and the quorums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId([u8; 16]);
 
@@ -56,12 +56,12 @@ impl fmt::Display for ClusterId {
     }
 }
 
-/// One process lifetime of an acceptor, numbered at random; at most 2⁶³ − 1.
+/// A process lifetime of an acceptor, numbered at random; at most 2⁶³ − 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunNumber(u64);
 
 impl RunNumber {
-    /// Makes a number of any 64 bits: the highest is dropped, for SQLite's integers are signed.
+    /// Makes a number from any 64 bits. The highest bit is dropped, because SQLite's integers are signed.
     pub const fn from_random(bits: u64) -> Self {
         Self(bits & i64::MAX as u64)
     }
@@ -72,7 +72,7 @@ impl RunNumber {
     }
 }
 
-/// How many commits an acceptor's disk has seen in all its runs; at most 2⁶³ − 1.
+/// Number of commits on an acceptor's disk in all runs; at most 2⁶³ − 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommitCounter(u64);
 
@@ -93,26 +93,25 @@ impl CommitCounter {
     }
 }
 
-/// Who answers, and which of its commits the answer speaks for: part of every answer of an acceptor.
+/// The answering acceptor, and the commits covered by the answer. Part of every answer of an acceptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stamp {
-    /// `None` while it belongs to no cluster.
+    /// `None` while the acceptor belongs to no cluster.
     pub cluster: Option<ClusterId>,
     /// The acceptor.
     pub acceptor: AcceptorUuid,
-    /// Its present run.
+    /// The acceptor's present run.
     pub run: RunNumber,
-    /// The last of the commits that the answer speaks for.
+    /// The last commit covered by the answer.
     pub commit_counter: CommitCounter,
 }
 
 impl Stamp {
-    /// Whether what a reader of the disk found as of this commit may be sent to a peer, now that memory answers with
-    /// this stamp.
+    /// Whether a page read from the disk as of `commit` may be sent to a peer, now that memory answers with this stamp.
     ///
-    /// A disk shows a commit to its readers before memory does: the commit call returns later, after a checkpoint
-    /// perhaps. A page that left in between would show votes that the acceptor's next `Tail` does not count, and a read
-    /// at another learner would go back in time. So a page waits until memory shows its commit.
+    /// A disk shows a commit to its readers before memory does: the commit call returns later, perhaps after a
+    /// checkpoint. A page sent in between would show votes missing from the acceptor's next `Tail`, and a read at
+    /// another learner would go back in time. So a page waits until memory shows the page's commit.
     pub fn covers(&self, commit: CommitCounter) -> bool {
         commit <= self.commit_counter
     }

@@ -1,8 +1,8 @@
-//! The learner: knows a slot's value once a quorum voted for it, and hands values out in slot order.
+//! The learner: learns a slot's value once a quorum has voted for the slot, and hands out values in slot order.
 //!
-//! Votes come from every acceptor, values from one. A slot is learned when a phase-2 quorum of distinct acceptors
-//! voted at *one* ballot b and a row of ballot ≥ b is held; or when a row came in a frame whose own watermark is
-//! above it. Source: *Paxos Made Simple* §2.3.
+//! Votes come from every acceptor, values from a single acceptor. A slot is learned in either of two cases. A phase-2
+//! quorum of distinct acceptors voted at *one* ballot b, and a row of ballot ≥ b is held. Or a row arrived in a frame,
+//! and the watermark of the same frame is above the slot. Source: *Paxos Made Simple* §2.3.
 
 use std::collections::BTreeMap;
 
@@ -15,39 +15,39 @@ use super::{
     value::Value,
 };
 
-/// How many slots from the first unlearned one on are tallied and held (exclusive). What is beyond waits at its
-/// sender: the adapter does not take the next frame until this one is admitted.
+/// Number of slots that are tallied and held: from the first unlearned slot on, to this many slots further (exclusive).
+/// Slots beyond wait at the sender: the adapter does not take the next frame until the present frame is admitted.
 pub const WINDOW_SLOTS: u64 = 16_384;
 
-/// How many bytes of values may be held for slots that are not handed out yet. The first unlearned slot's value
-/// is admitted whatever its size.
+/// Limit of value bytes held for slots not handed out yet. The value of the first unlearned slot is admitted at any
+/// size.
 pub const WINDOW_BYTES: usize = 32 * 1024 * 1024;
 
-/// Whether the core took all of what it was given.
+/// Whether the core took all of its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum Admission {
-    /// All of it.
+    /// All of the input.
     Whole,
-    /// Something lies beyond the window: give it again, whole, when the learner has advanced. Nothing is counted
+    /// Something lies beyond the window. Give the input again, whole, once the learner has advanced. Nothing is counted
     /// twice.
     Later,
 }
 
-/// The state machine.
+/// Counts votes and holds values until a slot is learned.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Learner {
     electorate: Electorate,
-    /// Every slot below it was handed out.
+    /// Every slot below was handed out.
     next: Slot,
     slots: BTreeMap<Slot, Progress>,
     bytes: usize,
 }
 
-/// What is known of one slot that is not handed out yet.
+/// State of a slot that is not handed out yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Progress {
-    /// Votes are counted for each ballot apart.
+    /// Votes, counted for each ballot separately.
     votes: BTreeMap<Ballot, Tally>,
     /// The lowest ballot found to have a quorum.
     chosen_at: Option<Ballot>,
@@ -74,7 +74,7 @@ impl Progress {
 }
 
 impl Learner {
-    /// Begins at `next`, the first slot that the learner's own disk does not hold.
+    /// Begins at `next`, the first slot missing from the learner's own disk.
     pub fn new(electorate: Electorate, next: Slot) -> Self {
         Self {
             electorate,
@@ -84,12 +84,12 @@ impl Learner {
         }
     }
 
-    /// The first slot not learned: where to observe from, after any break.
+    /// The first unlearned slot: the slot to observe from, after any break.
     pub fn next(&self) -> Slot {
         self.next
     }
 
-    /// Who may vote.
+    /// The acceptors with a vote.
     pub fn electorate(&self) -> &Electorate {
         &self.electorate
     }
@@ -113,12 +113,12 @@ impl Learner {
         }
     }
 
-    /// Takes the rows of one frame with the frame's own watermark, which speaks for these rows and no others.
+    /// Takes the rows of a frame with the frame's own watermark, which applies only to these rows.
     pub fn rows(&mut self, rows: &[Row], frame_chosen_to: Slot) -> Admission {
         let end = self.next.plus(WINDOW_SLOTS);
         let mut admission = Admission::Whole;
         for row in rows {
-            // What cannot be read proves nothing; another acceptor will have it.
+            // An unreadable row proves nothing. Another acceptor will have the row.
             let Some((ballot, value)) = &row.accepted else {
                 continue;
             };
@@ -152,7 +152,7 @@ impl Learner {
         admission
     }
 
-    /// Hands out what is learned, in slot order, from [`Self::next`] on, at most `count` slots.
+    /// Hands out learned values in slot order, from [`Self::next`] on, at most `count` slots.
     pub fn take_learned(&mut self, count: usize) -> Vec<(Slot, Value)> {
         let mut learned = Vec::new();
         while learned.len() < count {
@@ -173,15 +173,15 @@ impl Learner {
         learned
     }
 
-    /// Whether the first unlearned slot is known to be chosen while its value is missing: the value feed is the
-    /// one to blame when this lasts.
+    /// Whether the first unlearned slot is known to be chosen while the value is missing. If this lasts, the value feed
+    /// is at fault.
     pub fn lacks_value(&self) -> bool {
         self.slots
             .get(&self.next)
             .is_some_and(|progress| progress.is_chosen() && progress.learned().is_none())
     }
 
-    /// Whether anything was voted on at or above the first unlearned slot.
+    /// Whether there was any vote at or above the first unlearned slot.
     pub fn knows_of_more(&self) -> bool {
         !self.slots.is_empty()
     }

@@ -1,10 +1,10 @@
-//! The state machine: registers and sessions, as they are after the slots applied so far.
+//! The state machine: registers and sessions, after the slots applied so far.
 //!
-//! Every learner applies the same commands in the same order and comes to the same state, for nothing else goes in: no
-//! clock, no randomness, no order of a hash table.
+//! Every learner applies the same commands in the same order and reaches the same state. The state depends on no other
+//! input: no clock, no randomness, no order of a hash table.
 //!
-//! - A *register* holds a value, and the version of the command that wrote it.
-//! - Whether a *condition* holds is judged here, when the command is applied: nobody can know it before.
+//! - A *register* holds a value, and the version of the command that wrote the value.
+//! - A *condition* is judged here, when the command is applied. The result cannot be known earlier.
 //! - *Sessions* make retries take effect once: see [`sessions`].
 
 pub mod sessions;
@@ -22,48 +22,48 @@ use super::{
 };
 use sessions::{Admission, Session, Sessions};
 
-/// What a key holds.
+/// Content of a key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Register {
-    /// As it was put.
+    /// The value, as put.
     pub value: Bytes,
-    /// The command that put it.
+    /// Version of the command that put the value.
     pub version: Version,
 }
 
-/// What a command did that was carried out.
+/// Effect of an executed command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// What it asked for.
+    /// The requested effect.
     Applied,
-    /// Nothing: its condition did not hold.
+    /// No effect: the condition did not hold.
     ConditionFailed {
-        /// The write that the register held instead; `None` when it held nothing.
+        /// The write that the register held instead; `None` for an absent register.
         current: Option<Version>,
     },
 }
 
-/// What became of a command when its turn came.
+/// Verdict on a command when its turn comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Judgement {
-    /// It was carried out.
+    /// The command was executed.
     Executed(Outcome),
-    /// Skipped: its session had carried out this sequence before.
+    /// Skipped: the session had executed this sequence before.
     Duplicate {
-        /// Where.
+        /// Version of the first execution.
         first: Version,
-        /// What it did then.
+        /// Outcome of the first execution.
         outcome: Outcome,
     },
-    /// Skipped: its session is unknown, or has expired.
+    /// Skipped: the session is unknown, or has expired.
     Expired,
     /// Skipped, without any effect on the session: the command does not state the session's opener.
     Foreign,
-    /// Skipped: its client has read the outcome of this sequence, or gave it up.
+    /// Skipped: the client has read the outcome of this sequence, or gave the outcome up.
     Acknowledged,
 }
 
-/// What has changed since it was last asked for: what it takes to bring an older copy of the state up to date.
+/// Changes since the last [`Machine::take_changes`]: enough to bring an older copy of the state up to date.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// By key; `None`: removed.
@@ -72,21 +72,22 @@ pub struct Changes {
     pub sessions: Vec<(Version, Option<Session>)>,
 }
 
-/// The state machine.
+/// State of all registers and sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Machine {
     applied_to: Slot,
     registers: BTreeMap<Bytes, Register>,
     sessions: Sessions,
-    /// Written or removed since [`Machine::take_changes`].
+    /// Keys written or removed since [`Machine::take_changes`].
     changed: BTreeSet<Bytes>,
 }
 
 impl Machine {
-    /// Goes on from what was kept.
+    /// Continues from a stored state.
     ///
     /// # Panics
-    /// When two sessions were last used by the same command, which none can have been.
+    /// When two sessions were last used by the same command. This is impossible, because a command belongs to one
+    /// session.
     pub fn recovered(
         applied_to: Slot,
         registers: impl IntoIterator<Item = (Bytes, Register)>,
@@ -100,17 +101,17 @@ impl Machine {
         }
     }
 
-    /// Every slot below it is applied.
+    /// Every slot below is applied.
     pub fn applied_to(&self) -> Slot {
         self.applied_to
     }
 
-    /// What `key` holds.
+    /// Content of `key`, if any.
     pub fn register(&self, key: &[u8]) -> Option<&Register> {
         self.registers.get(key)
     }
 
-    /// The registers whose keys start with `prefix` and come after `after`, ascending by key.
+    /// The registers with keys that start with `prefix` and come after `after`, ascending by key.
     pub fn registers(
         &self,
         prefix: &[u8],
@@ -125,7 +126,7 @@ impl Machine {
             .take_while(move |(key, _)| key.starts_with(prefix))
     }
 
-    /// How many registers hold something.
+    /// Number of registers that hold a value.
     pub fn register_count(&self) -> usize {
         self.registers.len()
     }
@@ -135,10 +136,10 @@ impl Machine {
         &self.sessions
     }
 
-    /// Applies the next slot; returns what became of each of its commands.
+    /// Applies the next slot. Returns the verdict on each command of the slot.
     ///
     /// # Panics
-    /// When `slot` is not the next, or has more than 65,536 commands.
+    /// When `slot` is not the next slot, or has more than 65,536 commands.
     pub fn apply(&mut self, slot: Slot, commands: &[Command]) -> Vec<Judgement> {
         assert_eq!(slot, self.applied_to, "slots are applied in order, each once");
         self.applied_to = slot.next();
@@ -154,7 +155,7 @@ impl Machine {
             .collect()
     }
 
-    /// What has changed since the last call, or since the start.
+    /// Changes since the last call, or since the start.
     pub fn take_changes(&mut self) -> Changes {
         let changed = std::mem::take(&mut self.changed);
         let registers = changed.into_iter().map(|key| {
@@ -193,7 +194,8 @@ impl Machine {
                 value,
                 condition,
             } => self.change(key, *condition, |registers| {
-                // Copies: what was handed in may be a part of something much larger, which it would keep in memory.
+                // Copies: the given bytes may be a slice of a much larger buffer, and would keep the whole buffer in
+                // memory.
                 let value = Bytes::copy_from_slice(value);
                 match registers.get_mut(key) {
                     Some(register) => *register = Register { value, version },

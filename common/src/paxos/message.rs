@@ -1,4 +1,4 @@
-//! What proposers, acceptors and learners say to one another, in the words of the cores.
+//! Messages between proposers, acceptors and learners, in the terms of the cores.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,17 +8,17 @@ use super::{
     value::Value,
 };
 
-/// How far above a leader's `chosen_to` a slot may be proposed (exclusive). Bounds what a dead leader can leave
-/// behind, and so what a campaign has to read, and how far no-ops are filled in up to a vote: a vote further on is no
-/// leader's of this protocol.
+/// Limit of the distance between a leader's `chosen_to` and a proposed slot, in slots (exclusive). Bounds the slots
+/// left behind by a dead leader, and so the slots to read in a campaign. Also bounds how far no-ops are filled in up to
+/// a vote: no leader of this protocol leaves a vote further on.
 pub const SLOTS_AHEAD_MAX: u64 = 65_536;
 
-/// Most numbered messages that a leader has unanswered on one `Accept` stream (inclusive): proposals, repairs and the
+/// Limit of a leader's unanswered numbered messages on one `Accept` stream (inclusive): proposals, repairs and the
 /// resignation. Heartbeats have no number and are not counted. An acceptor has room for more on each stream, and ends a
 /// stream that exceeds the room.
 pub const UNANSWERED_MAX: u64 = 32;
 
-/// Phase 1a, from a candidate to an acceptor: promise this ballot, and report what you accepted.
+/// Phase 1a, from a candidate to an acceptor: promise this ballot, and report the accepted rows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Prepare {
     /// The candidate's ballot.
@@ -29,32 +29,32 @@ pub struct Prepare {
     pub address: Arc<str>,
 }
 
-/// What an acceptor does with a [`Prepare`], once that is durable.
+/// An acceptor's answer to a [`Prepare`], sent once durable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PrepareAnswer {
     /// Promised: pages follow.
     Promised,
-    /// Another ballot is promised.
+    /// A higher ballot is promised.
     Rejected(Rejection),
-    /// The sender's fault.
+    /// The sender broke a bound.
     Refused(Refused),
 }
 
-/// Phase 1b, from an acceptor to a candidate: one page of a promise, all of it read in one transaction.
+/// Phase 1b, from an acceptor to a candidate: one page of a promise, read in one transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PromisePage {
-    /// First slot that the page covers.
+    /// First covered slot.
     pub from: Slot,
-    /// Exclusive end of what the page covers. A covered slot without a row was not voted on.
+    /// Exclusive end of the covered slots. A covered slot without a row was not voted on.
     pub next: Slot,
     /// The page covers everything from `next` on too: nothing was voted on there.
     pub last: bool,
-    /// Every slot below it was chosen, and the acceptor's own rows hold the chosen values.
+    /// Every slot below was chosen, and the acceptor's own rows hold the chosen values.
     pub chosen_to: Slot,
-    /// Every slot below it was chosen, whatever became of the acceptor's rows; at least `chosen_to`. A row here below it
-    /// that can be read holds the chosen value.
+    /// Every slot below was chosen, whatever the state of the acceptor's rows; at least `chosen_to`. A readable row of
+    /// the acceptor below this watermark holds the chosen value.
     pub known_to: Slot,
-    /// Every slot below it is gone from there.
+    /// Slots below are trimmed: the acceptor holds no row there.
     pub trimmed_to: Slot,
     /// One past the highest slot accepted; at least `trimmed_to`.
     pub voted_to: Slot,
@@ -62,26 +62,26 @@ pub struct PromisePage {
     pub rows: Vec<Row>,
 }
 
-/// What an acceptor holds for one slot.
+/// An acceptor's row for a slot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Row {
     /// The slot.
     pub slot: Slot,
-    /// `None`: something is there and cannot be read; it must not be taken for nothing.
+    /// `None`: a row exists and cannot be read. Never treat such a slot as empty.
     pub accepted: Option<(Ballot, Value)>,
 }
 
-/// Phase 2a, from a leader to an acceptor. Without proposals and without a number it is a heartbeat; without proposals
-/// and with a number it is a question for the acceptor's watermarks.
+/// Phase 2a, from a leader to an acceptor. Without proposals and without a number: a heartbeat. Without proposals and
+/// with a number: a question for the acceptor's watermarks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Accept {
     /// The leader's ballot.
     pub ballot: Ballot,
-    /// Names the message in its answer, from 1 in each reign. 0: a heartbeat, which gets no answer.
+    /// Number of the message, repeated in the answer; from 1 in each reign. 0: a heartbeat, without an answer.
     pub sequence: u64,
-    /// Every slot below it is chosen. A candidate that is still paging sends 0, which claims nothing.
+    /// Every slot below is chosen. While collecting pages, a candidate sends 0, which claims nothing.
     pub chosen_to: Slot,
-    /// All or nothing, ascending.
+    /// Ascending by slot; accepted all together or not at all.
     pub proposals: Vec<(Slot, Value)>,
     /// Where other proposers reach the leader.
     pub address: Arc<str>,
@@ -89,83 +89,84 @@ pub struct Accept {
     pub resign: bool,
 }
 
-/// Phase 2b, from an acceptor to a leader, once it is durable.
+/// Phase 2b, from an acceptor to a leader, sent once durable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum AcceptAnswer {
     /// All proposals of the message are on disk.
     Accepted {
         /// The slots of the message.
         slots: Vec<SlotRange>,
-        /// One past the highest slot accepted there, at any ballot.
+        /// One past the highest slot accepted by the acceptor, at any ballot.
         voted_to: Slot,
-        /// The acceptor's own watermark: its rows below are sound.
+        /// The acceptor's own sound watermark: the rows below are sound.
         chosen_to: Slot,
-        /// Every slot below it is chosen, whatever became of the acceptor's rows; at least `chosen_to`.
+        /// Every slot below is chosen, whatever the state of the acceptor's rows; at least `chosen_to`.
         known_to: Slot,
     },
-    /// Another ballot is promised.
+    /// A higher ballot is promised.
     Rejected(Rejection),
-    /// The sender's fault; its ballot stands.
+    /// The sender broke a bound. The sender's ballot remains valid.
     Refused(Refused),
-    /// A proposal's slot is below what the acceptor still holds.
+    /// A proposal's slot is below the slots still held by the acceptor.
     Trimmed {
-        /// Nothing below it is held.
+        /// Slots below are trimmed: the acceptor holds no row there.
         trimmed_to: Slot,
     },
-    /// Too little space is left on the acceptor's disk: nothing was done. The sender sends the proposals again once the
-    /// acceptor reports space.
+    /// Too little space is left on the acceptor's disk, and nothing was done. The sender sends the proposals again once
+    /// the acceptor reports space.
     NoSpace,
 }
 
-/// Answer that carries the higher promised ballot, which the loser needs.
+/// Answer with the higher promised ballot, which the loser needs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rejection {
-    /// Above the ballot that was asked for.
+    /// Above the requested ballot.
     pub promised: Ballot,
     /// Where the proposer of `promised` is reached.
     pub leader_address: Arc<str>,
 }
 
-/// The message breaks a bound that its sender could have kept; the sender's ballot stands.
+/// The message breaks a bound that its sender could have kept. The sender's ballot remains valid.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Refused {
-    /// Which bound, for people.
+    /// The broken bound, for people.
     pub reason: String,
-    /// What the acceptor has promised.
+    /// The acceptor's promise.
     pub promised: Ballot,
 }
 
-/// What an acceptor's disk tells proposers and learners that attach: who leads, as far as it knows.
+/// The leader as far as an acceptor's disk shows, for attaching proposers and learners.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Leadership {
-    /// The highest ballot promised; [`Ballot::ZERO`] when none was.
+    /// The highest ballot promised; [`Ballot::ZERO`] without a promise.
     pub promised: Ballot,
-    /// Where its proposer is reached.
+    /// Where the proposer of `promised` is reached.
     pub address: Arc<str>,
-    /// Its proposer said that it stops.
+    /// The proposer of `promised` has announced its stop.
     pub resigned: bool,
 }
 
-/// What an acceptor knows of the *heard proposer*: the sender of the highest ballot in an Accept or Prepare that the
-/// acceptor has granted, or will grant as far as it can say now. Volatile, and evidence for failure detection alone.
+/// The *heard proposer* according to an acceptor. The heard proposer is the sender of the highest ballot in an Accept
+/// or Prepare that the acceptor has granted, or will grant as far as the acceptor can say now. Volatile, and evidence
+/// for failure detection alone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Heard {
     /// The highest ballot heard; [`Ballot::ZERO`] when none was.
     pub ballot: Ballot,
-    /// Where its proposer is reached.
+    /// Where the heard proposer is reached.
     pub address: Arc<str>,
-    /// Time since bytes of its `Accept` stream or its Prepare arrived, by the acceptor's clock.
+    /// Time since bytes of the proposer's `Accept` stream or Prepare arrived, by the acceptor's clock.
     pub silent: Duration,
-    /// Time since its last `Accept` stream ended without the acceptor's doing, while none is open.
+    /// Time since the proposer's last `Accept` stream ended without the acceptor's doing, while no stream is open.
     pub ended: Option<Duration>,
-    /// Its proposer said that it stops.
+    /// The proposer has announced its stop.
     pub resigned: bool,
-    /// Grows with its work at this acceptor: value bytes that arrive, votes committed, page bytes sent.
+    /// Grows with the proposer's work at this acceptor: arriving value bytes, committed votes, sent page bytes.
     pub work: u64,
 }
 
 impl Heard {
-    /// What an acceptor of an earlier release tells: when streams end and what work is done is not known.
+    /// The report of an acceptor of an earlier release, where ends of streams and work done are unknown.
     pub fn from_leadership(leadership: Leadership, silent: Duration) -> Self {
         let Leadership {
             promised,
@@ -183,7 +184,7 @@ impl Heard {
     }
 }
 
-/// What an acceptor's answer to a report over `Attach` says.
+/// Content of an acceptor's answer to a report over `Attach`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Word {
     /// The heard proposer.
@@ -194,8 +195,8 @@ pub struct Word {
     pub slowest_commit: Duration,
     /// The acceptor's disk has space; true from earlier releases.
     pub has_space: bool,
-    /// Every slot below it is chosen, whatever became of the acceptor's rows.
+    /// Every slot below is chosen, whatever the state of the acceptor's rows.
     pub known_to: Slot,
-    /// One past the highest slot accepted there, at any ballot.
+    /// One past the highest slot accepted by the acceptor, at any ballot.
     pub voted_to: Slot,
 }

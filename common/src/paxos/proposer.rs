@@ -1,41 +1,43 @@
-//! The proposer: stands by, campaigns, leads, steps down; and keeps nothing that a crash could lose.
+//! The proposer: stands by, campaigns, leads, steps down. No state of a proposer has to survive a crash.
 //!
-//! Events go in through [`Proposer::handle`]; what is to be done comes out of [`Proposer::take_effects`]. After a
-//! run of events the driver calls [`Proposer::flush`], which forms batches of whatever waits: so commands that came
-//! in together share a slot, without a timer.
+//! Input: events, through [`Proposer::handle`]. Output: effects, from [`Proposer::take_effects`]. After a run of events
+//! the driver calls [`Proposer::flush`], which forms batches of all waiting commands. Commands that arrive together
+//! therefore share a slot, without a timer.
 //!
-//! The core has no clock. The driver says what time it is ([`Proposer::at`]) before it hands in events, and fires the
-//! timers that the core asked for; each carries a generation, and a timer of an older generation is void. Random delays
-//! are drawn by the driver, in the range the core gives.
+//! The core has no clock. The driver sets the time ([`Proposer::at`]) before the events, and fires the timers set by
+//! the core. Each timer carries a generation; a timer of an older generation is void. The driver draws random delays
+//! from the range given by the core.
 //!
 //! # Failure detection
 //!
-//! Three questions have three answers, and none is answered by another's evidence:
+//! Three questions need three kinds of evidence, never mixed:
 //!
-//! | Question | Evidence | Who acts |
+//! | Question | Evidence | Reaction |
 //! | --- | --- | --- |
-//! | Is the leader there? | Bytes of its `Accept` streams arrive at acceptors; a stream is open | Standbys campaign (`election`) |
-//! | Is an acceptor there? | Bytes of its answers arrive, and it hears the leader | The leader steps down, a candidate gives up (`presence`) |
-//! | Does the work go on? | Values arrive, votes are committed, pages are sent | After 5 s a standby that can do better challenges (`challenge`) |
+//! | Is the leader alive? | Bytes of `Accept` streams arrive; a stream is open | Standbys campaign (`election`) |
+//! | Is an acceptor present? | Bytes of answers arrive; the leader is heard | The proposer steps down (`presence`) |
+//! | Is there progress? | Values arrive, votes commit, pages are sent | A standby challenges after 5 s (`challenge`) |
 //!
-//! *The leader.* It says that it is there every L / 4 on a stream of its own to each acceptor (`streams`), however much is
-//! unanswered. A phase-1 quorum of acceptors must find the leader gone before a standby campaigns. While a phase-2 quorum
-//! hears the leader, fewer than a phase-1 quorum can miss it, because the two intersect. Acceptors hear without their
-//! disks, and bytes count before they are a whole message: so a slow disk or a slow link changes neither side, however
-//! slow.
+//! *The leader.* The leader signals its presence on a separate stream to each acceptor (`streams`). The interval is a
+//! quarter of the leader timeout L, however much is unanswered. A standby campaigns only after a phase-1 quorum of
+//! acceptors has found the leader gone. While a phase-2 quorum hears the leader, fewer than a phase-1 quorum can miss
+//! the leader, because the two quorums intersect. Acceptors hear without their disks, and bytes count before the
+//! message is whole. So a slow disk or a slow link, however slow, changes neither count.
 //!
-//! *The acceptors.* A leader with fewer than a phase-2 quorum there steps down, and so does one that is rejected. Slow,
-//! stuck and full disks and late answers do not depose it: another leader would meet the same ones.
+//! *The acceptors.* A leader steps down when fewer than a phase-2 quorum of acceptors are present, or when its ballot
+//! is rejected. Slow, stuck and full disks and late answers do not depose a leader: another leader would meet the same
+//! conditions.
 //!
-//! *The work.* A leader may reach only acceptors that are stuck, while a standby reaches others. The standby sees that
-//! nothing moves, and challenges.
+//! *The work.* A leader may reach only stuck acceptors while a standby reaches working acceptors. The standby sees no
+//! progress, and challenges.
 //!
-//! The model is partial synchrony: some bound on delays and pauses exists, and no process knows it. L is a guess at it.
-//! Where the guess is too small, a leader that is alive is taken for dead, and each campaign in which nothing was chosen
-//! makes the next wait longer. Nothing here is needed for safety: ballots protect the log, whoever campaigns and whenever.
+//! The model is partial synchrony: a bound on delays and pauses exists, and no process knows the bound. L is a guess at
+//! the bound. If the guess is too small, a live leader is taken for dead. Each campaign without a chosen value
+//! lengthens the next wait. Safety does not depend on failure detection: ballots protect the log from any campaign at
+//! any time.
 //!
-//! Sources: *Paxos Made Simple* §2.2–2.3 and §3; *Flexible Paxos* §3; Dwork, Lynch, Stockmeyer, *Consensus in the Presence
-//! of Partial Synchrony* (1988).
+//! Sources: *Paxos Made Simple* §2.2–2.3 and §3; *Flexible Paxos* §3; Dwork, Lynch, Stockmeyer, *Consensus in the
+//! Presence of Partial Synchrony* (1988).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -79,10 +81,10 @@ use queue::Queue;
 use standby::Report;
 use streams::Streams;
 
-/// What a proposer does about leading.
+/// Role of a proposer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// Waits, and forwards.
+    /// Waits for a reason to campaign, and forwards commands.
     #[default]
     Standby,
     /// Collects promises.
@@ -99,38 +101,38 @@ pub struct Proposer {
     electorate: Electorate,
     settings: Settings,
     phase: Phase,
-    /// The highest ballot heard of or used: the next one is above it, so that none is ever used twice.
+    /// The highest ballot heard or used. The next ballot is above, so that no ballot is ever used twice.
     highest: Ballot,
-    /// The highest watermark heard of: what lies below needs no campaign.
+    /// The highest watermark heard: slots below need no campaign.
     chosen_to_heard: Slot,
     /// Time since the process started.
     now: Duration,
-    /// How much of it the process stood still.
+    /// Total length of the pauses of this process since the start.
     stood_still: Duration,
     reports: BTreeMap<AcceptorUuid, Report>,
-    /// Acceptors to which calls can be made.
+    /// Acceptors with an open link for calls.
     open: BTreeSet<AcceptorUuid>,
-    /// Acceptors that have shown their runs and are trusted: what they say counts, until they are found out.
+    /// Trusted acceptors with shown runs: their answers count until the guard objects.
     known: BTreeSet<AcceptorUuid>,
     streams: Streams,
     presence: Presence,
-    /// Whether presence is to be judged once everything that has arrived is taken in.
+    /// Presence is judged at the next flush, after all arrived events were handled.
     is_judging: bool,
-    /// When the campaign got something of a promise last.
+    /// When the last part of a promise arrived; at first, when the campaign began.
     promised_at: Duration,
-    /// Campaigns that got nothing of a promise, one after the other.
+    /// Consecutive campaigns given up for lack of promises.
     vain_campaigns: u32,
-    /// Who was open since the last standby ended, and may have been counted.
+    /// Acceptors that may have been counted since this proposer last left standby: known then, or opened later.
     counted: BTreeSet<AcceptorUuid>,
     guard: Guard,
     queue: Queue,
-    /// Campaigns and reigns in which nothing was chosen, one after the other: each makes the next wait longer.
+    /// Consecutive campaigns and reigns without a chosen value: each lengthens the next wait.
     failures: u32,
     election: Election,
     challenge: Challenge,
-    /// Commands wait for somebody to lead, and will be given back.
+    /// Queued commands wait for a leader, and will be given back.
     leaderless: bool,
-    /// Commands that the driver has sent on, and not answered yet.
+    /// Commands that the driver has forwarded and not yet answered.
     forwarded: BTreeSet<RequestId>,
     stopping: bool,
     generations: BTreeMap<Timer, u64>,
@@ -138,7 +140,7 @@ pub struct Proposer {
 }
 
 impl Proposer {
-    /// A standby that knows nobody yet. `id` must be drawn at random for this run of the process.
+    /// A standby without known acceptors. `id` must be drawn at random for this run of the process.
     pub fn new(id: ProposerId, address: Arc<str>, electorate: Electorate, settings: Settings) -> Self {
         let guard = Guard::new(electorate.quorums());
         Self {
@@ -176,13 +178,13 @@ impl Proposer {
         }
     }
 
-    /// What time it is, since the process started. Call it before each run of events.
+    /// Sets the time since the process started. Call before each run of events.
     pub fn at(&mut self, now: Duration) {
         self.now = self.now.max(now);
     }
 
-    /// The process stood still for so long just now: a timer woke it late. That time is not counted against acceptors.
-    /// Call it after [`Self::at`], and before the events that came in meanwhile.
+    /// The process was paused for `lasted` until just now: a timer fired late. The pause is not counted against
+    /// acceptors. Call after [`Self::at`], and before the events that arrived during the pause.
     pub fn stood_still(&mut self, lasted: Duration) {
         self.stood_still = self.now.min(self.stood_still + lasted);
         self.presence.resumed(self.awake());
@@ -192,12 +194,12 @@ impl Proposer {
         }
     }
 
-    /// The time without that in which the process stood still.
+    /// Time since the process started, without pauses.
     fn awake(&self) -> Duration {
         self.now.saturating_sub(self.stood_still)
     }
 
-    /// Takes in one event.
+    /// Handles one event.
     pub fn handle(&mut self, event: Event) {
         match event {
             Event::Introduced {
@@ -286,7 +288,7 @@ impl Proposer {
         }
     }
 
-    /// Forms batches of what waits and sends what can be sent. Call it after each run of events.
+    /// Forms batches of the waiting commands, and sends everything that can be sent. Call after each run of events.
     pub fn flush(&mut self) {
         if std::mem::take(&mut self.is_judging) {
             self.judge();
@@ -309,7 +311,7 @@ impl Proposer {
                 );
                 if self.stopping && lead.is_drained() {
                     lead.say_resigned(&reachable, &mut self.effects);
-                    // They are ended after the resignation.
+                    // The driver ends the streams after the resignation.
                     self.leave_streams();
                     self.stand_by();
                     self.effects.push(Effect::HandedOver);
@@ -320,27 +322,27 @@ impl Proposer {
         }
     }
 
-    /// What is to be done, in order, since the last call.
+    /// Effects since the last call, in order.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }
 
-    /// Its own number.
+    /// The number of this run of the proposer.
     pub fn id(&self) -> ProposerId {
         self.id
     }
 
-    /// What it does about leading.
+    /// The current role.
     pub fn phase(&self) -> &Phase {
         &self.phase
     }
 
-    /// Commands that wait for a slot, and bytes of them.
+    /// Commands waiting for a slot: number and bytes.
     pub fn queued(&self) -> (usize, usize) {
         (self.queue.len(), self.queue.bytes())
     }
 
-    /// The highest watermark it knows to hold.
+    /// The highest watermark known here.
     pub fn chosen_to(&self) -> Slot {
         match &self.phase {
             Phase::Leading(lead) => lead.chosen_to().max(self.chosen_to_heard),
@@ -348,8 +350,8 @@ impl Proposer {
         }
     }
 
-    /// What is remembered of the acceptors, to be told to them: by a leader alone. A candidate has not read what a quorum
-    /// remembers, and may take an older copy of a disk for the right one.
+    /// Remembered runs of the acceptors, to be passed on to acceptors. Only a leader passes runs on: a candidate has
+    /// not read the memory of a quorum, and may take an older copy of a disk for the right disk.
     pub fn witnesses(&self) -> Witnesses {
         match self.phase {
             Phase::Leading(_) => self.guard.to_pass_on(),
@@ -357,7 +359,7 @@ impl Proposer {
         }
     }
 
-    /// Whether what an acceptor says counts: it has shown its runs, and nothing that is remembered contradicts them.
+    /// Whether answers of an acceptor count: its runs are shown, and nothing remembered contradicts the runs.
     pub fn counts(&self, acceptor: AcceptorUuid) -> bool {
         self.known.contains(&acceptor)
     }
@@ -365,12 +367,13 @@ impl Proposer {
     fn found_out(&mut self, found: Vec<Found>) {
         for found in found {
             match found {
-                // The connection opens in the same turn and is then opened again. Answers of earlier runs did count.
+                // The connection opens in the same turn, and is then reopened. Answers of earlier runs were rightly
+                // counted.
                 Found::Unwitnessed { acceptor, .. } => {
                     self.known.remove(&acceptor);
                 }
                 Found::Suspected(suspect) => {
-                    // Otherwise its connection is about to open, and is opened again then.
+                    // Otherwise the connection is about to open, and is reopened then.
                     let is_open = self.open.contains(&suspect);
                     self.distrust(suspect);
                     if is_open {
@@ -386,7 +389,7 @@ impl Proposer {
         }
     }
 
-    /// Stops counting an acceptor. Where it may have been counted already, this campaign or reign rests on nothing.
+    /// Stops counting an acceptor. If the acceptor may have been counted, this campaign or reign has no basis and ends.
     fn distrust(&mut self, acceptor: AcceptorUuid) {
         self.known.remove(&acceptor);
         if self.open.contains(&acceptor) {
@@ -402,8 +405,8 @@ impl Proposer {
             return;
         }
         if !self.guard.trusts(acceptor) {
-            // It shows its runs again with the next opening: it may have shown them before it restarted, and its right
-            // disk may be put back.
+            // The next opening shows the runs again: the shown runs may date from before a restart, and the right disk
+            // may be back by then.
             self.effects.push(Effect::Reopen(acceptor));
             return;
         }
@@ -417,7 +420,7 @@ impl Proposer {
                 let prepare = campaign.prepare(&self.address);
                 self.effects.push(Effect::Prepare(acceptor, prepare, None));
             }
-            // What it answered while it did not count is lost.
+            // Answers are lost if given while the acceptor did not count.
             Phase::Leading(lead) if was_unknown && self.streams.is_open(acceptor) => lead.reopened(acceptor),
             Phase::Leading(_) => {}
         }
@@ -435,7 +438,7 @@ impl Proposer {
             (Timer::Election, Phase::Standby) if !self.stopping => self.election_due(),
             (Timer::Challenge, Phase::Standby) if !self.stopping => self.challenge_due(),
             (Timer::Heartbeat, Phase::Campaigning(campaign)) => {
-                // Long paging must not look like silence; this claims nothing.
+                // Long paging must not look like silence. This heartbeat claims nothing.
                 let beat = campaign.heartbeat(&self.address);
                 let beats = reachable
                     .into_iter()
@@ -456,7 +459,7 @@ impl Proposer {
             (Timer::GiveUp, Phase::Campaigning(_)) => self.judge_campaign(),
             (Timer::Leaderless, Phase::Standby | Phase::Campaigning(_)) => self.give_back(),
             (Timer::Leaderless, Phase::Leading(_)) => self.leaderless = false,
-            // Timers of a phase that is over.
+            // Timers of an earlier phase.
             (
                 Timer::Election | Timer::Challenge | Timer::Heartbeat | Timer::Check | Timer::GiveUp,
                 Phase::Standby | Phase::Campaigning(_) | Phase::Leading(_),
@@ -481,7 +484,7 @@ impl Proposer {
         let prepare = campaign.prepare(&self.address);
         self.phase = Phase::Campaigning(campaign);
         for acceptor in self.open.clone() {
-            // First of all, so that acceptors hear this candidate and others wait.
+            // Streams come first, so that acceptors hear this candidate and other standbys wait.
             self.open_stream(acceptor);
             self.effects
                 .push(Effect::Prepare(acceptor, prepare.clone(), None));
@@ -546,8 +549,9 @@ impl Proposer {
         self.arm(Timer::Check, timeout, timeout);
     }
 
-    /// Leads an acceptor up to our ballot, in steps that it takes: a round too far above its promise is refused, and
-    /// somebody may have driven the rounds up elsewhere. A promise on the way is not counted.
+    /// Raises an acceptor to our ballot, in steps that the acceptor grants. A round too far above the acceptor's
+    /// promise is refused, and another proposer may have driven the rounds up elsewhere. A promise on the way is not
+    /// counted.
     fn climb(&mut self, acceptor: AcceptorUuid, promised: Ballot) {
         let Some(ballot) = self.ballot().filter(|&ballot| promised < ballot) else {
             return;
@@ -555,7 +559,7 @@ impl Proposer {
         let step = ballot.within_jump_of(promised);
         let prepare = match &self.phase {
             Phase::Campaigning(campaign) if step == ballot => campaign.prepare(&self.address),
-            // What it holds is of no interest.
+            // The acceptor's rows are of no interest here.
             Phase::Standby | Phase::Campaigning(_) | Phase::Leading(_) => {
                 let address = Arc::clone(&self.address);
                 Prepare {
@@ -593,7 +597,7 @@ impl Proposer {
         match answer {
             AcceptAnswer::Rejected(rejection) => self.rejected(ballot, rejection.promised),
             AcceptAnswer::Refused(refused) => {
-                // A campaign hears of it from its Prepare.
+                // A campaign learns of the refusal from its own `Prepare`.
                 let too_far = !refused.promised.admits_jump_to(ballot);
                 if too_far && matches!(self.phase, Phase::Leading(_)) {
                     self.climb(acceptor, refused.promised);
@@ -630,7 +634,7 @@ impl Proposer {
     }
 
     fn proposed(&mut self, pending: Pending) {
-        // It may be one that was sent on, and came back.
+        // The command may have been forwarded before, and has come back.
         self.forwarded.remove(&pending.request);
         let refuse = |reason| Effect::Answer(pending.request, Outcome::NotProposed(reason));
         if self.stopping {
@@ -649,7 +653,7 @@ impl Proposer {
         }
     }
 
-    /// Back to standing by, to wait a growing time. The fate of what was in flight is not known here.
+    /// Returns to standby, to wait a growing time. The fate of values in flight is not known here.
     fn step_down(&mut self, why: End) {
         let led = match &self.phase {
             Phase::Standby => return,
@@ -668,7 +672,7 @@ impl Proposer {
         }
         self.stand_by();
         if self.stopping {
-            // Another leads, or nobody can: there is nothing left to hand over.
+            // Another proposer leads, or none can: nothing is left to hand over.
             self.effects.push(Effect::HandedOver);
         }
         self.consider();
@@ -710,7 +714,7 @@ impl Proposer {
     fn resign(&mut self) {
         self.stopping = true;
         match &self.phase {
-            // What is in flight is seen through; what only waits can go elsewhere.
+            // Values in flight are completed. Commands still waiting can go elsewhere.
             Phase::Leading(_) => {
                 let refused = self.queue.remove_where(|_| true);
                 self.effects.extend(
@@ -747,7 +751,7 @@ impl Proposer {
         });
     }
 
-    /// Makes every timer of that kind that runs void.
+    /// Makes every running timer of this kind void.
     fn disarm(&mut self, timer: Timer) -> u64 {
         let generation = self.generations.entry(timer).or_default();
         *generation += 1;
@@ -755,10 +759,10 @@ impl Proposer {
     }
 }
 
-/// How many slots an explanation names.
+/// Most slots named in the reason of a halt.
 const SLOTS_NAMED_MAX: usize = 8;
 
-/// Why a proposer ends: every acceptor has reported these slots, and no quorum of them can say what is there.
+/// Why a proposer halts: every acceptor has reported the slots, and no quorum can determine the values.
 fn beyond_repair(slots: &[Slot], electorate: &Electorate) -> String {
     let named: Vec<String> = slots.iter().take(SLOTS_NAMED_MAX).map(Slot::to_string).collect();
     let more = match slots.len().saturating_sub(SLOTS_NAMED_MAX) {
@@ -777,9 +781,9 @@ fn beyond_repair(slots: &[Slot], electorate: &Electorate) -> String {
     )
 }
 
-/// A command with what is needed to answer for it.
+/// A command with the data needed to answer its caller.
 impl Pending {
-    /// A command that came in here, not forwarded.
+    /// A command received here from a caller, not forwarded.
     pub fn new(request: RequestId, command: EncodedCommand) -> Self {
         Self {
             request,

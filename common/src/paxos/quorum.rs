@@ -1,4 +1,4 @@
-//! Quorums: who votes, how many are enough, and counting them once each.
+//! Quorums: the acceptors with a vote, the votes needed, and a count of each acceptor at most once.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -6,13 +6,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::identity::{AcceptorUuid, ClusterId};
 
-/// Most acceptors of a cluster (inclusive). Three, five or seven make sense; a bound keeps messages bounded.
+/// Limit of acceptors in a cluster (inclusive). Three, five or seven make sense; the limit keeps messages bounded.
 pub const ACCEPTORS_MAX: usize = 31;
 
-/// How many acceptors there are, and how many of them each phase needs.
+/// Number of acceptors, and the quorum size of each phase.
 ///
-/// Any two quorums that matter intersect because `phase1 + phase2 > acceptors`. Source: Howard, Malkhi, Spiegelman,
-/// *Flexible Paxos* (2016), §3.
+/// Every phase-1 quorum intersects every phase-2 quorum because `phase1 + phase2 > acceptors`. Source: Howard, Malkhi,
+/// Spiegelman, *Flexible Paxos* (2016), §3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quorums {
     acceptors: usize,
@@ -33,10 +33,11 @@ pub struct UnsafeQuorums {
 }
 
 impl Quorums {
-    /// Checks that every phase-1 quorum meets every phase-2 quorum.
+    /// Checks that every phase-1 quorum intersects every phase-2 quorum.
     ///
     /// # Errors
-    /// When it does not, or a quorum is empty or larger than the set, or there are too many acceptors.
+    /// When two such quorums can miss each other, a quorum is empty or larger than the set, or there are too many
+    /// acceptors.
     pub fn new(acceptors: usize, phase1: usize, phase2: usize) -> Result<Self, UnsafeQuorums> {
         let possible = |quorum| (1..=acceptors).contains(&quorum);
         if acceptors <= ACCEPTORS_MAX && possible(phase1) && possible(phase2) && phase1 + phase2 > acceptors {
@@ -54,7 +55,7 @@ impl Quorums {
         }
     }
 
-    /// The usual: more than half, in both phases.
+    /// The usual quorums: more than half, in both phases.
     ///
     /// # Errors
     /// When there are no acceptors, or too many.
@@ -67,12 +68,12 @@ impl Quorums {
         self.acceptors
     }
 
-    /// Promises that a campaign needs.
+    /// Number of promises needed by a campaign.
     pub fn phase1(self) -> usize {
         self.phase1
     }
 
-    /// Votes that choose a value.
+    /// Number of votes that choose a value.
     pub fn phase2(self) -> usize {
         self.phase2
     }
@@ -85,10 +86,10 @@ pub struct Configuration {
     quorums: Quorums,
 }
 
-/// A list of acceptors that is no configuration.
+/// A list of acceptors that makes no configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum InvalidConfiguration {
-    /// The same uuid stands behind two addresses.
+    /// Two addresses reach the same acceptor.
     #[error("acceptor {0} is listed twice")]
     Twice(AcceptorUuid),
     /// See [`UnsafeQuorums`].
@@ -97,10 +98,10 @@ pub enum InvalidConfiguration {
 }
 
 impl Configuration {
-    /// Lists members, by uuid, with the addresses they were found at.
+    /// Lists members by uuid, with their addresses at the time of listing.
     ///
     /// # Errors
-    /// When a uuid is there twice, or the quorums are unsafe for that many.
+    /// When a uuid is listed twice, or the quorums are unsafe for this number of members.
     pub fn new(
         members: impl IntoIterator<Item = (AcceptorUuid, Arc<str>)>,
         phase1: usize,
@@ -124,17 +125,17 @@ impl Configuration {
         &self.members
     }
 
-    /// How many make a quorum.
+    /// The quorum sizes.
     pub fn quorums(&self) -> Quorums {
         self.quorums
     }
 
-    /// Whether both name the same acceptors and quorums; addresses do not count.
+    /// Whether both name the same acceptors and quorums. Addresses are not compared.
     pub fn same_cluster(&self, other: &Self) -> bool {
         self.quorums == other.quorums && self.members.keys().eq(other.members.keys())
     }
 
-    /// Hash of sorted uuids and quorums, so that all who form the same cluster give it the same name.
+    /// Hash of the sorted uuids and the quorums, so that all processes forming the same cluster get the same id.
     pub fn cluster_id(&self) -> ClusterId {
         let mut hash = Sha256::new();
         hash.update(b"paxos cluster v1");
@@ -149,7 +150,7 @@ impl Configuration {
         ClusterId::from_bytes(id)
     }
 
-    /// Who may vote.
+    /// The members with a vote, and the quorums.
     pub fn electorate(&self) -> Electorate {
         Electorate {
             members: self.members.keys().copied().collect(),
@@ -158,7 +159,7 @@ impl Configuration {
     }
 }
 
-/// Who may vote, and how many votes count. Cheap to clone.
+/// The members with a vote, and the quorums. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Electorate {
     /// Sorted.
@@ -172,7 +173,7 @@ impl Electorate {
         &self.members
     }
 
-    /// How many make a quorum.
+    /// The quorum sizes.
     pub fn quorums(&self) -> Quorums {
         self.quorums
     }
@@ -183,12 +184,13 @@ impl Electorate {
     }
 }
 
-/// The acceptors that said something: each counts once, however often it says it, and only members count.
+/// A set of counted acceptors. An acceptor counts once, however often it answers, and only members count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Tally(u32);
 
 impl Tally {
-    /// Counts `acceptor`; tells whether that was news. A stranger is not counted.
+    /// Counts `acceptor`. Returns whether the acceptor was not counted before. An acceptor outside the cluster is not
+    /// counted.
     pub fn add(&mut self, electorate: &Electorate, acceptor: AcceptorUuid) -> bool {
         let Ok(position) = electorate.members.binary_search(&acceptor) else {
             return false;
@@ -206,7 +208,7 @@ impl Tally {
             .is_ok_and(|position| self.0 & (1 << position) != 0)
     }
 
-    /// How many were counted.
+    /// Number of counted acceptors.
     pub fn count(self) -> usize {
         self.0.count_ones() as usize
     }
@@ -244,7 +246,8 @@ mod tests {
             n in 1usize..=9, phase1 in 1usize..=9, phase2 in 1usize..=9,
         ) {
             prop_assume!(phase1 <= n && phase2 <= n);
-            // The first `phase1` acceptors and the last `phase2` share one exactly when the sizes add up to more.
+            // The first `phase1` and the last `phase2` acceptors overlap exactly when the sizes add up to more than
+            // `n`.
             let meet = phase1 + phase2 > n;
             prop_assert_eq!(Quorums::new(n, phase1, phase2).is_ok(), meet);
         }

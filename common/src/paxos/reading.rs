@@ -1,20 +1,20 @@
-//! Reading: when a learner's state is recent enough to answer a linearizable read. No leader is needed for that.
+//! Reading: decides when a learner's state is recent enough to answer a linearizable read. No leader is needed.
 //!
-//! A write is answered when a phase-2 quorum voted for its slot, and every phase-1 quorum meets that one. So a learner
-//! asks all acceptors how far they have voted, *after* the read came in; any phase-1 quorum of answers bounds all that
-//! was answered before. The lowest such bound m is the phase1-th smallest answer. Once everything below m is applied,
-//! the state holds every write that the reader may know of, and everything that an earlier reader saw, for that was
-//! chosen.
+//! A write is answered when a phase-2 quorum has voted for its slot, and every phase-1 quorum intersects this quorum.
+//! So a learner asks all acceptors how far they have voted, *after* the read arrived. Any phase-1 quorum of answers
+//! gives an upper bound of all writes answered before the question. The lowest such bound m is the phase1-th smallest
+//! answer. Once everything below m is applied, the state holds every write that the reader may know of. The state also
+//! holds everything seen by an earlier reader, because earlier readers saw only chosen slots.
 //!
-//! The same bound proves a loss. Whatever this learner has applied is chosen, every phase-1 quorum holds a vote for it,
-//! and every such vote is covered by the tails that are measured later. So a bound below what was applied when its round
-//! began (a *short* round) says that acceptors have lost votes. One exception passes by itself: an acceptor of an older
-//! release shows a vote for the time of one commit before its tail covers that vote. So a short round answers nothing, a
-//! fresh round follows after L, and [`SHORT_ROUNDS_MAX`] short rounds about the same slots prove the loss: nothing is
-//! answered any more. Rounds of other quorums in between, which are not short, do not take the proof away.
+//! The same bound proves a loss. Every slot applied by this learner is chosen. So every phase-1 quorum holds a vote for
+//! the slot, and later tails cover every such vote. A round is *short* if its bound is below the slots applied when the
+//! round began. A short round says that acceptors have lost votes. There is a passing exception: an acceptor of an
+//! older release shows a vote for the time of one commit before the tail covers the vote. So a short round answers no
+//! read, and a fresh round follows after L. [`SHORT_ROUNDS_MAX`] short rounds about the same slots prove the loss: no
+//! read is answered any more. Rounds of other quorums in between that are not short do not cancel the proof.
 //!
-//! One *round* of questions serves all reads that waited when it began. An answer that was measured for an earlier
-//! round proves nothing to a read that came in since.
+//! A *round* of questions serves all reads that waited when the round began. An answer measured for an earlier round
+//! proves nothing to a later read.
 //!
 //! Source: Charapko, Ailijiang, Demirbas, *Linearizable Quorum Reads in Paxos* (2019).
 
@@ -22,36 +22,37 @@ use std::collections::BTreeMap;
 
 use super::{identity::AcceptorUuid, quorum::Electorate, slot::Slot};
 
-/// Most reads that wait at a time (inclusive): more are turned away.
+/// Limit of waiting reads (inclusive). Further reads are turned away.
 pub const READS_MAX: usize = 16_384;
 
-/// Short rounds about the same slots, begun L apart, that prove a loss of votes. With an L of 200 ms an acceptor of an older
-/// release may take 1.6 s for the commit whose votes it shows too early.
+/// Number of short rounds about the same slots, begun L apart, that prove a loss of votes. With an L of 200 ms, an
+/// acceptor of an older release may take 1.6 s for a commit whose votes were shown too early.
 pub const SHORT_ROUNDS_MAX: u32 = 10;
 
-/// Names a caller's read. The driver counts them up in the order in which they come in.
+/// Names a caller's read. The driver numbers the reads upwards in the order of arrival.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReadId(pub u64);
 
-/// Something that happened.
+/// An input of the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// Callers ask for linearizable reads: all that came in since the event before, so that one round serves them.
+    /// Callers request linearizable reads: all reads since the previous event, for a single round to serve.
     Asked {
-        /// The first of them.
+        /// Id of the first read.
         from: ReadId,
-        /// One past the last of them.
+        /// One past the id of the last read.
         to: ReadId,
     },
     /// The caller does not wait any more.
     Abandoned(ReadId),
-    /// An acceptor tells how far it has voted. Its runs were held against what is remembered of it before.
+    /// An acceptor reports how far it has voted. The caller has compared the acceptor's runs with the remembered runs
+    /// before.
     Tailed {
-        /// Who.
+        /// The acceptor.
         acceptor: AcceptorUuid,
         /// The nonce of the question.
         nonce: u64,
-        /// What it tells.
+        /// The report.
         tail: Tail,
     },
     /// Every slot below is applied here.
@@ -60,78 +61,78 @@ pub enum Event {
     Fired(u64),
 }
 
-/// How far an acceptor has voted: at least as high as every vote of its that was answered before it was asked.
+/// How far an acceptor has voted: at least as high as every vote that the acceptor had answered before the question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tail {
-    /// One past the highest slot accepted there.
+    /// One past the highest slot accepted by the acceptor.
     pub voted_to: Slot,
-    /// Every slot below it is gone from there.
+    /// Slots below are trimmed: the acceptor holds no row there.
     pub trimmed_to: Slot,
 }
 
 impl Tail {
-    /// Nothing at or above it was voted for there.
+    /// The acceptor has voted for no slot at or above this bound.
     fn bound(self) -> Slot {
         self.voted_to.max(self.trimmed_to)
     }
 }
 
-/// Something to do.
+/// An instruction to the driver.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Ask these acceptors for their tails.
     Ask {
-        /// To be told with every answer.
+        /// The number of the round, returned with every answer.
         nonce: u64,
-        /// All of them, or those that have not answered this question.
+        /// All members, or the members without an answer to this question.
         acceptors: Vec<AcceptorUuid>,
     },
     /// Hand in [`Event::Fired`] with this generation L from now, L being the leader timeout.
     SetTimer(u64),
     /// Ask the leader to have every slot below this one chosen.
     Fill(Slot),
-    /// Answer from the state that is applied now.
+    /// Answer from the present applied state.
     Answer(ReadId),
-    /// Too many reads wait; this one has to be sent again later.
+    /// Too many reads wait: the caller has to send this read again later.
     TurnAway(ReadId),
-    /// Acceptors have lost votes that they had shown: every read that waits, and every later one, stays unanswered. It is
-    /// the last effect.
+    /// Acceptors have lost votes that they had shown: every waiting read, and every later read, stays unanswered. The
+    /// last effect.
     LostVotes {
-        /// No acceptor of a phase-1 quorum has voted at or above it.
+        /// No acceptor of a phase-1 quorum has voted at or above this slot.
         bound: Slot,
-        /// Every slot below it was applied here before that quorum was asked.
+        /// Every slot below was applied here before the quorum was asked.
         applied_to: Slot,
     },
 }
 
-/// The state machine.
+/// The state machine of reads.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reading {
     electorate: Electorate,
     applied_to: Slot,
-    /// The reads that wait, each with the smallest m of the rounds begun after it came in. Whoever came in earlier was
-    /// served by at least the same rounds: in this order bounds never decrease, and those without one come last.
+    /// The waiting reads, each with the smallest m of the rounds begun after the read's arrival. An earlier read was
+    /// served by at least the same rounds. So bounds never decrease in this order, and reads without a bound come last.
     waiting: BTreeMap<ReadId, Option<Slot>>,
-    /// Above every read that ever came in.
+    /// Above every read so far.
     next_read: ReadId,
-    /// The latest round, as long as somebody waits.
+    /// The latest round, as long as a read waits.
     round: Option<Round>,
     next_nonce: u64,
     timer: Option<Timer>,
     next_generation: u64,
     effects: Vec<Effect>,
-    /// The slots that the latest short rounds miss.
+    /// Slots missing from the latest short rounds.
     missing: Option<Missing>,
     /// Acceptors were found to have lost votes.
     has_ended: bool,
 }
 
-/// What short rounds are about.
+/// Short rounds about the same slots.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Missing {
-    /// Every slot below it was applied before the first of these rounds began.
+    /// Every slot below was applied before the first of the rounds began.
     applied_to: Slot,
-    /// Short rounds that a quorum answered with less, at most [`SHORT_ROUNDS_MAX`].
+    /// Number of short rounds with a quorum's bound below `applied_to`; at most [`SHORT_ROUNDS_MAX`].
     rounds: u32,
 }
 
@@ -139,18 +140,18 @@ struct Missing {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Round {
     nonce: u64,
-    /// The reads below it had come in when the round began.
+    /// The reads below had arrived when the round began.
     serves_to: ReadId,
-    /// Every slot below it was applied when the round began.
+    /// Every slot below was applied when the round began.
     applied_to: Slot,
-    /// By acceptor, so that each counts once.
+    /// By acceptor, so that each acceptor counts once.
     bounds: BTreeMap<AcceptorUuid, Slot>,
     /// A quorum has answered with less than was applied when the round began.
     is_short: bool,
 }
 
 impl Round {
-    /// m, once a quorum has answered: it sinks with further answers.
+    /// m, once a quorum has answered. Further answers can lower m.
     fn bound(&self, quorum: usize) -> Option<Slot> {
         let mut bounds: Vec<Slot> = self.bounds.values().copied().collect();
         bounds.sort_unstable();
@@ -161,12 +162,12 @@ impl Round {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Timer {
     generation: u64,
-    /// The reads below it have waited since it was set, or longer.
+    /// The reads below have waited since the timer was set, or longer.
     set_before: ReadId,
 }
 
 impl Reading {
-    /// Begins with everything below `applied_to` applied. The first nonce is drawn at random; later ones follow it.
+    /// Begins with everything below `applied_to` applied. The first nonce is drawn at random; later nonces follow.
     pub fn new(electorate: Electorate, applied_to: Slot, first_nonce: u64) -> Self {
         Self {
             electorate,
@@ -183,15 +184,15 @@ impl Reading {
         }
     }
 
-    /// How many reads wait.
+    /// Number of waiting reads.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Takes in what happened.
+    /// Processes an event.
     ///
     /// # Panics
-    /// When reads come in with ids that are not above all earlier ones.
+    /// When the ids of new reads are not above all earlier ids.
     pub fn handle(&mut self, event: Event) {
         if self.has_ended {
             return;
@@ -216,7 +217,7 @@ impl Reading {
         self.go_on();
     }
 
-    /// What is to be done, in this order.
+    /// Takes the effects to carry out, in this order.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }
@@ -236,7 +237,8 @@ impl Reading {
         }
     }
 
-    /// Counts an answer to the latest round. One to an earlier round was measured before some of the reads came in.
+    /// Counts an answer to the latest round. An answer to an earlier round was measured before some of the reads
+    /// arrived.
     fn tailed(&mut self, acceptor: AcceptorUuid, nonce: u64, tail: Tail) {
         let Some(round) = self.round.as_mut().filter(|round| round.nonce == nonce) else {
             return;
@@ -244,7 +246,7 @@ impl Reading {
         if !self.electorate.includes(acceptor) {
             return;
         }
-        // Asked again it may answer twice. Both answers were measured after the round began.
+        // A repeated question may get two answers. Both were measured after the round began.
         let told = round.bounds.entry(acceptor).or_insert(Slot::MAX);
         *told = tail.bound().min(*told);
         let Some(bound) = round.bound(self.electorate.quorums().phase1()) else {
@@ -273,7 +275,7 @@ impl Reading {
             rounds: 0,
         });
         if bound >= missing.applied_to {
-            // Those slots are covered now, and others are not.
+            // The earlier slots are covered now, and other slots are not.
             *missing = Missing {
                 applied_to,
                 rounds: 0,
@@ -289,14 +291,14 @@ impl Reading {
         }
     }
 
-    /// Asks anew for those that have waited for L, and has the leader fill what they wait for.
+    /// Asks again for reads that have waited for L, and has the leader fill the slots below their bounds.
     fn fired(&mut self, generation: u64) {
         let Some(timer) = self.timer.take_if(|timer| timer.generation == generation) else {
             return;
         };
         let overdue = self.waiting.range(..timer.set_before);
         if self.is_short() {
-            // Kept until now, so that the next round begins no earlier.
+            // A short round is kept until now, so that the next round begins no earlier.
             self.round = None;
         } else if overdue.clone().next().is_none() {
             return;
@@ -314,7 +316,7 @@ impl Reading {
         }
     }
 
-    /// Answers all whose bound is applied.
+    /// Answers every read whose bound is applied.
     fn answer(&mut self) {
         while let Some(first) = self.waiting.first_entry() {
             if first.get().is_none_or(|bound| bound > self.applied_to) {
@@ -325,7 +327,7 @@ impl Reading {
         }
     }
 
-    /// Begins what those that still wait need.
+    /// Begins the next round and sets the timer, as far as waiting reads need either.
     fn go_on(&mut self) {
         let Some((&last, _)) = self.waiting.last_key_value() else {
             if !self.is_short() {
@@ -335,7 +337,7 @@ impl Reading {
             return;
         };
         let is_served = |round: &Round| last < round.serves_to;
-        // Whoever comes in during a round waits for its end, so that the next one serves many.
+        // A read arriving during a round waits for the end of the round, so that the next round serves many reads.
         if self.is_bounded() && !self.is_short() && !self.round.as_ref().is_some_and(is_served) {
             self.begin_round();
         }
@@ -355,7 +357,7 @@ impl Reading {
         self.round.as_ref().is_some_and(|round| round.is_short)
     }
 
-    /// Whether a quorum has answered the latest round, if there is one.
+    /// Whether a quorum has answered the latest round. True if there is no round.
     pub fn is_bounded(&self) -> bool {
         let phase1 = self.electorate.quorums().phase1();
         self.round
@@ -379,8 +381,8 @@ impl Reading {
         });
     }
 
-    /// Asks those that have not answered the latest round once more. A fresh round in its place would never end where
-    /// answers take longer than L.
+    /// Repeats the question of the latest round to the acceptors without an answer. A fresh round in its place would
+    /// never end where answers take longer than L.
     fn ask_again(&mut self) {
         let Some(round) = &self.round else { return };
         let members = self.electorate.members().iter();

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-/// A number from outside that is larger than what it stands for can be.
+/// A number from outside, above the largest possible value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} is {value}, which is above the largest possible, {max}")]
 pub struct OutOfRange {
@@ -21,7 +21,7 @@ impl OutOfRange {
     }
 }
 
-/// Position in the log, from 0; at most 2⁶³ − 1. Also used for watermarks, which are exclusive.
+/// Position in the log, from 0; at most 2⁶³ − 1. Also used for watermarks; a watermark is exclusive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u64);
 
@@ -35,7 +35,7 @@ impl Slot {
     /// Takes a number from the wire or a disk.
     ///
     /// # Errors
-    /// When it is above 2⁶³ − 1.
+    /// When the number is above 2⁶³ − 1.
     pub fn new(number: u64) -> Result<Self, OutOfRange> {
         OutOfRange::check("slot", number, Self::MAX.0).map(Self)
     }
@@ -45,22 +45,22 @@ impl Slot {
         self.0
     }
 
-    /// The slot `count` further; stays at [`Slot::MAX`] when that is beyond it.
+    /// The slot `count` further on; at most [`Slot::MAX`].
     pub fn plus(self, count: u64) -> Self {
         Self(self.0.saturating_add(count).min(Self::MAX.0))
     }
 
-    /// The slot after this one.
+    /// The next slot.
     pub fn next(self) -> Self {
         self.plus(1)
     }
 
-    /// Number of slots from `earlier` (inclusive) to this one (exclusive); 0 when `earlier` is not earlier.
+    /// Number of slots from `earlier` (inclusive) to this slot (exclusive); 0 when `earlier` is not earlier.
     pub fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// The slots from this one (inclusive) to `end` (exclusive), ascending.
+    /// The slots from this slot (inclusive) to `end` (exclusive), ascending.
     pub fn to(self, end: Self) -> impl DoubleEndedIterator<Item = Self> {
         (self.0..end.0).map(Self)
     }
@@ -77,7 +77,7 @@ impl fmt::Display for Slot {
 pub struct SlotRange {
     /// First slot, inclusive.
     pub from: Slot,
-    /// Exclusive; above `from`.
+    /// End of the range, exclusive; above `from`.
     pub to: Slot,
 }
 
@@ -103,7 +103,7 @@ impl SlotRange {
     }
 }
 
-/// Position of a command: its slot, and its offset in the slot's batch. Ordered, never reused.
+/// Position of a command: the slot, and the offset in the slot's batch. Ordered, never reused.
 ///
 /// Written `SLOT.OFFSET`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,8 +115,8 @@ pub struct Version {
 }
 
 impl Version {
-    /// The one packed form, `slot · 65,536 + offset`, for where a single integer is needed (a fencing token).
-    /// `None` for slots from 2⁴⁸ on, which have no packed form.
+    /// The only packed form, `slot · 65,536 + offset`, for uses with a single integer (a fencing token). `None` for
+    /// slots from 2⁴⁸ on, where no packed form exists.
     pub fn packed(self) -> Option<u64> {
         self.slot
             .0

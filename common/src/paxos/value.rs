@@ -1,18 +1,18 @@
-//! Values: what a slot holds, as the bytes that are stored.
+//! Values: the content of a slot, as the stored bytes.
 
 use std::hash::{Hash, Hasher};
 
 use bytes::{Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Most commands in one value (inclusive): an offset has 16 bits.
+/// Limit of commands in a value (inclusive): an offset has 16 bits.
 pub const COMMANDS_MAX: usize = 1 << 16;
 
-/// One client's command, encoded as a batch that holds it alone.
+/// A client's command, encoded as a batch of this command alone.
 ///
-/// The stored form of a batch is a protobuf message with one repeated field, and such encodings concatenate: a
-/// batch of many is the batches of one, end to end. So a command is encoded once, where it comes in, and the
-/// cores never look inside.
+/// The stored form of a batch is a protobuf message with a single repeated field. Such encodings concatenate: a batch
+/// of many commands is the batches of each command, end to end. So a command is encoded once, on arrival, and the cores
+/// never look inside.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EncodedCommand(Bytes);
 
@@ -22,20 +22,21 @@ impl EncodedCommand {
         Self(encoded)
     }
 
-    /// The encoding of a batch that holds this command alone.
+    /// The encoding of a batch of this command alone.
     pub fn as_bytes(&self) -> &Bytes {
         &self.0
     }
 }
 
-/// What a slot holds: a batch of commands, or a no-op, which is a batch of none.
+/// Content of a slot: a batch of commands, or a no-op, which is an empty batch.
 ///
-/// Two values are equal when their bytes are; the trace context that travels with them is no part of them.
+/// Two values are equal when their bytes are equal. The trace context travels with a value and is not part of the
+/// value.
 #[derive(Clone, Debug, Default)]
 pub struct Value {
     bytes: Bytes,
     traceparent: Bytes,
-    /// Made of commands that were checked here. No part of the value either.
+    /// Made here of checked commands. Not part of the value either.
     is_new: bool,
 }
 
@@ -86,8 +87,8 @@ impl Value {
         &self.bytes
     }
 
-    /// Whether it was made here of checked commands, and not found on the wire or on a disk: what is found may be chosen
-    /// already, and has to be proposed again whatever its bytes are.
+    /// Whether the value was made here of checked commands, and not found on the wire or on a disk. A found value may
+    /// be chosen already, and must be proposed again whatever its bytes are.
     pub fn is_new(&self) -> bool {
         self.is_new
     }
@@ -97,12 +98,12 @@ impl Value {
         &self.traceparent
     }
 
-    /// Whether it holds no command.
+    /// Whether the value holds no command.
     pub fn is_noop(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// Short stand-in for the bytes, to notice when two values of one slot and ballot differ.
+    /// Short stand-in for the bytes, to notice different values for the same slot and ballot.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint(xxh3_64(&self.bytes))
     }
@@ -122,7 +123,7 @@ impl Hash for Value {
     }
 }
 
-/// Hash of a value's bytes. Guards an assertion; no decision rests on it.
+/// Hash of a value's bytes. Guards an assertion; no decision rests on the hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint(u64);
 

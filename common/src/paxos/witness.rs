@@ -1,65 +1,70 @@
-//! Witness: what is remembered of other acceptors' runs, so that a disk that was lost or went back is noticed.
+//! Witness: the remembered runs of other acceptors, by which a lost or rolled-back disk is noticed.
 //!
-//! An acceptor counts its commits and numbers its runs at random. A process that hears of it remembers, for each run, the
-//! highest counter heard. When a connection to an acceptor opens, it shows its list of runs; if the list lacks an earlier
-//! run that is remembered, or ended it lower, the disk behind it is not the one that had answered: it is not counted. A
-//! counter alone would not do, because a refused acceptor that restarts climbs past it.
+//! An acceptor counts its commits and numbers its runs at random. A process that hears of an acceptor remembers the
+//! highest counter heard for each run. When a connection to an acceptor opens, the acceptor shows its list of runs. If
+//! the list lacks a remembered earlier run, or shows a lower end of this run, the disk behind the list is not the disk
+//! that had answered: the acceptor is not counted. A counter alone would not suffice, because a restarting refused
+//! acceptor climbs past the remembered counter.
 //!
-//! Within the present run a lower counter is merely late. For what no other acceptor had stored before a crash, the check
-//! is best effort.
+//! Within the present run a lower counter is merely late. For counters not stored by any other acceptor before a crash,
+//! the check is best effort.
 //!
 //! # A new run counts after the other acceptors were asked
 //!
-//! A process that counts acceptors can lack news of one of them for a long time: a leader was frozen, a learner was not
-//! connected. Its own memory then says nothing about the commits in between. So a process does not count a new run of an
-//! acceptor at once. It first asks the other acceptors for their tables, *after* the acceptor has shown the run, and holds
-//! the list against all of them. The acceptor and the others that answered must form a phase-1 quorum. A disk that went
-//! back is therefore noticed if every phase-1 quorum with this acceptor has a member whose disk proves it. All others are
-//! asked, and late answers are used too. Within one run an acceptor only gains commits, so a counted run needs no second
-//! question.
+//! A process that counts acceptors can lack news of one for a long time: a leader was frozen, a learner was not
+//! connected. The memory of such a process then says nothing about the commits in between. So a process does not count
+//! a new run of an acceptor at once. The process first asks the other acceptors for their tables, *after* the acceptor
+//! has shown the run, and compares the list with all of the tables. The acceptor and the others that answered must form
+//! a phase-1 quorum. A rolled-back disk is therefore noticed if every phase-1 quorum with this acceptor has a member
+//! whose disk proves the rollback. The process asks all other acceptors, and uses late answers too. Within one run an
+//! acceptor only gains commits, so a counted run needs no second question.
 //!
-//! The price: a proposer or a learner counts no acceptor before a phase-1 quorum answers. With a phase-1 quorum larger than
-//! the phase-2 quorum, a restarted acceptor counts only while a whole phase-1 quorum is up.
+//! The price: a proposer or a learner counts no acceptor before a phase-1 quorum answers. With a phase-1 quorum larger
+//! than the phase-2 quorum, a restarted acceptor counts only while a whole phase-1 quorum is up.
 //!
-//! # What is bounded, and why that is sound
+//! # Bounds, and why they are sound
 //!
-//! An acceptor keeps and shows its last [`RUNS_MAX`] runs. A shorter list is complete. A longer one comes from an earlier
-//! release, and is complete too. A list of exactly that length may be *cut*: runs before the oldest one shown may have
-//! existed. [`History::judge`] holds a remembered run, with counter c, against a list:
+//! An acceptor keeps and shows the last [`RUNS_MAX`] runs. A shorter list is complete. A longer list comes from an
+//! earlier release, and is complete too. A list of exactly this length may be *cut*: the acceptor may have had runs
+//! before the oldest shown run. [`History::judge`] compares a remembered run, with counter c, with a list:
 //!
-//! - The run is listed and ended at c or higher: the list agrees. It ended lower: the disk went back.
-//! - The run is missing from a complete list: the disk went back. The same holds for a cut list if c is not below the
-//!   counter at which the oldest listed run ended, because a run before that one ended below it.
+//! - The list shows the run. The list agrees if the run ended at c or higher. If the run ended lower, the disk went
+//!   back.
+//! - The run is missing from a complete list: the disk went back. The same is true of a cut list if c is not below the
+//!   final counter of the oldest listed run, because every run before the oldest listed run ended below this counter.
 //! - Otherwise the memory is *too old to prove* anything. The list agrees only if the stored table of another acceptor
-//!   vouches for it: the table holds a run of this acceptor that the list shows and agrees with. What the judging process
-//!   heard itself does not vouch. A leader passes on nothing about an acceptor that it does not trust, so no table learns
-//!   of the runs of a refused acceptor. Such an acceptor may crash and start as often as it likes: when the proof has left
-//!   its list, nothing vouches for the list.
+//!   vouches for the list. A table vouches if it holds a run of this acceptor that the list shows and agrees with.
+//!   Counters heard by the judging process do not vouch. A leader passes on nothing about an untrusted acceptor, so no
+//!   table learns of the runs of a refused acceptor. Such an acceptor may crash and start any number of times: once the
+//!   proof has left the list, nothing vouches for the list.
 //!
 //! An acceptor stores at most [`WITNESSED_RUNS_MAX`] runs of each other acceptor. The run with the lowest counter is
-//! dropped first. So a run is dropped only when that many later runs were passed on by leaders. A leader has read the
-//! table of an acceptor (when its connection opened, and with the promise) before it passes anything on to that acceptor,
-//! and trusted the runs in spite of the table. So the disk behind those runs descends from the run that is dropped.
-//! [`Guard`] holds all that it is given against all lists before it drops anything.
+//! dropped first. So a run is dropped only after leaders have passed on that many later runs. Before a leader passes
+//! anything on to an acceptor, the leader has read the table of this acceptor (when the connection opened, and with the
+//! promise). The leader trusted the later runs in spite of the table. So the disk behind the later runs descends from
+//! the dropped run. [`Guard`] compares all given tables with all lists before dropping anything.
 //!
-//! Of a list that agrees nothing is taken up: what is remembered is what was heard with an answer, in the run that answers.
-//! A disk that holds this commit holds all runs before it.
+//! A process takes nothing from an agreeing list. A process remembers only counters heard with an answer, for the
+//! answering run. A disk that holds this commit holds all earlier runs.
 //!
-//! # What remains unnoticed
+//! # Unnoticed cases
 //!
-//! - A disk that went back, while a phase-1 quorum answers and every acceptor with a proof is out of reach. The acceptor is
-//!   counted until one of these acceptors is back, and votes can be lost meanwhile.
-//! - The same permanently, if the acceptor started [`RUNS_MAX`] times meanwhile, and leaders without a proof counted the
-//!   acceptor and passed its new runs on.
-//! - The reverse: a sound acceptor that started [`RUNS_MAX`] times without any leader counting it once is refused, until an
-//!   operator has the others forget (`paxos repair forget-witness`).
-//! - A leader reads a table when a connection opens and with each promise. What another leader passes on between that and
-//!   its own first message to that acceptor may be dropped unseen.
-//! - A process that counted an older copy, before it knew better, holds that against the right disk until it starts again.
-//! - A machine that is resumed from a live snapshot: its process keeps its run number, and a lower counter in the present
-//!   run is taken for a late answer. It is noticed when the process starts again: then the run has ended below what is
-//!   remembered, unless the counter has climbed past that by then. An acceptor is never resumed from a live snapshot
-//!   without ending its process first. A copy of the data directory that is started anew is noticed.
+//! - A rolled-back disk, while a phase-1 quorum answers and every acceptor with a proof is out of reach. The acceptor
+//!   is counted until an acceptor with a proof is back, and votes can be lost meanwhile.
+//! - The same permanently, if the acceptor started [`RUNS_MAX`] times meanwhile, and leaders without a proof counted
+//!   the acceptor and passed the new runs on.
+//! - The reverse: a sound acceptor is refused after [`RUNS_MAX`] starts without any leader counting the acceptor once.
+//!   The refusal lasts until an operator makes the other acceptors forget (`paxos repair forget-witness`).
+//! - A leader reads the table of an acceptor when a connection opens and with each promise. Between this reading and
+//!   the leader's own first message to the acceptor, a second leader may pass runs on. These runs may be dropped
+//!   unseen.
+//! - A process may count an older copy before any proof arrives. The process then holds the copy's commits against the
+//!   right disk, until the process starts again.
+//! - A machine resumed from a live snapshot. The process keeps its run number, and a lower counter in the present run
+//!   passes for a late answer. The rollback is noticed when the process starts again: then the run has ended below the
+//!   remembered counter, unless the counter has climbed past the remembered counter by then. Never resume an acceptor
+//!   from a live snapshot without ending the process first. A copy of the data directory is noticed once a new process
+//!   starts on the copy.
 
 use std::collections::BTreeMap;
 
@@ -72,28 +77,28 @@ mod guard;
 
 pub use guard::{Found, Guard};
 
-/// How many runs an acceptor keeps on disk and shows, the present one among them. Enough for some hours of a crash loop
-/// with a restart every ten seconds, and a list of that length (some 20 KiB) is far below the limit of a message.
+/// Number of runs kept on disk and shown by an acceptor, the present run included. Enough for some hours of a crash
+/// loop with a restart every ten seconds. A list of this length (some 20 KiB) is far below the limit of a message.
 pub const RUNS_MAX: usize = 1_024;
 
-/// How many runs of each other acceptor an acceptor remembers. One would prove as much as long as leaders agree; the
-/// others cover leaders that overlap, and what they had not heard of one another.
+/// Number of remembered runs of each other acceptor. A single run would prove as much as long as leaders agree. The
+/// rest cover overlapping leaders, and news not exchanged between such leaders.
 pub const WITNESSED_RUNS_MAX: usize = 8;
 
-/// For each acceptor and run the highest commit counter heard. It grows until [`Self::bound`] is called.
+/// The highest commit counter heard, for each acceptor and run. Grows until [`Self::bound`] is called.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Witnesses(BTreeMap<(AcceptorUuid, RunNumber), CommitCounter>);
 
-/// One run of an acceptor, as it tells it itself.
+/// A run of an acceptor, as reported by the acceptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Run {
-    /// Its number.
+    /// The number of the run.
     pub run: RunNumber,
-    /// Where it ended; for the present run, where it is.
+    /// The counter at the end of the run; for the present run, the current counter.
     pub commit_counter: CommitCounter,
 }
 
-/// An acceptor does not know what it had told: its disk was lost, or is an older copy.
+/// An acceptor lacks commits that it had reported: its disk was lost, or is an older copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error(
     "acceptor {acceptor} had told of commit {} in run {:x}, and knows {}: it has lost its disk, or runs on an older copy \
@@ -108,29 +113,29 @@ pub struct Run {
     }
 )]
 pub struct WentBack {
-    /// Which acceptor.
+    /// The acceptor.
     pub acceptor: AcceptorUuid,
-    /// The run that proves it.
+    /// The remembered run that proves the loss.
     pub run: RunNumber,
-    /// The highest counter heard of in it.
+    /// The highest counter heard of in the run.
     pub heard: CommitCounter,
-    /// What the acceptor's own list says of that run.
+    /// What the acceptor's own list says of this run.
     pub known: Known,
 }
 
-/// What an acceptor's own list says of a run that is remembered.
+/// What an acceptor's own list says of a remembered run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Known {
-    /// It ended lower than what is remembered.
+    /// The run ended at this counter, below the remembered counter.
     EndedAt(CommitCounter),
     /// There was no such run.
     Nothing,
-    /// The list does not reach back that far, and no stored table vouches for it.
+    /// The list does not reach back to the run, and no stored table vouches for the list.
     TooOld,
 }
 
 impl Witnesses {
-    /// Remembers a counter; tells whether it was news.
+    /// Remembers a counter. Returns whether the counter was news.
     pub fn hear(&mut self, acceptor: AcceptorUuid, run: RunNumber, counter: CommitCounter) -> bool {
         let heard = self.0.entry((acceptor, run)).or_default();
         let news = *heard < counter;
@@ -138,7 +143,7 @@ impl Witnesses {
         news
     }
 
-    /// Remembers all that another remembers; tells whether anything was news.
+    /// Merges another table into this table. Returns whether any entry was news.
     pub fn merge(
         &mut self,
         other: impl IntoIterator<Item = (AcceptorUuid, RunNumber, CommitCounter)>,
@@ -150,7 +155,7 @@ impl Witnesses {
         news
     }
 
-    /// Keeps the `max` runs of each acceptor that have the highest counters.
+    /// Keeps the `max` runs of each acceptor with the highest counters.
     pub fn bound(&mut self, max: usize) {
         let mut of_each: BTreeMap<AcceptorUuid, Vec<(CommitCounter, RunNumber)>> = BTreeMap::new();
         for (acceptor, run, counter) in self.iter() {
@@ -164,7 +169,7 @@ impl Witnesses {
         }
     }
 
-    /// Whether a counter is news, and would be kept by a table that keeps `max` runs of each acceptor.
+    /// Whether a counter is news, and would be kept by a table of at most `max` runs of each acceptor.
     pub fn would_keep(
         &self,
         acceptor: AcceptorUuid,
@@ -200,7 +205,7 @@ impl Witnesses {
             .map(|(&(acceptor, run), &counter)| (acceptor, run, counter))
     }
 
-    /// What is remembered of one acceptor.
+    /// The remembered runs of an acceptor.
     pub fn of(&self, acceptor: AcceptorUuid) -> impl Iterator<Item = (RunNumber, CommitCounter)> {
         let of_it = (acceptor, RunNumber::from_random(0))..=(acceptor, RunNumber::from_random(u64::MAX));
         self.0.range(of_it).map(|(&(_, run), &counter)| (run, counter))
@@ -213,7 +218,7 @@ impl Witnesses {
             .collect()
     }
 
-    /// What is remembered here and not, or lower, in another.
+    /// The entries missing from the other table, or lower there.
     pub fn beyond(&self, other: &Self) -> Self {
         let news = |&(acceptor, run, counter): &(AcceptorUuid, RunNumber, CommitCounter)| {
             other.heard(acceptor, run) < Some(counter)
@@ -233,26 +238,26 @@ impl FromIterator<(AcceptorUuid, RunNumber, CommitCounter)> for Witnesses {
 /// An acceptor's own list of runs, by number.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct History {
-    /// Where each run before the present one ended.
+    /// The final counter of each run before the present run.
     ended: BTreeMap<RunNumber, CommitCounter>,
     present: Option<RunNumber>,
-    /// Where the oldest run listed ended, if runs before it may have been left out.
+    /// The final counter of the oldest listed run, if earlier runs may have been left out.
     cut_at: Option<CommitCounter>,
 }
 
-/// What a list says of a run that is remembered.
+/// Verdict of a list on a remembered run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
-    /// It knows of it.
+    /// The list shows the run, and agrees with the remembered counter.
     Agrees,
-    /// It contradicts.
+    /// The list contradicts the memory.
     WentBack(Known),
-    /// It does not reach back that far.
+    /// The list does not reach back to the run.
     TooOld,
 }
 
 impl History {
-    /// A list, the present run last, that was cut if it has exactly `runs_max` runs.
+    /// A list with the present run last. A list of exactly `runs_max` runs counts as cut.
     pub fn new(runs: &[Run], runs_max: usize) -> Self {
         let cut_at = runs.first().filter(|_| runs.len() == runs_max);
         let (present, past) = match runs.split_last() {
@@ -266,12 +271,12 @@ impl History {
         }
     }
 
-    /// Whether a run is the present one.
+    /// Whether `run` is the present run.
     pub fn is_present(&self, run: RunNumber) -> bool {
         self.present == Some(run)
     }
 
-    /// Holds a remembered run against the list; see the head of this file.
+    /// Compares a remembered run with the list; see the head of this file.
     pub fn judge(&self, run: RunNumber, heard: CommitCounter) -> Judgement {
         if self.is_present(run) {
             return Judgement::Agrees;
@@ -284,7 +289,7 @@ impl History {
         }
     }
 
-    /// Whether it shows a run, and agrees with what is remembered of it.
+    /// Whether the list shows a run, and agrees with the remembered counter.
     fn shows(&self, run: RunNumber, heard: CommitCounter) -> bool {
         self.judge(run, heard) == Judgement::Agrees
     }

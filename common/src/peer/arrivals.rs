@@ -1,4 +1,4 @@
-//! Notices bytes of answers as they arrive, before they are a whole message.
+//! Notices bytes of answers on arrival, before a message is complete.
 
 use std::{
     pin::Pin,
@@ -12,18 +12,18 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 use tonic::codegen::{Service, http};
 
-/// Whether bytes have arrived since the last look. Clones share one mark.
+/// Whether bytes have arrived since the last check. Clones share one mark.
 #[derive(Clone, Debug, Default)]
 pub struct Arrivals(Arc<AtomicBool>);
 
 impl Arrivals {
     /// Whether bytes have arrived since the last call.
     pub fn take(&self) -> bool {
-        // A plain load is enough most of the time, and does not take the cache line from the writer.
+        // Usually a plain load is enough, and leaves the cache line with the writer.
         self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)
     }
 
-    /// Calls through `service` whose answers are noticed.
+    /// Calls through `service`, and notices the answers' bytes.
     pub fn watch<S>(&self, service: S) -> Watched<S> {
         Watched {
             inner: service,
@@ -32,7 +32,7 @@ impl Arrivals {
     }
 }
 
-/// A service, or the body of an answer, whose bytes are noticed as they arrive.
+/// A service, or the body of an answer, with noticed bytes.
 #[derive(Clone, Debug)]
 pub struct Watched<T> {
     inner: T,
@@ -91,7 +91,7 @@ mod tests {
     use bytes::Bytes;
     use tokio::sync::mpsc;
 
-    /// A body whose frames come from a channel.
+    /// A body with frames from a channel.
     struct Frames(mpsc::Receiver<Bytes>);
 
     impl Body for Frames {

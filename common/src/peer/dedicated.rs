@@ -1,4 +1,4 @@
-//! A TCP connection for one stream alone, whose socket can be shut at once.
+//! A TCP connection for a single stream, with a socket that can be shut at once.
 
 use std::{
     io,
@@ -17,19 +17,19 @@ use tonic::{
 
 use super::{Address, CONNECT_TIMEOUT, endpoint};
 
-/// Most bytes that wait in the kernel to be sent (Linux doubles the number for its own bookkeeping): they delay what is
-/// sent after them. Large enough for 200 Mbit/s over a round trip of 10 ms.
+/// Limit of bytes that wait in the kernel to be sent (Linux doubles the number for its own bookkeeping): waiting bytes
+/// delay later messages. Large enough for 200 Mbit/s over a round trip of 10 ms.
 const SEND_BUFFER_BYTES: usize = 256 << 10;
 
-/// The socket of a dedicated connection. Dropping the value shuts the socket at once, also while the peer leaves bytes
-/// unread: what waits to be sent is discarded.
+/// The socket of a dedicated connection. Dropping the value shuts the socket at once, even while the peer leaves bytes
+/// unread: unsent bytes are discarded.
 #[derive(Debug)]
 pub struct Socket(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 enum State {
     NotConnected,
-    /// A second handle of the socket that the HTTP/2 library owns.
+    /// A second handle of the socket; the HTTP/2 library owns the first.
     Connected(TcpStream),
     Shut,
 }
@@ -38,15 +38,15 @@ impl Drop for Socket {
     fn drop(&mut self) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let State::Connected(stream) = std::mem::replace(&mut *state, State::Shut) {
-            // Wakes the task of the HTTP/2 library, and that task closes the socket. A socket that is closed already
-            // reports an error, which says nothing new.
+            // Wakes the task of the HTTP/2 library, which closes the socket. An already closed socket returns an error
+            // without news.
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 }
 
-/// A channel that connects when it is first used, and only once: the next call after the connection has ended fails.
-/// The connection ends, at the latest, when the [`Socket`] is dropped.
+/// A channel that connects at its first use, and only once: the next call after the end of the connection fails.
+/// Dropping the [`Socket`] ends the connection at the latest.
 ///
 /// # Panics
 /// Outside a Tokio runtime.
@@ -67,7 +67,7 @@ pub fn dedicated(address: &Address) -> (Channel, Socket) {
     )
 }
 
-/// Opens the TCP connection. Whatever wraps the bytes, TLS for example, is put around this connector by tonic.
+/// Opens the TCP connection. tonic puts further layers, TLS for example, around this connector.
 struct Connector {
     http: HttpConnector,
     state: Arc<Mutex<State>>,
@@ -94,7 +94,7 @@ impl Service<Uri> for Connector {
                 return Err(ended());
             }
             let stream = connecting.await?.into_inner();
-            // When the last handle is closed, by this process or by its end, the peer is told by a reset.
+            // Closing the last handle, also by the end of this process, sends a reset to the peer.
             stream.set_zero_linger()?;
             let second = TcpStream::from(stream.as_fd().try_clone_to_owned()?);
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,7 +138,7 @@ mod tests {
             .await
             .unwrap()
             .unwrap();
-        // More than the window of a stream whose reader has said nothing yet: the sender waits.
+        // More than the window of a stream whose reader has sent nothing yet: the sender waits.
         let large = || AcceptRequest {
             proposer_address: "x".repeat(16 << 10),
             ..AcceptRequest::default()

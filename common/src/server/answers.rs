@@ -1,4 +1,4 @@
-//! An answer on its way out: keeps its call open, goes to HTTP/2 in slices when it is large, and holds its room meanwhile.
+//! An outgoing answer: keeps the call open, goes to HTTP/2 in slices when large, and holds room meanwhile.
 
 use std::{
     pin::Pin,
@@ -12,11 +12,11 @@ use tonic::{Status, body::Body, codegen::http};
 
 use super::outgoing::{Account, FREE_BYTES, Parts, no_room};
 
-/// An answer, which keeps its call open and gives back its room. `C`: what keeps the call open.
+/// An answer that keeps the call open and gives back the room. `C`: the value that keeps the call open.
 pub(super) struct Outbound<C> {
     body: Body,
     account: Arc<Account>,
-    /// The large part of the answer that is being handed over, and then the last one.
+    /// The large part of the answer that is being handed over, or was handed over last.
     parts: Option<Parts>,
     /// No room was left for the rest.
     is_refused: bool,
@@ -67,7 +67,7 @@ impl<C: Unpin> http_body::Body for Outbound<C> {
             return Poll::Ready(None);
         }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        // The encoder has begun another buffer, or has ended. Not earlier: until then it keeps the buffer of these parts.
+        // The encoder has begun a new buffer, or has ended. Until then the encoder keeps the buffer of these parts.
         self.parts = None;
         let is_large = |frame: &Frame<Bytes>| {
             let data = frame.data_ref();
@@ -123,11 +123,11 @@ mod tests {
         }
     }
 
-    /// Pages, as services send them; with an empty message before each wait for room, or without.
+    /// Pages, as sent by services; with or without an empty message before each wait for room.
     struct Pages {
         room: Room,
         is_followed: bool,
-        /// How many pages were sent.
+        /// Number of sent pages.
         page: usize,
         /// The last message was a page.
         is_large: bool,
@@ -167,7 +167,7 @@ mod tests {
         Outbound::new(body, room.account(), ())
     }
 
-    /// Reads to the end, a frame at a time beside other readers; returns the bytes of all data, and the trailers.
+    /// Reads to the end, frame by frame beside other readers; returns the number of data bytes, and the trailers.
     async fn read(mut body: Outbound<()>) -> (usize, http::HeaderMap) {
         let (mut bytes, mut trailers) = (0, http::HeaderMap::new());
         while let Some(frame) = std::future::poll_fn(|context| {
@@ -185,7 +185,7 @@ mod tests {
         (bytes, trailers)
     }
 
-    /// Whether all of these streams are read to their end.
+    /// Whether all these streams are read to the end.
     async fn all_go_on(rooms: [Room; STREAMS], is_followed: bool, time: Duration) -> bool {
         let mut readers = JoinSet::new();
         for room in rooms {

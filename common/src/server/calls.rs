@@ -1,9 +1,8 @@
-//! What calls may cost: how many are open at once, the bytes of messages that have only come in part, and the bytes of
-//! answers that are not read yet.
+//! Limits of calls: how many are open at once, the bytes of incomplete messages, and the bytes of unread answers.
 //!
-//! Every call passes here before its service sees it. A message is kept until it is whole; when too much has come in
-//! part, the call is cut off whose message has been standing still for longest. Large answers go to HTTP/2 in slices, and
-//! hold room until the last of them is written.
+//! Every call passes here before its service gets the call. A message is kept until the message is complete. When
+//! incomplete messages hold too many bytes, the call with the longest stalled message is cut off. Large answers go to
+//! HTTP/2 in slices, and hold room until the last slice is written.
 
 use std::{
     convert::Infallible,
@@ -35,12 +34,12 @@ use super::{
 };
 use crate::{peer::MESSAGE_BYTES_MAX, status};
 
-/// Messages up to this size are not counted: what all open calls together can hold back in such parts is little.
+/// Messages up to this size, in bytes, are not counted: all open calls together hold little in such parts.
 const FREE_BYTES: usize = 16 * 1024;
-/// Compression flag and length before each message.
+/// Size in bytes of the compression flag and length before each message.
 const PREFIX_BYTES: usize = 5;
 
-/// A role's services behind the limits. Cheap to clone; all clones share them.
+/// A role's services behind the limits. Cheap to clone; clones share the limits.
 #[derive(Clone, Debug)]
 pub(super) struct Limited {
     routes: Routes,
@@ -106,18 +105,18 @@ impl Service<http::Request<Body>> for Limited {
     }
 }
 
-/// An open call: until its request and its answer are both gone.
+/// An open call: until both the request and the answer are gone.
 #[derive(Debug)]
 pub(super) struct Call {
-    /// Of its connection.
+    /// Usage of the call's connection.
     usage: Option<Arc<Usage>>,
-    /// Whether the connection counts as used by it.
+    /// Whether the connection counts as used by this call.
     holds: AtomicBool,
     _place: Place,
 }
 
 impl Call {
-    /// A message has come in, or an answer goes out: from now on the connection is used. A request that never comes
+    /// A message has arrived, or an answer goes out: from now on the connection is used. A request that never arrives
     /// is no use.
     fn begun(&self) {
         if let Some(usage) = &self.usage
@@ -138,15 +137,15 @@ impl Drop for Call {
     }
 }
 
-/// A request, or many.
+/// A request, or a stream of requests.
 struct Inbound {
     body: Body,
     call: Arc<Call>,
     prefixed: Prefixed,
     partials: Arc<Partials>,
-    /// Of the message that is coming in, when it is large.
+    /// Share of the incomplete message, when the message is large.
     share: Option<Share>,
-    /// Where its bytes are observed.
+    /// Observer of the arriving bytes.
     chunks: Option<Chunks>,
 }
 
@@ -162,7 +161,7 @@ impl Inbound {
         }
     }
 
-    /// Looks at what has come in.
+    /// Processes arrived bytes.
     fn take(&mut self, data: &[u8]) -> Result<(), Status> {
         if self.prefixed.take(data) > 0 {
             self.share = None;
@@ -221,7 +220,7 @@ impl http_body::Body for Inbound {
             Some(Err(status)) => Some(Err(status)),
             None if self.prefixed.is_between() => None,
             None => {
-                // Told once.
+                // Reported once.
                 self.prefixed = Prefixed::default();
                 Some(Err(status::invalid_argument(
                     "the request ends in the middle of a message",
@@ -230,26 +229,26 @@ impl http_body::Body for Inbound {
         })
     }
 
-    // Whether it ends in the middle of a message is told at its end, so that must be read.
+    // Only the end of the body shows whether a message is incomplete, so the end must be read.
     fn is_end_stream(&self) -> bool {
         false
     }
 }
 
-/// Where in a sequence of messages a stream of bytes is: each message comes behind a flag and its length.
+/// Position of a byte stream in a sequence of messages: a flag and a length precede each message.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Prefixed {
     prefix: [u8; PREFIX_BYTES],
-    /// How much of the prefix is there.
+    /// Number of received bytes of the prefix.
     have: usize,
-    /// How much of the message is missing, once the prefix is whole.
+    /// Number of missing bytes of the message, once the prefix is complete.
     missing: usize,
-    /// Some message was said to be compressed.
+    /// Some message was marked as compressed.
     is_flagged: bool,
 }
 
 impl Prefixed {
-    /// Moves on by these bytes; tells how many messages ended in them.
+    /// Advances by these bytes; returns how many messages ended in them.
     fn take(&mut self, mut data: &[u8]) -> usize {
         let mut ended = 0;
         while !data.is_empty() {
@@ -276,13 +275,13 @@ impl Prefixed {
         ended
     }
 
-    /// Length of the message that is coming in, once it is known, and how much of it is here.
+    /// Length of the incomplete message, once known, and the number of its received bytes.
     fn expected(&self) -> Option<(usize, usize)> {
         let length = self.length();
         (self.have == PREFIX_BYTES).then(|| (length, length - self.missing))
     }
 
-    /// Whether no message has begun that has not ended.
+    /// Whether no message is incomplete.
     fn is_between(&self) -> bool {
         self.have == 0
     }
@@ -302,7 +301,7 @@ mod tests {
 
     use super::*;
 
-    /// Pieces as they come in; after them nothing more, or nothing yet.
+    /// Pieces as they arrive; then the end, or nothing yet.
     struct Pieces {
         pieces: VecDeque<Bytes>,
         ends: bool,

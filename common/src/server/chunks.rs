@@ -1,4 +1,4 @@
-//! Has a handler hear of the bytes of its request as they arrive, before they are a whole message.
+//! Notifies a handler of arriving bytes of a request, before a message is complete.
 
 use std::{
     fmt,
@@ -7,7 +7,7 @@ use std::{
 
 use tonic::Extensions;
 
-/// The calls whose handlers may ask for it: a leader is heard by the bytes that it sends.
+/// The calls whose handlers may ask for chunks: acceptors hear a leader by the bytes of the leader's stream.
 const METHODS: [&str; 1] = [crate::trace::names::method::ACCEPT];
 
 type Observer = Box<dyn Fn(Chunk) + Send + Sync>;
@@ -15,11 +15,11 @@ type Observer = Box<dyn Fn(Chunk) + Send + Sync>;
 /// Some bytes of a request arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunk {
-    /// How many of them belong to a message of more than 16 KiB that is not whole yet.
+    /// Number of arrived bytes that belong to an incomplete message of more than 16 KiB.
     pub partial: usize,
 }
 
-/// Where the bytes of one request are observed. Clones are one.
+/// Observes the bytes of one request. Clones share the observer.
 #[derive(Clone, Default)]
 pub struct Chunks(Arc<OnceLock<Observer>>);
 
@@ -30,7 +30,7 @@ impl fmt::Debug for Chunks {
 }
 
 impl Chunks {
-    /// Calls `observer` at every chunk that is read from now on. The observer must not block. A second one is ignored.
+    /// Calls `observer` at every chunk read from now on. The observer must not block. A second observer is ignored.
     pub fn observe(&self, observer: impl Fn(Chunk) + Send + Sync + 'static) {
         // An error returns an observer that comes too late.
         drop(self.0.set(Box::new(observer)));
@@ -43,14 +43,14 @@ impl Chunks {
     }
 }
 
-/// Where the bytes of this request are observed; `None` for most methods, and for calls that came by no [`Server`].
+/// The chunks of this request; `None` for most methods, and for calls that did not come through a [`Server`].
 ///
 /// [`Server`]: super::Server
 pub fn chunks(extensions: &Extensions) -> Option<&Chunks> {
     extensions.get()
 }
 
-/// A place to observe the bytes of a call of this path, if its handler may ask for it.
+/// The chunks of a call of this path, if the handler may ask for chunks.
 pub(super) fn of_path(path: &str) -> Option<Chunks> {
     let method = path.strip_prefix('/')?;
     METHODS.contains(&method).then(Chunks::default)

@@ -1,8 +1,8 @@
-//! Accepted connections: how many at once, and which of them must go.
+//! Accepted connections: how many at once, and which connections must close.
 //!
-//! A connection counts as used while a call is open on it. One that never makes a call, or makes none for long, is
-//! closed; and when no more connections may be open, the one that has been unused for longest makes room for the next.
-//! So strangers that connect and stay silent lock nobody out.
+//! A connection counts as used while a call is open on this connection. The server closes a connection without a first
+//! call, or without a call for a long time. When no more connections may be open, the longest unused connection makes
+//! room for the next. So silent strangers lock no caller out.
 
 use std::{
     io,
@@ -24,31 +24,31 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::shares::Open;
 
-/// How long to wait when a connection cannot be accepted, as when files run out.
+/// Pause after a failed accept, for example when files run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What connections are allowed.
+/// Limits for connections.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Open ones.
+    /// Number of open connections.
     pub(super) connections: usize,
-    /// From its beginning to its first call.
+    /// Time from the start of a connection to the first call.
     pub(super) first_call: Duration,
-    /// From the end of its last call to the next.
+    /// Time from the end of the last call to the next.
     pub(super) unused: Duration,
-    /// One unused for less than that is not closed to make room: a client between two calls is not idle.
+    /// A connection unused for less than this time is not closed to make room: a client between two calls is not idle.
     pub(super) protected: Duration,
-    /// Open ones that have wide windows: see [`windows`](super::windows).
+    /// Number of open connections with wide windows: see [`windows`](super::windows).
     pub(super) wide: usize,
 }
 
-/// What a connection is used for: shared with the calls that come in on it.
+/// Use of a connection: shared with the calls on this connection.
 #[derive(Debug)]
 pub(super) struct Usage {
-    /// Its open calls by kind.
+    /// Open calls by kind.
     pub(super) open: Open,
     state: Mutex<State>,
-    /// The connection is to close, or has closed.
+    /// Cancelled when the connection must close, or has closed.
     close: CancellationToken,
 }
 
@@ -73,7 +73,7 @@ impl Usage {
         }
     }
 
-    /// A call has begun in earnest: until [`Self::release`] the connection is used.
+    /// The call has really begun: until [`Self::release`] the connection counts as used.
     pub(super) fn hold(&self) {
         let mut state = self.lock();
         state.calls += 1;
@@ -87,7 +87,7 @@ impl Usage {
         state.unused_since = Instant::now();
     }
 
-    /// Has the connection closed, for this reason.
+    /// Closes the connection for this reason.
     pub(super) fn close_because(&self, reason: &str) {
         if !self.close.is_cancelled() {
             tracing::info!(reason, "closing a connection");
@@ -95,7 +95,7 @@ impl Usage {
         }
     }
 
-    /// Since when no call is open; `None` while one is.
+    /// Start of the time without open calls; `None` while a call is open.
     fn unused_since(&self) -> Option<Instant> {
         let state = self.lock();
         (state.calls == 0).then_some(state.unused_since)
@@ -111,7 +111,7 @@ impl Usage {
         self.unused_since().is_some()
     }
 
-    /// When the connection is to be closed if it stays as it is; some time later, when a call is open.
+    /// When the connection is to be closed if nothing changes; some later time while a call is open.
     fn expires_at(&self, limits: Limits) -> Instant {
         let state = self.lock();
         if state.calls > 0 {
@@ -128,7 +128,7 @@ impl Usage {
     }
 }
 
-/// On which connection a request came in: one of its extensions.
+/// The connection of a request, stored in the request's extensions.
 #[derive(Clone, Debug)]
 pub(super) struct Origin {
     pub(super) usage: Arc<Usage>,
@@ -142,9 +142,9 @@ pub(super) struct Incoming {
     permits: PollSemaphore,
     wide: Arc<Semaphore>,
     open: Vec<Weak<Usage>>,
-    /// Accepted, and not yet allowed.
+    /// An accepted connection that is not yet allowed.
     waiting: Option<TcpStream>,
-    /// When there is something to be looked at again without any news.
+    /// When to look again without any event.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
@@ -177,7 +177,7 @@ impl Incoming {
         }
     }
 
-    /// Has the connection closed that has been unused for longest, unless that is not long.
+    /// Closes the longest unused connection, unless it was used recently.
     fn make_room(&self) {
         let unused = self
             .open
@@ -208,7 +208,7 @@ impl Stream for Incoming {
                         return Poll::Ready(Some(Ok(connection)));
                     }
                 } else if self.pause.is_none() {
-                    // One at a time: each is gone by the next look.
+                    // One at a time: each connection is gone by the next look.
                     self.make_room();
                     self.pause = Some(Box::pin(sleep(self.limits.protected / 4)));
                 }
@@ -219,7 +219,7 @@ impl Stream for Incoming {
                 continue;
             }
             match ready!(self.listener.poll_accept(context)) {
-                // Without it small answers wait for the peer's delayed acknowledgement.
+                // Without this option small answers wait for the peer's delayed acknowledgement.
                 Ok((stream, _)) => match stream.set_nodelay(true) {
                     Ok(()) => self.waiting = Some(stream),
                     Err(error) => tracing::debug!(%error, "a connection closed while it was accepted"),
@@ -233,7 +233,7 @@ impl Stream for Incoming {
     }
 }
 
-/// A connection that ends by itself when it is not used, and gives its permit back when it closes.
+/// A connection that ends when unused, and then gives its permit back.
 pub(super) struct Connection {
     stream: TcpStream,
     usage: Arc<Usage>,
@@ -245,7 +245,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Whether it has one of the wide windows.
+    /// Whether the connection has a wide window.
     pub(super) fn is_wide(&self) -> bool {
         self.wide.is_some()
     }
@@ -266,7 +266,7 @@ impl Connection {
         Poll::Pending
     }
 
-    /// What became of a write; an error when the connection must end while the peer takes nothing.
+    /// The result of a write; an error when the connection must end while the peer takes nothing.
     fn written<T>(&mut self, result: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         match result {
             Poll::Pending => self
@@ -279,7 +279,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // Calls that it leaves behind must not have it chosen to make room once more.
+        // Calls left behind must not make this connection the choice of `make_room` again.
         self.usage.close.cancel();
     }
 }
@@ -304,7 +304,7 @@ impl AsyncRead for Connection {
         if let Poll::Ready(result) = Pin::new(&mut self.stream).poll_read(context, buffer) {
             return Poll::Ready(result);
         }
-        // Nothing read is the end of the stream, as if the peer had closed it.
+        // A read of zero bytes means the end of the stream, as if the peer had closed the stream.
         self.poll_end(context).map(Ok)
     }
 }
@@ -369,7 +369,7 @@ mod tests {
         connection.await.unwrap().unwrap()
     }
 
-    /// Reads until the connection ends: of itself, for the other side neither writes nor closes.
+    /// Reads until the end of the connection: the other side neither writes nor closes.
     async fn ends(mut connection: Connection) {
         assert_eq!(connection.read(&mut [0]).await.unwrap(), 0);
     }

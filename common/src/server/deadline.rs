@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
-/// When the caller stops waiting, a little early: the transport's own time-out says CANCELLED, and nothing of what
-/// became of the call. `None` when it set no deadline.
+/// When the caller stops waiting, a little early: the transport's own time-out reports CANCELLED, without the outcome
+/// of the call. `None` without a deadline.
 pub fn deadline(metadata: &MetadataMap) -> Option<Instant> {
     let text = metadata.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -24,10 +24,10 @@ pub fn deadline(metadata: &MetadataMap) -> Option<Instant> {
     Instant::now().checked_add(timeout - early)
 }
 
-/// Waits until then; for ever when there is no such moment.
+/// Waits until `at`; without a time, never returns.
 ///
 /// # Cancel safety
-/// Safe: it only waits.
+/// Safe: this function only waits.
 pub async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,

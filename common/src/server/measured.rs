@@ -1,7 +1,7 @@
-//! Times calls by method and code, and counts those that are open.
+//! Measures the duration of calls by method and code, and counts the open calls.
 //!
-//! The code is that of the answer. Two ends have none. A client that leaves a stream after the stream was opened ends the
-//! stream in the usual way: OK. A client that leaves before any answer has given the call up: CANCELLED.
+//! The code is the code of the answer. Two endings have no answer code. Leaving an opened stream is the client's usual
+//! way to end the stream: OK. Leaving before any answer gives up the call: CANCELLED.
 
 use std::{
     collections::HashMap,
@@ -32,9 +32,9 @@ use crate::{
     trace::names::{RPC_METHOD, RPC_STATUS_CODE, RPC_SYSTEM},
 };
 
-/// All methods that are not told apart.
+/// Label of all methods without their own label.
 const OTHER: &str = "_OTHER";
-/// The service whose methods every role has.
+/// The health service, part of every role.
 const HEALTH: &str = "grpc.health.v1.Health/";
 /// Names of the codes of gRPC, by number.
 const CODES: [&str; 17] = [
@@ -57,26 +57,26 @@ const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-/// What calls are measured with: nothing unless metrics are given.
+/// The instruments of calls: none without metrics.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Measured(Option<Arc<Instruments>>);
 
 #[derive(Debug)]
 struct Instruments {
     durations: Durations,
-    /// By path.
+    /// Methods by path.
     methods: HashMap<String, Arc<Method>>,
     other: Arc<Method>,
 }
 
-/// One method, or all those that are unknown.
+/// One method, or all unknown methods.
 struct Method {
     name: KeyValue,
-    /// Whether the answer is a stream, which lasts until its client leaves.
+    /// Whether the answer is a stream, which lasts until the client leaves.
     is_stream: bool,
     /// Calls whose answer is not complete.
     open: AtomicI64,
-    /// By code; made beforehand, so that a call makes none.
+    /// Labels by code; made in advance, so that calls make none.
     labels: [[KeyValue; 3]; CODES.len()],
 }
 
@@ -107,7 +107,7 @@ impl Method {
 }
 
 impl Measured {
-    /// Tells the methods of `service` apart, and those of the health service.
+    /// Distinguishes the methods of `service` and of the health service.
     pub(super) fn by(metrics: &Metrics, service: &str) -> Self {
         let durations = metrics.durations(
             "rpc.server.call.duration",
@@ -182,19 +182,19 @@ fn methods() -> impl Iterator<Item = (String, bool)> {
     })
 }
 
-/// A call that is being answered. It is recorded when dropped.
+/// A call during its answer. Dropping this value records the call.
 #[derive(Debug)]
 struct Open {
     instruments: Arc<Instruments>,
     method: Arc<Method>,
     begun: Instant,
-    /// The head of the answer is there.
+    /// The head of the answer has arrived.
     is_opened: bool,
     code: Option<usize>,
 }
 
 impl Open {
-    /// Takes the code out of headers or trailers that tell one.
+    /// Takes the code from headers or trailers, if present.
     fn look_for_code(&mut self, headers: &http::HeaderMap) {
         if let Some(code) = headers.get("grpc-status") {
             self.code = Some(Code::from_bytes(code.as_bytes()) as usize);
@@ -252,7 +252,7 @@ where
     }
 }
 
-/// Until the head of the answer is there.
+/// A call before the head of the answer.
 pub(super) struct Answering {
     answer: BoxFuture<http::Response<Body>, Infallible>,
     open: Option<Open>,

@@ -1,21 +1,21 @@
-//! The budget of outgoing bytes: the answers that this process holds until their readers have taken them.
+//! The budget of outgoing bytes: this process holds answers until their readers have taken all bytes.
 //!
-//! A service that builds a large answer takes room before it builds: see [`Room`]. The room is given back when HTTP/2 has
-//! written the last byte of the answer, or when the call ends. Answers of up to [`FREE_BYTES`] take no room.
+//! A service takes room before building a large answer: see [`Room`]. The room is given back when HTTP/2 has written
+//! the last byte of the answer, or when the call ends. Answers of up to [`FREE_BYTES`] take no room.
 //!
-//! There is one [`Pool`] for each [`Purpose`], so that readers of one kind never delay answers of another kind. A call
-//! waits while its pool is full. Calls that wait are served in order, except those of a connection that has its share
-//! already: at most as much as is still free, so one connection has at most half of a pool, and a newcomer finds room.
-//! While a call waits, the connections are closed whose readers have taken nothing for 2 s. So are those that have not
-//! used granted room for 10 s.
+//! Each [`Purpose`] has its own [`Pool`], so that readers of one kind never delay answers of another kind. A call waits
+//! while the pool is full. Waiting calls are served in order, except calls of a connection with a full share. A share
+//! is at most the free part of the pool, so a single connection has at most half of a pool, and newcomers find room.
+//! While a call waits, the process closes connections whose readers have taken nothing for 2 s, or have not used
+//! granted room for 10 s.
 //!
-//! tonic's encoder keeps the buffer of a large message until the next message. The room of a page is therefore held until
-//! the stream's next message, even when the page is read. So a stream must not wait for room right after a large page:
-//! when [`Room::take_now`] finds no room, the stream first sends a message without content, and then calls
-//! [`Room::take`]. Otherwise streams whose pages are all read would wait for one another.
+//! tonic's encoder keeps the buffer of a large message until the next message. The room of a page is therefore held
+//! until the stream's next message, even after the page is read. So a stream must not wait for room right after a large
+//! page: when [`Room::take_now`] finds no room, the stream first sends a message without content, and then calls
+//! [`Room::take`]. Otherwise streams with fully read pages would block each other.
 //!
-//! Bounds: the pools have 112 MiB together. An answer that was built without room is refused while its pool is full,
-//! except those of [`Purpose::Deciding`]. These are bounded by the commands in flight, and a refusal would hide outcomes.
+//! Limits: the pools have 112 MiB together. While a pool is full, answers built without room are refused, except
+//! answers of [`Purpose::Deciding`]. The commands in flight bound these answers, and a refusal would hide outcomes.
 
 use std::{
     fmt,
@@ -33,18 +33,18 @@ use pool::{Charge, Full, LOOK, Pool};
 
 mod pool;
 
-/// Answers up to this size, in bytes, are not counted. Every open call has a buffer of this size anyway, and HTTP/2 holds
-/// at most two such answers for each call.
+/// Answers up to this size, in bytes, are not counted. Every open call has a buffer of this size anyway, and HTTP/2
+/// holds at most two such answers for each call.
 pub(super) const FREE_BYTES: usize = 8 * 1024;
-/// Bytes in which a large answer is handed to HTTP/2: after each of them a reader counts as one that reads.
+/// Size in bytes of the slices of a large answer on the way to HTTP/2. After each slice a reader counts as active.
 const SLICE_BYTES: usize = 64 * 1024;
-/// How long a single answer waits for room. A stream waits as long as its caller does.
+/// How long a single answer waits for room. A stream waits as long as the caller.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// What answers are for: each purpose has a budget of its own.
+/// The purpose of an answer: each purpose has a separate budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// Proposing and voting. Only pages of promises are large. Answers in a stream are joined to parts of about 32 KiB.
+    /// Proposing and voting. Only promise pages are large. Answers in a stream are joined to parts of about 32 KiB.
     Deciding,
     /// Long streams of the log and of changes.
     Following,
@@ -53,7 +53,7 @@ pub(super) enum Purpose {
 }
 
 impl Purpose {
-    /// Bytes that all answers of this purpose may hold. A page of a stream has about 1 MiB, the largest answer 4 MiB.
+    /// Limit in bytes of all answers of this purpose. A page of a stream has about 1 MiB, the largest answer 4 MiB.
     const fn bytes_max(self) -> usize {
         match self {
             Self::Deciding => 16 * 1024 * 1024,
@@ -62,12 +62,12 @@ impl Purpose {
         }
     }
 
-    /// Whether an answer that was built without room is refused while the pool is full.
+    /// Whether an answer built without room is refused while the pool is full.
     const fn is_refusable(self) -> bool {
         !matches!(self, Self::Deciding)
     }
 
-    /// What a call of this path is for.
+    /// The purpose of a call of this path.
     fn of_path(path: &str) -> Self {
         match path {
             "/paxos.v1.Acceptor/Observe" | "/paxos.v1.Learner/Subscribe" | "/paxos.v1.Learner/Watch" => {
@@ -85,7 +85,7 @@ impl Purpose {
     }
 }
 
-/// The pools of one process.
+/// The pools of a process.
 #[derive(Debug)]
 pub(super) struct Pools([Arc<Pool>; 3]);
 
@@ -109,12 +109,12 @@ impl Pools {
     }
 }
 
-/// What one call holds.
+/// The bytes of a call.
 pub(super) struct Account {
     pool: Arc<Pool>,
     is_refusable: bool,
     usage: Option<Arc<Usage>>,
-    /// For what is being built, or is built and not yet handed over.
+    /// For an answer under construction, or complete and not yet handed over.
     reserved: Mutex<Option<Charge>>,
 }
 
@@ -129,7 +129,7 @@ impl Account {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An encoded part of the answer is handed over: takes its bytes out of what is reserved.
+    /// Hands over an encoded part of the answer: takes the part's bytes out of the reserved bytes.
     ///
     /// # Errors
     /// Nothing is reserved, there is no room, and the answer may be refused.
@@ -138,7 +138,7 @@ impl Account {
         let mut reserved = self.reserved();
         let charge = match reserved.take() {
             Some(charge) => {
-                // More is reserved when the next part is being built already.
+                // The reservation is larger when the next part is already under construction.
                 *reserved = charge.split_off(bytes);
                 charge
             }
@@ -165,10 +165,11 @@ impl Account {
     }
 }
 
-/// A large part of an answer on its way to HTTP/2, in slices.
+/// A large part of an answer on the way to HTTP/2, in slices.
 pub(super) struct Parts {
     rest: Bytes,
-    /// Keeps the encoder from writing the next message behind this one: it then begins another, smaller buffer.
+    /// Keeps the encoder from writing the next message behind this message: the encoder then begins another, smaller
+    /// buffer.
     _whole: Bytes,
     charge: Arc<Charge>,
 }
@@ -178,7 +179,7 @@ impl Parts {
         self.rest.is_empty()
     }
 
-    /// The next slice. The room is given back with the last of them.
+    /// The next slice. The last slice gives the room back.
     pub(super) fn next(&mut self) -> Bytes {
         let bytes = self.rest.split_to(self.rest.len().min(SLICE_BYTES));
         Bytes::from_owner(Slice {
@@ -205,9 +206,9 @@ impl Drop for Slice {
     }
 }
 
-/// Room for the answer of one call: taken before a large part of the answer is built. Clones are one.
+/// Room for the answer of a call: taken before a large part of the answer is built. Clones share the room.
 ///
-/// Unlimited for calls that came by no [`Server`](super::Server).
+/// Unlimited for calls that did not come through a [`Server`](super::Server).
 #[derive(Clone, Debug, Default)]
 pub struct Room(Option<Arc<Account>>);
 
@@ -216,13 +217,13 @@ impl Room {
         Self(Some(account))
     }
 
-    /// Rooms of calls that came by no connection, in a pool of this many bytes: for tests of services.
+    /// Rooms of calls without a connection, in a pool of this many bytes: for tests of services.
     #[doc(hidden)]
     pub fn of_pool<const N: usize>(bytes_max: usize) -> [Self; N] {
         Self::in_pool(bytes_max, None)
     }
 
-    /// The same on one connection.
+    /// The same on a single connection.
     #[cfg(test)]
     pub(super) fn of_one_connection<const N: usize>(bytes_max: usize) -> [Self; N] {
         Self::in_pool(bytes_max, Some(&Arc::new(Usage::new())))
@@ -245,7 +246,7 @@ impl Room {
         self.0.clone().unwrap()
     }
 
-    /// Whether an answer of this many bytes needs no room, or has it.
+    /// Whether an answer of this many bytes needs no room, or has enough.
     pub fn is_enough(&self, bytes: usize) -> bool {
         Self::is_free(bytes)
             || self.0.as_ref().is_none_or(|account| {
@@ -254,7 +255,7 @@ impl Room {
             })
     }
 
-    /// Takes room for a part of `bytes` if there is some and no earlier call waits for it; returns whether it did.
+    /// Takes room for a part of `bytes` if there is room and no earlier call waits for room; returns the success.
     pub fn take_now(&self, bytes: usize) -> bool {
         let Some(account) = &self.0 else { return true };
         if self.is_enough(bytes) {
@@ -268,11 +269,12 @@ impl Room {
         is_taken
     }
 
-    /// Takes room for a part of `bytes`, and waits until there is some. Call it before the part is built, and not right
-    /// after a large part of the same stream: send a part without content first, so that the encoder drops its buffer.
+    /// Takes room for a part of `bytes`, and waits until there is room. Call this before the part is built, and not
+    /// right after a large part of the same stream: send a part without content first, so that the encoder drops its
+    /// buffer.
     ///
     /// # Cancel safety
-    /// Safe: the place in the line is lost.
+    /// Safe: only the place in the queue is lost.
     pub async fn take(&self, bytes: usize) {
         let Some(account) = &self.0 else { return };
         if self.is_enough(bytes) {
@@ -284,7 +286,7 @@ impl Room {
                 account.pool.cut_off(0);
                 match timeout(LOOK, &mut granted).await {
                     Ok(Ok(charge)) => break charge,
-                    // The pool grants as long as it is there.
+                    // The pool grants room as long as the pool exists.
                     Ok(Err(_)) => return,
                     Err(_) => {}
                 }
@@ -293,19 +295,19 @@ impl Room {
         *account.reserved() = Some(charge);
     }
 
-    /// The same for a single answer, which waits at most 10 s.
+    /// The same for a single answer; waits at most 10 s.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED: there was no room in that time.
+    /// RESOURCE_EXHAUSTED: no room became free in that time.
     ///
     /// # Cancel safety
-    /// Safe: the place in the line is lost.
+    /// Safe: only the place in the queue is lost.
     pub async fn take_soon(&self, bytes: usize) -> Result<(), Status> {
         let taken = timeout(WAIT_MAX, self.take(bytes)).await;
         taken.map_err(|_| not_built())
     }
 
-    /// This part is built: what was taken beyond its encoded size is given back.
+    /// The part is built: gives back the room beyond its encoded size.
     pub fn built(&self, part: &impl prost::Message) {
         let Some(account) = &self.0 else { return };
         let mut reserved = account.reserved();
@@ -316,7 +318,7 @@ impl Room {
         }
     }
 
-    /// Nothing was built.
+    /// Gives back the room, because nothing was built.
     pub fn give_back(&self) {
         if let Some(account) = &self.0 {
             *account.reserved() = None;
@@ -334,12 +336,12 @@ pub fn room(extensions: &Extensions) -> Room {
     extensions.get().cloned().unwrap_or_default()
 }
 
-/// How a call ends that found no room before its answer was built: nothing has been done.
+/// The error of a call that found no room before building the answer: nothing has been done.
 fn not_built() -> Status {
     status::overloaded("the room for answers")
 }
 
-/// How an answer ends that is built and has no room. Names no fate: what the call asked for may have been done.
+/// The error of a finished answer without room. Does not name the outcome: the requested work may have been done.
 pub(super) fn no_room() -> Status {
     Status::resource_exhausted("the room for answers is full: back off and retry")
 }

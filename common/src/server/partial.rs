@@ -1,4 +1,4 @@
-//! Messages that have come in only in part: how much memory they hold together.
+//! Incomplete large messages: a limit on their total memory.
 
 use std::{
     collections::BTreeMap,
@@ -12,13 +12,13 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::peer::MESSAGE_BYTES_MAX;
 
-/// Bytes of such messages from which on the stalest of them are cut off: 16 of the largest, which a busy server has
-/// whole in a moment.
+/// Size in bytes of all incomplete messages above which the most stalled messages are cut off: the size of 16 largest
+/// messages, which a busy server completes in a moment.
 const BYTES_MAX: usize = 16 * MESSAGE_BYTES_MAX;
-/// Bytes from which on no such message may grow any more: what was cut off is not gone at once.
+/// Size in bytes above which no incomplete message may grow: memory of a cut-off message is not free at once.
 const BYTES_NEVER: usize = 2 * BYTES_MAX;
 
-/// All of them.
+/// All incomplete messages.
 #[derive(Debug, Default)]
 pub(super) struct Partials(Mutex<State>);
 
@@ -36,11 +36,11 @@ struct Partial {
     cut_off: CancellationToken,
 }
 
-/// There is no room for more of it.
+/// There is no room for more bytes of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
-/// What one message holds; dropping it gives that back.
+/// The bytes of an incomplete message; dropping this value gives the bytes back.
 pub(super) struct Share {
     partials: Arc<Partials>,
     key: u64,
@@ -48,7 +48,7 @@ pub(super) struct Share {
 }
 
 impl Partials {
-    /// For one message, of which nothing is here yet.
+    /// The share of a message, before the first byte.
     pub(super) fn share(self: &Arc<Self>) -> Share {
         let cut_off = CancellationToken::new();
         let mut state = self.lock();
@@ -80,7 +80,7 @@ impl Partials {
 }
 
 impl State {
-    /// Cuts off those that have not grown for longest, until so many bytes will be free.
+    /// Cuts off the longest stalled messages, until `excess` bytes will be free.
     fn free(&mut self, excess: usize) {
         let already = self
             .open
@@ -101,10 +101,9 @@ impl State {
 }
 
 impl Share {
-    /// So much of the message is here now.
+    /// This many bytes of the message have arrived.
     ///
-    /// # Errors
-    /// When there is no room for that.
+    /// # Errors There is no room for this many bytes.
     pub(super) fn grow_to(&mut self, bytes: usize) -> Result<(), Full> {
         let mut state = self.partials.lock();
         let Some(partial) = state.open.get_mut(&self.key) else {

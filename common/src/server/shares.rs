@@ -1,11 +1,11 @@
-//! How many calls may be open: for each kind of call, and for each connection.
+//! Limits of open calls: for each kind of call, and for each connection.
 //!
-//! Callers of one kind cannot use up the calls of another kind. Within a kind, an eighth of all is a reserve for connections
-//! with fewer than 8 open calls. Of the rest, a connection may have at most five eighths as many calls open as are still
-//! free: one connection alone has a third of all (a client with 1,024 calls in flight has one connection), and eight of them
-//! have 86 % together. Any number of connections that share the rest leave the reserve to newcomers: to 48 of them for peers
-//! and clients. Health checks have no bound for the process, so they are always answered; their bound for a connection makes
-//! one for the process, since connections are bounded.
+//! Each kind has its own limit, so callers of different kinds do not compete. Within a kind, an eighth of all calls is
+//! a reserve for connections with fewer than 8 open calls. Of the rest, a connection may have at most five eighths as
+//! many open calls as are still free. One connection alone has a third of all (a client with 1,024 calls in flight has
+//! one connection), and eight connections have 86 % together. Any number of connections that share the rest leave the
+//! reserve to newcomers: to 48 newcomers for peers and clients. Health checks have no limit for the process, so every
+//! check is answered. The limit for a connection implies a limit for the process, since connections are limited.
 
 use std::sync::{
     Arc,
@@ -17,20 +17,20 @@ use tonic::Status;
 use super::connections::Usage;
 use crate::status;
 
-/// A connection with fewer open calls of a kind may use the reserve of the kind.
+/// A connection with fewer open calls of a kind may use the reserve of this kind.
 const FEW: usize = 8;
 
-/// How many kinds there are.
+/// Number of kinds.
 const KINDS: usize = 5;
 
-/// Who makes a call, as far as its method says so.
+/// The caller of a call, as far as the method shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Roles: the acceptor's methods, and a learner's wish at a proposer.
+    /// Roles: the acceptor's methods, and a learner's Fill request to a proposer.
     Peers,
     /// Applications: commands and reads. Standbys forward commands by the same methods.
     Clients,
-    /// Operators: status, reflection, and methods that do not exist.
+    /// Operators: status, reflection, and unknown methods.
     Probes,
     /// `grpc.health.v1.Health/Check`.
     Checks,
@@ -55,7 +55,7 @@ impl Kind {
         }
     }
 
-    /// Open calls of this kind: in the process, and on one connection.
+    /// Limits of open calls of this kind: in the process, and on one connection.
     const fn most(self) -> (usize, usize) {
         match self {
             // Hundreds of learners with three streams each.
@@ -63,7 +63,7 @@ impl Kind {
             // Thousands of single calls and streams, of some 30 KiB each while they only wait.
             Self::Clients => (3_072, usize::MAX),
             Self::Probes => (256, 64),
-            // With 768 connections: 1,536. A probe asks once at a time.
+            // With 768 connections: 1,536. A probe has one check open at a time.
             Self::Checks => (usize::MAX, 2),
             // A client watches each connection once.
             Self::Watches => (256, 4),
@@ -91,7 +91,7 @@ impl Open {
     }
 }
 
-/// An open call, until it is dropped.
+/// An open call, until this value is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     kind: Kind,
@@ -103,10 +103,10 @@ impl Place {
     /// Opens a call of `kind` on the connection with this usage.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED: too many are open.
+    /// RESOURCE_EXHAUSTED: too many calls are open.
     pub(super) fn take(all: &Arc<Open>, kind: Kind, usage: Option<Arc<Usage>>) -> Result<Self, Status> {
         let (most, most_of_connection) = kind.most();
-        // It counts from here on, and no longer when it is dropped.
+        // Counts from here on, until dropped.
         let place = Self {
             kind,
             all: Arc::clone(all),
@@ -148,7 +148,7 @@ mod tests {
         Kind::Watches,
     ];
 
-    /// As many calls as a connection may open now.
+    /// Opens as many calls as a connection may open now.
     fn open_all(all: &Arc<Open>, kind: Kind) -> Vec<Place> {
         let usage = Arc::new(Usage::new());
         let open = || Place::take(all, kind, Some(Arc::clone(&usage))).ok();
@@ -200,7 +200,7 @@ mod tests {
             let greedy: Vec<_> = (0..64).map(|_| Arc::new(Usage::new())).collect();
             let open = |usage: &Arc<Usage>| Place::take(&all, kind, Some(Arc::clone(usage)));
             let most = kind.most().0;
-            // As many as each of them gets beside the reserve.
+            // Each connection opens as many calls as the reserve leaves.
             let mut places = Vec::new();
             for usage in &greedy {
                 while all.of(kind).load(Ordering::Relaxed) < most - most / 8 {

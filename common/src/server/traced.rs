@@ -1,6 +1,6 @@
-//! Spans of single requests: continues the trace that a caller names in its metadata, or begins one.
+//! Spans of single requests: continues the trace in the caller's metadata, or begins a trace.
 //!
-//! Requests on long streams carry their contexts themselves, and their services make the spans.
+//! Requests on long streams carry contexts inside the messages, and the services make the spans.
 
 use std::{
     convert::Infallible,
@@ -22,7 +22,7 @@ use crate::trace::{
     names::{TRACEPARENT, method},
 };
 
-/// The methods whose calls are one request each.
+/// The methods with a single request per call.
 const METHODS: [&str; 6] = [
     method::PROPOSE,
     method::FILL,
@@ -32,16 +32,16 @@ const METHODS: [&str; 6] = [
     method::PREPARE,
 ];
 
-/// The span of a request, for its handler.
+/// The span of a request, for the handler.
 #[derive(Clone, Debug)]
 struct Received(SpanContext);
 
-/// The span that a request is handled in; none when it is not traced.
+/// The span of the request in this process; none for an untraced request.
 pub fn received(extensions: &Extensions) -> Option<&SpanContext> {
     extensions.get::<Received>().map(|Received(context)| context)
 }
 
-/// Services whose requests are traced. Cheap to clone.
+/// Services with traced requests. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Traced<S> {
     services: S,
@@ -102,7 +102,7 @@ impl<S> Traced<S> {
     }
 }
 
-/// A span that ends with what the request came to.
+/// A span that ends with the result of the request.
 struct Told(Option<Span>);
 
 impl Told {
@@ -120,7 +120,7 @@ impl Drop for Told {
     }
 }
 
-/// An answer on its way out.
+/// An outgoing answer.
 struct Answer {
     body: Body,
     span: Told,

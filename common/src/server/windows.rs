@@ -1,14 +1,14 @@
-//! How much a connection may send before its calls read any of that: its flow-control windows.
+//! Flow-control windows: how much a connection may send before the calls read the data.
 //!
-//! HTTP/2 keeps what has arrived and is not read yet, up to the window of the connection. A wide window is needed where a
-//! round trip takes long: a connection with a window of 1 MiB carries 1 MiB per round trip, and one with 64 KiB carries
-//! 64 KiB (64 MB/s at 1 ms). A server does not know its callers when they connect, so the first connections get wide
-//! windows, and those beyond get narrow ones. A cluster's own connections are among the first, unless strangers were
-//! faster: then they are slower over long distances, and nothing else.
+//! HTTP/2 keeps unread data up to the window of the connection. Long round trips need a wide window: a connection with
+//! a window of 1 MiB carries 1 MiB per round trip, and a connection with 64 KiB carries 64 KiB (64 MB/s at 1 ms). A
+//! server does not know a caller at the start of a connection, so the first connections get wide windows, and later
+//! connections get narrow windows. A cluster's own connections are among the first, unless strangers were faster. In
+//! that case the cluster's connections are slower over long distances; there are no further effects.
 //!
-//! Bound: 32 × 1 MiB + 736 × 64 KiB, which is 78 MiB of unread data in all.
+//! Limit: 32 × 1 MiB + 736 × 64 KiB, which is 78 MiB of unread data in all.
 //!
-//! One server has one window for all its connections. So there are two servers, which share everything else.
+//! A server has a single window size for all connections. So there are two servers, which share all other state.
 
 use std::{convert::Infallible, io};
 
@@ -23,15 +23,15 @@ use tonic::{
 
 use super::connections::{Connection, Incoming};
 
-/// Connections with wide windows: more than the proposers, learners and clients of most clusters have at one process.
+/// Number of connections with wide windows: at one process, most clusters have fewer proposers, learners and clients.
 pub(super) const WIDE_MAX: usize = 32;
-/// Bytes of a wide window, of a connection and of each of its calls.
+/// Size in bytes of a wide window, of a connection and of each call.
 const WIDE_BYTES: u32 = 1024 * 1024;
-/// Bytes of a narrow window: what HTTP/2 begins with.
+/// Size in bytes of a narrow window: the initial size in HTTP/2.
 const NARROW_BYTES: u32 = 65_535;
 
-/// Serves the connections of `incoming` with `services` until `stop`, and then until their calls have ended. `server` has
-/// all settings but the windows.
+/// Serves the connections of `incoming` with `services` until `stop`, and then until the calls have ended. `server` has
+/// all settings except the windows.
 ///
 /// # Errors
 /// A server failed.
@@ -48,7 +48,7 @@ where
         + 'static,
     S::Future: Send,
 {
-    // A connection that is accepted goes to its server at once.
+    // An accepted connection goes to its server at once.
     let (wide, wide_connections) = mpsc::channel(1);
     let (narrow, narrow_connections) = mpsc::channel(1);
     let serve = |window: u32, connections: mpsc::Receiver<Connection>| {
@@ -68,10 +68,10 @@ where
     wide.and(narrow)
 }
 
-/// Hands each connection to the server of its window, until one of them is gone.
+/// Hands each connection to the server of its window, until a server is gone.
 async fn sort(mut incoming: Incoming, wide: mpsc::Sender<Connection>, narrow: mpsc::Sender<Connection>) {
     while let Some(connection) = incoming.next().await {
-        // The listener reports its own failures and goes on.
+        // The listener reports its own failures and continues.
         let Ok(connection) = connection else { continue };
         let server = if connection.is_wide() { &wide } else { &narrow };
         if server.send(connection).await.is_err() {

@@ -1,6 +1,6 @@
-//! Locks that another process holds on a SQLite file: how to recognise them, and how to report them.
+//! Locks of other processes on a SQLite file: how to recognise and how to report them.
 //!
-//! A write that finds such a lock has written nothing, so the writer may wait and try again. This happens when a person
+//! A write that meets such a lock has written nothing, so the writer may wait and try again. Usual cause: a person
 //! opens the file with another program.
 
 use std::{
@@ -12,20 +12,20 @@ use sqlx::SqliteConnection;
 
 use super::SqliteError;
 
-/// Time between two log lines about a lock that stays.
+/// Interval between log lines about a lasting lock.
 const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Whether a statement failed because another process holds a lock on the file (`SQLITE_BUSY`).
 pub fn is_locked(error: &sqlx::Error) -> bool {
-    /// SQLite's code for a locked file. Extended codes end in it.
+    /// SQLite's code for a locked file; extended codes contain this code in the low byte.
     const BUSY: u32 = 5;
     let database = error.as_database_error();
     let code = database.and_then(|error| error.code()?.parse::<u32>().ok());
     code.is_some_and(|code| code & 0xff == BUSY)
 }
 
-/// Whether a failed text of statements that begins with `BEGIN IMMEDIATE` failed at that very statement, because
-/// another process holds a lock. Then nothing was written, and the text may be executed again.
+/// Whether a batch of statements failed at the first statement, `BEGIN IMMEDIATE`, because another process holds a
+/// lock. Then nothing was written, and the batch may be executed again.
 ///
 /// # Cancel safety
 /// Not safe: the state of the connection is unknown afterwards.
@@ -55,7 +55,7 @@ pub(super) async fn wait_until_free(
     loop {
         match sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await {
             Ok(_) => break,
-            // The busy timeout has passed meanwhile, so this loop does not spin.
+            // The busy timeout has passed before, so this loop does not spin.
             Err(error) if is_locked(&error) => report.held(),
             Err(error) => return Err(error.into()),
         }
@@ -65,7 +65,7 @@ pub(super) async fn wait_until_free(
     Ok(())
 }
 
-/// Logs that another process holds a lock: at once, from time to time while the lock stays, and when it is gone.
+/// Logs a lock of another process: at once, at intervals while the lock stays, and when the lock is gone.
 #[derive(Debug)]
 pub struct LockReport {
     file: PathBuf,
@@ -74,7 +74,7 @@ pub struct LockReport {
 }
 
 impl LockReport {
-    /// A report about `file`, which is not locked as far as is known.
+    /// A report about `file`, assumed to be free at first.
     pub fn new(file: &Path) -> Self {
         Self {
             file: file.to_owned(),

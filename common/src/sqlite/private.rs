@@ -1,9 +1,10 @@
-//! Who may read a data directory: the user of the process alone, because the files hold every value and the openers of
+//! Access to a data directory: for the user of the process alone, because the files hold every value and the openers of
 //! sessions.
 //!
-//! A directory gets mode 0700 and files get 0600. What an earlier release created is tightened at start. Kubernetes gives a
-//! volume to a group (`fsGroup`), sets the setgid bit of its root, and checks at each mount that the group may still write:
-//! of such a directory only the rights of others are taken.
+//! A directory gets mode 0700 and files get 0600. Directories and files of an earlier release are tightened at start.
+//! Kubernetes gives a volume to a group (`fsGroup`), sets the setgid bit of the volume's root, and checks at each mount
+//! that the group may still write. Such a directory keeps the rights of the group and loses only the rights of all
+//! other users.
 
 use std::{
     fs,
@@ -18,21 +19,21 @@ const DIRECTORY: u32 = 0o700;
 const FILE: u32 = 0o600;
 /// Files in such a directory belong to its group.
 const SETGID: u32 = 0o2000;
-/// What the group and others may do.
+/// The rights of the group and of others.
 const OF_OTHERS: u32 = 0o077;
 
-/// From now on this process creates files that nobody but its user can read; SQLite and its write-ahead log included.
+/// From now on only the process's user can read new files of this process, SQLite's write-ahead log included.
 pub(super) fn begin() {
     umask(Mode::from_raw_mode(OF_OTHERS));
 }
 
-/// Creates the directory, and those above it, where they are missing.
+/// Creates the directory and missing parents.
 pub(super) fn create(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(DIRECTORY).create(path)
 }
 
-/// Takes the rights of others from an existing directory and its files. What cannot be tightened is logged: it belongs to
-/// another user, who decides.
+/// Removes the rights of other users from an existing directory and its files. A failure is logged: the owner, another
+/// user, decides.
 pub(super) fn tighten(directory: &Path) {
     let Ok(found) = fs::metadata(directory) else {
         return;
@@ -44,7 +45,7 @@ pub(super) fn tighten(directory: &Path) {
     };
     restrict(directory, found.mode(), taken);
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        // Of the entry itself: a link is not followed.
+        // Metadata of the entry: links are not followed.
         if let Ok(found) = entry.metadata()
             && found.is_file()
         {

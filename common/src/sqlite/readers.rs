@@ -1,8 +1,8 @@
-//! Readers of a SQLite file beside its writer: a few connections whose reads can be held back for a moment.
+//! Readers of a SQLite file beside its writer: a few connections for reads. The reads can be held back for a moment.
 //!
-//! SQLite starts its write-ahead log from the beginning only when no reader uses it. Reads that overlap without a pause
-//! would let the log grow without bound, so every read takes a turn here, and
-//! [`WalLimit`](super::wal_limit::WalLimit) keeps new turns waiting while it empties the log.
+//! SQLite starts its write-ahead log from the beginning only when no reader uses the log. Reads that overlap without a
+//! pause would let the log grow without bound. So every read takes a turn here, and
+//! [`WalLimit`](super::wal_limit::WalLimit) holds new turns back while the log is emptied.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -15,15 +15,15 @@ use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
 use super::{SqliteError, options};
 
-/// Connections that only read. Cheap to clone; all clones are one.
+/// Read-only connections. Cheap to clone; clones share the connections.
 #[derive(Clone, Debug)]
 pub struct Readers {
     pool: SqlitePool,
-    /// Each read holds it shared. The lock is fair: reads that come after a waiting checkpoint wait for it.
+    /// Each read holds this lock shared. The lock is fair: later reads wait behind a waiting checkpoint.
     turns: Arc<RwLock<()>>,
 }
 
-/// One connection for one short read. Dropping the value ends the turn.
+/// A connection for a single short read. Dropping the value ends the turn.
 #[derive(Debug)]
 pub struct Read {
     connection: PoolConnection<Sqlite>,
@@ -31,7 +31,7 @@ pub struct Read {
 }
 
 impl Readers {
-    /// Opens `count` connections to `file`, which a writer has opened before.
+    /// Opens `count` connections to `file`. A writer must have opened the file before.
     ///
     /// # Errors
     /// The file cannot be opened.
@@ -49,7 +49,7 @@ impl Readers {
         })
     }
 
-    /// Waits for a connection. Keep the read short, and do not begin another read before this one has ended.
+    /// Waits for a connection. Keep the read short, and end the read before beginning the next.
     ///
     /// # Errors
     /// The readers are closed, or a connection cannot be opened.
@@ -57,7 +57,7 @@ impl Readers {
     /// # Cancel safety
     /// Safe: a caller that stops waiting holds nothing.
     pub async fn read(&self) -> Result<Read, sqlx::Error> {
-        // The connection comes first: a read that waits for one must not keep a checkpoint waiting.
+        // The connection comes first: a read without a connection must not keep a checkpoint waiting.
         let connection = self.pool.acquire().await?;
         let turn = Arc::clone(&self.turns).read_owned().await;
         Ok(Read {
@@ -66,7 +66,7 @@ impl Readers {
         })
     }
 
-    /// Closes the connections, once the reads under way have ended.
+    /// Closes the connections, once the running reads have ended.
     pub async fn close(&self) {
         self.pool.close().await;
     }

@@ -1,11 +1,11 @@
-//! The bound on a file's write-ahead log: emptied when it is too long, however many readers there are.
+//! The limit of a file's write-ahead log: the writer empties an oversized log, however many readers there are.
 //!
-//! SQLite copies the log back by itself (a checkpoint) and then overwrites it from the beginning, but only in a moment
-//! without readers, and the file never shrinks. So the writer looks at the file's size after its commits and now and
-//! then. Above the limit it lets the reads under way end, keeps new ones waiting, and empties the file.
+//! SQLite copies the log back by itself (a checkpoint) and then overwrites the log from the beginning, but only in a
+//! moment without readers, and the file never shrinks. So the writer checks the file's size after its commits and from
+//! time to time. Above the limit, the writer lets the running reads end, holds new reads back, and empties the file.
 //!
-//! A reader in another process cannot be held back. While it reads, the log grows; the writer says so in its log, and
-//! empties the file when the reader has gone.
+//! A reader in another process cannot be held back. During such a read the log grows; the writer logs this, and empties
+//! the file when the reader has gone.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,17 +21,17 @@ use super::{Readers, SqliteError, foreign_lock::is_locked};
 /// that emptying stays rare.
 pub const WAL_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Size above which the log is emptied after [`LONG_MAX`], in bytes: somewhat more than the length at which SQLite copies
-/// the log back. A log grows beyond it while readers stand in the way, and does not become shorter by itself.
+/// Size above which the log is emptied after [`LONG_MAX`], in bytes: somewhat more than the length at which SQLite
+/// copies the log back. A log grows beyond this size while readers block the checkpoint, and does not shrink by itself.
 const WAL_BYTES_USUAL: u64 = 5 * 1024 * 1024;
-/// How long the log may stay above [`WAL_BYTES_USUAL`], also when nothing is written.
+/// How long the log may stay above [`WAL_BYTES_USUAL`], also without writes.
 const LONG_MAX: Duration = Duration::from_secs(20);
 
-/// How long the reads under way may take to end: each reads a page.
+/// How long the running reads may take to end: each reads a page.
 const READS_END_MAX: Duration = Duration::from_millis(500);
-/// How long SQLite waits for readers of other processes. The writer does nothing else meanwhile.
+/// How long SQLite waits for readers of other processes. The writer is blocked during this time.
 const FOREIGN_READS_END_MAX: Duration = Duration::from_millis(20);
-/// Time between two attempts while a reader stands in the way.
+/// Time between two attempts while a reader blocks the emptying.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Keeps the write-ahead log of one file short. Belongs to the file's writer.
@@ -40,16 +40,16 @@ pub struct WalLimit {
     file: PathBuf,
     wal: PathBuf,
     readers: Readers,
-    /// Set while a reader stands in the way.
+    /// Set while a reader blocks the attempts.
     next_attempt: Option<Instant>,
     /// Since when the log is longer than usual.
     long_since: Option<Instant>,
 }
 
-/// What came of an attempt to empty the log.
+/// Result of an attempt to empty the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Emptied {
-    /// The file is cut to nothing.
+    /// The file was truncated to zero.
     Whole,
     /// A read of this process did not end in time.
     OwnReader,
@@ -64,14 +64,14 @@ pub fn wal_path(file: &Path) -> PathBuf {
     wal.into()
 }
 
-/// Size of the write-ahead log at this path in bytes; 0 where there is none.
+/// Size of the write-ahead log at this path in bytes; 0 for a missing file.
 pub fn wal_bytes(wal: &Path) -> u64 {
     // The kernel answers from memory.
     std::fs::metadata(wal).map_or(0, |metadata| metadata.len())
 }
 
 impl WalLimit {
-    /// A limit for `file`, whose readers in this process are `readers`.
+    /// A limit for `file`; `readers` are the readers in this process.
     pub fn new(file: &Path, readers: Readers) -> Self {
         Self {
             file: file.to_owned(),
@@ -82,12 +82,12 @@ impl WalLimit {
         }
     }
 
-    /// Size of the log in bytes; 0 where there is none.
+    /// Size of the log in bytes; 0 for a missing file.
     pub fn bytes(&self) -> u64 {
         wal_bytes(&self.wal)
     }
 
-    /// Empties the log if it is longer than [`WAL_BYTES_MAX`], or has been longer than usual for 20 s. Call it
+    /// Empties the log if the log is longer than [`WAL_BYTES_MAX`], or has been longer than usual for 20 s. Call this
     /// after commits, and from time to time.
     ///
     /// # Errors
@@ -132,7 +132,7 @@ impl WalLimit {
         Ok(())
     }
 
-    /// Copies the whole log back and cuts its file to nothing, unless a reader stands in the way.
+    /// Copies the whole log back and truncates the file to zero, unless a reader blocks this.
     ///
     /// # Errors
     /// The disk failed: write nothing more.
@@ -154,7 +154,7 @@ impl WalLimit {
     }
 }
 
-/// Copies the whole log back and cuts its file to nothing. Returns whether no reader or writer stood in the way.
+/// Copies the whole log back and truncates the file to zero. Returns whether no reader or writer blocked this.
 ///
 /// # Errors
 /// The disk failed.
@@ -258,7 +258,7 @@ mod tests {
                     let mut reads = 0;
                     while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                         let mut read = readers.read().await.unwrap();
-                        // The search passes over the values, so that the read lasts longer than a commit.
+                        // The search scans the values, so that the read lasts longer than a commit.
                         let sql = "SELECT count(*) FROM log WHERE slot <= 3 AND instr(value, x'01') = 0";
                         let _: i64 = sqlx::query_scalar(sql).fetch_one(&mut *read).await.unwrap();
                         reads += 1;
@@ -277,7 +277,7 @@ mod tests {
         for reads in reads {
             assert!(reads.await.unwrap() > 0, "a reader never read");
         }
-        // One commit above the limit, and its frames.
+        // One commit above the limit, with its frames.
         assert!(longest <= WAL_BYTES_MAX + 3 * 1024 * 1024, "{longest}");
     }
 

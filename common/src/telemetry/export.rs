@@ -1,4 +1,4 @@
-//! Exports spans over OTLP, from a thread and a runtime of its own: a collector that is slow or away costs no latency.
+//! Exports spans over OTLP, from its own thread and runtime: a slow or absent collector costs no latency.
 
 use std::{
     env,
@@ -39,14 +39,14 @@ use crate::{
     trace::{SCOPE, Tracer, known_id, names},
 };
 
-/// How long a role that stops waits for the export of its last spans.
+/// How long a stopping role waits for the export of its last spans.
 const ROLE_FLUSH_MAX: Duration = Duration::from_secs(2);
-/// How long a client's command waits for it: people wait for the command.
+/// How long a client's command waits for this export: people wait for the command.
 const CLIENT_FLUSH_MAX: Duration = Duration::from_millis(200);
-/// Most links of a span: a batch names every request in it, and has at most so many by default.
+/// Limit of the links of a span: a batch links every request in it, by default at most this many.
 const LINKS_MAX: u32 = 4_096;
 
-/// Exports what one role traces, until it is stopped.
+/// Exports the spans of one role until stopped.
 #[derive(Debug)]
 pub struct Exporting {
     tracer: Tracer,
@@ -55,23 +55,24 @@ pub struct Exporting {
     flush_max: Duration,
 }
 
-/// Whose spans are exported.
+/// The owner of the exported spans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exporter<'a> {
-    /// A role with this name, and the name of its node. Reports a collector that cannot be reached.
+    /// A role with this name, and the name of its node. Reports an unreachable collector.
     Role(&'a str, &'a str),
-    /// A client's command. Says nothing about the collector.
+    /// A client's command. Reports nothing about the collector.
     Client,
 }
 
 impl Exporting {
-    /// Starts, if the environment names a collector; `role` is `acceptor`, `proposer` or `learner`, `node` this
-    /// process's name in the cluster.
+    /// Starts the export if the environment names a collector; `role` is `acceptor`, `proposer` or `learner`, `node`
+    /// this process's name in the cluster.
     ///
-    /// Nothing waits for the collector, neither now nor later: what it does not take in time is dropped.
+    /// Neither the start nor later work waits for the collector: spans that the collector does not take in time are
+    /// dropped.
     ///
     /// # Errors
-    /// An `OTEL_` variable makes no sense (usage).
+    /// An `OTEL_` variable is invalid (usage).
     pub fn start(role: &str, node: &str) -> Result<Self, Failure> {
         let exporting = Self::as_service(Exporter::Role(role, node)).map_err(Failure::usage)?;
         if exporting.tracer.is_on() {
@@ -80,8 +81,8 @@ impl Exporting {
         Ok(exporting)
     }
 
-    /// Starts for a client's command, whose library finds the provider by itself. A variable that makes no sense, or is
-    /// meant for other programs, is named in a warning, and the command runs without traces.
+    /// Starts the export for a client's command; the client library finds the provider by itself. An invalid variable,
+    /// or one meant for other programs, is named in a warning, and the command runs without traces.
     pub fn start_for_client() -> Self {
         let exporting = Self::as_service(Exporter::Client).unwrap_or_else(|error| {
             stderr::say(format_args!("warning: no traces are exported: {error}"));
@@ -114,7 +115,7 @@ impl Exporting {
             .build()
             .map_err(|error| format!("start the telemetry runtime: {error}"))?;
         let provider = {
-            // The connection belongs to that runtime.
+            // The connection belongs to this runtime.
             let _entered = runtime.enter();
             let exporter = opentelemetry_otlp::SpanExporter::builder()
                 .with_tonic()
@@ -163,22 +164,22 @@ impl Exporting {
         self.tracer.clone()
     }
 
-    /// Who exports: metrics tell the same.
+    /// The resource of the spans: metrics use the same.
     pub fn resource(&self) -> Resource {
         self.resource.clone()
     }
 
-    /// Exports what is left: for at most two seconds in a role, for at most 200 ms in a client's command.
+    /// Exports the remaining spans: for at most two seconds in a role, for at most 200 ms in a client's command.
     ///
     /// # Cancel safety
-    /// Dropping it drops what is left.
+    /// Dropping the future drops the remaining spans.
     pub async fn stop(mut self) {
         let Some((provider, runtime)) = self.exporter.take() else {
             return;
         };
         let flush_max = self.flush_max;
         let (done, flushed) = oneshot::channel();
-        // The flush blocks, and the collector may hang. A thread of the runtime would hold up the runtime's end.
+        // The flush blocks, and the collector may hang. A thread of the runtime would delay the runtime's end.
         thread::spawn(move || {
             let result = provider.shutdown_with_timeout(ROLE_FLUSH_MAX);
             runtime.shutdown_background();
@@ -193,7 +194,7 @@ impl Exporting {
 
 impl Drop for Exporting {
     fn drop(&mut self) {
-        // A runtime must not end by waiting inside another.
+        // A runtime must not end by blocking inside another runtime.
         if let Some((_, runtime)) = self.exporter.take() {
             runtime.shutdown_background();
         }
@@ -201,7 +202,7 @@ impl Drop for Exporting {
 }
 
 impl Exporter<'_> {
-    /// Who exports. The standard variables go before what we know ourselves.
+    /// The resource of the exporter. The standard variables take precedence over our own knowledge.
     fn resource(self) -> Resource {
         let (role, node) = match self {
             Self::Role(role, node) => (role, Some(node)),
@@ -213,8 +214,8 @@ impl Exporter<'_> {
             KeyValue::new("service.instance.id", instance),
             KeyValue::new("service.version", version()),
         ];
-        // Which host and process, as OpenTelemetry names it. Its detector of processes would add the command line, which
-        // holds the values that clients write.
+        // Host and process, in OpenTelemetry's names. OpenTelemetry's detector of processes would add the command line,
+        // and so the values that clients write.
         let host = rustix::system::uname();
         let process = [
             KeyValue::new("host.name", host.nodename().to_string_lossy().into_owned()),
@@ -234,7 +235,7 @@ impl Exporter<'_> {
     }
 }
 
-/// Random ids, but for spans whose id others know already.
+/// Random ids, except for spans with an id that other processes know already.
 #[derive(Debug, Default)]
 struct Ids(RandomIdGenerator);
 
@@ -248,13 +249,13 @@ impl IdGenerator for Ids {
     }
 }
 
-/// Says once that the collector cannot be reached, and once that it can again.
+/// Reports once when the collector becomes unreachable, and once when the collector is reachable again.
 #[derive(Debug)]
 struct Watched<E> {
     exporter: Arc<E>,
     runtime: Handle,
     failing: AtomicBool,
-    /// Whether a collector that cannot be reached is reported.
+    /// Whether an unreachable collector is reported.
     reports: bool,
     endpoint: String,
 }
@@ -262,7 +263,7 @@ struct Watched<E> {
 impl<E: SpanExporter + 'static> SpanExporter for Watched<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let exporter = Arc::clone(&self.exporter);
-        // The caller is a bare thread; timers need a runtime.
+        // The caller is a plain thread; timers need a runtime.
         let exported = self
             .runtime
             .spawn(async move { exporter.export(batch).await })
@@ -284,7 +285,7 @@ impl<E: SpanExporter + 'static> SpanExporter for Watched<E> {
             }
             (false | true, None | Some(_)) => {}
         }
-        // Whoever hears of a failure could only say so again.
+        // The receiver of the failure could only report the failure again.
         Ok(())
     }
 

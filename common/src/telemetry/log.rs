@@ -1,6 +1,7 @@
-//! Log lines on their way to standard error: a bounded queue that never blocks whoever logs, and a thread that writes.
+//! Log lines on their way to standard error: a bounded queue that never blocks the logging code, and a writing thread.
 //!
-//! When the queue is full, lines are dropped and counted. A reader that stands still then costs lines, and nothing else.
+//! When the queue is full, lines are dropped and counted. A stalled reader of standard error costs lines, and nothing
+//! more.
 
 use std::{
     fmt,
@@ -27,13 +28,13 @@ use crate::{
     exit::Exit,
 };
 
-/// Lines in the queue: some seconds of a busy process at the level `debug`, about a megabyte.
+/// Number of lines in the queue: some seconds of a busy process at the level `debug`, about a megabyte.
 const LINES_MAX: usize = 4_096;
-/// Longest wait at the end of the process for lines that are still in the queue.
+/// Longest wait, at the end of the process, for lines still in the queue.
 const FLUSH_MAX: Duration = Duration::from_millis(500);
-/// How often the end of the process looks whether the queue is empty.
+/// Interval of checks, at the end of the process, whether the queue is empty.
 const FLUSH_LOOK: Duration = Duration::from_millis(2);
-/// How often a process looks whether lines were dropped.
+/// Interval of checks for dropped lines.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The process's queue; none before logging is set up.
@@ -42,16 +43,17 @@ static QUEUE: OnceLock<Queue> = OnceLock::new();
 /// The form of the process's log; none before logging is set up.
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
-/// Writes log lines through a queue. Cheap to clone; all clones are one.
+/// Writes log lines through a queue. Cheap to clone; clones share the queue.
 #[derive(Clone)]
 pub(super) struct Queue {
     lines: NonBlocking,
     dropped: ErrorCounter,
-    /// Lines handed in, dropped ones included.
+    /// Lines handed in, including dropped lines.
     handed: Arc<AtomicUsize>,
-    /// Lines written, those that could not be written included.
+    /// Lines written, including failed writes.
     written: Arc<AtomicUsize>,
-    /// The writing thread lives as long as this. That of the process is never dropped: the thread ends with it.
+    /// The writing thread ends when this guard is dropped. The guard of the process's queue is never dropped: its
+    /// thread ends with the process.
     _guard: Arc<WorkerGuard>,
 }
 
@@ -84,7 +86,7 @@ impl Queue {
         self.written.load(Ordering::Acquire) + self.dropped() >= handed
     }
 
-    /// Waits until all is written, at most `patience`.
+    /// Waits until all lines are written, at most `patience`.
     fn flush(&self, patience: Duration) {
         let begun = Instant::now();
         while !self.is_empty() && begun.elapsed() < patience {
@@ -123,7 +125,7 @@ impl<'a> MakeWriter<'a> for Queue {
     }
 }
 
-/// Counts what is written to `output`.
+/// Counts the lines written to `output`.
 struct Counted<W> {
     output: W,
     written: Arc<AtomicUsize>,
@@ -157,14 +159,14 @@ pub fn dropped_lines() -> u64 {
     QUEUE.get().map_or(0, |queue| queue.dropped() as u64)
 }
 
-/// Waits until the log is written, at most half a second: before a process ends.
+/// Waits until the log is written, at most half a second. Call this before the process ends.
 pub fn flush() {
     if let Some(queue) = QUEUE.get() {
         queue.flush(FLUSH_MAX);
     }
 }
 
-/// Warns of dropped lines, with their number, once there is room for the warning; runs until it is dropped.
+/// Warns of dropped lines, with their number, once the queue has room for the warning; runs until dropped.
 pub async fn report_drops() {
     let mut reported = 0;
     loop {
@@ -180,7 +182,7 @@ pub async fn report_drops() {
     }
 }
 
-/// The line that says why the process ends, in the form of its log.
+/// The last line of the log: why the process ends, in the log's format.
 pub(crate) fn last_line(code: Exit, text: &str) -> String {
     match FORMAT.get().copied().unwrap_or(LogFormat::Text) {
         LogFormat::Text => format!("error: {}", escape(text)),
@@ -191,21 +193,21 @@ pub(crate) fn last_line(code: Exit, text: &str) -> String {
     }
 }
 
-/// A line of a log in JSON that is no event.
+/// A line of a JSON log that does not come from an event.
 pub(crate) fn json_line(level: &str, fields: &serde_json::Value) -> String {
     let mut timestamp = String::new();
-    // A clock that cannot be formatted leaves the field empty.
+    // If formatting the time fails, the field stays empty.
     let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
     let line =
         serde_json::json!({ "timestamp": timestamp, "level": level, "fields": fields, "target": "paxos" });
     line.to_string()
 }
 
-/// The field of a panic's backtrace, whose lines are ours.
+/// Name of the field with a panic's backtrace: its line breaks are ours and are kept.
 const BACKTRACE: &str = "backtrace";
 
-/// Writes the fields of an event or a span for people: `name=value`, the message without its name. Values are escaped:
-/// they may be texts of peers, and one event is one line.
+/// Writes the fields of an event or a span for people: `name=value`, and the message without its name. Values are
+/// escaped: they may be texts of peers, and one event is one line.
 pub(super) fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
     let name = field.name();
     if name != "message" {
@@ -231,7 +233,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes a line only when it is let to.
+    /// Takes a line only when allowed.
     struct Slow {
         turns: mpsc::Receiver<()>,
         taken: Arc<Mutex<Vec<u8>>>,
@@ -266,7 +268,7 @@ mod tests {
         for number in 0..20 {
             queue.write_all(format!("{number}\n").as_bytes()).unwrap();
         }
-        // Four wait, and one more may be in the thread's hands.
+        // Four lines wait, and the thread may hold one more.
         let dropped = queue.dropped();
         assert!(dropped == 15 || dropped == 16, "{dropped}");
         assert!(!queue.is_empty());

@@ -1,4 +1,4 @@
-//! How many traces callers may have sampled here: a rate, so that callers cannot have everything traced.
+//! Limit on the traces that callers may have sampled here: a rate, so that callers cannot have all requests traced.
 
 use std::num::NonZeroU32;
 
@@ -6,11 +6,11 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use crate::trace::Admission;
 
-/// Requests of clients that are traced because the client says so, per second: at some ten spans each, as many as a
-/// collector takes without effort, and far more than people look at.
+/// Limit, per second, of client requests that are traced because the client says so. With some ten spans each, a
+/// collector takes this many without effort, and people look at far fewer.
 pub(super) const CLIENTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(500).expect("not zero");
-/// The same of other roles: more than the messages that a leader sends to an acceptor, so that a trace which a proposer has
-/// begun is whole.
+/// The same for requests of other roles: more than the messages from a leader to an acceptor, so that traces begun by a
+/// proposer are complete.
 pub(super) const PEERS_PER_SECOND: NonZeroU32 = NonZeroU32::new(5_000).expect("not zero");
 
 /// The rate of one kind of caller.
@@ -18,7 +18,7 @@ pub(super) const PEERS_PER_SECOND: NonZeroU32 = NonZeroU32::new(5_000).expect("n
 pub(super) struct Rate(DefaultDirectRateLimiter);
 
 impl Rate {
-    /// This many per second, and as many as of two seconds at once.
+    /// This many per second, and the number of two seconds at once.
     pub(super) fn new(per_second: NonZeroU32) -> Self {
         let burst = per_second.saturating_mul(NonZeroU32::MIN.saturating_add(1));
         Self(RateLimiter::direct(

@@ -1,6 +1,6 @@
-//! What the standard OpenTelemetry variables say, checked: a typing error must not turn traces off silently.
+//! The standard OpenTelemetry variables, checked: a typing error must not turn traces off silently.
 
-/// Where to export to, and which share.
+/// The endpoint of the export, and the sampled share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Settings {
     pub(super) endpoint: String,
@@ -31,7 +31,7 @@ impl Settings {
     /// Reads the variables; none when traces are not exported.
     ///
     /// # Errors
-    /// Names the variable, what it says and what would be right.
+    /// Names the variable, its value and the valid values.
     pub(super) fn from_env(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
         let get = |name: &str| {
             variable(name)
@@ -75,7 +75,7 @@ impl Settings {
     }
 }
 
-/// Where metrics go, by the same rules; none when they are not exported.
+/// The endpoint of metrics, by the same rules; none when metrics are not exported.
 ///
 /// # Errors
 /// As [`Settings::from_env`].
@@ -92,7 +92,7 @@ pub(crate) fn metrics_endpoint(variable: impl Fn(&str) -> Option<String>) -> Res
     };
     match get("OTEL_METRICS_EXPORTER").as_deref() {
         None | Some("otlp") => {}
-        // /metrics is there in any case.
+        // `/metrics` is served in any case.
         Some("none" | "prometheus") => return Ok(None),
         Some(other) => return Err(format!("OTEL_METRICS_EXPORTER is {other:?}: give otlp or none")),
     }
@@ -100,7 +100,7 @@ pub(crate) fn metrics_endpoint(variable: impl Fn(&str) -> Option<String>) -> Res
     Ok(Some(endpoint))
 }
 
-/// Checks an endpoint, which the variable `name` gives, and the protocol, if one is given.
+/// Checks an endpoint from the variable `name`, and the protocol, if given.
 fn check(name: &str, endpoint: &str, protocol: Option<(&str, String)>) -> Result<(), String> {
     let is_url = endpoint
         .strip_prefix("http://")

@@ -1,4 +1,4 @@
-//! The words of our traces: what dashboards and people search for, so that they change together or not at all.
+//! The names in our traces. Dashboards and people search for these names, so all change together or none does.
 
 use opentelemetry::{KeyValue, Value};
 
@@ -30,43 +30,43 @@ pub const RPC_METHOD: &str = "rpc.method";
 pub const RPC_STATUS_CODE: &str = "rpc.response.status_code";
 /// Host of the other side of a call.
 pub const SERVER_ADDRESS: &str = "server.address";
-/// Its port.
+/// Port of the other side of a call.
 pub const SERVER_PORT: &str = "server.port";
-/// Why a span failed: one of few words.
+/// Reason of a failed span: one of few words.
 pub const ERROR_TYPE: &str = "error.type";
 
 /// The ballot of a message: `ROUND.PROPOSER`.
 pub const BALLOT: &str = "paxos.ballot";
-/// The first slot that a span is about.
+/// The first slot of the span's work.
 pub const SLOT: &str = "paxos.slot";
-/// How many slots, or rows of as many slots.
+/// Number of slots, or of rows (one for each slot).
 pub const SLOTS: &str = "paxos.slots";
-/// Bytes of the values.
+/// Total size of the values, in bytes.
 pub const BYTES: &str = "paxos.bytes";
-/// How many commands.
+/// Number of commands.
 pub const COMMANDS: &str = "paxos.commands";
-/// The position that a command got: `SLOT.OFFSET`.
+/// The position of a command in the log: `SLOT.OFFSET`.
 pub const VERSION: &str = "paxos.version";
-/// The other acceptor, proposer or learner.
+/// The acceptor, proposer or learner on the other side.
 pub const PEER: &str = "paxos.peer";
 /// The operator's name for the acceptor on the other side of a call: its `--id`.
 pub const ACCEPTOR: &str = "paxos.acceptor";
-/// This process's own name in the cluster; of the resource.
+/// This process's own name in the cluster; an attribute of the resource.
 pub const NODE: &str = "paxos.node_id";
-/// Whether this answer was one of those that made the quorum: `false` for one that came later.
+/// Whether this answer counted for the quorum: `false` for a later answer.
 pub const IN_QUORUM: &str = "paxos.in_quorum";
-/// What an acceptor answered: `accepted`, `rejected`, …
+/// Kind of an acceptor's answer: `accepted`, `rejected`, …
 pub const ANSWER: &str = "paxos.answer";
-/// Milliseconds in the queue.
+/// Waiting time in the queue, in milliseconds.
 pub const QUEUED_MS: &str = "paxos.queued_ms";
-/// How many requests shared a commit, and so its sync.
+/// Number of requests that shared a commit, and so its sync.
 pub const REQUESTS: &str = "paxos.requests";
-/// How many reads a round of tails served.
+/// Number of reads served by a round of tails.
 pub const READS: &str = "paxos.reads";
-/// A watermark: every slot below it …
+/// A watermark, exclusive: a property of every slot below.
 pub const WATERMARK: &str = "paxos.watermark";
 
-/// Methods, as spans are named after them.
+/// Methods, as used in span names.
 pub mod method {
     /// A leader's phase 2.
     pub const ACCEPT: &str = "paxos.v1.Acceptor/Accept";
@@ -74,17 +74,17 @@ pub mod method {
     pub const PREPARE: &str = "paxos.v1.Acceptor/Prepare";
     /// How far an acceptor has voted.
     pub const TAIL: &str = "paxos.v1.Acceptor/Tail";
-    /// A command, as a call of its own.
+    /// A command in a unary call.
     pub const PROPOSE: &str = "paxos.v1.Proposer/Propose";
-    /// A command, among many on a stream.
+    /// A command on a stream of many commands.
     pub const PROPOSE_STREAM: &str = "paxos.v1.Proposer/ProposeStream";
-    /// A learner's wish.
+    /// A learner's request to fill slots.
     pub const FILL: &str = "paxos.v1.Proposer/Fill";
     /// Registers.
     pub const READ: &str = "paxos.v1.Learner/Read";
-    /// What a command did.
+    /// The effect of a command.
     pub const RESULT: &str = "paxos.v1.Learner/Result";
 
-    /// The methods that roles call at each other, beside forwarded commands.
+    /// The methods that roles call at each other, except forwarded commands.
     pub const OF_PEERS: [&str; 4] = [ACCEPT, PREPARE, TAIL, FILL];
 }

@@ -1,4 +1,4 @@
-//! Contexts as text, and what is traced.
+//! Contexts as text, and the traced requests.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Commands on the wire: their limits, and the one encoding that travels and is stored.
+//! Commands on the wire: their limits, and the single encoding for messages and storage.
 
 use bytes::Bytes;
 use paxos_proto::v1 as pb;
@@ -10,34 +10,34 @@ use crate::paxos::{
     value::{EncodedCommand, Value},
 };
 
-/// Most bytes of a key (inclusive): 4 KiB.
+/// Largest size of a key in bytes (inclusive): 4 KiB.
 pub const KEY_BYTES_MAX: usize = 4 * 1024;
 
-/// Most bytes of the value of a `Put`, or of the record of an `Append` (inclusive): 1 MiB.
+/// Largest size in bytes of the value of a `Put`, or of the record of an `Append` (inclusive): 1 MiB.
 pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
 
-/// How far a command's sequence may be above its `acked_below` (exclusive).
+/// Limit (exclusive) of a command's sequence above its `acked_below`.
 pub const SEQUENCES_MAX: u64 = 4_096;
 
 /// A command that breaks a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCommand {
-    /// Nothing asked for.
+    /// The command has no operation.
     #[error("the command holds no operation: give one of append, put, delete, open_session")]
     NoOperation,
-    /// An `Append` of nothing.
+    /// An `Append` with an empty record.
     #[error("an empty record cannot be appended: give 1 to {VALUE_BYTES_MAX} bytes")]
     EmptyRecord,
-    /// A key of nothing.
+    /// An empty key.
     #[error("the key is empty: give 1 to {KEY_BYTES_MAX} bytes")]
     EmptyKey,
-    /// A key too long.
+    /// An oversized key.
     #[error("the key has {0} bytes: at most {KEY_BYTES_MAX} are allowed")]
     LongKey(usize),
-    /// A value too long.
+    /// An oversized value.
     #[error("the value has {0} bytes: at most {VALUE_BYTES_MAX} are allowed")]
     LongValue(usize),
-    /// A condition message that names none.
+    /// A condition message without a condition.
     #[error("the condition is empty: give absent = true or a version, or leave the condition out")]
     EmptyCondition,
     /// `absent = false`.
@@ -49,9 +49,9 @@ pub enum InvalidCommand {
     /// See `SessionStamp.acked_below`.
     #[error("acked_below is {acked_below}, above the command's own sequence, {sequence}")]
     AckedAbove {
-        /// As given.
+        /// The given number.
         acked_below: u64,
-        /// As given.
+        /// The given number.
         sequence: u64,
     },
     /// See `SessionStamp.sequence`.
@@ -59,18 +59,18 @@ pub enum InvalidCommand {
         "the sequence is {sequence} and acked_below is {acked_below}: it must be below acked_below + {SEQUENCES_MAX}"
     )]
     FarAhead {
-        /// As given.
+        /// The given number.
         acked_below: u64,
-        /// As given.
+        /// The given number.
         sequence: u64,
     },
     /// An `OpenSession` inside a session.
     #[error("open_session carries a session stamp: open a session outside of any")]
     StampedOpening,
-    /// An opener of another length.
+    /// An opener of a wrong length.
     #[error("opener has {0} bytes: give {len} bytes drawn at random, or none", len = Opener::BYTES)]
     OpenerLength(usize),
-    /// A number too large: of a version, or a sequence.
+    /// An oversized number: in a version, or a sequence.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
 }
@@ -84,10 +84,10 @@ pub fn append(record: Bytes) -> pb::Command {
     }
 }
 
-/// Checks a command against the limits, and encodes it as it will be stored.
+/// Checks a command against the limits, and encodes the command for storage.
 ///
 /// # Errors
-/// When it breaks a limit; the text names the limit.
+/// The command breaks a limit; the text names the limit.
 pub fn encode(command: pb::Command) -> Result<EncodedCommand, InvalidCommand> {
     read(&command)?;
     let batch = pb::Value {
@@ -96,19 +96,19 @@ pub fn encode(command: pb::Command) -> Result<EncodedCommand, InvalidCommand> {
     Ok(EncodedCommand::from_batch_of_one(batch.encode_to_vec().into()))
 }
 
-/// Reads back the one command of [`encode`].
+/// Decodes the command that [`encode`] encoded.
 ///
 /// # Errors
-/// When the bytes are not what [`encode`] made.
+/// The bytes do not come from [`encode`].
 pub fn decode(command: &EncodedCommand) -> Result<pb::Command, prost::DecodeError> {
     let value = pb::Value::decode(command.as_bytes().clone())?;
     Ok(value.commands.into_iter().next().unwrap_or_default())
 }
 
-/// Reads the commands of a stored value, however many and whatever they ask for.
+/// Reads the commands of a stored value: any number of commands, with any operations.
 ///
 /// # Errors
-/// When the bytes are no value.
+/// The bytes are not a value.
 pub fn decode_value(value: &Value) -> Result<pb::Value, prost::DecodeError> {
     pb::Value::decode(value.as_bytes().clone())
 }
@@ -116,7 +116,7 @@ pub fn decode_value(value: &Value) -> Result<pb::Value, prost::DecodeError> {
 /// Reads a command.
 ///
 /// # Errors
-/// When it breaks a limit; the text names the limit.
+/// The command breaks a limit; the text names the limit.
 pub fn read(command: &pb::Command) -> Result<Command, InvalidCommand> {
     use pb::command::Operation as Asked;
     let session = command.session.as_ref().map(read_stamp).transpose()?;
@@ -150,10 +150,10 @@ pub fn read(command: &pb::Command) -> Result<Command, InvalidCommand> {
     Ok(Command { session, operation })
 }
 
-/// Reads what names a command of a session.
+/// Reads the session stamp of a command.
 ///
 /// # Errors
-/// When it breaks a limit; the text names the limit.
+/// The stamp breaks a limit; the text names the limit.
 pub fn read_stamp(stamp: &pb::SessionStamp) -> Result<SessionStamp, InvalidCommand> {
     let session = super::version(stamp.session.ok_or(InvalidCommand::NoSession)?)?;
     let sequence = super::number("sequence", stamp.sequence)?;
@@ -201,7 +201,7 @@ pub fn hide_openers(command: &mut pb::Command) {
 /// Checks that a key has 1 byte to 4 KiB.
 ///
 /// # Errors
-/// When it has not.
+/// The key is empty or oversized.
 pub fn check_key(key: &[u8]) -> Result<(), InvalidCommand> {
     match key.len() {
         0 => Err(InvalidCommand::EmptyKey),

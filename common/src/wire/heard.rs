@@ -1,4 +1,4 @@
-//! What acceptors report of the proposer that they hear, to and from the wire.
+//! Acceptors' reports of the heard proposer, to and from the wire.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ impl TryFrom<pb::Heard> for Heard {
     }
 }
 
-/// From an older acceptor `heard` is made of what it says of the leadership.
+/// For an older acceptor, `heard` is made from the leadership.
 impl TryFrom<pb::AttachResponse> for Word {
     type Error = Malformed;
 
@@ -69,16 +69,16 @@ impl TryFrom<pb::AttachResponse> for Word {
     }
 }
 
-/// What an acceptor says now and then on an `Accept` stream, beside the answers.
+/// A regular report of an acceptor on an `Accept` stream, beside the answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alive {
-    /// Who says so.
+    /// The reporting acceptor.
     pub stamp: Stamp,
-    /// The highest ballot that the acceptor received on the stream.
+    /// The highest ballot received by the acceptor on the stream.
     pub ballot: Ballot,
-    /// How long no bytes of the stream have reached the acceptor.
+    /// Time since bytes of the stream last reached the acceptor.
     pub silent: Duration,
-    /// How long the oldest request has been waiting for the acceptor's writer or its commit.
+    /// How long the oldest request has waited for the acceptor's writer or its commit.
     pub waiting: Duration,
     /// Whether the acceptor's disk has space.
     pub has_space: bool,
@@ -104,7 +104,7 @@ impl From<Alive> for pb::AcceptResponse {
 pub enum StreamAnswer {
     /// The answer to a request.
     Reply(AcceptReply),
-    /// The acceptor runs, and says what it hears of this stream.
+    /// A report that the acceptor runs, and how long ago bytes of this stream arrived.
     Alive(Alive),
 }
 

@@ -1,4 +1,4 @@
-//! Stored values: whether the bytes are commands that a state machine can apply.
+//! Stored values: whether the bytes are commands for a state machine to apply.
 
 use bytes::{Buf as _, Bytes};
 use paxos_proto::v1 as pb;
@@ -10,19 +10,20 @@ use crate::paxos::{
     value::{COMMANDS_MAX, Value},
 };
 
-/// The key of `Value.commands`: field 1, with a length. A batch is this, a length and a command, end to end.
+/// The protobuf key of `Value.commands`: field 1, with a length. A batch is a sequence of this key, a length and a
+/// command.
 const COMMANDS_KEY: u8 = 0x0a;
 
-/// A value that is no batch of commands of this contract. Learners apply it as a no-op.
+/// A value that is not a batch of commands of this contract. Learners apply such a value as a no-op.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
-    /// Not the message `Value`.
+    /// The bytes are not a message `Value`.
     #[error("it is no Value: {0}")]
     NotAValue(#[from] prost::DecodeError),
     /// Bytes that belong to no command.
     #[error("it is no Value: byte {0} begins no command")]
     NoCommandAt(usize),
-    /// A batch too long.
+    /// An oversized batch.
     #[error("it holds more than {COMMANDS_MAX} commands")]
     TooMany,
     /// A command that breaks a limit.
@@ -30,25 +31,25 @@ pub enum Unreadable {
     Command {
         /// Position in the batch, from 0.
         offset: usize,
-        /// Which limit.
+        /// The broken limit.
         source: InvalidCommand,
     },
 }
 
-/// A chosen value, as a state machine has to take it.
+/// The contents of a chosen value, for the state machine.
 #[derive(Debug)]
 pub enum Contents {
-    /// Commands, as they were proposed and as they are applied.
+    /// Commands in the proposed form and in the applied form.
     Batch(Vec<pb::Command>, Vec<Command>),
-    /// Nothing that any release proposes: a no-op.
+    /// Bytes that no release proposes: a no-op.
     Unreadable(Unreadable),
-    /// Something that this release does not know: in the command at this offset, or beside all commands. A later release
-    /// may have written it and apply it, so this release must not skip it.
+    /// Contents unknown to this release: in the command at this offset, or beside all commands. A later release may
+    /// have written and may apply the contents, so this release must not skip the value.
     Newer(usize),
 }
 
-/// Checks that a learner can apply the value, without a copy or an allocation. Stricter than [`read_value`]: nothing but
-/// commands.
+/// Checks that a learner can apply the value, without a copy or an allocation. Stricter than [`read_value`]: only
+/// commands are allowed.
 ///
 /// # Errors
 /// Names the command and the limit.
@@ -61,7 +62,7 @@ pub fn check_value(value: &Bytes) -> Result<(), Unreadable> {
     })
 }
 
-/// Reads what a chosen value holds. The same for all learners, because nothing but the bytes counts.
+/// Reads the contents of a chosen value. The same for all learners, because the result depends on the bytes alone.
 pub fn read_value(value: &Value) -> Contents {
     let proposed = match decode_value(value) {
         Ok(decoded) => decoded.commands,
@@ -71,7 +72,7 @@ pub fn read_value(value: &Value) -> Contents {
         return Contents::Unreadable(Unreadable::TooMany);
     }
     if walk(value.as_bytes(), |_, _| Ok(())).is_err() {
-        // It decodes, so what is no command is a field that this release does not know.
+        // The value decodes, so bytes outside all commands are a field unknown to this release.
         return Contents::Newer(proposed.len());
     }
     let mut commands = Vec::with_capacity(proposed.len());
@@ -85,10 +86,10 @@ pub fn read_value(value: &Value) -> Contents {
     Contents::Batch(proposed, commands)
 }
 
-/// Whether the command at this offset has more bytes than the fields that this release knows.
+/// Whether the command at this offset has more bytes than the known fields of this release.
 fn has_unknown_field(value: &Value, wanted: usize, command: &pb::Command) -> bool {
     let mut is_longer = false;
-    // A walk that fails has passed the command, or the value is none of a later release.
+    // After a failed walk, either the walk has passed the command, or the value comes from no later release.
     _ = walk(value.as_bytes(), |offset, raw| {
         is_longer |= offset == wanted && raw.len() > command.encoded_len();
         Ok(())
@@ -96,7 +97,7 @@ fn has_unknown_field(value: &Value, wanted: usize, command: &pb::Command) -> boo
     is_longer
 }
 
-/// Calls `take` with the bytes of each command, and its offset.
+/// Calls `take` with the offset and the bytes of each command.
 fn walk(
     value: &Bytes,
     mut take: impl FnMut(usize, Bytes) -> Result<(), Unreadable>,
@@ -185,11 +186,11 @@ mod tests {
 
     #[test]
     fn operation_of_a_later_release_is_not_taken_for_a_noop() {
-        // Field 15, which this release does not know.
+        // Field 15 is unknown to this release.
         let later = value(&[0x0a, 0x02, 0x7a, 0x00]);
         assert!(check_value(later.as_bytes()).is_err());
         assert!(matches!(read_value(&later), Contents::Newer(0)));
-        // A put of key "k" whose condition has field 15.
+        // A put of key "k" with a condition that has field 15.
         let condition = value(&[0x0a, 0x09, 0x1a, 0x07, 0x0a, 0x01, b'k', 0x1a, 0x02, 0x7a, 0x00]);
         assert!(check_value(condition.as_bytes()).is_err());
         assert!(

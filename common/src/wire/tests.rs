@@ -1,4 +1,4 @@
-//! What is sent is what is read.
+//! Reading returns the sent message.
 
 use std::collections::BTreeMap;
 
@@ -55,7 +55,7 @@ proptest! {
         let page = PromisePage { from, next, last, chosen_to, known_to, trimmed_to, voted_to, rows };
         let mut encoded = pb::Promise::from(page.clone());
         prop_assert_eq!(PromisePage::try_from(encoded.clone()).unwrap(), page);
-        // As from a sender that does not know the field.
+        // As from a sender without this field.
         encoded.known_chosen_to = 0;
         prop_assert_eq!(PromisePage::try_from(encoded).unwrap().known_to, chosen_to);
     }
@@ -129,7 +129,7 @@ fn value_that_no_learner_can_apply_is_refused_unless_it_was_found() {
     let error = Accept::try_from(request(false)).unwrap_err();
     assert!(error.to_string().contains("slot 7"), "{error}");
     assert!(error.to_string().contains("no operation"), "{error}");
-    // It may be chosen already: a leader that finds it in a promise must propose it again.
+    // The value may be chosen already: a leader that finds this value in a promise must propose the value again.
     let found = Accept::try_from(request(true)).unwrap();
     let cluster = ClusterId::from_bytes([1; 16]);
     assert!(accept_request(&found, cluster).proposals[0].found);
@@ -140,14 +140,14 @@ fn value_that_no_learner_can_apply_is_refused_unless_it_was_found() {
     assert!(!accept_request(&fresh, cluster).proposals[0].found);
 }
 
-/// Decodes the bytes as a message, as tonic does, and reads it: any answer will do.
+/// Decodes the bytes as a message, as tonic does, and reads the message: any result is allowed.
 fn read<M: Message + Default, T>(bytes: &[u8], read: impl FnOnce(M) -> Result<T, Malformed>) {
     if let Ok(message) = M::decode(bytes) {
         let _ = read(message);
     }
 }
 
-/// Reads the bytes as every message that somebody may send us.
+/// Reads the bytes as every message that a process may receive.
 fn read_as_everything(bytes: &[u8]) {
     read(bytes, |request: pb::FormRequest| {
         if let Some(caller) = &request.caller {
@@ -200,13 +200,13 @@ fn read_as_everything(bytes: &[u8]) {
     read(bytes, |version: pb::Version| Version::try_from(version));
 }
 
-/// Numbers where arithmetic goes wrong.
+/// Numbers at the limits of arithmetic.
 fn numbers() -> impl Strategy<Value = u64> {
     let edges = [0, 1, 1 << 32, (1 << 63) - 1, 1 << 63, u64::MAX];
     prop_oneof![3 => 0..8u64, 3 => prop::sample::select(edges.to_vec()), 1 => any::<u64>()]
 }
 
-/// Fields of any number and kind: bytes that decode more often than chance.
+/// Fields of any number and kind: these bytes decode more often than random bytes.
 fn fields() -> impl Strategy<Value = Vec<u8>> {
     let leaf = prop_oneof![
         numbers().prop_map(Field::Number),
@@ -328,8 +328,8 @@ proptest! {
         read_as_everything(&bytes);
     }
 
-    /// Whatever comes, and in whatever order: the acceptor answers or proves a violation, its promise never decreases,
-    /// what it has accepted stays, and what it stores fits its disk.
+    /// With any messages in any order: the acceptor answers or proves a violation, the promise never decreases,
+    /// accepted values stay, and stored numbers fit the disk.
     #[test]
     fn acceptor_never_panics_whatever_it_is_sent(
         requests in prop::collection::vec(

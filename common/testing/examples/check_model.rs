@@ -1,5 +1,5 @@
-//! Checks models of small clusters of the real cores, rung by rung: `cargo model`, or `cargo model 3` for rungs that
-//! begin so; a number after that bounds the steps of each.
+//! Checks models of small clusters of the real cores, rung by rung: `cargo model`, or `cargo model 3` for rungs with
+//! names that begin with 3. A further number limits the steps of each rung.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use paxos_testing::model::{
     ladder,
 };
 
-/// How many steps a rung may take unless told otherwise: some minutes, and some gigabytes.
+/// Default limit of the steps of a rung: some minutes, and some gigabytes.
 const STEPS_MAX: usize = 30_000_000;
 
 fn main() -> ExitCode {
@@ -43,6 +43,6 @@ fn main() -> ExitCode {
 
 fn print(line: &str) {
     use std::io::Write as _;
-    // A reader that has seen enough closes the pipe; that is no failure.
+    // A reader may close the pipe early; that is no failure.
     let _ = writeln!(std::io::stdout(), "{line}");
 }

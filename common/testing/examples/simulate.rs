@@ -1,6 +1,6 @@
-//! Replays simulated clusters from their seeds: `cargo sim 42` prints what happens, `cargo sim 1..1000` only what fails.
-//! `cargo sim 'the leader dies'` prints a directed scenario of that name.
-//! Followed by the name of a planted bug, the cluster has it: `cargo sim 1..1000 AnswersAboveAHole` hunts for it.
+//! Replays simulated clusters from their seeds: `cargo sim 42` prints one run, `cargo sim 1..1000` prints failures
+//! only. `cargo sim 'the leader dies'` prints the directed scenario of that name. With the name of a bug as last
+//! argument, the bug is planted in the cluster: `cargo sim 1..1000 AnswersAboveAHole` hunts for it.
 #![allow(clippy::print_stderr, reason = "what a person who runs it reads")]
 
 use std::{ops::Range, process::ExitCode, time::Instant};
@@ -56,7 +56,7 @@ fn script(scenario: &Scenario, bug: Option<Bug>) -> ExitCode {
     }
 }
 
-/// Prints one run from beginning to end.
+/// Prints a run from beginning to end.
 fn one(seed: u64, bug: Option<Bug>) -> ExitCode {
     let mut transcript = Transcript::last(usize::MAX);
     let guarded = std::panic::AssertUnwindSafe(|| run(seed, bug, &mut transcript));
@@ -74,10 +74,10 @@ fn one(seed: u64, bug: Option<Bug>) -> ExitCode {
     }
 }
 
-/// Runs a range of seeds, and stops at the first that fails.
+/// Runs a range of seeds, and stops at the first failing seed.
 fn many(range: Range<u64>) -> ExitCode {
     let mut all = Statistics::default();
-    // What fails is told once, with its transcript.
+    // Each failure is reported once, with its transcript.
     std::panic::set_hook(Box::new(|_| {}));
     let begun = Instant::now();
     for seed in range.clone() {
@@ -97,7 +97,7 @@ fn many(range: Range<u64>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Runs a range of seeds with a bug planted, and stops at the first that shows it.
+/// Runs a range of seeds with a planted bug, and stops when a seed shows the bug.
 fn until_found(range: Range<u64>, bug: Bug) -> ExitCode {
     match hunt(bug, range.clone()) {
         Some(found) => {
@@ -116,6 +116,6 @@ fn until_found(range: Range<u64>, bug: Bug) -> ExitCode {
 
 fn print(text: &str) {
     use std::io::Write as _;
-    // A reader that has seen enough closes the pipe; that is no failure.
+    // A reader may close the pipe early; that is no failure.
     let _ = std::io::stdout().write_all(text.as_bytes());
 }

@@ -1,4 +1,4 @@
-//! Applying: to memory at once, to disk behind it, and going on where the disk ends.
+//! Applying: to memory at once, to disk later, and resuming where the disk ends.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ fn slot(number: u64) -> Slot {
     Slot::new(number).unwrap()
 }
 
-/// Slots that each append a record, and put a register of the same name.
+/// Slots that each append a record and put the same text into a register.
 fn batch(from: u64, to: u64) -> Batch {
     let value = |slot: Slot| {
         let record = format!("value {slot}");
@@ -47,14 +47,14 @@ async fn open(path: &Path) -> Opened {
         .unwrap()
 }
 
-/// What readers were shown last, and the state then.
+/// The last progress shown to readers, and the state at the time.
 #[derive(Debug, PartialEq)]
 struct Shown {
     progress: Progress,
     machine: Machine,
 }
 
-/// Applies the batches as a running learner does, and brings them to disk.
+/// Applies the batches like a running learner, and brings the slots to disk.
 async fn apply_all(path: &Path, batches: Vec<Batch>) -> Shown {
     let found = open(path).await;
     let (sender, receiver) = mpsc::channel(batches.len().max(1));

@@ -1,4 +1,4 @@
-//! The barrier, with acceptors that the test plays.
+//! The barrier, with the test in the part of the acceptors.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 
-/// A barrier whose acceptors are the test.
+/// A barrier with the test as its acceptors.
 struct Rig {
     barrier: Barrier,
     question: watch::Receiver<Option<Question>>,
@@ -27,14 +27,14 @@ fn slot(slot: u64) -> Slot {
     Slot::new(slot).unwrap()
 }
 
-/// Fails a test that would hang.
+/// Fails a hanging test.
 async fn soon<T>(waiting: impl Future<Output = T>) -> T {
     let deadline = Duration::from_secs(30);
     timeout(deadline, waiting).await.expect("it comes")
 }
 
 impl Rig {
-    /// Of three acceptors, with the slots below 5 applied.
+    /// A barrier with three acceptors and with the slots below 5 applied.
     fn new() -> Self {
         let members = [1, 2, 3].map(|uuid| (AcceptorUuid::from_u128(uuid), Arc::from("a")));
         let configuration = Configuration::new(members, 2, 2).unwrap();
@@ -74,7 +74,7 @@ impl Rig {
         tokio::spawn(async move { barrier.pass(None).await })
     }
 
-    /// The nonce of the next question, or of the same when it is asked again.
+    /// The nonce of the next question, or of the same question when repeated.
     async fn asked(&mut self) -> u64 {
         soon(self.question.changed()).await.unwrap();
         self.question.borrow_and_update().as_ref().unwrap().nonce
@@ -127,9 +127,9 @@ async fn read_passes_once_all_that_a_quorum_may_have_voted_for_is_applied() {
     let nonce = rig.asked().await;
     assert_eq!(rig.barrier.waiting(), 1);
     rig.tell(1, nonce, 7).await;
-    // The same once more is no quorum.
+    // The same answer again is no quorum.
     rig.tell(1, nonce, 7).await;
-    // Nothing but the tails keeps it; so by the next question, after L, they have been seen.
+    // Only the tails keep the task busy. So by the next question, after L, the task has seen both tails.
     assert_eq!(rig.asked().await, nonce);
     assert!(!read.is_finished());
     rig.tell(3, nonce, 9).await;
@@ -155,7 +155,7 @@ async fn answers_to_an_earlier_question_are_not_counted() {
     rig.tell(2, earlier, 5).await;
     rig.tell(3, earlier, 5).await;
     rig.tell(1, nonce, 5).await;
-    // Not a quorum: after L it is asked again.
+    // Not a quorum: after L the question is repeated.
     assert_eq!(rig.asked().await, nonce);
     assert!(!second.is_finished());
     rig.tell(2, nonce, 5).await;
@@ -207,7 +207,7 @@ async fn whoever_goes_away_is_forgotten() {
     rig.waiting(1).await;
     stays.abort();
     rig.waiting(0).await;
-    // Nobody waits, so nothing is asked any more.
+    // No caller waits, so no further question is asked.
     rig.question.mark_unchanged();
     let idle = timeout(3 * LEADER_TIMEOUT, rig.question.changed()).await;
     assert!(idle.is_err());
@@ -220,7 +220,7 @@ async fn more_reads_than_may_wait_are_turned_away() {
     rig.waiting(READS_MAX).await;
     assert_eq!(soon(rig.read()).await.unwrap(), Err(BarrierError::Full));
     assert_eq!(rig.barrier.waiting(), READS_MAX as u64);
-    // A place that is free again is taken at once.
+    // A freed place is taken at once.
     let gone = reads.swap_remove(7);
     gone.abort();
     assert!(soon(gone).await.unwrap_err().is_cancelled());

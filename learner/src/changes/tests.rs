@@ -1,4 +1,4 @@
-//! What a watcher is told of pages of the log.
+//! The messages to a watcher about pages of the log.
 
 use std::sync::Arc;
 
@@ -53,7 +53,7 @@ fn page(from: u64, slots: &[&[(pb::Command, Judgement)]]) -> Result<Page, ReadEr
     })
 }
 
-/// Changes as “version key=value”, or “version key” when deleted; and how far each answer goes.
+/// Changes as “version key=value”, or “version key” when deleted; and the slot reached by each message.
 async fn told(target: Target, from: Version, pages: Vec<Result<Page, ReadError>>) -> Vec<(Vec<String>, u64)> {
     changes(stream::iter(pages), target, from, Room::default())
         .map(|told| {
@@ -92,7 +92,7 @@ async fn only_what_took_effect_on_the_registers_wanted_is_told_in_order() {
                     &[],
                 ],
             ),
-            // Nothing in it concerns anybody: it is passed over.
+            // No change in this page matters to a watcher: the page is passed over.
             page(
                 5,
                 &[&[(put("c", "4"), APPLIED), (put("a", "5"), Judgement::Expired)]],

@@ -1,4 +1,4 @@
-//! Proposers that hear what they are to fill, over real gRPC.
+//! Proposers that receive fill requests over real gRPC.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
 
-/// Hears what is to be filled.
+/// Forwards received fill requests to the test.
 struct FakeProposer(mpsc::Sender<u64>);
 
 #[tonic::async_trait]
@@ -44,7 +44,7 @@ impl Proposer for FakeProposer {
     }
 }
 
-/// A proposer, and what it is asked to fill.
+/// A proposer, and the received fill requests.
 async fn proposer() -> (String, mpsc::Receiver<u64>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -82,16 +82,16 @@ async fn proposer_of_the_highest_ballot_is_asked_each_time_and_nobody_when_none_
     let (one, mut heard_by_one) = proposer().await;
     let (two, mut heard_by_two) = proposer().await;
     want(1);
-    // It looks, and finds nobody.
+    // The filler looks, and finds no leader.
     tokio::task::yield_now().await;
     told(&leadership, leads(&one, 2, false));
     want(7);
     assert_eq!(hears(&mut heard_by_one).await, 7);
-    // The same again: it had not been filled.
+    // The same again: the slots had not been filled.
     want(7);
     assert_eq!(hears(&mut heard_by_one).await, 7);
     told(&leadership, leads(&two, 3, false));
-    // What an acceptor tells late changes nothing.
+    // A late report of an acceptor changes nothing.
     told(&leadership, leads(&one, 2, false));
     want(8);
     assert_eq!(hears(&mut heard_by_two).await, 8);
@@ -102,7 +102,7 @@ async fn proposer_of_the_highest_ballot_is_asked_each_time_and_nobody_when_none_
     told(&leadership, leads(&one, 4, false));
     want(10);
     let first = hears(&mut heard_by_one).await;
-    // While it had not looked yet, the later wish took the place of the earlier.
+    // If the filler had not looked yet, the later request replaced the earlier request.
     assert!(first == 9 || first == 10, "{first}");
     assert!(heard_by_two.try_recv().is_err());
 }

@@ -1,4 +1,4 @@
-//! What stays in memory, and what a page holds.
+//! The records in memory, and the content of a page.
 
 use super::*;
 

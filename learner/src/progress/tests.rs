@@ -1,4 +1,4 @@
-//! The digest chain, and its marks.
+//! The digest chain and the marks.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn batch(from: u64, to: u64) -> Vec<(Slot, Value)> {
     slot(from).to(slot(to)).map(|slot| (slot, value(slot))).collect()
 }
 
-/// The digest as the contract words it.
+/// The digest as worded in the contract.
 fn naive(to: u64) -> [u8; 32] {
     let mut digest = [0; 32];
     for slot in 0..to {
@@ -77,7 +77,7 @@ fn learners_of_a_short_log_have_a_point_in_common_and_a_restart_keeps_it() {
         |progress: &Progress| -> Vec<u64> { progress.digests().iter().map(|digest| digest.to).collect() };
     assert_eq!(points(&one), [430, 416, 384, 256]);
     assert_eq!(points(&other), [405, 384, 352, 256]);
-    // What a file holds, and the slots after its last mark.
+    // The content of a file, and the slots after the file's last mark.
     let mut recovered = Progress::recovered(other.latest(), VecDeque::new()).at_earlier_mark();
     for (slot, value) in &batch(0, 405) {
         recovered.pass(*slot, value);

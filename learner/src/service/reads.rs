@@ -1,4 +1,4 @@
-//! Answers `Read`: registers, from the state as it is.
+//! Answers `Read`: registers, from the present state.
 
 use bytes::Bytes;
 use paxos_common::{
@@ -12,13 +12,13 @@ use paxos_common::{
 use paxos_proto::v1::{self as pb, read_request};
 use tonic::Status;
 
-/// Most registers of one answer, and as many as come when nobody says how many.
+/// Maximum number of registers in an answer; also the default without a limit in the request.
 const REGISTERS_MAX: usize = 1_000;
-/// An answer with so many bytes of keys and values gets no further register: with one more, the largest there can be, it
-/// still fits a message.
+/// Bytes of keys and values after which an answer gets no further register. Even with one more register of the largest
+/// size, the answer fits a message.
 const ANSWER_BYTES: usize = 2 * 1024 * 1024;
 
-/// A request that was found to be sound.
+/// A valid request.
 #[derive(Debug)]
 pub(super) struct Read {
     target: Target,
@@ -47,7 +47,7 @@ impl Read {
     /// Checks a request.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT, which names the limit.
+    /// INVALID_ARGUMENT, naming the limit.
     pub(super) fn new(request: pb::ReadRequest) -> Result<Self, Status> {
         let consistency = match request.consistency {
             None | Some(read_request::Consistency::Linearizable(pb::Linearizable {})) => {
@@ -82,7 +82,7 @@ impl Read {
         Ok(Self { target, consistency })
     }
 
-    /// The answer, from the state as it is now.
+    /// The answer, from the present state.
     pub(super) fn answer(&self, machine: &Machine) -> pb::ReadResponse {
         let mut answer = pb::ReadResponse {
             applied_to: machine.applied_to().get(),
@@ -125,7 +125,7 @@ pub(super) fn read_key(key: Bytes) -> Result<Bytes, Status> {
     Ok(key)
 }
 
-/// Checks a prefix, which unlike a key may be empty.
+/// Checks a prefix. Unlike a key, a prefix may be empty.
 pub(super) fn read_prefix(prefix: Bytes) -> Result<Bytes, Status> {
     match check_key(&prefix) {
         Ok(()) | Err(InvalidCommand::EmptyKey) => Ok(prefix),

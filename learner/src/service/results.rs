@@ -1,4 +1,4 @@
-//! Answers `Result`: what became of a command.
+//! Answers `Result`: the outcome of a command.
 
 use paxos_common::{
     paxos::{
@@ -14,10 +14,10 @@ use tonic::Status;
 use super::reads::register;
 use crate::history::Record;
 
-/// What became of the command at `version`, which is in `record`.
+/// The outcome of the command at `version`, in `record`.
 ///
 /// # Errors
-/// OUT_OF_RANGE and ABORTED, as the contract says.
+/// OUT_OF_RANGE and ABORTED, as in the contract.
 pub(super) fn of_version(
     version: Version,
     record: &Record,
@@ -65,7 +65,7 @@ pub(super) fn of_version(
     })
 }
 
-/// Which command of a session was carried out under a sequence.
+/// The version of the command executed by a session under a sequence.
 ///
 /// # Errors
 /// ABORTED: the session is unknown, has expired, or has another opener. OUT_OF_RANGE: nothing is recorded.
@@ -113,7 +113,7 @@ fn told(outcome: Outcome, key: Option<&bytes::Bytes>, machine: &Machine) -> Told
     let Some(winner) = current else {
         return Told::Failed(pb::ConditionFailed::default());
     };
-    // The register still holds what the winner wrote, or that is gone.
+    // The register still holds the winner's value, or that value is gone.
     let held = key
         .and_then(|key| Some((key, machine.register(key)?)))
         .filter(|(_, held)| held.version == winner);

@@ -1,4 +1,4 @@
-//! The long streams of a learner as they are on the wire: `Subscribe` and `Watch`.
+//! The long streams of a learner on the wire: `Subscribe` and `Watch`.
 
 use std::pin::Pin;
 
@@ -20,7 +20,7 @@ use crate::{
     subscribe::Page,
 };
 
-/// Answers, ending in an error when the learner stops.
+/// Answers; the stream ends with an error when the learner stops.
 pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// A subscriber's answers. The permit counts the subscriber; the pages were read with this room.
@@ -81,7 +81,7 @@ fn log_record(record: &Record) -> pb::LogRecord {
     }
 }
 
-/// Checks what a watcher wants to see.
+/// Checks the target of a watch.
 pub(super) fn read_target(target: Option<watch_request::Target>) -> Result<Target, Status> {
     match target {
         None => Err(invalid_argument(
@@ -92,7 +92,7 @@ pub(super) fn read_target(target: Option<watch_request::Target>) -> Result<Targe
     }
 }
 
-/// Another learner may be able to answer, so UNAVAILABLE.
+/// UNAVAILABLE, because another learner may be able to answer.
 pub(super) fn read_failed(error: &ReadError) -> Status {
     let advice = match error {
         ReadError::Damaged { .. } => {

@@ -1,9 +1,10 @@
-//! A damaged file: set aside, so that the learner learns everything again by itself.
+//! A damaged file is set aside, so that the learner learns everything again without help.
 //!
-//! - The file that was set aside last is kept for people, as `learner.db.damaged`; an earlier one is overwritten.
-//! - Damage that is found while the file is in use is marked, and the next start sets the file aside.
-//! - What is lost is a proof: the file says how far the log was chosen, so this learner would notice that acceptors lost
-//!   commits below. A damaged file cannot be trusted in this, and a learner that learns again does not notice.
+//! - The file set aside last is kept for people, as `learner.db.damaged`; an earlier file of this name is overwritten.
+//! - Damage found while the file is in use is marked, and the next start sets the file aside.
+//! - A proof is lost with the file. The file says how far the log was chosen, so this learner would notice a loss of
+//!   commits by the acceptors below that watermark. A damaged file cannot be trusted as a proof, and a learner that
+//!   learns again does not notice the loss.
 
 use std::{
     ffi::OsString,
@@ -15,16 +16,16 @@ use std::{
 
 use tokio::time::sleep;
 
-/// In the data directory: its file is to be set aside at the next start.
+/// Marker in the data directory: the next start sets the file aside.
 const MARK: &str = "DAMAGED";
 /// Longest wait for SQLite's threads to close the file.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
-/// How often that is looked at.
+/// Time between two checks whether the file is closed.
 const CLOSE_LOOK: Duration = Duration::from_millis(5);
 
-/// Has the next start set `file` aside.
+/// Marks `file`, so that the next start sets the file aside.
 pub(super) fn mark(file: &Path) {
-    // One small file, once in the life of a disk: worth no thread.
+    // A small file, once in the life of a disk: not worth a thread.
     if let Err(error) = File::create(file.with_file_name(MARK)) {
         tracing::warn!(%error, file = %file.display(), "cannot mark the damaged file: empty the data directory by hand");
     }
@@ -35,21 +36,22 @@ pub(super) fn is_marked(file: &Path) -> bool {
     file.with_file_name(MARK).exists()
 }
 
-/// Renames `file` and its write-ahead log, and returns the file's new name. No connection to the file may be in use.
+/// Renames `file` and the write-ahead log, and returns the new name of the file. No connection to the file may be in
+/// use.
 ///
 /// # Errors
 /// A connection stays open, or the directory cannot be written.
 ///
 /// # Cancel safety
-/// Safe: files are renamed in one go, at the end.
+/// Safe: the files are renamed at the end, without an await in between.
 pub(super) async fn set_aside(file: &Path) -> io::Result<PathBuf> {
     wait_until_closed(file).await?;
-    // A start after a crash in the middle goes on here, and opens no file without its log.
+    // After a crash in the middle, the next start continues here, and opens no file without its log.
     mark(file);
     let aside = with_suffix(file, ".damaged");
     let (log, log_aside) = (with_suffix(file, "-wal"), with_suffix(&aside, "-wal"));
     if_there(fs::remove_file(&log_aside))?;
-    // The log goes first: SQLite would read it into the new file.
+    // The log goes first: SQLite would read a remaining log into the new file.
     if_there(fs::rename(&log, &log_aside))?;
     if_there(fs::rename(file, &aside))?;
     if_there(fs::remove_file(with_suffix(file, "-shm")))?;
@@ -60,8 +62,8 @@ pub(super) async fn set_aside(file: &Path) -> io::Result<PathBuf> {
     Ok(aside)
 }
 
-/// SQLite's threads close their connections some time after these were dropped, and remove the write-ahead log by its
-/// name: by then no other file may have that name.
+/// SQLite's threads close a connection some time after the drop, and remove the write-ahead log by name: by then no
+/// other file may have this name.
 async fn wait_until_closed(file: &Path) -> io::Result<()> {
     let begun = Instant::now();
     while is_open(file)? {
@@ -76,7 +78,7 @@ async fn wait_until_closed(file: &Path) -> io::Result<()> {
 /// Whether this process has `file` open.
 fn is_open(file: &Path) -> io::Result<bool> {
     for descriptor in fs::read_dir("/proc/self/fd")? {
-        // One that is closed meanwhile has no target.
+        // A descriptor closed meanwhile has no target.
         if fs::read_link(descriptor?.path()).is_ok_and(|target| target == file) {
             return Ok(true);
         }

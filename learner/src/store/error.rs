@@ -1,4 +1,4 @@
-//! What can go wrong with a learner's file, as its users must tell it apart.
+//! Errors of a learner's file, as far as callers must distinguish them.
 
 use std::{
     io,
@@ -46,9 +46,10 @@ pub(crate) enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the file is damaged, as far as an opening can tell.
+    /// Whether the file is damaged, as far as a failed opening shows.
     pub(super) fn is_damage(&self) -> bool {
-        /// SQLite's code for a statement that does not fit the tables. All tables were there when the file was made.
+        /// SQLite's code for a statement that does not match the tables. All tables were present when the file was
+        /// made.
         const GENERIC: &str = "1";
         match self {
             Self::Damaged { .. } => true,
@@ -66,7 +67,7 @@ impl StoreError {
         }
     }
 
-    /// Whether `file` could not be opened because its disk is full.
+    /// Whether opening `file` failed because of a full disk.
     pub(super) fn is_no_space(&self, file: &Path) -> bool {
         match self {
             Self::Sqlite(SqliteError::Full(_)) => true,

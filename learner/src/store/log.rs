@@ -1,4 +1,4 @@
-//! Reads of the learned log on disk: short ones, beside the writer.
+//! Reads of the learned log on disk: short reads, beside the writer.
 
 use std::{
     path::{Path, PathBuf},
@@ -34,11 +34,11 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// The slots from `from` on and below `to`, as many as make a page, without gaps; at least one when `from` is
-    /// below `to`. The caller knows that every slot below `to` is applied.
+    /// The slots from `from` on and below `to`, at most a page, without gaps; at least one slot when `from` is below
+    /// `to`. The caller knows that every slot below `to` is applied.
     ///
     /// # Errors
-    /// See [`ReadError`]. Damage has the next start set the file aside.
+    /// See [`ReadError`]. After damage, the next start sets the file aside.
     pub(crate) async fn page(&self, from: Slot, to: Slot) -> Result<Vec<Arc<Record>>, ReadError> {
         let page = self.read_page(from, to).await;
         let is_damaged = match &page {
@@ -61,8 +61,8 @@ impl Log {
         if from >= to {
             return Ok(Vec::new());
         }
-        // Sizes first, so that memory never holds more than the page. Rows never change once they are there, so
-        // the two reads agree; both are short, which lets checkpoints pass.
+        // Sizes first, so that memory never holds more than the page. Rows never change after the write, so the two
+        // reads agree. Both reads are short, so checkpoints are not held up.
         let mut read = self.readers.read().await.map_err(failed)?;
         let sizes: Vec<(i64, i64)> = sqlx::query_as(
             "SELECT slot, length(value) + length(traceparent) + length(judgements) FROM learned WHERE slot >= ? AND slot < ? ORDER BY slot",
@@ -129,13 +129,13 @@ impl Log {
         })
     }
 
-    /// Closes the connections, once the reads under way are through.
+    /// Closes the connections, after the running reads.
     pub(crate) async fn close(&self) {
         self.readers.close().await;
     }
 }
 
-/// How many of the next slots fit a page, at least one.
+/// Number of the next slots that fit a page, at least one.
 fn slots_that_fit(sizes: impl Iterator<Item = u64>) -> u64 {
     let mut bytes = 0;
     let fits = |size: &u64| {

@@ -17,7 +17,7 @@ use super::{
     stored::{decode_session, encode_session},
 };
 
-/// Brings the registers up to date, within the transaction that is open.
+/// Writes the changed registers, within the open transaction.
 pub(super) async fn write(
     connection: &mut SqliteConnection,
     cluster: ClusterId,
@@ -62,7 +62,7 @@ pub(super) async fn write(
     Ok(())
 }
 
-/// Brings the sessions up to date, within the transaction that is open.
+/// Writes the changed sessions, within the open transaction.
 pub(super) async fn write_sessions(
     connection: &mut SqliteConnection,
     cluster: ClusterId,
@@ -144,7 +144,7 @@ pub(super) async fn load_sessions(
     collect(rows, read, "a session", path).await
 }
 
-/// Reads every row; one that cannot be read is damaged.
+/// Reads every row; an unreadable row is damage.
 async fn collect<T>(
     rows: impl Stream<Item = Result<SqliteRow, sqlx::Error>>,
     read: impl Fn(SqliteRow) -> Result<Option<T>, sqlx::Error>,

@@ -1,4 +1,4 @@
-//! The form in which judgements and sessions are stored. Part of schema version 3.
+//! The stored form of judgements and sessions. Part of schema version 3.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use prost::Message as _;
 /// The judgements of one slot.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Judgements {
-    /// Ascending by offset: those other than `Executed(Applied)`.
+    /// Ascending by offset: all judgements except `Executed(Applied)`.
     #[prost(message, repeated, tag = "1")]
     exceptions: Vec<Exception>,
 }
@@ -27,10 +27,10 @@ struct Exception {
     offset: u32,
     #[prost(enumeration = "Fate", tag = "2")]
     fate: i32,
-    /// Of those that were executed, now or before.
+    /// Only for commands executed now or before.
     #[prost(message, optional, tag = "3")]
     outcome: Option<StoredOutcome>,
-    /// Of a duplicate.
+    /// Only for a duplicate.
     #[prost(message, optional, tag = "4")]
     first: Option<pb::Version>,
 }
@@ -61,7 +61,7 @@ struct StoredSession {
     acked_below: u64,
     #[prost(message, repeated, tag = "3")]
     recorded: Vec<StoredRecorded>,
-    /// Since version 3; empty: none.
+    /// Since version 3; empty: no opener.
     #[prost(bytes = "vec", tag = "4")]
     opener: Vec<u8>,
 }
@@ -88,7 +88,7 @@ impl From<Outcome> for StoredOutcome {
     }
 }
 
-/// Judgements as they are stored: nothing when every command did what it asked for.
+/// The stored form of judgements: empty when every command took effect.
 pub(super) fn encode_judgements(judgements: &[Judgement]) -> Vec<u8> {
     let exceptions = (0..)
         .zip(judgements)
@@ -116,7 +116,7 @@ fn exception(offset: u32, judgement: Judgement) -> Option<Exception> {
     })
 }
 
-/// Reads [`encode_judgements`] of so many commands; `None` when it is not that.
+/// Reads [`encode_judgements`] for this number of commands; `None` when malformed.
 pub(super) fn decode_judgements(stored: &[u8], commands: usize) -> Option<Vec<Judgement>> {
     let mut judgements = vec![Judgement::Executed(Outcome::Applied); commands];
     for exception in Judgements::decode(stored).ok()?.exceptions {
@@ -135,7 +135,7 @@ pub(super) fn decode_judgements(stored: &[u8], commands: usize) -> Option<Vec<Ju
     Some(judgements)
 }
 
-/// A session as it is stored.
+/// The stored form of a session.
 pub(super) fn encode_session(session: &Session) -> Vec<u8> {
     let recorded = |(&sequence, recorded): (&u64, &Recorded)| StoredRecorded {
         sequence,
@@ -153,7 +153,7 @@ pub(super) fn encode_session(session: &Session) -> Vec<u8> {
     .encode_to_vec()
 }
 
-/// Reads [`encode_session`]; `None` when it is not that.
+/// Reads [`encode_session`]; `None` when malformed.
 pub(super) fn decode_session(stored: &[u8]) -> Option<Session> {
     let stored = StoredSession::decode(stored).ok()?;
     let recorded = |stored: &StoredRecorded| {

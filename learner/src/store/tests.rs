@@ -1,4 +1,4 @@
-//! The learned log on disk: what is found again, and what is refused.
+//! The learned log on disk: found content, and refused files.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ fn slot_at(number: u64) -> Slot {
     Slot::new(number).unwrap()
 }
 
-/// A batch of one record.
+/// A batch of a single record.
 fn value(text: &str) -> Value {
     let record = Bytes::copy_from_slice(text.as_bytes());
     let command = paxos_common::wire::command::encode(paxos_common::wire::command::append(record)).unwrap();
@@ -78,7 +78,7 @@ impl Writer {
         portion
     }
 
-    /// The same with `count` values that tell their slots.
+    /// The same with `count` values, each naming its slot.
     async fn write_numbered(&mut self, count: u64) {
         let from = self.progress.applied_to();
         let values = from
@@ -102,7 +102,7 @@ async fn reopened_log_holds_what_was_written_and_goes_on_where_it_ended() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = Writer::open(directory.path()).await;
     assert_eq!(writer.progress, Progress::default());
-    // Every way to cut a batch into statements: one row, a power of two, a mixture, many, marks on the way.
+    // All ways to cut a batch into statements: one row, a power of two, a mixture, many, marks on the way.
     for count in [1, 8, 7, 1_500, 9_000] {
         writer.write_numbered(count).await;
     }
@@ -169,7 +169,7 @@ async fn damaged_file_is_set_aside_and_a_new_one_is_begun() {
         opened.log.close().await;
         opened.store.close().await.unwrap();
     }
-    // The latest alone is kept.
+    // Only the latest damaged file is kept.
     let kept = std::fs::read_dir(directory.path()).unwrap().filter(|entry| {
         let name = entry.as_ref().unwrap().file_name();
         name.to_string_lossy().contains("damaged")
@@ -315,7 +315,7 @@ fn varied() -> [Value; 2] {
     varied_of(OPENER)
 }
 
-/// The same, in a session of this opener.
+/// The same, in a session with this opener.
 fn varied_of(opener: Option<Opener>) -> [Value; 2] {
     let session = Version {
         slot: Slot::ZERO,
@@ -381,7 +381,7 @@ fn varied_of(opener: Option<Opener>) -> [Value; 2] {
 
 #[tokio::test]
 async fn reopened_state_and_judgements_are_what_they_were() {
-    // In one commit, and in one for each slot.
+    // In one commit, and with a commit for each slot.
     for together in [true, false] {
         let directory = tempfile::tempdir().unwrap();
         let mut writer = Writer::open(directory.path()).await;

@@ -1,9 +1,9 @@
-//! Brings a file of schema version 2 to version 3, which stores the opener of each session.
+//! Brings a file of schema version 2 to version 3. Version 3 stores the opener of each session.
 //!
-//! The release that wrote version 2 did not look at openers. So a file is upgraded only when no session in it was opened
-//! with an opener: the learned values show that. Where one was, or where the value is damaged, that release may have applied
-//! commands that others skip, and the learner must learn everything again. Learners are updated before clients, so honest
-//! files have no such session.
+//! The release of version 2 ignored openers. So a file is upgraded only when no session in the file was opened with an
+//! opener, according to the learned values. If a session had an opener, or the learned value is damaged, that release
+//! may have applied commands that other learners skip. The learner must then learn everything again. Learners are
+//! updated before clients, so honest files have no such session.
 
 use paxos_common::paxos::{command::Operation, identity::ClusterId, slot::Version, value::Value};
 use sqlx::{Connection as _, Row as _, SqliteConnection};
@@ -15,13 +15,13 @@ use super::{
 };
 use crate::history::read_commands;
 
-/// The version that is read here.
+/// The schema version before the upgrade.
 const OLD_VERSION: i64 = 2;
 
 /// Upgrades the file in one transaction, if it is of version 2.
 ///
 /// # Errors
-/// A session is damaged, or the write failed: the file is as it was.
+/// A session is damaged, or the write failed. The file is unchanged.
 pub(super) async fn run(
     connection: &mut SqliteConnection,
     cluster: ClusterId,
@@ -37,7 +37,7 @@ pub(super) async fn run(
         transaction.rollback().await?;
         return Ok(());
     }
-    // Refuses a file of another cluster, before its checksums are held against this one.
+    // Refuses a file of another cluster, before the checksums are verified with the id of this cluster.
     load(&mut transaction, cluster, path).await?;
     let mut changes = Vec::new();
     for (name, session) in load_sessions(&mut transaction, cluster, path).await? {
@@ -57,7 +57,7 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// Whether the learned value that opened the session of this name is sound and states no opener.
+/// Whether the learned value that opened the session `name` is sound and states no opener.
 async fn was_opened_by_nobody(
     connection: &mut SqliteConnection,
     cluster: ClusterId,

@@ -1,4 +1,4 @@
-//! Tails of acceptors that say what a test tells them to, over real gRPC.
+//! Tails of acceptors with scripted answers, over real gRPC.
 
 use paxos_common::paxos::quorum::Configuration;
 use tokio::time::timeout;
@@ -8,7 +8,7 @@ use crate::support::{FakeAcceptor, acceptors, stranger};
 
 struct Rig {
     acceptors: [FakeAcceptor; 3],
-    /// The way to the first of them.
+    /// The connection to the first acceptor.
     way: Arc<Acceptor>,
     cluster: Arc<Cluster>,
     question: watch::Sender<Option<Question>>,
@@ -49,7 +49,7 @@ impl Rig {
         }
     }
 
-    /// Asks, and waits until something is told that counts.
+    /// Asks, and waits for the next tail that counts.
     async fn told(&mut self, nonce: u64) -> Told {
         self.question.send_replace(Some(question(nonce)));
         self.tell().await
@@ -71,7 +71,7 @@ async fn acceptor_is_identified_before_its_first_tail_counts_and_then_only_asked
         assert_eq!(told.tail.voted_to.get(), 7);
     }
     let heard = rig.acceptors[0].heard.borrow().clone();
-    // The first answer came before it was known.
+    // The first answer came before the identification.
     assert_eq!((heard.forms, heard.tails), (1, 4));
 }
 
@@ -94,10 +94,10 @@ async fn tail_of_a_run_that_is_not_known_yet_counts_only_once_it_is_identified()
 async fn late_tails_never_make_a_sound_acceptor_suspect() {
     let mut rig = Rig::start().await;
     rig.told(1).await;
-    // Another way to it has shown its next run.
+    // Another connection has shown the next run of the acceptor.
     rig.acceptors[0].change(|script| script.runs = vec![1, 2]);
     rig.cluster.identify(&rig.way).await.unwrap();
-    // Answers that it gave before come only now.
+    // Earlier answers of the acceptor arrive only now.
     rig.acceptors[0].change(|script| script.runs = vec![1]);
     let late = rig.acceptors[0].clone();
     for _ in 0..10 {
@@ -118,7 +118,7 @@ async fn nothing_counts_of_an_acceptor_that_went_back_or_of_a_stranger() {
     rig.acceptors[0].change(|script| script.frames_stamped = Some(stranger()));
     rig.question.send_replace(Some(question(2)));
     rig.acceptors[0].hears(|heard| heard.tails == 3).await;
-    // Nor when it is itself again, on a disk that does not know what it had told.
+    // Nor when the right acceptor answers again, from a disk without the reported runs.
     rig.acceptors[0].change(|script| {
         script.frames_stamped = None;
         script.runs = vec![7];

@@ -1,4 +1,4 @@
-//! Acceptors that say what a test tells them to, over real gRPC, and a learner that listens to them.
+//! Acceptors with scripted answers, over real gRPC, and a learner connected to these acceptors.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -21,34 +21,34 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, transport::Channel};
 
-/// What an acceptor has to say.
+/// The script of an acceptor.
 #[derive(Clone, Default)]
 pub(crate) struct Script {
-    /// What it has stored; a formed member when there is something.
+    /// The stored configuration; with a configuration, the acceptor is a formed member.
     pub(crate) configuration: Option<pb::Configuration>,
     /// Accepted, in the order of the commits.
     pub(crate) accepted: Vec<(pb::Ballot, u64, Bytes)>,
     pub(crate) chosen_to: u64,
-    /// Values streams stay open and say nothing.
+    /// Values streams stay open and silent.
     pub(crate) values_muted: bool,
-    /// Frames are stamped by somebody else.
+    /// Frames carry the stamp of this acceptor instead.
     pub(crate) frames_stamped: Option<AcceptorUuid>,
-    /// The runs that its disk knows, by number, the present one last; none stands for one run, number 1.
+    /// The runs on disk, by number, the present run last; empty stands for a single run, number 1.
     pub(crate) runs: Vec<u64>,
-    /// What it remembers of others' runs: whose, and the number.
+    /// The remembered runs of other acceptors, by acceptor and number.
     pub(crate) remembers: Vec<(AcceptorUuid, u64)>,
-    /// One past the highest slot that it says it voted for.
+    /// The reported `voted_to`: the slot after the highest vote.
     pub(crate) voted_to: u64,
-    /// What it tells of itself before anything else does not come.
+    /// `Form` calls stay unanswered.
     pub(crate) forms_muted: bool,
-    /// Streams that opened before this counted up are broken off.
+    /// Streams opened before an increase of this counter are broken off.
     pub(crate) breaks: u64,
 }
 
-/// What an acceptor was asked.
+/// The calls received by an acceptor.
 #[derive(Clone, Default)]
 pub(crate) struct Heard {
-    /// How often it was asked how far it is in forming.
+    /// Number of `Form` calls.
     pub(crate) forms: u64,
     pub(crate) tails: u64,
     pub(crate) votes_from: Vec<u64>,
@@ -56,7 +56,7 @@ pub(crate) struct Heard {
     pub(crate) reports: Vec<pb::AttachRequest>,
 }
 
-/// One acceptor of a test.
+/// An acceptor of a test.
 #[derive(Clone)]
 pub(crate) struct FakeAcceptor {
     pub(crate) uuid: AcceptorUuid,
@@ -101,7 +101,7 @@ impl FakeAcceptor {
         self.script.send_modify(change);
     }
 
-    /// Waits until this acceptor was asked for what `enough` wants.
+    /// Waits until `enough` is true of the received calls.
     pub(crate) async fn hears(&self, enough: impl FnMut(&Heard) -> bool) -> Heard {
         let mut heard = self.heard.subscribe();
         let heard = within_deadline(heard.wait_for(enough)).await;
@@ -199,7 +199,7 @@ impl Acceptor for FakeAcceptor {
         request: Request<pb::ObserveRequest>,
     ) -> Result<Response<Self::ObserveStream>, Status> {
         let request = request.into_inner();
-        // Before the test hears of it, so that what it breaks then is this stream.
+        // Before the test sees the call, so that a later break ends this stream.
         let opened_at = self.script.borrow().breaks;
         self.heard.send_modify(|heard| match request.kind() {
             pb::ObserveKind::Votes => heard.votes_from.push(request.from),
@@ -264,7 +264,7 @@ impl Acceptor for FakeAcceptor {
         Ok(Response::new(pb::TailResponse {
             stamp: Some(self.stamp(script.frames_stamped)),
             nonce: request.get_ref().nonce,
-            // An acceptor never denies a vote that it has shown.
+            // An acceptor never denies a shown vote.
             voted_to: script.voted_to.max(
                 script
                     .accepted
@@ -289,7 +289,7 @@ pub(crate) fn ballot(round: u64) -> pb::Ballot {
     pb::Ballot { round, proposer: 1 }
 }
 
-/// A value of one record, encoded.
+/// An encoded value of a single record.
 pub(crate) fn value(text: &str) -> Bytes {
     let command = wire::command::append(Bytes::copy_from_slice(text.as_bytes()));
     wire::command::encode(command).unwrap().as_bytes().clone()
@@ -299,7 +299,7 @@ async fn next_script(script: &mut watch::Receiver<Script>, wanted: impl FnMut(&S
     script.wait_for(wanted).await.unwrap().clone()
 }
 
-/// Fails a test that would hang, long after the slowest machine would have been through.
+/// Fails a hanging test, long after the time of the slowest machine.
 async fn within_deadline<T>(waiting: impl Future<Output = T>) -> T {
     let deadline = std::time::Duration::from_secs(30);
     tokio::time::timeout(deadline, waiting)
@@ -349,7 +349,7 @@ pub(crate) struct TestLearner {
 }
 
 impl TestLearner {
-    /// Starts one that keeps its log in `data_dir`, or for itself.
+    /// Starts a learner with its log in `data_dir`, or in a temporary directory.
     pub(crate) async fn start(acceptors: &[FakeAcceptor], data_dir: Option<&std::path::Path>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address: Address = format!("http://{}", listener.local_addr().unwrap())
@@ -362,7 +362,7 @@ impl TestLearner {
                 .collect(),
             advertise: None,
             data_dir: data_dir.map(Into::into),
-            // Short, so that what has to switch the feed soon does.
+            // Short, so that a stalled feed is switched soon.
             stall_timeout: std::time::Duration::from_millis(100),
             metrics: paxos_common::config::MetricsListen::Off,
         };
@@ -393,7 +393,7 @@ impl TestLearner {
         .await
     }
 
-    /// The texts of the `count` slots from `from` on, through one subscription.
+    /// The texts of the `count` slots from `from` on, from a single subscription.
     pub(crate) async fn read(&mut self, from: u64, count: usize) -> Vec<String> {
         let mut stream = self.subscribe(from).await;
         read(&mut stream, from, count).await
@@ -407,19 +407,19 @@ impl TestLearner {
             .into_inner()
     }
 
-    /// Stops it and tells how that went.
+    /// Stops the learner and returns the result of its run.
     pub(crate) async fn stop(self) -> Result<(), Failure> {
         self.shutdown.begin();
         within_deadline(self.running).await.unwrap()
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the learner ends on its own.
     pub(crate) async fn ended(self) -> Result<(), Failure> {
         within_deadline(self.running).await.unwrap()
     }
 }
 
-/// Reads at least `count` slots, checking that they follow one another from `from` on.
+/// Reads at least `count` slots, and checks that the slots are consecutive, beginning with `from`.
 pub(crate) async fn read(
     stream: &mut Streaming<pb::SubscribeResponse>,
     from: u64,

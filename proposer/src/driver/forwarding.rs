@@ -1,4 +1,4 @@
-//! Commands that this proposer does not order itself: on their way to the leader, handed back, or never looked at.
+//! Commands not ordered by this proposer: forwarded to the leader, handed back, or never processed.
 
 use paxos_common::{
     paxos::proposer::{Event, Outcome, Pending, Reason, RequestId},
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Driver {
-    /// Tells callers whose commands were not looked at any more that nothing was proposed.
+    /// Answers the callers of unprocessed commands: nothing was proposed.
     pub(super) fn refuse_the_rest(&mut self, inbox: &mut mpsc::Receiver<Input>) {
         inbox.close();
         let stopping = Outcome::NotProposed(Reason::Stopping);
@@ -46,15 +46,15 @@ impl Driver {
         }
     }
 
-    /// Answers the caller of a command that was sent on.
+    /// Answers the caller of a forwarded command.
     pub(super) fn answer_forwarded(&mut self, request: RequestId, outcome: Outcome) {
         self.answer(request, outcome);
         self.core.handle(Event::ForwardAnswered(request));
     }
 
-    /// Keeps a command that found no leader for a moment, so that looking for one does not become a busy loop.
+    /// Keeps a command for a moment after a search without a leader; an immediate retry would be a busy loop.
     pub(super) fn give_back(&mut self, pending: Pending) {
-        // When its caller has gone, it must not be proposed any more.
+        // After the caller has gone, the command must not be proposed any more.
         if !self.waiting.contains(pending.request) {
             return self.core.handle(Event::ForwardAnswered(pending.request));
         }
@@ -77,8 +77,8 @@ impl Driver {
         }
     }
 
-    /// Hands nothing more to proposers other than `leader`. What they owe is still answered by them, or becomes unknown
-    /// when they have stopped.
+    /// Hands nothing more to proposers other than `leader`. Former leaders still answer their open commands. When a
+    /// former leader has stopped, the outcome of the open commands becomes unknown.
     pub(super) fn leave_former_leaders(&mut self, leader: &str) {
         self.forwarders.retain(|address, _| address.as_str() == leader);
     }
@@ -93,7 +93,7 @@ impl Driver {
             return self.answer_forwarded(request, Outcome::NotProposed(Reason::Overloaded));
         }
         if !self.forwarders.contains_key(address) {
-            // One leader at a time: streams to earlier ones finish what they have and end.
+            // A single leader at a time: streams to earlier leaders finish the open commands and end.
             self.forwarders.clear();
         }
         let deadline = self.waiting.deadline(request);

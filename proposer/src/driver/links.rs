@@ -1,4 +1,4 @@
-//! Opens the links to the acceptors, and takes in acceptors that show their runs on a link.
+//! Opens the links to the acceptors, and admits acceptors after the introduction on a link.
 
 use std::sync::Arc;
 
@@ -40,8 +40,8 @@ impl Driver {
         }
     }
 
-    /// An acceptor has shown its runs. Without `open`, too few other acceptors reported their tables. The introduction and
-    /// the opening are one step: a second process can show runs under the same uuid.
+    /// Takes in an acceptor that has shown its runs. Without `open`, too few other acceptors reported tables. The
+    /// introduction and the opening are a single step: a second process can show runs under the same uuid.
     pub(super) fn introduced(&mut self, introduced: Event, open: Option<Open>) {
         // Answers of an earlier run no longer count.
         if let Event::Introduced { acceptor, runs, .. } = &introduced

@@ -1,4 +1,4 @@
-//! What the driver shows of its core: to callers, in reports, in the log and in metrics.
+//! Shows the state of the core: to callers, in reports, in the log and in metrics.
 
 use std::time::Duration;
 
@@ -12,39 +12,41 @@ use tokio::time::Instant;
 
 use super::{Driver, View};
 
-/// How often others are shown how this proposer stands, unless its phase changes.
+/// Interval of the publication of this proposer's state. A change of phase is published at once.
 const VIEW_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How often the log says at most that this process stood still: on a starved machine it does so all the time.
+/// Minimum time between two log lines about stalls of this process: on a starved machine stalls are constant.
 const STOOD_STILL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Longest reason that is reported to an acceptor which is refused. The acceptor takes 1,024 bytes.
+/// Maximum length, in characters, of the reason reported to a refused acceptor. The acceptor takes 1,024 bytes.
 const REFUSED_CHARACTERS_MAX: usize = 250;
 
 impl Driver {
-    /// Shows the watermark before callers are answered: whoever asks after an answer is told at least as much.
+    /// Publishes the watermark before callers are answered: a query after an answer returns at least the same
+    /// watermark.
     pub(super) fn show_watermark(&self) {
         let chosen_to = self.core.chosen_to();
         self.views.send_if_modified(|view| {
             view.chosen_to = chosen_to;
-            // Nobody waits for it alone.
+            // No receiver waits for this change alone.
             false
         });
     }
 
-    /// Shows which acceptors keep commands waiting, for callers whose deadline has passed.
+    /// Publishes the acceptors that delay commands, for callers after a missed deadline.
     pub(super) fn show_who_is_late(&mut self) {
         let late = self.core.late();
         let late: Vec<String> = late.iter().map(|late| self.by_address(late)).collect();
         let late = late.join(", ");
         self.views.send_if_modified(|view| {
             view.late = late;
-            // Nobody waits for it alone.
+            // No receiver waits for this change alone.
             false
         });
     }
 
-    /// Shows that an acceptor is refused because of this, or is counted again: its link reports it to the acceptor.
+    /// Publishes the reason for the refusal of an acceptor; `None`: the acceptor is counted again. The acceptor's link
+    /// reports the reason to the acceptor.
     pub(super) fn show_refused(&self, acceptor: AcceptorUuid, reason: Option<String>) {
         self.views.send_if_modified(|view| {
             match reason {
@@ -56,12 +58,12 @@ impl Driver {
                     view.refused.remove(&acceptor);
                 }
             }
-            // No receiver waits for this alone.
+            // No receiver waits for this change alone.
             false
         });
     }
 
-    /// Says why this proposer campaigns, or why it gives way, and counts the reason.
+    /// Logs and counts the reason for a campaign or for stepping down; logs stalls.
     pub(super) fn announce(&mut self, notice: &Notice) {
         self.metrics.noticed(notice);
         let text = self.by_address(notice);
@@ -89,14 +91,14 @@ impl Driver {
         text
     }
 
-    /// Shows others how this proposer stands, and logs when its phase changes.
+    /// Publishes this proposer's state, and logs changes of the phase.
     pub(super) fn publish(&mut self, at_once: bool) {
         let (phase, ballot, proposed_to) = match self.core.phase() {
             Phase::Standby => (ProposerPhase::Standby, None, Slot::ZERO),
             Phase::Campaigning(campaign) => (ProposerPhase::Campaigning, Some(campaign.ballot()), Slot::ZERO),
             Phase::Leading(lead) => (ProposerPhase::Leading, Some(lead.ballot()), lead.proposed_to()),
         };
-        // A leader may be asking a quorum for what it repairs.
+        // Only a standby aborts: a leader may be asking a quorum about slots under repair.
         if phase == ProposerPhase::Standby {
             std::mem::take(&mut self.prepares)
                 .into_values()
@@ -115,7 +117,7 @@ impl Driver {
             let chosen_to = self.core.chosen_to();
             match (phase, ballot) {
                 (ProposerPhase::Leading, Some(ballot)) => tracing::info!(%ballot, %chosen_to, "leading"),
-                // The reason is told when the campaign begins.
+                // The reason is logged at the beginning of the campaign.
                 (ProposerPhase::Campaigning, _) => {}
                 _ => tracing::info!("standing by"),
             }
@@ -148,14 +150,14 @@ impl Driver {
             late: self.views.borrow().late.clone(),
             refused: self.views.borrow().refused.clone(),
         };
-        // Who waits for a change is not woken without one.
+        // Receivers waiting for a change are woken by changes alone.
         self.views.send_if_modified(|shown| {
             let is_news = *shown != view;
             *shown = view;
             is_news
         });
         if changed {
-            // Acceptors, and so clients, hear at once who leads.
+            // Acceptors, and through them clients, hear at once of a new leader.
             self.report_now();
         }
     }

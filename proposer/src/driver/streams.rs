@@ -1,4 +1,4 @@
-//! The driver's `Accept` streams: opened and shut as the core wants, and what is sent and said on them.
+//! The driver's `Accept` streams: opened and shut on the core's request, with messages and answers.
 
 use paxos_common::{
     paxos::{
@@ -19,8 +19,8 @@ use super::{Driver, Input};
 use crate::stream::{Context, Outgoing, Place, Sent, Stream, Told};
 
 impl Driver {
-    /// An acceptor is found there, or must show its runs again before its streams are opened again. A link that breaks
-    /// does not end them.
+    /// Sets the acceptor's place. `None`: the acceptor must show its runs again before streams are reopened. A broken
+    /// link does not end the streams.
     pub(super) fn place(&mut self, acceptor: AcceptorUuid, place: Place) {
         self.place_of(acceptor).send_if_modified(|known| {
             let is_news = *known != place;
@@ -29,7 +29,7 @@ impl Driver {
         });
     }
 
-    /// The run in which an acceptor showed its runs; none while it must show them again.
+    /// The run of an acceptor's last introduction; none while the acceptor must show its runs again.
     pub(super) fn run_of(&self, acceptor: AcceptorUuid) -> Option<RunNumber> {
         let place = self.places.get(&acceptor)?.borrow();
         place.as_ref().map(|&(_, run)| run)
@@ -41,7 +41,7 @@ impl Driver {
             .or_insert_with(|| watch::Sender::new(None))
     }
 
-    /// Opens a stream. An older one of the same ballot is shut.
+    /// Opens a stream. An older stream of the same ballot is shut.
     pub(super) fn open_stream(
         &mut self,
         acceptor: AcceptorUuid,
@@ -65,7 +65,7 @@ impl Driver {
         self.streams.retain(|&(of, _), _| of != ballot);
     }
 
-    /// Ends all streams once what was sent is answered: a resignation may be on its way.
+    /// Ends all streams once the sent messages are answered: a resignation may be on its way.
     pub(super) fn end_streams(&mut self) {
         for stream in std::mem::take(&mut self.streams).into_values() {
             stream.end_after_answers();
@@ -73,7 +73,7 @@ impl Driver {
     }
 
     pub(super) fn stream_told(&mut self, acceptor: AcceptorUuid, ballot: Ballot, told: Told) {
-        // What a stream said before it was shut is not wanted any more.
+        // Reports of a stream shut since then are dropped.
         let Some(stream) = self.streams.get_mut(&(ballot, acceptor)) else {
             return;
         };
@@ -91,7 +91,8 @@ impl Driver {
         }
     }
 
-    /// Sends a message on the stream of its ballot. What is sent on a stream that is not open is sent again once it is.
+    /// Sends a message on the stream of the message's ballot. A message for an unopened stream is sent again at the
+    /// opening.
     pub(super) fn send(&mut self, acceptor: AcceptorUuid, accept: Accept) {
         self.metrics.sending(&accept, &self.core);
         let ballot = accept.ballot;
@@ -110,8 +111,8 @@ impl Driver {
             }
         });
         if sent == Sent::NoRoom {
-            // The core keeps fewer messages unanswered than there is room for, so this is a fault of ours. A message must
-            // not be missing on a stream that stays open.
+            // The core keeps fewer messages unanswered than the room of the stream, so this is a fault of ours. An open
+            // stream must not miss a message.
             tracing::error!(%acceptor, %ballot, "too many messages wait to be sent: the stream is opened again");
             stream.restart();
         }

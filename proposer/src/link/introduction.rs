@@ -1,4 +1,4 @@
-//! Asks an acceptor for its runs, and the other acceptors for their tables.
+//! Asks an acceptor for its runs, and the other acceptors for the tables.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -21,21 +21,20 @@ use super::{Broken, Context, OPEN_TIMEOUT};
 pub(super) struct Introduction {
     /// The member, and its present run.
     pub(super) stamp: Stamp,
-    /// All its runs, the present one last.
+    /// All runs of the member, the present run last.
     pub(super) runs: Vec<Run>,
-    /// Its table of other acceptors' runs.
+    /// The member's table of other acceptors' runs.
     pub(super) remembers: Witnesses,
     /// The operator's name for the acceptor.
     pub(super) id: String,
 }
 
-/// Asks who is there: a member of this cluster, or nobody to count.
+/// Asks the acceptor for identity and runs. An acceptor outside this cluster is an error.
 pub(super) async fn introduce(
     client: &mut AcceptorClient<Channel>,
     context: &Context,
 ) -> Result<Introduction, Broken> {
-    // An acceptor that was away when the others became formed is told so: one formed member proves that all had stored
-    // the list.
+    // An acceptor absent at the formation is notified: one formed member proves that all members had stored the list.
     let complete = Step::Complete(pb::Configuration::from(&*context.configuration));
     for step in [None, Some(complete)] {
         let form = call_form(client, step).await?;
@@ -60,10 +59,10 @@ pub(super) async fn introduce(
     Err(Broken::Forming)
 }
 
-/// Time that slow acceptors get once enough others have reported.
+/// Time for slow acceptors once enough others have reported.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// An acceptor and its table; `None` for a failed call or an answer that does not count.
+/// An acceptor and its table; `None` for a failed call or an invalid answer.
 type Told = Option<(AcceptorUuid, Witnesses)>;
 
 /// The tables of other acceptors.
@@ -75,7 +74,7 @@ pub(super) struct Others<'a> {
     pub(super) asked: FuturesUnordered<BoxFuture<'a, Told>>,
 }
 
-/// Asks the other acceptors for their tables. Returns when all calls have ended, or [`GRACE`] after enough acceptors have
+/// Asks the other acceptors for the tables. Returns when all calls have ended, or [`GRACE`] after enough acceptors have
 /// reported. The core applies the rule of [`paxos_common::paxos::witness`].
 pub(super) async fn ask_others<'a>(
     address: &'a Address,
@@ -86,7 +85,7 @@ pub(super) async fn ask_others<'a>(
     let calls = others.map(|(other, channel)| ask(other, client(channel.clone()), acceptor, context).boxed());
     let asked = calls.collect();
     let needed = context.others_needed();
-    // The core does not count the table of a refused acceptor: its disk went back, so the table can be incomplete.
+    // The core does not count the table of a refused acceptor: the disk went back, so the table can be incomplete.
     let is_refused = |other: AcceptorUuid| context.views.borrow().refused.contains_key(&other);
     let is_enough = |told: &[(AcceptorUuid, Witnesses)]| {
         let told = told.iter().map(|&(other, _)| other);
@@ -110,7 +109,7 @@ async fn ask(
     told.ok().filter(|(other, _)| *other != about)
 }
 
-/// Awaits calls until all have ended, or [`GRACE`] after enough were answered, so that one hanging acceptor delays nothing.
+/// Awaits calls until all have ended, or [`GRACE`] after enough answers: a hanging acceptor delays nothing.
 async fn gather<'a>(
     mut asked: FuturesUnordered<BoxFuture<'a, Told>>,
     is_enough: impl Fn(&[(AcceptorUuid, Witnesses)]) -> bool,
@@ -154,7 +153,7 @@ fn other_told(form: &pb::FormResponse, context: &Context) -> Result<(AcceptorUui
     Ok((stamp.acceptor, wire::read_witnesses(&form.witnesses)?))
 }
 
-/// Checks that the sender of an answer is a member of this cluster, formed or not.
+/// Checks the sender of an answer: a member of this cluster, formed or not.
 fn check_member(form: &pb::FormResponse, context: &Context) -> Result<Stamp, Broken> {
     let stamp = wire::read_stamp(form.stamp.as_ref())?;
     let cluster = stamp.cluster.ok_or(Broken::Blank)?;
@@ -181,7 +180,7 @@ mod tests {
         (AcceptorUuid::from_u128(number), Witnesses::default())
     }
 
-    /// Answers after so many turns of the runtime; never without a number.
+    /// Answers after `turns` turns of the runtime; without a number, never.
     async fn call(turns: Option<u64>, answer: Option<u128>) -> Told {
         for _ in 0..turns.unwrap_or(u64::MAX) {
             tokio::task::yield_now().await;

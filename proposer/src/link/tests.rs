@@ -1,4 +1,4 @@
-//! When a link reports.
+//! Times of a link's reports.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What a stream that breaks off says of its commands.
+//! Status of a stream broken off with open commands.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Streams to an acceptor that is made up for the test.
+//! Streams to a fake acceptor.
 
 use std::sync::{Arc, Mutex};
 
@@ -69,14 +69,14 @@ fn heartbeat_is_sent_only_when_nothing_else_waits_and_numbered_messages_always_f
     assert_eq!(stream.send(accept(1, 1), plain), Sent::NotOpen);
 }
 
-/// Takes streams one after the other, and shows the test each with the messages that came on it.
+/// Takes streams in turn, and passes each to the test with the received messages.
 #[derive(Clone)]
 struct Fake {
     streams: mpsc::Sender<Taken>,
     run: Arc<Mutex<RunNumber>>,
 }
 
-/// A stream that the acceptor has taken.
+/// A stream taken by the acceptor.
 struct Taken {
     requests: Streaming<pb::AcceptRequest>,
     answers: mpsc::Sender<Result<pb::AcceptResponse, Status>>,
@@ -167,7 +167,7 @@ impl Acceptor for Fake {
     }
 }
 
-/// A stream to a fake acceptor, and both ends of everything.
+/// A stream to a fake acceptor, and both ends of all channels.
 struct Scene {
     stream: Option<Stream>,
     taken: mpsc::Receiver<Taken>,
@@ -212,7 +212,7 @@ impl Scene {
         }
     }
 
-    /// The acceptor shows its runs: its streams may be opened.
+    /// The acceptor shows its runs: streams may be opened.
     fn introduce(&self) {
         let run = *self.run.lock().unwrap();
         self.place.send_replace(Some((self.address.clone(), run)));
@@ -310,7 +310,7 @@ async fn acceptor_that_restarted_must_show_its_runs_before_its_answers_count() {
         taken.say_alive().await;
         match scene.told().await {
             Told::Said(stamp, _) => break assert_eq!(stamp.run, restarted),
-            // It was opened before the introduction.
+            // The stream was opened before the introduction.
             Told::Broke => {}
             Told::Opened(_) => panic!("it is open"),
         }

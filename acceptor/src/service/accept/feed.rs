@@ -1,4 +1,4 @@
-//! The reading side of an `Accept` stream: it judges each message, and puts it before the writer.
+//! The reading side of an `Accept` stream: checks each message, and queues the message for the writer.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -31,9 +31,9 @@ use crate::{
     trace::Traced,
 };
 
-/// Largest value of one slot: a row and all that comes around it must fit a message.
+/// Maximum bytes of a slot's value: a row plus message overhead must fit a message.
 const VALUE_BYTES_MAX: usize = 3 * 1024 * 1024;
-/// Shortest and longest time between two *alive* answers: a quarter of the shortest and longest leader timeout.
+/// Minimum and maximum time between two *alive* answers: a quarter of the shortest and longest leader timeout.
 const INTERVAL_MIN: Duration = Duration::from_millis(5);
 const INTERVAL_MAX: Duration = Duration::from_secs(15);
 
@@ -45,14 +45,14 @@ pub(super) struct Feed<R> {
     asked: Option<oneshot::Sender<Duration>>,
     /// The highest ballot received.
     ballot: Option<Ballot>,
-    /// The highest watermark that the writer was given.
+    /// The highest watermark passed to the writer.
     told_to: Slot,
     counts_chunks: bool,
 }
 
 impl<R: Reader> Feed<R> {
-    /// `asked` takes the interval that the first message asks for. `counts_chunks`: the server says when bytes arrive;
-    /// otherwise whole messages count.
+    /// `asked` takes the interval requested by the first message. `counts_chunks`: the server reports arriving bytes;
+    /// without such reports, whole messages count.
     pub(super) fn new(
         inner: Arc<Inner<R>>,
         open: Arc<Open>,
@@ -71,7 +71,8 @@ impl<R: Reader> Feed<R> {
         }
     }
 
-    /// Reads until the stream ends. Returns why the acceptor ended it, if it has to say so.
+    /// Reads until the stream ends. Returns the acceptor's reason for ending the stream, if the client must hear the
+    /// reason.
     pub(super) async fn read(
         mut self,
         requests: impl Stream<Item = Result<pb::AcceptRequest, Status>>,
@@ -81,7 +82,7 @@ impl<R: Reader> Feed<R> {
         let stop = self.inner.shutdown.token().clone();
         loop {
             let request = tokio::select! {
-                // Safe to cancel: a message that is not in the queue was not decided, and no answer said that it was.
+                // Safe to cancel: a message outside the queue was not decided, and no answer claimed a decision.
                 request = requests.next() => request.transpose(),
                 () = open.gone.cancelled() => return None,
                 () = open.evicted.cancelled() => {
@@ -117,7 +118,7 @@ impl<R: Reader> Feed<R> {
         }
     }
 
-    /// Judges a message, and puts it before the writer.
+    /// Checks a message, and queues the message for the writer.
     fn take(&mut self, mut request: pb::AcceptRequest) -> Result<(), Fault> {
         let inner = Arc::clone(&self.inner);
         inner.check_caller(request.caller.as_ref())?;
@@ -155,7 +156,7 @@ impl<R: Reader> Feed<R> {
             place.map_err(|_| Fault::AtOnce(status::overloaded(&full)))?
         };
         if is_stale {
-            // The promise never decreases: the core will reject it, and needs no values for that.
+            // The promise never decreases: the core will reject the message, and needs no values for the rejection.
             accept.proposals = Vec::new();
         }
         let ears = &inner.shared.ears;
@@ -173,7 +174,7 @@ impl<R: Reader> Feed<R> {
         if !is_turned_away {
             ears.worked(accept.ballot, new_bytes(&accept, published.known_to) as u64);
         }
-        // Without space nothing is granted, so a later heartbeat says it again.
+        // Without space nothing is granted, so a later heartbeat passes the watermark again.
         self.told_to = if published.no_space {
             Slot::ZERO
         } else {
@@ -202,7 +203,7 @@ impl<R: Reader> Feed<R> {
         Ok(())
     }
 
-    /// Has the failure detector hear of the stream's ballot.
+    /// Reports the stream's ballot to the failure detector.
     fn hear(&mut self, ballot: Ballot, alive_interval: Duration) {
         let ears = &self.inner.shared.ears;
         let asked = (!alive_interval.is_zero()).then(|| alive_interval.clamp(INTERVAL_MIN, INTERVAL_MAX));
@@ -215,13 +216,13 @@ impl<R: Reader> Feed<R> {
         } else if !self.counts_chunks {
             ears.chunk(self.open.id, 0);
         }
-        // The channel closes when nothing is asked for.
+        // The channel closes when no interval is requested.
         if let (Some(sender), Some(asked)) = (self.asked.take(), asked) {
             _ = sender.send(asked);
         }
     }
 
-    /// Whether the writer has a use for a heartbeat.
+    /// Whether the writer needs to see a heartbeat.
     fn is_news(&self, accept: &Accept, published: &Published) -> bool {
         accept.ballot > published.leadership.promised
             || accept.chosen_to > self.told_to.max(published.known_to)
@@ -244,9 +245,9 @@ impl<R: Reader> Feed<R> {
     }
 }
 
-/// Whether the client or the network has broken the stream off. Otherwise the server or the decoder refused what arrived.
+/// Whether the client or the network has broken the stream off. Otherwise the server or the decoder refused the input.
 fn is_broken(status: &Status) -> bool {
-    // A refusal of the server is a status at the end of the chain, behind errors that wrap it.
+    // A refusal of the server is a status at the end of the chain, behind wrapping errors.
     let cause = std::error::Error::source(status);
     let root = std::iter::successors(cause, |error| error.source()).last();
     root.is_some_and(|root| !root.is::<Status>())

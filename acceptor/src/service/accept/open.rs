@@ -1,4 +1,4 @@
-//! The open `Accept` streams, and the room that they share.
+//! The open `Accept` streams, and the room shared by the streams.
 
 use std::{
     collections::BTreeMap,
@@ -21,15 +21,16 @@ use crate::{
     inbox::{Inbox, STREAM_BYTES_MAX},
 };
 
-/// Streams at once: several for each of many proposers. Beyond it the stream with the lowest ballot is cut off.
+/// Maximum number of streams: several for each of many proposers. Beyond the limit, the stream with the lowest ballot
+/// is cut off.
 pub(crate) const STREAMS_MAX: usize = 256;
-/// Bytes that wait for the writer from all streams of the heard proposer: one stream, and one that it has reopened while
+/// Maximum bytes waiting for the writer from all streams of the heard proposer: a stream, and a reopened stream while
 /// the end of the first is not noticed.
 const HEARD_BYTES_MAX: usize = 2 * STREAM_BYTES_MAX;
-/// Bytes that wait for the writer from all other streams.
+/// Maximum bytes waiting for the writer from all other streams.
 const OTHER_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// All open streams, and the room that they share.
+/// All open streams, and the room shared by the streams.
 #[derive(Debug)]
 pub(crate) struct Streams {
     open: Mutex<BTreeMap<StreamId, Entry>>,
@@ -55,7 +56,7 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// Takes a place for a new stream. When all are taken, the oldest stream with the lowest ballot gives its place up.
+    /// Takes a place for a new stream. When all places are taken, the oldest stream with the lowest ballot is cut off.
     pub(super) fn open(self: &Arc<Self>, ears: &Arc<Ears>) -> Arc<Open> {
         let (id, evicted) = (ears.draw_stream(), CancellationToken::new());
         let mut open = self.lock();
@@ -113,14 +114,14 @@ impl Streams {
     }
 }
 
-/// An open stream. Its place is free again when both of its tasks have ended.
+/// An open stream. The stream's place is free again when both tasks have ended.
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) id: StreamId,
     streams: Arc<Streams>,
     pub(super) ears: Arc<Ears>,
     pub(super) inbox: Arc<Inbox>,
-    /// Its place is needed for another stream.
+    /// The stream's place is needed for a new stream.
     pub(super) evicted: CancellationToken,
     /// The transport has dropped the answers.
     pub(super) gone: CancellationToken,
@@ -134,7 +135,7 @@ impl Open {
         }
     }
 
-    /// The stream has ended: the failure detector hears of it, and what waits for the writer is dropped.
+    /// The stream has ended: the failure detector is notified, and messages waiting for the writer are dropped.
     pub(super) fn close(&self, by: Ender) {
         self.ears.ended(self.id, by);
         self.inbox.close();
@@ -150,9 +151,9 @@ impl Drop for Open {
 /// Why the acceptor ends a stream.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// A message is at fault: what came before it is answered first.
+    /// A message is at fault: earlier messages are answered first.
     Behind(Status),
-    /// The stream takes too much room: what waits is dropped.
+    /// The stream takes too much room: waiting messages are dropped.
     AtOnce(Status),
 }
 

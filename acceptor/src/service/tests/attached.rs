@@ -1,4 +1,4 @@
-//! What standbys are sent, and releases before this one.
+//! Answers to standbys, and to releases before this release.
 
 use super::*;
 use crate::service::streams::{REPORT_INTERVAL, REPORTS_AT_ONCE, attached};
@@ -30,7 +30,7 @@ impl Standby {
         }
     }
 
-    /// The next answer that this holds for.
+    /// The next answer with `holds`.
     async fn hears(&mut self, holds: impl Fn(&pb::AttachResponse, &pb::Heard) -> bool) -> pb::AttachResponse {
         within(async {
             loop {
@@ -84,7 +84,7 @@ async fn stream_whose_answers_nobody_takes_any_more_has_ended_though_its_request
     let inner = Arc::clone(&cluster.service.inner);
     let answers = accept::accept(&inner, &tonic::Extensions::new(), ReceiverStream::new(receiver));
     cluster.promised(1).await;
-    // Without a server whole messages count as heard.
+    // Without a server, whole messages count as heard.
     let now = cluster.shared.ears.now();
     requests.send(Ok(first)).await.unwrap();
     cluster.heard_since(now).await;
@@ -100,7 +100,7 @@ async fn standby_hears_at_once_that_the_leader_is_silent() {
     let address = cluster.serve().await;
     let mut standby = Standby::attach(&cluster, address).await;
     standby.hears(|_, _| true).await;
-    // A leader timeout of 100 ms, and nothing but the first heartbeat.
+    // A leader timeout of 100 ms, and nothing after the first heartbeat.
     let _leader = Leader::open(&cluster, address, 1, 25).await;
     let silent = standby.hears(|_, heard| heard.silent_ms >= 100).await;
     assert_eq!(silent.report, 1);
@@ -121,7 +121,7 @@ async fn work_shows_while_values_arrive_and_votes_are_committed() {
     cluster.gate.send_replace(true);
     leader.answer().await.unwrap();
     assert_eq!(work(), 101);
-    // A value that is chosen already is no work.
+    // A value already chosen is no work.
     let mut repair = leader.value(2, 0, 100);
     repair.chosen_to = 1;
     leader.send(repair.clone()).await;
@@ -188,7 +188,7 @@ async fn older_leader_has_its_numbered_heartbeats_answered_and_is_sent_no_alive(
             "{response:?}"
         );
     }
-    // Its stream goes on at a higher ballot.
+    // The leader's stream continues at a higher ballot.
     let mut higher = leader.numbered(21);
     higher.ballot = Some(ballot(3).into());
     leader.send(higher).await;

@@ -1,4 +1,4 @@
-//! What one stream, and all streams together, may hold.
+//! Bounds of a single stream, and of all streams together.
 
 use super::*;
 
@@ -12,7 +12,7 @@ async fn leader_within_its_bound_is_read_whatever_the_disk_does() {
     for sequence in 1..=UNANSWERED_MAX {
         leader.send(leader.value(sequence, sequence - 1, 1 << 20)).await;
     }
-    // The heartbeat behind all these values arrives.
+    // The heartbeat behind all the values arrives.
     let last = pb::AcceptRequest {
         sequence: UNANSWERED_MAX + 1,
         resign: true,
@@ -46,7 +46,7 @@ async fn stream_with_too_many_unanswered_messages_is_cut_off_and_has_not_ended()
     assert!(status.message().contains("64 unanswered messages"), "{status:?}");
     let heard = cluster.shared.ears.heard();
     assert_eq!((heard.ballot, heard.ended), (ballot(1), None));
-    // What the writer has not taken is gone; a new stream is open at once.
+    // Messages not taken by the writer are gone; a new stream opens at once.
     let mut again = Leader::open(&cluster, address, 1, 20).await;
     again.send(again.value(1, 1, 100)).await;
     cluster.gate.send_replace(true);
@@ -116,7 +116,7 @@ async fn heartbeats_do_not_pile_up_before_the_writer() {
     cluster.gate.send_replace(false);
     leader.send(leader.value(1, 0, 100)).await;
     cluster.readable(0).await;
-    // Heartbeats without news do not wait for the writer; of those with news, one waits.
+    // Heartbeats without news do not wait for the writer; of the heartbeats with news, a single heartbeat waits.
     let said = |chosen_to, resign, sequence| pb::AcceptRequest {
         chosen_to,
         resign,
@@ -126,7 +126,7 @@ async fn heartbeats_do_not_pile_up_before_the_writer() {
     for chosen_to in [0, 0, 0, 1, 2, 3, 3, 2, 4] {
         leader.send(said(chosen_to, false, 0)).await;
     }
-    // Behind them on the stream, so that they have been read.
+    // Sent behind the heartbeats: once this message is read, all heartbeats have been read.
     leader.send(said(4, true, 2)).await;
     until(|| cluster.shared.ears.heard().resigned.then_some(())).await;
     assert_eq!(cluster.queue.len(), 2);
@@ -138,7 +138,7 @@ async fn heartbeats_do_not_pile_up_before_the_writer() {
     until(|| (cluster.queue.len() == 4).then_some(())).await;
     cluster.gate.send_replace(true);
     until(|| (cluster.queue.len() == 0).then_some(())).await;
-    // The watermark of the last heartbeat was taken: the row below it is the leader's own.
+    // The watermark of the last heartbeat was taken: the row below is the leader's own.
     until(|| (cluster.shared.published().known_to == Slot::new(1).unwrap()).then_some(())).await;
     cluster.promised(2).await;
 }
@@ -163,7 +163,7 @@ async fn streams_are_bounded_and_the_leader_keeps_its_own() {
     assert!(matches!(answer, Answer::Accepted(_)), "{answer:?}");
     let mut cut_off = 0;
     for (_requests, answers) in &mut others {
-        // Each is rejected, below the promise; then it is cut off, or still open.
+        // Each stream is rejected, below the promise; then the stream is cut off, or still open.
         while let Ok(answer) = timeout(Duration::from_millis(1), answers.message()).await {
             if let Err(status) = answer {
                 assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");

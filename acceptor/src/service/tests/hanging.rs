@@ -1,4 +1,4 @@
-//! A disk that hangs or is full says nothing about the leader, and the acceptor goes on to speak.
+//! A hanging or full disk says nothing about the leader, and the acceptor keeps answering.
 
 use std::sync::atomic::Ordering;
 
@@ -65,7 +65,7 @@ async fn candidate_is_heard_while_its_promise_hangs() {
     let preparing = tokio::spawn(async move { preparing.prepare(prepare).await });
     until(|| (cluster.heard_round() == 2).then_some(())).await;
     assert_eq!(cluster.shared.published().leadership.promised, ballot(1));
-    // What the old leader sends does not count for the candidate.
+    // Messages of the old leader do not count for the candidate.
     let beating = old.beating();
     until(|| (cluster.shared.ears.heard().silent > Duration::from_millis(100)).then_some(())).await;
     let now = cluster.shared.ears.now();
@@ -166,7 +166,7 @@ async fn full_disk_is_said_and_the_leader_is_heard() {
     beating.abort();
 }
 
-/// A stream whose bytes a test sends itself, opened with a heartbeat of round 1; and its answer.
+/// A stream with raw bytes from the test, opened with a heartbeat of round 1; and the answer.
 struct Raw {
     body: h2::SendStream<Bytes>,
     answer: h2::client::ResponseFuture,
@@ -218,7 +218,7 @@ async fn bytes_count_before_they_are_a_message() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
     let mut raw = Raw::open(&cluster, address).await;
-    // The silence before, then one byte after the other of a message that is never whole.
+    // First the silence, then single bytes of a message that is never whole.
     until(|| cluster.shared.ears.news().borrow().silent.then_some(())).await;
     let message = pb::AcceptRequest {
         sequence: 1,
@@ -229,7 +229,7 @@ async fn bytes_count_before_they_are_a_message() {
         raw.send(&[*byte]);
         cluster.heard_since(now).await;
     }
-    // Such bytes are no work, also of a large message.
+    // Such bytes are no work, even of a large message.
     let mut large = Raw::open(&cluster, address).await;
     large.send(&[0, 0, 16, 0, 0]);
     for _ in 0..20 {

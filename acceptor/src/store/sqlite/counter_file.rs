@@ -1,11 +1,11 @@
-//! The file `COMMITS`: the commit counter in a second place, so that a database that lost commits is found out.
+//! The file `COMMITS`: the commit counter in a second place, as evidence against a database that lost commits.
 //!
-//! - The counter is written after its SQL commit returned and before an answer of that commit leaves. So it never exceeds
-//!   the counter of a whole database, and it is exact after the end of a process.
-//! - A sync follows in the background, at most one in [`SYNC_PAUSE`]. After power loss the file may therefore lag by the
-//!   commits of that time and of one sync: it proves less then, and never something wrong.
-//! - There are three places of one block each: the last one synced, the one being synced, the one being written. A torn
-//!   write spoils only the last of these. The highest record that verifies counts.
+//! - The counter is written after the SQL commit returned and before an answer of this commit leaves. So the counter
+//!   never exceeds the counter of a whole database, and is exact after the end of a process.
+//! - A sync follows in the background, at most one in [`SYNC_PAUSE`]. After power loss the file may therefore lag by
+//!   the commits of this time plus the commits of one sync. A lagging file proves less, and never anything wrong.
+//! - There are three places of one block each: for the last synced record, for the record being synced, and for the
+//!   record being written. A torn write spoils only the last of these. The highest verified record counts.
 
 use std::{
     fs::{self, File},
@@ -27,19 +27,19 @@ use super::super::StoreError;
 
 const FILE: &str = "COMMITS";
 const PLACES: usize = 3;
-/// Each place has a block of its own, so that a torn write spoils one record only.
+/// Bytes of a place. Each place has a separate block: a torn write spoils a single record.
 const PLACE_BYTES: usize = 4096;
 /// Format version 1.
 const MAGIC: [u8; 8] = *b"paxcnt\0\x01";
-/// Magic number, uuid, counter, checksum over these.
+/// Magic number, uuid, counter, checksum over the three.
 const RECORD_BYTES: usize = 8 + 16 + 8 + 8;
-/// Pause between two syncs: the disk is left to the commits, and few commits stand unsynced here.
+/// Pause between two syncs: leaves the disk to the commits, and keeps the number of unsynced commits small.
 const SYNC_PAUSE: Duration = Duration::from_millis(10);
 
-/// What the file holds at start.
+/// Content of the file at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// There is no such file.
+    /// The file is missing.
     Missing,
     /// No record verifies.
     Damaged,
@@ -47,10 +47,10 @@ pub(super) enum Found {
     Record(Record),
 }
 
-/// One record of the file.
+/// A record of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Record {
-    /// Every commit up to this one had returned.
+    /// Every commit up to and including this counter had returned.
     pub(super) counter: CommitCounter,
     /// None until the first commit of a new acceptor.
     pub(super) uuid: Option<AcceptorUuid>,
@@ -86,7 +86,7 @@ pub(super) fn path(directory: &DataDir) -> PathBuf {
 /// Reads the file.
 ///
 /// # Errors
-/// It cannot be read.
+/// The file cannot be read.
 pub(super) fn read(directory: &DataDir) -> Result<Found, StoreError> {
     let path = path(directory);
     Ok(look(&path).map_err(at(&path))?.map_or(Found::Missing, |places| {
@@ -95,7 +95,7 @@ pub(super) fn read(directory: &DataDir) -> Result<Found, StoreError> {
     }))
 }
 
-/// The record of each place; none when there is no file.
+/// The record of each place; none when the file is missing.
 fn look(path: &Path) -> io::Result<Option<[Option<Record>; PLACES]>> {
     let file = match File::open(path) {
         Ok(file) => file,
@@ -116,7 +116,7 @@ fn at(path: &Path) -> impl Fn(io::Error) -> SqliteError + use<> {
     }
 }
 
-/// The open file. The store writes; one task syncs.
+/// The open file. The store writes; a single task syncs.
 #[derive(Debug)]
 pub struct CounterFile {
     path: PathBuf,
@@ -128,17 +128,17 @@ pub struct CounterFile {
 #[derive(Clone, Copy, Debug)]
 struct Places {
     writing: usize,
-    /// The last place that was synced.
+    /// The last synced place.
     durable: usize,
-    /// Something was written since the last sync began.
+    /// There were writes since the last sync began.
     is_dirty: bool,
 }
 
 impl CounterFile {
-    /// Opens the file, and creates it with the counter 0 when it is missing: durable before the database is touched.
+    /// Opens the file. Creates a missing file with the counter 0, durable before the database is touched.
     ///
     /// # Errors
-    /// It cannot be read or written.
+    /// The file cannot be read or written.
     pub(super) fn open(directory: &DataDir) -> Result<Arc<Self>, StoreError> {
         let path = path(directory);
         let open = || {
@@ -146,10 +146,10 @@ impl CounterFile {
                 create(directory.path(), &path)?;
             }
             let places = look(&path)?.unwrap_or_default();
-            // The highest of equal ones is the last: another is written first.
+            // Of equal records the last is the highest, and the next write goes to a different place.
             let highest = (0..PLACES).max_by_key(|&place| places[place]).unwrap_or(0);
             let file = File::options().write(true).open(&path)?;
-            // The highest record may be that of a process that ended before its sync.
+            // The highest record may come from a process that ended before the sync.
             file.sync_data()?;
             Ok(Self {
                 path: path.clone(),
@@ -165,8 +165,8 @@ impl CounterFile {
         Ok(Arc::new(open().map_err(at(&path))?))
     }
 
-    /// Writes the counter of a commit that has returned. It survives the end of the process at once, and power loss after
-    /// the next sync.
+    /// Writes the counter of a commit that has returned. The counter survives the end of the process at once, and power
+    /// loss after the next sync.
     ///
     /// # Errors
     /// The write failed: end the process.
@@ -177,7 +177,7 @@ impl CounterFile {
         };
         let mut places = self.lock();
         let offset = (places.writing * PLACE_BYTES) as u64;
-        // A few bytes into the page cache, at a page that no sync writes out.
+        // A few bytes into the page cache, at a page that is not being synced.
         self.file
             .write_all_at(&record.encode(), offset)
             .map_err(at(&self.path))?;
@@ -187,7 +187,7 @@ impl CounterFile {
         Ok(())
     }
 
-    /// Makes what was written durable.
+    /// Makes the last written counter durable.
     ///
     /// # Errors
     /// The sync failed: end the process.
@@ -205,7 +205,7 @@ impl CounterFile {
         Ok(())
     }
 
-    /// Syncs what is written, until `stop`. Call it once.
+    /// Syncs written counters until `stop`. Call it once.
     ///
     /// # Errors
     /// A sync failed: end the process.
@@ -228,7 +228,7 @@ impl CounterFile {
     }
 }
 
-/// Returns once the file and its name are durable. All of it is there, or nothing.
+/// Creates the file, whole or not at all. Returns once the file and the file name are durable.
 fn create(directory: &Path, path: &Path) -> io::Result<()> {
     let record = Record {
         counter: CommitCounter::default(),
@@ -301,7 +301,7 @@ mod tests {
         for counter in 1..60 {
             write(&file, counter);
             let Places { writing, .. } = *file.lock();
-            // Power loss in the middle of this write: its place holds neither record.
+            // Power loss in the middle of this write: the place holds neither record.
             let mut torn = bytes(&directory);
             torn[writing * PLACE_BYTES + 30..][..6].fill(0xff);
             let places: [_; PLACES] =

@@ -1,7 +1,7 @@
-//! Proves at start, before SQLite may write, that the disk holds every commit that was answered.
+//! Proves at start, before SQLite may write, that the disk holds every answered commit.
 //!
-//! Three things must agree: the database file by itself, its write-ahead log, and the counter in `COMMITS`. A process that
-//! is refused here leaves all of them as it found them.
+//! Three parts must agree: the database file alone, the write-ahead log, and the counter in `COMMITS`. A process
+//! refused here leaves all files unchanged.
 
 use std::{path::Path, time::Duration};
 
@@ -32,14 +32,14 @@ use super::{
 /// Pause before the next attempt to empty the write-ahead log at start, while another process reads the file.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What a database holds.
+/// Content of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Held {
     /// No acceptor yet: no file, no schema, or no identity.
     Nothing,
-    /// Something else: the file was replaced, or its header is damaged.
+    /// Foreign content: the file was replaced, or the header is damaged.
     Foreign,
-    /// What a newer release wrote, which opening it refuses.
+    /// Content of a newer release; opening the file is refused.
     Newer,
     /// An acceptor.
     Acceptor {
@@ -49,7 +49,7 @@ enum Held {
     },
 }
 
-/// Examines the files of a directory; changes none of them.
+/// Examines the files of a directory. Changes nothing.
 ///
 /// # Errors
 /// The disk lost commits, or a file is damaged.
@@ -75,12 +75,12 @@ pub(super) async fn examine(directory: &DataDir) -> Result<(), StoreError> {
         }
     };
     let (alone, whole) = if database.metadata().is_ok_and(|file| file.len() > 0) {
-        // Without its log the file may be torn by a crash in the middle of a checkpoint: then it proves nothing.
+        // Without the log, the file may be torn by a crash in the middle of a checkpoint: a torn file proves nothing.
         let alone = look(&database, true).await.ok();
         match look(&database, false).await {
             Ok(whole) => (alone, whole),
-            // A crash in the very first start leaves a rollback journal, which only a writer can use. A database of ours
-            // has none later, and nothing was answered yet.
+            // A crash in the very first start leaves a rollback journal, usable only by a writer. A later database of
+            // ours has no journal, and no request was answered yet.
             Err(_) if is_first_start(found) && directory.file(&format!("{FILE}-journal")).exists() => {
                 (None, Held::Nothing)
             }
@@ -103,8 +103,8 @@ fn is_first_start(found: Found) -> bool {
     matches!(found, Found::Missing | Found::Record(Record { uuid: None, .. }))
 }
 
-/// The database by itself and with its log: each commit of the log adds one to the counter. The few that do not, when a
-/// schema is made, only make this weaker.
+/// Compares the database alone with the database plus log: each commit of the log adds 1 to the counter. Schema commits
+/// are the few exceptions, and only weaken this check.
 fn agree_in_time(alone: Option<Held>, whole: Held, commits: u64) -> Result<(), String> {
     let Held::Acceptor { uuid, counter, .. } = whole else {
         return Ok(());
@@ -128,7 +128,7 @@ fn agree_in_time(alone: Option<Held>, whole: Held, commits: u64) -> Result<(), S
     ))
 }
 
-/// The database and `COMMITS`; in an error, whether it is the database that is wrong.
+/// Compares the database and `COMMITS`. In an error, `true`: the database is wrong.
 fn agree_in_counter(found: Found, whole: Held) -> Result<(), (bool, String)> {
     match (found, whole) {
         (Found::Missing, Held::Acceptor { counter, version, .. }) if version > OLD_VERSION => Err((
@@ -181,7 +181,7 @@ fn agree_in_counter(found: Found, whole: Held) -> Result<(), (bool, String)> {
     }
 }
 
-/// Reads a database, with its log or, when `alone`, without. Writes nothing.
+/// Reads a database; with `alone`, without the log. Writes nothing.
 async fn look(file: &Path, alone: bool) -> Result<Held, StoreError> {
     let mut connection = SqliteConnectOptions::new()
         .filename(file)
@@ -191,13 +191,13 @@ async fn look(file: &Path, alone: bool) -> Result<Held, StoreError> {
         .connect()
         .await?;
     let held = read(&mut connection).await;
-    // Not the last that is heard of the file: a failure shows again when it is opened.
+    // A failure to close is ignored: the next open shows the same failure.
     drop(connection.close().await);
     held
 }
 
 async fn read(connection: &mut SqliteConnection) -> Result<Held, StoreError> {
-    // One transaction is one moment.
+    // A transaction shows a single moment.
     let mut transaction = connection.begin().await?;
     let row = sqlx::query(
         "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_schema)
@@ -238,12 +238,12 @@ async fn read(connection: &mut SqliteConnection) -> Result<Held, StoreError> {
     })
 }
 
-/// Copies the write-ahead log into the database and cuts it to nothing.
+/// Copies the write-ahead log into the database and truncates the log to zero bytes.
 ///
-/// After a failed sync the kernel takes the pages that it failed to write for clean. A commit behind them would be
-/// answered and lost with the next power loss, because SQLite ends the log at the first frame that is not there. So no
-/// commit of this process stands behind a frame of an earlier process: all is written and synced again. While another
-/// process reads the file, this waits and says so once.
+/// After a failed sync the kernel takes the unwritten pages for clean. SQLite ends the log at the first missing frame,
+/// so a commit behind such pages would be answered, and lost with the next power loss. So no commit of this process
+/// stands behind a frame of an earlier process: all frames are written and synced again. While another process reads
+/// the file, this call waits and logs once.
 ///
 /// # Errors
 /// The write failed.
@@ -315,7 +315,7 @@ mod tests {
         assert!(!agree(Found::Missing, acceptor(1, 7)) && !agree(Found::Damaged, acceptor(1, 7)));
         assert!(!agree(Found::Damaged, Held::Nothing));
         assert!(!agree(record(Some(1), 7), Held::Foreign));
-        // These have messages of their own.
+        // `agree` accepts both cases: opening the file reports a separate error for each.
         assert!(agree(record(Some(1), 7), Held::Newer) && agree(Found::Missing, Held::Foreign));
         let old = Held::Acceptor {
             uuid: AcceptorUuid::from_u128(1),

@@ -1,28 +1,29 @@
-//! Recovery: reads the file at start, verifies it, and begins a run.
+//! Recovery: reads and verifies the file at start, and begins a run.
 //!
-//! What is found at start, and what becomes of it:
+//! Cases at start, and the outcome of each:
 //!
-//! | on disk | then |
+//! | on disk | outcome |
 //! | --- | --- |
 //! | nothing, or a schema without an identity | a crash before the first answer: draw a uuid and begin |
-//! | a commit whose answer never left | kept: whoever asked does not know, and asks again |
-//! | a log whose last commit is torn | a crash in that commit: it was not answered, and is dropped |
-//! | a log that ends before a later commit, or whose header is damaged (`wal.rs`) | end with 74: answers may be lost |
-//! | a log that does not continue the database beside it (`proof.rs`) | the same |
-//! | a commit counter below the one in `COMMITS` (`counter_file.rs`): commits, the log or the database are gone | the same |
-//! | no `COMMITS`, none of its records sound, or another acceptor's | the same |
-//! | a state, identity, membership or witness record that fails its checksum | the same |
-//! | a list of runs that is damaged | this disk holds no proof: the other acceptors remember, and refuse it |
-//! | votes or runs without an identity or state | the same |
-//! | a vote that is missing at or above the watermark, or is beyond the last vote | the same |
-//! | a file that SQLite finds malformed | the same |
-//! | a vote that fails its checksum, or is missing below the watermark | unknown, until it is accepted again |
-//! | a trace context or a past promise that cannot be read | left out: both are for people |
+//! | a commit without a sent answer | kept: the client does not know the outcome, and asks again |
+//! | a log with a torn last commit | a crash in this commit: the commit was not answered, and is dropped |
+//! | a log that ends before a later commit, or with a damaged header (`wal.rs`) | end with 74: answers may be lost |
+//! | a log and a database that do not fit together (`proof.rs`) | the same |
+//! | a commit counter below `COMMITS` (`counter_file.rs`): commits, the log or the database are gone | the same |
+//! | `COMMITS` missing, without a sound record, or of another acceptor | the same |
+//! | a state, identity, membership or witness record with a wrong checksum | the same |
+//! | a damaged list of runs | this disk holds no proof: the other acceptors remember, and refuse it |
+//! | votes or runs without an identity or state | end with 74 |
+//! | a vote missing at or above the watermark, or beyond the last vote | the same |
+//! | a file malformed for SQLite | the same |
+//! | a vote with a wrong checksum, or missing below the watermark | unknown, until accepted again |
+//! | an unreadable trace context or past promise | left out: both are for people |
 //! | a whole older copy of the directory | this disk holds no proof: the other acceptors remember, and refuse it |
 //! | a file of version 1 | upgraded (`upgrade.rs`) |
 //! | another acceptor's name, a newer schema, a directory in use | end with 78 |
 //!
-//! Before the run begins the log is emptied into the database, so that no commit stands behind what another process wrote.
+//! Before the run begins, the log is emptied into the database, so that no commit stands behind another process's
+//! writes.
 
 use std::collections::BTreeMap;
 
@@ -48,8 +49,8 @@ use super::{
     state::{OpenSlots, STATE, State, bytes, column, sum_of, text},
 };
 
-/// Reads everything, verifies it, and commits the new run in the same transaction: the first commit of a process also
-/// makes durable what recovery found in the write-ahead log.
+/// Reads and verifies everything, and commits the new run in the same transaction. So the first commit of a process
+/// also makes durable the commits found in the write-ahead log.
 pub(super) async fn begin_run(
     connection: &mut SqliteConnection,
     name: &str,
@@ -113,7 +114,7 @@ pub(super) async fn begin_run(
     ))
 }
 
-/// Who the database belongs to; none before the first start.
+/// The acceptor's uuid and name; none before the first start.
 pub(super) async fn load_identity(
     connection: &mut SqliteConnection,
 ) -> Result<Option<(AcceptorUuid, String)>, StoreError> {
@@ -208,7 +209,8 @@ pub(super) async fn load_membership(
     })
 }
 
-/// The votes from the watermark on: as many as the state says, and none beyond the last.
+/// The votes from the watermark on. The slots must match the state record: no vote is missing, none lies beyond the
+/// last.
 async fn load_votes(
     connection: &mut SqliteConnection,
     identity: &Identity,
@@ -242,10 +244,10 @@ async fn load_votes(
     Ok(held)
 }
 
-/// Deletes what is beyond the bounds of this release: files of earlier ones may hold any number of runs and witnesses.
+/// Deletes runs and witnesses beyond the bounds of this release: files of earlier releases may hold any number of both.
 pub(super) async fn forget_surplus(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     let runs_max = i64::try_from(RUNS_MAX).unwrap_or(i64::MAX);
-    // Where there is no such run, there is none to delete.
+    // Without such a run, there is none to delete.
     let sql = "DELETE FROM run WHERE position <= (SELECT position FROM run ORDER BY position DESC LIMIT 1 OFFSET ?)";
     sqlx::query(sql).bind(runs_max).execute(&mut *connection).await?;
     sqlx::query(AssertSqlSafe(forget_surplus_witnesses()))

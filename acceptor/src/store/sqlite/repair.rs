@@ -1,4 +1,4 @@
-//! Repair: what an operator may look at and change in the file of an acceptor that is stopped.
+//! Repair: an operator's view of a stopped acceptor's file, and changes to the file.
 
 use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
@@ -14,7 +14,7 @@ use super::{
     recovery::{load_identity, load_membership, load_witnesses},
 };
 
-/// The file of an acceptor that does not run. Its directory is locked as long as the value lives.
+/// The file of a stopped acceptor. The directory is locked for the lifetime of the value.
 #[derive(Debug)]
 pub struct Stopped {
     connection: SqliteConnection,
@@ -25,11 +25,11 @@ pub struct Stopped {
 }
 
 impl Stopped {
-    /// Takes the lock of a data directory and opens the acceptor's file in it. Nothing is created, and no run begins.
+    /// Takes the lock of a data directory and opens the acceptor's file. Nothing is created, and no run begins.
     ///
     /// # Errors
-    /// There is no acceptor's file; another process holds the directory; the file cannot be read; the disk lost commits; a
-    /// record is damaged.
+    /// The acceptor's file is missing; another process holds the directory; the file cannot be read; the disk lost
+    /// commits; a record is damaged.
     pub async fn open(data_dir: &Path) -> Result<Self, StoreError> {
         let path = data_dir.join(FILE);
         if !path.is_file() {
@@ -37,7 +37,7 @@ impl Stopped {
             return Err(SqliteError::Directory { path, source }.into());
         }
         let directory = DataDir::open(data_dir)?;
-        // As at a start: opening a damaged log for writing would destroy the proof, and what stands behind the damage.
+        // As at a start: opening a damaged log for writing would destroy the proof, and the data behind the damage.
         proof::examine(&directory).await?;
         let mut connection = open_writer(&path, CHECKPOINT_PAGES[0]).await?;
         proof::empty_log(&mut connection, &path).await?;
@@ -56,24 +56,24 @@ impl Stopped {
         })
     }
 
-    /// Who it is.
+    /// The acceptor's uuid.
     pub fn uuid(&self) -> AcceptorUuid {
         self.uuid
     }
 
-    /// The name that it was first started with.
+    /// The acceptor's name from the first start.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The members of its cluster with their addresses; none while it is blank.
+    /// The members of the acceptor's cluster, with addresses; none for a blank acceptor.
     pub fn members(&self) -> BTreeMap<AcceptorUuid, Arc<str>> {
         self.membership
             .configuration()
             .map_or_else(BTreeMap::new, |configuration| configuration.members().clone())
     }
 
-    /// What it remembers of the other acceptors' runs.
+    /// The stored witnesses: remembered runs of the other acceptors.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -81,13 +81,13 @@ impl Stopped {
         load_witnesses(&mut self.connection, &Identity::new(self.uuid)).await
     }
 
-    /// Forgets what it remembers of one acceptor; returns how many runs that were. Durable when it returns.
+    /// Deletes the remembered runs of one acceptor; returns the number of deleted runs. Durable on return.
     ///
     /// # Errors
-    /// The write failed; what was remembered may be there or not.
+    /// The write failed; the remembered runs may be deleted or not.
     ///
     /// # Cancel safety
-    /// Not safe: what was cancelled may yet be written.
+    /// Not safe: a cancelled write may still reach the disk.
     pub async fn forget(&mut self, acceptor: AcceptorUuid) -> Result<u64, StoreError> {
         let done = sqlx::query("DELETE FROM witness WHERE acceptor = ?")
             .bind(acceptor.to_bytes().to_vec())
@@ -99,7 +99,7 @@ impl Stopped {
     /// Closes the file in good order.
     ///
     /// # Errors
-    /// SQLite could not; what was changed is safe.
+    /// SQLite failed to close the file; the changes are safe.
     pub async fn close(self) -> Result<(), StoreError> {
         Ok(self.connection.close().await?)
     }

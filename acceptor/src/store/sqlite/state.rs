@@ -1,7 +1,8 @@
-//! The state record: how it is read and verified, and how it proves that no vote is gone.
+//! The state record: reading, verification, and the proof that no vote is gone.
 //!
-//! Below the watermark every slot has a row, so a missing row shows. From the watermark on it does not, and a vote that
-//! vanished would be a vote denied. So the record carries the end of the votes and a sum over the slots that have one.
+//! Below the watermark every slot has a row, so a missing row shows. From the watermark on, a missing row does not
+//! show, and a vanished vote would be a denied vote. So the record carries the end of the votes and a sum over the
+//! slots with a vote.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -21,14 +22,14 @@ use super::{
     Identity,
 };
 
-/// The columns that [`Identity::read_state`] takes, in its order.
+/// The columns of [`Identity::read_state`], in order.
 pub(super) const STATE: &str =
     "state.commit_counter, state.promised_round, state.promised_proposer, state.leader_address,
     state.chosen_to, state.trimmed_to, state.voted_to, state.open_slots, state.checksum";
-/// How many they are.
+/// Number of columns in [`STATE`].
 pub(super) const STATE_COLUMNS: usize = 9;
 
-/// A state record that verifies.
+/// A verified state record.
 #[derive(Clone, Debug)]
 pub(super) struct State {
     pub(super) moment: Moment,
@@ -36,7 +37,7 @@ pub(super) struct State {
     pub(super) open_slots: u64,
 }
 
-/// The slots from the watermark on that have a vote, as the next commit leaves them.
+/// The slots with a vote from the watermark on, as of the next commit.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OpenSlots {
     slots: BTreeSet<Slot>,
@@ -45,7 +46,7 @@ pub(super) struct OpenSlots {
 }
 
 impl OpenSlots {
-    /// Takes up from what is on disk.
+    /// Starts from the votes on disk.
     pub(super) fn new(slots: impl IntoIterator<Item = Slot>, voted_to: Slot) -> Self {
         let slots: BTreeSet<Slot> = slots.into_iter().collect();
         Self {
@@ -55,7 +56,7 @@ impl OpenSlots {
         }
     }
 
-    /// Takes in what a commit writes.
+    /// Takes in the votes and the watermark of a commit.
     pub(super) fn take(&mut self, write: &Write<'_>) {
         for &slot in write.rows.keys() {
             self.voted_to = self.voted_to.max(slot.next());
@@ -78,12 +79,12 @@ impl OpenSlots {
     }
 }
 
-/// What a slot adds to the sum.
+/// The slot's addend in the sum.
 pub(super) fn weight(slot: Slot) -> u64 {
     checksum(&[&slot.get().to_le_bytes()]).cast_unsigned()
 }
 
-/// The sum over slots; each counts as often as it comes.
+/// The sum over slots; a repeated slot counts each time.
 pub(super) fn sum_of(slots: impl IntoIterator<Item = Slot>) -> u64 {
     slots.into_iter().map(weight).fold(0, u64::wrapping_add)
 }
@@ -92,7 +93,7 @@ impl Identity {
     /// Reads the columns [`STATE`] from column 0 on.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`]: nothing makes up for this record.
+    /// [`StoreError::Damaged`]: the record is irreplaceable.
     pub(super) fn read_state(&self, row: &SqliteRow) -> Result<State, StoreError> {
         let read = || {
             let state = State {
@@ -111,7 +112,7 @@ impl Identity {
         read().ok_or(StoreError::Damaged("state"))
     }
 
-    /// The state that a commit writes.
+    /// The state written by a commit.
     pub(super) fn state_after(write: &Write<'_>, slots: &OpenSlots) -> State {
         State {
             moment: Moment {
@@ -131,7 +132,7 @@ impl Identity {
         self.moment_checksum(&state.moment, &[state.moment.voted_to.get(), state.open_slots])
     }
 
-    /// Over the columns that a state record has had from version 1 on, and over `more` columns after them.
+    /// Checksum over the columns of a state record of version 1, and over `more` later columns.
     pub(super) fn moment_checksum(&self, moment: &Moment, more: &[u64]) -> i64 {
         let uuid = self.uuid.to_bytes();
         let [counter, round, proposer, chosen_to, trimmed_to] = [
@@ -165,7 +166,7 @@ impl Identity {
     }
 }
 
-/// A column of the type that was written; none for NULL and whatever else damage made of it.
+/// A column of the written type; none for NULL and any other result of damage.
 pub(super) fn column<'r, T>(row: &'r SqliteRow, at: usize) -> Option<T>
 where
     T: Decode<'r, Sqlite> + Type<Sqlite>,
@@ -174,22 +175,22 @@ where
     row.try_get::<Option<T>, _>(at).ok().flatten()
 }
 
-/// The bytes of a text or blob as they are on disk.
+/// The bytes of a text or blob as stored on disk.
 pub(super) fn bytes(row: &SqliteRow, at: usize) -> Option<Vec<u8>> {
     row.try_get_unchecked::<Option<Vec<u8>>, _>(at).ok().flatten()
 }
 
-/// A text, if its bytes are one.
+/// A text; none for bytes that are no UTF-8.
 pub(super) fn text(row: &SqliteRow, at: usize) -> Option<String> {
     String::from_utf8(bytes(row, at)?).ok()
 }
 
-/// A slot; none for a number that is no slot.
+/// A slot; none for an invalid number.
 pub(super) fn read_slot(row: &SqliteRow, at: usize) -> Option<Slot> {
     Slot::new(column::<i64>(row, at)?.try_into().ok()?).ok()
 }
 
-/// Round and proposer from column `at` on; none when they are no ballot.
+/// Round and proposer from column `at` on; none for an invalid ballot.
 pub(super) fn read_ballot(row: &SqliteRow, at: usize) -> Option<Ballot> {
     let round = column::<i64>(row, at)?.try_into().ok()?;
     let proposer = ProposerId::new(column::<i64>(row, at + 1)?.try_into().ok()?).ok()?;

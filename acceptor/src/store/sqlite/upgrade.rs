@@ -1,7 +1,7 @@
-//! Brings a file of schema version 1 to version 2: the state record gets the end of the votes and the sum of the open
+//! Upgrades a file of schema version 1 to version 2: the state record gets the end of the votes and the sum of the open
 //! slots, each witness gets a checksum, and surplus runs and witnesses are dropped.
 //!
-//! What version 1 did not protect is taken as it is found.
+//! Data without a checksum in version 1 is taken without verification.
 
 use paxos_common::paxos::identity::{CommitCounter, RunNumber};
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
@@ -13,7 +13,7 @@ use super::{
     state::{State, column, read_ballot, read_slot, sum_of, text},
 };
 
-/// The version that is read here.
+/// The schema version read here.
 pub(super) const OLD_VERSION: i64 = 1;
 
 const ALTER: &str = "ALTER TABLE state ADD COLUMN voted_to INTEGER NOT NULL DEFAULT 0;
@@ -26,7 +26,7 @@ pub(super) const OLD_STATE: &str =
     "commit_counter, promised_round, promised_proposer, leader_address, chosen_to, trimmed_to,
     checksum";
 
-/// Reads the columns [`OLD_STATE`]; none when they do not verify. The end of the votes is not among them.
+/// Reads the columns [`OLD_STATE`]; none when the record does not verify. The end of the votes is not included.
 pub(super) fn read_old_state(identity: &Identity, row: &SqliteRow) -> Option<Moment> {
     let moment = Moment {
         commit_counter: CommitCounter::new(column::<i64>(row, 0)?.try_into().ok()?),
@@ -42,7 +42,7 @@ pub(super) fn read_old_state(identity: &Identity, row: &SqliteRow) -> Option<Mom
 /// Upgrades the file in one transaction.
 ///
 /// # Errors
-/// A record that nothing makes up for is damaged, or the write failed: the file is as it was.
+/// An irreplaceable record is damaged, or the write failed: the file is unchanged.
 pub(super) async fn upgrade(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     sqlx::raw_sql(ALTER).execute(&mut *transaction).await?;

@@ -1,11 +1,11 @@
 //! Walks a write-ahead log as SQLite does, without opening it, and distinguishes a crash from damage.
 //!
-//! SQLite ends the log silently before the first frame that does not verify. After a crash this is right: each commit is
-//! synced before the next one begins, so a crash tears the last commit only. A frame of a *later* commit behind the first
-//! bad frame proves that the log held more. The walk looks for such a frame.
+//! SQLite ends the log silently before the first frame that does not verify. After a crash this is right: each commit
+//! is synced before the next commit begins, so a crash tears the last commit only. A frame of a *later* commit behind
+//! the first bad frame proves that the log held more. The walk looks for such a frame.
 //!
-//! Two cases stay undecided here, and the file `COMMITS` decides them: damage in the last commit, and a log that is cut or
-//! removed.
+//! Two cases stay undecided here, and the file `COMMITS` decides both: damage in the last commit, and a log that is cut
+//! or removed.
 //!
 //! Format: <https://sqlite.org/fileformat2.html#walformat>.
 
@@ -21,21 +21,22 @@ const FRAME_HEADER_BYTES: usize = 24;
 const MAGIC: u32 = 0x377f_0682;
 /// Page sizes of SQLite, in bytes (inclusive).
 const PAGE_BYTES: std::ops::RangeInclusive<usize> = 512..=65_536;
-/// A disk writes a sector whole or not at all, in bytes. Larger sectors are multiples of it.
+/// Size of a disk sector, in bytes. A disk writes a sector whole or not at all; larger sectors are multiples of this
+/// size.
 const SECTOR_BYTES: u64 = 512;
 /// Offset of the salts in the header of a frame.
 const SALTS: std::ops::Range<usize> = 8..16;
-/// One read from the file, in bytes.
+/// Bytes of one read from the file.
 const BUFFER_BYTES: usize = 256 * 1024;
 
 /// A log without proof of damage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sound {
-    /// Commits that SQLite finds in it.
+    /// Number of commits found by SQLite.
     pub(super) commits: u64,
 }
 
-/// Proof that the log held more than SQLite finds in it.
+/// Proof that the log held more commits than SQLite finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Damage {
     /// Offset of the first frame, or of the header, that does not verify.
@@ -80,7 +81,7 @@ fn walk_log(mut log: impl Read) -> io::Result<Result<Sound, Damage>> {
     }))
 }
 
-/// What is read of the frames so far.
+/// The frames read so far.
 struct Frames {
     /// Verifies the next frame.
     chain: Chain,
@@ -112,7 +113,7 @@ impl Frames {
         let stored = (number(frame, 16), number(frame, 20));
         let verifies = is_present && number(frame, 0) != 0 && sums == stored;
         let ends_commit = number(frame, 4) != 0;
-        // Behind a bad frame the chain goes on from the checksum that the bad frame stored.
+        // Behind a bad frame the chain continues from the checksum stored in the bad frame.
         self.chain.sums = stored;
         match self.bad {
             None if verifies => self.commits += u64::from(ends_commit),
@@ -130,7 +131,7 @@ impl Frames {
     }
 }
 
-/// The running checksum of a log, with what its header says.
+/// The running checksum of a log, with the fields of the header.
 #[derive(Clone, Copy)]
 struct Chain {
     sums: (u32, u32),
@@ -140,7 +141,7 @@ struct Chain {
 }
 
 impl Chain {
-    /// Behind the header; none when SQLite takes the log for empty.
+    /// The chain behind the header; none when SQLite takes the log for empty.
     fn start(header: &[u8; HEADER_BYTES]) -> Option<Self> {
         let magic = number(header, 0);
         let page_bytes = usize::try_from(number(header, 8)).ok()?;
@@ -242,7 +243,7 @@ mod tests {
             Self { chain, bytes }
         }
 
-        /// A commit of so many pages.
+        /// Adds a commit with this number of pages.
         fn commit(&mut self, pages: usize) {
             for page in 1..=pages {
                 let mut frame = vec![0; FRAME];
@@ -287,7 +288,8 @@ mod tests {
     #[test]
     fn every_flipped_bit_before_the_last_commits_is_damage() {
         let sound = log(4, 2);
-        // The last two commits are left out: behind the first bad frame there must be a whole commit and one frame more.
+        // The last two commits are left out: behind the first bad frame there must be a whole commit and one frame
+        // more.
         for byte in 0..frame_at(4) {
             let mut bytes = sound.clone();
             bytes[byte] ^= 1 << (byte % 8);
@@ -304,7 +306,7 @@ mod tests {
         for byte in frame_at(6)..sound.len() {
             let mut bytes = sound.clone();
             bytes[byte] ^= 0x10;
-            // A mark in the middle of a commit is none that a crash leaves.
+            // No crash leaves a mark in the middle of a commit.
             let expected = if mark.contains(&byte) {
                 Err(frame_at(6) as u64)
             } else {

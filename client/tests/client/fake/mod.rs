@@ -1,4 +1,4 @@
-//! Fakes of all three roles on real sockets, that do as a test tells them.
+//! Fakes of all three roles on real sockets, under the control of a test.
 
 pub(crate) mod world;
 
@@ -35,24 +35,24 @@ use tonic::{Request, Response, Status, Streaming, service::Routes, transport::Se
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 type Reply<T> = Result<Response<T>, Status>;
 
-/// What a fake proposer does with a command.
+/// The reaction of a fake proposer to a command.
 #[derive(Clone, Debug)]
 pub(crate) enum Does {
-    /// Orders it.
+    /// Orders the command.
     Orders,
     /// Answers with an error.
     Fails(Status),
     /// Never answers.
     IsSilent,
-    /// Orders it when [`FakeProposer::resume`] is called, as a process on a slow disk or one that was paused.
+    /// Orders the command on [`FakeProposer::resume`], like a process on a slow disk or a paused process.
     OrdersLate,
-    /// Breaks the stream, as a killed process does.
+    /// Breaks the stream, like a killed process.
     Breaks,
-    /// Ends the stream, as a process that stops does: what it has not answered it did not read.
+    /// Ends the stream, like a stopping process: unanswered commands were not read.
     Stops,
 }
 
-/// A fake proposer: `script` says what it does with the nth command it receives, from 0.
+/// A fake proposer: `script` gives the reaction to the nth received command, from 0.
 #[derive(Clone)]
 pub(crate) struct FakeProposer {
     script: Arc<dyn Fn(usize) -> Does + Send + Sync>,
@@ -67,14 +67,14 @@ struct Seen {
     probes: usize,
 }
 
-/// How the process is.
+/// The state of the process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// It answers questions, and late commands not yet.
+    /// Answers questions, but not yet the late commands.
     Slow,
-    /// It answers nothing more once it has received a command, as a process that was paused.
+    /// Answers nothing more after the first received command, like a paused process.
     Paused,
-    /// It answers everything.
+    /// Answers everything.
     Resumed,
 }
 
@@ -87,18 +87,18 @@ impl FakeProposer {
         }
     }
 
-    /// Answers nothing any more from its first command on, until it is resumed.
+    /// Answers nothing more from the first command on, until resumed.
     pub(crate) fn paused(self) -> Self {
         self.phase.send_replace(Phase::Paused);
         self
     }
 
-    /// Answers everything, also what was left open.
+    /// Answers everything, including the commands left open.
     pub(crate) fn resume(&self) {
         self.phase.send_replace(Phase::Resumed);
     }
 
-    /// How often its status was asked for.
+    /// Number of status calls.
     pub(crate) fn probes(&self) -> usize {
         self.seen.lock().unwrap().probes
     }
@@ -108,12 +108,12 @@ impl FakeProposer {
         phase.wait_for(|phase| *phase == Phase::Resumed).await.unwrap();
     }
 
-    /// The records of all commands received.
+    /// The records of all received commands.
     pub(crate) fn received(&self) -> Vec<Vec<u8>> {
         self.seen.lock().unwrap().commands.clone()
     }
 
-    /// How many streams were opened.
+    /// Number of opened streams.
     pub(crate) fn streams(&self) -> usize {
         self.seen.lock().unwrap().streams
     }
@@ -227,7 +227,7 @@ fn version(number: usize) -> Version {
     }
 }
 
-/// A fake learner whose log has a record in every slot: sends `log(from)`, and then breaks the stream.
+/// A fake learner with a record in every slot: sends `log(from)`, and then breaks the stream.
 #[derive(Clone)]
 pub(crate) struct FakeLearner {
     log: Arc<dyn Fn(u64) -> Result<Vec<u64>, Status> + Send + Sync>,
@@ -249,7 +249,7 @@ impl FakeLearner {
 
 #[tonic::async_trait]
 impl Learner for FakeLearner {
-    /// No register holds anything; the log ends behind what the first page holds.
+    /// No register has a value; the log ends after the first page.
     async fn read(&self, _: Request<proto::ReadRequest>) -> Reply<proto::ReadResponse> {
         let last = (self.log)(0)?.last().copied();
         Ok(Response::new(proto::ReadResponse {
@@ -293,7 +293,7 @@ impl Learner for FakeLearner {
     }
 }
 
-/// A fake acceptor that only names who is attached to it; the last proposer leads.
+/// A fake acceptor that only names the attached peers; the last proposer leads.
 pub(crate) struct FakeAcceptor {
     attached: Vec<AttachedPeer>,
 }
@@ -368,7 +368,7 @@ impl Acceptor for FakeAcceptor {
     }
 }
 
-/// A running fake; dropped, it is gone with its connections.
+/// A running fake; a drop ends the fake and all connections.
 pub(crate) struct Served {
     pub(crate) address: Address,
     task: AbortHandle,
@@ -401,7 +401,7 @@ pub(crate) fn address_of(listener: &TcpListener) -> Address {
         .unwrap()
 }
 
-/// An address at which nobody listens.
+/// An address without a listener.
 pub(crate) async fn nobody() -> Address {
     address_of(&TcpListener::bind("127.0.0.1:0").await.unwrap())
 }

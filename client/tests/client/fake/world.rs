@@ -1,4 +1,4 @@
-//! A fake cluster that keeps registers and sessions as the contract has them, and fails where a test tells it to.
+//! A fake cluster with registers and sessions as in the contract, and with failures on demand of a test.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,22 +21,22 @@ use tonic::{Request, Response, Status, Streaming, service::Routes};
 
 use super::{Answers, Reply, Served, serve, version};
 
-/// What happens to the nth command that is proposed, from 0; openings of sessions are not counted.
+/// The fate of the nth proposed command, from 0; openings of sessions are not counted.
 #[derive(Clone, Debug)]
 pub(crate) enum Fate {
-    /// It is ordered and answered.
+    /// The command is ordered and answered.
     Ordered,
-    /// It is ordered, and the answer lost.
+    /// The command is ordered, and the answer is lost.
     AnswerLost,
-    /// It is lost on the way, and nobody knows.
+    /// The command is lost on the way, with an unknown fate.
     Lost,
-    /// It is lost on the way, and no answer ever comes.
+    /// The command is lost on the way, and no answer ever comes.
     Unanswered,
-    /// The proposer says so.
+    /// The proposer answers with this error.
     Fails(Status),
 }
 
-/// What a learner does with its nth call, from 0.
+/// The reaction of a learner to the nth call, from 0.
 #[derive(Clone, Debug)]
 pub(crate) enum Tells {
     /// The truth.
@@ -59,7 +59,7 @@ struct State {
     log: Vec<(Command, Option<Outcome>)>,
     registers: BTreeMap<Bytes, Register>,
     sessions: HashMap<u64, BTreeMap<u64, (usize, Outcome)>>,
-    /// Of every session that was opened.
+    /// The opener of every opened session.
     openers: HashMap<u64, Bytes>,
     changes: Vec<Change>,
     proposed: usize,
@@ -86,7 +86,7 @@ impl World {
         self.state.lock().unwrap()
     }
 
-    /// The commands ordered, in order.
+    /// The ordered commands, in order.
     pub(crate) fn log(&self) -> Vec<Command> {
         self.state()
             .log
@@ -95,18 +95,18 @@ impl World {
             .collect()
     }
 
-    /// How many sessions were opened.
+    /// Number of opened sessions.
     pub(crate) fn opened(&self) -> usize {
         let is_opening = |command: &Command| matches!(command.operation, Some(Operation::OpenSession(_)));
         self.log().iter().filter(|command| is_opening(command)).count()
     }
 
-    /// All sessions expire.
+    /// Expires all sessions.
     pub(crate) fn expire_sessions(&self) {
         self.state().sessions.clear();
     }
 
-    /// A command from elsewhere.
+    /// Orders a command from elsewhere.
     pub(crate) fn order(&self, command: Command) -> usize {
         let applied_to = {
             let mut state = self.state();
@@ -156,7 +156,7 @@ impl World {
     }
 }
 
-/// A learner that is served, and how many calls it had.
+/// A served learner, and the number of its calls.
 pub(crate) struct Told {
     pub(crate) served: Served,
     calls: Arc<Mutex<usize>>,
@@ -380,7 +380,7 @@ impl learner_server::Learner for WorldLearner {
 
     type WatchStream = Answers<WatchResponse>;
 
-    /// Tells what there is and then what comes, until `tells` says otherwise at a response.
+    /// Sends the existing changes, and then the new changes.
     async fn watch(&self, request: Request<WatchRequest>) -> Reply<Self::WatchStream> {
         self.called().await?;
         let WatchRequest { target, from } = request.into_inner();

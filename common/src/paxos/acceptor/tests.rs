@@ -1,4 +1,4 @@
-//! One test for each rule of the acceptor, named after it.
+//! One test for each rule of the acceptor. The name of the test states the rule.
 
 use bytes::Bytes;
 
@@ -47,7 +47,7 @@ fn recovered() -> Recovered {
     }
 }
 
-/// An acceptor with the rows that it would read from its disk.
+/// An acceptor, with the rows to read from its disk.
 #[derive(Debug)]
 struct Fixture {
     core: Acceptor,
@@ -66,7 +66,7 @@ impl Fixture {
         }
     }
 
-    /// Decides one message in a group of its own, and commits it.
+    /// Decides a message in a separate group, and commits the group.
     fn accept(&mut self, message: &Accept) -> Result<AcceptAnswer, Violation> {
         let mut group = self.core.group();
         let below = self.below(message);

@@ -1,4 +1,4 @@
-//! The rules of the failure detector, one by one.
+//! The rules of the failure detector, each in a separate test.
 
 use proptest::prelude::*;
 
@@ -20,7 +20,7 @@ fn address(round: u64) -> Arc<str> {
 const FIRST: StreamId = StreamId(1);
 const SECOND: StreamId = StreamId(2);
 
-/// An acceptor that has promised round 1 and hears its proposer on one stream, last at 100 ms.
+/// An acceptor with a promise for round 1 and a single stream of the proposer, last heard at 100 ms.
 fn led() -> Detector {
     let mut detector = Detector::new(Ballot::ZERO, &"".into(), at(0));
     detector.opened(FIRST, ballot(1), Some(at(50)), at(10));
@@ -167,7 +167,7 @@ fn end_of_an_old_stream_does_not_hit_its_successor() {
     detector.opened(SECOND, ballot(1), Some(at(50)), at(160));
     detector.ended(FIRST, Ender::Peer, at(170));
     assert_eq!(detector.heard(at(180)).ended, None);
-    // Nor does the end of a stream of a lower ballot, or one that has been counted.
+    // The end of a stream of a lower ballot does not count either, nor does a repeated end.
     detector.opened(FIRST, ballot(2), None, at(190));
     detector.promised(ballot(2), &address(2), at(190));
     detector.ended(SECOND, Ender::Peer, at(200));
@@ -285,7 +285,7 @@ fn leader_timeout_is_not_known_before_a_proposer_says_it() {
 #[test]
 fn leader_timeout_is_that_of_the_heard_proposer_or_of_one_before() {
     let mut detector = led();
-    // A stream of a ballot that is refused says nothing.
+    // A stream of a refused ballot says nothing.
     detector.opened(SECOND, ballot(1 << 40), Some(at(9_000)), at(110));
     let claim = detector.queued(ballot(1 << 40), &address(9), Kind::Accept, true, at(110));
     detector.settled(claim, Outcome::TurnedAway);
@@ -327,7 +327,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Compares the detector with the rule itself: the highest ballot that is promised or claimed is heard.
+    /// Compares the detector with the rule: the highest promised or claimed ballot is heard.
     #[test]
     fn heard_ballot_is_the_highest_promised_or_claimed(steps in steps()) {
         let mut detector = Detector::new(Ballot::ZERO, &"".into(), at(0));

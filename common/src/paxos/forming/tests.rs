@@ -1,4 +1,4 @@
-//! Forming as its callers live through it: agreement, conflicts, interruptions, lost disks.
+//! Forming from the view of a caller: agreement, conflicts, interruptions, lost disks.
 
 use super::*;
 use crate::paxos::{
@@ -34,7 +34,7 @@ fn report(number: u128, membership: Membership) -> FormReport {
     }
 }
 
-/// Real acceptors, by number, whose commits always succeed.
+/// Real acceptors, by number, with commits that always succeed.
 struct Acceptors(BTreeMap<u128, Acceptor>);
 
 impl Acceptors {
@@ -65,7 +65,7 @@ impl Acceptors {
         (number, self.0.get_mut(&number).unwrap())
     }
 
-    /// Does one thing that `action` asks for; tells whether there was anything to do.
+    /// Carries out one step of `action`; returns whether there was anything to do.
     fn step(&mut self, caller: &mut Forming, action: &FormAction) -> bool {
         let (to, configuration) = match action {
             FormAction::Ask(to) => (to, None),
@@ -94,7 +94,7 @@ impl Acceptors {
         true
     }
 
-    /// Carries a caller through to the end, asking everybody first, as one that starts does.
+    /// Carries a caller through to the end, after asking every acceptor, as a starting proposer does.
     fn finish(&mut self, caller: &mut Forming) {
         for number in [1, 2, 3] {
             caller.report(self.report(number));
@@ -144,7 +144,7 @@ fn blank_acceptors_become_a_cluster_of_majorities() {
 
 #[test]
 fn two_proposers_that_form_at_once_agree_in_every_interleaving() {
-    // Each bit says whose turn it is; that is every interleaving of the first twelve steps.
+    // Each bit selects the next caller: every interleaving of the first twelve steps.
     for turns in 0..1 << 12 {
         let mut acceptors = Acceptors::blank(&[1, 2, 3]);
         let mut callers = [forming(&[1, 2, 3]), forming(&[3, 1, 2])];
@@ -218,7 +218,7 @@ fn one_formed_member_is_enough_to_begin_and_the_others_are_completed_on_the_way(
 fn an_acceptor_that_is_blank_after_another_was_formed_has_lost_its_disk() {
     let mut caller = forming(&[1, 2, 3]);
     caller.report(report(1, Membership::Formed(list(&[1, 2, 3]))));
-    // It drew a new name with its new disk.
+    // The acceptor drew a new uuid with its new disk.
     caller.report(FormReport {
         acceptor: uuid(99),
         ..report(3, Membership::Blank)

@@ -1,4 +1,4 @@
-//! One test for each rule of learning, named after it.
+//! One test for each rule of learning. The name of the test states the rule.
 
 use std::sync::Arc;
 
@@ -129,7 +129,7 @@ fn the_lowest_ballot_with_a_quorum_decides_which_rows_count() {
     vote(&mut learner, 1, 3, 0, 1);
     vote(&mut learner, 2, 3, 0, 1);
     assert_eq!(learned(&mut learner), []);
-    // Late news of an earlier quorum: what was chosen then is chosen.
+    // Late news of an earlier quorum: a value chosen then is chosen.
     vote(&mut learner, 1, 2, 0, 1);
     vote(&mut learner, 3, 2, 0, 1);
     assert_eq!(learned(&mut learner), [(0, "a")]);
@@ -247,7 +247,7 @@ fn values_held_are_bounded_in_bytes_but_the_next_one_is_always_admitted() {
     assert_eq!(learner.rows(&[large_row(2)], Slot::ZERO), Admission::Later);
     rows(&mut learner, &[large_row(0)], 1);
     assert_eq!(learner.take_learned(usize::MAX).len(), 1);
-    // Room is made by what was handed out, not by what is still held.
+    // Handed-out values make room; held values do not.
     rows(&mut learner, &[large_row(1)], 2);
     assert_eq!(learner.take_learned(usize::MAX).len(), 1);
     rows(&mut learner, &[large_row(2)], 3);

@@ -1,18 +1,20 @@
-//! Sessions: what has been carried out for each client, so that a retry takes effect once.
+//! Sessions: the executed commands of each client, so that a retry takes effect once.
 //!
-//! A command that belongs to a session carries the session's name, a *sequence* that its retries keep, and
-//! `acked_below`: the client has read, or gave up, the outcome of every sequence below it. When a command's turn comes:
+//! A command of a session carries the session's name, a *sequence* kept by all retries, and `acked_below`: the client
+//! has read, or gave up, the outcome of every sequence below `acked_below`. When a command's turn comes:
 //!
-//! - its session is unknown or has expired: it is skipped, and its client told;
-//! - its session has an opener, and the command states another or none: it is skipped, as if it had never come up;
-//! - its sequence is below the highest `acked_below` that came in: skipped, there is no outcome any more;
-//! - its sequence is recorded: skipped, the first outcome stands;
-//! - else it is carried out and recorded.
+//! - The session is unknown or has expired: the command is skipped, and the client is notified.
+//! - The session has an opener, and the command states a different opener or none: the command is skipped, as if it had
+//!   never come up.
+//! - The sequence is below the highest `acked_below` so far: the command is skipped, and the outcome is no longer
+//!   known.
+//! - The sequence is recorded: the command is skipped, and the first outcome stands.
+//! - Otherwise the command is executed and recorded.
 //!
-//! “Skip what is at or below the highest sequence” would be wrong: commands 5 and 6 of one client may be applied as 6, 5.
+//! “Skip every sequence up to the highest” would be wrong: commands 5 and 6 of a client may be applied as 6, 5.
 //!
-//! What is held is bounded by constants that belong to the stored format. All learners must agree on who has expired,
-//! so these can never be settings.
+//! Constants of the stored format bound the kept state. All learners must agree on the expired sessions, so the
+//! constants can never be settings.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,27 +24,27 @@ use crate::paxos::{
     slot::{Slot, Version},
 };
 
-/// A session expires when so many slots pass without a command of its.
+/// A session expires after this many slots without a command of the session.
 pub const IDLE_SLOTS_MAX: u64 = 1 << 20;
 
-/// Most sessions at a time (inclusive): one more, and the one expires that was not used for longest.
+/// Limit of sessions at a time (inclusive). Beyond this limit the least recently used session expires.
 pub const SESSIONS_MAX: usize = 1 << 16;
 
-/// Most outcomes recorded in all sessions together (inclusive): one more, and the session expires that was not used for
-/// longest.
+/// Limit of recorded outcomes in all sessions together (inclusive). Beyond this limit the least recently used session
+/// expires.
 pub const RECORDED_MAX: usize = 1 << 20;
 
-/// One client's commands.
+/// A client's session.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Session {
-    /// Who may use it; `None`: every caller. A caller that knows the name of such a session can state no opener as well,
-    /// so commands that state one are taken too.
+    /// Who may use the session; `None`: every caller. A caller that knows the name of such a session can also state no
+    /// opener, so commands with an opener are accepted too.
     pub opener: Option<Opener>,
     /// The latest command of the session, or its opening.
     pub last_used: Version,
-    /// The highest that came in.
+    /// The highest `acked_below` so far.
     pub acked_below: u64,
-    /// By sequence, from `acked_below` on: what was carried out.
+    /// Executed commands by sequence, from `acked_below` on.
     pub recorded: BTreeMap<u64, Recorded>,
 }
 
@@ -53,16 +55,16 @@ impl Session {
     }
 }
 
-/// A command that was carried out.
+/// An executed command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Recorded {
-    /// Which.
+    /// Version of the command.
     pub version: Version,
-    /// What it did.
+    /// Outcome of the command.
     pub outcome: Outcome,
 }
 
-/// Whether a command is to be carried out.
+/// Whether to execute a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
     New,
@@ -73,9 +75,9 @@ pub(super) enum Admission {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Sessions {
     open: BTreeMap<Version, Session>,
-    /// The name of each session by its last use. A command belongs to one session, so no two share one.
+    /// The name of each session by last use. A command belongs to one session, so no two sessions share a last use.
     by_use: BTreeMap<Version, Version>,
-    /// Outcomes recorded in all of them.
+    /// Number of recorded outcomes in all sessions.
     recorded: usize,
     /// Changed or expired since [`Sessions::take_changes`].
     changed: BTreeSet<Version>,
@@ -97,17 +99,17 @@ impl Sessions {
         }
     }
 
-    /// How many there are.
+    /// Number of sessions.
     pub fn count(&self) -> usize {
         self.open.len()
     }
 
-    /// The session of that name, unless it is unknown or has expired.
+    /// The session of this name; `None` if unknown or expired.
     pub fn get(&self, name: Version) -> Option<&Session> {
         self.open.get(&name)
     }
 
-    /// Those that nobody has used for too long expire before the slot is applied.
+    /// Expires sessions unused for too long, before the slot is applied.
     pub(super) fn expire_idle(&mut self, slot: Slot) {
         while let Some((used, _)) = self.by_use.first_key_value()
             && slot.since(used.slot) > IDLE_SLOTS_MAX
@@ -131,8 +133,8 @@ impl Sessions {
         }
     }
 
-    /// Decides whether the command at `version` is to be carried out. To come up is to use the session, even when the
-    /// command is skipped, unless the command is foreign.
+    /// Decides whether to execute the command at `version`. A skipped command uses the session too, unless the command
+    /// is foreign.
     pub(super) fn admit(&mut self, version: Version, stamp: SessionStamp) -> Admission {
         let Some(session) = self.open.get_mut(&stamp.session) else {
             return Admission::Skipped(Judgement::Expired);
@@ -162,9 +164,9 @@ impl Sessions {
         }
     }
 
-    /// Records what was admitted.
+    /// Records the outcome of an admitted command.
     pub(super) fn record(&mut self, version: Version, stamp: SessionStamp, outcome: Outcome) {
-        // It is gone when its own command opened one session too many.
+        // The session is gone if its own command opened one session too many.
         let Some(session) = self.open.get_mut(&stamp.session) else {
             return;
         };

@@ -1,4 +1,4 @@
-//! The state machine: tables of what it judges, and properties against a look back over the whole log.
+//! The state machine: tables of verdicts, and properties compared with a search of the whole log.
 
 use proptest::prelude::*;
 
@@ -42,7 +42,7 @@ fn delete(key: &str, condition: Condition) -> Command {
     }
 }
 
-/// A name that a test makes up; 0: none.
+/// A made-up opener; 0: none.
 fn opener(number: u8) -> Option<Opener> {
     (number > 0).then(|| Opener::from_bytes([number; Opener::BYTES]))
 }
@@ -87,7 +87,7 @@ fn apply(machine: &mut Machine, commands: &[Command]) -> Vec<Judgement> {
     machine.apply(machine.applied_to(), commands)
 }
 
-/// Applies no-ops, without taking as long as they would.
+/// Skips slots as if no-ops were applied, without taking as long.
 fn pass_slots(machine: &mut Machine, count: u64) {
     machine.applied_to = machine.applied_to.plus(count);
 }
@@ -157,7 +157,7 @@ fn foreign_command_has_no_effect_on_registers_or_on_the_session() {
         apply(&mut machine, &[own(1, "a"), own(7, "b")]),
         [APPLIED, APPLIED]
     );
-    // Any caller could state no opener: nothing is won by refusing one.
+    // Any caller could state no opener: to refuse an opener gains nothing.
     for opener in [0, 1] {
         let unbound = stated(stamped(put("c"), at(0, 1), u64::from(opener) + 1, 1), opener);
         assert_eq!(apply(&mut machine, &[unbound]), [APPLIED]);
@@ -207,7 +207,7 @@ fn retry_takes_effect_once_in_whatever_order_sequences_come() {
             duplicate(at(1, 1), lost),
         ]
     );
-    // The client has read the outcome of 5: it will not ask again, and a late retry tells nothing.
+    // The client has read the outcome of 5 and will not ask again, so a late retry carries no news.
     let seven = stamped(delete("k", Condition::Always), name, 7, 6);
     let judgements = apply(&mut machine, &[seven, five, six]);
     assert_eq!(
@@ -229,7 +229,7 @@ fn session_that_nobody_uses_expires_and_one_in_use_stays() {
     pass_slots(&mut machine, IDLE_SLOTS_MAX - 1);
     let command = |name, sequence| stamped(put("k", "v", Condition::Always), name, sequence, 0);
     assert_eq!(apply(&mut machine, &[command(used, 1)]), [APPLIED]);
-    // The idle one was opened `IDLE_SLOTS_MAX` slots ago: one too few to expire.
+    // The idle session was opened `IDLE_SLOTS_MAX` slots ago: one too few to expire.
     assert_eq!(machine.sessions().count(), 2);
     let judgements = apply(&mut machine, &[command(idle, 1), command(used, 1)]);
     let first = at(IDLE_SLOTS_MAX, 0);
@@ -309,7 +309,7 @@ fn one_outcome_too_many_expires_the_session_unused_for_longest() {
     );
 }
 
-/// What is kept of a machine, as a store keeps it.
+/// The kept state of a machine, as in a store.
 #[derive(Default)]
 struct Kept {
     registers: BTreeMap<Bytes, Register>,
@@ -353,7 +353,7 @@ fn command() -> impl Strategy<Value = Command> {
     })
 }
 
-/// What the judgements must be, by looking back over the whole log for each command.
+/// The required verdict, from a search of the whole log for each command.
 fn judged_naively(log: &[(Version, Command, Judgement)], version: Version, command: &Command) -> Judgement {
     if let Some(stamp) = command.session {
         let opening = log.iter().find_map(|(at, command, _)| match command.operation {

@@ -1,4 +1,4 @@
-//! A campaign: collecting a phase-1 quorum of promises, and choosing what must be proposed first.
+//! A campaign: collects a phase-1 quorum of promises, and determines the values to propose first.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,11 +22,11 @@ pub struct Campaign {
     promises: BTreeMap<AcceptorUuid, Promise>,
     /// The highest-ballot row of each slot, over all promises received.
     best: BTreeMap<Slot, (Ballot, Value)>,
-    /// The highest watermark that was asked from or told.
+    /// The highest watermark: from the start of the campaign, or reported by a promise.
     chosen_to: Slot,
 }
 
-/// One acceptor's promise, as far as its pages came in.
+/// Promise of an acceptor, as far as pages arrived.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Promise {
     /// Every slot from the campaign's `from` to here (exclusive) was reported.
@@ -35,24 +35,24 @@ struct Promise {
     known_to: Slot,
     trimmed_to: Slot,
     voted_to: Slot,
-    /// Slots whose row could not be read: no word on them.
+    /// Slots with an unreadable row: no report on the slot.
     unknown: BTreeSet<Slot>,
 }
 
-/// What a new leader starts with.
+/// The starting position of a new leader.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Takeover {
-    /// w: every slot below it is chosen. Below it, this leader proposes nothing of its own accord.
+    /// w: every slot below is chosen. Below w, this leader proposes nothing of its own accord.
     pub from: Slot,
-    /// What must be proposed at `from`, `from + 1`, …, before anything new.
+    /// Mandatory values at `from`, `from + 1`, …, before anything new.
     pub values: Vec<Value>,
-    /// What must be proposed at slots further on, once all slots below are proposed. No leader of this protocol leaves such
-    /// votes: they are too far ahead for the slots between to be filled in for them. But they count.
+    /// Mandatory values at slots further on, to be proposed once all slots below are proposed. No leader of this
+    /// protocol leaves such votes. Such votes are too far ahead for filling the slots between, but do count.
     pub far: BTreeMap<Slot, Value>,
 }
 
 impl Campaign {
-    /// Begins; `from` is the highest watermark heard of.
+    /// Begins; `from` is the highest watermark heard.
     pub(super) fn new(ballot: Ballot, from: Slot) -> Self {
         Self {
             ballot,
@@ -63,12 +63,12 @@ impl Campaign {
         }
     }
 
-    /// The ballot that is being prepared.
+    /// The ballot being prepared.
     pub fn ballot(&self) -> Ballot {
         self.ballot
     }
 
-    /// The same for every acceptor: else a slot that one reports might be left out by another.
+    /// The same `Prepare` for every acceptor: otherwise an acceptor might leave out a slot reported elsewhere.
     pub(super) fn prepare(&self, address: &Arc<str>) -> Prepare {
         Prepare {
             ballot: self.ballot,
@@ -88,7 +88,7 @@ impl Campaign {
         }
     }
 
-    /// Takes one page. Pages after a lost one do not count; those of a stream that began anew do.
+    /// Takes a page. Pages after a lost page do not count; pages of a restarted stream do.
     pub(super) fn page(&mut self, acceptor: AcceptorUuid, page: PromisePage) {
         let promise = self.promises.entry(acceptor).or_insert_with(|| Promise {
             covered_to: self.from,
@@ -106,7 +106,7 @@ impl Campaign {
         promise.known_to = promise.known_to.max(page.known_to);
         promise.trimmed_to = promise.trimmed_to.max(page.trimmed_to);
         promise.voted_to = promise.voted_to.max(page.voted_to);
-        // What lies below is chosen and taken over by nobody: it is not held either.
+        // Slots below are chosen and never taken over: rows below are not held either.
         self.chosen_to = self.chosen_to.max(page.known_to);
         while let Some(first) = self.best.first_entry()
             && *first.key() < self.chosen_to
@@ -127,10 +127,10 @@ impl Campaign {
         }
     }
 
-    /// What to begin with, once a phase-1 quorum has reported everything.
+    /// The starting position, once a phase-1 quorum has reported everything.
     ///
-    /// An acceptor that says *unknown* of a slot has said nothing about it: it does not count there, and if that
-    /// leaves less than a quorum, the campaign waits for others.
+    /// An acceptor that reports a slot as *unknown* has reported nothing about the slot, and does not count there. If
+    /// less than a quorum remains, the campaign waits for other acceptors.
     pub fn takeover(&self, quorums: Quorums) -> Option<Takeover> {
         if self.complete().count() < quorums.phase1() {
             return None;
@@ -156,7 +156,7 @@ impl Campaign {
         })
     }
 
-    /// The slots of which every acceptor has reported, and no quorum can say what is there; `None` while somebody may.
+    /// Slots reported by every acceptor, with no quorum to determine the value; `None` while a quorum still may.
     pub(super) fn beyond_repair(&self, electorate: &Electorate) -> Option<Vec<Slot>> {
         if self.complete().count() < electorate.members().len() {
             return None;
@@ -180,10 +180,11 @@ impl Campaign {
         (from, from.max(marks(|promise| promise.voted_to)))
     }
 
-    /// One past the last slot that is taken over at once: that of the last vote that a leader of this protocol can have left.
+    /// One past the last slot taken over at once: the slot of the last vote possible from a leader of this protocol.
     ///
-    /// Such a vote is below its leader's watermark and [`SLOTS_AHEAD_MAX`] more. Every slot below that watermark was chosen,
-    /// so a quorum of promises holds a row for it: the watermark is at or below the first slot without a row.
+    /// Such a vote is below the sum of the leader's watermark and [`SLOTS_AHEAD_MAX`]. Each slot below that watermark
+    /// was chosen, so a quorum of promises holds a row for the slot. The watermark is therefore at or below the first
+    /// slot without a row.
     fn near(&self, from: Slot, voted_to: Slot) -> Slot {
         let has_row = |slot: &Slot| {
             let mut promises = self.promises.values();
@@ -198,7 +199,8 @@ impl Campaign {
         last.map_or(from, |(slot, _)| slot.next()).max(first_gap)
     }
 
-    /// The slots from `from` on of which no quorum says what is there. Where no row is damaged, all promises say it.
+    /// Slots from `from` on without a quorum to determine the value. Slots without a damaged row are reported by all
+    /// promises.
     fn unsaid(&self, quorums: Quorums, from: Slot) -> BTreeSet<Slot> {
         let damaged = self
             .promises

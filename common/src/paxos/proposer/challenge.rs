@@ -1,47 +1,47 @@
-//! Challenges: the way out when a leader or candidate reaches only acceptors that are stuck, while this standby reaches
-//! others.
+//! Challenges: the remedy when a leader or candidate reaches only stuck acceptors, while this standby reaches working
+//! acceptors.
 //!
-//! A standby challenges the heard proposer when work is wanted, nothing has moved for some seconds, and enough acceptors
-//! could vote here at once. A proposer whose leader makes progress never challenges.
+//! A standby challenges the heard proposer when work is wanted, nothing has moved for some seconds, and enough
+//! acceptors could vote here at once. A proposer never challenges a leader with progress.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Proposer, Timer, notice::Why, standby::Report};
 use crate::paxos::{ballot::Ballot, identity::AcceptorUuid};
 
-/// How long nothing may move before the first challenge.
+/// Time without progress before the first challenge.
 const PATIENCE_MIN: Duration = Duration::from_secs(5);
 
-/// The longest that it may, after challenges in vain.
+/// Longest time without progress before a challenge, after futile challenges.
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
 
-/// Doublings from the first to the last.
+/// Number of doublings from `PATIENCE_MIN` to `PATIENCE_MAX`.
 const DOUBLINGS_MAX: u32 = 4;
 
-/// Between two commands that wait there may be this much: callers that try again and again make one wait.
+/// Longest gap between two waiting commands within a single wait: callers that retry continue the same wait.
 const DEMAND_GAP: Duration = Duration::from_secs(1);
 
-/// Five seconds, doubling with each attempt in vain, and at most sixty.
+/// Five seconds, doubled by each futile attempt, sixty seconds at most.
 pub(super) fn patience(in_vain: u32) -> Duration {
     (PATIENCE_MIN * (1 << in_vain.min(DOUBLINGS_MAX))).min(PATIENCE_MAX)
 }
 
-/// The longest time between two answers of an acceptor that answers all the time, unless the leader timeout is longer: a
-/// standby with nothing to do reports seldom.
+/// Longest time between two answers of a continuously answering acceptor, unless the leader timeout is longer: an idle
+/// standby reports rarely.
 const ANSWER_GAP: Duration = Duration::from_secs(1);
 
-/// What a standby observed of the work that others do.
+/// A standby's observations of the work of other proposers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Challenge {
-    /// Since when nothing has moved, and nobody else was heard.
+    /// Since when nothing has moved, and no new proposer was heard.
     quiet_since: Duration,
     /// The highest ballot heard.
     heard: Ballot,
-    /// The work of whom each acceptor hears.
+    /// Heard ballot and its work, for each acceptor.
     work: BTreeMap<AcceptorUuid, (Ballot, u64)>,
     /// Since when each acceptor could have voted at once.
     ready_since: BTreeMap<AcceptorUuid, Duration>,
-    /// Since when, without a gap, something waits to be chosen; and when that was last so.
+    /// Since when anything has waited to be chosen, without a gap; and when anything last waited.
     demand: Option<(Duration, Duration)>,
     armed: bool,
     in_vain: u32,
@@ -57,14 +57,14 @@ impl Challenge {
         self.ready_since.remove(&acceptor);
     }
 
-    /// The timer does not run any more.
+    /// The timer no longer runs.
     pub(super) fn disarmed(&mut self) {
         self.armed = false;
     }
 }
 
 impl Proposer {
-    /// Takes in an answer to a report, before it takes the place of the last one.
+    /// Takes in an answer to a report, before the answer replaces the previous answer.
     pub(super) fn observe(&mut self, acceptor: AcceptorUuid, report: &Report) {
         let now = self.now;
         let gap = ANSWER_GAP.max(self.settings.leader_timeout);
@@ -87,7 +87,7 @@ impl Proposer {
         if heard.ballot > challenge.heard {
             challenge.heard = heard.ballot;
             challenge.quiet_since = now;
-            // What was sent to the one before says nothing of this one.
+            // Commands sent to the previous proposer say nothing about the new proposer.
             self.forwarded.clear();
         }
     }
@@ -116,7 +116,7 @@ impl Proposer {
         }
     }
 
-    /// Notes whether something waits to be chosen: commands that came in here, or votes above what is chosen.
+    /// Notes whether anything waits to be chosen: commands received here, or votes above the chosen slots.
     pub(super) fn note_demand(&mut self) {
         let voted_to = self.reports.values().map(|report| report.word.voted_to).max();
         let is_wanted = !self.queue.is_empty()
@@ -133,8 +133,8 @@ impl Proposer {
         self.challenge.demand = Some((since, now));
     }
 
-    /// How long nothing has moved though something waits, when that is long enough, and enough acceptors could have voted
-    /// here all the time.
+    /// Time without progress despite demand. `None` unless the time is long enough, and enough acceptors could have
+    /// voted here throughout.
     fn no_progress_for(&self) -> Option<Duration> {
         let challenge = &self.challenge;
         let (wanted_since, last) = challenge.demand?;

@@ -1,9 +1,9 @@
 //! Elections: when a standby campaigns because the leader is gone.
 //!
 //! A phase-1 quorum of fresh answers must find the leader gone. The standby then waits for a random time, reports once
-//! more, and campaigns only on answers to that report: so a candidate that was faster is noticed. These answers must be
-//! fresh too: a process that was frozen meanwhile finds old ones when it goes on. While a phase-2 quorum hears the leader,
-//! fewer than a phase-1 quorum can miss it, because the two intersect.
+//! more, and campaigns only on answers to that report. So a faster candidate is noticed. The answers must be fresh too:
+//! a process frozen meanwhile finds old answers when it resumes. While a phase-2 quorum hears the leader, fewer than a
+//! phase-1 quorum can miss the leader, because the two quorums intersect.
 
 use std::time::Duration;
 
@@ -13,18 +13,18 @@ use crate::paxos::identity::AcceptorUuid;
 /// The longest random wait, unless the leader timeout is longer.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// How often the wait doubles at most.
+/// Most doublings of the wait.
 const DOUBLINGS_MAX: u32 = 8;
 
-/// How far a standby is in finding out that the leader is gone.
+/// Progress of a standby in finding the leader gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) enum Election {
     /// The leader is not gone.
     #[default]
     Idle,
-    /// It seems to be gone: the random wait runs.
+    /// The leader seems to be gone: the random wait runs.
     Waiting,
-    /// The wait is over, and a last report was sent then: only answers to it count.
+    /// The wait ended at this time, and a last report was sent: only answers to this report count.
     Asking(Duration),
 }
 
@@ -66,7 +66,7 @@ impl Proposer {
         self.consider();
     }
 
-    /// How long to wait before the last report: `None` while the leader is not gone.
+    /// Range of the random wait; `None` while the leader is not gone.
     fn wait(&self) -> Option<(Duration, Duration)> {
         let timeout = self.settings.leader_timeout;
         let phase1 = self.electorate.quorums().phase1();
@@ -89,7 +89,8 @@ impl Proposer {
         Some((at_least, at_least + grown.min(WAIT_MAX.max(base))))
     }
 
-    /// How long a proposer that ended or resigned still counts as there, if this acceptor says one of the two.
+    /// How long an ended or resigned proposer still counts as alive. `None` if this acceptor reports neither an end nor
+    /// a resignation.
     fn quick(&self, report: &Report) -> Option<Duration> {
         let heard = &report.word.heard;
         if heard.resigned {
@@ -99,8 +100,8 @@ impl Proposer {
         Some(ended_min(self.settings.leader_timeout).saturating_sub(since))
     }
 
-    /// Whether, by fresh answers to reports sent at `since` or later, a phase-1 quorum finds the leader gone, and a phase-2
-    /// quorum answers at all.
+    /// Whether a phase-1 quorum finds the leader gone, and a phase-2 quorum answers at all. Only fresh answers to
+    /// reports sent at `since` or later count.
     fn is_gone_since(&self, since: Duration) -> Option<Why> {
         let quorums = self.electorate.quorums();
         let timeout = self.settings.leader_timeout;

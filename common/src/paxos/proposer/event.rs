@@ -1,4 +1,4 @@
-//! What a proposer is told, and what it wants done: the vocabulary between the core and its driver.
+//! Events and effects of a proposer: the vocabulary between the core and its driver.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,44 +12,44 @@ use crate::paxos::{
     witness::{Run, WentBack, Witnesses},
 };
 
-/// What a proposer is told at its start.
+/// Settings of a proposer, given at its start.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
-    /// How long a leader may be silent: L. Longer than processes stand still and packets are delayed.
+    /// L: a leader silent for this long is gone. Must be longer than pauses of processes and delays of packets.
     pub leader_timeout: Duration,
-    /// Bounds on what is queued and in flight.
+    /// Bounds on queued commands and on values in flight.
     pub limits: Limits,
 }
 
 /// Bounds on memory, all inclusive. The defaults fit messages of 4 MiB.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
-    /// Commands that wait for a slot.
+    /// Commands waiting for a slot.
     pub queue_commands_max: usize,
-    /// Bytes of them.
+    /// Bytes of the commands waiting for a slot.
     pub queue_bytes_max: usize,
     /// Commands in one batch; at most [`crate::paxos::value::COMMANDS_MAX`].
     pub batch_commands_max: usize,
     /// Bytes of one batch, unless a single command has more.
     pub batch_bytes_max: usize,
-    /// New batches that are proposed and not chosen: while so many are, commands gather for the next one.
+    /// New batches proposed and not chosen. At this limit, commands gather for the next batch.
     pub batches_in_flight_max: u64,
-    /// Slots that are proposed and not chosen, taken-over values and no-ops included: at most [`SLOTS_AHEAD_MAX`].
+    /// Slots proposed and not chosen, taken-over values and no-ops included: at most [`SLOTS_AHEAD_MAX`].
     pub slots_in_flight_max: u64,
-    /// Bytes of them, unless a single value has more.
+    /// Bytes of the slots proposed and not chosen, unless a single value has more.
     pub bytes_in_flight_max: usize,
     /// Bytes of proposals in one message to an acceptor, unless a single value has more.
     pub message_bytes_max: usize,
-    /// Messages with new proposals that an acceptor has not answered: more are not sent to it. Below
+    /// Unanswered messages with new proposals to one acceptor: at this limit, no more are sent. Below
     /// [`UNANSWERED_MAX`], because repairs and a resignation need room as well.
     pub unanswered_max: u64,
-    /// Chosen slots that are kept for acceptors that lag, and bytes of them.
+    /// Chosen slots kept for lagging acceptors.
     pub retained_slots_max: usize,
-    /// See `retained_slots_max`.
+    /// Bytes of the chosen slots kept for lagging acceptors.
     pub retained_bytes_max: usize,
 }
 
-/// Slots that a leader has proposed and that are not chosen, by default.
+/// Default limit of slots proposed and not chosen.
 const SLOTS_IN_FLIGHT_MAX: u64 = 1_024;
 
 const _: () = assert!(
@@ -75,184 +75,186 @@ impl Default for Limits {
     }
 }
 
-/// Names a caller's request until it is answered; drawn by the driver, never reused.
+/// Names a caller's request until the answer. Drawn by the driver, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
-/// What a proposer wants to be woken for.
+/// Reasons for a wake-up of the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Timer {
-    /// The random wait before a campaign is over, or the wait for answers to the last report.
+    /// End of the random wait before a campaign, or of the wait for answers to the last report.
     Election,
-    /// Send heartbeats, and judge which acceptors are there.
+    /// Send heartbeats, and judge the presence of acceptors.
     Heartbeat,
-    /// The random wait before a challenge is over.
+    /// End of the random wait before a challenge.
     Challenge,
     /// Give commands back that found no leader.
     Leaderless,
-    /// Give up repairs that stand still.
+    /// Give up repairs without progress.
     Check,
     /// Judge whether a campaign makes progress.
     GiveUp,
 }
 
-/// Something that happened.
+/// Input of the core.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// An acceptor shows what it knows of itself and of others: before [`Event::Opened`].
+    /// An acceptor shows its runs and the remembered runs of other acceptors. Precedes [`Event::Opened`].
     Introduced {
-        /// Who.
+        /// The acceptor.
         acceptor: AcceptorUuid,
-        /// Its runs, the present one last.
+        /// Runs of the acceptor, the current run last.
         runs: Vec<Run>,
-        /// What it remembers of others.
+        /// Table of the acceptor: remembered runs of other acceptors.
         remembers: Witnesses,
-        /// The tables of other acceptors, requested after this list was shown. Empty if the present run was introduced
-        /// with enough of them before.
+        /// Tables of other acceptors, requested after `runs` was shown. Empty if the current run was already introduced
+        /// with enough tables.
         others: Vec<(AcceptorUuid, Witnesses)>,
     },
-    /// An acceptor tells with its promise what it remembers of others now: before the last page of the promise.
+    /// An acceptor reports its current table with a promise. Precedes the last page of the promise.
     Remembered {
-        /// Who tells.
+        /// The acceptor.
         acceptor: AcceptorUuid,
-        /// Of others.
+        /// Remembered runs of other acceptors.
         remembers: Witnesses,
     },
-    /// An acceptor answered, as of this commit of its present run.
+    /// An acceptor answered, as of this commit of the current run.
     Heard {
-        /// Who.
+        /// The acceptor.
         acceptor: AcceptorUuid,
-        /// Its present run.
+        /// The current run of the acceptor.
         run: RunNumber,
-        /// The commit that the answer speaks for.
+        /// Commit counter of the answer.
         commit_counter: CommitCounter,
     },
-    /// The link to an acceptor is open (again): it has shown its runs, `Attach` is open, and calls can be made.
+    /// The link to an acceptor is open (again): the acceptor has shown all runs, `Attach` is open, and calls can be
+    /// made.
     Opened(AcceptorUuid),
-    /// The link broke. `Accept` streams do not end with it.
+    /// The link broke. `Accept` streams do not end with the link.
     Closed(AcceptorUuid),
-    /// An `Accept` stream that [`Effect::OpenStream`] asked for is open (again): what an earlier stream left unanswered is
-    /// lost.
+    /// An `Accept` stream requested by [`Effect::OpenStream`] is open (again). Messages left unanswered by an earlier
+    /// stream are lost.
     StreamOpened {
-        /// To whom.
+        /// The receiving acceptor.
         acceptor: AcceptorUuid,
         /// The stream's ballot.
         ballot: Ballot,
     },
-    /// That stream broke: no answer of it follows. The driver opens another.
+    /// An `Accept` stream broke: no more answers follow on the stream. The driver opens a new stream.
     StreamBroke {
-        /// To whom.
+        /// The receiving acceptor.
         acceptor: AcceptorUuid,
         /// The stream's ballot.
         ballot: Ballot,
     },
-    /// An acceptor tells on an `Accept` stream that it is there.
+    /// An acceptor reports presence on an `Accept` stream.
     Alive {
-        /// Who.
+        /// The acceptor.
         acceptor: AcceptorUuid,
         /// The stream's ballot.
         ballot: Ballot,
-        /// Time since bytes of this stream arrived there.
+        /// Time since bytes of this stream arrived at the acceptor.
         silent: Duration,
-        /// Age of the oldest request that it has not decided and made durable.
+        /// Age of the acceptor's oldest request not yet decided and made durable.
         waiting: Duration,
-        /// Its disk has space.
+        /// The acceptor's disk has space.
         has_space: bool,
     },
-    /// Some bytes of an answer of an acceptor to a `Prepare` or [`Effect::FetchChosen`] arrived. Several may be told as
-    /// one, for 50 ms at most.
+    /// Some bytes of an acceptor's answer to a `Prepare` or [`Effect::FetchChosen`] arrived. An event may stand for
+    /// several arrivals, collected for 50 ms at most.
     Bytes(AcceptorUuid),
     /// An acceptor's answer to a report over `Attach`.
     Reported {
-        /// Who reports.
+        /// The answering acceptor.
         acceptor: AcceptorUuid,
-        /// When the report that is answered was sent, on the clock of [`Proposer::at`](super::Proposer::at). If the acceptor
-        /// does not number its answers: when the last report before the answer was sent.
+        /// When the answered report was sent, on the clock of [`Proposer::at`](super::Proposer::at). For an acceptor
+        /// without numbered answers: when the last report before the answer was sent.
         sent: Duration,
-        /// What it says.
+        /// Content of the answer.
         word: Word,
     },
     /// A page of a promise.
     Promised {
-        /// Who promises.
+        /// The promising acceptor.
         acceptor: AcceptorUuid,
-        /// The ballot that is answered.
+        /// The answered ballot.
         ballot: Ballot,
-        /// What came with the effect that is answered.
+        /// Copied from the answered effect.
         scan: Option<Scan>,
         /// The page.
         page: PromisePage,
     },
-    /// A `Prepare` was turned away.
+    /// A `Prepare` was rejected.
     PrepareRejected {
-        /// The ballot that is answered.
+        /// The answered ballot.
         ballot: Ballot,
-        /// The higher one.
+        /// The higher ballot.
         promised: Ballot,
     },
-    /// A `Prepare` was refused, because its round is too far above what the acceptor has promised.
+    /// A `Prepare` was refused, because its round is too far above the acceptor's promise.
     PrepareRefused {
-        /// Who refuses.
+        /// The refusing acceptor.
         acceptor: AcceptorUuid,
-        /// What it has promised.
+        /// The acceptor's promised ballot.
         promised: Ballot,
     },
     /// The answer to an `Accept`.
     Answered {
-        /// Who answers.
+        /// The answering acceptor.
         acceptor: AcceptorUuid,
-        /// The ballot that is answered.
+        /// The answered ballot.
         ballot: Ballot,
-        /// The message that is answered.
+        /// Number of the answered message.
         sequence: u64,
         /// The answer.
         answer: AcceptAnswer,
     },
     /// Rows read for [`Effect::FetchChosen`].
     Fetched {
-        /// What came with the effect that is answered.
+        /// Copied from the answered effect.
         number: u64,
-        /// The first slot that was wanted.
+        /// The first requested slot.
         from: Slot,
-        /// Ascending, without a gap, from `from` on.
+        /// Ascending from `from` on, without a gap.
         values: Vec<(Slot, Value)>,
     },
     /// A command came in.
     Proposed(Pending),
-    /// The driver answered the caller of a command that it got by [`Effect::Forward`], whatever the answer.
+    /// The driver answered the caller of a command received with [`Effect::Forward`], with any outcome.
     ForwardAnswered(RequestId),
-    /// The caller of a request waits no longer. It is answered, one way or the other.
+    /// The caller of a request no longer waits. The request is still answered.
     Cancelled(RequestId),
-    /// A reader wants every slot below this one chosen, because some acceptor may have voted there.
+    /// A reader wants every slot below this slot chosen, because some acceptor may have voted there.
     FillWanted(Slot),
     /// A timer fired.
     Fired(Timer, u64),
-    /// This process is to stop: hand over.
+    /// This process will stop: hand over.
     Resigned,
 }
 
-/// Something to be done.
+/// Output of the core: an action for the driver.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
-    /// Send phase 1a, and pass back all pages; or, for a scan, those that cover what is below its end.
+    /// Send phase 1a, and pass back all pages. For a scan, pass back all pages for slots below its end.
     Prepare(AcceptorUuid, Prepare, Option<Scan>),
-    /// Open an `Accept` stream on a connection of its own; the message is the first on it. The driver opens the stream
-    /// again whenever it breaks, at first at once and then with back-off, until [`Effect::ShutStreams`]; the first message
-    /// of each is this one. It tells [`Event::StreamOpened`] and [`Event::StreamBroke`] each time.
+    /// Open an `Accept` stream on a separate connection, with this message as the first. Whenever the stream breaks,
+    /// the driver opens a new stream, at first at once and then with back-off, until [`Effect::ShutStreams`]. Each new
+    /// stream starts with the same message. The driver reports [`Event::StreamOpened`] and [`Event::StreamBroke`] each
+    /// time.
     OpenStream(AcceptorUuid, Accept),
-    /// Shut the connections of all streams of this ballot, at once. What comes in on them is not told any more.
+    /// Close the connections of all streams of this ballot, at once. Later input on these connections is not reported.
     ShutStreams(Ballot),
-    /// Send phase 2a on the open stream of its ballot. Must not be dropped while the stream is open, because nothing is
-    /// sent again on an open stream: if it cannot be sent, the stream is to be broken. A heartbeat (no proposals, number
-    /// 0) may be dropped when other messages wait to be sent.
+    /// Send phase 2a on the open stream of the ballot. The message must not be dropped while the stream is open,
+    /// because nothing is sent again on an open stream: if sending is impossible, break the stream. A heartbeat (no
+    /// proposals, number 0) may be dropped while other messages wait to be sent.
     Accept(AcceptorUuid, Accept),
     /// Send a report to every acceptor over `Attach`, at once.
     ReportNow,
     /// Wake the core after a delay drawn from the range (inclusive); replaces the timer's older generation.
     SetTimer {
-        /// Which timer.
+        /// The timer.
         timer: Timer,
-        /// To be given back.
+        /// Returned with `Event::Fired`.
         generation: u64,
         /// The shortest delay.
         at_least: Duration,
@@ -261,56 +263,56 @@ pub enum Effect {
     },
     /// Answer a caller.
     Answer(RequestId, Outcome),
-    /// Send a command to the leader, marked as forwarded, and answer the caller with its answer, then tell
-    /// [`Event::ForwardAnswered`]. If it was certainly not proposed, it may be handed in again instead, with the same
-    /// request.
+    /// Send a command to the leader, marked as forwarded. Answer the caller with the leader's answer, then report
+    /// [`Event::ForwardAnswered`]. A command that was certainly not proposed may instead be handed in again, with the
+    /// same request.
     Forward(Pending, Arc<str>),
-    /// Read rows from an acceptor, each together with its own watermark above it, and pass back those from `from` on
-    /// without a gap, as [`Event::Fetched`]: none is an answer too.
+    /// Read rows from an acceptor, each together with the acceptor's own watermark above the row. Pass back the rows
+    /// from `from` on without a gap, as [`Event::Fetched`]; zero rows are an answer too.
     FetchChosen {
-        /// Whom to ask.
+        /// The asked acceptor.
         source: AcceptorUuid,
-        /// To be given back.
+        /// Returned with `Event::Fetched`.
         number: u64,
-        /// The first slot wanted.
+        /// The first requested slot.
         from: Slot,
-        /// Exclusive.
+        /// Exclusive end of the requested slots.
         to: Slot,
     },
-    /// Break the link and the `Accept` streams to an acceptor, and open them again: it must show its runs again before it
-    /// is counted.
+    /// Break the link and the `Accept` streams to an acceptor, and open them again. The acceptor must show its runs
+    /// again before being counted.
     Reopen(AcceptorUuid),
-    /// An acceptor was found out: it is not counted while it runs on this disk. For people to know.
+    /// An acceptor lost its disk or runs on an older copy: not counted while running on this disk. For operators.
     Refused(WentBack),
-    /// An acceptor that was refused shows its right disk: it is counted again. For people to know.
+    /// A refused acceptor shows the right disk, and is counted again. For operators.
     Readmitted(AcceptorUuid),
-    /// Something that people and metrics should know.
+    /// News for operators and metrics.
     Told(Notice),
-    /// Everything is handed over: the process may stop. A resignation may be on its way on the streams: they are ended
-    /// after it, and not shut before.
+    /// Everything is handed over: the process may stop. A resignation may still be under way on the streams: end the
+    /// streams after the resignation, and not earlier.
     HandedOver,
-    /// Chosen values are lost, or somebody broke the protocol: the process must end, and a person must look.
+    /// Chosen values are lost, or a process broke the protocol. This process must end, and an operator must look.
     Halt(String),
 }
 
-/// A leader's question at its own ballot, for repair. Its number keeps pages of an earlier scan apart: what they leave
-/// out may have been voted on since.
+/// A leader's `Prepare` at its own ballot, for repair. The number distinguishes scans: slots missing from the pages of
+/// an earlier scan may have been voted on since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Scan {
-    /// Counts a reign's scans.
+    /// Number of the scan, unique within a reign.
     pub number: u64,
-    /// Exclusive end of the slots that are asked for.
+    /// Exclusive end of the requested slots.
     pub to: Slot,
 }
 
-/// What became of a request.
+/// Outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// Chosen, durable on a quorum, and so is everything below.
+    /// Chosen and durable on a quorum, as is everything below.
     Chosen(Version),
-    /// It may have been ordered, or may be later.
+    /// The command may have been ordered, or may be ordered later.
     Unknown,
-    /// Certainly not proposed: it can be sent again without harm.
+    /// Certainly not proposed: sending the command again is harmless.
     NotProposed(Reason),
 }
 
@@ -319,11 +321,11 @@ pub enum Outcome {
 pub enum Reason {
     /// The queue is full.
     Overloaded,
-    /// Too few acceptors are there with space on their disks, and an earlier value waits for them already.
+    /// Too few acceptors are present with space on their disks, and an earlier value already waits for them.
     NoQuorum,
-    /// It was forwarded to a proposer that does not lead.
+    /// The command was forwarded to a proposer that does not lead.
     NotLeading,
-    /// Its caller stopped waiting before its turn came.
+    /// The caller stopped waiting before the command was proposed.
     Cancelled,
     /// This process is stopping.
     Stopping,

@@ -1,4 +1,4 @@
-//! Leading: proposing values in slot order, counting votes, and telling callers once everything below is chosen.
+//! Leading: proposes values in slot order, counts votes, and answers callers once every slot below is chosen too.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -17,38 +17,40 @@ use crate::paxos::{
 
 mod fill;
 mod repair;
+mod view;
 use fill::Unproven;
 use repair::Repair;
+use view::AcceptorView;
 
-/// A reign.
+/// A reign: leadership at a single ballot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lead {
     ballot: Ballot,
     address: Arc<str>,
-    /// Slot of the first of `slots`: what is below it is for repair.
+    /// Slot of the first of `slots`. Slots below belong to repair.
     base: Slot,
-    /// What was proposed: chosen slots kept for acceptors that lag, then the window.
+    /// Proposed slots: chosen slots kept for lagging acceptors, then the window.
     slots: VecDeque<Proposed>,
     bytes: usize,
     bytes_in_flight: usize,
-    /// Every slot below it is chosen: at first what the promises showed, from there on only what was counted here.
+    /// Every slot below is chosen: at first as shown by the promises, from there on only as counted here.
     chosen_to: Slot,
-    /// What the promises demand to be proposed next, before anything new.
+    /// Values demanded by the promises, to be proposed next, before anything new.
     takeover: VecDeque<Value>,
-    /// What they demand further on.
+    /// Values demanded by the promises at slots further on.
     far: BTreeMap<Slot, Value>,
-    /// One past the highest slot voted on anywhere, as far as acceptors told, without those that are too far ahead.
+    /// One past the highest slot voted on anywhere, as far as acceptors reported; votes too far ahead are excluded.
     voted_to: Slot,
-    /// Slots that were filled though no acceptor is known to have voted on them.
+    /// Slots filled although no acceptor is known to have voted there.
     unproven: Unproven,
-    /// Slots below it that nobody uses become no-ops.
+    /// Unused slots below become no-ops.
     fill_to: Slot,
-    followers: BTreeMap<AcceptorUuid, Follower>,
-    /// What each acceptor is being brought.
+    views: BTreeMap<AcceptorUuid, AcceptorView>,
+    /// Current repair of each acceptor.
     repairs: BTreeMap<AcceptorUuid, Repair>,
-    /// How many questions repairs have asked.
+    /// Number of questions asked by repairs.
     asks: u64,
-    /// Where it began.
+    /// Where the reign began.
     from: Slot,
 }
 
@@ -56,56 +58,18 @@ pub struct Lead {
 struct Proposed {
     value: Value,
     votes: Tally,
-    /// In the order of their offsets; empty once they are answered.
+    /// In the order of their offsets; empty once answered.
     requests: Vec<RequestId>,
 }
 
-/// An acceptor, as its leader sees it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct Follower {
-    /// Its own watermark, as it last told; it may go back when it restarts.
-    chosen_to: Option<Slot>,
-    /// Every slot below it is chosen, as it last told. Where it is above `chosen_to`, the row at `chosen_to` is damaged.
-    known_to: Slot,
-    /// It is being repaired up to here.
-    repair_to: Slot,
-    /// Reading chosen rows for it came to nothing: all are asked next.
-    fetch_failed: bool,
-    /// The first slot that it needs and that nothing could be found out about: asked for alone.
-    doubtful: Option<Slot>,
-    /// The first slot not sent yet.
-    cursor: Slot,
-    /// The number of the last message.
-    sent: u64,
-    /// Messages that it has not answered, by their numbers, with the slots that they propose.
-    unanswered: BTreeMap<u64, Vec<SlotRange>>,
-    /// Slots that it turned away: they are sent again once it can take them.
-    again: BTreeSet<Slot>,
-    /// Nothing was sent to it since the last heartbeat.
-    idle: bool,
-    /// Its watermark was not asked for since the last check: it goes back when a row is found damaged.
-    unasked: bool,
-    /// Its disk has no space: it is sent no proposals until there is space again.
-    no_space: bool,
-    /// It refused: it is sent nothing again until it was led up to our ballot, or the next check.
-    refused: bool,
-    /// Its watermark at the last check, if that was short of the leader's.
-    behind: Option<Slot>,
-    /// It was the same at the check before, and was told again since: it does not come of itself. Of an acceptor that does
-    /// not answer nothing is known, and nobody is asked on its behalf.
-    stuck: bool,
-    /// It told its watermark since the last check.
-    marked: bool,
-}
-
-/// The watermarks that an acceptor tells with its vote.
+/// Watermarks reported by an acceptor with its vote.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Marks {
-    /// One past the highest slot accepted there.
+    /// One past the highest slot accepted by the acceptor.
     pub(super) voted_to: Slot,
     /// The acceptor's own watermark.
     pub(super) chosen_to: Slot,
-    /// Every slot below it is chosen.
+    /// Every slot below is chosen.
     pub(super) known_to: Slot,
 }
 
@@ -117,10 +81,10 @@ impl Lead {
         members: &[AcceptorUuid],
     ) -> Self {
         let Takeover { from, values, far } = takeover;
-        let follower = Follower {
+        let view = AcceptorView {
             cursor: from,
             idle: true,
-            ..Follower::default()
+            ..AcceptorView::default()
         };
         Self {
             ballot,
@@ -135,7 +99,7 @@ impl Lead {
             voted_to: from,
             unproven: Unproven::default(),
             fill_to: from,
-            followers: members.iter().map(|&member| (member, follower.clone())).collect(),
+            views: members.iter().map(|&member| (member, view.clone())).collect(),
             repairs: BTreeMap::new(),
             asks: 0,
             from,
@@ -147,13 +111,13 @@ impl Lead {
         self.ballot
     }
 
-    /// Every slot below it is chosen.
+    /// Every slot below is chosen.
     pub fn chosen_to(&self) -> Slot {
         self.chosen_to
     }
 
-    /// The requests whose commands were put into a slot, in the order of their offsets; none once they are answered, nor
-    /// for what others proposed.
+    /// Requests for the commands in a slot, in the order of offsets. Empty once answered, and for values of other
+    /// proposers.
     pub fn requests(&self, slot: Slot) -> &[RequestId] {
         if slot < self.base || slot >= self.proposed_to() {
             return &[];
@@ -161,7 +125,7 @@ impl Lead {
         &self.slots[index(self.base, slot)].requests
     }
 
-    /// Whether acceptors are brought what they miss.
+    /// Whether any acceptor is under repair.
     pub fn is_repairing(&self) -> bool {
         !self.repairs.is_empty()
     }
@@ -171,18 +135,18 @@ impl Lead {
         self.base.plus(self.slots.len() as u64)
     }
 
-    /// Whether anything was chosen since it began.
+    /// Whether anything was chosen since the reign began.
     pub(super) fn has_chosen(&self) -> bool {
         self.chosen_to > self.from
     }
 
-    /// Whether nothing is in flight or owed.
+    /// Whether no slot is in flight and no taken-over value is owed.
     pub(super) fn is_drained(&self) -> bool {
         self.chosen_to == self.proposed_to() && self.takeover.is_empty()
     }
 
-    /// Proposes what waits, within the limits: first what the promises demand, then no-ops asked for, then batches
-    /// of new commands.
+    /// Proposes waiting values, within the limits: first values demanded by the promises, then requested no-ops, then
+    /// batches of new commands.
     pub(super) fn fill_window(&mut self, queue: &mut Queue, limits: &Limits) {
         loop {
             let in_flight = self.proposed_to().since(self.chosen_to);
@@ -215,7 +179,7 @@ impl Lead {
         });
     }
 
-    /// Sends every acceptor what it has not been sent, as long as it answers.
+    /// Sends every acceptor all unsent proposals, as long as the acceptor answers.
     pub(super) fn send(
         &mut self,
         electorate: &Electorate,
@@ -225,8 +189,8 @@ impl Lead {
     ) {
         for acceptor in reachable {
             let takes = |lead: &Self| {
-                let follower = lead.followers.get(acceptor);
-                follower.is_some_and(|follower| !follower.no_space && !follower.refused)
+                let view = lead.views.get(acceptor);
+                view.is_some_and(|view| !view.no_space && !view.refused)
                     && lead.outstanding(*acceptor) < limits.unanswered_max.min(UNANSWERED_MAX - 1)
             };
             while takes(self) {
@@ -239,12 +203,13 @@ impl Lead {
     }
 
     fn outstanding(&self, acceptor: AcceptorUuid) -> u64 {
-        self.followers
+        self.views
             .get(&acceptor)
-            .map_or(u64::MAX, |follower| follower.unanswered.len() as u64)
+            .map_or(u64::MAX, |view| view.unanswered.len() as u64)
     }
 
-    /// What to send next to an acceptor: what it turned away, and then what was not sent yet; the cursor moves past that.
+    /// The next proposals for an acceptor: slots turned away before, then unsent slots. Moves the cursor past the
+    /// unsent slots.
     fn next_proposals(
         &mut self,
         electorate: &Electorate,
@@ -252,15 +217,15 @@ impl Lead {
         limits: &Limits,
     ) -> Option<Vec<(Slot, Value)>> {
         let end = self.proposed_to();
-        let follower = self.followers.get_mut(&acceptor)?;
-        // What is retained no more is for repair.
-        follower.cursor = follower.cursor.max(self.base);
-        follower.again = follower.again.split_off(&self.base);
+        let view = self.views.get_mut(&acceptor)?;
+        // Slots no longer retained are left to repair.
+        view.cursor = view.cursor.max(self.base);
+        view.again = view.again.split_off(&self.base);
         let mut proposals = Vec::new();
         let mut bytes = 0;
         loop {
-            let again = follower.again.first().copied();
-            let next = again.unwrap_or(follower.cursor);
+            let again = view.again.first().copied();
+            let next = again.unwrap_or(view.cursor);
             if next >= end {
                 break;
             }
@@ -273,9 +238,9 @@ impl Lead {
                 proposals.push((next, proposed.value.clone()));
             }
             if again.is_some() {
-                follower.again.remove(&next);
+                view.again.remove(&next);
             } else {
-                follower.cursor = follower.cursor.next();
+                view.cursor = view.cursor.next();
             }
         }
         (!proposals.is_empty()).then_some(proposals)
@@ -287,20 +252,20 @@ impl Lead {
         proposals: Vec<(Slot, Value)>,
         resign: bool,
     ) -> Effect {
-        let follower = self.followers.entry(acceptor).or_default();
-        follower.sent += 1;
-        follower.idle = false;
+        let view = self.views.entry(acceptor).or_default();
+        view.sent += 1;
+        view.idle = false;
         let slots = SlotRange::collect(proposals.iter().map(|&(slot, _)| slot));
-        follower.unanswered.insert(follower.sent, slots);
+        view.unanswered.insert(view.sent, slots);
         debug_assert!(
-            follower.unanswered.len() as u64 <= UNANSWERED_MAX,
+            view.unanswered.len() as u64 <= UNANSWERED_MAX,
             "a bound of both sides"
         );
         Effect::Accept(
             acceptor,
             Accept {
                 ballot: self.ballot,
-                sequence: follower.sent,
+                sequence: view.sent,
                 chosen_to: self.chosen_to,
                 proposals,
                 address: Arc::clone(&self.address),
@@ -309,47 +274,46 @@ impl Lead {
         )
     }
 
-    /// An acceptor has answered a message: whatever it says, the message is under way no more. What it turned away is
-    /// sent again once it can be.
+    /// An acceptor answered a message. With any answer, the message is no longer under way. Slots turned away are sent
+    /// again once possible.
     pub(super) fn settled(&mut self, acceptor: AcceptorUuid, sequence: u64, answer: &AcceptAnswer) {
-        let Some(follower) = self.followers.get_mut(&acceptor) else {
+        let Some(view) = self.views.get_mut(&acceptor) else {
             return;
         };
-        let slots = follower.unanswered.remove(&sequence).unwrap_or_default();
+        let slots = view.unanswered.remove(&sequence).unwrap_or_default();
         let again_from = match answer {
             AcceptAnswer::Accepted { .. } | AcceptAnswer::Rejected(_) => return,
             AcceptAnswer::Trimmed { trimmed_to } => *trimmed_to,
             AcceptAnswer::NoSpace => {
-                follower.no_space = true;
+                view.no_space = true;
                 Slot::ZERO
             }
             AcceptAnswer::Refused(_) => {
-                follower.refused = true;
+                view.refused = true;
                 Slot::ZERO
             }
         };
         let turned_away = slots.iter().flat_map(|range| range.from.to(range.to));
-        follower
-            .again
-            .extend(turned_away.filter(|slot| *slot >= again_from && *slot < follower.cursor));
+        view.again
+            .extend(turned_away.filter(|slot| *slot >= again_from && *slot < view.cursor));
         self.repair_closed(acceptor);
     }
 
-    /// An acceptor says whether there is space on its disk.
+    /// An acceptor reports whether the disk has space.
     pub(super) fn space(&mut self, acceptor: AcceptorUuid, has_space: bool) {
-        if let Some(follower) = self.followers.get_mut(&acceptor) {
-            follower.no_space = !has_space;
+        if let Some(view) = self.views.get_mut(&acceptor) {
+            view.no_space = !has_space;
         }
     }
 
-    /// An acceptor was led up to our ballot.
+    /// An acceptor was raised to our ballot.
     pub(super) fn climbed(&mut self, acceptor: AcceptorUuid) {
-        if let Some(follower) = self.followers.get_mut(&acceptor) {
-            follower.refused = false;
+        if let Some(view) = self.views.get_mut(&acceptor) {
+            view.refused = false;
         }
     }
 
-    /// Counts an acceptor's votes, and answers the callers whose slots are chosen with everything below them.
+    /// Counts an acceptor's votes. Answers callers once their slot and every slot below are chosen.
     pub(super) fn accepted(
         &mut self,
         electorate: &Electorate,
@@ -358,14 +322,14 @@ impl Lead {
         marks: Marks,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(follower) = self.followers.get_mut(&acceptor) else {
+        let Some(view) = self.views.get_mut(&acceptor) else {
             return;
         };
-        follower.no_space = false;
-        follower.refused = false;
-        follower.marked = true;
-        follower.chosen_to = Some(marks.chosen_to);
-        follower.known_to = marks.known_to;
+        view.no_space = false;
+        view.refused = false;
+        view.marked = true;
+        view.chosen_to = Some(marks.chosen_to);
+        view.known_to = marks.known_to;
         let end = self.proposed_to();
         for range in slots {
             for slot in range.from.max(self.base).to(range.to.min(end)) {
@@ -375,7 +339,8 @@ impl Lead {
         self.advance(electorate.quorums().phase2(), effects);
         self.repair_heard(acceptor, marks.chosen_to);
         if self.heard_voted(marks.voted_to) && marks.voted_to > self.demanded_to() {
-            // A vote that a dead leader got from a minority: nothing of it can be chosen, and a reader may ask.
+            // A dead leader got such votes from a minority: their values cannot be chosen, but a reader may ask for the
+            // slots.
             self.fill(marks.voted_to);
         }
     }
@@ -401,7 +366,7 @@ impl Lead {
         }
     }
 
-    /// Forgets chosen slots that every acceptor has, or that are too many to keep.
+    /// Forgets chosen slots held by every acceptor, or exceeding the limits.
     pub(super) fn retire(&mut self, electorate: &Electorate, limits: &Limits) {
         while self.base < self.chosen_to {
             let Some(first) = self.slots.front() else { break };
@@ -416,43 +381,44 @@ impl Lead {
         }
     }
 
-    /// The stream to an acceptor is open again: everything it did not vote for is sent again.
+    /// The stream to an acceptor is open again: everything without a vote of the acceptor is sent again.
     pub(super) fn reopened(&mut self, acceptor: AcceptorUuid) {
         let base = self.base;
-        if let Some(follower) = self.followers.get_mut(&acceptor) {
-            follower.unanswered.clear();
-            follower.again.clear();
-            follower.cursor = base;
-            follower.no_space = false;
-            follower.refused = false;
-            follower.chosen_to = None;
+        if let Some(view) = self.views.get_mut(&acceptor) {
+            view.unanswered.clear();
+            view.again.clear();
+            view.cursor = base;
+            view.no_space = false;
+            view.refused = false;
+            view.chosen_to = None;
         }
         self.repair_closed(acceptor);
     }
 
-    /// The stream to an acceptor broke. What it knows is asked again when it is back.
+    /// The stream to an acceptor broke. The watermark is requested again when the stream is back.
     pub(super) fn closed(&mut self, acceptor: AcceptorUuid) {
-        if let Some(follower) = self.followers.get_mut(&acceptor) {
-            follower.chosen_to = None;
+        if let Some(view) = self.views.get_mut(&acceptor) {
+            view.chosen_to = None;
         }
         self.repair_closed(acceptor);
     }
 
-    /// Says to acceptors that were sent nothing lately who leads and what is chosen, however much they have not answered.
-    /// One that has answered everything is asked for its watermark instead, if that is not known to be up to ours, and
-    /// once after each check: a heartbeat gets no answer.
+    /// Reports the leader and the chosen slots to acceptors without a recent message, however much is unanswered. A
+    /// heartbeat gets no answer. So an acceptor without unanswered messages gets a question for its watermark instead,
+    /// once after each check. The question is repeated as long as the watermark is not known to be up to ours, or the
+    /// disk has no space.
     pub(super) fn heartbeat(&mut self, reachable: &BTreeSet<AcceptorUuid>, effects: &mut Vec<Effect>) {
         let chosen_to = self.chosen_to;
         for &acceptor in reachable {
-            let Some(follower) = self.followers.get_mut(&acceptor) else {
+            let Some(view) = self.views.get_mut(&acceptor) else {
                 continue;
             };
-            let is_behind = follower.chosen_to.is_none_or(|own| own < chosen_to);
-            let is_asked = is_behind || follower.no_space || follower.unasked;
-            if follower.idle && is_asked && follower.unanswered.is_empty() {
-                follower.unasked = false;
+            let is_behind = view.chosen_to.is_none_or(|own| own < chosen_to);
+            let is_asked = is_behind || view.no_space || view.unasked;
+            if view.idle && is_asked && view.unanswered.is_empty() {
+                view.unasked = false;
                 effects.push(self.accept(acceptor, Vec::new(), false));
-            } else if follower.idle {
+            } else if view.idle {
                 let beat = Accept {
                     ballot: self.ballot,
                     sequence: 0,
@@ -463,21 +429,21 @@ impl Lead {
                 };
                 effects.push(Effect::Accept(acceptor, beat));
             }
-            if let Some(follower) = self.followers.get_mut(&acceptor) {
-                follower.idle = true;
+            if let Some(view) = self.views.get_mut(&acceptor) {
+                view.idle = true;
             }
         }
     }
 
-    /// Once every leader timeout: gives up repairs that stand still, and finds out who lags.
+    /// Once every leader timeout: gives up repairs without progress, and finds lagging acceptors.
     pub(super) fn check(&mut self) {
-        for follower in self.followers.values_mut() {
-            follower.refused = false;
-            follower.unasked = true;
-            let behind = follower.chosen_to.filter(|&own| own < self.chosen_to);
-            follower.stuck = follower.marked && behind.is_some() && behind == follower.behind;
-            follower.marked = false;
-            follower.behind = behind;
+        for view in self.views.values_mut() {
+            view.refused = false;
+            view.unasked = true;
+            let behind = view.chosen_to.filter(|&own| own < self.chosen_to);
+            view.stuck = view.marked && behind.is_some() && behind == view.behind;
+            view.marked = false;
+            view.behind = behind;
         }
         self.check_repair();
     }
@@ -488,13 +454,13 @@ impl Lead {
         }
     }
 
-    /// The requests whose outcome this leader will not learn.
+    /// Requests with an outcome that this leader will not learn.
     pub(super) fn into_unanswered(self) -> impl Iterator<Item = RequestId> {
         self.slots.into_iter().flat_map(|proposed| proposed.requests)
     }
 }
 
-/// Position in `slots` of a slot at or above `base`, which is in memory and so fits.
+/// Position in `slots` of a slot at or above `base`. The slot is in memory, so the position fits.
 fn index(base: Slot, slot: Slot) -> usize {
     usize::try_from(slot.since(base)).expect("a slot in memory has an index")
 }

@@ -1,29 +1,29 @@
-//! What a proposer tells people: why it campaigns, why it gives way, and that it stood still.
+//! Notices for people: why a proposer campaigns, why it steps down, and pauses of the process.
 
 use std::{fmt, time::Duration};
 
 use crate::paxos::{ballot::Ballot, identity::AcceptorUuid};
 
-/// A change that people should know the reason of. [`fmt::Display`] gives the words of a log line.
+/// A change with a reason for people to know. [`fmt::Display`] gives the text of a log line.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Notice {
     /// A campaign begins.
     Campaign {
-        /// Its ballot.
+        /// Ballot of the campaign.
         ballot: Ballot,
         /// The reason.
         why: Why,
     },
     /// A campaign or a reign ends.
     SteppedDown {
-        /// Its ballot.
+        /// Ballot of the campaign or reign.
         ballot: Ballot,
-        /// It was a reign.
+        /// Whether a reign ends.
         led: bool,
         /// The reason.
         why: End,
     },
-    /// This process stood still for at least a leader timeout while it campaigned or led.
+    /// This process was paused for at least a leader timeout while campaigning or leading.
     StoodStill(Duration),
 }
 
@@ -34,23 +34,23 @@ pub enum Why {
     Gone(Vec<(AcceptorUuid, Gone)>),
     /// The heard proposer makes no progress, and this proposer could.
     NoProgress {
-        /// Whom it challenges.
+        /// The challenged ballot.
         heard: Ballot,
-        /// How long nothing has moved.
+        /// Time without progress.
         lasted: Duration,
     },
 }
 
-/// What an acceptor says of a proposer that is gone.
+/// An acceptor's evidence of a gone proposer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Gone {
-    /// Nothing of it arrived for this long.
+    /// Nothing from the proposer arrived for this long.
     Silent(Duration),
-    /// Its stream ended this long ago.
+    /// The proposer's stream ended this long ago.
     Ended(Duration),
-    /// It said that it stops.
+    /// The proposer has resigned.
     Resigned,
-    /// The acceptor has heard of no proposer yet: it is new.
+    /// The acceptor is new, and has heard of no proposer yet.
     NoneKnown,
 }
 
@@ -59,53 +59,53 @@ pub enum Gone {
 pub enum End {
     /// An acceptor has promised a higher ballot.
     Rejected {
-        /// That ballot.
+        /// The higher ballot.
         promised: Ballot,
     },
-    /// Fewer acceptors than a quorum are there.
+    /// Fewer acceptors than a quorum are present.
     Alone {
-        /// How many must be there.
+        /// Number of present acceptors needed.
         needed: usize,
-        /// Those that are not there.
+        /// The absent acceptors.
         absent: Vec<(AcceptorUuid, Absent)>,
     },
     /// A campaign got no byte of a promise for this long.
     NoPromise(Duration),
-    /// The runs of an acceptor contradict the tables of others, and its votes may have been counted.
+    /// The runs of an acceptor contradict the tables of other acceptors, and its votes may have been counted.
     Distrusted(AcceptorUuid),
 }
 
-/// Why an acceptor is not there.
+/// Why an acceptor is absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Absent {
-    /// Nothing of it arrived for this long.
+    /// Nothing from the acceptor arrived for this long.
     Silent(Duration),
-    /// It answers, and nothing from here arrived at it for this long.
+    /// The acceptor answers, but has received nothing from here for this long.
     Deaf(Duration),
 }
 
-/// A member that keeps commands waiting.
+/// A member keeping commands waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Late {
-    /// Who.
+    /// The acceptor.
     pub acceptor: AcceptorUuid,
-    /// What keeps it.
+    /// The reason.
     pub why: Lateness,
 }
 
-/// What keeps an acceptor from voting in time.
+/// Why an acceptor does not vote in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lateness {
-    /// It is not there.
+    /// The acceptor is absent.
     Absent(Absent),
-    /// Its oldest request has waited for its disk for this long.
+    /// The oldest request has waited for the acceptor's disk for this long.
     Waiting(Duration),
-    /// Its disk has no space.
+    /// The acceptor's disk has no space.
     NoSpace,
 }
 
 impl Notice {
-    /// A label for metrics: one of a few words.
+    /// A label for metrics, from a small fixed set.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Campaign { why, .. } => match why {

@@ -1,7 +1,7 @@
-//! Presence: which acceptors are there, as a candidate or leader sees them.
+//! Presence: which acceptors are present, as seen by a candidate or leader.
 //!
-//! An acceptor is *there* while bytes of its answers keep coming, and while it says that bytes from here keep coming to
-//! it. Whether it has written anything is another question: an acceptor whose disk hangs is there.
+//! An acceptor is *present* while bytes of its answers keep arriving here, and while it reports that bytes from here
+//! keep arriving there. Completed writes do not matter: an acceptor with a hung disk is present.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,39 +12,39 @@ use super::{
 };
 use crate::paxos::identity::AcceptorUuid;
 
-/// The least time without bytes after which an acceptor is not there: behind a slow link that others share, answers come
-/// late. A leader that waits does no harm, because standbys judge by what acceptors hear.
+/// Least time without bytes after which an acceptor is absent: behind a slow shared link, answers come late. A waiting
+/// leader does no harm, because standbys judge by the bytes heard by acceptors.
 const ABSENT_MIN: Duration = Duration::from_secs(2);
 
-/// D: how long an acceptor may be silent, or deaf, and still be there.
+/// D: an acceptor silent or deaf for this long is absent.
 pub(super) fn absent_after(leader_timeout: Duration) -> Duration {
     ABSENT_MIN.max(leader_timeout)
 }
 
-/// What the acceptors showed of themselves in this campaign and reign. All times are on the clock that stops while this
-/// process stands still.
+/// Observations of the acceptors in this campaign and reign. All times are on a clock that stops while this process is
+/// paused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Presence {
     members: BTreeMap<AcceptorUuid, Seen>,
     /// When the campaign began.
     began: Duration,
-    /// When this process went on last after it stood still: nobody could hear it before.
+    /// When this process last resumed after a pause: no acceptor could hear this process during the pause.
     resumed: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Seen {
-    /// When bytes of an answer arrived last.
+    /// When bytes of an answer last arrived.
     bytes_at: Duration,
-    /// How long it had heard nothing from here when it told last.
+    /// Last reported time without bytes from here.
     silent: Duration,
-    /// Age of its oldest undecided request when it told last.
+    /// Last reported age of the oldest undecided request.
     waiting: Duration,
     has_space: bool,
 }
 
 impl Presence {
-    /// A campaign begins: those that are connected have until D to answer.
+    /// A campaign begins: connected acceptors have until D to answer.
     pub(super) fn begin<'a>(&mut self, connected: impl Iterator<Item = &'a AcceptorUuid>, now: Duration) {
         self.began = now;
         self.members.clear();
@@ -64,13 +64,13 @@ impl Presence {
         seen.bytes_at = now;
     }
 
-    /// A stream is open: what was told on an earlier one says nothing of it.
+    /// A stream is open: reports on an earlier stream say nothing about the new stream.
     pub(super) fn opened(&mut self, acceptor: AcceptorUuid, now: Duration) {
         self.members.remove(&acceptor);
         self.bytes(acceptor, now);
     }
 
-    /// An acceptor tells that it is there.
+    /// An acceptor reports its presence.
     pub(super) fn alive(
         &mut self,
         acceptor: AcceptorUuid,
@@ -85,14 +85,14 @@ impl Presence {
         }
     }
 
-    /// An answer says whether there is space on its sender's disk.
+    /// An answer shows whether its sender's disk has space.
     pub(super) fn space(&mut self, acceptor: AcceptorUuid, has_space: bool) {
         if let Some(seen) = self.members.get_mut(&acceptor) {
             seen.has_space = has_space;
         }
     }
 
-    /// This process stood still: what acceptors did not hear meanwhile is no fault of theirs.
+    /// This process was paused: silence during the pause is not the acceptors' fault.
     pub(super) fn resumed(&mut self, now: Duration) {
         self.resumed = now;
         for seen in self.members.values_mut() {
@@ -100,7 +100,7 @@ impl Presence {
         }
     }
 
-    /// Why an acceptor is not there; `None` when it is.
+    /// Why an acceptor is absent; `None` if the acceptor is present.
     pub(super) fn absent(
         &self,
         acceptor: AcceptorUuid,
@@ -120,12 +120,12 @@ impl Presence {
         }
     }
 
-    /// Whether an acceptor told last that there is space on its disk.
+    /// Whether the acceptor's last report showed space on the disk.
     pub(super) fn has_space(&self, acceptor: AcceptorUuid) -> bool {
         self.members.get(&acceptor).is_some_and(|seen| seen.has_space)
     }
 
-    /// What keeps an acceptor from voting in time, if anything does.
+    /// Why an acceptor cannot vote in time; `None` without such a reason.
     pub(super) fn late(
         &self,
         acceptor: AcceptorUuid,
@@ -143,7 +143,7 @@ impl Presence {
     }
 }
 
-/// The least time until a candidate looks again whether a promise came.
+/// Least time until a candidate checks again for a promise.
 const GIVE_UP_LOOK_MIN: Duration = Duration::from_millis(1);
 
 impl Proposer {
@@ -156,7 +156,7 @@ impl Proposer {
         }
     }
 
-    /// Gives way when too few acceptors are there: a leader needs votes, a candidate promises as well.
+    /// Steps down when too few acceptors are present: a leader needs votes, a candidate needs promises as well.
     pub(super) fn judge(&mut self) {
         let quorums = self.electorate.quorums();
         let needed = match self.phase {
@@ -172,13 +172,13 @@ impl Proposer {
             let led = matches!(self.phase, Phase::Leading(_));
             self.step_down(End::Alone { needed, absent });
             if led && matches!(self.phase, Phase::Standby) {
-                // What waited has waited for the acceptors long enough. Another proposer may reach them.
+                // The waiting commands have waited long enough. Another proposer may reach the acceptors.
                 self.give_back();
             }
         }
     }
 
-    /// Gives the campaign up if nothing of a promise came for too long. Late pages are no reason.
+    /// Gives up the campaign if no part of a promise came for too long. Late pages are no reason.
     pub(super) fn judge_campaign(&mut self) {
         let patience = patience(self.vain_campaigns);
         let lasted = self.awake().saturating_sub(self.promised_at);
@@ -186,13 +186,13 @@ impl Proposer {
             self.vain_campaigns += 1;
             self.step_down(End::NoPromise(lasted));
         } else {
-            // Clocks of drivers may be coarser than what is left, and the timer must not fire before the time has come.
+            // A driver's clock may be coarser than the remaining time, and the timer must not fire early.
             let left = (patience - lasted).max(GIVE_UP_LOOK_MIN);
             self.arm(Timer::GiveUp, left, left);
         }
     }
 
-    /// Whether a value that comes in now would only wait: one waits already, and too few acceptors could vote for it.
+    /// Whether a new value would only wait: an earlier value already waits, and too few acceptors could vote.
     pub(super) fn is_blocked(&self) -> bool {
         let Phase::Leading(lead) = &self.phase else {
             return false;

@@ -1,4 +1,4 @@
-//! Commands that wait for a slot: bounded, first come, first served.
+//! Commands waiting for a slot: bounded, first come, first served.
 
 use std::collections::VecDeque;
 
@@ -7,16 +7,16 @@ use bytes::Bytes;
 use super::{Limits, RequestId};
 use crate::paxos::value::{EncodedCommand, Value};
 
-/// A command with what is needed to answer for it.
+/// A command with the data needed to answer its caller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pending {
-    /// Whom to answer.
+    /// The request to answer.
     pub request: RequestId,
-    /// What to order.
+    /// The command to order.
     pub command: EncodedCommand,
     /// W3C trace context of the request; empty when unsampled.
     pub traceparent: Bytes,
-    /// A standby sent it on: it is proposed here or refused, never sent on again.
+    /// Forwarded by a standby: proposed here or refused, never forwarded again.
     pub forwarded: bool,
 }
 
@@ -59,7 +59,8 @@ impl Queue {
         self.waiting.push_back(pending);
     }
 
-    /// The next batch, with its requests in the order of their offsets. Its trace context is the first sampled one.
+    /// The next batch, with the requests in the order of offsets. The first sampled trace context becomes the context
+    /// of the batch.
     pub(super) fn take_batch(&mut self, limits: &Limits) -> (Value, Vec<RequestId>) {
         let mut taken: Vec<Pending> = Vec::new();
         let mut bytes = 0;
@@ -86,12 +87,12 @@ impl Queue {
         self.waiting.drain(..)
     }
 
-    /// Whether it was there.
+    /// Removes a request; returns whether the request was queued.
     pub(super) fn remove(&mut self, request: RequestId) -> bool {
         !self.remove_where(|pending| pending.request == request).is_empty()
     }
 
-    /// Takes out what `is` holds for, and names it.
+    /// Removes the commands matching `is`, and returns the requests.
     pub(super) fn remove_where(&mut self, is: impl Fn(&Pending) -> bool) -> Vec<RequestId> {
         let (out, kept): (Vec<_>, Vec<_>) = self.waiting.drain(..).partition(|pending| is(pending));
         self.bytes = kept.iter().map(size).sum();

@@ -1,4 +1,4 @@
-//! Standing by: what the acceptors say of the heard proposer, and where commands go meanwhile.
+//! Standing by: reports of acceptors on the heard proposer, and the destination of commands meanwhile.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,30 +14,30 @@ use crate::paxos::{
     slot::Slot,
 };
 
-/// Leader timeouts that commands wait for somebody to lead: several elections, and less than callers like to wait.
+/// Leader timeouts for which commands wait for a leader: several elections, and less than callers like to wait.
 const LEADERLESS_TIMEOUTS: u32 = 10;
 
-/// The part of the leader timeout for which a stream must have ended before its proposer is gone: a broken connection is
-/// opened again at once.
+/// Divisor of the leader timeout: once a stream has ended for this part of the timeout, its proposer is gone. A broken
+/// connection is opened again at once.
 const ENDED_PART: u32 = 8;
 
 /// An acceptor's latest answer to a report.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Report {
     pub(super) word: Word,
-    /// When the report that it answers was sent.
+    /// When the answered report was sent.
     pub(super) sent: Duration,
-    /// When it came in.
+    /// When the answer arrived.
     pub(super) came: Duration,
 }
 
-/// How long a stream must have ended before its proposer is gone.
+/// Time since the end of a stream after which its proposer is gone.
 pub(super) fn ended_min(leader_timeout: Duration) -> Duration {
     leader_timeout / ENDED_PART
 }
 
 impl Report {
-    /// What the acceptor says of a proposer that is gone; `None` while it is not.
+    /// The acceptor's evidence of a gone proposer; `None` while the proposer is not gone.
     pub(super) fn gone(&self, leader_timeout: Duration) -> Option<Gone> {
         let Heard {
             ballot,
@@ -57,7 +57,8 @@ impl Report {
 }
 
 impl Proposer {
-    /// Where another proposer leads or campaigns, as far as the acceptors know; `None` when it is gone.
+    /// Address of another leading or campaigning proposer, as far as the acceptors know; `None` when the proposer is
+    /// gone.
     pub fn leader(&self) -> Option<Arc<str>> {
         let timeout = self.settings.leader_timeout;
         let heard = self.heard_ballot();
@@ -67,12 +68,12 @@ impl Proposer {
                 && report.gone(timeout).is_none()
         };
         let Heard { ballot, address, .. } = &self.reports.values().find(is_recent)?.word.heard;
-        // At its own address an earlier run of this very process led.
+        // A leader at our own address was an earlier run of this very process.
         let is_another = ballot.proposer() != self.id && *address != self.address && !address.is_empty();
         (*ballot > Ballot::ZERO && is_another).then(|| Arc::clone(address))
     }
 
-    /// The members that keep commands waiting, as far as is known here.
+    /// The members keeping commands waiting, as far as known here.
     pub fn late(&self) -> Vec<Late> {
         let timeout = self.settings.leader_timeout;
         let members = self.electorate.members().iter();
@@ -95,13 +96,13 @@ impl Proposer {
         members.filter_map(late).collect()
     }
 
-    /// The highest ballot that acceptors hear from.
+    /// The highest ballot heard by acceptors.
     pub(super) fn heard_ballot(&self) -> Ballot {
         let heard = self.reports.values().map(|report| report.word.heard.ballot);
         heard.max().unwrap_or(Ballot::ZERO)
     }
 
-    /// Whether an answer is younger than a leader timeout, counted from its question.
+    /// Whether an answer is younger than a leader timeout, counted from the sent report.
     pub(super) fn is_fresh(&self, report: &Report) -> bool {
         self.now.saturating_sub(report.sent) < self.settings.leader_timeout
     }
@@ -112,7 +113,7 @@ impl Proposer {
         }
         self.highest = self.highest.max(word.heard.ballot);
         self.heard_of(word.known_to);
-        // A late word of a broken link: a campaign could not ask that acceptor for anything.
+        // A late answer of a broken link: a campaign could not ask that acceptor for anything.
         if !self.open.contains(&acceptor) {
             return;
         }
@@ -126,14 +127,14 @@ impl Proposer {
         self.consider();
     }
 
-    /// Counts an acceptor's last word no more.
+    /// Stops counting an acceptor's last answer.
     pub(super) fn forget_report(&mut self, acceptor: AcceptorUuid) {
         self.reports.remove(&acceptor);
         self.challenge.forget(acceptor);
         self.consider();
     }
 
-    /// Every slot below is chosen: if that is news, the work goes on.
+    /// Every slot below is chosen. A new highest watermark is progress.
     pub(super) fn heard_of(&mut self, chosen_to: Slot) {
         if chosen_to > self.chosen_to_heard {
             self.chosen_to_heard = chosen_to;
@@ -148,7 +149,7 @@ impl Proposer {
         self.challenge.progressed(self.now);
     }
 
-    /// Whether a standby has a reason to campaign.
+    /// Checks whether a standby has a reason to campaign.
     pub(super) fn consider(&mut self) {
         if matches!(self.phase, Phase::Standby) && !self.stopping {
             self.consider_election();
@@ -156,7 +157,7 @@ impl Proposer {
         }
     }
 
-    /// Has what waits given back, unless somebody leads before long.
+    /// Has waiting commands given back, unless a proposer leads before long.
     pub(super) fn await_leader(&mut self) {
         if !self.leaderless && !self.queue.is_empty() {
             self.leaderless = true;
@@ -165,7 +166,7 @@ impl Proposer {
         }
     }
 
-    /// Nobody leads, as far as is known here. Another proposer may know better, so callers need not wait for this one.
+    /// No proposer leads, as far as known here. Another proposer may know better, so callers need not wait here.
     pub(super) fn give_back(&mut self) {
         self.leaderless = false;
         let refused = self.queue.remove_where(|_| true).into_iter();
@@ -174,7 +175,7 @@ impl Proposer {
             .extend(refused.map(|request| Effect::Answer(request, outcome)));
     }
 
-    /// Sends what waits to the heard proposer, or waits for one.
+    /// Sends waiting commands to the heard proposer, or waits for a leader.
     pub(super) fn forward(&mut self) {
         let Some(address) = self.leader() else {
             return self.await_leader();

@@ -1,8 +1,8 @@
-//! `Accept` streams: one for each acceptor in each campaign and the reign that follows.
+//! `Accept` streams: a stream to each acceptor, in each campaign and the reign after the campaign.
 //!
-//! They carry one ballot, open with the campaign, and are shut when the proposer gives way, whatever the reason: a
-//! proposer that is alive and does not lead must not be heard. A stream is in order and loses nothing until it breaks. So
-//! nothing is sent again on an open stream, and after it was opened again what was unanswered is.
+//! A stream carries a single ballot. The stream opens with the campaign, and is closed when the proposer steps down for
+//! any reason: a proposer that is alive and does not lead must not be heard. A stream is in order and loses nothing
+//! until it breaks. So nothing is sent again on an open stream; after a reopening, unanswered messages are sent again.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -12,9 +12,9 @@ use crate::paxos::{ballot::Ballot, identity::AcceptorUuid, message::Accept, slot
 /// The streams of the present campaign or reign.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Streams {
-    /// The driver keeps one open.
+    /// Acceptors with a stream kept open by the driver.
     asked: BTreeSet<AcceptorUuid>,
-    /// It is open.
+    /// Acceptors with an open stream.
     open: BTreeSet<AcceptorUuid>,
 }
 
@@ -25,7 +25,8 @@ impl Streams {
 }
 
 impl Proposer {
-    /// Has a stream opened, unless there is one. Its first message says that this proposer is there, and claims nothing.
+    /// Requests a stream, unless already requested. The first message shows the presence of this proposer, and claims
+    /// nothing.
     pub(super) fn open_stream(&mut self, acceptor: AcceptorUuid) {
         let Some(ballot) = self.ballot() else { return };
         if self.streams.asked.insert(acceptor) {
@@ -34,7 +35,7 @@ impl Proposer {
         }
     }
 
-    /// Says that this proposer is there, and nothing else.
+    /// Shows the presence of this proposer, and nothing else.
     pub(super) fn heartbeat(&self, ballot: Ballot) -> Accept {
         Accept {
             ballot,
@@ -46,13 +47,13 @@ impl Proposer {
         }
     }
 
-    /// This proposer gives way: nobody hears it any more.
+    /// This proposer steps down: no acceptor hears this proposer any more.
     pub(super) fn shut_streams(&mut self, ballot: Ballot) {
         self.streams = Streams::default();
         self.effects.push(Effect::ShutStreams(ballot));
     }
 
-    /// The streams are left to their last message.
+    /// Leaves the streams to their last message.
     pub(super) fn leave_streams(&mut self) {
         self.streams = Streams::default();
     }
@@ -94,7 +95,7 @@ impl Proposer {
         }
     }
 
-    /// The acceptors that count and can be sent something.
+    /// The acceptors that count and have an open stream.
     pub(super) fn reachable(&self) -> BTreeSet<AcceptorUuid> {
         self.streams.open.intersection(&self.known).copied().collect()
     }

@@ -1,4 +1,4 @@
-//! A proposer by event tables: what it does when, and what it must never do. Leading has a file of its own.
+//! A proposer by event tables: required and forbidden reactions. Leading has a separate file.
 
 use super::*;
 use crate::paxos::{
@@ -19,7 +19,7 @@ mod reign;
 mod scan;
 mod streams;
 
-/// L of every proposer here.
+/// Leader timeout L of every proposer in the tests.
 const TIMEOUT: Duration = Duration::from_millis(200);
 
 fn slot(number: u64) -> Slot {
@@ -46,12 +46,12 @@ fn ballot(round: u64, proposer: u64) -> Ballot {
     Ballot::new(round, id(proposer)).unwrap()
 }
 
-/// A proposer with the number 7, of acceptors 1 to 3, and what it last wanted done.
+/// Proposer number 7 with acceptors 1 to 3, and the latest effects.
 struct Bench {
     core: Proposer,
     effects: Vec<Effect>,
     now: Duration,
-    /// Streams are open as soon as they are asked for.
+    /// Requested streams open at once.
     opens_streams: bool,
 }
 
@@ -94,7 +94,7 @@ impl Bench {
         &self.effects
     }
 
-    /// So many milliseconds pass.
+    /// Lets `millis` milliseconds pass.
     fn pass(&mut self, millis: u64) {
         self.now += Duration::from_millis(millis);
     }
@@ -131,19 +131,19 @@ impl Bench {
         self.say(number, word)
     }
 
-    /// Acceptor `number` answers a report that was sent just now.
+    /// Acceptor `number` answers a report sent just now.
     fn say(&mut self, number: u128, word: Word) -> &[Effect] {
         self.say_late(number, 0, word)
     }
 
-    /// Acceptor `number` answers a report that was sent so many milliseconds ago.
+    /// Acceptor `number` answers a report sent `ago` milliseconds ago.
     fn say_late(&mut self, number: u128, ago: u64, word: Word) -> &[Effect] {
         let sent = self.now - Duration::from_millis(ago);
         let acceptor = uuid(number);
         self.tell(Event::Reported { acceptor, sent, word })
     }
 
-    /// A campaign gets nothing of a promise for as long as it may; acceptors answer heartbeats.
+    /// A campaign gets no part of a promise until patience ends; acceptors answer heartbeats.
     fn give_up(&mut self) -> &[Effect] {
         self.now += patience(self.core.vain_campaigns);
         let ballot = self.core.ballot().expect("it campaigns");
@@ -153,7 +153,7 @@ impl Bench {
         self.fire(Timer::GiveUp)
     }
 
-    /// The delay of a timer that was just set, with its generation.
+    /// Generation and delay range of a timer just set.
     fn timer(&self, wanted: Timer) -> Option<(u64, Duration, Duration)> {
         self.effects.iter().rev().find_map(|effect| {
             let &Effect::SetTimer {
@@ -214,7 +214,7 @@ impl Bench {
         self.effects.iter().filter_map(forward).collect()
     }
 
-    /// Two acceptors find everybody silent, and the election timer fires.
+    /// Two acceptors find every proposer silent, and the election timer fires.
     fn campaign(&mut self) -> Ballot {
         self.report(1, Ballot::ZERO, 300);
         self.report(2, Ballot::ZERO, 300);
@@ -231,7 +231,7 @@ impl Bench {
         })
     }
 
-    /// Campaigns, and is promised by acceptors 1 and 2, who hold nothing.
+    /// Campaigns, and gets promises from acceptors 1 and 2 without any rows.
     fn lead(&mut self) -> Ballot {
         let ballot = self.campaign();
         self.promise(1, ballot);
@@ -253,7 +253,7 @@ impl Bench {
     }
 }
 
-/// What an acceptor says of a proposer that was silent for so many milliseconds.
+/// An acceptor's answer about a proposer silent for `silent` milliseconds.
 fn word(ballot: Ballot, silent: u64) -> Word {
     Word {
         heard: Heard {
@@ -272,7 +272,7 @@ fn word(ballot: Ballot, silent: u64) -> Word {
     }
 }
 
-/// An acceptor is there, and heard nothing from here for so many milliseconds.
+/// An acceptor is present, and heard nothing from here for `silent` milliseconds.
 fn alive(acceptor: AcceptorUuid, ballot: Ballot, silent: u64) -> Event {
     Event::Alive {
         acceptor,

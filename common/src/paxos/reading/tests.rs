@@ -1,4 +1,4 @@
-//! One test for each rule of reading, named after it.
+//! One test for each rule of reading. The name of the test states the rule.
 
 use std::sync::Arc;
 
@@ -92,7 +92,7 @@ fn short_rounds_answer_nothing_and_many_of_them_end_all_reading() {
     let mut reading = reading();
     applied(&mut reading, 5);
     asked(&mut reading, 1);
-    // Applied since: no answer of this round need know of it.
+    // Applied after the round began: the answers of this round need not cover these slots.
     applied(&mut reading, 9);
     let last = u64::from(SHORT_ROUNDS_MAX) - 1;
     short_rounds(&mut reading, last, 4);
@@ -113,7 +113,7 @@ fn votes_that_are_covered_after_some_short_rounds_are_not_lost() {
     asked(&mut reading, 1);
     let before_last = u64::from(SHORT_ROUNDS_MAX) - 1;
     short_rounds(&mut reading, before_last, 4);
-    // The commit is released: the tails cover it.
+    // The commit is released: the tails cover the vote.
     tailed(&mut reading, 1, before_last, 5);
     assert_eq!(tailed(&mut reading, 2, before_last, 5), [answer(1)]);
     // Later rounds are short for other slots, and the count begins again.
@@ -132,7 +132,7 @@ fn another_quorum_that_answers_a_read_does_not_take_the_proof_away() {
     let mut effects = Vec::new();
     asked(&mut reading, 0);
     for number in 0..rounds {
-        // The first two have lost the vote, and the third has it.
+        // The first two acceptors have lost the vote, and the third has the vote.
         tailed(&mut reading, 1, 2 * number, 4);
         effects = tailed(&mut reading, 2, 2 * number, 4);
         fired(&mut reading, 2 * number);
@@ -170,7 +170,7 @@ fn a_further_answer_that_sinks_the_bound_below_what_was_applied_makes_a_round_sh
     applied(&mut reading, 5);
     asked(&mut reading, 1);
     tailed(&mut reading, 1, 0, 3);
-    // The read waits for slot 8, and the third answers late.
+    // The read waits for slot 8, and the third acceptor answers late.
     assert_eq!(tailed(&mut reading, 2, 0, 9), []);
     assert_eq!(tailed(&mut reading, 3, 0, 4), []);
     let missing = Missing {
@@ -226,7 +226,7 @@ fn the_bound_is_the_one_of_the_lowest_quorum() {
     tailed(&mut reading, 1, 0, 9);
     tailed(&mut reading, 2, 0, 3);
     assert_eq!(applied(&mut reading, 3), []);
-    // The third answer makes another quorum, which knows of no vote from 3 on.
+    // The third answer makes a second quorum, without any vote from 3 on.
     assert_eq!(tailed(&mut reading, 3, 0, 2), [answer(1)]);
 }
 
@@ -309,11 +309,11 @@ fn a_read_keeps_the_smallest_bound_of_the_rounds_begun_after_it_came_in() {
     asked(&mut reading, 2);
     tailed(&mut reading, 1, 0, 3);
     assert_eq!(tailed(&mut reading, 2, 0, 3), [ask(1, &[1, 2, 3])]);
-    // A higher bound binds the second read alone.
+    // A higher bound binds the second read only.
     tailed(&mut reading, 1, 1, 8);
     assert_eq!(tailed(&mut reading, 2, 1, 8), []);
     assert_eq!(applied(&mut reading, 3), [answer(1)]);
-    // A lower one serves whoever waits.
+    // A lower bound serves every waiting read.
     assert_eq!(asked(&mut reading, 3), [ask(2, &[1, 2, 3])]);
     tailed(&mut reading, 2, 2, 3);
     assert_eq!(tailed(&mut reading, 3, 2, 3), [answer(2), answer(3)]);
@@ -329,7 +329,7 @@ fn a_read_that_waits_for_longer_than_the_limit_asks_anew_and_has_the_leader_fill
         does(&mut reading, Event::Fired(0)),
         [Effect::Fill(slot(3)), ask(1, &[1, 2, 3]), Effect::SetTimer(1)]
     );
-    // What the first round told still stands.
+    // The answers of the first round stay valid.
     assert_eq!(applied(&mut reading, 3), [answer(1)]);
 }
 

@@ -1,4 +1,4 @@
-//! Guard: decides by their runs which acceptors count.
+//! Guard: decides by the runs of an acceptor whether the acceptor counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,68 +8,68 @@ use crate::paxos::{
     quorum::Quorums,
 };
 
-/// How often an acceptor must contradict what is remembered of it, one opening after the other, before it is refused.
+/// Number of successive openings at which an acceptor must contradict the remembered runs before the guard refuses it.
 ///
-/// A list of runs may be older than what is remembered: the acceptor has restarted since it showed it, and others heard
-/// of its new run first. A process that keeps one connection to an acceptor asks for the second list after the
-/// contradiction; the third is for a process that keeps several.
+/// A list of runs may be older than the memory: the acceptor has restarted since showing the list, and other processes
+/// heard of the new run first. A process with a single connection to the acceptor asks for the second list after the
+/// contradiction. The third list is for a process with several connections.
 pub(super) const CONTRADICTIONS_MAX: u32 = 3;
 
-/// How many runs of an acceptor are remembered of what this process heard itself, and of what each table holds: more than
-/// an acceptor stores, so that a table of the present release is never cut here.
+/// Limit of remembered runs of each acceptor, both among the runs heard by this process and in the copy of each table.
+/// Larger than the number of runs stored by an acceptor: a table of the present release is never cut here.
 const REMEMBERED_RUNS_MAX: usize = 64;
 
-/// What an introduction brought to light.
+/// A finding about an acceptor, from an introduction or a promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Found {
-    /// What this acceptor last showed of itself contradicts what is remembered: it must not be counted until it has
+    /// The latest list of this acceptor contradicts the remembered runs. The acceptor must not be counted until it has
     /// shown its runs again.
     Suspected(AcceptorUuid),
-    /// It must not be counted while its runs contradict. Found once; found again if it was readmitted since.
+    /// The acceptor must not be counted while its runs contradict. Reported once, and again after a readmission.
     Refused(WentBack),
-    /// It was refused, and now its runs agree with all that is remembered: its right disk is back.
+    /// The acceptor was refused, and the shown runs now agree with all remembered runs: the right disk is back.
     Readmitted(AcceptorUuid),
-    /// Too few other acceptors reported their tables after this acceptor had shown its present run. The acceptor must not
-    /// be counted until it has shown its runs again and enough others have reported.
+    /// Too few other acceptors reported their tables after this acceptor had shown the present run. The acceptor must
+    /// not be counted until it has shown its runs again and enough others have reported.
     Unwitnessed {
         /// The acceptor that showed its runs.
         acceptor: AcceptorUuid,
-        /// Other acceptors that reported.
+        /// Number of other acceptors that reported.
         told: usize,
-        /// Other acceptors that must report.
+        /// Number of other acceptors that must report.
         needed: usize,
     },
 }
 
-/// Lets only those acceptors count whose runs agree with everything that is remembered of them.
+/// Lets an acceptor count only while the shown runs agree with all remembered runs of the acceptor.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Guard {
     /// The length at which a list may have been cut.
     runs_max: usize,
-    /// Other acceptors that must report their tables before a new run counts.
+    /// Number of tables of other acceptors required before a new run counts.
     others_needed: usize,
-    /// What this process heard itself from acceptors that it trusted.
+    /// Runs heard by this process, from trusted acceptors.
     heard: Witnesses,
-    /// What the stored table of each acceptor holds, as it told.
+    /// The stored table of each acceptor, as reported by the acceptor.
     tables: BTreeMap<AcceptorUuid, Witnesses>,
-    /// What each acceptor last showed of itself.
+    /// The latest list of each acceptor.
     shown: BTreeMap<AcceptorUuid, History>,
-    /// The run of each acceptor for which enough others reported after the acceptor had shown the run.
+    /// The latest witnessed run of each acceptor: enough other acceptors reported after the acceptor had shown the run.
     witnessed: BTreeMap<AcceptorUuid, RunNumber>,
-    /// The run that they do not know, and how often they showed that.
+    /// The contradicted run of each suspected acceptor, and how often the acceptor has shown the contradiction.
     suspected: BTreeMap<AcceptorUuid, (RunNumber, u32)>,
     refused: BTreeMap<AcceptorUuid, WentBack>,
 }
 
 impl Guard {
-    /// An empty guard. A new run of an acceptor counts once the acceptor and the others that reported form a phase-1
-    /// quorum.
+    /// An empty guard. A new run of an acceptor counts once the acceptor and the reporting other acceptors form a
+    /// phase-1 quorum.
     pub fn new(quorums: Quorums) -> Self {
         Self::with(RUNS_MAX, quorums.phase1() - 1)
     }
 
-    /// An empty guard with explicit bounds: a list of exactly `runs_max` runs may have been cut, and `others_needed` other
-    /// acceptors must report.
+    /// An empty guard with explicit bounds: a list of exactly `runs_max` runs may have been cut, and `others_needed`
+    /// other acceptors must report.
     pub fn with(runs_max: usize, others_needed: usize) -> Self {
         Self {
             runs_max,
@@ -83,22 +83,23 @@ impl Guard {
         }
     }
 
-    /// Other acceptors that must report their tables before a new run counts.
+    /// Number of tables of other acceptors required before a new run counts.
     pub fn others_needed(&self) -> usize {
         self.others_needed
     }
 
-    /// Whether enough other acceptors have reported since an acceptor first showed this run. If not, the caller asks the
-    /// others before the next [`Self::introduce`].
+    /// Whether enough other acceptors have reported since an acceptor first showed this run. If not, the caller asks
+    /// the other acceptors before the next [`Self::introduce`].
     pub fn is_witnessed(&self, acceptor: AcceptorUuid, run: RunNumber) -> bool {
         self.others_needed == 0 || self.witnessed.get(&acceptor) == Some(&run)
     }
 
-    /// An acceptor shows its runs, the present one last, and its table. `others` holds the tables of other members, each
-    /// requested *after* the acceptor had shown this list. `others` can be empty if the present run is witnessed already.
+    /// An acceptor shows its runs, with the present run last, and its table. `others` holds the tables of other
+    /// members, each requested *after* the acceptor had shown this list. `others` can be empty if the present run is
+    /// witnessed already.
     ///
-    /// Returns what is found out by it, of this acceptor or of others. One that was refused is judged like any other: it
-    /// is trusted again if all that is remembered agrees with its list.
+    /// Returns the findings about this acceptor and about other acceptors. A refused acceptor is judged like any other,
+    /// and trusted again once the list agrees with all remembered runs.
     pub fn introduce(
         &mut self,
         acceptor: AcceptorUuid,
@@ -113,7 +114,8 @@ impl Guard {
         }
         self.shown.insert(acceptor, History::new(runs, self.runs_max));
         let mut found = Vec::new();
-        // The table of a disk that went back is true and can be incomplete, so it is merged and not counted.
+        // The table of a rolled-back disk is true and can be incomplete: the table is merged, and the holder is not
+        // counted.
         let told = others()
             .map(|&(other, _)| other)
             .filter(|&other| self.is_sound(other));
@@ -131,7 +133,7 @@ impl Guard {
             }
         }
         match self.contradiction(acceptor) {
-            // It was found already.
+            // Found already.
             Some(_) if self.refused.contains_key(&acceptor) => {}
             Some(went_back) => found.push(self.contradicted(went_back)),
             None => {
@@ -148,8 +150,9 @@ impl Guard {
         found
     }
 
-    /// An acceptor tells what it remembers of others, later than when it was introduced: with its promise. A promise of
-    /// another that went back meanwhile must not count beside it. Returns what is found out by it.
+    /// Takes the table that an acceptor reports after its introduction: with a promise. Meanwhile the disk of a second
+    /// acceptor may have gone back: the second acceptor's promise must not count beside this promise. Returns the
+    /// findings.
     pub fn remember(
         &mut self,
         acceptor: AcceptorUuid,
@@ -161,7 +164,7 @@ impl Guard {
         found
     }
 
-    /// After everything was held against everything.
+    /// Drops surplus runs, after every list was compared with everything remembered.
     fn bound(&mut self, told_by: AcceptorUuid) {
         self.heard.bound(REMEMBERED_RUNS_MAX);
         if let Some(table) = self.tables.get_mut(&told_by) {
@@ -169,7 +172,7 @@ impl Guard {
         }
     }
 
-    /// Holds what every acceptor has shown against what is remembered now.
+    /// Compares the latest list of every acceptor with the runs remembered now.
     fn suspects(&mut self) -> Vec<Found> {
         let mut found = Vec::new();
         let shown: Vec<_> = self.shown.keys().copied().collect();
@@ -186,7 +189,7 @@ impl Guard {
         found
     }
 
-    /// Counts how often an acceptor showed that it does not know a run.
+    /// Counts the lists of an acceptor that contradict the same run.
     fn contradicted(&mut self, went_back: WentBack) -> Found {
         let acceptor = went_back.acceptor;
         let (run, times) = self.suspected.entry(acceptor).or_insert((went_back.run, 0));
@@ -201,7 +204,7 @@ impl Guard {
         Found::Refused(went_back)
     }
 
-    /// What of all that is remembered contradicts the runs that an acceptor last showed.
+    /// A remembered run that contradicts the latest list of an acceptor.
     pub fn contradiction(&self, acceptor: AcceptorUuid) -> Option<WentBack> {
         let shown = self.shown.get(&acceptor)?;
         let tables = self.tables.iter().filter(|(holder, _)| **holder != acceptor);
@@ -210,7 +213,7 @@ impl Guard {
             let mut entries = tables.clone().flat_map(|table| table.of(acceptor));
             entries.any(|(run, heard)| shown.shows(run, heard))
         };
-        // Asked for once at most: it looks at all tables.
+        // Computed at most once, because the search covers all tables.
         let mut is_vouched = None;
         let remembered = tables.clone().chain([&self.heard]);
         for (run, heard) in remembered.flat_map(|witnesses| witnesses.of(acceptor)) {
@@ -230,20 +233,21 @@ impl Guard {
         None
     }
 
-    /// Whether an acceptor may be counted: no table contradicts its list, and enough others reported after it had shown
-    /// its present run.
+    /// Whether an acceptor may be counted: no remembered run contradicts the latest list, and enough other acceptors
+    /// reported after the acceptor had shown the present run.
     pub fn trusts(&self, acceptor: AcceptorUuid) -> bool {
         let present = self.shown.get(&acceptor).and_then(|shown| shown.present);
         self.is_sound(acceptor) && present.is_none_or(|run| self.is_witnessed(acceptor, run))
     }
 
-    /// Whether no table contradicts the list that an acceptor showed last.
+    /// Whether no remembered run contradicts the latest list of an acceptor.
     fn is_sound(&self, acceptor: AcceptorUuid) -> bool {
         !self.refused.contains_key(&acceptor) && !self.suspected.contains_key(&acceptor)
     }
 
-    /// An acceptor answered, as of a commit. What an acceptor says that is not trusted is not remembered: it would speak
-    /// against the right disk when that is put back. Neither is what comes from another run than the one shown.
+    /// An acceptor answered, as of a commit. Answers of an untrusted acceptor are not remembered: such answers would
+    /// contradict the right disk after the return of the disk. Answers from a run other than the shown run are not
+    /// remembered either.
     pub fn hear(&mut self, acceptor: AcceptorUuid, run: RunNumber, counter: CommitCounter) {
         let is_present = self
             .shown
@@ -254,12 +258,12 @@ impl Guard {
         }
     }
 
-    /// Why an acceptor must not be counted, if it must not.
+    /// The reason for refusing an acceptor; `None` if the acceptor is not refused.
     pub fn refusal(&self, acceptor: AcceptorUuid) -> Option<WentBack> {
         self.refused.get(&acceptor).copied()
     }
 
-    /// What a leader passes on to the acceptors, for them to store: nothing of an acceptor that contradicts.
+    /// The runs that a leader passes on to the acceptors for storage. Contradicting acceptors are left out.
     pub fn to_pass_on(&self) -> Witnesses {
         let all = self.tables.values().chain([&self.heard]);
         let trusted = all.flat_map(|witnesses| witnesses.iter());

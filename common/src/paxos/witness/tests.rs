@@ -1,4 +1,4 @@
-//! What the guard trusts, suspects, refuses and readmits.
+//! Acceptors that the guard trusts, suspects, refuses and readmits.
 
 use super::{guard::CONTRADICTIONS_MAX, *};
 use crate::paxos::quorum::Quorums;
@@ -7,7 +7,7 @@ const ACCEPTOR: AcceptorUuid = AcceptorUuid::from_u128(7);
 const OTHER: AcceptorUuid = AcceptorUuid::from_u128(8);
 const THIRD: AcceptorUuid = AcceptorUuid::from_u128(9);
 
-/// It asks no others.
+/// A guard that requires no reports of other acceptors.
 fn guard() -> Guard {
     Guard::with(RUNS_MAX, 0)
 }
@@ -30,7 +30,7 @@ fn heard(of: &[(u64, u64)]) -> Witnesses {
         .collect()
 }
 
-/// What a table of [`OTHER`] says against a list.
+/// Compares a table of [`OTHER`] with a list.
 fn check(witnesses: &Witnesses, list: &[(u64, u64)], runs_max: usize) -> Option<WentBack> {
     let mut guard = Guard::with(runs_max, 0);
     guard.remember(OTHER, witnesses.iter());
@@ -87,7 +87,7 @@ fn what_is_heard_late_changes_nothing() {
 
 #[test]
 fn a_cut_list_proves_what_it_can_and_needs_a_witness_for_what_is_older() {
-    // Three runs at most are shown; the oldest one shown ended at 30.
+    // At most three runs are shown; the oldest shown run ended at 30.
     let cut = [(3, 30), (4, 40), (5, 50)];
     let known = |of| check(&heard(of), &cut, 3).map(|found| found.known);
     assert_eq!(known(&[(4, 40)]), None);
@@ -118,7 +118,7 @@ fn a_cut_list_proves_what_it_can_and_needs_a_witness_for_what_is_older() {
 #[test]
 fn what_a_process_heard_itself_does_not_vouch_for_a_cut_list() {
     let mut guard = Guard::with(2, 0);
-    // An older copy, counted by a process that had not met the one acceptor that knows better.
+    // An older copy, counted by a process that had not met the only acceptor with a proof.
     guard.introduce(ACCEPTOR, &runs(&[(1, 5), (2, 8)]), [], &[]);
     guard.hear(ACCEPTOR, run(2, 9).run, CommitCounter::new(9));
     assert_eq!(
@@ -126,11 +126,11 @@ fn what_a_process_heard_itself_does_not_vouch_for_a_cut_list() {
         [Found::Suspected(ACCEPTOR)]
     );
     refuse(&mut guard, &runs(&[(1, 5), (2, 8)]));
-    // It starts again until the proof has left its list. The run that was heard here is still in it.
+    // The acceptor restarts until the proof has left its list. The run heard here is still listed.
     guard.introduce(ACCEPTOR, &runs(&[(2, 10), (3, 11)]), [], &[]);
     assert_eq!(guard.contradiction(ACCEPTOR).unwrap().known, Known::TooOld);
     assert!(!guard.trusts(ACCEPTOR));
-    // Its own table does not speak for it either.
+    // The acceptor's own table does not vouch either.
     guard.introduce(ACCEPTOR, &runs(&[(2, 10), (3, 11)]), heard(&[(2, 9)]).iter(), &[]);
     assert!(!guard.trusts(ACCEPTOR));
 }
@@ -157,7 +157,7 @@ fn guard_finds_out_an_acceptor_by_what_a_later_one_remembers() {
     assert!(guard.refusal(ACCEPTOR).is_some());
     assert_eq!(guard.refusal(OTHER), None);
     assert!(guard.trusts(OTHER));
-    // Found once, however far it climbs.
+    // Found once, however far the counter climbs.
     let climbed = runs(&[(1, 20), (3, 900), (4, 901)]);
     assert_eq!(guard.introduce(ACCEPTOR, &climbed, [], &[]), []);
     assert!(guard.refusal(ACCEPTOR).is_some());
@@ -168,10 +168,10 @@ fn a_refused_acceptor_is_trusted_again_on_its_right_disk() {
     let mut guard = guard();
     guard.introduce(ACCEPTOR, &runs(&[(1, 20), (2, 25)]), [], &[]);
     guard.hear(ACCEPTOR, run(2, 25).run, CommitCounter::new(25));
-    // It is started on an older copy by mistake, and the right disk is put back.
+    // The acceptor is started on an older copy by mistake, and the right disk is put back.
     let older_copy = runs(&[(1, 20), (3, 21)]);
     refuse(&mut guard, &older_copy);
-    // What it answers meanwhile is nothing to hold against the right disk.
+    // Answers in the meantime are not held against the right disk.
     guard.hear(ACCEPTOR, run(3, 22).run, CommitCounter::new(22));
     assert!(guard.to_pass_on().is_empty(), "nothing of it is passed on");
     let right = runs(&[(1, 20), (2, 25), (4, 26)]);
@@ -200,7 +200,7 @@ fn guard_finds_out_an_acceptor_by_what_another_remembers_when_it_promises() {
     guard.introduce(OTHER, &[run(7, 3)], [], &[]);
     guard.introduce(ACCEPTOR, &runs(&[(1, 20), (3, 21)]), [], &[]);
     assert_eq!(guard.remember(OTHER, heard(&[(1, 20)]).iter()), []);
-    // The other heard of it after it was introduced here, and before the disk went back.
+    // OTHER heard of the acceptor's commits after the introduction here, and before the disk went back.
     assert_eq!(
         guard.remember(OTHER, heard(&[(1, 25)]).iter()),
         [Found::Suspected(ACCEPTOR)]
@@ -212,12 +212,12 @@ fn guard_finds_out_an_acceptor_by_what_another_remembers_when_it_promises() {
 fn an_acceptor_that_restarted_since_it_showed_its_runs_is_trusted_again_when_it_shows_them_anew() {
     let mut guard = guard();
     guard.introduce(ACCEPTOR, &[run(1, 20)], [], &[]);
-    // Another acceptor has heard of its new run first, by the leader.
+    // Another acceptor has heard of the new run first, from the leader.
     assert_eq!(
         guard.introduce(OTHER, &[run(7, 3)], heard(&[(2, 22)]).iter(), &[]),
         [Found::Suspected(ACCEPTOR)]
     );
-    // A list that was on its way already.
+    // A list already on its way.
     guard.introduce(ACCEPTOR, &[run(1, 20)], [], &[]);
     assert_eq!(
         guard.introduce(ACCEPTOR, &[run(1, 20), run(2, 23)], [], &[]),
@@ -232,7 +232,7 @@ fn an_acceptor_that_restarted_since_it_showed_its_runs_is_trusted_again_when_it_
 fn an_acceptor_that_restarts_often_is_not_refused_for_lists_that_come_late() {
     let mut guard = guard();
     for number in 1..20 {
-        // Each list is one run behind what others heard.
+        // Each list is one run behind the news of others.
         guard.remember(OTHER, heard(&[(number + 1, number * 10 + 10)]).iter());
         let runs: Vec<_> = (1..=number).map(|number| run(number, number * 10)).collect();
         let found = guard.introduce(ACCEPTOR, &runs, [], &[]);
@@ -271,7 +271,7 @@ fn a_bounded_table_drops_the_lowest_counters_of_each_acceptor_and_says_what_it_w
 fn a_long_table_is_held_against_every_list_before_it_is_bounded() {
     let mut guard = guard();
     guard.introduce(ACCEPTOR, &runs(&[(1, 20), (3, 21)]), [], &[]);
-    // The run that proves something has the lowest counter of 20,000.
+    // The run with the proof has the lowest counter of 20,000.
     let long = (0..20_000).map(|number| {
         (
             ACCEPTOR,
@@ -295,7 +295,7 @@ fn a_new_run_counts_once_enough_others_were_asked_after_it_was_shown() {
         needed: 2,
     };
     let older_copy = runs(&[(1, 20), (3, 21)]);
-    // What others told before proves nothing of what they stored since.
+    // Earlier reports prove nothing about later commits.
     guard.remember(OTHER, []);
     guard.remember(THIRD, []);
     assert_eq!(guard.introduce(ACCEPTOR, &older_copy, [], &[]), [unwitnessed(0)]);
@@ -315,7 +315,7 @@ fn a_new_run_counts_once_enough_others_were_asked_after_it_was_shown() {
     let right = runs(&[(1, 25), (4, 26)]);
     assert_eq!(guard.introduce(ACCEPTOR, &right, [], &others), []);
     assert!(guard.trusts(ACCEPTOR));
-    // Within the run it need not be asked about again; in the next it must.
+    // Within the run the other acceptors need not be asked again. In the next run they must be asked.
     assert_eq!(guard.introduce(ACCEPTOR, &runs(&[(1, 25), (4, 30)]), [], &[]), []);
     let next = runs(&[(1, 25), (4, 30), (5, 31)]);
     assert_eq!(guard.introduce(ACCEPTOR, &next, [], &[]), [unwitnessed(0)]);

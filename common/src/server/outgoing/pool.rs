@@ -1,4 +1,4 @@
-//! A pool of bytes: who gets room, who waits for room, and which connections are closed to make room.
+//! A pool of bytes: grants room, queues calls, and closes connections to make room.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -11,15 +11,15 @@ use tokio::sync::oneshot;
 
 use super::super::connections::Usage;
 
-/// A reader that takes nothing for this long may be cut off. Over this time a link of 256 kbit/s takes a slice.
+/// A reader may be disconnected after taking nothing for this long. A link of 256 kbit/s takes a slice in this time.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
-/// Room that was granted this long ago, and is not used, may be cut off: its reader takes nothing of an earlier part, and
-/// so the next part is not built. Longer than a disk needs for a page.
+/// Room that stays unused for this long may be cut off: the reader takes nothing of an earlier part, so the next part
+/// is not built. Longer than a disk needs for a page.
 pub(super) const PATIENCE_UNUSED: Duration = Duration::from_secs(10);
-/// How often readers that stand still are looked for while calls wait.
+/// Interval of the search for stalled readers while calls wait.
 pub(super) const LOOK: Duration = Duration::from_millis(250);
 
-/// Bytes of one purpose.
+/// The bytes of one purpose.
 pub(super) struct Pool {
     bytes_max: usize,
     pub(super) state: Mutex<State>,
@@ -38,38 +38,38 @@ pub(super) struct State {
     next_key: u64,
     pub(super) held: BTreeMap<u64, Held>,
     waiting: VecDeque<Waiting>,
-    /// One of those that wait is not held back by its connection's share: it waits for the pool.
+    /// A waiting call is not held back by the share of its connection: the call waits for the pool.
     is_scarce: bool,
-    /// When readers that stand still were last looked for.
+    /// Time of the last search for stalled readers.
     pub(super) looked_at: Option<Instant>,
 }
 
-/// A connection, by the place of its usage in memory; `None` for calls that came by no connection of ours.
+/// A connection, identified by the memory address of its usage; `None` for calls without a connection of ours.
 type Connection = Option<usize>;
 
 fn connection_of(usage: Option<&Arc<Usage>>) -> Connection {
     usage.map(|usage| Arc::as_ptr(usage) as usize)
 }
 
-/// Bytes that one answer holds.
+/// The bytes of an answer.
 pub(super) struct Held {
     bytes: usize,
     usage: Option<Arc<Usage>>,
     stage: Stage,
-    /// When the stage began, or when the reader last took something.
+    /// When the stage began, or when the reader last took bytes.
     pub(super) since: Instant,
 }
 
-/// How far an answer is.
+/// The progress of an answer.
 enum Stage {
-    /// Granted, and not handed over to HTTP/2.
+    /// Granted, and not yet handed over to HTTP/2.
     Unused,
     /// Handed over. The reader has not taken this many bytes; with 0 the room only waits for the next part.
     HandedOver { unread: usize },
 }
 
 impl Held {
-    /// Whether its reader has taken nothing for too long.
+    /// Whether the reader has taken nothing for too long.
     fn is_still(&self) -> bool {
         let patience = match self.stage {
             Stage::Unused => PATIENCE_UNUSED,
@@ -80,7 +80,7 @@ impl Held {
     }
 }
 
-/// A call that waits for room.
+/// A call waiting for room.
 pub(super) struct Waiting {
     bytes: usize,
     usage: Option<Arc<Usage>>,
@@ -103,7 +103,7 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes room now, or a place in the line of those that wait.
+    /// Takes room now, or a place in the queue.
     pub(super) fn take(
         self: &Arc<Self>,
         bytes: usize,
@@ -125,7 +125,7 @@ impl Pool {
         Err(receiver)
     }
 
-    /// Takes room now, or no place in the line.
+    /// Takes room now, or no place in the queue.
     pub(super) fn take_unless_waiting(
         self: &Arc<Self>,
         bytes: usize,
@@ -144,12 +144,12 @@ impl Pool {
         is_free.then(|| self.charge(state, bytes, usage.cloned()))
     }
 
-    /// Takes room for an answer that is built already, and must not be refused: beyond the bound, if need be.
+    /// Takes room for a finished answer that must not be refused: beyond the limit, if necessary.
     pub(super) fn take_beyond(self: &Arc<Self>, bytes: usize, usage: Option<&Arc<Usage>>) -> Charge {
         self.charge(&mut self.lock(), bytes, usage.cloned())
     }
 
-    /// Takes room for an answer that is built already.
+    /// Takes room for a finished answer.
     pub(super) fn take_now(
         self: &Arc<Self>,
         bytes: usize,
@@ -177,7 +177,7 @@ impl Pool {
         Charge { pool, key }
     }
 
-    /// Gives room to those that wait, as far as there is any.
+    /// Gives room to the waiting calls, as far as there is room.
     fn grant(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         if state.waiting.is_empty() {
             state.is_scarce = false;
@@ -185,7 +185,7 @@ impl Pool {
         }
         let mut grants = Vec::new();
         let mut passed = VecDeque::new();
-        // The connection that was held back last: often all that wait are of one.
+        // The connection that was held back last: often all waiting calls are of the same connection.
         let mut held_back = None;
         state.is_scarce = false;
         while let Some(next) = state.waiting.pop_front() {
@@ -202,7 +202,7 @@ impl Pool {
                 held_back = connection;
                 passed.push_back(next);
             } else {
-                // It waits for the pool itself: no call behind it goes first.
+                // The call waits for the pool itself: no later call goes first.
                 state.is_scarce = true;
                 passed.push_back(next);
                 break;
@@ -212,13 +212,13 @@ impl Pool {
         state.waiting = passed;
         drop(state);
         for (granted, charge) in grants {
-            // One that no longer waits gives its room back at once.
+            // A call that has stopped waiting gives the room back at once.
             drop(granted.send(charge));
         }
     }
 
-    /// Closes the connections whose readers take nothing, those that stand still for longest first, until the first that
-    /// waits has room, and `wanted` bytes are free.
+    /// Closes connections whose readers take nothing, the longest stalled first, until the first waiting call has room
+    /// and `wanted` bytes are free.
     pub(super) fn cut_off(self: &Arc<Self>, wanted: usize) {
         let mut state = self.lock();
         let is_recent = |at: Instant| at.elapsed() < LOOK;
@@ -251,7 +251,7 @@ impl Pool {
                 missing = missing.saturating_sub(freed);
             }
         }
-        // A call that no longer waits may have stood in the way of the next.
+        // A call that has stopped waiting may have blocked the next.
         self.grant(state);
     }
 }
@@ -276,7 +276,7 @@ impl State {
         self.bytes + bytes <= bytes_max && !self.has_share(bytes_max, bytes, usage)
     }
 
-    /// Whether the connection would have more than is free.
+    /// Whether this connection would have more than the free bytes.
     fn has_share(&self, bytes_max: usize, bytes: usize, usage: Option<&Arc<Usage>>) -> bool {
         let connection = connection_of(usage);
         let of_connection = self.of_connections.get(&connection).copied().unwrap_or_default();
@@ -285,7 +285,7 @@ impl State {
     }
 }
 
-/// Room that is taken. Dropping it gives the room back.
+/// Taken room. Dropping this value gives the room back.
 pub(super) struct Charge {
     pool: Arc<Pool>,
     key: u64,
@@ -296,7 +296,7 @@ impl Charge {
         self.pool.lock().held.get(&self.key).map_or(0, |held| held.bytes)
     }
 
-    /// Holds this many bytes from now on, room or none: what is built is built.
+    /// Holds this many bytes from now on, with or without room: the part is built already.
     pub(super) fn resize(&self, bytes: usize) {
         let mut state = self.pool.lock();
         let Some(held) = state.held.get_mut(&self.key) else {
@@ -311,7 +311,7 @@ impl Charge {
         }
     }
 
-    /// Keeps at most `bytes`; returns the rest, if there is any.
+    /// Keeps at most `bytes`; returns the rest, if any.
     pub(super) fn split_off(&self, bytes: usize) -> Option<Self> {
         let mut state = self.pool.lock();
         let held = state.held.get_mut(&self.key)?;
@@ -322,7 +322,7 @@ impl Charge {
         Some(self.pool.charge(&mut state, rest, usage))
     }
 
-    /// A part of this many bytes is handed over: its reader can take it from now on.
+    /// A part of this many bytes is handed over: from now on the reader can take the part.
     pub(super) fn handed_over(&self, bytes: usize) {
         let mut state = self.pool.lock();
         if let Some(held) = state.held.get_mut(&self.key) {
@@ -331,7 +331,7 @@ impl Charge {
         }
     }
 
-    /// The reader has taken this many bytes of what was handed over.
+    /// The reader has taken this many handed-over bytes.
     pub(super) fn taken(&self, bytes: usize) {
         let mut state = self.pool.lock();
         if let Some(held) = state.held.get_mut(&self.key)

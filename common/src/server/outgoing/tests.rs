@@ -1,4 +1,4 @@
-//! Pools: who gets room, who waits, and who is cut off.
+//! Pools: the calls that get room, the waiting calls, and the closed connections.
 
 use std::{
     task::{Context, Waker},
@@ -33,13 +33,13 @@ fn bytes(pool: &Pool) -> usize {
     pool.lock().bytes
 }
 
-/// Lets this much time pass for all that is held, without a move of any reader.
+/// Lets this much time pass for all held room, without a move of any reader.
 fn age(pool: &Pool, time: Duration) {
     let back = |held: &mut Held| held.since = Instant::now() - time;
     pool.lock().held.values_mut().for_each(back);
 }
 
-/// Whether the room is there at the first look.
+/// Whether the room is there at the first poll.
 fn is_taken(room: &Room, bytes: usize) -> bool {
     let mut taking = std::pin::pin!(room.take(bytes));
     taking
@@ -97,7 +97,7 @@ async fn one_connection_has_at_most_half_and_another_is_served_before_it() {
     let waiting = rooms[8].clone();
     let mut waits = tokio::spawn(async move { waiting.take(ALL / 16).await });
     tokio::task::yield_now().await;
-    // It comes later, and need not wait.
+    // The call comes later, and need not wait.
     let late = Room::of(account(&pool, &other));
     assert!(is_taken(&late, ALL / 16));
     assert!(timeout(Duration::from_millis(20), &mut waits).await.is_err());
@@ -146,14 +146,14 @@ async fn connection_whose_reader_stands_still_is_closed_once_another_waits() {
     let (mut slow_parts, mut reading_parts) = (hand_over(&slow), hand_over(&reading));
     let stuck = slow_parts.next();
     age(&pool, PATIENCE);
-    // Taken: this reader moves.
+    // Taken: this reader is active.
     drop(reading_parts.next());
     pool.cut_off(0);
     assert!(!slow.is_closing(), "no call waits");
     let room = Room::of(account(&pool, &newcomer));
     assert!(!is_taken(&room, ALL / 4));
     assert!(slow.is_closing() && !reading.is_closing());
-    // As when its connection is gone.
+    // As after the end of the connection.
     drop((stuck, slow_parts));
     assert!(is_taken(&room, ALL / 4));
 }

@@ -1,4 +1,4 @@
-//! Which reads are refused, and what the others are answered.
+//! Refused reads, and the answers to valid reads.
 
 use paxos_common::paxos::{
     command::{Command, Condition, Operation},
@@ -71,7 +71,7 @@ fn unsound_reads_are_refused_and_the_limit_is_named() {
     }
 }
 
-/// The keys of each page, all pages after each other.
+/// The keys of each page, in page order.
 fn pages(machine: &Machine, of: &str, limit: u32) -> Vec<Vec<String>> {
     let mut after = Bytes::new();
     let mut pages = Vec::new();
@@ -90,7 +90,7 @@ fn pages(machine: &Machine, of: &str, limit: u32) -> Vec<Vec<String>> {
 fn pages_follow_each_other_without_loss_or_repeats() {
     let machine = machine(&[("a", 1), ("b1", 1), ("b2", 1), ("b3", 1), ("c", 1)]);
     assert_eq!(pages(&machine, "b", 2), [vec!["b1", "b2"], vec!["b3"]]);
-    // No page is empty, also when the last one was full.
+    // No page is empty, also after a full last page.
     assert_eq!(pages(&machine, "b", 3), [["b1", "b2", "b3"]]);
     assert_eq!(pages(&machine, "", 0), [["a", "b1", "b2", "b3", "c"]]);
     assert_eq!(pages(&machine, "d", 0), [Vec::<String>::new()]);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Makes a file of version 2, which has the same tables, and whose sessions have no opener.
+/// Makes a file of version 2: the same tables, and sessions without openers.
 async fn make_version_2(directory: &Path) {
     let mut connection = sqlite::open_writer(&directory.join(FILE), CHECKPOINT_PAGES)
         .await
@@ -28,7 +28,7 @@ async fn make_version_2(directory: &Path) {
     connection.close().await.unwrap();
 }
 
-/// Writes a log with sessions of that opener into a file as the release before wrote it; returns the state after it.
+/// Writes a log with sessions of this opener into a file of the release before; returns the resulting state.
 async fn write_version_2(directory: &Path, opener: Option<Opener>) -> Machine {
     let mut writer = Writer::open(directory).await;
     writer.write(varied_of(opener)).await;
@@ -53,7 +53,7 @@ async fn file_of_version_2_is_upgraded_and_learned_again_where_its_sessions_shou
             opened.store.close().await.unwrap();
             assert_eq!(open(directory.path(), CLUSTER).await.unwrap().machine, machine);
         } else {
-            // The release that wrote the file may have applied a foreign command.
+            // The earlier release may have applied a foreign command.
             assert_eq!(opened.progress, Progress::default());
             assert!(directory.path().join("learner.db.damaged").exists());
         }

@@ -1,4 +1,4 @@
-//! Rows that the disk does not give back any more.
+//! Rows that the disk no longer returns.
 
 use super::*;
 
@@ -47,7 +47,7 @@ fn a_damaged_row_is_written_again_even_if_it_reads_well_by_now() {
 
 #[test]
 fn a_row_accepted_again_below_the_known_watermark_is_sound_at_any_ballot() {
-    // Whoever proposes there, above the ballot of the claim, proposes the chosen value.
+    // Any proposal there, above the ballot of the claim, is for the chosen value.
     let mut fixture = with_six_rows();
     fixture.core.found_damaged([slot(2)]);
     let answer = fixture.accept(&accept(2, 2, &[(2, "x")])).unwrap();

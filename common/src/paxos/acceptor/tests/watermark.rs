@@ -1,4 +1,4 @@
-//! How far an acceptor vouches that everything is chosen.
+//! How far an acceptor claims that slots are chosen.
 
 use super::*;
 
@@ -58,7 +58,7 @@ fn an_unknown_row_stops_the_watermark_and_is_healed_by_the_leader() {
         ..recovered()
     });
     assert_eq!(acceptor.accept(&accept(1, 2, &[])), Ok(accepted(&[], 2, 1)));
-    // Whatever was there cannot be compared: the leader's word is taken.
+    // A damaged row cannot be compared: the leader's value is accepted.
     assert_eq!(
         acceptor.accept(&accept(1, 2, &[(1, "b")])),
         Ok(accepted(&[(1, 2)], 2, 2))

@@ -1,4 +1,4 @@
-//! What a new leader must propose, against a plain version of the rule, and what does not count as a promise.
+//! The values that a new leader must propose, compared with a plain version of the rule; and pages that are no promise.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -216,9 +216,9 @@ fn a_vote_too_far_ahead_is_kept_and_the_slots_before_it_are_not_filled() {
     campaign.page(uuid(2), last_page(0, 0, vec![row(1, 1, "b")]));
     let won = campaign.takeover(majority_of_3()).unwrap();
     assert_eq!(won.values, ["a", "b", "c"].map(value));
-    // It may be chosen: whoever gets there must propose it.
+    // The value may be chosen: a leader at this slot must propose the value.
     assert_eq!(won.far, BTreeMap::from([(slot(far), value("far"))]));
-    // An honest leader can have left this one: all below 3 may be chosen.
+    // An honest leader can have left this vote: every slot below 3 may be chosen.
     let last = 3 + SLOTS_AHEAD_MAX - 1;
     campaign.page(uuid(3), last_page(0, 0, vec![row(last, 2, "near")]));
     let won = campaign.takeover(majority_of_3()).unwrap();
@@ -303,7 +303,7 @@ fn pages_after_a_lost_one_do_not_count_until_the_stream_begins_anew() {
 #[test]
 fn a_damaged_row_does_not_lower_the_watermark_that_a_campaign_starts_from() {
     let mut campaign = campaign(0);
-    // Slot 1 is damaged; that all below 4 is chosen is known all the same.
+    // Slot 1 is damaged; nevertheless every slot below 4 is known to be chosen.
     let damaged = PromisePage {
         known_to: slot(4),
         voted_to: slot(5),
@@ -349,11 +349,11 @@ fn slots_are_beyond_repair_only_when_all_have_reported_and_no_quorum_can_say() {
     assert_eq!(campaign.beyond_repair(&electorate), Some(vec![slot(0)]));
 }
 
-/// What one acceptor holds, for the plain version of the rule.
+/// Rows of one acceptor, for the plain version of the rule.
 #[derive(Clone, Debug)]
 struct Holding {
     chosen_to: u64,
-    /// By slot; `None` for a row that cannot be read.
+    /// By slot; `None` for an unreadable row.
     rows: BTreeMap<u64, Option<u64>>,
 }
 
@@ -365,12 +365,12 @@ fn holding() -> impl Strategy<Value = Holding> {
         .prop_map(|(chosen_to, rows)| Holding { chosen_to, rows })
 }
 
-/// The value that the proposer of `round` proposed for a slot.
+/// The value of a slot, as proposed by the proposer of `round`.
 fn proposed(slot: u64, round: u64) -> String {
     format!("{slot} at {round}")
 }
 
-/// The rule, read off protocol.md: plain, slow, over whole promises.
+/// The rule of protocol.md: plain, slow, over whole promises.
 fn naive(from: u64, holdings: &[Holding], phase1: usize) -> Option<Takeover> {
     if holdings.len() < phase1 {
         return None;

@@ -1,16 +1,20 @@
-//! Repair: bringing acceptors the chosen values that they missed, or lost to their disks, below what the leader holds.
+//! Repair: brings acceptors chosen values that were missed, or lost on disk, below the slots held by the leader.
 //!
-//! An acceptor's watermark passes a slot only over a row of the leader's own ballot, so those slots are accepted
-//! again at it, even over an older row. The value comes from what the leader itself still holds; or from rows that were
-//! read together with their sender's own watermark above them; or from a *scan*, a fresh `Prepare` of the leader's ballot
-//! to all. In a scan any row that can be read and lies below its sender's known watermark holds the chosen value;
-//! failing that, the highest-ballot row does, once a phase-1 quorum has said what it holds. Never a no-op: the slot *is*
-//! chosen, so a quorum without any row is proof that data was lost, and the leader halts. The leader halts as well when
-//! every acceptor of the cluster has reported and no quorum can say.
+//! An acceptor's watermark passes a slot only over a row of the leader's own ballot. So the missing slots are accepted
+//! again at this ballot, even over an older row. The value of a slot has three possible sources:
 //!
-//! Each acceptor has a repair of its own, one stretch after the other, bounded in slots and bytes. A stretch takes what
-//! can be had: a slot that no report speaks for yet is asked for alone afterwards, and holds up no other. New slots never
-//! wait for a repair.
+//! - the slots still held by the leader itself;
+//! - rows read together with the sender's own watermark above the rows;
+//! - a *scan*: a fresh `Prepare` of the leader's ballot to all acceptors.
+//!
+//! In a scan, every readable row below the sender's known watermark holds the chosen value. Failing that, the
+//! highest-ballot row holds the chosen value, once a phase-1 quorum has reported the content of the slot. Repair never
+//! proposes a no-op: the slot *is* chosen, so a quorum without any row proves a loss of data, and the leader halts. The
+//! leader also halts when every acceptor of the cluster has reported and no quorum can determine the value.
+//!
+//! Each acceptor has a separate repair: stretch after stretch, bounded in slots and bytes. A stretch takes every slot
+//! with an available value. A slot without a conclusive report is scanned alone afterwards, and holds up no other slot.
+//! New slots never wait for a repair.
 
 use std::collections::BTreeSet;
 
@@ -30,13 +34,13 @@ use reports::{Reports, Word};
 /// Most slots repaired in one stretch.
 const STRETCH_SLOTS_MAX: u64 = 1_024;
 
-/// How many checks a stretch may stand still before it is begun anew.
+/// Number of checks without progress before a stretch is begun again.
 const IDLE_CHECKS_MAX: u32 = 3;
 
-/// A stretch of slots on its way to one acceptor.
+/// A stretch of slots on the way to one acceptor.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Repair {
-    /// Of the reign's questions: tells the answers to an earlier one apart.
+    /// Number of the question within the reign: distinguishes answers to an earlier question.
     number: u64,
     from: Slot,
     /// Exclusive.
@@ -47,18 +51,18 @@ pub(super) struct Repair {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Stage {
-    /// Rows are being read from an acceptor whose watermark is above them.
+    /// Rows are being read from an acceptor with a watermark above the rows.
     Fetching,
-    /// All are being asked what they hold.
+    /// All acceptors are being asked for their rows.
     Scanning(Reports),
-    /// Proposed, the last of it in the message of this number: the acceptor's watermark will pass the stretch.
+    /// Proposed; the last message has this number. The acceptor's watermark will pass the stretch.
     Sent(u64),
 }
 
 impl Lead {
-    /// Begins to repair every acceptor that lags and is not being repaired, and goes on where an answer is overdue.
+    /// Begins a repair of every lagging acceptor not yet under repair. Continues repairs with an overdue answer.
     ///
-    /// Values are sent to those that are `reachable`, and calls are made to those that are `open`.
+    /// Values go to `reachable` acceptors, calls go to `open` acceptors.
     pub(in crate::paxos::proposer) fn plan_repair(
         &mut self,
         (electorate, open): (&Electorate, &BTreeSet<AcceptorUuid>),
@@ -74,10 +78,10 @@ impl Lead {
                 self.go_on(electorate, open, acceptor, limits, effects);
             }
             if !self.repairs.contains_key(&acceptor)
-                && let Some(follower) = self.followers.get(&acceptor)
-                && let Some(from) = follower.chosen_to
-                && !follower.no_space
-                && !follower.refused
+                && let Some(view) = self.views.get(&acceptor)
+                && let Some(from) = view.chosen_to
+                && !view.no_space
+                && !view.refused
             {
                 self.begin_repair(open, acceptor, from, limits, effects);
             }
@@ -92,13 +96,13 @@ impl Lead {
         limits: &Limits,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(follower) = self.followers.get(&acceptor) else {
+        let Some(view) = self.views.get(&acceptor) else {
             return;
         };
-        // A damaged row never comes of itself, nor does the rest of a stretch that was begun. Under load every other
-        // watermark trails the leader's by what is under way, and moves of itself.
-        let is_due = follower.known_to > from || follower.repair_to > from || follower.stuck;
-        // What is still held is sent again as part of leading, if the acceptor did not vote for it.
+        // A damaged row never recovers without repair, nor does the rest of a begun stretch. Under load every other
+        // watermark trails the leader's by the messages under way, and advances without repair.
+        let is_due = view.known_to > from || view.repair_to > from || view.stuck;
+        // Slots still held are sent again as part of leading, unless already voted for by the acceptor.
         if from >= self.base {
             if is_due {
                 self.repair_from_memory(acceptor, from, limits, effects);
@@ -109,20 +113,20 @@ impl Lead {
             return;
         }
         let mut to = self.base.min(from.plus(STRETCH_SLOTS_MAX));
-        if let Some(follower) = self.followers.get_mut(&acceptor) {
-            follower.repair_to = to;
+        if let Some(view) = self.views.get_mut(&acceptor) {
+            view.repair_to = to;
         }
-        let Some(follower) = self.followers.get(&acceptor) else {
+        let Some(view) = self.views.get(&acceptor) else {
             return;
         };
-        let sound = |&source: &AcceptorUuid| Some((self.followers.get(&source)?.chosen_to?, source));
+        let sound = |&source: &AcceptorUuid| Some((self.views.get(&source)?.chosen_to?, source));
         let knower = open.iter().filter_map(sound).max();
-        // Of a source that is damaged itself only what comes before the damage can be had.
+        // A damaged source can supply only the slots before the damage.
         let is_worth_it = |known: Slot| known > from && 2 * known.min(to).since(from) >= to.since(from);
         let number = self.asks + 1;
         self.asks = number;
         let stage = match knower {
-            Some((known, source)) if !follower.fetch_failed && is_worth_it(known) => {
+            Some((known, source)) if !view.fetch_failed && is_worth_it(known) => {
                 to = to.min(known);
                 effects.push(Effect::FetchChosen {
                     source,
@@ -133,7 +137,7 @@ impl Lead {
                 Stage::Fetching
             }
             Some(_) | None => {
-                if follower.doubtful == Some(from) {
+                if view.doubtful == Some(from) {
                     to = from.next();
                 }
                 let prepare = Prepare {
@@ -147,8 +151,8 @@ impl Lead {
                 Stage::Scanning(Reports::default())
             }
         };
-        if let Some(follower) = self.followers.get_mut(&acceptor) {
-            follower.fetch_failed = false;
+        if let Some(view) = self.views.get_mut(&acceptor) {
+            view.fetch_failed = false;
         }
         let repair = Repair {
             number,
@@ -160,8 +164,8 @@ impl Lead {
         self.repairs.insert(acceptor, repair);
     }
 
-    /// Sends again what an acceptor had accepted at this very ballot and does not vouch for any more: rows of it were
-    /// damaged on its disk.
+    /// Sends again slots that the acceptor accepted at this very ballot and no longer vouches for: rows were damaged on
+    /// the acceptor's disk.
     fn repair_from_memory(
         &mut self,
         acceptor: AcceptorUuid,
@@ -194,7 +198,7 @@ impl Lead {
         self.send_repair(acceptor, values, limits, effects);
     }
 
-    /// Takes rows that were read from slot `from` on, each with its sender's watermark above it.
+    /// Takes rows read from slot `from` on, each with the sender's watermark above the row.
     pub(in crate::paxos::proposer) fn fetched(
         &mut self,
         number: u64,
@@ -215,7 +219,8 @@ impl Lead {
             .take_while(|((slot, _), next)| slot == next);
         let values: Vec<_> = contiguous.map(|(value, _)| value).collect();
         if values.is_empty() {
-            // Its watermark on disk may lag what it told, or its row is damaged: all are asked instead.
+            // The source's watermark on disk may lag the reported watermark, or a row is damaged: all acceptors are
+            // asked.
             self.fetch_failed(acceptor);
         } else {
             self.send_repair(acceptor, values, limits, effects);
@@ -224,12 +229,12 @@ impl Lead {
 
     fn fetch_failed(&mut self, acceptor: AcceptorUuid) {
         self.repairs.remove(&acceptor);
-        if let Some(follower) = self.followers.get_mut(&acceptor) {
-            follower.fetch_failed = true;
+        if let Some(view) = self.views.get_mut(&acceptor) {
+            view.fetch_failed = true;
         }
     }
 
-    /// Takes a page of a scan, unless it is of an earlier one.
+    /// Takes a page of a scan; ignores pages of earlier scans.
     pub(in crate::paxos::proposer) fn scanned(
         &mut self,
         (electorate, open): (&Electorate, &BTreeSet<AcceptorUuid>),
@@ -251,7 +256,7 @@ impl Lead {
         }
     }
 
-    /// Sends what a scan has brought: all of the stretch, or what there is once nothing more is waited for.
+    /// Sends the values found by a scan: the whole stretch, or every found value once no further report is awaited.
     fn go_on(
         &mut self,
         electorate: &Electorate,
@@ -288,10 +293,10 @@ impl Lead {
             return;
         }
         let overdue = reports.overdue;
-        // Where not a page has come, nothing is in doubt.
+        // Without a single page, no slot is in doubt.
         unsaid.retain(|_| !reports.by.is_empty());
-        if let Some(follower) = self.followers.get_mut(&acceptor) {
-            follower.doubtful = unsaid.first().copied();
+        if let Some(view) = self.views.get_mut(&acceptor) {
+            view.doubtful = unsaid.first().copied();
         }
         if !values.is_empty() {
             self.send_repair(acceptor, values, limits, effects);
@@ -307,10 +312,7 @@ impl Lead {
         limits: &Limits,
         effects: &mut Vec<Effect>,
     ) {
-        let doubtful = self
-            .followers
-            .get(&acceptor)
-            .and_then(|follower| follower.doubtful);
+        let doubtful = self.views.get(&acceptor).and_then(|view| view.doubtful);
         let mut messages: Vec<Vec<(Slot, Value)>> = Vec::new();
         let mut bytes = 0;
         for (slot, value) in values {
@@ -323,7 +325,7 @@ impl Lead {
                 }
             }
         }
-        // The rest of the stretch is begun later; room for a resignation stays.
+        // The rest of the stretch is begun later. Room for a resignation stays.
         let room = (UNANSWERED_MAX - 1).saturating_sub(self.outstanding(acceptor));
         messages.truncate(usize::try_from(room).unwrap_or(usize::MAX));
         let Some(&(last, _)) = messages.last().and_then(|message| message.last()) else {
@@ -333,16 +335,16 @@ impl Lead {
         for message in messages {
             effects.push(self.accept(acceptor, message, false));
         }
-        let sent = self.followers.get(&acceptor).map_or(0, |follower| follower.sent);
+        let sent = self.views.get(&acceptor).map_or(0, |view| view.sent);
         if let Some(repair) = self.repairs.get_mut(&acceptor) {
             repair.stage = Stage::Sent(sent);
             repair.idle_checks = 0;
-            // No further than the watermark can come.
+            // The stretch ends no further than the watermark can advance.
             repair.to = last.next().min(doubtful.unwrap_or(Slot::MAX).max(repair.from));
         }
     }
 
-    /// An acceptor's watermark moved: perhaps past what it was sent.
+    /// An acceptor's watermark moved, perhaps past the sent slots.
     pub(super) fn repair_heard(&mut self, acceptor: AcceptorUuid, chosen_to: Slot) {
         let is_done = |repair: &Repair| chosen_to >= repair.to && chosen_to > repair.from;
         if self.repairs.get(&acceptor).is_some_and(is_done) {
@@ -350,12 +352,12 @@ impl Lead {
         }
     }
 
-    /// The connection to an acceptor broke: what was on its way there is begun anew.
+    /// The connection to an acceptor broke: the slots on the way are begun again.
     pub(super) fn repair_closed(&mut self, acceptor: AcceptorUuid) {
         self.repairs.remove(&acceptor);
     }
 
-    /// Once every leader timeout: gives up stretches that stand still.
+    /// Once every leader timeout: gives up stretches without progress.
     pub(super) fn check_repair(&mut self) {
         let mut failed = Vec::new();
         self.repairs.retain(|&acceptor, repair| {
@@ -372,10 +374,10 @@ impl Lead {
                     reports.overdue = true;
                     true
                 }
-                // What is unanswered is not sent again.
+                // Unanswered messages are not sent again.
                 Stage::Sent(last) => {
-                    let follower = self.followers.get(&acceptor);
-                    follower.is_some_and(|follower| follower.unanswered.range(..=*last).next().is_some())
+                    let view = self.views.get(&acceptor);
+                    view.is_some_and(|view| view.unanswered.range(..=*last).next().is_some())
                 }
             }
         });

@@ -1,4 +1,4 @@
-//! What becomes of commands: queued, forwarded, refused, cancelled.
+//! Outcomes of commands: queued, forwarded, refused, cancelled.
 
 use super::*;
 
@@ -62,7 +62,7 @@ fn a_forwarded_command_is_proposed_or_refused_and_never_sent_on() {
     assert_eq!(bench.answers(), [(1, Outcome::NotProposed(Reason::NotLeading))]);
     assert_eq!(bench.forwards(), []);
 
-    // A candidate may lead in a moment; when it does not, it says so.
+    // A candidate may lead in a moment, and otherwise refuses.
     let mut bench = Bench::new();
     bench.campaign();
     bench.propose_forwarded(2, "b");
@@ -90,7 +90,7 @@ fn commands_that_find_nobody_who_leads_are_given_back() {
     assert_eq!(bench.answers(), [(1, not_leading), (2, not_leading)]);
     assert_eq!(bench.core.queued(), (0, 0));
 
-    // A candidate that gets nowhere is no leader either.
+    // A candidate without success is no leader either.
     bench.propose(3, "c");
     bench.campaign();
     bench.fire(Timer::Leaderless);
@@ -166,7 +166,7 @@ fn a_value_is_refused_at_once_only_when_an_earlier_one_waits_for_acceptors_that_
     let late: Vec<String> = bench.core.late().iter().map(Late::to_string).collect();
     assert_eq!(late.len(), 2, "{late:?}");
     assert!(late[0].ends_with("no space on its disk"), "{late:?}");
-    // A disk that only hangs keeps values waiting, and refuses none.
+    // A disk that only hangs keeps values waiting, and causes no refusal.
     for number in 1..=2 {
         bench.tell(Event::Alive {
             acceptor: uuid(number),

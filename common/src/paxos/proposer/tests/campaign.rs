@@ -1,4 +1,4 @@
-//! A campaign: its ballot, its questions, and its end.
+//! A campaign: ballot, questions and end.
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn asks_everybody_for_the_same_range_from_the_highest_watermark_heard_of() {
 fn never_uses_a_ballot_twice_even_for_a_second_campaign() {
     let mut bench = Bench::new();
     let first = bench.campaign();
-    // Nobody answers: the campaign comes to nothing, and nobody has told of a higher ballot.
+    // Without answers the campaign fails, and no higher ballot is reported.
     bench.give_up();
     assert_eq!(*bench.core.phase(), Phase::Standby);
     let second = bench.campaign();
@@ -158,7 +158,7 @@ fn an_acceptor_whose_rounds_were_driven_up_is_climbed_to_in_steps_it_takes() {
     bench.report(3, high, 300);
     let mine = bench.campaign();
     assert!(mine > high);
-    // Acceptor 1 has promised nothing so far: our ballot is too far for it.
+    // Acceptor 1 has promised nothing so far: our ballot is too far above.
     let mut promised = Ballot::ZERO;
     bench.tell(Event::PrepareRefused {
         acceptor: uuid(1),

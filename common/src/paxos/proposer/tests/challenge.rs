@@ -1,9 +1,9 @@
-//! Challenges: a leader that is heard and gets nowhere, while acceptors here could vote.
+//! Challenges: a leader is heard without progress, while acceptors here could vote.
 
 use super::*;
 
-/// Every 50 ms for so many milliseconds, acceptors say what `say` makes of the time. Returns the delay when the challenge
-/// is armed first, with the time.
+/// For `millis` milliseconds, acceptors answer every 50 ms, each with the result of `say` for the passed time. Returns
+/// the time and the delay range of the first armed challenge.
 fn live(
     bench: &mut Bench,
     millis: u64,
@@ -112,7 +112,7 @@ fn work_that_moves_is_progress() {
             word.known_to = slot(passed / 4_000);
             word.voted_to = slot(1_000);
         },
-        // Another candidate each time.
+        // A new candidate each time.
         |passed, word| word.heard.ballot = ballot(3 + passed / 4_000, 1),
     ];
     for change in moving {

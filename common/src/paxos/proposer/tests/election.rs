@@ -1,4 +1,4 @@
-//! When a standby campaigns because the leader is gone, and when it waits.
+//! When a standby campaigns because the leader is gone, and when a standby waits.
 
 use super::*;
 
@@ -74,7 +74,7 @@ fn a_leader_that_is_heard_again_after_the_wait_is_not_deposed() {
     bench.report(2, leader, 300);
     bench.pass(100);
     bench.fire(Timer::Election);
-    // Another was faster.
+    // A second candidate was faster.
     let faster = ballot(4, 2);
     for number in 1..=3 {
         bench.report(number, faster, 5);
@@ -106,7 +106,7 @@ fn answers_to_the_last_report_that_waited_while_the_process_was_frozen_do_not_co
     }
     bench.pass(100);
     bench.fire(Timer::Election);
-    // The process is frozen, the others elect a leader, and the answers of before are read at last.
+    // The process is frozen, the other proposers elect a leader, and the process finally reads the old answers.
     bench.pass(1_000);
     bench.say_late(1, 1_000, word(Ballot::ZERO, 900));
     bench.say_late(2, 1_000, word(Ballot::ZERO, 900));
@@ -119,7 +119,7 @@ fn answers_to_the_last_report_that_waited_while_the_process_was_frozen_do_not_co
 
 #[test]
 fn a_phase_2_quorum_must_answer_at_all() {
-    // Two promises are enough, and three votes are needed.
+    // Two promises are enough; three votes are needed.
     let mut bench = Bench::with(Limits::default(), (4, 2, 3));
     let leader = ballot(3, 1);
     bench.report(1, leader, 300);
@@ -223,7 +223,7 @@ fn a_connection_that_broke_takes_its_word_along() {
     bench.tell(Event::Closed(uuid(2)));
     bench.tell(Event::Fired(Timer::Election, generation));
     assert!(is_standby(&bench) && bench.effects.is_empty());
-    // Nor does what comes late on it.
+    // A late answer on the broken connection does not count either.
     bench.report(2, ballot(3, 1), 300);
     assert_eq!(bench.timer(Timer::Election), None);
 }

@@ -1,4 +1,4 @@
-//! An acceptor that is not trusted: asked for its runs again, passed over meanwhile, and counted again.
+//! A distrusted acceptor: asked for its runs again, passed over meanwhile, and counted again.
 
 use super::*;
 use crate::paxos::{
@@ -6,7 +6,7 @@ use crate::paxos::{
     witness::{Run, Witnesses},
 };
 
-/// An acceptor shows its runs after one other acceptor reported an empty table.
+/// An acceptor shows runs after a second acceptor reported an empty table.
 fn introduced(number: u128, runs: &[(u64, u64)], remembers: Witnesses) -> Event {
     let other = uuid(if number == 1 { 2 } else { 1 });
     with_others(number, runs, remembers, vec![(other, Witnesses::default())])
@@ -37,7 +37,7 @@ fn a_connection_to_an_acceptor_that_is_not_trusted_is_opened_again_until_its_rig
     let known = Witnesses::from_iter([(uuid(3), RunNumber::from_random(1), CommitCounter::new(9))]);
     bench.tell(Event::Closed(uuid(3)));
     bench.tell(introduced(1, &[(5, 1)], known));
-    // The opening comes one turn after the runs that contradict.
+    // The opening comes a turn after the contradicting runs.
     for _ in 0..5 {
         let found = bench.tell(introduced(3, &[(1, 4), (2, 6)], Witnesses::default()));
         assert!(!found.contains(&reopen(3)), "it is not open yet: {found:?}");
@@ -63,7 +63,7 @@ fn a_new_run_counts_once_enough_others_were_asked_about_it_and_the_reign_goes_on
     let stranger = vec![(uuid(77), nothing())];
     bench.tell(with_others(3, &[(1, 4), (2, 6)], nothing(), stranger));
     assert!(bench.tell(Event::Opened(uuid(3))).contains(&reopen));
-    // Another acceptor remembers a commit that this proposer never heard of.
+    // The second acceptor remembers a commit never heard of by this proposer.
     let beyond = Witnesses::from_iter([(uuid(3), RunNumber::from_random(1), CommitCounter::new(9))]);
     bench.tell(with_others(
         3,
@@ -77,7 +77,7 @@ fn a_new_run_counts_once_enough_others_were_asked_about_it_and_the_reign_goes_on
     bench.tell(with_others(3, &[(1, 9), (7, 10)], nothing(), agrees));
     assert!(!bench.tell(Event::Opened(uuid(3))).contains(&reopen));
     assert!(bench.core.counts(uuid(3)));
-    // The same run is not asked about twice.
+    // The same run needs no second question.
     bench.tell(Event::Closed(uuid(3)));
     bench.tell(with_others(3, &[(1, 9), (7, 12)], nothing(), vec![]));
     assert!(!bench.tell(Event::Opened(uuid(3))).contains(&reopen));

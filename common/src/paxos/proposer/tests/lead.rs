@@ -1,4 +1,4 @@
-//! Leading: order, answers, what is sent again, and when to step down.
+//! Leading: order, answers, messages sent again, and reasons to step down.
 
 use super::*;
 use crate::paxos::{message::Row, slot::Version};
@@ -17,7 +17,7 @@ pub(super) fn accepted(slots: &[(u64, u64)], voted_to: u64) -> AcceptAnswer {
 }
 
 impl Bench {
-    /// Acceptor `number` answers message `sequence` of the present ballot.
+    /// Acceptor `number` answers message `sequence` of the current ballot.
     pub(super) fn answer(&mut self, number: u128, sequence: u64, answer: AcceptAnswer) -> &[Effect] {
         let ballot = self.core.ballot().expect("it leads");
         self.tell(Event::Answered {
@@ -28,12 +28,12 @@ impl Bench {
         })
     }
 
-    /// Acceptor `number` votes for one slot.
+    /// Acceptor `number` votes for a single slot.
     pub(super) fn vote(&mut self, number: u128, at: u64) -> &[Effect] {
         self.answer(number, 0, accepted(&[(at, at + 1)], at + 1))
     }
 
-    /// What was just sent to an acceptor, as (slot, value).
+    /// Proposals just sent to an acceptor, as (slot, value).
     pub(super) fn sent_to(&self, number: u128) -> Vec<(u64, Value)> {
         let messages = self.accepts().into_iter().filter(|(to, _)| *to == uuid(number));
         messages

@@ -1,8 +1,8 @@
-//! Which acceptors are there: when a leader steps down, and when a candidate gives up.
+//! Presence of acceptors: when a leader steps down, and when a candidate gives up.
 
 use super::{super::presence::absent_after, lead::accepted, *};
 
-/// Tells for so many seconds that these acceptors are there, and that they heard nothing for `silent` milliseconds.
+/// For `seconds` seconds, the acceptors `there` report presence, and `silent` milliseconds without bytes from here.
 fn live(bench: &mut Bench, seconds: u64, there: &[u128], silent: u64) {
     for _ in 0..20 * seconds {
         bench.pass(50);
@@ -103,7 +103,7 @@ fn time_in_which_this_process_stood_still_does_not_count() {
     bench.pass(10_000);
     bench.core.at(bench.now);
     bench.core.stood_still(Duration::from_secs(10));
-    // What acceptors did not hear meanwhile is no fault of theirs.
+    // Silence during the pause is not the acceptors' fault.
     bench.tell(alive(uuid(1), mine, 10_000));
     let [Notice::StoodStill(lasted)] = &bench.notices()[..] else {
         panic!("{:?}", bench.effects);
@@ -164,7 +164,7 @@ fn an_acceptor_of_an_earlier_release_is_there_while_it_answers_heartbeats() {
 
 #[test]
 fn flexible_quorums_decide_how_many_must_be_there() {
-    // Three promises are needed, and two votes.
+    // Three promises and two votes are needed.
     for (there, leads, campaigns) in [
         (&[1][..], false, false),
         (&[1, 2], true, false),

@@ -1,4 +1,4 @@
-//! A reign: keeping it up, its end, and what it leaves behind.
+//! A reign: upkeep, end, and remaining slots and commands.
 
 use super::{
     lead::{accepted, chosen},
@@ -204,7 +204,7 @@ fn slots_that_every_acceptor_has_are_forgotten_and_so_are_too_many() {
         bench.vote(1, at);
         bench.vote(2, at);
     }
-    // Acceptor 3 has none of them: the last two are kept for it, the rest is for repair.
+    // Acceptor 3 has voted for no slot: the last two are kept for the acceptor, the rest is left to repair.
     let (acceptor, ballot) = (uuid(3), bench.core.ballot().unwrap());
     bench.tell(Event::StreamBroke { acceptor, ballot });
     bench.tell(Event::StreamOpened { acceptor, ballot });

@@ -1,10 +1,10 @@
-//! Asking a quorum for what the leader itself holds no more.
+//! Asking a quorum for slots no longer held by the leader.
 
 use super::*;
 use crate::paxos::message::Row;
 
 impl Bench {
-    /// The scan that was just begun, with the acceptors asked.
+    /// The scan just begun, with the number of asked acceptors.
     fn scan(&self) -> Option<(Scan, usize)> {
         let mut scans = self.effects.iter().filter_map(|effect| {
             let Effect::Prepare(_, _, scan) = effect else {
@@ -16,7 +16,7 @@ impl Bench {
         Some((first, 1 + scans.filter(|other| *other == first).count()))
     }
 
-    /// Acceptors 1 and 2 answer, and no watermark of theirs moves, until the leader asks a quorum.
+    /// Acceptors 1 and 2 answer without moving any watermark, until the leader asks a quorum.
     fn scan_at_last(&mut self, slot: u64) -> Option<(Scan, usize)> {
         (0..5).find_map(|_| {
             self.vote(1, slot);
@@ -26,7 +26,7 @@ impl Bench {
         })
     }
 
-    /// Acceptor `number` answers a scan with all that it holds from slot 0 on.
+    /// Acceptor `number` answers a scan with all rows held from slot 0 on.
     fn tell_page(&mut self, number: u128, scan: Scan, texts: &[&'static str]) -> &[Effect] {
         let ballot = self.core.ballot().expect("it leads");
         let rows: Vec<Row> = (0..)
@@ -51,7 +51,7 @@ impl Bench {
     }
 }
 
-/// Leads, and keeps nothing that is chosen.
+/// A leader that keeps no chosen slot.
 fn forgetful() -> Bench {
     let limits = Limits {
         retained_slots_max: 0,
@@ -70,12 +70,12 @@ fn a_page_of_an_earlier_scan_does_not_speak_for_the_present_one() {
         .scan_at_last(0)
         .expect("nobody vouches for slot 0, and the leader has forgotten it");
     assert_eq!((first.to, asked), (slot(1), 3));
-    // Its pages do not come in time, and another slot is chosen and forgotten meanwhile.
+    // The pages are late, and a second slot is chosen and forgotten meanwhile.
     bench.propose(2, "b");
     let (second, _) = bench.scan_at_last(1).expect("it asks anew");
     assert_eq!(second.to, slot(2));
     assert_ne!(first.number, second.number);
-    // They were read before slot 1 was voted on: that they leave it out means nothing.
+    // These pages were read before the vote on slot 1: the missing slot means nothing.
     for number in [1, 2] {
         bench.tell_page(number, first, &["a"]);
         assert_eq!(bench.effects, []);

@@ -1,4 +1,4 @@
-//! `Accept` streams: opened with the campaign, shut with its end; what is sent on them once, and what again.
+//! `Accept` streams: opened with the campaign, closed at the end; messages sent once, and messages sent again.
 
 use super::{lead::accepted, *};
 
@@ -31,7 +31,7 @@ fn streams_open_with_the_campaign_and_before_its_question() {
     let place = |is: fn(&Effect) -> bool| bench.effects.iter().position(is);
     let stream = place(|effect| matches!(effect, Effect::OpenStream(..)));
     assert!(stream < place(|effect| matches!(effect, Effect::Prepare(..))));
-    // One that is connected later gets one too, and the reign goes on with them.
+    // An acceptor connected later gets a stream too, and the reign continues on the same streams.
     let mut bench = Bench::new();
     bench.tell(Event::Closed(uuid(3)));
     let mine = bench.lead();
@@ -201,7 +201,7 @@ fn what_was_turned_away_for_space_is_sent_again_when_there_is_space() {
     assert_eq!(bench.sent_to(3), []);
     bench.tell(space(false));
     assert_eq!(bench.sent_to(3), []);
-    // The second message is still under way: it is not sent again.
+    // The second message is still under way, and is not sent again.
     bench.tell(space(true));
     assert_eq!(bench.sent_to(3), [(0, value("a")), (2, value("c"))]);
     bench.tell(space(true));

@@ -1,45 +1,45 @@
-//! What the acceptors say of a stretch that is repaired: the pages of a scan, and what follows from them slot by slot.
+//! Reports of the acceptors on a stretch under repair: pages of a scan, and the conclusion for each slot.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::paxos::{ballot::Ballot, identity::AcceptorUuid, message::PromisePage, slot::Slot, value::Value};
 
-/// Bytes of the values that one stretch gathers by a scan, unless a single value has more.
+/// Bytes of values gathered by a scan for one stretch, unless a single value has more.
 pub(super) const STRETCH_BYTES_MAX: usize = 4 << 20;
 
-/// What the acceptors have said of a stretch.
+/// Reports of the acceptors on a stretch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Reports {
     pub(super) by: BTreeMap<AcceptorUuid, Report>,
-    /// Values that are chosen: of rows below their sender's known watermark.
+    /// Chosen values: from rows below the sender's known watermark.
     pub(super) chosen: BTreeMap<Slot, Value>,
     /// The highest-ballot row of each other slot.
     best: BTreeMap<Slot, (Ballot, Value)>,
     pub(super) bytes: usize,
-    /// No more is waited for.
+    /// No further report is awaited.
     pub(super) overdue: bool,
 }
 
-/// What one acceptor has said, as far as its pages came in.
+/// Report of a single acceptor, as far as pages arrived.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Report {
-    /// Every slot of the stretch below it was reported.
+    /// Every slot of the stretch below was reported.
     covered_to: Slot,
-    /// Slots whose row could not be read: no word on them.
+    /// Slots with an unreadable row: no report on the slot.
     unknown: BTreeSet<Slot>,
 }
 
-/// What the reports say of one slot.
+/// Conclusion from the reports on a slot.
 pub(super) enum Word {
     Chosen(Value),
-    /// A phase-1 quorum holds nothing for it.
+    /// A phase-1 quorum holds no row for the slot.
     Lost,
-    /// Nothing yet.
+    /// No conclusion yet.
     Open,
 }
 
 impl Reports {
-    /// Takes one page. Pages after a lost one do not count; those of a stream that began anew do.
+    /// Takes a page. Pages after a lost page do not count; pages of a restarted stream do.
     pub(super) fn page(&mut self, (from, to): (Slot, &mut Slot), acceptor: AcceptorUuid, page: PromisePage) {
         let report = self.by.entry(acceptor).or_insert_with(|| Report {
             covered_to: from,
@@ -80,7 +80,7 @@ impl Reports {
         self.shorten(from, to);
     }
 
-    /// Gives up the end of a stretch that is too large to hold.
+    /// Gives up the end of an oversized stretch.
     fn shorten(&mut self, from: Slot, to: &mut Slot) {
         while self.bytes > STRETCH_BYTES_MAX {
             let last = |slot: Option<&Slot>| slot.copied().unwrap_or(from);
@@ -109,7 +109,7 @@ impl Reports {
         best.map_or(Word::Lost, |(_, value)| Word::Chosen(value.clone()))
     }
 
-    /// Whether all of these have reported all of the stretch.
+    /// Whether every acceptor of `of` has reported the whole stretch.
     pub(super) fn are_whole<'a>(&self, mut of: impl Iterator<Item = &'a AcceptorUuid>, to: Slot) -> bool {
         of.all(|acceptor| {
             self.by

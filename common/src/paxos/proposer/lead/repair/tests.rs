@@ -1,4 +1,4 @@
-//! What a leader sends to acceptors whose disks are damaged or full.
+//! Messages of a leader to acceptors with damaged or full disks.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ struct Reign {
 }
 
 impl Reign {
-    /// Takes over so many values, and has sent them to everybody.
+    /// Takes over `values` values, already sent to every acceptor.
     fn of(values: u64) -> (Self, Vec<Effect>) {
         let members = [1, 2, 3].map(|number| (uuid(number), Arc::from("http://a:1")));
         let electorate = Configuration::new(members, 2, 2).unwrap().electorate();
@@ -73,8 +73,8 @@ impl Reign {
     /// Time passes, and no watermark moves.
     fn stand_still(&mut self) {
         for _ in 0..2 {
-            for follower in self.lead.followers.values_mut() {
-                follower.marked = true;
+            for view in self.lead.views.values_mut() {
+                view.marked = true;
             }
             self.lead.check();
         }
@@ -86,12 +86,12 @@ impl Reign {
         self.lead.settled(uuid(acceptor), message.sequence, &answer);
     }
 
-    /// An acceptor grants a message, and tells its watermark.
+    /// An acceptor grants a message, and reports its watermark.
     fn grant(&mut self, acceptor: u128, message: &Accept, chosen_to: u64) {
         self.grant_knowing(acceptor, message, chosen_to, chosen_to);
     }
 
-    /// The same, where rows from `chosen_to` on are damaged.
+    /// The same, with damaged rows from `chosen_to` on.
     fn grant_knowing(&mut self, acceptor: u128, message: &Accept, chosen_to: u64, known_to: u64) {
         let slots = SlotRange::collect(message.proposals.iter().map(|&(slot, _)| slot));
         let marks = Marks {
@@ -118,7 +118,7 @@ impl Reign {
     }
 }
 
-/// What goes to one acceptor.
+/// Messages to a single acceptor.
 fn to(acceptor: u128, effects: &[Effect]) -> Vec<Accept> {
     let accept = |effect: &Effect| {
         let Effect::Accept(to, accept) = effect else {
@@ -139,14 +139,14 @@ fn slots(messages: &[Accept]) -> Vec<u64> {
 
 #[test]
 fn rows_that_an_acceptor_lost_are_sent_again_from_what_the_leader_holds() {
-    // The third acceptor is away, so everything is held for it.
+    // The third acceptor is away, so the leader keeps everything.
     let (mut reign, sent) = Reign::of(6);
     for acceptor in [1, 2] {
         reign.grant(acceptor, &to(acceptor, &sent)[0], 0);
     }
     assert_eq!(reign.lead.chosen_to(), slot(6));
     assert_eq!(reign.lead.base, Slot::ZERO);
-    // Both are told; the second has found a damaged row.
+    // Both acceptors hear of the chosen slots; the second has found a damaged row.
     let beat = |reign: &mut Reign| {
         let mut sent = reign.heartbeat();
         sent.extend(reign.heartbeat());
@@ -283,14 +283,14 @@ fn acceptor_whose_watermark_trails_under_load_is_not_repaired_and_one_that_is_fa
     assert_eq!(reign.send(), [], "their watermarks come with the next message");
     reign.stand_still();
     let begun = reign.send();
-    // Nobody knows anything: for each of the three all are asked.
+    // No acceptor knows anything: for each of the three, all acceptors are asked.
     assert_eq!(begun.len(), 9, "{begun:?}");
 
     let mut far = Reign::of(0).0;
     far.lead.base = slot(STRETCH_SLOTS_MAX + 2);
     for (acceptor, chosen_to) in [(1, STRETCH_SLOTS_MAX + 2), (2, 1)] {
-        let follower = far.lead.followers.get_mut(&uuid(acceptor)).unwrap();
-        follower.chosen_to = Some(slot(chosen_to));
+        let view = far.lead.views.get_mut(&uuid(acceptor)).unwrap();
+        view.chosen_to = Some(slot(chosen_to));
     }
     let fetch = Effect::FetchChosen {
         source: uuid(1),
@@ -301,7 +301,7 @@ fn acceptor_whose_watermark_trails_under_load_is_not_repaired_and_one_that_is_fa
     assert_eq!(far.send(), [fetch]);
 }
 
-/// All slots are chosen, and the leader holds none of them any more.
+/// All slots are chosen, and the leader no longer holds any slot.
 fn forgotten(values: u64) -> Reign {
     let (mut reign, sent) = Reign::of(values);
     for acceptor in [1, 2, 3] {
@@ -323,7 +323,7 @@ impl Reign {
         }
     }
 
-    /// An acceptor answers a scan: its rows from slot 0 on, those of `damaged` unknown.
+    /// An acceptor answers a scan with its rows from slot 0 on; `damaged` rows are unknown.
     fn report(
         &mut self,
         acceptor: u128,
@@ -363,7 +363,7 @@ impl Reign {
     }
 }
 
-/// The scans that were begun, each once.
+/// The begun scans, without duplicates.
 fn scans(effects: &[Effect]) -> BTreeSet<(u64, Slot)> {
     let scan = |effect: &Effect| {
         let Effect::Prepare(_, _, Some(scan)) = effect else {
@@ -396,7 +396,7 @@ fn interleaved_damage_is_repaired_on_all_acceptors_at_once_and_waits_for_no_chec
         let mut sent = reign.report(1, scan, SLOTS, SLOTS, |at| at % 3 == 0);
         sent.extend(reign.report(2, scan, SLOTS, SLOTS, |at| at % 3 == 1));
         sent.extend(reign.report(3, scan, SLOTS, SLOTS, |at| at % 3 == 2));
-        // Each slot is readable below the watermark of two, so the reports of two are enough.
+        // Each slot is readable below the watermark of two acceptors, so two reports are enough.
         let messages = to(acceptor, &sent);
         assert_eq!(messages.len(), 1);
         assert_eq!(
@@ -413,7 +413,7 @@ fn interleaved_damage_is_repaired_on_all_acceptors_at_once_and_waits_for_no_chec
 fn slot_that_no_report_speaks_for_is_asked_for_alone_and_holds_up_no_other() {
     let mut reign = forgotten(4);
     reign.open.remove(&uuid(3));
-    // The third, which is away, alone can read slot 1 of those that know it to be chosen.
+    // Of the acceptors with slot 1 known to be chosen, only the third can read the row, and the third is away.
     reign.find_damage([1, 1, 1], 4);
     let (number, end) = *scans(&reign.send()).first().unwrap();
     let scan = Scan { number, to: end };

@@ -1,0 +1,44 @@
+//! An acceptor as its leader sees it: watermarks, unanswered messages, and the slots to send next.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::paxos::slot::{Slot, SlotRange};
+
+/// An acceptor, as seen by the leader.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct AcceptorView {
+    /// The acceptor's own watermark, as last reported; may go back when the acceptor restarts.
+    pub(super) chosen_to: Option<Slot>,
+    /// Every slot below is chosen, as last reported. If above `chosen_to`, the row at `chosen_to` is damaged.
+    pub(super) known_to: Slot,
+    /// Exclusive end of the last begun repair.
+    pub(super) repair_to: Slot,
+    /// Reading chosen rows for this acceptor failed: next, all acceptors are asked.
+    pub(super) fetch_failed: bool,
+    /// The first needed slot without a conclusive report: the next scan is for this slot alone.
+    pub(super) doubtful: Option<Slot>,
+    /// The first slot not sent yet.
+    pub(super) cursor: Slot,
+    /// The number of the last message.
+    pub(super) sent: u64,
+    /// Unanswered messages by number, with the proposed slots.
+    pub(super) unanswered: BTreeMap<u64, Vec<SlotRange>>,
+    /// Slots turned away by the acceptor: sent again once the acceptor can take them.
+    pub(super) again: BTreeSet<Slot>,
+    /// Nothing was sent since the last heartbeat.
+    pub(super) idle: bool,
+    /// The watermark was not requested since the last check. A watermark goes back when a row is found damaged.
+    pub(super) unasked: bool,
+    /// The disk has no space: no proposals are sent until there is space again.
+    pub(super) no_space: bool,
+    /// The acceptor refused: nothing is sent again until the acceptor was raised to our ballot, or until the next
+    /// check.
+    pub(super) refused: bool,
+    /// The watermark at the last check, if below the leader's.
+    pub(super) behind: Option<Slot>,
+    /// The watermark was the same at the check before, and was reported again since: no advance without repair. About
+    /// an acceptor without answers nothing is known, and no acceptor is asked on its behalf.
+    pub(super) stuck: bool,
+    /// The watermark was reported since the last check.
+    pub(super) marked: bool,
+}
