@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use paxos_common::{
-    config::{ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs},
     peer::Address,
+    service::config::{ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs},
 };
 
 /// Default port of an acceptor.

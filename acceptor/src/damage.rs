@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use paxos_common::{exit::Failure, paxos::slot::Slot};
+use paxos_common::{paxos::slot::Slot, service::failure::Failure};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::error;

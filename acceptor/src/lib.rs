@@ -29,14 +29,16 @@ mod worker;
 use std::{sync::Arc, time::Duration};
 
 use paxos_common::{
-    config::advertised,
-    exit::Failure,
-    metrics::{Metrics, Readiness, serve},
     paxos::identity::RunNumber,
-    server::{MESSAGE_BYTES_MAX, Server},
-    shutdown::Shutdown,
+    service::{
+        config::advertised,
+        failure::Failure,
+        metrics::{Metrics, Readiness, serve},
+        server::{MESSAGE_BYTES_MAX, Server},
+        shutdown::Shutdown,
+        telemetry::Exporting,
+    },
     sqlite::DataDir,
-    telemetry::Exporting,
 };
 use paxos_proto::v1::acceptor_server::{AcceptorServer, SERVICE_NAME};
 use tokio::{net::TcpListener, time::sleep};

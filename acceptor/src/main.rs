@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 
 use paxos_acceptor::{config::Args, run};
-use paxos_common::{command_line, exit};
+use paxos_common::service::{command_line, process};
 
 fn main() -> ExitCode {
     let args = command_line::parse::<Args>();
     let (listen, runtime) = (args.listen.listen, args.runtime);
-    exit::main_with(listen, runtime, |listener, shutdown| {
+    process::main_with(listen, runtime, |listener, shutdown| {
         run(args.into(), listener, shutdown)
     })
 }

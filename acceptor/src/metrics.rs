@@ -9,8 +9,8 @@ use std::{
 };
 
 use paxos_common::{
-    metrics::{Counter, DataDirSpace, Durations, Metrics, Reason, Sizes},
     paxos::slot::Slot,
+    service::metrics::{Counter, DataDirSpace, Durations, Metrics, Reason, Sizes},
     wire::heard::millis,
 };
 use tracing::warn;

@@ -13,7 +13,7 @@ use async_stream::try_stream;
 use futures::Stream;
 use paxos_common::{
     paxos::{ballot::Ballot, identity::Stamp, message::Row, slot::Slot, value::Value},
-    server::Room,
+    service::server::Room,
 };
 use tokio::sync::watch;
 

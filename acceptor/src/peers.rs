@@ -10,7 +10,10 @@
 
 use std::sync::Arc;
 
-use paxos_common::{exit::Failure, paxos::slot::Slot, shutdown::Shutdown};
+use paxos_common::{
+    paxos::slot::Slot,
+    service::{failure::Failure, shutdown::Shutdown},
+};
 
 use crate::{
     damage::damaged,

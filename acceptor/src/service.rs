@@ -6,7 +6,6 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _, stream};
 use paxos_common::{
-    metrics::Reason,
     paxos::{
         acceptor::{FormRefusal, Membership},
         detector::Kind,
@@ -14,11 +13,13 @@ use paxos_common::{
         message::{Prepare, PrepareAnswer},
         slot::Slot,
     },
-    server::{received, room},
-    shutdown::Shutdown,
-    status,
+    service::{
+        metrics::Reason,
+        server::{received, room},
+        shutdown::Shutdown,
+    },
     trace::Tracer,
-    wire::{self, heard::millis},
+    wire::{self, heard::millis, status},
 };
 use paxos_proto::v1::{self as pb, acceptor_server::Acceptor};
 use tokio::{
@@ -387,7 +388,7 @@ impl<R: Reader> Acceptor for Service<R> {
             stamp: Some(inner.stamp_with_runs(&published.stamp)),
             id: inner.name.id.clone(),
             address: inner.name.address.clone(),
-            software: paxos_common::config::version().to_owned(),
+            software: paxos_common::service::config::version().to_owned(),
             membership: wire::membership_state(&published.membership).into(),
             configuration: published.membership.configuration().map(Into::into),
             leadership: Some(wire::leadership(&published.leadership, millis(heard.silent))),

@@ -16,7 +16,6 @@ use std::{
 };
 
 use paxos_common::{
-    exit::Failure,
     paxos::{
         acceptor::{Held, Recovered, Write},
         ballot::Ballot,
@@ -25,6 +24,7 @@ use paxos_common::{
         slot::Slot,
         witness::Witnesses,
     },
+    service::failure::Failure,
     sqlite::SqliteError,
 };
 

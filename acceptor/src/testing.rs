@@ -23,8 +23,10 @@ use paxos_common::{
         value::Value,
         witness::Witnesses,
     },
-    server::{MESSAGE_BYTES_MAX, Server},
-    shutdown::Shutdown,
+    service::{
+        server::{MESSAGE_BYTES_MAX, Server},
+        shutdown::Shutdown,
+    },
     trace::Tracer,
     wire,
 };
@@ -127,7 +129,7 @@ impl Cluster {
             gate: closed,
             has_space: Arc::clone(&has_space),
         };
-        let metrics = Instruments::new(&paxos_common::metrics::Metrics::unread());
+        let metrics = Instruments::new(&paxos_common::service::metrics::Metrics::unread());
         let shutdown = Shutdown::new(&CancellationToken::new());
         let (worker, shared, queue) = Worker::new(store, opened, run, Tracer::off(), metrics.clone());
         tokio::spawn(worker.run(CancellationToken::new()));

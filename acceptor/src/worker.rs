@@ -10,7 +10,6 @@
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration};
 
 use paxos_common::{
-    exit::Failure,
     paxos::{
         acceptor::{Acceptor, Group, Held},
         ballot::Ballot,
@@ -18,6 +17,7 @@ use paxos_common::{
         message::AcceptAnswer,
         slot::Slot,
     },
+    service::failure::Failure,
     sqlite::foreign_lock::LockReport,
     trace::Tracer,
 };

@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, fs};
 
 use paxos_acceptor::store::{Reader as _, Store as _};
 use paxos_common::{
-    exit::{Exit, Failure},
     paxos::slot::Slot,
+    service::failure::{Exit, Failure},
 };
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 use support::{

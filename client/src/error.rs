@@ -4,7 +4,7 @@ use std::{error::Error as _, fmt};
 
 use paxos_common::{
     escape::escape,
-    status::{Fate, fate_of},
+    wire::status::{Fate, fate_of},
 };
 use tonic::{Code, Status};
 
@@ -321,7 +321,7 @@ impl From<Failed> for ProposeError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use paxos_common::status;
+    use paxos_common::wire::status;
 
     #[test]
     fn passed_deadline_does_not_hide_what_an_earlier_attempt_was_told() {

@@ -11,8 +11,8 @@ use std::{
 
 use paxos_common::{
     peer::{Address, MESSAGE_BYTES_MAX, connect_lazy},
-    status::{Fate, fate_of, from_proto},
     trace::UNSAMPLED,
+    wire::status::{Fate, fate_of, from_proto},
 };
 use paxos_proto::v1::{
     self, ProposeStreamRequest, ProposeStreamResponse, propose_stream_response::Answer,

@@ -121,7 +121,7 @@ pub fn is_malformed(error: &sqlx::Error) -> bool {
 }
 
 #[cfg(feature = "service")]
-impl From<SqliteError> for crate::exit::Failure {
+impl From<SqliteError> for crate::service::failure::Failure {
     fn from(error: SqliteError) -> Self {
         match error {
             SqliteError::Locked(_)

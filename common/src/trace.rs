@@ -1,7 +1,7 @@
 //! Traces: the spans of this process, and the trace context that links them to spans of other processes.
 //!
 //! Only exported spans are made. Without an exporter or without sampling, the cost is one branch. The owner of the
-//! exporter decides about sampling: [`crate::telemetry`] in our processes, the application around the client library.
+//! exporter decides about sampling: `service::telemetry` in our processes, the application around the client library.
 
 use std::{
     borrow::Cow,

@@ -18,6 +18,7 @@ use crate::paxos::{
 
 pub mod command;
 pub mod heard;
+pub mod status;
 pub mod stored;
 
 /// The version of the contract in this release: see `types.proto`.

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use paxos_common::{
-    exit::Failure,
-    metrics::Counter,
     paxos::{machine::Changes, slot::Slot, value::Value},
+    service::{failure::Failure, metrics::Counter},
     wire::stored::Unreadable,
 };
 use tokio::sync::{mpsc, watch};

@@ -8,10 +8,9 @@ use std::{
 
 use futures::Stream;
 use paxos_common::{
-    config,
     paxos::{identity::AcceptorUuid, message::Leadership, slot::Slot},
     peer::{Address, Backoff},
-    shutdown::Shutdown,
+    service::{config, shutdown::Shutdown},
     wire,
 };
 use paxos_proto::v1 as pb;

@@ -7,14 +7,12 @@
 use std::{collections::BTreeMap, pin::pin, time::Duration};
 
 use paxos_common::{
-    exit::Failure,
-    metrics::Counter,
     paxos::{
         quorum::Electorate,
         reading::{Effect, Event, READS_MAX, ReadId, Reading},
         slot::Slot,
     },
-    shutdown::Shutdown,
+    service::{failure::Failure, metrics::Counter, shutdown::Shutdown},
     trace::{Span, SpanContext, Tracer},
 };
 use tokio::{

@@ -7,8 +7,8 @@ use std::{
 };
 
 use paxos_common::{
-    metrics::Reason,
     paxos::{identity::AcceptorUuid, slot::Slot},
+    service::metrics::Reason,
 };
 use tokio::sync::watch;
 

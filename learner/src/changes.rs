@@ -6,7 +6,7 @@ use paxos_common::{
         machine::{Judgement, Outcome},
         slot::{Slot, Version},
     },
-    server::Room,
+    service::server::Room,
 };
 use paxos_proto::v1::{self as pb, command::Operation};
 use tokio::time::Instant;

@@ -4,8 +4,8 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use paxos_common::{
-    config::{AcceptorsArg, ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs},
     peer::Address,
+    service::config::{AcceptorsArg, ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs},
 };
 
 /// The default port of a learner.

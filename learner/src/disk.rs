@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use paxos_common::metrics::Reason;
+use paxos_common::service::metrics::Reason;
 use rustix::fs::statvfs;
 
 /// Time between two attempts to write while the disk is full.

@@ -3,7 +3,6 @@
 use std::{collections::VecDeque, time::Duration};
 
 use paxos_common::{
-    exit::Failure,
     paxos::{
         ballot::Ballot,
         identity::AcceptorUuid,
@@ -11,7 +10,7 @@ use paxos_common::{
         message::Row,
         slot::{Slot, SlotRange},
     },
-    shutdown::Shutdown,
+    service::{failure::Failure, shutdown::Shutdown},
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},

@@ -39,15 +39,17 @@ mod trace;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use paxos_common::{
-    config::ListenArgs,
-    exit::Failure,
-    metrics::{Metrics, Readiness, serve},
     paxos::{learner::Learner, message::Leadership, quorum::Tally},
     peer::{Address, MESSAGE_BYTES_MAX},
-    server::Server,
-    shutdown::Shutdown,
+    service::{
+        config::ListenArgs,
+        failure::Failure,
+        metrics::{Metrics, Readiness, serve},
+        server::Server,
+        shutdown::Shutdown,
+        telemetry::Exporting,
+    },
     sqlite::DataDir,
-    telemetry::Exporting,
     trace::Tracer,
 };
 use paxos_proto::v1::learner_server::{LearnerServer, SERVICE_NAME};

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use paxos_common::metrics::{Counter, DataDirSpace, Metrics};
+use paxos_common::service::metrics::{Counter, DataDirSpace, Metrics};
 
 use crate::{catch_up::CatchUp, service::LearnerService};
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use paxos_common::{exit::Failure, sqlite::foreign_lock::LockReport};
+use paxos_common::{service::failure::Failure, sqlite::foreign_lock::LockReport};
 use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval, sleep},

@@ -11,17 +11,21 @@ use std::{
 
 use bytes::Bytes;
 use paxos_common::{
-    config,
-    metrics::{Counter, DataDirSpace, Reason},
     paxos::{
         identity::{AcceptorUuid, ClusterId},
         slot::{Slot, Version},
     },
     peer::Address,
-    server::{Room, deadline, received, room},
-    status::{invalid_argument, out_of_range, overloaded, stopping},
+    service::{
+        config,
+        metrics::{Counter, DataDirSpace, Reason},
+        server::{Room, deadline, received, room},
+    },
     trace::{Span, SpanContext, Tracer},
-    wire::command::read_stamp,
+    wire::{
+        command::read_stamp,
+        status::{invalid_argument, out_of_range, overloaded, stopping},
+    },
 };
 use paxos_proto::v1::{self as pb, learner_server::Learner, result_request};
 use prost::Message as _;

@@ -22,8 +22,8 @@ use std::{
 };
 
 use paxos_common::{
-    exit::Failure,
     paxos::{identity::ClusterId, machine::Machine, slot::Slot, value::Value},
+    service::failure::Failure,
     sqlite::{
         self, DataDir, Readers, SqliteError, checksum,
         foreign_lock::is_locked,

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::Stream;
-use paxos_common::{paxos::slot::Slot, server::Room};
+use paxos_common::{paxos::slot::Slot, service::server::Room};
 use tokio::{
     sync::watch,
     time::{error::Elapsed, timeout},

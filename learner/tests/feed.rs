@@ -4,7 +4,7 @@
 
 mod support;
 
-use paxos_common::exit::Exit;
+use paxos_common::service::failure::Exit;
 use paxos_proto::v1 as pb;
 use support::{FakeAcceptor, TestLearner, acceptors, blank_acceptors, form, log, read};
 use tonic::Code;

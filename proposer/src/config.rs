@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use clap::Parser;
 use paxos_common::{
-    config::{AcceptorsArg, ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, parse_duration, version},
     peer::Address,
+    service::config::{
+        AcceptorsArg, ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, parse_duration, version,
+    },
 };
 
 /// Takes commands and has them ordered. Keeps nothing on disk: start as many as you like.

@@ -6,7 +6,6 @@ use std::{
 };
 
 use paxos_common::{
-    exit::Failure,
     paxos::{
         ballot::Ballot,
         identity::{AcceptorUuid, Stamp},
@@ -15,7 +14,7 @@ use paxos_common::{
         slot::Slot,
     },
     peer::Address,
-    shutdown::Shutdown,
+    service::{failure::Failure, shutdown::Shutdown},
     trace::Tracer,
 };
 use tokio::{

@@ -5,13 +5,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use paxos_common::{
-    exit::Failure,
     paxos::{
         forming::{FormAction, FormReport, Forming},
         quorum::Configuration,
     },
     peer::{Address, Backoff, connect_lazy},
-    shutdown::Shutdown,
+    service::{failure::Failure, shutdown::Shutdown},
     wire,
 };
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient, form_request::Step};

@@ -8,8 +8,10 @@ use paxos_common::{
         slot::Version,
     },
     peer::{Address, MESSAGE_BYTES_MAX, connect_lazy},
-    status::{self, Fate},
-    wire,
+    wire::{
+        self,
+        status::{self, Fate},
+    },
 };
 use paxos_proto::v1::{self as pb, propose_stream_response::Answer, proposer_client::ProposerClient};
 use tokio::{

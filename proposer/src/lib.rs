@@ -32,16 +32,18 @@ mod witnessing;
 use std::time::Duration;
 
 use paxos_common::{
-    exit::Failure,
-    metrics::{Metrics, Readiness, serve},
     paxos::{
         ballot::ProposerId,
         proposer::{Limits, Proposer, Settings},
     },
     peer::MESSAGE_BYTES_MAX,
-    server::Server,
-    shutdown::Shutdown,
-    telemetry::Exporting,
+    service::{
+        failure::Failure,
+        metrics::{Metrics, Readiness, serve},
+        server::Server,
+        shutdown::Shutdown,
+        telemetry::Exporting,
+    },
     trace::{Beginning, Parent},
 };
 use paxos_proto::v1::proposer_server::ProposerServer;

@@ -8,7 +8,6 @@ use std::{
 
 use futures::StreamExt as _;
 use paxos_common::{
-    config::version,
     paxos::{
         ballot::ProposerId,
         identity::{AcceptorUuid, ClusterId, RunNumber, Stamp},
@@ -18,7 +17,7 @@ use paxos_common::{
         witness::Guard,
     },
     peer::{self, Address, Arrivals, Backoff, MESSAGE_BYTES_MAX, Watched},
-    shutdown::Shutdown,
+    service::{config::version, shutdown::Shutdown},
     trace::{Span, names},
     wire::{self, Malformed},
 };

@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use paxos_common::{command_line, exit};
+use paxos_common::service::{command_line, process};
 use paxos_proposer::{Args, run};
 
 fn main() -> ExitCode {
     let args = command_line::parse::<Args>();
-    exit::main_with(args.listen.listen, args.runtime, |listener, shutdown| {
+    process::main_with(args.listen.listen, args.runtime, |listener, shutdown| {
         run(args.into(), listener, shutdown)
     })
 }

@@ -1,13 +1,13 @@
 //! The proposer's metrics and readiness.
 
 use paxos_common::{
-    metrics::{Counter, Metrics, Reason, Sizes},
     paxos::{
         ballot::Ballot,
         message::{Accept, AcceptAnswer},
         proposer::{Event, Notice, Outcome, Phase, Proposer, Reason as Why},
         slot::Slot,
     },
+    service::metrics::{Counter, Metrics, Reason, Sizes},
 };
 use paxos_proto::v1::ProposerPhase;
 use tokio::sync::watch;

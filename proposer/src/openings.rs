@@ -15,7 +15,7 @@ use std::{
 };
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use paxos_common::status;
+use paxos_common::wire::status;
 use paxos_proto::v1::{self as pb, command::Operation};
 use tonic::Status;
 
@@ -87,7 +87,7 @@ fn network(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use paxos_common::{status::retry_delay_of, wire::command::append};
+    use paxos_common::wire::{command::append, status::retry_delay_of};
     use tonic::Code;
 
     use super::*;

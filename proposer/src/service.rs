@@ -12,21 +12,25 @@ use std::{
 use bytes::Bytes;
 use futures::Stream;
 use paxos_common::{
-    config::version,
     paxos::{
         proposer::{Event, Outcome, Pending, Reason, RequestId},
         slot::Slot,
     },
     peer::Address,
-    server::{deadline, received, sleep_until},
-    shutdown::Shutdown,
-    status::{self, Fate},
+    service::{
+        config::version,
+        server::{deadline, received, sleep_until},
+        shutdown::Shutdown,
+    },
     trace::{
         Incoming, Span, SpanContext, Tracer,
         names::{self, TRACEPARENT, method},
         travelling,
     },
-    wire,
+    wire::{
+        self,
+        status::{self, Fate},
+    },
 };
 use paxos_proto::v1::{self as pb, propose_stream_response::Answer, proposer_server::Proposer};
 use tokio::{

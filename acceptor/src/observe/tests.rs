@@ -9,7 +9,7 @@ use paxos_common::paxos::{
     ballot::ProposerId,
     identity::{AcceptorUuid, CommitCounter, RunNumber},
 };
-use paxos_common::{shutdown::Shutdown, trace::Tracer};
+use paxos_common::{service::shutdown::Shutdown, trace::Tracer};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -65,7 +65,7 @@ fn start() -> (MemoryDisk, MemoryStore, Arc<Shared>) {
         opened,
         run,
         Tracer::off(),
-        crate::metrics::Instruments::new(&paxos_common::metrics::Metrics::unread()),
+        crate::metrics::Instruments::new(&paxos_common::service::metrics::Metrics::unread()),
     );
     let (store, _) = disk.open(run);
     (disk, store, shared)

@@ -17,7 +17,7 @@ use async_stream::try_stream;
 use futures::Stream;
 use paxos_common::{
     paxos::detector::Ender,
-    server::{Chunk, chunks},
+    service::server::{Chunk, chunks},
     wire::heard::Alive,
 };
 use paxos_proto::v1 as pb;

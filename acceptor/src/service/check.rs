@@ -3,8 +3,7 @@
 use paxos_common::{
     paxos::{ballot::Ballot, identity::ClusterId},
     peer::{ADDRESS_BYTES_MAX, Address},
-    status,
-    wire::{self, Malformed, PROTOCOL_VERSION},
+    wire::{self, Malformed, PROTOCOL_VERSION, status},
 };
 use paxos_proto::v1 as pb;
 use tonic::Status;

@@ -11,9 +11,8 @@ use paxos_common::{
         message::{PromisePage, Rejection, Row},
         slot::{Slot, SlotRange},
     },
-    server::Room,
-    status,
-    wire::{self, heard::millis},
+    service::server::Room,
+    wire::{self, heard::millis, status},
 };
 use paxos_proto::v1 as pb;
 use tokio::time::{Instant, sleep, sleep_until};

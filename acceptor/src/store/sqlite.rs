@@ -626,7 +626,7 @@ mod tests {
     #[test]
     fn locked_directory_and_foreign_name_are_refusals_and_damage_is_a_storage_failure() {
         use paxos_common::{
-            exit::{Exit, Failure},
+            service::failure::{Exit, Failure},
             sqlite::SqliteError,
         };
         let code = |error: StoreError| Failure::from(error).code;

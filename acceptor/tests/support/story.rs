@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use paxos_acceptor::store::{Opened, Page, Reader as _, Store as _, StoreError, sqlite::SqliteStore};
 use paxos_common::{
-    exit::{Exit, Failure},
     paxos::{
         acceptor::Held,
         identity::{AcceptorUuid, CommitCounter, RunNumber},
@@ -12,6 +11,7 @@ use paxos_common::{
         quorum::Configuration,
         slot::Slot,
     },
+    service::failure::{Exit, Failure},
 };
 use sqlx::{AssertSqlSafe, Connection as _};
 

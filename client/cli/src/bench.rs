@@ -9,7 +9,7 @@ use bytes::Bytes;
 use clap::value_parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use paxos_client::VALUE_BYTES_MAX;
-use paxos_common::{config::parse_duration, exit::Failure};
+use paxos_common::service::{config::parse_duration, failure::Failure};
 use serde_json::{Value, json};
 use tokio::{
     sync::watch,

@@ -1,7 +1,7 @@
 //! `paxos completions`: a script with which a shell completes commands and flags.
 
 use clap::{Command, CommandFactory as _, ValueEnum};
-use paxos_common::{config::version, exit::Failure};
+use paxos_common::service::{config::version, failure::Failure};
 
 use crate::{Cli, output::write_bytes};
 

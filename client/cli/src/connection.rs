@@ -4,9 +4,9 @@ use std::{str::FromStr, time::Duration};
 
 use clap::Args;
 use paxos_client::{Address, Client, ClientConfig, ProposeError, SubscribeError};
-use paxos_common::{
+use paxos_common::service::{
     config::{AcceptorList, parse_duration},
-    exit::Failure,
+    failure::Failure,
 };
 
 /// Where `paxos dev` and the usual set-ups on one machine listen.
@@ -86,5 +86,5 @@ pub(crate) fn subscribe_failure(error: SubscribeError) -> Failure {
 
 /// The answer is no: exit 1.
 pub(crate) fn no(text: String) -> Failure {
-    Failure::new(paxos_common::exit::Exit::No, anyhow::anyhow!(text))
+    Failure::new(paxos_common::service::failure::Exit::No, anyhow::anyhow!(text))
 }

@@ -12,9 +12,10 @@ use std::{
 
 use clap::{Parser, value_parser};
 use paxos_client::{Address, Client, ClientConfig};
-use paxos_common::{
+use paxos_common::service::{
     config::LogFormat,
-    exit::{self, Exit, Failure},
+    failure::{Exit, Failure},
+    process,
     shutdown::Shutdown,
     telemetry,
 };
@@ -69,8 +70,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> ExitCode {
     telemetry::init_quiet(LogFormat::Text);
-    exit::exit_on_panic();
-    exit::finish(exit::block_on(1, cluster(args)))
+    process::exit_on_panic();
+    process::finish(process::block_on(1, cluster(args)))
 }
 
 async fn cluster(args: Args) -> Result<(), Failure> {
@@ -252,7 +253,7 @@ impl Roles {
         let role = name.clone();
         let thread = thread::Builder::new().name(name);
         let body = move || {
-            let result = exit::block_on(1, async {
+            let result = process::block_on(1, async {
                 let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::internal)?;
                 run(listener, Shutdown::new(&token)).await
             });

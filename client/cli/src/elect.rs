@@ -3,9 +3,10 @@
 use std::{ffi::OsString, process::ExitCode, time::Duration};
 
 use paxos_client::{Election, ElectionError, Holding, Lost, Tenure, WriteError};
-use paxos_common::{
+use paxos_common::service::{
     config::parse_duration,
-    exit::{Exit, Failure, block_on, exit_on_panic, finish},
+    failure::{Exit, Failure},
+    process::{block_on, exit_on_panic, finish},
     signals::EndSignals,
     stderr,
 };
@@ -68,7 +69,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> ExitCode {
-    paxos_common::telemetry::init_quiet(paxos_common::config::LogFormat::Text);
+    paxos_common::service::telemetry::init_quiet(paxos_common::service::config::LogFormat::Text);
     exit_on_panic();
     match block_on(1, crate::traced(elect(args))) {
         Ok(code) => {

@@ -4,7 +4,7 @@ use std::{ffi::OsString, io::IsTerminal as _};
 
 use bytes::Bytes;
 use paxos_client::{Client, Consistency, Part, Register, Version};
-use paxos_common::exit::Failure;
+use paxos_common::service::failure::Failure;
 
 use crate::{
     connection::{ConnectionArgs, no},

@@ -21,8 +21,8 @@ use nix::{
     },
     unistd::{Pid, getppid},
 };
-use paxos_common::{
-    exit::{Exit, Failure},
+use paxos_common::service::{
+    failure::{Exit, Failure},
     stderr,
 };
 use tokio::{

@@ -11,9 +11,8 @@ use paxos_client::proto::{
     learner_client::LearnerClient, proposer_client::ProposerClient,
 };
 use paxos_common::{
-    config::parse_duration,
-    exit::Failure,
     peer::{Address, MESSAGE_BYTES_MAX, connect_lazy},
+    service::{config::parse_duration, failure::Failure},
 };
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status, transport::Channel};

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use paxos_client::{
     Change, Current, ReadError, Register, SubscribeError, VALUE_BYTES_MAX, Version, WriteError, Written,
 };
-use paxos_common::exit::Failure;
+use paxos_common::service::failure::Failure;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 

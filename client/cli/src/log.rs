@@ -4,7 +4,7 @@ use paxos_client::{
     Client, Slot, Subscription, Version,
     proto::{Command, Delete, LogRecord, Put, command::Operation},
 };
-use paxos_common::exit::Failure;
+use paxos_common::service::failure::Failure;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{

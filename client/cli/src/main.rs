@@ -28,12 +28,7 @@ mod watch;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use paxos_common::{
-    command_line,
-    config::LogFormat,
-    exit::{self, Failure},
-    telemetry,
-};
+use paxos_common::service::{command_line, config::LogFormat, failure::Failure, process, telemetry};
 use signals::{Left, interruptible};
 
 /// Paxos with its roles apart: acceptors vote, proposers lead, learners know.
@@ -85,8 +80,8 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(args),
         // These contact no cluster.
-        Command::Completions(args) => exit::finish(completions::run(&args)),
-        Command::Man(args) => exit::finish(man::run(&args)),
+        Command::Completions(args) => process::finish(completions::run(&args)),
+        Command::Man(args) => process::finish(man::run(&args)),
         Command::Decide(args) => client(interruptible(Write, decide::run(args))),
         Command::Put(args) => client(interruptible(Write, put::run(args))),
         Command::Get(args) => client(interruptible(Nothing, get::run(args))),
@@ -105,8 +100,8 @@ fn main() -> ExitCode {
 /// Runs a client's command to its end.
 fn client(command: impl Future<Output = Result<(), Failure>>) -> ExitCode {
     telemetry::init_quiet(LogFormat::Text);
-    exit::exit_on_panic();
-    exit::finish(exit::block_on(1, traced(command)))
+    process::exit_on_panic();
+    process::finish(process::block_on(1, traced(command)))
 }
 
 /// Exports what a command traces, if the environment says where to.

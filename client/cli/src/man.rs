@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use clap::CommandFactory as _;
-use paxos_common::exit::Failure;
+use paxos_common::service::failure::Failure;
 
 use crate::Cli;
 

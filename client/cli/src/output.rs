@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::{Args, ValueEnum};
-use paxos_common::{escape::escape, exit::Failure};
+use paxos_common::{escape::escape, service::failure::Failure};
 use serde_json::Value;
 
 use crate::json::is_exact;

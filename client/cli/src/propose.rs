@@ -8,7 +8,7 @@ use futures::{
     stream::{self, FuturesOrdered},
 };
 use paxos_client::{ProposeError, VALUE_BYTES_MAX, Version};
-use paxos_common::exit::Failure;
+use paxos_common::service::failure::Failure;
 use serde_json::json;
 use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, FramedRead};
 

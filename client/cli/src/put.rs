@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use paxos_client::{Condition, Version};
-use paxos_common::exit::Failure;
+use paxos_common::service::failure::Failure;
 
 use crate::{
     connection::ConnectionArgs,

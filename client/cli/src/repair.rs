@@ -8,7 +8,7 @@ use std::{
 
 use clap::Subcommand;
 use paxos_acceptor::store::sqlite::repair::Stopped;
-use paxos_common::{exit::Failure, paxos::identity::AcceptorUuid};
+use paxos_common::{paxos::identity::AcceptorUuid, service::failure::Failure};
 use serde_json::json;
 
 use crate::{

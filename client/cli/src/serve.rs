@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use paxos_common::exit;
+use paxos_common::service::process;
 
 /// Run one role in this process, with the flags of its own binary
 #[derive(Debug, clap::Args)]
@@ -22,17 +22,19 @@ enum RoleArgs {
 pub(crate) fn run(args: Args) -> ExitCode {
     match args.role {
         RoleArgs::Acceptor(args) => {
-            exit::main_with(args.listen.listen, args.runtime, |listener, shutdown| {
+            process::main_with(args.listen.listen, args.runtime, |listener, shutdown| {
                 paxos_acceptor::run((*args).into(), listener, shutdown)
             })
         }
         RoleArgs::Proposer(args) => {
-            exit::main_with(args.listen.listen, args.runtime, |listener, shutdown| {
+            process::main_with(args.listen.listen, args.runtime, |listener, shutdown| {
                 paxos_proposer::run((*args).into(), listener, shutdown)
             })
         }
-        RoleArgs::Learner(args) => exit::main_with(args.listen.listen, args.runtime, |listener, shutdown| {
-            paxos_learner::run((*args).into(), listener, shutdown)
-        }),
+        RoleArgs::Learner(args) => {
+            process::main_with(args.listen.listen, args.runtime, |listener, shutdown| {
+                paxos_learner::run((*args).into(), listener, shutdown)
+            })
+        }
     }
 }

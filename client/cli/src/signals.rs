@@ -1,7 +1,7 @@
 //! Commands that end when a signal asks for it.
 
-use paxos_common::{
-    exit::Failure,
+use paxos_common::service::{
+    failure::Failure,
     signals::{EndSignal, EndSignals},
 };
 

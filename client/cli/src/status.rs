@@ -8,8 +8,8 @@ use paxos_client::{
     proto::{self as pb, AcceptorStatusResponse, Membership, attach_request::Progress},
 };
 use paxos_common::{
-    exit::{Exit, Failure},
     paxos::ballot::Ballot,
+    service::failure::{Exit, Failure},
 };
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep};

@@ -1,7 +1,7 @@
 //! Judges what the cluster says of itself: who is in it, whether it works, and what to do when it does not.
 
 use paxos_client::ClusterStatus;
-use paxos_common::exit::Exit;
+use paxos_common::service::failure::Exit;
 
 mod acceptors;
 mod digests;

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use paxos_client::{Change, Target, Version, Watch};
-use paxos_common::{exit::Failure, stderr};
+use paxos_common::service::{failure::Failure, stderr};
 use serde_json::json;
 
 use crate::{

@@ -19,7 +19,7 @@ use paxos_client::{
     Address, Client, ClientConfig, ConfigError, ProposeError, Slot, SubscribeError,
     proto::{Append, Command, Role, command::Operation},
 };
-use paxos_common::status::{Fate, deadline, no_leader, overloaded};
+use paxos_common::wire::status::{Fate, deadline, no_leader, overloaded};
 use tokio::net::TcpListener;
 use tonic::Status;
 

@@ -10,7 +10,7 @@ use paxos_client::{
     Client, Condition, Consistency, Current, Part, ReadError, Slot, Target, Version, WriteError, Written,
     proto::{Command, Put, SessionStamp, command::Operation},
 };
-use paxos_common::status::{Fate as Told, no_leader};
+use paxos_common::wire::status::{Fate as Told, no_leader};
 use tonic::Status;
 
 use crate::{

@@ -165,6 +165,6 @@ async fn learner_stops_at_a_command_of_a_later_release_instead_of_going_on_witho
         unreadable: Counter::default(),
     };
     let failure = applier.run(receiver).await.unwrap_err();
-    assert_eq!(failure.code, paxos_common::exit::Exit::Refused);
+    assert_eq!(failure.code, paxos_common::service::failure::Exit::Refused);
     assert!(failure.to_string().contains("newer"), "{failure}");
 }

@@ -114,7 +114,7 @@ async fn quorum_that_knows_less_than_what_is_applied_ends_the_learner_and_nothin
     let ended = soon(rig.shutdown.drain(Duration::from_secs(30)))
         .await
         .unwrap_err();
-    assert_eq!(ended.code, paxos_common::exit::Exit::Storage);
+    assert_eq!(ended.code, paxos_common::service::failure::Exit::Storage);
     let text = format!("{:#}", ended.source);
     assert!(text.contains("every slot below 5"), "{text}");
     assert!(text.contains("from slot 4 on"), "{text}");

@@ -6,8 +6,10 @@ use paxos_common::{
         machine::{Machine, Register},
         slot::Version,
     },
-    status::invalid_argument,
-    wire::command::{InvalidCommand, KEY_BYTES_MAX, check_key},
+    wire::{
+        command::{InvalidCommand, KEY_BYTES_MAX, check_key},
+        status::invalid_argument,
+    },
 };
 use paxos_proto::v1::{self as pb, read_request};
 use tonic::Status;

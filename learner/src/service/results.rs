@@ -6,7 +6,7 @@ use paxos_common::{
         machine::{Judgement, Machine, Outcome},
         slot::Version,
     },
-    status::out_of_range,
+    wire::status::out_of_range,
 };
 use paxos_proto::v1::{self as pb, command::Operation, duplicate, result_response};
 use tonic::Status;

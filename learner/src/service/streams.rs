@@ -4,9 +4,11 @@ use std::pin::Pin;
 
 use futures::{Stream, StreamExt as _};
 use paxos_common::{
-    server::Room,
-    status::{invalid_argument, stopping},
-    wire,
+    service::server::Room,
+    wire::{
+        self,
+        status::{invalid_argument, stopping},
+    },
 };
 use paxos_proto::v1::{self as pb, watch_request};
 use tokio::sync::OwnedSemaphorePermit;

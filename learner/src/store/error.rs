@@ -6,8 +6,8 @@ use std::{
 };
 
 use paxos_common::{
-    exit::Failure,
     paxos::identity::ClusterId,
+    service::failure::Failure,
     sqlite::{SqliteError, is_malformed},
 };
 use sqlx::error::DatabaseError;

@@ -137,7 +137,10 @@ async fn file_of_another_cluster_is_refused() {
         .err()
         .unwrap();
     assert!(matches!(error, StoreError::OtherCluster { .. }), "{error}");
-    assert_eq!(Failure::from(error).code, paxos_common::exit::Exit::Refused);
+    assert_eq!(
+        Failure::from(error).code,
+        paxos_common::service::failure::Exit::Refused
+    );
 }
 
 #[tokio::test]

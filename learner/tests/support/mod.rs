@@ -5,10 +5,9 @@ use std::{pin::Pin, sync::Arc};
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use paxos_common::{
-    exit::Failure,
     paxos::{identity::AcceptorUuid, quorum::Configuration, slot::Slot},
     peer::Address,
-    shutdown::Shutdown,
+    service::{failure::Failure, shutdown::Shutdown},
     wire,
 };
 use paxos_learner::{Config, run};
@@ -364,7 +363,7 @@ impl TestLearner {
             data_dir: data_dir.map(Into::into),
             // Short, so that a stalled feed is switched soon.
             stall_timeout: std::time::Duration::from_millis(100),
-            metrics: paxos_common::config::MetricsListen::Off,
+            metrics: paxos_common::service::config::MetricsListen::Off,
         };
         let shutdown = Shutdown::new(&CancellationToken::new());
         let running = tokio::spawn(run(config, listener, shutdown.clone()));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use paxos_common::{
     paxos::{proposer::Event, slot::Slot},
     peer::connect_lazy,
-    shutdown::Shutdown,
+    service::shutdown::Shutdown,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;

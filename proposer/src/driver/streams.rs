@@ -7,7 +7,7 @@ use paxos_common::{
         message::Accept,
         proposer::Event,
     },
-    shutdown::Shutdown,
+    service::shutdown::Shutdown,
     wire,
 };
 use tokio::{

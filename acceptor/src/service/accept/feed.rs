@@ -11,8 +11,7 @@ use paxos_common::{
         slot::Slot,
         witness::Witnesses,
     },
-    status,
-    wire::{self, AcceptReply},
+    wire::{self, AcceptReply, status},
 };
 use paxos_proto::v1 as pb;
 use tokio::sync::oneshot;

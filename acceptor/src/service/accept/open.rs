@@ -10,7 +10,7 @@ use paxos_common::{
         ballot::Ballot,
         detector::{Ender, StreamId},
     },
-    status,
+    wire::status,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;

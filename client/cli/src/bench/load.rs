@@ -8,7 +8,7 @@ use paxos_client::{
     Client, Condition, Consistency, ProposeError, ReadError, Register, Version,
     proto::{Append, Command, Put, command::Operation},
 };
-use paxos_common::exit::Failure;
+use paxos_common::service::failure::Failure;
 use tokio::{sync::watch, time::Instant};
 
 use super::tally::Tally;

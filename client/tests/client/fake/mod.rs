@@ -23,7 +23,7 @@ use paxos_client::{
         proposer_server::{Proposer, ProposerServer},
     },
 };
-use paxos_common::status::{stopping, to_proto};
+use paxos_common::wire::status::{stopping, to_proto};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},

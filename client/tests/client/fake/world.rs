@@ -14,7 +14,7 @@ use paxos_client::proto::{
     ResultResponse, Version, WatchRequest, WatchResponse, change, command::Operation, condition, duplicate,
     learner_server, proposer_server, read_request, result_request, result_response,
 };
-use paxos_common::status::to_proto;
+use paxos_common::wire::status::to_proto;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, service::Routes};

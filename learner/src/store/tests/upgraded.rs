@@ -84,5 +84,8 @@ async fn file_of_an_older_release_is_refused_with_the_way_out() {
     connection.close().await.unwrap();
     let error = open(directory.path(), CLUSTER).await.err().unwrap();
     assert!(error.to_string().contains("empty the data directory"), "{error}");
-    assert_eq!(Failure::from(error).code, paxos_common::exit::Exit::Refused);
+    assert_eq!(
+        Failure::from(error).code,
+        paxos_common::service::failure::Exit::Refused
+    );
 }

@@ -15,7 +15,7 @@ use opentelemetry_sdk::{
 };
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{exit::Failure, telemetry::metrics_endpoint};
+use crate::service::{failure::Failure, telemetry::metrics_endpoint};
 
 /// How long one export may take: a hanging export is given up before the next is due.
 const EXPORT_MAX: Duration = Duration::from_secs(5);

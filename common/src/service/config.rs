@@ -4,7 +4,7 @@ use std::{collections::HashSet, net::SocketAddr, str::FromStr, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use crate::{exit::Failure, paxos::quorum::ACCEPTORS_MAX, peer::Address};
+use crate::{paxos::quorum::ACCEPTORS_MAX, peer::Address, service::failure::Failure};
 
 /// The version of this software, for `--version` and status reports.
 pub const fn version() -> &'static str {

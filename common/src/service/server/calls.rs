@@ -32,7 +32,7 @@ use super::{
     partial::{Partials, Share},
     shares::{Kind, Open, Place},
 };
-use crate::{peer::MESSAGE_BYTES_MAX, status};
+use crate::{peer::MESSAGE_BYTES_MAX, wire::status};
 
 /// Messages up to this size, in bytes, are not counted: all open calls together hold little in such parts.
 const FREE_BYTES: usize = 16 * 1024;

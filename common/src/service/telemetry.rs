@@ -13,7 +13,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use crate::{config::LogFormat, stderr};
+use crate::service::{config::LogFormat, stderr};
 
 mod export;
 mod log;

@@ -24,7 +24,10 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider};
 
-use crate::{config::version, exit::Failure, telemetry, trace::SCOPE};
+use crate::{
+    service::{config::version, failure::Failure, telemetry},
+    trace::SCOPE,
+};
 
 mod data_dir;
 mod http;

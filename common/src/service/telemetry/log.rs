@@ -23,9 +23,8 @@ use tracing_subscriber::fmt::{
 };
 
 use crate::{
-    config::LogFormat,
     escape::{Escaping, escape},
-    exit::Exit,
+    service::{config::LogFormat, failure::Exit},
 };
 
 /// Number of lines in the queue: some seconds of a busy process at the level `debug`, about a megabyte.

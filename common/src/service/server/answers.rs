@@ -104,7 +104,7 @@ mod tests {
     use tonic::codec::{EncodeBody, EncodeBuf, Encoder, SingleMessageCompressionOverride};
 
     use super::{super::outgoing::Room, *};
-    use crate::status;
+    use crate::wire::status;
 
     const PAGE: usize = 128 * 1024;
     const PAGES: usize = 4;

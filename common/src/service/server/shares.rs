@@ -15,7 +15,7 @@ use std::sync::{
 use tonic::Status;
 
 use super::connections::Usage;
-use crate::status;
+use crate::wire::status;
 
 /// A connection with fewer open calls of a kind may use the reserve of this kind.
 const FEW: usize = 8;

@@ -13,7 +13,7 @@ use clap::{
     error::{ContextKind, ContextValue},
 };
 
-use crate::{config::LogFormat, exit::Exit, stderr, telemetry::json_line};
+use crate::service::{config::LogFormat, failure::Exit, stderr, telemetry::json_line};
 
 /// Parses the command line of this process. An empty environment variable counts as unset: `${VARIABLE:-}` in a compose
 /// file gives an empty variable.

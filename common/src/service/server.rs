@@ -22,9 +22,11 @@ use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    exit::Failure,
-    metrics::{Metrics, Readiness},
-    shutdown::Shutdown,
+    service::{
+        failure::Failure,
+        metrics::{Metrics, Readiness},
+        shutdown::Shutdown,
+    },
     trace::Tracer,
 };
 

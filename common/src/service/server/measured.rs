@@ -28,7 +28,7 @@ use tonic::{
 };
 
 use crate::{
-    metrics::{Durations, Metrics},
+    service::metrics::{Durations, Metrics},
     trace::names::{RPC_METHOD, RPC_STATUS_CODE, RPC_SYSTEM},
 };
 

@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use tonic::{Extensions, Status};
 
 use super::connections::Usage;
-use crate::status;
+use crate::wire::status;
 use pool::{Charge, Full, LOOK, Pool};
 
 mod pool;

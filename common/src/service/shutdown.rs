@@ -9,7 +9,7 @@ use std::{
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{exit::Failure, signals::EndSignals};
+use crate::service::{failure::Failure, signals::EndSignals};
 
 /// Stops one role. Cheap to clone; clones share the stop.
 ///
@@ -161,7 +161,7 @@ impl Shutdown {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::Exit;
+    use crate::service::failure::Exit;
 
     fn shutdown() -> Shutdown {
         Shutdown::new(&CancellationToken::new())

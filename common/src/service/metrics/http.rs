@@ -13,11 +13,7 @@ use tokio::{
 };
 
 use super::{Metrics, Readiness};
-use crate::{
-    config::MetricsListen,
-    exit::{self, Failure},
-    shutdown::Shutdown,
-};
+use crate::service::{config::MetricsListen, failure::Failure, process, shutdown::Shutdown};
 
 /// Limit of concurrent connections. A further connection ends the oldest, so that long-held connections lock no caller
 /// out.
@@ -48,10 +44,10 @@ pub async fn serve(
     let listener = match listen {
         MetricsListen::Off => return Ok(None),
         MetricsListen::At(address) => {
-            let bound = exit::bind(address).await;
+            let bound = process::bind(address).await;
             bound.map_err(|failure| failure.context("serve metrics"))?
         }
-        MetricsListen::Usual(address) => match exit::bind(address).await {
+        MetricsListen::Usual(address) => match process::bind(address).await {
             Ok(listener) => listener,
             Err(failure) => {
                 tracing::warn!(%failure, "no metrics are served; give --metrics-listen ADDRESS to have them elsewhere");
@@ -253,14 +249,14 @@ mod tests {
 
     #[tokio::test]
     async fn taken_address_is_an_error_only_when_it_was_asked_for() {
-        let taken = exit::bind(ANY).await.unwrap();
+        let taken = process::bind(ANY).await.unwrap();
         let address = taken.local_addr().unwrap();
         let (metrics, readiness) = (Metrics::unread(), Readiness::not_yet("it starts"));
         let serve = async |listen| serve(listen, &metrics, &readiness, &shutdown()).await;
         assert_eq!(serve(MetricsListen::Usual(address)).await.unwrap(), None);
         assert_eq!(serve(MetricsListen::Off).await.unwrap(), None);
         let failure = serve(MetricsListen::At(address)).await.unwrap_err();
-        assert_eq!(failure.code, exit::Exit::Usage);
+        assert_eq!(failure.code, crate::service::failure::Exit::Usage);
         assert!(failure.to_string().contains(&address.to_string()), "{failure}");
     }
 }

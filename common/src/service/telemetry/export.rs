@@ -33,9 +33,7 @@ use super::{
     settings::Settings,
 };
 use crate::{
-    config::version,
-    exit::Failure,
-    stderr,
+    service::{config::version, failure::Failure, stderr},
     trace::{SCOPE, Tracer, known_id, names},
 };
 
