@@ -18,6 +18,7 @@ mod observe;
 mod peers;
 mod queue;
 mod request;
+mod ring;
 mod service;
 mod shared;
 pub mod store;

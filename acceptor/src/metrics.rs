@@ -18,6 +18,7 @@ use tracing::warn;
 use crate::{
     commits::Commits,
     queue::Queue,
+    request::Rejected,
     shared::{Published, Shared},
 };
 
@@ -59,13 +60,6 @@ fn may_log(logged: &mut Option<Instant>, now: Instant) -> bool {
         *logged = Some(now);
     }
     is_due
-}
-
-/// Kind of the rejected request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rejected {
-    Prepare,
-    Accept,
 }
 
 impl Instruments {

@@ -11,10 +11,17 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::request::Command;
+use crate::request::{Command, Request};
 
 /// Maximum number of waiting `Form` and `Prepare` calls: far above the number of proposers.
 pub(crate) const CALLS_MAX: usize = 512;
+
+/// Maximum number of requests decided in a group: enough that a busy acceptor needs few commits, and no answer waits
+/// long.
+const GROUP_MAX: usize = 256;
+/// Maximum bytes of the proposals decided in a group, unless a single message has more: the store keeps space for a
+/// commit of this size.
+const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// See the head of this file.
 #[derive(Debug, Default)]
@@ -76,7 +83,7 @@ impl Queue {
 
     /// Takes the oldest waiting request, if the request's weight `fits`. The request counts as waiting until
     /// [`Self::done`].
-    pub(crate) fn take(&self, fits: impl FnOnce(usize) -> bool) -> Option<Command> {
+    fn take(&self, fits: impl FnOnce(usize) -> bool) -> Option<Command> {
         let mut state = self.lock();
         let (_, next) = state.waiting.front()?;
         if !fits(next.weight()) {
@@ -86,6 +93,44 @@ impl Queue {
         state.calls -= usize::from(command.is_call());
         state.taken_at.get_or_insert(at);
         Some(command)
+    }
+
+    /// Takes the requests of a group. Requests of departed senders are dropped.
+    pub(crate) fn gather(&self) -> Vec<Request> {
+        let mut requests = Vec::new();
+        let mut bytes = 0;
+        while requests.len() < GROUP_MAX {
+            let is_first = requests.is_empty();
+            let Some(command) = self.take(|next| is_first || bytes + next <= GROUP_BYTES_MAX) else {
+                break;
+            };
+            match command {
+                Command::Form { step, answer } => requests.push(Request::Form { step, answer }),
+                Command::Prepare {
+                    prepare,
+                    claimed,
+                    answer,
+                    trace,
+                } => {
+                    if let Some(claimed) = claimed.take() {
+                        requests.push(Request::Prepare {
+                            prepare,
+                            claimed,
+                            answer,
+                            trace,
+                        });
+                    }
+                }
+                Command::Accept(inbox) => {
+                    if let Some(message) = inbox.take() {
+                        bytes += message.weight();
+                        requests.push(Request::Accept(message));
+                    }
+                }
+                Command::Heartbeat(inbox) => requests.extend(inbox.take_beat().map(Request::Accept)),
+            }
+        }
+        requests
     }
 
     /// All taken requests are answered.
@@ -123,10 +168,28 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use paxos_common::{
+        paxos::{
+            ballot::{Ballot, ProposerId},
+            detector::Kind,
+            message::Accept,
+            slot::Slot,
+            value::Value,
+        },
+        trace::Tracer,
+    };
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::request::FormStep;
+    use crate::{
+        ears::Ears,
+        inbox::{Answers, Inbox, Message},
+        request::FormStep,
+        trace::Traced,
+    };
 
     fn call() -> Command {
         let configuration = paxos_common::paxos::quorum::Configuration::new(
@@ -175,11 +238,69 @@ mod tests {
 
     #[tokio::test]
     async fn one_who_waits_is_woken_by_the_first_request() {
-        let queue = std::sync::Arc::new(Queue::default());
-        let filled = std::sync::Arc::clone(&queue);
+        let queue = Arc::new(Queue::default());
+        let filled = Arc::clone(&queue);
         let filled = tokio::spawn(async move { filled.filled().await });
         tokio::task::yield_now().await;
         queue.push(call()).unwrap();
         filled.await.unwrap();
+    }
+
+    /// A queue of messages with one value each, of these sizes, and the inbox of the messages.
+    fn queue_of(sizes: &[usize]) -> (Queue, Arc<Inbox>) {
+        let leadership = paxos_common::paxos::message::Leadership {
+            promised: Ballot::ZERO,
+            address: "".into(),
+            resigned: false,
+        };
+        let (queue, inbox) = (Queue::default(), Arc::new(Inbox::default()));
+        let ears = Arc::new(Ears::new(&leadership));
+        for size in sizes {
+            let value = Value::from_stored(Bytes::from(vec![7; *size]), Bytes::new());
+            let accept = Accept {
+                ballot: Ballot::new(1, ProposerId::from_random(7)).unwrap(),
+                sequence: 1,
+                chosen_to: Slot::ZERO,
+                proposals: vec![(Slot::ZERO, value)],
+                address: "http://p:1".into(),
+                resign: false,
+            };
+            let request = (accept.ballot, &accept.address, Kind::Accept);
+            inbox.push(Message {
+                claimed: ears.queued(request, false, false),
+                trace: Traced::begin(&Tracer::off(), "", &accept),
+                accept,
+                witnesses: paxos_common::paxos::witness::Witnesses::default(),
+                place: Answers::new().0.reserve().unwrap(),
+                bytes: None,
+            });
+            queue.push(Command::Accept(Arc::clone(&inbox))).unwrap();
+        }
+        (queue, inbox)
+    }
+
+    #[test]
+    fn group_ends_before_its_bytes_are_too_many_but_takes_one_message_at_least() {
+        let quarter = GROUP_BYTES_MAX / 4 - 1_000;
+        let ends = |sizes: &[usize]| {
+            let (queue, _inbox) = queue_of(sizes);
+            let mut ends = Vec::new();
+            while queue.len() > 0 {
+                ends.push(queue.gather().len());
+            }
+            ends
+        };
+        assert_eq!(ends(&[1; 300]), [GROUP_MAX, 300 - GROUP_MAX]);
+        assert_eq!(ends(&[quarter; 5]), [4, 1]);
+        assert_eq!(ends(&[quarter, 3 * quarter, 10_000]), [2, 1]);
+        assert_eq!(ends(&[GROUP_BYTES_MAX + 1, 0]), [1, 1]);
+    }
+
+    #[test]
+    fn messages_of_a_closed_stream_are_not_taken() {
+        let (queue, inbox) = queue_of(&[1, 1, 1]);
+        inbox.close();
+        assert!(queue.gather().is_empty());
+        assert_eq!(queue.len(), 0);
     }
 }

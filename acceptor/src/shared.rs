@@ -16,7 +16,7 @@ use paxos_common::paxos::{
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
-use crate::{ears::Ears, observe::Ring};
+use crate::{ears::Ears, ring::Ring};
 
 /// Validity of a proposer's refusal of this acceptor. A proposer repeats the refusal about twice a second.
 const REFUSED_AGE_MAX: Duration = Duration::from_secs(5);

@@ -31,7 +31,7 @@ use tracing::warn;
 use crate::{
     metrics::Instruments,
     queue::Queue,
-    request::{FormStep, NoSpace, Release, Request, gather},
+    request::{FormStep, NoSpace, Release, Request},
     shared::Shared,
     store::{Opened, Reader as _, Store, StoreError},
     trace,
@@ -118,7 +118,7 @@ impl<S: Store> Worker<S> {
                 // Only waits.
                 () = stop.cancelled() => break,
             }
-            let requests = gather(&queue);
+            let requests = queue.gather();
             let worked = if requests.is_empty() {
                 ControlFlow::Continue(())
             } else {

@@ -3,43 +3,31 @@
 use std::sync::Arc;
 
 use paxos_common::{
-    paxos::{machine::Changes, slot::Slot, value::Value},
+    paxos::{slot::Slot, value::Value},
     service::{failure::Failure, metrics::Counter},
     wire::stored::Unreadable,
 };
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    history::{Holds, Record, TooOld, read_commands},
     knowledge::Knowledge,
     progress::{Mark, Progress},
+    record::{Decoded, Record, TooOld, read_commands},
+    store::Transaction,
     trace::ValueTracer,
 };
 
 /// Learned slots, ascending and without gaps; never empty.
 pub(crate) type Batch = Vec<(Slot, Value)>;
 
-/// Capacity of the queue of portions: one, so that the disk never idles while the next portion is gathered.
-pub(crate) const PORTIONS_MAX: usize = 1;
-/// Slots in a full portion.
-const PORTION_SLOTS: usize = 8_192;
-/// Bytes of values in a full portion: beyond this size, a larger transaction is no cheaper per slot. While the portion
+/// Capacity of the queue of transactions: one, so that the disk never idles while the next transaction is gathered.
+pub(crate) const TRANSACTIONS_MAX: usize = 1;
+/// Slots in a full transaction.
+const TRANSACTION_SLOTS: usize = 8_192;
+/// Bytes of values in a full transaction: beyond this size, a larger transaction is no cheaper per slot. While the transaction
 /// is full, nothing more is applied until the disk has caught up. So this limit bounds how far memory is ahead of the
 /// disk.
-const PORTION_BYTES: usize = 4 * 1024 * 1024;
-
-/// The content of one transaction.
-#[derive(Debug)]
-pub(crate) struct Portion {
-    /// The records after the previously written records.
-    pub(crate) records: Vec<Arc<Record>>,
-    /// The marks reached by these records.
-    pub(crate) marks: Vec<Mark>,
-    /// The progress after these records.
-    pub(crate) progress: Progress,
-    /// The changes of the state machine since the portion before.
-    pub(crate) changes: Changes,
-}
+const TRANSACTION_BYTES: usize = 4 * 1024 * 1024;
 
 /// The applier.
 #[derive(Debug)]
@@ -49,7 +37,7 @@ pub(crate) struct Applier {
     /// Updated after each applied batch.
     pub(crate) applied: watch::Sender<Progress>,
     /// To the disk.
-    pub(crate) portions: mpsc::Sender<Portion>,
+    pub(crate) transactions: mpsc::Sender<Transaction>,
     pub(crate) values: ValueTracer,
     /// Counts applied commands.
     pub(crate) commands: Counter,
@@ -67,7 +55,7 @@ struct Gathered {
 
 impl Gathered {
     fn has_room(&self) -> bool {
-        self.records.len() < PORTION_SLOTS && self.bytes < PORTION_BYTES
+        self.records.len() < TRANSACTION_SLOTS && self.bytes < TRANSACTION_BYTES
     }
 }
 
@@ -78,7 +66,7 @@ impl Applier {
     /// A command is from a later release: this release is too old for the log.
     pub(crate) async fn run(mut self, mut learned: mpsc::Receiver<Batch>) -> Result<(), Failure> {
         let mut gathered = Gathered::default();
-        let portions = self.portions.clone();
+        let transactions = self.transactions.clone();
         loop {
             tokio::select! {
                 // Cancel safe: a batch not returned stays queued.
@@ -87,8 +75,8 @@ impl Applier {
                     None => break,
                 },
                 // Cancel safe: nothing is sent before the permit is granted.
-                permit = portions.reserve(), if !gathered.records.is_empty() => match permit {
-                    Ok(permit) => permit.send(self.portion(std::mem::take(&mut gathered))),
+                permit = transactions.reserve(), if !gathered.records.is_empty() => match permit {
+                    Ok(permit) => permit.send(self.transaction(std::mem::take(&mut gathered))),
                     // The disk failed; the failure ends the process.
                     Err(_) => return Ok(()),
                 },
@@ -96,7 +84,7 @@ impl Applier {
         }
         if !gathered.records.is_empty() {
             // As above.
-            let _ = portions.send(self.portion(gathered)).await;
+            let _ = transactions.send(self.transaction(gathered)).await;
         }
         Ok(())
     }
@@ -105,7 +93,7 @@ impl Applier {
         let mut spans = Vec::new();
         for (slot, value) in batch {
             spans.extend(self.values.begin("learner.apply", slot, &value));
-            let Holds {
+            let Decoded {
                 shown,
                 commands,
                 unreadable,
@@ -140,8 +128,8 @@ impl Applier {
         self.unreadable.add(1);
     }
 
-    fn portion(&self, gathered: Gathered) -> Portion {
-        Portion {
+    fn transaction(&self, gathered: Gathered) -> Transaction {
+        Transaction {
             records: gathered.records,
             marks: gathered.marks,
             progress: self.progress.clone(),

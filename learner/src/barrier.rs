@@ -4,7 +4,7 @@
 //! A single task owns the core, [`Reading`]. Callers wait for the task; the askers ([`crate::tails`]) bring the
 //! acceptors' answers. While no quorum of acceptors answers, callers wait until they give up.
 
-use std::{collections::BTreeMap, pin::pin, time::Duration};
+use std::{collections::BTreeMap, pin::pin};
 
 use paxos_common::{
     paxos::{
@@ -21,13 +21,9 @@ use tokio::{
 };
 
 use crate::{
-    tails::{TAILS_MAX, Told},
+    tails::{LEADER_TIMEOUT, Question, TAILS_MAX, TailReport},
     trace::Rounds,
 };
-
-/// How long a read waits before the acceptors are asked again and the leader is asked to fill slots: L of the protocol.
-/// If the leader is gone, another proposer leads by then.
-pub(crate) const LEADER_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Capacity of the queue of calls: more than usually come in during a round. The task takes in many calls at a time. A
 /// caller without room in the queue waits for room.
@@ -53,14 +49,6 @@ struct Call {
     trace: Option<SpanContext>,
     /// The span of the wait for the state alone, when the call is traced and its round is answered.
     catching_up: Option<Span>,
-}
-
-/// The question of a round to the acceptors.
-#[derive(Clone, Debug)]
-pub(crate) struct Question {
-    pub(crate) nonce: u64,
-    /// The span of the round, when traced.
-    pub(crate) trace: Option<SpanContext>,
 }
 
 /// Handle for readers. Cheap to clone; all clones share one barrier.
@@ -115,7 +103,7 @@ pub(crate) struct Outlets {
 pub(crate) struct Keeper<T> {
     core: Reading,
     calls: mpsc::Receiver<Call>,
-    tails: mpsc::Receiver<Told>,
+    tails: mpsc::Receiver<TailReport>,
     applied: watch::Receiver<T>,
     applied_to: fn(&T) -> Slot,
     outlets: Outlets,
@@ -148,7 +136,7 @@ struct LostVotes {
 /// Makes a barrier and its keeper.
 pub(crate) fn barrier<T>(
     electorate: Electorate,
-    tails: mpsc::Receiver<Told>,
+    tails: mpsc::Receiver<TailReport>,
     applied: watch::Receiver<T>,
     applied_to: fn(&T) -> Slot,
     outlets: Outlets,
@@ -333,8 +321,8 @@ impl<T> Keeper<T> {
     }
 }
 
-impl From<Told> for Event {
-    fn from(told: Told) -> Self {
+impl From<TailReport> for Event {
+    fn from(told: TailReport) -> Self {
         Self::Tailed {
             acceptor: told.acceptor,
             nonce: told.nonce,

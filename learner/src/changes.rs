@@ -12,7 +12,7 @@ use paxos_proto::v1::{self as pb, command::Operation};
 use tokio::time::Instant;
 
 use crate::{
-    history::Record,
+    record::Record,
     store::ReadError,
     subscribe::{PROGRESS_INTERVAL, Page},
 };
@@ -35,7 +35,7 @@ impl Target {
 
 /// A message to a watcher; without changes, a progress report only.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct ChangePage {
     pub(crate) changes: Vec<pb::Change>,
     /// Every change below this slot has been sent.
     pub(crate) next: Slot,
@@ -48,9 +48,9 @@ pub(crate) fn changes(
     target: Target,
     from: Version,
     room: Room,
-) -> impl Stream<Item = Result<Told, ReadError>> + Send {
+) -> impl Stream<Item = Result<ChangePage, ReadError>> + Send {
     async_stream::try_stream! {
-        yield Told { changes: Vec::new(), next: from.slot };
+        yield ChangePage { changes: Vec::new(), next: from.slot };
         let mut pages = std::pin::pin!(pages);
         let mut told_at = Instant::now();
         while let Some(page) = pages.next().await {
@@ -63,7 +63,7 @@ pub(crate) fn changes(
             // While a long log without relevant changes is read, the watcher gets few progress reports.
             if records.is_empty() || !changes.is_empty() || told_at.elapsed() >= PROGRESS_INTERVAL {
                 told_at = Instant::now();
-                yield Told { changes, next };
+                yield ChangePage { changes, next };
             } else {
                 room.give_back();
             }

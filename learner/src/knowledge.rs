@@ -10,7 +10,7 @@ use paxos_common::paxos::{
 };
 use paxos_proto::v1 as pb;
 
-use crate::history::{Recent, Record};
+use crate::{recent::Recent, record::Record};
 
 /// Only the applier changes the state, a slot at a time: no reader waits for long, and no reader sees half a slot.
 #[derive(Debug)]

@@ -30,6 +30,8 @@ mod metrics;
 mod observe;
 mod persist;
 mod progress;
+mod recent;
+mod record;
 mod service;
 mod store;
 mod subscribe;
@@ -236,7 +238,7 @@ impl Starter {
         let (stalls, stalls_seen) = watch::channel(0);
         let (feed, feed_seen) = watch::channel(None);
         let (applied, applied_seen) = watch::channel(found.progress.clone());
-        let (portions, portions_seen) = mpsc::channel(apply::PORTIONS_MAX);
+        let (transactions, transactions_seen) = mpsc::channel(apply::TRANSACTIONS_MAX);
         let knowledge = Arc::new(Knowledge::new(found.machine));
 
         let core = Learner::new(cluster.electorate().clone(), from);
@@ -264,7 +266,7 @@ impl Starter {
             knowledge: Arc::clone(&knowledge),
             progress: found.progress,
             applied,
-            portions,
+            transactions,
             values: values.clone(),
             commands: self.instruments.commands.clone(),
             unreadable: self.instruments.unreadable.clone(),
@@ -273,7 +275,7 @@ impl Starter {
         let writing = persist::run(
             found.store,
             Arc::clone(&knowledge),
-            portions_seen,
+            transactions_seen,
             self.instruments.clone(),
             Arc::clone(&self.disk),
         );

@@ -9,11 +9,10 @@ use tokio::{
 };
 
 use crate::{
-    apply::Portion,
     disk::{Disk, RETRY_PAUSE},
     knowledge::Knowledge,
     metrics::Instruments,
-    store::{Store, WriteError},
+    store::{Store, Transaction, WriteError},
 };
 
 /// Time between checks of the write-ahead log's length while nothing is written.
@@ -30,7 +29,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) async fn run(
     mut store: Store,
     knowledge: Arc<Knowledge>,
-    mut portions: mpsc::Receiver<Portion>,
+    mut transactions: mpsc::Receiver<Transaction>,
     instruments: Instruments,
     disk: Arc<Disk>,
 ) -> Result<(), Failure> {
@@ -42,14 +41,14 @@ pub(crate) async fn run(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let received = tokio::select! {
-            // Cancel safe: a portion not received stays in the queue.
-            received = portions.recv() => Some(received),
+            // Cancel safe: a transaction not received stays in the queue.
+            received = transactions.recv() => Some(received),
             // Cancel safe: a tick not returned now is returned next time.
             _ = ticks.tick() => None,
         };
         match received {
-            Some(Some(portion)) => {
-                while let Err(error) = store.write(&portion).await {
+            Some(Some(transaction)) => {
+                while let Err(error) = store.write(&transaction).await {
                     match error {
                         // The busy timeout has passed meanwhile, so this loop does not spin.
                         WriteError::Locked => lock.held(),
@@ -61,14 +60,14 @@ pub(crate) async fn run(
                             return Err(failed(error, "write what is applied to"));
                         }
                     }
-                    if portions.is_closed() {
+                    if transactions.is_closed() {
                         // The learner stops. Unwritten slots are learned again.
                         return Ok(());
                     }
                 }
                 lock.free();
                 disk.has_space();
-                knowledge.made_durable(portion.progress.applied_to());
+                knowledge.made_durable(transaction.progress.applied_to());
             }
             Some(None) => break,
             None => {}

@@ -36,7 +36,7 @@ use tokio::{
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use crate::{
-    barrier::{Barrier, BarrierError, LEADER_TIMEOUT},
+    barrier::{Barrier, BarrierError},
     catch_up::CatchUp,
     changes,
     disk::Disk,
@@ -44,6 +44,7 @@ use crate::{
     knowledge::Knowledge,
     progress::Progress,
     subscribe::{self, applied_beyond},
+    tails::LEADER_TIMEOUT,
 };
 use reads::{Consistency, Read};
 use streams::Answers;

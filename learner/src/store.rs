@@ -22,7 +22,12 @@ use std::{
 };
 
 use paxos_common::{
-    paxos::{identity::ClusterId, machine::Machine, slot::Slot, value::Value},
+    paxos::{
+        identity::ClusterId,
+        machine::{Changes, Machine},
+        slot::Slot,
+        value::Value,
+    },
     service::failure::Failure,
     sqlite::{
         self, DataDir, Readers, SqliteError, checksum,
@@ -34,10 +39,9 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection, sqlite::S
 use tokio::time::sleep;
 
 use crate::{
-    apply::Portion,
     disk::{Disk, RETRY_PAUSE, found_no_space},
-    history::Record,
     progress::{LogDigest, MARKS_KEPT, Mark, Progress},
+    record::Record,
 };
 use stored::encode_judgements;
 
@@ -64,6 +68,19 @@ pub(crate) struct Opened {
     pub(crate) progress: Progress,
     /// The state after the slots of `progress`.
     pub(crate) machine: Machine,
+}
+
+/// The content of one transaction.
+#[derive(Debug)]
+pub(crate) struct Transaction {
+    /// The records after the previously written records.
+    pub(crate) records: Vec<Arc<Record>>,
+    /// The marks reached by these records.
+    pub(crate) marks: Vec<Mark>,
+    /// The progress after these records.
+    pub(crate) progress: Progress,
+    /// The changes of the state machine since the transaction before.
+    pub(crate) changes: Changes,
 }
 
 /// The only writer.
@@ -166,15 +183,15 @@ impl Store {
         &self.path
     }
 
-    /// Writes a portion of the log and the state after it, in one transaction.
+    /// Writes a transaction of the log and the state after it, in one transaction.
     ///
     /// # Errors
-    /// After [`WriteError::Locked`] and [`WriteError::NoSpace`] no part of the portion is written, and the caller may
+    /// After [`WriteError::Locked`] and [`WriteError::NoSpace`] no part of the transaction is written, and the caller may
     /// try again.
     ///
     /// # Cancel safety
     /// Not safe: a cancelled call may leave a transaction open.
-    pub(crate) async fn write(&mut self, portion: &Portion) -> Result<(), WriteError> {
+    pub(crate) async fn write(&mut self, transaction: &Transaction) -> Result<(), WriteError> {
         let begin = sqlx::query("BEGIN IMMEDIATE");
         if let Err(error) = begin.execute(&mut self.connection).await {
             return Err(if is_locked(&error) {
@@ -183,7 +200,7 @@ impl Store {
                 self.failed(error)
             });
         }
-        if let Err(error) = self.commit(portion).await {
+        if let Err(error) = self.commit(transaction).await {
             // Some failures have ended the transaction already.
             let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
             return Err(self.failed(error));
@@ -202,13 +219,13 @@ impl Store {
         WriteError::Failed(error)
     }
 
-    async fn commit(&mut self, portion: &Portion) -> Result<(), sqlx::Error> {
-        for records in chunks(&portion.records) {
+    async fn commit(&mut self, transaction: &Transaction) -> Result<(), sqlx::Error> {
+        for records in chunks(&transaction.records) {
             self.insert(records).await?;
         }
-        registers::write(&mut self.connection, self.cluster, &portion.changes.registers).await?;
-        registers::write_sessions(&mut self.connection, self.cluster, &portion.changes.sessions).await?;
-        self.finish(portion).await
+        registers::write(&mut self.connection, self.cluster, &transaction.changes.registers).await?;
+        registers::write_sessions(&mut self.connection, self.cluster, &transaction.changes.sessions).await?;
+        self.finish(transaction).await
     }
 
     async fn insert(&mut self, records: &[Arc<Record>]) -> Result<(), sqlx::Error> {
@@ -231,19 +248,19 @@ impl Store {
     }
 
     /// Writes the new watermark of the log, and commits.
-    async fn finish(&mut self, portion: &Portion) -> Result<(), sqlx::Error> {
+    async fn finish(&mut self, transaction: &Transaction) -> Result<(), sqlx::Error> {
         let mut sql = String::new();
-        if !portion.marks.is_empty() {
+        if !transaction.marks.is_empty() {
             sql.push_str("INSERT INTO digest (applied_to, digest) VALUES ");
-            push_tuples(&mut sql, portion.marks.len(), "(?, ?)");
+            push_tuples(&mut sql, transaction.marks.len(), "(?, ?)");
             sql.push_str("; ");
         }
         sql.push_str("UPDATE state SET applied_to = ?, digest = ?, checksum = ?; COMMIT");
         let mut query = sqlx::query(AssertSqlSafe(sql));
-        for mark in &portion.marks {
+        for mark in &transaction.marks {
             query = query.bind(integer(mark.to)).bind(&mark.digest.as_bytes()[..]);
         }
-        let Mark { to, digest } = portion.progress.latest();
+        let Mark { to, digest } = transaction.progress.latest();
         query
             .bind(integer(to))
             .bind(&digest.as_bytes()[..])

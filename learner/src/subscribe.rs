@@ -10,11 +10,7 @@ use tokio::{
     time::{error::Elapsed, timeout},
 };
 
-use crate::{
-    history::{History, PAGE_BYTES_MAX, Record},
-    progress::Progress,
-    store::ReadError,
-};
+use crate::{history::History, progress::Progress, recent::PAGE_BYTES_MAX, record::Record, store::ReadError};
 
 /// Longest time between two progress reports to an idle subscriber.
 pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_millis(900);

@@ -6,7 +6,7 @@ use paxos_common::{
     paxos::{identity::AcceptorUuid, reading::Tail, slot::Slot},
     peer::Backoff,
     trace::{
-        self, Span, Tracer,
+        self, Span, SpanContext, Tracer,
         names::{self, method},
     },
     wire,
@@ -20,9 +20,12 @@ use tonic::{Code, Request};
 
 use crate::{
     acceptors::{Acceptor, Fault, within_deadline},
-    barrier::{LEADER_TIMEOUT, Question},
     cluster::Cluster,
 };
+
+/// How long a read waits before the acceptors are asked again and the leader is asked to fill slots: L of the protocol.
+/// If the leader is gone, another proposer leads by then.
+pub(crate) const LEADER_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Capacity of the queue of answers: each acceptor has at most one answer waiting, and a cluster has fewer acceptors.
 pub(crate) const TAILS_MAX: usize = 64;
@@ -31,10 +34,18 @@ pub(crate) const TAILS_MAX: usize = 64;
 /// be missed for long after a recovery.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 
+/// The question of a round to the acceptors.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    pub(crate) nonce: u64,
+    /// The span of the round, when traced.
+    pub(crate) trace: Option<SpanContext>,
+}
+
 /// A tail that may be counted: the sender is a member, and the sender's present run agreed with everything remembered
 /// about the sender.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Told {
+pub(crate) struct TailReport {
     pub(crate) acceptor: AcceptorUuid,
     /// The nonce of the answered question.
     pub(crate) nonce: u64,
@@ -46,7 +57,7 @@ pub(crate) struct Told {
 pub(crate) struct Asker {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) question: watch::Receiver<Option<Question>>,
-    pub(crate) tails: mpsc::Sender<Told>,
+    pub(crate) tails: mpsc::Sender<TailReport>,
     pub(crate) tracer: Tracer,
 }
 
@@ -84,7 +95,7 @@ impl Asker {
 
     /// Asks a question. An unknown run is identified first, and the question is repeated: a late answer must never pass
     /// for an introduction, and an answer from an unverified run must not count.
-    async fn ask(&self, acceptor: &Acceptor, question: &Question) -> Result<Told, Fault> {
+    async fn ask(&self, acceptor: &Acceptor, question: &Question) -> Result<TailReport, Fault> {
         let mut answer = self.call(acceptor, question).await?;
         let mut vouched = self.cluster.vouch(answer.stamp.as_ref());
         if matches!(vouched, Err(Fault::Suspected)) {
@@ -92,7 +103,7 @@ impl Asker {
             answer = self.call(acceptor, question).await?;
             vouched = self.cluster.vouch(answer.stamp.as_ref());
         }
-        Ok(Told {
+        Ok(TailReport {
             acceptor: vouched?,
             nonce: answer.nonce,
             tail: Tail {

@@ -22,8 +22,8 @@ use paxos_proto::v1::{self as pb, promise_page::Answer};
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
-    driver::Input,
-    link::{Broken, Open, check},
+    input::{Input, OpenLink},
+    link::{Broken, check},
     trace::Traced,
 };
 
@@ -34,7 +34,7 @@ const FETCH_BYTES_MAX: usize = 4 << 20;
 /// Requests a promise, and passes the pages to the driver: all pages, or the pages for the slots of a scan. Begins
 /// again when the stream breaks; the driver ends the task when the campaign is over.
 pub(crate) async fn prepare(
-    open: Open,
+    open: OpenLink,
     prepare: Prepare,
     scan: Option<Scan>,
     cluster: ClusterId,
@@ -68,7 +68,7 @@ pub(crate) async fn prepare(
 }
 
 async fn promise(
-    open: &Open,
+    open: &OpenLink,
     prepare: &Prepare,
     scan: Option<Scan>,
     cluster: ClusterId,
@@ -122,7 +122,7 @@ async fn promise(
                 )
             }
         };
-        if inputs.send(Input::Told(stamp, event)).await.is_err() || last {
+        if inputs.send(Input::Reported(stamp, event)).await.is_err() || last {
             return Ok(());
         }
     }
@@ -130,7 +130,7 @@ async fn promise(
 
 /// Reads rows below the sender's own watermark, and passes them to the driver; no rows if the call fails.
 pub(crate) async fn fetch_chosen(
-    open: Open,
+    open: OpenLink,
     number: u64,
     (from, to): (Slot, Slot),
     cluster: ClusterId,
@@ -157,7 +157,7 @@ pub(crate) async fn fetch_chosen(
 }
 
 async fn chosen_rows(
-    open: &Open,
+    open: &OpenLink,
     from: Slot,
     to: Slot,
     cluster: ClusterId,

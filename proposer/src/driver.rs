@@ -7,7 +7,6 @@ use std::{
 
 use paxos_common::{
     paxos::{
-        ballot::Ballot,
         identity::{AcceptorUuid, Stamp},
         message::Word,
         proposer::{Effect, Event, Outcome, Pending, Phase, Proposer, Reason, RequestId},
@@ -28,21 +27,20 @@ use crate::{
     ask,
     clock::{Clock, stood_still},
     formation::Cluster,
-    forward::{Forwarded, Forwarder},
-    link::Open,
+    forward::Forwarder,
+    input::{Forwarded, Input, OpenLink},
     metrics::Instruments,
     requests::{Request, Waiting},
-    stream::{self, Place, Streams},
+    stream::{Place, Streams},
     timers::Timers,
     trace::Traces,
+    view::View,
 };
 
 mod forwarding;
 mod links;
 mod showing;
 mod streams;
-
-pub(crate) use crate::view::View;
 
 /// Maximum inputs taken between two rounds of effects. Inputs that arrive together form a batch, and timers are checked
 /// between rounds.
@@ -54,29 +52,10 @@ const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 /// Maximum bytes of commands in flight to another proposer. Beyond the limit commands are refused as overload.
 const FORWARDING_BYTES_MAX: usize = 64 << 20;
 
-/// Inputs of the driver.
-#[derive(Debug)]
-pub(crate) enum Input {
-    /// Passed to the core unchanged.
-    Core(Event),
-    /// Report of an acceptor, with the acceptor's commit at that time.
-    Told(Stamp, Event),
-    /// An acceptor has shown its runs, and the link is open. `None`: too few other acceptors reported tables.
-    Introduced(Event, Option<Open>),
-    /// The link broke.
-    Closed(AcceptorUuid),
-    /// From the `Accept` stream of this ballot to an acceptor.
-    Stream(AcceptorUuid, Ballot, stream::Told),
-    /// A new command.
-    Request(Request),
-    /// Result of a forwarded command.
-    Forwarded(Pending, Forwarded),
-}
-
 /// An open link to an acceptor.
 #[derive(Debug)]
 struct Link {
-    open: Open,
+    open: OpenLink,
     /// The acceptor's watermark in the last report.
     chosen_to: Slot,
     /// By the acceptor's last report, a leader is present, and nothing waits to be chosen.
@@ -245,8 +224,8 @@ impl Driver {
                 }
                 self.core.handle(event);
             }
-            Input::Stream(acceptor, ballot, told) => self.stream_told(acceptor, ballot, told),
-            Input::Told(stamp, event) => self.told(stamp, event),
+            Input::Stream(acceptor, ballot, told) => self.stream_reported(acceptor, ballot, told),
+            Input::Reported(stamp, event) => self.reported(stamp, event),
             Input::Introduced(event, open) => self.introduced(event, open),
             Input::Closed(acceptor) => {
                 self.links.remove(&acceptor);
@@ -265,7 +244,7 @@ impl Driver {
             Input::Forwarded(mut pending, forwarded) => {
                 self.forwarding_bytes -= pending.command.as_bytes().len();
                 match forwarded {
-                    Forwarded::Told(outcome) => self.answer_forwarded(pending.request, outcome),
+                    Forwarded::Decided(outcome) => self.answer_forwarded(pending.request, outcome),
                     Forwarded::Returned => {
                         self.traces.returned(&mut pending);
                         self.give_back(pending);
@@ -276,7 +255,7 @@ impl Driver {
     }
 
     /// Takes a report of an acceptor, with the acceptor's commit at that time.
-    fn told(&mut self, stamp: Stamp, event: Event) {
+    fn reported(&mut self, stamp: Stamp, event: Event) {
         if self.run_of(stamp.acceptor) != Some(stamp.run) {
             // The acceptor has introduced itself again since then, or must do so.
             return;
@@ -425,7 +404,7 @@ async fn sleep_until(at: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use paxos_common::paxos::message::Heard;
+    use paxos_common::paxos::{ballot::Ballot, message::Heard};
 
     #[test]
     fn acceptor_is_calm_while_it_hears_a_leader_and_nothing_waits() {

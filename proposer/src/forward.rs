@@ -21,7 +21,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
-use crate::driver::Input;
+use crate::input::{Forwarded, Input};
 
 /// Maximum number of forwarded commands without an answer: the limit of a leader for one stream.
 const FORWARDS_MAX: usize = 2_048;
@@ -37,15 +37,6 @@ const FORMER_PROBES_MAX: u32 = 2;
 
 /// Interval of an opening's checks for a new leader.
 const OPENING_LOOK: Duration = Duration::from_millis(50);
-
-/// Result of a forwarded command.
-#[derive(Debug)]
-pub(crate) enum Forwarded {
-    /// The leader's outcome, or an unknown outcome.
-    Told(Outcome),
-    /// The command did not reach a leader and may be handed in again.
-    Returned,
-}
 
 /// A stream to one leader.
 #[derive(Debug)]
@@ -95,7 +86,7 @@ async fn forward(
         std::iter::from_fn(|| inbox.try_recv().ok()).map(|(pending, _)| (pending, Forwarded::Returned));
     let fate = |pending| match unread {
         true => (pending, Forwarded::Returned),
-        false => (pending, Forwarded::Told(Outcome::Unknown)),
+        false => (pending, Forwarded::Decided(Outcome::Unknown)),
     };
     let sent = open.into_values().map(fate);
     for (pending, forwarded) in sent.chain(unsent) {
@@ -201,21 +192,21 @@ fn request(pending: &Pending, deadline: Option<Instant>) -> pb::ProposeStreamReq
 fn read(answer: Option<Answer>) -> Forwarded {
     let error = match answer {
         Some(Answer::Version(version)) => match Version::try_from(version) {
-            Ok(version) => return Forwarded::Told(Outcome::Chosen(version)),
-            Err(_) => return Forwarded::Told(Outcome::Unknown),
+            Ok(version) => return Forwarded::Decided(Outcome::Chosen(version)),
+            Err(_) => return Forwarded::Decided(Outcome::Unknown),
         },
         Some(Answer::Error(error)) => status::from_proto(&error),
-        None => return Forwarded::Told(Outcome::Unknown),
+        None => return Forwarded::Decided(Outcome::Unknown),
     };
     match (status::fate_of(&error), error.code()) {
         (Some(Fate::NotProposed), Code::ResourceExhausted) => {
-            Forwarded::Told(Outcome::NotProposed(Reason::Overloaded))
+            Forwarded::Decided(Outcome::NotProposed(Reason::Overloaded))
         }
         (Some(Fate::NotProposed), Code::DeadlineExceeded) => {
-            Forwarded::Told(Outcome::NotProposed(Reason::Cancelled))
+            Forwarded::Decided(Outcome::NotProposed(Reason::Cancelled))
         }
         (Some(Fate::NotProposed), _) => Forwarded::Returned,
-        (Some(Fate::OutcomeUnknown) | None, _) => Forwarded::Told(Outcome::Unknown),
+        (Some(Fate::OutcomeUnknown) | None, _) => Forwarded::Decided(Outcome::Unknown),
     }
 }
 
@@ -311,7 +302,7 @@ mod tests {
             assert!(
                 matches!(
                     input,
-                    Some(Input::Forwarded(_, Forwarded::Told(Outcome::Chosen(told)))) if told == version
+                    Some(Input::Forwarded(_, Forwarded::Decided(Outcome::Chosen(told)))) if told == version
                 ),
                 "{input:?}"
             );

@@ -18,6 +18,7 @@ mod config;
 mod driver;
 mod formation;
 mod forward;
+mod input;
 mod link;
 mod metrics;
 mod openings;
@@ -76,7 +77,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     let exporting = Exporting::start("proposer", &id.to_string())?;
     let tracer = exporting.tracer();
     let (inputs, inbox) = mpsc::channel(INPUTS_MAX);
-    let (views, view) = watch::channel(driver::View::forming(id));
+    let (views, view) = watch::channel(view::View::forming(id));
     let metrics = Metrics::new("proposer", exporting.resource())?;
     let instruments = metrics::Instruments::new(&metrics, &view);
     let readiness = Readiness::not_yet("it starts");

@@ -16,9 +16,8 @@ use paxos_common::{
         quorum::Configuration,
         witness::Guard,
     },
-    peer::{self, Address, Arrivals, Backoff, MESSAGE_BYTES_MAX, Watched},
+    peer::{self, Address, Arrivals, Backoff, MESSAGE_BYTES_MAX},
     service::{config::version, shutdown::Shutdown},
-    trace::{Span, names},
     wire::{self, Malformed},
 };
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient};
@@ -32,7 +31,8 @@ use tonic::{Streaming, transport::Channel};
 
 use crate::{
     clock::Clock,
-    driver::{Input, View},
+    input::{Input, OpenLink},
+    view::View,
 };
 
 mod introduction;
@@ -53,7 +53,7 @@ const LEAVING_MAX: Duration = Duration::from_millis(200);
 /// connection.
 const REPORTS_REMEMBERED: usize = 64;
 
-/// Open time after which a link has lasted: the next waits are short again. An uncounted acceptor must show its runs
+/// OpenLink time after which a link has lasted: the next waits are short again. An uncounted acceptor must show its runs
 /// repeatedly, on links that never last.
 const LASTING: Duration = Duration::from_secs(1);
 
@@ -78,34 +78,10 @@ pub(crate) struct Context {
     pub(crate) shutdown: Shutdown,
 }
 
-/// An open link to an acceptor.
-#[derive(Clone, Debug)]
-pub(crate) struct Open {
-    pub(crate) address: Address,
-    /// For calls beside the streams. Arriving bytes of the answers are noted in `arrivals`.
-    pub(crate) client: AcceptorClient<Watched<Channel>>,
-    pub(crate) arrivals: Arrivals,
-    pub(crate) acceptor: AcceptorUuid,
-    /// The operator's name for the acceptor, for traces.
-    pub(crate) id: Arc<str>,
-    /// The run of the acceptor's introduction. An answer from a different run is not counted.
-    pub(crate) run: RunNumber,
-    /// Cancelled when the acceptor must show its runs again.
-    pub(crate) reopen: CancellationToken,
-}
-
 impl Context {
     /// Number of table reports required from other acceptors before a new run of an acceptor counts.
     fn others_needed(&self) -> usize {
         Guard::new(self.configuration.quorums()).others_needed()
-    }
-}
-
-impl Open {
-    /// Names the called acceptor in the span of a call.
-    pub(crate) fn name(&self, span: &mut Span) {
-        span.peer(&self.address);
-        span.set(names::ACCEPTOR, self.id.to_string());
     }
 }
 
@@ -267,7 +243,7 @@ async fn serve(
     let watched = AcceptorClient::new(arrivals.watch(channel))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let open = Open {
+    let open = OpenLink {
         address: address.clone(),
         client: watched,
         arrivals,
@@ -451,7 +427,7 @@ fn reported(
         sent: reports.answered(word.report),
         word: Word::try_from(word)?,
     };
-    Ok(Input::Told(stamp, event))
+    Ok(Input::Reported(stamp, event))
 }
 
 fn report(context: &Context, to: AcceptorUuid, number: u64) -> pb::AttachRequest {

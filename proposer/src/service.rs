@@ -41,11 +41,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
-    driver::{Input, View},
+    input::Input,
     metrics::readiness,
     openings::Openings,
     requests::{self, Reply, RequestIds},
     trace::Traces,
+    view::View,
 };
 
 /// Maximum number of unanswered requests of one stream; at the limit no more requests are read from the stream.

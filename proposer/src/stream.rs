@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use paxos_common::{
     paxos::{
         ballot::Ballot,
-        identity::{AcceptorUuid, ClusterId, RunNumber, Stamp},
+        identity::{AcceptorUuid, ClusterId, RunNumber},
         message::{Accept, UNANSWERED_MAX},
         proposer::Event,
     },
@@ -24,7 +24,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
-    driver::Input,
+    input::{Input, Outgoing, StreamReport},
     link::{Broken, check},
     witnessing::Witnessing,
 };
@@ -45,26 +45,6 @@ const LASTING: Duration = Duration::from_secs(1);
 
 /// An acceptor's address, and the run of the last introduction; none while the acceptor must show its runs again.
 pub(crate) type Place = Option<(Address, RunNumber)>;
-
-/// A message to an acceptor, at intervals with the leader's memory of the acceptors.
-#[derive(Debug)]
-pub(crate) struct Outgoing {
-    pub(crate) accept: Accept,
-    pub(crate) witnesses: Vec<pb::Witness>,
-    /// The message's trace context; empty for an untraced message.
-    pub(crate) traceparent: String,
-}
-
-/// Report of a stream to the driver.
-#[derive(Debug)]
-pub(crate) enum Told {
-    /// The stream is open (again): messages go here.
-    Opened(mpsc::Sender<Outgoing>),
-    /// A message of the acceptor, as of this commit.
-    Said(Stamp, Box<Event>),
-    /// The stream broke: sent messages without an answer are lost.
-    Broke,
-}
 
 /// Shared by all streams of a proposer.
 #[derive(Clone, Debug)]
@@ -189,7 +169,7 @@ impl Keeper {
             };
             tracing::debug!(acceptor = %self.acceptor, ballot = %self.first.ballot, reason = %broken,
                 "an Accept stream broke");
-            if opened_at.is_some() && !self.tell(Told::Broke).await {
+            if opened_at.is_some() && !self.report(StreamReport::Broke).await {
                 return;
             }
             if opened_at.is_some_and(|at: Instant| at.elapsed() >= LASTING) {
@@ -250,7 +230,7 @@ impl Keeper {
             opened = opening => opened.map_err(|_| Broken::Silent)??.into_inner(),
         };
         *opened_at = Some(Instant::now());
-        if !self.tell(Told::Opened(outbox)).await {
+        if !self.report(StreamReport::Opened(outbox)).await {
             return Ok(());
         }
         let moved = async {
@@ -273,13 +253,13 @@ impl Keeper {
                 }
                 moved = &mut moved => return if moved { Err(Broken::Distrusted) } else { Ok(()) },
             };
-            if !self.tell(told).await {
+            if !self.report(told).await {
                 return Ok(());
             }
         }
     }
 
-    fn said(&self, answer: Option<pb::AcceptResponse>, run: RunNumber) -> Result<Told, Broken> {
+    fn said(&self, answer: Option<pb::AcceptResponse>, run: RunNumber) -> Result<StreamReport, Broken> {
         let answer = answer.ok_or(Broken::Closed)?;
         let stamp = check(answer.stamp.as_ref(), (self.acceptor, run), self.context.cluster)?;
         let event = match StreamAnswer::try_from(answer)? {
@@ -302,11 +282,11 @@ impl Keeper {
                 has_space,
             },
         };
-        Ok(Told::Said(stamp, Box::new(event)))
+        Ok(StreamReport::Answered(stamp, Box::new(event)))
     }
 
     /// False when the driver has ended.
-    async fn tell(&self, told: Told) -> bool {
+    async fn report(&self, told: StreamReport) -> bool {
         let input = Input::Stream(self.acceptor, self.first.ballot, told);
         self.context.inputs.send(input).await.is_ok()
     }

@@ -12,7 +12,12 @@ use paxos_common::paxos::{
 use paxos_common::{service::shutdown::Shutdown, trace::Tracer};
 use tokio_util::sync::CancellationToken;
 
+use std::collections::BTreeMap;
+
+use paxos_common::paxos::{ballot::Ballot, identity::Stamp, message::Row, value::Value};
+
 use super::*;
+use crate::ring::RING_BYTES_MAX;
 use crate::{
     store::{
         Store as _,
@@ -81,47 +86,6 @@ fn observed(
     let shutdown = Shutdown::new(&CancellationToken::new());
     let reader = PeerReader::new(disk, Arc::clone(shared), shutdown);
     observe(reader, Arc::clone(shared), from, room)
-}
-
-#[tokio::test]
-async fn ring_is_bounded_in_bytes_and_frames_and_tells_who_fell_out() {
-    let (_, _, shared) = start();
-    let ring = Ring::default();
-    for at in 0..RING_FRAMES_MAX as u64 + 10 {
-        ring.push(stamp(&shared), Slot::ZERO, Slot::ZERO, rows(at, at + 1, 1));
-    }
-    assert_eq!(ring.lock().frames.len(), RING_FRAMES_MAX);
-    assert_eq!(ring.read(9).unwrap_err(), Lagged);
-    assert!(ring.read(10).unwrap().is_some());
-    for at in 0..20 {
-        ring.push(
-            stamp(&shared),
-            Slot::ZERO,
-            Slot::ZERO,
-            rows(at, at + 1, PAGE_BYTES_MAX),
-        );
-    }
-    assert!(ring.lock().bytes <= RING_BYTES_MAX);
-    assert!(ring.read(ring.end()).unwrap().is_none());
-}
-
-#[tokio::test]
-async fn large_commit_is_told_in_frames_that_each_fit_a_message() {
-    let (_, _, shared) = start();
-    let ring = Ring::default();
-    ring.push(
-        stamp(&shared),
-        Slot::ZERO,
-        Slot::ZERO,
-        rows(0, 10, PAGE_BYTES_MAX / 3),
-    );
-    let (mut position, mut slots) = (0, Vec::new());
-    while let Some((frame, _, next)) = ring.read(position).unwrap() {
-        assert!(frame.rows.len() <= 3, "{}", frame.rows.len());
-        slots.extend(frame.rows.iter().map(|row| row.slot.get()));
-        position = next;
-    }
-    assert_eq!(slots, (0..10).collect::<Vec<_>>());
 }
 
 #[tokio::test]

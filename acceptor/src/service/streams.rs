@@ -21,7 +21,7 @@ use tonic::Status;
 use super::{Inner, check::check_report, read_failed};
 use crate::{
     attach::Attachment,
-    observe::Frame,
+    ring::Frame,
     store::{PAGE_BYTES_MAX, Reader},
 };
 

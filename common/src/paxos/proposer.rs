@@ -63,6 +63,7 @@ mod election;
 mod event;
 mod lead;
 mod notice;
+mod patience;
 mod presence;
 mod queue;
 mod standby;
@@ -74,8 +75,9 @@ pub use lead::Lead;
 pub use notice::{Absent, End, Gone, Late, Lateness, Notice, Why};
 pub use queue::Pending;
 
-use challenge::{Challenge, patience};
+use challenge::Challenge;
 use election::Election;
+use patience::patience;
 use presence::Presence;
 use queue::Queue;
 use standby::Report;

@@ -35,6 +35,7 @@ mod calls;
 mod chunks;
 mod connections;
 mod deadline;
+mod kinds;
 mod measured;
 mod outgoing;
 mod partial;

@@ -59,7 +59,7 @@ async fn apply_all(path: &Path, batches: Vec<Batch>) -> Shown {
     let found = open(path).await;
     let (sender, receiver) = mpsc::channel(batches.len().max(1));
     let (applied, seen) = watch::channel(found.progress.clone());
-    let (portions, writing) = mpsc::channel(PORTIONS_MAX);
+    let (transactions, writing) = mpsc::channel(TRANSACTIONS_MAX);
     let knowledge = Arc::new(Knowledge::new(found.machine));
     for batch in batches {
         sender.send(batch).await.unwrap();
@@ -69,7 +69,7 @@ async fn apply_all(path: &Path, batches: Vec<Batch>) -> Shown {
         knowledge: Arc::clone(&knowledge),
         progress: found.progress,
         applied,
-        portions,
+        transactions,
         values: ValueTracer::default(),
         commands: Counter::default(),
         unreadable: Counter::default(),
@@ -85,7 +85,7 @@ async fn apply_all(path: &Path, batches: Vec<Batch>) -> Shown {
     applied.unwrap();
     written.unwrap();
     let progress = seen.borrow().clone();
-    let durable_to = knowledge.recent(crate::history::Recent::durable_to);
+    let durable_to = knowledge.recent(crate::recent::Recent::durable_to);
     assert_eq!(durable_to, progress.applied_to());
     let machine = knowledge.machine(Machine::clone);
     Shown { progress, machine }
@@ -150,7 +150,7 @@ async fn learner_stops_at_a_command_of_a_later_release_instead_of_going_on_witho
     let knowledge = Arc::new(Knowledge::new(found.machine));
     let (sender, receiver) = mpsc::channel(1);
     let (applied, _seen) = watch::channel(Progress::default());
-    let (portions, _writing) = mpsc::channel(PORTIONS_MAX);
+    let (transactions, _writing) = mpsc::channel(TRANSACTIONS_MAX);
     // An operation in field 15.
     let later = bytes::Bytes::from_static(&[0x0a, 0x02, 0x7a, 0x00]);
     let value = Value::from_stored(later, bytes::Bytes::new());
@@ -159,7 +159,7 @@ async fn learner_stops_at_a_command_of_a_later_release_instead_of_going_on_witho
         knowledge,
         progress: Progress::default(),
         applied,
-        portions,
+        transactions,
         values: ValueTracer::default(),
         commands: Counter::default(),
         unreadable: Counter::default(),

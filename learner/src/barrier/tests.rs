@@ -11,13 +11,15 @@ use paxos_common::paxos::{
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
+use std::time::Duration;
+
 use super::*;
 
 /// A barrier with the test as its acceptors.
 struct Rig {
     barrier: Barrier,
     question: watch::Receiver<Option<Question>>,
-    tails: mpsc::Sender<Told>,
+    tails: mpsc::Sender<TailReport>,
     applied: watch::Sender<Slot>,
     fill: watch::Receiver<Option<Slot>>,
     shutdown: Shutdown,
@@ -86,7 +88,7 @@ impl Rig {
             trimmed_to: Slot::ZERO,
         };
         let acceptor = AcceptorUuid::from_u128(acceptor);
-        let told = Told {
+        let told = TailReport {
             acceptor,
             nonce,
             tail,

@@ -12,7 +12,7 @@ use paxos_proto::v1::{self as pb, command::Operation, duplicate, result_response
 use tonic::Status;
 
 use super::reads::register;
-use crate::history::Record;
+use crate::record::Record;
 
 /// The outcome of the command at `version`, in `record`.
 ///
@@ -37,13 +37,13 @@ pub(super) fn of_version(
     let key = command.operation.as_ref().and_then(key_of);
     let outcome = match judgement {
         Judgement::Executed(outcome) => match told(outcome, key, machine) {
-            Told::Applied(applied) => result_response::Outcome::Applied(applied),
-            Told::Failed(failed) => result_response::Outcome::ConditionFailed(failed),
+            OutcomeMessage::Applied(applied) => result_response::Outcome::Applied(applied),
+            OutcomeMessage::Failed(failed) => result_response::Outcome::ConditionFailed(failed),
         },
         Judgement::Duplicate { first, outcome } => {
             let outcome = match told(outcome, key, machine) {
-                Told::Applied(applied) => duplicate::Outcome::Applied(applied),
-                Told::Failed(failed) => duplicate::Outcome::ConditionFailed(failed),
+                OutcomeMessage::Applied(applied) => duplicate::Outcome::Applied(applied),
+                OutcomeMessage::Failed(failed) => duplicate::Outcome::ConditionFailed(failed),
             };
             result_response::Outcome::Duplicate(pb::Duplicate {
                 first: Some(first.into()),
@@ -100,24 +100,24 @@ fn foreign() -> Status {
     )
 }
 
-enum Told {
+enum OutcomeMessage {
     Applied(pb::Applied),
     Failed(pb::ConditionFailed),
 }
 
-fn told(outcome: Outcome, key: Option<&bytes::Bytes>, machine: &Machine) -> Told {
+fn told(outcome: Outcome, key: Option<&bytes::Bytes>, machine: &Machine) -> OutcomeMessage {
     let current = match outcome {
-        Outcome::Applied => return Told::Applied(pb::Applied {}),
+        Outcome::Applied => return OutcomeMessage::Applied(pb::Applied {}),
         Outcome::ConditionFailed { current } => current,
     };
     let Some(winner) = current else {
-        return Told::Failed(pb::ConditionFailed::default());
+        return OutcomeMessage::Failed(pb::ConditionFailed::default());
     };
     // The register still holds the winner's value, or that value is gone.
     let held = key
         .and_then(|key| Some((key, machine.register(key)?)))
         .filter(|(_, held)| held.version == winner);
-    Told::Failed(pb::ConditionFailed {
+    OutcomeMessage::Failed(pb::ConditionFailed {
         value_gone: held.is_none(),
         current: Some(match held {
             Some((key, held)) => register(key, held),

@@ -16,8 +16,8 @@ use tonic::Status;
 
 use super::reads::{read_key, read_prefix};
 use crate::{
-    changes::{Target, Told},
-    history::Record,
+    changes::{ChangePage, Target},
+    record::Record,
     store::ReadError,
     subscribe::Page,
 };
@@ -40,11 +40,11 @@ pub(super) fn subscription(
 
 /// A watcher's answers. The permit counts the watcher; the changes were read with this room.
 pub(super) fn watch(
-    told: impl Stream<Item = Result<Told, ReadError>> + Send + 'static,
+    told: impl Stream<Item = Result<ChangePage, ReadError>> + Send + 'static,
     permit: OwnedSemaphorePermit,
     room: Room,
 ) -> Answers<pb::WatchResponse> {
-    let response = |told: Told| pb::WatchResponse {
+    let response = |told: ChangePage| pb::WatchResponse {
         changes: told.changes,
         applied_to: told.next.get(),
     };

@@ -101,7 +101,7 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// A portion is not written, or the write-ahead log is not emptied.
+/// A transaction is not written, or the write-ahead log is not emptied.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WriteError {
     /// Waiting helps.

@@ -13,7 +13,10 @@ use paxos_common::{
 use sqlx::{Row as _, sqlite::SqliteRow};
 
 use super::{aside, integer, row_checksum, stored::decode_judgements};
-use crate::history::{PAGE_BYTES_MAX, PAGE_SLOTS_MAX, Record, read_commands};
+use crate::{
+    recent::{PAGE_BYTES_MAX, PAGE_SLOTS_MAX},
+    record::{Record, read_commands},
+};
 
 /// A page of the log cannot be read.
 #[derive(Debug, thiserror::Error)]

@@ -53,13 +53,13 @@ impl Writer {
 
     /// Applies and writes the values in one commit.
     async fn write(&mut self, values: impl IntoIterator<Item = Value>) {
-        let portion = self.apply(values);
-        self.store.write(&portion).await.unwrap();
+        let transaction = self.apply(values);
+        self.store.write(&transaction).await.unwrap();
     }
 
     /// Applies the values.
-    fn apply(&mut self, values: impl IntoIterator<Item = Value>) -> Portion {
-        let mut portion = Portion {
+    fn apply(&mut self, values: impl IntoIterator<Item = Value>) -> Transaction {
+        let mut transaction = Transaction {
             records: Vec::new(),
             marks: Vec::new(),
             progress: Progress::default(),
@@ -67,15 +67,15 @@ impl Writer {
         };
         for value in values {
             let slot = self.progress.applied_to();
-            portion.marks.extend(self.progress.pass(slot, &value));
-            let held = crate::history::read_commands(slot, &value).unwrap();
-            portion
+            transaction.marks.extend(self.progress.pass(slot, &value));
+            let held = crate::record::read_commands(slot, &value).unwrap();
+            transaction
                 .records
                 .push(self.knowledge.apply(slot, value, held.shown, &held.commands));
         }
-        portion.progress = self.progress.clone();
-        portion.changes = self.knowledge.take_changes();
-        portion
+        transaction.progress = self.progress.clone();
+        transaction.changes = self.knowledge.take_changes();
+        transaction
     }
 
     /// The same with `count` values, each naming its slot.
@@ -478,10 +478,10 @@ async fn lock_of_another_process_is_told_from_a_failure_and_loses_nothing() {
     let options = SqliteConnectOptions::new().filename(directory.path().join(FILE));
     let mut holder = SqliteConnection::connect_with(&options).await.unwrap();
     sqlx::query("BEGIN IMMEDIATE").execute(&mut holder).await.unwrap();
-    let portion = writer.apply([value("one")]);
-    let error = writer.store.write(&portion).await.unwrap_err();
+    let transaction = writer.apply([value("one")]);
+    let error = writer.store.write(&transaction).await.unwrap_err();
     assert!(matches!(error, WriteError::Locked), "{error}");
     sqlx::query("ROLLBACK").execute(&mut holder).await.unwrap();
-    writer.store.write(&portion).await.unwrap();
+    writer.store.write(&transaction).await.unwrap();
     assert_eq!(writer.log.page(Slot::ZERO, slot_at(1)).await.unwrap().len(), 1);
 }

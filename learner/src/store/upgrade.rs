@@ -13,7 +13,7 @@ use super::{
     registers::{load_sessions, write_sessions},
     row_checksum,
 };
-use crate::history::read_commands;
+use crate::record::read_commands;
 
 /// The schema version before the upgrade.
 const OLD_VERSION: i64 = 2;

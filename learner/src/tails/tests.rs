@@ -12,7 +12,7 @@ struct Rig {
     way: Arc<Acceptor>,
     cluster: Arc<Cluster>,
     question: watch::Sender<Option<Question>>,
-    tails: mpsc::Receiver<Told>,
+    tails: mpsc::Receiver<TailReport>,
 }
 
 fn question(nonce: u64) -> Question {
@@ -50,12 +50,12 @@ impl Rig {
     }
 
     /// Asks, and waits for the next tail that counts.
-    async fn told(&mut self, nonce: u64) -> Told {
+    async fn told(&mut self, nonce: u64) -> TailReport {
         self.question.send_replace(Some(question(nonce)));
         self.tell().await
     }
 
-    async fn tell(&mut self) -> Told {
+    async fn tell(&mut self) -> TailReport {
         let told = timeout(Duration::from_secs(30), self.tails.recv());
         told.await.expect("it answers").unwrap()
     }

@@ -6,9 +6,10 @@ use paxos_common::{
 };
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{Driver, FORWARDING_BYTES_MAX, Input};
+use super::{Driver, FORWARDING_BYTES_MAX};
 use crate::{
-    forward::{Forwarded, Forwarder},
+    forward::Forwarder,
+    input::{Forwarded, Input},
     requests::Request,
 };
 
@@ -28,14 +29,14 @@ impl Driver {
                     self.waiting.add(pending.request, reply, deadline);
                     self.waiting.answer(pending.request, stopping);
                 }
-                Input::Forwarded(pending, Forwarded::Told(outcome)) => {
+                Input::Forwarded(pending, Forwarded::Decided(outcome)) => {
                     self.answer(pending.request, outcome);
                 }
                 Input::Forwarded(pending, Forwarded::Returned) => {
                     self.answer(pending.request, stopping);
                 }
                 Input::Core(_)
-                | Input::Told(..)
+                | Input::Reported(..)
                 | Input::Stream(..)
                 | Input::Introduced(..)
                 | Input::Closed(_) => {}

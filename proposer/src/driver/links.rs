@@ -10,8 +10,11 @@ use paxos_common::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Driver, Input, Link};
-use crate::link::{self, Open};
+use super::{Driver, Link};
+use crate::{
+    input::{Input, OpenLink},
+    link,
+};
 
 impl Driver {
     pub(super) fn open_links(
@@ -42,7 +45,7 @@ impl Driver {
 
     /// Takes in an acceptor that has shown its runs. Without `open`, too few other acceptors reported tables. The
     /// introduction and the opening are a single step: a second process can show runs under the same uuid.
-    pub(super) fn introduced(&mut self, introduced: Event, open: Option<Open>) {
+    pub(super) fn introduced(&mut self, introduced: Event, open: Option<OpenLink>) {
         // Answers of an earlier run no longer count.
         if let Event::Introduced { acceptor, runs, .. } = &introduced
             && runs.last().map(|run| run.run) != self.run_of(*acceptor)

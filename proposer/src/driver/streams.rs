@@ -15,8 +15,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Driver, Input};
-use crate::stream::{Context, Outgoing, Place, Sent, Stream, Told};
+use super::Driver;
+use crate::{
+    input::{Input, Outgoing, StreamReport},
+    stream::{Context, Place, Sent, Stream},
+};
 
 impl Driver {
     /// Sets the acceptor's place. `None`: the acceptor must show its runs again before streams are reopened. A broken
@@ -72,18 +75,18 @@ impl Driver {
         }
     }
 
-    pub(super) fn stream_told(&mut self, acceptor: AcceptorUuid, ballot: Ballot, told: Told) {
+    pub(super) fn stream_reported(&mut self, acceptor: AcceptorUuid, ballot: Ballot, told: StreamReport) {
         // Reports of a stream shut since then are dropped.
         let Some(stream) = self.streams.get_mut(&(ballot, acceptor)) else {
             return;
         };
         match told {
-            Told::Opened(outbox) => {
+            StreamReport::Opened(outbox) => {
                 stream.opened(outbox);
                 self.core.handle(Event::StreamOpened { acceptor, ballot });
             }
-            Told::Said(stamp, event) => self.told(stamp, *event),
-            Told::Broke => {
+            StreamReport::Answered(stamp, event) => self.reported(stamp, *event),
+            StreamReport::Broke => {
                 stream.broke();
                 self.traces.closed(acceptor);
                 self.core.handle(Event::StreamBroke { acceptor, ballot });

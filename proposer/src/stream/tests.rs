@@ -3,7 +3,12 @@
 use std::sync::{Arc, Mutex};
 
 use futures::{StreamExt as _, stream::BoxStream};
-use paxos_common::paxos::{ballot::ProposerId, identity::CommitCounter, slot::Slot, value::Value};
+use paxos_common::paxos::{
+    ballot::ProposerId,
+    identity::{CommitCounter, Stamp},
+    slot::Slot,
+    value::Value,
+};
 use pb::acceptor_server::{Acceptor, AcceptorServer};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -218,7 +223,7 @@ impl Scene {
         self.place.send_replace(Some((self.address.clone(), run)));
     }
 
-    async fn told(&mut self) -> Told {
+    async fn report(&mut self) -> StreamReport {
         match self.inputs.recv().await {
             Some(Input::Stream(of, at, told)) if (of, at) == (acceptor(), ballot()) => told,
             other => panic!("{other:?}"),
@@ -226,7 +231,7 @@ impl Scene {
     }
 
     async fn opened(&mut self) -> Taken {
-        let Told::Opened(outbox) = self.told().await else {
+        let StreamReport::Opened(outbox) = self.report().await else {
             panic!("it is not open");
         };
         self.stream.as_mut().unwrap().opened(outbox);
@@ -247,14 +252,14 @@ async fn stream_begins_with_its_first_message_and_is_opened_again_when_it_breaks
         let second = taken.read().await;
         assert_eq!((second.sequence, second.alive_interval_ms), (1, 0));
         taken.say_alive().await;
-        let said = scene.told().await;
+        let said = scene.report().await;
         let silent = Duration::from_millis(7);
         assert!(
-            matches!(&said, Told::Said(_, event) if matches!(**event, Event::Alive { silent: told, .. } if told == silent)),
+            matches!(&said, StreamReport::Answered(_, event) if matches!(**event, Event::Alive { silent: told, .. } if told == silent)),
             "{said:?}"
         );
         drop(taken);
-        assert!(matches!(scene.told().await, Told::Broke));
+        assert!(matches!(scene.report().await, StreamReport::Broke));
     }
 }
 
@@ -300,24 +305,24 @@ async fn acceptor_that_restarted_must_show_its_runs_before_its_answers_count() {
     let restarted = RunNumber::from_random(6);
     *scene.run.lock().unwrap() = restarted;
     drop(taken);
-    assert!(matches!(scene.told().await, Told::Broke));
+    assert!(matches!(scene.report().await, StreamReport::Broke));
     let taken = scene.opened().await;
     taken.say_alive().await;
-    assert!(matches!(scene.told().await, Told::Broke), "another run");
+    assert!(matches!(scene.report().await, StreamReport::Broke), "another run");
     scene.introduce();
     loop {
         let taken = scene.opened().await;
         taken.say_alive().await;
-        match scene.told().await {
-            Told::Said(stamp, _) => break assert_eq!(stamp.run, restarted),
+        match scene.report().await {
+            StreamReport::Answered(stamp, _) => break assert_eq!(stamp.run, restarted),
             // The stream was opened before the introduction.
-            Told::Broke => {}
-            Told::Opened(_) => panic!("it is open"),
+            StreamReport::Broke => {}
+            StreamReport::Opened(_) => panic!("it is open"),
         }
     }
     scene.place.send_replace(None);
     assert!(
-        matches!(scene.told().await, Told::Broke),
+        matches!(scene.report().await, StreamReport::Broke),
         "it must show its runs again"
     );
 }

@@ -6,25 +6,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Proposer, Timer, notice::Why, standby::Report};
+use super::{Proposer, Timer, notice::Why, patience::patience, standby::Report};
 use crate::paxos::{ballot::Ballot, identity::AcceptorUuid};
-
-/// Time without progress before the first challenge.
-const PATIENCE_MIN: Duration = Duration::from_secs(5);
-
-/// Longest time without progress before a challenge, after futile challenges.
-const PATIENCE_MAX: Duration = Duration::from_secs(60);
-
-/// Number of doublings from `PATIENCE_MIN` to `PATIENCE_MAX`.
-const DOUBLINGS_MAX: u32 = 4;
 
 /// Longest gap between two waiting commands within a single wait: callers that retry continue the same wait.
 const DEMAND_GAP: Duration = Duration::from_secs(1);
-
-/// Five seconds, doubled by each futile attempt, sixty seconds at most.
-pub(super) fn patience(in_vain: u32) -> Duration {
-    (PATIENCE_MIN * (1 << in_vain.min(DOUBLINGS_MAX))).min(PATIENCE_MAX)
-}
 
 /// Longest time between two answers of a continuously answering acceptor, unless the leader timeout is longer: an idle
 /// standby reports rarely.

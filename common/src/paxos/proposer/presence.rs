@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Phase, Proposer, Timer,
-    challenge::patience,
     notice::{Absent, End, Late, Lateness},
+    patience::patience,
 };
 use crate::paxos::identity::AcceptorUuid;
 

@@ -28,9 +28,10 @@ use super::{
     answers::Outbound,
     chunks::{self, Chunk, Chunks},
     connections::{Origin, Usage},
+    kinds::{Kind, OpenCalls},
     outgoing::{Pools, Room},
     partial::{Partials, Share},
-    shares::{Kind, Open, Place},
+    shares::Place,
 };
 use crate::{peer::MESSAGE_BYTES_MAX, wire::status};
 
@@ -43,7 +44,7 @@ const PREFIX_BYTES: usize = 5;
 #[derive(Clone, Debug)]
 pub(super) struct Limited {
     routes: Routes,
-    open: Arc<Open>,
+    open: Arc<OpenCalls>,
     partials: Arc<Partials>,
     pools: Arc<Pools>,
 }

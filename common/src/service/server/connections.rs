@@ -22,7 +22,7 @@ use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, PollSemaphore, WaitForCancellationFutureOwned};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
-use super::shares::Open;
+use super::kinds::OpenCalls;
 
 /// Pause after a failed accept, for example when files run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -46,7 +46,7 @@ pub(super) struct Limits {
 #[derive(Debug)]
 pub(super) struct Usage {
     /// Open calls by kind.
-    pub(super) open: Open,
+    pub(super) open: OpenCalls,
     state: Mutex<State>,
     /// Cancelled when the connection must close, or has closed.
     close: CancellationToken,
@@ -63,7 +63,7 @@ struct State {
 impl Usage {
     pub(super) fn new() -> Self {
         Self {
-            open: Open::default(),
+            open: OpenCalls::default(),
             state: Mutex::new(State {
                 calls: 0,
                 unused_since: Instant::now(),

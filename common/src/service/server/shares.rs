@@ -7,95 +7,24 @@
 //! reserve to newcomers: to 48 newcomers for peers and clients. Health checks have no limit for the process, so every
 //! check is answered. The limit for a connection implies a limit for the process, since connections are limited.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use tonic::Status;
 
-use super::connections::Usage;
+use super::{
+    connections::Usage,
+    kinds::{Kind, OpenCalls},
+};
 use crate::wire::status;
 
 /// A connection with fewer open calls of a kind may use the reserve of this kind.
 const FEW: usize = 8;
 
-/// Number of kinds.
-const KINDS: usize = 5;
-
-/// The caller of a call, as far as the method shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Roles: the acceptor's methods, and a learner's Fill request to a proposer.
-    Peers,
-    /// Applications: commands and reads. Standbys forward commands by the same methods.
-    Clients,
-    /// Operators: status, reflection, and unknown methods.
-    Probes,
-    /// `grpc.health.v1.Health/Check`.
-    Checks,
-    /// `grpc.health.v1.Health/Watch`.
-    Watches,
-}
-
-impl Kind {
-    pub(super) fn of_path(path: &str) -> Self {
-        match path {
-            "/grpc.health.v1.Health/Check" => return Self::Checks,
-            "/grpc.health.v1.Health/Watch" => return Self::Watches,
-            "/paxos.v1.Proposer/Fill" => return Self::Peers,
-            _ => {}
-        }
-        let mut parts = path.split('/').skip(1);
-        match (parts.next(), parts.next()) {
-            (_, Some("Status")) => Self::Probes,
-            (Some("paxos.v1.Acceptor"), _) => Self::Peers,
-            (Some("paxos.v1.Proposer" | "paxos.v1.Learner"), _) => Self::Clients,
-            _ => Self::Probes,
-        }
-    }
-
-    /// Limits of open calls of this kind: in the process, and on one connection.
-    const fn most(self) -> (usize, usize) {
-        match self {
-            // Hundreds of learners with three streams each.
-            Self::Peers => (3_072, usize::MAX),
-            // Thousands of single calls and streams, of some 30 KiB each while they only wait.
-            Self::Clients => (3_072, usize::MAX),
-            Self::Probes => (256, 64),
-            // With 768 connections: 1,536. A probe has one check open at a time.
-            Self::Checks => (usize::MAX, 2),
-            // A client watches each connection once.
-            Self::Watches => (256, 4),
-        }
-    }
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Peers => "the list of open calls of peers",
-            Self::Clients => "the list of open calls of clients",
-            Self::Probes => "the list of open calls for status and reflection",
-            Self::Checks => "the connection's list of open health checks",
-            Self::Watches => "the list of open health watches",
-        }
-    }
-}
-
-/// Open calls by kind.
-#[derive(Debug, Default)]
-pub(super) struct Open([AtomicUsize; KINDS]);
-
-impl Open {
-    fn of(&self, kind: Kind) -> &AtomicUsize {
-        &self.0[kind as usize]
-    }
-}
-
 /// An open call, until this value is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     kind: Kind,
-    all: Arc<Open>,
+    all: Arc<OpenCalls>,
     usage: Option<Arc<Usage>>,
 }
 
@@ -104,7 +33,7 @@ impl Place {
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED: too many calls are open.
-    pub(super) fn take(all: &Arc<Open>, kind: Kind, usage: Option<Arc<Usage>>) -> Result<Self, Status> {
+    pub(super) fn take(all: &Arc<OpenCalls>, kind: Kind, usage: Option<Arc<Usage>>) -> Result<Self, Status> {
         let (most, most_of_connection) = kind.most();
         // Counts from here on, until dropped.
         let place = Self {
@@ -139,6 +68,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::server::kinds::KINDS;
 
     const KINDS_ALL: [Kind; KINDS] = [
         Kind::Peers,
@@ -149,7 +79,7 @@ mod tests {
     ];
 
     /// Opens as many calls as a connection may open now.
-    fn open_all(all: &Arc<Open>, kind: Kind) -> Vec<Place> {
+    fn open_all(all: &Arc<OpenCalls>, kind: Kind) -> Vec<Place> {
         let usage = Arc::new(Usage::new());
         let open = || Place::take(all, kind, Some(Arc::clone(&usage))).ok();
         std::iter::from_fn(open).take(10_000).collect()
@@ -158,7 +88,7 @@ mod tests {
     #[test]
     fn greedy_connections_leave_calls_to_a_newcomer_and_to_other_kinds() {
         for kind in KINDS_ALL {
-            let all = Arc::new(Open::default());
+            let all = Arc::new(OpenCalls::default());
             let (most, most_of_connection) = kind.most();
             let greedy: Vec<_> = (0..8).map(|_| open_all(&all, kind)).collect();
             let first = greedy[0].len();
@@ -185,7 +115,7 @@ mod tests {
 
     #[test]
     fn one_connection_alone_may_have_as_many_calls_as_http_2_lets_it_open() {
-        let all = Arc::new(Open::default());
+        let all = Arc::new(OpenCalls::default());
         let most = open_all(&all, Kind::Clients).len();
         assert!(
             most >= super::super::STREAMS_PER_CONNECTION_MAX as usize,
@@ -196,7 +126,7 @@ mod tests {
     #[test]
     fn newcomers_find_calls_beside_many_greedy_connections() {
         for kind in [Kind::Peers, Kind::Clients, Kind::Probes] {
-            let all = Arc::new(Open::default());
+            let all = Arc::new(OpenCalls::default());
             let greedy: Vec<_> = (0..64).map(|_| Arc::new(Usage::new())).collect();
             let open = |usage: &Arc<Usage>| Place::take(&all, kind, Some(Arc::clone(usage)));
             let most = kind.most().0;
@@ -218,7 +148,7 @@ mod tests {
 
     #[test]
     fn hundreds_of_connections_never_open_more_than_the_process_may_have() {
-        let all = Arc::new(Open::default());
+        let all = Arc::new(OpenCalls::default());
         let open: Vec<_> = (0..768).map(|_| open_all(&all, Kind::Clients)).collect();
         let count: usize = open.iter().map(Vec::len).sum();
         assert!(count <= Kind::Clients.most().0, "{count}");

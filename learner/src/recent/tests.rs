@@ -1,5 +1,7 @@
 //! The records in memory, and the content of a page.
 
+use paxos_common::paxos::value::Value;
+
 use super::*;
 
 fn slot(number: u64) -> Slot {

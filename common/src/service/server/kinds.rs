@@ -1,0 +1,74 @@
+//! Kinds of calls, their limits, and the number of open calls of each kind.
+
+use std::sync::atomic::AtomicUsize;
+
+/// Number of kinds.
+pub(super) const KINDS: usize = 5;
+
+/// The caller of a call, as far as the method shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Roles: the acceptor's methods, and a learner's Fill request to a proposer.
+    Peers,
+    /// Applications: commands and reads. Standbys forward commands by the same methods.
+    Clients,
+    /// Operators: status, reflection, and unknown methods.
+    Probes,
+    /// `grpc.health.v1.Health/Check`.
+    Checks,
+    /// `grpc.health.v1.Health/Watch`.
+    Watches,
+}
+
+impl Kind {
+    pub(super) fn of_path(path: &str) -> Self {
+        match path {
+            "/grpc.health.v1.Health/Check" => return Self::Checks,
+            "/grpc.health.v1.Health/Watch" => return Self::Watches,
+            "/paxos.v1.Proposer/Fill" => return Self::Peers,
+            _ => {}
+        }
+        let mut parts = path.split('/').skip(1);
+        match (parts.next(), parts.next()) {
+            (_, Some("Status")) => Self::Probes,
+            (Some("paxos.v1.Acceptor"), _) => Self::Peers,
+            (Some("paxos.v1.Proposer" | "paxos.v1.Learner"), _) => Self::Clients,
+            _ => Self::Probes,
+        }
+    }
+
+    /// Limits of open calls of this kind: in the process, and on one connection.
+    pub(super) const fn most(self) -> (usize, usize) {
+        match self {
+            // Hundreds of learners with three streams each.
+            Self::Peers => (3_072, usize::MAX),
+            // Thousands of single calls and streams, of some 30 KiB each while they only wait.
+            Self::Clients => (3_072, usize::MAX),
+            Self::Probes => (256, 64),
+            // With 768 connections: 1,536. A probe has one check open at a time.
+            Self::Checks => (usize::MAX, 2),
+            // A client watches each connection once.
+            Self::Watches => (256, 4),
+        }
+    }
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Peers => "the list of open calls of peers",
+            Self::Clients => "the list of open calls of clients",
+            Self::Probes => "the list of open calls for status and reflection",
+            Self::Checks => "the connection's list of open health checks",
+            Self::Watches => "the list of open health watches",
+        }
+    }
+}
+
+/// OpenCalls calls by kind.
+#[derive(Debug, Default)]
+pub(super) struct OpenCalls([AtomicUsize; KINDS]);
+
+impl OpenCalls {
+    pub(super) fn of(&self, kind: Kind) -> &AtomicUsize {
+        &self.0[kind as usize]
+    }
+}
