@@ -148,7 +148,7 @@ impl<R> Inner<R> {
             ))),
             (None, _) => Err(match &*self.shared.published().membership {
                 Membership::Forming(_) => status::unavailable(
-                    "this acceptor does not vote yet: its cluster forms",
+                    "this acceptor does not vote yet: its cluster is still forming",
                     status::Fate::NotProposed,
                 ),
                 Membership::Blank | Membership::Formed(_) => status::wrong_cluster(
@@ -259,7 +259,7 @@ impl<R: Reader> Acceptor for Service<R> {
         check_ballot(prepare.ballot)?;
         check_address("proposer_address", &prepare.address)?;
         let (ballot, from) = (prepare.ballot, prepare.from);
-        let place = Inner::<R>::place(&self.inner.promises, "the list of promises that are being read")?;
+        let place = Inner::<R>::place(&self.inner.promises, "the list of promises being read")?;
         let shared = &self.inner.shared;
         let promised = shared.published().leadership.promised;
         let is_turned_away = ballot < promised || !promised.admits_jump_to(ballot);

@@ -258,7 +258,10 @@ async fn healthcheck_tells_ready_from_answering_and_from_nobody() {
     .await;
     let blank = run(&["healthcheck", &acceptor]).await;
     let reason = String::from_utf8_lossy(&blank.stderr);
-    assert!(reason.contains("it belongs to no formed cluster yet"), "{reason}");
+    assert!(
+        reason.contains("this acceptor belongs to no formed cluster yet"),
+        "{reason}"
+    );
     // Blank, it lives: a cluster is formed by asking it.
     let live = async |address: &str| run(&["healthcheck", "--live", address]).await.status.code();
     assert_eq!(live(&acceptor).await, READY);

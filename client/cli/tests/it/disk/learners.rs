@@ -70,8 +70,11 @@ async fn learner_with_a_full_disk_stands_aside_and_goes_on_by_itself() {
     outcome.check(&cluster.log_of(&cluster.learners[full], outcome.end()).await);
     cluster.digests_are_equal(outcome.end()).await;
     let log = cluster.learners[full].log();
-    assert!(log.contains("Free some space; it goes on by itself"), "{log}");
-    assert!(log.contains("there is space on the disk again"), "{log}");
+    assert!(
+        log.contains("Free some space; this learner then continues by itself"),
+        "{log}"
+    );
+    assert!(log.contains("the disk has space again"), "{log}");
     assert!(cluster.learners[full].stop().await.success());
 }
 
