@@ -252,7 +252,7 @@ async fn acceptor_of_another_cluster_is_refused_and_so_is_a_wrong_count() {
         (&wrong, "the acceptors hold different lists"),
         (
             &short,
-            "2 acceptor addresses are given, and the cluster has 3 acceptors",
+            "2 acceptor addresses are given, but the cluster has 3 acceptors",
         ),
     ] {
         cluster.add_proposer(urls, &[]);
@@ -336,8 +336,8 @@ async fn wiped_acceptor_is_refused_and_the_rest_goes_on() {
     bad_disk(
         &mut cluster,
         outcome,
-        "it has lost its disk",
-        "it has lost its disk",
+        "has lost its disk",
+        "has lost its disk",
         "is blank, and its cluster is formed: it has lost its disk",
     )
     .await;
@@ -364,6 +364,6 @@ async fn acceptor_on_an_older_copy_of_its_disk_is_refused_and_the_rest_goes_on()
     fs::remove_dir_all(&directory).unwrap();
     copy(Path::new(&older), Path::new(&directory));
     cluster.acceptors[2].start();
-    let text = "it has lost its disk, or runs on an older copy";
+    let text = "the acceptor has lost its disk, or runs on an older copy";
     bad_disk(&mut cluster, outcome, text, text, text).await;
 }

@@ -57,7 +57,7 @@ async fn refused_acceptor_is_counted_again_when_the_others_forget_what_is_wrong(
     until("the third acceptor is refused", async || {
         cluster.proposers[0]
             .log()
-            .contains("had told of commit 1000000 in run 4d")
+            .contains("had reported commit 1000000 in run 4d")
             .then_some(())
     })
     .await;
@@ -65,7 +65,7 @@ async fn refused_acceptor_is_counted_again_when_the_others_forget_what_is_wrong(
     let listen = cluster.acceptors[2].address.as_str().replace("http://", "");
     until("the third acceptor knows that it is refused", async || {
         let health = run(&["healthcheck", &listen]).await;
-        let told = String::from_utf8_lossy(&health.stderr).contains("does not count it");
+        let told = String::from_utf8_lossy(&health.stderr).contains("does not count this acceptor");
         (health.status.code() == Some(1) && told).then_some(())
     })
     .await;
