@@ -286,7 +286,12 @@ async fn roles_are_ready_when_they_are_of_use_and_say_why_not() {
         acceptor.signal(Signal::SIGSTOP);
     }
     ready(&cluster.proposers[0], 503, "not ready").await;
-    ready(&cluster.learners[0], 503, "heard lately from 1 of the acceptors").await;
+    ready(
+        &cluster.learners[0],
+        503,
+        "recent reports from 1 of the acceptors",
+    )
+    .await;
     health_is(&cluster.proposers[0], ServingStatus::NotServing).await;
     health_is(&cluster.learners[0], ServingStatus::NotServing).await;
     for acceptor in &cluster.acceptors[..2] {
