@@ -152,7 +152,7 @@ impl<R> Inner<R> {
                     status::Fate::NotProposed,
                 ),
                 Membership::Blank | Membership::Formed(_) => status::wrong_cluster(
-                    "this acceptor belongs to no cluster: it is new, or it has lost its disk",
+                    "this acceptor belongs to no cluster: the acceptor is new, or has lost its disk",
                 ),
             }),
         }

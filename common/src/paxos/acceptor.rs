@@ -167,7 +167,7 @@ pub enum Violation {
         ballot: Ballot,
     },
     /// A different value for a chosen slot.
-    #[error("slot {slot} is chosen, and ballot {ballot} proposes another value for it")]
+    #[error("slot {slot} is chosen, but ballot {ballot} proposes another value for this slot")]
     SecondValueForChosen {
         /// The slot.
         slot: Slot,
@@ -180,7 +180,7 @@ pub enum Violation {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum FormRefusal {
     /// The list names only other acceptors.
-    #[error("the list of acceptors does not name this one, {0}")]
+    #[error("the list of acceptors does not name this acceptor, {0}")]
     NotListed(AcceptorUuid),
     /// Another list is stored already.
     #[error(
