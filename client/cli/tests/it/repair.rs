@@ -1,4 +1,4 @@
-//! An acceptor that is refused on its right disk, because another remembers something wrong, and its repair.
+//! An acceptor refused on the right disk, because another acceptor remembers something wrong, and the repair.
 
 use crate::harness::{Cluster, PATIENCE, run, stdout, until};
 use paxos_common::{
@@ -12,7 +12,7 @@ use paxos_common::{
 };
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient};
 
-/// Something wrong about one acceptor is passed on to another by a leader, as one did that counted an older copy.
+/// Passes a wrong run of an acceptor on to another acceptor, like a leader that counted an older copy.
 async fn poison(cluster: &Cluster, at: usize, of: &pb::Stamp) {
     let mut client = AcceptorClient::new(connect_lazy(&cluster.acceptors[at].address));
     let accept = Accept {
@@ -69,7 +69,7 @@ async fn refused_acceptor_is_counted_again_when_the_others_forget_what_is_wrong(
         (health.status.code() == Some(1) && told).then_some(())
     })
     .await;
-    // It goes on being refused, and nobody else is, however often it shows its runs.
+    // The acceptor is still refused, and no other acceptor is, however often the refused acceptor shows its runs.
     cluster.client().append("without it", PATIENCE).await.unwrap();
 
     // A running acceptor is not repaired.

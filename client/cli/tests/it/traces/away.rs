@@ -1,4 +1,4 @@
-//! Collectors that are not there, and variables that name none.
+//! Absent collectors, and variables without a collector.
 
 use std::time::Duration;
 
