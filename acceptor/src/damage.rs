@@ -42,7 +42,7 @@ pub(crate) async fn scrub<R: Reader>(
                     return Err(Failure::storage(error).context("read all rows"));
                 }
                 Err(error) => {
-                    error!(%error, slot = from.get(), "cannot read the rows from here on; trying again later");
+                    error!(%error, slot = from.get(), "cannot read the rows from this slot on; trying again later");
                     PASS_PAUSE
                 }
             };

@@ -34,7 +34,7 @@ const MESSAGE_BYTES_MAX: usize = paxos_common::service::server::MESSAGE_BYTES_MA
 
 const _: () = assert!(
     ROOM as u64 > UNANSWERED_MAX,
-    "a leader that keeps its bound is never cut off"
+    "the room must exceed a leader's limit of unanswered messages"
 );
 
 /// See the head of this file.

@@ -73,7 +73,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     let tracer = exporting.tracer();
     let metrics = Metrics::new("acceptor", exporting.resource())?;
     let instruments = Instruments::new(&metrics);
-    let readiness = Readiness::not_yet("it starts");
+    let readiness = Readiness::not_yet("this process is starting");
     serve(config.metrics, &metrics, &readiness, &shutdown).await?;
     let directory = DataDir::open(&config.data_dir)?;
     let data_dir = directory.path().display().to_string();

@@ -66,14 +66,14 @@ impl Instruments {
     pub(crate) fn new(metrics: &Metrics) -> Self {
         let [prepare_rejections, accept_rejections] = metrics.counters(
             "paxos.acceptor.rejections",
-            "Requests turned away, because a higher ballot is promised",
+            "Requests rejected because of a promise to a higher ballot",
             "phase",
             ["prepare", "accept"],
         );
         Self {
             commits: metrics.durations(
                 "paxos.acceptor.commit.duration",
-                "Time of a commit, until it is on disk",
+                "Duration of a commit, until durable on disk",
             ),
             rows: metrics.counts("paxos.acceptor.commit.rows", "Slots written by a commit"),
             prepare_rejections,
@@ -105,7 +105,7 @@ impl Instruments {
         };
         gauge(
             "paxos.acceptor.chosen_to",
-            "Watermark: every slot below it is chosen, as leaders told",
+            "Watermark: every lower slot is chosen, as reported by leaders",
             |published| published.chosen_to,
         );
         gauge(
@@ -117,14 +117,14 @@ impl Instruments {
         metrics.gauge(
             "paxos.acceptor.formed",
             "",
-            "1 once it votes in a cluster",
+            "1 once this acceptor votes in a cluster",
             move || u64::from(seen.formed().is_some()),
         );
         let seen = Arc::clone(shared);
         metrics.gauge(
             "paxos.acceptor.no_space",
             "",
-            "1 while too little space is left on its disk: it grants nothing",
+            "1 while the disk has too little space: this acceptor promises and accepts nothing",
             move || u64::from(seen.published().no_space),
         );
         let seen = Arc::clone(shared);
@@ -138,19 +138,19 @@ impl Instruments {
         metrics.gauge(
             "paxos.acceptor.queue.requests",
             "",
-            "Requests that wait for the writer",
+            "Requests waiting for the writer",
             move || seen.len() as u64,
         );
         let seen = Arc::clone(queue);
         metrics.seconds(
             "paxos.acceptor.waiting",
-            "Time that the oldest request has been waiting for the writer or its commit; 0 when none waits",
+            "Waiting time of the oldest request, for the writer or for its commit; 0 when no request waits",
             move || seen.waiting(),
         );
         let seen = self.clone();
         metrics.seconds(
             "paxos.acceptor.slowest_commit",
-            "Time of the slowest commit of the last minute; one that is not finished counts with its time so far",
+            "Duration of the slowest commit of the last minute; an unfinished commit counts with its time so far",
             move || seen.slowest_commit(),
         );
         let bytes = Arc::clone(&self.wal_bytes);
@@ -165,13 +165,15 @@ impl Instruments {
     /// Whether the acceptor can vote.
     pub(crate) fn readiness(&self, shared: &Shared, queue: &Queue) -> Result<(), Reason> {
         if shared.formed().is_none() {
-            return Err("it belongs to no formed cluster yet".into());
+            return Err("this acceptor belongs to no formed cluster yet".into());
         }
         if shared.published().no_space {
-            return Err("too little space is left on its disk: it grants nothing".into());
+            return Err(
+                "too little space is left on the disk: this acceptor promises and accepts nothing".into(),
+            );
         }
         if let Some(reason) = shared.refusal() {
-            return Err(format!("a proposer does not count it: {reason}").into());
+            return Err(format!("a proposer does not count this acceptor: {reason}").into());
         }
         self.disk_keeps_up(queue.waiting())
     }
@@ -181,11 +183,11 @@ impl Instruments {
         let elapsed = self.lock().commits.under_way(Instant::now());
         if elapsed > COMMIT_MAX {
             let seconds = elapsed.as_secs();
-            return Err(format!("its disk has not finished a commit for {seconds} seconds").into());
+            return Err(format!("the disk has not finished a commit for {seconds} seconds").into());
         }
         if waiting > COMMIT_MAX {
             let seconds = waiting.as_secs();
-            return Err(format!("a request has been waiting for its disk for {seconds} seconds").into());
+            return Err(format!("a request has been waiting for the disk for {seconds} seconds").into());
         }
         Ok(())
     }
@@ -284,7 +286,7 @@ mod tests {
         assert_eq!(instruments.disk_keeps_up(Duration::ZERO), Ok(()));
         assert!(instruments.slowest_commit() >= COMMIT_MAX * 2);
         let reason = instruments.disk_keeps_up(COMMIT_MAX * 3).unwrap_err();
-        assert!(reason.contains("waiting for its disk for 15 seconds"), "{reason}");
+        assert!(reason.contains("waiting for the disk for 15 seconds"), "{reason}");
     }
 
     #[test]

@@ -149,11 +149,11 @@ impl<R> Inner<R> {
             ))),
             (None, _) => Err(match &*self.shared.published().membership {
                 Membership::Forming(_) => status::unavailable(
-                    "this acceptor does not vote yet: its cluster forms",
+                    "this acceptor does not vote yet: its cluster is still forming",
                     status::Fate::NotProposed,
                 ),
                 Membership::Blank | Membership::Formed(_) => status::wrong_cluster(
-                    "this acceptor belongs to no cluster: it is new, or it has lost its disk",
+                    "this acceptor belongs to no cluster: the acceptor is new, or has lost its disk",
                 ),
             }),
         }
@@ -260,7 +260,7 @@ impl<R: Reader> Acceptor for Service<R> {
         check_ballot(prepare.ballot)?;
         check_address("proposer_address", &prepare.address)?;
         let (ballot, from) = (prepare.ballot, prepare.from);
-        let place = Inner::<R>::place(&self.inner.promises, "the list of promises that are being read")?;
+        let place = Inner::<R>::place(&self.inner.promises, "the list of promises being read")?;
         let shared = &self.inner.shared;
         let promised = shared.published().leadership.promised;
         let is_turned_away = ballot < promised || !promised.admits_jump_to(ballot);

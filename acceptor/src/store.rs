@@ -47,9 +47,9 @@ pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
 pub const PROMISES_KEPT: i64 = 1000;
 
 /// Advice to the operator of a disk that lacks answered commits.
-const ADVICE: &str = "This acceptor must not vote any more. Leave it stopped: the other acceptors go on without it. \
-    If a file of its data directory was moved or replaced, put all files of the directory back as they last were; \
-    delete none of them";
+const ADVICE: &str = "This acceptor must not vote any more. Leave this acceptor stopped: the other acceptors continue \
+    without it. If a file of the data directory was moved or replaced, restore all files of the directory to their \
+    last state; delete no file";
 
 /// The disk failed, or lacks required data.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +82,7 @@ pub enum StoreError {
         source: SqliteError,
     },
     /// The directory was made for another acceptor.
-    #[error("the data directory belongs to acceptor {found:?}, and this one was started as {asked:?}")]
+    #[error("the data directory belongs to acceptor {found:?}, but this acceptor was started as {asked:?}")]
     OtherAcceptor {
         /// The name in the directory.
         found: String,

@@ -235,7 +235,7 @@ impl<S: Store> Worker<S> {
             warn!(
                 rows,
                 first = first.get(),
-                "rows on disk are damaged: they count as unknown until the leader has repaired them. Look at this disk"
+                "rows on disk are damaged: these rows count as unknown until repaired by the leader. Check this disk"
             );
             self.shared.publish(&self.core);
         }

@@ -93,7 +93,7 @@ async fn log_that_is_cut_lost_or_of_another_time_is_refused() {
     let (new, answered) = story.killed().await;
     let scratch = tempfile::tempdir().unwrap();
     let frame = 4096 + 24;
-    let lost = ["holds the commits up to", "COMMITS", "lost commits"];
+    let lost = ["holds only the commits up to", "COMMITS", "lost commits"];
     for frames in 1..6 {
         let cut = new.with(LOG, |bytes| bytes.truncate(bytes.len() - frames * frame));
         assert_refused(&judge(scratch.path(), &cut, &answered, "cut").await, &lost);
@@ -160,7 +160,7 @@ async fn files_of_different_times_are_refused_without_the_counter_and_stay_as_th
         "an old database beside a new log",
     )
     .await;
-    assert_refused(&end, &["one of the two is of another time"]);
+    assert_refused(&end, &["one of the two files is from another time"]);
     for (name, bytes) in &mixed.0 {
         assert!(
             fs::read(scratch.path().join(name)).unwrap() == *bytes,

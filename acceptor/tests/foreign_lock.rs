@@ -174,7 +174,7 @@ async fn start_waits_for_a_reader_in_another_process_and_says_so_once() {
     sleep(READS_FOR).await;
     assert_eq!(process.child.try_wait().unwrap(), None, "the start gave up");
     sqlx::query("COMMIT").execute(&mut reader).await.unwrap();
-    process.says("the start goes on").await;
+    process.says("the start continues").await;
     process.client().await;
     let log = fs::read_to_string(&process.log).unwrap();
     assert_eq!(log.matches("another process reads this file").count(), 1, "{log}");

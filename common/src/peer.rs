@@ -38,7 +38,7 @@ pub struct Address(String);
 
 /// The text is not a valid address of a process.
 #[derive(Debug, thiserror::Error)]
-#[error("{text:?} is no address: {fault}; give http://HOST:PORT, for example http://127.0.0.1:7001")]
+#[error("{text:?} is not an address: {fault}; give http://HOST:PORT, for example http://127.0.0.1:7001")]
 pub struct AddressError {
     text: String,
     fault: &'static str,
@@ -70,26 +70,26 @@ impl FromStr for Address {
         if text.len() > ADDRESS_BYTES_MAX {
             return Err(AddressError {
                 text: text.chars().take(32).chain("...".chars()).collect(),
-                fault: "it has more than 256 bytes",
+                fault: "the text has more than 256 bytes",
             });
         }
         let Ok(uri) = text.parse::<Uri>() else {
-            return refuse("it is no URL");
+            return refuse("the text is not a URL");
         };
         if uri.scheme_str() != Some("http") {
-            return refuse("it does not start with http:// (there is no TLS yet)");
+            return refuse("the text does not start with http:// (there is no TLS yet)");
         }
         let Some(authority) = uri
             .authority()
             .filter(|authority| !authority.as_str().contains('@'))
         else {
-            return refuse("the host is missing or odd");
+            return refuse("the host is missing or invalid");
         };
         if authority.host().is_empty() || authority.port_u16().is_none_or(|port| port == 0) {
             return refuse("the host or the port is missing");
         }
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-            return refuse("there is something behind the port");
+            return refuse("text follows the port");
         }
         Ok(Self(format!("http://{authority}")))
     }

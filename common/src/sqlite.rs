@@ -71,7 +71,8 @@ pub enum SqliteError {
     },
     /// The file's schema is older than this release can read.
     #[error(
-        "written by an older release (schema version {found}) that this one (version {supported}) cannot read"
+        "written by an older release (schema version {found}); this release (version {supported}) cannot read the \
+         file"
     )]
     Older {
         /// The version in the file.

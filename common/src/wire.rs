@@ -55,11 +55,12 @@ pub enum Malformed {
         to: u64,
     },
     /// Proposals not in ascending order of slots.
-    #[error("proposals must ascend by slot: {0} comes after one that is not lower")]
+    #[error("proposals must ascend by slot: slot {0} follows an equal or higher slot")]
     NotAscending(Slot),
     /// A value that learners cannot apply.
     #[error(
-        "the value of slot {slot} cannot be applied: {reason}. Propose an encoded Value whose commands keep the limits"
+        "the value of slot {slot} cannot be applied: {reason}. Propose an encoded Value with commands within the \
+         limits"
     )]
     Value {
         /// The slot.

@@ -1,4 +1,4 @@
-//! Rules of the house that a program can check: over every source file of the repository.
+//! Project rules that a program can check, over every source file of the repository.
 
 use std::{
     fs,
@@ -6,10 +6,11 @@ use std::{
     process::Command,
 };
 
-/// Most lines of a file (inclusive): beyond that it does more than its first line says.
+/// Limit of lines of a file (inclusive). A longer file does more than its first line says.
 const LINES_MAX: usize = 500;
 
-/// Most bytes of a file that is committed (inclusive): whoever clones the repository gets it, and nobody reads it.
+/// Limit of bytes of a committed file (inclusive). Every clone downloads such a file, and no person reads a larger
+/// file.
 const BYTES_MAX: u64 = 256 << 10;
 
 /// Files that may be longer, each with its reason.
@@ -36,7 +37,7 @@ const LONGER: &[(&str, &str)] = &[
     ),
 ];
 
-/// What the cores must not touch: time, chance, disks, networks, runtimes and logs come in as events or not at all.
+/// Names that the cores must not use. Time, chance, disks, networks, runtimes and logs come in as events or not at all.
 const IMPURE: &[&str] = &[
     "tokio",
     "tonic",
@@ -96,7 +97,7 @@ fn code(line: &str) -> &str {
     line.split("//").next().unwrap_or_default()
 }
 
-/// Whether `word` stands in `line` by itself, and not as part of a longer name.
+/// Whether `word` occurs in `line` as a whole name, and not as part of a longer name.
 fn mentions(line: &str, word: &str) -> bool {
     let is_name = |character: char| character.is_alphanumeric() || character == '_';
     line.match_indices(word).any(|(at, _)| {
@@ -155,13 +156,13 @@ fn nothing_large_is_committed() {
         .args(["ls-files", "-z"])
         .current_dir(repository())
         .output();
-    // The sources may have come without their history: then there is nothing that could be committed.
+    // Sources without their history have nothing to commit.
     let Some(listed) = listed.ok().filter(|listed| listed.status.success()) else {
         return;
     };
     let listed = String::from_utf8(listed.stdout).expect("names of files are text");
     for path in listed.split_terminator('\0') {
-        // What is listed and gone is about to be taken out.
+        // A listed but missing file is about to be removed.
         if let Ok(file) = repository().join(path).symlink_metadata() {
             assert!(
                 file.len() <= BYTES_MAX,

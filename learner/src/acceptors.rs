@@ -50,39 +50,44 @@ pub(crate) enum Fault {
     #[error("{}", peer::reason(.0))]
     Call(#[from] Status),
     /// The stream ended: the acceptor stops, or lets a slow reader start over.
-    #[error("it ended the stream")]
+    #[error("the acceptor ended the stream")]
     Ended,
     /// Waiting helps: a proposer completes the forming.
-    #[error("it has stored the configuration but is not formed yet")]
+    #[error("the acceptor has stored the configuration but is not formed yet")]
     Forming,
     /// The acceptor must never be counted.
     #[error(
-        "it is blank, although the cluster is formed: it has lost its disk, and cannot come back as a blank one"
+        "the acceptor is blank, but the cluster is formed: the acceptor has lost its disk, and cannot rejoin as a \
+         blank acceptor"
     )]
     Blank,
     /// The acceptor must never be counted.
-    #[error("it belongs to cluster {found}, not to {expected}")]
+    #[error("the acceptor belongs to cluster {found}, not to {expected}")]
     OtherCluster { found: ClusterId, expected: ClusterId },
     /// The acceptor must never be counted.
-    #[error("it answers as acceptor {0}, which is no member of the cluster")]
+    #[error("acceptor {0} answers at this address, but is no member of the cluster")]
     Stranger(AcceptorUuid),
     /// The acceptor must never be counted.
-    #[error("it answers as acceptor {found} and was acceptor {expected} when the stream opened")]
+    #[error(
+        "acceptor {found} answers at this address, but acceptor {expected} answered when the stream opened"
+    )]
     Changed {
         found: AcceptorUuid,
         expected: AcceptorUuid,
     },
     /// Waiting helps, unless the acceptor shows the same runs again: a restart may have followed the last showing.
-    #[error("it must show its runs anew")]
+    #[error("the acceptor must show its runs again")]
     Suspected,
     /// Waiting helps.
-    #[error("its run is new, and only {told} of the {needed} other acceptors needed report their tables")]
+    #[error(
+        "the acceptor's run is new, and only {told} of the {needed} required other acceptors report their tables"
+    )]
     Unwitnessed { told: usize, needed: usize },
     /// The acceptor must never be counted.
     #[error(transparent)]
     WentBack(WentBack),
     /// The acceptor does not speak the protocol.
-    #[error("it sends what cannot be read: {0}")]
+    #[error("the acceptor sent an invalid message: {0}")]
     Malformed(#[from] Malformed),
 }
 

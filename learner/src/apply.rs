@@ -120,9 +120,9 @@ impl Applier {
             tracing::error!(
                 %slot,
                 %reason,
-                "a chosen value is no batch of commands: every learner applies it as a no-op; some process that is no \
-                 proposer of this cluster got acceptors of an earlier release, or its own claim, to vote for it: look who \
-                 can reach the acceptors"
+                "a chosen value is no batch of commands: every learner applies the value as a no-op. A process other \
+                 than the proposers of this cluster got votes for the value from acceptors of an earlier release, or \
+                 claimed votes of its own: check which processes can reach the acceptors"
             );
         }
         self.unreadable.add(1);

@@ -36,7 +36,7 @@ pub(crate) enum BarrierError {
     #[error("{READS_MAX} reads wait already")]
     Full,
     /// The learner stops.
-    #[error("the learner stops")]
+    #[error("the learner is stopping")]
     Stopping,
 }
 
@@ -121,12 +121,12 @@ pub(crate) struct Keeper<T> {
 /// A quorum of acceptors knows less than was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "acceptors have lost votes that they had shown: this learner had applied every slot below {applied_to} before it asked \
-     how far they have voted, and a quorum of them answers that it has voted for nothing from slot {bound} on. What was \
-     chosen there is gone from their disks, and this learner may be the last to hold it, so it answers nothing. Keep its \
-     data directory. Look at the acceptors' disks and logs: a write-ahead log or a data directory was lost, cut off or \
-     replaced by an older copy. Stop the proposers, because what they propose now may take the place of acknowledged \
-     writes"
+    "acceptors have lost votes reported earlier: this learner had applied every slot below {applied_to} before asking \
+     the acceptors for their highest votes, but a quorum of acceptors reports no vote from slot {bound} on. The \
+     values chosen there are gone from the acceptors' disks. This learner may hold the last copy, and therefore \
+     answers nothing. Keep the data directory of this learner. Check the acceptors' disks and logs: a write-ahead log \
+     or a data directory was lost, truncated or replaced by an older copy. Stop the proposers: new proposals may \
+     replace acknowledged writes"
 )]
 struct LostVotes {
     bound: Slot,

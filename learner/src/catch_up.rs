@@ -98,11 +98,11 @@ impl CatchUp {
             self.once.send_if_modified(|once| !std::mem::replace(once, true));
             Ok(())
         } else if fresh < quorum {
-            Err(format!("heard lately from {fresh} of the acceptors; a quorum is {quorum}").into())
+            Err(format!("recent reports from {fresh} of the acceptors; a quorum is {quorum}").into())
         } else if behind == 0 {
-            Err("what the acceptors told is growing old".into())
+            Err("the acceptors' reports are growing old".into())
         } else {
-            Err(format!("it has {behind} slots to apply until it has caught up").into())
+            Err(format!("this learner must apply {behind} slots to catch up").into())
         }
     }
 

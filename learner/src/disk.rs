@@ -48,8 +48,8 @@ impl Disk {
         drop(state);
         tracing::error!(
             file = %file.display(), waited_s = now.duration_since(since).as_secs(),
-            "no space is left on the disk of this file: this learner writes nothing and refuses reads, and the other \
-             learners go on. Free some space; it goes on by itself"
+            "no space is left on the disk of this file: this learner writes nothing and refuses reads; the other \
+             learners continue. Free some space; this learner then continues by itself"
         );
     }
 
@@ -58,7 +58,7 @@ impl Disk {
         if let Some(full) = self.lock().take() {
             tracing::info!(
                 file = %full.file.display(), waited_s = full.since.elapsed().as_secs(),
-                "there is space on the disk again: going on"
+                "the disk has space again: this learner continues"
             );
         }
     }

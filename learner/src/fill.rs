@@ -40,7 +40,7 @@ impl Filler {
                 continue;
             };
             let Some(address) = self.leader() else {
-                tracing::debug!(%to, "nobody known leads: nothing is filled");
+                tracing::debug!(%to, "no leader is known: nothing is filled");
                 continue;
             };
             if link.as_ref().is_none_or(|(linked, _)| *linked != address) {

@@ -129,7 +129,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
         .keep_measured(directory.path().to_owned());
     shutdown.spawn(shutdown.token().clone().run_until_cancelled_owned(measuring));
     metrics::show(&metrics, &service, &catch_up);
-    let readiness = Readiness::not_yet("it starts");
+    let readiness = Readiness::not_yet("this process is starting");
     let seen = service.clone();
     let keep = readiness.clone().keep(move || seen.readiness());
     shutdown.spawn(shutdown.token().clone().run_until_cancelled_owned(keep));

@@ -35,11 +35,11 @@ impl Instruments {
             ),
             unreadable: metrics.counter(
                 "paxos.learner.unreadable_values",
-                "Chosen values that are no batch of commands, applied as no-ops",
+                "Chosen values without a valid batch of commands, applied as no-ops",
             ),
             read_rounds: metrics.counter(
                 "paxos.learner.read_rounds",
-                "Rounds of asking the acceptors, each for all linearizable reads that wait",
+                "Rounds of questions to the acceptors, each for all waiting linearizable reads",
             ),
             reads: metrics.counter("paxos.learner.reads", "Reads answered, of any consistency"),
             wal_bytes: Arc::default(),
@@ -77,29 +77,29 @@ pub(crate) fn show(metrics: &Metrics, service: &LearnerService, catch_up: &Arc<C
     };
     gauge(
         "paxos.learner.applied_to",
-        "Watermark: every slot below it is applied",
+        "Watermark: every lower slot is applied",
         |service| service.applied_to().map_or(0, |slot| slot.get()),
     );
     gauge(
         "paxos.learner.durable_to",
-        "Watermark: every slot below it is on this learner's disk",
+        "Watermark: every lower slot is on this learner's disk",
         |service| service.durable_to().map_or(0, |slot| slot.get()),
     );
     gauge(
         "paxos.learner.reads_waiting",
-        "Linearizable reads that wait",
+        "Waiting linearizable reads",
         LearnerService::reads_waiting,
     );
     gauge(
         "paxos.learner.registers",
-        "Registers that hold a value",
+        "Registers with a value",
         LearnerService::registers,
     );
     let (service, catch_up) = (service.clone(), Arc::clone(catch_up));
     metrics.gauge(
         "paxos.learner.lag",
         "",
-        "Slots that an acceptor told to be chosen and that are not applied yet",
+        "Slots reported as chosen by an acceptor and not applied yet",
         move || {
             let applied_to = service.applied_to().map_or(0, |slot| slot.get());
             catch_up.tail().get().saturating_sub(applied_to)

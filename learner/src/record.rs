@@ -19,7 +19,7 @@ const RECORD_BYTES: usize = 32;
 
 /// A chosen value of a later release. This release must not skip the value.
 #[derive(Debug, thiserror::Error)]
-#[error("the command at {0} asks for something that this release does not know")]
+#[error("the command at {0} has an operation unknown to this release")]
 pub(crate) struct TooOld(Version);
 
 /// An applied slot.

@@ -144,7 +144,9 @@ impl LearnerService {
 
     fn opened(&self) -> Result<&Opened, Status> {
         self.opened.get().ok_or_else(|| {
-            Status::unavailable("this learner has not found a formed cluster yet: retry, here or at another")
+            Status::unavailable(
+                "this learner has not found a formed cluster yet: retry, here or at another learner",
+            )
         })
     }
 
@@ -160,7 +162,7 @@ impl LearnerService {
             .look_once(opened.applied_to(), std::time::Instant::now());
         caught_up.map(|()| opened).map_err(|reason| {
             Status::unavailable(format!(
-                "this learner has not caught up since its start ({reason}): retry, here or at another"
+                "this learner has not caught up since its start ({reason}): retry, here or at another learner"
             ))
         })
     }
@@ -200,7 +202,7 @@ impl Opened {
             return Ok(());
         }
         Err(out_of_range(format!(
-            "slot {slot} is beyond the log: slots below {applied_to} are there"
+            "slot {slot} is beyond the log: the log holds the slots below {applied_to}"
         )))
     }
 
@@ -256,7 +258,7 @@ impl Opened {
                 .record(version.slot)
                 .await
                 .map_err(|error| streams::read_failed(&error))?
-                .ok_or_else(|| Status::internal("an applied slot is in no history"))?;
+                .ok_or_else(|| Status::internal("an applied slot is missing in the history"))?;
             let answer = self
                 .knowledge
                 .machine(|machine| results::of_version(version, &record, machine))?;
@@ -295,7 +297,7 @@ async fn in_time<T>(
     match timeout_at(limit, answer).await {
         Ok(answer) => answer,
         Err(_) => Err(Status::deadline_exceeded(
-            "the deadline passed before this learner was up to date; retry, here or at another",
+            "the deadline passed before this learner was up to date; retry, here or at another learner",
         )),
     }
 }

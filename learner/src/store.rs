@@ -409,7 +409,10 @@ async fn with_fine_marks(progress: Progress, log: &Log, path: &str) -> Result<Pr
             Err(ReadError::Sqlite { source, .. }) => return Err(source.into()),
             Err(error @ ReadError::Damaged { .. }) => {
                 // The state is sound. Until the next start, only readers of this very slot notice the damage.
-                tracing::warn!(%error, file = path, "this learner can be compared with others at few slots");
+                tracing::warn!(
+                    %error, file = path,
+                    "this learner can be compared with other learners at few slots only"
+                );
                 return Ok(progress);
             }
         };

@@ -111,7 +111,7 @@ async fn promise(
                 (Event::PrepareRejected { ballot, promised }, true)
             }
             Answer::Refused(refused) => {
-                tracing::debug!(acceptor = %open.acceptor, reason = refused.reason, "an acceptor refuses our ballot");
+                tracing::debug!(acceptor = %open.acceptor, reason = refused.reason, "an acceptor refuses the ballot");
                 let promised = Refused::try_from(refused)?.promised;
                 (
                     Event::PrepareRefused {
@@ -141,8 +141,12 @@ pub(crate) async fn fetch_chosen(
     let mut values = Vec::new();
     match timeout(FETCH_TIMEOUT, chosen_rows(&open, from, to, cluster, &mut values)).await {
         Ok(Ok(())) => {}
-        Ok(Err(broken)) => tracing::debug!(acceptor = %open.acceptor, reason = %broken, "fetch chosen rows"),
-        Err(_) => tracing::debug!(acceptor = %open.acceptor, "fetch chosen rows: no answer in time"),
+        Ok(Err(broken)) => {
+            tracing::debug!(acceptor = %open.acceptor, reason = %broken, "fetching chosen rows failed");
+        }
+        Err(_) => {
+            tracing::debug!(acceptor = %open.acceptor, "fetching chosen rows failed: no answer in time");
+        }
     }
     if let Some(span) = &mut span {
         span.set(names::PEER, open.acceptor.to_string());

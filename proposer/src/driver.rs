@@ -193,7 +193,7 @@ impl Driver {
                 return Err(Failure::internal(anyhow::anyhow!(reason)));
             }
             if self.stop_at.is_some_and(|stop_at| stop_at <= Instant::now()) {
-                tracing::warn!("stopping before everything in flight is answered: its outcome is unknown");
+                tracing::warn!("stopping with unanswered commands in flight: their outcomes are unknown");
                 break;
             }
         }
@@ -378,7 +378,7 @@ impl Driver {
             }
             Effect::Readmitted(acceptor) => {
                 self.show_refused(acceptor, None);
-                tracing::info!(%acceptor, "its right disk is back: the acceptor is counted again");
+                tracing::info!(%acceptor, "the acceptor runs on its right disk again, and is counted again");
             }
             Effect::Told(notice) => self.announce(&notice),
             Effect::HandedOver => self.handed_over = true,

@@ -54,8 +54,8 @@ pub(crate) async fn form(addresses: &[Address], shutdown: &Shutdown) -> Result<O
                 lost,
             } => {
                 for address in &lost {
-                    tracing::error!(%address, "this acceptor is blank although its cluster is formed: it has lost its \
-                        disk and is not counted; it cannot be replaced in this release");
+                    tracing::error!(%address, "this acceptor is blank, but its cluster is formed: the acceptor has \
+                        lost its disk and is not counted; it cannot be replaced in this release");
                 }
                 let step = Step::Complete(pb::Configuration::from(&configuration));
                 // No need to wait for these answers: one formed member proves that all members have stored the list.
@@ -83,7 +83,10 @@ pub(crate) async fn form(addresses: &[Address], shutdown: &Shutdown) -> Result<O
                 // The acceptor's list differs, or the acceptor is foreign. A call without a step reads the acceptor's
                 // state, and the core reports the difference.
                 Err(status) if status.code() == Code::FailedPrecondition => {
-                    tracing::warn!(%address, reason = status.message(), "an acceptor refuses to form a cluster with us");
+                    tracing::warn!(
+                        %address, reason = status.message(),
+                        "an acceptor refuses to form a cluster with this proposer"
+                    );
                     let asked = ask(&clients, &[Arc::clone(&address)], None).await;
                     asked
                         .into_iter()

@@ -80,7 +80,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     let (views, view) = watch::channel(view::View::forming(id));
     let metrics = Metrics::new("proposer", exporting.resource())?;
     let instruments = metrics::Instruments::new(&metrics, &view);
-    let readiness = Readiness::not_yet("it starts");
+    let readiness = Readiness::not_yet("this process is starting");
     let seen = view.clone();
     let keep = readiness.clone().keep(move || metrics::readiness(&seen.borrow()));
     shutdown.spawn(shutdown.token().clone().run_until_cancelled_owned(keep));

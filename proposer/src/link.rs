@@ -88,33 +88,33 @@ impl Context {
 /// Reason for a link that is not open.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Broken {
-    #[error("it does not answer")]
+    #[error("the acceptor does not answer")]
     Silent,
     #[error("{}", peer::reason(.0))]
     Call(#[from] tonic::Status),
-    #[error("it closed the stream")]
+    #[error("the acceptor closed the stream")]
     Closed,
-    #[error("its answer makes no sense: {0}")]
+    #[error("the acceptor's answer is invalid: {0}")]
     Malformed(#[from] Malformed),
     #[error(
-        "it is blank, and its cluster is formed: it has lost its disk. It is not counted, for good: stop it; it cannot be \
-         replaced in this release"
+        "the acceptor is blank, but its cluster is formed: the acceptor has lost its disk, and is never counted \
+         again. Stop the acceptor; it cannot be replaced in this release"
     )]
     Blank,
-    #[error("it has started again since it showed its runs")]
+    #[error("the acceptor has restarted since showing its runs")]
     Restarted,
-    #[error("it is not counted until its runs agree with what is remembered of it")]
+    #[error("the acceptor is not counted until its runs agree with the remembered runs of this acceptor")]
     Distrusted,
     #[error(
-        "the acceptor is not counted yet: its run is new, and only {told} of the {needed} other acceptors needed report \
-         their tables"
+        "the acceptor is not counted yet: its run is new, and only {told} of the {needed} required other acceptors \
+         report their tables"
     )]
     Unwitnessed { told: usize, needed: usize },
-    #[error("it has stored the list of members, and does not become one")]
+    #[error("the acceptor has stored the list of members, but does not become a member")]
     Forming,
-    #[error("it belongs to another cluster, {0}: it is not counted; correct --acceptors")]
+    #[error("the acceptor belongs to another cluster, {0}, and is not counted: correct --acceptors")]
     OtherCluster(ClusterId),
-    #[error("it is acceptor {0}, which is no member of this cluster: it is not counted; correct --acceptors")]
+    #[error("acceptor {0} is no member of this cluster, and is not counted: correct --acceptors")]
     Stranger(AcceptorUuid),
 }
 

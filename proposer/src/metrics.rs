@@ -55,14 +55,14 @@ impl Instruments {
         show(metrics, view);
         let [prepare_rejections, accept_rejections] = metrics.counters(
             "paxos.proposer.rejections",
-            "Answers of acceptors that had promised a higher ballot",
+            "Rejections by acceptors because of a promise to a higher ballot",
             "phase",
             ["prepare", "accept"],
         );
         Self {
             proposals: metrics.counters(
                 "paxos.proposer.proposals",
-                "Commands answered, those that the leader was asked to order included",
+                "Commands answered, including commands forwarded to the leader",
                 "outcome",
                 OUTCOMES,
             ),
@@ -76,7 +76,7 @@ impl Instruments {
             ),
             campaigns: metrics.counters(
                 "paxos.proposer.campaigns",
-                "Campaigns by what a quorum said of the leader before: silent, ended (its streams), resigned, none_known (a new cluster), no_progress",
+                "Campaigns, by a quorum's report on the former leader: silent, ended (its streams), resigned, none_known (a new cluster), no_progress",
                 "reason",
                 CAMPAIGN_REASONS,
             ),
@@ -198,37 +198,40 @@ fn show(metrics: &Metrics, view: &watch::Receiver<View>) {
         let view = view.clone();
         metrics.gauge(name, unit, help, move || look(&view.borrow()));
     };
-    gauge("paxos.proposer.leading", "", "1 while it leads", |view| {
-        u64::from(view.phase == ProposerPhase::Leading)
-    });
+    gauge(
+        "paxos.proposer.leading",
+        "",
+        "1 while this proposer leads",
+        |view| u64::from(view.phase == ProposerPhase::Leading),
+    );
     gauge(
         "paxos.proposer.chosen_to",
         "",
-        "Watermark: every slot below it is known to be chosen",
+        "Watermark: every lower slot is known to be chosen",
         |view| view.chosen_to.get(),
     );
     gauge(
         "paxos.proposer.slots_in_flight",
         "",
-        "Slots that are proposed and not known to be chosen",
+        "Slots proposed and not known to be chosen",
         |view| view.proposed_to.get().saturating_sub(view.chosen_to.get()),
     );
     gauge(
         "paxos.proposer.queue.commands",
         "",
-        "Commands that wait for a slot",
+        "Commands waiting for a slot",
         |view| view.queued as u64,
     );
     gauge(
         "paxos.proposer.queue.size",
         "By",
-        "Bytes of the commands that wait for a slot",
+        "Bytes of the commands waiting for a slot",
         |view| view.queued_bytes as u64,
     );
     gauge(
         "paxos.proposer.acceptors_linked",
         "",
-        "Acceptors to which the way is open",
+        "Acceptors with an open connection",
         |view| view.links.len() as u64,
     );
 }
@@ -242,12 +245,12 @@ pub(crate) fn readiness(view: &View) -> Result<(), Reason> {
     // Without a quorum of links this proposer cannot lead. A leader known to the few linked acceptors proves nothing: a
     // candidate cut off from a quorum gets the same report.
     if linked < quorum {
-        return Err(format!("it reaches {linked} of the acceptors; a quorum is {quorum}").into());
+        return Err(format!("this proposer reaches {linked} of the acceptors; a quorum is {quorum}").into());
     }
     if view.phase == ProposerPhase::Leading || view.leader.is_some() {
         return Ok(());
     }
-    Err("nobody is heard of who leads".into())
+    Err("no leader is known".into())
 }
 
 #[cfg(test)]

@@ -112,7 +112,7 @@ impl Traces {
     pub(crate) fn returned(&mut self, pending: &mut Pending) {
         if let Some(request) = self.requests.get_mut(&pending.request) {
             if let Some(span) = &mut request.at {
-                span.fail("not_leading", "it found no leader there");
+                span.fail("not_leading", "the called proposer knew no leader");
             }
             request.at = self.tracer.below(Some(&request.received), "proposer.queue");
             pending.traceparent = travelling(&request.batch);
@@ -128,7 +128,7 @@ impl Traces {
         if let Some(mut span) = request.at {
             match outcome {
                 Outcome::Chosen(_) => {}
-                Outcome::Unknown => span.fail("unknown", "nobody knows whether it was ordered"),
+                Outcome::Unknown => span.fail("unknown", "unknown whether the command was ordered"),
                 Outcome::NotProposed(reason) => span.fail(word(reason), "not proposed"),
             }
             span.end();
@@ -269,7 +269,7 @@ impl Traces {
         let lost: Vec<_> = self.messages.range(keys).map(|(&key, _)| key).collect();
         for key in lost {
             if let Some(Message { mut span, .. }) = self.messages.remove(&key) {
-                span.fail("lost", "no answer came to this message");
+                span.fail("lost", "the message got no answer");
             }
         }
     }
@@ -298,7 +298,10 @@ impl Traces {
                 let batches = std::mem::take(&mut self.batches).into_values();
                 let messages = std::mem::take(&mut self.messages).into_values();
                 for mut span in batches.chain(messages.map(|message| message.span)) {
-                    span.fail(PREEMPTED, "its proposer leads no longer; another may finish it");
+                    span.fail(
+                        PREEMPTED,
+                        "the proposer leads no longer; another proposer may finish the work",
+                    );
                 }
             }
             self.reign = reign;
@@ -320,7 +323,7 @@ impl Traces {
             if reign == Some(ballot) {
                 span.event("leading");
             } else {
-                span.fail(PREEMPTED, "another ballot went before this one");
+                span.fail(PREEMPTED, "another ballot preempted this ballot");
             }
             span.end();
         }

@@ -24,7 +24,8 @@ pub(super) fn check_version(caller: Option<&pb::Caller>) -> Result<Option<Cluste
         0 => Err(status::invalid_argument("caller.protocol_version is missing")),
         1..=PROTOCOL_VERSION => wire::cluster_id(&caller.cluster_id).map_err(malformed),
         newer => Err(status::wrong_cluster(format!(
-            "the caller speaks protocol version {newer}, and this acceptor speaks {PROTOCOL_VERSION}: update it first"
+            "the caller speaks protocol version {newer}, but this acceptor speaks {PROTOCOL_VERSION}: update this \
+             acceptor first"
         ))),
     }
 }
@@ -55,7 +56,7 @@ pub(super) fn check_address(field: &str, address: &str) -> Result<(), Status> {
 
 fn check_length(field: &str, length: usize, max: usize) -> Result<(), Status> {
     if length > max {
-        let text = format!("{field} has {length} bytes, and {max} are allowed");
+        let text = format!("{field} has {length} bytes: at most {max} are allowed");
         return Err(status::invalid_argument(text));
     }
     Ok(())
@@ -74,7 +75,7 @@ pub(super) fn check_report(report: &pb::AttachRequest) -> Result<(), Status> {
         let count = progress.digests.len();
         if count > DIGESTS_MAX {
             return Err(status::invalid_argument(format!(
-                "learner.digests has {count} digests, and {DIGESTS_MAX} are allowed"
+                "learner.digests has {count} digests: at most {DIGESTS_MAX} are allowed"
             )));
         }
     }

@@ -210,7 +210,7 @@ fn attach_response<R>(inner: &Inner<R>, report: u64) -> pb::AttachResponse {
 
 fn no_report() -> Status {
     status::invalid_argument(format!(
-        "a peer that attaches reports within {} s, and then at least every {} s",
+        "an attached peer must send the first report within {} s, and further reports at least every {} s",
         FIRST_REPORT_MAX.as_secs(),
         NEXT_REPORT_MAX.as_secs()
     ))

@@ -66,7 +66,7 @@ impl Space {
         match statvfs(&*self.directory) {
             Ok(found) => self.look(found.f_bavail.saturating_mul(found.f_frsize)).await,
             // In this case only a failed commit shows a full disk.
-            Err(error) => tracing::debug!(%error, "cannot ask for the free space"),
+            Err(error) => tracing::debug!(%error, "cannot read the size of the free space"),
         }
         !self.low
     }
@@ -82,14 +82,14 @@ impl Space {
         if enough && self.low {
             info!(
                 free_mib = free / MIB,
-                "there is space on the disk again: going on"
+                "the disk has space again: this acceptor continues"
             );
         } else if !enough && !self.low {
             error!(
                 free_mib = free / MIB,
                 directory = %self.directory.display(),
-                "too little space on the disk: this acceptor promises and accepts nothing, the others go on without it. \
-                 Free at least {} MiB; it goes on by itself",
+                "too little space on the disk: this acceptor promises and accepts nothing, the other acceptors \
+                 continue without it. Free at least {} MiB; this acceptor then continues by itself",
                 (RESUME_FROM + SPARE_BYTES) / MIB
             );
         }
@@ -110,7 +110,7 @@ impl Space {
                 return false;
             }
             Err(error) => {
-                warn!(%error, "cannot make the spare file for a full disk; going on without it");
+                warn!(%error, "cannot create the spare file for a full disk; this acceptor runs without a spare file");
                 self.spare = Spare::Impossible;
             }
         }
@@ -121,7 +121,7 @@ impl Space {
         match self.on_disk(|file| fs::remove_file(file)).await {
             Ok(()) => {
                 self.spare = Spare::GivenUp;
-                info!("gave up the spare file: the disk is full");
+                info!("removed the spare file: the disk is full");
             }
             Err(error) => warn!(%error, "cannot remove the spare file"),
         }

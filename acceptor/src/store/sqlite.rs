@@ -281,13 +281,13 @@ impl Store for SqliteStore {
 
     async fn close(self) {
         if let Err(error) = self.counter.sync() {
-            warn!(%error, "syncing the commit counter failed; what was committed is safe");
+            warn!(%error, "syncing the commit counter failed; all commits are safe");
         }
         // The writer's connection is the last to close: closing copies the write-ahead log back and removes the log.
         self.reader.readers.close().await;
         self.reader.held.close().await;
         if let Err(error) = self.connection.close().await {
-            warn!(%error, "closing the store failed; what was committed is safe");
+            warn!(%error, "closing the store failed; all commits are safe");
         }
     }
 }

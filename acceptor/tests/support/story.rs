@@ -231,7 +231,7 @@ pub fn assert_refused(end: &End, parts: &[&str]) {
     };
     for part in parts
         .iter()
-        .chain(&["must not vote any more", "put all files of the directory back"])
+        .chain(&["must not vote any more", "restore all files of the directory"])
     {
         assert!(text.contains(part), "{part:?} is not in {text:?}");
     }

@@ -1,4 +1,4 @@
-//! `paxos bench`: how many proposals and reads a second, and how long each takes.
+//! `paxos bench`: proposals and reads per second, and their latencies.
 
 mod load;
 mod tally;
@@ -25,21 +25,23 @@ use crate::{
 use load::Load;
 use tally::Tally;
 
-/// How often the progress bar moves.
+/// Update interval of the progress bar.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Measure the cluster: proposals and reads a second, and latency percentiles
+/// Measure the cluster: proposals and reads per second, and latency percentiles
 ///
-/// Appends to the log as fast as the cluster takes it, with a fixed number of operations in flight. With --reads, that
-/// share of them are linearizable reads, answered by the learners, of 64 registers whose keys begin with paxos-bench/;
-/// they are written first, and the other operations write them again. They stay in the cluster.
+/// Appends to the log as fast as the cluster allows, with a fixed number of operations in flight.
+///
+/// With --reads, this share of the operations are linearizable reads, answered by learners, of 64 registers with keys
+/// that begin with paxos-bench/. The registers are written first, and written again by the other operations. The
+/// registers stay in the cluster.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Operations in flight at any time
     #[arg(long, value_name = "N", default_value = "64", value_parser = value_parser!(u32).range(1..=65_536))]
     in_flight: u32,
 
-    /// How long to measure, with its unit
+    /// How long to measure, with unit
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     duration: Duration,
 
@@ -47,11 +49,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "BYTES", default_value = "256", value_parser = value_parser!(u32).range(1..=VALUE_BYTES_MAX as i64))]
     value_bytes: u32,
 
-    /// How many of the operations are linearizable reads, in per cent; the others are proposals
+    /// Share of linearizable reads among the operations, in per cent; the rest are proposals
     #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = value_parser!(u8).range(0..=100))]
     reads: u8,
 
-    /// Make a call of each proposal, instead of using the client library's stream
+    /// Send each proposal as a separate call, instead of through the client library's stream
     #[arg(long)]
     unary: bool,
 
@@ -85,12 +87,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         workers.spawn(load.clone().work(worker, stopped.clone()));
     }
     tokio::select! {
-        // Cancel safe: it only shows the time.
+        // Cancel safe: only shows the time.
         () = show_progress(begun, args.duration) => {}
-        // Cancel safe: a signal that was not returned stays pending. What was measured until then counts.
+        // Cancel safe: an unreturned signal stays pending. Measurements up to the signal count.
         _ = signals.next() => {}
     }
-    // Workers hold receivers; were they all gone, there would be nobody to stop.
+    // Workers hold receivers. Sending fails only when no worker is left to stop.
     let _ = stop.send(true);
     let mut tally = Tally::new();
     while let Some(worker) = workers.join_next().await {
@@ -116,7 +118,7 @@ fn report(args: &Args, tally: &Tally, elapsed: Duration) -> Value {
     report
 }
 
-/// A bar on standard error, when that is a terminal; returns when the time is over.
+/// Shows a bar on standard error, if standard error is a terminal. Returns after `duration`.
 async fn show_progress(begun: Instant, duration: Duration) {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let style = ProgressStyle::with_template("measuring {wide_bar} {elapsed_precise}")

@@ -1,4 +1,4 @@
-//! `paxos completions`: a script with which a shell completes commands and flags.
+//! `paxos completions`: a script for shells, to complete commands and flags.
 
 use clap::{Command, CommandFactory as _, ValueEnum};
 use paxos_common::service::{config::version, failure::Failure};
@@ -7,8 +7,8 @@ use crate::{Cli, output::write_bytes};
 
 /// Print a script that completes commands and flags in a shell
 ///
-/// For bash: source <(paxos completions bash), in ~/.bashrc. For zsh: write the script to a file _paxos in a directory of
-/// $fpath. For fish: write it to ~/.config/fish/completions/paxos.fish.
+/// For bash: source <(paxos completions bash), in ~/.bashrc. For zsh: write the script to a file _paxos in a directory
+/// of $fpath. For fish: write the script to ~/.config/fish/completions/paxos.fish.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The shell
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     write_bytes(&script)
 }
 
-/// The commands that help shows. Scripts would complete the hidden ones, too.
+/// The commands shown by help. With all commands, scripts would complete the hidden commands too.
 fn for_users() -> Command {
     let all = Cli::command();
     let shown = all.get_subcommands().filter(|command| !command.is_hide_set());

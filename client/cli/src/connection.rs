@@ -1,4 +1,4 @@
-//! The flags that say which cluster to talk to, and the client made of them.
+//! The flags for the connection to a cluster, and the client made from these flags.
 
 use std::{str::FromStr, time::Duration};
 
@@ -9,10 +9,10 @@ use paxos_common::service::{
     failure::Failure,
 };
 
-/// Where `paxos dev` and the usual set-ups on one machine listen.
+/// Addresses of the acceptors of `paxos dev`, and of the usual set-ups on one machine.
 const DEFAULT_ACCEPTORS: &str = "http://127.0.0.1:7001,http://127.0.0.1:7002,http://127.0.0.1:7003";
 
-/// Which cluster to talk to, and how long to try.
+/// The cluster to connect to, and how long to try.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArgs {
@@ -20,21 +20,21 @@ pub(crate) struct ConnectionArgs {
     #[arg(long, env = "PAXOS_ACCEPTORS", value_name = "URLS", default_value = DEFAULT_ACCEPTORS)]
     acceptors: AcceptorList,
 
-    /// URLs of proposers to use [default: those that the acceptors name]
+    /// URLs of proposers to use [default: the proposers that the acceptors name]
     #[arg(long, env = "PAXOS_PROPOSERS", value_name = "URLS")]
     proposers: Option<Addresses>,
 
-    /// URLs of learners to use [default: those that the acceptors name]
+    /// URLs of learners to use [default: the learners that the acceptors name]
     #[arg(long, env = "PAXOS_LEARNERS", value_name = "URLS")]
     learners: Option<Addresses>,
 
-    /// How long to try, with its unit
+    /// How long to try, with unit
     #[arg(long, env = "PAXOS_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     pub(crate) timeout: Duration,
 }
 
 impl ConnectionArgs {
-    /// A client for that cluster. Connects when first used.
+    /// A client for the cluster. Connects on first use.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         let list = |addresses: &Option<Addresses>| addresses.clone().unwrap_or_default().0;
         Client::new(ClientConfig {
@@ -46,7 +46,7 @@ impl ConnectionArgs {
     }
 }
 
-/// Any number of addresses, also none.
+/// A list of addresses, possibly empty.
 #[derive(Clone, Debug, Default)]
 struct Addresses(Vec<Address>);
 
@@ -59,7 +59,7 @@ impl FromStr for Addresses {
     }
 }
 
-/// Says what to do about a command that was not ordered.
+/// Adds advice to the error of a command that was not ordered.
 pub(crate) fn propose_failure(error: ProposeError) -> Failure {
     match error {
         ProposeError::Invalid(text) => Failure::usage(text),
@@ -73,7 +73,7 @@ pub(crate) fn propose_failure(error: ProposeError) -> Failure {
     }
 }
 
-/// Says what to do about a log that cannot be read.
+/// Adds advice to the error of an unreadable log.
 pub(crate) fn subscribe_failure(error: SubscribeError) -> Failure {
     match error {
         SubscribeError::OutOfRange(cause) => no(format!("the log has no such slot: {cause}")),
@@ -84,7 +84,7 @@ pub(crate) fn subscribe_failure(error: SubscribeError) -> Failure {
     }
 }
 
-/// The answer is no: exit 1.
+/// The answer is no: exit code 1.
 pub(crate) fn no(text: String) -> Failure {
     Failure::new(paxos_common::service::failure::Exit::No, anyhow::anyhow!(text))
 }

@@ -1,4 +1,4 @@
-//! `paxos decide`: has one value of many chosen for a name, for ever.
+//! `paxos decide`: has one of many values chosen for a name, permanently.
 
 use std::ffi::OsString;
 
@@ -11,21 +11,24 @@ use crate::{
     output::{OutputArgs, bytes_as_json, bytes_as_text},
 };
 
-/// Decide a name: of all values ever asked for, the first wins; print the winner
+/// Decide a name, permanently: the first ordered value wins; print the winner
 ///
-/// Everybody who asks is told the same winner. Exits 0 when it is decided by this command, 1 when by another, even if
-/// the values are equal. Asking again is always safe.
+/// Every caller gets the same winner. Exits 0 when this command decided the name. Exits 1 when another command decided
+/// the name, even with an equal value. Repeating the command is always safe.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What is decided, 1 byte to 4 KiB: the key of a register
+    /// The name to decide, 1 byte to 4 KiB: the key of a register
     name: OsString,
 
-    /// The value asked for, up to 1 MiB; - reads it from standard input (a value that is a lone dash: printf - | paxos
-    /// decide NAME -)
+    /// The proposed value, up to 1 MiB; - reads standard input
+    ///
+    /// For a value of a single dash: printf - | paxos decide NAME -
     value: OsString,
 
-    /// Allow an empty value. Without this flag an empty value is refused: a decision is permanent, and an empty value is
-    /// mostly an unset variable or an empty file
+    /// Allow an empty value
+    ///
+    /// Without this flag an empty value is refused: a decision is permanent, and an empty value usually comes from an
+    /// unset variable or an empty file.
     #[arg(long)]
     allow_empty: bool,
 
@@ -60,7 +63,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         },
     )?;
     if decision.ours {
-        // Beside the winner, so that scripts read the winner alone.
+        // On standard error, so that a script reads only the winner.
         stderr::say(format_args!(
             "ours: decided by this command, at version {}",
             decision.version

@@ -13,13 +13,14 @@ use crate::{
 
 /// Remove a register, exactly once; print the version of the removal, SLOT.OFFSET
 ///
-/// Removing what is not there is done too. Exits 1 when a condition is given and does not hold: then nothing is changed.
+/// The removal of an absent register succeeds too. Exits 1 when the given condition does not hold; nothing is changed
+/// then.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Its key, 1 byte to 4 KiB
+    /// The key, 1 byte to 4 KiB
     key: OsString,
 
-    /// Only if the key was last written by this version
+    /// Remove only if the key was last written by this version
     #[arg(long, value_name = "SLOT.OFFSET")]
     if_version: Option<Version>,
 

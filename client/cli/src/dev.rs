@@ -1,4 +1,4 @@
-//! `paxos dev`: a whole cluster in this process, a thread and runtime for each role, real sockets, real SQLite.
+//! `paxos dev`: a whole cluster in this process, with a thread and a runtime for each role, real sockets, real SQLite.
 
 use std::{
     ffi::OsString,
@@ -24,23 +24,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{output::write, verdict::judge};
 
-/// Where the ports of the three roles begin, above the base port.
+/// Offset of each role's first port from the base port.
 const ACCEPTOR_PORTS: u16 = 1;
 const PROPOSER_PORTS: u16 = 101;
 const LEARNER_PORTS: u16 = 201;
-/// The base port that the other commands expect.
+/// Default base port, matching the default addresses of the other commands.
 const BASE_PORT: u16 = 7000;
-/// Above a role's port, where its metrics are.
+/// Offset of a role's metrics port from the role's port.
 const METRICS_PORTS: u16 = 1_000;
-/// How often we look whether the cluster is ready, and how long an answer may take.
+/// Interval of the readiness checks, and the time limit of each check.
 const READY_CHECK: Duration = Duration::from_millis(50);
 const READY_PATIENCE: Duration = Duration::from_secs(1);
-/// A cluster that is not ready by then has something wrong with it, which is said.
+/// A cluster not ready after this time has a fault: the first finding is printed.
 const READY_SOON: Duration = Duration::from_secs(10);
 
-/// Run a whole cluster in this process, to try things out
+/// Run a whole cluster in this process, for a first try
 ///
-/// Acceptors listen on ports 7001…, proposers on 7101…, learners on 7201…, on this machine only. Ctrl-C stops it.
+/// Acceptors listen on ports 7001…, proposers on 7101…, learners on 7201…, on this machine only. Ctrl-C stops the
+/// cluster.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Directory for the data; created when missing [default: a temporary one, removed on stop]
@@ -59,11 +60,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value = "2", value_parser = value_parser!(u16).range(1..=31))]
     learner_count: u16,
 
-    /// Listen on the ports from this one + 1, + 101 and + 201 on
+    /// Base port; acceptors, proposers and learners listen from PORT + 1, + 101 and + 201 on
     #[arg(long, value_name = "PORT", default_value_t = BASE_PORT, value_parser = value_parser!(u16).range(1024..=65_000))]
     base_port: u16,
 
-    /// Serve metrics and probes of each role over HTTP, on its port + 1000: 8001…, 8101…, 8201…
+    /// Serve metrics and probes of each role over HTTP, on the role's port + 1000: 8001…, 8101…, 8201…
     #[arg(long)]
     metrics: bool,
 }
@@ -77,7 +78,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
 async fn cluster(args: Args) -> Result<(), Failure> {
     let shutdown = Shutdown::on_signals().map_err(Failure::internal)?;
     tokio::spawn(telemetry::report_drops());
-    // Removed when dropped, after the roles have stopped.
+    // Removed on drop, after the roles have stopped.
     let (temporary, data_dir) = match &args.data_dir {
         Some(dir) => (None, dir.clone()),
         None => {
@@ -143,11 +144,11 @@ async fn cluster(args: Args) -> Result<(), Failure> {
         })?;
     }
     let result = tokio::select! {
-        // Cancel safe: it only waits.
+        // Cancel safe: only waits.
         () = shutdown.begun() => Ok(()),
         // Cancel safe: a result is either received or still in the channel.
         result = roles.next_end() => result,
-        // Cancel safe: it only asks and prints; it never ends by itself unless printing fails.
+        // Cancel safe: only asks and prints. Ends early only if printing fails.
         Err(failure) = announce(&urls, args.base_port != BASE_PORT) => Err(failure),
     };
     let stopped = roles.stop().await;
@@ -155,7 +156,7 @@ async fn cluster(args: Args) -> Result<(), Failure> {
     result.and(stopped)
 }
 
-/// A port taken for a role.
+/// A bound port for a role.
 struct Bound {
     name: String,
     listener: TcpListener,
@@ -167,7 +168,7 @@ impl Bound {
         format!("http://{}", self.address)
     }
 
-    /// Where its metrics are.
+    /// Address of the role's metrics.
     fn metrics(&self, wanted: bool) -> Result<OsString, Failure> {
         if !wanted {
             return Ok("off".into());
@@ -178,7 +179,8 @@ impl Bound {
         Ok(SocketAddr::new(self.address.ip(), port).to_string().into())
     }
 
-    /// The command line of the role's own binary. The addresses are stated, so that the environment cannot.
+    /// The command line for the role's own binary. States the addresses, so that environment variables cannot change
+    /// the addresses.
     fn flags<const N: usize>(&self, flags: [(&str, OsString); N]) -> Vec<OsString> {
         let always = [
             ("--listen", self.address.to_string().into()),
@@ -221,17 +223,17 @@ fn bind_all(role: &str, first_port: u16, count: u16) -> Result<Vec<Bound>, Failu
         .collect()
 }
 
-/// Which of [`Roles::stops`] stops a kind of role.
+/// Index into [`Roles::stops`] for each kind of role.
 const PROPOSERS: usize = 0;
 const LEARNERS: usize = 1;
 const ACCEPTORS: usize = 2;
 
-/// The roles' threads.
+/// The threads of the roles.
 struct Roles {
     running: usize,
     results: mpsc::Sender<(usize, Result<(), Failure>)>,
     ended: mpsc::Receiver<(usize, Result<(), Failure>)>,
-    /// In the order in which they stop: a leader still needs acceptors to finish what is in flight and to resign.
+    /// In stopping order: a leader still needs acceptors, to finish the commands in flight and to resign.
     stops: [Stop; 3],
 }
 
@@ -257,10 +259,10 @@ impl Roles {
                 let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::internal)?;
                 run(listener, Shutdown::new(&token)).await
             });
-            // There is room for one result of each thread; without a receiver the process is ending anyway.
+            // The channel has room for one result of each thread. Without a receiver the process is ending anyway.
             let _ = results.try_send((kind, result.map_err(|failure| failure.context(role))));
         };
-        // Not joined: its result is its last act.
+        // Not joined: sending the result is the last act of the thread.
         thread.spawn(body).map_err(Failure::internal)?;
         self.stops[kind].running += 1;
         self.running += 1;
@@ -277,7 +279,7 @@ impl Roles {
         result
     }
 
-    /// Stops all, kind by kind; returns the first failure.
+    /// Stops all roles, kind by kind. Returns the first failure.
     async fn stop(&mut self) -> Result<(), Failure> {
         let mut first = Ok(());
         for kind in [PROPOSERS, LEARNERS, ACCEPTORS] {
@@ -306,7 +308,7 @@ fn print_addresses(
     ))
 }
 
-/// Waits until the cluster works, says so, and what to try; or what is wrong, when that takes long.
+/// Waits until the cluster works, then prints commands to try. Prints the first finding when the wait is long.
 async fn announce(urls: &str, elsewhere: bool) -> Result<(), Failure> {
     let acceptors = urls
         .split(',')

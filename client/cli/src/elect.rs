@@ -1,4 +1,4 @@
-//! `paxos elect`: waits to hold an election, and runs a command while it holds.
+//! `paxos elect`: waits to hold an election, and runs a command while holding.
 
 use std::{ffi::OsString, process::ExitCode, time::Duration};
 
@@ -21,39 +21,46 @@ use crate::{
     signals,
 };
 
-/// How long to wait before the next attempt when the cluster does not answer.
+/// Pause before the next attempt while the cluster does not answer.
 const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Wait to hold an election; run a command while holding
 ///
-/// Waits for as long as it takes, also while the cluster does not answer.
+/// Waits as long as necessary, even while the cluster does not answer.
 ///
-/// The command runs in a process group of its own, with the fencing token, a number that grows from holder to holder, in
-/// PAXOS_FENCING_TOKEN. When the election is lost the group gets SIGTERM, and SIGKILL after --grace, or after a twentieth
-/// of --ttl if that is shorter, which is before others may take over; then this exits 1.
-/// When the command ends, this resigns and exits with its code, or with 128 + the number of the signal that ended it.
-/// SIGTERM, SIGINT and SIGHUP are passed on as SIGTERM, and this resigns when the command has ended. A command that is no
-/// program is found out before: 127, or 126 when the file cannot be executed. At a terminal the command has the terminal. If this process is killed,
-/// the kernel kills the command, but not what the command has started.
+/// The command runs in its own process group. PAXOS_FENCING_TOKEN holds the fencing token: a number that grows from
+/// holder to holder.
 ///
-/// While this process itself is stopped (SIGSTOP), nobody watches the command: what it acts on must refuse tokens below
-/// the highest it has seen.
+/// When the election is lost, the process group gets SIGTERM, and SIGKILL after the shorter of --grace and a twentieth
+/// of --ttl: before another candidate may take over. `paxos elect` then exits 1.
 ///
-/// Without a command: prints who holds, and each change, and holds until interrupted; exits 1 when it is lost.
+/// When the command ends, `paxos elect` resigns and exits with the command's exit code, or with 128 + N if signal N
+/// ended the command. SIGTERM, SIGINT and SIGHUP are passed on as SIGTERM; `paxos elect` resigns after the command has
+/// ended.
+///
+/// A command that cannot run is detected before the candidate stands: exit 127 when there is no such program, 126 when
+/// the file cannot be executed. At a terminal, the command has the terminal. If `paxos elect` is killed, the kernel
+/// kills the command, but not the processes started by the command.
+///
+/// While `paxos elect` itself is stopped (SIGSTOP), no process watches the command. So every resource used by the
+/// command must refuse tokens below the highest token seen.
+///
+/// Without a command: prints the holder and every change, and holds until interrupted. Exits 1 when the election is
+/// lost.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The election's name, 1 byte to 4 KiB: the key of a register
+    /// Name of the election, 1 byte to 4 KiB: the key of a register
     name: OsString,
 
-    /// Stand under this name, for people and observers [default: HOSTNAME, if set, and the process id]
+    /// Candidate's name, for people and observers [default: HOSTNAME, if set, and the process id]
     #[arg(long = "as", value_name = "ID")]
     candidate: Option<OsString>,
 
-    /// How long others wait when the holder fails, 500ms to 1h
+    /// How long other candidates wait when the holder fails, 500ms to 1h
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     ttl: Duration,
 
-    /// How long the command has between SIGTERM and SIGKILL; at most a twentieth of --ttl when the election is lost
+    /// Time between SIGTERM and SIGKILL; at most a twentieth of --ttl when the election is lost
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
     grace: Duration,
 
@@ -90,11 +97,11 @@ async fn elect(args: Args) -> Result<u8, Failure> {
         .map_err(election_failure)?;
     let mut signals = signals::listen()?;
     let tenure = tokio::select! {
-        // Cancel safe enough: the candidacy ends, and at worst nobody holds for the time to live.
+        // Cancel safe enough: the candidacy ends. At worst there is no holder for the time to live.
         tenure = campaign(&args, &election) => tenure?,
-        // It ends only in an error.
+        // Ends only with an error.
         failure = show_changes(&args, &election) => return Err(failure),
-        // Cancel safe: a signal that was not returned stays pending.
+        // Cancel safe: an unreturned signal stays pending.
         signal = signals.next() => return match args.command.is_empty() {
             true => Ok(Exit::Clean as u8),
             false => Err(Failure::ended_by(signal, ": the command was not run")),
@@ -107,7 +114,7 @@ async fn elect(args: Args) -> Result<u8, Failure> {
     };
     if args.command.is_empty() {
         if let Err(failure) = show(&args, Some(&own), true) {
-            // No reader learns of the win: others may hold at once.
+            // The win could not be printed. Resigning lets another candidate hold at once.
             resign(tenure).await;
             return Err(failure);
         }
@@ -122,7 +129,7 @@ async fn elect(args: Args) -> Result<u8, Failure> {
     }
 }
 
-/// Waits until this candidate holds. A cluster that does not answer is reported once, and ends no candidacy.
+/// Waits until this candidate holds. A cluster without an answer is reported once, and the candidacy continues.
 async fn campaign(args: &Args, election: &Election) -> Result<Tenure, Failure> {
     let mut is_reported = false;
     loop {
@@ -150,7 +157,8 @@ fn own_name() -> bytes::Bytes {
     bytes(name)
 }
 
-/// Without a command, prints who holds while waiting; with one, standard output is the command's.
+/// Without a command, prints the holder and every change while waiting. With a command, prints nothing: standard output
+/// belongs to the command.
 async fn show_changes(args: &Args, election: &Election) -> Failure {
     if !args.command.is_empty() {
         return std::future::pending().await;
@@ -161,11 +169,11 @@ async fn show_changes(args: &Args, election: &Election) -> Failure {
         while let Some(news) = observation.next().await {
             let holding = match news {
                 Ok(holding) => holding,
-                // The candidacy reports it.
+                // Reported by the candidacy.
                 Err(ElectionError::Unavailable(_)) => break,
                 Err(error) => return election_failure(error),
             };
-            // An observation that begins again repeats the last holder.
+            // A restarted observation repeats the last holder.
             if shown.as_ref() != Some(&holding)
                 && let Err(failure) = show(args, holding.as_ref(), false)
             {
@@ -203,9 +211,9 @@ fn show(args: &Args, holding: Option<&Holding>, ours: bool) -> Result<(), Failur
 
 async fn hold(tenure: Tenure, signals: &mut EndSignals) -> Result<u8, Failure> {
     tokio::select! {
-        // Cancel safe: it only waits.
+        // Cancel safe: only waits.
         lost = tenure.lost() => Err(lost_failure(lost)),
-        // Cancel safe: a signal that was not returned stays pending.
+        // Cancel safe: an unreturned signal stays pending.
         _ = signals.next() => {
             resign(tenure).await;
             Ok(Exit::Clean as u8)
@@ -214,23 +222,23 @@ async fn hold(tenure: Tenure, signals: &mut EndSignals) -> Result<u8, Failure> {
 }
 
 async fn run_command(args: &Args, tenure: Tenure, signals: &mut EndSignals) -> Result<u8, Failure> {
-    // Starting it is the first guarded action.
+    // The start of the command is the first guarded action.
     let token = tenure.check().map_err(lost_failure)?;
     let mut command = Guarded::start(&args.command, token.packed())?;
     let status = tokio::select! {
-        // Cancel safe: the command goes on, and is waited for below.
+        // Cancel safe: the command continues. The code below waits for its end.
         status = command.wait() => status?,
-        // Cancel safe: it only waits.
+        // Cancel safe: only waits.
         lost = tenure.lost() => {
             command.stop(grace_when_lost(args)).await?;
             return Err(lost_failure(lost));
         }
-        // Cancel safe: a signal that was not returned stays pending.
+        // Cancel safe: an unreturned signal stays pending.
         _ = signals.next() => {
             tokio::select! {
-                // Cancel safe: dropped only together with the command's last grace, below.
+                // Cancel safe: dropped only together with the command's last grace period, below.
                 status = command.stop(args.grace) => status?,
-                // Cancel safe: it only waits.
+                // Cancel safe: only waits.
                 lost = tenure.lost() => {
                     command.stop(grace_when_lost(args)).await?;
                     return Err(lost_failure(lost));
@@ -242,8 +250,9 @@ async fn run_command(args: &Args, tenure: Tenure, signals: &mut EndSignals) -> R
     Ok(code_of(status))
 }
 
-/// How long a command may go on that has lost the election. A holder hears of that a tenth of the time to live before
-/// others may take over: half of it is the command's, the rest is for clocks that run apart and for the kill.
+/// Time between SIGTERM and SIGKILL after a lost election. A holder learns of the loss a tenth of the time to live
+/// before another candidate may take over. Half of this tenth is for the command; the rest is for clock drift and for
+/// the kill.
 fn grace_when_lost(args: &Args) -> Duration {
     args.grace.min(args.ttl / 20)
 }

@@ -14,29 +14,33 @@ use crate::{
 
 /// Read a register: print its value
 ///
-/// To a file or a pipe: exactly the bytes that were stored. At a terminal a newline follows them.
+/// Writes exactly the stored bytes to a file or a pipe. At a terminal, a newline follows.
 ///
-/// Sees every write acknowledged before, through whichever learner, unless less is asked for. With --prefix: one line a
-/// register, SLOT.OFFSET KEY = VALUE, ascending by key, in pages of which a later one shows a later state. Exits 1 when
-/// there is no such key.
+/// By default a read sees every write acknowledged before the read, through any learner. --local and --at-least ask for
+/// less.
+///
+/// With --prefix: one line for each register, SLOT.OFFSET KEY = VALUE, ascending by key. The registers are read in
+/// pages; a later page may show a later state.
+///
+/// Exits 1 when there is no such key.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Its key, 1 byte to 4 KiB; with --prefix what keys start with, also nothing
+    /// The key, 1 byte to 4 KiB; with --prefix the start of the keys, may be empty
     key: OsString,
 
-    /// All registers whose key starts with KEY
+    /// Read all registers with a key that starts with KEY
     #[arg(long)]
     prefix: bool,
 
-    /// Whatever a learner has at hand, which may be old
+    /// Read the current state of any learner, possibly old
     #[arg(long, conflicts_with = "at_least")]
     local: bool,
 
-    /// A state that includes this version: waits for a learner that has it
+    /// Read a state that includes this version; wait for a learner with such a state
     #[arg(long, value_name = "SLOT.OFFSET")]
     at_least: Option<Version>,
 
-    /// Print a newline after the value, also to a file or a pipe
+    /// Print a newline after the value, even to a file or a pipe
     #[arg(long, conflicts_with = "prefix")]
     newline: bool,
 

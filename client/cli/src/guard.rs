@@ -1,4 +1,4 @@
-//! A command that must not outlive its guardian: started, stopped, and killed by the kernel when the guardian is.
+//! Runs a command that must not outlive the guardian: if the guardian dies, the kernel kills the command.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -33,14 +33,14 @@ use tokio::{
 
 use crate::terminal;
 
-/// Run a command that is killed with its parent: between `paxos elect` and its command
+/// Run a command that is killed with the parent process: the step between `paxos elect` and the command
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The process that must be the parent
+    /// Id of the required parent process
     #[arg(long)]
     parent: i32,
 
-    /// The process group becomes the one in the foreground of the terminal at standard input
+    /// Put the process group into the foreground of the terminal at standard input
     #[arg(long)]
     foreground: bool,
 
@@ -49,10 +49,10 @@ pub(crate) struct Args {
     command: Vec<OsString>,
 }
 
-/// Becomes the command: returns only when it cannot be run.
+/// Becomes the command: returns only if the command cannot be run.
 pub(crate) fn run(args: &Args) -> ExitCode {
     let told = set_pdeathsig(Signal::SIGKILL);
-    // The parent may have died before that: then nobody would be told.
+    // If the parent died before the call above, the kernel never sends the signal.
     if told.is_err() || getppid() != Pid::from_raw(args.parent) {
         return Exit::Internal.into();
     }
@@ -71,10 +71,10 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     }
 }
 
-/// Finds the program of a command, before anything is done for the command's sake.
+/// Finds the program of a command, before any other work for the command.
 ///
 /// # Errors
-/// As shells have it: 127 when there is no such program, 126 when the file cannot be executed.
+/// As in shells: exit code 127 when there is no such program, 126 when the file cannot be executed.
 pub(crate) fn find_program(program: &OsStr) -> Result<(), Failure> {
     match which::which(program) {
         Ok(_) => Ok(()),
@@ -89,14 +89,14 @@ pub(crate) fn find_program(program: &OsStr) -> Result<(), Failure> {
     }
 }
 
-/// The running command, in a process group of its own.
+/// The running command, in its own process group.
 #[derive(Debug)]
 pub(crate) struct Guarded {
     child: Child,
     group: Pid,
-    /// The command has the terminal, and it is taken back when the command has ended.
+    /// The command has the terminal. The guardian takes the terminal back when the command has ended.
     foreground: bool,
-    /// Reports that the command was stopped, as by Ctrl-Z.
+    /// Reports a stop of the command, as by Ctrl-Z.
     child_signals: Signals,
 }
 
@@ -109,12 +109,13 @@ impl Drop for Guarded {
 }
 
 impl Guarded {
-    /// Must be called on a thread that lives as long as the process: the kernel takes its end for the parent's.
+    /// Must be called on a thread that runs until the process ends: to the kernel, the end of this thread is the death
+    /// of the parent.
     pub(crate) fn start(command: &[OsString], token: u64) -> Result<Self, Failure> {
         let failed = |error| Failure::internal(anyhow::Error::new(error).context("start the command"));
         let own = std::env::current_exe().map_err(failed)?;
         let child_signals = signal(SignalKind::child()).map_err(failed)?;
-        // Otherwise a command that reads from the terminal is stopped by SIGTTIN while the election is held.
+        // Otherwise SIGTTIN would stop a command that reads from the terminal, while the election is held.
         let foreground = terminal::is_ours();
         let child = tokio::process::Command::new(own)
             .args(["guard", "--parent", &std::process::id().to_string()])
@@ -136,23 +137,23 @@ impl Guarded {
     }
 
     /// # Cancel safety
-    /// Safe: the command goes on.
+    /// Safe: the command continues.
     pub(crate) async fn wait(&mut self) -> Result<ExitStatus, Failure> {
         let status = loop {
             tokio::select! {
-                // Cancel safe: the command goes on.
+                // Cancel safe: the command continues.
                 status = self.child.wait() => break status,
-                // Cancel safe: an unseen signal stays pending.
+                // Cancel safe: an unreceived signal stays pending.
                 _ = self.child_signals.recv(), if self.foreground => self.go_on_when_stopped()?,
             }
         };
         status.map_err(|error| Failure::internal(anyhow::Error::new(error).context("wait for the command")))
     }
 
-    /// Asks the group to end, and kills it when the command has not ended within `grace`.
+    /// Sends SIGTERM to the process group, and SIGKILL when the command has not ended within `grace`.
     ///
     /// # Cancel safety
-    /// Asked once more, it starts over.
+    /// The next call starts from the beginning.
     pub(crate) async fn stop(&mut self, grace: Duration) -> Result<ExitStatus, Failure> {
         self.signal(Signal::SIGTERM)?;
         if let Ok(status) = timeout(grace, self.wait()).await {
@@ -162,8 +163,8 @@ impl Guarded {
         self.wait().await
     }
 
-    /// Has a command that was stopped at the terminal go on: while it stands still, the election would be held for
-    /// nothing, and no process would read from the terminal.
+    /// Continues a command that was stopped at the terminal. A stopped command would hold the election for nothing, and
+    /// no process would read from the terminal.
     fn go_on_when_stopped(&self) -> Result<(), Failure> {
         let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
         match waitid(Id::Pid(self.group), flags) {
@@ -171,14 +172,14 @@ impl Guarded {
                 stderr::say("the command cannot be stopped while the election is held: it goes on");
                 self.signal(Signal::SIGCONT)
             }
-            // Still running, stopped by a person on purpose (SIGSTOP), or ended.
+            // Still running, stopped on purpose (SIGSTOP), or ended.
             Ok(_) | Err(_) => Ok(()),
         }
     }
 
     fn signal(&self, signal: Signal) -> Result<(), Failure> {
         match killpg(self.group, signal) {
-            // It has ended by itself.
+            // The group has already ended.
             Ok(()) | Err(Errno::ESRCH) => Ok(()),
             Err(error) => Err(Failure::internal(
                 anyhow::Error::new(error).context("signal the command"),
@@ -187,7 +188,7 @@ impl Guarded {
     }
 }
 
-/// The exit code that stands for how a command ended: its own, or 128 + the signal's number.
+/// The exit code for the end of a command: the command's own code, or 128 + the signal's number.
 pub(crate) fn code_of(status: ExitStatus) -> u8 {
     let code = status
         .code()

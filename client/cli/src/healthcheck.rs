@@ -1,4 +1,4 @@
-//! `paxos healthcheck`: asks one role whether it is ready, as container engines do.
+//! `paxos healthcheck`: asks a single role whether it is ready, as container engines do.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -22,19 +22,20 @@ use tonic_health::pb::{
 
 use crate::{connection::no, output::printable};
 
-/// The service of an acceptor that serves while the acceptor can vote. The service without a name serves from the start: a
-/// cluster is formed by asking blank acceptors.
+/// Health service of an acceptor: serves while the acceptor can vote. The service without a name serves from the start,
+/// because a cluster forms by questions to blank acceptors.
 const ACCEPTOR: &str = "paxos.v1.Acceptor";
 
-/// Ask a role on this machine whether it is ready, over grpc.health.v1
+/// Ask a role on this machine for its readiness, over grpc.health.v1
 ///
-/// An acceptor is ready when it can vote: it is a member of a formed cluster, has space, and its disk finishes commits. A
-/// proposer is ready when it reaches a quorum of acceptors and knows who leads, a learner when it has caught up. /readyz says
-/// the same. Prints nothing but what is wrong. Exits 0 when the role is ready, 1 when it answers and is not, 69 when no
-/// process answers.
+/// Readiness by role: an acceptor can vote (member of a formed cluster, free space, a disk that finishes commits); a
+/// proposer reaches a quorum of acceptors and knows the leader; a learner has caught up. /readyz gives the same answer.
+///
+/// Prints only problems. Exits 0 when the role is ready, 1 when the role answers but is not ready, 69 without an
+/// answer.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Where the role listens, as its own --listen says; 0.0.0.0 is asked through loopback
+    /// Listening address of the role, as in the role's --listen; 0.0.0.0 is asked through loopback
     #[arg(
         env = "PAXOS_LISTEN",
         value_name = "ADDRESS",
@@ -42,11 +43,11 @@ pub(crate) struct Args {
     )]
     address: SocketAddr,
 
-    /// Ask whether the process answers, ready or not: for probes that restart what does not answer
+    /// Ask only whether the process answers, ready or not: for probes that restart hung processes
     #[arg(long)]
     live: bool,
 
-    /// How long to wait for its answer, with its unit
+    /// How long to wait for an answer, with unit
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
     timeout: Duration,
 }
@@ -85,18 +86,18 @@ async fn is_serving(channel: Channel, live: bool) -> Result<bool, Status> {
         return check("").await.map(|_| true);
     }
     match check(ACCEPTOR).await {
-        // No acceptor listens here: a proposer or learner says by the service without a name whether it is ready.
+        // No acceptor listens here. Proposers and learners report readiness by the service without a name.
         Err(status) if status.code() == Code::NotFound => check("").await,
         answer => answer,
     }
 }
 
-/// Why the role is not ready, in its own words; none when it does not say so.
+/// Why the role is not ready, in the role's own words; `None` without such a reason.
 async fn reason(channel: Channel) -> Option<String> {
     let mut acceptor = AcceptorClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let mut proposer = ProposerClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let mut learner = LearnerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    // A role does not know the services of the others.
+    // Each role serves only its own service.
     let reason = if let Ok(answer) = acceptor.status(AcceptorStatusRequest {}).await {
         answer.into_inner().not_ready
     } else if let Ok(answer) = proposer.status(ProposerStatusRequest {}).await {
@@ -112,7 +113,7 @@ async fn reason(channel: Channel) -> Option<String> {
     Some(reason).filter(|reason| !reason.is_empty())
 }
 
-/// Where a process that listens here can be called on its own machine.
+/// Address for a call from the same machine to a process with this listen address.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),

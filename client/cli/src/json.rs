@@ -1,8 +1,8 @@
-//! JSON for programs: any message of the contract, and integers that no reader rounds.
+//! JSON for programs: any message of the contract, and integers without rounding.
 //!
-//! Fields are named as in the proto, and no field that has a value is left out. As in protobuf's JSON mapping, integers of
-//! 64 bits are strings: many readers keep numbers as doubles, which change integers above 2^53. Integers of 32 bits and
-//! fractions are numbers.
+//! Fields are named as in the proto, and no field with a value is left out. As in protobuf's JSON mapping, integers of
+//! 64 bits are strings: many readers keep numbers as doubles, and doubles change integers above 2^53. Integers of 32
+//! bits and fractions are numbers.
 
 use std::sync::LazyLock;
 
@@ -19,7 +19,7 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the build compiled the descriptors it embeds")
 });
 
-/// Fields of bytes that are identities or hashes: always hexadecimal, never text by accident.
+/// Bytes fields with identities or hashes: always hexadecimal, never text by accident.
 const HEX_FIELDS: [&str; 4] = ["acceptor", "cluster_id", "digest", "value_feed"];
 
 /// An integer of 64 bits.
@@ -27,7 +27,7 @@ pub(crate) fn uint64(number: u64) -> Value {
     Value::from(number.to_string())
 }
 
-/// Whether every reader keeps every integer that is a number here: none is wider than 32 bits.
+/// Whether every reader keeps every number exactly: no integer number is wider than 32 bits.
 pub(crate) fn is_exact(json: &Value) -> bool {
     match json {
         Value::Number(number) => match (number.as_u64(), number.as_i64()) {
@@ -41,7 +41,7 @@ pub(crate) fn is_exact(json: &Value) -> bool {
     }
 }
 
-/// The message, whose name in `paxos.v1` is `name`, as a JSON object.
+/// The message as a JSON object. `name` is the message's name in `paxos.v1`.
 pub(crate) fn message(name: &str, message: &impl Message) -> Value {
     let descriptor = POOL
         .get_message_by_name(&format!("paxos.v1.{name}"))
@@ -55,7 +55,7 @@ fn object(message: &DynamicMessage) -> Value {
     let mut object = Map::new();
     for field in message.descriptor().fields() {
         let optional = matches!(field.kind(), Kind::Message(_)) || field.containing_oneof().is_some();
-        // An absent message or alternative says something; a number that is zero is a number.
+        // The absence of a message or alternative has a meaning. A zero number is a number.
         if optional && field.cardinality() != Cardinality::Repeated && !message.has_field(&field) {
             continue;
         }
@@ -84,7 +84,7 @@ fn value(field: &FieldDescriptor, value_: &Field) -> Value {
     }
 }
 
-/// The name in the proto; the number when a newer contract has more names.
+/// The name in the proto, or the number if only a newer contract has a name for the number.
 fn enum_name(field: &FieldDescriptor, number: i32) -> Value {
     let kind = field.kind();
     let name = kind.as_enum().and_then(|names| names.get_value(number));

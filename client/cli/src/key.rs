@@ -1,4 +1,4 @@
-//! What the commands for registers share: versions as flags, values from standard input, results and failures in words.
+//! Shared by the commands for registers: versions as flags, values from standard input, results and failures as text.
 
 use std::ffi::OsString;
 
@@ -16,13 +16,13 @@ use crate::{
     output::{OutputArgs, bytes_as_json, bytes_as_text},
 };
 
-/// Bytes of an argument.
+/// The bytes of an argument.
 pub(crate) fn bytes(argument: OsString) -> Bytes {
     use std::os::unix::ffi::OsStringExt as _;
     argument.into_vec().into()
 }
 
-/// The bytes of an argument, or for `-` those of standard input up to its end.
+/// The bytes of an argument; for `-`, the bytes of standard input up to its end.
 pub(crate) async fn value(argument: OsString) -> Result<Bytes, Failure> {
     if argument == "-" {
         read_stdin().await
@@ -31,7 +31,7 @@ pub(crate) async fn value(argument: OsString) -> Result<Bytes, Failure> {
     }
 }
 
-/// Standard input up to its end, or just past the limit, which is as good as all of it.
+/// Standard input up to the end, or up to one byte past the limit: enough to detect an oversized value.
 async fn read_stdin() -> Result<Bytes, Failure> {
     let mut value = Vec::new();
     let limit = u64::try_from(VALUE_BYTES_MAX + 1).expect("1 MiB fits");
@@ -43,7 +43,7 @@ async fn read_stdin() -> Result<Bytes, Failure> {
     Ok(value.into())
 }
 
-/// Prints what a write did: its version; a condition that failed is the answer no.
+/// Prints the result of a write: the version. A failed condition is the answer no.
 pub(crate) fn print_written(output: OutputArgs, key: &Bytes, written: &Written) -> Result<(), Failure> {
     let text = || match written {
         Written::Applied { version } => format!("{version}\n"),
@@ -71,7 +71,7 @@ fn current_as_text(current: &Current) -> String {
     }
 }
 
-/// As in the proto, `ResultResponse`.
+/// As `ResultResponse` in the proto.
 fn written_as_json(key: &Bytes, written: &Written) -> Value {
     match written {
         Written::Applied { version } => json!({ "version": version_as_json(*version), "applied": {} }),
@@ -112,7 +112,7 @@ pub(crate) fn version_as_json(version: Version) -> Value {
     json!({ "slot": uint64(version.slot.get()), "offset": version.offset })
 }
 
-/// Says what to do about a write that has no outcome.
+/// Adds advice to the error of a write without an outcome.
 pub(crate) fn write_failure(error: WriteError) -> Failure {
     match error {
         WriteError::Invalid(text) => Failure::usage(text),
@@ -127,7 +127,7 @@ pub(crate) fn write_failure(error: WriteError) -> Failure {
     }
 }
 
-/// Says what to do about a read that was not answered.
+/// Adds advice to the error of an unanswered read.
 pub(crate) fn read_failure(error: ReadError) -> Failure {
     match error {
         ReadError::Invalid(text) => Failure::usage(text),
@@ -139,7 +139,7 @@ pub(crate) fn read_failure(error: ReadError) -> Failure {
     }
 }
 
-/// Says what to do about a watch that ended.
+/// Adds advice to the error of an ended watch.
 pub(crate) fn watch_failure(error: SubscribeError) -> Failure {
     match error {
         SubscribeError::Invalid(text) => Failure::usage(text),

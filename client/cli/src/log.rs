@@ -14,31 +14,32 @@ use crate::{
     signals::{Left, interruptible, until_asked_to_end},
 };
 
-/// Print the log: one line a command, SLOT.OFFSET and its value
+/// Print the log: a line for each command, SLOT.OFFSET and the value
 ///
-/// Ends where the log ended when the command began, unless it follows: a learner asks a majority of the acceptors where that
-/// is, and every command that was acknowledged before is printed. With --local the log ends where the learner that answers
-/// has come to, and no majority is needed. No-ops, which fill a slot after a change of
-/// leader, are shown in JSON only, as a value without commands.
+/// The output ends where the log ended when the command began, unless --follow is given. To find this end, a learner
+/// asks a majority of the acceptors, so every command acknowledged before is printed. With --local the output ends at
+/// the last slot applied by the answering learner, and no majority is needed.
 ///
-/// Session openings are left out unless --all is given: each writer begins with one, and no reader sees a change. In JSON,
-/// a slot that holds openings alone is left out. An opening beside other commands is {} there, so that the place of a
-/// command in the list is still its offset.
+/// A change of leader can leave no-ops in the log. Only JSON shows no-ops, as values without commands.
+///
+/// Session openings are left out without --all: each writer begins with an opening, and no reader sees a change. In
+/// JSON, a slot with only openings is left out. An opening beside other commands is {} in JSON, so a command's place in
+/// the list is still its offset.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The first slot to print
+    /// First slot to print
     #[arg(long, value_name = "SLOT", default_value = "0", value_parser = parse_slot)]
     from: Slot,
 
-    /// Go on with what is appended, until interrupted
+    /// Continue with new commands, until interrupted
     #[arg(long)]
     follow: bool,
 
-    /// Print what one learner has applied, without asking a majority of the acceptors: newer commands may be missing
+    /// Print the log of one learner, without asking a majority of the acceptors: new commands may be missing
     #[arg(long, conflicts_with = "follow")]
     local: bool,
 
-    /// Print session openings, too
+    /// Print session openings too
     #[arg(long)]
     all: bool,
 
@@ -65,7 +66,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 
 async fn print_what_there_is(args: &Args, client: &Client, log: &mut Subscription) -> Result<(), Failure> {
     let begun = Instant::now();
-    // The other half is left to read.
+    // The other half of the time remains for reading.
     let patience = args.connection.timeout / 2;
     let end = if args.local {
         client.applied_to(patience).await
@@ -98,11 +99,11 @@ async fn follow(args: &Args, log: &mut Subscription) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints the slots below `end`. `since`: when the last records came, or when the command began.
+/// Prints the slots below `end`. `since`: time of the last received records, or of the start of the command.
 async fn print_to(args: &Args, log: &mut Subscription, end: Slot, mut since: Instant) -> Result<(), Failure> {
     let mut next = args.from;
     while next < end {
-        // A learner gives signs of life while it has no records: only records count here.
+        // Without records a learner still sends signs of life. Only records restart the timeout.
         let records = timeout_at(since + args.connection.timeout, next_records(log))
             .await
             .map_err(|_elapsed| {
@@ -164,7 +165,7 @@ fn json_of(record: &LogRecord, all: bool) -> serde_json::Value {
     json::message("LogRecord", &record)
 }
 
-/// A line for each command; nothing for a no-op.
+/// One line for each command; nothing for a no-op.
 fn text_of(record: &LogRecord, all: bool) -> String {
     let slot = Slot::new(record.slot).unwrap_or(Slot::MAX);
     let versions = (0..=u16::MAX).map(|offset| Version { slot, offset });

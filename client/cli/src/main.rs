@@ -1,4 +1,4 @@
-//! The command line of paxos: one command a file.
+//! The command line of paxos: one file for each command.
 
 mod bench;
 mod completions;
@@ -31,7 +31,7 @@ use clap::{Parser, Subcommand};
 use paxos_common::service::{command_line, config::LogFormat, failure::Failure, process, telemetry};
 use signals::{Left, interruptible};
 
-/// Paxos with its roles apart: acceptors vote, proposers lead, learners know.
+/// Paxos with separate roles: proposers lead, acceptors vote, learners learn.
 #[derive(Debug, Parser)]
 #[command(
     name = "paxos",
@@ -74,12 +74,12 @@ enum Command {
 fn main() -> ExitCode {
     use Left::{Nothing, Write};
     match command_line::parse::<Cli>().command {
-        // These run roles or commands of their own: they set up logging and threads themselves.
+        // Commands with roles or child processes: each sets up logging and threads.
         Command::Elect(args) => elect::run(args),
         Command::Guard(args) => guard::run(&args),
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(args),
-        // These contact no cluster.
+        // Commands without a cluster.
         Command::Completions(args) => process::finish(completions::run(&args)),
         Command::Man(args) => process::finish(man::run(&args)),
         Command::Decide(args) => client(interruptible(Write, decide::run(args))),
@@ -89,7 +89,7 @@ fn main() -> ExitCode {
         Command::Propose(args) => client(interruptible(Write, propose::run(args))),
         Command::Healthcheck(args) => client(interruptible(Nothing, healthcheck::run(args))),
         Command::Repair(args) => client(interruptible(Write, repair::run(args))),
-        // A signal is the usual end of these, or of one of their forms.
+        // Commands with a form that usually ends by a signal.
         Command::Watch(args) => client(watch::run(args)),
         Command::Log(args) => client(log::run(args)),
         Command::Status(args) => client(status::run(args)),
@@ -97,14 +97,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a client's command to its end.
+/// Runs a client command to its end.
 fn client(command: impl Future<Output = Result<(), Failure>>) -> ExitCode {
     telemetry::init_quiet(LogFormat::Text);
     process::exit_on_panic();
     process::finish(process::block_on(1, traced(command)))
 }
 
-/// Exports what a command traces, if the environment says where to.
+/// Exports the traces of a command, if the environment names a collector.
 async fn traced<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let exporting = telemetry::Exporting::start_for_client();
     let result = command.await;

@@ -10,7 +10,7 @@ use crate::Cli;
 /// Write a manual page for each command to a directory
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The directory, made if it is missing
+    /// Directory for the pages; created when missing
     directory: PathBuf,
 }
 

@@ -1,4 +1,4 @@
-//! Standard output: text for people or JSON for programs, one line at a time.
+//! Standard output: text for people or JSON for programs, line by line.
 
 use std::io::{self, Write as _};
 
@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use crate::json::is_exact;
 
-/// Form of what is printed.
+/// Output form.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct OutputArgs {
-    /// Form of what is printed
+    /// Output form
     #[arg(long, env = "PAXOS_OUTPUT", value_name = "FORM", default_value = "text")]
     pub(crate) output: Form,
 }
@@ -26,7 +26,7 @@ pub(crate) enum Form {
 }
 
 impl OutputArgs {
-    /// Prints one thing: its text if there is any, or its JSON on one line.
+    /// Prints an item: the text, possibly empty, or the JSON on a single line.
     pub(crate) fn print(
         self,
         text: impl FnOnce() -> String,
@@ -43,13 +43,13 @@ impl OutputArgs {
     }
 }
 
-/// Writes to standard output at once. When its reader has closed it, as in `paxos log | head`, the command ends with 0;
-/// when it cannot be written, as on a full disk, with 74.
+/// Writes to standard output at once. When the reader has closed standard output, as in `paxos log | head`, the command
+/// ends with 0. When standard output cannot be written, as on a full disk, the command ends with 74.
 pub(crate) fn write(text: &str) -> Result<(), Failure> {
     write_bytes(text.as_bytes())
 }
 
-/// The same for bytes as they are.
+/// As [`write`], for raw bytes.
 pub(crate) fn write_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
@@ -61,12 +61,12 @@ pub(crate) fn write_bytes(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// Marks bytes that are no text.
+/// Marks bytes that are not text.
 const BINARY: &str = "base64:";
 
-/// Bytes for people, on one line; different bytes give different lines. Text stays as it is, but for control characters
-/// and backslashes, which are escaped. Other bytes are base64 behind a marker; text that begins like the marker has a
-/// backslash before it.
+/// Bytes for people, on a single line; different bytes give different lines. Text is kept, with control characters and
+/// backslashes escaped. Other bytes are base64 after a marker. Text that begins like the marker gets a backslash in
+/// front.
 pub(crate) fn bytes_as_text(bytes: &[u8]) -> String {
     let Ok(text) = str::from_utf8(bytes) else {
         return format!("{BINARY}{}", BASE64_STANDARD.encode(bytes));
@@ -85,13 +85,13 @@ pub(crate) fn bytes_as_text(bytes: &[u8]) -> String {
     line
 }
 
-/// Text of another process for people, on one line: control characters are escaped. Otherwise a newline could forge a line
-/// of a table, and an escape sequence could change what the terminal shows.
+/// Text of a remote process for people, on a single line, with control characters escaped. Otherwise a newline could
+/// forge a line of a table, and an escape sequence could change the terminal's display.
 pub(crate) fn printable(text: &str) -> String {
     escape(text).into_owned()
 }
 
-/// Bytes for programs: a string where they are UTF-8, else an object with the base64 of them.
+/// Bytes for programs: a string for UTF-8, otherwise an object with the base64 of the bytes.
 pub(crate) fn bytes_as_json(bytes: &[u8]) -> Value {
     match str::from_utf8(bytes) {
         Ok(text) => Value::from(text),
@@ -99,7 +99,7 @@ pub(crate) fn bytes_as_json(bytes: &[u8]) -> Value {
     }
 }
 
-/// Bytes of an identity or hash.
+/// Bytes of an identity or hash, in hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,4 +1,4 @@
-//! `paxos propose`: appends a value to the log, or each line of standard input.
+//! `paxos propose`: appends a value, or each line of standard input, to the log.
 
 use std::ffi::OsString;
 
@@ -18,22 +18,25 @@ use crate::{
     output::OutputArgs,
 };
 
-/// Append a value to the log, or many; print the version of each, SLOT.OFFSET
+/// Append one value or many to the log; print the version of each, SLOT.OFFSET
 ///
-/// Returns once the value is chosen, on the disks of a quorum, and so is everything ordered before it.
+/// Returns once the value is chosen and on the disks of a quorum, together with everything ordered before the value.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The value, 1 byte to 1 MiB; - reads it from standard input (a value that is a lone dash: printf - | paxos propose
-    /// -)
+    /// The value, 1 byte to 1 MiB; - reads standard input
+    ///
+    /// For a value of a single dash: printf - | paxos propose -
     #[arg(required_unless_present = "lines")]
     value: Option<OsString>,
 
-    /// Append each line of standard input as a value of its own, and print the outcome of each line that was sent, in
-    /// the same order. Values in flight together may be ordered otherwise. A line that breaks a limit ends the reading
+    /// Append each line of standard input as a separate value
+    ///
+    /// Prints the outcome of each sent line, in input order. Values in flight together may be ordered differently.
+    /// Reading stops at a line that breaks a limit.
     #[arg(long, conflicts_with = "value")]
     lines: bool,
 
-    /// Lines in flight at any time; with 1 they are ordered as they come
+    /// Maximum number of lines in flight; with 1, values are ordered in input order
     #[arg(long, value_name = "N", default_value_t = 64, requires = "lines", value_parser = clap::value_parser!(u16).range(1..=4096))]
     in_flight: u16,
 
@@ -57,9 +60,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     print(args.output, &Ok(version))
 }
 
-/// Appends the lines of standard input, and prints the outcome of each line that was sent.
+/// Appends the lines of standard input, and prints the outcome of each sent line.
 ///
-/// Goes on after a line that was not ordered. Reads no further after a line that breaks a limit, after a refusal, and
+/// Continues after a line that was not ordered. Stops reading after a line that breaks a limit, after a refusal, and
 /// when standard output cannot be written. Fails with the first fault.
 async fn propose_lines(args: Args) -> Result<(), Failure> {
     let client = args.connection.client()?;
@@ -72,7 +75,7 @@ async fn propose_lines(args: Args) -> Result<(), Failure> {
     loop {
         tokio::select! {
             biased;
-            // Cancel safe: an outcome that was not returned stays in the queue.
+            // Cancel safe: an unreturned outcome stays in the queue.
             Some((number, outcome)) = in_flight.next(), if !in_flight.is_empty() => {
                 let goes_on = matches!(
                     outcome,
@@ -103,7 +106,7 @@ async fn propose_lines(args: Args) -> Result<(), Failure> {
     }
 }
 
-/// Standard output took no more: values were sent whose outcome no reader learns.
+/// Standard output could not be written: some values were sent without a printed outcome.
 fn not_printed(number: u64, failure: &Failure) -> Failure {
     Failure::storage(anyhow::anyhow!(
         "{failure}: the outcome of line {number}, and of later lines that were sent, is not printed; `paxos log` shows which \
@@ -111,7 +114,7 @@ fn not_printed(number: u64, failure: &Failure) -> Failure {
     ))
 }
 
-/// What became of one value, on one line.
+/// Prints the outcome of one value on one line.
 fn print(output: OutputArgs, outcome: &Result<Version, ProposeError>) -> Result<(), Failure> {
     output.print(
         || match outcome {
@@ -133,8 +136,8 @@ fn print(output: OutputArgs, outcome: &Result<Version, ProposeError>) -> Result<
     )
 }
 
-/// The lines of standard input, without their ends, with their numbers from 1 on. A line that breaks a limit is an error,
-/// and ends the stream.
+/// The lines of standard input, without line ends, numbered from 1. A line that breaks a limit is an error and ends the
+/// stream.
 fn lines() -> impl Stream<Item = Result<(u64, Bytes), Failure>> {
     let newline = b"\n".to_vec();
     let codec = AnyDelimiterCodec::new_with_max_length(newline.clone(), newline, VALUE_BYTES_MAX);

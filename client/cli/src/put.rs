@@ -11,23 +11,24 @@ use crate::{
     output::OutputArgs,
 };
 
-/// Write a register, exactly once; print its new version, SLOT.OFFSET
+/// Write a register, exactly once; print the new version, SLOT.OFFSET
 ///
-/// Exits 1 when a condition is given and does not hold: then nothing is changed.
+/// Exits 1 when the given condition does not hold; nothing is changed then.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Its key, 1 byte to 4 KiB
+    /// The key, 1 byte to 4 KiB
     key: OsString,
 
-    /// The value, up to 1 MiB, or empty; - reads it from standard input (a value that is a lone dash: printf - | paxos
-    /// put KEY -)
+    /// The value, 0 bytes to 1 MiB; - reads standard input
+    ///
+    /// For a value of a single dash: printf - | paxos put KEY -
     value: OsString,
 
-    /// Only if the key holds nothing
+    /// Write only if the key holds nothing
     #[arg(long, conflicts_with = "if_version")]
     if_absent: bool,
 
-    /// Only if the key was last written by this version
+    /// Write only if the key was last written by this version
     #[arg(long, value_name = "SLOT.OFFSET")]
     if_version: Option<Version>,
 

@@ -1,4 +1,4 @@
-//! `paxos repair`: looks at, and changes, what a stopped acceptor remembers of the others.
+//! `paxos repair`: prints and changes what a stopped acceptor remembers of the other acceptors.
 
 use std::{
     fmt::Write as _,
@@ -16,10 +16,10 @@ use crate::{
     output::{OutputArgs, write},
 };
 
-/// Repair the data directory of an acceptor that is stopped
+/// Repair the data directory of a stopped acceptor
 ///
-/// These commands work on the directory itself, on the acceptor's machine. They take the directory's lock: a running
-/// acceptor refuses them.
+/// These commands open the directory itself, on the acceptor's machine, and take the directory's lock. A running
+/// acceptor holds the lock, and the commands fail.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -32,13 +32,13 @@ enum Action {
     ForgetWitness(ForgetArgs),
 }
 
-/// Print what a stopped acceptor remembers of the other acceptors' runs
+/// Print the runs of other acceptors that a stopped acceptor remembers
 ///
-/// Changes nothing. Exits 0 when printed, 74 when there is no acceptor's file or it cannot be read, 78 when the acceptor
+/// Changes nothing. Exits 0 when printed, 74 when the acceptor's file is missing or unreadable, 78 when the acceptor
 /// runs.
 #[derive(Debug, clap::Args)]
 struct WitnessesArgs {
-    /// The data directory of the stopped acceptor
+    /// Data directory of the stopped acceptor
     #[arg(long, env = "PAXOS_DATA_DIR", value_name = "DIRECTORY")]
     data_dir: PathBuf,
 
@@ -46,26 +46,27 @@ struct WitnessesArgs {
     output: OutputArgs,
 }
 
-/// Make a stopped acceptor forget what it remembers of another acceptor's runs
+/// Make a stopped acceptor forget the remembered runs of another acceptor
 ///
-/// For one case only: an acceptor is refused on its right disk, because the others remember something of it that is
-/// wrong. That can happen when an older copy of its disk was counted, and passed on, before it was found out.
+/// For a single case: an acceptor is refused on the right disk, because the other acceptors remember wrong runs of the
+/// refused acceptor. This can happen when an older copy of the disk was counted, and the copy's runs were passed on,
+/// before the copy was detected.
 ///
-/// What is forgotten is the proof that the other acceptor's disk went back. If its disk did go back, counting it can
-/// lose acknowledged writes, or decide a slot twice. Be certain that it runs on its right disk.
+/// The forgotten runs are the proof that the refused acceptor's disk went back. If the disk did go back, counting this
+/// acceptor can lose acknowledged writes, or decide a slot twice. Be certain that the acceptor runs on the right disk.
 ///
-/// Stop all proposers and learners, then run this for every other acceptor of the cluster, one after the other, each
-/// stopped while it is repaired; then start everything. A process that was not stopped remembers on.
+/// Stop all proposers and learners. Then run this command for every other acceptor of the cluster, in turn, with the
+/// repaired acceptor stopped. Then start everything. A process that was not stopped still remembers the runs.
 ///
-/// Exits 0 when it is forgotten, 1 when nothing is remembered or it was not confirmed, 2 when the acceptor is no other
-/// member of the cluster, 74 when the file cannot be read or written, 78 when the acceptor runs.
+/// Exits 0 when the runs are forgotten, 1 when no runs are remembered or the confirmation is missing, 2 when --acceptor
+/// is no other member of the cluster, 74 when the file cannot be read or written, 78 when the acceptor runs.
 #[derive(Debug, clap::Args)]
 struct ForgetArgs {
-    /// The data directory of the stopped acceptor that is to forget
+    /// Data directory of the stopped acceptor that must forget
     #[arg(long, env = "PAXOS_DATA_DIR", value_name = "DIRECTORY")]
     data_dir: PathBuf,
 
-    /// The refused acceptor, whose runs are to be forgotten
+    /// The refused acceptor, with the runs to forget
     #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
     acceptor: AcceptorUuid,
 
@@ -151,7 +152,7 @@ async fn open(data_dir: &std::path::Path) -> Result<Stopped, Failure> {
     })
 }
 
-/// Asks for the uuid once more.
+/// Asks for the uuid a second time.
 fn confirmed(acceptor: AcceptorUuid) -> Result<bool, Failure> {
     eprint_all("Type the uuid of the other acceptor to forget this: ");
     let mut line = String::new();
@@ -163,7 +164,7 @@ fn confirmed(acceptor: AcceptorUuid) -> Result<bool, Failure> {
     Ok(parse_uuid(line.trim()) == Ok(acceptor))
 }
 
-/// Writes to standard error; what cannot be written there is not worth a failure.
+/// Writes to standard error. A failed write there is ignored.
 fn eprint_all(text: &str) {
     use std::io::Write as _;
     let _ = io::stderr().lock().write_all(text.as_bytes());

@@ -1,11 +1,11 @@
-//! `paxos serve ROLE`: a role as its own binary runs it, so that one file is enough for a whole cluster.
+//! `paxos serve ROLE`: runs a role like the role's own binary, so that a single file suffices for a whole cluster.
 
 use std::process::ExitCode;
 
 use clap::Subcommand;
 use paxos_common::service::process;
 
-/// Run one role in this process, with the flags of its own binary
+/// Run a role in this process, with the flags of the role's own binary
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]

@@ -1,4 +1,4 @@
-//! Commands that end when a signal asks for it.
+//! Commands that a signal can end.
 
 use paxos_common::service::{
     failure::Failure,
@@ -11,7 +11,7 @@ pub(crate) fn listen() -> Result<EndSignals, Failure> {
         .map_err(|error| Failure::internal(anyhow::Error::new(error).context("listen to signals")))
 }
 
-/// What a signal may leave behind.
+/// What may remain after a signal.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Left {
     /// The command only reads.
@@ -20,29 +20,29 @@ pub(crate) enum Left {
     Write,
 }
 
-/// Runs a command to its end, or until a signal asks for the end: then the command fails with 128 + the signal's number.
+/// Runs a command to its end, or until a signal. After a signal the command fails with 128 + the signal's number.
 pub(crate) async fn interruptible(
     left: Left,
     command: impl Future<Output = Result<(), Failure>>,
 ) -> Result<(), Failure> {
     let mut signals = listen()?;
     tokio::select! {
-        // Cancel safe: the failure says what may be left of the command.
+        // Cancel safe: the failure names the possible remains of the command.
         result = command => result,
-        // Cancel safe: a signal that was not returned stays pending.
+        // Cancel safe: an unreturned signal stays pending.
         signal = signals.next() => Err(ended_by(signal, left)),
     }
 }
 
-/// Runs a command whose usual end is a signal.
+/// Runs a command that usually ends by a signal.
 pub(crate) async fn until_asked_to_end(
     command: impl Future<Output = Result<(), Failure>>,
 ) -> Result<(), Failure> {
     let mut signals = listen()?;
     tokio::select! {
-        // Cancel safe: the signal is the command's usual end.
+        // Cancel safe: a signal is the usual end of the command.
         result = command => result,
-        // Cancel safe: a signal that was not returned stays pending.
+        // Cancel safe: an unreturned signal stays pending.
         _ = signals.next() => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! `paxos status`: the cluster by the answers of all its processes, as tables and a verdict.
+//! `paxos status`: the state of the cluster by the answers of all processes, as tables and a verdict.
 
 use std::{io::IsTerminal as _, time::Duration};
 
@@ -22,23 +22,23 @@ use crate::{
     verdict::{Digests, Peer, Severity, Source, Verdict, judge, learner},
 };
 
-/// How often `--watch` asks.
+/// Interval of the questions with `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-/// Longest time that processes are waited for while no quorum of acceptors has answered.
+/// Longest wait for processes while no quorum of acceptors has answered.
 const PATIENCE_MAX: Duration = Duration::from_secs(3);
-/// Pause before the second look, when two processes contradict each other: one of them may have restarted.
+/// Pause before the second look after two processes contradicted each other: one of the two may have restarted.
 const SECOND_LOOK_PAUSE: Duration = Duration::from_millis(200);
-/// As many digits of a digest or cluster id as tell them apart.
+/// Shown digits of a digest: enough to distinguish digests.
 const PREFIX: usize = 12;
 
-/// Show the cluster: leader, watermarks, lag, digests; what is wrong and what to do
+/// Show leader, watermarks, lag and digests of the cluster; report problems with advice
 ///
-/// Asks every process at once: the acceptors, and the members, proposers and learners that they name. Of a proposer or
-/// learner that does not answer it shows the latest report to an acceptor, with its age. Processes that are late are waited
-/// for a fraction of a second, and up to 3 s while too few acceptors have answered.
+/// Asks all processes at once: the acceptors, and every member, proposer and learner that the acceptors name. For a
+/// proposer or learner without an answer, shows the latest report to an acceptor, with its age. Waits a fraction of a
+/// second for late processes, and up to 3 s while too few acceptors have answered.
 ///
-/// Exits 0 when values can be ordered, 69 when not, 1 when learners differ. Findings that are only degraded leave the exit
-/// code at 0; `healthy` in the JSON output is true without any finding.
+/// Exits 0 when values can be ordered, 69 when not, 1 when learners differ. Degraded findings leave the exit code at 0.
+/// In the JSON output, `healthy` is true only without any finding.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Ask again every second, until interrupted
@@ -83,7 +83,7 @@ async fn watch(args: &Args, client: &Client, patience: Duration) -> Result<(), F
         ticks.tick().await;
         let (status, verdict) = look(client, patience).await;
         if args.output.output == Form::Text && std::io::stdout().is_terminal() {
-            // Clear the screen and go to its upper left corner.
+            // Clear the screen and move the cursor to the upper left corner.
             write("\u{1b}[2J\u{1b}[H")?;
         }
         print(args, &status, &verdict)?;
@@ -225,7 +225,7 @@ fn peer_table(verdict: &Verdict) -> String {
     trimmed(&table)
 }
 
-/// How old the word of a peer is, and where it comes from when the peer did not answer.
+/// Age of the peer's state, and the source of the state if the peer did not answer.
 fn age(peer: &Peer) -> String {
     match &peer.source {
         Source::Itself => "now".to_owned(),
@@ -283,7 +283,7 @@ fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 9] {
     }
 }
 
-/// What is wrong and what to do, or that all is well.
+/// Findings with advice, or a line that the cluster is healthy.
 fn conclusion(verdict: &Verdict) -> String {
     let learners = verdict
         .peers
@@ -319,7 +319,7 @@ fn conclusion(verdict: &Verdict) -> String {
     text + &format!("{digests}\n")
 }
 
-/// Everything that was answered, and the verdict, as one object.
+/// All answers and the verdict, as one object.
 fn report(status: &ClusterStatus, verdict: &Verdict) -> Value {
     let acceptors: Vec<_> = status
         .acceptors
@@ -385,7 +385,7 @@ fn report(status: &ClusterStatus, verdict: &Verdict) -> Value {
     })
 }
 
-/// As the logs write it.
+/// Written as in the logs.
 fn ballot(ballot: Option<pb::Ballot>) -> String {
     match ballot.map(Ballot::try_from) {
         Some(Ok(ballot)) if ballot > Ballot::ZERO => ballot.to_string(),
@@ -398,7 +398,7 @@ fn prefix(text: &str) -> String {
     text.chars().take(PREFIX).collect()
 }
 
-/// The table without the spaces at the ends of its lines.
+/// The table without spaces at the ends of lines.
 fn trimmed(table: &Table) -> String {
     table
         .lines()

@@ -1,4 +1,4 @@
-//! Which process group has the terminal.
+//! The process group in the foreground of the terminal.
 
 use std::io;
 
@@ -7,18 +7,18 @@ use nix::{
     unistd::{getpgrp, tcgetpgrp, tcsetpgrp},
 };
 
-/// Whether standard input is a terminal, and this process's group is in its foreground.
+/// Whether standard input is a terminal with this process's group in the foreground.
 pub(crate) fn is_ours() -> bool {
     tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp())
 }
 
-/// Puts this process's group into the foreground of the terminal at standard input. Without a terminal nothing happens.
+/// Puts this process's group into the foreground of the terminal at standard input. Does nothing without a terminal.
 pub(crate) fn take() {
-    // The kernel stops a process in the background that does so, unless the process blocks the signal.
+    // The kernel stops a background process for the call below, unless the process blocks the signal.
     let mut stop = SigSet::empty();
     stop.add(Signal::SIGTTOU);
     if stop.thread_block().is_ok() {
-        // It fails where there is no terminal any more.
+        // Fails when the terminal is gone.
         let _ = tcsetpgrp(io::stdin(), getpgrp());
         let _ = stop.thread_unblock();
     }

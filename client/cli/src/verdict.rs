@@ -1,4 +1,4 @@
-//! Judges what the cluster says of itself: who is in it, whether it works, and what to do when it does not.
+//! Judges the reported state of the cluster: membership, working order, and what to do about problems.
 
 use paxos_client::ClusterStatus;
 use paxos_common::service::failure::Exit;
@@ -10,22 +10,22 @@ mod peers;
 pub(crate) use digests::Digests;
 pub(crate) use peers::{Peer, Source, learner};
 
-/// Bytes left on the file system of a data directory, below which a person should look. An acceptor stops voting below
-/// 32 MiB. The alert PaxosDiskFilling has the same limit.
+/// Free bytes on the file system of a data directory, below which an operator should act. An acceptor stops voting
+/// below 32 MiB. The alert PaxosDiskFilling has the same limit.
 const DATA_FREE_LOW_BYTES: u64 = 256 << 20;
 
-/// How bad a finding is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Severity {
-    /// The cluster works, but somebody should look.
+    /// The cluster works, but an operator should look.
     Degraded,
-    /// Nothing can be ordered now.
+    /// No command can be ordered now.
     Unavailable,
-    /// A promise is broken.
+    /// A guarantee of the cluster is broken.
     Broken,
 }
 
-/// Whom a finding is about.
+/// The subject of a finding: a process or the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Subject {
     /// `acceptor`, `proposer`, `learner` or `cluster`.
@@ -44,7 +44,7 @@ impl Subject {
     }
 }
 
-/// Something that is wrong, and what to do.
+/// A problem, and advice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Finding {
     pub(crate) severity: Severity,
@@ -71,12 +71,12 @@ impl Finding {
     }
 }
 
-/// What is known of the whole cluster.
+/// The state of the whole cluster.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Verdict {
     pub(crate) findings: Vec<Finding>,
     pub(crate) digests: Digests,
-    /// The proposer that leads; none when nobody does.
+    /// The leading proposer; `None` without a leader.
     pub(crate) leader: Option<Peer>,
     /// Proposers and learners, each once, by role and address.
     pub(crate) peers: Vec<Peer>,
@@ -84,10 +84,10 @@ pub(crate) struct Verdict {
     pub(crate) votes: Vec<bool>,
     /// Members of the cluster; 0 while no acceptor knows a configuration.
     pub(crate) members: usize,
-    /// The highest watermark that anybody told.
+    /// The highest reported watermark.
     pub(crate) chosen_to: u64,
-    /// Two processes contradict each other. One may have restarted while the others were asked: look again before that is
-    /// believed.
+    /// Two processes contradict each other. A process may have restarted between the answers: ask again before
+    /// believing the contradiction.
     pub(crate) contradicted: bool,
 }
 

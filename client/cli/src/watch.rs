@@ -1,4 +1,4 @@
-//! `paxos watch`: prints changes of registers as they come.
+//! `paxos watch`: prints changes of registers as they happen.
 
 use std::ffi::OsString;
 
@@ -13,22 +13,26 @@ use crate::{
     signals::until_asked_to_end,
 };
 
-/// Print the changes of a register as they come: one line each, SLOT.OFFSET KEY = VALUE, or SLOT.OFFSET KEY deleted
+/// Print the changes of a register as they happen
 ///
-/// In order, nothing lost or told twice, until interrupted. Says when it is in place: "watching from SLOT.OFFSET" on
-/// standard error, or with --output json a first object {"watching":{"from":…}} on standard output: every change from that
-/// version on is printed. To go on later: --from the version after the last one
-/// printed, which is the same slot with the offset one higher.
+/// One line for each change: SLOT.OFFSET KEY = VALUE, or SLOT.OFFSET KEY deleted. Changes are printed in order, without
+/// loss or repetition, until interrupted.
+///
+/// Reports the start of the watch: "watching from SLOT.OFFSET" on standard error, or with --output json a first object
+/// {"watching":{"from":…}} on standard output. Every change from that version on is printed.
+///
+/// To continue later, pass --from with the version after the last printed version: the same slot, and the offset plus
+/// one.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Its key, 1 byte to 4 KiB; with --prefix what keys start with, also nothing
+    /// The key, 1 byte to 4 KiB; with --prefix the start of the keys, may be empty
     key: OsString,
 
-    /// All registers whose key starts with KEY
+    /// Watch all registers with a key that starts with KEY
     #[arg(long)]
     prefix: bool,
 
-    /// The first version to print [default: from now on: every change that is acknowledged after the command began]
+    /// First version to print [default: every change acknowledged after the command began]
     #[arg(long, value_name = "SLOT.OFFSET")]
     from: Option<Version>,
 
@@ -51,7 +55,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     until_asked_to_end(follow(args.output, args.from, &mut watch)).await
 }
 
-/// Prints the position that the watch begins at, then each change.
+/// Prints the first position of the watch, then each change.
 async fn follow(output: OutputArgs, from: Option<Version>, watch: &mut Watch) -> Result<(), Failure> {
     let mut in_place = false;
     while let Some(news) = watch.next().await {

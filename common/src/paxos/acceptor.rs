@@ -157,7 +157,8 @@ pub struct Write<'a> {
 pub enum Violation {
     /// Two values at one ballot.
     #[error(
-        "slot {slot}: a second value at ballot {ballot}, which one proposer alone may use, and for one value"
+        "slot {slot}: a second value at ballot {ballot}; only one proposer may use this ballot, and only for one \
+         value"
     )]
     SecondValueAtBallot {
         /// The slot.
@@ -166,7 +167,7 @@ pub enum Violation {
         ballot: Ballot,
     },
     /// A different value for a chosen slot.
-    #[error("slot {slot} is chosen, and ballot {ballot} proposes another value for it")]
+    #[error("slot {slot} is chosen, but ballot {ballot} proposes another value for this slot")]
     SecondValueForChosen {
         /// The slot.
         slot: Slot,
@@ -179,13 +180,14 @@ pub enum Violation {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum FormRefusal {
     /// The list names only other acceptors.
-    #[error("the list of acceptors does not name this one, {0}")]
+    #[error("the list of acceptors does not name this acceptor, {0}")]
     NotListed(AcceptorUuid),
     /// Another list is stored already.
     #[error(
-        "this acceptor has already stored another list: it holds {stored}, and was asked to store {asked}. Start all \
-         proposers with the same list. If no listed acceptor is formed yet, unreachable ones included, nobody has \
-         voted: stop the proposers and empty every listed data directory. If one is formed, never do that"
+        "this acceptor has already stored another list: the stored list is {stored}, the requested list is {asked}. \
+         Start all proposers with the same list. If no listed acceptor is formed yet, including unreachable \
+         acceptors, no acceptor has voted: stop the proposers and empty every listed data directory. If any listed \
+         acceptor is formed, never empty a data directory"
     )]
     Conflict {
         /// The stored list.
@@ -194,7 +196,7 @@ pub enum FormRefusal {
         asked: String,
     },
     /// The second step came before the first.
-    #[error("this acceptor has not stored the list that it is asked to complete: it may have lost its disk")]
+    #[error("this acceptor has not stored the list to be completed: this acceptor may have lost its disk")]
     NotStored,
 }
 
@@ -322,7 +324,7 @@ impl Acceptor {
         for &(slot, _) in &accept.proposals {
             if slot >= limit {
                 let reason = format!(
-                    "slot {slot} is not below {limit}, which is the message's own chosen_to and {SLOTS_AHEAD_MAX} more"
+                    "slot {slot} is not below {limit}, the message's chosen_to plus {SLOTS_AHEAD_MAX}"
                 );
                 return Ok(AcceptAnswer::Refused(Refused {
                     reason,
@@ -645,7 +647,7 @@ impl Group {
         }
         if !self.promised.admits_jump_to(asked) {
             let reason = format!(
-                "round {} is more than 2^32 above the promised ballot {}: climb there in smaller steps",
+                "round {} is more than 2^32 above the promised ballot {}: raise the round in smaller steps",
                 asked.round(),
                 self.promised
             );

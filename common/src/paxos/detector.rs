@@ -51,7 +51,7 @@ pub enum Outcome {
 
 /// A request not settled yet: return the claim to [`Detector::settled`].
 #[derive(Debug, PartialEq, Eq, Hash)]
-#[must_use = "a claim that is not settled keeps its ballot heard"]
+#[must_use = "an unsettled claim keeps its ballot heard"]
 pub struct Claim {
     ballot: Ballot,
     counts: bool,

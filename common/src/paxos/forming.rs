@@ -57,8 +57,8 @@ pub enum FormConflict {
     /// Two acceptors hold different lists.
     #[error(
         "the acceptors hold different lists: {first_address} holds {first}, {second_address} holds {second}. While no \
-         listed acceptor is formed, unreachable ones included, nobody has voted: stop the proposers and empty every \
-         listed data directory. If one is formed, never do that"
+         listed acceptor is formed, including unreachable acceptors, no acceptor has voted: stop the proposers and \
+         empty every listed data directory. If any listed acceptor is formed, never empty a data directory"
     )]
     ListsDiffer {
         /// Address of the first acceptor.
@@ -72,10 +72,11 @@ pub enum FormConflict {
     },
     /// The stored list is not the given list: an answering acceptor is missing from the stored list.
     #[error(
-        "{address} is acceptor {acceptor}, and another acceptor has stored a list without it ({list}): correct the list of \
-         addresses if it is wrong. If it is right, {address} lost its disk while the cluster formed: while no listed \
-         acceptor is formed, unreachable ones included, nobody has voted: stop the proposers and empty every listed \
-         data directory. If one is formed, never do that"
+        "{address} is acceptor {acceptor}, but another acceptor has stored a list without this acceptor ({list}): \
+         correct the list of addresses if the list is wrong. If the list is right, {address} lost its disk while the \
+         cluster formed. While no listed acceptor is formed, including unreachable acceptors, no acceptor has voted: \
+         stop the proposers and empty every listed data directory. If any listed acceptor is formed, never empty a \
+         data directory"
     )]
     Stranger {
         /// Address of the missing acceptor.
@@ -87,7 +88,8 @@ pub enum FormConflict {
     },
     /// More or fewer addresses than members.
     #[error(
-        "{given} acceptor addresses are given, and the cluster has {members} acceptors: give exactly those"
+        "{given} acceptor addresses are given, but the cluster has {members} acceptors: give exactly the addresses of \
+         these acceptors"
     )]
     Count {
         /// Number of addresses.

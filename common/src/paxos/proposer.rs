@@ -773,11 +773,12 @@ fn beyond_repair(slots: &[Slot], electorate: &Electorate) -> String {
     };
     let acceptors: Vec<String> = electorate.members().iter().map(ToString::to_string).collect();
     format!(
-        "damage beyond repair: the rows of slot {}{more} cannot be read any more on so many acceptors that the others \
-         cannot say what was chosen there; all acceptors have reported: {}. Nothing is proposed, because a guess could \
-         replace a value that was acknowledged. Keep every data directory as it is, and look at the disks. If a disk \
-         cannot be read because of its device or file system, mend that and start the acceptor again on the same \
-         directory, never on an older copy. Learners still serve what they have applied",
+        "damage beyond repair: the rows of slot {}{more} cannot be read any more on too many acceptors, so the other \
+         acceptors cannot prove the chosen value; all acceptors have reported: {}. This proposer proposes nothing, \
+         because a guess could replace an acknowledged value. Keep every data directory unchanged, and check the \
+         disks. If a disk cannot be read because of its device or file system, repair the device or file system and \
+         start the acceptor again on the same directory, never on an older copy. Learners still serve all applied \
+         slots",
         named.join(", "),
         acceptors.join(", ")
     )

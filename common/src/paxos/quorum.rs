@@ -24,7 +24,8 @@ pub struct Quorums {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error(
     "{acceptors} acceptors with quorums of {phase1} (phase 1) and {phase2} (phase 2): each quorum must be between 1 \
-     and the number of acceptors, the two together more than that, and there may be at most {ACCEPTORS_MAX} acceptors"
+     and the number of acceptors, the sum of both quorums must exceed that number, and at most {ACCEPTORS_MAX} \
+     acceptors are allowed"
 )]
 pub struct UnsafeQuorums {
     acceptors: usize,

@@ -225,7 +225,7 @@ impl Reading {
     fn asked(&mut self, from: ReadId, to: ReadId) {
         assert!(
             self.next_read <= from && from <= to,
-            "reads are counted up in the order in which they come in"
+            "reads are numbered in order of arrival"
         );
         self.next_read = to;
         for read in (from.0..to.0).map(ReadId) {

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 /// A number from outside, above the largest possible value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what} is {value}, which is above the largest possible, {max}")]
+#[error("{what} is {value}, above the largest possible value, {max}")]
 pub struct OutOfRange {
     what: &'static str,
     value: u64,

@@ -101,15 +101,16 @@ pub struct Run {
 /// An acceptor lacks commits that it had reported: its disk was lost, or is an older copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error(
-    "acceptor {acceptor} had told of commit {} in run {:x}, and knows {}: it has lost its disk, or runs on an older copy \
-     of it. It is not counted while it runs on this disk. Stop it. If its right disk is still there, start it on that. \
-     Otherwise leave it stopped; it cannot be replaced in this release. If what is remembered of it is wrong, see \
-     `paxos repair forget-witness --help`",
+    "acceptor {acceptor} had reported commit {} in run {:x}, but now knows {}: the acceptor has lost its disk, or \
+     runs on an older copy of the disk. The acceptor is not counted while running on this disk. Stop the acceptor. If \
+     its right disk still exists, start the acceptor on the right disk. Otherwise leave the acceptor stopped: it \
+     cannot be replaced in this release. If the remembered runs of this acceptor are wrong, see `paxos repair \
+     forget-witness --help`",
     .heard.get(), .run.get(),
     match .known {
         Known::EndedAt(known) => format!("that run only up to commit {}", known.get()),
         Known::Nothing => "no such run".to_owned(),
-        Known::TooOld => "only later runs, for which no other acceptor vouches".to_owned(),
+        Known::TooOld => "only later runs, unconfirmed by any other acceptor".to_owned(),
     }
 )]
 pub struct WentBack {

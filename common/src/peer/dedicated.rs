@@ -170,7 +170,7 @@ mod tests {
         let mut client = AcceptorClient::new(channel);
         let mut call = async || client.accept(tokio_stream::empty()).await.map(|_| ());
         tokio::select! {
-            _ = call() => panic!("nobody answers"),
+            _ = call() => panic!("the call ended without an answer"),
             () = async { while listener.accept().is_err() { tokio::task::yield_now().await } } => {}
         }
         // The peer has closed its end.

@@ -51,7 +51,7 @@ pub fn advertised(advertise: Option<&Address>, local: SocketAddr) -> Result<Addr
     };
     url.parse().map_err(|error| {
         Failure::usage(format!(
-            "cannot tell others our address ({error}): give --advertise URL"
+            "cannot derive an address for other processes ({error}): give --advertise URL"
         ))
     })
 }

@@ -112,15 +112,13 @@ impl Metrics {
         metrics.observe(
             "paxos.build_info",
             "",
-            "Always 1; its labels say what runs here",
+            "Always 1; the labels name the version and the role of this process",
             move || [(info.clone(), 1)],
         );
         metrics
             .meter
             .u64_observable_counter("paxos.log.dropped_lines")
-            .with_description(
-                "Log lines of this process that were dropped because standard error was not read",
-            )
+            .with_description("Log lines of this process dropped because standard error was not read")
             .with_callback(|observer| observer.observe(telemetry::dropped_lines(), &[]))
             .build();
         Ok(metrics)

@@ -202,7 +202,7 @@ impl Server {
         let tracer = self.tracer.clone();
         metrics.counted(
             "paxos.traces.refused",
-            "Requests that their callers had sampled and that were not traced: beyond the rate for callers",
+            "Requests sampled by their callers but not traced: above the rate limit for callers",
             move || tracer.refused(),
         );
         let measured = Measured::by(metrics, self.service);
@@ -243,7 +243,7 @@ impl Server {
                 match timeout(grace, &mut server).await {
                     Ok(result) => result,
                     Err(_) => {
-                        tracing::debug!("cutting off calls that outlast the grace");
+                        tracing::debug!("cutting off calls still open after the grace period");
                         Ok(())
                     }
                 }
@@ -372,7 +372,7 @@ mod tests {
             })
         });
         for call in calls.collect::<Vec<_>>() {
-            assert!(call.await.unwrap(), "the server stands still");
+            assert!(call.await.unwrap(), "the server is paused");
         }
         go_on.send(()).unwrap();
         client.check(request()).await.unwrap();

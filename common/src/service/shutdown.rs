@@ -147,7 +147,7 @@ impl Shutdown {
         if timeout(grace, self.tracker.wait()).await.is_err() {
             tracing::warn!(
                 tasks = self.tracker.len(),
-                "stopping without waiting for the tasks left"
+                "stopping without waiting for the remaining tasks"
             );
         }
         self.failure

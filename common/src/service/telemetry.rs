@@ -80,7 +80,7 @@ fn filter(given: Option<String>, default: LevelFilter, format: LogFormat) -> Env
             .filter(|directive| !directive.trim().is_empty())
             .partition(|directive| directive.trim().parse::<Directive>().is_ok());
         let text = format!(
-            "{} does not understand {:?}: give levels such as info or paxos_proposer=debug, separated by commas",
+            "{} has the invalid part {:?}: give levels such as info or paxos_proposer=debug, separated by commas",
             EnvFilter::DEFAULT_ENV,
             unknown.join(",")
         );

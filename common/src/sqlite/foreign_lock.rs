@@ -94,8 +94,8 @@ impl LockReport {
             self.reported_at = Some(now);
             tracing::error!(
                 file = %self.file.display(), waited_s = now.duration_since(since).as_secs(),
-                "another process holds a lock on this file: nothing is written until the lock is free. Find the process \
-                 (`fuser FILE` names it) and end it; this process then goes on by itself"
+                "another process holds a lock on this file: nothing is written until the lock is free. Find the other \
+                 process (with `fuser FILE`) and end it; this process then continues by itself"
             );
         }
     }

@@ -64,7 +64,7 @@ fn restrict(path: &Path, mode: u32, taken: u32) {
             path = %path.display(),
             before = format!("{:04o}", mode & 0o7777),
             now = format!("{wanted:04o}"),
-            "took the rights of other users from the data directory"
+            "removed the access of other users to the data directory"
         ),
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => tracing::warn!(

@@ -44,7 +44,7 @@ pub enum InvalidCommand {
     #[error("absent = false is no condition: give absent = true or a version, or leave the condition out")]
     NotAbsent,
     /// A session stamp without its session.
-    #[error("the session stamp names no session: give the version that OpenSession was answered with")]
+    #[error("the session stamp names no session: give the version from the answer to OpenSession")]
     NoSession,
     /// See `SessionStamp.acked_below`.
     #[error("acked_below is {acked_below}, above the command's own sequence, {sequence}")]
@@ -56,7 +56,8 @@ pub enum InvalidCommand {
     },
     /// See `SessionStamp.sequence`.
     #[error(
-        "the sequence is {sequence} and acked_below is {acked_below}: it must be below acked_below + {SEQUENCES_MAX}"
+        "the sequence is {sequence} and acked_below is {acked_below}: the sequence must be below acked_below + \
+         {SEQUENCES_MAX}"
     )]
     FarAhead {
         /// The given number.
@@ -65,7 +66,7 @@ pub enum InvalidCommand {
         sequence: u64,
     },
     /// An `OpenSession` inside a session.
-    #[error("open_session carries a session stamp: open a session outside of any")]
+    #[error("open_session carries a session stamp: send open_session without a stamp")]
     StampedOpening,
     /// An opener of a wrong length.
     #[error("opener has {0} bytes: give {len} bytes drawn at random, or none", len = Opener::BYTES)]

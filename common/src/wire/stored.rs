@@ -18,16 +18,16 @@ const COMMANDS_KEY: u8 = 0x0a;
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     /// The bytes are not a message `Value`.
-    #[error("it is no Value: {0}")]
+    #[error("the bytes are no Value: {0}")]
     NotAValue(#[from] prost::DecodeError),
     /// Bytes that belong to no command.
-    #[error("it is no Value: byte {0} begins no command")]
+    #[error("the bytes are no Value: no command begins at byte {0}")]
     NoCommandAt(usize),
     /// An oversized batch.
-    #[error("it holds more than {COMMANDS_MAX} commands")]
+    #[error("the value holds more than {COMMANDS_MAX} commands")]
     TooMany,
     /// A command that breaks a limit.
-    #[error("command {offset} of it is refused: {source}")]
+    #[error("command {offset} of the value is invalid: {source}")]
     Command {
         /// Position in the batch, from 0.
         offset: usize,

@@ -43,6 +43,6 @@ fn main() -> ExitCode {
 
 fn print(line: &str) {
     use std::io::Write as _;
-    // A reader may close the pipe early; that is no failure.
+    // A pipe closed early by the reader is no failure.
     let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -1,11 +1,11 @@
-//! What tests of several crates share: the simulator, the model checker, the invariants, and the check of histories.
+//! Shared by tests of several crates: the simulator, the model checker, the invariants, and the check of histories.
 //!
-//! | module | what it checks |
+//! | module | checks |
 //! | --- | --- |
 //! | [`simulator`] | whole clusters of the cores with every kind of fault, drawn from a seed |
 //! | [`model`] | small clusters of the cores, every order of steps |
 //! | `invariants` | what both check after every step |
-//! | [`history`] | whether what clients of real processes saw is linearizable |
+//! | [`history`] | whether the answers to clients of real processes are linearizable |
 //!
 //! A crate for tests alone: no service depends on this crate.
 #![expect(clippy::unwrap_used, reason = "in tests, helpers included")]

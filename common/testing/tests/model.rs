@@ -1,4 +1,4 @@
-//! Small clusters of the real cores, checked exhaustively: `cargo model` checks larger ones.
+//! Small clusters of the real cores, checked exhaustively: `cargo model` checks larger clusters.
 
 use paxos_testing::model::{
     bugs,
@@ -38,5 +38,5 @@ fn every_planted_bug_is_found() {
     assert!(missed.is_empty(), "not found: {missed:?}");
 }
 
-/// How many steps a planted bug may hide for.
+/// Limit of steps for finding a planted bug.
 const BUG_STEPS_MAX: usize = 3_000_000;

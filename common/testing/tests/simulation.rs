@@ -12,12 +12,12 @@ use paxos_testing::simulator::{
     try_run,
 };
 
-/// How many seeds each of the two usual runs takes: the environment variable `PAXOS_SIM_SEEDS`, if it is set.
+/// Number of seeds of each of the two usual runs, unless the environment variable `PAXOS_SIM_SEEDS` is set.
 const SEEDS: u64 = 300;
 
-/// Where the run over fresh seeds begins: the environment variable `PAXOS_SIM_FROM`, or anywhere.
+/// First seed of the run over fresh seeds: the environment variable `PAXOS_SIM_FROM`, or a random number.
 fn fresh_from() -> u64 {
-    // Small enough to be typed, and to be told from one another.
+    // Small enough to type, and to distinguish by eye.
     number("PAXOS_SIM_FROM").unwrap_or_else(|| rand::random_range(SEEDS..1_000_000_000_000))
 }
 
@@ -33,7 +33,7 @@ fn number(variable: &str) -> Option<u64> {
     )
 }
 
-/// Runs `check` for every seed on all processors, and gathers what was exercised.
+/// Runs `check` for every seed on all processors, and merges the statistics.
 fn over_seeds(
     seeds: Range<u64>,
     check: impl Fn(u64) -> Result<Statistics, String> + Sync,
@@ -93,8 +93,8 @@ fn different_seeds_are_different_schedules() {
     assert_ne!(trace(1_000), trace(1_001));
 }
 
-/// Seeds that found a fault in the cores once. What they found is tested by itself beside the code; the schedules of
-/// these numbers change whenever the simulator does.
+/// Seeds that once found a fault in the cores. Each fault has a separate test beside the code; the schedules of these
+/// numbers change whenever the simulator changes.
 const FAILED_ONCE: &[u64] = &[187, 588, 2851, 3010];
 
 #[test]
@@ -104,7 +104,7 @@ fn seeds_that_failed_once_pass() {
     }
 }
 
-/// How many seeds each directed scenario takes: the environment variable `PAXOS_SCENARIO_SEEDS`, if it is set.
+/// Number of seeds of each directed scenario, unless the environment variable `PAXOS_SCENARIO_SEEDS` is set.
 const SCENARIO_SEEDS: u64 = 2;
 
 fn seeds_of_scenarios() -> u64 {
@@ -139,7 +139,7 @@ fn play_all(plays: &[Play]) -> Vec<Result<(), String>> {
     played.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-/// Runs a scenario; what an invariant finds is a failure like a bound that does not hold.
+/// Runs a scenario. A broken invariant is a failure, like a missed bound.
 fn play((scenario, quorums, seed, bug): Play) -> Result<(), String> {
     let run = || scenario.run(quorums, seed, bug, &mut Transcript::off());
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|panic| {
@@ -148,7 +148,7 @@ fn play((scenario, quorums, seed, bug): Play) -> Result<(), String> {
     })
 }
 
-/// Runs scenarios in which nothing may fail.
+/// Runs scenarios without any expected failure.
 fn expect_all(plays: &[Play]) {
     let failed: Vec<String> = play_all(plays).into_iter().filter_map(Result::err).collect();
     assert!(failed.is_empty(), "{}", failed.join("\n"));
@@ -173,7 +173,7 @@ fn flexible_quorums_keep_and_replace_leaders_alike() {
 
 #[test]
 fn every_planted_bug_of_failure_detection_is_found_by_a_scenario() {
-    // A few seeds, because a fault may meet nothing that it can disturb.
+    // A few seeds, because a fault may happen when there is nothing to disturb.
     let of = |scenario: &'static Scenario| {
         let bugs = scenario.finds.iter();
         let all = bugs.flat_map(|&bug| (0..3).map(move |seed| (bug, seed)));
@@ -194,10 +194,10 @@ fn every_planted_bug_of_failure_detection_is_found_by_a_scenario() {
     assert_eq!(missed, [], "no scenario finds them");
 }
 
-/// How many schedules a planted bug may survive: several times what the shyest of them needs.
+/// Limit of schedules for finding a planted bug: several times the need of the hardest such bug.
 const BUG_SEEDS_MAX: u64 = 5_000;
 
-/// The same for those that show in rare schedules alone.
+/// The same limit for bugs that only rare schedules show.
 const SHY_BUG_SEEDS_MAX: u64 = 50_000;
 
 #[test]
@@ -219,7 +219,7 @@ fn every_shy_planted_bug_is_found() {
     assert_eq!(missed, [], "not found within {SHY_BUG_SEEDS_MAX} schedules");
 }
 
-/// Hunts for each of the bugs; returns a table of what was found, and what was not.
+/// Hunts for each of the bugs. Returns a table of the results, and the missed bugs.
 fn hunt_all(bugs: &[Bug], seeds_max: u64) -> (String, Vec<Bug>) {
     let next = AtomicUsize::new(0);
     let work = || {

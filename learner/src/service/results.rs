@@ -54,7 +54,7 @@ pub(super) fn of_version(
         Judgement::Foreign => return Err(foreign()),
         Judgement::Acknowledged => {
             return Err(out_of_range(
-                "the command was skipped: its session had acknowledged this sequence before it was applied",
+                "the command was skipped: its session had acknowledged this sequence before the command was applied",
             ));
         }
     };
@@ -88,15 +88,15 @@ pub(super) fn version_of(stamp: SessionStamp, machine: &Machine) -> Result<Versi
 
 fn expired() -> Status {
     Status::aborted(
-        "the session is unknown or has expired: the command had no effect; open a session for other commands, and send \
-         this one again only if no earlier attempt of it was left without an answer",
+        "the session is unknown or has expired: the command had no effect; open a session for other commands, and \
+         send this command again only if every earlier attempt was answered",
     )
 }
 
 fn foreign() -> Status {
     Status::aborted(
-        "session.opener is not the opener of the session: the command had no effect; state the opener that OpenSession \
-         was sent with, or open a session",
+        "session.opener is not the opener of the session: the command had no effect; give the opener of the \
+         OpenSession request, or open a session",
     )
 }
 

@@ -68,7 +68,7 @@ async fn wait_until_closed(file: &Path) -> io::Result<()> {
     let begun = Instant::now();
     while is_open(file)? {
         if begun.elapsed() > CLOSE_MAX {
-            return Err(io::Error::other("it is still open in this process"));
+            return Err(io::Error::other("the file is still open in this process"));
         }
         sleep(CLOSE_LOOK).await;
     }

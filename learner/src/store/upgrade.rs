@@ -43,7 +43,7 @@ pub(super) async fn run(
     for (name, session) in load_sessions(&mut transaction, cluster, path).await? {
         if !was_opened_by_nobody(&mut transaction, cluster, name).await? {
             return Err(StoreError::Damaged {
-                what: "what an earlier release stored of a session",
+                what: "a session stored by an earlier release",
                 path: path.to_owned(),
             });
         }

@@ -104,7 +104,7 @@ async fn ask(
     let form = call_form(&mut calls, None).await.ok()?;
     let told = other_told(&form, context);
     if let Err(broken) = &told {
-        tracing::debug!(%address, reason = %broken, "what it remembers of others does not count");
+        tracing::debug!(%address, reason = %broken, "this acceptor's table of other acceptors does not count");
     }
     told.ok().filter(|(other, _)| *other != about)
 }
@@ -205,7 +205,7 @@ mod tests {
     async fn one_that_hangs_holds_nothing_up_and_all_that_answer_soon_are_heard() {
         let others = gather(calls(), |told| !told.is_empty()).await;
         assert_eq!(others.told, [told(1), told(2)]);
-        assert_eq!(others.asked.len(), 1, "it may still tell");
+        assert_eq!(others.asked.len(), 1, "it may still report");
     }
 
     #[tokio::test]

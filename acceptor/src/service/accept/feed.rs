@@ -267,7 +267,7 @@ fn check_values(accept: &Accept) -> Result<(), Status> {
         let length = value.as_bytes().len();
         if length > VALUE_BYTES_MAX {
             return Err(status::invalid_argument(format!(
-                "the value of slot {slot} has {length} bytes, and {VALUE_BYTES_MAX} are allowed"
+                "the value of slot {slot} has {length} bytes: at most {VALUE_BYTES_MAX} are allowed"
             )));
         }
     }

@@ -100,7 +100,7 @@ impl Streams {
         } else {
             (
                 &self.other_bytes,
-                "the acceptor's room for values of others than the leader",
+                "the acceptor's room for values of proposers other than the leader",
             )
         };
         let full = |()| Fault::AtOnce(status::overloaded(what));

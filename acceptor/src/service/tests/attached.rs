@@ -251,7 +251,10 @@ async fn acceptor_that_a_proposer_refuses_is_not_ready() {
     };
     standby.reports.send(refusing).await.unwrap();
     standby.hears(|answer, _| answer.report == 2).await;
-    assert_eq!(not_ready().await, "a proposer does not count it: it lost commits");
+    assert_eq!(
+        not_ready().await,
+        "a proposer does not count this acceptor: it lost commits"
+    );
 }
 
 #[tokio::test]

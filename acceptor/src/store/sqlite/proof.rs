@@ -68,7 +68,7 @@ pub(super) async fn examine(directory: &DataDir) -> Result<(), StoreError> {
         Ok(sound) => sound.commits,
         Err(damage) => {
             let what = format!(
-                "is damaged at byte {}: the commits behind it cannot be read",
+                "is damaged at byte {}: the commits after this byte cannot be read",
                 damage.offset
             );
             return Err(StoreError::File { file: log, what });
@@ -122,8 +122,8 @@ fn agree_in_time(alone: Option<Held>, whole: Held, commits: u64) -> Result<(), S
         return Ok(());
     }
     Err(format!(
-        "does not belong to the database beside it: one of the two is of another time (the log holds {commits} commits \
-         and ends at commit {})",
+        "does not belong to the database in the same directory: one of the two files is from another time (the log \
+         holds {commits} commits and ends at commit {})",
         counter.get()
     ))
 }
@@ -134,7 +134,7 @@ fn agree_in_counter(found: Found, whole: Held) -> Result<(), (bool, String)> {
         (Found::Missing, Held::Acceptor { counter, version, .. }) if version > OLD_VERSION => Err((
             false,
             format!(
-                "is missing, and the database beside it holds {} commits",
+                "is missing, but the database in the same directory holds {} commits",
                 counter.get()
             ),
         )),
@@ -148,27 +148,29 @@ fn agree_in_counter(found: Found, whole: Held) -> Result<(), (bool, String)> {
         ) => Err((
             true,
             format!(
-                "holds nothing, and {{COMMITS}} proves that this acceptor answered for {} commits",
+                "holds nothing, but {{COMMITS}} proves that this acceptor answered for {} commits",
                 counter.get()
             ),
         )),
         (Found::Record(Record { uuid: Some(_), .. }), Held::Foreign) => Err((
             true,
-            "is no database of an acceptor any more: its header is damaged, or the file was replaced"
+            "is not an acceptor's database any more: the header is damaged, or the file was replaced"
                 .to_owned(),
         )),
         (Found::Record(Record { uuid: Some(ours), .. }), Held::Acceptor { uuid, .. }) if ours != uuid => {
             Err((
                 false,
-                format!("belongs to acceptor {ours}, and the database beside it to acceptor {uuid}"),
+                format!(
+                    "belongs to acceptor {ours}, but the database in the same directory to acceptor {uuid}"
+                ),
             ))
         }
         (Found::Record(Record { counter, .. }), Held::Acceptor { counter: held, .. }) if held < counter => {
             Err((
                 true,
                 format!(
-                    "holds the commits up to {} only, and {{COMMITS}} proves that this acceptor answered for commit {}: the \
-                     database or its write-ahead log lost commits",
+                    "holds only the commits up to {}, but {{COMMITS}} proves that this acceptor answered for commit \
+                     {}: the database or its write-ahead log lost commits",
                     held.get(),
                     counter.get()
                 ),
@@ -257,13 +259,14 @@ pub(super) async fn empty_log(connection: &mut SqliteConnection, file: &Path) ->
             waits = true;
             tracing::warn!(
                 file = %file.display(),
-                "another process reads this file: the start waits until that process has finished (`fuser FILE` names it)"
+                "another process reads this file: the start waits until that process has finished (`fuser FILE` \
+                 names the process)"
             );
         }
         sleep(RETRY_INTERVAL).await;
     }
     if waits {
-        tracing::info!(file = %file.display(), "the other process has finished: the start goes on");
+        tracing::info!(file = %file.display(), "the other process has finished: the start continues");
     }
     Ok(())
 }

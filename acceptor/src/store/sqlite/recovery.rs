@@ -237,8 +237,7 @@ async fn load_votes(
     if let Some(first) = damaged.first() {
         warn!(
             rows = damaged.len(),
-            first,
-            "rows above the watermark are damaged: they count as unknown until they are accepted again"
+            first, "rows above the watermark are damaged: these rows count as unknown until accepted again"
         );
     }
     Ok(held)

@@ -1,4 +1,4 @@
-//! What the cluster is measured with: proposals and linearizable reads, in the shares asked for.
+//! The load of the measurement: proposals and linearizable reads, in the given shares.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use tokio::{sync::watch, time::Instant};
 use super::tally::Tally;
 use crate::{connection::propose_failure, key::write_failure};
 
-/// Registers that reads look at and proposals write: few enough to be written at once, and so many that it matters
-/// little which is read.
+/// Number of registers for reads and writes: few enough to write all at once, and enough that the choice of a register
+/// matters little.
 const REGISTERS: usize = 64;
 
-/// What each worker does.
+/// The work of each worker.
 #[derive(Clone)]
 pub(super) struct Load {
     pub(super) client: Client,
@@ -30,7 +30,7 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Connects, writes what is read later, and fails at once when there is nothing to measure.
+    /// Connects, writes the registers for later reads, and fails at once when the cluster cannot be measured.
     pub(super) async fn prepare(&self) -> Result<(), Failure> {
         if self.reads_percent == 0 {
             return self.propose(0).await.map(drop).map_err(propose_failure);
@@ -43,7 +43,8 @@ impl Load {
         try_join_all(writes).await.map(drop).map_err(write_failure)
     }
 
-    /// Keeps one operation in flight until told to stop; the last one is waited for, and counts.
+    /// Keeps one operation in flight until `stopped` is true. Waits for the last operation, and counts the last
+    /// operation too.
     pub(super) async fn work(self, worker: usize, stopped: watch::Receiver<bool>) -> Tally {
         let mut tally = Tally::new();
         let mut turns = Turns::new(self.reads_percent, worker);
@@ -94,15 +95,15 @@ fn key(place: usize) -> Bytes {
     format!("paxos-bench/{:02}", place % REGISTERS).into()
 }
 
-/// Whose turn it is: reads and proposals, evenly mixed.
+/// Chooses between reads and proposals, evenly mixed.
 struct Turns {
     percent: u8,
-    /// Below 100.
+    /// Hundredths of a read that are due; below 100.
     owed: u8,
 }
 
 impl Turns {
-    /// Workers begin at different places, so that they do not all propose at the same time.
+    /// Workers start at different places, so that proposals of different workers do not coincide.
     fn new(percent: u8, worker: usize) -> Self {
         let owed = u8::try_from(worker * 37 % 100).expect("below 100");
         Self { percent, owed }

@@ -1,4 +1,4 @@
-//! What is counted while the cluster is measured, and how it is told.
+//! Counts and latencies of a measurement, and their output.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use crate::json::uint64;
 
-/// Longest latency recorded, in microseconds: an hour; a longer one counts as that.
+/// Longest recorded latency in microseconds: an hour. Longer latencies are recorded as an hour.
 const LATENCY_MAX_US: u64 = 3_600_000_000;
-/// The share of operations, in per cent, and what it is called.
+/// The reported percentiles: name, and share of operations in per cent.
 const PERCENTILES: [(&str, f64); 4] = [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9)];
 
-/// How long each operation of one kind took, of those that succeeded.
+/// Latencies of the successful operations of one kind.
 #[derive(Debug)]
 pub(super) struct Latencies(Histogram<u64>);
 
@@ -40,7 +40,7 @@ impl Latencies {
         self.0.len() as f64 / elapsed.as_secs_f64()
     }
 
-    /// Each percentile and the longest, by name, in milliseconds.
+    /// Each percentile and the maximum, by name, in milliseconds.
     fn told_ms(&self) -> impl Iterator<Item = (&'static str, f64)> {
         let percentiles =
             PERCENTILES.map(|(name, percentile)| (name, self.0.value_at_percentile(percentile)));
@@ -71,7 +71,7 @@ impl Latencies {
     }
 }
 
-/// What came of the operations.
+/// The outcomes of the operations.
 #[derive(Debug)]
 pub(super) struct Tally {
     pub(super) proposals: Latencies,
@@ -103,7 +103,7 @@ impl Tally {
         }
     }
 
-    /// A read that does not find what was written before is no answer.
+    /// A read without the previously written value has failed.
     pub(super) fn count_read(&mut self, result: &Result<Option<Register>, ReadError>, elapsed: Duration) {
         match result {
             Ok(Some(_)) => self.reads.record(elapsed),
@@ -120,7 +120,7 @@ impl Tally {
         self.reads_failed += other.reads_failed;
     }
 
-    /// For people: of the kinds that were asked for, by the share of reads in per cent.
+    /// For people: the kinds of operations in use, by the share of reads in per cent.
     pub(super) fn text(&self, reads_percent: u8, elapsed: Duration) -> String {
         let mut text = String::new();
         if reads_percent < 100 {

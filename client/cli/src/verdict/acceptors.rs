@@ -1,4 +1,4 @@
-//! Judges the acceptors: which of them count, and what is wrong with the others.
+//! Judges the acceptors: whether each acceptor counts, and the problems of each acceptor.
 
 use std::collections::BTreeMap;
 
@@ -17,34 +17,34 @@ use paxos_common::{
 use super::{DATA_FREE_LOW_BYTES, Finding, Peer, Source, Subject};
 use crate::output::hex;
 
-/// So many slots behind, an acceptor was away, or is much slower than the others.
+/// Lag in slots above which an acceptor was away, or is much slower than the other acceptors.
 const LAG_SLOTS: u64 = 65_536;
 
-/// Leader timeout in milliseconds, when no proposer reports its own: the default of `--leader-timeout`.
+/// Leader timeout in milliseconds, if no proposer reports its own: the default of `--leader-timeout`.
 const LEADER_TIMEOUT_MS: u64 = 200;
 
-/// Longest time in milliseconds that a request may wait for an acceptor's disk without a finding in the verdict.
+/// Longest time in milliseconds that a request may wait for an acceptor's disk without a finding.
 const WAITING_MS: u64 = 1_000;
 
-/// Longest time in milliseconds that a request may wait for the disk of an acceptor that counts. The acceptor is not ready
-/// beyond it, and the alerts do not count it either.
+/// Longest time in milliseconds that a request may wait for the disk of a counted acceptor. Beyond this time the
+/// acceptor is not ready, and the alerts do not count the acceptor either.
 const HANGS_MS: u64 = 5_000;
 
-/// What the acceptors are found to be.
+/// The result of judging the acceptors.
 #[derive(Debug, Default)]
 pub(super) struct Judged {
-    /// Anything worse than degraded says that nothing can be ordered.
+    /// Any finding worse than degraded: no command can be ordered.
     pub(super) findings: Vec<Finding>,
     /// Whether each acceptor of the status can vote.
     pub(super) votes: Vec<bool>,
     pub(super) members: usize,
-    /// Acceptors that make a quorum of either phase; 0 while no configuration is known.
+    /// Size of a quorum for both phases; 0 while no configuration is known.
     pub(super) quorum: usize,
     /// As in [`super::Verdict`].
     pub(super) contradicted: bool,
 }
 
-/// Judges every acceptor, and what they can do together.
+/// Judges every acceptor, and the acceptors together.
 pub(super) fn judge(status: &ClusterStatus, leader: Option<&Peer>) -> Judged {
     let mut judged = Judged {
         findings: status.acceptors.iter().filter_map(silent).collect(),
@@ -73,15 +73,15 @@ pub(super) fn judge(status: &ClusterStatus, leader: Option<&Peer>) -> Judged {
     judged
 }
 
-/// Acceptors whose disks contradict what they had told. Between two answers of a status one may have restarted: believe
-/// it when it is still so a moment later.
+/// Acceptors with a disk that contradicts earlier answers of the same acceptor. An acceptor may have restarted between
+/// two answers of a status, so believe a contradiction only if a second look shows the same.
 fn went_back(status: &ClusterStatus) -> Vec<WentBack> {
-    // All are asked at about the same time, and nothing is counted on here.
+    // All acceptors are asked at about the same time, and no decision rests on the count here.
     let mut guard = Guard::with(RUNS_MAX, 0);
     for answer in status.answers() {
         if let (Some(acceptor), Some(stamp)) = (uuid(answer), &answer.stamp) {
             let remembers = wire::read_witnesses(&answer.witnesses).unwrap_or_default();
-            // Who contradicts is asked for below, when all have spoken.
+            // Contradictions are collected below, after every answer was introduced.
             let _ = guard.introduce(acceptor, &wire::runs(&stamp.runs), remembers.iter(), &[]);
         }
     }
@@ -91,9 +91,9 @@ fn went_back(status: &ClusterStatus) -> Vec<WentBack> {
         .collect()
 }
 
-/// Whom most formed members belong to.
+/// The cluster of most formed members.
 enum Majority<'a> {
-    /// Nobody is formed.
+    /// No member is formed.
     None,
     Cluster(&'a [u8]),
     Tied,
@@ -175,7 +175,7 @@ fn of_cluster(
     judged.contradicted = !back.is_empty();
     let chosen_to = answers.iter().map(|answer| answer.chosen_to).max().unwrap_or(0);
     let leader_timeout_ms = leader_timeout_ms(answers);
-    // What the leader counts, in its own words. An acceptor that it refuses may see nothing wrong with itself.
+    // The acceptors counted by the leader, in the leader's own report. A refused acceptor may not notice the refusal.
     let linked = leader
         .filter(|leader| leader.source == Source::Itself)
         .and_then(|leader| Some((leader, leader.linked.as_ref()?)));
@@ -208,7 +208,7 @@ fn of_cluster(
         }
         let mut wrong = complaints(&name, answer, chosen_to);
         wrong.extend(slowness(&name, answer, leader_timeout_ms));
-        // The leader knows best whom it counts: another proposer may refuse an acceptor by mistake.
+        // The leader's report decides: another proposer may refuse an acceptor by mistake.
         let is_linked = linked.is_some_and(|(_, linked)| {
             uuid(answer).is_some_and(|uuid| linked.iter().any(|linked| **linked == uuid.to_bytes()))
         });
@@ -251,7 +251,7 @@ fn of_cluster(
         .extend(too_few(counted.len(), secure, judged.quorum, judged.members));
 }
 
-/// A problem, and what to do.
+/// A problem, and advice.
 type Wrong = (String, &'static str);
 
 /// Why an acceptor's votes do not count in this cluster.
@@ -279,7 +279,7 @@ fn refusal(name: &str, cluster: &[u8], answer: &AcceptorStatusResponse) -> Optio
     })
 }
 
-/// What is wrong with an acceptor that counts.
+/// Problems of an acceptor that counts.
 fn complaints(name: &str, answer: &AcceptorStatusResponse, chosen_to: u64) -> Vec<Wrong> {
     let mut wrong = Vec::new();
     if answer.no_space {
@@ -332,7 +332,7 @@ fn leader_timeout_ms(answers: &[&AcceptorStatusResponse]) -> u64 {
         .unwrap_or(LEADER_TIMEOUT_MS)
 }
 
-/// A disk that is slow or stuck. It is not a reason for another leader, so that people must find it here.
+/// A slow or stuck disk. Such a disk causes no change of leader, so operators must find the disk here.
 fn slowness(name: &str, answer: &AcceptorStatusResponse, leader_timeout_ms: u64) -> Option<Wrong> {
     let (waiting, slowest) = (answer.waiting_ms, answer.slowest_commit_ms);
     if waiting > WAITING_MS {
@@ -351,7 +351,7 @@ fn slowness(name: &str, answer: &AcceptorStatusResponse, leader_timeout_ms: u64)
     })
 }
 
-/// Members that were not asked: they have not answered, and no report stands for them.
+/// Unasked members: without an answer, and without a failed call that could be a call to the member.
 fn not_found(status: &ClusterStatus, members: &[Member]) -> Option<Finding> {
     let silent = status.acceptors.iter().filter(|report| report.answer.is_err());
     let answered: Vec<_> = status
@@ -376,8 +376,8 @@ fn not_found(status: &ClusterStatus, members: &[Member]) -> Option<Finding> {
     })
 }
 
-/// That no quorum can vote, or that one more loss takes the quorum away. `counted` acceptors can vote; the leader counts
-/// `secure` of them.
+/// No quorum can vote, or the loss of one more acceptor ends the quorum. `counted` acceptors can vote; the leader
+/// counts `secure` of these.
 fn too_few(counted: usize, secure: usize, quorum: usize, members: usize) -> Option<Finding> {
     if counted < quorum {
         return Some(unavailable(
@@ -388,7 +388,7 @@ fn too_few(counted: usize, secure: usize, quorum: usize, members: usize) -> Opti
              they are away",
         ));
     }
-    // A cluster that needs every acceptor never had one to spare.
+    // A cluster that needs every acceptor never has a spare acceptor.
     (secure <= quorum && quorum < members).then(|| {
         Finding::degraded(
             Subject::cluster(),
@@ -402,7 +402,7 @@ fn uuid(answer: &AcceptorStatusResponse) -> Option<AcceptorUuid> {
     Some(wire::read_stamp(answer.stamp.as_ref()).ok()?.acceptor)
 }
 
-/// Empty while it is blank.
+/// The cluster id; empty while the acceptor is blank.
 fn cluster_id(answer: &AcceptorStatusResponse) -> &[u8] {
     answer.stamp.as_ref().map_or(&[], |stamp| &stamp.cluster_id)
 }
@@ -422,7 +422,7 @@ fn subject(name: String) -> Subject {
     Subject { role, name }
 }
 
-/// What the acceptors cannot do together.
+/// A finding about the acceptors as a whole: the cluster is unavailable.
 fn unavailable(problem: impl Into<String>, advice: &'static str) -> Finding {
     Finding::unavailable(Subject::cluster(), problem, advice)
 }

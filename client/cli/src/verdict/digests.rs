@@ -1,4 +1,4 @@
-//! Compares what the learners hold, by the digests of their logs.
+//! Compares the learners' state, by the digests of their logs.
 
 use std::collections::BTreeMap;
 
@@ -7,21 +7,21 @@ use paxos_client::proto::{Digest, LearnerProgress};
 use super::{Finding, Peer, Severity, Subject, learner};
 use crate::output::hex;
 
-/// Learners that have applied at least this many slots keep digests at earlier slots, and so can be compared.
+/// Applied slots from which on a learner keeps digests at earlier slots, and so can be compared.
 pub(super) const COMPARABLE_SLOTS: u64 = 32;
 
-/// What comes of comparing the learners' digests.
+/// The result of comparing the learners' digests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Digests {
     /// Two learners differ below this slot.
     Differ(u64),
     /// All learners agree on every slot below this one.
     Equal(u64),
-    /// There are not two learners with a point in common.
+    /// No digest is at a point common to all learners, or there are fewer than two learners.
     NotComparable,
 }
 
-/// Compares at every point that two learners have in common.
+/// Compares the digests at every point that two learners have in common.
 pub(super) fn compare<'a>(learners: impl Iterator<Item = &'a LearnerProgress>) -> Digests {
     let mut points: BTreeMap<u64, Vec<&Digest>> = BTreeMap::new();
     let mut count = 0;
@@ -42,7 +42,7 @@ pub(super) fn compare<'a>(learners: impl Iterator<Item = &'a LearnerProgress>) -
     common.map_or(Digests::NotComparable, |(to, _)| Digests::Equal(*to))
 }
 
-/// Learners that differ, or that cannot be compared: silence would hide that their logs may differ.
+/// A finding about differing or incomparable learners. Without the finding, differing logs could stay hidden.
 pub(super) fn finding(digests: Digests, peers: &[Peer]) -> Option<Finding> {
     match digests {
         Digests::Equal(_) => None,
@@ -60,7 +60,7 @@ pub(super) fn finding(digests: Digests, peers: &[Peer]) -> Option<Finding> {
     }
 }
 
-/// Learners that hold some of the log, and have no digest in common.
+/// Learners that hold a part of the log, and have no digest in common.
 fn incomparable(peers: &[Peer]) -> Option<Finding> {
     let applied = |peer: &Peer| {
         let applied_to = learner(peer).filter(|_| !peer.is_departed())?.applied_to;
@@ -80,7 +80,7 @@ fn incomparable(peers: &[Peer]) -> Option<Finding> {
     })
 }
 
-/// Who holds what at this point, so that the odd one shows.
+/// Each learner's digest at this point, so that the differing learner shows.
 fn digests_at(peers: &[Peer], to: u64) -> String {
     let held = peers.iter().filter_map(|peer| {
         let digest = learner(peer)?.digests.iter().find(|digest| digest.to == to)?;

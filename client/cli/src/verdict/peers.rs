@@ -1,4 +1,4 @@
-//! Proposers and learners: who they are, by their own answers and by the acceptors' reports, and what is wrong with them.
+//! Proposers and learners, by their own answers and by the acceptors' reports, and the problems of each.
 
 use std::collections::BTreeMap;
 
@@ -12,24 +12,26 @@ use paxos_client::{
 
 use super::{DATA_FREE_LOW_BYTES, Finding, Severity, Subject};
 
-/// Milliseconds without a sign of the leader at any acceptor, after which it does not lead: many times the usual leader
-/// timeout.
+/// Milliseconds without a sign of the leader at any acceptor, after which the leader does not lead: many times the
+/// usual leader timeout.
 pub(super) const LEADER_SILENT_MS: u64 = 2_000;
 /// Age in milliseconds of the latest report at which a peer counts as stuck or cut off.
 pub(super) const REPORT_OLD_MS: u64 = 5_000;
-/// Age in milliseconds of the latest report at which the sender is gone when another process answers at its address.
+/// Age in milliseconds of a peer's latest report at which the peer is gone, if another process answers at the same
+/// address.
 const REPLACED_MS: u64 = 2_000;
-/// Slots behind the others at which a learner is catching up or stuck: under load it is a few hundred behind at most.
+/// Lag in slots above which a learner is catching up or stuck: under load, a learner is at most a few hundred slots
+/// behind.
 const LAG_SLOTS: u64 = 10_000;
 
-/// Where the word of a peer comes from.
+/// The source of a peer's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// The peer itself answered.
     Itself,
-    /// An acceptor's report; why the peer itself did not answer, if it was asked.
+    /// An acceptor's report. The text says why the peer itself did not answer, if the peer was asked.
     Report(Option<String>),
-    /// An acceptor that remembers it: its stream has ended.
+    /// An acceptor that remembers the peer: the peer's stream has ended.
     Departed,
 }
 
@@ -38,15 +40,16 @@ pub(crate) enum Source {
 pub(crate) struct Peer {
     pub(crate) report: AttachRequest,
     pub(crate) source: Source,
-    /// Age of `report`: 0 when the peer itself answered.
+    /// Age of `report`; 0 if the peer itself answered.
     pub(crate) age_ms: u64,
-    /// Age of its youngest report at an acceptor; none when no acceptor that answers has one.
+    /// Age of the peer's youngest report at an acceptor; `None` if no answering acceptor has a report.
     pub(crate) reported_ms: Option<u64>,
-    /// Why it is not ready, in its own words; empty when it is, or did not answer.
+    /// Why the peer is not ready, in the peer's own words; empty if the peer is ready or did not answer.
     pub(crate) not_ready: String,
-    /// The acceptors, by uuid, that a proposer is connected to and counts; none when it did not say so.
+    /// The acceptors, by uuid, that a proposer is connected to and counts; `None` if the proposer did not report the
+    /// acceptors.
     pub(crate) linked: Option<Vec<bytes::Bytes>>,
-    /// Bytes that it can still write, if it said so.
+    /// Bytes that the peer can still write, if reported.
     pub(crate) data_free_bytes: Option<u64>,
 }
 
@@ -82,7 +85,7 @@ impl Peer {
         }
     }
 
-    /// Takes the word of the peer itself.
+    /// Takes the state from the peer's own answer.
     fn answered(&mut self, own: Own) {
         self.report.software = own.software;
         self.report.progress = Some(own.progress);
@@ -94,7 +97,7 @@ impl Peer {
     }
 }
 
-/// What a peer answered of itself.
+/// A peer's own answer.
 struct Own {
     role: Role,
     number: u64,
@@ -146,7 +149,7 @@ impl From<&LearnerStatusResponse> for Own {
             progress: Progress::Learner(LearnerProgress {
                 applied_to: answer.applied_to,
                 digests: answer.digests.clone(),
-                // The answer says why it is not ready, and not whether it refuses reads.
+                // The answer says why the learner is not ready, but not whether the learner refuses reads.
                 refuses_reads: !answer.not_ready.is_empty(),
             }),
             not_ready: answer.not_ready.clone(),
@@ -156,7 +159,7 @@ impl From<&LearnerStatusResponse> for Own {
     }
 }
 
-/// Learners' part of a report.
+/// The learner's part of a report.
 pub(crate) fn learner(peer: &Peer) -> Option<&LearnerProgress> {
     match &peer.report.progress {
         Some(Progress::Learner(progress)) => Some(progress),
@@ -164,7 +167,7 @@ pub(crate) fn learner(peer: &Peer) -> Option<&LearnerProgress> {
     }
 }
 
-/// The watermark that a peer states.
+/// A peer's reported watermark.
 pub(super) fn watermark(peer: &Peer) -> u64 {
     match &peer.report.progress {
         Some(Progress::Proposer(proposer)) => proposer.chosen_to,
@@ -173,7 +176,8 @@ pub(super) fn watermark(peer: &Peer) -> u64 {
     }
 }
 
-/// Every proposer and learner, each once: by its own answer, by the youngest report of it, or remembered.
+/// Every proposer and learner, each once: by the peer's own answer, by the youngest report, or as remembered by
+/// acceptors.
 pub(super) fn roster(status: &ClusterStatus) -> Vec<Peer> {
     let mut peers = reported(status);
     let cluster = status
@@ -210,14 +214,14 @@ pub(super) fn roster(status: &ClusterStatus) -> Vec<Peer> {
     peers
 }
 
-/// The peers that acceptors name, each by its youngest report.
+/// The peers named by acceptors, each by the youngest report.
 fn reported(status: &ClusterStatus) -> Vec<Peer> {
     let mut peers: BTreeMap<(i32, String, u64), Peer> = BTreeMap::new();
     let mut youngest = |report: &Option<AttachRequest>, source: Source, age_ms: u64| {
         let Some(report) = report.clone() else { return };
         let key = (report.role, report.address.clone(), report.peer);
         let peer = Peer::of(report, source, age_ms);
-        // An acceptor to which it is attached knows better than one that lost it.
+        // The report of an acceptor with the peer attached wins over the memory of an acceptor that lost the peer.
         let rank = |peer: &Peer| (peer.is_departed(), peer.age_ms);
         match peers.get(&key) {
             Some(known) if rank(known) <= rank(&peer) => {}
@@ -233,7 +237,7 @@ fn reported(status: &ClusterStatus) -> Vec<Peer> {
         }
     }
     let peers: Vec<_> = peers.into_values().collect();
-    // Another process at the same address is the same peer, started again.
+    // Another process at the same address is the same peer, restarted.
     let is_back = |gone: &Peer| {
         peers.iter().any(|peer| {
             !peer.is_departed()
@@ -245,12 +249,12 @@ fn reported(status: &ClusterStatus) -> Vec<Peer> {
     left.cloned().collect()
 }
 
-/// Takes in the answer of the process that was asked at this address.
+/// Adds the answer of the process asked at this address.
 fn take_in(peers: &mut Vec<Peer>, asked_at: &str, own: Own) {
     let is_role = |peer: &Peer| peer.report.role() == own.role;
     let by_number = |peer: &Peer| is_role(peer) && own.number != 0 && peer.report.peer == own.number;
     let by_address = |peer: &Peer| is_role(peer) && own.number == 0 && peer.report.address == asked_at;
-    // Processes that had this address before.
+    // Removes earlier processes at this address.
     peers.retain(|peer| {
         by_number(peer)
             || by_address(peer)
@@ -306,7 +310,7 @@ pub(super) fn leader_of(peers: &[Peer]) -> Option<Peer> {
         .map(|(_, peer)| peer.clone())
 }
 
-/// That no proposer leads, as far as this can be known.
+/// A finding if no proposer leads, as far as the answers show.
 pub(super) fn leader_finding(status: &ClusterStatus, leader: Option<&Peer>) -> Option<Finding> {
     let silent_ms = status
         .answers()
@@ -331,7 +335,7 @@ pub(super) fn leader_finding(status: &ClusterStatus, leader: Option<&Peer>) -> O
     })
 }
 
-/// What is wrong with proposers and learners. `works`: a quorum of acceptors can vote; `quorum`: how many that is.
+/// Problems of proposers and learners. `works`: a quorum of acceptors can vote; `quorum`: size of a quorum.
 pub(super) fn findings(
     status: &ClusterStatus,
     peers: &[Peer],
@@ -367,7 +371,7 @@ pub(super) fn findings(
     findings
 }
 
-/// Addresses in --proposers and --learners at which no process answers.
+/// Addresses from --proposers and --learners without an answering process.
 fn given_and_absent(status: &ClusterStatus, peers: &[Peer]) -> Vec<Finding> {
     let proposers = status.proposers.iter().filter(|report| report.given);
     let proposers = proposers.map(|report| ("proposer", &report.address, report.answer.as_ref().err()));
@@ -386,7 +390,7 @@ fn given_and_absent(status: &ClusterStatus, peers: &[Peer]) -> Vec<Finding> {
     absent.collect()
 }
 
-/// A peer that is gone, or of which the acceptors have heard nothing for too long.
+/// A peer that is gone, or without a report to an acceptor for too long.
 fn absence(peer: &Peer) -> Option<Finding> {
     let (role, address) = (peer.role(), &peer.report.address);
     let (problem, advice) = match (&peer.source, peer.reported_ms) {
@@ -415,7 +419,7 @@ fn absence(peer: &Peer) -> Option<Finding> {
     Some(Finding::degraded(peer.subject(), problem, advice))
 }
 
-/// A peer that is there and of no use, or of less.
+/// A present peer of no use, or of reduced use.
 fn condition(peer: &Peer, quorum: Option<usize>, chosen_to: u64) -> Option<Finding> {
     let (role, address) = (peer.role(), &peer.report.address);
     if let (Some(linked), Some(quorum)) = (&peer.linked, quorum)

@@ -1,4 +1,4 @@
-//! Statuses made up for tests, and what is judged of them.
+//! Invented statuses for tests, and the verdicts on each status.
 
 mod answers;
 mod members;
@@ -66,7 +66,7 @@ pub(crate) fn proposer(port: u16, leading: bool) -> AttachedPeer {
     }
 }
 
-/// Three formed acceptors of one cluster, all of which know the same peers.
+/// Three formed acceptors of one cluster, each with the same peers.
 pub(crate) fn cluster(attached: &[AttachedPeer]) -> ClusterStatus {
     let uuid = |number: u8| bytes::Bytes::from(vec![number; 16]);
     let member = |number: u8| Member {

@@ -1,4 +1,4 @@
-//! Cut: containers lose their network, in whole, to some, or in one direction, or stand still for a while.
+//! Cut: containers lose the network, wholly, to some peers, or in one direction, or are paused for a while.
 
 use std::{
     thread::sleep,
@@ -14,12 +14,12 @@ use super::{
     topology::{PATIENCE, Topology, until},
 };
 
-/// How long a cut lasts at least.
+/// Shortest duration of a cut.
 const CUT: Duration = Duration::from_secs(8);
-/// How long the paused stand still.
+/// Duration of a pause.
 const PAUSED: Duration = Duration::from_secs(10);
 
-/// An acceptor, and then the leader, without a network.
+/// Disconnects an acceptor, and then the leader, from the network.
 pub(crate) fn disconnected(engine: Engine) -> Completion {
     let topology = Topology::up(engine);
     let mut load = Load::start(&topology, PATIENCE);
@@ -31,7 +31,7 @@ pub(crate) fn disconnected(engine: Engine) -> Completion {
     let tally = load.goes_on(200);
     println!("acceptor disconnected: {}", tally.gaps());
     assert_eq!(tally.failed, 0, "{tally:?}");
-    // Compose's name for it is not given back by itself.
+    // A reconnect does not restore Compose's alias for the container.
     text(&docker(&[
         "network",
         "connect",
@@ -61,7 +61,7 @@ pub(crate) fn disconnected(engine: Engine) -> Completion {
     Completion::Completed
 }
 
-/// Packets that do not pass, seen from the container that has the rule.
+/// Direction of the blocked packets, seen from the container with the rule.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     In,
@@ -69,13 +69,13 @@ enum Way {
     Both,
 }
 
-/// A rule in a container's network namespace; gone with [`heal`](Self::heal), or with the container.
+/// A rule in a container's network namespace; removed by [`heal`](Self::heal), or together with the container.
 struct Cut {
     process: String,
 }
 
 impl Cut {
-    /// Lets no packets pass between a container and these addresses.
+    /// Blocks all packets between a container and these addresses, in this direction.
     fn between(container: &str, others: &[String], way: Way) -> Self {
         let process = text(&docker(&["inspect", "--format", "{{.State.Pid}}", container]));
         let cut = Self { process };
@@ -106,7 +106,7 @@ impl Cut {
         text(&run(Duration::from_secs(10), &words, &[]));
     }
 
-    /// Why no such rule can be made here.
+    /// The reason why this machine cannot make such a rule; `None` if possible.
     fn obstacle() -> Option<&'static str> {
         let has_nft = run(
             Duration::from_secs(10),
@@ -128,7 +128,7 @@ fn address(container: &str) -> String {
     text(&docker(&["inspect", "--format", format, container]))
 }
 
-/// The leader loses a minority of the acceptors, a majority, and all of them in one direction.
+/// The leader loses a minority of the acceptors, then a majority, then all acceptors in one direction.
 pub(crate) fn leader_cut_off(engine: Engine) -> Completion {
     if let Some(reason) = Cut::obstacle() {
         return Completion::ignored_with(reason);
@@ -164,7 +164,8 @@ pub(crate) fn leader_cut_off(engine: Engine) -> Completion {
     Completion::Completed
 }
 
-/// The leader stands still for longer than others wait for it, wakes up and finds the world changed; so does a learner.
+/// The leader is paused for longer than the leader timeout, and then resumes under a new leader. A learner is paused
+/// too.
 pub(crate) fn paused(engine: Engine) -> Completion {
     let topology = Topology::up(engine);
     let mut load = Load::start(&topology, PATIENCE);

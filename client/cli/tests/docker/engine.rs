@@ -1,4 +1,4 @@
-//! Engine: runs `docker` and Compose, each command within a time, and makes the image once.
+//! Engine: runs `docker` and Compose, each command within a time limit, and builds the image once.
 
 use std::{
     env,
@@ -8,14 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// No command takes longer, a build excepted.
+/// Time limit of every command except builds.
 const COMMAND: Duration = Duration::from_secs(180);
-/// A whole build on two slow cores.
+/// Time limit of a whole build on two slow cores.
 const BUILD: Duration = Duration::from_secs(20 * 60);
-/// What `timeout` exits with when the time is over.
+/// Exit code of `timeout` after the time limit.
 const TIMED_OUT: i32 = 124;
 
-/// An engine that answers, and the Compose to use with it.
+/// A working engine, and the Compose command for the engine.
 #[derive(Clone, Debug)]
 pub(crate) struct Engine {
     compose: Vec<String>,
@@ -28,7 +28,7 @@ pub(crate) fn repository() -> PathBuf {
         .to_owned()
 }
 
-/// Standard output as text without its last line break, of a command that must succeed.
+/// Standard output of a successful command, as text without the last line break.
 pub(crate) fn text(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout.clone())
@@ -37,7 +37,7 @@ pub(crate) fn text(output: &Output) -> String {
         .to_owned()
 }
 
-/// Runs a program to its end, with these variables beside our environment; panics when it takes longer than `limit`.
+/// Runs a program to its end, with these variables added to our environment. Panics after `limit`.
 pub(crate) fn run(limit: Duration, words: &[&str], variables: &[(&str, &str)]) -> Output {
     let output = Command::new("timeout")
         .arg(limit.as_secs().to_string())
@@ -61,7 +61,7 @@ pub(crate) fn docker(words: &[&str]) -> Output {
 }
 
 impl Engine {
-    /// The engine of this machine, and the image on it; says why there is none.
+    /// The engine of this machine, with the image; otherwise the reason for the lack of an engine.
     pub(crate) fn find() -> Result<Self, String> {
         let answers = |words: &[&str]| run(COMMAND, words, &[]).status.success();
         if !answers(&["docker", "version"]) {
@@ -83,7 +83,7 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Runs Compose with its variables.
+    /// Runs Compose with these variables.
     pub(crate) fn compose(&self, variables: &[(&str, &str)], words: &[&str]) -> Output {
         self.compose_within(COMMAND, variables, words)
     }
@@ -97,7 +97,7 @@ impl Engine {
         )
     }
 
-    /// The image of the roles: PAXOS_TEST_IMAGE, or what the Dockerfile makes of this repository now.
+    /// The image of the roles: PAXOS_TEST_IMAGE, or a build of the Dockerfile from this repository's present state.
     pub(crate) fn image(&self) -> &'static str {
         static IMAGE: OnceLock<String> = OnceLock::new();
         IMAGE.get_or_init(|| {
@@ -126,8 +126,8 @@ impl Engine {
     }
 }
 
-/// Makes the images that the Dockerfile starts from, where a script beside the repository can: machines without a
-/// registry have one. Everywhere else the build pulls them.
+/// Makes the Dockerfile's base images, if a script beside the repository can. Such a script exists on machines without
+/// a registry. Everywhere else the build pulls the images.
 fn base_images() {
     let script = env::var_os("PAXOS_BASE_IMAGES").map(PathBuf::from);
     let script = script.unwrap_or_else(|| repository().join("../shared/images/make-base-images"));

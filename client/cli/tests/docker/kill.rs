@@ -1,4 +1,4 @@
-//! Kill: containers end without warning, one, two or all of them, and start again.
+//! Kill: one, two or all containers are killed without warning, and start again.
 
 use libtest_mimic::Completion;
 
@@ -8,7 +8,7 @@ use super::{
     topology::{PATIENCE, Topology},
 };
 
-/// The leading proposer, an acceptor, two acceptors.
+/// Kills the leading proposer, then an acceptor, then two acceptors.
 pub(crate) fn one_after_the_other(engine: Engine) -> Completion {
     let topology = Topology::up(engine);
     let mut load = Load::start(&topology, PATIENCE);
@@ -44,7 +44,7 @@ pub(crate) fn one_after_the_other(engine: Engine) -> Completion {
     Completion::Completed
 }
 
-/// Without a quorum: an exit code and words that say so, from writes, reads and the status.
+/// Without a quorum, writes, reads and the status end with an exit code and a text about the lost quorum.
 fn is_unavailable(topology: &Topology) {
     for words in [["put", "colour", "blue"].as_slice(), &["get", "colour"]] {
         let refused = topology.client(&[words, &["--timeout", "3s"]].concat());
@@ -68,7 +68,7 @@ fn is_unavailable(topology: &Topology) {
     );
 }
 
-/// A power cut of the whole machine, as far as containers can have one.
+/// A power cut of the whole machine, as far as containers allow.
 pub(crate) fn all_at_once(engine: Engine) -> Completion {
     let topology = Topology::up(engine);
     let mut load = Load::start(&topology, PATIENCE);

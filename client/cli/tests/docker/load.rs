@@ -1,4 +1,4 @@
-//! Load: the clients in a container of the network, as the test on the machine sees them.
+//! Load: the clients in a container of the network, as seen by the test on the machine.
 
 use std::{
     io::{BufRead as _, BufReader, Lines, Write as _},
@@ -14,7 +14,7 @@ use super::{
     worker::{FLAG, STOP, Summary, Tally},
 };
 
-/// Clients that read, write and append without end; removed with this.
+/// Clients that read, write and append until stopped. Dropping the load removes the container.
 pub(crate) struct Load {
     name: String,
     child: Child,
@@ -23,7 +23,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Starts it, with `patience` for each call, and waits until calls succeed.
+    /// Starts the load, with `patience` for each call, and waits until calls succeed.
     pub(crate) fn start(topology: &Topology, patience: Duration) -> Self {
         let name = topology.name("load");
         let program = std::env::current_exe().unwrap();
@@ -50,12 +50,12 @@ impl Load {
         load
     }
 
-    /// What happened since this was last called.
+    /// The tally since the last call of this function.
     pub(crate) fn look(&mut self) -> Tally {
         self.ask("look")
     }
 
-    /// Waits until so many more calls have succeeded, and tells what happened since the last look.
+    /// Waits until this many further calls have succeeded. Returns the tally since the last look.
     pub(crate) fn goes_on(&mut self, count: u64) -> Tally {
         let begun = Instant::now();
         let mut sum = Tally::default();
@@ -67,7 +67,7 @@ impl Load {
         sum
     }
 
-    /// Stops the clients, and holds what they were told against the log and against each other.
+    /// Stops the clients, and checks their answers against the log and against each other.
     pub(crate) fn stop(mut self) -> Summary {
         let summary = self.ask(STOP);
         assert!(

@@ -1,7 +1,7 @@
-//! A cluster in containers, as docker-compose.yml makes it: scaled, killed, cut off, paused and restarted under load.
+//! A cluster in containers, as in docker-compose.yml: scaled, killed, cut off, paused and restarted under load.
 //!
-//! Needs a Docker engine and Compose, and is skipped where none answers: `cargo docker`. Jaeger, Prometheus and Grafana
-//! are left out: their images are others', and a network is needed to get them.
+//! Run by `cargo docker`. Needs a Docker engine and Compose; otherwise the tests are skipped. Jaeger, Prometheus and
+//! Grafana are left out: these are third-party images, and downloading them needs a network.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -22,7 +22,7 @@ use std::{process::ExitCode, time::Instant};
 use engine::Engine;
 use libtest_mimic::{Arguments, Completion, Trial};
 
-/// What is tested, and how it is called.
+/// The body of a test.
 type Test = fn(Engine) -> Completion;
 
 const TESTS: [(&str, Test); 10] = [
@@ -60,12 +60,12 @@ const TESTS: [(&str, Test); 10] = [
 ];
 
 fn main() -> ExitCode {
-    // The same program is the load in a container of the network.
+    // In a container of the network, the same program is the load.
     if let Some(patience) = worker::asked_for() {
         return worker::run(patience);
     }
     let mut arguments = Arguments::from_args();
-    // One cluster at a time: they share few cores, and a starved one would prove nothing.
+    // One cluster at a time: clusters share few cores, and a starved cluster would prove nothing.
     arguments.test_threads = Some(1);
     let trials = TESTS.map(|(name, test)| {
         let run = move || {

@@ -1,4 +1,4 @@
-//! Scale: replicas come and go, and every container restarts, while clients notice nothing but time.
+//! Scale: replicas are added and removed, and every container restarts, while clients notice only delays.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,9 @@ use super::{
     worker::Tally,
 };
 
-/// What a client of the library waits by default; no call may fail in it.
+/// Default time limit of a call in the client library; no call may fail within this limit.
 const CALL: Duration = Duration::from_secs(10);
-/// No gap in service is longer, on the slowest of machines.
+/// Upper bound for a gap in service in milliseconds, on the slowest machines.
 const GAP_MAX_MS: u128 = 10_000;
 
 fn nothing_failed(what: &str, tally: &Tally) {
@@ -25,7 +25,7 @@ fn nothing_failed(what: &str, tally: &Tally) {
     );
 }
 
-/// Waits until `paxos status` lists so many of each.
+/// Waits until `paxos status` lists these numbers of proposers and learners.
 fn are_attached(topology: &Topology, proposers: usize, learners: usize) {
     until("status lists them all", || {
         let attached = (
@@ -36,7 +36,7 @@ fn are_attached(topology: &Topology, proposers: usize, learners: usize) {
     });
 }
 
-/// Four proposers and six learners, one of each, and what there was before.
+/// Scales to four proposers and six learners, to one of each, and back to the original numbers.
 pub(crate) fn up_and_down(engine: Engine) -> Completion {
     let topology = Topology::up(engine);
     text(&topology.client(&["put", "colour", "blue"]));
@@ -53,7 +53,7 @@ pub(crate) fn up_and_down(engine: Engine) -> Completion {
         );
         nothing_failed(&what, &tally);
         for learner in topology.containers("learner") {
-            // It serves what was written before it was there, and sees all that was acknowledged.
+            // The learner serves writes from before its start, and sees every acknowledged write.
             let own = "http://127.0.0.1:7201";
             let read = docker(&["exec", &learner, "paxos", "get", "colour", "--learners", own]);
             assert_eq!(text(&read), "blue");
@@ -65,7 +65,7 @@ pub(crate) fn up_and_down(engine: Engine) -> Completion {
     Completion::Completed
 }
 
-/// Each container once, and the next only when it is healthy again.
+/// Restarts each container once; the next only after the last is healthy again.
 pub(crate) fn rolling_restart(engine: Engine) -> Completion {
     let topology = Topology::up(engine);
     let mut load = Load::start(&topology, CALL);

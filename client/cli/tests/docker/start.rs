@@ -1,4 +1,4 @@
-//! Start: what a user sees first, and what is said when a disk is gone.
+//! Start: a user's first commands, and the report of a lost disk.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use super::{
     topology::{Topology, until},
 };
 
-/// Who runs in the container, as the Dockerfile has it.
+/// User id of the processes in a container, as in the Dockerfile.
 const USER: &str = "10001";
 
 /// The README's first commands, from the network and from the machine; then a clean stop.
@@ -34,7 +34,7 @@ pub(crate) fn answers(engine: Engine) -> Completion {
     );
     assert_eq!(attached, (2, 3));
 
-    // Containers' ids mean nothing on the machine, so it is told where their ports are.
+    // Container ids do not resolve on the machine, so the published ports are given as addresses.
     let (proposers, learners) = (
         topology.published("proposer", "7101"),
         topology.published("learner", "7201"),
@@ -50,7 +50,7 @@ pub(crate) fn answers(engine: Engine) -> Completion {
     Completion::Completed
 }
 
-/// Every role is process 1 of its container, nobody in particular, and ends with 0 when told to stop.
+/// Every role is process 1 of its container, runs as an unprivileged user, and ends with 0 after a stop request.
 fn stops_cleanly(topology: &Topology) {
     let containers = topology.all();
     for container in &containers {
@@ -70,7 +70,8 @@ fn stops_cleanly(topology: &Topology) {
     }
 }
 
-/// Readers before writers, both before there is a quorum, and the last acceptor when all wait for it.
+/// Readers start before writers, both before a quorum exists; the last acceptor starts when all other roles wait for
+/// it.
 pub(crate) fn any_order(engine: Engine) -> Completion {
     let order: [&[&str]; 4] = [
         &["learner"],
@@ -87,7 +88,7 @@ pub(crate) fn any_order(engine: Engine) -> Completion {
     Completion::Completed
 }
 
-/// An acceptor comes back without its volume.
+/// An acceptor returns without its volume.
 pub(crate) fn volume_is_lost(engine: Engine) -> Completion {
     let topology = Topology::up(engine);
     let version = text(&topology.client(&["put", "colour", "blue"]));
@@ -115,12 +116,12 @@ pub(crate) fn volume_is_lost(engine: Engine) -> Completion {
         "blue"
     );
     text(&topology.client(&["put", "colour", "green"]));
-    // A proposer that starts now does not count it either.
+    // A proposer started now does not count the acceptor either.
     topology.scale_beside(1, 1, Some("acceptor-3"));
     topology.scale_beside(2, 1, Some("acceptor-3"));
     text(&topology.client(&["put", "colour", "red"]));
 
-    // With the quorum that is left, and no more.
+    // The remaining quorum is exactly large enough.
     docker(&["kill", &topology.container("acceptor-2")]);
     let refused = topology.client(&["put", "colour", "lost", "--timeout", "3s"]);
     assert_eq!(refused.status.code(), Some(69), "{refused:?}");

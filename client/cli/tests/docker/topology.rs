@@ -1,4 +1,4 @@
-//! Topology: the services of docker-compose.yml as a project of their own, which is gone when the test is over.
+//! Topology: the services of docker-compose.yml as a separate project, removed at the end of the test.
 #![allow(clippy::print_stderr, reason = "what a person who runs it reads")]
 
 use std::{
@@ -11,18 +11,19 @@ use serde_json::Value;
 
 use super::engine::{Engine, docker, text};
 
-/// More than anything takes on a busy machine; what is not true by then is wrong.
+/// Time limit for any condition, longer than every legitimate wait on a busy machine: a condition still false by then
+/// is a fault.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a condition is looked at: every look starts a process or two.
+/// Interval between looks at a condition: every look starts a process or two.
 const LOOK: Duration = Duration::from_millis(300);
 /// Starts services in the background.
 const UP: [&str; 3] = ["up", "-d", "--no-build"];
-/// The services whose images are ours.
+/// The services with images of this project.
 const ROLES: [&str; 5] = ["acceptor-1", "acceptor-2", "acceptor-3", "proposer", "learner"];
-/// Acceptors, as clients in the network are told them.
+/// The acceptors' addresses for clients in the network.
 const ACCEPTORS: &str = "http://acceptor-1:7001,http://acceptor-2:7001,http://acceptor-3:7001";
 
-/// Waits until `look` finds something; panics, and says what was waited for, when it does not for [`PATIENCE`].
+/// Waits until `look` returns a value. Panics with the awaited condition after [`PATIENCE`].
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
@@ -38,17 +39,17 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 pub(crate) struct Topology {
     engine: Engine,
     project: String,
-    /// An address of this machine that nobody else publishes ports at.
+    /// A loopback address of this machine without other published ports.
     host: String,
 }
 
 impl Topology {
-    /// Brings everything up as the file has it, Jaeger excepted, and waits until every container is healthy.
+    /// Starts everything in the file except Jaeger, and waits until every container is healthy.
     pub(crate) fn up(engine: Engine) -> Self {
         Self::up_in(engine, &[&ROLES])
     }
 
-    /// The same, these services first and then those, none of which waits for another.
+    /// As [`up`](Self::up), group by group in this order; no service waits for another service.
     pub(crate) fn up_in(engine: Engine, order: &[&[&str]]) -> Self {
         let begun = Instant::now();
         let number: u32 = rand::random();
@@ -71,17 +72,17 @@ impl Topology {
         topology
     }
 
-    /// `up` again, with these flags.
+    /// Runs `up` again, with these flags.
     pub(crate) fn compose_up(&self, flags: &[&str]) {
         text(&self.compose(&[&UP, flags, &ROLES].concat()));
     }
 
-    /// Changes how many proposers and learners there are, and waits until all are healthy.
+    /// Changes the numbers of proposers and learners, and waits until all containers are healthy.
     pub(crate) fn scale(&self, proposers: usize, learners: usize) {
         self.scale_beside(proposers, learners, None);
     }
 
-    /// The same, beside a container whose name contains `sick` and which cannot become healthy.
+    /// As [`scale`](Self::scale), beside a container that cannot become healthy: its name contains `sick`.
     pub(crate) fn scale_beside(&self, proposers: usize, learners: usize, sick: Option<&str>) {
         let (proposers, learners) = (format!("proposer={proposers}"), format!("learner={learners}"));
         self.compose_up(&["--scale", &proposers, "--scale", &learners]);
@@ -99,12 +100,12 @@ impl Topology {
         self.engine.compose(&variables, words)
     }
 
-    /// Runs `paxos` in a container of its own, as users do.
+    /// Runs `paxos` in a separate container, as users do.
     pub(crate) fn client(&self, words: &[&str]) -> Output {
         self.compose(&[&["run", "--rm", "-T", "paxos"], words].concat())
     }
 
-    /// Runs the `paxos` of this machine, through the ports that are published.
+    /// Runs the `paxos` of this machine, through the published ports.
     pub(crate) fn on_host(&self, words: &[&str]) -> Output {
         let acceptors = (7001..=7003).map(|port| format!("http://{}:{port}", self.host));
         let acceptors = acceptors.collect::<Vec<_>>().join(",");
@@ -115,7 +116,8 @@ impl Topology {
             .unwrap()
     }
 
-    /// Where this machine reaches a port of all containers of a service, as `--proposers` and `--learners` take it.
+    /// The addresses, on this machine, of a port of all containers of a service, in the form of `--proposers` and
+    /// `--learners`.
     pub(crate) fn published(&self, service: &str, port: &str) -> String {
         let found = self.containers(service).into_iter().map(|container| {
             let address = text(&docker(&["port", &container, port]));
@@ -124,14 +126,14 @@ impl Topology {
         found.collect::<Vec<_>>().join(",")
     }
 
-    /// `paxos status` as JSON, asked from this machine, and its exit code.
+    /// `paxos status` as JSON, run on this machine, and its exit code.
     pub(crate) fn status(&self) -> (Value, Option<i32>) {
         let output = self.on_host(&["status", "--output", "json"]);
         let status = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
         (status, output.status.code())
     }
 
-    /// Addresses of a role that are attached, as `paxos status` lists them.
+    /// Addresses of the attached processes of a role, as listed by `paxos status`.
     pub(crate) fn attached(&self, role: &str) -> Vec<String> {
         let (status, _) = self.status();
         let attached = status["attached"].as_array().unwrap().iter();
@@ -141,7 +143,7 @@ impl Topology {
             .collect()
     }
 
-    /// Waits until `paxos status` finds nothing wrong.
+    /// Waits until `paxos status` has no finding.
     pub(crate) fn finds_nothing_wrong(&self) {
         let mut seen = Value::Null;
         let begun = Instant::now();
@@ -155,7 +157,7 @@ impl Topology {
         panic!("something is wrong still: {}", seen["findings"]);
     }
 
-    /// The container of the proposer that leads; waits until one does.
+    /// The container of the leading proposer. Waits for a leader.
     pub(crate) fn leader(&self) -> String {
         let running = self.containers("proposer");
         until("a proposer leads", || {
@@ -168,21 +170,21 @@ impl Topology {
         })
     }
 
-    /// Waits until another proposer leads than this one.
+    /// Waits until a proposer other than `old` leads.
     pub(crate) fn leader_other_than(&self, old: &str) -> String {
         until("another proposer leads", || {
             Some(self.leader()).filter(|leader| leader != old)
         })
     }
 
-    /// Ids of the running containers of a service, which are their names in the network.
+    /// Ids of the running containers of a service; each id is the container's name in the network.
     pub(crate) fn containers(&self, service: &str) -> Vec<String> {
         let service = format!("label=com.docker.compose.service={service}");
         let listed = docker(&["ps", "--quiet", "--filter", &self.label(), "--filter", &service]);
         text(&listed).lines().map(str::to_owned).collect()
     }
 
-    /// The one container of a service.
+    /// The only container of a service.
     pub(crate) fn container(&self, service: &str) -> String {
         self.containers(service)
             .pop()
@@ -226,7 +228,7 @@ impl Topology {
         format!("{}_default", self.project)
     }
 
-    /// What clients in the network are told.
+    /// The acceptors' addresses for clients in the network.
     pub(crate) fn acceptors(&self) -> &'static str {
         ACCEPTORS
     }
@@ -235,12 +237,12 @@ impl Topology {
         self.engine.image()
     }
 
-    /// A name that begins as those of this project do.
+    /// A name with this project's prefix.
     pub(crate) fn name(&self, name: &str) -> String {
         format!("{}_{name}", self.project)
     }
 
-    /// Marks the containers of this project; those that only ran a command are not among them.
+    /// Marks the containers of this project, without containers of single commands.
     fn label(&self) -> String {
         format!("label=com.docker.compose.project={}", self.project)
     }
@@ -255,7 +257,7 @@ impl Drop for Topology {
             eprintln!("--- logs end so ---\n{}", String::from_utf8_lossy(&logs.stdout));
         }
         for container in self.all() {
-            // A paused one cannot be stopped.
+            // A paused container cannot be stopped.
             docker(&["unpause", &container]);
         }
         self.compose(&["down", "--volumes", "--timeout", "1"]);

@@ -1,4 +1,4 @@
-//! Worker: the load itself, which runs in the network of the cluster and checks what its clients were told.
+//! Worker: the load itself. Runs in the network of the cluster, and checks the clients' answers.
 
 use std::{
     collections::BTreeMap,
@@ -28,45 +28,45 @@ use paxos_testing::history::{
     search::{self, Verdict},
 };
 
-/// Asks this program to be the load; the patience for each call follows, in seconds.
+/// Flag to run this program as the load; the patience for each call follows, in seconds.
 pub(crate) const FLAG: &str = "--worker";
 /// Ends the load.
 pub(crate) const STOP: &str = "stop";
 
-/// Clients that read and write three registers, each with a history of its calls.
+/// Number of clients that read and write three registers, each with a history of its calls.
 const CALLERS: u64 = 4;
-/// Tasks that append to the log, all of one client.
+/// Number of tasks that append to the log, all through a single client.
 const APPENDERS: u64 = 8;
-/// Between two calls of one of them, so that the cluster is busy and the machine is not.
+/// Pause between two calls of a task, so that the cluster is busy and the machine is not.
 const PAUSE: Duration = Duration::from_millis(20);
-/// The first errors are told, no more.
+/// Number of reported errors: only the first errors are reported.
 const ERRORS_MAX: usize = 5;
-/// How long what is looked at in the end may take.
+/// Time limit of the final checks.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What happened since the last look.
+/// Calls and gaps since the last look.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Tally {
     pub(crate) succeeded: u64,
-    /// Calls that ended in an error, whether or not their outcome is known.
+    /// Calls that ended in an error, with a known or unknown outcome.
     pub(crate) failed: u64,
     /// The first errors.
     pub(crate) errors: Vec<String>,
-    /// The longest time without a successful write or append, in milliseconds.
+    /// Longest time without a successful write or append, in milliseconds.
     pub(crate) write_gap_ms: u128,
-    /// The same of reads.
+    /// Longest time without a successful read, in milliseconds.
     pub(crate) read_gap_ms: u128,
-    /// The longest that a call took which is over, in milliseconds.
+    /// Longest duration of a finished call, in milliseconds.
     pub(crate) longest_call_ms: u128,
 }
 
-/// What was done in all, and found to be in order.
+/// All checked work.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Summary {
     pub(crate) appended: usize,
     /// Reads and writes of registers.
     pub(crate) calls: usize,
-    /// Those among them whose outcome nobody can tell.
+    /// Calls with an unknown outcome, among `calls`.
     pub(crate) unknown: usize,
 }
 
@@ -81,7 +81,7 @@ impl Tally {
         self.longest_call_ms = self.longest_call_ms.max(later.longest_call_ms);
     }
 
-    /// How long clients had to wait.
+    /// The waiting times of clients, as text.
     pub(crate) fn gaps(&self) -> String {
         let Self {
             write_gap_ms,
@@ -95,15 +95,15 @@ impl Tally {
     }
 }
 
-/// The patience, if this program is asked to be the load.
+/// The patience, if the arguments ask for the load.
 pub(crate) fn asked_for() -> Option<Duration> {
     let mut words = env::args().skip(1);
     (words.next()? == FLAG).then(|| Duration::from_secs(words.next().unwrap().parse().unwrap()))
 }
 
-/// Runs the load until it is told to stop.
+/// Runs the load until the order to stop.
 pub(crate) fn run(patience: Duration) -> ExitCode {
-    // Whatever goes wrong in a task ends it all.
+    // A panic in any task ends the whole program.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         hook(info);
@@ -114,7 +114,7 @@ pub(crate) fn run(patience: Duration) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// When a kind of call last succeeded, and the longest time without since the last look.
+/// Time of the last success of a kind of call, and the longest time without a success since the last look.
 #[derive(Clone, Copy)]
 struct Gap {
     last: Instant,
@@ -134,7 +134,7 @@ impl Gap {
         self.last = Instant::now();
     }
 
-    /// One that is still open counts, too.
+    /// Includes the gap that is still open.
     fn take(&mut self) -> u128 {
         std::mem::take(&mut self.longest)
             .max(self.last.elapsed())
@@ -142,7 +142,7 @@ impl Gap {
     }
 }
 
-/// What a call does.
+/// The kind of a call.
 #[derive(Clone, Copy)]
 enum Kind {
     Read,
@@ -155,14 +155,14 @@ struct Watched {
     reads: Gap,
 }
 
-/// What all tasks share.
+/// State shared by all tasks.
 struct Shared {
     over: AtomicBool,
     watched: Mutex<Watched>,
 }
 
 impl Shared {
-    /// Makes a call, and counts what comes of it.
+    /// Makes a call, and counts the outcome.
     async fn made<T>(&self, kind: Kind, call: impl Future<Output = Result<T, String>>) -> Option<T> {
         let begun = Instant::now();
         let result = call.await;
@@ -245,7 +245,7 @@ async fn work(patience: Duration) {
         match orders.next_line().await.unwrap().as_deref() {
             Some(STOP) => break,
             Some(_) => tell(&shared.look()),
-            // Whoever started us is gone.
+            // The starting process is gone.
             None => return,
         }
     }
@@ -290,7 +290,7 @@ async fn call(caller: Caller, shared: Arc<Shared>) {
     }
 }
 
-/// Appends until it is over, and returns what was acknowledged.
+/// Appends until the end of the load. Returns the acknowledged records.
 async fn append(
     client: Client,
     number: u64,
@@ -314,7 +314,7 @@ async fn append(
     acknowledged
 }
 
-/// Holds what was acknowledged against the log that a learner tells.
+/// Checks the acknowledged records against a learner's log.
 async fn is_in_the_log(acknowledged: &BTreeMap<Version, Vec<u8>>) {
     let client = client();
     let end = client.chosen_to(PATIENCE).await.unwrap();

@@ -1,4 +1,4 @@
-//! What a cluster of real processes promises, while its processes are killed.
+//! Guarantees of a cluster of real processes while processes are killed.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ async fn every_acknowledged_value_is_in_every_log_though_three_leaders_are_kille
         outcome.acknowledged.len()
     );
 
-    // What was left half done by a dead leader may come after the last acknowledged slot.
+    // Unfinished work of a dead leader may follow the last acknowledged slot.
     let end = cluster
         .client()
         .chosen_to(PATIENCE)
@@ -102,7 +102,7 @@ async fn learner_continues_after_a_kill_and_a_new_one_catches_up() {
     let first = Load::start(&cluster, 1, 1_500, 64).finish().await;
     let before = first.end();
     cluster.log_of(&cluster.learners[0], before).await;
-    // A reader that stays while the learner goes and comes back.
+    // A reader that stays while the learner is killed and restarted.
     let mut reader = cluster
         .client_of(&[&cluster.learners[0]])
         .subscribe(Slot::ZERO, PATIENCE);
@@ -128,7 +128,7 @@ async fn learner_continues_after_a_kill_and_a_new_one_catches_up() {
         "without loss or repeats"
     );
 
-    // It says where it continued; what it held on disk was not learned again.
+    // The learner logs the slot to continue from: slots on its disk are not learned again.
     let resumed = cluster.learners[0]
         .log()
         .lines()
@@ -156,7 +156,7 @@ async fn learner_continues_after_a_kill_and_a_new_one_catches_up() {
     assert_eq!(learners.count(), 2, "{status}");
 }
 
-/// The slot from which a learner says that it learns.
+/// The first slot to learn, from a learner's log line.
 fn started_from(line: &str) -> Option<u64> {
     let (_, rest) = line.split_once(" learning ")?;
     rest.split_whitespace()
@@ -172,7 +172,7 @@ async fn minority_of_acceptors_can_be_away_and_returns_without_loss() {
     let without = Load::start(&cluster, 1, 500, 32).finish().await;
     assert!(without.acknowledged.len() > 400, "a quorum is enough");
     cluster.acceptors[0].start();
-    // The one that was away is repaired; then it can stand in for another.
+    // The leader repairs the returned acceptor; then this acceptor can replace another in a quorum.
     let (returned, end) = (cluster.acceptors[0].address.clone(), without.end());
     let client = cluster.client();
     until("the acceptor that was away holds what was chosen", async || {
@@ -205,7 +205,7 @@ async fn leader_paused_for_ten_seconds_does_no_harm_when_it_wakes() {
     pause_leader(Duration::from_secs(10)).await;
 }
 
-/// Pauses the leader for so long, at least until another serves.
+/// Pauses the leader for this time, and at least until another leader serves.
 async fn pause_leader(pause: Duration) {
     let cluster = Cluster::start(3, 2, 2).await;
     let load = Load::named(&cluster, "before", 1, 3_000, 64);
@@ -213,9 +213,9 @@ async fn pause_leader(pause: Duration) {
     let paused = cluster.leader().await;
     cluster.proposers[paused].signal(Signal::SIGSTOP);
     let paused_at = Instant::now();
-    // These clients know nothing yet, and find their way past the one that does not answer.
+    // Fresh clients know no leader, and get past the unanswering proposer.
     let mut outcome = Load::named(&cluster, "meanwhile", 2, 500, 32).finish().await;
-    // Not all: on a busy machine a disk that stalls looks like a leader that is gone.
+    // Not all: on a busy machine, a stalled disk looks like a dead leader.
     assert!(
         outcome.acknowledged.len() > 800,
         "{} are unknown",
@@ -227,7 +227,7 @@ async fn pause_leader(pause: Duration) {
     })
     .await;
     cluster.proposers[paused].signal(Signal::SIGCONT);
-    // Those who waited for it, and those who did not, while it wakes.
+    // Clients that waited for the paused leader, and new proposals, while the leader wakes up.
     longer.goes_on(200).await;
     outcome.merge(longer.stop().await);
     outcome.merge(load.finish().await);
@@ -246,7 +246,7 @@ async fn healthcheck_tells_ready_from_answering_and_from_nobody() {
     const UNAVAILABLE: Option<i32> = Some(69);
     let mut cluster = Cluster::blank(2).await;
     let port = free_ports(1);
-    // The third acceptor is not there yet, so nobody can form the cluster.
+    // The third acceptor is missing, so no proposer can form the cluster.
     let urls = format!("{},http://127.0.0.1:{port}", cluster.urls());
     cluster.add_proposer(&urls, &[]);
     let listen = |process: &Process| process.address.as_str().replace("http://", "");
@@ -258,8 +258,11 @@ async fn healthcheck_tells_ready_from_answering_and_from_nobody() {
     .await;
     let blank = run(&["healthcheck", &acceptor]).await;
     let reason = String::from_utf8_lossy(&blank.stderr);
-    assert!(reason.contains("it belongs to no formed cluster yet"), "{reason}");
-    // Blank, it lives: a cluster is formed by asking it.
+    assert!(
+        reason.contains("this acceptor belongs to no formed cluster yet"),
+        "{reason}"
+    );
+    // A blank acceptor is live, because a cluster forms by questions to blank acceptors.
     let live = async |address: &str| run(&["healthcheck", "--live", address]).await.status.code();
     assert_eq!(live(&acceptor).await, READY);
     until("the proposer answers", async || {
@@ -280,7 +283,7 @@ async fn healthcheck_tells_ready_from_answering_and_from_nobody() {
     }
 }
 
-/// The problems that `paxos status` finds when it is given these acceptors, one a line, and its exit code.
+/// The problems found by `paxos status` with these acceptors, line by line, and the exit code.
 async fn problems(urls: &str) -> (String, Option<i32>) {
     let output = run(&["status", "--output", "json", "--acceptors", urls]).await;
     let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -316,7 +319,7 @@ async fn status_judges_members_that_were_not_given_and_learners_that_are_gone() 
         "{found}"
     );
 
-    // One ends without a word, and one says that it stops.
+    // The first learner ends without notice; the second reports its stop.
     cluster.learners[0].kill();
     assert!(cluster.learners[1].stop().await.success());
     let gone = format!("learner {} is gone", cluster.learners[0].address);

@@ -17,13 +17,13 @@ use nix::{
 };
 use serde_json::Value;
 
-/// Exit codes as documented.
+/// The documented exit codes.
 const USAGE: i32 = 2;
 const UNAVAILABLE: i32 = 69;
 const STORAGE: i32 = 74;
 const REFUSED: i32 = 78;
 
-/// Runs `paxos` and expects an error: its exit code, and texts that its standard error must contain.
+/// Runs `paxos` and expects this exit code, and these texts on standard error.
 async fn fails(args: &[&str], code: i32, texts: &[&str]) {
     let output = run(args).await;
     let error = String::from_utf8_lossy(&output.stderr);
@@ -37,7 +37,7 @@ async fn fails(args: &[&str], code: i32, texts: &[&str]) {
     }
 }
 
-/// A `paxos dev` that ends with the test.
+/// A `paxos dev`, killed at the end of the test.
 struct Dev {
     child: Child,
     urls: String,
@@ -45,7 +45,7 @@ struct Dev {
 }
 
 impl Dev {
-    /// Starts it on ports of its own and reads what it prints until it is ready.
+    /// Starts `paxos dev` on free ports, and reads the output until the cluster is ready.
     async fn start(flags: &[&str]) -> Self {
         // Roles listen from base + 1, + 101 and + 201 on.
         let base = free_ports(210).to_string();
@@ -120,7 +120,7 @@ async fn dev_runs_a_whole_cluster_that_the_other_commands_find() {
     assert_eq!(record["slot"], slot.to_string());
     assert_eq!(record["value"]["commands"][0]["append"]["record"], "wörld");
 
-    // Learners report a moment after they have applied.
+    // Learners report a moment after applying.
     let status = until("digests are equal", async || {
         let text = stdout(&dev.run(&["status"]).await);
         text.contains("are equal below slot").then_some(text)
@@ -191,7 +191,7 @@ async fn dev_runs_a_whole_cluster_that_the_other_commands_find() {
         "{reads}"
     );
 
-    // Its ports are taken now.
+    // The ports are taken now.
     let base = dev.urls.rsplit(':').next().unwrap().parse::<u16>().unwrap() - 3;
     fails(
         &["dev", "--base-port", &base.to_string()],
@@ -247,7 +247,7 @@ async fn each_line_of_standard_input_becomes_a_value_and_gets_a_line() {
             .stderr(Stdio::piped());
         tokio::task::spawn_blocking(move || {
             let mut child = command.spawn().unwrap();
-            // One that has given up does not read on.
+            // After an error the command stops reading.
             let _ = child.stdin.take().unwrap().write_all(&lines);
             child.wait_with_output().unwrap()
         })
@@ -398,7 +398,8 @@ async fn no_quorum_is_told_by_status_and_by_a_proposal_whose_outcome_is_unknown(
         &["no quorum: 1 of 3", "2 are needed"],
     )
     .await;
-    // Whether the leader had sent it out by then or knows that it had not: both are honest, and say so.
+    // Either the leader has sent the command, or the leader knows that nothing was sent. Both outcomes are correct, and
+    // the error reports the outcome.
     let output = run(&["propose", "y", "--acceptors", &urls, "--timeout", "1s"]).await;
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(UNAVAILABLE), "{error}");
@@ -480,7 +481,7 @@ async fn ended(child: &mut Child) -> std::process::ExitStatus {
     until("the process ends", async || child.try_wait().unwrap()).await
 }
 
-/// A child that ends with the test.
+/// A child process, killed at the end of the test.
 struct Reaped(Child);
 
 impl Drop for Reaped {

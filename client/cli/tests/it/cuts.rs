@@ -1,4 +1,4 @@
-//! What a cluster does when its processes live and the network between them does not.
+//! A cluster with live processes and a broken network between processes.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use paxos_proto::v1::{
     learner_client::LearnerClient, proposer_client::ProposerClient,
 };
 
-/// Long for a leader, which gives up after 200 ms without a quorum.
+/// Time without an answer: long for a leader, because a leader gives up after 200 ms without a quorum.
 const UNANSWERED: Duration = Duration::from_secs(2);
 
-/// A cluster whose proposers and learners reach each acceptor through a proxy of their own.
+/// A cluster with a separate proxy for each connection of a proposer or learner to an acceptor.
 struct Network {
     cluster: Cluster,
-    /// Of each proposer, one before each acceptor.
+    /// For each proposer: a proxy in front of each acceptor.
     proposers: Vec<Vec<Proxy>>,
     learners: Vec<Vec<Proxy>>,
 }
@@ -74,7 +74,7 @@ impl Network {
         }
     }
 
-    /// A client that knows this proposer alone.
+    /// A client that knows only this proposer.
     fn client_of(&self, proposer: usize) -> Client {
         let acceptors = &self.cluster.acceptors;
         Client::new(ClientConfig {
@@ -85,7 +85,7 @@ impl Network {
         .unwrap()
     }
 
-    /// Waits for a proposer that has just started.
+    /// Waits for the answer of a proposer that has just started.
     async fn proposer_status(&self, proposer: usize) -> ProposerStatusResponse {
         let channel = connect_lazy(&self.cluster.proposers[proposer].address);
         until("the proposer answers", async || {
@@ -96,7 +96,7 @@ impl Network {
         .await
     }
 
-    /// How often each proposer has campaigned.
+    /// Number of campaigns of each proposer.
     fn campaigns(&self) -> Vec<usize> {
         let proposers = self.cluster.proposers.iter();
         proposers
@@ -104,7 +104,7 @@ impl Network {
             .collect()
     }
 
-    /// Holds every learner's log against what clients were told.
+    /// Checks every learner's log against the answers to clients.
     async fn check(&self, outcome: &Outcome) {
         let end = self.cluster.client().chosen_to(PATIENCE).await.unwrap();
         let end = end.max(outcome.end());
@@ -115,7 +115,7 @@ impl Network {
     }
 }
 
-/// A leader loses two of three acceptors, this way.
+/// A leader loses two of three acceptors, by this cut.
 async fn minority(cut: Cut) {
     let mut network = Network::start(1, 2).await;
     let mut outcome = Load::start(&network.cluster, 1, 200, 16).finish().await;
@@ -134,7 +134,8 @@ async fn minority(cut: Cut) {
     })
     .await;
 
-    // Another, with a quorum, serves everybody: also those who know the first one only, since it can forward.
+    // A second proposer with a quorum serves all clients. Clients of the first proposer are served too, because the
+    // first proposer can forward.
     network.add_proposer(&[]);
     until("the proposer with a quorum leads", async || {
         let phase = network.proposer_status(1).await.phase();
@@ -153,7 +154,7 @@ async fn minority(cut: Cut) {
     eprintln!("campaigns after {cut:?}: {campaigns:?}");
     assert!(campaigns.iter().sum::<usize>() <= 6, "a storm: {campaigns:?}");
 
-    // What was held on the way arrives now, and is too late to do harm.
+    // Messages held by the cut arrive now, too late to do harm.
     network.cut_proposer(0, &[1, 2], Cut::Whole);
     outcome.merge(Load::named(&network.cluster, "healed", 2, 500, 16).finish().await);
     network.cluster.proposers[1].kill();
@@ -186,7 +187,7 @@ async fn half_cut_standby_does_not_disturb_a_leader_that_has_a_quorum() {
     let network = Network::with(2, 2, &["--leader-timeout", "500ms"]).await;
     let leader = network.cluster.leader().await;
     let ballot = network.proposer_status(leader).await.ballot;
-    // The acceptor that the leader does not reach thinks that nobody leads, and the standby hears it say so.
+    // The acceptor cut off from the leader sees no leader, and reports this to the standby.
     network.cut_proposer(leader, &[2], Cut::Both);
     network.cut_proposer(1 - leader, &[0], Cut::Both);
     let load = Load::start(&network.cluster, 2, 3_000, 16);
@@ -204,7 +205,7 @@ async fn half_cut_standby_does_not_disturb_a_leader_that_has_a_quorum() {
     );
     network.cut_proposer(leader, &[2], Cut::Whole);
     network.cut_proposer(1 - leader, &[0], Cut::Whole);
-    // Healthy means that the third acceptor hears the leader again, and has caught up.
+    // Healthy: the third acceptor hears the leader again, and has caught up.
     network.check(&outcome).await;
     assert_eq!(network.proposer_status(leader).await.ballot, ballot);
 }
@@ -215,7 +216,8 @@ async fn proposer_that_hears_no_acceptor_does_not_keep_the_others_from_leading()
     let mut outcome = Load::start(&network.cluster, 1, 200, 16).finish().await;
     let first = network.cluster.leader().await;
     let (deaf, second) = ((first + 1) % 3, (first + 2) % 3);
-    // What it asks is heard, and what it is told is not: the leader might as well be dead.
+    // The acceptors hear the questions of this proposer, but the proposer hears no answer. To this proposer, the leader
+    // looks dead.
     network.cut_proposer(deaf, &[0, 1, 2], Cut::Answers);
     outcome.merge(Load::named(&network.cluster, "deaf", 2, 1_000, 16).finish().await);
     network.cluster.proposers[first].kill();
@@ -310,7 +312,7 @@ async fn learner_follows_the_log_past_any_one_acceptor_and_continues_when_it_fin
         outcome.merge(load);
         network.learners[0][acceptor].set(Cut::Whole);
     }
-    // With one alone it learns nothing more, and harms nobody.
+    // With a single acceptor, the learner learns nothing more, and does no harm.
     network.learners[0][0].set(Cut::Both);
     network.learners[0][1].set(Cut::Answers);
     let before = applied().await;
@@ -360,7 +362,7 @@ async fn standby_whose_clients_cannot_reach_the_leader_takes_over_from_it() {
     };
     let leader = network.cluster.leader().await;
     let standby = 1 - leader;
-    // The acceptors hear from the leader as before; nobody else does.
+    // The acceptors still hear the leader; no client and no proposer does.
     doors[leader].set(Cut::Both);
     let client = network.client_of(standby);
     let outcome = Load::of(vec![client], "through the standby", 500, 16)

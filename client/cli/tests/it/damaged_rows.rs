@@ -1,5 +1,5 @@
-//! Rows that are damaged on the disks of all acceptors: repaired at once where a quorum can say what was chosen, and an
-//! explicit end where none can.
+//! Damaged rows on the disks of all acceptors: repaired at once where a quorum can say what was chosen, and an explicit
+//! end otherwise.
 
 use std::{
     fs,
@@ -10,15 +10,16 @@ use std::{
 use crate::harness::{Cluster, until};
 use paxos_client::Slot;
 
-/// More than one page of damage in a row would hide a wait between two neighbouring stretches.
+/// Number of slots. More than one page of damage in a row would hide a wait between two neighbouring stretches.
 const SLOTS: u64 = 465;
 
-/// What is stored in a slot: no part of another slot's.
+/// The record of a slot: no part of another slot's record.
 fn record(slot: u64) -> String {
     format!("<record {slot:05}>")
 }
 
-/// Writes one record a slot, has all acceptors vouch for them, and stops every process but the learners.
+/// Writes one record per slot, waits until all acceptors vouch for the records, and stops every process but the
+/// learners.
 async fn stopped_with_records() -> (Cluster, u64) {
     let mut cluster = Cluster::start(3, 2, 0).await;
     let client = cluster.client();
@@ -34,7 +35,7 @@ async fn stopped_with_records() -> (Cluster, u64) {
         })
         .await;
     }
-    // The watermark is on the disks with the next commit.
+    // The watermark reaches the disks with the next commit.
     client.append("after", Duration::from_secs(20)).await.unwrap();
     until("every acceptor has the last record", async || {
         let mut voted = Vec::new();
@@ -54,7 +55,7 @@ fn file(cluster: &Cluster, acceptor: usize) -> PathBuf {
     PathBuf::from(cluster.path(&cluster.acceptors[acceptor].name)).join("acceptor.db")
 }
 
-/// Turns a bit over in the records of these numbers, on one acceptor's disk.
+/// Flips a bit in the records of these numbers, on the disk of a single acceptor.
 fn damage(cluster: &Cluster, acceptor: usize, is_damaged: impl Fn(u64) -> bool) {
     let file = file(cluster, acceptor);
     let mut bytes = fs::read(&file).unwrap();
@@ -105,7 +106,7 @@ async fn interleaved_damage_on_all_acceptors_is_repaired_and_a_new_learner_serve
         .log_of(&cluster.learners[0], Slot::new(end).unwrap())
         .await;
     let records: Vec<String> = (0..SLOTS).map(record).collect();
-    // One more was written behind them.
+    // A last record follows.
     let texts = log.into_values().map(|bytes| String::from_utf8(bytes).unwrap());
     let held: Vec<String> = texts.take(records.len()).collect();
     assert_eq!(held, records);

@@ -1,4 +1,4 @@
-//! What a cluster of real processes makes of disks that are damaged, full, or fail.
+//! A cluster of real processes with damaged, full or failing disks.
 
 mod learners;
 
@@ -28,7 +28,7 @@ impl Cluster {
         self.path(&self.acceptors[acceptor].name).into()
     }
 
-    /// Waits until an acceptor says something of itself.
+    /// Waits until an acceptor's status fulfils this condition.
     async fn acceptor_says(
         &self,
         acceptor: usize,
@@ -43,7 +43,7 @@ impl Cluster {
         .await
     }
 
-    /// Waits until `paxos healthcheck` of an acceptor ends with 1 and this reason.
+    /// Waits until `paxos healthcheck` of an acceptor exits with 1 and this reason.
     async fn is_not_ready(&self, acceptor: usize, reason: &str) {
         let listen = self.acceptors[acceptor].address.as_str().replace("http://", "");
         until(reason, async || {
@@ -61,7 +61,7 @@ impl Cluster {
             .await;
     }
 
-    /// What an acceptor shows of one slot, if it vouches for it.
+    /// An acceptor's value of one slot, if the acceptor vouches for the slot.
     async fn observed(&self, acceptor: usize, slot: Slot) -> Option<Vec<u8>> {
         let mut client = AcceptorClient::new(connect_lazy(&self.acceptors[acceptor].address));
         let status = self.acceptor_status(acceptor).await?;
@@ -77,7 +77,7 @@ impl Cluster {
     }
 }
 
-/// Where these bytes begin in a file.
+/// Positions of these bytes in a file.
 fn positions(file: &Path, part: &[u8]) -> Vec<usize> {
     let bytes = fs::read(file).unwrap();
     let windows = bytes.windows(part.len()).enumerate();
@@ -87,7 +87,7 @@ fn positions(file: &Path, part: &[u8]) -> Vec<usize> {
         .collect()
 }
 
-/// Turns a bit over wherever these bytes are in a file.
+/// Flips a bit at every position of these bytes in a file.
 fn damage(file: &Path, part: &[u8]) {
     let found = positions(file, part);
     assert!(
@@ -106,7 +106,7 @@ fn damage(file: &Path, part: &[u8]) {
 async fn flipped_bit_in_a_row_is_found_never_served_and_repaired() {
     let mut cluster = Cluster::start(3, 1, 1).await;
     let mut outcome = Load::start(&cluster, 4, 1_000, 1).finish().await;
-    // Not in the first page of what is held.
+    // Beyond the first page of the acceptor's rows.
     let beyond = Version {
         slot: Slot::new(1_100).unwrap(),
         offset: 0,
@@ -117,7 +117,7 @@ async fn flipped_bit_in_a_row_is_found_never_served_and_repaired() {
     for acceptor in 0..3 {
         cluster.vouches(acceptor, outcome.end()).await;
     }
-    // The watermark is on the disks with the next commit.
+    // The watermark reaches the disks with the next commit.
     outcome.merge(Load::named(&cluster, "after", 1, 10, 1).finish().await);
     for acceptor in &mut cluster.acceptors {
         assert!(acceptor.stop().await.success());
@@ -125,8 +125,8 @@ async fn flipped_bit_in_a_row_is_found_never_served_and_repaired() {
     let file = cluster.acceptor_dir(0).join("acceptor.db");
     damage(&file, &value);
 
-    // Alone, nobody can repair it: what is before the damage is shown, and no more. A learner that starts now waits for
-    // another acceptor, which must speak for this one.
+    // Without other acceptors, no process can repair the row: the acceptor shows only slots before the damage. A
+    // learner that starts now waits for another acceptor, because another acceptor must vouch for this acceptor.
     cluster.acceptors[0].start();
     let found = |status: &AcceptorStatusResponse| status.damaged_rows == 1 && status.chosen_to == bad.get();
     cluster.acceptor_says(0, "the damage is found", found).await;
@@ -155,7 +155,7 @@ async fn flipped_bit_in_a_row_is_found_never_served_and_repaired() {
     assert!(!positions(&file, &value).is_empty(), "the repair is on the disk");
 }
 
-/// A file system of its own for a directory, small enough to be filled.
+/// A separate file system for a directory, small enough to fill.
 struct SmallDisk {
     path: PathBuf,
 }
@@ -163,7 +163,7 @@ struct SmallDisk {
 impl SmallDisk {
     const BYTES: u64 = 128 * MIB;
 
-    /// Mounts it at a directory that is not there yet; none where that is not permitted.
+    /// Mounts the file system at a new directory; `None` where mounting is not permitted.
     fn mount(path: PathBuf) -> Option<Self> {
         fs::create_dir(&path).unwrap();
         let size = format!("size={}", Self::BYTES);
@@ -183,11 +183,12 @@ impl SmallDisk {
         found.blocks_available() * found.fragment_size()
     }
 
-    /// Writes a file that leaves so much of what is free now. What is freed meanwhile, as a spare file is, stays free.
+    /// Writes a file that leaves this much of the present free space. Space freed meanwhile, as by the spare file,
+    /// stays free.
     fn fill(&self, name: &str, leave: u64) {
         let mut ballast = File::create(self.path.join(name)).unwrap();
         let zeros = io::repeat(0).take(self.free() - leave);
-        // The last piece may not fit whole.
+        // The last piece may not fit completely.
         let _ = io::copy(&mut { zeros }, &mut ballast);
     }
 
@@ -207,7 +208,7 @@ impl Drop for SmallDisk {
 }
 
 impl Cluster {
-    /// Moves an acceptor to a small disk; none where that is not permitted.
+    /// Moves an acceptor to a small disk; `None` where mounting is not permitted.
     async fn move_to_small_disk(&mut self, acceptor: usize) -> Option<SmallDisk> {
         assert!(self.acceptors[acceptor].stop().await.success());
         let path = self.acceptor_dir(acceptor);
@@ -248,13 +249,13 @@ async fn acceptor_with_a_full_disk_stands_aside_and_comes_back_by_itself() {
         .await;
     load.goes_on(500).await;
     cluster
-        .is_not_ready(0, "too little space is left on its disk")
+        .is_not_ready(0, "too little space is left on the disk")
         .await;
     let later = cluster.acceptor_status(0).await.unwrap();
     assert_eq!(later.voted_to, full.voted_to, "it accepts nothing");
     assert_eq!(disk.spare_bytes(), Some(16 * MIB), "there is no need yet");
 
-    // Somebody takes what is left; and then it has to start on a full disk.
+    // Another file takes the rest, and then the acceptor must start on a full disk.
     disk.fill("more ballast", 0);
     until("the spare file is given up", async || {
         disk.spare_bytes().is_none().then_some(())
@@ -283,13 +284,9 @@ async fn acceptor_with_a_full_disk_stands_aside_and_comes_back_by_itself() {
         2,
         "once for each start: {log}"
     );
-    assert_eq!(
-        log.matches("there is space on the disk again").count(),
-        1,
-        "{log}"
-    );
+    assert_eq!(log.matches("the disk has space again").count(), 1, "{log}");
 
-    // It stands in for another.
+    // The acceptor replaces another acceptor in the quorum.
     assert!(cluster.acceptors[1].stop().await.success());
     let without = Load::named(&cluster, "without the other", 1, 100, 8)
         .finish()
@@ -319,7 +316,8 @@ async fn leader_whose_quorum_is_full_stays_and_goes_on_when_there_is_space() {
     let promised =
         |status: &AcceptorStatusResponse| status.leadership.clone().unwrap().promised.unwrap().round;
     let before = promised(&cluster.acceptor_status(2).await.unwrap());
-    // Another leader would meet the same disks. Two leader timeouts in any case, and each refusal is clear.
+    // Another leader would face the same disks. The loop lasts at least two leader timeouts, and every refusal is
+    // clear.
     for value in ["in flight", "refused"] {
         let patience = std::time::Duration::from_secs(1);
         assert!(cluster.client().append(value, patience).await.is_err());
@@ -346,7 +344,7 @@ async fn leader_whose_quorum_is_full_stays_and_goes_on_when_there_is_space() {
 #[tokio::test]
 async fn failed_sync_ends_an_acceptor_and_everything_acknowledged_is_there_when_it_is_back() {
     let mut cluster = Cluster::start(3, 2, 1).await;
-    // While the third is away, nothing is acknowledged without the first.
+    // While the third acceptor is away, every acknowledgement needs the first.
     assert!(cluster.acceptors[2].stop().await.success());
     let load = Load::start(&cluster, 2, usize::MAX, 16);
     load.goes_on(500).await;
@@ -357,7 +355,7 @@ async fn failed_sync_ends_an_acceptor_and_everything_acknowledged_is_there_when_
     assert_eq!(cluster.acceptors[0].ended().await.code(), Some(74));
     drop(strace);
     let log = cluster.acceptors[0].log();
-    // The commit counter has syncs of its own.
+    // The commit counter has separate syncs.
     assert!(
         log.contains("commit votes") || log.contains("sync the commit counter"),
         "{log}"
@@ -366,7 +364,7 @@ async fn failed_sync_ends_an_acceptor_and_everything_acknowledged_is_there_when_
     load.goes_on(500).await;
     let outcome = load.stop().await;
 
-    // Whatever was acknowledged must come from the first: the third was not there.
+    // Every acknowledged command must come from the first acceptor: the third was away.
     assert!(cluster.acceptors[1].stop().await.success());
     cluster.acceptors[2].start();
     cluster.add_learner("learner-new".to_owned(), &[]);
@@ -384,7 +382,7 @@ async fn acceptor_whose_disk_hangs_is_named_beside_a_dead_one_and_is_not_ready()
     };
     let load = Load::start(&cluster, 1, usize::MAX, 1);
     load.goes_on(20).await;
-    cluster.is_not_ready(0, "its disk").await;
+    cluster.is_not_ready(0, "the disk").await;
     let problems = async |cluster: &Cluster| {
         let (status, code) = cluster.status().await;
         let findings = status["findings"].as_array().unwrap().iter();
@@ -418,7 +416,7 @@ async fn acceptor_whose_disk_hangs_is_named_beside_a_dead_one_and_is_not_ready()
 
 #[tokio::test]
 async fn file_of_a_newer_release_is_refused_with_78() {
-    /// Where SQLite keeps `user_version`, big-endian.
+    /// Position of SQLite's `user_version` in the file, big-endian.
     const USER_VERSION: std::ops::Range<usize> = 60..64;
     let dir = tempfile::TempDir::new().unwrap();
     let data_dir = dir.path().join("data").display().to_string();

@@ -1,4 +1,4 @@
-//! Elections as their users see them: one holder at a time, with a token that grows.
+//! Elections as users see an election: a single holder at a time, with a growing token.
 
 use std::{
     fs,
@@ -15,7 +15,8 @@ use nix::{
 
 const TTL: Duration = Duration::from_secs(2);
 
-/// A process that campaigns, and appends a line to `file` ten times a second while it holds: its name and its token.
+/// A process that campaigns. While holding, the process appends a line with name and token to `file`, ten times a
+/// second.
 struct Candidate {
     name: String,
     child: Child,
@@ -61,7 +62,7 @@ impl Drop for Candidate {
     }
 }
 
-/// The lines so far: who worked, with which token.
+/// The lines so far: worker and token.
 fn lines(file: &Path) -> Vec<(String, u64)> {
     let text = fs::read_to_string(file).unwrap_or_default();
     let line = |line: &str| {
@@ -71,7 +72,7 @@ fn lines(file: &Path) -> Vec<(String, u64)> {
     text.lines().filter_map(line).collect()
 }
 
-/// Waits until somebody else than `before` works; tells who, and the token.
+/// Waits until a candidate other than `before` works. Returns its name and token.
 async fn holder(file: &Path, before: &str) -> (String, u64) {
     until("somebody else works", async || {
         lines(file).last().filter(|(name, _)| name != before).cloned()
@@ -99,7 +100,7 @@ async fn another_takes_over_from_a_killed_holder_and_the_token_grows() {
         assert!(greater > token, "{greater} must be above {token}");
         (name, token) = (next, greater);
     }
-    // Nobody worked with a token below one that was seen before, once the killed holder's command was gone.
+    // Once the killed holder's command was gone, no command worked with a token below an earlier token.
     let tokens: Vec<_> = lines(&file).into_iter().map(|(_, token)| token).collect();
     assert!(tokens.is_sorted(), "{tokens:?}");
 }
@@ -112,7 +113,7 @@ async fn holder_that_was_paused_past_its_time_is_told_and_stops_its_command() {
     let (_, token) = holder(&file, "").await;
     paused.signal(Signal::SIGSTOP);
     let other = Candidate::start(&cluster, "other", &file);
-    // The paused process's command still runs: it is the token that protects what it works on.
+    // The paused process's command still runs: the token protects the resource of the command.
     let greater = until("the other one works", async || {
         lines(&file)
             .iter()

@@ -1,4 +1,4 @@
-//! What clients of a cluster see while its processes come and go under load.
+//! Clients of a cluster while processes die and return under load.
 
 use std::{
     collections::BTreeMap,
@@ -9,10 +9,10 @@ use crate::harness::{Cluster, Load, PATIENCE};
 use nix::sys::signal::Signal;
 use paxos_client::{Slot, Version};
 
-/// No gap in service is longer, on the slowest of machines. What is aimed for is printed beside what was seen.
+/// Upper bound of a gap in service, on the slowest machines. The aim is printed beside the measured gap.
 const GAP_MAX: Duration = Duration::from_secs(10);
 
-/// Who is killed next.
+/// The next process to kill.
 #[derive(Clone, Copy, Debug)]
 enum Victim {
     Leader,
@@ -56,7 +56,7 @@ async fn kill_every_process(values: usize) {
     let begun = Instant::now();
     let mut cluster = Cluster::start(3, 3, 2).await;
     let load = Load::of_processes(&cluster, CLIENTS, each, 32);
-    // Whoever was killed stays away for half of the time until the next.
+    // A killed process stays away for half of the time until the next kill.
     let stretch = CLIENTS * each / (2 * VICTIMS.len() + 2);
     for (victim, number) in VICTIMS.into_iter().zip(1..) {
         load.reached(2 * number * stretch).await;
@@ -81,7 +81,7 @@ async fn kill_every_process(values: usize) {
     );
     assert!(outcome.acknowledged.len() > CLIENTS * each * 9 / 10);
 
-    // What was left half done by a dead leader may come after the last acknowledged slot.
+    // Unfinished work of a dead leader may follow the last acknowledged slot.
     let end = cluster.client().chosen_to(PATIENCE).await.unwrap();
     assert!(end >= outcome.end(), "a watermark is past what was acknowledged");
     let first = cluster.log_of(&cluster.learners[0], end).await;
@@ -105,7 +105,7 @@ fn below(log: &BTreeMap<Version, Vec<u8>>, end: Slot) -> Vec<(&Version, &Vec<u8>
     log.iter().take_while(|(version, _)| version.slot < end).collect()
 }
 
-/// How the leader goes, how often that is measured, and the gap that is aimed for on an idle machine.
+/// Measures the gap after each of several leaders gets this signal. `aim`: the gap aimed for on an idle machine.
 async fn gaps(signal: Signal, aim: Duration) {
     const ROUNDS: usize = 5;
     let mut cluster = Cluster::start(3, 3, 1).await;
@@ -122,7 +122,7 @@ async fn gaps(signal: Signal, aim: Duration) {
             (signal == Signal::SIGTERM).then_some(0),
             "a stop is clean"
         );
-        // Enough that they cannot all have been under way before.
+        // Enough proposals that some must have started after the signal.
         load.goes_on(300).await;
         let gap = load.take_gap();
         assert!(gap < GAP_MAX, "{gap:?} without a success after {signal}");

@@ -1,4 +1,4 @@
-//! How blank acceptors become one cluster, whatever happens meanwhile; and who is refused afterwards.
+//! How blank acceptors become one cluster, in spite of faults, and the refusals afterwards.
 
 use std::{fs, path::Path};
 
@@ -14,7 +14,7 @@ use paxos_proto::v1::{
 };
 
 impl Cluster {
-    /// The calls of a proposer that forms, made by hand: so a proposer that is killed in the middle leaves its acceptors.
+    /// The calls of a forming proposer, made by the test: the acceptors end up as after a proposer killed midway.
     async fn form(&self, acceptor: usize, step: Option<Step>) -> FormResponse {
         let channel = connect_lazy(&self.acceptors[acceptor].address);
         until("the acceptor answers", async || {
@@ -28,7 +28,7 @@ impl Cluster {
         .await
     }
 
-    /// The configuration of which these acceptors become the members.
+    /// The configuration with these acceptors as members.
     async fn configuration(&self, acceptors: &[usize]) -> pb::Configuration {
         let mut members = Vec::new();
         for &acceptor in acceptors {
@@ -47,7 +47,7 @@ impl Cluster {
         urls.collect::<Vec<_>>().join(",")
     }
 
-    /// Waits until every acceptor is a member, and tells of which cluster.
+    /// Waits until every acceptor is a member. Returns the cluster's id.
     async fn is_formed(&self) -> Vec<u8> {
         let mut clusters = Vec::new();
         for acceptor in 0..self.acceptors.len() {
@@ -62,7 +62,7 @@ impl Cluster {
         clusters.remove(0)
     }
 
-    /// Waits until `paxos status` finds a problem like this and exits so; tells what it advises.
+    /// Waits until `paxos status` reports such a problem with this exit code. Returns the advice.
     async fn finds(&self, problem: &str, exit: i32) -> String {
         until(&format!("status finds: {problem}"), async || {
             let (status, code) = self.status().await;
@@ -84,7 +84,7 @@ impl Cluster {
     }
 }
 
-/// Waits until a process has logged this.
+/// Waits until a process has logged this text.
 async fn logs(process: &Process, text: &str) {
     until(&format!("{} logs: {text}", process.name), async || {
         process.log().contains(text).then_some(())
@@ -104,7 +104,7 @@ fn copy(from: &Path, to: &Path) {
 async fn proposers_that_start_together_form_one_cluster() {
     for _ in 0..3 {
         let mut cluster = Cluster::blank_and_calm(3).await;
-        // Each names them in another order.
+        // Each proposer lists the acceptors in a different order.
         for acceptors in [[0, 1, 2], [2, 0, 1], [1, 2, 0]] {
             cluster.add_proposer(&cluster.urls_of(&acceptors), &[]);
         }
@@ -116,7 +116,7 @@ async fn proposers_that_start_together_form_one_cluster() {
 
 #[tokio::test]
 async fn proposer_that_is_killed_while_it_forms_is_succeeded_by_the_next() {
-    // How many acceptors have stored the list, and how many of them were told that all have.
+    // How many acceptors have stored the list, and how many of these have learned that all acceptors have.
     for (stored, formed) in [(1, 0), (2, 0), (3, 0), (3, 1), (3, 2)] {
         let mut cluster = Cluster::blank_and_calm(3).await;
         let configuration = cluster.configuration(&[0, 1, 2]).await;
@@ -146,7 +146,7 @@ async fn proposer_that_is_killed_while_it_forms_is_succeeded_by_the_next() {
 async fn proposers_killed_at_any_moment_of_their_start_leave_nothing_that_the_next_cannot_finish() {
     let mut cluster = Cluster::blank_and_calm(3).await;
     cluster.add_proposer(&cluster.urls(), &[]);
-    // Once its log tells of this: before, while and after it forms.
+    // Kill the proposer once its log has this text: before, while and after the proposer forms.
     for text in [
         "",
         "proposer starts",
@@ -211,7 +211,7 @@ async fn conflicting_lists_stick_before_any_vote_and_everybody_says_how_they_dif
     let advice = cluster.finds("the acceptors hold different lists", 69).await;
     assert!(advice.contains("empty every listed data directory"), "{advice}");
 
-    // The way out that it names.
+    // Follow the advice.
     for acceptor in 0..4 {
         assert_eq!(cluster.acceptors[acceptor].stop().await.code(), Some(0));
         fs::remove_dir_all(cluster.path(&cluster.acceptors[acceptor].name)).unwrap();
@@ -229,7 +229,7 @@ async fn proposers_with_different_lists_never_both_serve() {
     for acceptors in [[0, 1, 2], [1, 2, 3]] {
         cluster.add_proposer(&cluster.urls_of(&acceptors), &[]);
     }
-    // At least one is refused: which, and whether both are, is a matter of who is faster.
+    // At least one is refused. The race between both decides whether the first, the second or both are.
     let refused = until("one of them is refused", async || {
         (0..2).find(|&proposer| cluster.proposers[proposer].log().contains("error: "))
     })
@@ -252,7 +252,7 @@ async fn acceptor_of_another_cluster_is_refused_and_so_is_a_wrong_count() {
         (&wrong, "the acceptors hold different lists"),
         (
             &short,
-            "2 acceptor addresses are given, and the cluster has 3 acceptors",
+            "2 acceptor addresses are given, but the cluster has 3 acceptors",
         ),
     ] {
         cluster.add_proposer(urls, &[]);
@@ -270,14 +270,15 @@ async fn acceptor_of_another_cluster_is_refused_and_so_is_a_wrong_count() {
             assert!(process.log().contains(text), "{}", process.log());
         }
     }
-    // Among its members' addresses it is found by those who ask, and the members go on.
+    // `paxos status` finds the stranger among the members' addresses, and the members continue.
     let advice = cluster.finds("belongs to another cluster", 0).await;
     assert!(advice.contains("correct --acceptors"), "{advice}");
     cluster.acceptors.pop();
     cluster.serves("undisturbed").await;
 }
 
-/// One acceptor's disk is not the one that it was. It is refused by everybody, for good, and the others go on.
+/// The disk of one acceptor is not the original disk. Every process refuses this acceptor, permanently, and the rest of
+/// the cluster continues.
 async fn bad_disk(
     cluster: &mut Cluster,
     mut outcome: Outcome,
@@ -291,11 +292,11 @@ async fn bad_disk(
     for learner in &cluster.learners {
         logs(learner, told_by_learners).await;
     }
-    // Not only what is wrong: also that the others go on.
+    // The finding does not make the cluster unavailable: the remaining acceptors continue.
     cluster.finds(found, 0).await;
     outcome.merge(cluster.serves("without it").await);
 
-    // It does not help out when another is away, whatever it restarts.
+    // The refused acceptor does not help out for an absent acceptor, even after a restart.
     cluster.acceptors[2].kill();
     cluster.acceptors[2].start();
     cluster.acceptors[1].signal(Signal::SIGSTOP);
@@ -309,7 +310,7 @@ async fn bad_disk(
     cluster.acceptors[1].signal(Signal::SIGCONT);
     outcome.merge(cluster.serves("with the other again").await);
 
-    // Those who start now find it out as well.
+    // Processes that start now detect the bad disk too.
     cluster.add_proposer(&cluster.urls(), &[]);
     cluster.add_learner("learner-new".to_owned(), &[]);
     let proposer = cluster.proposers.last().unwrap();
@@ -336,8 +337,8 @@ async fn wiped_acceptor_is_refused_and_the_rest_goes_on() {
     bad_disk(
         &mut cluster,
         outcome,
-        "it has lost its disk",
-        "it has lost its disk",
+        "has lost its disk",
+        "has lost its disk",
         "is blank, and its cluster is formed: it has lost its disk",
     )
     .await;
@@ -352,7 +353,7 @@ async fn acceptor_on_an_older_copy_of_its_disk_is_refused_and_the_rest_goes_on()
     copy(Path::new(&directory), Path::new(&older));
     cluster.acceptors[2].start();
     outcome.merge(cluster.serves("after the copy").await);
-    // The others have heard of the run that the copy does not know. The learner need not have.
+    // The other acceptors have heard of a run unknown to the copy. The learner may not have heard of the run.
     let third = wire::read_stamp(cluster.acceptor_status(2).await.unwrap().stamp.as_ref()).unwrap();
     until("the others remember the run", async || {
         let form = cluster.form(0, None).await;
@@ -364,6 +365,6 @@ async fn acceptor_on_an_older_copy_of_its_disk_is_refused_and_the_rest_goes_on()
     fs::remove_dir_all(&directory).unwrap();
     copy(Path::new(&older), Path::new(&directory));
     cluster.acceptors[2].start();
-    let text = "it has lost its disk, or runs on an older copy";
+    let text = "the acceptor has lost its disk, or runs on an older copy";
     bad_disk(&mut cluster, outcome, text, text, text).await;
 }

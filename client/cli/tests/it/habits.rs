@@ -1,4 +1,4 @@
-//! What people do at a shell, in scripts and in containers: signals, empty variables, pipes that close, terminals.
+//! Habits of people at a shell, in scripts and in containers: signals, empty variables, closed pipes, terminals.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use nix::{
     unistd::Pid,
 };
 
-/// No process listens there.
+/// An address without a listening process.
 const NO_CLUSTER: &str = "http://127.0.0.1:1";
 
 fn error(output: &Output) -> String {
@@ -24,8 +24,8 @@ fn send(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
 }
 
-/// A command whose output is read while it runs. It starts with the usual handling of signals, whatever the parent of the
-/// tests ignores.
+/// A command with output readable while the command runs. The command starts with default signal handling, even if the
+/// parent of the tests ignores signals.
 fn start(command: &Command) -> Child {
     let mut usual = Command::new("env");
     usual.arg("--default-signal").arg(command.get_program());
@@ -49,7 +49,7 @@ async fn output(child: Child) -> Output {
     tokio::time::timeout(PATIENCE, output).await.unwrap().unwrap()
 }
 
-/// Waits until the process handles the signal: it began to listen.
+/// Waits until the process handles the signal, so the process listens to signals.
 async fn handles(child: &Child, signal: Signal) {
     let status = format!("/proc/{}/status", child.id());
     until("the process listens to signals", async || {
@@ -61,7 +61,7 @@ async fn handles(child: &Child, signal: Signal) {
     .await;
 }
 
-/// Gives `text` to the standard input of `paxos`, and waits for the end.
+/// Writes `text` to the standard input of `paxos`, and waits for the end.
 async fn feed(args: &[&str], text: &str) -> Output {
     let mut child = start(&paxos(args));
     // A command that ends early closes the pipe.
@@ -93,7 +93,7 @@ async fn signals_end_commands_that_follow_with_0_and_others_with_128_and_the_num
             let child = start(&paxos(&[args, &["--acceptors", acceptors]].concat()));
             handles(&child, signal).await;
             if args[0] == "bench" {
-                // Before it measures there is no result. Only what it measures takes many slots.
+                // Before the measurement there is no result. Only the measurement itself takes many slots.
                 let chosen_to = async || cluster.client().chosen_to(PATIENCE).await.unwrap();
                 let measures = chosen_to().await.plus(20);
                 until("it measures", async || {
@@ -188,7 +188,7 @@ async fn settings_of_a_collector_that_are_meant_for_others_do_not_stop_a_client(
             && error(&done).contains("OTEL_TRACES_SAMPLER"),
         "{done:?}"
     );
-    // A collector that is away is no news for a command.
+    // An absent collector is not reported by a command.
     let done = run_with(&args, &vec![endpoint]).await;
     stdout(&done);
     assert_eq!(error(&done), "");
@@ -243,7 +243,7 @@ async fn every_line_that_was_sent_has_an_outcome_and_a_bad_line_is_named() {
     assert_eq!(String::from_utf8_lossy(&ended.stdout).lines().count(), 1);
     assert_eq!(log().await, 3);
 
-    // The reader leaves after the first outcome.
+    // The reader closes the pipe after the first outcome.
     let mut child = start(&paxos(&propose));
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"first\n").unwrap();
@@ -325,7 +325,7 @@ async fn candidate_whose_command_is_no_program_never_stands() {
     fs::write(&file, "text").unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     let file = file.to_str().unwrap();
-    // Without a cluster: nothing was asked of one.
+    // No cluster is needed: the program is checked first.
     for (program, code) in [("/no/such", 127), ("no-such-program-anywhere", 127), (file, 126)] {
         let ended = run(&["elect", "job", "--acceptors", NO_CLUSTER, "--", program]).await;
         assert_eq!(ended.status.code(), Some(code), "{ended:?}");
@@ -384,7 +384,7 @@ async fn holder_whose_terminal_closes_resigns() {
     assert_eq!(line, "holds\n");
     send(&holder, Signal::SIGHUP);
     assert_eq!(output(holder).await.status.code(), Some(143));
-    // The time to live is an hour: only a resignation lets another hold.
+    // The time to live is an hour: only a resignation lets another candidate hold.
     assert_eq!(output(start(&elect("exit 7"))).await.status.code(), Some(7));
 }
 
@@ -400,7 +400,7 @@ async fn command_of_a_holder_reads_from_the_terminal() {
         .collect();
     let line = words.join(std::ffi::OsStr::new(" ")).into_string().unwrap();
     let line = format!("{line} -- sh -c 'echo ask; read answer; echo got $answer'");
-    // A terminal of its own, whose input and output are these pipes.
+    // A separate terminal, with these pipes as input and output.
     let mut command = Command::new("script");
     command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
     let mut child = start(&command);

@@ -1,8 +1,8 @@
-//! What `--help` says, of `paxos` and of every command: a change of it is a change of the interface.
+//! The output of `--help`, for `paxos` and every command: a change of this output is a change of the interface.
 
 use std::{fs, process::Command};
 
-/// What `paxos` prints, at a fixed width and without our environment.
+/// The output of `paxos`, at a fixed width and without our environment.
 fn help(args: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_paxos"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PAXOS_")) {
@@ -86,7 +86,7 @@ fn help_of_healthcheck_says_how_it_exits() {
     insta::assert_snapshot!(help(&["healthcheck", "--help"]));
 }
 
-/// The commands that `paxos --help` names.
+/// The commands listed by `paxos --help`.
 fn commands() -> Vec<String> {
     let help = help(&["--help"]);
     let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);

@@ -1,5 +1,5 @@
-//! Strangers: garbage, numbers that cannot be, connections and streams that nobody uses. Errors as documented, memory
-//! bounded, everybody else served.
+//! Strangers: garbage, impossible numbers, unused connections and streams. Errors are as documented, memory is bounded,
+//! and all other clients are served.
 
 mod crowd;
 mod forged;
@@ -23,8 +23,8 @@ use prost_reflect::Value;
 use tokio::task::JoinSet;
 use tonic::Code;
 
-/// What the README says that a call may end in; UNKNOWN, CANCELLED and INTERNAL are not for requests that are well
-/// formed.
+/// The codes that a call may end in, as in the README. UNKNOWN, CANCELLED and INTERNAL are not for well-formed
+/// requests.
 const DOCUMENTED: [Code; 9] = [
     Code::Ok,
     Code::InvalidArgument,
@@ -37,7 +37,7 @@ const DOCUMENTED: [Code; 9] = [
     Code::Unimplemented,
 ];
 
-/// What strangers may cost a server in memory, in KiB: a debug build, and an allocator that gives little back.
+/// Memory that strangers may cost a server, in KiB: a debug build, and an allocator that returns little.
 const STRANGERS_KIB_MAX: u64 = 64 * 1024;
 
 fn processes(cluster: &Cluster) -> impl Iterator<Item = &Process> {
@@ -50,7 +50,7 @@ fn processes(cluster: &Cluster) -> impl Iterator<Item = &Process> {
     acceptors.iter().chain(proposers).chain(learners)
 }
 
-/// Where each service of the contract is served, by its name.
+/// The address of a service of the contract, by the service's name.
 fn address_of<'a>(cluster: &'a Cluster, service: &str) -> &'a Address {
     match service {
         "Acceptor" => &cluster.acceptors[0].address,
@@ -60,7 +60,7 @@ fn address_of<'a>(cluster: &'a Cluster, service: &str) -> &'a Address {
     }
 }
 
-/// Has a value ordered, whatever leaders come and go: on a busy machine they do.
+/// Orders a value, in spite of changes of leader: a busy machine has such changes.
 async fn ordered(client: &Client, value: impl Into<Bytes>) -> Version {
     let value = value.into();
     until("a value is ordered", async || {
@@ -75,7 +75,7 @@ async fn ballot(cluster: &Cluster) -> pb::Ballot {
     status.leadership.unwrap().promised.unwrap()
 }
 
-/// Whether a load went through without a failure. Between two leaders there may be some.
+/// Checks that a load had no failure. A change of leader may cause some failures.
 fn noticed_nothing(outcome: &Outcome, led_at: pb::Ballot, led_at_last: pb::Ballot) {
     println!(
         "{} acknowledged, {} unknown, {} not proposed; led at {led_at:?}, then {led_at_last:?}",
@@ -100,7 +100,8 @@ fn grew_little(cluster: &Cluster, before: &[u64]) {
     }
 }
 
-/// Whether everybody lives, nobody has met a fault of ours, and a value is ordered, applied and the same everywhere.
+/// Checks that every process runs without an internal fault in the log, and that a value is ordered, applied and equal
+/// everywhere.
 async fn is_well(cluster: &Cluster) {
     let version = ordered(&cluster.client(), "well").await;
     cluster.digests_are_equal(version.slot.next()).await;
@@ -114,7 +115,7 @@ async fn is_well(cluster: &Cluster) {
     }
 }
 
-/// Whether a leader can still be found when the present one dies.
+/// Checks that a new leader emerges when the present leader dies.
 async fn elects(cluster: &mut Cluster) {
     let leader = cluster.leader().await;
     cluster.proposers[leader].kill();
@@ -123,7 +124,7 @@ async fn elects(cluster: &mut Cluster) {
     is_well(cluster).await;
 }
 
-/// What a number in a field must come to; `None` when any documented code will do.
+/// The required code for a number in a field; `None` if any documented code will do.
 fn expected(method: &str, field: &str, value: &Value) -> Option<Code> {
     let last = field.rsplit('.').next().unwrap_or_default();
     match (value, last) {
@@ -142,7 +143,7 @@ fn expected(method: &str, field: &str, value: &Value) -> Option<Code> {
 #[tokio::test]
 async fn numbers_that_cannot_be_are_refused_and_leave_no_trace() {
     let mut cluster = Cluster::start(3, 2, 2).await;
-    // Slot 1 and the version 1.0 are there.
+    // Makes slot 1 and the version 1.0 exist.
     for value in ["a", "b", "c"] {
         ordered(&cluster.client(), value).await;
     }
@@ -154,7 +155,7 @@ async fn numbers_that_cannot_be_are_refused_and_leave_no_trace() {
         for method in service.methods() {
             let mut covered = BTreeSet::new();
             let fields = sweep::numeric_fields(&method.input());
-            // The status is asked anew for each mutant: those before it may have been heeded.
+            // The status is fetched again for each mutant: an earlier mutant may have taken effect.
             let requests = async || {
                 let status = sweep::acceptor_status(&cluster.acceptors[0].address).await;
                 sweep::plausible(&method, &status)
@@ -167,7 +168,7 @@ async fn numbers_that_cannot_be_are_refused_and_leave_no_trace() {
                         let field = sweep::name_of(plausible, path);
                         let (value, request) = sweep::mutants(plausible, path).swap_remove(mutant);
                         covered.insert(path.clone());
-                        // A leader's word that slot 0, long chosen, holds something else: that ends an acceptor.
+                        // A leader's claim of another value in slot 0, chosen long ago, ends an acceptor.
                         if field == "proposals.slot" && value == Value::U64(0) {
                             continue;
                         }
@@ -231,20 +232,20 @@ async fn acceptor_driven_up_by_legal_steps_does_not_keep_the_others_from_electin
     for _ in 0..2 {
         let promised = drive_up(&cluster.acceptors[0].address).await;
         ordered(&cluster.client(), "meanwhile").await;
-        // A leader has climbed up there, with a quorum.
+        // A leader has followed to this round, with a quorum.
         let leader = sweep::acceptor_status(&cluster.acceptors[0].address).await;
         let leading = leader.leadership.unwrap().promised.unwrap();
         println!("driven up to {}, led at {}", promised.round, leading.round);
     }
     is_well(&cluster).await;
-    // Now nobody leads without it.
+    // From now on every leader needs the driven-up acceptor.
     cluster.acceptors[1].kill();
     elects_without_digests(&mut cluster).await;
     cluster.acceptors[1].start();
     elects(&mut cluster).await;
 }
 
-/// Has one acceptor promise the highest round that it allows.
+/// Has one acceptor promise the highest round that the acceptor allows.
 async fn drive_up(address: &Address) -> pb::Ballot {
     let mut client = AcceptorClient::new(connect_lazy(address));
     loop {
@@ -263,7 +264,7 @@ async fn drive_up(address: &Address) -> pb::Ballot {
         let mut pages = client.prepare(request).await.unwrap().into_inner();
         match pages.message().await.unwrap().unwrap().answer.unwrap() {
             Answer::Promise(_) => return ballot,
-            // Somebody was faster.
+            // Another proposer was faster.
             Answer::Rejected(_) => {}
             Answer::Refused(refused) => panic!("{refused:?}"),
         }
@@ -293,7 +294,7 @@ async fn garbage_on_every_port_and_messages_cut_short_harm_nobody() {
             saying.spawn(async move { frames::say(&address, &bytes).await });
         }
     }
-    // They stay connected to the end.
+    // The connections stay open to the end.
     let _said = saying.join_all().await;
     let contract = sweep::contract();
     let methods = contract.services().flat_map(|service| {

@@ -1,4 +1,4 @@
-//! Bad input at real processes: each limit of the contract, asked for and one beyond, ends in the documented error.
+//! Bad input at real processes: each limit of the contract, at the limit and one beyond, with the documented error.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use paxos_proto::v1::{
 };
 use tonic::{Code, Request, Status, transport::Channel};
 
-/// Sequences of one session that may be in use together.
+/// Largest number of sequences of a session in use together.
 const SEQUENCES_MAX: u64 = 4_096;
-/// Most registers that a page holds.
+/// Most registers in a page.
 const PAGE_MAX: usize = 1_000;
 
-/// One proposer and one learner, called as clients in other languages call them.
+/// One proposer and one learner, called like clients in other languages do.
 struct Services {
     proposer: ProposerClient<Channel>,
     learner: LearnerClient<Channel>,
@@ -62,7 +62,7 @@ impl Services {
         Ok(answer.into_inner())
     }
 
-    /// What a command did that is at this version.
+    /// The result of the command at this version.
     async fn result_of(&self, version: Version) -> Result<ResultResponse, Status> {
         self.result(result_request::Command::Version(version)).await
     }
@@ -78,7 +78,7 @@ impl Services {
         Ok(answer.into_inner())
     }
 
-    /// The first thing that a watch tells.
+    /// The first news of a watch.
     async fn watch(&self, message: WatchRequest) -> Result<WatchResponse, Status> {
         let from = message.from.as_ref().map_or(0, |from| from.slot);
         let mut stream = self.learner.clone().watch(request(message)).await?.into_inner();
@@ -98,7 +98,7 @@ impl Services {
         Ok(stream.message().await?.expect("it tells something"))
     }
 
-    /// How far the learner has come when it has seen all that was acknowledged.
+    /// The learner's applied watermark, once the learner has seen every acknowledged command.
     async fn applied_to(&self) -> u64 {
         self.read(key("any")).await.unwrap().applied_to
     }
@@ -145,7 +145,7 @@ fn stamp(session: Version, sequence: u64, acked_below: u64) -> SessionStamp {
     }
 }
 
-/// Refused with this code, and a text that helps.
+/// Requires a refusal with this code and a helpful text.
 fn refused<T: std::fmt::Debug>(what: &str, code: Code, answer: Result<T, Status>, says: &str) {
     let status = answer.expect_err(what);
     assert_eq!(status.code(), code, "{what}: {status:?}");
@@ -303,7 +303,7 @@ async fn commands_of_unknown_sessions_have_no_effect_and_say_so() {
     let cluster = Cluster::start(3, 1, 1).await;
     let services = Services::of(&cluster);
     let before = services.propose(None, put("before", "")).await.unwrap();
-    // The position of something that is no session.
+    // The position of a command that opened no session.
     let stamped = Some(stamp(before, 1, 1));
     let version = services.propose(stamped, put("key", "value")).await.unwrap();
     let outcome = services.result_of(version).await;
@@ -361,7 +361,7 @@ async fn sequences_out_of_range_are_refused_and_retries_take_effect_once() {
         .result(result_request::Command::Session(stamp(session, 7, 1)))
         .await;
     refused("a sequence that nobody used", Code::OutOfRange, unsent, "");
-    // Read once and for all: its outcome is not kept any longer.
+    // Acknowledged by the client: the outcome is not kept any longer.
     let acknowledged = Some(stamp(session, 2, 2));
     services.propose(acknowledged, put("key", "next")).await.unwrap();
     let late = services.propose(Some(first), put("key", "late")).await.unwrap();
@@ -411,7 +411,7 @@ async fn prefixes_are_read_in_pages_within_limits() {
     let end = services.read(prefix("page/", 0, b"page/1049")).await.unwrap();
     assert_eq!((end.registers.len(), end.next_after.len()), (0, 0));
 
-    // What is no key of that prefix cannot have been told as `next_after`.
+    // A key without the prefix, or an oversized key, can never have been `next_after`.
     let long = vec![b'k'; KEY_BYTES_MAX + 1];
     let after_long = services.read(prefix("page/", 0, &long)).await;
     refused("after a long key", Code::InvalidArgument, after_long, "after");

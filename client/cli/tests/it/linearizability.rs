@@ -1,5 +1,5 @@
-//! Linearizability: processes of a real cluster are killed and paused while clients read and write, and both checks
-//! judge the history of their calls.
+//! Linearizability: processes of a real cluster are killed and paused while clients read and write. Both checks judge
+//! the history of the calls.
 
 use std::{
     sync::{
@@ -21,7 +21,7 @@ use paxos_testing::history::{
 
 use crate::harness::{Cluster, PATIENCE, until};
 
-/// How long a client waits: shorter than a pause, so that some outcomes stay unknown.
+/// Time limit of a client's call: shorter than a pause, so that some outcomes stay unknown.
 const TIMEOUT: Duration = Duration::from_millis(1_500);
 /// A history of fewer calls tests nothing.
 const CALLS_MIN: usize = 200;
@@ -31,15 +31,15 @@ async fn work(caller: Caller, over: Arc<AtomicBool>) {
     while !over.load(Ordering::Relaxed) {
         step += 1;
         let key = Caller::any_key();
-        // What went wrong is in the history.
+        // Failures are in the history.
         let seen = caller.read(key).await.unwrap_or_default();
         let _ = caller.write(key, step, seen).await;
-        // One history is looked through for each key: short enough to look through.
+        // The checker searches one history for each key: the pause keeps each history short enough.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// One fault after another; every process is back before the next.
+/// One fault after another; every process is back before the next fault.
 async fn trouble(cluster: &mut Cluster, round: usize) {
     let pause = Duration::from_millis(700);
     let leader = cluster.leader().await;
@@ -80,7 +80,7 @@ async fn history_of(rounds: usize) -> Vec<Record> {
     let over = Arc::new(AtomicBool::new(false));
     let workers: Vec<_> = (0..6)
         .map(|number| {
-            // Each reads from one learner first, so that all of them are asked.
+            // Each client reads from a different learner first, so that all learners are asked.
             let learners: Vec<_> = (0..3)
                 .map(|more| &cluster.learners[(usize::try_from(number).unwrap() + more) % 3])
                 .collect();
@@ -97,7 +97,7 @@ async fn history_of(rounds: usize) -> Vec<Record> {
     for round in 0..rounds {
         trouble(&mut cluster, round).await;
     }
-    // A machine that is busy with other things makes fewer in the same time.
+    // A busy machine makes fewer calls in the same time.
     until("there is something to check", async || {
         (recorder.calls() > CALLS_MIN).then_some(())
     })
@@ -131,7 +131,7 @@ async fn long_history_is_linearizable_while_processes_are_killed_and_paused() {
     check(&history_of(60).await);
 }
 
-/// A reader that answers from what it read before a write was acknowledged: both checks must object.
+/// A reader that repeats an earlier read, from before a write was acknowledged: both checks must object.
 #[tokio::test]
 async fn stale_read_is_caught() {
     let cluster = Cluster::start(3, 1, 2).await;

@@ -1,4 +1,5 @@
-//! Damaged, missing and mixed files of one acceptor: every acknowledged write is there, or a process ends with a clear text.
+//! Damaged, missing and mixed files of an acceptor: every acknowledged write is there, or a process ends with a clear
+//! text.
 
 use std::{
     collections::BTreeMap,
@@ -14,25 +15,26 @@ const DATABASE: &str = "acceptor.db";
 const LOG: &str = "acceptor.db-wal";
 const COUNTER: &str = "COMMITS";
 
-/// Writes before the first acceptor restarts, before the third is lost, and after that.
+/// Numbers of writes before the first acceptor restarts, before the third acceptor is lost, and afterwards.
 const WRITES: [u64; 3] = [60, 60, 40];
-/// How long the damaged acceptor and the one that lags are alone before the other holder comes.
+/// Time that the damaged acceptor and the lagging acceptor are alone, before the second acceptor returns with the last
+/// writes.
 const ALONE: Duration = Duration::from_secs(4);
-/// Shares of a file's length are in this many parts.
+/// Number of parts of a file's length in [`Fate`].
 const WHOLE: u64 = 100_000;
 /// Most registers of one page.
 const PAGE: u32 = 1_000;
 
-/// What befalls the files of the first acceptor.
+/// The damage to the files of the first acceptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// One bit turns over, at this share of the file's length.
+    /// A flipped bit, at this share of the file's length.
     Flip(&'static str, u64, u8),
     /// The file ends at this share of its length.
     Cut(&'static str, u64),
     /// The file is gone.
     Gone(&'static str),
-    /// These files are as they were at the earlier moment.
+    /// These files are in an earlier state.
     Earlier(&'static [&'static str]),
 }
 
@@ -75,24 +77,24 @@ impl Fate {
     }
 }
 
-/// How a case ended.
+/// The end of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Verdict {
     /// The damaged acceptor did not start.
     Refused,
-    /// The damaged acceptor ended while the others read from it.
+    /// The damaged acceptor ended while other processes read from it.
     Ended,
-    /// Every process runs, and everything is there.
+    /// Every process runs, and no acknowledged write is missing.
     Whole,
 }
 
-/// A stopped cluster whose last writes are on the first two acceptors alone, and copies of its files.
+/// A stopped cluster with the last writes on the first two acceptors alone, and copies of the cluster's files.
 struct Stopped {
     cluster: Cluster,
     acknowledged: BTreeMap<String, String>,
-    /// The directories of all acceptors when everything was killed.
+    /// Copies of all acceptors' directories, from the moment when every process was killed.
     copies: Vec<PathBuf>,
-    /// The first acceptor's directory at an earlier moment.
+    /// Copy of the first acceptor's directory, from an earlier moment.
     earlier: PathBuf,
 }
 
@@ -132,7 +134,7 @@ impl Stopped {
         }
     }
 
-    /// One case, from the files as they were when everything was killed.
+    /// Runs one case, with the files from the moment when every process was killed.
     async fn suffers(&mut self, fate: Fate) -> Verdict {
         for (acceptor, copied) in self.copies.iter().enumerate() {
             copy(copied, &directory(&self.cluster, acceptor));
@@ -149,7 +151,7 @@ impl Stopped {
         let begun = Instant::now();
         while cluster.acceptor_status(0).await.is_none() {
             if damaged_ended(cluster, fate) {
-                // The others have everything. One kind of refusal is enough to see that.
+                // The other acceptors have everything. A single kind of refusal is enough to test this.
                 if !matches!(fate, Fate::Flip(..)) {
                     start_all_but(cluster, &[0]);
                     self.serves_everything(fate).await;
@@ -182,7 +184,7 @@ impl Stopped {
         verdict
     }
 
-    /// Every acknowledged write is read, before and after one more write; no process ends but the damaged acceptor.
+    /// Reads every acknowledged write, before and after one more write. No process ends except the damaged acceptor.
     async fn serves_everything(&mut self, fate: Fate) {
         let reader = self.cluster.client_of(&[&self.cluster.learners[0]]);
         let what = format!("{fate}: the learner serves");
@@ -222,8 +224,8 @@ impl Stopped {
     }
 }
 
-/// Whether the damaged acceptor ended, which it may do only with the code of a storage failure and a text that names one
-/// of its files.
+/// Whether the damaged acceptor has ended. The exit code must be the code of a storage failure, and the text must name
+/// one of the acceptor's files.
 fn damaged_ended(cluster: &mut Cluster, fate: Fate) -> bool {
     let acceptor = &mut cluster.acceptors[0];
     let Some(status) = acceptor.try_ended() else {
@@ -250,7 +252,7 @@ fn start_all_but(cluster: &mut Cluster, acceptors: &[usize]) {
             acceptor.start();
         }
     }
-    // A learner that knows nothing of what was chosen.
+    // The learner starts without any state.
     let _ = fs::remove_dir_all(cluster.path(&cluster.learners[0].name));
     for process in cluster.proposers.iter_mut().chain(&mut cluster.learners) {
         process.start();
@@ -264,7 +266,7 @@ fn kill_all(cluster: &mut Cluster) {
     }
 }
 
-/// Writes registers one after the other, so that each has a commit of its own.
+/// Writes registers in turn, so that each register has a separate commit.
 async fn write(client: &Client, count: u64, acknowledged: &mut BTreeMap<String, String>) {
     for _ in 0..count {
         let number = acknowledged.len();
@@ -277,7 +279,7 @@ async fn write(client: &Client, count: u64, acknowledged: &mut BTreeMap<String, 
     }
 }
 
-/// All registers at one moment, by a linearizable read; none when the learner does not answer in time.
+/// All registers at one moment, by a linearizable read; `None` if the learner does not answer in time.
 async fn read(client: &Client, timeout: Duration) -> Option<BTreeMap<String, String>> {
     let part = Part {
         after: None,

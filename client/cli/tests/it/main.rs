@@ -1,4 +1,4 @@
-//! Tests of real processes: clusters of `paxos serve`, commands as users run them, and faults made by hand.
+//! Tests of real processes: clusters of `paxos serve`, commands of users, and injected faults.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,

@@ -1,4 +1,4 @@
-//! What running processes show of themselves over HTTP: metrics by their names, and probes that tell the truth.
+//! Metrics and probes of running processes over HTTP: metrics by name, and truthful probes.
 
 mod collector;
 pub(crate) mod scrape;
@@ -27,20 +27,20 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-/// Writes, and so linearizable reads, that a test makes.
+/// Number of writes, and of linearizable reads, that a test makes.
 const WRITES: usize = 40;
 
-/// The service of an acceptor that serves while it can vote.
+/// The health service of an acceptor: serves while the acceptor can vote.
 const ACCEPTOR: &str = "paxos.v1.Acceptor";
 
-/// Nobody yet; who is added serves metrics at any port.
+/// An empty cluster; added processes serve metrics at any port.
 async fn nobody() -> Cluster {
     let mut cluster = Cluster::blank(0).await;
     cluster.environment = vec![("PAXOS_METRICS_LISTEN", "127.0.0.1:0".to_owned())];
     cluster
 }
 
-/// A cluster that serves metrics, and who leads it.
+/// A cluster that serves metrics, and the index of the leader.
 async fn cluster() -> (Cluster, usize) {
     let mut cluster = nobody().await;
     for _ in 0..3 {
@@ -63,12 +63,12 @@ async fn cluster() -> (Cluster, usize) {
     (cluster, leader)
 }
 
-/// Waits until `grpc.health.v1` says so.
+/// Waits until `grpc.health.v1` reports this status.
 async fn health_is(process: &Process, status: ServingStatus) {
     service_is(process, "", status).await;
 }
 
-/// The same of a service by its name.
+/// As [`health_is`], for a service by name.
 async fn service_is(process: &Process, service: &str, status: ServingStatus) {
     let mut client = HealthClient::new(connect_lazy(&process.address));
     until(&format!("{} is {status:?}", process.name), async || {
@@ -79,7 +79,7 @@ async fn service_is(process: &Process, service: &str, status: ServingStatus) {
     .await;
 }
 
-/// Writes registers one after the other, and reads each.
+/// Writes registers in turn, and reads after each write.
 async fn use_it(cluster: &Cluster) {
     let client = cluster.client();
     for _ in 0..WRITES {
@@ -121,7 +121,7 @@ async fn every_role_shows_its_metrics_and_they_move_with_load() {
         (learner, 2, "paxos_learner_reads_total", ""),
         (learner, 2, "paxos_learner_read_rounds_total", ""),
     ] {
-        // An acceptor that is not in every quorum, and a learner, are there a moment later.
+        // An acceptor outside some quorums, and a learner, catch up a moment later.
         until(&format!("{name} grows by {writes}"), async || {
             let now = Scrape::of(process).await.sum(name, label);
             (now - before[index].sum(name, label) >= writes).then_some(())
@@ -136,7 +136,7 @@ async fn every_role_shows_its_metrics_and_they_move_with_load() {
     );
     assert_eq!(read.sum("paxos_learner_lag", ""), 0.0);
     let shown = Scrape::of(acceptor).await;
-    // Two proposers and a learner are attached; the leader's stream is open, and the learner's for votes.
+    // Two proposers and a learner are attached; the leader's stream is open, and the learner's stream of votes.
     for (method, least) in [("Attach", 3.0), ("Accept", 1.0), ("Observe", 1.0)] {
         let method = format!("rpc_method=\"paxos.v1.Acceptor/{method}\"");
         assert!(shown.sum("paxos_rpc_open_calls", &method) >= least, "{method}");
@@ -172,7 +172,7 @@ async fn command_that_ends_in_the_usual_way_leaves_no_call_that_failed() {
     for line in lines {
         stdout(&run(&[line, &["--acceptors", &urls]].concat()).await);
     }
-    // This one is left after its first line.
+    // This command's output is closed after the first line.
     let mut watch = paxos(&["watch", "key", "--from", "0.0", "--acceptors", &urls]);
     let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
     let mut first = String::new();
@@ -205,7 +205,7 @@ async fn command_that_ends_in_the_usual_way_leaves_no_call_that_failed() {
     .await;
     for (process, before) in processes().zip(before) {
         for (call, count) in Scrape::of(process).await.calls_not_ok() {
-            // A client that has heard a quorum of acceptors does not wait for the others.
+            // After the answers of a quorum of acceptors, a client does not wait for the other acceptors.
             let is_left = call.contains("/Status\"") && call.contains("\"CANCELLED\"");
             let earlier = before.get(&call).copied().unwrap_or_default();
             assert!(
@@ -220,7 +220,7 @@ async fn command_that_ends_in_the_usual_way_leaves_no_call_that_failed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn change_of_the_leader_shows_as_campaigns_and_step_downs() {
     let (mut cluster, _) = cluster().await;
-    // Both may have campaigned at the start, one right after the other: who leads now is asked here.
+    // Both may have campaigned at the start, in quick succession, so the test asks for the present leader here.
     let leader = until("a proposer leads", async || {
         for index in 0..2 {
             let shown = Scrape::of(&cluster.proposers[index]).await;
@@ -258,7 +258,7 @@ async fn roles_are_ready_when_they_are_of_use_and_say_why_not() {
         cluster.add_acceptor();
     }
     ready(&cluster.acceptors[0], 503, "no formed cluster").await;
-    // The process lives: a cluster is formed by asking blank acceptors. It cannot vote.
+    // The process is live, because a cluster forms by questions to blank acceptors. The acceptor cannot vote.
     health_is(&cluster.acceptors[0], ServingStatus::Serving).await;
     service_is(&cluster.acceptors[0], ACCEPTOR, ServingStatus::NotServing).await;
     cluster.acceptors[2].kill();
@@ -281,12 +281,17 @@ async fn roles_are_ready_when_they_are_of_use_and_say_why_not() {
     }
     service_is(&cluster.acceptors[0], ACCEPTOR, ServingStatus::Serving).await;
 
-    // Cut off from a quorum, nobody can have anything ordered, or knows how far the log is.
+    // Cut off from a quorum, no proposer can order commands, and no learner knows the end of the log.
     for acceptor in &cluster.acceptors[..2] {
         acceptor.signal(Signal::SIGSTOP);
     }
     ready(&cluster.proposers[0], 503, "not ready").await;
-    ready(&cluster.learners[0], 503, "heard lately from 1 of the acceptors").await;
+    ready(
+        &cluster.learners[0],
+        503,
+        "recent reports from 1 of the acceptors",
+    )
+    .await;
     health_is(&cluster.proposers[0], ServingStatus::NotServing).await;
     health_is(&cluster.learners[0], ServingStatus::NotServing).await;
     for acceptor in &cluster.acceptors[..2] {
@@ -306,14 +311,14 @@ async fn those_who_ask_slowly_or_never_end_are_cut_off_and_hold_up_nobody() {
     let mut held = Vec::new();
     for _ in 0..300 {
         let mut stream = TcpStream::connect(at).await.unwrap();
-        // Those that were cut off already do not matter.
+        // Connections that were already cut off do not matter.
         let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nx: ").await;
         held.push(stream);
         if held.len() % 50 == 0 {
             assert_eq!(get(at, "/livez").await.unwrap().0, 200);
         }
     }
-    // One byte at a time is as good as nothing.
+    // A client that sends byte by byte is cut off too.
     let mut slow = held.pop().unwrap();
     let cut = async {
         let mut rest = [0; 1024];
@@ -367,7 +372,7 @@ async fn port_that_is_taken_matters_only_when_it_was_asked_for() {
     assert!(text.contains("serve metrics") && text.contains(&asked), "{text}");
     drop(taken);
 
-    // Of two at the usual port, one at most has it, and both run.
+    // Of two processes at the usual port, at most one gets the port, and both run.
     let usual = |name: &str| {
         let (log, child) = start(name, None);
         (std::io::BufRead::lines(BufReader::new(log)), child)
@@ -379,11 +384,11 @@ async fn port_that_is_taken_matters_only_when_it_was_asked_for() {
                 let line = line.unwrap();
                 (line.contains("serving /metrics") || line.contains("no metrics are served")).then_some(line)
             });
-            // What comes behind it shows that the process goes on.
+            // A later line shows that the process continues.
             let goes_on = lines.next().is_some_and(|line| line.is_ok());
             (line.unwrap_or_default(), goes_on)
         });
-        // Not before both have looked for the port.
+        // Only after both have tried the port.
         for (_, child) in &mut running {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -442,7 +447,7 @@ async fn dashboard_names_only_what_a_running_cluster_shows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dev_serves_metrics_of_every_role_when_asked() {
-    // No other cluster of this test takes ports meanwhile.
+    // Keeps other clusters of this test program from taking ports meanwhile.
     let _turn = nobody().await;
     let base = free_ports(300);
     let dir = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! Processes that stand still: clients go on at the new leader, and `paxos status` does not wait for them.
+//! Paused processes: clients continue at the new leader, and `paxos status` does not wait for paused processes.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ async fn clients_go_on_while_the_leader_and_a_standby_stand_still() {
         written.1,
         begun.elapsed()
     );
-    // All of this happened while both are paused: nothing was waited out.
+    // All of this happened while both are paused: no call waited for a timeout.
     assert!(written.0.unwrap().is_applied());
     for outcome in appended {
         match outcome {
@@ -72,7 +72,7 @@ async fn status_does_not_wait_for_an_acceptor_and_a_standby_that_stand_still() {
     for process in [standby, acceptor] {
         process.signal(Signal::SIGCONT);
     }
-    // A fraction of a second on an idle machine; 3 s is how long it waits when too few answer.
+    // A fraction of a second on an idle machine. With too few answers, the status would wait 3 s.
     assert!(took < Duration::from_millis(2_500), "{took:?}");
     assert!(
         log_took < Duration::from_secs(5),
@@ -125,7 +125,7 @@ async fn status_knows_what_was_acknowledged_a_moment_before() {
                 "{status}"
             );
         }
-        // A busy machine may have a slow disk, and nothing else is wrong.
+        // A busy machine may have a slow disk. Nothing else is wrong.
         for finding in status["findings"].as_array().unwrap() {
             assert!(finding["problem"].as_str().unwrap().contains("disk"), "{status}");
         }

@@ -1,4 +1,4 @@
-//! Linearizable reads never go back, also while an acceptor's disk shows a commit that the acceptor has not released.
+//! Linearizable reads never go back, even while an acceptor's disk shows a commit that the acceptor has not released.
 
 use std::{
     fs,
@@ -12,16 +12,16 @@ use paxos_client::{Client, Condition, Consistency, Version};
 use paxos_common::peer::connect_lazy;
 use paxos_proto::v1::{LearnerStatusRequest, learner_client::LearnerClient};
 
-/// The library that holds the syncs of a database file.
+/// Source of the library that holds the syncs of a database file.
 const HOLD_SYNC: &str = include_str!("preload/hold_sync.c");
-/// A few values fill the write-ahead log up to the next checkpoint.
+/// Bytes of a value: a few values fill the write-ahead log up to the next checkpoint.
 const VALUE_BYTES: usize = 256 * 1024;
-/// How long the reads go on while the disk hangs. Without the rule the new learner answers within a second.
+/// Duration of the reads while the disk hangs. Without the rule, the new learner answers within a second.
 const HELD: Duration = Duration::from_secs(5);
-/// Most of the time that one read at a learner gets while the disk hangs.
+/// Time limit of a read at a learner while the disk hangs.
 const READ: Duration = Duration::from_millis(500);
 
-/// Compiles the library; none where there is no C compiler.
+/// Compiles the library; `None` without a C compiler.
 fn compiled(directory: &Path) -> Option<PathBuf> {
     let (source, library) = (directory.join("hold_sync.c"), directory.join("hold_sync.so"));
     fs::write(&source, HOLD_SYNC).unwrap();
@@ -88,12 +88,12 @@ impl Held {
         self.cluster.learners.push(learner);
     }
 
-    /// The file that is there once a sync is held.
+    /// The file that exists once a sync is held.
     fn held(&self) -> PathBuf {
         self.hold.with_extension("held")
     }
 
-    /// One past the highest slot that an acceptor has a vote for, as far as it has released.
+    /// One past the highest slot with a released vote of an acceptor.
     async fn voted_to(&self, acceptor: usize) -> u64 {
         let what = "the acceptor reports its votes";
         let status = until(what, async || self.cluster.acceptor_status(acceptor).await).await;
@@ -101,7 +101,7 @@ impl Held {
     }
 }
 
-/// Writes the register again and again until the disk is held; returns the number of writes.
+/// Writes the register repeatedly until the disk is held. Returns the number of writes.
 async fn write_until_held(client: Client, held: PathBuf) -> usize {
     let mut written = 0;
     while !held.exists() {
@@ -113,7 +113,7 @@ async fn write_until_held(client: Client, held: PathBuf) -> usize {
     written
 }
 
-/// The version that a learner answers with; none when it does not answer in time.
+/// The version in a learner's answer; `None` if the learner does not answer in time.
 async fn read(client: &Client, timeout: Duration) -> Option<Version> {
     let found = client.get("key", Consistency::Linearizable, timeout).await;
     found.ok().map(|register| register.unwrap().version)
@@ -130,7 +130,7 @@ async fn reads_at_two_learners_never_go_back_while_a_checkpoint_hangs() {
     let old = held.cluster.client_of(&[&held.cluster.learners[0]]);
     until("the learner answers", async || read(&old, PATIENCE).await).await;
 
-    // From here on the first two acceptors decide alone, until the first one's checkpoint hangs.
+    // From here on the first two acceptors decide alone, until the checkpoint of the first hangs.
     held.to_third.set(Cut::Both);
     fs::write(&held.hold, "").unwrap();
     let writing = tokio::spawn(write_until_held(client, held.held()));
@@ -138,13 +138,13 @@ async fn reads_at_two_learners_never_go_back_while_a_checkpoint_hangs() {
         held.held().exists().then_some(())
     })
     .await;
-    // The second has the vote that the first has on its disk and has not released.
+    // The second acceptor has the vote that the first has on disk but has not released.
     until("the first acceptor is behind", async || {
         (held.voted_to(1).await > held.voted_to(0).await).then_some(())
     })
     .await;
-    // The old learner asks the first and the third for their tails, the new learner the first and the second. The new
-    // learner needs all three for a moment: each tells it about the others.
+    // The old learner asks the first and the third acceptor for tails, the new learner the first and the second. The
+    // new learner needs all three for a moment, because each acceptor reports on the others.
     held.old_to_second.set(Cut::Both);
     let address = |acceptor: usize| &held.cluster.acceptors[acceptor].address;
     let urls = format!("{},{},{}", address(0), address(1), held.new_to_third.address);
@@ -176,7 +176,7 @@ async fn reads_at_two_learners_never_go_back_while_a_checkpoint_hangs() {
         "the old learner answered"
     );
 
-    // Nothing hangs any more: both learners answer, and with everything that was shown before.
+    // Nothing hangs any more: both learners answer, with everything shown before.
     fs::remove_file(&held.hold).unwrap();
     for proxy in [&held.to_third, &held.old_to_second, &held.new_to_third] {
         proxy.set(Cut::Whole);
@@ -193,7 +193,7 @@ async fn reads_at_two_learners_never_go_back_while_a_checkpoint_hangs() {
     );
 }
 
-/// Each read saw what the read before it saw.
+/// Requires that each read saw everything that the previous read saw.
 fn never_back(seen: &[(&str, Version)]) {
     for (before, after) in seen.iter().zip(&seen[1..]) {
         assert!(before.1 <= after.1, "reads went back: {before:?}, then {after:?}");

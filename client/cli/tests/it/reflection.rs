@@ -1,4 +1,4 @@
-//! Access without our generated code, as `grpcurl` has it: reflection, a message made of descriptors, health.
+//! Access without our generated code, as with `grpcurl`: reflection, a message made from descriptors, health.
 
 use std::collections::HashMap;
 
@@ -48,7 +48,7 @@ async fn every_role_can_be_asked_by_reflection_and_reports_its_health() {
     proposes(&cluster.proposers[0].address).await;
 }
 
-/// Has a command ordered that was written from the descriptors alone.
+/// Orders a command written from the descriptors alone.
 async fn proposes(address: &Address) {
     let channel = Endpoint::from_shared(address.to_string())
         .unwrap()
@@ -113,7 +113,7 @@ async fn list_services(channel: Channel) -> Vec<String> {
     list.service.into_iter().map(|service| service.name).collect()
 }
 
-/// Everything that the service's messages need, fetched file by file as tools do it.
+/// All descriptors for the service's messages, fetched file by file as tools do.
 async fn descriptors_of(channel: Channel, service: &str) -> DescriptorPool {
     let mut files: HashMap<String, FileDescriptorProto> = HashMap::new();
     let mut wanted = vec![MessageRequest::FileContainingSymbol(service.to_owned())];
@@ -161,7 +161,7 @@ async fn unary(
         .into_inner()
 }
 
-/// Encodes any message, decodes the one described.
+/// Encodes any message, and decodes the described message.
 #[derive(Clone)]
 struct Dynamic(MessageDescriptor);
 

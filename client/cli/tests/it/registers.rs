@@ -1,4 +1,4 @@
-//! Registers as their users see them: decided once for everybody, and what is refused.
+//! Registers as users see a register: decided once for all clients, and the refusals.
 
 use crate::harness::{Cluster, PATIENCE, run, stdout, until};
 use futures::future::join_all;
@@ -33,7 +33,7 @@ async fn many_decide_at_once_and_everybody_is_told_one_winner_also_later() {
     }
     assert_eq!(ours, [winner.trim()], "exactly one says that it was theirs");
 
-    // One that starts now, on an empty disk, and one that comes back to its own, tell the same.
+    // A learner that starts now with an empty disk, and a learner that returns to its own disk, report the same winner.
     let data_dir = cluster.path("late");
     cluster.add_learner("late".to_owned(), &["--data-dir", &data_dir]);
     cluster.learners[0].kill();
@@ -127,7 +127,7 @@ async fn what_breaks_a_limit_or_is_nowhere_gets_the_documented_error() {
         .unwrap_err();
     assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
 
-    // A command of a session that nobody opened is ordered, and has no effect.
+    // A command of an unopened session is ordered, and has no effect.
     let command = |stamp| proto::Command {
         session: Some(stamp),
         operation: Some(proto::command::Operation::Put(proto::Put {
@@ -148,7 +148,7 @@ async fn what_breaks_a_limit_or_is_nowhere_gets_the_documented_error() {
         .unwrap();
     assert_eq!(found, None);
 
-    // The library lets nobody send what every proposer refuses; this goes around it.
+    // The library never sends commands that every proposer refuses; this call bypasses the library.
     let far = proto::SessionStamp {
         sequence: 4_097,
         ..stamp

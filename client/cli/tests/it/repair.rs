@@ -1,4 +1,4 @@
-//! An acceptor that is refused on its right disk, because another remembers something wrong, and its repair.
+//! An acceptor refused on the right disk, because another acceptor remembers something wrong, and the repair.
 
 use crate::harness::{Cluster, PATIENCE, run, stdout, until};
 use paxos_common::{
@@ -12,7 +12,7 @@ use paxos_common::{
 };
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient};
 
-/// Something wrong about one acceptor is passed on to another by a leader, as one did that counted an older copy.
+/// Passes a wrong run of an acceptor on to another acceptor, like a leader that counted an older copy.
 async fn poison(cluster: &Cluster, at: usize, of: &pb::Stamp) {
     let mut client = AcceptorClient::new(connect_lazy(&cluster.acceptors[at].address));
     let accept = Accept {
@@ -57,7 +57,7 @@ async fn refused_acceptor_is_counted_again_when_the_others_forget_what_is_wrong(
     until("the third acceptor is refused", async || {
         cluster.proposers[0]
             .log()
-            .contains("had told of commit 1000000 in run 4d")
+            .contains("had reported commit 1000000 in run 4d")
             .then_some(())
     })
     .await;
@@ -65,11 +65,11 @@ async fn refused_acceptor_is_counted_again_when_the_others_forget_what_is_wrong(
     let listen = cluster.acceptors[2].address.as_str().replace("http://", "");
     until("the third acceptor knows that it is refused", async || {
         let health = run(&["healthcheck", &listen]).await;
-        let told = String::from_utf8_lossy(&health.stderr).contains("does not count it");
+        let told = String::from_utf8_lossy(&health.stderr).contains("does not count this acceptor");
         (health.status.code() == Some(1) && told).then_some(())
     })
     .await;
-    // It goes on being refused, and nobody else is, however often it shows its runs.
+    // The acceptor is still refused, and no other acceptor is, however often the refused acceptor shows its runs.
     cluster.client().append("without it", PATIENCE).await.unwrap();
 
     // A running acceptor is not repaired.

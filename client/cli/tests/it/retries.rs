@@ -1,4 +1,4 @@
-//! Retries take effect once, though leaders are killed while commands are under way.
+//! Retries take effect once, even when leaders are killed while commands are in flight.
 
 use std::time::{Duration, Instant};
 
@@ -7,17 +7,17 @@ use futures::future::join_all;
 use paxos_client::{Client, Condition, Consistency, Version, Written};
 
 const CLIENTS: u64 = 16;
-/// How often the leader is killed.
+/// Interval between kills of the leader.
 const KILL_EVERY: Duration = Duration::from_secs(2);
 
-/// How one client fared.
+/// The counts of a client.
 #[derive(Debug, Default)]
 struct Counted {
     incremented: u64,
     unknown: u64,
 }
 
-/// Increments the counter until the time is up.
+/// Increments the counter until `until`.
 async fn count(client: Client, until: Instant) -> Counted {
     let mut counted = Counted::default();
     while Instant::now() < until {
@@ -78,7 +78,7 @@ async fn counter_counts_every_success_once(length: Duration) {
         kills > 0 && incremented > kills,
         "without increments in each reign it tests nothing"
     );
-    // The library repeats within its session for as long as this test is patient, so none may be left unknown.
+    // The library repeats commands within the session for as long as this test waits, so no outcome may stay unknown.
     assert_eq!(unknown, 0);
     assert_eq!(value, incremented);
 }

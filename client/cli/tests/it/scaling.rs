@@ -1,4 +1,4 @@
-//! Whether reads scale with learners: what they cost, whom, and that no proposer is asked.
+//! Whether reads scale with learners: the cost in CPU time per role, and that no proposer is asked.
 
 use std::{
     fs,
@@ -16,20 +16,20 @@ use tokio::{task::JoinSet, time::MissedTickBehavior};
 use tonic::transport::Channel;
 
 const LEARNERS: u16 = 10;
-/// What every learner is asked, whatever the number of learners: so many reads together, so often.
+/// Load of every learner, whatever the number of learners: this many reads together, at this interval.
 const TOGETHER: usize = 4;
 const PACE: Duration = Duration::from_millis(100);
-/// The unit in which Linux tells CPU time, everywhere.
+/// The unit of CPU time in Linux, on every machine.
 const TICK: Duration = Duration::from_millis(10);
-/// Proposers may use so much more CPU time while others are read from, of what they use when nobody is: it is counted
-/// in ticks of 10 ms, and wanders.
+/// Allowed CPU time of proposers during reads, in addition to the time without reads. CPU time is counted in ticks of
+/// 10 ms, and fluctuates.
 const WANDER: Duration = Duration::from_millis(60);
 
-/// CPU time that these processes have used, in user and kernel mode.
+/// CPU time used by these processes, in user and kernel mode.
 fn cpu(processes: &[Process]) -> Duration {
     let ticks_of = |process: &Process| -> u64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
-        // The name in brackets may hold anything; of what follows, the 12th and 13th are utime and stime.
+        // The name in brackets may contain anything. In the rest, the 12th and 13th fields are utime and stime.
         let (_, rest) = stat.rsplit_once(')').unwrap();
         let fields: Vec<_> = rest.split_whitespace().collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
@@ -38,7 +38,7 @@ fn cpu(processes: &[Process]) -> Duration {
     TICK * u32::try_from(ticks).unwrap()
 }
 
-/// What a stretch of time cost.
+/// The cost of a stretch of time.
 #[derive(Debug)]
 struct Stretch {
     reads: usize,
@@ -49,7 +49,7 @@ struct Stretch {
 }
 
 impl Stretch {
-    /// Reads that one second of a learner's CPU serves.
+    /// Reads served per second of a learner's CPU time.
     fn efficiency(&self) -> f64 {
         let reads = u32::try_from(self.reads).unwrap();
         f64::from(reads) / self.learners.as_secs_f64()
@@ -67,7 +67,7 @@ async fn read(learner: &mut LearnerClient<Channel>) {
     assert_eq!(response.registers[0].value.as_ref(), b"value");
 }
 
-/// Reads at a steady pace from the first so many learners.
+/// Reads at a steady pace from the first `learners` learners.
 async fn stretch(cluster: &Cluster, learners: usize, time: Duration) -> Stretch {
     let before = [&cluster.proposers, &cluster.acceptors, &cluster.learners].map(|of| cpu(of));
     let begun = Instant::now();
@@ -102,7 +102,7 @@ async fn stretch(cluster: &Cluster, learners: usize, time: Duration) -> Stretch 
     }
 }
 
-/// A cluster that holds one register, and whose learners all know it.
+/// A cluster with one register, known to all learners.
 async fn cluster() -> Cluster {
     let cluster = Cluster::start(3, 2, LEARNERS).await;
     let client = cluster.client();

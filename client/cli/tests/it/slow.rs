@@ -1,4 +1,4 @@
-//! What learners and readers that stand still cost the others: nothing, however long it lasts.
+//! Paused learners and readers cost other processes nothing, however long the pause lasts.
 
 use std::{
     collections::BTreeSet,
@@ -16,15 +16,16 @@ use paxos_proto::v1::{
     learner_client::LearnerClient,
 };
 
-/// What is poured into the log at a time: many times what any process may keep in memory for a reader.
+/// Number of values poured into the log at a time: in bytes, many times the memory that a process may keep for a
+/// reader.
 const POURED_VALUES: usize = 2_000;
 const VALUE_BYTES: usize = 16 * 1024;
-/// No process grows by more while that much passes through it: half of it.
+/// Upper bound of a process's growth in KiB while the values pass: half of their bytes.
 const GROWTH_MAX_KIB: u64 = 16 * 1024;
-/// No write-ahead log grows longer: checkpoints come every few MiB, and short reads let them through.
+/// Upper bound of a write-ahead log in bytes: checkpoints come every few MiB, and short reads let checkpoints through.
 const WAL_MAX_BYTES: u64 = 32 * 1024 * 1024;
 
-/// Pours values into the log, and watches the write-ahead logs meanwhile.
+/// The result of pouring values into the log while watching the write-ahead logs.
 struct Poured {
     outcome: Outcome,
     took: Duration,
@@ -42,7 +43,7 @@ async fn pour(cluster: &Cluster, name: &'static str, at_least: Duration) -> Pour
     };
     let begun = Instant::now();
     for round in 0.. {
-        // Every value is proposed once, so each round needs clients of other numbers.
+        // Every value is proposed once, so each round needs clients with different numbers.
         let clients = (0..4).map(|_| cluster.client()).collect();
         let round_name: &'static str = format!("{name} {round}").leak();
         let load = Load::of_bytes(clients, round_name, POURED_VALUES / 4, 16, VALUE_BYTES);
@@ -111,7 +112,7 @@ async fn learner_that_stands_still_for_a_minute_costs_nobody_anything() {
     stop_learner(Duration::from_mins(1)).await;
 }
 
-/// Stops a learner for so long, at least while values are poured once.
+/// Stops a learner for this time, and at least while values are poured once.
 async fn stop_learner(stopped: Duration) {
     let cluster = Cluster::start(3, 1, 2).await;
     let calm = pour(&cluster, "calm", Duration::ZERO).await;
@@ -142,7 +143,7 @@ async fn readers_at_a_crawl_are_waited_for_by_nobody_and_miss_nothing() {
     const READERS: usize = 3;
     let cluster = Cluster::start(3, 1, 1).await;
     let calm = pour(&cluster, "calm", Duration::ZERO).await;
-    // They take one message each, and then no more.
+    // Each reader takes a single message, and then no more.
     let mut subscribers = Vec::new();
     let mut observers = Vec::new();
     let status = cluster.acceptor_status(0).await.unwrap();
@@ -193,7 +194,7 @@ async fn readers_at_a_crawl_are_waited_for_by_nobody_and_miss_nothing() {
         }
     }
     for (mut frames, mut seen) in observers {
-        // An acceptor may have missed a slot that a quorum of others has, until the leader repairs it.
+        // An acceptor may lack a slot known to a quorum of other acceptors, until the leader repairs the slot.
         while (0..end.get()).any(|slot| !seen.contains(&slot)) {
             let frame = tokio::time::timeout(PATIENCE, frames.message()).await.unwrap();
             seen.extend(frame.unwrap().unwrap().rows.iter().map(|row| row.slot));

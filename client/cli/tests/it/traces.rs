@@ -14,7 +14,7 @@ use paxos_client::proto::{
     Append, Command, ProposeRequest, command::Operation, proposer_client::ProposerClient,
 };
 
-/// A cluster that exports, whose learners have caught up: what they learn from now on is traced.
+/// A cluster with traces and caught-up learners: everything learned from now on is traced.
 async fn traced(collector: &Collector, proposers: u16, learners: u16) -> Cluster {
     let mut environment = collector.environment();
     environment.push(("RUST_LOG", "info,paxos_common::trace=debug".to_owned()));
@@ -28,7 +28,7 @@ async fn traced(collector: &Collector, proposers: u16, learners: u16) -> Cluster
     cluster
 }
 
-/// `paxos` with tracing, at this proposer if one is given.
+/// Runs `paxos` with tracing, at this proposer if given.
 async fn paxos(collector: &Collector, cluster: &Cluster, proposer: Option<usize>, args: &[&str]) -> String {
     let urls = cluster.urls();
     let mut args = [args, &["--acceptors", &urls]].concat();
@@ -43,11 +43,11 @@ fn is_root(name: &'static str) -> impl Fn(&Seen) -> bool {
     move |span| span.name == name && span.parent.is_empty()
 }
 
-/// What a caller waits for lies inside what its caller waits for.
+/// Checks that every awaited span lies inside the span of its caller.
 fn assert_nests(trace: &Trace) {
     for span in &trace.0 {
         assert!(span.began <= span.ended, "{span:?}");
-        // Learners go on when the caller has its answer, and so does the acceptor that was not needed.
+        // Learners continue after the caller has the answer, and so does an acceptor beyond the needed quorum.
         let is_waited_for = !span.name.starts_with("learner.l") && span.name != "learner.apply";
         if let Some(parent) = trace.parent(span).filter(|_| is_waited_for) {
             assert!(parent.began <= span.began, "{} before {}", span.name, parent.name);
@@ -70,7 +70,7 @@ fn assert_nests(trace: &Trace) {
     }
 }
 
-/// Every name, and which attributes it has, as dashboards know them; the reason of a failure aside.
+/// Span names with attribute names, as used by dashboards, without the reason of a failure.
 fn words<'a>(spans: impl IntoIterator<Item = &'a Seen>) -> String {
     let mut words: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for span in spans {
@@ -211,7 +211,7 @@ async fn proposal_is_one_trace_from_the_client_to_every_disk_and_learner() {
 
     insta::assert_snapshot!("span_attributes", words(&trace.0));
 
-    // What is left is exported when a process stops.
+    // The remaining spans are exported when a process stops.
     let before = collector.spans().len();
     for process in &mut cluster.proposers {
         assert!(process.stop().await.success());
@@ -313,7 +313,7 @@ async fn proposal_that_a_leader_left_behind_shows_it_and_the_one_that_finished_i
     let collector = Collector::start().await;
     let mut cluster = traced(&collector, 2, 1).await;
     let leader = cluster.leader().await;
-    // One acceptor alone gets it.
+    // A single acceptor gets the proposal.
     for acceptor in &mut cluster.acceptors[1..] {
         acceptor.kill();
     }
@@ -425,7 +425,7 @@ async fn linearizable_read_shows_its_round_and_no_proposer() {
         .map(Seen::node)
         .collect();
     assert_eq!(acceptors.len(), 3);
-    // A write in a session, too, is one trace: its opening, the write, and the question what it did.
+    // A write in a session is a single trace too: the opening, the write, and the question for the result.
     let put = collector.span("the put", is_root("client.put")).await;
     let put = collector
         .trace("the put's calls", &put, |trace| {

@@ -1,4 +1,4 @@
-//! Standard output and error that cannot be written, or are not read: commands still do what they do, roles still vote.
+//! Unwritable or unread standard output and error: commands still take effect, roles still vote.
 
 use std::{
     fs::File,
@@ -16,14 +16,14 @@ use nix::{
 };
 use paxos_client::{Condition, Consistency};
 
-/// Where a stream of a command goes.
+/// The target of a command's output stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Goes {
-    /// To a file that takes everything.
+    /// A file that accepts everything.
     Away,
-    /// To a full disk.
+    /// A full disk.
     Full,
-    /// To a pipe whose reader is gone.
+    /// A pipe without a reader.
     Closed,
 }
 
@@ -41,7 +41,7 @@ impl Goes {
     }
 }
 
-/// The exit code of `paxos` with its streams going there.
+/// The exit code of `paxos` with these targets of standard output and standard error.
 async fn code(args: &[&str], out: Goes, error: Goes) -> Option<i32> {
     let mut command = paxos(args);
     command.stdout(out.open()).stderr(error.open());
@@ -59,7 +59,7 @@ async fn exit_codes_do_not_depend_on_standard_error_and_a_full_standard_output_i
     stdout(&run(&["decide", "taken", "x", "--acceptors", &urls]).await);
     let listen = cluster.proposers[0].address.to_string();
     let listen = listen.strip_prefix("http://").unwrap();
-    // Each command, its exit code, and whether it prints something on standard output.
+    // Each command, its exit code, and whether the command prints on standard output.
     for (args, expected, prints) in [
         (&["put", "key", "x"][..], 0, true),
         (&["put", "there", "x", "--if-absent"], 1, false),
@@ -135,7 +135,7 @@ async fn commands_that_run_until_stopped_end_alike_whatever_becomes_of_standard_
 async fn cluster_in_one_process_works_and_stops_cleanly_whatever_becomes_of_standard_error() {
     for error in [Goes::Full, Goes::Closed] {
         let directory = tempfile::tempdir().unwrap();
-        // All three roles have theirs above the base.
+        // All three roles use ports above the base.
         let base = free_ports(210);
         let (port, data_dir) = (base.to_string(), directory.path().display().to_string());
         let args = ["dev", "--base-port", &port, "--data-dir", &data_dir];
@@ -155,7 +155,7 @@ async fn cluster_in_one_process_works_and_stops_cleanly_whatever_becomes_of_stan
     }
 }
 
-/// How `paxos` ends that gets SIGINT once it has printed something.
+/// The end of a `paxos` that gets SIGINT after the first output.
 async fn interrupted(args: &[&str], error: Goes) -> ExitStatus {
     let out = tempfile::NamedTempFile::new().unwrap();
     let mut command = paxos(args);
@@ -197,7 +197,7 @@ async fn role_whose_log_nobody_reads_votes_answers_probes_and_stops() {
         .env("PAXOS_METRICS_LISTEN", &metrics)
         .env("RUST_LOG", "trace");
     let mut acceptor = Ended(acceptor.stderr(Stdio::piped()).spawn().unwrap());
-    // With one of the others gone, nothing is ordered without this one.
+    // With another acceptor gone, every command needs this acceptor.
     cluster.acceptors[1].kill();
     let client = cluster.client();
     until("lines are dropped while values are ordered", async || {
@@ -212,7 +212,7 @@ async fn role_whose_log_nobody_reads_votes_answers_probes_and_stops() {
     client.append("and still it votes", PATIENCE).await.unwrap();
     assert!(get(&metrics, "/livez").unwrap().contains("200 OK"));
 
-    // Once read again, the log says how much is missing.
+    // Once the log is read again, the log says how much is missing.
     let mut lines = BufReader::new(acceptor.0.stderr.take().unwrap()).lines();
     let warned = tokio::task::spawn_blocking(move || {
         let warned = lines.any(|line| line.unwrap().contains("log lines were dropped"));
@@ -220,7 +220,7 @@ async fn role_whose_log_nobody_reads_votes_answers_probes_and_stops() {
     });
     let (warned, unread) = tokio::time::timeout(PATIENCE, warned).await.unwrap().unwrap();
     assert!(warned);
-    // And unread again, it ends when asked to.
+    // Once unread again, the process still ends on request.
     for _ in 0..200 {
         ordered(&client).await;
     }
@@ -298,7 +298,7 @@ async fn last_line_of_a_log_in_json_is_json() {
     );
 }
 
-/// Has a value ordered, whatever leaders come and go: a log at the level `trace` slows the acceptor.
+/// Orders a value, in spite of changes of leader: a log at the level `trace` slows the acceptor.
 async fn ordered(client: &paxos_client::Client) {
     until("a value is ordered", async || {
         client.append("value", PATIENCE).await.ok()
@@ -306,7 +306,7 @@ async fn ordered(client: &paxos_client::Client) {
     .await;
 }
 
-/// What an HTTP server answers.
+/// The answer of an HTTP server.
 fn get(address: &str, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
@@ -320,7 +320,7 @@ fn get(address: &str, path: &str) -> Option<String> {
     Some(answer)
 }
 
-/// A child that ends with the test.
+/// A child process, killed at the end of the test.
 struct Ended(Child);
 
 impl Drop for Ended {

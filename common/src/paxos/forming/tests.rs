@@ -257,9 +257,9 @@ fn conflicting_lists_stick_with_a_message_that_says_the_way_out() {
         &address(3)[..],
         &uuid(1).to_string(),
         &uuid(4).to_string(),
-        "unreachable ones included",
+        "including unreachable acceptors",
         "stop the proposers and empty every listed data directory",
-        "If one is formed, never do that",
+        "If any listed acceptor is formed, never empty a data directory",
     ] {
         assert!(message.contains(part), "{part:?} is missing in {message:?}");
     }

@@ -54,7 +54,7 @@ const SLOTS_IN_FLIGHT_MAX: u64 = 1_024;
 
 const _: () = assert!(
     SLOTS_IN_FLIGHT_MAX <= SLOTS_AHEAD_MAX,
-    "acceptors refuse slots further above the watermark, and leaders leave votes there out of what they fill"
+    "acceptors refuse slots further above the watermark, and leaders ignore votes there when filling"
 );
 
 impl Default for Limits {

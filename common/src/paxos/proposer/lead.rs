@@ -259,7 +259,7 @@ impl Lead {
         view.unanswered.insert(view.sent, slots);
         debug_assert!(
             view.unanswered.len() as u64 <= UNANSWERED_MAX,
-            "a bound of both sides"
+            "leader and acceptor share this limit"
         );
         Effect::Accept(
             acceptor,

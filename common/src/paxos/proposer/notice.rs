@@ -144,7 +144,7 @@ impl fmt::Display for Notice {
             }
             Self::StoodStill(lasted) => write!(
                 f,
-                "this process stood still for {} ms, and others may have taken over: raise --leader-timeout",
+                "this process was paused for {} ms, and another proposer may have taken over: raise --leader-timeout",
                 lasted.as_millis()
             ),
         }
@@ -163,7 +163,7 @@ impl fmt::Display for Why {
             }
             Self::NoProgress { heard, lasted } => write!(
                 f,
-                "no progress for {} s at ballot {heard}, and a quorum answers here",
+                "no progress for {} s at ballot {heard}, and a quorum answers this proposer",
                 lasted.as_secs()
             ),
         }
@@ -175,10 +175,10 @@ impl fmt::Display for End {
         match self {
             Self::Rejected { promised } => write!(f, "an acceptor has promised ballot {promised}"),
             Self::Alone { needed, absent } => {
-                write!(f, "fewer than {needed} acceptors are there: ")?;
+                write!(f, "fewer than {needed} acceptors are reachable: ")?;
                 list(f, absent)
             }
-            Self::NoPromise(lasted) => write!(f, "no byte of a promise for {} s", lasted.as_secs()),
+            Self::NoPromise(lasted) => write!(f, "no byte of a promise arrived for {} s", lasted.as_secs()),
             Self::Distrusted(acceptor) => write!(
                 f,
                 "the runs of acceptor {acceptor} contradict the tables of other acceptors: votes may be lost"
@@ -190,8 +190,8 @@ impl fmt::Display for End {
 impl fmt::Display for Gone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Silent(lasted) => write!(f, "silent {} ms", lasted.as_millis()),
-            Self::Ended(lasted) => write!(f, "ended {} ms ago", lasted.as_millis()),
+            Self::Silent(lasted) => write!(f, "silent for {} ms", lasted.as_millis()),
+            Self::Ended(lasted) => write!(f, "stream ended {} ms ago", lasted.as_millis()),
             Self::Resigned => write!(f, "resigned"),
             Self::NoneKnown => write!(f, "has heard of no leader"),
         }
@@ -201,8 +201,12 @@ impl fmt::Display for Gone {
 impl fmt::Display for Absent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Silent(lasted) => write!(f, "silent {} ms", lasted.as_millis()),
-            Self::Deaf(lasted) => write!(f, "heard nothing from here for {} ms", lasted.as_millis()),
+            Self::Silent(lasted) => write!(f, "silent for {} ms", lasted.as_millis()),
+            Self::Deaf(lasted) => write!(
+                f,
+                "received nothing from this proposer for {} ms",
+                lasted.as_millis()
+            ),
         }
     }
 }

@@ -377,7 +377,7 @@ fn reads_beyond_the_most_are_turned_away_until_others_leave() {
 }
 
 #[test]
-#[should_panic(expected = "counted up")]
+#[should_panic(expected = "numbered in order")]
 fn reads_come_in_by_their_numbers() {
     let mut reading = reading();
     asked(&mut reading, 2);

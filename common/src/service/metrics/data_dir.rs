@@ -49,7 +49,7 @@ impl DataDirSpace {
         metrics.gauge_if_known(
             free,
             "By",
-            "Bytes that this process can still write on the file system of its data directory",
+            "Bytes free for this process on the file system of the data directory",
             move || seen.free_bytes(),
         );
         space
@@ -86,7 +86,7 @@ impl DataDirSpace {
         let free = match statvfs(directory) {
             Ok(found) => found.f_bavail.saturating_mul(found.f_frsize),
             Err(error) => {
-                tracing::debug!(%error, "cannot ask for the free space");
+                tracing::debug!(%error, "cannot read the size of the free space");
                 UNKNOWN
             }
         };

@@ -50,7 +50,10 @@ pub async fn serve(
         MetricsListen::Usual(address) => match process::bind(address).await {
             Ok(listener) => listener,
             Err(failure) => {
-                tracing::warn!(%failure, "no metrics are served; give --metrics-listen ADDRESS to have them elsewhere");
+                tracing::warn!(
+                    %failure,
+                    "no metrics are served; give --metrics-listen ADDRESS to serve metrics at another address"
+                );
                 return Ok(None);
             }
         },
@@ -74,7 +77,7 @@ async fn accept(listener: TcpListener, metrics: Metrics, readiness: Readiness) {
             Err(error) => {
                 // A connection given up by the peer before the accept is no fault.
                 if error.kind() != ErrorKind::ConnectionAborted {
-                    tracing::debug!(%error, "cannot take a connection for metrics");
+                    tracing::debug!(%error, "cannot accept a connection for metrics");
                     sleep(ACCEPT_PAUSE).await;
                 }
             }

@@ -76,9 +76,9 @@ impl PushMetricExporter for Telling {
         match (self.failing.swap(fails, Ordering::Relaxed), result) {
             (false, Err(reason)) => tracing::warn!(
                 endpoint = self.endpoint, %reason,
-                "the collector takes no metrics; trying on (OTEL_METRICS_EXPORTER=none sends it traces alone)"
+                "the collector accepts no metrics; trying again (OTEL_METRICS_EXPORTER=none exports only traces)"
             ),
-            (true, Ok(())) => tracing::info!(endpoint = self.endpoint, "the collector takes metrics again"),
+            (true, Ok(())) => tracing::info!(endpoint = self.endpoint, "the collector accepts metrics again"),
             (false, Ok(())) | (true, Err(_)) => {}
         }
         // The receiver of the failure could only report the failure again.

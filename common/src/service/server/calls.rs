@@ -169,14 +169,16 @@ impl Inbound {
             self.call.begun();
         }
         if self.prefixed.is_flagged {
-            return Err(status::invalid_argument("compressed messages are not taken"));
+            return Err(status::invalid_argument(
+                "compressed messages are not accepted: send messages uncompressed",
+            ));
         }
         let Some((length, here)) = self.prefixed.expected() else {
             return Ok(());
         };
         if length > MESSAGE_BYTES_MAX {
             return Err(status::invalid_argument(format!(
-                "the message has {length} bytes, and {MESSAGE_BYTES_MAX} are allowed"
+                "the message has {length} bytes: at most {MESSAGE_BYTES_MAX} are allowed"
             )));
         }
         if here > FREE_BYTES {
@@ -188,7 +190,7 @@ impl Inbound {
 }
 
 fn cut_off() -> Status {
-    status::overloaded("the room for messages that have come in part")
+    status::overloaded("the room for partly received messages")
 }
 
 impl http_body::Body for Inbound {

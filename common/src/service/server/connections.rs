@@ -189,7 +189,7 @@ impl Incoming {
         if let Some((since, usage)) = unused
             && since.elapsed() >= self.limits.protected
         {
-            tracing::debug!("closing a connection without calls: another waits to be accepted");
+            tracing::debug!("closing a connection without calls: another connection waits to be accepted");
             usage.close.cancel();
         }
     }

@@ -111,7 +111,7 @@ impl Measured {
     pub(super) fn by(metrics: &Metrics, service: &str) -> Self {
         let durations = metrics.durations(
             "rpc.server.call.duration",
-            "Time from a call to the end of its answer; that of a stream is long",
+            "Time from the start of a call to the end of the answer; long for a stream",
         );
         let methods: HashMap<_, _> = methods()
             .filter(|(name, _)| [service, HEALTH].into_iter().any(|known| name.starts_with(known)))
@@ -123,7 +123,7 @@ impl Measured {
         metrics.observe(
             "paxos.rpc.open_calls",
             "",
-            "Calls whose answer is not complete: streams stay so for long",
+            "Calls without a complete answer; streams stay open for a long time",
             move || {
                 let open = |method: &Arc<Method>| {
                     let open = method.open.load(Ordering::Relaxed);

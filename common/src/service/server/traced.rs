@@ -116,7 +116,7 @@ impl Told {
 
 impl Drop for Told {
     fn drop(&mut self) {
-        self.tell(Code::Cancelled, "the caller went away before it was answered");
+        self.tell(Code::Cancelled, "the caller left before the answer");
     }
 }
 

@@ -276,10 +276,13 @@ impl<E: SpanExporter + 'static> SpanExporter for Watched<E> {
             (false, Some(reason)) if self.reports => tracing::warn!(
                 endpoint = self.endpoint,
                 reason,
-                "the trace collector takes nothing: spans are dropped until it does"
+                "the trace collector accepts no spans: spans are dropped until the collector recovers"
             ),
             (true, None) if self.reports => {
-                tracing::info!(endpoint = self.endpoint, "the trace collector takes spans again");
+                tracing::info!(
+                    endpoint = self.endpoint,
+                    "the trace collector accepts spans again"
+                );
             }
             (false | true, None | Some(_)) => {}
         }
@@ -294,7 +297,7 @@ impl<E: SpanExporter + 'static> SpanExporter for Watched<E> {
     fn set_resource(&mut self, resource: &Resource) {
         let exporter = Arc::get_mut(&mut self.exporter);
         exporter
-            .expect("it is shared only while it exports, which begins later")
+            .expect("the exporter is shared only during exports, and exports begin later")
             .set_resource(resource);
     }
 }

@@ -113,7 +113,7 @@ fn check(name: &str, endpoint: &str, protocol: Option<(&str, String)>) -> Result
     }
     match protocol {
         Some((name, protocol)) if protocol != "grpc" => Err(format!(
-            "{name} is {protocol:?}: only grpc is spoken here; leave it out or give grpc"
+            "{name} is {protocol:?}: only grpc is supported; unset the variable or give grpc"
         )),
         Some(_) | None => Ok(()),
     }

@@ -1,4 +1,4 @@
-//! Calls: what a client does to a few registers, written into a history as it happens.
+//! Calls: a client's reads and writes of a few registers, recorded in a history as the calls happen.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ const KEYS: [&str; 3] = ["a", "b", "c"];
 pub struct Caller {
     pub client: Client,
     pub recorder: Recorder,
-    /// No other caller has it.
+    /// Unique among all callers.
     pub number: u64,
-    /// How long one call may take.
+    /// Timeout of a single call.
     pub timeout: Duration,
 }
 
@@ -27,12 +27,12 @@ pub fn held(register: &Register) -> Held {
 }
 
 impl Caller {
-    /// A register of those that all callers share.
+    /// A random key among the keys shared by all callers.
     pub fn any_key() -> &'static str {
         KEYS[rand::rng().random_range(0..KEYS.len())]
     }
 
-    /// Reads it; an error says why it could not be read.
+    /// Reads a key. The error gives the reason for a failed read.
     pub async fn read(&self, key: &str) -> Result<Option<Register>, String> {
         let call = self.recorder.begin(self.number, key, Asked::Read);
         let prefix = key.to_owned();
@@ -61,7 +61,8 @@ impl Caller {
         }
     }
 
-    /// Puts or deletes it in its `step`, on some condition on what was `seen`; an error says why the outcome is not told.
+    /// Puts or deletes a key in the caller's `step`, under a random condition on the `seen` register. The error gives
+    /// the reason for the missing answer.
     pub async fn write(&self, key: &str, step: u64, seen: Option<Register>) -> Result<(), String> {
         let (recorded, condition) = match rand::random_range(0..3) {
             0 => (Condition::Always, Asks::Always),

@@ -1,7 +1,7 @@
-//! Drawn: histories drawn at random, honest and with a lie, to hold the two checks against each other and a third.
+//! Drawn: random histories, honest or with a lie, to compare the two checks with each other and with a third check.
 //!
-//! The third is stateright's, which tries every order and remembers nothing: right for short histories, too slow for
-//! those of real clusters.
+//! The third check is stateright's. That check tries every order and remembers nothing: right for short histories, too
+//! slow for histories of real clusters.
 
 use rand::{Rng, RngExt as _, SeedableRng as _, rngs::StdRng};
 use stateright::semantics::{ConsistencyTester as _, LinearizabilityTester, SequentialSpec};
@@ -11,7 +11,7 @@ use super::{
     search::{self, Verdict},
 };
 
-/// How many histories are drawn.
+/// Number of drawn histories.
 const HISTORIES: u64 = 1_000;
 
 /// A client of the drawn history.
@@ -22,7 +22,7 @@ enum Client {
     Answered(Record, Told),
 }
 
-/// One honest register, in one place.
+/// An honest register without replicas.
 #[derive(Clone, Debug, Default)]
 struct Register {
     held: Option<Held>,
@@ -30,7 +30,7 @@ struct Register {
 }
 
 impl Register {
-    /// Does what is asked at this moment, and says what came of it.
+    /// Executes a request at this moment, and returns the answer.
     fn serve(&mut self, asked: &Asked) -> Told {
         let condition = match asked {
             Asked::Read => {
@@ -82,7 +82,7 @@ fn draw_call(rng: &mut impl Rng, number: usize, seen: &[Held]) -> Asked {
     }
 }
 
-/// What a client learns of the register from an answer.
+/// The register content that an answer shows to a client.
 fn shown(asked: &Asked, told: &Told) -> Option<Held> {
     match (told, asked) {
         (Told::Read { found, .. }, _) => found.clone(),
@@ -101,8 +101,8 @@ fn shown(asked: &Asked, told: &Told) -> Option<Held> {
     }
 }
 
-/// What clients of an honest register may see: each call takes effect at one moment between its begin and its end;
-/// one given up, at some later moment or never.
+/// Draws the history of clients of an honest register. Each call takes effect at a single moment between its begin and
+/// its end. A call given up takes effect at some moment after its begin, or never.
 fn honest(rng: &mut impl Rng, clients: usize, calls: usize) -> Vec<Record> {
     let mut register = Register::default();
     let mut clients = vec![Client::Idle; clients];
@@ -155,7 +155,7 @@ fn honest(rng: &mut impl Rng, clients: usize, calls: usize) -> Vec<Record> {
     history
 }
 
-/// Changes one thing that somebody was told, or when.
+/// Changes one answer, or the times of one call.
 fn lie(rng: &mut impl Rng, history: &mut [Record]) {
     let held: Vec<_> = history
         .iter()
@@ -193,7 +193,7 @@ fn lie(rng: &mut impl Rng, history: &mut [Record]) {
     }
 }
 
-/// The register as stateright knows it: what it would tell.
+/// The register as specified for stateright.
 #[derive(Clone, Debug, Default)]
 struct Reference(Option<String>);
 
@@ -221,7 +221,7 @@ impl SequentialSpec for Reference {
 
     fn invoke(&mut self, asked: &Asked) -> Told {
         self.do_it(asked);
-        // Told to nobody: it is the outcome of what is under way at the end.
+        // Never given to a client: the outcome of calls still under way at the end.
         Told::Applied(Position { slot: 0, offset: 0 })
     }
 
@@ -242,7 +242,8 @@ impl SequentialSpec for Reference {
     }
 }
 
-/// What stateright says, of one register: each call a thread of its own, for their times say all about their order.
+/// The verdict of stateright on a single register. Each call is a separate thread, because the times alone determine
+/// the order of calls.
 fn reference(history: &[Record]) -> bool {
     let mut tester = LinearizabilityTester::new(Reference::default());
     let mut events: Vec<_> = (0..history.len())

@@ -1,8 +1,8 @@
-//! Histories: what clients asked of registers, from when to when, and what they were told.
+//! Histories: requests of clients to registers, with begin, end and answer.
 //!
-//! Two checks say whether a history is linearizable, and share nothing but these types: [`positions`] believes the
-//! versions that clients were told and asks whether they make sense; [`search`] looks at values alone and searches for
-//! any order that explains them.
+//! Two checks decide whether a history is linearizable. The checks share nothing but the types of this module.
+//! [`positions`] trusts the versions in the answers, and checks whether these versions make sense. [`search`] looks at
+//! values alone, and searches for any order that explains the answers.
 
 pub mod calls;
 #[cfg(test)]
@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-/// Where a command stands in the log.
+/// The position of a command in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {
     pub slot: u64,
@@ -33,23 +33,23 @@ impl From<paxos_client::Version> for Position {
     }
 }
 
-/// What a register holds: a value that no other command writes, and who wrote it.
+/// Content of a register: a value that no other command writes, and the version of the writing command.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Held {
     pub value: String,
     pub version: Position,
 }
 
-/// What must hold of a register for a command to take effect.
+/// Condition on a register for a command to take effect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Condition {
     Always,
     Absent,
-    /// The version is what the command named; the value is what its client was told to stand there.
+    /// The version is the version named by the command. The value is the value reported to the client for this version.
     Holds(Held),
 }
 
-/// What a client asks for.
+/// A request of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Asked {
     Read,
@@ -58,7 +58,7 @@ pub enum Asked {
 }
 
 impl Asked {
-    /// The condition of a command; a read has none.
+    /// The condition of a command; `None` for a read.
     pub fn condition(&self) -> Option<&Condition> {
         match self {
             Self::Read => None,
@@ -67,61 +67,61 @@ impl Asked {
     }
 }
 
-/// What a command found that did not take effect.
+/// The register as found by a command without effect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Found {
     Nothing,
     Held(Held),
-    /// It was written by this version, and what it held is not kept.
+    /// The register was written by this version, and the value is not kept.
     Gone(Position),
 }
 
-/// What a client is told.
+/// An answer to a client.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Told {
     /// The state after every slot below `applied_to`.
     Read { found: Option<Held>, applied_to: u64 },
-    /// It took effect, at this position.
+    /// The command took effect at this position.
     Applied(Position),
-    /// It was looked at here, and its condition did not hold.
+    /// The command was evaluated at this position, and the condition did not hold.
     Failed { at: Position, found: Found },
 }
 
-/// One call of one client.
+/// A single call of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pub client: u64,
     pub key: String,
     pub asked: Asked,
-    /// Just before the call, in nanoseconds on a clock that all processes of this machine share.
+    /// Time just before the call, in nanoseconds, on a clock shared by all processes of this machine.
     pub begun: u64,
-    /// Just after it, and what it told. None: the outcome is unknown; a command may take effect at any later time, or
-    /// never.
+    /// Time just after the call, and the answer. `None`: the outcome is unknown, and a command may take effect at any
+    /// later time, or never.
     pub ended: Option<(u64, Told)>,
 }
 
 impl Record {
-    /// What the client was told; none when it never was.
+    /// The answer to the client; `None` without an answer.
     pub fn told(&self) -> Option<&Told> {
         self.ended.as_ref().map(|(_, told)| told)
     }
 
-    /// When the call was over: never, for what is unknown.
+    /// The end of the call: never, for a call with unknown outcome.
     pub fn over(&self) -> u64 {
         self.ended.as_ref().map_or(u64::MAX, |(over, _)| *over)
     }
 
-    /// Whether it began only after another was over, so that all the world could have known of that.
+    /// Whether this call began only after `other` was over, so that any client could have known of `other`.
     pub fn follows(&self, other: &Self) -> bool {
         other.over() < self.begun
     }
 }
 
-/// Collects what many tasks do. Clones write to the same history.
+/// Collects the calls of many tasks. Clones write to the same history.
 #[derive(Clone, Debug, Default)]
 pub struct Recorder(Arc<Mutex<Vec<Record>>>);
 
-/// A call under way. Dropped, it counts as one whose outcome is unknown.
+/// A call under way. A dropped call counts as a call with unknown outcome.
 #[derive(Debug)]
 #[must_use = "dropped at once, the call is told as unknown"]
 pub struct Call {
@@ -130,7 +130,7 @@ pub struct Call {
 }
 
 impl Recorder {
-    /// To be called before anything is sent. A client has one call at a time.
+    /// Begins a call. Must run before anything is sent. A client has one call at a time.
     pub fn begin(&self, client: u64, key: &str, asked: Asked) -> Call {
         let record = Record {
             client,
@@ -145,31 +145,31 @@ impl Recorder {
         }
     }
 
-    /// What is over by now, known or unknown, in the order in which it was over.
+    /// All calls over by now, with known or unknown outcome, in the order of their ends.
     pub fn history(&self) -> Vec<Record> {
         self.0.lock().unwrap().clone()
     }
 
-    /// How many calls are over.
+    /// Number of calls over by now.
     pub fn calls(&self) -> usize {
         self.0.lock().unwrap().len()
     }
 }
 
 impl Call {
-    /// The call is over, and this is what came of it.
+    /// Ends the call with an answer.
     pub fn told(mut self, told: Told) {
         if let Some(record) = &mut self.record {
             record.ended = Some((now(), told));
         }
     }
 
-    /// The call certainly had no effect, and told nothing: as if it had not been made.
+    /// Removes the call: the call certainly had no effect and no answer, as if never made.
     pub fn without_effect(mut self) {
         self.record = None;
     }
 
-    /// Nobody can tell what came of it.
+    /// Ends the call with an unknown outcome.
     pub fn unknown(self) {
         drop(self);
     }
@@ -183,14 +183,14 @@ impl Drop for Call {
     }
 }
 
-/// Nanoseconds on the clock that stands still for nobody, and is the same for all processes.
+/// Nanoseconds on the monotonic clock, the same clock for all processes.
 pub fn now() -> u64 {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
     let (seconds, nanos) = (time.tv_sec().cast_unsigned(), time.tv_nsec().cast_unsigned());
     seconds * 1_000_000_000 + nanos
 }
 
-/// One record a line, as processes pass histories on.
+/// One record per line: the format for passing histories between processes.
 pub fn to_lines(history: &[Record]) -> String {
     let lines = history
         .iter()
@@ -198,7 +198,7 @@ pub fn to_lines(history: &[Record]) -> String {
     lines.map(|line| line + "\n").collect()
 }
 
-/// Reads what [`to_lines`] wrote; the lines of several processes may follow one another.
+/// Reads the output of [`to_lines`]. The lines of several processes may follow each other.
 pub fn from_lines(lines: &str) -> Vec<Record> {
     lines
         .lines()

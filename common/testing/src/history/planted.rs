@@ -1,4 +1,4 @@
-//! Planted: histories written by hand, right ones and wrong ones, held before both checks.
+//! Planted: hand-written histories, right and wrong, given to both checks.
 
 use std::ops::Range;
 
@@ -31,7 +31,7 @@ fn call(time: Range<u64>, asked: Asked, told: Told) -> Record {
     }
 }
 
-/// A call that began then, and of which nobody knows what came.
+/// A call with a known begin and an unknown outcome.
 fn lost(begun: u64, asked: Asked) -> Record {
     Record {
         ended: None,
@@ -83,7 +83,7 @@ fn accepted(what: &str, history: &[Record]) -> positions::Summary {
     positions::check(history).unwrap_or_else(|breach| panic!("{what}: {breach:?}"))
 }
 
-/// Refused by both, by the positions for this reason.
+/// Expects both checks to refuse a history, the check by position by this rule.
 fn refused(what: &str, rule: Rule, history: &[Record]) {
     let breach = positions::check(history).expect_err(what);
     assert_eq!(breach.rule, rule, "{what}: {}", breach.text);

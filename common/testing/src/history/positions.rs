@@ -1,52 +1,53 @@
-//! Check by position: clients are told where each command and read stands; is that order one that explains everything?
+//! Check by position: answers give the position of each command and read. Does the order of positions explain
+//! everything?
 //!
-//! The positions are a total order of all commands and reads of all keys. The check asks, in O(n log n) for n calls,
-//! whether that order keeps to real time across keys and clients, and whether a replay in that order tells every client
-//! what it was told. What is accepted is linearizable. It is stricter than that asks for: an order that could be
-//! explained otherwise, but not by its positions, is not accepted.
+//! The positions are a total order of all commands and reads of all keys. The check takes O(n log n) for n calls, and
+//! asks two questions. Does the order respect real time across keys and clients? Does a replay in this order give every
+//! client the recorded answer? An accepted history is linearizable. The check is stricter than linearizability: a
+//! history explained by a different order, but not by its positions, is refused.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Asked, Condition, Found, Held, Position, Record, Told};
 
-/// What a history breaks.
+/// A rule broken by a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// Two commands were told the same position.
+    /// Two commands have the same position.
     OnePlaceEach,
-    /// A value was found that nobody put there.
+    /// An answer shows a value that no command put there.
     NothingFromNowhere,
-    /// A value was found at a position that is not where its command took effect, or at two of them.
+    /// An answer shows a value at a position other than the position of the value's command, or at two positions.
     OneEffect,
-    /// What began after something was over stands before it.
+    /// A call begun after the end of an earlier call has a position before the earlier call.
     RealTime,
-    /// A condition held, or did not, and the command was told otherwise.
+    /// A condition held, or did not hold, and the answer says the opposite.
     Conditions,
-    /// A client was told another state than the one at that position.
+    /// An answer shows a state other than the state at the position of the call.
     State,
 }
 
-/// The first thing found that cannot be.
+/// The first contradiction found.
 #[derive(Clone, Debug)]
 pub struct Breach {
     pub rule: Rule,
-    /// What was told, for people.
+    /// Description of the contradiction, for people.
     pub text: String,
 }
 
-/// What was checked.
+/// Counts of a checked history.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     pub calls: usize,
     pub keys: usize,
-    /// Commands of which nobody knows what came of them.
+    /// Commands with unknown outcome.
     pub unknown: usize,
-    /// Those of them that certainly took effect, since somebody saw it.
+    /// Commands with unknown outcome that certainly took effect, because an answer shows the effect.
     pub unknown_seen: usize,
 }
 
-/// A place in the order of everything: a read of the state after every slot below `s` stands at (s, 0), the command
-/// at (s, o) at (s, 2o + 1).
+/// A point in the total order. A read of the state after every slot below `s` has the point (s, 0). The command at (s,
+/// o) has the point (s, 2o + 1).
 type Point = (u64, u32);
 
 fn command_point(position: Position) -> Point {
@@ -57,10 +58,10 @@ fn breach<T>(rule: Rule, text: String) -> Result<T, Breach> {
     Err(Breach { rule, text })
 }
 
-/// Holds a history against its positions.
+/// Checks a history against its positions.
 ///
 /// # Panics
-/// When two commands put the same value: then the history cannot be checked.
+/// If two commands put the same value: such a history cannot be checked.
 pub fn check(history: &[Record]) -> Result<Summary, Breach> {
     let places = place(history)?;
     let bounds = bounds(history, &places)?;
@@ -84,7 +85,7 @@ pub fn check(history: &[Record]) -> Result<Summary, Breach> {
     Ok(summary)
 }
 
-/// Everything that somebody was told to stand in a register, or that certainly stood there, and by which call.
+/// Every register content shown by an answer or implied by an effective condition, with the call as evidence.
 fn sightings(history: &[Record]) -> impl Iterator<Item = (&Record, &Held)> {
     history.iter().filter_map(|record| {
         let told = match record.told() {
@@ -107,7 +108,7 @@ fn sightings(history: &[Record]) -> impl Iterator<Item = (&Record, &Held)> {
     })
 }
 
-/// Where each call stands; none for unknown commands of which nobody saw an effect.
+/// The point of each call; `None` for calls with unknown outcome and without a visible effect.
 fn place(history: &[Record]) -> Result<Vec<Option<Point>>, Breach> {
     let mut places: Vec<Option<Point>> = Vec::with_capacity(history.len());
     let mut writers: HashMap<&str, usize> = HashMap::new();
@@ -160,7 +161,7 @@ fn place(history: &[Record]) -> Result<Vec<Option<Point>>, Breach> {
     Ok(places)
 }
 
-/// For each call the last point of what was over before it began; it stands at or after that, if it stands anywhere.
+/// A lower bound for the point of each call: the highest point among the calls that were over before the call began.
 fn bounds(history: &[Record], places: &[Option<Point>]) -> Result<Vec<Point>, Breach> {
     let mut by_begin: Vec<usize> = (0..history.len()).collect();
     by_begin.sort_by_key(|&index| history[index].begun);
@@ -187,18 +188,18 @@ fn bounds(history: &[Record], places: &[Option<Point>]) -> Result<Vec<Point>, Br
     Ok(bounds)
 }
 
-/// A delete of unknown outcome, which explains an absence once.
+/// A delete with unknown outcome. Explains a single absence.
 struct LostDelete<'a> {
     record: &'a Record,
     bound: Point,
     used: bool,
 }
 
-/// One register, replayed.
+/// The replay of one register.
 struct Replay<'a> {
     state: Option<Held>,
     lost_deletes: Vec<LostDelete<'a>>,
-    /// Puts of unknown outcome of which nobody saw the value.
+    /// Number of puts with unknown outcome and unseen value.
     lost_puts: usize,
 }
 
@@ -274,7 +275,7 @@ impl Replay<'_> {
         }
     }
 
-    /// Whether the register is in the state that a call found.
+    /// Checks that the register is in the state found by a call.
     fn agree(&mut self, record: &Record, point: Point, found: &Found) -> Result<(), Breach> {
         let agrees = match found {
             Found::Nothing => self.explain_absence(record, point),
@@ -291,7 +292,7 @@ impl Replay<'_> {
         }
     }
 
-    /// Whether the condition of a command that took effect holds here.
+    /// Whether the condition of an effective command holds here.
     fn holds(&mut self, record: &Record, point: Point) -> bool {
         match record.asked.condition() {
             Some(Condition::Always) | None => true,
@@ -300,10 +301,11 @@ impl Replay<'_> {
         }
     }
 
-    /// Whether the register holds nothing here, a delete of unknown outcome having taken effect just before if needed.
+    /// Whether the register is empty here, if necessary because a delete with unknown outcome took effect just before.
     ///
-    /// Which of several deletes it was is guessed, the pickiest first: a history with many of them could be refused
-    /// though another guess would explain it; none is accepted wrongly.
+    /// Among several such deletes the check guesses, the delete with the narrowest condition first. So a history with
+    /// many such deletes could be refused although a different guess would explain the history. No history is accepted
+    /// wrongly.
     fn explain_absence(&mut self, observer: &Record, point: Point) -> bool {
         let Some(state) = &self.state else { return true };
         let fits = |lost: &LostDelete<'_>, picky: bool| {

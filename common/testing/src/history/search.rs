@@ -1,35 +1,36 @@
-//! Check by search: is there any order of the calls that explains what clients were told, whatever the positions say?
+//! Check by search: does any order of the calls explain the answers, whatever the positions say?
 //!
-//! Registers are independent of each other, so each key is searched by itself (Herlihy and Wing 1990, locality). The
-//! search goes through the calls' begins and ends in time, and keeps every configuration the register can be in: what
-//! it holds, and which of the calls under way have taken effect. A call takes effect no later than the end of a call
-//! that needs it ("just in time", Lowe 2017, §4). When no configuration is left, no order explains what was told.
-//! Values are unique, so a command whose condition names a version is searched as one that names the value.
+//! Registers are independent of each other, so each key is searched separately (Herlihy and Wing 1990, locality). The
+//! search goes through the begins and ends of calls in time order. The search keeps every possible configuration of the
+//! register: the value, and the calls under way that have taken effect. A call takes effect no later than the end of a
+//! call that needs the effect ("just in time", Lowe 2017, §4). When no configuration is left, no order explains the
+//! answers. Values are unique, so the search treats a condition on a version as a condition on the value.
 //!
-//! It covers the whole history, or says that it could not: [`Verdict::Undecided`].
+//! The search covers the whole history, or gives up: [`Verdict::Undecided`].
 
 use std::collections::{BTreeMap, HashSet};
 
 use super::{Asked, Condition, Found, Record, Told};
 
-/// Most configurations of one register looked at for the end of one call: more than a few clients on one key ever need.
+/// Limit of configurations of one register visited for the end of one call: more than a few clients on one key ever
+/// need.
 const CONFIGURATIONS_MAX: usize = 1 << 18;
 
-/// What a search came to.
+/// The result of a search.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// There is an order, for each key.
+    /// Each key has an order that explains the answers.
     Linearizable {
-        /// The most configurations looked at for the end of one call.
+        /// Largest number of configurations visited for the end of one call.
         widest: usize,
     },
-    /// No order explains what this call was told, together with everything before it.
+    /// No order explains the answer to this call together with everything before.
     Impossible(Box<Record>),
-    /// Too many calls are under way together on this key.
+    /// Too many calls are under way at the same time on this key.
     Undecided(String),
 }
 
-/// What a register may be in.
+/// A possible configuration of a register.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Configuration<'a> {
     held: Option<&'a str>,
@@ -37,12 +38,12 @@ struct Configuration<'a> {
     done: Vec<usize>,
 }
 
-/// Looks for an order of each key's calls.
+/// Searches for an order of each key's calls.
 pub fn search(history: &[Record]) -> Verdict {
     search_within(history, CONFIGURATIONS_MAX)
 }
 
-/// The same, looking at so many configurations for the end of one call at most.
+/// The same, with a limit of configurations visited for the end of one call.
 pub fn search_within(history: &[Record], configurations_max: usize) -> Verdict {
     let mut keys: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
     for record in history {
@@ -60,8 +61,8 @@ pub fn search_within(history: &[Record], configurations_max: usize) -> Verdict {
     Verdict::Linearizable { widest }
 }
 
-/// Leaves out what explains nothing: reads that told nothing, and unknown puts of values that nobody ever saw, which
-/// might as well not have taken effect.
+/// Leaves out calls that explain nothing: reads without an answer, and unknown puts of a value that no answer shows.
+/// Such a put might as well not have taken effect.
 fn needed<'a>(calls: &[&'a Record]) -> Vec<&'a Record> {
     let mut seen = HashSet::new();
     let mut blind = false;
@@ -89,9 +90,9 @@ fn needed<'a>(calls: &[&'a Record]) -> Vec<&'a Record> {
     calls.iter().filter(explains).copied().collect()
 }
 
-/// The width of the search; or the call that cannot be, or none when the search was given up.
+/// The width of the search. Error: the call without an explanation, or `None` after giving up.
 fn search_key(calls: &[&Record], configurations_max: usize) -> Result<usize, Option<usize>> {
-    // A begin comes before an end at the same instant: then the two calls overlap.
+    // A begin comes before an end at the same instant, so that the two calls overlap.
     let mut events: Vec<(u64, bool, usize)> = Vec::new();
     for (number, call) in calls.iter().enumerate() {
         events.push((call.begun, false, number));
@@ -123,8 +124,8 @@ fn search_key(calls: &[&Record], configurations_max: usize) -> Result<usize, Opt
     Ok(widest)
 }
 
-/// Every configuration in which the call that ends has taken effect, and how many were looked at; none when they are
-/// too many.
+/// Every configuration in which the ending call has taken effect, and the number of visited configurations. `None` if
+/// this number exceeds the limit.
 fn take_effect<'a>(
     calls: &[&'a Record],
     under_way: &[usize],
@@ -136,7 +137,7 @@ fn take_effect<'a>(
     let mut seen = HashSet::new();
     let mut open: Vec<_> = configurations.into_iter().collect();
     while let Some(mut configuration) = open.pop() {
-        // What only looks, and sees what it was told, may as well look now: that takes nothing from anybody.
+        // A call without effect, whose answer fits the present state, takes effect now: no order is lost by doing so.
         for &call in under_way {
             if !configuration.done.contains(&call) && looks_right(calls[call], configuration.held) {
                 configuration.add(call);
@@ -155,7 +156,7 @@ fn take_effect<'a>(
         }
         let mut tried: Vec<&Asked> = Vec::new();
         for &call in under_way {
-            // Of equal deletes that are never over, one is as good as the other.
+            // Equal deletes with unknown outcome are interchangeable, so only the first is tried.
             let lost = calls[call].ended.is_none();
             let alike = lost && tried.contains(&&calls[call].asked);
             if alike || configuration.done.contains(&call) {
@@ -192,7 +193,7 @@ fn holds(condition: &Condition, held: Option<&str>) -> bool {
     }
 }
 
-/// Whether a call that changed nothing would be told here what it was told.
+/// Whether a call without effect would get its recorded answer in this state.
 fn looks_right(call: &Record, held: Option<&str>) -> bool {
     match call.told() {
         Some(Told::Read { found, .. }) => held == found.as_ref().map(|found| found.value.as_str()),
@@ -211,7 +212,7 @@ fn looks_right(call: &Record, held: Option<&str>) -> bool {
     }
 }
 
-/// What the register holds once a command took effect that may take effect here; none when it may not.
+/// Content of the register after a command takes effect here; `None` if the command cannot take effect here.
 fn writes<'a>(call: &'a Record, held: Option<&str>) -> Option<Option<&'a str>> {
     match call.told() {
         Some(Told::Read { .. } | Told::Failed { .. }) => return None,
@@ -222,7 +223,7 @@ fn writes<'a>(call: &'a Record, held: Option<&str>) -> Option<Option<&'a str>> {
         Asked::Delete { condition } => (condition, None),
         Asked::Read => return None,
     };
-    // What need not have taken effect is not tried where it changes nothing.
+    // A command with unknown outcome is not tried where it changes nothing.
     let idle = call.ended.is_none() && left == held;
     (holds(condition, held) && !idle).then_some(left)
 }

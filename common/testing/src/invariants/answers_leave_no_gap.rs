@@ -1,10 +1,10 @@
-//! Invariant 9, its half about writes: nothing is answered above a slot that is not chosen, nor in the wrong place.
+//! Invariant 9, the half about writes: no answer is given above an unchosen slot, or with a wrong position.
 
 use paxos_common::paxos::slot::Version;
 
 use super::{chosen_is_final::Chosen, commands_are_ordered_once::Commands};
 
-/// A client is told that its command is chosen at `version`.
+/// A client gets the answer that its command is chosen at `version`.
 pub(crate) fn answered(chosen: &Chosen, commands: &Commands, command: u64, version: Version) {
     assert!(
         version.slot < chosen.prefix(),

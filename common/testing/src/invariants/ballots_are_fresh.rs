@@ -1,10 +1,10 @@
-//! No two campaigns share a ballot, whether of two runs or of one. Much of invariant 2 rests on it.
+//! No two campaigns share a ballot, whether in a single run or in two runs. Much of invariant 2 rests on this rule.
 
 use std::collections::BTreeSet;
 
 use paxos_common::paxos::ballot::Ballot;
 
-/// Every ballot that anybody campaigned at.
+/// Every ballot used in a campaign.
 #[derive(Default)]
 pub(crate) struct Ballots(BTreeSet<Ballot>);
 

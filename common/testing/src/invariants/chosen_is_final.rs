@@ -1,4 +1,4 @@
-//! Invariant 4: a chosen slot's value never changes, and is what every later ballot proposes there.
+//! Invariant 4: a chosen slot's value never changes, and every later ballot proposes the chosen value there.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use paxos_common::paxos::{ballot::Ballot, slot::Slot, value::Value};
 
 use super::one_value_per_ballot::Proposals;
 
-/// What is chosen, as one who sees every disk knows it.
+/// The chosen values, as known to an observer of every disk.
 #[derive(Default)]
 pub(crate) struct Chosen {
     values: BTreeMap<Slot, (Ballot, Value)>,
@@ -33,7 +33,7 @@ impl Chosen {
         }
     }
 
-    /// A leader proposes something.
+    /// A leader proposes a value.
     pub(crate) fn proposed(&self, ballot: Ballot, slot: Slot, value: &Value) {
         if let Some((chosen_at, chosen)) = self.values.get(&slot)
             && *chosen_at < ballot
@@ -50,17 +50,17 @@ impl Chosen {
         self.values.get(&slot).map(|(_, value)| value)
     }
 
-    /// Every slot below it is chosen.
+    /// The end of the chosen prefix: every slot below is chosen.
     pub(crate) fn prefix(&self) -> Slot {
         self.prefix
     }
 
-    /// How many slots are chosen.
+    /// Number of chosen slots.
     pub(crate) fn count(&self) -> u64 {
         self.values.len() as u64
     }
 
-    /// How many of them hold no command.
+    /// Number of chosen slots without a command.
     pub(crate) fn noops(&self) -> u64 {
         self.values.values().filter(|(_, value)| value.is_noop()).count() as u64
     }

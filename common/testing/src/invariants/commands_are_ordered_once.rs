@@ -1,4 +1,4 @@
-//! A command is ordered at most once, nothing is ordered that nobody asked for, and “not proposed” means that.
+//! A command is ordered at most once, only requested commands are ordered, and “not proposed” means not proposed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use paxos_common::paxos::{
 
 use super::commands;
 
-/// Where commands went. Simulated clients retry only what was certainly not proposed.
+/// The fate of each command. Simulated clients retry only commands that were certainly not proposed.
 #[derive(Default)]
 pub(crate) struct Commands {
     asked: BTreeSet<u64>,
@@ -18,17 +18,17 @@ pub(crate) struct Commands {
 }
 
 impl Commands {
-    /// A client makes a command up.
+    /// A client creates a command.
     pub(crate) fn asked(&mut self, command: u64) {
         self.asked.insert(command);
     }
 
-    /// A leader proposes it.
+    /// A leader proposes the commands of a value.
     pub(crate) fn proposed(&mut self, value: &Value) {
         self.proposed.extend(commands(value));
     }
 
-    /// A slot is chosen, at one ballot or another.
+    /// A slot is chosen, at any ballot.
     pub(crate) fn ordered(&mut self, slot: Slot, value: &Value) {
         for (command, offset) in commands(value).zip(0..) {
             assert!(
@@ -41,7 +41,7 @@ impl Commands {
         }
     }
 
-    /// A client hears that its command was certainly not proposed.
+    /// A client gets the answer that its command was certainly not proposed.
     pub(crate) fn not_proposed(&self, command: u64) {
         assert!(
             !self.proposed.contains(&command),
@@ -49,7 +49,7 @@ impl Commands {
         );
     }
 
-    /// Where a command was chosen.
+    /// The position of a chosen command.
     pub(crate) fn version(&self, command: u64) -> Option<Version> {
         self.ordered.get(&command).copied()
     }

@@ -1,10 +1,10 @@
-//! Invariant 6: learners' sequences are prefixes of one another, without gaps, across restarts and changes of feed.
+//! Invariant 6: learners' sequences are prefixes of each other, without gaps, across restarts and changes of feed.
 
 use paxos_common::paxos::{slot::Slot, value::Value};
 
 use super::chosen_is_final::Chosen;
 
-/// How far each learner is.
+/// The next slot of each learner.
 pub(crate) struct Sequences {
     next: Vec<Slot>,
 }
@@ -16,7 +16,7 @@ impl Sequences {
         }
     }
 
-    /// A learner starts again at what its disk holds.
+    /// A learner restarts with the contents of its disk.
     pub(crate) fn restarted(&mut self, learner: usize, next: Slot) {
         assert!(
             next <= self.next[learner],
@@ -25,7 +25,7 @@ impl Sequences {
         self.next[learner] = next;
     }
 
-    /// A learner hands a value out. All agree with what is chosen, and so with one another.
+    /// A learner hands out a value. All learners agree with the chosen values, and so with each other.
     pub(crate) fn learned(&mut self, chosen: &Chosen, learner: usize, slot: Slot, value: &Value) {
         let next = &mut self.next[learner];
         assert_eq!(slot, *next, "learner {learner} leaves a gap, or repeats");
@@ -37,7 +37,7 @@ impl Sequences {
         *next = next.next();
     }
 
-    /// What every learner has.
+    /// The end of the slots learned by every learner.
     pub(crate) fn all_have(&self) -> Slot {
         self.next.iter().copied().min().unwrap_or_default()
     }

@@ -1,7 +1,7 @@
-//! What must hold after every step of a simulated cluster: one file for each property.
+//! Properties that must hold after every step of a simulated cluster: one file for each property.
 //!
-//! The harness tells what happens; each property keeps what it needs to judge it, and panics when it is broken.
-//! Nothing here shares code with the cores beyond the vocabulary types, so that a mistake is not made twice.
+//! The harness reports every event. Each property keeps the facts needed to judge the events, and panics when broken.
+//! The properties share no code with the cores beyond the vocabulary types, so that a mistake is not made twice.
 
 use paxos_common::paxos::{
     ballot::Ballot,
@@ -26,7 +26,7 @@ pub(crate) mod reads_are_linearizable;
 pub(crate) mod retries_take_effect_once;
 pub(crate) mod watermarks_are_true;
 
-/// A simulated command is its number, in eight bytes, so that a batch can be taken apart again.
+/// The commands of a value. A simulated command is its number, in eight bytes, so that a batch can be split again.
 pub(crate) fn commands(value: &Value) -> impl Iterator<Item = u64> {
     value
         .as_bytes()
@@ -34,7 +34,7 @@ pub(crate) fn commands(value: &Value) -> impl Iterator<Item = u64> {
         .map(|bytes| u64::from_le_bytes(bytes.try_into().expect("chunks of eight bytes")))
 }
 
-/// Every property, and the few facts that several of them need.
+/// Every property, and the few facts needed by several properties.
 pub(crate) struct Invariants {
     pub(crate) ballots: ballots_are_fresh::Ballots,
     pub(crate) proposals: one_value_per_ballot::Proposals,
@@ -77,20 +77,21 @@ impl Invariants {
         }
     }
 
-    /// An acceptor's disk goes back: what it had said is gone, and it is not counted again on this disk.
+    /// An acceptor's disk goes back: its earlier statements are gone, and the acceptor is not counted again on this
+    /// disk.
     pub(crate) fn lost(&mut self, acceptor: usize) -> Said {
         self.watermarks.lost(acceptor);
         self.promises.lost(acceptor)
     }
 
-    /// Its right disk is put back.
+    /// The right disk of an acceptor is put back.
     pub(crate) fn put_back(&mut self, acceptor: usize, said: Said) {
         self.watermarks.lost(acceptor);
         self.promises.put_back(acceptor, said);
     }
 
-    /// An acceptor says that it voted. A vote of a group that was overwritten in the same commit is never seen on the
-    /// disk, and counts all the same: it was cast first.
+    /// An acceptor reports votes. A vote overwritten within the same commit never appears on the disk, but still
+    /// counts: this vote was cast first.
     pub(crate) fn said(&mut self, acceptor: usize, ballot: Ballot, slots: &[SlotRange]) {
         for slot in slots.iter().flat_map(|range| range.from.to(range.to)) {
             if let Some(value) = self.proposals.value(ballot, slot).cloned() {
@@ -99,7 +100,7 @@ impl Invariants {
         }
     }
 
-    /// A vote is durable.
+    /// A vote becomes durable.
     pub(crate) fn voted(&mut self, acceptor: usize, ballot: Ballot, slot: Slot, value: &Value) {
         self.proposals.voted(ballot, slot, value);
         if self.votes.voted(acceptor, ballot, slot, value) {

@@ -1,5 +1,6 @@
-//! Invariant 7: a new leader proposes what the promises demand, new commands above that, and below it only repairs. A
-//! campaign asks for nothing below the highest watermark that its proposer was told, damaged rows or not.
+//! Invariant 7: a new leader proposes the values demanded by the promises, new commands above these slots, and only
+//! repairs below. A campaign requests no slot below the highest watermark reported to its proposer, damaged rows or
+//! not.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +8,11 @@ use paxos_common::paxos::{ballot::Ballot, message::PromisePage, slot::Slot, valu
 
 use super::chosen_is_final::Chosen;
 
-/// The pages that came in for each campaign, and what follows from them.
+/// The received pages of each campaign, and the demands that follow from the pages.
 pub(crate) struct Takeovers {
     phase1: usize,
     campaigns: BTreeMap<Ballot, Campaign>,
-    /// The highest watermark that each proposer was told since it started.
+    /// Highest watermark reported to each proposer since its start.
     known: BTreeMap<usize, Slot>,
 }
 
@@ -29,7 +30,7 @@ struct Promise {
     complete: bool,
 }
 
-/// What the promises demand at the moment the campaign is won.
+/// The demands of the promises at the moment of winning the campaign.
 struct Demanded {
     from: Slot,
     rows: BTreeMap<Slot, (Ballot, Value)>,
@@ -45,19 +46,19 @@ impl Takeovers {
         }
     }
 
-    /// A proposer starts, and knows nothing.
+    /// A proposer starts without any knowledge.
     pub(crate) fn started(&mut self, proposer: usize) {
         self.known.remove(&proposer);
     }
 
-    /// An acceptor that counts tells a proposer that every slot below `known_to` is chosen.
+    /// A counted acceptor reports to a proposer that every slot below `known_to` is chosen.
     pub(crate) fn known(&mut self, proposer: usize, known_to: Slot) {
         let known = self.known.entry(proposer).or_default();
         *known = known_to.max(*known);
     }
 
-    /// A campaign begins, and asks everybody for rows from `from` on: what its proposer was told of by then is not read
-    /// again, nor proposed again.
+    /// A campaign begins, and requests the rows from `from` on from every acceptor. Slots already reported to the
+    /// proposer as chosen are not read again, and not proposed again.
     pub(crate) fn campaign(&mut self, proposer: usize, ballot: Ballot, from: Slot) {
         let known = self.known.get(&proposer).copied().unwrap_or_default();
         assert!(
@@ -74,7 +75,7 @@ impl Takeovers {
         );
     }
 
-    /// A page comes in, before the core sees it.
+    /// A page arrives, before the core takes the page in.
     pub(crate) fn page(&mut self, ballot: Ballot, acceptor: usize, page: &PromisePage) {
         let Some(campaign) = self.campaigns.get_mut(&ballot) else {
             return;
@@ -94,8 +95,8 @@ impl Takeovers {
         }
     }
 
-    /// The campaign is won, and the leader says that everything below `start` is chosen. Tells how many slots must be
-    /// taken over, and how many of them without a row.
+    /// The campaign is won, and the leader claims that every slot below `start` is chosen. Returns the number of slots
+    /// to take over, and the number of these slots without a row.
     pub(crate) fn won(&mut self, ballot: Ballot, start: Slot) -> (u64, u64) {
         let campaign = self.campaigns.get_mut(&ballot).expect("who leads has campaigned");
         let complete = campaign
@@ -140,7 +141,7 @@ impl Takeovers {
         (taken_over, taken_over - with_row)
     }
 
-    /// Whether a leader proposes below where it starts: a repair.
+    /// Whether a leader's proposal is a repair: below the leader's start.
     pub(crate) fn is_repair(&self, ballot: Ballot, slot: Slot) -> bool {
         let demanded = self
             .campaigns
@@ -149,7 +150,7 @@ impl Takeovers {
         demanded.is_some_and(|demanded| slot < demanded.from)
     }
 
-    /// A leader proposes something for the first time.
+    /// A leader proposes a value for a slot for the first time.
     pub(crate) fn proposed(&self, chosen: &Chosen, ballot: Ballot, slot: Slot, value: &Value) {
         let campaign = self.campaigns.get(&ballot).expect("who proposes has campaigned");
         let demanded = campaign

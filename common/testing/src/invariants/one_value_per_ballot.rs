@@ -1,17 +1,17 @@
-//! Invariant 2: there is at most one value for a (slot, ballot).
+//! Invariant 2: each (slot, ballot) has at most one value.
 
 use std::collections::BTreeMap;
 
 use paxos_common::paxos::{ballot::Ballot, slot::Slot, value::Value};
 
-/// Everything that was ever proposed.
+/// Every proposal ever made.
 #[derive(Default)]
 pub(crate) struct Proposals {
     by_slot: BTreeMap<Slot, BTreeMap<Ballot, Value>>,
 }
 
 impl Proposals {
-    /// Tells whether it is news.
+    /// Records a proposal. Returns whether the proposal is new.
     pub(crate) fn proposed(&mut self, ballot: Ballot, slot: Slot, value: &Value) -> bool {
         let at_slot = self.by_slot.entry(slot).or_default();
         match at_slot.get(&ballot) {
@@ -29,12 +29,12 @@ impl Proposals {
         }
     }
 
-    /// What was proposed for a slot at a ballot.
+    /// The value proposed for a slot at a ballot.
     pub(crate) fn value(&self, ballot: Ballot, slot: Slot) -> Option<&Value> {
         self.by_slot.get(&slot)?.get(&ballot)
     }
 
-    /// Nobody votes for what nobody proposed.
+    /// A vote must be for the proposed value.
     pub(crate) fn voted(&self, ballot: Ballot, slot: Slot, value: &Value) {
         let proposed = self.by_slot.get(&slot).and_then(|at_slot| at_slot.get(&ballot));
         assert_eq!(
@@ -44,7 +44,7 @@ impl Proposals {
         );
     }
 
-    /// What was proposed for a slot above a ballot.
+    /// The values proposed for a slot above a ballot.
     pub(crate) fn above(&self, ballot: Ballot, slot: Slot) -> impl Iterator<Item = (Ballot, &Value)> {
         self.by_slot
             .get(&slot)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use paxos_common::paxos::{ballot::Ballot, slot::Slot, value::Value};
 
-/// Every vote that ever became durable, overwritten ones included.
+/// Every vote that ever became durable, overwritten votes included.
 pub(crate) struct Votes {
     phase2: usize,
     votes: BTreeMap<(Slot, Ballot), BTreeMap<usize, Value>>,
@@ -18,7 +18,7 @@ impl Votes {
         }
     }
 
-    /// Tells whether this very vote made a quorum.
+    /// Records a vote. Returns whether exactly this vote completed a quorum.
     pub(crate) fn voted(&mut self, acceptor: usize, ballot: Ballot, slot: Slot, value: &Value) -> bool {
         let votes = self.votes.entry((slot, ballot)).or_default();
         if let Some(before) = votes.insert(acceptor, value.clone()) {

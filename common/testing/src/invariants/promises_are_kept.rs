@@ -1,20 +1,21 @@
-//! Invariant 3: promises never decrease, restarts included; nobody votes below one; every answer was durable.
+//! Invariant 3: promises never decrease, restarts included; no acceptor votes below a promise; every answer was
+//! durable.
 
 use std::collections::BTreeMap;
 
 use paxos_common::paxos::{ballot::Ballot, slot::Slot, value::Value};
 
-/// Rows as a disk holds them; `None` when a row cannot be read.
+/// Rows of a disk, by slot.
 pub(crate) type DiskRows = BTreeMap<Slot, (Ballot, Value)>;
 
-/// What each acceptor ever said to anybody.
+/// All statements of each acceptor to other processes.
 pub(crate) struct Promises {
     acceptors: Vec<Said>,
 }
 
 #[derive(Clone, Default)]
 pub(crate) struct Said {
-    /// The highest promise it ever told, and the highest that its disk ever had.
+    /// The highest promise ever reported, and the highest promise ever on the disk.
     told: Ballot,
     durable: Ballot,
     accepted: BTreeMap<Slot, Ballot>,
@@ -27,17 +28,18 @@ impl Promises {
         }
     }
 
-    /// Its disk went back. Nobody may rest on what it said, which is returned.
+    /// The disk of an acceptor went back. No process may rely on the acceptor's earlier statements. Returns these
+    /// statements.
     pub(crate) fn lost(&mut self, acceptor: usize) -> Said {
         std::mem::take(&mut self.acceptors[acceptor])
     }
 
-    /// Its right disk is back, and holds all that it said.
+    /// The right disk of an acceptor is back, and holds all of the acceptor's statements.
     pub(crate) fn put_back(&mut self, acceptor: usize, said: Said) {
         self.acceptors[acceptor] = said;
     }
 
-    /// A row becomes durable, on a disk that promised `promised` before.
+    /// A row becomes durable, on a disk with the earlier promise `promised`.
     pub(crate) fn row_written(&self, acceptor: usize, promised: Ballot, ballot: Ballot, slot: Slot) {
         assert!(
             ballot >= promised,
@@ -57,7 +59,7 @@ impl Promises {
         said.durable = promised;
     }
 
-    /// It says that it promised `ballot`, or a higher one.
+    /// An acceptor reports a promise of `ballot` or of a higher ballot.
     pub(crate) fn told(&mut self, acceptor: usize, ballot: Ballot, promised: Ballot) {
         assert!(
             promised >= ballot,
@@ -67,7 +69,8 @@ impl Promises {
         said.told = said.told.max(ballot);
     }
 
-    /// It reads a page of its promise of `ballot`: what it votes for after a higher one is not for that candidate.
+    /// An acceptor reads a page of its promise of `ballot`. Votes after a higher promise must not reach the candidate
+    /// of `ballot`.
     pub(crate) fn paged(&self, acceptor: usize, ballot: Ballot, promised: Ballot) {
         assert_eq!(
             promised, ballot,
@@ -75,7 +78,7 @@ impl Promises {
         );
     }
 
-    /// It says that it voted for `slot` at `ballot`.
+    /// An acceptor reports a vote for `slot` at `ballot`.
     pub(crate) fn accepted(&mut self, acceptor: usize, ballot: Ballot, slot: Slot, rows: &DiskRows) {
         let held = rows.get(&slot).map(|(held, _)| *held);
         assert!(
@@ -86,7 +89,7 @@ impl Promises {
         *said = ballot.max(*said);
     }
 
-    /// It restarts: whatever it said must be there, if only overwritten by higher ballots.
+    /// An acceptor restarts: its disk must hold every reported vote, possibly overwritten at a higher ballot.
     pub(crate) fn restarted(&mut self, acceptor: usize, promised: Ballot, rows: &DiskRows) {
         self.disk(acceptor, promised);
         for (slot, said) in &self.acceptors[acceptor].accepted {

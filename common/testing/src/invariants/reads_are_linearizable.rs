@@ -1,6 +1,6 @@
-//! Invariant 9, its half about reads: a read sees all that anybody was told of before it began.
+//! Invariant 9, the half about reads: a read sees every command that any client knew of before the read began.
 //!
-//! The history is kept outside the cluster, in commands: a position that the cluster tells proves nothing here.
+//! The history is kept outside the cluster, as commands: a position reported by the cluster proves nothing here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,31 +8,31 @@ use paxos_common::paxos::value::Value;
 
 use super::commands;
 
-/// What was told to whom, in the order in which it happened.
+/// Commands in the order of becoming known to a client, and the reads under way.
 pub(crate) struct History {
-    /// Commands that a writer was answered for, or that a reader saw.
+    /// Commands answered to a writer, or seen by a reader.
     told: Vec<u64>,
     is_told: BTreeSet<u64>,
-    /// How many of those had been told when each read under way began, by learner.
+    /// Number of commands in `told` when each read under way began, by learner and read.
     reads: BTreeMap<(usize, u64), usize>,
     learners: Vec<State>,
 }
 
-/// What a learner answers from.
+/// The basis of a learner's answers.
 #[derive(Default)]
 struct State {
-    /// The commands of each value, in the order in which they were applied.
+    /// The commands of each value, in the order of application.
     applied: Vec<Vec<u64>>,
     holds: BTreeSet<u64>,
-    /// So many of the commands that were told it was found to hold: it forgets nothing while it runs.
+    /// The learner holds this many of the first commands in `told`. A running learner forgets nothing.
     found_to: usize,
-    /// So many of its values readers have seen.
+    /// Number of applied values already seen by readers.
     shown_to: usize,
 }
 
-/// What a read was about.
+/// Circumstances of an answered read.
 pub(crate) struct Saw {
-    /// It saw a command that nobody had been told of.
+    /// The read saw a command unknown to every client until then.
     pub(crate) fresh_write: bool,
 }
 
@@ -46,7 +46,7 @@ impl History {
         }
     }
 
-    /// A writer is told that its command took effect.
+    /// A writer gets the answer that its command took effect.
     pub(crate) fn acknowledged(&mut self, command: u64) {
         if self.is_told.insert(command) {
             self.told.push(command);
@@ -61,7 +61,8 @@ impl History {
         state.applied.push(applied);
     }
 
-    /// A learner starts again with the first `kept` values that it had applied. Whoever read there waits for nothing.
+    /// A learner restarts with the first `kept` applied values. The reads under way at this learner end without an
+    /// answer.
     pub(crate) fn restarted(&mut self, learner: usize, kept: usize) {
         let mut applied = std::mem::take(&mut self.learners[learner].applied);
         applied.truncate(kept);
@@ -73,18 +74,18 @@ impl History {
         self.reads.retain(|(of, _), _| *of != learner);
     }
 
-    /// Somebody asks a learner.
+    /// A read begins at a learner.
     pub(crate) fn begins(&mut self, learner: usize, read: u64) {
         let before = self.reads.insert((learner, read), self.told.len());
         assert_eq!(before, None, "learner {learner} is asked for read {read} twice");
     }
 
-    /// Somebody waits no more.
+    /// A reader no longer waits.
     pub(crate) fn abandoned(&mut self, learner: usize, read: u64) {
         self.reads.remove(&(learner, read));
     }
 
-    /// A learner answers from all that it has applied.
+    /// A learner answers a read from all applied values.
     pub(crate) fn ends(&mut self, learner: usize, read: u64) -> Saw {
         let Some(must_see) = self.reads.remove(&(learner, read)) else {
             panic!("learner {learner} answers read {read}, for which nobody waits");

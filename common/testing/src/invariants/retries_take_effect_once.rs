@@ -1,4 +1,4 @@
-//! Invariant 10: a (session, sequence) takes effect once, and only for the session's opener; and every learner judges each
+//! Invariant 10: a (session, sequence) takes effect once, and only for the session's opener. Every learner judges each
 //! command the same.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,14 +9,14 @@ use paxos_common::paxos::{
     slot::Version,
 };
 
-/// What became of every command of a session.
+/// The fate of every command of a session.
 #[derive(Default)]
 pub(crate) struct Retries {
     judged: BTreeMap<Version, Judgement>,
     openers: BTreeMap<Version, Opener>,
-    /// Where each sequence was carried out, and what it did.
+    /// The position and the outcome of each executed sequence.
     executed: BTreeMap<(Version, u64), (Version, Outcome)>,
-    /// Sequences whose outcome their clients know, or gave up.
+    /// Sequences with a known outcome at the client, or given up by the client.
     resolved: BTreeSet<(Version, u64)>,
     duplicates: u64,
     late: u64,
@@ -24,7 +24,7 @@ pub(crate) struct Retries {
 }
 
 impl Retries {
-    /// A client has learned what became of a sequence, or gave it up.
+    /// A client has learned the outcome of a sequence, or has given up.
     pub(crate) fn resolved(&mut self, session: Version, sequence: u64) {
         self.resolved.insert((session, sequence));
     }
@@ -90,17 +90,17 @@ impl Retries {
         }
     }
 
-    /// How many retries were skipped as duplicates.
+    /// Number of retries skipped as duplicates.
     pub(crate) fn duplicates(&self) -> u64 {
         self.duplicates
     }
 
-    /// How many were skipped because another client sent them.
+    /// Number of commands skipped because a client other than the opener sent the command.
     pub(crate) fn foreign(&self) -> u64 {
         self.foreign
     }
 
-    /// How many came after their client knew the outcome, or had given up.
+    /// Number of retries that came after the client knew the outcome or had given up.
     pub(crate) fn late(&self) -> u64 {
         self.late
     }

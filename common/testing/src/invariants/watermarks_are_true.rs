@@ -1,10 +1,10 @@
-//! Invariant 5: what is claimed to be chosen is chosen, and the claimant's own rows hold the chosen values.
+//! Invariant 5: every slot claimed to be chosen is chosen, and the claimant's own rows hold the chosen values.
 
 use paxos_common::paxos::slot::Slot;
 
 use super::{chosen_is_final::Chosen, promises_are_kept::DiskRows};
 
-/// How far each acceptor's claim was checked against its disk.
+/// End of each acceptor's claims checked against its disk.
 pub(crate) struct Watermarks {
     checked_to: Vec<Slot>,
 }
@@ -16,12 +16,12 @@ impl Watermarks {
         }
     }
 
-    /// Its disk went back.
+    /// The disk of an acceptor went back.
     pub(crate) fn lost(&mut self, acceptor: usize) {
         self.checked_to[acceptor] = Slot::ZERO;
     }
 
-    /// Somebody says that every slot below `claimed` is chosen.
+    /// A process claims that every slot below `claimed` is chosen.
     pub(crate) fn claimed(chosen: &Chosen, who: &str, claimed: Slot) {
         assert!(
             claimed <= chosen.prefix(),
@@ -30,7 +30,7 @@ impl Watermarks {
         );
     }
 
-    /// An acceptor's watermark, in memory or on its disk.
+    /// Checks an acceptor's watermark, in memory or on the disk.
     pub(crate) fn acceptor(&mut self, chosen: &Chosen, acceptor: usize, claimed: Slot, rows: &DiskRows) {
         Self::claimed(chosen, "an acceptor", claimed);
         let checked_to = &mut self.checked_to[acceptor];
@@ -40,7 +40,7 @@ impl Watermarks {
         }
     }
 
-    /// An acceptor writes a row: what it claimed before must stay true.
+    /// An acceptor writes a row: earlier claims must stay true.
     pub(crate) fn written(&self, chosen: &Chosen, acceptor: usize, slot: Slot, rows: &DiskRows) {
         if slot < self.checked_to[acceptor] {
             Self::row(chosen, acceptor, slot, rows);

@@ -1,8 +1,8 @@
-//! A modelled acceptor: the real core, the disk that survives, and the group that is on its way there.
+//! A modelled acceptor: the real core, the disk that survives, and the group on its way to the disk.
 //!
-//! Deciding a request and making it durable are two steps. Between them a crash takes the group away with all its
-//! answers; what comes in meanwhile joins the group, or waits in the network. In scenarios that say so, a commit is two
-//! steps itself: readers of the disk see the group first, and memory takes it in later.
+//! Deciding a request and making the decision durable are two steps. A crash between the two steps loses the group with
+//! all its answers. Requests received in between join the group or wait in the network. With `readable_first`, a commit
+//! itself has two steps: readers of the disk see the group first, and memory takes the group in later.
 
 use std::{collections::BTreeMap, hash::Hash};
 
@@ -37,9 +37,9 @@ pub(crate) fn uuid(place: usize) -> AcceptorUuid {
 pub(crate) struct Open {
     group: Group,
     answers: Vec<Answer>,
-    /// Every vote that was decided, also those whose rows were written over in the same group.
+    /// All decided votes, including votes whose rows were overwritten within the same group.
     votes: Vec<(Slot, Ballot, Value)>,
-    /// The disk holds the group, and its readers see the group.
+    /// The disk holds the group, and readers of the disk see the group.
     pub(crate) readable: bool,
 }
 
@@ -65,7 +65,7 @@ impl Open {
     }
 }
 
-/// Pages of a promise that are still to be read.
+/// Unread pages of a promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Reading {
     to: Node,
@@ -97,7 +97,7 @@ impl AcceptorNode {
         }
     }
 
-    /// Takes up again from what is durable.
+    /// Restarts from the durable state.
     pub(crate) fn recover(&mut self) {
         self.open = None;
         self.reading.clear();
@@ -106,26 +106,26 @@ impl AcceptorNode {
     }
 }
 
-/// Keeps a set in the order of the hashes: in which order its members came makes no other state.
+/// Inserts into a set kept in the order of hashes, so that the order of insertion makes no separate state.
 fn insert<T: Hash>(set: &mut Vec<T>, member: T) {
     if let Err(place) = set.binary_search_by_key(&hash_of(&member), hash_of) {
         set.insert(place, member);
     }
 }
 
-/// What happens to an acceptor.
+/// An event at an acceptor.
 #[derive(Clone, Debug, Hash)]
 pub(crate) enum Input<'a> {
     Receive(&'a Shared<Envelope>),
-    /// The open group is on the disk, whole; or memory takes in what is on the disk already.
+    /// The whole open group reaches the disk, or memory takes in a group already on the disk.
     Commit,
-    /// Power off and on: what is pending is gone.
+    /// Power off and on: everything pending is lost.
     Crash,
-    /// One page of a promise is read, which may find that another ballot is promised by now.
+    /// A single page of a promise is read. A higher ballot may have been promised by then.
     ReadPage(Reading),
-    /// A row cannot be read from now on, and somebody finds out.
+    /// A row becomes unreadable, and a reader notices.
     Damage(Slot),
-    /// A frame is read for a learner, from its first unlearned slot on.
+    /// A frame is read for a learner, starting at the learner's first unlearned slot.
     Show {
         learner: usize,
         from: Slot,
@@ -155,14 +155,14 @@ impl AcceptorStep<'_> {
         }
     }
 
-    /// Decides a request into the open group, or into one of its own.
+    /// Decides a request into the open group, or into a new group.
     fn receive(&mut self, from: Node, message: &Message) {
         if let Message::Fetch(number, first, to) = message {
             self.fetch(from, *number, *first, *to);
             return;
         }
         if let Message::Tail(nonce) = message {
-            // From memory, which shows every commit whose answers have left.
+            // From memory, because memory shows every commit whose answers have left.
             let tail = Tail {
                 voted_to: self.node.core.voted_to(),
                 trimmed_to: self.node.core.trimmed_to(),
@@ -178,7 +178,7 @@ impl AcceptorStep<'_> {
             readable: false,
         });
         match decide(&self.node.core, &self.node.disk, &mut open.group, from, message) {
-            // A heartbeat has no number, and no answer.
+            // A heartbeat has no number and no answer.
             Ok(Answer::Message(_, Message::Answer(_, 0, AcceptAnswer::Accepted { .. })))
                 if is_heartbeat(message) => {}
             Ok(answer) => {
@@ -245,7 +245,7 @@ impl AcceptorStep<'_> {
         self.show_commit(&rows);
     }
 
-    /// Every slot below is chosen, and the rows hold the chosen values.
+    /// Claims that every slot below `claimed` is chosen and that the rows hold the chosen values.
     fn claim_watermark(&mut self, claimed: Slot) {
         let value = |slot| Some(self.node.disk.rows.get(&slot)?.1.clone());
         match Slot::ZERO.to(claimed).map(value).collect() {
@@ -254,7 +254,7 @@ impl AcceptorStep<'_> {
         }
     }
 
-    /// Takes a group into memory and lets its answers leave, as they were decided.
+    /// Takes a group into memory and releases its answers unchanged.
     fn release(&mut self, Open { group, answers, .. }: Open) {
         self.node.core.committed(group);
         self.tamper_with_memory();
@@ -274,7 +274,7 @@ impl AcceptorStep<'_> {
         }
     }
 
-    /// Lets a message leave, after holding it against what is durable.
+    /// Sends a message, after checking the message against the durable state.
     fn answer(&mut self, to: Node, mut message: Message) {
         let disk = &self.node.disk;
         let durable = match &message {
@@ -335,7 +335,7 @@ impl AcceptorStep<'_> {
         }
     }
 
-    /// Reads rows below its own watermark, for a leader that repairs.
+    /// Reads rows below this acceptor's own watermark, for a leader that repairs.
     fn fetch(&mut self, asker: Node, number: u64, first: Slot, to: Slot) {
         let value = |slot| Some((slot, self.node.disk.row(slot)?.accepted?.1));
         let values = first
@@ -362,7 +362,7 @@ impl AcceptorStep<'_> {
         self.node.recover();
     }
 
-    /// Tells learners what was just made durable.
+    /// Sends the rows of the latest commit to all learners.
     fn show_commit(&mut self, rows: &BTreeMap<Slot, (Ballot, Value)>) {
         let chosen_to = self.node.core.known_to();
         let frame: Vec<Row> = rows

@@ -1,12 +1,13 @@
-//! Each planted bug, and the scenario that finds it.
+//! Each planted bug, with the scenario that finds the bug.
 //!
-//! Planted in the cluster: whatever touches promises, votes, values, watermarks, repair, learners and reads. Planted
-//! where clusters form: a second step too early, a second list. Planted where disks go back: a counter alone. `cargo test
-//! --test model -- --nocapture` prints after how many states, and how deep, each is found.
+//! Bugs planted in the cluster concern promises, votes, values, watermarks, repair, learners and reads. Bugs planted in
+//! forming: a second step too early, a second list. Bugs planted in the guard against rolled-back disks: a counter
+//! alone, an untrusted acceptor heard, a cut list taken as proof, a new run counted unasked. `cargo test --test model
+//! -- --nocapture` prints the number of states and the depth at which each bug is found.
 //!
-//! Not expressible here: a slow reader that blocks the acceptor, and lost frames never sent again, for nothing has to
-//! arrive in this model; pages that outlive their promise, which the simulator finds; what is not there yet, which is
-//! sessions and trimming.
+//! Not expressible in this model: a slow reader blocking the acceptor, and lost frames never sent again, because no
+//! message has to arrive in this model. Pages outliving their promise: the simulator finds this bug. Sessions and
+//! trimming: not modelled yet.
 
 use super::{
     climb::Case,
@@ -21,7 +22,7 @@ use Bug::*;
 use Spend::{Campaign, Check, Crash, Damage, Heartbeat, Read, Repeat, Report, Restart, RestartLearner};
 
 const TWO_EACH: &[&[usize]] = &[&[0, 1], &[1, 2]];
-/// The first reaches a quorum, the second all.
+/// The first proposer reaches a quorum, the second reaches all acceptors.
 const TWO_AND_ALL: &[&[usize]] = &[&[0, 1], &[0, 1, 2]];
 const FIRST_ALONE: &[&[usize]] = &[&[0, 1], &[]];
 
@@ -101,7 +102,8 @@ pub fn planted() -> Vec<Case> {
             LeaderCountsVotesOfOtherBallots,
             "votes of different ballots counted together, by a leader",
             Scenario {
-                // The second proposer deposes the first, which then leads again and has another command for the slot.
+                // The second proposer preempts the first. Then the first leads again, with a different command for the
+                // slot.
                 reach: &[&[0, 1, 2], &[1, 2]],
                 commands: &[2, 0],
                 batches_in_flight: 1,

@@ -1,4 +1,4 @@
-//! Climbing a rung: one check from its first state to its last, or to its bound.
+//! Climbing a rung of the ladder: a check runs from the first state to the last state, or to a bound.
 
 use std::{
     fmt::{self, Debug},
@@ -17,7 +17,7 @@ use super::{
     sights::{Sight, Sights},
 };
 
-/// What a check found.
+/// The result of a check.
 pub struct Climbed {
     pub name: &'static str,
     /// Steps taken.
@@ -25,15 +25,15 @@ pub struct Climbed {
     pub unique_states: usize,
     pub depth: usize,
     pub took: Duration,
-    /// Every state was seen.
+    /// Whether every state was seen.
     pub is_complete: bool,
-    /// A broken property, and the steps that lead there.
+    /// A broken property, with the steps leading to the break.
     pub broken: Option<(&'static str, Vec<String>)>,
-    /// What was expected to be seen, and was not.
+    /// Expected sights that never occurred.
     pub missing: Vec<Sight>,
 }
 
-/// The order in which states are visited.
+/// The order of visiting states.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// Needs little memory.
@@ -42,7 +42,7 @@ pub enum Order {
     BreadthFirst,
 }
 
-/// What is climbed.
+/// A scenario to check, for one of the models.
 #[derive(Clone)]
 pub enum Case {
     Cluster(Scenario),
@@ -60,7 +60,7 @@ impl Case {
     }
 }
 
-/// Checks a case until all is seen, something breaks, or so many steps are taken.
+/// Checks a case until every state is seen, a property breaks, or `states_max` steps are taken.
 pub fn climb(case: Case, order: Order, states_max: usize) -> Climbed {
     let name = case.name();
     let begun = Instant::now();
@@ -105,7 +105,7 @@ where
     M::State: Debug + Hash + Send + Sync + Clone + PartialEq,
     M::Action: Debug + Clone + PartialEq + Send + Sync,
 {
-    // One thread finds the same shortest counterexample each time.
+    // A single thread finds the same shortest counterexample each time.
     let threads = match order {
         Order::DepthFirst => std::thread::available_parallelism().map_or(1, usize::from),
         Order::BreadthFirst => 1,
@@ -151,7 +151,7 @@ where
     }
 }
 
-/// Heads a table of checks.
+/// Heading for a table of checks.
 pub const HEADING: &str =
     "model                                                    steps     states  depth     time  all?";
 

@@ -1,4 +1,4 @@
-//! The model: what a state of a cluster is, which steps it allows, and what must hold after each.
+//! The model: the states of a cluster, the possible steps in each state, and the properties checked after each step.
 
 use std::{
     fmt,
@@ -34,7 +34,7 @@ pub(crate) struct Cluster {
     pub(crate) memory: Memory,
 }
 
-/// Steps of single processes, computed once.
+/// Steps of single processes, each computed once.
 #[derive(Default)]
 pub(crate) struct Memory {
     pub(crate) acceptors: Memo<AcceptorNode>,
@@ -49,27 +49,27 @@ pub(crate) struct State {
     pub(crate) learners: Vec<Shared<LearnerNode>>,
     pub(crate) network: Network,
     pub(crate) ledger: Shared<Ledger>,
-    /// What is left of the faults and firings that the scenario allows.
+    /// Remaining faults and timer firings of the scenario's allowance.
     pub(crate) left: Allowance,
     pub(crate) broken: Option<Broken>,
 }
 
-/// What may happen next.
+/// A possible next step.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Action {
     Deliver(Shared<Envelope>),
-    /// Somebody takes in what was taken in before.
+    /// A process receives an already delivered message again.
     Repeat(Shared<Envelope>),
-    /// The open group of an acceptor is durable, or taken into memory.
+    /// The open group of an acceptor becomes durable, or memory takes in the durable group.
     Commit(usize),
-    /// An acceptor loses power, and is back.
+    /// An acceptor loses power and restarts.
     Crash(usize),
     ReadPage(usize, Reading),
     Damage(usize, Slot),
     Fire(usize, Timer),
-    /// Nobody answers a proposer for long.
+    /// A proposer gets no answer for a long time.
     Silence(usize),
-    /// A proposer dies, and another starts in its place.
+    /// A proposer dies, and a new process starts in its place.
     Restart(usize),
     Report {
         acceptor: usize,
@@ -82,9 +82,9 @@ pub(crate) enum Action {
     },
     SwitchFeed(usize, usize),
     RestartLearner(usize, Slot),
-    /// Somebody asks a learner for a linearizable read.
+    /// A client asks a learner for a linearizable read.
     Read(usize),
-    /// A learner's reads have waited for as long as they may.
+    /// The reads of a learner have waited up to their limit.
     Limit(usize),
 }
 
@@ -120,7 +120,7 @@ impl fmt::Debug for Action {
 }
 
 impl Action {
-    /// What it uses up of the scenario's allowance.
+    /// The part of the scenario's allowance used by this action; `None` if the action is unlimited.
     pub(crate) fn spends(&self) -> Option<Spend> {
         match self {
             Self::Repeat(_) => Some(Spend::Repeat),
@@ -181,10 +181,11 @@ impl Cluster {
         }
     }
 
-    /// Takes steps one after the other, whatever the scenario allows: for what has happened before a check begins.
+    /// Takes the steps of a script in order, ignoring the scenario's allowance. Produces the past of a cluster before a
+    /// check begins.
     ///
     /// # Panics
-    /// When none that fits is possible, or it breaks something.
+    /// If no step fits the next entry of the script, or a step breaks a property.
     pub(crate) fn play(&self, mut state: State, script: &[fn(&Action) -> bool]) -> State {
         state.left = Allowance::unlimited();
         for (number, fits) in script.iter().enumerate() {
@@ -199,7 +200,7 @@ impl Cluster {
         state
     }
 
-    /// Whether delivering can change anything now.
+    /// Whether delivery can change anything now.
     fn is_deliverable(&self, state: &State, envelope: &Envelope) -> bool {
         match envelope.to {
             Node::Acceptor(place) => {
@@ -219,7 +220,7 @@ impl Cluster {
         }
     }
 
-    /// Whether what a reader of this acceptor's disk finds may leave: memory shows the same commit.
+    /// Whether data read from this acceptor's disk may leave: memory must show the same commit.
     fn shows_pages(&self, node: &AcceptorNode) -> bool {
         self.has(Bug::PageShownBeforeMemory) || node.core.stamp().covers(node.disk.commit_counter)
     }
@@ -291,8 +292,8 @@ impl Model for Cluster {
         if state.broken.is_some() {
             return;
         }
-        // A commit that nothing can prevent or join any more is put before everything else: all other steps leave it
-        // as it is, and it leaves them as they are.
+        // Without crashes and without groups of many, no step can prevent or join an unwritten commit. The commit goes
+        // first, as the only action: the commit and all other steps leave each other unchanged.
         if state.left.of(Spend::Crash) == 0 && !self.scenario.groups {
             let is_unwritten = |node: &Shared<AcceptorNode>| {
                 let open = node.open.as_ref();
@@ -341,7 +342,7 @@ impl Model for Cluster {
     }
 
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
-        // A core that panics has found its own invariants broken: that is a finding, not the end of the search.
+        // A panicking core has found its own invariants broken. The panic is a finding, not the end of the search.
         catch_unwind(AssertUnwindSafe(|| self.step(last, &action))).unwrap_or_else(|_| {
             Some(State {
                 broken: Some(Broken::NobodyHalts),

@@ -1,4 +1,4 @@
-//! A modelled acceptor's disk: what survives a crash, and how it is read.
+//! The disk of a modelled acceptor: the state that survives a crash, and the reading of this state.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use paxos_common::paxos::{
     value::Value,
 };
 
-/// What survives.
+/// The state that survives a crash.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Disk {
     uuid: AcceptorUuid,
@@ -23,7 +23,7 @@ pub(crate) struct Disk {
     leader_address: Arc<str>,
     pub(crate) chosen_to: Slot,
     pub(crate) rows: BTreeMap<Slot, (Ballot, Value)>,
-    /// Rows that fail their checksum.
+    /// Rows with a wrong checksum.
     pub(crate) damaged: BTreeSet<Slot>,
 }
 
@@ -40,7 +40,7 @@ impl Disk {
         }
     }
 
-    /// A whole group, in one commit.
+    /// Writes a whole group in one commit.
     pub(crate) fn write(&mut self, write: &Write<'_>) {
         self.commit_counter = write.commit_counter;
         self.promised = write.promised;
@@ -79,7 +79,7 @@ impl Disk {
         })
     }
 
-    /// The first rows from `from` on, and whether there are no more.
+    /// The first rows at or above `from`, at most `rows_max`, and whether no row follows.
     pub(crate) fn rows_from(&self, from: Slot, rows_max: usize) -> (Vec<Row>, bool) {
         let mut slots = self.rows.range(from..).map(|(slot, _)| *slot);
         let rows = slots
@@ -90,7 +90,7 @@ impl Disk {
         (rows, slots.next().is_none())
     }
 
-    /// One page of a promise, all of it of one moment.
+    /// One page of a promise, read as of a single moment.
     pub(crate) fn page(&self, from: Slot, rows_max: usize) -> PromisePage {
         let (rows, last) = self.rows_from(from, rows_max);
         PromisePage {

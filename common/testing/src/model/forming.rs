@@ -1,8 +1,8 @@
-//! Forming, modelled: the real cores of proposers and acceptors, while proposers die and a disk is lost.
+//! A model of forming: the real cores of proposers and acceptors, while proposers die and a disk is lost.
 //!
-//! A proposer calls several acceptors at once, waits for what answers come in time, and then goes on, as its driver does.
-//! Calls may be lost, and may be carried out long after their caller gave up. All lists of a scenario share an acceptor
-//! that keeps its disk: of any two lists at most one can become a cluster.
+//! Like its driver, a proposer calls several acceptors at once, waits for the answers that come in time, and then
+//! continues. Calls may be lost, or carried out long after the caller gave up. All lists of a scenario share an
+//! acceptor that keeps its disk. So of any two lists, at most one can become a cluster.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,11 +24,11 @@ use super::sights::{Sight, Sights};
 #[derive(Clone)]
 pub struct Scenario {
     pub(crate) name: &'static str,
-    /// The acceptors that each proposer was given.
+    /// The list of acceptors given to each proposer.
     pub(crate) lists: &'static [&'static [usize]],
-    /// How many proposers may die.
+    /// Limit of proposers that die.
     pub(crate) deaths: u8,
-    /// How many disks may be lost, of those acceptors that may lose theirs.
+    /// Limit of lost disks, all among the acceptors in `wiped`.
     pub(crate) wipes: u8,
     pub(crate) wiped: &'static [usize],
     pub(crate) expected: &'static [Sight],
@@ -36,7 +36,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Two proposers with the same list of three, one of whom may die.
+    /// Two proposers with the same list of three acceptors. At most one of the proposers dies.
     pub(crate) fn agreeing(name: &'static str) -> Self {
         Self {
             name,
@@ -49,7 +49,7 @@ impl Scenario {
         }
     }
 
-    /// Two proposers whose lists of three share two acceptors.
+    /// Two proposers with differing lists of three acceptors. The lists share two acceptors.
     pub(crate) fn differing(name: &'static str) -> Self {
         Self {
             lists: &[&[0, 1, 2], &[0, 1, 3]],
@@ -60,7 +60,7 @@ impl Scenario {
 }
 
 impl Scenario {
-    /// The same with lists of two, which share one acceptor if they differ.
+    /// The same scenario with lists of two acceptors. Differing lists share one acceptor.
     pub(crate) fn of_two(self) -> Self {
         let differ = self.lists[0] != self.lists[1];
         Self {
@@ -75,12 +75,12 @@ impl Scenario {
     }
 }
 
-/// What is done wrong.
+/// A planted bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bug {
-    /// A proposer that finds one acceptor forming takes all for forming.
+    /// As soon as a proposer finds a forming acceptor, the proposer takes all acceptors for forming.
     CompletesBeforeAllStored,
-    /// An acceptor that is forming takes another list.
+    /// A forming acceptor accepts a different list.
     TakesAnotherList,
 }
 
@@ -91,35 +91,35 @@ pub(crate) struct Formation {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct State {
-    /// By address.
+    /// Acceptors by address.
     acceptors: Vec<Acceptor>,
-    /// `None`: dead, or done.
+    /// `None`: dead or done.
     proposers: Vec<Option<Forming>>,
     calls: BTreeSet<Call>,
-    /// What proposers were answered since they called last.
+    /// Answers to each proposer since its latest calls.
     reports: BTreeSet<(usize, Told)>,
     deaths_left: u8,
     wipes_left: u8,
-    /// A proposer died when some had stored its list, and none was formed.
+    /// A proposer died after an acceptor had stored a list, and before any acceptor was formed.
     died_midway: bool,
-    /// Who ever stored which list.
+    /// Every list ever stored, with the storing acceptor.
     stored: BTreeSet<(AcceptorUuid, ClusterId)>,
-    /// The clusters that ever had a formed member: whoever is formed may have voted.
+    /// Every cluster that ever had a formed member, with its list. A formed member may have voted.
     formed: BTreeMap<ClusterId, Vec<AcceptorUuid>>,
-    /// A proposer took for formed what no acceptor was.
+    /// A proposer took a cluster for formed, although no acceptor had ever been a formed member of this cluster.
     is_deceived: bool,
 }
 
-/// A call under way to an acceptor.
+/// A pending call to an acceptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Call {
-    /// `None`: nobody waits for its answer any more.
+    /// `None`: the caller no longer waits for the answer.
     proposer: Option<usize>,
     address: usize,
     step: Step,
 }
 
-/// What is asked for.
+/// The request of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Step {
     Tell,
@@ -127,7 +127,7 @@ enum Step {
     Complete(List),
 }
 
-/// The uuids of a configuration, a bit each.
+/// The uuids of a configuration, a bit for each uuid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct List(u64);
 
@@ -154,15 +154,15 @@ enum Far {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// A proposer takes in what it was answered, and does what its core says next.
+    /// A proposer takes in the received answers, and carries out the next action of its core.
     Next(usize),
-    /// An acceptor carries a call out, durably, and answers.
+    /// An acceptor carries out a call durably, and answers.
     Answer(Call),
     Die(usize),
     Wipe(usize),
 }
 
-/// A disk that was lost is followed by one with another uuid.
+/// Difference between the uuid of a lost disk and the uuid of the replacement disk.
 const WIPED: u128 = 16;
 
 fn address(place: usize) -> Arc<str> {
@@ -210,7 +210,7 @@ fn configuration(list: List) -> Configuration {
     Configuration::new(members, quorum, quorum).expect("majorities intersect")
 }
 
-/// Where the acceptor of a uuid is.
+/// The place of the acceptor with this uuid.
 fn place(uuid: u128) -> usize {
     usize::try_from(uuid % WIPED).expect("few acceptors") - 1
 }
@@ -240,7 +240,8 @@ fn report(told: Told) -> FormReport {
 }
 
 impl State {
-    /// Carries out a call; a refusal is answered by what the acceptor holds, for which a driver asks.
+    /// Carries out a call. The answer is always the acceptor's membership: a driver asks for the membership after a
+    /// refusal.
     fn carry_out(&mut self, call: Call, formation: &Formation) {
         self.calls.remove(&call);
         let acceptor = &mut self.acceptors[call.address];
@@ -277,7 +278,8 @@ impl State {
         }
     }
 
-    /// Nobody waits for the answers to a proposer's calls any more: those that change nothing are as good as lost.
+    /// Ends a proposer's wait for answers. Calls without an effect on acceptors are dropped: without a waiting caller,
+    /// such calls count as lost.
     fn give_up(&mut self, proposer: usize) {
         let late = |call: Call| {
             let is_its = call.proposer == Some(proposer);
@@ -290,7 +292,7 @@ impl State {
         self.reports.retain(|(to, _)| *to != proposer);
     }
 
-    /// Lets a proposer take in what it was answered, and do what its core says.
+    /// Lets a proposer take in the received answers, and carries out the next action of its core.
     fn go_on(&mut self, proposer: usize, formation: &Formation) {
         for (to, told) in self.reports.clone() {
             if to == proposer {
@@ -358,7 +360,7 @@ impl State {
         forming.report(report(told));
     }
 
-    /// Whoever is formed had all members of its list store it.
+    /// Whether every member of every formed cluster had stored the cluster's list.
     fn all_had_stored(&self) -> bool {
         let mut formed = self.formed.iter();
         formed.all(|(cluster, members)| {
@@ -368,7 +370,7 @@ impl State {
         })
     }
 
-    /// No acceptor is a member under a uuid that its cluster's list does not have.
+    /// Whether every acceptor with a stored list has a uuid from this list.
     fn members_are_listed(&self) -> bool {
         self.acceptors.iter().all(|acceptor| {
             let configuration = acceptor.membership().configuration();

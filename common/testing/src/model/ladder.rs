@@ -13,19 +13,19 @@ use Spend::{
     Campaign, Check, Crash, Fill, Heartbeat, Limit, Read, Repeat, Report, RestartLearner, SwitchFeed,
 };
 
-/// What is climbed, and how many states it has.
+/// A case to check, with its number of states.
 pub struct Rung {
     pub case: Case,
-    /// All of them, when they are counted with every test.
+    /// Number of unique states, for rungs that every test run climbs and counts.
     pub unique_states: Option<usize>,
 }
 
-/// Whom each proposer reaches: a phase-1 quorum each, which share one acceptor.
+/// Acceptors reached by each proposer: a phase-1 quorum for each proposer, with one acceptor in common.
 const TWO_EACH: &[&[usize]] = &[&[0, 1], &[1, 2]];
-/// The first reaches all, the second a quorum.
+/// The first proposer reaches all acceptors, the second reaches a quorum.
 const ALL_AND_TWO: &[&[usize]] = &[&[0, 1, 2], &[1, 2]];
 
-/// Rungs that are climbed with every test.
+/// Rungs climbed in every test run.
 pub fn small() -> Vec<Rung> {
     let case = |unique_states, case| Rung {
         case,
@@ -281,7 +281,7 @@ pub fn small() -> Vec<Rung> {
     ]
 }
 
-/// Rungs that take minutes.
+/// Rungs with a run time of minutes.
 pub fn large() -> Vec<Rung> {
     let case = |case| Rung {
         case,

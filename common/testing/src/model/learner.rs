@@ -1,4 +1,4 @@
-//! A modelled learner: the real core, which feed it takes values from, and what its disk holds.
+//! A modelled learner: the real core, the acceptor that feeds values to the learner, and the contents of the disk.
 
 use paxos_common::paxos::{
     learner::Learner,
@@ -24,17 +24,17 @@ pub(crate) struct LearnerNode {
     pub(crate) place: usize,
     pub(crate) core: Learner,
     reading: Reading,
-    /// How many reads it was asked for.
+    /// Number of requested reads.
     reads: u64,
-    /// The timer that was set for them and did not fire.
+    /// Generation of the armed timer for reads, until the timer fires.
     pub(crate) timer: Option<u64>,
-    /// Up to where it wants slots to be filled.
+    /// Exclusive end of the slots that the learner wants filled.
     pub(crate) fill_to: Slot,
-    /// Above every nonce that its runs used.
+    /// Above every nonce used by any run of this learner.
     next_nonce: u64,
-    /// Where values come from; what others send is not taken.
+    /// The acceptor that values are taken from. Values from other acceptors are ignored.
     pub(crate) feed: usize,
-    /// What was handed out, in order, by all runs.
+    /// Values handed out by all runs, in order.
     pub(crate) handed_out: Vec<Value>,
     pub(crate) scratch: LearnerScratch,
 }
@@ -56,16 +56,16 @@ impl LearnerNode {
     }
 }
 
-/// What happens to a learner.
+/// An event at a learner.
 #[derive(Clone, Debug, Hash)]
 pub(crate) enum Input<'a> {
     Receive(&'a Shared<Envelope>),
     SwitchFeed(usize),
-    /// Somebody asks for a linearizable read.
+    /// A client asks for a linearizable read.
     Read,
     /// The timer for reads fires.
     Limit,
-    /// It crashes; of what it handed out its disk holds so many slots.
+    /// The learner crashes. Its disk holds the handed-out slots below the given slot.
     Restart(Slot),
 }
 
@@ -119,7 +119,7 @@ impl LearnerStep<'_> {
         let Node::Acceptor(acceptor) = envelope.from else {
             unreachable!("only acceptors tell learners")
         };
-        // The window is larger than any log here, so that all of it is always taken.
+        // The window is larger than any log of this model, so the core always takes all votes and rows.
         match &envelope.message {
             Message::Votes(ballot, range) => {
                 let ballot = self.tamper_with_votes(*ballot);
@@ -151,7 +151,7 @@ impl LearnerStep<'_> {
         }
     }
 
-    /// Hands an event in to what decides about reads, and does what it wants done.
+    /// Hands an event to the core for reads, and carries out the effects.
     fn tell(&mut self, event: reading::Event) {
         self.node.reading.handle(event);
         for effect in self.node.reading.take_effects() {
@@ -177,7 +177,7 @@ impl LearnerStep<'_> {
         }
     }
 
-    /// Answers a read from all that is applied.
+    /// Answers a read from all applied slots.
     fn answer(&mut self, read: ReadId) {
         let applied = usize::try_from(self.node.core.next().get()).expect("few slots");
         let values = self.node.handed_out[..applied].to_vec();

@@ -1,7 +1,8 @@
-//! What was voted, chosen, proposed and told, kept outside the cluster: every step is held against it.
+//! The ledger of votes, chosen values, proposals and answers, kept outside the cluster. Every step is checked against
+//! the ledger.
 //!
-//! Nothing here shares code with the cores beyond the vocabulary types. It is a function of what was ever sent, so it
-//! adds no states.
+//! The ledger shares no code with the cores beyond the vocabulary types. The ledger is a function of the messages ever
+//! sent, so the ledger adds no states.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,28 +13,28 @@ use paxos_common::paxos::{
     value::Value,
 };
 
-/// Which property a step broke.
+/// The property broken by a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Broken {
-    /// Two values of one slot are chosen.
+    /// Two values of the same slot are chosen.
     Agreement,
-    /// Two values for one (slot, ballot).
+    /// A (slot, ballot) has two values, or a vote for a value not proposed there.
     OneValuePerBallot,
-    /// A value is proposed above the ballot at which another was chosen.
+    /// A value is proposed above the ballot at which a different value was chosen.
     ChosenIsFinal,
-    /// A promise went back, somebody voted below one, or something was told that is not on the disk.
+    /// A promise decreased, an acceptor voted below a promise, or an answer says more than the disk holds.
     PromisesAreKept,
-    /// A watermark claims what is not chosen, or rows below it hold something else.
+    /// A watermark covers an unchosen slot, or a row below the watermark does not hold the chosen value.
     WatermarksAreTrue,
-    /// A learner hands out what is not chosen, or not in order.
+    /// A learner hands out an unchosen value, or hands out values out of order.
     LearnersAgree,
-    /// A caller is told of a slot below which something is not chosen, or of another's.
+    /// A caller is answered with a slot above an unchosen slot, or with the slot of a different command.
     AnswersLeaveNoGap,
-    /// A new command goes below what a promise tells.
+    /// A new command is proposed below a mark reported in a promise, or a campaign requests a slot reported as chosen.
     NewSlotsStartAbove,
-    /// A read misses a write that was answered before it began.
+    /// A read misses a write answered before the read began.
     ReadsAreLinearizable,
-    /// A disk that lost or went back is counted.
+    /// A lost or rolled-back disk is counted.
     LostDisksAreRefused,
     /// A process finds the protocol broken, or a core panics.
     NobodyHalts,
@@ -57,21 +58,21 @@ impl Broken {
     }
 }
 
-/// Votes for one value.
+/// Votes for a single value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Votes {
     value: Value,
-    /// One bit for each acceptor.
+    /// The voters, a bit for each acceptor.
     by: u32,
 }
 
-/// What a read was about.
+/// Circumstances of an answered read.
 pub(crate) struct Saw {
-    /// It had to see a write.
+    /// The read had to see a write.
     pub(crate) earlier_write: bool,
-    /// It saw one that it did not have to see.
+    /// The read saw a write beyond the required writes.
     pub(crate) overlapping_write: bool,
-    /// Several leaders had proposed something.
+    /// Values had been proposed at several ballots.
     pub(crate) failover: bool,
 }
 
@@ -80,9 +81,9 @@ pub(crate) struct Ledger {
     phase2: u32,
     proposed: BTreeMap<(Slot, Ballot), Value>,
     votes: BTreeMap<(Slot, Ballot), Votes>,
-    /// The commands that a writer was answered for, or that a reader saw; empty where nobody reads.
+    /// Commands answered to a writer, or seen by a reader. Empty in a scenario without reads.
     told: BTreeSet<u8>,
-    /// What each read under way must see, by learner.
+    /// Commands that each read under way must see, by learner and read.
     reads: BTreeMap<(usize, ReadId), BTreeSet<u8>>,
     has_readers: bool,
 }
@@ -99,7 +100,7 @@ impl Ledger {
         }
     }
 
-    /// The ballot at which a slot was chosen first, and the value.
+    /// The lowest ballot at which a slot is chosen, and the chosen value.
     pub(crate) fn chosen(&self, slot: Slot) -> Option<(Ballot, &Value)> {
         let mut votes = self.votes_of(slot);
         votes
@@ -107,7 +108,7 @@ impl Ledger {
             .map(|(ballot, votes)| (ballot, &votes.value))
     }
 
-    /// Whether somebody proposed this value for this slot below this ballot.
+    /// Whether this value was proposed for this slot below this ballot.
     pub(crate) fn was_proposed_below(&self, ballot: Ballot, slot: Slot, value: &Value) -> bool {
         let mut below = self.proposed.range((slot, Ballot::ZERO)..(slot, ballot));
         below.any(|(_, proposed)| proposed == value)
@@ -128,7 +129,7 @@ impl Ledger {
         }
     }
 
-    /// A vote is durable.
+    /// A vote becomes durable.
     pub(crate) fn votes(
         &mut self,
         acceptor: usize,
@@ -166,7 +167,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Somebody claims that every slot below this one is chosen.
+    /// A process claims that every slot below `claimed` is chosen.
     pub(crate) fn watermark(&self, claimed: Slot) -> Result<(), Broken> {
         let mut claimed = Slot::ZERO.to(claimed);
         if claimed.all(|slot| self.chosen(slot).is_some()) {
@@ -176,7 +177,7 @@ impl Ledger {
         }
     }
 
-    /// Somebody claims that these values are chosen, in the slots from 0 on.
+    /// A process claims that `values` are the chosen values, in the slots from 0 on.
     pub(crate) fn hold(&self, values: &[Value]) -> Result<(), Broken> {
         let mut slots = (0..).map(|number| Slot::ZERO.plus(number)).zip(values);
         if slots.all(|(slot, held)| self.chosen(slot).is_some_and(|(_, chosen)| chosen == held)) {
@@ -186,7 +187,7 @@ impl Ledger {
         }
     }
 
-    /// A caller is told that its command was chosen.
+    /// A caller learns that its command was chosen.
     pub(crate) fn answers(&mut self, version: Version, command: &[u8]) -> Result<(), Broken> {
         let below = Slot::ZERO
             .to(version.slot)
@@ -212,13 +213,13 @@ impl Ledger {
         }
     }
 
-    /// A reader asks a learner.
+    /// A read begins at a learner.
     pub(crate) fn read_begins(&mut self, learner: usize, read: ReadId) {
         self.reads.insert((learner, read), self.told.clone());
     }
 
-    /// A reader is answered from a state in which these values are applied. No position is trusted: it must have seen
-    /// all commands that anybody was told of before it asked.
+    /// A read is answered from a state with `values` applied. The check trusts no position: the read must have seen
+    /// every command that any client had learned of before the read began.
     pub(crate) fn read_ends(
         &mut self,
         learner: usize,

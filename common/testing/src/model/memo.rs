@@ -1,4 +1,4 @@
-//! Steps of single processes, remembered: many states of a cluster differ only in what others do.
+//! A memory of steps of single processes: many states of a cluster differ only in the other processes.
 
 use std::{
     collections::HashMap,
@@ -7,13 +7,13 @@ use std::{
 
 use super::{outputs::Output, shared::Shared};
 
-/// How many steps are kept: beyond, all are forgotten, and computed again.
+/// Limit of remembered steps. At the limit, all steps are dropped and computed again when needed.
 const STEPS_MAX: usize = 1 << 20;
 
-/// What a process becomes, and what it brings about.
+/// The process after a step, and the outputs of the step.
 pub(crate) type Outcome<T> = (Shared<T>, Arc<[Output]>);
 
-/// Steps by the hashes of the process and of what happens to it.
+/// Steps, keyed by the hashes of the process and of its input.
 pub(crate) struct Memo<T>(Mutex<HashMap<(u64, u64), Outcome<T>>>);
 
 impl<T> Default for Memo<T> {
@@ -36,7 +36,7 @@ impl<T> Memo<T> {
         let known = self.lock().get(&key).cloned();
         known.unwrap_or_else(|| {
             let (after, outputs) = compute();
-            // What does not change stays the very same.
+            // An unchanged process stays the same allocation.
             let after = if after.hash() == node.hash() {
                 node.clone()
             } else {
@@ -52,7 +52,7 @@ impl<T> Memo<T> {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(u64, u64), Outcome<T>>> {
-        // A step that panics does not hold the lock.
+        // A panicking step does not hold the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
 //! A small cluster of the real cores, checked exhaustively.
 //!
-//! `stateright` has an actor model of its own, in which a process saves and sends in one step. Here the commit is a
-//! step apart, so that an answer that leaves too early shows.
+//! In the actor model of `stateright`, a process saves and sends in a single step. In this model the commit is a
+//! separate step, so that a premature answer is visible.
 
 pub(crate) mod acceptor;
 pub mod bugs;

@@ -1,9 +1,9 @@
-//! The network: everything that was ever sent, to be delivered in any order, or never, or more than once.
+//! The network: every message ever sent, delivered in any order, or never, or more than once.
 //!
-//! A message that was sent stays, so loss needs no step of its own: nobody has to deliver. Neither do delay and
-//! reordering. What brought something about counts as delivered: a repetition is a step that a scenario allows so many
-//! times, because a leader asks for more with each answer that it takes for a new one. Learners alone may take in
-//! everything any number of times.
+//! A sent message stays in the network. Loss needs no step of its own, because no message has to be delivered. Delay
+//! and reordering need no step either. A message with an effect counts as delivered. A second delivery is a separate
+//! step, limited by the scenario, because a leader asks for more after each seemingly new answer. Only learners may
+//! receive every message any number of times.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use paxos_common::paxos::{
 
 use super::shared::Shared;
 
-/// A process by its role and place. A proposer that was started anew is another process.
+/// A process by its role and place. A restarted proposer is a different process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Node {
     Acceptor(usize),
@@ -52,14 +52,14 @@ pub(crate) struct Envelope {
     pub(crate) message: Message,
 }
 
-/// A set, kept in the order of the hashes.
+/// A set of messages in the order of their hashes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Network(Arc<Vec<Sent>>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Sent {
     pub(crate) envelope: Shared<Envelope>,
-    /// It was taken in, and brought something about.
+    /// The message was received, and had an effect.
     pub(crate) delivered: bool,
 }
 
@@ -68,7 +68,7 @@ impl Network {
         Self(Arc::new(Vec::new()))
     }
 
-    /// Whatever is under way is lost.
+    /// Loses all messages under way.
     pub(crate) fn clear(&mut self) {
         *self = Self::empty();
     }

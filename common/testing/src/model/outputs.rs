@@ -1,4 +1,4 @@
-//! What a step of one process brings about outside of it: messages, and claims to be held against the ledger.
+//! Outputs of a process step: messages to other processes, and claims to check against the ledger.
 
 use std::sync::Arc;
 
@@ -11,16 +11,16 @@ use paxos_common::paxos::{
 
 use super::{ledger::Broken, network::Envelope, shared::Shared, sights::Sight};
 
-/// Something that a process says, which the ledger must bear out.
+/// A statement by a process, to be confirmed by the ledger.
 #[derive(Clone, Debug)]
 pub(crate) enum Claim {
     Proposes {
         ballot: Ballot,
         slot: Slot,
         value: Value,
-        /// The command came in at this very place.
+        /// The command came from a client of this place.
         is_own: bool,
-        /// The slot is above everything that the promises of this ballot told.
+        /// The slot is at or above every mark reported by the promises of this ballot.
         may_be_new: bool,
         /// The slot is below the proposer's own watermark.
         is_repair: bool,
@@ -31,15 +31,15 @@ pub(crate) enum Claim {
         slot: Slot,
         value: Value,
     },
-    /// Every slot below is chosen.
+    /// Every slot below the given slot is chosen.
     Watermark(Slot),
-    /// These values are chosen, in the slots from 0 on.
+    /// The given values are chosen, in the slots from 0 on.
     Hold(Vec<Value>),
     Answers(Version, u8),
     Learns(Slot, Value),
-    /// A reader asks this learner.
+    /// A read begins at this learner.
     ReadBegins(usize, ReadId),
-    /// It is answered from a state in which these values have been applied.
+    /// The read is answered from a state with the given values applied.
     ReadEnds(usize, ReadId, Vec<Value>),
 }
 
@@ -51,7 +51,7 @@ pub(crate) enum Output {
     Saw(Sight),
 }
 
-/// In the order in which they came about.
+/// Outputs in the order of their creation.
 #[derive(Debug, Default)]
 pub(crate) struct Outputs(Vec<Output>);
 

@@ -1,4 +1,4 @@
-//! What has happened before a check begins: clusters with a past, led there by the model's own steps.
+//! The past of a cluster before a check begins, produced by the model's own steps.
 
 use paxos_common::paxos::{proposer::Timer, slot::Slot};
 
@@ -7,7 +7,7 @@ use super::{
     network::{Message, Node},
 };
 
-/// Slot 0 is chosen by the first two acceptors; the first alone knows. Then the leader dies.
+/// The first two acceptors choose slot 0, and only the first acceptor knows. Then the leader dies.
 pub(crate) fn one_knower(cluster: &Cluster, state: State) -> State {
     let mut state = cluster.play(
         state,
@@ -35,8 +35,8 @@ pub(crate) fn one_knower(cluster: &Cluster, state: State) -> State {
     state
 }
 
-/// The first proposer leads by the promises of the first two acceptors, and the first has voted for its command;
-/// each commit is readable a step before memory shows it.
+/// The first proposer leads with the promises of the first two acceptors, and the first acceptor has voted for the
+/// proposer's command. Each commit is readable one step before memory shows the commit.
 pub(crate) fn readable_reign(cluster: &Cluster, state: State) -> State {
     cluster.play(
         state,
@@ -57,8 +57,8 @@ pub(crate) fn readable_reign(cluster: &Cluster, state: State) -> State {
     )
 }
 
-/// The first acceptor votes at a first ballot; then the two others choose another value at a second. Both leaders take
-/// themselves for one, and all that was sent may yet arrive.
+/// The first acceptor votes at a first ballot. Then the two other acceptors choose a different value at a second
+/// ballot. Both leaders believe that they lead, and every sent message may still arrive.
 pub(crate) fn older_row(cluster: &Cluster, state: State) -> State {
     cluster.play(
         state,

@@ -1,4 +1,4 @@
-//! A modelled proposer: the real core, the timers that it armed, and what a driver does with its effects.
+//! A modelled proposer: the real core, the armed timers, and the driver's handling of effects.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -30,31 +30,31 @@ const LEADER_TIMEOUT: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ProposerNode {
     pub(crate) core: Proposer,
-    /// Its clock: it moves when nobody answers for long.
+    /// The proposer's clock. Advances when no answer arrives for a long time.
     now: Duration,
-    /// Which process of this place it is.
+    /// Number of this process among the processes of its place.
     pub(crate) run: usize,
-    /// The latest generation of each timer that was armed and did not fire.
+    /// Latest generation of each armed timer, until the timer fires.
     pub(crate) timers: BTreeMap<Timer, u64>,
     marks: Marks,
-    /// The highest watermark that reports told.
+    /// Highest watermark in any report.
     known_to: Slot,
     pub(crate) scratch: ProposerScratch,
 }
 
-/// What the promises of its latest campaign told, kept apart from the core.
+/// Marks reported by the promises of the latest campaign, kept separately from the core.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Marks {
     ballot: Ballot,
-    /// The first slot that was asked for.
+    /// First requested slot.
     from: Slot,
-    /// How far each acceptor has told without a gap: what comes after a lost page does not count.
+    /// End of each acceptor's report without a gap. Pages after a lost page do not count.
     covered: BTreeMap<AcceptorUuid, Slot>,
     highest: Slot,
 }
 
 impl ProposerNode {
-    /// A process that has just started, to which every acceptor is open and says that nobody leads.
+    /// A new process. Every acceptor is connected, and reports that no proposer leads.
     pub(crate) fn started(
         place: usize,
         run: usize,
@@ -65,7 +65,7 @@ impl ProposerNode {
         let limits = Limits {
             batch_commands_max: 1,
             batches_in_flight_max: scenario.batches_in_flight,
-            // One slot in a message, so that each can be lost alone.
+            // A message has a single slot, so that each slot can be lost alone.
             message_bytes_max: 0,
             ..Limits::default()
         };
@@ -109,7 +109,7 @@ impl ProposerNode {
         node
     }
 
-    /// Whether a timer may fire: it is armed, and the phase waits for it.
+    /// Whether a timer may fire: the timer is armed, and the phase waits for the timer.
     pub(crate) fn awaits(&self, timer: Timer) -> bool {
         let of_phase = match (timer, self.core.phase()) {
             (Timer::Election, Phase::Standby)
@@ -128,7 +128,7 @@ impl ProposerNode {
         of_phase && self.timers.contains_key(&timer)
     }
 
-    /// Whether it leads, and all that it proposed within the modelled part of the log is chosen.
+    /// Whether the proposer leads, and all its proposals within the modelled part of the log are chosen.
     pub(crate) fn has_nothing_in_flight(&self, slots: u64) -> bool {
         match self.core.phase() {
             Phase::Leading(lead) => lead.chosen_to() >= lead.proposed_to().min(Slot::ZERO.plus(slots)),
@@ -141,7 +141,7 @@ impl ProposerNode {
     }
 }
 
-/// No two processes propose the same command.
+/// A command with a number. No two processes propose the same command.
 pub(crate) fn command(place: usize, run: usize, number: usize) -> u8 {
     u8::try_from(0x10 * (place + 1) + 4 * run + number).expect("few processes")
 }
@@ -158,7 +158,7 @@ fn nobody() -> Leadership {
     }
 }
 
-/// What an acceptor says when nobody was heard for a leader timeout.
+/// The report of an acceptor that has not heard from a leader for a leader timeout.
 fn word(leadership: Leadership, known_to: Slot) -> Word {
     Word {
         heard: Heard::from_leadership(leadership, LEADER_TIMEOUT),
@@ -170,15 +170,15 @@ fn word(leadership: Leadership, known_to: Slot) -> Word {
     }
 }
 
-/// How long nobody answers, for a proposer to give way.
+/// Time without any answer after which a proposer gives way.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// What happens to a proposer.
+/// An event at a proposer.
 #[derive(Clone, Debug, Hash)]
 pub(crate) enum Input<'a> {
     Receive(&'a Shared<Envelope>),
     Fire(Timer),
-    /// An acceptor tells what it knows.
+    /// An acceptor reports its knowledge.
     Report {
         acceptor: usize,
         leadership: Leadership,
@@ -186,7 +186,7 @@ pub(crate) enum Input<'a> {
         sound_to: Slot,
     },
     Fill(Slot),
-    /// Nobody answers for so long that it gives way. Then all report again.
+    /// No answer arrives for so long that the proposer gives way. Then all acceptors report again.
     Silence,
 }
 
@@ -246,7 +246,7 @@ impl ProposerStep<'_> {
         }
     }
 
-    /// Hands an event in, and does what the core wants done.
+    /// Hands an event to the core, and carries out the effects.
     fn tell(&mut self, event: Event) {
         let led = self.node.leads();
         if let (
@@ -264,7 +264,7 @@ impl ProposerStep<'_> {
         self.node.core.handle(event);
         self.node.core.flush();
         let mut effects = self.node.core.take_effects();
-        // Streams are open at once, and what goes first on them is lost: nothing has to arrive in this model.
+        // Streams open at once, and the first message on each stream is lost: no message has to arrive in this model.
         let asked = effects.iter().filter_map(|effect| {
             let Effect::OpenStream(acceptor, first) = effect else {
                 return None;
@@ -288,7 +288,7 @@ impl ProposerStep<'_> {
         match effect {
             Effect::Prepare(acceptor, prepare, scan) => {
                 if scan.is_none() {
-                    // What it was told to be chosen is not asked for again. A campaign under way goes on as it began.
+                    // A campaign does not request slots reported as chosen. A campaign under way keeps its first slot.
                     let begins = prepare.ballot > self.node.marks.ballot;
                     if begins && prepare.from < self.node.known_to {
                         self.outputs.broken(Broken::NewSlotsStartAbove);
@@ -325,7 +325,7 @@ impl ProposerStep<'_> {
             | Effect::ShutStreams(_)
             | Effect::ReportNow
             | Effect::Told(_) => {}
-            // Nobody is heard of, nobody's disk went back here, and nobody is asked to stop.
+            // In this model no live leader is heard of, no disk goes back, and no process is asked to stop.
             Effect::Forward(..)
             | Effect::Reopen(_)
             | Effect::Refused(_)
@@ -338,7 +338,7 @@ impl ProposerStep<'_> {
     fn propose(&mut self, to: AcceptorUuid, accept: Accept) {
         let slots = self.cluster.scenario.slots;
         if accept.proposals.iter().any(|(slot, _)| slot.get() >= slots) {
-            // Beyond the part of the log that is modelled: lost on the way.
+            // Beyond the modelled part of the log: the message is lost.
             return;
         }
         self.outputs.claim(Claim::Watermark(accept.chosen_to));
@@ -378,7 +378,7 @@ impl ProposerStep<'_> {
     }
 }
 
-/// A message from an acceptor as what the core takes in.
+/// The core's event for a message from an acceptor.
 fn received(acceptor: AcceptorUuid, message: Message) -> Event {
     match message {
         Message::Page(ballot, scan, page) => Event::Promised {

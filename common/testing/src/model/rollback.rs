@@ -1,5 +1,5 @@
-//! A disk that goes back, modelled: an acceptor's process runs on an older copy of its disk, and the real guards of
-//! those who had heard of it decide whether it counts. What they pass on is stored by other acceptors, in bounded tables.
+//! A model of a rolled-back disk: an acceptor's process runs on an older copy of its disk, and the real guards of the
+//! observers decide whether the acceptor counts. Other acceptors store the runs passed on to them, in bounded tables.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -11,47 +11,47 @@ use stateright::{Model, Property};
 
 use super::sights::{Sight, Sights};
 
-/// How a disk goes back, and how far all goes.
+/// The course of a rollback, and the bounds of the model.
 #[derive(Clone)]
 pub struct Scenario {
     pub(crate) name: &'static str,
-    /// Those who count the acceptor's answers.
+    /// Number of observers: processes that count the acceptor's answers.
     pub(crate) observers: usize,
-    /// Other acceptors, which store what is passed on to them.
+    /// Number of other acceptors. Each stores the runs passed on to it in a table.
     pub(crate) tables: usize,
-    /// How many of them must tell what they store about a run that is new to an observer. At most one, here.
+    /// Number of other acceptors that must report their tables before an observer counts a new run. At most 1 here.
     pub(crate) others_needed: usize,
-    /// How many runs the acceptor keeps and shows.
+    /// Limit of runs kept and shown by the acceptor.
     pub(crate) runs_max: usize,
-    /// How often the process may start again.
+    /// Limit of restarts of the acceptor's process.
     pub(crate) starts: u64,
-    /// How many commits it may make beside those of its starts.
+    /// Limit of the acceptor's commits, apart from the commits of its starts.
     pub(crate) commits: u64,
-    /// How often an observer may start again, and know nothing.
+    /// Limit of observer restarts. A restarted observer remembers nothing.
     pub(crate) forgets: u64,
-    /// The right disk may be put back.
+    /// Whether the right disk may be put back.
     pub(crate) put_back: bool,
     pub(crate) expected: &'static [Sight],
     pub(crate) bug: Option<Bug>,
 }
 
-/// What is done wrong.
+/// A planted bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bug {
-    /// Runs are not told apart: the commit counter alone is held against what was heard.
+    /// Runs are not distinguished: only the commit counter is compared with the remembered counter.
     CounterAlone,
-    /// What an acceptor says that is not trusted is remembered, and passed on.
+    /// The runs of an untrusted acceptor are remembered and passed on.
     UntrustedIsHeard,
-    /// What is too old to prove anything agrees.
+    /// A remembered run that is too old to prove anything counts as agreement.
     TooOldAgrees,
-    /// What an observer heard itself vouches for a list that was cut.
+    /// Counters heard by the observer itself vouch for a cut list.
     OwnHearingVouches,
-    /// A run that is new to an observer counts by what it was told before.
+    /// An observer counts a new run by its earlier knowledge, without asking the other acceptors.
     NewRunCountsUnasked,
 }
 
 impl Scenario {
-    /// One who counts.
+    /// A scenario with a single observer.
     pub(crate) fn small(name: &'static str) -> Self {
         Self {
             name,
@@ -76,7 +76,7 @@ pub(crate) struct Rollback {
 
 type Commits = BTreeSet<(RunNumber, CommitCounter)>;
 
-/// What a disk holds: its runs, the present one last, and every commit ever made on it, each with its run.
+/// The contents of a disk: its runs, the present run last, and every commit ever made on the disk, each with its run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Disk {
     runs: Vec<Run>,
@@ -94,7 +94,7 @@ impl Disk {
         *self.runs.last().expect("a process has a run")
     }
 
-    /// A start makes its run durable, and drops those beyond the bound.
+    /// Starts a process: makes the new run durable, and drops the oldest runs beyond the bound.
     fn start(&mut self, number: u64, runs_max: usize) {
         let run = Run {
             run: RunNumber::from_random(number),
@@ -116,19 +116,19 @@ impl Disk {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Observer {
     guard: Guard,
-    /// The connection to the present process is open.
+    /// Whether the connection to the present process is open.
     is_open: bool,
-    /// Every commit that it counted, or was told of by a table; kept apart from the guard.
+    /// Every commit counted by the observer or reported by a table. Kept separately from the guard.
     heard: Commits,
-    /// What it passes on though it must not; nothing unless a bug is planted.
+    /// Runs passed on by mistake. Empty unless a bug is planted.
     untrusted: Witnesses,
 }
 
-/// What another acceptor stores.
+/// The table of another acceptor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Table {
     stored: Witnesses,
-    /// Every commit that was counted by those who passed something on.
+    /// Every commit counted by the observers that passed on runs.
     heard: Commits,
 }
 
@@ -136,22 +136,24 @@ struct Table {
 pub(crate) struct State {
     disk: Disk,
     copy: Option<Disk>,
-    /// The disk that was replaced by its copy.
+    /// The right disk, while a copy replaces it.
     right: Option<Disk>,
-    /// Runs that began on a copy.
+    /// Runs started on a copy.
     fork: BTreeSet<RunNumber>,
-    /// Runs that began when every table held a proof against the disk.
+    /// Runs started while every table held a proof against the disk.
     proved: BTreeSet<RunNumber>,
     observers: Vec<Observer>,
     tables: Vec<Table>,
     starts: u64,
     commits: u64,
     forgets: u64,
-    /// Runs of a copy were counted by one who knew no better, and passed on: this is beyond what is promised.
+    /// An observer without a proof counted runs of a copy, and passed these runs on. The guards promise nothing for
+    /// this case.
     fork_passed_on: bool,
-    /// An answer was counted though its disk lacks a commit that the counting side had heard of.
+    /// An answer was counted although the answering disk lacks a commit known to the observer, or although the run was
+    /// started while every table held a proof.
     lost_disk_counted: bool,
-    /// An acceptor that holds all that was ever counted was not trusted when it showed its runs.
+    /// An acceptor whose disk holds every counted commit showed its runs, and was not trusted.
     right_disk_refused: bool,
 }
 
@@ -165,15 +167,15 @@ pub(crate) enum Action {
     GoBack,
     /// The process ends, the right disk is put back, and the process starts again.
     PutBack,
-    /// The acceptor shows its runs to an observer, which then asks a table.
+    /// The acceptor shows its runs to an observer. Then the observer asks the given table.
     Open(usize, Option<usize>),
-    /// It answers one, who counts the answer if its guard lets it.
+    /// The acceptor answers an observer. The observer counts the answer if the guard trusts the acceptor.
     Answer(usize),
-    /// An observer reads what another acceptor stores.
+    /// An observer reads the table of another acceptor.
     Tell(usize, usize),
-    /// An observer reads a table, and passes on what it remembers then.
+    /// An observer reads a table, and then passes on its remembered runs to the table.
     PassOn(usize, usize),
-    /// An observer starts again.
+    /// An observer restarts.
     Forget(usize),
 }
 
@@ -207,7 +209,7 @@ fn holder(table: usize) -> AcceptorUuid {
     AcceptorUuid::from_u128(100 + table as u128)
 }
 
-/// No acceptor: stands for the observer itself where a bug is planted.
+/// Not an acceptor: stands for the observer itself where a bug is planted.
 const ITSELF: AcceptorUuid = AcceptorUuid::from_u128(99);
 
 impl Rollback {
@@ -219,7 +221,7 @@ impl Rollback {
         Guard::with(self.scenario.runs_max, self.scenario.others_needed)
     }
 
-    /// The runs as they are shown.
+    /// The runs as shown to an observer.
     fn shown(&self, disk: &Disk) -> Vec<Run> {
         let run = |number, commit_counter| Run {
             run: RunNumber::from_random(number),
@@ -275,7 +277,7 @@ impl Rollback {
             && !observer.guard.trusts(ACCEPTOR)
             && runs.len() == self.scenario.runs_max
         {
-            // As if the list had shown what it does not reach back to.
+            // As if the list had shown the runs before its oldest run.
             for (run, heard) in state.tables.iter().flat_map(|table| table.stored.of(ACCEPTOR)) {
                 if runs.iter().all(|listed| listed.run != run) && heard < runs[0].commit_counter {
                     runs.insert(
@@ -289,7 +291,7 @@ impl Rollback {
             }
             let _ = observer.guard.introduce(ACCEPTOR, &runs, [], &others);
         }
-        // What a list does not reach back to may be too old for a sound one as well.
+        // For a sound disk with a cut list, too, a remembered run may be too old to prove anything.
         let is_complete =
             self.scenario.runs_max > usize::try_from(self.scenario.starts).unwrap_or(usize::MAX);
         if holds_all && is_complete && !self.has(Bug::CounterAlone) {
@@ -336,7 +338,7 @@ impl Rollback {
         observer.heard.extend(told.heard);
     }
 
-    /// A leader has read a table before it passes anything on to it.
+    /// Passes on an observer's runs to a table. A leader reads a table before passing anything on to the table.
     fn pass_on(state: &mut State, place: usize, table: usize) {
         Self::tell(state, table, place);
         let observer = state.observers[place].clone();
@@ -400,7 +402,7 @@ impl Model for Rollback {
             }
         }
         for (place, observer) in state.observers.iter().enumerate() {
-            // Who does not trust it asks for its runs again.
+            // An observer without trust in the acceptor asks for the runs again.
             if !observer.is_open || !observer.guard.trusts(ACCEPTOR) {
                 match self.scenario.others_needed {
                     0 => actions.push(Action::Open(place, None)),

@@ -1,4 +1,4 @@
-//! What a rung of the ladder consists of, and how far it goes: the bounds that make its states finite.
+//! A rung of the ladder: its cluster, and the bounds that make its states finite.
 
 use super::{
     cluster::{Cluster, State},
@@ -6,7 +6,7 @@ use super::{
     tamper::Bug,
 };
 
-/// Steps of which only so many may happen.
+/// Steps limited in number by a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Spend {
     Campaign,
@@ -25,7 +25,7 @@ pub(crate) enum Spend {
     Limit,
 }
 
-/// How many of each are left.
+/// Remaining number of steps of each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Allowance([u8; Spend::Limit as usize + 1]);
 
@@ -58,30 +58,30 @@ pub struct Scenario {
     pub(crate) phase1: usize,
     pub(crate) phase2: usize,
     pub(crate) proposers: usize,
-    /// Commands that the process of each place has from its start.
+    /// Number of commands given to the process of each place at its start.
     pub(crate) commands: &'static [usize],
-    /// How many new commands a leader has under way.
+    /// Limit of new commands that a leader has under way.
     pub(crate) batches_in_flight: u64,
-    /// Whom the proposers of each place reach: what they send to others is lost.
+    /// Acceptors reached by the proposers of each place. Messages to other acceptors are lost.
     pub(crate) reach: &'static [&'static [usize]],
-    /// How many slots are modelled; messages about others are lost.
+    /// Number of modelled slots. Messages about other slots are lost.
     pub(crate) slots: u64,
     pub(crate) learners: usize,
     pub(crate) page_rows: usize,
-    /// Pages are read in steps of their own, after the promise has become durable.
+    /// Each page is read in a separate step, after the promise has become durable.
     pub(crate) pages_apart: bool,
-    /// Requests may join a group that is not durable yet.
+    /// Requests may join a group before the group is durable.
     pub(crate) groups: bool,
-    /// Readers of the disk see a commit a step before memory shows it.
+    /// Readers of the disk see a commit one step before memory shows the commit.
     pub(crate) readable_first: bool,
-    /// Leaders may ask for what lagging acceptors lack; else those messages are lost.
+    /// Leaders may request rows for lagging acceptors. Otherwise the messages of repair are lost.
     pub(crate) repair: bool,
-    /// Leaders take in answers about what they know to be chosen.
+    /// Leaders take in answers about slots already known to be chosen.
     pub(crate) late_answers: bool,
     pub(crate) allowance: Allowance,
-    /// What has happened before the check begins.
+    /// Produces the past of the cluster before the check begins.
     pub(crate) prefix: fn(&Cluster, State) -> State,
-    /// What must be seen sometimes.
+    /// Sights that must occur at least once.
     pub(crate) expected: &'static [Sight],
     pub(crate) bug: Option<Bug>,
 }

@@ -1,4 +1,4 @@
-//! Parts of a state that states share: cloned by reference, hashed once, copied when they change.
+//! Parts shared between states: cloned by reference, hashed once, copied on change.
 
 use std::{
     hash::{Hash, Hasher},
@@ -8,7 +8,7 @@ use std::{
 
 use xxhash_rust::xxh3::xxh3_64;
 
-/// A value with its hash. A step changes one or two of the parts of a state; all others cost it a reference each.
+/// A value with its hash. A step changes one or two parts of a state. Each other part costs a reference.
 #[derive(Debug)]
 pub(crate) struct Shared<T>(Arc<(u64, T)>);
 
@@ -17,7 +17,7 @@ impl<T: Hash + Clone> Shared<T> {
         Self(Arc::new((hash_of(&value), value)))
     }
 
-    /// Changes a copy, which takes this one's place.
+    /// Changes a copy, and replaces this value with the copy.
     pub(crate) fn change<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
         let mut value = self.0.1.clone();
         let result = change(&mut value);
@@ -64,7 +64,7 @@ pub(crate) fn hash_of<T: Hash>(value: &T) -> u64 {
     xxh3_64(&bytes.0)
 }
 
-/// Gathers what is hashed, to be hashed in one go: many small writes are what makes hashing slow.
+/// Collects the hashed bytes and hashes all bytes in one call: many small writes make hashing slow.
 struct Bytes(Vec<u8>);
 
 impl Hasher for Bytes {

@@ -1,65 +1,65 @@
-//! What must happen sometimes, so that a check that explored nothing of interest fails.
+//! Events that must happen sometimes, so that a check without any interesting step fails.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Something that a step did.
+/// An event observed in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sight {
     Chosen,
-    /// A leader led while another thought that it led.
+    /// A proposer began to lead while another proposer believed to lead.
     Duel,
-    /// A leader was overtaken, and noticed.
+    /// A preempted leader noticed the preemption.
     SteppedDown,
-    /// A leader proposes what another had proposed before it.
+    /// A leader proposed a value first proposed by an earlier leader.
     CarriedOver,
-    /// A leader proposes a no-op.
+    /// A leader proposed a no-op.
     Noop,
-    /// A leader proposes again what is chosen, below its own watermark.
+    /// A leader proposed a chosen value again, below the leader's own watermark.
     Repair,
-    /// A crash took a vote that was not durable.
+    /// A crash lost a vote that was not durable.
     VoteLost,
-    /// A crash took a promise that was not durable.
+    /// A crash lost a promise that was not durable.
     PromiseLost,
-    /// A crash took the answers of a group that readers of the disk saw.
+    /// A crash lost the answers of a group already visible to readers of the disk.
     ReadableUnanswered,
-    /// A crash took a watermark that memory alone held.
+    /// A crash lost a watermark held only in memory.
     WatermarkLost,
-    /// Several requests were made durable by one commit.
+    /// A single commit made several requests durable.
     GroupOfMany,
-    /// A page found that another ballot was promised meanwhile.
+    /// A page found a higher ballot promised meanwhile.
     PageOvertaken,
     PromiseOfManyPages,
     UnknownRowTold,
-    /// A caller was told that its command was chosen.
+    /// A caller learned that its command was chosen.
     Answered,
-    /// Slots were chosen in another order than that of the log.
+    /// Slots were chosen out of log order.
     ChosenAboveGap,
     Learned,
     FeedSwitched,
     LearnerRestarted,
     /// A read was answered.
     Read,
-    /// A read was answered after a write that it had to see.
+    /// A read was answered after a write that the read had to see.
     ReadAfterWrite,
-    /// A read saw a write that was not answered yet when the read began.
+    /// A read saw a write that was still unanswered when the read began.
     ReadOverlapsWrite,
-    /// A read that had to see a write was answered after another had begun to lead.
+    /// A read that had to see a write was answered after a second leader had begun to lead.
     ReadAfterFailover,
-    /// A read was answered that had waited longer than its limit.
+    /// A read was answered after waiting longer than its limit.
     ReadAfterLimit,
     /// A cluster was formed after a proposer had died midway.
     FormedByAnother,
-    /// A proposer was told that lists differ, or that a listed disk was lost.
+    /// A proposer learned that lists differ, or that a listed disk was lost.
     ConflictTold,
-    /// A proposer that found its cluster formed was told of a lost disk.
+    /// A proposer that found its cluster formed learned of a lost disk.
     LostDiskTold,
-    /// An answer was not counted, because of what was remembered of its disk.
+    /// An answer was not counted, because of remembered commits of its disk.
     LostDiskRefused,
-    /// A right disk that was put back was trusted.
+    /// A right disk was put back, and trusted.
     RightDiskTrusted,
 }
 
-/// How often each was seen, over all steps of a check.
+/// Number of times each sight occurred, over all steps of a check.
 #[derive(Default)]
 pub(crate) struct Sights([AtomicU64; Sight::RightDiskTrusted as usize + 1]);
 

@@ -1,4 +1,4 @@
-//! A step of the cluster: one process takes something in, and what it brings about is held against the ledger.
+//! A step of the cluster: one process takes an input, and the outputs are checked against the ledger.
 
 use paxos_common::paxos::{message::AcceptAnswer, slot::Slot};
 
@@ -24,7 +24,7 @@ enum Changed {
 }
 
 impl Cluster {
-    /// The state after an action; `None` if it is the same.
+    /// The state after an action; `None` if the state is unchanged.
     pub(crate) fn step(&self, last: &State, action: &Action) -> Option<State> {
         let changed = self.change(last, action)?;
         let (same, outputs) = match &changed {
@@ -70,8 +70,8 @@ impl Cluster {
         Some(state)
     }
 
-    /// Messages that could only make somebody do less are lost at once: whoever does not get them is one of those who
-    /// do nothing any more.
+    /// Whether a message is lost at once: the message could only make a proposer do less. A proposer without the
+    /// message may do nothing further anyway, so the model loses no behaviour.
     fn is_lost(&self, state: &State, envelope: &Envelope) -> bool {
         let Node::Proposer { place, run } = envelope.to else {
             return false;
@@ -81,11 +81,11 @@ impl Cluster {
             envelope.message,
             Message::PrepareRejected(..) | Message::Answer(_, _, AcceptAnswer::Rejected(_))
         );
-        // Stepping down leads to another campaign, or to nothing.
+        // After stepping down, a proposer campaigns again or does nothing.
         node.run != run || (is_rejection && state.left.of(Spend::Campaign) == 0)
     }
 
-    /// What one process becomes by an action.
+    /// A process after an action.
     fn change(&self, last: &State, action: &Action) -> Option<Changed> {
         Some(match action {
             Action::Deliver(envelope) | Action::Repeat(envelope) => match envelope.to {

@@ -1,4 +1,4 @@
-//! Planted bugs: tampering between the cores and what is around them, never inside.
+//! Planted bugs: tampering at the boundaries of the cores, never inside.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,57 +20,57 @@ use super::{
     proposer::{ProposerNode, ProposerStep},
 };
 
-/// What is done wrong.
+/// A planted bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bug {
-    /// A promise tells nothing of what was accepted.
+    /// A promise leaves out the accepted values.
     AcceptedLeftOutOfPromise,
-    /// An Accept above the promise is granted, and the promise stays.
+    /// An Accept above the promise is granted, and the promise stays unchanged.
     AcceptDoesNotPromise,
-    /// A proposer that starts anew has the number of the one before it.
+    /// A restarted proposer has the number of the previous process.
     BallotReusedAfterRestart,
-    /// A proposer forgets between two campaigns which ballot it used.
+    /// A proposer forgets its used ballot between two campaigns.
     BallotReusedBySameProcess,
     AnswersBeforeTheCommit,
     /// A leader counts votes for its earlier ballots.
     LeaderCountsVotesOfOtherBallots,
     LearnerCountsVotesOfOtherBallots,
-    /// Another answer of the same acceptor counts as another acceptor's.
+    /// A second answer of an acceptor counts as the answer of a different acceptor.
     RepliesCountedInsteadOfAcceptors,
-    /// Values are picked from one promise of the quorum.
+    /// Values are picked from a single promise of the quorum.
     ValuesPickedFromPartOfTheQuorum,
-    /// A leader starts below the watermark that it asked the promises to start from.
+    /// A leader starts below the watermark from which it requested promises.
     StartsBelowFrom,
-    /// A caller is answered as soon as its own slot is chosen.
+    /// A caller is answered as soon as the slot of its command is chosen.
     AnswersAboveAHole,
-    /// A watermark passes over rows of an older ballot than the claimant's.
+    /// A watermark passes over rows of a ballot older than the claimant's ballot.
     WatermarkTrustedForOlderRows,
-    /// A frame's watermark is held to speak for rows of earlier frames.
+    /// A frame's watermark is applied to rows of earlier frames.
     FrameWatermarkForHeldRows,
-    /// A leader claims a watermark that it heard of.
+    /// A leader claims a watermark known only from a report.
     WatermarkByHearsay,
-    /// A page leaves while the disk shows what memory does not.
+    /// A page leaves while the disk shows a commit missing in memory.
     PageShownBeforeMemory,
-    /// A damaged row lowers the watermark that campaigns start from.
+    /// A damaged row lowers the watermark at which campaigns start.
     CampaignFromDamagedRow,
-    /// A row that cannot be read is left out of promises.
+    /// Promises leave out an unreadable row.
     UnreadableRowTakenForEmpty,
-    /// The same, where a leader asks for the sake of repair.
+    /// The same, only in pages requested by a leader for repair.
     RepairTakesUnreadableRowForEmpty,
     LearnerResumesAfterHighest,
-    /// A read takes the answers to an earlier round for answers to its own.
+    /// A read takes answers to an earlier round for answers to its own round.
     ReadReusesEarlierRound,
-    /// Another answer of the same acceptor counts as another acceptor's, for a read.
+    /// For a read, a second answer of an acceptor counts as the answer of a different acceptor.
     ReadCountsReplies,
 }
 
-/// What a tampered acceptor remembers beside its core; nothing when it is not tampered with.
+/// Memory of a tampered acceptor beside its core. Empty without a planted bug.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct AcceptorScratch {
     claimed: Slot,
 }
 
-/// What a tampered proposer remembers beside its core.
+/// Memory of a tampered proposer beside its core.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct ProposerScratch {
     heard: Slot,
@@ -78,7 +78,7 @@ pub(crate) struct ProposerScratch {
     votes: BTreeSet<(Ballot, Slot, usize)>,
 }
 
-/// What a tampered learner remembers beside its core.
+/// Memory of a tampered learner beside its core.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct LearnerScratch {
     held: Vec<Row>,
@@ -91,13 +91,13 @@ impl Cluster {
         self.scenario.bug == Some(bug)
     }
 
-    /// The number of a proposer's process: a fresh one for each.
+    /// The number of a proposer's process: fresh for each process.
     pub(crate) fn id_of(&self, place: usize, run: usize) -> u64 {
         let reuses = self.has(Bug::BallotReusedAfterRestart) || self.has(Bug::BallotReusedBySameProcess);
         (1 + place + if reuses { 0 } else { 2 * run }) as u64
     }
 
-    /// A process that went on, but forgot what it knew.
+    /// Makes a restarted process the same process without its memory.
     pub(crate) fn tamper_with_restart(&self, before: &ProposerNode, node: &mut ProposerNode) {
         if self.has(Bug::BallotReusedBySameProcess) {
             node.run = before.run;
@@ -110,7 +110,7 @@ impl Cluster {
 }
 
 impl AcceptorStep<'_> {
-    /// Spoils what was just written; tells whether memory must follow the disk.
+    /// Spoils the latest commit. Returns whether memory must follow the disk.
     pub(crate) fn tamper_with_commit(&mut self, before: &Disk, has_rows: bool) -> bool {
         let forgets = self.cluster.has(Bug::AcceptDoesNotPromise) && has_rows;
         if forgets {
@@ -127,7 +127,7 @@ impl AcceptorStep<'_> {
         }
     }
 
-    /// Spoils memory after a group was taken in.
+    /// Spoils memory after the core has taken in a group.
     pub(crate) fn tamper_with_memory(&mut self) {
         if self.cluster.has(Bug::WatermarkTrustedForOlderRows) {
             let disk = &mut self.node.disk;
@@ -201,7 +201,7 @@ impl ProposerStep<'_> {
         }
     }
 
-    /// Answers a caller when a quorum has voted for its command, whatever is below.
+    /// Answers a caller when a quorum has voted for the command, even above an unchosen slot.
     fn answer_early(&mut self, ballot: Ballot, slot: Slot, from: usize) {
         let scratch = &mut self.node.scratch;
         scratch.votes.insert((ballot, slot, from));
@@ -215,7 +215,7 @@ impl ProposerStep<'_> {
         }
     }
 
-    /// The watermark of a report, as the core hears of it.
+    /// The watermark of a report as handed to the core.
     pub(crate) fn tamper_with_report(&mut self, chosen_to: Slot, sound_to: Slot) -> Slot {
         let notes = self.cluster.has(Bug::StartsBelowFrom) || self.cluster.has(Bug::WatermarkByHearsay);
         if notes {
@@ -252,7 +252,7 @@ impl ProposerStep<'_> {
 }
 
 impl LearnerStep<'_> {
-    /// The ballot of a vote, as it is counted.
+    /// The ballot at which a vote is counted.
     pub(crate) fn tamper_with_votes(&self, ballot: Ballot) -> Ballot {
         if self.cluster.has(Bug::LearnerCountsVotesOfOtherBallots) {
             Ballot::ZERO
@@ -261,7 +261,7 @@ impl LearnerStep<'_> {
         }
     }
 
-    /// Rows, as the core takes them in.
+    /// The rows as handed to the core.
     pub(crate) fn tamper_with_rows(&mut self, rows: &[Row]) -> Vec<Row> {
         let scratch = &mut self.node.scratch;
         if self.cluster.has(Bug::LearnerResumesAfterHighest) {
@@ -281,7 +281,7 @@ impl LearnerStep<'_> {
         taken
     }
 
-    /// An acceptor's tail, as the core takes it in: from whom, and in answer to what.
+    /// An acceptor's tail as handed to the core: sending acceptors, each with the answered nonce.
     pub(crate) fn tamper_with_tail(&self, acceptor: usize, nonce: u64) -> Vec<(usize, u64)> {
         if self.cluster.has(Bug::ReadReusesEarlierRound) {
             vec![(acceptor, self.node.scratch.nonce)]
@@ -293,7 +293,7 @@ impl LearnerStep<'_> {
         }
     }
 
-    /// Notes the round that the core has begun.
+    /// Notes the round begun by the core.
     pub(crate) fn tamper_with_round(&mut self, nonce: u64) {
         if self.cluster.has(Bug::ReadReusesEarlierRound) {
             self.node.scratch.nonce = nonce;

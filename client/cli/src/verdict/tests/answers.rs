@@ -1,4 +1,4 @@
-//! Proposers and learners by their own answers, by reports, and as remembered.
+//! Proposers and learners by direct answers, by reports, and as remembered by acceptors.
 
 use super::*;
 use crate::verdict::learner as learner_progress;
@@ -7,7 +7,7 @@ use paxos_client::{
     proto::{AcceptorLink, LearnerStatusResponse, ProposerPhase, ProposerStatusResponse},
 };
 
-/// The answer of the proposer that listens on this port.
+/// The answer of the proposer at this port.
 fn own_proposer(port: u16, leading: bool, linked: &[u8]) -> RoleReport<ProposerStatusResponse> {
     let phase = if leading {
         ProposerPhase::Leading

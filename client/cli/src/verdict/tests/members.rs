@@ -1,8 +1,8 @@
-//! Every member of the configuration is judged, and how many more may be lost.
+//! Every member of the configuration is judged, and the number of further acceptors that may be lost.
 
 use super::*;
 
-/// Makes a cluster of five members of it. The last two were not given, and do not answer.
+/// Makes a cluster of five members. The last two were not given, and do not answer.
 fn five_of_which_two_are_dead(status: &mut ClusterStatus) {
     let member = |number: u8| Member {
         acceptor: vec![number; 16].into(),

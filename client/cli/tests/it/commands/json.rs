@@ -1,4 +1,4 @@
-//! What every command prints with `--output json`: no reader changes an integer.
+//! The output of every command with `--output json`: no reader changes an integer.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{Dev, ended, interrupt};
 use crate::harness::{PATIENCE, paxos, run, stdout};
 
-/// Names of fields whose integers have 32 bits: numbers in JSON. All other integers are strings.
+/// Names of fields with integers of 32 bits: numbers in JSON. All other integers are strings.
 const NARROW: [&str; 11] = [
     "alive_interval_ms",
     "in_flight",
@@ -68,7 +68,7 @@ async fn every_command_prints_wide_integers_as_strings_in_json() {
         let mut command = paxos(&[&words[..], &["--output", "json", "--acceptors", &dev.urls]].concat());
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
-        // Commands that go on until a signal comes are read for a few lines.
+        // Commands that run until a signal are read for a few lines.
         let endless = ["watch", "elect"].contains(&words[0]);
         let read = tokio::task::spawn_blocking(move || {
             let lines = output.lines().take(if endless { 2 } else { usize::MAX });
@@ -104,7 +104,7 @@ async fn every_command_prints_wide_integers_as_strings_in_json() {
         .skip_while(|line| !line.starts_with("Commands:"))
         .skip(1);
     for line in commands.take_while(|line| !line.is_empty()) {
-        // Descriptions go on in lines that are indented further.
+        // Descriptions continue in lines with more indentation.
         let Some(name) = line[2..].split(' ').next().filter(|name| !name.is_empty()) else {
             continue;
         };

@@ -1,4 +1,4 @@
-//! Learners whose disks are full, or hold a damaged file.
+//! Learners with full disks, or with a damaged file.
 
 use std::{fs, path::PathBuf};
 
@@ -11,7 +11,7 @@ use super::{MIB, SmallDisk};
 use crate::harness::{Cluster, Load, PATIENCE, until};
 use crate::metrics::scrape;
 
-/// A read of what a learner has at hand.
+/// A read of a learner's present state.
 fn local(key: &'static str) -> pb::ReadRequest {
     pb::ReadRequest {
         target: Some(pb::read_request::Target::Key(key.into())),
@@ -33,7 +33,7 @@ async fn learner_with_a_full_disk_stands_aside_and_goes_on_by_itself() {
     let full = cluster.learners.len() - 1;
     scrape::ready(&cluster.learners[full], 200, "ready").await;
 
-    // So little is left that the write-ahead log cannot grow much.
+    // So little space remains that the write-ahead log cannot grow much.
     disk.fill("ballast", MIB);
     let load = Load::start(&cluster, 2, usize::MAX, 8);
     let file = path.join("learner.db").display().to_string();
@@ -49,7 +49,7 @@ async fn learner_with_a_full_disk_stands_aside_and_goes_on_by_itself() {
     let found = cluster.client().get("key", Consistency::Local, PATIENCE).await;
     assert_eq!(found.unwrap(), None);
 
-    // It starts on a full disk, too.
+    // The learner starts on a full disk too.
     cluster.learners[full].kill();
     disk.fill("more ballast", 0);
     cluster.learners[full].start();
@@ -70,8 +70,11 @@ async fn learner_with_a_full_disk_stands_aside_and_goes_on_by_itself() {
     outcome.check(&cluster.log_of(&cluster.learners[full], outcome.end()).await);
     cluster.digests_are_equal(outcome.end()).await;
     let log = cluster.learners[full].log();
-    assert!(log.contains("Free some space; it goes on by itself"), "{log}");
-    assert!(log.contains("there is space on the disk again"), "{log}");
+    assert!(
+        log.contains("Free some space; this learner then continues by itself"),
+        "{log}"
+    );
+    assert!(log.contains("the disk has space again"), "{log}");
     assert!(cluster.learners[full].stop().await.success());
 }
 

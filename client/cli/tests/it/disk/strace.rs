@@ -9,12 +9,12 @@ use std::{
 pub(crate) struct Strace(Child);
 
 impl Strace {
-    /// From now on lets the `nth` sync of each thread fail; none where that cannot be done.
+    /// From now on, the `nth` sync of each thread fails; `None` where such a fault cannot be injected.
     pub(crate) fn fail_sync(process: u32, nth: u32) -> Option<Self> {
         Self::inject(process, &format!("error=EIO:when={nth}"))
     }
 
-    /// From now on lets each sync take a minute.
+    /// From now on, each sync takes a minute.
     pub(crate) fn hang_syncs(process: u32) -> Option<Self> {
         Self::inject(process, "delay_enter=60000000")
     }
@@ -45,7 +45,7 @@ impl Strace {
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         lines.read_line(&mut line).unwrap();
         if line.contains(" attached") {
-            // Keeps the pipe empty; ends with strace.
+            // Keeps the pipe empty; ends together with strace.
             std::thread::spawn(move || lines.lines().for_each(drop));
             return Some(Self(child));
         }

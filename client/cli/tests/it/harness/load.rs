@@ -1,4 +1,4 @@
-//! Load: proposals made together by several clients, each value once, and what came of them.
+//! Load: concurrent proposals of several clients, each value once, and the outcomes.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -15,14 +15,14 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use super::{Cluster, PATIENCE, integer, until};
 
-/// Proposals that clients make, each of them several at a time.
+/// Proposals by clients, each with several proposals in flight.
 pub(crate) struct Load {
     shared: Arc<Shared>,
     workers: Vec<tokio::task::JoinHandle<Outcome>>,
 }
 
 struct Shared {
-    /// Proposals that have an outcome.
+    /// Number of proposals with an outcome.
     done: AtomicUsize,
     stopped: AtomicBool,
     gap: Mutex<Gap>,
@@ -34,23 +34,23 @@ struct Gap {
     longest: Duration,
 }
 
-/// What came of a load.
+/// The outcomes of a load.
 #[derive(Default)]
 pub(crate) struct Outcome {
     pub(crate) acknowledged: BTreeMap<Version, Vec<u8>>,
-    /// They may be in the log.
+    /// Values that may be in the log.
     pub(crate) unknown: HashSet<Vec<u8>>,
-    /// They must not.
+    /// Values that must not be in the log.
     pub(crate) not_proposed: HashSet<Vec<u8>>,
 }
 
 impl Load {
-    /// Starts so many clients, each with `in_flight` proposals at a time until it has made `each` of them.
+    /// Starts this number of clients. Each client makes `each` proposals, with `in_flight` proposals at a time.
     pub(crate) fn start(cluster: &Cluster, clients: usize, each: usize, in_flight: usize) -> Self {
         Self::named(cluster, "value", clients, each, in_flight)
     }
 
-    /// The same, of values that start so: for a second load at the same time.
+    /// As [`start`](Self::start), with values that begin with `name`: for a second load at the same time.
     pub(crate) fn named(
         cluster: &Cluster,
         name: &'static str,
@@ -62,12 +62,12 @@ impl Load {
         Self::of(clients, name, each, in_flight)
     }
 
-    /// The same, with these clients.
+    /// As [`named`](Self::named), with these clients.
     pub(crate) fn of(clients: Vec<Client>, name: &'static str, each: usize, in_flight: usize) -> Self {
         Self::of_bytes(clients, name, each, in_flight, 0)
     }
 
-    /// The same, of values that have at least so many bytes.
+    /// As [`of`](Self::of), with values of at least this number of bytes.
     pub(crate) fn of_bytes(
         clients: Vec<Client>,
         name: &'static str,
@@ -103,7 +103,8 @@ impl Load {
         Self { shared, workers }
     }
 
-    /// Starts so many client processes, each with `in_flight` proposals at a time until it has made `each` of them.
+    /// Starts this number of client processes. Each process makes `each` proposals, with `in_flight` proposals at a
+    /// time.
     pub(crate) fn of_processes(cluster: &Cluster, clients: usize, each: usize, in_flight: usize) -> Self {
         let shared = Arc::new(Shared::new());
         let workers = (0..clients).map(|client_number| {
@@ -145,22 +146,22 @@ impl Load {
         Self { shared, workers }
     }
 
-    /// How many have an outcome.
+    /// Number of proposals with an outcome.
     pub(crate) fn done(&self) -> usize {
         self.shared.done.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many are through, whatever came of them.
+    /// Waits until this number of proposals have an outcome, of any kind.
     pub(crate) async fn reached(&self, count: usize) {
         until("the load goes on", async || (self.done() >= count).then_some(())).await;
     }
 
-    /// Waits until so many more are through.
+    /// Waits until this number of further proposals have an outcome.
     pub(crate) async fn goes_on(&self, count: usize) {
         self.reached(self.done() + count).await;
     }
 
-    /// The longest time without a success since this was last called.
+    /// The longest time without a success since the last call of this function.
     pub(crate) fn take_gap(&self) -> Duration {
         std::mem::take(&mut self.shared.gap.lock().unwrap().longest)
     }
@@ -174,7 +175,7 @@ impl Load {
         sum
     }
 
-    /// Proposes nothing more, and waits for the outcomes of what is under way.
+    /// Stops proposing, and waits for the outcomes of the proposals in flight.
     pub(crate) async fn stop(self) -> Outcome {
         self.shared.stopped.store(true, Ordering::Relaxed);
         self.finish().await
@@ -221,7 +222,7 @@ impl Outcome {
         }
     }
 
-    /// The same, as `paxos propose --output json` tells it.
+    /// Adds an outcome from the output of `paxos propose --output json`.
     fn add_told(&mut self, line: &serde_json::Value, value: Vec<u8>) {
         let (slot, offset) = (&line["version"]["slot"], &line["version"]["offset"]);
         match (integer(slot), offset.as_u64(), line["error"]["reason"].as_str()) {
@@ -235,7 +236,7 @@ impl Outcome {
         }
     }
 
-    /// One past the last slot acknowledged.
+    /// One past the last acknowledged slot.
     pub(crate) fn end(&self) -> Slot {
         self.acknowledged
             .keys()
@@ -243,7 +244,7 @@ impl Outcome {
             .map_or(Slot::ZERO, |version| version.slot.next())
     }
 
-    /// Holds a log against what its proposers were told.
+    /// Checks a log against the answers to the clients.
     pub(crate) fn check(&self, log: &BTreeMap<Version, Vec<u8>>) {
         for (version, value) in &self.acknowledged {
             assert_eq!(log.get(version), Some(value), "acknowledged at {version}");

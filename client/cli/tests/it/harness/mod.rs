@@ -1,4 +1,5 @@
-//! A cluster of real processes: each `paxos serve ROLE` on a port and directory of its own, killed and restarted at will.
+//! A cluster of real processes: each `paxos serve ROLE` with a separate port and directory, killed and restarted at
+//! will.
 
 mod load;
 mod proxy;
@@ -27,18 +28,19 @@ use tempfile::TempDir;
 pub(crate) use load::{Load, Outcome};
 pub(crate) use proxy::{Cut, Proxy};
 
-/// More than anything takes on a busy machine; what is not true by then is wrong.
+/// Time limit for any condition, longer than every legitimate wait on a busy machine: a condition still false by then
+/// is a fault.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a condition is looked at.
+/// Interval between looks at a condition.
 const LOOK: Duration = Duration::from_millis(20);
-/// Ports are taken from here on, below those that the kernel gives to outgoing connections: a process that restarts
-/// on its port must not find it in use.
+/// Range of ports, below the kernel's ports for outgoing connections: a process that restarts on its port must not find
+/// the port in use.
 const PORTS: (u16, u16) = (10_000, 30_000);
 
-/// One cluster at a time: they share few cores, and a starved one would prove nothing.
+/// One cluster at a time: clusters share few cores, and a starved cluster would prove nothing.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// Waits until `look` finds something; panics, and says what was waited for, when it does not for [`PATIENCE`].
+/// Waits until `look` returns a value. Panics with the awaited condition after [`PATIENCE`].
 pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
@@ -50,7 +52,7 @@ pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
     }
 }
 
-/// Ports at which nobody listens, `count` in a row.
+/// The first of `count` consecutive ports without a listener.
 pub(crate) fn free_ports(count: u16) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     if NEXT.load(Ordering::Relaxed) == 0 {
@@ -69,14 +71,14 @@ pub(crate) fn free_ports(count: u16) -> u16 {
 /// Environment variables of a cluster's processes.
 pub(crate) type Environment = Vec<(&'static str, String)>;
 
-/// `paxos` with these arguments and none of our environment.
+/// `paxos` with these arguments and without our environment.
 pub(crate) fn paxos(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_paxos"));
     let is_ours = |name: &str| name.starts_with("PAXOS_") || name.starts_with("OTEL_");
     for (name, _) in std::env::vars().filter(|(name, _)| is_ours(name)) {
         command.env_remove(name);
     }
-    // Their usual ports are few, and many processes run here.
+    // The usual ports are few, and many processes run here.
     command.env("PAXOS_METRICS_LISTEN", "off");
     command.args(args).stdin(Stdio::null());
     command
@@ -87,7 +89,7 @@ pub(crate) async fn run(args: &[&str]) -> Output {
     run_with(args, &Environment::new()).await
 }
 
-/// The same, in this environment.
+/// As [`run`], in this environment.
 pub(crate) async fn run_with(args: &[&str], environment: &Environment) -> Output {
     let mut command = paxos(args);
     command.envs(environment.iter().cloned());
@@ -96,18 +98,18 @@ pub(crate) async fn run_with(args: &[&str], environment: &Environment) -> Output
         .unwrap()
 }
 
-/// Standard output as text, of a command that must succeed.
+/// Standard output of a successful command, as text.
 pub(crate) fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// An integer of 64 bits in JSON, which is a string there.
+/// An integer of 64 bits in JSON: a string.
 pub(crate) fn integer(json: &Value) -> Option<u64> {
     json.as_str()?.parse().ok()
 }
 
-/// A process of ours that can be killed and started again as the same.
+/// A process of ours that can be killed and restarted with the same identity.
 pub(crate) struct Process {
     pub(crate) name: String,
     pub(crate) address: Address,
@@ -118,12 +120,12 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// A role that listens on `port`; its log goes to a file in `dir`.
+    /// A role that listens on `port` and logs to a file in `dir`.
     pub(crate) fn role(dir: &Path, role: &str, name: String, port: u16, flags: &[&str]) -> Self {
         Self::role_with(dir, role, name, port, flags, Environment::new())
     }
 
-    /// The same, in this environment.
+    /// As [`role`](Self::role), in this environment.
     pub(crate) fn role_with(
         dir: &Path,
         role: &str,
@@ -165,7 +167,7 @@ impl Process {
         kill(Pid::from_raw(self.id().try_into().unwrap()), signal).unwrap();
     }
 
-    /// Its id, for what the kernel tells of it.
+    /// The process id, for the kernel's information on the process.
     pub(crate) fn id(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
     }
@@ -178,13 +180,13 @@ impl Process {
         number.unwrap().parse().unwrap()
     }
 
-    /// SIGKILL, and gone when this returns.
+    /// Sends SIGKILL, and returns once the process is gone.
     pub(crate) fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
         self.child.take().expect("it runs").wait().unwrap();
     }
 
-    /// Waits for it to end by itself.
+    /// Waits until the process ends by itself.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let name = self.name.clone();
         let child = self.child.as_mut().expect("it runs");
@@ -193,21 +195,22 @@ impl Process {
         status
     }
 
-    /// How it ended by itself; `None` while it runs, and when it was not started.
+    /// The exit status of a process that ended by itself; `None` while the process runs, and for a process that was not
+    /// started.
     pub(crate) fn try_ended(&mut self) -> Option<ExitStatus> {
         let status = self.child.as_mut()?.try_wait().unwrap()?;
         self.child = None;
         Some(status)
     }
 
-    /// SIGKILL if it still runs.
+    /// Sends SIGKILL if the process still runs.
     pub(crate) fn kill_if_it_runs(&mut self) {
         if self.try_ended().is_none() && self.child.is_some() {
             self.kill();
         }
     }
 
-    /// SIGTERM, and how it ended.
+    /// Sends SIGTERM. Returns the exit status.
     pub(crate) async fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
         self.ended().await
@@ -239,18 +242,18 @@ pub(crate) struct Cluster {
     pub(crate) proposers: Vec<Process>,
     pub(crate) learners: Vec<Process>,
     pub(crate) dir: TempDir,
-    /// Of processes that are added from now on.
+    /// Environment of the processes added from now on.
     pub(crate) environment: Environment,
     _turn: tokio::sync::MutexGuard<'static, ()>,
 }
 
 impl Cluster {
-    /// Starts these numbers of processes, and waits until a proposer leads and every learner has caught up.
+    /// Starts these numbers of processes. Waits until a proposer leads and every learner has caught up.
     pub(crate) async fn start(acceptors: u16, proposers: u16, learners: u16) -> Self {
         Self::start_with(acceptors, proposers, learners, Environment::new()).await
     }
 
-    /// The same, in this environment.
+    /// As [`start`](Self::start), in this environment.
     pub(crate) async fn start_with(
         acceptors: u16,
         proposers: u16,
@@ -278,13 +281,14 @@ impl Cluster {
         cluster
     }
 
-    /// Acceptors that nobody has made a cluster yet.
+    /// Acceptors that have not formed a cluster.
     pub(crate) async fn blank(acceptors: u16) -> Self {
         Self::blank_in(TempDir::new().unwrap(), acceptors, Environment::new()).await
     }
 
-    /// The same on a disk that never stalls: in memory, where the machine offers that. For tests of who leads when,
-    /// since to everybody else an acceptor whose disk stands still for a second, as busy machines' disks do, is cut off.
+    /// As [`blank`](Self::blank), on a disk that never stalls: in memory, if the machine offers such a directory. For
+    /// tests of leadership: an acceptor with a disk stalled for a second looks cut off to every other process, and
+    /// disks of busy machines do stall.
     pub(crate) async fn blank_and_calm(acceptors: u16) -> Self {
         let dir = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new());
         Self::blank_in(dir.unwrap(), acceptors, Environment::new()).await
@@ -313,7 +317,7 @@ impl Cluster {
         self.acceptors.push(self.role("acceptor", name.clone(), &flags));
     }
 
-    /// A proposer that is told these addresses of acceptors.
+    /// A proposer with these addresses of acceptors.
     pub(crate) fn add_proposer(&mut self, urls: &str, flags: &[&str]) {
         let name = format!("proposer-{}", self.proposers.len() + 1);
         let flags: Vec<_> = ["--acceptors", urls].iter().chain(flags).copied().collect();
@@ -336,7 +340,7 @@ impl Cluster {
         self.dir.path().join(name).display().to_string()
     }
 
-    /// The acceptors' addresses, as `--acceptors` takes them.
+    /// The acceptors' addresses, in the form of `--acceptors`.
     pub(crate) fn urls(&self) -> String {
         self.acceptors
             .iter()
@@ -345,12 +349,12 @@ impl Cluster {
             .join(",")
     }
 
-    /// A client that finds its way by the acceptors.
+    /// A client that finds the cluster through the acceptors.
     pub(crate) fn client(&self) -> Client {
         self.client_of(&[])
     }
 
-    /// A client that reads from these learners only.
+    /// A client that reads only from these learners.
     pub(crate) fn client_of(&self, learners: &[&Process]) -> Client {
         Client::new(ClientConfig {
             acceptors: self
@@ -364,7 +368,7 @@ impl Cluster {
         .unwrap()
     }
 
-    /// What one acceptor says of itself and the cluster; `None` when it does not answer.
+    /// One acceptor's status; `None` without an answer.
     pub(crate) async fn acceptor_status(&self, acceptor: usize) -> Option<AcceptorStatusResponse> {
         let client = Client::new(ClientConfig {
             acceptors: vec![self.acceptors[acceptor].address.clone()],
@@ -381,7 +385,7 @@ impl Cluster {
         (status, output.status.code())
     }
 
-    /// Which of the proposers leads; waits until one does.
+    /// Index of the leading proposer. Waits for a leader.
     pub(crate) async fn leader(&self) -> usize {
         let client = self.client();
         until("a proposer leads", async || {
@@ -405,7 +409,7 @@ impl Cluster {
         .await
     }
 
-    /// All commands in a learner's log up to `end`, which it must reach.
+    /// All commands in a learner's log up to `end`. Waits until the learner reaches `end`.
     pub(crate) async fn log_of(&self, learner: &Process, end: Slot) -> BTreeMap<Version, Vec<u8>> {
         let mut log = self.client_of(&[learner]).subscribe(Slot::ZERO, PATIENCE);
         let mut commands = BTreeMap::new();
@@ -424,7 +428,7 @@ impl Cluster {
         commands
     }
 
-    /// Waits until `paxos status` finds nothing wrong and the digests of so many learners equal, at or past `end`.
+    /// Waits until `paxos status` has no finding, and the digests of all learners are equal, at or past `end`.
     pub(crate) async fn digests_are_equal(&self, end: Slot) -> Value {
         until("digests are equal at the end of the log", async || {
             let (status, code) = self.status().await;

@@ -1,4 +1,4 @@
-//! Proxy: a TCP connection between two processes that a test can cut, one way or both, and heal.
+//! Proxy: a TCP connection between two processes that a test can cut, in one direction or both, and heal.
 
 use std::{net::TcpListener as StdListener, sync::Arc};
 
@@ -13,17 +13,17 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What does not pass. Connections stay; what is on its way waits, and arrives when the cut is healed.
+/// Blocked traffic. Connections stay open. Blocked bytes wait, and arrive after the cut is healed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Cut {
     /// Everything passes.
     #[default]
     Whole,
-    /// What the caller says is not heard.
+    /// Bytes from the caller are blocked.
     Requests,
-    /// What the callee says is not heard.
+    /// Bytes from the callee are blocked.
     Answers,
-    /// Nothing passes.
+    /// Everything is blocked.
     Both,
 }
 
@@ -42,7 +42,7 @@ enum Way {
     Answers,
 }
 
-/// Stands between callers and one process.
+/// A proxy between callers and one process.
 pub(crate) struct Proxy {
     pub(crate) address: Address,
     cut: Arc<watch::Sender<Cut>>,
@@ -50,7 +50,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Stands before the process at `target`.
+    /// A proxy in front of the process at `target`.
     pub(crate) fn before(target: &Address) -> Self {
         let listener = StdListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -64,7 +64,7 @@ impl Proxy {
         Self { address, cut, task }
     }
 
-    /// Cuts, or heals, every connection, those to come included.
+    /// Cuts, or heals, every present and future connection.
     pub(crate) fn set(&self, cut: Cut) {
         self.cut.send_replace(cut);
     }
@@ -78,7 +78,7 @@ impl Drop for Proxy {
 
 async fn forward(listener: TcpListener, target: String, cut: Arc<watch::Sender<Cut>>) {
     while let Ok((caller, _)) = listener.accept().await {
-        // A callee that is not there is a connection that closes.
+        // Without a callee, the connection closes.
         let Ok(callee) = TcpStream::connect(&target).await else {
             continue;
         };
@@ -93,7 +93,7 @@ async fn forward(listener: TcpListener, target: String, cut: Arc<watch::Sender<C
     }
 }
 
-/// Passes bytes on until one side closes; holds them while that way is cut.
+/// Passes bytes on until one side closes. Holds the bytes while this direction is cut.
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: Way, mut cut: watch::Receiver<Cut>) {
     let mut bytes = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut bytes).await {

@@ -1,4 +1,4 @@
-//! Crowds: connections, streams and bytes that nobody uses.
+//! Crowds: unused connections, streams and bytes.
 
 use std::{
     task::{Context, Waker},
@@ -19,12 +19,12 @@ use super::{
 };
 use crate::harness::{Cluster, Cut, Load, PATIENCE, Process, Proxy, until};
 
-/// Connections that a server keeps at once.
+/// Most connections that a server keeps at once.
 const CONNECTIONS_MAX: usize = 768;
-/// Strangers that connect to one server at once.
+/// Number of strangers that connect to a server at once.
 const STRANGERS: usize = 2_000;
 
-/// As many open files as this process may have.
+/// Raises the limit of open files to the maximum for this process.
 fn raise_open_files() {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
@@ -38,7 +38,7 @@ fn raise_open_files() {
 async fn thousands_of_silent_connections_lock_nobody_out_and_are_closed() {
     raise_open_files();
     let mut cluster = Cluster::start(3, 2, 2).await;
-    // Somebody whose machine vanishes while it subscribes.
+    // A client with a machine that vanishes during a subscription.
     let vanishing = Proxy::before(&cluster.learners[0].address);
     let mut http2 = Http2::connect(&vanishing.address, 65_535).await;
     let (answer, mut request) = http2.open("/paxos.v1.Learner/Subscribe").await;
@@ -52,13 +52,13 @@ async fn thousands_of_silent_connections_lock_nobody_out_and_are_closed() {
     for role in ["Acceptor", "Proposer", "Learner"] {
         let address = address_of(&cluster, role).clone();
         let mut strangers = silent(&address, STRANGERS).await;
-        // Those who are connected are served, and so is who comes now.
+        // Connected clients are served, and new clients too.
         load.goes_on(100).await;
         let newcomer = cluster.client();
         ordered(&newcomer, format!("while {role} is beset")).await;
         grew_little(&cluster, &before);
         if role == "Acceptor" {
-            // Peers must get in too.
+            // Peers must be able to connect too.
             let standby = 1 - cluster.leader().await;
             cluster.proposers[standby].kill();
             cluster.proposers[standby].start();
@@ -79,7 +79,7 @@ async fn thousands_of_silent_connections_lock_nobody_out_and_are_closed() {
         })
         .await;
         if role == "Learner" {
-            // Without anybody who wants their places, too.
+            // Even without clients in need of their places.
             until("all are closed", async || {
                 (closed_by_the_server(&mut strangers).await == STRANGERS).then_some(())
             })
@@ -108,7 +108,7 @@ async fn thousands_of_silent_connections_lock_nobody_out_and_are_closed() {
     is_well(&cluster).await;
 }
 
-/// Connections that say nothing, or nothing but how HTTP/2 begins.
+/// Connections that send nothing, or nothing but the beginning of HTTP/2.
 async fn silent(address: &Address, count: usize) -> Vec<TcpStream> {
     let mut strangers = Vec::new();
     for number in 0..count {
@@ -124,7 +124,7 @@ async fn silent(address: &Address, count: usize) -> Vec<TcpStream> {
     strangers
 }
 
-/// How many of the connections the server has closed.
+/// Number of connections closed by the server.
 async fn closed_by_the_server(strangers: &mut [TcpStream]) -> usize {
     let mut closed = 0;
     for stranger in strangers {
@@ -173,7 +173,7 @@ async fn streams_that_nobody_reads_or_writes_cost_little_and_end_with_their_conn
         ("Proposer", "ProposeStream", first("Proposer", "ProposeStream", 0)),
         ("Proposer", "Propose", half),
     ] {
-        // Nothing may be sent on a stream; so all that is said to it stays there.
+        // The server may not send on the streams, so every answer stays in the server.
         let mut http2 = Http2::connect(address_of(&cluster, service), 0).await;
         let mut streams = Vec::new();
         for _ in 0..100 {
@@ -223,7 +223,7 @@ async fn large_messages_that_never_end_are_cut_off_before_they_fill_the_memory()
         request.send_data(half.clone(), false).unwrap();
         calls.push((answer, request));
     }
-    // 800 MB are on their way, and each is complete but for the last thousand bytes.
+    // 800 MB are on their way. Each message is complete except for the last thousand bytes.
     until("most are cut off", async || {
         let is_reset = |request: &mut h2::SendStream<Bytes>| {
             let mut context = Context::from_waker(Waker::noop());
@@ -235,7 +235,7 @@ async fn large_messages_that_never_end_are_cut_off_before_they_fill_the_memory()
         (ended.count() >= 150).then_some(())
     })
     .await;
-    // Large values of others are ordered all the same.
+    // Large values of other clients are still ordered.
     ordered(&cluster.client(), vec![1; 1_000_000]).await;
     let after = proposer.resident_kib();
     println!("{before} KiB resident before, {after} after");

@@ -24,7 +24,7 @@ fn caller(status: &pb::AcceptorStatusResponse) -> Option<pb::Caller> {
     })
 }
 
-/// Sends one Accept, at a ballot just above the promise, to an acceptor; whatever leads campaigns again.
+/// Sends an Accept, at a ballot just above the promise, to an acceptor. Any leader must then campaign again.
 async fn vote(
     cluster: &Cluster,
     acceptor: usize,
@@ -108,7 +108,7 @@ async fn attached_peers_with_the_largest_reports_leave_status_readable_and_large
     let attached = join_all((0..420).map(|peer| attach(report(peer, 240, 32)))).await;
     let open = attached.iter().filter(|attached| attached.is_ok()).count();
     assert!(open > 300, "{open} of 420 attached");
-    // Clients find the proposers, as `paxos status` does.
+    // Clients find the proposers, and so does `paxos status`.
     let told = sweep::acceptor_status(address).await.attached.len();
     assert!(told >= open, "{told}");
     ordered(&cluster.client(), "with 420 strangers").await;
@@ -129,8 +129,8 @@ async fn forged_votes_far_ahead_and_values_that_cannot_be_read_stop_nobody() {
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
     assert!(refused.message().contains("value of slot"), "{refused:?}");
 
-    // The forged proposal claims that its value was found in a promise, so the acceptor does not check the value. The next
-    // leader finds the vote and has the value chosen.
+    // The forged proposal claims a value found in a promise, so the acceptor does not check the value. The next leader
+    // finds the vote and has the value chosen.
     let next = sweep::acceptor_status(&cluster.acceptors[0].address)
         .await
         .voted_to;
@@ -143,7 +143,7 @@ async fn forged_votes_far_ahead_and_values_that_cannot_be_read_stop_nobody() {
     };
     let answer = vote(&cluster, 0, 0, far.clone()).await.unwrap();
     assert!(matches!(answer, Answer::Refused(_)), "{answer:?}");
-    // A claim that all below is chosen cannot be checked.
+    // A claim that all slots below are chosen cannot be checked.
     let answer = vote(&cluster, 0, 1 << 62, far).await.unwrap();
     assert!(matches!(answer, Answer::Accepted(_)), "{answer:?}");
     let before = ordered(&cluster.client(), "after the vote").await;
@@ -212,7 +212,7 @@ async fn sessions_are_used_by_their_openers_alone_and_cannot_be_opened_without_e
     let records = log.message().await.unwrap().unwrap().records;
     assert!(!format!("{records:?}").contains("sixteen"), "{records:?}");
 
-    // As many openings as would expire every session.
+    // Enough openings to expire every session.
     let (requests, receiver) = mpsc::channel(4_096);
     let mut proposer = ProposerClient::new(connect_lazy(&cluster.proposers[0].address));
     tokio::spawn(async move {
@@ -248,7 +248,7 @@ async fn sessions_are_used_by_their_openers_alone_and_cannot_be_opened_without_e
         .await
         .unwrap();
     outcome_is_applied(&cluster, again).await;
-    // A newcomer gets its session, by retrying.
+    // A new client gets a session, by retrying.
     let written = until("a newcomer writes", async || {
         client
             .put("newcomer", "value", Condition::Always, PATIENCE)

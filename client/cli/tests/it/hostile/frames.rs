@@ -11,11 +11,11 @@ use tokio::{
 };
 use tonic::{Code, codegen::http};
 
-/// How HTTP/2 begins.
+/// The beginning of an HTTP/2 connection.
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// An empty SETTINGS frame.
 pub(crate) const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
-/// What an answer takes at most, on a busy machine.
+/// Longest time for an answer, on a busy machine.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 pub(crate) async fn connect(address: &Address) -> TcpStream {
@@ -33,7 +33,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Things to say to a port, each on a connection of its own.
+/// Bytes to send to a port, each sequence on a separate connection.
 pub(crate) fn garbage() -> Vec<(&'static str, Vec<u8>)> {
     let begun = [PREFACE, SETTINGS].concat();
     let after = |frames: Vec<Vec<u8>>| [begun.clone(), frames.concat()].concat();
@@ -132,7 +132,7 @@ pub(crate) fn garbage() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Says it, and then reads what comes for a moment; whoever listens may close whenever he likes.
+/// Sends the bytes, and reads the answer for a moment. The listener may close at any time.
 pub(crate) async fn say(address: &Address, bytes: &[u8]) -> TcpStream {
     let mut stream = connect(address).await;
     let _ = tokio::time::timeout(Duration::from_millis(200), async {
@@ -146,7 +146,7 @@ pub(crate) async fn say(address: &Address, bytes: &[u8]) -> TcpStream {
     stream
 }
 
-/// An HTTP/2 connection that speaks no gRPC.
+/// An HTTP/2 connection without gRPC.
 #[derive(Clone)]
 pub(crate) struct Http2 {
     address: Address,
@@ -154,7 +154,7 @@ pub(crate) struct Http2 {
 }
 
 impl Http2 {
-    /// Connects; `window` is what the server may send on each stream that is not read.
+    /// Connects. `window`: number of bytes that the server may send on each unread stream.
     pub(crate) async fn connect(address: &Address, window: u32) -> Self {
         let stream = connect(address).await;
         let mut builder = h2::client::Builder::new();
@@ -169,7 +169,7 @@ impl Http2 {
         }
     }
 
-    /// Opens a call, and leaves it open.
+    /// Opens a call, and leaves the call open.
     pub(crate) async fn open(&mut self, path: &str) -> (ResponseFuture, h2::SendStream<Bytes>) {
         self.open_with(path, ("te", "trailers")).await
     }
@@ -188,15 +188,15 @@ impl Http2 {
         send.send_request(request, false).unwrap()
     }
 
-    /// Sends these bytes as a call's request, all at once, and tells the code that it ends in.
+    /// Sends these bytes as a call's whole request. Returns the code at the end of the call.
     pub(crate) async fn code(&mut self, path: &str, body: Bytes) -> Code {
         self.code_with(path, ("te", "trailers"), body).await
     }
 
-    /// The same, with a header of one's own.
+    /// As [`code`](Self::code), with this header.
     pub(crate) async fn code_with(&mut self, path: &str, header: (&str, &str), body: Bytes) -> Code {
         let (answer, mut stream) = self.open_with(path, header).await;
-        // What the window does not hold is cut off with the answer.
+        // The answer cuts off the bytes beyond the window.
         stream.send_data(body, true).unwrap();
         let ends = async {
             let answer = answer.await.unwrap();
@@ -216,7 +216,7 @@ impl Http2 {
     }
 }
 
-/// A message behind a prefix that may tell another length, or that it is compressed.
+/// A message with a prefix that may state a different length, or compression.
 pub(crate) fn prefixed(flag: u8, length: u32, message: &[u8]) -> Bytes {
     let mut bytes = vec![flag];
     bytes.extend(length.to_be_bytes());

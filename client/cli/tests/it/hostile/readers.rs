@@ -1,4 +1,4 @@
-//! Readers that take nothing: what a process holds for them, and who is served beside them.
+//! Readers that take nothing: the memory that a process holds for such readers, and the service for other clients.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -19,10 +19,10 @@ use super::{
 };
 use crate::harness::{Cluster, PATIENCE, Process, run, until};
 
-/// How long memory is watched: much longer than a local process takes to fill all windows.
+/// Duration of the memory watch: much longer than a local process takes to fill all windows.
 const WATCHED: Duration = Duration::from_secs(4);
-/// What the readers of one connection may cost a process, in KiB: half of a budget, which is 32 MiB, and what a thousand
-/// calls cost in a debug build.
+/// Upper bound of a process's growth in KiB for the readers of one connection: half of a budget of 32 MiB, and the cost
+/// of a thousand calls in a debug build.
 const GROWTH_KIB_MAX: u64 = 128 * 1024;
 /// Bytes of each value in the log behind the readers.
 const VALUE_BYTES: usize = 1_000_000;
@@ -42,7 +42,7 @@ fn limit_kib(variable: &str) -> u64 {
     }
 }
 
-/// Calls whose client reads no answer: the server may send one byte of each stream.
+/// Calls with unread answers: the server may send one byte on each stream.
 struct SlowReaders {
     answers: Vec<ResponseFuture>,
     _http2: Http2,
@@ -66,8 +66,8 @@ impl SlowReaders {
     }
 }
 
-/// Watches the memory of a process that had `before` KiB resident: it must stay below its container's `limit`, and grow
-/// little.
+/// Watches the memory of a process with `before` KiB resident. The memory must stay below the container's `limit`, and
+/// grow little.
 async fn stays_small(process: &Process, before: u64, limit: u64) {
     let begun = Instant::now();
     let mut most = 0;
@@ -152,7 +152,7 @@ async fn thousand_readers_that_take_nothing_fit_the_memory_and_hold_up_nobody() 
     let path = "/paxos.v1.Learner/Read";
     let slow_reads = SlowReaders::begin(&learner.address, path, &read, 512).await;
     stays_small(learner, before, learner_limit).await;
-    // Others subscribe and read meanwhile, as much as they like.
+    // Other clients subscribe and read meanwhile, without limit.
     let mut reader = LearnerClient::new(connect_lazy(&learner.address));
     reader = reader.max_decoding_message_size(MESSAGE_BYTES_MAX);
     let subscribed = async {
@@ -173,7 +173,7 @@ async fn thousand_readers_that_take_nothing_fit_the_memory_and_hold_up_nobody() 
     is_well(&cluster).await;
 }
 
-/// How many of these calls are refused at once, with RESOURCE_EXHAUSTED.
+/// Number of calls refused at once, with RESOURCE_EXHAUSTED.
 async fn refused(answers: Vec<ResponseFuture>) -> usize {
     let mut refused = 0;
     for answer in answers {
@@ -205,7 +205,7 @@ async fn thousands_of_open_calls_leave_room_for_probes_and_for_newcomers() {
             open.push(watches);
         }
     }
-    // Requests that never come, on every connection as many as it may have.
+    // Requests without data, as many as each connection may have.
     let path = "/paxos.v1.Proposer/Propose";
     let mut endless = Vec::new();
     for _ in 0..8 {
@@ -219,7 +219,7 @@ async fn thousands_of_open_calls_leave_room_for_probes_and_for_newcomers() {
     }
     for process in [acceptor, proposer, learner] {
         let listen = process.address.as_str().strip_prefix("http://").unwrap();
-        // It waits 2 s, which a busy machine may need for thousands of calls.
+        // A probe waits 2 s. A busy machine may need this time for thousands of calls.
         until("a probe is answered", async || {
             run(&["healthcheck", listen]).await.status.success().then_some(())
         })

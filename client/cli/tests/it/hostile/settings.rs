@@ -1,4 +1,4 @@
-//! Settings that make no sense, for each role.
+//! Senseless settings for each role.
 
 use crate::harness::paxos;
 
@@ -118,7 +118,7 @@ async fn settings_that_make_no_sense_end_every_role_with_2_and_say_what_would_be
     }
 }
 
-/// Runs it, and expects exit code 2 and these texts.
+/// Runs the command, and expects exit code 2 and these texts.
 async fn says(mut command: std::process::Command, what: &str, texts: &[&str]) {
     let output = tokio::task::spawn_blocking(move || command.output().unwrap())
         .await

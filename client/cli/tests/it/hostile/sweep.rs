@@ -1,4 +1,4 @@
-//! Sweep: every numeric field of every request of every service, set to numbers that nobody sends.
+//! Sweep: every numeric field of every request of every service, set to numbers that no process sends.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -22,25 +22,25 @@ use tonic::{
     transport::Channel,
 };
 
-/// What a request takes at most, on a busy machine; streams that have nothing to say are left earlier.
+/// Longest duration of a request, on a busy machine. The test leaves silent streams earlier.
 const CALL_MAX: Duration = Duration::from_secs(5);
-/// A number of Paxos's own that is in nobody's way.
+/// A proposer number that conflicts with no process.
 const OUR_PROPOSER: u64 = 7;
 
-/// The contract, as clients in other languages have it.
+/// The contract, as known to clients in other languages.
 pub(crate) fn contract() -> DescriptorPool {
     DescriptorPool::decode(paxos_proto::FILE_DESCRIPTOR_SET).unwrap()
 }
 
-/// A method's path, as it is called: `/paxos.v1.Acceptor/Prepare`.
+/// A method's path in a call: `/paxos.v1.Acceptor/Prepare`.
 pub(crate) fn path_of(method: &MethodDescriptor) -> String {
     format!("/{}/{}", method.parent_service().full_name(), method.name())
 }
 
-/// One field of a message: the numbers of the fields on the way to it. Of lists it is the first element.
+/// The path to a field of a message: the numbers of the fields. In lists, the path leads to the first element.
 pub(crate) type FieldPath = Vec<u32>;
 
-/// The numeric fields of a type, however deep.
+/// The numeric fields of a type, at every depth.
 pub(crate) fn numeric_fields(of: &prost_reflect::MessageDescriptor) -> BTreeSet<FieldPath> {
     let mut found = BTreeSet::new();
     for field in of.fields() {
@@ -54,7 +54,7 @@ pub(crate) fn numeric_fields(of: &prost_reflect::MessageDescriptor) -> BTreeSet<
     found
 }
 
-/// The numbers to try; none for what is no number.
+/// The numbers to try; none for a field without a number.
 fn extremes(kind: &Kind) -> Vec<Value> {
     match kind {
         Kind::Uint64 => [0, i64::MAX as u64, 1 << 63, u64::MAX].map(Value::U64).to_vec(),
@@ -70,7 +70,7 @@ fn untried(kind: &Kind) -> ! {
     panic!("the contract has a kind of number that is not tried: {kind:?}")
 }
 
-/// The request with each number in the place of the field; none when the field is not part of this request.
+/// The request with each number in the place of the field; none if the field is not part of this request.
 pub(crate) fn mutants(request: &DynamicMessage, path: &[u32]) -> Vec<(Value, DynamicMessage)> {
     let Some(kind) = kind_at(request, path) else {
         return Vec::new();
@@ -83,7 +83,7 @@ pub(crate) fn mutants(request: &DynamicMessage, path: &[u32]) -> Vec<(Value, Dyn
     extremes(&kind).into_iter().map(mutant).collect()
 }
 
-/// The names on the way to a field, for people.
+/// The names on the path to a field, for people.
 pub(crate) fn name_of(request: &DynamicMessage, path: &[u32]) -> String {
     let mut descriptor = request.descriptor();
     let mut names = Vec::new();
@@ -130,13 +130,13 @@ fn set(message: &mut DynamicMessage, path: &[u32], number: &Value) {
     );
 }
 
-/// Turns a message of ours into one that can be mutated.
+/// Turns a message of ours into a message that can be mutated.
 fn dynamic<M: prost::Message>(method: &MethodDescriptor, message: &M) -> DynamicMessage {
     DynamicMessage::decode(method.input(), message.encode_to_vec().as_slice()).unwrap()
 }
 
-/// Requests to a method that it could get on any day; together they have every field. Those to an acceptor fit what
-/// that acceptor now says of itself.
+/// Plausible requests to a method; together the requests have every field. Requests to an acceptor fit the acceptor's
+/// present status.
 pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResponse) -> Vec<DynamicMessage> {
     let cluster_id = acceptor.stamp.clone().unwrap().cluster_id;
     let caller = Some(pb::Caller {
@@ -173,8 +173,8 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
             },
         )],
         ("Acceptor", "Accept") => {
-            // The first loses against any leader; the second is heard as a new one's, and votes far from where
-            // anybody works.
+            // The first ballot loses against any leader. The second ballot is heard as the ballot of a new leader, and
+            // votes far from every slot in use.
             let stale = pb::Ballot {
                 round: 1,
                 proposer: 0,
@@ -334,7 +334,7 @@ fn commands() -> Vec<pb::Command> {
     .collect()
 }
 
-/// Calls a method with one message, and tells how that ends: with a first answer, or a failure.
+/// Calls a method with one message. Returns the code: of a first answer, or of a failure.
 pub(crate) async fn call(channel: &Channel, method: &MethodDescriptor, request: &DynamicMessage) -> Code {
     let mut grpc = Grpc::new(channel.clone());
     let path = path_of(method).parse().unwrap();
@@ -345,7 +345,7 @@ pub(crate) async fn call(channel: &Channel, method: &MethodDescriptor, request: 
             .map_err(|error| Status::unknown(error.to_string()))?;
         let (more, requests) = mpsc::channel(1);
         more.try_send(request).unwrap();
-        // Of a stream the end comes behind the answer.
+        // On a stream, the end follows the answer.
         let _open = method.is_client_streaming().then_some(more);
         let answers = grpc.streaming(Request::new(ReceiverStream::new(requests)), path, Raw);
         answers.await?.into_inner().message().await
@@ -356,7 +356,7 @@ pub(crate) async fn call(channel: &Channel, method: &MethodDescriptor, request: 
         Ok(None) => Code::Ok,
         Ok(Some(answer)) => {
             let answer = DynamicMessage::decode(method.output(), answer).unwrap();
-            // Of a stream of proposals: the answer holds the failure.
+            // On a stream of proposals, the answer holds the failure.
             match answer.get_field_by_name("error").as_deref() {
                 Some(Value::Message(error)) => {
                     Code::from(error.get_field_by_name("code").unwrap().as_i32().unwrap())
@@ -367,7 +367,7 @@ pub(crate) async fn call(channel: &Channel, method: &MethodDescriptor, request: 
     }
 }
 
-/// Messages as they are on the wire.
+/// Messages as on the wire.
 #[derive(Clone, Copy, Debug, Default)]
 struct Raw;
 
@@ -405,7 +405,7 @@ impl Decoder for Raw {
     }
 }
 
-/// What an acceptor says of itself.
+/// An acceptor's own status.
 pub(crate) async fn acceptor_status(address: &Address) -> AcceptorStatusResponse {
     let mut client = AcceptorClient::new(connect_lazy(address));
     client

@@ -1,4 +1,4 @@
-//! A collector that takes metrics over OTLP, and keeps who sent which names.
+//! A collector that receives metrics over OTLP, and records each sender's metric names.
 
 use std::{
     collections::BTreeSet,
@@ -17,12 +17,12 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
-/// Cheap to clone; all clones are one.
+/// Cheap to clone; all clones share the same records.
 #[derive(Clone, Default)]
 pub(crate) struct Collector(Arc<Mutex<BTreeSet<(String, String)>>>);
 
 impl Collector {
-    /// One that listens, for as long as the test's runtime.
+    /// Starts a collector that listens as long as the test's runtime exists.
     pub(crate) async fn start() -> (Self, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

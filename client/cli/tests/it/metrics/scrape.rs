@@ -1,4 +1,4 @@
-//! What a process serves over HTTP, read as a scraper and a probe read it.
+//! HTTP answers of a process, read like a scraper and a probe do.
 #![allow(clippy::print_stderr, reason = "what a person who runs it reads")]
 
 use std::{
@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::harness::{Process, until};
 
-/// Where a process serves its metrics, as its log told when it started last.
+/// The metrics address of a process, from the log of its last start.
 pub(crate) async fn address(process: &Process) -> SocketAddr {
     until("it serves metrics", async || {
         let log = process.log();
@@ -27,7 +27,7 @@ pub(crate) async fn address(process: &Process) -> SocketAddr {
     .await
 }
 
-/// The status and body of an answer; `None` when nobody answers.
+/// The status and body of an answer; `None` without an answer.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     let head = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n");
@@ -39,7 +39,7 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)
     Some((status, body.to_owned()))
 }
 
-/// Waits until `/readyz` says so, with these words.
+/// Waits until `/readyz` answers with this status and these words.
 pub(crate) async fn ready(process: &Process, status: u16, words: &str) {
     let address = address(process).await;
     let mut last = None;
@@ -56,7 +56,7 @@ pub(crate) async fn ready(process: &Process, status: u16, words: &str) {
     .await;
 }
 
-/// Everything that a process shows at a time.
+/// All metrics of a process at one time.
 pub(crate) struct Scrape(String);
 
 impl Scrape {
@@ -76,7 +76,8 @@ impl Scrape {
         })
     }
 
-    /// The sum of the samples of this name that have this label, as in `code="OK"`; all of the name for none.
+    /// The sum of the samples of this name with this label, as in `code="OK"`; an empty label selects all samples of
+    /// the name.
     pub(crate) fn sum(&self, name: &str, label: &str) -> f64 {
         let mut found = self
             .samples()
@@ -96,7 +97,7 @@ impl Scrape {
         samples.any(|(sample, labels, _)| sample == name && labels.contains(label))
     }
 
-    /// How many calls ended otherwise than OK, by method and code.
+    /// Number of calls that did not end OK, by method and code.
     pub(crate) fn calls_not_ok(&self) -> BTreeMap<String, f64> {
         self.samples()
             .filter(|(name, labels, _)| {
@@ -112,7 +113,7 @@ impl Scrape {
         self.samples().map(|(name, ..)| name.to_owned()).collect()
     }
 
-    /// Each metric's name, type and label keys, a line each.
+    /// Each metric's name, type and label keys, one line for each metric.
     pub(crate) fn shape(&self) -> String {
         let mut shape: BTreeMap<&str, (&str, BTreeSet<&str>)> = BTreeMap::new();
         let types = self.0.lines().filter_map(|line| line.strip_prefix("# TYPE "));

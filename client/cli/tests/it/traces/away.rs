@@ -1,4 +1,4 @@
-//! Collectors that are not there, and variables that name none.
+//! Absent collectors, and variables without a collector.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ async fn collector_that_is_away_costs_one_warning_and_is_told_once_it_is_back() 
     let cluster = Cluster::start_with(3, 1, 1, collector::environment(address)).await;
     let client = cluster.client();
     let timeout = Duration::from_secs(20);
-    let taken_nothing = |log: &str| log.matches("the trace collector takes nothing").count();
+    let taken_nothing = |log: &str| log.matches("the trace collector accepts no spans").count();
     until("the acceptors have noticed", async || {
         client.append("hello", timeout).await.unwrap();
         let noticed = |acceptor: &harness::Process| taken_nothing(&acceptor.log()) > 0;
@@ -22,7 +22,7 @@ async fn collector_that_is_away_costs_one_warning_and_is_told_once_it_is_back() 
     until("spans come in again", async || {
         client.append("hello", timeout).await.unwrap();
         let told =
-            |acceptor: &harness::Process| acceptor.log().contains("the trace collector takes spans again");
+            |acceptor: &harness::Process| acceptor.log().contains("the trace collector accepts spans again");
         (!collector.spans().is_empty() && cluster.acceptors.iter().all(told)).then_some(())
     })
     .await;

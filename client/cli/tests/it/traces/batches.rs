@@ -1,4 +1,4 @@
-//! Proposals that share a batch: each leads to the batch, and the batch to each.
+//! Proposals that share a batch: each proposal links to the batch, and the batch to each proposal.
 
 use std::collections::BTreeSet;
 

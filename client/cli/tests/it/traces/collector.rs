@@ -1,4 +1,4 @@
-//! A collector: takes spans over OTLP as Jaeger does, and shows them as trees.
+//! A collector: receives spans over OTLP like Jaeger, and shows spans as trees.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,15 +21,15 @@ use tonic::{Request, Response, Status};
 
 use crate::harness::{Environment, PATIENCE, until};
 
-/// Longer than a trace usually takes to come in whole.
+/// Time after which a trace is usually complete.
 const SETTLED: Duration = Duration::from_secs(5);
-/// How often spans are looked at.
+/// Interval between looks at the spans.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Attributes by name, as text.
 pub(crate) type Attributes = BTreeMap<String, String>;
 
-/// A span as it came in.
+/// A received span.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) resource: Attributes,
@@ -42,9 +42,9 @@ pub(crate) struct Seen {
     pub(crate) ended: u64,
     pub(crate) attributes: Attributes,
     pub(crate) events: Vec<String>,
-    /// Spans linked to, by trace and id.
+    /// Linked spans, by trace and id.
     pub(crate) links: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The reason, of one that failed.
+    /// The error of a failed span.
     pub(crate) error: Option<String>,
 }
 
@@ -122,7 +122,7 @@ impl TraceService for Inbox {
     }
 }
 
-/// A collector that listens.
+/// A listening collector.
 pub(crate) struct Collector {
     pub(crate) address: SocketAddr,
     inbox: Inbox,
@@ -153,7 +153,7 @@ impl Collector {
         }
     }
 
-    /// Whatever exports here, and soon.
+    /// The environment of a process that exports here, and soon.
     pub(crate) fn environment(&self) -> Environment {
         environment(self.address)
     }
@@ -168,8 +168,8 @@ impl Collector {
         until(what, async || self.spans().into_iter().find(&is)).await
     }
 
-    /// Acts until a trace that begins with a span named `root` has this tree: whatever it is, a busy machine's leader may
-    /// step down meanwhile, and a read may find something left to be applied.
+    /// Acts until a trace with a root span named `root` has this tree. A busy machine may need several attempts: the
+    /// leader may step down meanwhile, and a read may find commands still to apply.
     pub(crate) async fn tree(&self, root: &str, expected: &str, act: impl AsyncFn()) -> Trace {
         let begun = Instant::now();
         let mut last = String::new();
@@ -195,7 +195,7 @@ impl Collector {
         panic!("no trace is as it should be; the last was\n{last}");
     }
 
-    /// Waits until the trace that has this root is as it should be; returns its spans.
+    /// Waits until the trace with this root fulfils `is`. Returns the trace.
     pub(crate) async fn trace(&self, what: &str, root: &Seen, is: impl Fn(&Trace) -> bool) -> Trace {
         until(what, async || {
             let trace = Trace(
@@ -224,17 +224,17 @@ pub(crate) fn environment(address: SocketAddr) -> Environment {
     ]
 }
 
-/// The spans of one trace.
+/// The spans of a trace.
 #[derive(Debug)]
 pub(crate) struct Trace(pub(crate) Vec<Seen>);
 
 impl Trace {
-    /// Those of this name.
+    /// The spans of this name.
     pub(crate) fn named(&self, name: &str) -> Vec<&Seen> {
         self.0.iter().filter(|span| span.name == name).collect()
     }
 
-    /// The one of this name.
+    /// The only span of this name.
     pub(crate) fn only(&self, name: &str) -> &Seen {
         let named = self.named(name);
         assert_eq!(named.len(), 1, "{name}: {named:?}");
@@ -249,7 +249,7 @@ impl Trace {
         self.0.iter().find(|other| other.id == span.parent)
     }
 
-    /// The tree, a line a span; equal subtrees are counted.
+    /// The tree, a line for each span; equal subtrees are counted.
     pub(crate) fn tree(&self) -> String {
         let ids: BTreeSet<_> = self.0.iter().map(|span| &span.id).collect();
         let roots = self.0.iter().filter(|span| !ids.contains(&span.parent));

@@ -1,4 +1,4 @@
-//! Commands that are ended before they are done.
+//! Commands that end early.
 
 use std::process::{Child, Stdio};
 
@@ -28,7 +28,7 @@ async fn command_that_is_ended_early_exports_its_spans() {
     }
     let ended = async |mut child: Child| until("it ends", async || child.try_wait().unwrap()).await;
 
-    // Its reader goes away before the first line.
+    // The reader closes the pipe before the first line.
     let mut child = command(&["get", "--prefix", ""]);
     drop(child.stdout.take());
     assert!(ended(child).await.success());

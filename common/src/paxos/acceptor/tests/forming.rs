@@ -73,7 +73,10 @@ fn forming_refuses_lists_without_this_acceptor_other_lists_and_the_second_step_f
             assert_ne!(stored, asked);
             let message = refusal.unwrap_err().to_string();
             assert!(message.contains("empty every listed data directory"), "{message}");
-            assert!(message.contains("If one is formed, never do that"), "{message}");
+            assert!(
+                message.contains("is formed, never empty a data directory"),
+                "{message}"
+            );
         }
         assert!(!group.is_durable_change());
     }

@@ -280,7 +280,8 @@ impl Lead {
                 Word::Chosen(value) => values.push((slot, value)),
                 Word::Lost => {
                     effects.push(Effect::Halt(format!(
-                        "slot {slot} was chosen, and a whole phase-1 quorum holds nothing for it: acceptors have lost data"
+                        "slot {slot} was chosen, but a whole phase-1 quorum holds nothing for this slot: acceptors \
+                         have lost data"
                     )));
                     return;
                 }

@@ -178,7 +178,7 @@ fn a_leader_that_is_to_stop_and_loses_its_ballot_has_nothing_left_to_hand_over()
     assert_eq!(bench.answers(), [(1, Outcome::Unknown)]);
     assert!(
         bench.effects.contains(&Effect::HandedOver),
-        "its process would wait for ever"
+        "the process would wait without end"
     );
 }
 

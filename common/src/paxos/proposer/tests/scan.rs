@@ -68,11 +68,11 @@ fn a_page_of_an_earlier_scan_does_not_speak_for_the_present_one() {
     bench.propose(1, "a");
     let (first, asked) = bench
         .scan_at_last(0)
-        .expect("nobody vouches for slot 0, and the leader has forgotten it");
+        .expect("no acceptor vouches for slot 0, and the leader has forgotten the slot");
     assert_eq!((first.to, asked), (slot(1), 3));
     // The pages are late, and a second slot is chosen and forgotten meanwhile.
     bench.propose(2, "b");
-    let (second, _) = bench.scan_at_last(1).expect("it asks anew");
+    let (second, _) = bench.scan_at_last(1).expect("the leader asks again");
     assert_eq!(second.to, slot(2));
     assert_ne!(first.number, second.number);
     // These pages were read before the vote on slot 1: the missing slot means nothing.

@@ -246,7 +246,9 @@ impl Pool {
             }
             let connection = connection_of(Some(usage));
             if seen.insert(connection) {
-                usage.close_because("its reader takes nothing of a large answer, and others wait for room");
+                usage.close_because(
+                    "the peer reads nothing of a large answer, and other answers wait for room",
+                );
                 let freed = state.of_connections.get(&connection).copied().unwrap_or_default();
                 missing = missing.saturating_sub(freed);
             }

@@ -439,7 +439,7 @@ fn damage_on_every_acceptor_halts_the_leader_once_all_have_reported_and_names_sl
         assert_eq!(halts(&effects), None, "another may still say");
     }
     let effects = reign.report(3, scan, 4, 4, |at| at == 2);
-    let reason = halts(&effects).expect("nobody can say");
+    let reason = halts(&effects).expect("no acceptor can say");
     assert!(reason.contains("slot 2 cannot be read"), "{reason}");
     assert!(reason.contains(&uuid(3).to_string()), "{reason}");
     assert_eq!(to(1, &effects), [], "nothing is guessed");
