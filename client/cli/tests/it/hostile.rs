@@ -23,8 +23,8 @@ use prost_reflect::Value;
 use tokio::task::JoinSet;
 use tonic::Code;
 
-/// What the README says that a call may end in; UNKNOWN, CANCELLED and INTERNAL are not for requests that are well
-/// formed.
+/// Codes that a call may end in, by the head of types.proto. UNKNOWN, CANCELLED and INTERNAL are not for well-formed
+/// requests.
 const DOCUMENTED: [Code; 9] = [
     Code::Ok,
     Code::InvalidArgument,
