@@ -12,7 +12,7 @@ use super::{
 /// User id of the processes in a container, as in the Dockerfile.
 const USER: &str = "10001";
 
-/// The README's first commands, from the network and from the machine; then a clean stop.
+/// The first commands of deploy/docker.md, from the network and from the machine; then a clean stop.
 pub(crate) fn answers(engine: Engine) -> Completion {
     let topology = Topology::up(engine);
     assert_eq!(

@@ -23,7 +23,7 @@ use prost_reflect::Value;
 use tokio::task::JoinSet;
 use tonic::Code;
 
-/// The codes that a call may end in, as in the README. UNKNOWN, CANCELLED and INTERNAL are not for well-formed
+/// Codes that a call may end in, by the head of types.proto. UNKNOWN, CANCELLED and INTERNAL are not for well-formed
 /// requests.
 const DOCUMENTED: [Code; 9] = [
     Code::Ok,
