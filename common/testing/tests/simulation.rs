@@ -104,7 +104,7 @@ fn seeds_that_failed_once_pass() {
     }
 }
 
-/// Number of seeds of each directed scenario, unless the environment variable `PAXOS_SCENARIO_SEEDS` gives a number.
+/// Number of seeds of each directed scenario, unless the environment variable `PAXOS_SCENARIO_SEEDS` gives one.
 const SCENARIO_SEEDS: u64 = 2;
 
 fn seeds_of_scenarios() -> u64 {
