@@ -27,7 +27,7 @@ LABEL paxos.left-behind=true
 
 FROM debian:bookworm-slim
 LABEL org.opencontainers.image.title="paxos" \
-      org.opencontainers.image.description="Paxos with its roles apart: acceptor, proposer, learner, and the client paxos" \
+      org.opencontainers.image.description="Paxos with separate roles: acceptor, proposer, learner, and the client paxos" \
       org.opencontainers.image.licenses="Apache-2.0"
 # A volume that is mounted at /data for the first time takes over its owner.
 RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin paxos \

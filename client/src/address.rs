@@ -233,7 +233,7 @@ fn nobody(status: &ClusterStatus, role: Role) -> Cause {
             Cause::unavailable(format!("no acceptor answers; {}: {cause}", report.address))
         }
         Some(_) | None => Cause::unavailable(format!(
-            "the acceptors know of no {role}: start one, or give its address yourself"
+            "no acceptor knows a {role}: start a {role}, or give the address of a {role}"
         )),
     }
 }

@@ -313,7 +313,7 @@ pub(crate) fn version_of(version: v1::Version) -> Result<Version, Cause> {
     match (Slot::new(version.slot), u16::try_from(version.offset)) {
         (Ok(slot), Ok(offset)) => Ok(Version { slot, offset }),
         _ => Err(Cause::unavailable(
-            "the proposer answered with a version that cannot be",
+            "the proposer answered with an impossible version",
         )),
     }
 }

@@ -99,7 +99,7 @@ impl Election {
             ));
         }
         if ttl < TTL.0 || ttl > TTL.1 {
-            return invalid(format!("the time to live is {ttl:?}: it must be 500ms to 1h"));
+            return invalid(format!("the time to live is {ttl:?}: give 500ms to 1h"));
         }
         Ok(Self {
             register: Register {
@@ -200,7 +200,7 @@ pub enum ElectionError {
     /// The register of that name holds no record of an election.
     #[error(
         "the register of that name holds no record of an election (it was written at version {version}): choose another \
-         name, or delete the register if nobody needs it"
+         name, or delete the register if no client needs the register"
     )]
     NotAnElection {
         /// The version of the last write.

@@ -87,7 +87,7 @@ impl fmt::Display for Cause {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// The list of acceptors is empty.
-    #[error("no acceptor's address was given: give at least one")]
+    #[error("no acceptor's address was given: give at least one address")]
     NoAcceptors,
 }
 
@@ -134,7 +134,7 @@ pub enum WriteError {
     OutcomeUnknown(Cause),
     /// The command is ordered at this version permanently, but no learner reported the outcome in time:
     /// [`Client::outcome`](crate::Client::outcome) asks again.
-    #[error("ordered at version {version}, but what it did was not read in time: {cause}")]
+    #[error("ordered at version {version}, but the outcome was not read in time: {cause}")]
     OutcomeNotRead {
         /// Position of the command in the log.
         version: Version,

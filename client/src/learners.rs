@@ -222,7 +222,7 @@ impl Learners {
                         return;
                     };
                     if let Err(cause) = learners.refresh().await {
-                        tracing::debug!(%cause, "still using the learners known from before");
+                        tracing::debug!(%cause, "still using the previously known learners");
                         // Counts as asked: the next calls do not ask again.
                         learners.roster().asked_at = Some(Instant::now());
                     }

@@ -19,11 +19,11 @@ pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
 pub(crate) fn check(command: &Command) -> Result<(), Broken> {
     let invalid = |text: String| Err(Broken(text));
     let (key, value) = match &command.operation {
-        None => return invalid("the command is empty: give it an operation".to_owned()),
+        None => return invalid("the command is empty: give an operation".to_owned()),
         Some(Operation::OpenSession(_)) => return Ok(()),
         Some(Operation::Append(append)) if append.record.is_empty() => {
             return invalid(format!(
-                "the value is empty: it must have 1 to {VALUE_BYTES_MAX} bytes"
+                "the value is empty: 1 to {VALUE_BYTES_MAX} bytes are allowed"
             ));
         }
         Some(Operation::Append(append)) => (None, append.record.len()),
@@ -48,7 +48,7 @@ pub(crate) fn check(command: &Command) -> Result<(), Broken> {
 pub(crate) fn check_key(key: &[u8]) -> Result<(), Broken> {
     if key.is_empty() || key.len() > KEY_BYTES_MAX {
         return Err(Broken(format!(
-            "the key has {} bytes: it must have 1 to {KEY_BYTES_MAX}",
+            "the key has {} bytes: 1 to {KEY_BYTES_MAX} are allowed",
             key.len()
         )));
     }
@@ -62,7 +62,7 @@ pub(crate) fn check_key(key: &[u8]) -> Result<(), Broken> {
 pub(crate) fn check_prefix(prefix: &[u8]) -> Result<(), Broken> {
     if prefix.len() > KEY_BYTES_MAX {
         return Err(Broken(format!(
-            "the prefix has {} bytes: it must have at most {KEY_BYTES_MAX}",
+            "the prefix has {} bytes: at most {KEY_BYTES_MAX} are allowed",
             prefix.len()
         )));
     }

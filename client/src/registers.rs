@@ -363,5 +363,5 @@ fn put(key: Bytes, value: Bytes, condition: Condition) -> Operation {
 }
 
 fn malformed() -> Cause {
-    Cause::unavailable("the learner answered with a register that cannot be")
+    Cause::unavailable("the learner answered with an invalid register")
 }

@@ -54,7 +54,7 @@ impl Suspect {
 
     /// Why the commands of this proposer are given up.
     pub(crate) fn replaced(&self) -> Cause {
-        Cause::unavailable("the proposer does not answer any more, and another one leads").at(&self.address)
+        Cause::unavailable("the proposer does not answer, and another proposer leads").at(&self.address)
     }
 }
 
@@ -144,7 +144,7 @@ impl Judge {
                 continue;
             }
             if self.is_replaced(suspect).await && progress.since() == Some(since) {
-                tracing::debug!(address = %suspect.address, "proposer is silent, and another one leads");
+                tracing::debug!(address = %suspect.address, "proposer is silent, and another proposer leads");
                 return;
             }
             sleep(PROBE_PAUSE).await;

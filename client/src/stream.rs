@@ -249,7 +249,7 @@ impl ProposeStream {
             Some(Answer::Version(version)) => version_of(version).map_err(Failed::OutcomeUnknown),
             Some(Answer::Error(error)) => Err(Failed::judge(&from_proto(&error))),
             None => Err(Failed::OutcomeUnknown(Cause::unavailable(
-                "the proposer gave an empty answer",
+                "the proposer sent an empty answer",
             ))),
         };
         let arrival = match &result {

@@ -84,7 +84,7 @@ fn continue_from(next: Slot, response: SubscribeResponse) -> Result<News, Cause>
     for record in &records {
         if record.slot != expected.get() {
             return Err(Cause::unavailable(format!(
-                "the learner sent slot {} where {expected} follows",
+                "the learner sent slot {} instead of slot {expected}",
                 record.slot
             )));
         }

@@ -133,7 +133,7 @@ impl Feed for RegisterFeed {
 
 /// Takes from a response the changes from `next` on: drops already reported changes, refuses a wrong order.
 fn continue_from(next: Option<Version>, response: WatchResponse) -> Result<(Vec<Change>, Version), Cause> {
-    let malformed = || Cause::unavailable("the learner sent a change that cannot be");
+    let malformed = || Cause::unavailable("the learner sent an invalid change");
     let mut changes = Vec::with_capacity(response.changes.len());
     let mut last: Option<Version> = None;
     for change in response.changes {

@@ -206,7 +206,7 @@ impl Client {
         let response = self.learners.ask(deadline, method::RESULT, request).await?;
         written(version, response).ok_or_else(|| {
             Unanswered::Refused(Cause::unavailable(
-                "the learner answered with an outcome that this client does not know",
+                "the learner answered with an outcome unknown to this client",
             ))
         })
     }

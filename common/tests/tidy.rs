@@ -6,14 +6,14 @@ use std::{
     process::Command,
 };
 
-/// Limit of lines of a file (inclusive). A longer file does more than its first line says.
+/// Limit of lines of a file (inclusive). A longer file does more than the first line says.
 const LINES_MAX: usize = 500;
 
 /// Limit of bytes of a committed file (inclusive). Every clone downloads such a file, and no person reads a larger
 /// file.
 const BYTES_MAX: u64 = 256 << 10;
 
-/// Files that may be longer, each with its reason.
+/// Files allowed to be longer, each with the reason.
 const LONGER: &[(&str, &str)] = &[
     (
         "common/src/paxos/acceptor.rs",
@@ -37,7 +37,7 @@ const LONGER: &[(&str, &str)] = &[
     ),
 ];
 
-/// Names that the cores must not use. Time, chance, disks, networks, runtimes and logs come in as events or not at all.
+/// Names forbidden in the cores. Time, chance, disks, networks, runtimes and logs come in as events or not at all.
 const IMPURE: &[&str] = &[
     "tokio",
     "tonic",
@@ -92,7 +92,7 @@ fn sources(directory: &Path) -> Vec<(String, String)> {
     found
 }
 
-/// The code of a line, without its comment.
+/// The code of a line, without the comment.
 fn code(line: &str) -> &str {
     line.split("//").next().unwrap_or_default()
 }
@@ -156,7 +156,7 @@ fn nothing_large_is_committed() {
         .args(["ls-files", "-z"])
         .current_dir(repository())
         .output();
-    // Sources without their history have nothing to commit.
+    // Sources without git history have nothing to commit.
     let Some(listed) = listed.ok().filter(|listed| listed.status.success()) else {
         return;
     };

@@ -122,7 +122,7 @@ fn report(args: &Args, tally: &Tally, elapsed: Duration) -> Value {
 async fn show_progress(begun: Instant, duration: Duration) {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let style = ProgressStyle::with_template("measuring {wide_bar} {elapsed_precise}")
-        .expect("the template is a constant that is tested");
+        .expect("the template is a tested constant");
     let bar = ProgressBar::new(millis(duration)).with_style(style);
     let mut ticks = interval(PROGRESS_INTERVAL);
     while begun.elapsed() < duration {

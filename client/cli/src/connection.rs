@@ -65,10 +65,10 @@ pub(crate) fn propose_failure(error: ProposeError) -> Failure {
         ProposeError::Invalid(text) => Failure::usage(text),
         ProposeError::Refused(_) => Failure::unavailable(error),
         ProposeError::NotProposed(_) => Failure::unavailable(anyhow::anyhow!(
-            "{error}; it is safe to try again; `paxos status` shows what is wrong"
+            "{error}; a retry is safe; `paxos status` shows what is wrong"
         )),
         ProposeError::OutcomeUnknown(_) => Failure::unavailable(anyhow::anyhow!(
-            "{error}; look for it with `paxos log` before trying again"
+            "{error}; look for the command with `paxos log` before trying again"
         )),
     }
 }

@@ -44,8 +44,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let value = value(args.value).await?;
     if value.is_empty() && !args.allow_empty {
         return Err(Failure::usage(
-            "the value is empty, and a decision is permanent: nothing was decided. Give --allow-empty if the empty value \
-             is meant",
+            "the value is empty, and a decision is permanent: nothing was decided. Give --allow-empty to decide the \
+             empty value",
         ));
     }
     let decision = client

@@ -210,7 +210,7 @@ fn bind_all(role: &str, first_port: u16, count: u16) -> Result<Vec<Bound>, Failu
             let listener = TcpListener::bind(address).map_err(|error| {
                 if error.kind() == ErrorKind::AddrInUse {
                     return Failure::usage(format!(
-                        "port {} for {name} is taken: stop what listens there (another `paxos dev`?), or choose \
+                        "port {} for {name} is taken: stop the process on this port (another `paxos dev`?), or choose \
                          other ports with --base-port",
                         address.port()
                     ));

@@ -138,7 +138,7 @@ async fn campaign(args: &Args, election: &Election) -> Result<Tenure, Failure> {
             Err(error @ ElectionError::Unavailable(_)) => {
                 if !std::mem::replace(&mut is_reported, true) {
                     stderr::say(format_args!(
-                        "{error}; the candidate goes on waiting; `paxos status` shows what is wrong"
+                        "{error}; the candidate keeps waiting; `paxos status` shows what is wrong"
                     ));
                 }
                 tokio::time::sleep(UNAVAILABLE_PAUSE).await;
@@ -192,7 +192,7 @@ fn show(args: &Args, holding: Option<&Holding>, ours: bool) -> Result<(), Failur
                 let whose = if ours { " (ours)" } else { "" };
                 format!("{} holds, token {token}{whose}\n", bytes_as_text(candidate))
             }
-            None => "nobody holds\n".to_owned(),
+            None => "no candidate holds\n".to_owned(),
         },
         || match holding {
             Some(holding) => json!({
@@ -261,7 +261,7 @@ async fn resign(tenure: Tenure) {
     if let Err(error) = tenure.resign().await {
         let error: WriteError = error;
         stderr::say(format_args!(
-            "not known to have resigned, others take over in their time: {error}"
+            "the outcome of the resignation is unknown, other candidates take over after the time to live: {error}"
         ));
     }
 }

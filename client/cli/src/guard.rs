@@ -80,7 +80,7 @@ pub(crate) fn find_program(program: &OsStr) -> Result<(), Failure> {
         Ok(_) => Ok(()),
         Err(_) if program.as_bytes().contains(&b'/') && Path::new(program).exists() => Err(Failure::new(
             Exit::NotExecutable,
-            anyhow::anyhow!("{} is no file that can be executed", program.display()),
+            anyhow::anyhow!("{} is not an executable file", program.display()),
         )),
         Err(_) => Err(Failure::new(
             Exit::NotFound,
@@ -169,7 +169,7 @@ impl Guarded {
         let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
         match waitid(Id::Pid(self.group), flags) {
             Ok(WaitStatus::Stopped(_, Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU)) => {
-                stderr::say("the command cannot be stopped while the election is held: it goes on");
+                stderr::say("the command cannot be stopped while the election is held, and continues");
                 self.signal(Signal::SIGCONT)
             }
             // Still running, stopped on purpose (SIGSTOP), or ended.

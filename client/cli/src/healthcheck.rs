@@ -71,7 +71,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Ok(Some(reason)) => format!(": {}", printable(&reason)),
         Ok(None) | Err(_) => String::new(),
     };
-    Err(no(format!("{address} answers and is not ready{reason}")))
+    Err(no(format!("{address} answers, but is not ready{reason}")))
 }
 
 /// Whether the role is ready; with `live`, whether its process answers.

@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use crate::output::{bytes_as_json, hex};
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the build compiled the descriptors it embeds")
+    DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the build compiled the embedded descriptors")
 });
 
 /// Bytes fields with identities or hashes: always hexadecimal, never text by accident.
@@ -47,7 +47,7 @@ pub(crate) fn message(name: &str, message: &impl Message) -> Value {
         .get_message_by_name(&format!("paxos.v1.{name}"))
         .expect("callers name messages of the contract");
     let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())
-        .expect("it is that message's own encoding");
+        .expect("the bytes are the message's own encoding");
     object(&message)
 }
 

@@ -66,7 +66,7 @@ fn current_as_text(current: &Current) -> String {
             format!("the key holds {} since version {version}", bytes_as_text(value))
         }
         Current::ValueGone(version) => {
-            format!("the key had been written by version {version}, and has been since")
+            format!("the key was last written by version {version}, and has been written again since")
         }
     }
 }
@@ -118,7 +118,7 @@ pub(crate) fn write_failure(error: WriteError) -> Failure {
         WriteError::Invalid(text) => Failure::usage(text),
         WriteError::Refused(_) => Failure::unavailable(error),
         WriteError::NotProposed(_) => Failure::unavailable(anyhow::anyhow!(
-            "{error}; it is safe to try again; `paxos status` shows what is wrong"
+            "{error}; a retry is safe; `paxos status` shows what is wrong"
         )),
         WriteError::Expired => Failure::unavailable(error),
         WriteError::OutcomeUnknown(_) | WriteError::OutcomeNotRead { .. } => Failure::unavailable(
@@ -144,7 +144,7 @@ pub(crate) fn watch_failure(error: SubscribeError) -> Failure {
     match error {
         SubscribeError::Invalid(text) => Failure::usage(text),
         SubscribeError::OutOfRange(cause) => {
-            no(format!("changes from that version on cannot be told: {cause}"))
+            no(format!("changes from that version on cannot be shown: {cause}"))
         }
         SubscribeError::Unavailable(_) => {
             Failure::unavailable(anyhow::anyhow!("{error}; `paxos status` shows what is wrong"))

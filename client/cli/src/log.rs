@@ -77,10 +77,10 @@ async fn print_what_there_is(args: &Args, client: &Client, log: &mut Subscriptio
         let more = if args.local {
             ""
         } else {
-            ", and --local prints what a learner has"
+            ", and --local prints the log of a learner"
         };
         Failure::unavailable(anyhow::anyhow!(
-            "cannot learn where the log ends: {cause}; `paxos status` shows more{more}"
+            "cannot learn the end of the log: {cause}; `paxos status` shows more{more}"
         ))
     })?;
     if args.from > end {
@@ -108,7 +108,7 @@ async fn print_to(args: &Args, log: &mut Subscription, end: Slot, mut since: Ins
             .await
             .map_err(|_elapsed| {
                 Failure::unavailable(anyhow::anyhow!(
-                    "slot {next} is chosen, but no learner has learned it in time; `paxos status` shows more"
+                    "slot {next} is chosen, but no learner learned it in time; `paxos status` shows more"
                 ))
             })??;
         since = Instant::now();
@@ -127,7 +127,7 @@ async fn next_records(log: &mut Subscription) -> Result<Vec<LogRecord>, Failure>
         }
     }
     Err(Failure::internal(anyhow::anyhow!(
-        "the subscription ended without saying why"
+        "the subscription ended without a reason"
     )))
 }
 
@@ -184,7 +184,7 @@ fn command_text(command: &Command) -> String {
         }
         Some(Operation::Delete(Delete { key, .. })) => format!("delete {}", bytes_as_text(key)),
         Some(Operation::OpenSession(_)) => "open session".to_owned(),
-        None => "unknown command: this client is older than what wrote it".to_owned(),
+        None => "unknown command: this client is older than the writer".to_owned(),
     }
 }
 

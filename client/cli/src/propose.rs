@@ -109,8 +109,8 @@ async fn propose_lines(args: Args) -> Result<(), Failure> {
 /// Standard output could not be written: some values were sent without a printed outcome.
 fn not_printed(number: u64, failure: &Failure) -> Failure {
     Failure::storage(anyhow::anyhow!(
-        "{failure}: the outcome of line {number}, and of later lines that were sent, is not printed; `paxos log` shows which \
-         values were ordered"
+        "{failure}: the outcomes of line {number} and of later sent lines are not printed; `paxos log` shows the \
+         ordered values"
     ))
 }
 

@@ -105,14 +105,14 @@ async fn forget(args: ForgetArgs) -> Result<(), Failure> {
             .map(|(uuid, address)| format!("{uuid} at {address}"))
             .collect();
         return Err(Failure::usage(format!(
-            "--acceptor {} is no other member of this acceptor's cluster; the others are: {}",
+            "--acceptor {} is no other member of this acceptor's cluster; the other members are: {}",
             args.acceptor,
             others.join(", ")
         )));
     }
     let witnesses = stopped.witnesses().await?;
     let mut text = format!(
-        "Acceptor {} ({}) remembers of acceptor {} at {}:\n",
+        "Acceptor {} ({}) remembers these runs of acceptor {} at {}:\n",
         stopped.name(),
         stopped.uuid(),
         args.acceptor,
@@ -131,8 +131,8 @@ async fn forget(args: ForgetArgs) -> Result<(), Failure> {
             args.acceptor
         )));
     }
-    text += "This is the proof that the other acceptor's disk went back, if it did. If it did, counting that acceptor can \
-             lose acknowledged writes, or decide a slot twice.\n";
+    text += "If the other acceptor's disk went back, these runs are the proof, and counting that acceptor can lose \
+             acknowledged writes, or decide a slot twice.\n";
     eprint_all(&text);
     if !args.yes && !confirmed(args.acceptor)? {
         return Err(no("not confirmed: nothing was changed".to_owned()));
@@ -154,7 +154,7 @@ async fn open(data_dir: &std::path::Path) -> Result<Stopped, Failure> {
 
 /// Asks for the uuid a second time.
 fn confirmed(acceptor: AcceptorUuid) -> Result<bool, Failure> {
-    eprint_all("Type the uuid of the other acceptor to forget this: ");
+    eprint_all("Type the uuid of the other acceptor to forget these runs: ");
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line).map_err(|error| {
         Failure::usage(format!(

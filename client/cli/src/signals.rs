@@ -52,7 +52,7 @@ fn ended_by(signal: EndSignal, left: Left) -> Failure {
         signal,
         match left {
             Left::Nothing => "",
-            Left::Write => ": what was being written may have taken effect, or may still take effect",
+            Left::Write => ": the write may have taken effect, or may still take effect",
         },
     )
 }

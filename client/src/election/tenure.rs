@@ -221,7 +221,7 @@ impl<S: Seat> Keeper<S> {
             }
             // The write extends nothing, but may be the present content of the register.
             Err(error) => {
-                tracing::debug!(%error, "it is not known whether the tenure was renewed");
+                tracing::debug!(%error, "the outcome of the tenure's renewal is unknown");
                 self.find_own().await;
             }
         }

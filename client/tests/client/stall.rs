@@ -47,7 +47,7 @@ impl Pair {
 }
 
 fn told_of_another_leader(error: &ProposeError) -> bool {
-    matches!(error, ProposeError::OutcomeUnknown(cause) if cause.message.contains("another one leads"))
+    matches!(error, ProposeError::OutcomeUnknown(cause) if cause.message.contains("another proposer leads"))
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! Checks models of small clusters of the real cores, rung by rung: `cargo model`, or `cargo model 3` for rungs with
-//! names that begin with 3. A further number limits the steps of each rung.
+//! names beginning with 3. A further number limits the steps of each rung.
 
 use std::process::ExitCode;
 

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`simulator`] | whole clusters of the cores with every kind of fault, drawn from a seed |
 //! | [`model`] | small clusters of the cores, every order of steps |
-//! | `invariants` | what both check after every step |
+//! | `invariants` | properties checked by the simulator after every step |
 //! | [`history`] | whether the answers to clients of real processes are linearizable |
 //!
 //! A crate for tests alone: no service depends on this crate.

@@ -12,7 +12,7 @@ use paxos_testing::simulator::{
     try_run,
 };
 
-/// Number of seeds of each of the two usual runs, unless the environment variable `PAXOS_SIM_SEEDS` is set.
+/// Number of seeds of each of the two usual runs, unless the environment variable `PAXOS_SIM_SEEDS` gives a number.
 const SEEDS: u64 = 300;
 
 /// First seed of the run over fresh seeds: the environment variable `PAXOS_SIM_FROM`, or a random number.
@@ -104,7 +104,7 @@ fn seeds_that_failed_once_pass() {
     }
 }
 
-/// Number of seeds of each directed scenario, unless the environment variable `PAXOS_SCENARIO_SEEDS` is set.
+/// Number of seeds of each directed scenario, unless the environment variable `PAXOS_SCENARIO_SEEDS` gives one.
 const SCENARIO_SEEDS: u64 = 2;
 
 fn seeds_of_scenarios() -> u64 {

@@ -66,7 +66,7 @@ pub(super) fn judge(status: &ClusterStatus, leader: Option<&Peer>) -> Judged {
         }
         Majority::Tied => judged.findings.push(unavailable(
             "the acceptors belong to different clusters",
-            "list only the acceptors of one cluster in --acceptors; a member's data directory is never emptied",
+            "list only the acceptors of one cluster in --acceptors; never empty the data directory of a member",
         )),
         Majority::Cluster(cluster) => of_cluster(&mut judged, cluster, status, &answers, leader),
     }
@@ -121,12 +121,12 @@ fn silent(report: &AcceptorReport) -> Option<Finding> {
     let (problem, advice) = if report.given {
         (
             format!("acceptor {address} does not answer: {cause}"),
-            "start it again with its data directory, or correct --acceptors",
+            "start the acceptor again with its data directory, or correct --acceptors",
         )
     } else {
         (
             format!("acceptor {address}, a member that --acceptors does not list, does not answer: {cause}"),
-            "start it again with its data directory, and list all members in --acceptors",
+            "start the acceptor again with its data directory, and list all members in --acceptors",
         )
     };
     Some(Finding::degraded(subject(address.to_string()), problem, advice))
@@ -150,9 +150,9 @@ fn not_formed(answers: &[&AcceptorStatusResponse], total: usize) -> Finding {
                 "the acceptors hold different lists of members, so no cluster forms: {}",
                 held.join("; ")
             ),
-            "while no listed acceptor is formed, those that do not answer included, nobody has voted: stop the proposers, \
-             empty every listed data directory, and start proposers that are given the same list. If one is formed, \
-             never do that: correct the lists",
+            "while no listed acceptor is formed, unanswering acceptors included, no acceptor has voted: stop the \
+             proposers, empty every listed data directory, and start the proposers with the same list. If any \
+             acceptor is formed, never do this: correct the lists",
         );
     }
     unavailable(
@@ -160,7 +160,8 @@ fn not_formed(answers: &[&AcceptorStatusResponse], total: usize) -> Finding {
             "the cluster is not formed: {} of {total} acceptors answer, none is a member",
             answers.len()
         ),
-        "start a proposer with --acceptors naming all acceptors; it forms the cluster once all answer",
+        "start a proposer with --acceptors naming all acceptors; the proposer forms the cluster once all acceptors \
+         answer",
     )
 }
 
@@ -190,8 +191,8 @@ fn of_cluster(
                 let found = back.iter().find(|found| Some(found.acceptor) == uuid(answer))?;
                 Some((
                     format!("{name}: {found}"),
-                    "stop it; start it again on its right disk if that is still there, and leave it stopped otherwise. Every \
-                     other data directory stays as it is",
+                    "stop the acceptor. If the right disk still exists, start the acceptor on this disk; otherwise \
+                     leave the acceptor stopped. Change no other data directory",
                 ))
             })
             .or_else(|| {
@@ -217,7 +218,7 @@ fn of_cluster(
         if !answer.not_ready.is_empty() && !answer.no_space && answer.waiting_ms <= WAITING_MS {
             wrong.push((
                 format!("{name} is not ready: {}", answer.not_ready),
-                "look at its log, and at those of the proposers; its votes are safe",
+                "look at the logs of this acceptor and of the proposers; the votes of this acceptor are safe",
             ));
         }
         if let Some(uuid) = uuid(answer).filter(|_| can_vote) {
@@ -229,10 +230,10 @@ fn of_cluster(
                     judged.contradicted = true;
                     wrong.push((
                         format!(
-                            "{name} answers, and the leader {} does not count it",
+                            "{name} answers, but the leader {} does not count this acceptor",
                             leader.report.address
                         ),
-                        "the leader cannot reach it, or refuses it: the leader's log says why",
+                        "the leader cannot reach this acceptor, or refuses it: the leader's log says why",
                     ));
                 }
             }
@@ -259,22 +260,24 @@ fn refusal(name: &str, cluster: &[u8], answer: &AcceptorStatusResponse) -> Optio
     if answer.membership() == Membership::Blank {
         return Some((
             format!(
-                "{name} is blank, and its cluster is formed: it has lost its disk. It is not counted, permanently"
+                "{name} is blank, but its cluster is formed: the acceptor has lost its disk, and is never counted again"
             ),
-            "stop it; it cannot be replaced in this release. Never empty the data directory of another",
+            "stop the acceptor; it cannot be replaced in this release. Never empty the data directory of another \
+             acceptor",
         ));
     }
     if cluster_id(answer) != cluster {
         let found = hex(cluster_id(answer));
         return Some((
-            format!("{name} belongs to another cluster, {found}: it is not counted"),
-            "correct --acceptors, here and of the proposers and learners; a member's data directory is never emptied",
+            format!("{name} belongs to another cluster, {found}, and is not counted"),
+            "correct --acceptors, here and of the proposers and learners; never empty the data directory of a member",
         ));
     }
     (answer.membership() != Membership::Formed).then(|| {
         (
             format!("{name} has stored the list of members and does not vote yet"),
-            "start a proposer with --acceptors naming all acceptors: it tells this one that the cluster is formed",
+            "start a proposer with --acceptors naming all acceptors: the proposer notifies this acceptor that the \
+             cluster is formed",
         )
     })
 }
@@ -284,8 +287,8 @@ fn complaints(name: &str, answer: &AcceptorStatusResponse, chosen_to: u64) -> Ve
     let mut wrong = Vec::new();
     if answer.no_space {
         wrong.push((
-            format!("{name} has too little space on its disk: it promises and accepts nothing"),
-            "free some space there; it goes on by itself, and catches up",
+            format!("{name} has too little space on its disk, and promises and accepts nothing"),
+            "free some space there; the acceptor then continues by itself, and catches up",
         ));
     } else if let Some(free) = answer.data_free_bytes.filter(|free| *free < DATA_FREE_LOW_BYTES) {
         wrong.push((
@@ -293,24 +296,25 @@ fn complaints(name: &str, answer: &AcceptorStatusResponse, chosen_to: u64) -> Ve
                 "{name} has only {} MiB left on the file system of its data directory",
                 free >> 20
             ),
-            "free some space there, or give it a larger disk: without space it votes no more",
+            "free some space there, or use a larger disk: without space the acceptor stops voting",
         ));
     }
     if answer.damaged_rows > 0 {
         let count = answer.damaged_rows;
         wrong.push((
             format!("{name} has {count} damaged rows on its disk, from slot {} on", answer.chosen_to),
-            "a leader repairs what a quorum of the others can read, within seconds, so all must stay up. If the number \
-             stays, look at the proposers' logs: what no quorum can read is beyond repair, and a proposer then ends and \
-             names the slots. If rows are damaged again, the disk is failing: copy the data directory, with the acceptor \
-             stopped, to another one",
+            "a leader repairs the rows that a quorum of the other acceptors can read, within seconds, so all \
+             acceptors must stay up. If the number stays, look at the proposers' logs: a row that no quorum can read \
+             is beyond repair, and a proposer then ends and names the slots. If rows are damaged again, the disk is \
+             failing: stop the acceptor, and copy the data directory to another disk",
         ));
     }
     let lag = chosen_to.saturating_sub(answer.chosen_to);
     if lag > LAG_SLOTS && answer.damaged_rows == 0 {
         wrong.push((
             format!("{name} is {lag} slots behind"),
-            "the leader sends it what it missed: ask again; if this number does not shrink, look at the logs of both",
+            "the leader sends the missed slots: ask again; if this number does not shrink, look at the logs of the \
+             leader and of this acceptor",
         ));
     }
     wrong
@@ -338,15 +342,15 @@ fn slowness(name: &str, answer: &AcceptorStatusResponse, leader_timeout_ms: u64)
     if waiting > WAITING_MS {
         return Some((
             format!("{name} has kept a request waiting for its disk for {waiting} ms"),
-            "commands go on while a quorum of the other acceptors finishes commits, and otherwise wait for this one. Look \
-             at its disk, at what else uses the disk, and at the kernel's log; its votes are safe",
+            "commands continue while a quorum of the other acceptors finishes commits, and otherwise wait for this \
+             acceptor. Look at its disk, at other users of the disk, and at the kernel's log; its votes are safe",
         ));
     }
     (slowest > leader_timeout_ms).then(|| {
         (
             format!("{name} has a slow disk: its slowest commit of the last minute took {slowest} ms"),
             "commands wait for the fastest quorum of acceptors, so one slow disk costs little, and several cost that time. \
-             Look at what else uses the disk",
+             Look at other users of the disk",
         )
     })
 }
@@ -371,7 +375,7 @@ fn not_found(status: &ClusterStatus, members: &[Member]) -> Option<Finding> {
                 "members of the cluster do not answer; their addresses are {}",
                 unseen.join(", ")
             ),
-            "list all members in --acceptors, by addresses that can be reached from here",
+            "list all members in --acceptors, by addresses reachable from here",
         )
     })
 }
@@ -384,8 +388,8 @@ fn too_few(counted: usize, secure: usize, quorum: usize, members: usize) -> Opti
             format!(
                 "no quorum: {counted} of {members} acceptors answer as members that can vote, {quorum} are needed"
             ),
-            "start the missing acceptors with their data directories, and name all in --acceptors; nothing is lost while \
-             they are away",
+            "start the missing acceptors with their data directories, and name all acceptors in --acceptors; nothing \
+             is lost meanwhile",
         ));
     }
     // A cluster that needs every acceptor never has a spare acceptor.
@@ -393,7 +397,8 @@ fn too_few(counted: usize, secure: usize, quorum: usize, members: usize) -> Opti
         Finding::degraded(
             Subject::cluster(),
             format!("{secure} of {members} acceptors can vote, and {quorum} make a quorum: the loss of one more is an outage"),
-            "bring back what is missing first. Until then restart no other acceptor, drain no machine and begin no update",
+            "bring back the missing acceptors first. Until then restart no other acceptor, drain no machine and \
+             begin no update",
         )
     })
 }

@@ -50,11 +50,11 @@ pub(super) fn finding(digests: Digests, peers: &[Peer]) -> Option<Finding> {
             severity: Severity::Broken,
             subject: Subject::cluster(),
             problem: format!(
-                "learners DIFFER below slot {to}, they do not hold the same log: {}",
+                "learners DIFFER below slot {to}, and do not hold the same log: {}",
                 digests_at(peers, to)
             ),
-            advice: "stop trusting the learner that differs from the others, keep its data, and report this as a \
-                     fault; one that starts without data learns the log again",
+            advice: "stop trusting the learner that differs from the others, keep this learner's data, and report \
+                     this as a fault; a learner started without data learns the log again",
         }),
         Digests::NotComparable => incomparable(peers),
     }
@@ -71,11 +71,11 @@ fn incomparable(peers: &[Peer]) -> Option<Finding> {
         Finding::degraded(
             Subject::cluster(),
             format!(
-                "the logs of the learners cannot be compared, no digest is at a slot that all have: {}",
+                "the logs of the learners cannot be compared, because no slot has a digest of every learner: {}",
                 learners.join(", ")
             ),
-            "a learner may be catching up: ask again. If this stays, keep the data of all learners and look at the log \
-             of the one that is behind; one that starts without data learns the log again",
+            "a learner may be catching up: ask again. If this stays, keep the data of all learners, and look at the \
+             log of the learner that is behind; a learner started without data learns the log again",
         )
     })
 }

@@ -384,7 +384,7 @@ fn given_and_absent(status: &ClusterStatus, peers: &[Peer]) -> Vec<Finding> {
         Some(Finding::degraded(
             Subject { role, name },
             format!("{role} {address} does not answer: {cause}"),
-            "start it, or correct --proposers and --learners",
+            "start the process, or correct --proposers and --learners",
         ))
     });
     absent.collect()
@@ -396,23 +396,23 @@ fn absence(peer: &Peer) -> Option<Finding> {
     let (problem, advice) = match (&peer.source, peer.reported_ms) {
         (Source::Departed, _) => (
             format!(
-                "{role} {address} is gone: its connections ended {} s ago, and it did not say that it stops",
+                "{role} {address} is gone: its connections ended {} s ago, without notice of a stop",
                 peer.age_ms / 1_000
             ),
-            "it was killed, has crashed or is cut off: look at its log, and start it again if it is missed. The acceptors \
-             list it for 10 minutes",
+            "the process was killed, has crashed or is cut off: look at its log, and start it again if needed. The \
+             acceptors list the process for 10 minutes",
         ),
         (Source::Itself, Some(age)) if age >= REPORT_OLD_MS => (
-            format!("{role} {address} answers, and has not reported to an acceptor for {age} ms"),
-            "it cannot reach the acceptors: look at its log and at the network between them",
+            format!("{role} {address} answers, but has not reported to an acceptor for {age} ms"),
+            "the process cannot reach the acceptors: look at its log and at the network to the acceptors",
         ),
         (Source::Itself, None) => (
-            format!("{role} {address} answers, and is attached to no acceptor that answers"),
-            "it cannot reach the acceptors, or was given others: look at its log and at its --acceptors",
+            format!("{role} {address} answers, but is attached to no answering acceptor"),
+            "the process cannot reach the acceptors, or has other addresses: look at its log and at its --acceptors",
         ),
         (Source::Report(_), Some(age)) if age >= REPORT_OLD_MS => (
             format!("{role} {address} has not reported for {age} ms"),
-            "it is stopped, overloaded or cut off: look at its log",
+            "the process is paused, overloaded or cut off: look at its log",
         ),
         (Source::Itself | Source::Report(_), _) => return None,
     };
@@ -431,7 +431,7 @@ fn condition(peer: &Peer, quorum: Option<usize>, chosen_to: u64) -> Option<Findi
                 "{role} {address} is connected to {} of the acceptors, and could not lead: a quorum is {quorum}",
                 linked.len()
             ),
-            "its log says why the others are not connected: look there and at the network",
+            "the proposer's log says why other acceptors are not connected: look at this log and at the network",
         ));
     }
     let lag = learner(peer).map_or(0, |learner| chosen_to.saturating_sub(learner.applied_to));
@@ -439,16 +439,16 @@ fn condition(peer: &Peer, quorum: Option<usize>, chosen_to: u64) -> Option<Findi
         return Some(Finding::degraded(
             peer.subject(),
             format!("{role} {address} is {lag} slots behind"),
-            "it catches up by itself, and readers find newer values at other learners: ask again; if this number does not \
-             shrink, look at its log",
+            "the learner catches up by itself, and readers find newer values at other learners: ask again; if this \
+             number does not shrink, look at the learner's log",
         ));
     }
     (learner(peer).is_some() && !peer.not_ready.is_empty()).then(|| {
         Finding::degraded(
             peer.subject(),
             format!("{role} {address} is not ready: {}", peer.not_ready),
-            "readers use other learners: ask again; if this stays, look at its log and at the network between it and the \
-             acceptors",
+            "readers use other learners: ask again; if this stays, look at the learner's log and at the network to \
+             the acceptors",
         )
     })
 }
@@ -463,6 +463,6 @@ fn little_space(peer: &Peer) -> Option<Finding> {
             peer.report.address,
             free >> 20
         ),
-        "free some space there, or give it a larger disk: without space the process ends with 74",
+        "free some space there, or use a larger disk: without space the process ends with 74",
     ))
 }

@@ -110,7 +110,10 @@ pub(crate) fn volume_is_lost(engine: Engine) -> Completion {
     });
     println!("{finding}");
     let advice = finding["advice"].as_str().unwrap();
-    assert!(advice.contains("stop it; it cannot be replaced"), "{advice}");
+    assert!(
+        advice.contains("stop the acceptor; it cannot be replaced"),
+        "{advice}"
+    );
     assert_eq!(
         text(&topology.client(&["get", "colour", "--at-least", &version])),
         "blue"

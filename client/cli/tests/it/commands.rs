@@ -363,7 +363,7 @@ async fn commands_without_a_cluster_exit_69_and_say_what_to_do() {
             &["propose", "x"][..],
             &["nothing was proposed", "no acceptor answers", "paxos status"][..],
         ),
-        (&["log"], &["cannot learn where the log ends", "paxos status"]),
+        (&["log"], &["cannot learn the end of the log", "paxos status"]),
         (&["log", "--follow"], &["no learner answers", "paxos status"]),
         (&["bench"], &["nothing was proposed"]),
         (&["bench", "--reads", "100"], &["nothing was proposed"]),

@@ -339,7 +339,7 @@ async fn wiped_acceptor_is_refused_and_the_rest_goes_on() {
         outcome,
         "has lost its disk",
         "has lost its disk",
-        "is blank, and its cluster is formed: it has lost its disk",
+        "is blank, but its cluster is formed: the acceptor has lost its disk",
     )
     .await;
 }

@@ -254,7 +254,7 @@ async fn every_line_that_was_sent_has_an_outcome_and_a_bad_line_is_named() {
     drop(input);
     let ended = output(child).await;
     assert_eq!(ended.status.code(), Some(74), "{ended:?}");
-    assert!(error(&ended).contains("the outcome of line 2"), "{ended:?}");
+    assert!(error(&ended).contains("the outcomes of line 2"), "{ended:?}");
 }
 
 #[tokio::test]
@@ -284,7 +284,7 @@ async fn log_prints_every_acknowledged_line_while_nobody_leads() {
     let log = run(&["log", "--timeout", "1s", "--acceptors", &urls]).await;
     assert_eq!(log.status.code(), Some(69), "{log:?}");
     assert!(
-        error(&log).contains("--local prints what a learner has"),
+        error(&log).contains("--local prints the log of a learner"),
         "{log:?}"
     );
     let log = run(&["log", "--local", "--acceptors", &urls]).await;
@@ -349,7 +349,7 @@ async fn candidate_goes_on_waiting_for_a_cluster_that_does_not_answer() {
     let mut line = String::new();
     let mut lines = BufReader::new(child.stderr.take().unwrap());
     lines.read_line(&mut line).unwrap();
-    assert!(line.contains("the candidate goes on waiting"), "{line}");
+    assert!(line.contains("the candidate keeps waiting"), "{line}");
     send(&child, Signal::SIGTERM);
     let mut rest = String::new();
     lines.read_to_string(&mut rest).unwrap();

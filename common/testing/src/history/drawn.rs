@@ -1,6 +1,6 @@
 //! Drawn: random histories, honest or with a lie, to compare the two checks with each other and with a third check.
 //!
-//! The third check is stateright's. That check tries every order and remembers nothing: right for short histories, too
+//! The third check is stateright's. The check tries every order and remembers nothing: right for short histories, too
 //! slow for histories of real clusters.
 
 use rand::{Rng, RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -101,8 +101,8 @@ fn shown(asked: &Asked, told: &Told) -> Option<Held> {
     }
 }
 
-/// Draws the history of clients of an honest register. Each call takes effect at a single moment between its begin and
-/// its end. A call given up takes effect at some moment after its begin, or never.
+/// Draws the history of clients of an honest register. Each call takes effect at a single moment between begin and end.
+/// A call given up takes effect at some moment after the begin, or never.
 fn honest(rng: &mut impl Rng, clients: usize, calls: usize) -> Vec<Record> {
     let mut register = Register::default();
     let mut clients = vec![Client::Idle; clients];
@@ -155,7 +155,7 @@ fn honest(rng: &mut impl Rng, clients: usize, calls: usize) -> Vec<Record> {
     history
 }
 
-/// Changes one answer, or the times of one call.
+/// Changes a single answer, or the times of a single call.
 fn lie(rng: &mut impl Rng, history: &mut [Record]) {
     let held: Vec<_> = history
         .iter()

@@ -46,8 +46,8 @@ pub struct Summary {
     pub unknown_seen: usize,
 }
 
-/// A point in the total order. A read of the state after every slot below `s` has the point (s, 0). The command at (s,
-/// o) has the point (s, 2o + 1).
+/// A point in the total order. The point of a read of the state after every slot below `s` is `(s, 0)`. The point of
+/// the command at `(s, o)` is `(s, 2o + 1)`.
 type Point = (u64, u32);
 
 fn command_point(position: Position) -> Point {
@@ -85,7 +85,7 @@ pub fn check(history: &[Record]) -> Result<Summary, Breach> {
     Ok(summary)
 }
 
-/// Every register content shown by an answer or implied by an effective condition, with the call as evidence.
+/// Every register content shown by an answer or implied by the condition of an applied command, with the call.
 fn sightings(history: &[Record]) -> impl Iterator<Item = (&Record, &Held)> {
     history.iter().filter_map(|record| {
         let told = match record.told() {
@@ -292,7 +292,7 @@ impl Replay<'_> {
         }
     }
 
-    /// Whether the condition of an effective command holds here.
+    /// Whether the condition of a command that took effect holds here.
     fn holds(&mut self, record: &Record, point: Point) -> bool {
         match record.asked.condition() {
             Some(Condition::Always) | None => true,

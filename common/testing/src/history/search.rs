@@ -6,14 +6,13 @@
 //! call that needs the effect ("just in time", Lowe 2017, §4). When no configuration is left, no order explains the
 //! answers. Values are unique, so the search treats a condition on a version as a condition on the value.
 //!
-//! The search covers the whole history, or gives up: [`Verdict::Undecided`].
+//! The search covers the whole history, or reports that the limit was exceeded: [`Verdict::Undecided`].
 
 use std::collections::{BTreeMap, HashSet};
 
 use super::{Asked, Condition, Found, Record, Told};
 
-/// Limit of configurations of one register visited for the end of one call: more than a few clients on one key ever
-/// need.
+/// Limit of configurations of a register visited for the end of a call: more than a few clients on a key ever need.
 const CONFIGURATIONS_MAX: usize = 1 << 18;
 
 /// The result of a search.
@@ -21,7 +20,7 @@ const CONFIGURATIONS_MAX: usize = 1 << 18;
 pub enum Verdict {
     /// Each key has an order that explains the answers.
     Linearizable {
-        /// Largest number of configurations visited for the end of one call.
+        /// Largest number of configurations visited for the end of a call.
         widest: usize,
     },
     /// No order explains the answer to this call together with everything before.
@@ -43,7 +42,7 @@ pub fn search(history: &[Record]) -> Verdict {
     search_within(history, CONFIGURATIONS_MAX)
 }
 
-/// The same, with a limit of configurations visited for the end of one call.
+/// The same, with a limit of configurations visited for the end of a call.
 pub fn search_within(history: &[Record], configurations_max: usize) -> Verdict {
     let mut keys: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
     for record in history {
@@ -61,8 +60,8 @@ pub fn search_within(history: &[Record], configurations_max: usize) -> Verdict {
     Verdict::Linearizable { widest }
 }
 
-/// Leaves out calls that explain nothing: reads without an answer, and unknown puts of a value that no answer shows.
-/// Such a put might as well not have taken effect.
+/// Leaves out calls that explain nothing: reads without an answer, and unknown puts with a value not shown by any
+/// answer. Such a put might as well not have taken effect.
 fn needed<'a>(calls: &[&'a Record]) -> Vec<&'a Record> {
     let mut seen = HashSet::new();
     let mut blind = false;
@@ -223,7 +222,7 @@ fn writes<'a>(call: &'a Record, held: Option<&str>) -> Option<Option<&'a str>> {
         Asked::Delete { condition } => (condition, None),
         Asked::Read => return None,
     };
-    // A command with unknown outcome is not tried where it changes nothing.
+    // A command with unknown outcome is not tried where the command changes nothing.
     let idle = call.ended.is_none() && left == held;
     (holds(condition, held) && !idle).then_some(left)
 }

@@ -4,7 +4,7 @@ use paxos_common::paxos::slot::Version;
 
 use super::{chosen_is_final::Chosen, commands_are_ordered_once::Commands};
 
-/// A client gets the answer that its command is chosen at `version`.
+/// A client's command is answered as chosen at `version`.
 pub(crate) fn answered(chosen: &Chosen, commands: &Commands, command: u64, version: Version) {
     assert!(
         version.slot < chosen.prefix(),

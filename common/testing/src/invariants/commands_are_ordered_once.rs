@@ -9,7 +9,7 @@ use paxos_common::paxos::{
 
 use super::commands;
 
-/// The fate of each command. Simulated clients retry only commands that were certainly not proposed.
+/// The fate of each command. Simulated clients retry only commands certainly not proposed.
 #[derive(Default)]
 pub(crate) struct Commands {
     asked: BTreeSet<u64>,
@@ -41,7 +41,7 @@ impl Commands {
         }
     }
 
-    /// A client gets the answer that its command was certainly not proposed.
+    /// A client's command is answered as certainly not proposed.
     pub(crate) fn not_proposed(&self, command: u64) {
         assert!(
             !self.proposed.contains(&command),

@@ -1,4 +1,4 @@
-//! Properties that must hold after every step of a simulated cluster: one file for each property.
+//! Properties checked after every step of a simulated cluster, in a separate file for each property.
 //!
 //! The harness reports every event. Each property keeps the facts needed to judge the events, and panics when broken.
 //! The properties share no code with the cores beyond the vocabulary types, so that a mistake is not made twice.
@@ -77,7 +77,7 @@ impl Invariants {
         }
     }
 
-    /// An acceptor's disk goes back: its earlier statements are gone, and the acceptor is not counted again on this
+    /// An acceptor's disk goes back: the earlier statements are gone, and the acceptor is not counted again on this
     /// disk.
     pub(crate) fn lost(&mut self, acceptor: usize) -> Said {
         self.watermarks.lost(acceptor);

@@ -8,11 +8,11 @@ use paxos_common::paxos::{ballot::Ballot, message::PromisePage, slot::Slot, valu
 
 use super::chosen_is_final::Chosen;
 
-/// The received pages of each campaign, and the demands that follow from the pages.
+/// The received pages of each campaign, and the demands of the pages.
 pub(crate) struct Takeovers {
     phase1: usize,
     campaigns: BTreeMap<Ballot, Campaign>,
-    /// Highest watermark reported to each proposer since its start.
+    /// Highest watermark reported to each proposer since the proposer's start.
     known: BTreeMap<usize, Slot>,
 }
 

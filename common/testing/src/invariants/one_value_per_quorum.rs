@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use paxos_common::paxos::{ballot::Ballot, slot::Slot, value::Value};
 
-/// Every vote that ever became durable, overwritten votes included.
+/// Every vote ever made durable, overwritten votes included.
 pub(crate) struct Votes {
     phase2: usize,
     votes: BTreeMap<(Slot, Ballot), BTreeMap<usize, Value>>,

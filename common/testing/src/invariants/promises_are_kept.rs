@@ -28,8 +28,7 @@ impl Promises {
         }
     }
 
-    /// The disk of an acceptor went back. No process may rely on the acceptor's earlier statements. Returns these
-    /// statements.
+    /// The disk of an acceptor went back. Returns the acceptor's earlier statements: no process may rely on them.
     pub(crate) fn lost(&mut self, acceptor: usize) -> Said {
         std::mem::take(&mut self.acceptors[acceptor])
     }

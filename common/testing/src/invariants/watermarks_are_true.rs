@@ -21,7 +21,7 @@ impl Watermarks {
         self.checked_to[acceptor] = Slot::ZERO;
     }
 
-    /// A process claims that every slot below `claimed` is chosen.
+    /// A process claims every slot below `claimed` as chosen.
     pub(crate) fn claimed(chosen: &Chosen, who: &str, claimed: Slot) {
         assert!(
             claimed <= chosen.prefix(),

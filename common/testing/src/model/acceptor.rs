@@ -32,12 +32,12 @@ pub(crate) fn uuid(place: usize) -> AcceptorUuid {
     AcceptorUuid::from_u128(place as u128 + 1)
 }
 
-/// A group that must be durable before its answers leave.
+/// A group whose answers wait until the group is durable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Open {
     group: Group,
     answers: Vec<Answer>,
-    /// All decided votes, including votes whose rows were overwritten within the same group.
+    /// All decided votes, including votes with rows overwritten within the same group.
     votes: Vec<(Slot, Ballot, Value)>,
     /// The disk holds the group, and readers of the disk see the group.
     pub(crate) readable: bool,
@@ -132,7 +132,7 @@ pub(crate) enum Input<'a> {
     },
 }
 
-/// One step of one acceptor.
+/// A step of an acceptor.
 pub(crate) struct AcceptorStep<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) place: usize,
@@ -162,7 +162,7 @@ impl AcceptorStep<'_> {
             return;
         }
         if let Message::Tail(nonce) = message {
-            // From memory, because memory shows every commit whose answers have left.
+            // From memory: when answers leave, memory already shows the commit.
             let tail = Tail {
                 voted_to: self.node.core.voted_to(),
                 trimmed_to: self.node.core.trimmed_to(),
@@ -245,7 +245,7 @@ impl AcceptorStep<'_> {
         self.show_commit(&rows);
     }
 
-    /// Claims that every slot below `claimed` is chosen and that the rows hold the chosen values.
+    /// Claims every slot below `claimed` as chosen, with the chosen values in this acceptor's rows.
     fn claim_watermark(&mut self, claimed: Slot) {
         let value = |slot| Some(self.node.disk.rows.get(&slot)?.1.clone());
         match Slot::ZERO.to(claimed).map(value).collect() {
@@ -335,7 +335,7 @@ impl AcceptorStep<'_> {
         }
     }
 
-    /// Reads rows below this acceptor's own watermark, for a leader that repairs.
+    /// Reads rows below this acceptor's own watermark, for a repairing leader.
     fn fetch(&mut self, asker: Node, number: u64, first: Slot, to: Slot) {
         let value = |slot| Some((slot, self.node.disk.row(slot)?.accepted?.1));
         let values = first
@@ -411,7 +411,7 @@ fn is_heartbeat(message: &Message) -> bool {
     matches!(message, Message::Accept(accept) if accept.sequence == 0 && accept.proposals.is_empty() && !accept.resign)
 }
 
-/// Decides one request into a group.
+/// Decides a request into a group.
 fn decide(
     core: &Acceptor,
     disk: &Disk,

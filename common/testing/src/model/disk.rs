@@ -1,4 +1,4 @@
-//! The disk of a modelled acceptor: the state that survives a crash, and the reading of this state.
+//! The disk of a modelled acceptor: durable state, and reads of this state.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use paxos_common::paxos::{
     value::Value,
 };
 
-/// The state that survives a crash.
+/// The durable state of an acceptor.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Disk {
     uuid: AcceptorUuid,
@@ -90,7 +90,7 @@ impl Disk {
         (rows, slots.next().is_none())
     }
 
-    /// One page of a promise, read as of a single moment.
+    /// A page of a promise, read at a single moment.
     pub(crate) fn page(&self, from: Slot, rows_max: usize) -> PromisePage {
         let (rows, last) = self.rows_from(from, rows_max);
         PromisePage {

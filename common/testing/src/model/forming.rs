@@ -36,7 +36,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Two proposers with the same list of three acceptors. At most one of the proposers dies.
+    /// Two proposers with the same list of three acceptors. A single proposer may die.
     pub(crate) fn agreeing(name: &'static str) -> Self {
         Self {
             name,

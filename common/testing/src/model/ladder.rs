@@ -13,14 +13,14 @@ use Spend::{
     Campaign, Check, Crash, Fill, Heartbeat, Limit, Read, Repeat, Report, RestartLearner, SwitchFeed,
 };
 
-/// A case to check, with its number of states.
+/// A case to check, with the number of states.
 pub struct Rung {
     pub case: Case,
     /// Number of unique states, for rungs that every test run climbs and counts.
     pub unique_states: Option<usize>,
 }
 
-/// Acceptors reached by each proposer: a phase-1 quorum for each proposer, with one acceptor in common.
+/// Acceptors reached by each proposer: a phase-1 quorum for each proposer, with a single acceptor in common.
 const TWO_EACH: &[&[usize]] = &[&[0, 1], &[1, 2]];
 /// The first proposer reaches all acceptors, the second reaches a quorum.
 const ALL_AND_TWO: &[&[usize]] = &[&[0, 1, 2], &[1, 2]];

@@ -1,4 +1,4 @@
-//! A modelled learner: the real core, the acceptor that feeds values to the learner, and the contents of the disk.
+//! A modelled learner: the real core, the feed of values, and the contents of the disk.
 
 use paxos_common::paxos::{
     learner::Learner,
@@ -28,11 +28,11 @@ pub(crate) struct LearnerNode {
     reads: u64,
     /// Generation of the armed timer for reads, until the timer fires.
     pub(crate) timer: Option<u64>,
-    /// Exclusive end of the slots that the learner wants filled.
+    /// Exclusive end of the slots to be filled for the learner.
     pub(crate) fill_to: Slot,
     /// Above every nonce used by any run of this learner.
     next_nonce: u64,
-    /// The acceptor that values are taken from. Values from other acceptors are ignored.
+    /// The acceptor acting as the source of values. Values from other acceptors are ignored.
     pub(crate) feed: usize,
     /// Values handed out by all runs, in order.
     pub(crate) handed_out: Vec<Value>,
@@ -69,7 +69,7 @@ pub(crate) enum Input<'a> {
     Restart(Slot),
 }
 
-/// One step of one learner.
+/// A step of a learner.
 pub(crate) struct LearnerStep<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) node: LearnerNode,

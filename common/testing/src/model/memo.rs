@@ -36,7 +36,7 @@ impl<T> Memo<T> {
         let known = self.lock().get(&key).cloned();
         known.unwrap_or_else(|| {
             let (after, outputs) = compute();
-            // An unchanged process stays the same allocation.
+            // An unchanged process keeps the same allocation.
             let after = if after.hash() == node.hash() {
                 node.clone()
             } else {

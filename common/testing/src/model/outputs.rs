@@ -18,7 +18,7 @@ pub(crate) enum Claim {
         ballot: Ballot,
         slot: Slot,
         value: Value,
-        /// The command came from a client of this place.
+        /// The command was handed to this proposer's place.
         is_own: bool,
         /// The slot is at or above every mark reported by the promises of this ballot.
         may_be_new: bool,

@@ -58,7 +58,7 @@ pub(crate) fn readable_reign(cluster: &Cluster, state: State) -> State {
 }
 
 /// The first acceptor votes at a first ballot. Then the two other acceptors choose a different value at a second
-/// ballot. Both leaders believe that they lead, and every sent message may still arrive.
+/// ballot. Both proposers still act as leader, and every sent message may still arrive.
 pub(crate) fn older_row(cluster: &Cluster, state: State) -> State {
     cluster.play(
         state,

@@ -190,7 +190,7 @@ pub(crate) enum Input<'a> {
     Silence,
 }
 
-/// One step of one proposer.
+/// A step of a proposer.
 pub(crate) struct ProposerStep<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) place: usize,
@@ -416,7 +416,7 @@ impl Marks {
         }
     }
 
-    /// Takes in a page that reaches a candidate.
+    /// Takes in a page received by a candidate.
     fn told(&mut self, acceptor: AcceptorUuid, ballot: Ballot, page: &PromisePage) {
         let covered = self.covered.entry(acceptor).or_insert(self.from);
         if ballot == self.ballot && page.from <= *covered {

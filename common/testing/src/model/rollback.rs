@@ -1,5 +1,6 @@
-//! A model of a rolled-back disk: an acceptor's process runs on an older copy of its disk, and the real guards of the
-//! observers decide whether the acceptor counts. Other acceptors store the runs passed on to them, in bounded tables.
+//! A model of a rolled-back disk: an acceptor's process runs on an older copy of the disk, and the real guards of the
+//! observers decide whether the acceptor counts. Observers pass runs on to other acceptors. These acceptors store the
+//! runs in bounded tables.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -17,7 +18,7 @@ pub struct Scenario {
     pub(crate) name: &'static str,
     /// Number of observers: processes that count the acceptor's answers.
     pub(crate) observers: usize,
-    /// Number of other acceptors. Each stores the runs passed on to it in a table.
+    /// Number of other acceptors, each with a table of the runs passed on by observers.
     pub(crate) tables: usize,
     /// Number of other acceptors that must report their tables before an observer counts a new run. At most 1 here.
     pub(crate) others_needed: usize,
@@ -25,7 +26,7 @@ pub struct Scenario {
     pub(crate) runs_max: usize,
     /// Limit of restarts of the acceptor's process.
     pub(crate) starts: u64,
-    /// Limit of the acceptor's commits, apart from the commits of its starts.
+    /// Limit of the acceptor's commits, apart from the commit of each start.
     pub(crate) commits: u64,
     /// Limit of observer restarts. A restarted observer remembers nothing.
     pub(crate) forgets: u64,
@@ -42,11 +43,11 @@ pub(crate) enum Bug {
     CounterAlone,
     /// The runs of an untrusted acceptor are remembered and passed on.
     UntrustedIsHeard,
-    /// A remembered run that is too old to prove anything counts as agreement.
+    /// A remembered run too old to prove anything counts as agreement.
     TooOldAgrees,
-    /// Counters heard by the observer itself vouch for a cut list.
+    /// Counters heard by the judging observer vouch for a cut list.
     OwnHearingVouches,
-    /// An observer counts a new run by its earlier knowledge, without asking the other acceptors.
+    /// An observer counts a new run by earlier knowledge, without asking the other acceptors.
     NewRunCountsUnasked,
 }
 
@@ -147,13 +148,13 @@ pub(crate) struct State {
     starts: u64,
     commits: u64,
     forgets: u64,
-    /// An observer without a proof counted runs of a copy, and passed these runs on. The guards promise nothing for
-    /// this case.
+    /// An observer without a proof counted runs of a copy, and passed the runs on. The guards promise nothing for this
+    /// case.
     fork_passed_on: bool,
     /// An answer was counted although the answering disk lacks a commit known to the observer, or although the run was
     /// started while every table held a proof.
     lost_disk_counted: bool,
-    /// An acceptor whose disk holds every counted commit showed its runs, and was not trusted.
+    /// An acceptor with every counted commit on the disk showed the runs, and was not trusted.
     right_disk_refused: bool,
 }
 
@@ -204,7 +205,7 @@ impl fmt::Debug for Action {
 
 const ACCEPTOR: AcceptorUuid = AcceptorUuid::from_u128(1);
 
-/// The acceptor that stores a table.
+/// The acceptor with this table.
 fn holder(table: usize) -> AcceptorUuid {
     AcceptorUuid::from_u128(100 + table as u128)
 }
@@ -277,7 +278,7 @@ impl Rollback {
             && !observer.guard.trusts(ACCEPTOR)
             && runs.len() == self.scenario.runs_max
         {
-            // As if the list had shown the runs before its oldest run.
+            // As if the list had also shown the runs before the oldest listed run.
             for (run, heard) in state.tables.iter().flat_map(|table| table.stored.of(ACCEPTOR)) {
                 if runs.iter().all(|listed| listed.run != run) && heard < runs[0].commit_counter {
                     runs.insert(

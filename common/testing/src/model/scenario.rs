@@ -1,4 +1,4 @@
-//! A rung of the ladder: its cluster, and the bounds that make its states finite.
+//! A rung of the ladder: the cluster, and the bounds for a finite number of states.
 
 use super::{
     cluster::{Cluster, State},
@@ -58,9 +58,9 @@ pub struct Scenario {
     pub(crate) phase1: usize,
     pub(crate) phase2: usize,
     pub(crate) proposers: usize,
-    /// Number of commands given to the process of each place at its start.
+    /// Number of commands given to the process of each place at the start.
     pub(crate) commands: &'static [usize],
-    /// Limit of new commands that a leader has under way.
+    /// Limit of a leader's new commands under way.
     pub(crate) batches_in_flight: u64,
     /// Acceptors reached by the proposers of each place. Messages to other acceptors are lost.
     pub(crate) reach: &'static [&'static [usize]],
@@ -81,7 +81,7 @@ pub struct Scenario {
     pub(crate) allowance: Allowance,
     /// Produces the past of the cluster before the check begins.
     pub(crate) prefix: fn(&Cluster, State) -> State,
-    /// Sights that must occur at least once.
+    /// Sights required at least once.
     pub(crate) expected: &'static [Sight],
     pub(crate) bug: Option<Bug>,
 }

@@ -64,7 +64,7 @@ pub(crate) fn hash_of<T: Hash>(value: &T) -> u64 {
     xxh3_64(&bytes.0)
 }
 
-/// Collects the hashed bytes and hashes all bytes in one call: many small writes make hashing slow.
+/// Collects the hashed bytes and hashes all bytes in a single call: many small writes make hashing slow.
 struct Bytes(Vec<u8>);
 
 impl Hasher for Bytes {

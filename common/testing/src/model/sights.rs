@@ -1,4 +1,4 @@
-//! Events that must happen sometimes, so that a check without any interesting step fails.
+//! Events required to happen sometimes, so that a check without any interesting step fails.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sight {
     Chosen,
-    /// A proposer began to lead while another proposer believed to lead.
+    /// A proposer began to lead while a second proposer was leading.
     Duel,
     /// A preempted leader noticed the preemption.
     SteppedDown,
@@ -16,9 +16,9 @@ pub enum Sight {
     Noop,
     /// A leader proposed a chosen value again, below the leader's own watermark.
     Repair,
-    /// A crash lost a vote that was not durable.
+    /// A crash lost a vote before the vote was durable.
     VoteLost,
-    /// A crash lost a promise that was not durable.
+    /// A crash lost a promise before the promise was durable.
     PromiseLost,
     /// A crash lost the answers of a group already visible to readers of the disk.
     ReadableUnanswered,
@@ -39,21 +39,21 @@ pub enum Sight {
     LearnerRestarted,
     /// A read was answered.
     Read,
-    /// A read was answered after a write that the read had to see.
+    /// A read was answered, and had to see an earlier write.
     ReadAfterWrite,
-    /// A read saw a write that was still unanswered when the read began.
+    /// A read saw a write still unanswered when the read began.
     ReadOverlapsWrite,
-    /// A read that had to see a write was answered after a second leader had begun to lead.
+    /// A read was answered, and had to see an earlier write, after a second leader had begun to lead.
     ReadAfterFailover,
-    /// A read was answered after waiting longer than its limit.
+    /// A read was answered after waiting longer than the limit.
     ReadAfterLimit,
     /// A cluster was formed after a proposer had died midway.
     FormedByAnother,
     /// A proposer learned that lists differ, or that a listed disk was lost.
     ConflictTold,
-    /// A proposer that found its cluster formed learned of a lost disk.
+    /// A proposer found the cluster formed, and learned of a lost disk.
     LostDiskTold,
-    /// An answer was not counted, because of remembered commits of its disk.
+    /// An answer was not counted, because of remembered commits of the answering disk.
     LostDiskRefused,
     /// A right disk was put back, and trusted.
     RightDiskTrusted,

@@ -29,7 +29,7 @@ pub(crate) enum Bug {
     AcceptDoesNotPromise,
     /// A restarted proposer has the number of the previous process.
     BallotReusedAfterRestart,
-    /// A proposer forgets its used ballot between two campaigns.
+    /// A proposer forgets the used ballot between two campaigns.
     BallotReusedBySameProcess,
     AnswersBeforeTheCommit,
     /// A leader counts votes for its earlier ballots.
@@ -39,7 +39,7 @@ pub(crate) enum Bug {
     RepliesCountedInsteadOfAcceptors,
     /// Values are picked from a single promise of the quorum.
     ValuesPickedFromPartOfTheQuorum,
-    /// A leader starts below the watermark from which it requested promises.
+    /// A leader requests promises from a watermark on, and then starts below this watermark.
     StartsBelowFrom,
     /// A caller is answered as soon as the slot of its command is chosen.
     AnswersAboveAHole,
@@ -51,14 +51,14 @@ pub(crate) enum Bug {
     WatermarkByHearsay,
     /// A page leaves while the disk shows a commit missing in memory.
     PageShownBeforeMemory,
-    /// A damaged row lowers the watermark at which campaigns start.
+    /// A damaged row lowers the start of campaigns.
     CampaignFromDamagedRow,
     /// Promises leave out an unreadable row.
     UnreadableRowTakenForEmpty,
     /// The same, only in pages requested by a leader for repair.
     RepairTakesUnreadableRowForEmpty,
     LearnerResumesAfterHighest,
-    /// A read takes answers to an earlier round for answers to its own round.
+    /// A read takes answers to an earlier round for answers to the present round.
     ReadReusesEarlierRound,
     /// For a read, a second answer of an acceptor counts as the answer of a different acceptor.
     ReadCountsReplies,

@@ -1,4 +1,4 @@
-//! Simulated acceptor processes: the core behind one writer, on a disk that survives crashes.
+//! Simulated acceptor processes: the core behind a single writer, on a disk that survives crashes.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -35,26 +35,26 @@ struct Committing {
     group: Group,
     answers: Vec<Answer>,
     claims: Vec<(Claim, Settled)>,
-    /// When the oldest request in it came in.
+    /// Arrival time of the group's oldest request.
     oldest: Time,
-    /// The disk holds the group, and every reader of the disk sees it.
+    /// The disk holds the group, and every reader of the disk sees the group.
     readable: bool,
 }
 
-/// A request that waits for the writer.
+/// A request waiting for the writer.
 struct Request {
     from: Node,
     message: Message,
-    /// The stream that brought it.
+    /// The stream that carried the request, if any.
     stream: Option<u64>,
     claim: Option<Claim>,
     came: Time,
 }
 
 pub(crate) enum Answer {
-    /// On a stream, if one brought the request.
+    /// Sent on the request's stream, if any.
     Message(Node, Message, Option<u64>),
-    /// Pages of a promise, from a slot on, perhaps only up to another.
+    /// Pages of a promise, from a slot on, limited by a scan if given.
     Pages(Node, Ballot, Slot, Option<Scan>),
 }
 
@@ -64,52 +64,52 @@ pub(crate) struct AcceptorProcess {
     pub(crate) core: Option<Acceptor>,
     pub(crate) run: u64,
     queue: VecDeque<Request>,
-    /// What it hears of proposers; `None` while the process is down.
+    /// The failure detector for proposers; `None` while the process is down.
     pub(crate) detector: Option<Detector>,
     pub(crate) attached: Attached,
-    /// Whom it hears, kept apart from the detector.
+    /// The heard proposer, tracked independently of the detector.
     pub(crate) hearing: Hearing,
     committing: Option<Committing>,
-    /// Reads of the disk for peers that wait until memory shows what the disk shows.
+    /// Disk reads for peers, held back until memory shows the same commit as the disk.
     pub(crate) held_back: Vec<Happening>,
     pub(crate) clock: Clock,
     pub(crate) observers: BTreeSet<(usize, Kind)>,
     pub(crate) paused_until: Time,
-    /// How long each commit takes, if not as usual.
+    /// Duration of each commit, if not drawn as usual.
     pub(crate) takes: Option<Time>,
-    /// Until when its disk stalls, is slow, or is full.
+    /// End of a stall, of slowness and of lack of space of the disk.
     pub(crate) stalled_until: Time,
     pub(crate) slow_until: Time,
     pub(crate) full_until: Time,
-    /// The second place of its commit counter: no answer of a later commit has left.
+    /// Second copy of the commit counter. No answer of a later commit has left.
     pub(crate) counter_file: CommitCounter,
-    /// What its disk falls back to with the next power loss, after a sync that failed.
+    /// State of the disk after the next power loss, once a sync has failed.
     pub(crate) hole: Option<Box<Disk>>,
-    /// An older state of its disk.
+    /// An older state of the disk.
     pub(crate) copy: Option<Disk>,
-    /// Its disk is not the one that had answered.
+    /// Set while the disk is not the disk behind the earlier answers.
     pub(crate) lost: Option<Lost>,
-    /// Its right disk while it runs on an older copy, and what it had said on that.
+    /// The right disk with the statements made there, while the process runs on an older copy.
     pub(crate) right: Option<(Disk, Said)>,
-    /// It ran on an older copy once: nothing comes from an earlier process of it any more.
+    /// The process has run on an older copy. From then on, messages of earlier processes no longer arrive.
     pub(crate) went_back: bool,
-    /// Which proposers have opened a link to it since.
+    /// Proposers that have opened a link since then.
     pub(crate) linked: BTreeSet<usize>,
 }
 
-/// What became of a disk.
+/// The fate of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lost {
-    /// It is blank.
+    /// The disk is blank.
     Wiped,
-    /// It is an older copy of itself.
+    /// The disk is an older copy.
     WentBack,
-    /// It proves by itself that it lost something: the process does not start.
+    /// The disk itself proves a loss: the process does not start.
     Stopped,
 }
 
 impl AcceptorProcess {
-    /// A member of a formed cluster, not started yet. It was never asked anything, or at most promised `promised`.
+    /// A member of a formed cluster, not started yet, and without any history except the promise `promised`.
     pub(crate) fn formed(uuid: AcceptorUuid, configuration: &Configuration, promised: Ballot) -> Self {
         Self {
             disk: Disk {
@@ -166,19 +166,19 @@ impl AcceptorProcess {
         )
     }
 
-    /// When the oldest request came in that waits or is being written.
+    /// Arrival time of the oldest request waiting or being written.
     pub(crate) fn oldest_request(&self) -> Option<Time> {
         let writing = self.committing.as_ref().map(|committing| committing.oldest);
         writing.or_else(|| self.queue.front().map(|request| request.came))
     }
 
-    /// Whether something is on its way to the disk.
+    /// Whether a group is on its way to the disk.
     pub(crate) fn is_busy(&self) -> bool {
         self.committing.is_some()
     }
 }
 
-/// The name that the detector knows a stream by.
+/// The detector's name of a stream.
 pub(crate) fn stream_id(id: u64) -> StreamId {
     StreamId(id)
 }
@@ -230,7 +230,7 @@ impl World<'_> {
         }
     }
 
-    /// As of which run and commit an acceptor speaks now.
+    /// The run and the commit of an acceptor's statements at this moment.
     pub(crate) fn stamp(&self, node: Node) -> Option<(RunNumber, CommitCounter)> {
         let Node::Acceptor(acceptor) = node else {
             return None;
@@ -239,7 +239,7 @@ impl World<'_> {
         Some((stamp.run, stamp.commit_counter))
     }
 
-    /// What an acceptor shows of itself when a link to it opens, while it runs.
+    /// The runs and the table shown by an acceptor when a link opens; `None` while the process is down.
     pub(crate) fn introduction(&self, acceptor: usize) -> Option<(Vec<Run>, Witnesses)> {
         let process = &self.acceptors[acceptor];
         let core = process.core.as_ref()?;
@@ -255,7 +255,7 @@ impl World<'_> {
         members.binary_search(&acceptor).expect("only members are known")
     }
 
-    /// Power off: what waits is gone. A group on its way to the disk is there whole, or not at all.
+    /// Power off: waiting requests are lost. A group on its way to the disk is stored whole or not at all.
     pub(crate) fn crash_acceptor(&mut self, acceptor: usize) {
         let kept = self.rng.random_bool(0.5);
         let committing = self.acceptors[acceptor].committing.take();
@@ -284,7 +284,7 @@ impl World<'_> {
         self.streams_of_dead(Node::Acceptor(acceptor));
     }
 
-    /// What a stream brought and the writer has not taken is dropped.
+    /// Drops a stream's requests still waiting for the writer.
     pub(crate) fn drop_waiting(&mut self, acceptor: usize, stream: u64) {
         let queue = std::mem::take(&mut self.acceptors[acceptor].queue);
         let (dropped, kept): (VecDeque<Request>, VecDeque<Request>) = queue
@@ -298,8 +298,8 @@ impl World<'_> {
         }
     }
 
-    /// Some rows that the disk returns garbled from now on: of the latest, those of slots that are this acceptor's turn.
-    /// If the acceptor runs, it finds out a little later.
+    /// Makes some rows unreadable from now on: among the latest rows, rows of slots assigned to this acceptor. Each
+    /// slot is assigned to a single acceptor. A running acceptor notices a little later.
     pub(crate) fn damage_rows(&mut self, acceptor: usize) {
         let members = self.acceptors.len() as u64;
         let disk = &self.acceptors[acceptor].disk;
@@ -319,7 +319,7 @@ impl World<'_> {
         self.plan_within(500_000, Happening::DamageFound { acceptor, run });
     }
 
-    /// It reads all its rows, between two groups.
+    /// An acceptor reads all its rows, between two groups.
     pub(crate) fn damage_found(&mut self, acceptor: usize, run: u64) {
         let process = &mut self.acceptors[acceptor];
         if process.run != run {
@@ -337,7 +337,7 @@ impl World<'_> {
         self.acceptor_receives_on(acceptor, None, from, message);
     }
 
-    /// A request comes in, perhaps on a stream.
+    /// A request arrives, perhaps on a stream.
     pub(crate) fn acceptor_receives_on(
         &mut self,
         acceptor: usize,
@@ -383,7 +383,7 @@ impl World<'_> {
         }
         let claim = self.claim(acceptor, &message);
         let queue = &mut self.acceptors[acceptor].queue;
-        // One heartbeat of a stream waits at most.
+        // At most one heartbeat of a stream waits.
         if is_heartbeat(&message) {
             let older = queue
                 .iter_mut()
@@ -411,13 +411,13 @@ impl World<'_> {
         self.write_group(acceptor);
     }
 
-    /// Decides whatever waits, unless a group is on its way to the disk.
+    /// Decides all waiting requests, unless a group is on its way to the disk.
     fn write_group(&mut self, acceptor: usize) {
-        // A loop, because a full disk turns away a long queue group by group, and none of these groups is written.
+        // A loop, because a full disk turns away a long queue group by group, without writing any group.
         while self.is_answered_at_once(acceptor) {}
     }
 
-    /// Takes the next group; tells whether all of it was answered without a commit.
+    /// Takes the next group. Returns whether the whole group was answered without a commit.
     fn is_answered_at_once(&mut self, acceptor: usize) -> bool {
         let take = self.rng.random_range(1..=self.knobs.group_max);
         let process = &mut self.acceptors[acceptor];
@@ -458,7 +458,7 @@ impl World<'_> {
                 *on = stream;
             }
             claims.extend(claim.map(|claim| (claim, outcome)));
-            // It has no number, so only what a sender must know is answered.
+            // A heartbeat has no number. Only a refusal is answered, because the sender must know about a refusal.
             if is_beat && matches!(outcome, Settled::Granted | Settled::NoSpace) {
                 answers.truncate(decided);
             }
@@ -519,7 +519,7 @@ impl World<'_> {
         self.write_group(acceptor);
     }
 
-    /// The group is on the disk, whole.
+    /// Writes a whole group to the disk.
     fn write(&mut self, acceptor: usize, group: &Group) {
         let process = &mut self.acceptors[acceptor];
         let Some(write) = process.core.as_ref().and_then(|core| core.write(group)) else {
@@ -561,7 +561,7 @@ impl World<'_> {
             .acceptor(&self.invariants.chosen, acceptor, disk.chosen_to, &disk.rows);
     }
 
-    /// Takes a group into memory and lets its answers leave, as they were decided.
+    /// Takes a group into memory and releases its answers unchanged.
     fn release(
         &mut self,
         acceptor: usize,
@@ -676,7 +676,7 @@ impl World<'_> {
     }
 }
 
-/// What became of a request, by its answer.
+/// The outcome of a request, derived from its answer.
 fn settled(answer: &Answer) -> Settled {
     match answer {
         Answer::Message(_, Message::Answer(_, _, answer), _) => match answer {

@@ -1,4 +1,4 @@
-//! What simulated drivers ask acceptors beside their streams: reports, and promises that are asked for again.
+//! Calls of simulated drivers to acceptors outside of streams: reports, and repeated requests for promises.
 
 use paxos_common::paxos::{ballot::Ballot, proposer::Scan};
 use rand::RngExt as _;
@@ -10,7 +10,7 @@ use super::{
 };
 
 impl World<'_> {
-    /// A quarter of the leader timeout is over: the proposer reports to all, and is answered.
+    /// A quarter of the leader timeout is over: the proposer reports to all connected acceptors, and is answered.
     pub(crate) fn report_due(&mut self, proposer: usize, run: u64) {
         if self.proposers[proposer].run != run || !self.proposers[proposer].is_up() {
             return;
@@ -39,7 +39,7 @@ impl World<'_> {
         }
     }
 
-    /// A driver has all pages that it wanted of a call.
+    /// A driver has received all wanted pages of a call.
     pub(crate) fn call_ended(
         &mut self,
         proposer: usize,
@@ -57,7 +57,7 @@ impl World<'_> {
         }
     }
 
-    /// A question or a page is lost with its connection: the driver asks again a little later.
+    /// A request or a page is lost with its connection: the driver asks again a little later.
     pub(crate) fn call_broke(&mut self, from: Node, to: Node, message: &Message) {
         let scan = if let Message::Prepare(_, scan) | Message::Page(_, scan, ..) = message {
             *scan
@@ -73,7 +73,7 @@ impl World<'_> {
         };
         let process = &mut self.proposers[proposer];
         let call = scan.map(|scan| scan.number);
-        // A call breaks once, however many of its pages are lost with it.
+        // A call breaks once, however many pages are lost.
         if !process.asking_again.insert((acceptor, call)) {
             return;
         }

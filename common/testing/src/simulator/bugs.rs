@@ -1,100 +1,103 @@
-//! The bugs that can be planted: each was shipped by a real system, or found in a draft of this protocol.
+//! Bugs to plant: each was shipped by a real system, or found in a draft of this protocol.
 //!
-//! A leader's watermark raised by hearsay is not among them. Within 20,000 schedules it does no harm, because a leader
-//! that others overtake unheard steps down before it hears of what they chose; the model finds it. Neither is a new run of
-//! an acceptor that counts before others were asked about it: it showed once in 11,000 schedules, and not in 39,000 others
-//! since the schedules changed; the model finds it, too.
+//! Two bugs are missing here, and the model finds both. The first bug raises a leader's watermark by hearsay. The bug
+//! does no harm within 20,000 schedules, because a leader overtaken unnoticed steps down before hearing of the values
+//! chosen by the overtaking proposers. The second bug counts a new run of an acceptor before the other acceptors are
+//! asked about the run. The second bug showed once in 11,000 schedules, and not in 39,000 other schedules since the
+//! schedules changed.
 
-/// What is done wrong.
+/// A planted bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Bug {
-    /// A promise tells nothing of what was accepted.
+    /// A promise leaves out the accepted values.
     AcceptedLeftOutOfPromise,
-    /// An Accept above the promise is granted, and the promise stays.
+    /// An Accept above the promise is granted, and the promise stays unchanged.
     AcceptDoesNotPromise,
-    /// A proposer that starts anew has the number of the one before it.
+    /// A restarted proposer has the number of the previous process.
     BallotReusedAfterRestart,
-    /// A proposer forgets between two campaigns which ballots it used.
+    /// A proposer forgets the used ballots between two campaigns.
     BallotReusedBySameProcess,
-    /// An acceptor answers what is on its way to its disk.
+    /// An acceptor answers while the group is still on its way to the disk.
     AnswersBeforeTheCommit,
-    /// A leader counts votes at other ballots: late ones for its own earlier ones, and what its promises report.
+    /// A leader counts votes at other ballots: late votes for the leader's earlier ballots, and votes reported in
+    /// promises.
     LeaderCountsVotesOfOtherBallots,
-    /// The same by a learner.
+    /// A learner counts votes at other ballots.
     LearnerCountsVotesOfOtherBallots,
-    /// Another answer of the same acceptor counts as another acceptor's.
+    /// A second answer of an acceptor counts as the answer of a different acceptor.
     LeaderCountsReplies,
-    /// Another frame of the same acceptor counts as another acceptor's.
+    /// A second frame of an acceptor counts as the frame of a different acceptor.
     LearnerCountsFrames,
-    /// A leader starts below the watermark that its promises tell.
+    /// A leader starts below the watermark reported in its promises.
     StartsBelowTheWatermark,
-    /// Values are picked from one promise of the quorum.
+    /// Values are picked from a single promise of the quorum.
     ValuesPickedFromPartOfTheQuorum,
-    /// A leader starts below the watermark that it asked the promises to start from.
+    /// A leader requests promises from a watermark on, and then starts below this watermark.
     StartsBelowFrom,
-    /// A caller is answered as soon as its own slot is chosen.
+    /// A caller is answered as soon as the slot of its command is chosen.
     AnswersAboveAHole,
-    /// An acceptor's watermark passes over rows of an older ballot than the claimant's.
+    /// An acceptor's watermark passes over rows of a ballot older than the claimant's ballot.
     WatermarkTrustedForOlderRows,
-    /// A frame's watermark is held to speak for rows of earlier frames.
+    /// A frame's watermark is applied to rows of earlier frames.
     FrameWatermarkForHeldRows,
-    /// An acceptor goes on paging a promise after it has made a higher one, with the marks of then.
+    /// An acceptor continues to page a promise after making a higher promise, with the marks of the later moment.
     PagesOutliveTheirPromise,
-    /// A page leaves while the disk shows what memory does not.
+    /// A page leaves while the disk shows a commit missing in memory.
     PageShownBeforeMemory,
-    /// A damaged row lowers the watermark that campaigns start from.
+    /// A damaged row lowers the start of campaigns.
     CampaignFromDamagedRow,
-    /// A row that cannot be read is left out of promises.
+    /// Promises leave out an unreadable row.
     UnreadableRowTakenForEmpty,
-    /// The same, where a leader asks for the sake of repair.
+    /// The same, only in pages requested by a leader for repair.
     RepairTakesUnreadableRowForEmpty,
-    /// A learner asks for what follows its highest slot instead of its first missing one.
+    /// A learner requests the slots after the highest slot, instead of the slots from the first missing slot on.
     LearnerResumesAfterHighest,
-    /// An acceptor waits for a reader that has gone away.
+    /// An acceptor waits for a disconnected reader.
     ReaderBlocksTheAcceptor,
-    /// What a learner was shown once is not shown to it again.
+    /// Frames shown once to a learner are never shown to the learner again.
     LostFramesNeverSentAgain,
-    /// A read is answered by a round of questions that began before it came in.
+    /// A read is answered from a round of questions begun before the read arrived.
     ReadReusesEarlierRound,
-    /// Another answer of the same acceptor about its tail counts as another acceptor's.
+    /// A second tail of an acceptor counts as the tail of a different acceptor.
     ReadCountsReplies,
-    /// A learner skips what is at or below the highest sequence that it carried out for a session.
+    /// A learner skips every command at or below the highest executed sequence of a session.
     DedupesByHighestSequence,
-    /// A learner carries out a command of a session that its sender did not open.
+    /// A learner executes a command of a session opened by a different client.
     ForeignCommandTakesEffect,
-    /// What an acceptor says that is not trusted is remembered, and passed on to the others.
+    /// The statements of an untrusted acceptor are remembered, and passed on to the other acceptors.
     UntrustedIsHeard,
-    /// A state record that fails its checksum is read as if it were sound.
+    /// A state record with a wrong checksum is read as if sound.
     GarbledStateBelieved,
-    /// A start takes up the log as it is, behind a sync that failed.
+    /// A start continues the log as found, behind a failed sync.
     StartDoesNotCheckpoint,
-    /// A start takes a log that ends early for all that was answered.
+    /// A start takes a log with an early end for the complete log of all answered commits.
     EarlyEndOfLogTakenForWhole,
-    /// Bytes of a stream of a lower ballot count as the heard proposer's.
+    /// Bytes on the stream of a lower ballot count as bytes of the heard proposer.
     BytesOfLowerBallotsAreHeard,
-    /// A ballot that will be refused is heard while it waits.
+    /// A ballot due to be refused counts as heard while the request waits.
     RefusedBallotIsHeard,
-    /// A proposer that gives way keeps its streams, and heartbeats on them.
+    /// After giving way, a proposer keeps its streams and continues to send heartbeats.
     KeepsStreams,
-    /// When a stream ends, the heard proposer has ended, though the stream was that of the one before it.
+    /// The end of a stream counts as the end of the heard proposer, although the stream belonged to the previous
+    /// proposer.
     EndedHitsTheSuccessor,
-    /// A proposer whose stream ended stays so when it opens another.
+    /// A proposer with an ended stream still counts as ended after opening a new stream.
     EndedThoughReopened,
-    /// An acceptor says that it is there only while nothing is being written.
+    /// An acceptor sends signs of life only while no group is being written.
     AliveWaitsForTheWriter,
     /// No heartbeats are sent while much is unanswered.
     HeartbeatsStop,
-    /// A candidate takes acceptors that hang for there, and their promises for on their way.
+    /// A candidate takes hanging acceptors for alive, and their promises for being on the way.
     CandidateWaitsForHung,
-    /// Standbys do not see the work of others.
+    /// Standbys do not see the work of other proposers.
     WorkDoesNotCount,
-    /// Commands that were sent on count as answered.
+    /// Forwarded commands count as answered.
     ForwardedDoNotCount,
-    /// Acceptors that do not answer count as if they did.
+    /// Acceptors that do not answer count as answering.
     NoPhase2QuorumNeeded,
-    /// An answer counts as fresh whenever its report was sent.
+    /// An answer counts as fresh, however old its report is.
     StaleAnswersCount,
-    /// What an acceptor turned away is not sent to it again.
+    /// A proposal turned away by an acceptor is never sent to the acceptor again.
     TurnedAwayNeverSentAgain,
 }
 
@@ -133,7 +136,7 @@ impl Bug {
         Self::EarlyEndOfLogTakenForWhole,
     ];
 
-    /// Bugs of failure detection, which break no promise of safety: directed scenarios find them.
+    /// Bugs of failure detection. Such bugs break no safety property: directed scenarios find them.
     pub const OF_PATIENCE: [Self; 13] = [
         Self::BytesOfLowerBallotsAreHeard,
         Self::RefusedBallotIsHeard,
@@ -150,11 +153,11 @@ impl Bug {
         Self::TurnedAwayNeverSentAgain,
     ];
 
-    /// Those that need a rare schedule: a slot that is chosen while one below it is not, which streams in order allow only
-    /// across a break; a damaged row, in the one acceptor of a scan that holds what was chosen.
+    /// Bugs that need a rare schedule. The first needs a slot chosen above an unchosen slot: ordered streams allow this
+    /// only across a break. The second needs a damaged row in the only acceptor of a scan that holds the chosen value.
     pub const SHY: [Self; 2] = [Self::AnswersAboveAHole, Self::RepairTakesUnreadableRowForEmpty];
 
-    /// The bug of that name.
+    /// The bug with this name.
     pub fn named(name: &str) -> Option<Self> {
         let all = Self::ALL.into_iter().chain(Self::OF_PATIENCE);
         all.into_iter().find(|bug| format!("{bug:?}") == name)

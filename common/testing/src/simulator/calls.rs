@@ -1,4 +1,4 @@
-//! Callers of simulated proposers: their answers, and what is forwarded for them.
+//! Callers of simulated proposers: answers, and forwarded commands.
 
 use paxos_common::paxos::{
     proposer::{Event, Outcome, Pending, RequestId},
@@ -13,7 +13,7 @@ use super::{
     world::World,
 };
 
-/// Who asked for what.
+/// A caller and the caller's command.
 pub(crate) struct Caller {
     pub(crate) node: Node,
     pub(crate) command: u64,
@@ -74,7 +74,8 @@ impl World<'_> {
         self.tamper_with_forwarded(proposer, RequestId(request));
     }
 
-    /// What was certainly not proposed is handed in again, or its caller is told.
+    /// Takes the answer to a forwarded command. A command certainly not proposed is queued again, or the caller is
+    /// answered.
     pub(crate) fn forward_answered(&mut self, proposer: usize, request: RequestId, outcome: Outcome) {
         let again = self.rng.random_bool(0.5);
         let process = &mut self.proposers[proposer];

@@ -1,5 +1,5 @@
-//! Simulated clients: commands of their own making, sent to any proposer. What may have been ordered is sent again only
-//! inside a session.
+//! Simulated clients: each client creates its own commands and sends a command to any proposer. A command that may have
+//! been ordered is sent again only inside a session.
 
 use std::collections::BTreeMap;
 
@@ -25,29 +25,29 @@ pub(crate) struct Clients {
     requests: u64,
     waiting: BTreeMap<u64, Waiting>,
     sessions: BTreeMap<usize, ClientSession>,
-    /// How many commands each client waits for.
+    /// Number of unanswered commands of each client.
     in_flight: BTreeMap<usize, usize>,
 }
 
 struct Waiting {
     client: usize,
-    /// The number under which it was sent.
+    /// The number under which the command was sent.
     number: u64,
     command: Command,
-    /// The sequence, of a command of a session.
+    /// The sequence of a session's command.
     sequence: Option<u64>,
-    /// It was made up after the faults stopped.
+    /// Whether the command was sent after the end of the faults.
     healed: bool,
-    /// Whom it was sent to.
+    /// The receiving proposer.
     proposer: usize,
 }
 
 impl World<'_> {
-    /// A client makes up commands.
+    /// A client creates commands.
     pub(crate) fn client_due(&mut self, client: usize) {
         let commands = match self.clients.sessions.get_mut(&client) {
             Some(session) => {
-                // Of those in flight together any may be ordered first.
+                // Among commands in flight at the same time, any command may be ordered first.
                 let count = if self.rng.random_bool(0.3) { 3 } else { 1 };
                 let made = (0..count).map(|_| session.command(&mut self.rng));
                 made.map(|(sequence, command)| (Some(sequence), command))
@@ -72,7 +72,7 @@ impl World<'_> {
         }
     }
 
-    /// Now and then a client tries to use the session of another one.
+    /// Sometimes a client tries to use the session of a different client.
     fn with_hijack(
         &mut self,
         client: usize,
@@ -88,7 +88,7 @@ impl World<'_> {
         commands
     }
 
-    /// A proposer that clients know.
+    /// A random proposer known to clients.
     fn some_target(&mut self) -> usize {
         match &self.knobs.targets {
             Some(targets) => targets[self.rng.random_range(0..targets.len())],
@@ -135,7 +135,7 @@ impl World<'_> {
 
     pub(crate) fn client_receives(&mut self, message: &Message) {
         let &Message::Outcome { request, outcome } = message else {
-            // The answer to a ballot that somebody made up.
+            // The answer to an invented ballot.
             return;
         };
         let Some(waiting) = self.clients.waiting.remove(&request) else {
@@ -165,14 +165,14 @@ impl World<'_> {
     /// No answer: the fate of the command is unknown.
     pub(crate) fn client_timeout(&mut self, request: u64) {
         if let Some(waiting) = self.clients.waiting.remove(&request) {
-            // Its call ends there too.
+            // The call ends at the proposer, too.
             let to = Node::Proposer(waiting.proposer);
             self.deliver_later(Node::Clients, to, Message::Cancel { request });
             self.left_unknown(waiting);
         }
     }
 
-    /// It may have been ordered, or may yet be: only a command of a session can be sent again.
+    /// The command may have been ordered, or may be ordered later. Only a command of a session can be sent again.
     fn left_unknown(&mut self, waiting: Waiting) {
         self.statistics.count(Counted::CommandsUnknown);
         if waiting.sequence.is_some() && self.rng.random_bool(0.8) {
@@ -182,9 +182,9 @@ impl World<'_> {
         }
     }
 
-    /// The client knows what became of the command, or gives up.
+    /// The client knows the outcome of the command, or gives up.
     fn settle(&mut self, waiting: &Waiting) {
-        // Without a sequence of its own it is a command outside of sessions, or of another client's.
+        // A command without a sequence is outside of sessions, or belongs to a different client's session.
         if let (Some(_), Some(stamp), Some(session)) = (
             waiting.sequence,
             waiting.command.session,
@@ -201,7 +201,7 @@ impl World<'_> {
     }
 
     fn think(&mut self, client: usize) {
-        // A healed cluster is left time to finish what it has.
+        // A healed cluster gets time to finish its pending commands.
         let at_least = if self.healed_at.is_some() {
             50 * MILLISECOND
         } else {

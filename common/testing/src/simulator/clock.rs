@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::world::Time;
 
-/// A process's own clock.
+/// The clock of a process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     shown: Time,
     since: Time,
-    /// In percent.
+    /// In percent of simulated time.
     rate: Time,
 }
 
@@ -20,7 +20,7 @@ impl Default for Clock {
 }
 
 impl Clock {
-    /// Shows zero at `now`.
+    /// A clock that shows zero at `now`.
     pub(crate) fn started(now: Time, rate: Time) -> Self {
         Self {
             shown: 0,
@@ -29,23 +29,23 @@ impl Clock {
         }
     }
 
-    /// Time since the process started, as it sees it.
+    /// Time since the start of the process, as shown by this clock.
     pub(crate) fn read(&self, now: Time) -> Duration {
         Duration::from_micros(self.shown + (now.saturating_sub(self.since)) * self.rate / 100)
     }
 
-    /// How long a delay on this clock takes.
+    /// Simulated duration of a delay on this clock.
     pub(crate) fn takes(&self, delay: Time) -> Time {
         delay * 100 / self.rate
     }
 
-    /// When this clock will show `shown`.
+    /// Simulated time at the moment when this clock shows `shown`.
     pub(crate) fn when(&self, now: Time, shown: Duration) -> Time {
         let rest = shown.saturating_sub(self.read(now));
         now + self.takes(Time::try_from(rest.as_micros()).unwrap_or(Time::MAX / 200)) + 1
     }
 
-    /// It runs at another rate from now on, and is ahead of what it would have shown.
+    /// From now on, the clock is ahead by `ahead` and runs at a different rate.
     pub(crate) fn jump(&mut self, now: Time, rate: Time, ahead: Time) {
         self.shown = Time::try_from(self.read(now).as_micros()).unwrap_or(Time::MAX) + ahead;
         self.since = now;

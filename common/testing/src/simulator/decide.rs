@@ -1,4 +1,4 @@
-//! How a simulated acceptor decides what waits in its queue, as the writer of a real one does.
+//! Decisions of a simulated acceptor on queued requests, as in the writer of a real acceptor.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::{
     network::{Message, Node},
 };
 
-/// Answers one request while the disk is full: what is overtaken is told so all the same, the rest is not granted.
+/// Answers a request while the disk is full: an overtaken ballot is rejected as usual, other requests are not granted.
 pub(crate) fn turn_away(
     core: &Acceptor,
     group: &mut Group,
@@ -35,13 +35,13 @@ pub(crate) fn turn_away(
     {
         Message::PrepareRejected(prepare.ballot, rejection.promised)
     } else {
-        // The call fails, and its answer is missing.
+        // The call fails without an answer.
         return;
     };
     answers.push(Answer::Message(from, answer, None));
 }
 
-/// Decides one request into a group.
+/// Decides a request into a group.
 pub(crate) fn decide(
     core: &Acceptor,
     disk: &Disk,
@@ -76,7 +76,7 @@ pub(crate) fn decide(
             let answer = core
                 .accept(group, &accept, &below)
                 .unwrap_or_else(|violation| panic!("an acceptor halts: {violation}"));
-            // Only a leader's word is taken.
+            // Only a leader's witnesses are taken.
             if matches!(answer, AcceptAnswer::Accepted { .. }) {
                 core.witness(group, witnesses.iter());
             }

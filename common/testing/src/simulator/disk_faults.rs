@@ -1,10 +1,10 @@
-//! What goes wrong with the disks and clocks of acceptors: slow, stuck, failing, full, lost, gone back; and clocks. Damage
-//! that a disk proves by itself is in `torn_disks.rs`.
+//! Faults of acceptors' disks (slow, stuck, failing, full, lost, rolled back) and of clocks. Damage proved by the disk
+//! itself is in `torn_disks.rs`.
 //!
-//! A disk that is lost or goes back is not an acceptor's any more: it must never be counted again, by anybody. When the
-//! right disk is put back, the acceptor must be counted by every process that starts then. A
-//! minority may lose its disk, and only so that what the others remember on their own disks proves it, whichever
-//! quorum is asked: for what was told to nobody else before a crash, the cores promise nothing.
+//! A lost or rolled-back disk is no longer the acceptor's disk: no process may ever count it again. When the right disk
+//! is put back, every process started afterwards must count the acceptor. Only a minority may lose disks. A disk goes
+//! back only if the memories on the other acceptors' disks prove the rollback, whichever quorum is asked: the cores
+//! promise nothing about commits that no other process had heard of before a crash.
 
 use paxos_common::paxos::{
     identity::{CommitCounter, RunNumber},
@@ -21,15 +21,15 @@ use super::{
     world::{Time, World, uuid},
 };
 
-/// How many times as long a commit takes on a slow disk.
+/// Factor on the duration of a commit on a slow disk.
 const SLOWNESS: Time = 20;
-/// And when it is stuck.
+/// Factor on the duration of a stuck commit.
 const STUCK: Time = 100;
-/// Most simulated milliseconds in which the disk shows a commit and memory does not.
+/// Longest delay between a commit on the disk and the same commit in memory, in simulated milliseconds.
 const READABLE_FIRST_MAX: Time = 200;
 
 impl World<'_> {
-    /// One fault of a disk or a clock.
+    /// Causes a fault of a disk or a clock.
     pub(crate) fn disk_fault(&mut self) {
         let acceptor = self.some_acceptor();
         let until = self.now + self.a_while();
@@ -58,7 +58,7 @@ impl World<'_> {
         }
     }
 
-    /// A clock leaps ahead, or runs at another rate from now on.
+    /// A clock leaps ahead, or runs at a different rate from now on.
     fn clock_jumps(&mut self) {
         self.statistics.count(Counted::ClocksJumped);
         let rate = self.rng.random_range(80..=125);
@@ -67,7 +67,7 @@ impl World<'_> {
             let ahead = self.rng.random_range(0..=2_000) * MILLISECOND;
             let acceptor = self.some_acceptor();
             self.acceptors[acceptor].clock.jump(now, rate, ahead);
-            // By its clock, it has not heard the leader for a while.
+            // By this clock, the acceptor has not heard the leader for a while.
             self.acceptors[acceptor].hearing.since = now;
         } else {
             let proposer = self.some_proposer();
@@ -75,10 +75,10 @@ impl World<'_> {
         }
     }
 
-    /// How long the next commit takes, and whether it fails.
+    /// Duration of the next commit, and whether the commit fails.
     pub(crate) fn commit_takes(&mut self, acceptor: usize) -> (Time, bool) {
         let mut takes = self.rng.random_range(self.knobs.disk_min..=self.knobs.disk_max);
-        // Never both: what is stuck when the faults stop must come free while progress is waited for.
+        // Never both: a commit stuck at the end of the faults must finish within the time allowed for progress.
         if self.rng.random_bool(self.knobs.disk_stuck) {
             self.statistics.count(Counted::CommitsStuck);
             takes *= STUCK;
@@ -86,13 +86,13 @@ impl World<'_> {
             takes *= SLOWNESS;
         }
         takes = self.acceptors[acceptor].takes.unwrap_or(takes);
-        // What begins in a stall ends after it.
+        // A commit begun in a stall ends after the stall.
         let stalled = self.acceptors[acceptor].stalled_until.saturating_sub(self.now);
         (takes + stalled, self.rng.random_bool(self.knobs.commit_fails))
     }
 
-    /// How long a commit that readers of the disk see is not in memory yet, if it is not at once: a checkpoint that the
-    /// commit has triggered, or a busy machine.
+    /// Delay between a commit visible to readers of the disk and the same commit in memory; `None` for no delay.
+    /// Reasons for a delay: a checkpoint triggered by the commit, or a busy machine.
     pub(crate) fn release_takes(&mut self) -> Option<Time> {
         if !self.rng.random_bool(self.knobs.released_late) {
             return None;
@@ -101,7 +101,7 @@ impl World<'_> {
         Some(self.rng.random_range(1..=READABLE_FIRST_MAX) * MILLISECOND)
     }
 
-    /// A failed commit is final: nobody is answered, the process ends. What was to be written may be there or not.
+    /// A failed commit is final: no caller is answered, and the process ends. The group may be on the disk or not.
     pub(crate) fn commit_failed(&mut self, acceptor: usize, run: u64) {
         if self.acceptors[acceptor].run == run {
             self.statistics.count(Counted::CommitsFailed);
@@ -110,7 +110,7 @@ impl World<'_> {
         }
     }
 
-    /// Now and then somebody's disk is copied, or lost, or replaced by its copy.
+    /// Sometimes copies an acceptor's disk, loses the disk, or replaces the disk by its copy.
     pub(crate) fn lose_disk(&mut self) {
         let acceptor = self.some_acceptor();
         let what = self.rng.random_range(0..100);
@@ -164,8 +164,8 @@ impl World<'_> {
         }
     }
 
-    /// The mistake is noticed: the right disk is put back, whole. All that count start afresh: a process that had counted
-    /// the copy, while it knew no better, holds that against the right disk.
+    /// The mistake is noticed: the right disk is put back, whole. All counting processes restart: a process that had
+    /// counted the copy, without a proof, holds the copy's commits against the right disk.
     fn put_back(&mut self, acceptor: usize) {
         self.statistics.count(Counted::DisksPutBack);
         self.note(|| format!("acceptor {acceptor} is put back on its right disk"));
@@ -184,7 +184,7 @@ impl World<'_> {
         }
     }
 
-    /// Whether every phase-1 quorum with this acceptor has a member whose disk proves that the copy is older.
+    /// Whether every phase-1 quorum with this acceptor has a member whose disk proves the copy to be older.
     fn would_be_noticed(&self, acceptor: usize, copy: &Disk) -> bool {
         let mut runs = copy.runs.clone();
         runs.push(Run {
@@ -201,11 +201,11 @@ impl World<'_> {
         let unaware = others
             .filter(|(_, other)| !other.disk.witnesses.of(uuid(acceptor)).any(proves))
             .count();
-        // Others that lose their disks, now or later, prove nothing.
+        // Other acceptors may lose disks, now or later, and then prove nothing.
         unaware + self.knobs.disks_lost_max < self.knobs.quorums.phase1()
     }
 
-    /// A proposer or a learner finds an acceptor out.
+    /// A proposer or a learner refuses a rolled-back acceptor.
     pub(crate) fn refused(&mut self, who: &str, went_back: WentBack) {
         let acceptor = self.place(went_back.acceptor);
         assert_eq!(
@@ -216,8 +216,8 @@ impl World<'_> {
         self.statistics.count(Counted::AcceptorsRefused);
     }
 
-    /// Whether a message goes with a connection that ended with the process at its end, before it lost its disk or got
-    /// it back.
+    /// Whether a message belongs to a connection that ended with the acceptor's process, before the acceptor lost its
+    /// disk or got its disk back.
     pub(crate) fn is_of_another_life(
         &self,
         from: Node,
@@ -244,7 +244,7 @@ impl World<'_> {
         process.lost.is_some() && !process.linked.contains(&proposer)
     }
 
-    /// The faults stop. What is lost stays lost.
+    /// The faults stop. Lost disks stay lost.
     pub(crate) fn mend_disks(&mut self) {
         self.knobs.disk_stuck = 0.0;
         self.knobs.commit_fails = 0.0;
@@ -254,7 +254,7 @@ impl World<'_> {
         }
     }
 
-    /// What is shown to a proposer that asks a blank acceptor who it is: nothing to count.
+    /// Whether an acceptor is blank. A blank acceptor shows a proposer nothing to count.
     pub(crate) fn is_blank(&mut self, acceptor: usize) -> bool {
         let is_blank = self.acceptors[acceptor].lost == Some(Lost::Wiped);
         if is_blank {

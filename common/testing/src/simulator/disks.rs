@@ -1,4 +1,4 @@
-//! Simulated disks of acceptors: what survives a crash, and what recovery finds in it.
+//! Simulated disks of acceptors: the durable state, and the state found by recovery.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use paxos_common::paxos::{
     witness::{Run, Witnesses},
 };
 
-/// What survives.
+/// The durable state of an acceptor.
 #[derive(Clone)]
 pub(crate) struct Disk {
     pub(crate) uuid: AcceptorUuid,
@@ -24,13 +24,13 @@ pub(crate) struct Disk {
     pub(crate) promised: Ballot,
     pub(crate) leader_address: Arc<str>,
     pub(crate) chosen_to: Slot,
-    /// The run numbers drawn so far, and what the commit counter was when each ended; the present one is the last.
+    /// All run numbers so far, with the commit counter at the end of each run. The present run is the last.
     pub(crate) runs: Vec<Run>,
     pub(crate) witnesses: Witnesses,
     pub(crate) rows: BTreeMap<Slot, (Ballot, Value)>,
-    /// The state record fails its checksum.
+    /// The state record has a wrong checksum.
     pub(crate) garbled: bool,
-    /// Rows that fail their checksum.
+    /// Rows with a wrong checksum.
     pub(crate) damaged: BTreeSet<Slot>,
 }
 
@@ -58,7 +58,7 @@ impl Disk {
         })
     }
 
-    /// The first rows from `from` on, and whether there are no more.
+    /// The first rows at or above `from`, at most `rows_max`, and whether no row follows.
     pub(crate) fn page(&self, from: Slot, rows_max: usize) -> (Vec<Row>, bool) {
         let mut slots = self.rows.range(from..).map(|(slot, _)| *slot);
         let rows: Vec<Row> = slots

@@ -1,4 +1,4 @@
-//! What a simulated driver does with the effects of a proposer's core.
+//! A simulated driver's handling of the effects of a proposer's core.
 
 use paxos_common::paxos::{
     proposer::{Effect, Notice, Proposer},
@@ -25,7 +25,7 @@ impl World<'_> {
             match effect {
                 Effect::Prepare(acceptor, prepare, scan) => {
                     if prepare.from == Slot::MAX {
-                        // A step on the way to a higher ballot: its answer does not count.
+                        // A step on the way to a higher ballot: the answer does not count.
                         self.statistics.count(Counted::ClimbingSteps);
                     } else {
                         if scan.is_none() {

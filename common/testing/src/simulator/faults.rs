@@ -1,4 +1,4 @@
-//! What goes wrong: crashes, pauses, cuts, broken links, polite stops; and the end of all that.
+//! Faults: crashes, pauses, cuts, broken links, polite stops; and the end of all faults.
 
 use std::sync::Arc;
 
@@ -14,12 +14,12 @@ use super::{
 };
 
 impl World<'_> {
-    /// One fault, and when the next is due.
+    /// Causes a fault, and plans the next fault.
     pub(crate) fn fault_due(&mut self) {
         if self.healed_at.is_some() {
             return;
         }
-        // Slots by turns on one acceptor each: the rows must be a quorum's somewhere else.
+        // Each slot is damaged on a single acceptor: elsewhere, a quorum must hold the row.
         if self.knobs.damage && self.rng.random_bool(0.3) {
             let acceptor = self.some_acceptor();
             self.damage_rows(acceptor);
@@ -82,7 +82,7 @@ impl World<'_> {
         }
     }
 
-    /// For how long something stays wrong: mostly less than what makes anybody give up, sometimes far more.
+    /// Duration of a fault: mostly too short for any process to give up, sometimes far longer.
     pub(crate) fn a_while(&mut self) -> Time {
         let longest = if self.rng.random_bool(0.3) { 2_000 } else { 250 };
         self.rng.random_range(1..=longest) * MILLISECOND
@@ -111,7 +111,7 @@ impl World<'_> {
         self.plan(back, Happening::Restart(node));
     }
 
-    /// A process starts, unless it runs already.
+    /// Starts a process, unless the process runs already.
     pub(crate) fn restart(&mut self, node: Node) {
         if self.is_up(node) {
             return;
@@ -124,7 +124,7 @@ impl World<'_> {
         }
     }
 
-    /// A process stands still, and then goes on as if nothing had happened.
+    /// A process stands still, and then continues as if nothing had happened.
     fn pause(&mut self) {
         let node = self.some_node();
         let until = self.now + self.a_while();
@@ -133,7 +133,7 @@ impl World<'_> {
         self.stand_still(node, until);
     }
 
-    /// A process stands still until then.
+    /// A process stands still until the given time.
     pub(crate) fn stand_still(&mut self, node: Node, until: Time) {
         if let Node::Proposer(proposer) = node {
             let now = self.now;
@@ -151,7 +151,7 @@ impl World<'_> {
         }
     }
 
-    /// Until when a process stands still, if it does.
+    /// End of a process's pause; `None` if the process is not paused.
     pub(crate) fn paused_until(&self, node: Node) -> Option<Time> {
         let until = match node {
             Node::Acceptor(acceptor) => self.acceptors[acceptor].paused_until,
@@ -162,7 +162,8 @@ impl World<'_> {
         (until > self.now).then_some(until)
     }
 
-    /// Messages from some to some are swallowed. Sometimes the link notices.
+    /// Cuts a process off from some processes: messages are dropped, in one direction or in both. Sometimes the link
+    /// notices.
     fn cut(&mut self) {
         let one = self.some_node();
         let until = self.now + self.a_while();
@@ -193,7 +194,7 @@ impl World<'_> {
         }
     }
 
-    /// A leader hears everybody and is heard by one acceptor alone, which hears nobody else.
+    /// A leader hears every acceptor, and a single acceptor hears the leader. This acceptor hears no other proposer.
     fn half_cut(&mut self) {
         let leader = (0..self.proposers.len()).find(|&proposer| self.proposers[proposer].leads());
         let Some(leader) = leader else { return };
@@ -211,7 +212,7 @@ impl World<'_> {
         }
     }
 
-    /// All streams of a proposer, or of an acceptor, or between two, are reset.
+    /// Resets all streams of a proposer, or of an acceptor, or between the two.
     fn reset(&mut self) {
         let (acceptor, proposer) = (self.some_acceptor(), self.some_proposer());
         let kind = self.rng.random_range(0..3);
@@ -222,7 +223,7 @@ impl World<'_> {
         });
     }
 
-    /// Somebody asks every acceptor for a ballot that none takes up.
+    /// Asks every acceptor to promise a ballot so high that no acceptor takes it up.
     pub(crate) fn ask_giant(&mut self) {
         self.statistics.count(Counted::GiantBallots);
         for acceptor in 0..self.acceptors.len() {
@@ -246,7 +247,7 @@ impl World<'_> {
         self.plan(self.now, Happening::LinkClosed { acceptor, proposer });
     }
 
-    /// Everybody runs again, and every link is open.
+    /// Every process runs again, and every link is open.
     pub(crate) fn end_faults(&mut self) {
         let acceptors = (0..self.acceptors.len()).map(Node::Acceptor);
         let proposers = (0..self.proposers.len()).map(Node::Proposer);
@@ -264,7 +265,7 @@ impl World<'_> {
     }
 }
 
-/// The acceptor and the proposer of a link, if these two make one.
+/// The acceptor and the proposer of a link; `None` if the two processes have no link.
 fn link(one: Node, other: Node) -> Option<(usize, usize)> {
     match (one, other) {
         (Node::Acceptor(acceptor), Node::Proposer(proposer))

@@ -1,4 +1,4 @@
-//! Everything that can happen in a simulated cluster, and to whom.
+//! Every possible happening in a simulated cluster, with the process concerned.
 
 use paxos_common::paxos::{
     ballot::Ballot,
@@ -11,7 +11,7 @@ use paxos_common::paxos::{
 
 use super::network::{Kind, Message, Node};
 
-/// Something that is going to happen. What belongs to one run of a process names that run, and is void after it.
+/// A planned happening. A happening of a particular run of a process names the run, and is void after the run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Happening {
     Deliver {
@@ -44,7 +44,7 @@ pub(crate) enum Happening {
         proposer: usize,
         run: u64,
     },
-    /// An acceptor looks whether the leader is silent by now.
+    /// An acceptor checks whether the leader is silent by now.
     LookDue {
         acceptor: usize,
         run: u64,
@@ -81,7 +81,7 @@ pub(crate) enum Happening {
     },
     /// A step of a scenario's script.
     Scripted(usize),
-    /// A proposer that gave way heartbeats on, where a bug is planted.
+    /// With a planted bug: after giving way, a proposer continues to send heartbeats.
     BeatOn {
         proposer: usize,
         run: u64,
@@ -97,7 +97,7 @@ pub(crate) enum Happening {
         runs: Vec<witness::Run>,
         remembers: Witnesses,
     },
-    /// A driver waits no longer for what others remember.
+    /// A driver no longer waits for the tables of other acceptors.
     OthersAwaited {
         proposer: usize,
         run: u64,
@@ -163,7 +163,7 @@ pub(crate) enum Happening {
 }
 
 impl Happening {
-    /// Who must be running, and not paused, for it to happen.
+    /// The process that must be running, and not paused, for this happening.
     pub(crate) fn node(&self) -> Option<Node> {
         match self {
             Self::Deliver { to, .. } | Self::OnStream { to, .. } => Some(*to),

@@ -1,5 +1,4 @@
-//! What simulated acceptors hear of proposers, and what they say of it: their failure detectors, and the answers to
-//! reports.
+//! Failure detectors of simulated acceptors: news of proposers, and the answers to reports.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,19 +20,19 @@ use super::{
     world::{Happening, Time, World},
 };
 
-/// What an acceptor's process remembers of those that report to it.
+/// An acceptor's memory of the reporting proposers.
 #[derive(Default)]
 pub(crate) struct Attached {
-    /// The number of the last report of each proposer.
+    /// Number of the last report of each proposer.
     reports: BTreeMap<usize, u64>,
-    /// What they were told last of the heard proposer.
+    /// The latest news about the heard proposer sent to the reporting proposers.
     told: Option<News>,
-    /// When the process looks again whether the leader is silent.
+    /// Time of the next check whether the leader is silent.
     look_at: Option<Time>,
 }
 
 impl AcceptorProcess {
-    /// Age of the oldest request that is not decided and durable.
+    /// Age of the oldest request not yet decided and durable.
     pub(crate) fn waiting(&self, now: Time) -> Duration {
         let oldest = self.oldest_request().unwrap_or(now);
         self.clock.read(now).saturating_sub(self.clock.read(oldest))
@@ -41,7 +40,7 @@ impl AcceptorProcess {
 }
 
 impl World<'_> {
-    /// Tells the detector something, and all that attach what changed by it.
+    /// Hands an event to the detector, and sends any resulting news to all reporting proposers.
     pub(crate) fn detect<R>(
         &mut self,
         acceptor: usize,
@@ -54,7 +53,7 @@ impl World<'_> {
         Some(result)
     }
 
-    /// A message of a stream is there.
+    /// A message of a stream has arrived.
     pub(crate) fn acceptor_hears(&mut self, acceptor: usize, stream: u64, accept: &Accept) {
         let process = &self.acceptors[acceptor];
         let known_to = process.core.as_ref().map_or(Slot::MAX, Acceptor::known_to);
@@ -95,7 +94,7 @@ impl World<'_> {
         })
     }
 
-    /// Whether a heartbeat has nothing to say to the writer.
+    /// Whether a heartbeat has nothing new for the writer.
     pub(crate) fn brings_nothing(&self, acceptor: usize, message: &Message) -> bool {
         let Message::Accept(accept, witnesses) = message else {
             return false;
@@ -117,7 +116,7 @@ impl World<'_> {
             && news.next().is_none()
     }
 
-    /// A proposer reports; it is answered at once.
+    /// A proposer reports, and is answered at once.
     pub(crate) fn reported_to(&mut self, acceptor: usize, proposer: usize, number: u64) {
         let process = &mut self.acceptors[acceptor];
         if !process.is_up() {
@@ -127,7 +126,7 @@ impl World<'_> {
         self.say(acceptor, proposer);
     }
 
-    /// What an acceptor says of the heard proposer, and of itself.
+    /// An acceptor's statement about the heard proposer, and about its own state.
     fn word(&self, acceptor: usize) -> Option<Word> {
         let process = &self.acceptors[acceptor];
         let core = process.core.as_ref()?;
@@ -161,7 +160,7 @@ impl World<'_> {
         );
     }
 
-    /// Tells all that attach at once when the heard proposer is another, has ended or resigned, or is silent.
+    /// Answers all reporting proposers at once when the heard proposer changes, ends, resigns or becomes silent.
     pub(crate) fn tell_news(&mut self, acceptor: usize) {
         let process = &mut self.acceptors[acceptor];
         let now = process.clock.read(self.now);
@@ -193,7 +192,7 @@ impl World<'_> {
         }
     }
 
-    /// What an acceptor says of the heard proposer.
+    /// Falsifies an acceptor's statement about the heard proposer.
     fn tamper_with_heard_proposer(&self, acceptor: usize, heard: &mut Heard) {
         let process = &self.acceptors[acceptor];
         let now = process.clock.read(self.now);
@@ -221,17 +220,17 @@ impl World<'_> {
     }
 }
 
-/// Whether a message only says that its sender is there.
+/// Whether a message only shows that the sender is alive.
 pub(crate) fn is_heartbeat(message: &Message) -> bool {
     matches!(message, Message::Accept(accept, _) if is_beat(accept))
 }
 
-/// The same, of an Accept.
+/// The same, for an Accept.
 pub(crate) fn is_beat(accept: &Accept) -> bool {
     accept.sequence == 0 && accept.proposals.is_empty() && !accept.resign
 }
 
-/// A ballot that nobody can use.
+/// A ballot too high for any proposer.
 pub(crate) fn giant() -> Ballot {
     Ballot::new(
         i64::MAX as u64 - 1,

@@ -10,10 +10,10 @@ use std::{
 
 use super::{Bug, Transcript, run};
 
-/// How a planted bug showed.
+/// The seed and the failed check by which a planted bug was found.
 pub struct Found {
     pub seed: u64,
-    /// The file of the check that failed: an invariant's, or an assertion's of the cores.
+    /// File of the failed check: an invariant, or an assertion of the cores.
     pub by: String,
     pub reason: String,
 }
@@ -23,7 +23,7 @@ thread_local! {
     static BROKEN: RefCell<(String, String)> = RefCell::default();
 }
 
-/// Runs seeds with a bug planted until one breaks.
+/// Runs seeds with a planted bug until a check fails.
 pub fn hunt(bug: Bug, mut seeds: Range<u64>) -> Option<Found> {
     listen();
     HUNTING.set(true);
@@ -36,7 +36,7 @@ pub fn hunt(bug: Bug, mut seeds: Range<u64>) -> Option<Found> {
     seed.map(|seed| Found { seed, by, reason })
 }
 
-/// Does something in which what breaks is expected, and not printed.
+/// Runs `work`, where panics are expected, without printing any panic.
 pub fn quietly(work: impl FnOnce()) {
     listen();
     HUNTING.set(true);
@@ -48,7 +48,7 @@ pub fn quietly(work: impl FnOnce()) {
     }
 }
 
-/// What breaks on a thread that hunts is what it hunts for: it is remembered there instead of printed.
+/// Installs a panic hook. A panic on a hunting thread is the goal of the hunt: remembered instead of printed.
 fn listen() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -1,5 +1,5 @@
-//! How simulated acceptors introduce themselves: to proposers, whose drivers then ask the others what they remember, and
-//! to learners.
+//! Introductions of simulated acceptors to proposers and learners. A proposer's driver then asks the other acceptors
+//! for tables of remembered runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,22 +16,22 @@ use super::{
     world::{Happening, Time, World, uuid},
 };
 
-/// How long a driver waits for what others remember, in simulated microseconds.
+/// Limit of a driver's wait for the tables of other acceptors, in simulated microseconds.
 const OTHERS_MAX: Time = 100 * MILLISECOND;
 
-/// What a proposer's driver knows of acceptors that show who they are.
+/// A driver's state of the introductions of acceptors.
 #[derive(Default)]
 pub(crate) struct Introductions {
-    /// Acceptors that are about to show who they are.
+    /// Acceptors about to show runs.
     opening: BTreeSet<usize>,
-    /// Those that have, while others are asked about them, by question.
+    /// Acceptors with shown runs, while the other acceptors are asked for tables. By question.
     asked: BTreeMap<u64, Asked>,
     questions: u64,
-    /// The run of each acceptor about which others were asked.
+    /// Latest run of each acceptor after the other acceptors were asked.
     witnessed: BTreeMap<usize, RunNumber>,
 }
 
-/// An acceptor has shown its runs, and others are asked about it.
+/// An acceptor has shown its runs, and the other acceptors are asked for tables.
 struct Asked {
     acceptor: usize,
     runs: Vec<Run>,
@@ -40,7 +40,7 @@ struct Asked {
 }
 
 impl Introductions {
-    /// The core does not trust what was shown: others are asked again.
+    /// The core distrusts the shown runs: the other acceptors are asked again.
     pub(crate) fn distrusted(&mut self, acceptor: usize) {
         self.witnessed.remove(&acceptor);
     }
@@ -53,7 +53,7 @@ impl World<'_> {
             return;
         };
         let process = &mut self.proposers[proposer];
-        // One attempt after the other; what an acceptor shows may be old when it arrives.
+        // A single attempt at a time. The shown runs may be old on arrival.
         if process.core.is_some() && process.introductions.opening.insert(acceptor) {
             let shown = Happening::Introduced {
                 acceptor,
@@ -66,7 +66,7 @@ impl World<'_> {
         }
     }
 
-    /// What an acceptor shows arrives.
+    /// The runs shown by an acceptor arrive.
     pub(crate) fn introduced(
         &mut self,
         (acceptor, proposer): (usize, usize),
@@ -109,7 +109,7 @@ impl World<'_> {
         self.plan(self.now + OTHERS_MAX, awaited);
     }
 
-    /// An acceptor is asked what it remembers of others.
+    /// A driver requests an acceptor's table of other acceptors' runs.
     pub(crate) fn recall(&mut self, acceptor: usize, from: Node, question: u64) {
         let Some((_, remembers)) = self.introduction(acceptor) else {
             return;
@@ -121,7 +121,7 @@ impl World<'_> {
         );
     }
 
-    /// Another acceptor tells what it remembers.
+    /// An asked acceptor answers with a table.
     pub(crate) fn recalled(&mut self, proposer: usize, other: usize, question: u64, remembers: Witnesses) {
         let others = self.acceptors.len() - 1;
         let asked = &mut self.proposers[proposer].introductions.asked;
@@ -133,7 +133,7 @@ impl World<'_> {
         }
     }
 
-    /// The driver waits no longer.
+    /// The driver no longer waits.
     pub(crate) fn others_awaited(&mut self, proposer: usize, run: u64, question: u64) {
         if self.proposers[proposer].run == run {
             self.others_told(proposer, question);
@@ -157,7 +157,7 @@ impl World<'_> {
         }
     }
 
-    /// The link is open: the core is told.
+    /// The link is open: the introduction goes to the core.
     fn introduce(&mut self, proposer: usize, asked: Asked) {
         let Asked {
             acceptor,
@@ -196,7 +196,7 @@ impl World<'_> {
         self.tell(proposer, introduced);
         self.tell(proposer, Event::Opened(uuid(acceptor)));
         if self.stamp(Node::Acceptor(acceptor)).map(|(run, _)| run) != shown {
-            // The first answer shows that it has started again since.
+            // The first answer shows that the acceptor has restarted since.
             self.plan_within(20 * MILLISECOND, Happening::LinkClosed { acceptor, proposer });
         }
     }
@@ -204,11 +204,11 @@ impl World<'_> {
     pub(crate) fn link_closed(&mut self, acceptor: usize, proposer: usize) {
         self.proposers[proposer].open.remove(&acceptor);
         self.tell(proposer, Event::Closed(uuid(acceptor)));
-        // A link that breaks is opened again, as often as it takes.
+        // A broken link is opened again, as often as necessary.
         self.plan_within(100 * MILLISECOND, Happening::LinkOpened { acceptor, proposer });
     }
 
-    /// An acceptor that runs shows itself to a learner, which asks the others that run.
+    /// A running acceptor shows its runs to a learner. The learner asks the other running acceptors.
     pub(crate) fn introduce_to_learner(&mut self, learner: usize, acceptor: usize) {
         let Some((runs, remembers)) = self.introduction(acceptor) else {
             return;
@@ -225,7 +225,7 @@ impl World<'_> {
         if let Some(present) = present.filter(|_| process.guard.trusts(uuid(acceptor))) {
             process.shown.insert(acceptor, present);
         }
-        // A learner doubts an acceptor, or finds it out.
+        // A learner doubts an acceptor, or refuses a rolled-back acceptor.
         for found in found {
             if let Found::Refused(went_back) = found {
                 self.refused("a learner", went_back);
@@ -233,7 +233,7 @@ impl World<'_> {
         }
     }
 
-    /// Whether an answer of an acceptor counts for a learner: it comes from the run that was shown, and the acceptor is
+    /// Whether an acceptor's answer counts for a learner: the answer comes from the shown run, and the acceptor is
     /// trusted.
     pub(crate) fn learner_counts(
         &mut self,

@@ -1,4 +1,4 @@
-//! How rough a run is: drawn once from its seed, so that runs differ in kind and not only in order.
+//! Knobs of a run: drawn once from the seed, so that runs differ in kind and not only in order.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use rand::{RngExt as _, rngs::StdRng};
 
 use super::world::Time;
 
-/// L.
+/// The leader timeout L.
 pub(crate) const LEADER_TIMEOUT: Duration = Duration::from_millis(200);
 
 pub(crate) const MILLISECOND: Time = 1_000;
@@ -21,42 +21,42 @@ pub(crate) struct Knobs {
     pub(crate) proposers: usize,
     pub(crate) learners: usize,
     pub(crate) clients: usize,
-    /// Most simulated microseconds that a client waits between two commands.
+    /// Longest wait of a client between two commands, in simulated microseconds.
     pub(crate) think_max: Time,
-    /// How long a client waits for an answer.
+    /// Longest wait of a client for an answer.
     pub(crate) client_patience: Time,
-    /// The proposers that clients know, if not all.
+    /// Proposers known to clients, if not all.
     pub(crate) targets: Option<Vec<usize>>,
     /// Bytes on the wire for each byte of a value.
     pub(crate) weight: u64,
-    /// Mean time between two reads at one learner.
+    /// Mean time between two reads at the same learner.
     pub(crate) read_every: Time,
     pub(crate) network: NetworkKnobs,
-    /// A group's commit takes between these.
+    /// Bounds of the duration of a group's commit.
     pub(crate) disk_min: Time,
     pub(crate) disk_max: Time,
-    /// Chance that a commit takes a hundred times as long.
+    /// Chance of a commit taking a hundred times as long.
     pub(crate) disk_stuck: f64,
-    /// Chance that readers of the disk see a commit some time before memory shows it.
+    /// Chance that readers of the disk see a commit some time before memory shows the commit.
     pub(crate) released_late: f64,
-    /// Chance that a commit fails.
+    /// Chance of a failed commit.
     pub(crate) commit_fails: f64,
-    /// How many acceptors may lose their disk, or go back on it.
+    /// Limit of acceptors with a lost or rolled-back disk.
     pub(crate) disks_lost_max: usize,
-    /// Most requests that one commit takes in.
+    /// Limit of requests in a commit.
     pub(crate) group_max: usize,
     /// Rows in a page of a promise, and in a frame.
     pub(crate) page_rows_max: usize,
-    /// Proposers form batches at once, or after whatever comes in within a moment.
+    /// Whether proposers form batches at once, or from the commands that arrive within a moment.
     pub(crate) flush_at_once: bool,
     pub(crate) limits: Limits,
     /// Mean time between two faults.
     pub(crate) fault_every: Time,
-    /// How long the faults go on.
+    /// End of the faults.
     pub(crate) faults_until: Time,
-    /// What the first acceptor has promised before it all begins: somebody may have driven its rounds up.
+    /// Promise of the first acceptor at the start of the run: a process may have driven up the rounds.
     pub(crate) driven_up_to: Ballot,
-    /// Whether acceptors find rows that they cannot read, each slot on one of them at most.
+    /// Whether acceptors find unreadable rows, each slot on at most one acceptor.
     pub(crate) damage: bool,
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct Knobs {
 pub(crate) struct NetworkKnobs {
     pub(crate) loss: f64,
     pub(crate) duplication: f64,
-    /// Chance that a message may overtake others on its way; else it does not.
+    /// Chance that a message may overtake earlier messages. Otherwise messages stay in order.
     pub(crate) reordering: f64,
     pub(crate) delay_min: Time,
     pub(crate) delay_max: Time,
@@ -86,7 +86,7 @@ impl NetworkKnobs {
 
 impl Knobs {
     pub(crate) fn draw(rng: &mut StdRng) -> Self {
-        // The usual ones often, the odd ones sometimes.
+        // Usual quorums often, unusual quorums sometimes.
         let (acceptors, phase1, phase2) = pick(
             rng,
             &[
@@ -163,7 +163,7 @@ impl Knobs {
     }
 }
 
-/// One of `choices`, each as likely.
+/// A random choice; all choices are equally likely.
 pub(crate) fn pick<T: Copy>(rng: &mut StdRng, choices: &[T]) -> T {
     choices[rng.random_range(0..choices.len())]
 }

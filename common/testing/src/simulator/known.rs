@@ -1,4 +1,4 @@
-//! What simulated proposers hear with every message: which commit it speaks for, and what is known to be chosen.
+//! Facts in every message to a simulated proposer: the commit behind the message, and the known chosen slots.
 
 use paxos_common::paxos::{
     identity::{CommitCounter, RunNumber},
@@ -9,7 +9,7 @@ use paxos_common::paxos::{
 use super::world::{World, uuid};
 
 impl World<'_> {
-    /// Every answer says as of which commit it speaks.
+    /// Every answer states the commit behind the answer.
     pub(crate) fn heard(
         &mut self,
         proposer: usize,
@@ -25,7 +25,7 @@ impl World<'_> {
         self.tell(proposer, heard);
     }
 
-    /// Remembers, apart from the core, what is known to be chosen.
+    /// Remembers the slots known to be chosen, separately from the core.
     pub(super) fn note_known(&mut self, proposer: usize, event: &Event) {
         let (acceptor, known_to) = match event {
             Event::Reported { acceptor, word, .. } => (*acceptor, word.known_to),

@@ -1,4 +1,4 @@
-//! Simulated learner processes: the core, its feeds, and a log whose last part a crash takes away.
+//! Simulated learner processes: the core, the feeds, and a log with a last part lost in a crash.
 
 use std::collections::BTreeMap;
 
@@ -25,25 +25,25 @@ pub(crate) struct LearnerProcess {
     /// `None` while the process is down.
     pub(crate) core: Option<Learner>,
     pub(crate) run: u64,
-    /// How many slots its disk holds.
+    /// End of the slots on the disk.
     stored: Slot,
-    /// Whom it counts.
+    /// Decides which acceptors count.
     pub(crate) guard: Guard,
-    /// The run in which each acceptor last showed itself, of those that were trusted.
+    /// Latest shown run of each trusted acceptor.
     pub(crate) shown: BTreeMap<usize, RunNumber>,
-    /// As after what was handed out.
+    /// The state after all handed-out values.
     state: State,
-    /// Where values come from.
+    /// The acceptor acting as the source of values.
     feed: usize,
-    /// The first unlearned slot when it was last looked at.
+    /// First unlearned slot at the last stall check.
     looked_at: Slot,
-    /// Who waits to read; `None` while the process is down.
+    /// Waiting readers; `None` while the process is down.
     pub(crate) readers: Option<Readers>,
     pub(crate) paused_until: Time,
 }
 
 impl LearnerProcess {
-    /// It has not started yet.
+    /// A learner not started yet.
     pub(crate) fn new(quorums: Quorums) -> Self {
         Self {
             core: None,
@@ -91,7 +91,7 @@ impl World<'_> {
         process.core = Some(Learner::new(self.electorate.clone(), process.stored));
         let (run, stored) = (process.run, process.stored);
         process.state = State::default();
-        // Its disk holds the state after what it stores, which is what this comes to.
+        // The disk holds the state after the stored slots. Applying the slots again gives the same state.
         for slot in Slot::ZERO.to(stored) {
             let value = self
                 .invariants
@@ -119,13 +119,13 @@ impl World<'_> {
         self.note(|| format!("learner {learner} crashes"));
     }
 
-    /// Asks everybody for votes and one for values, from the first unlearned slot on.
+    /// Requests votes from every acceptor, and values from a single acceptor, from the first unlearned slot on.
     fn observe(&mut self, learner: usize) {
         let process = &self.learners[learner];
         let Some(core) = &process.core else { return };
         let (from, feed) = (self.tamper_with_cursor(learner, core.next()), process.feed);
         let this = Node::Learner(learner);
-        // Each shows who it is before its stream opens.
+        // Each acceptor shows the runs before the stream opens.
         for acceptor in 0..self.acceptors.len() {
             self.introduce_to_learner(learner, acceptor);
         }
@@ -139,7 +139,7 @@ impl World<'_> {
         self.send(this, Node::Acceptor(feed), Message::Observe(Kind::Values, from));
     }
 
-    /// A learner that has not moved pages again, from another feed.
+    /// A learner without progress requests everything again, from a randomly drawn feed.
     pub(crate) fn stall_check(&mut self, learner: usize, run: u64) {
         let feed = self.rng.random_range(0..self.acceptors.len());
         let process = &mut self.learners[learner];
@@ -159,7 +159,7 @@ impl World<'_> {
         }
         self.plan_within(200 * MILLISECOND, Happening::StallCheck { learner, run });
         if self.rng.random_bool(0.05) {
-            // A reader waits for what may have been voted on above.
+            // A reader waits for slots above the chosen prefix, perhaps with votes.
             let to = self.invariants.chosen.prefix().plus(self.rng.random_range(0..4));
             let proposer = self.rng.random_range(0..self.proposers.len());
             self.send(
@@ -186,7 +186,7 @@ impl World<'_> {
             return;
         }
         if !self.learner_counts(learner, acceptor, stamp) {
-            // The acceptor has to show its runs first. A frame is sent again on a stream that opens after that.
+            // The acceptor must show its runs first. A frame is sent again on a stream opened afterwards.
             if !matches!(message, Message::Tailed(..)) {
                 return;
             }
@@ -202,7 +202,7 @@ impl World<'_> {
         let take = self.rng.random_range(1..=4);
         let process = &mut self.learners[learner];
         let Some(core) = &mut process.core else { return };
-        // The window is larger than any log here, so that all of it is always taken.
+        // The window is larger than any log of a run, so the core always takes all votes and rows.
         match message {
             Message::Votes(votes) => {
                 for (ballot, range) in votes {
@@ -259,7 +259,7 @@ impl World<'_> {
         }
     }
 
-    /// Some of what was handed out is on its disk now.
+    /// Some handed-out slots are on the disk now.
     pub(crate) fn learner_stored(&mut self, learner: usize, run: u64, count: usize) {
         let process = &mut self.learners[learner];
         if process.run == run && process.core.is_some() {

@@ -1,21 +1,21 @@
-//! What happened to leaders, with times: for bounds that a scenario states.
+//! Leadership events with times, for the bounds of a scenario.
 
 use paxos_common::paxos::proposer::{Notice, Why};
 
 use super::world::{Time, World};
 
-/// Something that a bound is about.
+/// An event for the bounds of a scenario.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Happened {
     Campaigns(usize, Notice),
     Leads(usize),
     StepsDown(usize, Notice),
-    /// A client was answered that its command is chosen.
+    /// A client's command was answered as chosen.
     Answered,
 }
 
 impl Happened {
-    /// Whose campaign it is, if it is one.
+    /// The campaigning proposer, if the event is a campaign.
     pub(crate) fn campaigner(&self) -> Option<usize> {
         match self {
             Self::Campaigns(proposer, _) => Some(*proposer),
@@ -38,18 +38,18 @@ impl Happened {
     }
 }
 
-/// The happenings of a run, in order.
+/// The events of a run, in order.
 #[derive(Default)]
 pub(crate) struct Log(pub(crate) Vec<(Time, Happened)>);
 
 impl Log {
-    /// When something of a kind happened first at `from` or later.
+    /// Time of the first matching event at or after `from`.
     pub(crate) fn first(&self, from: Time, is: impl Fn(&Happened) -> bool) -> Option<Time> {
         let found = self.0.iter().find(|(at, happened)| *at >= from && is(happened));
         found.map(|(at, _)| *at)
     }
 
-    /// How much of a kind happened between two times.
+    /// Number of matching events at or after `from` and before `to`.
     pub(crate) fn count(&self, from: Time, to: Time, is: impl Fn(&Happened) -> bool) -> usize {
         let within = self.0.iter().filter(|(at, _)| (from..to).contains(at));
         within.filter(|(_, happened)| is(happened)).count()

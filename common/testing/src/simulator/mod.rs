@@ -1,8 +1,8 @@
-//! A whole cluster of cores in one thread: network, disks, clocks, faults and clients, all drawn from one seed.
+//! A whole cluster of cores in a single thread: network, disks, clocks, faults and clients, all drawn from a seed.
 //!
-//! There is one heap of happenings, ordered by simulated time and then by the order in which they were planned;
-//! nothing else decides what comes next, so a seed is a schedule. The invariants are told of every step, and panic.
-//! A run has two parts: faults for some simulated seconds, then a healed network in which progress is demanded.
+//! A heap holds all happenings, ordered by simulated time and then by the order of planning. Nothing else decides the
+//! next step, so a seed is a schedule. The invariants see every step, and panic when broken. A run has two parts:
+//! faults for some simulated seconds, then a healed network with required progress.
 
 mod acceptors;
 mod asking;
@@ -54,22 +54,22 @@ pub use hunt::{Found, hunt, quietly};
 pub use statistics::Statistics;
 pub use transcript::Transcript;
 
-/// What a run leaves behind.
+/// The result of a run.
 pub struct Run {
-    /// Hash of everything that happened, in order: equal seeds have equal traces.
+    /// Hash of all happenings, in order: equal seeds have equal traces.
     pub trace: u64,
     pub statistics: Statistics,
 }
 
-/// Runs one schedule to its end, with a bug planted or none.
+/// Runs a schedule to its end, with a planted bug or without.
 ///
 /// # Panics
-/// When an invariant breaks, or the healed cluster makes no progress.
+/// If an invariant breaks, or the healed cluster makes no progress.
 pub fn run(seed: u64, bug: Option<Bug>, transcript: &mut Transcript) -> Run {
     world::World::new(seed, bug, transcript).run()
 }
 
-/// Runs one schedule, catching what breaks; a failure comes with the last part of the transcript.
+/// Runs a schedule, and catches panics. A failure includes the last part of the transcript.
 pub fn try_run(seed: u64) -> Result<Run, String> {
     let guarded = |transcript: &mut Transcript| {
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed, None, transcript)))
@@ -90,5 +90,5 @@ pub fn try_run(seed: u64) -> Result<Run, String> {
     })
 }
 
-/// How many lines of a failed run are shown: enough for the last campaign or two.
+/// Number of transcript lines shown for a failed run: enough for the last campaign or two.
 const LINES_SHOWN: usize = 60;

@@ -1,4 +1,4 @@
-//! The simulated network: delay, loss, duplication, reordering, and ways that are cut in one direction.
+//! The simulated network: delay, loss, duplication, reordering, and one-way cuts.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -19,7 +19,7 @@ use super::{
     world::{Happening, Time, World},
 };
 
-/// A process, by its role and place. Clients share one place: they never fail.
+/// A process, by role and place. All clients share a place: clients never fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Node {
     Acceptor(usize),
@@ -28,7 +28,7 @@ pub(crate) enum Node {
     Clients,
 }
 
-/// What a reader observes.
+/// The contents observed by a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
     Votes,
@@ -43,15 +43,15 @@ pub(crate) enum Message {
     FetchChosen(u64, Slot, Slot),
     /// A report.
     Ask(u64),
-    /// What does it remember of others?
+    /// Asks for the acceptor's table of other acceptors' runs.
     Recall(u64),
     // Acceptor to proposer.
-    /// With what its sender remembers of others.
+    /// With the sender's table of other acceptors' runs.
     Page(Ballot, Option<Scan>, PromisePage, Witnesses),
     PrepareRejected(Ballot, Ballot),
     PrepareRefused(Ballot),
     Answer(Ballot, u64, AcceptAnswer),
-    /// On a stream.
+    /// Sent on a stream.
     Alive {
         ballot: Ballot,
         silent: Duration,
@@ -60,10 +60,10 @@ pub(crate) enum Message {
     },
     /// The stream's call is answered.
     Opened,
-    /// What an acceptor says to the report of that number, or later.
+    /// Answer to the report with this number, at once or with later news.
     Said(u64, Word),
     Fetched(u64, Slot, Vec<(Slot, Value)>),
-    /// What its sender remembers of others, answering that question.
+    /// The sender's table of other acceptors' runs, as the answer to the question with this number.
     Recalled(u64, Witnesses),
     // Learner to acceptor, and back.
     Observe(Kind, Slot),
@@ -88,8 +88,8 @@ pub(crate) enum Message {
 }
 
 impl Message {
-    /// Calls are carried once or not at all; what is in a stream of messages may be repeated here, which is more
-    /// than a real network does.
+    /// Calls are carried at most once. Messages of a message stream may be repeated here, although a real network does
+    /// not repeat such messages.
     fn can_repeat(&self) -> bool {
         !matches!(
             self,
@@ -100,15 +100,15 @@ impl Message {
 
 pub(crate) struct Network {
     pub(crate) knobs: NetworkKnobs,
-    /// One-way cuts, by when they end.
+    /// End of each one-way cut.
     pub(crate) cuts: BTreeMap<(Node, Node), Time>,
-    /// When the last message of each way arrives.
+    /// Arrival time of the last message in each direction.
     last: BTreeMap<(Node, Node), Time>,
-    /// What each way takes longer than the others.
+    /// Additional delay of each direction.
     pub(crate) distance: BTreeMap<(Node, Node), Time>,
-    /// Bytes in a millisecond, of ways that are slow.
+    /// Bytes per millisecond, for slow directions.
     pub(crate) bandwidth: BTreeMap<(Node, Node), u64>,
-    /// Until when a slow way carries what was sent before.
+    /// Time at which a slow direction has carried all earlier messages.
     pub(crate) busy: BTreeMap<(Node, Node), Time>,
 }
 
@@ -126,7 +126,7 @@ impl Network {
 }
 
 impl World<'_> {
-    /// Sends a message, which may not arrive, or more than once, or late.
+    /// Sends a message. The message may arrive late, more than once, or never.
     pub(crate) fn send(&mut self, from: Node, to: Node, mut message: Message) {
         if !self.tamper_with_sent(from, to, &mut message) {
             return;

@@ -1,4 +1,4 @@
-//! Simulated proposer processes: the core, its timers, and what a driver does with its effects.
+//! Simulated proposer processes: the core, its timers, and the driver's handling of effects.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +29,7 @@ use super::{
     world::{Happening, Time, World, micros, uuid},
 };
 
-/// How long a leader that is asked to stop may take to see through what is in flight. Then its process stops.
+/// Longest time for a stopping leader to finish the commands in flight. Then the process stops.
 const STOP_MAX: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
@@ -38,30 +38,30 @@ pub(crate) struct ProposerProcess {
     pub(crate) core: Option<Proposer>,
     pub(crate) run: u64,
     flush_planned: bool,
-    /// Acceptors that it has an open link to; what comes in from others does not count.
+    /// Acceptors with an open link. Messages from other acceptors do not count.
     pub(crate) open: BTreeSet<usize>,
-    /// What its driver knows of acceptors that show who they are.
+    /// The driver's state of the introductions of acceptors.
     pub(crate) introductions: Introductions,
-    /// The run in which each acceptor showed itself last: what comes from another does not count.
+    /// Latest shown run of each acceptor. Messages of other runs do not count.
     pub(crate) introduced: BTreeMap<usize, RunNumber>,
-    /// The number of the last report, and when each was sent that may still be answered.
+    /// Number of the last report, and the sending times of reports that may still be answered.
     pub(crate) reports: u64,
     pub(crate) sent: BTreeMap<u64, Duration>,
-    /// The streams that its driver keeps open.
+    /// Streams kept open by the driver.
     pub(crate) keepers: BTreeMap<(Ballot, usize), Keeper>,
-    /// Questions under way: the promises that its driver collects.
+    /// Calls under way: the promises collected by the driver.
     pub(crate) asking: BTreeMap<(usize, Option<u64>), (Prepare, Option<Scan>)>,
-    /// Those that broke, and are about to be asked again.
+    /// Broken calls, about to be repeated.
     pub(crate) asking_again: BTreeSet<(usize, Option<u64>)>,
     pub(crate) clock: Clock,
-    /// When it began to stand still.
+    /// Start of the present pause.
     pub(crate) stopped_at: Option<Time>,
-    /// Who asked for what, until it is answered.
+    /// Callers, with their commands, by request.
     pub(crate) requests: BTreeMap<RequestId, Caller>,
     pub(crate) paused_until: Time,
 }
 
-/// A phase, for telling when it changes.
+/// A phase, to detect a change of phase.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Doing {
     StandingBy,
@@ -158,7 +158,7 @@ impl World<'_> {
         self.note(|| format!("proposer {proposer} is gone"));
     }
 
-    /// It is asked to stop, and hands over.
+    /// A proposer is asked to stop, and hands over.
     pub(crate) fn resign_proposer(&mut self, proposer: usize) {
         self.note(|| format!("proposer {proposer} is asked to stop"));
         if self.proposers[proposer].is_up() {
@@ -169,7 +169,7 @@ impl World<'_> {
         self.tell(proposer, Event::Resigned);
     }
 
-    /// It was asked to stop, and what is in flight is not through: the driver stops all the same.
+    /// A proposer was asked to stop, and the commands in flight are not finished: the driver stops anyway.
     pub(crate) fn stop_overdue(&mut self, proposer: usize, run: u64) {
         if self.proposers[proposer].run == run && self.proposers[proposer].is_up() {
             self.stop_proposer(proposer);
@@ -285,7 +285,7 @@ impl World<'_> {
                 self.statistics.count(Counted::ClientsCancelled);
                 Event::Cancelled(request)
             }
-            // The answer to what this proposer forwarded.
+            // The answer to a forwarded command.
             Message::Outcome { request, outcome } => {
                 self.forward_answered(proposer, RequestId(request), outcome);
                 return;
@@ -308,7 +308,7 @@ impl World<'_> {
         self.tell(proposer, event);
     }
 
-    /// Hands an event to the core and does what it wants done.
+    /// Hands an event to the core, and carries out the effects.
     pub(crate) fn tell(&mut self, proposer: usize, event: Event) {
         self.note_known(proposer, &event);
         let event = self.tamper_with_event(proposer, event);

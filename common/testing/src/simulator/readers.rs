@@ -1,4 +1,4 @@
-//! What simulated acceptors read from their disks for others: pages of promises, frames, chosen rows, reports.
+//! Disk reads of simulated acceptors for other processes: pages of promises, frames, chosen rows, reports.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ use super::{
 };
 
 impl World<'_> {
-    /// Whether a read of the disk has to wait until memory shows what the disk shows; then it happens again.
+    /// Whether a disk read must wait until memory shows the same commit as the disk. Then the read happens again.
     fn is_held_back(&mut self, acceptor: usize, read: Happening) -> bool {
         let process = &mut self.acceptors[acceptor];
         let shown = process.core.as_ref().map(Acceptor::stamp);
@@ -36,7 +36,7 @@ impl World<'_> {
         true
     }
 
-    /// Reads one page of a promise, and plans the next.
+    /// Reads a page of a promise, and plans the next page.
     pub(crate) fn send_page(
         &mut self,
         acceptor: usize,
@@ -89,7 +89,7 @@ impl World<'_> {
             voted_to: disk.voted_to(),
             rows,
         };
-        // It goes with the first page: no page counts before that one.
+        // The table goes with the first page: no page counts before the first page.
         let remembers = if first {
             core.witnesses().clone()
         } else {
@@ -114,7 +114,7 @@ impl World<'_> {
         }
     }
 
-    /// Reads what a learner observes from a slot on, frame by frame. What is committed meanwhile is shown as well.
+    /// Reads the rows observed by a learner from a slot on, frame by frame. Rows committed meanwhile are shown as well.
     pub(crate) fn send_frame(&mut self, acceptor: usize, run: u64, learner: usize, kind: Kind, from: Slot) {
         let rows_max = self.rng.random_range(1..=self.knobs.page_rows_max * 4);
         let from_memory = self.rng.random_bool(0.5);
@@ -136,7 +136,7 @@ impl World<'_> {
         let Some(core) = &process.core else { return };
         let (rows, last) = process.disk.page(from, rows_max);
         let next = rows.last().map_or(from, |row| row.slot.next());
-        // Both are true of the rows that can be read: the disk's lags behind.
+        // Both watermarks are true of the readable rows: the disk's watermark lags behind.
         let chosen_to = if from_memory {
             core.known_to()
         } else {
@@ -155,7 +155,7 @@ impl World<'_> {
         }
     }
 
-    /// Reads rows below its own watermark, as the frames of a reader would tell them.
+    /// Reads rows below this acceptor's own watermark, as the frames of a reader would show the rows.
     pub(crate) fn fetch_chosen(
         &mut self,
         acceptor: usize,
@@ -193,7 +193,7 @@ impl World<'_> {
         self.send(Node::Acceptor(acceptor), asker, fetched);
     }
 
-    /// Tells how far it has voted, from memory: it shows every commit whose answers have left.
+    /// Reports the acceptor's tail from memory: memory shows every commit whose answers have left.
     pub(crate) fn tell_tail(&mut self, acceptor: usize, asker: Node, nonce: u64) {
         let process = &self.acceptors[acceptor];
         let Some(core) = &process.core else { return };
@@ -245,7 +245,7 @@ impl World<'_> {
     }
 }
 
-/// The first of the rows that cannot be read; nothing from there on is vouched for.
+/// The slot of the first unreadable row: nothing from this slot on is vouched for.
 fn first_unknown(rows: &[Row]) -> Slot {
     let unknown = rows.iter().find(|row| row.accepted.is_none());
     unknown.map_or(Slot::MAX, |row| row.slot)

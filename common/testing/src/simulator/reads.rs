@@ -1,7 +1,8 @@
-//! Simulated reads: who asks a learner, its rounds of questions to the acceptors, and what is answered.
+//! Simulated reads: the readers of a learner, the learner's rounds of questions to acceptors, and the answers.
 //!
-//! A read begins when it reaches its learner and ends when that answers. Whoever asked is further away, and so sees it
-//! begin earlier and end later: what holds here holds there.
+//! A read begins on arrival at the learner, and ends with the learner's answer. The reader is further away, so for the
+//! reader the read begins earlier and ends later. A guarantee for the shorter interval is also a guarantee for the
+//! longer interval.
 
 use std::collections::BTreeMap;
 
@@ -18,30 +19,30 @@ use super::{
     world::{Happening, Time, World, micros, uuid},
 };
 
-/// Most readers that come in at a learner at the same time.
+/// Limit of readers arriving at a learner at the same time.
 const TOGETHER_MAX: u64 = 3;
 
-/// The readers of one run of a learner.
+/// The readers of a single run of a learner.
 #[derive(Debug)]
 pub(crate) struct Readers {
     core: Reading,
     asked: u64,
     waiting: BTreeMap<ReadId, Waiting>,
-    /// How fast the clock runs, in percent.
+    /// Duration of a timer on the learner's clock, in percent of simulated time.
     clock: Time,
 }
 
-/// What a read went through.
+/// History of a waiting read.
 #[derive(Debug, Default)]
 struct Waiting {
-    /// It waited for L, and the acceptors were asked once more.
+    /// The read waited for L, and the acceptors were asked again.
     retried: bool,
-    /// The leader was asked to fill what nobody had chosen.
+    /// The leader was asked to fill unchosen slots.
     filled: bool,
 }
 
 impl World<'_> {
-    /// A learner starts with what its disk holds, and nobody waits.
+    /// A learner starts with the contents of the disk, and without waiting readers.
     pub(crate) fn start_readers(&mut self, learner: usize, stored: Slot) {
         let nonce = self.rng.random();
         let clock = self.rng.random_range(80..=125);
@@ -55,14 +56,14 @@ impl World<'_> {
         });
     }
 
-    /// The learner is gone, and with it whatever waited there.
+    /// The learner is gone, together with all waiting reads.
     pub(crate) fn lose_readers(&mut self, learner: usize) {
         let readers = self.learners[learner].readers.take();
         let lost = readers.map_or(0, |readers| readers.waiting.len());
         self.statistics.add(Counted::ReadsLost, lost as u64);
     }
 
-    /// Some ask a learner at the same time, and others later.
+    /// Some readers ask a learner at the same time, and the next readers ask later.
     pub(crate) fn read_due(&mut self, learner: usize) {
         let readers = self.rng.random_range(1..=TOGETHER_MAX);
         self.ask_to_read(learner, readers);
@@ -91,7 +92,7 @@ impl World<'_> {
         self.tell_readers(learner, Event::Asked { from, to });
     }
 
-    /// The faults stop: whoever waits, and one more at each learner, must be answered.
+    /// The faults stop: every waiting reader, and one more reader at each learner, must be answered.
     pub(crate) fn expect_reads(&mut self) {
         for learner in 0..self.learners.len() {
             if let Some(readers) = &self.learners[learner].readers {
@@ -123,7 +124,7 @@ impl World<'_> {
         }
     }
 
-    /// An acceptor that counts tells its tail.
+    /// A counted acceptor reports its tail.
     pub(crate) fn tailed(&mut self, learner: usize, acceptor: usize, nonce: u64, tail: Tail) {
         for (acceptor, nonce) in self.tamper_with_tail(learner, acceptor, nonce) {
             let acceptor = uuid(acceptor);
@@ -136,7 +137,7 @@ impl World<'_> {
         }
     }
 
-    /// Hands an event in to what decides about reads, and does what it wants done.
+    /// Hands an event to the core for reads, and carries out the effects.
     pub(crate) fn tell_readers(&mut self, learner: usize, event: Event) {
         let this = Node::Learner(learner);
         let process = &mut self.learners[learner];
@@ -169,7 +170,7 @@ impl World<'_> {
                     if to > self.invariants.chosen.prefix() {
                         self.mark_waiting(learner, |waiting| waiting.filled = true);
                     }
-                    // Whoever does not lead leaves it alone.
+                    // A proposer that does not lead ignores the message.
                     for proposer in 0..self.proposers.len() {
                         self.send(this, Node::Proposer(proposer), Message::Fill(to));
                     }
@@ -184,7 +185,7 @@ impl World<'_> {
         }
     }
 
-    /// A learner finds that acceptors have lost votes, and ends. Only disks that went back lose any.
+    /// A learner finds that acceptors have lost votes, and ends. Only rolled-back disks lose votes.
     fn votes_are_missed(&mut self, learner: usize, bound: Slot, applied_to: Slot) {
         assert!(
             self.acceptors.iter().any(|acceptor| acceptor.lost.is_some()),
@@ -200,7 +201,7 @@ impl World<'_> {
         }
     }
 
-    /// Answers from all that is applied.
+    /// Answers a read from all applied slots.
     fn answer_read(&mut self, learner: usize, read: ReadId) {
         let readers = self.learners[learner].readers.as_mut();
         let Some(waited) = readers.and_then(|readers| readers.waiting.remove(&read)) else {

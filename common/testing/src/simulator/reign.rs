@@ -1,4 +1,4 @@
-//! A leader that a phase-2 quorum hears is not unseated, but by challenges.
+//! Only a challenge may unseat a leader heard by a phase-2 quorum.
 
 use paxos_common::paxos::{
     ballot::Ballot,
@@ -11,10 +11,10 @@ use super::{
     world::{Time, World, micros},
 };
 
-/// For how long the leader must have been heard without a gap: the evidence of a campaign is younger.
+/// Required time of hearing the leader without a gap, in leader timeouts. The evidence of a campaign is younger.
 const HEARD_FOR: u32 = 4;
 
-/// Since when each acceptor has heard the same proposer without a gap.
+/// Time span of hearing the same proposer without a gap, at an acceptor.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Hearing {
     pub(crate) ballot: Ballot,
@@ -44,7 +44,7 @@ impl World<'_> {
         self.acceptors[acceptor].hearing.since = self.now;
     }
 
-    /// A campaign begins: if it is no challenge, no leader lives that a phase-2 quorum hears.
+    /// A campaign begins. Unless the campaign is a challenge, no live leader may be heard by a phase-2 quorum.
     pub(crate) fn judge_campaign(&mut self, proposer: usize, notice: &Notice) {
         let Notice::Campaign {
             why: Why::Gone(_),
@@ -71,7 +71,8 @@ impl World<'_> {
                                 .is_some()
                         })
                 });
-                // One that rejects the ballot, or refuses it until it is led up to it, hears nobody at it.
+                // An acceptor that rejects the ballot, or refuses the ballot until led up to it, hears no proposer at
+                // this ballot.
                 let takes_it = process.core.as_ref().is_some_and(|core| {
                     core.promised() <= leads_at && core.promised().admits_jump_to(leads_at)
                 });

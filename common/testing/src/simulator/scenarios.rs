@@ -1,7 +1,7 @@
-//! Directed scenarios of failure detection: each kind of fault by itself, with its bound.
+//! Directed scenarios of failure detection: each kind of fault alone, with its bound.
 //!
-//! Random faults seldom meet what these do: a leader that is alive and slow must stay, and one that is gone must be
-//! replaced in time. In each scenario proposer 0 leads when the fault begins, two seconds after the start.
+//! Random faults seldom test two rules: a leader that is alive and slow must stay, and a dead leader must be replaced
+//! in time. In each scenario proposer 0 leads when the fault begins, two seconds after the start.
 
 use paxos_common::paxos::{proposer::Limits, quorum::Quorums};
 use rand::{SeedableRng as _, rngs::StdRng};
@@ -20,37 +20,37 @@ mod table;
 #[allow(unused_imports, reason = "the example names only one of them")]
 pub use table::{FLEXIBLE, SCENARIOS};
 
-/// When the fault begins.
+/// Start of the fault.
 pub const BEGIN: Time = 2_000 * MILLISECOND;
 
 const SECOND: Time = 1_000 * MILLISECOND;
 
-/// A step of a script: what is done, and when.
+/// A step of a script: the time after the start of the fault, and the action.
 #[derive(Clone, Copy)]
 pub struct Step(Time, for<'a> fn(&mut World<'a>));
 
-/// One kind of fault.
+/// A kind of fault, with its bound.
 pub struct Scenario {
     pub name: &'static str,
     quorums: (usize, usize, usize),
     proposers: usize,
-    /// What is not as usual.
+    /// Differences from the usual knobs.
     change: fn(&mut Knobs),
     script: &'static [Step],
-    /// The planted bugs that it finds.
+    /// Planted bugs found by this scenario.
     pub finds: &'static [Bug],
-    /// It speaks of no acceptor in particular.
+    /// The scenario names no particular acceptor.
     for_all_quorums: bool,
-    /// How long it lasts, after the fault has begun.
+    /// Duration of the scenario after the start of the fault.
     lasts: Time,
     check: fn(&Log) -> Result<(), String>,
 }
 
 impl Scenario {
-    /// Runs it, with a bug planted or none.
+    /// Runs the scenario, with a planted bug or without.
     ///
     /// # Errors
-    /// With the bound that does not hold, and what happened to leaders.
+    /// The missed bound, with the log of leadership events.
     pub fn run(
         &self,
         quorums: (usize, usize, usize),
@@ -93,12 +93,12 @@ impl Scenario {
         })
     }
 
-    /// Whether it speaks of no acceptor in particular, and of a leader that is gone or not whatever the quorums are.
+    /// Whether the scenario names no particular acceptor, and its leader is gone or stays whatever the quorums are.
     pub fn is_for_all_quorums(&self) -> bool {
         self.for_all_quorums
     }
 
-    /// The quorums that it is meant for.
+    /// The intended quorums of the scenario.
     pub fn quorums(&self) -> (usize, usize, usize) {
         self.quorums
     }
@@ -140,7 +140,7 @@ fn steps_down(happened: &Happened) -> bool {
     matches!(happened, Happened::StepsDown(..))
 }
 
-/// Nobody campaigns, and nobody steps down.
+/// No proposer campaigns, and no leader steps down.
 fn nothing_changes(log: &Log) -> Result<(), String> {
     let changes = log.count(BEGIN, Time::MAX, |happened| {
         campaigns(happened) || steps_down(happened)
@@ -148,14 +148,14 @@ fn nothing_changes(log: &Log) -> Result<(), String> {
     expect(changes == 0, || format!("{changes} campaigns and step-downs"))
 }
 
-/// Somebody leads within a time after the fault, and commands are answered.
+/// A new leader leads within a time after the fault, and commands are answered.
 fn replaced_within(log: &Log, after: Time, within: Time) -> Result<(), String> {
     let led = log.first(BEGIN + after, leads);
     let took = led.map(|at| at - BEGIN - after);
     expect(took.is_some_and(|took| took <= within), || {
         format!("the next leader after {took:?} µs, and not within {within}")
     })?;
-    // A client whose command was lost asks another after a second, perhaps more than once.
+    // After a second, a client with a lost command asks a proposer again, perhaps more than once.
     answers_within(log, after, within + 4 * SECOND)
 }
 
@@ -168,7 +168,7 @@ fn answers_within(log: &Log, after: Time, within: Time) -> Result<(), String> {
     })
 }
 
-/// No more than so many change the leader.
+/// The leader changes at most `most` times.
 fn leaders_at_most(log: &Log, most: usize) -> Result<(), String> {
     let count = log.count(BEGIN, Time::MAX, leads);
     expect(count <= most, || format!("{count} leaders, and not {most}"))
@@ -178,9 +178,9 @@ fn expect(holds: bool, reason: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(reason()) }
 }
 
-// What scripts do.
+// Actions of scripts.
 impl World<'_> {
-    /// The next step of a script.
+    /// Runs the next step of a script.
     pub(crate) fn scripted(&mut self, step: usize) {
         let Step(_, act) = self.script[step];
         self.note(|| format!("step {step} of the script"));
@@ -196,7 +196,7 @@ impl World<'_> {
         }
     }
 
-    /// Whether every acceptor knows all that it voted for to be chosen.
+    /// Whether all acceptors have voted equally far, and know all voted slots to be chosen.
     fn is_quiet(&self) -> bool {
         let cores = self.acceptors.iter().filter_map(|process| process.core.as_ref());
         let mut marks = cores.map(|core| (core.known_to(), core.voted_to()));
@@ -217,7 +217,7 @@ impl World<'_> {
         }
     }
 
-    /// What a proposer sends to these acceptors is held up.
+    /// Holds up messages from a proposer to the given acceptors.
     fn cut_out(&mut self, proposer: usize, acceptors: impl IntoIterator<Item = usize>, lasts: Time) {
         for acceptor in acceptors {
             let way = (Node::Proposer(proposer), Node::Acceptor(acceptor));
@@ -225,7 +225,7 @@ impl World<'_> {
         }
     }
 
-    /// What these acceptors send to a proposer is held up.
+    /// Holds up messages from the given acceptors to a proposer.
     fn cut_in(&mut self, proposer: usize, acceptors: impl IntoIterator<Item = usize>, lasts: Time) {
         for acceptor in acceptors {
             let way = (Node::Acceptor(acceptor), Node::Proposer(proposer));
@@ -233,7 +233,7 @@ impl World<'_> {
         }
     }
 
-    /// Both ways.
+    /// Holds up messages in both directions.
     fn cut_off(&mut self, proposer: usize, acceptors: impl IntoIterator<Item = usize> + Clone, lasts: Time) {
         self.cut_out(proposer, acceptors.clone(), lasts);
         self.cut_in(proposer, acceptors, lasts);
@@ -250,7 +250,7 @@ impl World<'_> {
         }
     }
 
-    /// A proposer's ways to an acceptor carry so many bytes in a millisecond.
+    /// A proposer's connections to an acceptor carry `bytes_per_ms` bytes per millisecond.
     fn slow_down(&mut self, proposer: usize, acceptor: usize, bytes_per_ms: u64) {
         let way = (Node::Proposer(proposer), Node::Acceptor(acceptor));
         self.network.bandwidth.insert(way, bytes_per_ms);

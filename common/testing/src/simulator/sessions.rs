@@ -1,7 +1,7 @@
-//! Simulated sessions: what clients ask for, which of it belongs to one retry, and the state machines of learners.
+//! Simulated sessions: the commands of clients, the retries of a command, and the state machines of learners.
 //!
-//! Each time that a client sends a command it gives it a new number, which is all that the cores see. What the number
-//! stands for is written in a book that learners read: a retry is another number with the same session and sequence.
+//! A client gives a command a new number each time the command is sent. The cores see only the number. Learners look up
+//! the command of a number in a book. A retry is a new number with the same session and sequence.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +32,7 @@ pub(crate) struct ClientSession {
 }
 
 impl ClientSession {
-    /// A client was answered for its opening.
+    /// A client's session, after the answer to the opening command.
     pub(crate) fn opened(name: Version, opener: Option<Opener>) -> Self {
         Self {
             name,
@@ -42,7 +42,7 @@ impl ClientSession {
         }
     }
 
-    /// Makes up a command of the session.
+    /// Creates a command of the session.
     pub(crate) fn command(&mut self, rng: &mut StdRng) -> (u64, Command) {
         let sequence = self.next;
         self.next += 1;
@@ -60,12 +60,12 @@ impl ClientSession {
         (sequence, command)
     }
 
-    /// Whether only its opener may use it.
+    /// Whether only the opener may use the session.
     pub(crate) fn is_bound(&self) -> bool {
         self.opener.is_some()
     }
 
-    /// What another client sends that has guessed the session's name: to take its next sequence.
+    /// The command of a foreign client that has guessed the session's name and takes the session's next sequence.
     pub(crate) fn hijacked(&self, by: Option<Opener>, rng: &mut StdRng) -> Command {
         let stamp = SessionStamp {
             session: self.name,
@@ -79,19 +79,19 @@ impl ClientSession {
         }
     }
 
-    /// The client knows the outcome, or does not want to any more.
+    /// The client knows the outcome, or no longer wants to know.
     pub(crate) fn resolved(&mut self, sequence: u64) {
         self.unresolved.remove(&sequence);
     }
 }
 
-/// The opener of a client's sessions. Each fourth client is of an older release, and states none.
+/// The opener of a client's sessions. Every fourth client is of an older release, and states no opener.
 pub(crate) fn opener_of(client: usize) -> Option<Opener> {
     let number = u8::try_from(client % 256).expect("it is small");
     (client % 4 != 3).then(|| Opener::from_bytes([number; Opener::BYTES]))
 }
 
-/// Something that changes a register.
+/// A random change of a register.
 pub(crate) fn operation(rng: &mut StdRng) -> Operation {
     let key = Bytes::from_static(KEYS[rng.random_range(0..KEYS.len())].as_bytes());
     let condition = match rng.random_range(0..4) {
@@ -112,12 +112,12 @@ pub(crate) fn operation(rng: &mut StdRng) -> Operation {
     }
 }
 
-/// What every number stands for; the first is 1.
+/// The command of every number; the first number is 1.
 #[derive(Debug, Default)]
 pub(crate) struct Book(Vec<Command>);
 
 impl Book {
-    /// Gives a command its number.
+    /// Gives a number to a command.
     pub(crate) fn enter(&mut self, command: Command) -> u64 {
         self.0.push(command);
         self.0.len() as u64
@@ -130,16 +130,16 @@ impl Book {
     }
 }
 
-/// The state machine of a learner, and what it has judged so far.
+/// The state machine of a learner, with its judgements so far.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     machine: Machine,
-    /// With a planted bug: the highest sequence that was carried out for each session.
+    /// With a planted bug: the highest executed sequence of each session.
     highest: BTreeMap<Version, u64>,
 }
 
 impl State {
-    /// Applies what a learner has learned, and tells the invariants what became of it.
+    /// Applies a learned value, and reports the judgements to the invariants.
     pub(crate) fn apply(
         &mut self,
         slot: Slot,
@@ -159,7 +159,8 @@ impl State {
 }
 
 impl Tampering {
-    /// Skips what is at or below the highest sequence of its session.
+    /// With a planted bug: executes foreign commands, or skips every command at or below the session's highest
+    /// sequence.
     fn tamper_with_judgements(
         &self,
         commands: &[Command],

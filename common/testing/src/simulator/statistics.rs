@@ -1,8 +1,8 @@
-//! What a run exercised, counted: a run that tested nothing must not pass for a success.
+//! Counts of the events of a run: a run that tested nothing must not pass for a success.
 
 use std::collections::BTreeMap;
 
-/// What is counted; each must have happened at least once over the seeds of a test run.
+/// Counted events. Each event must have happened at least once over the seeds of a test run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Counted {
     AcceptorsCrashed,
@@ -165,11 +165,11 @@ impl Counted {
     ];
 }
 
-/// Counts over one run, or over many.
+/// Counts over a single run or over many runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
     counts: BTreeMap<Counted, u64>,
-    /// Simulated microseconds from the end of the faults to the progress that is demanded; the longest.
+    /// Longest time from the end of the faults to the required progress, in simulated microseconds.
     pub healed_in: u64,
 }
 
@@ -193,7 +193,7 @@ impl Statistics {
         self.counts.get(&what).copied().unwrap_or_default()
     }
 
-    /// What never happened.
+    /// Events that never happened.
     pub fn missing(&self) -> Vec<Counted> {
         Counted::ALL
             .into_iter()

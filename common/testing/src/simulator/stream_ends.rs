@@ -1,4 +1,4 @@
-//! How simulated streams end: they break, are shut, or lose a side.
+//! Ends of simulated streams: a stream breaks, is shut, or loses a side.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use super::{
 };
 
 impl World<'_> {
-    /// The connection breaks. Both sides find out a little later.
+    /// The connection breaks. Both sides notice a little later.
     pub(crate) fn break_stream(&mut self, id: u64) {
         let Some(stream) = self.streams.all.get(&id) else {
             return;
@@ -27,7 +27,7 @@ impl World<'_> {
         }
     }
 
-    /// The driver shuts the sockets of all streams at a ballot; those that are not connected are given up.
+    /// The driver shuts the sockets of all streams at a ballot, and gives up all unconnected streams.
     pub(crate) fn shut_streams(&mut self, proposer: usize, ballot: Ballot) {
         if self.tampering.has(Bug::KeepsStreams) {
             self.tamper_with_shut(proposer);
@@ -43,7 +43,7 @@ impl World<'_> {
         }
     }
 
-    /// The proposer's end is closed: the other hears of it after all that was sent.
+    /// The proposer's end is closed. The acceptor notices after everything sent before has arrived.
     pub(crate) fn close_here(&mut self, id: u64) {
         let Some(stream) = self.streams.all.get_mut(&id) else {
             return;
@@ -57,7 +57,7 @@ impl World<'_> {
         self.plan(arrives, Happening::StreamEnds { stream: id, node });
     }
 
-    /// One side finds out that a stream has ended.
+    /// One side notices the end of a stream.
     pub(crate) fn stream_ends(&mut self, id: u64, node: Node) {
         match node {
             Node::Acceptor(_) => self.end_stream(id, false),
@@ -66,7 +66,7 @@ impl World<'_> {
         }
     }
 
-    /// At the acceptor. What waits of it is dropped.
+    /// A stream ends at the acceptor. The waiting requests of the stream are dropped.
     pub(crate) fn end_stream(&mut self, id: u64, restarted: bool) {
         let Some(stream) = self.streams.all.get_mut(&id) else {
             return;
@@ -88,7 +88,7 @@ impl World<'_> {
         }
     }
 
-    /// At the proposer, whose driver opens another.
+    /// A stream ends at the proposer. The driver opens a new stream.
     fn end_here(&mut self, id: u64, proposer: usize) {
         let Some(stream) = self.streams.all.get_mut(&id) else {
             return;
@@ -116,7 +116,7 @@ impl World<'_> {
         self.redial((proposer, run), acceptor, ballot);
     }
 
-    /// All streams of a process break, or those between two.
+    /// Breaks all streams of a process, or all streams between two processes.
     pub(crate) fn reset_streams(&mut self, is: impl Fn(&Stream) -> bool) {
         let ids: Vec<u64> = self
             .streams
@@ -130,7 +130,7 @@ impl World<'_> {
         }
     }
 
-    /// A process has died: the others find out.
+    /// A process has died: the other sides of its streams notice.
     pub(crate) fn streams_of_dead(&mut self, node: Node) {
         let of_dead = |stream: &Stream| match node {
             Node::Acceptor(acceptor) => stream.acceptor == acceptor,

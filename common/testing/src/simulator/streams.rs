@@ -1,4 +1,4 @@
-//! Simulated `Accept` streams: in order, without loss until they break, each on a connection of its own.
+//! Simulated `Accept` streams: in order, without loss until a break, each on a separate connection.
 
 use std::collections::BTreeMap;
 
@@ -18,29 +18,29 @@ use super::{
     world::{Happening, Time, World, micros, uuid},
 };
 
-/// Most wait before a stream is dialled again.
+/// Longest wait before a stream is dialled again.
 const REDIAL_MAX: Time = 500 * MILLISECOND;
 
-/// How often bytes of a message that takes long arrive.
+/// Interval between arrivals of bytes of a slow message.
 const CHUNK_EVERY: Time = 10 * MILLISECOND;
 
-/// One stream, from its dialling to its end on both sides.
+/// A stream, from the dialling to the end on both sides.
 pub(crate) struct Stream {
     pub(crate) proposer: usize,
     pub(crate) run: u64,
     pub(crate) acceptor: usize,
     pub(crate) acceptor_run: u64,
     pub(crate) ballot: Ballot,
-    /// When the last message of each way arrives.
+    /// Arrival time of the last message in each direction.
     pub(crate) up: Time,
     down: Time,
     pub(crate) open_here: bool,
     pub(crate) open_there: bool,
-    /// It has ended at the acceptor: what arrives later is lost.
+    /// The stream has ended at the acceptor: later arrivals are lost.
     pub(crate) ended_there: bool,
 }
 
-/// What a driver keeps open.
+/// A stream kept open by a driver.
 pub(crate) struct Keeper {
     first: Accept,
     pub(crate) stream: Option<u64>,
@@ -48,7 +48,7 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// A heartbeat on the stream, if it is open.
+    /// A heartbeat on the stream; `None` if the stream is not open.
     pub(crate) fn beat(&self) -> Option<(u64, Accept)> {
         Some((self.stream?, self.first.clone()))
     }
@@ -118,7 +118,7 @@ impl World<'_> {
         let Some(keeper) = self.proposers[proposer].keepers.get(&(ballot, acceptor)) else {
             return;
         };
-        // The first time at once.
+        // The first retry happens at once.
         let wait = if keeper.tries <= 1 {
             0
         } else {
@@ -134,8 +134,8 @@ impl World<'_> {
         self.plan(self.now + wait, dial);
     }
 
-    /// When a message that leaves at `at` arrives, unless others on its connection come first. What is lost is sent again
-    /// by the transport, and a cut holds everything up.
+    /// Arrival time of a message sent at `at`, unless earlier messages on its connection come first. The transport
+    /// sends lost data again, and a cut holds up all data.
     pub(crate) fn carry(&mut self, from: Node, to: Node, at: Time, bytes: u64) -> Time {
         let knobs = self.network.knobs.clone();
         let mut arrives = at + self.rng.random_range(knobs.delay_min..=knobs.delay_max);
@@ -229,7 +229,7 @@ impl World<'_> {
         self.plan(arrives, deliver);
     }
 
-    /// A message comes out of a stream.
+    /// A message arrives on a stream.
     pub(crate) fn on_stream(
         &mut self,
         id: u64,
@@ -294,7 +294,7 @@ impl World<'_> {
                     return;
                 };
                 if process.introduced.get(&acceptor) != Some(&acceptor_run) {
-                    // It has started again since it showed its runs.
+                    // The acceptor has restarted since showing its runs.
                     self.break_stream(id);
                     return;
                 }
@@ -308,7 +308,7 @@ impl World<'_> {
         }
     }
 
-    /// The first message arrives: the acceptor answers the call, and says now and then that it is there.
+    /// The first message arrives: the acceptor answers the call, and sends signs of life from then on.
     fn stream_begins(&mut self, id: u64) {
         let Some(stream) = self.streams.all.get_mut(&id) else {
             return;
@@ -332,7 +332,7 @@ impl World<'_> {
         self.plan(self.now + every, Happening::AliveDue { stream: id, acceptor });
     }
 
-    /// The stream's own task says that the acceptor is there, whatever the writer does.
+    /// The stream's own task sends the acceptor's sign of life, whatever the writer does.
     pub(crate) fn alive_due(&mut self, id: u64) {
         let Some(stream) = self.streams.all.get(&id).filter(|stream| stream.open_there) else {
             return;
@@ -359,7 +359,7 @@ impl World<'_> {
         self.plan_alive(id);
     }
 
-    /// Bytes of a message that is not whole yet.
+    /// Bytes of an incomplete message arrive.
     pub(crate) fn chunk(&mut self, id: u64) {
         let Some(stream) = self.streams.all.get(&id).filter(|stream| stream.open_there) else {
             return;

@@ -1,7 +1,7 @@
-//! Planted bugs: tampering with messages, effects and disks around the cores, never inside them.
+//! Planted bugs: tampering with messages, effects and disks around the cores, never inside the cores.
 //!
-//! Every function here leaves everything as it is unless its bug is planted, and draws nothing from the seed: a run
-//! with a bug is the run without it up to where the bug shows.
+//! Every function here changes nothing unless its bug is planted, and draws nothing from the seed. So a run with a bug
+//! equals the run without the bug, up to the point where the bug shows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,45 +26,45 @@ use super::{
     world::{Happening, Time, World, uuid},
 };
 
-/// What a tampered run remembers beside the cores; nothing unless a bug is planted.
+/// Memory of a tampered run beside the cores. Empty unless a bug is planted.
 #[derive(Default)]
 pub(crate) struct Tampering {
     bug: Option<Bug>,
-    /// Of failure detection.
+    /// For failure detection.
     pub(crate) patience: Scratch,
-    /// The highest watermark that each acceptor was told.
+    /// Highest watermark sent to each acceptor.
     claimed: BTreeMap<usize, Slot>,
-    /// Acceptors that wait for a reader.
+    /// Acceptors waiting for a reader.
     blocked: BTreeSet<usize>,
     /// Each proposer's number at its first start.
     ids: BTreeMap<usize, ProposerId>,
-    /// What each proposer heard from the acceptors, trusted or not.
+    /// Commits heard by each proposer from the acceptors, trusted or not.
     untrusted: BTreeMap<usize, Witnesses>,
-    /// The highest watermark that each proposer heard of.
+    /// Highest watermark heard by each proposer.
     heard: BTreeMap<usize, Slot>,
-    /// Where each campaign's promises start.
+    /// Start of each campaign's promises.
     asked: BTreeMap<Ballot, Asked>,
-    /// The slots that each promise has rows of.
+    /// Slots of the rows in each promise.
     reported: BTreeMap<(Ballot, AcceptorUuid), BTreeSet<Slot>>,
     proposed: BTreeMap<(Ballot, Slot), Value>,
     votes: BTreeMap<(Ballot, Slot), BTreeSet<usize>>,
-    /// Rows that each learner was shown.
+    /// Rows shown to each learner.
     held: BTreeMap<usize, Vec<Row>>,
     seen_to: BTreeMap<usize, Slot>,
     /// The nonce of each learner's latest round.
     nonces: BTreeMap<usize, u64>,
-    /// What each learner was sent by each acceptor.
+    /// End of the slots sent to each learner by each acceptor.
     shown_to: BTreeMap<(usize, usize, Kind), Slot>,
 }
 
-/// Where the core wanted the promises of a campaign to start, and where they do.
+/// Start of the promises of a campaign: as wanted by the core, and as requested.
 struct Asked {
     wanted: Slot,
     from: Slot,
 }
 
 impl Tampering {
-    /// What a leader passes on of the acceptors.
+    /// Tampers with the runs passed on by a leader.
     pub(crate) fn tamper_with_witnesses(&self, proposer: usize, witnesses: &mut Witnesses) {
         if let Some(untrusted) = self.untrusted.get(&proposer) {
             witnesses.merge(untrusted.iter());
@@ -101,21 +101,22 @@ impl Tampering {
         self.bug == Some(bug)
     }
 
-    /// Whether a promise is paged on when a higher one was made.
+    /// Whether an acceptor continues to page a promise after making a higher promise.
     pub(crate) fn pages_outlive_promise(&self) -> bool {
         self.has(Bug::PagesOutliveTheirPromise)
     }
 
-    /// Whether pages leave before memory shows what they show.
+    /// Whether pages leave before memory shows the same commit.
     pub(crate) fn shows_pages_early(&self) -> bool {
         self.has(Bug::PageShownBeforeMemory)
     }
 
-    /// Whether learners skip what is at or below the highest sequence of its session.
+    /// Whether learners execute commands of a session opened by a different client.
     pub(crate) fn admits_foreign_commands(&self) -> bool {
         self.has(Bug::ForeignCommandTakesEffect)
     }
 
+    /// Whether learners skip every command at or below the highest sequence of the session.
     pub(crate) fn dedupes_by_highest(&self) -> bool {
         self.has(Bug::DedupesByHighestSequence)
     }
@@ -125,7 +126,7 @@ impl Tampering {
         self.blocked.contains(&acceptor)
     }
 
-    /// A disk right after a commit of `rows`; it had promised `promised` before.
+    /// Tampers with a disk right after a commit of `rows`. The promise before the commit was `promised`.
     pub(crate) fn tamper_with_disk(
         &self,
         disk: &mut Disk,
@@ -137,7 +138,7 @@ impl Tampering {
         }
     }
 
-    /// A frame, as a learner takes it in.
+    /// A frame as handed to a learner.
     pub(crate) fn tamper_with_frame(&mut self, learner: usize, message: &mut Message) {
         match message {
             Message::Votes(votes) if self.has(Bug::LearnerCountsVotesOfOtherBallots) => {
@@ -177,7 +178,7 @@ impl World<'_> {
         }
     }
 
-    /// What need not wait for the disk.
+    /// Lets answers leave without waiting for the disk.
     pub(crate) fn tamper_with_waiting(&mut self, acceptor: usize, answers: &mut Vec<Answer>) {
         if self.tampering.has(Bug::AnswersBeforeTheCommit) {
             for answer in answers.drain(..) {
@@ -186,7 +187,7 @@ impl World<'_> {
         }
     }
 
-    /// Memory, right after a group was taken in.
+    /// Tampers with memory, right after the core has taken in a group.
     pub(crate) fn tamper_with_memory(&mut self, acceptor: usize) {
         let trusts = self.tampering.has(Bug::WatermarkTrustedForOlderRows);
         if !trusts && !self.tampering.has(Bug::AcceptDoesNotPromise) {
@@ -225,7 +226,7 @@ impl World<'_> {
         self.tampering.blocked.remove(&acceptor);
     }
 
-    /// A message as it leaves; `false` when it does not.
+    /// A message as sent; `false` if the message is not sent.
     pub(crate) fn tamper_with_sent(&mut self, from: Node, to: Node, message: &mut Message) -> bool {
         let Node::Acceptor(acceptor) = from else {
             return true;
@@ -255,7 +256,7 @@ impl World<'_> {
         !(self.tampering.has(Bug::LostFramesNeverSentAgain) && self.was_shown(acceptor, to, message))
     }
 
-    /// Whether a frame holds only what its reader was sent before.
+    /// Whether a frame holds only contents already sent to its reader.
     fn was_shown(&mut self, acceptor: usize, to: Node, message: &Message) -> bool {
         let Node::Learner(learner) = to else { return false };
         let (kind, end) = match message {
@@ -273,7 +274,7 @@ impl World<'_> {
 
 // Proposers.
 impl World<'_> {
-    /// The number of a proposer that starts.
+    /// The number of a starting proposer.
     pub(crate) fn tamper_with_id(&mut self, proposer: usize, drawn: ProposerId) -> ProposerId {
         self.tampering.untrusted.remove(&proposer);
         let reuses = self.tampering.has(Bug::BallotReusedAfterRestart)
@@ -292,7 +293,7 @@ impl World<'_> {
         }
     }
 
-    /// An event, as the core hears of it.
+    /// An event as handed to the core.
     pub(crate) fn tamper_with_event(&mut self, proposer: usize, mut event: Event) -> Event {
         self.tamper_with_patience(proposer, &mut event);
         match &mut event {
@@ -375,7 +376,7 @@ impl World<'_> {
         }
     }
 
-    /// Answers a caller when a quorum has voted for its command, whatever is below.
+    /// Answers a caller when a quorum has voted for the command, even above an unchosen slot.
     fn answer_early(&mut self, proposer: usize, ballot: Ballot, slot: Slot, acceptor: usize) {
         let votes = self.tampering.votes.entry((ballot, slot)).or_default();
         if !votes.insert(acceptor) || votes.len() != self.knobs.quorums.phase2() {
@@ -395,14 +396,14 @@ impl World<'_> {
             for request in waiting {
                 self.answer_caller(proposer, request, Outcome::Chosen(Version { slot, offset }));
                 if let Some(caller) = self.proposers[proposer].requests.get_mut(&request) {
-                    // The core answers it once more.
+                    // The core answers the request once more.
                     caller.cancelled = true;
                 }
             }
         }
     }
 
-    /// An effect, as it is done; `false` when it is not.
+    /// An effect as carried out; `false` if the effect is not carried out.
     pub(crate) fn tamper_with_effect(&mut self, proposer: usize, effect: &mut Effect) -> bool {
         let heard = self.tampering.heard.get(&proposer).copied().unwrap_or_default();
         match effect {
@@ -429,7 +430,7 @@ impl World<'_> {
         true
     }
 
-    /// What a promise reports is taken for a vote at the new ballot.
+    /// Counts the reports of a promise as votes at the new ballot.
     fn count_reported(&mut self, proposer: usize, acceptor: AcceptorUuid, accept: &Accept) {
         let Some(rows) = self.tampering.reported.get(&(accept.ballot, acceptor)) else {
             return;
@@ -462,20 +463,20 @@ impl World<'_> {
 }
 
 impl World<'_> {
-    /// Where a learner asks to start from.
+    /// The first slot requested by a learner.
     pub(crate) fn tamper_with_cursor(&self, learner: usize, next: Slot) -> Slot {
         let seen_to = self.tampering.seen_to.get(&learner).copied();
         next.max(seen_to.unwrap_or_default())
     }
 
-    /// Notes the round of questions that a learner has begun.
+    /// Notes the round of questions begun by a learner.
     pub(crate) fn tamper_with_round(&mut self, learner: usize, nonce: u64) {
         if self.tampering.has(Bug::ReadReusesEarlierRound) {
             self.tampering.nonces.insert(learner, nonce);
         }
     }
 
-    /// An acceptor's tail, as the core takes it in: from whom, and in answer to what.
+    /// An acceptor's tail as handed to the core: sending acceptors, each with the answered nonce.
     pub(crate) fn tamper_with_tail(&self, learner: usize, acceptor: usize, nonce: u64) -> Vec<(usize, u64)> {
         if self.tampering.has(Bug::ReadReusesEarlierRound) {
             let latest = self.tampering.nonces.get(&learner).copied();

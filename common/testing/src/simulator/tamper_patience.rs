@@ -21,12 +21,12 @@ use super::{
     world::{Happening, Time, World, micros, uuid},
 };
 
-/// What tampering with failure detection remembers.
+/// Memory of the tampering with failure detection.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    /// The last stream that ended at each acceptor.
+    /// The last ended stream at each acceptor.
     ended: BTreeMap<usize, (Ballot, Time)>,
-    /// What was sent to each acceptor on its present stream.
+    /// Slots sent to each acceptor on its present stream.
     sent: BTreeMap<(Ballot, AcceptorUuid), (u64, BTreeSet<Slot>)>,
 }
 
@@ -69,7 +69,7 @@ impl World<'_> {
         true
     }
 
-    /// An event, before the core hears of it.
+    /// An event before the core takes the event in.
     pub(crate) fn tamper_with_patience(&mut self, proposer: usize, event: &mut Event) {
         let now = self.proposers[proposer].clock.read(self.now);
         match event {
@@ -78,7 +78,7 @@ impl World<'_> {
         }
     }
 
-    /// What the core hears beside what happens.
+    /// Invented events for the core.
     pub(crate) fn tamper_with_hearsay(&self, proposer: usize) -> Vec<Event> {
         let process = &self.proposers[proposer];
         let Some(ballot) = process.ballot().filter(|_| !process.leads()) else {
@@ -99,7 +99,7 @@ impl World<'_> {
         members.iter().map(alive).chain(bytes).collect()
     }
 
-    /// Members that do not answer, as they seem to a proposer that has just reported.
+    /// Invented answers to a report, in place of answers cut off by the network.
     pub(crate) fn tamper_with_report(&mut self, proposer: usize) -> Vec<Event> {
         if !self.tampering.has(Bug::NoPhase2QuorumNeeded) {
             return Vec::new();
@@ -135,20 +135,20 @@ impl World<'_> {
         said.collect()
     }
 
-    /// A command was sent on.
+    /// A command was forwarded.
     pub(crate) fn tamper_with_forwarded(&mut self, proposer: usize, request: RequestId) {
         if self.tampering.has(Bug::ForwardedDoNotCount) {
             self.tell(proposer, Event::ForwardAnswered(request));
         }
     }
 
-    /// A proposer that gave way goes on as if it had not.
+    /// After giving way, a proposer continues as before.
     pub(crate) fn tamper_with_shut(&mut self, proposer: usize) {
         let run = self.proposers[proposer].run;
         self.plan(self.now, Happening::BeatOn { proposer, run });
     }
 
-    /// It heartbeats on the streams that it kept.
+    /// The proposer sends heartbeats on the streams kept open.
     pub(crate) fn beat_on(&mut self, proposer: usize, run: u64) {
         let process = &self.proposers[proposer];
         if process.run != run || !process.is_up() {

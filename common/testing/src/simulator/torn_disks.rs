@@ -1,9 +1,10 @@
-//! Disks that hold less, or something else, than what was answered: a start finds it out, and the process ends.
+//! Disks with fewer or different contents than answered: a start notices the difference, and the process ends.
 //!
-//! Such an acceptor is lost like one without a disk, so only a minority meets this. Three rules are tried:
-//! - The state record has a checksum: no page and no start believes a garbled one.
-//! - The commit counter has a second place: a log that ends early is no whole log.
-//! - A start empties the log: no commit stands behind the hole that a failed sync left.
+//! Such an acceptor is lost like an acceptor without a disk, so only a minority gets such disks. Three rules are
+//! tested:
+//! - The state record has a checksum: no page and no start believes a garbled record.
+//! - The commit counter has a second copy: a log with an early end does not pass for a whole log.
+//! - A start empties the log: no commit stands behind the hole of a failed sync.
 
 use super::{
     acceptors::{AcceptorProcess, Lost},
@@ -14,7 +15,7 @@ use super::{
 };
 
 impl AcceptorProcess {
-    /// It is lost, or will be as soon as it reads its disk.
+    /// The acceptor is lost, or will be lost once the process reads its disk.
     pub(crate) fn is_as_good_as_lost(&self) -> bool {
         self.lost.is_some() || self.disk.garbled || self.lacks_commits()
     }
@@ -42,12 +43,12 @@ impl World<'_> {
         }
     }
 
-    /// A bit flips in the log: what the disk holds ends at an earlier commit.
+    /// A bit flips in the log: the contents of the disk end at an earlier commit.
     pub(crate) fn end_log_early(&mut self, acceptor: usize) {
         let Some(copy) = self.acceptors[acceptor].copy.clone() else {
             return;
         };
-        // The loss of a commit that is on the disk, and was not answered yet, harms no promise and proves nothing.
+        // A commit on the disk without an answer may be lost: the loss harms no promise and proves nothing.
         if copy.commit_counter >= self.acceptors[acceptor].counter_file {
             return;
         }
@@ -62,13 +63,13 @@ impl World<'_> {
         self.acceptors[acceptor].disk = copy;
     }
 
-    /// A sync failed: on the disk itself there is a hole from here on, though the kernel shows what was written.
+    /// A sync failed: from here on the disk itself has a hole, although the kernel shows the written data.
     pub(crate) fn leave_hole(&mut self, acceptor: usize) {
         let process = &mut self.acceptors[acceptor];
         process.hole = Some(Box::new(process.disk.clone()));
     }
 
-    /// Power loss takes what stands behind a hole. The second counter's syncs may have failed like the others.
+    /// Power loss takes everything behind a hole. The syncs of the second counter may have failed as well.
     pub(crate) fn fall_into_hole(&mut self, acceptor: usize) {
         let process = &mut self.acceptors[acceptor];
         if let Some(hole) = process.hole.take() {
@@ -78,7 +79,8 @@ impl World<'_> {
         }
     }
 
-    /// What a start does first: whether it may go on. It empties the log, which closes every hole.
+    /// The first part of a start. Returns whether the start is refused. A start empties the log and so closes every
+    /// hole.
     pub(crate) fn start_is_refused(&mut self, acceptor: usize) -> bool {
         if self.finds_garbled_state(acceptor) {
             return true;
@@ -95,7 +97,7 @@ impl World<'_> {
         false
     }
 
-    /// Whether whoever reads the disk now finds that its state record is garbled: then the process ends.
+    /// Whether a reader of the disk finds a garbled state record at this moment. Then the process ends.
     pub(crate) fn finds_garbled_state(&mut self, acceptor: usize) -> bool {
         let found = self.acceptors[acceptor].disk.garbled && !self.tampering.has(Bug::GarbledStateBelieved);
         if found {

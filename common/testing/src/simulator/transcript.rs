@@ -1,15 +1,15 @@
-//! What happened, in lines for people; formatted only when somebody wants to read them.
+//! The events of a run, in lines for people. Lines are formatted only if a reader wants the transcript.
 
 use std::{collections::VecDeque, fmt};
 
-/// Where the lines of a run go.
+/// The lines of a run.
 pub struct Transcript {
     keep: usize,
     lines: VecDeque<String>,
 }
 
 impl Transcript {
-    /// Nobody reads it.
+    /// A transcript without a reader: keeps no lines.
     pub fn off() -> Self {
         Self::last(0)
     }

@@ -1,4 +1,4 @@
-//! The heap of happenings, and the loop that takes them one by one.
+//! The heap of happenings, and the loop for taking the happenings in order.
 
 use std::{
     cmp::Reverse,
@@ -37,7 +37,7 @@ pub(crate) use happenings::Happening;
 /// Simulated microseconds since the beginning of the run.
 pub(crate) type Time = u64;
 
-/// How many slots a learner reads at least in a leader timeout, in pages of a few rows. Most logs are shorter.
+/// Lower bound of the slots read by a learner in a leader timeout, in pages of a few rows. Most logs are shorter.
 const SLOTS_PER_TIMEOUT: u64 = 25;
 
 struct Planned {
@@ -75,13 +75,13 @@ pub(crate) struct World<'a> {
     pub(crate) rng: StdRng,
     pub(crate) knobs: Knobs,
     pub(crate) healed_at: Option<Time>,
-    /// Leader timeouts that a learner may take beside the others to read the log again, from when the faults stopped.
+    /// Additional leader timeouts for a learner to read the log again, counted from the end of the faults.
     timeouts_for_log: Time,
     pub(crate) configuration: Configuration,
     pub(crate) electorate: Electorate,
     pub(crate) network: Network,
     pub(crate) streams: Streams,
-    /// What happened to leaders.
+    /// Leadership events.
     pub(crate) log: Log,
     pub(crate) script: Vec<Step>,
     pub(crate) acceptors: Vec<AcceptorProcess>,
@@ -100,7 +100,7 @@ impl<'a> World<'a> {
         Self::with(rng, knobs, bug, transcript)
     }
 
-    /// A cluster that is as rough as `knobs` say.
+    /// A cluster with the given knobs.
     pub(crate) fn with(rng: StdRng, knobs: Knobs, bug: Option<Bug>, transcript: &'a mut Transcript) -> Self {
         let quorums = knobs.quorums;
         let members = (0..quorums.acceptors()).map(|acceptor| {
@@ -210,7 +210,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Takes what happens until `end`.
+    /// Takes the happenings before `end`.
     pub(crate) fn run_until(&mut self, end: Time) {
         while let Some(Reverse(next)) = self.heap.pop() {
             self.now = next.at;
@@ -224,7 +224,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Makes something happen later.
+    /// Plans a happening.
     pub(crate) fn plan(&mut self, at: Time, happening: Happening) {
         self.order += 1;
         self.heap.push(Reverse(Planned {
@@ -234,7 +234,7 @@ impl<'a> World<'a> {
         }));
     }
 
-    /// Makes something happen within the next `within` microseconds.
+    /// Plans a happening within the next `within` microseconds.
     pub(crate) fn plan_within(&mut self, within: Time, happening: Happening) {
         let at = self.now + self.rng.random_range(0..=within);
         self.plan(at, happening);
@@ -342,7 +342,7 @@ impl<'a> World<'a> {
         }
         self.note(|| format!("{from:?} → {to:?}: {message:?}"));
         let message = match (from, to, message) {
-            // Asked of acceptors that have not shown who they are, too.
+            // Such answers also come from acceptors not introduced yet.
             (Node::Acceptor(other), Node::Proposer(proposer), Message::Recalled(question, remembers)) => {
                 return self.recalled(proposer, other, question, remembers);
             }
@@ -353,7 +353,7 @@ impl<'a> World<'a> {
         {
             self.tampering
                 .tamper_with_hearing(proposer, acceptor, run, commit_counter);
-            // A driver drops what comes from another run than the one that was introduced.
+            // A driver drops messages from runs other than the introduced run.
             if self.proposers[proposer].introduced.get(&acceptor) != Some(&run) {
                 return;
             }
@@ -372,7 +372,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The faults stop: everybody comes back, every way is open, nothing is lost any more.
+    /// The faults stop: every process restarts, every connection is open, and no more messages are lost.
     fn heal(&mut self) {
         self.note(|| "the faults stop".to_owned());
         self.healed_at = Some(self.now);

@@ -102,7 +102,7 @@ fn acceptor_that_the_leader_does_not_count_is_a_finding_after_a_second_look() {
     let found = problems(&status);
     assert!(
         found.contains(
-            "a2 (http://127.0.0.1:7002) answers, and the leader http://127.0.0.1:7101 does not count it"
+            "a2 (http://127.0.0.1:7002) answers, but the leader http://127.0.0.1:7101 does not count this acceptor"
         ),
         "{found}"
     );
@@ -136,7 +136,7 @@ fn learner_that_left_without_a_word_is_a_finding_until_it_is_back() {
     change(&mut status, 1, |answer| answer.departed = vec![gone.clone()]);
     assert_eq!(
         problems(&status),
-        "learner http://127.0.0.1:7203 is gone: its connections ended 61 s ago, and it did not say that it stops\n"
+        "learner http://127.0.0.1:7203 is gone: its connections ended 61 s ago, without notice of a stop\n"
     );
     assert_eq!(judge(&status).digests, Digests::Equal(1024), "it is not compared");
     // Another process listens there by now.
@@ -157,7 +157,7 @@ fn learner_that_is_cut_off_from_the_acceptors_is_a_finding_though_it_answers() {
     status.learners = vec![own_learner(7203, 100)];
     let found = problems(&status);
     assert!(
-        found.contains("7203 answers, and is attached to no acceptor that answers"),
+        found.contains("7203 answers, but is attached to no answering acceptor"),
         "{found}"
     );
 }

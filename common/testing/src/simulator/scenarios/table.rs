@@ -5,7 +5,7 @@ use super::*;
 const USUAL: (usize, usize, usize) = (3, 2, 2);
 const FIVE: (usize, usize, usize) = (5, 3, 3);
 
-/// Phase 1 above phase 2, below it, and five acceptors.
+/// Phase 1 above phase 2, phase 1 below phase 2, and five acceptors.
 pub const FLEXIBLE: [(usize, usize, usize); 6] =
     [(4, 3, 2), (4, 2, 3), (5, 3, 3), (5, 4, 2), (3, 3, 1), (3, 1, 3)];
 
@@ -22,14 +22,14 @@ const PLAIN: Scenario = Scenario {
     check: nothing_changes,
 };
 
-/// What a dead leader may cost: its streams must have ended for L / 8, the random wait is as long, and clocks are wrong by
-/// a quarter.
+/// Limit of the time to replace a dead leader: the streams must have ended for L / 8, the random wait is equally long,
+/// and clocks are wrong by a quarter.
 const AFTER_DEATH: Time = 100 * MILLISECOND;
 
-/// What silence may cost: L, a random L, one more report; clocks wrong by a quarter.
+/// Limit of the time to replace a silent leader: L, a random L, and one more report, with clocks wrong by a quarter.
 const AFTER_SILENCE: Time = 600 * MILLISECOND;
 
-/// D, on a clock that is slow by a quarter, and a round of heartbeats.
+/// Time until a deaf proposer gives way: D, on a clock slow by a quarter, and a round of heartbeats.
 const ABSENT: Time = 2_600 * MILLISECOND;
 
 /// Every scenario.
@@ -268,7 +268,7 @@ pub const SCENARIOS: &[Scenario] = &[
         finds: &[Bug::BytesOfLowerBallotsAreHeard],
         proposers: 3,
         script: &[
-            // Its streams stay open, and nobody can tell it that another leads.
+            // The streams of proposer 0 stay open, and no process can inform proposer 0 of the new leader.
             Step(0, |world| world.stop(Node::Proposer(0), 500 * MILLISECOND)),
             Step(0, |world| world.cut_in(0, world.all(), 20 * SECOND)),
             Step(SECOND, |world| {
@@ -286,7 +286,7 @@ pub const SCENARIOS: &[Scenario] = &[
         finds: &[Bug::CandidateWaitsForHung],
         proposers: 3,
         script: &[
-            // It will be the first.
+            // Proposer 1 will be the first candidate.
             Step(0, |world| {
                 world.stop(Node::Proposer(2), 300 * MILLISECOND);
                 world.crash_proposer(0);
@@ -335,7 +335,7 @@ pub const SCENARIOS: &[Scenario] = &[
             knobs.client_patience = 8 * SECOND;
         },
         script: &[Step(0, |world| {
-            // No vote is above what is known to be chosen: only the commands that are sent on wait.
+            // No vote is above the known chosen slots, so only the forwarded commands wait.
             if world.is_quiet() {
                 world.cut_off(0, [3, 4], 60 * SECOND);
                 world.stall([0, 1], 60 * SECOND);
