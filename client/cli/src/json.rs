@@ -27,20 +27,6 @@ pub(crate) fn uint64(number: u64) -> Value {
     Value::from(number.to_string())
 }
 
-/// Whether every reader keeps every number exactly: no integer number is wider than 32 bits.
-pub(crate) fn is_exact(json: &Value) -> bool {
-    match json {
-        Value::Number(number) => match (number.as_u64(), number.as_i64()) {
-            (Some(number), _) => u32::try_from(number).is_ok(),
-            (None, Some(number)) => i32::try_from(number).is_ok(),
-            (None, None) => true,
-        },
-        Value::Array(items) => items.iter().all(is_exact),
-        Value::Object(fields) => fields.values().all(is_exact),
-        Value::Null | Value::Bool(_) | Value::String(_) => true,
-    }
-}
-
 /// The message as a JSON object. `name` is the message's name in `paxos.v1`.
 pub(crate) fn message(name: &str, message: &impl Message) -> Value {
     let descriptor = POOL
@@ -94,6 +80,7 @@ fn enum_name(field: &FieldDescriptor, number: i32) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::is_exact;
     use paxos_proto::v1::{
         AcceptorStatusResponse, Append, Command, LogRecord, Membership, Stamp, command::Operation,
     };

@@ -7,8 +7,6 @@ use clap::{Args, ValueEnum};
 use paxos_common::{escape::escape, service::failure::Failure};
 use serde_json::Value;
 
-use crate::json::is_exact;
-
 /// Output form.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct OutputArgs {
@@ -83,6 +81,20 @@ pub(crate) fn bytes_as_text(bytes: &[u8]) -> String {
         }
     }
     line
+}
+
+/// Whether every reader keeps every number exactly: no integer number is wider than 32 bits.
+pub(crate) fn is_exact(json: &Value) -> bool {
+    match json {
+        Value::Number(number) => match (number.as_u64(), number.as_i64()) {
+            (Some(number), _) => u32::try_from(number).is_ok(),
+            (None, Some(number)) => i32::try_from(number).is_ok(),
+            (None, None) => true,
+        },
+        Value::Array(items) => items.iter().all(is_exact),
+        Value::Object(fields) => fields.values().all(is_exact),
+        Value::Null | Value::Bool(_) | Value::String(_) => true,
+    }
 }
 
 /// Text of a remote process for people, on a single line, with control characters escaped. Otherwise a newline could

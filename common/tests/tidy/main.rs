@@ -1,5 +1,8 @@
 //! Project rules that a program can check, over every source file of the repository.
 
+mod circles;
+mod prose;
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -1,0 +1,270 @@
+//! One `ProposeStream`: reads the requests of a client, and sends the answers in the order of the outcomes.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    time::Duration,
+};
+
+use paxos_common::{
+    paxos::proposer::{Event, Outcome, RequestId},
+    service::server::sleep_until,
+    trace::{
+        Incoming, Span,
+        names::{self, method},
+    },
+    wire::status,
+};
+use paxos_proto::v1::{self as pb, propose_stream_response::Answer};
+use tokio::{sync::mpsc, time::Instant};
+use tonic::{Code, Status, Streaming};
+
+use super::{Service, word};
+use crate::{
+    input::Input,
+    requests::{self, Reply},
+};
+
+/// Maximum number of unanswered requests of one stream; at the limit no more requests are read from the stream.
+const STREAM_REQUESTS_MAX: usize = 4_096;
+
+/// Maximum number of answers in flight out of a stream: a client that does not read delays its own stream alone.
+const STREAM_ANSWERS_MAX: usize = 1_024;
+
+/// One `ProposeStream`.
+pub(super) struct Conversation {
+    service: Service,
+    caller: Option<IpAddr>,
+    answers: mpsc::Sender<Result<pb::ProposeStreamResponse, Status>>,
+    replies: mpsc::Sender<(RequestId, Outcome)>,
+    outcomes: mpsc::Receiver<(RequestId, Outcome)>,
+    open: HashMap<RequestId, OpenRequest>,
+    deadlines: BTreeSet<(Instant, RequestId)>,
+}
+
+struct OpenRequest {
+    tag: u64,
+    span: Option<Span>,
+    deadline: Option<Instant>,
+    expired: bool,
+}
+
+impl Conversation {
+    /// A conversation with a client, and the answers to send to the client.
+    pub(super) fn new(
+        service: Service,
+        caller: Option<IpAddr>,
+    ) -> (Self, mpsc::Receiver<Result<pb::ProposeStreamResponse, Status>>) {
+        let (answers, outbound) = mpsc::channel(STREAM_ANSWERS_MAX);
+        let (replies, outcomes) = mpsc::channel(STREAM_REQUESTS_MAX);
+        let conversation = Self {
+            service,
+            caller,
+            answers,
+            replies,
+            outcomes,
+            open: HashMap::new(),
+            deadlines: BTreeSet::new(),
+        };
+        (conversation, outbound)
+    }
+
+    /// Runs until the client has sent all requests and has all answers, or is gone.
+    pub(super) async fn run(mut self, mut requests: Streaming<pb::ProposeStreamRequest>) {
+        let inputs = self.service.inputs.clone();
+        let mut more = true;
+        while more || !self.open.is_empty() {
+            let next_deadline = self.deadlines.first().map(|&(at, _)| at);
+            let goes_on = tokio::select! {
+                // Receiving and waiting are cancel safe.
+                request = requests.message(), if more && self.open.len() < STREAM_REQUESTS_MAX => match request {
+                    Ok(Some(request)) => self.take(request).await,
+                    Ok(None) => { more = false; true }
+                    Err(status) => {
+                        let status = broken_off(status, !self.open.is_empty());
+                        // A departed client does not hear the status.
+                        let _ = self.answers.send(Err(status)).await;
+                        false
+                    }
+                },
+                Some((request, outcome)) = self.outcomes.recv() => self.answer(request, outcome).await,
+                () = sleep_until(next_deadline) => self.expire().await,
+                () = self.answers.closed() => false,
+                () = inputs.closed() => {
+                    // The driver has ended, after answering every possible request.
+                    while let Ok((request, outcome)) = self.outcomes.try_recv() {
+                        self.answer(request, outcome).await;
+                    }
+                    if self.open.is_empty() {
+                        // Requests beyond the answered requests were never read. A departed client does not hear the
+                        // status.
+                        let _ = self.answers.send(Err(status::stopping())).await;
+                    }
+                    false
+                }
+            };
+            if !goes_on {
+                break;
+            }
+        }
+        // Commands without a waiting caller need not be proposed.
+        for request in self.open.into_keys() {
+            let _ = self
+                .service
+                .inputs
+                .send(Input::Core(Event::Cancelled(request)))
+                .await;
+        }
+    }
+
+    async fn take(&mut self, request: pb::ProposeStreamRequest) -> bool {
+        let pb::ProposeStreamRequest {
+            tag,
+            command,
+            timeout_ms,
+            traceparent,
+            forwarded,
+        } = request;
+        let mut incoming = Incoming::read(traceparent.as_bytes());
+        if forwarded && incoming == Incoming::Absent {
+            // The standby has decided.
+            incoming = Incoming::Unsampled;
+        }
+        let span = self.service.tracer.serve(&incoming, method::PROPOSE_STREAM);
+        let trace = match &span {
+            Some(span) => Some(span.context().clone()),
+            // Above the rate limit for callers.
+            None if self.service.tracer.is_on() => None,
+            // With tracing off, the caller's sampled context is passed on.
+            None => incoming.sampled(),
+        };
+        let pending = self
+            .service
+            .pending(command, trace.as_ref(), forwarded, self.caller);
+        let pending = match pending {
+            Ok(pending) => pending,
+            Err(status) => {
+                end(span, &Err(status.clone()));
+                return self.send(tag, Answer::Error(status::to_proto(&status))).await;
+            }
+        };
+        let deadline = (timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(timeout_ms.into()));
+        let request = pending.request;
+        let reply = Reply::Stream(self.replies.clone());
+        let input = Input::Request(requests::Request {
+            pending,
+            reply,
+            deadline,
+            trace,
+        });
+        if self.service.inputs.send(input).await.is_err() {
+            return self
+                .send(tag, Answer::Error(status::to_proto(&status::stopping())))
+                .await;
+        }
+        self.deadlines.extend(deadline.map(|at| (at, request)));
+        self.open.insert(
+            request,
+            OpenRequest {
+                tag,
+                span,
+                deadline,
+                expired: false,
+            },
+        );
+        true
+    }
+
+    async fn answer(&mut self, request: RequestId, outcome: Outcome) -> bool {
+        let Some(open) = self.open.remove(&request) else {
+            return true;
+        };
+        if let Some(at) = open.deadline {
+            self.deadlines.remove(&(at, request));
+        }
+        let worded = word(outcome, open.expired, || self.service.late());
+        end(open.span, &worded);
+        let answer = match worded {
+            Ok(version) => Answer::Version(version),
+            Err(status) => Answer::Error(status::to_proto(&status)),
+        };
+        self.send(open.tag, answer).await
+    }
+
+    /// Requests an answer now for every request past its deadline.
+    async fn expire(&mut self) -> bool {
+        let now = Instant::now();
+        while let Some(&(at, request)) = self.deadlines.first() {
+            if at > now {
+                break;
+            }
+            self.deadlines.pop_first();
+            if let Some(open) = self.open.get_mut(&request) {
+                open.expired = true;
+            }
+            if self
+                .service
+                .inputs
+                .send(Input::Core(Event::Cancelled(request)))
+                .await
+                .is_err()
+            {
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn send(&self, tag: u64, answer: Answer) -> bool {
+        self.answers
+            .send(Ok(pb::ProposeStreamResponse {
+                tag,
+                answer: Some(answer),
+            }))
+            .await
+            .is_ok()
+    }
+}
+
+/// Final status of a stream with requests that broke off. The fate in the cause applies to the message cut off, and not
+/// to commands read before and unanswered: on `NotProposed` a client would propose these again.
+fn broken_off(cause: Status, owes_answers: bool) -> Status {
+    if owes_answers {
+        Status::new(cause.code(), cause.message())
+    } else {
+        cause
+    }
+}
+
+/// Ends the span of a request on a stream with the request's result.
+fn end(span: Option<Span>, worded: &Result<pb::Version, Status>) {
+    let Some(mut span) = span else {
+        return;
+    };
+    match worded {
+        Ok(version) => {
+            span.set(names::VERSION, format!("{}.{}", version.slot, version.offset));
+            span.answered(Code::Ok, "");
+        }
+        Err(status) => span.answered(status.code(), status.message()),
+    }
+    span.end();
+}
+
+#[cfg(test)]
+mod tests {
+    use paxos_common::wire::status::Fate;
+
+    use super::*;
+
+    #[test]
+    fn stream_that_broke_off_says_nothing_of_commands_that_were_read_before() {
+        let cut_off = || status::overloaded("room for messages that come in");
+        assert_eq!(status::fate_of(&broken_off(cut_off(), true)), None);
+        assert_eq!(broken_off(cut_off(), true).code(), cut_off().code());
+        assert_eq!(
+            status::fate_of(&broken_off(cut_off(), false)),
+            Some(Fate::NotProposed)
+        );
+    }
+}
