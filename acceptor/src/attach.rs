@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn roster_tells_the_latest_report_of_each_peer_and_forgets_who_leaves() {
+    fn roster_keeps_the_latest_report_of_each_attached_peer() {
         let roster = Arc::new(Roster::default());
         let (old, new, other) = (
             roster.attach().unwrap(),

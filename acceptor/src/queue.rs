@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn group_ends_before_its_bytes_are_too_many_but_takes_one_message_at_least() {
+    fn group_is_bounded_in_bytes_but_takes_at_least_one_message() {
         let quarter = GROUP_BYTES_MAX / 4 - 1_000;
         let ends = |sizes: &[usize]| {
             let (queue, _inbox) = queue_of(sizes);

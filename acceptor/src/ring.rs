@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn ring_is_bounded_in_bytes_and_frames_and_tells_who_fell_out() {
+    fn ring_is_bounded_in_bytes_and_frames() {
         let ring = Ring::default();
         for at in 0..RING_FRAMES_MAX as u64 + 10 {
             ring.push(stamp(), Slot::ZERO, Slot::ZERO, rows(at, at + 1, 1));
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn large_commit_is_told_in_frames_that_each_fit_a_message() {
+    fn large_commit_is_split_into_frames_that_fit_a_message() {
         let ring = Ring::default();
         ring.push(stamp(), Slot::ZERO, Slot::ZERO, rows(0, 10, PAGE_BYTES_MAX / 3));
         let (mut position, mut slots) = (0, Vec::new());

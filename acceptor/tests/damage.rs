@@ -140,7 +140,7 @@ async fn log_that_is_cut_lost_or_of_another_time_is_refused() {
 }
 
 #[tokio::test]
-async fn files_of_different_times_are_refused_without_the_counter_and_stay_as_they_were() {
+async fn files_of_different_times_are_refused_and_left_unchanged() {
     let mut story = Story::begin().await;
     story.vote(4).await;
     let (old, old_answered, directory) = story.stopped().await;
@@ -311,7 +311,7 @@ const COLUMNS: [(&str, &[&str]); 7] = [
 ];
 
 #[tokio::test]
-async fn every_column_may_hold_something_else() {
+async fn changed_column_leads_to_a_sound_start_or_a_refusal() {
     let mut story = Story::begin().await;
     story.vote(12).await;
     let (closed, answered) = story.closed().await;

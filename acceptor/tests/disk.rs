@@ -170,7 +170,7 @@ async fn wait_for(client: &mut Client, is_so: impl Fn(&pb::AcceptorStatusRespons
 }
 
 #[tokio::test]
-async fn damaged_and_missing_rows_are_found_unasked_told_as_unknown_and_repaired() {
+async fn damaged_and_missing_rows_are_found_by_the_scrub_and_repaired() {
     const ROWS: u64 = 3_000;
     const DAMAGED: u64 = 1_500;
     const MISSING: u64 = 2_500;

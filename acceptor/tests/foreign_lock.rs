@@ -110,7 +110,7 @@ async fn propose(client: &Client, cluster: ClusterId, slot: u64) -> mpsc::Receiv
 }
 
 #[tokio::test]
-async fn commit_waits_for_the_lock_of_another_process_and_is_answered_afterwards() {
+async fn commit_waits_for_the_lock_of_another_process() {
     let directory = tempfile::tempdir().unwrap();
     let mut process = Logged::start(directory.path());
     let mut client = process.client().await;

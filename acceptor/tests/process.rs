@@ -143,7 +143,7 @@ async fn failed_commit_ends_the_process_with_74_and_loses_nothing_answered() {
 }
 
 #[tokio::test]
-async fn observers_are_told_what_is_held_and_then_what_follows() {
+async fn observers_receive_held_votes_and_then_new_ones() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(directory.path());
     let mut client = process.client();
@@ -226,7 +226,7 @@ async fn strangers_and_calls_before_a_cluster_is_formed_are_refused() {
 }
 
 #[tokio::test]
-async fn attached_peers_are_answered_and_told_of_a_new_leader_at_once() {
+async fn attached_peers_learn_of_a_new_leader_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(directory.path());
     let mut client = process.client();

@@ -161,7 +161,7 @@ async fn store_that_loses_its_last_commit_fails_the_suite() {
 }
 
 #[tokio::test]
-async fn damaged_vote_is_unknown_and_holds_the_watermark_back_until_it_is_accepted_again() {
+async fn damaged_vote_holds_the_watermark_back_until_accepted_again() {
     let directory = tempfile::tempdir().unwrap();
     let disk = directory.path().to_owned();
     let mut run = Run::begin(&disk, 1).await;

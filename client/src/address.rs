@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn leader_is_the_one_at_the_highest_ballot_though_a_paused_one_still_counts_itself() {
+    fn leader_is_the_leading_proposer_at_the_highest_ballot() {
         let at_round = |mut peer: AttachedPeer, round| {
             let report = peer.report.as_mut().unwrap();
             let Some(Progress::Proposer(progress)) = &mut report.progress else {

@@ -324,7 +324,7 @@ mod tests {
     use paxos_common::wire::status;
 
     #[test]
-    fn passed_deadline_does_not_hide_what_an_earlier_attempt_was_told() {
+    fn passed_deadline_does_not_hide_the_cause_of_an_earlier_attempt() {
         let told = || Cause::unavailable("acceptor a1 has no space");
         assert_eq!(Cause::deadline().after(Some(told())), told());
         assert_eq!(told().after(Some(Cause::deadline())), told());
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn fate_is_taken_from_the_answer_and_unknown_when_it_tells_none() {
+    fn fate_is_unknown_unless_the_answer_states_it() {
         for (answer, not_proposed) in [
             (status::no_leader(Fate::NotProposed), true),
             (status::no_leader(Fate::OutcomeUnknown), false),

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn acknowledges_below_the_lowest_whose_outcome_is_neither_read_nor_given_up() {
+    async fn acknowledges_below_the_lowest_sequence_with_an_open_outcome() {
         let session = session();
         let (first, second, third) = (take(&session).await, take(&session).await, take(&session).await);
         assert_eq!((first.stamp.sequence, first.stamp.acked_below), (1, 1));

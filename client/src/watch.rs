@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn drops_what_was_told_before() {
+    fn drops_changes_reported_before() {
         let seen = response(&[version(3, 0), version(3, 7), version(5, 0)], 9);
         assert_eq!(
             told(Some(version(3, 1)), seen),

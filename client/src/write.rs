@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn attempts_leave_time_for_others_before_a_tenure_ends_and_few_begin_in_a_long_time() {
+    async fn attempts_leave_time_for_others_before_a_tenure_ends() {
         let begins = |millis| {
             let begun = Instant::now();
             let deadline = begun + Duration::from_millis(millis);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn duplicate_tells_the_first_outcome_and_its_version() {
+    fn duplicate_reports_the_first_outcome_and_its_version() {
         let duplicate = |outcome| {
             result_response::Outcome::Duplicate(Duplicate {
                 first: Some(version(4).into()),
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_condition_tells_what_the_register_held_or_that_it_is_gone() {
+    fn failed_condition_reports_the_register_or_that_its_value_is_gone() {
         let failed = |value_gone| {
             result_response::Outcome::ConditionFailed(ConditionFailed {
                 current: Some(v1::Register {

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn up_to_date_is_who_has_applied_what_a_quorum_told_lately() {
+    fn learner_is_up_to_date_once_a_quorums_recent_tail_is_applied() {
         let (catch_up, begin) = (CatchUp::default(), Instant::now());
         let after = |seconds| begin + Duration::from_secs(seconds);
         let look = |applied_to, seconds| {

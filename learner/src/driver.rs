@@ -290,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stall_shows_after_its_patience_and_patience_grows_until_there_is_progress() {
+    fn stall_shows_after_a_patience_that_grows_until_progress() {
         let next = Slot::new(5).unwrap();
         let mut stall = Stall::new(next);
         let pattern = |stall: &mut Stall, ticks: usize, next, waits| -> Vec<usize> {

@@ -77,7 +77,7 @@ async fn acceptor_that_is_no_member_is_never_observed() {
 }
 
 #[tokio::test]
-async fn acceptor_that_forgot_a_run_it_had_told_of_is_never_observed_again() {
+async fn acceptor_that_forgot_a_reported_run_is_never_observed_again() {
     let acceptors = acceptors().await;
     let mut learner = TestLearner::start(&acceptors, None).await;
     accept_everywhere(&acceptors, &log(3));
@@ -205,7 +205,7 @@ async fn goes_on_at_the_first_slot_not_learned_after_every_stream_broke() {
 }
 
 #[tokio::test]
-async fn late_subscriber_gets_everything_in_order_and_resumes_without_loss_or_repeats() {
+async fn late_subscriber_gets_everything_in_order_without_repeats() {
     let acceptors = acceptors().await;
     let slots = log(3_000);
     accept_everywhere(&acceptors, &slots[..2_500]);

@@ -21,7 +21,7 @@ fn restart(acceptor: &FakeAcceptor, runs: &[u64]) {
 }
 
 #[tokio::test]
-async fn acceptor_that_went_back_behind_a_run_that_only_others_heard_of_is_never_observed_again() {
+async fn acceptor_without_a_run_that_others_know_is_never_observed_again() {
     let acceptors = acceptors().await;
     let mut learner = TestLearner::start(&acceptors, None).await;
     accept(&acceptors.each_ref(), 0, "a");
@@ -51,7 +51,7 @@ async fn acceptor_that_went_back_behind_a_run_that_only_others_heard_of_is_never
 }
 
 #[tokio::test]
-async fn acceptor_that_restarts_again_and_again_is_observed_again_though_others_heard_of_its_run_first() {
+async fn acceptor_that_restarts_repeatedly_is_observed_again() {
     let acceptors = acceptors().await;
     let [one, two, three] = &acceptors;
     let mut learner = TestLearner::start(&acceptors, None).await;
@@ -95,7 +95,7 @@ async fn frames_of_another_run_than_was_identified_are_not_counted_until_it_is()
 }
 
 #[tokio::test]
-async fn new_run_waits_until_others_tell_what_they_remember() {
+async fn new_run_waits_until_others_report_their_witnesses() {
     let acceptors = acceptors().await;
     let [one, two, three] = &acceptors;
     let mut learner = TestLearner::start(&acceptors, None).await;

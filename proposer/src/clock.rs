@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wake_up_that_comes_a_quarter_of_the_timeout_late_shows_that_the_process_stood_still() {
+    fn wake_up_a_quarter_of_the_timeout_late_shows_a_frozen_process() {
         let timeout = Duration::from_millis(200);
         let due = Instant::now();
         let after = |millis| stood_still(Some(due), due + Duration::from_millis(millis), timeout);

@@ -89,7 +89,7 @@ fn observed(
 }
 
 #[tokio::test]
-async fn observer_that_fell_out_of_the_ring_is_told_of_a_row_that_was_unknown() {
+async fn lagged_observer_receives_a_row_that_was_unknown_before() {
     let (disk, mut store, shared) = start();
     let mut damaged = rows(0, 5, 1);
     let lost = damaged.remove_entry(&slot(2)).unwrap();
@@ -168,7 +168,7 @@ async fn large_frame_is_followed_by_an_empty_one_while_there_is_no_room() {
 }
 
 #[tokio::test]
-async fn observer_that_fell_out_of_the_ring_pages_again_from_the_watermark_it_knows() {
+async fn lagged_observer_pages_again_from_its_known_watermark() {
     let (disk, mut store, shared) = start();
     commit(&mut store, &shared, rows(0, 5, 1), 3).await;
     let mut frames = pin!(observed(disk, &shared, slot(1), Room::default()));

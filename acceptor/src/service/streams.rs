@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn votes_of_neighbouring_slots_at_one_ballot_are_one_range_and_unknown_rows_are_no_votes() {
+    fn votes_of_neighbouring_slots_at_one_ballot_form_one_range() {
         let ballot = |round| Ballot::new(round, ProposerId::from_random(1)).unwrap();
         let row = |slot, round| Row {
             slot: Slot::new(slot).unwrap(),

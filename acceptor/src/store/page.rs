@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn unfinished_page_ends_behind_its_last_row_and_a_last_page_covers_the_rest() {
+    fn page_ends_after_its_last_row_unless_it_is_the_last_page() {
         let mut page = fill(8);
         page.take(row(9, 1));
         let page = page.finish(false);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn row_that_is_gone_below_the_watermark_is_unknown_and_above_it_was_never_there() {
+    fn missing_row_is_unknown_only_below_the_watermark() {
         // The watermark is 8.
         let mut page = fill(2);
         for slot in [2, 4, 9] {

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn spare_file_is_given_up_when_the_disk_is_full_and_made_anew_before_going_on() {
+    async fn spare_file_is_removed_on_a_full_disk_and_restored_before_resuming() {
         let directory = tempfile::tempdir().unwrap();
         make_spare(&spare_file(directory.path())).unwrap();
         let mut space = space(&directory, Spare::Kept);

@@ -624,7 +624,7 @@ mod tests {
     }
 
     #[test]
-    fn locked_directory_and_foreign_name_are_refusals_and_damage_is_a_storage_failure() {
+    fn locked_directory_is_a_refusal_and_damage_is_a_storage_failure() {
         use paxos_common::{
             service::failure::{Exit, Failure},
             sqlite::SqliteError,

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn deletion_is_told_apart_from_an_empty_value() {
+    fn deletion_differs_from_an_empty_value_in_json() {
         let change = |value| {
             change_as_json(&Change {
                 key: Bytes::from("key"),

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn session_openings_are_shown_only_when_asked_for_and_leave_offsets_as_they_are() {
+    fn session_openings_are_shown_only_on_request() {
         let command = |operation| Command {
             session: None,
             operation: Some(operation),

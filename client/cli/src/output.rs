@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn json_tells_text_from_binary() {
+    fn json_shows_text_as_a_string_and_binary_as_base64() {
         assert_eq!(bytes_as_json(b"two\nlines"), serde_json::json!("two\nlines"));
         assert_eq!(
             bytes_as_json(&[0xff, 0x00]),

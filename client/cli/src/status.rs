@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_cluster_is_told_what_to_do() {
+    fn broken_cluster_is_shown_with_advice() {
         let mut status = cluster(&[
             proposer(7101, false),
             learner(7201, 4, &[(4, 1)]),

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn holder_stops_before_anybody_may_take_over_even_with_a_clock_a_tenth_slow() {
+    fn holder_stops_before_a_takeover_even_with_a_slow_clock() {
         let begun = Instant::now();
         let mut vigil = Vigil::new();
         // Seen at the moment of sending: as early as possible.
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn time_starts_anew_with_each_version_and_only_then() {
+    fn time_restarts_only_with_a_new_version() {
         let begun = Instant::now();
         let (second, third) = (begun + TTL / 4, begun + TTL / 2);
         let mut vigil = Vigil::new();

@@ -215,7 +215,7 @@ async fn holder_that_lives_keeps_holding_with_the_same_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn holder_that_is_cut_off_knows_before_another_takes_over_with_a_higher_token() {
+async fn cut_off_holder_knows_before_another_takes_over() {
     let alice = Fake::new();
     let bob = alice.other();
     let tenure = elected(alice.campaign("alice")).await;
@@ -293,7 +293,7 @@ async fn renewal_of_unknown_outcome_extends_nothing_but_is_found_and_built_on() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn holder_whose_register_is_written_by_others_is_told() {
+async fn holder_loses_its_tenure_when_others_write_its_register() {
     let alice = Fake::new();
     let tenure = elected(alice.campaign("alice")).await;
     alice.write(None, Condition::Always);
@@ -342,7 +342,7 @@ async fn of_many_candidates_one_holds_at_a_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn observer_is_told_holders_and_vacancies_but_no_renewals() {
+async fn observer_sees_holders_and_vacancies_but_no_renewals() {
     let alice = Fake::new();
     let mut observation = Observation::start(alice.other(), PATIENCE);
     assert_eq!(observation.next().await, Some(Ok(None)));
@@ -358,7 +358,7 @@ async fn observer_is_told_holders_and_vacancies_but_no_renewals() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn register_that_holds_something_else_is_left_alone() {
+async fn register_with_a_foreign_value_is_left_alone() {
     let alice = Fake::new();
     for foreign in [&b"hello"[..], b""] {
         let Written::Applied { version } = alice.write(Some(Bytes::from(foreign)), Condition::Always) else {
@@ -374,7 +374,7 @@ async fn register_that_holds_something_else_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn candidate_whom_nobody_answers_is_told() {
+async fn candidate_without_any_answer_fails_as_unavailable() {
     let alice = Fake::new();
     alice.set(CUT);
     let error = campaign::run(&alice, &candidacy("alice"), TTL).await.unwrap_err();
@@ -382,7 +382,7 @@ async fn candidate_whom_nobody_answers_is_told() {
 }
 
 #[tokio::test]
-async fn limits_are_told_before_anything_is_sent() {
+async fn limits_are_checked_before_anything_is_sent() {
     let client = Client::new(crate::ClientConfig {
         acceptors: vec!["http://127.0.0.1:1".parse().unwrap()],
         ..Default::default()

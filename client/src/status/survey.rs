@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn late_ones_are_waited_for_shortly_only_when_a_quorum_of_the_configuration_has_answered() {
+    fn quorum_is_one_of_the_configuration_not_of_the_given_acceptors() {
         let mut survey = given(&["a1", "a2"]);
         assert!(!survey.has_quorum());
         survey.record(0, acceptor(1));
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn member_that_was_not_given_and_does_not_answer_is_listed_with_the_time_waited() {
+    fn silent_member_is_listed_with_the_time_waited() {
         let mut survey = given(&["a1", "a2", "a3"]);
         for (index, number) in [(0, 1), (1, 2), (2, 3)] {
             survey.record(index, acceptor(number));

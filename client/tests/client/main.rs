@@ -151,7 +151,7 @@ async fn moves_on_when_a_proposer_cannot_help() {
 }
 
 #[tokio::test]
-async fn leaves_a_proposer_that_never_answers_and_waits_for_it_no_longer_than_the_deadline() {
+async fn leaves_a_silent_proposer_after_the_deadline() {
     let (silent, healthy) = (
         FakeProposer::new(|_| Does::IsSilent),
         FakeProposer::new(|_| Does::Orders),

@@ -96,7 +96,7 @@ async fn condition_that_fails_is_an_outcome_with_what_the_register_held() {
 }
 
 #[tokio::test]
-async fn write_whose_answer_is_lost_takes_effect_once_and_tells_the_first_outcome() {
+async fn write_with_a_lost_answer_takes_effect_once() {
     // Of the first three attempts, the second is lost, and the other two are ordered.
     let (world, client, _proposer, _learner) = world(|number| match number {
         0 | 2 => Fate::AnswerLost,
@@ -165,7 +165,7 @@ async fn calls_made_together_share_a_session_and_acknowledge_what_is_read() {
 }
 
 #[tokio::test]
-async fn expired_session_is_told_and_the_next_call_opens_another() {
+async fn expired_session_is_reported_and_the_next_call_opens_another() {
     let (world, client, _proposer, _learner) = world(|_| Fate::Ordered).await;
     client.put("key", "one", Condition::Always, LONG).await.unwrap();
     world.expire_sessions();
@@ -224,7 +224,7 @@ async fn expiry_after_an_attempt_of_unknown_fate_leaves_the_outcome_unknown() {
 }
 
 #[tokio::test]
-async fn deadline_tells_what_is_known_of_the_command() {
+async fn passed_deadline_reports_what_is_known_of_the_command() {
     let short = Duration::from_millis(300);
     let (_world, client, _proposer, _learner) = world(|_| Fate::Fails(no_leader(Told::NotProposed))).await;
     let error = client.put("key", "", Condition::Always, short).await.unwrap_err();
@@ -301,7 +301,7 @@ async fn prefix_is_read_a_page_at_a_time() {
 }
 
 #[tokio::test]
-async fn read_goes_on_to_another_learner_and_what_all_would_say_is_told() {
+async fn read_moves_on_to_another_learner_unless_all_would_fail() {
     let world = World::new(|_| Fate::Ordered);
     world.order(put("key", "value"));
     let stuck = world.serve_learner(|_| Tells::Nothing).await;

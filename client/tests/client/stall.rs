@@ -51,7 +51,7 @@ fn told_of_another_leader(error: &ProposeError) -> bool {
 }
 
 #[tokio::test]
-async fn commands_at_a_proposer_that_stopped_are_unknown_at_once_when_another_leads() {
+async fn commands_at_a_stopped_proposer_are_unknown_once_another_leads() {
     let stopped = FakeProposer::new(|_| Does::OrdersLate).paused();
     let pair = Pair::new(stopped, false).await;
     let lost: Vec<_> = ["one", "two", "three"]
@@ -68,7 +68,7 @@ async fn commands_at_a_proposer_that_stopped_are_unknown_at_once_when_another_le
 }
 
 #[tokio::test]
-async fn single_call_at_a_proposer_that_stopped_is_unknown_at_once_when_another_leads() {
+async fn single_call_at_a_stopped_proposer_is_unknown_once_another_leads() {
     let stopped = FakeProposer::new(|_| Does::OrdersLate).paused();
     let pair = Pair::new(stopped, false).await;
     let error = pair.client.propose_unary(append("lost"), LONG).await.unwrap_err();
@@ -78,7 +78,7 @@ async fn single_call_at_a_proposer_that_stopped_is_unknown_at_once_when_another_
 }
 
 #[tokio::test]
-async fn proposer_that_is_slow_and_answers_its_probe_is_waited_for_though_another_leads() {
+async fn slow_proposer_that_answers_its_probe_is_waited_for() {
     let pair = Pair::new(FakeProposer::new(|_| Does::OrdersLate), false).await;
     let (client, unary) = (pair.client.clone(), pair.client.clone());
     let late = tokio::spawn(async move { client.append("late", LONG).await });
@@ -103,7 +103,7 @@ async fn proposer_that_stopped_is_waited_for_while_no_other_leads() {
 }
 
 #[tokio::test]
-async fn stream_is_opened_elsewhere_when_the_preferred_proposer_does_not_answer_the_opening() {
+async fn stream_is_opened_elsewhere_when_the_opening_is_not_answered() {
     // Accepts connections and stays silent, like a stopped process.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stopped = fake::address_of(&listener);

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn mistake_is_told_in_the_form_of_the_log_that_was_asked_for() {
+    fn mistake_is_reported_in_the_requested_log_format() {
         #[derive(Debug, Parser)]
         struct Role {
             #[arg(long, env = "PAXOS_COMMAND_LINE_TEST", default_value = "text")]

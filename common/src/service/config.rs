@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_are_served_at_the_usual_port_unless_told_otherwise() {
+    fn metrics_are_served_at_the_usual_port_by_default() {
         let listen = |args: &[&str]| {
             let args: Vec<_> = ["--acceptors", "http://a:1"]
                 .iter()
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn advertises_the_bound_address_unless_told_otherwise() {
+    fn advertises_the_bound_address_by_default() {
         let bound = "127.0.0.1:4711".parse().unwrap();
         let cli = parse(&["--acceptors", "http://a:1"]).unwrap();
         assert_eq!(

@@ -265,7 +265,7 @@ mod tests {
     const SERVICE: &str = "paxos.v1.Acceptor";
 
     #[tokio::test]
-    async fn reports_serving_only_when_told_and_stops_with_a_stream_open() {
+    async fn reports_serving_only_once_set_and_stops_with_a_stream_open() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shutdown = Shutdown::new(&CancellationToken::new());
         let (server, health) = Server::new(listener, SERVICE, Routes::default()).await.unwrap();
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn deadlines_that_pass_while_the_server_stands_still_end_no_other_call() {
+    async fn deadlines_passed_while_the_server_is_blocked_end_no_other_call() {
         // More than the default limit of the HTTP/2 library, which is 20.
         const CALLS: usize = 200;
         let (address, stop) = (

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn first_failure_is_the_one_told() {
+    async fn first_failure_is_the_one_reported() {
         let shutdown = shutdown();
         shutdown.spawn_vital("disk", async {
             Err(Failure::storage(anyhow::anyhow!("disk full")))

@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reader_that_stands_still_is_not_waited_for() {
+    fn stalled_reader_is_not_waited_for() {
         let (release, released) = mpsc::sync_channel::<()>(0);
         write_within(Duration::from_millis(1), b"line".to_vec(), move |_| {
             released.recv().map_err(io::Error::other)
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn line_that_cannot_be_written_is_lost_and_nothing_else() {
+    fn line_that_cannot_be_written_is_dropped() {
         write_within(Duration::from_secs(60), b"line".to_vec(), |_| {
             Err(io::ErrorKind::StorageFull.into())
         });

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn text_that_found_a_foreign_lock_has_written_nothing_and_may_be_executed_again() {
+    async fn statements_that_met_a_foreign_lock_may_be_executed_again() {
         let directory = tempfile::tempdir().unwrap();
         let (mut holder, mut writer) = two_writers(&directory).await;
         sqlx::query("BEGIN IMMEDIATE").execute(&mut holder).await.unwrap();

@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn log_that_stays_longer_than_usual_is_emptied_although_nothing_is_written() {
+    async fn log_that_stays_too_long_is_emptied_without_a_write() {
         let directory = tempfile::tempdir().unwrap();
         let mut file = file(&directory).await;
         write(&mut file.writer, 6).await;

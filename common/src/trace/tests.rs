@@ -46,7 +46,7 @@ impl Admission for Few {
 }
 
 #[test]
-fn callers_have_requests_traced_up_to_a_rate_and_clients_take_none_from_peers() {
+fn requests_of_callers_are_traced_up_to_a_rate() {
     let few = || Box::new(Few(AtomicU64::new(2)));
     let tracer = Tracer::new(opentelemetry::global::tracer("test"), few(), few());
     let incoming = Incoming::read(SAMPLED.as_bytes());
@@ -60,7 +60,7 @@ fn callers_have_requests_traced_up_to_a_rate_and_clients_take_none_from_peers() 
 }
 
 #[test]
-fn nothing_is_made_while_nobody_listens() {
+fn no_span_is_made_while_tracing_is_off() {
     let tracer = Tracer::off();
     let context = Incoming::read(SAMPLED.as_bytes()).sampled().unwrap();
     assert!(tracer.below(Some(&context), "x").is_none());

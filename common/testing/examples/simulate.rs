@@ -1,6 +1,6 @@
 //! Replays simulated clusters from their seeds: `cargo sim 42` prints one run, `cargo sim 1..1000` prints failures
 //! only. `cargo sim 'the leader dies'` prints the directed scenario with this name. With the name of a bug as last
-//! argument, the bug is planted in the cluster: `cargo sim 1..1000 AnswersAboveAHole` hunts for the bug.
+//! argument, the bug is planted in the cluster: `cargo sim 1..1000 AnswersAboveAGap` hunts for the bug.
 #![allow(clippy::print_stderr, reason = "what a person who runs it reads")]
 
 use std::{ops::Range, process::ExitCode, time::Instant};

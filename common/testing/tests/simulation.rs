@@ -60,7 +60,7 @@ fn over_seeds(
 }
 
 #[test]
-fn invariants_hold_and_healed_clusters_make_progress_the_same_way_each_time() {
+fn invariants_hold_and_healed_clusters_make_progress_repeatably() {
     let outcome = over_seeds(0..seeds(), |seed| {
         let first = try_run(seed)?;
         let second = try_run(seed)?;
@@ -80,7 +80,7 @@ fn invariants_hold_and_healed_clusters_make_progress_the_same_way_each_time() {
 }
 
 #[test]
-fn invariants_hold_over_seeds_that_nobody_has_run_before() {
+fn invariants_hold_over_seeds_never_run_before() {
     let from = fresh_from();
     let seeds = from..from + seeds();
     println!("seeds {seeds:?}: again with PAXOS_SIM_FROM={from}, or faster with cargo sim {seeds:?}");
@@ -155,7 +155,7 @@ fn expect_all(plays: &[Play]) {
 }
 
 #[test]
-fn leaders_that_are_there_stay_and_those_that_are_gone_are_replaced_in_time() {
+fn live_leaders_stay_and_lost_leaders_are_replaced_in_time() {
     let of = |scenario: &'static Scenario| {
         (0..seeds_of_scenarios()).map(move |seed| (scenario, scenario.quorums(), seed, None))
     };

@@ -145,7 +145,7 @@ async fn value_that_is_no_batch_of_commands_is_a_noop_in_memory_and_on_disk() {
 }
 
 #[tokio::test]
-async fn learner_stops_at_a_command_of_a_later_release_instead_of_going_on_without_it() {
+async fn learner_stops_at_a_command_of_a_later_release() {
     let found = open(tempfile::tempdir().unwrap().path()).await;
     let knowledge = Arc::new(Knowledge::new(found.machine));
     let (sender, receiver) = mpsc::channel(1);

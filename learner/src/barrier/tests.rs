@@ -103,7 +103,7 @@ impl Rig {
 }
 
 #[tokio::test]
-async fn quorum_that_knows_less_than_what_is_applied_ends_the_learner_and_nothing_is_answered() {
+async fn quorum_that_knows_less_than_is_applied_ends_the_learner() {
     let mut rig = Rig::new();
     let read = rig.read();
     for _ in 0..SHORT_ROUNDS_MAX {
@@ -179,7 +179,7 @@ async fn those_who_come_in_together_share_a_question() {
 }
 
 #[tokio::test]
-async fn those_who_come_in_while_a_round_is_answered_are_served_together_by_the_next() {
+async fn reads_that_arrive_during_a_round_share_the_next() {
     let mut rig = Rig::new();
     let first = rig.read();
     let nonce = rig.asked().await;
@@ -200,7 +200,7 @@ async fn those_who_come_in_while_a_round_is_answered_are_served_together_by_the_
 }
 
 #[tokio::test]
-async fn whoever_goes_away_is_forgotten() {
+async fn caller_that_goes_away_is_forgotten() {
     let mut rig = Rig::new();
     let (leaves, stays) = (rig.read(), rig.read());
     rig.asked().await;
@@ -250,7 +250,7 @@ async fn leader_is_asked_to_fill_what_is_not_applied_after_a_while_and_again() {
 }
 
 #[tokio::test]
-async fn stop_is_told_to_whoever_waits_and_to_whoever_comes_later() {
+async fn stop_ends_waiting_reads_and_later_ones() {
     let mut rig = Rig::new();
     let read = rig.read();
     rig.asked().await;

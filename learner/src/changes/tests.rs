@@ -76,7 +76,7 @@ async fn told(target: Target, from: Version, pages: Vec<Result<Page, ReadError>>
 }
 
 #[tokio::test]
-async fn only_what_took_effect_on_the_registers_wanted_is_told_in_order() {
+async fn watcher_gets_only_effective_changes_of_its_registers_in_order() {
     let pages = || {
         vec![
             page(

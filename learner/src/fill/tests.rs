@@ -70,7 +70,7 @@ async fn hears(heard: &mut mpsc::Receiver<u64>) -> u64 {
 }
 
 #[tokio::test]
-async fn proposer_of_the_highest_ballot_is_asked_each_time_and_nobody_when_none_is_known() {
+async fn fill_goes_to_the_proposer_of_the_highest_ballot() {
     let (leadership, leadership_seen) = watch::channel(nobody_leads());
     let (fill, wanted) = watch::channel(None);
     let filler = Filler {

@@ -193,7 +193,7 @@ async fn damaged_state_record_has_the_file_set_aside() {
 }
 
 #[tokio::test]
-async fn damaged_row_that_a_reader_found_has_the_file_set_aside_at_the_next_start() {
+async fn damaged_row_found_by_a_reader_sets_the_file_aside_at_restart() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = Writer::open(directory.path()).await;
     writer.write_numbered(2_000).await;
@@ -470,7 +470,7 @@ async fn write_ahead_log_is_empty_after_a_close_although_readers_stay_open() {
 }
 
 #[tokio::test]
-async fn lock_of_another_process_is_told_from_a_failure_and_loses_nothing() {
+async fn lock_of_another_process_is_no_failure_and_loses_nothing() {
     use sqlx::sqlite::SqliteConnectOptions;
 
     let directory = tempfile::tempdir().unwrap();

@@ -62,7 +62,7 @@ impl Rig {
 }
 
 #[tokio::test]
-async fn acceptor_is_identified_before_its_first_tail_counts_and_then_only_asked() {
+async fn acceptor_is_identified_before_its_first_tail_counts() {
     let mut rig = Rig::start().await;
     rig.acceptors[0].change(|script| script.voted_to = 7);
     for nonce in 3..6 {

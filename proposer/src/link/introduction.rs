@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_are_waited_for_while_too_few_have_told() {
+    async fn all_are_waited_for_while_too_few_have_answered() {
         let late = calls();
         late.push(call(Some(500), Some(3)).boxed());
         let others = gather(late, |all| all.contains(&told(3))).await;

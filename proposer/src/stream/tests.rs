@@ -41,7 +41,7 @@ fn plain(accept: Accept, _: &mut Witnessing) -> Outgoing {
 }
 
 #[test]
-fn heartbeat_is_sent_only_when_nothing_else_waits_and_numbered_messages_always_fit() {
+fn heartbeat_is_sent_only_when_no_other_message_waits() {
     let (end, _ended) = oneshot::channel();
     let mut stream = Stream {
         outbox: None,
@@ -240,7 +240,7 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn stream_begins_with_its_first_message_and_is_opened_again_when_it_breaks() {
+async fn broken_stream_is_opened_again_with_its_first_message() {
     let mut scene = Scene::begin().await;
     scene.introduce();
     for _ in 0..2 {

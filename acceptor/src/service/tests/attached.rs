@@ -76,7 +76,7 @@ async fn standby_hears_at_once_who_is_heard_and_when_that_ends() {
 }
 
 #[tokio::test]
-async fn stream_whose_answers_nobody_takes_any_more_has_ended_though_its_requests_go_on() {
+async fn stream_has_ended_once_its_answers_are_no_longer_read() {
     let cluster = Cluster::start().await;
     let (requests, receiver) = mpsc::channel(8);
     let first = heartbeat(&cluster, 1);
@@ -155,7 +155,7 @@ async fn pages_that_are_sent_show_as_work_of_the_candidate() {
 }
 
 #[tokio::test]
-async fn flood_of_reports_is_read_at_a_bounded_rate_and_no_faster_than_its_answers_are_taken() {
+async fn flood_of_reports_is_read_at_a_bounded_rate() {
     let cluster = Cluster::start().await;
     let inner = Arc::clone(&cluster.service.inner);
     let read = Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -199,7 +199,7 @@ async fn older_leader_has_its_numbered_heartbeats_answered_and_is_sent_no_alive(
 }
 
 #[tokio::test]
-async fn older_standby_hears_in_the_leadership_that_the_leader_is_there_while_the_disk_hangs() {
+async fn older_standby_hears_of_a_live_leader_while_the_disk_hangs() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
     let mut leader = Leader::open(&cluster, address, 1, 20).await;
@@ -258,7 +258,7 @@ async fn acceptor_that_a_proposer_refuses_is_not_ready() {
 }
 
 #[tokio::test]
-async fn peer_that_says_that_it_stops_is_forgotten_and_one_that_is_killed_is_remembered() {
+async fn stopped_peer_is_forgotten_and_killed_peer_is_remembered() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
     let departed = async || {

@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn extended_but_unwritten_log_is_empty_and_a_blank_header_before_frames_is_damage() {
+    fn blank_wal_header_is_damage_only_before_written_frames() {
         assert_eq!(found(&[0; 3 * FRAME]), Ok(0));
         let mut bytes = log(2, 2);
         bytes[..HEADER_BYTES].fill(0);

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_are_told_apart_and_one_that_finds_nothing_has_failed() {
+    fn read_that_finds_no_value_counts_as_failed() {
         let mut tally = Tally::new();
         let found = Register {
             key: "key".into(),

@@ -200,7 +200,7 @@ fn leader_that_acceptors_do_not_hear_of_does_not_lead() {
 }
 
 #[test]
-fn blank_acceptors_are_told_from_a_cluster() {
+fn blank_acceptors_are_reported_as_an_unformed_cluster() {
     let mut status = cluster(&[]);
     for report in &mut status.acceptors {
         let answer = report.answer.as_mut().unwrap();
@@ -248,7 +248,7 @@ fn blank_acceptor_of_a_formed_cluster_has_lost_its_disk() {
 }
 
 #[test]
-fn acceptor_that_does_not_know_what_it_had_told_is_not_counted() {
+fn acceptor_that_forgot_a_witnessed_run_is_not_counted() {
     let mut status = healthy();
     change(&mut status, 0, |answer| {
         answer.witnesses = vec![Witness {
@@ -319,7 +319,7 @@ fn acceptor_named_twice_is_counted_once() {
 }
 
 #[test]
-fn full_disks_do_not_vote_and_damaged_rows_are_told() {
+fn full_disks_do_not_vote_and_damaged_rows_are_reported() {
     let mut status = healthy();
     change(&mut status, 0, |answer| answer.damaged_rows = 3);
     change(&mut status, 1, |answer| answer.no_space = true);
@@ -334,7 +334,7 @@ fn full_disks_do_not_vote_and_damaged_rows_are_told() {
 }
 
 #[test]
-fn slow_and_stuck_disks_are_named_with_their_times_and_do_not_make_the_cluster_unavailable() {
+fn slow_and_stuck_disks_are_reported_with_their_times() {
     let mut status = healthy();
     change(&mut status, 0, |answer| answer.slowest_commit_ms = 200);
     change(&mut status, 1, |answer| answer.waiting_ms = 1_000);
@@ -409,7 +409,7 @@ fn digests_without_a_common_point_are_not_called_equal() {
 }
 
 #[test]
-fn learners_that_cannot_be_compared_are_a_finding_once_they_hold_some_of_the_log() {
+fn learners_that_cannot_be_compared_are_a_finding() {
     let apart = |slots: u64| {
         cluster(&[
             proposer(7101, true),
@@ -426,7 +426,7 @@ fn learners_that_cannot_be_compared_are_a_finding_once_they_hold_some_of_the_log
 }
 
 #[test]
-fn stale_report_is_a_finding_and_leads_nobody() {
+fn stale_report_is_a_finding_and_makes_no_leader() {
     let mut old = proposer(7101, true);
     old.age_ms = REPORT_OLD_MS;
     let status = cluster(&[old, learner(7201, 120, &[])]);

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use paxos_client::Slot;
 
 #[tokio::test]
-async fn every_acknowledged_value_is_in_every_log_though_three_leaders_are_killed() {
+async fn acknowledged_values_survive_the_kill_of_three_leaders() {
     const CLIENTS: usize = 4;
     const EACH: usize = 5_000;
     let mut cluster = Cluster::start(3, 2, 2).await;
@@ -69,7 +69,7 @@ async fn watermark_is_past_whatever_was_acknowledged_before_it_was_asked_for() {
 }
 
 #[tokio::test]
-async fn everything_acknowledged_is_there_after_all_acceptors_were_killed_at_once() {
+async fn acknowledged_values_survive_the_kill_of_all_acceptors() {
     const EACH: usize = 4_000;
     let mut cluster = Cluster::start(3, 2, 2).await;
     let load = Load::start(&cluster, 1, EACH, 64);
@@ -240,7 +240,7 @@ async fn pause_leader(pause: Duration) {
 }
 
 #[tokio::test]
-async fn healthcheck_tells_ready_from_answering_and_from_nobody() {
+async fn healthcheck_distinguishes_ready_unready_and_unavailable() {
     const READY: Option<i32> = Some(0);
     const NOT_READY: Option<i32> = Some(1);
     const UNAVAILABLE: Option<i32> = Some(69);

@@ -291,7 +291,7 @@ async fn each_line_of_standard_input_becomes_a_value_and_gets_a_line() {
 }
 
 #[tokio::test]
-async fn values_come_from_standard_input_and_empty_ones_are_refused_with_the_limit() {
+async fn propose_reads_the_value_from_standard_input() {
     let dev = Dev::start(&[]).await;
     let piped = |value: &'static [u8]| {
         let mut command = paxos(&["propose", "-", "--acceptors", &dev.urls]);
@@ -386,7 +386,7 @@ async fn commands_without_a_cluster_exit_69_and_say_what_to_do() {
 }
 
 #[tokio::test]
-async fn no_quorum_is_told_by_status_and_by_a_proposal_whose_outcome_is_unknown() {
+async fn missing_quorum_is_reported_by_status_and_propose() {
     let mut cluster = Cluster::start(3, 1, 1).await;
     let urls = cluster.urls();
     stdout(&run(&["propose", "x", "--acceptors", &urls]).await);

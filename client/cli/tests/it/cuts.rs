@@ -283,7 +283,7 @@ async fn cluster_goes_on_after_every_proposer_was_cut_off_from_every_acceptor() 
 }
 
 #[tokio::test]
-async fn learner_follows_the_log_past_any_one_acceptor_and_continues_when_it_finds_a_quorum_again() {
+async fn learner_follows_the_log_past_any_cut_off_acceptor() {
     let network = Network::start(1, 1).await;
     let mut outcome = Outcome::default();
     let channel = connect_lazy(&network.cluster.learners[0].address);

@@ -78,7 +78,7 @@ fn damage(cluster: &Cluster, acceptor: usize, is_damaged: impl Fn(u64) -> bool) 
 }
 
 #[tokio::test]
-async fn interleaved_damage_on_all_acceptors_is_repaired_and_a_new_learner_serves() {
+async fn interleaved_damage_on_all_acceptors_is_repaired() {
     let (mut cluster, end) = stopped_with_records().await;
     for acceptor in 0..3 {
         damage(&cluster, acceptor, |number| number % 3 == acceptor as u64);
@@ -113,7 +113,7 @@ async fn interleaved_damage_on_all_acceptors_is_repaired_and_a_new_learner_serve
 }
 
 #[tokio::test]
-async fn row_that_no_acceptor_can_read_ends_the_proposers_and_they_name_the_slot() {
+async fn row_unreadable_on_every_acceptor_ends_the_proposers() {
     let (mut cluster, end) = stopped_with_records().await;
     for acceptor in 0..3 {
         damage(&cluster, acceptor, |number| number == 100);

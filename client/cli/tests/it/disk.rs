@@ -342,7 +342,7 @@ async fn leader_whose_quorum_is_full_stays_and_goes_on_when_there_is_space() {
 }
 
 #[tokio::test]
-async fn failed_sync_ends_an_acceptor_and_everything_acknowledged_is_there_when_it_is_back() {
+async fn acknowledged_values_survive_a_failed_sync_of_an_acceptor() {
     let mut cluster = Cluster::start(3, 2, 1).await;
     // While the third acceptor is away, every acknowledgement needs the first.
     assert!(cluster.acceptors[2].stop().await.success());

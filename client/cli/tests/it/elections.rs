@@ -106,7 +106,7 @@ async fn another_takes_over_from_a_killed_holder_and_the_token_grows() {
 }
 
 #[tokio::test]
-async fn holder_that_was_paused_past_its_time_is_told_and_stops_its_command() {
+async fn holder_paused_past_its_time_stops_its_command() {
     let cluster = Cluster::start(3, 1, 1).await;
     let file = cluster.dir.path().join("work");
     let mut paused = Candidate::start(&cluster, "paused", &file);

@@ -46,7 +46,7 @@ async fn nothing_acknowledged_is_lost_though_every_process_is_killed_in_turn() {
 
 #[tokio::test]
 #[ignore = "a minute long: cargo long"]
-async fn nothing_acknowledged_is_lost_of_many_values_though_every_process_is_killed_in_turn() {
+async fn many_acknowledged_values_survive_the_kill_of_every_process() {
     kill_every_process(100_000).await;
 }
 
@@ -145,7 +145,7 @@ async fn gaps(signal: Signal, aim: Duration) {
 }
 
 #[tokio::test]
-async fn leader_that_is_told_to_stop_hands_over() {
+async fn leader_that_is_stopped_hands_over() {
     gaps(Signal::SIGTERM, Duration::from_millis(100)).await;
 }
 

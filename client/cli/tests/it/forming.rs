@@ -143,7 +143,7 @@ async fn proposer_that_is_killed_while_it_forms_is_succeeded_by_the_next() {
 }
 
 #[tokio::test]
-async fn proposers_killed_at_any_moment_of_their_start_leave_nothing_that_the_next_cannot_finish() {
+async fn cluster_forms_though_starting_proposers_are_killed() {
     let mut cluster = Cluster::blank_and_calm(3).await;
     cluster.add_proposer(&cluster.urls(), &[]);
     // Kill the proposer once its log has this text: before, while and after the proposer forms.
@@ -167,7 +167,7 @@ async fn proposers_killed_at_any_moment_of_their_start_leave_nothing_that_the_ne
 }
 
 #[tokio::test]
-async fn acceptor_that_was_away_when_its_cluster_formed_becomes_a_member_when_it_is_back() {
+async fn acceptor_absent_while_its_cluster_formed_becomes_a_member_later() {
     let mut cluster = Cluster::blank_and_calm(3).await;
     let configuration = cluster.configuration(&[0, 1, 2]).await;
     for acceptor in 0..3 {
@@ -186,7 +186,7 @@ async fn acceptor_that_was_away_when_its_cluster_formed_becomes_a_member_when_it
 }
 
 #[tokio::test]
-async fn conflicting_lists_stick_before_any_vote_and_everybody_says_how_they_differ() {
+async fn conflicting_member_lists_stop_forming_before_any_vote() {
     let mut cluster = Cluster::blank_and_calm(4).await;
     let first = cluster.configuration(&[0, 1, 2]).await;
     let second = cluster.configuration(&[1, 2, 3]).await;

@@ -70,7 +70,7 @@ async fn feed(args: &[&str], text: &str) -> Output {
 }
 
 #[tokio::test]
-async fn signals_end_commands_that_follow_with_0_and_others_with_128_and_the_number() {
+async fn signals_end_commands_with_0_or_with_128_plus_the_number() {
     let cluster = Cluster::start(3, 1, 1).await;
     let urls = cluster.urls();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -258,7 +258,7 @@ async fn every_line_that_was_sent_has_an_outcome_and_a_bad_line_is_named() {
 }
 
 #[tokio::test]
-async fn log_prints_every_acknowledged_line_while_nobody_leads() {
+async fn log_prints_every_acknowledged_line_without_a_leader() {
     const LINES: &str = "1\n2\n3\n4\n5\n";
     let mut cluster = Cluster::start(3, 1, 1).await;
     let urls = cluster.urls();

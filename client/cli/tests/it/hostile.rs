@@ -193,7 +193,7 @@ async fn numbers_that_cannot_be_are_refused_and_leave_no_trace() {
 }
 
 #[tokio::test]
-async fn witness_that_cannot_be_stored_does_not_end_an_acceptor_or_have_another_refused() {
+async fn witness_that_cannot_be_stored_harms_no_acceptor() {
     let cluster = Cluster::start(3, 1, 2).await;
     let status = sweep::acceptor_status(&cluster.acceptors[0].address).await;
     let other = sweep::acceptor_status(&cluster.acceptors[1].address).await;
@@ -226,7 +226,7 @@ async fn witness_that_cannot_be_stored_does_not_end_an_acceptor_or_have_another_
 }
 
 #[tokio::test]
-async fn acceptor_driven_up_by_legal_steps_does_not_keep_the_others_from_electing() {
+async fn acceptor_driven_up_by_legal_steps_does_not_prevent_elections() {
     let mut cluster = Cluster::start(3, 2, 2).await;
     ordered(&cluster.client(), "before").await;
     for _ in 0..2 {
@@ -279,7 +279,7 @@ async fn elects_without_digests(cluster: &mut Cluster) {
 }
 
 #[tokio::test]
-async fn garbage_on_every_port_and_messages_cut_short_harm_nobody() {
+async fn garbage_and_truncated_messages_harm_no_process() {
     let mut cluster = Cluster::start(3, 2, 2).await;
     let client = cluster.client();
     ordered(&client, "before").await;

@@ -157,7 +157,7 @@ fn refused<T: std::fmt::Debug>(what: &str, code: Code, answer: Result<T, Status>
 }
 
 #[tokio::test]
-async fn keys_and_values_beyond_the_limits_are_refused_and_those_at_them_are_not() {
+async fn keys_and_values_are_refused_only_beyond_the_limits() {
     let cluster = Cluster::start(3, 1, 1).await;
     let services = Services::of(&cluster);
     let invalid = Code::InvalidArgument;

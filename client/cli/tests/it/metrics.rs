@@ -302,7 +302,7 @@ async fn roles_are_ready_when_they_are_of_use_and_say_why_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_ask_slowly_or_never_end_are_cut_off_and_hold_up_nobody() {
+async fn slow_and_unfinished_requests_are_cut_off_and_delay_no_probe() {
     let mut cluster = nobody().await;
     cluster.add_acceptor();
     let acceptor = &cluster.acceptors[0];

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tonic::Code;
 
 #[tokio::test]
-async fn clients_go_on_while_the_leader_and_a_standby_stand_still() {
+async fn clients_continue_while_the_leader_and_a_standby_are_paused() {
     let cluster = Cluster::start(3, 3, 1).await;
     let leader = cluster.leader().await;
     let client = cluster.client();
@@ -53,7 +53,7 @@ async fn clients_go_on_while_the_leader_and_a_standby_stand_still() {
 }
 
 #[tokio::test]
-async fn status_does_not_wait_for_an_acceptor_and_a_standby_that_stand_still() {
+async fn status_does_not_wait_for_a_paused_acceptor_and_standby() {
     let cluster = Cluster::start(3, 2, 1).await;
     let standby = 1 - cluster.leader().await;
     let (standby, acceptor) = (&cluster.proposers[standby], &cluster.acceptors[2]);

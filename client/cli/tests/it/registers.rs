@@ -10,7 +10,7 @@ use paxos_common::peer::connect_lazy;
 use tonic::Code;
 
 #[tokio::test]
-async fn many_decide_at_once_and_everybody_is_told_one_winner_also_later() {
+async fn concurrent_decides_return_one_winner_also_later() {
     let mut cluster = Cluster::start(3, 2, 2).await;
     let urls = cluster.urls();
     let names: Vec<_> = (0..21).map(|number| format!("candidate-{number}")).collect();

@@ -125,7 +125,7 @@ async fn cluster() -> Cluster {
 
 #[tokio::test]
 #[ignore = "half a minute long: cargo long"]
-async fn ten_learners_serve_ten_times_the_reads_of_one_and_proposers_notice_nothing() {
+async fn ten_learners_serve_ten_times_the_reads_of_one() {
     scale(Duration::from_secs(10)).await;
 }
 

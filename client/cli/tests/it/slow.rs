@@ -102,13 +102,13 @@ fn check(what: &str, calm: &Poured, poured: &Poured, growth: u64) {
 }
 
 #[tokio::test]
-async fn learner_that_stands_still_costs_nobody_anything_and_resumes_without_a_gap() {
+async fn paused_learner_slows_no_client_and_resumes_without_a_gap() {
     stop_learner(Duration::ZERO).await;
 }
 
 #[tokio::test]
 #[ignore = "minutes long: cargo long"]
-async fn learner_that_stands_still_for_a_minute_costs_nobody_anything() {
+async fn learner_paused_for_a_minute_slows_no_client() {
     stop_learner(Duration::from_mins(1)).await;
 }
 
@@ -139,7 +139,7 @@ async fn stop_learner(stopped: Duration) {
 }
 
 #[tokio::test]
-async fn readers_at_a_crawl_are_waited_for_by_nobody_and_miss_nothing() {
+async fn stalled_readers_slow_no_client_and_miss_nothing() {
     const READERS: usize = 3;
     let cluster = Cluster::start(3, 1, 1).await;
     let calm = pour(&cluster, "calm", Duration::ZERO).await;

@@ -309,7 +309,7 @@ async fn foreign_caller_s_trace_is_continued_and_its_refusal_respected() {
 }
 
 #[tokio::test]
-async fn proposal_that_a_leader_left_behind_shows_it_and_the_one_that_finished_it() {
+async fn trace_of_an_abandoned_proposal_shows_both_leaders() {
     let collector = Collector::start().await;
     let mut cluster = traced(&collector, 2, 1).await;
     let leader = cluster.leader().await;

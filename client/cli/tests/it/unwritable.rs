@@ -52,7 +52,7 @@ async fn code(args: &[&str], out: Goes, error: Goes) -> Option<i32> {
 }
 
 #[tokio::test]
-async fn exit_codes_do_not_depend_on_standard_error_and_a_full_standard_output_is_74() {
+async fn exit_codes_do_not_depend_on_standard_error() {
     let cluster = Cluster::start(3, 1, 1).await;
     let urls = cluster.urls();
     stdout(&run(&["put", "there", "x", "--acceptors", &urls]).await);
@@ -109,7 +109,7 @@ async fn exit_codes_do_not_depend_on_standard_error_and_a_full_standard_output_i
 }
 
 #[tokio::test]
-async fn commands_that_run_until_stopped_end_alike_whatever_becomes_of_standard_error() {
+async fn long_running_commands_end_the_same_for_any_standard_error() {
     let cluster = Cluster::start(3, 1, 1).await;
     let urls = cluster.urls();
     stdout(&run(&["propose", "x", "--acceptors", &urls]).await);
@@ -132,7 +132,7 @@ async fn commands_that_run_until_stopped_end_alike_whatever_becomes_of_standard_
 }
 
 #[tokio::test]
-async fn cluster_in_one_process_works_and_stops_cleanly_whatever_becomes_of_standard_error() {
+async fn dev_cluster_works_and_stops_cleanly_on_broken_standard_error() {
     for error in [Goes::Full, Goes::Closed] {
         let directory = tempfile::tempdir().unwrap();
         // All three roles use ports above the base.
@@ -176,7 +176,7 @@ fn signal(child: &Child, signal: Signal) {
 }
 
 #[tokio::test]
-async fn role_whose_log_nobody_reads_votes_answers_probes_and_stops() {
+async fn acceptor_with_an_unread_log_votes_answers_probes_and_stops() {
     let mut cluster = Cluster::start(3, 1, 1).await;
     let data_dir = cluster.path("acceptor-3");
     cluster.acceptors[2].kill();
@@ -231,7 +231,7 @@ async fn role_whose_log_nobody_reads_votes_answers_probes_and_stops() {
 }
 
 #[tokio::test]
-async fn proposer_and_learner_whose_logs_are_not_read_work_answer_probes_and_stop() {
+async fn proposer_and_learner_with_unread_logs_answer_probes_and_stop() {
     let cluster = Cluster::blank(3).await;
     let urls = cluster.urls();
     let start = |role: &str| {

@@ -143,7 +143,7 @@ fn accepted_knowing(slots: &[(u64, u64)], voted_to: u64, chosen_to: u64, known_t
 }
 
 #[test]
-fn rejects_prepare_and_accept_below_promise_naming_the_promise_and_its_leader() {
+fn rejects_prepare_and_accept_below_promise() {
     let mut acceptor = Fixture::blank();
     assert_eq!(acceptor.prepare(2), PrepareAnswer::Promised);
     let before = acceptor.core.clone();
@@ -196,7 +196,7 @@ fn accept_raises_the_promise() {
 }
 
 #[test]
-fn rejection_in_a_group_rests_on_the_promise_of_that_group_and_waits_with_it() {
+fn rejection_waits_with_the_promise_of_its_group() {
     let acceptor = Fixture::blank();
     let mut group = acceptor.core.group();
     acceptor.core.prepare(&mut group, &prepare(5));
@@ -287,7 +287,7 @@ fn refuses_rounds_too_far_above_the_promise_and_names_it() {
 }
 
 #[test]
-fn refuses_slots_too_far_above_the_leaders_watermark_whole_and_keeps_the_ballot() {
+fn refuses_slots_too_far_above_the_leaders_watermark() {
     let mut acceptor = Fixture::blank();
     acceptor.prepare(1);
     let before = acceptor.core.clone();
@@ -359,7 +359,7 @@ fn a_higher_ballot_replaces_a_value_that_was_never_chosen() {
 }
 
 #[test]
-fn the_same_proposal_again_is_accepted_without_writing_and_keeps_no_second_row() {
+fn repeated_proposal_is_accepted_without_writing() {
     let mut acceptor = Fixture::blank();
     let message = accept(1, 0, &[(0, "a")]);
     let first = acceptor.accept(&message);
@@ -405,7 +405,7 @@ fn heartbeat_writes_nothing_unless_the_promise_rises() {
 }
 
 #[test]
-fn resignation_is_told_until_somebody_else_is_promised() {
+fn resignation_is_reported_until_another_proposer_is_promised() {
     let mut acceptor = Fixture::blank();
     let resign = Accept {
         resign: true,

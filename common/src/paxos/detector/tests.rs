@@ -91,7 +91,7 @@ fn request_that_the_core_would_turn_away_is_not_heard() {
 }
 
 #[test]
-fn proposer_heard_before_is_heard_again_when_a_request_is_turned_away_after_all() {
+fn earlier_proposer_is_heard_again_when_a_request_is_turned_away() {
     let mut detector = led();
     let claims = [
         prepare(&mut detector, 3, 200),
@@ -134,7 +134,7 @@ fn promise_to_a_proposer_without_a_stream_counts_as_heard() {
 }
 
 #[test]
-fn promise_does_not_count_as_heard_when_the_stream_of_its_proposer_has_ended() {
+fn promise_does_not_count_as_heard_after_its_stream_ended() {
     let mut detector = led();
     detector.opened(SECOND, ballot(2), None, at(200));
     let claim = prepare(&mut detector, 2, 210);

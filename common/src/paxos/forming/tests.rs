@@ -176,7 +176,7 @@ fn a_proposer_killed_after_any_step_leaves_what_the_next_one_completes() {
 }
 
 #[test]
-fn asks_everybody_before_it_lists_them() {
+fn asks_every_acceptor_before_listing_members() {
     let mut caller = forming(&[1, 2, 3]);
     caller.report(report(1, Membership::Blank));
     caller.report(report(2, Membership::Blank));
@@ -200,7 +200,7 @@ fn completes_only_when_all_have_stored_it() {
 }
 
 #[test]
-fn one_formed_member_is_enough_to_begin_and_the_others_are_completed_on_the_way() {
+fn one_formed_member_is_enough_to_begin() {
     let mut caller = forming(&[1, 2, 3]);
     caller.report(report(2, Membership::Formed(list(&[1, 2, 3]))));
     caller.report(report(3, Membership::Forming(list(&[1, 2, 3]))));
@@ -234,7 +234,7 @@ fn an_acceptor_that_is_blank_after_another_was_formed_has_lost_its_disk() {
 }
 
 #[test]
-fn an_acceptor_that_was_blank_before_another_was_formed_is_not_taken_for_one_that_lost_its_disk() {
+fn acceptor_blank_before_another_was_formed_is_not_taken_as_lost() {
     let mut caller = forming(&[1, 2, 3]);
     caller.report(report(3, Membership::Blank));
     caller.report(report(1, Membership::Formed(list(&[1, 2, 3]))));
@@ -266,7 +266,7 @@ fn conflicting_lists_stick_with_a_message_that_says_the_way_out() {
 }
 
 #[test]
-fn a_stored_list_without_somebody_who_answered_is_a_conflict() {
+fn stored_list_without_an_acceptor_that_answered_is_a_conflict() {
     let mut caller = forming(&[1, 2, 3]);
     caller.report(report(1, Membership::Forming(list(&[1, 2, 4]))));
     caller.report(report(3, Membership::Blank));

@@ -215,7 +215,7 @@ fn begins_at_the_first_slot_that_its_disk_does_not_hold() {
 }
 
 #[test]
-fn what_lies_beyond_the_window_is_to_be_given_again_and_is_then_counted_once() {
+fn votes_beyond_the_window_are_given_again_and_counted_once() {
     let mut learner = learner();
     let beyond = WINDOW_SLOTS;
     assert_eq!(

@@ -222,7 +222,7 @@ fn retry_takes_effect_once_in_whatever_order_sequences_come() {
 }
 
 #[test]
-fn session_that_nobody_uses_expires_and_one_in_use_stays() {
+fn idle_session_expires_and_used_session_stays() {
     let mut machine = Machine::default();
     apply(&mut machine, &[open(), open()]);
     let (used, idle) = (at(0, 0), at(0, 1));

@@ -165,7 +165,7 @@ fn short_rounds_are_not_begun_faster_when_reads_come_and_go() {
 }
 
 #[test]
-fn a_further_answer_that_sinks_the_bound_below_what_was_applied_makes_a_round_short() {
+fn later_answer_below_what_was_applied_makes_a_round_short() {
     let mut reading = reading();
     applied(&mut reading, 5);
     asked(&mut reading, 1);
@@ -181,7 +181,7 @@ fn a_further_answer_that_sinks_the_bound_below_what_was_applied_makes_a_round_sh
 }
 
 #[test]
-fn a_bound_at_what_was_applied_when_its_round_began_is_sound_and_a_trimmed_log_counts() {
+fn bound_at_what_was_applied_when_its_round_began_is_sound() {
     let mut reading = reading();
     applied(&mut reading, 5);
     asked(&mut reading, 1);
@@ -190,7 +190,7 @@ fn a_bound_at_what_was_applied_when_its_round_began_is_sound_and_a_trimmed_log_c
 }
 
 #[test]
-fn a_read_is_answered_when_everything_below_the_bound_of_a_quorum_is_applied() {
+fn read_is_answered_once_all_slots_below_the_bound_are_applied() {
     let mut reading = reading();
     assert_eq!(asked(&mut reading, 1), [ask(0, &[1, 2, 3]), Effect::SetTimer(0)]);
     assert_eq!(tailed(&mut reading, 1, 0, 4), []);
@@ -271,13 +271,13 @@ fn reads_that_come_in_together_share_the_round_that_begins_then() {
 }
 
 #[test]
-fn nobody_who_asks_begins_nothing() {
+fn no_round_begins_without_a_read() {
     let mut reading = reading();
     assert_eq!(asked_together(&mut reading, 1, 1), []);
 }
 
 #[test]
-fn a_read_that_comes_in_during_a_round_waits_for_the_next_which_serves_all_such() {
+fn read_that_arrives_during_a_round_waits_for_the_next() {
     let mut reading = reading();
     asked(&mut reading, 1);
     assert_eq!(asked(&mut reading, 2), []);
@@ -320,7 +320,7 @@ fn a_read_keeps_the_smallest_bound_of_the_rounds_begun_after_it_came_in() {
 }
 
 #[test]
-fn a_read_that_waits_for_longer_than_the_limit_asks_anew_and_has_the_leader_fill() {
+fn read_that_waits_too_long_asks_again_and_has_the_leader_fill() {
     let mut reading = reading();
     asked(&mut reading, 1);
     tailed(&mut reading, 1, 0, 3);
@@ -334,7 +334,7 @@ fn a_read_that_waits_for_longer_than_the_limit_asks_anew_and_has_the_leader_fill
 }
 
 #[test]
-fn a_round_that_no_quorum_answers_is_asked_again_and_not_begun_anew() {
+fn round_that_no_quorum_answers_is_asked_again_not_restarted() {
     let mut reading = reading();
     asked(&mut reading, 1);
     tailed(&mut reading, 2, 0, 0);

@@ -49,7 +49,7 @@ fn refuse(guard: &mut Guard, list: &[Run]) {
 }
 
 #[test]
-fn an_acceptor_that_knows_all_it_had_told_passes() {
+fn acceptor_that_knows_all_it_reported_passes() {
     let witnesses = heard(&[(1, 10), (2, 25)]);
     assert_eq!(check(&witnesses, &[(1, 10), (2, 30), (3, 31)], 9), None);
     let mut guard = guard();
@@ -209,7 +209,7 @@ fn guard_finds_out_an_acceptor_by_what_another_remembers_when_it_promises() {
 }
 
 #[test]
-fn an_acceptor_that_restarted_since_it_showed_its_runs_is_trusted_again_when_it_shows_them_anew() {
+fn restarted_acceptor_is_trusted_again_when_it_shows_its_runs() {
     let mut guard = guard();
     guard.introduce(ACCEPTOR, &[run(1, 20)], [], &[]);
     // Another acceptor has heard of the new run first, from the leader.
@@ -229,7 +229,7 @@ fn an_acceptor_that_restarted_since_it_showed_its_runs_is_trusted_again_when_it_
 }
 
 #[test]
-fn an_acceptor_that_restarts_often_is_not_refused_for_lists_that_come_late() {
+fn acceptor_that_restarts_often_is_not_refused_for_late_lists() {
     let mut guard = guard();
     for number in 1..20 {
         // Each list is one run behind the news of others.
@@ -241,7 +241,7 @@ fn an_acceptor_that_restarts_often_is_not_refused_for_lists_that_come_late() {
 }
 
 #[test]
-fn a_bounded_table_drops_the_lowest_counters_of_each_acceptor_and_says_what_it_would_keep() {
+fn bounded_table_drops_the_lowest_counters_of_each_acceptor() {
     let mut witnesses = heard(&[(5, 50), (1, 10), (3, 30)]);
     let (one, ten) = (RunNumber::from_random(1), CommitCounter::new(10));
     witnesses.hear(OTHER, one, ten);

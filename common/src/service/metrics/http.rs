@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn probes_tell_what_is_and_other_requests_what_is_served() {
+    async fn probes_report_the_state_and_wrong_requests_what_is_served() {
         let (readiness, shutdown) = (Readiness::not_yet("it starts"), shutdown());
         let address = start(&readiness, &shutdown).await;
         for (head, status, body) in [
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_hold_connections_open_keep_nobody_out() {
+    async fn held_connections_keep_no_client_out() {
         let (readiness, shutdown) = (Readiness::not_yet("it starts"), shutdown());
         let address = start(&readiness, &shutdown).await;
         let mut held = Vec::new();

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn changes_begin_with_the_present_state_and_tell_each_turn() {
+    async fn changes_begin_with_the_present_state_and_report_each_turn() {
         let readiness = Readiness::not_yet("it starts");
         let mut changes = readiness.changes();
         changes.changed().await.unwrap();

@@ -315,7 +315,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_are_timed_by_method_and_code_and_a_stream_that_is_left_is_no_failure() {
+    fn calls_are_timed_by_method_and_code() {
         let metrics = Metrics::unread();
         let measured = Measured::by(&metrics, "paxos.v1.Learner/");
         let begin = |path: &str| measured.open(path).unwrap();

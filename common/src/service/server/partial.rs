@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_stand_still_for_longest_are_cut_off_when_there_is_too_much() {
+    fn longest_stalled_messages_are_cut_off_above_the_limit() {
         let partials = Arc::<Partials>::default();
         let mut shares: Vec<_> = (0..4).map(|_| partials.share()).collect();
         for share in &mut shares {

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn full_queue_drops_lines_and_counts_them_and_takes_more_once_there_is_room() {
+    fn full_queue_drops_lines_and_counts_them() {
         let (turn, turns) = mpsc::sync_channel(100);
         let taken = Arc::default();
         let mut queue = Queue::new(

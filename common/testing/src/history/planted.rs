@@ -266,7 +266,7 @@ fn write_that_takes_effect_twice_is_refused() {
 }
 
 #[test]
-fn value_that_nobody_wrote_is_refused() {
+fn value_that_was_never_written_is_refused() {
     let history = [put(0..10, "a", 1), read(20..30, Some(held("b", 2)), 3)];
     refused("out of thin air", Rule::NothingFromNowhere, &history);
     let mut elsewhere = put(20..30, "b", 2);

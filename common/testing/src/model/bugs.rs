@@ -140,8 +140,8 @@ pub fn planted() -> Vec<Case> {
             },
         ),
         plant(
-            AnswersAboveAHole,
-            "answering above a hole",
+            AnswersAboveAGap,
+            "answering above a gap",
             pipelined(allow(&[(Campaign, 1)])),
         ),
         plant(

@@ -42,7 +42,7 @@ pub(crate) enum Bug {
     /// A leader requests promises from a watermark on, and then starts below this watermark.
     StartsBelowFrom,
     /// A caller is answered as soon as the slot of its command is chosen.
-    AnswersAboveAHole,
+    AnswersAboveAGap,
     /// A watermark passes over rows of a ballot older than the claimant's ballot.
     WatermarkTrustedForOlderRows,
     /// A frame's watermark is applied to rows of earlier frames.
@@ -186,7 +186,7 @@ impl ProposerStep<'_> {
                 *ballot = lead.ballot();
             }
             (Message::Answer(ballot, _, AcceptAnswer::Accepted { slots, .. }), _)
-                if self.cluster.has(Bug::AnswersAboveAHole) =>
+                if self.cluster.has(Bug::AnswersAboveAGap) =>
             {
                 for slot in slots.iter().flat_map(|range| range.from.to(range.to)) {
                     self.answer_early(*ballot, slot, from);
@@ -240,7 +240,7 @@ impl ProposerStep<'_> {
         if self.cluster.has(Bug::WatermarkByHearsay) {
             accept.chosen_to = accept.chosen_to.max(self.node.scratch.heard);
         }
-        if self.cluster.has(Bug::AnswersAboveAHole) {
+        if self.cluster.has(Bug::AnswersAboveAGap) {
             for (slot, value) in &accept.proposals {
                 if let Some(&command) = value.as_bytes().first() {
                     let proposed = &mut self.node.scratch.proposed;

@@ -35,7 +35,7 @@ pub enum Bug {
     /// A leader requests promises from a watermark on, and then starts below this watermark.
     StartsBelowFrom,
     /// A caller is answered as soon as the slot of its command is chosen.
-    AnswersAboveAHole,
+    AnswersAboveAGap,
     /// An acceptor's watermark passes over rows of a ballot older than the claimant's ballot.
     WatermarkTrustedForOlderRows,
     /// A frame's watermark is applied to rows of earlier frames.
@@ -115,7 +115,7 @@ impl Bug {
         Self::StartsBelowTheWatermark,
         Self::ValuesPickedFromPartOfTheQuorum,
         Self::StartsBelowFrom,
-        Self::AnswersAboveAHole,
+        Self::AnswersAboveAGap,
         Self::WatermarkTrustedForOlderRows,
         Self::FrameWatermarkForHeldRows,
         Self::PagesOutliveTheirPromise,
@@ -155,7 +155,7 @@ impl Bug {
 
     /// Bugs that need a rare schedule. The first needs a slot chosen above an unchosen slot: ordered streams allow this
     /// only across a break. The second needs a damaged row in the only acceptor of a scan that holds the chosen value.
-    pub const SHY: [Self; 2] = [Self::AnswersAboveAHole, Self::RepairTakesUnreadableRowForEmpty];
+    pub const SHY: [Self; 2] = [Self::AnswersAboveAGap, Self::RepairTakesUnreadableRowForEmpty];
 
     /// The bug with this name.
     pub fn named(name: &str) -> Option<Self> {

@@ -346,7 +346,7 @@ impl World<'_> {
                 if self.tampering.has(Bug::CampaignFromDamagedRow) {
                     *known_to = *chosen_to;
                 }
-                if self.tampering.has(Bug::AnswersAboveAHole) {
+                if self.tampering.has(Bug::AnswersAboveAGap) {
                     let acceptor = self.place(*acceptor);
                     for slot in slots.iter().flat_map(|range| range.from.to(range.to)) {
                         self.answer_early(proposer, *ballot, slot, acceptor);
@@ -419,7 +419,7 @@ impl World<'_> {
                 if self.tampering.has(Bug::LeaderCountsVotesOfOtherBallots) {
                     self.count_reported(proposer, *acceptor, accept);
                 }
-                if self.tampering.has(Bug::AnswersAboveAHole) {
+                if self.tampering.has(Bug::AnswersAboveAGap) {
                     self.remember_proposals(accept);
                 }
                 let acceptor = *acceptor;

@@ -40,7 +40,7 @@ async fn write_version_2(directory: &Path, opener: Option<Opener>) -> Machine {
 }
 
 #[tokio::test]
-async fn file_of_version_2_is_upgraded_and_learned_again_where_its_sessions_should_have_had_openers() {
+async fn file_of_version_2_is_upgraded_or_learned_again() {
     for opener in [None, OPENER] {
         let directory = tempfile::tempdir().unwrap();
         let machine = write_version_2(directory.path(), opener).await;

@@ -96,7 +96,7 @@ fn peer_that_does_not_answer_is_shown_by_the_latest_report_with_its_age() {
 }
 
 #[test]
-fn acceptor_that_the_leader_does_not_count_is_a_finding_after_a_second_look() {
+fn acceptor_not_counted_by_the_leader_is_a_finding() {
     let mut status = healthy();
     status.proposers = vec![own_proposer(7101, true, &[1, 3])];
     let found = problems(&status);
@@ -147,7 +147,7 @@ fn learner_that_left_without_a_word_is_a_finding_until_it_is_back() {
 }
 
 #[test]
-fn learner_that_is_cut_off_from_the_acceptors_is_a_finding_though_it_answers() {
+fn learner_cut_off_from_the_acceptors_is_a_finding() {
     let mut status = healthy();
     let gone = AttachedPeer {
         age_ms: 30_000,

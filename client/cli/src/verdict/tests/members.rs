@@ -43,7 +43,7 @@ fn every_member_is_judged_though_only_some_were_given() {
 }
 
 #[test]
-fn members_that_nobody_could_ask_are_a_finding() {
+fn members_that_do_not_answer_are_a_finding() {
     let mut status = healthy();
     five_of_which_two_are_dead(&mut status);
     status.acceptors.truncate(3);

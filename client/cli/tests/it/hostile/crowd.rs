@@ -35,7 +35,7 @@ fn raise_open_files() {
 }
 
 #[tokio::test]
-async fn thousands_of_silent_connections_lock_nobody_out_and_are_closed() {
+async fn thousands_of_silent_connections_lock_no_client_out() {
     raise_open_files();
     let mut cluster = Cluster::start(3, 2, 2).await;
     // A client with a machine that vanishes during a subscription.
@@ -142,7 +142,7 @@ async fn closed_by_the_server(strangers: &mut [TcpStream]) -> usize {
 }
 
 #[tokio::test]
-async fn streams_that_nobody_reads_or_writes_cost_little_and_end_with_their_connection() {
+async fn idle_streams_cost_little_and_end_with_their_connection() {
     let cluster = Cluster::start(3, 2, 2).await;
     let led_at = ballot(&cluster).await;
     let load = Load::start(&cluster, 2, usize::MAX, 8);

@@ -70,7 +70,7 @@ fn opening(opener: &'static [u8]) -> pb::Command {
 }
 
 #[tokio::test]
-async fn attached_peers_with_the_largest_reports_leave_status_readable_and_larger_reports_are_refused() {
+async fn largest_reports_of_peers_leave_status_readable() {
     let cluster = Cluster::start(3, 1, 1).await;
     let address = &cluster.acceptors[0].address;
     let status = sweep::acceptor_status(address).await;
@@ -115,7 +115,7 @@ async fn attached_peers_with_the_largest_reports_leave_status_readable_and_large
 }
 
 #[tokio::test]
-async fn forged_votes_far_ahead_and_values_that_cannot_be_read_stop_nobody() {
+async fn forged_far_votes_and_unreadable_values_stop_no_process() {
     let mut cluster = Cluster::start(3, 2, 2).await;
     let first = ordered(&cluster.client(), "before").await;
     let unreadable = |slot, found| pb::Proposal {
@@ -166,7 +166,7 @@ async fn elects_with_far_vote(cluster: &mut Cluster) {
 }
 
 #[tokio::test]
-async fn sessions_are_used_by_their_openers_alone_and_cannot_be_opened_without_end() {
+async fn sessions_are_limited_and_usable_only_by_their_openers() {
     let cluster = Cluster::start(3, 1, 2).await;
     let name = propose(&cluster, opening(b"sixteen letters!")).await.unwrap();
     let put = |opener: &'static [u8], sequence, value: &'static str| pb::Command {

@@ -87,7 +87,7 @@ async fn stays_small(process: &Process, before: u64, limit: u64) {
 }
 
 #[tokio::test]
-async fn thousand_readers_that_take_nothing_fit_the_memory_and_hold_up_nobody() {
+async fn thousand_stalled_readers_fit_the_memory_and_delay_no_client() {
     let cluster = Cluster::start(3, 1, 2).await;
     let client = cluster.client();
     for number in 0..6 {

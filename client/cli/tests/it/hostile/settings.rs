@@ -3,7 +3,7 @@
 use crate::harness::paxos;
 
 #[tokio::test]
-async fn settings_that_make_no_sense_end_every_role_with_2_and_say_what_would_be_right() {
+async fn invalid_settings_end_every_role_with_2_and_advice() {
     let dir = tempfile::TempDir::new().unwrap();
     let data_dir = dir.path().display().to_string();
     let acceptor = ["serve", "acceptor", "--id", "a1", "--data-dir", &data_dir];

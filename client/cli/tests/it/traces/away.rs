@@ -6,7 +6,7 @@ use super::collector::{self, Collector};
 use crate::harness::{self, Cluster, run_with, until};
 
 #[tokio::test]
-async fn collector_that_is_away_costs_one_warning_and_is_told_once_it_is_back() {
+async fn absent_collector_is_logged_once_and_again_on_its_return() {
     let address = Collector::start().await.address;
     let cluster = Cluster::start_with(3, 1, 1, collector::environment(address)).await;
     let client = cluster.client();

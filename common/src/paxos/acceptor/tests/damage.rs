@@ -13,7 +13,7 @@ fn with_six_rows() -> Fixture {
 }
 
 #[test]
-fn a_row_found_damaged_holds_the_watermark_back_until_it_is_repaired_and_then_it_is_where_it_was() {
+fn damaged_row_holds_the_watermark_back_until_it_is_repaired() {
     let mut fixture = with_six_rows();
     assert_eq!(fixture.core.found_damaged([slot(3), slot(1)]), 2);
     assert_eq!(fixture.core.found_damaged([slot(1)]), 0, "it is known already");
@@ -80,7 +80,7 @@ fn a_repair_that_is_not_committed_makes_nothing_sound() {
 }
 
 #[test]
-fn a_row_found_damaged_above_the_watermark_is_no_vote_and_stops_the_watermark() {
+fn damaged_row_above_the_watermark_is_no_vote() {
     let mut fixture = with_six_rows();
     assert_eq!(fixture.core.found_damaged([slot(5)]), 1);
     let answer = fixture.accept(&accept(1, 6, &[])).unwrap();

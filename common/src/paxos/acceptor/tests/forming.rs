@@ -34,7 +34,7 @@ fn forming_takes_two_steps_and_each_may_be_repeated() {
 }
 
 #[test]
-fn forming_refuses_lists_without_this_acceptor_other_lists_and_the_second_step_first() {
+fn forming_refuses_other_lists_and_a_skipped_step() {
     let list = configuration(&[1, 2, 3]);
     let other = configuration(&[1, 2, 4]);
     let blank = Fixture::with(Recovered {

@@ -23,7 +23,7 @@ fn watermark_never_passes_the_claim() {
 }
 
 #[test]
-fn an_older_row_below_the_watermark_stays_unproven_until_it_is_accepted_again() {
+fn older_row_below_the_watermark_is_unproven_until_accepted_again() {
     let mut acceptor = Fixture::blank();
     acceptor.accept(&accept(1, 0, &[(0, "a"), (1, "b")])).unwrap();
     assert_eq!(

@@ -129,7 +129,7 @@ fn flexible_quorums_decide_how_many_promises_are_enough() {
 }
 
 #[test]
-fn takes_the_value_of_the_highest_ballot_and_noop_only_where_nobody_has_a_row() {
+fn takes_the_value_of_the_highest_ballot_and_noop_without_any_row() {
     let mut campaign = campaign(0);
     campaign.page(uuid(1), last_page(0, 0, vec![row(0, 1, "low"), row(3, 2, "d")]));
     campaign.page(uuid(2), last_page(0, 0, vec![row(0, 2, "high"), row(1, 1, "b")]));
@@ -198,7 +198,7 @@ fn unknown_rows_do_not_count_as_word_on_their_slot() {
 }
 
 #[test]
-fn unknown_rows_below_the_watermark_hold_nobody_up() {
+fn unknown_rows_below_the_watermark_delay_no_candidate() {
     let mut campaign = campaign(0);
     campaign.page(uuid(1), last_page(0, 0, vec![unknown(0)]));
     campaign.page(uuid(2), last_page(0, 1, vec![row(0, 1, "a")]));
@@ -238,7 +238,7 @@ fn an_unreadable_row_too_far_ahead_waits_for_others_to_say_what_is_there() {
 }
 
 #[test]
-fn a_leader_that_gets_to_a_far_vote_proposes_its_value_before_anything_new() {
+fn leader_proposes_the_value_of_a_far_vote_before_new_commands() {
     use crate::paxos::{
         proposer::{Limits, Pending, RequestId, queue::Queue},
         quorum::Configuration,
@@ -282,7 +282,7 @@ fn an_incomplete_set_of_pages_is_no_promise() {
 }
 
 #[test]
-fn pages_after_a_lost_one_do_not_count_until_the_stream_begins_anew() {
+fn pages_after_a_lost_one_do_not_count_until_the_stream_restarts() {
     let mut campaign = campaign(0);
     campaign.page(uuid(2), last_page(0, 0, vec![]));
     campaign.page(uuid(1), page(0, 1, 4, vec![row(0, 1, "a")]));
@@ -326,7 +326,7 @@ fn a_damaged_row_does_not_lower_the_watermark_that_a_campaign_starts_from() {
 }
 
 #[test]
-fn slots_are_beyond_repair_only_when_all_have_reported_and_no_quorum_can_say() {
+fn slots_are_beyond_repair_only_when_all_have_reported() {
     let members = (1..=3).map(|number| (uuid(number), Arc::from("http://a:1")));
     let electorate = crate::paxos::quorum::Configuration::new(members, 2, 2)
         .unwrap()

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_standby_forwards_to_the_leader_it_hears_of_and_keeps_commands_while_there_is_none() {
+fn standby_forwards_to_the_leader_and_keeps_commands_without_one() {
     let mut bench = Bench::new();
     bench.propose(1, "a");
     assert_eq!((bench.forwards(), bench.answers()), (vec![], vec![]));
@@ -78,7 +78,7 @@ fn a_forwarded_command_is_proposed_or_refused_and_never_sent_on() {
 }
 
 #[test]
-fn commands_that_find_nobody_who_leads_are_given_back() {
+fn commands_that_find_no_leader_are_given_back() {
     let mut bench = Bench::new();
     bench.propose(1, "a");
     let (_, at_least, at_most) = bench.timer(Timer::Leaderless).unwrap();
@@ -147,7 +147,7 @@ fn a_standby_that_is_to_stop_hands_over_at_once_and_refuses_what_it_has() {
 }
 
 #[test]
-fn a_value_is_refused_at_once_only_when_an_earlier_one_waits_for_acceptors_that_could_vote() {
+fn full_disks_refuse_further_values_but_hanging_disks_do_not() {
     let mut bench = Bench::new();
     let mine = bench.lead();
     for number in 1..=2 {

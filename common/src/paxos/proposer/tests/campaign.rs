@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn asks_everybody_for_the_same_range_from_the_highest_watermark_heard_of() {
+fn prepares_at_every_acceptor_from_the_highest_watermark_heard_of() {
     let mut bench = Bench::new();
     let mut known = word(ballot(3, 1), 1);
     known.known_to = slot(9);
@@ -60,7 +60,7 @@ fn promises_of_an_acceptor_without_an_open_link_are_dropped() {
 }
 
 #[test]
-fn a_rejected_candidate_stands_by_for_a_growing_time_and_goes_above_the_ballot_reported() {
+fn rejected_candidate_waits_longer_and_exceeds_the_ballot_reported() {
     let mut bench = Bench::new();
     let mut longest = Duration::ZERO;
     for round in [5, 10, 15] {
@@ -113,7 +113,7 @@ fn a_candidate_gives_up_without_a_byte_of_a_promise_and_goes_on_with_one() {
 }
 
 #[test]
-fn a_candidate_that_gave_up_has_more_patience_the_next_time_and_a_minute_at_most() {
+fn patience_of_a_candidate_grows_up_to_a_minute() {
     let mut bench = Bench::new();
     let patience: Vec<u64> = (0..6)
         .map(|_| {
@@ -152,7 +152,7 @@ fn timers_of_an_older_generation_are_void() {
 }
 
 #[test]
-fn an_acceptor_whose_rounds_were_driven_up_is_climbed_to_in_steps_it_takes() {
+fn candidate_raises_a_low_acceptor_in_steps_that_it_accepts() {
     let mut bench = Bench::new();
     let high = ballot(3 * Ballot::ROUND_JUMP_MAX, 1);
     bench.report(3, high, 300);

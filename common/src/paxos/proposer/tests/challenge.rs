@@ -32,7 +32,7 @@ fn stuck(_: u64, _: u128) -> Option<Word> {
 }
 
 #[test]
-fn a_leader_that_gets_nowhere_with_commands_of_ours_is_challenged_after_five_seconds() {
+fn leader_that_makes_no_progress_is_challenged_after_five_seconds() {
     let mut bench = Bench::new();
     live(&mut bench, 10_000, stuck);
     bench.propose(1, "a");
@@ -63,7 +63,7 @@ fn votes_above_what_is_chosen_are_a_reason_as_well() {
 }
 
 #[test]
-fn without_anything_that_waits_nobody_is_challenged() {
+fn leader_is_not_challenged_while_no_command_waits() {
     let mut bench = Bench::new();
     bench.report(1, ballot(3, 1), 10);
     bench.propose(1, "a");
@@ -171,7 +171,7 @@ fn flexible_quorums_need_as_many_as_the_larger() {
 }
 
 #[test]
-fn challenges_in_vain_make_the_next_one_later_until_something_is_chosen() {
+fn failed_challenges_delay_the_next_until_a_value_is_chosen() {
     let mut bench = Bench::new();
     let mut round = 3;
     let mut patience = Vec::new();

@@ -99,7 +99,7 @@ fn answers_that_are_not_fresh_do_not_count() {
 }
 
 #[test]
-fn answers_to_the_last_report_that_waited_while_the_process_was_frozen_do_not_count() {
+fn answers_that_waited_while_the_process_was_frozen_do_not_count() {
     let mut bench = Bench::new();
     for number in 1..=3 {
         bench.report(number, Ballot::ZERO, 900);
@@ -163,7 +163,7 @@ fn a_stream_that_is_open_again_is_no_reason() {
 }
 
 #[test]
-fn the_wait_is_short_when_all_say_ended_or_resigned_and_long_when_one_of_the_quorum_says_silent() {
+fn wait_is_short_only_when_all_report_ended_or_resigned() {
     let mut bench = Bench::new();
     bench.reported(1, ballot(3, 1), 10, true);
     bench.say(2, ended(ballot(3, 1), 30));

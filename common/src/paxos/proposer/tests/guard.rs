@@ -31,7 +31,7 @@ fn with_others(
 }
 
 #[test]
-fn a_connection_to_an_acceptor_that_is_not_trusted_is_opened_again_until_its_right_disk_is_back() {
+fn untrusted_acceptor_is_connected_again_until_its_disk_is_back() {
     let mut bench = Bench::with(Limits::default(), (3, 2, 2));
     let reopen = |number| Effect::Reopen(uuid(number));
     let known = Witnesses::from_iter([(uuid(3), RunNumber::from_random(1), CommitCounter::new(9))]);
@@ -51,7 +51,7 @@ fn a_connection_to_an_acceptor_that_is_not_trusted_is_opened_again_until_its_rig
 }
 
 #[test]
-fn a_new_run_counts_once_enough_others_were_asked_about_it_and_the_reign_goes_on_meanwhile() {
+fn new_run_counts_once_enough_other_acceptors_were_asked() {
     let mut bench = Bench::with(Limits::default(), (3, 2, 2));
     let reopen = Effect::Reopen(uuid(3));
     let nothing = Witnesses::default;

@@ -275,7 +275,7 @@ fn the_watermark_advances_by_the_leaders_own_tally_and_never_by_hearsay() {
 }
 
 #[test]
-fn acceptors_are_told_the_watermark() {
+fn acceptors_receive_the_watermark() {
     let mut bench = Bench::new();
     bench.lead();
     bench.propose(1, "a");

@@ -118,7 +118,7 @@ fn time_in_which_this_process_stood_still_does_not_count() {
 }
 
 #[test]
-fn pages_rows_and_answers_show_that_an_acceptor_is_there_and_words_of_another_ballot_do_not() {
+fn pages_rows_and_answers_show_that_an_acceptor_is_there() {
     for number in 1..=4 {
         let mut bench = Bench::new();
         let mine = bench.lead();
@@ -191,7 +191,7 @@ fn flexible_quorums_decide_how_many_must_be_there() {
 }
 
 #[test]
-fn a_candidate_does_not_wait_for_late_pages_alone_but_for_acceptors_that_are_there() {
+fn candidate_gives_up_unless_a_quorum_is_there() {
     let mut bench = Bench::new();
     bench.campaign();
     live(&mut bench, 4, &[1, 2], 0);

@@ -25,7 +25,7 @@ fn heartbeats_go_to_those_that_were_sent_nothing_lately() {
 }
 
 #[test]
-fn steps_down_when_its_ballot_is_rejected_and_calls_what_was_in_flight_unknown() {
+fn steps_down_when_its_ballot_is_rejected() {
     let mut bench = Bench::new();
     bench.lead();
     bench.propose(1, "a");
@@ -84,7 +84,7 @@ fn a_vote_above_what_is_proposed_is_filled_with_no_ops() {
 }
 
 #[test]
-fn a_reader_may_have_slots_filled_a_bounded_number_at_a_time_and_below_what_is_proposed_nothing() {
+fn reader_may_have_a_bounded_number_of_slots_filled_at_a_time() {
     let limits = Limits {
         slots_in_flight_max: 100_000,
         ..Limits::default()
@@ -103,7 +103,7 @@ fn a_reader_may_have_slots_filled_a_bounded_number_at_a_time_and_below_what_is_p
 }
 
 #[test]
-fn slots_that_no_acceptor_is_known_to_have_voted_on_are_filled_seldom_and_others_at_once() {
+fn slots_without_known_votes_are_filled_seldom_and_others_at_once() {
     let limits = Limits {
         slots_in_flight_max: 100_000,
         unanswered_max: 31,
@@ -169,7 +169,7 @@ fn a_leader_that_is_to_stop_sees_through_what_is_in_flight_then_says_so() {
 }
 
 #[test]
-fn a_leader_that_is_to_stop_and_loses_its_ballot_has_nothing_left_to_hand_over() {
+fn stopping_leader_that_loses_its_ballot_has_nothing_to_hand_over() {
     let mut bench = Bench::new();
     bench.lead();
     bench.propose(1, "a");

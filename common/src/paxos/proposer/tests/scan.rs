@@ -91,7 +91,7 @@ fn a_page_of_an_earlier_scan_does_not_speak_for_the_present_one() {
 }
 
 #[test]
-fn a_chosen_slot_that_a_whole_quorum_lost_halts_the_leader_and_is_never_a_no_op() {
+fn chosen_slot_lost_by_a_quorum_halts_the_leader() {
     let mut bench = forgetful();
     bench.propose(1, "a");
     let (scan, _) = bench.scan_at_last(0).unwrap();

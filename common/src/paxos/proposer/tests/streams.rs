@@ -43,7 +43,7 @@ fn streams_open_with_the_campaign_and_before_its_question() {
 }
 
 #[test]
-fn whoever_gives_way_shuts_its_streams() {
+fn proposer_that_gives_way_shuts_its_streams() {
     let mut bench = Bench::new();
     let mine = bench.campaign();
     bench.give_up();
@@ -115,7 +115,7 @@ fn what_was_not_voted_for_is_sent_again_when_the_stream_opens_again() {
 }
 
 #[test]
-fn what_is_unanswered_on_an_open_stream_is_not_sent_again_and_heartbeats_go_on() {
+fn unanswered_messages_on_an_open_stream_are_not_sent_again() {
     let mut bench = Bench::new();
     bench.lead();
     bench.propose(1, "a");

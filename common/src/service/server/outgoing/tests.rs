@@ -49,7 +49,7 @@ fn is_taken(room: &Room, bytes: usize) -> bool {
 }
 
 #[tokio::test]
-async fn room_is_held_until_http2_has_written_the_last_slice_and_the_next_part_is_there() {
+async fn room_is_held_until_http2_has_written_the_last_slice() {
     let (pool, usage) = (pool(), connection());
     let account = account(&pool, &usage);
     let room = Room::of(Arc::clone(&account));
@@ -73,7 +73,7 @@ async fn room_is_held_until_http2_has_written_the_last_slice_and_the_next_part_i
 }
 
 #[tokio::test]
-async fn small_answers_take_no_room_and_large_ones_without_room_are_refused_while_all_is_taken() {
+async fn only_large_answers_take_room_and_are_refused_without_room() {
     let (pool, usage) = (pool(), connection());
     let account = account(&pool, &usage);
     let room = Room::of(Arc::clone(&account));
@@ -108,7 +108,7 @@ async fn one_connection_has_at_most_half_and_another_is_served_before_it() {
 }
 
 #[tokio::test]
-async fn those_that_wait_are_served_in_order_and_one_that_gives_up_leaves_nothing() {
+async fn waiting_answers_are_served_in_order() {
     let pool = pool();
     let room = || Room::of(account(&pool, &connection()));
     let all = room();
@@ -135,7 +135,7 @@ async fn those_that_wait_are_served_in_order_and_one_that_gives_up_leaves_nothin
 }
 
 #[tokio::test]
-async fn connection_whose_reader_stands_still_is_closed_once_another_waits() {
+async fn connection_with_a_stalled_reader_is_closed_once_another_waits() {
     let pool = pool();
     let (slow, reading, newcomer) = (connection(), connection(), connection());
     let hand_over = |usage| {

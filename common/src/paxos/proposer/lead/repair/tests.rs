@@ -171,7 +171,7 @@ fn rows_that_an_acceptor_lost_are_sent_again_from_what_the_leader_holds() {
 }
 
 #[test]
-fn acceptor_without_space_is_not_heard_gets_heartbeats_alone_and_then_all_that_it_turned_away() {
+fn acceptor_without_space_gets_heartbeats_alone_and_later_the_rest() {
     let (mut reign, sent) = Reign::of(6);
     for acceptor in [1, 2] {
         reign.grant(acceptor, &to(acceptor, &sent)[0], 0);
@@ -193,7 +193,7 @@ fn acceptor_without_space_is_not_heard_gets_heartbeats_alone_and_then_all_that_i
 }
 
 #[test]
-fn repair_that_is_unanswered_is_not_sent_again_and_one_that_came_to_nothing_is_begun_again() {
+fn unanswered_repair_is_not_sent_again_but_a_failed_one_is() {
     let (mut reign, sent) = Reign::of(6);
     for acceptor in [1, 2] {
         reign.grant(acceptor, &to(acceptor, &sent)[0], 0);
@@ -217,7 +217,7 @@ fn repair_that_is_unanswered_is_not_sent_again_and_one_that_came_to_nothing_is_b
 }
 
 #[test]
-fn nobody_is_asked_on_behalf_of_an_acceptor_that_does_not_answer() {
+fn no_repair_begins_for_an_acceptor_that_does_not_answer() {
     let (mut reign, sent) = Reign::of(1_000);
     for acceptor in [1, 2, 3] {
         reign.grant(acceptor, &to(acceptor, &sent)[0], 0);
@@ -252,7 +252,7 @@ fn repair_leaves_room_for_a_resignation() {
 }
 
 #[test]
-fn acceptor_without_space_keeps_nobody_else_from_being_repaired() {
+fn acceptor_without_space_does_not_block_the_repair_of_others() {
     let (mut reign, sent) = Reign::of(3);
     for acceptor in [1, 2, 3] {
         reign.grant(acceptor, &to(acceptor, &sent)[0], 0);
@@ -274,7 +274,7 @@ fn acceptor_without_space_keeps_nobody_else_from_being_repaired() {
 }
 
 #[test]
-fn acceptor_whose_watermark_trails_under_load_is_not_repaired_and_one_that_is_far_behind_is_at_once() {
+fn acceptor_trailing_under_load_is_not_repaired_unless_far_behind() {
     let (mut reign, sent) = Reign::of(1_000);
     for acceptor in [1, 2, 3] {
         reign.grant(acceptor, &to(acceptor, &sent)[0], 0);
@@ -384,7 +384,7 @@ fn halts(effects: &[Effect]) -> Option<&str> {
 }
 
 #[test]
-fn interleaved_damage_is_repaired_on_all_acceptors_at_once_and_waits_for_no_check() {
+fn interleaved_damage_is_repaired_on_all_acceptors_at_once() {
     const SLOTS: u64 = 465;
     let mut reign = forgotten(SLOTS);
     reign.find_damage([0, 1, 2], SLOTS);
@@ -410,7 +410,7 @@ fn interleaved_damage_is_repaired_on_all_acceptors_at_once_and_waits_for_no_chec
 }
 
 #[test]
-fn slot_that_no_report_speaks_for_is_asked_for_alone_and_holds_up_no_other() {
+fn slot_that_no_report_covers_holds_up_no_other() {
     let mut reign = forgotten(4);
     reign.open.remove(&uuid(3));
     // Of the acceptors with slot 1 known to be chosen, only the third can read the row, and the third is away.
@@ -429,7 +429,7 @@ fn slot_that_no_report_speaks_for_is_asked_for_alone_and_holds_up_no_other() {
 }
 
 #[test]
-fn damage_on_every_acceptor_halts_the_leader_once_all_have_reported_and_names_slots_and_acceptors() {
+fn damage_on_every_acceptor_halts_the_leader_once_all_reported() {
     let mut reign = forgotten(4);
     reign.find_damage([2, 2, 2], 4);
     let (number, end) = *scans(&reign.send()).first().unwrap();
