@@ -12,7 +12,7 @@ use rand::seq::SliceRandom as _;
 use tokio::time::Instant;
 
 use crate::{
-    client::ClientConfig,
+    config::ClientConfig,
     error::Cause,
     stall::Leader,
     status::{Acceptors, ClusterStatus},

@@ -88,7 +88,7 @@ impl Election {
     ) -> Result<Self, ElectionError> {
         let (name, candidate) = (name.into(), candidate.into());
         let invalid = |text| Err(ElectionError::Invalid(text));
-        if let Err(limits::Broken(text)) = limits::check_key(&name) {
+        if let Err(limits::LimitExceeded(text)) = limits::check_key(&name) {
             return invalid(text);
         }
         if candidate.len() > limits::KEY_BYTES_MAX {
@@ -113,8 +113,8 @@ impl Election {
     /// Waits until this candidate holds.
     ///
     /// # Errors
-    /// [`ElectionError::Unavailable`] when the cluster has not answered for `patience`. The wait for the end of another
-    /// holder's tenure has no limit.
+    /// [`ElectionError::Unavailable`] when the cluster has not answered for the client's timeout. The wait for the
+    /// end of another holder's tenure has no limit.
     ///
     /// # Cancel safety
     /// Dropping the future ends the candidacy. If the candidate was about to win, there may be no holder for up to the
@@ -122,17 +122,18 @@ impl Election {
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub async fn campaign(&self, patience: Duration) -> Result<Tenure, ElectionError> {
-        let won = campaign::run(&self.register, &self.candidacy, patience).await?;
+    pub async fn campaign(&self) -> Result<Tenure, ElectionError> {
+        let timeout = self.register.client.timeout();
+        let won = campaign::run(&self.register, &self.candidacy, timeout).await?;
         Ok(Tenure::start(self.register.clone(), self.candidacy.clone(), won))
     }
 
     /// Observes the election: the present holder first, and then each change, to another holder or to none. Renewals
     /// are not reported, and neither is the end of a holder's time before another candidate takes over.
     ///
-    /// The observation ends in [`ElectionError::Unavailable`] only when no learner has answered for `patience`.
-    pub fn observe(&self, patience: Duration) -> Observation {
-        Observation::start(self.register.clone(), patience)
+    /// The observation ends in [`ElectionError::Unavailable`] only when no learner has answered for the client's timeout.
+    pub fn observe(&self) -> Observation {
+        Observation::start(self.register.clone(), self.register.client.timeout())
     }
 }
 
@@ -209,7 +210,7 @@ pub enum ElectionError {
     /// The cluster refused permanently.
     #[error("refused: {0}")]
     Refused(Cause),
-    /// The cluster has not answered within the patience of the caller.
+    /// The cluster has not answered within the client's timeout.
     #[error("the cluster does not answer: {0}")]
     Unavailable(Cause),
 }

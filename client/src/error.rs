@@ -8,7 +8,7 @@ use paxos_common::{
 };
 use tonic::{Code, Status};
 
-use crate::{Version, limits::Broken};
+use crate::{Version, limits::LimitExceeded};
 
 /// The cause of a failed call: the answer of the peer, or the fate of the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +89,9 @@ pub enum ConfigError {
     /// The list of acceptors is empty.
     #[error("no acceptor's address was given: give at least one")]
     NoAcceptors,
+    /// A text is not the URL of an acceptor.
+    #[error("{0}")]
+    Address(String),
 }
 
 /// A command was not ordered, or its outcome is unknown.
@@ -182,7 +185,7 @@ pub enum SubscribeError {
     /// The request breaks a limit; the text names the limit.
     #[error("{0}")]
     Invalid(String),
-    /// No learner could be reached within the patience of the caller.
+    /// No learner could be reached within the client's timeout.
     #[error("no learner answers: {0}")]
     Unavailable(Cause),
 }
@@ -290,20 +293,20 @@ impl From<Unanswered> for ReadError {
     }
 }
 
-impl From<Broken> for ProposeError {
-    fn from(Broken(text): Broken) -> Self {
+impl From<LimitExceeded> for ProposeError {
+    fn from(LimitExceeded(text): LimitExceeded) -> Self {
         Self::Invalid(text)
     }
 }
 
-impl From<Broken> for WriteError {
-    fn from(Broken(text): Broken) -> Self {
+impl From<LimitExceeded> for WriteError {
+    fn from(LimitExceeded(text): LimitExceeded) -> Self {
         Self::Invalid(text)
     }
 }
 
-impl From<Broken> for ReadError {
-    fn from(Broken(text): Broken) -> Self {
+impl From<LimitExceeded> for ReadError {
+    fn from(LimitExceeded(text): LimitExceeded) -> Self {
         Self::Invalid(text)
     }
 }

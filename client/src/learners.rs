@@ -42,14 +42,14 @@ pub(crate) struct Learners {
     tracer: Tracer,
 }
 
-/// The terms of a call to a learner.
+/// The deadline and the trace context of a call to a learner.
 #[derive(Debug)]
-pub(crate) struct Terms {
+pub(crate) struct CallOptions {
     patience: Duration,
     context: Option<SpanContext>,
 }
 
-impl Terms {
+impl CallOptions {
     /// A request with deadline and trace context.
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
@@ -102,7 +102,7 @@ impl Learners {
     }
 
     /// Asks the learners one after the other, until a learner answers or returns an error that all learners would
-    /// return. `request` calls `method`, on terms that differ from learner to learner.
+    /// return. `request` calls `method`, with options that differ from learner to learner.
     ///
     /// # Errors
     /// See [`Unanswered`].
@@ -113,7 +113,7 @@ impl Learners {
         self: &Arc<Self>,
         deadline: Instant,
         method: &'static str,
-        request: impl Fn(LearnerClient<Channel>, Terms) -> F,
+        request: impl Fn(LearnerClient<Channel>, CallOptions) -> F,
     ) -> Result<T, Unanswered>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -148,11 +148,11 @@ impl Learners {
             let counted = Counted::new(&member.in_flight);
             let call = self.tracer.call(method);
             call.to(&member.address);
-            let terms = Terms {
+            let options = CallOptions {
                 patience: attempt,
                 context: call.context(),
             };
-            let answer = timeout(attempt, request(member.client.clone(), terms)).await;
+            let answer = timeout(attempt, request(member.client.clone(), options)).await;
             drop(counted);
             match &answer {
                 Ok(Ok(_)) => call.answered(Code::Ok, ""),
@@ -280,7 +280,7 @@ impl Member {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::ClientConfig;
+    use crate::ClientConfig;
 
     fn learners(addresses: &[&str]) -> Arc<Learners> {
         let config = ClientConfig {

@@ -27,8 +27,8 @@ use tonic::{Code, Streaming};
 
 use crate::{
     Version,
-    client::version_of,
     error::{Cause, Failed},
+    propose::version_of,
     stall::{Judge, Progress, Suspect, process_at},
 };
 

@@ -10,8 +10,8 @@ use tonic::{Code, Request, transport::Channel};
 use crate::{
     Version,
     address::Directory,
-    client::version_of,
     error::{Cause, Failed},
+    propose::version_of,
     stall::{Judge, Progress, Suspect, process_at},
     trace::Call,
     transport::was_not_taken,

@@ -37,12 +37,11 @@ impl ConnectionArgs {
     /// A client for that cluster. Connects when first used.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         let list = |addresses: &Option<Addresses>| addresses.clone().unwrap_or_default().0;
-        Client::new(ClientConfig {
-            acceptors: self.acceptors.addresses().to_vec(),
-            proposers: list(&self.proposers),
-            learners: list(&self.learners),
-        })
-        .map_err(Failure::usage)
+        let mut config = ClientConfig::new(self.acceptors.addresses()).map_err(Failure::usage)?;
+        config.proposers = list(&self.proposers);
+        config.learners = list(&self.learners);
+        config.timeout = self.timeout;
+        Client::new(config).map_err(Failure::usage)
     }
 }
 

@@ -90,7 +90,7 @@ async fn elect(args: Args) -> Result<u8, Failure> {
     let mut signals = signals::listen()?;
     let tenure = tokio::select! {
         // Cancel safe enough: the candidacy ends, and at worst nobody holds for the time to live.
-        tenure = campaign(&args, &election) => tenure?,
+        tenure = campaign(&election) => tenure?,
         // It ends only in an error.
         failure = show_changes(&args, &election) => return Err(failure),
         // Cancel safe: a signal that was not returned stays pending.
@@ -122,10 +122,10 @@ async fn elect(args: Args) -> Result<u8, Failure> {
 }
 
 /// Waits until this candidate holds. A cluster that does not answer is reported once, and ends no candidacy.
-async fn campaign(args: &Args, election: &Election) -> Result<Tenure, Failure> {
+async fn campaign(election: &Election) -> Result<Tenure, Failure> {
     let mut is_reported = false;
     loop {
-        match election.campaign(args.connection.timeout).await {
+        match election.campaign().await {
             Ok(tenure) => return Ok(tenure),
             Err(error @ ElectionError::Unavailable(_)) => {
                 if !std::mem::replace(&mut is_reported, true) {
@@ -156,7 +156,7 @@ async fn show_changes(args: &Args, election: &Election) -> Failure {
     }
     let mut shown = None;
     loop {
-        let mut observation = election.observe(args.connection.timeout);
+        let mut observation = election.observe();
         while let Some(news) = observation.next().await {
             let holding = match news {
                 Ok(holding) => holding,

@@ -1,7 +1,7 @@
 //! `paxos log`: prints the log.
 
 use paxos_client::{
-    Client, Slot, Subscription, Version,
+    Client, LogPage, Slot, SubscribeError, Updates, Version,
     proto::{Command, Delete, LogRecord, Put, command::Operation},
 };
 use paxos_common::exit::Failure;
@@ -13,6 +13,8 @@ use crate::{
     output::{OutputArgs, bytes_as_text},
     signals::{Left, interruptible, until_asked_to_end},
 };
+
+type Log = Updates<LogPage, SubscribeError>;
 
 /// Print the log: one line a command, SLOT.OFFSET and its value
 ///
@@ -56,21 +58,21 @@ fn parse_slot(text: &str) -> Result<Slot, String> {
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let client = args.connection.client()?;
-    let mut log = client.subscribe(args.from, args.connection.timeout);
+    let mut log = client.log(args.from);
     if args.follow {
         return until_asked_to_end(follow(&args, &mut log)).await;
     }
     interruptible(Left::Nothing, print_what_there_is(&args, &client, &mut log)).await
 }
 
-async fn print_what_there_is(args: &Args, client: &Client, log: &mut Subscription) -> Result<(), Failure> {
+async fn print_what_there_is(args: &Args, client: &Client, log: &mut Log) -> Result<(), Failure> {
     let begun = Instant::now();
     // The other half is left to read.
     let patience = args.connection.timeout / 2;
     let end = if args.local {
-        client.applied_to(patience).await
+        client.with_timeout(patience).applied_to().await
     } else {
-        client.chosen_to(patience).await
+        client.with_timeout(patience).chosen_to().await
     };
     let end = end.map_err(|cause| {
         let more = if args.local {
@@ -91,7 +93,7 @@ async fn print_what_there_is(args: &Args, client: &Client, log: &mut Subscriptio
     print_to(args, log, end, begun).await
 }
 
-async fn follow(args: &Args, log: &mut Subscription) -> Result<(), Failure> {
+async fn follow(args: &Args, log: &mut Log) -> Result<(), Failure> {
     while let Some(news) = log.next().await {
         print_all(args, &news.map_err(subscribe_failure)?.records)?;
     }
@@ -99,7 +101,7 @@ async fn follow(args: &Args, log: &mut Subscription) -> Result<(), Failure> {
 }
 
 /// Prints the slots below `end`. `since`: when the last records came, or when the command began.
-async fn print_to(args: &Args, log: &mut Subscription, end: Slot, mut since: Instant) -> Result<(), Failure> {
+async fn print_to(args: &Args, log: &mut Log, end: Slot, mut since: Instant) -> Result<(), Failure> {
     let mut next = args.from;
     while next < end {
         // A learner gives signs of life while it has no records: only records count here.
@@ -118,7 +120,7 @@ async fn print_to(args: &Args, log: &mut Subscription, end: Slot, mut since: Ins
     Ok(())
 }
 
-async fn next_records(log: &mut Subscription) -> Result<Vec<LogRecord>, Failure> {
+async fn next_records(log: &mut Log) -> Result<Vec<LogRecord>, Failure> {
     while let Some(news) = log.next().await {
         let news = news.map_err(subscribe_failure)?;
         if !news.records.is_empty() {

@@ -91,11 +91,11 @@ async fn watch(args: &Args, client: &Client, patience: Duration) -> Result<(), F
 }
 
 async fn look(client: &Client, patience: Duration) -> (ClusterStatus, Verdict) {
-    let mut status = client.cluster_status(patience).await;
+    let mut status = client.with_timeout(patience).cluster_status().await;
     let mut verdict = judge(&status);
     if verdict.contradicted {
         sleep(SECOND_LOOK_PAUSE).await;
-        status = client.cluster_status(patience).await;
+        status = client.with_timeout(patience).cluster_status().await;
         verdict = judge(&status);
     }
     (status, verdict)

@@ -23,10 +23,10 @@ impl std::fmt::Debug for Observation {
 }
 
 impl Observation {
-    pub(crate) fn start(seat: impl Seat, patience: Duration) -> Self {
+    pub(crate) fn start(seat: impl Seat, timeout: Duration) -> Self {
         let observer = Observer {
             seat,
-            patience,
+            timeout,
             watch: None,
             told: None,
         };
@@ -62,7 +62,7 @@ impl Stream for Observation {
 
 struct Observer<S: Seat> {
     seat: S,
-    patience: Duration,
+    timeout: Duration,
     watch: Option<S::Watch>,
     /// The last report; `None`: no report yet.
     told: Option<Option<Holding>>,
@@ -72,8 +72,8 @@ impl<S: Seat> Observer<S> {
     async fn next(&mut self) -> News {
         loop {
             let Some(watch) = &mut self.watch else {
-                let look = self.seat.look(self.patience).await?;
-                self.watch = Some(self.seat.watch(look.next, self.patience));
+                let look = self.seat.look(self.timeout).await?;
+                self.watch = Some(self.seat.watch(look.next, self.timeout));
                 if let Some(news) =
                     self.news(look.held.as_ref().map(|(version, value)| (*version, &value[..])))?
                 {

@@ -20,7 +20,7 @@ use super::{
     seat::{Look, Seat},
     *,
 };
-use crate::{Change, Changes, Condition, Current, Slot, Written, error::WriteError};
+use crate::{Change, ChangePage, Condition, Current, Slot, Written, error::WriteError};
 
 const TTL: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(3_600);
@@ -130,7 +130,7 @@ impl Fake {
 }
 
 impl Seat for Fake {
-    type Watch = Pin<Box<dyn Stream<Item = Result<Changes, SubscribeError>> + Send>>;
+    type Watch = Pin<Box<dyn Stream<Item = Result<ChangePage, SubscribeError>> + Send>>;
 
     async fn look(&self, timeout: Duration) -> Result<Look, Unanswered> {
         if self.is(CUT) {
@@ -159,7 +159,7 @@ impl Seat for Fake {
         self.carry_out(None, Condition::Version(version), timeout).await
     }
 
-    fn watch(&self, from: Version, _patience: Duration) -> Self::Watch {
+    fn watch(&self, from: Version, _timeout: Duration) -> Self::Watch {
         let (fake, slots) = (self.clone(), self.slots.subscribe());
         Box::pin(stream::unfold(
             (fake, slots, from),
@@ -169,7 +169,7 @@ impl Seat for Fake {
                     if from < next && !fake.is(CUT) {
                         let held = fake.held.lock().unwrap();
                         let new = held.changes.iter().filter(|change| change.version >= from);
-                        let news = Changes {
+                        let news = ChangePage {
                             changes: new.cloned().collect(),
                             next,
                         };
@@ -383,11 +383,7 @@ async fn candidate_whom_nobody_answers_is_told() {
 
 #[tokio::test]
 async fn limits_are_told_before_anything_is_sent() {
-    let client = Client::new(crate::ClientConfig {
-        acceptors: vec!["http://127.0.0.1:1".parse().unwrap()],
-        ..Default::default()
-    })
-    .unwrap();
+    let client = Client::connect(["http://127.0.0.1:1"]).unwrap();
     let election =
         |name: &'static str, ttl| Election::new(&client, name, "alice", Duration::from_millis(ttl));
     assert!(election("job", 500).is_ok() && election("job", 3_600_000).is_ok());

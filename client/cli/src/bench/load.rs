@@ -1,11 +1,9 @@
 //! What the cluster is measured with: proposals and linearizable reads, in the shares asked for.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use futures::future::try_join_all;
 use paxos_client::{
-    Client, Condition, Consistency, ProposeError, ReadError, Register, Version,
+    Client, ProposeError, ReadError, Register, Version,
     proto::{Append, Command, Put, command::Operation},
 };
 use paxos_common::exit::Failure;
@@ -26,7 +24,6 @@ pub(super) struct Load {
     pub(super) unary: bool,
     /// The share of reads, in per cent, 0 to 100.
     pub(super) reads_percent: u8,
-    pub(super) timeout: Duration,
 }
 
 impl Load {
@@ -37,8 +34,7 @@ impl Load {
         }
         let writes = (0..REGISTERS).map(|place| {
             let value = self.value.clone();
-            self.client
-                .put(key(place), value, Condition::Always, self.timeout)
+            self.client.put(key(place), value)
         });
         try_join_all(writes).await.map(drop).map_err(write_failure)
     }
@@ -78,15 +74,14 @@ impl Load {
             operation: Some(operation),
         };
         if self.unary {
-            self.client.propose_unary(command, self.timeout).await
+            self.client.propose_unary(command).await
         } else {
-            self.client.propose(command, self.timeout).await
+            self.client.propose(command).await
         }
     }
 
     async fn read(&self, place: usize) -> Result<Option<Register>, ReadError> {
-        let freshness = Consistency::Linearizable;
-        self.client.get(key(place), freshness, self.timeout).await
+        self.client.get(key(place)).await
     }
 }
 

@@ -322,7 +322,14 @@ async fn leader_whose_quorum_is_full_stays_and_goes_on_when_there_is_space() {
     // Another leader would meet the same disks. Two leader timeouts in any case, and each refusal is clear.
     for value in ["in flight", "refused"] {
         let patience = std::time::Duration::from_secs(1);
-        assert!(cluster.client().append(value, patience).await.is_err());
+        assert!(
+            cluster
+                .client()
+                .with_timeout(patience)
+                .append_at_most_once(value)
+                .await
+                .is_err()
+        );
     }
     let after = promised(&cluster.acceptor_status(2).await.unwrap());
     assert_eq!(before, after, "no campaign");

@@ -94,7 +94,7 @@ async fn signals_end_commands_that_follow_with_0_and_others_with_128_and_the_num
             handles(&child, signal).await;
             if args[0] == "bench" {
                 // Before it measures there is no result. Only what it measures takes many slots.
-                let chosen_to = async || cluster.client().chosen_to(PATIENCE).await.unwrap();
+                let chosen_to = async || cluster.client().chosen_to().await.unwrap();
                 let measures = chosen_to().await.plus(20);
                 until("it measures", async || {
                     (chosen_to().await > measures).then_some(())

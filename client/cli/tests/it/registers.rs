@@ -1,6 +1,6 @@
 //! Registers as their users see them: decided once for everybody, and what is refused.
 
-use crate::harness::{Cluster, PATIENCE, run, stdout, until};
+use crate::harness::{Cluster, run, stdout, until};
 use futures::future::join_all;
 use paxos_client::{
     Consistency,
@@ -63,11 +63,8 @@ async fn many_decide_at_once_and_everybody_is_told_one_winner_also_later() {
 async fn what_breaks_a_limit_or_is_nowhere_gets_the_documented_error() {
     let cluster = Cluster::start(3, 1, 1).await;
     let client = cluster.client();
-    let first = client.append_once("first", PATIENCE).await.unwrap();
-    client
-        .get("key", Consistency::AtLeast(first), PATIENCE)
-        .await
-        .unwrap();
+    let first = client.append("first").await.unwrap();
+    client.get_with("key", Consistency::AtLeast(first)).await.unwrap();
     let mut learner = LearnerClient::new(connect_lazy(&cluster.learners[0].address));
     let version = |slot| proto::Version { slot, offset: 0 };
 
@@ -136,16 +133,13 @@ async fn what_breaks_a_limit_or_is_nowhere_gets_the_documented_error() {
             condition: None,
         })),
     };
-    let ordered = client.propose(command(stamp.clone()), PATIENCE).await.unwrap();
+    let ordered = client.propose(command(stamp.clone())).await.unwrap();
     let refused = learner
         .result(result(proto::result_request::Command::Version(ordered.into())))
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::Aborted, "{refused}");
-    let found = client
-        .get("never", Consistency::Linearizable, PATIENCE)
-        .await
-        .unwrap();
+    let found = client.get("never").await.unwrap();
     assert_eq!(found, None);
 
     // The library lets nobody send what every proposer refuses; this goes around it.

@@ -90,7 +90,7 @@ impl Load {
                         }
                         let value = format!("{name} {number} of client {client_number}");
                         let value = format!("{value:.<bytes$}").into_bytes();
-                        let result = client.append(value.clone(), PATIENCE).await;
+                        let result = client.append_at_most_once(value.clone()).await;
                         if result.is_ok() {
                             shared.succeeded();
                         }

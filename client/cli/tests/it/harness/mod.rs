@@ -352,25 +352,20 @@ impl Cluster {
 
     /// A client that reads from these learners only.
     pub(crate) fn client_of(&self, learners: &[&Process]) -> Client {
-        Client::new(ClientConfig {
-            acceptors: self
-                .acceptors
-                .iter()
-                .map(|acceptor| acceptor.address.clone())
-                .collect(),
-            proposers: Vec::new(),
-            learners: learners.iter().map(|learner| learner.address.clone()).collect(),
-        })
-        .unwrap()
+        let mut config = ClientConfig::new(self.acceptors.iter().map(|acceptor| &acceptor.address)).unwrap();
+        config.learners = learners.iter().map(|learner| learner.address.clone()).collect();
+        config.timeout = PATIENCE;
+        Client::new(config).unwrap()
     }
 
     /// What one acceptor says of itself and the cluster; `None` when it does not answer.
     pub(crate) async fn acceptor_status(&self, acceptor: usize) -> Option<AcceptorStatusResponse> {
-        let client = Client::new(ClientConfig {
-            acceptors: vec![self.acceptors[acceptor].address.clone()],
-            ..ClientConfig::default()
-        });
-        let status = client.unwrap().cluster_status(Duration::from_secs(5)).await;
+        let client = Client::connect([&self.acceptors[acceptor].address]);
+        let status = client
+            .unwrap()
+            .with_timeout(Duration::from_secs(5))
+            .cluster_status()
+            .await;
         status.answers().next().cloned()
     }
 
@@ -385,7 +380,7 @@ impl Cluster {
     pub(crate) async fn leader(&self) -> usize {
         let client = self.client();
         until("a proposer leads", async || {
-            let status = client.cluster_status(Duration::from_secs(1)).await;
+            let status = client.with_timeout(Duration::from_secs(1)).cluster_status().await;
             let leading = status
                 .answers()
                 .flat_map(|answer| &answer.attached)
@@ -407,7 +402,7 @@ impl Cluster {
 
     /// All commands in a learner's log up to `end`, which it must reach.
     pub(crate) async fn log_of(&self, learner: &Process, end: Slot) -> BTreeMap<Version, Vec<u8>> {
-        let mut log = self.client_of(&[learner]).subscribe(Slot::ZERO, PATIENCE);
+        let mut log = self.client_of(&[learner]).log(Slot::ZERO);
         let mut commands = BTreeMap::new();
         let mut next = Slot::ZERO;
         while next < end {

@@ -9,48 +9,26 @@ use crate::{
     Slot,
     address::Directory,
     error::{Cause, SubscribeError},
-    follow::{Feed, Following},
+    follow::{self, Feed},
+    updates::Updates,
 };
 
-/// A message of a subscription.
+/// A part of the log.
 #[derive(Clone, Debug, PartialEq)]
-pub struct News {
+pub struct LogPage {
     /// In slot order, following the last reported record. Empty: a sign of life.
     pub records: Vec<LogRecord>,
     /// Every slot below has been reported.
     pub next: Slot,
 }
 
-/// The log from a slot on. Reads ahead a little, and stops when dropped.
-#[derive(Debug)]
-pub struct Subscription(Following<News>);
-
-impl Subscription {
-    pub(crate) fn start(directory: Arc<Directory>, from: Slot, patience: Duration) -> Self {
-        Self(Following::start(directory, LogFeed { next: from }, patience))
-    }
-
-    /// The next message. An error is the last message; `None` after an error.
-    ///
-    /// # Errors
-    /// See [`SubscribeError`].
-    ///
-    /// # Cancel safety
-    /// Safe: nothing is lost or repeated.
-    pub async fn next(&mut self) -> Option<Result<News, SubscribeError>> {
-        self.0.next().await
-    }
-}
-
-impl futures::Stream for Subscription {
-    type Item = Result<News, SubscribeError>;
-
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Self::Item>> {
-        self.0.poll_next(context)
-    }
+/// Follows the log from slot `from` on.
+pub(crate) fn follow(
+    directory: Arc<Directory>,
+    from: Slot,
+    timeout: Duration,
+) -> Updates<LogPage, SubscribeError> {
+    follow::follow(directory, LogFeed { next: from }, timeout)
 }
 
 struct LogFeed {
@@ -59,7 +37,7 @@ struct LogFeed {
 
 impl Feed for LogFeed {
     type Response = SubscribeResponse;
-    type News = News;
+    type Page = LogPage;
 
     async fn open(
         &self,
@@ -69,15 +47,15 @@ impl Feed for LogFeed {
         client.subscribe(SubscribeRequest { from }).await
     }
 
-    fn take(&mut self, response: SubscribeResponse) -> Result<News, Cause> {
-        let news = continue_from(self.next, response)?;
-        self.next = news.next;
-        Ok(news)
+    fn take(&mut self, response: SubscribeResponse) -> Result<LogPage, Cause> {
+        let page = continue_from(self.next, response)?;
+        self.next = page.next;
+        Ok(page)
     }
 }
 
 /// Takes from a response the records from `next` on: drops already reported records, refuses a gap.
-fn continue_from(next: Slot, response: SubscribeResponse) -> Result<News, Cause> {
+fn continue_from(next: Slot, response: SubscribeResponse) -> Result<LogPage, Cause> {
     let mut expected = next;
     let mut records = response.records;
     records.retain(|record| record.slot >= next.get());
@@ -90,7 +68,7 @@ fn continue_from(next: Slot, response: SubscribeResponse) -> Result<News, Cause>
         }
         expected = expected.next();
     }
-    Ok(News {
+    Ok(LogPage {
         records,
         next: expected,
     })
@@ -120,12 +98,12 @@ mod tests {
 
     #[test]
     fn response_continues_where_the_last_ended() {
-        let news = continue_from(slot(3), response(&[1, 2, 3, 4])).unwrap();
+        let page = continue_from(slot(3), response(&[1, 2, 3, 4])).unwrap();
         assert_eq!(
-            news.records.iter().map(|record| record.slot).collect::<Vec<_>>(),
+            page.records.iter().map(|record| record.slot).collect::<Vec<_>>(),
             [3, 4]
         );
-        assert_eq!(news.next, slot(5));
+        assert_eq!(page.next, slot(5));
         assert_eq!(continue_from(slot(5), response(&[])).unwrap().next, slot(5));
     }
 
