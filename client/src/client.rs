@@ -10,6 +10,7 @@ use tokio::{sync::mpsc, time::Instant};
 use crate::{
     Slot, Version,
     address::Directory,
+    cluster::ClusterStatus,
     config::ClientConfig,
     courier::{Courier, Obstacle, QUEUE_MAX},
     error::{ConfigError, ProposeError, ReadError, SubscribeError, WriteError},
@@ -22,7 +23,7 @@ use crate::{
     },
     session::Sessions,
     stall::Judge,
-    status::{ClusterStatus, survey},
+    status::{ClusterReport, survey},
     stream::Submission,
     trace::Tracer,
     unary::Unary,
@@ -379,6 +380,15 @@ impl Client {
     /// # Cancel safety
     /// Safe: the call only reads.
     pub async fn cluster_status(&self) -> ClusterStatus {
+        ClusterStatus::of(self.cluster_report().await)
+    }
+
+    /// The same with the answers as on the wire. For the command `paxos status`.
+    ///
+    /// # Cancel safety
+    /// Safe: the call only reads.
+    #[doc(hidden)]
+    pub async fn cluster_report(&self) -> ClusterReport {
         survey(&self.directory, self.timeout.min(TIMEOUT_MAX)).await
     }
 }

@@ -194,6 +194,7 @@ impl Holding {
 
 /// Taking part in an election, or observing an election, is not possible.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ElectionError {
     /// A limit is broken; the text names the limit.
     #[error("{0}")]

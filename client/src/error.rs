@@ -8,30 +8,36 @@ use paxos_common::{
 };
 use tonic::{Code, Status};
 
-use crate::{Version, limits::LimitExceeded};
+use crate::{Version, code::ErrorCode, limits::LimitExceeded};
 
 /// The cause of a failed call: the answer of the peer, or the fate of the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Cause {
     /// The gRPC code.
-    pub code: Code,
+    pub code: ErrorCode,
     /// A message for people.
     pub message: String,
 }
 
 impl Cause {
-    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+    /// A cause with this code and message.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self {
-            code: Code::Unavailable,
+            code,
             message: message.into(),
         }
     }
 
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Unavailable, message)
+    }
+
     pub(crate) fn deadline() -> Self {
-        Self {
-            code: Code::DeadlineExceeded,
-            message: "the deadline passed without an answer".to_owned(),
-        }
+        Self::new(
+            ErrorCode::DeadlineExceeded,
+            "the deadline passed without an answer",
+        )
     }
 
     /// The cause to report after several attempts: the last cause. If the last attempt only ran into the deadline, the
@@ -48,10 +54,9 @@ impl Cause {
         self.message = format!("{address}: {}", self.message);
         self
     }
-}
 
-impl From<&Status> for Cause {
-    fn from(status: &Status) -> Self {
+    /// The cause of a failed call, off the wire.
+    pub(crate) fn of(status: &Status) -> Self {
         let mut message = status.message().to_owned();
         // The transport's own text is only the wrapping; the actual event is at the bottom of the chain.
         let mut source = status.source();
@@ -67,7 +72,7 @@ impl From<&Status> for Cause {
             }
         }
         Self {
-            code: status.code(),
+            code: ErrorCode::of(status.code()),
             // The text comes from a peer, and appears on terminals and in logs.
             message: escape(&message).into_owned(),
         }
@@ -77,7 +82,7 @@ impl From<&Status> for Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.message.is_empty() {
-            return formatter.write_str(self.code.description());
+            return self.code.fmt(formatter);
         }
         formatter.write_str(&self.message)
     }
@@ -85,6 +90,7 @@ impl fmt::Display for Cause {
 
 /// The configuration cannot be used for a client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConfigError {
     /// The list of acceptors is empty.
     #[error("no acceptor's address was given: give at least one")]
@@ -96,6 +102,7 @@ pub enum ConfigError {
 
 /// A command was not ordered, or its outcome is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProposeError {
     /// The command breaks a limit; the text names the limit. Nothing was sent.
     #[error("{0}")]
@@ -117,6 +124,7 @@ pub enum ProposeError {
 ///
 /// A failed condition is an outcome, not an error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum WriteError {
     /// The command breaks a limit; the text names the limit. Nothing was sent.
     #[error("{0}")]
@@ -158,6 +166,7 @@ impl WriteError {
 
 /// A read was not answered. Reads change nothing: a retry is safe.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ReadError {
     /// The request breaks a limit; the text names the limit.
     #[error("{0}")]
@@ -178,6 +187,7 @@ pub enum ReadError {
 
 /// A subscription or watch ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SubscribeError {
     /// The position is no longer retained, or beyond the end of the log; the text gives the range.
     #[error("{0}")]
@@ -208,7 +218,7 @@ impl Failed {
 
     /// Judges the answer to a sent command.
     pub(crate) fn judge(status: &Status) -> Self {
-        let cause = Cause::from(status);
+        let cause = Cause::of(status);
         match (fate_of(status), status.code()) {
             (Some(Fate::NotProposed), _) => Self::NotProposed(cause),
             (Some(Fate::OutcomeUnknown), _) => Self::OutcomeUnknown(cause),
@@ -245,26 +255,18 @@ pub(crate) enum Unanswered {
 
 impl Unanswered {
     /// Judges a learner's error; `None`: another learner may do better.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "any other code, and any future one, says nothing about the other learners"
+    )]
     pub(crate) fn judge(status: &Status) -> Option<Self> {
-        let cause = Cause::from(status);
+        let cause = Cause::of(status);
         match status.code() {
             Code::InvalidArgument => Some(Self::Invalid(cause)),
             Code::FailedPrecondition => Some(Self::Refused(cause)),
             Code::OutOfRange => Some(Self::OutOfRange(cause)),
             Code::Aborted => Some(Self::Aborted(cause)),
-            Code::Ok
-            | Code::Cancelled
-            | Code::Unknown
-            | Code::DeadlineExceeded
-            | Code::NotFound
-            | Code::AlreadyExists
-            | Code::PermissionDenied
-            | Code::ResourceExhausted
-            | Code::Unimplemented
-            | Code::Internal
-            | Code::Unavailable
-            | Code::DataLoss
-            | Code::Unauthenticated => None,
+            _ => None,
         }
     }
 }
@@ -349,9 +351,9 @@ mod tests {
             (Status::cancelled("timeout"), false),
         ] {
             let expected = if not_proposed {
-                Failed::NotProposed(Cause::from(&answer))
+                Failed::NotProposed(Cause::of(&answer))
             } else {
-                Failed::OutcomeUnknown(Cause::from(&answer))
+                Failed::OutcomeUnknown(Cause::of(&answer))
             };
             assert_eq!(Failed::judge(&answer), expected, "{answer:?}");
         }

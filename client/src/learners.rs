@@ -169,7 +169,7 @@ impl Learners {
                 }
                 Ok(Err(status)) => match Unanswered::judge(&status) {
                     Some(unanswered) => return Err(unanswered),
-                    None => Cause::from(&status),
+                    None => Cause::of(&status),
                 },
                 Err(_elapsed) => Cause::deadline(),
             };

@@ -54,6 +54,8 @@
 
 mod address;
 mod client;
+mod cluster;
+mod code;
 mod config;
 mod courier;
 mod election;
@@ -64,6 +66,7 @@ mod limits;
 mod log;
 mod propose;
 mod read;
+mod record;
 mod registers;
 mod session;
 mod stall;
@@ -77,6 +80,8 @@ mod watch;
 mod write;
 
 pub use client::Client;
+pub use cluster::{AcceptorStatus, ClusterStatus, LearnerStatus, ProcessStatus, ProposerStatus};
+pub use code::ErrorCode;
 pub use config::ClientConfig;
 pub use election::{Election, ElectionError, Holding, Lost, Mandate, Observation, Tenure, Token};
 pub use error::{Cause, ConfigError, ProposeError, ReadError, SubscribeError, WriteError};
@@ -86,11 +91,15 @@ pub use paxos_common::{
     paxos::slot::{Slot, Version},
     peer::Address,
 };
-/// The messages of the contract, as on the wire.
-pub use paxos_proto::v1 as proto;
+pub use record::{Command, CommandId, LogRecord, Operation};
 pub use registers::{
     Condition, Consistency, Current, Decision, PageRequest, Register, RegisterPage, Written,
 };
-pub use status::{AcceptorReport, ClusterStatus, RoleReport};
 pub use updates::Updates;
 pub use watch::{Change, ChangePage, Target};
+
+/// What the command `paxos` needs beyond the API: messages as on the wire. May change at any time.
+#[doc(hidden)]
+pub mod raw {
+    pub use crate::status::{AcceptorReport, ClusterReport, RoleReport};
+}

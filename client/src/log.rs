@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use paxos_proto::v1::{LogRecord, SubscribeRequest, SubscribeResponse, learner_client::LearnerClient};
+use paxos_proto::v1::{SubscribeRequest, SubscribeResponse, learner_client::LearnerClient};
 use tonic::{Response, Status, Streaming, transport::Channel};
 
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
     address::Directory,
     error::{Cause, SubscribeError},
     follow::{self, Feed},
+    record::LogRecord,
     updates::Updates,
 };
 
@@ -57,15 +58,16 @@ impl Feed for LogFeed {
 /// Takes from a response the records from `next` on: drops already reported records, refuses a gap.
 fn continue_from(next: Slot, response: SubscribeResponse) -> Result<LogPage, Cause> {
     let mut expected = next;
-    let mut records = response.records;
-    records.retain(|record| record.slot >= next.get());
-    for record in &records {
-        if record.slot != expected.get() {
+    let mut records = Vec::with_capacity(response.records.len());
+    let messages = response.records.into_iter();
+    for message in messages.filter(|message| message.slot >= next.get()) {
+        if message.slot != expected.get() {
             return Err(Cause::unavailable(format!(
                 "the learner sent slot {} where {expected} follows",
-                record.slot
+                message.slot
             )));
         }
+        records.push(LogRecord::new(expected, message));
         expected = expected.next();
     }
     Ok(LogPage {
@@ -77,13 +79,14 @@ fn continue_from(next: Slot, response: SubscribeResponse) -> Result<LogPage, Cau
 #[cfg(test)]
 mod tests {
     use super::*;
+    use paxos_proto::v1;
 
     fn response(slots: &[u64]) -> SubscribeResponse {
         let records = slots
             .iter()
-            .map(|&slot| LogRecord {
+            .map(|&slot| v1::LogRecord {
                 slot,
-                ..LogRecord::default()
+                ..v1::LogRecord::default()
             })
             .collect();
         SubscribeResponse {
@@ -100,7 +103,10 @@ mod tests {
     fn response_continues_where_the_last_ended() {
         let page = continue_from(slot(3), response(&[1, 2, 3, 4])).unwrap();
         assert_eq!(
-            page.records.iter().map(|record| record.slot).collect::<Vec<_>>(),
+            page.records
+                .iter()
+                .map(|record| record.slot().get())
+                .collect::<Vec<_>>(),
             [3, 4]
         );
         assert_eq!(page.next, slot(5));

@@ -35,7 +35,7 @@ impl Client {
         }
         match &result {
             Ok(_) => call.answered(Code::Ok, ""),
-            Err(failed) => call.answered(failed.cause().code, &failed.cause().message),
+            Err(failed) => call.answered(failed.cause().code.grpc(), &failed.cause().message),
         }
         result
     }

@@ -74,7 +74,7 @@ impl Client {
     ) -> Result<RegisterPage, Unanswered> {
         let request = ReadRequest {
             target: Some(read_request::Target::Prefix(prefix)),
-            consistency: Some(page.consistency.into()),
+            consistency: Some(page.consistency.to_wire()),
             limit: page.limit,
             after: page.after.unwrap_or_default(),
         };
@@ -107,7 +107,7 @@ impl Client {
     ) -> Result<(Option<Register>, Slot), Unanswered> {
         let request = ReadRequest {
             target: Some(read_request::Target::Key(key.clone())),
-            consistency: Some(consistency.into()),
+            consistency: Some(consistency.to_wire()),
             ..ReadRequest::default()
         };
         let response = self.read(request, deadline).await?;

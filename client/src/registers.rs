@@ -28,6 +28,7 @@ impl Register {
 
 /// The condition under which a write of a register takes effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Condition {
     /// No condition: always write.
     #[default]
@@ -38,21 +39,33 @@ pub enum Condition {
     Version(Version),
 }
 
-impl From<Condition> for Option<v1::Condition> {
-    fn from(condition: Condition) -> Self {
-        let condition = match condition {
-            Condition::Always => return None,
-            Condition::Absent => condition::Condition::Absent(true),
-            Condition::Version(version) => condition::Condition::Version(version.into()),
+impl Condition {
+    pub(crate) fn to_wire(self) -> Option<v1::Condition> {
+        let condition = match self {
+            Self::Always => return None,
+            Self::Absent => condition::Condition::Absent(true),
+            Self::Version(version) => condition::Condition::Version(version.into()),
         };
         Some(v1::Condition {
             condition: Some(condition),
         })
     }
+
+    /// `None` for an invalid condition.
+    pub(crate) fn from_wire(condition: Option<v1::Condition>) -> Option<Self> {
+        match condition {
+            None => Some(Self::Always),
+            Some(v1::Condition { condition }) => match condition? {
+                condition::Condition::Absent(_) => Some(Self::Absent),
+                condition::Condition::Version(version) => Version::try_from(version).ok().map(Self::Version),
+            },
+        }
+    }
 }
 
 /// The outcome of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Written {
     /// The write took effect, once, whatever the number of attempts.
     Applied {
@@ -84,6 +97,7 @@ impl Written {
 
 /// The content of a register at the time of a failed condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Current {
     /// No value.
     Absent,
@@ -106,6 +120,7 @@ pub struct Decision {
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Consistency {
     /// Sees every write acknowledged before the read began, by any client.
     #[default]
@@ -116,12 +131,12 @@ pub enum Consistency {
     Local,
 }
 
-impl From<Consistency> for read_request::Consistency {
-    fn from(consistency: Consistency) -> Self {
-        match consistency {
-            Consistency::Linearizable => Self::Linearizable(Linearizable {}),
-            Consistency::AtLeast(version) => Self::AtLeast(version.into()),
-            Consistency::Local => Self::Local(Local {}),
+impl Consistency {
+    pub(crate) fn to_wire(self) -> read_request::Consistency {
+        match self {
+            Self::Linearizable => read_request::Consistency::Linearizable(Linearizable {}),
+            Self::AtLeast(version) => read_request::Consistency::AtLeast(version.into()),
+            Self::Local => read_request::Consistency::Local(Local {}),
         }
     }
 }
@@ -160,7 +175,7 @@ pub(crate) fn put(key: Bytes, value: Bytes, condition: Condition) -> Operation {
     Operation::Put(Put {
         key,
         value,
-        condition: condition.into(),
+        condition: condition.to_wire(),
     })
 }
 
@@ -168,6 +183,6 @@ pub(crate) fn put(key: Bytes, value: Bytes, condition: Condition) -> Operation {
 pub(crate) fn delete(key: Bytes, condition: Condition) -> Operation {
     Operation::Delete(Delete {
         key,
-        condition: condition.into(),
+        condition: condition.to_wire(),
     })
 }

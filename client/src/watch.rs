@@ -20,6 +20,7 @@ use crate::{
 
 /// The registers to watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Target {
     /// The register with this key.
     Key(Bytes),

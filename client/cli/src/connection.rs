@@ -69,6 +69,7 @@ pub(crate) fn propose_failure(error: ProposeError) -> Failure {
         ProposeError::OutcomeUnknown(_) => Failure::unavailable(anyhow::anyhow!(
             "{error}; look for it with `paxos log` before trying again"
         )),
+        _ => Failure::unavailable(error),
     }
 }
 
@@ -80,6 +81,7 @@ pub(crate) fn subscribe_failure(error: SubscribeError) -> Failure {
         SubscribeError::Unavailable(_) => {
             Failure::unavailable(anyhow::anyhow!("{error}; `paxos status` shows what is wrong"))
         }
+        _ => Failure::unavailable(error),
     }
 }
 

@@ -314,7 +314,7 @@ async fn announce(urls: &str, elsewhere: bool) -> Result<(), Failure> {
     let mut warned = false;
     loop {
         ticks.tick().await;
-        let verdict = judge(&client.cluster_status().await);
+        let verdict = judge(&client.cluster_report().await);
         if verdict.exit() == Exit::Clean {
             break;
         }

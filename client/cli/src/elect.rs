@@ -268,6 +268,7 @@ fn election_failure(error: ElectionError) -> Failure {
         ElectionError::Unavailable(_) => {
             Failure::unavailable(anyhow::anyhow!("{error}; `paxos status` shows what is wrong"))
         }
+        _ => Failure::unavailable(error),
     }
 }
 

@@ -1,10 +1,8 @@
 //! `paxos log`: prints the log.
 
-use paxos_client::{
-    Client, LogPage, Slot, SubscribeError, Updates, Version,
-    proto::{Command, Delete, LogRecord, Put, command::Operation},
-};
+use paxos_client::{Client, LogPage, Slot, SubscribeError, Updates, Version};
 use paxos_common::exit::Failure;
+use paxos_proto::v1::{Command, Delete, LogRecord, Put, command::Operation};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -95,7 +93,7 @@ async fn print_what_there_is(args: &Args, client: &Client, log: &mut Log) -> Res
 
 async fn follow(args: &Args, log: &mut Log) -> Result<(), Failure> {
     while let Some(news) = log.next().await {
-        print_all(args, &news.map_err(subscribe_failure)?.records)?;
+        print_all(args, &messages(news.map_err(subscribe_failure)?))?;
     }
     Ok(())
 }
@@ -124,12 +122,19 @@ async fn next_records(log: &mut Log) -> Result<Vec<LogRecord>, Failure> {
     while let Some(news) = log.next().await {
         let news = news.map_err(subscribe_failure)?;
         if !news.records.is_empty() {
-            return Ok(news.records);
+            return Ok(messages(news));
         }
     }
     Err(Failure::internal(anyhow::anyhow!(
         "the subscription ended without saying why"
     )))
+}
+
+fn messages(page: LogPage) -> Vec<LogRecord> {
+    page.records
+        .into_iter()
+        .map(paxos_client::LogRecord::into_message)
+        .collect()
 }
 
 fn print_all(args: &Args, records: &[LogRecord]) -> Result<(), Failure> {
@@ -192,7 +197,7 @@ fn command_text(command: &Command) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use paxos_client::proto::{Append, OpenSession, Value};
+    use paxos_proto::v1::{Append, OpenSession, Value};
     use serde_json::json;
 
     #[test]

@@ -122,6 +122,7 @@ fn print(output: OutputArgs, outcome: &Result<Version, ProposeError>) -> Result<
                     ProposeError::Invalid(_) | ProposeError::Refused(_) | ProposeError::NotProposed(_) => {
                         "NOT_PROPOSED"
                     }
+                    _ => "OUTCOME_UNKNOWN",
                 };
                 json!({ "error": { "reason": fate, "message": error.to_string() } })
             }

@@ -1,6 +1,6 @@
 //! Judges what the cluster says of itself: who is in it, whether it works, and what to do when it does not.
 
-use paxos_client::ClusterStatus;
+use paxos_client::raw::ClusterReport;
 use paxos_common::exit::Exit;
 
 mod acceptors;
@@ -101,7 +101,7 @@ impl Verdict {
     }
 }
 
-pub(crate) fn judge(status: &ClusterStatus) -> Verdict {
+pub(crate) fn judge(status: &ClusterReport) -> Verdict {
     let peers = peers::roster(status);
     let leader = peers::leader_of(&peers);
     let digests = digests::compare(

@@ -15,11 +15,9 @@ use std::{
 };
 
 use fake::{Does, FakeAcceptor, FakeLearner, FakeProposer, Served, nobody};
-use paxos_client::{
-    Address, Client, ClientConfig, ConfigError, ProposeError, Slot, SubscribeError,
-    proto::{Append, Command, Role, command::Operation},
-};
+use paxos_client::{Address, Client, ClientConfig, ConfigError, ProposeError, Slot, SubscribeError};
 use paxos_common::status::{Fate, deadline, no_leader, overloaded};
+use paxos_proto::v1::{Append, Command, Role, command::Operation};
 use tokio::net::TcpListener;
 use tonic::Status;
 
@@ -303,7 +301,7 @@ async fn subscription_continues_on_another_learner_without_loss_or_repeats() {
                 .unwrap()
                 .records
                 .iter()
-                .map(|record| record.slot),
+                .map(|record| record.slot().get()),
         );
     }
     assert_eq!(slots, (7..).take(slots.len()).collect::<Vec<_>>());

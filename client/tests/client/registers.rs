@@ -9,9 +9,9 @@ use std::{
 use paxos_client::{
     Client, Condition, Consistency, Current, PageRequest, ReadError, Slot, Target, Version, WriteError,
     Written,
-    proto::{Command, Put, SessionStamp, command::Operation},
 };
-use paxos_common::status::{Fate as Told, no_leader};
+use paxos_common::status::{self, no_leader};
+use paxos_proto::v1::{Command, Put, SessionStamp, command::Operation};
 use tonic::Status;
 
 use crate::{
@@ -23,7 +23,9 @@ use crate::{
 };
 
 /// A world with a proposer, a truthful learner, and a client of both.
-async fn world(fate: impl Fn(usize) -> Fate + Send + Sync + 'static) -> (World, Client, Served, world::Told) {
+async fn world(
+    fate: impl Fn(usize) -> Fate + Send + Sync + 'static,
+) -> (World, Client, Served, world::ServedLearner) {
     let world = World::new(fate);
     let (proposer, learner) = (
         world.serve_proposer().await,
@@ -205,7 +207,8 @@ async fn expiry_after_an_attempt_of_unknown_fate_leaves_the_outcome_unknown() {
 #[tokio::test]
 async fn deadline_tells_what_is_known_of_the_command() {
     let short = Duration::from_millis(300);
-    let (_world, client, _proposer, _learner) = world(|_| Fate::Fails(no_leader(Told::NotProposed))).await;
+    let (_world, client, _proposer, _learner) =
+        world(|_| Fate::Fails(no_leader(status::Fate::NotProposed))).await;
     let error = client.with_timeout(short).put("key", "").await.unwrap_err();
     assert!(matches!(error, WriteError::NotProposed(_)), "{error:?}");
 
@@ -329,7 +332,7 @@ async fn reads_are_spread_over_all_learners_found() {
         world.serve_learner(|_| Tells::Truth).await,
         world.serve_learner(|_| Tells::Truth).await,
     );
-    let role = paxos_client::proto::Role::Learner;
+    let role = paxos_proto::v1::Role::Learner;
     let acceptor = FakeAcceptor::naming(&[(role, &one.served.address), (role, &other.served.address)]);
     let acceptor = acceptor.serve().await;
     let client = Client::connect([&acceptor.address]).unwrap().with_timeout(LONG);

@@ -2,11 +2,9 @@
 
 use bytes::Bytes;
 use futures::future::try_join_all;
-use paxos_client::{
-    Client, ProposeError, ReadError, Register, Version,
-    proto::{Append, Command, Put, command::Operation},
-};
+use paxos_client::{Client, ProposeError, ReadError, Register, Version};
 use paxos_common::exit::Failure;
+use paxos_proto::v1::{Append, Command, Put, command::Operation};
 use tokio::{sync::watch, time::Instant};
 
 use super::tally::Tally;

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use paxos_client::{
-    ClusterStatus,
-    proto::{
-        AttachRequest, Ballot, LearnerProgress, LearnerStatusResponse, ProposerPhase, ProposerProgress,
-        ProposerStatusResponse, Role, attach_request::Progress,
-    },
+use paxos_client::raw::ClusterReport;
+use paxos_proto::v1::{
+    AttachRequest, Ballot, LearnerProgress, LearnerStatusResponse, ProposerPhase, ProposerProgress,
+    ProposerStatusResponse, Role, attach_request::Progress,
 };
 
 use super::{DATA_FREE_LOW_BYTES, Finding, Severity, Subject};
@@ -174,7 +172,7 @@ pub(super) fn watermark(peer: &Peer) -> u64 {
 }
 
 /// Every proposer and learner, each once: by its own answer, by the youngest report of it, or remembered.
-pub(super) fn roster(status: &ClusterStatus) -> Vec<Peer> {
+pub(super) fn roster(status: &ClusterReport) -> Vec<Peer> {
     let mut peers = reported(status);
     let cluster = status
         .answers()
@@ -211,7 +209,7 @@ pub(super) fn roster(status: &ClusterStatus) -> Vec<Peer> {
 }
 
 /// The peers that acceptors name, each by its youngest report.
-fn reported(status: &ClusterStatus) -> Vec<Peer> {
+fn reported(status: &ClusterReport) -> Vec<Peer> {
     let mut peers: BTreeMap<(i32, String, u64), Peer> = BTreeMap::new();
     let mut youngest = |report: &Option<AttachRequest>, source: Source, age_ms: u64| {
         let Some(report) = report.clone() else { return };
@@ -307,7 +305,7 @@ pub(super) fn leader_of(peers: &[Peer]) -> Option<Peer> {
 }
 
 /// That no proposer leads, as far as this can be known.
-pub(super) fn leader_finding(status: &ClusterStatus, leader: Option<&Peer>) -> Option<Finding> {
+pub(super) fn leader_finding(status: &ClusterReport, leader: Option<&Peer>) -> Option<Finding> {
     let silent_ms = status
         .answers()
         .filter_map(|answer| Some(answer.leadership.as_ref()?.silent_ms))
@@ -333,7 +331,7 @@ pub(super) fn leader_finding(status: &ClusterStatus, leader: Option<&Peer>) -> O
 
 /// What is wrong with proposers and learners. `works`: a quorum of acceptors can vote; `quorum`: how many that is.
 pub(super) fn findings(
-    status: &ClusterStatus,
+    status: &ClusterReport,
     peers: &[Peer],
     works: bool,
     quorum: usize,
@@ -368,7 +366,7 @@ pub(super) fn findings(
 }
 
 /// Addresses in --proposers and --learners at which no process answers.
-fn given_and_absent(status: &ClusterStatus, peers: &[Peer]) -> Vec<Finding> {
+fn given_and_absent(status: &ClusterReport, peers: &[Peer]) -> Vec<Finding> {
     let proposers = status.proposers.iter().filter(|report| report.given);
     let proposers = proposers.map(|report| ("proposer", &report.address, report.answer.as_ref().err()));
     let learners = status.learners.iter().filter(|report| report.given);

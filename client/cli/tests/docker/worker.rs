@@ -11,10 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use paxos_client::{
-    Client, Slot, Version,
-    proto::{LogRecord, command::Operation},
-};
+use paxos_client::{Client, LogRecord, Operation, Slot, Version};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, stdin},
@@ -326,13 +323,11 @@ async fn is_in_the_log(acknowledged: &BTreeMap<Version, Vec<u8>>) {
 
 /// The appended records of a slot, each with its version.
 fn appended(record: &LogRecord) -> Vec<(Version, Vec<u8>)> {
-    let slot = Slot::new(record.slot).unwrap();
-    let commands = record.value.iter().flat_map(|value| &value.commands);
-    let commands = (0..).zip(commands);
-    commands
-        .filter_map(|(offset, command)| match &command.operation {
-            Some(Operation::Append(append)) => Some((Version { slot, offset }, append.record.to_vec())),
-            _ => None,
-        })
-        .collect()
+    let appended = record.commands().filter_map(|command| {
+        let Operation::Append(record) = command.operation else {
+            return None;
+        };
+        Some((command.version, record.to_vec()))
+    });
+    appended.collect()
 }

@@ -113,7 +113,7 @@ async fn learner_continues_after_a_kill_and_a_new_one_catches_up() {
             .expect("the reader is served")
             .unwrap()
             .unwrap();
-        slots.extend(news.records.iter().map(|record| record.slot));
+        slots.extend(news.records.iter().map(|record| record.slot().get()));
     }
     assert_eq!(
         slots,
@@ -169,7 +169,7 @@ async fn minority_of_acceptors_can_be_away_and_returns_without_loss() {
     let (returned, end) = (cluster.acceptors[0].address.clone(), without.end());
     let client = cluster.client();
     until("the acceptor that was away holds what was chosen", async || {
-        let status = client.cluster_status().await;
+        let status = client.cluster_report().await;
         let report = status
             .acceptors
             .iter()

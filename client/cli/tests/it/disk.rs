@@ -13,11 +13,12 @@ use std::{
 
 use crate::harness::{Cluster, Load, Process, free_ports, run, until};
 use nix::sys::statvfs::statvfs;
-use paxos_client::{Slot, Version, proto::AcceptorStatusResponse};
+use paxos_client::{Slot, Version};
 use paxos_common::{
     peer::connect_lazy,
     wire::{caller, read_stamp},
 };
+use paxos_proto::v1::AcceptorStatusResponse;
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient};
 use strace::Strace;
 

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 use crate::harness::{Cluster, run, until};
 use futures::future::join_all;
 use nix::sys::signal::Signal;
-use paxos_client::ProposeError;
+use paxos_client::{ErrorCode, ProposeError};
 use serde_json::Value;
-use tonic::Code;
 
 #[tokio::test]
 async fn clients_go_on_while_the_leader_and_a_standby_stand_still() {
@@ -35,7 +34,7 @@ async fn clients_go_on_while_the_leader_and_a_standby_stand_still() {
         match outcome {
             Ok(_) => {}
             Err(ProposeError::OutcomeUnknown(cause)) => {
-                assert_ne!(cause.code, Code::DeadlineExceeded, "{cause}");
+                assert_ne!(cause.code, ErrorCode::DeadlineExceeded, "{cause}");
             }
             Err(error) => panic!("{error}"),
         }

@@ -2,11 +2,9 @@
 
 use crate::harness::{Cluster, run, stdout, until};
 use futures::future::join_all;
-use paxos_client::{
-    Consistency,
-    proto::{self, learner_client::LearnerClient},
-};
+use paxos_client::Consistency;
 use paxos_common::peer::connect_lazy;
+use paxos_proto::v1::{self as proto, learner_client::LearnerClient};
 use tonic::Code;
 
 #[tokio::test]

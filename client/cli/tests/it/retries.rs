@@ -33,6 +33,7 @@ async fn count(client: Client, until: Instant) -> Counted {
         match client.put_if("counter", more, condition).await {
             Ok(Written::Applied { .. }) => counted.incremented += 1,
             Ok(Written::ConditionFailed { .. }) => {}
+            Ok(unknown) => panic!("{unknown:?}"),
             Err(error) if error.had_no_effect() => {}
             Err(_) => counted.unknown += 1,
         }

@@ -82,8 +82,10 @@ impl Caller {
                     Current::Absent => Found::Nothing,
                     Current::Register(register) => Found::Held(held(&register)),
                     Current::ValueGone(version) => Found::Gone(version.into()),
+                    unknown => panic!("{unknown:?} is not known here"),
                 },
             }),
+            Ok(unknown) => panic!("{unknown:?} is not known here"),
             Err(error) => {
                 if error.had_no_effect() {
                     call.without_effect();

@@ -217,7 +217,7 @@ impl Outcome {
             Ok(version) => _ = self.acknowledged.insert(version, value),
             Err(ProposeError::OutcomeUnknown(_)) => _ = self.unknown.insert(value),
             Err(ProposeError::NotProposed(_)) => _ = self.not_proposed.insert(value),
-            Err(error @ (ProposeError::Invalid(_) | ProposeError::Refused(_))) => panic!("{error}"),
+            Err(error) => panic!("{error}"),
         }
     }
 

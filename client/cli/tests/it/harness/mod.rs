@@ -17,10 +17,8 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use paxos_client::{
-    Address, Client, ClientConfig, Slot, Version,
-    proto::{AcceptorStatusResponse, LogRecord, attach_request::Progress, command::Operation},
-};
+use paxos_client::{Address, Client, ClientConfig, LogRecord, Operation, Slot, Version};
+use paxos_proto::v1::{AcceptorStatusResponse, attach_request::Progress};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -364,7 +362,7 @@ impl Cluster {
         let status = client
             .unwrap()
             .with_timeout(Duration::from_secs(5))
-            .cluster_status()
+            .cluster_report()
             .await;
         status.answers().next().cloned()
     }
@@ -380,7 +378,7 @@ impl Cluster {
     pub(crate) async fn leader(&self) -> usize {
         let client = self.client();
         until("a proposer leads", async || {
-            let status = client.with_timeout(Duration::from_secs(1)).cluster_status().await;
+            let status = client.with_timeout(Duration::from_secs(1)).cluster_report().await;
             let leading = status
                 .answers()
                 .flat_map(|answer| &answer.attached)
@@ -434,15 +432,11 @@ impl Cluster {
 
 /// The appended records of a slot, each with its version.
 pub(crate) fn commands_of(record: &LogRecord) -> Vec<(Version, Vec<u8>)> {
-    let slot = Slot::new(record.slot).unwrap();
-    let commands = record.value.iter().flat_map(|value| &value.commands);
-    (0..)
-        .zip(commands)
-        .map(|(offset, command)| {
-            let Some(Operation::Append(append)) = &command.operation else {
-                panic!("{command:?} was not proposed")
-            };
-            (Version { slot, offset }, append.record.to_vec())
-        })
-        .collect()
+    let appended = record.commands().map(|command| {
+        let Operation::Append(record) = &command.operation else {
+            panic!("{command:?} was not proposed")
+        };
+        (command.version, record.to_vec())
+    });
+    appended.collect()
 }
