@@ -83,7 +83,7 @@ pub use client::Client;
 pub use cluster::{AcceptorStatus, ClusterStatus, LearnerStatus, ProcessStatus, ProposerStatus};
 pub use code::ErrorCode;
 pub use config::ClientConfig;
-pub use election::{Election, ElectionError, Holding, Lost, Mandate, Observation, Tenure, Token};
+pub use election::{Election, ElectionError, Holder, Tenure};
 pub use error::{Cause, ConfigError, ProposeError, ReadError, SubscribeError, WriteError};
 pub use limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use log::LogPage;

@@ -7,7 +7,7 @@ use paxos_common::peer::Backoff;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
-    Candidacy, ElectionError, Holding, Token,
+    Candidacy, ElectionError, Holder,
     lease::{Vigil, held_until},
     seat::{Look, Seat},
 };
@@ -22,7 +22,7 @@ const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::
 /// A won election, and the winning writes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Won {
-    pub(crate) token: Token,
+    pub(crate) token: Version,
     /// The last own write.
     pub(crate) version: Version,
     /// From before the send.
@@ -77,7 +77,7 @@ pub(crate) async fn run<S: Seat>(
 
 fn saw(vigil: &mut Vigil, look: Look) -> Result<(), ElectionError> {
     let holder = match look.held {
-        Some((version, value)) => Some((version, Holding::read(&value, version)?)),
+        Some((version, value)) => Some((version, Holder::read(&value, version)?)),
         None => None,
     };
     vigil.saw(Instant::now(), holder, look.next);
@@ -112,7 +112,7 @@ fn changed(vigil: &mut Vigil, news: ChangePage) -> Result<(), ElectionError> {
         return Ok(());
     };
     let holder = match last.value {
-        Some(value) => Some((last.version, Holding::read(&value, last.version)?)),
+        Some(value) => Some((last.version, Holder::read(&value, last.version)?)),
         None => None,
     };
     vigil.saw(Instant::now(), holder, news.next);
@@ -127,12 +127,12 @@ async fn attempt<S: Seat>(
 ) -> Result<Try, ElectionError> {
     let sent_at = Instant::now();
     let won = |version| Won {
-        token: Token(version),
+        token: version,
         version,
         sent_at,
     };
     let again = |unsure, own| Ok(Try::Again { unsure, own });
-    match seat.put(candidacy.holder(None), condition, timeout).await {
+    match seat.put(candidacy.record(None), condition, timeout).await {
         Ok(Written::Applied { version }) => Ok(Try::Won(won(version))),
         Ok(Written::ConditionFailed { .. }) | Err(WriteError::Expired) => again(false, None),
         // If the write took effect after all, this candidate waits for its end like for any other holder's write: the
@@ -149,7 +149,7 @@ async fn attempt<S: Seat>(
 async fn settle<S: Seat>(seat: &S, candidacy: &Candidacy, mut won: Won, timeout: Duration) -> Option<Won> {
     while Instant::now() >= held_until(won.sent_at, candidacy.ttl) {
         won.sent_at = Instant::now();
-        let holder = candidacy.holder(Some(won.token));
+        let holder = candidacy.record(Some(won.token));
         match seat.put(holder, Condition::Version(won.version), timeout).await {
             Ok(Written::Applied { version }) => won.version = version,
             Ok(Written::ConditionFailed { .. }) | Err(_) => return None,
