@@ -1,14 +1,17 @@
 //! The errors of the library, as far as callers must distinguish them.
 
-use std::{error::Error as _, fmt};
+use std::{error::Error as _, fmt, time::Duration};
 
 use paxos_common::{
     escape::escape,
-    status::{Fate, fate_of},
+    status::{Fate, fate_of, retry_delay_of},
 };
 use tonic::{Code, Status};
 
 use crate::{Version, code::ErrorCode, limits::LimitExceeded};
+
+/// Longest requested wait that the client keeps, so that a single process cannot stop the client.
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
 
 /// The cause of a failed call: the answer of the peer, or the fate of the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub struct Cause {
     pub code: ErrorCode,
     /// A message for people.
     pub message: String,
+    /// Shortest wait before a retry, as requested by the cluster. `None`: no request, or a retry does not help.
+    pub retry_delay: Option<Duration>,
 }
 
 impl Cause {
@@ -26,6 +31,7 @@ impl Cause {
         Self {
             code,
             message: message.into(),
+            retry_delay: None,
         }
     }
 
@@ -47,6 +53,11 @@ impl Cause {
             Some(before) if self == Self::deadline() => before,
             Some(_) | None => self,
         }
+    }
+
+    /// The wait before a retry: `pause`, or the wait requested by the cluster, if longer.
+    pub(crate) fn retry_in(&self, pause: Duration) -> Duration {
+        longer(pause, self.retry_delay)
     }
 
     /// Names the process in question.
@@ -75,8 +86,15 @@ impl Cause {
             code: ErrorCode::of(status.code()),
             // The text comes from a peer, and appears on terminals and in logs.
             message: escape(&message).into_owned(),
+            retry_delay: retry_delay_of(status),
         }
     }
+}
+
+/// The longer of a pause of the client and a wait requested by the cluster.
+pub(crate) fn longer(pause: Duration, requested: Option<Duration>) -> Duration {
+    let requested = requested.unwrap_or_default();
+    pause.max(requested.min(RETRY_DELAY_MAX))
 }
 
 impl fmt::Display for Cause {
@@ -334,6 +352,15 @@ mod tests {
         assert_eq!(Cause::deadline().after(Some(told())), told());
         assert_eq!(told().after(Some(Cause::deadline())), told());
         assert_eq!(Cause::deadline().after(None), Cause::deadline());
+    }
+
+    #[test]
+    fn requested_wait_is_kept_up_to_a_limit_and_never_shortens_a_pause() {
+        let (short, long) = (Duration::from_millis(10), Duration::from_secs(1));
+        assert_eq!(longer(short, None), short);
+        assert_eq!(longer(short, Some(long)), long);
+        assert_eq!(longer(long, Some(short)), long);
+        assert_eq!(longer(short, Some(Duration::MAX)), RETRY_DELAY_MAX);
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl<F: Feed> Follower<F> {
             if self.heard_at != before {
                 pause.reset();
             }
-            let delay = pause.next_delay();
+            let delay = last.retry_in(pause.next_delay());
             if self.heard_at.elapsed() + delay > self.timeout {
                 // Without a receiver, the error need not be sent.
                 let _ = self.pages.send(Err(SubscribeError::Unavailable(last))).await;
@@ -126,7 +126,10 @@ impl<F: Feed> Follower<F> {
                 }
                 Stop::Learner(cause) => {
                     self.directory.shun(&address);
+                    // The longest wait requested by a learner in this round.
+                    let requested = last.retry_delay.max(cause.retry_delay);
                     last = cause.at(&address);
+                    last.retry_delay = requested;
                 }
             }
         }

@@ -19,7 +19,7 @@ use tonic::{Code, Request, Response, Status, transport::Channel};
 
 use crate::{
     address::Directory,
-    error::{Cause, Unanswered},
+    error::{Cause, Unanswered, longer},
     trace::Tracer,
 };
 
@@ -122,6 +122,8 @@ impl Learners {
         let mut pause = Backoff::new(ROUND_PAUSE.0, ROUND_PAUSE.1);
         let mut tried: Vec<Address> = Vec::new();
         let mut last = Cause::deadline();
+        // The longest wait requested by a learner in this round.
+        let mut requested = None;
         loop {
             let members = match timeout_at(deadline, self.members()).await {
                 Ok(Ok(members)) => members,
@@ -134,7 +136,7 @@ impl Learners {
             let Some(member) = self.choose(&members, &tried) else {
                 tried.clear();
                 self.expire();
-                let delay = pause.next_delay();
+                let delay = longer(pause.next_delay(), requested.take());
                 if Instant::now() + delay >= deadline {
                     return Err(Unanswered::Unavailable(last));
                 }
@@ -173,6 +175,7 @@ impl Learners {
                 },
                 Err(_elapsed) => Cause::deadline(),
             };
+            requested = requested.max(cause.retry_delay);
             last = cause.at(&member.address);
             if Instant::now() >= deadline {
                 return Err(Unanswered::Unavailable(last));

@@ -100,9 +100,9 @@ where
         match attempt(deadline).await {
             Ok(version) => return Ok(version),
             Err(Failed::NotProposed(cause)) => {
+                let delay = cause.retry_in(pause.next_delay());
                 let cause = cause.after(last);
                 last = Some(cause.clone());
-                let delay = pause.next_delay();
                 if Instant::now() + delay >= deadline {
                     return Err(ProposeError::NotProposed(cause));
                 }

@@ -135,9 +135,14 @@ impl Client {
                             cause
                         }
                     };
+                    let retry_at = Instant::now() + cause.retry_in(attempts.pause.next_delay());
+                    next_at = if cause.retry_delay.is_some() {
+                        retry_at
+                    } else {
+                        next_at.min(retry_at)
+                    };
                     let cause = cause.after(last);
                     last = Some(cause.clone());
-                    next_at = next_at.min(Instant::now() + attempts.pause.next_delay());
                     if open.is_empty() && next_at >= deadline {
                         return Err(if unknown {
                             WriteError::OutcomeUnknown(cause)

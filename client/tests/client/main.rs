@@ -16,10 +16,11 @@ use std::{
 
 use fake::{Does, FakeAcceptor, FakeLearner, FakeProposer, Served, nobody};
 use paxos_client::{Address, Client, ClientConfig, ConfigError, ProposeError, Slot, SubscribeError};
-use paxos_common::status::{Fate, deadline, no_leader, overloaded};
+use paxos_common::status::{DOMAIN, Fate, deadline, no_leader, overloaded};
 use paxos_proto::v1::{Append, Command, Role, command::Operation};
 use tokio::net::TcpListener;
-use tonic::Status;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 /// Longer than anything here takes, shorter than a hanging test may take.
 const LONG: Duration = Duration::from_secs(30);
@@ -63,6 +64,45 @@ async fn repeats_what_was_not_proposed_until_it_is() {
         "3.0"
     );
     assert_eq!(fake.received(), vec![b"value".to_vec(); 4]);
+}
+
+/// An answer that nothing was proposed, with a request to wait this long before a retry.
+fn retry_after(delay: Duration) -> Status {
+    let mut details = ErrorDetails::new();
+    details
+        .set_error_info(Fate::NotProposed.reason(), DOMAIN, [])
+        .set_retry_info(Some(delay));
+    Status::with_error_details(Code::Unavailable, "busy", details)
+}
+
+#[tokio::test]
+async fn waits_before_a_retry_for_as_long_as_the_cluster_requests() {
+    // Much longer than the client's own pause before a first retry.
+    let delay = Duration::from_millis(700);
+    let (_fake, _served, client) = one(move |number| match number % 2 {
+        0 => Does::Fails(retry_after(delay)),
+        _ => Does::Orders,
+    })
+    .await;
+    let begun = Instant::now();
+    client.append_at_most_once("value").await.unwrap();
+    assert!(begun.elapsed() >= delay, "{:?}", begun.elapsed());
+    let begun = Instant::now();
+    client.propose_unary(append("value")).await.unwrap();
+    assert!(begun.elapsed() >= delay, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn gives_up_at_once_when_the_requested_wait_ends_after_the_timeout() {
+    let (fake, _served, client) = one(|_| Does::Fails(retry_after(LONG))).await;
+    let begun = Instant::now();
+    let client = client.with_timeout(Duration::from_secs(3));
+    let error = client.append_at_most_once("value").await.unwrap_err();
+    let ProposeError::NotProposed(cause) = &error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(cause.retry_delay, Some(LONG));
+    assert!(begun.elapsed() < Duration::from_secs(2) && fake.received().len() == 1);
 }
 
 #[tokio::test]

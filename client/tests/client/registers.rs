@@ -3,7 +3,7 @@
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use paxos_client::{
@@ -20,6 +20,7 @@ use crate::{
         FakeAcceptor, Served, nobody,
         world::{self, Fate, Tells, World},
     },
+    retry_after,
 };
 
 /// A world with a proposer, a truthful learner, and a client of both.
@@ -103,6 +104,30 @@ async fn write_whose_answer_is_lost_takes_effect_once_and_tells_the_first_outcom
     assert_eq!(stamps.len(), 3);
     assert!(stamps.iter().all(|stamp| *stamp == stamps[0]), "{stamps:?}");
     assert_eq!(client.append("record").await.unwrap(), version(4));
+}
+
+#[tokio::test]
+async fn write_and_read_wait_before_a_retry_for_as_long_as_the_cluster_requests() {
+    let delay = Duration::from_millis(700);
+    let world = World::new(move |number| match number {
+        0 => Fate::Fails(retry_after(delay)),
+        _ => Fate::Ordered,
+    });
+    let proposer = world.serve_proposer().await;
+    // The first answer is about the put's outcome.
+    let learner = world
+        .serve_learner(move |number| match number {
+            1 => Tells::Fails(retry_after(delay)),
+            _ => Tells::Truth,
+        })
+        .await;
+    let client = client_of(&[&proposer.address], &[&learner.served.address]);
+    let begun = Instant::now();
+    client.put("key", "value").await.unwrap();
+    assert!(begun.elapsed() >= delay, "{:?}", begun.elapsed());
+    let begun = Instant::now();
+    client.get("key").await.unwrap();
+    assert!(begun.elapsed() >= delay, "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
