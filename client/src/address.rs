@@ -12,10 +12,10 @@ use rand::seq::SliceRandom as _;
 use tokio::time::Instant;
 
 use crate::{
-    client::ClientConfig,
+    config::ClientConfig,
     error::Cause,
     stall::Leader,
-    status::{Acceptors, ClusterStatus},
+    status::{Acceptors, ClusterReport},
 };
 
 /// Longest wait for an acceptor in a search for proposers or learners.
@@ -138,7 +138,7 @@ impl Directory {
 
 /// The leading proposer of the highest ballot, among recent reports. A leader replaced during a pause still counts as
 /// leading in its last report, at a lower ballot.
-fn leader(status: &ClusterStatus) -> Option<Leader> {
+fn leader(status: &ClusterReport) -> Option<Leader> {
     let peers = status.answers().flat_map(|answer| &answer.attached);
     let leading = peers.filter_map(|AttachedPeer { report, age_ms }| {
         let report = report.as_ref().filter(|_| *age_ms < REPORT_FRESH_MS)?;
@@ -179,7 +179,7 @@ impl Seen {
 /// The peers of a role named by any acceptor: the leader first, then recently reported peers, in random order. A
 /// learner that refuses reads is named only when no recently reported learner serves reads: the refusal then gives the
 /// reason.
-fn attached(status: &ClusterStatus, role: Role) -> Vec<Address> {
+fn attached(status: &ClusterReport, role: Role) -> Vec<Address> {
     let leader = leader(status).map(|leader| leader.address);
     let mut peers: HashMap<Address, Seen> = HashMap::new();
     for AttachedPeer { report, age_ms } in status.answers().flat_map(|answer| &answer.attached) {
@@ -218,7 +218,7 @@ fn attached(status: &ClusterStatus, role: Role) -> Vec<Address> {
     peers.into_iter().map(|(address, _)| address).collect()
 }
 
-fn nobody(status: &ClusterStatus, role: Role) -> Cause {
+fn nobody(status: &ClusterReport, role: Role) -> Cause {
     let role = if role == Role::Learner {
         "learner"
     } else {
@@ -259,18 +259,18 @@ mod tests {
         }
     }
 
-    fn status(attached: Vec<AttachedPeer>) -> ClusterStatus {
+    fn status(attached: Vec<AttachedPeer>) -> ClusterReport {
         let answer = AcceptorStatusResponse {
             attached,
             ..AcceptorStatusResponse::default()
         };
-        ClusterStatus {
+        ClusterReport {
             acceptors: vec![AcceptorReport {
                 address: "http://a:1".parse().unwrap(),
                 given: true,
                 answer: Ok(answer),
             }],
-            ..ClusterStatus::default()
+            ..ClusterReport::default()
         }
     }
 

@@ -3,66 +3,70 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use paxos_common::{
-    peer::{Address, Backoff},
-    trace::names::method,
-};
-use paxos_proto::v1::{self, Append, Command, command::Operation};
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::{Instant, sleep, timeout_at},
-};
-use tonic::Code;
+use paxos_common::{trace::names::method, wire::command::append};
+use paxos_proto::v1::{self, command::Operation};
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     Slot, Version,
     address::Directory,
+    cluster::ClusterStatus,
+    config::ClientConfig,
     courier::{Courier, Obstacle, QUEUE_MAX},
-    error::{Cause, ConfigError, Failed, ProposeError, Unanswered},
+    error::{ConfigError, ProposeError, ReadError, SubscribeError, WriteError},
     learners::Learners,
     limits,
-    registers::Consistency,
+    log::{self, LogPage},
+    propose::repeat,
+    registers::{
+        Condition, Consistency, Decision, PageRequest, Register, RegisterPage, Written, delete, put,
+    },
     session::Sessions,
     stall::Judge,
-    status::{ClusterStatus, survey},
-    stream::{Sending, Submission},
-    subscription::Subscription,
+    status::{ClusterReport, survey},
+    stream::Submission,
     trace::Tracer,
     unary::Unary,
+    updates::Updates,
+    watch::{self, ChangePage, Target},
 };
 
 /// Upper bound of every timeout, so that adding a timeout to `Instant::now()` cannot overflow.
 const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
-/// Pauses between attempts of a call, from the shortest to the longest.
-const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 
-/// The addresses of a cluster's processes.
-#[derive(Clone, Debug, Default)]
-pub struct ClientConfig {
-    /// Acceptors, at least one. With more addresses, more acceptors may be down.
-    pub acceptors: Vec<Address>,
-    /// Proposers to use, in order of preference. If empty, the client uses the proposers named by the acceptors, the
-    /// leader first.
-    pub proposers: Vec<Address>,
-    /// Learners to use. Subscriptions and watches use the learners in order of preference, reads use all learners. If
-    /// empty, the client uses the learners named by the acceptors.
-    pub learners: Vec<Address>,
-}
-
-/// A connection to a cluster. Cheap to clone; clones share their connections.
+/// A connection to a cluster. Cheap to clone; clones share their connections and their session.
+///
+/// Every call ends within the client's timeout: [`ClientConfig::timeout`], or the argument of
+/// [`with_timeout`](Self::with_timeout).
 #[derive(Clone, Debug)]
 pub struct Client {
+    timeout: Duration,
     pub(crate) directory: Arc<Directory>,
-    queue: mpsc::Sender<Submission>,
-    obstacle: Obstacle,
+    pub(crate) queue: mpsc::Sender<Submission>,
+    pub(crate) obstacle: Obstacle,
     unary: Arc<Unary>,
     pub(crate) learners: Arc<Learners>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) tracer: Tracer,
 }
 
+/// Making a client.
 impl Client {
-    /// Makes a client. Nothing is connected before the first call, so this succeeds while the cluster is still down.
+    /// A client of the cluster with these acceptors, each a URL `http://HOST:PORT`. One reachable acceptor is enough;
+    /// with more URLs, more acceptors may be down.
+    ///
+    /// Nothing is connected before the first call, so this succeeds while the cluster is still down.
+    ///
+    /// # Errors
+    /// A text is not such a URL, or no acceptor is given.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn connect(acceptors: impl IntoIterator<Item: AsRef<str>>) -> Result<Self, ConfigError> {
+        Self::new(ClientConfig::new(acceptors)?)
+    }
+
+    /// A client with this configuration, like [`connect`](Self::connect).
     ///
     /// # Errors
     /// No acceptor is given.
@@ -70,9 +74,8 @@ impl Client {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn new(config: ClientConfig) -> Result<Self, ConfigError> {
-        if config.acceptors.is_empty() {
-            return Err(ConfigError::NoAcceptors);
-        }
+        config.check()?;
+        let timeout = config.timeout;
         let directory = Arc::new(Directory::new(config));
         let (queue, submissions) = mpsc::channel(QUEUE_MAX);
         let obstacle = Obstacle::default();
@@ -85,6 +88,7 @@ impl Client {
         };
         tokio::spawn(courier.run());
         Ok(Self {
+            timeout,
             unary: Arc::new(Unary::new(directory.clone(), judge)),
             learners: Arc::new(Learners::new(directory.clone())),
             sessions: Arc::default(),
@@ -95,19 +99,145 @@ impl Client {
         })
     }
 
-    /// Appends a record, 1 byte to [1 MiB](crate::VALUE_BYTES_MAX), to the log: [`propose`](Self::propose) of an
-    /// `Append`.
-    ///
-    /// # Errors
-    /// As [`propose`](Self::propose).
-    ///
-    /// # Cancel safety
-    /// As [`propose`](Self::propose).
-    pub async fn append(&self, record: impl Into<Bytes>, timeout: Duration) -> Result<Version, ProposeError> {
-        self.propose(append(record.into()), timeout).await
+    /// The same client with another timeout, for a call or for a part of the program.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self {
+            timeout,
+            ..self.clone()
+        }
     }
 
-    /// Has a command ordered, and returns the version of the command.
+    /// The timeout of this client's calls.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The deadline of a call that begins now.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout.min(TIMEOUT_MAX)
+    }
+}
+
+/// Writes, exactly once.
+impl Client {
+    /// Writes a register, exactly once. Returns the version of the write, the new version of the register.
+    ///
+    /// Within the timeout, the command is repeated in a session until it is known to be ordered. A learner then reports
+    /// the outcome.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; [`had_no_effect`](WriteError::had_no_effect) says whether a retry is safe.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the outcome: the command may still take effect.
+    pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<Version, WriteError> {
+        let written = self.put_if(key, value, Condition::Always).await?;
+        Ok(written.version())
+    }
+
+    /// Writes a register if the condition is true, exactly once. A false condition is an outcome, not an error.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    ///
+    /// # Cancel safety
+    /// As [`put`](Self::put).
+    pub async fn put_if(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        condition: Condition,
+    ) -> Result<Written, WriteError> {
+        let writing = self.write(put(key.into(), value.into(), condition), self.deadline());
+        self.tracer.operation("client.put", writing).await
+    }
+
+    /// Removes a register, exactly once, like [`put`](Self::put). An absent register stays absent.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    ///
+    /// # Cancel safety
+    /// As [`put`](Self::put).
+    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<Version, WriteError> {
+        let written = self.delete_if(key, Condition::Always).await?;
+        Ok(written.version())
+    }
+
+    /// Removes a register if the condition is true, exactly once, like [`put_if`](Self::put_if).
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    ///
+    /// # Cancel safety
+    /// As [`put`](Self::put).
+    pub async fn delete_if(
+        &self,
+        key: impl Into<Bytes>,
+        condition: Condition,
+    ) -> Result<Written, WriteError> {
+        let writing = self.write(delete(key.into(), condition), self.deadline());
+        self.tracer.operation("client.delete", writing).await
+    }
+
+    /// Decides a name: the value of the first caller ever wins, and every caller gets the same answer.
+    ///
+    /// The decision lasts as long as no client puts or deletes the register of this name.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put). A retry is always safe: the name is decided once.
+    ///
+    /// # Cancel safety
+    /// As [`put`](Self::put).
+    pub async fn decide(
+        &self,
+        name: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<Decision, WriteError> {
+        let deciding = self.decide_once(name.into(), value.into(), self.deadline());
+        self.tracer.operation("client.decide", deciding).await
+    }
+
+    /// Appends a record, 1 byte to [1 MiB](crate::VALUE_BYTES_MAX), to the log, exactly once. Returns the version that
+    /// counts: the first.
+    ///
+    /// The command is repeated when the outcome of an attempt is unknown. Readers of the log may then see the record
+    /// twice, the second time with the session and sequence of the first.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the outcome: the record may still be appended.
+    pub async fn append(&self, record: impl Into<Bytes>) -> Result<Version, WriteError> {
+        let append = Operation::Append(v1::Append {
+            record: record.into(),
+        });
+        let writing = self.write(append, self.deadline());
+        let written = self.tracer.operation("client.append", writing).await?;
+        Ok(written.version())
+    }
+
+    /// The outcome of the command at `version`: asks again after [`WriteError::OutcomeNotRead`].
+    ///
+    /// # Errors
+    /// See [`ReadError`]. The outcome is kept for as long as the log.
+    ///
+    /// # Cancel safety
+    /// Safe: the call only reads.
+    pub async fn outcome(&self, version: Version) -> Result<Written, ReadError> {
+        let reading = self.read_outcome(version, self.deadline());
+        let outcome = self.tracer.operation("client.outcome", reading).await;
+        outcome.map_err(ReadError::from)
+    }
+}
+
+/// Appends without a session.
+impl Client {
+    /// Appends a record, 1 byte to [1 MiB](crate::VALUE_BYTES_MAX), to the log, at most once: after an unknown outcome,
+    /// the command is not sent again. Faster than [`append`](Self::append): no session is opened, and no learner is
+    /// asked for the outcome.
     ///
     /// Returns once the command is chosen and on the disks of a quorum, and so is everything ordered before it. The
     /// command then survives power loss.
@@ -117,58 +247,102 @@ impl Client {
     /// order.
     ///
     /// # Errors
-    /// See [`ProposeError`]. A command is repeated, until `timeout` has passed, only while it is certain that the
-    /// command was not ordered. The longest timeout is thirty days.
+    /// See [`ProposeError`]. A command is repeated, within the timeout, only while it is certain that the command was
+    /// not ordered.
     ///
     /// # Cancel safety
     /// Dropping the future withdraws a command that is not sent yet; a sent command may still be ordered.
-    pub async fn propose(&self, command: Command, timeout: Duration) -> Result<Version, ProposeError> {
+    pub async fn append_at_most_once(&self, record: impl Into<Bytes>) -> Result<Version, ProposeError> {
+        self.propose(append(record.into())).await
+    }
+
+    /// Has any command ordered, like [`append_at_most_once`](Self::append_at_most_once). For `paxos bench`.
+    ///
+    /// # Errors
+    /// As [`append_at_most_once`](Self::append_at_most_once).
+    ///
+    /// # Cancel safety
+    /// As [`append_at_most_once`](Self::append_at_most_once).
+    #[doc(hidden)]
+    pub async fn propose(&self, command: v1::Command) -> Result<Version, ProposeError> {
         limits::check(&command)?;
-        let proposing = repeat(deadline_in(timeout), |deadline| {
+        let proposing = repeat(self.deadline(), |deadline| {
             self.attempt(command.clone(), deadline)
         });
         self.tracer.operation("client.propose", proposing).await
     }
 
     /// Like [`propose`](Self::propose), as a call of its own instead of over the shared stream: the form that clients
-    /// in other languages begin with. Costs many times as much.
+    /// in other languages begin with. Costs many times as much. For `paxos bench`.
     ///
     /// # Errors
     /// As [`propose`](Self::propose).
     ///
     /// # Cancel safety
     /// As [`propose`](Self::propose).
-    pub async fn propose_unary(&self, command: Command, timeout: Duration) -> Result<Version, ProposeError> {
+    #[doc(hidden)]
+    pub async fn propose_unary(&self, command: v1::Command) -> Result<Version, ProposeError> {
         limits::check(&command)?;
-        let proposing = repeat(deadline_in(timeout), |deadline| {
+        let proposing = repeat(self.deadline(), |deadline| {
             let call = self.tracer.call(method::PROPOSE);
             self.unary.attempt(command.clone(), deadline, call)
         });
         self.tracer.operation("client.propose", proposing).await
     }
+}
 
-    /// Follows the log from slot `from` on, without gaps or repeats. When the learner in use fails, another learner
-    /// continues.
+/// Reads from learners, without any proposer.
+impl Client {
+    /// Reads a register: sees every write acknowledged before the call, by any client. Returns `None` for an absent
+    /// register.
     ///
-    /// The subscription ends in [`SubscribeError::Unavailable`](crate::SubscribeError::Unavailable) only when no
-    /// learner has answered for `patience`.
-    ///
-    /// # Panics
-    /// Outside a Tokio runtime.
-    pub fn subscribe(&self, from: Slot, patience: Duration) -> Subscription {
-        Subscription::start(self.directory.clone(), from, patience)
-    }
-
-    /// Asks every process for its status: the acceptors, and the members, proposers and learners named by the
-    /// acceptors.
-    ///
-    /// While no quorum of acceptors has answered, late processes are waited for until `timeout`; otherwise for a
-    /// fraction of a second.
+    /// # Errors
+    /// See [`ReadError`].
     ///
     /// # Cancel safety
     /// Safe: the call only reads.
-    pub async fn cluster_status(&self, timeout: Duration) -> ClusterStatus {
-        survey(&self.directory, timeout.min(TIMEOUT_MAX)).await
+    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Register>, ReadError> {
+        self.get_with(key, Consistency::Linearizable).await
+    }
+
+    /// Reads a register, as fresh as `consistency` says.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    ///
+    /// # Cancel safety
+    /// Safe: the call only reads.
+    pub async fn get_with(
+        &self,
+        key: impl Into<Bytes>,
+        consistency: Consistency,
+    ) -> Result<Option<Register>, ReadError> {
+        let key = key.into();
+        limits::check_key(&key)?;
+        let reading = self.read_key(key, consistency, self.deadline());
+        Ok(self.tracer.operation("client.get", reading).await?)
+    }
+
+    /// Reads the registers whose key starts with `prefix`, in key order, a page at a time. The empty prefix selects all
+    /// registers. `PageRequest::default()` reads the first page, linearizable.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    ///
+    /// # Cancel safety
+    /// Safe: the call only reads.
+    pub async fn get_prefix(
+        &self,
+        prefix: impl Into<Bytes>,
+        request: PageRequest,
+    ) -> Result<RegisterPage, ReadError> {
+        let prefix = prefix.into();
+        limits::check_prefix(&prefix)?;
+        if let Some(after) = &request.after {
+            limits::check_key(after)?;
+        }
+        let reading = self.read_page(prefix, request, self.deadline());
+        Ok(self.tracer.operation("client.get_prefix", reading).await?)
     }
 
     /// The end of the log: a slot above every command acknowledged before the call.
@@ -177,143 +351,74 @@ impl Client {
     /// learner must answer.
     ///
     /// # Errors
-    /// No learner answered within `timeout`.
+    /// See [`ReadError`].
     ///
     /// # Cancel safety
     /// Safe: the call only reads.
-    pub async fn chosen_to(&self, timeout: Duration) -> Result<Slot, Cause> {
-        self.end_of_log(Consistency::Linearizable, timeout).await
+    pub async fn chosen_to(&self) -> Result<Slot, ReadError> {
+        Ok(self.end_of_log(Consistency::Linearizable).await?)
     }
 
     /// How far a learner has applied the log. Needs no majority of acceptors: commands above may have been
     /// acknowledged.
     ///
     /// # Errors
-    /// No learner answered within `timeout`.
+    /// See [`ReadError`].
     ///
     /// # Cancel safety
     /// Safe: the call only reads.
-    pub async fn applied_to(&self, timeout: Duration) -> Result<Slot, Cause> {
-        self.end_of_log(Consistency::Local, timeout).await
+    pub async fn applied_to(&self) -> Result<Slot, ReadError> {
+        Ok(self.end_of_log(Consistency::Local).await?)
     }
 
-    async fn end_of_log(&self, consistency: Consistency, timeout: Duration) -> Result<Slot, Cause> {
-        // Any register will do: the answer says how much of the log is included.
-        let key = Bytes::from_static(b"\0");
-        let read = self.look_up(key, consistency, deadline_in(timeout));
-        let (_, applied_to) = read.await.map_err(Unanswered::into_cause)?;
-        Ok(applied_to)
+    /// Asks every process for its status: the acceptors, and the members, proposers and learners named by the
+    /// acceptors.
+    ///
+    /// While no quorum of acceptors has answered, late processes are waited for until the timeout; otherwise for a
+    /// fraction of a second.
+    ///
+    /// # Cancel safety
+    /// Safe: the call only reads.
+    pub async fn cluster_status(&self) -> ClusterStatus {
+        ClusterStatus::of(self.cluster_report().await)
     }
 
-    /// Why nothing was proposed before the deadline.
-    pub(crate) fn too_late(&self) -> Cause {
-        self.obstacle.get().unwrap_or_else(Cause::deadline)
-    }
-
-    pub(crate) async fn attempt(&self, command: Command, deadline: Instant) -> Result<Version, Failed> {
-        let call = self.tracer.call(method::PROPOSE_STREAM);
-        let sending = Sending::default();
-        let submitting = self.submit(command, deadline, call.traceparent(), sending.clone());
-        let result = submitting.await;
-        if let Some(address) = sending.sent_to() {
-            call.to(address);
-        }
-        match &result {
-            Ok(_) => call.answered(Code::Ok, ""),
-            Err(failed) => call.answered(failed.cause().code, &failed.cause().message),
-        }
-        result
-    }
-
-    async fn submit(
-        &self,
-        command: Command,
-        deadline: Instant,
-        traceparent: String,
-        sending: Sending,
-    ) -> Result<Version, Failed> {
-        let (answer, mut answered) = oneshot::channel();
-        let _withdrawn_on_drop = Withdrawal(sending.clone());
-        let submission = Submission {
-            command,
-            deadline,
-            sending: sending.clone(),
-            traceparent,
-            answer,
-        };
-        let too_late = || Failed::NotProposed(self.too_late());
-        match timeout_at(deadline, self.queue.send(submission)).await {
-            Ok(Ok(())) => {}
-            // The courier runs as long as any client exists; only the end of the runtime ends the courier earlier.
-            Ok(Err(_closed)) => {
-                return Err(Failed::NotProposed(Cause::unavailable("the client is stopping")));
-            }
-            Err(_elapsed) => return Err(too_late()),
-        }
-        match timeout_at(deadline, &mut answered).await {
-            Ok(Ok(result)) => result,
-            _ if sending.withdraw() => Err(too_late()),
-            Ok(Err(_closed)) => Err(Failed::OutcomeUnknown(Cause::deadline())),
-            // The answer may have arrived at this very moment.
-            Err(_elapsed) => answered
-                .try_recv()
-                .unwrap_or(Err(Failed::OutcomeUnknown(Cause::deadline()))),
-        }
+    /// The same with the answers as on the wire. For the command `paxos status`.
+    ///
+    /// # Cancel safety
+    /// Safe: the call only reads.
+    #[doc(hidden)]
+    pub async fn cluster_report(&self) -> ClusterReport {
+        survey(&self.directory, self.timeout.min(TIMEOUT_MAX)).await
     }
 }
 
-/// Withdraws the command of a caller that is gone.
-struct Withdrawal(Sending);
-
-impl Drop for Withdrawal {
-    fn drop(&mut self) {
-        self.0.withdraw();
+/// Streams from learners. When the learner in use fails, another learner continues. A stream ends in
+/// [`SubscribeError::Unavailable`] only when no learner has answered for the client's timeout.
+impl Client {
+    /// Follows the log from slot `from` on, without gaps or repeats.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn log(&self, from: Slot) -> Updates<LogPage, SubscribeError> {
+        log::follow(self.directory.clone(), from, self.timeout)
     }
-}
 
-/// The deadline of a timeout that begins now.
-pub(crate) fn deadline_in(timeout: Duration) -> Instant {
-    Instant::now() + timeout.min(TIMEOUT_MAX)
-}
-
-/// Repeats attempts while the result is “not proposed” and the deadline leaves time for a further attempt.
-async fn repeat<F>(deadline: Instant, attempt: impl Fn(Instant) -> F) -> Result<Version, ProposeError>
-where
-    F: Future<Output = Result<Version, Failed>>,
-{
-    let mut pause = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
-    let mut told = None;
-    loop {
-        match attempt(deadline).await {
-            Ok(version) => return Ok(version),
-            Err(Failed::NotProposed(cause)) => {
-                let cause = cause.after(told);
-                told = Some(cause.clone());
-                let delay = pause.next_delay();
-                if Instant::now() + delay >= deadline {
-                    return Err(ProposeError::NotProposed(cause));
-                }
-                sleep(delay).await;
-            }
-            Err(failed @ (Failed::Refused(_) | Failed::OutcomeUnknown(_))) => return Err(failed.into()),
-        }
+    /// Watches a register: every change from now on, in order, without loss or repeats. "Now" is the moment of the
+    /// first update.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn watch(&self, key: impl Into<Bytes>) -> Updates<ChangePage, SubscribeError> {
+        self.watch_with(Target::Key(key.into()), None)
     }
-}
 
-/// The command that appends a record.
-fn append(record: Bytes) -> Command {
-    Command {
-        session: None,
-        operation: Some(Operation::Append(Append { record })),
-    }
-}
-
-/// Reads a version off the wire.
-pub(crate) fn version_of(version: v1::Version) -> Result<Version, Cause> {
-    match (Slot::new(version.slot), u16::try_from(version.offset)) {
-        (Ok(slot), Ok(offset)) => Ok(Version { slot, offset }),
-        _ => Err(Cause::unavailable(
-            "the proposer answered with an impossible version",
-        )),
+    /// Watches one or many registers: every change at or after `from`, in order, without loss or repeats. Without
+    /// `from`, the changes begin at the moment of the first update.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn watch_with(&self, target: Target, from: Option<Version>) -> Updates<ChangePage, SubscribeError> {
+        watch::follow(self.directory.clone(), target, from, self.timeout)
     }
 }

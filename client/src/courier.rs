@@ -82,8 +82,9 @@ impl Courier {
                 }
                 Err(cause) => {
                     tracing::debug!(%cause, "no proposer can be reached");
+                    let delay = cause.retry_in(pause.next_delay());
                     self.obstacle.set(Some(cause));
-                    sleep(pause.next_delay()).await;
+                    sleep(delay).await;
                 }
             }
         }

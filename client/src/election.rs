@@ -10,21 +10,20 @@ mod tenure;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use paxos_proto::v1;
 
 use crate::{
-    Client, Version,
+    Client, Updates, Version,
     error::{Cause, SubscribeError, Unanswered},
     limits,
 };
+use lease::Lost;
 use seat::Register;
 
-pub use lease::Lost;
-pub use observe::Observation;
-pub use tenure::{Mandate, Tenure};
+pub use tenure::Tenure;
 
 /// Shortest and longest time to live.
 const TTL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(3_600));
@@ -37,16 +36,19 @@ const TTL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_se
 ///
 /// # What holding means
 /// A [`Tenure`] reports its loss a tenth of the time to live *before* other candidates may take over. The time counts
-/// from before the last successful renewal was sent. So two candidates that use [`Mandate::check`] before each action
+/// from before the last successful renewal was sent. So two candidates that use [`Tenure::check`] before each action
 /// never both find that they hold. This is guaranteed while both clocks run equally fast, within that tenth, and
 /// neither stands still. (`CLOCK_MONOTONIC` runs on while a process is stopped with SIGSTOP, but not while the machine
 /// is suspended.)
 ///
-/// # What the token protects
+/// # What the fencing token protects
 /// A holder that is paused *between* the check and the action acts late, when the next holder may act already. No code
-/// in the holder can prevent this. The target of the action can: each request carries [`Mandate::token`], and the
-/// store, queue or device remembers the highest token seen and refuses lower tokens. Then the late request is refused.
-/// A store without this check of tokens is not protected at that moment.
+/// in the holder can prevent this. The target of the action can: each request carries the fencing token, and the store,
+/// queue or device remembers the highest token seen and refuses lower tokens. Then the late request is refused. A store
+/// without this check of tokens is not protected at that moment.
+///
+/// The token is the [`Version`] of the acquiring write: the same for the whole tenure, and higher than the token of
+/// every earlier holder. [`Version::packed`] is the same token as an integer.
 #[derive(Clone, Debug)]
 pub struct Election {
     register: Register,
@@ -62,10 +64,10 @@ pub(crate) struct Candidacy {
 
 impl Candidacy {
     /// The record to write; the acquiring write has no token.
-    fn holder(&self, token: Option<Token>) -> v1::Holder {
+    fn record(&self, token: Option<Version>) -> v1::Holder {
         v1::Holder {
             candidate: self.candidate.clone(),
-            token: token.map(|Token(version)| version.into()),
+            token: token.map(v1::Version::from),
             ttl_ms: u64::try_from(self.ttl.as_millis()).expect("an hour fits"),
         }
     }
@@ -88,7 +90,7 @@ impl Election {
     ) -> Result<Self, ElectionError> {
         let (name, candidate) = (name.into(), candidate.into());
         let invalid = |text| Err(ElectionError::Invalid(text));
-        if let Err(limits::Broken(text)) = limits::check_key(&name) {
+        if let Err(limits::LimitExceeded(text)) = limits::check_key(&name) {
             return invalid(text);
         }
         if candidate.len() > limits::KEY_BYTES_MAX {
@@ -113,8 +115,8 @@ impl Election {
     /// Waits until this candidate holds.
     ///
     /// # Errors
-    /// [`ElectionError::Unavailable`] when the cluster has not answered for `patience`. The wait for the end of another
-    /// holder's tenure has no limit.
+    /// [`ElectionError::Unavailable`] when the cluster has not answered for the client's timeout. The wait for the
+    /// end of another holder's tenure has no limit.
     ///
     /// # Cancel safety
     /// Dropping the future ends the candidacy. If the candidate was about to win, there may be no holder for up to the
@@ -122,55 +124,33 @@ impl Election {
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub async fn campaign(&self, patience: Duration) -> Result<Tenure, ElectionError> {
-        let won = campaign::run(&self.register, &self.candidacy, patience).await?;
+    pub async fn campaign(&self) -> Result<Tenure, ElectionError> {
+        let timeout = self.register.client.timeout();
+        let won = campaign::run(&self.register, &self.candidacy, timeout).await?;
         Ok(Tenure::start(self.register.clone(), self.candidacy.clone(), won))
     }
 
     /// Observes the election: the present holder first, and then each change, to another holder or to none. Renewals
     /// are not reported, and neither is the end of a holder's time before another candidate takes over.
     ///
-    /// The observation ends in [`ElectionError::Unavailable`] only when no learner has answered for `patience`.
-    pub fn observe(&self, patience: Duration) -> Observation {
-        Observation::start(self.register.clone(), patience)
-    }
-}
-
-/// A fencing token: the version of the acquiring write. Higher than the token of every earlier holder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Token(Version);
-
-impl Token {
-    /// The version of the acquiring write.
-    pub fn version(self) -> Version {
-        self.0
-    }
-
-    /// The token as an integer, in the same order: slot · 65,536 + offset. Slots from 2⁴⁸ on all give the largest
-    /// integer.
-    pub fn packed(self) -> u64 {
-        self.0.packed().unwrap_or(u64::MAX)
-    }
-}
-
-impl fmt::Display for Token {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.packed().fmt(formatter)
+    /// The updates end in [`ElectionError::Unavailable`] only when no learner has answered for the client's timeout.
+    pub fn observe(&self) -> Updates<Option<Holder>, ElectionError> {
+        observe::start(self.register.clone(), self.register.client.timeout())
     }
 }
 
 /// The holder, according to the register. The holder's time may be up already: only the holder knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holding {
+pub struct Holder {
     /// The name of the candidate.
     pub candidate: Bytes,
     /// The fencing token.
-    pub token: Token,
+    pub token: Version,
     /// Other candidates take over when the register has not changed for this long.
     pub ttl: Duration,
 }
 
-impl Holding {
+impl Holder {
     /// Reads the content of the register, written at `version`.
     fn read(value: &[u8], version: Version) -> Result<Self, ElectionError> {
         let foreign = || ElectionError::NotAnElection { version };
@@ -185,14 +165,15 @@ impl Holding {
         };
         Ok(Self {
             candidate: holder.candidate,
-            token: Token(token),
+            token,
             ttl,
         })
     }
 }
 
-/// Taking part in an election, or observing an election, is not possible.
+/// Taking part in an election is not possible, or a tenure is over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ElectionError {
     /// A limit is broken; the text names the limit.
     #[error("{0}")]
@@ -209,9 +190,28 @@ pub enum ElectionError {
     /// The cluster refused permanently.
     #[error("refused: {0}")]
     Refused(Cause),
-    /// The cluster has not answered within the patience of the caller.
+    /// The cluster has not answered within the client's timeout.
     #[error("the cluster does not answer: {0}")]
     Unavailable(Cause),
+    /// The tenure is over: no renewal succeeded in time. Another candidate may hold soon, or holds already.
+    #[error("the time to live passed without a successful renewal")]
+    Lapsed,
+    /// The tenure is over: another candidate has taken over, or a client wrote or deleted the register.
+    #[error("another candidate took over, or the register was changed")]
+    Overtaken,
+    /// The tenure is over: the holder resigned, or dropped the tenure.
+    #[error("resigned")]
+    Resigned,
+}
+
+impl From<Lost> for ElectionError {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::Lapsed => Self::Lapsed,
+            Lost::Overtaken => Self::Overtaken,
+            Lost::Resigned => Self::Resigned,
+        }
+    }
 }
 
 impl From<Unanswered> for ElectionError {

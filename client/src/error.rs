@@ -1,37 +1,49 @@
 //! The errors of the library, as far as callers must distinguish them.
 
-use std::{error::Error as _, fmt};
+use std::{error::Error as _, fmt, time::Duration};
 
 use paxos_common::{
     escape::escape,
-    wire::status::{Fate, fate_of},
+    wire::status::{Fate, fate_of, retry_delay_of},
 };
 use tonic::{Code, Status};
 
-use crate::{Version, limits::Broken};
+use crate::{Version, code::ErrorCode, limits::LimitExceeded};
+
+/// Longest requested wait that the client keeps, so that a single process cannot stop the client.
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
 
 /// The cause of a failed call: the answer of the peer, or the fate of the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Cause {
     /// The gRPC code.
-    pub code: Code,
+    pub code: ErrorCode,
     /// A message for people.
     pub message: String,
+    /// Shortest wait before a retry, as requested by the cluster. `None`: no request, or a retry does not help.
+    pub retry_delay: Option<Duration>,
 }
 
 impl Cause {
-    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+    /// A cause with this code and message.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self {
-            code: Code::Unavailable,
+            code,
             message: message.into(),
+            retry_delay: None,
         }
     }
 
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Unavailable, message)
+    }
+
     pub(crate) fn deadline() -> Self {
-        Self {
-            code: Code::DeadlineExceeded,
-            message: "the deadline passed without an answer".to_owned(),
-        }
+        Self::new(
+            ErrorCode::DeadlineExceeded,
+            "the deadline passed without an answer",
+        )
     }
 
     /// The cause to report after several attempts: the last cause. If the last attempt only ran into the deadline, the
@@ -43,15 +55,19 @@ impl Cause {
         }
     }
 
+    /// The wait before a retry: `pause`, or the wait requested by the cluster, if longer.
+    pub(crate) fn retry_in(&self, pause: Duration) -> Duration {
+        longer(pause, self.retry_delay)
+    }
+
     /// Names the process in question.
     pub(crate) fn at(mut self, address: &impl fmt::Display) -> Self {
         self.message = format!("{address}: {}", self.message);
         self
     }
-}
 
-impl From<&Status> for Cause {
-    fn from(status: &Status) -> Self {
+    /// The cause of a failed call, off the wire.
+    pub(crate) fn of(status: &Status) -> Self {
         let mut message = status.message().to_owned();
         // The transport's own text is only the wrapping; the actual event is at the bottom of the chain.
         let mut source = status.source();
@@ -67,17 +83,24 @@ impl From<&Status> for Cause {
             }
         }
         Self {
-            code: status.code(),
+            code: ErrorCode::of(status.code()),
             // The text comes from a peer, and appears on terminals and in logs.
             message: escape(&message).into_owned(),
+            retry_delay: retry_delay_of(status),
         }
     }
+}
+
+/// The longer of a pause of the client and a wait requested by the cluster.
+pub(crate) fn longer(pause: Duration, requested: Option<Duration>) -> Duration {
+    let requested = requested.unwrap_or_default();
+    pause.max(requested.min(RETRY_DELAY_MAX))
 }
 
 impl fmt::Display for Cause {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.message.is_empty() {
-            return formatter.write_str(self.code.description());
+            return self.code.fmt(formatter);
         }
         formatter.write_str(&self.message)
     }
@@ -85,14 +108,19 @@ impl fmt::Display for Cause {
 
 /// The configuration cannot be used for a client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConfigError {
     /// The list of acceptors is empty.
     #[error("no acceptor's address was given: give at least one address")]
     NoAcceptors,
+    /// A text is not the URL of an acceptor.
+    #[error("{0}")]
+    Address(String),
 }
 
 /// A command was not ordered, or its outcome is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProposeError {
     /// The command breaks a limit; the text names the limit. Nothing was sent.
     #[error("{0}")]
@@ -114,6 +142,7 @@ pub enum ProposeError {
 ///
 /// A failed condition is an outcome, not an error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum WriteError {
     /// The command breaks a limit; the text names the limit. Nothing was sent.
     #[error("{0}")]
@@ -155,6 +184,7 @@ impl WriteError {
 
 /// A read was not answered. Reads change nothing: a retry is safe.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ReadError {
     /// The request breaks a limit; the text names the limit.
     #[error("{0}")]
@@ -175,6 +205,7 @@ pub enum ReadError {
 
 /// A subscription or watch ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SubscribeError {
     /// The position is no longer retained, or beyond the end of the log; the text gives the range.
     #[error("{0}")]
@@ -182,7 +213,7 @@ pub enum SubscribeError {
     /// The request breaks a limit; the text names the limit.
     #[error("{0}")]
     Invalid(String),
-    /// No learner could be reached within the patience of the caller.
+    /// No learner could be reached within the client's timeout.
     #[error("no learner answers: {0}")]
     Unavailable(Cause),
 }
@@ -205,7 +236,7 @@ impl Failed {
 
     /// Judges the answer to a sent command.
     pub(crate) fn judge(status: &Status) -> Self {
-        let cause = Cause::from(status);
+        let cause = Cause::of(status);
         match (fate_of(status), status.code()) {
             (Some(Fate::NotProposed), _) => Self::NotProposed(cause),
             (Some(Fate::OutcomeUnknown), _) => Self::OutcomeUnknown(cause),
@@ -242,26 +273,18 @@ pub(crate) enum Unanswered {
 
 impl Unanswered {
     /// Judges a learner's error; `None`: another learner may do better.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "any other code, and any future one, says nothing about the other learners"
+    )]
     pub(crate) fn judge(status: &Status) -> Option<Self> {
-        let cause = Cause::from(status);
+        let cause = Cause::of(status);
         match status.code() {
             Code::InvalidArgument => Some(Self::Invalid(cause)),
             Code::FailedPrecondition => Some(Self::Refused(cause)),
             Code::OutOfRange => Some(Self::OutOfRange(cause)),
             Code::Aborted => Some(Self::Aborted(cause)),
-            Code::Ok
-            | Code::Cancelled
-            | Code::Unknown
-            | Code::DeadlineExceeded
-            | Code::NotFound
-            | Code::AlreadyExists
-            | Code::PermissionDenied
-            | Code::ResourceExhausted
-            | Code::Unimplemented
-            | Code::Internal
-            | Code::Unavailable
-            | Code::DataLoss
-            | Code::Unauthenticated => None,
+            _ => None,
         }
     }
 }
@@ -290,20 +313,20 @@ impl From<Unanswered> for ReadError {
     }
 }
 
-impl From<Broken> for ProposeError {
-    fn from(Broken(text): Broken) -> Self {
+impl From<LimitExceeded> for ProposeError {
+    fn from(LimitExceeded(text): LimitExceeded) -> Self {
         Self::Invalid(text)
     }
 }
 
-impl From<Broken> for WriteError {
-    fn from(Broken(text): Broken) -> Self {
+impl From<LimitExceeded> for WriteError {
+    fn from(LimitExceeded(text): LimitExceeded) -> Self {
         Self::Invalid(text)
     }
 }
 
-impl From<Broken> for ReadError {
-    fn from(Broken(text): Broken) -> Self {
+impl From<LimitExceeded> for ReadError {
+    fn from(LimitExceeded(text): LimitExceeded) -> Self {
         Self::Invalid(text)
     }
 }
@@ -332,7 +355,16 @@ mod tests {
     }
 
     #[test]
-    fn fate_is_unknown_unless_the_answer_states_it() {
+    fn requested_wait_is_kept_up_to_a_limit_and_never_shortens_a_pause() {
+        let (short, long) = (Duration::from_millis(10), Duration::from_secs(1));
+        assert_eq!(longer(short, None), short);
+        assert_eq!(longer(short, Some(long)), long);
+        assert_eq!(longer(long, Some(short)), long);
+        assert_eq!(longer(short, Some(Duration::MAX)), RETRY_DELAY_MAX);
+    }
+
+    #[test]
+    fn fate_is_taken_from_the_answer_and_unknown_when_it_tells_none() {
         for (answer, not_proposed) in [
             (status::no_leader(Fate::NotProposed), true),
             (status::no_leader(Fate::OutcomeUnknown), false),
@@ -346,9 +378,9 @@ mod tests {
             (Status::cancelled("timeout"), false),
         ] {
             let expected = if not_proposed {
-                Failed::NotProposed(Cause::from(&answer))
+                Failed::NotProposed(Cause::of(&answer))
             } else {
-                Failed::OutcomeUnknown(Cause::from(&answer))
+                Failed::OutcomeUnknown(Cause::of(&answer))
             };
             assert_eq!(Failed::judge(&answer), expected, "{answer:?}");
         }

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::StreamExt as _;
 use paxos_common::peer::{Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy};
 use paxos_proto::v1::learner_client::LearnerClient;
 use tokio::{
@@ -15,6 +14,7 @@ use tonic::{Code, Response, Status, Streaming, transport::Channel};
 use crate::{
     address::Directory,
     error::{Cause, SubscribeError},
+    updates::Updates,
 };
 
 /// Number of responses read ahead of the caller. Each holds at most the content of a message, so this number bounds
@@ -30,7 +30,7 @@ pub(crate) trait Feed: Send + 'static {
     /// A learner's message.
     type Response: Send;
     /// The resulting message to the caller.
-    type News: Send + 'static;
+    type Page: Send + 'static;
 
     /// Opens the stream at the end of the previous stream.
     fn open(
@@ -42,47 +42,28 @@ pub(crate) trait Feed: Send + 'static {
     ///
     /// # Errors
     /// The response is no continuation: this learner is not trusted.
-    fn take(&mut self, response: Self::Response) -> Result<Self::News, Cause>;
+    fn take(&mut self, response: Self::Response) -> Result<Self::Page, Cause>;
 }
 
-/// The messages of a feed, in order; ends after the first error.
-#[derive(Debug)]
-pub(crate) struct Following<N>(ReceiverStream<Result<N, SubscribeError>>);
-
-impl<N: Send + 'static> Following<N> {
-    /// Starts a task that follows `feed`. The task stops when the result is dropped.
-    pub(crate) fn start(directory: Arc<Directory>, feed: impl Feed<News = N>, patience: Duration) -> Self {
-        let (told, news) = mpsc::channel(READ_AHEAD);
-        let follower = Follower {
-            directory,
-            told,
-            feed,
-            patience,
-            heard_at: Instant::now(),
-        };
-        tokio::spawn(follower.run());
-        Self(ReceiverStream::new(news))
-    }
-
-    /// A stream with a single error.
-    pub(crate) fn failed(error: SubscribeError) -> Self {
-        let (told, news) = mpsc::channel(1);
-        told.try_send(Err(error)).expect("there is room for one");
-        Self(ReceiverStream::new(news))
-    }
-
-    /// # Cancel safety
-    /// Safe: nothing is lost or repeated.
-    pub(crate) async fn next(&mut self) -> Option<Result<N, SubscribeError>> {
-        self.0.next().await
-    }
-
-    pub(crate) fn poll_next(
-        &mut self,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<N, SubscribeError>>> {
-        self.0.poll_next_unpin(context)
-    }
+/// Starts a task that follows `feed`. The task stops when the result is dropped.
+///
+/// # Panics
+/// Outside a Tokio runtime.
+pub(crate) fn follow<F: Feed>(
+    directory: Arc<Directory>,
+    feed: F,
+    timeout: Duration,
+) -> Updates<F::Page, SubscribeError> {
+    let (pages, received) = mpsc::channel(READ_AHEAD);
+    let follower = Follower {
+        directory,
+        pages,
+        feed,
+        timeout,
+        heard_at: Instant::now(),
+    };
+    tokio::spawn(follower.run());
+    Updates::new(ReceiverStream::new(received))
 }
 
 /// Why reading from one learner stopped.
@@ -97,9 +78,9 @@ enum Stop {
 
 struct Follower<F: Feed> {
     directory: Arc<Directory>,
-    told: mpsc::Sender<Result<F::News, SubscribeError>>,
+    pages: mpsc::Sender<Result<F::Page, SubscribeError>>,
     feed: F,
-    patience: Duration,
+    timeout: Duration,
     /// The time of the last message from any learner.
     heard_at: Instant,
 }
@@ -116,10 +97,10 @@ impl<F: Feed> Follower<F> {
             if self.heard_at != before {
                 pause.reset();
             }
-            let delay = pause.next_delay();
-            if self.heard_at.elapsed() + delay > self.patience {
+            let delay = last.retry_in(pause.next_delay());
+            if self.heard_at.elapsed() + delay > self.timeout {
                 // Without a receiver, the error need not be sent.
-                let _ = self.told.send(Err(SubscribeError::Unavailable(last))).await;
+                let _ = self.pages.send(Err(SubscribeError::Unavailable(last))).await;
                 return;
             }
             tracing::debug!(cause = %last, "looking for another learner");
@@ -127,7 +108,7 @@ impl<F: Feed> Follower<F> {
                 // Cancel safe: a timer.
                 () = sleep(delay) => {}
                 // Cancel safe: only waits.
-                () = self.told.closed() => return,
+                () = self.pages.closed() => return,
             }
         }
     }
@@ -140,12 +121,15 @@ impl<F: Feed> Follower<F> {
                 Stop::Unwanted => return Ok(()),
                 Stop::Final(error) => {
                     // Without a receiver, the error need not be sent.
-                    let _ = self.told.send(Err(error)).await;
+                    let _ = self.pages.send(Err(error)).await;
                     return Ok(());
                 }
                 Stop::Learner(cause) => {
                     self.directory.shun(&address);
+                    // The longest wait requested by a learner in this round.
+                    let requested = last.retry_delay.max(cause.retry_delay);
                     last = cause.at(&address);
+                    last.retry_delay = requested;
                 }
             }
         }
@@ -167,11 +151,11 @@ impl<F: Feed> Follower<F> {
                 Err(_elapsed) => return Stop::Learner(Cause::deadline()),
             };
             self.heard_at = Instant::now();
-            let news = match self.feed.take(response) {
-                Ok(news) => news,
+            let page = match self.feed.take(response) {
+                Ok(page) => page,
                 Err(cause) => return Stop::Learner(cause),
             };
-            if self.told.send(Ok(news)).await.is_err() {
+            if self.pages.send(Ok(page)).await.is_err() {
                 return Stop::Unwanted;
             }
             // The caller may have been slow; the wait for the caller is no silence of the learner.
@@ -180,25 +164,15 @@ impl<F: Feed> Follower<F> {
     }
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "any other code, and any future one, says nothing about the other learners"
+)]
 fn judge(status: &Status) -> Stop {
-    let cause = Cause::from(status);
+    let cause = Cause::of(status);
     match status.code() {
         Code::OutOfRange => Stop::Final(SubscribeError::OutOfRange(cause)),
         Code::InvalidArgument => Stop::Final(SubscribeError::Invalid(cause.to_string())),
-        Code::Ok
-        | Code::Cancelled
-        | Code::Unknown
-        | Code::DeadlineExceeded
-        | Code::NotFound
-        | Code::AlreadyExists
-        | Code::PermissionDenied
-        | Code::ResourceExhausted
-        | Code::FailedPrecondition
-        | Code::Aborted
-        | Code::Unimplemented
-        | Code::Internal
-        | Code::Unavailable
-        | Code::DataLoss
-        | Code::Unauthenticated => Stop::Learner(cause),
+        _ => Stop::Learner(cause),
     }
 }

@@ -19,7 +19,7 @@ use tonic::{Code, Request, Response, Status, transport::Channel};
 
 use crate::{
     address::Directory,
-    error::{Cause, Unanswered},
+    error::{Cause, Unanswered, longer},
     trace::Tracer,
 };
 
@@ -42,14 +42,14 @@ pub(crate) struct Learners {
     tracer: Tracer,
 }
 
-/// The terms of a call to a learner.
+/// The deadline and the trace context of a call to a learner.
 #[derive(Debug)]
-pub(crate) struct Terms {
+pub(crate) struct CallOptions {
     patience: Duration,
     context: Option<SpanContext>,
 }
 
-impl Terms {
+impl CallOptions {
     /// A request with deadline and trace context.
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
@@ -102,7 +102,7 @@ impl Learners {
     }
 
     /// Asks the learners one after the other, until a learner answers or returns an error that all learners would
-    /// return. `request` calls `method`, on terms that differ from learner to learner.
+    /// return. `request` calls `method`, with options that differ from learner to learner.
     ///
     /// # Errors
     /// See [`Unanswered`].
@@ -113,7 +113,7 @@ impl Learners {
         self: &Arc<Self>,
         deadline: Instant,
         method: &'static str,
-        request: impl Fn(LearnerClient<Channel>, Terms) -> F,
+        request: impl Fn(LearnerClient<Channel>, CallOptions) -> F,
     ) -> Result<T, Unanswered>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -122,6 +122,8 @@ impl Learners {
         let mut pause = Backoff::new(ROUND_PAUSE.0, ROUND_PAUSE.1);
         let mut tried: Vec<Address> = Vec::new();
         let mut last = Cause::deadline();
+        // The longest wait requested by a learner in this round.
+        let mut requested = None;
         loop {
             let members = match timeout_at(deadline, self.members()).await {
                 Ok(Ok(members)) => members,
@@ -134,7 +136,7 @@ impl Learners {
             let Some(member) = self.choose(&members, &tried) else {
                 tried.clear();
                 self.expire();
-                let delay = pause.next_delay();
+                let delay = longer(pause.next_delay(), requested.take());
                 if Instant::now() + delay >= deadline {
                     return Err(Unanswered::Unavailable(last));
                 }
@@ -148,11 +150,11 @@ impl Learners {
             let counted = Counted::new(&member.in_flight);
             let call = self.tracer.call(method);
             call.to(&member.address);
-            let terms = Terms {
+            let options = CallOptions {
                 patience: attempt,
                 context: call.context(),
             };
-            let answer = timeout(attempt, request(member.client.clone(), terms)).await;
+            let answer = timeout(attempt, request(member.client.clone(), options)).await;
             drop(counted);
             match &answer {
                 Ok(Ok(_)) => call.answered(Code::Ok, ""),
@@ -169,10 +171,11 @@ impl Learners {
                 }
                 Ok(Err(status)) => match Unanswered::judge(&status) {
                     Some(unanswered) => return Err(unanswered),
-                    None => Cause::from(&status),
+                    None => Cause::of(&status),
                 },
                 Err(_elapsed) => Cause::deadline(),
             };
+            requested = requested.max(cause.retry_delay);
             last = cause.at(&member.address);
             if Instant::now() >= deadline {
                 return Err(Unanswered::Unavailable(last));
@@ -280,7 +283,7 @@ impl Member {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::ClientConfig;
+    use crate::ClientConfig;
 
     fn learners(addresses: &[&str]) -> Arc<Learners> {
         let config = ClientConfig {

@@ -3,27 +3,16 @@
 //!
 //! ```no_run
 //! use std::time::Duration;
-//! use paxos_client::{Client, ClientConfig, Condition, Consistency, Slot};
+//! use paxos_client::{Client, Condition, Consistency};
 //!
 //! # async fn example() -> anyhow::Result<()> {
-//! let client = Client::new(ClientConfig {
-//!     acceptors: vec!["http://127.0.0.1:7001".parse()?, "http://127.0.0.1:7002".parse()?],
-//!     ..ClientConfig::default()
-//! })?;
-//! let timeout = Duration::from_secs(5);
-//! let decision = client.decide("leader-2026", "alice", timeout).await?;
-//! println!("{:?} wins, ours: {}", decision.winner, decision.ours);
-//! client.put("colour", "blue", Condition::Always, timeout).await?;
-//! let colour = client.get("colour", Consistency::Linearizable, timeout).await?;
-//! println!("{colour:?}");
-//! let version = client.append("hello", timeout).await?;
-//! println!("ordered at {version}");
-//! let mut log = client.subscribe(Slot::ZERO, timeout);
-//! while let Some(news) = log.next().await {
-//!     for record in news?.records {
-//!         println!("slot {}: {} commands", record.slot, record.value.unwrap_or_default().commands.len());
-//!     }
-//! }
+//! let client = Client::connect(["http://127.0.0.1:7001", "http://127.0.0.1:7002", "http://127.0.0.1:7003"])?;
+//! client.put("colour", "blue").await?;
+//! client.put_if("colour", "red", Condition::Absent).await?;
+//! let colour = client.get("colour").await?.expect("it was written above");
+//! assert_eq!(colour.value, "blue");
+//! client.get_with("colour", Consistency::Local).await?;
+//! client.with_timeout(Duration::from_secs(1)).append("hello").await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -34,9 +23,9 @@
 //! register.
 //!
 //! # When a call fails
-//! Writes of registers, and [`append_once`](Client::append_once), run in a session. Within the caller's deadline, the
-//! library repeats such a command until the command is known to be ordered. The command takes effect once. If the
-//! deadline passes, [`WriteError`] says what is known.
+//! Writes of registers, and [`append`](Client::append), run in a session. Within the client's timeout, the library
+//! repeats such a command until the command is known to be ordered. The command takes effect once. If the timeout
+//! passes, [`WriteError`] says what is known.
 //!
 //! The first write of a client takes two places in the log: the opening of a session, and the write. A single place
 //! would not do. A retry is recognised by its session and by its number in the session, and the name of the session is
@@ -45,8 +34,8 @@
 //! the session again, and take effect a second time. In a session named by the log, a late copy is recognised: the
 //! session is over, and the copy has no effect.
 //!
-//! [`append`](Client::append) and [`propose`](Client::propose) need no session, and are repeated only while the library
-//! is certain that nothing was ordered. Without this certainty, the call ends in [`ProposeError::OutcomeUnknown`] and
+//! [`append_at_most_once`](Client::append_at_most_once) needs no session, and is repeated only while the library is
+//! certain that nothing was ordered. Without this certainty, the call ends in [`ProposeError::OutcomeUnknown`] and
 //! nothing is sent again: a second attempt could take effect twice.
 //!
 //! A silent proposer is probed within a quarter of a second. If the probe is not answered either, and the acceptors
@@ -58,42 +47,59 @@
 //!
 //! # Traces
 //! Every call is a span, and the cluster receives the span's context. Set a global tracer provider of the
-//! `opentelemetry` crate before [`Client::new`]: then one trace leads from the application to the disks and back.
+//! `opentelemetry` crate before [`Client::connect`]: then one trace leads from the application to the disks and back.
 //!
 //! # Elections
 //! [`Election`] lets one of many candidates hold at a time, with a fencing token.
 
 mod address;
 mod client;
+mod cluster;
+mod code;
+mod config;
 mod courier;
 mod election;
 mod error;
 mod follow;
 mod learners;
 mod limits;
+mod log;
+mod propose;
+mod read;
+mod record;
 mod registers;
 mod session;
 mod stall;
 mod status;
 mod stream;
-mod subscription;
 mod trace;
 mod transport;
 mod unary;
+mod updates;
 mod watch;
 mod write;
 
-pub use client::{Client, ClientConfig};
-pub use election::{Election, ElectionError, Holding, Lost, Mandate, Observation, Tenure, Token};
+pub use client::Client;
+pub use cluster::{AcceptorStatus, ClusterStatus, LearnerStatus, ProcessStatus, ProposerStatus};
+pub use code::ErrorCode;
+pub use config::ClientConfig;
+pub use election::{Election, ElectionError, Holder, Tenure};
 pub use error::{Cause, ConfigError, ProposeError, ReadError, SubscribeError, WriteError};
 pub use limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+pub use log::LogPage;
 pub use paxos_common::{
     paxos::slot::{Slot, Version},
     peer::Address,
 };
-/// The messages of the contract, as on the wire.
-pub use paxos_proto::v1 as proto;
-pub use registers::{Condition, Consistency, Current, Decision, Page, Part, Register, Written};
-pub use status::{AcceptorReport, ClusterStatus, RoleReport};
-pub use subscription::{News, Subscription};
-pub use watch::{Change, Changes, Target, Watch};
+pub use record::{Command, CommandId, LogRecord, Operation};
+pub use registers::{
+    Condition, Consistency, Current, Decision, PageRequest, Register, RegisterPage, Written,
+};
+pub use updates::Updates;
+pub use watch::{Change, ChangePage, Target};
+
+/// What the command `paxos` needs beyond the API: messages as on the wire. May change at any time.
+#[doc(hidden)]
+pub mod raw {
+    pub use crate::status::{AcceptorReport, ClusterReport, RoleReport};
+}

@@ -4,7 +4,7 @@ use paxos_proto::v1::{Command, Delete, Put, command::Operation};
 
 /// A broken limit; the text names the limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Broken(pub(crate) String);
+pub(crate) struct LimitExceeded(pub(crate) String);
 
 /// Longest key of a register, in bytes.
 pub const KEY_BYTES_MAX: usize = 4096;
@@ -16,8 +16,8 @@ pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
 ///
 /// # Errors
 /// The broken limit.
-pub(crate) fn check(command: &Command) -> Result<(), Broken> {
-    let invalid = |text: String| Err(Broken(text));
+pub(crate) fn check(command: &Command) -> Result<(), LimitExceeded> {
+    let invalid = |text: String| Err(LimitExceeded(text));
     let (key, value) = match &command.operation {
         None => return invalid("the command is empty: give an operation".to_owned()),
         Some(Operation::OpenSession(_)) => return Ok(()),
@@ -45,10 +45,10 @@ pub(crate) fn check(command: &Command) -> Result<(), Broken> {
 ///
 /// # Errors
 /// The broken limit.
-pub(crate) fn check_key(key: &[u8]) -> Result<(), Broken> {
+pub(crate) fn check_key(key: &[u8]) -> Result<(), LimitExceeded> {
     if key.is_empty() || key.len() > KEY_BYTES_MAX {
-        return Err(Broken(format!(
-            "the key has {} bytes: 1 to {KEY_BYTES_MAX} are allowed",
+        return Err(LimitExceeded(format!(
+            "the key has {} bytes: it must have 1 to {KEY_BYTES_MAX}",
             key.len()
         )));
     }
@@ -59,10 +59,10 @@ pub(crate) fn check_key(key: &[u8]) -> Result<(), Broken> {
 ///
 /// # Errors
 /// The broken limit.
-pub(crate) fn check_prefix(prefix: &[u8]) -> Result<(), Broken> {
+pub(crate) fn check_prefix(prefix: &[u8]) -> Result<(), LimitExceeded> {
     if prefix.len() > KEY_BYTES_MAX {
-        return Err(Broken(format!(
-            "the prefix has {} bytes: at most {KEY_BYTES_MAX} are allowed",
+        return Err(LimitExceeded(format!(
+            "the prefix has {} bytes: it must have at most {KEY_BYTES_MAX}",
             prefix.len()
         )));
     }
@@ -75,7 +75,7 @@ mod tests {
     use bytes::Bytes;
     use paxos_proto::v1::{Append, OpenSession};
 
-    fn verdict(operation: Operation) -> Result<(), Broken> {
+    fn verdict(operation: Operation) -> Result<(), LimitExceeded> {
         check(&Command {
             session: None,
             operation: Some(operation),

@@ -69,8 +69,8 @@ pub(crate) async fn process_at(
         Ok(Ok(response)) => Ok(Some(response.into_inner().proposer).filter(|&process| process != 0)),
         // An error sent by the proposer is an answer; the transport's own errors have a source.
         Ok(Err(status)) if status.source().is_none() => Ok(None),
-        Ok(Err(status)) => Err(Cause::from(&status)),
-        Err(_elapsed) => Err(Cause::from(&Status::deadline_exceeded(""))),
+        Ok(Err(status)) => Err(Cause::of(&status)),
+        Err(_elapsed) => Err(Cause::of(&Status::deadline_exceeded(""))),
     }
 }
 

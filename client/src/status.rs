@@ -17,9 +17,9 @@ mod survey;
 
 pub(crate) use survey::survey;
 
-/// The status of a cluster: every asked process, with its answer.
+/// The answers of all asked processes, as on the wire.
 #[derive(Clone, Debug, Default)]
-pub struct ClusterStatus {
+pub struct ClusterReport {
     /// The acceptors given to the client, in the given order; then the other members in the acceptors' configuration.
     pub acceptors: Vec<AcceptorReport>,
     /// The proposers given to the client, or reported by an acceptor.
@@ -28,7 +28,7 @@ pub struct ClusterStatus {
     pub learners: Vec<RoleReport<LearnerStatusResponse>>,
 }
 
-impl ClusterStatus {
+impl ClusterReport {
     /// The answers received from acceptors.
     pub fn answers(&self) -> impl Iterator<Item = &AcceptorStatusResponse> {
         self.acceptors
@@ -80,8 +80,8 @@ impl Acceptors {
     pub(crate) async fn status(
         &self,
         patience: Duration,
-        enough: impl Fn(&ClusterStatus) -> bool,
-    ) -> ClusterStatus {
+        enough: impl Fn(&ClusterReport) -> bool,
+    ) -> ClusterReport {
         let mut asked: FuturesUnordered<_> = self
             .clients
             .iter()
@@ -108,7 +108,7 @@ async fn ask(
 ) -> (usize, AcceptorReport) {
     let answer = match timeout(patience, client.status(AcceptorStatusRequest {})).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(Cause::from(&status)),
+        Ok(Err(status)) => Err(Cause::of(&status)),
         Err(_elapsed) => Err(Cause::deadline()),
     };
     let given = true;
@@ -122,11 +122,11 @@ async fn ask(
     )
 }
 
-fn in_order(reports: &[(usize, AcceptorReport)]) -> ClusterStatus {
+fn in_order(reports: &[(usize, AcceptorReport)]) -> ClusterReport {
     let mut reports = reports.to_vec();
     reports.sort_by_key(|(index, _)| *index);
-    ClusterStatus {
+    ClusterReport {
         acceptors: reports.into_iter().map(|(_, report)| report).collect(),
-        ..ClusterStatus::default()
+        ..ClusterReport::default()
     }
 }

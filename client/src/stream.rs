@@ -23,12 +23,13 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Streaming};
+use tonic::Streaming;
 
 use crate::{
     Version,
-    client::version_of,
+    code::ErrorCode,
     error::{Cause, Failed},
+    propose::version_of,
     stall::{Judge, Progress, Suspect, process_at},
 };
 
@@ -141,7 +142,7 @@ impl ProposeStream {
         let (opened, process) = tokio::join!(opening, process_at(&mut asking));
         let responses = match opened {
             Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) => return Err(Cause::from(&status).at(&address)),
+            Ok(Err(status)) => return Err(Cause::of(&status).at(&address)),
             Err(_elapsed) => return Err(Cause::deadline().at(&address)),
         };
         Ok(Self {
@@ -241,7 +242,7 @@ impl ProposeStream {
                 } else {
                     Failed::OutcomeUnknown
                 };
-                self.fail_all(&Cause::from(&status).at(&self.suspect.address), failed);
+                self.fail_all(&Cause::of(&status).at(&self.suspect.address), failed);
                 return Arrival::Over;
             }
         };
@@ -253,7 +254,9 @@ impl ProposeStream {
             ))),
         };
         let arrival = match &result {
-            Err(Failed::NotProposed(cause)) if cause.code != Code::ResourceExhausted => Arrival::Helpless,
+            Err(Failed::NotProposed(cause)) if cause.code != ErrorCode::ResourceExhausted => {
+                Arrival::Helpless
+            }
             Ok(_) | Err(_) => Arrival::Good,
         };
         // No entry: a repeated answer. No receiver: the caller has given up. Neither case needs an action.

@@ -10,8 +10,9 @@ use tonic::{Code, Request, transport::Channel};
 use crate::{
     Version,
     address::Directory,
-    client::version_of,
+    code::ErrorCode,
     error::{Cause, Failed},
+    propose::version_of,
     stall::{Judge, Progress, Suspect, process_at},
     trace::Call,
     transport::was_not_taken,
@@ -65,7 +66,7 @@ impl Unary {
             () = self.judge.replaced(&suspect, &progress) => {
                 self.leave(address);
                 let cause = suspect.replaced();
-                call.answered(cause.code, &cause.message);
+                call.answered(cause.code.grpc(), &cause.message);
                 return Err(Failed::OutcomeUnknown(cause));
             }
         };
@@ -84,11 +85,11 @@ impl Unary {
         call.answered(status.code(), status.message());
         let not_taken = was_not_taken(&status);
         let failed = if not_taken {
-            Failed::NotProposed(Cause::from(&status).at(address))
+            Failed::NotProposed(Cause::of(&status).at(address))
         } else {
             Failed::judge(&status)
         };
-        let overloaded = !not_taken && failed.cause().code == Code::ResourceExhausted;
+        let overloaded = !not_taken && failed.cause().code == ErrorCode::ResourceExhausted;
         let helpless = matches!(failed, Failed::NotProposed(_)) && !overloaded;
         if helpless || matches!(failed, Failed::OutcomeUnknown(_)) {
             self.leave(address);

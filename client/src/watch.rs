@@ -3,21 +3,24 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::stream;
 use paxos_proto::v1::{
     self, WatchRequest, WatchResponse, change, learner_client::LearnerClient, watch_request,
 };
 use tonic::{Response, Status, Streaming, transport::Channel};
 
 use crate::{
-    Client, Slot, Version,
+    Slot, Version,
     address::Directory,
     error::{Cause, SubscribeError},
-    follow::{Feed, Following},
+    follow::{self, Feed},
     limits,
+    updates::Updates,
 };
 
 /// The registers to watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Target {
     /// The register with this key.
     Key(Bytes),
@@ -36,67 +39,30 @@ pub struct Change {
     pub value: Option<Bytes>,
 }
 
-/// A message of a watch.
+/// Some changes of the watched registers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Changes {
+pub struct ChangePage {
     /// In the order of versions, following the last reported change. Empty: a sign of life.
     pub changes: Vec<Change>,
     /// Every change before this version has been reported: a later watch from here continues without loss or repeats.
     pub next: Version,
 }
 
-/// The changes of registers from a version on. Reads ahead a little, and stops when dropped.
-#[derive(Debug)]
-pub struct Watch(Following<Changes>);
-
-impl Client {
-    /// Watches registers: every change at or after `from`, in order, without loss or repeats. Without `from`, the
-    /// changes begin at the moment of the first message.
-    ///
-    /// When the learner in use fails, another learner continues. The watch ends in [`SubscribeError::Unavailable`] only
-    /// when no learner has answered for `patience`.
-    ///
-    /// # Panics
-    /// Outside a Tokio runtime.
-    pub fn watch(&self, target: Target, from: Option<Version>, patience: Duration) -> Watch {
-        Watch::start(self.directory.clone(), target, from, patience)
+/// Watches the registers of `target` from version `from` on.
+pub(crate) fn follow(
+    directory: Arc<Directory>,
+    target: Target,
+    from: Option<Version>,
+    timeout: Duration,
+) -> Updates<ChangePage, SubscribeError> {
+    let checked = match &target {
+        Target::Key(key) => limits::check_key(key),
+        Target::Prefix(prefix) => limits::check_prefix(prefix),
+    };
+    if let Err(limits::LimitExceeded(text)) = checked {
+        return Updates::new(stream::iter([Err(SubscribeError::Invalid(text))]));
     }
-}
-
-impl Watch {
-    fn start(directory: Arc<Directory>, target: Target, from: Option<Version>, patience: Duration) -> Self {
-        let checked = match &target {
-            Target::Key(key) => limits::check_key(key),
-            Target::Prefix(prefix) => limits::check_prefix(prefix),
-        };
-        if let Err(limits::Broken(text)) = checked {
-            return Self(Following::failed(SubscribeError::Invalid(text)));
-        }
-        let feed = RegisterFeed { target, next: from };
-        Self(Following::start(directory, feed, patience))
-    }
-
-    /// The next message. An error is the last message; `None` after an error.
-    ///
-    /// # Errors
-    /// See [`SubscribeError`].
-    ///
-    /// # Cancel safety
-    /// Safe: nothing is lost or repeated.
-    pub async fn next(&mut self) -> Option<Result<Changes, SubscribeError>> {
-        self.0.next().await
-    }
-}
-
-impl futures::Stream for Watch {
-    type Item = Result<Changes, SubscribeError>;
-
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Self::Item>> {
-        self.0.poll_next(context)
-    }
+    follow::follow(directory, RegisterFeed { target, next: from }, timeout)
 }
 
 struct RegisterFeed {
@@ -107,7 +73,7 @@ struct RegisterFeed {
 
 impl Feed for RegisterFeed {
     type Response = WatchResponse;
-    type News = Changes;
+    type Page = ChangePage;
 
     async fn open(
         &self,
@@ -124,10 +90,10 @@ impl Feed for RegisterFeed {
         client.watch(request).await
     }
 
-    fn take(&mut self, response: WatchResponse) -> Result<Changes, Cause> {
+    fn take(&mut self, response: WatchResponse) -> Result<ChangePage, Cause> {
         let (changes, next) = continue_from(self.next, response)?;
         self.next = Some(next);
-        Ok(Changes { changes, next })
+        Ok(ChangePage { changes, next })
     }
 }
 

@@ -5,16 +5,17 @@ use std::time::Duration;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use paxos_common::{peer::Backoff, trace::names::method};
 use paxos_proto::v1::{
-    Append, Applied, Command, ConditionFailed, Duplicate, OpenSession, ResultRequest, ResultResponse,
+    Applied, Command, ConditionFailed, Duplicate, OpenSession, ResultRequest, ResultResponse,
     command::Operation, duplicate, result_request, result_response,
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::{
     Client, Version,
-    error::{Cause, Failed, ReadError, Unanswered, WriteError},
-    learners::Terms,
+    error::{Cause, Failed, Unanswered, WriteError},
+    learners::CallOptions,
     limits,
+    propose::RETRY_PAUSE,
     registers::{Current, Register, Written},
     session::Session,
 };
@@ -31,8 +32,6 @@ const ATTEMPT_PATIENCE: (Duration, Duration, Duration) = (
 );
 /// Maximum number of unanswered attempts of a command.
 const ATTEMPTS_MAX: usize = 8;
-/// Pauses between attempts of a command, from the shortest to the longest.
-const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 
 /// The result of the attempts to have a command ordered.
 struct Ordered {
@@ -83,44 +82,6 @@ impl Client {
         })
     }
 
-    /// The outcome of the command at `version`: asks again after [`WriteError::OutcomeNotRead`].
-    ///
-    /// # Errors
-    /// See [`ReadError`]. The outcome is kept for as long as the log.
-    ///
-    /// # Cancel safety
-    /// Safe: the call only reads.
-    pub async fn outcome(&self, version: Version, timeout: Duration) -> Result<Written, ReadError> {
-        let reading = self.read_outcome(version, crate::client::deadline_in(timeout));
-        let outcome = self.tracer.operation("client.outcome", reading).await;
-        outcome.map_err(ReadError::from)
-    }
-
-    /// Appends a record, 1 byte to [1 MiB](crate::VALUE_BYTES_MAX), to the log, exactly once. Returns the version that
-    /// counts: the first.
-    ///
-    /// Unlike [`append`](Self::append), the command is repeated when the outcome of an attempt is unknown. Readers of
-    /// the log may then see the record twice, the second time with the session and sequence of the first.
-    ///
-    /// # Errors
-    /// See [`WriteError`].
-    ///
-    /// # Cancel safety
-    /// Dropping the future gives up the outcome: the record may still be appended.
-    pub async fn append_once(
-        &self,
-        record: impl Into<bytes::Bytes>,
-        timeout: Duration,
-    ) -> Result<Version, WriteError> {
-        let append = Operation::Append(Append {
-            record: record.into(),
-        });
-        let writing = self.write(append, crate::client::deadline_in(timeout));
-        match self.tracer.operation("client.append_once", writing).await? {
-            Written::Applied { version } | Written::ConditionFailed { version, .. } => Ok(version),
-        }
-    }
-
     async fn session(&self, deadline: Instant) -> Result<std::sync::Arc<Session>, WriteError> {
         self.sessions
             .current(async |opener| self.open_session(opener, deadline).await)
@@ -153,7 +114,7 @@ impl Client {
         let mut open = FuturesUnordered::new();
         let mut next_at = Instant::now();
         let mut unknown = false;
-        let mut told = None;
+        let mut last = None;
         loop {
             tokio::select! {
                 biased;
@@ -174,9 +135,14 @@ impl Client {
                             cause
                         }
                     };
-                    let cause = cause.after(told);
-                    told = Some(cause.clone());
-                    next_at = next_at.min(Instant::now() + attempts.pause.next_delay());
+                    let retry_at = Instant::now() + cause.retry_in(attempts.pause.next_delay());
+                    next_at = if cause.retry_delay.is_some() {
+                        retry_at
+                    } else {
+                        next_at.min(retry_at)
+                    };
+                    let cause = cause.after(last);
+                    last = Some(cause.clone());
                     if open.is_empty() && next_at >= deadline {
                         return Err(if unknown {
                             WriteError::OutcomeUnknown(cause)
@@ -191,14 +157,20 @@ impl Client {
                     open.push(async move { (sent_at, self.attempt(command.clone(), deadline).await) });
                     next_at = attempts.next_at(sent_at);
                 }
-                else => return Err(WriteError::NotProposed(Cause::deadline().after(told))),
+                else => return Err(WriteError::NotProposed(Cause::deadline().after(last))),
             }
         }
     }
 
-    async fn read_outcome(&self, version: Version, deadline: Instant) -> Result<Written, Unanswered> {
-        let request = |mut client: paxos_proto::v1::learner_client::LearnerClient<_>, terms: Terms| {
-            let request = terms.request(ResultRequest {
+    /// The outcome of the command at `version`.
+    pub(crate) async fn read_outcome(
+        &self,
+        version: Version,
+        deadline: Instant,
+    ) -> Result<Written, Unanswered> {
+        let request = |mut client: paxos_proto::v1::learner_client::LearnerClient<_>,
+                       options: CallOptions| {
+            let request = options.request(ResultRequest {
                 command: Some(result_request::Command::Version(version.into())),
             });
             async move { client.result(request).await }
@@ -339,7 +311,7 @@ mod tests {
             ..
         }) = told(failed(false))
         else {
-            panic!("the register is told")
+            panic!("the register is reported")
         };
         assert_eq!(
             (&register.value[..], register.version),

@@ -75,7 +75,6 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         value,
         unary: args.unary,
         reads_percent: args.reads,
-        timeout: args.connection.timeout,
     };
     Box::pin(interruptible(Left::Write, load.prepare())).await?;
 

@@ -37,12 +37,11 @@ impl ConnectionArgs {
     /// A client for the cluster. Connects on first use.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         let list = |addresses: &Option<Addresses>| addresses.clone().unwrap_or_default().0;
-        Client::new(ClientConfig {
-            acceptors: self.acceptors.addresses().to_vec(),
-            proposers: list(&self.proposers),
-            learners: list(&self.learners),
-        })
-        .map_err(Failure::usage)
+        let mut config = ClientConfig::new(self.acceptors.addresses()).map_err(Failure::usage)?;
+        config.proposers = list(&self.proposers);
+        config.learners = list(&self.learners);
+        config.timeout = self.timeout;
+        Client::new(config).map_err(Failure::usage)
     }
 }
 
@@ -70,6 +69,7 @@ pub(crate) fn propose_failure(error: ProposeError) -> Failure {
         ProposeError::OutcomeUnknown(_) => Failure::unavailable(anyhow::anyhow!(
             "{error}; look for the command with `paxos log` before trying again"
         )),
+        _ => Failure::unavailable(error),
     }
 }
 
@@ -81,6 +81,7 @@ pub(crate) fn subscribe_failure(error: SubscribeError) -> Failure {
         SubscribeError::Unavailable(_) => {
             Failure::unavailable(anyhow::anyhow!("{error}; `paxos status` shows what is wrong"))
         }
+        _ => Failure::unavailable(error),
     }
 }
 

@@ -49,7 +49,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         ));
     }
     let decision = client
-        .decide(bytes(args.name), value, args.connection.timeout)
+        .decide(bytes(args.name), value)
         .await
         .map_err(write_failure)?;
     args.output.print(

@@ -36,7 +36,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let key = bytes(args.key);
     let condition = args.if_version.map_or(Condition::Always, Condition::Version);
     let written = client
-        .delete(key.clone(), condition, args.connection.timeout)
+        .delete_if(key.clone(), condition)
         .await
         .map_err(write_failure)?;
     print_written(args.output, &key, &written)

@@ -11,7 +11,7 @@ use std::{
 };
 
 use clap::{Parser, value_parser};
-use paxos_client::{Address, Client, ClientConfig};
+use paxos_client::Client;
 use paxos_common::service::{
     config::LogFormat,
     failure::{Exit, Failure},
@@ -310,21 +310,14 @@ fn print_addresses(
 
 /// Waits until the cluster works, then prints commands to try. Prints the first finding when the wait is long.
 async fn announce(urls: &str, elsewhere: bool) -> Result<(), Failure> {
-    let acceptors = urls
-        .split(',')
-        .map(|url| url.parse::<Address>().map_err(Failure::internal));
-    let acceptors = acceptors.collect::<Result<_, _>>()?;
-    let client = Client::new(ClientConfig {
-        acceptors,
-        ..ClientConfig::default()
-    })
-    .map_err(Failure::internal)?;
+    let client = Client::connect(urls.split(',')).map_err(Failure::internal)?;
+    let client = client.with_timeout(READY_PATIENCE);
     let begun = Instant::now();
     let mut ticks = interval(READY_CHECK);
     let mut warned = false;
     loop {
         ticks.tick().await;
-        let verdict = judge(&client.cluster_status(READY_PATIENCE).await);
+        let verdict = judge(&client.cluster_report().await);
         if verdict.exit() == Exit::Clean {
             break;
         }

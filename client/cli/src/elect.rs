@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, process::ExitCode, time::Duration};
 
-use paxos_client::{Election, ElectionError, Holding, Lost, Tenure, WriteError};
+use paxos_client::{Election, ElectionError, Holder, Tenure, Version, WriteError};
 use paxos_common::service::{
     config::parse_duration,
     failure::{Exit, Failure},
@@ -98,7 +98,7 @@ async fn elect(args: Args) -> Result<u8, Failure> {
     let mut signals = signals::listen()?;
     let tenure = tokio::select! {
         // Cancel safe enough: the candidacy ends. At worst there is no holder for the time to live.
-        tenure = campaign(&args, &election) => tenure?,
+        tenure = campaign(&election) => tenure?,
         // Ends only with an error.
         failure = show_changes(&args, &election) => return Err(failure),
         // Cancel safe: an unreturned signal stays pending.
@@ -107,7 +107,7 @@ async fn elect(args: Args) -> Result<u8, Failure> {
             false => Err(Failure::ended_by(signal, ": the command was not run")),
         },
     };
-    let own = Holding {
+    let own = Holder {
         candidate,
         token: tenure.token(),
         ttl: args.ttl,
@@ -123,17 +123,17 @@ async fn elect(args: Args) -> Result<u8, Failure> {
         stderr::say(format_args!(
             "holding as {}, token {}",
             bytes_as_text(&own.candidate),
-            own.token
+            packed(own.token)
         ));
         run_command(&args, tenure, &mut signals).await
     }
 }
 
 /// Waits until this candidate holds. A cluster without an answer is reported once, and the candidacy continues.
-async fn campaign(args: &Args, election: &Election) -> Result<Tenure, Failure> {
+async fn campaign(election: &Election) -> Result<Tenure, Failure> {
     let mut is_reported = false;
     loop {
-        match election.campaign(args.connection.timeout).await {
+        match election.campaign().await {
             Ok(tenure) => return Ok(tenure),
             Err(error @ ElectionError::Unavailable(_)) => {
                 if !std::mem::replace(&mut is_reported, true) {
@@ -165,7 +165,7 @@ async fn show_changes(args: &Args, election: &Election) -> Failure {
     }
     let mut shown = None;
     loop {
-        let mut observation = election.observe(args.connection.timeout);
+        let mut observation = election.observe();
         while let Some(news) = observation.next().await {
             let holding = match news {
                 Ok(holding) => holding,
@@ -185,12 +185,16 @@ async fn show_changes(args: &Args, election: &Election) -> Failure {
     }
 }
 
-fn show(args: &Args, holding: Option<&Holding>, ours: bool) -> Result<(), Failure> {
+fn show(args: &Args, holding: Option<&Holder>, ours: bool) -> Result<(), Failure> {
     args.output.print(
         || match holding {
-            Some(Holding { candidate, token, .. }) => {
+            Some(Holder { candidate, token, .. }) => {
                 let whose = if ours { " (ours)" } else { "" };
-                format!("{} holds, token {token}{whose}\n", bytes_as_text(candidate))
+                format!(
+                    "{} holds, token {}{whose}\n",
+                    bytes_as_text(candidate),
+                    packed(*token)
+                )
             }
             None => "no candidate holds\n".to_owned(),
         },
@@ -198,10 +202,10 @@ fn show(args: &Args, holding: Option<&Holding>, ours: bool) -> Result<(), Failur
             Some(holding) => json!({
                 "holder": {
                     "candidate": bytes_as_json(&holding.candidate),
-                    "token": version_as_json(holding.token.version()),
+                    "token": version_as_json(holding.token),
                     "ttl_ms": uint64(u64::try_from(holding.ttl.as_millis()).unwrap_or(u64::MAX)),
                 },
-                "fencing_token": uint64(holding.token.packed()),
+                "fencing_token": uint64(packed(holding.token)),
                 "ours": ours,
             }),
             None => json!({ "ours": false }),
@@ -209,10 +213,15 @@ fn show(args: &Args, holding: Option<&Holding>, ours: bool) -> Result<(), Failur
     )
 }
 
+/// The token as an integer, in the same order.
+fn packed(token: Version) -> u64 {
+    token.packed().unwrap_or(u64::MAX)
+}
+
 async fn hold(tenure: Tenure, signals: &mut EndSignals) -> Result<u8, Failure> {
     tokio::select! {
         // Cancel safe: only waits.
-        lost = tenure.lost() => Err(lost_failure(lost)),
+        lost = tenure.lost() => Err(lost_failure(&lost)),
         // Cancel safe: an unreturned signal stays pending.
         _ = signals.next() => {
             resign(tenure).await;
@@ -223,15 +232,15 @@ async fn hold(tenure: Tenure, signals: &mut EndSignals) -> Result<u8, Failure> {
 
 async fn run_command(args: &Args, tenure: Tenure, signals: &mut EndSignals) -> Result<u8, Failure> {
     // The start of the command is the first guarded action.
-    let token = tenure.check().map_err(lost_failure)?;
-    let mut command = Guarded::start(&args.command, token.packed())?;
+    let token = tenure.check().map_err(|lost| lost_failure(&lost))?;
+    let mut command = Guarded::start(&args.command, packed(token))?;
     let status = tokio::select! {
         // Cancel safe: the command continues. The code below waits for its end.
         status = command.wait() => status?,
         // Cancel safe: only waits.
         lost = tenure.lost() => {
             command.stop(grace_when_lost(args)).await?;
-            return Err(lost_failure(lost));
+            return Err(lost_failure(&lost));
         }
         // Cancel safe: an unreturned signal stays pending.
         _ = signals.next() => {
@@ -241,7 +250,7 @@ async fn run_command(args: &Args, tenure: Tenure, signals: &mut EndSignals) -> R
                 // Cancel safe: only waits.
                 lost = tenure.lost() => {
                     command.stop(grace_when_lost(args)).await?;
-                    return Err(lost_failure(lost));
+                    return Err(lost_failure(&lost));
                 }
             }
         }
@@ -266,7 +275,7 @@ async fn resign(tenure: Tenure) {
     }
 }
 
-fn lost_failure(lost: Lost) -> Failure {
+fn lost_failure(lost: &ElectionError) -> Failure {
     no(format!("lost: {lost}"))
 }
 
@@ -274,10 +283,12 @@ fn election_failure(error: ElectionError) -> Failure {
     match error {
         ElectionError::Invalid(text) => Failure::usage(text),
         ElectionError::NotAnElection { .. } => no(error.to_string()),
+        ElectionError::Lapsed | ElectionError::Overtaken | ElectionError::Resigned => lost_failure(&error),
         ElectionError::Refused(_) => Failure::unavailable(error),
         ElectionError::Unavailable(_) => {
             Failure::unavailable(anyhow::anyhow!("{error}; `paxos status` shows what is wrong"))
         }
+        _ => Failure::unavailable(error),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, io::IsTerminal as _};
 
 use bytes::Bytes;
-use paxos_client::{Client, Consistency, Part, Register, Version};
+use paxos_client::{Client, Consistency, PageRequest, Register, Version};
 use paxos_common::service::failure::Failure;
 
 use crate::{
@@ -63,7 +63,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         return print_prefix(&args, &client, key, consistency).await;
     }
     let register = client
-        .get(key.clone(), consistency, args.connection.timeout)
+        .get_with(key.clone(), consistency)
         .await
         .map_err(read_failure)?
         .ok_or_else(|| no(format!("there is no key {}", bytes_as_text(&key))))?;
@@ -83,11 +83,12 @@ async fn print_prefix(
     prefix: Bytes,
     consistency: Consistency,
 ) -> Result<(), Failure> {
-    let mut part = Part::default();
+    let mut request = PageRequest::default();
+    request.consistency = consistency;
     let mut found = false;
     loop {
         let page = client
-            .get_prefix(prefix.clone(), part.clone(), consistency, args.connection.timeout)
+            .get_prefix(prefix.clone(), request.clone())
             .await
             .map_err(read_failure)?;
         for register in &page.registers {
@@ -95,8 +96,8 @@ async fn print_prefix(
             args.output
                 .print(|| line(register), || register_as_json(register))?;
         }
-        part.after = page.next_after;
-        if part.after.is_none() {
+        request.after = page.next_after;
+        if request.after.is_none() {
             break;
         }
     }

@@ -6,13 +6,13 @@ use std::{
 };
 
 use anyhow::Context as _;
-use paxos_client::proto::{
-    AcceptorStatusRequest, LearnerStatusRequest, ProposerStatusRequest, acceptor_client::AcceptorClient,
-    learner_client::LearnerClient, proposer_client::ProposerClient,
-};
 use paxos_common::{
     peer::{Address, MESSAGE_BYTES_MAX, connect_lazy},
     service::{config::parse_duration, failure::Failure},
+};
+use paxos_proto::v1::{
+    AcceptorStatusRequest, LearnerStatusRequest, ProposerStatusRequest, acceptor_client::AcceptorClient,
+    learner_client::LearnerClient, proposer_client::ProposerClient,
 };
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status, transport::Channel};

@@ -48,6 +48,7 @@ pub(crate) fn print_written(output: OutputArgs, key: &Bytes, written: &Written) 
     let text = || match written {
         Written::Applied { version } => format!("{version}\n"),
         Written::ConditionFailed { .. } => String::new(),
+        _ => String::new(),
     };
     output.print(text, || written_as_json(key, written))?;
     match written {
@@ -56,7 +57,13 @@ pub(crate) fn print_written(output: OutputArgs, key: &Bytes, written: &Written) 
             "the condition does not hold, and nothing was changed: {}",
             current_as_text(current)
         ))),
+        unknown => Err(unknown_outcome(unknown)),
     }
+}
+
+/// The library is newer than this program.
+fn unknown_outcome(written: &Written) -> Failure {
+    Failure::internal(anyhow::anyhow!("the outcome is not known here: {written:?}"))
 }
 
 fn current_as_text(current: &Current) -> String {
@@ -68,6 +75,7 @@ fn current_as_text(current: &Current) -> String {
         Current::ValueGone(version) => {
             format!("the key was last written by version {version}, and has been written again since")
         }
+        unknown => format!("{unknown:?}"),
     }
 }
 
@@ -85,9 +93,11 @@ fn written_as_json(key: &Bytes, written: &Written) -> Value {
                     "current": { "key": bytes_as_json(key), "version": version_as_json(*wrote) },
                     "value_gone": true,
                 }),
+                _ => json!({}),
             };
             json!({ "version": version_as_json(*version), "condition_failed": failed })
         }
+        unknown => json!({ "version": version_as_json(unknown.version()) }),
     }
 }
 
@@ -124,6 +134,7 @@ pub(crate) fn write_failure(error: WriteError) -> Failure {
         WriteError::OutcomeUnknown(_) | WriteError::OutcomeNotRead { .. } => Failure::unavailable(
             anyhow::anyhow!("{error}; read the key with `paxos get` before trying again"),
         ),
+        _ => Failure::unavailable(error),
     }
 }
 
@@ -136,6 +147,7 @@ pub(crate) fn read_failure(error: ReadError) -> Failure {
         ReadError::Unavailable(_) => {
             Failure::unavailable(anyhow::anyhow!("{error}; `paxos status` shows what is wrong"))
         }
+        _ => Failure::unavailable(error),
     }
 }
 
@@ -149,6 +161,7 @@ pub(crate) fn watch_failure(error: SubscribeError) -> Failure {
         SubscribeError::Unavailable(_) => {
             Failure::unavailable(anyhow::anyhow!("{error}; `paxos status` shows what is wrong"))
         }
+        _ => Failure::unavailable(error),
     }
 }
 

@@ -1,10 +1,8 @@
 //! `paxos log`: prints the log.
 
-use paxos_client::{
-    Client, Slot, Subscription, Version,
-    proto::{Command, Delete, LogRecord, Put, command::Operation},
-};
+use paxos_client::{Client, LogPage, Slot, SubscribeError, Updates, Version};
 use paxos_common::service::failure::Failure;
+use paxos_proto::v1::{Command, Delete, LogRecord, Put, command::Operation};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -13,6 +11,8 @@ use crate::{
     output::{OutputArgs, bytes_as_text},
     signals::{Left, interruptible, until_asked_to_end},
 };
+
+type Log = Updates<LogPage, SubscribeError>;
 
 /// Print the log: a line for each command, SLOT.OFFSET and the value
 ///
@@ -57,21 +57,21 @@ fn parse_slot(text: &str) -> Result<Slot, String> {
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let client = args.connection.client()?;
-    let mut log = client.subscribe(args.from, args.connection.timeout);
+    let mut log = client.log(args.from);
     if args.follow {
         return until_asked_to_end(follow(&args, &mut log)).await;
     }
     interruptible(Left::Nothing, print_what_there_is(&args, &client, &mut log)).await
 }
 
-async fn print_what_there_is(args: &Args, client: &Client, log: &mut Subscription) -> Result<(), Failure> {
+async fn print_what_there_is(args: &Args, client: &Client, log: &mut Log) -> Result<(), Failure> {
     let begun = Instant::now();
     // The other half of the time remains for reading.
     let patience = args.connection.timeout / 2;
     let end = if args.local {
-        client.applied_to(patience).await
+        client.with_timeout(patience).applied_to().await
     } else {
-        client.chosen_to(patience).await
+        client.with_timeout(patience).chosen_to().await
     };
     let end = end.map_err(|cause| {
         let more = if args.local {
@@ -92,15 +92,15 @@ async fn print_what_there_is(args: &Args, client: &Client, log: &mut Subscriptio
     print_to(args, log, end, begun).await
 }
 
-async fn follow(args: &Args, log: &mut Subscription) -> Result<(), Failure> {
+async fn follow(args: &Args, log: &mut Log) -> Result<(), Failure> {
     while let Some(news) = log.next().await {
-        print_all(args, &news.map_err(subscribe_failure)?.records)?;
+        print_all(args, &messages(news.map_err(subscribe_failure)?))?;
     }
     Ok(())
 }
 
 /// Prints the slots below `end`. `since`: time of the last received records, or of the start of the command.
-async fn print_to(args: &Args, log: &mut Subscription, end: Slot, mut since: Instant) -> Result<(), Failure> {
+async fn print_to(args: &Args, log: &mut Log, end: Slot, mut since: Instant) -> Result<(), Failure> {
     let mut next = args.from;
     while next < end {
         // Without records a learner still sends signs of life. Only records restart the timeout.
@@ -119,16 +119,23 @@ async fn print_to(args: &Args, log: &mut Subscription, end: Slot, mut since: Ins
     Ok(())
 }
 
-async fn next_records(log: &mut Subscription) -> Result<Vec<LogRecord>, Failure> {
+async fn next_records(log: &mut Log) -> Result<Vec<LogRecord>, Failure> {
     while let Some(news) = log.next().await {
         let news = news.map_err(subscribe_failure)?;
         if !news.records.is_empty() {
-            return Ok(news.records);
+            return Ok(messages(news));
         }
     }
     Err(Failure::internal(anyhow::anyhow!(
         "the subscription ended without a reason"
     )))
+}
+
+fn messages(page: LogPage) -> Vec<LogRecord> {
+    page.records
+        .into_iter()
+        .map(paxos_client::LogRecord::into_message)
+        .collect()
 }
 
 fn print_all(args: &Args, records: &[LogRecord]) -> Result<(), Failure> {
@@ -191,7 +198,7 @@ fn command_text(command: &Command) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use paxos_client::proto::{Append, OpenSession, Value};
+    use paxos_proto::v1::{Append, OpenSession, Value};
     use serde_json::json;
 
     #[test]

@@ -53,10 +53,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     };
     let value = key::value(value).await?;
     let client = args.connection.client()?;
-    let version = client
-        .append(value, args.connection.timeout)
-        .await
-        .map_err(propose_failure)?;
+    let version = client.append_at_most_once(value).await.map_err(propose_failure)?;
     print(args.output, &Ok(version))
 }
 
@@ -66,7 +63,6 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 /// when standard output cannot be written. Fails with the first fault.
 async fn propose_lines(args: Args) -> Result<(), Failure> {
     let client = args.connection.client()?;
-    let timeout = args.connection.timeout;
     let mut lines = std::pin::pin!(lines());
     let mut in_flight = FuturesOrdered::new();
     let mut result = Ok(());
@@ -98,7 +94,7 @@ async fn propose_lines(args: Args) -> Result<(), Failure> {
                 }
                 Some(Ok((number, line))) => {
                     let client = client.clone();
-                    in_flight.push_back(async move { (number, client.append(line, timeout).await) });
+                    in_flight.push_back(async move { (number, client.append_at_most_once(line).await) });
                 }
             },
             else => return result,
@@ -129,6 +125,7 @@ fn print(output: OutputArgs, outcome: &Result<Version, ProposeError>) -> Result<
                     ProposeError::Invalid(_) | ProposeError::Refused(_) | ProposeError::NotProposed(_) => {
                         "NOT_PROPOSED"
                     }
+                    _ => "OUTCOME_UNKNOWN",
                 };
                 json!({ "error": { "reason": fate, "message": error.to_string() } })
             }

@@ -48,7 +48,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         None => Condition::Always,
     };
     let written = client
-        .put(key.clone(), value, condition, args.connection.timeout)
+        .put_if(key.clone(), value, condition)
         .await
         .map_err(write_failure)?;
     print_written(args.output, &key, &written)

@@ -3,14 +3,12 @@
 use std::{io::IsTerminal as _, time::Duration};
 
 use comfy_table::{Table, presets};
-use paxos_client::{
-    Client, ClusterStatus,
-    proto::{self as pb, AcceptorStatusResponse, Membership, attach_request::Progress},
-};
+use paxos_client::{Client, raw::ClusterReport};
 use paxos_common::{
     paxos::ballot::Ballot,
     service::failure::{Exit, Failure},
 };
+use paxos_proto::v1::{self as pb, AcceptorStatusResponse, Membership, attach_request::Progress};
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -90,23 +88,23 @@ async fn watch(args: &Args, client: &Client, patience: Duration) -> Result<(), F
     }
 }
 
-async fn look(client: &Client, patience: Duration) -> (ClusterStatus, Verdict) {
-    let mut status = client.cluster_status(patience).await;
+async fn look(client: &Client, patience: Duration) -> (ClusterReport, Verdict) {
+    let mut status = client.with_timeout(patience).cluster_report().await;
     let mut verdict = judge(&status);
     if verdict.contradicted {
         sleep(SECOND_LOOK_PAUSE).await;
-        status = client.cluster_status(patience).await;
+        status = client.with_timeout(patience).cluster_report().await;
         verdict = judge(&status);
     }
     (status, verdict)
 }
 
-fn print(args: &Args, status: &ClusterStatus, verdict: &Verdict) -> Result<(), Failure> {
+fn print(args: &Args, status: &ClusterReport, verdict: &Verdict) -> Result<(), Failure> {
     args.output
         .print(|| text(status, verdict), || report(status, verdict))
 }
 
-fn text(status: &ClusterStatus, verdict: &Verdict) -> String {
+fn text(status: &ClusterReport, verdict: &Verdict) -> String {
     let mut text = headline(status, verdict);
     text += &format!("\n{}\n", acceptor_table(status, verdict));
     if !verdict.peers.is_empty() {
@@ -116,7 +114,7 @@ fn text(status: &ClusterStatus, verdict: &Verdict) -> String {
 }
 
 /// Cluster, leader and quorums on one line.
-fn headline(status: &ClusterStatus, verdict: &Verdict) -> String {
+fn headline(status: &ClusterReport, verdict: &Verdict) -> String {
     let cluster = status
         .answers()
         .filter_map(|answer| answer.stamp.as_ref())
@@ -155,7 +153,7 @@ fn table(header: &[&str]) -> Table {
     table
 }
 
-fn acceptor_table(status: &ClusterStatus, verdict: &Verdict) -> String {
+fn acceptor_table(status: &ClusterReport, verdict: &Verdict) -> String {
     let header = [
         "ACCEPTOR",
         "ADDRESS",
@@ -320,7 +318,7 @@ fn conclusion(verdict: &Verdict) -> String {
 }
 
 /// All answers and the verdict, as one object.
-fn report(status: &ClusterStatus, verdict: &Verdict) -> Value {
+fn report(status: &ClusterReport, verdict: &Verdict) -> Value {
     let acceptors: Vec<_> = status
         .acceptors
         .iter()

@@ -1,6 +1,6 @@
 //! Judges the reported state of the cluster: membership, working order, and what to do about problems.
 
-use paxos_client::ClusterStatus;
+use paxos_client::raw::ClusterReport;
 use paxos_common::service::failure::Exit;
 
 mod acceptors;
@@ -101,7 +101,7 @@ impl Verdict {
     }
 }
 
-pub(crate) fn judge(status: &ClusterStatus) -> Verdict {
+pub(crate) fn judge(status: &ClusterReport) -> Verdict {
     let peers = peers::roster(status);
     let leader = peers::leader_of(&peers);
     let digests = digests::compare(

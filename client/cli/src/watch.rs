@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use paxos_client::{Change, Target, Version, Watch};
+use paxos_client::{Change, ChangePage, SubscribeError, Target, Updates, Version};
 use paxos_common::service::{failure::Failure, stderr};
 use serde_json::json;
 
@@ -51,12 +51,16 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     } else {
         Target::Key(key)
     };
-    let mut watch = client.watch(target, args.from, args.connection.timeout);
+    let mut watch = client.watch_with(target, args.from);
     until_asked_to_end(follow(args.output, args.from, &mut watch)).await
 }
 
 /// Prints the first position of the watch, then each change.
-async fn follow(output: OutputArgs, from: Option<Version>, watch: &mut Watch) -> Result<(), Failure> {
+async fn follow(
+    output: OutputArgs,
+    from: Option<Version>,
+    watch: &mut Updates<ChangePage, SubscribeError>,
+) -> Result<(), Failure> {
     let mut in_place = false;
     while let Some(news) = watch.next().await {
         let news = news.map_err(watch_failure)?;

@@ -7,12 +7,12 @@ use paxos_common::peer::Backoff;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
-    Candidacy, ElectionError, Holding, Token,
+    Candidacy, ElectionError, Holder,
     lease::{Vigil, held_until},
     seat::{Look, Seat},
 };
 use crate::{
-    Changes, Condition, Version, Written,
+    ChangePage, Condition, Version, Written,
     error::{SubscribeError, WriteError},
 };
 
@@ -22,7 +22,7 @@ const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::
 /// A won election, and the winning writes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Won {
-    pub(crate) token: Token,
+    pub(crate) token: Version,
     /// The last own write.
     pub(crate) version: Version,
     /// From before the send.
@@ -43,19 +43,19 @@ enum Try {
 pub(crate) async fn run<S: Seat>(
     seat: &S,
     candidacy: &Candidacy,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<Won, ElectionError> {
     let mut vigil = Vigil::new();
     let mut pause = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
     let mut own: Option<Won> = None;
     loop {
-        let look = seat.look(patience).await?;
+        let look = seat.look(timeout).await?;
         saw(&mut vigil, look)?;
         let won = match own.take().filter(|own| vigil.version() == Some(own.version)) {
             Some(won) => Some(won),
             None => {
-                await_turn(seat, &mut vigil, patience).await?;
-                match attempt(seat, candidacy, vigil.condition(), patience).await? {
+                await_turn(seat, &mut vigil, timeout).await?;
+                match attempt(seat, candidacy, vigil.condition(), timeout).await? {
                     Try::Won(won) => Some(won),
                     Try::Again { unsure, own: maybe } => {
                         own = maybe;
@@ -68,7 +68,7 @@ pub(crate) async fn run<S: Seat>(
             }
         };
         if let Some(won) = won
-            && let Some(won) = settle(seat, candidacy, won, patience).await
+            && let Some(won) = settle(seat, candidacy, won, timeout).await
         {
             return Ok(won);
         }
@@ -77,7 +77,7 @@ pub(crate) async fn run<S: Seat>(
 
 fn saw(vigil: &mut Vigil, look: Look) -> Result<(), ElectionError> {
     let holder = match look.held {
-        Some((version, value)) => Some((version, Holding::read(&value, version)?)),
+        Some((version, value)) => Some((version, Holder::read(&value, version)?)),
         None => None,
     };
     vigil.saw(Instant::now(), holder, look.next);
@@ -86,8 +86,8 @@ fn saw(vigil: &mut Vigil, look: Look) -> Result<(), ElectionError> {
 
 /// Returns when there is no holder, or when the content of the register has not changed for the holder's time to live.
 /// May also return when another look at the register is due: the condition of the next write detects this case.
-async fn await_turn<S: Seat>(seat: &S, vigil: &mut Vigil, patience: Duration) -> Result<(), ElectionError> {
-    let mut watch = seat.watch(vigil.next(), patience);
+async fn await_turn<S: Seat>(seat: &S, vigil: &mut Vigil, timeout: Duration) -> Result<(), ElectionError> {
+    let mut watch = seat.watch(vigil.next(), timeout);
     while let Some(due) = vigil.due() {
         tokio::select! {
             // Cancel safe: a timer.
@@ -97,8 +97,8 @@ async fn await_turn<S: Seat>(seat: &S, vigil: &mut Vigil, patience: Duration) ->
                 Some(Ok(changes)) => changed(vigil, changes)?,
                 // The learners no longer keep the later changes: look at the present state.
                 Some(Err(SubscribeError::OutOfRange(_))) | None => {
-                    saw(vigil, seat.look(patience).await?)?;
-                    watch = seat.watch(vigil.next(), patience);
+                    saw(vigil, seat.look(timeout).await?)?;
+                    watch = seat.watch(vigil.next(), timeout);
                 }
                 Some(Err(error)) => return Err(error.into()),
             },
@@ -107,12 +107,12 @@ async fn await_turn<S: Seat>(seat: &S, vigil: &mut Vigil, patience: Duration) ->
     Ok(())
 }
 
-fn changed(vigil: &mut Vigil, news: Changes) -> Result<(), ElectionError> {
+fn changed(vigil: &mut Vigil, news: ChangePage) -> Result<(), ElectionError> {
     let Some(last) = news.changes.into_iter().next_back() else {
         return Ok(());
     };
     let holder = match last.value {
-        Some(value) => Some((last.version, Holding::read(&value, last.version)?)),
+        Some(value) => Some((last.version, Holder::read(&value, last.version)?)),
         None => None,
     };
     vigil.saw(Instant::now(), holder, news.next);
@@ -123,16 +123,16 @@ async fn attempt<S: Seat>(
     seat: &S,
     candidacy: &Candidacy,
     condition: Condition,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<Try, ElectionError> {
     let sent_at = Instant::now();
     let won = |version| Won {
-        token: Token(version),
+        token: version,
         version,
         sent_at,
     };
     let again = |unsure, own| Ok(Try::Again { unsure, own });
-    match seat.put(candidacy.holder(None), condition, patience).await {
+    match seat.put(candidacy.record(None), condition, timeout).await {
         Ok(Written::Applied { version }) => Ok(Try::Won(won(version))),
         Ok(Written::ConditionFailed { .. }) | Err(WriteError::Expired) => again(false, None),
         // If the write took effect after all, this candidate waits for its end like for any other holder's write: the
@@ -146,11 +146,11 @@ async fn attempt<S: Seat>(
 }
 
 /// Renews a win that took too long and is already out of time, before the win is reported; `None` when the win is lost.
-async fn settle<S: Seat>(seat: &S, candidacy: &Candidacy, mut won: Won, patience: Duration) -> Option<Won> {
+async fn settle<S: Seat>(seat: &S, candidacy: &Candidacy, mut won: Won, timeout: Duration) -> Option<Won> {
     while Instant::now() >= held_until(won.sent_at, candidacy.ttl) {
         won.sent_at = Instant::now();
-        let holder = candidacy.holder(Some(won.token));
-        match seat.put(holder, Condition::Version(won.version), patience).await {
+        let holder = candidacy.record(Some(won.token));
+        match seat.put(holder, Condition::Version(won.version), timeout).await {
             Ok(Written::Applied { version }) => won.version = version,
             Ok(Written::ConditionFailed { .. }) | Err(_) => return None,
         }

@@ -4,20 +4,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Holding;
+use super::Holder;
 use crate::{Condition, Version};
 
-/// Why a tenure is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Lost {
-    /// No renewal succeeded in time: another candidate may hold soon, or holds already.
-    #[error("the time to live passed without a successful renewal")]
+/// Why a tenure is over: the variants of [`ElectionError`](super::ElectionError) with the same names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
     Lapsed,
-    /// Another candidate has taken over, or a client wrote or deleted the register.
-    #[error("another candidate took over, or the register was changed")]
     Overtaken,
-    /// The holder resigned, or dropped the tenure.
-    #[error("resigned")]
     Resigned,
 }
 
@@ -83,7 +77,7 @@ impl Lease {
 #[derive(Debug)]
 pub(crate) struct Vigil {
     /// The version of the last write, the holder, and when this version was first seen; `None`: no value.
-    holder: Option<(Version, Holding, Instant)>,
+    holder: Option<(Version, Holder, Instant)>,
     /// Everything before this version has been seen.
     next: Version,
 }
@@ -102,14 +96,14 @@ impl Vigil {
 
     /// The register was seen, in a state that includes everything before `next`. An already seen version keeps its
     /// time.
-    pub(crate) fn saw(&mut self, now: Instant, holder: Option<(Version, Holding)>, next: Version) {
+    pub(crate) fn saw(&mut self, now: Instant, holder: Option<(Version, Holder)>, next: Version) {
         if next < self.next {
             return;
         }
         self.next = next;
-        self.holder = holder.map(|(version, holding)| match self.holder.take() {
-            Some((seen, holding, at)) if seen == version => (seen, holding, at),
-            Some(_) | None => (version, holding, now),
+        self.holder = holder.map(|(version, holder)| match self.holder.take() {
+            Some((seen, holder, at)) if seen == version => (seen, holder, at),
+            Some(_) | None => (version, holder, now),
         });
     }
 
@@ -117,7 +111,7 @@ impl Vigil {
     pub(crate) fn due(&self) -> Option<Instant> {
         self.holder
             .as_ref()
-            .map(|(_, holding, seen_at)| *seen_at + holding.ttl)
+            .map(|(_, holder, seen_at)| *seen_at + holder.ttl)
     }
 
     /// The condition for the try.
@@ -137,7 +131,7 @@ impl Vigil {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Slot, election::Token};
+    use crate::Slot;
 
     const TTL: Duration = Duration::from_secs(10);
 
@@ -148,13 +142,13 @@ mod tests {
         }
     }
 
-    fn held(slot: u64) -> Option<(Version, Holding)> {
-        let holding = Holding {
+    fn held(slot: u64) -> Option<(Version, Holder)> {
+        let holder = Holder {
             candidate: "rival".into(),
-            token: Token(version(slot)),
+            token: version(slot),
             ttl: TTL,
         };
-        Some((version(slot), holding))
+        Some((version(slot), holder))
     }
 
     #[test]

@@ -8,8 +8,7 @@ use paxos_proto::v1;
 use prost::Message as _;
 
 use crate::{
-    Changes, Client, Condition, Consistency, Target, Version, Watch, Written,
-    client::deadline_in,
+    ChangePage, Client, Condition, Consistency, Target, Updates, Version, Written,
     error::{SubscribeError, Unanswered, WriteError},
 };
 
@@ -21,7 +20,7 @@ pub(crate) struct Look {
 }
 
 pub(crate) trait Seat: Clone + Send + Sync + 'static {
-    type Watch: Stream<Item = Result<Changes, SubscribeError>> + Unpin + Send;
+    type Watch: Stream<Item = Result<ChangePage, SubscribeError>> + Unpin + Send;
 
     /// A linearizable read.
     fn look(&self, timeout: Duration) -> impl Future<Output = Result<Look, Unanswered>> + Send;
@@ -40,7 +39,7 @@ pub(crate) trait Seat: Clone + Send + Sync + 'static {
         timeout: Duration,
     ) -> impl Future<Output = Result<Written, WriteError>> + Send;
 
-    fn watch(&self, from: Version, patience: Duration) -> Self::Watch;
+    fn watch(&self, from: Version, timeout: Duration) -> Self::Watch;
 }
 
 /// The register with the election's name as the key.
@@ -51,13 +50,11 @@ pub(crate) struct Register {
 }
 
 impl Seat for Register {
-    type Watch = Watch;
+    type Watch = Updates<ChangePage, SubscribeError>;
 
     async fn look(&self, timeout: Duration) -> Result<Look, Unanswered> {
-        let name = self.name.clone();
-        let look_up = self
-            .client
-            .look_up(name, Consistency::Linearizable, deadline_in(timeout));
+        let (client, name) = (self.client.with_timeout(timeout), self.name.clone());
+        let look_up = client.look_up(name, Consistency::Linearizable, client.deadline());
         let (register, slot) = look_up.await?;
         Ok(Look {
             held: register.map(|register| (register.version, register.value)),
@@ -71,19 +68,17 @@ impl Seat for Register {
         condition: Condition,
         timeout: Duration,
     ) -> Result<Written, WriteError> {
-        let value = holder.encode_to_vec();
-        self.client
-            .put(self.name.clone(), value, condition, timeout)
-            .await
+        let (client, value) = (self.client.with_timeout(timeout), holder.encode_to_vec());
+        client.put_if(self.name.clone(), value, condition).await
     }
 
     async fn remove(&self, version: Version, timeout: Duration) -> Result<Written, WriteError> {
-        let condition = Condition::Version(version);
-        self.client.delete(self.name.clone(), condition, timeout).await
+        let (client, condition) = (self.client.with_timeout(timeout), Condition::Version(version));
+        client.delete_if(self.name.clone(), condition).await
     }
 
-    fn watch(&self, from: Version, patience: Duration) -> Watch {
-        self.client
-            .watch(Target::Key(self.name.clone()), Some(from), patience)
+    fn watch(&self, from: Version, timeout: Duration) -> Self::Watch {
+        let target = Target::Key(self.name.clone());
+        self.client.with_timeout(timeout).watch_with(target, Some(from))
     }
 }

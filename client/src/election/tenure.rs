@@ -1,6 +1,9 @@
 //! Holding: the tenure of the owner, and the task that renews the tenure.
 
-use std::{ops::Deref, sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     sync::{oneshot, watch},
@@ -9,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    Candidacy, Holding, Token,
+    Candidacy, ElectionError, Holder,
     campaign::Won,
     lease::{Lease, Lost, renew_at},
     seat::Seat,
@@ -22,29 +25,63 @@ use crate::{
 /// Wait after a failed renewal, as a share of the time to live, 1 / this: much shorter than the usual wait.
 const RETRY: u32 = 20;
 
-/// A won election: renewed in the background until resigned, dropped or lost.
+/// A won election: renewed in the background until resigned, dropped or lost. Cheap to clone, for the parts of a
+/// program that act.
 ///
-/// Call [`check`](Mandate::check) before every action reserved to the holder, and send the [`token`](Mandate::token)
-/// with the action. A tenure dropped without [`resign`](Self::resign) is over at once for the owner; other candidates
-/// take over after the time to live.
-#[derive(Debug)]
-pub struct Tenure {
-    mandate: Mandate,
-    lease: Arc<watch::Sender<Lease>>,
-    resign: Option<oneshot::Sender<()>>,
-    keeper: Option<JoinHandle<Result<(), WriteError>>>,
-}
-
-/// The mandate to act, for the parts of a program. Cheap to clone.
+/// Call [`check`](Self::check) before every action reserved to the holder, and send the fencing token with the action.
+/// When the last clone is dropped without [`resign`](Self::resign), the tenure is over at once for the owner; other
+/// candidates take over after the time to live.
 #[derive(Clone, Debug)]
-pub struct Mandate {
-    token: Token,
+pub struct Tenure {
+    token: Version,
     lease: watch::Receiver<Lease>,
+    owner: Arc<Owner>,
 }
 
-impl Mandate {
+/// Shared by the clones of a tenure, and dropped with the last clone.
+#[derive(Debug)]
+struct Owner {
+    lease: Arc<watch::Sender<Lease>>,
+    /// Taken by the clone that resigns.
+    keeper: Mutex<Option<Keeping>>,
+}
+
+/// The running [`Keeper`], and how to ask it to resign.
+#[derive(Debug)]
+struct Keeping {
+    resign: oneshot::Sender<()>,
+    keeper: JoinHandle<Result<(), WriteError>>,
+}
+
+impl Tenure {
+    pub(crate) fn start(seat: impl Seat, candidacy: Candidacy, won: Won) -> Self {
+        let lease = Arc::new(watch::Sender::new(Lease::new(won.sent_at, candidacy.ttl)));
+        let (resign, resigned) = oneshot::channel();
+        let keeper = Keeper {
+            seat,
+            next: renew_at(won.sent_at, candidacy.ttl),
+            candidacy,
+            token: won.token,
+            last: won.version,
+            lease: lease.clone(),
+        };
+        let keeping = Keeping {
+            resign,
+            keeper: tokio::spawn(keeper.run(resigned)),
+        };
+        Self {
+            token: won.token,
+            lease: lease.subscribe(),
+            owner: Arc::new(Owner {
+                lease,
+                keeper: Mutex::new(Some(keeping)),
+            }),
+        }
+    }
+
     /// The fencing token: the version of the acquiring write, the same for the whole tenure.
-    pub fn token(&self) -> Token {
+    /// [`Version::packed`] is the same token as an integer.
+    pub fn token(&self) -> Version {
         self.token
     }
 
@@ -53,27 +90,30 @@ impl Mandate {
         self.check().is_ok()
     }
 
-    /// The token, if the tenure is held now. Call this before every action reserved to the holder.
+    /// The fencing token, if the tenure is held now. Call this before every action reserved to the holder.
     ///
     /// The check uses only the clock, so a call is cheap. The result is right even in a stopped process that has just
     /// been continued.
     ///
     /// # Errors
-    /// [`Lost`]: do not act.
-    pub fn check(&self) -> Result<Token, Lost> {
-        self.lease.borrow().check(Instant::now()).map(|()| self.token)
+    /// [`Lapsed`](ElectionError::Lapsed), [`Overtaken`](ElectionError::Overtaken) or
+    /// [`Resigned`](ElectionError::Resigned): do not act.
+    pub fn check(&self) -> Result<Version, ElectionError> {
+        self.lease.borrow().check(Instant::now())?;
+        Ok(self.token)
     }
 
     /// Returns when the tenure is no longer held: a tenth of the time to live before another candidate may hold.
+    /// Returns the error of [`check`](Self::check).
     ///
     /// # Cancel safety
     /// Safe: the call only waits.
-    pub async fn lost(&self) -> Lost {
+    pub async fn lost(&self) -> ElectionError {
         let mut lease = self.lease.clone();
         loop {
             let seen = *lease.borrow_and_update();
             if let Err(lost) = seen.check(Instant::now()) {
-                return lost;
+                return lost.into();
             }
             tokio::select! {
                 // Cancel safe: a timer.
@@ -85,47 +125,10 @@ impl Mandate {
             }
         }
     }
-}
-
-impl Deref for Tenure {
-    type Target = Mandate;
-
-    fn deref(&self) -> &Mandate {
-        &self.mandate
-    }
-}
-
-impl Tenure {
-    pub(crate) fn start(seat: impl Seat, candidacy: Candidacy, won: Won) -> Self {
-        let lease = Arc::new(watch::Sender::new(Lease::new(won.sent_at, candidacy.ttl)));
-        let mandate = Mandate {
-            token: won.token,
-            lease: lease.subscribe(),
-        };
-        let (resign, resigned) = oneshot::channel();
-        let keeper = Keeper {
-            seat,
-            next: renew_at(won.sent_at, candidacy.ttl),
-            candidacy,
-            token: won.token,
-            last: won.version,
-            lease: lease.clone(),
-        };
-        Self {
-            mandate,
-            lease,
-            resign: Some(resign),
-            keeper: Some(tokio::spawn(keeper.run(resigned))),
-        }
-    }
-
-    /// The mandate, for the parts of the program that act.
-    pub fn mandate(&self) -> Mandate {
-        self.mandate.clone()
-    }
 
     /// Ends the tenure, so that another candidate takes over at once. From the moment of the call on, the tenure is no
-    /// longer held: first finish every action reserved to the holder.
+    /// longer held, by any clone: first finish every action reserved to the holder. If another clone has resigned
+    /// before, returns at once.
     ///
     /// # Errors
     /// The cluster may not have received the resignation. In that case, other candidates take over after the time to
@@ -133,24 +136,30 @@ impl Tenure {
     ///
     /// # Cancel safety
     /// Dropping the future leaves the resignation to the background task.
-    pub async fn resign(mut self) -> Result<(), WriteError> {
-        self.end();
-        let stopping = || WriteError::NotProposed(Cause::unavailable("the client is stopping"));
-        let (Some(resign), Some(keeper)) = (self.resign.take(), self.keeper.take()) else {
-            return Err(stopping());
+    pub async fn resign(self) -> Result<(), WriteError> {
+        self.owner.end();
+        let Some(Keeping { resign, keeper }) = self.owner.take() else {
+            return Ok(());
         };
         // A keeper that is gone already returns its result below.
         let _ = resign.send(());
+        let stopping = || WriteError::NotProposed(Cause::unavailable("the client is stopping"));
         keeper.await.map_err(|_| stopping())?
     }
+}
 
+impl Owner {
     fn end(&self) {
         self.lease
             .send_modify(|lease| lease.end(Instant::now(), Lost::Resigned));
     }
+
+    fn take(&self) -> Option<Keeping> {
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
-impl Drop for Tenure {
+impl Drop for Owner {
     fn drop(&mut self) {
         self.end();
     }
@@ -160,7 +169,7 @@ impl Drop for Tenure {
 struct Keeper<S> {
     seat: S,
     candidacy: Candidacy,
-    token: Token,
+    token: Version,
     /// The own write expected in the register.
     last: Version,
     /// Time of the next renewal.
@@ -204,7 +213,7 @@ impl<S: Seat> Keeper<S> {
         if left.is_zero() {
             return;
         }
-        let holder = self.candidacy.holder(Some(self.token));
+        let holder = self.candidacy.record(Some(self.token));
         let renewal = self.seat.put(holder, Condition::Version(self.last), left).await;
         self.next = Instant::now() + self.candidacy.ttl / RETRY;
         match renewal {
@@ -235,9 +244,9 @@ impl<S: Seat> Keeper<S> {
         };
         let held = look
             .held
-            .and_then(|(version, value)| Some((version, Holding::read(&value, version).ok()?)));
+            .and_then(|(version, value)| Some((version, Holder::read(&value, version).ok()?)));
         match held {
-            Some((version, holding)) if holding.token == self.token => self.last = version,
+            Some((version, holder)) if holder.token == self.token => self.last = version,
             Some(_) | None => self.overtaken(),
         }
     }

@@ -20,7 +20,7 @@ use super::{
     seat::{Look, Seat},
     *,
 };
-use crate::{Change, Changes, Condition, Current, Slot, Written, error::WriteError};
+use crate::{Change, ChangePage, Condition, Current, Slot, Written, error::WriteError};
 
 const TTL: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(3_600);
@@ -130,7 +130,7 @@ impl Fake {
 }
 
 impl Seat for Fake {
-    type Watch = Pin<Box<dyn Stream<Item = Result<Changes, SubscribeError>> + Send>>;
+    type Watch = Pin<Box<dyn Stream<Item = Result<ChangePage, SubscribeError>> + Send>>;
 
     async fn look(&self, timeout: Duration) -> Result<Look, Unanswered> {
         if self.is(CUT) {
@@ -159,7 +159,7 @@ impl Seat for Fake {
         self.carry_out(None, Condition::Version(version), timeout).await
     }
 
-    fn watch(&self, from: Version, _patience: Duration) -> Self::Watch {
+    fn watch(&self, from: Version, _timeout: Duration) -> Self::Watch {
         let (fake, slots) = (self.clone(), self.slots.subscribe());
         Box::pin(stream::unfold(
             (fake, slots, from),
@@ -169,7 +169,7 @@ impl Seat for Fake {
                     if from < next && !fake.is(CUT) {
                         let held = fake.held.lock().unwrap();
                         let new = held.changes.iter().filter(|change| change.version >= from);
-                        let news = Changes {
+                        let news = ChangePage {
                             changes: new.cloned().collect(),
                             next,
                         };
@@ -223,9 +223,9 @@ async fn cut_off_holder_knows_before_another_takes_over() {
     sleep(3 * TTL).await;
     alice.set(CUT);
     let cut_at = Instant::now();
-    assert_eq!(tenure.lost().await, Lost::Lapsed);
+    assert_eq!(tenure.lost().await, ElectionError::Lapsed);
     let known_after = cut_at.elapsed();
-    assert!(!rival.is_finished() && tenure.check() == Err(Lost::Lapsed));
+    assert!(!rival.is_finished() && tenure.check() == Err(ElectionError::Lapsed));
     let succession = elected(rival).await;
     assert!(succession.token() > tenure.token());
     // The last renewal was sent up to a third of the time to live ago.
@@ -246,30 +246,33 @@ async fn resigning_lets_another_take_over_at_once() {
     let alice = Fake::new();
     let bob = alice.other();
     let tenure = elected(alice.campaign("alice")).await;
-    let mandate = tenure.mandate();
+    let clone = tenure.clone();
     let rival = bob.campaign("bob");
     sleep(TTL).await;
     let begun = Instant::now();
     tenure.resign().await.unwrap();
     assert_eq!(
-        (mandate.check(), mandate.lost().await),
-        (Err(Lost::Resigned), Lost::Resigned)
+        (clone.check(), clone.lost().await),
+        (Err(ElectionError::Resigned), ElectionError::Resigned)
     );
     let succession = elected(rival).await;
     assert!(begun.elapsed() < 10 * LATENCY, "{:?}", begun.elapsed());
-    assert!(succession.token() > mandate.token());
+    assert!(succession.token() > clone.token());
+    clone.resign().await.unwrap();
+    assert!(succession.is_held());
 }
 
 #[tokio::test(start_paused = true)]
-async fn tenure_that_is_dropped_is_over_at_once_and_for_others_in_its_time() {
+async fn tenure_lives_until_its_last_clone_is_dropped_and_for_others_in_its_time() {
     let alice = Fake::new();
     let bob = alice.other();
     let tenure = elected(alice.campaign("alice")).await;
-    let mandate = tenure.mandate();
+    let clone = tenure.clone();
     let rival = bob.campaign("bob");
-    sleep(TTL).await;
     drop(tenure);
-    assert_eq!(mandate.check(), Err(Lost::Resigned));
+    sleep(3 * TTL).await;
+    assert!(clone.is_held() && !rival.is_finished());
+    drop(clone);
     let begun = Instant::now();
     elected(rival).await;
     assert!(begun.elapsed() > TTL / 2 && begun.elapsed() < TTL + 4 * LATENCY);
@@ -289,7 +292,7 @@ async fn renewal_of_unknown_outcome_extends_nothing_but_is_found_and_built_on() 
     sleep(3 * TTL).await;
     assert!(tenure.is_held());
     alice.set(VAGUE);
-    assert_eq!(tenure.lost().await, Lost::Lapsed);
+    assert_eq!(tenure.lost().await, ElectionError::Lapsed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -297,7 +300,7 @@ async fn holder_loses_its_tenure_when_others_write_its_register() {
     let alice = Fake::new();
     let tenure = elected(alice.campaign("alice")).await;
     alice.write(None, Condition::Always);
-    assert_eq!(tenure.lost().await, Lost::Overtaken);
+    assert_eq!(tenure.lost().await, ElectionError::Overtaken);
     tenure.resign().await.unwrap();
 }
 
@@ -344,12 +347,12 @@ async fn of_many_candidates_one_holds_at_a_time() {
 #[tokio::test(start_paused = true)]
 async fn observer_sees_holders_and_vacancies_but_no_renewals() {
     let alice = Fake::new();
-    let mut observation = Observation::start(alice.other(), PATIENCE);
+    let mut observation = observe::start(alice.other(), PATIENCE);
     assert_eq!(observation.next().await, Some(Ok(None)));
     let tenure = elected(alice.campaign("alice")).await;
-    let holding = observation.next().await.unwrap().unwrap().unwrap();
+    let holder = observation.next().await.unwrap().unwrap().unwrap();
     assert_eq!(
-        (&holding.candidate[..], holding.token, holding.ttl),
+        (&holder.candidate[..], holder.token, holder.ttl),
         (&b"alice"[..], tenure.token(), TTL)
     );
     sleep(3 * TTL).await;
@@ -368,7 +371,7 @@ async fn register_with_a_foreign_value_is_left_alone() {
             .await
             .unwrap_err();
         assert_eq!(error, ElectionError::NotAnElection { version });
-        let observed = Observation::start(alice.clone(), PATIENCE).next().await;
+        let observed = observe::start(alice.clone(), PATIENCE).next().await;
         assert_eq!(observed, Some(Err(error)));
     }
 }
@@ -383,11 +386,7 @@ async fn candidate_without_any_answer_fails_as_unavailable() {
 
 #[tokio::test]
 async fn limits_are_checked_before_anything_is_sent() {
-    let client = Client::new(crate::ClientConfig {
-        acceptors: vec!["http://127.0.0.1:1".parse().unwrap()],
-        ..Default::default()
-    })
-    .unwrap();
+    let client = Client::connect(["http://127.0.0.1:1"]).unwrap();
     let election =
         |name: &'static str, ttl| Election::new(&client, name, "alice", Duration::from_millis(ttl));
     assert!(election("job", 500).is_ok() && election("job", 3_600_000).is_ok());

@@ -14,10 +14,10 @@ use paxos_proto::v1::{
     learner_client::LearnerClient, proposer_client::ProposerClient,
 };
 use tokio::time::{Instant, timeout_at};
-use tonic::{Code, transport::Channel};
+use tonic::transport::Channel;
 
-use super::{ClusterStatus, RoleReport, acceptor_client};
-use crate::{address::Directory, error::Cause};
+use super::{ClusterReport, RoleReport, acceptor_client};
+use crate::{address::Directory, code::ErrorCode, error::Cause};
 
 /// Shortest wait for late processes once a quorum of acceptors has answered, counted from the last answer.
 const EXTRA_MIN: Duration = Duration::from_millis(200);
@@ -31,7 +31,7 @@ const FOUND_MAX: usize = 256;
 ///
 /// # Cancel safety
 /// Safe: the call only reads.
-pub(crate) async fn survey(directory: &Directory, patience: Duration) -> ClusterStatus {
+pub(crate) async fn survey(directory: &Directory, patience: Duration) -> ClusterReport {
     let begun = Instant::now();
     let limit = begun + patience;
     let mut survey = Survey::default();
@@ -148,7 +148,7 @@ async fn ask(
     (
         index,
         begun.elapsed(),
-        answer.map_err(|status| Cause::from(&status)),
+        answer.map_err(|status| Cause::of(&status)),
     )
 }
 
@@ -257,7 +257,7 @@ impl Survey {
             .all(|target| target.answer.is_some() || is_elsewhere(target, &answered))
     }
 
-    fn into_status(self, elapsed: Duration) -> ClusterStatus {
+    fn into_status(self, elapsed: Duration) -> ClusterReport {
         let answered = self.answered();
         let members: BTreeSet<String> = self
             .targets
@@ -274,7 +274,7 @@ impl Survey {
             .filter(|target| target.role == Role::Acceptor && target.given && target.acceptor().is_none())
             .filter(|target| !members.contains(target.address.as_str()))
             .count();
-        let mut status = ClusterStatus::default();
+        let mut status = ClusterReport::default();
         for target in self.targets {
             if !target.given && target.role == Role::Acceptor && target.acceptor().is_none() {
                 if is_elsewhere(&target, &answered) {
@@ -285,9 +285,9 @@ impl Survey {
                     continue;
                 }
             }
-            let late = || Cause {
-                code: Code::DeadlineExceeded,
-                message: format!("no answer within {} ms", elapsed.as_millis()),
+            let late = || {
+                let message = format!("no answer within {} ms", elapsed.as_millis());
+                Cause::new(ErrorCode::DeadlineExceeded, message)
             };
             let report = RoleReport {
                 address: target.address,
@@ -431,7 +431,7 @@ mod tests {
         assert_eq!(errors, ["connection refused", "no answer within 250 ms"]);
         assert_eq!(
             status.proposers[0].answer.as_ref().unwrap_err().code,
-            Code::DeadlineExceeded
+            ErrorCode::DeadlineExceeded
         );
     }
 

@@ -140,7 +140,7 @@ async fn call_that_the_peer_did_not_take_goes_to_another_proposer() {
         },
     ] {
         let (_peer, second, _served, client) = refusing(1, ends).await;
-        let proposed = client.propose_unary(append("value"), LONG).await;
+        let proposed = client.propose_unary(append("value")).await;
         assert!(proposed.is_ok(), "{ends:?}: {proposed:?}");
         assert_eq!(second.received(), [b"value".to_vec()], "{ends:?}");
     }
@@ -162,7 +162,7 @@ async fn call_that_the_peer_may_have_taken_is_not_sent_again() {
         Ends::Close,
     ] {
         let (_peer, second, _served, client) = refusing(1, ends).await;
-        let error = client.propose_unary(append("value"), LONG).await.unwrap_err();
+        let error = client.propose_unary(append("value")).await.unwrap_err();
         assert!(
             matches!(error, ProposeError::OutcomeUnknown(_)),
             "{ends:?}: {error:?}"
@@ -182,7 +182,7 @@ async fn stream_that_the_peer_does_not_open_costs_no_command() {
         Ends::Close,
     ] {
         let (_peer, second, _served, client) = refusing(0, ends).await;
-        let appended = client.append("value", LONG).await;
+        let appended = client.append_at_most_once("value").await;
         assert!(appended.is_ok(), "{ends:?}: {appended:?}");
         assert_eq!(second.received(), [b"value".to_vec()], "{ends:?}");
     }

@@ -3,14 +3,15 @@
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use paxos_client::{
-    Client, Condition, Consistency, Current, Part, ReadError, Slot, Target, Version, WriteError, Written,
-    proto::{Command, Put, SessionStamp, command::Operation},
+    Client, Condition, Consistency, Current, PageRequest, ReadError, Slot, Target, Version, WriteError,
+    Written,
 };
-use paxos_common::wire::status::{Fate as Told, no_leader};
+use paxos_common::wire::status::{self, no_leader};
+use paxos_proto::v1::{Command, Put, SessionStamp, command::Operation};
 use tonic::Status;
 
 use crate::{
@@ -19,10 +20,13 @@ use crate::{
         FakeAcceptor, Served, nobody,
         world::{self, Fate, Tells, World},
     },
+    retry_after,
 };
 
 /// A world with a proposer, a truthful learner, and a client of both.
-async fn world(fate: impl Fn(usize) -> Fate + Send + Sync + 'static) -> (World, Client, Served, world::Told) {
+async fn world(
+    fate: impl Fn(usize) -> Fate + Send + Sync + 'static,
+) -> (World, Client, Served, world::ServedLearner) {
     let world = World::new(fate);
     let (proposer, learner) = (
         world.serve_proposer().await,
@@ -61,9 +65,9 @@ fn stamps(world: &World) -> Vec<SessionStamp> {
 #[tokio::test]
 async fn condition_that_fails_is_an_outcome_with_what_the_register_held() {
     let (_world, client, _proposer, _learner) = world(|_| Fate::Ordered).await;
-    let written = client.put("key", "one", Condition::Absent, LONG).await.unwrap();
+    let written = client.put_if("key", "one", Condition::Absent).await.unwrap();
     assert_eq!(written, Written::Applied { version: version(1) });
-    let lost = client.put("key", "two", Condition::Absent, LONG).await.unwrap();
+    let lost = client.put_if("key", "two", Condition::Absent).await.unwrap();
     let Written::ConditionFailed {
         current: Current::Register(register),
         ..
@@ -73,26 +77,16 @@ async fn condition_that_fails_is_an_outcome_with_what_the_register_held() {
     };
     assert_eq!((&register.value[..], register.version), (&b"one"[..], version(1)));
     let written = client
-        .put("key", "two", Condition::Version(version(1)), LONG)
+        .put_if("key", "two", Condition::Version(version(1)))
         .await
         .unwrap();
     assert!(written.is_applied());
-    let register = client
-        .get("key", Consistency::Linearizable, LONG)
-        .await
-        .unwrap()
-        .unwrap();
+    let register = client.get("key").await.unwrap().unwrap();
     assert_eq!((&register.value[..], register.version), (&b"two"[..], version(3)));
     let stale = Condition::Version(version(1));
-    assert!(!client.delete("key", stale, LONG).await.unwrap().is_applied());
-    assert!(
-        client
-            .delete("key", Condition::Always, LONG)
-            .await
-            .unwrap()
-            .is_applied()
-    );
-    assert_eq!(client.get("key", Consistency::Local, LONG).await.unwrap(), None);
+    assert!(!client.delete_if("key", stale).await.unwrap().is_applied());
+    assert_eq!(client.delete("key").await.unwrap(), version(5));
+    assert_eq!(client.get_with("key", Consistency::Local).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -104,12 +98,36 @@ async fn write_with_a_lost_answer_takes_effect_once() {
         _ => Fate::Ordered,
     })
     .await;
-    let written = client.put("key", "value", Condition::Absent, LONG).await.unwrap();
+    let written = client.put_if("key", "value", Condition::Absent).await.unwrap();
     assert_eq!(written, Written::Applied { version: version(1) });
     let stamps = stamps(&world);
     assert_eq!(stamps.len(), 3);
     assert!(stamps.iter().all(|stamp| *stamp == stamps[0]), "{stamps:?}");
-    assert_eq!(client.append_once("record", LONG).await.unwrap(), version(4));
+    assert_eq!(client.append("record").await.unwrap(), version(4));
+}
+
+#[tokio::test]
+async fn write_and_read_wait_before_a_retry_for_as_long_as_the_cluster_requests() {
+    let delay = Duration::from_millis(700);
+    let world = World::new(move |number| match number {
+        0 => Fate::Fails(retry_after(delay)),
+        _ => Fate::Ordered,
+    });
+    let proposer = world.serve_proposer().await;
+    // The first answer is about the put's outcome.
+    let learner = world
+        .serve_learner(move |number| match number {
+            1 => Tells::Fails(retry_after(delay)),
+            _ => Tells::Truth,
+        })
+        .await;
+    let client = client_of(&[&proposer.address], &[&learner.served.address]);
+    let begun = Instant::now();
+    client.put("key", "value").await.unwrap();
+    assert!(begun.elapsed() >= delay, "{:?}", begun.elapsed());
+    let begun = Instant::now();
+    client.get("key").await.unwrap();
+    assert!(begun.elapsed() >= delay, "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -119,8 +137,8 @@ async fn append_is_repeated_with_a_session_and_never_without() {
         _ => Fate::Ordered,
     })
     .await;
-    assert_eq!(client.append_once("once", LONG).await.unwrap(), version(1));
-    client.append("maybe", LONG).await.unwrap_err();
+    assert_eq!(client.append("once").await.unwrap(), version(1));
+    client.append_at_most_once("maybe").await.unwrap_err();
     assert_eq!(world.log().len(), 4);
 }
 
@@ -131,31 +149,31 @@ async fn decision_is_ours_only_when_our_own_command_decided() {
         _ => Fate::Ordered,
     })
     .await;
-    let ours = client.decide("leader", "alice", LONG).await.unwrap();
+    let ours = client.decide("leader", "alice").await.unwrap();
     assert_eq!(
         (&ours.winner[..], ours.version, ours.ours),
         (&b"alice"[..], version(1), true)
     );
     for value in ["bob", "alice"] {
-        let again = client.decide("leader", value, LONG).await.unwrap();
+        let again = client.decide("leader", value).await.unwrap();
         assert_eq!(
             (&again.winner[..], again.version, again.ours),
             (&b"alice"[..], version(1), false)
         );
     }
     world.order(put("other", "carol"));
-    let other = client.decide("other", "dave", LONG).await.unwrap();
+    let other = client.decide("other", "dave").await.unwrap();
     assert_eq!((&other.winner[..], other.ours), (&b"carol"[..], false));
 }
 
 #[tokio::test]
 async fn calls_made_together_share_a_session_and_acknowledge_what_is_read() {
     let (world, client, _proposer, _learner) = world(|_| Fate::Ordered).await;
-    let calls = (0..200).map(|number| client.put(format!("key{number}"), "", Condition::Always, LONG));
+    let calls = (0..200).map(|number| client.put(format!("key{number}"), ""));
     for written in futures::future::join_all(calls).await {
-        assert!(written.unwrap().is_applied());
+        written.unwrap();
     }
-    client.put("last", "", Condition::Always, LONG).await.unwrap();
+    client.put("last", "").await.unwrap();
     assert_eq!(world.opened(), 1);
     let stamps = stamps(&world);
     let mut sequences: Vec<_> = stamps.iter().map(|stamp| stamp.sequence).collect();
@@ -167,20 +185,11 @@ async fn calls_made_together_share_a_session_and_acknowledge_what_is_read() {
 #[tokio::test]
 async fn expired_session_is_reported_and_the_next_call_opens_another() {
     let (world, client, _proposer, _learner) = world(|_| Fate::Ordered).await;
-    client.put("key", "one", Condition::Always, LONG).await.unwrap();
+    client.put("key", "one").await.unwrap();
     world.expire_sessions();
-    let error = client
-        .put("key", "two", Condition::Always, LONG)
-        .await
-        .unwrap_err();
+    let error = client.put("key", "two").await.unwrap_err();
     assert!(error == WriteError::Expired && error.had_no_effect(), "{error:?}");
-    assert!(
-        client
-            .put("key", "three", Condition::Always, LONG)
-            .await
-            .unwrap()
-            .is_applied()
-    );
+    client.put("key", "three").await.unwrap();
     assert_eq!(world.opened(), 2);
     let values = world
         .log()
@@ -210,13 +219,10 @@ async fn expiry_after_an_attempt_of_unknown_fate_leaves_the_outcome_unknown() {
         world.serve_learner(|_| Tells::Truth).await,
     );
     let client = client_of(&[&proposer.address], &[&learner.served.address]);
-    client.put("key", "one", Condition::Always, LONG).await.unwrap();
+    client.put("key", "one").await.unwrap();
     // The first attempt may find the session alive or not: the client cannot know.
     world.expire_sessions();
-    let error = client
-        .put("key", "two", Condition::Always, LONG)
-        .await
-        .unwrap_err();
+    let error = client.put("key", "two").await.unwrap_err();
     assert!(
         matches!(error, WriteError::OutcomeUnknown(_)) && !error.had_no_effect(),
         "{error:?}"
@@ -226,18 +232,19 @@ async fn expiry_after_an_attempt_of_unknown_fate_leaves_the_outcome_unknown() {
 #[tokio::test]
 async fn passed_deadline_reports_what_is_known_of_the_command() {
     let short = Duration::from_millis(300);
-    let (_world, client, _proposer, _learner) = world(|_| Fate::Fails(no_leader(Told::NotProposed))).await;
-    let error = client.put("key", "", Condition::Always, short).await.unwrap_err();
+    let (_world, client, _proposer, _learner) =
+        world(|_| Fate::Fails(no_leader(status::Fate::NotProposed))).await;
+    let error = client.with_timeout(short).put("key", "").await.unwrap_err();
     assert!(matches!(error, WriteError::NotProposed(_)), "{error:?}");
 
     let (_world, client, _proposer, _learner) = world(|_| Fate::Lost).await;
-    let error = client.put("key", "", Condition::Always, short).await.unwrap_err();
+    let error = client.with_timeout(short).put("key", "").await.unwrap_err();
     assert!(matches!(error, WriteError::OutcomeUnknown(_)), "{error:?}");
 
     let world = World::new(|_| Fate::Ordered);
     let proposer = world.serve_proposer().await;
     let client = client_of(&[&proposer.address], &[&nobody().await]);
-    let error = client.put("key", "", Condition::Always, short).await.unwrap_err();
+    let error = client.with_timeout(short).put("key", "").await.unwrap_err();
     assert!(
         matches!(error, WriteError::OutcomeNotRead { version, .. } if version.slot.get() == 1),
         "{error:?}"
@@ -248,12 +255,12 @@ async fn passed_deadline_reports_what_is_known_of_the_command() {
 #[tokio::test]
 async fn outcome_not_read_in_time_can_be_asked_for_again() {
     let (world, client, _proposer, learner) = world(|_| Fate::Ordered).await;
-    client.put("key", "", Condition::Always, LONG).await.unwrap();
+    client.put("key", "").await.unwrap();
     assert_eq!(
-        client.outcome(version(1), LONG).await,
+        client.outcome(version(1)).await,
         Ok(Written::Applied { version: version(1) })
     );
-    let error = client.outcome(version(9), LONG).await.unwrap_err();
+    let error = client.outcome(version(9)).await.unwrap_err();
     assert!(matches!(error, ReadError::OutOfRange(_)), "{error:?}");
     assert_eq!((world.log().len(), learner.calls()), (2, 3));
 }
@@ -262,13 +269,13 @@ async fn outcome_not_read_in_time_can_be_asked_for_again() {
 async fn what_is_refused_is_not_repeated() {
     let (world, client, _proposer, _learner) =
         world(|_| Fate::Fails(Status::failed_precondition("another"))).await;
-    let error = client.put("key", "", Condition::Always, LONG).await.unwrap_err();
+    let error = client.put("key", "").await.unwrap_err();
     assert!(matches!(error, WriteError::Refused(_)), "{error:?}");
     assert_eq!(world.log().len(), world.opened());
-    let error = client.put("", "", Condition::Always, LONG).await.unwrap_err();
+    let error = client.put("", "").await.unwrap_err();
     assert!(error.to_string().contains("1 to 4096"), "{error}");
     let error = client
-        .get(vec![0; 4097], Consistency::Local, LONG)
+        .get_with(vec![0; 4097], Consistency::Local)
         .await
         .unwrap_err();
     assert!(error.to_string().contains("1 to 4096"), "{error}");
@@ -280,20 +287,16 @@ async fn prefix_is_read_a_page_at_a_time() {
     for key in ["a", "b1", "b2", "b3", "c"] {
         world.order(put(key, "value"));
     }
-    let mut part = Part {
-        after: None,
-        limit: 2,
-    };
+    let mut request = PageRequest::default();
+    request.limit = 2;
+    request.consistency = Consistency::Local;
     let mut keys = Vec::new();
     loop {
-        let page = client
-            .get_prefix("b", part.clone(), Consistency::Local, LONG)
-            .await
-            .unwrap();
+        let page = client.get_prefix("b", request.clone()).await.unwrap();
         assert_eq!(page.applied_to.get(), 5);
         keys.extend(page.registers.into_iter().map(|register| register.key));
-        part.after = page.next_after;
-        if part.after.is_none() {
+        request.after = page.next_after;
+        if request.after.is_none() {
             break;
         }
     }
@@ -318,11 +321,7 @@ async fn read_moves_on_to_another_learner_unless_all_would_fail() {
     ];
     let client = client_of(&[], &addresses);
     for _ in 0..20 {
-        let register = client
-            .get("key", Consistency::Linearizable, LONG)
-            .await
-            .unwrap()
-            .unwrap();
+        let register = client.get("key").await.unwrap().unwrap();
         assert_eq!(&register.value[..], b"value");
     }
     assert!(
@@ -337,14 +336,15 @@ async fn read_moves_on_to_another_learner_unless_all_would_fail() {
         .await;
     let client = client_of(&[], &[&beyond.served.address]);
     let error = client
-        .get("key", Consistency::AtLeast(version(9)), LONG)
+        .get_with("key", Consistency::AtLeast(version(9)))
         .await
         .unwrap_err();
     assert!(matches!(&error, ReadError::OutOfRange(_)) && error.to_string().contains("the tail is 1"));
     assert_eq!(beyond.calls(), 1);
     let client = client_of(&[], &[&absent]);
     let error = client
-        .get("key", Consistency::Local, Duration::from_millis(200))
+        .with_timeout(Duration::from_millis(200))
+        .get_with("key", Consistency::Local)
         .await
         .unwrap_err();
     assert!(error.to_string().contains(absent.as_str()), "{error}");
@@ -357,15 +357,11 @@ async fn reads_are_spread_over_all_learners_found() {
         world.serve_learner(|_| Tells::Truth).await,
         world.serve_learner(|_| Tells::Truth).await,
     );
-    let role = paxos_client::proto::Role::Learner;
+    let role = paxos_proto::v1::Role::Learner;
     let acceptor = FakeAcceptor::naming(&[(role, &one.served.address), (role, &other.served.address)]);
     let acceptor = acceptor.serve().await;
-    let client = Client::new(paxos_client::ClientConfig {
-        acceptors: vec![acceptor.address.clone()],
-        ..Default::default()
-    })
-    .unwrap();
-    let reads = (0..200).map(|_| client.get("key", Consistency::Local, LONG));
+    let client = Client::connect([&acceptor.address]).unwrap().with_timeout(LONG);
+    let reads = (0..200).map(|_| client.get_with("key", Consistency::Local));
     for read in futures::future::join_all(reads).await {
         assert_eq!(read.unwrap(), None);
     }
@@ -391,7 +387,7 @@ async fn watch_goes_on_with_another_learner_without_loss_or_repeats() {
         .await;
     let other = world.serve_learner(|_| Tells::Truth).await;
     let client = client_of(&[], &[&one.served.address, &other.served.address]);
-    let mut watch = client.watch(Target::Prefix("k".into()), Some(version(0)), LONG);
+    let mut watch = client.watch_with(Target::Prefix("k".into()), Some(version(0)));
     let mut served = Some(one);
     let mut seen = Vec::new();
     for number in 0..CHANGES {
@@ -409,7 +405,7 @@ async fn watch_goes_on_with_another_learner_without_loss_or_repeats() {
     drop(served);
     assert_eq!(seen, (0..).step_by(2).take(CHANGES).collect::<Vec<_>>());
 
-    let mut wrong = client.watch(Target::Key("".into()), None, LONG);
+    let mut wrong = client.watch_with(Target::Key("".into()), None);
     assert!(
         wrong
             .next()
@@ -431,8 +427,7 @@ async fn write_that_gets_no_answer_is_sent_again_while_there_is_time() {
     .await;
     // The rest of a tenure of 5 s at the first renewal.
     let left = Duration::from_millis(2_830);
-    let written = client.put("key", "value", Condition::Always, left).await.unwrap();
-    assert!(written.is_applied());
+    client.with_timeout(left).put("key", "value").await.unwrap();
     let stamps = stamps(&world);
     assert_eq!(stamps.len(), 1, "the first attempt was lost");
 }

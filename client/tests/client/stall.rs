@@ -22,12 +22,10 @@ impl Pair {
             named.reverse();
         }
         let acceptor = FakeAcceptor::naming(&named).serve().await;
-        let client = Client::new(ClientConfig {
-            acceptors: vec![acceptor.address.clone()],
-            proposers: vec![one.address.clone(), two.address.clone()],
-            learners: Vec::new(),
-        })
-        .unwrap();
+        let mut config = ClientConfig::new([&acceptor.address]).unwrap();
+        config.proposers = vec![one.address.clone(), two.address.clone()];
+        config.timeout = LONG;
+        let client = Client::new(config).unwrap();
         Self {
             first,
             second,
@@ -55,13 +53,13 @@ async fn commands_at_a_stopped_proposer_are_unknown_once_another_leads() {
     let stopped = FakeProposer::new(|_| Does::OrdersLate).paused();
     let pair = Pair::new(stopped, false).await;
     let lost: Vec<_> = ["one", "two", "three"]
-        .map(|record| pair.client.append(record, LONG))
+        .map(|record| pair.client.append_at_most_once(record))
         .into();
     for lost in futures::future::join_all(lost).await {
         let error = lost.unwrap_err();
         assert!(told_of_another_leader(&error), "{error:?}");
     }
-    pair.client.append("kept", LONG).await.unwrap();
+    pair.client.append_at_most_once("kept").await.unwrap();
     // Sent commands are not sent again, and the first proposer is still silent.
     assert_eq!(pair.second.received(), [b"kept".to_vec()]);
     assert_eq!(pair.first.received().len(), 1, "it stopped at its first command");
@@ -71,9 +69,9 @@ async fn commands_at_a_stopped_proposer_are_unknown_once_another_leads() {
 async fn single_call_at_a_stopped_proposer_is_unknown_once_another_leads() {
     let stopped = FakeProposer::new(|_| Does::OrdersLate).paused();
     let pair = Pair::new(stopped, false).await;
-    let error = pair.client.propose_unary(append("lost"), LONG).await.unwrap_err();
+    let error = pair.client.propose_unary(append("lost")).await.unwrap_err();
     assert!(told_of_another_leader(&error), "{error:?}");
-    pair.client.propose_unary(append("kept"), LONG).await.unwrap();
+    pair.client.propose_unary(append("kept")).await.unwrap();
     assert_eq!(pair.second.received(), [b"kept".to_vec()]);
 }
 
@@ -81,8 +79,8 @@ async fn single_call_at_a_stopped_proposer_is_unknown_once_another_leads() {
 async fn slow_proposer_that_answers_its_probe_is_waited_for() {
     let pair = Pair::new(FakeProposer::new(|_| Does::OrdersLate), false).await;
     let (client, unary) = (pair.client.clone(), pair.client.clone());
-    let late = tokio::spawn(async move { client.append("late", LONG).await });
-    let late_unary = tokio::spawn(async move { unary.propose_unary(append("unary"), LONG).await });
+    let late = tokio::spawn(async move { client.append_at_most_once("late").await });
+    let late_unary = tokio::spawn(async move { unary.propose_unary(append("unary")).await });
     pair.probed(6).await;
     pair.first.resume();
     late.await.unwrap().unwrap();
@@ -95,7 +93,7 @@ async fn proposer_that_stopped_is_waited_for_while_no_other_leads() {
     let stopped = FakeProposer::new(|_| Does::OrdersLate).paused();
     let pair = Pair::new(stopped, true).await;
     let client = pair.client.clone();
-    let late = tokio::spawn(async move { client.append("late", LONG).await });
+    let late = tokio::spawn(async move { client.append_at_most_once("late").await });
     pair.probed(4).await;
     pair.first.resume();
     late.await.unwrap().unwrap();
@@ -112,7 +110,15 @@ async fn stream_is_opened_elsewhere_when_the_opening_is_not_answered() {
     let client = client_of(&[&stopped, &served.address], &[]);
     // Less than a slow proposer may take to open a stream.
     let timeout = Duration::from_millis(1_500);
-    client.append("value", timeout).await.unwrap();
-    client.propose_unary(append("value"), timeout).await.unwrap();
+    client
+        .with_timeout(timeout)
+        .append_at_most_once("value")
+        .await
+        .unwrap();
+    client
+        .with_timeout(timeout)
+        .propose_unary(append("value"))
+        .await
+        .unwrap();
     assert_eq!(healthy.received().len(), 2);
 }

@@ -1,14 +1,10 @@
 //! The load of the measurement: proposals and linearizable reads, in the given shares.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use futures::future::try_join_all;
-use paxos_client::{
-    Client, Condition, Consistency, ProposeError, ReadError, Register, Version,
-    proto::{Append, Command, Put, command::Operation},
-};
+use paxos_client::{Client, ProposeError, ReadError, Register, Version};
 use paxos_common::service::failure::Failure;
+use paxos_proto::v1::{Append, Command, Put, command::Operation};
 use tokio::{sync::watch, time::Instant};
 
 use super::tally::Tally;
@@ -26,7 +22,6 @@ pub(super) struct Load {
     pub(super) unary: bool,
     /// The share of reads, in per cent, 0 to 100.
     pub(super) reads_percent: u8,
-    pub(super) timeout: Duration,
 }
 
 impl Load {
@@ -37,8 +32,7 @@ impl Load {
         }
         let writes = (0..REGISTERS).map(|place| {
             let value = self.value.clone();
-            self.client
-                .put(key(place), value, Condition::Always, self.timeout)
+            self.client.put(key(place), value)
         });
         try_join_all(writes).await.map(drop).map_err(write_failure)
     }
@@ -79,15 +73,14 @@ impl Load {
             operation: Some(operation),
         };
         if self.unary {
-            self.client.propose_unary(command, self.timeout).await
+            self.client.propose_unary(command).await
         } else {
-            self.client.propose(command, self.timeout).await
+            self.client.propose(command).await
         }
     }
 
     async fn read(&self, place: usize) -> Result<Option<Register>, ReadError> {
-        let freshness = Consistency::Linearizable;
-        self.client.get(key(place), freshness, self.timeout).await
+        self.client.get(key(place)).await
     }
 }
 

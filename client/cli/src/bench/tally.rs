@@ -100,6 +100,7 @@ impl Tally {
             Err(ProposeError::NotProposed(_)) => self.not_proposed += 1,
             Err(ProposeError::OutcomeUnknown(_)) => self.outcome_unknown += 1,
             Err(ProposeError::Invalid(_) | ProposeError::Refused(_)) => self.refused += 1,
+            Err(_) => self.outcome_unknown += 1,
         }
     }
 
@@ -168,13 +169,10 @@ fn millis(micros: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use paxos_client::{Cause, Slot};
+    use paxos_client::{Cause, ErrorCode, Slot};
 
     fn cause() -> Cause {
-        Cause {
-            code: tonic::Code::Unavailable,
-            message: String::new(),
-        }
+        Cause::new(ErrorCode::Unavailable, "")
     }
 
     fn version() -> Version {

@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use paxos_client::{
-    AcceptorReport, ClusterStatus,
-    proto::{AcceptorStatusResponse, Configuration, Member, Membership, attach_request::Progress},
-};
+use paxos_client::raw::{AcceptorReport, ClusterReport};
 use paxos_common::{
     paxos::{
         identity::AcceptorUuid,
@@ -13,6 +10,7 @@ use paxos_common::{
     },
     wire,
 };
+use paxos_proto::v1::{AcceptorStatusResponse, Configuration, Member, Membership, attach_request::Progress};
 
 use super::{DATA_FREE_LOW_BYTES, Finding, Peer, Source, Subject};
 use crate::output::hex;
@@ -45,7 +43,7 @@ pub(super) struct Judged {
 }
 
 /// Judges every acceptor, and the acceptors together.
-pub(super) fn judge(status: &ClusterStatus, leader: Option<&Peer>) -> Judged {
+pub(super) fn judge(status: &ClusterReport, leader: Option<&Peer>) -> Judged {
     let mut judged = Judged {
         findings: status.acceptors.iter().filter_map(silent).collect(),
         votes: vec![false; status.acceptors.len()],
@@ -75,7 +73,7 @@ pub(super) fn judge(status: &ClusterStatus, leader: Option<&Peer>) -> Judged {
 
 /// Acceptors with a disk that contradicts earlier answers of the same acceptor. An acceptor may have restarted between
 /// two answers of a status, so believe a contradiction only if a second look shows the same.
-fn went_back(status: &ClusterStatus) -> Vec<WentBack> {
+fn went_back(status: &ClusterReport) -> Vec<WentBack> {
     // All acceptors are asked at about the same time, and no decision rests on the count here.
     let mut guard = Guard::with(RUNS_MAX, 0);
     for answer in status.answers() {
@@ -168,7 +166,7 @@ fn not_formed(answers: &[&AcceptorStatusResponse], total: usize) -> Finding {
 fn of_cluster(
     judged: &mut Judged,
     cluster: &[u8],
-    status: &ClusterStatus,
+    status: &ClusterReport,
     answers: &[&AcceptorStatusResponse],
     leader: Option<&Peer>,
 ) {
@@ -356,7 +354,7 @@ fn slowness(name: &str, answer: &AcceptorStatusResponse, leader_timeout_ms: u64)
 }
 
 /// Unasked members: without an answer, and without a failed call that could be a call to the member.
-fn not_found(status: &ClusterStatus, members: &[Member]) -> Option<Finding> {
+fn not_found(status: &ClusterReport, members: &[Member]) -> Option<Finding> {
     let silent = status.acceptors.iter().filter(|report| report.answer.is_err());
     let answered: Vec<_> = status
         .answers()

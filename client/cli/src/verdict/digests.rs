@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use paxos_client::proto::{Digest, LearnerProgress};
+use paxos_proto::v1::{Digest, LearnerProgress};
 
 use super::{Finding, Peer, Severity, Subject, learner};
 use crate::output::hex;

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use paxos_client::{
-    ClusterStatus,
-    proto::{
-        AttachRequest, Ballot, LearnerProgress, LearnerStatusResponse, ProposerPhase, ProposerProgress,
-        ProposerStatusResponse, Role, attach_request::Progress,
-    },
+use paxos_client::raw::ClusterReport;
+use paxos_proto::v1::{
+    AttachRequest, Ballot, LearnerProgress, LearnerStatusResponse, ProposerPhase, ProposerProgress,
+    ProposerStatusResponse, Role, attach_request::Progress,
 };
 
 use super::{DATA_FREE_LOW_BYTES, Finding, Severity, Subject};
@@ -178,7 +176,7 @@ pub(super) fn watermark(peer: &Peer) -> u64 {
 
 /// Every proposer and learner, each once: by the peer's own answer, by the youngest report, or as remembered by
 /// acceptors.
-pub(super) fn roster(status: &ClusterStatus) -> Vec<Peer> {
+pub(super) fn roster(status: &ClusterReport) -> Vec<Peer> {
     let mut peers = reported(status);
     let cluster = status
         .answers()
@@ -215,7 +213,7 @@ pub(super) fn roster(status: &ClusterStatus) -> Vec<Peer> {
 }
 
 /// The peers named by acceptors, each by the youngest report.
-fn reported(status: &ClusterStatus) -> Vec<Peer> {
+fn reported(status: &ClusterReport) -> Vec<Peer> {
     let mut peers: BTreeMap<(i32, String, u64), Peer> = BTreeMap::new();
     let mut youngest = |report: &Option<AttachRequest>, source: Source, age_ms: u64| {
         let Some(report) = report.clone() else { return };
@@ -311,7 +309,7 @@ pub(super) fn leader_of(peers: &[Peer]) -> Option<Peer> {
 }
 
 /// A finding if no proposer leads, as far as the answers show.
-pub(super) fn leader_finding(status: &ClusterStatus, leader: Option<&Peer>) -> Option<Finding> {
+pub(super) fn leader_finding(status: &ClusterReport, leader: Option<&Peer>) -> Option<Finding> {
     let silent_ms = status
         .answers()
         .filter_map(|answer| Some(answer.leadership.as_ref()?.silent_ms))
@@ -337,7 +335,7 @@ pub(super) fn leader_finding(status: &ClusterStatus, leader: Option<&Peer>) -> O
 
 /// Problems of proposers and learners. `works`: a quorum of acceptors can vote; `quorum`: size of a quorum.
 pub(super) fn findings(
-    status: &ClusterStatus,
+    status: &ClusterReport,
     peers: &[Peer],
     works: bool,
     quorum: usize,
@@ -372,7 +370,7 @@ pub(super) fn findings(
 }
 
 /// Addresses from --proposers and --learners without an answering process.
-fn given_and_absent(status: &ClusterStatus, peers: &[Peer]) -> Vec<Finding> {
+fn given_and_absent(status: &ClusterReport, peers: &[Peer]) -> Vec<Finding> {
     let proposers = status.proposers.iter().filter(|report| report.given);
     let proposers = proposers.map(|report| ("proposer", &report.address, report.answer.as_ref().err()));
     let learners = status.learners.iter().filter(|report| report.given);

@@ -8,15 +8,12 @@ use super::{
     peers::{LEADER_SILENT_MS, REPORT_OLD_MS},
     *,
 };
-use paxos_client::{
-    AcceptorReport, Cause,
-    proto::{
-        AcceptorStatusResponse, AttachRequest, AttachedPeer, Ballot, Configuration, Digest, Leadership,
-        LearnerProgress, Member, Membership, ProposerProgress, Role, Run, Stamp, Witness,
-        attach_request::Progress,
-    },
+use paxos_client::{Cause, ErrorCode, raw::AcceptorReport};
+use paxos_proto::v1::{
+    AcceptorStatusResponse, AttachRequest, AttachedPeer, Ballot, Configuration, Digest, Leadership,
+    LearnerProgress, Member, Membership, ProposerProgress, Role, Run, Stamp, Witness,
+    attach_request::Progress,
 };
-use tonic::Code;
 
 fn digest(to: u64, byte: u8) -> Digest {
     Digest {
@@ -67,7 +64,7 @@ pub(crate) fn proposer(port: u16, leading: bool) -> AttachedPeer {
 }
 
 /// Three formed acceptors of one cluster, each with the same peers.
-pub(crate) fn cluster(attached: &[AttachedPeer]) -> ClusterStatus {
+pub(crate) fn cluster(attached: &[AttachedPeer]) -> ClusterReport {
     let uuid = |number: u8| bytes::Bytes::from(vec![number; 16]);
     let member = |number: u8| Member {
         acceptor: uuid(number),
@@ -106,13 +103,13 @@ pub(crate) fn cluster(attached: &[AttachedPeer]) -> ClusterStatus {
             ..AcceptorStatusResponse::default()
         }),
     };
-    ClusterStatus {
+    ClusterReport {
         acceptors: (1..=3).map(report).collect(),
-        ..ClusterStatus::default()
+        ..ClusterReport::default()
     }
 }
 
-pub(crate) fn healthy() -> ClusterStatus {
+pub(crate) fn healthy() -> ClusterReport {
     let digests = [(120, 7), (1024, 8)];
     cluster(&[
         proposer(7101, true),
@@ -122,15 +119,12 @@ pub(crate) fn healthy() -> ClusterStatus {
     ])
 }
 
-pub(crate) fn lose(status: &mut ClusterStatus, index: usize) {
-    let cause = Cause {
-        code: Code::Unavailable,
-        message: "connection refused".to_owned(),
-    };
+pub(crate) fn lose(status: &mut ClusterReport, index: usize) {
+    let cause = Cause::new(ErrorCode::Unavailable, "connection refused");
     status.acceptors[index].answer = Err(cause);
 }
 
-fn problems(status: &ClusterStatus) -> String {
+fn problems(status: &ClusterReport) -> String {
     judge(status)
         .findings
         .iter()
@@ -212,7 +206,7 @@ fn blank_acceptors_are_reported_as_an_unformed_cluster() {
     assert!(problems(&status).starts_with("the cluster is not formed: 3 of 3 acceptors answer"));
 }
 
-fn change(status: &mut ClusterStatus, index: usize, change: impl FnOnce(&mut AcceptorStatusResponse)) {
+fn change(status: &mut ClusterReport, index: usize, change: impl FnOnce(&mut AcceptorStatusResponse)) {
     change(status.acceptors[index].answer.as_mut().unwrap());
 }
 

@@ -11,10 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use paxos_client::{
-    Client, ClientConfig, Slot, Version,
-    proto::{LogRecord, command::Operation},
-};
+use paxos_client::{Client, LogRecord, Operation, Slot, Version};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, stdin},
@@ -201,17 +198,11 @@ impl Shared {
     }
 }
 
-fn client() -> Client {
+fn client(timeout: Duration) -> Client {
     let acceptors = env::var("PAXOS_ACCEPTORS").unwrap();
-    let acceptors = acceptors
-        .split(',')
-        .map(|address| address.parse().unwrap())
-        .collect();
-    Client::new(ClientConfig {
-        acceptors,
-        ..ClientConfig::default()
-    })
-    .unwrap()
+    Client::connect(acceptors.split(','))
+        .unwrap()
+        .with_timeout(timeout)
 }
 
 async fn work(patience: Duration) {
@@ -227,17 +218,16 @@ async fn work(patience: Duration) {
     let callers: Vec<_> = (0..CALLERS)
         .map(|number| {
             let caller = Caller {
-                client: client(),
+                client: client(patience),
                 recorder: recorder.clone(),
                 number,
-                timeout: patience,
             };
             tokio::spawn(call(caller, Arc::clone(&shared)))
         })
         .collect();
-    let appending = client();
+    let appending = client(patience);
     let appenders: Vec<_> = (0..APPENDERS)
-        .map(|number| tokio::spawn(append(appending.clone(), number, patience, Arc::clone(&shared))))
+        .map(|number| tokio::spawn(append(appending.clone(), number, Arc::clone(&shared))))
         .collect();
 
     let mut orders = BufReader::new(stdin()).lines();
@@ -291,19 +281,14 @@ async fn call(caller: Caller, shared: Arc<Shared>) {
 }
 
 /// Appends until the end of the load. Returns the acknowledged records.
-async fn append(
-    client: Client,
-    number: u64,
-    patience: Duration,
-    shared: Arc<Shared>,
-) -> Vec<(Version, Vec<u8>)> {
+async fn append(client: Client, number: u64, shared: Arc<Shared>) -> Vec<(Version, Vec<u8>)> {
     let mut acknowledged = Vec::new();
     let mut step = 0;
     while shared.goes_on() {
         step += 1;
         let value = format!("record {step} of {number}").into_bytes();
         let call = async {
-            let appended = client.append_once(value.clone(), patience).await;
+            let appended = client.append(value.clone()).await;
             appended.map_err(|error| format!("append: {error}"))
         };
         if let Some(version) = shared.made(Kind::Write, call).await {
@@ -316,11 +301,11 @@ async fn append(
 
 /// Checks the acknowledged records against a learner's log.
 async fn is_in_the_log(acknowledged: &BTreeMap<Version, Vec<u8>>) {
-    let client = client();
-    let end = client.chosen_to(PATIENCE).await.unwrap();
+    let client = client(PATIENCE);
+    let end = client.chosen_to().await.unwrap();
     let last = acknowledged.keys().next_back().expect("something was appended");
     assert!(last.slot < end, "a watermark is past what was acknowledged");
-    let mut subscription = client.subscribe(Slot::ZERO, PATIENCE);
+    let mut subscription = client.log(Slot::ZERO);
     let mut log = BTreeMap::new();
     let mut next = Slot::ZERO;
     while next < end {
@@ -338,13 +323,11 @@ async fn is_in_the_log(acknowledged: &BTreeMap<Version, Vec<u8>>) {
 
 /// The appended records of a slot, each with its version.
 fn appended(record: &LogRecord) -> Vec<(Version, Vec<u8>)> {
-    let slot = Slot::new(record.slot).unwrap();
-    let commands = record.value.iter().flat_map(|value| &value.commands);
-    let commands = (0..).zip(commands);
-    commands
-        .filter_map(|(offset, command)| match &command.operation {
-            Some(Operation::Append(append)) => Some((Version { slot, offset }, append.record.to_vec())),
-            _ => None,
-        })
-        .collect()
+    let appended = record.commands().filter_map(|command| {
+        let Operation::Append(record) = command.operation else {
+            return None;
+        };
+        Some((command.version, record.to_vec()))
+    });
+    appended.collect()
 }

@@ -35,12 +35,7 @@ async fn acknowledged_values_survive_the_kill_of_three_leaders() {
     );
 
     // Unfinished work of a dead leader may follow the last acknowledged slot.
-    let end = cluster
-        .client()
-        .chosen_to(PATIENCE)
-        .await
-        .unwrap()
-        .max(outcome.end());
+    let end = cluster.client().chosen_to().await.unwrap().max(outcome.end());
     let first = cluster.log_of(&cluster.learners[0], end).await;
     let second = cluster.log_of(&cluster.learners[1], end).await;
     outcome.check(&first);
@@ -59,8 +54,8 @@ async fn watermark_is_past_whatever_was_acknowledged_before_it_was_asked_for() {
     let cluster = Cluster::start(3, 2, 1).await;
     let client = cluster.client();
     for number in 0..50 {
-        let version = client.append(number.to_string(), PATIENCE).await.unwrap();
-        let end = client.chosen_to(PATIENCE).await.unwrap();
+        let version = client.append_at_most_once(number.to_string()).await.unwrap();
+        let end = client.chosen_to().await.unwrap();
         assert!(
             version.slot < end,
             "acknowledged at {version}, and then told {end}"
@@ -81,7 +76,7 @@ async fn acknowledged_values_survive_the_kill_of_all_acceptors() {
         acceptor.start();
     }
     let mut outcome = load.finish().await;
-    let after = cluster.client().append("after", PATIENCE).await.unwrap();
+    let after = cluster.client().append_at_most_once("after").await.unwrap();
     outcome.acknowledged.insert(after, b"after".to_vec());
     assert!(
         outcome.acknowledged.len() > EACH / 2,
@@ -103,9 +98,7 @@ async fn learner_continues_after_a_kill_and_a_new_one_catches_up() {
     let before = first.end();
     cluster.log_of(&cluster.learners[0], before).await;
     // A reader that stays while the learner is killed and restarted.
-    let mut reader = cluster
-        .client_of(&[&cluster.learners[0]])
-        .subscribe(Slot::ZERO, PATIENCE);
+    let mut reader = cluster.client_of(&[&cluster.learners[0]]).log(Slot::ZERO);
 
     cluster.learners[0].kill();
     let second = Load::start(&cluster, 1, 3_000, 64);
@@ -120,7 +113,7 @@ async fn learner_continues_after_a_kill_and_a_new_one_catches_up() {
             .expect("the reader is served")
             .unwrap()
             .unwrap();
-        slots.extend(news.records.iter().map(|record| record.slot));
+        slots.extend(news.records.iter().map(|record| record.slot().get()));
     }
     assert_eq!(
         slots,
@@ -176,7 +169,7 @@ async fn minority_of_acceptors_can_be_away_and_returns_without_loss() {
     let (returned, end) = (cluster.acceptors[0].address.clone(), without.end());
     let client = cluster.client();
     until("the acceptor that was away holds what was chosen", async || {
-        let status = client.cluster_status(PATIENCE).await;
+        let status = client.cluster_report().await;
         let report = status
             .acceptors
             .iter()

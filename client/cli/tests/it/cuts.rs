@@ -77,12 +77,10 @@ impl Network {
     /// A client that knows only this proposer.
     fn client_of(&self, proposer: usize) -> Client {
         let acceptors = &self.cluster.acceptors;
-        Client::new(ClientConfig {
-            acceptors: acceptors.iter().map(|process| process.address.clone()).collect(),
-            proposers: vec![self.cluster.proposers[proposer].address.clone()],
-            learners: Vec::new(),
-        })
-        .unwrap()
+        let mut config = ClientConfig::new(acceptors.iter().map(|process| &process.address)).unwrap();
+        config.proposers = vec![self.cluster.proposers[proposer].address.clone()];
+        config.timeout = PATIENCE;
+        Client::new(config).unwrap()
     }
 
     /// Waits for the answer of a proposer that has just started.
@@ -106,7 +104,7 @@ impl Network {
 
     /// Checks every learner's log against the answers to clients.
     async fn check(&self, outcome: &Outcome) {
-        let end = self.cluster.client().chosen_to(PATIENCE).await.unwrap();
+        let end = self.cluster.client().chosen_to().await.unwrap();
         let end = end.max(outcome.end());
         for learner in &self.cluster.learners {
             outcome.check(&self.cluster.log_of(learner, end).await);
@@ -122,7 +120,11 @@ async fn minority(cut: Cut) {
     assert!(outcome.acknowledged.len() > 100, "served at first");
 
     network.cut_proposer(0, &[1, 2], cut);
-    let alone = network.client_of(0).append("alone", UNANSWERED).await;
+    let alone = network
+        .client_of(0)
+        .with_timeout(UNANSWERED)
+        .append_at_most_once("alone")
+        .await;
     match alone {
         Err(ProposeError::OutcomeUnknown(_)) => _ = outcome.unknown.insert(b"alone".to_vec()),
         Err(ProposeError::NotProposed(_)) => _ = outcome.not_proposed.insert(b"alone".to_vec()),
@@ -265,7 +267,11 @@ async fn cluster_goes_on_after_every_proposer_was_cut_off_from_every_acceptor() 
     })
     .await;
     let before = load.done();
-    let nothing = network.client_of(0).append("nothing", UNANSWERED).await;
+    let nothing = network
+        .client_of(0)
+        .with_timeout(UNANSWERED)
+        .append_at_most_once("nothing")
+        .await;
     assert!(nothing.is_err(), "{nothing:?}");
     for proposer in 0..2 {
         network.cut_proposer(proposer, &[0, 1, 2], Cut::Whole);
@@ -344,7 +350,7 @@ async fn standby_whose_clients_cannot_reach_the_leader_takes_over_from_it() {
             "--acceptors",
             &cluster.urls(),
             "--advertise",
-            &door.address.to_string(),
+            door.address.as_str(),
         ];
         let name = format!("proposer-{number}");
         let mut proposer = Process::role(cluster.dir.path(), "proposer", name, port, &flags);

@@ -25,7 +25,10 @@ async fn stopped_with_records() -> (Cluster, u64) {
     let client = cluster.client();
     let mut end = Slot::ZERO;
     for number in 0..SLOTS {
-        let appended = client.append(record(number), Duration::from_secs(20)).await;
+        let appended = client
+            .with_timeout(Duration::from_secs(20))
+            .append_at_most_once(record(number))
+            .await;
         end = appended.unwrap().slot.next();
     }
     for acceptor in 0..3 {
@@ -36,7 +39,11 @@ async fn stopped_with_records() -> (Cluster, u64) {
         .await;
     }
     // The watermark reaches the disks with the next commit.
-    client.append("after", Duration::from_secs(20)).await.unwrap();
+    client
+        .with_timeout(Duration::from_secs(20))
+        .append_at_most_once("after")
+        .await
+        .unwrap();
     until("every acceptor has the last record", async || {
         let mut voted = Vec::new();
         for acceptor in 0..3 {

@@ -13,11 +13,12 @@ use std::{
 
 use crate::harness::{Cluster, Load, Process, free_ports, run, until};
 use nix::sys::statvfs::statvfs;
-use paxos_client::{Slot, Version, proto::AcceptorStatusResponse};
+use paxos_client::{Slot, Version};
 use paxos_common::{
     peer::connect_lazy,
     wire::{caller, read_stamp},
 };
+use paxos_proto::v1::AcceptorStatusResponse;
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient};
 use strace::Strace;
 
@@ -320,7 +321,14 @@ async fn leader_whose_quorum_is_full_stays_and_goes_on_when_there_is_space() {
     // clear.
     for value in ["in flight", "refused"] {
         let patience = std::time::Duration::from_secs(1);
-        assert!(cluster.client().append(value, patience).await.is_err());
+        assert!(
+            cluster
+                .client()
+                .with_timeout(patience)
+                .append_at_most_once(value)
+                .await
+                .is_err()
+        );
     }
     let after = promised(&cluster.acceptor_status(2).await.unwrap());
     assert_eq!(before, after, "no campaign");

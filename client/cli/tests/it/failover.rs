@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::harness::{Cluster, Load, PATIENCE};
+use crate::harness::{Cluster, Load};
 use nix::sys::signal::Signal;
 use paxos_client::{Slot, Version};
 
@@ -82,7 +82,7 @@ async fn kill_every_process(values: usize) {
     assert!(outcome.acknowledged.len() > CLIENTS * each * 9 / 10);
 
     // Unfinished work of a dead leader may follow the last acknowledged slot.
-    let end = cluster.client().chosen_to(PATIENCE).await.unwrap();
+    let end = cluster.client().chosen_to().await.unwrap();
     assert!(end >= outcome.end(), "a watermark is past what was acknowledged");
     let first = cluster.log_of(&cluster.learners[0], end).await;
     let second = cluster.log_of(&cluster.learners[1], end).await;
@@ -130,12 +130,7 @@ async fn gaps(signal: Signal, aim: Duration) {
         cluster.proposers[leader].start();
     }
     let outcome = load.stop().await;
-    let end = cluster
-        .client()
-        .chosen_to(PATIENCE)
-        .await
-        .unwrap()
-        .max(outcome.end());
+    let end = cluster.client().chosen_to().await.unwrap().max(outcome.end());
     outcome.check(&cluster.log_of(&cluster.learners[0], end).await);
     eprintln!(
         "gap in successful proposals after {signal} to the leader (aim: {aim:?}), and before it: {gaps:.0?}; {} of {} unknown",

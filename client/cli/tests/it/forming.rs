@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use crate::harness::{Cluster, Load, Outcome, PATIENCE, Process, free_ports, until};
+use crate::harness::{Cluster, Load, Outcome, Process, free_ports, until};
 use nix::sys::signal::Signal;
 use paxos_common::{
     paxos::{identity::AcceptorUuid, quorum::Configuration},
@@ -302,7 +302,8 @@ async fn bad_disk(
     cluster.acceptors[1].signal(Signal::SIGSTOP);
     let alone = cluster
         .client()
-        .append("alone", std::time::Duration::from_secs(2))
+        .with_timeout(std::time::Duration::from_secs(2))
+        .append_at_most_once("alone")
         .await;
     assert!(alone.is_err(), "{alone:?}");
     outcome.unknown.insert(b"alone".to_vec());
@@ -316,12 +317,7 @@ async fn bad_disk(
     let proposer = cluster.proposers.last().unwrap();
     logs(proposer, told_by_proposers).await;
     let learner = cluster.learners.last().unwrap();
-    let end = cluster
-        .client()
-        .chosen_to(PATIENCE)
-        .await
-        .unwrap()
-        .max(outcome.end());
+    let end = cluster.client().chosen_to().await.unwrap().max(outcome.end());
     outcome.check(&cluster.log_of(learner, end).await);
     outcome.check(&cluster.log_of(&cluster.learners[0], end).await);
     logs(learner, told_by_learners).await;

@@ -94,7 +94,7 @@ async fn signals_end_commands_with_0_or_with_128_plus_the_number() {
             handles(&child, signal).await;
             if args[0] == "bench" {
                 // Before the measurement there is no result. Only the measurement itself takes many slots.
-                let chosen_to = async || cluster.client().chosen_to(PATIENCE).await.unwrap();
+                let chosen_to = async || cluster.client().chosen_to().await.unwrap();
                 let measures = chosen_to().await.plus(20);
                 until("it measures", async || {
                     (chosen_to().await > measures).then_some(())

@@ -10,7 +10,7 @@ mod sweep;
 
 use std::collections::BTreeSet;
 
-use crate::harness::{Cluster, Load, Outcome, PATIENCE, Process, until};
+use crate::harness::{Cluster, Load, Outcome, Process, until};
 use bytes::Bytes;
 use frames::{Http2, prefixed};
 use paxos_client::{Address, Client, Version};
@@ -64,7 +64,7 @@ fn address_of<'a>(cluster: &'a Cluster, service: &str) -> &'a Address {
 async fn ordered(client: &Client, value: impl Into<Bytes>) -> Version {
     let value = value.into();
     until("a value is ordered", async || {
-        client.append(value.clone(), PATIENCE).await.ok()
+        client.append_at_most_once(value.clone()).await.ok()
     })
     .await
 }

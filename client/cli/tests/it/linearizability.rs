@@ -10,7 +10,6 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use paxos_client::{Condition as Asks, Consistency, Written};
 
 use paxos_testing::history::{
     Asked, Condition, Record, Recorder, Told,
@@ -19,7 +18,7 @@ use paxos_testing::history::{
     search::{self, Verdict},
 };
 
-use crate::harness::{Cluster, PATIENCE, until};
+use crate::harness::{Cluster, until};
 
 /// Time limit of a client's call: shorter than a pause, so that some outcomes stay unknown.
 const TIMEOUT: Duration = Duration::from_millis(1_500);
@@ -84,12 +83,11 @@ async fn history_of(rounds: usize) -> Vec<Record> {
             let learners: Vec<_> = (0..3)
                 .map(|more| &cluster.learners[(usize::try_from(number).unwrap() + more) % 3])
                 .collect();
-            let client = cluster.client_of(&learners);
+            let client = cluster.client_of(&learners).with_timeout(TIMEOUT);
             let caller = Caller {
                 client,
                 recorder: recorder.clone(),
                 number,
-                timeout: TIMEOUT,
             };
             tokio::spawn(work(caller, Arc::clone(&over)))
         })
@@ -145,25 +143,17 @@ async fn stale_read_is_caught() {
                 condition: Condition::Always,
             };
             let call = recorder.begin(0, "a", asked);
-            match client.put("a", value, Asks::Always, PATIENCE).await.unwrap() {
-                Written::Applied { version } => call.told(Told::Applied(version.into())),
-                Written::ConditionFailed { .. } => panic!("it had no condition"),
-            }
+            let version = client.put("a", value).await.unwrap();
+            call.told(Told::Applied(version.into()));
             if kept.is_none() {
-                kept = client
-                    .get("a", Consistency::Linearizable, PATIENCE)
-                    .await
-                    .unwrap();
+                kept = client.get("a").await.unwrap();
             }
         }
         let call = recorder.begin(1, "a", Asked::Read);
         let found = if stale {
             kept
         } else {
-            client
-                .get("a", Consistency::Linearizable, PATIENCE)
-                .await
-                .unwrap()
+            client.get("a").await.unwrap()
         };
         let found = found.unwrap();
         call.told(Told::Read {

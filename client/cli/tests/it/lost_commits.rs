@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::harness::{Cluster, PATIENCE, Process, until};
-use paxos_client::{Client, Condition, Consistency, Part};
+use paxos_client::{Client, PageRequest};
 
 const DATABASE: &str = "acceptor.db";
 const LOG: &str = "acceptor.db-wal";
@@ -191,13 +191,7 @@ impl Stopped {
         let found = until(&what, async || read(&reader, PATIENCE).await).await;
         self.is_everything(&found, fate);
         let what = format!("{fate}: a value is written");
-        until(&what, async || {
-            reader
-                .put("after", "after", Condition::Always, PATIENCE)
-                .await
-                .ok()
-        })
-        .await;
+        until(&what, async || reader.put("after", "after").await.ok()).await;
         let found = until(&what, async || read(&reader, PATIENCE).await).await;
         assert!(found.contains_key("after"), "{fate}");
         self.is_everything(&found, fate);
@@ -271,24 +265,17 @@ async fn write(client: &Client, count: u64, acknowledged: &mut BTreeMap<String, 
     for _ in 0..count {
         let number = acknowledged.len();
         let (key, value) = (format!("key {number:05}"), format!("value {number}"));
-        let written = client
-            .put(key.clone(), value.clone(), Condition::Always, PATIENCE)
-            .await;
-        assert!(written.unwrap().is_applied());
+        let written = client.put(key.clone(), value.clone()).await;
+        written.unwrap();
         acknowledged.insert(key, value);
     }
 }
 
 /// All registers at one moment, by a linearizable read; `None` if the learner does not answer in time.
 async fn read(client: &Client, timeout: Duration) -> Option<BTreeMap<String, String>> {
-    let part = Part {
-        after: None,
-        limit: PAGE,
-    };
-    let page = client
-        .get_prefix("", part, Consistency::Linearizable, timeout)
-        .await
-        .ok()?;
+    let mut request = PageRequest::default();
+    request.limit = PAGE;
+    let page = client.with_timeout(timeout).get_prefix("", request).await.ok()?;
     assert_eq!(page.next_after, None, "one page is one moment");
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let registers = page.registers.iter();

@@ -83,8 +83,8 @@ async fn service_is(process: &Process, service: &str, status: ServingStatus) {
 async fn use_it(cluster: &Cluster) {
     let client = cluster.client();
     for _ in 0..WRITES {
-        client.append("record", PATIENCE).await.unwrap();
-        client.get("key", Default::default(), PATIENCE).await.unwrap();
+        client.append_at_most_once("record").await.unwrap();
+        client.get("key").await.unwrap();
     }
 }
 

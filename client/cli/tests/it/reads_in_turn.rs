@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::harness::{Cluster, Cut, PATIENCE, Process, Proxy, free_ports, until};
-use paxos_client::{Client, Condition, Consistency, Version};
+use paxos_client::{Client, Version};
 use paxos_common::peer::connect_lazy;
 use paxos_proto::v1::{LearnerStatusRequest, learner_client::LearnerClient};
 
@@ -106,8 +106,7 @@ async fn write_until_held(client: Client, held: PathBuf) -> usize {
     let mut written = 0;
     while !held.exists() {
         let value = vec![b'x'; VALUE_BYTES];
-        let outcome = client.put("key", value, Condition::Always, PATIENCE).await;
-        assert!(outcome.unwrap().is_applied());
+        client.put("key", value).await.unwrap();
         written += 1;
     }
     written
@@ -115,7 +114,7 @@ async fn write_until_held(client: Client, held: PathBuf) -> usize {
 
 /// The version in a learner's answer; `None` if the learner does not answer in time.
 async fn read(client: &Client, timeout: Duration) -> Option<Version> {
-    let found = client.get("key", Consistency::Linearizable, timeout).await;
+    let found = client.with_timeout(timeout).get("key").await;
     found.ok().map(|register| register.unwrap().version)
 }
 
@@ -125,8 +124,7 @@ async fn reads_at_two_learners_never_go_back_while_a_checkpoint_hangs() {
         return;
     };
     let client = held.cluster.client();
-    let first = client.put("key", "first", Condition::Always, PATIENCE).await;
-    assert!(first.unwrap().is_applied());
+    client.put("key", "first").await.unwrap();
     let old = held.cluster.client_of(&[&held.cluster.learners[0]]);
     until("the learner answers", async || read(&old, PATIENCE).await).await;
 

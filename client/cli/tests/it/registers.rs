@@ -1,12 +1,10 @@
 //! Registers as users see a register: decided once for all clients, and the refusals.
 
-use crate::harness::{Cluster, PATIENCE, run, stdout, until};
+use crate::harness::{Cluster, run, stdout, until};
 use futures::future::join_all;
-use paxos_client::{
-    Consistency,
-    proto::{self, learner_client::LearnerClient},
-};
+use paxos_client::Consistency;
 use paxos_common::peer::connect_lazy;
+use paxos_proto::v1::{self as proto, learner_client::LearnerClient};
 use tonic::Code;
 
 #[tokio::test]
@@ -63,11 +61,8 @@ async fn concurrent_decides_return_one_winner_also_later() {
 async fn what_breaks_a_limit_or_is_nowhere_gets_the_documented_error() {
     let cluster = Cluster::start(3, 1, 1).await;
     let client = cluster.client();
-    let first = client.append_once("first", PATIENCE).await.unwrap();
-    client
-        .get("key", Consistency::AtLeast(first), PATIENCE)
-        .await
-        .unwrap();
+    let first = client.append("first").await.unwrap();
+    client.get_with("key", Consistency::AtLeast(first)).await.unwrap();
     let mut learner = LearnerClient::new(connect_lazy(&cluster.learners[0].address));
     let version = |slot| proto::Version { slot, offset: 0 };
 
@@ -136,16 +131,13 @@ async fn what_breaks_a_limit_or_is_nowhere_gets_the_documented_error() {
             condition: None,
         })),
     };
-    let ordered = client.propose(command(stamp.clone()), PATIENCE).await.unwrap();
+    let ordered = client.propose(command(stamp.clone())).await.unwrap();
     let refused = learner
         .result(result(proto::result_request::Command::Version(ordered.into())))
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::Aborted, "{refused}");
-    let found = client
-        .get("never", Consistency::Linearizable, PATIENCE)
-        .await
-        .unwrap();
+    let found = client.get("never").await.unwrap();
     assert_eq!(found, None);
 
     // The library never sends commands that every proposer refuses; this call bypasses the library.

@@ -1,6 +1,6 @@
 //! An acceptor refused on the right disk, because another acceptor remembers something wrong, and the repair.
 
-use crate::harness::{Cluster, PATIENCE, run, stdout, until};
+use crate::harness::{Cluster, run, stdout, until};
 use paxos_common::{
     paxos::{
         ballot::{Ballot, ProposerId},
@@ -47,7 +47,7 @@ async fn poison(cluster: &Cluster, at: usize, of: &pb::Stamp) {
 #[tokio::test]
 async fn refused_acceptor_is_counted_again_when_the_others_forget_what_is_wrong() {
     let mut cluster = Cluster::start(3, 1, 1).await;
-    cluster.client().append("before", PATIENCE).await.unwrap();
+    cluster.client().append_at_most_once("before").await.unwrap();
     let third = cluster.acceptor_status(2).await.unwrap().stamp.unwrap();
     let uuid = wire::read_stamp(Some(&third)).unwrap().acceptor.to_string();
     cluster.proposers[0].stop().await;
@@ -70,7 +70,7 @@ async fn refused_acceptor_is_counted_again_when_the_others_forget_what_is_wrong(
     })
     .await;
     // The acceptor is still refused, and no other acceptor is, however often the refused acceptor shows its runs.
-    cluster.client().append("without it", PATIENCE).await.unwrap();
+    cluster.client().append_at_most_once("without it").await.unwrap();
 
     // A running acceptor is not repaired.
     let directory = cluster.path("acceptor-1");
@@ -131,5 +131,5 @@ async fn refused_acceptor_is_counted_again_when_the_others_forget_what_is_wrong(
     cluster.proposers[0].start();
     cluster.learners[0].start();
     cluster.acceptors[1].stop().await;
-    cluster.client().append("with it", PATIENCE).await.unwrap();
+    cluster.client().append_at_most_once("with it").await.unwrap();
 }

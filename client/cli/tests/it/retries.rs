@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Cluster, PATIENCE};
+use crate::harness::Cluster;
 use futures::future::join_all;
-use paxos_client::{Client, Condition, Consistency, Version, Written};
+use paxos_client::{Client, Condition, Version, Written};
 
 const CLIENTS: u64 = 16;
 /// Interval between kills of the leader.
@@ -21,10 +21,7 @@ struct Counted {
 async fn count(client: Client, until: Instant) -> Counted {
     let mut counted = Counted::default();
     while Instant::now() < until {
-        let found = client
-            .get("counter", Consistency::Linearizable, PATIENCE)
-            .await
-            .unwrap();
+        let found = client.get("counter").await.unwrap();
         let (value, condition) = match found {
             None => (0, Condition::Absent),
             Some(register) => {
@@ -33,9 +30,10 @@ async fn count(client: Client, until: Instant) -> Counted {
             }
         };
         let more = (value + 1).to_string();
-        match client.put("counter", more, condition, PATIENCE).await {
+        match client.put_if("counter", more, condition).await {
             Ok(Written::Applied { .. }) => counted.incremented += 1,
             Ok(Written::ConditionFailed { .. }) => {}
+            Ok(unknown) => panic!("{unknown:?}"),
             Err(error) if error.had_no_effect() => {}
             Err(_) => counted.unknown += 1,
         }
@@ -64,12 +62,7 @@ async fn counter_counts_every_success_once(length: Duration) {
         .collect();
     let incremented: u64 = counted.iter().map(|counted| counted.incremented).sum();
     let unknown: u64 = counted.iter().map(|counted| counted.unknown).sum();
-    let found = cluster
-        .client()
-        .get("counter", Consistency::Linearizable, PATIENCE)
-        .await
-        .unwrap()
-        .unwrap();
+    let found = cluster.client().get("counter").await.unwrap().unwrap();
     let value: u64 = std::str::from_utf8(&found.value).unwrap().parse().unwrap();
     println!(
         "{kills} leaders killed; {incremented} increments, {unknown} unknown; the counter is at {value}"
@@ -101,7 +94,7 @@ async fn append_that_is_repeated_is_in_the_log_once() {
     let appending = tokio::spawn(async move {
         let mut versions: Vec<Version> = Vec::new();
         for number in 0..400 {
-            versions.push(client.append_once(format!("{number}"), PATIENCE).await.unwrap());
+            versions.push(client.append(format!("{number}")).await.unwrap());
         }
         versions
     });

@@ -125,12 +125,7 @@ async fn stop_learner(stopped: Duration) {
 
     let mut outcome = calm.outcome;
     outcome.merge(poured.outcome);
-    let end = cluster
-        .client()
-        .chosen_to(PATIENCE)
-        .await
-        .unwrap()
-        .max(outcome.end());
+    let end = cluster.client().chosen_to().await.unwrap().max(outcome.end());
     let resumed = Instant::now();
     outcome.check(&cluster.log_of(&cluster.learners[0], end).await);
     eprintln!("it has caught up and was read in {:.1?}", resumed.elapsed());

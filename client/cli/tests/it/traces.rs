@@ -10,9 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::harness::{Cluster, Process, run_with, stdout, until};
 use collector::{Collector, Seen, Trace};
 use nix::sys::signal::Signal;
-use paxos_client::proto::{
-    Append, Command, ProposeRequest, command::Operation, proposer_client::ProposerClient,
-};
+use paxos_proto::v1::{Append, Command, ProposeRequest, command::Operation, proposer_client::ProposerClient};
 
 /// A cluster with traces and caught-up learners: everything learned from now on is traced.
 async fn traced(collector: &Collector, proposers: u16, learners: u16) -> Cluster {

@@ -14,7 +14,6 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use paxos_client::{Condition, Consistency};
 
 /// The target of a command's output stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,7 +200,7 @@ async fn acceptor_with_an_unread_log_votes_answers_probes_and_stops() {
     cluster.acceptors[1].kill();
     let client = cluster.client();
     until("lines are dropped while values are ordered", async || {
-        client.append(vec![b'x'; 10_000], PATIENCE).await.ok()?;
+        client.append_at_most_once(vec![b'x'; 10_000]).await.ok()?;
         let text = get(&metrics, "/metrics")?;
         let line = text
             .lines()
@@ -209,7 +208,7 @@ async fn acceptor_with_an_unread_log_votes_answers_probes_and_stops() {
         (!line.ends_with(" 0")).then_some(())
     })
     .await;
-    client.append("and still it votes", PATIENCE).await.unwrap();
+    client.append_at_most_once("and still it votes").await.unwrap();
     assert!(get(&metrics, "/livez").unwrap().contains("200 OK"));
 
     // Once the log is read again, the log says how much is missing.
@@ -248,9 +247,8 @@ async fn proposer_and_learner_with_unread_logs_answer_probes_and_stop() {
     let mut roles = ["proposer", "learner"].map(start);
     let client = cluster.client();
     let works = async || {
-        let written = client.put("key", vec![b'x'; 1_000], Condition::Always, PATIENCE);
-        assert!(written.await.unwrap().is_applied());
-        let read = client.get("key", Consistency::Linearizable, PATIENCE);
+        client.put("key", vec![b'x'; 1_000]).await.unwrap();
+        let read = client.get("key");
         assert!(read.await.unwrap().is_some());
     };
     for (_, metrics) in &roles {
@@ -301,7 +299,7 @@ async fn last_line_of_a_log_in_json_is_json() {
 /// Orders a value, in spite of changes of leader: a log at the level `trace` slows the acceptor.
 async fn ordered(client: &paxos_client::Client) {
     until("a value is ordered", async || {
-        client.append("value", PATIENCE).await.ok()
+        client.append_at_most_once("value").await.ok()
     })
     .await;
 }

@@ -8,22 +8,20 @@ use std::{
 };
 
 use futures::Stream;
-use paxos_client::{
-    Address,
-    proto::{
-        self, AcceptorStatusRequest, AcceptorStatusResponse, AttachRequest, AttachResponse, AttachedPeer,
-        Command, FillRequest, FillResponse, ProposeRequest, ProposeResponse, ProposeStreamRequest,
-        ProposeStreamResponse, ProposerProgress, ProposerStatusRequest, ProposerStatusResponse, Role,
-        SubscribeRequest, SubscribeResponse, Version,
-        acceptor_server::{Acceptor, AcceptorServer},
-        attach_request::Progress,
-        command::Operation,
-        learner_server::{Learner, LearnerServer},
-        propose_stream_response::Answer,
-        proposer_server::{Proposer, ProposerServer},
-    },
-};
+use paxos_client::Address;
 use paxos_common::wire::status::{stopping, to_proto};
+use paxos_proto::v1::{
+    self as proto, AcceptorStatusRequest, AcceptorStatusResponse, AttachRequest, AttachResponse,
+    AttachedPeer, Command, FillRequest, FillResponse, ProposeRequest, ProposeResponse, ProposeStreamRequest,
+    ProposeStreamResponse, ProposerProgress, ProposerStatusRequest, ProposerStatusResponse, Role,
+    SubscribeRequest, SubscribeResponse, Version,
+    acceptor_server::{Acceptor, AcceptorServer},
+    attach_request::Progress,
+    command::Operation,
+    learner_server::{Learner, LearnerServer},
+    propose_stream_response::Answer,
+    proposer_server::{Proposer, ProposerServer},
+};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},

@@ -7,14 +7,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use paxos_client::proto::{
-    self, Applied, Change, Command, Condition, ConditionFailed, Deleted, Duplicate, FillRequest,
+use paxos_common::wire::status::to_proto;
+use paxos_proto::v1::{
+    self as proto, Applied, Change, Command, Condition, ConditionFailed, Deleted, Duplicate, FillRequest,
     FillResponse, ProposeRequest, ProposeResponse, ProposeStreamRequest, ProposeStreamResponse,
     ProposerStatusRequest, ProposerStatusResponse, ReadRequest, ReadResponse, Register, ResultRequest,
     ResultResponse, Version, WatchRequest, WatchResponse, change, command::Operation, condition, duplicate,
     learner_server, proposer_server, read_request, result_request, result_response,
 };
-use paxos_common::wire::status::to_proto;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, service::Routes};
@@ -121,7 +121,10 @@ impl World {
         serve(Routes::new(proposer_server::ProposerServer::new(self.clone()))).await
     }
 
-    pub(crate) async fn serve_learner(&self, tells: impl Fn(usize) -> Tells + Send + Sync + 'static) -> Told {
+    pub(crate) async fn serve_learner(
+        &self,
+        tells: impl Fn(usize) -> Tells + Send + Sync + 'static,
+    ) -> ServedLearner {
         let calls = Arc::new(Mutex::new(0));
         let learner = WorldLearner {
             world: self.clone(),
@@ -129,7 +132,7 @@ impl World {
             calls: calls.clone(),
         };
         let served = serve(Routes::new(learner_server::LearnerServer::new(learner))).await;
-        Told { served, calls }
+        ServedLearner { served, calls }
     }
 
     /// `None`: the connection breaks without an answer.
@@ -157,12 +160,12 @@ impl World {
 }
 
 /// A served learner, and the number of its calls.
-pub(crate) struct Told {
+pub(crate) struct ServedLearner {
     pub(crate) served: Served,
     calls: Arc<Mutex<usize>>,
 }
 
-impl Told {
+impl ServedLearner {
     pub(crate) fn calls(&self) -> usize {
         *self.calls.lock().unwrap()
     }

@@ -1,8 +1,6 @@
 //! Calls: a client's reads and writes of a few registers, recorded in a history as the calls happen.
 
-use std::time::Duration;
-
-use paxos_client::{Client, Condition as Asks, Consistency, Current, Register, Written};
+use paxos_client::{Client, Condition as Asks, Current, PageRequest, Register, Written};
 use rand::RngExt as _;
 
 use super::{Asked, Condition, Found, Held, Recorder, Told};
@@ -15,8 +13,6 @@ pub struct Caller {
     pub recorder: Recorder,
     /// Unique among all callers.
     pub number: u64,
-    /// Timeout of a single call.
-    pub timeout: Duration,
 }
 
 pub fn held(register: &Register) -> Held {
@@ -36,16 +32,7 @@ impl Caller {
     pub async fn read(&self, key: &str) -> Result<Option<Register>, String> {
         let call = self.recorder.begin(self.number, key, Asked::Read);
         let prefix = key.to_owned();
-        match self
-            .client
-            .get_prefix(
-                prefix,
-                Default::default(),
-                Consistency::Linearizable,
-                self.timeout,
-            )
-            .await
-        {
+        match self.client.get_prefix(prefix, PageRequest::default()).await {
             Ok(page) => {
                 let found = page.registers.into_iter().find(|register| register.key == key);
                 call.told(Told::Read {
@@ -84,11 +71,9 @@ impl Caller {
         };
         let call = self.recorder.begin(self.number, key, asked);
         let written = if deletes {
-            self.client.delete(key.to_owned(), condition, self.timeout).await
+            self.client.delete_if(key.to_owned(), condition).await
         } else {
-            self.client
-                .put(key.to_owned(), value, condition, self.timeout)
-                .await
+            self.client.put_if(key.to_owned(), value, condition).await
         };
         match written {
             Ok(Written::Applied { version }) => call.told(Told::Applied(version.into())),
@@ -98,8 +83,10 @@ impl Caller {
                     Current::Absent => Found::Nothing,
                     Current::Register(register) => Found::Held(held(&register)),
                     Current::ValueGone(version) => Found::Gone(version.into()),
+                    unknown => panic!("{unknown:?} is not known here"),
                 },
             }),
+            Ok(unknown) => panic!("{unknown:?} is not known here"),
             Err(error) => {
                 if error.had_no_effect() {
                     call.without_effect();

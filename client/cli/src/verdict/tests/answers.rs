@@ -2,10 +2,8 @@
 
 use super::*;
 use crate::verdict::learner as learner_progress;
-use paxos_client::{
-    RoleReport,
-    proto::{AcceptorLink, LearnerStatusResponse, ProposerPhase, ProposerStatusResponse},
-};
+use paxos_client::raw::RoleReport;
+use paxos_proto::v1::{AcceptorLink, LearnerStatusResponse, ProposerPhase, ProposerStatusResponse};
 
 /// The answer of the proposer at this port.
 fn own_proposer(port: u16, leading: bool, linked: &[u8]) -> RoleReport<ProposerStatusResponse> {
@@ -76,10 +74,7 @@ fn own_words_count_more_than_old_reports() {
 #[test]
 fn peer_that_does_not_answer_is_shown_by_the_latest_report_with_its_age() {
     let mut status = healthy();
-    let late = Cause {
-        code: Code::DeadlineExceeded,
-        message: "no answer within 250 ms".to_owned(),
-    };
+    let late = Cause::new(ErrorCode::DeadlineExceeded, "no answer within 250 ms");
     status.proposers = vec![RoleReport {
         answer: Err(late),
         ..own_proposer(7102, false, &[])

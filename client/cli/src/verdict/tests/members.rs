@@ -3,7 +3,7 @@
 use super::*;
 
 /// Makes a cluster of five members. The last two were not given, and do not answer.
-fn five_of_which_two_are_dead(status: &mut ClusterStatus) {
+fn five_of_which_two_are_dead(status: &mut ClusterReport) {
     let member = |number: u8| Member {
         acceptor: vec![number; 16].into(),
         address: format!("http://127.0.0.1:700{number}"),

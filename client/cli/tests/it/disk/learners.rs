@@ -8,7 +8,7 @@ use paxos_proto::v1::{self as pb, learner_client::LearnerClient};
 use tonic::Code;
 
 use super::{MIB, SmallDisk};
-use crate::harness::{Cluster, Load, PATIENCE, until};
+use crate::harness::{Cluster, Load, until};
 use crate::metrics::scrape;
 
 /// A read of a learner's present state.
@@ -46,7 +46,7 @@ async fn learner_with_a_full_disk_stands_aside_and_goes_on_by_itself() {
     assert_eq!(refused.code(), Code::Unavailable);
     assert!(refused.message().contains(&reason), "{refused}");
     // Readers are sent to the other learner.
-    let found = cluster.client().get("key", Consistency::Local, PATIENCE).await;
+    let found = cluster.client().get_with("key", Consistency::Local).await;
     assert_eq!(found.unwrap(), None);
 
     // The learner starts on a full disk too.

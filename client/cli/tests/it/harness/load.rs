@@ -90,7 +90,7 @@ impl Load {
                         }
                         let value = format!("{name} {number} of client {client_number}");
                         let value = format!("{value:.<bytes$}").into_bytes();
-                        let result = client.append(value.clone(), PATIENCE).await;
+                        let result = client.append_at_most_once(value.clone()).await;
                         if result.is_ok() {
                             shared.succeeded();
                         }
@@ -218,7 +218,7 @@ impl Outcome {
             Ok(version) => _ = self.acknowledged.insert(version, value),
             Err(ProposeError::OutcomeUnknown(_)) => _ = self.unknown.insert(value),
             Err(ProposeError::NotProposed(_)) => _ = self.not_proposed.insert(value),
-            Err(error @ (ProposeError::Invalid(_) | ProposeError::Refused(_))) => panic!("{error}"),
+            Err(error) => panic!("{error}"),
         }
     }
 

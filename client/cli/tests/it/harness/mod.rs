@@ -18,10 +18,8 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use paxos_client::{
-    Address, Client, ClientConfig, Slot, Version,
-    proto::{AcceptorStatusResponse, LogRecord, attach_request::Progress, command::Operation},
-};
+use paxos_client::{Address, Client, ClientConfig, LogRecord, Operation, Slot, Version};
+use paxos_proto::v1::{AcceptorStatusResponse, attach_request::Progress};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -356,25 +354,20 @@ impl Cluster {
 
     /// A client that reads only from these learners.
     pub(crate) fn client_of(&self, learners: &[&Process]) -> Client {
-        Client::new(ClientConfig {
-            acceptors: self
-                .acceptors
-                .iter()
-                .map(|acceptor| acceptor.address.clone())
-                .collect(),
-            proposers: Vec::new(),
-            learners: learners.iter().map(|learner| learner.address.clone()).collect(),
-        })
-        .unwrap()
+        let mut config = ClientConfig::new(self.acceptors.iter().map(|acceptor| &acceptor.address)).unwrap();
+        config.learners = learners.iter().map(|learner| learner.address.clone()).collect();
+        config.timeout = PATIENCE;
+        Client::new(config).unwrap()
     }
 
     /// One acceptor's status; `None` without an answer.
     pub(crate) async fn acceptor_status(&self, acceptor: usize) -> Option<AcceptorStatusResponse> {
-        let client = Client::new(ClientConfig {
-            acceptors: vec![self.acceptors[acceptor].address.clone()],
-            ..ClientConfig::default()
-        });
-        let status = client.unwrap().cluster_status(Duration::from_secs(5)).await;
+        let client = Client::connect([&self.acceptors[acceptor].address]);
+        let status = client
+            .unwrap()
+            .with_timeout(Duration::from_secs(5))
+            .cluster_report()
+            .await;
         status.answers().next().cloned()
     }
 
@@ -389,7 +382,7 @@ impl Cluster {
     pub(crate) async fn leader(&self) -> usize {
         let client = self.client();
         until("a proposer leads", async || {
-            let status = client.cluster_status(Duration::from_secs(1)).await;
+            let status = client.with_timeout(Duration::from_secs(1)).cluster_report().await;
             let leading = status
                 .answers()
                 .flat_map(|answer| &answer.attached)
@@ -411,7 +404,7 @@ impl Cluster {
 
     /// All commands in a learner's log up to `end`. Waits until the learner reaches `end`.
     pub(crate) async fn log_of(&self, learner: &Process, end: Slot) -> BTreeMap<Version, Vec<u8>> {
-        let mut log = self.client_of(&[learner]).subscribe(Slot::ZERO, PATIENCE);
+        let mut log = self.client_of(&[learner]).log(Slot::ZERO);
         let mut commands = BTreeMap::new();
         let mut next = Slot::ZERO;
         while next < end {
@@ -443,15 +436,11 @@ impl Cluster {
 
 /// The appended records of a slot, each with its version.
 pub(crate) fn commands_of(record: &LogRecord) -> Vec<(Version, Vec<u8>)> {
-    let slot = Slot::new(record.slot).unwrap();
-    let commands = record.value.iter().flat_map(|value| &value.commands);
-    (0..)
-        .zip(commands)
-        .map(|(offset, command)| {
-            let Some(Operation::Append(append)) = &command.operation else {
-                panic!("{command:?} was not proposed")
-            };
-            (Version { slot, offset }, append.record.to_vec())
-        })
-        .collect()
+    let appended = record.commands().map(|command| {
+        let Operation::Append(record) = &command.operation else {
+            panic!("{command:?} was not proposed")
+        };
+        (command.version, record.to_vec())
+    });
+    appended.collect()
 }

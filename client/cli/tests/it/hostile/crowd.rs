@@ -17,7 +17,7 @@ use super::{
     frames::{self, Http2, PREFACE, SETTINGS, prefixed},
     grew_little, is_well, noticed_nothing, ordered, processes, sweep,
 };
-use crate::harness::{Cluster, Cut, Load, PATIENCE, Process, Proxy, until};
+use crate::harness::{Cluster, Cut, Load, Process, Proxy, until};
 
 /// Most connections that a server keeps at once.
 const CONNECTIONS_MAX: usize = 768;
@@ -244,7 +244,7 @@ async fn large_messages_that_never_end_are_cut_off_before_they_fill_the_memory()
         "it grew from {before} to {after} KiB"
     );
     drop((http2, calls));
-    let end = cluster.client().chosen_to(PATIENCE).await.unwrap();
+    let end = cluster.client().chosen_to().await.unwrap();
     assert!(end > Slot::ZERO);
     is_well(&cluster).await;
 }

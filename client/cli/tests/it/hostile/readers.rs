@@ -4,7 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
-use paxos_client::{Address, Condition, Consistency};
+use paxos_client::Address;
 use paxos_common::peer::{MESSAGE_BYTES_MAX, connect_lazy};
 use paxos_proto::v1::{
     self as pb, acceptor_client::AcceptorClient, learner_client::LearnerClient, read_request::Target,
@@ -93,10 +93,9 @@ async fn thousand_stalled_readers_fit_the_memory_and_delay_no_client() {
     for number in 0..6 {
         let key = format!("large/{number}");
         let value = vec![number; VALUE_BYTES];
-        let put = client.put(key, value, Condition::Always, PATIENCE);
-        put.await.unwrap();
+        client.put(key, value).await.unwrap();
     }
-    let end = client.chosen_to(PATIENCE).await.unwrap();
+    let end = client.chosen_to().await.unwrap();
     let (acceptor, learner) = (&cluster.acceptors[0], &cluster.learners[0]);
     let status = sweep::acceptor_status(&acceptor.address).await;
     let (acceptor_limit, learner_limit) = (limit_kib("ACCEPTOR_MEMORY"), limit_kib("LEARNER_MEMORY"));
@@ -228,10 +227,11 @@ async fn thousands_of_open_calls_leave_room_for_probes_and_for_newcomers() {
     sweep::acceptor_status(&acceptor.address).await;
     let newcomer = cluster.client();
     newcomer
-        .append(Bytes::from_static(b"beside them"), Duration::from_secs(20))
+        .with_timeout(Duration::from_secs(20))
+        .append_at_most_once(Bytes::from_static(b"beside them"))
         .await
         .unwrap();
-    let read = newcomer.get("none", Consistency::Linearizable, PATIENCE);
+    let read = newcomer.get("none");
     assert!(read.await.unwrap().is_none());
     drop((open, endless));
     is_well(&cluster).await;

@@ -3,12 +3,10 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use bytes::{Buf as _, BufMut as _, Bytes};
-use paxos_client::{
-    Address,
-    proto::{AcceptorStatusRequest, AcceptorStatusResponse},
-};
+use paxos_client::Address;
 use paxos_common::peer::connect_lazy;
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient};
+use paxos_proto::v1::{AcceptorStatusRequest, AcceptorStatusResponse};
 use prost::Message as _;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MethodDescriptor, ReflectMessage as _, Value,

@@ -13,14 +13,22 @@ async fn absent_collector_is_logged_once_and_again_on_its_return() {
     let timeout = Duration::from_secs(20);
     let taken_nothing = |log: &str| log.matches("the trace collector accepts no spans").count();
     until("the acceptors have noticed", async || {
-        client.append("hello", timeout).await.unwrap();
+        client
+            .with_timeout(timeout)
+            .append_at_most_once("hello")
+            .await
+            .unwrap();
         let noticed = |acceptor: &harness::Process| taken_nothing(&acceptor.log()) > 0;
         cluster.acceptors.iter().all(noticed).then_some(())
     })
     .await;
     let collector = Collector::start_at(address).await;
     until("spans come in again", async || {
-        client.append("hello", timeout).await.unwrap();
+        client
+            .with_timeout(timeout)
+            .append_at_most_once("hello")
+            .await
+            .unwrap();
         let told =
             |acceptor: &harness::Process| acceptor.log().contains("the trace collector accepts spans again");
         (!collector.spans().is_empty() && cluster.acceptors.iter().all(told)).then_some(())

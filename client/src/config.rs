@@ -1,0 +1,86 @@
+//! The configuration of a client: the addresses of the cluster, and the timeout of the calls.
+
+use std::time::Duration;
+
+use paxos_common::peer::Address;
+
+use crate::error::ConfigError;
+
+/// Default of [`ClientConfig::timeout`]: longer than a change of the cluster's leader.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The addresses of a cluster's processes, and the timeout of the calls.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use paxos_client::ClientConfig;
+/// let mut config = ClientConfig::new(["http://127.0.0.1:7001", "http://127.0.0.1:7002"])?;
+/// config.timeout = Duration::from_secs(2);
+/// # Ok::<_, paxos_client::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ClientConfig {
+    /// Acceptors, at least one. With more addresses, more acceptors may be down.
+    pub acceptors: Vec<Address>,
+    /// Proposers to use, in order of preference. If empty, the client uses the proposers named by the acceptors, the
+    /// leader first.
+    pub proposers: Vec<Address>,
+    /// Learners to use. Subscriptions and watches use the learners in order of preference, reads use all learners. If
+    /// empty, the client uses the learners named by the acceptors.
+    pub learners: Vec<Address>,
+    /// Longest duration of a call, with all attempts; at most thirty days. For subscriptions, watches and elections:
+    /// longest time without an answer of the cluster. Default: 10 seconds.
+    pub timeout: Duration,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            acceptors: Vec::new(),
+            proposers: Vec::new(),
+            learners: Vec::new(),
+            timeout: TIMEOUT,
+        }
+    }
+}
+
+impl ClientConfig {
+    /// A configuration with these acceptors, each a URL `http://HOST:PORT`, and the defaults.
+    ///
+    /// # Errors
+    /// A text is not such a URL, or no acceptor is given.
+    pub fn new(acceptors: impl IntoIterator<Item: AsRef<str>>) -> Result<Self, ConfigError> {
+        let acceptors = acceptors.into_iter().map(|url| {
+            let parsed = url.as_ref().parse::<Address>();
+            parsed.map_err(|error| ConfigError::Address(error.to_string()))
+        });
+        let config = Self {
+            acceptors: acceptors.collect::<Result<_, _>>()?,
+            ..Self::default()
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks that a client can be made of the configuration.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        if self.acceptors.is_empty() {
+            return Err(ConfigError::NoAcceptors);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_that_is_no_url_of_a_process_is_refused_with_an_example() {
+        let error = ClientConfig::new(["http://a1:7001", "a2:7001"]).unwrap_err();
+        assert!(error.to_string().contains("http://127.0.0.1:7001"), "{error}");
+        let none: [&str; 0] = [];
+        assert_eq!(ClientConfig::new(none).unwrap_err(), ConfigError::NoAcceptors);
+    }
+}

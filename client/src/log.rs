@@ -1,0 +1,121 @@
+//! Following the log.
+
+use std::{sync::Arc, time::Duration};
+
+use paxos_proto::v1::{SubscribeRequest, SubscribeResponse, learner_client::LearnerClient};
+use tonic::{Response, Status, Streaming, transport::Channel};
+
+use crate::{
+    Slot,
+    address::Directory,
+    error::{Cause, SubscribeError},
+    follow::{self, Feed},
+    record::LogRecord,
+    updates::Updates,
+};
+
+/// A part of the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogPage {
+    /// In slot order, following the last reported record. Empty: a sign of life.
+    pub records: Vec<LogRecord>,
+    /// Every slot below has been reported.
+    pub next: Slot,
+}
+
+/// Follows the log from slot `from` on.
+pub(crate) fn follow(
+    directory: Arc<Directory>,
+    from: Slot,
+    timeout: Duration,
+) -> Updates<LogPage, SubscribeError> {
+    follow::follow(directory, LogFeed { next: from }, timeout)
+}
+
+struct LogFeed {
+    next: Slot,
+}
+
+impl Feed for LogFeed {
+    type Response = SubscribeResponse;
+    type Page = LogPage;
+
+    async fn open(
+        &self,
+        mut client: LearnerClient<Channel>,
+    ) -> Result<Response<Streaming<SubscribeResponse>>, Status> {
+        let from = self.next.get();
+        client.subscribe(SubscribeRequest { from }).await
+    }
+
+    fn take(&mut self, response: SubscribeResponse) -> Result<LogPage, Cause> {
+        let page = continue_from(self.next, response)?;
+        self.next = page.next;
+        Ok(page)
+    }
+}
+
+/// Takes from a response the records from `next` on: drops already reported records, refuses a gap.
+fn continue_from(next: Slot, response: SubscribeResponse) -> Result<LogPage, Cause> {
+    let mut expected = next;
+    let mut records = Vec::with_capacity(response.records.len());
+    let messages = response.records.into_iter();
+    for message in messages.filter(|message| message.slot >= next.get()) {
+        if message.slot != expected.get() {
+            return Err(Cause::unavailable(format!(
+                "the learner sent slot {} where {expected} follows",
+                message.slot
+            )));
+        }
+        records.push(LogRecord::new(expected, message));
+        expected = expected.next();
+    }
+    Ok(LogPage {
+        records,
+        next: expected,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use paxos_proto::v1;
+
+    fn response(slots: &[u64]) -> SubscribeResponse {
+        let records = slots
+            .iter()
+            .map(|&slot| v1::LogRecord {
+                slot,
+                ..v1::LogRecord::default()
+            })
+            .collect();
+        SubscribeResponse {
+            records,
+            next: slots.last().map_or(0, |slot| slot + 1),
+        }
+    }
+
+    fn slot(number: u64) -> Slot {
+        Slot::new(number).unwrap()
+    }
+
+    #[test]
+    fn response_continues_where_the_last_ended() {
+        let page = continue_from(slot(3), response(&[1, 2, 3, 4])).unwrap();
+        assert_eq!(
+            page.records
+                .iter()
+                .map(|record| record.slot().get())
+                .collect::<Vec<_>>(),
+            [3, 4]
+        );
+        assert_eq!(page.next, slot(5));
+        assert_eq!(continue_from(slot(5), response(&[])).unwrap().next, slot(5));
+    }
+
+    #[test]
+    fn learner_that_leaves_a_gap_is_not_believed() {
+        assert!(continue_from(slot(3), response(&[4])).is_err());
+        assert!(continue_from(slot(3), response(&[3, 5])).is_err());
+    }
+}

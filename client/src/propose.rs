@@ -1,0 +1,124 @@
+//! An attempt to have a command ordered, over the shared stream; and the repetition of attempts.
+
+use std::time::Duration;
+
+use paxos_common::{peer::Backoff, trace::names::method};
+use paxos_proto::v1::{self, Command};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, timeout_at},
+};
+use tonic::Code;
+
+use crate::{
+    Client, Slot, Version,
+    error::{Cause, Failed, ProposeError},
+    stream::{Sending, Submission},
+};
+
+/// Pauses between attempts of a command, from the shortest to the longest.
+pub(crate) const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+
+impl Client {
+    /// Why nothing was proposed before the deadline.
+    pub(crate) fn too_late(&self) -> Cause {
+        self.obstacle.get().unwrap_or_else(Cause::deadline)
+    }
+
+    pub(crate) async fn attempt(&self, command: Command, deadline: Instant) -> Result<Version, Failed> {
+        let call = self.tracer.call(method::PROPOSE_STREAM);
+        let sending = Sending::default();
+        let submitting = self.submit(command, deadline, call.traceparent(), sending.clone());
+        let result = submitting.await;
+        if let Some(address) = sending.sent_to() {
+            call.to(address);
+        }
+        match &result {
+            Ok(_) => call.answered(Code::Ok, ""),
+            Err(failed) => call.answered(failed.cause().code.grpc(), &failed.cause().message),
+        }
+        result
+    }
+
+    async fn submit(
+        &self,
+        command: Command,
+        deadline: Instant,
+        traceparent: String,
+        sending: Sending,
+    ) -> Result<Version, Failed> {
+        let (answer, mut answered) = oneshot::channel();
+        let _withdrawn_on_drop = Withdrawal(sending.clone());
+        let submission = Submission {
+            command,
+            deadline,
+            sending: sending.clone(),
+            traceparent,
+            answer,
+        };
+        let too_late = || Failed::NotProposed(self.too_late());
+        match timeout_at(deadline, self.queue.send(submission)).await {
+            Ok(Ok(())) => {}
+            // The courier runs as long as any client exists; only the end of the runtime ends the courier earlier.
+            Ok(Err(_closed)) => {
+                return Err(Failed::NotProposed(Cause::unavailable("the client is stopping")));
+            }
+            Err(_elapsed) => return Err(too_late()),
+        }
+        match timeout_at(deadline, &mut answered).await {
+            Ok(Ok(result)) => result,
+            _ if sending.withdraw() => Err(too_late()),
+            Ok(Err(_closed)) => Err(Failed::OutcomeUnknown(Cause::deadline())),
+            // The answer may have arrived at this very moment.
+            Err(_elapsed) => answered
+                .try_recv()
+                .unwrap_or(Err(Failed::OutcomeUnknown(Cause::deadline()))),
+        }
+    }
+}
+
+/// Withdraws the command of a caller that is gone.
+struct Withdrawal(Sending);
+
+impl Drop for Withdrawal {
+    fn drop(&mut self) {
+        self.0.withdraw();
+    }
+}
+
+/// Repeats attempts while the result is “not proposed” and the deadline leaves time for a further attempt.
+pub(crate) async fn repeat<F>(
+    deadline: Instant,
+    attempt: impl Fn(Instant) -> F,
+) -> Result<Version, ProposeError>
+where
+    F: Future<Output = Result<Version, Failed>>,
+{
+    let mut pause = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
+    let mut last = None;
+    loop {
+        match attempt(deadline).await {
+            Ok(version) => return Ok(version),
+            Err(Failed::NotProposed(cause)) => {
+                let delay = cause.retry_in(pause.next_delay());
+                let cause = cause.after(last);
+                last = Some(cause.clone());
+                if Instant::now() + delay >= deadline {
+                    return Err(ProposeError::NotProposed(cause));
+                }
+                sleep(delay).await;
+            }
+            Err(failed @ (Failed::Refused(_) | Failed::OutcomeUnknown(_))) => return Err(failed.into()),
+        }
+    }
+}
+
+/// Reads a version off the wire.
+pub(crate) fn version_of(version: v1::Version) -> Result<Version, Cause> {
+    match (Slot::new(version.slot), u16::try_from(version.offset)) {
+        (Ok(slot), Ok(offset)) => Ok(Version { slot, offset }),
+        _ => Err(Cause::unavailable(
+            "the proposer answered with a version that cannot be",
+        )),
+    }
+}
