@@ -120,14 +120,37 @@ impl Election {
     ///
     /// # Cancel safety
     /// Dropping the future ends the candidacy. If the candidate was about to win, there may be no holder for up to the
-    /// time to live.
+    /// time to live. [`campaign_until`](Self::campaign_until) ends the candidacy without this gap.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
     pub async fn campaign(&self) -> Result<Tenure, ElectionError> {
+        loop {
+            if let Some(tenure) = self.campaign_until(std::future::pending()).await? {
+                return Ok(tenure);
+            }
+        }
+    }
+
+    /// As [`campaign`](Self::campaign), until `stop` is ready: `None`. A write that has begun by then is finished
+    /// first. If this write wins, the candidate holds, and should [resign](Tenure::resign): no time to live must pass
+    /// before another candidate may hold.
+    ///
+    /// # Errors
+    /// As [`campaign`](Self::campaign).
+    ///
+    /// # Cancel safety
+    /// As [`campaign`](Self::campaign).
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub async fn campaign_until(
+        &self,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Option<Tenure>, ElectionError> {
         let timeout = self.register.client.timeout();
-        let won = campaign::run(&self.register, &self.candidacy, timeout).await?;
-        Ok(Tenure::start(self.register.clone(), self.candidacy.clone(), won))
+        let won = campaign::run(&self.register, &self.candidacy, timeout, stop).await?;
+        Ok(won.map(|won| Tenure::start(self.register.clone(), self.candidacy.clone(), won)))
     }
 
     /// Observes the election: the present holder first, and then each change, to another holder or to none. Renewals

@@ -1,6 +1,11 @@
 //! `paxos elect`: waits to hold an election, and runs a command while holding.
 
-use std::{ffi::OsString, process::ExitCode, time::Duration};
+use std::{
+    ffi::OsString,
+    pin::{Pin, pin},
+    process::ExitCode,
+    time::Duration,
+};
 
 use paxos_client::{Election, ElectionError, Holder, Tenure, Version, WriteError};
 use paxos_common::service::{
@@ -11,6 +16,8 @@ use paxos_common::service::{
     stderr,
 };
 use serde_json::json;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     connection::{ConnectionArgs, no},
@@ -23,6 +30,8 @@ use crate::{
 
 /// Pause before the next attempt while the cluster does not answer.
 const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(1);
+/// How long a candidate that leaves waits for the outcome of its last write.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
 
 /// Wait to hold an election; run a command while holding
 ///
@@ -96,16 +105,28 @@ async fn elect(args: Args) -> Result<u8, Failure> {
     let election = Election::new(&client, bytes(args.name.clone()), candidate.clone(), args.ttl)
         .map_err(election_failure)?;
     let mut signals = signals::listen()?;
-    let tenure = tokio::select! {
-        // Cancel safe enough: the candidacy ends. At worst there is no holder for the time to live.
-        tenure = campaign(&election) => tenure?,
+    let leaving = CancellationToken::new();
+    let mut campaign = pin!(campaign(&election, &leaving));
+    let end = tokio::select! {
+        // Not dropped by the other arms: the candidate leaves below.
+        tenure = &mut campaign => Ok(tenure?),
         // Ends only with an error.
-        failure = show_changes(&args, &election) => return Err(failure),
+        failure = show_changes(&args, &election) => Err(Err(failure)),
         // Cancel safe: an unreturned signal stays pending.
-        signal = signals.next() => return match args.command.is_empty() {
+        signal = signals.next() => Err(match args.command.is_empty() {
             true => Ok(Exit::Clean as u8),
             false => Err(Failure::ended_by(signal, ": the command was not run")),
-        },
+        }),
+    };
+    let tenure = match end {
+        Ok(Some(tenure)) => tenure,
+        // Only a candidate that leaves ends without a win.
+        Ok(None) => return Ok(Exit::Clean as u8),
+        Err(end) => {
+            leaving.cancel();
+            leave(campaign).await;
+            return end;
+        }
     };
     let own = Holder {
         candidate,
@@ -129,11 +150,12 @@ async fn elect(args: Args) -> Result<u8, Failure> {
     }
 }
 
-/// Waits until this candidate holds. A cluster without an answer is reported once, and the candidacy continues.
-async fn campaign(election: &Election) -> Result<Tenure, Failure> {
+/// Waits until this candidate holds, or until the candidate leaves: `None`. A cluster without an answer is reported
+/// once, and the candidacy continues.
+async fn campaign(election: &Election, leaving: &CancellationToken) -> Result<Option<Tenure>, Failure> {
     let mut is_reported = false;
     loop {
-        match election.campaign().await {
+        match election.campaign_until(leaving.cancelled()).await {
             Ok(tenure) => return Ok(tenure),
             Err(error @ ElectionError::Unavailable(_)) => {
                 if !std::mem::replace(&mut is_reported, true) {
@@ -141,10 +163,27 @@ async fn campaign(election: &Election) -> Result<Tenure, Failure> {
                         "{error}; the candidate keeps waiting; `paxos status` shows what is wrong"
                     ));
                 }
-                tokio::time::sleep(UNAVAILABLE_PAUSE).await;
+                let pause = timeout(UNAVAILABLE_PAUSE, leaving.cancelled());
+                if pause.await.is_ok() {
+                    return Ok(None);
+                }
             }
             Err(error) => return Err(election_failure(error)),
         }
+    }
+}
+
+/// Waits for the end of a campaign without a purpose. A write that was under way may have won: the candidate resigns,
+/// so that another candidate can hold at once.
+async fn leave(campaign: Pin<&mut impl Future<Output = Result<Option<Tenure>, Failure>>>) {
+    match timeout(LEAVE_MAX, campaign).await {
+        Ok(Ok(Some(tenure))) => resign(tenure).await,
+        // Not won, or not even possible.
+        Ok(Ok(None) | Err(_)) => {}
+        Err(_late) => stderr::say(
+            "the outcome of the candidate's last write is unknown: if the write won, other candidates take over after \
+             the time to live",
+        ),
     }
 }
 

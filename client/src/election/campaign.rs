@@ -1,6 +1,6 @@
 //! A candidate's campaign: waits until there is no holder, or until the holder's time is up, and tries.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use futures::StreamExt as _;
 use paxos_common::peer::Backoff;
@@ -39,22 +39,35 @@ enum Try {
     },
 }
 
-/// Campaigns until the candidate wins.
+/// Campaigns until the candidate wins, or until `stop` is ready: `None`. A write that has begun by then is finished
+/// first, and may still win.
 pub(crate) async fn run<S: Seat>(
     seat: &S,
     candidacy: &Candidacy,
     timeout: Duration,
-) -> Result<Won, ElectionError> {
+    stop: impl Future<Output = ()>,
+) -> Result<Option<Won>, ElectionError> {
+    let mut stop = pin!(stop);
     let mut vigil = Vigil::new();
     let mut pause = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
     let mut own: Option<Won> = None;
     loop {
-        let look = seat.look(timeout).await?;
+        let look = tokio::select! {
+            // Cancel safe: only reads.
+            look = seat.look(timeout) => look?,
+            // Returns at once. A win that must still be found is not left behind.
+            () = &mut stop, if own.is_none() => return Ok(None),
+        };
         saw(&mut vigil, look)?;
         let won = match own.take().filter(|own| vigil.version() == Some(own.version)) {
             Some(won) => Some(won),
             None => {
-                await_turn(seat, &mut vigil, timeout).await?;
+                tokio::select! {
+                    // Cancel safe: only reads and waits.
+                    turn = await_turn(seat, &mut vigil, timeout) => turn?,
+                    // Returns at once.
+                    () = &mut stop => return Ok(None),
+                }
                 match attempt(seat, candidacy, vigil.condition(), timeout).await? {
                     Try::Won(won) => Some(won),
                     Try::Again { unsure, own: maybe } => {
@@ -70,7 +83,7 @@ pub(crate) async fn run<S: Seat>(
         if let Some(won) = won
             && let Some(won) = settle(seat, candidacy, won, timeout).await
         {
-            return Ok(won);
+            return Ok(Some(won));
         }
     }
 }

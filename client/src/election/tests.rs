@@ -1,6 +1,7 @@
 //! Elections in paused time, over a register that a test can cut off, slow down or make vague.
 
 use std::{
+    future::pending,
     pin::Pin,
     sync::{
         Arc, Mutex,
@@ -123,9 +124,16 @@ impl Fake {
     fn campaign(&self, name: &'static str) -> JoinHandle<Tenure> {
         let (seat, candidacy) = (self.clone(), candidacy(name));
         tokio::spawn(async move {
-            let won = campaign::run(&seat, &candidacy, PATIENCE).await.unwrap();
-            Tenure::start(seat, candidacy, won)
+            let won = campaign::run(&seat, &candidacy, PATIENCE, pending()).await;
+            Tenure::start(seat, candidacy, won.unwrap().unwrap())
         })
+    }
+
+    /// The win of a campaign that is stopped after this time.
+    async fn campaign_for(&self, name: &'static str, time: Duration) -> Option<campaign::Won> {
+        let candidacy = candidacy(name);
+        let campaign = campaign::run(self, &candidacy, PATIENCE, sleep(time));
+        campaign.await.unwrap()
     }
 }
 
@@ -263,6 +271,26 @@ async fn resigning_lets_another_take_over_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn stopped_campaign_finishes_its_write_and_begins_no_other() {
+    let alice = Fake::new();
+    let begun = Instant::now();
+    // The campaign looks, then writes.
+    assert!(alice.campaign_for("alice", LATENCY / 2).await.is_none());
+    assert_eq!(begun.elapsed(), LATENCY / 2);
+    assert!(alice.held.lock().unwrap().changes.is_empty());
+    let won = alice.campaign_for("alice", LATENCY * 3 / 2).await.unwrap();
+    assert_eq!(
+        alice.held.lock().unwrap().register.as_ref().unwrap().0,
+        won.version
+    );
+    // The holder does not renew. While another candidate waits for its turn, a stop takes no time.
+    let begun = Instant::now();
+    assert!(alice.other().campaign_for("bob", TTL / 2).await.is_none());
+    assert_eq!(begun.elapsed(), TTL / 2);
+    assert_eq!(alice.held.lock().unwrap().changes.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn tenure_lives_until_its_last_clone_is_dropped_and_for_others_in_its_time() {
     let alice = Fake::new();
     let bob = alice.other();
@@ -367,7 +395,7 @@ async fn register_with_a_foreign_value_is_left_alone() {
         let Written::Applied { version } = alice.write(Some(Bytes::from(foreign)), Condition::Always) else {
             panic!("there is no condition")
         };
-        let error = campaign::run(&alice, &candidacy("alice"), PATIENCE)
+        let error = campaign::run(&alice, &candidacy("alice"), PATIENCE, pending())
             .await
             .unwrap_err();
         assert_eq!(error, ElectionError::NotAnElection { version });
@@ -380,7 +408,9 @@ async fn register_with_a_foreign_value_is_left_alone() {
 async fn candidate_without_any_answer_fails_as_unavailable() {
     let alice = Fake::new();
     alice.set(CUT);
-    let error = campaign::run(&alice, &candidacy("alice"), TTL).await.unwrap_err();
+    let error = campaign::run(&alice, &candidacy("alice"), TTL, pending())
+        .await
+        .unwrap_err();
     assert!(matches!(error, ElectionError::Unavailable(_)), "{error:?}");
 }
 

@@ -2,8 +2,9 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     path::Path,
-    process::Child,
+    process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
@@ -163,4 +164,26 @@ async fn command_that_ends_resigns_and_its_exit_code_is_passed_on() {
         begun.elapsed() < Duration::from_secs(30),
         "the second did not wait for the first one's time to be up"
     );
+}
+
+#[tokio::test]
+async fn candidate_that_leaves_while_it_wins_holds_nothing() {
+    let cluster = Cluster::start(3, 1, 1).await;
+    let (urls, client) = (cluster.urls(), cluster.client());
+    for round in 0..20_u64 {
+        let name = format!("job-{round}");
+        let args = ["elect", &name, "--ttl", "1h", "--acceptors", &urls];
+        let mut child = paxos(&args).stdout(Stdio::piped()).spawn().unwrap();
+        if round % 2 == 0 {
+            // The first line is printed while the candidate tries to win.
+            let mut line = String::new();
+            let mut printed = BufReader::new(child.stdout.take().unwrap());
+            printed.read_line(&mut line).unwrap();
+        } else {
+            tokio::time::sleep(Duration::from_millis(5 + 3 * round)).await;
+            kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        }
+        until("the candidate ends", async || child.try_wait().unwrap()).await;
+        assert_eq!(client.get(name).await.unwrap(), None, "round {round}");
+    }
 }
