@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     connection::ConnectionArgs,
-    output::OutputArgs,
+    output::{OutputArgs, judged},
     signals::{self, Left, interruptible},
 };
 use load::Load;
@@ -99,13 +99,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
     let elapsed = begun.elapsed();
     let text = || tally.text(args.reads, elapsed);
-    args.output.print(text, || report(&args, &tally, elapsed))?;
+    let printed = args.output.print(text, || report(&args, &tally, elapsed));
     if tally.proposals.count() + tally.reads.count() == 0 {
-        return Err(Failure::unavailable(anyhow::anyhow!(
-            "nothing succeeded; `paxos status` shows what is wrong"
-        )));
+        let failure = anyhow::anyhow!("nothing succeeded; `paxos status` shows what is wrong");
+        return judged(printed, Err(Failure::unavailable(failure)));
     }
-    Ok(())
+    printed
 }
 
 fn report(args: &Args, tally: &Tally, elapsed: Duration) -> Value {

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::{
     connection::{ConnectionArgs, no},
     key::{bytes, value, version_as_json, write_failure},
-    output::{OutputArgs, bytes_as_json, bytes_as_text},
+    output::{OutputArgs, bytes_as_json, bytes_as_text, judged},
 };
 
 /// Decide a name, permanently: the first ordered value wins; print the winner
@@ -52,7 +52,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         .decide(bytes(args.name), value)
         .await
         .map_err(write_failure)?;
-    args.output.print(
+    let printed = args.output.print(
         || format!("{}\n", bytes_as_text(&decision.winner)),
         || {
             json!({
@@ -61,8 +61,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
                 "ours": decision.ours,
             })
         },
-    )?;
+    );
     if decision.ours {
+        printed?;
         // On standard error, so that a script reads only the winner.
         stderr::say(format_args!(
             "ours: decided by this command, at version {}",
@@ -70,8 +71,11 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         ));
         return Ok(());
     }
-    Err(no(format!(
-        "lost: decided by another command, at version {}",
-        decision.version
-    )))
+    judged(
+        printed,
+        Err(no(format!(
+            "lost: decided by another command, at version {}",
+            decision.version
+        ))),
+    )
 }

@@ -13,7 +13,7 @@ use tokio::io::AsyncReadExt as _;
 use crate::{
     connection::no,
     json::uint64,
-    output::{OutputArgs, bytes_as_json, bytes_as_text},
+    output::{OutputArgs, bytes_as_json, bytes_as_text, judged},
 };
 
 /// The bytes of an argument.
@@ -50,15 +50,16 @@ pub(crate) fn print_written(output: OutputArgs, key: &Bytes, written: &Written) 
         Written::ConditionFailed { .. } => String::new(),
         _ => String::new(),
     };
-    output.print(text, || written_as_json(key, written))?;
-    match written {
+    let printed = output.print(text, || written_as_json(key, written));
+    let outcome = match written {
         Written::Applied { .. } => Ok(()),
         Written::ConditionFailed { current, .. } => Err(no(format!(
             "the condition does not hold, and nothing was changed: {}",
             current_as_text(current)
         ))),
         unknown => Err(unknown_outcome(unknown)),
-    }
+    };
+    judged(printed, outcome)
 }
 
 /// The library is newer than this program.

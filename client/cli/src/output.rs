@@ -4,7 +4,10 @@ use std::io::{self, Write as _};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::{Args, ValueEnum};
-use paxos_common::{escape::escape, service::failure::Failure};
+use paxos_common::{
+    escape::escape,
+    service::failure::{Exit, Failure},
+};
 use serde_json::Value;
 
 /// Output form.
@@ -42,7 +45,8 @@ impl OutputArgs {
 }
 
 /// Writes to standard output at once. When the reader has closed standard output, as in `paxos log | head`, the command
-/// ends with 0. When standard output cannot be written, as on a full disk, the command ends with 74.
+/// ends with 0, unless the result is judged (see [`judged`]). When standard output cannot be written, as on a full disk,
+/// the command ends with 74.
 pub(crate) fn write(text: &str) -> Result<(), Failure> {
     write_bytes(text.as_bytes())
 }
@@ -56,6 +60,15 @@ pub(crate) fn write_bytes(bytes: &[u8]) -> Result<(), Failure> {
         Err(error) => Err(Failure::storage(
             anyhow::Error::new(error).context("write to standard output"),
         )),
+    }
+}
+
+/// The end of a command that printed its result and then judged the result: an unread output replaces only success, so
+/// that an answer "no" keeps its exit code. An output that cannot be written replaces every end.
+pub(crate) fn judged(printed: Result<(), Failure>, judgement: Result<(), Failure>) -> Result<(), Failure> {
+    match (printed, judgement) {
+        (Err(unread), Err(failure)) if unread.code == Exit::Clean => Err(failure),
+        (printed, judgement) => printed.and(judgement),
     }
 }
 
@@ -119,6 +132,18 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unread_output_replaces_only_success() {
+        let code = |printed, judgement| judged(printed, judgement).map_err(|failure| failure.code);
+        let no = || Err(Failure::new(Exit::No, anyhow::anyhow!("no")));
+        let full = || Err(Failure::storage(anyhow::anyhow!("full")));
+        assert_eq!(code(Err(Failure::unread()), no()), Err(Exit::No));
+        assert_eq!(code(Err(Failure::unread()), Ok(())), Err(Exit::Clean));
+        assert_eq!(code(full(), no()), Err(Exit::Storage));
+        assert_eq!(code(Ok(()), no()), Err(Exit::No));
+        assert_eq!(code(Ok(()), Ok(())), Ok(()));
+    }
 
     #[test]
     fn value_stays_on_its_line_and_binary_is_marked() {

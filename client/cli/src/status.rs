@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::{
     connection::ConnectionArgs,
     json::{self, uint64},
-    output::{Form, OutputArgs, hex, printable, write},
+    output::{Form, OutputArgs, hex, judged, printable, write},
     signals::{Left, interruptible, until_asked_to_end},
     verdict::{Digests, Peer, Severity, Source, Verdict, judge, learner},
 };
@@ -58,18 +58,16 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
     interruptible(Left::Nothing, async {
         let (status, verdict) = look(&client, patience).await;
-        print(&args, &status, &verdict)?;
+        let printed = print(&args, &status, &verdict);
         if verdict.exit() == Exit::Clean {
-            return Ok(());
+            return printed;
         }
         let problem = verdict
             .findings
             .first()
             .map(|finding| printable(&finding.problem));
-        Err(Failure::new(
-            verdict.exit(),
-            anyhow::anyhow!(problem.unwrap_or_default()),
-        ))
+        let failure = Failure::new(verdict.exit(), anyhow::anyhow!(problem.unwrap_or_default()));
+        judged(printed, Err(failure))
     })
     .await
 }

@@ -81,7 +81,8 @@ impl Failure {
         Self::new(Exit::Refused, source)
     }
 
-    /// The reader of standard output has closed the pipe, as `head` does: the process ends with 0 and prints nothing.
+    /// The reader of standard output has closed the pipe, as `head` does: the process ends with 0 and prints nothing,
+    /// unless another failure, such as the answer no, needs its own code.
     pub fn unread() -> Self {
         Self::new(Exit::Clean, anyhow::anyhow!("standard output is closed"))
     }
