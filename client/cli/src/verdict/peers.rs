@@ -461,6 +461,7 @@ fn little_space(peer: &Peer) -> Option<Finding> {
             peer.report.address,
             free >> 20
         ),
-        "free some space there, or use a larger disk: without space the process ends with 74",
+        "free some space there, or use a larger disk: without space the learner waits and refuses reads, and continues by \
+         itself once there is space",
     ))
 }

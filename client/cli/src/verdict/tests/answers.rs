@@ -180,4 +180,6 @@ fn learner_whose_disk_fills_is_a_finding() {
         found.contains("learner http://127.0.0.1:7202 has only 1 MiB left"),
         "{found}"
     );
+    let advice = judge(&status).findings[0].advice;
+    assert!(advice.contains("the learner waits"), "{advice}");
 }
