@@ -1,6 +1,6 @@
 //! Calls to other processes: addresses, lazy connections, and waits between attempts.
 
-use std::{error::Error as _, fmt, str::FromStr, time::Duration};
+use std::{error::Error as _, fmt, net::Ipv6Addr, str::FromStr, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use tonic::{
@@ -79,6 +79,9 @@ impl FromStr for Address {
                 fault: "the text has more than 256 bytes",
             });
         }
+        if lacks_brackets(text) {
+            return refuse("an IPv6 address needs brackets, as in http://[fd00::5]:7201");
+        }
         let Ok(uri) = text.parse::<Uri>() else {
             return refuse("the text is not a URL");
         };
@@ -99,6 +102,14 @@ impl FromStr for Address {
         }
         Ok(Self(format!("http://{authority}")))
     }
+}
+
+/// Whether the host of a text with or without port, and with or without `http://`, is an IPv6 address without brackets.
+pub fn lacks_brackets(text: &str) -> bool {
+    let text = text.strip_prefix("http://").unwrap_or(text);
+    let text = text.strip_suffix('/').unwrap_or(text);
+    let host = text.rsplit_once(':').map_or("", |(host, _port)| host);
+    [text, host].iter().any(|host| host.parse::<Ipv6Addr>().is_ok())
 }
 
 /// A channel that connects at its first use, and again whenever necessary. The channel never gives up: while the peer
@@ -204,6 +215,18 @@ mod tests {
         ] {
             let error = text.parse::<Address>().expect_err(text).to_string();
             assert!(error.contains("http://HOST:PORT"), "{error}");
+            assert!(!error.contains("brackets"), "{error}");
+        }
+    }
+
+    #[test]
+    fn ipv6_address_without_brackets_is_refused_with_the_brackets() {
+        for text in ["http://fd00::5:7201", "http://::1:7001/", "http://fd00::5"] {
+            let error = text.parse::<Address>().expect_err(text).to_string();
+            assert!(
+                error.contains("an IPv6 address needs brackets, as in http://[fd00::5]:7201"),
+                "{error}"
+            );
         }
     }
 

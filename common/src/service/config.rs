@@ -4,7 +4,11 @@ use std::{collections::HashSet, net::SocketAddr, str::FromStr, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use crate::{paxos::quorum::ACCEPTORS_MAX, peer::Address, service::failure::Failure};
+use crate::{
+    paxos::quorum::ACCEPTORS_MAX,
+    peer::{Address, lacks_brackets},
+    service::failure::Failure,
+};
 
 /// The version of this software, for `--version` and status reports.
 pub const fn version() -> &'static str {
@@ -15,7 +19,7 @@ pub const fn version() -> &'static str {
 #[derive(Args, Clone, Debug)]
 pub struct ListenArgs<const PORT: u16> {
     /// Address and port to listen on; port 0 takes any free port
-    #[arg(long, env = "PAXOS_LISTEN", value_name = "ADDRESS", default_value_t = SocketAddr::from(([127, 0, 0, 1], PORT)))]
+    #[arg(long, env = "PAXOS_LISTEN", value_name = "ADDRESS", default_value_t = SocketAddr::from(([127, 0, 0, 1], PORT)), value_parser = parse_listen)]
     pub listen: SocketAddr,
 
     /// URL at which others reach this process (default: http:// and the listening address, or this machine's name when
@@ -92,9 +96,22 @@ impl FromStr for MetricsListen {
         if text == "off" {
             return Ok(Self::Off);
         }
+        if lacks_brackets(text) {
+            return Err(BRACKETS.to_owned());
+        }
         let address = text.parse().map(Self::At);
         address.map_err(|_| "give an address and port, as in 127.0.0.1:8001, or off".to_owned())
     }
+}
+
+const BRACKETS: &str = "an IPv6 address needs brackets, as in [::1]:7001";
+
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    if lacks_brackets(text) {
+        return Err(BRACKETS.to_owned());
+    }
+    let address = text.parse();
+    address.map_err(|_| "give an IP address and port, as in 127.0.0.1:7001 or [::1]:7001".to_owned())
 }
 
 /// The acceptors of the cluster: the only required setting of a proposer or learner.
@@ -235,6 +252,21 @@ mod tests {
         );
         let error = listen(&["--metrics-listen", "8101"]).unwrap_err().to_string();
         assert!(error.contains("as in 127.0.0.1:8001, or off"), "{error}");
+    }
+
+    #[test]
+    fn listening_address_without_port_or_brackets_is_refused_with_an_example() {
+        for (flag, address, expected) in [
+            ("--listen", "::1:7001", "needs brackets, as in [::1]:7001"),
+            ("--listen", "localhost", "as in 127.0.0.1:7001 or [::1]:7001"),
+            ("--metrics-listen", "::1:8001", "needs brackets, as in [::1]:7001"),
+        ] {
+            let parsed = parse(&["--acceptors", "http://a:1", flag, address]);
+            let error = parsed.unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let cli = parse(&["--acceptors", "http://a:1", "--listen", "[::1]:7001"]).unwrap();
+        assert_eq!(cli.listen.listen, "[::1]:7001".parse().unwrap());
     }
 
     #[test]
