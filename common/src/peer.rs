@@ -121,6 +121,15 @@ pub fn connect_lazy(address: &Address) -> Channel {
     endpoint(address).connect_lazy()
 }
 
+/// A channel that is connected already, and connects again whenever necessary.
+///
+/// # Errors
+/// The address cannot be resolved or reached. The status is that of a call on a channel of [`connect_lazy`].
+pub async fn connect(address: &Address) -> Result<Channel, Status> {
+    let connected = endpoint(address).connect().await;
+    connected.map_err(|error| Status::from_error(error.into()))
+}
+
 /// The settings of every connection to a peer.
 fn endpoint(address: &Address) -> Endpoint {
     let endpoint = Endpoint::from_shared(address.0.clone()).expect("an Address has been parsed as a URI");

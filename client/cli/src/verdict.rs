@@ -122,7 +122,7 @@ pub(crate) fn judge(status: &ClusterReport) -> Verdict {
         .iter()
         .all(|finding| finding.severity == Severity::Degraded);
     if works {
-        findings.extend(peers::leader_finding(status, leader.as_ref()));
+        findings.extend(peers::leader_finding(status, &peers, leader.as_ref()));
     }
     findings.extend(peers::findings(status, &peers, works, judged.quorum, chosen_to));
     findings.extend(digests::finding(digests, &peers));

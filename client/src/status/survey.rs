@@ -3,18 +3,25 @@
 //! The acceptors' answers name the other members, the proposers and the learners. Each process is asked as soon as its
 //! name is known.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use paxos_common::peer::{Address, MESSAGE_BYTES_MAX, connect_lazy};
+use paxos_common::peer::{Address, MESSAGE_BYTES_MAX, connect};
 use paxos_proto::v1::{
     AcceptorStatusRequest, AcceptorStatusResponse, LearnerStatusRequest, LearnerStatusResponse,
     ProposerStatusRequest, ProposerStatusResponse, Role, acceptor_client::AcceptorClient,
     learner_client::LearnerClient, proposer_client::ProposerClient,
 };
 use tokio::time::{Instant, timeout_at};
-use tonic::transport::Channel;
+use tonic::{Status, transport::Channel};
 
 use super::{ClusterReport, RoleReport, acceptor_client};
 use crate::{address::Directory, code::ErrorCode, error::Cause};
@@ -38,7 +45,7 @@ pub(crate) async fn survey(directory: &Directory, patience: Duration) -> Cluster
     let mut asked = FuturesUnordered::new();
     for (address, client) in &directory.acceptors.clients {
         let index = survey.add(Role::Acceptor, address.clone(), true, None);
-        asked.extend(index.map(|index| ask(index, Role::Acceptor, address.clone(), Some(client.clone()))));
+        asked.extend(index.map(|index| survey.ask(index, Some(client.clone()))));
     }
     for (role, given) in [
         (Role::Proposer, directory.given_proposers()),
@@ -46,7 +53,7 @@ pub(crate) async fn survey(directory: &Directory, patience: Duration) -> Cluster
     ] {
         for address in given {
             let index = survey.add(role, address.clone(), true, None);
-            asked.extend(index.map(|index| ask(index, role, address.clone(), None)));
+            asked.extend(index.map(|index| survey.ask(index, None)));
         }
     }
     let (mut last, mut slowest) = (begun, Duration::ZERO);
@@ -66,8 +73,7 @@ pub(crate) async fn survey(directory: &Directory, patience: Duration) -> Cluster
             slowest = slowest.max(took);
         }
         for index in survey.record(index, answer) {
-            let target = &survey.targets[index];
-            asked.push(ask(index, target.role, target.address.clone(), None));
+            asked.push(survey.ask(index, None));
         }
     }
     survey.into_status(begun.elapsed())
@@ -121,24 +127,17 @@ fn uuid(report: &RoleReport<AcceptorStatusResponse>) -> Option<&Bytes> {
     Some(&report.answer.as_ref().ok()?.stamp.as_ref()?.acceptor)
 }
 
+/// Asks a process. `connected` becomes true when the process has accepted the connection.
 async fn ask(
     index: usize,
     role: Role,
     address: Address,
     acceptor: Option<AcceptorClient<Channel>>,
+    connected: Arc<AtomicBool>,
 ) -> (usize, Duration, Result<Answer, Cause>) {
     let begun = Instant::now();
     let answer = match role {
-        Role::Proposer => ProposerClient::new(connect_lazy(&address))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .status(ProposerStatusRequest {})
-            .await
-            .map(|response| Answer::Proposer(Box::new(response.into_inner()))),
-        Role::Learner => LearnerClient::new(connect_lazy(&address))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .status(LearnerStatusRequest {})
-            .await
-            .map(|response| Answer::Learner(Box::new(response.into_inner()))),
+        Role::Proposer | Role::Learner => ask_peer(role, &address, &connected).await,
         Role::Acceptor | Role::Unspecified => acceptor
             .unwrap_or_else(|| acceptor_client(&address))
             .status(AcceptorStatusRequest {})
@@ -152,6 +151,20 @@ async fn ask(
     )
 }
 
+async fn ask_peer(role: Role, address: &Address, connected: &AtomicBool) -> Result<Answer, Status> {
+    let channel = connect(address).await?;
+    connected.store(true, Ordering::Relaxed);
+    if role == Role::Proposer {
+        let mut proposer = ProposerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let response = proposer.status(ProposerStatusRequest {}).await?;
+        Ok(Answer::Proposer(Box::new(response.into_inner())))
+    } else {
+        let mut learner = LearnerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let response = learner.status(LearnerStatusRequest {}).await?;
+        Ok(Answer::Learner(Box::new(response.into_inner())))
+    }
+}
+
 /// A process to ask.
 #[derive(Debug)]
 struct Target {
@@ -160,6 +173,8 @@ struct Target {
     given: bool,
     /// The expected member of the configuration, at an address not given to the client.
     member: Option<Bytes>,
+    /// The process has accepted the connection. Not known of an acceptor.
+    connected: Arc<AtomicBool>,
     answer: Option<Result<Answer, Cause>>,
 }
 
@@ -169,6 +184,19 @@ impl Target {
             Some(Ok(Answer::Acceptor(answer))) => Some(answer),
             Some(_) | None => None,
         }
+    }
+
+    /// The cause of a missing answer.
+    fn late(&self, elapsed: Duration) -> Cause {
+        let elapsed = elapsed.as_millis();
+        let connects = matches!(self.role, Role::Proposer | Role::Learner);
+        if connects && !self.connected.load(Ordering::Relaxed) {
+            return Cause::unavailable(format!("no connection within {elapsed} ms"));
+        }
+        Cause::new(
+            ErrorCode::DeadlineExceeded,
+            format!("no answer within {elapsed} ms"),
+        )
     }
 }
 
@@ -192,9 +220,21 @@ impl Survey {
             address,
             given,
             member,
+            connected: Arc::default(),
             answer: None,
         });
         Some(self.targets.len() - 1)
+    }
+
+    /// Asks the process at this index.
+    fn ask(
+        &self,
+        index: usize,
+        acceptor: Option<AcceptorClient<Channel>>,
+    ) -> impl Future<Output = (usize, Duration, Result<Answer, Cause>)> + use<> {
+        let target = &self.targets[index];
+        let (address, connected) = (target.address.clone(), Arc::clone(&target.connected));
+        ask(index, target.role, address, acceptor, connected)
     }
 
     /// Takes an answer; returns the newly found processes to ask.
@@ -285,14 +325,11 @@ impl Survey {
                     continue;
                 }
             }
-            let late = || {
-                let message = format!("no answer within {} ms", elapsed.as_millis());
-                Cause::new(ErrorCode::DeadlineExceeded, message)
-            };
+            let late = target.late(elapsed);
             let report = RoleReport {
                 address: target.address,
                 given: target.given,
-                answer: target.answer.unwrap_or_else(|| Err(late())),
+                answer: target.answer.unwrap_or(Err(late)),
             };
             match target.role {
                 Role::Proposer => status.proposers.push(report.of(Answer::proposer)),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use paxos_client::raw::ClusterReport;
+use paxos_client::{ErrorCode, raw::ClusterReport};
 use paxos_proto::v1::{
     AttachRequest, Ballot, LearnerProgress, LearnerStatusResponse, ProposerPhase, ProposerProgress,
     ProposerStatusResponse, Role, attach_request::Progress,
@@ -38,6 +38,8 @@ pub(crate) enum Source {
 pub(crate) struct Peer {
     pub(crate) report: AttachRequest,
     pub(crate) source: Source,
+    /// The peer accepted the connection of this command, and did not answer in time.
+    pub(crate) is_silent: bool,
     /// Age of `report`; 0 if the peer itself answered.
     pub(crate) age_ms: u64,
     /// Age of the peer's youngest report at an acceptor; `None` if no answering acceptor has a report.
@@ -57,6 +59,7 @@ impl Peer {
             report,
             reported_ms: (source != Source::Departed).then_some(age_ms),
             source,
+            is_silent: false,
             age_ms,
             not_ready: String::new(),
             linked: None,
@@ -88,6 +91,7 @@ impl Peer {
         self.report.software = own.software;
         self.report.progress = Some(own.progress);
         self.source = Source::Itself;
+        self.is_silent = false;
         self.age_ms = 0;
         self.not_ready = own.not_ready;
         self.linked = own.linked;
@@ -201,8 +205,13 @@ pub(super) fn roster(status: &ClusterReport) -> Vec<Peer> {
                 role,
                 asked_at,
                 "a process of another cluster answers there",
+                false,
             ),
-            Err(cause) => no_answer(&mut peers, role, asked_at, &cause.to_string()),
+            Err(cause) => {
+                // A process that refuses the connection, or is not found, has another code.
+                let is_silent = cause.code == ErrorCode::DeadlineExceeded;
+                no_answer(&mut peers, role, asked_at, &cause.to_string(), is_silent);
+            }
         }
     }
     peers.sort_by(|one, other| {
@@ -281,12 +290,13 @@ fn take_in(peers: &mut Vec<Peer>, asked_at: &str, own: Own) {
     peers.push(peer);
 }
 
-fn no_answer(peers: &mut [Peer], role: Role, asked_at: &str, cause: &str) {
+fn no_answer(peers: &mut [Peer], role: Role, asked_at: &str, cause: &str, is_silent: bool) {
     let asked = peers
         .iter_mut()
         .filter(|peer| peer.report.role() == role && peer.report.address == asked_at);
     for peer in asked.filter(|peer| peer.source == Source::Report(None)) {
         peer.source = Source::Report(Some(cause.to_owned()));
+        peer.is_silent = is_silent;
     }
 }
 
@@ -309,7 +319,19 @@ pub(super) fn leader_of(peers: &[Peer]) -> Option<Peer> {
 }
 
 /// A finding if no proposer leads, as far as the answers show.
-pub(super) fn leader_finding(status: &ClusterReport, leader: Option<&Peer>) -> Option<Finding> {
+pub(super) fn leader_finding(
+    status: &ClusterReport,
+    peers: &[Peer],
+    leader: Option<&Peer>,
+) -> Option<Finding> {
+    if leader.is_some_and(|leader| leader.is_silent) && all_are(peers, Role::Proposer, |peer| peer.is_silent)
+    {
+        return Some(Finding::unavailable(
+            Subject::cluster(),
+            "no proposer answers, and every proposer accepts connections",
+            "the processes are paused, or their machines are overloaded: continue or restart the processes",
+        ));
+    }
     let silent_ms = status
         .answers()
         .filter_map(|answer| Some(answer.leadership.as_ref()?.silent_ms))
@@ -331,6 +353,14 @@ pub(super) fn leader_finding(status: &ClusterReport, leader: Option<&Peer>) -> O
         problem,
         advice: "an election takes less than a second when a proposer runs: ask again, then look at the proposers' logs",
     })
+}
+
+/// Whether the peers of this role that are not gone are all as described.
+fn all_are(peers: &[Peer], role: Role, is: impl Fn(&Peer) -> bool) -> bool {
+    let mut present = peers
+        .iter()
+        .filter(|peer| peer.report.role() == role && !peer.is_departed());
+    present.all(is)
 }
 
 /// Problems of proposers and learners. `works`: a quorum of acceptors can vote; `quorum`: size of a quorum.
@@ -355,6 +385,17 @@ pub(super) fn findings(
             Subject::cluster(),
             "no learner is attached, so no client can read",
             "start one or more learners with --acceptors naming all acceptors",
+        ));
+    }
+    let is_silent_learner = |peer: &Peer| learner(peer).is_some() && peer.is_silent;
+    if works
+        && all_are(peers, Role::Learner, |peer| peer.source != Source::Itself)
+        && peers.iter().any(is_silent_learner)
+    {
+        findings.push(Finding::degraded(
+            Subject::cluster(),
+            "no learner answers, so no client can read",
+            "continue or restart the learners that accept connections without an answer, or start other learners",
         ));
     }
     findings.extend(given_and_absent(status, peers));
@@ -407,6 +448,11 @@ fn absence(peer: &Peer) -> Option<Finding> {
         (Source::Itself, None) => (
             format!("{role} {address} answers, but is attached to no answering acceptor"),
             "the process cannot reach the acceptors, or has other addresses: look at its log and at its --acceptors",
+        ),
+        (Source::Report(_), _) if peer.is_silent => (
+            format!("{role} {address} accepts connections, but does not answer"),
+            "the process is paused, or overloaded: look at its log and its machine. Until the process answers, the \
+             cluster has one process fewer",
         ),
         (Source::Report(_), Some(age)) if age >= REPORT_OLD_MS => (
             format!("{role} {address} has not reported for {age} ms"),

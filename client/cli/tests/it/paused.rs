@@ -88,6 +88,11 @@ async fn status_does_not_wait_for_a_paused_acceptor_and_standby() {
         .collect();
     let problems = problems.join("\n");
     assert!(problems.contains("2 of 3 acceptors can vote"), "{problems}");
+    let silent = format!(
+        "proposer {} accepts connections, but does not answer",
+        standby.address
+    );
+    assert!(problems.contains(&silent), "{problems}");
     for peer in status["attached"].as_array().unwrap() {
         let is_standby = peer["report"]["address"] == standby.address.as_str();
         let source = if is_standby { "report" } else { "itself" };
@@ -98,6 +103,33 @@ async fn status_does_not_wait_for_a_paused_acceptor_and_standby() {
                 "{status}"
             );
         }
+    }
+}
+
+#[tokio::test]
+async fn status_reports_at_once_that_all_proposers_or_all_learners_are_paused() {
+    let cluster = Cluster::start(3, 2, 2).await;
+    cluster.client().append_at_most_once("value").await.unwrap();
+    for (paused, problem, code) in [
+        (&cluster.learners, "no learner answers, so no client can read", 0),
+        (&cluster.proposers, "no proposer answers", 69),
+    ] {
+        for process in paused {
+            process.signal(Signal::SIGSTOP);
+        }
+        let (status, found) = cluster.status().await;
+        for process in paused {
+            process.signal(Signal::SIGCONT);
+        }
+        let findings = status["findings"].as_array().unwrap().iter();
+        let problems: Vec<_> = findings
+            .map(|finding| finding["problem"].as_str().unwrap())
+            .collect();
+        assert!(
+            problems.iter().any(|text| text.starts_with(problem)),
+            "{problems:?}"
+        );
+        assert_eq!(found, Some(code), "{status}");
     }
 }
 

@@ -74,11 +74,9 @@ fn own_words_count_more_than_old_reports() {
 #[test]
 fn peer_that_does_not_answer_is_shown_by_the_latest_report_with_its_age() {
     let mut status = healthy();
-    let late = Cause::new(ErrorCode::DeadlineExceeded, "no answer within 250 ms");
-    status.proposers = vec![RoleReport {
-        answer: Err(late),
-        ..own_proposer(7102, false, &[])
-    }];
+    // Outside a container network the names of the processes do not resolve.
+    let unknown = Cause::new(ErrorCode::Unavailable, "no connection within 250 ms");
+    status.proposers = vec![silent(own_proposer(7102, false, &[]), unknown)];
     let verdict = judge(&status);
     assert_eq!(verdict.findings, []);
     let standby = verdict
@@ -86,8 +84,76 @@ fn peer_that_does_not_answer_is_shown_by_the_latest_report_with_its_age() {
         .iter()
         .find(|peer| peer.report.peer == 7102)
         .unwrap();
-    let cause = Some("no answer within 250 ms".to_owned());
+    let cause = Some("no connection within 250 ms".to_owned());
     assert_eq!((&standby.source, standby.age_ms), (&Source::Report(cause), 12));
+}
+
+/// The process does not answer, for this cause.
+fn silent<T>(report: RoleReport<T>, cause: Cause) -> RoleReport<T> {
+    RoleReport {
+        answer: Err(cause),
+        ..report
+    }
+}
+
+fn late() -> Cause {
+    Cause::new(ErrorCode::DeadlineExceeded, "no answer within 250 ms")
+}
+
+#[test]
+fn standby_that_accepts_connections_without_an_answer_is_a_finding_at_once() {
+    let mut status = healthy();
+    status.proposers = vec![
+        own_proposer(7101, true, &[1, 2, 3]),
+        silent(own_proposer(7102, false, &[]), late()),
+    ];
+    assert_eq!(
+        problems(&status),
+        "proposer http://127.0.0.1:7102 accepts connections, but does not answer\n"
+    );
+    assert_eq!(judge(&status).exit(), Exit::Clean);
+}
+
+#[test]
+fn proposers_that_all_accept_connections_without_an_answer_are_no_leader() {
+    let mut status = healthy();
+    status.proposers = vec![
+        silent(own_proposer(7101, true, &[]), late()),
+        silent(own_proposer(7102, false, &[]), late()),
+    ];
+    assert!(problems(&status).starts_with("no proposer answers"));
+    assert_eq!(judge(&status).exit(), Exit::Unavailable);
+    // The other proposer can be out of reach of this command alone.
+    let unknown = Cause::new(ErrorCode::Unavailable, "no such host");
+    status.proposers[1] = silent(own_proposer(7102, false, &[]), unknown);
+    assert_eq!(judge(&status).exit(), Exit::Clean);
+}
+
+#[test]
+fn learners_that_all_give_no_answer_are_no_readers() {
+    let mut status = healthy();
+    let unknown = Cause::new(ErrorCode::Unavailable, "no such host");
+    status.learners = vec![
+        silent(own_learner(7201, 120), late()),
+        silent(own_learner(7202, 120), unknown.clone()),
+    ];
+    let found = problems(&status);
+    assert!(
+        found.contains("no learner answers, so no client can read"),
+        "{found}"
+    );
+    assert!(
+        found.contains("learner http://127.0.0.1:7201 accepts connections, but does not answer"),
+        "{found}"
+    );
+    // One learner answers.
+    status.learners[1] = own_learner(7202, 120);
+    assert!(!problems(&status).contains("no learner answers"));
+    // This command reaches no learner, and other clients may.
+    for learner in &mut status.learners {
+        learner.answer = Err(unknown.clone());
+    }
+    assert_eq!(problems(&status), "");
 }
 
 #[test]
