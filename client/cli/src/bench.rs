@@ -99,7 +99,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
     let elapsed = begun.elapsed();
     let text = || tally.text(args.reads, elapsed);
-    let printed = args.output.print(text, || report(&args, &tally, elapsed));
+    let printed = tokio::select! {
+        // Cancel safe: the command ends.
+        printed = args.output.print(text, || report(&args, &tally, elapsed)) => printed,
+        // Cancel safe: an unreturned signal stays pending.
+        signal = signals.next() => return Err(Failure::ended_by(signal, ": the result was not printed")),
+    };
     if tally.proposals.count() + tally.reads.count() == 0 {
         let failure = anyhow::anyhow!("nothing succeeded; `paxos status` shows what is wrong");
         return judged(printed, Err(Failure::unavailable(failure)));

@@ -3,7 +3,7 @@
 use clap::{Command, CommandFactory as _, ValueEnum};
 use paxos_common::service::{config::version, failure::Failure};
 
-use crate::{Cli, output::write_bytes};
+use crate::{Cli, output::write_bytes_now};
 
 /// Print a script that completes commands and flags in a shell
 ///
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     };
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut for_users(), "paxos", &mut script);
-    write_bytes(&script)
+    write_bytes_now(&script)
 }
 
 /// The commands shown by help. With all commands, scripts would complete the hidden commands too.

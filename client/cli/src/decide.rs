@@ -52,16 +52,19 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         .decide(bytes(args.name), value)
         .await
         .map_err(write_failure)?;
-    let printed = args.output.print(
-        || format!("{}\n", bytes_as_text(&decision.winner)),
-        || {
-            json!({
-                "winner": bytes_as_json(&decision.winner),
-                "version": version_as_json(decision.version),
-                "ours": decision.ours,
-            })
-        },
-    );
+    let printed = args
+        .output
+        .print(
+            || format!("{}\n", bytes_as_text(&decision.winner)),
+            || {
+                json!({
+                    "winner": bytes_as_json(&decision.winner),
+                    "version": version_as_json(decision.version),
+                    "ours": decision.ours,
+                })
+            },
+        )
+        .await;
     if decision.ours {
         printed?;
         // On standard error, so that a script reads only the winner.

@@ -39,5 +39,5 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         .delete_if(key.clone(), condition)
         .await
         .map_err(write_failure)?;
-    print_written(args.output, &key, &written)
+    print_written(args.output, &key, &written).await
 }

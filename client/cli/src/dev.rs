@@ -94,12 +94,12 @@ async fn cluster(args: Args) -> Result<(), Failure> {
     let proposers = bind_all("proposer", args.base_port + PROPOSER_PORTS, args.proposer_count)?;
     let learners = bind_all("learner", args.base_port + LEARNER_PORTS, args.learner_count)?;
     let urls = addresses(&acceptors).join(",");
-    print_addresses(
-        &args,
-        temporary.is_some(),
-        &data_dir,
-        [&acceptors, &proposers, &learners],
-    )?;
+    let roles = [&acceptors[..], &proposers, &learners];
+    tokio::select! {
+        printed = print_addresses(&args, temporary.is_some(), &data_dir, roles) => printed?,
+        // Cancel safe: only waits.
+        () = shutdown.begun() => return Ok(()),
+    }
 
     let count = acceptors.len() + proposers.len() + learners.len();
     let (results, ended) = mpsc::channel(count);
@@ -292,7 +292,7 @@ impl Roles {
     }
 }
 
-fn print_addresses(
+async fn print_addresses(
     args: &Args,
     temporary: bool,
     data_dir: &Path,
@@ -306,6 +306,7 @@ fn print_addresses(
         data_dir.display(),
         args.acceptor_count + args.proposer_count + args.learner_count,
     ))
+    .await
 }
 
 /// Waits until the cluster works, then prints commands to try. Prints the first finding when the wait is long.
@@ -327,7 +328,8 @@ async fn announce(urls: &str, elsewhere: bool) -> Result<(), Failure> {
                 write(&format!(
                     "Still not ready: {}\n    what to do: {}\n",
                     finding.problem, finding.advice
-                ))?;
+                ))
+                .await?;
             }
         }
     }
@@ -341,6 +343,7 @@ async fn announce(urls: &str, elsewhere: bool) -> Result<(), Failure> {
          blue{flags}\n    paxos get colour{flags}\n    paxos propose hello{flags}\n    paxos log --follow{flags}\n    \
          paxos status{flags}\n    paxos bench{flags}\n\n",
         begun.elapsed().as_secs_f64()
-    ))?;
+    ))
+    .await?;
     std::future::pending().await
 }

@@ -134,12 +134,7 @@ async fn elect(args: Args) -> Result<u8, Failure> {
         ttl: args.ttl,
     };
     if args.command.is_empty() {
-        if let Err(failure) = show(&args, Some(&own), true) {
-            // The win could not be printed. Resigning lets another candidate hold at once.
-            resign(tenure).await;
-            return Err(failure);
-        }
-        hold(tenure, &mut signals).await
+        hold(&args, &own, tenure, &mut signals).await
     } else {
         stderr::say(format_args!(
             "holding as {}, token {}",
@@ -214,7 +209,7 @@ async fn show_changes(args: &Args, election: &Election) -> Failure {
             };
             // A restarted observation repeats the last holder.
             if shown.as_ref() != Some(&holding)
-                && let Err(failure) = show(args, holding.as_ref(), false)
+                && let Err(failure) = show(args, holding.as_ref(), false).await
             {
                 return failure;
             }
@@ -224,32 +219,34 @@ async fn show_changes(args: &Args, election: &Election) -> Failure {
     }
 }
 
-fn show(args: &Args, holding: Option<&Holder>, ours: bool) -> Result<(), Failure> {
-    args.output.print(
-        || match holding {
-            Some(Holder { candidate, token, .. }) => {
-                let whose = if ours { " (ours)" } else { "" };
-                format!(
-                    "{} holds, token {}{whose}\n",
-                    bytes_as_text(candidate),
-                    packed(*token)
-                )
-            }
-            None => "no candidate holds\n".to_owned(),
-        },
-        || match holding {
-            Some(holding) => json!({
-                "holder": {
-                    "candidate": bytes_as_json(&holding.candidate),
-                    "token": version_as_json(holding.token),
-                    "ttl_ms": uint64(u64::try_from(holding.ttl.as_millis()).unwrap_or(u64::MAX)),
-                },
-                "fencing_token": uint64(packed(holding.token)),
-                "ours": ours,
-            }),
-            None => json!({ "ours": false }),
-        },
-    )
+async fn show(args: &Args, holding: Option<&Holder>, ours: bool) -> Result<(), Failure> {
+    args.output
+        .print(
+            || match holding {
+                Some(Holder { candidate, token, .. }) => {
+                    let whose = if ours { " (ours)" } else { "" };
+                    format!(
+                        "{} holds, token {}{whose}\n",
+                        bytes_as_text(candidate),
+                        packed(*token)
+                    )
+                }
+                None => "no candidate holds\n".to_owned(),
+            },
+            || match holding {
+                Some(holding) => json!({
+                    "holder": {
+                        "candidate": bytes_as_json(&holding.candidate),
+                        "token": version_as_json(holding.token),
+                        "ttl_ms": uint64(u64::try_from(holding.ttl.as_millis()).unwrap_or(u64::MAX)),
+                    },
+                    "fencing_token": uint64(packed(holding.token)),
+                    "ours": ours,
+                }),
+                None => json!({ "ours": false }),
+            },
+        )
+        .await
 }
 
 /// The token as an integer, in the same order.
@@ -257,8 +254,19 @@ fn packed(token: Version) -> u64 {
     token.packed().unwrap_or(u64::MAX)
 }
 
-async fn hold(tenure: Tenure, signals: &mut EndSignals) -> Result<u8, Failure> {
+async fn hold(args: &Args, own: &Holder, tenure: Tenure, signals: &mut EndSignals) -> Result<u8, Failure> {
+    let unprinted = async {
+        match show(args, Some(own), true).await {
+            Ok(()) => std::future::pending().await,
+            Err(failure) => failure,
+        }
+    };
     tokio::select! {
+        // Ends only with an error: the win could not be printed. Resigning lets another candidate hold at once.
+        failure = unprinted => {
+            resign(tenure).await;
+            Err(failure)
+        }
         // Cancel safe: only waits.
         lost = tenure.lost() => Err(lost_failure(&lost)),
         // Cancel safe: an unreturned signal stays pending.

@@ -71,9 +71,13 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Form::Text => {
             let newline = args.newline || std::io::stdout().is_terminal();
             let end: &[u8] = if newline { b"\n" } else { b"" };
-            write_bytes(&[&register.value[..], end].concat())
+            write_bytes(&[&register.value[..], end].concat()).await
         }
-        Form::Json => args.output.print(String::new, || register_as_json(&register)),
+        Form::Json => {
+            args.output
+                .print(String::new, || register_as_json(&register))
+                .await
+        }
     }
 }
 
@@ -94,7 +98,8 @@ async fn print_prefix(
         for register in &page.registers {
             found = true;
             args.output
-                .print(|| line(register), || register_as_json(register))?;
+                .print(|| line(register), || register_as_json(register))
+                .await?;
         }
         request.after = page.next_after;
         if request.after.is_none() {

@@ -44,13 +44,13 @@ async fn read_stdin() -> Result<Bytes, Failure> {
 }
 
 /// Prints the result of a write: the version. A failed condition is the answer no.
-pub(crate) fn print_written(output: OutputArgs, key: &Bytes, written: &Written) -> Result<(), Failure> {
+pub(crate) async fn print_written(output: OutputArgs, key: &Bytes, written: &Written) -> Result<(), Failure> {
     let text = || match written {
         Written::Applied { version } => format!("{version}\n"),
         Written::ConditionFailed { .. } => String::new(),
         _ => String::new(),
     };
-    let printed = output.print(text, || written_as_json(key, written));
+    let printed = output.print(text, || written_as_json(key, written)).await;
     let outcome = match written {
         Written::Applied { .. } => Ok(()),
         Written::ConditionFailed { current, .. } => Err(no(format!(

@@ -94,7 +94,7 @@ async fn print_what_there_is(args: &Args, client: &Client, log: &mut Log) -> Res
 
 async fn follow(args: &Args, log: &mut Log) -> Result<(), Failure> {
     while let Some(news) = log.next().await {
-        print_all(args, &messages(news.map_err(subscribe_failure)?))?;
+        print_all(args, &messages(news.map_err(subscribe_failure)?)).await?;
     }
     Ok(())
 }
@@ -111,9 +111,9 @@ async fn print_to(args: &Args, log: &mut Log, end: Slot, mut since: Instant) -> 
                     "slot {next} is chosen, but no learner learned it in time; `paxos status` shows more"
                 ))
             })??;
-        since = Instant::now();
         let wanted = records.partition_point(|record| record.slot < end.get());
-        print_all(args, &records[..wanted])?;
+        print_all(args, &records[..wanted]).await?;
+        since = Instant::now();
         next = next.plus(u64::try_from(records.len()).unwrap_or(u64::MAX));
     }
     Ok(())
@@ -138,13 +138,14 @@ fn messages(page: LogPage) -> Vec<LogRecord> {
         .collect()
 }
 
-fn print_all(args: &Args, records: &[LogRecord]) -> Result<(), Failure> {
+async fn print_all(args: &Args, records: &[LogRecord]) -> Result<(), Failure> {
     for record in records {
         let is_shown =
             args.all || commands(record).is_empty() || !commands(record).iter().all(opens_a_session);
         if is_shown {
             args.output
-                .print(|| text_of(record, args.all), || json_of(record, args.all))?;
+                .print(|| text_of(record, args.all), || json_of(record, args.all))
+                .await?;
         }
     }
     Ok(())

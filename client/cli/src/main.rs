@@ -24,6 +24,7 @@ mod status;
 mod terminal;
 mod verdict;
 mod watch;
+mod writer;
 
 use std::process::ExitCode;
 

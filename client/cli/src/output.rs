@@ -1,6 +1,6 @@
 //! Standard output: text for people or JSON for programs, line by line.
 
-use std::io::{self, Write as _};
+use std::io;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::{Args, ValueEnum};
@@ -9,6 +9,8 @@ use paxos_common::{
     service::failure::{Exit, Failure},
 };
 use serde_json::Value;
+
+use crate::writer;
 
 /// Output form.
 #[derive(Args, Clone, Copy, Debug)]
@@ -28,17 +30,17 @@ pub(crate) enum Form {
 
 impl OutputArgs {
     /// Prints an item: the text, possibly empty, or the JSON on a single line.
-    pub(crate) fn print(
+    pub(crate) async fn print(
         self,
         text: impl FnOnce() -> String,
         json: impl FnOnce() -> Value,
     ) -> Result<(), Failure> {
         match self.output {
-            Form::Text => write(&text()),
+            Form::Text => write(&text()).await,
             Form::Json => {
                 let json = json();
                 debug_assert!(is_exact(&json), "a reader may round an integer of {json}");
-                write(&format!("{json}\n"))
+                write(&format!("{json}\n")).await
             }
         }
     }
@@ -47,14 +49,25 @@ impl OutputArgs {
 /// Writes to standard output at once. When the reader has closed standard output, as in `paxos log | head`, the command
 /// ends with 0, unless the result is judged (see [`judged`]). When standard output cannot be written, as on a full disk,
 /// the command ends with 74.
-pub(crate) fn write(text: &str) -> Result<(), Failure> {
-    write_bytes(text.as_bytes())
+///
+/// # Cancel safety
+/// Dropping the future writes nothing, or leaves the text to a thread.
+pub(crate) async fn write(text: &str) -> Result<(), Failure> {
+    write_bytes(text.as_bytes()).await
 }
 
 /// As `write`, for raw bytes.
-pub(crate) fn write_bytes(bytes: &[u8]) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+pub(crate) async fn write_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    ended(writer::write(bytes).await)
+}
+
+/// As `write_bytes`, for a command without a runtime.
+pub(crate) fn write_bytes_now(bytes: &[u8]) -> Result<(), Failure> {
+    ended(writer::write_now(bytes))
+}
+
+fn ended(written: io::Result<()>) -> Result<(), Failure> {
+    match written {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::unread()),
         Err(error) => Err(Failure::storage(

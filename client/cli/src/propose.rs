@@ -54,7 +54,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let value = key::value(value).await?;
     let client = args.connection.client()?;
     let version = client.append_at_most_once(value).await.map_err(propose_failure)?;
-    print(args.output, &Ok(version))
+    print(args.output, &Ok(version)).await
 }
 
 /// Appends the lines of standard input, and prints the outcome of each sent line.
@@ -78,7 +78,7 @@ async fn propose_lines(args: Args) -> Result<(), Failure> {
                     Ok(_) | Err(ProposeError::NotProposed(_) | ProposeError::OutcomeUnknown(_))
                 );
                 is_reading &= goes_on;
-                if is_printing && let Err(failure) = print(args.output, &outcome) {
+                if is_printing && let Err(failure) = print(args.output, &outcome).await {
                     is_reading = false;
                     is_printing = false;
                     result = result.and(Err(not_printed(number, &failure)));
@@ -111,26 +111,28 @@ fn not_printed(number: u64, failure: &Failure) -> Failure {
 }
 
 /// Prints the outcome of one value on one line.
-fn print(output: OutputArgs, outcome: &Result<Version, ProposeError>) -> Result<(), Failure> {
-    output.print(
-        || match outcome {
-            Ok(version) => format!("{version}\n"),
-            Err(error) => format!("{error}\n"),
-        },
-        || match outcome {
-            Ok(version) => json!({ "version": key::version_as_json(*version) }),
-            Err(error) => {
-                let fate = match error {
-                    ProposeError::OutcomeUnknown(_) => "OUTCOME_UNKNOWN",
-                    ProposeError::Invalid(_) | ProposeError::Refused(_) | ProposeError::NotProposed(_) => {
-                        "NOT_PROPOSED"
-                    }
-                    _ => "OUTCOME_UNKNOWN",
-                };
-                json!({ "error": { "reason": fate, "message": error.to_string() } })
-            }
-        },
-    )
+async fn print(output: OutputArgs, outcome: &Result<Version, ProposeError>) -> Result<(), Failure> {
+    output
+        .print(
+            || match outcome {
+                Ok(version) => format!("{version}\n"),
+                Err(error) => format!("{error}\n"),
+            },
+            || match outcome {
+                Ok(version) => json!({ "version": key::version_as_json(*version) }),
+                Err(error) => {
+                    let fate = match error {
+                        ProposeError::OutcomeUnknown(_) => "OUTCOME_UNKNOWN",
+                        ProposeError::Invalid(_)
+                        | ProposeError::Refused(_)
+                        | ProposeError::NotProposed(_) => "NOT_PROPOSED",
+                        _ => "OUTCOME_UNKNOWN",
+                    };
+                    json!({ "error": { "reason": fate, "message": error.to_string() } })
+                }
+            },
+        )
+        .await
 }
 
 /// The lines of standard input, without line ends, numbered from 1. A line that breaks a limit is an error and ends the

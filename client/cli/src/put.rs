@@ -51,5 +51,5 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         .put_if(key.clone(), value, condition)
         .await
         .map_err(write_failure)?;
-    print_written(args.output, &key, &written)
+    print_written(args.output, &key, &written).await
 }

@@ -90,7 +90,8 @@ async fn list(args: WitnessesArgs) -> Result<(), Failure> {
         args.output.print(
             || format!("acceptor {acceptor}  run {run}  commit {counter}\n"),
             || json!({ "acceptor": acceptor.to_string(), "run": run, "commit_counter": counter.to_string() }),
-        )?;
+        )
+        .await?;
     }
     Ok(stopped.close().await?)
 }
@@ -143,6 +144,7 @@ async fn forget(args: ForgetArgs) -> Result<(), Failure> {
         "forgotten: {forgotten} runs of acceptor {}\n",
         args.acceptor
     ))
+    .await
 }
 
 async fn open(data_dir: &std::path::Path) -> Result<Stopped, Failure> {

@@ -58,7 +58,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
     interruptible(Left::Nothing, async {
         let (status, verdict) = look(&client, patience).await;
-        let printed = print(&args, &status, &verdict);
+        let printed = print(&args, &status, &verdict).await;
         if verdict.exit() == Exit::Clean {
             return printed;
         }
@@ -80,9 +80,9 @@ async fn watch(args: &Args, client: &Client, patience: Duration) -> Result<(), F
         let (status, verdict) = look(client, patience).await;
         if args.output.output == Form::Text && std::io::stdout().is_terminal() {
             // Clear the screen and move the cursor to the upper left corner.
-            write("\u{1b}[2J\u{1b}[H")?;
+            write("\u{1b}[2J\u{1b}[H").await?;
         }
-        print(args, &status, &verdict)?;
+        print(args, &status, &verdict).await?;
     }
 }
 
@@ -97,9 +97,10 @@ async fn look(client: &Client, patience: Duration) -> (ClusterReport, Verdict) {
     (status, verdict)
 }
 
-fn print(args: &Args, status: &ClusterReport, verdict: &Verdict) -> Result<(), Failure> {
+async fn print(args: &Args, status: &ClusterReport, verdict: &Verdict) -> Result<(), Failure> {
     args.output
         .print(|| text(status, verdict), || report(status, verdict))
+        .await
 }
 
 fn text(status: &ClusterReport, verdict: &Verdict) -> String {

@@ -68,14 +68,18 @@ async fn follow(
             let from = from.unwrap_or(news.next);
             match output.output {
                 Form::Text => stderr::say(format_args!("watching from {from}")),
-                Form::Json => output.print(
-                    String::new,
-                    || json!({ "watching": { "from": version_as_json(from) } }),
-                )?,
+                Form::Json => {
+                    output
+                        .print(
+                            String::new,
+                            || json!({ "watching": { "from": version_as_json(from) } }),
+                        )
+                        .await?;
+                }
             }
         }
         for change in &news.changes {
-            output.print(|| line(change), || change_as_json(change))?;
+            output.print(|| line(change), || change_as_json(change)).await?;
         }
     }
     Ok(())

@@ -5,6 +5,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
     process::{Child, Command, Output, Stdio},
+    time::Duration,
 };
 
 use crate::harness::{Cluster, Environment, PATIENCE, integer, paxos, run, run_with, stdout, until};
@@ -114,6 +115,50 @@ async fn signals_end_commands_with_0_or_with_128_plus_the_number() {
             }
         }
     }
+}
+
+/// A full pipe: a write blocks until a process reads.
+fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
+    /// The usual capacity of a pipe on Linux.
+    const CAPACITY: usize = 64 << 10;
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(&[b'x'; CAPACITY]).unwrap();
+    (reader, writer)
+}
+
+#[tokio::test]
+async fn command_with_an_unread_output_ends_on_a_signal_and_keeps_its_election() {
+    const TTL: Duration = Duration::from_millis(500);
+    let cluster = Cluster::start(3, 1, 1).await;
+    let urls = cluster.urls();
+    stdout(&run(&["put", "key", "value", "--acceptors", &urls]).await);
+    for (args, code) in [
+        (&["get", "key"][..], 143),
+        (&["log"], 143),
+        (&["status"], 143),
+        (&["watch", "key", "--from", "0.0"], 0),
+        (&["status", "--watch"], 0),
+        (&["elect", "job", "--ttl", "500ms"], 0),
+    ] {
+        let (_unread, output) = full_pipe();
+        let mut command = paxos(&[args, &["--acceptors", &urls]].concat());
+        let mut child = command.stdout(output).spawn().unwrap();
+        handles(&child, Signal::SIGTERM).await;
+        if args[0] == "elect" {
+            let client = cluster.client();
+            let token = until("the candidate holds", async || client.get("job").await.unwrap()).await;
+            tokio::time::sleep(4 * TTL).await;
+            let renewed = client.get("job").await.unwrap().unwrap();
+            assert!(renewed.version > token.version, "it renews");
+        } else {
+            // Time to reach the blocked write. Without this time the command ends in the same way.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        send(&child, Signal::SIGTERM);
+        let status = until("the command ends", async || child.try_wait().unwrap()).await;
+        assert_eq!(status.code(), Some(code), "{args:?}");
+    }
+    assert_eq!(cluster.client().get("job").await.unwrap(), None, "it resigned");
 }
 
 #[tokio::test]
