@@ -11,7 +11,7 @@ use paxos_client::{Election, ElectionError, Holder, Tenure, Version, WriteError}
 use paxos_common::service::{
     config::parse_duration,
     failure::{Exit, Failure},
-    process::{block_on, exit_on_panic, finish},
+    process::{block_on_command, exit_on_panic, finish},
     signals::EndSignals,
     stderr,
 };
@@ -87,7 +87,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> ExitCode {
     paxos_common::service::telemetry::init_quiet(paxos_common::service::config::LogFormat::Text);
     exit_on_panic();
-    match block_on(1, crate::traced(elect(args))) {
+    match block_on_command(crate::traced(elect(args))) {
         Ok(code) => {
             finish(Ok(()));
             ExitCode::from(code)

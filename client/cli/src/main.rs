@@ -102,7 +102,7 @@ fn main() -> ExitCode {
 fn client(command: impl Future<Output = Result<(), Failure>>) -> ExitCode {
     telemetry::init_quiet(LogFormat::Text);
     process::exit_on_panic();
-    process::finish(process::block_on(1, traced(command)))
+    process::finish(process::block_on_command(traced(command)))
 }
 
 /// Exports the traces of a command, if the environment names a collector.

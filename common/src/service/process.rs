@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, panic::PanicHookInfo, process, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpSocket},
-    runtime,
+    runtime::{self, Runtime},
 };
 
 use super::{
@@ -47,6 +47,25 @@ pub fn block_on<T>(
     worker_threads: usize,
     future: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
+    let runtime = start(worker_threads)?;
+    let result = runtime.block_on(future);
+    runtime.shutdown_timeout(RUNTIME_STOP_GRACE);
+    result
+}
+
+/// Runs the future of a client's command on a new single-threaded runtime. Does not wait for remaining tasks: one of the
+/// tasks may still read standard input.
+///
+/// # Errors
+/// The failure of `future`, or the runtime cannot be started.
+pub fn block_on_command<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = start(1)?;
+    let result = runtime.block_on(future);
+    runtime.shutdown_background();
+    result
+}
+
+fn start(worker_threads: usize) -> Result<Runtime, Failure> {
     let mut builder = if worker_threads > 1 {
         let mut builder = runtime::Builder::new_multi_thread();
         builder.worker_threads(worker_threads);
@@ -54,13 +73,8 @@ pub fn block_on<T>(
     } else {
         runtime::Builder::new_current_thread()
     };
-    let runtime = builder
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::internal(anyhow::Error::new(error).context("start the runtime")))?;
-    let result = runtime.block_on(future);
-    runtime.shutdown_timeout(RUNTIME_STOP_GRACE);
-    result
+    let runtime = builder.enable_all().build();
+    runtime.map_err(|error| Failure::internal(anyhow::Error::new(error).context("start the runtime")))
 }
 
 /// Binds the listening address of a role.
@@ -113,6 +127,19 @@ pub fn exit_on_panic() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn command_does_not_wait_for_a_blocked_task() {
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let begun = std::time::Instant::now();
+        let done = block_on_command(async {
+            // As a read of standard input.
+            tokio::task::spawn_blocking(move || held.recv());
+            Ok(())
+        });
+        assert!(done.is_ok() && begun.elapsed() < RUNTIME_STOP_GRACE);
+        drop(hold);
+    }
 
     #[test]
     fn taken_address_is_a_usage_error() {
