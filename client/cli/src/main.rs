@@ -89,7 +89,7 @@ fn main() -> ExitCode {
         Command::Delete(args) => client(interruptible(Write, delete::run(args))),
         Command::Propose(args) => client(interruptible(Write, propose::run(args))),
         Command::Healthcheck(args) => client(interruptible(Nothing, healthcheck::run(args))),
-        Command::Repair(args) => client(interruptible(Write, repair::run(args))),
+        Command::Repair(args) => client(repair::run(args)),
         // Commands with a form that usually ends by a signal.
         Command::Watch(args) => client(watch::run(args)),
         Command::Log(args) => client(log::run(args)),

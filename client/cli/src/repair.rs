@@ -1,20 +1,21 @@
 //! `paxos repair`: prints and changes what a stopped acceptor remembers of the other acceptors.
 
-use std::{
-    fmt::Write as _,
-    io::{self, BufRead as _},
-    path::PathBuf,
-};
+use std::{fmt::Write as _, io, path::PathBuf};
 
 use clap::Subcommand;
 use paxos_acceptor::store::sqlite::repair::Stopped;
 use paxos_common::{paxos::identity::AcceptorUuid, service::failure::Failure};
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 
 use crate::{
     connection::no,
     output::{OutputArgs, write},
+    signals::{Left, interruptible},
 };
+
+/// Longest confirmation in bytes: a uuid is much shorter.
+const LINE_BYTES_MAX: u64 = 4096;
 
 /// Repair the data directory of a stopped acceptor
 ///
@@ -77,7 +78,7 @@ struct ForgetArgs {
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     match args.action {
-        Action::Witnesses(args) => list(args).await,
+        Action::Witnesses(args) => interruptible(Left::Nothing, list(args)).await,
         Action::ForgetWitness(args) => forget(args).await,
     }
 }
@@ -97,6 +98,21 @@ async fn list(args: WitnessesArgs) -> Result<(), Failure> {
 }
 
 async fn forget(args: ForgetArgs) -> Result<(), Failure> {
+    let mut stopped = interruptible(Left::Nothing, to_forget(&args)).await?;
+    interruptible(Left::Write, async {
+        let forgotten = stopped.forget(args.acceptor).await?;
+        stopped.close().await?;
+        write(&format!(
+            "forgotten: {forgotten} runs of acceptor {}\n",
+            args.acceptor
+        ))
+        .await
+    })
+    .await
+}
+
+/// The stopped acceptor, once the user has confirmed. Changes nothing.
+async fn to_forget(args: &ForgetArgs) -> Result<Stopped, Failure> {
     let mut stopped = open(&args.data_dir).await?;
     let members = stopped.members();
     if args.acceptor == stopped.uuid() || !members.contains_key(&args.acceptor) {
@@ -135,16 +151,10 @@ async fn forget(args: ForgetArgs) -> Result<(), Failure> {
     text += "If the other acceptor's disk went back, these runs are the proof, and counting that acceptor can lose \
              acknowledged writes, or decide a slot twice.\n";
     eprint_all(&text);
-    if !args.yes && !confirmed(args.acceptor)? {
+    if !args.yes && !confirmed(args.acceptor).await? {
         return Err(no("not confirmed: nothing was changed".to_owned()));
     }
-    let forgotten = stopped.forget(args.acceptor).await?;
-    stopped.close().await?;
-    write(&format!(
-        "forgotten: {forgotten} runs of acceptor {}\n",
-        args.acceptor
-    ))
-    .await
+    Ok(stopped)
 }
 
 async fn open(data_dir: &std::path::Path) -> Result<Stopped, Failure> {
@@ -155,10 +165,11 @@ async fn open(data_dir: &std::path::Path) -> Result<Stopped, Failure> {
 }
 
 /// Asks for the uuid a second time.
-fn confirmed(acceptor: AcceptorUuid) -> Result<bool, Failure> {
+async fn confirmed(acceptor: AcceptorUuid) -> Result<bool, Failure> {
     eprint_all("Type the uuid of the other acceptor to forget these runs: ");
     let mut line = String::new();
-    io::stdin().lock().read_line(&mut line).map_err(|error| {
+    let mut input = BufReader::new(tokio::io::stdin().take(LINE_BYTES_MAX));
+    input.read_line(&mut line).await.map_err(|error| {
         Failure::usage(format!(
             "cannot read the confirmation from standard input: {error}"
         ))

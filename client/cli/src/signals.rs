@@ -21,10 +21,10 @@ pub(crate) enum Left {
 }
 
 /// Runs a command to its end, or until a signal. After a signal the command fails with 128 + the signal's number.
-pub(crate) async fn interruptible(
+pub(crate) async fn interruptible<T>(
     left: Left,
-    command: impl Future<Output = Result<(), Failure>>,
-) -> Result<(), Failure> {
+    command: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     let mut signals = listen()?;
     tokio::select! {
         // Cancel safe: the failure names the possible remains of the command.

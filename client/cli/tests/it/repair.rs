@@ -1,6 +1,15 @@
 //! An acceptor refused on the right disk, because another acceptor remembers something wrong, and the repair.
 
-use crate::harness::{Cluster, run, stdout, until};
+use std::{
+    io::{BufReader, Read as _},
+    process::Stdio,
+};
+
+use crate::harness::{Cluster, paxos, run, stdout, until};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use paxos_common::{
     paxos::{
         ballot::{Ballot, ProposerId},
@@ -95,6 +104,23 @@ async fn refused_acceptor_is_counted_again_when_the_others_forget_what_is_wrong(
     // Without a confirmation nothing changes.
     let unconfirmed = run(&forget[..forget.len() - 1]).await;
     assert_eq!(unconfirmed.status.code(), Some(1), "{unconfirmed:?}");
+    // A signal ends the command at its prompt.
+    let mut asking = paxos(&forget[..forget.len() - 1]);
+    let mut asking = asking
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut shown = Vec::new();
+    for byte in BufReader::new(asking.stderr.take().unwrap()).bytes() {
+        shown.push(byte.unwrap());
+        if shown.ends_with(b"to forget these runs: ") {
+            break;
+        }
+    }
+    kill(Pid::from_raw(asking.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    let ended = until("the command ends", async || asking.try_wait().unwrap()).await;
+    assert_eq!(ended.code(), Some(143));
     let own = cluster.acceptor_status(1).await.unwrap().stamp.unwrap();
     let other = wire::read_stamp(Some(&own)).unwrap().acceptor.to_string();
     assert_ne!(own.acceptor, third.acceptor);
