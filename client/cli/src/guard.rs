@@ -98,6 +98,8 @@ pub(crate) struct Guarded {
     foreground: bool,
     /// Reports a stop of the command, as by Ctrl-Z.
     child_signals: Signals,
+    /// The user knows that the command waits for the terminal.
+    wait_is_reported: bool,
 }
 
 impl Drop for Guarded {
@@ -133,6 +135,7 @@ impl Guarded {
             group: Pid::from_raw(id),
             foreground,
             child_signals,
+            wait_is_reported: false,
         })
     }
 
@@ -144,7 +147,7 @@ impl Guarded {
                 // Cancel safe: the command continues.
                 status = self.child.wait() => break status,
                 // Cancel safe: an unreceived signal stays pending.
-                _ = self.child_signals.recv(), if self.foreground => self.go_on_when_stopped()?,
+                _ = self.child_signals.recv() => self.go_on_when_stopped()?,
             }
         };
         status.map_err(|error| Failure::internal(anyhow::Error::new(error).context("wait for the command")))
@@ -164,13 +167,24 @@ impl Guarded {
     }
 
     /// Continues a command that was stopped at the terminal. A stopped command would hold the election for nothing, and
-    /// no process would read from the terminal.
-    fn go_on_when_stopped(&self) -> Result<(), Failure> {
+    /// no process would read from the terminal. A command without the terminal would stop again: the user must act.
+    fn go_on_when_stopped(&mut self) -> Result<(), Failure> {
         let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
         match waitid(Id::Pid(self.group), flags) {
-            Ok(WaitStatus::Stopped(_, Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU)) => {
+            Ok(WaitStatus::Stopped(_, Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU))
+                if self.foreground =>
+            {
                 stderr::say("the command cannot be stopped while the election is held, and continues");
                 self.signal(Signal::SIGCONT)
+            }
+            Ok(WaitStatus::Stopped(_, Signal::SIGTTIN | Signal::SIGTTOU)) => {
+                if !std::mem::replace(&mut self.wait_is_reported, true) {
+                    stderr::say(
+                        "the command has stopped and waits for the terminal, and the election stays held: end `paxos \
+                         elect`, and start it in the foreground, with the terminal as standard input",
+                    );
+                }
+                Ok(())
             }
             // Still running, stopped on purpose (SIGSTOP), or ended.
             Ok(_) | Err(_) => Ok(()),

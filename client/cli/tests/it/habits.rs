@@ -464,3 +464,30 @@ async fn command_of_a_holder_reads_from_the_terminal() {
     drop(input);
     assert_eq!(output(child).await.status.code(), Some(0));
 }
+
+#[tokio::test]
+async fn holder_reports_that_its_command_waits_for_the_terminal() {
+    if Command::new("script").arg("--version").output().is_err() {
+        return;
+    }
+    let cluster = Cluster::start(3, 1, 1).await;
+    let elect = paxos(&["elect", "job", "--acceptors", &cluster.urls()]);
+    let words: Vec<_> = std::iter::once(elect.get_program())
+        .chain(elect.get_args())
+        .collect();
+    let line = words.join(std::ffi::OsStr::new(" ")).into_string().unwrap();
+    // Standard input is no terminal, so the command does not get the terminal.
+    let line = format!("{line} -- sh -c 'read answer < /dev/tty' < /dev/null");
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    let mut child = start(&command);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let waits = |line: std::io::Result<String>| line.unwrap().contains("waits for the terminal");
+    assert!(
+        tokio::task::spawn_blocking(move || lines.any(waits))
+            .await
+            .unwrap()
+    );
+    send(&child, Signal::SIGTERM);
+    output(child).await;
+}
