@@ -11,7 +11,7 @@ use tokio::{
 use tonic::Code;
 
 use crate::{
-    Client, Slot, Version,
+    Client, Version,
     error::{Cause, Failed, ProposeError},
     stream::{Sending, Submission},
 };
@@ -115,10 +115,6 @@ where
 
 /// Reads a version off the wire.
 pub(crate) fn version_of(version: v1::Version) -> Result<Version, Cause> {
-    match (Slot::new(version.slot), u16::try_from(version.offset)) {
-        (Ok(slot), Ok(offset)) => Ok(Version { slot, offset }),
-        _ => Err(Cause::unavailable(
-            "the proposer answered with a version that cannot be",
-        )),
-    }
+    Version::try_from(version)
+        .map_err(|_| Cause::unavailable("the proposer answered with a version that cannot be"))
 }
