@@ -9,7 +9,7 @@ use paxos_common::service::failure::Failure;
 use crate::{
     connection::{ConnectionArgs, no},
     key::{bytes, read_failure, register_as_json},
-    output::{Form, OutputArgs, bytes_as_text, write_bytes},
+    output::{Form, OutputArgs, bytes_as_text, key_as_text, write_bytes},
 };
 
 /// Read a register: print its value
@@ -20,7 +20,7 @@ use crate::{
 /// less.
 ///
 /// With --prefix: one line for each register, SLOT.OFFSET KEY = VALUE, ascending by key. The registers are read in
-/// pages; a later page may show a later state.
+/// pages; a later page may show a later state. A key that would make the line ambiguous is in double quotes.
 ///
 /// Exits 1 when there is no such key.
 #[derive(Debug, clap::Args)]
@@ -113,7 +113,7 @@ fn line(register: &Register) -> String {
     format!(
         "{}  {} = {}\n",
         register.version,
-        bytes_as_text(&register.key),
+        key_as_text(&register.key),
         bytes_as_text(&register.value)
     )
 }

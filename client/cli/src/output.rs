@@ -4,7 +4,10 @@ use std::io::{self, Write as _};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::{Args, ValueEnum};
-use paxos_common::{escape::escape, service::failure::Failure};
+use paxos_common::{
+    escape::{escape, is_escaped},
+    service::failure::Failure,
+};
 use serde_json::Value;
 
 use crate::json::is_exact;
@@ -64,9 +67,9 @@ pub(crate) fn write_bytes(bytes: &[u8]) -> Result<(), Failure> {
 /// Marks bytes that are not text.
 const BINARY: &str = "base64:";
 
-/// Bytes for people, on a single line; different bytes give different lines. Text is kept, with control characters and
-/// backslashes escaped. Other bytes are base64 after a marker. Text that begins like the marker gets a backslash in
-/// front.
+/// Bytes for people, on a single line; different bytes give different lines. Text is kept, with backslashes and the
+/// characters of [`is_escaped`] escaped. Other bytes are base64 after a marker. Text that begins like the marker gets a
+/// backslash in front.
 pub(crate) fn bytes_as_text(bytes: &[u8]) -> String {
     let Ok(text) = str::from_utf8(bytes) else {
         return format!("{BINARY}{}", BASE64_STANDARD.encode(bytes));
@@ -76,13 +79,24 @@ pub(crate) fn bytes_as_text(bytes: &[u8]) -> String {
         line.push('\\');
     }
     for character in text.chars() {
-        if character.is_control() || character == '\\' {
+        if is_escaped(character) || character == '\\' {
             line.extend(character.escape_default());
         } else {
             line.push(character);
         }
     }
     line
+}
+
+/// A key for people, in a line with other parts behind the key: `KEY = VALUE`, `KEY deleted`, `KEY if absent`. Different
+/// parts give different lines: a key with ` =` or ` if ` inside, or with a double quote in front, is in double quotes.
+pub(crate) fn key_as_text(key: &[u8]) -> String {
+    let text = bytes_as_text(key);
+    if text.contains(" =") || text.contains(" if ") || text.starts_with('"') {
+        format!("\"{}\"", text.replace('"', "\\\""))
+    } else {
+        text
+    }
 }
 
 /// Text of a remote process for people, on a single line, with control characters escaped. Otherwise a newline could
@@ -115,6 +129,22 @@ mod tests {
             "grüße\\n\\u{1b}[31m"
         );
         assert_eq!(bytes_as_text(&[0xff, 0x00]), "base64:/wA=");
+        assert_eq!(
+            bytes_as_text("a\u{202e}b\u{2028}c\u{2066}".as_bytes()),
+            "a\\u{202e}b\\u{2028}c\\u{2066}"
+        );
+    }
+
+    #[test]
+    fn key_is_quoted_only_where_another_key_could_give_the_same_line() {
+        for usual in ["key", "a=b", "a key", "a \"b\"", "if", "x if", "= x", "grüße"] {
+            assert_eq!(key_as_text(usual.as_bytes()), usual);
+        }
+        assert_eq!(key_as_text(b"k = 1"), "\"k = 1\"");
+        assert_eq!(key_as_text(b"k ="), "\"k =\"");
+        assert_eq!(key_as_text(b"k if absent"), "\"k if absent\"");
+        assert_eq!(key_as_text(b"\"k\" = \\"), "\"\\\"k\\\" = \\\\\"");
+        assert_eq!(key_as_text(b"\"k"), "\"\\\"k\"");
     }
 
     #[test]
