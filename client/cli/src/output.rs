@@ -1,6 +1,6 @@
 //! Standard output: text for people or JSON for programs, line by line.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::{Args, ValueEnum};
@@ -50,6 +50,13 @@ impl OutputArgs {
 /// ends with 0. When standard output cannot be written, as on a full disk, the command ends with 74.
 pub(crate) fn write(text: &str) -> Result<(), Failure> {
     write_bytes(text.as_bytes())
+}
+
+/// Writes exactly a stored value; a newline follows at a terminal, and with `newline`.
+pub(crate) fn write_value(value: &[u8], newline: bool) -> Result<(), Failure> {
+    let newline = newline || io::stdout().is_terminal();
+    let end: &[u8] = if newline { b"\n" } else { b"" };
+    write_bytes(&[value, end].concat())
 }
 
 /// As `write`, for raw bytes.
