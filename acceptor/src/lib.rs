@@ -17,6 +17,7 @@ mod metrics;
 mod observe;
 mod peers;
 mod queue;
+mod refusals;
 mod request;
 mod ring;
 mod service;

@@ -7,7 +7,7 @@ use std::{
 
 use paxos_common::{
     paxos::{
-        identity::{AcceptorUuid, Stamp},
+        identity::{AcceptorUuid, RunNumber, Stamp},
         message::Word,
         proposer::{Effect, Event, Outcome, Pending, Phase, Proposer, Reason, RequestId},
         slot::Slot,
@@ -80,6 +80,8 @@ pub(crate) struct Driver {
     links: BTreeMap<AcceptorUuid, Link>,
     /// Last known places of the acceptors, for the streams.
     places: BTreeMap<AcceptorUuid, watch::Sender<Place>>,
+    /// The run of each acceptor's last introduction.
+    judged: BTreeMap<AcceptorUuid, RunNumber>,
     streams: Streams,
     /// See [`link::Context`].
     watchful: watch::Sender<bool>,
@@ -121,6 +123,7 @@ impl Driver {
             metrics,
             links: BTreeMap::new(),
             places: BTreeMap::new(),
+            judged: BTreeMap::new(),
             streams: Streams::new(),
             watchful: watch::Sender::new(true),
             prepares: BTreeMap::new(),
@@ -187,6 +190,7 @@ impl Driver {
             for effect in self.core.take_effects() {
                 self.carry_out(effect, &inputs, shutdown);
             }
+            self.show_judged();
             self.watch();
             self.publish(false);
             if let Some(reason) = self.halted {

@@ -230,7 +230,7 @@ async fn serve(
     }
 
     let (outbox, inbox) = mpsc::channel(1);
-    let mut reports = Reports::new(acceptor, outbox);
+    let mut reports = Reports::new((acceptor, run), outbox);
     // The first report goes with the opening of the stream.
     reports.send(context);
     let mut words = timeout(OPEN_TIMEOUT, calls.attach(ReceiverStream::new(inbox)))
@@ -311,7 +311,7 @@ async fn serve(
 async fn leave(reports: &Reports, mut words: Streaming<pb::AttachResponse>, context: &Context) {
     let last = pb::AttachRequest {
         leaving: true,
-        ..report(context, reports.acceptor, reports.last + 1)
+        ..report(context, reports.member, reports.last + 1)
     };
     if reports.outbox.send(last).await.is_ok() {
         while let Ok(Some(_)) = words.message().await {}
@@ -327,8 +327,8 @@ fn until_next(now: Duration, interval: Duration) -> Duration {
 /// The reports of a stream, each with the time of sending.
 #[derive(Debug)]
 struct Reports {
-    /// The receiver of the reports.
-    acceptor: AcceptorUuid,
+    /// The receiver of the reports, in the run of its introduction.
+    member: (AcceptorUuid, RunNumber),
     outbox: mpsc::Sender<pb::AttachRequest>,
     /// The number of the last report.
     last: u64,
@@ -339,9 +339,9 @@ struct Reports {
 }
 
 impl Reports {
-    fn new(acceptor: AcceptorUuid, outbox: mpsc::Sender<pb::AttachRequest>) -> Self {
+    fn new(member: (AcceptorUuid, RunNumber), outbox: mpsc::Sender<pb::AttachRequest>) -> Self {
         Self {
-            acceptor,
+            member,
             outbox,
             last: 0,
             sent: VecDeque::new(),
@@ -364,11 +364,7 @@ impl Reports {
         let number = self.last + 1;
         // Read before the report leaves: an answer to the report is no older.
         let now = context.clock.now();
-        if self
-            .outbox
-            .try_send(report(context, self.acceptor, number))
-            .is_ok()
-        {
+        if self.outbox.try_send(report(context, self.member, number)).is_ok() {
             self.sent(number, now);
         }
     }
@@ -430,7 +426,7 @@ fn reported(
     Ok(Input::Reported(stamp, event))
 }
 
-fn report(context: &Context, to: AcceptorUuid, number: u64) -> pb::AttachRequest {
+fn report(context: &Context, (to, run): (AcceptorUuid, RunNumber), number: u64) -> pb::AttachRequest {
     let view = context.views.borrow();
     let progress = pb::ProposerProgress {
         leading: view.phase == pb::ProposerPhase::Leading,
@@ -448,7 +444,7 @@ fn report(context: &Context, to: AcceptorUuid, number: u64) -> pb::AttachRequest
         progress: Some(pb::attach_request::Progress::Proposer(progress)),
         report: number,
         leaving: false,
-        refused: view.refused.get(&to).cloned().unwrap_or_default(),
+        refused: view.reason_for(to, run),
     }
 }
 

@@ -164,9 +164,7 @@ pub(super) fn attached<R: Reader>(
                     silence.as_mut().reset(Instant::now() + NEXT_REPORT_MAX);
                     // Not part of the roster.
                     let refused = std::mem::take(&mut report.refused);
-                    if !refused.is_empty() {
-                        inner.shared.refused(refused);
-                    }
+                    inner.shared.refusals.report(report.peer, refused);
                     if report.leaving {
                         if let Some(attachment) = &attachment {
                             attachment.leave();

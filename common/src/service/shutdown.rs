@@ -99,7 +99,8 @@ impl Shutdown {
     pub fn fail(&self, failure: Failure) {
         let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         if first.is_none() {
-            tracing::error!(code = failure.code as u8, "{failure}");
+            // The caller of `drain` reports the failure: the last line of a process has the text.
+            tracing::info!(exit_code = failure.code as u8, "stopping because of a failure");
             *first = Some(failure);
         }
         drop(first);
@@ -182,6 +183,24 @@ mod tests {
         assert_eq!(
             (failure.code, failure.to_string().as_str()),
             (Exit::Storage, "disk full")
+        );
+    }
+
+    #[test]
+    fn text_of_a_failure_is_left_to_the_last_line() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(Arc::new(log.reopen().unwrap()))
+            .with_ansi(false)
+            .finish();
+        let shutdown = shutdown();
+        tracing::subscriber::with_default(subscriber, || {
+            shutdown.fail(Failure::storage(anyhow::anyhow!("disk full")));
+        });
+        let lines = std::fs::read_to_string(log.path()).unwrap();
+        assert!(
+            lines.contains("stopping because of a failure exit_code=74") && !lines.contains("disk full"),
+            "{lines}"
         );
     }
 

@@ -236,7 +236,7 @@ async fn report_without_a_number_is_answered_with_none() {
 }
 
 #[tokio::test]
-async fn acceptor_that_a_proposer_refuses_is_not_ready() {
+async fn acceptor_that_a_proposer_refuses_is_not_ready_until_the_proposer_counts_it() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
     let mut standby = Standby::attach(&cluster, address).await;
@@ -255,6 +255,9 @@ async fn acceptor_that_a_proposer_refuses_is_not_ready() {
         not_ready().await,
         "a proposer does not count this acceptor: it lost commits"
     );
+    standby.reports.send(report(&cluster, 3)).await.unwrap();
+    standby.hears(|answer, _| answer.report == 3).await;
+    assert_eq!(not_ready().await, "");
 }
 
 #[tokio::test]
