@@ -11,7 +11,7 @@ use paxos_common::{
         identity::{AcceptorUuid, ClusterId, RunNumber},
         witness::{Run, WentBack, Witnesses},
     },
-    peer::{self, Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy},
+    peer::{self, Address, Backoff, MessageLimits as _, connect_lazy},
     wire::{self, Malformed},
 };
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient};
@@ -147,9 +147,7 @@ pub(crate) struct Acceptor {
 impl Acceptor {
     /// Connects at the first call.
     pub(crate) fn new(address: Address) -> Arc<Self> {
-        let client = AcceptorClient::new(connect_lazy(&address))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let client = AcceptorClient::new(connect_lazy(&address)).with_message_limits();
         let standing = Mutex::new(Standing::Unheard);
         Arc::new(Self {
             address,

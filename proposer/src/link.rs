@@ -16,7 +16,7 @@ use paxos_common::{
         quorum::Configuration,
         witness::Guard,
     },
-    peer::{self, Address, Arrivals, Backoff, MESSAGE_BYTES_MAX},
+    peer::{self, Address, Arrivals, Backoff, MessageLimits as _},
     service::{config::version, shutdown::Shutdown},
     wire::{self, Malformed},
 };
@@ -240,9 +240,7 @@ async fn serve(
 
     let reopen = CancellationToken::new();
     let arrivals = Arrivals::default();
-    let watched = AcceptorClient::new(arrivals.watch(channel))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let watched = AcceptorClient::new(arrivals.watch(channel)).with_message_limits();
     let open = OpenLink {
         address: address.clone(),
         client: watched,

@@ -10,7 +10,7 @@ use paxos_common::{
         message::{Accept, UNANSWERED_MAX},
         proposer::Event,
     },
-    peer::{Address, Backoff, MESSAGE_BYTES_MAX, dedicated},
+    peer::{Address, Backoff, MessageLimits as _, dedicated},
     wire::{
         self,
         heard::{Alive, StreamAnswer},
@@ -211,9 +211,7 @@ impl Keeper {
         };
         // Dropped on every return, which shuts the connection.
         let (channel, _socket) = dedicated(&address);
-        let mut client = AcceptorClient::new(channel)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let mut client = AcceptorClient::new(channel).with_message_limits();
         let (outbox, requests) = mpsc::channel(OUTBOX_MAX);
         let first = Outgoing {
             accept: self.first.clone(),

@@ -8,7 +8,7 @@ use paxos_common::{
         identity::{AcceptorUuid, Stamp},
         witness::{Run, Witnesses},
     },
-    peer::{Address, MESSAGE_BYTES_MAX},
+    peer::{Address, MessageLimits as _},
     wire::{self, Malformed},
 };
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient, form_request::Step};
@@ -167,9 +167,7 @@ fn check_member(form: &pb::FormResponse, context: &Context) -> Result<Stamp, Bro
 }
 
 pub(super) fn client(channel: Channel) -> AcceptorClient<Channel> {
-    AcceptorClient::new(channel)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    AcceptorClient::new(channel).with_message_limits()
 }
 
 #[cfg(test)]
