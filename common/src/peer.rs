@@ -9,6 +9,8 @@ use tonic::{
 };
 
 #[cfg(feature = "service")]
+pub mod acceptor;
+#[cfg(feature = "service")]
 mod arrivals;
 #[cfg(feature = "service")]
 mod dedicated;

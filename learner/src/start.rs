@@ -19,10 +19,10 @@ use crate::{
     catch_up::CatchUp,
     cluster::Cluster,
     config::Config,
-    discover,
     disk::Disk,
     driver::{self, Event, Outlets},
     fill::{self, Filler},
+    forming,
     history::History,
     knowledge::Knowledge,
     metrics::Instruments,
@@ -83,7 +83,7 @@ impl Starter {
     /// Safe: a file being opened stays whole, and started tasks run on.
     async fn start(self, directory: DataDir) -> Result<Log, Failure> {
         let acceptors: Vec<_> = self.config.acceptors.iter().cloned().map(Acceptor::new).collect();
-        let configuration = discover::discover(&acceptors).await.map_err(Failure::refused)?;
+        let configuration = forming::find(&acceptors).await.map_err(Failure::refused)?;
         let cluster = Arc::new(Cluster::new(&configuration, acceptors.clone()));
         let found = Store::open(directory, cluster.id(), &self.disk).await?;
         let from = found.progress.applied_to();

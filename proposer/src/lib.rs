@@ -1,6 +1,6 @@
 //! The proposer: takes commands and has them ordered.
 //!
-//! [`run`] finds or forms the cluster behind the acceptors' addresses (`formation`). Then the driver (`driver`) runs
+//! [`run`] finds or forms the cluster behind the acceptors' addresses (`forming`). Then the driver (`driver`) runs
 //! the core of [`paxos_common::paxos::proposer`]; the core makes all decisions. The proposer keeps a link to every
 //! acceptor: reports about itself, and `Attach` (`link`; `ask` for occasional calls). A candidate or leader also has an
 //! `Accept` stream to every acceptor, on a separate connection (`stream`). Callers come in through `service`; a
@@ -16,7 +16,7 @@ mod ask;
 mod clock;
 mod config;
 mod driver;
-mod formation;
+mod forming;
 mod forward;
 mod input;
 mod link;
@@ -89,7 +89,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     frame.report_health(health);
 
     let core = async {
-        let Some(cluster) = find_cluster(&config, &frame, &shutdown).await? else {
+        let Some(cluster) = form_cluster(&config, &frame, &shutdown).await? else {
             return Ok(());
         };
         let settings = Settings {
@@ -116,15 +116,15 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
 }
 
 /// Waits until a cluster is formed, with a span; `None` when the stop begins first.
-async fn find_cluster(
+async fn form_cluster(
     config: &Config,
     frame: &Frame,
     shutdown: &Shutdown,
-) -> Result<Option<formation::Cluster>, Failure> {
+) -> Result<Option<forming::Cluster>, Failure> {
     let span = frame
         .tracer()
         .begin(Beginning::new("proposer.form", Parent::None));
-    let formed = formation::form(&config.acceptors, shutdown).await;
+    let formed = forming::form(&config.acceptors, shutdown).await;
     if let (Some(mut span), Err(failure)) = (span, &formed) {
         span.fail("refused", failure.to_string());
     }
