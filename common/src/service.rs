@@ -5,6 +5,7 @@ pub mod config;
 pub mod failure;
 pub mod metrics;
 pub mod process;
+pub mod role;
 pub mod server;
 pub mod shutdown;
 pub mod signals;

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     ask,
     clock::{Clock, stood_still},
-    formation::Cluster,
+    forming::Cluster,
     forward::Forwarder,
     input::{Forwarded, Input, OpenLink},
     metrics::Instruments,

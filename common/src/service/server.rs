@@ -48,7 +48,6 @@ use connections::{Incoming, Limits};
 use measured::Measured;
 use traced::Traced;
 
-pub use crate::peer::MESSAGE_BYTES_MAX;
 pub use chunks::{Chunk, Chunks, chunks};
 pub use deadline::{deadline, sleep_until};
 pub use outgoing::{Room, room};
@@ -150,7 +149,7 @@ impl Server {
     /// Adds health and reflection to a role's services. `service` is the role's `NamedService::NAME`, its name for
     /// health. The health status is not serving until the role reports otherwise.
     ///
-    /// First set [`MESSAGE_BYTES_MAX`] on every service, in both directions.
+    /// First limit the messages of every service: [`MessageLimits`](crate::peer::MessageLimits).
     ///
     /// # Errors
     /// The listener has no address.

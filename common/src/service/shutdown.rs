@@ -119,6 +119,19 @@ impl Shutdown {
         self.tracker.spawn(task)
     }
 
+    /// Runs a task until the task ends or the stop begins. The task must be cancel safe.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn spawn_until_stop<F>(&self, task: F)
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let stop = self.token.clone();
+        self.tracker.spawn(stop.run_until_cancelled_owned(task));
+    }
+
     /// Runs a vital task: its failure, or its end before the stop has begun, ends the role. `name` identifies the task
     /// in the error.
     ///
@@ -161,6 +174,8 @@ impl Shutdown {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
     use crate::service::failure::Exit;
 
@@ -225,6 +240,14 @@ mod tests {
         parent.cancel();
         other.begun().await;
         assert!(other.drain(Duration::from_secs(60)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn task_until_the_stop_delays_no_stop() {
+        let (shutdown, begun) = (shutdown(), Instant::now());
+        shutdown.spawn_until_stop(std::future::pending::<()>());
+        assert!(shutdown.drain(Duration::from_secs(60)).await.is_ok());
+        assert!(begun.elapsed() < Duration::from_secs(30));
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use crate::harness::{Cluster, PATIENCE, run, until};
+use crate::harness::{Cluster, run, until};
 
 /// Replaces the files of a directory by the files of another directory.
 fn replace(to: &str, from: &str) {
@@ -20,14 +20,14 @@ async fn acceptor_on_its_right_disk_again_reports_no_refusal_from_before() {
     let data = cluster.path(&cluster.acceptors[2].name);
     let [old, right] = ["old", "right"].map(|name| cluster.path(name));
     let listen = cluster.acceptors[2].address.as_str().replace("http://", "");
-    cluster.client().append("first", PATIENCE).await.unwrap();
+    cluster.client().append_at_most_once("first").await.unwrap();
     cluster.acceptors[2].stop().await;
     replace(&old, &data);
     cluster.acceptors[2].start();
     // Without the second acceptor, the commits of the third are needed, and so remembered.
     cluster.acceptors[1].stop().await;
     for _ in 0..5 {
-        cluster.client().append("second", PATIENCE).await.unwrap();
+        cluster.client().append_at_most_once("second").await.unwrap();
     }
     cluster.acceptors[1].start();
     cluster.acceptors[2].stop().await;
@@ -67,6 +67,6 @@ async fn acceptor_on_its_right_disk_again_reports_no_refusal_from_before() {
     .await;
     // Every report since then is about the present run, too.
     cluster.acceptors[1].stop().await;
-    cluster.client().append("with it", PATIENCE).await.unwrap();
+    cluster.client().append_at_most_once("with it").await.unwrap();
     assert_eq!(health().await, (Some(0), String::new()));
 }

@@ -64,7 +64,7 @@ pub async fn serve(
     let local = listener.local_addr().map_err(Failure::internal)?;
     tracing::info!(listen = %local, "serving /metrics, /livez and /readyz");
     let serving = accept(listener, metrics.clone(), readiness.clone());
-    shutdown.spawn(shutdown.token().clone().run_until_cancelled_owned(serving));
+    shutdown.spawn_until_stop(serving);
     Ok(Some(local))
 }
 
