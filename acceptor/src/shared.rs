@@ -16,7 +16,7 @@ use paxos_common::paxos::{
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
-use crate::{ears::Ears, ring::Ring};
+use crate::{hearing::Hearing, ring::Ring};
 
 /// Validity of a proposer's refusal of this acceptor. A proposer repeats the refusal about twice a second.
 const REFUSED_AGE_MAX: Duration = Duration::from_secs(5);
@@ -56,7 +56,7 @@ pub(crate) struct Shared {
     /// Live frames for observers.
     pub(crate) ring: Ring,
     /// The failure detector: hears the proposers.
-    pub(crate) ears: Arc<Ears>,
+    pub(crate) hearing: Arc<Hearing>,
     /// Takes the slots of rows found damaged or gone by a reader.
     pub(crate) damage: mpsc::Sender<Vec<Slot>>,
 }
@@ -88,7 +88,7 @@ impl Shared {
             witnesses: Mutex::new(witnesses),
             refused: Mutex::default(),
             ring: Ring::default(),
-            ears: Arc::new(Ears::new(&core.leadership())),
+            hearing: Arc::new(Hearing::new(&core.leadership())),
             damage,
         }
     }
