@@ -20,7 +20,7 @@ use paxos_common::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::{ears::Claimed, trace::Traced};
+use crate::{hearing::Claimed, trace::Traced};
 
 /// Maximum number of messages of a stream without an answer taken by the transport.
 pub(crate) const ROOM: usize = 64;

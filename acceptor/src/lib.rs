@@ -3,7 +3,7 @@
 //! ```text
 //! service ──▶ bounded queue ──▶ worker ──▶ core (decides) ──▶ store (one commit) ──▶ answers
 //!    │                             └──▶ what memory shows, and the ring of live frames
-//!    ├──▶ ears: which proposer is heard, whatever the disk does ──▶ attached proposers, *alive* to leaders
+//!    ├──▶ hearing: which proposer is heard, whatever the disk does ──▶ attached proposers, *alive* to leaders
 //!    └── pages of what is on disk, live frames, who leads
 //! ```
 
@@ -11,7 +11,7 @@ mod attach;
 mod commits;
 mod config;
 mod damage;
-mod ears;
+mod hearing;
 mod inbox;
 mod metrics;
 mod observe;

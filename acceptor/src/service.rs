@@ -30,7 +30,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     attach::{Attachment, Roster},
-    ears::{OfCall, Waiting},
+    hearing::{OfCall, Waiting},
     metrics::Instruments,
     observe::observe,
     peers::PeerReader,
@@ -265,7 +265,7 @@ impl<R: Reader> Acceptor for Service<R> {
         let promised = shared.published().leadership.promised;
         let is_turned_away = ballot < promised || !promised.admits_jump_to(ballot);
         let claimed = shared
-            .ears
+            .hearing
             .queued((ballot, &prepare.address, Kind::Prepare), false, is_turned_away);
         let claimed = OfCall::new(claimed);
         let waiting = Waiting(claimed.clone());
@@ -378,7 +378,7 @@ impl<R: Reader> Acceptor for Service<R> {
             Err(_elapsed) => Vec::new(),
         };
         let wal_bytes = timeout(DISK_PATIENCE, inner.reader.wal_bytes()).await;
-        let heard = inner.shared.ears.heard();
+        let heard = inner.shared.hearing.heard();
         let promises = promises.into_iter().map(|promise| pb::PastPromise {
             ballot: Some(promise.ballot.into()),
             address: promise.address,

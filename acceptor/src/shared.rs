@@ -13,7 +13,7 @@ use paxos_common::paxos::{
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
-use crate::{ears::Ears, refusals::Refusals, ring::Ring};
+use crate::{hearing::Hearing, refusals::Refusals, ring::Ring};
 
 /// State in memory as of the last commit with released answers.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ pub(crate) struct Shared {
     /// Live frames for observers.
     pub(crate) ring: Ring,
     /// The failure detector: hears the proposers.
-    pub(crate) ears: Arc<Ears>,
+    pub(crate) hearing: Arc<Hearing>,
     /// Takes the slots of rows found damaged or gone by a reader.
     pub(crate) damage: mpsc::Sender<Vec<Slot>>,
 }
@@ -82,7 +82,7 @@ impl Shared {
             witnesses: Mutex::new(witnesses),
             refusals: Refusals::default(),
             ring: Ring::default(),
-            ears: Arc::new(Ears::new(&core.leadership())),
+            hearing: Arc::new(Hearing::new(&core.leadership())),
             damage,
         }
     }

@@ -124,7 +124,7 @@ async fn watch(shared: Arc<Shared>, queue: Arc<Queue>, instruments: Instruments)
     };
     tokio::select! {
         // Both arms only wait.
-        () = shared.ears.watch_silence() => {}
+        () = shared.hearing.watch_silence() => {}
         () = look => {}
     }
 }

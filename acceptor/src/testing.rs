@@ -131,8 +131,8 @@ impl Cluster {
         let shutdown = Shutdown::new(&CancellationToken::new());
         let (worker, shared, queue) = Worker::new(store, opened, run, Tracer::off(), metrics.clone());
         tokio::spawn(worker.run(CancellationToken::new()));
-        let ears = Arc::clone(&shared.ears);
-        shutdown.spawn_until_stop(async move { ears.watch_silence().await });
+        let hearing = Arc::clone(&shared.hearing);
+        shutdown.spawn_until_stop(async move { hearing.watch_silence().await });
         let reader = PeerReader::new(disk.clone(), Arc::clone(&shared), shutdown.clone());
         let service = Service::new(
             Name {
@@ -188,7 +188,7 @@ impl Cluster {
         };
         let trace = Traced::begin(&Tracer::off(), "", &accept);
         let request = (accept.ballot, &accept.address, Kind::Accept);
-        let claimed = self.shared.ears.queued(request, false, false);
+        let claimed = self.shared.hearing.queued(request, false, false);
         let inbox = Arc::new(Inbox::default());
         inbox.push(Message {
             accept,

@@ -52,13 +52,7 @@ impl Traced {
     /// The message is answered.
     pub(crate) fn answered(self, answer: &AcceptAnswer) {
         if let Some((mut span, _)) = self.0 {
-            let (word, is_granted) = match answer {
-                AcceptAnswer::Accepted { .. } => ("accepted", true),
-                AcceptAnswer::Rejected(_) => ("rejected", false),
-                AcceptAnswer::Refused(_) => ("refused", false),
-                AcceptAnswer::Trimmed { .. } => ("trimmed", false),
-                AcceptAnswer::NoSpace => ("no_space", false),
-            };
+            let (word, is_granted) = (answer.word(), answer.is_accepted());
             span.set(names::ANSWER, word);
             span.answered(tonic::Code::Ok, "");
             if !is_granted {

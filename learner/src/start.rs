@@ -213,14 +213,7 @@ impl Starter {
             rounds,
         };
         let electorate = cluster.electorate().clone();
-        let (barrier, keeper) = barrier(
-            electorate,
-            tails,
-            applied,
-            Progress::applied_to,
-            outlets,
-            self.tracer.clone(),
-        );
+        let (barrier, keeper) = barrier(electorate, tails, applied, outlets, self.tracer.clone());
         let shutdown = &self.shutdown;
         shutdown.spawn_vital("barrier", keeper.run(shutdown.clone()));
         let asker = Asker {

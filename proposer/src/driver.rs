@@ -13,7 +13,7 @@ use paxos_common::{
         slot::Slot,
     },
     peer::Address,
-    service::{failure::Failure, shutdown::Shutdown},
+    service::{failure::Failure, server::sleep_until, shutdown::Shutdown},
     trace::Tracer,
 };
 use tokio::{
@@ -396,13 +396,6 @@ fn is_calm(word: &Word, leader_timeout: Duration) -> bool {
     let heard = &word.heard;
     let is_there = !heard.resigned && heard.ended.is_none() && heard.silent < leader_timeout;
     is_there && word.voted_to <= word.known_to
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ pub(super) fn promise<R: Reader>(
             stamp.commit_counter = page.commit_counter;
             let next = page.next;
             let bytes: usize = page.rows.iter().map(row_bytes).sum();
-            inner.shared.ears.worked(ballot, bytes as u64);
+            inner.shared.hearing.worked(ballot, bytes as u64);
             let answer = if overtaken {
                 let rejection = Rejection { promised: page.promised, leader_address: page.leader_address };
                 pb::promise_page::Answer::Rejected(rejection.into())
@@ -134,7 +134,7 @@ pub(super) fn attached<R: Reader>(
     try_stream! {
         let mut reports = pin!(reports);
         let mut changes = inner.shared.leadership();
-        let mut news = inner.shared.ears.news();
+        let mut news = inner.shared.hearing.news();
         let mut latest = 0;
         let mut attachment: Option<Attachment> = None;
         let mut silence = pin!(sleep(FIRST_REPORT_MAX));
@@ -190,7 +190,7 @@ pub(super) fn attached<R: Reader>(
 /// The present leadership and the heard proposer; `report`: the number of the latest report.
 fn attach_response<R>(inner: &Inner<R>, report: u64) -> pb::AttachResponse {
     let published = inner.shared.published();
-    let heard = inner.shared.ears.heard();
+    let heard = inner.shared.hearing.heard();
     pb::AttachResponse {
         stamp: Some(wire::stamp(&published.stamp, Vec::new())),
         leadership: Some(wire::leadership(&published.leadership, millis(heard.silent))),

@@ -58,12 +58,6 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// A stop for a separately stoppable part of this role: begins with this stop, has its own tasks and failure.
-    #[must_use]
-    pub fn child(&self) -> Self {
-        Self::new(&self.token)
-    }
-
     /// The token, cancelled when the stop begins.
     pub fn token(&self) -> &CancellationToken {
         &self.token

@@ -85,12 +85,12 @@ async fn stream_has_ended_once_its_answers_are_no_longer_read() {
     let answers = accept::accept(&inner, &tonic::Extensions::new(), ReceiverStream::new(receiver));
     cluster.promised(1).await;
     // Without a server, whole messages count as heard.
-    let now = cluster.shared.ears.now();
+    let now = cluster.shared.hearing.now();
     requests.send(Ok(first)).await.unwrap();
     cluster.heard_since(now).await;
-    assert_eq!(cluster.shared.ears.heard().ended, None);
+    assert_eq!(cluster.shared.hearing.heard().ended, None);
     drop(answers);
-    until(|| cluster.shared.ears.heard().ended).await;
+    until(|| cluster.shared.hearing.heard().ended).await;
     within(requests.closed()).await;
 }
 
@@ -113,7 +113,7 @@ async fn work_shows_while_values_arrive_and_votes_are_committed() {
     let address = cluster.serve().await;
     let mut leader = Leader::open(&cluster, address, 1, 20).await;
     cluster.promised(1).await;
-    let work = || cluster.shared.ears.heard().work;
+    let work = || cluster.shared.hearing.heard().work;
     assert_eq!(work(), 0);
     cluster.gate.send_replace(false);
     leader.send(leader.value(1, 0, 100)).await;
@@ -150,7 +150,7 @@ async fn pages_that_are_sent_show_as_work_of_the_candidate() {
         .unwrap()
         .into_inner();
     while within(pages.message()).await.unwrap().is_some() {}
-    let heard = cluster.shared.ears.heard();
+    let heard = cluster.shared.hearing.heard();
     assert_eq!((heard.ballot, heard.work), (ballot(2), 101));
 }
 
@@ -195,7 +195,7 @@ async fn older_leader_has_its_numbered_heartbeats_answered_and_is_sent_no_alive(
     assert!(matches!(leader.answer().await, Ok((21, Answer::Accepted(_)))));
     assert_eq!(cluster.heard_round(), 3);
     drop(leader);
-    until(|| cluster.shared.ears.heard().ended).await;
+    until(|| cluster.shared.hearing.heard().ended).await;
 }
 
 #[tokio::test]
