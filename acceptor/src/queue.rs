@@ -268,7 +268,7 @@ mod tests {
             let request = (accept.ballot, &accept.address, Kind::Accept);
             inbox.push(Message {
                 claimed: hearing.queued(request, false, false),
-                trace: Traced::begin(&Tracer::off(), "", &accept),
+                trace: Traced::begin(&Tracer::off(), "", &accept, true),
                 accept,
                 witnesses: paxos_common::paxos::witness::Witnesses::default(),
                 place: Answers::new().0.reserve().unwrap(),

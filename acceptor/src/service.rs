@@ -2,7 +2,7 @@
 //!
 //! The only maker of `Status` in this crate. Long streams end when the process stops.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _, stream};
 use paxos_common::{
@@ -193,9 +193,9 @@ impl<R> Inner<R> {
     }
 
     /// Adds a peer to the roster, with the first report.
-    fn attach(&self, report: pb::AttachRequest) -> Result<Attachment, Status> {
+    fn attach(&self, report: pb::AttachRequest, address: Option<IpAddr>) -> Result<Attachment, Status> {
         let full = |_| status::overloaded("the list of attached peers");
-        let attachment = self.roster.attach().map_err(full)?;
+        let attachment = self.roster.attach(address).map_err(full)?;
         attachment.report(report);
         Ok(attachment)
     }
@@ -363,7 +363,9 @@ impl<R: Reader> Acceptor for Service<R> {
         &self,
         request: Request<Streaming<pb::AttachRequest>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        Ok(self.until_stop(attached(Arc::clone(&self.inner), request.into_inner())))
+        let address = request.remote_addr().map(|address| address.ip());
+        let reports = request.into_inner();
+        Ok(self.until_stop(attached(Arc::clone(&self.inner), reports, address)))
     }
 
     async fn status(

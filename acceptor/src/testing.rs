@@ -186,7 +186,7 @@ impl Cluster {
             address: "http://p:1".into(),
             resign: false,
         };
-        let trace = Traced::begin(&Tracer::off(), "", &accept);
+        let trace = Traced::begin(&Tracer::off(), "", &accept, true);
         let request = (accept.ballot, &accept.address, Kind::Accept);
         let claimed = self.shared.hearing.queued(request, false, false);
         let inbox = Arc::new(Inbox::default());

@@ -18,15 +18,22 @@ use paxos_common::{
 pub(crate) struct Traced(Option<(Span, Instant)>);
 
 impl Traced {
-    /// A message arrived; `traceparent` is the message's trace context, empty most of the time.
-    pub(crate) fn begin(tracer: &Tracer, traceparent: &str, accept: &Accept) -> Self {
+    /// A message arrived; `traceparent` is the message's trace context, empty most of the time. `of_leader`: the sender
+    /// is the heard proposer.
+    pub(crate) fn begin(tracer: &Tracer, traceparent: &str, accept: &Accept, of_leader: bool) -> Self {
         if traceparent.is_empty() {
             return Self(None);
         }
         let Incoming::Sampled(parent) = Incoming::read(traceparent.as_bytes()) else {
             return Self(None);
         };
-        let Some(mut span) = tracer.serve(&Incoming::Sampled(parent), method::ACCEPT) else {
+        let parent = Incoming::Sampled(parent);
+        let begun = if of_leader {
+            tracer.serve_leader(&parent, method::ACCEPT)
+        } else {
+            tracer.serve(&parent, method::ACCEPT)
+        };
+        let Some(mut span) = begun else {
             return Self(None);
         };
         span.set(names::BALLOT, accept.ballot.to_string());

@@ -1,6 +1,6 @@
 //! The long answers: pages of a promise, frames for observers, leadership for attached peers.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use async_stream::try_stream;
 use futures::{Stream, StreamExt as _};
@@ -130,6 +130,7 @@ pub(super) const REPORTS_AT_ONCE: u32 = 8;
 pub(super) fn attached<R: Reader>(
     inner: Arc<Inner<R>>,
     reports: impl Stream<Item = Result<pb::AttachRequest, Status>>,
+    address: Option<IpAddr>,
 ) -> impl Stream<Item = Result<pb::AttachResponse, Status>> {
     try_stream! {
         let mut reports = pin!(reports);
@@ -173,7 +174,7 @@ pub(super) fn attached<R: Reader>(
                     }
                     match &attachment {
                         Some(attachment) => attachment.report(report),
-                        None => attachment = Some(inner.attach(report)?),
+                        None => attachment = Some(inner.attach(report, address)?),
                     }
                 }
                 Some(None) => break,

@@ -169,7 +169,8 @@ impl<R: Reader> Feed<R> {
             let full = format!("this stream's room for {STREAM_BYTES_MAX} bytes of values");
             return Err(Fault::AtOnce(status::overloaded(&full)));
         }
-        let bytes = inner.streams.room(hearing.is_heard(accept.ballot), weight)?;
+        let is_heard = hearing.is_heard(accept.ballot);
+        let bytes = inner.streams.room(is_heard, weight)?;
         if !is_turned_away {
             hearing.worked(accept.ballot, new_bytes(&accept, published.known_to) as u64);
         }
@@ -179,7 +180,7 @@ impl<R: Reader> Feed<R> {
         } else {
             self.told_to.max(accept.chosen_to)
         };
-        let trace = Traced::begin(&inner.tracer, &traceparent, &accept);
+        let trace = Traced::begin(&inner.tracer, &traceparent, &accept, is_heard);
         let message = Message {
             accept,
             witnesses,

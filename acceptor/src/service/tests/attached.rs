@@ -165,7 +165,7 @@ async fn flood_of_reports_is_read_at_a_bounded_rate() {
         counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Ok::<_, Status>(report.clone())
     });
-    let mut answers = std::pin::pin!(attached(inner, tokio_stream::iter(flood)));
+    let mut answers = std::pin::pin!(attached(inner, tokio_stream::iter(flood), None));
     let begun = std::time::Instant::now();
     for _ in 0..100 {
         assert!(within(answers.next()).await.unwrap().is_ok());
