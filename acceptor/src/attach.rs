@@ -2,15 +2,20 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use paxos_common::wire::heard::millis;
+use paxos_common::{
+    service::server::{may_take, owner_of},
+    wire::heard::millis,
+};
 use paxos_proto::v1 as pb;
 
 /// Maximum number of concurrent Attach streams: hundreds of learners, each with a place left for an undetected dead
-/// stream. The largest reports of all streams fill less than half an answer to Status.
+/// stream. The largest reports of all streams fill less than half an answer to Status. The streams of one address are at
+/// most half: see [`may_take`].
 pub(crate) const ATTACHED_MAX: usize = 1024;
 
 /// How long a peer departed without a leaving report is remembered: long enough for a person to look.
@@ -26,6 +31,8 @@ pub(crate) struct Roster(Mutex<Content>);
 struct Content {
     next_key: u64,
     peers: HashMap<u64, Option<Attached>>,
+    /// Number of streams of each address.
+    owned: HashMap<Option<IpAddr>, usize>,
     /// The latest first.
     departed: VecDeque<Departed>,
 }
@@ -67,21 +74,26 @@ pub(crate) struct Full;
 pub(crate) struct Attachment {
     roster: Arc<Roster>,
     key: u64,
+    owner: Option<IpAddr>,
 }
 
 impl Roster {
-    /// Takes a place.
-    pub(crate) fn attach(self: &Arc<Self>) -> Result<Attachment, Full> {
+    /// Takes a place for a peer at this address.
+    pub(crate) fn attach(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Attachment, Full> {
+        let owner = address.map(owner_of);
         let mut content = self.lock();
-        if content.peers.len() >= ATTACHED_MAX {
+        let owned = content.owned.get(&owner).copied().unwrap_or_default();
+        if !may_take(ATTACHED_MAX, content.peers.len(), owned) {
             return Err(Full);
         }
+        content.owned.insert(owner, owned + 1);
         let key = content.next_key;
         content.next_key += 1;
         content.peers.insert(key, None);
         Ok(Attachment {
             roster: Arc::clone(self),
             key,
+            owner,
         })
     }
 
@@ -156,6 +168,12 @@ impl Attachment {
 impl Drop for Attachment {
     fn drop(&mut self) {
         let mut content = self.roster.lock();
+        if let Some(owned) = content.owned.get_mut(&self.owner) {
+            *owned -= 1;
+            if *owned == 0 {
+                content.owned.remove(&self.owner);
+            }
+        }
         if let Some(Some(last)) = content.peers.remove(&self.key) {
             content.depart(last, Instant::now());
         }
@@ -179,9 +197,9 @@ mod tests {
     fn roster_keeps_the_latest_report_of_each_attached_peer() {
         let roster = Arc::new(Roster::default());
         let (old, new, other) = (
-            roster.attach().unwrap(),
-            roster.attach().unwrap(),
-            roster.attach().unwrap(),
+            roster.attach(None).unwrap(),
+            roster.attach(None).unwrap(),
+            roster.attach(None).unwrap(),
         );
         old.report(report(1, "http://old:1"));
         new.report(report(1, "http://new:1"));
@@ -207,14 +225,14 @@ mod tests {
             departed.map(|peer| peer.report.unwrap().peer).collect()
         };
         let (killed, stopped, twice) = (
-            roster.attach().unwrap(),
-            roster.attach().unwrap(),
-            roster.attach().unwrap(),
+            roster.attach(None).unwrap(),
+            roster.attach(None).unwrap(),
+            roster.attach(None).unwrap(),
         );
         killed.report(report(1, "http://a:1"));
         stopped.report(report(2, "http://b:1"));
         twice.report(report(3, "http://c:1"));
-        let again = roster.attach().unwrap();
+        let again = roster.attach(None).unwrap();
         again.report(report(3, "http://c:1"));
         stopped.leave();
         drop((killed, stopped, twice));
@@ -225,7 +243,7 @@ mod tests {
         );
         drop(again);
         assert_eq!(departed(), [3, 1]);
-        let back = roster.attach().unwrap();
+        let back = roster.attach(None).unwrap();
         back.report(report(3, "http://d:1"));
         assert_eq!(departed(), [1]);
         // Another process at the address.
@@ -237,7 +255,7 @@ mod tests {
     fn departed_peers_are_bounded_and_forgotten() {
         let roster = Arc::new(Roster::default());
         for peer in 0..2 * DEPARTED_MAX {
-            let attachment = roster.attach().unwrap();
+            let attachment = roster.attach(None).unwrap();
             attachment.report(report(peer as u64, &format!("http://a:{peer}")));
         }
         assert_eq!(roster.departed().len(), DEPARTED_MAX);
@@ -247,11 +265,20 @@ mod tests {
     }
 
     #[test]
-    fn roster_is_bounded() {
+    fn roster_is_bounded_and_one_address_has_half() {
         let roster = Arc::new(Roster::default());
-        let mut places: Vec<_> = (0..ATTACHED_MAX).map(|_| roster.attach().unwrap()).collect();
-        assert_eq!(roster.attach().unwrap_err(), Full);
-        places.pop();
-        assert!(roster.attach().is_ok());
+        let attach = |number: u32| roster.attach(Some(IpAddr::from(number.to_be_bytes())));
+        let mut greedy: Vec<_> = (0..ATTACHED_MAX / 2).map(|_| attach(1).unwrap()).collect();
+        assert_eq!(attach(1).unwrap_err(), Full);
+        // 64 addresses with 8 streams each.
+        let mut others: Vec<_> = (0..512).map(|number| attach(2 + number / 8).unwrap()).collect();
+        assert_eq!(attach(999).unwrap_err(), Full);
+        others.pop();
+        assert!(attach(999).is_ok());
+        drop(others);
+        greedy.pop();
+        assert!(attach(1).is_ok());
+        drop(greedy);
+        assert!(roster.lock().owned.is_empty());
     }
 }

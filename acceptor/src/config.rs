@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use paxos_common::{
     peer::Address,
-    service::config::{ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs},
+    service::config::{ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, version},
 };
 
 /// Default port of an acceptor.
@@ -19,7 +19,7 @@ const ID_BYTES_MAX: usize = 64;
 
 /// Votes in a paxos cluster, and stores the votes on disk.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "acceptor", version)]
+#[command(name = "acceptor", version = version())]
 pub struct Args {
     /// Name of this acceptor for operators; a data directory keeps the name of its first use
     #[arg(long, env = "PAXOS_ID", value_name = "NAME", value_parser = parse_id)]
@@ -42,16 +42,16 @@ pub struct Args {
     pub runtime: RuntimeArgs,
 }
 
-/// Settings of an acceptor.
+/// Settings of [`run`](crate::run).
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Name for operators.
     pub id: String,
-    /// The acceptor's data directory.
+    /// The data directory.
     pub data_dir: PathBuf,
-    /// URL for other processes; none: the bound address.
+    /// URL for other processes; `None`: the bound address.
     pub advertise: Option<Address>,
-    /// Listen address of metrics and probes.
+    /// Address of metrics and probes.
     pub metrics: MetricsListen,
 }
 

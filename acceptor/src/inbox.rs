@@ -15,11 +15,12 @@ use paxos_common::{
         slot::Slot,
         witness::Witnesses,
     },
+    peer::MESSAGE_BYTES_MAX,
     wire::AcceptReply,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::{ears::Claimed, trace::Traced};
+use crate::{hearing::Claimed, trace::Traced};
 
 /// Maximum number of messages of a stream without an answer taken by the transport.
 pub(crate) const ROOM: usize = 64;
@@ -30,7 +31,6 @@ pub(crate) const STREAM_BYTES_MAX: usize = 32 * MESSAGE_BYTES + MESSAGE_BYTES_MA
 const MESSAGE_BYTES: usize = 2 * 1024 * 1024;
 /// Bytes of a proposal beside its value and trace context.
 const PROPOSAL_BYTES: usize = 128;
-const MESSAGE_BYTES_MAX: usize = paxos_common::service::server::MESSAGE_BYTES_MAX;
 
 const _: () = assert!(
     ROOM as u64 > UNANSWERED_MAX,

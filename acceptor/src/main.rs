@@ -1,14 +1,13 @@
-//! The binary `acceptor`: reads the flags and runs the role.
+//! The binary `acceptor`: parses the flags and runs the role.
 
 use std::process::ExitCode;
 
-use paxos_acceptor::{config::Args, run};
+use paxos_acceptor::{Args, run};
 use paxos_common::service::{command_line, process};
 
 fn main() -> ExitCode {
     let args = command_line::parse::<Args>();
-    let (listen, runtime) = (args.listen.listen, args.runtime);
-    process::main_with(listen, runtime, |listener, shutdown| {
+    process::main_with(args.listen.listen, args.runtime, |listener, shutdown| {
         run(args.into(), listener, shutdown)
     })
 }

@@ -172,7 +172,7 @@ impl Instruments {
                 "too little space is left on the disk: this acceptor promises and accepts nothing".into(),
             );
         }
-        if let Some(reason) = shared.refusal() {
+        if let Some(reason) = shared.refusals.latest() {
             return Err(format!("a proposer does not count this acceptor: {reason}").into());
         }
         self.disk_keeps_up(queue.waiting())

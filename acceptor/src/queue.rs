@@ -185,7 +185,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        ears::Ears,
+        hearing::Hearing,
         inbox::{Answers, Inbox, Message},
         request::FormStep,
         trace::Traced,
@@ -254,7 +254,7 @@ mod tests {
             resigned: false,
         };
         let (queue, inbox) = (Queue::default(), Arc::new(Inbox::default()));
-        let ears = Arc::new(Ears::new(&leadership));
+        let hearing = Arc::new(Hearing::new(&leadership));
         for size in sizes {
             let value = Value::from_stored(Bytes::from(vec![7; *size]), Bytes::new());
             let accept = Accept {
@@ -267,8 +267,8 @@ mod tests {
             };
             let request = (accept.ballot, &accept.address, Kind::Accept);
             inbox.push(Message {
-                claimed: ears.queued(request, false, false),
-                trace: Traced::begin(&Tracer::off(), "", &accept),
+                claimed: hearing.queued(request, false, false),
+                trace: Traced::begin(&Tracer::off(), "", &accept, true),
                 accept,
                 witnesses: paxos_common::paxos::witness::Witnesses::default(),
                 place: Answers::new().0.reserve().unwrap(),

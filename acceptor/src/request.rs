@@ -17,7 +17,7 @@ use paxos_common::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::{
-    ears::{Claimed, OfCall},
+    hearing::{Claimed, OfCall},
     inbox::{Inbox, Message, Place, outcome},
     shared::{Published, Shared},
     trace::Traced,

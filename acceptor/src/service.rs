@@ -2,7 +2,7 @@
 //!
 //! The only maker of `Status` in this crate. Long streams end when the process stops.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _, stream};
 use paxos_common::{
@@ -30,7 +30,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     attach::{Attachment, Roster},
-    ears::{OfCall, Waiting},
+    hearing::{OfCall, Waiting},
     metrics::Instruments,
     observe::observe,
     peers::PeerReader,
@@ -193,9 +193,9 @@ impl<R> Inner<R> {
     }
 
     /// Adds a peer to the roster, with the first report.
-    fn attach(&self, report: pb::AttachRequest) -> Result<Attachment, Status> {
+    fn attach(&self, report: pb::AttachRequest, address: Option<IpAddr>) -> Result<Attachment, Status> {
         let full = |_| status::overloaded("the list of attached peers");
-        let attachment = self.roster.attach().map_err(full)?;
+        let attachment = self.roster.attach(address).map_err(full)?;
         attachment.report(report);
         Ok(attachment)
     }
@@ -265,7 +265,7 @@ impl<R: Reader> Acceptor for Service<R> {
         let promised = shared.published().leadership.promised;
         let is_turned_away = ballot < promised || !promised.admits_jump_to(ballot);
         let claimed = shared
-            .ears
+            .hearing
             .queued((ballot, &prepare.address, Kind::Prepare), false, is_turned_away);
         let claimed = OfCall::new(claimed);
         let waiting = Waiting(claimed.clone());
@@ -363,7 +363,9 @@ impl<R: Reader> Acceptor for Service<R> {
         &self,
         request: Request<Streaming<pb::AttachRequest>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        Ok(self.until_stop(attached(Arc::clone(&self.inner), request.into_inner())))
+        let address = request.remote_addr().map(|address| address.ip());
+        let reports = request.into_inner();
+        Ok(self.until_stop(attached(Arc::clone(&self.inner), reports, address)))
     }
 
     async fn status(
@@ -378,7 +380,7 @@ impl<R: Reader> Acceptor for Service<R> {
             Err(_elapsed) => Vec::new(),
         };
         let wal_bytes = timeout(DISK_PATIENCE, inner.reader.wal_bytes()).await;
-        let heard = inner.shared.ears.heard();
+        let heard = inner.shared.hearing.heard();
         let promises = promises.into_iter().map(|promise| pb::PastPromise {
             ballot: Some(promise.ballot.into()),
             address: promise.address,

@@ -1,9 +1,6 @@
 //! State shown by the worker to the rest of the process: never more than the acceptor has answered for.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, Instant},
-};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use paxos_common::paxos::{
     acceptor::{Acceptor, Membership},
@@ -16,10 +13,7 @@ use paxos_common::paxos::{
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
-use crate::{ears::Ears, ring::Ring};
-
-/// Validity of a proposer's refusal of this acceptor. A proposer repeats the refusal about twice a second.
-const REFUSED_AGE_MAX: Duration = Duration::from_secs(5);
+use crate::{hearing::Hearing, refusals::Refusals, ring::Ring};
 
 /// State in memory as of the last commit with released answers.
 #[derive(Clone, Debug)]
@@ -51,12 +45,12 @@ pub(crate) struct Shared {
     past_runs: Vec<(RunNumber, CommitCounter)>,
     /// Remembered runs of other acceptors.
     witnesses: Mutex<Witnesses>,
-    /// Time and reason of the last report of a proposer's refusal to count this acceptor.
-    refused: Mutex<Option<(Instant, String)>>,
+    /// The proposers that do not count this acceptor.
+    pub(crate) refusals: Refusals,
     /// Live frames for observers.
     pub(crate) ring: Ring,
     /// The failure detector: hears the proposers.
-    pub(crate) ears: Arc<Ears>,
+    pub(crate) hearing: Arc<Hearing>,
     /// Takes the slots of rows found damaged or gone by a reader.
     pub(crate) damage: mpsc::Sender<Vec<Slot>>,
 }
@@ -86,9 +80,9 @@ impl Shared {
             released: watch::Sender::new(core.stamp()),
             past_runs,
             witnesses: Mutex::new(witnesses),
-            refused: Mutex::default(),
+            refusals: Refusals::default(),
             ring: Ring::default(),
-            ears: Arc::new(Ears::new(&core.leadership())),
+            hearing: Arc::new(Hearing::new(&core.leadership())),
             damage,
         }
     }
@@ -121,21 +115,6 @@ impl Shared {
     /// The stored runs before the present run, and the commit counter at the end of each.
     pub(crate) fn past_runs(&self) -> &[(RunNumber, CommitCounter)] {
         &self.past_runs
-    }
-
-    /// Records a proposer's refusal to count this acceptor, with the reason.
-    pub(crate) fn refused(&self, reason: String) {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        *refused = Some((Instant::now(), reason));
-    }
-
-    /// Why a proposer does not count this acceptor, if a proposer reported so recently.
-    pub(crate) fn refusal(&self) -> Option<String> {
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, reason) = refused
-            .as_ref()
-            .filter(|(at, _)| at.elapsed() < REFUSED_AGE_MAX)?;
-        Some(reason.clone())
     }
 
     /// Remembered runs of other acceptors.

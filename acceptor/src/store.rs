@@ -25,7 +25,7 @@ use paxos_common::{
         witness::Witnesses,
     },
     service::failure::Failure,
-    sqlite::SqliteError,
+    sqlite::{SqliteError, is_malformed},
 };
 
 pub mod memory;
@@ -144,13 +144,13 @@ impl StoreError {
 
     /// Whether the data on disk is damaged, rather than out of reach for now.
     pub(crate) fn is_damage(&self) -> bool {
-        /// SQLite's codes: malformed file; no SQLite file. The low byte of an extended code is one of the two.
-        const MALFORMED: [u32; 2] = [11, 26];
+        /// Beginning of SQLite's message about a missing table or column. All were present when the file was made.
+        const MISFIT: &str = "no such ";
         match self {
             Self::Damaged(_) | Self::File { .. } | Self::Malformed { .. } => true,
-            Self::Sqlite(SqliteError::Sqlite(sqlx::Error::Database(error))) => {
-                let code = error.code().and_then(|code| code.parse::<u32>().ok());
-                code.is_some_and(|code| MALFORMED.contains(&(code & 0xff)))
+            Self::Sqlite(SqliteError::Sqlite(error)) => {
+                let database = error.as_database_error();
+                is_malformed(error) || database.is_some_and(|error| error.message().starts_with(MISFIT))
             }
             Self::Unusable { .. } | Self::LockedByOther(_) | Self::OtherAcceptor { .. } | Self::Sqlite(_) => {
                 false

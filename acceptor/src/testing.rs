@@ -23,10 +23,8 @@ use paxos_common::{
         value::Value,
         witness::Witnesses,
     },
-    service::{
-        server::{MESSAGE_BYTES_MAX, Server},
-        shutdown::Shutdown,
-    },
+    peer::MessageLimits as _,
+    service::{server::Server, shutdown::Shutdown},
     trace::Tracer,
     wire,
 };
@@ -133,13 +131,8 @@ impl Cluster {
         let shutdown = Shutdown::new(&CancellationToken::new());
         let (worker, shared, queue) = Worker::new(store, opened, run, Tracer::off(), metrics.clone());
         tokio::spawn(worker.run(CancellationToken::new()));
-        let ears = Arc::clone(&shared.ears);
-        tokio::spawn(
-            shutdown
-                .token()
-                .clone()
-                .run_until_cancelled_owned(async move { ears.watch_silence().await }),
-        );
+        let hearing = Arc::clone(&shared.hearing);
+        shutdown.spawn_until_stop(async move { hearing.watch_silence().await });
         let reader = PeerReader::new(disk.clone(), Arc::clone(&shared), shutdown.clone());
         let service = Service::new(
             Name {
@@ -169,7 +162,7 @@ impl Cluster {
     pub(crate) async fn serve(&self) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let service = AcceptorServer::new(self.service.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let service = AcceptorServer::new(self.service.clone()).with_message_limits();
         let (server, _) = Server::new(listener, SERVICE_NAME, Routes::new(service))
             .await
             .unwrap();
@@ -193,9 +186,9 @@ impl Cluster {
             address: "http://p:1".into(),
             resign: false,
         };
-        let trace = Traced::begin(&Tracer::off(), "", &accept);
+        let trace = Traced::begin(&Tracer::off(), "", &accept, true);
         let request = (accept.ballot, &accept.address, Kind::Accept);
-        let claimed = self.shared.ears.queued(request, false, false);
+        let claimed = self.shared.hearing.queued(request, false, false);
         let inbox = Arc::new(Inbox::default());
         inbox.push(Message {
             accept,

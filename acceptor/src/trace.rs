@@ -18,15 +18,22 @@ use paxos_common::{
 pub(crate) struct Traced(Option<(Span, Instant)>);
 
 impl Traced {
-    /// A message arrived; `traceparent` is the message's trace context, empty most of the time.
-    pub(crate) fn begin(tracer: &Tracer, traceparent: &str, accept: &Accept) -> Self {
+    /// A message arrived; `traceparent` is the message's trace context, empty most of the time. `of_leader`: the sender
+    /// is the heard proposer.
+    pub(crate) fn begin(tracer: &Tracer, traceparent: &str, accept: &Accept, of_leader: bool) -> Self {
         if traceparent.is_empty() {
             return Self(None);
         }
         let Incoming::Sampled(parent) = Incoming::read(traceparent.as_bytes()) else {
             return Self(None);
         };
-        let Some(mut span) = tracer.serve(&Incoming::Sampled(parent), method::ACCEPT) else {
+        let parent = Incoming::Sampled(parent);
+        let begun = if of_leader {
+            tracer.serve_leader(&parent, method::ACCEPT)
+        } else {
+            tracer.serve(&parent, method::ACCEPT)
+        };
+        let Some(mut span) = begun else {
             return Self(None);
         };
         span.set(names::BALLOT, accept.ballot.to_string());
@@ -52,13 +59,7 @@ impl Traced {
     /// The message is answered.
     pub(crate) fn answered(self, answer: &AcceptAnswer) {
         if let Some((mut span, _)) = self.0 {
-            let (word, is_granted) = match answer {
-                AcceptAnswer::Accepted { .. } => ("accepted", true),
-                AcceptAnswer::Rejected(_) => ("rejected", false),
-                AcceptAnswer::Refused(_) => ("refused", false),
-                AcceptAnswer::Trimmed { .. } => ("trimmed", false),
-                AcceptAnswer::NoSpace => ("no_space", false),
-            };
+            let (word, is_granted) = (answer.word(), answer.is_accepted());
             span.set(names::ANSWER, word);
             span.answered(tonic::Code::Ok, "");
             if !is_granted {

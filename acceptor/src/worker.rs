@@ -5,7 +5,7 @@
 //! the answers. A group without durable changes (heartbeats, rejections) takes the same path without the commit, so an
 //! answer always speaks for a disk that was not stuck. After a failed commit no request is answered, and the process
 //! ends. While too little space is left, nothing is granted. While another process holds a lock on the file, the commit
-//! and every answer wait. Hearing the leader does not depend on this task: see [`Ears`](crate::ears::Ears).
+//! and every answer wait. Hearing the leader does not depend on this task: see [`Hearing`](crate::hearing::Hearing).
 
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration};
 
@@ -152,7 +152,7 @@ impl<S: Store> Worker<S> {
         let Some(write) = self.core.write(group) else {
             return Ok(ControlFlow::Continue(()));
         };
-        let patience = self.shared.ears.leader_timeout();
+        let patience = self.shared.hearing.leader_timeout();
         let commit = self.metrics.commit(group.rows().len(), patience);
         let mut lock = LockReport::new(self.store.file());
         loop {
@@ -203,7 +203,9 @@ impl<S: Store> Worker<S> {
         self.core.committed(group);
         self.shared.publish(&self.core);
         let requests = releases.iter_mut().filter_map(Release::settle);
-        self.shared.ears.decided(&self.core.leadership(), votes, requests);
+        self.shared
+            .hearing
+            .decided(&self.core.leadership(), votes, requests);
         if !rows.is_empty() {
             self.shared.ring.push(
                 self.core.stamp(),

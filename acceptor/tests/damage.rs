@@ -349,6 +349,30 @@ async fn changed_column_leads_to_a_sound_start_or_a_refusal() {
 }
 
 #[tokio::test]
+async fn missing_table_is_damage_with_advice() {
+    let mut story = Story::begin().await;
+    story.vote(3).await;
+    let (closed, answered) = story.closed().await;
+    let scratch = tempfile::tempdir().unwrap();
+    for table in ["identity", "state", "vote", "run", "witness", "membership"] {
+        closed.put_into(scratch.path());
+        let sql = format!("DROP TABLE {table}");
+        let database = scratch.path().join(DATABASE);
+        let mut connection = SqliteConnection::connect(database.to_str().unwrap())
+            .await
+            .unwrap();
+        let dropped = sqlx::query(AssertSqlSafe(sql.clone()));
+        dropped.execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        let end = judge(scratch.path(), &Files::of(scratch.path()), &answered, &sql).await;
+        assert_refused(
+            &end,
+            &[DATABASE, "is damaged", &format!("no such table: {table}")],
+        );
+    }
+}
+
+#[tokio::test]
 async fn page_never_shows_a_state_record_that_fails_its_checksum() {
     for change in [
         "chosen_to = chosen_to + 1",

@@ -18,12 +18,12 @@ async fn main() -> anyhow::Result<()> {
     let candidate = env::args().nth(1).context("give the name of the candidate")?;
     let election = Election::new(&client, "example-leader", candidate, Duration::from_secs(5))?;
     let tenure = election.campaign().await?;
-    println!("leading");
+    println!("leading since version {}", tenure.token());
     tokio::select! {
-        // Cancel safe: a timer.
-        () = tokio::time::sleep(Duration::from_secs(20)) => tenure.resign().await?,
+        // Cancel safe: a timer, in place of the leader's work.
+        () = tokio::time::sleep(Duration::from_secs(10)) => tenure.resign().await?,
         // Cancel safe: only waits.
-        lost = tenure.lost() => println!("not leading any more: {lost}"),
+        lost = tenure.lost() => println!("leading no more: {lost}"),
     }
     Ok(())
 }

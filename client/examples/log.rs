@@ -1,11 +1,12 @@
-//! Appends the arguments to the log, then prints the log from the first of them on.
+//! Appends the arguments to the log, then reads them back: all appended records from the first of them on.
 //!
 //! Start a cluster with `paxos dev`, then: `cargo run -p paxos-client --example log -- hello world`
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
 
 use std::env;
 
-use paxos_client::Client;
+use anyhow::Context as _;
+use paxos_client::{Client, Operation};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
@@ -14,20 +15,20 @@ async fn main() -> anyhow::Result<()> {
         "http://127.0.0.1:7002",
         "http://127.0.0.1:7003",
     ])?;
-    let from = client.chosen_to().await?;
+    let mut next = client.chosen_to().await?;
+    let mut log = client.log(next);
     for record in env::args().skip(1) {
         client.append(record).await?;
     }
     let end = client.chosen_to().await?;
-    let mut log = client.log(from);
-    while let Some(page) = log.next().await {
-        let page = page?;
-        for record in &page.records {
-            println!("{record:?}");
+    while next < end {
+        let page = log.next().await.context("the log goes on")??;
+        for command in page.commands() {
+            if let Operation::Append(record) = command.operation {
+                println!("{}  {}", command.version, String::from_utf8_lossy(&record));
+            }
         }
-        if page.next >= end {
-            break;
-        }
+        next = page.next;
     }
     Ok(())
 }

@@ -14,7 +14,6 @@ use tokio::time::Instant;
 use crate::{
     config::ClientConfig,
     error::Cause,
-    stall::Leader,
     status::{Acceptors, ClusterReport},
 };
 
@@ -28,6 +27,13 @@ const REPORT_FRESH_MS: u64 = 5_000;
 const REPORT_RECENT_MS: u64 = 1_000;
 /// Longest wait for an acceptor in a search for the leader.
 const LEADER_PATIENCE: Duration = Duration::from_millis(500);
+
+/// The leading proposer, as reported by the acceptors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Leader {
+    pub(crate) address: Address,
+    pub(crate) process: u64,
+}
 
 /// Finds addresses, best first.
 #[derive(Debug)]

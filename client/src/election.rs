@@ -16,7 +16,7 @@ use bytes::Bytes;
 use paxos_proto::v1;
 
 use crate::{
-    Client, Updates, Version,
+    Client, KEY_BYTES_MAX, Updates, Version,
     error::{Cause, SubscribeError, Unanswered},
     limits,
 };
@@ -48,7 +48,7 @@ const TTL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_se
 /// without this check of tokens is not protected at that moment.
 ///
 /// The token is the [`Version`] of the acquiring write: the same for the whole tenure, and higher than the token of
-/// every earlier holder. [`Version::packed`] is the same token as an integer.
+/// every earlier holder. [`Version::packed`] is the same token as an integer. As text, tokens do not sort.
 #[derive(Clone, Debug)]
 pub struct Election {
     register: Register,
@@ -93,11 +93,11 @@ impl Election {
         if let Err(limits::LimitExceeded(text)) = limits::check_key(&name) {
             return invalid(text);
         }
-        if candidate.len() > limits::KEY_BYTES_MAX {
+        if candidate.len() > KEY_BYTES_MAX {
             return invalid(format!(
                 "the candidate's name has {} bytes: at most {} are allowed",
                 candidate.len(),
-                limits::KEY_BYTES_MAX
+                KEY_BYTES_MAX
             ));
         }
         if ttl < TTL.0 || ttl > TTL.1 {

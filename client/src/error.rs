@@ -341,6 +341,15 @@ impl From<Failed> for ProposeError {
     }
 }
 
+/// Reads the version in a proposer's answer.
+///
+/// # Errors
+/// No version of a log: the proposer is faulty.
+pub(crate) fn read_version(version: paxos_proto::v1::Version) -> Result<Version, Cause> {
+    Version::try_from(version)
+        .map_err(|_| Cause::unavailable("the proposer answered with an impossible version"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,12 +7,12 @@
 //!
 //! # async fn example() -> anyhow::Result<()> {
 //! let client = Client::connect(["http://127.0.0.1:7001", "http://127.0.0.1:7002", "http://127.0.0.1:7003"])?;
-//! client.put("colour", "blue").await?;
-//! client.put_if("colour", "red", Condition::Absent).await?;
-//! let colour = client.get("colour").await?.expect("it was written above");
+//! client.put("colour", "blue").await?; // exactly once; ClientConfig::timeout, 10 s by default
+//! client.put_if("colour", "red", Condition::Absent).await?; // changes nothing: there is a value
+//! let colour = client.get("colour").await?.expect("it was written above"); // linearizable
 //! assert_eq!(colour.value, "blue");
-//! client.get_with("colour", Consistency::Local).await?;
-//! client.with_timeout(Duration::from_secs(1)).append("hello").await?;
+//! client.get_with("colour", Consistency::Local).await?; // faster, and possibly an old state
+//! client.with_timeout(Duration::from_secs(1)).append("hello").await?; // a cheap clone with another timeout
 //! # Ok(())
 //! # }
 //! ```
@@ -20,7 +20,18 @@
 //! A client needs only the addresses of acceptors, and finds the proposers and learners through the acceptors. Writes
 //! go to any proposer. A write is answered once the command is chosen, on the disks of a quorum, and everything ordered
 //! before it is chosen too. Reads go to learners: a learner knows the outcome of a command and the content of a
-//! register.
+//! register. Every call ends within [`ClientConfig::timeout`], 10 seconds by default.
+//!
+//! | to | use |
+//! |---|---|
+//! | write and read registers | [`put`](Client::put), [`put_if`](Client::put_if), [`delete`](Client::delete), [`get`](Client::get), [`get_prefix`](Client::get_prefix) |
+//! | have one value win for a name | [`decide`](Client::decide) |
+//! | order records | [`append`](Client::append), [`log`](Client::log) |
+//! | see changes of registers | [`watch`](Client::watch), [`watch_with`](Client::watch_with) |
+//! | lead, or hold a lock with a fencing token | [`Election`], [`Tenure`] |
+//! | look at the cluster | [`cluster_status`](Client::cluster_status) |
+//!
+//! The directory `client/examples` has a program of about 20 lines for each.
 //!
 //! # When a call fails
 //! Writes of registers, and [`append`](Client::append), run in a session. Within the client's timeout, the library
@@ -85,11 +96,11 @@ pub use code::ErrorCode;
 pub use config::ClientConfig;
 pub use election::{Election, ElectionError, Holder, Tenure};
 pub use error::{Cause, ConfigError, ProposeError, ReadError, SubscribeError, WriteError};
-pub use limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use log::LogPage;
 pub use paxos_common::{
     paxos::slot::{Slot, Version},
     peer::Address,
+    wire::command::{KEY_BYTES_MAX, VALUE_BYTES_MAX},
 };
 pub use record::{Command, CommandId, LogRecord, Operation};
 pub use registers::{

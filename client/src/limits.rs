@@ -1,16 +1,11 @@
 //! The contract's limits, checked before anything is sent.
 
+use paxos_common::wire::command::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use paxos_proto::v1::{Command, Delete, Put, command::Operation};
 
 /// A broken limit; the text names the limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LimitExceeded(pub(crate) String);
-
-/// Longest key of a register, in bytes.
-pub const KEY_BYTES_MAX: usize = 4096;
-
-/// Longest value of a register and longest record of the log, in bytes.
-pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Refuses a command refused by every proposer.
 ///

@@ -10,7 +10,7 @@ use crate::{
     address::Directory,
     error::{Cause, SubscribeError},
     follow::{self, Feed},
-    record::LogRecord,
+    record::{Command, LogRecord},
     updates::Updates,
 };
 
@@ -21,6 +21,13 @@ pub struct LogPage {
     pub records: Vec<LogRecord>,
     /// Every slot below has been reported.
     pub next: Slot,
+}
+
+impl LogPage {
+    /// The commands of all records, in order.
+    pub fn commands(&self) -> impl Iterator<Item = Command> {
+        self.records.iter().flat_map(LogRecord::commands)
+    }
 }
 
 /// Follows the log from slot `from` on.

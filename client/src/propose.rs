@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use paxos_common::{peer::Backoff, trace::names::method};
-use paxos_proto::v1::{self, Command};
+use paxos_proto::v1::Command;
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep, timeout_at},
@@ -11,7 +11,7 @@ use tokio::{
 use tonic::Code;
 
 use crate::{
-    Client, Slot, Version,
+    Client, Version,
     error::{Cause, Failed, ProposeError},
     stream::{Sending, Submission},
 };
@@ -110,15 +110,5 @@ where
             }
             Err(failed @ (Failed::Refused(_) | Failed::OutcomeUnknown(_))) => return Err(failed.into()),
         }
-    }
-}
-
-/// Reads a version off the wire.
-pub(crate) fn version_of(version: v1::Version) -> Result<Version, Cause> {
-    match (Slot::new(version.slot), u16::try_from(version.offset)) {
-        (Ok(slot), Ok(offset)) => Ok(Version { slot, offset }),
-        _ => Err(Cause::unavailable(
-            "the proposer answered with a version that cannot be",
-        )),
     }
 }

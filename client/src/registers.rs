@@ -107,7 +107,7 @@ pub enum Current {
     ValueGone(Version),
 }
 
-/// The result of [`Client::decide`].
+/// The result of [`Client::decide`](crate::Client::decide).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// The decided value, the same for every caller.

@@ -17,7 +17,10 @@ use tokio::{
 };
 use tonic::Status;
 
-use crate::{address::Directory, error::Cause};
+use crate::{
+    address::{Directory, Leader},
+    error::Cause,
+};
 
 /// Length of silence after which a proposer that owes answers is probed.
 const SILENCE: Duration = Duration::from_millis(250);
@@ -34,13 +37,6 @@ pub(crate) struct Suspect {
     pub(crate) address: Address,
     /// The number of the proposer's process; `None` when not reported.
     pub(crate) process: Option<u64>,
-}
-
-/// The leading proposer, as reported by the acceptors.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Leader {
-    pub(crate) address: Address,
-    pub(crate) process: u64,
 }
 
 impl Suspect {

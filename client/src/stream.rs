@@ -28,8 +28,7 @@ use tonic::Streaming;
 use crate::{
     Version,
     code::ErrorCode,
-    error::{Cause, Failed},
-    propose::version_of,
+    error::{Cause, Failed, read_version},
     stall::{Judge, Progress, Suspect, process_at},
 };
 
@@ -247,7 +246,7 @@ impl ProposeStream {
             }
         };
         let result = match response.answer {
-            Some(Answer::Version(version)) => version_of(version).map_err(Failed::OutcomeUnknown),
+            Some(Answer::Version(version)) => read_version(version).map_err(Failed::OutcomeUnknown),
             Some(Answer::Error(error)) => Err(Failed::judge(&from_proto(&error))),
             None => Err(Failed::OutcomeUnknown(Cause::unavailable(
                 "the proposer sent an empty answer",

@@ -11,8 +11,7 @@ use crate::{
     Version,
     address::Directory,
     code::ErrorCode,
-    error::{Cause, Failed},
-    propose::version_of,
+    error::{Cause, Failed, read_version},
     stall::{Judge, Progress, Suspect, process_at},
     trace::Call,
     transport::was_not_taken,
@@ -74,7 +73,7 @@ impl Unary {
             Ok(Ok(response)) => {
                 call.answered(Code::Ok, "");
                 let version = response.into_inner().version.unwrap_or_default();
-                return version_of(version).map_err(Failed::OutcomeUnknown);
+                return read_version(version).map_err(Failed::OutcomeUnknown);
             }
             Ok(Err(status)) => status,
             Err(_elapsed) => {

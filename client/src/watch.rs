@@ -129,8 +129,8 @@ fn continue_from(next: Option<Version>, response: WatchResponse) -> Result<(Vec<
     };
     // A lagging learner reports less than was reported before. A learner that sends a slot in parts reports changes
     // above its `applied_to`.
-    let told = last.map(after).max(next);
-    Ok((changes, told.map_or(applied_to, |told| told.max(applied_to))))
+    let reported = last.map(after).max(next);
+    Ok((changes, reported.map_or(applied_to, |to| to.max(applied_to))))
 }
 
 /// The following version, if the batch were that long.
@@ -167,16 +167,16 @@ mod tests {
         }
     }
 
-    fn told(next: Option<Version>, response: WatchResponse) -> (Vec<Version>, Version) {
+    fn reported(next: Option<Version>, response: WatchResponse) -> (Vec<Version>, Version) {
         let (changes, next) = continue_from(next, response).unwrap();
         (changes.iter().map(|change| change.version).collect(), next)
     }
 
     #[test]
-    fn drops_changes_reported_before() {
+    fn drops_what_was_reported_before() {
         let seen = response(&[version(3, 0), version(3, 7), version(5, 0)], 9);
         assert_eq!(
-            told(Some(version(3, 1)), seen),
+            reported(Some(version(3, 1)), seen),
             (vec![version(3, 7), version(5, 0)], version(9, 0))
         );
     }
@@ -184,15 +184,15 @@ mod tests {
     #[test]
     fn goes_on_in_the_middle_of_a_slot_that_came_in_parts() {
         let part = response(&[version(3, 0), version(3, 4)], 3);
-        assert_eq!(told(None, part).1, version(3, 5));
+        assert_eq!(reported(None, part).1, version(3, 5));
         let last_of_slot = response(&[version(3, u16::MAX)], 3);
-        assert_eq!(told(None, last_of_slot).1, version(4, 0));
+        assert_eq!(reported(None, last_of_slot).1, version(4, 0));
     }
 
     #[test]
     fn learner_that_lags_takes_nothing_back() {
         assert_eq!(
-            told(Some(version(8, 2)), response(&[version(4, 0)], 5)),
+            reported(Some(version(8, 2)), response(&[version(4, 0)], 5)),
             (vec![], version(8, 2))
         );
     }

@@ -246,7 +246,7 @@ mod tests {
         }
     }
 
-    fn told(outcome: result_response::Outcome) -> Option<Written> {
+    fn read(outcome: result_response::Outcome) -> Option<Written> {
         let response = ResultResponse {
             version: Some(version(9).into()),
             outcome: Some(outcome),
@@ -280,18 +280,18 @@ mod tests {
         };
         let applied = Some(duplicate::Outcome::Applied(Applied {}));
         assert_eq!(
-            told(duplicate(applied)),
+            read(duplicate(applied)),
             Some(Written::Applied { version: version(4) })
         );
         let failed = Some(duplicate::Outcome::ConditionFailed(ConditionFailed::default()));
         assert_eq!(
-            told(duplicate(failed)),
+            read(duplicate(failed)),
             Some(Written::ConditionFailed {
                 version: version(4),
                 current: Current::Absent
             })
         );
-        assert_eq!(told(duplicate(None)), None);
+        assert_eq!(read(duplicate(None)), None);
     }
 
     #[test]
@@ -309,7 +309,7 @@ mod tests {
         let Some(Written::ConditionFailed {
             current: Current::Register(register),
             ..
-        }) = told(failed(false))
+        }) = read(failed(false))
         else {
             panic!("the register is reported")
         };
@@ -318,7 +318,7 @@ mod tests {
             (&b"value"[..], version(3))
         );
         assert_eq!(
-            told(failed(true)),
+            read(failed(true)),
             Some(Written::ConditionFailed {
                 version: version(9),
                 current: Current::ValueGone(version(3))

@@ -35,10 +35,14 @@ impl<W: fmt::Write> fmt::Write for Escaping<W> {
     }
 }
 
-fn is_escaped(character: char) -> bool {
-    // U+2028 and U+2029 end a line; the other characters reorder the text beside them.
+/// Whether a character can end a line, control a terminal, or reorder the text beside itself.
+pub fn is_escaped(character: char) -> bool {
+    // U+2028 and U+2029 end a line; the other characters are the reordering marks of Unicode.
     character.is_control()
-        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(
+            character,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
 }
 
 #[cfg(test)]

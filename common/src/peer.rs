@@ -9,17 +9,21 @@ use tonic::{
 };
 
 #[cfg(feature = "service")]
+pub mod acceptor;
+#[cfg(feature = "service")]
 mod arrivals;
 #[cfg(feature = "service")]
 mod dedicated;
+mod limits;
 
 #[cfg(feature = "service")]
 pub use arrivals::{Arrivals, Watched};
 #[cfg(feature = "service")]
 pub use dedicated::{Socket, dedicated};
+pub use limits::MessageLimits;
 
-/// The largest message of all our services and clients, in bytes, sent or received. Set this limit on every generated
-/// client and server, in both directions (`max_decoding_message_size`, `max_encoding_message_size`).
+/// The largest message of all our services and clients, in bytes, sent or received. Every generated client and server
+/// needs this limit: see [`MessageLimits`].
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How long a connection attempt may take: after this time the other side is as good as absent.

@@ -1,10 +1,12 @@
 //! What runs a process: flags, start and end, the gRPC server, metrics and telemetry. Every role and command uses it.
 
+mod allocator;
 pub mod command_line;
 pub mod config;
 pub mod failure;
 pub mod metrics;
 pub mod process;
+pub mod role;
 pub mod server;
 pub mod shutdown;
 pub mod signals;

@@ -32,6 +32,8 @@ const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
 /// How long a statement waits for the lock of a foreign process. Only other programs hold such locks: our own readers
 /// never block the writer.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+/// The file with the lock of a directory.
+const LOCK: &str = "LOCK";
 /// `PRAGMA synchronous` as SQLite reports FULL.
 const SYNCHRONOUS_FULL: i64 = 2;
 /// Limit of cached statements: the distinct statements of a role, with room for every padded row count.
@@ -146,8 +148,8 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Creates a missing directory and takes the lock. Returns once the directory itself is durable. The directory, its
-    /// files, and all files created by this process from now on are readable by this process's user alone.
+    /// Creates a missing directory and takes the lock. Returns once the directory itself is durable. A new directory, and
+    /// all files created by this process from now on, are readable by this process's user alone.
     ///
     /// # Errors
     /// [`SqliteError::Locked`]; [`SqliteError::Directory`] when the directory cannot be written.
@@ -159,7 +161,7 @@ impl DataDir {
         private::begin();
         private::create(path).map_err(refuse(path))?;
         let path = path.canonicalize().map_err(refuse(path))?;
-        let lock_path = path.join("LOCK");
+        let lock_path = path.join(LOCK);
         let lock = File::options()
             .create(true)
             .truncate(false)
@@ -177,7 +179,6 @@ impl DataDir {
             }
         }
         // An earlier run's LOCK file opens even when the directory takes no new file.
-        private::tighten(&path);
         let probe = path.join("WRITABLE");
         File::create(&probe)
             .and_then(|_| fs::remove_file(&probe))
@@ -188,6 +189,15 @@ impl DataDir {
                 .map_err(refuse(directory))?;
         }
         Ok(Self { path, _lock: lock })
+    }
+
+    /// Removes the rights of other users from the directory, from the database of this name with SQLite's files beside the
+    /// database, and from `others`. Call this once the database is known to be ours.
+    pub fn tighten(&self, database: &str, others: &[&str]) {
+        let names = ["", "-wal", "-shm", "-journal"].map(|end| format!("{database}{end}"));
+        let others = others.iter().chain([&LOCK]).map(ToString::to_string);
+        let names: Vec<_> = names.into_iter().chain(others).collect();
+        private::tighten(&self.path, &names);
     }
 
     /// The path of a file in the directory.

@@ -206,8 +206,8 @@ pub struct Tracer(Option<Arc<Made>>);
 #[derive(Debug)]
 struct Made {
     tracer: BoxedTracer,
-    clients: Box<dyn Admission>,
-    peers: Box<dyn Admission>,
+    callers: Box<dyn Admission>,
+    leaders: Box<dyn Admission>,
     /// Requests that were not admitted.
     refused: AtomicU64,
 }
@@ -218,13 +218,13 @@ impl Tracer {
         Self(None)
     }
 
-    /// Makes spans with this tracer. A request sampled by its caller is traced if `clients` admits the request; for
-    /// methods between roles, if `peers` admits the request.
-    pub fn new(tracer: BoxedTracer, clients: Box<dyn Admission>, peers: Box<dyn Admission>) -> Self {
+    /// Makes spans with this tracer. A request sampled by its caller is traced if `callers` admits the request; a
+    /// leader's request for votes, if `leaders` admits the request.
+    pub fn new(tracer: BoxedTracer, callers: Box<dyn Admission>, leaders: Box<dyn Admission>) -> Self {
         Self(Some(Arc::new(Made {
             tracer,
-            clients,
-            peers,
+            callers,
+            leaders,
             refused: AtomicU64::new(0),
         })))
     }
@@ -278,17 +278,27 @@ impl Tracer {
     /// context. `method` is `SERVICE/METHOD`. A request beyond the rate at which callers may have requests sampled
     /// counts as not sampled.
     pub fn serve(&self, incoming: &Incoming, method: &'static str) -> Option<Span> {
+        self.serve_if(incoming, method, |made| &*made.callers)
+    }
+
+    /// The same for a request of the leader, with the leader's own rate: a flood of other requests takes no trace from
+    /// proposals.
+    pub fn serve_leader(&self, incoming: &Incoming, method: &'static str) -> Option<Span> {
+        self.serve_if(incoming, method, |made| &*made.leaders)
+    }
+
+    fn serve_if(
+        &self,
+        incoming: &Incoming,
+        method: &'static str,
+        admission: impl FnOnce(&Made) -> &dyn Admission,
+    ) -> Option<Span> {
         let made = self.0.as_ref()?;
         let parent = match incoming {
             Incoming::Unsampled => return None,
             Incoming::Absent => Parent::None,
             Incoming::Sampled(context) => {
-                let admission = if names::method::OF_PEERS.contains(&method) {
-                    &made.peers
-                } else {
-                    &made.clients
-                };
-                if !admission.admits() {
+                if !admission(made).admits() {
                     made.refused.fetch_add(1, Ordering::Relaxed);
                     return None;
                 }

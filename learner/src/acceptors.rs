@@ -8,13 +8,17 @@ use std::{
 use paxos_common::{
     paxos::{
         forming::FormReport,
-        identity::{AcceptorUuid, ClusterId, RunNumber},
-        witness::{Run, WentBack, Witnesses},
+        identity::RunNumber,
+        witness::{Run, Witnesses},
     },
-    peer::{self, Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy},
-    wire::{self, Malformed},
+    peer::{
+        Address, Backoff, MessageLimits as _,
+        acceptor::{AWAY_LONG, Unusable, answer_within, form, form_report, shown_runs},
+        connect_lazy,
+    },
+    wire,
 };
-use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient};
+use paxos_proto::v1::acceptor_client::AcceptorClient;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout},
@@ -32,82 +36,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// The longest wait between attempts.
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
-/// Length of silence after which an acceptor needs a person.
-const SILENT_LONG: Duration = Duration::from_secs(30);
-
 /// The waits between attempts to reach an acceptor.
 pub(crate) fn backoff() -> Backoff {
     Backoff::new(BACKOFF_MIN, BACKOFF_MAX)
-}
-
-/// Why an acceptor's answers cannot be used now.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Fault {
-    /// Waiting helps.
-    #[error("no answer within {CALL_DEADLINE:?}")]
-    Deadline,
-    /// Waiting helps.
-    #[error("{}", peer::reason(.0))]
-    Call(#[from] Status),
-    /// The stream ended: the acceptor stops, or lets a slow reader start over.
-    #[error("the acceptor ended the stream")]
-    Ended,
-    /// Waiting helps: a proposer completes the forming.
-    #[error("the acceptor has stored the configuration but is not formed yet")]
-    Forming,
-    /// The acceptor must never be counted.
-    #[error(
-        "the acceptor is blank, but the cluster is formed: the acceptor has lost its disk, and cannot rejoin as a \
-         blank acceptor"
-    )]
-    Blank,
-    /// The acceptor must never be counted.
-    #[error("the acceptor belongs to cluster {found}, not to {expected}")]
-    OtherCluster { found: ClusterId, expected: ClusterId },
-    /// The acceptor must never be counted.
-    #[error("acceptor {0} answers at this address, but is no member of the cluster")]
-    Stranger(AcceptorUuid),
-    /// The acceptor must never be counted.
-    #[error(
-        "acceptor {found} answers at this address, but acceptor {expected} answered when the stream opened"
-    )]
-    Changed {
-        found: AcceptorUuid,
-        expected: AcceptorUuid,
-    },
-    /// Waiting helps, unless the acceptor shows the same runs again: a restart may have followed the last showing.
-    #[error("the acceptor must show its runs again")]
-    Suspected,
-    /// Waiting helps.
-    #[error(
-        "the acceptor's run is new, and only {told} of the {needed} required other acceptors report their tables"
-    )]
-    Unwitnessed { told: usize, needed: usize },
-    /// The acceptor must never be counted.
-    #[error(transparent)]
-    WentBack(WentBack),
-    /// The acceptor does not speak the protocol.
-    #[error("the acceptor sent an invalid message: {0}")]
-    Malformed(#[from] Malformed),
-}
-
-impl Fault {
-    fn is_refusal(&self) -> bool {
-        match self {
-            Self::Deadline
-            | Self::Call(_)
-            | Self::Ended
-            | Self::Forming
-            | Self::Suspected
-            | Self::Unwitnessed { .. } => false,
-            Self::Blank
-            | Self::OtherCluster { .. }
-            | Self::Stranger(_)
-            | Self::Changed { .. }
-            | Self::WentBack(_)
-            | Self::Malformed(_) => true,
-        }
-    }
 }
 
 /// An acceptor's introduction.
@@ -147,9 +78,7 @@ pub(crate) struct Acceptor {
 impl Acceptor {
     /// Connects at the first call.
     pub(crate) fn new(address: Address) -> Arc<Self> {
-        let client = AcceptorClient::new(connect_lazy(&address))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let client = AcceptorClient::new(connect_lazy(&address)).with_message_limits();
         let standing = Mutex::new(Standing::Unheard);
         Arc::new(Self {
             address,
@@ -174,32 +103,14 @@ impl Acceptor {
     }
 
     /// Asks how far the acceptor is in forming, and changes nothing there.
-    pub(crate) async fn ask(&self) -> Result<Introduction, Fault> {
-        let request = pb::FormRequest {
-            caller: Some(wire::caller(None)),
-            step: None,
-        };
-        let answer = within_deadline(self.client().form(request)).await?.into_inner();
+    pub(crate) async fn ask(&self) -> Result<Introduction, Unusable> {
+        let answer = form(&mut self.client(), None, CALL_DEADLINE).await?;
         self.name.get_or_init(|| answer.id.clone());
-        let stamp = wire::read_stamp(answer.stamp.as_ref())?;
-        let runs = answer
-            .stamp
-            .as_ref()
-            .map_or_else(Vec::new, |stamp| wire::runs(&stamp.runs));
-        if runs.last().map(|present| present.run) != Some(stamp.run) {
-            return Err(Malformed::Missing("the present run").into());
-        }
-        let remembers = wire::read_witnesses(&answer.witnesses)?;
-        let membership = wire::membership(answer.membership(), answer.configuration)?;
         Ok(Introduction {
-            report: FormReport {
-                acceptor: stamp.acceptor,
-                address: Arc::from(self.address.as_str()),
-                membership,
-            },
-            run: stamp.run,
-            runs,
-            remembers,
+            report: form_report(self.address.as_str(), &answer)?,
+            run: wire::read_stamp(answer.stamp.as_ref())?.run,
+            runs: shown_runs(&answer)?,
+            remembers: wire::read_witnesses(&answer.witnesses)?,
         })
     }
 
@@ -207,10 +118,10 @@ impl Acceptor {
     ///
     /// # Cancel safety
     /// Safe: a caller that stops waiting gets no turn.
-    pub(crate) async fn turn(&self) -> Result<SemaphorePermit<'_>, Fault> {
+    pub(crate) async fn turn(&self) -> Result<SemaphorePermit<'_>, Unusable> {
         let turn = timeout(TURN_DEADLINE, self.turn.acquire()).await;
         Ok(turn
-            .map_err(|_| Fault::Deadline)?
+            .map_err(|_| Unusable::Silent)?
             .expect("this semaphore is never closed"))
     }
 
@@ -231,25 +142,25 @@ impl Acceptor {
         }
     }
 
-    /// The acceptor did not answer correctly. Logged once for each kind of trouble, until the acceptor answers again.
-    pub(crate) fn failed(&self, fault: &Fault) {
-        tracing::debug!(address = %self.address, %fault, "acceptor failed");
-        if fault.is_refusal() {
-            if self.change(Standing::Refused(fault.to_string())).is_some() {
-                tracing::error!(address = %self.address, %fault, "acceptor refused: its votes are not counted");
+    /// The acceptor cannot be used now. Logged once for each kind of trouble, until the acceptor answers again.
+    pub(crate) fn failed(&self, reason: &Unusable) {
+        tracing::debug!(address = %self.address, %reason, "acceptor failed");
+        if reason.is_refusal() {
+            if self.change(Standing::Refused(reason.to_string())).is_some() {
+                tracing::error!(address = %self.address, %reason, "acceptor refused: it is not counted");
             }
             return;
         }
         let mut standing = self.standing();
         match *standing {
-            Standing::Silent(since) if since.elapsed() >= SILENT_LONG => {
+            Standing::Silent(since) if since.elapsed() >= AWAY_LONG => {
                 *standing = Standing::SilentLong;
-                tracing::warn!(address = %self.address, %fault, "acceptor not connected for {SILENT_LONG:?}; trying again");
+                tracing::warn!(address = %self.address, %reason, "acceptor not connected for {AWAY_LONG:?}; trying again");
             }
             Standing::Silent(_) | Standing::SilentLong => {}
             Standing::Unheard | Standing::Answering | Standing::Refused(_) => {
                 *standing = Standing::Silent(Instant::now());
-                tracing::info!(address = %self.address, %fault, "acceptor not connected; trying again");
+                tracing::info!(address = %self.address, %reason, "acceptor not connected; trying again");
             }
         }
     }
@@ -266,9 +177,6 @@ impl Acceptor {
 }
 
 /// Awaits a call, or the opening of a stream, for [`CALL_DEADLINE`] at most.
-pub(crate) async fn within_deadline<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Fault> {
-    match timeout(CALL_DEADLINE, call).await {
-        Ok(answer) => Ok(answer?),
-        Err(_) => Err(Fault::Deadline),
-    }
+pub(crate) async fn within_deadline<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Unusable> {
+    answer_within(CALL_DEADLINE, call).await
 }

@@ -9,7 +9,7 @@ use std::{
 use futures::Stream;
 use paxos_common::{
     paxos::{identity::AcceptorUuid, message::Leadership, slot::Slot},
-    peer::{Address, Backoff},
+    peer::{Address, Backoff, acceptor::Unusable},
     service::{config, shutdown::Shutdown},
     wire,
 };
@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    acceptors::{Acceptor, Fault, backoff, within_deadline},
+    acceptors::{Acceptor, backoff, within_deadline},
     catch_up::CatchUp,
     cluster::Cluster,
     disk::Disk,
@@ -81,18 +81,18 @@ impl Reporter {
     async fn attach_again(&self, acceptor: &Acceptor) {
         let mut backoff = backoff();
         while !self.shutdown.has_begun() {
-            let fault = match self.attach(acceptor, &mut backoff).await {
+            let reason = match self.attach(acceptor, &mut backoff).await {
                 Ok(()) if self.shutdown.has_begun() => return,
-                Ok(()) => Fault::Ended,
-                Err(fault) => fault,
+                Ok(()) => Unusable::Closed,
+                Err(reason) => reason,
             };
-            acceptor.failed(&fault);
+            acceptor.failed(&reason);
             let pause = sleep(backoff.next_delay());
             self.shutdown.token().run_until_cancelled(pause).await;
         }
     }
 
-    async fn attach(&self, acceptor: &Acceptor, backoff: &mut Backoff) -> Result<(), Fault> {
+    async fn attach(&self, acceptor: &Acceptor, backoff: &mut Backoff) -> Result<(), Unusable> {
         // Before any report: only a member may learn of this learner.
         let member = self.cluster.identify(acceptor).await?;
         let mut client = acceptor.client();

@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use crate::{
+    progress::Progress,
     tails::{LEADER_TIMEOUT, Question, TAILS_MAX, TailReport},
     trace::Rounds,
 };
@@ -99,13 +100,12 @@ pub(crate) struct Outlets {
     pub(crate) rounds: Counter,
 }
 
-/// The owner of the core. `applied_to` reads from a `T` how far this learner has applied.
-pub(crate) struct Keeper<T> {
+/// The owner of the core.
+pub(crate) struct Keeper {
     core: Reading,
     calls: mpsc::Receiver<Call>,
     tails: mpsc::Receiver<TailReport>,
-    applied: watch::Receiver<T>,
-    applied_to: fn(&T) -> Slot,
+    applied: watch::Receiver<Progress>,
     outlets: Outlets,
     /// The waiting caller of each read in the core.
     waiting: BTreeMap<ReadId, Call>,
@@ -134,24 +134,22 @@ struct LostVotes {
 }
 
 /// Makes a barrier and its keeper.
-pub(crate) fn barrier<T>(
+pub(crate) fn barrier(
     electorate: Electorate,
     tails: mpsc::Receiver<TailReport>,
-    applied: watch::Receiver<T>,
-    applied_to: fn(&T) -> Slot,
+    applied: watch::Receiver<Progress>,
     outlets: Outlets,
     tracer: Tracer,
-) -> (Barrier, Keeper<T>) {
+) -> (Barrier, Keeper) {
     let (calls_in, calls) = mpsc::channel(CALLS_MAX);
     let (waiting_told, waiting) = watch::channel(0);
-    let begin = applied_to(&applied.borrow());
+    let begin = applied.borrow().applied_to();
     let keeper = Keeper {
         // The first nonce is random, so that no answer to an earlier run of this learner counts in this run.
         core: Reading::new(electorate, begin, rand::random()),
         calls,
         tails,
         applied,
-        applied_to,
         outlets,
         waiting: BTreeMap::new(),
         waiting_told,
@@ -164,7 +162,7 @@ pub(crate) fn barrier<T>(
     (Barrier { calls, waiting }, keeper)
 }
 
-impl<T> Keeper<T> {
+impl Keeper {
     /// Runs until the stop begins.
     ///
     /// # Errors
@@ -236,7 +234,7 @@ impl<T> Keeper<T> {
     }
 
     fn take_applied(&mut self) {
-        let applied_to = (self.applied_to)(&self.applied.borrow_and_update());
+        let applied_to = self.applied.borrow_and_update().applied_to();
         self.core.handle(Event::Applied(applied_to));
     }
 
@@ -294,7 +292,7 @@ impl<T> Keeper<T> {
                 }
                 Effect::Fill(to) => self.outlets.fill.send_modify(|fill| *fill = Some(to)),
                 Effect::Answer(read) => {
-                    let applied_to = (self.applied_to)(&self.applied.borrow());
+                    let applied_to = self.applied.borrow().applied_to();
                     self.answer(read, Ok(applied_to));
                 }
                 Effect::TurnAway(read) => self.answer(read, Err(BarrierError::Full)),

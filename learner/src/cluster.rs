@@ -35,11 +35,11 @@ use paxos_common::{
         quorum::{Configuration, Electorate},
         witness::{Found, Guard, Witnesses},
     },
-    wire,
+    peer::acceptor::{Unusable, check_cluster},
 };
 use paxos_proto::v1 as pb;
 
-use crate::acceptors::{Acceptor, Fault, Introduction};
+use crate::acceptors::{Acceptor, Introduction};
 
 /// A member in a run. The run agreed with everything remembered of the member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,11 +67,11 @@ struct Known {
 
 impl Known {
     /// Lets an acceptor pass only when nothing known speaks against the acceptor.
-    fn passed(&self, acceptor: AcceptorUuid) -> Result<(), Fault> {
+    fn passed(&self, acceptor: AcceptorUuid) -> Result<(), Unusable> {
         match self.guard.refusal(acceptor) {
-            Some(went_back) => Err(Fault::WentBack(went_back)),
+            Some(went_back) => Err(Unusable::WentBack(went_back)),
             None if self.guard.trusts(acceptor) => Ok(()),
-            None => Err(Fault::Suspected),
+            None => Err(Unusable::Distrusted),
         }
     }
 }
@@ -104,7 +104,7 @@ impl Cluster {
     ///
     /// # Cancel safety
     /// Safe: the call only asks, and received facts stay true.
-    pub(crate) async fn identify(&self, acceptor: &Acceptor) -> Result<Member, Fault> {
+    pub(crate) async fn identify(&self, acceptor: &Acceptor) -> Result<Member, Unusable> {
         let _turn = acceptor.turn().await?;
         let introduction = acceptor.ask().await?;
         self.check_formed(&introduction)?;
@@ -125,7 +125,7 @@ impl Cluster {
             .introduce(member.acceptor, &introduction.runs, remembers.iter(), &others);
         for found in found {
             if let Found::Unwitnessed { told, needed, .. } = found {
-                return Err(Fault::Unwitnessed { told, needed });
+                return Err(Unusable::Unwitnessed { told, needed });
             }
         }
         known.passed(member.acceptor)?;
@@ -145,11 +145,11 @@ impl Cluster {
     }
 
     /// Checks an answer received on a stream to `member`.
-    pub(crate) fn check(&self, stamp: Option<&pb::Stamp>, member: Member) -> Result<(), Fault> {
+    pub(crate) fn check(&self, stamp: Option<&pb::Stamp>, member: Member) -> Result<(), Unusable> {
         let answers = self.vouch_for(stamp, |_, answers| {
             if answers.acceptor != member.acceptor {
                 let (found, expected) = (answers.acceptor, member.acceptor);
-                return Err(Fault::Changed { found, expected });
+                return Err(Unusable::Changed { found, expected });
             }
             Ok(member.run)
         });
@@ -157,12 +157,11 @@ impl Cluster {
     }
 
     /// The sender of the answer to a single call, if the answer comes from the last run shown by the sender. Returns
-    /// [`Fault::Suspected`] when the acceptor has to be identified first: the acceptor may have restarted, or the
-    /// answer may be late.
-    pub(crate) fn vouch(&self, stamp: Option<&pb::Stamp>) -> Result<AcceptorUuid, Fault> {
+    /// [`Unusable::Unshown`] or [`Unusable::Distrusted`] when the acceptor has to be identified first.
+    pub(crate) fn vouch(&self, stamp: Option<&pb::Stamp>) -> Result<AcceptorUuid, Unusable> {
         self.vouch_for(stamp, |known, answers| {
             let shown = known.shown.get(&answers.acceptor);
-            shown.copied().ok_or(Fault::Suspected)
+            shown.copied().ok_or(Unusable::Unshown)
         })
     }
 
@@ -170,10 +169,9 @@ impl Cluster {
     fn vouch_for(
         &self,
         stamp: Option<&pb::Stamp>,
-        expected: impl FnOnce(&Known, Member) -> Result<RunNumber, Fault>,
-    ) -> Result<AcceptorUuid, Fault> {
-        let stamp = wire::read_stamp(stamp)?;
-        self.check_id(stamp.cluster.ok_or(Fault::Blank)?)?;
+        expected: impl FnOnce(&Known, Member) -> Result<RunNumber, Unusable>,
+    ) -> Result<AcceptorUuid, Unusable> {
+        let stamp = check_cluster(stamp, self.id)?;
         self.check_member(stamp.acceptor)?;
         let mut known = self.known();
         known.passed(stamp.acceptor)?;
@@ -182,18 +180,18 @@ impl Cluster {
             run: stamp.run,
         };
         if expected(&known, answers)? != stamp.run {
-            return Err(Fault::Suspected);
+            return Err(Unusable::Unshown);
         }
         known.guard.hear(stamp.acceptor, stamp.run, stamp.commit_counter);
         Ok(stamp.acceptor)
     }
 
-    fn check_formed(&self, introduction: &Introduction) -> Result<(), Fault> {
+    fn check_formed(&self, introduction: &Introduction) -> Result<(), Unusable> {
         match &introduction.report.membership {
-            Membership::Blank => Err(Fault::Blank),
+            Membership::Blank => Err(Unusable::Blank),
             Membership::Forming(configuration) => {
                 self.check_id(configuration.cluster_id())?;
-                Err(Fault::Forming)
+                Err(Unusable::Forming)
             }
             Membership::Formed(configuration) => {
                 self.check_id(configuration.cluster_id())?;
@@ -202,20 +200,20 @@ impl Cluster {
         }
     }
 
-    fn check_id(&self, found: ClusterId) -> Result<(), Fault> {
+    fn check_id(&self, found: ClusterId) -> Result<(), Unusable> {
         if found == self.id {
             Ok(())
         } else {
             let expected = self.id;
-            Err(Fault::OtherCluster { found, expected })
+            Err(Unusable::OtherCluster { found, expected })
         }
     }
 
-    fn check_member(&self, acceptor: AcceptorUuid) -> Result<(), Fault> {
+    fn check_member(&self, acceptor: AcceptorUuid) -> Result<(), Unusable> {
         if self.electorate.includes(acceptor) {
             Ok(())
         } else {
-            Err(Fault::Stranger(acceptor))
+            Err(Unusable::Stranger(acceptor))
         }
     }
 

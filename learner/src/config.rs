@@ -1,28 +1,31 @@
-//! Flags of the learner, and the resulting configuration.
+//! The learner's flags, and the resulting configuration.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use paxos_common::{
     peer::Address,
-    service::config::{AcceptorsArg, ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs},
+    service::config::{AcceptorsArg, ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, version},
 };
 
-/// The default port of a learner.
+/// Default port of a learner.
 pub const PORT: u16 = 7201;
+
+/// Default port of a learner's metrics and probes.
+pub const METRICS_PORT: u16 = 8201;
 
 /// How long a value feed may fail to deliver a value known to be chosen.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Learns what a cluster of acceptors has chosen, and serves readers
 #[derive(Clone, Debug, Parser)]
-#[command(name = "learner", version)]
+#[command(name = "learner", version = version())]
 pub struct Args {
-    /// Where to listen.
+    /// Listen address, and the URL for other processes
     #[command(flatten)]
     pub listen: ListenArgs<PORT>,
 
-    /// The acceptors to learn from.
+    /// The acceptors of the cluster
     #[command(flatten)]
     pub acceptors: AcceptorsArg,
 
@@ -30,28 +33,28 @@ pub struct Args {
     #[arg(long, env = "PAXOS_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 
-    /// Where metrics and probes are served.
+    /// Address of metrics and probes
     #[command(flatten)]
-    pub metrics: MetricsArgs<8201>,
+    pub metrics: MetricsArgs<METRICS_PORT>,
 
-    /// How the process runs.
+    /// How the process runs
     #[command(flatten)]
     pub runtime: RuntimeArgs,
 }
 
-/// Configuration of a learner.
+/// Settings of [`run`](crate::run).
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Addresses of all acceptors: 1 to 31, each different.
+    /// URLs of all acceptors.
     pub acceptors: Vec<Address>,
-    /// Address under which clients reach this learner; `None`: the listening address.
+    /// URL for other processes; `None`: the bound address.
     pub advertise: Option<Address>,
-    /// Directory of the learned log; `None`: a temporary directory, removed at the end.
+    /// The data directory; `None`: a temporary directory, removed at the end.
     pub data_dir: Option<PathBuf>,
     /// Longest time without progress of the next slot although acceptors have voted. After this time, values are taken
     /// from another acceptor. Doubles while the change does not help.
     pub stall_timeout: Duration,
-    /// Where metrics and probes are served.
+    /// Address of metrics and probes.
     pub metrics: MetricsListen,
 }
 

@@ -2,7 +2,7 @@
 
 use paxos_common::{
     paxos::{ballot::Ballot, message::Leadership, slot::Slot},
-    peer::{Address, MESSAGE_BYTES_MAX, connect_lazy},
+    peer::{Address, MessageLimits as _, connect_lazy},
 };
 use paxos_proto::v1::{FillRequest, proposer_client::ProposerClient};
 use tokio::sync::watch;
@@ -44,9 +44,7 @@ impl Filler {
                 continue;
             };
             if link.as_ref().is_none_or(|(linked, _)| *linked != address) {
-                let client = ProposerClient::new(connect_lazy(&address))
-                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                    .max_encoding_message_size(MESSAGE_BYTES_MAX);
+                let client = ProposerClient::new(connect_lazy(&address)).with_message_limits();
                 link = Some((address, client));
             }
             let Some((address, client)) = &mut link else {

@@ -1,4 +1,4 @@
-//! The binary `learner`: parses the flags and runs.
+//! The binary `learner`: parses the flags and runs the role.
 
 use std::process::ExitCode;
 

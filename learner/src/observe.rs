@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use paxos_common::{
     paxos::{identity::AcceptorUuid, message::Row, slot::Slot},
-    peer::Backoff,
+    peer::{Backoff, acceptor::Unusable},
     wire,
 };
 use paxos_proto::v1 as pb;
@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    acceptors::{Acceptor, Fault, backoff, within_deadline},
+    acceptors::{Acceptor, backoff, within_deadline},
     cluster::{Cluster, Member},
     driver::{Event, Frame, Offer, Verdict},
 };
@@ -34,13 +34,13 @@ struct Stopping;
 
 /// Why following an acceptor came to an end.
 enum Break {
-    Fault(Fault),
+    Unusable(Unusable),
     Stopping,
 }
 
-impl From<Fault> for Break {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
+impl From<Unusable> for Break {
+    fn from(reason: Unusable) -> Self {
+        Self::Unusable(reason)
     }
 }
 
@@ -60,7 +60,7 @@ impl Observer {
         let mut backoff = backoff();
         loop {
             match self.votes(&acceptor, &mut backoff).await {
-                Break::Fault(fault) => acceptor.failed(&fault),
+                Break::Unusable(reason) => acceptor.failed(&reason),
                 Break::Stopping => return,
             }
             sleep(backoff.next_delay()).await;
@@ -70,7 +70,7 @@ impl Observer {
     async fn votes(&self, acceptor: &Acceptor, backoff: &mut Backoff) -> Break {
         let member = match self.cluster.identify(acceptor).await {
             Ok(member) => member,
-            Err(fault) => return fault.into(),
+            Err(reason) => return reason.into(),
         };
         let from = *self.next.borrow();
         self.read(acceptor, member, pb::ObserveKind::Votes, from, backoff)
@@ -102,8 +102,8 @@ impl Observer {
                     let address = acceptor.address();
                     tracing::info!(%address, "value feed stalls, taking values from the next acceptor");
                 }
-                Some(Break::Fault(fault)) => {
-                    acceptor.failed(&fault);
+                Some(Break::Unusable(reason)) => {
+                    acceptor.failed(&reason);
                     sleep(backoff.next_delay()).await;
                 }
                 Some(Break::Stopping) => return,
@@ -114,7 +114,7 @@ impl Observer {
     async fn values(&self, acceptor: &Acceptor, backoff: &mut Backoff) -> Break {
         let member = match self.cluster.identify(acceptor).await {
             Ok(member) => member,
-            Err(fault) => return fault.into(),
+            Err(reason) => return reason.into(),
         };
         match self.start_feed(member.acceptor).await {
             Ok(from) => {
@@ -141,7 +141,7 @@ impl Observer {
         backoff: &mut Backoff,
     ) -> Break {
         match self.read_frames(acceptor, member, kind, from, backoff).await {
-            Ok(()) => Fault::Ended.into(),
+            Ok(()) => Unusable::Closed.into(),
             Err(broken) => broken,
         }
     }
@@ -163,11 +163,11 @@ impl Observer {
         let mut client = acceptor.client();
         let mut frames = within_deadline(client.observe(request)).await?.into_inner();
         acceptor.answered();
-        while let Some(frame) = frames.message().await.map_err(Fault::from)? {
+        while let Some(frame) = frames.message().await.map_err(Unusable::from)? {
             self.cluster.check(frame.stamp.as_ref(), member)?;
             backoff.reset();
             acceptor.proved();
-            let frame = read_frame(frame, kind).map_err(Fault::from)?;
+            let frame = read_frame(frame, kind).map_err(Unusable::from)?;
             self.offer(member.acceptor, frame).await?;
         }
         Ok(())

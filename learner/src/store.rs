@@ -148,6 +148,8 @@ impl Store {
             Err(SqliteError::Older { .. }) => return Err(StoreError::Older { path: named }),
             other => other.map(drop)?,
         }
+        // The database is ours.
+        directory.tighten(FILE, &aside::FILES);
         if !empty_wal(&mut connection).await? {
             tracing::warn!(
                 file = named,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use paxos_common::{
     paxos::{identity::AcceptorUuid, reading::Tail, slot::Slot},
-    peer::Backoff,
+    peer::{Backoff, acceptor::Unusable},
     trace::{
         self, Span, SpanContext, Tracer,
         names::{self, method},
@@ -19,7 +19,7 @@ use tokio::{
 use tonic::{Code, Request};
 
 use crate::{
-    acceptors::{Acceptor, Fault, within_deadline},
+    acceptors::{Acceptor, within_deadline},
     cluster::Cluster,
 };
 
@@ -84,9 +84,9 @@ impl Asker {
                         return;
                     }
                 }
-                Err(fault) => {
-                    // The tasks with streams to this acceptor log the fault.
-                    tracing::debug!(address = %acceptor.address(), %fault, "no tail");
+                Err(reason) => {
+                    // The tasks with streams to this acceptor log the reason.
+                    tracing::debug!(address = %acceptor.address(), %reason, "no tail");
                     sleep(backoff.next_delay()).await;
                 }
             }
@@ -95,10 +95,10 @@ impl Asker {
 
     /// Asks a question. An unknown run is identified first, and the question is repeated: a late answer must never pass
     /// for an introduction, and an answer from an unverified run must not count.
-    async fn ask(&self, acceptor: &Acceptor, question: &Question) -> Result<TailReport, Fault> {
+    async fn ask(&self, acceptor: &Acceptor, question: &Question) -> Result<TailReport, Unusable> {
         let mut answer = self.call(acceptor, question).await?;
         let mut vouched = self.cluster.vouch(answer.stamp.as_ref());
-        if matches!(vouched, Err(Fault::Suspected)) {
+        if matches!(vouched, Err(Unusable::Unshown | Unusable::Distrusted)) {
             self.cluster.identify(acceptor).await?;
             answer = self.call(acceptor, question).await?;
             vouched = self.cluster.vouch(answer.stamp.as_ref());
@@ -113,7 +113,7 @@ impl Asker {
         })
     }
 
-    async fn call(&self, acceptor: &Acceptor, question: &Question) -> Result<pb::TailResponse, Fault> {
+    async fn call(&self, acceptor: &Acceptor, question: &Question) -> Result<pb::TailResponse, Unusable> {
         let mut request = Request::new(pb::TailRequest {
             caller: Some(wire::caller(Some(self.cluster.id()))),
             nonce: question.nonce,
@@ -128,7 +128,7 @@ impl Asker {
             }
             match &answer {
                 Ok(_) => span.answered(Code::Ok, ""),
-                Err(fault) => span.fail("fault", fault.to_string()),
+                Err(reason) => span.fail("reason", reason.to_string()),
             }
         }
         Ok(answer?.into_inner())

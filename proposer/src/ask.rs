@@ -11,7 +11,7 @@ use paxos_common::{
         slot::Slot,
         value::Value,
     },
-    peer::Backoff,
+    peer::{Backoff, acceptor::Unusable},
     trace::{
         self, Span, SpanContext,
         names::{self, method},
@@ -23,7 +23,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
     input::{Input, OpenLink},
-    link::{Broken, check},
+    link::check,
     trace::Traced,
 };
 
@@ -74,13 +74,13 @@ async fn promise(
     cluster: ClusterId,
     inputs: &mpsc::Sender<Input>,
     context: Option<&SpanContext>,
-) -> Result<(), Broken> {
+) -> Result<(), Unusable> {
     let mut client = open.client.clone();
     let mut request = tonic::Request::new(wire::prepare_request(prepare, cluster));
     trace::inject(&mut request, context);
     let mut pages = client.prepare(request).await?.into_inner();
     loop {
-        let page = pages.message().await?.ok_or(Broken::Closed)?;
+        let page = pages.message().await?.ok_or(Unusable::Closed)?;
         let stamp = check(page.stamp.as_ref(), (open.acceptor, open.run), cluster)?;
         let ballot: Ballot = page.ballot.ok_or(Malformed::Missing("ballot"))?.try_into()?;
         if !page.witnesses.is_empty() {
@@ -166,7 +166,7 @@ async fn chosen_rows(
     to: Slot,
     cluster: ClusterId,
     values: &mut Vec<(Slot, Value)>,
-) -> Result<(), Broken> {
+) -> Result<(), Unusable> {
     let request = pb::ObserveRequest {
         caller: Some(wire::caller(Some(cluster))),
         kind: pb::ObserveKind::Values.into(),
@@ -176,7 +176,7 @@ async fn chosen_rows(
     let mut next = from;
     let mut bytes = 0;
     loop {
-        let frame = frames.message().await?.ok_or(Broken::Closed)?;
+        let frame = frames.message().await?.ok_or(Unusable::Closed)?;
         check(frame.stamp.as_ref(), (open.acceptor, open.run), cluster)?;
         let chosen_to = Slot::new(frame.chosen_to).map_err(Malformed::from)?;
         for row in wire::rows(frame.rows)? {

@@ -10,16 +10,23 @@ use paxos_common::{
     },
 };
 
+/// Default port of a proposer.
+pub const PORT: u16 = 7101;
+
+/// Default port of a proposer's metrics and probes.
+pub const METRICS_PORT: u16 = 8101;
+
 /// Takes commands and has them ordered. Keeps nothing on disk: start as many as you like.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "proposer", version = version())]
 pub struct Args {
+    /// The acceptors of the cluster
     #[command(flatten)]
-    acceptors: AcceptorsArg,
+    pub acceptors: AcceptorsArg,
 
     /// Listen address, and the URL for other processes
     #[command(flatten)]
-    pub listen: ListenArgs<7101>,
+    pub listen: ListenArgs<PORT>,
 
     /// Silence of the leader before another proposer campaigns, with a unit; 20ms to 60s, the same for all proposers
     ///
@@ -27,11 +34,11 @@ pub struct Args {
     /// leader stays.
     #[arg(long, env = "PAXOS_LEADER_TIMEOUT", value_name = "DURATION", default_value = "200ms",
           value_parser = parse_leader_timeout)]
-    leader_timeout: Duration,
+    pub leader_timeout: Duration,
 
     /// Address of metrics and probes
     #[command(flatten)]
-    pub metrics: MetricsArgs<8101>,
+    pub metrics: MetricsArgs<METRICS_PORT>,
 
     /// How the process runs
     #[command(flatten)]
@@ -49,13 +56,13 @@ fn parse_leader_timeout(text: &str) -> Result<Duration, String> {
 /// Settings of [`run`](crate::run).
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// URLs of the acceptors.
+    /// URLs of all acceptors.
     pub acceptors: Vec<Address>,
-    /// Listen address, and the URL for other processes.
-    pub listen: ListenArgs<7101>,
+    /// URL for other processes; `None`: the bound address.
+    pub advertise: Option<Address>,
     /// Silence of the leader before another proposer campaigns.
     pub leader_timeout: Duration,
-    /// Listen address of metrics and probes.
+    /// Address of metrics and probes.
     pub metrics: MetricsListen,
 }
 
@@ -63,7 +70,7 @@ impl From<Args> for Config {
     fn from(args: Args) -> Self {
         Self {
             acceptors: args.acceptors.acceptors.addresses().to_vec(),
-            listen: args.listen,
+            advertise: args.listen.advertise,
             leader_timeout: args.leader_timeout,
             metrics: args.metrics.listen(),
         }

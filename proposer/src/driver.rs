@@ -7,13 +7,13 @@ use std::{
 
 use paxos_common::{
     paxos::{
-        identity::{AcceptorUuid, Stamp},
+        identity::{AcceptorUuid, RunNumber, Stamp},
         message::Word,
         proposer::{Effect, Event, Outcome, Pending, Phase, Proposer, Reason, RequestId},
         slot::Slot,
     },
     peer::Address,
-    service::{failure::Failure, shutdown::Shutdown},
+    service::{failure::Failure, server::sleep_until, shutdown::Shutdown},
     trace::Tracer,
 };
 use tokio::{
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     ask,
     clock::{Clock, stood_still},
-    formation::Cluster,
+    forming::Cluster,
     forward::Forwarder,
     input::{Forwarded, Input, OpenLink},
     metrics::Instruments,
@@ -80,6 +80,8 @@ pub(crate) struct Driver {
     links: BTreeMap<AcceptorUuid, Link>,
     /// Last known places of the acceptors, for the streams.
     places: BTreeMap<AcceptorUuid, watch::Sender<Place>>,
+    /// The run of each acceptor's last introduction.
+    judged: BTreeMap<AcceptorUuid, RunNumber>,
     streams: Streams,
     /// See [`link::Context`].
     watchful: watch::Sender<bool>,
@@ -121,6 +123,7 @@ impl Driver {
             metrics,
             links: BTreeMap::new(),
             places: BTreeMap::new(),
+            judged: BTreeMap::new(),
             streams: Streams::new(),
             watchful: watch::Sender::new(true),
             prepares: BTreeMap::new(),
@@ -187,6 +190,7 @@ impl Driver {
             for effect in self.core.take_effects() {
                 self.carry_out(effect, &inputs, shutdown);
             }
+            self.show_judged();
             self.watch();
             self.publish(false);
             if let Some(reason) = self.halted {
@@ -392,13 +396,6 @@ fn is_calm(word: &Word, leader_timeout: Duration) -> bool {
     let heard = &word.heard;
     let is_there = !heard.resigned && heard.ended.is_none() && heard.silent < leader_timeout;
     is_there && word.voted_to <= word.known_to
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]

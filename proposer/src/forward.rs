@@ -7,7 +7,7 @@ use paxos_common::{
         proposer::{Outcome, Pending, Reason},
         slot::Version,
     },
-    peer::{Address, MESSAGE_BYTES_MAX, connect_lazy},
+    peer::{Address, MessageLimits as _, connect_lazy},
     wire::{
         self,
         status::{self, Fate},
@@ -104,9 +104,7 @@ async fn relay(
     open: &mut HashMap<u64, Pending>,
     inputs: &mpsc::Sender<Input>,
 ) -> Result<(), tonic::Status> {
-    let mut client = ProposerClient::new(connect_lazy(address))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let mut client = ProposerClient::new(connect_lazy(address)).with_message_limits();
     let (requests, outbound) = mpsc::channel(FORWARDS_MAX);
     let opening = timeout(OPEN_TIMEOUT, client.propose_stream(ReceiverStream::new(outbound)));
     let mut answers = tokio::select! {

@@ -1,6 +1,6 @@
 //! The proposer: takes commands and has them ordered.
 //!
-//! [`run`] finds or forms the cluster behind the acceptors' addresses (`formation`). Then the driver (`driver`) runs
+//! [`run`] finds or forms the cluster behind the acceptors' addresses (`forming`). Then the driver (`driver`) runs
 //! the core of [`paxos_common::paxos::proposer`]; the core makes all decisions. The proposer keeps a link to every
 //! acceptor: reports about itself, and `Attach` (`link`; `ask` for occasional calls). A candidate or leader also has an
 //! `Accept` stream to every acceptor, on a separate connection (`stream`). Callers come in through `service`; a
@@ -16,7 +16,7 @@ mod ask;
 mod clock;
 mod config;
 mod driver;
-mod formation;
+mod forming;
 mod forward;
 mod input;
 mod link;
@@ -37,13 +37,10 @@ use paxos_common::{
         ballot::ProposerId,
         proposer::{Limits, Proposer, Settings},
     },
-    peer::MESSAGE_BYTES_MAX,
     service::{
         failure::Failure,
-        metrics::{Metrics, Readiness, serve},
-        server::Server,
+        role::{Frame, addresses},
         shutdown::Shutdown,
-        telemetry::Exporting,
     },
     trace::{Beginning, Parent},
 };
@@ -54,7 +51,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Args, Config};
+use crate::{driver::Driver, metrics::Instruments, service::Service, view::View};
+
+pub use config::{Args, Config, METRICS_PORT, PORT};
 
 /// Maximum time of a stop: to complete the work in flight, and to notify the acceptors.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -68,68 +67,40 @@ const INPUTS_MAX: usize = 4_096;
 /// # Errors
 /// With exit code 78 when the acceptors are no cluster and cannot become a cluster; with 70 for faults of ours.
 pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> Result<(), Failure> {
-    let local = listener.local_addr().map_err(Failure::internal)?;
-    let address = config.listen.advertised(local)?;
+    let (local, address) = addresses(&listener, config.advertise.as_ref())?;
     let id = ProposerId::from_random(rand::random());
-    tracing::info!(%id, %address, %local, acceptors = ?config.acceptors, leader_timeout = ?config.leader_timeout,
-        "proposer starts");
+    let timeout = config.leader_timeout;
+    tracing::info!(%id, %address, %local, acceptors = ?config.acceptors, leader_timeout = ?timeout, "proposer starts");
 
-    let exporting = Exporting::start("proposer", &id.to_string())?;
-    let tracer = exporting.tracer();
+    let frame = Frame::start("proposer", &id.to_string(), &shutdown)?;
     let (inputs, inbox) = mpsc::channel(INPUTS_MAX);
-    let (views, view) = watch::channel(view::View::forming(id));
-    let metrics = Metrics::new("proposer", exporting.resource())?;
-    let instruments = metrics::Instruments::new(&metrics, &view);
-    let readiness = Readiness::not_yet("this process is starting");
+    let (views, view) = watch::channel(View::forming(id));
+    let instruments = Instruments::new(&frame.metrics, &view);
     let seen = view.clone();
-    let keep = readiness.clone().keep(move || metrics::readiness(&seen.borrow()));
-    shutdown.spawn(shutdown.token().clone().run_until_cancelled_owned(keep));
-    serve(config.metrics, &metrics, &readiness, &shutdown).await?;
-    let service = service::Service::new(
-        inputs.clone(),
-        view,
-        address.clone(),
-        config.leader_timeout,
-        shutdown.clone(),
-        tracer.clone(),
-    );
-    let service = ProposerServer::new(service)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let routes = tonic::service::Routes::new(service);
-    let name = <ProposerServer<service::Service> as tonic::server::NamedService>::NAME;
-    let (server, health) = Server::new(listener, name, routes).await?;
-
+    frame.report_readiness(move || metrics::readiness(&seen.borrow()));
+    frame.serve_metrics(config.metrics).await?;
+    let (own, stop, tracer) = (address.clone(), shutdown.clone(), frame.tracer());
+    let service = Service::new(inputs.clone(), view, own, timeout, stop, tracer);
+    let (server, health) = frame.server(listener, ProposerServer::new(service)).await?;
     // The service answers UNAVAILABLE until the cluster is formed. The service stops after the driver, so requests in
     // flight can still be answered.
     let serving = Shutdown::new(&CancellationToken::new());
-    let server = server.traced(tracer.clone()).measured(&metrics);
     serving.spawn_vital("server", server.run(serving.clone()));
-    shutdown.spawn(
-        shutdown
-            .token()
-            .clone()
-            .run_until_cancelled_owned(health.follow(readiness)),
-    );
+    frame.report_health(health);
+
     let core = async {
-        let forming = tracer.begin(Beginning::new("proposer.form", Parent::None));
-        let formed = formation::form(&config.acceptors, &shutdown).await;
-        if let (Some(mut span), Err(failure)) = (forming, &formed) {
-            span.fail("refused", failure.to_string());
-        }
-        let Some(cluster) = formed? else {
+        let Some(cluster) = form_cluster(&config, &frame, &shutdown).await? else {
             return Ok(());
         };
         let settings = Settings {
-            leader_timeout: config.leader_timeout,
+            leader_timeout: timeout,
             limits: Limits::default(),
         };
         let electorate = cluster.configuration.electorate();
         let proposer = Proposer::new(id, address.as_str().into(), electorate, settings);
-        let timeout = config.leader_timeout;
-        driver::Driver::new(proposer, cluster, address, timeout, views, tracer, instruments)
-            .run(inputs, inbox, &shutdown)
-            .await
+        let tracer = frame.tracer();
+        let driver = Driver::new(proposer, cluster, address, timeout, views, tracer, instruments);
+        driver.run(inputs, inbox, &shutdown).await
     };
     let result = tokio::select! {
         // Each arm ends the role: the other arm's work is no longer wanted.
@@ -138,9 +109,24 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     };
     shutdown.begin();
     let served = serving.drain(STOP_GRACE).await;
-    let result = result.and(served).and(shutdown.drain(STOP_GRACE).await);
-    metrics.flush().await;
-    exporting.stop().await;
+    let drained = shutdown.drain(STOP_GRACE).await;
+    frame.end().await;
     tracing::info!("proposer stopped");
-    result
+    result.and(served).and(drained)
+}
+
+/// Waits until a cluster is formed, with a span; `None` when the stop begins first.
+async fn form_cluster(
+    config: &Config,
+    frame: &Frame,
+    shutdown: &Shutdown,
+) -> Result<Option<forming::Cluster>, Failure> {
+    let span = frame
+        .tracer()
+        .begin(Beginning::new("proposer.form", Parent::None));
+    let formed = forming::form(&config.acceptors, shutdown).await;
+    if let (Some(mut span), Err(failure)) = (span, &formed) {
+        span.fail("refused", failure.to_string());
+    }
+    formed
 }

@@ -16,9 +16,12 @@ use paxos_common::{
         quorum::Configuration,
         witness::Guard,
     },
-    peer::{self, Address, Arrivals, Backoff, MESSAGE_BYTES_MAX},
+    peer::{
+        Address, Arrivals, Backoff, MessageLimits as _,
+        acceptor::{AWAY_LONG, Unusable, answer_within},
+    },
     service::{config::version, shutdown::Shutdown},
-    wire::{self, Malformed},
+    wire,
 };
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient};
 use tokio::{
@@ -85,58 +88,6 @@ impl Context {
     }
 }
 
-/// Reason for a link that is not open.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Broken {
-    #[error("the acceptor does not answer")]
-    Silent,
-    #[error("{}", peer::reason(.0))]
-    Call(#[from] tonic::Status),
-    #[error("the acceptor closed the stream")]
-    Closed,
-    #[error("the acceptor's answer is invalid: {0}")]
-    Malformed(#[from] Malformed),
-    #[error(
-        "the acceptor is blank, but its cluster is formed: the acceptor has lost its disk, and is never counted \
-         again. Stop the acceptor; it cannot be replaced in this release"
-    )]
-    Blank,
-    #[error("the acceptor has restarted since showing its runs")]
-    Restarted,
-    #[error("the acceptor is not counted until its runs agree with the remembered runs of this acceptor")]
-    Distrusted,
-    #[error(
-        "the acceptor is not counted yet: its run is new, and only {told} of the {needed} required other acceptors \
-         report their tables"
-    )]
-    Unwitnessed { told: usize, needed: usize },
-    #[error("the acceptor has stored the list of members, but does not become a member")]
-    Forming,
-    #[error("the acceptor belongs to another cluster, {0}, and is not counted: correct --acceptors")]
-    OtherCluster(ClusterId),
-    #[error("acceptor {0} is no member of this cluster, and is not counted: correct --acceptors")]
-    Stranger(AcceptorUuid),
-}
-
-impl Broken {
-    /// Whether a person must act.
-    fn is_refusal(&self) -> bool {
-        match self {
-            Self::Silent
-            | Self::Call(_)
-            | Self::Closed
-            | Self::Restarted
-            | Self::Distrusted
-            | Self::Unwitnessed { .. }
-            | Self::Forming => false,
-            Self::Malformed(_) | Self::Blank | Self::OtherCluster(_) | Self::Stranger(_) => true,
-        }
-    }
-}
-
-/// Time without a connection after which an acceptor needs a person.
-const AWAY_LONG: Duration = Duration::from_secs(30);
-
 /// The last log line about an acceptor without a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Logged {
@@ -157,7 +108,7 @@ pub(crate) async fn keep(address: Address, context: Context, stop: CancellationT
             Ok(()) => return,
             Err(broken) => broken,
         };
-        if matches!(broken, Broken::Distrusted) {
+        if matches!(broken, Unusable::Distrusted) {
             // The core may require new tables from the other acceptors.
             witnessed = None;
         }
@@ -173,7 +124,7 @@ pub(crate) async fn keep(address: Address, context: Context, stop: CancellationT
             false if away_since.elapsed() < AWAY_LONG => Logged::Lost,
             false => Logged::AwayLong,
         };
-        if matches!(broken, Broken::Distrusted) {
+        if matches!(broken, Unusable::Distrusted) {
             // The core logs the refusal of an acceptor.
             tracing::debug!(%address, reason = %broken, "the link is opened again");
         } else if logged.replace(now) != Some(now) {
@@ -205,7 +156,7 @@ async fn serve(
     stop: &CancellationToken,
     opened_at: &mut Option<Instant>,
     witnessed: &mut Option<RunNumber>,
-) -> Result<(), Broken> {
+) -> Result<(), Unusable> {
     let channel = context.channels[address].clone();
     let mut calls = client(channel.clone());
     let shown = introduce(&mut calls, context).await?;
@@ -226,23 +177,19 @@ async fn serve(
         // Answers of the acceptor's earlier runs no longer count.
         let _ = context.inputs.send(Input::Introduced(introduced, None)).await;
         let told = others_told;
-        return Err(Broken::Unwitnessed { told, needed });
+        return Err(Unusable::Unwitnessed { told, needed });
     }
 
     let (outbox, inbox) = mpsc::channel(1);
-    let mut reports = Reports::new(acceptor, outbox);
+    let mut reports = Reports::new((acceptor, run), outbox);
     // The first report goes with the opening of the stream.
     reports.send(context);
-    let mut words = timeout(OPEN_TIMEOUT, calls.attach(ReceiverStream::new(inbox)))
-        .await
-        .map_err(|_| Broken::Silent)??
-        .into_inner();
+    let attaching = calls.attach(ReceiverStream::new(inbox));
+    let mut words = answer_within(OPEN_TIMEOUT, attaching).await?.into_inner();
 
     let reopen = CancellationToken::new();
     let arrivals = Arrivals::default();
-    let watched = AcceptorClient::new(arrivals.watch(channel))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let watched = AcceptorClient::new(arrivals.watch(channel)).with_message_limits();
     let open = OpenLink {
         address: address.clone(),
         client: watched,
@@ -266,7 +213,7 @@ async fn serve(
             // Receiving from a stream, ticking and waiting are all cancel safe.
             word = words.message() => {
                 let told = word
-                    .map_err(Broken::from)
+                    .map_err(Unusable::from)
                     .and_then(|word| reported(word, (acceptor, run), context.cluster, &mut reports));
                 match told {
                     Ok(input) => {
@@ -293,7 +240,7 @@ async fn serve(
                     return Ok(());
                 }
             }
-            () = reopen.cancelled() => break Broken::Distrusted,
+            () = reopen.cancelled() => break Unusable::Distrusted,
             () = stop.cancelled() => {
                 if context.shutdown.has_begun() && !context.shutdown.has_failed() {
                     // After a longer wait, the acceptor lists this proposer as departed for a while.
@@ -311,7 +258,7 @@ async fn serve(
 async fn leave(reports: &Reports, mut words: Streaming<pb::AttachResponse>, context: &Context) {
     let last = pb::AttachRequest {
         leaving: true,
-        ..report(context, reports.acceptor, reports.last + 1)
+        ..report(context, reports.member, reports.last + 1)
     };
     if reports.outbox.send(last).await.is_ok() {
         while let Ok(Some(_)) = words.message().await {}
@@ -327,8 +274,8 @@ fn until_next(now: Duration, interval: Duration) -> Duration {
 /// The reports of a stream, each with the time of sending.
 #[derive(Debug)]
 struct Reports {
-    /// The receiver of the reports.
-    acceptor: AcceptorUuid,
+    /// The receiver of the reports, in the run of its introduction.
+    member: (AcceptorUuid, RunNumber),
     outbox: mpsc::Sender<pb::AttachRequest>,
     /// The number of the last report.
     last: u64,
@@ -339,9 +286,9 @@ struct Reports {
 }
 
 impl Reports {
-    fn new(acceptor: AcceptorUuid, outbox: mpsc::Sender<pb::AttachRequest>) -> Self {
+    fn new(member: (AcceptorUuid, RunNumber), outbox: mpsc::Sender<pb::AttachRequest>) -> Self {
         Self {
-            acceptor,
+            member,
             outbox,
             last: 0,
             sent: VecDeque::new(),
@@ -364,11 +311,7 @@ impl Reports {
         let number = self.last + 1;
         // Read before the report leaves: an answer to the report is no older.
         let now = context.clock.now();
-        if self
-            .outbox
-            .try_send(report(context, self.acceptor, number))
-            .is_ok()
-        {
+        if self.outbox.try_send(report(context, self.member, number)).is_ok() {
             self.sent(number, now);
         }
     }
@@ -403,13 +346,13 @@ pub(crate) fn check(
     stamp: Option<&pb::Stamp>,
     (acceptor, run): (AcceptorUuid, RunNumber),
     cluster: ClusterId,
-) -> Result<Stamp, Broken> {
+) -> Result<Stamp, Unusable> {
     let stamp = wire::read_stamp(stamp)?;
     if stamp.acceptor != acceptor || stamp.cluster != Some(cluster) {
-        return Err(Broken::Stranger(stamp.acceptor));
+        return Err(Unusable::Stranger(stamp.acceptor));
     }
     if stamp.run != run {
-        return Err(Broken::Restarted);
+        return Err(Unusable::Unshown);
     }
     Ok(stamp)
 }
@@ -419,8 +362,8 @@ fn reported(
     member: (AcceptorUuid, RunNumber),
     cluster: ClusterId,
     reports: &mut Reports,
-) -> Result<Input, Broken> {
-    let word = word.ok_or(Broken::Closed)?;
+) -> Result<Input, Unusable> {
+    let word = word.ok_or(Unusable::Closed)?;
     let stamp = check(word.stamp.as_ref(), member, cluster)?;
     let event = Event::Reported {
         acceptor: stamp.acceptor,
@@ -430,7 +373,7 @@ fn reported(
     Ok(Input::Reported(stamp, event))
 }
 
-fn report(context: &Context, to: AcceptorUuid, number: u64) -> pb::AttachRequest {
+fn report(context: &Context, (to, run): (AcceptorUuid, RunNumber), number: u64) -> pb::AttachRequest {
     let view = context.views.borrow();
     let progress = pb::ProposerProgress {
         leading: view.phase == pb::ProposerPhase::Leading,
@@ -448,7 +391,7 @@ fn report(context: &Context, to: AcceptorUuid, number: u64) -> pb::AttachRequest
         progress: Some(pb::attach_request::Progress::Proposer(progress)),
         report: number,
         leaving: false,
-        refused: view.refused.get(&to).cloned().unwrap_or_default(),
+        refused: view.reason_for(to, run),
     }
 }
 

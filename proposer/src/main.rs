@@ -1,4 +1,4 @@
-//! The proposer's process: parse, then run.
+//! The binary `proposer`: parses the flags and runs the role.
 
 use std::process::ExitCode;
 

@@ -10,7 +10,11 @@ use paxos_common::{
         message::{Accept, UNANSWERED_MAX},
         proposer::Event,
     },
-    peer::{Address, Backoff, MESSAGE_BYTES_MAX, dedicated},
+    peer::{
+        Address, Backoff, MessageLimits as _,
+        acceptor::{Unusable, answer_within},
+        dedicated,
+    },
     wire::{
         self,
         heard::{Alive, StreamAnswer},
@@ -25,7 +29,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     input::{Input, Outgoing, StreamReport},
-    link::{Broken, check},
+    link::check,
     witnessing::Witnessing,
 };
 
@@ -194,7 +198,7 @@ impl Keeper {
         &mut self,
         end: &mut oneshot::Receiver<()>,
         opened_at: &mut Option<Instant>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), Unusable> {
         let mut places = self.place.clone();
         let introduced = async {
             let place = places.wait_for(Option::is_some).await.ok()?;
@@ -211,9 +215,7 @@ impl Keeper {
         };
         // Dropped on every return, which shuts the connection.
         let (channel, _socket) = dedicated(&address);
-        let mut client = AcceptorClient::new(channel)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let mut client = AcceptorClient::new(channel).with_message_limits();
         let (outbox, requests) = mpsc::channel(OUTBOX_MAX);
         let first = Outgoing {
             accept: self.first.clone(),
@@ -223,11 +225,11 @@ impl Keeper {
         // The channel is empty.
         let _ = outbox.try_send(first);
         let requests = into_requests(requests, self.context.cluster, self.context.alive_interval);
-        let opening = timeout(OPEN_TIMEOUT, client.accept(requests));
+        let opening = answer_within(OPEN_TIMEOUT, client.accept(requests));
         let mut answers = tokio::select! {
             // The first arm ends the call.
             _ = &mut *end => return Ok(()),
-            opened = opening => opened.map_err(|_| Broken::Silent)??.into_inner(),
+            opened = opening => opened?.into_inner(),
         };
         *opened_at = Some(Instant::now());
         if !self.report(StreamReport::Opened(outbox)).await {
@@ -251,7 +253,7 @@ impl Keeper {
                     }
                     return Ok(());
                 }
-                moved = &mut moved => return if moved { Err(Broken::Distrusted) } else { Ok(()) },
+                moved = &mut moved => return if moved { Err(Unusable::Distrusted) } else { Ok(()) },
             };
             if !self.report(told).await {
                 return Ok(());
@@ -259,8 +261,8 @@ impl Keeper {
         }
     }
 
-    fn said(&self, answer: Option<pb::AcceptResponse>, run: RunNumber) -> Result<StreamReport, Broken> {
-        let answer = answer.ok_or(Broken::Closed)?;
+    fn said(&self, answer: Option<pb::AcceptResponse>, run: RunNumber) -> Result<StreamReport, Unusable> {
+        let answer = answer.ok_or(Unusable::Closed)?;
         let stamp = check(answer.stamp.as_ref(), (self.acceptor, run), self.context.cluster)?;
         let event = match StreamAnswer::try_from(answer)? {
             StreamAnswer::Reply(reply) => Event::Answered {

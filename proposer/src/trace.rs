@@ -10,7 +10,7 @@ use paxos_common::{
     paxos::{
         ballot::Ballot,
         identity::AcceptorUuid,
-        message::{Accept, AcceptAnswer},
+        message::Accept,
         proposer::{Event, Outcome, Pending, Phase, Proposer, Reason, RequestId},
         slot::{Slot, Version},
         value::Value,
@@ -240,13 +240,7 @@ impl Traces {
         } = event
         {
             if let Some(Message { mut span, to }) = self.messages.remove(&(*acceptor, *sequence)) {
-                let (word, granted) = match answer {
-                    AcceptAnswer::Accepted { .. } => ("accepted", true),
-                    AcceptAnswer::Rejected(_) => ("rejected", false),
-                    AcceptAnswer::Refused(_) => ("refused", false),
-                    AcceptAnswer::Trimmed { .. } => ("trimmed", false),
-                    AcceptAnswer::NoSpace => ("no_space", false),
-                };
+                let (word, granted) = (answer.word(), answer.is_accepted());
                 span.set(names::ANSWER, word);
                 span.set(names::IN_QUORUM, granted && to > chosen_to);
                 span.answered(tonic::Code::Ok, "");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use paxos_common::{
     paxos::{
         ballot::{Ballot, ProposerId},
-        identity::{AcceptorUuid, ClusterId},
+        identity::{AcceptorUuid, ClusterId, RunNumber},
         slot::Slot,
     },
     peer::Address,
@@ -31,11 +31,27 @@ pub(crate) struct View {
     pub(crate) quorum: usize,
     /// Acceptors that delayed commands when a caller last stopped waiting; empty for none.
     pub(crate) late: String,
-    /// Acceptors not counted because of lost commits, and the loss of each.
-    pub(crate) refused: BTreeMap<AcceptorUuid, String>,
+    /// Acceptors not counted because of lost commits.
+    pub(crate) refused: BTreeMap<AcceptorUuid, Refusal>,
+}
+
+/// The refusal of an acceptor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// The loss.
+    pub(crate) reason: String,
+    /// The run of the last introduction with this judgement. A later run is not judged yet.
+    pub(crate) run: Option<RunNumber>,
 }
 
 impl View {
+    /// The reason reported to an acceptor in this run; empty if the acceptor is counted, or not judged yet.
+    pub(crate) fn reason_for(&self, acceptor: AcceptorUuid, run: RunNumber) -> String {
+        let refusal = self.refused.get(&acceptor);
+        let refusal = refusal.filter(|refusal| refusal.run == Some(run));
+        refusal.map_or_else(String::new, |refusal| refusal.reason.clone())
+    }
+
     /// Before the cluster is formed.
     pub(crate) fn forming(proposer: ProposerId) -> Self {
         Self {
@@ -53,5 +69,27 @@ impl View {
             late: String::new(),
             refused: BTreeMap::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reason_is_for_the_judged_run_alone() {
+        let [acceptor, other] = [1, 2].map(AcceptorUuid::from_u128);
+        let [old, new] = [1, 2].map(RunNumber::from_random);
+        let mut view = View::forming(ProposerId::from_random(1));
+        view.refused.insert(
+            acceptor,
+            Refusal {
+                reason: "it lost commits".to_owned(),
+                run: Some(old),
+            },
+        );
+        assert_eq!(view.reason_for(acceptor, old), "it lost commits");
+        assert_eq!(view.reason_for(acceptor, new), "", "a run not judged yet");
+        assert_eq!(view.reason_for(other, old), "");
     }
 }

@@ -16,7 +16,7 @@ use tonic::{Request, Status};
 
 use super::*;
 use crate::{
-    ears::OfCall,
+    hearing::OfCall,
     request::Command,
     testing::{Cluster, ballot, settle},
 };
@@ -77,7 +77,7 @@ async fn page_of_a_promise_waits_for_a_commit_that_follows_the_promise() {
     };
     let request = wire::prepare_request(&prepare, cluster.configuration.cluster_id());
     let claim = (prepare.ballot, &prepare.address, Kind::Prepare);
-    let claimed = OfCall::new(cluster.shared.ears.queued(claim, false, false));
+    let claimed = OfCall::new(cluster.shared.hearing.queued(claim, false, false));
     let command = Command::Prepare {
         prepare,
         claimed,

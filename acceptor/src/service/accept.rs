@@ -55,13 +55,13 @@ where
     R: Reader,
     S: Stream<Item = Result<pb::AcceptRequest, Status>> + Send + 'static,
 {
-    let ears = &inner.shared.ears;
-    let open = inner.streams.open(ears);
+    let hearing = &inner.shared.hearing;
+    let open = inner.streams.open(hearing);
     let chunks = chunks(extensions);
     if let Some(chunks) = chunks {
-        let (ears, id) = (Arc::clone(ears), open.id);
+        let (hearing, id) = (Arc::clone(hearing), open.id);
         let partial = Partial::default();
-        chunks.observe(move |chunk| ears.chunk(id, partial.take(chunk)));
+        chunks.observe(move |chunk| hearing.chunk(id, partial.take(chunk)));
     }
     let (answers, replies) = Answers::new();
     let (asked, interval) = oneshot::channel();
@@ -189,7 +189,7 @@ fn ticking(asked: Duration) -> Interval {
 
 /// None after the client's last message.
 fn alive<R>(inner: &Inner<R>, open: &Open) -> Option<Alive> {
-    let (ballot, silent) = inner.shared.ears.stream(open.id)?;
+    let (ballot, silent) = inner.shared.hearing.stream(open.id)?;
     let published = inner.shared.published();
     Some(Alive {
         stamp: published.stamp,

@@ -1,6 +1,6 @@
 //! The long answers: pages of a promise, frames for observers, leadership for attached peers.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use async_stream::try_stream;
 use futures::{Stream, StreamExt as _};
@@ -55,7 +55,7 @@ pub(super) fn promise<R: Reader>(
             stamp.commit_counter = page.commit_counter;
             let next = page.next;
             let bytes: usize = page.rows.iter().map(row_bytes).sum();
-            inner.shared.ears.worked(ballot, bytes as u64);
+            inner.shared.hearing.worked(ballot, bytes as u64);
             let answer = if overtaken {
                 let rejection = Rejection { promised: page.promised, leader_address: page.leader_address };
                 pb::promise_page::Answer::Rejected(rejection.into())
@@ -130,11 +130,12 @@ pub(super) const REPORTS_AT_ONCE: u32 = 8;
 pub(super) fn attached<R: Reader>(
     inner: Arc<Inner<R>>,
     reports: impl Stream<Item = Result<pb::AttachRequest, Status>>,
+    address: Option<IpAddr>,
 ) -> impl Stream<Item = Result<pb::AttachResponse, Status>> {
     try_stream! {
         let mut reports = pin!(reports);
         let mut changes = inner.shared.leadership();
-        let mut news = inner.shared.ears.news();
+        let mut news = inner.shared.hearing.news();
         let mut latest = 0;
         let mut attachment: Option<Attachment> = None;
         let mut silence = pin!(sleep(FIRST_REPORT_MAX));
@@ -164,9 +165,7 @@ pub(super) fn attached<R: Reader>(
                     silence.as_mut().reset(Instant::now() + NEXT_REPORT_MAX);
                     // Not part of the roster.
                     let refused = std::mem::take(&mut report.refused);
-                    if !refused.is_empty() {
-                        inner.shared.refused(refused);
-                    }
+                    inner.shared.refusals.report(report.peer, refused);
                     if report.leaving {
                         if let Some(attachment) = &attachment {
                             attachment.leave();
@@ -175,7 +174,7 @@ pub(super) fn attached<R: Reader>(
                     }
                     match &attachment {
                         Some(attachment) => attachment.report(report),
-                        None => attachment = Some(inner.attach(report)?),
+                        None => attachment = Some(inner.attach(report, address)?),
                     }
                 }
                 Some(None) => break,
@@ -192,7 +191,7 @@ pub(super) fn attached<R: Reader>(
 /// The present leadership and the heard proposer; `report`: the number of the latest report.
 fn attach_response<R>(inner: &Inner<R>, report: u64) -> pb::AttachResponse {
     let published = inner.shared.published();
-    let heard = inner.shared.ears.heard();
+    let heard = inner.shared.hearing.heard();
     pb::AttachResponse {
         stamp: Some(wire::stamp(&published.stamp, Vec::new())),
         leadership: Some(wire::leadership(&published.leadership, millis(heard.silent))),

@@ -158,16 +158,17 @@ fn heartbeat(cluster: &Cluster, round: u64) -> pb::AcceptRequest {
 
 impl Cluster {
     fn heard_round(&self) -> u64 {
-        self.shared.ears.heard().ballot.round()
+        self.shared.hearing.heard().ballot.round()
     }
 
     /// Returns once bytes of the heard proposer have arrived since then.
     async fn heard_since(&self, since: Duration) {
-        let ears = &self.shared.ears;
+        let hearing = &self.shared.hearing;
         // `now` is read before the silence: the difference is never later than the arrival of the bytes.
         until(|| {
-            ears.now()
-                .checked_sub(ears.heard().silent)
+            hearing
+                .now()
+                .checked_sub(hearing.heard().silent)
                 .filter(|heard_at| *heard_at >= since)
         })
         .await;

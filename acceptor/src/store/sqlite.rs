@@ -164,6 +164,8 @@ impl SqliteStore {
             }
             other => drop(other?),
         }
+        // The database is ours.
+        directory.tighten(FILE, &[counter_file::FILE]);
         // Before the run begins: a failed start leaves no run.
         let readers = Readers::open(file, READERS).await?;
         let held = Readers::open(file, 1).await?;

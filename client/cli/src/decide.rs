@@ -8,10 +8,12 @@ use serde_json::json;
 use crate::{
     connection::{ConnectionArgs, no},
     key::{bytes, value, version_as_json, write_failure},
-    output::{OutputArgs, bytes_as_json, bytes_as_text, judged},
+    output::{Form, OutputArgs, bytes_as_json, judged, write_value},
 };
 
 /// Decide a name, permanently: the first ordered value wins; print the winner
+///
+/// Writes exactly the winner's bytes to a file or a pipe. At a terminal, a newline follows.
 ///
 /// Every caller gets the same winner. Exits 0 when this command decided the name. Exits 1 when another command decided
 /// the name, even with an equal value. Repeating the command is always safe.
@@ -31,6 +33,10 @@ pub(crate) struct Args {
     /// unset variable or an empty file.
     #[arg(long)]
     allow_empty: bool,
+
+    /// Print a newline after the winner, even to a file or a pipe
+    #[arg(long)]
+    newline: bool,
 
     #[command(flatten)]
     output: OutputArgs,
@@ -52,19 +58,19 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         .decide(bytes(args.name), value)
         .await
         .map_err(write_failure)?;
-    let printed = args
-        .output
-        .print(
-            || format!("{}\n", bytes_as_text(&decision.winner)),
-            || {
+    let printed = match args.output.output {
+        Form::Text => write_value(&decision.winner, args.newline).await,
+        Form::Json => {
+            let json = || {
                 json!({
                     "winner": bytes_as_json(&decision.winner),
                     "version": version_as_json(decision.version),
                     "ours": decision.ours,
                 })
-            },
-        )
-        .await;
+            };
+            args.output.print(String::new, json).await
+        }
+    };
     if decision.ours {
         printed?;
         // On standard error, so that a script reads only the winner.

@@ -116,7 +116,7 @@ async fn cluster(args: Args) -> Result<(), Failure> {
             ("--data-dir", data_dir.into()),
             ("--metrics-listen", bound.metrics(args.metrics)?),
         ]);
-        let config = parse::<paxos_acceptor::config::Args>(flags)?.into();
+        let config = parse::<paxos_acceptor::Args>(flags)?.into();
         roles.start(ACCEPTORS, bound, |listener, shutdown| {
             paxos_acceptor::run(config, listener, shutdown)
         })?;

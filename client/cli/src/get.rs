@@ -1,6 +1,6 @@
 //! `paxos get`: reads registers.
 
-use std::{ffi::OsString, io::IsTerminal as _};
+use std::ffi::OsString;
 
 use bytes::Bytes;
 use paxos_client::{Client, Consistency, PageRequest, Register, Version};
@@ -9,7 +9,7 @@ use paxos_common::service::failure::Failure;
 use crate::{
     connection::{ConnectionArgs, no},
     key::{bytes, read_failure, register_as_json},
-    output::{Form, OutputArgs, bytes_as_text, write_bytes},
+    output::{Form, OutputArgs, bytes_as_text, key_as_text, write_value},
 };
 
 /// Read a register: print its value
@@ -20,7 +20,7 @@ use crate::{
 /// less.
 ///
 /// With --prefix: one line for each register, SLOT.OFFSET KEY = VALUE, ascending by key. The registers are read in
-/// pages; a later page may show a later state.
+/// pages; a later page may show a later state. A key that would make the line ambiguous is in double quotes.
 ///
 /// Exits 1 when there is no such key.
 #[derive(Debug, clap::Args)]
@@ -68,11 +68,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         .map_err(read_failure)?
         .ok_or_else(|| no(format!("there is no key {}", bytes_as_text(&key))))?;
     match args.output.output {
-        Form::Text => {
-            let newline = args.newline || std::io::stdout().is_terminal();
-            let end: &[u8] = if newline { b"\n" } else { b"" };
-            write_bytes(&[&register.value[..], end].concat()).await
-        }
+        Form::Text => write_value(&register.value, args.newline).await,
         Form::Json => {
             args.output
                 .print(String::new, || register_as_json(&register))
@@ -119,7 +115,7 @@ fn line(register: &Register) -> String {
     format!(
         "{}  {} = {}\n",
         register.version,
-        bytes_as_text(&register.key),
+        key_as_text(&register.key),
         bytes_as_text(&register.value)
     )
 }

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context as _;
 use paxos_common::{
-    peer::{Address, MESSAGE_BYTES_MAX, connect_lazy},
+    peer::{Address, MESSAGE_BYTES_MAX, connect_lazy, reason as reason_of},
     service::{config::parse_duration, failure::Failure},
 };
 use paxos_proto::v1::{
@@ -63,7 +63,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         .await
         .with_context(|| format!("no answer within {:?}", args.timeout))
         .map_err(unavailable)?
-        .map_err(|status| unavailable(anyhow::Error::new(status)))?;
+        .map_err(|status| unavailable(anyhow::anyhow!(reason_of(&status))))?;
     if serving {
         return Ok(());
     }

@@ -2,13 +2,13 @@
 
 use paxos_client::{Client, LogPage, Slot, SubscribeError, Updates, Version};
 use paxos_common::service::failure::Failure;
-use paxos_proto::v1::{Command, Delete, LogRecord, Put, command::Operation};
+use paxos_proto::v1::{Command, Condition, Delete, LogRecord, Put, command::Operation, condition};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     connection::{ConnectionArgs, no, subscribe_failure},
     json,
-    output::{OutputArgs, bytes_as_text},
+    output::{OutputArgs, bytes_as_text, key_as_text},
     signals::{Left, interruptible, until_asked_to_end},
 };
 
@@ -19,6 +19,11 @@ type Log = Updates<LogPage, SubscribeError>;
 /// The output ends where the log ended when the command began, unless --follow is given. To find this end, a learner
 /// asks a majority of the acceptors, so every command acknowledged before is printed. With --local the output ends at
 /// the last slot applied by the answering learner, and no majority is needed.
+///
+/// Lines for registers: put KEY = VALUE, and delete KEY. A condition follows the key, as in put KEY if absent = VALUE.
+/// The log does not have the outcome of a condition: `paxos watch` prints only changes that took effect. A key that
+/// would make the line ambiguous is in double quotes. An appended value that begins like another kind of line has a
+/// backslash in front.
 ///
 /// A change of leader can leave no-ops in the log. Only JSON shows no-ops, as values without commands.
 ///
@@ -184,15 +189,49 @@ fn text_of(record: &LogRecord, all: bool) -> String {
         .collect()
 }
 
+/// Beginnings of the lines of commands that append nothing.
+const PUT: &str = "put ";
+const DELETE: &str = "delete ";
+const OPEN_SESSION: &str = "open session";
+const UNKNOWN: &str = "unknown command";
+
+/// The line of a command; different commands of the same session give different lines.
 fn command_text(command: &Command) -> String {
     match &command.operation {
-        Some(Operation::Append(append)) => bytes_as_text(&append.record),
-        Some(Operation::Put(Put { key, value, .. })) => {
-            format!("put {} = {}", bytes_as_text(key), bytes_as_text(value))
+        Some(Operation::Append(append)) => {
+            let text = bytes_as_text(&append.record);
+            let is_ambiguous = [PUT, DELETE, OPEN_SESSION, UNKNOWN]
+                .iter()
+                .any(|other| text.starts_with(other));
+            // No other value begins so: the escapes of characters are \\, \n, \r, \t and \u{.
+            if is_ambiguous { format!("\\{text}") } else { text }
         }
-        Some(Operation::Delete(Delete { key, .. })) => format!("delete {}", bytes_as_text(key)),
-        Some(Operation::OpenSession(_)) => "open session".to_owned(),
-        None => "unknown command: this client is older than the writer".to_owned(),
+        Some(Operation::Put(Put {
+            key,
+            value,
+            condition,
+        })) => {
+            let condition = condition_text(condition.as_ref());
+            format!("{PUT}{}{condition} = {}", key_as_text(key), bytes_as_text(value))
+        }
+        Some(Operation::Delete(Delete { key, condition })) => {
+            let condition = condition_text(condition.as_ref());
+            format!("{DELETE}{}{condition}", key_as_text(key))
+        }
+        Some(Operation::OpenSession(_)) => OPEN_SESSION.to_owned(),
+        None => format!("{UNKNOWN}: this client is older than the writer"),
+    }
+}
+
+/// The condition of a write, in the words of the flags of `paxos put`.
+fn condition_text(condition: Option<&Condition>) -> String {
+    match condition.map(|condition| &condition.condition) {
+        None => String::new(),
+        Some(Some(condition::Condition::Absent(_))) => " if absent".to_owned(),
+        Some(Some(condition::Condition::Version(version))) => {
+            format!(" if version {}.{}", version.slot, version.offset)
+        }
+        Some(None) => " if unknown condition".to_owned(),
     }
 }
 

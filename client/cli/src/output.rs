@@ -1,11 +1,11 @@
 //! Standard output: text for people or JSON for programs, line by line.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::{Args, ValueEnum};
 use paxos_common::{
-    escape::escape,
+    escape::{escape, is_escaped},
     service::failure::{Exit, Failure},
 };
 use serde_json::Value;
@@ -56,6 +56,13 @@ pub(crate) async fn write(text: &str) -> Result<(), Failure> {
     write_bytes(text.as_bytes()).await
 }
 
+/// Writes exactly a stored value; a newline follows at a terminal, and with `newline`.
+pub(crate) async fn write_value(value: &[u8], newline: bool) -> Result<(), Failure> {
+    let newline = newline || io::stdout().is_terminal();
+    let end: &[u8] = if newline { b"\n" } else { b"" };
+    write_bytes(&[value, end].concat()).await
+}
+
 /// As `write`, for raw bytes.
 pub(crate) async fn write_bytes(bytes: &[u8]) -> Result<(), Failure> {
     ended(writer::write(bytes).await)
@@ -88,9 +95,9 @@ pub(crate) fn judged(printed: Result<(), Failure>, judgement: Result<(), Failure
 /// Marks bytes that are not text.
 const BINARY: &str = "base64:";
 
-/// Bytes for people, on a single line; different bytes give different lines. Text is kept, with control characters and
-/// backslashes escaped. Other bytes are base64 after a marker. Text that begins like the marker gets a backslash in
-/// front.
+/// Bytes for people, on a single line; different bytes give different lines. Text is kept, with backslashes and the
+/// characters of [`is_escaped`] escaped. Other bytes are base64 after a marker. Text that begins like the marker gets a
+/// backslash in front.
 pub(crate) fn bytes_as_text(bytes: &[u8]) -> String {
     let Ok(text) = str::from_utf8(bytes) else {
         return format!("{BINARY}{}", BASE64_STANDARD.encode(bytes));
@@ -100,7 +107,7 @@ pub(crate) fn bytes_as_text(bytes: &[u8]) -> String {
         line.push('\\');
     }
     for character in text.chars() {
-        if character.is_control() || character == '\\' {
+        if is_escaped(character) || character == '\\' {
             line.extend(character.escape_default());
         } else {
             line.push(character);
@@ -120,6 +127,17 @@ pub(crate) fn is_exact(json: &Value) -> bool {
         Value::Array(items) => items.iter().all(is_exact),
         Value::Object(fields) => fields.values().all(is_exact),
         Value::Null | Value::Bool(_) | Value::String(_) => true,
+    }
+}
+
+/// A key for people, in a line with other parts behind the key: `KEY = VALUE`, `KEY deleted`, `KEY if absent`. Different
+/// parts give different lines: a key with ` =` or ` if ` inside, or with a double quote in front, is in double quotes.
+pub(crate) fn key_as_text(key: &[u8]) -> String {
+    let text = bytes_as_text(key);
+    if text.contains(" =") || text.contains(" if ") || text.starts_with('"') {
+        format!("\"{}\"", text.replace('"', "\\\""))
+    } else {
+        text
     }
 }
 
@@ -165,6 +183,22 @@ mod tests {
             "grüße\\n\\u{1b}[31m"
         );
         assert_eq!(bytes_as_text(&[0xff, 0x00]), "base64:/wA=");
+        assert_eq!(
+            bytes_as_text("a\u{202e}b\u{2028}c\u{2066}".as_bytes()),
+            "a\\u{202e}b\\u{2028}c\\u{2066}"
+        );
+    }
+
+    #[test]
+    fn key_is_quoted_only_where_another_key_could_give_the_same_line() {
+        for usual in ["key", "a=b", "a key", "a \"b\"", "if", "x if", "= x", "grüße"] {
+            assert_eq!(key_as_text(usual.as_bytes()), usual);
+        }
+        assert_eq!(key_as_text(b"k = 1"), "\"k = 1\"");
+        assert_eq!(key_as_text(b"k ="), "\"k =\"");
+        assert_eq!(key_as_text(b"k if absent"), "\"k if absent\"");
+        assert_eq!(key_as_text(b"\"k\" = \\"), "\"\\\"k\\\" = \\\\\"");
+        assert_eq!(key_as_text(b"\"k"), "\"\\\"k\"");
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum RoleArgs {
-    Acceptor(Box<paxos_acceptor::config::Args>),
+    Acceptor(Box<paxos_acceptor::Args>),
     Proposer(Box<paxos_proposer::Args>),
     Learner(Box<paxos_learner::Args>),
 }

@@ -9,14 +9,14 @@ use serde_json::json;
 use crate::{
     connection::ConnectionArgs,
     key::{bytes, change_as_json, version_as_json, watch_failure},
-    output::{Form, OutputArgs, bytes_as_text},
+    output::{Form, OutputArgs, bytes_as_text, key_as_text},
     signals::until_asked_to_end,
 };
 
 /// Print the changes of a register as they happen
 ///
 /// One line for each change: SLOT.OFFSET KEY = VALUE, or SLOT.OFFSET KEY deleted. Changes are printed in order, without
-/// loss or repetition, until interrupted.
+/// loss or repetition, until interrupted. A key that would make the line ambiguous is in double quotes.
 ///
 /// Reports the start of the watch: "watching from SLOT.OFFSET" on standard error, or with --output json a first object
 /// {"watching":{"from":…}} on standard output. Every change from that version on is printed.
@@ -86,9 +86,36 @@ async fn follow(
 }
 
 fn line(change: &Change) -> String {
-    let (version, key) = (change.version, bytes_as_text(&change.key));
+    let (version, key) = (change.version, key_as_text(&change.key));
     match &change.value {
         Some(value) => format!("{version}  {key} = {}\n", bytes_as_text(value)),
         None => format!("{version}  {key} deleted\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use paxos_client::Slot;
+
+    #[test]
+    fn different_changes_give_different_lines() {
+        let line = |key: &'static str, value: Option<&'static str>| {
+            line(&Change {
+                key: Bytes::from(key),
+                version: Version {
+                    slot: Slot::new(3).unwrap(),
+                    offset: 0,
+                },
+                value: value.map(Bytes::from),
+            })
+        };
+        assert_eq!(line("key", Some("value")), "3.0  key = value\n");
+        assert_eq!(line("key", None), "3.0  key deleted\n");
+        assert_eq!(line("k = 1", Some("v")), "3.0  \"k = 1\" = v\n");
+        assert_eq!(line("k", Some("1 = v")), "3.0  k = 1 = v\n");
+        assert_eq!(line("k = v", None), "3.0  \"k = v\" deleted\n");
+        assert_eq!(line("k", Some("v deleted")), "3.0  k = v deleted\n");
     }
 }

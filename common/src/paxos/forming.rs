@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     acceptor::Membership,
     identity::AcceptorUuid,
-    quorum::{Configuration, InvalidConfiguration},
+    quorum::{Configuration, InvalidConfiguration, majority},
 };
 
 /// An acceptor's answer about its progress in forming.
@@ -228,7 +228,7 @@ impl Forming {
             .reports
             .values()
             .map(|report| (report.acceptor, Arc::clone(&report.address)));
-        let quorum = self.addresses.len() / 2 + 1;
+        let quorum = majority(self.addresses.len());
         Ok(Configuration::new(members, quorum, quorum)?)
     }
 

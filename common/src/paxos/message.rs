@@ -117,6 +117,24 @@ pub enum AcceptAnswer {
     NoSpace,
 }
 
+impl AcceptAnswer {
+    /// The answer in one word, for traces.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Accepted { .. } => "accepted",
+            Self::Rejected(_) => "rejected",
+            Self::Refused(_) => "refused",
+            Self::Trimmed { .. } => "trimmed",
+            Self::NoSpace => "no_space",
+        }
+    }
+
+    /// Whether all proposals of the message are on disk.
+    pub fn is_accepted(&self) -> bool {
+        matches!(self, Self::Accepted { .. })
+    }
+}
+
 /// Answer with the higher promised ballot, which the loser needs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rejection {

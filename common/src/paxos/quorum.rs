@@ -61,7 +61,7 @@ impl Quorums {
     /// # Errors
     /// When there are no acceptors, or too many.
     pub fn majority(acceptors: usize) -> Result<Self, UnsafeQuorums> {
-        Self::new(acceptors, acceptors / 2 + 1, acceptors / 2 + 1)
+        Self::new(acceptors, majority(acceptors), majority(acceptors))
     }
 
     /// Number of acceptors.
@@ -78,6 +78,11 @@ impl Quorums {
     pub fn phase2(self) -> usize {
         self.phase2
     }
+}
+
+/// The smallest number that is more than half of `acceptors`.
+pub const fn majority(acceptors: usize) -> usize {
+    acceptors / 2 + 1
 }
 
 /// The members of a cluster and its quorums, as the acceptors store them.

@@ -28,21 +28,11 @@ pub struct ListenArgs<const PORT: u16> {
     pub advertise: Option<Address>,
 }
 
-impl<const PORT: u16> ListenArgs<PORT> {
-    /// The public URL, given the bound address: see [`advertised`].
-    ///
-    /// # Errors
-    /// As [`advertised`].
-    pub fn advertised(&self, local: SocketAddr) -> Result<Address, Failure> {
-        advertised(self.advertise.as_ref(), local)
-    }
-}
-
 /// The public URL: the given URL, or the URL of the bound address.
 ///
 /// # Errors
 /// The role listens on every interface, no URL was given, and this machine's name is unknown or odd.
-pub fn advertised(advertise: Option<&Address>, local: SocketAddr) -> Result<Address, Failure> {
+pub(super) fn advertised(advertise: Option<&Address>, local: SocketAddr) -> Result<Address, Failure> {
     if let Some(address) = advertise {
         return Ok(address.clone());
     }
@@ -272,13 +262,20 @@ mod tests {
     #[test]
     fn advertises_the_bound_address_by_default() {
         let bound = "127.0.0.1:4711".parse().unwrap();
-        let cli = parse(&["--acceptors", "http://a:1"]).unwrap();
+        let address = |args: &[&str]| {
+            let args: Vec<_> = ["--acceptors", "http://a:1"]
+                .iter()
+                .chain(args)
+                .copied()
+                .collect();
+            let cli = parse(&args).unwrap();
+            advertised(cli.listen.advertise.as_ref(), bound).unwrap()
+        };
+        assert_eq!(address(&[]).as_str(), "http://127.0.0.1:4711");
         assert_eq!(
-            cli.listen.advertised(bound).unwrap().as_str(),
-            "http://127.0.0.1:4711"
+            address(&["--advertise", "http://host:9"]).as_str(),
+            "http://host:9"
         );
-        let cli = parse(&["--acceptors", "http://a:1", "--advertise", "http://host:9"]).unwrap();
-        assert_eq!(cli.listen.advertised(bound).unwrap().as_str(), "http://host:9");
     }
 
     #[test]

@@ -32,6 +32,8 @@ use crate::{
 mod data_dir;
 mod http;
 mod otlp;
+#[cfg(target_os = "linux")]
+mod process;
 mod ready;
 
 pub use data_dir::DataDirSpace;
@@ -86,9 +88,7 @@ impl Metrics {
         // Read from /proc, so on Linux alone; not sent over OTLP.
         #[cfg(target_os = "linux")]
         registry
-            .register(Box::new(
-                prometheus::process_collector::ProcessCollector::for_self(),
-            ))
+            .register(Box::new(process::Process::this()))
             .map_err(Failure::internal)?;
         let prometheus = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -376,6 +376,29 @@ mod tests {
                 .lines()
                 .find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
             assert!(shown.is_some(), "{name} is missing in:\n{text}");
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn cpu_time_has_fractions_of_a_second() {
+        let metrics = Metrics::unread();
+        let shown = || -> f64 {
+            let text = metrics.text().unwrap();
+            let lines = text.lines();
+            let mut values = lines.filter_map(|line| line.strip_prefix("process_cpu_seconds_total "));
+            values.next().unwrap().parse().unwrap()
+        };
+        let before = shown();
+        let mut between = 0;
+        // Reading takes CPU time: below a second of it, several values are seen.
+        loop {
+            let now = shown();
+            assert!(now >= before);
+            between += u32::from(now > before && now < before + 1.0);
+            if between > 2 {
+                return;
+            }
         }
     }
 

@@ -4,16 +4,18 @@
 //!
 //! | what | bound | where |
 //! | --- | --- | --- |
-//! | connections | 768 | `server/connections.rs` |
-//! | open calls | 5,120: 3,072 clients or roles, 256 status, health: 256 watches, 1,536 checks | `server/shares.rs` |
-//! | their tasks, streams and buffers, with unread answers up to 8 KiB | 150 MiB, 30 KiB each | `server/outgoing.rs` |
+//! | connections | 768 | `server/incoming.rs` |
+//! | open calls | 5,184: 3,072 clients or roles, 256 status, 64 reflection, 1,792 health | `server/shares.rs` |
+//! | their tasks, streams and buffers, with unread answers up to 8 KiB | 152 MiB, 30 KiB each | `server/outgoing.rs` |
 //! | incomplete large messages | 64 MiB, briefly 128 MiB | `server/partial.rs` |
 //! | data that the calls have not read | 78 MiB | `server/windows.rs` |
 //! | unread large answers | 112 MiB | `server/outgoing.rs` |
 //!
-//! Together these are 404 MiB, and briefly 468 MiB, if callers use up all limits at once. A role without callers holds
+//! Together these are 406 MiB, and briefly 470 MiB, if callers use up all limits at once. A role without callers holds
 //! some 30 MiB, and a learner also the registers. The memory limits of `docker-compose.yml` are 512 MiB for an acceptor
 //! and for a proposer, and 1 GiB for a learner.
+//!
+//! One peer address has at most half of the connections and of the calls of each kind: `server/addresses.rs`.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -30,11 +32,13 @@ use crate::{
     trace::Tracer,
 };
 
+mod addresses;
 mod answers;
 mod calls;
 mod chunks;
 mod connections;
 mod deadline;
+mod incoming;
 mod kinds;
 mod measured;
 mod outgoing;
@@ -44,11 +48,12 @@ mod traced;
 mod windows;
 
 use calls::Limited;
-use connections::{Incoming, Limits};
+use connections::Limits;
+use incoming::Incoming;
 use measured::Measured;
 use traced::Traced;
 
-pub use crate::peer::MESSAGE_BYTES_MAX;
+pub use addresses::{may_take, owner_of};
 pub use chunks::{Chunk, Chunks, chunks};
 pub use deadline::{deadline, sleep_until};
 pub use outgoing::{Room, room};
@@ -150,7 +155,7 @@ impl Server {
     /// Adds health and reflection to a role's services. `service` is the role's `NamedService::NAME`, its name for
     /// health. The health status is not serving until the role reports otherwise.
     ///
-    /// First set [`MESSAGE_BYTES_MAX`] on every service, in both directions.
+    /// First limit the messages of every service: [`MessageLimits`](crate::peer::MessageLimits).
     ///
     /// # Errors
     /// The listener has no address.

@@ -58,12 +58,6 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// A stop for a separately stoppable part of this role: begins with this stop, has its own tasks and failure.
-    #[must_use]
-    pub fn child(&self) -> Self {
-        Self::new(&self.token)
-    }
-
     /// The token, cancelled when the stop begins.
     pub fn token(&self) -> &CancellationToken {
         &self.token
@@ -99,7 +93,8 @@ impl Shutdown {
     pub fn fail(&self, failure: Failure) {
         let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         if first.is_none() {
-            tracing::error!(code = failure.code as u8, "{failure}");
+            // The caller of `drain` reports the failure: the last line of a process has the text.
+            tracing::info!(exit_code = failure.code as u8, "stopping because of a failure");
             *first = Some(failure);
         }
         drop(first);
@@ -116,6 +111,19 @@ impl Shutdown {
         F::Output: Send + 'static,
     {
         self.tracker.spawn(task)
+    }
+
+    /// Runs a task until the task ends or the stop begins. The task must be cancel safe.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn spawn_until_stop<F>(&self, task: F)
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let stop = self.token.clone();
+        self.tracker.spawn(stop.run_until_cancelled_owned(task));
     }
 
     /// Runs a vital task: its failure, or its end before the stop has begun, ends the role. `name` identifies the task
@@ -160,6 +168,8 @@ impl Shutdown {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
     use crate::service::failure::Exit;
 
@@ -185,6 +195,24 @@ mod tests {
         );
     }
 
+    #[test]
+    fn text_of_a_failure_is_left_to_the_last_line() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(Arc::new(log.reopen().unwrap()))
+            .with_ansi(false)
+            .finish();
+        let shutdown = shutdown();
+        tracing::subscriber::with_default(subscriber, || {
+            shutdown.fail(Failure::storage(anyhow::anyhow!("disk full")));
+        });
+        let lines = std::fs::read_to_string(log.path()).unwrap();
+        assert!(
+            lines.contains("stopping because of a failure exit_code=74") && !lines.contains("disk full"),
+            "{lines}"
+        );
+    }
+
     #[tokio::test]
     async fn vital_task_that_ends_early_ends_the_role() {
         let shutdown = shutdown();
@@ -206,6 +234,14 @@ mod tests {
         parent.cancel();
         other.begun().await;
         assert!(other.drain(Duration::from_secs(60)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn task_until_the_stop_delays_no_stop() {
+        let (shutdown, begun) = (shutdown(), Instant::now());
+        shutdown.spawn_until_stop(std::future::pending::<()>());
+        assert!(shutdown.drain(Duration::from_secs(60)).await.is_ok());
+        assert!(begun.elapsed() < Duration::from_secs(30));
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
 //! Access to a data directory: for the user of the process alone, because the files hold every value and the openers of
 //! sessions.
 //!
-//! A directory gets mode 0700 and files get 0600. Directories and files of an earlier release are tightened at start.
+//! A directory gets mode 0700 and files get 0600. The directory and our files of an earlier release are tightened at
+//! start, once the database is known to be ours. Other files are left alone.
 //! Kubernetes gives a volume to a group (`fsGroup`), sets the setgid bit of the volume's root, and checks at each mount
 //! that the group may still write. Such a directory keeps the rights of the group and loses only the rights of all
 //! other users.
@@ -32,9 +33,9 @@ pub(super) fn create(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(DIRECTORY).create(path)
 }
 
-/// Removes the rights of other users from an existing directory and its files. A failure is logged: the owner, another
-/// user, decides.
-pub(super) fn tighten(directory: &Path) {
+/// Removes the rights of other users from an existing directory and the files of these names. A failure is logged: the
+/// owner, another user, decides.
+pub(super) fn tighten(directory: &Path, names: &[String]) {
     let Ok(found) = fs::metadata(directory) else {
         return;
     };
@@ -44,12 +45,12 @@ pub(super) fn tighten(directory: &Path) {
         0o007
     };
     restrict(directory, found.mode(), taken);
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        // Metadata of the entry: links are not followed.
-        if let Ok(found) = entry.metadata()
+    for path in names.iter().map(|name| directory.join(name)) {
+        // Links are not followed.
+        if let Ok(found) = fs::symlink_metadata(&path)
             && found.is_file()
         {
-            restrict(&entry.path(), found.mode(), OF_OTHERS);
+            restrict(&path, found.mode(), OF_OTHERS);
         }
     }
 }
@@ -110,19 +111,29 @@ mod tests {
     }
 
     #[test]
-    fn looser_directory_of_an_earlier_release_is_tightened() {
+    fn looser_directory_of_an_earlier_release_is_tightened_and_foreign_files_are_not() {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("data");
         fs::create_dir(&path).unwrap();
-        fs::write(path.join("acceptor.db"), "x").unwrap();
         let elsewhere = temporary.path().join("elsewhere");
         fs::write(&elsewhere, "x").unwrap();
         set(&elsewhere, 0o644);
-        std::os::unix::fs::symlink(&elsewhere, path.join("link")).unwrap();
-        set(&path.join("acceptor.db"), 0o644);
+        std::os::unix::fs::symlink(&elsewhere, path.join("COMMITS")).unwrap();
+        let files = ["acceptor.db", "acceptor.db-wal", "LOCK", "foreign"].map(|name| path.join(name));
+        for file in &files {
+            fs::write(file, "x").unwrap();
+            set(file, 0o644);
+        }
         set(&path, 0o755);
-        DataDir::open(&path).unwrap();
-        assert_eq!((mode(&path), mode(&path.join("acceptor.db"))), (DIRECTORY, FILE));
+        let directory = DataDir::open(&path).unwrap();
+        let modes = || files.each_ref().map(|file| mode(file));
+        assert_eq!(
+            (mode(&path), modes()),
+            (0o755, [0o644; 4]),
+            "not known to be ours"
+        );
+        directory.tighten("acceptor.db", &["COMMITS"]);
+        assert_eq!((mode(&path), modes()), (DIRECTORY, [FILE, FILE, FILE, 0o644]));
         assert_eq!(mode(&elsewhere), 0o644, "what a link leads to is not ours");
     }
 
@@ -132,7 +143,7 @@ mod tests {
         let path = temporary.path().join("data");
         fs::create_dir(&path).unwrap();
         set(&path, 0o2775);
-        DataDir::open(&path).unwrap();
+        DataDir::open(&path).unwrap().tighten("acceptor.db", &[]);
         assert_eq!(mode(&path), 0o2770);
     }
 }

@@ -84,7 +84,4 @@ pub mod method {
     pub const READ: &str = "paxos.v1.Learner/Read";
     /// The effect of a command.
     pub const RESULT: &str = "paxos.v1.Learner/Result";
-
-    /// The methods that roles call at each other, except forwarded commands.
-    pub const OF_PEERS: [&str; 4] = [ACCEPT, PREPARE, TAIL, FILL];
 }

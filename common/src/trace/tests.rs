@@ -46,7 +46,7 @@ impl Admission for Few {
 }
 
 #[test]
-fn requests_of_callers_are_traced_up_to_a_rate() {
+fn callers_have_requests_traced_up_to_a_rate_and_take_none_from_the_leader() {
     let few = || Box::new(Few(AtomicU64::new(2)));
     let tracer = Tracer::new(opentelemetry::global::tracer("test"), few(), few());
     let incoming = Incoming::read(SAMPLED.as_bytes());
@@ -54,9 +54,18 @@ fn requests_of_callers_are_traced_up_to_a_rate() {
         drop(tracer.serve(&incoming, names::method::READ));
         assert_eq!(tracer.refused(), refused);
     }
-    drop(tracer.serve(&incoming, names::method::TAIL));
+    drop(tracer.serve_leader(&incoming, names::method::ACCEPT));
     drop(tracer.serve(&Incoming::Absent, names::method::READ));
     assert_eq!(tracer.refused(), 2);
+    for (refused, method) in [
+        (3, names::method::TAIL),
+        (4, names::method::PREPARE),
+        (5, names::method::FILL),
+        (6, names::method::ACCEPT),
+    ] {
+        drop(tracer.serve(&incoming, method));
+        assert_eq!(tracer.refused(), refused, "{method}");
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::{repository, sources};
 /// Crates whose files are checked. The simulator and the model are one world, spread over files by subject.
 const CRATES: &[&str] = &[
     "acceptor/src",
+    "client/src",
     "client/cli/src",
     "common/src",
     "learner/src",

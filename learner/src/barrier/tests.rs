@@ -1,6 +1,6 @@
 //! The barrier, with the test in the part of the acceptors.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use paxos_common::paxos::{
@@ -11,22 +11,30 @@ use paxos_common::paxos::{
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use std::time::Duration;
-
 use super::*;
+use crate::progress::Mark;
 
 /// A barrier with the test as its acceptors.
 struct Rig {
     barrier: Barrier,
     question: watch::Receiver<Option<Question>>,
     tails: mpsc::Sender<TailReport>,
-    applied: watch::Sender<Slot>,
+    applied: watch::Sender<Progress>,
     fill: watch::Receiver<Option<Slot>>,
     shutdown: Shutdown,
 }
 
 fn slot(slot: u64) -> Slot {
     Slot::new(slot).unwrap()
+}
+
+/// The progress of a learner that has applied every slot below `to`.
+fn applied_to(to: u64) -> Progress {
+    let mark = Mark {
+        to: slot(to),
+        ..Mark::default()
+    };
+    Progress::recovered(mark, VecDeque::new())
 }
 
 /// Fails a hanging test.
@@ -43,7 +51,7 @@ impl Rig {
         let (tails_in, tails) = mpsc::channel(TAILS_MAX);
         let (question, question_seen) = watch::channel(None);
         let (fill, fill_seen) = watch::channel(None);
-        let (applied, applied_seen) = watch::channel(slot(5));
+        let (applied, applied_seen) = watch::channel(applied_to(5));
         let rounds = Counter::default();
         let outlets = Outlets {
             question,
@@ -51,14 +59,7 @@ impl Rig {
             rounds,
         };
         let electorate = configuration.electorate();
-        let (barrier, keeper) = barrier(
-            electorate,
-            tails,
-            applied_seen,
-            |slot| *slot,
-            outlets,
-            Tracer::off(),
-        );
+        let (barrier, keeper) = barrier(electorate, tails, applied_seen, outlets, Tracer::off());
         let shutdown = Shutdown::new(&CancellationToken::new());
         shutdown.spawn_vital("barrier", keeper.run(shutdown.clone()));
         Self {
@@ -135,10 +136,10 @@ async fn read_passes_once_all_that_a_quorum_may_have_voted_for_is_applied() {
     assert_eq!(rig.asked().await, nonce);
     assert!(!read.is_finished());
     rig.tell(3, nonce, 9).await;
-    rig.applied.send_replace(slot(8));
+    rig.applied.send_replace(applied_to(8));
     soon(rig.fill.changed()).await.unwrap();
     assert!(!read.is_finished());
-    rig.applied.send_replace(slot(10));
+    rig.applied.send_replace(applied_to(10));
     assert_eq!(soon(read).await.unwrap(), Ok(slot(10)));
     rig.waiting(0).await;
 }
@@ -245,7 +246,7 @@ async fn leader_is_asked_to_fill_what_is_not_applied_after_a_while_and_again() {
         assert_eq!(*rig.fill.borrow_and_update(), Some(slot(9)));
     }
     assert!(begin.elapsed() >= LEADER_TIMEOUT);
-    rig.applied.send_replace(slot(9));
+    rig.applied.send_replace(applied_to(9));
     assert_eq!(soon(read).await.unwrap(), Ok(slot(9)));
 }
 

@@ -18,6 +18,8 @@ use tokio::time::sleep;
 
 /// Marker in the data directory: the next start sets the file aside.
 const MARK: &str = "DAMAGED";
+/// The files in the data directory made here.
+pub(super) const FILES: [&str; 3] = ["learner.db.damaged", "learner.db.damaged-wal", MARK];
 /// Longest wait for SQLite's threads to close the file.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 /// Time between two checks whether the file is closed.

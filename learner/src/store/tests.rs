@@ -15,6 +15,7 @@ use crate::knowledge::Knowledge;
 
 const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
 
+mod foreign;
 mod upgraded;
 
 fn slot_at(number: u64) -> Slot {

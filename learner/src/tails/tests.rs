@@ -105,7 +105,7 @@ async fn late_tails_never_make_a_sound_acceptor_suspect() {
         let request = pb::TailRequest::default();
         let answer = client.tail(request).await.unwrap().into_inner();
         let vouched = rig.cluster.vouch(answer.stamp.as_ref());
-        assert!(matches!(vouched, Err(Fault::Suspected)), "{vouched:?}");
+        assert!(matches!(vouched, Err(Unusable::Unshown)), "{vouched:?}");
     }
     late.change(|script| script.runs = vec![1, 2]);
     assert_eq!(rig.told(9).await.nonce, 9);
@@ -131,6 +131,6 @@ async fn nothing_counts_of_an_acceptor_that_went_back_or_of_a_stranger() {
         rig.acceptors[0].hears(asked).await;
     }
     let refused = rig.cluster.identify(&rig.way).await;
-    assert!(matches!(refused, Err(Fault::WentBack(_))), "{refused:?}");
+    assert!(matches!(refused, Err(Unusable::WentBack(_))), "{refused:?}");
     assert!(rig.tails.try_recv().is_err());
 }

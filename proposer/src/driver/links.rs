@@ -46,11 +46,14 @@ impl Driver {
     /// Takes in an acceptor that has shown its runs. Without `open`, too few other acceptors reported tables. The
     /// introduction and the opening are a single step: a second process can show runs under the same uuid.
     pub(super) fn introduced(&mut self, introduced: Event, open: Option<OpenLink>) {
-        // Answers of an earlier run no longer count.
         if let Event::Introduced { acceptor, runs, .. } = &introduced
-            && runs.last().map(|run| run.run) != self.run_of(*acceptor)
+            && let Some(present) = runs.last()
         {
-            self.place(*acceptor, None);
+            self.judged.insert(*acceptor, present.run);
+            // Answers of an earlier run no longer count.
+            if self.run_of(*acceptor) != Some(present.run) {
+                self.place(*acceptor, None);
+            }
         }
         self.core.handle(introduced);
         let Some(open) = open else { return };

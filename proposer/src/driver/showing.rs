@@ -11,6 +11,7 @@ use paxos_proto::v1::ProposerPhase;
 use tokio::time::Instant;
 
 use super::{Driver, View};
+use crate::view::Refusal;
 
 /// Interval of the publication of this proposer's state. A change of phase is published at once.
 const VIEW_INTERVAL: Duration = Duration::from_millis(20);
@@ -18,8 +19,8 @@ const VIEW_INTERVAL: Duration = Duration::from_millis(20);
 /// Minimum time between two log lines about stalls of this process: on a starved machine stalls are constant.
 const STOOD_STILL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Maximum length, in characters, of the reason reported to a refused acceptor. The acceptor takes 1,024 bytes.
-const REFUSED_CHARACTERS_MAX: usize = 250;
+/// Maximum length, in bytes, of the reason reported to a refused acceptor: the limit of the acceptor.
+const REFUSED_BYTES_MAX: usize = 1_024;
 
 impl Driver {
     /// Publishes the watermark before callers are answered: a query after an answer returns at least the same
@@ -50,13 +51,28 @@ impl Driver {
     pub(super) fn show_refused(&self, acceptor: AcceptorUuid, reason: Option<String>) {
         self.views.send_if_modified(|view| {
             match reason {
-                Some(reason) => {
-                    let reason = reason.chars().take(REFUSED_CHARACTERS_MAX).collect();
-                    view.refused.insert(acceptor, reason);
+                Some(mut reason) => {
+                    reason.truncate(reason.floor_char_boundary(REFUSED_BYTES_MAX));
+                    let run = self.judged.get(&acceptor).copied();
+                    view.refused.insert(acceptor, Refusal { reason, run });
                 }
                 None => {
                     view.refused.remove(&acceptor);
                 }
+            }
+            // No receiver waits for this change alone.
+            false
+        });
+    }
+
+    /// Publishes the judged runs of refused acceptors: an acceptor refused again in a later run gets the reason too.
+    pub(super) fn show_judged(&self) {
+        if self.views.borrow().refused.is_empty() {
+            return;
+        }
+        self.views.send_if_modified(|view| {
+            for (acceptor, refusal) in &mut view.refused {
+                refusal.run = self.judged.get(acceptor).copied();
             }
             // No receiver waits for this change alone.
             false

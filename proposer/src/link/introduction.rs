@@ -8,14 +8,17 @@ use paxos_common::{
         identity::{AcceptorUuid, Stamp},
         witness::{Run, Witnesses},
     },
-    peer::{Address, MESSAGE_BYTES_MAX},
-    wire::{self, Malformed},
+    peer::{
+        Address, MessageLimits as _,
+        acceptor::{Unusable, check_cluster, form, shown_runs},
+    },
+    wire,
 };
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient, form_request::Step};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tonic::transport::Channel;
 
-use super::{Broken, Context, OPEN_TIMEOUT};
+use super::{Context, OPEN_TIMEOUT};
 
 /// A member's answer about itself.
 pub(super) struct Introduction {
@@ -33,30 +36,22 @@ pub(super) struct Introduction {
 pub(super) async fn introduce(
     client: &mut AcceptorClient<Channel>,
     context: &Context,
-) -> Result<Introduction, Broken> {
+) -> Result<Introduction, Unusable> {
     // An acceptor absent at the formation is notified: one formed member proves that all members had stored the list.
     let complete = Step::Complete(pb::Configuration::from(&*context.configuration));
     for step in [None, Some(complete)] {
-        let form = call_form(client, step).await?;
-        let stamp = check_member(&form, context)?;
-        if form.membership() == pb::Membership::Formed {
-            let runs = form
-                .stamp
-                .as_ref()
-                .map(|stamp| wire::runs(&stamp.runs))
-                .unwrap_or_default();
-            if runs.last().map(|present| present.run) != Some(stamp.run) {
-                return Err(Malformed::Missing("the present run").into());
-            }
+        let answer = form(client, step, OPEN_TIMEOUT).await?;
+        let stamp = check_member(&answer, context)?;
+        if answer.membership() == pb::Membership::Formed {
             return Ok(Introduction {
                 stamp,
-                runs,
-                remembers: wire::read_witnesses(&form.witnesses)?,
-                id: form.id,
+                runs: shown_runs(&answer)?,
+                remembers: wire::read_witnesses(&answer.witnesses)?,
+                id: answer.id,
             });
         }
     }
-    Err(Broken::Forming)
+    Err(Unusable::Forming)
 }
 
 /// Time for slow acceptors once enough others have reported.
@@ -101,8 +96,8 @@ async fn ask(
     about: AcceptorUuid,
     context: &Context,
 ) -> Told {
-    let form = call_form(&mut calls, None).await.ok()?;
-    let told = other_told(&form, context);
+    let answer = form(&mut calls, None, OPEN_TIMEOUT).await.ok()?;
+    let told = other_told(&answer, context);
     if let Err(broken) = &told {
         tracing::debug!(%address, reason = %broken, "this acceptor's table of other acceptors does not count");
     }
@@ -131,45 +126,26 @@ async fn gather<'a>(
     }
 }
 
-/// Calls `Form`. A call without a step changes nothing at the acceptor.
-async fn call_form(
-    client: &mut AcceptorClient<Channel>,
-    step: Option<Step>,
-) -> Result<pb::FormResponse, Broken> {
-    let request = pb::FormRequest {
-        caller: Some(wire::caller(None)),
-        step,
-    };
-    let form = timeout(OPEN_TIMEOUT, client.form(request)).await;
-    Ok(form.map_err(|_| Broken::Silent)??.into_inner())
-}
-
 /// Reads the table of a formed member of this cluster.
-fn other_told(form: &pb::FormResponse, context: &Context) -> Result<(AcceptorUuid, Witnesses), Broken> {
+fn other_told(form: &pb::FormResponse, context: &Context) -> Result<(AcceptorUuid, Witnesses), Unusable> {
     let stamp = check_member(form, context)?;
     if form.membership() != pb::Membership::Formed {
-        return Err(Broken::Forming);
+        return Err(Unusable::Forming);
     }
     Ok((stamp.acceptor, wire::read_witnesses(&form.witnesses)?))
 }
 
 /// Checks the sender of an answer: a member of this cluster, formed or not.
-fn check_member(form: &pb::FormResponse, context: &Context) -> Result<Stamp, Broken> {
-    let stamp = wire::read_stamp(form.stamp.as_ref())?;
-    let cluster = stamp.cluster.ok_or(Broken::Blank)?;
-    if cluster != context.cluster {
-        return Err(Broken::OtherCluster(cluster));
-    }
+fn check_member(form: &pb::FormResponse, context: &Context) -> Result<Stamp, Unusable> {
+    let stamp = check_cluster(form.stamp.as_ref(), context.cluster)?;
     if !context.configuration.members().contains_key(&stamp.acceptor) {
-        return Err(Broken::Stranger(stamp.acceptor));
+        return Err(Unusable::Stranger(stamp.acceptor));
     }
     Ok(stamp)
 }
 
 pub(super) fn client(channel: Channel) -> AcceptorClient<Channel> {
-    AcceptorClient::new(channel)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    AcceptorClient::new(channel).with_message_limits()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ fn reports_are_due_at_multiples_of_their_interval() {
 fn answer_is_as_old_as_the_report_that_it_answers() {
     let millis = Duration::from_millis;
     let (outbox, _inbox) = mpsc::channel(1);
-    let mut reports = Reports::new(AcceptorUuid::from_u128(1), outbox);
+    let mut reports = Reports::new((AcceptorUuid::from_u128(1), RunNumber::from_random(1)), outbox);
     for number in 1..=3 {
         reports.sent(number, millis(100 * number));
     }

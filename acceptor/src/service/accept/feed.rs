@@ -100,7 +100,7 @@ impl<R: Reader> Feed<R> {
                 },
                 // The client has sent its last message, and may still wait for answers.
                 Ok(None) => {
-                    open.ears.ended(open.id, Ender::Peer);
+                    open.hearing.ended(open.id, Ender::Peer);
                     return None;
                 }
                 Err(status) if is_broken(&status) => {
@@ -110,7 +110,7 @@ impl<R: Reader> Feed<R> {
                 Err(status) => Fault::Behind(status),
             };
             match &fault {
-                Fault::Behind(_) => open.ears.ended(open.id, Ender::Acceptor),
+                Fault::Behind(_) => open.hearing.ended(open.id, Ender::Acceptor),
                 Fault::AtOnce(_) => open.close(Ender::Acceptor),
             }
             return Some(fault);
@@ -158,8 +158,8 @@ impl<R: Reader> Feed<R> {
             // The promise never decreases: the core will reject the message, and needs no values for the rejection.
             accept.proposals = Vec::new();
         }
-        let ears = &inner.shared.ears;
-        let claimed = ears.queued(
+        let hearing = &inner.shared.hearing;
+        let claimed = hearing.queued(
             (accept.ballot, &accept.address, Kind::Accept),
             accept.resign,
             is_turned_away,
@@ -169,9 +169,10 @@ impl<R: Reader> Feed<R> {
             let full = format!("this stream's room for {STREAM_BYTES_MAX} bytes of values");
             return Err(Fault::AtOnce(status::overloaded(&full)));
         }
-        let bytes = inner.streams.room(ears.is_heard(accept.ballot), weight)?;
+        let is_heard = hearing.is_heard(accept.ballot);
+        let bytes = inner.streams.room(is_heard, weight)?;
         if !is_turned_away {
-            ears.worked(accept.ballot, new_bytes(&accept, published.known_to) as u64);
+            hearing.worked(accept.ballot, new_bytes(&accept, published.known_to) as u64);
         }
         // Without space nothing is granted, so a later heartbeat passes the watermark again.
         self.told_to = if published.no_space {
@@ -179,7 +180,7 @@ impl<R: Reader> Feed<R> {
         } else {
             self.told_to.max(accept.chosen_to)
         };
-        let trace = Traced::begin(&inner.tracer, &traceparent, &accept);
+        let trace = Traced::begin(&inner.tracer, &traceparent, &accept, is_heard);
         let message = Message {
             accept,
             witnesses,
@@ -204,16 +205,16 @@ impl<R: Reader> Feed<R> {
 
     /// Reports the stream's ballot to the failure detector.
     fn hear(&mut self, ballot: Ballot, alive_interval: Duration) {
-        let ears = &self.inner.shared.ears;
+        let hearing = &self.inner.shared.hearing;
         let asked = (!alive_interval.is_zero()).then(|| alive_interval.clamp(INTERVAL_MIN, INTERVAL_MAX));
         let is_first = self.ballot.is_none();
         let asked = asked.filter(|_| is_first);
         if self.ballot < Some(ballot) {
-            ears.opened(self.open.id, ballot, asked);
+            hearing.opened(self.open.id, ballot, asked);
             self.ballot = Some(ballot);
             self.open.spoke(ballot);
         } else if !self.counts_chunks {
-            ears.chunk(self.open.id, 0);
+            hearing.chunk(self.open.id, 0);
         }
         // The channel closes when no interval is requested.
         if let (Some(sender), Some(asked)) = (self.asked.take(), asked) {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::{
-    ears::Ears,
+    hearing::Hearing,
     inbox::{Inbox, STREAM_BYTES_MAX},
 };
 
@@ -57,8 +57,8 @@ impl Default for Streams {
 
 impl Streams {
     /// Takes a place for a new stream. When all places are taken, the oldest stream with the lowest ballot is cut off.
-    pub(super) fn open(self: &Arc<Self>, ears: &Arc<Ears>) -> Arc<Open> {
-        let (id, evicted) = (ears.draw_stream(), CancellationToken::new());
+    pub(super) fn open(self: &Arc<Self>, hearing: &Arc<Hearing>) -> Arc<Open> {
+        let (id, evicted) = (hearing.draw_stream(), CancellationToken::new());
         let mut open = self.lock();
         while open.len() >= STREAMS_MAX {
             let lowest = open.iter().min_by_key(|(id, entry)| (entry.ballot, **id));
@@ -78,7 +78,7 @@ impl Streams {
         Arc::new(Open {
             id,
             streams: Arc::clone(self),
-            ears: Arc::clone(ears),
+            hearing: Arc::clone(hearing),
             inbox: Arc::default(),
             evicted,
             gone: CancellationToken::new(),
@@ -119,7 +119,7 @@ impl Streams {
 pub(super) struct Open {
     pub(super) id: StreamId,
     streams: Arc<Streams>,
-    pub(super) ears: Arc<Ears>,
+    pub(super) hearing: Arc<Hearing>,
     pub(super) inbox: Arc<Inbox>,
     /// The stream's place is needed for a new stream.
     pub(super) evicted: CancellationToken,
@@ -137,7 +137,7 @@ impl Open {
 
     /// The stream has ended: the failure detector is notified, and messages waiting for the writer are dropped.
     pub(super) fn close(&self, by: Ender) {
-        self.ears.ended(self.id, by);
+        self.hearing.ended(self.id, by);
         self.inbox.close();
     }
 }

@@ -85,12 +85,12 @@ async fn stream_has_ended_once_its_answers_are_no_longer_read() {
     let answers = accept::accept(&inner, &tonic::Extensions::new(), ReceiverStream::new(receiver));
     cluster.promised(1).await;
     // Without a server, whole messages count as heard.
-    let now = cluster.shared.ears.now();
+    let now = cluster.shared.hearing.now();
     requests.send(Ok(first)).await.unwrap();
     cluster.heard_since(now).await;
-    assert_eq!(cluster.shared.ears.heard().ended, None);
+    assert_eq!(cluster.shared.hearing.heard().ended, None);
     drop(answers);
-    until(|| cluster.shared.ears.heard().ended).await;
+    until(|| cluster.shared.hearing.heard().ended).await;
     within(requests.closed()).await;
 }
 
@@ -113,7 +113,7 @@ async fn work_shows_while_values_arrive_and_votes_are_committed() {
     let address = cluster.serve().await;
     let mut leader = Leader::open(&cluster, address, 1, 20).await;
     cluster.promised(1).await;
-    let work = || cluster.shared.ears.heard().work;
+    let work = || cluster.shared.hearing.heard().work;
     assert_eq!(work(), 0);
     cluster.gate.send_replace(false);
     leader.send(leader.value(1, 0, 100)).await;
@@ -150,7 +150,7 @@ async fn pages_that_are_sent_show_as_work_of_the_candidate() {
         .unwrap()
         .into_inner();
     while within(pages.message()).await.unwrap().is_some() {}
-    let heard = cluster.shared.ears.heard();
+    let heard = cluster.shared.hearing.heard();
     assert_eq!((heard.ballot, heard.work), (ballot(2), 101));
 }
 
@@ -165,7 +165,7 @@ async fn flood_of_reports_is_read_at_a_bounded_rate() {
         counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Ok::<_, Status>(report.clone())
     });
-    let mut answers = std::pin::pin!(attached(inner, tokio_stream::iter(flood)));
+    let mut answers = std::pin::pin!(attached(inner, tokio_stream::iter(flood), None));
     let begun = std::time::Instant::now();
     for _ in 0..100 {
         assert!(within(answers.next()).await.unwrap().is_ok());
@@ -195,7 +195,7 @@ async fn older_leader_has_its_numbered_heartbeats_answered_and_is_sent_no_alive(
     assert!(matches!(leader.answer().await, Ok((21, Answer::Accepted(_)))));
     assert_eq!(cluster.heard_round(), 3);
     drop(leader);
-    until(|| cluster.shared.ears.heard().ended).await;
+    until(|| cluster.shared.hearing.heard().ended).await;
 }
 
 #[tokio::test]
@@ -236,7 +236,7 @@ async fn report_without_a_number_is_answered_with_none() {
 }
 
 #[tokio::test]
-async fn acceptor_that_a_proposer_refuses_is_not_ready() {
+async fn acceptor_that_a_proposer_refuses_is_not_ready_until_the_proposer_counts_it() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
     let mut standby = Standby::attach(&cluster, address).await;
@@ -255,6 +255,9 @@ async fn acceptor_that_a_proposer_refuses_is_not_ready() {
         not_ready().await,
         "a proposer does not count this acceptor: it lost commits"
     );
+    standby.reports.send(report(&cluster, 3)).await.unwrap();
+    standby.hears(|answer, _| answer.report == 3).await;
+    assert_eq!(not_ready().await, "");
 }
 
 #[tokio::test]

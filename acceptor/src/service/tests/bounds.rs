@@ -19,7 +19,7 @@ async fn leader_within_its_bound_is_read_whatever_the_disk_does() {
         ..leader.heartbeat.clone()
     };
     leader.send(last).await;
-    until(|| cluster.shared.ears.heard().resigned.then_some(())).await;
+    until(|| cluster.shared.hearing.heard().resigned.then_some(())).await;
     cluster.gate.send_replace(true);
     for expected in 1..=UNANSWERED_MAX + 1 {
         let (sequence, answer) = leader.answer().await.unwrap();
@@ -44,7 +44,7 @@ async fn stream_with_too_many_unanswered_messages_is_cut_off_and_has_not_ended()
     let status = leader.answer().await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert!(status.message().contains("64 unanswered messages"), "{status:?}");
-    let heard = cluster.shared.ears.heard();
+    let heard = cluster.shared.hearing.heard();
     assert_eq!((heard.ballot, heard.ended), (ballot(1), None));
     // Messages not taken by the writer are gone; a new stream opens at once.
     let mut again = Leader::open(&cluster, address, 1, 20).await;
@@ -128,7 +128,7 @@ async fn heartbeats_do_not_pile_up_before_the_writer() {
     }
     // Sent behind the heartbeats: once this message is read, all heartbeats have been read.
     leader.send(said(4, true, 2)).await;
-    until(|| cluster.shared.ears.heard().resigned.then_some(())).await;
+    until(|| cluster.shared.hearing.heard().resigned.then_some(())).await;
     assert_eq!(cluster.queue.len(), 2);
     let candidate = Leader::open(&cluster, address, 2, 20).await;
     for _ in 0..20 {

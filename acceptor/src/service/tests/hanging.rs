@@ -67,8 +67,8 @@ async fn candidate_is_heard_while_its_promise_hangs() {
     assert_eq!(cluster.shared.published().leadership.promised, ballot(1));
     // Messages of the old leader do not count for the candidate.
     let beating = old.beating();
-    until(|| (cluster.shared.ears.heard().silent > Duration::from_millis(100)).then_some(())).await;
-    let now = cluster.shared.ears.now();
+    until(|| (cluster.shared.hearing.heard().silent > Duration::from_millis(100)).then_some(())).await;
+    let now = cluster.shared.hearing.now();
     let candidate = Leader::open(&cluster, address, 2, 20).await;
     cluster.heard_since(now).await;
     cluster.gate.send_replace(true);
@@ -102,7 +102,7 @@ async fn candidate_that_goes_away_while_the_disk_hangs_is_forgotten() {
     until(|| (cluster.heard_round() == 2).then_some(())).await;
     drop(candidate);
     until(|| (cluster.heard_round() == 1).then_some(())).await;
-    assert_eq!(cluster.shared.ears.heard().ended, None);
+    assert_eq!(cluster.shared.hearing.heard().ended, None);
     cluster.gate.send_replace(true);
     until(|| (cluster.queue.len() == 0).then_some(())).await;
     leader.send(leader.value(2, 1, 100)).await;
@@ -159,7 +159,7 @@ async fn full_disk_is_said_and_the_leader_is_heard() {
     leader
         .alive(|alive| alive.no_space && alive.silent_ms < 250)
         .await;
-    let heard = cluster.shared.ears.heard();
+    let heard = cluster.shared.hearing.heard();
     assert_eq!((heard.ballot, heard.ended), (ballot(1), None));
     cluster.has_space.store(true, Ordering::Relaxed);
     leader.alive(|alive| !alive.no_space).await;
@@ -189,7 +189,7 @@ impl Raw {
             alive_interval_ms: 20,
             ..heartbeat(cluster, 1)
         };
-        let now = cluster.shared.ears.now();
+        let now = cluster.shared.hearing.now();
         body.send_data(framed(&first).into(), false).unwrap();
         cluster.promised(1).await;
         cluster.heard_since(now).await;
@@ -219,13 +219,13 @@ async fn bytes_count_before_they_are_a_message() {
     let address = cluster.serve().await;
     let mut raw = Raw::open(&cluster, address).await;
     // First the silence, then single bytes of a message that is never whole.
-    until(|| cluster.shared.ears.news().borrow().silent.then_some(())).await;
+    until(|| cluster.shared.hearing.news().borrow().silent.then_some(())).await;
     let message = pb::AcceptRequest {
         sequence: 1,
         ..heartbeat(&cluster, 1)
     };
     for byte in &framed(&message)[..20] {
-        let now = cluster.shared.ears.now();
+        let now = cluster.shared.hearing.now();
         raw.send(&[*byte]);
         cluster.heard_since(now).await;
     }
@@ -233,11 +233,11 @@ async fn bytes_count_before_they_are_a_message() {
     let mut large = Raw::open(&cluster, address).await;
     large.send(&[0, 0, 16, 0, 0]);
     for _ in 0..20 {
-        let now = cluster.shared.ears.now();
+        let now = cluster.shared.hearing.now();
         large.send(&[10]);
         cluster.heard_since(now).await;
     }
-    assert_eq!((cluster.queue.len(), cluster.shared.ears.heard().work), (0, 0));
+    assert_eq!((cluster.queue.len(), cluster.shared.hearing.heard().work), (0, 0));
 }
 
 #[tokio::test]
@@ -257,18 +257,18 @@ async fn stream_that_is_refused_has_not_ended_and_one_that_is_reset_has() {
         Code::from_bytes(trailers["grpc-status"].as_bytes()),
         Code::InvalidArgument
     );
-    assert_eq!(cluster.shared.ears.heard().ended, None);
+    assert_eq!(cluster.shared.hearing.heard().ended, None);
     // No message at all.
     let mut refused = Raw::open(&cluster, address).await;
     refused.send(&[0, 0, 0, 0, 2, 255, 255]);
     until(|| (cluster.service.inner.streams.count() == 0).then_some(())).await;
-    assert_eq!(cluster.shared.ears.heard().ended, None);
+    assert_eq!(cluster.shared.hearing.heard().ended, None);
 
     let mut reset = Raw::open(&cluster, address).await;
     reset.body.send_reset(h2::Reason::INTERNAL_ERROR);
-    until(|| cluster.shared.ears.heard().ended).await;
+    until(|| cluster.shared.hearing.heard().ended).await;
     let again = Leader::open(&cluster, address, 1, 20).await;
-    until(|| cluster.shared.ears.heard().ended.is_none().then_some(())).await;
+    until(|| cluster.shared.hearing.heard().ended.is_none().then_some(())).await;
     drop(again);
-    until(|| cluster.shared.ears.heard().ended).await;
+    until(|| cluster.shared.hearing.heard().ended).await;
 }

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::StoreError;
 
-const FILE: &str = "COMMITS";
+pub(super) const FILE: &str = "COMMITS";
 const PLACES: usize = 3;
 /// Bytes of a place. Each place has a separate block: a torn write spoils a single record.
 const PLACE_BYTES: usize = 4096;

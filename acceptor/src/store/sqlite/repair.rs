@@ -37,10 +37,15 @@ impl Stopped {
             return Err(SqliteError::Directory { path, source }.into());
         }
         let directory = DataDir::open(data_dir)?;
+        let opened = Self::open_file(directory, &path).await;
+        opened.map_err(|error| error.of_file(&path))
+    }
+
+    async fn open_file(directory: DataDir, path: &Path) -> Result<Self, StoreError> {
         // As at a start: opening a damaged log for writing would destroy the proof, and the data behind the damage.
         proof::examine(&directory).await?;
-        let mut connection = open_writer(&path, CHECKPOINT_PAGES[0]).await?;
-        proof::empty_log(&mut connection, &path).await?;
+        let mut connection = open_writer(path, CHECKPOINT_PAGES[0]).await?;
+        proof::empty_log(&mut connection, path).await?;
         migrate(&mut connection, SCHEMA, SCHEMA_VERSION, APPLICATION_ID).await?;
         let (uuid, name) = load_identity(&mut connection)
             .await?

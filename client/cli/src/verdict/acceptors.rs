@@ -353,20 +353,26 @@ fn slowness(name: &str, answer: &AcceptorStatusResponse, leader_timeout_ms: u64)
     })
 }
 
-/// Unasked members: without an answer, and without a failed call that could be a call to the member.
+/// Unasked members: without an answer, and without a call that could be a call to the member. Such a call failed, or met
+/// an acceptor outside the cluster, which has its own finding.
 fn not_found(status: &ClusterReport, members: &[Member]) -> Option<Finding> {
     let silent = status.acceptors.iter().filter(|report| report.answer.is_err());
     let answered: Vec<_> = status
         .answers()
         .filter_map(|answer| answer.stamp.as_ref())
         .collect();
+    let is_outside = |acceptor: &[u8]| members.iter().all(|member| member.acceptor != acceptor);
+    let outsiders = answered
+        .iter()
+        .filter(|stamp| is_outside(&stamp.acceptor))
+        .count();
     let is_unseen = |member: &&Member| !answered.iter().any(|stamp| stamp.acceptor == member.acceptor);
     let unseen: Vec<_> = members
         .iter()
         .filter(is_unseen)
         .map(|member| &*member.address)
         .collect();
-    (unseen.len() > silent.count()).then(|| {
+    (unseen.len() > silent.count() + outsiders).then(|| {
         Finding::degraded(
             Subject::cluster(),
             format!(

@@ -264,6 +264,11 @@ async fn healthcheck_distinguishes_ready_unready_and_unavailable() {
     .await;
     assert_eq!(check(&format!("127.0.0.1:{port}")).await, UNAVAILABLE);
     assert_eq!(live(&format!("127.0.0.1:{port}")).await, UNAVAILABLE);
+    let closed = run(&["healthcheck", &format!("127.0.0.1:{port}")]).await;
+    assert_eq!(
+        String::from_utf8_lossy(&closed.stderr),
+        format!("error: http://127.0.0.1:{port}: no connection: Connection refused (os error 111)\n")
+    );
     let data_dir = cluster.path("late");
     let flags = ["--id", "late", "--data-dir", &data_dir];
     let late = Process::role(cluster.dir.path(), "acceptor", "late".to_owned(), port, &flags);

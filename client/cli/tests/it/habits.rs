@@ -261,9 +261,12 @@ async fn empty_decision_is_refused_unless_it_is_asked_for() {
     let refused = feed(&decide, "").await;
     assert_eq!(refused.status.code(), Some(2));
     assert!(error(&refused).contains("nothing was decided"), "{refused:?}");
-    assert_eq!(stdout(&feed(&decide, "alice").await), "alice\n");
+    // Exactly the winner's bytes, as `get` prints them.
+    assert_eq!(stdout(&feed(&decide, "ali\\ce\u{202e}").await), "ali\\ce\u{202e}");
     let decide = ["decide", "none", "", "--allow-empty", "--acceptors", &urls];
-    assert_eq!(stdout(&run(&decide).await), "\n");
+    assert_eq!(stdout(&run(&decide).await), "");
+    let decide = ["decide", "other", "alice", "--newline", "--acceptors", &urls];
+    assert_eq!(stdout(&run(&decide).await), "alice\n");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Strangers: garbage, impossible numbers, unused connections and streams. Errors are as documented, memory is bounded,
 //! and all other clients are served.
 
+mod addresses;
 mod crowd;
 mod forged;
 mod frames;

@@ -28,6 +28,7 @@ mod reflection;
 mod registers;
 mod repair;
 mod retries;
+mod right_disk;
 mod scaling;
 mod slow;
 mod traces;

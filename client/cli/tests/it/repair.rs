@@ -141,6 +141,16 @@ async fn refused_acceptor_is_counted_again_when_the_others_forget_what_is_wrong(
     );
     let no_file = run(&["repair", "witnesses", "--data-dir", &cluster.path("nothing")]).await;
     assert_eq!(no_file.status.code(), Some(74), "{no_file:?}");
+    let garbage = cluster.path("garbage");
+    std::fs::create_dir(&garbage).unwrap();
+    std::fs::write(format!("{garbage}/acceptor.db"), "garbage").unwrap();
+    let damaged = run(&["repair", "witnesses", "--data-dir", &garbage]).await;
+    assert_eq!(damaged.status.code(), Some(74), "{damaged:?}");
+    let advice = String::from_utf8_lossy(&damaged.stderr).into_owned();
+    assert!(
+        advice.contains("restore all files of the directory") && advice.contains("file is not a database"),
+        "{advice}"
+    );
 
     let forgotten = run(&forget).await;
     assert_eq!(forgotten.status.code(), Some(0), "{forgotten:?}");

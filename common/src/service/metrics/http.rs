@@ -13,7 +13,10 @@ use tokio::{
 };
 
 use super::{Metrics, Readiness};
-use crate::service::{config::MetricsListen, failure::Failure, process, shutdown::Shutdown};
+use crate::{
+    escape::escape,
+    service::{config::MetricsListen, failure::Failure, process, shutdown::Shutdown},
+};
 
 /// Limit of concurrent connections. A further connection ends the oldest, so that long-held connections lock no caller
 /// out.
@@ -61,7 +64,7 @@ pub async fn serve(
     let local = listener.local_addr().map_err(Failure::internal)?;
     tracing::info!(listen = %local, "serving /metrics, /livez and /readyz");
     let serving = accept(listener, metrics.clone(), readiness.clone());
-    shutdown.spawn(shutdown.token().clone().run_until_cancelled_owned(serving));
+    shutdown.spawn_until_stop(serving);
     Ok(Some(local))
 }
 
@@ -136,7 +139,11 @@ fn respond(request: &Request<Incoming>, metrics: &Metrics, readiness: &Readiness
         (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, "alive\n".to_owned()),
         (&Method::GET | &Method::HEAD, "/readyz") => match readiness.get() {
             Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
-            Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+            // The reason may have text of a peer.
+            Err(reason) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("not ready: {}\n", escape(&reason)),
+            ),
         },
         (_, "/metrics" | "/livez" | "/readyz") => (
             StatusCode::METHOD_NOT_ALLOWED,
@@ -207,6 +214,10 @@ mod tests {
             );
             assert!(answer.contains(body), "{head}: {answer}");
         }
+        readiness.set(Err("a peer reports: a\nready\u{1b}[31m".into()));
+        let answer = ask(address, "GET /readyz HTTP/1.1").await;
+        let line = "\r\n\r\nnot ready: a peer reports: a\\nready\\u{1b}[31m\n";
+        assert!(answer.ends_with(line), "{answer:?}");
         readiness.set(Ok(()));
         assert!(
             ask(address, "GET /readyz HTTP/1.1")

@@ -13,10 +13,12 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::Frame;
+use tokio::time::{Instant, Sleep, sleep};
 use tonic::{
     Status,
     body::Body,
@@ -76,7 +78,8 @@ impl Service<http::Request<Body>> for Limited {
         }
         let usage = origin.map(|origin| origin.usage);
         let path = request.uri().path();
-        let place = match Place::take(&self.open, Kind::of_path(path), usage.clone()) {
+        let kind = Kind::of_path(path);
+        let place = match Place::take(&self.open, kind, usage.clone()) {
             Ok(place) => place,
             Err(refusal) => return Box::pin(ready(Ok(refusal.into_http()))),
         };
@@ -94,6 +97,9 @@ impl Service<http::Request<Body>> for Limited {
         }
         let inbound = |body| Inbound {
             chunks,
+            patience: kind
+                .patience()
+                .map(|patience| (patience, Box::pin(sleep(patience)))),
             ..Inbound::new(body, Arc::clone(&call), partials)
         };
         let request = request.map(|body| Body::new(inbound(body)));
@@ -148,6 +154,8 @@ struct Inbound {
     share: Option<Share>,
     /// Observer of the arriving bytes.
     chunks: Option<Chunks>,
+    /// How long to wait for the next message, and the end of the present wait.
+    patience: Option<(Duration, Pin<Box<Sleep>>)>,
 }
 
 impl Inbound {
@@ -159,13 +167,36 @@ impl Inbound {
             partials,
             share: None,
             chunks: None,
+            patience: None,
         }
+    }
+
+    /// Ready with the error of a call that must end, while nothing arrives.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Status> {
+        if let Some(share) = &mut self.share
+            && share.poll_cut_off(context).is_ready()
+        {
+            return Poll::Ready(cut_off());
+        }
+        if let Some((patience, end)) = &mut self.patience
+            && end.as_mut().poll(context).is_ready()
+        {
+            let seconds = patience.as_secs();
+            self.patience = None;
+            return Poll::Ready(Status::deadline_exceeded(format!(
+                "no whole message arrived for {seconds} s"
+            )));
+        }
+        Poll::Pending
     }
 
     /// Processes arrived bytes.
     fn take(&mut self, data: &[u8]) -> Result<(), Status> {
         if self.prefixed.take(data) > 0 {
             self.share = None;
+            if let Some((patience, end)) = &mut self.patience {
+                end.as_mut().reset(Instant::now() + *patience);
+            }
             self.call.begun();
         }
         if self.prefixed.is_flagged {
@@ -202,10 +233,7 @@ impl http_body::Body for Inbound {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
-            return match &mut self.share {
-                Some(share) => share.poll_cut_off(context).map(|()| Some(Err(cut_off()))),
-                None => Poll::Pending,
-            };
+            return self.poll_end(context).map(|error| Some(Err(error)));
         };
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
@@ -399,6 +427,19 @@ mod tests {
         assert!(poll(&mut message).is_ready() && !usage.is_unused());
         drop(message);
         assert!(usage.is_unused());
+    }
+
+    #[tokio::test]
+    async fn call_without_a_message_ends_when_the_patience_is_over() {
+        let (mut half, _) = inbound(&[vec![0, 0]], false, &Arc::default());
+        let patience = Duration::from_millis(20);
+        half.patience = Some((patience, Box::pin(sleep(patience))));
+        let next = async |inbound: &mut Pin<Box<Inbound>>| {
+            std::future::poll_fn(|context| inbound.as_mut().poll_frame(context)).await
+        };
+        assert!(next(&mut half).await.unwrap().is_ok());
+        let error = next(&mut half).await.unwrap().unwrap_err();
+        assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
     }
 
     #[test]

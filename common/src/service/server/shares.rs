@@ -1,4 +1,4 @@
-//! Limits of open calls: for each kind of call, and for each connection.
+//! Limits of open calls: for each kind of call, for each connection, and for each peer address.
 //!
 //! Each kind has its own limit, so callers of different kinds do not compete. Within a kind, an eighth of all calls is
 //! a reserve for connections with fewer than 8 open calls. Of the rest, a connection may have at most five eighths as
@@ -6,12 +6,16 @@
 //! one connection), and eight connections have 86 % together. Any number of connections that share the rest leave the
 //! reserve to newcomers: to 48 newcomers for peers and clients. Health checks have no limit for the process, so every
 //! check is answered. The limit for a connection implies a limit for the process, since connections are limited.
+//!
+//! All connections of one peer address together have at most half of the calls of a kind: see
+//! [`addresses`](super::addresses). So many connections from one address leave the other half to other addresses.
 
 use std::sync::{Arc, atomic::Ordering};
 
 use tonic::Status;
 
 use super::{
+    addresses::may_take,
     connections::Usage,
     kinds::{Kind, OpenCalls},
 };
@@ -43,12 +47,14 @@ impl Place {
         };
         let open = place.all.of(kind).fetch_add(1, Ordering::Relaxed);
         let free = most.saturating_sub(open);
-        let of_connection = place.usage.as_ref().map(|usage| {
+        let has_share = place.usage.as_ref().is_none_or(|usage| {
             let of_connection = usage.open.of(kind).fetch_add(1, Ordering::Relaxed);
             let beside_reserve = free.saturating_sub(most / 8);
+            let of_address = usage.address.open.of(kind).fetch_add(1, Ordering::Relaxed);
             of_connection < most_of_connection.min((beside_reserve / 8 * 5).max(FEW))
+                && may_take(most, open, of_address)
         });
-        if free > 0 && of_connection.unwrap_or(true) {
+        if free > 0 && has_share {
             Ok(place)
         } else {
             Err(status::overloaded(kind.name()))
@@ -61,6 +67,7 @@ impl Drop for Place {
         self.all.of(self.kind).fetch_sub(1, Ordering::Relaxed);
         if let Some(usage) = &self.usage {
             usage.open.of(self.kind).fetch_sub(1, Ordering::Relaxed);
+            usage.address.open.of(self.kind).fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -74,6 +81,7 @@ mod tests {
         Kind::Peers,
         Kind::Clients,
         Kind::Probes,
+        Kind::Reflection,
         Kind::Checks,
         Kind::Watches,
     ];
@@ -147,6 +155,34 @@ mod tests {
     }
 
     #[test]
+    fn connections_of_one_address_leave_half_to_other_addresses() {
+        for kind in [
+            Kind::Peers,
+            Kind::Clients,
+            Kind::Probes,
+            Kind::Reflection,
+            Kind::Watches,
+        ] {
+            let all = Arc::new(OpenCalls::default());
+            let address = Arc::default();
+            let open = |address: &Arc<_>| {
+                let usage = Arc::new(Usage::of(Arc::clone(address)));
+                let places = std::iter::from_fn(|| Place::take(&all, kind, Some(Arc::clone(&usage))).ok());
+                places.take(FEW).collect::<Vec<_>>()
+            };
+            let greedy: Vec<_> = (0..768).flat_map(|_| open(&address)).collect();
+            let most = kind.most().0;
+            assert_eq!(greedy.len(), most / 2, "{kind:?}");
+            assert!(open(&address).is_empty(), "{kind:?}: it has its half");
+            let other = Arc::default();
+            let honest: Vec<_> = (0..768).flat_map(|_| open(&other)).collect();
+            assert_eq!(honest.len(), most / 4, "{kind:?}");
+            drop(greedy);
+            assert!(!open(&address).is_empty(), "{kind:?}: given back");
+        }
+    }
+
+    #[test]
     fn hundreds_of_connections_never_open_more_than_the_process_may_have() {
         let all = Arc::new(OpenCalls::default());
         let open: Vec<_> = (0..768).map(|_| open_all(&all, Kind::Clients)).collect();
@@ -170,7 +206,7 @@ mod tests {
             ("/grpc.health.v1.Health/Watch", Kind::Watches),
             (
                 "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-                Kind::Probes,
+                Kind::Reflection,
             ),
             ("/", Kind::Probes),
             ("", Kind::Probes),

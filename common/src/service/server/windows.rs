@@ -21,7 +21,7 @@ use tonic::{
     transport::{self, Server},
 };
 
-use super::connections::{Connection, Incoming};
+use super::{connections::Connection, incoming::Incoming};
 
 /// Number of connections with wide windows: at one process, most clusters have fewer proposers, learners and clients.
 pub(super) const WIDE_MAX: usize = 32;

@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use super::{
-    rate::{CLIENTS_PER_SECOND, PEERS_PER_SECOND, Rate},
+    rate::{CALLERS_PER_SECOND, LEADERS_PER_SECOND, Rate},
     settings::Settings,
 };
 use crate::{
@@ -145,8 +145,8 @@ impl Exporting {
         Ok(Self {
             tracer: Tracer::new(
                 BoxedTracer::new(Box::new(tracer)),
-                Box::new(Rate::new(CLIENTS_PER_SECOND)),
-                Box::new(Rate::new(PEERS_PER_SECOND)),
+                Box::new(Rate::new(CALLERS_PER_SECOND)),
+                Box::new(Rate::new(LEADERS_PER_SECOND)),
             ),
             resource,
             exporter: Some((provider, runtime)),

@@ -6,12 +6,13 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use crate::trace::Admission;
 
-/// Limit, per second, of client requests that are traced because the client says so. With some ten spans each, a
-/// collector takes this many without effort, and people look at far fewer.
-pub(super) const CLIENTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(500).expect("not zero");
-/// The same for requests of other roles: more than the messages from a leader to an acceptor, so that traces begun by a
-/// proposer are complete.
-pub(super) const PEERS_PER_SECOND: NonZeroU32 = NonZeroU32::new(5_000).expect("not zero");
+/// Limit, per second, of requests that are traced because the caller says so. With some ten spans each, a collector
+/// takes this many without effort, and people look at far fewer. The methods between roles have the same limit: any
+/// stranger can call these methods.
+pub(super) const CALLERS_PER_SECOND: NonZeroU32 = NonZeroU32::new(500).expect("not zero");
+/// The same for the leader's requests to an acceptor for votes: more than a leader sends, so that the traces of
+/// proposals are complete.
+pub(super) const LEADERS_PER_SECOND: NonZeroU32 = NonZeroU32::new(5_000).expect("not zero");
 
 /// The rate of one kind of caller.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ mod tests {
 
     #[test]
     fn burst_is_admitted_and_little_beyond() {
-        let rate = Rate::new(CLIENTS_PER_SECOND);
+        let rate = Rate::new(CALLERS_PER_SECOND);
         let begun = std::time::Instant::now();
         let admitted = (0..3_000).filter(|_| rate.admits()).count();
         let later = begun.elapsed().as_millis() / 2;

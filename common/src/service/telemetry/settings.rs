@@ -7,22 +7,43 @@ pub(super) struct Settings {
     pub(super) sampler: String,
 }
 
-const ENDPOINTS: [&str; 2] = [
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-];
-const PROTOCOLS: [&str; 2] = [
-    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
-    "OTEL_EXPORTER_OTLP_PROTOCOL",
-];
-const METRICS_ENDPOINTS: [&str; 2] = [
-    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-];
-const METRICS_PROTOCOLS: [&str; 2] = [
-    "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
-    "OTEL_EXPORTER_OTLP_PROTOCOL",
-];
+/// The variables of one kind of telemetry.
+#[derive(Clone, Copy)]
+struct Signal {
+    exporter: &'static str,
+    /// Values of `exporter` for no export.
+    off: &'static [&'static str],
+    /// The more specific variable first.
+    endpoints: [&'static str; 2],
+    /// The more specific variable first.
+    protocols: [&'static str; 2],
+}
+
+const TRACES: Signal = Signal {
+    exporter: "OTEL_TRACES_EXPORTER",
+    off: &["none"],
+    endpoints: [
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+    ],
+    protocols: [
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+    ],
+};
+const METRICS: Signal = Signal {
+    exporter: "OTEL_METRICS_EXPORTER",
+    // `/metrics` is served in any case.
+    off: &["none", "prometheus"],
+    endpoints: [
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+    ],
+    protocols: [
+        "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+    ],
+};
 const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
 const SAMPLER_ARGUMENT: &str = "OTEL_TRACES_SAMPLER_ARG";
 const SAMPLER_DEFAULT: &str = "parentbased_always_on";
@@ -33,23 +54,10 @@ impl Settings {
     /// # Errors
     /// Names the variable, its value and the valid values.
     pub(super) fn from_env(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
-        let get = |name: &str| {
-            variable(name)
-                .map(|value| value.trim().to_owned())
-                .filter(|value| !value.is_empty())
-        };
-        let first = |names: [&'static str; 2]| names.into_iter().find_map(|name| Some((name, get(name)?)));
-        let disabled = get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
-        let exporter = get("OTEL_TRACES_EXPORTER");
-        let Some((name, endpoint)) = first(ENDPOINTS).filter(|_| !disabled) else {
+        let Some(endpoint) = endpoint(&variable, TRACES)? else {
             return Ok(None);
         };
-        match exporter.as_deref() {
-            None | Some("otlp") => {}
-            Some("none") => return Ok(None),
-            Some(other) => return Err(format!("OTEL_TRACES_EXPORTER is {other:?}: give otlp or none")),
-        }
-        check(name, &endpoint, first(PROTOCOLS))?;
+        let get = |name| get(&variable, name);
         let sampler = get(SAMPLER).unwrap_or_else(|| SAMPLER_DEFAULT.to_owned());
         match sampler.as_str() {
             "always_on" | "always_off" | "parentbased_always_on" | "parentbased_always_off" => {}
@@ -80,23 +88,30 @@ impl Settings {
 /// # Errors
 /// As [`Settings::from_env`].
 pub(crate) fn metrics_endpoint(variable: impl Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
-    let get = |name: &str| {
-        variable(name)
-            .map(|value| value.trim().to_owned())
-            .filter(|value| !value.is_empty())
-    };
+    endpoint(variable, METRICS)
+}
+
+/// The value of a variable; an empty variable counts as unset.
+fn get(variable: impl Fn(&str) -> Option<String>, name: &str) -> Option<String> {
+    variable(name)
+        .map(|value| value.trim().to_owned())
+        .filter(|value| !value.is_empty())
+}
+
+/// The endpoint of one kind of telemetry; none when not exported.
+fn endpoint(variable: impl Fn(&str) -> Option<String>, signal: Signal) -> Result<Option<String>, String> {
+    let get = |name: &str| get(&variable, name);
     let first = |names: [&'static str; 2]| names.into_iter().find_map(|name| Some((name, get(name)?)));
     let disabled = get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    let Some((name, endpoint)) = first(METRICS_ENDPOINTS).filter(|_| !disabled) else {
+    let Some((name, endpoint)) = first(signal.endpoints).filter(|_| !disabled) else {
         return Ok(None);
     };
-    match get("OTEL_METRICS_EXPORTER").as_deref() {
+    match get(signal.exporter).as_deref() {
         None | Some("otlp") => {}
-        // `/metrics` is served in any case.
-        Some("none" | "prometheus") => return Ok(None),
-        Some(other) => return Err(format!("OTEL_METRICS_EXPORTER is {other:?}: give otlp or none")),
+        Some(off) if signal.off.contains(&off) => return Ok(None),
+        Some(other) => return Err(format!("{} is {other:?}: give otlp or none", signal.exporter)),
     }
-    check(name, &endpoint, first(METRICS_PROTOCOLS))?;
+    check(name, &endpoint, first(signal.protocols))?;
     Ok(Some(endpoint))
 }
 

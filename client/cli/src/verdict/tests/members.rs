@@ -57,6 +57,21 @@ fn members_that_do_not_answer_are_a_finding() {
 }
 
 #[test]
+fn listed_address_with_a_blank_acceptor_is_no_unasked_member() {
+    let mut status = healthy();
+    change(&mut status, 0, |answer| {
+        answer.set_membership(Membership::Blank);
+        answer.configuration = None;
+        let stamp = answer.stamp.as_mut().unwrap();
+        stamp.acceptor = vec![9; 16].into();
+        stamp.cluster_id = bytes::Bytes::new();
+    });
+    let found = problems(&status);
+    assert!(found.contains("http://127.0.0.1:7001"), "{found}");
+    assert!(!found.contains("do not answer"), "{found}");
+}
+
+#[test]
 fn hung_disk_beside_a_dead_acceptor_is_no_quorum_and_both_are_named() {
     let mut status = healthy();
     change(&mut status, 0, |answer| {

@@ -13,7 +13,7 @@ use paxos_proto::v1::{LearnerStatusRequest, learner_client::LearnerClient};
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
 use super::{
-    address_of, ballot,
+    STRANGERS_KIB_MAX, address_of, ballot,
     frames::{self, Http2, PREFACE, SETTINGS, prefixed},
     grew_little, is_well, noticed_nothing, ordered, processes, sweep,
 };
@@ -25,7 +25,7 @@ const CONNECTIONS_MAX: usize = 768;
 const STRANGERS: usize = 2_000;
 
 /// Raises the limit of open files to the maximum for this process.
-fn raise_open_files() {
+pub(super) fn raise_open_files() {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
     assert!(
@@ -246,5 +246,40 @@ async fn large_messages_that_never_end_are_cut_off_before_they_fill_the_memory()
     drop((http2, calls));
     let end = cluster.client().chosen_to().await.unwrap();
     assert!(end > Slot::ZERO);
+    is_well(&cluster).await;
+}
+
+#[tokio::test]
+async fn memory_of_half_messages_is_free_soon_after() {
+    let cluster = Cluster::start(3, 1, 2).await;
+    let acceptor = &cluster.acceptors[0];
+    let before = acceptor.resident_kib();
+    let half = prefixed(0, 4_000_000, &vec![0; 3_999_000]);
+    let mut connections = Vec::new();
+    for _ in 0..64 {
+        connections.push(Http2::connect(&acceptor.address, 65_535).await);
+    }
+    let mut most = before;
+    // Buffers are freed and taken again.
+    for _ in 0..8 {
+        let mut calls = Vec::new();
+        for http2 in &mut connections {
+            for _ in 0..4 {
+                let (answer, mut request) = http2.open("/paxos.v1.Acceptor/Accept").await;
+                // Fails once the server has cut the call off.
+                let _sent = request.send_data(half.clone(), false);
+                calls.push((answer, request));
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        most = most.max(acceptor.resident_kib());
+    }
+    drop(connections);
+    until("the memory is free", async || {
+        let now = acceptor.resident_kib();
+        println!("{before} KiB resident before, at most {most}, {now} now");
+        (now < before + STRANGERS_KIB_MAX).then_some(())
+    })
+    .await;
     is_well(&cluster).await;
 }

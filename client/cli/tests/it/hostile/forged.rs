@@ -104,13 +104,14 @@ async fn largest_reports_of_peers_leave_status_readable() {
         let refused = attach(large).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
     }
-    let attached = join_all((0..420).map(|peer| attach(report(peer, 240, 32)))).await;
+    // Fewer than the 384 connections that one address may have.
+    let attached = join_all((0..350).map(|peer| attach(report(peer, 240, 32)))).await;
     let open = attached.iter().filter(|attached| attached.is_ok()).count();
-    assert!(open > 300, "{open} of 420 attached");
+    assert!(open > 300, "{open} of 350 attached");
     // Clients find the proposers, and so does `paxos status`.
     let told = sweep::acceptor_status(address).await.attached.len();
     assert!(told >= open, "{told}");
-    ordered(&cluster.client(), "with 420 strangers").await;
+    ordered(&cluster.client(), "with 350 strangers").await;
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use tokio::{
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(crate) struct Ears {
+pub(crate) struct Hearing {
     started: Instant,
     detector: Mutex<Detector>,
     news: watch::Sender<News>,
@@ -30,7 +30,7 @@ pub(crate) struct Ears {
     next_stream: AtomicU64,
 }
 
-impl Ears {
+impl Hearing {
     /// State at the start of the process, from the promise on disk.
     pub(crate) fn new(leadership: &Leadership) -> Self {
         let detector = Detector::new(leadership.promised, &leadership.address, Duration::ZERO);
@@ -119,7 +119,7 @@ impl Ears {
             claim
         });
         Claimed {
-            ears: Arc::clone(self),
+            hearing: Arc::clone(self),
             claim: Some(claim),
         }
     }
@@ -215,14 +215,14 @@ impl Ears {
 /// A request's claim to its ballot. A dropped claim counts as turned away.
 #[derive(Debug)]
 pub(crate) struct Claimed {
-    ears: Arc<Ears>,
+    hearing: Arc<Hearing>,
     claim: Option<Claim>,
 }
 
 impl Drop for Claimed {
     fn drop(&mut self) {
         if let Some(claim) = self.claim.take() {
-            self.ears
+            self.hearing
                 .change(|detector, _| detector.settled(claim, Outcome::TurnedAway));
         }
     }
@@ -273,42 +273,42 @@ mod tests {
 
     #[test]
     fn request_that_is_dropped_claims_its_ballot_no_longer() {
-        let ears = Arc::new(Ears::new(&promised(1)));
-        let mut news = ears.news();
+        let hearing = Arc::new(Hearing::new(&promised(1)));
+        let mut news = hearing.news();
         let address = "http://q:1".into();
-        let claimed = ears.queued((ballot(2), &address, Kind::Prepare), false, false);
-        assert_eq!(ears.heard().ballot, ballot(2));
+        let claimed = hearing.queued((ballot(2), &address, Kind::Prepare), false, false);
+        assert_eq!(hearing.heard().ballot, ballot(2));
         assert!(news.has_changed().unwrap());
         news.mark_unchanged();
         drop(claimed);
-        assert_eq!(ears.heard().ballot, ballot(1));
+        assert_eq!(hearing.heard().ballot, ballot(1));
         assert!(news.has_changed().unwrap());
     }
 
     #[test]
     fn bytes_of_a_proposer_that_is_not_silent_are_no_news() {
-        let ears = Arc::new(Ears::new(&promised(1)));
-        let stream = ears.draw_stream();
-        ears.opened(stream, ballot(1), Some(Duration::from_secs(60)));
-        let mut news = ears.news();
+        let hearing = Arc::new(Hearing::new(&promised(1)));
+        let stream = hearing.draw_stream();
+        hearing.opened(stream, ballot(1), Some(Duration::from_secs(60)));
+        let mut news = hearing.news();
         news.mark_unchanged();
-        ears.chunk(stream, 0);
+        hearing.chunk(stream, 0);
         assert!(!news.has_changed().unwrap());
-        ears.ended(stream, Ender::Peer);
+        hearing.ended(stream, Ender::Peer);
         assert!(news.has_changed().unwrap());
     }
 
     #[tokio::test]
     async fn silence_is_news_each_time_it_begins() {
-        let ears = Arc::new(Ears::new(&promised(1)));
-        let stream = ears.draw_stream();
-        ears.opened(stream, ballot(1), Some(Duration::from_millis(1)));
-        let mut news = ears.news();
-        let watching = Arc::clone(&ears);
+        let hearing = Arc::new(Hearing::new(&promised(1)));
+        let stream = hearing.draw_stream();
+        hearing.opened(stream, ballot(1), Some(Duration::from_millis(1)));
+        let mut news = hearing.news();
+        let watching = Arc::clone(&hearing);
         let watching = tokio::spawn(async move { watching.watch_silence().await });
         for _ in 0..2 {
             news.wait_for(|news| news.silent).await.unwrap();
-            ears.chunk(stream, 0);
+            hearing.chunk(stream, 0);
         }
         watching.abort();
     }

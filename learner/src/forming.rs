@@ -1,4 +1,5 @@
-//! Finds the cluster: asks the acceptors until a formed acceptor answers. Learners never form a cluster.
+//! Finds the cluster: asks the acceptors until a formed acceptor answers. Learners never form a cluster. The decisions
+//! are made by [`paxos::forming`](paxos_common::paxos::forming).
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -11,8 +12,7 @@ use tokio::time::sleep;
 
 use crate::acceptors::{Acceptor, Introduction, backoff};
 
-/// Waits for a formed cluster behind the addresses. Members and quorums come from the acceptors' disks, never from a
-/// flag.
+/// Waits until a cluster is formed. Members and quorums come from the acceptors' disks, never from a flag.
 ///
 /// Every acceptor is asked before an answer is believed. So a wrong list is found out as soon as the acceptors with the
 /// proof can be reached.
@@ -22,13 +22,13 @@ use crate::acceptors::{Acceptor, Introduction, backoff};
 ///
 /// # Cancel safety
 /// Safe: the function only asks.
-pub(crate) async fn discover(acceptors: &[Arc<Acceptor>]) -> Result<Configuration, FormConflict> {
+pub(crate) async fn find(acceptors: &[Arc<Acceptor>]) -> Result<Configuration, FormConflict> {
     let addresses = acceptors
         .iter()
         .map(|acceptor| Arc::from(acceptor.address().as_str()));
     let mut forming = Forming::new(addresses.collect());
     let mut backoff = backoff();
-    let mut told = false;
+    let mut is_wait_logged = false;
     loop {
         let answers = join_all(acceptors.iter().map(|acceptor| acceptor.ask())).await;
         let mut answered = BTreeSet::new();
@@ -41,14 +41,14 @@ pub(crate) async fn discover(acceptors: &[Arc<Acceptor>]) -> Result<Configuratio
                     }
                     forming.report(report);
                 }
-                Err(fault) => acceptor.failed(&fault),
+                Err(reason) => acceptor.failed(&reason),
             }
         }
         match forming.next()? {
             FormAction::Formed { configuration, .. } => return Ok(configuration),
             FormAction::Ask(_) | FormAction::Store(..) | FormAction::Complete(..) => {
-                if !told && !answered.is_empty() {
-                    told = true;
+                if !is_wait_logged && !answered.is_empty() {
+                    is_wait_logged = true;
                     tracing::info!("waiting for a proposer to form the cluster");
                 }
             }

@@ -1,0 +1,130 @@
+//! The start of the acceptor: opens the store, and starts every task but the server.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use paxos_common::{
+    paxos::identity::RunNumber,
+    peer::Address,
+    service::{failure::Failure, role::Frame, shutdown::Shutdown},
+    sqlite::DataDir,
+};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{
+    config::Config,
+    damage::scrub,
+    metrics::Instruments,
+    peers::PeerReader,
+    queue::Queue,
+    service::{Name, Service},
+    shared::Shared,
+    store::{
+        Opened, Store as _,
+        sqlite::{SqliteReader, SqliteStore},
+    },
+    worker::Worker,
+};
+
+/// Interval of checks of the queue.
+const QUEUE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Everything needed to start an acceptor.
+pub(crate) struct Starter<'a> {
+    pub(crate) config: Config,
+    pub(crate) local: SocketAddr,
+    pub(crate) address: Address,
+    pub(crate) frame: &'a Frame,
+    pub(crate) instruments: Instruments,
+    pub(crate) shutdown: Shutdown,
+}
+
+impl Starter<'_> {
+    /// Opens the store and starts the tasks. Returns the service, and the stop of the worker; `None` when the stop
+    /// begins first. The worker outlives the server, so requests from before the stop are still answered.
+    ///
+    /// # Errors
+    /// The directory cannot be used (74; 78 for a foreign directory).
+    pub(crate) async fn start(self) -> Result<Option<(Service<SqliteReader>, CancellationToken)>, Failure> {
+        let directory = DataDir::open(&self.config.data_dir)?;
+        let data_dir = directory.path().display().to_string();
+        let run = RunNumber::from_random(rand::random());
+        let Some((store, opened)) = self.open_store(directory, &data_dir, run).await? else {
+            return Ok(None);
+        };
+        let Self {
+            config,
+            local,
+            address,
+            frame,
+            instruments,
+            shutdown,
+        } = self;
+
+        let reader = store.reader();
+        let (counter, stop_counter) = (store.counter_file(), shutdown.token().clone());
+        shutdown.spawn_vital("commit counter", async move {
+            let synced = counter.keep_synced(stop_counter).await;
+            synced.map_err(|error| Failure::from(error).context("sync the commit counter"))
+        });
+        let (worker, shared, queue) = Worker::new(store, opened, run, frame.tracer(), instruments.clone());
+        instruments.show(&frame.metrics, &shared, &queue);
+        let (seen, queued, ready) = (Arc::clone(&shared), Arc::clone(&queue), instruments.clone());
+        frame.report_readiness(move || ready.readiness(&seen, &queued));
+        let space = instruments.data_dir().clone();
+        shutdown.spawn_until_stop(space.keep_measured(data_dir.clone().into()));
+        let (seen, queued, slow) = (Arc::clone(&shared), Arc::clone(&queue), instruments.clone());
+        shutdown.spawn_until_stop(watch(seen, queued, slow));
+        let stop_scrub = shutdown.token().clone();
+        shutdown.spawn_vital("scrub", scrub(reader.clone(), Arc::clone(&shared), stop_scrub));
+        let reader = PeerReader::new(reader, Arc::clone(&shared), shutdown.clone());
+        let published = shared.published();
+        info!(
+            node_id = config.id, acceptor = %published.stamp.acceptor, listen = %local, %address, data_dir,
+            promised = %published.leadership.promised, chosen_to = published.chosen_to.get(),
+            voted_to = published.voted_to.get(), formed = shared.formed().is_some(), "acceptor recovered"
+        );
+
+        let stop_worker = CancellationToken::new();
+        shutdown.spawn_vital("worker", worker.run(stop_worker.clone()));
+        let name = Name {
+            id: config.id,
+            address: address.to_string(),
+        };
+        let tracer = frame.tracer();
+        let service = Service::new(name, queue, shared, reader, instruments, shutdown, tracer);
+        Ok(Some((service, stop_worker)))
+    }
+
+    /// Opens the store; `None` when the stop begins first.
+    async fn open_store(
+        &self,
+        directory: DataDir,
+        data_dir: &str,
+        run: RunNumber,
+    ) -> Result<Option<(SqliteStore, Opened)>, Failure> {
+        // The last step of opening makes the run durable. All other fallible steps of a start come before, so a failed
+        // start leaves no run. Safe to cancel: the connection is closed with any open work. Opening may wait for
+        // another process's lock.
+        let opening = SqliteStore::open(directory, &self.config.id, run);
+        let opened = self.shutdown.token().run_until_cancelled(opening).await;
+        let opened = opened.transpose();
+        opened.map_err(|error| Failure::from(error).context(format!("open store in {data_dir}")))
+    }
+}
+
+/// Notifies attached proposers when the heard proposer falls silent, and logs long waits of requests.
+async fn watch(shared: Arc<Shared>, queue: Arc<Queue>, instruments: Instruments) {
+    let look = async {
+        loop {
+            sleep(QUEUE_INTERVAL).await;
+            instruments.look_at_queue(&queue);
+        }
+    };
+    tokio::select! {
+        // Both arms only wait.
+        () = shared.hearing.watch_silence() => {}
+        () = look => {}
+    }
+}

@@ -1,0 +1,47 @@
+//! Files of other applications in the data directory.
+#![allow(clippy::unwrap_used, reason = "only tests")]
+
+mod support;
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use paxos_common::service::failure::{Exit, Failure};
+use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
+use support::run::open;
+
+#[tokio::test]
+async fn start_leaves_the_rights_of_foreign_files_and_of_a_foreign_database_as_they_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let [database, other] = ["acceptor.db", "other.txt"].map(|name| directory.path().join(name));
+    let loosen = || {
+        for path in [&database, &other] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let modes = || {
+        [directory.path(), &database, &other]
+            .map(|path| fs::metadata(path).unwrap().permissions().mode() & 0o777)
+    };
+    fs::write(&other, "x").unwrap();
+    let options = SqliteConnectOptions::new()
+        .filename(&database)
+        .create_if_missing(true);
+    let mut foreign = SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::raw_sql("PRAGMA application_id = 7; CREATE TABLE theirs (id)")
+        .execute(&mut foreign)
+        .await
+        .unwrap();
+    foreign.close().await.unwrap();
+    loosen();
+    let error = Failure::from(open(directory.path(), 1).await.unwrap_err());
+    assert_eq!(error.code, Exit::Refused, "{error}");
+    assert_eq!(modes(), [0o755, 0o644, 0o644]);
+
+    fs::remove_file(&database).unwrap();
+    fs::remove_file(directory.path().join("COMMITS")).unwrap();
+    drop(open(directory.path(), 1).await.unwrap());
+    loosen();
+    drop(open(directory.path(), 2).await.unwrap());
+    assert_eq!(modes(), [0o700, 0o600, 0o644]);
+}

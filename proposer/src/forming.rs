@@ -1,0 +1,149 @@
+//! Finds the cluster: asks the acceptors until a formed acceptor answers, and forms a cluster of blank acceptors. The
+//! decisions are made by [`paxos::forming`](paxos_common::paxos::forming).
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use paxos_common::{
+    paxos::{
+        forming::{FormAction, FormReport, Forming},
+        quorum::Configuration,
+    },
+    peer::{
+        Address, Backoff,
+        acceptor::{self, Unusable, form_report},
+        connect_lazy,
+    },
+    service::{failure::Failure, shutdown::Shutdown},
+};
+use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient, form_request::Step};
+use tonic::{Code, transport::Channel};
+
+/// Maximum time for an acceptor's answer, with a commit to disk included.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A formed cluster and the acceptors' addresses.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    /// The configuration as stored by the acceptors.
+    pub(crate) configuration: Configuration,
+    /// Addresses of the acceptors.
+    pub(crate) addresses: Vec<Address>,
+}
+
+/// Waits until a cluster is formed; `None` when the stop begins first.
+///
+/// # Errors
+/// With exit code 78 when these addresses are no cluster and cannot become a cluster.
+pub(crate) async fn form(addresses: &[Address], shutdown: &Shutdown) -> Result<Option<Cluster>, Failure> {
+    let acceptors = Acceptors::new(addresses);
+    let mut forming = Forming::new(acceptors.0.keys().cloned().collect());
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+    let mut is_wait_logged = false;
+    loop {
+        let (step, targets) = match forming.next().map_err(Failure::refused)? {
+            FormAction::Formed {
+                configuration,
+                complete,
+                lost,
+            } => {
+                acceptors.complete(&configuration, &complete, &lost).await;
+                return Ok(Some(Cluster {
+                    configuration,
+                    addresses: addresses.to_vec(),
+                }));
+            }
+            FormAction::Ask(targets) => (None, targets),
+            FormAction::Store(list, targets) => (Some(Step::Store(pb::Configuration::from(&list))), targets),
+            FormAction::Complete(list, targets) => {
+                (Some(Step::Complete(pb::Configuration::from(&list))), targets)
+            }
+        };
+        let silent = acceptors.take_step(step.as_ref(), &targets, &mut forming).await;
+        if silent.is_empty() {
+            backoff.reset();
+            continue;
+        }
+        if !is_wait_logged {
+            is_wait_logged = true;
+            tracing::info!(addresses = ?silent, "waiting for acceptors that do not answer yet");
+        }
+        tokio::select! {
+            // Both arms only wait.
+            () = shutdown.begun() => return Ok(None),
+            () = tokio::time::sleep(backoff.next_delay()) => {}
+        }
+    }
+}
+
+/// The listed acceptors, by address.
+struct Acceptors(BTreeMap<Arc<str>, AcceptorClient<Channel>>);
+
+impl Acceptors {
+    fn new(addresses: &[Address]) -> Self {
+        let client = |address| AcceptorClient::new(connect_lazy(address));
+        let acceptors = addresses.iter();
+        let acceptors = acceptors.map(|address| (Arc::from(address.as_str()), client(address)));
+        Self(acceptors.collect())
+    }
+
+    /// Sends a step, or none, and takes the answers. Returns the addresses without a usable answer.
+    async fn take_step(
+        &self,
+        step: Option<&Step>,
+        targets: &[Arc<str>],
+        forming: &mut Forming,
+    ) -> Vec<Arc<str>> {
+        let mut silent = Vec::new();
+        for (address, answer) in self.ask(targets, step).await {
+            match answer {
+                Ok(report) => forming.report(report),
+                // The acceptor's list differs, or the acceptor is foreign. A call without a step reads the acceptor's
+                // state, and the core reports the difference.
+                Err(Unusable::Call(status)) if status.code() == Code::FailedPrecondition => {
+                    tracing::warn!(
+                        %address, reason = status.message(),
+                        "an acceptor refuses to form a cluster with this proposer"
+                    );
+                    let asked = self.ask(&[Arc::clone(&address)], None).await;
+                    asked
+                        .into_iter()
+                        .filter_map(|(_, answer)| answer.ok())
+                        .for_each(|report| forming.report(report));
+                    silent.push(address);
+                }
+                Err(_) => silent.push(address),
+            }
+        }
+        silent
+    }
+
+    /// The cluster is formed: sends the second step to the acceptors without it.
+    async fn complete(&self, configuration: &Configuration, targets: &[Arc<str>], lost: &[Arc<str>]) {
+        for address in lost {
+            let reason = Unusable::Blank;
+            tracing::error!(%address, %reason, "acceptor refused: it is not counted");
+        }
+        let step = Step::Complete(pb::Configuration::from(configuration));
+        // No need to wait for these answers: one formed member proves that all members have stored the list.
+        self.ask(targets, Some(&step)).await;
+        tracing::info!(cluster = %configuration.cluster_id(), "cluster is formed");
+    }
+
+    /// Sends one step, or none, to several acceptors at once.
+    async fn ask(
+        &self,
+        targets: &[Arc<str>],
+        step: Option<&Step>,
+    ) -> Vec<(Arc<str>, Result<FormReport, Unusable>)> {
+        let calls = targets.iter().filter_map(|address| {
+            let mut client = self.0.get(address)?.clone();
+            Some(async move {
+                let answer = acceptor::form(&mut client, step.cloned(), CALL_TIMEOUT).await;
+                let report = answer.and_then(|answer| Ok(form_report(address, &answer)?));
+                (Arc::clone(address), report)
+            })
+        });
+        join_all(calls).await
+    }
+}
