@@ -23,10 +23,6 @@ const LONGER: &[(&str, &str)] = &[
         "one state machine, whose types are read together with its rules",
     ),
     (
-        "common/src/paxos/proposer.rs",
-        "one dispatch over events and phases; what a phase does has a file of its own",
-    ),
-    (
         "common/src/wire.rs",
         "one conversion after the other, in the order of the proto files",
     ),

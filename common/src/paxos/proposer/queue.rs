@@ -20,6 +20,18 @@ pub struct Pending {
     pub forwarded: bool,
 }
 
+impl Pending {
+    /// A command received here from a caller, not forwarded.
+    pub fn new(request: RequestId, command: EncodedCommand) -> Self {
+        Self {
+            request,
+            command,
+            traceparent: Bytes::new(),
+            forwarded: false,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Queue {
     waiting: VecDeque<Pending>,

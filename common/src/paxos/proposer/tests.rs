@@ -1,11 +1,13 @@
 //! A proposer by event tables: required and forbidden reactions. Leading has a separate file.
 
-use super::*;
+use bytes::Bytes;
+
+use super::{patience::patience, *};
 use crate::paxos::{
-    message::{Accept, Heard, Refused, Rejection, Word},
+    message::{Accept, AcceptAnswer, Heard, PromisePage, Refused, Rejection, Word},
     quorum::Configuration,
     slot::SlotRange,
-    value::Value,
+    value::{EncodedCommand, Value},
 };
 
 mod calls;

@@ -22,7 +22,7 @@ use super::{Effect, Lead, Limits, Scan, index};
 use crate::paxos::{
     identity::AcceptorUuid,
     message::{Prepare, PromisePage, UNANSWERED_MAX},
-    proposer::beyond_repair,
+    proposer::halt::beyond_repair,
     quorum::Electorate,
     slot::Slot,
     value::Value,

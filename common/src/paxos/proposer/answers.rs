@@ -1,0 +1,163 @@
+//! Answers of acceptors: promises, accepted values and rejections.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Effect, End, Lead, Phase, Proposer, Scan, Timer, halt::beyond_repair, lead};
+use crate::paxos::{
+    ballot::Ballot,
+    identity::AcceptorUuid,
+    message::{AcceptAnswer, Prepare, PromisePage},
+    slot::Slot,
+};
+
+impl Proposer {
+    pub(super) fn promised(
+        &mut self,
+        acceptor: AcceptorUuid,
+        ballot: Ballot,
+        scan: Option<Scan>,
+        page: PromisePage,
+    ) {
+        if !self.open.contains(&acceptor) || !self.known.contains(&acceptor) {
+            return;
+        }
+        self.bytes(acceptor);
+        if self.ballot() != Some(ballot) {
+            if ballot.proposer() == self.id {
+                self.climb(acceptor, ballot);
+            }
+            return;
+        }
+        let campaign = match &mut self.phase {
+            Phase::Standby => return,
+            Phase::Leading(lead) => {
+                if let Some(scan) = scan {
+                    let limits = &self.settings.limits;
+                    lead.scanned(
+                        (&self.electorate, &self.open),
+                        scan,
+                        acceptor,
+                        page,
+                        limits,
+                        &mut self.effects,
+                    );
+                } else {
+                    lead.climbed(acceptor);
+                }
+                return;
+            }
+            Phase::Campaigning(campaign) => campaign,
+        };
+        campaign.page(acceptor, page);
+        let Some(takeover) = campaign.takeover(self.electorate.quorums()) else {
+            if let Some(unsaid) = campaign.beyond_repair(&self.electorate) {
+                self.effects
+                    .push(Effect::Halt(beyond_repair(&unsaid, &self.electorate)));
+            }
+            return;
+        };
+        self.heard_of(takeover.from);
+        self.vain_campaigns = 0;
+        let lead = Lead::new(
+            ballot,
+            Arc::clone(&self.address),
+            takeover,
+            self.electorate.members(),
+        );
+        self.phase = Phase::Leading(Box::new(lead));
+        self.disarm(Timer::GiveUp);
+        let timeout = self.settings.leader_timeout;
+        self.arm(Timer::Heartbeat, Duration::ZERO, Duration::ZERO);
+        self.arm(Timer::Check, timeout, timeout);
+    }
+
+    /// Raises an acceptor to our ballot, in steps that the acceptor grants. A round too far above the acceptor's
+    /// promise is refused, and another proposer may have driven the rounds up elsewhere. A promise on the way is not
+    /// counted.
+    pub(super) fn climb(&mut self, acceptor: AcceptorUuid, promised: Ballot) {
+        let Some(ballot) = self.ballot().filter(|&ballot| promised < ballot) else {
+            return;
+        };
+        let step = ballot.within_jump_of(promised);
+        let prepare = match &self.phase {
+            Phase::Campaigning(campaign) if step == ballot => campaign.prepare(&self.address),
+            // The acceptor's rows are of no interest here.
+            Phase::Standby | Phase::Campaigning(_) | Phase::Leading(_) => {
+                let address = Arc::clone(&self.address);
+                Prepare {
+                    ballot: step,
+                    from: Slot::MAX,
+                    address,
+                }
+            }
+        };
+        self.effects.push(Effect::Prepare(acceptor, prepare, None));
+    }
+
+    pub(super) fn rejected(&mut self, ballot: Ballot, promised: Ballot) {
+        self.highest = self.highest.max(promised);
+        if self.ballot() == Some(ballot) {
+            self.step_down(End::Rejected { promised });
+        }
+    }
+
+    pub(super) fn answered(
+        &mut self,
+        acceptor: AcceptorUuid,
+        ballot: Ballot,
+        sequence: u64,
+        answer: AcceptAnswer,
+    ) {
+        if !self.known.contains(&acceptor) {
+            return;
+        }
+        if self.ballot() == Some(ballot) {
+            let now = self.awake();
+            self.presence.bytes(acceptor, now);
+        }
+        if let AcceptAnswer::Accepted { known_to, .. } = &answer {
+            self.heard_of(*known_to);
+        }
+        match &mut self.phase {
+            Phase::Leading(lead) if lead.ballot() == ballot => lead.settled(acceptor, sequence, &answer),
+            Phase::Standby | Phase::Campaigning(_) | Phase::Leading(_) => {}
+        }
+        match answer {
+            AcceptAnswer::Rejected(rejection) => self.rejected(ballot, rejection.promised),
+            AcceptAnswer::Refused(refused) => {
+                // A campaign learns of the refusal from its own `Prepare`.
+                let too_far = !refused.promised.admits_jump_to(ballot);
+                if too_far && matches!(self.phase, Phase::Leading(_)) {
+                    self.climb(acceptor, refused.promised);
+                }
+            }
+            AcceptAnswer::Trimmed { .. } => {}
+            AcceptAnswer::NoSpace => self.presence.space(acceptor, false),
+            AcceptAnswer::Accepted {
+                slots,
+                voted_to,
+                chosen_to,
+                known_to,
+            } => {
+                let Phase::Leading(lead) = &mut self.phase else {
+                    return;
+                };
+                if ballot == lead.ballot() {
+                    let before = lead.chosen_to();
+                    let marks = lead::Marks {
+                        voted_to,
+                        chosen_to,
+                        known_to,
+                    };
+                    lead.accepted(&self.electorate, acceptor, &slots, marks, &mut self.effects);
+                    lead.retire(&self.electorate, &self.settings.limits);
+                    let is_progress = lead.chosen_to() > before;
+                    self.presence.space(acceptor, true);
+                    if is_progress {
+                        self.progressed();
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The dispatch: which method handles which event or timer, and what follows a run of events.
+
+use super::{Effect, Event, Phase, Proposer, Timer};
+
+impl Proposer {
+    /// Handles one event.
+    pub fn handle(&mut self, event: Event) {
+        match event {
+            Event::Introduced {
+                acceptor,
+                runs,
+                remembers,
+                others,
+            } => {
+                let electorate = &self.electorate;
+                let remembers = remembers.of_members(electorate);
+                let others = others.iter().filter(|(other, _)| electorate.includes(*other));
+                let others: Vec<_> = others
+                    .map(|(other, remembers)| (*other, remembers.of_members(electorate)))
+                    .collect();
+                let found = self.guard.introduce(acceptor, &runs, remembers.iter(), &others);
+                self.found_out(found);
+            }
+            Event::Remembered { acceptor, remembers } => {
+                let remembers = remembers.of_members(&self.electorate);
+                let found = self.guard.remember(acceptor, remembers.iter());
+                self.found_out(found);
+            }
+            Event::Heard {
+                acceptor,
+                run,
+                commit_counter,
+            } => self.guard.hear(acceptor, run, commit_counter),
+            Event::Opened(acceptor) => self.opened(acceptor),
+            Event::Closed(acceptor) => self.closed(acceptor),
+            Event::StreamOpened { acceptor, ballot } => self.stream_opened(acceptor, ballot),
+            Event::StreamBroke { acceptor, ballot } => self.stream_broke(acceptor, ballot),
+            Event::Alive {
+                acceptor,
+                ballot,
+                silent,
+                waiting,
+                has_space,
+            } => self.alive(acceptor, ballot, (silent, waiting, has_space)),
+            Event::Bytes(acceptor) => self.bytes(acceptor),
+            Event::Reported { acceptor, sent, word } => self.reported(acceptor, sent, word),
+            Event::Promised {
+                acceptor,
+                ballot,
+                scan,
+                page,
+            } => self.promised(acceptor, ballot, scan, page),
+            Event::PrepareRejected { ballot, promised } => self.rejected(ballot, promised),
+            Event::PrepareRefused { acceptor, promised } => self.climb(acceptor, promised),
+            Event::Answered {
+                acceptor,
+                ballot,
+                sequence,
+                answer,
+            } => {
+                self.answered(acceptor, ballot, sequence, answer);
+            }
+            Event::Fetched { number, from, values } => {
+                if let Phase::Leading(lead) = &mut self.phase {
+                    lead.fetched(number, from, values, &self.settings.limits, &mut self.effects);
+                }
+            }
+            Event::Proposed(pending) => self.proposed(pending),
+            Event::Cancelled(request) => self.cancelled(request),
+            Event::FillWanted(to) => {
+                if let Phase::Leading(lead) = &mut self.phase {
+                    lead.fill_wanted(to, self.now);
+                }
+            }
+            Event::Fired(timer, generation) => {
+                if self.generations.get(&timer) == Some(&generation) {
+                    self.fired(timer);
+                }
+            }
+            Event::ForwardAnswered(request) => {
+                self.forwarded.remove(&request);
+            }
+            Event::Resigned => self.resign(),
+        }
+    }
+
+    /// Forms batches of the waiting commands, and sends everything that can be sent. Call after each run of events.
+    pub fn flush(&mut self) {
+        if std::mem::take(&mut self.is_judging) {
+            self.judge();
+        }
+        let reachable = self.reachable();
+        match &mut self.phase {
+            Phase::Leading(lead) => {
+                lead.fill_window(&mut self.queue, &self.settings.limits);
+                lead.send(
+                    &self.electorate,
+                    &reachable,
+                    &self.settings.limits,
+                    &mut self.effects,
+                );
+                lead.plan_repair(
+                    (&self.electorate, &self.open),
+                    &reachable,
+                    &self.settings.limits,
+                    &mut self.effects,
+                );
+                if self.stopping && lead.is_drained() {
+                    lead.say_resigned(&reachable, &mut self.effects);
+                    // The driver ends the streams after the resignation.
+                    self.leave_streams();
+                    self.stand_by();
+                    self.effects.push(Effect::HandedOver);
+                }
+            }
+            Phase::Campaigning(_) => {}
+            Phase::Standby => self.forward(),
+        }
+    }
+
+    fn fired(&mut self, timer: Timer) {
+        let timeout = self.settings.leader_timeout;
+        let reachable = self.reachable();
+        match (timer, &mut self.phase) {
+            (Timer::Election, Phase::Standby) if !self.stopping => self.election_due(),
+            (Timer::Challenge, Phase::Standby) if !self.stopping => self.challenge_due(),
+            (Timer::Heartbeat, Phase::Campaigning(campaign)) => {
+                // Long paging must not look like silence. This heartbeat claims nothing.
+                let beat = campaign.heartbeat(&self.address);
+                let beats = reachable
+                    .into_iter()
+                    .map(|acceptor| Effect::Accept(acceptor, beat.clone()));
+                self.effects.extend(beats);
+                self.is_judging = true;
+                self.arm(Timer::Heartbeat, timeout / 4, timeout / 4);
+            }
+            (Timer::Heartbeat, Phase::Leading(lead)) => {
+                lead.heartbeat(&reachable, &mut self.effects);
+                self.is_judging = true;
+                self.arm(Timer::Heartbeat, timeout / 4, timeout / 4);
+            }
+            (Timer::Check, Phase::Leading(lead)) => {
+                lead.check();
+                self.arm(Timer::Check, timeout, timeout);
+            }
+            (Timer::GiveUp, Phase::Campaigning(_)) => self.judge_campaign(),
+            (Timer::Leaderless, Phase::Standby | Phase::Campaigning(_)) => self.give_back(),
+            (Timer::Leaderless, Phase::Leading(_)) => self.leaderless = false,
+            // Timers of an earlier phase.
+            (
+                Timer::Election | Timer::Challenge | Timer::Heartbeat | Timer::Check | Timer::GiveUp,
+                Phase::Standby | Phase::Campaigning(_) | Phase::Leading(_),
+            ) => {}
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Why a proposer halts: damage beyond repair.
+
+use crate::paxos::{quorum::Electorate, slot::Slot};
+
+/// Most slots named in the reason of a halt.
+const SLOTS_NAMED_MAX: usize = 8;
+
+/// Why a proposer halts: every acceptor has reported the slots, and no quorum can determine the values.
+pub(super) fn beyond_repair(slots: &[Slot], electorate: &Electorate) -> String {
+    let named: Vec<String> = slots.iter().take(SLOTS_NAMED_MAX).map(Slot::to_string).collect();
+    let more = match slots.len().saturating_sub(SLOTS_NAMED_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let acceptors: Vec<String> = electorate.members().iter().map(ToString::to_string).collect();
+    format!(
+        "damage beyond repair: the rows of slot {}{more} cannot be read any more on too many acceptors, so the other \
+         acceptors cannot prove the chosen value; all acceptors have reported: {}. This proposer proposes nothing, \
+         because a guess could replace an acknowledged value. Keep every data directory unchanged, and check the \
+         disks. If a disk cannot be read because of its device or file system, repair the device or file system and \
+         start the acceptor again on the same directory, never on an older copy. Learners still serve all applied \
+         slots",
+        named.join(", "),
+        acceptors.join(", ")
+    )
+}

@@ -1,0 +1,73 @@
+//! Links to acceptors: which acceptors can be called, and which acceptors are counted.
+
+use super::{Effect, End, Phase, Proposer};
+use crate::paxos::{identity::AcceptorUuid, witness::Found};
+
+impl Proposer {
+    pub(super) fn found_out(&mut self, found: Vec<Found>) {
+        for found in found {
+            match found {
+                // The connection opens in the same turn, and is then reopened. Answers of earlier runs were rightly
+                // counted.
+                Found::Unwitnessed { acceptor, .. } => {
+                    self.known.remove(&acceptor);
+                }
+                Found::Suspected(suspect) => {
+                    // Otherwise the connection is about to open, and is reopened then.
+                    let is_open = self.open.contains(&suspect);
+                    self.distrust(suspect);
+                    if is_open {
+                        self.effects.push(Effect::Reopen(suspect));
+                    }
+                }
+                Found::Refused(went_back) => {
+                    self.distrust(went_back.acceptor);
+                    self.effects.push(Effect::Refused(went_back));
+                }
+                Found::Readmitted(acceptor) => self.effects.push(Effect::Readmitted(acceptor)),
+            }
+        }
+    }
+
+    /// Stops counting an acceptor. If the acceptor may have been counted, this campaign or reign has no basis and ends.
+    fn distrust(&mut self, acceptor: AcceptorUuid) {
+        self.known.remove(&acceptor);
+        if self.open.contains(&acceptor) {
+            self.closed(acceptor);
+        }
+        if self.counted.contains(&acceptor) && !matches!(self.phase, Phase::Standby) {
+            self.step_down(End::Distrusted(acceptor));
+        }
+    }
+
+    pub(super) fn opened(&mut self, acceptor: AcceptorUuid) {
+        if !self.electorate.includes(acceptor) {
+            return;
+        }
+        if !self.guard.trusts(acceptor) {
+            // The next opening shows the runs again: the shown runs may date from before a restart, and the right disk
+            // may be back by then.
+            self.effects.push(Effect::Reopen(acceptor));
+            return;
+        }
+        self.open.insert(acceptor);
+        self.counted.insert(acceptor);
+        let was_unknown = self.known.insert(acceptor);
+        self.open_stream(acceptor);
+        match &mut self.phase {
+            Phase::Standby => {}
+            Phase::Campaigning(campaign) => {
+                let prepare = campaign.prepare(&self.address);
+                self.effects.push(Effect::Prepare(acceptor, prepare, None));
+            }
+            // Answers are lost if given while the acceptor did not count.
+            Phase::Leading(lead) if was_unknown && self.streams.is_open(acceptor) => lead.reopened(acceptor),
+            Phase::Leading(_) => {}
+        }
+    }
+
+    pub(super) fn closed(&mut self, acceptor: AcceptorUuid) {
+        self.open.remove(&acceptor);
+        self.forget_report(acceptor);
+    }
+}
