@@ -8,7 +8,7 @@
 //! check is answered. The limit for a connection implies a limit for the process, since connections are limited.
 //!
 //! All connections of one peer address together have at most half of the calls of a kind: see
-//! [`addresses`](super::addresses). So many connections from one address leave the other half to other addresses.
+//! [`addresses`](super::addresses). Therefore many connections from one address leave the other half to other addresses.
 
 use std::sync::{Arc, atomic::Ordering};
 
