@@ -6,9 +6,10 @@ use paxos_common::service::failure::Exit;
 mod acceptors;
 mod digests;
 mod peers;
+mod roster;
 
 pub(crate) use digests::Digests;
-pub(crate) use peers::{Peer, Source, learner};
+pub(crate) use roster::{Peer, Source, learner};
 
 /// Free bytes on the file system of a data directory, below which an operator should act. An acceptor stops voting
 /// below 32 MiB. The alert PaxosDiskFilling has the same limit.
@@ -102,7 +103,7 @@ impl Verdict {
 }
 
 pub(crate) fn judge(status: &ClusterReport) -> Verdict {
-    let peers = peers::roster(status);
+    let peers = roster::roster(status);
     let leader = peers::leader_of(&peers);
     let digests = digests::compare(
         peers
@@ -113,7 +114,7 @@ pub(crate) fn judge(status: &ClusterReport) -> Verdict {
     let told = status
         .answers()
         .map(|answer| answer.chosen_to)
-        .chain(peers.iter().map(peers::watermark));
+        .chain(peers.iter().map(roster::watermark));
     let chosen_to = told.max().unwrap_or(0);
 
     let judged = acceptors::judge(status, leader.as_ref());
