@@ -5,12 +5,14 @@ use std::{
     io::ErrorKind,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
+    pin::pin,
     process::ExitCode,
     thread,
     time::{Duration, Instant},
 };
 
 use clap::{Parser, value_parser};
+use futures::future::join_all;
 use paxos_client::Client;
 use paxos_common::service::{
     config::LogFormat,
@@ -240,6 +242,8 @@ struct Roles {
 #[derive(Default)]
 struct Stop {
     token: CancellationToken,
+    /// One of each started role.
+    shutdowns: Vec<Shutdown>,
     running: usize,
 }
 
@@ -250,14 +254,15 @@ impl Roles {
         R: Future<Output = Result<(), Failure>>,
     {
         let Bound { name, listener, .. } = bound;
-        let token = self.stops[kind].token.clone();
+        let shutdown = Shutdown::new(&self.stops[kind].token);
+        self.stops[kind].shutdowns.push(shutdown.clone());
         let results = self.results.clone();
         let role = name.clone();
         let thread = thread::Builder::new().name(name);
         let body = move || {
             let result = process::block_on(1, async {
                 let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::internal)?;
-                run(listener, Shutdown::new(&token)).await
+                run(listener, shutdown).await
             });
             // The channel has room for one result of each thread. Without a receiver the process is ending anyway.
             let _ = results.try_send((kind, result.map_err(|failure| failure.context(role))));
@@ -279,14 +284,25 @@ impl Roles {
         result
     }
 
-    /// Stops all roles, kind by kind. Returns the first failure.
+    /// Stops all roles, kind by kind. Returns the first failure. The next kind begins to stop when the work of the kind
+    /// before has ended: the last telemetry of all roles is sent at the same time.
     async fn stop(&mut self) -> Result<(), Failure> {
         let mut first = Ok(());
         for kind in [PROPOSERS, LEARNERS, ACCEPTORS] {
             self.stops[kind].token.cancel();
+            let shutdowns = std::mem::take(&mut self.stops[kind].shutdowns);
+            let mut drained = pin!(join_all(shutdowns.iter().map(Shutdown::drained)));
             while self.stops[kind].running > 0 {
-                first = first.and(self.next_end().await);
+                tokio::select! {
+                    // Cancel safe: only waits.
+                    _ = &mut drained => break,
+                    // Cancel safe: a result is either received or still in the channel.
+                    ended = self.next_end() => first = first.and(ended),
+                }
             }
+        }
+        while self.running > 0 {
+            first = first.and(self.next_end().await);
         }
         first
     }

@@ -15,6 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -23,6 +24,7 @@ use opentelemetry::{
     metrics::{Histogram, Meter, MeterProvider as _},
 };
 use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider};
+use tokio::sync::oneshot;
 
 use crate::{
     service::{config::version, failure::Failure, telemetry},
@@ -146,9 +148,13 @@ impl Metrics {
     /// Sends the measurements not yet sent over OTLP, and waits briefly for the end.
     pub async fn flush(&self) {
         let provider = self.provider.clone();
-        let flush = move || provider.shutdown_with_timeout(FLUSH_MAX);
-        // A separate thread sends; a failing collector was reported before.
-        let _ = tokio::time::timeout(FLUSH_MAX, tokio::task::spawn_blocking(flush)).await;
+        let (done, flushed) = oneshot::channel();
+        // The flush blocks, and the collector may hang. A thread of the runtime would delay the runtime's end.
+        thread::spawn(move || {
+            // A failing collector was reported before. The receiver is gone when the time is up.
+            drop(done.send(provider.shutdown_with_timeout(FLUSH_MAX)));
+        });
+        let _ = tokio::time::timeout(FLUSH_MAX, flushed).await;
     }
 
     /// A histogram of durations, in seconds.

@@ -108,9 +108,8 @@ impl Frame {
         self.shutdown.spawn_until_stop(following);
     }
 
-    /// Sends the last measurements and spans. Call once every task of the role has ended.
+    /// Sends the last measurements and spans, for at most two seconds. Call once every task of the role has ended.
     pub async fn end(self) {
-        self.metrics.flush().await;
-        self.exporting.stop().await;
+        tokio::join!(self.metrics.flush(), self.exporting.stop());
     }
 }

@@ -89,6 +89,14 @@ impl Shutdown {
         self.token.cancelled().await;
     }
 
+    /// Waits until [`drain`](Self::drain) has seen the end of every task.
+    ///
+    /// # Cancel safety
+    /// Safe: only waits.
+    pub async fn drained(&self) {
+        self.tracker.wait().await;
+    }
+
     /// Begins the stop because of a failure. [`drain`](Self::drain) returns the first failure.
     pub fn fail(&self, failure: Failure) {
         let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,9 +1,19 @@
 //! Absent collectors, and variables without a collector.
 
-use std::time::Duration;
+use std::{
+    io::{BufRead as _, BufReader},
+    net::TcpListener,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use super::collector::{self, Collector};
-use crate::harness::{self, Cluster, run_with, until};
+use crate::harness::{self, Cluster, free_ports, paxos, run_with, until};
 
 #[tokio::test]
 async fn absent_collector_is_logged_once_and_again_on_its_return() {
@@ -70,4 +80,43 @@ async fn variables_that_make_no_sense_are_refused_with_what_would() {
             "{text}"
         );
     }
+}
+
+#[tokio::test]
+async fn collector_that_hangs_delays_the_end_of_roles_for_about_two_seconds() {
+    // The kernel accepts connections. No process reads.
+    let hung = TcpListener::bind("127.0.0.1:0").unwrap();
+    let environment = collector::environment(hung.local_addr().unwrap());
+    let ports = free_ports(1);
+    let dir = tempfile::TempDir::new().unwrap();
+    let urls = "http://127.0.0.1:1";
+    let mut proposer = harness::Process::role_with(
+        dir.path(),
+        "proposer",
+        "proposer".to_owned(),
+        ports,
+        &["--acceptors", urls],
+        environment.clone(),
+    );
+    until("the proposer runs", async || {
+        proposer.log().contains("exporting traces").then_some(())
+    })
+    .await;
+    let begun = Instant::now();
+    assert_eq!(proposer.stop().await.code(), Some(0));
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(3_500), "{took:?}");
+
+    let base = free_ports(210);
+    let mut dev = paxos(&["dev", "--base-port", &base.to_string()]);
+    let mut dev = dev.envs(environment).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(dev.stdout.take().unwrap()).lines();
+    let is_ready = move || lines.any(|line| line.unwrap().starts_with("Ready"));
+    assert!(tokio::task::spawn_blocking(is_ready).await.unwrap());
+    let begun = Instant::now();
+    kill(Pid::from_raw(dev.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    let ended = until("the cluster ends", async || dev.try_wait().unwrap()).await;
+    let took = begun.elapsed();
+    assert_eq!(ended.code(), Some(0));
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }
