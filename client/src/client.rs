@@ -405,7 +405,7 @@ impl Client {
     }
 
     /// Watches a register: every change from now on, in order, without loss or repeats. "Now" is the moment of the
-    /// first update.
+    /// first update: pass a version to [`Client::watch_with`] to miss no change before that moment.
     ///
     /// # Panics
     /// Outside a Tokio runtime.

@@ -18,9 +18,9 @@
 //! ```
 //!
 //! A client needs only the addresses of acceptors, and finds the proposers and learners through the acceptors. Writes
-//! go to any proposer. A write is answered once the command is chosen, on the disks of a quorum, and everything ordered
-//! before it is chosen too. Reads go to learners: a learner knows the outcome of a command and the content of a
-//! register. Every call ends within [`ClientConfig::timeout`], 10 seconds by default.
+//! go to any proposer. A proposer acknowledges a command once the command, and everything ordered before it, are chosen
+//! and on the disks of a quorum. The library then asks a learner for the outcome, so a write needs a proposer and a
+//! learner. Reads go to learners. Every call ends within [`ClientConfig::timeout`], 10 seconds by default.
 //!
 //! | to | use |
 //! |---|---|
@@ -31,7 +31,7 @@
 //! | lead, or hold a lock with a fencing token | [`Election`], [`Tenure`] |
 //! | look at the cluster | [`cluster_status`](Client::cluster_status) |
 //!
-//! The directory `client/examples` has a program of about 20 lines for each.
+//! The directory `client/examples` has short programs: decide, counter, lock, election, log and watch.
 //!
 //! # When a call fails
 //! Writes of registers, and [`append`](Client::append), run in a session. Within the client's timeout, the library
@@ -61,7 +61,7 @@
 //! `opentelemetry` crate before [`Client::connect`]: then one trace leads from the application to the disks and back.
 //!
 //! # Elections
-//! [`Election`] lets one of many candidates hold at a time, with a fencing token.
+//! [`Election`] lets one of many candidates lead, or hold a lock, at a time, with a fencing token.
 
 mod address;
 mod client;

@@ -157,7 +157,8 @@ impl Cluster {
     }
 
     /// The sender of the answer to a single call, if the answer comes from the last run shown by the sender. Returns
-    /// [`Unusable::Unshown`] or [`Unusable::Distrusted`] when the acceptor has to be identified first.
+    /// [`Unusable::Unshown`] or [`Unusable::Distrusted`] when the acceptor has to be identified first: the acceptor may
+    /// have restarted, or the answer may be late, or the shown runs contradict the remembered runs.
     pub(crate) fn vouch(&self, stamp: Option<&pb::Stamp>) -> Result<AcceptorUuid, Unusable> {
         self.vouch_for(stamp, |known, answers| {
             let shown = known.shown.get(&answers.acceptor);

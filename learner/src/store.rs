@@ -185,11 +185,11 @@ impl Store {
         &self.path
     }
 
-    /// Writes a transaction of the log and the state after it, in one transaction.
+    /// Writes records of the log, and the state after these records, in one transaction.
     ///
     /// # Errors
-    /// After [`WriteError::Locked`] and [`WriteError::NoSpace`] no part of the transaction is written, and the caller may
-    /// try again.
+    /// After [`WriteError::Locked`] and [`WriteError::NoSpace`] no part of the transaction is written, and the caller
+    /// may try again.
     ///
     /// # Cancel safety
     /// Not safe: a cancelled call may leave a transaction open.

@@ -6,7 +6,8 @@
 //!
 //! A formed member proves that all members had stored the configuration. So an acceptor found blank afterwards, at any
 //! address, has lost its disk, and is refused. Two proposers forming at the same time with the same list agree, because
-//! the configuration is a function of the list. With different lists both proposers get stuck before any vote.
+//! the configuration is a function of the list. Of two different lists that share an acceptor, at most one list is ever
+//! formed: the shared acceptor stores a single configuration. Both proposers may get stuck before any vote.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -42,8 +43,8 @@ pub enum FormAction {
         configuration: Configuration,
         /// Addresses where the second step is still missing. No caller needs to wait for these acceptors.
         complete: Vec<Arc<str>>,
-        /// Addresses of acceptors on lost disks: blank, although a member is formed. Such an acceptor must never be
-        /// counted.
+        /// Addresses of acceptors that lost their disks: blank, although a member is formed. Such an acceptor must
+        /// never be counted.
         lost: Vec<Arc<str>>,
     },
 }

@@ -27,8 +27,8 @@
 //! command. Several slots are in flight at a time, and a single phase 1 serves all slots.
 //!
 //! **Learners count the votes** ([`learner`]). A learner receives the votes of every acceptor, and takes the values
-//! from a single acceptor. A slot is learned when a phase-2 quorum has voted for the slot at one ballot. No leader is
-//! involved.
+//! from a single acceptor. A slot is learned when a phase-2 quorum has voted for the slot at one ballot, or when a row
+//! comes with a watermark above its slot. No leader is involved.
 //!
 //! **Reads ask a quorum too** ([`reading`]). A learner asks the acceptors how far they have voted. The answers of a
 //! quorum give a bound, and the learner answers the read once every slot below the bound is applied. Every answered
@@ -64,13 +64,13 @@
 //! read the row of a slot that no phase-1 quorum can say what is there. Then the leader or candidate halts, and names
 //! the slots and the acceptors.
 //!
-//! **Nothing is answered before it is on disk.** Acceptors decide requests in groups, with a single commit for each
-//! group, and the answers leave after the commit. An acceptor that lost its disk, or runs on an older copy, has
+//! **Nothing is answered or shown before it is on disk.** Acceptors decide requests in groups, with a single commit for
+//! each group, and the answers leave after the commit. An acceptor that lost its disk, or runs on an older copy, has
 //! forgotten votes that it reported to other processes. These processes remember the commits of this acceptor, detect
 //! the loss by this memory, and never count the acceptor again on that disk ([`witness`]).
 //!
-//! **A cluster forms in two steps** ([`forming`]). So if two proposers have different lists of acceptors, neither
-//! proposer can get a vote.
+//! **A cluster forms in two steps** ([`forming`]). So of two different lists that share an acceptor, at most one list
+//! becomes a cluster. No acceptor votes before the cluster is formed.
 //!
 //! # Invariants
 //!

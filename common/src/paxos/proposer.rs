@@ -14,8 +14,8 @@
 //!
 //! | Question | Evidence | Reaction |
 //! | --- | --- | --- |
-//! | Is the leader alive? | Bytes of `Accept` streams arrive; a stream is open | Standbys campaign (`election`) |
-//! | Is an acceptor present? | Bytes of answers arrive; the leader is heard | The proposer steps down (`presence`) |
+//! | Is the leader alive? | `Accept` bytes reach acceptors; a stream is open | Standbys campaign (`election`) |
+//! | Is an acceptor present? | Bytes arrive both ways | A leader or candidate steps down (`presence`) |
 //! | Is there progress? | Values arrive, votes commit, pages are sent | A standby challenges after 5 s (`challenge`) |
 //!
 //! *The leader.* The leader signals its presence on a separate stream to each acceptor (`streams`). The interval is a
@@ -29,7 +29,7 @@
 //! conditions.
 //!
 //! *The work.* A leader may reach only stuck acceptors while a standby reaches working acceptors. The standby sees no
-//! progress, and challenges.
+//! progress. The standby challenges only if enough acceptors could vote for this standby at once.
 //!
 //! The model is partial synchrony: a bound on delays and pauses exists, and no process knows the bound. L is a guess at
 //! the bound. If the guess is too small, a live leader is taken for dead. Each campaign without a chosen value

@@ -95,7 +95,7 @@ pub struct Configuration {
 /// A list of acceptors that makes no configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum InvalidConfiguration {
-    /// Two addresses reach the same acceptor.
+    /// The same uuid answers at two addresses.
     #[error("acceptor {0} is listed twice")]
     Twice(AcceptorUuid),
     /// See [`UnsafeQuorums`].

@@ -5,7 +5,7 @@
 //! | on disk | outcome |
 //! | --- | --- |
 //! | nothing, or a schema without an identity | a crash before the first answer: draw a uuid and begin |
-//! | a commit without a sent answer | kept: the client does not know the outcome, and asks again |
+//! | a commit without a sent answer | kept: the proposer does not know the outcome, and asks again |
 //! | a log with a torn last commit | a crash in this commit: the commit was not answered, and is dropped |
 //! | a log that ends before a later commit, or with a damaged header (`wal.rs`) | end with 74: answers may be lost |
 //! | a log and a database that do not fit together (`proof.rs`) | the same |

@@ -200,7 +200,12 @@ async fn empty_variables_are_unset_and_a_wrong_one_is_named() {
     stdout(&run_with(&["put", "key", "value"], &environment).await);
     let listen = cluster.proposers[0].address.to_string();
     let listen = listen.strip_prefix("http://").unwrap();
-    stdout(&run_with(&["healthcheck", listen], &vec![empty("PAXOS_LISTEN")]).await);
+    // A proposer checks ten times a second whether it is ready.
+    until("the proposer is ready", async || {
+        let checked = run_with(&["healthcheck", listen], &vec![empty("PAXOS_LISTEN")]).await;
+        checked.status.success().then_some(())
+    })
+    .await;
     let refused = run_with(&["serve", "proposer"], &vec![empty("PAXOS_ACCEPTORS")]).await;
     assert_eq!(refused.status.code(), Some(2));
     assert!(error(&refused).contains("--acceptors"), "{refused:?}");

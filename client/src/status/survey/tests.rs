@@ -110,10 +110,23 @@ fn silent_member_is_listed_with_the_time_waited() {
         .filter_map(|report| report.answer.as_ref().err().map(ToString::to_string))
         .collect();
     assert_eq!(errors, ["connection refused", "no answer within 250 ms"]);
-    assert_eq!(
-        status.proposers[0].answer.as_ref().unwrap_err().code,
-        ErrorCode::DeadlineExceeded
-    );
+}
+
+#[test]
+fn peer_that_accepts_the_connection_differs_from_a_peer_out_of_reach() {
+    for (connected, code) in [
+        (true, ErrorCode::DeadlineExceeded),
+        (false, ErrorCode::Unavailable),
+    ] {
+        let mut survey = given(&["a1"]);
+        let found = survey.record(0, acceptor(1));
+        let proposer = *found.last().unwrap();
+        survey.targets[proposer]
+            .connected
+            .store(connected, Ordering::Relaxed);
+        let status = survey.into_status(Duration::from_millis(250));
+        assert_eq!(status.proposers[0].answer.as_ref().unwrap_err().code, code);
+    }
 }
 
 #[test]

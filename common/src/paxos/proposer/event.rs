@@ -15,7 +15,7 @@ use crate::paxos::{
 /// Settings of a proposer, given at its start.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
-    /// L: a leader silent for this long is gone. Must be longer than pauses of processes and delays of packets.
+    /// L: how long a leader may be silent. Must be longer than pauses of processes and delays of packets.
     pub leader_timeout: Duration,
     /// Bounds on queued commands and on values in flight.
     pub limits: Limits,
@@ -127,7 +127,7 @@ pub enum Event {
         /// Commit counter of the answer.
         commit_counter: CommitCounter,
     },
-    /// The link to an acceptor is open (again): the acceptor has shown all runs, `Attach` is open, and calls can be
+    /// The link to an acceptor is open (again): the acceptor has shown its runs, `Attach` is open, and calls can be
     /// made.
     Opened(AcceptorUuid),
     /// The link broke. `Accept` streams do not end with the link.

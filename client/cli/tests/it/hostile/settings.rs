@@ -15,7 +15,7 @@ async fn invalid_settings_end_every_role_with_2_and_advice() {
             &every[..],
             "PAXOS_LISTEN",
             "foo",
-            &["--listen <ADDRESS>", "socket address"][..],
+            &["--listen <ADDRESS>", "an IP address and port"][..],
         ),
         (&every, "PAXOS_LISTEN", "127.0.0.1:99999", &["--listen <ADDRESS>"]),
         (

@@ -66,7 +66,7 @@ impl Lead {
     }
 
     /// An acceptor has voted below `voted_to`. No leader of this protocol leaves votes too far ahead: the slots between
-    /// are not filled for such votes. Values possibly chosen there were kept from the promises, in `far`.
+    /// are not filled for such votes. `far` holds the values that may be chosen there, as reported by the promises.
     pub(in crate::paxos::proposer) fn heard_voted(&mut self, voted_to: Slot) -> bool {
         let is_near = voted_to <= self.demanded_to().plus(SLOTS_AHEAD_MAX);
         if is_near {
