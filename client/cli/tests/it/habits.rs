@@ -1,4 +1,4 @@
-//! Habits of people at a shell, in scripts and in containers: signals, empty variables, closed pipes, terminals.
+//! Habits of people at a shell, in scripts and in containers: signals, closed pipes, terminals.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::harness::{Cluster, Environment, PATIENCE, integer, paxos, run, run_with, stdout, until};
+use crate::harness::{Cluster, PATIENCE, integer, paxos, run, stdout, until};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -184,64 +184,6 @@ async fn signal_that_the_parent_ignores_stays_ignored() {
     assert!(line.ends_with("key = value\n"), "{line:?}");
     send(&child, Signal::SIGTERM);
     assert_eq!(output(child).await.status.code(), Some(0));
-}
-
-#[tokio::test]
-async fn empty_variables_are_unset_and_a_wrong_one_is_named() {
-    let cluster = Cluster::start(3, 1, 1).await;
-    let empty = |name| (name, String::new());
-    let environment: Environment = vec![
-        ("PAXOS_ACCEPTORS", cluster.urls()),
-        empty("PAXOS_TIMEOUT"),
-        empty("PAXOS_OUTPUT"),
-        empty("PAXOS_PROPOSERS"),
-        empty("PAXOS_LEARNERS"),
-    ];
-    stdout(&run_with(&["put", "key", "value"], &environment).await);
-    let listen = cluster.proposers[0].address.to_string();
-    let listen = listen.strip_prefix("http://").unwrap();
-    // A proposer checks ten times a second whether it is ready.
-    until("the proposer is ready", async || {
-        let checked = run_with(&["healthcheck", listen], &vec![empty("PAXOS_LISTEN")]).await;
-        checked.status.success().then_some(())
-    })
-    .await;
-    let refused = run_with(&["serve", "proposer"], &vec![empty("PAXOS_ACCEPTORS")]).await;
-    assert_eq!(refused.status.code(), Some(2));
-    assert!(error(&refused).contains("--acceptors"), "{refused:?}");
-
-    let wrong: Environment = vec![("PAXOS_TIMEOUT", "soon".to_owned())];
-    let refused = run_with(&["get", "key"], &wrong).await;
-    assert_eq!(refused.status.code(), Some(2));
-    assert!(
-        error(&refused).contains("The value is that of the environment variable PAXOS_TIMEOUT."),
-        "{refused:?}"
-    );
-    let refused = run_with(&["get", "key", "--timeout", "now"], &wrong).await;
-    assert!(!error(&refused).contains("PAXOS_TIMEOUT."), "{refused:?}");
-}
-
-#[tokio::test]
-async fn settings_of_a_collector_that_are_meant_for_others_do_not_stop_a_client() {
-    let cluster = Cluster::start(3, 1, 1).await;
-    let urls = cluster.urls();
-    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", NO_CLUSTER.to_owned());
-    let args = ["put", "key", "value", "--acceptors", &urls];
-    let odd = vec![
-        endpoint.clone(),
-        ("OTEL_TRACES_SAMPLER", "jaeger_remote".to_owned()),
-    ];
-    let done = run_with(&args, &odd).await;
-    stdout(&done);
-    assert!(
-        error(&done).contains("warning: no traces are exported")
-            && error(&done).contains("OTEL_TRACES_SAMPLER"),
-        "{done:?}"
-    );
-    // An absent collector is not reported by a command.
-    let done = run_with(&args, &vec![endpoint]).await;
-    stdout(&done);
-    assert_eq!(error(&done), "");
 }
 
 #[tokio::test]

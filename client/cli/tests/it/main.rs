@@ -12,6 +12,7 @@ mod cuts;
 mod damaged_rows;
 mod disk;
 mod elections;
+mod environment;
 mod failover;
 mod forming;
 mod habits;
