@@ -1,15 +1,6 @@
 //! Environment variables of commands: empty, wrong, and set for other programs.
 
-use std::process::Output;
-
-use crate::harness::{Cluster, Environment, run_with, stdout, until};
-
-/// An address without a listening process.
-const NO_CLUSTER: &str = "http://127.0.0.1:1";
-
-fn error(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+use crate::harness::{Cluster, Environment, NO_CLUSTER, run_with, stderr, stdout, until};
 
 #[tokio::test]
 async fn empty_variables_are_unset_and_a_wrong_one_is_named() {
@@ -33,17 +24,17 @@ async fn empty_variables_are_unset_and_a_wrong_one_is_named() {
     .await;
     let refused = run_with(&["serve", "proposer"], &vec![empty("PAXOS_ACCEPTORS")]).await;
     assert_eq!(refused.status.code(), Some(2));
-    assert!(error(&refused).contains("--acceptors"), "{refused:?}");
+    assert!(stderr(&refused).contains("--acceptors"), "{refused:?}");
 
     let wrong: Environment = vec![("PAXOS_TIMEOUT", "soon".to_owned())];
     let refused = run_with(&["get", "key"], &wrong).await;
     assert_eq!(refused.status.code(), Some(2));
     assert!(
-        error(&refused).contains("The value is that of the environment variable PAXOS_TIMEOUT."),
+        stderr(&refused).contains("The value is that of the environment variable PAXOS_TIMEOUT."),
         "{refused:?}"
     );
     let refused = run_with(&["get", "key", "--timeout", "now"], &wrong).await;
-    assert!(!error(&refused).contains("PAXOS_TIMEOUT."), "{refused:?}");
+    assert!(!stderr(&refused).contains("PAXOS_TIMEOUT."), "{refused:?}");
 }
 
 #[tokio::test]
@@ -59,12 +50,12 @@ async fn settings_of_a_collector_that_are_meant_for_others_do_not_stop_a_client(
     let done = run_with(&args, &odd).await;
     stdout(&done);
     assert!(
-        error(&done).contains("warning: no traces are exported")
-            && error(&done).contains("OTEL_TRACES_SAMPLER"),
+        stderr(&done).contains("warning: no traces are exported")
+            && stderr(&done).contains("OTEL_TRACES_SAMPLER"),
         "{done:?}"
     );
     // An absent collector is not reported by a command.
     let done = run_with(&args, &vec![endpoint]).await;
     stdout(&done);
-    assert_eq!(error(&done), "");
+    assert_eq!(stderr(&done), "");
 }

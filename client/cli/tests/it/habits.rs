@@ -8,18 +8,11 @@ use std::{
     time::Duration,
 };
 
-use crate::harness::{Cluster, PATIENCE, integer, paxos, run, stdout, until};
+use crate::harness::{Cluster, NO_CLUSTER, PATIENCE, integer, paxos, run, stderr, stdout, until};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-
-/// An address without a listening process.
-const NO_CLUSTER: &str = "http://127.0.0.1:1";
-
-fn error(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 fn send(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
@@ -110,7 +103,7 @@ async fn signals_end_commands_with_0_or_with_128_plus_the_number() {
                     String::from_utf8_lossy(&ended.stdout).contains("proposals"),
                     "{ended:?}"
                 ),
-                "put" => assert!(error(&ended).contains("may still take effect"), "{ended:?}"),
+                "put" => assert!(stderr(&ended).contains("may still take effect"), "{ended:?}"),
                 _ => {}
             }
         }
@@ -207,7 +200,7 @@ async fn empty_decision_is_refused_unless_it_is_asked_for() {
     let decide = ["decide", "name", "-", "--acceptors", &urls];
     let refused = feed(&decide, "").await;
     assert_eq!(refused.status.code(), Some(2));
-    assert!(error(&refused).contains("nothing was decided"), "{refused:?}");
+    assert!(stderr(&refused).contains("nothing was decided"), "{refused:?}");
     // Exactly the winner's bytes, as `get` prints them.
     assert_eq!(stdout(&feed(&decide, "ali\\ce\u{202e}").await), "ali\\ce\u{202e}");
     let decide = ["decide", "none", "", "--allow-empty", "--acceptors", &urls];
@@ -223,7 +216,7 @@ async fn every_line_that_was_sent_has_an_outcome_and_a_bad_line_is_named() {
     let propose = ["propose", "--lines", "--acceptors", &urls];
     let ended = feed(&propose, "one\ntwo\n\nthree\n").await;
     assert_eq!(ended.status.code(), Some(2), "{ended:?}");
-    assert!(error(&ended).contains("line 3 is empty"), "{ended:?}");
+    assert!(stderr(&ended).contains("line 3 is empty"), "{ended:?}");
     let log = async || stdout(&run(&["log", "--acceptors", &urls]).await).lines().count();
     assert_eq!(String::from_utf8_lossy(&ended.stdout).lines().count(), 2);
     assert_eq!(log().await, 2);
@@ -232,7 +225,7 @@ async fn every_line_that_was_sent_has_an_outcome_and_a_bad_line_is_named() {
     let ended = feed(&propose, &long).await;
     assert_eq!(ended.status.code(), Some(2), "{ended:?}");
     assert!(
-        error(&ended).contains("line 2 is longer than 1048576 bytes"),
+        stderr(&ended).contains("line 2 is longer than 1048576 bytes"),
         "{ended:?}"
     );
     assert_eq!(String::from_utf8_lossy(&ended.stdout).lines().count(), 1);
@@ -249,7 +242,7 @@ async fn every_line_that_was_sent_has_an_outcome_and_a_bad_line_is_named() {
     drop(input);
     let ended = output(child).await;
     assert_eq!(ended.status.code(), Some(74), "{ended:?}");
-    assert!(error(&ended).contains("the outcomes of line 2"), "{ended:?}");
+    assert!(stderr(&ended).contains("the outcomes of line 2"), "{ended:?}");
 }
 
 #[tokio::test]
@@ -279,7 +272,7 @@ async fn log_prints_every_acknowledged_line_without_a_leader() {
     let log = run(&["log", "--timeout", "1s", "--acceptors", &urls]).await;
     assert_eq!(log.status.code(), Some(69), "{log:?}");
     assert!(
-        error(&log).contains("--local prints the log of a learner"),
+        stderr(&log).contains("--local prints the log of a learner"),
         "{log:?}"
     );
     let log = run(&["log", "--local", "--acceptors", &urls]).await;
@@ -324,7 +317,7 @@ async fn candidate_whose_command_is_no_program_never_stands() {
     for (program, code) in [("/no/such", 127), ("no-such-program-anywhere", 127), (file, 126)] {
         let ended = run(&["elect", "job", "--acceptors", NO_CLUSTER, "--", program]).await;
         assert_eq!(ended.status.code(), Some(code), "{ended:?}");
-        assert!(error(&ended).contains(program), "{ended:?}");
+        assert!(stderr(&ended).contains(program), "{ended:?}");
     }
 }
 
@@ -383,22 +376,26 @@ async fn holder_whose_terminal_closes_resigns() {
     assert_eq!(output(start(&elect("exit 7"))).await.status.code(), Some(7));
 }
 
+/// A candidate with this command, at a separate terminal. Pipes are the input and output of the terminal.
+fn elect_at_a_terminal(cluster: &Cluster, guarded: &str) -> Child {
+    let elect = paxos(&["elect", "job", "--acceptors", &cluster.urls()]);
+    let words: Vec<_> = std::iter::once(elect.get_program())
+        .chain(elect.get_args())
+        .collect();
+    let line = words.join(std::ffi::OsStr::new(" ")).into_string().unwrap();
+    let line = format!("{line} -- {guarded}");
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    start(&command)
+}
+
 #[tokio::test]
 async fn command_of_a_holder_reads_from_the_terminal() {
     if Command::new("script").arg("--version").output().is_err() {
         return;
     }
     let cluster = Cluster::start(3, 1, 1).await;
-    let elect = paxos(&["elect", "job", "--acceptors", &cluster.urls()]);
-    let words: Vec<_> = std::iter::once(elect.get_program())
-        .chain(elect.get_args())
-        .collect();
-    let line = words.join(std::ffi::OsStr::new(" ")).into_string().unwrap();
-    let line = format!("{line} -- sh -c 'echo ask; read answer; echo got $answer'");
-    // A separate terminal, with these pipes as input and output.
-    let mut command = Command::new("script");
-    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
-    let mut child = start(&command);
+    let mut child = elect_at_a_terminal(&cluster, "sh -c 'echo ask; read answer; echo got $answer'");
     let mut printed = BufReader::new(child.stdout.take().unwrap());
     let mut until_line = |wanted: &str| {
         let mut line = String::new();
@@ -421,16 +418,8 @@ async fn holder_reports_that_its_command_waits_for_the_terminal() {
         return;
     }
     let cluster = Cluster::start(3, 1, 1).await;
-    let elect = paxos(&["elect", "job", "--acceptors", &cluster.urls()]);
-    let words: Vec<_> = std::iter::once(elect.get_program())
-        .chain(elect.get_args())
-        .collect();
-    let line = words.join(std::ffi::OsStr::new(" ")).into_string().unwrap();
     // Standard input is no terminal, so the command does not get the terminal.
-    let line = format!("{line} -- sh -c 'read answer < /dev/tty' < /dev/null");
-    let mut command = Command::new("script");
-    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
-    let mut child = start(&command);
+    let mut child = elect_at_a_terminal(&cluster, "sh -c 'read answer < /dev/tty' < /dev/null");
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let waits = |line: std::io::Result<String>| line.unwrap().contains("waits for the terminal");
     assert!(

@@ -38,6 +38,9 @@ const PORTS: (u16, u16) = (10_000, 30_000);
 /// One cluster at a time: clusters share few cores, and a starved cluster would prove nothing.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
+/// An address without a listening process.
+pub(crate) const NO_CLUSTER: &str = "http://127.0.0.1:1";
+
 /// Waits until `look` returns a value. Panics with the awaited condition after [`PATIENCE`].
 pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = Instant::now();
@@ -100,6 +103,11 @@ pub(crate) async fn run_with(args: &[&str], environment: &Environment) -> Output
 pub(crate) fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// The standard error of a command.
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// An integer of 64 bits in JSON: a string.
