@@ -124,7 +124,7 @@ impl Directory {
                 .await;
             let found = attached(&status, role);
             if found.is_empty() {
-                return Err(nobody(&status, role));
+                return Err(none_found(&status, role));
             }
             found
         } else {
@@ -224,7 +224,7 @@ fn attached(status: &ClusterReport, role: Role) -> Vec<Address> {
     peers.into_iter().map(|(address, _)| address).collect()
 }
 
-fn nobody(status: &ClusterReport, role: Role) -> Cause {
+fn none_found(status: &ClusterReport, role: Role) -> Cause {
     let role = if role == Role::Learner {
         "learner"
     } else {

@@ -124,8 +124,8 @@ impl Cluster {
             .guard
             .introduce(member.acceptor, &introduction.runs, remembers.iter(), &others);
         for found in found {
-            if let Found::Unwitnessed { told, needed, .. } = found {
-                return Err(Unusable::Unwitnessed { told, needed });
+            if let Found::Unwitnessed { reported, needed, .. } = found {
+                return Err(Unusable::Unwitnessed { reported, needed });
             }
         }
         known.passed(member.acceptor)?;
@@ -138,9 +138,15 @@ impl Cluster {
         let others = self.acceptors.iter();
         let others = others.filter(|other| other.address() != one.address());
         let answers = join_all(others.map(|other| other.ask())).await;
-        let told = answers.into_iter().flatten();
-        told.filter(|told| told.report.acceptor != member && self.check_formed(told).is_ok())
-            .map(|told| (told.report.acceptor, told.remembers.of_members(&self.electorate)))
+        let reported = answers.into_iter().flatten();
+        reported
+            .filter(|reported| reported.report.acceptor != member && self.check_formed(reported).is_ok())
+            .map(|reported| {
+                (
+                    reported.report.acceptor,
+                    reported.remembers.of_members(&self.electorate),
+                )
+            })
             .collect()
     }
 

@@ -243,13 +243,13 @@ async fn go_live_when_caught_up(
     values: ValueTracer,
 ) {
     let electorate = cluster.electorate();
-    let mut told = Tally::default();
+    let mut reported = Tally::default();
     let mut target = applied.borrow().applied_to();
-    while told.count() < electorate.quorums().phase1() {
+    while reported.count() < electorate.quorums().phase1() {
         let Some(Greeting { acceptor, chosen_to }) = greetings.recv().await else {
             return;
         };
-        if told.add(electorate, acceptor) {
+        if reported.add(electorate, acceptor) {
             target = target.max(chosen_to);
         }
     }

@@ -162,22 +162,22 @@ async fn serve(
     let shown = introduce(&mut calls, context).await?;
     let Stamp { acceptor, run, .. } = shown.stamp;
     let is_witnessed = *witnessed == Some(run);
-    let Others { told, mut asked } = match is_witnessed {
+    let Others { reported, mut asked } = match is_witnessed {
         true => Others::default(),
         false => ask_others(address, acceptor, context).await,
     };
-    let (others_told, needed) = (told.len(), context.others_needed());
+    let (others_reported, needed) = (reported.len(), context.others_needed());
     let introduced = Event::Introduced {
         acceptor,
         runs: shown.runs,
         remembers: shown.remembers,
-        others: told,
+        others: reported,
     };
-    if !is_witnessed && others_told < needed {
+    if !is_witnessed && others_reported < needed {
         // Answers of the acceptor's earlier runs no longer count.
         let _ = context.inputs.send(Input::Introduced(introduced, None)).await;
-        let told = others_told;
-        return Err(Unusable::Unwitnessed { told, needed });
+        let reported = others_reported;
+        return Err(Unusable::Unwitnessed { reported, needed });
     }
 
     let (outbox, inbox) = mpsc::channel(1);
@@ -212,10 +212,10 @@ async fn serve(
         tokio::select! {
             // Receiving from a stream, ticking and waiting are all cancel safe.
             word = words.message() => {
-                let told = word
+                let input = word
                     .map_err(Unusable::from)
-                    .and_then(|word| reported(word, (acceptor, run), context.cluster, &mut reports));
-                match told {
+                    .and_then(|word| input_of(word, (acceptor, run), context.cluster, &mut reports));
+                match input {
                     Ok(input) => {
                         if context.inputs.send(input).await.is_err() {
                             return Ok(());
@@ -233,8 +233,8 @@ async fn serve(
                 due = reports.next(context);
             }
             // The table of a slow acceptor.
-            Some(told) = asked.next(), if !asked.is_empty() => {
-                let Some((acceptor, remembers)) = told else { continue };
+            Some(reported) = asked.next(), if !asked.is_empty() => {
+                let Some((acceptor, remembers)) = reported else { continue };
                 let remembered = Input::Core(Event::Remembered { acceptor, remembers });
                 if context.inputs.send(remembered).await.is_err() {
                     return Ok(());
@@ -357,7 +357,7 @@ pub(crate) fn check(
     Ok(stamp)
 }
 
-fn reported(
+fn input_of(
     word: Option<pb::AttachResponse>,
     member: (AcceptorUuid, RunNumber),
     cluster: ClusterId,

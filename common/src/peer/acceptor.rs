@@ -74,12 +74,12 @@ pub enum Unusable {
     Distrusted,
     /// Other acceptors may remember more of this acceptor.
     #[error(
-        "the acceptor is not counted yet: its run is new, and only {told} of the {needed} required other acceptors \
+        "the acceptor is not counted yet: its run is new, and only {reported} of the {needed} required other acceptors \
          report their tables"
     )]
     Unwitnessed {
         /// How many other acceptors have reported.
-        told: usize,
+        reported: usize,
         /// How many other acceptors have to report.
         needed: usize,
     },

@@ -36,12 +36,12 @@ pub(super) fn of_version(
         })?;
     let key = command.operation.as_ref().and_then(key_of);
     let outcome = match judgement {
-        Judgement::Executed(outcome) => match told(outcome, key, machine) {
+        Judgement::Executed(outcome) => match message_of(outcome, key, machine) {
             OutcomeMessage::Applied(applied) => result_response::Outcome::Applied(applied),
             OutcomeMessage::Failed(failed) => result_response::Outcome::ConditionFailed(failed),
         },
         Judgement::Duplicate { first, outcome } => {
-            let outcome = match told(outcome, key, machine) {
+            let outcome = match message_of(outcome, key, machine) {
                 OutcomeMessage::Applied(applied) => duplicate::Outcome::Applied(applied),
                 OutcomeMessage::Failed(failed) => duplicate::Outcome::ConditionFailed(failed),
             };
@@ -105,7 +105,7 @@ enum OutcomeMessage {
     Failed(pb::ConditionFailed),
 }
 
-fn told(outcome: Outcome, key: Option<&bytes::Bytes>, machine: &Machine) -> OutcomeMessage {
+fn message_of(outcome: Outcome, key: Option<&bytes::Bytes>, machine: &Machine) -> OutcomeMessage {
     let current = match outcome {
         Outcome::Applied => return OutcomeMessage::Applied(pb::Applied {}),
         Outcome::ConditionFailed { current } => current,

@@ -40,15 +40,15 @@ pub(super) fn subscription(
 
 /// A watcher's answers. The permit counts the watcher; the changes were read with this room.
 pub(super) fn watch(
-    told: impl Stream<Item = Result<ChangePage, ReadError>> + Send + 'static,
+    pages: impl Stream<Item = Result<ChangePage, ReadError>> + Send + 'static,
     permit: OwnedSemaphorePermit,
     room: Room,
 ) -> Answers<pb::WatchResponse> {
-    let response = |told: ChangePage| pb::WatchResponse {
-        changes: told.changes,
-        applied_to: told.next.get(),
+    let response = |page: ChangePage| pb::WatchResponse {
+        changes: page.changes,
+        applied_to: page.next.get(),
     };
-    answers(told, response, permit, room)
+    answers(pages, response, permit, room)
 }
 
 fn answers<T, R>(

@@ -64,7 +64,7 @@ type Told = Option<(AcceptorUuid, Witnesses)>;
 #[derive(Default)]
 pub(super) struct Others<'a> {
     /// Reported so far.
-    pub(super) told: Vec<(AcceptorUuid, Witnesses)>,
+    pub(super) reported: Vec<(AcceptorUuid, Witnesses)>,
     /// Calls that are still open.
     pub(super) asked: FuturesUnordered<BoxFuture<'a, Told>>,
 }
@@ -82,10 +82,10 @@ pub(super) async fn ask_others<'a>(
     let needed = context.others_needed();
     // The core does not count the table of a refused acceptor: the disk went back, so the table can be incomplete.
     let is_refused = |other: AcceptorUuid| context.views.borrow().refused.contains_key(&other);
-    let is_enough = |told: &[(AcceptorUuid, Witnesses)]| {
-        let told = told.iter().map(|&(other, _)| other);
-        let told: BTreeSet<_> = told.filter(|&other| !is_refused(other)).collect();
-        told.len() >= needed
+    let is_enough = |reported: &[(AcceptorUuid, Witnesses)]| {
+        let reported = reported.iter().map(|&(other, _)| other);
+        let reported: BTreeSet<_> = reported.filter(|&other| !is_refused(other)).collect();
+        reported.len() >= needed
     };
     gather(asked, is_enough).await
 }
@@ -97,11 +97,11 @@ async fn ask(
     context: &Context,
 ) -> Told {
     let answer = form(&mut calls, None, OPEN_TIMEOUT).await.ok()?;
-    let told = other_told(&answer, context);
-    if let Err(broken) = &told {
+    let reported = report_of_other(&answer, context);
+    if let Err(broken) = &reported {
         tracing::debug!(%address, reason = %broken, "this acceptor's table of other acceptors does not count");
     }
-    told.ok().filter(|(other, _)| *other != about)
+    reported.ok().filter(|(other, _)| *other != about)
 }
 
 /// Awaits calls until all have ended, or [`GRACE`] after enough answers: a hanging acceptor delays nothing.
@@ -109,10 +109,10 @@ async fn gather<'a>(
     mut asked: FuturesUnordered<BoxFuture<'a, Told>>,
     is_enough: impl Fn(&[(AcceptorUuid, Witnesses)]) -> bool,
 ) -> Others<'a> {
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     let mut until = None;
     loop {
-        if is_enough(&told) {
+        if is_enough(&reported) {
             until.get_or_insert_with(|| Instant::now() + GRACE);
         }
         let ended = match until {
@@ -120,14 +120,17 @@ async fn gather<'a>(
             None => asked.next().await,
         };
         match ended {
-            Some(answer) => told.extend(answer),
-            None => return Others { told, asked },
+            Some(answer) => reported.extend(answer),
+            None => return Others { reported, asked },
         }
     }
 }
 
 /// Reads the table of a formed member of this cluster.
-fn other_told(form: &pb::FormResponse, context: &Context) -> Result<(AcceptorUuid, Witnesses), Unusable> {
+fn report_of_other(
+    form: &pb::FormResponse,
+    context: &Context,
+) -> Result<(AcceptorUuid, Witnesses), Unusable> {
     let stamp = check_member(form, context)?;
     if form.membership() != pb::Membership::Formed {
         return Err(Unusable::Forming);
@@ -152,7 +155,7 @@ pub(super) fn client(channel: Channel) -> AcceptorClient<Channel> {
 mod tests {
     use super::*;
 
-    fn told(number: u128) -> (AcceptorUuid, Witnesses) {
+    fn reported(number: u128) -> (AcceptorUuid, Witnesses) {
         (AcceptorUuid::from_u128(number), Witnesses::default())
     }
 
@@ -161,7 +164,7 @@ mod tests {
         for _ in 0..turns.unwrap_or(u64::MAX) {
             tokio::task::yield_now().await;
         }
-        answer.map(told)
+        answer.map(reported)
     }
 
     fn calls() -> FuturesUnordered<BoxFuture<'static, Told>> {
@@ -179,8 +182,8 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_hangs_holds_nothing_up_and_all_that_answer_soon_are_heard() {
-        let others = gather(calls(), |told| !told.is_empty()).await;
-        assert_eq!(others.told, [told(1), told(2)]);
+        let others = gather(calls(), |reported| !reported.is_empty()).await;
+        assert_eq!(others.reported, [reported(1), reported(2)]);
         assert_eq!(others.asked.len(), 1, "it may still report");
     }
 
@@ -188,11 +191,11 @@ mod tests {
     async fn all_are_waited_for_while_too_few_have_answered() {
         let late = calls();
         late.push(call(Some(500), Some(3)).boxed());
-        let others = gather(late, |all| all.contains(&told(3))).await;
-        assert_eq!(others.told, [told(1), told(2), told(3)]);
+        let others = gather(late, |all| all.contains(&reported(3))).await;
+        assert_eq!(others.reported, [reported(1), reported(2), reported(3)]);
         let ended = [(Some(1), Some(1)), (Some(2), None)].map(|(turns, answer)| call(turns, answer).boxed());
         let others = gather(ended.into_iter().collect(), |_| false).await;
-        assert_eq!(others.told, [told(1)]);
+        assert_eq!(others.reported, [reported(1)]);
         assert!(others.asked.is_empty());
     }
 }

@@ -35,7 +35,7 @@ pub enum Found {
         /// The acceptor that showed its runs.
         acceptor: AcceptorUuid,
         /// Number of other acceptors that reported.
-        told: usize,
+        reported: usize,
         /// Number of other acceptors that must report.
         needed: usize,
     },
@@ -116,18 +116,18 @@ impl Guard {
         let mut found = Vec::new();
         // The table of a rolled-back disk is true and can be incomplete: the table is merged, and the holder is not
         // counted.
-        let told = others()
+        let reported = others()
             .map(|&(other, _)| other)
             .filter(|&other| self.is_sound(other));
-        let told = told.collect::<BTreeSet<_>>().len();
+        let reported = reported.collect::<BTreeSet<_>>().len();
         if let Some(present) = runs.last() {
-            if told >= self.others_needed {
+            if reported >= self.others_needed {
                 self.witnessed.insert(acceptor, present.run);
             } else if !self.is_witnessed(acceptor, present.run) {
                 let needed = self.others_needed;
                 found.push(Found::Unwitnessed {
                     acceptor,
-                    told,
+                    reported,
                     needed,
                 });
             }

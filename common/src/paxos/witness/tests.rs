@@ -289,9 +289,9 @@ fn a_new_run_counts_once_enough_others_were_asked_after_it_was_shown() {
     let mut guard = Guard::new(Quorums::majority(5).unwrap());
     assert_eq!(guard.others_needed(), 2);
     let nothing = Witnesses::default;
-    let unwitnessed = |told| Found::Unwitnessed {
+    let unwitnessed = |reported| Found::Unwitnessed {
         acceptor: ACCEPTOR,
-        told,
+        reported,
         needed: 2,
     };
     let older_copy = runs(&[(1, 20), (3, 21)]);
@@ -331,7 +331,7 @@ fn a_refused_acceptor_is_no_witness_for_others() {
     refuse(&mut guard, &runs(&[(1, 20), (3, 21)]));
     let by_refused = guard.introduce(OTHER, &[run(7, 3)], [], &[(ACCEPTOR, Witnesses::default())]);
     assert!(
-        matches!(by_refused[..], [Found::Unwitnessed { told: 0, .. }]),
+        matches!(by_refused[..], [Found::Unwitnessed { reported: 0, .. }]),
         "{by_refused:?}"
     );
 }

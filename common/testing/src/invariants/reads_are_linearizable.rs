@@ -11,9 +11,9 @@ use super::commands;
 /// Commands in the order of becoming known to a client, and the reads under way.
 pub(crate) struct History {
     /// Commands answered to a writer, or seen by a reader.
-    told: Vec<u64>,
-    is_told: BTreeSet<u64>,
-    /// Number of commands in `told` when each read under way began, by learner and read.
+    answered: Vec<u64>,
+    is_answered: BTreeSet<u64>,
+    /// Number of commands in `answered` when each read under way began, by learner and read.
     reads: BTreeMap<(usize, u64), usize>,
     learners: Vec<State>,
 }
@@ -24,7 +24,7 @@ struct State {
     /// The commands of each value, in the order of application.
     applied: Vec<Vec<u64>>,
     holds: BTreeSet<u64>,
-    /// The learner holds this many of the first commands in `told`. A running learner forgets nothing.
+    /// The learner holds this many of the first commands in `answered`. A running learner forgets nothing.
     found_to: usize,
     /// Number of applied values already seen by readers.
     shown_to: usize,
@@ -39,8 +39,8 @@ pub(crate) struct Saw {
 impl History {
     pub(crate) fn new(learners: usize) -> Self {
         Self {
-            told: Vec::new(),
-            is_told: BTreeSet::new(),
+            answered: Vec::new(),
+            is_answered: BTreeSet::new(),
             reads: BTreeMap::new(),
             learners: (0..learners).map(|_| State::default()).collect(),
         }
@@ -48,8 +48,8 @@ impl History {
 
     /// A writer gets the answer that its command took effect.
     pub(crate) fn acknowledged(&mut self, command: u64) {
-        if self.is_told.insert(command) {
-            self.told.push(command);
+        if self.is_answered.insert(command) {
+            self.answered.push(command);
         }
     }
 
@@ -76,7 +76,7 @@ impl History {
 
     /// A read begins at a learner.
     pub(crate) fn begins(&mut self, learner: usize, read: u64) {
-        let before = self.reads.insert((learner, read), self.told.len());
+        let before = self.reads.insert((learner, read), self.answered.len());
         assert_eq!(before, None, "learner {learner} is asked for read {read} twice");
     }
 
@@ -92,17 +92,17 @@ impl History {
         };
         let state = &mut self.learners[learner];
         while state.found_to < must_see {
-            let command = self.told[state.found_to];
+            let command = self.answered[state.found_to];
             assert!(
                 state.holds.contains(&command),
-                "a read at learner {learner} misses command {command}, which somebody had been told of when it began"
+                "a read at learner {learner} misses command {command}, answered before the read began"
             );
             state.found_to += 1;
         }
         let mut fresh_write = false;
         for command in state.applied[state.shown_to..].iter().flatten() {
-            if self.is_told.insert(*command) {
-                self.told.push(*command);
+            if self.is_answered.insert(*command) {
+                self.answered.push(*command);
                 fresh_write = true;
             }
         }
