@@ -11,8 +11,8 @@ use std::{
 
 use paxos_common::paxos::{
     ballot::Ballot,
-    detector::{Claim, Detector, Ender, Kind, News, Outcome, StreamId},
-    message::{Heard, Leadership},
+    detector::{Claim, Detector, Ender, News, RequestKind, Settlement, StreamId},
+    message::{HeardProposer, Leadership},
 };
 use tokio::{
     sync::{Notify, watch},
@@ -59,7 +59,7 @@ impl Hearing {
     }
 
     /// The heard proposer at this moment.
-    pub(crate) fn heard(&self) -> Heard {
+    pub(crate) fn heard(&self) -> HeardProposer {
         self.lock().heard(self.now())
     }
 
@@ -106,7 +106,7 @@ impl Hearing {
     /// A request arrived; `resign`: with this request the sender resigns.
     pub(crate) fn queued(
         self: &Arc<Self>,
-        request: (Ballot, &Arc<str>, Kind),
+        request: (Ballot, &Arc<str>, RequestKind),
         resign: bool,
         is_turned_away: bool,
     ) -> Claimed {
@@ -137,7 +137,7 @@ impl Hearing {
         &self,
         leadership: &Leadership,
         votes: impl IntoIterator<Item = (Ballot, u64)>,
-        requests: impl IntoIterator<Item = (Claimed, Outcome)>,
+        requests: impl IntoIterator<Item = (Claimed, Settlement)>,
     ) {
         // Dropping a claim takes the lock.
         let requests: Vec<_> = requests
@@ -223,7 +223,7 @@ impl Drop for Claimed {
     fn drop(&mut self) {
         if let Some(claim) = self.claim.take() {
             self.hearing
-                .change(|detector, _| detector.settled(claim, Outcome::TurnedAway));
+                .change(|detector, _| detector.settled(claim, Settlement::TurnedAway));
         }
     }
 }
@@ -276,7 +276,7 @@ mod tests {
         let hearing = Arc::new(Hearing::new(&promised(1)));
         let mut news = hearing.news();
         let address = "http://q:1".into();
-        let claimed = hearing.queued((ballot(2), &address, Kind::Prepare), false, false);
+        let claimed = hearing.queued((ballot(2), &address, RequestKind::Prepare), false, false);
         assert_eq!(hearing.heard().ballot, ballot(2));
         assert!(news.has_changed().unwrap());
         news.mark_unchanged();

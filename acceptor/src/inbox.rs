@@ -10,7 +10,7 @@ use std::{
 
 use paxos_common::{
     paxos::{
-        detector::Outcome,
+        detector::Settlement,
         message::{Accept, AcceptAnswer, UNANSWERED_MAX},
         slot::Slot,
         witness::Witnesses,
@@ -139,11 +139,11 @@ impl Message {
 }
 
 /// Meaning of an answer for the request's ballot.
-pub(crate) fn outcome(answer: &AcceptAnswer) -> Outcome {
+pub(crate) fn outcome(answer: &AcceptAnswer) -> Settlement {
     match answer {
-        AcceptAnswer::Accepted { .. } | AcceptAnswer::Trimmed { .. } => Outcome::Granted,
-        AcceptAnswer::Rejected(_) | AcceptAnswer::Refused(_) => Outcome::TurnedAway,
-        AcceptAnswer::NoSpace => Outcome::NoSpace,
+        AcceptAnswer::Accepted { .. } | AcceptAnswer::Trimmed { .. } => Settlement::Granted,
+        AcceptAnswer::Rejected(_) | AcceptAnswer::Refused(_) => Settlement::TurnedAway,
+        AcceptAnswer::NoSpace => Settlement::NoSpace,
     }
 }
 
@@ -155,9 +155,9 @@ pub(crate) fn weight(accept: &Accept) -> usize {
         .sum()
 }
 
-/// Bytes of the values of a message for slots from `chosen_to` on.
-pub(crate) fn new_bytes(accept: &Accept, chosen_to: Slot) -> usize {
-    let values = accept.proposals.iter().filter(|(slot, _)| *slot >= chosen_to);
+/// Bytes of the values of a message for slots from `known_to` on.
+pub(crate) fn new_bytes(accept: &Accept, known_to: Slot) -> usize {
+    let values = accept.proposals.iter().filter(|(slot, _)| *slot >= known_to);
     values.map(|(_, value)| value.as_bytes().len()).sum()
 }
 

@@ -1,7 +1,7 @@
 //! Frames for observers: pages of the rows on disk, then live frames in the order of the commits.
 //!
 //! An observer that falls out of the [`Ring`](crate::ring::Ring) goes back to pages, and need not start from the
-//! beginning. The observer has everything up to a commit with a known `chosen_to`, and the value of a row below this
+//! beginning. The observer has everything up to a commit with a reported `known_to`, and the value of a row below this
 //! watermark never changes.
 
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub(crate) fn observe<R: Reader>(
         loop {
             // Read before the pages: commits made meanwhile may be sent twice, but are never left out.
             let mut position = shared.ring.end();
-            let mut told_chosen_to = None;
+            let mut known_to = None;
             // The first unknown row of the pages.
             let mut doubt = None;
             loop {
@@ -46,14 +46,13 @@ pub(crate) fn observe<R: Reader>(
                     room.take(PAGE_BYTES_MAX).await;
                 }
                 let page = reader.page(resume).await?;
-                // Valid for the readable rows of the page; a frame sends no other rows.
-                let chosen_to = page.known_to;
-                told_chosen_to.get_or_insert(chosen_to);
+                // The watermark is valid for the readable rows of the page; a frame sends no other rows.
+                known_to.get_or_insert(page.known_to);
                 doubt = doubt.or_else(|| page.rows.iter().find(|row| row.accepted.is_none()).map(|row| row.slot));
                 let mut stamp = shared.published().stamp;
                 stamp.commit_counter = page.commit_counter;
                 resume = page.next;
-                let frame = Frame { stamp, chosen_to, trimmed_to: page.trimmed_to, rows: page.rows };
+                let frame = Frame { stamp, known_to: page.known_to, trimmed_to: page.trimmed_to, rows: page.rows };
                 let bytes = frame.bytes();
                 large = frame.empty_after(bytes);
                 yield frame;
@@ -78,7 +77,7 @@ pub(crate) fn observe<R: Reader>(
                     }
                     Ok(Some((mut frame, bytes, next))) => {
                         position = next;
-                        told_chosen_to = Some(frame.chosen_to);
+                        known_to = Some(frame.known_to);
                         large = frame.empty_after(bytes);
                         frame.rows.retain(|row| row.slot >= from);
                         yield frame;
@@ -92,7 +91,7 @@ pub(crate) fn observe<R: Reader>(
                 }
             }
             // An unknown row is sent once repaired, so the pages must not begin behind the row.
-            let sound_to = told_chosen_to.unwrap_or(from).min(doubt.unwrap_or(Slot::MAX));
+            let sound_to = known_to.unwrap_or(from).min(doubt.unwrap_or(Slot::MAX));
             resume = sound_to.max(from);
         }
     }

@@ -174,7 +174,7 @@ mod tests {
     use paxos_common::{
         paxos::{
             ballot::{Ballot, ProposerId},
-            detector::Kind,
+            detector::RequestKind,
             message::Accept,
             slot::Slot,
             value::Value,
@@ -265,7 +265,7 @@ mod tests {
                 address: "http://p:1".into(),
                 resign: false,
             };
-            let request = (accept.ballot, &accept.address, Kind::Accept);
+            let request = (accept.ballot, &accept.address, RequestKind::Accept);
             inbox.push(Message {
                 claimed: hearing.queued(request, false, false),
                 trace: Traced::begin(&Tracer::off(), "", &accept, true),

@@ -6,7 +6,7 @@ use paxos_common::{
     paxos::{
         acceptor::FormRefusal,
         ballot::Ballot,
-        detector::Outcome,
+        detector::Settlement,
         identity::Stamp,
         message::{AcceptAnswer, Prepare, PrepareAnswer},
         quorum::Configuration,
@@ -135,13 +135,13 @@ impl Request {
 
 impl Release {
     /// Outcome of the request's claim, once.
-    pub(crate) fn settle(&mut self) -> Option<(Claimed, Outcome)> {
+    pub(crate) fn settle(&mut self) -> Option<(Claimed, Settlement)> {
         match self {
             Self::Prepare { claimed, result, .. } => {
                 let outcome = match result {
-                    Ok(PrepareAnswer::Promised) => Outcome::Granted,
-                    Ok(PrepareAnswer::Rejected(_) | PrepareAnswer::Refused(_)) => Outcome::TurnedAway,
-                    Err(NoSpace) => Outcome::NoSpace,
+                    Ok(PrepareAnswer::Promised) => Settlement::Granted,
+                    Ok(PrepareAnswer::Rejected(_) | PrepareAnswer::Refused(_)) => Settlement::TurnedAway,
+                    Err(NoSpace) => Settlement::NoSpace,
                 };
                 Some((claimed.take()?, outcome))
             }

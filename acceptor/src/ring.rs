@@ -28,7 +28,7 @@ const ROW_BYTES: usize = 64;
 pub(crate) struct Frame {
     pub(crate) stamp: Stamp,
     /// Speaks for the rows of this frame alone: each row below holds the chosen value.
-    pub(crate) chosen_to: Slot,
+    pub(crate) known_to: Slot,
     pub(crate) trimmed_to: Slot,
     pub(crate) rows: Vec<Row>,
 }
@@ -97,7 +97,7 @@ impl Ring {
         let mut content = self.lock();
         let mut frame = Frame {
             stamp,
-            chosen_to,
+            known_to: chosen_to,
             trimmed_to,
             rows: Vec::new(),
         };

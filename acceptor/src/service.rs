@@ -8,7 +8,7 @@ use futures::{Stream, StreamExt as _, stream};
 use paxos_common::{
     paxos::{
         acceptor::{FormRefusal, Membership},
-        detector::Kind,
+        detector::RequestKind,
         identity::Stamp,
         message::{Prepare, PrepareAnswer},
         slot::Slot,
@@ -264,9 +264,11 @@ impl<R: Reader> Acceptor for Service<R> {
         let shared = &self.inner.shared;
         let promised = shared.published().leadership.promised;
         let is_turned_away = ballot < promised || !promised.admits_jump_to(ballot);
-        let claimed = shared
-            .hearing
-            .queued((ballot, &prepare.address, Kind::Prepare), false, is_turned_away);
+        let claimed = shared.hearing.queued(
+            (ballot, &prepare.address, RequestKind::Prepare),
+            false,
+            is_turned_away,
+        );
         let claimed = OfCall::new(claimed);
         let waiting = Waiting(claimed.clone());
         let (stamp, answer) = self

@@ -17,7 +17,7 @@ use std::{
 
 use paxos_common::{
     paxos::{
-        acceptor::{Held, Recovered, Write},
+        acceptor::{HeldRow, Recovered, Write},
         ballot::Ballot,
         identity::{CommitCounter, RunNumber},
         message::Row,
@@ -268,7 +268,10 @@ pub trait Reader: Clone + Send + Sync + 'static {
     ///
     /// # Cancel safety
     /// Safe.
-    fn held(&self, slots: &[Slot]) -> impl Future<Output = Result<BTreeMap<Slot, Held>, StoreError>> + Send;
+    fn held(
+        &self,
+        slots: &[Slot],
+    ) -> impl Future<Output = Result<BTreeMap<Slot, HeldRow>, StoreError>> + Send;
 
     /// The latest promises, newest first, at most `limit`.
     ///

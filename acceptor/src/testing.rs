@@ -15,7 +15,7 @@ use paxos_common::{
     paxos::{
         acceptor::{Membership, Write},
         ballot::{Ballot, ProposerId},
-        detector::Kind,
+        detector::RequestKind,
         identity::{AcceptorUuid, CommitCounter, RunNumber},
         message::Accept,
         quorum::Configuration,
@@ -187,7 +187,7 @@ impl Cluster {
             resign: false,
         };
         let trace = Traced::begin(&Tracer::off(), "", &accept, true);
-        let request = (accept.ballot, &accept.address, Kind::Accept);
+        let request = (accept.ballot, &accept.address, RequestKind::Accept);
         let claimed = self.shared.hearing.queued(request, false, false);
         let inbox = Arc::new(Inbox::default());
         inbox.push(Message {
@@ -234,7 +234,7 @@ async fn form(store: &mut MemoryStore, configuration: &Configuration) {
         promised: Ballot::ZERO,
         promise_is_new: false,
         leader_address: &"".into(),
-        chosen_to: Slot::ZERO,
+        known_to: Slot::ZERO,
         rows: &BTreeMap::new(),
         witnesses: &Witnesses::default(),
     };

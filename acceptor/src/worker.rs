@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration};
 
 use paxos_common::{
     paxos::{
-        acceptor::{Acceptor, Group, Held},
+        acceptor::{Acceptor, Group, HeldRow},
         ballot::Ballot,
         identity::RunNumber,
         message::AcceptAnswer,
@@ -231,7 +231,7 @@ impl<S: Store> Worker<S> {
         }
         let held = self.reader.held(&slots).await?;
         // A suspect without a row is missing below the watermark.
-        slots.retain(|slot| !matches!(held.get(slot), Some(Held::Accepted(..))));
+        slots.retain(|slot| !matches!(held.get(slot), Some(HeldRow::Accepted(..))));
         let rows = self.core.found_damaged(slots.iter().copied());
         if let (1.., Some(first)) = (rows, slots.first()) {
             warn!(

@@ -75,7 +75,7 @@ async fn reopening_keeps_everything_committed(disk: &impl Disk) {
         (recovered.promised, &*recovered.leader_address),
         (ballot(4), "http://p:1")
     );
-    assert_eq!((recovered.chosen_to, recovered.voted_to), (slot(2), slot(4)));
+    assert_eq!((recovered.known_to, recovered.voted_to), (slot(2), slot(4)));
     assert_eq!(recovered.rows.keys().copied().collect::<Vec<_>>(), [slot(3)]);
 
     let (rows, page) = second.read(0).await;

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, pin::pin};
 use paxos_common::{
     paxos::{
         quorum::Electorate,
-        reading::{Effect, Event, READS_MAX, ReadId, Reading},
+        reading::{READS_MAX, ReadEffect, ReadEvent, ReadId, Reading},
         slot::Slot,
     },
     service::{failure::Failure, metrics::Counter, shutdown::Shutdown},
@@ -229,13 +229,13 @@ impl Keeper {
         }
         let to = ReadId(self.next_read);
         if from < to {
-            self.core.handle(Event::Asked { from, to });
+            self.core.handle(ReadEvent::Asked { from, to });
         }
     }
 
     fn take_applied(&mut self) {
         let applied_to = self.applied.borrow_and_update().applied_to();
-        self.core.handle(Event::Applied(applied_to));
+        self.core.handle(ReadEvent::Applied(applied_to));
     }
 
     /// Reads still waiting after the round wait for the state.
@@ -254,7 +254,7 @@ impl Keeper {
         // First, so that the acceptors are not asked on behalf of abandoned reads.
         self.sweep();
         if let Some((_, generation)) = self.timer.take() {
-            self.core.handle(Event::Fired(generation));
+            self.core.handle(ReadEvent::Fired(generation));
         }
     }
 
@@ -264,7 +264,7 @@ impl Keeper {
         self.waiting.retain(|&read, call| {
             let waits = !call.answer.is_closed();
             if !waits {
-                core.handle(Event::Abandoned(read));
+                core.handle(ReadEvent::Abandoned(read));
             }
             waits
         });
@@ -276,7 +276,7 @@ impl Keeper {
         for effect in self.core.take_effects() {
             match effect {
                 // The askers keep track of the answered questions.
-                Effect::Ask { nonce, acceptors: _ } => {
+                ReadEffect::Ask { nonce, acceptors: _ } => {
                     self.outlets.rounds.increment();
                     let traced = |(&read, call): (&ReadId, &Call)| Some((read, call.trace.clone()?));
                     let reads = self.waiting.iter().filter_map(traced);
@@ -285,18 +285,20 @@ impl Keeper {
                         .question
                         .send_modify(|question| *question = Some(Question { nonce, trace }));
                 }
-                Effect::SetTimer(generation) => {
+                ReadEffect::SetTimer(generation) => {
                     let at = Instant::now() + LEADER_TIMEOUT;
                     self.timer = Some((at, generation));
                     set = Some(at);
                 }
-                Effect::Fill(to) => self.outlets.fill.send_modify(|fill| *fill = Some(to)),
-                Effect::Answer(read) => {
+                ReadEffect::Fill(to) => self.outlets.fill.send_modify(|fill| *fill = Some(to)),
+                ReadEffect::Answer(read) => {
                     let applied_to = self.applied.borrow().applied_to();
                     self.answer(read, Ok(applied_to));
                 }
-                Effect::TurnAway(read) => self.answer(read, Err(BarrierError::Full)),
-                Effect::LostVotes { bound, applied_to } => self.lost = Some(LostVotes { bound, applied_to }),
+                ReadEffect::TurnAway(read) => self.answer(read, Err(BarrierError::Full)),
+                ReadEffect::LostVotes { bound, applied_to } => {
+                    self.lost = Some(LostVotes { bound, applied_to })
+                }
             }
         }
         set
@@ -319,7 +321,7 @@ impl Keeper {
     }
 }
 
-impl From<TailReport> for Event {
+impl From<TailReport> for ReadEvent {
     fn from(told: TailReport) -> Self {
         Self::Tailed {
             acceptor: told.acceptor,

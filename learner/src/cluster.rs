@@ -33,7 +33,7 @@ use paxos_common::{
         acceptor::Membership,
         identity::{AcceptorUuid, ClusterId, RunNumber},
         quorum::{Configuration, Electorate},
-        witness::{Found, Guard, Witnesses},
+        witness::{Finding, Guard, Witnesses},
     },
     peer::acceptor::{Unusable, check_cluster},
 };
@@ -124,7 +124,7 @@ impl Cluster {
             .guard
             .introduce(member.acceptor, &introduction.runs, remembers.iter(), &others);
         for found in found {
-            if let Found::Unwitnessed { reported, needed, .. } = found {
+            if let Finding::Unwitnessed { reported, needed, .. } = found {
                 return Err(Unusable::Unwitnessed { reported, needed });
             }
         }

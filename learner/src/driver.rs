@@ -6,7 +6,7 @@ use paxos_common::{
     paxos::{
         ballot::Ballot,
         identity::AcceptorUuid,
-        learner::{Admission, Learner, WINDOW_SLOTS},
+        learner::{Intake, Learner, WINDOW_SLOTS},
         message::Row,
         slot::{Slot, SlotRange},
     },
@@ -58,10 +58,10 @@ pub(crate) struct Offer {
 #[derive(Debug)]
 pub(crate) enum Frame {
     Votes(VecDeque<(Ballot, SlotRange)>),
-    /// Ascending by slot; `chosen_to` is valid for these rows alone.
+    /// Ascending by slot; `known_to` is valid for these rows alone.
     Rows {
         rows: VecDeque<Row>,
-        chosen_to: Slot,
+        known_to: Slot,
     },
 }
 
@@ -162,9 +162,15 @@ impl Driver {
                 let rest = self.count(acceptor, votes);
                 (!rest.is_empty()).then_some(Frame::Votes(rest))
             }
-            Frame::Rows { rows, chosen_to } => {
+            Frame::Rows {
+                rows,
+                known_to: chosen_to,
+            } => {
                 let rows = self.hold(rows, chosen_to);
-                (!rows.is_empty()).then_some(Frame::Rows { rows, chosen_to })
+                (!rows.is_empty()).then_some(Frame::Rows {
+                    rows,
+                    known_to: chosen_to,
+                })
             }
         };
         match rest {
@@ -182,8 +188,8 @@ impl Driver {
     ) -> VecDeque<(Ballot, SlotRange)> {
         let end = self.core.next().plus(WINDOW_SLOTS);
         let beyond = |(ballot, range): (Ballot, SlotRange)| match self.core.votes(acceptor, ballot, range) {
-            Admission::Whole => None,
-            Admission::Later => Some((
+            Intake::Whole => None,
+            Intake::Later => Some((
                 ballot,
                 SlotRange {
                     from: range.from.max(end),
@@ -198,7 +204,7 @@ impl Driver {
     fn hold(&mut self, mut rows: VecDeque<Row>, chosen_to: Slot) -> VecDeque<Row> {
         while let Some(row) = rows.front() {
             match self.core.rows(std::slice::from_ref(row), chosen_to) {
-                Admission::Whole => {
+                Intake::Whole => {
                     if let Some((_, value)) = &row.accepted
                         && row.slot >= self.core.next()
                     {
@@ -206,7 +212,7 @@ impl Driver {
                     }
                     rows.pop_front()
                 }
-                Admission::Later => break,
+                Intake::Later => break,
             };
         }
         rows

@@ -210,6 +210,6 @@ fn read_frame(frame: pb::ObserveFrame, kind: pb::ObserveKind) -> Result<Frame, w
     rows.sort_by_key(|row: &Row| row.slot);
     Ok(Frame::Rows {
         rows: rows.into(),
-        chosen_to: Slot::new(frame.chosen_to)?,
+        known_to: Slot::new(frame.chosen_to)?,
     })
 }

@@ -8,8 +8,8 @@ use std::{
 use paxos_common::{
     paxos::{
         identity::{AcceptorUuid, RunNumber, Stamp},
-        message::Word,
-        proposer::{Effect, Event, Outcome, Pending, Phase, Proposer, Reason, RequestId},
+        message::ReportAnswer,
+        proposer::{Effect, Event, Pending, Phase, ProposalOutcome, Proposer, Reason, RequestId},
         slot::Slot,
     },
     peer::Address,
@@ -57,7 +57,7 @@ const FORWARDING_BYTES_MAX: usize = 64 << 20;
 struct Link {
     open: OpenLink,
     /// The acceptor's watermark in the last report.
-    chosen_to: Slot,
+    known_to: Slot,
     /// By the acceptor's last report, a leader is present, and nothing waits to be chosen.
     is_calm: bool,
 }
@@ -211,8 +211,8 @@ impl Driver {
         self.handed_over && self.forwarding_bytes == 0 && self.returned.is_empty()
     }
 
-    fn answer(&mut self, request: RequestId, outcome: Outcome) {
-        if outcome == Outcome::NotProposed(Reason::NoQuorum) {
+    fn answer(&mut self, request: RequestId, outcome: ProposalOutcome) {
+        if outcome == ProposalOutcome::NotProposed(Reason::NoQuorum) {
             self.show_who_is_late();
         }
         self.traces.answered(request, outcome);
@@ -264,10 +264,14 @@ impl Driver {
             // The acceptor has introduced itself again since then, or must do so.
             return;
         }
-        if let Event::Reported { acceptor, word, .. } = &event
+        if let Event::Reported {
+            acceptor,
+            answer: word,
+            ..
+        } = &event
             && let Some(link) = self.links.get_mut(acceptor)
         {
-            link.chosen_to = word.known_to;
+            link.known_to = word.known_to;
             link.is_calm = is_calm(word, self.leader_timeout);
         }
         self.core.handle(Event::Heard {
@@ -384,7 +388,7 @@ impl Driver {
                 self.show_refused(acceptor, None);
                 tracing::info!(%acceptor, "the acceptor runs on its right disk again, and is counted again");
             }
-            Effect::Told(notice) => self.announce(&notice),
+            Effect::Notify(notice) => self.announce(&notice),
             Effect::HandedOver => self.handed_over = true,
             Effect::Halt(reason) => self.halted = Some(reason),
         }
@@ -392,7 +396,7 @@ impl Driver {
 }
 
 /// Whether, by an acceptor's report, a leader is present, and nothing waits to be chosen.
-fn is_calm(word: &Word, leader_timeout: Duration) -> bool {
+fn is_calm(word: &ReportAnswer, leader_timeout: Duration) -> bool {
     let heard = &word.heard;
     let is_there = !heard.resigned && heard.ended.is_none() && heard.silent < leader_timeout;
     is_there && word.voted_to <= word.known_to
@@ -401,14 +405,14 @@ fn is_calm(word: &Word, leader_timeout: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use paxos_common::paxos::{ballot::Ballot, message::Heard};
+    use paxos_common::paxos::{ballot::Ballot, message::HeardProposer};
 
     #[test]
     fn acceptor_is_calm_while_it_hears_a_leader_and_nothing_waits() {
         let timeout = Duration::from_millis(200);
-        let word = |change: fn(&mut Word)| {
-            let mut word = Word {
-                heard: Heard {
+        let word = |change: fn(&mut ReportAnswer)| {
+            let mut word = ReportAnswer {
+                heard: HeardProposer {
                     ballot: Ballot::ZERO,
                     address: "http://p:1".into(),
                     silent: Duration::from_millis(199),

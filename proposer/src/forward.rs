@@ -4,7 +4,7 @@ use std::{collections::HashMap, error::Error as _, pin::pin, time::Duration};
 
 use paxos_common::{
     paxos::{
-        proposer::{Outcome, Pending, Reason},
+        proposer::{Pending, ProposalOutcome, Reason},
         slot::Version,
     },
     peer::{Address, MessageLimits as _, connect_lazy},
@@ -86,7 +86,7 @@ async fn forward(
         std::iter::from_fn(|| inbox.try_recv().ok()).map(|(pending, _)| (pending, Forwarded::Returned));
     let fate = |pending| match unread {
         true => (pending, Forwarded::Returned),
-        false => (pending, Forwarded::Decided(Outcome::Unknown)),
+        false => (pending, Forwarded::Decided(ProposalOutcome::Unknown)),
     };
     let sent = open.into_values().map(fate);
     for (pending, forwarded) in sent.chain(unsent) {
@@ -190,21 +190,21 @@ fn request(pending: &Pending, deadline: Option<Instant>) -> pb::ProposeStreamReq
 fn read(answer: Option<Answer>) -> Forwarded {
     let error = match answer {
         Some(Answer::Version(version)) => match Version::try_from(version) {
-            Ok(version) => return Forwarded::Decided(Outcome::Chosen(version)),
-            Err(_) => return Forwarded::Decided(Outcome::Unknown),
+            Ok(version) => return Forwarded::Decided(ProposalOutcome::Chosen(version)),
+            Err(_) => return Forwarded::Decided(ProposalOutcome::Unknown),
         },
         Some(Answer::Error(error)) => status::from_proto(&error),
-        None => return Forwarded::Decided(Outcome::Unknown),
+        None => return Forwarded::Decided(ProposalOutcome::Unknown),
     };
     match (status::fate_of(&error), error.code()) {
         (Some(Fate::NotProposed), Code::ResourceExhausted) => {
-            Forwarded::Decided(Outcome::NotProposed(Reason::Overloaded))
+            Forwarded::Decided(ProposalOutcome::NotProposed(Reason::Overloaded))
         }
         (Some(Fate::NotProposed), Code::DeadlineExceeded) => {
-            Forwarded::Decided(Outcome::NotProposed(Reason::Cancelled))
+            Forwarded::Decided(ProposalOutcome::NotProposed(Reason::Cancelled))
         }
         (Some(Fate::NotProposed), _) => Forwarded::Returned,
-        (Some(Fate::OutcomeUnknown) | None, _) => Forwarded::Decided(Outcome::Unknown),
+        (Some(Fate::OutcomeUnknown) | None, _) => Forwarded::Decided(ProposalOutcome::Unknown),
     }
 }
 
@@ -300,7 +300,7 @@ mod tests {
             assert!(
                 matches!(
                     input,
-                    Some(Input::Forwarded(_, Forwarded::Decided(Outcome::Chosen(told)))) if told == version
+                    Some(Input::Forwarded(_, Forwarded::Decided(ProposalOutcome::Chosen(told)))) if told == version
                 ),
                 "{input:?}"
             );

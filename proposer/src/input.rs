@@ -7,7 +7,7 @@ use paxos_common::{
         ballot::Ballot,
         identity::{AcceptorUuid, RunNumber, Stamp},
         message::Accept,
-        proposer::{Event, Outcome, Pending},
+        proposer::{Event, Pending, ProposalOutcome},
     },
     peer::{Address, Arrivals, Watched},
     trace::{Span, names},
@@ -86,7 +86,7 @@ pub(crate) enum StreamReport {
 #[derive(Debug)]
 pub(crate) enum Forwarded {
     /// The leader's outcome, or an unknown outcome.
-    Decided(Outcome),
+    Decided(ProposalOutcome),
     /// The command did not reach a leader and may be handed in again.
     Returned,
 }

@@ -11,7 +11,7 @@ use paxos_common::{
     paxos::{
         ballot::ProposerId,
         identity::{AcceptorUuid, ClusterId, RunNumber, Stamp},
-        message::Word,
+        message::ReportAnswer,
         proposer::Event,
         quorum::Configuration,
         witness::Guard,
@@ -368,7 +368,7 @@ fn input_of(
     let event = Event::Reported {
         acceptor: stamp.acceptor,
         sent: reports.answered(word.report),
-        word: Word::try_from(word)?,
+        answer: ReportAnswer::try_from(word)?,
     };
     Ok(Input::Reported(stamp, event))
 }

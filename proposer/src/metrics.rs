@@ -4,7 +4,7 @@ use paxos_common::{
     paxos::{
         ballot::Ballot,
         message::{Accept, AcceptAnswer},
-        proposer::{Event, Notice, Outcome, Phase, Proposer, Reason as Why},
+        proposer::{Event, Notice, Phase, ProposalOutcome, Proposer, Reason as Why},
         slot::Slot,
     },
     service::metrics::{Counter, Metrics, Reason, Sizes},
@@ -94,7 +94,7 @@ impl Instruments {
     }
 
     /// A command was answered.
-    pub(crate) fn answered(&self, outcome: Outcome) {
+    pub(crate) fn answered(&self, outcome: ProposalOutcome) {
         let [
             chosen,
             unknown,
@@ -105,13 +105,13 @@ impl Instruments {
             stopping,
         ] = &self.proposals;
         let counter = match outcome {
-            Outcome::Chosen(_) => chosen,
-            Outcome::Unknown => unknown,
-            Outcome::NotProposed(Why::Overloaded) => overloaded,
-            Outcome::NotProposed(Why::NoQuorum) => no_quorum,
-            Outcome::NotProposed(Why::NotLeading) => not_leading,
-            Outcome::NotProposed(Why::Cancelled) => cancelled,
-            Outcome::NotProposed(Why::Stopping) => stopping,
+            ProposalOutcome::Chosen(_) => chosen,
+            ProposalOutcome::Unknown => unknown,
+            ProposalOutcome::NotProposed(Why::Overloaded) => overloaded,
+            ProposalOutcome::NotProposed(Why::NoQuorum) => no_quorum,
+            ProposalOutcome::NotProposed(Why::NotLeading) => not_leading,
+            ProposalOutcome::NotProposed(Why::Cancelled) => cancelled,
+            ProposalOutcome::NotProposed(Why::Stopping) => stopping,
         };
         counter.increment();
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use paxos_common::{
-    paxos::proposer::{Outcome, Pending, RequestId},
+    paxos::proposer::{Pending, ProposalOutcome, RequestId},
     trace::SpanContext,
 };
 use tokio::{
@@ -28,9 +28,9 @@ impl RequestIds {
 #[derive(Debug)]
 pub(crate) enum Reply {
     /// A unary call.
-    Call(oneshot::Sender<Outcome>),
+    Call(oneshot::Sender<ProposalOutcome>),
     /// A request on a stream. The channel has room for every request that the stream may have open.
-    Stream(mpsc::Sender<(RequestId, Outcome)>),
+    Stream(mpsc::Sender<(RequestId, ProposalOutcome)>),
 }
 
 /// A command in flight to the core, with the receiver of the outcome.
@@ -64,7 +64,7 @@ impl Waiting {
     }
 
     /// Sends the outcome to a waiting caller. Later outcomes of the request are dropped.
-    pub(crate) fn answer(&mut self, request: RequestId, outcome: Outcome) {
+    pub(crate) fn answer(&mut self, request: RequestId, outcome: ProposalOutcome) {
         match self.0.remove(&request) {
             // A departed caller needs no answer.
             Some((Reply::Call(caller), _)) => drop(caller.send(outcome)),

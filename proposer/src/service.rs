@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::Stream;
 use paxos_common::{
     paxos::{
-        proposer::{Event, Outcome, Pending, Reason, RequestId},
+        proposer::{Event, Pending, ProposalOutcome, Reason, RequestId},
         slot::Slot,
     },
     peer::Address,
@@ -153,7 +153,9 @@ impl Proposer for Service {
         };
         call.answered = true;
         // A driver ended without an answer leaves the outcome open.
-        let worded = word(outcome.unwrap_or(Outcome::Unknown), expired, || self.late());
+        let worded = word(outcome.unwrap_or(ProposalOutcome::Unknown), expired, || {
+            self.late()
+        });
         match worded {
             Ok(version) => Ok(Response::new(pb::ProposeResponse {
                 version: Some(version),
@@ -254,15 +256,19 @@ impl Drop for Call<'_> {
 }
 
 /// An outcome in the words of the contract. `late` names the acceptors behind a delay.
-fn word(outcome: Outcome, expired: bool, late: impl FnOnce() -> String) -> Result<pb::Version, Status> {
+fn word(
+    outcome: ProposalOutcome,
+    expired: bool,
+    late: impl FnOnce() -> String,
+) -> Result<pb::Version, Status> {
     Err(match outcome {
-        Outcome::Chosen(version) => return Ok(version.into()),
-        Outcome::Unknown if expired => status::deadline(Fate::OutcomeUnknown, &late()),
-        Outcome::Unknown => status::no_leader(Fate::OutcomeUnknown),
-        Outcome::NotProposed(Reason::Overloaded) => status::overloaded("the proposer's queue"),
-        Outcome::NotProposed(Reason::NoQuorum) => status::no_quorum(&late()),
-        Outcome::NotProposed(Reason::NotLeading) => status::no_leader(Fate::NotProposed),
-        Outcome::NotProposed(Reason::Cancelled) => status::deadline(Fate::NotProposed, &late()),
-        Outcome::NotProposed(Reason::Stopping) => status::stopping(),
+        ProposalOutcome::Chosen(version) => return Ok(version.into()),
+        ProposalOutcome::Unknown if expired => status::deadline(Fate::OutcomeUnknown, &late()),
+        ProposalOutcome::Unknown => status::no_leader(Fate::OutcomeUnknown),
+        ProposalOutcome::NotProposed(Reason::Overloaded) => status::overloaded("the proposer's queue"),
+        ProposalOutcome::NotProposed(Reason::NoQuorum) => status::no_quorum(&late()),
+        ProposalOutcome::NotProposed(Reason::NotLeading) => status::no_leader(Fate::NotProposed),
+        ProposalOutcome::NotProposed(Reason::Cancelled) => status::deadline(Fate::NotProposed, &late()),
+        ProposalOutcome::NotProposed(Reason::Stopping) => status::stopping(),
     })
 }

@@ -11,7 +11,7 @@ use paxos_common::{
         ballot::Ballot,
         identity::AcceptorUuid,
         message::Accept,
-        proposer::{Event, Outcome, Pending, Phase, Proposer, Reason, RequestId},
+        proposer::{Event, Pending, Phase, ProposalOutcome, Proposer, Reason, RequestId},
         slot::{Slot, Version},
         value::Value,
     },
@@ -120,16 +120,16 @@ impl Traces {
     }
 
     /// A request is answered.
-    pub(crate) fn answered(&mut self, request: RequestId, outcome: Outcome) {
+    pub(crate) fn answered(&mut self, request: RequestId, outcome: ProposalOutcome) {
         let Some(request) = self.requests.remove(&request) else {
             return;
         };
         self.firsts.remove(&request.batch.span_id());
         if let Some(mut span) = request.at {
             match outcome {
-                Outcome::Chosen(_) => {}
-                Outcome::Unknown => span.fail("unknown", "unknown whether the command was ordered"),
-                Outcome::NotProposed(reason) => span.fail(word(reason), "not proposed"),
+                ProposalOutcome::Chosen(_) => {}
+                ProposalOutcome::Unknown => span.fail("unknown", "unknown whether the command was ordered"),
+                ProposalOutcome::NotProposed(reason) => span.fail(word(reason), "not proposed"),
             }
             span.end();
         }

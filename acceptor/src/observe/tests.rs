@@ -53,7 +53,7 @@ async fn commit(
         promised: Ballot::ZERO,
         promise_is_new: false,
         leader_address: &"".into(),
-        chosen_to: slot(chosen_to),
+        known_to: slot(chosen_to),
         rows: &rows,
         witnesses: &paxos_common::paxos::witness::Witnesses::default(),
     };
@@ -175,7 +175,7 @@ async fn lagged_observer_pages_again_from_its_known_watermark() {
     let mut told = async || -> Option<(u64, Vec<u64>)> {
         let frame = frames.next().now_or_never()?.unwrap().unwrap();
         Some((
-            frame.chosen_to.get(),
+            frame.known_to.get(),
             frame.rows.iter().map(|row| row.slot.get()).collect(),
         ))
     };

@@ -5,7 +5,7 @@ use std::{pin::pin, task::Poll};
 use futures::{FutureExt as _, Stream, StreamExt as _, poll};
 use paxos_common::{
     paxos::{
-        detector::Kind,
+        detector::RequestKind,
         message::{AcceptAnswer, Prepare},
     },
     wire,
@@ -76,7 +76,7 @@ async fn page_of_a_promise_waits_for_a_commit_that_follows_the_promise() {
         address: "http://p:1".into(),
     };
     let request = wire::prepare_request(&prepare, cluster.configuration.cluster_id());
-    let claim = (prepare.ballot, &prepare.address, Kind::Prepare);
+    let claim = (prepare.ballot, &prepare.address, RequestKind::Prepare);
     let claimed = OfCall::new(cluster.shared.hearing.queued(claim, false, false));
     let command = Command::Prepare {
         prepare,

@@ -219,7 +219,7 @@ pub(super) fn observe_frame(stamp: pb::Stamp, frame: Frame, kind: pb::ObserveKin
     let values = kind == pb::ObserveKind::Values;
     pb::ObserveFrame {
         stamp: Some(stamp),
-        chosen_to: frame.chosen_to.get(),
+        chosen_to: frame.known_to.get(),
         trimmed_to: frame.trimmed_to.get(),
         votes: if values { Vec::new() } else { votes(&frame.rows) },
         rows: if values {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use paxos_common::paxos::{
-    acceptor::{Held, Membership, Recovered, Write},
+    acceptor::{HeldRow, Membership, Recovered, Write},
     ballot::Ballot,
     identity::{AcceptorUuid, CommitCounter, RunNumber},
     message::Row,
@@ -37,7 +37,7 @@ struct Content {
     membership: Membership,
     promised: Ballot,
     leader_address: Arc<str>,
-    chosen_to: Slot,
+    known_to: Slot,
     rows: BTreeMap<Slot, (Ballot, Value)>,
     promises: Vec<PastPromise>,
     witnesses: Witnesses,
@@ -49,13 +49,13 @@ impl Content {
             commit_counter: self.commit_counter,
             promised: self.promised,
             leader_address: Arc::clone(&self.leader_address),
-            chosen_to: self.chosen_to,
+            known_to: self.known_to,
             trimmed_to: Slot::ZERO,
             voted_to: self
                 .rows
                 .last_key_value()
                 .map_or(Slot::ZERO, |(slot, _)| slot.next())
-                .max(self.chosen_to),
+                .max(self.known_to),
         }
     }
 }
@@ -86,7 +86,7 @@ impl MemoryDisk {
         content.commit_counter = content.commit_counter.next();
         let moment = content.moment();
         let held = |(&slot, (ballot, value)): (&Slot, &(Ballot, Value))| {
-            (slot, Held::Accepted(*ballot, value.fingerprint()))
+            (slot, HeldRow::Accepted(*ballot, value.fingerprint()))
         };
         let recovered = Recovered {
             uuid: content.uuid,
@@ -94,10 +94,10 @@ impl MemoryDisk {
             membership: content.membership.clone(),
             promised: content.promised,
             leader_address: Arc::clone(&content.leader_address),
-            chosen_to: content.chosen_to,
+            known_to: content.known_to,
             trimmed_to: moment.trimmed_to,
             voted_to: moment.voted_to,
-            rows: content.rows.range(content.chosen_to..).map(held).collect(),
+            rows: content.rows.range(content.known_to..).map(held).collect(),
         };
         (
             MemoryStore(self.clone()),
@@ -150,7 +150,7 @@ impl Store for MemoryStore {
                 wall_time_ms: wall_time_ms(),
             });
         }
-        content.chosen_to = write.chosen_to;
+        content.known_to = write.known_to;
         content.witnesses.merge(write.witnesses.iter());
         content.witnesses.bound(WITNESSED_RUNS_MAX);
         for (slot, row) in write.rows {
@@ -191,11 +191,11 @@ impl Reader for MemoryDisk {
         Ok(fill.finish(last))
     }
 
-    async fn held(&self, slots: &[Slot]) -> Result<BTreeMap<Slot, Held>, StoreError> {
+    async fn held(&self, slots: &[Slot]) -> Result<BTreeMap<Slot, HeldRow>, StoreError> {
         let versions = self.lock();
         let held = |&slot: &Slot| {
             let (ballot, value) = versions.now.rows.get(&slot)?;
-            Some((slot, Held::Accepted(*ballot, value.fingerprint())))
+            Some((slot, HeldRow::Accepted(*ballot, value.fingerprint())))
         };
         Ok(slots.iter().filter_map(held).collect())
     }

@@ -73,7 +73,7 @@ impl PageFill {
     /// Adds an unknown row for each missing slot below `end` and the watermark: every slot below the watermark had a
     /// row, so a missing row was lost. Returns whether all such rows fit.
     fn miss_up_to(&mut self, end: Slot) -> bool {
-        let end = end.min(self.moment.chosen_to);
+        let end = end.min(self.moment.known_to);
         while self.next < end && self.rows.len() < PAGE_ROWS_MAX {
             self.rows.push(Row {
                 slot: self.next,
@@ -88,7 +88,7 @@ impl PageFill {
     pub(crate) fn finish(mut self, last: bool) -> Page {
         let doubtful = self.doubtful.take().filter(|_| last);
         let last = doubtful.is_none_or(|slot| self.add(Row { slot, accepted: None })) && last;
-        let last = last && self.miss_up_to(self.moment.chosen_to);
+        let last = last && self.miss_up_to(self.moment.known_to);
         let unknown = self
             .rows
             .iter()
@@ -99,8 +99,8 @@ impl PageFill {
             commit_counter: moment.commit_counter,
             promised: moment.promised,
             leader_address: moment.leader_address,
-            chosen_to: unknown.map_or(moment.chosen_to, |slot| slot.min(moment.chosen_to)),
-            known_to: moment.chosen_to,
+            chosen_to: unknown.map_or(moment.known_to, |slot| slot.min(moment.known_to)),
+            known_to: moment.known_to,
             trimmed_to: moment.trimmed_to,
             voted_to: moment.voted_to,
             rows: self.rows,
@@ -120,7 +120,7 @@ pub(crate) struct Moment {
     pub(crate) commit_counter: CommitCounter,
     pub(crate) promised: Ballot,
     pub(crate) leader_address: Arc<str>,
-    pub(crate) chosen_to: Slot,
+    pub(crate) known_to: Slot,
     pub(crate) trimmed_to: Slot,
     pub(crate) voted_to: Slot,
 }
@@ -145,7 +145,7 @@ mod tests {
             commit_counter: CommitCounter::new(9),
             promised: Ballot::ZERO,
             leader_address: "".into(),
-            chosen_to: at(8),
+            known_to: at(8),
             trimmed_to: at(0),
             voted_to: at(10),
         }
@@ -223,8 +223,8 @@ mod tests {
     #[test]
     fn many_lost_rows_take_many_pages() {
         let mut moment = moment();
-        moment.chosen_to = Slot::new(PAGE_ROWS_MAX as u64 + 5).unwrap();
-        moment.voted_to = moment.chosen_to;
+        moment.known_to = Slot::new(PAGE_ROWS_MAX as u64 + 5).unwrap();
+        moment.voted_to = moment.known_to;
         let first = PageFill::new(Slot::ZERO, moment.clone()).finish(true);
         assert_eq!((first.rows.len(), first.last), (PAGE_ROWS_MAX, false));
         let second = PageFill::new(first.next, moment).finish(true);

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 use paxos_common::{
     paxos::{
-        acceptor::{Held, Membership, Write},
+        acceptor::{HeldRow, Membership, Write},
         ballot::Ballot,
         identity::{AcceptorUuid, ClusterId, CommitCounter, RunNumber},
         message::Row as Voted,
@@ -300,7 +300,7 @@ impl Reader for SqliteReader {
         page.map_err(|error| error.of_file(&self.file))
     }
 
-    async fn held(&self, slots: &[Slot]) -> Result<BTreeMap<Slot, Held>, StoreError> {
+    async fn held(&self, slots: &[Slot]) -> Result<BTreeMap<Slot, HeldRow>, StoreError> {
         let held = self.read_held(slots).await;
         held.map_err(|error| error.of_file(&self.file))
     }
@@ -358,7 +358,7 @@ impl SqliteReader {
             if voted.slot >= state.moment.voted_to {
                 return Err(StoreError::Damaged("vote"));
             }
-            if voted.slot >= state.moment.chosen_to {
+            if voted.slot >= state.moment.known_to {
                 open = weight(voted.slot).wrapping_add(open);
             }
             if !page.take(voted) {
@@ -368,7 +368,7 @@ impl SqliteReader {
         }
         let (page, state) = page.ok_or(StoreError::Damaged("state"))?;
         // A page with all votes from the watermark on shows the loss of any of these votes.
-        if last && seen < limit && from <= state.moment.chosen_to && open != state.open_slots {
+        if last && seen < limit && from <= state.moment.known_to && open != state.open_slots {
             return Err(StoreError::Damaged("vote"));
         }
         // Rows left out of the page may have used up the limit.
@@ -379,7 +379,7 @@ impl SqliteReader {
         Ok(page)
     }
 
-    async fn read_held(&self, slots: &[Slot]) -> Result<BTreeMap<Slot, Held>, StoreError> {
+    async fn read_held(&self, slots: &[Slot]) -> Result<BTreeMap<Slot, HeldRow>, StoreError> {
         let mut held = BTreeMap::new();
         if slots.is_empty() {
             return Ok(held);
@@ -424,7 +424,7 @@ impl Identity {
             moment.promised,
         )
         .bind(moment.leader_address.to_string())
-        .bind(moment.chosen_to.get().cast_signed())
+        .bind(moment.known_to.get().cast_signed())
         .bind(moment.voted_to.get().cast_signed())
         .bind(state.open_slots.cast_signed())
         .bind(self.state_checksum(state))
@@ -577,9 +577,9 @@ fn bind_ballot(query: Binding<'_>, ballot: Ballot) -> Binding<'_> {
         .bind(ballot.proposer().get().cast_signed())
 }
 
-fn into_held(voted: Voted) -> (Slot, Held) {
-    let held = voted.accepted.map_or(Held::Unknown, |(ballot, value)| {
-        Held::Accepted(ballot, value.fingerprint())
+fn into_held(voted: Voted) -> (Slot, HeldRow) {
+    let held = voted.accepted.map_or(HeldRow::Unknown, |(ballot, value)| {
+        HeldRow::Accepted(ballot, value.fingerprint())
     });
     (voted.slot, held)
 }

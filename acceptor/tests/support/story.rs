@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use paxos_acceptor::store::{Opened, Page, Reader as _, Store as _, StoreError, sqlite::SqliteStore};
 use paxos_common::{
     paxos::{
-        acceptor::Held,
+        acceptor::HeldRow,
         identity::{AcceptorUuid, CommitCounter, RunNumber},
         message::Row,
         quorum::Configuration,
@@ -182,7 +182,7 @@ pub async fn judge(scratch: &Path, files: &Files, answered: &Answered, what: &st
     assert!(recovered.commit_counter > answered.counter, "{what}: older");
     assert_eq!(recovered.promised.round(), answered.promised, "{what}");
     assert_eq!(
-        (recovered.voted_to, recovered.chosen_to),
+        (recovered.voted_to, recovered.known_to),
         (answered.voted_to, answered.chosen_to),
         "{what}"
     );
@@ -214,10 +214,10 @@ pub fn held_is_sound(opened: &Opened, answered: &Answered, what: &str) -> usize 
     for row in open {
         let (ballot, value) = row.accepted.as_ref().unwrap();
         match held.get(&row.slot) {
-            Some(Held::Unknown) => unknown += 1,
+            Some(HeldRow::Unknown) => unknown += 1,
             found => assert_eq!(
                 found,
-                Some(&Held::Accepted(*ballot, value.fingerprint())),
+                Some(&HeldRow::Accepted(*ballot, value.fingerprint())),
                 "{what}"
             ),
         }

@@ -48,7 +48,7 @@ impl Membership {
 
 /// What memory keeps of a row: enough to judge the next message about the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Held {
+pub enum HeldRow {
     /// Accepted at this ballot, with a value of this fingerprint.
     Accepted(Ballot, Fingerprint),
     /// The row exists but fails its checksum.
@@ -69,16 +69,16 @@ pub struct Recovered {
     /// Where the proposer of `promised` is reached.
     pub leader_address: Arc<str>,
     /// The stored watermark. Memory may have been ahead of this watermark.
-    pub chosen_to: Slot,
+    pub known_to: Slot,
     /// Slots below are trimmed: no row is held there.
     pub trimmed_to: Slot,
     /// One past the highest row; at least `trimmed_to`.
     pub voted_to: Slot,
-    /// The rows at or above `chosen_to`.
-    pub rows: BTreeMap<Slot, Held>,
+    /// The rows at or above `known_to`.
+    pub rows: BTreeMap<Slot, HeldRow>,
 }
 
-/// The acceptor's state machine. Memory of the durable state, never ahead of the disk except for `chosen_to`: a true
+/// The acceptor's state machine. Memory of the durable state, never ahead of the disk except for `known_to`: a true
 /// claim about durable rows, which may be stored late.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Acceptor {
@@ -90,17 +90,17 @@ pub struct Acceptor {
     leader_address: Arc<str>,
     /// Not durable: a resigned proposer is also silent.
     resigned: bool,
-    chosen_to: Slot,
+    known_to: Slot,
     trimmed_to: Slot,
     voted_to: Slot,
-    /// Rows at or above `chosen_to`: at most [`SLOTS_AHEAD_MAX`] beyond a leader's watermark.
-    rows: BTreeMap<Slot, Held>,
-    /// Rows below `chosen_to` found to be damaged. Not durable: damage is found again.
+    /// Rows at or above `known_to`: at most [`SLOTS_AHEAD_MAX`] beyond a leader's watermark.
+    rows: BTreeMap<Slot, HeldRow>,
+    /// Rows below `known_to` found to be damaged. Not durable: damage is found again.
     damaged: Damaged,
     /// The remembered runs of other acceptors.
     witnesses: Witnesses,
     /// The part of `witnesses` that is not on disk yet: stored with the next commit.
-    unsaved: Witnesses,
+    not_durable: Witnesses,
 }
 
 /// Damaged rows below a watermark, until they are accepted again.
@@ -121,7 +121,7 @@ pub struct Group {
     promised: Ballot,
     leader_address: Arc<str>,
     resigned: bool,
-    chosen_to: Slot,
+    known_to: Slot,
     voted_to: Slot,
     rows: BTreeMap<Slot, (Ballot, Value)>,
     /// Remembered runs of other acceptors, as far as not on disk yet.
@@ -144,7 +144,7 @@ pub struct Write<'a> {
     /// Where the proposer of `promised` is reached.
     pub leader_address: &'a Arc<str>,
     /// The watermark after the commit.
-    pub chosen_to: Slot,
+    pub known_to: Slot,
     /// Rows to insert or replace.
     pub rows: &'a BTreeMap<Slot, (Ballot, Value)>,
     /// Counters of other acceptors to raise to these values. Of each acceptor the store keeps the
@@ -209,7 +209,7 @@ impl Acceptor {
             membership,
             promised,
             leader_address,
-            chosen_to,
+            known_to: chosen_to,
             trimmed_to,
             voted_to,
             rows,
@@ -222,13 +222,13 @@ impl Acceptor {
             promised,
             leader_address,
             resigned: false,
-            chosen_to,
+            known_to: chosen_to,
             trimmed_to,
             voted_to,
             rows,
             damaged: Damaged::new(),
             witnesses: Witnesses::default(),
-            unsaved: Witnesses::default(),
+            not_durable: Witnesses::default(),
         }
     }
 
@@ -239,10 +239,10 @@ impl Acceptor {
             promised: self.promised,
             leader_address: Arc::clone(&self.leader_address),
             resigned: self.resigned,
-            chosen_to: self.chosen_to,
+            known_to: self.known_to,
             voted_to: self.voted_to,
             rows: BTreeMap::new(),
-            witnesses: self.unsaved.clone(),
+            witnesses: self.not_durable.clone(),
             durable: false,
         }
     }
@@ -255,8 +255,8 @@ impl Acceptor {
     pub fn found_damaged(&mut self, slots: impl IntoIterator<Item = Slot>) -> usize {
         let mut found = 0;
         for slot in slots {
-            let is_news = if slot >= self.chosen_to {
-                self.rows.insert(slot, Held::Unknown) != Some(Held::Unknown)
+            let is_news = if slot >= self.known_to {
+                self.rows.insert(slot, HeldRow::Unknown) != Some(HeldRow::Unknown)
             } else if slot >= self.trimmed_to {
                 self.damaged.insert(slot)
             } else {
@@ -272,7 +272,7 @@ impl Acceptor {
 
     /// Whether a slot's row is known to be damaged.
     pub fn is_damaged(&self, slot: Slot) -> bool {
-        self.damaged.contains(&slot) || self.rows.get(&slot) == Some(&Held::Unknown)
+        self.damaged.contains(&slot) || self.rows.get(&slot) == Some(&HeldRow::Unknown)
     }
 
     /// Number of rows below the watermark that were found damaged and are not sound again.
@@ -300,7 +300,7 @@ impl Acceptor {
             .proposals
             .iter()
             .map(|&(slot, _)| slot)
-            .filter(|&slot| slot < self.chosen_to)
+            .filter(|&slot| slot < self.known_to)
     }
 
     /// Phase 2: votes for every proposal of the message, or for none.
@@ -313,7 +313,7 @@ impl Acceptor {
         &self,
         group: &mut Group,
         accept: &Accept,
-        below: &BTreeMap<Slot, Held>,
+        below: &BTreeMap<Slot, HeldRow>,
     ) -> Result<AcceptAnswer, Violation> {
         match group.check_ballot(accept.ballot) {
             Err(Turned::Away(rejection)) => return Ok(AcceptAnswer::Rejected(rejection)),
@@ -346,18 +346,18 @@ impl Acceptor {
         for (slot, value) in &accept.proposals {
             let held = self.held(group, *slot, below);
             let lost = self.damaged.contains(slot) && !group.rows.contains_key(slot);
-            if lost || held != Some(Held::Accepted(accept.ballot, value.fingerprint())) {
+            if lost || held != Some(HeldRow::Accepted(accept.ballot, value.fingerprint())) {
                 group.rows.insert(*slot, (accept.ballot, value.clone()));
                 group.voted_to = group.voted_to.max(slot.next());
                 group.durable = true;
             }
         }
-        self.advance_chosen_to(group, accept.ballot, accept.chosen_to);
+        self.advance_known_to(group, accept.ballot, accept.chosen_to);
         Ok(AcceptAnswer::Accepted {
             slots: SlotRange::collect(accept.proposals.iter().map(|&(slot, _)| slot)),
             voted_to: group.voted_to,
             chosen_to: self.sound_to(group),
-            known_to: group.chosen_to,
+            known_to: group.known_to,
         })
     }
 
@@ -452,7 +452,7 @@ impl Acceptor {
             promised: group.promised,
             promise_is_new: group.promised != self.promised,
             leader_address: &group.leader_address,
-            chosen_to: group.chosen_to,
+            known_to: group.known_to,
             rows: &group.rows,
             witnesses: &group.witnesses,
         })
@@ -465,9 +465,9 @@ impl Acceptor {
         self.witnesses.bound(WITNESSED_RUNS_MAX);
         if group.durable {
             self.commit_counter = self.commit_counter.next();
-            self.unsaved = Witnesses::default();
+            self.not_durable = Witnesses::default();
         } else {
-            self.unsaved = group.witnesses;
+            self.not_durable = group.witnesses;
         }
         if let Some(membership) = group.membership {
             self.membership = membership;
@@ -475,16 +475,16 @@ impl Acceptor {
         self.promised = group.promised;
         self.leader_address = group.leader_address;
         self.resigned = group.resigned;
-        self.chosen_to = group.chosen_to;
+        self.known_to = group.known_to;
         self.voted_to = group.voted_to;
         for (slot, (ballot, value)) in group.rows {
             self.damaged.remove(&slot);
             self.rows
-                .insert(slot, Held::Accepted(ballot, value.fingerprint()));
+                .insert(slot, HeldRow::Accepted(ballot, value.fingerprint()));
         }
         // Rows below the watermark are judged from the disk, if a message concerns them at all.
         while let Some(lowest) = self.rows.first_entry() {
-            if *lowest.key() >= self.chosen_to {
+            if *lowest.key() >= self.known_to {
                 break;
             }
             lowest.remove();
@@ -532,13 +532,13 @@ impl Acceptor {
     /// Decreases when a row is found damaged.
     pub fn chosen_to(&self) -> Slot {
         let first = self.damaged.first().copied().unwrap_or(Slot::MAX);
-        first.min(self.chosen_to)
+        first.min(self.known_to)
     }
 
     /// The known watermark: every slot below is chosen, whatever the state of this acceptor's rows. An intact row below
     /// the watermark holds the chosen value. Falls back to the stored watermark when the process restarts.
     pub fn known_to(&self) -> Slot {
-        self.chosen_to
+        self.known_to
     }
 
     /// Slots below are trimmed: no row is held there.
@@ -555,15 +555,15 @@ impl Acceptor {
     fn sound_to(&self, group: &Group) -> Slot {
         let mut damaged = self.damaged.iter().copied();
         let first = damaged.find(|slot| !group.rows.contains_key(slot));
-        first.unwrap_or(Slot::MAX).min(group.chosen_to)
+        first.unwrap_or(Slot::MAX).min(group.known_to)
     }
 
     /// Known state of a slot's row: from the group, from memory, or from the rows read for this request.
-    fn held(&self, group: &Group, slot: Slot, below: &BTreeMap<Slot, Held>) -> Option<Held> {
+    fn held(&self, group: &Group, slot: Slot, below: &BTreeMap<Slot, HeldRow>) -> Option<HeldRow> {
         let staged = group
             .rows
             .get(&slot)
-            .map(|(ballot, value)| Held::Accepted(*ballot, value.fingerprint()));
+            .map(|(ballot, value)| HeldRow::Accepted(*ballot, value.fingerprint()));
         staged
             .or_else(|| self.rows.get(&slot).copied())
             .or_else(|| below.get(&slot).copied())
@@ -575,35 +575,35 @@ impl Acceptor {
         ballot: Ballot,
         slot: Slot,
         value: &Value,
-        below: &BTreeMap<Slot, Held>,
+        below: &BTreeMap<Slot, HeldRow>,
     ) -> Result<(), Violation> {
         match self.held(group, slot, below) {
-            Some(Held::Accepted(_, fingerprint)) if fingerprint == value.fingerprint() => Ok(()),
-            Some(Held::Accepted(held, _)) if held == ballot => {
+            Some(HeldRow::Accepted(_, fingerprint)) if fingerprint == value.fingerprint() => Ok(()),
+            Some(HeldRow::Accepted(held, _)) if held == ballot => {
                 Err(Violation::SecondValueAtBallot { slot, ballot })
             }
-            Some(Held::Accepted(..)) if slot < group.chosen_to => {
+            Some(HeldRow::Accepted(..)) if slot < group.known_to => {
                 Err(Violation::SecondValueForChosen { slot, ballot })
             }
-            Some(Held::Accepted(..) | Held::Unknown) | None => Ok(()),
+            Some(HeldRow::Accepted(..) | HeldRow::Unknown) | None => Ok(()),
         }
     }
 
     /// Advances the watermark over contiguous rows of the claimant's own ballot. A row of an older ballot below a
     /// leader's watermark proves nothing: the value may differ from the chosen value.
-    fn advance_chosen_to(&self, group: &mut Group, ballot: Ballot, claimed: Slot) {
-        while group.chosen_to < claimed {
-            let row = match group.rows.get(&group.chosen_to) {
+    fn advance_known_to(&self, group: &mut Group, ballot: Ballot, claimed: Slot) {
+        while group.known_to < claimed {
+            let row = match group.rows.get(&group.known_to) {
                 Some(&(ballot, _)) => Some(ballot),
-                None => match self.rows.get(&group.chosen_to) {
-                    Some(&Held::Accepted(ballot, _)) => Some(ballot),
-                    Some(Held::Unknown) | None => None,
+                None => match self.rows.get(&group.known_to) {
+                    Some(&HeldRow::Accepted(ballot, _)) => Some(ballot),
+                    Some(HeldRow::Unknown) | None => None,
                 },
             };
             if row != Some(ballot) {
                 break;
             }
-            group.chosen_to = group.chosen_to.next();
+            group.known_to = group.known_to.next();
         }
     }
 }

@@ -11,7 +11,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{ballot::Ballot, message::Heard};
+use super::{ballot::Ballot, message::HeardProposer};
 
 /// Intervals between two *alive* answers in one leader timeout: leaders request an answer every quarter of the timeout.
 const INTERVALS: u32 = 4;
@@ -22,7 +22,7 @@ pub struct StreamId(pub u64);
 
 /// Kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum RequestKind {
     /// Phase 1: the arrival counts as heard, because no stream carries the request.
     Prepare,
     /// Phase 2: the bytes of the stream have already been counted.
@@ -40,7 +40,7 @@ pub enum Ender {
 
 /// Outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
+pub enum Settlement {
     /// The core granted the request. Call [`Detector::promised`] before, if the promise rose.
     Granted,
     /// The core turned the request away, or the request was dropped before reaching the core.
@@ -75,15 +75,15 @@ pub struct News {
 pub struct Detector {
     promised: Ballot,
     /// Proposers of the promised ballot and of higher claimed ballots. Never empty.
-    proposers: BTreeMap<Ballot, Proposer>,
+    proposers: BTreeMap<Ballot, ProposerState>,
     /// Every open stream, at any ballot: a promise may reach the ballot later.
-    streams: BTreeMap<StreamId, Stream>,
+    streams: BTreeMap<StreamId, StreamState>,
     /// Interval between *alive* answers requested by earlier proposers.
     interval: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Proposer {
+struct ProposerState {
     address: Arc<str>,
     /// When last heard. Later bytes on open streams are counted in `Stream::heard_at`.
     heard_at: Duration,
@@ -101,13 +101,13 @@ struct Proposer {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Stream {
+struct StreamState {
     ballot: Ballot,
     heard_at: Duration,
     interval: Option<Duration>,
 }
 
-impl Proposer {
+impl ProposerState {
     fn new(address: &Arc<str>, now: Duration) -> Self {
         Self {
             address: Arc::clone(address),
@@ -128,7 +128,7 @@ impl Detector {
     pub fn new(promised: Ballot, address: &Arc<str>, now: Duration) -> Self {
         Self {
             promised,
-            proposers: BTreeMap::from([(promised, Proposer::new(address, now))]),
+            proposers: BTreeMap::from([(promised, ProposerState::new(address, now))]),
             streams: BTreeMap::new(),
             interval: None,
         }
@@ -140,13 +140,13 @@ impl Detector {
     pub fn opened(&mut self, stream: StreamId, ballot: Ballot, interval: Option<Duration>, now: Duration) {
         let before = self.streams.insert(
             stream,
-            Stream {
+            StreamState {
                 ballot,
                 heard_at: now,
                 interval,
             },
         );
-        if let Some(Stream { ballot: lower, .. }) = before
+        if let Some(StreamState { ballot: lower, .. }) = before
             && !self.has_stream(lower)
             && let Some(proposer) = self.proposers.get_mut(&lower)
         {
@@ -169,7 +169,7 @@ impl Detector {
 
     /// A stream ended. No effect if the stream is not open.
     pub fn ended(&mut self, stream: StreamId, by: Ender, now: Duration) {
-        let Some(Stream { ballot, heard_at, .. }) = self.streams.remove(&stream) else {
+        let Some(StreamState { ballot, heard_at, .. }) = self.streams.remove(&stream) else {
             return;
         };
         let is_last = !self.has_stream(ballot);
@@ -190,7 +190,7 @@ impl Detector {
         &mut self,
         ballot: Ballot,
         address: &Arc<str>,
-        kind: Kind,
+        kind: RequestKind,
         is_turned_away: bool,
         now: Duration,
     ) -> Claim {
@@ -202,7 +202,7 @@ impl Detector {
         }
         let counts = ballot > self.promised;
         let proposer = self.proposer(ballot, address, now);
-        if kind == Kind::Prepare {
+        if kind == RequestKind::Prepare {
             proposer.heard_at = proposer.heard_at.max(now);
         }
         proposer.claims += u32::from(counts);
@@ -211,7 +211,7 @@ impl Detector {
 
     /// A queued request was decided and its changes are durable, or the request was dropped.
     #[expect(clippy::needless_pass_by_value, reason = "a claim is settled once")]
-    pub fn settled(&mut self, claim: Claim, outcome: Outcome) {
+    pub fn settled(&mut self, claim: Claim, outcome: Settlement) {
         if !claim.counts || claim.ballot <= self.promised {
             return;
         }
@@ -219,9 +219,9 @@ impl Detector {
         if let Some(proposer) = self.proposers.get_mut(&claim.ballot) {
             proposer.claims = proposer.claims.saturating_sub(1);
             match outcome {
-                Outcome::NoSpace => proposer.kept |= has_stream,
-                Outcome::TurnedAway => proposer.kept = false,
-                Outcome::Granted => {}
+                Settlement::NoSpace => proposer.kept |= has_stream,
+                Settlement::TurnedAway => proposer.kept = false,
+                Settlement::Granted => {}
             }
             self.drop_unclaimed(claim.ballot);
         }
@@ -267,9 +267,9 @@ impl Detector {
     }
 
     /// The heard proposer.
-    pub fn heard(&self, now: Duration) -> Heard {
+    pub fn heard(&self, now: Duration) -> HeardProposer {
         let (ballot, proposer) = self.highest();
-        Heard {
+        HeardProposer {
             ballot,
             address: Arc::clone(&proposer.address),
             silent: now.saturating_sub(self.heard_at()),
@@ -304,19 +304,19 @@ impl Detector {
         Some(self.heard_at().saturating_add(timeout))
     }
 
-    fn proposer(&mut self, ballot: Ballot, address: &Arc<str>, now: Duration) -> &mut Proposer {
+    fn proposer(&mut self, ballot: Ballot, address: &Arc<str>, now: Duration) -> &mut ProposerState {
         let streams = &self.streams;
         self.proposers.entry(ballot).or_insert_with(|| {
             let streams = || streams.values().filter(|stream| stream.ballot == ballot);
-            Proposer {
+            ProposerState {
                 had_stream: streams().next().is_some(),
                 interval: streams().find_map(|stream| stream.interval),
-                ..Proposer::new(address, now)
+                ..ProposerState::new(address, now)
             }
         })
     }
 
-    fn highest(&self) -> (Ballot, &Proposer) {
+    fn highest(&self) -> (Ballot, &ProposerState) {
         let (ballot, proposer) = self.proposers.last_key_value().expect("never empty");
         (*ballot, proposer)
     }

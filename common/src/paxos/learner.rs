@@ -26,7 +26,7 @@ pub const WINDOW_BYTES: usize = 32 * 1024 * 1024;
 /// Whether the core took all of its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use]
-pub enum Admission {
+pub enum Intake {
     /// All of the input.
     Whole,
     /// Something lies beyond the window. Give the input again, whole, once the learner has advanced. Nothing is counted
@@ -40,13 +40,13 @@ pub struct Learner {
     electorate: Electorate,
     /// Every slot below was handed out.
     next: Slot,
-    slots: BTreeMap<Slot, Progress>,
+    slots: BTreeMap<Slot, SlotProgress>,
     bytes: usize,
 }
 
 /// State of a slot that is not handed out yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct Progress {
+struct SlotProgress {
     /// Votes, counted for each ballot separately.
     votes: BTreeMap<Ballot, Tally>,
     /// The lowest ballot found to have a quorum.
@@ -57,7 +57,7 @@ struct Progress {
     settled: Option<Value>,
 }
 
-impl Progress {
+impl SlotProgress {
     fn learned(&self) -> Option<&Value> {
         if let Some(value) = &self.settled {
             return Some(value);
@@ -95,7 +95,7 @@ impl Learner {
     }
 
     /// Counts `acceptor`'s votes at `ballot` for a range of slots.
-    pub fn votes(&mut self, acceptor: AcceptorUuid, ballot: Ballot, range: SlotRange) -> Admission {
+    pub fn votes(&mut self, acceptor: AcceptorUuid, ballot: Ballot, range: SlotRange) -> Intake {
         let end = self.next.plus(WINDOW_SLOTS);
         let phase2 = self.electorate.quorums().phase2();
         for slot in range.from.max(self.next).to(range.to.min(end)) {
@@ -107,16 +107,16 @@ impl Learner {
             }
         }
         if range.to > end {
-            Admission::Later
+            Intake::Later
         } else {
-            Admission::Whole
+            Intake::Whole
         }
     }
 
     /// Takes the rows of a frame with the frame's own watermark, which applies only to these rows.
-    pub fn rows(&mut self, rows: &[Row], frame_chosen_to: Slot) -> Admission {
+    pub fn rows(&mut self, rows: &[Row], known_to: Slot) -> Intake {
         let end = self.next.plus(WINDOW_SLOTS);
-        let mut admission = Admission::Whole;
+        let mut admission = Intake::Whole;
         for row in rows {
             // An unreadable row proves nothing. Another acceptor will have the row.
             let Some((ballot, value)) = &row.accepted else {
@@ -128,7 +128,7 @@ impl Learner {
             let bytes = value.as_bytes().len();
             let crowded = self.bytes + bytes > WINDOW_BYTES && row.slot != self.next;
             if row.slot >= end || crowded {
-                admission = Admission::Later;
+                admission = Intake::Later;
                 continue;
             }
             let progress = self.slots.entry(row.slot).or_default();
@@ -139,7 +139,7 @@ impl Learner {
                 .row
                 .as_ref()
                 .map_or(0, |(_, value)| value.as_bytes().len());
-            if row.slot < frame_chosen_to {
+            if row.slot < known_to {
                 progress.row = None;
                 progress.settled = Some(value.clone());
             } else if progress.row.as_ref().is_none_or(|(held, _)| held < ballot) {

@@ -20,7 +20,7 @@ use super::{
     command::{Command, Condition, Operation},
     slot::{Slot, Version},
 };
-use sessions::{Admission, Session, Sessions};
+use sessions::{SessionDecision, SessionState, SessionTable};
 
 /// Content of a key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -69,7 +69,7 @@ pub struct Changes {
     /// By key; `None`: removed.
     pub registers: Vec<(Bytes, Option<Register>)>,
     /// By name; `None`: expired.
-    pub sessions: Vec<(Version, Option<Session>)>,
+    pub sessions: Vec<(Version, Option<SessionState>)>,
 }
 
 /// State of all registers and sessions.
@@ -77,7 +77,7 @@ pub struct Changes {
 pub struct Machine {
     applied_to: Slot,
     registers: BTreeMap<Bytes, Register>,
-    sessions: Sessions,
+    sessions: SessionTable,
     /// Keys written or removed since [`Machine::take_changes`].
     changed: BTreeSet<Bytes>,
 }
@@ -91,12 +91,12 @@ impl Machine {
     pub fn recovered(
         applied_to: Slot,
         registers: impl IntoIterator<Item = (Bytes, Register)>,
-        sessions: impl IntoIterator<Item = (Version, Session)>,
+        sessions: impl IntoIterator<Item = (Version, SessionState)>,
     ) -> Self {
         Self {
             applied_to,
             registers: registers.into_iter().collect(),
-            sessions: Sessions::recovered(sessions),
+            sessions: SessionTable::recovered(sessions),
             changed: BTreeSet::new(),
         }
     }
@@ -132,7 +132,7 @@ impl Machine {
     }
 
     /// The sessions.
-    pub fn sessions(&self) -> &Sessions {
+    pub fn sessions(&self) -> &SessionTable {
         &self.sessions
     }
 
@@ -173,12 +173,12 @@ impl Machine {
             return Judgement::Executed(self.execute(version, &command.operation));
         };
         match self.sessions.admit(version, stamp) {
-            Admission::New => {
+            SessionDecision::New => {
                 let outcome = self.execute(version, &command.operation);
                 self.sessions.record(version, stamp, outcome);
                 Judgement::Executed(outcome)
             }
-            Admission::Skipped(judgement) => judgement,
+            SessionDecision::Skipped(judgement) => judgement,
         }
     }
 

@@ -168,7 +168,7 @@ pub struct Leadership {
 /// or Prepare that the acceptor has granted, or will grant as far as the acceptor can say now. Volatile, and evidence
 /// for failure detection alone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Heard {
+pub struct HeardProposer {
     /// The highest ballot heard; [`Ballot::ZERO`] when none was.
     pub ballot: Ballot,
     /// Where the heard proposer is reached.
@@ -183,7 +183,7 @@ pub struct Heard {
     pub work: u64,
 }
 
-impl Heard {
+impl HeardProposer {
     /// The report of an acceptor of an earlier release, where ends of streams and work done are unknown.
     pub fn from_leadership(leadership: Leadership, silent: Duration) -> Self {
         let Leadership {
@@ -204,9 +204,9 @@ impl Heard {
 
 /// Content of an acceptor's answer to a report over `Attach`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Word {
+pub struct ReportAnswer {
     /// The heard proposer.
-    pub heard: Heard,
+    pub heard: HeardProposer,
     /// Age of the oldest request that the acceptor has not decided and made durable; zero from earlier releases.
     pub waiting: Duration,
     /// The longest commit of the last minute; zero from earlier releases.

@@ -72,17 +72,17 @@ mod standby;
 mod streams;
 
 pub use campaign::{Campaign, Takeover};
-pub use event::{Effect, Event, Limits, Outcome, Reason, RequestId, Scan, Settings, Timer};
+pub use event::{Effect, Event, Limits, ProposalOutcome, Reason, RequestId, Scan, Settings, Timer};
 pub use lead::Lead;
 pub use notice::{Absent, End, Gone, Late, Lateness, Notice, Why};
 pub use queue::Pending;
 
 use challenge::Challenge;
-use election::Election;
+use election::ElectionStage;
 use presence::Presence;
-use queue::Queue;
-use standby::Report;
-use streams::Streams;
+use queue::CommandQueue;
+use standby::TimedAnswer;
+use streams::AcceptStreams;
 
 /// Role of a proposer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -112,12 +112,12 @@ pub struct Proposer {
     now: Duration,
     /// Total length of the pauses of this process since the start.
     stood_still: Duration,
-    reports: BTreeMap<AcceptorUuid, Report>,
+    reports: BTreeMap<AcceptorUuid, TimedAnswer>,
     /// Acceptors with an open link for calls.
     open: BTreeSet<AcceptorUuid>,
     /// Trusted acceptors with shown runs: their answers count until the guard objects.
     known: BTreeSet<AcceptorUuid>,
-    streams: Streams,
+    streams: AcceptStreams,
     presence: Presence,
     /// Presence is judged at the next flush, after all arrived events were handled.
     is_judging: bool,
@@ -128,10 +128,10 @@ pub struct Proposer {
     /// Acceptors that may have been counted since this proposer last left standby: known then, or opened later.
     counted: BTreeSet<AcceptorUuid>,
     guard: Guard,
-    queue: Queue,
+    queue: CommandQueue,
     /// Consecutive campaigns and reigns without a chosen value: each lengthens the next wait.
     failures: u32,
-    election: Election,
+    election: ElectionStage,
     challenge: Challenge,
     /// Queued commands wait for a leader, and will be given back.
     leaderless: bool,
@@ -150,7 +150,7 @@ impl Proposer {
             id,
             address,
             electorate,
-            queue: Queue::new(
+            queue: CommandQueue::new(
                 settings.limits.queue_commands_max,
                 settings.limits.queue_bytes_max,
             ),
@@ -163,7 +163,7 @@ impl Proposer {
             reports: BTreeMap::new(),
             open: BTreeSet::new(),
             known: BTreeSet::new(),
-            streams: Streams::default(),
+            streams: AcceptStreams::default(),
             presence: Presence::default(),
             is_judging: false,
             promised_at: Duration::ZERO,
@@ -171,7 +171,7 @@ impl Proposer {
             counted: BTreeSet::new(),
             guard,
             failures: 0,
-            election: Election::Idle,
+            election: ElectionStage::Idle,
             challenge: Challenge::default(),
             leaderless: false,
             forwarded: BTreeSet::new(),
@@ -193,7 +193,7 @@ impl Proposer {
         self.presence.resumed(self.awake());
         let is_heard = !matches!(self.phase, Phase::Standby);
         if is_heard && lasted >= self.settings.leader_timeout {
-            self.effects.push(Effect::Told(Notice::StoodStill(lasted)));
+            self.effects.push(Effect::Notify(Notice::StoodStill(lasted)));
         }
     }
 

@@ -35,7 +35,7 @@ pub struct ReadId(pub u64);
 
 /// An input of the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Event {
+pub enum ReadEvent {
     /// Callers request linearizable reads: all reads since the previous event, for a single round to serve.
     Asked {
         /// Id of the first read.
@@ -79,7 +79,7 @@ impl Tail {
 
 /// An instruction to the driver.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Effect {
+pub enum ReadEffect {
     /// Ask these acceptors for their tails.
     Ask {
         /// The number of the round, returned with every answer.
@@ -116,11 +116,11 @@ pub struct Reading {
     /// Above every read so far.
     next_read: ReadId,
     /// The latest round, as long as a read waits.
-    round: Option<Round>,
+    round: Option<QuestionRound>,
     next_nonce: u64,
-    timer: Option<Timer>,
+    timer: Option<RoundTimer>,
     next_generation: u64,
-    effects: Vec<Effect>,
+    effects: Vec<ReadEffect>,
     /// Slots missing from the latest short rounds.
     missing: Option<Missing>,
     /// Acceptors were found to have lost votes.
@@ -138,7 +138,7 @@ struct Missing {
 
 /// One question to all acceptors.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Round {
+struct QuestionRound {
     nonce: u64,
     /// The reads below had arrived when the round began.
     serves_to: ReadId,
@@ -150,7 +150,7 @@ struct Round {
     is_short: bool,
 }
 
-impl Round {
+impl QuestionRound {
     /// m, once a quorum has answered. Further answers can lower m.
     fn bound(&self, quorum: usize) -> Option<Slot> {
         let mut bounds: Vec<Slot> = self.bounds.values().copied().collect();
@@ -160,7 +160,7 @@ impl Round {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Timer {
+struct RoundTimer {
     generation: u64,
     /// The reads below have waited since the timer was set, or longer.
     set_before: ReadId,
@@ -193,22 +193,22 @@ impl Reading {
     ///
     /// # Panics
     /// When the ids of new reads are not above all earlier ids.
-    pub fn handle(&mut self, event: Event) {
+    pub fn handle(&mut self, event: ReadEvent) {
         if self.has_ended {
             return;
         }
         match event {
-            Event::Asked { from, to } => self.asked(from, to),
-            Event::Abandoned(read) => {
+            ReadEvent::Asked { from, to } => self.asked(from, to),
+            ReadEvent::Abandoned(read) => {
                 self.waiting.remove(&read);
             }
-            Event::Tailed {
+            ReadEvent::Tailed {
                 acceptor,
                 nonce,
                 tail,
             } => self.tailed(acceptor, nonce, tail),
-            Event::Applied(applied_to) => self.applied_to = self.applied_to.max(applied_to),
-            Event::Fired(generation) => self.fired(generation),
+            ReadEvent::Applied(applied_to) => self.applied_to = self.applied_to.max(applied_to),
+            ReadEvent::Fired(generation) => self.fired(generation),
         }
         if self.has_ended {
             return;
@@ -218,7 +218,7 @@ impl Reading {
     }
 
     /// Takes the effects to carry out, in this order.
-    pub fn take_effects(&mut self) -> Vec<Effect> {
+    pub fn take_effects(&mut self) -> Vec<ReadEffect> {
         std::mem::take(&mut self.effects)
     }
 
@@ -232,7 +232,7 @@ impl Reading {
             if self.waiting.len() < READS_MAX {
                 self.waiting.insert(read, None);
             } else {
-                self.effects.push(Effect::TurnAway(read));
+                self.effects.push(ReadEffect::TurnAway(read));
             }
         }
     }
@@ -284,7 +284,7 @@ impl Reading {
         missing.rounds += 1;
         if missing.rounds == SHORT_ROUNDS_MAX {
             self.has_ended = true;
-            self.effects.push(Effect::LostVotes {
+            self.effects.push(ReadEffect::LostVotes {
                 bound,
                 applied_to: missing.applied_to,
             });
@@ -304,7 +304,7 @@ impl Reading {
             return;
         }
         if let Some(bound) = overdue.filter_map(|(_, bound)| *bound).next_back() {
-            self.effects.push(Effect::Fill(bound));
+            self.effects.push(ReadEffect::Fill(bound));
         }
         if self.waiting.is_empty() {
             return;
@@ -322,7 +322,7 @@ impl Reading {
             if first.get().is_none_or(|bound| bound > self.applied_to) {
                 break;
             }
-            self.effects.push(Effect::Answer(*first.key()));
+            self.effects.push(ReadEffect::Answer(*first.key()));
             first.remove();
         }
     }
@@ -336,7 +336,7 @@ impl Reading {
             }
             return;
         };
-        let is_served = |round: &Round| last < round.serves_to;
+        let is_served = |round: &QuestionRound| last < round.serves_to;
         // A read arriving during a round waits for the end of the round, so that the next round serves many reads.
         if self.is_bounded() && !self.is_short() && !self.round.as_ref().is_some_and(is_served) {
             self.begin_round();
@@ -344,11 +344,11 @@ impl Reading {
         if self.timer.is_none() {
             let generation = self.next_generation;
             self.next_generation += 1;
-            self.timer = Some(Timer {
+            self.timer = Some(RoundTimer {
                 generation,
                 set_before: self.next_read,
             });
-            self.effects.push(Effect::SetTimer(generation));
+            self.effects.push(ReadEffect::SetTimer(generation));
         }
     }
 
@@ -368,14 +368,14 @@ impl Reading {
     fn begin_round(&mut self) {
         let nonce = self.next_nonce;
         self.next_nonce = nonce.wrapping_add(1);
-        self.round = Some(Round {
+        self.round = Some(QuestionRound {
             nonce,
             serves_to: self.next_read,
             applied_to: self.applied_to,
             bounds: BTreeMap::new(),
             is_short: false,
         });
-        self.effects.push(Effect::Ask {
+        self.effects.push(ReadEffect::Ask {
             nonce,
             acceptors: self.electorate.members().to_vec(),
         });
@@ -386,7 +386,7 @@ impl Reading {
     fn ask_again(&mut self) {
         let Some(round) = &self.round else { return };
         let members = self.electorate.members().iter();
-        self.effects.push(Effect::Ask {
+        self.effects.push(ReadEffect::Ask {
             nonce: round.nonce,
             acceptors: members
                 .filter(|&acceptor| !round.bounds.contains_key(acceptor))

@@ -75,7 +75,7 @@ use super::{
 
 mod guard;
 
-pub use guard::{Found, Guard};
+pub use guard::{Finding, Guard};
 
 /// Number of runs kept on disk and shown by an acceptor, the present run included. Enough for some hours of a crash
 /// loop with a restart every ten seconds. A list of this length (some 20 KiB) is far below the limit of a message.
@@ -108,9 +108,9 @@ pub struct Run {
      forget-witness --help`",
     .heard.get(), .run.get(),
     match .known {
-        Known::EndedAt(known) => format!("that run only up to commit {}", known.get()),
-        Known::Nothing => "no such run".to_owned(),
-        Known::TooOld => "only later runs, unconfirmed by any other acceptor".to_owned(),
+        ShownRun::EndedAt(known) => format!("that run only up to commit {}", known.get()),
+        ShownRun::Nothing => "no such run".to_owned(),
+        ShownRun::TooOld => "only later runs, unconfirmed by any other acceptor".to_owned(),
     }
 )]
 pub struct WentBack {
@@ -121,12 +121,12 @@ pub struct WentBack {
     /// The highest counter heard of in the run.
     pub heard: CommitCounter,
     /// What the acceptor's own list says of this run.
-    pub known: Known,
+    pub known: ShownRun,
 }
 
 /// What an acceptor's own list says of a remembered run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Known {
+pub enum ShownRun {
     /// The run ended at this counter, below the remembered counter.
     EndedAt(CommitCounter),
     /// There was no such run.
@@ -238,7 +238,7 @@ impl FromIterator<(AcceptorUuid, RunNumber, CommitCounter)> for Witnesses {
 
 /// An acceptor's own list of runs, by number.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct History {
+pub struct RunList {
     /// The final counter of each run before the present run.
     ended: BTreeMap<RunNumber, CommitCounter>,
     present: Option<RunNumber>,
@@ -248,16 +248,16 @@ pub struct History {
 
 /// Verdict of a list on a remembered run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Judgement {
+pub enum RunJudgement {
     /// The list shows the run, and agrees with the remembered counter.
     Agrees,
     /// The list contradicts the memory.
-    WentBack(Known),
+    WentBack(ShownRun),
     /// The list does not reach back to the run.
     TooOld,
 }
 
-impl History {
+impl RunList {
     /// A list with the present run last. A list of exactly `runs_max` runs counts as cut.
     pub fn new(runs: &[Run], runs_max: usize) -> Self {
         let cut_at = runs.first().filter(|_| runs.len() == runs_max);
@@ -278,21 +278,21 @@ impl History {
     }
 
     /// Compares a remembered run with the list; see the head of this file.
-    pub fn judge(&self, run: RunNumber, heard: CommitCounter) -> Judgement {
+    pub fn judge(&self, run: RunNumber, heard: CommitCounter) -> RunJudgement {
         if self.is_present(run) {
-            return Judgement::Agrees;
+            return RunJudgement::Agrees;
         }
         match (self.ended.get(&run), self.cut_at) {
-            (Some(&ended), _) if ended < heard => Judgement::WentBack(Known::EndedAt(ended)),
-            (Some(_), _) => Judgement::Agrees,
-            (None, Some(cut_at)) if heard < cut_at => Judgement::TooOld,
-            (None, _) => Judgement::WentBack(Known::Nothing),
+            (Some(&ended), _) if ended < heard => RunJudgement::WentBack(ShownRun::EndedAt(ended)),
+            (Some(_), _) => RunJudgement::Agrees,
+            (None, Some(cut_at)) if heard < cut_at => RunJudgement::TooOld,
+            (None, _) => RunJudgement::WentBack(ShownRun::Nothing),
         }
     }
 
     /// Whether the list shows a run, and agrees with the remembered counter.
     fn shows(&self, run: RunNumber, heard: CommitCounter) -> bool {
-        self.judge(run, heard) == Judgement::Agrees
+        self.judge(run, heard) == RunJudgement::Agrees
     }
 }
 

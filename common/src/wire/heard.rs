@@ -8,7 +8,7 @@ use super::{AcceptReply, Malformed, ballot, known_to, read_stamp, required};
 use crate::paxos::{
     ballot::Ballot,
     identity::Stamp,
-    message::{Heard, Word},
+    message::{HeardProposer, ReportAnswer},
     slot::Slot,
 };
 
@@ -17,8 +17,8 @@ pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl From<Heard> for pb::Heard {
-    fn from(heard: Heard) -> Self {
+impl From<HeardProposer> for pb::Heard {
+    fn from(heard: HeardProposer) -> Self {
         Self {
             ballot: Some(heard.ballot.into()),
             address: heard.address.to_string(),
@@ -30,7 +30,7 @@ impl From<Heard> for pb::Heard {
     }
 }
 
-impl TryFrom<pb::Heard> for Heard {
+impl TryFrom<pb::Heard> for HeardProposer {
     type Error = Malformed;
 
     fn try_from(heard: pb::Heard) -> Result<Self, Malformed> {
@@ -46,7 +46,7 @@ impl TryFrom<pb::Heard> for Heard {
 }
 
 /// For an older acceptor, `heard` is made from the leadership.
-impl TryFrom<pb::AttachResponse> for Word {
+impl TryFrom<pb::AttachResponse> for ReportAnswer {
     type Error = Malformed;
 
     fn try_from(response: pb::AttachResponse) -> Result<Self, Malformed> {
@@ -55,7 +55,7 @@ impl TryFrom<pb::AttachResponse> for Word {
             None => {
                 let leadership = required(response.leadership, "leadership")?;
                 let silent = Duration::from_millis(leadership.silent_ms);
-                Heard::from_leadership(leadership.try_into()?, silent)
+                HeardProposer::from_leadership(leadership.try_into()?, silent)
             }
         };
         Ok(Self {
@@ -148,7 +148,7 @@ mod tests {
             resigned: bool,
             work: u64,
         ) {
-            let heard = Heard {
+            let heard = HeardProposer {
                 ballot: a_ballot(round),
                 address: "http://p:1".into(),
                 silent: Duration::from_millis(silent),
@@ -156,7 +156,7 @@ mod tests {
                 resigned,
                 work,
             };
-            prop_assert_eq!(Heard::try_from(pb::Heard::from(heard.clone())), Ok(heard));
+            prop_assert_eq!(HeardProposer::try_from(pb::Heard::from(heard.clone())), Ok(heard));
         }
     }
 
@@ -173,8 +173,8 @@ mod tests {
             voted_to: 6,
             ..Default::default()
         };
-        let word = Word::try_from(response).unwrap();
-        let heard = Heard {
+        let word = ReportAnswer::try_from(response).unwrap();
+        let heard = HeardProposer {
             ballot: a_ballot(3),
             address: "http://p:1".into(),
             silent: Duration::from_millis(40),
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(word.heard, heard);
         assert_eq!((word.known_to.get(), word.voted_to.get()), (5, 6));
         assert!(word.has_space && word.waiting.is_zero() && word.slowest_commit.is_zero());
-        let missing = Word::try_from(pb::AttachResponse::default()).unwrap_err();
+        let missing = ReportAnswer::try_from(pb::AttachResponse::default()).unwrap_err();
         assert_eq!(missing.to_string(), "leadership is missing");
     }
 

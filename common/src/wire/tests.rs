@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::*;
 use crate::paxos::{
-    acceptor::{Acceptor, Held, Recovered},
+    acceptor::{Acceptor, HeldRow, Recovered},
     message::PrepareAnswer,
 };
 
@@ -309,7 +309,7 @@ fn formed_acceptor() -> Acceptor {
         membership: Membership::Formed(Configuration::new(members, 2, 2).unwrap()),
         promised: Ballot::ZERO,
         leader_address: Arc::from(""),
-        chosen_to: Slot::ZERO,
+        known_to: Slot::ZERO,
         trimmed_to: Slot::ZERO,
         voted_to: Slot::ZERO,
         rows: BTreeMap::new(),
@@ -358,7 +358,7 @@ proptest! {
                     core.witness(&mut group, witnesses.iter());
                     let below = core.slots_to_read(&accept).filter_map(|slot| {
                         let (ballot, value) = disk.get(&slot)?;
-                        Some((slot, Held::Accepted(*ballot, value.fingerprint())))
+                        Some((slot, HeldRow::Accepted(*ballot, value.fingerprint())))
                     });
                     let below = below.collect();
                     match core.accept(&mut group, &accept, &below) {
@@ -376,7 +376,7 @@ proptest! {
                 }
             }
             if let Some(write) = core.write(&group) {
-                prop_assert!(write.chosen_to <= Slot::MAX && write.rows.keys().all(|&slot| slot < Slot::MAX));
+                prop_assert!(write.known_to <= Slot::MAX && write.rows.keys().all(|&slot| slot < Slot::MAX));
                 for (acceptor, run, counter) in write.witnesses.iter() {
                     prop_assert!([2, 3].map(AcceptorUuid::from_u128).contains(&acceptor));
                     prop_assert!(run.get() < 1 << 63 && counter.get() < 1 << 63);

@@ -5,7 +5,7 @@ use futures::{Stream, TryStreamExt as _};
 use paxos_common::{
     paxos::{
         identity::ClusterId,
-        machine::{Register, sessions::Session},
+        machine::{Register, sessions::SessionState},
         slot::Version,
     },
     sqlite::checksum,
@@ -66,7 +66,7 @@ pub(super) async fn write(
 pub(super) async fn write_sessions(
     connection: &mut SqliteConnection,
     cluster: ClusterId,
-    changes: &[(Version, Option<Session>)],
+    changes: &[(Version, Option<SessionState>)],
 ) -> Result<(), sqlx::Error> {
     let mut open = Vec::new();
     let mut expired = Vec::new();
@@ -131,7 +131,7 @@ pub(super) async fn load_sessions(
     connection: &mut SqliteConnection,
     cluster: ClusterId,
     path: &str,
-) -> Result<Vec<(Version, Session)>, StoreError> {
+) -> Result<Vec<(Version, SessionState)>, StoreError> {
     let rows = sqlx::query("SELECT slot, command, content, checksum FROM session").fetch(connection);
     let read = |row: SqliteRow| {
         let content: &[u8] = row.try_get(2)?;

@@ -6,7 +6,7 @@ use paxos_common::paxos::{
     command::Opener,
     machine::{
         Judgement, Outcome,
-        sessions::{Recorded, Session},
+        sessions::{Recorded, SessionState},
     },
     slot::Version,
 };
@@ -136,7 +136,7 @@ pub(super) fn decode_judgements(stored: &[u8], commands: usize) -> Option<Vec<Ju
 }
 
 /// The stored form of a session.
-pub(super) fn encode_session(session: &Session) -> Vec<u8> {
+pub(super) fn encode_session(session: &SessionState) -> Vec<u8> {
     let recorded = |(&sequence, recorded): (&u64, &Recorded)| StoredRecorded {
         sequence,
         version: Some(recorded.version.into()),
@@ -154,7 +154,7 @@ pub(super) fn encode_session(session: &Session) -> Vec<u8> {
 }
 
 /// Reads [`encode_session`]; `None` when malformed.
-pub(super) fn decode_session(stored: &[u8]) -> Option<Session> {
+pub(super) fn decode_session(stored: &[u8]) -> Option<SessionState> {
     let stored = StoredSession::decode(stored).ok()?;
     let recorded = |stored: &StoredRecorded| {
         let recorded = Recorded {
@@ -163,7 +163,7 @@ pub(super) fn decode_session(stored: &[u8]) -> Option<Session> {
         };
         Some((stored.sequence, recorded))
     };
-    Some(Session {
+    Some(SessionState {
         opener: opener(&stored.opener)?,
         last_used: version(stored.last_used)?,
         acked_below: stored.acked_below,

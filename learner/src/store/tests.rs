@@ -5,7 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 use paxos_common::paxos::{
     command::{Command, Condition, Opener, Operation, SessionStamp},
-    machine::sessions::Session,
+    machine::sessions::SessionState,
     slot::Version,
 };
 use paxos_proto::v1 as pb;

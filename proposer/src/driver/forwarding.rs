@@ -1,7 +1,7 @@
 //! Commands not ordered by this proposer: forwarded to the leader, handed back, or never processed.
 
 use paxos_common::{
-    paxos::proposer::{Event, Outcome, Pending, Reason, RequestId},
+    paxos::proposer::{Event, Pending, ProposalOutcome, Reason, RequestId},
     peer::Address,
 };
 use tokio::{sync::mpsc, time::Instant};
@@ -17,7 +17,7 @@ impl Driver {
     /// Answers the callers of unprocessed commands: nothing was proposed.
     pub(super) fn refuse_the_rest(&mut self, inbox: &mut mpsc::Receiver<Input>) {
         inbox.close();
-        let stopping = Outcome::NotProposed(Reason::Stopping);
+        let stopping = ProposalOutcome::NotProposed(Reason::Stopping);
         while let Ok(input) = inbox.try_recv() {
             match input {
                 Input::Request(Request {
@@ -48,7 +48,7 @@ impl Driver {
     }
 
     /// Answers the caller of a forwarded command.
-    pub(super) fn answer_forwarded(&mut self, request: RequestId, outcome: Outcome) {
+    pub(super) fn answer_forwarded(&mut self, request: RequestId, outcome: ProposalOutcome) {
         self.answer(request, outcome);
         self.core.handle(Event::ForwardAnswered(request));
     }
@@ -91,7 +91,7 @@ impl Driver {
         }
         let bytes = pending.command.as_bytes().len();
         if self.forwarding_bytes + bytes > FORWARDING_BYTES_MAX {
-            return self.answer_forwarded(request, Outcome::NotProposed(Reason::Overloaded));
+            return self.answer_forwarded(request, ProposalOutcome::NotProposed(Reason::Overloaded));
         }
         if !self.forwarders.contains_key(address) {
             // A single leader at a time: streams to earlier leaders finish the open commands and end.
@@ -105,7 +105,9 @@ impl Driver {
             .or_insert_with(|| Forwarder::open(address.clone(), inputs.clone()));
         match forwarder.send(pending, deadline) {
             Ok(()) => self.forwarding_bytes += bytes,
-            Err((_, true)) => self.answer_forwarded(request, Outcome::NotProposed(Reason::Overloaded)),
+            Err((_, true)) => {
+                self.answer_forwarded(request, ProposalOutcome::NotProposed(Reason::Overloaded))
+            }
             Err((mut pending, false)) => {
                 self.forwarders.remove(address);
                 self.traces.returned(&mut pending);

@@ -61,7 +61,7 @@ impl Driver {
         self.place(acceptor, Some((open.address.clone(), open.run)));
         let link = Link {
             open,
-            chosen_to: Slot::ZERO,
+            known_to: Slot::ZERO,
             is_calm: false,
         };
         self.links.insert(acceptor, link);

@@ -160,7 +160,7 @@ impl Driver {
             links: self
                 .links
                 .iter()
-                .map(|(&uuid, link)| (uuid, (link.open.address.clone(), link.chosen_to)))
+                .map(|(&uuid, link)| (uuid, (link.open.address.clone(), link.known_to)))
                 .collect(),
             quorum: self.cluster.configuration.quorums().phase2(),
             late: self.views.borrow().late.clone(),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use paxos_common::{
-    paxos::proposer::{Event, Outcome, RequestId},
+    paxos::proposer::{Event, ProposalOutcome, RequestId},
     service::server::sleep_until,
     trace::{
         Incoming, Span,
@@ -36,8 +36,8 @@ pub(super) struct Conversation {
     service: Service,
     caller: Option<IpAddr>,
     answers: mpsc::Sender<Result<pb::ProposeStreamResponse, Status>>,
-    replies: mpsc::Sender<(RequestId, Outcome)>,
-    outcomes: mpsc::Receiver<(RequestId, Outcome)>,
+    replies: mpsc::Sender<(RequestId, ProposalOutcome)>,
+    outcomes: mpsc::Receiver<(RequestId, ProposalOutcome)>,
     open: HashMap<RequestId, OpenRequest>,
     deadlines: BTreeSet<(Instant, RequestId)>,
 }
@@ -175,7 +175,7 @@ impl Conversation {
         true
     }
 
-    async fn answer(&mut self, request: RequestId, outcome: Outcome) -> bool {
+    async fn answer(&mut self, request: RequestId, outcome: ProposalOutcome) -> bool {
         let Some(open) = self.open.remove(&request) else {
             return true;
         };

@@ -6,7 +6,7 @@ use futures::{Stream, StreamExt as _};
 use paxos_common::{
     paxos::{
         ballot::Ballot,
-        detector::{Ender, Kind},
+        detector::{Ender, RequestKind},
         message::{Accept, AcceptAnswer, Rejection},
         slot::Slot,
         witness::Witnesses,
@@ -160,7 +160,7 @@ impl<R: Reader> Feed<R> {
         }
         let hearing = &inner.shared.hearing;
         let claimed = hearing.queued(
-            (accept.ballot, &accept.address, Kind::Accept),
+            (accept.ballot, &accept.address, RequestKind::Accept),
             accept.resign,
             is_turned_away,
         );

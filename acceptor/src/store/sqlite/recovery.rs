@@ -30,7 +30,7 @@ use std::collections::BTreeMap;
 use futures::TryStreamExt as _;
 use paxos_common::{
     paxos::{
-        acceptor::{Held, Membership, Recovered},
+        acceptor::{HeldRow, Membership, Recovered},
         ballot::Ballot,
         identity::{AcceptorUuid, CommitCounter, RunNumber},
         slot::Slot,
@@ -98,7 +98,7 @@ pub(super) async fn begin_run(
         membership,
         promised: moment.promised,
         leader_address: moment.leader_address,
-        chosen_to: moment.chosen_to,
+        known_to: moment.known_to,
         trimmed_to: moment.trimmed_to,
         voted_to: moment.voted_to,
         rows,
@@ -150,7 +150,7 @@ async fn create_identity(connection: &mut SqliteConnection, name: &str) -> Resul
             commit_counter: CommitCounter::default(),
             promised: Ballot::ZERO,
             leader_address: "".into(),
-            chosen_to: Slot::ZERO,
+            known_to: Slot::ZERO,
             trimmed_to: Slot::ZERO,
             voted_to: Slot::ZERO,
         },
@@ -215,8 +215,8 @@ async fn load_votes(
     connection: &mut SqliteConnection,
     identity: &Identity,
     state: &State,
-) -> Result<BTreeMap<Slot, Held>, StoreError> {
-    let from = state.moment.chosen_to;
+) -> Result<BTreeMap<Slot, HeldRow>, StoreError> {
+    let from = state.moment.known_to;
     let sql = format!("SELECT {VOTE} FROM vote WHERE slot >= ?1 ORDER BY slot");
     let query = sqlx::query(AssertSqlSafe(sql)).bind(from.get().cast_signed());
     let mut found = query.fetch(connection);
@@ -232,7 +232,7 @@ async fn load_votes(
     {
         return Err(StoreError::Damaged("vote"));
     }
-    let damaged = held.iter().filter(|(_, held)| **held == Held::Unknown);
+    let damaged = held.iter().filter(|(_, held)| **held == HeldRow::Unknown);
     let damaged: Vec<_> = damaged.map(|(slot, _)| slot.get()).collect();
     if let Some(first) = damaged.first() {
         warn!(

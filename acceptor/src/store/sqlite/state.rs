@@ -60,17 +60,17 @@ impl OpenSlots {
     pub(super) fn take(&mut self, write: &Write<'_>) {
         for &slot in write.rows.keys() {
             self.voted_to = self.voted_to.max(slot.next());
-            if slot >= write.chosen_to && self.slots.insert(slot) {
+            if slot >= write.known_to && self.slots.insert(slot) {
                 self.sum = self.sum.wrapping_add(weight(slot));
             }
         }
         while let Some(&lowest) = self.slots.first()
-            && lowest < write.chosen_to
+            && lowest < write.known_to
         {
             self.slots.pop_first();
             self.sum = self.sum.wrapping_sub(weight(lowest));
         }
-        self.voted_to = self.voted_to.max(write.chosen_to);
+        self.voted_to = self.voted_to.max(write.known_to);
     }
 
     /// Sum of the weights of the slots.
@@ -101,7 +101,7 @@ impl Identity {
                     commit_counter: CommitCounter::new(column::<i64>(row, 0)?.try_into().ok()?),
                     promised: read_ballot(row, 1)?,
                     leader_address: text(row, 3)?.into(),
-                    chosen_to: read_slot(row, 4)?,
+                    known_to: read_slot(row, 4)?,
                     trimmed_to: read_slot(row, 5)?,
                     voted_to: read_slot(row, 6)?,
                 },
@@ -119,7 +119,7 @@ impl Identity {
                 commit_counter: write.commit_counter,
                 promised: write.promised,
                 leader_address: Arc::clone(write.leader_address),
-                chosen_to: write.chosen_to,
+                known_to: write.known_to,
                 // This release never trims.
                 trimmed_to: Slot::ZERO,
                 voted_to: slots.voted_to,
@@ -139,7 +139,7 @@ impl Identity {
             moment.commit_counter.get(),
             moment.promised.round(),
             moment.promised.proposer().get(),
-            moment.chosen_to.get(),
+            moment.known_to.get(),
             moment.trimmed_to.get(),
         ]
         .map(u64::to_le_bytes);
@@ -226,7 +226,7 @@ mod tests {
                 promised: Ballot::ZERO,
                 promise_is_new: false,
                 leader_address: &address,
-                chosen_to: at(chosen_to),
+                known_to: at(chosen_to),
                 rows: &rows,
                 witnesses: &witnesses,
             };

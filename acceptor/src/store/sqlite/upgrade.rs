@@ -32,7 +32,7 @@ pub(super) fn read_old_state(identity: &Identity, row: &SqliteRow) -> Option<Mom
         commit_counter: CommitCounter::new(column::<i64>(row, 0)?.try_into().ok()?),
         promised: read_ballot(row, 1)?,
         leader_address: text(row, 3)?.into(),
-        chosen_to: read_slot(row, 4)?,
+        known_to: read_slot(row, 4)?,
         trimmed_to: read_slot(row, 5)?,
         voted_to: read_slot(row, 4)?,
     };
@@ -66,12 +66,12 @@ async fn upgrade_state(connection: &mut SqliteConnection, identity: &Identity) -
     let moment = row.and_then(|row| read_old_state(identity, &row));
     let mut moment = moment.ok_or(StoreError::Damaged("state"))?;
     let rows = sqlx::query("SELECT slot FROM vote WHERE slot >= ? ORDER BY slot")
-        .bind(moment.chosen_to.get().cast_signed())
+        .bind(moment.known_to.get().cast_signed())
         .fetch_all(&mut *connection)
         .await?;
     let open: Option<Vec<_>> = rows.iter().map(|row| read_slot(row, 0)).collect();
     let open = open.ok_or(StoreError::Damaged("vote"))?;
-    let end = open.last().map_or(moment.chosen_to, |slot| slot.next());
+    let end = open.last().map_or(moment.known_to, |slot| slot.next());
     moment.voted_to = end.max(moment.trimmed_to);
     let state = State {
         open_slots: sum_of(open),

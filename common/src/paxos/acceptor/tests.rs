@@ -40,7 +40,7 @@ fn recovered() -> Recovered {
         membership: Membership::Formed(configuration(&[1, 2, 3])),
         promised: Ballot::ZERO,
         leader_address: Arc::from(""),
-        chosen_to: Slot::ZERO,
+        known_to: Slot::ZERO,
         trimmed_to: Slot::ZERO,
         voted_to: Slot::ZERO,
         rows: BTreeMap::new(),
@@ -75,10 +75,10 @@ impl Fixture {
         answer
     }
 
-    fn below(&self, message: &Accept) -> BTreeMap<Slot, Held> {
+    fn below(&self, message: &Accept) -> BTreeMap<Slot, HeldRow> {
         let read = |slot| {
             let (ballot, value): &(Ballot, Value) = self.disk.get(&slot)?;
-            Some((slot, Held::Accepted(*ballot, value.fingerprint())))
+            Some((slot, HeldRow::Accepted(*ballot, value.fingerprint())))
         };
         self.core.slots_to_read(message).filter_map(read).collect()
     }
@@ -307,7 +307,7 @@ fn refuses_slots_too_far_above_the_leaders_watermark() {
 #[test]
 fn refuses_what_is_trimmed_and_does_not_vote() {
     let mut acceptor = Fixture::with(Recovered {
-        chosen_to: slot(5),
+        known_to: slot(5),
         trimmed_to: slot(5),
         voted_to: slot(5),
         ..recovered()
@@ -439,9 +439,9 @@ fn restart_keeps_promise_rows_and_watermark_in_a_new_run() {
     let mut acceptor = Fixture::with(Recovered {
         promised: ballot(3),
         leader_address: Arc::from("http://proposer-3"),
-        chosen_to: slot(1),
+        known_to: slot(1),
         voted_to: slot(3),
-        rows: BTreeMap::from([(slot(2), Held::Accepted(ballot(3), value("c").fingerprint()))]),
+        rows: BTreeMap::from([(slot(2), HeldRow::Accepted(ballot(3), value("c").fingerprint()))]),
         ..recovered()
     });
     assert_eq!(acceptor.core.stamp().run, RunNumber::from_random(5));

@@ -24,15 +24,21 @@ const SECOND: StreamId = StreamId(2);
 fn led() -> Detector {
     let mut detector = Detector::new(Ballot::ZERO, &"".into(), at(0));
     detector.opened(FIRST, ballot(1), Some(at(50)), at(10));
-    let claim = detector.queued(ballot(1), &address(1), Kind::Accept, false, at(10));
+    let claim = detector.queued(ballot(1), &address(1), RequestKind::Accept, false, at(10));
     detector.promised(ballot(1), &address(1), at(20));
-    detector.settled(claim, Outcome::Granted);
+    detector.settled(claim, Settlement::Granted);
     detector.chunk(FIRST, at(100));
     detector
 }
 
 fn prepare(detector: &mut Detector, round: u64, now: u64) -> Claim {
-    detector.queued(ballot(round), &address(round), Kind::Prepare, false, at(now))
+    detector.queued(
+        ballot(round),
+        &address(round),
+        RequestKind::Prepare,
+        false,
+        at(now),
+    )
 }
 
 fn silent(detector: &Detector, now: u64) -> (u64, u64) {
@@ -60,7 +66,7 @@ fn bytes_of_lower_ballots_do_not_count() {
     detector.chunk(FIRST, at(250));
     assert_eq!(silent(&detector, 300), (2, 100));
     detector.promised(ballot(2), &address(2), at(200));
-    detector.settled(claim, Outcome::Granted);
+    detector.settled(claim, Settlement::Granted);
     detector.chunk(FIRST, at(290));
     assert_eq!(silent(&detector, 300), (2, 100));
 }
@@ -69,11 +75,11 @@ fn bytes_of_lower_ballots_do_not_count() {
 fn request_that_waits_for_the_writer_is_heard_and_its_slow_commit_too() {
     let mut detector = led();
     detector.opened(SECOND, ballot(2), Some(at(50)), at(200));
-    let claim = detector.queued(ballot(2), &address(2), Kind::Accept, false, at(200));
+    let claim = detector.queued(ballot(2), &address(2), RequestKind::Accept, false, at(200));
     detector.chunk(SECOND, at(5_000));
     assert_eq!(silent(&detector, 5_010), (2, 10));
     detector.promised(ballot(2), &address(2), at(5_020));
-    detector.settled(claim, Outcome::Granted);
+    detector.settled(claim, Settlement::Granted);
     assert_eq!(silent(&detector, 5_030), (2, 30));
 }
 
@@ -81,9 +87,9 @@ fn request_that_waits_for_the_writer_is_heard_and_its_slow_commit_too() {
 fn request_that_the_core_would_turn_away_is_not_heard() {
     let mut detector = led();
     let giant = ballot((1 << 63) - 1);
-    let claim = detector.queued(giant, &address(9), Kind::Prepare, true, at(200));
+    let claim = detector.queued(giant, &address(9), RequestKind::Prepare, true, at(200));
     assert_eq!(silent(&detector, 210), (1, 110));
-    detector.settled(claim, Outcome::TurnedAway);
+    detector.settled(claim, Settlement::TurnedAway);
     assert_eq!(silent(&detector, 210), (1, 110));
     detector.opened(SECOND, giant, Some(at(1)), at(300));
     detector.chunk(SECOND, at(310));
@@ -100,11 +106,11 @@ fn earlier_proposer_is_heard_again_when_a_request_is_turned_away() {
     ];
     let [first, second, lower] = claims;
     detector.chunk(FIRST, at(220));
-    detector.settled(first, Outcome::TurnedAway);
+    detector.settled(first, Settlement::TurnedAway);
     assert_eq!(silent(&detector, 230), (3, 20));
-    detector.settled(second, Outcome::TurnedAway);
+    detector.settled(second, Settlement::TurnedAway);
     assert_eq!(silent(&detector, 230), (2, 25));
-    detector.settled(lower, Outcome::TurnedAway);
+    detector.settled(lower, Settlement::TurnedAway);
     assert_eq!(silent(&detector, 230), (1, 10));
 }
 
@@ -114,12 +120,12 @@ fn promise_drops_lower_claims_and_a_late_answer_to_them_changes_nothing() {
     let lower = prepare(&mut detector, 2, 200);
     let higher = prepare(&mut detector, 3, 210);
     detector.promised(ballot(3), &address(3), at(220));
-    detector.settled(lower, Outcome::TurnedAway);
-    detector.settled(higher, Outcome::Granted);
+    detector.settled(lower, Settlement::TurnedAway);
+    detector.settled(higher, Settlement::Granted);
     assert_eq!(detector.heard(at(230)).ballot, ballot(3));
     // Turned away from the start: below the promise.
     let stale = prepare(&mut detector, 2, 240);
-    detector.settled(stale, Outcome::TurnedAway);
+    detector.settled(stale, Settlement::TurnedAway);
     assert_eq!(detector.heard(at(250)).ballot, ballot(3));
 }
 
@@ -129,7 +135,7 @@ fn promise_to_a_proposer_without_a_stream_counts_as_heard() {
     let claim = prepare(&mut detector, 2, 200);
     assert_eq!(silent(&detector, 900), (2, 700));
     detector.promised(ballot(2), &address(2), at(900));
-    detector.settled(claim, Outcome::Granted);
+    detector.settled(claim, Settlement::Granted);
     assert_eq!(silent(&detector, 910), (2, 10));
 }
 
@@ -140,7 +146,7 @@ fn promise_does_not_count_as_heard_after_its_stream_ended() {
     let claim = prepare(&mut detector, 2, 210);
     detector.ended(SECOND, Ender::Peer, at(220));
     detector.promised(ballot(2), &address(2), at(900));
-    detector.settled(claim, Outcome::Granted);
+    detector.settled(claim, Settlement::Granted);
     let heard = detector.heard(at(910));
     assert_eq!((heard.silent, heard.ended), (at(700), Some(at(690))));
 }
@@ -191,7 +197,7 @@ fn proposer_without_a_stream_has_not_ended() {
     let claim = prepare(&mut detector, 2, 200);
     assert_eq!(detector.heard(at(300)).ended, None);
     detector.promised(ballot(2), &address(2), at(300));
-    detector.settled(claim, Outcome::Granted);
+    detector.settled(claim, Settlement::Granted);
     detector.ended(FIRST, Ender::Peer, at(310));
     assert_eq!(detector.heard(at(320)).ended, None);
 }
@@ -200,9 +206,9 @@ fn proposer_without_a_stream_has_not_ended() {
 fn stream_that_goes_on_at_a_higher_ballot_counts_there() {
     let mut detector = led();
     detector.opened(FIRST, ballot(2), None, at(200));
-    let claim = detector.queued(ballot(2), &address(2), Kind::Accept, false, at(200));
+    let claim = detector.queued(ballot(2), &address(2), RequestKind::Accept, false, at(200));
     detector.promised(ballot(2), &address(2), at(210));
-    detector.settled(claim, Outcome::Granted);
+    detector.settled(claim, Settlement::Granted);
     detector.chunk(FIRST, at(220));
     assert_eq!(silent(&detector, 230), (2, 10));
     detector.ended(FIRST, Ender::Peer, at(240));
@@ -215,7 +221,7 @@ fn resignation_counts_for_its_ballot_alone() {
     let claim = prepare(&mut detector, 2, 200);
     detector.resigned(ballot(1));
     assert!(!detector.heard(at(210)).resigned);
-    detector.settled(claim, Outcome::TurnedAway);
+    detector.settled(claim, Settlement::TurnedAway);
     assert!(detector.heard(at(210)).resigned);
     detector.promised(ballot(2), &address(2), at(220));
     assert!(!detector.heard(at(230)).resigned);
@@ -227,14 +233,14 @@ fn resignation_counts_for_its_ballot_alone() {
 fn candidate_stays_heard_on_a_full_disk_while_its_stream_is_open() {
     let mut detector = led();
     detector.opened(SECOND, ballot(2), Some(at(50)), at(200));
-    let claim = detector.queued(ballot(2), &address(2), Kind::Accept, false, at(200));
-    detector.settled(claim, Outcome::NoSpace);
+    let claim = detector.queued(ballot(2), &address(2), RequestKind::Accept, false, at(200));
+    detector.settled(claim, Settlement::NoSpace);
     detector.chunk(SECOND, at(300));
     assert_eq!(silent(&detector, 310), (2, 10));
     detector.ended(SECOND, Ender::Peer, at(320));
     assert_eq!(silent(&detector, 330), (1, 230));
     let claim = prepare(&mut detector, 3, 340);
-    detector.settled(claim, Outcome::NoSpace);
+    detector.settled(claim, Settlement::NoSpace);
     assert_eq!(silent(&detector, 350), (1, 250));
 }
 
@@ -247,7 +253,7 @@ fn work_counts_for_the_ballot_that_does_it() {
     assert_eq!(detector.heard(at(210)).work, 0);
     detector.worked(ballot(2), 3);
     assert_eq!(detector.heard(at(210)).work, 3);
-    detector.settled(claim, Outcome::TurnedAway);
+    detector.settled(claim, Settlement::TurnedAway);
     detector.worked(ballot(2), 3);
     assert_eq!(detector.heard(at(210)).work, 15);
 }
@@ -267,7 +273,7 @@ fn news_are_the_proposer_its_end_its_resignation_and_its_silence() {
     assert!(detector.news(at(140)).resigned);
     let claim = prepare(&mut detector, 2, 150);
     assert_eq!(detector.news(at(150)).ballot, ballot(2));
-    detector.settled(claim, Outcome::TurnedAway);
+    detector.settled(claim, Settlement::TurnedAway);
     assert_eq!(detector.news(at(150)).ballot, ballot(1));
 }
 
@@ -287,13 +293,13 @@ fn leader_timeout_is_that_of_the_heard_proposer_or_of_one_before() {
     let mut detector = led();
     // A stream of a refused ballot says nothing.
     detector.opened(SECOND, ballot(1 << 40), Some(at(9_000)), at(110));
-    let claim = detector.queued(ballot(1 << 40), &address(9), Kind::Accept, true, at(110));
-    detector.settled(claim, Outcome::TurnedAway);
+    let claim = detector.queued(ballot(1 << 40), &address(9), RequestKind::Accept, true, at(110));
+    detector.settled(claim, Settlement::TurnedAway);
     assert_eq!(detector.leader_timeout(), Some(at(200)));
     let claim = prepare(&mut detector, 2, 120);
     assert_eq!(detector.leader_timeout(), Some(at(200)));
     detector.promised(ballot(2), &address(2), at(130));
-    detector.settled(claim, Outcome::Granted);
+    detector.settled(claim, Settlement::Granted);
     assert_eq!(detector.leader_timeout(), Some(at(200)));
     detector.opened(StreamId(3), ballot(2), Some(at(10)), at(140));
     assert_eq!(detector.leader_timeout(), Some(at(40)));
@@ -307,13 +313,13 @@ enum Step {
     Chunk(u64),
     End(u64, bool),
     Queue(u64, bool),
-    Settle(usize, Outcome),
+    Settle(usize, Settlement),
     Promise(u64),
     Resign(u64),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let outcome = prop_oneof![Just(Outcome::TurnedAway), Just(Outcome::NoSpace)];
+    let outcome = prop_oneof![Just(Settlement::TurnedAway), Just(Settlement::NoSpace)];
     let step = prop_oneof![
         (0u64..4, 1u64..6).prop_map(|(stream, round)| Step::Open(stream, round)),
         (0u64..4).prop_map(Step::Chunk),
@@ -349,12 +355,12 @@ proptest! {
                     detector.ended(StreamId(stream), by, at(now));
                 }
                 Step::Queue(round, is_prepare) => {
-                    let kind = if is_prepare { Kind::Prepare } else { Kind::Accept };
+                    let kind = if is_prepare { RequestKind::Prepare } else { RequestKind::Accept };
                     let away = round < promised;
                     claims.push((round, detector.queued(ballot(round), &address(round), kind, away, at(now))));
                 }
                 Step::Settle(index, outcome) if index < claims.len() => {
-                    has_kept |= outcome == Outcome::NoSpace;
+                    has_kept |= outcome == Settlement::NoSpace;
                     detector.settled(claims.remove(index).1, outcome);
                 }
                 Step::Settle(..) => {}
@@ -377,7 +383,7 @@ proptest! {
             }
         }
         for (_, claim) in claims {
-            detector.settled(claim, Outcome::TurnedAway);
+            detector.settled(claim, Settlement::TurnedAway);
         }
         for stream in streams.into_keys() {
             detector.ended(StreamId(stream), Ender::Peer, at(now));

@@ -46,7 +46,7 @@ impl Acceptors {
                 membership: Membership::Blank,
                 promised: Ballot::ZERO,
                 leader_address: Arc::from(""),
-                chosen_to: Slot::ZERO,
+                known_to: Slot::ZERO,
                 trimmed_to: Slot::ZERO,
                 voted_to: Slot::ZERO,
                 rows: BTreeMap::new(),

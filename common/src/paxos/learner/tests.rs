@@ -49,11 +49,11 @@ fn range(from: u64, to: u64) -> SlotRange {
 
 fn vote(learner: &mut Learner, acceptor: u128, round: u64, from: u64, to: u64) {
     let admission = learner.votes(uuid(acceptor), ballot(round), range(from, to));
-    assert_eq!(admission, Admission::Whole);
+    assert_eq!(admission, Intake::Whole);
 }
 
 fn rows(learner: &mut Learner, rows: &[Row], frame_chosen_to: u64) {
-    assert_eq!(learner.rows(rows, slot(frame_chosen_to)), Admission::Whole);
+    assert_eq!(learner.rows(rows, slot(frame_chosen_to)), Intake::Whole);
 }
 
 fn learned(learner: &mut Learner) -> Vec<(u64, &'static str)> {
@@ -220,16 +220,16 @@ fn votes_beyond_the_window_are_given_again_and_counted_once() {
     let beyond = WINDOW_SLOTS;
     assert_eq!(
         learner.votes(uuid(1), ballot(1), range(0, beyond + 1)),
-        Admission::Later
+        Intake::Later
     );
     assert_eq!(
         learner.rows(&[row(0, 1, "a"), row(beyond, 1, "b")], slot(beyond + 1)),
-        Admission::Later
+        Intake::Later
     );
     assert_eq!(learned(&mut learner), [(0, "a")]);
     assert_eq!(
         learner.votes(uuid(1), ballot(1), range(0, beyond + 1)),
-        Admission::Whole
+        Intake::Whole
     );
     rows(&mut learner, &[row(0, 1, "a"), row(beyond, 1, "b")], beyond + 1);
     assert_eq!(learner.next(), slot(1));
@@ -244,7 +244,7 @@ fn values_held_are_bounded_in_bytes_but_the_next_one_is_always_admitted() {
     };
     let mut learner = learner();
     rows(&mut learner, &[large_row(1)], 0);
-    assert_eq!(learner.rows(&[large_row(2)], Slot::ZERO), Admission::Later);
+    assert_eq!(learner.rows(&[large_row(2)], Slot::ZERO), Intake::Later);
     rows(&mut learner, &[large_row(0)], 1);
     assert_eq!(learner.take_learned(usize::MAX).len(), 1);
     // Handed-out values make room; held values do not.
@@ -282,7 +282,7 @@ fn a_change_of_feed_makes_room_again() {
     };
     let mut learner = learner();
     rows(&mut learner, &[large_row(1)], 0);
-    assert_eq!(learner.rows(&[large_row(2)], Slot::ZERO), Admission::Later);
+    assert_eq!(learner.rows(&[large_row(2)], Slot::ZERO), Intake::Later);
     learner.change_feed();
     rows(&mut learner, &[large_row(2)], 0);
 }

@@ -36,7 +36,7 @@ pub const RECORDED_MAX: usize = 1 << 20;
 
 /// A client's session.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Session {
+pub struct SessionState {
     /// Who may use the session; `None`: every caller. A caller that knows the name of such a session can also state no
     /// opener, so commands with an opener are accepted too.
     pub opener: Option<Opener>,
@@ -48,7 +48,7 @@ pub struct Session {
     pub recorded: BTreeMap<u64, Recorded>,
 }
 
-impl Session {
+impl SessionState {
     /// Whether a stamp does not state the session's opener.
     pub fn is_foreign(&self, stamp: SessionStamp) -> bool {
         self.opener.is_some() && self.opener != stamp.opener
@@ -66,15 +66,15 @@ pub struct Recorded {
 
 /// Whether to execute a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Admission {
+pub(super) enum SessionDecision {
     New,
     Skipped(Judgement),
 }
 
 /// All sessions that have not expired.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Sessions {
-    open: BTreeMap<Version, Session>,
+pub struct SessionTable {
+    open: BTreeMap<Version, SessionState>,
     /// The name of each session by last use. A command belongs to one session, so no two sessions share a last use.
     by_use: BTreeMap<Version, Version>,
     /// Number of recorded outcomes in all sessions.
@@ -83,8 +83,8 @@ pub struct Sessions {
     changed: BTreeSet<Version>,
 }
 
-impl Sessions {
-    pub(super) fn recovered(sessions: impl IntoIterator<Item = (Version, Session)>) -> Self {
+impl SessionTable {
+    pub(super) fn recovered(sessions: impl IntoIterator<Item = (Version, SessionState)>) -> Self {
         let open: BTreeMap<_, _> = sessions.into_iter().collect();
         let by_use: BTreeMap<_, _> = open
             .iter()
@@ -105,7 +105,7 @@ impl Sessions {
     }
 
     /// The session of this name; `None` if unknown or expired.
-    pub fn get(&self, name: Version) -> Option<&Session> {
+    pub fn get(&self, name: Version) -> Option<&SessionState> {
         self.open.get(&name)
     }
 
@@ -119,7 +119,7 @@ impl Sessions {
     }
 
     pub(super) fn open(&mut self, version: Version, opener: Option<Opener>) {
-        let session = Session {
+        let session = SessionState {
             opener,
             last_used: version,
             acked_below: 0,
@@ -135,12 +135,12 @@ impl Sessions {
 
     /// Decides whether to execute the command at `version`. A skipped command uses the session too, unless the command
     /// is foreign.
-    pub(super) fn admit(&mut self, version: Version, stamp: SessionStamp) -> Admission {
+    pub(super) fn admit(&mut self, version: Version, stamp: SessionStamp) -> SessionDecision {
         let Some(session) = self.open.get_mut(&stamp.session) else {
-            return Admission::Skipped(Judgement::Expired);
+            return SessionDecision::Skipped(Judgement::Expired);
         };
         if session.is_foreign(stamp) {
-            return Admission::Skipped(Judgement::Foreign);
+            return SessionDecision::Skipped(Judgement::Foreign);
         }
         self.by_use.remove(&session.last_used);
         self.by_use.insert(version, stamp.session);
@@ -153,14 +153,14 @@ impl Sessions {
             session.recorded = kept;
         }
         if stamp.sequence < session.acked_below {
-            return Admission::Skipped(Judgement::Acknowledged);
+            return SessionDecision::Skipped(Judgement::Acknowledged);
         }
         match session.recorded.get(&stamp.sequence) {
-            Some(&Recorded { version, outcome }) => Admission::Skipped(Judgement::Duplicate {
+            Some(&Recorded { version, outcome }) => SessionDecision::Skipped(Judgement::Duplicate {
                 first: version,
                 outcome,
             }),
-            None => Admission::New,
+            None => SessionDecision::New,
         }
     }
 
@@ -179,7 +179,7 @@ impl Sessions {
         }
     }
 
-    pub(super) fn take_changes(&mut self) -> Vec<(Version, Option<Session>)> {
+    pub(super) fn take_changes(&mut self) -> Vec<(Version, Option<SessionState>)> {
         let changed = std::mem::take(&mut self.changed);
         changed
             .into_iter()

@@ -277,7 +277,7 @@ fn one_outcome_too_many_expires_the_session_unused_for_longest() {
             };
             (sequence, recorded)
         });
-        Session {
+        SessionState {
             opener: None,
             last_used,
             acked_below: 0,
@@ -313,7 +313,7 @@ fn one_outcome_too_many_expires_the_session_unused_for_longest() {
 #[derive(Default)]
 struct Kept {
     registers: BTreeMap<Bytes, Register>,
-    sessions: BTreeMap<Version, Session>,
+    sessions: BTreeMap<Version, SessionState>,
 }
 
 impl Kept {

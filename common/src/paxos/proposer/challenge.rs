@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Proposer, Timer, notice::Why, patience::patience, standby::Report};
+use super::{Proposer, Timer, notice::Why, patience::patience, standby::TimedAnswer};
 use crate::paxos::{ballot::Ballot, identity::AcceptorUuid};
 
 /// Longest gap between two waiting commands within a single wait: callers that retry continue the same wait.
@@ -51,21 +51,21 @@ impl Challenge {
 
 impl Proposer {
     /// Takes in an answer to a report, before the answer replaces the previous answer.
-    pub(super) fn observe(&mut self, acceptor: AcceptorUuid, report: &Report) {
+    pub(super) fn observe(&mut self, acceptor: AcceptorUuid, report: &TimedAnswer) {
         let now = self.now;
         let gap = ANSWER_GAP.max(self.settings.leader_timeout);
         let last = self.reports.get(&acceptor);
         let goes_on = last.is_some_and(|last| now.saturating_sub(last.came) < gap);
         let is_ready = self.is_fresh(report)
-            && report.word.has_space
-            && report.word.waiting < self.settings.leader_timeout;
+            && report.answer.has_space
+            && report.answer.waiting < self.settings.leader_timeout;
         let challenge = &mut self.challenge;
         if !is_ready {
             challenge.ready_since.remove(&acceptor);
         } else if !goes_on || !challenge.ready_since.contains_key(&acceptor) {
             challenge.ready_since.insert(acceptor, now);
         }
-        let heard = &report.word.heard;
+        let heard = &report.answer.heard;
         let work = (heard.ballot, heard.work);
         if challenge.work.insert(acceptor, work) != Some(work) {
             challenge.quiet_since = now;
@@ -104,7 +104,7 @@ impl Proposer {
 
     /// Notes whether anything waits to be chosen: commands received here, or votes above the chosen slots.
     pub(super) fn note_demand(&mut self) {
-        let voted_to = self.reports.values().map(|report| report.word.voted_to).max();
+        let voted_to = self.reports.values().map(|report| report.answer.voted_to).max();
         let is_wanted = !self.queue.is_empty()
             || !self.forwarded.is_empty()
             || voted_to.is_some_and(|voted_to| voted_to > self.chosen_to_heard);

@@ -1,12 +1,12 @@
 //! Commands of callers: queued or refused.
 
-use super::{Effect, Outcome, Pending, Phase, Proposer, Reason, RequestId};
+use super::{Effect, Pending, Phase, ProposalOutcome, Proposer, Reason, RequestId};
 
 impl Proposer {
     pub(super) fn proposed(&mut self, pending: Pending) {
         // The command may have been forwarded before, and has come back.
         self.forwarded.remove(&pending.request);
-        let refuse = |reason| Effect::Answer(pending.request, Outcome::NotProposed(reason));
+        let refuse = |reason| Effect::Answer(pending.request, ProposalOutcome::NotProposed(reason));
         if self.stopping {
             self.effects.push(refuse(Reason::Stopping));
         } else if pending.forwarded && matches!(self.phase, Phase::Standby) {
@@ -26,9 +26,9 @@ impl Proposer {
     pub(super) fn cancelled(&mut self, request: RequestId) {
         self.forwarded.remove(&request);
         let outcome = if self.queue.remove(request) {
-            Outcome::NotProposed(Reason::Cancelled)
+            ProposalOutcome::NotProposed(Reason::Cancelled)
         } else {
-            Outcome::Unknown
+            ProposalOutcome::Unknown
         };
         self.effects.push(Effect::Answer(request, outcome));
     }

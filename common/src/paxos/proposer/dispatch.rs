@@ -43,7 +43,11 @@ impl Proposer {
                 has_space,
             } => self.alive(acceptor, ballot, (silent, waiting, has_space)),
             Event::Bytes(acceptor) => self.bytes(acceptor),
-            Event::Reported { acceptor, sent, word } => self.reported(acceptor, sent, word),
+            Event::Reported {
+                acceptor,
+                sent,
+                answer,
+            } => self.reported(acceptor, sent, answer),
             Event::Promised {
                 acceptor,
                 ballot,

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{Effect, Proposer, Timer, notice::Gone, notice::Why, standby::Report, standby::ended_min};
+use super::{Effect, Proposer, Timer, notice::Gone, notice::Why, standby::TimedAnswer, standby::ended_min};
 use crate::paxos::identity::AcceptorUuid;
 
 /// The longest random wait, unless the leader timeout is longer.
@@ -18,7 +18,7 @@ const DOUBLINGS_MAX: u32 = 8;
 
 /// Progress of a standby in finding the leader gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) enum Election {
+pub(super) enum ElectionStage {
     /// The leader is not gone.
     #[default]
     Idle,
@@ -31,19 +31,19 @@ pub(super) enum Election {
 impl Proposer {
     pub(super) fn consider_election(&mut self) {
         match self.election {
-            Election::Idle => {
+            ElectionStage::Idle => {
                 if let Some((at_least, at_most)) = self.wait() {
-                    self.election = Election::Waiting;
+                    self.election = ElectionStage::Waiting;
                     self.arm(Timer::Election, at_least, at_most);
                 }
             }
-            Election::Waiting => {
+            ElectionStage::Waiting => {
                 if self.wait().is_none() {
-                    self.election = Election::Idle;
+                    self.election = ElectionStage::Idle;
                     self.disarm(Timer::Election);
                 }
             }
-            Election::Asking(since) => {
+            ElectionStage::Asking(since) => {
                 if let Some(why) = self.is_gone_since(since) {
                     self.campaign(why);
                 }
@@ -54,14 +54,14 @@ impl Proposer {
     /// The random wait, or the wait for answers, is over.
     pub(super) fn election_due(&mut self) {
         match self.election {
-            Election::Idle => {}
-            Election::Waiting => {
-                self.election = Election::Asking(self.now);
+            ElectionStage::Idle => {}
+            ElectionStage::Waiting => {
+                self.election = ElectionStage::Asking(self.now);
                 self.effects.push(Effect::ReportNow);
                 let patience = self.settings.leader_timeout;
                 self.arm(Timer::Election, patience, patience);
             }
-            Election::Asking(_) => self.election = Election::Idle,
+            ElectionStage::Asking(_) => self.election = ElectionStage::Idle,
         }
         self.consider();
     }
@@ -72,7 +72,7 @@ impl Proposer {
         let phase1 = self.electorate.quorums().phase1();
         let fresh = || self.reports.values().filter(|report| self.is_fresh(report));
         let quick: Vec<Duration> = fresh().filter_map(|report| self.quick(report)).collect();
-        let is_slow = |report: &&Report| {
+        let is_slow = |report: &&TimedAnswer| {
             self.quick(report).is_none()
                 && report
                     .gone(timeout)
@@ -91,8 +91,8 @@ impl Proposer {
 
     /// How long an ended or resigned proposer still counts as alive. `None` if this acceptor reports neither an end nor
     /// a resignation.
-    fn quick(&self, report: &Report) -> Option<Duration> {
-        let heard = &report.word.heard;
+    fn quick(&self, report: &TimedAnswer) -> Option<Duration> {
+        let heard = &report.answer.heard;
         if heard.resigned {
             return Some(Duration::ZERO);
         }
@@ -105,7 +105,7 @@ impl Proposer {
     fn is_gone_since(&self, since: Duration) -> Option<Why> {
         let quorums = self.electorate.quorums();
         let timeout = self.settings.leader_timeout;
-        let counts = |report: &Report| report.sent >= since && self.is_fresh(report);
+        let counts = |report: &TimedAnswer| report.sent >= since && self.is_fresh(report);
         let answers = || self.reports.iter().filter(|(_, report)| counts(report));
         let gone: Vec<(AcceptorUuid, Gone)> = answers()
             .filter_map(|(&acceptor, report)| Some((acceptor, report.gone(timeout)?)))

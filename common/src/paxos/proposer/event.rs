@@ -6,7 +6,7 @@ use super::{notice::Notice, queue::Pending};
 use crate::paxos::{
     ballot::Ballot,
     identity::{AcceptorUuid, CommitCounter, RunNumber},
-    message::{Accept, AcceptAnswer, Prepare, PromisePage, SLOTS_AHEAD_MAX, UNANSWERED_MAX, Word},
+    message::{Accept, AcceptAnswer, Prepare, PromisePage, ReportAnswer, SLOTS_AHEAD_MAX, UNANSWERED_MAX},
     slot::{Slot, Version},
     value::Value,
     witness::{Run, WentBack, Witnesses},
@@ -171,7 +171,7 @@ pub enum Event {
         /// without numbered answers: when the last report before the answer was sent.
         sent: Duration,
         /// Content of the answer.
-        word: Word,
+        answer: ReportAnswer,
     },
     /// A page of a promise.
     Promised {
@@ -262,7 +262,7 @@ pub enum Effect {
         at_most: Duration,
     },
     /// Answer a caller.
-    Answer(RequestId, Outcome),
+    Answer(RequestId, ProposalOutcome),
     /// Send a command to the leader, marked as forwarded. Answer the caller with the leader's answer, then report
     /// [`Event::ForwardAnswered`]. A command that was certainly not proposed may instead be handed in again, with the
     /// same request.
@@ -287,7 +287,7 @@ pub enum Effect {
     /// A refused acceptor shows the right disk, and is counted again. For operators.
     Readmitted(AcceptorUuid),
     /// News for operators and metrics.
-    Told(Notice),
+    Notify(Notice),
     /// Everything is handed over: the process may stop. A resignation may still be under way on the streams: end the
     /// streams after the resignation, and not earlier.
     HandedOver,
@@ -307,7 +307,7 @@ pub struct Scan {
 
 /// Outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
+pub enum ProposalOutcome {
     /// Chosen and durable on a quorum, as is everything below.
     Chosen(Version),
     /// The command may have been ordered, or may be ordered later.

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Effect, Limits, Outcome, RequestId, Scan, Takeover, queue::Queue};
+use super::{Effect, Limits, ProposalOutcome, RequestId, Scan, Takeover, queue::CommandQueue};
 use crate::paxos::{
     ballot::Ballot,
     identity::AcceptorUuid,
@@ -147,7 +147,7 @@ impl Lead {
 
     /// Proposes waiting values, within the limits: first values demanded by the promises, then requested no-ops, then
     /// batches of new commands.
-    pub(super) fn fill_window(&mut self, queue: &mut Queue, limits: &Limits) {
+    pub(super) fn fill_window(&mut self, queue: &mut CommandQueue, limits: &Limits) {
         loop {
             let in_flight = self.proposed_to().since(self.chosen_to);
             if in_flight >= limits.slots_in_flight_max || self.bytes_in_flight >= limits.bytes_in_flight_max {
@@ -357,11 +357,9 @@ impl Lead {
             let answers = std::mem::take(&mut proposed.requests)
                 .into_iter()
                 .zip(0..=u16::MAX);
-            effects.extend(
-                answers.map(|(request, offset)| {
-                    Effect::Answer(request, Outcome::Chosen(Version { slot, offset }))
-                }),
-            );
+            effects.extend(answers.map(|(request, offset)| {
+                Effect::Answer(request, ProposalOutcome::Chosen(Version { slot, offset }))
+            }));
             self.chosen_to = self.chosen_to.next();
         }
     }

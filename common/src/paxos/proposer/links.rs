@@ -1,18 +1,18 @@
 //! Links to acceptors: which acceptors can be called, and which acceptors are counted.
 
 use super::{Effect, End, Phase, Proposer};
-use crate::paxos::{identity::AcceptorUuid, witness::Found};
+use crate::paxos::{identity::AcceptorUuid, witness::Finding};
 
 impl Proposer {
-    pub(super) fn found_out(&mut self, found: Vec<Found>) {
+    pub(super) fn found_out(&mut self, found: Vec<Finding>) {
         for found in found {
             match found {
                 // The connection opens in the same turn, and is then reopened. Answers of earlier runs were rightly
                 // counted.
-                Found::Unwitnessed { acceptor, .. } => {
+                Finding::Unwitnessed { acceptor, .. } => {
                     self.known.remove(&acceptor);
                 }
-                Found::Suspected(suspect) => {
+                Finding::Suspected(suspect) => {
                     // Otherwise the connection is about to open, and is reopened then.
                     let is_open = self.open.contains(&suspect);
                     self.distrust(suspect);
@@ -20,11 +20,11 @@ impl Proposer {
                         self.effects.push(Effect::Reopen(suspect));
                     }
                 }
-                Found::Refused(went_back) => {
+                Finding::Refused(went_back) => {
                     self.distrust(went_back.acceptor);
                     self.effects.push(Effect::Refused(went_back));
                 }
-                Found::Readmitted(acceptor) => self.effects.push(Effect::Readmitted(acceptor)),
+                Finding::Readmitted(acceptor) => self.effects.push(Effect::Readmitted(acceptor)),
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Changes of phase: this proposer campaigns, steps down, stands by, resigns.
 
 use super::{
-    Campaign, Effect, Election, End, Notice, Outcome, Phase, Proposer, Reason, Timer, Why, patience::patience,
+    Campaign, Effect, ElectionStage, End, Notice, Phase, ProposalOutcome, Proposer, Reason, Timer, Why,
+    patience::patience,
 };
 
 impl Proposer {
@@ -10,11 +11,12 @@ impl Proposer {
         for timer in [Timer::Election, Timer::Challenge] {
             self.disarm(timer);
         }
-        self.election = Election::Idle;
+        self.election = ElectionStage::Idle;
         self.challenge.disarmed();
         self.highest = self.highest.next_of(self.id);
         let ballot = self.highest;
-        self.effects.push(Effect::Told(Notice::Campaign { ballot, why }));
+        self.effects
+            .push(Effect::Notify(Notice::Campaign { ballot, why }));
         let now = self.awake();
         self.presence.begin(self.open.iter(), now);
         self.promised_at = now;
@@ -47,7 +49,7 @@ impl Proposer {
         self.failures += u32::from(is_vain);
         if let Some(ballot) = self.ballot() {
             let notice = Notice::SteppedDown { ballot, led, why };
-            self.effects.push(Effect::Told(notice));
+            self.effects.push(Effect::Notify(notice));
             self.shut_streams(ballot);
         }
         self.stand_by();
@@ -62,7 +64,7 @@ impl Proposer {
         if let Phase::Leading(lead) = std::mem::take(&mut self.phase) {
             let uncertain = lead.into_unanswered();
             self.effects
-                .extend(uncertain.map(|request| Effect::Answer(request, Outcome::Unknown)));
+                .extend(uncertain.map(|request| Effect::Answer(request, ProposalOutcome::Unknown)));
         }
         for timer in [
             Timer::Heartbeat,
@@ -73,7 +75,7 @@ impl Proposer {
         ] {
             self.disarm(timer);
         }
-        self.election = Election::Idle;
+        self.election = ElectionStage::Idle;
         self.challenge.disarmed();
         self.is_judging = false;
         let reason = if self.stopping {
@@ -87,7 +89,7 @@ impl Proposer {
         self.effects.extend(
             refused
                 .into_iter()
-                .map(|request| Effect::Answer(request, Outcome::NotProposed(reason))),
+                .map(|request| Effect::Answer(request, ProposalOutcome::NotProposed(reason))),
         );
     }
 
@@ -98,9 +100,9 @@ impl Proposer {
             Phase::Leading(_) => {
                 let refused = self.queue.remove_where(|_| true);
                 self.effects.extend(
-                    refused
-                        .into_iter()
-                        .map(|request| Effect::Answer(request, Outcome::NotProposed(Reason::Stopping))),
+                    refused.into_iter().map(|request| {
+                        Effect::Answer(request, ProposalOutcome::NotProposed(Reason::Stopping))
+                    }),
                 );
             }
             Phase::Standby | Phase::Campaigning(_) => {

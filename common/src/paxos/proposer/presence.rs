@@ -25,7 +25,7 @@ pub(super) fn absent_after(leader_timeout: Duration) -> Duration {
 /// paused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Presence {
-    members: BTreeMap<AcceptorUuid, Seen>,
+    members: BTreeMap<AcceptorUuid, MemberPresence>,
     /// When the campaign began.
     began: Duration,
     /// When this process last resumed after a pause: no acceptor could hear this process during the pause.
@@ -33,7 +33,7 @@ pub(super) struct Presence {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Seen {
+struct MemberPresence {
     /// When bytes of an answer last arrived.
     bytes_at: Duration,
     /// Last reported time without bytes from here.
@@ -55,7 +55,7 @@ impl Presence {
 
     /// Bytes of an answer arrived.
     pub(super) fn bytes(&mut self, acceptor: AcceptorUuid, now: Duration) {
-        let seen = self.members.entry(acceptor).or_insert(Seen {
+        let seen = self.members.entry(acceptor).or_insert(MemberPresence {
             bytes_at: now,
             silent: Duration::ZERO,
             waiting: Duration::ZERO,

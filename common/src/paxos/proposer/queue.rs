@@ -33,14 +33,14 @@ impl Pending {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Queue {
+pub(super) struct CommandQueue {
     waiting: VecDeque<Pending>,
     bytes: usize,
     commands_max: usize,
     bytes_max: usize,
 }
 
-impl Queue {
+impl CommandQueue {
     pub(super) fn new(commands_max: usize, bytes_max: usize) -> Self {
         Self {
             waiting: VecDeque::new(),

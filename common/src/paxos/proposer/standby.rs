@@ -3,14 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Effect, Outcome, Phase, Proposer, Reason, Timer,
+    Effect, Phase, ProposalOutcome, Proposer, Reason, Timer,
     notice::{Gone, Late, Lateness},
     presence::absent_after,
 };
 use crate::paxos::{
     ballot::Ballot,
     identity::AcceptorUuid,
-    message::{Heard, Word},
+    message::{HeardProposer, ReportAnswer},
     slot::Slot,
 };
 
@@ -23,8 +23,8 @@ const ENDED_PART: u32 = 8;
 
 /// An acceptor's latest answer to a report.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Report {
-    pub(super) word: Word,
+pub(super) struct TimedAnswer {
+    pub(super) answer: ReportAnswer,
     /// When the answered report was sent.
     pub(super) sent: Duration,
     /// When the answer arrived.
@@ -36,16 +36,16 @@ pub(super) fn ended_min(leader_timeout: Duration) -> Duration {
     leader_timeout / ENDED_PART
 }
 
-impl Report {
+impl TimedAnswer {
     /// The acceptor's evidence of a gone proposer; `None` while the proposer is not gone.
     pub(super) fn gone(&self, leader_timeout: Duration) -> Option<Gone> {
-        let Heard {
+        let HeardProposer {
             ballot,
             silent,
             ended,
             resigned,
             ..
-        } = self.word.heard;
+        } = self.answer.heard;
         match ended {
             _ if resigned => Some(Gone::Resigned),
             Some(ended) if ended >= ended_min(leader_timeout) => Some(Gone::Ended(ended)),
@@ -62,12 +62,12 @@ impl Proposer {
     pub fn leader(&self) -> Option<Arc<str>> {
         let timeout = self.settings.leader_timeout;
         let heard = self.heard_ballot();
-        let is_recent = |report: &&Report| {
+        let is_recent = |report: &&TimedAnswer| {
             self.now.saturating_sub(report.sent) < absent_after(timeout)
-                && report.word.heard.ballot == heard
+                && report.answer.heard.ballot == heard
                 && report.gone(timeout).is_none()
         };
-        let Heard { ballot, address, .. } = &self.reports.values().find(is_recent)?.word.heard;
+        let HeardProposer { ballot, address, .. } = &self.reports.values().find(is_recent)?.answer.heard;
         // A leader at our own address was an earlier run of this very process.
         let is_another = ballot.proposer() != self.id && *address != self.address && !address.is_empty();
         (*ballot > Ballot::ZERO && is_another).then(|| Arc::clone(address))
@@ -83,11 +83,11 @@ impl Proposer {
             return late.collect();
         }
         let late = |&acceptor: &AcceptorUuid| {
-            let word = &self.reports.get(&acceptor)?.word;
-            let why = if !word.has_space {
+            let answer = &self.reports.get(&acceptor)?.answer;
+            let why = if !answer.has_space {
                 Lateness::NoSpace
-            } else if word.waiting >= timeout {
-                Lateness::Waiting(word.waiting)
+            } else if answer.waiting >= timeout {
+                Lateness::Waiting(answer.waiting)
             } else {
                 return None;
             };
@@ -98,30 +98,30 @@ impl Proposer {
 
     /// The highest ballot heard by acceptors.
     pub(super) fn heard_ballot(&self) -> Ballot {
-        let heard = self.reports.values().map(|report| report.word.heard.ballot);
+        let heard = self.reports.values().map(|report| report.answer.heard.ballot);
         heard.max().unwrap_or(Ballot::ZERO)
     }
 
     /// Whether an answer is younger than a leader timeout, counted from the sent report.
-    pub(super) fn is_fresh(&self, report: &Report) -> bool {
+    pub(super) fn is_fresh(&self, report: &TimedAnswer) -> bool {
         self.now.saturating_sub(report.sent) < self.settings.leader_timeout
     }
 
-    pub(super) fn reported(&mut self, acceptor: AcceptorUuid, sent: Duration, word: Word) {
+    pub(super) fn reported(&mut self, acceptor: AcceptorUuid, sent: Duration, answer: ReportAnswer) {
         if !self.known.contains(&acceptor) {
             return;
         }
-        self.highest = self.highest.max(word.heard.ballot);
-        self.heard_of(word.known_to);
+        self.highest = self.highest.max(answer.heard.ballot);
+        self.heard_of(answer.known_to);
         // A late answer of a broken link: a campaign could not ask that acceptor for anything.
         if !self.open.contains(&acceptor) {
             return;
         }
         let came = self.now;
-        let report = Report { word, sent, came };
+        let report = TimedAnswer { answer, sent, came };
         self.observe(acceptor, &report);
         if let Phase::Leading(lead) = &mut self.phase {
-            _ = lead.heard_voted(report.word.voted_to);
+            _ = lead.heard_voted(report.answer.voted_to);
         }
         self.reports.insert(acceptor, report);
         self.consider();
@@ -170,7 +170,7 @@ impl Proposer {
     pub(super) fn give_back(&mut self) {
         self.leaderless = false;
         let refused = self.queue.remove_where(|_| true).into_iter();
-        let outcome = Outcome::NotProposed(Reason::NotLeading);
+        let outcome = ProposalOutcome::NotProposed(Reason::NotLeading);
         self.effects
             .extend(refused.map(|request| Effect::Answer(request, outcome)));
     }

@@ -11,14 +11,14 @@ use crate::paxos::{ballot::Ballot, identity::AcceptorUuid, message::Accept, slot
 
 /// The streams of the present campaign or reign.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Streams {
+pub(super) struct AcceptStreams {
     /// Acceptors with a stream kept open by the driver.
     asked: BTreeSet<AcceptorUuid>,
     /// Acceptors with an open stream.
     open: BTreeSet<AcceptorUuid>,
 }
 
-impl Streams {
+impl AcceptStreams {
     pub(super) fn is_open(&self, acceptor: AcceptorUuid) -> bool {
         self.open.contains(&acceptor)
     }
@@ -49,13 +49,13 @@ impl Proposer {
 
     /// This proposer steps down: no acceptor hears this proposer any more.
     pub(super) fn shut_streams(&mut self, ballot: Ballot) {
-        self.streams = Streams::default();
+        self.streams = AcceptStreams::default();
         self.effects.push(Effect::ShutStreams(ballot));
     }
 
     /// Leaves the streams to their last message.
     pub(super) fn leave_streams(&mut self) {
-        self.streams = Streams::default();
+        self.streams = AcceptStreams::default();
     }
 
     pub(super) fn stream_opened(&mut self, acceptor: AcceptorUuid, ballot: Ballot) {

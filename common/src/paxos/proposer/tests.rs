@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{patience::patience, *};
 use crate::paxos::{
-    message::{Accept, AcceptAnswer, Heard, PromisePage, Refused, Rejection, Word},
+    message::{Accept, AcceptAnswer, HeardProposer, PromisePage, Refused, Rejection, ReportAnswer},
     quorum::Configuration,
     slot::SlotRange,
     value::{EncodedCommand, Value},
@@ -114,7 +114,7 @@ impl Bench {
 
     fn notices(&self) -> Vec<Notice> {
         let notice = |effect: &Effect| {
-            let Effect::Told(notice) = effect else {
+            let Effect::Notify(notice) = effect else {
                 return None;
             };
             Some(notice.clone())
@@ -134,15 +134,19 @@ impl Bench {
     }
 
     /// Acceptor `number` answers a report sent just now.
-    fn say(&mut self, number: u128, word: Word) -> &[Effect] {
+    fn say(&mut self, number: u128, word: ReportAnswer) -> &[Effect] {
         self.say_late(number, 0, word)
     }
 
     /// Acceptor `number` answers a report sent `ago` milliseconds ago.
-    fn say_late(&mut self, number: u128, ago: u64, word: Word) -> &[Effect] {
+    fn say_late(&mut self, number: u128, ago: u64, word: ReportAnswer) -> &[Effect] {
         let sent = self.now - Duration::from_millis(ago);
         let acceptor = uuid(number);
-        self.tell(Event::Reported { acceptor, sent, word })
+        self.tell(Event::Reported {
+            acceptor,
+            sent,
+            answer: word,
+        })
     }
 
     /// A campaign gets no part of a promise until patience ends; acceptors answer heartbeats.
@@ -196,7 +200,7 @@ impl Bench {
         self.effects.iter().filter_map(accept).collect()
     }
 
-    fn answers(&self) -> Vec<(u64, Outcome)> {
+    fn answers(&self) -> Vec<(u64, ProposalOutcome)> {
         let answer = |effect: &Effect| {
             let Effect::Answer(request, outcome) = effect else {
                 return None;
@@ -256,9 +260,9 @@ impl Bench {
 }
 
 /// An acceptor's answer about a proposer silent for `silent` milliseconds.
-fn word(ballot: Ballot, silent: u64) -> Word {
-    Word {
-        heard: Heard {
+fn word(ballot: Ballot, silent: u64) -> ReportAnswer {
+    ReportAnswer {
+        heard: HeardProposer {
             ballot,
             address: Arc::from("http://leader"),
             silent: Duration::from_millis(silent),

@@ -25,28 +25,28 @@ fn reading() -> Reading {
     Reading::new(electorate(3, 2, 2), Slot::ZERO, FIRST_NONCE)
 }
 
-fn does(reading: &mut Reading, event: Event) -> Vec<Effect> {
+fn does(reading: &mut Reading, event: ReadEvent) -> Vec<ReadEffect> {
     reading.handle(event);
     reading.take_effects()
 }
 
-fn asked(reading: &mut Reading, read: u64) -> Vec<Effect> {
+fn asked(reading: &mut Reading, read: u64) -> Vec<ReadEffect> {
     asked_together(reading, read, read + 1)
 }
 
 /// From `from`, inclusive, to `to`, exclusive.
-fn asked_together(reading: &mut Reading, from: u64, to: u64) -> Vec<Effect> {
+fn asked_together(reading: &mut Reading, from: u64, to: u64) -> Vec<ReadEffect> {
     let (from, to) = (ReadId(from), ReadId(to));
-    does(reading, Event::Asked { from, to })
+    does(reading, ReadEvent::Asked { from, to })
 }
 
 /// An answer to the round of this number, from 0.
-fn tailed(reading: &mut Reading, acceptor: u128, round: u64, voted_to: u64) -> Vec<Effect> {
+fn tailed(reading: &mut Reading, acceptor: u128, round: u64, voted_to: u64) -> Vec<ReadEffect> {
     let tail = Tail {
         voted_to: slot(voted_to),
         trimmed_to: Slot::ZERO,
     };
-    let event = Event::Tailed {
+    let event = ReadEvent::Tailed {
         acceptor: uuid(acceptor),
         nonce: FIRST_NONCE + round,
         tail,
@@ -54,23 +54,23 @@ fn tailed(reading: &mut Reading, acceptor: u128, round: u64, voted_to: u64) -> V
     does(reading, event)
 }
 
-fn applied(reading: &mut Reading, to: u64) -> Vec<Effect> {
-    does(reading, Event::Applied(slot(to)))
+fn applied(reading: &mut Reading, to: u64) -> Vec<ReadEffect> {
+    does(reading, ReadEvent::Applied(slot(to)))
 }
 
-fn ask(round: u64, acceptors: &[u128]) -> Effect {
-    Effect::Ask {
+fn ask(round: u64, acceptors: &[u128]) -> ReadEffect {
+    ReadEffect::Ask {
         nonce: FIRST_NONCE + round,
         acceptors: acceptors.iter().copied().map(uuid).collect(),
     }
 }
 
-fn answer(read: u64) -> Effect {
-    Effect::Answer(ReadId(read))
+fn answer(read: u64) -> ReadEffect {
+    ReadEffect::Answer(ReadId(read))
 }
 
-fn fired(reading: &mut Reading, generation: u64) -> Vec<Effect> {
-    does(reading, Event::Fired(generation))
+fn fired(reading: &mut Reading, generation: u64) -> Vec<ReadEffect> {
+    does(reading, ReadEvent::Fired(generation))
 }
 
 /// The first `rounds` rounds are short: two acceptors answer with `voted_to` each time, and the timer ends the round.
@@ -82,7 +82,7 @@ fn short_rounds(reading: &mut Reading, rounds: u64, voted_to: u64) {
             "one alone proves nothing"
         );
         assert_eq!(tailed(reading, 2, round, voted_to), []);
-        let next = [ask(round + 1, &[1, 2, 3]), Effect::SetTimer(round + 1)];
+        let next = [ask(round + 1, &[1, 2, 3]), ReadEffect::SetTimer(round + 1)];
         assert_eq!(fired(reading, round), next);
     }
 }
@@ -97,7 +97,7 @@ fn short_rounds_answer_nothing_and_many_of_them_end_all_reading() {
     let last = u64::from(SHORT_ROUNDS_MAX) - 1;
     short_rounds(&mut reading, last, 4);
     assert_eq!(tailed(&mut reading, 1, last, 4), []);
-    let lost = Effect::LostVotes {
+    let lost = ReadEffect::LostVotes {
         bound: slot(4),
         applied_to: slot(5),
     };
@@ -144,7 +144,10 @@ fn another_quorum_that_answers_a_read_does_not_take_the_proof_away() {
         );
         asked(&mut reading, number + 1);
     }
-    assert!(matches!(effects[..], [Effect::LostVotes { .. }]), "{effects:?}");
+    assert!(
+        matches!(effects[..], [ReadEffect::LostVotes { .. }]),
+        "{effects:?}"
+    );
 }
 
 #[test]
@@ -154,14 +157,20 @@ fn short_rounds_are_not_begun_faster_when_reads_come_and_go() {
     asked(&mut reading, 1);
     tailed(&mut reading, 1, 0, 4);
     assert_eq!(tailed(&mut reading, 2, 0, 4), []);
-    assert_eq!(does(&mut reading, Event::Abandoned(ReadId(1))), []);
+    assert_eq!(does(&mut reading, ReadEvent::Abandoned(ReadId(1))), []);
     assert_eq!(asked(&mut reading, 2), [], "the next round begins after L");
-    assert_eq!(fired(&mut reading, 0), [ask(1, &[1, 2, 3]), Effect::SetTimer(1)]);
+    assert_eq!(
+        fired(&mut reading, 0),
+        [ask(1, &[1, 2, 3]), ReadEffect::SetTimer(1)]
+    );
     tailed(&mut reading, 1, 1, 4);
     tailed(&mut reading, 2, 1, 4);
-    does(&mut reading, Event::Abandoned(ReadId(2)));
+    does(&mut reading, ReadEvent::Abandoned(ReadId(2)));
     assert_eq!(fired(&mut reading, 1), [], "no read waits");
-    assert_eq!(asked(&mut reading, 3), [ask(2, &[1, 2, 3]), Effect::SetTimer(2)]);
+    assert_eq!(
+        asked(&mut reading, 3),
+        [ask(2, &[1, 2, 3]), ReadEffect::SetTimer(2)]
+    );
 }
 
 #[test]
@@ -192,7 +201,10 @@ fn bound_at_what_was_applied_when_its_round_began_is_sound() {
 #[test]
 fn read_is_answered_once_all_slots_below_the_bound_are_applied() {
     let mut reading = reading();
-    assert_eq!(asked(&mut reading, 1), [ask(0, &[1, 2, 3]), Effect::SetTimer(0)]);
+    assert_eq!(
+        asked(&mut reading, 1),
+        [ask(0, &[1, 2, 3]), ReadEffect::SetTimer(0)]
+    );
     assert_eq!(tailed(&mut reading, 1, 0, 4), []);
     assert_eq!(tailed(&mut reading, 2, 0, 5), []);
     assert_eq!(applied(&mut reading, 4), []);
@@ -248,7 +260,7 @@ fn what_was_trimmed_had_been_voted_for() {
             voted_to: Slot::ZERO,
             trimmed_to: slot(6),
         };
-        let event = Event::Tailed {
+        let event = ReadEvent::Tailed {
             acceptor: uuid(acceptor),
             nonce: FIRST_NONCE,
             tail,
@@ -264,7 +276,7 @@ fn reads_that_come_in_together_share_the_round_that_begins_then() {
     let mut reading = reading();
     assert_eq!(
         asked_together(&mut reading, 1, 4),
-        [ask(0, &[1, 2, 3]), Effect::SetTimer(0)]
+        [ask(0, &[1, 2, 3]), ReadEffect::SetTimer(0)]
     );
     tailed(&mut reading, 1, 0, 0);
     assert_eq!(tailed(&mut reading, 2, 0, 0), [answer(1), answer(2), answer(3)]);
@@ -326,8 +338,12 @@ fn read_that_waits_too_long_asks_again_and_has_the_leader_fill() {
     tailed(&mut reading, 1, 0, 3);
     tailed(&mut reading, 2, 0, 3);
     assert_eq!(
-        does(&mut reading, Event::Fired(0)),
-        [Effect::Fill(slot(3)), ask(1, &[1, 2, 3]), Effect::SetTimer(1)]
+        does(&mut reading, ReadEvent::Fired(0)),
+        [
+            ReadEffect::Fill(slot(3)),
+            ask(1, &[1, 2, 3]),
+            ReadEffect::SetTimer(1)
+        ]
     );
     // The answers of the first round stay valid.
     assert_eq!(applied(&mut reading, 3), [answer(1)]);
@@ -339,8 +355,8 @@ fn round_that_no_quorum_answers_is_asked_again_not_restarted() {
     asked(&mut reading, 1);
     tailed(&mut reading, 2, 0, 0);
     assert_eq!(
-        does(&mut reading, Event::Fired(0)),
-        [ask(0, &[1, 3]), Effect::SetTimer(1)]
+        does(&mut reading, ReadEvent::Fired(0)),
+        [ask(0, &[1, 3]), ReadEffect::SetTimer(1)]
     );
     assert_eq!(tailed(&mut reading, 3, 0, 0), [answer(1)]);
 }
@@ -350,18 +366,21 @@ fn a_read_that_came_in_after_the_timer_was_set_waits_for_the_next() {
     let mut reading = reading();
     asked(&mut reading, 1);
     asked(&mut reading, 2);
-    assert_eq!(does(&mut reading, Event::Abandoned(ReadId(1))), []);
-    assert_eq!(does(&mut reading, Event::Fired(0)), [Effect::SetTimer(1)]);
-    assert_eq!(does(&mut reading, Event::Fired(1)).len(), 2);
+    assert_eq!(does(&mut reading, ReadEvent::Abandoned(ReadId(1))), []);
+    assert_eq!(does(&mut reading, ReadEvent::Fired(0)), [ReadEffect::SetTimer(1)]);
+    assert_eq!(does(&mut reading, ReadEvent::Fired(1)).len(), 2);
 }
 
 #[test]
 fn a_timer_of_an_earlier_generation_is_ignored() {
     let mut reading = reading();
     asked(&mut reading, 1);
-    does(&mut reading, Event::Abandoned(ReadId(1)));
-    assert_eq!(asked(&mut reading, 2), [ask(1, &[1, 2, 3]), Effect::SetTimer(1)]);
-    assert_eq!(does(&mut reading, Event::Fired(0)), []);
+    does(&mut reading, ReadEvent::Abandoned(ReadId(1)));
+    assert_eq!(
+        asked(&mut reading, 2),
+        [ask(1, &[1, 2, 3]), ReadEffect::SetTimer(1)]
+    );
+    assert_eq!(does(&mut reading, ReadEvent::Fired(0)), []);
 }
 
 #[test]
@@ -369,10 +388,10 @@ fn reads_beyond_the_most_are_turned_away_until_others_leave() {
     let mut reading = reading();
     let most = READS_MAX as u64;
     asked_together(&mut reading, 0, most - 1);
-    let away = [most, most + 1].map(|read| Effect::TurnAway(ReadId(read)));
+    let away = [most, most + 1].map(|read| ReadEffect::TurnAway(ReadId(read)));
     assert_eq!(asked_together(&mut reading, most - 1, most + 2), away);
     assert_eq!(reading.waiting(), READS_MAX);
-    does(&mut reading, Event::Abandoned(ReadId(5)));
+    does(&mut reading, ReadEvent::Abandoned(ReadId(5)));
     assert_eq!(asked(&mut reading, most + 2), []);
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{History, Judgement, Known, RUNS_MAX, Run, WITNESSED_RUNS_MAX, WentBack, Witnesses};
+use super::{RUNS_MAX, Run, RunJudgement, RunList, ShownRun, WITNESSED_RUNS_MAX, WentBack, Witnesses};
 use crate::paxos::{
     identity::{AcceptorUuid, CommitCounter, RunNumber},
     quorum::Quorums,
@@ -21,7 +21,7 @@ const REMEMBERED_RUNS_MAX: usize = 64;
 
 /// A finding about an acceptor, from an introduction or a promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Found {
+pub enum Finding {
     /// The latest list of this acceptor contradicts the remembered runs. The acceptor must not be counted until it has
     /// shown its runs again.
     Suspected(AcceptorUuid),
@@ -53,7 +53,7 @@ pub struct Guard {
     /// The stored table of each acceptor, as reported by the acceptor.
     tables: BTreeMap<AcceptorUuid, Witnesses>,
     /// The latest list of each acceptor.
-    shown: BTreeMap<AcceptorUuid, History>,
+    shown: BTreeMap<AcceptorUuid, RunList>,
     /// The latest witnessed run of each acceptor: enough other acceptors reported after the acceptor had shown the run.
     witnessed: BTreeMap<AcceptorUuid, RunNumber>,
     /// The contradicted run of each suspected acceptor, and how often the acceptor has shown the contradiction.
@@ -106,13 +106,13 @@ impl Guard {
         runs: &[Run],
         remembers: impl IntoIterator<Item = (AcceptorUuid, RunNumber, CommitCounter)>,
         others: &[(AcceptorUuid, Witnesses)],
-    ) -> Vec<Found> {
+    ) -> Vec<Finding> {
         self.tables.entry(acceptor).or_default().merge(remembers);
         let others = || others.iter().filter(|(other, _)| *other != acceptor);
         for (other, remembers) in others() {
             self.tables.entry(*other).or_default().merge(remembers.iter());
         }
-        self.shown.insert(acceptor, History::new(runs, self.runs_max));
+        self.shown.insert(acceptor, RunList::new(runs, self.runs_max));
         let mut found = Vec::new();
         // The table of a rolled-back disk is true and can be incomplete: the table is merged, and the holder is not
         // counted.
@@ -125,7 +125,7 @@ impl Guard {
                 self.witnessed.insert(acceptor, present.run);
             } else if !self.is_witnessed(acceptor, present.run) {
                 let needed = self.others_needed;
-                found.push(Found::Unwitnessed {
+                found.push(Finding::Unwitnessed {
                     acceptor,
                     reported,
                     needed,
@@ -139,7 +139,7 @@ impl Guard {
             None => {
                 self.suspected.remove(&acceptor);
                 let was_refused = self.refused.remove(&acceptor).is_some();
-                found.extend(was_refused.then_some(Found::Readmitted(acceptor)));
+                found.extend(was_refused.then_some(Finding::Readmitted(acceptor)));
             }
         }
         found.append(&mut self.suspects());
@@ -157,7 +157,7 @@ impl Guard {
         &mut self,
         acceptor: AcceptorUuid,
         remembers: impl IntoIterator<Item = (AcceptorUuid, RunNumber, CommitCounter)>,
-    ) -> Vec<Found> {
+    ) -> Vec<Finding> {
         self.tables.entry(acceptor).or_default().merge(remembers);
         let found = self.suspects();
         self.bound(acceptor);
@@ -165,15 +165,15 @@ impl Guard {
     }
 
     /// Drops surplus runs, after every list was compared with everything remembered.
-    fn bound(&mut self, told_by: AcceptorUuid) {
+    fn bound(&mut self, reported_by: AcceptorUuid) {
         self.heard.bound(REMEMBERED_RUNS_MAX);
-        if let Some(table) = self.tables.get_mut(&told_by) {
+        if let Some(table) = self.tables.get_mut(&reported_by) {
             table.bound(REMEMBERED_RUNS_MAX);
         }
     }
 
     /// Compares the latest list of every acceptor with the runs remembered now.
-    fn suspects(&mut self) -> Vec<Found> {
+    fn suspects(&mut self) -> Vec<Finding> {
         let mut found = Vec::new();
         let shown: Vec<_> = self.shown.keys().copied().collect();
         for other in shown
@@ -183,14 +183,14 @@ impl Guard {
         {
             if let Some(went_back) = self.contradiction(other) {
                 self.suspected.insert(other, (went_back.run, 0));
-                found.push(Found::Suspected(other));
+                found.push(Finding::Suspected(other));
             }
         }
         found
     }
 
     /// Counts the lists of an acceptor that contradict the same run.
-    fn contradicted(&mut self, went_back: WentBack) -> Found {
+    fn contradicted(&mut self, went_back: WentBack) -> Finding {
         let acceptor = went_back.acceptor;
         let (run, times) = self.suspected.entry(acceptor).or_insert((went_back.run, 0));
         if *run != went_back.run {
@@ -198,10 +198,10 @@ impl Guard {
         }
         *times += 1;
         if *times < CONTRADICTIONS_MAX {
-            return Found::Suspected(acceptor);
+            return Finding::Suspected(acceptor);
         }
         self.refused.insert(acceptor, went_back);
-        Found::Refused(went_back)
+        Finding::Refused(went_back)
     }
 
     /// A remembered run that contradicts the latest list of an acceptor.
@@ -218,10 +218,10 @@ impl Guard {
         let remembered = tables.clone().chain([&self.heard]);
         for (run, heard) in remembered.flat_map(|witnesses| witnesses.of(acceptor)) {
             let known = match shown.judge(run, heard) {
-                Judgement::Agrees => continue,
-                Judgement::TooOld if *is_vouched.get_or_insert_with(vouched) => continue,
-                Judgement::TooOld => Known::TooOld,
-                Judgement::WentBack(known) => known,
+                RunJudgement::Agrees => continue,
+                RunJudgement::TooOld if *is_vouched.get_or_insert_with(vouched) => continue,
+                RunJudgement::TooOld => ShownRun::TooOld,
+                RunJudgement::WentBack(known) => known,
             };
             return Some(WentBack {
                 acceptor,

@@ -232,7 +232,7 @@ impl AcceptorStep<'_> {
         if !kept {
             self.outputs.broken(Broken::PromisesAreKept);
         }
-        self.claim_watermark(self.node.disk.chosen_to);
+        self.claim_watermark(self.node.disk.known_to);
         if self.cluster.scenario.readable_first {
             open.readable = true;
             self.node.open = Some(open);
@@ -355,7 +355,7 @@ impl AcceptorStep<'_> {
                 Sight::VoteLost
             });
         }
-        if self.node.core.known_to() > self.node.disk.chosen_to {
+        if self.node.core.known_to() > self.node.disk.known_to {
             self.outputs.saw(Sight::WatermarkLost);
         }
         self.node.run += 1;
@@ -364,7 +364,7 @@ impl AcceptorStep<'_> {
 
     /// Sends the rows of the latest commit to all learners.
     fn show_commit(&mut self, rows: &BTreeMap<Slot, (Ballot, Value)>) {
-        let chosen_to = self.node.core.known_to();
+        let known_to = self.node.core.known_to();
         let frame: Vec<Row> = rows
             .iter()
             .map(|(&slot, accepted)| Row {
@@ -383,14 +383,14 @@ impl AcceptorStep<'_> {
                 };
                 self.send(learner, Message::Votes(*ballot, range));
             }
-            self.send(learner, Message::Rows(frame.clone(), chosen_to));
+            self.send(learner, Message::Rows(frame.clone(), known_to));
         }
     }
 
     fn show(&mut self, learner: usize, from: Slot) {
         let disk = &self.node.disk;
         let (rows, _) = disk.rows_from(from, self.cluster.scenario.page_rows);
-        let chosen_to = self.node.core.known_to();
+        let known_to = self.node.core.known_to();
         let learner = Node::Learner(learner);
         for row in &rows {
             if let Some((ballot, _)) = &row.accepted {
@@ -402,7 +402,7 @@ impl AcceptorStep<'_> {
             }
         }
         if !rows.is_empty() {
-            self.send(learner, Message::Rows(rows, chosen_to));
+            self.send(learner, Message::Rows(rows, known_to));
         }
     }
 }

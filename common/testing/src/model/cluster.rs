@@ -321,7 +321,7 @@ impl Model for Cluster {
             for &reading in node.reading.iter().filter(|_| self.shows_pages(node)) {
                 actions.push(Action::ReadPage(place, reading));
             }
-            if node.open.is_some() || node.core.known_to() > node.disk.chosen_to {
+            if node.open.is_some() || node.core.known_to() > node.disk.known_to {
                 actions.push(Action::Crash(place));
             }
             if node.open.is_none() {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use paxos_common::paxos::{
-    acceptor::{Held, Membership, Recovered, Write},
+    acceptor::{HeldRow, Membership, Recovered, Write},
     ballot::Ballot,
     identity::{AcceptorUuid, CommitCounter},
     message::{PromisePage, Row},
@@ -21,7 +21,7 @@ pub(crate) struct Disk {
     pub(crate) commit_counter: CommitCounter,
     pub(crate) promised: Ballot,
     leader_address: Arc<str>,
-    pub(crate) chosen_to: Slot,
+    pub(crate) known_to: Slot,
     pub(crate) rows: BTreeMap<Slot, (Ballot, Value)>,
     /// Rows with a wrong checksum.
     pub(crate) damaged: BTreeSet<Slot>,
@@ -34,7 +34,7 @@ impl Disk {
             commit_counter: CommitCounter::default(),
             promised: Ballot::ZERO,
             leader_address: Arc::from(""),
-            chosen_to: Slot::ZERO,
+            known_to: Slot::ZERO,
             rows: BTreeMap::new(),
             damaged: BTreeSet::new(),
         }
@@ -45,7 +45,7 @@ impl Disk {
         self.commit_counter = write.commit_counter;
         self.promised = write.promised;
         self.leader_address = Arc::clone(write.leader_address);
-        self.chosen_to = write.chosen_to;
+        self.known_to = write.known_to;
         for (&slot, (ballot, value)) in write.rows {
             self.rows.insert(slot, (*ballot, value.clone()));
             self.damaged.remove(&slot);
@@ -62,12 +62,12 @@ impl Disk {
         self.damaged.first().copied().unwrap_or(Slot::MAX)
     }
 
-    pub(crate) fn held(&self, slot: Slot) -> Option<Held> {
+    pub(crate) fn held(&self, slot: Slot) -> Option<HeldRow> {
         let (ballot, value) = self.rows.get(&slot)?;
         Some(if self.damaged.contains(&slot) {
-            Held::Unknown
+            HeldRow::Unknown
         } else {
-            Held::Accepted(*ballot, value.fingerprint())
+            HeldRow::Accepted(*ballot, value.fingerprint())
         })
     }
 
@@ -97,8 +97,8 @@ impl Disk {
             from,
             next: rows.last().map_or(from, |row| row.slot.next()),
             last,
-            chosen_to: self.chosen_to.min(self.damaged_at()),
-            known_to: self.chosen_to,
+            chosen_to: self.known_to.min(self.damaged_at()),
+            known_to: self.known_to,
             trimmed_to: Slot::ZERO,
             voted_to: self.voted_to(),
             rows,
@@ -106,14 +106,14 @@ impl Disk {
     }
 
     pub(crate) fn recovered(&self) -> Recovered {
-        let rows = self.rows.range(self.chosen_to..).map(|(slot, _)| *slot);
+        let rows = self.rows.range(self.known_to..).map(|(slot, _)| *slot);
         Recovered {
             uuid: self.uuid,
             commit_counter: self.commit_counter,
             membership: Membership::Blank,
             promised: self.promised,
             leader_address: Arc::clone(&self.leader_address),
-            chosen_to: self.chosen_to,
+            known_to: self.known_to,
             trimmed_to: Slot::ZERO,
             voted_to: self.voted_to(),
             rows: rows.filter_map(|slot| Some((slot, self.held(slot)?))).collect(),

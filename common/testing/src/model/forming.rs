@@ -180,7 +180,7 @@ fn blank(uuid: AcceptorUuid, membership: Membership) -> Acceptor {
         membership,
         promised: Ballot::ZERO,
         leader_address: Arc::from(""),
-        chosen_to: Slot::ZERO,
+        known_to: Slot::ZERO,
         trimmed_to: Slot::ZERO,
         voted_to: Slot::ZERO,
         rows: BTreeMap::new(),

@@ -3,7 +3,7 @@
 use paxos_common::paxos::{
     learner::Learner,
     quorum::Electorate,
-    reading::{self, Effect, ReadId, Reading},
+    reading::{self, ReadEffect, ReadId, Reading},
     slot::Slot,
     value::Value,
 };
@@ -84,17 +84,17 @@ impl LearnerStep<'_> {
                 for (slot, value) in self.node.core.take_learned(usize::MAX) {
                     self.hand_out(slot, value);
                 }
-                self.tell(reading::Event::Applied(self.node.core.next()));
+                self.tell(reading::ReadEvent::Applied(self.node.core.next()));
             }
             Input::Read => {
                 let (read, next) = (ReadId(self.node.reads), ReadId(self.node.reads + 1));
                 self.node.reads = next.0;
                 self.outputs.claim(Claim::ReadBegins(self.node.place, read));
-                self.tell(reading::Event::Asked { from: read, to: next });
+                self.tell(reading::ReadEvent::Asked { from: read, to: next });
             }
             Input::Limit => {
                 if let Some(generation) = self.node.timer.take() {
-                    self.tell(reading::Event::Fired(generation));
+                    self.tell(reading::ReadEvent::Fired(generation));
                 }
             }
             Input::SwitchFeed(feed) => {
@@ -125,15 +125,15 @@ impl LearnerStep<'_> {
                 let ballot = self.tamper_with_votes(*ballot);
                 let _ = self.node.core.votes(uuid(acceptor), ballot, *range);
             }
-            Message::Rows(rows, chosen_to) => {
+            Message::Rows(rows, known_to) => {
                 if self.node.feed == acceptor {
                     let rows = self.tamper_with_rows(rows);
-                    let _ = self.node.core.rows(&rows, *chosen_to);
+                    let _ = self.node.core.rows(&rows, *known_to);
                 }
             }
             Message::Tailed(nonce, tail) => {
                 for (acceptor, nonce) in self.tamper_with_tail(acceptor, *nonce) {
-                    self.tell(reading::Event::Tailed {
+                    self.tell(reading::ReadEvent::Tailed {
                         acceptor: uuid(acceptor),
                         nonce,
                         tail: *tail,
@@ -152,11 +152,11 @@ impl LearnerStep<'_> {
     }
 
     /// Hands an event to the core for reads, and carries out the effects.
-    fn tell(&mut self, event: reading::Event) {
+    fn tell(&mut self, event: reading::ReadEvent) {
         self.node.reading.handle(event);
         for effect in self.node.reading.take_effects() {
             match effect {
-                Effect::Ask { nonce, acceptors } => {
+                ReadEffect::Ask { nonce, acceptors } => {
                     self.tamper_with_round(nonce);
                     self.node.next_nonce = nonce + 1;
                     let members = self.cluster.electorate.members();
@@ -169,10 +169,12 @@ impl LearnerStep<'_> {
                         });
                     }
                 }
-                Effect::SetTimer(generation) => self.node.timer = Some(generation),
-                Effect::Fill(to) => self.node.fill_to = self.node.fill_to.max(to),
-                Effect::Answer(read) => self.answer(read),
-                Effect::LostVotes { .. } | Effect::TurnAway(_) => self.outputs.broken(Broken::NobodyHalts),
+                ReadEffect::SetTimer(generation) => self.node.timer = Some(generation),
+                ReadEffect::Fill(to) => self.node.fill_to = self.node.fill_to.max(to),
+                ReadEffect::Answer(read) => self.answer(read),
+                ReadEffect::LostVotes { .. } | ReadEffect::TurnAway(_) => {
+                    self.outputs.broken(Broken::NobodyHalts)
+                }
             }
         }
     }

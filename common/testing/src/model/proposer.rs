@@ -6,8 +6,10 @@ use bytes::Bytes;
 use paxos_common::paxos::{
     ballot::{Ballot, ProposerId},
     identity::AcceptorUuid,
-    message::{Accept, Heard, Leadership, Prepare, PromisePage, Word},
-    proposer::{Effect, Event, Limits, Outcome, Pending, Phase, Proposer, RequestId, Settings, Timer},
+    message::{Accept, HeardProposer, Leadership, Prepare, PromisePage, ReportAnswer},
+    proposer::{
+        Effect, Event, Limits, Pending, Phase, ProposalOutcome, Proposer, RequestId, Settings, Timer,
+    },
     quorum::Electorate,
     slot::Slot,
     value::EncodedCommand,
@@ -79,7 +81,7 @@ impl ProposerNode {
             core.handle(Event::Reported {
                 acceptor,
                 sent: Duration::ZERO,
-                word: word(nobody(), Slot::ZERO),
+                answer: word(nobody(), Slot::ZERO),
             });
         }
         for number in 0..scenario.commands[place] {
@@ -159,9 +161,9 @@ fn nobody() -> Leadership {
 }
 
 /// The report of an acceptor that has not heard from a leader for a leader timeout.
-fn word(leadership: Leadership, known_to: Slot) -> Word {
-    Word {
-        heard: Heard::from_leadership(leadership, LEADER_TIMEOUT),
+fn word(leadership: Leadership, known_to: Slot) -> ReportAnswer {
+    ReportAnswer {
+        heard: HeardProposer::from_leadership(leadership, LEADER_TIMEOUT),
         waiting: Duration::ZERO,
         slowest_commit: Duration::ZERO,
         has_space: true,
@@ -221,11 +223,11 @@ impl ProposerStep<'_> {
                 sound_to,
             } => {
                 self.node.known_to = self.node.known_to.max(*known_to);
-                let chosen_to = self.tamper_with_report(*known_to, *sound_to);
+                let known_to = self.tamper_with_report(*known_to, *sound_to);
                 self.tell(Event::Reported {
                     acceptor: uuid(*acceptor),
                     sent: self.node.now,
-                    word: word(leadership.clone(), chosen_to),
+                    answer: word(leadership.clone(), known_to),
                 });
             }
             Input::Silence => {
@@ -238,7 +240,7 @@ impl ProposerStep<'_> {
                     self.tell(Event::Reported {
                         acceptor,
                         sent: self.node.now,
-                        word: word(nobody(), Slot::ZERO),
+                        answer: word(nobody(), Slot::ZERO),
                     });
                 }
             }
@@ -315,16 +317,16 @@ impl ProposerStep<'_> {
             } => {
                 self.node.timers.insert(timer, generation);
             }
-            Effect::Answer(request, Outcome::Chosen(version)) => {
+            Effect::Answer(request, ProposalOutcome::Chosen(version)) => {
                 self.outputs.saw(Sight::Answered);
                 let command = u8::try_from(request.0).expect("commands are bytes");
                 self.outputs.claim(Claim::Answers(version, command));
             }
-            Effect::Answer(_, Outcome::Unknown | Outcome::NotProposed(_))
+            Effect::Answer(_, ProposalOutcome::Unknown | ProposalOutcome::NotProposed(_))
             | Effect::OpenStream(..)
             | Effect::ShutStreams(_)
             | Effect::ReportNow
-            | Effect::Told(_) => {}
+            | Effect::Notify(_) => {}
             // In this model no live leader is heard of, no disk goes back, and no process is asked to stop.
             Effect::Forward(..)
             | Effect::Reopen(_)

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fmt};
 
 use paxos_common::paxos::{
     identity::{AcceptorUuid, CommitCounter, RunNumber},
-    witness::{Guard, History, Judgement, Run, WITNESSED_RUNS_MAX, Witnesses},
+    witness::{Guard, Run, RunJudgement, RunList, WITNESSED_RUNS_MAX, Witnesses},
 };
 use stateright::{Model, Property};
 
@@ -251,8 +251,8 @@ impl Rollback {
 
     /// Whether every table holds a proof against the disk.
     fn is_proved_everywhere(&self, state: &State) -> bool {
-        let history = History::new(&state.disk.runs, self.scenario.runs_max);
-        let proves = |(run, heard)| matches!(history.judge(run, heard), Judgement::WentBack(_));
+        let history = RunList::new(&state.disk.runs, self.scenario.runs_max);
+        let proves = |(run, heard)| matches!(history.judge(run, heard), RunJudgement::WentBack(_));
         let mut tables = state.tables.iter();
         !state.tables.is_empty() && tables.all(|table| table.stored.of(ACCEPTOR).any(proves))
     }

@@ -131,8 +131,8 @@ impl AcceptorStep<'_> {
     pub(crate) fn tamper_with_memory(&mut self) {
         if self.cluster.has(Bug::WatermarkTrustedForOlderRows) {
             let disk = &mut self.node.disk;
-            while disk.chosen_to < self.node.scratch.claimed && disk.rows.contains_key(&disk.chosen_to) {
-                disk.chosen_to = disk.chosen_to.next();
+            while disk.known_to < self.node.scratch.claimed && disk.rows.contains_key(&disk.known_to) {
+                disk.known_to = disk.known_to.next();
             }
             self.node.recover();
         }
@@ -216,17 +216,17 @@ impl ProposerStep<'_> {
     }
 
     /// The watermark of a report as handed to the core.
-    pub(crate) fn tamper_with_report(&mut self, chosen_to: Slot, sound_to: Slot) -> Slot {
+    pub(crate) fn tamper_with_report(&mut self, known_to: Slot, sound_to: Slot) -> Slot {
         let notes = self.cluster.has(Bug::StartsBelowFrom) || self.cluster.has(Bug::WatermarkByHearsay);
         if notes {
-            self.node.scratch.heard = self.node.scratch.heard.max(chosen_to);
+            self.node.scratch.heard = self.node.scratch.heard.max(known_to);
         }
         if self.cluster.has(Bug::StartsBelowFrom) {
             Slot::ZERO
         } else if self.cluster.has(Bug::CampaignFromDamagedRow) {
             sound_to
         } else {
-            chosen_to
+            known_to
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 use paxos_common::paxos::{
     acceptor::{Acceptor, Group, Membership},
     ballot::Ballot,
-    detector::{Claim, Detector, Outcome as Settled, StreamId},
+    detector::{Claim, Detector, Settlement as Settled, StreamId},
     identity::{AcceptorUuid, CommitCounter, RunNumber},
     message::{AcceptAnswer, UNANSWERED_MAX},
     proposer::Scan,
@@ -118,7 +118,7 @@ impl AcceptorProcess {
                 commit_counter: CommitCounter::default(),
                 promised,
                 leader_address: Arc::from(""),
-                chosen_to: Slot::ZERO,
+                known_to: Slot::ZERO,
                 runs: Vec::new(),
                 witnesses: Witnesses::default(),
                 rows: BTreeMap::new(),
@@ -161,7 +161,7 @@ impl AcceptorProcess {
             self.disk.promised,
             self.disk.voted_to(),
             self.core.as_ref().map_or(Slot::ZERO, Acceptor::chosen_to),
-            self.disk.chosen_to,
+            self.disk.known_to,
             self.disk.damaged
         )
     }
@@ -535,7 +535,7 @@ impl World<'_> {
         disk.commit_counter = write.commit_counter;
         disk.promised = write.promised;
         disk.leader_address = Arc::clone(write.leader_address);
-        disk.chosen_to = write.chosen_to;
+        disk.known_to = write.known_to;
         disk.garbled = false;
         disk.witnesses.merge(write.witnesses.iter());
         disk.witnesses.bound(WITNESSED_RUNS_MAX);
@@ -558,7 +558,7 @@ impl World<'_> {
         }
         self.invariants
             .watermarks
-            .acceptor(&self.invariants.chosen, acceptor, disk.chosen_to, &disk.rows);
+            .acceptor(&self.invariants.chosen, acceptor, disk.known_to, &disk.rows);
     }
 
     /// Takes a group into memory and releases its answers unchanged.

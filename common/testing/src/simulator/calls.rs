@@ -1,7 +1,7 @@
 //! Callers of simulated proposers: answers, and forwarded commands.
 
 use paxos_common::paxos::{
-    proposer::{Event, Outcome, Pending, RequestId},
+    proposer::{Event, Pending, ProposalOutcome, RequestId},
     value::EncodedCommand,
 };
 use rand::RngExt as _;
@@ -22,7 +22,7 @@ pub(crate) struct Caller {
 }
 
 impl World<'_> {
-    pub(crate) fn answer_caller(&mut self, proposer: usize, request: RequestId, outcome: Outcome) {
+    pub(crate) fn answer_caller(&mut self, proposer: usize, request: RequestId, outcome: ProposalOutcome) {
         let Some(caller) = self.proposers[proposer].requests.get_mut(&request) else {
             panic!("proposer {proposer} answers {request:?}, which nobody asked");
         };
@@ -33,7 +33,7 @@ impl World<'_> {
         let repeated = std::mem::replace(&mut caller.answered, true);
         let (node, command) = (caller.node, caller.command);
         match outcome {
-            Outcome::Chosen(version) => {
+            ProposalOutcome::Chosen(version) => {
                 self.invariants.reads.acknowledged(command);
                 answered(
                     &self.invariants.chosen,
@@ -45,8 +45,8 @@ impl World<'_> {
                     self.statistics.count(Counted::AnswersAboveOne);
                 }
             }
-            Outcome::NotProposed(_) => self.invariants.commands.not_proposed(command),
-            Outcome::Unknown => {}
+            ProposalOutcome::NotProposed(_) => self.invariants.commands.not_proposed(command),
+            ProposalOutcome::Unknown => {}
         }
         if !repeated {
             let request = request.0;
@@ -76,7 +76,7 @@ impl World<'_> {
 
     /// Takes the answer to a forwarded command. A command certainly not proposed is queued again, or the caller is
     /// answered.
-    pub(crate) fn forward_answered(&mut self, proposer: usize, request: RequestId, outcome: Outcome) {
+    pub(crate) fn forward_answered(&mut self, proposer: usize, request: RequestId, outcome: ProposalOutcome) {
         let again = self.rng.random_bool(0.5);
         let process = &mut self.proposers[proposer];
         let Some(caller) = process.requests.get_mut(&request) else {
@@ -89,7 +89,7 @@ impl World<'_> {
         let Some(caller) = process.requests.get_mut(&request) else {
             return;
         };
-        if matches!(outcome, Outcome::NotProposed(_)) && again && process.core.is_some() {
+        if matches!(outcome, ProposalOutcome::NotProposed(_)) && again && process.core.is_some() {
             let bytes = caller.command.to_le_bytes().to_vec();
             let command = EncodedCommand::from_batch_of_one(bytes.into());
             self.tell(proposer, Event::Proposed(Pending::new(request, command)));

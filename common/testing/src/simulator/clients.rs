@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use paxos_common::paxos::{
     command::{Command, Operation},
-    proposer::Outcome,
+    proposer::ProposalOutcome,
     value::EncodedCommand,
 };
 use rand::RngExt as _;
@@ -142,7 +142,7 @@ impl World<'_> {
             return;
         };
         match outcome {
-            Outcome::Chosen(version) => {
+            ProposalOutcome::Chosen(version) => {
                 self.statistics.count(Counted::CommandsChosen);
                 self.happened(Happened::Answered);
                 if waiting.healed {
@@ -154,8 +154,8 @@ impl World<'_> {
                 }
                 self.settle(&waiting);
             }
-            Outcome::Unknown => self.left_unknown(waiting),
-            Outcome::NotProposed(_) => {
+            ProposalOutcome::Unknown => self.left_unknown(waiting),
+            ProposalOutcome::NotProposed(_) => {
                 self.statistics.count(Counted::CommandsNotProposed);
                 self.ask(waiting);
             }

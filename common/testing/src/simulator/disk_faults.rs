@@ -8,7 +8,7 @@
 
 use paxos_common::paxos::{
     identity::{CommitCounter, RunNumber},
-    witness::{History, Judgement, RUNS_MAX, Run, WentBack},
+    witness::{RUNS_MAX, Run, RunJudgement, RunList, WentBack},
 };
 use rand::RngExt as _;
 
@@ -196,8 +196,8 @@ impl World<'_> {
             .iter()
             .enumerate()
             .filter(|(other, process)| *other != acceptor && process.lost.is_none());
-        let history = History::new(&runs, RUNS_MAX);
-        let proves = |(run, heard)| matches!(history.judge(run, heard), Judgement::WentBack(_));
+        let history = RunList::new(&runs, RUNS_MAX);
+        let proves = |(run, heard)| matches!(history.judge(run, heard), RunJudgement::WentBack(_));
         let unaware = others
             .filter(|(_, other)| !other.disk.witnesses.of(uuid(acceptor)).any(proves))
             .count();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use paxos_common::paxos::{
-    acceptor::{Held, Membership, Recovered},
+    acceptor::{HeldRow, Membership, Recovered},
     ballot::Ballot,
     identity::{AcceptorUuid, CommitCounter},
     message::Row,
@@ -23,7 +23,7 @@ pub(crate) struct Disk {
     pub(crate) commit_counter: CommitCounter,
     pub(crate) promised: Ballot,
     pub(crate) leader_address: Arc<str>,
-    pub(crate) chosen_to: Slot,
+    pub(crate) known_to: Slot,
     /// All run numbers so far, with the commit counter at the end of each run. The present run is the last.
     pub(crate) runs: Vec<Run>,
     pub(crate) witnesses: Witnesses,
@@ -41,12 +41,12 @@ impl Disk {
             .map_or(Slot::ZERO, |(slot, _)| slot.next())
     }
 
-    pub(crate) fn held(&self, slot: Slot) -> Option<Held> {
+    pub(crate) fn held(&self, slot: Slot) -> Option<HeldRow> {
         let (ballot, value) = self.rows.get(&slot)?;
         Some(if self.damaged.contains(&slot) {
-            Held::Unknown
+            HeldRow::Unknown
         } else {
-            Held::Accepted(*ballot, value.fingerprint())
+            HeldRow::Accepted(*ballot, value.fingerprint())
         })
     }
 
@@ -70,14 +70,14 @@ impl Disk {
     }
 
     pub(crate) fn recovered(&self) -> Recovered {
-        let rows = self.rows.range(self.chosen_to..).map(|(slot, _)| *slot);
+        let rows = self.rows.range(self.known_to..).map(|(slot, _)| *slot);
         Recovered {
             uuid: self.uuid,
             commit_counter: self.commit_counter,
             membership: self.membership.clone(),
             promised: self.promised,
             leader_address: Arc::clone(&self.leader_address),
-            chosen_to: self.chosen_to,
+            known_to: self.known_to,
             trimmed_to: Slot::ZERO,
             voted_to: self.voted_to(),
             rows: rows.filter_map(|slot| Some((slot, self.held(slot)?))).collect(),

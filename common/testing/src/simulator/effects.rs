@@ -70,7 +70,7 @@ impl World<'_> {
                     self.statistics.count(Counted::ReportsAtOnce);
                     self.report_now(proposer);
                 }
-                Effect::Told(notice) => {
+                Effect::Notify(notice) => {
                     self.note(|| format!("proposer {proposer}: {notice}"));
                     match notice {
                         Notice::Campaign { .. } => {

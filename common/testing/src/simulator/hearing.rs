@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use paxos_common::paxos::{
     acceptor::Acceptor,
     ballot::Ballot,
-    detector::{Claim, Detector, Kind, News},
-    message::{Accept, Heard, Word},
+    detector::{Claim, Detector, News, RequestKind},
+    message::{Accept, HeardProposer, ReportAnswer},
     slot::Slot,
     witness::WITNESSED_RUNS_MAX,
 };
@@ -77,9 +77,9 @@ impl World<'_> {
     /// A request is about to wait for the writer.
     pub(crate) fn claim(&mut self, acceptor: usize, message: &Message) -> Option<Claim> {
         let (ballot, address, kind) = if let Message::Prepare(prepare, _) = message {
-            (prepare.ballot, &prepare.address, Kind::Prepare)
+            (prepare.ballot, &prepare.address, RequestKind::Prepare)
         } else if let Message::Accept(accept, _) = message {
-            (accept.ballot, &accept.address, Kind::Accept)
+            (accept.ballot, &accept.address, RequestKind::Accept)
         } else {
             return None;
         };
@@ -127,13 +127,13 @@ impl World<'_> {
     }
 
     /// An acceptor's statement about the heard proposer, and about its own state.
-    fn word(&self, acceptor: usize) -> Option<Word> {
+    fn word(&self, acceptor: usize) -> Option<ReportAnswer> {
         let process = &self.acceptors[acceptor];
         let core = process.core.as_ref()?;
         let now = process.clock.read(self.now);
         let mut heard = process.detector.as_ref()?.heard(now);
         self.tamper_with_heard_proposer(acceptor, &mut heard);
-        Some(Word {
+        Some(ReportAnswer {
             heard,
             waiting: process.waiting(self.now),
             slowest_commit: Duration::ZERO,
@@ -193,7 +193,7 @@ impl World<'_> {
     }
 
     /// Falsifies an acceptor's statement about the heard proposer.
-    fn tamper_with_heard_proposer(&self, acceptor: usize, heard: &mut Heard) {
+    fn tamper_with_heard_proposer(&self, acceptor: usize, heard: &mut HeardProposer) {
         let process = &self.acceptors[acceptor];
         let now = process.clock.read(self.now);
         if self.tampering.has(Bug::BytesOfLowerBallotsAreHeard) {

@@ -28,7 +28,11 @@ impl World<'_> {
     /// Remembers the slots known to be chosen, separately from the core.
     pub(super) fn note_known(&mut self, proposer: usize, event: &Event) {
         let (acceptor, known_to) = match event {
-            Event::Reported { acceptor, word, .. } => (*acceptor, word.known_to),
+            Event::Reported {
+                acceptor,
+                answer: word,
+                ..
+            } => (*acceptor, word.known_to),
             Event::Answered {
                 acceptor,
                 answer: AcceptAnswer::Accepted { known_to, .. },

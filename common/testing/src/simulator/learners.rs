@@ -6,7 +6,7 @@ use paxos_common::paxos::{
     identity::{CommitCounter, RunNumber},
     learner::Learner,
     quorum::Quorums,
-    reading::Event,
+    reading::ReadEvent,
     slot::Slot,
     witness::Guard,
 };
@@ -209,8 +209,8 @@ impl World<'_> {
                     let _ = core.votes(uuid(acceptor), ballot, range);
                 }
             }
-            Message::Rows(rows, chosen_to) => {
-                let _ = core.rows(&rows, chosen_to);
+            Message::Rows(rows, known_to) => {
+                let _ = core.rows(&rows, known_to);
             }
             Message::Prepare(..)
             | Message::Accept(..)
@@ -254,7 +254,7 @@ impl World<'_> {
         }
         if count > 0 {
             let (run, applied_to) = (process.run, core.next());
-            self.tell_readers(learner, Event::Applied(applied_to));
+            self.tell_readers(learner, ReadEvent::Applied(applied_to));
             self.plan_within(20 * MILLISECOND, Happening::Stored { learner, run, count });
         }
     }

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use paxos_common::paxos::{
     ballot::Ballot,
-    message::{Accept, AcceptAnswer, Prepare, PromisePage, Row, Word},
-    proposer::{Outcome, Scan},
+    message::{Accept, AcceptAnswer, Prepare, PromisePage, ReportAnswer, Row},
+    proposer::{ProposalOutcome, Scan},
     reading::Tail,
     slot::{Slot, SlotRange},
     value::{EncodedCommand, Value},
@@ -61,7 +61,7 @@ pub(crate) enum Message {
     /// The stream's call is answered.
     Opened,
     /// Answer to the report with this number, at once or with later news.
-    Said(u64, Word),
+    Said(u64, ReportAnswer),
     Fetched(u64, Slot, Vec<(Slot, Value)>),
     /// The sender's table of other acceptors' runs, as the answer to the question with this number.
     Recalled(u64, Witnesses),
@@ -82,7 +82,7 @@ pub(crate) enum Message {
     },
     Outcome {
         request: u64,
-        outcome: Outcome,
+        outcome: ProposalOutcome,
     },
     Fill(Slot),
 }

@@ -250,7 +250,7 @@ impl World<'_> {
                 Event::Reported {
                     acceptor: uuid(acceptor),
                     sent,
-                    word,
+                    answer: word,
                 }
             }
             Message::Propose {

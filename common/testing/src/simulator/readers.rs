@@ -83,8 +83,8 @@ impl World<'_> {
             from,
             next,
             last,
-            chosen_to: disk.chosen_to.min(damaged_at),
-            known_to: disk.chosen_to,
+            chosen_to: disk.known_to.min(damaged_at),
+            known_to: disk.known_to,
             trimmed_to: Slot::ZERO,
             voted_to: disk.voted_to(),
             rows,
@@ -137,12 +137,12 @@ impl World<'_> {
         let (rows, last) = process.disk.page(from, rows_max);
         let next = rows.last().map_or(from, |row| row.slot.next());
         // Both watermarks are true of the readable rows: the disk's watermark lags behind.
-        let chosen_to = if from_memory {
+        let known_to = if from_memory {
             core.known_to()
         } else {
-            process.disk.chosen_to
+            process.disk.known_to
         };
-        self.show(acceptor, learner, kind, &rows, chosen_to);
+        self.show(acceptor, learner, kind, &rows, known_to);
         if !last {
             let due = Happening::FrameDue {
                 acceptor,
@@ -179,13 +179,13 @@ impl World<'_> {
         }
         let process = &self.acceptors[acceptor];
         let Some(core) = &process.core else { return };
-        let chosen_to = if from_memory {
+        let known_to = if from_memory {
             core.known_to()
         } else {
-            process.disk.chosen_to
+            process.disk.known_to
         };
         let values: Vec<(Slot, Value)> = first
-            .to(to.min(chosen_to))
+            .to(to.min(known_to))
             .map_while(|slot| Some((slot, process.disk.row(slot)?.accepted?.1)))
             .take(rows_max)
             .collect();
@@ -211,7 +211,7 @@ impl World<'_> {
         }
         let process = &self.acceptors[acceptor];
         let Some(core) = &process.core else { return };
-        let chosen_to = core.known_to();
+        let known_to = core.known_to();
         let observers: Vec<(usize, Kind)> = process.observers.iter().copied().collect();
         let rows: Vec<Row> = rows
             .iter()
@@ -221,12 +221,12 @@ impl World<'_> {
             })
             .collect();
         for (learner, kind) in observers {
-            self.show(acceptor, learner, kind, &rows, chosen_to);
+            self.show(acceptor, learner, kind, &rows, known_to);
         }
     }
 
-    fn show(&mut self, acceptor: usize, learner: usize, kind: Kind, rows: &[Row], chosen_to: Slot) {
-        Watermarks::claimed(&self.invariants.chosen, "a frame", chosen_to);
+    fn show(&mut self, acceptor: usize, learner: usize, kind: Kind, rows: &[Row], known_to: Slot) {
+        Watermarks::claimed(&self.invariants.chosen, "a frame", known_to);
         let message = match kind {
             Kind::Votes => {
                 let votes = rows.iter().filter_map(|row| {
@@ -239,7 +239,7 @@ impl World<'_> {
                 });
                 Message::Votes(votes.collect())
             }
-            Kind::Values => Message::Rows(rows.to_vec(), chosen_to),
+            Kind::Values => Message::Rows(rows.to_vec(), known_to),
         };
         self.send(Node::Acceptor(acceptor), Node::Learner(learner), message);
     }

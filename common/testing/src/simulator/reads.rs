@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use paxos_common::paxos::{
-    reading::{Effect, Event, ReadId, Reading, Tail},
+    reading::{ReadEffect, ReadEvent, ReadId, Reading, Tail},
     slot::Slot,
 };
 use rand::RngExt as _;
@@ -89,7 +89,7 @@ impl World<'_> {
                 self.plan_within(2 * micros(LEADER_TIMEOUT), abandoned);
             }
         }
-        self.tell_readers(learner, Event::Asked { from, to });
+        self.tell_readers(learner, ReadEvent::Asked { from, to });
     }
 
     /// The faults stop: every waiting reader, and one more reader at each learner, must be answered.
@@ -114,13 +114,13 @@ impl World<'_> {
             self.statistics.count(Counted::ReadsAbandoned);
             self.invariants.reads.abandoned(learner, read.0);
             self.invariants.progress.read_done(learner, read.0);
-            self.tell_readers(learner, Event::Abandoned(read));
+            self.tell_readers(learner, ReadEvent::Abandoned(read));
         }
     }
 
     pub(crate) fn read_limit(&mut self, learner: usize, run: u64, generation: u64) {
         if self.learners[learner].run == run {
-            self.tell_readers(learner, Event::Fired(generation));
+            self.tell_readers(learner, ReadEvent::Fired(generation));
         }
     }
 
@@ -128,7 +128,7 @@ impl World<'_> {
     pub(crate) fn tailed(&mut self, learner: usize, acceptor: usize, nonce: u64, tail: Tail) {
         for (acceptor, nonce) in self.tamper_with_tail(learner, acceptor, nonce) {
             let acceptor = uuid(acceptor);
-            let tailed = Event::Tailed {
+            let tailed = ReadEvent::Tailed {
                 acceptor,
                 nonce,
                 tail,
@@ -138,7 +138,7 @@ impl World<'_> {
     }
 
     /// Hands an event to the core for reads, and carries out the effects.
-    pub(crate) fn tell_readers(&mut self, learner: usize, event: Event) {
+    pub(crate) fn tell_readers(&mut self, learner: usize, event: ReadEvent) {
         let this = Node::Learner(learner);
         let process = &mut self.learners[learner];
         let Some(readers) = &mut process.readers else {
@@ -148,9 +148,9 @@ impl World<'_> {
         readers.core.handle(event);
         for effect in readers.core.take_effects() {
             match effect {
-                Effect::Ask { nonce, acceptors } => {
+                ReadEffect::Ask { nonce, acceptors } => {
                     self.tamper_with_round(learner, nonce);
-                    if matches!(event, Event::Fired(_)) {
+                    if matches!(event, ReadEvent::Fired(_)) {
                         self.mark_waiting(learner, |waiting| waiting.retried = true);
                     }
                     for acceptor in acceptors {
@@ -158,7 +158,7 @@ impl World<'_> {
                         self.send(this, to, Message::Tail(nonce));
                     }
                 }
-                Effect::SetTimer(generation) => {
+                ReadEffect::SetTimer(generation) => {
                     let limit = Happening::ReadLimit {
                         learner,
                         run,
@@ -166,7 +166,7 @@ impl World<'_> {
                     };
                     self.plan(self.now + micros(LEADER_TIMEOUT) * clock / 100, limit);
                 }
-                Effect::Fill(to) => {
+                ReadEffect::Fill(to) => {
                     if to > self.invariants.chosen.prefix() {
                         self.mark_waiting(learner, |waiting| waiting.filled = true);
                     }
@@ -175,12 +175,12 @@ impl World<'_> {
                         self.send(this, Node::Proposer(proposer), Message::Fill(to));
                     }
                 }
-                Effect::Answer(read) => self.answer_read(learner, read),
-                Effect::LostVotes { bound, applied_to } => {
+                ReadEffect::Answer(read) => self.answer_read(learner, read),
+                ReadEffect::LostVotes { bound, applied_to } => {
                     self.votes_are_missed(learner, bound, applied_to);
                     return;
                 }
-                Effect::TurnAway(read) => panic!("learner {learner} turns {read:?} away, and few wait"),
+                ReadEffect::TurnAway(read) => panic!("learner {learner} turns {read:?} away, and few wait"),
             }
         }
     }

@@ -10,7 +10,7 @@ use paxos_common::paxos::{
     ballot::{Ballot, ProposerId},
     identity::{AcceptorUuid, CommitCounter, RunNumber},
     message::{Accept, AcceptAnswer, Row},
-    proposer::{Effect, Event, Outcome, Phase, RequestId},
+    proposer::{Effect, Event, Phase, ProposalOutcome, RequestId},
     slot::{Slot, SlotRange, Version},
     value::Value,
     witness::Witnesses,
@@ -201,9 +201,9 @@ impl World<'_> {
         let disk = &mut process.disk;
         if trusts {
             let claimed = self.tampering.claimed.get(&acceptor).copied();
-            disk.chosen_to = core.chosen_to();
-            while Some(disk.chosen_to) < claimed && disk.rows.contains_key(&disk.chosen_to) {
-                disk.chosen_to = disk.chosen_to.next();
+            disk.known_to = core.chosen_to();
+            while Some(disk.known_to) < claimed && disk.rows.contains_key(&disk.known_to) {
+                disk.known_to = disk.known_to.next();
             }
         }
         let core = Acceptor::recover(disk.recovered(), run);
@@ -323,7 +323,11 @@ impl World<'_> {
                     page.from = asked.wanted;
                 }
             }
-            Event::Reported { acceptor, word, .. } => {
+            Event::Reported {
+                acceptor,
+                answer: word,
+                ..
+            } => {
                 if self.tampering.has(Bug::CampaignFromDamagedRow) {
                     let core = self.acceptors[self.place(*acceptor)].core.as_ref();
                     let sound = core.map_or(Slot::ZERO, Acceptor::chosen_to);
@@ -394,7 +398,11 @@ impl World<'_> {
                 .map(|(&request, _)| request)
                 .collect();
             for request in waiting {
-                self.answer_caller(proposer, request, Outcome::Chosen(Version { slot, offset }));
+                self.answer_caller(
+                    proposer,
+                    request,
+                    ProposalOutcome::Chosen(Version { slot, offset }),
+                );
                 if let Some(caller) = self.proposers[proposer].requests.get_mut(&request) {
                     // The core answers the request once more.
                     caller.cancelled = true;

@@ -8,7 +8,7 @@ use std::{
 use paxos_common::paxos::{
     ballot::Ballot,
     identity::AcceptorUuid,
-    message::{Accept, Heard, Word},
+    message::{Accept, HeardProposer, ReportAnswer},
     proposer::{Event, RequestId},
     slot::Slot,
 };
@@ -112,8 +112,8 @@ impl World<'_> {
                 .get(&(Node::Acceptor(acceptor), Node::Proposer(proposer)));
             cut.is_some_and(|&until| until > self.now)
         });
-        let word = || Word {
-            heard: Heard {
+        let word = || ReportAnswer {
+            heard: HeardProposer {
                 ballot: Ballot::ZERO,
                 address: "".into(),
                 silent: Duration::ZERO,
@@ -130,7 +130,7 @@ impl World<'_> {
         let said = silent.map(|acceptor| Event::Reported {
             acceptor: uuid(acceptor),
             sent,
-            word: word(),
+            answer: word(),
         });
         said.collect()
     }

@@ -31,11 +31,11 @@ impl World<'_> {
     pub(crate) fn garble_state(&mut self, acceptor: usize, goes_on: bool) {
         let disk = &mut self.acceptors[acceptor].disk;
         let voted_to = disk.voted_to();
-        if voted_to <= disk.chosen_to {
+        if voted_to <= disk.known_to {
             return;
         }
         disk.garbled = true;
-        disk.chosen_to = voted_to;
+        disk.known_to = voted_to;
         self.statistics.count(Counted::StatesGarbled);
         self.note(|| format!("acceptor {acceptor}'s state record is garbled"));
         if !goes_on {

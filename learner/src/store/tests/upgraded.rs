@@ -10,7 +10,7 @@ async fn make_version_2(directory: &Path) {
     let sessions = registers::load_sessions(&mut connection, CLUSTER, FILE)
         .await
         .unwrap();
-    let without = |session| Session {
+    let without = |session| SessionState {
         opener: None,
         ..session
     };

@@ -96,7 +96,7 @@ fn damaged_rows_beyond_what_is_remembered_are_the_highest() {
     let rows = u64::try_from(DAMAGED_MAX).unwrap() + 10;
     let mut core = Acceptor::recover(
         Recovered {
-            chosen_to: slot(rows),
+            known_to: slot(rows),
             voted_to: slot(rows),
             ..recovered()
         },

@@ -48,8 +48,8 @@ fn a_rejected_claim_moves_no_watermark() {
 #[test]
 fn an_unknown_row_stops_the_watermark_and_is_healed_by_the_leader() {
     let rows = BTreeMap::from([
-        (slot(0), Held::Accepted(ballot(1), value("a").fingerprint())),
-        (slot(1), Held::Unknown),
+        (slot(0), HeldRow::Accepted(ballot(1), value("a").fingerprint())),
+        (slot(1), HeldRow::Unknown),
     ]);
     let mut acceptor = Fixture::with(Recovered {
         promised: ballot(1),

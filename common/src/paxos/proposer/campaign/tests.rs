@@ -240,7 +240,7 @@ fn an_unreadable_row_too_far_ahead_waits_for_others_to_say_what_is_there() {
 #[test]
 fn leader_proposes_the_value_of_a_far_vote_before_new_commands() {
     use crate::paxos::{
-        proposer::{Limits, Pending, RequestId, queue::Queue},
+        proposer::{Limits, Pending, RequestId, queue::CommandQueue},
         quorum::Configuration,
         value::EncodedCommand,
     };
@@ -252,7 +252,7 @@ fn leader_proposes_the_value_of_a_far_vote_before_new_commands() {
         far: BTreeMap::from([(slot(2), value("far"))]),
     };
     let mut lead = Lead::new(ballot(10), "http://p:1".into(), won, electorate.members());
-    let (mut queue, limits) = (Queue::new(10, 1_000), Limits::default());
+    let (mut queue, limits) = (CommandQueue::new(10, 1_000), Limits::default());
     for (number, text) in [(1, "b"), (2, "d")] {
         let command = EncodedCommand::from_batch_of_one(Bytes::from_static(text.as_bytes()));
         queue.push(Pending::new(RequestId(number), command));

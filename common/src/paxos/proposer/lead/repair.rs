@@ -29,7 +29,7 @@ use crate::paxos::{
 };
 
 mod reports;
-use reports::{Reports, Word};
+use reports::{SlotConclusion, StretchReports};
 
 /// Most slots repaired in one stretch.
 const STRETCH_SLOTS_MAX: u64 = 1_024;
@@ -45,16 +45,16 @@ pub(super) struct Repair {
     from: Slot,
     /// Exclusive.
     to: Slot,
-    stage: Stage,
+    stage: RepairStage,
     idle_checks: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Stage {
+enum RepairStage {
     /// Rows are being read from an acceptor with a watermark above the rows.
     Fetching,
     /// All acceptors are being asked for their rows.
-    Scanning(Reports),
+    Scanning(StretchReports),
     /// Proposed; the last message has this number. The acceptor's watermark will pass the stretch.
     Sent(u64),
 }
@@ -73,7 +73,7 @@ impl Lead {
         for &acceptor in reachable {
             let repair = self.repairs.get(&acceptor);
             let is_overdue =
-                |repair: &Repair| matches!(&repair.stage, Stage::Scanning(reports) if reports.overdue);
+                |repair: &Repair| matches!(&repair.stage, RepairStage::Scanning(reports) if reports.overdue);
             if repair.is_some_and(is_overdue) {
                 self.go_on(electorate, open, acceptor, limits, effects);
             }
@@ -134,7 +134,7 @@ impl Lead {
                     from,
                     to,
                 });
-                Stage::Fetching
+                RepairStage::Fetching
             }
             Some(_) | None => {
                 if view.doubtful == Some(from) {
@@ -148,7 +148,7 @@ impl Lead {
                 for &asked in open {
                     effects.push(Effect::Prepare(asked, prepare.clone(), Some(Scan { number, to })));
                 }
-                Stage::Scanning(Reports::default())
+                RepairStage::Scanning(StretchReports::default())
             }
         };
         if let Some(view) = self.views.get_mut(&acceptor) {
@@ -191,7 +191,7 @@ impl Lead {
             number: 0,
             from,
             to,
-            stage: Stage::Sent(0),
+            stage: RepairStage::Sent(0),
             idle_checks: 0,
         };
         self.repairs.insert(acceptor, repair);
@@ -208,7 +208,7 @@ impl Lead {
         effects: &mut Vec<Effect>,
     ) {
         let is_asked = |repair: &Repair| {
-            repair.stage == Stage::Fetching && repair.number == number && repair.from == from
+            repair.stage == RepairStage::Fetching && repair.number == number && repair.from == from
         };
         let asked = self.repairs.iter().find(|(_, repair)| is_asked(repair));
         let Some((&acceptor, repair)) = asked else { return };
@@ -246,7 +246,7 @@ impl Lead {
     ) {
         for (&acceptor, repair) in &mut self.repairs {
             if repair.number == scan.number
-                && let Stage::Scanning(reports) = &mut repair.stage
+                && let RepairStage::Scanning(reports) = &mut repair.stage
             {
                 reports.page((repair.from, &mut repair.to), from, page);
                 repair.idle_checks = 0;
@@ -268,7 +268,7 @@ impl Lead {
         let Some(repair) = self.repairs.get(&acceptor) else {
             return;
         };
-        let Stage::Scanning(reports) = &repair.stage else {
+        let RepairStage::Scanning(reports) = &repair.stage else {
             return;
         };
         let is_over = reports.overdue || reports.are_whole(open.iter(), repair.to);
@@ -276,17 +276,17 @@ impl Lead {
         let mut values = Vec::new();
         let mut unsaid = Vec::new();
         for slot in repair.from.to(repair.to) {
-            match reports.word(phase1, slot) {
-                Word::Chosen(value) => values.push((slot, value)),
-                Word::Lost => {
+            match reports.conclusion(phase1, slot) {
+                SlotConclusion::Chosen(value) => values.push((slot, value)),
+                SlotConclusion::Lost => {
                     effects.push(Effect::Halt(format!(
                         "slot {slot} was chosen, but a whole phase-1 quorum holds nothing for this slot: acceptors \
                          have lost data"
                     )));
                     return;
                 }
-                Word::Open if !is_over => return,
-                Word::Open => unsaid.push(slot),
+                SlotConclusion::Open if !is_over => return,
+                SlotConclusion::Open => unsaid.push(slot),
             }
         }
         if !unsaid.is_empty() && reports.are_whole(electorate.members().iter(), repair.to) {
@@ -338,7 +338,7 @@ impl Lead {
         }
         let sent = self.views.get(&acceptor).map_or(0, |view| view.sent);
         if let Some(repair) = self.repairs.get_mut(&acceptor) {
-            repair.stage = Stage::Sent(sent);
+            repair.stage = RepairStage::Sent(sent);
             repair.idle_checks = 0;
             // The stretch ends no further than the watermark can advance.
             repair.to = last.next().min(doubtful.unwrap_or(Slot::MAX).max(repair.from));
@@ -367,16 +367,16 @@ impl Lead {
                 return true;
             }
             match &mut repair.stage {
-                Stage::Fetching => {
+                RepairStage::Fetching => {
                     failed.push(acceptor);
                     false
                 }
-                Stage::Scanning(reports) => {
+                RepairStage::Scanning(reports) => {
                     reports.overdue = true;
                     true
                 }
                 // Unanswered messages are not sent again.
-                Stage::Sent(last) => {
+                RepairStage::Sent(last) => {
                     let view = self.views.get(&acceptor);
                     view.is_some_and(|view| view.unanswered.range(..=*last).next().is_some())
                 }

@@ -59,7 +59,10 @@ fn a_forwarded_command_is_proposed_or_refused_and_never_sent_on() {
     let mut bench = Bench::new();
     bench.report(1, ballot(3, 1), 10);
     bench.propose_forwarded(1, "a");
-    assert_eq!(bench.answers(), [(1, Outcome::NotProposed(Reason::NotLeading))]);
+    assert_eq!(
+        bench.answers(),
+        [(1, ProposalOutcome::NotProposed(Reason::NotLeading))]
+    );
     assert_eq!(bench.forwards(), []);
 
     // A candidate may lead in a moment, and otherwise refuses.
@@ -69,7 +72,10 @@ fn a_forwarded_command_is_proposed_or_refused_and_never_sent_on() {
     bench.propose(3, "c");
     assert_eq!(bench.answers(), []);
     bench.give_up();
-    assert_eq!(bench.answers(), [(2, Outcome::NotProposed(Reason::NotLeading))]);
+    assert_eq!(
+        bench.answers(),
+        [(2, ProposalOutcome::NotProposed(Reason::NotLeading))]
+    );
     assert_eq!(
         bench.core.queued().0,
         1,
@@ -86,7 +92,7 @@ fn commands_that_find_no_leader_are_given_back() {
     bench.propose(2, "b");
     assert_eq!(bench.timer(Timer::Leaderless), None, "it runs already");
     bench.fire(Timer::Leaderless);
-    let not_leading = Outcome::NotProposed(Reason::NotLeading);
+    let not_leading = ProposalOutcome::NotProposed(Reason::NotLeading);
     assert_eq!(bench.answers(), [(1, not_leading), (2, not_leading)]);
     assert_eq!(bench.core.queued(), (0, 0));
 
@@ -107,11 +113,17 @@ fn the_queue_is_bounded_in_commands_and_bytes() {
     let mut bench = Bench::with(limits, (3, 2, 2));
     bench.propose(1, "aaaa");
     bench.propose(2, "bb");
-    assert_eq!(bench.answers(), [(2, Outcome::NotProposed(Reason::Overloaded))]);
+    assert_eq!(
+        bench.answers(),
+        [(2, ProposalOutcome::NotProposed(Reason::Overloaded))]
+    );
     bench.propose(3, "c");
     assert_eq!(bench.answers(), []);
     bench.propose(4, "");
-    assert_eq!(bench.answers(), [(4, Outcome::NotProposed(Reason::Overloaded))]);
+    assert_eq!(
+        bench.answers(),
+        [(4, ProposalOutcome::NotProposed(Reason::Overloaded))]
+    );
     assert_eq!(bench.core.queued(), (2, 5));
 }
 
@@ -120,7 +132,10 @@ fn a_cancelled_command_that_still_waits_is_certainly_not_proposed() {
     let mut bench = Bench::new();
     bench.propose(1, "a");
     bench.tell(Event::Cancelled(RequestId(1)));
-    assert_eq!(bench.answers(), [(1, Outcome::NotProposed(Reason::Cancelled))]);
+    assert_eq!(
+        bench.answers(),
+        [(1, ProposalOutcome::NotProposed(Reason::Cancelled))]
+    );
     bench.lead();
     assert_eq!(
         bench
@@ -137,10 +152,16 @@ fn a_standby_that_is_to_stop_hands_over_at_once_and_refuses_what_it_has() {
     let mut bench = Bench::new();
     bench.propose(1, "a");
     bench.tell(Event::Resigned);
-    assert_eq!(bench.answers(), [(1, Outcome::NotProposed(Reason::Stopping))]);
+    assert_eq!(
+        bench.answers(),
+        [(1, ProposalOutcome::NotProposed(Reason::Stopping))]
+    );
     assert!(bench.effects.contains(&Effect::HandedOver));
     bench.propose(2, "b");
-    assert_eq!(bench.answers(), [(2, Outcome::NotProposed(Reason::Stopping))]);
+    assert_eq!(
+        bench.answers(),
+        [(2, ProposalOutcome::NotProposed(Reason::Stopping))]
+    );
     bench.report(1, ballot(3, 1), 300);
     bench.report(2, ballot(3, 1), 300);
     assert_eq!(bench.timer(Timer::Election), None);
@@ -162,7 +183,10 @@ fn full_disks_refuse_further_values_but_hanging_disks_do_not() {
     bench.propose(1, "a");
     assert_eq!(bench.answers(), [], "one value is always under way");
     bench.propose(2, "b");
-    assert_eq!(bench.answers(), [(2, Outcome::NotProposed(Reason::NoQuorum))]);
+    assert_eq!(
+        bench.answers(),
+        [(2, ProposalOutcome::NotProposed(Reason::NoQuorum))]
+    );
     let late: Vec<String> = bench.core.late().iter().map(Late::to_string).collect();
     assert_eq!(late.len(), 2, "{late:?}");
     assert!(late[0].ends_with("no space on its disk"), "{late:?}");

@@ -7,7 +7,7 @@ use super::*;
 fn live(
     bench: &mut Bench,
     millis: u64,
-    say: impl Fn(u64, u128) -> Option<Word>,
+    say: impl Fn(u64, u128) -> Option<ReportAnswer>,
 ) -> Option<(u64, Duration, Duration)> {
     let begun = bench.now;
     let mut armed = None;
@@ -27,7 +27,7 @@ fn live(
 }
 
 /// A leader is heard, and nothing moves.
-fn stuck(_: u64, _: u128) -> Option<Word> {
+fn stuck(_: u64, _: u128) -> Option<ReportAnswer> {
     Some(word(ballot(3, 1), 10))
 }
 
@@ -96,7 +96,7 @@ fn callers_that_try_again_and_again_make_one_wait() {
 
 #[test]
 fn work_that_moves_is_progress() {
-    let with = |change: fn(u64, &mut Word)| {
+    let with = |change: fn(u64, &mut ReportAnswer)| {
         move |passed: u64, number: u128| {
             let mut word = word(ballot(3, 1), 10);
             if number == 1 {
@@ -105,7 +105,7 @@ fn work_that_moves_is_progress() {
             Some(word)
         }
     };
-    let moving: [fn(u64, &mut Word); 3] = [
+    let moving: [fn(u64, &mut ReportAnswer); 3] = [
         // Votes are committed, or values arrive, now and then.
         |passed, word| word.heard.work = passed / 4_000,
         |passed, word| {
@@ -125,7 +125,7 @@ fn work_that_moves_is_progress() {
 
 #[test]
 fn acceptors_that_could_not_vote_for_all_of_the_time_do_not_count() {
-    let unable: [fn(u64, &mut Word) -> bool; 4] = [
+    let unable: [fn(u64, &mut ReportAnswer) -> bool; 4] = [
         |_, word| {
             word.has_space = false;
             true

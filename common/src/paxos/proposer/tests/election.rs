@@ -4,7 +4,7 @@ use super::*;
 
 const MINE: u64 = 7;
 
-fn ended(ballot: Ballot, millis: u64) -> Word {
+fn ended(ballot: Ballot, millis: u64) -> ReportAnswer {
     let mut word = word(ballot, 30);
     word.heard.ended = Some(Duration::from_millis(millis));
     word

@@ -54,8 +54,8 @@ impl Bench {
     }
 }
 
-pub(super) fn chosen(at: u64, offset: u16) -> Outcome {
-    Outcome::Chosen(Version {
+pub(super) fn chosen(at: u64, offset: u16) -> ProposalOutcome {
+    ProposalOutcome::Chosen(Version {
         slot: slot(at),
         offset,
     })

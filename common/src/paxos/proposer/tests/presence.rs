@@ -44,7 +44,7 @@ fn a_leader_steps_down_without_a_phase_2_quorum_after_d_and_not_before() {
             bench.fire(Timer::Heartbeat);
         }
         assert!(!bench.leads(), "{there:?} {silent}");
-        assert_eq!(bench.answers(), [(1, Outcome::Unknown)]);
+        assert_eq!(bench.answers(), [(1, ProposalOutcome::Unknown)]);
         let [Notice::SteppedDown { led: true, why, .. }] = &bench.notices()[..] else {
             panic!("{:?}", bench.effects);
         };
@@ -71,8 +71,8 @@ fn leader_that_is_alone_gives_back_what_waits_at_once() {
         bench.fire(Timer::Heartbeat);
     }
     assert!(!bench.leads());
-    let waited = Outcome::NotProposed(Reason::NotLeading);
-    assert_eq!(bench.answers(), [(1, Outcome::Unknown), (2, waited)]);
+    let waited = ProposalOutcome::NotProposed(Reason::NotLeading);
+    assert_eq!(bench.answers(), [(1, ProposalOutcome::Unknown), (2, waited)]);
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn pages_rows_and_answers_show_that_an_acceptor_is_there() {
                 _ => Event::Reported {
                     acceptor,
                     sent: bench.now,
-                    word: word(mine, 0),
+                    answer: word(mine, 0),
                 },
             };
             bench.tell(event);

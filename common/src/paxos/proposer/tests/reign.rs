@@ -34,7 +34,10 @@ fn steps_down_when_its_ballot_is_rejected() {
     bench.vote(2, 1);
     bench.answer(3, 1, rejection(ballot(9, 1)));
     assert!(!bench.leads());
-    assert_eq!(bench.answers(), [(1, Outcome::Unknown), (2, Outcome::Unknown)]);
+    assert_eq!(
+        bench.answers(),
+        [(1, ProposalOutcome::Unknown), (2, ProposalOutcome::Unknown)]
+    );
     assert_eq!(bench.campaign(), ballot(10, 7));
 }
 
@@ -119,7 +122,7 @@ fn slots_without_known_votes_are_filled_seldom_and_others_at_once() {
         assert_eq!(bench.accepts(), []);
     }
     // An acceptor reports a vote there: the slots are filled at once.
-    let voted = Word {
+    let voted = ReportAnswer {
         voted_to: slot(1_030),
         ..word(Ballot::ZERO, 0)
     };
@@ -137,7 +140,7 @@ fn a_vote_too_far_ahead_is_not_filled_up_to() {
     bench.answer(3, 1, accepted(&[(0, 1)], 1 << 62));
     assert_eq!(bench.accepts(), []);
     let ballot = Ballot::ZERO;
-    let far = Word {
+    let far = ReportAnswer {
         voted_to: slot(1 << 62),
         ..word(ballot, 0)
     };
@@ -154,7 +157,10 @@ fn a_leader_that_is_to_stop_sees_through_what_is_in_flight_then_says_so() {
     bench.tell(Event::Resigned);
     assert!(!bench.effects.contains(&Effect::HandedOver));
     bench.propose(2, "b");
-    assert_eq!(bench.answers(), [(2, Outcome::NotProposed(Reason::Stopping))]);
+    assert_eq!(
+        bench.answers(),
+        [(2, ProposalOutcome::NotProposed(Reason::Stopping))]
+    );
     bench.vote(1, 0);
     bench.vote(2, 0);
     assert_eq!(bench.answers(), [(1, chosen(0, 0))]);
@@ -175,7 +181,7 @@ fn stopping_leader_that_loses_its_ballot_has_nothing_to_hand_over() {
     bench.propose(1, "a");
     bench.tell(Event::Resigned);
     bench.answer(3, 1, rejection(ballot(9, 1)));
-    assert_eq!(bench.answers(), [(1, Outcome::Unknown)]);
+    assert_eq!(bench.answers(), [(1, ProposalOutcome::Unknown)]);
     assert!(
         bench.effects.contains(&Effect::HandedOver),
         "the process would wait without end"
@@ -188,7 +194,7 @@ fn a_cancelled_command_in_flight_has_an_unknown_outcome() {
     bench.lead();
     bench.propose(1, "a");
     bench.tell(Event::Cancelled(RequestId(1)));
-    assert_eq!(bench.answers(), [(1, Outcome::Unknown)]);
+    assert_eq!(bench.answers(), [(1, ProposalOutcome::Unknown)]);
 }
 
 #[test]

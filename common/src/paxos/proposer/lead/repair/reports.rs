@@ -9,8 +9,8 @@ pub(super) const STRETCH_BYTES_MAX: usize = 4 << 20;
 
 /// Reports of the acceptors on a stretch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Reports {
-    pub(super) by: BTreeMap<AcceptorUuid, Report>,
+pub(super) struct StretchReports {
+    pub(super) by: BTreeMap<AcceptorUuid, StretchReport>,
     /// Chosen values: from rows below the sender's known watermark.
     pub(super) chosen: BTreeMap<Slot, Value>,
     /// The highest-ballot row of each other slot.
@@ -22,7 +22,7 @@ pub(super) struct Reports {
 
 /// Report of a single acceptor, as far as pages arrived.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Report {
+pub(super) struct StretchReport {
     /// Every slot of the stretch below was reported.
     covered_to: Slot,
     /// Slots with an unreadable row: no report on the slot.
@@ -30,7 +30,7 @@ pub(super) struct Report {
 }
 
 /// Conclusion from the reports on a slot.
-pub(super) enum Word {
+pub(super) enum SlotConclusion {
     Chosen(Value),
     /// A phase-1 quorum holds no row for the slot.
     Lost,
@@ -38,10 +38,10 @@ pub(super) enum Word {
     Open,
 }
 
-impl Reports {
+impl StretchReports {
     /// Takes a page. Pages after a lost page do not count; pages of a restarted stream do.
     pub(super) fn page(&mut self, (from, to): (Slot, &mut Slot), acceptor: AcceptorUuid, page: PromisePage) {
-        let report = self.by.entry(acceptor).or_insert_with(|| Report {
+        let report = self.by.entry(acceptor).or_insert_with(|| StretchReport {
             covered_to: from,
             unknown: BTreeSet::new(),
         });
@@ -97,16 +97,18 @@ impl Reports {
         }
     }
 
-    pub(super) fn word(&self, phase1: usize, slot: Slot) -> Word {
+    pub(super) fn conclusion(&self, phase1: usize, slot: Slot) -> SlotConclusion {
         if let Some(value) = self.chosen.get(&slot) {
-            return Word::Chosen(value.clone());
+            return SlotConclusion::Chosen(value.clone());
         }
-        let speaks = |report: &&Report| slot < report.covered_to && !report.unknown.contains(&slot);
+        let speaks = |report: &&StretchReport| slot < report.covered_to && !report.unknown.contains(&slot);
         if self.by.values().filter(speaks).count() < phase1 {
-            return Word::Open;
+            return SlotConclusion::Open;
         }
         let best = self.best.get(&slot);
-        best.map_or(Word::Lost, |(_, value)| Word::Chosen(value.clone()))
+        best.map_or(SlotConclusion::Lost, |(_, value)| {
+            SlotConclusion::Chosen(value.clone())
+        })
     }
 
     /// Whether every acceptor of `of` has reported the whole stretch.

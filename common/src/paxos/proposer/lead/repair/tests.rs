@@ -8,7 +8,7 @@ use super::{reports::STRETCH_BYTES_MAX, *};
 use crate::paxos::{
     ballot::{Ballot, ProposerId},
     message::{Accept, AcceptAnswer},
-    proposer::{Takeover, lead::Marks, queue::Queue},
+    proposer::{Takeover, lead::Marks, queue::CommandQueue},
     quorum::{Configuration, Electorate},
     slot::SlotRange,
 };
@@ -43,7 +43,7 @@ impl Reign {
         };
         let limits = Limits::default();
         let mut lead = Lead::new(ballot, "http://p:1".into(), takeover, electorate.members());
-        lead.fill_window(&mut Queue::new(1, 1), &limits);
+        lead.fill_window(&mut CommandQueue::new(1, 1), &limits);
         let mut reign = Self {
             open: electorate.members().iter().copied().collect(),
             electorate,
@@ -237,7 +237,7 @@ fn repair_leaves_room_for_a_resignation() {
         number: 1,
         from: slot(0),
         to: slot(100),
-        stage: Stage::Fetching,
+        stage: RepairStage::Fetching,
         idle_checks: 0,
     };
     reign.lead.repairs.insert(uuid(1), repair);
@@ -447,7 +447,7 @@ fn damage_on_every_acceptor_halts_the_leader_once_all_reported() {
 
 #[test]
 fn scan_is_bounded_in_bytes_and_goes_on_behind_what_it_brought() {
-    let mut reports = Reports::default();
+    let mut reports = StretchReports::default();
     let (from, mut end) = (slot(0), slot(10));
     let value = Value::from_stored(Bytes::from(vec![1; STRETCH_BYTES_MAX / 3]), Bytes::new());
     let ballot = Ballot::new(7, ProposerId::from_random(1)).unwrap();
