@@ -31,6 +31,7 @@ use crate::{
     input::{Forwarded, Input, OpenLink},
     metrics::Instruments,
     requests::{Request, Waiting},
+    returned::Returned,
     stream::{Place, Streams},
     timers::Timers,
     trace::Traces,
@@ -90,9 +91,7 @@ pub(crate) struct Driver {
     waiting: Waiting,
     forwarders: HashMap<Address, Forwarder>,
     forwarding_bytes: usize,
-    /// Commands whose forwarding found no leader; handed in again after a short delay.
-    returned: Vec<Pending>,
-    hand_in_at: Option<Instant>,
+    returned: Returned,
     /// Deadline of the hand-over; set once the stop has begun.
     stop_at: Option<Instant>,
     handed_over: bool,
@@ -130,8 +129,7 @@ impl Driver {
             waiting: Waiting::default(),
             forwarders: HashMap::new(),
             forwarding_bytes: 0,
-            returned: Vec::new(),
-            hand_in_at: None,
+            returned: Returned::new(leader_timeout / 8),
             stop_at: None,
             handed_over: false,
             halted: None,
@@ -153,7 +151,7 @@ impl Driver {
         self.open_links(&inputs, shutdown, &stop_links);
         self.publish(true);
         while !self.is_done() {
-            let wake_at = [self.timers.next(), self.hand_in_at, self.stop_at]
+            let wake_at = [self.timers.next(), self.returned.hand_in_at(), self.stop_at]
                 .into_iter()
                 .flatten()
                 .min();

@@ -23,6 +23,7 @@ mod link;
 mod metrics;
 mod openings;
 mod requests;
+mod returned;
 mod service;
 mod stream;
 mod timers;

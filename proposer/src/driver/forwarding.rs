@@ -42,39 +42,37 @@ impl Driver {
                 | Input::Closed(_) => {}
             }
         }
-        for pending in std::mem::take(&mut self.returned) {
+        for pending in self.returned.take() {
             self.answer(pending.request, stopping);
         }
     }
 
     /// Answers the caller of a forwarded command.
     pub(super) fn answer_forwarded(&mut self, request: RequestId, outcome: ProposalOutcome) {
+        if matches!(outcome, ProposalOutcome::Chosen(_)) {
+            self.returned.answered();
+        }
         self.answer(request, outcome);
         self.core.handle(Event::ForwardAnswered(request));
     }
 
-    /// Keeps a command for a moment after a search without a leader; an immediate retry would be a busy loop.
+    /// Keeps a command after a search without a leader; an immediate retry would be a busy loop.
     pub(super) fn give_back(&mut self, pending: Pending) {
         // After the caller has gone, the command must not be proposed any more.
         if !self.waiting.contains(pending.request) {
             return self.core.handle(Event::ForwardAnswered(pending.request));
         }
-        self.returned.push(pending);
-        self.hand_in_at
-            .get_or_insert_with(|| Instant::now() + self.leader_timeout / 8);
+        self.returned.add(pending, self.core.leader(), Instant::now());
     }
 
     pub(super) fn hand_in_returned(&mut self) {
-        if self.hand_in_at.is_some_and(|at| at <= Instant::now()) {
-            self.hand_in_at = None;
-            for pending in std::mem::take(&mut self.returned) {
-                let event = if self.waiting.contains(pending.request) {
-                    Event::Proposed(pending)
-                } else {
-                    Event::ForwardAnswered(pending.request)
-                };
-                self.core.handle(event);
-            }
+        for pending in self.returned.due(|| self.core.leader(), Instant::now()) {
+            let event = if self.waiting.contains(pending.request) {
+                Event::Proposed(pending)
+            } else {
+                Event::ForwardAnswered(pending.request)
+            };
+            self.core.handle(event);
         }
     }
 

@@ -22,6 +22,10 @@ use fill::Unproven;
 use repair::Repair;
 use view::AcceptorView;
 
+/// Checks from one question for an up-to-date acceptor's watermark to the next: a question costs both processes more
+/// than a heartbeat.
+const CHECKS_PER_QUESTION: u8 = 5;
+
 /// A reign: leadership at a single ballot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lead {
@@ -50,6 +54,8 @@ pub struct Lead {
     repairs: BTreeMap<AcceptorUuid, Repair>,
     /// Number of questions asked by repairs.
     asks: u64,
+    /// Checks since the last questions for watermarks, below [`CHECKS_PER_QUESTION`].
+    checks: u8,
     /// Where the reign began.
     from: Slot,
 }
@@ -102,6 +108,7 @@ impl Lead {
             views: members.iter().map(|&member| (member, view.clone())).collect(),
             repairs: BTreeMap::new(),
             asks: 0,
+            checks: 0,
             from,
         }
     }
@@ -403,8 +410,8 @@ impl Lead {
 
     /// Reports the leader and the chosen slots to acceptors without a recent message, however much is unanswered. A
     /// heartbeat gets no answer. So an acceptor without unanswered messages gets a question for its watermark instead,
-    /// once after each check. The question is repeated as long as the watermark is not known to be up to ours, or the
-    /// disk has no space.
+    /// once in [`CHECKS_PER_QUESTION`] checks. The question is repeated as long as the watermark is not known to be up to
+    /// ours, or the disk has no space.
     pub(super) fn heartbeat(&mut self, reachable: &BTreeSet<AcceptorUuid>, effects: &mut Vec<Effect>) {
         let chosen_to = self.chosen_to;
         for &acceptor in reachable {
@@ -435,9 +442,11 @@ impl Lead {
 
     /// Once every leader timeout: gives up repairs without progress, and finds lagging acceptors.
     pub(super) fn check(&mut self) {
+        let are_asked = self.checks == 0;
+        self.checks = (self.checks + 1) % CHECKS_PER_QUESTION;
         for view in self.views.values_mut() {
             view.refused = false;
-            view.unasked = true;
+            view.unasked |= are_asked;
             let behind = view.chosen_to.filter(|&own| own < self.chosen_to);
             view.stuck = view.marked && behind.is_some() && behind == view.behind;
             view.marked = false;

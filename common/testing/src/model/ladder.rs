@@ -177,7 +177,7 @@ pub fn small() -> Vec<Rung> {
             },
         ),
         rung(
-            4_465,
+            4_975,
             Scenario {
                 repair: true,
                 late_answers: true,

@@ -27,7 +27,7 @@ pub(super) struct AcceptorView {
     pub(super) again: BTreeSet<Slot>,
     /// Nothing was sent since the last heartbeat.
     pub(super) idle: bool,
-    /// The watermark was not requested since the last check. A watermark goes back when a row is found damaged.
+    /// The next heartbeat asks for the watermark: a watermark goes back when a row is found damaged.
     pub(super) unasked: bool,
     /// The disk has no space: no proposals are sent until there is space again.
     pub(super) no_space: bool,

@@ -25,6 +25,36 @@ fn heartbeats_go_to_those_that_were_sent_nothing_lately() {
 }
 
 #[test]
+fn an_idle_leader_asks_for_watermarks_in_one_of_five_checks() {
+    let mut bench = Bench::new();
+    let mine = bench.lead();
+    let mut asked = Vec::new();
+    for check in 0..11 {
+        bench.fire(Timer::Check);
+        for _ in 0..4 {
+            bench.pass(50);
+            bench.fire(Timer::Heartbeat);
+            for (acceptor, accept) in bench.accepts() {
+                bench.tell(alive(acceptor, mine, 0));
+                if accept.sequence > 0 {
+                    asked.push((check, acceptor));
+                    bench.tell(Event::Answered {
+                        acceptor,
+                        ballot: mine,
+                        sequence: accept.sequence,
+                        answer: accepted(&[], 0),
+                    });
+                }
+            }
+        }
+    }
+    let expected = [0, 5, 10]
+        .into_iter()
+        .flat_map(|check| (1..=3).map(move |number| (check, uuid(number))));
+    assert_eq!(asked, expected.collect::<Vec<_>>());
+}
+
+#[test]
 fn steps_down_when_its_ballot_is_rejected() {
     let mut bench = Bench::new();
     bench.lead();
