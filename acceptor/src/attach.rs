@@ -25,10 +25,10 @@ const DEPARTED_MAX: usize = 64;
 
 /// Every peer with an open Attach stream, and the peers departed without a leaving report.
 #[derive(Debug, Default)]
-pub(crate) struct Roster(Mutex<Content>);
+pub(crate) struct Roster(Mutex<RosterContent>);
 
 #[derive(Debug, Default)]
-struct Content {
+struct RosterContent {
     next_key: u64,
     peers: HashMap<u64, Option<Attached>>,
     /// Number of streams of each address.
@@ -67,7 +67,7 @@ struct Departed {
 
 /// There are too many streams already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Full;
+pub(crate) struct RosterFull;
 
 /// A stream's place in the roster; dropping the value frees the place.
 #[derive(Debug)]
@@ -79,12 +79,12 @@ pub(crate) struct Attachment {
 
 impl Roster {
     /// Takes a place for a peer at this address.
-    pub(crate) fn attach(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Attachment, Full> {
+    pub(crate) fn attach(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Attachment, RosterFull> {
         let owner = address.map(owner_of);
         let mut content = self.lock();
         let owned = content.owned.get(&owner).copied().unwrap_or_default();
         if !may_take(ATTACHED_MAX, content.peers.len(), owned) {
-            return Err(Full);
+            return Err(RosterFull);
         }
         content.owned.insert(owner, owned + 1);
         let key = content.next_key;
@@ -126,12 +126,12 @@ impl Roster {
             .collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Content> {
+    fn lock(&self) -> MutexGuard<'_, RosterContent> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Content {
+impl RosterContent {
     /// Records the end of a stream; `last` is the peer's last report.
     fn depart(&mut self, last: Attached, now: Instant) {
         let mut others = self.peers.values().flatten();
@@ -269,10 +269,10 @@ mod tests {
         let roster = Arc::new(Roster::default());
         let attach = |number: u32| roster.attach(Some(IpAddr::from(number.to_be_bytes())));
         let mut greedy: Vec<_> = (0..ATTACHED_MAX / 2).map(|_| attach(1).unwrap()).collect();
-        assert_eq!(attach(1).unwrap_err(), Full);
+        assert_eq!(attach(1).unwrap_err(), RosterFull);
         // 64 addresses with 8 streams each.
         let mut others: Vec<_> = (0..512).map(|number| attach(2 + number / 8).unwrap()).collect();
-        assert_eq!(attach(999).unwrap_err(), Full);
+        assert_eq!(attach(999).unwrap_err(), RosterFull);
         others.pop();
         assert!(attach(999).is_ok());
         drop(others);

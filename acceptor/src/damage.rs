@@ -9,7 +9,7 @@ use tracing::error;
 
 use crate::{
     shared::Shared,
-    store::{Page, Reader},
+    store::{DiskPage, Reader},
 };
 
 /// Pause between two pages: limits the scrub to some megabytes a second, a negligible load for any disk.
@@ -54,7 +54,7 @@ pub(crate) async fn scrub<R: Reader>(
 }
 
 /// The slots of a page's unknown rows, if any.
-pub(crate) fn damaged(page: &Page) -> Option<Vec<Slot>> {
+pub(crate) fn damaged(page: &DiskPage) -> Option<Vec<Slot>> {
     let damaged = page.rows.iter().filter(|row| row.accepted.is_none());
     let slots: Vec<_> = damaged.map(|row| row.slot).collect();
     (!slots.is_empty()).then_some(slots)

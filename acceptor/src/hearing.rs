@@ -245,9 +245,9 @@ impl OfCall {
 
 /// Gives up a claim when dropped, unless the writer has taken the claim.
 #[derive(Debug)]
-pub(crate) struct Waiting(pub(crate) OfCall);
+pub(crate) struct WaitingClaim(pub(crate) OfCall);
 
-impl Drop for Waiting {
+impl Drop for WaitingClaim {
     fn drop(&mut self) {
         drop(self.0.take());
     }

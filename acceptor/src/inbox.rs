@@ -20,7 +20,7 @@ use paxos_common::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::{hearing::Claimed, trace::Traced};
+use crate::{hearing::Claimed, trace::MessageTrace};
 
 /// Maximum number of messages of a stream without an answer taken by the transport.
 pub(crate) const ROOM: usize = 64;
@@ -39,48 +39,48 @@ const _: () = assert!(
 
 /// See the head of this file.
 #[derive(Debug, Default)]
-pub(crate) struct Inbox(Mutex<State>);
+pub(crate) struct Inbox(Mutex<InboxState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct InboxState {
     is_closed: bool,
-    messages: VecDeque<Message>,
+    messages: VecDeque<StreamMessage>,
     weight: usize,
-    heartbeat: Option<Message>,
+    heartbeat: Option<StreamMessage>,
 }
 
 /// A message in flight to the writer.
 #[derive(Debug)]
-pub(crate) struct Message {
+pub(crate) struct StreamMessage {
     pub(crate) accept: Accept,
     /// The leader's memory of the acceptors; empty most of the time.
     pub(crate) witnesses: Witnesses,
     pub(crate) claimed: Claimed,
-    pub(crate) place: Place,
+    pub(crate) place: AnswerPlace,
     /// The message's bytes in the room shared by all streams.
     pub(crate) bytes: Option<OwnedSemaphorePermit>,
-    pub(crate) trace: Traced,
+    pub(crate) trace: MessageTrace,
 }
 
 /// Destination of an answer.
 #[derive(Debug)]
-pub(crate) enum Place {
+pub(crate) enum AnswerPlace {
     /// The answer to a numbered message, with its place in the stream's room.
-    Reserved(Answers, OwnedSemaphorePermit),
+    Reserved(AnswerSender, OwnedSemaphorePermit),
     /// A heartbeat is answered only when turned away, and only if there is room.
-    IfTurnedAway(Answers),
+    IfTurnedAway(AnswerSender),
 }
 
 /// A stream's channel for answers.
 #[derive(Clone, Debug)]
-pub(crate) struct Answers {
+pub(crate) struct AnswerSender {
     room: Arc<Semaphore>,
-    replies: mpsc::Sender<Reply>,
+    replies: mpsc::Sender<PlacedReply>,
 }
 
 /// An answer. Its place becomes free when the transport takes the answer.
 #[derive(Debug)]
-pub(crate) struct Reply {
+pub(crate) struct PlacedReply {
     pub(crate) reply: AcceptReply,
     _place: OwnedSemaphorePermit,
 }
@@ -89,18 +89,18 @@ pub(crate) struct Reply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Overfull;
 
-impl Answers {
+impl AnswerSender {
     /// The sending end and the receiving end of a new channel for answers.
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Reply>) {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<PlacedReply>) {
         let (replies, receiver) = mpsc::channel(ROOM);
         let room = Arc::new(Semaphore::new(ROOM));
         (Self { room, replies }, receiver)
     }
 
     /// Reserves a place for an answer.
-    pub(crate) fn reserve(&self) -> Result<Place, Overfull> {
+    pub(crate) fn reserve(&self) -> Result<AnswerPlace, Overfull> {
         let place = Arc::clone(&self.room).try_acquire_owned();
-        Ok(Place::Reserved(self.clone(), place.map_err(|_| Overfull)?))
+        Ok(AnswerPlace::Reserved(self.clone(), place.map_err(|_| Overfull)?))
     }
 
     /// Sends an answer without a reserved place, if there is room.
@@ -114,11 +114,11 @@ impl Answers {
         let _place = place;
         // The channel has as many places as the room. An error means: the stream is gone, and no client is left to take
         // the answer.
-        drop(self.replies.try_send(Reply { reply, _place }));
+        drop(self.replies.try_send(PlacedReply { reply, _place }));
     }
 }
 
-impl Place {
+impl AnswerPlace {
     /// Sends the answer, or drops the answer when the stream is gone.
     pub(crate) fn send(self, reply: AcceptReply) {
         match self {
@@ -131,7 +131,7 @@ impl Place {
     }
 }
 
-impl Message {
+impl StreamMessage {
     /// See [`weight`].
     pub(crate) fn weight(&self) -> usize {
         weight(&self.accept)
@@ -168,7 +168,7 @@ impl Inbox {
     }
 
     /// Appends a message. Returns whether the writer must be notified.
-    pub(crate) fn push(&self, message: Message) -> bool {
+    pub(crate) fn push(&self, message: StreamMessage) -> bool {
         let mut state = self.lock();
         if state.is_closed {
             drop(state);
@@ -185,7 +185,7 @@ impl Inbox {
     ///
     /// The claims of both heartbeats are true. So the writer may see the later heartbeat in the place of the earlier:
     /// before messages that arrived between the two.
-    pub(crate) fn beat(&self, mut message: Message) -> bool {
+    pub(crate) fn beat(&self, mut message: StreamMessage) -> bool {
         let mut state = self.lock();
         if state.is_closed {
             drop(state);
@@ -207,11 +207,11 @@ impl Inbox {
 
     /// Weight of the next message of [`Self::take`].
     pub(crate) fn next_weight(&self) -> usize {
-        self.lock().messages.front().map_or(0, Message::weight)
+        self.lock().messages.front().map_or(0, StreamMessage::weight)
     }
 
     /// The oldest message; `None` when the stream was closed.
-    pub(crate) fn take(&self) -> Option<Message> {
+    pub(crate) fn take(&self) -> Option<StreamMessage> {
         let mut state = self.lock();
         let message = state.messages.pop_front()?;
         state.weight -= message.weight();
@@ -219,7 +219,7 @@ impl Inbox {
     }
 
     /// The waiting heartbeat; `None` when the stream was closed.
-    pub(crate) fn take_beat(&self) -> Option<Message> {
+    pub(crate) fn take_beat(&self) -> Option<StreamMessage> {
         self.lock().heartbeat.take()
     }
 
@@ -233,7 +233,7 @@ impl Inbox {
         drop(dropped);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, InboxState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

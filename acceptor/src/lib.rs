@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use paxos_common::service::{
     failure::Failure,
-    role::{Frame, addresses},
+    role::{RoleFrame, addresses},
     shutdown::Shutdown,
 };
 use paxos_proto::v1::acceptor_server::AcceptorServer;
@@ -52,7 +52,7 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// The directory cannot be used (74; 78 for a foreign directory), a commit failed (74), a peer broke the protocol (70).
 pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> Result<(), Failure> {
     let (local, address) = addresses(&listener, config.advertise.as_ref())?;
-    let frame = Frame::start("acceptor", &config.id, &shutdown)?;
+    let frame = RoleFrame::start("acceptor", &config.id, &shutdown)?;
     let instruments = Instruments::new(&frame.metrics);
     frame.serve_metrics(config.metrics).await?;
 

@@ -10,14 +10,14 @@ use std::{
 
 use paxos_common::{
     paxos::slot::Slot,
-    service::metrics::{Counter, DataDirSpace, Durations, Metrics, Reason, Sizes},
+    service::metrics::{Counter, DataDirSpace, Durations, Metrics, Sizes, UnreadyReason},
     wire::heard::millis,
 };
 use tracing::warn;
 
 use crate::{
     commits::Commits,
-    queue::Queue,
+    queue::WriterQueue,
     request::Rejected,
     shared::{Published, Shared},
 };
@@ -39,13 +39,13 @@ pub(crate) struct Instruments {
     accept_rejections: Counter,
     /// Size of the write-ahead log at the worker's last check.
     wal_bytes: Arc<AtomicU64>,
-    disk: Arc<Mutex<Disk>>,
+    disk: Arc<Mutex<DiskDelays>>,
     data_dir: DataDirSpace,
 }
 
 /// Delays of requests caused by the disk.
 #[derive(Debug)]
-struct Disk {
+struct DiskDelays {
     commits: Commits,
     /// Time of the last log line about a slow commit.
     slow_logged: Option<Instant>,
@@ -79,7 +79,7 @@ impl Instruments {
             prepare_rejections,
             accept_rejections,
             wal_bytes: Arc::default(),
-            disk: Arc::new(Mutex::new(Disk {
+            disk: Arc::new(Mutex::new(DiskDelays {
                 commits: Commits::new(Instant::now()),
                 slow_logged: None,
                 waiting_logged: None,
@@ -98,7 +98,7 @@ impl Instruments {
     }
 
     /// Registers gauges of the worker's shown state and of the queue.
-    pub(crate) fn show(&self, metrics: &Metrics, shared: &Arc<Shared>, queue: &Arc<Queue>) {
+    pub(crate) fn show(&self, metrics: &Metrics, shared: &Arc<Shared>, queue: &Arc<WriterQueue>) {
         let gauge = |name, help, look: fn(&Published) -> Slot| {
             let shared = Arc::clone(shared);
             metrics.gauge(name, "", help, move || look(&shared.published()).get());
@@ -163,7 +163,7 @@ impl Instruments {
     }
 
     /// Whether the acceptor can vote.
-    pub(crate) fn readiness(&self, shared: &Shared, queue: &Queue) -> Result<(), Reason> {
+    pub(crate) fn readiness(&self, shared: &Shared, queue: &WriterQueue) -> Result<(), UnreadyReason> {
         if shared.formed().is_none() {
             return Err("this acceptor belongs to no formed cluster yet".into());
         }
@@ -179,7 +179,7 @@ impl Instruments {
     }
 
     /// `waiting`: age of the oldest waiting request.
-    fn disk_keeps_up(&self, waiting: Duration) -> Result<(), Reason> {
+    fn disk_keeps_up(&self, waiting: Duration) -> Result<(), UnreadyReason> {
         let elapsed = self.lock().commits.under_way(Instant::now());
         if elapsed > COMMIT_MAX {
             let seconds = elapsed.as_secs();
@@ -208,7 +208,7 @@ impl Instruments {
     }
 
     /// Logs a request's wait of more than a second, at most once a minute. Call it about once a second.
-    pub(crate) fn look_at_queue(&self, queue: &Queue) {
+    pub(crate) fn look_at_queue(&self, queue: &WriterQueue) {
         let waiting = queue.waiting();
         if waiting > SLOW && may_log(&mut self.lock().waiting_logged, Instant::now()) {
             let seconds = waiting.as_secs_f64();
@@ -233,7 +233,7 @@ impl Instruments {
         self.wal_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Disk> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, DiskDelays> {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -18,7 +18,7 @@ use paxos_common::{
 use crate::{
     damage::damaged,
     shared::Shared,
-    store::{Page, PastPromise, Reader, StoreError},
+    store::{DiskPage, PastPromise, Reader, StoreError},
 };
 
 /// Reads the disk for peers. Not a [`Reader`]: no call of the service can bypass this type.
@@ -59,7 +59,7 @@ impl<R: Reader> PeerReader<R> {
     ///
     /// # Cancel safety
     /// Safe.
-    pub(crate) async fn page(&self, from: Slot) -> Result<Page, StoreError> {
+    pub(crate) async fn page(&self, from: Slot) -> Result<DiskPage, StoreError> {
         let page = self.judge(self.reader.page(from).await)?;
         if let Some(slots) = damaged(&page) {
             // Without room the report is dropped, and the next reader finds the rows again.

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::request::{Command, Request};
+use crate::request::{QueuedRequest, TakenRequest};
 
 /// Maximum number of waiting `Form` and `Prepare` calls: far above the number of proposers.
 pub(crate) const CALLS_MAX: usize = 512;
@@ -25,14 +25,14 @@ const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// See the head of this file.
 #[derive(Debug, Default)]
-pub(crate) struct Queue {
-    state: Mutex<State>,
+pub(crate) struct WriterQueue {
+    state: Mutex<QueueState>,
     filled: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    waiting: VecDeque<(Instant, Command)>,
+struct QueueState {
+    waiting: VecDeque<(Instant, QueuedRequest)>,
     /// Number of calls in `waiting`.
     calls: usize,
     /// Arrival of the oldest request taken by the writer and not answered yet.
@@ -49,9 +49,9 @@ pub(crate) enum NotQueued {
     Closed,
 }
 
-impl Queue {
+impl WriterQueue {
     /// Appends a request.
-    pub(crate) fn push(&self, command: Command) -> Result<(), NotQueued> {
+    pub(crate) fn push(&self, command: QueuedRequest) -> Result<(), NotQueued> {
         let mut state = self.lock();
         if state.is_closed {
             return Err(NotQueued::Closed);
@@ -83,7 +83,7 @@ impl Queue {
 
     /// Takes the oldest waiting request, if the request's weight `fits`. The request counts as waiting until
     /// [`Self::done`].
-    fn take(&self, fits: impl FnOnce(usize) -> bool) -> Option<Command> {
+    fn take(&self, fits: impl FnOnce(usize) -> bool) -> Option<QueuedRequest> {
         let mut state = self.lock();
         let (_, next) = state.waiting.front()?;
         if !fits(next.weight()) {
@@ -96,7 +96,7 @@ impl Queue {
     }
 
     /// Takes the requests of a group. Requests of departed senders are dropped.
-    pub(crate) fn gather(&self) -> Vec<Request> {
+    pub(crate) fn gather(&self) -> Vec<TakenRequest> {
         let mut requests = Vec::new();
         let mut bytes = 0;
         while requests.len() < GROUP_MAX {
@@ -105,15 +105,15 @@ impl Queue {
                 break;
             };
             match command {
-                Command::Form { step, answer } => requests.push(Request::Form { step, answer }),
-                Command::Prepare {
+                QueuedRequest::Form { step, answer } => requests.push(TakenRequest::Form { step, answer }),
+                QueuedRequest::Prepare {
                     prepare,
                     claimed,
                     answer,
                     trace,
                 } => {
                     if let Some(claimed) = claimed.take() {
-                        requests.push(Request::Prepare {
+                        requests.push(TakenRequest::Prepare {
                             prepare,
                             claimed,
                             answer,
@@ -121,13 +121,15 @@ impl Queue {
                         });
                     }
                 }
-                Command::Accept(inbox) => {
+                QueuedRequest::Accept(inbox) => {
                     if let Some(message) = inbox.take() {
                         bytes += message.weight();
-                        requests.push(Request::Accept(message));
+                        requests.push(TakenRequest::Accept(message));
                     }
                 }
-                Command::Heartbeat(inbox) => requests.extend(inbox.take_beat().map(Request::Accept)),
+                QueuedRequest::Heartbeat(inbox) => {
+                    requests.extend(inbox.take_beat().map(TakenRequest::Accept));
+                }
             }
         }
         requests
@@ -161,7 +163,7 @@ impl Queue {
         drop(dropped);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -186,12 +188,12 @@ mod tests {
     use super::*;
     use crate::{
         hearing::Hearing,
-        inbox::{Answers, Inbox, Message},
+        inbox::{AnswerSender, Inbox, StreamMessage},
         request::FormStep,
-        trace::Traced,
+        trace::MessageTrace,
     };
 
-    fn call() -> Command {
+    fn call() -> QueuedRequest {
         let configuration = paxos_common::paxos::quorum::Configuration::new(
             [(
                 paxos_common::paxos::identity::AcceptorUuid::from_u128(1),
@@ -200,7 +202,7 @@ mod tests {
             1,
             1,
         );
-        Command::Form {
+        QueuedRequest::Form {
             step: FormStep::Store(configuration.unwrap()),
             answer: oneshot::channel().0,
         }
@@ -208,7 +210,7 @@ mod tests {
 
     #[test]
     fn calls_are_bounded_and_those_taken_make_room() {
-        let queue = Queue::default();
+        let queue = WriterQueue::default();
         for _ in 0..CALLS_MAX {
             queue.push(call()).unwrap();
         }
@@ -221,7 +223,7 @@ mod tests {
 
     #[test]
     fn oldest_request_ages_until_it_is_answered() {
-        let queue = Queue::default();
+        let queue = WriterQueue::default();
         assert_eq!(queue.waiting(), Duration::ZERO);
         queue.push(call()).unwrap();
         queue.push(call()).unwrap();
@@ -238,7 +240,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_who_waits_is_woken_by_the_first_request() {
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(WriterQueue::default());
         let filled = Arc::clone(&queue);
         let filled = tokio::spawn(async move { filled.filled().await });
         tokio::task::yield_now().await;
@@ -247,13 +249,13 @@ mod tests {
     }
 
     /// A queue of messages with one value each, of these sizes, and the inbox of the messages.
-    fn queue_of(sizes: &[usize]) -> (Queue, Arc<Inbox>) {
+    fn queue_of(sizes: &[usize]) -> (WriterQueue, Arc<Inbox>) {
         let leadership = paxos_common::paxos::message::Leadership {
             promised: Ballot::ZERO,
             address: "".into(),
             resigned: false,
         };
-        let (queue, inbox) = (Queue::default(), Arc::new(Inbox::default()));
+        let (queue, inbox) = (WriterQueue::default(), Arc::new(Inbox::default()));
         let hearing = Arc::new(Hearing::new(&leadership));
         for size in sizes {
             let value = Value::from_stored(Bytes::from(vec![7; *size]), Bytes::new());
@@ -266,15 +268,15 @@ mod tests {
                 resign: false,
             };
             let request = (accept.ballot, &accept.address, RequestKind::Accept);
-            inbox.push(Message {
+            inbox.push(StreamMessage {
                 claimed: hearing.queued(request, false, false),
-                trace: Traced::begin(&Tracer::off(), "", &accept, true),
+                trace: MessageTrace::begin(&Tracer::off(), "", &accept, true),
                 accept,
                 witnesses: paxos_common::paxos::witness::Witnesses::default(),
-                place: Answers::new().0.reserve().unwrap(),
+                place: AnswerSender::new().0.reserve().unwrap(),
                 bytes: None,
             });
-            queue.push(Command::Accept(Arc::clone(&inbox))).unwrap();
+            queue.push(QueuedRequest::Accept(Arc::clone(&inbox))).unwrap();
         }
         (queue, inbox)
     }

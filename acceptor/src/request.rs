@@ -18,14 +18,14 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::{
     hearing::{Claimed, OfCall},
-    inbox::{Inbox, Message, Place, outcome},
+    inbox::{AnswerPlace, Inbox, StreamMessage, outcome},
     shared::{Published, Shared},
-    trace::Traced,
+    trace::MessageTrace,
 };
 
 /// A request to the worker, with the destination of the answer.
 #[derive(Debug)]
-pub(crate) enum Command {
+pub(crate) enum QueuedRequest {
     /// A step of forming; the answer shows the stored state after the step.
     Form {
         step: FormStep,
@@ -46,7 +46,7 @@ pub(crate) enum Command {
 }
 
 /// A request being decided.
-pub(crate) enum Request {
+pub(crate) enum TakenRequest {
     Form {
         step: FormStep,
         answer: oneshot::Sender<Result<FormAnswer, NoSpace>>,
@@ -57,7 +57,7 @@ pub(crate) enum Request {
         answer: oneshot::Sender<Result<(Stamp, PrepareAnswer), NoSpace>>,
         trace: Option<SpanContext>,
     },
-    Accept(Message),
+    Accept(StreamMessage),
 }
 
 /// Result of a step of forming.
@@ -96,15 +96,15 @@ pub(crate) enum Release {
     },
     Accept {
         claimed: Option<Claimed>,
-        place: Place,
+        place: AnswerPlace,
         accept: (Ballot, u64),
         answer: AcceptAnswer,
-        trace: Traced,
+        trace: MessageTrace,
         _bytes: Option<OwnedSemaphorePermit>,
     },
 }
 
-impl Command {
+impl QueuedRequest {
     /// Bytes that the command adds to a group.
     pub(crate) fn weight(&self) -> usize {
         match self {
@@ -119,7 +119,7 @@ impl Command {
     }
 }
 
-impl Request {
+impl TakenRequest {
     /// The request leaves the queue. Returns the span of a traced request.
     pub(crate) fn taken(&mut self) -> Option<SpanContext> {
         match self {

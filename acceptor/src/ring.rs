@@ -59,13 +59,13 @@ fn value_bytes(value: &Value) -> usize {
 /// The latest frames. A single writer pushes; any number of observers read, each at its own position.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    content: Mutex<Content>,
+    content: Mutex<RingContent>,
     /// Position behind the last frame.
     end: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
-struct Content {
+struct RingContent {
     frames: VecDeque<(Arc<Frame>, usize)>,
     /// Position of the first frame kept.
     start: u64,
@@ -162,12 +162,12 @@ impl Ring {
         Ok(Some((joined, bytes, position)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Content> {
+    fn lock(&self) -> MutexGuard<'_, RingContent> {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Content {
+impl RingContent {
     fn end(&self) -> u64 {
         self.start + self.frames.len() as u64
     }

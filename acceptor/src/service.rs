@@ -14,7 +14,7 @@ use paxos_common::{
         slot::Slot,
     },
     service::{
-        metrics::Reason,
+        metrics::UnreadyReason,
         server::{received, room},
         shutdown::Shutdown,
     },
@@ -30,12 +30,12 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     attach::{Attachment, Roster},
-    hearing::{OfCall, Waiting},
+    hearing::{OfCall, WaitingClaim},
     metrics::Instruments,
     observe::observe,
     peers::PeerReader,
-    queue::{NotQueued, Queue},
-    request::{Command, FormStep, NoSpace},
+    queue::{NotQueued, WriterQueue},
+    request::{FormStep, NoSpace, QueuedRequest},
     shared::{Published, Shared},
     store::{Reader, StoreError},
 };
@@ -44,7 +44,7 @@ mod accept;
 mod check;
 mod streams;
 
-use accept::Streams;
+use accept::OpenStreams;
 use check::{check_address, check_ballot, check_version, malformed};
 use streams::{attached, observe_frame, promise};
 
@@ -78,8 +78,8 @@ pub(crate) struct Service<R> {
 #[derive(Debug)]
 struct Inner<R> {
     name: Name,
-    queue: Arc<Queue>,
-    streams: Arc<Streams>,
+    queue: Arc<WriterQueue>,
+    streams: Arc<OpenStreams>,
     observers: Arc<Semaphore>,
     promises: Arc<Semaphore>,
     shared: Arc<Shared>,
@@ -101,7 +101,7 @@ impl<R> Clone for Service<R> {
 impl<R: Reader> Service<R> {
     pub(crate) fn new(
         name: Name,
-        queue: Arc<Queue>,
+        queue: Arc<WriterQueue>,
         shared: Arc<Shared>,
         reader: PeerReader<R>,
         instruments: Instruments,
@@ -203,7 +203,7 @@ impl<R> Inner<R> {
     /// Hands a request to the worker and waits for the answer.
     async fn ask<T>(
         &self,
-        command: impl FnOnce(oneshot::Sender<Result<T, NoSpace>>) -> Command,
+        command: impl FnOnce(oneshot::Sender<Result<T, NoSpace>>) -> QueuedRequest,
     ) -> Result<T, Status> {
         let (sender, answer) = oneshot::channel();
         self.queue.push(command(sender)).map_err(|error| match error {
@@ -241,7 +241,7 @@ impl<R: Reader> Acceptor for Service<R> {
         for address in configuration.members().values() {
             check_address("configuration.members.address", address)?;
         }
-        let result = inner.ask(|answer| Command::Form { step, answer }).await?;
+        let result = inner.ask(|answer| QueuedRequest::Form { step, answer }).await?;
         let published = result.map_err(|refusal: FormRefusal| status::wrong_cluster(refusal.to_string()))?;
         Ok(Response::new(inner.form_response(&published)))
     }
@@ -270,10 +270,10 @@ impl<R: Reader> Acceptor for Service<R> {
             is_turned_away,
         );
         let claimed = OfCall::new(claimed);
-        let waiting = Waiting(claimed.clone());
+        let waiting = WaitingClaim(claimed.clone());
         let (stamp, answer) = self
             .inner
-            .ask(|answer| Command::Prepare {
+            .ask(|answer| QueuedRequest::Prepare {
                 prepare,
                 claimed,
                 answer,
@@ -414,7 +414,7 @@ impl<R: Reader> Acceptor for Service<R> {
                 .instruments
                 .readiness(&inner.shared, &inner.queue)
                 .err()
-                .map(Reason::into_owned)
+                .map(UnreadyReason::into_owned)
                 .unwrap_or_default(),
             departed: inner.roster.departed(),
             data_size_bytes: inner.instruments.data_dir().size_bytes(),

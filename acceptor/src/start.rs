@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use paxos_common::{
     paxos::identity::RunNumber,
     peer::Address,
-    service::{failure::Failure, role::Frame, shutdown::Shutdown},
+    service::{failure::Failure, role::RoleFrame, shutdown::Shutdown},
     sqlite::DataDir,
 };
 use tokio::time::sleep;
@@ -17,11 +17,11 @@ use crate::{
     damage::scrub,
     metrics::Instruments,
     peers::PeerReader,
-    queue::Queue,
+    queue::WriterQueue,
     service::{Name, Service},
     shared::Shared,
     store::{
-        Opened, Store as _,
+        RecoveredRun, Store as _,
         sqlite::{SqliteReader, SqliteStore},
     },
     worker::Worker,
@@ -35,7 +35,7 @@ pub(crate) struct Starter<'a> {
     pub(crate) config: Config,
     pub(crate) local: SocketAddr,
     pub(crate) address: Address,
-    pub(crate) frame: &'a Frame,
+    pub(crate) frame: &'a RoleFrame,
     pub(crate) instruments: Instruments,
     pub(crate) shutdown: Shutdown,
 }
@@ -103,7 +103,7 @@ impl Starter<'_> {
         directory: DataDir,
         data_dir: &str,
         run: RunNumber,
-    ) -> Result<Option<(SqliteStore, Opened)>, Failure> {
+    ) -> Result<Option<(SqliteStore, RecoveredRun)>, Failure> {
         // The last step of opening makes the run durable. All other fallible steps of a start come before, so a failed
         // start leaves no run. Safe to cancel: the connection is closed with any open work. Opening may wait for
         // another process's lock.
@@ -115,7 +115,7 @@ impl Starter<'_> {
 }
 
 /// Notifies attached proposers when the heard proposer falls silent, and logs long waits of requests.
-async fn watch(shared: Arc<Shared>, queue: Arc<Queue>, instruments: Instruments) {
+async fn watch(shared: Arc<Shared>, queue: Arc<WriterQueue>, instruments: Instruments) {
     let look = async {
         loop {
             sleep(QUEUE_INTERVAL).await;

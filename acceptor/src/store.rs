@@ -161,7 +161,7 @@ impl StoreError {
 
 /// The data found at start, in the run just begun.
 #[derive(Clone, Debug)]
-pub struct Opened {
+pub struct RecoveredRun {
     /// The core's initial state. The commit counter already includes the commit that began the run.
     pub recovered: Recovered,
     /// The runs before the present run, and the commit counter at the end of each; the oldest first. With the present
@@ -173,7 +173,7 @@ pub struct Opened {
 
 /// A moment of the disk, from a slot on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page {
+pub struct DiskPage {
     /// The last commit shown by the page.
     pub commit_counter: CommitCounter,
     /// The highest promise.
@@ -259,7 +259,7 @@ pub trait Reader: Clone + Send + Sync + 'static {
     ///
     /// # Cancel safety
     /// Safe.
-    fn page(&self, from: Slot) -> impl Future<Output = Result<Page, StoreError>> + Send;
+    fn page(&self, from: Slot) -> impl Future<Output = Result<DiskPage, StoreError>> + Send;
 
     /// The stored vote of each of `slots`; slots without a row are left out.
     ///

@@ -40,18 +40,18 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, service::Routes};
 
 use crate::{
-    inbox::{Answers, Inbox, Message, Reply},
+    inbox::{AnswerSender, Inbox, PlacedReply, StreamMessage},
     metrics::Instruments,
     peers::PeerReader,
-    queue::Queue,
-    request::Command,
+    queue::WriterQueue,
+    request::QueuedRequest,
     service::{Name, Service},
     shared::Shared,
     store::{
         Reader as _, Store, StoreError,
         memory::{MemoryDisk, MemoryStore},
     },
-    trace::Traced,
+    trace::MessageTrace,
     worker::Worker,
 };
 
@@ -98,7 +98,7 @@ pub(crate) struct Cluster {
     /// While the gate is shut, no commit returns.
     pub(crate) gate: watch::Sender<bool>,
     pub(crate) has_space: Arc<AtomicBool>,
-    pub(crate) queue: Arc<Queue>,
+    pub(crate) queue: Arc<WriterQueue>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) service: Service<MemoryDisk>,
     shutdown: Shutdown,
@@ -175,8 +175,8 @@ impl Cluster {
     }
 
     /// Sends the request for a vote to the worker; returns the receiver of the answer.
-    pub(crate) fn accept(&self, slot: u64) -> mpsc::Receiver<Reply> {
-        let (answers, replies) = Answers::new();
+    pub(crate) fn accept(&self, slot: u64) -> mpsc::Receiver<PlacedReply> {
+        let (answers, replies) = AnswerSender::new();
         let value = Value::from_stored(Bytes::from_static(b"v"), Bytes::new());
         let accept = Accept {
             ballot: ballot(1),
@@ -186,11 +186,11 @@ impl Cluster {
             address: "http://p:1".into(),
             resign: false,
         };
-        let trace = Traced::begin(&Tracer::off(), "", &accept, true);
+        let trace = MessageTrace::begin(&Tracer::off(), "", &accept, true);
         let request = (accept.ballot, &accept.address, RequestKind::Accept);
         let claimed = self.shared.hearing.queued(request, false, false);
         let inbox = Arc::new(Inbox::default());
-        inbox.push(Message {
+        inbox.push(StreamMessage {
             accept,
             witnesses: Witnesses::default(),
             claimed,
@@ -198,7 +198,7 @@ impl Cluster {
             bytes: None,
             trace,
         });
-        self.queue.push(Command::Accept(inbox)).unwrap();
+        self.queue.push(QueuedRequest::Accept(inbox)).unwrap();
         replies
     }
 

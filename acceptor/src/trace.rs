@@ -15,9 +15,9 @@ use paxos_common::{
 
 /// A leader's message in the worker, if the message is traced.
 #[derive(Debug, Default)]
-pub(crate) struct Traced(Option<(Span, Instant)>);
+pub(crate) struct MessageTrace(Option<(Span, Instant)>);
 
-impl Traced {
+impl MessageTrace {
     /// A message arrived; `traceparent` is the message's trace context, empty most of the time. `of_leader`: the sender
     /// is the heard proposer.
     pub(crate) fn begin(tracer: &Tracer, traceparent: &str, accept: &Accept, of_leader: bool) -> Self {

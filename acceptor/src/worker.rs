@@ -30,10 +30,10 @@ use tracing::warn;
 
 use crate::{
     metrics::Instruments,
-    queue::Queue,
-    request::{FormStep, NoSpace, Release, Request},
+    queue::WriterQueue,
+    request::{FormStep, NoSpace, Release, TakenRequest},
     shared::Shared,
-    store::{Opened, Reader as _, Store, StoreError},
+    store::{Reader as _, RecoveredRun, Store, StoreError},
     trace,
 };
 
@@ -49,7 +49,7 @@ pub(crate) struct Worker<S: Store> {
     core: Acceptor,
     store: S,
     reader: S::Reader,
-    queue: Arc<Queue>,
+    queue: Arc<WriterQueue>,
     damage: mpsc::Receiver<Vec<Slot>>,
     shared: Arc<Shared>,
     /// There was space at the last check.
@@ -62,15 +62,15 @@ impl<S: Store> Worker<S> {
     /// Returns a worker continuing from the store's content, the shown state, and the queue.
     pub(crate) fn new(
         store: S,
-        opened: Opened,
+        opened: RecoveredRun,
         run: RunNumber,
         tracer: Tracer,
         metrics: Instruments,
-    ) -> (Self, Arc<Shared>, Arc<Queue>) {
+    ) -> (Self, Arc<Shared>, Arc<WriterQueue>) {
         let core = Acceptor::recover(opened.recovered, run).remembering(opened.witnesses.clone());
         let (damage, damage_reports) = mpsc::channel(DAMAGE_MAX);
         let shared = Arc::new(Shared::new(&core, opened.past_runs, opened.witnesses, damage));
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(WriterQueue::default());
         let reader = store.reader();
         (
             Self {
@@ -175,7 +175,7 @@ impl<S: Store> Worker<S> {
     /// Decides, commits, shows and answers a group.
     async fn work(
         &mut self,
-        requests: Vec<Request>,
+        requests: Vec<TakenRequest>,
         stop: &CancellationToken,
     ) -> Result<ControlFlow<()>, Failure> {
         self.look_for_space().await;
@@ -244,10 +244,10 @@ impl<S: Store> Worker<S> {
         Ok(())
     }
 
-    async fn decide(&self, group: &mut Group, request: Request) -> Result<Release, Failure> {
+    async fn decide(&self, group: &mut Group, request: TakenRequest) -> Result<Release, Failure> {
         match request {
-            Request::Form { answer, .. } if !self.has_space => Ok(Release::Form(answer, Err(NoSpace))),
-            Request::Form { step, answer } => {
+            TakenRequest::Form { answer, .. } if !self.has_space => Ok(Release::Form(answer, Err(NoSpace))),
+            TakenRequest::Form { step, answer } => {
                 let result = match &step {
                     FormStep::Store(configuration) => self.core.store_configuration(group, configuration),
                     FormStep::Complete(configuration) => {
@@ -256,7 +256,7 @@ impl<S: Store> Worker<S> {
                 };
                 Ok(Release::Form(answer, Ok(result)))
             }
-            Request::Prepare {
+            TakenRequest::Prepare {
                 prepare,
                 claimed,
                 answer,
@@ -275,7 +275,7 @@ impl<S: Store> Worker<S> {
                     result,
                 })
             }
-            Request::Accept(message) => {
+            TakenRequest::Accept(message) => {
                 let accept = &message.accept;
                 let answer = if !self.has_space && accept.ballot >= group.promised() {
                     AcceptAnswer::NoSpace
@@ -311,7 +311,7 @@ impl<S: Store> Worker<S> {
 }
 
 /// Closes the queue when the worker ends.
-struct Closing<'a>(&'a Queue);
+struct Closing<'a>(&'a WriterQueue);
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {

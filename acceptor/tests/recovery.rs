@@ -7,7 +7,7 @@ mod support;
 
 use bytes::Bytes;
 use paxos_acceptor::store::{
-    Opened, Reader as _, Store as _,
+    Reader as _, RecoveredRun, Store as _,
     memory::{MemoryDisk, MemoryStore},
     sqlite::SqliteStore,
 };
@@ -32,7 +32,7 @@ struct Forgetful(MemoryDisk);
 impl Disk for Forgetful {
     type Store = MemoryStore;
 
-    async fn open(&self, run: u64) -> (MemoryStore, Opened) {
+    async fn open(&self, run: u64) -> (MemoryStore, RecoveredRun) {
         self.0.lose_last_commit();
         self.0.open(RunNumber::from_random(run))
     }

@@ -5,7 +5,7 @@ mod support;
 
 use std::{net::TcpListener, path::Path, process::Stdio};
 
-use paxos_acceptor::store::{Opened, Store as _, sqlite::SqliteStore};
+use paxos_acceptor::store::{RecoveredRun, Store as _, sqlite::SqliteStore};
 use paxos_common::{
     paxos::{
         identity::{CommitCounter, RunNumber},
@@ -28,7 +28,7 @@ async fn count(directory: &Path, sql: &'static str) -> i64 {
     count
 }
 
-async fn start(directory: &Path, run: u64) -> Opened {
+async fn start(directory: &Path, run: u64) -> RecoveredRun {
     let directory = DataDir::open(directory).unwrap();
     let run = RunNumber::from_random(run);
     let (store, opened) = SqliteStore::open(directory, "a1", run).await.unwrap();

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::{
     config::ClientConfig,
     error::Cause,
-    status::{Acceptors, ClusterReport},
+    status::{AcceptorClients, ClusterReport},
 };
 
 /// Longest wait for an acceptor in a search for proposers or learners.
@@ -38,7 +38,7 @@ pub(crate) struct Leader {
 /// Finds addresses, best first.
 #[derive(Debug)]
 pub(crate) struct Directory {
-    pub(crate) acceptors: Acceptors,
+    pub(crate) acceptors: AcceptorClients,
     proposers: Vec<Address>,
     learners: Vec<Address>,
     /// The time of each address's last failure.
@@ -48,7 +48,7 @@ pub(crate) struct Directory {
 impl Directory {
     pub(crate) fn new(config: ClientConfig) -> Self {
         Self {
-            acceptors: Acceptors::new(&config.acceptors),
+            acceptors: AcceptorClients::new(&config.acceptors),
             proposers: config.proposers,
             learners: config.learners,
             failed: Mutex::default(),

@@ -21,7 +21,7 @@ use crate::{
     limits,
 };
 use lease::Lost;
-use seat::Register;
+use seat::ElectionRegister;
 
 pub use tenure::Tenure;
 
@@ -51,7 +51,7 @@ const TTL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_se
 /// every earlier holder. [`Version::packed`] is the same token as an integer. As text, tokens do not sort.
 #[derive(Clone, Debug)]
 pub struct Election {
-    register: Register,
+    register: ElectionRegister,
     candidacy: Candidacy,
 }
 
@@ -104,7 +104,7 @@ impl Election {
             return invalid(format!("the time to live is {ttl:?}: give 500ms to 1h"));
         }
         Ok(Self {
-            register: Register {
+            register: ElectionRegister {
                 client: client.clone(),
                 name,
             },

@@ -26,7 +26,7 @@ const LEARNER_SILENCE_MAX: Duration = Duration::from_secs(4);
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// The followed content, and how far it has been reported.
-pub(crate) trait Feed: Send + 'static {
+pub(crate) trait FollowedContent: Send + 'static {
     /// A learner's message.
     type Response: Send;
     /// The resulting message to the caller.
@@ -49,7 +49,7 @@ pub(crate) trait Feed: Send + 'static {
 ///
 /// # Panics
 /// Outside a Tokio runtime.
-pub(crate) fn follow<F: Feed>(
+pub(crate) fn follow<F: FollowedContent>(
     directory: Arc<Directory>,
     feed: F,
     timeout: Duration,
@@ -67,7 +67,7 @@ pub(crate) fn follow<F: Feed>(
 }
 
 /// Why reading from one learner stopped.
-enum Stop {
+enum StopReason {
     /// The caller is gone.
     Unwanted,
     /// No learner can continue.
@@ -76,7 +76,7 @@ enum Stop {
     Learner(Cause),
 }
 
-struct Follower<F: Feed> {
+struct Follower<F: FollowedContent> {
     directory: Arc<Directory>,
     pages: mpsc::Sender<Result<F::Page, SubscribeError>>,
     feed: F,
@@ -85,7 +85,7 @@ struct Follower<F: Feed> {
     heard_at: Instant,
 }
 
-impl<F: Feed> Follower<F> {
+impl<F: FollowedContent> Follower<F> {
     async fn run(mut self) {
         let mut pause = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
         loop {
@@ -118,13 +118,13 @@ impl<F: Feed> Follower<F> {
         let mut last = Cause::unavailable("no learner is known");
         for address in self.directory.learners().await? {
             match self.follow(&address).await {
-                Stop::Unwanted => return Ok(()),
-                Stop::Final(error) => {
+                StopReason::Unwanted => return Ok(()),
+                StopReason::Final(error) => {
                     // Without a receiver, the error need not be sent.
                     let _ = self.pages.send(Err(error)).await;
                     return Ok(());
                 }
-                Stop::Learner(cause) => {
+                StopReason::Learner(cause) => {
                     self.directory.shun(&address);
                     // The longest wait requested by a learner in this round.
                     let requested = last.retry_delay.max(cause.retry_delay);
@@ -136,27 +136,29 @@ impl<F: Feed> Follower<F> {
         Err(last)
     }
 
-    async fn follow(&mut self, address: &Address) -> Stop {
+    async fn follow(&mut self, address: &Address) -> StopReason {
         let client = LearnerClient::new(connect_lazy(address)).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let mut stream = match timeout(LEARNER_SILENCE_MAX, self.feed.open(client)).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return judge(&status),
-            Err(_elapsed) => return Stop::Learner(Cause::deadline()),
+            Err(_elapsed) => return StopReason::Learner(Cause::deadline()),
         };
         loop {
             let response = match timeout(LEARNER_SILENCE_MAX, stream.message()).await {
                 Ok(Ok(Some(response))) => response,
-                Ok(Ok(None)) => return Stop::Learner(Cause::unavailable("the learner closed the stream")),
+                Ok(Ok(None)) => {
+                    return StopReason::Learner(Cause::unavailable("the learner closed the stream"));
+                }
                 Ok(Err(status)) => return judge(&status),
-                Err(_elapsed) => return Stop::Learner(Cause::deadline()),
+                Err(_elapsed) => return StopReason::Learner(Cause::deadline()),
             };
             self.heard_at = Instant::now();
             let page = match self.feed.take(response) {
                 Ok(page) => page,
-                Err(cause) => return Stop::Learner(cause),
+                Err(cause) => return StopReason::Learner(cause),
             };
             if self.pages.send(Ok(page)).await.is_err() {
-                return Stop::Unwanted;
+                return StopReason::Unwanted;
             }
             // The caller may have been slow; the wait for the caller is no silence of the learner.
             self.heard_at = Instant::now();
@@ -168,11 +170,11 @@ impl<F: Feed> Follower<F> {
     clippy::wildcard_enum_match_arm,
     reason = "any other code, and any future one, says nothing about the other learners"
 )]
-fn judge(status: &Status) -> Stop {
+fn judge(status: &Status) -> StopReason {
     let cause = Cause::of(status);
     match status.code() {
-        Code::OutOfRange => Stop::Final(SubscribeError::OutOfRange(cause)),
-        Code::InvalidArgument => Stop::Final(SubscribeError::Invalid(cause.to_string())),
-        _ => Stop::Learner(cause),
+        Code::OutOfRange => StopReason::Final(SubscribeError::OutOfRange(cause)),
+        Code::InvalidArgument => StopReason::Final(SubscribeError::Invalid(cause.to_string())),
+        _ => StopReason::Learner(cause),
     }
 }

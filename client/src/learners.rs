@@ -36,7 +36,7 @@ const ROSTER_AGE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Learners {
     directory: Arc<Directory>,
-    roster: Mutex<Roster>,
+    roster: Mutex<LearnerRoster>,
     /// Held while a call asks the acceptors; the other calls wait for the result.
     refreshing: tokio::sync::Mutex<()>,
     tracer: Tracer,
@@ -59,33 +59,33 @@ impl CallOptions {
     }
 }
 
-type Members = Arc<[Arc<Member>]>;
+type Members = Arc<[Arc<KnownLearner>]>;
 
 #[derive(Debug, Default)]
-struct Roster {
+struct LearnerRoster {
     members: Members,
     /// Time of the last question to the acceptors; `None`: not asked yet, or all learners have failed since.
     asked_at: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Member {
+struct KnownLearner {
     address: Address,
     client: LearnerClient<Channel>,
     in_flight: AtomicUsize,
 }
 
 /// A call in flight at a member, counted until dropped.
-struct Counted<'a>(&'a AtomicUsize);
+struct CallInFlight<'a>(&'a AtomicUsize);
 
-impl<'a> Counted<'a> {
+impl<'a> CallInFlight<'a> {
     fn new(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for CallInFlight<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -147,7 +147,7 @@ impl Learners {
             // Another learner, if any, must have a turn before the deadline.
             let is_last = members.len() <= tried.len() + 1;
             let attempt = patience.min(if is_last { left } else { left / 2 });
-            let counted = Counted::new(&member.in_flight);
+            let counted = CallInFlight::new(&member.in_flight);
             let call = self.tracer.call(method);
             call.to(&member.address);
             let options = CallOptions {
@@ -189,7 +189,7 @@ impl Learners {
 
     /// The less busy of two random learners, by calls in flight. A recently failed learner is chosen only without an
     /// alternative; `None` when all learners have been tried.
-    fn choose(&self, members: &[Arc<Member>], tried: &[Address]) -> Option<Arc<Member>> {
+    fn choose(&self, members: &[Arc<KnownLearner>], tried: &[Address]) -> Option<Arc<KnownLearner>> {
         let untried = || members.iter().filter(|member| !tried.contains(&member.address));
         let two = untried()
             .filter(|member| !self.directory.is_shunned(&member.address))
@@ -250,7 +250,7 @@ impl Learners {
             .into_iter()
             .map(|address| {
                 let same = known.iter().find(|member| member.address == address).cloned();
-                same.unwrap_or_else(|| Arc::new(Member::new(address)))
+                same.unwrap_or_else(|| Arc::new(KnownLearner::new(address)))
             })
             .collect();
         roster.asked_at = Some(Instant::now());
@@ -262,12 +262,12 @@ impl Learners {
         self.roster().asked_at = None;
     }
 
-    fn roster(&self) -> std::sync::MutexGuard<'_, Roster> {
+    fn roster(&self) -> std::sync::MutexGuard<'_, LearnerRoster> {
         self.roster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Member {
+impl KnownLearner {
     fn new(address: Address) -> Self {
         let client = LearnerClient::new(connect_lazy(&address))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -297,7 +297,7 @@ mod tests {
     async fn busier_of_two_learners_is_spared() {
         let learners = learners(&["http://a:1", "http://b:1"]);
         let members = learners.members().await.unwrap();
-        let _busy = Counted::new(&members[0].in_flight);
+        let _busy = CallInFlight::new(&members[0].in_flight);
         for _ in 0..20 {
             assert_eq!(
                 learners.choose(&members, &[]).unwrap().address.as_str(),

@@ -9,7 +9,7 @@ use crate::{
     Slot,
     address::Directory,
     error::{Cause, SubscribeError},
-    follow::{self, Feed},
+    follow::{self, FollowedContent},
     record::{Command, LogRecord},
     updates::Updates,
 };
@@ -43,7 +43,7 @@ struct LogFeed {
     next: Slot,
 }
 
-impl Feed for LogFeed {
+impl FollowedContent for LogFeed {
     type Response = SubscribeResponse;
     type Page = LogPage;
 

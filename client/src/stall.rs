@@ -72,12 +72,12 @@ pub(crate) async fn process_at(
 
 /// Since when a proposer owes an answer. Shared between the stream and the watching future.
 #[derive(Debug, Default)]
-pub(crate) struct Progress {
+pub(crate) struct AnswerWait {
     since: Mutex<Option<Instant>>,
     began: Notify,
 }
 
-impl Progress {
+impl AnswerWait {
     /// The progress of a single call, sent just now.
     pub(crate) fn begun() -> Self {
         let progress = Self::default();
@@ -106,11 +106,11 @@ impl Progress {
 #[derive(Debug)]
 pub(crate) struct Judge {
     directory: Arc<Directory>,
-    last: tokio::sync::Mutex<Option<Verdict>>,
+    last: tokio::sync::Mutex<Option<StallVerdict>>,
 }
 
 #[derive(Debug)]
-struct Verdict {
+struct StallVerdict {
     suspect: Suspect,
     is_replaced: bool,
     at: Instant,
@@ -128,7 +128,7 @@ impl Judge {
     ///
     /// # Cancel safety
     /// Safe: the call only reads.
-    pub(crate) async fn replaced(&self, suspect: &Suspect, progress: &Progress) {
+    pub(crate) async fn replaced(&self, suspect: &Suspect, progress: &AnswerWait) {
         loop {
             let Some(since) = progress.since() else {
                 progress.began.notified().await;
@@ -156,7 +156,7 @@ impl Judge {
             return verdict.is_replaced;
         }
         let is_replaced = self.ask(suspect).await;
-        *last = Some(Verdict {
+        *last = Some(StallVerdict {
             suspect: suspect.clone(),
             is_replaced,
             at: Instant::now(),

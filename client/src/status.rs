@@ -53,7 +53,7 @@ pub struct RoleReport<T> {
 
 /// The acceptors, with a connection to each.
 #[derive(Debug)]
-pub(crate) struct Acceptors {
+pub(crate) struct AcceptorClients {
     clients: Vec<(Address, AcceptorClient<Channel>)>,
 }
 
@@ -62,7 +62,7 @@ fn acceptor_client(address: &Address) -> AcceptorClient<Channel> {
     AcceptorClient::new(connect_lazy(address)).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-impl Acceptors {
+impl AcceptorClients {
     pub(crate) fn new(addresses: &[Address]) -> Self {
         Self {
             clients: addresses

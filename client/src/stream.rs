@@ -29,7 +29,7 @@ use crate::{
     Version,
     code::ErrorCode,
     error::{Cause, Failed, read_version},
-    stall::{Judge, Progress, Suspect, process_at},
+    stall::{AnswerWait, Judge, Suspect, process_at},
 };
 
 /// Maximum number of unanswered commands on a stream: several times the number that saturates a leader, and a bound for
@@ -46,11 +46,11 @@ const DRAIN_GRACE: Duration = Duration::from_millis(100);
 
 /// Whether a command was sent or withdrawn. The first decision counts, and is final.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Sending(Arc<Outcome>);
+pub(crate) struct Sending(Arc<SendDecision>);
 
 /// The decision about sending a command.
 #[derive(Debug, Default)]
-struct Outcome {
+struct SendDecision {
     decided: AtomicU8,
     /// The destination of a traced command.
     to: OnceLock<Address>,
@@ -116,7 +116,7 @@ pub(crate) struct ProposeStream {
     last_tag: u64,
     last_deadline: Instant,
     /// Time of the last answer, or of the first owed answer; unset while no answer is owed.
-    progress: Arc<Progress>,
+    progress: Arc<AnswerWait>,
 }
 
 impl ProposeStream {
@@ -169,7 +169,7 @@ impl ProposeStream {
     }
 
     /// The progress of the answers, for [`Judge::replaced`].
-    pub(crate) fn progress(&self) -> Arc<Progress> {
+    pub(crate) fn progress(&self) -> Arc<AnswerWait> {
         self.progress.clone()
     }
 

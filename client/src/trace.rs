@@ -47,11 +47,11 @@ impl Tracer {
     }
 
     /// Begins a call, inside an operation.
-    pub(crate) fn call(&self, method: &'static str) -> Call {
+    pub(crate) fn call(&self, method: &'static str) -> CallSpan {
         let current = Context::current();
         if current.has_active_span() && !current.span().span_context().is_sampled() {
             // The trace has decided against recording: only the decision is passed on.
-            return Call {
+            return CallSpan {
                 context: current,
                 is_own: false,
             };
@@ -63,7 +63,7 @@ impl Tracer {
             span.set_attribute(names::attribute(names::RPC_SYSTEM, "grpc"));
             span.set_attribute(names::attribute(names::RPC_METHOD, method));
         }
-        Call {
+        CallSpan {
             context,
             is_own: true,
         }
@@ -72,13 +72,13 @@ impl Tracer {
 
 /// A call of this library; the span ends on drop.
 #[derive(Debug)]
-pub(crate) struct Call {
+pub(crate) struct CallSpan {
     context: Context,
     /// Whether the span of the context belongs to this call.
     is_own: bool,
 }
 
-impl Call {
+impl CallSpan {
     /// Records the destination of the call.
     pub(crate) fn to(&self, address: &Address) {
         if self.is_recording() {
@@ -128,7 +128,7 @@ impl Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for CallSpan {
     fn drop(&mut self) {
         if self.is_own {
             self.context.span().end();

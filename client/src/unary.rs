@@ -12,8 +12,8 @@ use crate::{
     address::Directory,
     code::ErrorCode,
     error::{Cause, Failed, read_version},
-    stall::{Judge, Progress, Suspect, process_at},
-    trace::Call,
+    stall::{AnswerWait, Judge, Suspect, process_at},
+    trace::CallSpan,
     transport::was_not_taken,
 };
 
@@ -43,7 +43,7 @@ impl Unary {
         &self,
         command: Command,
         deadline: Instant,
-        call: Call,
+        call: CallSpan,
     ) -> Result<Version, Failed> {
         let (suspect, mut client) = timeout_at(deadline, self.choose())
             .await
@@ -57,7 +57,7 @@ impl Unary {
         let address = &suspect.address;
         call.to(address);
         call.inject(&mut request);
-        let progress = Progress::begun();
+        let progress = AnswerWait::begun();
         let answer = tokio::select! {
             // Cancelled only together with the call: the outcome is then unknown.
             answer = timeout_at(deadline, client.propose(request)) => answer,

@@ -13,7 +13,7 @@ use crate::{
     Slot, Version,
     address::Directory,
     error::{Cause, SubscribeError},
-    follow::{self, Feed},
+    follow::{self, FollowedContent},
     limits,
     updates::Updates,
 };
@@ -71,7 +71,7 @@ struct RegisterFeed {
     next: Option<Version>,
 }
 
-impl Feed for RegisterFeed {
+impl FollowedContent for RegisterFeed {
     type Response = WatchResponse;
     type Page = ChangePage;
 

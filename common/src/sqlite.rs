@@ -25,7 +25,7 @@ mod private;
 mod readers;
 pub mod wal_limit;
 
-pub use readers::{Read, Readers};
+pub use readers::{ReadConnection, Readers};
 
 /// The oldest SQLite without the WAL-reset bug.
 const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);

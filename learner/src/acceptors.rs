@@ -65,7 +65,7 @@ enum Standing {
 
 /// An address of the list.
 #[derive(Debug)]
-pub(crate) struct Acceptor {
+pub(crate) struct ListedAcceptor {
     address: Address,
     client: AcceptorClient<Channel>,
     standing: Mutex<Standing>,
@@ -75,7 +75,7 @@ pub(crate) struct Acceptor {
     turn: Semaphore,
 }
 
-impl Acceptor {
+impl ListedAcceptor {
     /// Connects at the first call.
     pub(crate) fn new(address: Address) -> Arc<Self> {
         let client = AcceptorClient::new(connect_lazy(&address)).with_message_limits();

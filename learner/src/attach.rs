@@ -20,10 +20,10 @@ use tokio::{
 };
 
 use crate::{
-    acceptors::{Acceptor, backoff, within_deadline},
+    acceptors::{ListedAcceptor, backoff, within_deadline},
     catch_up::CatchUp,
     cluster::Cluster,
-    disk::Disk,
+    disk::DiskSpace,
     fill,
     progress::Progress,
 };
@@ -54,7 +54,7 @@ pub(crate) struct Reporter {
     /// Closed once no more greetings are needed.
     pub(crate) greetings: mpsc::Sender<Greeting>,
     pub(crate) catch_up: Arc<CatchUp>,
-    pub(crate) disk: Arc<Disk>,
+    pub(crate) disk: Arc<DiskSpace>,
     /// The leader: the proposer of the highest ballot reported by any acceptor.
     pub(crate) leadership: watch::Sender<Leadership>,
     /// The stop of this process.
@@ -66,7 +66,7 @@ impl Reporter {
     ///
     /// # Cancel safety
     /// Safe: the stream ends.
-    pub(crate) async fn stay_attached(self, acceptor: Arc<Acceptor>) {
+    pub(crate) async fn stay_attached(self, acceptor: Arc<ListedAcceptor>) {
         let mut attached = pin!(self.attach_again(&acceptor));
         tokio::select! {
             // Polled again below.
@@ -78,7 +78,7 @@ impl Reporter {
         let _ = timeout(LEAVING_MAX, attached).await;
     }
 
-    async fn attach_again(&self, acceptor: &Acceptor) {
+    async fn attach_again(&self, acceptor: &ListedAcceptor) {
         let mut backoff = backoff();
         while !self.shutdown.has_begun() {
             let reason = match self.attach(acceptor, &mut backoff).await {
@@ -92,7 +92,7 @@ impl Reporter {
         }
     }
 
-    async fn attach(&self, acceptor: &Acceptor, backoff: &mut Backoff) -> Result<(), Unusable> {
+    async fn attach(&self, acceptor: &ListedAcceptor, backoff: &mut Backoff) -> Result<(), Unusable> {
         // Before any report: only a member may learn of this learner.
         let member = self.cluster.identify(acceptor).await?;
         let mut client = acceptor.client();

@@ -43,7 +43,7 @@ pub(crate) enum BarrierError {
 
 /// A waiting caller.
 #[derive(Debug)]
-struct Call {
+struct WaitingRead {
     /// Closed when the caller does not wait any more.
     answer: oneshot::Sender<Result<Slot, BarrierError>>,
     /// The span of the wait, when the call is traced.
@@ -55,7 +55,7 @@ struct Call {
 /// Handle for readers. Cheap to clone; all clones share one barrier.
 #[derive(Clone, Debug)]
 pub(crate) struct Barrier {
-    calls: mpsc::Sender<Call>,
+    calls: mpsc::Sender<WaitingRead>,
     waiting: watch::Receiver<usize>,
 }
 
@@ -74,7 +74,7 @@ impl Barrier {
     /// Safe: a dropped call is forgotten within [`LEADER_TIMEOUT`].
     pub(crate) async fn pass(&self, trace: Option<SpanContext>) -> Result<Slot, BarrierError> {
         let (answer, passed) = oneshot::channel();
-        let call = Call {
+        let call = WaitingRead {
             answer,
             trace,
             catching_up: None,
@@ -91,7 +91,7 @@ impl Barrier {
 
 /// Outputs of the task that owns the core.
 #[derive(Debug)]
-pub(crate) struct Outlets {
+pub(crate) struct ReadingOutputs {
     /// The latest question to the acceptors. Set again to repeat the question.
     pub(crate) question: watch::Sender<Option<Question>>,
     /// The leader is to have every slot below this slot chosen. Set again to repeat the request.
@@ -101,14 +101,14 @@ pub(crate) struct Outlets {
 }
 
 /// The owner of the core.
-pub(crate) struct Keeper {
+pub(crate) struct ReadingDriver {
     core: Reading,
-    calls: mpsc::Receiver<Call>,
+    calls: mpsc::Receiver<WaitingRead>,
     tails: mpsc::Receiver<TailReport>,
     applied: watch::Receiver<Progress>,
-    outlets: Outlets,
+    outlets: ReadingOutputs,
     /// The waiting caller of each read in the core.
-    waiting: BTreeMap<ReadId, Call>,
+    waiting: BTreeMap<ReadId, WaitingRead>,
     waiting_told: watch::Sender<usize>,
     next_read: u64,
     /// Time and generation of the core's latest timer. Earlier generations mean nothing to the core any more.
@@ -138,13 +138,13 @@ pub(crate) fn barrier(
     electorate: Electorate,
     tails: mpsc::Receiver<TailReport>,
     applied: watch::Receiver<Progress>,
-    outlets: Outlets,
+    outlets: ReadingOutputs,
     tracer: Tracer,
-) -> (Barrier, Keeper) {
+) -> (Barrier, ReadingDriver) {
     let (calls_in, calls) = mpsc::channel(CALLS_MAX);
     let (waiting_told, waiting) = watch::channel(0);
     let begin = applied.borrow().applied_to();
-    let keeper = Keeper {
+    let keeper = ReadingDriver {
         // The first nonce is random, so that no answer to an earlier run of this learner counts in this run.
         core: Reading::new(electorate, begin, rand::random()),
         calls,
@@ -162,7 +162,7 @@ pub(crate) fn barrier(
     (Barrier { calls, waiting }, keeper)
 }
 
-impl Keeper {
+impl ReadingDriver {
     /// Runs until the stop begins.
     ///
     /// # Errors
@@ -217,7 +217,7 @@ impl Keeper {
     }
 
     /// Takes in all queued calls at once: one round serves them.
-    fn take_calls(&mut self, calls: &mut Vec<Call>) {
+    fn take_calls(&mut self, calls: &mut Vec<WaitingRead>) {
         if self.core.waiting() + calls.len() > READS_MAX {
             self.sweep();
         }
@@ -278,7 +278,7 @@ impl Keeper {
                 // The askers keep track of the answered questions.
                 ReadEffect::Ask { nonce, acceptors: _ } => {
                     self.outlets.rounds.increment();
-                    let traced = |(&read, call): (&ReadId, &Call)| Some((read, call.trace.clone()?));
+                    let traced = |(&read, call): (&ReadId, &WaitingRead)| Some((read, call.trace.clone()?));
                     let reads = self.waiting.iter().filter_map(traced);
                     let trace = self.rounds.ask(nonce, self.waiting.len(), reads);
                     self.outlets
@@ -297,7 +297,7 @@ impl Keeper {
                 }
                 ReadEffect::TurnAway(read) => self.answer(read, Err(BarrierError::Full)),
                 ReadEffect::LostVotes { bound, applied_to } => {
-                    self.lost = Some(LostVotes { bound, applied_to })
+                    self.lost = Some(LostVotes { bound, applied_to });
                 }
             }
         }

@@ -8,7 +8,7 @@ use std::{
 
 use paxos_common::{
     paxos::{identity::AcceptorUuid, slot::Slot},
-    service::metrics::Reason,
+    service::metrics::UnreadyReason,
 };
 use tokio::sync::watch;
 
@@ -21,13 +21,13 @@ const FRESH: Duration = Duration::from_secs(5);
 /// quorum, everything reported as chosen at some recent moment.
 #[derive(Debug, Default)]
 pub(crate) struct CatchUp {
-    state: Mutex<State>,
+    state: Mutex<CatchUpState>,
     /// Whether the learner was up to date at least once since its start. Never false again after that.
     once: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct CatchUpState {
     /// How many acceptors have to report; `None` before the cluster is found.
     quorum: Option<usize>,
     heard: BTreeMap<AcceptorUuid, Heard>,
@@ -80,7 +80,7 @@ impl CatchUp {
     }
 
     /// Whether a learner that has applied every slot below `applied_to` is up to date.
-    pub(crate) fn look(&self, applied_to: Slot, now: Instant) -> Result<(), Reason> {
+    pub(crate) fn look(&self, applied_to: Slot, now: Instant) -> Result<(), UnreadyReason> {
         let mut state = self.lock();
         let Some(quorum) = state.quorum else {
             return Err("no formed cluster is found yet, or its acceptors do not answer".into());
@@ -108,7 +108,7 @@ impl CatchUp {
 
     /// Whether a learner that has applied every slot below `applied_to` was up to date at least once since the start.
     /// Before that, the applied state may be as old as the cluster, and reads from this state would mislead.
-    pub(crate) fn look_once(&self, applied_to: Slot, now: Instant) -> Result<(), Reason> {
+    pub(crate) fn look_once(&self, applied_to: Slot, now: Instant) -> Result<(), UnreadyReason> {
         if *self.once.borrow() {
             return Ok(());
         }
@@ -120,7 +120,7 @@ impl CatchUp {
         self.once.subscribe()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, CatchUpState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -143,7 +143,7 @@ mod tests {
         let after = |seconds| begin + Duration::from_secs(seconds);
         let look = |applied_to, seconds| {
             let looked = catch_up.look(slot(applied_to), after(seconds));
-            looked.map_err(Reason::into_owned)
+            looked.map_err(UnreadyReason::into_owned)
         };
         assert!(look(9, 0).unwrap_err().contains("no formed cluster"));
         catch_up.expect(2);

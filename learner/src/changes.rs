@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use crate::{
     record::Record,
-    store::ReadError,
-    subscribe::{PROGRESS_INTERVAL, Page},
+    store::LogReadError,
+    subscribe::{PROGRESS_INTERVAL, RecordPage},
 };
 
 /// The registers of interest to a watcher.
@@ -35,7 +35,7 @@ impl Target {
 
 /// A message to a watcher; without changes, a progress report only.
 #[derive(Debug)]
-pub(crate) struct ChangePage {
+pub(crate) struct ChangeBatch {
     pub(crate) changes: Vec<pb::Change>,
     /// Every change below this slot has been sent.
     pub(crate) next: Slot,
@@ -44,17 +44,17 @@ pub(crate) struct ChangePage {
 /// The changes at or after `from`, read from `pages` that begin with the slot of `from`. A progress report comes first,
 /// so that the watcher knows where the watch begins. A page without a change gives back its room.
 pub(crate) fn changes(
-    pages: impl Stream<Item = Result<Page, ReadError>> + Send,
+    pages: impl Stream<Item = Result<RecordPage, LogReadError>> + Send,
     target: Target,
     from: Version,
     room: Room,
-) -> impl Stream<Item = Result<ChangePage, ReadError>> + Send {
+) -> impl Stream<Item = Result<ChangeBatch, LogReadError>> + Send {
     async_stream::try_stream! {
-        yield ChangePage { changes: Vec::new(), next: from.slot };
+        yield ChangeBatch { changes: Vec::new(), next: from.slot };
         let mut pages = std::pin::pin!(pages);
         let mut told_at = Instant::now();
         while let Some(page) = pages.next().await {
-            let Page { records, next } = page?;
+            let RecordPage { records, next } = page?;
             let found = records.iter().flat_map(|record| changes_of(record, &target));
             let changes: Vec<_> = found
                 .filter(|(version, _)| *version >= from)
@@ -63,7 +63,7 @@ pub(crate) fn changes(
             // While a long log without relevant changes is read, the watcher gets few progress reports.
             if records.is_empty() || !changes.is_empty() || told_at.elapsed() >= PROGRESS_INTERVAL {
                 told_at = Instant::now();
-                yield ChangePage { changes, next };
+                yield ChangeBatch { changes, next };
             } else {
                 room.give_back();
             }

@@ -33,13 +33,13 @@ use paxos_common::{
         acceptor::Membership,
         identity::{AcceptorUuid, ClusterId, RunNumber},
         quorum::{Configuration, Electorate},
-        witness::{Finding, Guard, Witnesses},
+        witness::{Guard, GuardFinding, Witnesses},
     },
     peer::acceptor::{Unusable, check_cluster},
 };
 use paxos_proto::v1 as pb;
 
-use crate::acceptors::{Acceptor, Introduction};
+use crate::acceptors::{Introduction, ListedAcceptor};
 
 /// A member in a run. The run agreed with everything remembered of the member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,19 +53,19 @@ pub(crate) struct Member {
 pub(crate) struct Cluster {
     id: ClusterId,
     electorate: Electorate,
-    acceptors: Vec<Arc<Acceptor>>,
-    known: Mutex<Known>,
+    acceptors: Vec<Arc<ListedAcceptor>>,
+    known: Mutex<KnownRuns>,
 }
 
 /// Knowledge about the members' runs, kept while this learner runs.
 #[derive(Debug)]
-struct Known {
+struct KnownRuns {
     guard: Guard,
     /// The last shown run of each member, among the runs in agreement with everything remembered of the member.
     shown: BTreeMap<AcceptorUuid, RunNumber>,
 }
 
-impl Known {
+impl KnownRuns {
     /// Lets an acceptor pass only when nothing known speaks against the acceptor.
     fn passed(&self, acceptor: AcceptorUuid) -> Result<(), Unusable> {
         match self.guard.refusal(acceptor) {
@@ -78,8 +78,8 @@ impl Known {
 
 impl Cluster {
     /// The cluster behind these acceptors' addresses.
-    pub(crate) fn new(configuration: &Configuration, acceptors: Vec<Arc<Acceptor>>) -> Self {
-        let known = Known {
+    pub(crate) fn new(configuration: &Configuration, acceptors: Vec<Arc<ListedAcceptor>>) -> Self {
+        let known = KnownRuns {
             guard: Guard::new(configuration.quorums()),
             shown: BTreeMap::new(),
         };
@@ -104,7 +104,7 @@ impl Cluster {
     ///
     /// # Cancel safety
     /// Safe: the call only asks, and received facts stay true.
-    pub(crate) async fn identify(&self, acceptor: &Acceptor) -> Result<Member, Unusable> {
+    pub(crate) async fn identify(&self, acceptor: &ListedAcceptor) -> Result<Member, Unusable> {
         let _turn = acceptor.turn().await?;
         let introduction = acceptor.ask().await?;
         self.check_formed(&introduction)?;
@@ -124,7 +124,7 @@ impl Cluster {
             .guard
             .introduce(member.acceptor, &introduction.runs, remembers.iter(), &others);
         for found in found {
-            if let Finding::Unwitnessed { reported, needed, .. } = found {
+            if let GuardFinding::Unwitnessed { reported, needed, .. } = found {
                 return Err(Unusable::Unwitnessed { reported, needed });
             }
         }
@@ -134,7 +134,11 @@ impl Cluster {
     }
 
     /// Asks the other acceptors for their tables, and returns the tables received within the deadline of a call.
-    async fn hear_others(&self, one: &Acceptor, member: AcceptorUuid) -> Vec<(AcceptorUuid, Witnesses)> {
+    async fn hear_others(
+        &self,
+        one: &ListedAcceptor,
+        member: AcceptorUuid,
+    ) -> Vec<(AcceptorUuid, Witnesses)> {
         let others = self.acceptors.iter();
         let others = others.filter(|other| other.address() != one.address());
         let answers = join_all(others.map(|other| other.ask())).await;
@@ -176,7 +180,7 @@ impl Cluster {
     fn vouch_for(
         &self,
         stamp: Option<&pb::Stamp>,
-        expected: impl FnOnce(&Known, Member) -> Result<RunNumber, Unusable>,
+        expected: impl FnOnce(&KnownRuns, Member) -> Result<RunNumber, Unusable>,
     ) -> Result<AcceptorUuid, Unusable> {
         let stamp = check_cluster(stamp, self.id)?;
         self.check_member(stamp.acceptor)?;
@@ -224,7 +228,7 @@ impl Cluster {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, KnownRuns> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use paxos_common::service::metrics::Reason;
+use paxos_common::service::metrics::UnreadyReason;
 use rustix::fs::statvfs;
 
 /// Time between two attempts to write while the disk is full.
@@ -20,16 +20,16 @@ const FREE_MIN: u64 = 1024 * 1024;
 
 /// Whether the disk of a learner's file is full, shared by all interested tasks.
 #[derive(Debug, Default)]
-pub(crate) struct Disk(Mutex<Option<Full>>);
+pub(crate) struct DiskSpace(Mutex<Option<FullDisk>>);
 
 #[derive(Debug)]
-struct Full {
+struct FullDisk {
     file: PathBuf,
     since: Instant,
     reported_at: Instant,
 }
 
-impl Disk {
+impl DiskSpace {
     /// A write to `file` failed for lack of space, and is tried again.
     pub(crate) fn is_full(&self, file: &Path) {
         let now = Instant::now();
@@ -40,7 +40,7 @@ impl Disk {
             return;
         }
         let since = state.as_ref().map_or(now, |full| full.since);
-        *state = Some(Full {
+        *state = Some(FullDisk {
             file: file.to_owned(),
             since,
             reported_at: now,
@@ -64,14 +64,14 @@ impl Disk {
     }
 
     /// Whether the disk accepts writes.
-    pub(crate) fn look(&self) -> Result<(), Reason> {
+    pub(crate) fn look(&self) -> Result<(), UnreadyReason> {
         match &*self.lock() {
             None => Ok(()),
             Some(full) => Err(format!("no space is left on the disk of {}", full.file.display()).into()),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Full>> {
+    fn lock(&self) -> MutexGuard<'_, Option<FullDisk>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

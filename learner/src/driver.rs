@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     apply::{self, Batch},
-    trace::{Learning, ValueTracer},
+    trace::{LearningSpans, ValueTracer},
 };
 
 /// Capacity of the queue of events: each following task has at most one event waiting, so a longer queue would stay
@@ -36,7 +36,7 @@ const STALL_WAITS_MAX: u32 = 16;
 
 /// Events from the following tasks.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum DriverEvent {
     /// An acceptor has accepted something.
     Offer(Offer),
     /// Values come from this acceptor from now on; the answer is the slot to start at.
@@ -50,13 +50,13 @@ pub(crate) enum Event {
 #[derive(Debug)]
 pub(crate) struct Offer {
     pub(crate) acceptor: AcceptorUuid,
-    pub(crate) frame: Frame,
-    pub(crate) answer: oneshot::Sender<Verdict>,
+    pub(crate) frame: FrameContent,
+    pub(crate) answer: oneshot::Sender<FrameIntake>,
 }
 
 /// The content of a frame.
 #[derive(Debug)]
-pub(crate) enum Frame {
+pub(crate) enum FrameContent {
     Votes(VecDeque<(Ballot, SlotRange)>),
     /// Ascending by slot; `known_to` is valid for these rows alone.
     Rows {
@@ -67,18 +67,18 @@ pub(crate) enum Frame {
 
 /// How much of a frame the driver has taken.
 #[derive(Debug)]
-pub(crate) enum Verdict {
+pub(crate) enum FrameIntake {
     Whole,
     /// The rest is to be offered again when the first unlearned slot is above `at`.
     Later {
-        rest: Frame,
+        rest: FrameContent,
         at: Slot,
     },
 }
 
 /// The driver's outputs.
 #[derive(Debug)]
-pub(crate) struct Outlets {
+pub(crate) struct DriverOutputs {
     /// To the applier.
     pub(crate) learned: mpsc::Sender<Batch>,
     /// The first unlearned slot.
@@ -95,8 +95,8 @@ pub(crate) struct Outlets {
 /// None so far: the applier reports failures.
 pub(crate) async fn run(
     core: Learner,
-    mut events: mpsc::Receiver<Event>,
-    outlets: Outlets,
+    mut events: mpsc::Receiver<DriverEvent>,
+    outlets: DriverOutputs,
     values: ValueTracer,
     stall_timeout: Duration,
     shutdown: Shutdown,
@@ -107,7 +107,7 @@ pub(crate) async fn run(
         outlets,
         ready: Batch::new(),
         ready_bytes: 0,
-        learning: Learning::new(values),
+        learning: LearningSpans::new(values),
     };
     // Half the timeout, because a stall takes two ticks to show.
     let mut ticks = interval(stall_timeout / 2);
@@ -131,23 +131,23 @@ pub(crate) async fn run(
 
 struct Driver {
     core: Learner,
-    outlets: Outlets,
+    outlets: DriverOutputs,
     /// Learned, and waiting for the applier.
     ready: Batch,
     ready_bytes: usize,
     stall: Stall,
-    learning: Learning,
+    learning: LearningSpans,
 }
 
 impl Driver {
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, event: DriverEvent) {
         // The asking task may be gone: the next stream starts over at the first unlearned slot.
         match event {
-            Event::Offer(offer) => {
+            DriverEvent::Offer(offer) => {
                 let verdict = self.take(offer.acceptor, offer.frame);
                 let _ = offer.answer.send(verdict);
             }
-            Event::StartFeed { member, answer } => {
+            DriverEvent::StartFeed { member, answer } => {
                 self.core.change_feed();
                 self.outlets.feed.send_replace(Some(member));
                 let _ = answer.send(self.core.next());
@@ -155,27 +155,27 @@ impl Driver {
         }
     }
 
-    fn take(&mut self, acceptor: AcceptorUuid, frame: Frame) -> Verdict {
+    fn take(&mut self, acceptor: AcceptorUuid, frame: FrameContent) -> FrameIntake {
         let at = self.core.next();
         let rest = match frame {
-            Frame::Votes(votes) => {
+            FrameContent::Votes(votes) => {
                 let rest = self.count(acceptor, votes);
-                (!rest.is_empty()).then_some(Frame::Votes(rest))
+                (!rest.is_empty()).then_some(FrameContent::Votes(rest))
             }
-            Frame::Rows {
+            FrameContent::Rows {
                 rows,
                 known_to: chosen_to,
             } => {
                 let rows = self.hold(rows, chosen_to);
-                (!rows.is_empty()).then_some(Frame::Rows {
+                (!rows.is_empty()).then_some(FrameContent::Rows {
                     rows,
                     known_to: chosen_to,
                 })
             }
         };
         match rest {
-            Some(rest) => Verdict::Later { rest, at },
-            None => Verdict::Whole,
+            Some(rest) => FrameIntake::Later { rest, at },
+            None => FrameIntake::Whole,
         }
     }
 

@@ -10,7 +10,7 @@ use paxos_common::paxos::{
 };
 use tokio::time::sleep;
 
-use crate::acceptors::{Acceptor, Introduction, backoff};
+use crate::acceptors::{Introduction, ListedAcceptor, backoff};
 
 /// Waits until a cluster is formed. Members and quorums come from the acceptors' disks, never from a flag.
 ///
@@ -22,7 +22,7 @@ use crate::acceptors::{Acceptor, Introduction, backoff};
 ///
 /// # Cancel safety
 /// Safe: the function only asks.
-pub(crate) async fn find(acceptors: &[Arc<Acceptor>]) -> Result<Configuration, FormConflict> {
+pub(crate) async fn find(acceptors: &[Arc<ListedAcceptor>]) -> Result<Configuration, FormConflict> {
     let addresses = acceptors
         .iter()
         .map(|acceptor| Arc::from(acceptor.address().as_str()));

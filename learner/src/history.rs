@@ -7,7 +7,7 @@ use paxos_common::paxos::slot::Slot;
 use crate::{
     knowledge::Knowledge,
     record::Record,
-    store::{Log, ReadError},
+    store::{Log, LogReadError},
 };
 
 /// The whole log, for many short reads at once. Cheap to clone.
@@ -23,7 +23,7 @@ impl History {
     }
 
     /// The applied slots from `from` on, at most a page, without gaps; at least one slot when `from` is applied.
-    pub(crate) async fn page(&self, from: Slot) -> Result<Vec<Arc<Record>>, ReadError> {
+    pub(crate) async fn page(&self, from: Slot) -> Result<Vec<Arc<Record>>, LogReadError> {
         let (page, durable_to) = self
             .knowledge
             .recent(|recent| (recent.page(from), recent.durable_to()));
@@ -40,7 +40,7 @@ impl History {
     }
 
     /// The record of `slot`; `None` when the slot is not applied.
-    pub(crate) async fn record(&self, slot: Slot) -> Result<Option<Arc<Record>>, ReadError> {
+    pub(crate) async fn record(&self, slot: Slot) -> Result<Option<Arc<Record>>, LogReadError> {
         let page = self.knowledge.recent(|recent| recent.page(slot));
         let page = match page {
             Some(page) => page,

@@ -15,11 +15,11 @@ use crate::{recent::Recent, record::Record};
 /// Only the applier changes the state, a slot at a time: no reader waits for long, and no reader sees half a slot.
 #[derive(Debug)]
 pub(crate) struct Knowledge {
-    known: RwLock<Known>,
+    known: RwLock<AppliedState>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct AppliedState {
     machine: Machine,
     recent: Recent,
 }
@@ -29,7 +29,7 @@ impl Knowledge {
     pub(crate) fn new(machine: Machine) -> Self {
         let recent = Recent::new(machine.applied_to());
         Self {
-            known: RwLock::new(Known { machine, recent }),
+            known: RwLock::new(AppliedState { machine, recent }),
         }
     }
 
@@ -78,7 +78,7 @@ impl Knowledge {
         look(&known.recent)
     }
 
-    fn write<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
+    fn write<T>(&self, change: impl FnOnce(&mut AppliedState) -> T) -> T {
         change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner))
     }
 }

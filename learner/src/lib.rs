@@ -44,13 +44,15 @@ use std::{sync::Arc, time::Duration};
 
 use paxos_common::service::{
     failure::Failure,
-    role::{Frame, addresses},
+    role::{RoleFrame, addresses},
     shutdown::Shutdown,
 };
 use paxos_proto::v1::learner_server::LearnerServer;
 use tokio::net::TcpListener;
 
-use crate::{catch_up::CatchUp, disk::Disk, metrics::Instruments, service::LearnerService, start::Starter};
+use crate::{
+    catch_up::CatchUp, disk::DiskSpace, metrics::Instruments, service::LearnerService, start::Starter,
+};
 
 pub use config::{Args, Config, METRICS_PORT, PORT, STALL_TIMEOUT};
 
@@ -70,9 +72,9 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
 
     // A name for people to distinguish learners; no logic depends on the name.
     let learner = rand::random::<u64>() >> 1;
-    let frame = Frame::start("learner", &learner.to_string(), &shutdown)?;
+    let frame = RoleFrame::start("learner", &learner.to_string(), &shutdown)?;
     let instruments = Instruments::new(&frame.metrics);
-    let (catch_up, disk) = (Arc::new(CatchUp::default()), Arc::new(Disk::default()));
+    let (catch_up, disk) = (Arc::new(CatchUp::default()), Arc::new(DiskSpace::default()));
     let service = LearnerService::new(
         learner,
         address.clone(),

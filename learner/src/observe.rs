@@ -14,16 +14,16 @@ use tokio::{
 };
 
 use crate::{
-    acceptors::{Acceptor, backoff, within_deadline},
+    acceptors::{ListedAcceptor, backoff, within_deadline},
     cluster::{Cluster, Member},
-    driver::{Event, Frame, Offer, Verdict},
+    driver::{DriverEvent, FrameContent, FrameIntake, Offer},
 };
 
 /// Inputs of every following task.
 #[derive(Clone, Debug)]
-pub(crate) struct Observer {
+pub(crate) struct ObserveContext {
     pub(crate) cluster: Arc<Cluster>,
-    pub(crate) driver: mpsc::Sender<Event>,
+    pub(crate) driver: mpsc::Sender<DriverEvent>,
     /// The first unlearned slot.
     pub(crate) next: watch::Receiver<Slot>,
 }
@@ -50,13 +50,13 @@ impl From<Stopping> for Break {
     }
 }
 
-impl Observer {
+impl ObserveContext {
     /// Follows the votes of an acceptor, until the driver is gone. After a break, starts over at the first unlearned
     /// slot.
     ///
     /// # Cancel safety
     /// Safe: an offered frame was counted or not, and the votes are reported again from the first unlearned slot.
-    pub(crate) async fn follow_votes(self, acceptor: Arc<Acceptor>) {
+    pub(crate) async fn follow_votes(self, acceptor: Arc<ListedAcceptor>) {
         let mut backoff = backoff();
         loop {
             match self.votes(&acceptor, &mut backoff).await {
@@ -67,7 +67,7 @@ impl Observer {
         }
     }
 
-    async fn votes(&self, acceptor: &Acceptor, backoff: &mut Backoff) -> Break {
+    async fn votes(&self, acceptor: &ListedAcceptor, backoff: &mut Backoff) -> Break {
         let member = match self.cluster.identify(acceptor).await {
             Ok(member) => member,
             Err(reason) => return reason.into(),
@@ -84,7 +84,7 @@ impl Observer {
     /// As for [`Self::follow_votes`].
     pub(crate) async fn follow_values(
         self,
-        acceptors: Vec<Arc<Acceptor>>,
+        acceptors: Vec<Arc<ListedAcceptor>>,
         first: usize,
         mut stalls: watch::Receiver<u64>,
     ) {
@@ -111,7 +111,7 @@ impl Observer {
         }
     }
 
-    async fn values(&self, acceptor: &Acceptor, backoff: &mut Backoff) -> Break {
+    async fn values(&self, acceptor: &ListedAcceptor, backoff: &mut Backoff) -> Break {
         let member = match self.cluster.identify(acceptor).await {
             Ok(member) => member,
             Err(reason) => return reason.into(),
@@ -128,13 +128,13 @@ impl Observer {
     /// Announces another feed; returns the slot to start at.
     async fn start_feed(&self, member: AcceptorUuid) -> Result<Slot, Stopping> {
         let (answer, from) = oneshot::channel();
-        self.send(Event::StartFeed { member, answer }).await?;
+        self.send(DriverEvent::StartFeed { member, answer }).await?;
         from.await.map_err(|_| Stopping)
     }
 
     async fn read(
         &self,
-        acceptor: &Acceptor,
+        acceptor: &ListedAcceptor,
         member: Member,
         kind: pb::ObserveKind,
         from: Slot,
@@ -148,7 +148,7 @@ impl Observer {
 
     async fn read_frames(
         &self,
-        acceptor: &Acceptor,
+        acceptor: &ListedAcceptor,
         member: Member,
         kind: pb::ObserveKind,
         from: Slot,
@@ -175,7 +175,7 @@ impl Observer {
 
     /// Hands a frame to the driver. Content beyond the driver's window is held here, and no further frame is read until
     /// the learner has advanced.
-    async fn offer(&self, acceptor: AcceptorUuid, mut frame: Frame) -> Result<(), Stopping> {
+    async fn offer(&self, acceptor: AcceptorUuid, mut frame: FrameContent) -> Result<(), Stopping> {
         let mut next = self.next.clone();
         loop {
             let (answer, verdict) = oneshot::channel();
@@ -184,10 +184,10 @@ impl Observer {
                 frame,
                 answer,
             };
-            self.send(Event::Offer(offer)).await?;
+            self.send(DriverEvent::Offer(offer)).await?;
             match verdict.await.map_err(|_| Stopping)? {
-                Verdict::Whole => return Ok(()),
-                Verdict::Later { rest, at } => {
+                FrameIntake::Whole => return Ok(()),
+                FrameIntake::Later { rest, at } => {
                     frame = rest;
                     next.wait_for(|next| *next > at).await.map_err(|_| Stopping)?;
                 }
@@ -195,20 +195,20 @@ impl Observer {
         }
     }
 
-    async fn send(&self, event: Event) -> Result<(), Stopping> {
+    async fn send(&self, event: DriverEvent) -> Result<(), Stopping> {
         self.driver.send(event).await.map_err(|_| Stopping)
     }
 }
 
-fn read_frame(frame: pb::ObserveFrame, kind: pb::ObserveKind) -> Result<Frame, wire::Malformed> {
+fn read_frame(frame: pb::ObserveFrame, kind: pb::ObserveKind) -> Result<FrameContent, wire::Malformed> {
     if kind == pb::ObserveKind::Votes {
         let votes = frame.votes.into_iter().map(wire::vote_range);
-        return Ok(Frame::Votes(votes.collect::<Result<_, _>>()?));
+        return Ok(FrameContent::Votes(votes.collect::<Result<_, _>>()?));
     }
     let mut rows = wire::rows(frame.rows)?;
     // In slot order, so that a waiting row never holds back an earlier row.
     rows.sort_by_key(|row: &Row| row.slot);
-    Ok(Frame::Rows {
+    Ok(FrameContent::Rows {
         rows: rows.into(),
         known_to: Slot::new(frame.chosen_to)?,
     })

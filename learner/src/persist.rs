@@ -9,10 +9,10 @@ use tokio::{
 };
 
 use crate::{
-    disk::{Disk, RETRY_PAUSE},
+    disk::{DiskSpace, RETRY_PAUSE},
     knowledge::Knowledge,
     metrics::Instruments,
-    store::{Store, Transaction, WriteError},
+    store::{Store, StoreWriteError, Transaction},
 };
 
 /// Time between checks of the write-ahead log's length while nothing is written.
@@ -31,11 +31,12 @@ pub(crate) async fn run(
     knowledge: Arc<Knowledge>,
     mut transactions: mpsc::Receiver<Transaction>,
     instruments: Instruments,
-    disk: Arc<Disk>,
+    disk: Arc<DiskSpace>,
 ) -> Result<(), Failure> {
     let file = store.path().to_owned();
-    let failed =
-        |error: WriteError, what: &str| Failure::storage(error).context(format!("{what} {}", file.display()));
+    let failed = |error: StoreWriteError, what: &str| {
+        Failure::storage(error).context(format!("{what} {}", file.display()))
+    };
     let mut lock = LockReport::new(&file);
     let mut ticks = interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -51,12 +52,14 @@ pub(crate) async fn run(
                 while let Err(error) = store.write(&transaction).await {
                     match error {
                         // The busy timeout has passed meanwhile, so this loop does not spin.
-                        WriteError::Locked => lock.held(),
-                        WriteError::NoSpace => {
+                        StoreWriteError::Locked => lock.held(),
+                        StoreWriteError::NoSpace => {
                             disk.is_full(&file);
                             sleep(RETRY_PAUSE).await;
                         }
-                        error @ (WriteError::Damaged(_) | WriteError::Failed(_) | WriteError::Other(_)) => {
+                        error @ (StoreWriteError::Damaged(_)
+                        | StoreWriteError::Failed(_)
+                        | StoreWriteError::Other(_)) => {
                             return Err(failed(error, "write what is applied to"));
                         }
                     }
@@ -74,14 +77,14 @@ pub(crate) async fn run(
         }
         match store.keep_wal_short().await {
             // Without space the log keeps its length, and the next write detects the full disk.
-            Ok(()) | Err(WriteError::NoSpace | WriteError::Locked) => {}
+            Ok(()) | Err(StoreWriteError::NoSpace | StoreWriteError::Locked) => {}
             Err(error) => return Err(failed(error, "empty the write-ahead log of")),
         }
         instruments.wal(store.wal_bytes());
     }
     match store.close().await {
         // The next start empties the log.
-        Ok(()) | Err(WriteError::NoSpace | WriteError::Locked) => Ok(()),
+        Ok(()) | Err(StoreWriteError::NoSpace | StoreWriteError::Locked) => Ok(()),
         Err(error) => Err(failed(error, "close")),
     }
 }

@@ -18,7 +18,7 @@ use paxos_common::{
     peer::Address,
     service::{
         config,
-        metrics::{Counter, DataDirSpace, Reason},
+        metrics::{Counter, DataDirSpace, UnreadyReason},
         server::{Room, deadline, received, room},
     },
     trace::{Span, SpanContext, Tracer},
@@ -39,15 +39,15 @@ use crate::{
     barrier::{Barrier, BarrierError},
     catch_up::CatchUp,
     changes,
-    disk::Disk,
+    disk::DiskSpace,
     history::History,
     knowledge::Knowledge,
     progress::Progress,
     subscribe::{self, applied_beyond},
     tails::LEADER_TIMEOUT,
 };
-use reads::{Consistency, Read};
-use streams::Answers;
+use reads::{Consistency, ReadQuery};
+use streams::ResponseStream;
 
 /// Maximum number of concurrent subscribers. Their pages share the budget of outgoing bytes.
 const SUBSCRIBERS_MAX: usize = 1_024;
@@ -58,7 +58,7 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// The state available once the cluster is found.
 #[derive(Debug)]
-pub(crate) struct Opened {
+pub(crate) struct ServingState {
     pub(crate) cluster: ClusterId,
     pub(crate) knowledge: Arc<Knowledge>,
     pub(crate) history: History,
@@ -73,12 +73,12 @@ pub(crate) struct Opened {
 pub(crate) struct LearnerService {
     learner: u64,
     address: Address,
-    opened: Arc<OnceLock<Opened>>,
+    opened: Arc<OnceLock<ServingState>>,
     subscribers: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
     reads_answered: Counter,
     catch_up: Arc<CatchUp>,
-    disk: Arc<Disk>,
+    disk: Arc<DiskSpace>,
     data_dir: DataDirSpace,
 }
 
@@ -89,7 +89,7 @@ impl LearnerService {
         address: Address,
         reads_answered: Counter,
         catch_up: Arc<CatchUp>,
-        disk: Arc<Disk>,
+        disk: Arc<DiskSpace>,
         data_dir: DataDirSpace,
     ) -> Self {
         Self {
@@ -106,7 +106,7 @@ impl LearnerService {
     }
 
     /// Whether this learner is ready, as reported by `/readyz`.
-    pub(crate) fn readiness(&self) -> Result<(), Reason> {
+    pub(crate) fn readiness(&self) -> Result<(), UnreadyReason> {
         self.disk.look()?;
         let applied_to = self.applied_to().unwrap_or(Slot::ZERO);
         self.catch_up.look(applied_to, std::time::Instant::now())
@@ -116,13 +116,13 @@ impl LearnerService {
     ///
     /// # Panics
     /// On the second call.
-    pub(crate) fn open(&self, opened: Opened) {
+    pub(crate) fn open(&self, opened: ServingState) {
         assert!(self.opened.set(opened).is_ok(), "a learner opens one log");
     }
 
     /// Watermark of applied slots; `None` before the cluster is found.
     pub(crate) fn applied_to(&self) -> Option<Slot> {
-        self.opened.get().map(Opened::applied_to)
+        self.opened.get().map(ServingState::applied_to)
     }
 
     /// Watermark of slots on disk; `None` before the cluster is found.
@@ -138,11 +138,11 @@ impl LearnerService {
 
     /// Number of registers with a value.
     pub(crate) fn registers(&self) -> u64 {
-        let count = |opened: &Opened| opened.knowledge.machine(|machine| machine.register_count());
+        let count = |opened: &ServingState| opened.knowledge.machine(|machine| machine.register_count());
         self.opened.get().map_or(0, |opened| count(opened) as u64)
     }
 
-    fn opened(&self) -> Result<&Opened, Status> {
+    fn opened(&self) -> Result<&ServingState, Status> {
         self.opened.get().ok_or_else(|| {
             Status::unavailable(
                 "this learner has not found a formed cluster yet: retry, here or at another learner",
@@ -152,7 +152,7 @@ impl LearnerService {
 
     /// The source of answers to reads of any consistency. Fails before the first catch-up of this learner, and while
     /// the disk is full: a learner with a full disk applies only as much as fits its memory.
-    fn readable(&self) -> Result<&Opened, Status> {
+    fn readable(&self) -> Result<&ServingState, Status> {
         let opened = self.opened()?;
         self.disk
             .look()
@@ -168,7 +168,7 @@ impl LearnerService {
     }
 }
 
-impl Opened {
+impl ServingState {
     fn applied_to(&self) -> Slot {
         self.applied.borrow().applied_to()
     }
@@ -223,7 +223,7 @@ impl Opened {
 
     async fn read(
         &self,
-        read: &Read,
+        read: &ReadQuery,
         room: &Room,
         trace: Option<&SpanContext>,
     ) -> Result<pb::ReadResponse, Status> {
@@ -310,13 +310,13 @@ fn admit(places: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, St
 
 #[tonic::async_trait]
 impl Learner for LearnerService {
-    type WatchStream = Answers<pb::WatchResponse>;
-    type SubscribeStream = Answers<pb::SubscribeResponse>;
+    type WatchStream = ResponseStream<pb::WatchResponse>;
+    type SubscribeStream = ResponseStream<pb::SubscribeResponse>;
 
     async fn read(&self, request: Request<pb::ReadRequest>) -> Result<Response<pb::ReadResponse>, Status> {
         let (metadata, extensions, request) = request.into_parts();
         let (trace, room) = (received(&extensions), room(&extensions));
-        let read = Read::new(request)?;
+        let read = ReadQuery::new(request)?;
         let answer = in_time(&metadata, self.readable()?.read(&read, &room, trace)).await?;
         self.reads_answered.increment();
         Ok(Response::new(answer))
@@ -401,7 +401,11 @@ impl Learner for LearnerService {
             subscribers: taken(&self.subscribers, SUBSCRIBERS_MAX),
             watchers: taken(&self.watchers, WATCHERS_MAX),
             reads_answered: self.reads_answered.get(),
-            not_ready: self.readiness().err().map(Reason::into_owned).unwrap_or_default(),
+            not_ready: self
+                .readiness()
+                .err()
+                .map(UnreadyReason::into_owned)
+                .unwrap_or_default(),
             data_size_bytes: self.data_dir.size_bytes(),
             data_free_bytes: self.data_dir.free_bytes(),
             ..Default::default()

@@ -12,24 +12,24 @@ use paxos_common::{
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    acceptors::Acceptor,
+    acceptors::ListedAcceptor,
     apply::{self, Applier},
     attach::{Greeting, Reporter},
     barrier::{self, Barrier, barrier},
     catch_up::CatchUp,
     cluster::Cluster,
     config::Config,
-    disk::Disk,
-    driver::{self, Event, Outlets},
+    disk::DiskSpace,
+    driver::{self, DriverEvent, DriverOutputs},
     fill::{self, Filler},
     forming,
     history::History,
     knowledge::Knowledge,
     metrics::Instruments,
-    observe::Observer,
+    observe::ObserveContext,
     persist,
     progress::Progress,
-    service::{LearnerService, Opened},
+    service::{LearnerService, ServingState},
     store::{self, Log, Store},
     tails::{self, Asker},
     trace::ValueTracer,
@@ -45,16 +45,16 @@ pub(crate) struct Starter {
     pub(crate) address: Address,
     pub(crate) service: LearnerService,
     pub(crate) catch_up: Arc<CatchUp>,
-    pub(crate) disk: Arc<Disk>,
+    pub(crate) disk: Arc<DiskSpace>,
     pub(crate) instruments: Instruments,
     pub(crate) shutdown: Shutdown,
     pub(crate) tracer: Tracer,
 }
 
 /// What the other tasks use of the tasks that learn, apply and write.
-struct Learning {
+struct LearningTasks {
     /// To the driver.
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<DriverEvent>,
     /// The first unlearned slot.
     next: watch::Receiver<Slot>,
     /// Counts up when values should come from another acceptor.
@@ -82,7 +82,13 @@ impl Starter {
     /// # Cancel safety
     /// Safe: a file being opened stays whole, and started tasks run on.
     async fn start(self, directory: DataDir) -> Result<Log, Failure> {
-        let acceptors: Vec<_> = self.config.acceptors.iter().cloned().map(Acceptor::new).collect();
+        let acceptors: Vec<_> = self
+            .config
+            .acceptors
+            .iter()
+            .cloned()
+            .map(ListedAcceptor::new)
+            .collect();
         let configuration = forming::find(&acceptors).await.map_err(Failure::refused)?;
         let cluster = Arc::new(Cluster::new(&configuration, acceptors.clone()));
         let found = Store::open(directory, cluster.id(), &self.disk).await?;
@@ -94,7 +100,7 @@ impl Starter {
         let learning = self.start_learning(&cluster, found);
         let (leadership, leadership_seen) = watch::channel(fill::nobody_leads());
         let barrier = self.start_barrier(&cluster, &acceptors, learning.applied.clone(), leadership_seen);
-        self.service.open(Opened {
+        self.service.open(ServingState {
             cluster: cluster.id(),
             history: History::new(Arc::clone(&learning.knowledge), log.clone()),
             knowledge: Arc::clone(&learning.knowledge),
@@ -108,7 +114,7 @@ impl Starter {
     }
 
     /// Starts the tasks that learn, apply and write.
-    fn start_learning(&self, cluster: &Cluster, found: store::Opened) -> Learning {
+    fn start_learning(&self, cluster: &Cluster, found: store::OpenedStore) -> LearningTasks {
         let from = found.progress.applied_to();
         let (events_in, events) = mpsc::channel(driver::EVENTS_MAX);
         let (learned, batches) = mpsc::channel(driver::BATCHES_MAX);
@@ -122,7 +128,7 @@ impl Starter {
         let shutdown = &self.shutdown;
 
         let core = Learner::new(cluster.electorate().clone(), from);
-        let outlets = Outlets {
+        let outlets = DriverOutputs {
             learned,
             next,
             stalls,
@@ -146,7 +152,7 @@ impl Starter {
         let (instruments, disk) = (self.instruments.clone(), Arc::clone(&self.disk));
         let writing = persist::run(store, known, transactions_seen, instruments, disk);
         shutdown.spawn_vital("writer", writing);
-        Learning {
+        LearningTasks {
             events: events_in,
             next: next_seen,
             stalls: stalls_seen,
@@ -161,11 +167,11 @@ impl Starter {
     fn start_observing(
         &self,
         cluster: &Arc<Cluster>,
-        acceptors: Vec<Arc<Acceptor>>,
-        learning: Learning,
+        acceptors: Vec<Arc<ListedAcceptor>>,
+        learning: LearningTasks,
         leadership: watch::Sender<Leadership>,
     ) {
-        let observer = Observer {
+        let observer = ObserveContext {
             cluster: Arc::clone(cluster),
             driver: learning.events,
             next: learning.next,
@@ -199,7 +205,7 @@ impl Starter {
     fn start_barrier(
         &self,
         cluster: &Arc<Cluster>,
-        acceptors: &[Arc<Acceptor>],
+        acceptors: &[Arc<ListedAcceptor>],
         applied: watch::Receiver<Progress>,
         leadership: watch::Receiver<Leadership>,
     ) -> Barrier {
@@ -207,7 +213,7 @@ impl Starter {
         let (question, question_seen) = watch::channel(None);
         let (fill, wanted) = watch::channel(None);
         let rounds = self.instruments.read_rounds.clone();
-        let outlets = barrier::Outlets {
+        let outlets = barrier::ReadingOutputs {
             question,
             fill,
             rounds,

@@ -39,14 +39,14 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection, sqlite::S
 use tokio::time::sleep;
 
 use crate::{
-    disk::{Disk, RETRY_PAUSE, found_no_space},
+    disk::{DiskSpace, RETRY_PAUSE, found_no_space},
     progress::{LogDigest, MARKS_KEPT, Mark, Progress},
     record::Record,
 };
 use stored::encode_judgements;
 
-pub(crate) use error::{StoreError, WriteError};
-pub(crate) use log::{Log, ReadError};
+pub(crate) use error::{StoreError, StoreWriteError};
+pub(crate) use log::{Log, LogReadError};
 
 const FILE: &str = "learner.db";
 const SCHEMA: &str = include_str!("../schema.sql");
@@ -62,7 +62,7 @@ const READERS: u32 = 4;
 const INSERT_ROWS_MAX: usize = 1_024;
 
 /// The content of a directory.
-pub(crate) struct Opened {
+pub(crate) struct OpenedStore {
     pub(crate) store: Store,
     pub(crate) log: Log,
     pub(crate) progress: Progress,
@@ -103,8 +103,8 @@ impl Store {
     pub(crate) async fn open(
         directory: DataDir,
         cluster: ClusterId,
-        disk: &Disk,
-    ) -> Result<Opened, StoreError> {
+        disk: &DiskSpace,
+    ) -> Result<OpenedStore, StoreError> {
         let path = directory.file(FILE);
         let directory = Arc::new(directory);
         if aside::is_marked(&path) {
@@ -135,7 +135,7 @@ impl Store {
         directory: Arc<DataDir>,
         path: PathBuf,
         cluster: ClusterId,
-    ) -> Result<Opened, StoreError> {
+    ) -> Result<OpenedStore, StoreError> {
         let mut connection = sqlite::open_writer(&path, CHECKPOINT_PAGES).await?;
         // Only a checkpoint waits for the disk. After power loss the file is whole, but may lack the last commits; a
         // learner learns missing slots again. Only acceptors must forget nothing.
@@ -166,7 +166,7 @@ impl Store {
         let progress = with_fine_marks(progress, &log, &named).await?;
         let registers = registers::load(&mut connection, cluster, &named).await?;
         let sessions = registers::load_sessions(&mut connection, cluster, &named).await?;
-        Ok(Opened {
+        Ok(OpenedStore {
             store: Self {
                 connection,
                 wal_limit: WalLimit::new(&path, readers),
@@ -188,16 +188,16 @@ impl Store {
     /// Writes records of the log, and the state after these records, in one transaction.
     ///
     /// # Errors
-    /// After [`WriteError::Locked`] and [`WriteError::NoSpace`] no part of the transaction is written, and the caller
+    /// After [`StoreWriteError::Locked`] and [`StoreWriteError::NoSpace`] no part of the transaction is written, and the caller
     /// may try again.
     ///
     /// # Cancel safety
     /// Not safe: a cancelled call may leave a transaction open.
-    pub(crate) async fn write(&mut self, transaction: &Transaction) -> Result<(), WriteError> {
+    pub(crate) async fn write(&mut self, transaction: &Transaction) -> Result<(), StoreWriteError> {
         let begin = sqlx::query("BEGIN IMMEDIATE");
         if let Err(error) = begin.execute(&mut self.connection).await {
             return Err(if is_locked(&error) {
-                WriteError::Locked
+                StoreWriteError::Locked
             } else {
                 self.failed(error)
             });
@@ -210,15 +210,15 @@ impl Store {
         Ok(())
     }
 
-    fn failed(&self, error: sqlx::Error) -> WriteError {
+    fn failed(&self, error: sqlx::Error) -> StoreWriteError {
         if found_no_space(&error, &self.path) {
-            return WriteError::NoSpace;
+            return StoreWriteError::NoSpace;
         }
         if sqlite::is_malformed(&error) {
             aside::mark(&self.path);
-            return WriteError::Damaged(error);
+            return StoreWriteError::Damaged(error);
         }
-        WriteError::Failed(error)
+        StoreWriteError::Failed(error)
     }
 
     async fn commit(&mut self, transaction: &Transaction) -> Result<(), sqlx::Error> {
@@ -281,32 +281,32 @@ impl Store {
     ///
     /// # Errors
     /// As [`Self::write`].
-    pub(crate) async fn keep_wal_short(&mut self) -> Result<(), WriteError> {
+    pub(crate) async fn keep_wal_short(&mut self) -> Result<(), StoreWriteError> {
         let kept = self.wal_limit.keep(&mut self.connection).await;
         kept.map_err(|error| self.not_emptied(error))
     }
 
-    fn not_emptied(&self, error: SqliteError) -> WriteError {
+    fn not_emptied(&self, error: SqliteError) -> StoreWriteError {
         match error {
-            SqliteError::Full(_) => WriteError::NoSpace,
+            SqliteError::Full(_) => StoreWriteError::NoSpace,
             SqliteError::Sqlite(error) => self.failed(error),
             error @ (SqliteError::Locked(_)
             | SqliteError::Directory { .. }
             | SqliteError::Foreign { .. }
             | SqliteError::Newer { .. }
             | SqliteError::Older { .. }
-            | SqliteError::Setting { .. }) => WriteError::Other(error),
+            | SqliteError::Setting { .. }) => StoreWriteError::Other(error),
         }
     }
 
     /// Empties the write-ahead log and closes the file. Connections for reading stay open.
-    pub(crate) async fn close(mut self) -> Result<(), WriteError> {
+    pub(crate) async fn close(mut self) -> Result<(), StoreWriteError> {
         // SQLite would empty the log only when the last connection closes, and only a writing connection can do so.
         if let Err(error) = self.wal_limit.empty(&mut self.connection).await {
             return Err(self.not_emptied(error));
         }
         let closed = self.connection.close().await;
-        closed.map_err(|error| WriteError::Other(error.into()))
+        closed.map_err(|error| StoreWriteError::Other(error.into()))
     }
 }
 
@@ -408,8 +408,8 @@ async fn with_fine_marks(progress: Progress, log: &Log, path: &str) -> Result<Pr
     while replayed.applied_to() < progress.applied_to() {
         let page = match log.page(replayed.applied_to(), progress.applied_to()).await {
             Ok(page) => page,
-            Err(ReadError::Sqlite { source, .. }) => return Err(source.into()),
-            Err(error @ ReadError::Damaged { .. }) => {
+            Err(LogReadError::Sqlite { source, .. }) => return Err(source.into()),
+            Err(error @ LogReadError::Damaged { .. }) => {
                 // The state is sound. Until the next start, only readers of this very slot notice the damage.
                 tracing::warn!(
                     %error, file = path,

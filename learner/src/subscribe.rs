@@ -10,14 +10,16 @@ use tokio::{
     time::{error::Elapsed, timeout},
 };
 
-use crate::{history::History, progress::Progress, recent::PAGE_BYTES_MAX, record::Record, store::ReadError};
+use crate::{
+    history::History, progress::Progress, recent::PAGE_BYTES_MAX, record::Record, store::LogReadError,
+};
 
 /// Longest time between two progress reports to an idle subscriber.
 pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_millis(900);
 
 /// Consecutive slots; an empty page reports progress only.
 #[derive(Debug)]
-pub(crate) struct Page {
+pub(crate) struct RecordPage {
     pub(crate) records: Vec<Arc<Record>>,
     /// The first slot after the records.
     pub(crate) next: Slot,
@@ -31,7 +33,7 @@ pub(crate) fn pages(
     mut applied: watch::Receiver<Progress>,
     from: Slot,
     room: Room,
-) -> impl Stream<Item = Result<Page, ReadError>> + Send {
+) -> impl Stream<Item = Result<RecordPage, LogReadError>> + Send {
     async_stream::try_stream! {
         let mut next = from;
         // The last page was large, and no page has followed.
@@ -43,7 +45,7 @@ pub(crate) fn pages(
                 Ok(Err(_)) => break,
                 Err(Elapsed { .. }) => {
                     is_held = false;
-                    yield Page { records: Vec::new(), next };
+                    yield RecordPage { records: Vec::new(), next };
                     continue;
                 }
             }
@@ -52,7 +54,7 @@ pub(crate) fn pages(
                 None => {
                     if !room.take_now(PAGE_BYTES_MAX) {
                         if std::mem::take(&mut is_held) {
-                            yield Page { records: Vec::new(), next };
+                            yield RecordPage { records: Vec::new(), next };
                         }
                         room.take(PAGE_BYTES_MAX).await;
                     }
@@ -61,7 +63,7 @@ pub(crate) fn pages(
             };
             is_held = !Room::is_free(page_bytes(&records));
             next = next.plus(records.len() as u64);
-            yield Page { records, next };
+            yield RecordPage { records, next };
         }
     }
 }
@@ -99,14 +101,14 @@ mod tests {
     };
 
     use super::*;
-    use crate::{disk::Disk, knowledge::Knowledge, progress::Mark, store::Store};
+    use crate::{disk::DiskSpace, knowledge::Knowledge, progress::Mark, store::Store};
 
     #[tokio::test]
     async fn large_page_is_followed_by_an_empty_one_while_there_is_no_room() {
         let directory = tempfile::tempdir().unwrap();
         let data = DataDir::open(directory.path()).unwrap();
         let cluster = ClusterId::from_bytes([1; 16]);
-        let found = Store::open(data, cluster, &Disk::default()).await.unwrap();
+        let found = Store::open(data, cluster, &DiskSpace::default()).await.unwrap();
         let knowledge = Knowledge::new(found.machine);
         let to = Slot::new(3).unwrap();
         for slot in Slot::ZERO.to(to) {

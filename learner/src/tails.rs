@@ -19,7 +19,7 @@ use tokio::{
 use tonic::{Code, Request};
 
 use crate::{
-    acceptors::{Acceptor, within_deadline},
+    acceptors::{ListedAcceptor, within_deadline},
     cluster::Cluster,
 };
 
@@ -67,7 +67,7 @@ impl Asker {
     ///
     /// # Cancel safety
     /// Safe: the task only asks.
-    pub(crate) async fn keep_asking(mut self, acceptor: Arc<Acceptor>) {
+    pub(crate) async fn keep_asking(mut self, acceptor: Arc<ListedAcceptor>) {
         let mut backoff = Backoff::new(BACKOFF_MIN, LEADER_TIMEOUT);
         let mut answered = None;
         while self.question.changed().await.is_ok() {
@@ -95,7 +95,7 @@ impl Asker {
 
     /// Asks a question. An unknown run is identified first, and the question is repeated: a late answer must never pass
     /// for an introduction, and an answer from an unverified run must not count.
-    async fn ask(&self, acceptor: &Acceptor, question: &Question) -> Result<TailReport, Unusable> {
+    async fn ask(&self, acceptor: &ListedAcceptor, question: &Question) -> Result<TailReport, Unusable> {
         let mut answer = self.call(acceptor, question).await?;
         let mut vouched = self.cluster.vouch(answer.stamp.as_ref());
         if matches!(vouched, Err(Unusable::Unshown | Unusable::Distrusted)) {
@@ -113,7 +113,11 @@ impl Asker {
         })
     }
 
-    async fn call(&self, acceptor: &Acceptor, question: &Question) -> Result<pb::TailResponse, Unusable> {
+    async fn call(
+        &self,
+        acceptor: &ListedAcceptor,
+        question: &Question,
+    ) -> Result<pb::TailResponse, Unusable> {
         let mut request = Request::new(pb::TailRequest {
             caller: Some(wire::caller(Some(self.cluster.id()))),
             nonce: question.nonce,

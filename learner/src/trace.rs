@@ -52,12 +52,12 @@ impl ValueTracer {
 
 /// Received values not yet known to be chosen. Bounded by the core's window.
 #[derive(Debug)]
-pub(crate) struct Learning {
+pub(crate) struct LearningSpans {
     values: ValueTracer,
     spans: BTreeMap<Slot, Span>,
 }
 
-impl Learning {
+impl LearningSpans {
     pub(crate) fn new(values: ValueTracer) -> Self {
         Self {
             values,

@@ -24,7 +24,7 @@ use tokio::{sync::mpsc, time::timeout};
 use crate::{
     input::{Input, OpenLink},
     link::check,
-    trace::Traced,
+    trace::TaskTracer,
 };
 
 /// Maximum time for reading rows for repair, and maximum bytes of rows per read.
@@ -39,7 +39,7 @@ pub(crate) async fn prepare(
     scan: Option<Scan>,
     cluster: ClusterId,
     inputs: mpsc::Sender<Input>,
-    traced: Traced,
+    traced: TaskTracer,
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
     loop {
@@ -135,7 +135,7 @@ pub(crate) async fn fetch_chosen(
     (from, to): (Slot, Slot),
     cluster: ClusterId,
     inputs: mpsc::Sender<Input>,
-    traced: Traced,
+    traced: TaskTracer,
 ) {
     let mut span = traced.tracer.below(traced.context.as_ref(), "proposer.fetch");
     let mut values = Vec::new();

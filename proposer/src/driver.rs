@@ -26,13 +26,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     ask,
     clock::{Clock, stood_still},
-    forming::Cluster,
+    forming::FormedCluster,
     forward::Forwarder,
     input::{Forwarded, Input, OpenLink},
     metrics::Instruments,
-    requests::{Request, Waiting},
+    requests::{ClientRequest, WaitingRequests},
     returned::Returned,
-    stream::{Place, Streams},
+    stream::{StreamTarget, StreamsByAcceptor},
     timers::Timers,
     trace::Traces,
     view::View,
@@ -67,7 +67,7 @@ struct Link {
 #[derive(Debug)]
 pub(crate) struct Driver {
     core: Proposer,
-    cluster: Cluster,
+    cluster: FormedCluster,
     address: Address,
     leader_timeout: Duration,
     clock: Clock,
@@ -80,15 +80,15 @@ pub(crate) struct Driver {
     metrics: Instruments,
     links: BTreeMap<AcceptorUuid, Link>,
     /// Last known places of the acceptors, for the streams.
-    places: BTreeMap<AcceptorUuid, watch::Sender<Place>>,
+    places: BTreeMap<AcceptorUuid, watch::Sender<StreamTarget>>,
     /// The run of each acceptor's last introduction.
     judged: BTreeMap<AcceptorUuid, RunNumber>,
-    streams: Streams,
+    streams: StreamsByAcceptor,
     /// See [`link::Context`].
     watchful: watch::Sender<bool>,
     /// Promises being collected.
     prepares: BTreeMap<(AcceptorUuid, Option<u64>), AbortHandle>,
-    waiting: Waiting,
+    waiting: WaitingRequests,
     forwarders: HashMap<Address, Forwarder>,
     forwarding_bytes: usize,
     returned: Returned,
@@ -101,7 +101,7 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new(
         core: Proposer,
-        cluster: Cluster,
+        cluster: FormedCluster,
         address: Address,
         leader_timeout: Duration,
         views: watch::Sender<View>,
@@ -123,10 +123,10 @@ impl Driver {
             links: BTreeMap::new(),
             places: BTreeMap::new(),
             judged: BTreeMap::new(),
-            streams: Streams::new(),
+            streams: StreamsByAcceptor::new(),
             watchful: watch::Sender::new(true),
             prepares: BTreeMap::new(),
-            waiting: Waiting::default(),
+            waiting: WaitingRequests::default(),
             forwarders: HashMap::new(),
             forwarding_bytes: 0,
             returned: Returned::new(leader_timeout / 8),
@@ -233,7 +233,7 @@ impl Driver {
                 self.links.remove(&acceptor);
                 self.core.handle(Event::Closed(acceptor));
             }
-            Input::Request(Request {
+            Input::Request(ClientRequest {
                 pending,
                 reply,
                 deadline,

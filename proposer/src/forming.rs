@@ -24,7 +24,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A formed cluster and the acceptors' addresses.
 #[derive(Debug)]
-pub(crate) struct Cluster {
+pub(crate) struct FormedCluster {
     /// The configuration as stored by the acceptors.
     pub(crate) configuration: Configuration,
     /// Addresses of the acceptors.
@@ -35,8 +35,11 @@ pub(crate) struct Cluster {
 ///
 /// # Errors
 /// With exit code 78 when these addresses are no cluster and cannot become a cluster.
-pub(crate) async fn form(addresses: &[Address], shutdown: &Shutdown) -> Result<Option<Cluster>, Failure> {
-    let acceptors = Acceptors::new(addresses);
+pub(crate) async fn form(
+    addresses: &[Address],
+    shutdown: &Shutdown,
+) -> Result<Option<FormedCluster>, Failure> {
+    let acceptors = ListedAcceptors::new(addresses);
     let mut forming = Forming::new(acceptors.0.keys().cloned().collect());
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     let mut is_wait_logged = false;
@@ -48,7 +51,7 @@ pub(crate) async fn form(addresses: &[Address], shutdown: &Shutdown) -> Result<O
                 lost,
             } => {
                 acceptors.complete(&configuration, &complete, &lost).await;
-                return Ok(Some(Cluster {
+                return Ok(Some(FormedCluster {
                     configuration,
                     addresses: addresses.to_vec(),
                 }));
@@ -77,9 +80,9 @@ pub(crate) async fn form(addresses: &[Address], shutdown: &Shutdown) -> Result<O
 }
 
 /// The listed acceptors, by address.
-struct Acceptors(BTreeMap<Arc<str>, AcceptorClient<Channel>>);
+struct ListedAcceptors(BTreeMap<Arc<str>, AcceptorClient<Channel>>);
 
-impl Acceptors {
+impl ListedAcceptors {
     fn new(addresses: &[Address]) -> Self {
         let client = |address| AcceptorClient::new(connect_lazy(address));
         let acceptors = addresses.iter();

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use crate::requests::Request;
+use crate::requests::ClientRequest;
 
 /// Inputs of the driver.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(crate) enum Input {
     /// From the `Accept` stream of this ballot to an acceptor.
     Stream(AcceptorUuid, Ballot, StreamReport),
     /// A new command.
-    Request(Request),
+    Request(ClientRequest),
     /// Result of a forwarded command.
     Forwarded(Pending, Forwarded),
 }

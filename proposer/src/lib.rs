@@ -40,7 +40,7 @@ use paxos_common::{
     },
     service::{
         failure::Failure,
-        role::{Frame, addresses},
+        role::{RoleFrame, addresses},
         shutdown::Shutdown,
     },
     trace::{Beginning, Parent},
@@ -73,7 +73,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     let timeout = config.leader_timeout;
     tracing::info!(%id, %address, %local, acceptors = ?config.acceptors, leader_timeout = ?timeout, "proposer starts");
 
-    let frame = Frame::start("proposer", &id.to_string(), &shutdown)?;
+    let frame = RoleFrame::start("proposer", &id.to_string(), &shutdown)?;
     let (inputs, inbox) = mpsc::channel(INPUTS_MAX);
     let (views, view) = watch::channel(View::forming(id));
     let instruments = Instruments::new(&frame.metrics, &view);
@@ -119,9 +119,9 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
 /// Waits until a cluster is formed, with a span; `None` when the stop begins first.
 async fn form_cluster(
     config: &Config,
-    frame: &Frame,
+    frame: &RoleFrame,
     shutdown: &Shutdown,
-) -> Result<Option<forming::Cluster>, Failure> {
+) -> Result<Option<forming::FormedCluster>, Failure> {
     let span = frame
         .tracer()
         .begin(Beginning::new("proposer.form", Parent::None));

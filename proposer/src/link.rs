@@ -62,7 +62,7 @@ const LASTING: Duration = Duration::from_secs(1);
 
 /// Shared by all links of a proposer.
 #[derive(Clone, Debug)]
-pub(crate) struct Context {
+pub(crate) struct LinkContext {
     pub(crate) cluster: ClusterId,
     /// For an acceptor absent at the formation of the cluster.
     pub(crate) configuration: Arc<Configuration>,
@@ -81,7 +81,7 @@ pub(crate) struct Context {
     pub(crate) shutdown: Shutdown,
 }
 
-impl Context {
+impl LinkContext {
     /// Number of table reports required from other acceptors before a new run of an acceptor counts.
     fn others_needed(&self) -> usize {
         Guard::new(self.configuration.quorums()).others_needed()
@@ -97,7 +97,7 @@ enum Logged {
 }
 
 /// Keeps the link to the acceptor at `address` open until `stop`.
-pub(crate) async fn keep(address: Address, context: Context, stop: CancellationToken) {
+pub(crate) async fn keep(address: Address, context: LinkContext, stop: CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
     let mut witnessed = None;
     let mut logged = None;
@@ -152,7 +152,7 @@ pub(crate) async fn keep(address: Address, context: Context, stop: CancellationT
 /// the acceptor for which the other acceptors were asked.
 async fn serve(
     address: &Address,
-    context: &Context,
+    context: &LinkContext,
     stop: &CancellationToken,
     opened_at: &mut Option<Instant>,
     witnessed: &mut Option<RunNumber>,
@@ -255,7 +255,7 @@ async fn serve(
 }
 
 /// Reports that this proposer stops, and waits until the acceptor has closed the stream.
-async fn leave(reports: &Reports, mut words: Streaming<pb::AttachResponse>, context: &Context) {
+async fn leave(reports: &Reports, mut words: Streaming<pb::AttachResponse>, context: &LinkContext) {
     let last = pb::AttachRequest {
         leaving: true,
         ..report(context, reports.member, reports.last + 1)
@@ -297,7 +297,7 @@ impl Reports {
     }
 
     /// Time of the next report. The links of a proposer report at the same moments: a single wake-up serves all links.
-    fn next(&self, context: &Context) -> Instant {
+    fn next(&self, context: &LinkContext) -> Instant {
         // Two reports in the time in which an answer is fresh.
         let interval = match context.leader_timeout / 2 {
             interval if *context.watchful.borrow() || !self.is_numbered => interval,
@@ -307,7 +307,7 @@ impl Reports {
     }
 
     /// Sends a report, unless the last report still waits to be sent: then the next tick is enough.
-    fn send(&mut self, context: &Context) {
+    fn send(&mut self, context: &LinkContext) {
         let number = self.last + 1;
         // Read before the report leaves: an answer to the report is no older.
         let now = context.clock.now();
@@ -373,7 +373,7 @@ fn input_of(
     Ok(Input::Reported(stamp, event))
 }
 
-fn report(context: &Context, (to, run): (AcceptorUuid, RunNumber), number: u64) -> pb::AttachRequest {
+fn report(context: &LinkContext, (to, run): (AcceptorUuid, RunNumber), number: u64) -> pb::AttachRequest {
     let view = context.views.borrow();
     let progress = pb::ProposerProgress {
         leading: view.phase == pb::ProposerPhase::Leading,

@@ -7,7 +7,7 @@ use paxos_common::{
         proposer::{Event, Notice, Phase, ProposalOutcome, Proposer, Reason as Why},
         slot::Slot,
     },
-    service::metrics::{Counter, Metrics, Reason, Sizes},
+    service::metrics::{Counter, Metrics, Sizes, UnreadyReason},
 };
 use paxos_proto::v1::ProposerPhase;
 use tokio::sync::watch;
@@ -237,7 +237,7 @@ fn show(metrics: &Metrics, view: &watch::Receiver<View>) {
 }
 
 /// Whether this proposer can have commands ordered: as the leader, or through a known leader.
-pub(crate) fn readiness(view: &View) -> Result<(), Reason> {
+pub(crate) fn readiness(view: &View) -> Result<(), UnreadyReason> {
     let (linked, quorum) = (view.links.len(), view.quorum);
     if view.cluster.is_none() {
         return Err("the cluster is not formed yet, or its acceptors do not answer".into());

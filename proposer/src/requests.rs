@@ -26,7 +26,7 @@ impl RequestIds {
 
 /// Receiver of an outcome.
 #[derive(Debug)]
-pub(crate) enum Reply {
+pub(crate) enum OutcomeSender {
     /// A unary call.
     Call(oneshot::Sender<ProposalOutcome>),
     /// A request on a stream. The channel has room for every request that the stream may have open.
@@ -35,9 +35,9 @@ pub(crate) enum Reply {
 
 /// A command in flight to the core, with the receiver of the outcome.
 #[derive(Debug)]
-pub(crate) struct Request {
+pub(crate) struct ClientRequest {
     pub(crate) pending: Pending,
-    pub(crate) reply: Reply,
+    pub(crate) reply: OutcomeSender,
     /// End of the caller's wait.
     pub(crate) deadline: Option<Instant>,
     /// The span of a traced request.
@@ -46,10 +46,10 @@ pub(crate) struct Request {
 
 /// Requests without an answer yet.
 #[derive(Debug, Default)]
-pub(crate) struct Waiting(HashMap<RequestId, (Reply, Option<Instant>)>);
+pub(crate) struct WaitingRequests(HashMap<RequestId, (OutcomeSender, Option<Instant>)>);
 
-impl Waiting {
-    pub(crate) fn add(&mut self, request: RequestId, reply: Reply, deadline: Option<Instant>) {
+impl WaitingRequests {
+    pub(crate) fn add(&mut self, request: RequestId, reply: OutcomeSender, deadline: Option<Instant>) {
         self.0.insert(request, (reply, deadline));
     }
 
@@ -67,8 +67,8 @@ impl Waiting {
     pub(crate) fn answer(&mut self, request: RequestId, outcome: ProposalOutcome) {
         match self.0.remove(&request) {
             // A departed caller needs no answer.
-            Some((Reply::Call(caller), _)) => drop(caller.send(outcome)),
-            Some((Reply::Stream(stream), _)) => drop(stream.try_send((request, outcome))),
+            Some((OutcomeSender::Call(caller), _)) => drop(caller.send(outcome)),
+            Some((OutcomeSender::Stream(stream), _)) => drop(stream.try_send((request, outcome))),
             None => {}
         }
     }

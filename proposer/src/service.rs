@@ -32,7 +32,7 @@ use crate::{
     input::Input,
     metrics::readiness,
     openings::Openings,
-    requests::{self, Reply, RequestIds},
+    requests::{self, OutcomeSender, RequestIds},
     trace::Traces,
     view::View,
 };
@@ -124,15 +124,15 @@ impl Proposer for Service {
         });
         let pb::ProposeRequest { command, forwarded } = request.into_inner();
         let pending = self.pending(command, trace.as_ref(), forwarded, caller)?;
-        let mut call = Call {
+        let mut call = UnaryCall {
             request: pending.request,
             inputs: &self.inputs,
             answered: false,
         };
         let (reply, mut outcome) = oneshot::channel();
-        let input = Input::Request(requests::Request {
+        let input = Input::Request(requests::ClientRequest {
             pending,
-            reply: Reply::Call(reply),
+            reply: OutcomeSender::Call(reply),
             deadline,
             trace,
         });
@@ -229,13 +229,13 @@ impl Proposer for Service {
 
 /// A unary call during the wait for an outcome. A call dropped before the answer takes the command out of the queue
 /// again, if the command is still there.
-struct Call<'a> {
+struct UnaryCall<'a> {
     request: RequestId,
     inputs: &'a mpsc::Sender<Input>,
     answered: bool,
 }
 
-impl Call<'_> {
+impl UnaryCall<'_> {
     /// Requests an answer now, either way.
     async fn cancel(&self) {
         // An ended driver has dropped the reply; the drop is an answer too.
@@ -246,7 +246,7 @@ impl Call<'_> {
     }
 }
 
-impl Drop for Call<'_> {
+impl Drop for UnaryCall<'_> {
     fn drop(&mut self) {
         if !self.answered {
             // Best effort: a full driver will propose the command, as for any caller that goes away.

@@ -48,11 +48,11 @@ const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
 const LASTING: Duration = Duration::from_secs(1);
 
 /// An acceptor's address, and the run of the last introduction; none while the acceptor must show its runs again.
-pub(crate) type Place = Option<(Address, RunNumber)>;
+pub(crate) type StreamTarget = Option<(Address, RunNumber)>;
 
 /// Shared by all streams of a proposer.
 #[derive(Clone, Debug)]
-pub(crate) struct Context {
+pub(crate) struct StreamContext {
     pub(crate) cluster: ClusterId,
     /// Interval of an acceptor's `Alive` reports.
     pub(crate) alive_interval: Duration,
@@ -87,8 +87,8 @@ impl Stream {
     pub(crate) fn open(
         acceptor: AcceptorUuid,
         first: Accept,
-        place: watch::Receiver<Place>,
-        context: Context,
+        place: watch::Receiver<StreamTarget>,
+        context: StreamContext,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (end, ended) = oneshot::channel();
         let stream = Self {
@@ -96,7 +96,7 @@ impl Stream {
             witnessing: Witnessing::default(),
             end,
         };
-        let keeper = Keeper {
+        let keeper = StreamKeeper {
             acceptor,
             first,
             place,
@@ -153,14 +153,14 @@ fn is_heartbeat(accept: &Accept) -> bool {
 }
 
 /// Keeps a stream open.
-struct Keeper {
+struct StreamKeeper {
     acceptor: AcceptorUuid,
     first: Accept,
-    place: watch::Receiver<Place>,
-    context: Context,
+    place: watch::Receiver<StreamTarget>,
+    context: StreamContext,
 }
 
-impl Keeper {
+impl StreamKeeper {
     /// Runs until the driver drops the other end, and for a moment longer on the driver's request.
     async fn run(mut self, mut end: oneshot::Receiver<()>) {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
@@ -236,7 +236,7 @@ impl Keeper {
             return Ok(());
         }
         let moved = async {
-            let is_elsewhere = |place: &Place| *place != Some((address.clone(), run));
+            let is_elsewhere = |place: &StreamTarget| *place != Some((address.clone(), run));
             places.wait_for(is_elsewhere).await.is_ok()
         };
         let mut moved = pin!(moved);
@@ -311,7 +311,7 @@ fn into_requests(
 }
 
 /// The streams of a proposer, by ballot and acceptor: of the present ballot, and for a moment of the ballot before.
-pub(crate) type Streams = std::collections::BTreeMap<(Ballot, AcceptorUuid), Stream>;
+pub(crate) type StreamsByAcceptor = std::collections::BTreeMap<(Ballot, AcceptorUuid), Stream>;
 
 #[cfg(test)]
 mod tests;

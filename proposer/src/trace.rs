@@ -31,13 +31,13 @@ const PREEMPTED: &str = "preempted";
 pub(crate) struct Traces {
     tracer: Tracer,
     /// Traced requests without an answer.
-    requests: HashMap<RequestId, Request>,
+    requests: HashMap<RequestId, RequestSpans>,
     /// The requests whose batch's span would have this id.
     firsts: HashMap<SpanId, RequestId>,
     /// Sent and not chosen.
     batches: BTreeMap<Slot, Span>,
     /// Sent and not answered, by acceptor and sequence.
-    messages: BTreeMap<(AcceptorUuid, u64), Message>,
+    messages: BTreeMap<(AcceptorUuid, u64), MessageSpan>,
     campaign: Option<(Ballot, Span)>,
     repair: Option<Span>,
     /// Ballot of the present reign.
@@ -45,7 +45,7 @@ pub(crate) struct Traces {
 }
 
 #[derive(Debug)]
-struct Request {
+struct RequestSpans {
     /// The span in which the request arrived.
     received: SpanContext,
     /// See the head of this file.
@@ -56,7 +56,7 @@ struct Request {
 
 /// A leader's message to one acceptor.
 #[derive(Debug)]
-struct Message {
+struct MessageSpan {
     span: Span,
     /// The slot after the message's last traced slot.
     to: Slot,
@@ -90,7 +90,7 @@ impl Traces {
             self.firsts.insert(batch.span_id(), pending.request);
             let at = self.tracer.below(Some(&received), "proposer.queue");
             self.requests
-                .insert(pending.request, Request { received, batch, at });
+                .insert(pending.request, RequestSpans { received, batch, at });
         }
     }
 
@@ -179,7 +179,7 @@ impl Traces {
         span.count(names::SLOTS, accept.proposals.len());
         let traceparent = span.traceparent();
         self.messages
-            .insert((acceptor, accept.sequence), Message { span, to });
+            .insert((acceptor, accept.sequence), MessageSpan { span, to });
         traceparent
     }
 
@@ -239,7 +239,7 @@ impl Traces {
             ..
         } = event
         {
-            if let Some(Message { mut span, to }) = self.messages.remove(&(*acceptor, *sequence)) {
+            if let Some(MessageSpan { mut span, to }) = self.messages.remove(&(*acceptor, *sequence)) {
                 let (word, granted) = (answer.word(), answer.is_accepted());
                 span.set(names::ANSWER, word);
                 span.set(names::IN_QUORUM, granted && to > chosen_to);
@@ -262,7 +262,7 @@ impl Traces {
     fn lose(&mut self, keys: std::ops::Range<(AcceptorUuid, u64)>) {
         let lost: Vec<_> = self.messages.range(keys).map(|(&key, _)| key).collect();
         for key in lost {
-            if let Some(Message { mut span, .. }) = self.messages.remove(&key) {
+            if let Some(MessageSpan { mut span, .. }) = self.messages.remove(&key) {
                 span.fail("lost", "the message got no answer");
             }
         }
@@ -332,7 +332,7 @@ impl Traces {
     }
 
     /// The span of phase 1, or of a repair that requests a promise again.
-    pub(crate) fn preparing(&mut self, is_repair: bool) -> Traced {
+    pub(crate) fn preparing(&mut self, is_repair: bool) -> TaskTracer {
         let context = if is_repair {
             self.repairing().context
         } else {
@@ -342,7 +342,7 @@ impl Traces {
     }
 
     /// The span of the running repair.
-    pub(crate) fn repairing(&mut self) -> Traced {
+    pub(crate) fn repairing(&mut self) -> TaskTracer {
         if self.repair.is_none() {
             self.repair = self.tracer.begin(Beginning::new("proposer.repair", Parent::None));
         }
@@ -350,15 +350,15 @@ impl Traces {
         self.traced(context)
     }
 
-    fn traced(&self, context: Option<SpanContext>) -> Traced {
+    fn traced(&self, context: Option<SpanContext>) -> TaskTracer {
         let tracer = self.tracer.clone();
-        Traced { tracer, context }
+        TaskTracer { tracer, context }
     }
 }
 
 /// Tracer and parent context for a task with its own spans.
 #[derive(Clone, Debug)]
-pub(crate) struct Traced {
+pub(crate) struct TaskTracer {
     pub(crate) tracer: Tracer,
     pub(crate) context: Option<SpanContext>,
 }

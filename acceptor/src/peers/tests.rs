@@ -17,7 +17,7 @@ use tonic::{Request, Status};
 use super::*;
 use crate::{
     hearing::OfCall,
-    request::Command,
+    request::QueuedRequest,
     testing::{Cluster, ballot, settle},
 };
 
@@ -78,7 +78,7 @@ async fn page_of_a_promise_waits_for_a_commit_that_follows_the_promise() {
     let request = wire::prepare_request(&prepare, cluster.configuration.cluster_id());
     let claim = (prepare.ballot, &prepare.address, RequestKind::Prepare);
     let claimed = OfCall::new(cluster.shared.hearing.queued(claim, false, false));
-    let command = Command::Prepare {
+    let command = QueuedRequest::Prepare {
         prepare,
         claimed,
         answer,

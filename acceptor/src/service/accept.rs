@@ -29,17 +29,17 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Extensions, Status};
 
 use super::Inner;
-use crate::{inbox::Answers, store::Reader};
+use crate::{inbox::AnswerSender, store::Reader};
 
 mod feed;
 mod open;
 
-use feed::Feed;
-use open::{Fault, Open};
+use feed::AcceptFeed;
+use open::{Fault, OpenStream};
 
+pub(super) use open::OpenStreams;
 #[cfg(test)]
 pub(super) use open::STREAMS_MAX;
-pub(super) use open::Streams;
 
 /// Bytes of an incomplete large message count as work in amounts of this size. A link of 128 kbit/s carries this amount
 /// in 4 s, before a standby finds that the work does not continue. Single bytes of an endless message are no work.
@@ -60,13 +60,13 @@ where
     let chunks = chunks(extensions);
     if let Some(chunks) = chunks {
         let (hearing, id) = (Arc::clone(hearing), open.id);
-        let partial = Partial::default();
+        let partial = UncountedBytes::default();
         chunks.observe(move |chunk| hearing.chunk(id, partial.take(chunk)));
     }
-    let (answers, replies) = Answers::new();
+    let (answers, replies) = AnswerSender::new();
     let (asked, interval) = oneshot::channel();
     let (failed, failure) = oneshot::channel();
-    let feed = Feed::new(
+    let feed = AcceptFeed::new(
         Arc::clone(inner),
         Arc::clone(&open),
         answers,
@@ -79,7 +79,7 @@ where
             drop(failed.send(fault));
         }
     });
-    let sending = Sending {
+    let sending = AnswersGuard {
         open,
         stop: inner.shutdown.token().clone(),
     };
@@ -138,9 +138,9 @@ where
 
 /// Bytes of an incomplete large message not counted as work yet.
 #[derive(Debug, Default)]
-struct Partial(AtomicU64);
+struct UncountedBytes(AtomicU64);
 
-impl Partial {
+impl UncountedBytes {
     /// Bytes to count as work now: none below [`PARTIAL_WORK`].
     fn take(&self, chunk: Chunk) -> u64 {
         // A single task reads the stream: nothing is lost between the two steps.
@@ -188,7 +188,7 @@ fn ticking(asked: Duration) -> Interval {
 }
 
 /// None after the client's last message.
-fn alive<R>(inner: &Inner<R>, open: &Open) -> Option<Alive> {
+fn alive<R>(inner: &Inner<R>, open: &OpenStream) -> Option<Alive> {
     let (ballot, silent) = inner.shared.hearing.stream(open.id)?;
     let published = inner.shared.published();
     Some(Alive {
@@ -202,12 +202,12 @@ fn alive<R>(inner: &Inner<R>, open: &Open) -> Option<Alive> {
 
 /// Held by the answers: when the transport drops the answers, the stream is gone, whatever the state of the request
 /// side.
-struct Sending {
-    open: Arc<Open>,
+struct AnswersGuard {
+    open: Arc<OpenStream>,
     stop: CancellationToken,
 }
 
-impl Drop for Sending {
+impl Drop for AnswersGuard {
     fn drop(&mut self) {
         let is_ours = self.stop.is_cancelled() || self.open.evicted.is_cancelled();
         self.open
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn bytes_of_a_message_that_is_not_whole_are_work_in_large_amounts_alone() {
-        let partial = Partial::default();
+        let partial = UncountedBytes::default();
         let take = |partial_bytes| {
             partial.take(Chunk {
                 partial: partial_bytes,

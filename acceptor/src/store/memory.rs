@@ -16,7 +16,7 @@ use paxos_common::paxos::{
     witness::{RUNS_MAX, WITNESSED_RUNS_MAX, Witnesses},
 };
 
-use super::{Moment, Opened, Page, PageFill, PastPromise, Reader, Store, StoreError, wall_time_ms};
+use super::{DiskPage, Moment, PageFill, PastPromise, Reader, RecoveredRun, Store, StoreError, wall_time_ms};
 
 /// The content survives the process. Clones share the same disk.
 #[derive(Clone, Debug, Default)]
@@ -24,13 +24,13 @@ pub struct MemoryDisk(Arc<Mutex<Versions>>);
 
 #[derive(Debug, Default)]
 struct Versions {
-    now: Content,
+    now: DiskContent,
     /// The content before the last commit.
-    before: Option<Content>,
+    before: Option<DiskContent>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Content {
+struct DiskContent {
     uuid: AcceptorUuid,
     commit_counter: CommitCounter,
     runs: Vec<(RunNumber, Option<CommitCounter>)>,
@@ -43,7 +43,7 @@ struct Content {
     witnesses: Witnesses,
 }
 
-impl Content {
+impl DiskContent {
     fn moment(&self) -> Moment {
         Moment {
             commit_counter: self.commit_counter,
@@ -69,7 +69,7 @@ impl MemoryDisk {
     }
 
     /// Begins a run on this disk.
-    pub fn open(&self, run: RunNumber) -> (MemoryStore, Opened) {
+    pub fn open(&self, run: RunNumber) -> (MemoryStore, RecoveredRun) {
         let mut versions = self.lock();
         let content = &mut versions.now;
         if let Some((_, ended)) = content.runs.last_mut() {
@@ -101,7 +101,7 @@ impl MemoryDisk {
         };
         (
             MemoryStore(self.clone()),
-            Opened {
+            RecoveredRun {
                 recovered,
                 past_runs,
                 witnesses: content.witnesses.clone(),
@@ -179,7 +179,7 @@ impl Store for MemoryStore {
 }
 
 impl Reader for MemoryDisk {
-    async fn page(&self, from: Slot) -> Result<Page, StoreError> {
+    async fn page(&self, from: Slot) -> Result<DiskPage, StoreError> {
         let versions = self.lock();
         let mut fill = PageFill::new(from, versions.now.moment());
         let last = versions.now.rows.range(from..).all(|(&slot, accepted)| {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use paxos_common::paxos::{ballot::Ballot, identity::CommitCounter, message::Row, slot::Slot};
 
-use super::{PAGE_BYTES_MAX, PAGE_ROWS_MAX, Page};
+use super::{DiskPage, PAGE_BYTES_MAX, PAGE_ROWS_MAX};
 
 /// Ends a page at the maximum length, and adds missing rows. Used by every store, so that all stores page alike.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl PageFill {
     }
 
     /// Finishes the page; `last` means that no row was turned away.
-    pub(crate) fn finish(mut self, last: bool) -> Page {
+    pub(crate) fn finish(mut self, last: bool) -> DiskPage {
         let doubtful = self.doubtful.take().filter(|_| last);
         let last = doubtful.is_none_or(|slot| self.add(Row { slot, accepted: None })) && last;
         let last = last && self.miss_up_to(self.moment.known_to);
@@ -95,7 +95,7 @@ impl PageFill {
             .find(|row| row.accepted.is_none())
             .map(|row| row.slot);
         let moment = self.moment;
-        Page {
+        DiskPage {
             commit_counter: moment.commit_counter,
             promised: moment.promised,
             leader_address: moment.leader_address,

@@ -42,7 +42,7 @@ use sqlx::{
 use tracing::warn;
 
 use super::{
-    Opened, PAGE_ROWS_MAX, PROMISES_KEPT, Page, PageFill, PastPromise, Reader, Store, StoreError,
+    DiskPage, PAGE_ROWS_MAX, PROMISES_KEPT, PageFill, PastPromise, Reader, RecoveredRun, Store, StoreError,
     space::Space, wall_time_ms,
 };
 
@@ -56,7 +56,9 @@ mod wal;
 
 pub use counter_file::CounterFile;
 use recovery::begin_run;
-use state::{OpenSlots, STATE, STATE_COLUMNS, State, bytes, column, read_ballot, read_slot, text, weight};
+use state::{
+    OpenSlots, STATE, STATE_COLUMNS, StateRecord, bytes, column, read_ballot, read_slot, text, weight,
+};
 
 const SCHEMA: &str = include_str!("../../schema.sql");
 const SCHEMA_VERSION: i32 = 2;
@@ -130,7 +132,11 @@ impl SqliteStore {
     ///
     /// # Errors
     /// See the table in `recovery.rs`.
-    pub async fn open(directory: DataDir, name: &str, run: RunNumber) -> Result<(Self, Opened), StoreError> {
+    pub async fn open(
+        directory: DataDir,
+        name: &str,
+        run: RunNumber,
+    ) -> Result<(Self, RecoveredRun), StoreError> {
         let file = directory.file(FILE);
         let opened = Self::open_file(directory, &file, name, run).await;
         opened.map_err(|error| match error.of_file(&file) {
@@ -149,7 +155,7 @@ impl SqliteStore {
         file: &Path,
         name: &str,
         run: RunNumber,
-    ) -> Result<(Self, Opened), StoreError> {
+    ) -> Result<(Self, RecoveredRun), StoreError> {
         // First of all: this step may make the space for beginning a run.
         let space = Space::watch(directory.path()).await;
         proof::examine(&directory).await?;
@@ -295,7 +301,7 @@ impl Store for SqliteStore {
 }
 
 impl Reader for SqliteReader {
-    async fn page(&self, from: Slot) -> Result<Page, StoreError> {
+    async fn page(&self, from: Slot) -> Result<DiskPage, StoreError> {
         let page = self.read_page(from).await;
         page.map_err(|error| error.of_file(&self.file))
     }
@@ -328,7 +334,7 @@ impl Reader for SqliteReader {
 }
 
 impl SqliteReader {
-    async fn read_page(&self, from: Slot) -> Result<Page, StoreError> {
+    async fn read_page(&self, from: Slot) -> Result<DiskPage, StoreError> {
         // A statement shows a single moment, and needs one hop. Dropping the stream early ends the statement.
         let sql = format!(
             "SELECT {STATE}, {VOTE} FROM state LEFT JOIN vote ON vote.slot >= ?1 WHERE state.only = 0
@@ -340,7 +346,7 @@ impl SqliteReader {
             .bind(from.get().cast_signed())
             .bind(limit)
             .fetch(&mut *read);
-        let mut page: Option<(PageFill, State)> = None;
+        let mut page: Option<(PageFill, StateRecord)> = None;
         let mut last = true;
         let (mut open, mut seen) = (0, 0);
         while let Some(row) = rows.try_next().await? {
@@ -417,7 +423,7 @@ impl Identity {
         }
     }
 
-    fn bind_state<'q>(&self, query: Binding<'q>, state: &State) -> Binding<'q> {
+    fn bind_state<'q>(&self, query: Binding<'q>, state: &StateRecord) -> Binding<'q> {
         let moment = &state.moment;
         bind_ballot(
             query.bind(moment.commit_counter.get().cast_signed()),

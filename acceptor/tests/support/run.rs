@@ -7,7 +7,7 @@ use std::{
 };
 
 use paxos_acceptor::store::{
-    Opened, Page, Reader as _, Store, StoreError,
+    DiskPage, Reader as _, RecoveredRun, Store, StoreError,
     memory::{MemoryDisk, MemoryStore},
     sqlite::SqliteStore,
 };
@@ -27,13 +27,13 @@ use super::{ballot, configuration, slot};
 /// A disk on which runs begin and end.
 pub trait Disk {
     type Store: Store;
-    fn open(&self, run: u64) -> impl Future<Output = (Self::Store, Opened)>;
+    fn open(&self, run: u64) -> impl Future<Output = (Self::Store, RecoveredRun)>;
 }
 
 impl Disk for MemoryDisk {
     type Store = MemoryStore;
 
-    async fn open(&self, run: u64) -> (MemoryStore, Opened) {
+    async fn open(&self, run: u64) -> (MemoryStore, RecoveredRun) {
         Self::open(self, RunNumber::from_random(run))
     }
 }
@@ -41,7 +41,7 @@ impl Disk for MemoryDisk {
 impl Disk for PathBuf {
     type Store = SqliteStore;
 
-    async fn open(&self, run: u64) -> (SqliteStore, Opened) {
+    async fn open(&self, run: u64) -> (SqliteStore, RecoveredRun) {
         open(self, run).await.unwrap()
     }
 }
@@ -50,7 +50,7 @@ impl Disk for PathBuf {
 pub struct Run<S: Store> {
     pub core: Acceptor,
     pub store: S,
-    pub opened: Opened,
+    pub opened: RecoveredRun,
 }
 
 impl<S: Store> Run<S> {
@@ -99,7 +99,7 @@ impl<S: Store> Run<S> {
     }
 
     /// All rows, page by page, and the last page.
-    pub async fn read(&self, from: u64) -> (Vec<Row>, Page) {
+    pub async fn read(&self, from: u64) -> (Vec<Row>, DiskPage) {
         let (reader, mut from, mut rows) = (self.store.reader(), slot(from), Vec::new());
         loop {
             let mut page = reader.page(from).await.unwrap();
@@ -114,7 +114,7 @@ impl<S: Store> Run<S> {
 }
 
 /// Opens the store in a directory, as acceptor a1.
-pub async fn open(disk: &Path, run: u64) -> Result<(SqliteStore, Opened), StoreError> {
+pub async fn open(disk: &Path, run: u64) -> Result<(SqliteStore, RecoveredRun), StoreError> {
     SqliteStore::open(DataDir::open(disk).unwrap(), "a1", RunNumber::from_random(run)).await
 }
 

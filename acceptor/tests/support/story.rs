@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use paxos_acceptor::store::{Opened, Page, Reader as _, Store as _, StoreError, sqlite::SqliteStore};
+use paxos_acceptor::store::{
+    DiskPage, Reader as _, RecoveredRun, Store as _, StoreError, sqlite::SqliteStore,
+};
 use paxos_common::{
     paxos::{
         acceptor::HeldRow,
@@ -144,7 +146,7 @@ pub enum End {
     Sound(usize),
 }
 
-pub async fn all_pages(store: &SqliteStore) -> Result<(Vec<Row>, Page), StoreError> {
+pub async fn all_pages(store: &SqliteStore) -> Result<(Vec<Row>, DiskPage), StoreError> {
     let (reader, mut from, mut rows) = (store.reader(), Slot::ZERO, Vec::new());
     loop {
         let mut page = reader.page(from).await?;
@@ -207,7 +209,7 @@ pub async fn judge(scratch: &Path, files: &Files, answered: &Answered, what: &st
 }
 
 /// Checks the rows handed by recovery to the core; returns the number of unknown rows.
-pub fn held_is_sound(opened: &Opened, answered: &Answered, what: &str) -> usize {
+pub fn held_is_sound(opened: &RecoveredRun, answered: &Answered, what: &str) -> usize {
     let held = &opened.recovered.rows;
     let open = answered.rows.iter().filter(|row| row.slot >= answered.chosen_to);
     let mut unknown = 0;

@@ -23,7 +23,7 @@ use crate::{
     signals::{self, Left, interruptible},
 };
 use load::Load;
-use tally::Tally;
+use tally::BenchTally;
 
 /// Update interval of the progress bar.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -93,7 +93,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
     // Workers hold receivers. Sending fails only when no worker is left to stop.
     let _ = stop.send(true);
-    let mut tally = Tally::new();
+    let mut tally = BenchTally::new();
     while let Some(worker) = workers.join_next().await {
         tally.add(&worker.map_err(|error| Failure::internal(anyhow::Error::new(error)))?);
     }
@@ -112,7 +112,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     printed
 }
 
-fn report(args: &Args, tally: &Tally, elapsed: Duration) -> Value {
+fn report(args: &Args, tally: &BenchTally, elapsed: Duration) -> Value {
     let mut report = tally.json(elapsed);
     report["in_flight"] = json!(args.in_flight);
     report["value_bytes"] = json!(args.value_bytes);

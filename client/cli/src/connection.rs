@@ -22,11 +22,11 @@ pub(crate) struct ConnectionArgs {
 
     /// URLs of proposers to use [default: the proposers that the acceptors name]
     #[arg(long, env = "PAXOS_PROPOSERS", value_name = "URLS")]
-    proposers: Option<Addresses>,
+    proposers: Option<AddressList>,
 
     /// URLs of learners to use [default: the learners that the acceptors name]
     #[arg(long, env = "PAXOS_LEARNERS", value_name = "URLS")]
-    learners: Option<Addresses>,
+    learners: Option<AddressList>,
 
     /// How long to try, with unit
     #[arg(long, env = "PAXOS_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
@@ -36,7 +36,7 @@ pub(crate) struct ConnectionArgs {
 impl ConnectionArgs {
     /// A client for the cluster. Connects on first use.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        let list = |addresses: &Option<Addresses>| addresses.clone().unwrap_or_default().0;
+        let list = |addresses: &Option<AddressList>| addresses.clone().unwrap_or_default().0;
         let mut config = ClientConfig::new(self.acceptors.addresses()).map_err(Failure::usage)?;
         config.proposers = list(&self.proposers);
         config.learners = list(&self.learners);
@@ -47,9 +47,9 @@ impl ConnectionArgs {
 
 /// A list of addresses, possibly empty.
 #[derive(Clone, Debug, Default)]
-struct Addresses(Vec<Address>);
+struct AddressList(Vec<Address>);
 
-impl FromStr for Addresses {
+impl FromStr for AddressList {
     type Err = <Address as FromStr>::Err;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {

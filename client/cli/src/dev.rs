@@ -236,11 +236,11 @@ struct Roles {
     results: mpsc::Sender<(usize, Result<(), Failure>)>,
     ended: mpsc::Receiver<(usize, Result<(), Failure>)>,
     /// In stopping order: a leader still needs acceptors, to finish the commands in flight and to resign.
-    stops: [Stop; 3],
+    stops: [DevShutdown; 3],
 }
 
 #[derive(Default)]
-struct Stop {
+struct DevShutdown {
     token: CancellationToken,
     /// One of each started role.
     shutdowns: Vec<Shutdown>,

@@ -12,7 +12,7 @@ use crate::{
     signals::{Left, interruptible, until_asked_to_end},
 };
 
-type Log = Updates<LogPage, SubscribeError>;
+type LogUpdates = Updates<LogPage, SubscribeError>;
 
 /// Print the log: a line for each command, SLOT.OFFSET and the value
 ///
@@ -69,7 +69,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     interruptible(Left::Nothing, print_what_there_is(&args, &client, &mut log)).await
 }
 
-async fn print_what_there_is(args: &Args, client: &Client, log: &mut Log) -> Result<(), Failure> {
+async fn print_what_there_is(args: &Args, client: &Client, log: &mut LogUpdates) -> Result<(), Failure> {
     let begun = Instant::now();
     // The other half of the time remains for reading.
     let patience = args.connection.timeout / 2;
@@ -97,7 +97,7 @@ async fn print_what_there_is(args: &Args, client: &Client, log: &mut Log) -> Res
     print_to(args, log, end, begun).await
 }
 
-async fn follow(args: &Args, log: &mut Log) -> Result<(), Failure> {
+async fn follow(args: &Args, log: &mut LogUpdates) -> Result<(), Failure> {
     while let Some(news) = log.next().await {
         print_all(args, &messages(news.map_err(subscribe_failure)?)).await?;
     }
@@ -105,7 +105,7 @@ async fn follow(args: &Args, log: &mut Log) -> Result<(), Failure> {
 }
 
 /// Prints the slots below `end`. `since`: time of the last received records, or of the start of the command.
-async fn print_to(args: &Args, log: &mut Log, end: Slot, mut since: Instant) -> Result<(), Failure> {
+async fn print_to(args: &Args, log: &mut LogUpdates, end: Slot, mut since: Instant) -> Result<(), Failure> {
     let mut next = args.from;
     while next < end {
         // Without records a learner still sends signs of life. Only records restart the timeout.
@@ -124,7 +124,7 @@ async fn print_to(args: &Args, log: &mut Log, end: Slot, mut since: Instant) -> 
     Ok(())
 }
 
-async fn next_records(log: &mut Log) -> Result<Vec<LogRecord>, Failure> {
+async fn next_records(log: &mut LogUpdates) -> Result<Vec<LogRecord>, Failure> {
     while let Some(news) = log.next().await {
         let news = news.map_err(subscribe_failure)?;
         if !news.records.is_empty() {

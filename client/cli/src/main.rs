@@ -46,11 +46,11 @@ use signals::{Left, interruptible};
 )]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     Dev(dev::Args),
     Decide(decide::Args),
     Put(put::Args),
@@ -76,25 +76,25 @@ fn main() -> ExitCode {
     use Left::{Nothing, Write};
     match command_line::parse::<Cli>().command {
         // Commands with roles or child processes: each sets up logging and threads.
-        Command::Elect(args) => elect::run(args),
-        Command::Guard(args) => guard::run(&args),
-        Command::Serve(args) => serve::run(args),
-        Command::Dev(args) => dev::run(args),
+        CliCommand::Elect(args) => elect::run(args),
+        CliCommand::Guard(args) => guard::run(&args),
+        CliCommand::Serve(args) => serve::run(args),
+        CliCommand::Dev(args) => dev::run(args),
         // Commands without a cluster.
-        Command::Completions(args) => process::finish(completions::run(&args)),
-        Command::Man(args) => process::finish(man::run(&args)),
-        Command::Decide(args) => client(interruptible(Write, decide::run(args))),
-        Command::Put(args) => client(interruptible(Write, put::run(args))),
-        Command::Get(args) => client(interruptible(Nothing, get::run(args))),
-        Command::Delete(args) => client(interruptible(Write, delete::run(args))),
-        Command::Propose(args) => client(interruptible(Write, propose::run(args))),
-        Command::Healthcheck(args) => client(interruptible(Nothing, healthcheck::run(args))),
-        Command::Repair(args) => client(repair::run(args)),
+        CliCommand::Completions(args) => process::finish(completions::run(&args)),
+        CliCommand::Man(args) => process::finish(man::run(&args)),
+        CliCommand::Decide(args) => client(interruptible(Write, decide::run(args))),
+        CliCommand::Put(args) => client(interruptible(Write, put::run(args))),
+        CliCommand::Get(args) => client(interruptible(Nothing, get::run(args))),
+        CliCommand::Delete(args) => client(interruptible(Write, delete::run(args))),
+        CliCommand::Propose(args) => client(interruptible(Write, propose::run(args))),
+        CliCommand::Healthcheck(args) => client(interruptible(Nothing, healthcheck::run(args))),
+        CliCommand::Repair(args) => client(repair::run(args)),
         // Commands with a form that usually ends by a signal.
-        Command::Watch(args) => client(watch::run(args)),
-        Command::Log(args) => client(log::run(args)),
-        Command::Status(args) => client(status::run(args)),
-        Command::Bench(args) => client(bench::run(args)),
+        CliCommand::Watch(args) => client(watch::run(args)),
+        CliCommand::Log(args) => client(log::run(args)),
+        CliCommand::Status(args) => client(status::run(args)),
+        CliCommand::Bench(args) => client(bench::run(args)),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{Updates, Version, error::SubscribeError};
 
 /// The holders of an election, one after the other; `None`: no holder.
 pub(crate) fn start(seat: impl Seat, timeout: Duration) -> Updates<Option<Holder>, ElectionError> {
-    let observer = Observer {
+    let observer = LeaderObserver {
         seat,
         timeout,
         watch: None,
@@ -24,7 +24,7 @@ pub(crate) fn start(seat: impl Seat, timeout: Duration) -> Updates<Option<Holder
     }))
 }
 
-struct Observer<S: Seat> {
+struct LeaderObserver<S: Seat> {
     seat: S,
     timeout: Duration,
     watch: Option<S::Watch>,
@@ -32,7 +32,7 @@ struct Observer<S: Seat> {
     reported: Option<Option<Holder>>,
 }
 
-impl<S: Seat> Observer<S> {
+impl<S: Seat> LeaderObserver<S> {
     async fn next(&mut self) -> Result<Option<Holder>, ElectionError> {
         loop {
             let Some(watch) = &mut self.watch else {

@@ -44,12 +44,12 @@ pub(crate) trait Seat: Clone + Send + Sync + 'static {
 
 /// The register with the election's name as the key.
 #[derive(Clone, Debug)]
-pub(crate) struct Register {
+pub(crate) struct ElectionRegister {
     pub(crate) client: Client,
     pub(crate) name: Bytes,
 }
 
-impl Seat for Register {
+impl Seat for ElectionRegister {
     type Watch = Updates<ChangePage, SubscribeError>;
 
     async fn look(&self, timeout: Duration) -> Result<Look, Unanswered> {

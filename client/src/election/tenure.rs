@@ -46,7 +46,7 @@ struct Owner {
     keeper: Mutex<Option<Keeping>>,
 }
 
-/// The running [`Keeper`], and how to ask it to resign.
+/// The running [`Renewer`], and how to ask it to resign.
 #[derive(Debug)]
 struct Keeping {
     resign: oneshot::Sender<()>,
@@ -57,7 +57,7 @@ impl Tenure {
     pub(crate) fn start(seat: impl Seat, candidacy: Candidacy, won: Won) -> Self {
         let lease = Arc::new(watch::Sender::new(Lease::new(won.sent_at, candidacy.ttl)));
         let (resign, resigned) = oneshot::channel();
-        let keeper = Keeper {
+        let keeper = Renewer {
             seat,
             next: renew_at(won.sent_at, candidacy.ttl),
             candidacy,
@@ -166,7 +166,7 @@ impl Drop for Owner {
 }
 
 /// The renewing task.
-struct Keeper<S> {
+struct Renewer<S> {
     seat: S,
     candidacy: Candidacy,
     token: Version,
@@ -177,7 +177,7 @@ struct Keeper<S> {
     lease: Arc<watch::Sender<Lease>>,
 }
 
-impl<S: Seat> Keeper<S> {
+impl<S: Seat> Renewer<S> {
     /// Renews until the tenure is lost, then waits until the owner resigns or drops the tenure.
     async fn run(mut self, mut resigned: oneshot::Receiver<()>) -> Result<(), WriteError> {
         let resigned = loop {

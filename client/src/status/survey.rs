@@ -81,13 +81,13 @@ pub(crate) async fn survey(directory: &Directory, patience: Duration) -> Cluster
 
 /// An answer of any role.
 #[derive(Debug)]
-enum Answer {
+enum RoleStatus {
     Acceptor(Box<AcceptorStatusResponse>),
     Proposer(Box<ProposerStatusResponse>),
     Learner(Box<LearnerStatusResponse>),
 }
 
-impl Answer {
+impl RoleStatus {
     fn acceptor(self) -> Option<AcceptorStatusResponse> {
         match self {
             Self::Acceptor(answer) => Some(*answer),
@@ -110,9 +110,9 @@ impl Answer {
     }
 }
 
-impl RoleReport<Answer> {
+impl RoleReport<RoleStatus> {
     /// The report on a single role.
-    fn of<T>(self, take: impl FnOnce(Answer) -> Option<T>) -> RoleReport<T> {
+    fn of<T>(self, take: impl FnOnce(RoleStatus) -> Option<T>) -> RoleReport<T> {
         let other = || Cause::unavailable("a process of another role answered");
         RoleReport {
             address: self.address,
@@ -134,7 +134,7 @@ async fn ask(
     address: Address,
     acceptor: Option<AcceptorClient<Channel>>,
     connected: Arc<AtomicBool>,
-) -> (usize, Duration, Result<Answer, Cause>) {
+) -> (usize, Duration, Result<RoleStatus, Cause>) {
     let begun = Instant::now();
     let answer = match role {
         Role::Proposer | Role::Learner => ask_peer(role, &address, &connected).await,
@@ -142,7 +142,7 @@ async fn ask(
             .unwrap_or_else(|| acceptor_client(&address))
             .status(AcceptorStatusRequest {})
             .await
-            .map(|response| Answer::Acceptor(Box::new(response.into_inner()))),
+            .map(|response| RoleStatus::Acceptor(Box::new(response.into_inner()))),
     };
     (
         index,
@@ -151,23 +151,23 @@ async fn ask(
     )
 }
 
-async fn ask_peer(role: Role, address: &Address, connected: &AtomicBool) -> Result<Answer, Status> {
+async fn ask_peer(role: Role, address: &Address, connected: &AtomicBool) -> Result<RoleStatus, Status> {
     let channel = connect(address).await?;
     connected.store(true, Ordering::Relaxed);
     if role == Role::Proposer {
         let mut proposer = ProposerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let response = proposer.status(ProposerStatusRequest {}).await?;
-        Ok(Answer::Proposer(Box::new(response.into_inner())))
+        Ok(RoleStatus::Proposer(Box::new(response.into_inner())))
     } else {
         let mut learner = LearnerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let response = learner.status(LearnerStatusRequest {}).await?;
-        Ok(Answer::Learner(Box::new(response.into_inner())))
+        Ok(RoleStatus::Learner(Box::new(response.into_inner())))
     }
 }
 
 /// A process to ask.
 #[derive(Debug)]
-struct Target {
+struct AskedProcess {
     role: Role,
     address: Address,
     given: bool,
@@ -175,13 +175,13 @@ struct Target {
     member: Option<Bytes>,
     /// The process has accepted the connection. Not known of an acceptor.
     connected: Arc<AtomicBool>,
-    answer: Option<Result<Answer, Cause>>,
+    answer: Option<Result<RoleStatus, Cause>>,
 }
 
-impl Target {
+impl AskedProcess {
     fn acceptor(&self) -> Option<&AcceptorStatusResponse> {
         match &self.answer {
-            Some(Ok(Answer::Acceptor(answer))) => Some(answer),
+            Some(Ok(RoleStatus::Acceptor(answer))) => Some(answer),
             Some(_) | None => None,
         }
     }
@@ -203,7 +203,7 @@ impl Target {
 /// The asked processes, and the answers.
 #[derive(Debug, Default)]
 struct Survey {
-    targets: Vec<Target>,
+    targets: Vec<AskedProcess>,
 }
 
 impl Survey {
@@ -215,7 +215,7 @@ impl Survey {
         {
             return None;
         }
-        self.targets.push(Target {
+        self.targets.push(AskedProcess {
             role,
             address,
             given,
@@ -231,14 +231,14 @@ impl Survey {
         &self,
         index: usize,
         acceptor: Option<AcceptorClient<Channel>>,
-    ) -> impl Future<Output = (usize, Duration, Result<Answer, Cause>)> + use<> {
+    ) -> impl Future<Output = (usize, Duration, Result<RoleStatus, Cause>)> + use<> {
         let target = &self.targets[index];
         let (address, connected) = (target.address.clone(), Arc::clone(&target.connected));
         ask(index, target.role, address, acceptor, connected)
     }
 
     /// Takes an answer; returns the newly found processes to ask.
-    fn record(&mut self, index: usize, answer: Result<Answer, Cause>) -> Vec<usize> {
+    fn record(&mut self, index: usize, answer: Result<RoleStatus, Cause>) -> Vec<usize> {
         self.targets[index].answer = Some(answer);
         let Some(answer) = self.targets[index].acceptor() else {
             return Vec::new();
@@ -267,7 +267,7 @@ impl Survey {
 
     /// The answering acceptors, by uuid.
     fn answered(&self) -> BTreeSet<Bytes> {
-        let answers = self.targets.iter().filter_map(Target::acceptor);
+        let answers = self.targets.iter().filter_map(AskedProcess::acceptor);
         answers
             .filter_map(|answer| Some(answer.stamp.as_ref()?.acceptor.clone()))
             .collect()
@@ -276,12 +276,12 @@ impl Survey {
     /// Whether enough acceptors have answered for a quorum of both phases. Before a configuration is known: a majority
     /// of the given acceptors.
     fn has_quorum(&self) -> bool {
-        let mut answers = self.targets.iter().filter_map(Target::acceptor);
+        let mut answers = self.targets.iter().filter_map(AskedProcess::acceptor);
         let needed = answers
             .find_map(|answer| answer.configuration.as_ref())
             .map_or_else(
                 || {
-                    let given = |target: &&Target| target.role == Role::Acceptor && target.given;
+                    let given = |target: &&AskedProcess| target.role == Role::Acceptor && target.given;
                     self.targets.iter().filter(given).count() / 2 + 1
                 },
                 |known| usize::try_from(known.phase1.max(known.phase2)).unwrap_or(usize::MAX),
@@ -302,7 +302,7 @@ impl Survey {
         let members: BTreeSet<String> = self
             .targets
             .iter()
-            .filter_map(Target::acceptor)
+            .filter_map(AskedProcess::acceptor)
             .flat_map(|answer| answer.configuration.iter().flat_map(|known| &known.members))
             .map(|member| member.address.clone())
             .collect();
@@ -332,10 +332,10 @@ impl Survey {
                 answer: target.answer.unwrap_or(Err(late)),
             };
             match target.role {
-                Role::Proposer => status.proposers.push(report.of(Answer::proposer)),
-                Role::Learner => status.learners.push(report.of(Answer::learner)),
+                Role::Proposer => status.proposers.push(report.of(RoleStatus::proposer)),
+                Role::Learner => status.learners.push(report.of(RoleStatus::learner)),
                 Role::Acceptor | Role::Unspecified => {
-                    let report = report.of(Answer::acceptor);
+                    let report = report.of(RoleStatus::acceptor);
                     // The same acceptor at two addresses, one of them not given.
                     let is_known = uuid(&report).is_some()
                         && status.acceptors.iter().any(|known| uuid(known) == uuid(&report));
@@ -350,7 +350,7 @@ impl Survey {
 }
 
 /// Whether the expected member has answered at another address.
-fn is_elsewhere(target: &Target, answered: &BTreeSet<Bytes>) -> bool {
+fn is_elsewhere(target: &AskedProcess, answered: &BTreeSet<Bytes>) -> bool {
     !target.given && target.member.as_ref().is_some_and(|uuid| answered.contains(uuid))
 }
 

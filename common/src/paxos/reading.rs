@@ -87,7 +87,7 @@ pub enum ReadEffect {
         /// All members, or the members without an answer to this question.
         acceptors: Vec<AcceptorUuid>,
     },
-    /// Hand in [`Event::Fired`] with this generation L from now, L being the leader timeout.
+    /// Hand in [`ReadEvent::Fired`] with this generation L from now, L being the leader timeout.
     SetTimer(u64),
     /// Ask the leader to have every slot below this one chosen.
     Fill(Slot),

@@ -75,7 +75,7 @@ use super::{
 
 mod guard;
 
-pub use guard::{Finding, Guard};
+pub use guard::{Guard, GuardFinding};
 
 /// Number of runs kept on disk and shown by an acceptor, the present run included. Enough for some hours of a crash
 /// loop with a restart every ten seconds. A list of this length (some 20 KiB) is far below the limit of a message.

@@ -24,10 +24,10 @@ const SEND_BUFFER_BYTES: usize = 256 << 10;
 /// The socket of a dedicated connection. Dropping the value shuts the socket at once, even while the peer leaves bytes
 /// unread: unsent bytes are discarded.
 #[derive(Debug)]
-pub struct Socket(Arc<Mutex<State>>);
+pub struct Socket(Arc<Mutex<ConnectionState>>);
 
 #[derive(Debug)]
-enum State {
+enum ConnectionState {
     NotConnected,
     /// A second handle of the socket; the HTTP/2 library owns the first.
     Connected(TcpStream),
@@ -37,7 +37,7 @@ enum State {
 impl Drop for Socket {
     fn drop(&mut self) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let State::Connected(stream) = std::mem::replace(&mut *state, State::Shut) {
+        if let ConnectionState::Connected(stream) = std::mem::replace(&mut *state, ConnectionState::Shut) {
             // Wakes the task of the HTTP/2 library, which closes the socket. An already closed socket returns an error
             // without news.
             let _ = stream.shutdown(Shutdown::Both);
@@ -56,7 +56,7 @@ pub fn dedicated(address: &Address) -> (Channel, Socket) {
     http.set_nodelay(true);
     http.set_connect_timeout(Some(CONNECT_TIMEOUT));
     http.set_send_buffer_size(Some(SEND_BUFFER_BYTES));
-    let state = Arc::new(Mutex::new(State::NotConnected));
+    let state = Arc::new(Mutex::new(ConnectionState::NotConnected));
     let connector = Connector {
         http,
         state: Arc::clone(&state),
@@ -70,7 +70,7 @@ pub fn dedicated(address: &Address) -> (Channel, Socket) {
 /// Opens the TCP connection. tonic puts further layers, TLS for example, around this connector.
 struct Connector {
     http: HttpConnector,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<ConnectionState>>,
 }
 
 impl Service<Uri> for Connector {
@@ -88,7 +88,7 @@ impl Service<Uri> for Connector {
         Box::pin(async move {
             let is_new = matches!(
                 *state.lock().unwrap_or_else(PoisonError::into_inner),
-                State::NotConnected
+                ConnectionState::NotConnected
             );
             if !is_new {
                 return Err(ended());
@@ -98,10 +98,10 @@ impl Service<Uri> for Connector {
             stream.set_zero_linger()?;
             let second = TcpStream::from(stream.as_fd().try_clone_to_owned()?);
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            if !matches!(*state, State::NotConnected) {
+            if !matches!(*state, ConnectionState::NotConnected) {
                 return Err(ended());
             }
-            *state = State::Connected(second);
+            *state = ConnectionState::Connected(second);
             Ok(TokioIo::new(stream))
         })
     }

@@ -40,7 +40,7 @@ mod ready;
 
 pub use data_dir::DataDirSpace;
 pub use http::serve;
-pub use ready::{Readiness, Reason};
+pub use ready::{Readiness, UnreadyReason};
 
 /// Upper limits of the buckets of durations, in seconds: from a call answered from memory to a disk that hangs.
 const SECONDS: [f64; 16] = [

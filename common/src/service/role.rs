@@ -13,7 +13,7 @@ use tonic::{
 use super::{
     config::{MetricsListen, advertised},
     failure::Failure,
-    metrics::{self, Metrics, Readiness, Reason},
+    metrics::{self, Metrics, Readiness, UnreadyReason},
     server::{Health, Server},
     shutdown::Shutdown,
     telemetry::Exporting,
@@ -37,7 +37,7 @@ pub fn addresses(
 
 /// What surrounds the work of a role, from the start of the process to its end.
 #[derive(Debug)]
-pub struct Frame {
+pub struct RoleFrame {
     /// The registry of the role. Register every instrument before [`Self::serve_metrics`].
     pub metrics: Metrics,
     exporting: Exporting,
@@ -45,7 +45,7 @@ pub struct Frame {
     shutdown: Shutdown,
 }
 
-impl Frame {
+impl RoleFrame {
     /// Starts the telemetry. `role` is `acceptor`, `proposer` or `learner`; `node` is the name of this process in the
     /// cluster. The role is not ready yet.
     ///
@@ -67,7 +67,7 @@ impl Frame {
     }
 
     /// Reports the result of `look` as the readiness of the role, until the stop begins. `look` must not block.
-    pub fn report_readiness(&self, look: impl Fn() -> Result<(), Reason> + Send + 'static) {
+    pub fn report_readiness(&self, look: impl Fn() -> Result<(), UnreadyReason> + Send + 'static) {
         let readiness = self.readiness.clone();
         self.shutdown.spawn_until_stop(readiness.keep(look));
     }

@@ -48,8 +48,8 @@ mod traced;
 mod windows;
 
 use calls::Limited;
-use connections::Limits;
-use incoming::Incoming;
+use connections::ConnectionLimits;
+use incoming::IncomingConnections;
 use measured::Measured;
 use traced::Traced;
 
@@ -60,7 +60,7 @@ pub use outgoing::{Room, room};
 pub use traced::received;
 
 /// Limits for connections.
-const CONNECTIONS: Limits = Limits {
+const CONNECTIONS: ConnectionLimits = ConnectionLimits {
     // Room for hundreds of peers and clients (each needs one), and below 1,024, the usual limit of open files per
     // process.
     connections: 768,
@@ -227,7 +227,7 @@ impl Server {
     /// # Errors
     /// The listener failed.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Failure> {
-        let incoming = Incoming::new(self.listener, CONNECTIONS);
+        let incoming = IncomingConnections::new(self.listener, CONNECTIONS);
         let services = Traced::new(Limited::new(self.routes.prepare()), self.tracer);
         let services = self.measured.around(services);
         let server = tonic::transport::Server::builder()

@@ -59,7 +59,7 @@ fn init_at(format: LogFormat, default: LevelFilter) {
 }
 
 /// Writes events for people, each on one line.
-fn text_layer<S>(queue: log::Queue, ansi: bool) -> impl Layer<S> + Send + Sync
+fn text_layer<S>(queue: log::LogQueue, ansi: bool) -> impl Layer<S> + Send + Sync
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
 {

@@ -25,7 +25,7 @@ pub struct Readers {
 
 /// A connection for a single short read. Dropping the value ends the turn.
 #[derive(Debug)]
-pub struct Read {
+pub struct ReadConnection {
     connection: PoolConnection<Sqlite>,
     _turn: OwnedRwLockReadGuard<()>,
 }
@@ -56,11 +56,11 @@ impl Readers {
     ///
     /// # Cancel safety
     /// Safe: a caller that stops waiting holds nothing.
-    pub async fn read(&self) -> Result<Read, sqlx::Error> {
+    pub async fn read(&self) -> Result<ReadConnection, sqlx::Error> {
         // The connection comes first: a read without a connection must not keep a checkpoint waiting.
         let connection = self.pool.acquire().await?;
         let turn = Arc::clone(&self.turns).read_owned().await;
-        Ok(Read {
+        Ok(ReadConnection {
             connection,
             _turn: turn,
         })
@@ -76,7 +76,7 @@ impl Readers {
     }
 }
 
-impl Deref for Read {
+impl Deref for ReadConnection {
     type Target = SqliteConnection;
 
     fn deref(&self) -> &SqliteConnection {
@@ -84,7 +84,7 @@ impl Deref for Read {
     }
 }
 
-impl DerefMut for Read {
+impl DerefMut for ReadConnection {
     fn deref_mut(&mut self) -> &mut SqliteConnection {
         &mut self.connection
     }

@@ -11,10 +11,10 @@ use paxos_proto::v1::{self as pb, command::Operation};
 
 use super::*;
 use crate::{
-    disk::Disk,
+    disk::DiskSpace,
     metrics::Instruments,
     persist,
-    store::{Opened, Store},
+    store::{OpenedStore, Store},
 };
 
 fn slot(number: u64) -> Slot {
@@ -40,9 +40,9 @@ fn batch(from: u64, to: u64) -> Batch {
     slot(from).to(slot(to)).map(|slot| (slot, value(slot))).collect()
 }
 
-async fn open(path: &Path) -> Opened {
+async fn open(path: &Path) -> OpenedStore {
     let cluster = ClusterId::from_bytes([1; 16]);
-    Store::open(DataDir::open(path).unwrap(), cluster, &Disk::default())
+    Store::open(DataDir::open(path).unwrap(), cluster, &DiskSpace::default())
         .await
         .unwrap()
 }

@@ -53,7 +53,7 @@ impl Rig {
         let (fill, fill_seen) = watch::channel(None);
         let (applied, applied_seen) = watch::channel(applied_to(5));
         let rounds = Counter::default();
-        let outlets = Outlets {
+        let outlets = ReadingOutputs {
             question,
             fill,
             rounds,

@@ -37,7 +37,7 @@ fn delete(key: &str) -> pb::Command {
 const APPLIED: Judgement = Judgement::Executed(Outcome::Applied);
 const FAILED: Judgement = Judgement::Executed(Outcome::ConditionFailed { current: None });
 
-fn page(from: u64, slots: &[&[(pb::Command, Judgement)]]) -> Result<Page, ReadError> {
+fn page(from: u64, slots: &[&[(pb::Command, Judgement)]]) -> Result<RecordPage, LogReadError> {
     let records = slots.iter().zip(from..).map(|(commands, number)| {
         let (commands, judgements) = commands.iter().cloned().unzip();
         Arc::new(Record {
@@ -47,14 +47,18 @@ fn page(from: u64, slots: &[&[(pb::Command, Judgement)]]) -> Result<Page, ReadEr
             judgements,
         })
     });
-    Ok(Page {
+    Ok(RecordPage {
         records: records.collect(),
         next: slot(from + slots.len() as u64),
     })
 }
 
 /// Changes as “version key=value”, or “version key” when deleted; and the slot reached by each message.
-async fn told(target: Target, from: Version, pages: Vec<Result<Page, ReadError>>) -> Vec<(Vec<String>, u64)> {
+async fn told(
+    target: Target,
+    from: Version,
+    pages: Vec<Result<RecordPage, LogReadError>>,
+) -> Vec<(Vec<String>, u64)> {
     changes(stream::iter(pages), target, from, Room::default())
         .map(|told| {
             let told = told.unwrap();

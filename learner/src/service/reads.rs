@@ -22,13 +22,13 @@ const ANSWER_BYTES: usize = 2 * 1024 * 1024;
 
 /// A valid request.
 #[derive(Debug)]
-pub(super) struct Read {
-    target: Target,
+pub(super) struct ReadQuery {
+    target: ReadTarget,
     pub(super) consistency: Consistency,
 }
 
 #[derive(Debug)]
-enum Target {
+enum ReadTarget {
     Key(Bytes),
     Prefix {
         prefix: Bytes,
@@ -45,7 +45,7 @@ pub(super) enum Consistency {
     Local,
 }
 
-impl Read {
+impl ReadQuery {
     /// Checks a request.
     ///
     /// # Errors
@@ -66,8 +66,8 @@ impl Read {
                     "limit and after belong to a prefix: leave them out when reading one key",
                 ));
             }
-            Some(read_request::Target::Key(key)) => Target::Key(read_key(key)?),
-            Some(read_request::Target::Prefix(prefix)) => Target::Prefix {
+            Some(read_request::Target::Key(key)) => ReadTarget::Key(read_key(key)?),
+            Some(read_request::Target::Prefix(prefix)) => ReadTarget::Prefix {
                 after: read_after(request.after, &prefix)?,
                 prefix: read_prefix(prefix)?,
                 limit: match limit {
@@ -91,11 +91,11 @@ impl Read {
             ..pb::ReadResponse::default()
         };
         match &self.target {
-            Target::Key(key) => {
+            ReadTarget::Key(key) => {
                 let held = machine.register(key).map(|held| register(key, held));
                 answer.registers.extend(held);
             }
-            Target::Prefix { prefix, after, limit } => {
+            ReadTarget::Prefix { prefix, after, limit } => {
                 let mut bytes = 0;
                 for (key, held) in machine.registers(prefix, after.as_deref()) {
                     if answer.registers.len() == *limit || bytes >= ANSWER_BYTES {

@@ -16,22 +16,22 @@ use tonic::Status;
 
 use super::reads::{read_key, read_prefix};
 use crate::{
-    changes::{ChangePage, Target},
+    changes::{ChangeBatch, Target},
     record::Record,
-    store::ReadError,
-    subscribe::Page,
+    store::LogReadError,
+    subscribe::RecordPage,
 };
 
 /// Answers; the stream ends with an error when the learner stops.
-pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// A subscriber's answers. The permit counts the subscriber; the pages were read with this room.
 pub(super) fn subscription(
-    pages: impl Stream<Item = Result<Page, ReadError>> + Send + 'static,
+    pages: impl Stream<Item = Result<RecordPage, LogReadError>> + Send + 'static,
     permit: OwnedSemaphorePermit,
     room: Room,
-) -> Answers<pb::SubscribeResponse> {
-    let response = |page: Page| pb::SubscribeResponse {
+) -> ResponseStream<pb::SubscribeResponse> {
+    let response = |page: RecordPage| pb::SubscribeResponse {
         records: page.records.iter().map(|record| log_record(record)).collect(),
         next: page.next.get(),
     };
@@ -40,11 +40,11 @@ pub(super) fn subscription(
 
 /// A watcher's answers. The permit counts the watcher; the changes were read with this room.
 pub(super) fn watch(
-    pages: impl Stream<Item = Result<ChangePage, ReadError>> + Send + 'static,
+    pages: impl Stream<Item = Result<ChangeBatch, LogReadError>> + Send + 'static,
     permit: OwnedSemaphorePermit,
     room: Room,
-) -> Answers<pb::WatchResponse> {
-    let response = |page: ChangePage| pb::WatchResponse {
+) -> ResponseStream<pb::WatchResponse> {
+    let response = |page: ChangeBatch| pb::WatchResponse {
         changes: page.changes,
         applied_to: page.next.get(),
     };
@@ -52,11 +52,11 @@ pub(super) fn watch(
 }
 
 fn answers<T, R>(
-    read: impl Stream<Item = Result<T, ReadError>> + Send + 'static,
+    read: impl Stream<Item = Result<T, LogReadError>> + Send + 'static,
     response: impl Fn(T) -> R + Send + 'static,
     permit: OwnedSemaphorePermit,
     room: Room,
-) -> Answers<R>
+) -> ResponseStream<R>
 where
     R: prost::Message + 'static,
 {
@@ -95,12 +95,12 @@ pub(super) fn read_target(target: Option<watch_request::Target>) -> Result<Targe
 }
 
 /// UNAVAILABLE, because another learner may be able to answer.
-pub(super) fn read_failed(error: &ReadError) -> Status {
+pub(super) fn read_failed(error: &LogReadError) -> Status {
     let advice = match error {
-        ReadError::Damaged { .. } => {
+        LogReadError::Damaged { .. } => {
             "restart this learner: it then sets the file aside and learns everything again"
         }
-        ReadError::Sqlite { .. } => "ask another learner",
+        LogReadError::Sqlite { .. } => "ask another learner",
     };
     tracing::error!(%error, advice, "cannot read the log");
     Status::unavailable(format!("{error}; {advice}"))

@@ -103,7 +103,7 @@ impl From<StoreError> for Failure {
 
 /// A transaction is not written, or the write-ahead log is not emptied.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum WriteError {
+pub(crate) enum StoreWriteError {
     /// Waiting helps.
     #[error("another process holds a lock on the file")]
     Locked,

@@ -20,7 +20,7 @@ use crate::{
 
 /// A page of the log cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ReadError {
+pub(crate) enum LogReadError {
     #[error("slot {slot} of this learner's log in {} is damaged", file.display())]
     Damaged { slot: Slot, file: PathBuf },
     #[error("read {}: {source}", file.display())]
@@ -41,12 +41,12 @@ impl Log {
     /// `to`. The caller knows that every slot below `to` is applied.
     ///
     /// # Errors
-    /// See [`ReadError`]. After damage, the next start sets the file aside.
-    pub(crate) async fn page(&self, from: Slot, to: Slot) -> Result<Vec<Arc<Record>>, ReadError> {
+    /// See [`LogReadError`]. After damage, the next start sets the file aside.
+    pub(crate) async fn page(&self, from: Slot, to: Slot) -> Result<Vec<Arc<Record>>, LogReadError> {
         let page = self.read_page(from, to).await;
         let is_damaged = match &page {
-            Err(ReadError::Damaged { .. }) => true,
-            Err(ReadError::Sqlite { source, .. }) => is_malformed(source),
+            Err(LogReadError::Damaged { .. }) => true,
+            Err(LogReadError::Sqlite { source, .. }) => is_malformed(source),
             Ok(_) => false,
         };
         if is_damaged {
@@ -55,8 +55,8 @@ impl Log {
         page
     }
 
-    async fn read_page(&self, from: Slot, to: Slot) -> Result<Vec<Arc<Record>>, ReadError> {
-        let failed = |source| ReadError::Sqlite {
+    async fn read_page(&self, from: Slot, to: Slot) -> Result<Vec<Arc<Record>>, LogReadError> {
+        let failed = |source| LogReadError::Sqlite {
             file: self.file.to_path_buf(),
             source,
         };
@@ -97,14 +97,14 @@ impl Log {
         }
     }
 
-    fn damaged(&self, slot: Slot) -> ReadError {
-        ReadError::Damaged {
+    fn damaged(&self, slot: Slot) -> LogReadError {
+        LogReadError::Damaged {
             slot,
             file: self.file.to_path_buf(),
         }
     }
 
-    fn check(&self, expected: Slot, row: &SqliteRow) -> Result<Record, ReadError> {
+    fn check(&self, expected: Slot, row: &SqliteRow) -> Result<Record, LogReadError> {
         self.record(expected, row).ok_or_else(|| self.damaged(expected))
     }
 

@@ -25,7 +25,7 @@ struct Judgements {
 struct Exception {
     #[prost(uint32, tag = "1")]
     offset: u32,
-    #[prost(enumeration = "Fate", tag = "2")]
+    #[prost(enumeration = "StoredJudgement", tag = "2")]
     fate: i32,
     /// Only for commands executed now or before.
     #[prost(message, optional, tag = "3")]
@@ -36,7 +36,7 @@ struct Exception {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
-enum Fate {
+enum StoredJudgement {
     Executed = 0,
     Duplicate = 1,
     Expired = 2,
@@ -102,11 +102,11 @@ pub(super) fn encode_judgements(judgements: &[Judgement]) -> Vec<u8> {
 fn exception(offset: u32, judgement: Judgement) -> Option<Exception> {
     let (fate, outcome, first) = match judgement {
         Judgement::Executed(Outcome::Applied) => return None,
-        Judgement::Executed(outcome) => (Fate::Executed, Some(outcome), None),
-        Judgement::Duplicate { first, outcome } => (Fate::Duplicate, Some(outcome), Some(first)),
-        Judgement::Expired => (Fate::Expired, None, None),
-        Judgement::Acknowledged => (Fate::Acknowledged, None, None),
-        Judgement::Foreign => (Fate::Foreign, None, None),
+        Judgement::Executed(outcome) => (StoredJudgement::Executed, Some(outcome), None),
+        Judgement::Duplicate { first, outcome } => (StoredJudgement::Duplicate, Some(outcome), Some(first)),
+        Judgement::Expired => (StoredJudgement::Expired, None, None),
+        Judgement::Acknowledged => (StoredJudgement::Acknowledged, None, None),
+        Judgement::Foreign => (StoredJudgement::Foreign, None, None),
     };
     Some(Exception {
         offset,
@@ -121,15 +121,15 @@ pub(super) fn decode_judgements(stored: &[u8], commands: usize) -> Option<Vec<Ju
     let mut judgements = vec![Judgement::Executed(Outcome::Applied); commands];
     for exception in Judgements::decode(stored).ok()?.exceptions {
         let judgement = judgements.get_mut(usize::try_from(exception.offset).ok()?)?;
-        *judgement = match Fate::try_from(exception.fate).ok()? {
-            Fate::Executed => Judgement::Executed(outcome(exception.outcome)?),
-            Fate::Duplicate => Judgement::Duplicate {
+        *judgement = match StoredJudgement::try_from(exception.fate).ok()? {
+            StoredJudgement::Executed => Judgement::Executed(outcome(exception.outcome)?),
+            StoredJudgement::Duplicate => Judgement::Duplicate {
                 first: version(exception.first)?,
                 outcome: outcome(exception.outcome)?,
             },
-            Fate::Expired => Judgement::Expired,
-            Fate::Acknowledged => Judgement::Acknowledged,
-            Fate::Foreign => Judgement::Foreign,
+            StoredJudgement::Expired => Judgement::Expired,
+            StoredJudgement::Acknowledged => Judgement::Acknowledged,
+            StoredJudgement::Foreign => Judgement::Foreign,
         };
     }
     Some(judgements)

@@ -29,8 +29,8 @@ fn value(text: &str) -> Value {
     Value::from_stored(command.as_bytes().clone(), Bytes::from_static(b"00-1-2-01"))
 }
 
-async fn open(path: &Path, cluster: ClusterId) -> Result<Opened, StoreError> {
-    Store::open(DataDir::open(path).unwrap(), cluster, &Disk::default()).await
+async fn open(path: &Path, cluster: ClusterId) -> Result<OpenedStore, StoreError> {
+    Store::open(DataDir::open(path).unwrap(), cluster, &DiskSpace::default()).await
 }
 
 /// A learner without its tasks.
@@ -235,7 +235,7 @@ async fn damaged_or_missing_row_is_found_out_and_never_delivered() {
     assert_eq!(log.page(slot_at(5), to).await.unwrap().len(), 4);
     for (from, bad) in [(0, 4), (4, 4), (9, 9)] {
         match log.page(slot_at(from), to).await {
-            Err(ReadError::Damaged { slot, .. }) => assert_eq!(slot, slot_at(bad)),
+            Err(LogReadError::Damaged { slot, .. }) => assert_eq!(slot, slot_at(bad)),
             other => panic!("{other:?}"),
         }
     }
@@ -481,7 +481,7 @@ async fn lock_of_another_process_is_no_failure_and_loses_nothing() {
     sqlx::query("BEGIN IMMEDIATE").execute(&mut holder).await.unwrap();
     let transaction = writer.apply([value("one")]);
     let error = writer.store.write(&transaction).await.unwrap_err();
-    assert!(matches!(error, WriteError::Locked), "{error}");
+    assert!(matches!(error, StoreWriteError::Locked), "{error}");
     sqlx::query("ROLLBACK").execute(&mut holder).await.unwrap();
     writer.store.write(&transaction).await.unwrap();
     assert_eq!(writer.log.page(Slot::ZERO, slot_at(1)).await.unwrap().len(), 1);

@@ -9,7 +9,7 @@ use crate::support::{FakeAcceptor, acceptors, stranger};
 struct Rig {
     acceptors: [FakeAcceptor; 3],
     /// The connection to the first acceptor.
-    way: Arc<Acceptor>,
+    way: Arc<ListedAcceptor>,
     cluster: Arc<Cluster>,
     question: watch::Sender<Option<Question>>,
     tails: mpsc::Receiver<TailReport>,
@@ -27,7 +27,7 @@ impl Rig {
         let configuration = Configuration::try_from(configuration).unwrap();
         let ways: Vec<_> = acceptors
             .iter()
-            .map(|acceptor| Acceptor::new(acceptor.address.clone()))
+            .map(|acceptor| ListedAcceptor::new(acceptor.address.clone()))
             .collect();
         let way = Arc::clone(&ways[0]);
         let cluster = Arc::new(Cluster::new(&configuration, ways));

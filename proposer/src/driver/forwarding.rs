@@ -10,7 +10,7 @@ use super::{Driver, FORWARDING_BYTES_MAX};
 use crate::{
     forward::Forwarder,
     input::{Forwarded, Input},
-    requests::Request,
+    requests::ClientRequest,
 };
 
 impl Driver {
@@ -20,7 +20,7 @@ impl Driver {
         let stopping = ProposalOutcome::NotProposed(Reason::Stopping);
         while let Ok(input) = inbox.try_recv() {
             match input {
-                Input::Request(Request {
+                Input::Request(ClientRequest {
                     pending,
                     reply,
                     deadline,
@@ -104,7 +104,7 @@ impl Driver {
         match forwarder.send(pending, deadline) {
             Ok(()) => self.forwarding_bytes += bytes,
             Err((_, true)) => {
-                self.answer_forwarded(request, ProposalOutcome::NotProposed(Reason::Overloaded))
+                self.answer_forwarded(request, ProposalOutcome::NotProposed(Reason::Overloaded));
             }
             Err((mut pending, false)) => {
                 self.forwarders.remove(address);

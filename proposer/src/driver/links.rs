@@ -25,7 +25,7 @@ impl Driver {
     ) {
         let addresses = self.cluster.addresses.iter();
         let channels = addresses.map(|address| (address.clone(), connect_lazy(address)));
-        let context = link::Context {
+        let context = link::LinkContext {
             channels: Arc::new(channels.collect()),
             cluster: self.cluster.configuration.cluster_id(),
             configuration: Arc::new(self.cluster.configuration.clone()),

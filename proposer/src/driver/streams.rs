@@ -18,13 +18,13 @@ use tokio::{
 use super::Driver;
 use crate::{
     input::{Input, Outgoing, StreamReport},
-    stream::{Context, Place, Sent, Stream},
+    stream::{Sent, Stream, StreamContext, StreamTarget},
 };
 
 impl Driver {
     /// Sets the acceptor's place. `None`: the acceptor must show its runs again before streams are reopened. A broken
     /// link does not end the streams.
-    pub(super) fn place(&mut self, acceptor: AcceptorUuid, place: Place) {
+    pub(super) fn place(&mut self, acceptor: AcceptorUuid, place: StreamTarget) {
         self.place_of(acceptor).send_if_modified(|known| {
             let is_news = *known != place;
             *known = place;
@@ -38,7 +38,7 @@ impl Driver {
         place.as_ref().map(|&(_, run)| run)
     }
 
-    fn place_of(&mut self, acceptor: AcceptorUuid) -> &watch::Sender<Place> {
+    fn place_of(&mut self, acceptor: AcceptorUuid) -> &watch::Sender<StreamTarget> {
         self.places
             .entry(acceptor)
             .or_insert_with(|| watch::Sender::new(None))
@@ -52,7 +52,7 @@ impl Driver {
         inputs: &mpsc::Sender<Input>,
         shutdown: &Shutdown,
     ) {
-        let context = Context {
+        let context = StreamContext {
             cluster: self.cluster.configuration.cluster_id(),
             alive_interval: self.leader_timeout / 4,
             inputs: inputs.clone(),

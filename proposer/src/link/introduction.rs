@@ -18,7 +18,7 @@ use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient, form_request:
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::Channel;
 
-use super::{Context, OPEN_TIMEOUT};
+use super::{LinkContext, OPEN_TIMEOUT};
 
 /// A member's answer about itself.
 pub(super) struct Introduction {
@@ -35,7 +35,7 @@ pub(super) struct Introduction {
 /// Asks the acceptor for identity and runs. An acceptor outside this cluster is an error.
 pub(super) async fn introduce(
     client: &mut AcceptorClient<Channel>,
-    context: &Context,
+    context: &LinkContext,
 ) -> Result<Introduction, Unusable> {
     // An acceptor absent at the formation is notified: one formed member proves that all members had stored the list.
     let complete = Step::Complete(pb::Configuration::from(&*context.configuration));
@@ -58,7 +58,7 @@ pub(super) async fn introduce(
 const GRACE: Duration = Duration::from_millis(250);
 
 /// An acceptor and its table; `None` for a failed call or an invalid answer.
-type Told = Option<(AcceptorUuid, Witnesses)>;
+type TableReport = Option<(AcceptorUuid, Witnesses)>;
 
 /// The tables of other acceptors.
 #[derive(Default)]
@@ -66,7 +66,7 @@ pub(super) struct Others<'a> {
     /// Reported so far.
     pub(super) reported: Vec<(AcceptorUuid, Witnesses)>,
     /// Calls that are still open.
-    pub(super) asked: FuturesUnordered<BoxFuture<'a, Told>>,
+    pub(super) asked: FuturesUnordered<BoxFuture<'a, TableReport>>,
 }
 
 /// Asks the other acceptors for the tables. Returns when all calls have ended, or [`GRACE`] after enough acceptors have
@@ -74,7 +74,7 @@ pub(super) struct Others<'a> {
 pub(super) async fn ask_others<'a>(
     address: &'a Address,
     acceptor: AcceptorUuid,
-    context: &'a Context,
+    context: &'a LinkContext,
 ) -> Others<'a> {
     let others = context.channels.iter().filter(|(other, _)| *other != address);
     let calls = others.map(|(other, channel)| ask(other, client(channel.clone()), acceptor, context).boxed());
@@ -94,8 +94,8 @@ async fn ask(
     address: &Address,
     mut calls: AcceptorClient<Channel>,
     about: AcceptorUuid,
-    context: &Context,
-) -> Told {
+    context: &LinkContext,
+) -> TableReport {
     let answer = form(&mut calls, None, OPEN_TIMEOUT).await.ok()?;
     let reported = report_of_other(&answer, context);
     if let Err(broken) = &reported {
@@ -106,7 +106,7 @@ async fn ask(
 
 /// Awaits calls until all have ended, or [`GRACE`] after enough answers: a hanging acceptor delays nothing.
 async fn gather<'a>(
-    mut asked: FuturesUnordered<BoxFuture<'a, Told>>,
+    mut asked: FuturesUnordered<BoxFuture<'a, TableReport>>,
     is_enough: impl Fn(&[(AcceptorUuid, Witnesses)]) -> bool,
 ) -> Others<'a> {
     let mut reported = Vec::new();
@@ -129,7 +129,7 @@ async fn gather<'a>(
 /// Reads the table of a formed member of this cluster.
 fn report_of_other(
     form: &pb::FormResponse,
-    context: &Context,
+    context: &LinkContext,
 ) -> Result<(AcceptorUuid, Witnesses), Unusable> {
     let stamp = check_member(form, context)?;
     if form.membership() != pb::Membership::Formed {
@@ -139,7 +139,7 @@ fn report_of_other(
 }
 
 /// Checks the sender of an answer: a member of this cluster, formed or not.
-fn check_member(form: &pb::FormResponse, context: &Context) -> Result<Stamp, Unusable> {
+fn check_member(form: &pb::FormResponse, context: &LinkContext) -> Result<Stamp, Unusable> {
     let stamp = check_cluster(form.stamp.as_ref(), context.cluster)?;
     if !context.configuration.members().contains_key(&stamp.acceptor) {
         return Err(Unusable::Stranger(stamp.acceptor));
@@ -160,14 +160,14 @@ mod tests {
     }
 
     /// Answers after `turns` turns of the runtime; without a number, never.
-    async fn call(turns: Option<u64>, answer: Option<u128>) -> Told {
+    async fn call(turns: Option<u64>, answer: Option<u128>) -> TableReport {
         for _ in 0..turns.unwrap_or(u64::MAX) {
             tokio::task::yield_now().await;
         }
         answer.map(reported)
     }
 
-    fn calls() -> FuturesUnordered<BoxFuture<'static, Told>> {
+    fn calls() -> FuturesUnordered<BoxFuture<'static, TableReport>> {
         let calls = [
             (None, None),
             (Some(9), Some(2)),

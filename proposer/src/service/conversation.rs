@@ -22,7 +22,7 @@ use tonic::{Code, Status, Streaming};
 use super::{Service, word};
 use crate::{
     input::Input,
-    requests::{self, Reply},
+    requests::{self, OutcomeSender},
 };
 
 /// Maximum number of unanswered requests of one stream; at the limit no more requests are read from the stream.
@@ -150,8 +150,8 @@ impl Conversation {
         };
         let deadline = (timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(timeout_ms.into()));
         let request = pending.request;
-        let reply = Reply::Stream(self.replies.clone());
-        let input = Input::Request(requests::Request {
+        let reply = OutcomeSender::Stream(self.replies.clone());
+        let input = Input::Request(requests::ClientRequest {
             pending,
             reply,
             deadline,

@@ -177,7 +177,7 @@ struct Scene {
     stream: Option<Stream>,
     taken: mpsc::Receiver<Taken>,
     inputs: mpsc::Receiver<Input>,
-    place: watch::Sender<Place>,
+    place: watch::Sender<StreamTarget>,
     run: Arc<Mutex<RunNumber>>,
     address: Address,
 }
@@ -200,7 +200,7 @@ impl Scene {
         tokio::spawn(server);
         let place = watch::Sender::new(None);
         let (sender, inputs) = mpsc::channel(16);
-        let context = Context {
+        let context = StreamContext {
             cluster: cluster(),
             alive_interval: Duration::from_millis(50),
             inputs: sender,

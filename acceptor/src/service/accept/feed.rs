@@ -17,17 +17,17 @@ use paxos_proto::v1 as pb;
 use tokio::sync::oneshot;
 use tonic::{Code, Status};
 
-use super::open::{Fault, Open};
+use super::open::{Fault, OpenStream};
 use crate::{
-    inbox::{Answers, Message, Place, ROOM, STREAM_BYTES_MAX, new_bytes, weight},
-    request::Command,
+    inbox::{AnswerPlace, AnswerSender, ROOM, STREAM_BYTES_MAX, StreamMessage, new_bytes, weight},
+    request::QueuedRequest,
     service::{
         Inner,
         check::{check_address, check_ballot, check_traceparent, malformed},
     },
     shared::Published,
     store::Reader,
-    trace::Traced,
+    trace::MessageTrace,
 };
 
 /// Maximum bytes of a slot's value: a row plus message overhead must fit a message.
@@ -37,10 +37,10 @@ const INTERVAL_MIN: Duration = Duration::from_millis(5);
 const INTERVAL_MAX: Duration = Duration::from_secs(15);
 
 /// See the head of this file.
-pub(super) struct Feed<R> {
+pub(super) struct AcceptFeed<R> {
     inner: Arc<Inner<R>>,
-    open: Arc<Open>,
-    answers: Answers,
+    open: Arc<OpenStream>,
+    answers: AnswerSender,
     asked: Option<oneshot::Sender<Duration>>,
     /// The highest ballot received.
     ballot: Option<Ballot>,
@@ -49,13 +49,13 @@ pub(super) struct Feed<R> {
     counts_chunks: bool,
 }
 
-impl<R: Reader> Feed<R> {
+impl<R: Reader> AcceptFeed<R> {
     /// `asked` takes the interval requested by the first message. `counts_chunks`: the server reports arriving bytes;
     /// without such reports, whole messages count.
     pub(super) fn new(
         inner: Arc<Inner<R>>,
-        open: Arc<Open>,
-        answers: Answers,
+        open: Arc<OpenStream>,
+        answers: AnswerSender,
         asked: oneshot::Sender<Duration>,
         counts_chunks: bool,
     ) -> Self {
@@ -148,7 +148,7 @@ impl<R: Reader> Feed<R> {
             return Ok(());
         }
         let place = if is_heartbeat {
-            Place::IfTurnedAway(self.answers.clone())
+            AnswerPlace::IfTurnedAway(self.answers.clone())
         } else {
             let full = format!("this stream's room for {ROOM} unanswered messages");
             let place = self.answers.reserve();
@@ -180,8 +180,8 @@ impl<R: Reader> Feed<R> {
         } else {
             self.told_to.max(accept.chosen_to)
         };
-        let trace = Traced::begin(&inner.tracer, &traceparent, &accept, is_heard);
-        let message = Message {
+        let trace = MessageTrace::begin(&inner.tracer, &traceparent, &accept, is_heard);
+        let message = StreamMessage {
             accept,
             witnesses,
             claimed,
@@ -191,9 +191,9 @@ impl<R: Reader> Feed<R> {
         };
         let inbox = Arc::clone(&self.open.inbox);
         let command = if is_heartbeat {
-            inbox.beat(message).then_some(Command::Heartbeat(inbox))
+            inbox.beat(message).then_some(QueuedRequest::Heartbeat(inbox))
         } else {
-            inbox.push(message).then_some(Command::Accept(inbox))
+            inbox.push(message).then_some(QueuedRequest::Accept(inbox))
         };
         if let Some(command) = command
             && inner.queue.push(command).is_err()

@@ -32,7 +32,7 @@ const OTHER_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// All open streams, and the room shared by the streams.
 #[derive(Debug)]
-pub(crate) struct Streams {
+pub(crate) struct OpenStreams {
     open: Mutex<BTreeMap<StreamId, Entry>>,
     heard_bytes: Arc<Semaphore>,
     other_bytes: Arc<Semaphore>,
@@ -45,7 +45,7 @@ struct Entry {
     evicted: CancellationToken,
 }
 
-impl Default for Streams {
+impl Default for OpenStreams {
     fn default() -> Self {
         Self {
             open: Mutex::default(),
@@ -55,9 +55,9 @@ impl Default for Streams {
     }
 }
 
-impl Streams {
+impl OpenStreams {
     /// Takes a place for a new stream. When all places are taken, the oldest stream with the lowest ballot is cut off.
-    pub(super) fn open(self: &Arc<Self>, hearing: &Arc<Hearing>) -> Arc<Open> {
+    pub(super) fn open(self: &Arc<Self>, hearing: &Arc<Hearing>) -> Arc<OpenStream> {
         let (id, evicted) = (hearing.draw_stream(), CancellationToken::new());
         let mut open = self.lock();
         while open.len() >= STREAMS_MAX {
@@ -75,7 +75,7 @@ impl Streams {
         };
         open.insert(id, entry);
         drop(open);
-        Arc::new(Open {
+        Arc::new(OpenStream {
             id,
             streams: Arc::clone(self),
             hearing: Arc::clone(hearing),
@@ -116,9 +116,9 @@ impl Streams {
 
 /// An open stream. The stream's place is free again when both tasks have ended.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct OpenStream {
     pub(super) id: StreamId,
-    streams: Arc<Streams>,
+    streams: Arc<OpenStreams>,
     pub(super) hearing: Arc<Hearing>,
     pub(super) inbox: Arc<Inbox>,
     /// The stream's place is needed for a new stream.
@@ -127,7 +127,7 @@ pub(super) struct Open {
     pub(super) gone: CancellationToken,
 }
 
-impl Open {
+impl OpenStream {
     /// A higher ballot than before was received.
     pub(super) fn spoke(&self, ballot: Ballot) {
         if let Some(entry) = self.streams.lock().get_mut(&self.id) {
@@ -142,7 +142,7 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenStream {
     fn drop(&mut self) {
         self.streams.lock().remove(&self.id);
     }

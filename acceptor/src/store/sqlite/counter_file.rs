@@ -44,19 +44,19 @@ pub(super) enum Found {
     /// No record verifies.
     Damaged,
     /// The highest record.
-    Record(Record),
+    Record(CounterRecord),
 }
 
 /// A record of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Record {
+pub(super) struct CounterRecord {
     /// Every commit up to and including this counter had returned.
     pub(super) counter: CommitCounter,
     /// None until the first commit of a new acceptor.
     pub(super) uuid: Option<AcceptorUuid>,
 }
 
-impl Record {
+impl CounterRecord {
     fn encode(self) -> [u8; RECORD_BYTES] {
         let mut bytes = [0; RECORD_BYTES];
         bytes[..8].copy_from_slice(&MAGIC);
@@ -96,7 +96,7 @@ pub(super) fn read(directory: &DataDir) -> Result<Found, StoreError> {
 }
 
 /// The record of each place; none when the file is missing.
-fn look(path: &Path) -> io::Result<Option<[Option<Record>; PLACES]>> {
+fn look(path: &Path) -> io::Result<Option<[Option<CounterRecord>; PLACES]>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -104,7 +104,7 @@ fn look(path: &Path) -> io::Result<Option<[Option<Record>; PLACES]>> {
     };
     let mut bytes = Vec::new();
     file.take((PLACES * PLACE_BYTES) as u64).read_to_end(&mut bytes)?;
-    let place = |place| bytes.get(place * PLACE_BYTES..).and_then(Record::decode);
+    let place = |place| bytes.get(place * PLACE_BYTES..).and_then(CounterRecord::decode);
     Ok(Some(std::array::from_fn(place)))
 }
 
@@ -171,7 +171,7 @@ impl CounterFile {
     /// # Errors
     /// The write failed: end the process.
     pub(super) fn write(&self, uuid: AcceptorUuid, counter: CommitCounter) -> Result<(), StoreError> {
-        let record = Record {
+        let record = CounterRecord {
             counter,
             uuid: Some(uuid),
         };
@@ -230,7 +230,7 @@ impl CounterFile {
 
 /// Creates the file, whole or not at all. Returns once the file and the file name are durable.
 fn create(directory: &Path, path: &Path) -> io::Result<()> {
-    let record = Record {
+    let record = CounterRecord {
         counter: CommitCounter::default(),
         uuid: None,
     };
@@ -255,7 +255,7 @@ mod tests {
     }
 
     fn record(counter: u64) -> Found {
-        Found::Record(Record {
+        Found::Record(CounterRecord {
             counter: CommitCounter::new(counter),
             uuid: Some(uuid()),
         })
@@ -275,7 +275,7 @@ mod tests {
         let directory = DataDir::open(temporary.path()).unwrap();
         assert_eq!(read(&directory).unwrap(), Found::Missing);
         let file = CounterFile::open(&directory).unwrap();
-        let blank = Record {
+        let blank = CounterRecord {
             counter: CommitCounter::default(),
             uuid: None,
         };
@@ -305,7 +305,7 @@ mod tests {
             let mut torn = bytes(&directory);
             torn[writing * PLACE_BYTES + 30..][..6].fill(0xff);
             let places: [_; PLACES] =
-                std::array::from_fn(|place| Record::decode(&torn[place * PLACE_BYTES..]));
+                std::array::from_fn(|place| CounterRecord::decode(&torn[place * PLACE_BYTES..]));
             let left = places.into_iter().flatten().max().unwrap();
             assert!(left.counter >= CommitCounter::new(synced), "{left:?}");
             if counter % 4 == 0 {

@@ -22,7 +22,7 @@ use tokio::time::sleep;
 use super::{
     super::StoreError,
     APPLICATION_ID, FILE, Identity, SCHEMA_VERSION,
-    counter_file::{self, Found, Record},
+    counter_file::{self, CounterRecord, Found},
     recovery::load_identity,
     state::STATE,
     upgrade::{OLD_STATE, OLD_VERSION, read_old_state},
@@ -34,7 +34,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Content of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Held {
+enum DatabaseContent {
     /// No acceptor yet: no file, no schema, or no identity.
     Nothing,
     /// Foreign content: the file was replaced, or the header is damaged.
@@ -82,12 +82,12 @@ pub(super) async fn examine(directory: &DataDir) -> Result<(), StoreError> {
             // A crash in the very first start leaves a rollback journal, usable only by a writer. A later database of
             // ours has no journal, and no request was answered yet.
             Err(_) if is_first_start(found) && directory.file(&format!("{FILE}-journal")).exists() => {
-                (None, Held::Nothing)
+                (None, DatabaseContent::Nothing)
             }
             Err(error) => return Err(error),
         }
     } else {
-        (None, Held::Nothing)
+        (None, DatabaseContent::Nothing)
     };
     agree_in_time(alone, whole, commits).map_err(|what| StoreError::File { file: log, what })?;
     agree_in_counter(found, whole).map_err(|(is_database, what)| {
@@ -100,19 +100,22 @@ pub(super) async fn examine(directory: &DataDir) -> Result<(), StoreError> {
 
 /// Whether no commit was counted yet.
 fn is_first_start(found: Found) -> bool {
-    matches!(found, Found::Missing | Found::Record(Record { uuid: None, .. }))
+    matches!(
+        found,
+        Found::Missing | Found::Record(CounterRecord { uuid: None, .. })
+    )
 }
 
 /// Compares the database alone with the database plus log: each commit of the log adds 1 to the counter. Schema commits
 /// are the few exceptions, and only weaken this check.
-fn agree_in_time(alone: Option<Held>, whole: Held, commits: u64) -> Result<(), String> {
-    let Held::Acceptor { uuid, counter, .. } = whole else {
+fn agree_in_time(alone: Option<DatabaseContent>, whole: DatabaseContent, commits: u64) -> Result<(), String> {
+    let DatabaseContent::Acceptor { uuid, counter, .. } = whole else {
         return Ok(());
     };
     let is_so = match alone {
-        None | Some(Held::Foreign | Held::Newer) => true,
-        Some(Held::Nothing) => counter.get() <= commits,
-        Some(Held::Acceptor {
+        None | Some(DatabaseContent::Foreign | DatabaseContent::Newer) => true,
+        Some(DatabaseContent::Nothing) => counter.get() <= commits,
+        Some(DatabaseContent::Acceptor {
             uuid: alone,
             counter: from,
             ..
@@ -129,22 +132,24 @@ fn agree_in_time(alone: Option<Held>, whole: Held, commits: u64) -> Result<(), S
 }
 
 /// Compares the database and `COMMITS`. In an error, `true`: the database is wrong.
-fn agree_in_counter(found: Found, whole: Held) -> Result<(), (bool, String)> {
+fn agree_in_counter(found: Found, whole: DatabaseContent) -> Result<(), (bool, String)> {
     match (found, whole) {
-        (Found::Missing, Held::Acceptor { counter, version, .. }) if version > OLD_VERSION => Err((
-            false,
-            format!(
-                "is missing, but the database in the same directory holds {} commits",
-                counter.get()
-            ),
-        )),
+        (Found::Missing, DatabaseContent::Acceptor { counter, version, .. }) if version > OLD_VERSION => {
+            Err((
+                false,
+                format!(
+                    "is missing, but the database in the same directory holds {} commits",
+                    counter.get()
+                ),
+            ))
+        }
         (Found::Damaged, _) => Err((false, "is damaged: none of its records verifies".to_owned())),
         (
-            Found::Record(Record {
+            Found::Record(CounterRecord {
                 counter,
                 uuid: Some(_),
             }),
-            Held::Nothing,
+            DatabaseContent::Nothing,
         ) => Err((
             true,
             format!(
@@ -152,12 +157,14 @@ fn agree_in_counter(found: Found, whole: Held) -> Result<(), (bool, String)> {
                 counter.get()
             ),
         )),
-        (Found::Record(Record { uuid: Some(_), .. }), Held::Foreign) => Err((
+        (Found::Record(CounterRecord { uuid: Some(_), .. }), DatabaseContent::Foreign) => Err((
             true,
             "is not an acceptor's database any more: the header is damaged, or the file was replaced"
                 .to_owned(),
         )),
-        (Found::Record(Record { uuid: Some(ours), .. }), Held::Acceptor { uuid, .. }) if ours != uuid => {
+        (Found::Record(CounterRecord { uuid: Some(ours), .. }), DatabaseContent::Acceptor { uuid, .. })
+            if ours != uuid =>
+        {
             Err((
                 false,
                 format!(
@@ -165,7 +172,9 @@ fn agree_in_counter(found: Found, whole: Held) -> Result<(), (bool, String)> {
                 ),
             ))
         }
-        (Found::Record(Record { counter, .. }), Held::Acceptor { counter: held, .. }) if held < counter => {
+        (Found::Record(CounterRecord { counter, .. }), DatabaseContent::Acceptor { counter: held, .. })
+            if held < counter =>
+        {
             Err((
                 true,
                 format!(
@@ -178,13 +187,16 @@ fn agree_in_counter(found: Found, whole: Held) -> Result<(), (bool, String)> {
         }
         (
             Found::Missing | Found::Record(_),
-            Held::Nothing | Held::Foreign | Held::Newer | Held::Acceptor { .. },
+            DatabaseContent::Nothing
+            | DatabaseContent::Foreign
+            | DatabaseContent::Newer
+            | DatabaseContent::Acceptor { .. },
         ) => Ok(()),
     }
 }
 
 /// Reads a database; with `alone`, without the log. Writes nothing.
-async fn look(file: &Path, alone: bool) -> Result<Held, StoreError> {
+async fn look(file: &Path, alone: bool) -> Result<DatabaseContent, StoreError> {
     let mut connection = SqliteConnectOptions::new()
         .filename(file)
         .read_only(true)
@@ -198,7 +210,7 @@ async fn look(file: &Path, alone: bool) -> Result<Held, StoreError> {
     held
 }
 
-async fn read(connection: &mut SqliteConnection) -> Result<Held, StoreError> {
+async fn read(connection: &mut SqliteConnection) -> Result<DatabaseContent, StoreError> {
     // A transaction shows a single moment.
     let mut transaction = connection.begin().await?;
     let row = sqlx::query(
@@ -210,16 +222,16 @@ async fn read(connection: &mut SqliteConnection) -> Result<Held, StoreError> {
     let (version, application, objects): (i64, i64, i64) =
         (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     if (version, application, objects) == (0, 0, 0) {
-        return Ok(Held::Nothing);
+        return Ok(DatabaseContent::Nothing);
     }
     if application != i64::from(APPLICATION_ID) || version < OLD_VERSION {
-        return Ok(Held::Foreign);
+        return Ok(DatabaseContent::Foreign);
     }
     if version > i64::from(SCHEMA_VERSION) {
-        return Ok(Held::Newer);
+        return Ok(DatabaseContent::Newer);
     }
     let Some((uuid, _)) = load_identity(&mut transaction).await? else {
-        return Ok(Held::Nothing);
+        return Ok(DatabaseContent::Nothing);
     };
     let identity = Identity::new(uuid);
     let columns = if version == OLD_VERSION { OLD_STATE } else { STATE };
@@ -233,7 +245,7 @@ async fn read(connection: &mut SqliteConnection) -> Result<Held, StoreError> {
     } else {
         identity.read_state(&row)?.moment
     };
-    Ok(Held::Acceptor {
+    Ok(DatabaseContent::Acceptor {
         uuid,
         counter: moment.commit_counter,
         version,
@@ -275,8 +287,8 @@ pub(super) async fn empty_log(connection: &mut SqliteConnection, file: &Path) ->
 mod tests {
     use super::*;
 
-    fn acceptor(uuid: u128, counter: u64) -> Held {
-        Held::Acceptor {
+    fn acceptor(uuid: u128, counter: u64) -> DatabaseContent {
+        DatabaseContent::Acceptor {
             uuid: AcceptorUuid::from_u128(uuid),
             counter: CommitCounter::new(counter),
             version: i64::from(SCHEMA_VERSION),
@@ -284,7 +296,7 @@ mod tests {
     }
 
     fn record(uuid: Option<u128>, counter: u64) -> Found {
-        Found::Record(Record {
+        Found::Record(CounterRecord {
             counter: CommitCounter::new(counter),
             uuid: uuid.map(AcceptorUuid::from_u128),
         })
@@ -293,20 +305,23 @@ mod tests {
     #[test]
     fn log_belongs_to_a_database_that_it_continues() {
         let agree = |alone, commits| agree_in_time(alone, acceptor(1, 20), commits).is_ok();
-        assert!(agree(None, 0) && agree(Some(Held::Foreign), 0));
+        assert!(agree(None, 0) && agree(Some(DatabaseContent::Foreign), 0));
         assert!(agree(Some(acceptor(1, 20)), 0) && agree(Some(acceptor(1, 15)), 5));
         assert!(agree(Some(acceptor(1, 18)), 5), "a part of it was copied");
-        assert!(agree(Some(Held::Nothing), 21));
+        assert!(agree(Some(DatabaseContent::Nothing), 21));
         assert!(!agree(Some(acceptor(1, 14)), 5), "the database is older");
         assert!(!agree(Some(acceptor(1, 21)), 5), "the log is older");
         assert!(!agree(Some(acceptor(2, 18)), 5), "the log is another acceptor's");
-        assert!(!agree(Some(Held::Nothing), 5));
+        assert!(!agree(Some(DatabaseContent::Nothing), 5));
     }
 
     #[test]
     fn database_that_lost_commits_or_its_counter_is_refused() {
         let agree = |found, held| agree_in_counter(found, held).is_ok();
-        assert!(agree(Found::Missing, Held::Nothing) && agree(record(None, 0), Held::Nothing));
+        assert!(
+            agree(Found::Missing, DatabaseContent::Nothing)
+                && agree(record(None, 0), DatabaseContent::Nothing)
+        );
         assert!(
             agree(record(None, 0), acceptor(1, 1)),
             "a crash in the first start"
@@ -314,13 +329,16 @@ mod tests {
         assert!(agree(record(Some(1), 7), acceptor(1, 7)) && agree(record(Some(1), 7), acceptor(1, 9)));
         assert!(!agree(record(Some(1), 7), acceptor(1, 6)));
         assert!(!agree(record(Some(2), 7), acceptor(1, 7)));
-        assert!(!agree(record(Some(1), 7), Held::Nothing));
+        assert!(!agree(record(Some(1), 7), DatabaseContent::Nothing));
         assert!(!agree(Found::Missing, acceptor(1, 7)) && !agree(Found::Damaged, acceptor(1, 7)));
-        assert!(!agree(Found::Damaged, Held::Nothing));
-        assert!(!agree(record(Some(1), 7), Held::Foreign));
+        assert!(!agree(Found::Damaged, DatabaseContent::Nothing));
+        assert!(!agree(record(Some(1), 7), DatabaseContent::Foreign));
         // `agree` accepts both cases: opening the file reports a separate error for each.
-        assert!(agree(record(Some(1), 7), Held::Newer) && agree(Found::Missing, Held::Foreign));
-        let old = Held::Acceptor {
+        assert!(
+            agree(record(Some(1), 7), DatabaseContent::Newer)
+                && agree(Found::Missing, DatabaseContent::Foreign)
+        );
+        let old = DatabaseContent::Acceptor {
             uuid: AcceptorUuid::from_u128(1),
             counter: CommitCounter::new(7),
             version: OLD_VERSION,

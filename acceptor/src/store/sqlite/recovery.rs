@@ -44,9 +44,9 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection, sqlite::S
 use tracing::warn;
 
 use super::{
-    super::{Moment, Opened, StoreError},
+    super::{Moment, RecoveredRun, StoreError},
     Identity, VOTE, forget_surplus_witnesses, into_held,
-    state::{OpenSlots, STATE, State, bytes, column, sum_of, text},
+    state::{OpenSlots, STATE, StateRecord, bytes, column, sum_of, text},
 };
 
 /// Reads and verifies everything, and commits the new run in the same transaction. So the first commit of a process
@@ -55,7 +55,7 @@ pub(super) async fn begin_run(
     connection: &mut SqliteConnection,
     name: &str,
     run: RunNumber,
-) -> Result<(AcceptorUuid, Opened, OpenSlots), StoreError> {
+) -> Result<(AcceptorUuid, RecoveredRun, OpenSlots), StoreError> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     let uuid = match load_identity(&mut transaction).await? {
         Some((uuid, found)) if found == name => uuid,
@@ -105,7 +105,7 @@ pub(super) async fn begin_run(
     };
     Ok((
         uuid,
-        Opened {
+        RecoveredRun {
             recovered,
             past_runs,
             witnesses,
@@ -145,7 +145,7 @@ async fn create_identity(connection: &mut SqliteConnection, name: &str) -> Resul
     let uuid = AcceptorUuid::from_u128(uuid::Uuid::new_v4().as_u128());
     let identity = Identity::new(uuid);
     let bytes = uuid.to_bytes();
-    let blank = State {
+    let blank = StateRecord {
         moment: Moment {
             commit_counter: CommitCounter::default(),
             promised: Ballot::ZERO,
@@ -170,7 +170,10 @@ async fn create_identity(connection: &mut SqliteConnection, name: &str) -> Resul
     Ok(uuid)
 }
 
-async fn load_state(connection: &mut SqliteConnection, identity: &Identity) -> Result<State, StoreError> {
+async fn load_state(
+    connection: &mut SqliteConnection,
+    identity: &Identity,
+) -> Result<StateRecord, StoreError> {
     let sql = format!("SELECT {STATE} FROM state WHERE only = 0");
     let row = sqlx::query(AssertSqlSafe(sql))
         .fetch_optional(connection)
@@ -214,7 +217,7 @@ pub(super) async fn load_membership(
 async fn load_votes(
     connection: &mut SqliteConnection,
     identity: &Identity,
-    state: &State,
+    state: &StateRecord,
 ) -> Result<BTreeMap<Slot, HeldRow>, StoreError> {
     let from = state.moment.known_to;
     let sql = format!("SELECT {VOTE} FROM vote WHERE slot >= ?1 ORDER BY slot");

@@ -31,7 +31,7 @@ pub(super) const STATE_COLUMNS: usize = 9;
 
 /// A verified state record.
 #[derive(Clone, Debug)]
-pub(super) struct State {
+pub(super) struct StateRecord {
     pub(super) moment: Moment,
     /// As [`OpenSlots::sum`].
     pub(super) open_slots: u64,
@@ -94,9 +94,9 @@ impl Identity {
     ///
     /// # Errors
     /// [`StoreError::Damaged`]: the record is irreplaceable.
-    pub(super) fn read_state(&self, row: &SqliteRow) -> Result<State, StoreError> {
+    pub(super) fn read_state(&self, row: &SqliteRow) -> Result<StateRecord, StoreError> {
         let read = || {
-            let state = State {
+            let state = StateRecord {
                 moment: Moment {
                     commit_counter: CommitCounter::new(column::<i64>(row, 0)?.try_into().ok()?),
                     promised: read_ballot(row, 1)?,
@@ -113,8 +113,8 @@ impl Identity {
     }
 
     /// The state written by a commit.
-    pub(super) fn state_after(write: &Write<'_>, slots: &OpenSlots) -> State {
-        State {
+    pub(super) fn state_after(write: &Write<'_>, slots: &OpenSlots) -> StateRecord {
+        StateRecord {
             moment: Moment {
                 commit_counter: write.commit_counter,
                 promised: write.promised,
@@ -128,7 +128,7 @@ impl Identity {
         }
     }
 
-    pub(super) fn state_checksum(&self, state: &State) -> i64 {
+    pub(super) fn state_checksum(&self, state: &StateRecord) -> i64 {
         self.moment_checksum(&state.moment, &[state.moment.voted_to.get(), state.open_slots])
     }
 

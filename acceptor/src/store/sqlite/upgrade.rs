@@ -10,7 +10,7 @@ use super::{
     super::{Moment, StoreError},
     Identity,
     recovery::{forget_surplus, load_identity, read_uuid},
-    state::{State, column, read_ballot, read_slot, sum_of, text},
+    state::{StateRecord, column, read_ballot, read_slot, sum_of, text},
 };
 
 /// The schema version read here.
@@ -73,7 +73,7 @@ async fn upgrade_state(connection: &mut SqliteConnection, identity: &Identity) -
     let open = open.ok_or(StoreError::Damaged("vote"))?;
     let end = open.last().map_or(moment.known_to, |slot| slot.next());
     moment.voted_to = end.max(moment.trimmed_to);
-    let state = State {
+    let state = StateRecord {
         open_slots: sum_of(open),
         moment,
     };

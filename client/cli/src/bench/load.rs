@@ -7,7 +7,7 @@ use paxos_common::service::failure::Failure;
 use paxos_proto::v1::{Append, Command, Put, command::Operation};
 use tokio::{sync::watch, time::Instant};
 
-use super::tally::Tally;
+use super::tally::BenchTally;
 use crate::{connection::propose_failure, key::write_failure};
 
 /// Number of registers for reads and writes: few enough to write all at once, and enough that the choice of a register
@@ -39,8 +39,8 @@ impl Load {
 
     /// Keeps one operation in flight until `stopped` is true. Waits for the last operation, and counts the last
     /// operation too.
-    pub(super) async fn work(self, worker: usize, stopped: watch::Receiver<bool>) -> Tally {
-        let mut tally = Tally::new();
+    pub(super) async fn work(self, worker: usize, stopped: watch::Receiver<bool>) -> BenchTally {
+        let mut tally = BenchTally::new();
         let mut turns = Turns::new(self.reads_percent, worker);
         let mut place = worker;
         while !*stopped.borrow() {

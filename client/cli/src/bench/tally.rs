@@ -73,7 +73,7 @@ impl Latencies {
 
 /// The outcomes of the operations.
 #[derive(Debug)]
-pub(super) struct Tally {
+pub(super) struct BenchTally {
     pub(super) proposals: Latencies,
     refused: u64,
     not_proposed: u64,
@@ -82,7 +82,7 @@ pub(super) struct Tally {
     reads_failed: u64,
 }
 
-impl Tally {
+impl BenchTally {
     pub(super) fn new() -> Self {
         Self {
             proposals: Latencies::new(),
@@ -182,8 +182,8 @@ mod tests {
         }
     }
 
-    fn twice(tally: &Tally) -> Tally {
-        let mut sum = Tally::new();
+    fn twice(tally: &BenchTally) -> BenchTally {
+        let mut sum = BenchTally::new();
         sum.add(tally);
         sum.add(tally);
         sum
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn failures_are_counted_by_fate_and_do_not_enter_the_latencies() {
-        let mut tally = Tally::new();
+        let mut tally = BenchTally::new();
         tally.count_proposal(&Ok(version()), Duration::from_millis(2));
         let unknown = Err(ProposeError::OutcomeUnknown(cause()));
         tally.count_proposal(&unknown, Duration::from_secs(1));
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn read_that_finds_no_value_counts_as_failed() {
-        let mut tally = Tally::new();
+        let mut tally = BenchTally::new();
         let found = Register {
             key: "key".into(),
             value: "value".into(),

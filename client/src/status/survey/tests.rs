@@ -12,7 +12,7 @@ fn uuid(number: u8) -> Bytes {
 }
 
 /// The answer of acceptor `number`, in a cluster of five.
-fn acceptor(number: u8) -> Result<Answer, Cause> {
+fn acceptor(number: u8) -> Result<RoleStatus, Cause> {
     let member = |number| Member {
         acceptor: uuid(number),
         address: address(&format!("a{number}")).to_string(),
@@ -22,7 +22,7 @@ fn acceptor(number: u8) -> Result<Answer, Cause> {
         address: address("p").to_string(),
         ..AttachRequest::default()
     };
-    Ok(Answer::Acceptor(Box::new(AcceptorStatusResponse {
+    Ok(RoleStatus::Acceptor(Box::new(AcceptorStatusResponse {
         stamp: Some(Stamp {
             acceptor: uuid(number),
             ..Stamp::default()
@@ -40,7 +40,7 @@ fn acceptor(number: u8) -> Result<Answer, Cause> {
     })))
 }
 
-fn refused() -> Result<Answer, Cause> {
+fn refused() -> Result<RoleStatus, Cause> {
     Err(Cause::unavailable("connection refused"))
 }
 

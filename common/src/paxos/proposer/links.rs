@@ -1,18 +1,18 @@
 //! Links to acceptors: which acceptors can be called, and which acceptors are counted.
 
 use super::{Effect, End, Phase, Proposer};
-use crate::paxos::{identity::AcceptorUuid, witness::Finding};
+use crate::paxos::{identity::AcceptorUuid, witness::GuardFinding};
 
 impl Proposer {
-    pub(super) fn found_out(&mut self, found: Vec<Finding>) {
+    pub(super) fn found_out(&mut self, found: Vec<GuardFinding>) {
         for found in found {
             match found {
                 // The connection opens in the same turn, and is then reopened. Answers of earlier runs were rightly
                 // counted.
-                Finding::Unwitnessed { acceptor, .. } => {
+                GuardFinding::Unwitnessed { acceptor, .. } => {
                     self.known.remove(&acceptor);
                 }
-                Finding::Suspected(suspect) => {
+                GuardFinding::Suspected(suspect) => {
                     // Otherwise the connection is about to open, and is reopened then.
                     let is_open = self.open.contains(&suspect);
                     self.distrust(suspect);
@@ -20,11 +20,11 @@ impl Proposer {
                         self.effects.push(Effect::Reopen(suspect));
                     }
                 }
-                Finding::Refused(went_back) => {
+                GuardFinding::Refused(went_back) => {
                     self.distrust(went_back.acceptor);
                     self.effects.push(Effect::Refused(went_back));
                 }
-                Finding::Readmitted(acceptor) => self.effects.push(Effect::Readmitted(acceptor)),
+                GuardFinding::Readmitted(acceptor) => self.effects.push(Effect::Readmitted(acceptor)),
             }
         }
     }

@@ -21,7 +21,7 @@ const REMEMBERED_RUNS_MAX: usize = 64;
 
 /// A finding about an acceptor, from an introduction or a promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Finding {
+pub enum GuardFinding {
     /// The latest list of this acceptor contradicts the remembered runs. The acceptor must not be counted until it has
     /// shown its runs again.
     Suspected(AcceptorUuid),
@@ -106,7 +106,7 @@ impl Guard {
         runs: &[Run],
         remembers: impl IntoIterator<Item = (AcceptorUuid, RunNumber, CommitCounter)>,
         others: &[(AcceptorUuid, Witnesses)],
-    ) -> Vec<Finding> {
+    ) -> Vec<GuardFinding> {
         self.tables.entry(acceptor).or_default().merge(remembers);
         let others = || others.iter().filter(|(other, _)| *other != acceptor);
         for (other, remembers) in others() {
@@ -125,7 +125,7 @@ impl Guard {
                 self.witnessed.insert(acceptor, present.run);
             } else if !self.is_witnessed(acceptor, present.run) {
                 let needed = self.others_needed;
-                found.push(Finding::Unwitnessed {
+                found.push(GuardFinding::Unwitnessed {
                     acceptor,
                     reported,
                     needed,
@@ -139,7 +139,7 @@ impl Guard {
             None => {
                 self.suspected.remove(&acceptor);
                 let was_refused = self.refused.remove(&acceptor).is_some();
-                found.extend(was_refused.then_some(Finding::Readmitted(acceptor)));
+                found.extend(was_refused.then_some(GuardFinding::Readmitted(acceptor)));
             }
         }
         found.append(&mut self.suspects());
@@ -157,7 +157,7 @@ impl Guard {
         &mut self,
         acceptor: AcceptorUuid,
         remembers: impl IntoIterator<Item = (AcceptorUuid, RunNumber, CommitCounter)>,
-    ) -> Vec<Finding> {
+    ) -> Vec<GuardFinding> {
         self.tables.entry(acceptor).or_default().merge(remembers);
         let found = self.suspects();
         self.bound(acceptor);
@@ -173,7 +173,7 @@ impl Guard {
     }
 
     /// Compares the latest list of every acceptor with the runs remembered now.
-    fn suspects(&mut self) -> Vec<Finding> {
+    fn suspects(&mut self) -> Vec<GuardFinding> {
         let mut found = Vec::new();
         let shown: Vec<_> = self.shown.keys().copied().collect();
         for other in shown
@@ -183,14 +183,14 @@ impl Guard {
         {
             if let Some(went_back) = self.contradiction(other) {
                 self.suspected.insert(other, (went_back.run, 0));
-                found.push(Finding::Suspected(other));
+                found.push(GuardFinding::Suspected(other));
             }
         }
         found
     }
 
     /// Counts the lists of an acceptor that contradict the same run.
-    fn contradicted(&mut self, went_back: WentBack) -> Finding {
+    fn contradicted(&mut self, went_back: WentBack) -> GuardFinding {
         let acceptor = went_back.acceptor;
         let (run, times) = self.suspected.entry(acceptor).or_insert((went_back.run, 0));
         if *run != went_back.run {
@@ -198,10 +198,10 @@ impl Guard {
         }
         *times += 1;
         if *times < CONTRADICTIONS_MAX {
-            return Finding::Suspected(acceptor);
+            return GuardFinding::Suspected(acceptor);
         }
         self.refused.insert(acceptor, went_back);
-        Finding::Refused(went_back)
+        GuardFinding::Refused(went_back)
     }
 
     /// A remembered run that contradicts the latest list of an acceptor.

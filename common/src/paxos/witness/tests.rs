@@ -123,7 +123,7 @@ fn what_a_process_heard_itself_does_not_vouch_for_a_cut_list() {
     guard.hear(ACCEPTOR, run(2, 9).run, CommitCounter::new(9));
     assert_eq!(
         guard.remember(OTHER, heard(&[(1, 7)]).iter()),
-        [Finding::Suspected(ACCEPTOR)]
+        [GuardFinding::Suspected(ACCEPTOR)]
     );
     refuse(&mut guard, &runs(&[(1, 5), (2, 8)]));
     // The acceptor restarts until the proof has left its list. The run heard here is still listed.
@@ -143,17 +143,17 @@ fn guard_finds_out_an_acceptor_by_what_a_later_one_remembers() {
     assert!(guard.trusts(ACCEPTOR));
     assert_eq!(
         guard.introduce(OTHER, &[run(7, 3)], heard(&[(1, 25)]).iter(), &[]),
-        [Finding::Suspected(ACCEPTOR)]
+        [GuardFinding::Suspected(ACCEPTOR)]
     );
     assert!(!guard.trusts(ACCEPTOR));
     for _ in 1..CONTRADICTIONS_MAX {
         assert_eq!(
             guard.introduce(ACCEPTOR, &older_copy, [], &[]),
-            [Finding::Suspected(ACCEPTOR)]
+            [GuardFinding::Suspected(ACCEPTOR)]
         );
     }
     let found = guard.introduce(ACCEPTOR, &older_copy, [], &[]);
-    assert!(matches!(found[..], [Finding::Refused(went_back)] if went_back.acceptor == ACCEPTOR));
+    assert!(matches!(found[..], [GuardFinding::Refused(went_back)] if went_back.acceptor == ACCEPTOR));
     assert!(guard.refusal(ACCEPTOR).is_some());
     assert_eq!(guard.refusal(OTHER), None);
     assert!(guard.trusts(OTHER));
@@ -177,7 +177,7 @@ fn a_refused_acceptor_is_trusted_again_on_its_right_disk() {
     let right = runs(&[(1, 20), (2, 25), (4, 26)]);
     assert_eq!(
         guard.introduce(ACCEPTOR, &right, [], &[]),
-        [Finding::Readmitted(ACCEPTOR)]
+        [GuardFinding::Readmitted(ACCEPTOR)]
     );
     assert!(guard.trusts(ACCEPTOR));
     assert_eq!(guard.refusal(ACCEPTOR), None);
@@ -203,7 +203,7 @@ fn guard_finds_out_an_acceptor_by_what_another_remembers_when_it_promises() {
     // OTHER heard of the acceptor's commits after the introduction here, and before the disk went back.
     assert_eq!(
         guard.remember(OTHER, heard(&[(1, 25)]).iter()),
-        [Finding::Suspected(ACCEPTOR)]
+        [GuardFinding::Suspected(ACCEPTOR)]
     );
     assert!(!guard.trusts(ACCEPTOR));
 }
@@ -215,7 +215,7 @@ fn restarted_acceptor_is_trusted_again_when_it_shows_its_runs() {
     // Another acceptor has heard of the new run first, from the leader.
     assert_eq!(
         guard.introduce(OTHER, &[run(7, 3)], heard(&[(2, 22)]).iter(), &[]),
-        [Finding::Suspected(ACCEPTOR)]
+        [GuardFinding::Suspected(ACCEPTOR)]
     );
     // A list already on its way.
     guard.introduce(ACCEPTOR, &[run(1, 20)], [], &[]);
@@ -236,7 +236,7 @@ fn acceptor_that_restarts_often_is_not_refused_for_late_lists() {
         guard.remember(OTHER, heard(&[(number + 1, number * 10 + 10)]).iter());
         let runs: Vec<_> = (1..=number).map(|number| run(number, number * 10)).collect();
         let found = guard.introduce(ACCEPTOR, &runs, [], &[]);
-        assert_eq!(found, [Finding::Suspected(ACCEPTOR)], "run {number}");
+        assert_eq!(found, [GuardFinding::Suspected(ACCEPTOR)], "run {number}");
     }
 }
 
@@ -279,7 +279,7 @@ fn a_long_table_is_held_against_every_list_before_it_is_bounded() {
             CommitCounter::new(number + 25),
         )
     });
-    assert_eq!(guard.remember(OTHER, long), [Finding::Suspected(ACCEPTOR)]);
+    assert_eq!(guard.remember(OTHER, long), [GuardFinding::Suspected(ACCEPTOR)]);
     assert_eq!(guard.to_pass_on(), Witnesses::default());
     assert!(guard.contradiction(ACCEPTOR).is_some());
 }
@@ -289,7 +289,7 @@ fn a_new_run_counts_once_enough_others_were_asked_after_it_was_shown() {
     let mut guard = Guard::new(Quorums::majority(5).unwrap());
     assert_eq!(guard.others_needed(), 2);
     let nothing = Witnesses::default;
-    let unwitnessed = |reported| Finding::Unwitnessed {
+    let unwitnessed = |reported| GuardFinding::Unwitnessed {
         acceptor: ACCEPTOR,
         reported,
         needed: 2,
@@ -310,7 +310,7 @@ fn a_new_run_counts_once_enough_others_were_asked_after_it_was_shown() {
     let others = [(OTHER, heard(&[(1, 25)])), (THIRD, nothing())];
     assert_eq!(
         guard.introduce(ACCEPTOR, &older_copy, [], &others),
-        [Finding::Suspected(ACCEPTOR)]
+        [GuardFinding::Suspected(ACCEPTOR)]
     );
     let right = runs(&[(1, 25), (4, 26)]);
     assert_eq!(guard.introduce(ACCEPTOR, &right, [], &others), []);
@@ -331,7 +331,7 @@ fn a_refused_acceptor_is_no_witness_for_others() {
     refuse(&mut guard, &runs(&[(1, 20), (3, 21)]));
     let by_refused = guard.introduce(OTHER, &[run(7, 3)], [], &[(ACCEPTOR, Witnesses::default())]);
     assert!(
-        matches!(by_refused[..], [Finding::Unwitnessed { reported: 0, .. }]),
+        matches!(by_refused[..], [GuardFinding::Unwitnessed { reported: 0, .. }]),
         "{by_refused:?}"
     );
 }

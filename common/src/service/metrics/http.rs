@@ -69,7 +69,7 @@ pub async fn serve(
 }
 
 async fn accept(listener: TcpListener, metrics: Metrics, readiness: Readiness) {
-    let mut open = Open::default();
+    let mut open = OpenConnections::default();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -90,9 +90,9 @@ async fn accept(listener: TcpListener, metrics: Metrics, readiness: Readiness) {
 
 /// Open connections, the oldest first.
 #[derive(Default)]
-struct Open(VecDeque<AbortHandle>);
+struct OpenConnections(VecDeque<AbortHandle>);
 
-impl Open {
+impl OpenConnections {
     fn make_room(&mut self) {
         self.0.retain(|connection| !connection.is_finished());
         if self.0.len() >= CONNECTIONS_MAX
@@ -103,7 +103,7 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnections {
     fn drop(&mut self) {
         for connection in &self.0 {
             connection.abort();

@@ -11,15 +11,15 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const LOOK_AGAIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a role is not ready, for people.
-pub type Reason = Cow<'static, str>;
+pub type UnreadyReason = Cow<'static, str>;
 
 /// Whether a role is ready. Cheap to clone; clones share the state.
 #[derive(Clone, Debug)]
-pub struct Readiness(Arc<watch::Sender<Result<(), Reason>>>);
+pub struct Readiness(Arc<watch::Sender<Result<(), UnreadyReason>>>);
 
 impl Readiness {
     /// Not ready, for this reason.
-    pub fn not_yet(reason: impl Into<Reason>) -> Self {
+    pub fn not_yet(reason: impl Into<UnreadyReason>) -> Self {
         Self(Arc::new(watch::Sender::new(Err(reason.into()))))
     }
 
@@ -27,7 +27,7 @@ impl Readiness {
     ///
     /// # Cancel safety
     /// Safe: only checks are lost.
-    pub async fn keep(self, look: impl Fn() -> Result<(), Reason>) {
+    pub async fn keep(self, look: impl Fn() -> Result<(), UnreadyReason>) {
         loop {
             let ready = look();
             let wait = if ready.is_ok() {
@@ -41,7 +41,7 @@ impl Readiness {
     }
 
     /// Reports the present state; cheap without a change. Changes are logged.
-    pub fn set(&self, ready: Result<(), Reason>) {
+    pub fn set(&self, ready: Result<(), UnreadyReason>) {
         let mut turned = false;
         self.0.send_if_modified(|told| {
             turned = told.is_ok() != ready.is_ok();
@@ -63,12 +63,12 @@ impl Readiness {
     ///
     /// # Errors
     /// Not ready: the reason.
-    pub fn get(&self) -> Result<(), Reason> {
+    pub fn get(&self) -> Result<(), UnreadyReason> {
         self.0.borrow().clone()
     }
 
     /// Follows the reported states from now on, the present state first.
-    pub fn changes(&self) -> watch::Receiver<Result<(), Reason>> {
+    pub fn changes(&self) -> watch::Receiver<Result<(), UnreadyReason>> {
         let mut changes = self.0.subscribe();
         changes.mark_changed();
         changes
@@ -84,7 +84,10 @@ mod tests {
         let readiness = Readiness::not_yet("it starts");
         let mut changes = readiness.changes();
         changes.changed().await.unwrap();
-        assert_eq!(*changes.borrow_and_update(), Err(Reason::from("it starts")));
+        assert_eq!(
+            *changes.borrow_and_update(),
+            Err(UnreadyReason::from("it starts"))
+        );
         readiness.set(Ok(()));
         changes.changed().await.unwrap();
         assert_eq!(*changes.borrow_and_update(), Ok(()));

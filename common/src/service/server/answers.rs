@@ -13,7 +13,7 @@ use tonic::{Status, body::Body, codegen::http};
 use super::outgoing::{Account, FREE_BYTES, Parts, no_room};
 
 /// An answer that keeps the call open and gives back the room. `C`: the value that keeps the call open.
-pub(super) struct Outbound<C> {
+pub(super) struct AccountedBody<C> {
     body: Body,
     account: Arc<Account>,
     /// The large part of the answer that is being handed over, or was handed over last.
@@ -23,7 +23,7 @@ pub(super) struct Outbound<C> {
     _call: C,
 }
 
-impl<C> Outbound<C> {
+impl<C> AccountedBody<C> {
     pub(super) fn new(body: Body, account: Arc<Account>, call: C) -> Self {
         Self {
             body,
@@ -52,7 +52,7 @@ impl<C> Outbound<C> {
     }
 }
 
-impl<C: Unpin> http_body::Body for Outbound<C> {
+impl<C: Unpin> http_body::Body for AccountedBody<C> {
     type Data = Bytes;
     type Error = Status;
 
@@ -161,17 +161,17 @@ mod tests {
     fn outbound(
         messages: impl Stream<Item = Result<Bytes, Status>> + Send + 'static,
         room: &Room,
-    ) -> Outbound<()> {
+    ) -> AccountedBody<()> {
         let inherit = SingleMessageCompressionOverride::Inherit;
         let body = Body::new(EncodeBody::new_server(Raw, messages, None, inherit, None));
-        Outbound::new(body, room.account(), ())
+        AccountedBody::new(body, room.account(), ())
     }
 
     /// Reads to the end, frame by frame beside other readers; returns the number of data bytes, and the trailers.
-    async fn read(mut body: Outbound<()>) -> (usize, http::HeaderMap) {
+    async fn read(mut body: AccountedBody<()>) -> (usize, http::HeaderMap) {
         let (mut bytes, mut trailers) = (0, http::HeaderMap::new());
         while let Some(frame) = std::future::poll_fn(|context| {
-            let body: &mut Outbound<()> = &mut body;
+            let body: &mut AccountedBody<()> = &mut body;
             http_body::Body::poll_frame(Pin::new(body), context)
         })
         .await

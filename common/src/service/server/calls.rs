@@ -27,13 +27,13 @@ use tonic::{
 };
 
 use super::{
-    answers::Outbound,
+    answers::AccountedBody,
     chunks::{self, Chunk, Chunks},
     connections::{Origin, Usage},
-    kinds::{Kind, OpenCalls},
+    kinds::{CallKind, OpenCalls},
     outgoing::{Pools, Room},
     partial::{Partials, Share},
-    shares::Place,
+    shares::CallPlace,
 };
 use crate::{peer::MESSAGE_BYTES_MAX, wire::status};
 
@@ -78,14 +78,14 @@ impl Service<http::Request<Body>> for Limited {
         }
         let usage = origin.map(|origin| origin.usage);
         let path = request.uri().path();
-        let kind = Kind::of_path(path);
-        let place = match Place::take(&self.open, kind, usage.clone()) {
+        let kind = CallKind::of_path(path);
+        let place = match CallPlace::take(&self.open, kind, usage.clone()) {
             Ok(place) => place,
             Err(refusal) => return Box::pin(ready(Ok(refusal.into_http()))),
         };
         let account = Arc::new(self.pools.account(path, usage.clone()));
         request.extensions_mut().insert(Room::of(Arc::clone(&account)));
-        let call = Arc::new(Call {
+        let call = Arc::new(OpenCall {
             usage,
             holds: AtomicBool::new(false),
             _place: place,
@@ -107,22 +107,22 @@ impl Service<http::Request<Body>> for Limited {
         Box::pin(async move {
             let response = response.await?;
             call.begun();
-            Ok(response.map(|body| Body::new(Outbound::new(body, account, call))))
+            Ok(response.map(|body| Body::new(AccountedBody::new(body, account, call))))
         })
     }
 }
 
 /// An open call: until both the request and the answer are gone.
 #[derive(Debug)]
-pub(super) struct Call {
+pub(super) struct OpenCall {
     /// Usage of the call's connection.
     usage: Option<Arc<Usage>>,
     /// Whether the connection counts as used by this call.
     holds: AtomicBool,
-    _place: Place,
+    _place: CallPlace,
 }
 
-impl Call {
+impl OpenCall {
     /// A message has arrived, or an answer goes out: from now on the connection is used. A request that never arrives
     /// is no use.
     fn begun(&self) {
@@ -134,7 +134,7 @@ impl Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for OpenCall {
     fn drop(&mut self) {
         if let Some(usage) = &self.usage
             && *self.holds.get_mut()
@@ -147,7 +147,7 @@ impl Drop for Call {
 /// A request, or a stream of requests.
 struct Inbound {
     body: Body,
-    call: Arc<Call>,
+    call: Arc<OpenCall>,
     prefixed: Prefixed,
     partials: Arc<Partials>,
     /// Share of the incomplete message, when the message is large.
@@ -159,7 +159,7 @@ struct Inbound {
 }
 
 impl Inbound {
-    fn new(body: Body, call: Arc<Call>, partials: Arc<Partials>) -> Self {
+    fn new(body: Body, call: Arc<OpenCall>, partials: Arc<Partials>) -> Self {
         Self {
             body,
             call,
@@ -363,8 +363,8 @@ mod tests {
 
     fn inbound(pieces: &[Vec<u8>], ends: bool, partials: &Arc<Partials>) -> (Pin<Box<Inbound>>, Arc<Usage>) {
         let usage = Arc::new(Usage::new());
-        let place = Place::take(&Arc::default(), Kind::Clients, None).unwrap();
-        let call = Arc::new(Call {
+        let place = CallPlace::take(&Arc::default(), CallKind::Clients, None).unwrap();
+        let call = Arc::new(OpenCall {
             usage: Some(Arc::clone(&usage)),
             holds: AtomicBool::new(false),
             _place: place,

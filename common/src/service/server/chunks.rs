@@ -10,7 +10,7 @@ use tonic::Extensions;
 /// The calls whose handlers may ask for chunks: acceptors hear a leader by the bytes of the leader's stream.
 const METHODS: [&str; 1] = [crate::trace::names::method::ACCEPT];
 
-type Observer = Box<dyn Fn(Chunk) + Send + Sync>;
+type ChunkObserver = Box<dyn Fn(Chunk) + Send + Sync>;
 
 /// Some bytes of a request arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Chunk {
 
 /// Observes the bytes of one request. Clones share the observer.
 #[derive(Clone, Default)]
-pub struct Chunks(Arc<OnceLock<Observer>>);
+pub struct Chunks(Arc<OnceLock<ChunkObserver>>);
 
 impl fmt::Debug for Chunks {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

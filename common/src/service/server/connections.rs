@@ -27,7 +27,7 @@ use super::{
 
 /// Limits for connections.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct ConnectionLimits {
     /// Number of open connections.
     pub(super) connections: usize,
     /// Time from the start of a connection to the first call.
@@ -47,13 +47,13 @@ pub(super) struct Usage {
     pub(super) open: OpenCalls,
     /// Use by all connections of this peer address.
     pub(super) address: Arc<AddressUsage>,
-    state: Mutex<State>,
+    state: Mutex<UsageState>,
     /// Cancelled when the connection must close, or has closed.
     close: CancellationToken,
 }
 
 #[derive(Debug)]
-struct State {
+struct UsageState {
     calls: usize,
     /// When the last call ended, or the connection began.
     unused_since: Instant,
@@ -72,7 +72,7 @@ impl Usage {
         Self {
             open: OpenCalls::default(),
             address,
-            state: Mutex::new(State {
+            state: Mutex::new(UsageState {
                 calls: 0,
                 unused_since: Instant::now(),
                 was_used: false,
@@ -124,7 +124,7 @@ impl Usage {
     }
 
     /// When the connection is to be closed if nothing changes; some later time while a call is open.
-    fn expires_at(&self, limits: Limits) -> Instant {
+    fn expires_at(&self, limits: ConnectionLimits) -> Instant {
         let state = self.lock();
         if state.calls > 0 {
             Instant::now() + limits.unused
@@ -135,7 +135,7 @@ impl Usage {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, UsageState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -151,19 +151,19 @@ pub(super) struct Origin {
 pub(super) struct Connection {
     stream: TcpStream,
     usage: Arc<Usage>,
-    limits: Limits,
+    limits: ConnectionLimits,
     expiry: Pin<Box<Sleep>>,
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
     wide: Option<OwnedSemaphorePermit>,
     place: Option<ConnectionPlace>,
-    left: Arc<Left>,
+    left: Arc<LeaveSignal>,
 }
 
 /// Wakes the acceptor of connections when a connection has left.
 #[derive(Debug, Default)]
-pub(super) struct Left(Mutex<Option<Waker>>);
+pub(super) struct LeaveSignal(Mutex<Option<Waker>>);
 
-impl Left {
+impl LeaveSignal {
     /// Wakes this task from now on.
     pub(super) fn register(&self, waker: &Waker) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
@@ -183,8 +183,8 @@ impl Connection {
         stream: TcpStream,
         place: ConnectionPlace,
         wide: Option<OwnedSemaphorePermit>,
-        limits: Limits,
-        left: Arc<Left>,
+        limits: ConnectionLimits,
+        left: Arc<LeaveSignal>,
     ) -> Self {
         let usage = Arc::new(Usage::of(Arc::clone(&place.address)));
         Self {

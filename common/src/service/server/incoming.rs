@@ -23,7 +23,7 @@ use tokio_stream::Stream;
 
 use super::{
     addresses::{Addresses, NoPlace},
-    connections::{Connection, Left, Limits, Usage},
+    connections::{Connection, ConnectionLimits, LeaveSignal, Usage},
 };
 
 /// Pause after a failed accept, for example when files run out.
@@ -33,7 +33,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const WAITING_MAX: usize = 32;
 
 /// An accepted connection that has no place yet.
-struct Waiting {
+struct WaitingConnection {
     stream: TcpStream,
     address: IpAddr,
     /// Why there was no place at the last look.
@@ -41,23 +41,23 @@ struct Waiting {
 }
 
 /// The connections of a listener, each as soon as it may be open.
-pub(super) struct Incoming {
+pub(super) struct IncomingConnections {
     listener: TcpListener,
-    limits: Limits,
+    limits: ConnectionLimits,
     addresses: Addresses,
     wide: Arc<Semaphore>,
     open: Vec<Weak<Usage>>,
-    left: Arc<Left>,
+    left: Arc<LeaveSignal>,
     /// The earliest first.
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<WaitingConnection>,
     /// When to make room again for those that wait.
     look: Option<Pin<Box<Sleep>>>,
     /// When to accept again after a failure.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
-impl Incoming {
-    pub(super) fn new(listener: TcpListener, limits: Limits) -> Self {
+impl IncomingConnections {
+    pub(super) fn new(listener: TcpListener, limits: ConnectionLimits) -> Self {
         Self {
             listener,
             limits,
@@ -126,7 +126,7 @@ impl Incoming {
         if self.waiting.len() < WAITING_MAX {
             return true;
         }
-        let of_address = |waiting: &Waiting| waiting.why == NoPlace::OfAddress;
+        let of_address = |waiting: &WaitingConnection| waiting.why == NoPlace::OfAddress;
         let Some(index) = self.waiting.iter().position(of_address) else {
             return false;
         };
@@ -135,7 +135,7 @@ impl Incoming {
     }
 }
 
-impl Stream for Incoming {
+impl Stream for IncomingConnections {
     type Item = io::Result<Connection>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -168,7 +168,7 @@ impl Stream for Incoming {
             match ready!(self.listener.poll_accept(context)) {
                 // Without this option small answers wait for the peer's delayed acknowledgement.
                 Ok((stream, address)) => match stream.set_nodelay(true) {
-                    Ok(()) => self.waiting.push_back(Waiting {
+                    Ok(()) => self.waiting.push_back(WaitingConnection {
                         stream,
                         address: address.ip(),
                         why: NoPlace::Full,
@@ -194,7 +194,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(3_600);
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: ConnectionLimits = ConnectionLimits {
         connections: 2,
         first_call: LONG,
         unused: LONG,
@@ -202,13 +202,13 @@ mod tests {
         wide: 1,
     };
 
-    async fn listen(limits: Limits) -> (Incoming, std::net::SocketAddr) {
+    async fn listen(limits: ConnectionLimits) -> (IncomingConnections, std::net::SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let local = listener.local_addr().unwrap();
-        (Incoming::new(listener, limits), local)
+        (IncomingConnections::new(listener, limits), local)
     }
 
-    async fn next(incoming: &mut Incoming) -> Connection {
+    async fn next(incoming: &mut IncomingConnections) -> Connection {
         let connection = std::future::poll_fn(|context| Pin::new(&mut *incoming).poll_next(context));
         connection.await.unwrap().unwrap()
     }
@@ -238,7 +238,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_waits_takes_the_place_of_the_one_unused_for_longest() {
-        let (mut incoming, local) = listen(Limits {
+        let (mut incoming, local) = listen(ConnectionLimits {
             connections: 3,
             ..LIMITS
         })
@@ -266,7 +266,7 @@ mod tests {
 
     #[tokio::test]
     async fn address_with_its_share_waits_for_its_own_connections_and_other_addresses_do_not_wait() {
-        let (mut incoming, local) = listen(Limits {
+        let (mut incoming, local) = listen(ConnectionLimits {
             connections: 32,
             ..LIMITS
         })
@@ -306,7 +306,7 @@ mod tests {
 
     #[tokio::test]
     async fn first_connections_have_wide_windows_and_give_them_back() {
-        let (mut incoming, local) = listen(Limits {
+        let (mut incoming, local) = listen(ConnectionLimits {
             connections: 8,
             ..LIMITS
         })
@@ -324,7 +324,7 @@ mod tests {
 
     #[tokio::test]
     async fn connection_whose_peer_takes_nothing_ends_too() {
-        let (mut incoming, local) = listen(Limits {
+        let (mut incoming, local) = listen(ConnectionLimits {
             first_call: Duration::from_millis(20),
             ..LIMITS
         })
@@ -341,7 +341,7 @@ mod tests {
 
     #[tokio::test]
     async fn connection_that_never_makes_a_call_ends_and_one_that_is_used_does_not() {
-        let (mut incoming, local) = listen(Limits {
+        let (mut incoming, local) = listen(ConnectionLimits {
             first_call: Duration::from_millis(20),
             ..LIMITS
         })
@@ -359,7 +359,7 @@ mod tests {
 
     #[tokio::test]
     async fn connection_ends_when_its_last_call_is_long_over() {
-        let (mut incoming, local) = listen(Limits {
+        let (mut incoming, local) = listen(ConnectionLimits {
             first_call: Duration::from_millis(5),
             unused: Duration::from_millis(20),
             ..LIMITS

@@ -7,7 +7,7 @@ pub(super) const KINDS: usize = 6;
 
 /// The caller of a call, as far as the method shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum CallKind {
     /// Roles: the acceptor's methods, and a learner's Fill request to a proposer.
     Peers,
     /// Applications: commands and reads. Standbys forward commands by the same methods.
@@ -22,7 +22,7 @@ pub(super) enum Kind {
     Watches,
 }
 
-impl Kind {
+impl CallKind {
     pub(super) fn of_path(path: &str) -> Self {
         match path {
             "/grpc.health.v1.Health/Check" => return Self::Checks,
@@ -85,7 +85,7 @@ impl Kind {
 pub(super) struct OpenCalls([AtomicUsize; KINDS]);
 
 impl OpenCalls {
-    pub(super) fn of(&self, kind: Kind) -> &AtomicUsize {
+    pub(super) fn of(&self, kind: CallKind) -> &AtomicUsize {
         &self.0[kind as usize]
     }
 }

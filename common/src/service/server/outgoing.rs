@@ -29,7 +29,7 @@ use tonic::{Extensions, Status};
 
 use super::connections::Usage;
 use crate::wire::status;
-use pool::{Charge, Full, LOOK, Pool};
+use pool::{Charge, LOOK, Pool, PoolFull};
 
 mod pool;
 
@@ -133,7 +133,7 @@ impl Account {
     ///
     /// # Errors
     /// Nothing is reserved, there is no room, and the answer may be refused.
-    pub(super) fn hand_over(&self, part: Bytes) -> Result<Parts, Full> {
+    pub(super) fn hand_over(&self, part: Bytes) -> Result<Parts, PoolFull> {
         let bytes = part.len();
         let mut reserved = self.reserved();
         let charge = match reserved.take() {

@@ -20,10 +20,10 @@ const BYTES_NEVER: usize = 2 * BYTES_MAX;
 
 /// All incomplete messages.
 #[derive(Debug, Default)]
-pub(super) struct Partials(Mutex<State>);
+pub(super) struct Partials(Mutex<PartialState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct PartialState {
     bytes: usize,
     next_key: u64,
     open: BTreeMap<u64, Partial>,
@@ -38,7 +38,7 @@ struct Partial {
 
 /// There is no room for more bytes of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Full;
+pub(super) struct NoRoom;
 
 /// The bytes of an incomplete message; dropping this value gives the bytes back.
 pub(super) struct Share {
@@ -74,12 +74,12 @@ impl Partials {
         self.lock().bytes
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PartialState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl PartialState {
     /// Cuts off the longest stalled messages, until `excess` bytes will be free.
     fn free(&mut self, excess: usize) {
         let already = self
@@ -104,10 +104,10 @@ impl Share {
     /// This many bytes of the message have arrived.
     ///
     /// # Errors There is no room for this many bytes.
-    pub(super) fn grow_to(&mut self, bytes: usize) -> Result<(), Full> {
+    pub(super) fn grow_to(&mut self, bytes: usize) -> Result<(), NoRoom> {
         let mut state = self.partials.lock();
         let Some(partial) = state.open.get_mut(&self.key) else {
-            return Err(Full);
+            return Err(NoRoom);
         };
         let more = bytes.saturating_sub(partial.bytes);
         partial.bytes += more;
@@ -118,7 +118,7 @@ impl Share {
             state.free(excess);
         }
         if state.bytes > BYTES_NEVER {
-            Err(Full)
+            Err(NoRoom)
         } else {
             Ok(())
         }
@@ -178,7 +178,7 @@ mod tests {
             .collect();
         assert!(grown.iter().all(Result::is_ok));
         let mut late = partials.share();
-        assert_eq!(late.grow_to(1), Err(Full));
+        assert_eq!(late.grow_to(1), Err(NoRoom));
         stuck.pop();
         assert_eq!(late.grow_to(2), Ok(()));
     }

@@ -17,7 +17,7 @@ use tonic::Status;
 use super::{
     addresses::may_take,
     connections::Usage,
-    kinds::{Kind, OpenCalls},
+    kinds::{CallKind, OpenCalls},
 };
 use crate::wire::status;
 
@@ -26,18 +26,22 @@ const FEW: usize = 8;
 
 /// An open call, until this value is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    kind: Kind,
+pub(super) struct CallPlace {
+    kind: CallKind,
     all: Arc<OpenCalls>,
     usage: Option<Arc<Usage>>,
 }
 
-impl Place {
+impl CallPlace {
     /// Opens a call of `kind` on the connection with this usage.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED: too many calls are open.
-    pub(super) fn take(all: &Arc<OpenCalls>, kind: Kind, usage: Option<Arc<Usage>>) -> Result<Self, Status> {
+    pub(super) fn take(
+        all: &Arc<OpenCalls>,
+        kind: CallKind,
+        usage: Option<Arc<Usage>>,
+    ) -> Result<Self, Status> {
         let (most, most_of_connection) = kind.most();
         // Counts from here on, until dropped.
         let place = Self {
@@ -62,7 +66,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for CallPlace {
     fn drop(&mut self) {
         self.all.of(self.kind).fetch_sub(1, Ordering::Relaxed);
         if let Some(usage) = &self.usage {
@@ -77,19 +81,19 @@ mod tests {
     use super::*;
     use crate::service::server::kinds::KINDS;
 
-    const KINDS_ALL: [Kind; KINDS] = [
-        Kind::Peers,
-        Kind::Clients,
-        Kind::Probes,
-        Kind::Reflection,
-        Kind::Checks,
-        Kind::Watches,
+    const KINDS_ALL: [CallKind; KINDS] = [
+        CallKind::Peers,
+        CallKind::Clients,
+        CallKind::Probes,
+        CallKind::Reflection,
+        CallKind::Checks,
+        CallKind::Watches,
     ];
 
     /// Opens as many calls as a connection may open now.
-    fn open_all(all: &Arc<OpenCalls>, kind: Kind) -> Vec<Place> {
+    fn open_all(all: &Arc<OpenCalls>, kind: CallKind) -> Vec<CallPlace> {
         let usage = Arc::new(Usage::new());
-        let open = || Place::take(all, kind, Some(Arc::clone(&usage))).ok();
+        let open = || CallPlace::take(all, kind, Some(Arc::clone(&usage))).ok();
         std::iter::from_fn(open).take(10_000).collect()
     }
 
@@ -112,7 +116,7 @@ mod tests {
             );
             for other in KINDS_ALL.into_iter().filter(|&other| other != kind) {
                 assert!(
-                    Place::take(&all, other, None).is_ok(),
+                    CallPlace::take(&all, other, None).is_ok(),
                     "{other:?} beside {kind:?}"
                 );
             }
@@ -124,7 +128,7 @@ mod tests {
     #[test]
     fn one_connection_alone_may_have_as_many_calls_as_http_2_lets_it_open() {
         let all = Arc::new(OpenCalls::default());
-        let most = open_all(&all, Kind::Clients).len();
+        let most = open_all(&all, CallKind::Clients).len();
         assert!(
             most >= super::super::STREAMS_PER_CONNECTION_MAX as usize,
             "{most}"
@@ -133,10 +137,10 @@ mod tests {
 
     #[test]
     fn newcomers_find_calls_beside_many_greedy_connections() {
-        for kind in [Kind::Peers, Kind::Clients, Kind::Probes] {
+        for kind in [CallKind::Peers, CallKind::Clients, CallKind::Probes] {
             let all = Arc::new(OpenCalls::default());
             let greedy: Vec<_> = (0..64).map(|_| Arc::new(Usage::new())).collect();
-            let open = |usage: &Arc<Usage>| Place::take(&all, kind, Some(Arc::clone(usage)));
+            let open = |usage: &Arc<Usage>| CallPlace::take(&all, kind, Some(Arc::clone(usage)));
             let most = kind.most().0;
             // Each connection opens as many calls as the reserve leaves.
             let mut places = Vec::new();
@@ -157,17 +161,18 @@ mod tests {
     #[test]
     fn connections_of_one_address_leave_half_to_other_addresses() {
         for kind in [
-            Kind::Peers,
-            Kind::Clients,
-            Kind::Probes,
-            Kind::Reflection,
-            Kind::Watches,
+            CallKind::Peers,
+            CallKind::Clients,
+            CallKind::Probes,
+            CallKind::Reflection,
+            CallKind::Watches,
         ] {
             let all = Arc::new(OpenCalls::default());
             let address = Arc::default();
             let open = |address: &Arc<_>| {
                 let usage = Arc::new(Usage::of(Arc::clone(address)));
-                let places = std::iter::from_fn(|| Place::take(&all, kind, Some(Arc::clone(&usage))).ok());
+                let places =
+                    std::iter::from_fn(|| CallPlace::take(&all, kind, Some(Arc::clone(&usage))).ok());
                 places.take(FEW).collect::<Vec<_>>()
             };
             let greedy: Vec<_> = (0..768).flat_map(|_| open(&address)).collect();
@@ -185,33 +190,33 @@ mod tests {
     #[test]
     fn hundreds_of_connections_never_open_more_than_the_process_may_have() {
         let all = Arc::new(OpenCalls::default());
-        let open: Vec<_> = (0..768).map(|_| open_all(&all, Kind::Clients)).collect();
+        let open: Vec<_> = (0..768).map(|_| open_all(&all, CallKind::Clients)).collect();
         let count: usize = open.iter().map(Vec::len).sum();
-        assert!(count <= Kind::Clients.most().0, "{count}");
-        assert!(count >= Kind::Clients.most().0 - 100, "{count}");
-        let checks: Vec<_> = (0..768).map(|_| open_all(&all, Kind::Checks)).collect();
+        assert!(count <= CallKind::Clients.most().0, "{count}");
+        assert!(count >= CallKind::Clients.most().0 - 100, "{count}");
+        let checks: Vec<_> = (0..768).map(|_| open_all(&all, CallKind::Checks)).collect();
         assert!(checks.iter().all(|checks| checks.len() == 2));
     }
 
     #[test]
     fn methods_are_of_the_kind_that_their_callers_are() {
         for (path, kind) in [
-            ("/paxos.v1.Acceptor/Accept", Kind::Peers),
-            ("/paxos.v1.Acceptor/Status", Kind::Probes),
-            ("/paxos.v1.Proposer/Propose", Kind::Clients),
-            ("/paxos.v1.Proposer/Fill", Kind::Peers),
-            ("/paxos.v1.Learner/Status", Kind::Probes),
-            ("/paxos.v1.Learner/Read", Kind::Clients),
-            ("/grpc.health.v1.Health/Check", Kind::Checks),
-            ("/grpc.health.v1.Health/Watch", Kind::Watches),
+            ("/paxos.v1.Acceptor/Accept", CallKind::Peers),
+            ("/paxos.v1.Acceptor/Status", CallKind::Probes),
+            ("/paxos.v1.Proposer/Propose", CallKind::Clients),
+            ("/paxos.v1.Proposer/Fill", CallKind::Peers),
+            ("/paxos.v1.Learner/Status", CallKind::Probes),
+            ("/paxos.v1.Learner/Read", CallKind::Clients),
+            ("/grpc.health.v1.Health/Check", CallKind::Checks),
+            ("/grpc.health.v1.Health/Watch", CallKind::Watches),
             (
                 "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-                Kind::Reflection,
+                CallKind::Reflection,
             ),
-            ("/", Kind::Probes),
-            ("", Kind::Probes),
+            ("/", CallKind::Probes),
+            ("", CallKind::Probes),
         ] {
-            assert_eq!(Kind::of_path(path), kind, "{path}");
+            assert_eq!(CallKind::of_path(path), kind, "{path}");
         }
     }
 }

@@ -79,10 +79,10 @@ where
         let log = span.log_span();
         let answering = self.services.call(request).instrument(log);
         Box::pin(async move {
-            let mut span = Told(Some(span));
+            let mut span = ResultSpan(Some(span));
             let response = answering.await?;
             if let Some(status) = Status::from_header_map(response.headers()) {
-                span.tell(status.code(), status.message());
+                span.end(status.code(), status.message());
             }
             Ok(response.map(|body| Body::new(Answer { body, span })))
         })
@@ -103,10 +103,10 @@ impl<S> Traced<S> {
 }
 
 /// A span that ends with the result of the request.
-struct Told(Option<Span>);
+struct ResultSpan(Option<Span>);
 
-impl Told {
-    fn tell(&mut self, code: Code, message: &str) {
+impl ResultSpan {
+    fn end(&mut self, code: Code, message: &str) {
         if let Some(mut span) = self.0.take() {
             span.answered(code, message);
             span.end();
@@ -114,16 +114,16 @@ impl Told {
     }
 }
 
-impl Drop for Told {
+impl Drop for ResultSpan {
     fn drop(&mut self) {
-        self.tell(Code::Cancelled, "the caller left before the answer");
+        self.end(Code::Cancelled, "the caller left before the answer");
     }
 }
 
 /// An outgoing answer.
 struct Answer {
     body: Body,
-    span: Told,
+    span: ResultSpan,
 }
 
 impl http_body::Body for Answer {
@@ -138,11 +138,11 @@ impl http_body::Body for Answer {
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) {
-                    self.span.tell(status.code(), status.message());
+                    self.span.end(status.code(), status.message());
                 }
             }
-            Some(Err(status)) => self.span.tell(status.code(), status.message()),
-            None => self.span.tell(Code::Ok, ""),
+            Some(Err(status)) => self.span.end(status.code(), status.message()),
+            None => self.span.end(Code::Ok, ""),
         }
         Poll::Ready(frame)
     }

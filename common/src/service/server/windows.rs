@@ -21,7 +21,7 @@ use tonic::{
     transport::{self, Server},
 };
 
-use super::{connections::Connection, incoming::Incoming};
+use super::{connections::Connection, incoming::IncomingConnections};
 
 /// Number of connections with wide windows: at one process, most clusters have fewer proposers, learners and clients.
 pub(super) const WIDE_MAX: usize = 32;
@@ -38,7 +38,7 @@ const NARROW_BYTES: u32 = 65_535;
 pub(super) async fn serve<S>(
     server: Server,
     services: S,
-    incoming: Incoming,
+    incoming: IncomingConnections,
     stop: CancellationToken,
 ) -> Result<(), transport::Error>
 where
@@ -69,7 +69,11 @@ where
 }
 
 /// Hands each connection to the server of its window, until a server is gone.
-async fn sort(mut incoming: Incoming, wide: mpsc::Sender<Connection>, narrow: mpsc::Sender<Connection>) {
+async fn sort(
+    mut incoming: IncomingConnections,
+    wide: mpsc::Sender<Connection>,
+    narrow: mpsc::Sender<Connection>,
+) {
     while let Some(connection) = incoming.next().await {
         // The listener reports its own failures and continues.
         let Ok(connection) = connection else { continue };

@@ -30,7 +30,7 @@ use tokio::{
 
 use super::{
     rate::{CALLERS_PER_SECOND, LEADERS_PER_SECOND, Rate},
-    settings::Settings,
+    settings::ExportSettings,
 };
 use crate::{
     service::{config::version, failure::Failure, stderr},
@@ -102,7 +102,7 @@ impl Exporting {
     }
 
     fn as_service(service: Exporter<'_>) -> Result<Self, String> {
-        let Some(settings) = Settings::from_env(|name| env::var(name).ok())? else {
+        let Some(settings) = ExportSettings::from_env(|name| env::var(name).ok())? else {
             return Ok(Self::off(service));
         };
         let resource = service.resource();
@@ -121,7 +121,7 @@ impl Exporting {
                 .build()
                 .map_err(|error| format!("cannot export traces: {error}"))?;
             SdkTracerProvider::builder()
-                .with_batch_exporter(Watched {
+                .with_batch_exporter(WatchedExporter {
                     exporter: Arc::new(exporter),
                     runtime: runtime.handle().clone(),
                     failing: AtomicBool::new(false),
@@ -249,7 +249,7 @@ impl IdGenerator for Ids {
 
 /// Reports once when the collector becomes unreachable, and once when the collector is reachable again.
 #[derive(Debug)]
-struct Watched<E> {
+struct WatchedExporter<E> {
     exporter: Arc<E>,
     runtime: Handle,
     failing: AtomicBool,
@@ -258,7 +258,7 @@ struct Watched<E> {
     endpoint: String,
 }
 
-impl<E: SpanExporter + 'static> SpanExporter for Watched<E> {
+impl<E: SpanExporter + 'static> SpanExporter for WatchedExporter<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let exporter = Arc::clone(&self.exporter);
         // The caller is a plain thread; timers need a runtime.

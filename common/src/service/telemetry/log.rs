@@ -37,14 +37,14 @@ const FLUSH_LOOK: Duration = Duration::from_millis(2);
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The process's queue; none before logging is set up.
-static QUEUE: OnceLock<Queue> = OnceLock::new();
+static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
 /// The form of the process's log; none before logging is set up.
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
 /// Writes log lines through a queue. Cheap to clone; clones share the queue.
 #[derive(Clone)]
-pub(super) struct Queue {
+pub(super) struct LogQueue {
     lines: NonBlocking,
     dropped: ErrorCounter,
     /// Lines handed in, including dropped lines.
@@ -56,10 +56,10 @@ pub(super) struct Queue {
     _guard: Arc<WorkerGuard>,
 }
 
-impl Queue {
+impl LogQueue {
     fn new(lines_max: usize, output: impl Write + Send + 'static) -> Self {
         let written = Arc::new(AtomicUsize::new(0));
-        let counted = Counted {
+        let counted = CountedOutput {
             output,
             written: written.clone(),
         };
@@ -94,13 +94,13 @@ impl Queue {
     }
 }
 
-impl fmt::Debug for Queue {
+impl fmt::Debug for LogQueue {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Queue").finish_non_exhaustive()
     }
 }
 
-impl Write for Queue {
+impl Write for LogQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.write_all(line)?;
         Ok(line.len())
@@ -116,7 +116,7 @@ impl Write for Queue {
     }
 }
 
-impl<'a> MakeWriter<'a> for Queue {
+impl<'a> MakeWriter<'a> for LogQueue {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
@@ -125,12 +125,12 @@ impl<'a> MakeWriter<'a> for Queue {
 }
 
 /// Counts the lines written to `output`.
-struct Counted<W> {
+struct CountedOutput<W> {
     output: W,
     written: Arc<AtomicUsize>,
 }
 
-impl<W: Write> Write for Counted<W> {
+impl<W: Write> Write for CountedOutput<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.output.write(bytes)
     }
@@ -147,10 +147,12 @@ impl<W: Write> Write for Counted<W> {
 }
 
 /// The process's queue to standard error; the first call makes it and fixes the format.
-pub(super) fn queue(format: LogFormat) -> Queue {
+pub(super) fn queue(format: LogFormat) -> LogQueue {
     // The first caller's format stays.
     let _ = FORMAT.set(format);
-    QUEUE.get_or_init(|| Queue::new(LINES_MAX, io::stderr())).clone()
+    QUEUE
+        .get_or_init(|| LogQueue::new(LINES_MAX, io::stderr()))
+        .clone()
 }
 
 /// How many log lines this process has dropped because standard error was not read.
@@ -171,7 +173,7 @@ pub async fn report_drops() {
     loop {
         tokio::time::sleep(REPORT_INTERVAL).await;
         let dropped = dropped_lines();
-        if dropped > reported && QUEUE.get().is_none_or(Queue::is_empty) {
+        if dropped > reported && QUEUE.get().is_none_or(LogQueue::is_empty) {
             tracing::warn!(
                 lines = dropped - reported,
                 "log lines were dropped: standard error was not read fast enough"
@@ -257,7 +259,7 @@ mod tests {
     fn full_queue_drops_lines_and_counts_them() {
         let (turn, turns) = mpsc::sync_channel(100);
         let taken = Arc::default();
-        let mut queue = Queue::new(
+        let mut queue = LogQueue::new(
             4,
             Slow {
                 turns,
@@ -298,7 +300,7 @@ mod tests {
                 Ok(())
             }
         }
-        let queue = Queue::new(10, Sender(sent));
+        let queue = LogQueue::new(10, Sender(sent));
         let peer = "a\nERROR faked \u{1b}[31m";
         let subscriber = tracing_subscriber::registry().with(super::super::text_layer(queue, false));
         tracing::subscriber::with_default(subscriber, || {
@@ -324,7 +326,7 @@ mod tests {
                 Ok(())
             }
         }
-        let mut queue = Queue::new(100, Full);
+        let mut queue = LogQueue::new(100, Full);
         for _ in 0..10 {
             queue.write_all(b"line\n").unwrap();
         }

@@ -2,7 +2,7 @@
 
 /// The endpoint of the export, and the sampled share.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Settings {
+pub(super) struct ExportSettings {
     pub(super) endpoint: String,
     pub(super) sampler: String,
 }
@@ -48,7 +48,7 @@ const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
 const SAMPLER_ARGUMENT: &str = "OTEL_TRACES_SAMPLER_ARG";
 const SAMPLER_DEFAULT: &str = "parentbased_always_on";
 
-impl Settings {
+impl ExportSettings {
     /// Reads the variables; none when traces are not exported.
     ///
     /// # Errors
@@ -86,7 +86,7 @@ impl Settings {
 /// The endpoint of metrics, by the same rules; none when metrics are not exported.
 ///
 /// # Errors
-/// As [`Settings::from_env`].
+/// As [`ExportSettings::from_env`].
 pub(crate) fn metrics_endpoint(variable: impl Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
     endpoint(variable, METRICS)
 }
@@ -138,8 +138,8 @@ fn check(name: &str, endpoint: &str, protocol: Option<(&str, String)>) -> Result
 mod tests {
     use super::*;
 
-    fn read(variables: &[(&str, &str)]) -> Result<Option<Settings>, String> {
-        Settings::from_env(|name| {
+    fn read(variables: &[(&str, &str)]) -> Result<Option<ExportSettings>, String> {
+        ExportSettings::from_env(|name| {
             let found = variables.iter().find(|(key, _)| *key == name);
             found.map(|(_, value)| (*value).to_owned())
         })

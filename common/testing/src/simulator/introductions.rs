@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use paxos_common::paxos::{
     identity::{CommitCounter, RunNumber},
     proposer::Event,
-    witness::{Finding, Guard, Run, Witnesses},
+    witness::{Guard, GuardFinding, Run, Witnesses},
 };
 
 use super::{
@@ -227,7 +227,7 @@ impl World<'_> {
         }
         // A learner doubts an acceptor, or refuses a rolled-back acceptor.
         for found in found {
-            if let Finding::Refused(went_back) = found {
+            if let GuardFinding::Refused(went_back) = found {
                 self.refused("a learner", went_back);
             }
         }

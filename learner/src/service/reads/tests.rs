@@ -65,7 +65,7 @@ fn unsound_reads_are_refused_and_the_limit_is_named() {
         (prefix(&"k".repeat(4_097), 1, b""), "4096"),
         (beyond, "slot"),
     ] {
-        let error = Read::new(request).unwrap_err();
+        let error = ReadQuery::new(request).unwrap_err();
         assert_eq!(error.code(), Code::InvalidArgument);
         assert!(error.message().contains(named), "{error}");
     }
@@ -76,7 +76,7 @@ fn pages(machine: &Machine, of: &str, limit: u32) -> Vec<Vec<String>> {
     let mut after = Bytes::new();
     let mut pages = Vec::new();
     loop {
-        let answer = Read::new(prefix(of, limit, &after)).unwrap().answer(machine);
+        let answer = ReadQuery::new(prefix(of, limit, &after)).unwrap().answer(machine);
         let text = |register: &pb::Register| String::from_utf8(register.key.to_vec()).unwrap();
         pages.push(answer.registers.iter().map(text).collect());
         after = answer.next_after;

@@ -22,7 +22,7 @@ pub(super) const LOOK: Duration = Duration::from_millis(250);
 /// The bytes of one purpose.
 pub(super) struct Pool {
     bytes_max: usize,
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<PoolState>,
 }
 
 impl fmt::Debug for Pool {
@@ -32,12 +32,12 @@ impl fmt::Debug for Pool {
 }
 
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct PoolState {
     pub(super) bytes: usize,
-    of_connections: HashMap<Connection, usize>,
+    of_connections: HashMap<ConnectionKey, usize>,
     next_key: u64,
-    pub(super) held: BTreeMap<u64, Held>,
-    waiting: VecDeque<Waiting>,
+    pub(super) held: BTreeMap<u64, HeldAnswer>,
+    waiting: VecDeque<WaitingCall>,
     /// A waiting call is not held back by the share of its connection: the call waits for the pool.
     is_scarce: bool,
     /// Time of the last search for stalled readers.
@@ -45,14 +45,14 @@ pub(super) struct State {
 }
 
 /// A connection, identified by the memory address of its usage; `None` for calls without a connection of ours.
-type Connection = Option<usize>;
+type ConnectionKey = Option<usize>;
 
-fn connection_of(usage: Option<&Arc<Usage>>) -> Connection {
+fn connection_of(usage: Option<&Arc<Usage>>) -> ConnectionKey {
     usage.map(|usage| Arc::as_ptr(usage) as usize)
 }
 
 /// The bytes of an answer.
-pub(super) struct Held {
+pub(super) struct HeldAnswer {
     bytes: usize,
     usage: Option<Arc<Usage>>,
     stage: Stage,
@@ -68,7 +68,7 @@ enum Stage {
     HandedOver { unread: usize },
 }
 
-impl Held {
+impl HeldAnswer {
     /// Whether the reader has taken nothing for too long.
     fn is_still(&self) -> bool {
         let patience = match self.stage {
@@ -81,7 +81,7 @@ impl Held {
 }
 
 /// A call waiting for room.
-pub(super) struct Waiting {
+pub(super) struct WaitingCall {
     bytes: usize,
     usage: Option<Arc<Usage>>,
     granted: oneshot::Sender<Charge>,
@@ -89,7 +89,7 @@ pub(super) struct Waiting {
 
 /// There is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) struct Full;
+pub(in super::super) struct PoolFull;
 
 impl Pool {
     pub(super) fn new(bytes_max: usize) -> Self {
@@ -99,7 +99,7 @@ impl Pool {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -117,7 +117,7 @@ impl Pool {
         state.is_scarce |= !state.has_share(self.bytes_max, bytes, usage);
         let (granted, receiver) = oneshot::channel();
         let usage = usage.cloned();
-        state.waiting.push_back(Waiting {
+        state.waiting.push_back(WaitingCall {
             bytes,
             usage,
             granted,
@@ -136,7 +136,7 @@ impl Pool {
 
     fn take_free(
         self: &Arc<Self>,
-        state: &mut State,
+        state: &mut PoolState,
         bytes: usize,
         usage: Option<&Arc<Usage>>,
     ) -> Option<Charge> {
@@ -154,19 +154,19 @@ impl Pool {
         self: &Arc<Self>,
         bytes: usize,
         usage: Option<&Arc<Usage>>,
-    ) -> Result<Charge, Full> {
+    ) -> Result<Charge, PoolFull> {
         let mut state = self.lock();
         if state.bytes + bytes > self.bytes_max {
-            return Err(Full);
+            return Err(PoolFull);
         }
         Ok(self.charge(&mut state, bytes, usage.cloned()))
     }
 
-    fn charge(self: &Arc<Self>, state: &mut State, bytes: usize, usage: Option<Arc<Usage>>) -> Charge {
+    fn charge(self: &Arc<Self>, state: &mut PoolState, bytes: usize, usage: Option<Arc<Usage>>) -> Charge {
         let key = state.next_key;
         state.next_key += 1;
         state.grow(connection_of(usage.as_ref()), bytes);
-        let held = Held {
+        let held = HeldAnswer {
             bytes,
             usage,
             stage: Stage::Unused,
@@ -178,7 +178,7 @@ impl Pool {
     }
 
     /// Gives room to the waiting calls, as far as there is room.
-    fn grant(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+    fn grant(self: &Arc<Self>, mut state: MutexGuard<'_, PoolState>) {
         if state.waiting.is_empty() {
             state.is_scarce = false;
             return;
@@ -258,13 +258,13 @@ impl Pool {
     }
 }
 
-impl State {
-    fn grow(&mut self, connection: Connection, bytes: usize) {
+impl PoolState {
+    fn grow(&mut self, connection: ConnectionKey, bytes: usize) {
         self.bytes += bytes;
         *self.of_connections.entry(connection).or_default() += bytes;
     }
 
-    fn shrink(&mut self, connection: Connection, bytes: usize) {
+    fn shrink(&mut self, connection: ConnectionKey, bytes: usize) {
         self.bytes -= bytes;
         if let Some(of_connection) = self.of_connections.get_mut(&connection) {
             *of_connection -= bytes;

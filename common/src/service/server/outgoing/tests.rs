@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    pool::{Held, PATIENCE, PATIENCE_UNUSED},
+    pool::{HeldAnswer, PATIENCE, PATIENCE_UNUSED},
     *,
 };
 
@@ -35,7 +35,7 @@ fn bytes(pool: &Pool) -> usize {
 
 /// Lets this much time pass for all held room, without a move of any reader.
 fn age(pool: &Pool, time: Duration) {
-    let back = |held: &mut Held| held.since = Instant::now() - time;
+    let back = |held: &mut HeldAnswer| held.since = Instant::now() - time;
     pool.lock().held.values_mut().for_each(back);
 }
 
@@ -81,7 +81,7 @@ async fn only_large_answers_take_room_and_are_refused_without_room() {
     assert_eq!(bytes(&pool), 0);
     let part = Bytes::from(vec![7; ALL / 2 + 1]);
     let first = account.hand_over(part.clone()).unwrap();
-    assert_eq!(account.hand_over(part.clone()).err(), Some(Full));
+    assert_eq!(account.hand_over(part.clone()).err(), Some(PoolFull));
     drop(first);
     assert!(account.hand_over(part).is_ok());
 }
