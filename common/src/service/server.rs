@@ -41,6 +41,7 @@ mod deadline;
 mod incoming;
 mod kinds;
 mod measured;
+mod observed;
 mod outgoing;
 mod partial;
 mod shares;

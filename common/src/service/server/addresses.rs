@@ -21,7 +21,8 @@ use std::{
 
 use super::kinds::OpenCalls;
 
-/// An address with fewer connections, or fewer open calls of a kind, may take whatever is free.
+/// An address with fewer connections, or fewer open calls of a kind, may take whatever is free. A connection with fewer
+/// open calls of a kind may use the reserve of this kind: see [`shares`](super::shares).
 pub(super) const FEW: usize = 8;
 
 /// Whether an owner of `owned` may take one more, if `open` of at most `most` are taken in all. For owners that can be

@@ -16,8 +16,6 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
 use opentelemetry::KeyValue;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
@@ -27,6 +25,7 @@ use tonic::{
     codegen::{BoxFuture, Service, http},
 };
 
+use super::observed::{AnswerObserver, observed};
 use crate::{
     service::metrics::{Durations, Metrics},
     trace::names::{RPC_METHOD, RPC_STATUS_CODE, RPC_SYSTEM},
@@ -146,12 +145,12 @@ impl Measured {
         }
     }
 
-    fn open(&self, path: &str) -> Option<Open> {
+    fn open(&self, path: &str) -> Option<MeasuredCall> {
         let instruments = Arc::clone(self.0.as_ref()?);
         let method = instruments.methods.get(path).unwrap_or(&instruments.other);
         let method = Arc::clone(method);
         method.open.fetch_add(1, Ordering::Relaxed);
-        Some(Open {
+        Some(MeasuredCall {
             instruments,
             method,
             begun: Instant::now(),
@@ -184,7 +183,7 @@ fn methods() -> impl Iterator<Item = (String, bool)> {
 
 /// A call during its answer. Dropping this value records the call.
 #[derive(Debug)]
-struct Open {
+struct MeasuredCall {
     instruments: Arc<Instruments>,
     method: Arc<Method>,
     begun: Instant,
@@ -193,16 +192,22 @@ struct Open {
     code: Option<usize>,
 }
 
-impl Open {
-    /// Takes the code from headers or trailers, if present.
-    fn look_for_code(&mut self, headers: &http::HeaderMap) {
+impl AnswerObserver for MeasuredCall {
+    fn headers(&mut self, headers: &http::HeaderMap) {
         if let Some(code) = headers.get("grpc-status") {
             self.code = Some(Code::from_bytes(code.as_bytes()) as usize);
         }
     }
+
+    fn failed(&mut self, status: &Status) {
+        self.code = Some(status.code() as usize);
+    }
+
+    /// An answer without a code is judged when this value is dropped.
+    fn ended(&mut self) {}
 }
 
-impl Drop for Open {
+impl Drop for MeasuredCall {
     fn drop(&mut self) {
         self.method.open.fetch_sub(1, Ordering::Relaxed);
         let left = if self.method.is_stream && self.is_opened {
@@ -255,7 +260,7 @@ where
 /// A call before the head of the answer.
 pub(super) struct Answering {
     answer: BoxFuture<http::Response<Body>, Infallible>,
-    open: Option<Open>,
+    open: Option<MeasuredCall>,
 }
 
 impl Future for Answering {
@@ -269,44 +274,7 @@ impl Future for Answering {
             return Poll::Ready(Ok(answer));
         };
         open.is_opened = true;
-        open.look_for_code(answer.headers());
-        Poll::Ready(Ok(answer.map(|body| Body::new(Outbound { body, open }))))
-    }
-}
-
-/// The rest of the answer.
-struct Outbound {
-    body: Body,
-    open: Open,
-}
-
-impl http_body::Body for Outbound {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        match &frame {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(trailers) = frame.trailers_ref() {
-                    self.open.look_for_code(trailers);
-                }
-            }
-            Poll::Ready(Some(Err(status))) => self.open.code = Some(status.code() as usize),
-            Poll::Ready(None) | Poll::Pending => {}
-        }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        Poll::Ready(Ok(observed(answer, open)))
     }
 }
 

@@ -1,10 +1,10 @@
 //! Limits of open calls: for each kind of call, for each connection, and for each peer address.
 //!
 //! Each kind has its own limit, so callers of different kinds do not compete. Within a kind, an eighth of all calls is
-//! a reserve for connections with fewer than 8 open calls. Of the rest, a connection may have at most five eighths as
-//! many open calls as are still free. One connection alone has a third of all (a client with 1,024 calls in flight has
-//! one connection), and eight connections have 86 % together. Any number of connections that share the rest leave the
-//! reserve to newcomers: to 48 newcomers for peers and clients. Health checks have no limit for the process, so every
+//! a reserve for connections with fewer than [`FEW`] open calls. Of the rest, a connection may have at most five eighths
+//! as many open calls as are still free. One connection alone has a third of all (a client with 1,024 calls in flight
+//! has one connection), and eight connections have 86 % together. Any number of connections that share the rest leave
+//! the reserve to newcomers: to 48 newcomers for peers and clients. Health checks have no limit for the process, so every
 //! check is answered. The limit for a connection implies a limit for the process, since connections are limited.
 //!
 //! All connections of one peer address together have at most half of the calls of a kind: see
@@ -15,14 +15,11 @@ use std::sync::{Arc, atomic::Ordering};
 use tonic::Status;
 
 use super::{
-    addresses::may_take,
+    addresses::{FEW, may_take},
     connections::Usage,
     kinds::{CallKind, OpenCalls},
 };
 use crate::wire::status;
-
-/// A connection with fewer open calls of a kind may use the reserve of this kind.
-const FEW: usize = 8;
 
 /// An open call, until this value is dropped.
 #[derive(Debug)]

@@ -4,12 +4,9 @@
 
 use std::{
     convert::Infallible,
-    pin::Pin,
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
 use tonic::{
     Code, Extensions, Status,
     body::Body,
@@ -17,6 +14,7 @@ use tonic::{
 };
 use tracing::Instrument as _;
 
+use super::observed::{AnswerObserver, observed};
 use crate::trace::{
     Incoming, Span, SpanContext, Tracer,
     names::{TRACEPARENT, method},
@@ -79,12 +77,8 @@ where
         let log = span.log_span();
         let answering = self.services.call(request).instrument(log);
         Box::pin(async move {
-            let mut span = ResultSpan(Some(span));
-            let response = answering.await?;
-            if let Some(status) = Status::from_header_map(response.headers()) {
-                span.end(status.code(), status.message());
-            }
-            Ok(response.map(|body| Body::new(Answer { body, span })))
+            let span = ResultSpan(Some(span));
+            Ok(observed(answering.await?, span))
         })
     }
 }
@@ -114,44 +108,24 @@ impl ResultSpan {
     }
 }
 
+impl AnswerObserver for ResultSpan {
+    fn headers(&mut self, headers: &http::HeaderMap) {
+        if let Some(status) = Status::from_header_map(headers) {
+            self.end(status.code(), status.message());
+        }
+    }
+
+    fn failed(&mut self, status: &Status) {
+        self.end(status.code(), status.message());
+    }
+
+    fn ended(&mut self) {
+        self.end(Code::Ok, "");
+    }
+}
+
 impl Drop for ResultSpan {
     fn drop(&mut self) {
         self.end(Code::Cancelled, "the caller left before the answer");
-    }
-}
-
-/// An outgoing answer.
-struct Answer {
-    body: Body,
-    span: ResultSpan,
-}
-
-impl http_body::Body for Answer {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
-        match &frame {
-            Some(Ok(frame)) => {
-                if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) {
-                    self.span.end(status.code(), status.message());
-                }
-            }
-            Some(Err(status)) => self.span.end(status.code(), status.message()),
-            None => self.span.end(Code::Ok, ""),
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
