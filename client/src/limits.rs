@@ -1,38 +1,25 @@
-//! The contract's limits, checked before anything is sent.
+//! The contract's limits, checked before anything is sent. The limits and their texts stand in
+//! [`paxos_common::wire::command`].
 
-use paxos_common::wire::command::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use paxos_proto::v1::{Command, Delete, Put, command::Operation};
+use paxos_common::wire::command::{self, InvalidCommand};
+use paxos_proto::v1::Command;
 
 /// A broken limit; the text names the limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LimitExceeded(pub(crate) String);
+
+impl From<InvalidCommand> for LimitExceeded {
+    fn from(invalid: InvalidCommand) -> Self {
+        Self(invalid.to_string())
+    }
+}
 
 /// Refuses a command refused by every proposer.
 ///
 /// # Errors
 /// The broken limit.
 pub(crate) fn check(command: &Command) -> Result<(), LimitExceeded> {
-    let invalid = |text: String| Err(LimitExceeded(text));
-    let (key, value) = match &command.operation {
-        None => return invalid("the command is empty: give an operation".to_owned()),
-        Some(Operation::OpenSession(_)) => return Ok(()),
-        Some(Operation::Append(append)) if append.record.is_empty() => {
-            return invalid(format!(
-                "the value is empty: 1 to {VALUE_BYTES_MAX} bytes are allowed"
-            ));
-        }
-        Some(Operation::Append(append)) => (None, append.record.len()),
-        Some(Operation::Put(Put { key, value, .. })) => (Some(key), value.len()),
-        Some(Operation::Delete(Delete { key, .. })) => (Some(key), 0),
-    };
-    if let Some(key) = key {
-        check_key(key)?;
-    }
-    if value > VALUE_BYTES_MAX {
-        return invalid(format!(
-            "the value has {value} bytes: at most {VALUE_BYTES_MAX} (1 MiB) are allowed"
-        ));
-    }
+    command::read(command)?;
     Ok(())
 }
 
@@ -41,13 +28,7 @@ pub(crate) fn check(command: &Command) -> Result<(), LimitExceeded> {
 /// # Errors
 /// The broken limit.
 pub(crate) fn check_key(key: &[u8]) -> Result<(), LimitExceeded> {
-    if key.is_empty() || key.len() > KEY_BYTES_MAX {
-        return Err(LimitExceeded(format!(
-            "the key has {} bytes: it must have 1 to {KEY_BYTES_MAX}",
-            key.len()
-        )));
-    }
-    Ok(())
+    Ok(command::check_key(key)?)
 }
 
 /// Refuses a prefix too long for any key; the empty prefix is the prefix of all keys.
@@ -55,20 +36,16 @@ pub(crate) fn check_key(key: &[u8]) -> Result<(), LimitExceeded> {
 /// # Errors
 /// The broken limit.
 pub(crate) fn check_prefix(prefix: &[u8]) -> Result<(), LimitExceeded> {
-    if prefix.len() > KEY_BYTES_MAX {
-        return Err(LimitExceeded(format!(
-            "the prefix has {} bytes: it must have at most {KEY_BYTES_MAX}",
-            prefix.len()
-        )));
-    }
-    Ok(())
+    Ok(command::check_prefix(prefix)?)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use bytes::Bytes;
-    use paxos_proto::v1::{Append, OpenSession};
+    use paxos_common::wire::command::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+    use paxos_proto::v1::{Append, OpenSession, Put, command::Operation};
+
+    use super::*;
 
     fn verdict(operation: Operation) -> Result<(), LimitExceeded> {
         check(&Command {

@@ -34,6 +34,9 @@ pub enum InvalidCommand {
     /// An oversized key.
     #[error("the key has {0} bytes: at most {KEY_BYTES_MAX} are allowed")]
     LongKey(usize),
+    /// An oversized prefix of keys.
+    #[error("the prefix has {0} bytes: no key has more than {KEY_BYTES_MAX}")]
+    LongPrefix(usize),
     /// An oversized value.
     #[error("the value has {0} bytes: at most {VALUE_BYTES_MAX} are allowed")]
     LongValue(usize),
@@ -208,6 +211,18 @@ pub fn check_key(key: &[u8]) -> Result<(), InvalidCommand> {
         0 => Err(InvalidCommand::EmptyKey),
         1..=KEY_BYTES_MAX => Ok(()),
         len => Err(InvalidCommand::LongKey(len)),
+    }
+}
+
+/// Checks that a prefix is no longer than the longest key. Unlike a key, a prefix may be empty.
+///
+/// # Errors
+/// The prefix is oversized.
+pub fn check_prefix(prefix: &[u8]) -> Result<(), InvalidCommand> {
+    if prefix.len() <= KEY_BYTES_MAX {
+        Ok(())
+    } else {
+        Err(InvalidCommand::LongPrefix(prefix.len()))
     }
 }
 

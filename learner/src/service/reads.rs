@@ -7,7 +7,7 @@ use paxos_common::{
         slot::Version,
     },
     wire::{
-        command::{InvalidCommand, KEY_BYTES_MAX, check_key},
+        command::{KEY_BYTES_MAX, check_key, check_prefix},
         status::invalid_argument,
     },
 };
@@ -129,13 +129,8 @@ pub(super) fn read_key(key: Bytes) -> Result<Bytes, Status> {
 
 /// Checks a prefix. Unlike a key, a prefix may be empty.
 pub(super) fn read_prefix(prefix: Bytes) -> Result<Bytes, Status> {
-    match check_key(&prefix) {
-        Ok(()) | Err(InvalidCommand::EmptyKey) => Ok(prefix),
-        Err(_) => Err(invalid_argument(format!(
-            "the prefix has {} bytes: no key has more than {KEY_BYTES_MAX}",
-            prefix.len()
-        ))),
-    }
+    check_prefix(&prefix).map_err(|error| invalid_argument(error.to_string()))?;
+    Ok(prefix)
 }
 
 fn read_after(after: Bytes, prefix: &Bytes) -> Result<Option<Bytes>, Status> {

@@ -326,7 +326,7 @@ async fn usage_errors_exit_2_and_say_what_would_be_right() {
     fails(
         &["propose", ""],
         USAGE,
-        &["the value is empty", "1 to 1048576 bytes"],
+        &["an empty record cannot be appended", "1 to 1048576 bytes"],
     )
     .await;
     fails(
