@@ -22,8 +22,8 @@ use crate::{
 const READ_AHEAD: usize = 16;
 /// Longest silence of a learner: a learner opens a stream at once, and then sends a message at least once a second.
 const LEARNER_SILENCE_MAX: Duration = Duration::from_secs(4);
-/// Pauses between rounds over the learners, from the shortest to the longest.
-const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// Pauses between rounds over the learners, and between tries of an election, from the shortest to the longest.
+pub(crate) const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// The followed content, and how far it has been reported.
 pub(crate) trait FollowedContent: Send + 'static {

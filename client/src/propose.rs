@@ -17,7 +17,8 @@ use crate::{
 };
 
 /// Pauses between attempts of a command, from the shortest to the longest.
-pub(crate) const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+pub(crate) const ATTEMPT_PAUSE: (Duration, Duration) =
+    (Duration::from_millis(10), Duration::from_millis(500));
 
 impl Client {
     /// Why nothing was proposed before the deadline.
@@ -94,7 +95,7 @@ pub(crate) async fn repeat<F>(
 where
     F: Future<Output = Result<Version, Failed>>,
 {
-    let mut pause = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
+    let mut pause = Backoff::new(ATTEMPT_PAUSE.0, ATTEMPT_PAUSE.1);
     let mut last = None;
     loop {
         match attempt(deadline).await {

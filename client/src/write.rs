@@ -15,7 +15,7 @@ use crate::{
     error::{Cause, Failed, Unanswered, WriteError},
     learners::CallOptions,
     limits,
-    propose::RETRY_PAUSE,
+    propose::ATTEMPT_PAUSE,
     registers::{Current, Register, Written},
     session::Session,
 };
@@ -196,7 +196,7 @@ impl Attempts {
         Self {
             deadline,
             longest: ATTEMPT_PATIENCE.1,
-            pause: Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1),
+            pause: Backoff::new(ATTEMPT_PAUSE.0, ATTEMPT_PAUSE.1),
         }
     }
 

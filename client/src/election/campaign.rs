@@ -14,10 +14,8 @@ use super::{
 use crate::{
     ChangePage, Condition, Version, Written,
     error::{SubscribeError, WriteError},
+    follow::RETRY_PAUSE,
 };
-
-/// Pauses after a try with an unknown outcome, from the shortest to the longest.
-const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// A won election, and the winning writes.
 #[derive(Clone, Copy, Debug)]
