@@ -163,8 +163,8 @@ impl Hearing {
     pub(crate) async fn watch_silence(&self) {
         loop {
             let silent_at = self.lock().silent_at();
-            let is_told = self.news.borrow().silent;
-            let Some(silent_at) = silent_at.filter(|_| !is_told) else {
+            let is_shown = self.news.borrow().silent;
+            let Some(silent_at) = silent_at.filter(|_| !is_shown) else {
                 self.moved.notified().await;
                 continue;
             };

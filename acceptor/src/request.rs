@@ -168,8 +168,8 @@ impl Release {
     pub(crate) fn send(self, shared: &Shared, stamp: Stamp) {
         match self {
             Self::Form(answer, result) => {
-                let told = result.map(|stored| stored.map(|()| shared.published()));
-                drop(answer.send(told));
+                let shown = result.map(|stored| stored.map(|()| shared.published()));
+                drop(answer.send(shown));
             }
             Self::Prepare { answer, result, .. } => {
                 drop(answer.send(result.map(|result| (stamp, result))));

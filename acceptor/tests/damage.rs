@@ -13,7 +13,7 @@ use paxos_common::{
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 use support::{
     run::open,
-    story::{COMMITS, DATABASE, End, Files, LOG, Story, assert_refused, change_by_sql, judge},
+    story::{COMMITS, DATABASE, Files, LOG, Story, StoryEnd, assert_refused, change_by_sql, judge},
 };
 
 #[tokio::test]
@@ -25,13 +25,13 @@ async fn end_of_a_process_at_any_commit_loses_nothing() {
         let (files, answered) = story.killed().await;
         assert_eq!(
             judge(scratch.path(), &files, &answered, "killed").await,
-            End::Sound(0)
+            StoryEnd::Sound(0)
         );
     }
     let (files, answered) = story.closed().await;
     assert_eq!(
         judge(scratch.path(), &files, &answered, "closed").await,
-        End::Sound(0)
+        StoryEnd::Sound(0)
     );
 }
 
@@ -55,7 +55,9 @@ async fn flipped_bit_anywhere_is_found_or_harmless() {
             let what = format!("bit {} of byte {at} of {name} ({length} bytes)", flip % 8);
             let flipped = files.with(name, |bytes| bytes[at] ^= 1 << (flip % 8));
             let end = judge(scratch.path(), &flipped, answered, &what).await;
-            *refused.entry((name, matches!(end, End::Refused(_)))).or_insert(0) += 1;
+            *refused
+                .entry((name, matches!(end, StoryEnd::Refused(_))))
+                .or_insert(0) += 1;
         }
     }
     println!("refused: {refused:?}");
@@ -136,7 +138,7 @@ async fn log_that_is_cut_lost_or_of_another_time_is_refused() {
         "old counter",
     )
     .await;
-    assert_eq!(end, End::Sound(0));
+    assert_eq!(end, StoryEnd::Sound(0));
 }
 
 #[tokio::test]
@@ -169,9 +171,9 @@ async fn files_of_different_times_are_refused_and_left_unchanged() {
     }
     // A whole older copy is not refused here, but by the other acceptors.
     let end = judge(scratch.path(), &old, &old_answered, "an older copy").await;
-    assert_eq!(end, End::Sound(0));
+    assert_eq!(end, StoryEnd::Sound(0));
     let end = judge(scratch.path(), &new, &answered, "the right files").await;
-    assert_eq!(end, End::Sound(0));
+    assert_eq!(end, StoryEnd::Sound(0));
 }
 
 #[tokio::test]
@@ -332,15 +334,15 @@ async fn changed_column_leads_to_a_sound_start_or_a_refusal() {
                 let end = judge(scratch.path(), &changed, &answered, &what).await;
                 let is_trace = change.starts_with("traceparent");
                 match (table, &end) {
-                    ("promise", End::Sound(0)) => {}
+                    ("promise", StoryEnd::Sound(0)) => {}
                     // Without the trace context, a row is as sound as before.
-                    ("vote", End::Sound(unknown)) if *unknown == usize::from(!is_trace) => {}
-                    ("vote", End::Refused(text)) if change.starts_with("slot") => {
+                    ("vote", StoryEnd::Sound(unknown)) if *unknown == usize::from(!is_trace) => {}
+                    ("vote", StoryEnd::Refused(text)) if change.starts_with("slot") => {
                         assert!(text.contains("(vote)"), "{what}: {text}");
                     }
                     ("promise" | "vote", end) => panic!("{what}: {end:?}"),
                     // The other acceptors judge the list of runs.
-                    ("run", end) => assert!(matches!(end, End::Sound(0)), "{what}: {end:?}"),
+                    ("run", end) => assert!(matches!(end, StoryEnd::Sound(0)), "{what}: {end:?}"),
                     (_, end) => assert_refused(end, &[&format!("({table})")]),
                 }
             }

@@ -17,7 +17,7 @@ use paxos_common::{
 use paxos_proto::v1::{self as pb, accept_response::Answer};
 use support::{
     accept, ballot,
-    process::{Client, Process, form},
+    process::{Process, ProcessClient, form},
     value,
 };
 use tokio::sync::mpsc;
@@ -25,14 +25,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 /// A leader that waits for the answer to each message.
-struct Leader {
+struct RawLeader {
     cluster: ClusterId,
     requests: mpsc::Sender<pb::AcceptRequest>,
     answers: Streaming<pb::AcceptResponse>,
 }
 
-impl Leader {
-    async fn open(mut client: Client, cluster: ClusterId) -> Self {
+impl RawLeader {
+    async fn open(mut client: ProcessClient, cluster: ClusterId) -> Self {
         let (requests, receiver) = mpsc::channel(1);
         let answers = client.accept(ReceiverStream::new(receiver)).await.unwrap();
         Self {
@@ -102,7 +102,7 @@ async fn commit_whose_sync_failed_is_not_answered_and_is_the_last() {
     let directory = tempfile::tempdir().unwrap();
     let mut process = Process::start(directory.path());
     let cluster = form(&mut process.client()).await.cluster_id();
-    let mut leader = Leader::open(process.client(), cluster).await;
+    let mut leader = RawLeader::open(process.client(), cluster).await;
     assert!(leader.propose(1, 0, [(0, value("before"))]).await.is_some());
     let Some(_strace) = Strace::fail_sync(&process, u32::try_from(SOUND).unwrap() + 1) else {
         return;
@@ -125,13 +125,13 @@ async fn commit_whose_sync_failed_is_not_answered_and_is_the_last() {
 
 /// Everything sent by a stream of pages or frames, up to a slot.
 #[derive(Default)]
-struct Told {
+struct ShownRows {
     rows: Vec<pb::Row>,
     /// The watermark of each page with the page's last slot.
     watermarks: Vec<(u64, u64)>,
 }
 
-impl Told {
+impl ShownRows {
     fn take(&mut self, rows: Vec<pb::Row>, chosen_to: u64) {
         if let Some(last) = rows.last() {
             self.watermarks.push((last.slot, chosen_to));
@@ -145,7 +145,7 @@ impl Told {
     }
 }
 
-async fn observe(client: &mut Client, cluster: ClusterId) -> Streaming<pb::ObserveFrame> {
+async fn observe(client: &mut ProcessClient, cluster: ClusterId) -> Streaming<pb::ObserveFrame> {
     let request = pb::ObserveRequest {
         caller: Some(caller(Some(cluster))),
         kind: pb::ObserveKind::Values.into(),
@@ -154,7 +154,7 @@ async fn observe(client: &mut Client, cluster: ClusterId) -> Streaming<pb::Obser
     client.observe(request).await.unwrap().into_inner()
 }
 
-async fn wait_for(client: &mut Client, is_so: impl Fn(&pb::AcceptorStatusResponse) -> bool) {
+async fn wait_for(client: &mut ProcessClient, is_so: impl Fn(&pb::AcceptorStatusResponse) -> bool) {
     let look = async {
         loop {
             let status = client.status(pb::AcceptorStatusRequest {}).await.unwrap();
@@ -177,7 +177,7 @@ async fn damaged_and_missing_rows_are_found_by_the_scrub_and_repaired() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(directory.path());
     let cluster = form(&mut process.client()).await.cluster_id();
-    let mut leader = Leader::open(process.client(), cluster).await;
+    let mut leader = RawLeader::open(process.client(), cluster).await;
     let of = |slot| (slot, value(&format!("value {slot}")));
     leader.propose(1, 0, (0..ROWS).map(of)).await.unwrap();
     leader.propose(1, ROWS, [of(ROWS)]).await.unwrap();
@@ -194,7 +194,7 @@ async fn damaged_and_missing_rows_are_found_by_the_scrub_and_repaired() {
     let found = |status: &pb::AcceptorStatusResponse| status.damaged_rows == 2 && status.chosen_to == DAMAGED;
     wait_for(&mut client, found).await;
 
-    let mut told = Told::default();
+    let mut told = ShownRows::default();
     let mut frames = observe(&mut client, cluster).await;
     while told.rows.len() <= usize::try_from(ROWS).unwrap() {
         let frame = frames.message().await.unwrap().unwrap();
@@ -206,7 +206,7 @@ async fn damaged_and_missing_rows_are_found_by_the_scrub_and_repaired() {
         assert_eq!(chosen_to, ROWS, "{last}: {chosen_to}");
     }
 
-    let mut told = Told::default();
+    let mut told = ShownRows::default();
     let prepare = pb::PrepareRequest {
         caller: Some(caller(Some(cluster))),
         ballot: Some(ballot(2).into()),
@@ -227,7 +227,7 @@ async fn damaged_and_missing_rows_are_found_by_the_scrub_and_repaired() {
         "a promise speaks for all of it"
     );
 
-    let mut leader = Leader::open(process.client(), cluster).await;
+    let mut leader = RawLeader::open(process.client(), cluster).await;
     let accepted = leader.propose(2, ROWS, [of(DAMAGED)]).await.unwrap();
     assert_eq!(accepted.chosen_to, MISSING);
     let accepted = leader.propose(2, ROWS, [of(MISSING)]).await.unwrap();

@@ -15,19 +15,19 @@ use paxos_proto::v1::{accept_response::Answer, acceptor_client::AcceptorClient};
 use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use support::{
     accept,
-    process::{Client, command, form},
+    process::{ProcessClient, command, form},
     value,
 };
 use tokio::{sync::mpsc, time::sleep};
 use tokio_stream::wrappers::ReceiverStream;
 
 /// An acceptor with its log in a file. Killed when dropped.
-struct Logged {
+struct LoggedLines {
     child: Child,
     log: PathBuf,
 }
 
-impl Logged {
+impl LoggedLines {
     fn start(directory: &Path) -> Self {
         let log = directory.join("log");
         let mut command = command(&directory.join("data"));
@@ -47,7 +47,7 @@ impl Logged {
         }
     }
 
-    async fn client(&mut self) -> Client {
+    async fn client(&mut self) -> ProcessClient {
         let line = self.says("\"address\":\"http://127.0.0.1:").await;
         let (_, rest) = line.split_once("\"address\":\"").unwrap();
         let (url, _) = rest.split_once('"').unwrap();
@@ -69,7 +69,7 @@ impl Logged {
     }
 }
 
-impl Drop for Logged {
+impl Drop for LoggedLines {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -90,7 +90,7 @@ async fn unlock(mut holder: SqliteConnection) {
 }
 
 /// Proposes a value; the answer arrives at the receiver.
-async fn propose(client: &Client, cluster: ClusterId, slot: u64) -> mpsc::Receiver<Option<Answer>> {
+async fn propose(client: &ProcessClient, cluster: ClusterId, slot: u64) -> mpsc::Receiver<Option<Answer>> {
     let (sender, answers) = mpsc::channel(1);
     let mut client = client.clone();
     let message = accept_request(&accept(1, slot, [(slot, value("value"))]), cluster);
@@ -112,7 +112,7 @@ async fn propose(client: &Client, cluster: ClusterId, slot: u64) -> mpsc::Receiv
 #[tokio::test]
 async fn commit_waits_for_the_lock_of_another_process() {
     let directory = tempfile::tempdir().unwrap();
-    let mut process = Logged::start(directory.path());
+    let mut process = LoggedLines::start(directory.path());
     let mut client = process.client().await;
     let cluster = form(&mut client).await.cluster_id();
     let holder = lock(directory.path()).await;
@@ -130,7 +130,7 @@ async fn commit_waits_for_the_lock_of_another_process() {
 #[tokio::test]
 async fn stop_and_start_work_while_another_process_holds_the_lock() {
     let directory = tempfile::tempdir().unwrap();
-    let mut process = Logged::start(directory.path());
+    let mut process = LoggedLines::start(directory.path());
     let mut client = process.client().await;
     let cluster = form(&mut client).await.cluster_id();
     let holder = lock(directory.path()).await;
@@ -139,11 +139,11 @@ async fn stop_and_start_work_while_another_process_holds_the_lock() {
     assert_eq!(process.stop(), Some(0));
     drop(process);
     // The next process starts, logs the lock, and can be stopped as well.
-    let mut process = Logged::start(directory.path());
+    let mut process = LoggedLines::start(directory.path());
     process.says("another process holds a lock").await;
     assert_eq!(process.stop(), Some(0));
     drop(process);
-    let mut process = Logged::start(directory.path());
+    let mut process = LoggedLines::start(directory.path());
     process.says("another process holds a lock").await;
     unlock(holder).await;
     let client = process.client().await;
@@ -156,7 +156,7 @@ async fn start_waits_for_a_reader_in_another_process_and_says_so_once() {
     /// Several times longer than SQLite waits for a reader.
     const READS_FOR: Duration = Duration::from_secs(7);
     let directory = tempfile::tempdir().unwrap();
-    let mut process = Logged::start(directory.path());
+    let mut process = LoggedLines::start(directory.path());
     let mut client = process.client().await;
     form(&mut client).await;
     // Killed, so that a log is left to empty.
@@ -168,7 +168,7 @@ async fn start_waits_for_a_reader_in_another_process_and_says_so_once() {
         .fetch_all(&mut reader)
         .await
         .unwrap();
-    let mut process = Logged::start(directory.path());
+    let mut process = LoggedLines::start(directory.path());
     let line = process.says("another process reads this file").await;
     assert!(line.contains("acceptor.db"), "{line}");
     sleep(READS_FOR).await;

@@ -22,14 +22,14 @@ use paxos_common::{
 };
 use support::{
     accept, ballot, configuration,
-    run::{Disk, Run, damage},
+    run::{AcceptorRun, TestDisk, damage},
     slot, value,
 };
 
 /// Loses the last commit at every start.
 struct Forgetful(MemoryDisk);
 
-impl Disk for Forgetful {
+impl TestDisk for Forgetful {
     type Store = MemoryStore;
 
     async fn open(&self, run: u64) -> (MemoryStore, RecoveredRun) {
@@ -40,8 +40,8 @@ impl Disk for Forgetful {
 
 /// Everything committed is present in the next run: the promise with its address, the configuration, the latest vote of
 /// each slot, the watermark, the counters and the runs.
-async fn reopening_keeps_everything_committed(disk: &impl Disk) {
-    let mut first = Run::begin(disk, 1).await;
+async fn reopening_keeps_everything_committed(disk: &impl TestDisk) {
+    let mut first = AcceptorRun::begin(disk, 1).await;
     assert_eq!(first.opened.recovered.membership, Membership::Blank);
     assert!(first.opened.past_runs.is_empty());
     first.form().await;
@@ -61,7 +61,7 @@ async fn reopening_keeps_everything_committed(disk: &impl Disk) {
     assert_eq!(first.core.chosen_to(), slot(2));
     first.store.close().await;
 
-    let second = Run::begin(disk, 2).await;
+    let second = AcceptorRun::begin(disk, 2).await;
     let recovered = &second.opened.recovered;
     assert_eq!(recovered.uuid, uuid);
     assert_eq!(
@@ -115,8 +115,8 @@ async fn reopening_keeps_everything_committed(disk: &impl Disk) {
 }
 
 /// Pages are bounded, leave nothing out, repeat nothing.
-async fn pages_cover_a_long_log_exactly(disk: &impl Disk) {
-    let mut run = Run::begin(disk, 1).await;
+async fn pages_cover_a_long_log_exactly(disk: &impl TestDisk) {
+    let mut run = AcceptorRun::begin(disk, 1).await;
     run.form().await;
     run.prepare(1).await;
     // Odd counts, so that padding shows; a gap; a value above the bytes of a page.
@@ -164,14 +164,14 @@ async fn store_that_loses_its_last_commit_fails_the_suite() {
 async fn damaged_vote_holds_the_watermark_back_until_accepted_again() {
     let directory = tempfile::tempdir().unwrap();
     let disk = directory.path().to_owned();
-    let mut run = Run::begin(&disk, 1).await;
+    let mut run = AcceptorRun::begin(&disk, 1).await;
     run.form().await;
     run.accept(accept(1, 0, (0..4).map(|at| (at, value("x"))))).await;
     run.accept(accept(1, 4, [(4, value("y"))])).await;
     run.store.close().await;
     damage(&disk, "UPDATE vote SET value = x'79' WHERE slot = 2").await;
 
-    let mut run = Run::begin(&disk, 2).await;
+    let mut run = AcceptorRun::begin(&disk, 2).await;
     let (rows, page) = run.read(0).await;
     assert_eq!(
         (rows.len(), &rows[2]),
@@ -209,7 +209,7 @@ async fn damaged_records_end_the_process_instead_of_being_made_up() {
     ] {
         let directory = tempfile::tempdir().unwrap();
         let disk = directory.path().to_owned();
-        let mut run = Run::begin(&disk, 1).await;
+        let mut run = AcceptorRun::begin(&disk, 1).await;
         run.form().await;
         run.accept(accept(1, 0, [(0, value("x"))])).await;
         run.store.close().await;

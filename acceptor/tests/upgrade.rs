@@ -22,7 +22,7 @@ use support::{
     ballot,
     run::open,
     slot,
-    story::{Answered, COMMITS, DATABASE, End, Files, assert_refused, change_by_sql, judge},
+    story::{Answered, COMMITS, DATABASE, Files, StoryEnd, assert_refused, change_by_sql, judge},
     value,
 };
 
@@ -126,7 +126,7 @@ async fn file_of_version_1_is_upgraded_and_protected_from_then_on() {
     assert!(!old.0.contains_key(COMMITS));
     assert_eq!(
         judge(directory.path(), &old, &answered, "version 1").await,
-        End::Sound(0)
+        StoryEnd::Sound(0)
     );
     let (store, opened) = open(directory.path(), 3).await.unwrap();
     assert_eq!(

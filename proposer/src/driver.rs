@@ -226,7 +226,7 @@ impl Driver {
                 }
                 self.core.handle(event);
             }
-            Input::Stream(acceptor, ballot, told) => self.stream_reported(acceptor, ballot, told),
+            Input::Stream(acceptor, ballot, report) => self.stream_reported(acceptor, ballot, report),
             Input::Reported(stamp, event) => self.reported(stamp, event),
             Input::Introduced(event, open) => self.introduced(event, open),
             Input::Closed(acceptor) => {

@@ -220,12 +220,12 @@ mod tests {
     use tonic::{Request, Response, Status, Streaming};
 
     /// Answers each request in turn. After `answers` requests the stream is closed like a stopping leader's.
-    struct Leader {
+    struct FakeLeader {
         answers: usize,
     }
 
     #[tonic::async_trait]
-    impl Proposer for Leader {
+    impl Proposer for FakeLeader {
         type ProposeStreamStream = BoxStream<'static, Result<pb::ProposeStreamResponse, Status>>;
 
         async fn propose_stream(
@@ -266,7 +266,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let server = tonic::transport::Server::builder()
-            .add_service(ProposerServer::new(Leader { answers }))
+            .add_service(ProposerServer::new(FakeLeader { answers }))
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);
         address.parse().unwrap()

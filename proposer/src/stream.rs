@@ -241,7 +241,7 @@ impl StreamKeeper {
         };
         let mut moved = pin!(moved);
         loop {
-            let told = tokio::select! {
+            let report = tokio::select! {
                 // Receiving and waiting are cancel safe.
                 answer = answers.message() => self.said(answer?, run)?,
                 ending = &mut *end => {
@@ -255,7 +255,7 @@ impl StreamKeeper {
                 }
                 moved = &mut moved => return if moved { Err(Unusable::Distrusted) } else { Ok(()) },
             };
-            if !self.report(told).await {
+            if !self.report(report).await {
                 return Ok(());
             }
         }
@@ -288,8 +288,8 @@ impl StreamKeeper {
     }
 
     /// False when the driver has ended.
-    async fn report(&self, told: StreamReport) -> bool {
-        let input = Input::Stream(self.acceptor, self.first.ballot, told);
+    async fn report(&self, report: StreamReport) -> bool {
+        let input = Input::Stream(self.acceptor, self.first.ballot, report);
         self.context.inputs.send(input).await.is_ok()
     }
 }

@@ -50,14 +50,14 @@ fn client(address: SocketAddr) -> AcceptorClient<Channel> {
 }
 
 /// An `Accept` stream on a separate connection.
-struct Leader {
+struct TestLeader {
     requests: mpsc::Sender<pb::AcceptRequest>,
     answers: Streaming<pb::AcceptResponse>,
     heartbeat: pb::AcceptRequest,
     alive_interval_ms: u32,
 }
 
-impl Leader {
+impl TestLeader {
     /// Opens a stream with a heartbeat, like leaders of this release. `alive_interval_ms`: 0 requests no *alive*.
     async fn open(cluster: &Cluster, address: SocketAddr, round: u64, alive_interval_ms: u32) -> Self {
         let heartbeat = heartbeat(cluster, round);

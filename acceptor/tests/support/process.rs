@@ -17,7 +17,7 @@ use tonic::transport::Channel;
 use super::configuration;
 
 /// A connection to an acceptor.
-pub type Client = AcceptorClient<Channel>;
+pub type ProcessClient = AcceptorClient<Channel>;
 
 /// The real binary. Killed and awaited when dropped.
 pub struct Process {
@@ -66,7 +66,7 @@ impl Process {
         Self { child, url }
     }
 
-    pub fn client(&self) -> Client {
+    pub fn client(&self) -> ProcessClient {
         AcceptorClient::new(connect_lazy(&self.url.parse().unwrap()))
     }
 }
@@ -80,7 +80,7 @@ impl Drop for Process {
 }
 
 /// Calls until the server is up: the address is logged before the server starts.
-pub async fn form(client: &mut Client) -> Configuration {
+pub async fn form(client: &mut ProcessClient) -> Configuration {
     let ask = |cluster, step| pb::FormRequest {
         caller: Some(caller(cluster)),
         step,

@@ -25,12 +25,12 @@ use paxos_common::{
 use super::{ballot, configuration, slot};
 
 /// A disk on which runs begin and end.
-pub trait Disk {
+pub trait TestDisk {
     type Store: Store;
     fn open(&self, run: u64) -> impl Future<Output = (Self::Store, RecoveredRun)>;
 }
 
-impl Disk for MemoryDisk {
+impl TestDisk for MemoryDisk {
     type Store = MemoryStore;
 
     async fn open(&self, run: u64) -> (MemoryStore, RecoveredRun) {
@@ -38,7 +38,7 @@ impl Disk for MemoryDisk {
     }
 }
 
-impl Disk for PathBuf {
+impl TestDisk for PathBuf {
     type Store = SqliteStore;
 
     async fn open(&self, run: u64) -> (SqliteStore, RecoveredRun) {
@@ -47,14 +47,14 @@ impl Disk for PathBuf {
 }
 
 /// A run of a core on a store, driven as in the worker.
-pub struct Run<S: Store> {
+pub struct AcceptorRun<S: Store> {
     pub core: Acceptor,
     pub store: S,
     pub opened: RecoveredRun,
 }
 
-impl<S: Store> Run<S> {
-    pub async fn begin(disk: &impl Disk<Store = S>, number: u64) -> Self {
+impl<S: Store> AcceptorRun<S> {
+    pub async fn begin(disk: &impl TestDisk<Store = S>, number: u64) -> Self {
         let (store, opened) = disk.open(number).await;
         let core = Acceptor::recover(opened.recovered.clone(), RunNumber::from_random(number));
         Self { core, store, opened }

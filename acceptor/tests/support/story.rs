@@ -19,7 +19,7 @@ use sqlx::{AssertSqlSafe, Connection as _};
 
 use super::{
     accept,
-    run::{Run, open},
+    run::{AcceptorRun, open},
     value,
 };
 
@@ -80,14 +80,14 @@ pub struct Answered {
 /// Votes requested by a leader, with a promise and a witness.
 pub struct Story {
     pub directory: tempfile::TempDir,
-    pub run: Run<SqliteStore>,
+    pub run: AcceptorRun<SqliteStore>,
     pub votes: u64,
 }
 
 impl Story {
     pub async fn begin() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut run = Run::begin(&directory.path().to_owned(), 1).await;
+        let mut run = AcceptorRun::begin(&directory.path().to_owned(), 1).await;
         let members = [
             run.opened.recovered.uuid,
             AcceptorUuid::from_u128(77),
@@ -139,7 +139,7 @@ impl Story {
 
 /// Outcome of a start.
 #[derive(Debug, PartialEq, Eq)]
-pub enum End {
+pub enum StoryEnd {
     /// With a text.
     Refused(String),
     /// With this number of unknown rows.
@@ -161,7 +161,7 @@ pub async fn all_pages(store: &SqliteStore) -> Result<(Vec<Row>, DiskPage), Stor
 
 /// Starts on these files and reads everything: refused with 74 or 78 and a text, or everything answered is present or
 /// unknown, and nothing is older.
-pub async fn judge(scratch: &Path, files: &Files, answered: &Answered, what: &str) -> End {
+pub async fn judge(scratch: &Path, files: &Files, answered: &Answered, what: &str) -> StoryEnd {
     files.put_into(scratch);
     let refused = |error: StoreError| {
         let failure = Failure::from(error);
@@ -174,7 +174,7 @@ pub async fn judge(scratch: &Path, files: &Files, answered: &Answered, what: &st
             text.contains(DATABASE) || text.contains(COMMITS),
             "{what}: {text}"
         );
-        End::Refused(text)
+        StoryEnd::Refused(text)
     };
     let (store, opened) = match open(scratch, 2).await {
         Ok(opened) => opened,
@@ -205,7 +205,7 @@ pub async fn judge(scratch: &Path, files: &Files, answered: &Answered, what: &st
         }
     }
     assert!(unknown >= unknown_open);
-    End::Sound(unknown)
+    StoryEnd::Sound(unknown)
 }
 
 /// Checks the rows handed by recovery to the core; returns the number of unknown rows.
@@ -227,8 +227,8 @@ pub fn held_is_sound(opened: &RecoveredRun, answered: &Answered, what: &str) -> 
     unknown
 }
 
-pub fn assert_refused(end: &End, parts: &[&str]) {
-    let End::Refused(text) = end else {
+pub fn assert_refused(end: &StoryEnd, parts: &[&str]) {
+    let StoryEnd::Refused(text) = end else {
         panic!("not refused: {parts:?}")
     };
     for part in parts
@@ -249,7 +249,7 @@ impl Story {
     }
 
     pub async fn on(directory: tempfile::TempDir) -> Self {
-        let run = Run::begin(&directory.path().to_owned(), 2).await;
+        let run = AcceptorRun::begin(&directory.path().to_owned(), 2).await;
         let votes = run.core.voted_to().get();
         Self {
             directory,

@@ -36,20 +36,20 @@ const CUT: u8 = 1;
 const VAGUE: u8 = 2;
 
 #[derive(Default)]
-struct Held {
+struct HeldRegister {
     register: Option<(Version, Bytes)>,
     changes: Vec<Change>,
 }
 
 /// A candidate's connection to the register.
 #[derive(Clone)]
-struct Fake {
-    held: Arc<Mutex<Held>>,
+struct FakeSeat {
+    held: Arc<Mutex<HeldRegister>>,
     slots: watch::Sender<u64>,
     way: Arc<AtomicU8>,
 }
 
-impl Fake {
+impl FakeSeat {
     fn new() -> Self {
         Self {
             held: Arc::default(),
@@ -137,7 +137,7 @@ impl Fake {
     }
 }
 
-impl Seat for Fake {
+impl Seat for FakeSeat {
     type Watch = Pin<Box<dyn Stream<Item = Result<ChangePage, SubscribeError>> + Send>>;
 
     async fn look(&self, timeout: Duration) -> Result<Look, Unanswered> {
@@ -211,7 +211,7 @@ async fn elected(campaign: JoinHandle<Tenure>) -> Tenure {
 
 #[tokio::test(start_paused = true)]
 async fn holder_that_lives_keeps_holding_with_the_same_token() {
-    let alice = Fake::new();
+    let alice = FakeSeat::new();
     let bob = alice.other();
     let tenure = elected(alice.campaign("alice")).await;
     let token = tenure.token();
@@ -224,7 +224,7 @@ async fn holder_that_lives_keeps_holding_with_the_same_token() {
 
 #[tokio::test(start_paused = true)]
 async fn cut_off_holder_knows_before_another_takes_over() {
-    let alice = Fake::new();
+    let alice = FakeSeat::new();
     let bob = alice.other();
     let tenure = elected(alice.campaign("alice")).await;
     let rival = bob.campaign("bob");
@@ -251,7 +251,7 @@ async fn cut_off_holder_knows_before_another_takes_over() {
 
 #[tokio::test(start_paused = true)]
 async fn resigning_lets_another_take_over_at_once() {
-    let alice = Fake::new();
+    let alice = FakeSeat::new();
     let bob = alice.other();
     let tenure = elected(alice.campaign("alice")).await;
     let clone = tenure.clone();
@@ -272,7 +272,7 @@ async fn resigning_lets_another_take_over_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn stopped_campaign_finishes_its_write_and_begins_no_other() {
-    let alice = Fake::new();
+    let alice = FakeSeat::new();
     let begun = Instant::now();
     // The campaign looks, then writes.
     assert!(alice.campaign_for("alice", LATENCY / 2).await.is_none());
@@ -292,7 +292,7 @@ async fn stopped_campaign_finishes_its_write_and_begins_no_other() {
 
 #[tokio::test(start_paused = true)]
 async fn tenure_lives_until_its_last_clone_is_dropped_and_for_others_in_its_time() {
-    let alice = Fake::new();
+    let alice = FakeSeat::new();
     let bob = alice.other();
     let tenure = elected(alice.campaign("alice")).await;
     let clone = tenure.clone();
@@ -308,7 +308,7 @@ async fn tenure_lives_until_its_last_clone_is_dropped_and_for_others_in_its_time
 
 #[tokio::test(start_paused = true)]
 async fn renewal_of_unknown_outcome_extends_nothing_but_is_found_and_built_on() {
-    let alice = Fake::new();
+    let alice = FakeSeat::new();
     let tenure = elected(alice.campaign("alice")).await;
     alice.set(VAGUE);
     sleep(TTL / 2).await;
@@ -325,7 +325,7 @@ async fn renewal_of_unknown_outcome_extends_nothing_but_is_found_and_built_on() 
 
 #[tokio::test(start_paused = true)]
 async fn holder_loses_its_tenure_when_others_write_its_register() {
-    let alice = Fake::new();
+    let alice = FakeSeat::new();
     let tenure = elected(alice.campaign("alice")).await;
     alice.write(None, Condition::Always);
     assert_eq!(tenure.lost().await, ElectionError::Overtaken);
@@ -334,7 +334,7 @@ async fn holder_loses_its_tenure_when_others_write_its_register() {
 
 #[tokio::test(start_paused = true)]
 async fn acquiring_write_of_unknown_outcome_is_waited_out() {
-    let alice = Fake::new();
+    let alice = FakeSeat::new();
     alice.set(VAGUE);
     let campaign = alice.campaign("alice");
     sleep(TTL / 2).await;
@@ -347,7 +347,7 @@ async fn acquiring_write_of_unknown_outcome_is_waited_out() {
 #[tokio::test(start_paused = true)]
 async fn of_many_candidates_one_holds_at_a_time() {
     const CANDIDATES: usize = 20;
-    let first = Fake::new();
+    let first = FakeSeat::new();
     let holding = Arc::new(AtomicU8::new(0));
     let campaigns: Vec<_> = (0..CANDIDATES)
         .map(|_| {
@@ -374,7 +374,7 @@ async fn of_many_candidates_one_holds_at_a_time() {
 
 #[tokio::test(start_paused = true)]
 async fn observer_sees_holders_and_vacancies_but_no_renewals() {
-    let alice = Fake::new();
+    let alice = FakeSeat::new();
     let mut observation = observe::start(alice.other(), PATIENCE);
     assert_eq!(observation.next().await, Some(Ok(None)));
     let tenure = elected(alice.campaign("alice")).await;
@@ -390,7 +390,7 @@ async fn observer_sees_holders_and_vacancies_but_no_renewals() {
 
 #[tokio::test(start_paused = true)]
 async fn register_with_a_foreign_value_is_left_alone() {
-    let alice = Fake::new();
+    let alice = FakeSeat::new();
     for foreign in [&b"hello"[..], b""] {
         let Written::Applied { version } = alice.write(Some(Bytes::from(foreign)), Condition::Always) else {
             panic!("there is no condition")
@@ -406,7 +406,7 @@ async fn register_with_a_foreign_value_is_left_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn candidate_without_any_answer_fails_as_unavailable() {
-    let alice = Fake::new();
+    let alice = FakeSeat::new();
     alice.set(CUT);
     let error = campaign::run(&alice, &candidacy("alice"), TTL, pending())
         .await

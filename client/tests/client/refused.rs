@@ -33,12 +33,12 @@ enum Ends {
 
 /// A peer made of bare frames. Answers the first `answered` calls of a connection with UNIMPLEMENTED, like a proposer
 /// that does not report its identity.
-struct Peer {
+struct RefusedPeer {
     address: Address,
     task: AbortHandle,
 }
 
-impl Peer {
+impl RefusedPeer {
     async fn new(answered: usize, ends: Ends) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap())
@@ -55,7 +55,7 @@ impl Peer {
     }
 }
 
-impl Drop for Peer {
+impl Drop for RefusedPeer {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -118,8 +118,8 @@ async fn serve(mut socket: TcpStream, answered: usize, ends: Ends) -> std::io::R
 }
 
 /// The first proposer is the peer, the second orders everything.
-async fn refusing(answered: usize, ends: Ends) -> (Peer, FakeProposer, Served, Client) {
-    let peer = Peer::new(answered, ends).await;
+async fn refusing(answered: usize, ends: Ends) -> (RefusedPeer, FakeProposer, Served, Client) {
+    let peer = RefusedPeer::new(answered, ends).await;
     let second = FakeProposer::new(|_| Does::Orders);
     let served = second.serve().await;
     let client = client_of(&[&peer.address, &served.address], &[]);

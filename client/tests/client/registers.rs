@@ -18,16 +18,16 @@ use crate::{
     LONG, client_of,
     fake::{
         FakeAcceptor, Served, nobody,
-        world::{self, Fate, Tells, World},
+        world::{self, CommandFate, FakeWorld, Tells},
     },
     retry_after,
 };
 
 /// A world with a proposer, a truthful learner, and a client of both.
 async fn world(
-    fate: impl Fn(usize) -> Fate + Send + Sync + 'static,
-) -> (World, Client, Served, world::ServedLearner) {
-    let world = World::new(fate);
+    fate: impl Fn(usize) -> CommandFate + Send + Sync + 'static,
+) -> (FakeWorld, Client, Served, world::ServedLearner) {
+    let world = FakeWorld::new(fate);
     let (proposer, learner) = (
         world.serve_proposer().await,
         world.serve_learner(|_| Tells::Truth).await,
@@ -54,7 +54,7 @@ fn put(key: &'static str, value: &'static str) -> Command {
     }
 }
 
-fn stamps(world: &World) -> Vec<SessionStamp> {
+fn stamps(world: &FakeWorld) -> Vec<SessionStamp> {
     world
         .log()
         .into_iter()
@@ -64,7 +64,7 @@ fn stamps(world: &World) -> Vec<SessionStamp> {
 
 #[tokio::test]
 async fn condition_that_fails_is_an_outcome_with_what_the_register_held() {
-    let (_world, client, _proposer, _learner) = world(|_| Fate::Ordered).await;
+    let (_world, client, _proposer, _learner) = world(|_| CommandFate::Ordered).await;
     let written = client.put_if("key", "one", Condition::Absent).await.unwrap();
     assert_eq!(written, Written::Applied { version: version(1) });
     let lost = client.put_if("key", "two", Condition::Absent).await.unwrap();
@@ -93,9 +93,9 @@ async fn condition_that_fails_is_an_outcome_with_what_the_register_held() {
 async fn write_with_a_lost_answer_takes_effect_once() {
     // Of the first three attempts, the second is lost, and the other two are ordered.
     let (world, client, _proposer, _learner) = world(|number| match number {
-        0 | 2 => Fate::AnswerLost,
-        1 => Fate::Lost,
-        _ => Fate::Ordered,
+        0 | 2 => CommandFate::AnswerLost,
+        1 => CommandFate::Lost,
+        _ => CommandFate::Ordered,
     })
     .await;
     let written = client.put_if("key", "value", Condition::Absent).await.unwrap();
@@ -109,9 +109,9 @@ async fn write_with_a_lost_answer_takes_effect_once() {
 #[tokio::test]
 async fn write_and_read_wait_before_a_retry_for_as_long_as_the_cluster_requests() {
     let delay = Duration::from_millis(700);
-    let world = World::new(move |number| match number {
-        0 => Fate::Fails(retry_after(delay)),
-        _ => Fate::Ordered,
+    let world = FakeWorld::new(move |number| match number {
+        0 => CommandFate::Fails(retry_after(delay)),
+        _ => CommandFate::Ordered,
     });
     let proposer = world.serve_proposer().await;
     // The first answer is about the put's outcome.
@@ -133,8 +133,8 @@ async fn write_and_read_wait_before_a_retry_for_as_long_as_the_cluster_requests(
 #[tokio::test]
 async fn append_is_repeated_with_a_session_and_never_without() {
     let (world, client, _proposer, _learner) = world(|number| match number {
-        0 | 2 => Fate::AnswerLost,
-        _ => Fate::Ordered,
+        0 | 2 => CommandFate::AnswerLost,
+        _ => CommandFate::Ordered,
     })
     .await;
     assert_eq!(client.append("once").await.unwrap(), version(1));
@@ -145,8 +145,8 @@ async fn append_is_repeated_with_a_session_and_never_without() {
 #[tokio::test]
 async fn decision_is_ours_only_when_our_own_command_decided() {
     let (world, client, _proposer, _learner) = world(|number| match number {
-        0 => Fate::AnswerLost,
-        _ => Fate::Ordered,
+        0 => CommandFate::AnswerLost,
+        _ => CommandFate::Ordered,
     })
     .await;
     let ours = client.decide("leader", "alice").await.unwrap();
@@ -168,7 +168,7 @@ async fn decision_is_ours_only_when_our_own_command_decided() {
 
 #[tokio::test]
 async fn calls_made_together_share_a_session_and_acknowledge_what_is_read() {
-    let (world, client, _proposer, _learner) = world(|_| Fate::Ordered).await;
+    let (world, client, _proposer, _learner) = world(|_| CommandFate::Ordered).await;
     let calls = (0..200).map(|number| client.put(format!("key{number}"), ""));
     for written in futures::future::join_all(calls).await {
         written.unwrap();
@@ -184,7 +184,7 @@ async fn calls_made_together_share_a_session_and_acknowledge_what_is_read() {
 
 #[tokio::test]
 async fn expired_session_is_reported_and_the_next_call_opens_another() {
-    let (world, client, _proposer, _learner) = world(|_| Fate::Ordered).await;
+    let (world, client, _proposer, _learner) = world(|_| CommandFate::Ordered).await;
     client.put("key", "one").await.unwrap();
     world.expire_sessions();
     let error = client.put("key", "two").await.unwrap_err();
@@ -207,11 +207,11 @@ async fn expired_session_is_reported_and_the_next_call_opens_another() {
 
 #[tokio::test]
 async fn expiry_after_an_attempt_of_unknown_fate_leaves_the_outcome_unknown() {
-    let world = World::new(|number| {
+    let world = FakeWorld::new(|number| {
         if number == 1 {
-            Fate::AnswerLost
+            CommandFate::AnswerLost
         } else {
-            Fate::Ordered
+            CommandFate::Ordered
         }
     });
     let (proposer, learner) = (
@@ -233,15 +233,15 @@ async fn expiry_after_an_attempt_of_unknown_fate_leaves_the_outcome_unknown() {
 async fn passed_deadline_reports_what_is_known_of_the_command() {
     let short = Duration::from_millis(300);
     let (_world, client, _proposer, _learner) =
-        world(|_| Fate::Fails(no_leader(status::Fate::NotProposed))).await;
+        world(|_| CommandFate::Fails(no_leader(status::Fate::NotProposed))).await;
     let error = client.with_timeout(short).put("key", "").await.unwrap_err();
     assert!(matches!(error, WriteError::NotProposed(_)), "{error:?}");
 
-    let (_world, client, _proposer, _learner) = world(|_| Fate::Lost).await;
+    let (_world, client, _proposer, _learner) = world(|_| CommandFate::Lost).await;
     let error = client.with_timeout(short).put("key", "").await.unwrap_err();
     assert!(matches!(error, WriteError::OutcomeUnknown(_)), "{error:?}");
 
-    let world = World::new(|_| Fate::Ordered);
+    let world = FakeWorld::new(|_| CommandFate::Ordered);
     let proposer = world.serve_proposer().await;
     let client = client_of(&[&proposer.address], &[&nobody().await]);
     let error = client.with_timeout(short).put("key", "").await.unwrap_err();
@@ -254,7 +254,7 @@ async fn passed_deadline_reports_what_is_known_of_the_command() {
 
 #[tokio::test]
 async fn outcome_not_read_in_time_can_be_asked_for_again() {
-    let (world, client, _proposer, learner) = world(|_| Fate::Ordered).await;
+    let (world, client, _proposer, learner) = world(|_| CommandFate::Ordered).await;
     client.put("key", "").await.unwrap();
     assert_eq!(
         client.outcome(version(1)).await,
@@ -268,7 +268,7 @@ async fn outcome_not_read_in_time_can_be_asked_for_again() {
 #[tokio::test]
 async fn what_is_refused_is_not_repeated() {
     let (world, client, _proposer, _learner) =
-        world(|_| Fate::Fails(Status::failed_precondition("another"))).await;
+        world(|_| CommandFate::Fails(Status::failed_precondition("another"))).await;
     let error = client.put("key", "").await.unwrap_err();
     assert!(matches!(error, WriteError::Refused(_)), "{error:?}");
     assert_eq!(world.log().len(), world.opened());
@@ -283,7 +283,7 @@ async fn what_is_refused_is_not_repeated() {
 
 #[tokio::test]
 async fn prefix_is_read_a_page_at_a_time() {
-    let (world, client, _proposer, _learner) = world(|_| Fate::Ordered).await;
+    let (world, client, _proposer, _learner) = world(|_| CommandFate::Ordered).await;
     for key in ["a", "b1", "b2", "b3", "c"] {
         world.order(put(key, "value"));
     }
@@ -305,7 +305,7 @@ async fn prefix_is_read_a_page_at_a_time() {
 
 #[tokio::test]
 async fn read_moves_on_to_another_learner_unless_all_would_fail() {
-    let world = World::new(|_| Fate::Ordered);
+    let world = FakeWorld::new(|_| CommandFate::Ordered);
     world.order(put("key", "value"));
     let stuck = world.serve_learner(|_| Tells::Nothing).await;
     let failing = world
@@ -352,7 +352,7 @@ async fn read_moves_on_to_another_learner_unless_all_would_fail() {
 
 #[tokio::test]
 async fn reads_are_spread_over_all_learners_found() {
-    let world = World::new(|_| Fate::Ordered);
+    let world = FakeWorld::new(|_| CommandFate::Ordered);
     let (one, other) = (
         world.serve_learner(|_| Tells::Truth).await,
         world.serve_learner(|_| Tells::Truth).await,
@@ -377,7 +377,7 @@ async fn reads_are_spread_over_all_learners_found() {
 #[tokio::test]
 async fn watch_goes_on_with_another_learner_without_loss_or_repeats() {
     const CHANGES: usize = 30;
-    let world = World::new(|_| Fate::Ordered);
+    let world = FakeWorld::new(|_| CommandFate::Ordered);
     let turn = AtomicUsize::new(0);
     let one = world
         .serve_learner(move |_| match turn.fetch_add(1, Ordering::Relaxed) {
@@ -421,8 +421,8 @@ async fn watch_goes_on_with_another_learner_without_loss_or_repeats() {
 #[tokio::test]
 async fn write_that_gets_no_answer_is_sent_again_while_there_is_time() {
     let (world, client, _proposer, _learner) = world(|number| match number {
-        0 => Fate::Unanswered,
-        _ => Fate::Ordered,
+        0 => CommandFate::Unanswered,
+        _ => CommandFate::Ordered,
     })
     .await;
     // The rest of a tenure of 5 s at the first renewal.

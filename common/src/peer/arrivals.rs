@@ -92,9 +92,9 @@ mod tests {
     use tokio::sync::mpsc;
 
     /// A body with frames from a channel.
-    struct Frames(mpsc::Receiver<Bytes>);
+    struct TestFrames(mpsc::Receiver<Bytes>);
 
-    impl Body for Frames {
+    impl Body for TestFrames {
         type Data = Bytes;
         type Error = Infallible;
 
@@ -112,7 +112,7 @@ mod tests {
     async fn each_frame_of_an_answer_is_noticed_once() {
         let (frames, body) = mpsc::channel(1);
         let arrivals = Arrivals::default();
-        let mut body = arrivals.watch(Frames(body));
+        let mut body = arrivals.watch(TestFrames(body));
         assert!(!arrivals.take(), "nothing has arrived");
         for _ in 0..2 {
             frames.send(Bytes::from_static(b"part")).await.unwrap();

@@ -15,7 +15,7 @@ use super::*;
 use crate::progress::Mark;
 
 /// A barrier with the test as its acceptors.
-struct Rig {
+struct BarrierRig {
     barrier: Barrier,
     question: watch::Receiver<Option<Question>>,
     tails: mpsc::Sender<TailReport>,
@@ -43,7 +43,7 @@ async fn soon<T>(waiting: impl Future<Output = T>) -> T {
     timeout(deadline, waiting).await.expect("it comes")
 }
 
-impl Rig {
+impl BarrierRig {
     /// A barrier with three acceptors and with the slots below 5 applied.
     fn new() -> Self {
         let members = [1, 2, 3].map(|uuid| (AcceptorUuid::from_u128(uuid), Arc::from("a")));
@@ -105,7 +105,7 @@ impl Rig {
 
 #[tokio::test]
 async fn quorum_that_knows_less_than_is_applied_ends_the_learner() {
-    let mut rig = Rig::new();
+    let mut rig = BarrierRig::new();
     let read = rig.read();
     for _ in 0..SHORT_ROUNDS_MAX {
         let nonce = rig.asked().await;
@@ -125,7 +125,7 @@ async fn quorum_that_knows_less_than_is_applied_ends_the_learner() {
 
 #[tokio::test]
 async fn read_passes_once_all_that_a_quorum_may_have_voted_for_is_applied() {
-    let mut rig = Rig::new();
+    let mut rig = BarrierRig::new();
     let read = rig.read();
     let nonce = rig.asked().await;
     assert_eq!(rig.barrier.waiting(), 1);
@@ -146,7 +146,7 @@ async fn read_passes_once_all_that_a_quorum_may_have_voted_for_is_applied() {
 
 #[tokio::test]
 async fn answers_to_an_earlier_question_are_not_counted() {
-    let mut rig = Rig::new();
+    let mut rig = BarrierRig::new();
     let first = rig.read();
     let earlier = rig.asked().await;
     rig.tell(1, earlier, 5).await;
@@ -167,7 +167,7 @@ async fn answers_to_an_earlier_question_are_not_counted() {
 
 #[tokio::test]
 async fn those_who_come_in_together_share_a_question() {
-    let mut rig = Rig::new();
+    let mut rig = BarrierRig::new();
     let reads: Vec<_> = (0..500).map(|_| rig.read()).collect();
     let nonce = rig.asked().await;
     assert_eq!(rig.barrier.waiting(), 500);
@@ -181,7 +181,7 @@ async fn those_who_come_in_together_share_a_question() {
 
 #[tokio::test]
 async fn reads_that_arrive_during_a_round_share_the_next() {
-    let mut rig = Rig::new();
+    let mut rig = BarrierRig::new();
     let first = rig.read();
     let nonce = rig.asked().await;
     let others: Vec<_> = (0..500).map(|_| rig.read()).collect();
@@ -202,7 +202,7 @@ async fn reads_that_arrive_during_a_round_share_the_next() {
 
 #[tokio::test]
 async fn caller_that_goes_away_is_forgotten() {
-    let mut rig = Rig::new();
+    let mut rig = BarrierRig::new();
     let (leaves, stays) = (rig.read(), rig.read());
     rig.asked().await;
     rig.waiting(2).await;
@@ -218,7 +218,7 @@ async fn caller_that_goes_away_is_forgotten() {
 
 #[tokio::test]
 async fn more_reads_than_may_wait_are_turned_away() {
-    let rig = Rig::new();
+    let rig = BarrierRig::new();
     let mut reads: Vec<_> = (0..READS_MAX).map(|_| rig.read()).collect();
     rig.waiting(READS_MAX).await;
     assert_eq!(soon(rig.read()).await.unwrap(), Err(BarrierError::Full));
@@ -235,7 +235,7 @@ async fn more_reads_than_may_wait_are_turned_away() {
 
 #[tokio::test]
 async fn leader_is_asked_to_fill_what_is_not_applied_after_a_while_and_again() {
-    let mut rig = Rig::new();
+    let mut rig = BarrierRig::new();
     let read = rig.read();
     let nonce = rig.asked().await;
     rig.tell(1, nonce, 9).await;
@@ -252,7 +252,7 @@ async fn leader_is_asked_to_fill_what_is_not_applied_after_a_while_and_again() {
 
 #[tokio::test]
 async fn stop_ends_waiting_reads_and_later_ones() {
-    let mut rig = Rig::new();
+    let mut rig = BarrierRig::new();
     let read = rig.read();
     rig.asked().await;
     rig.shutdown.begin();

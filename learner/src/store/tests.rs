@@ -34,14 +34,14 @@ async fn open(path: &Path, cluster: ClusterId) -> Result<OpenedStore, StoreError
 }
 
 /// A learner without its tasks.
-struct Writer {
+struct TestWriter {
     store: Store,
     log: Log,
     progress: Progress,
     knowledge: Knowledge,
 }
 
-impl Writer {
+impl TestWriter {
     async fn open(path: &Path) -> Self {
         let opened = open(path, CLUSTER).await.unwrap();
         Self {
@@ -101,7 +101,7 @@ async fn damage(path: &Path, sql: &'static str) {
 #[tokio::test]
 async fn reopened_log_holds_what_was_written_and_goes_on_where_it_ended() {
     let directory = tempfile::tempdir().unwrap();
-    let mut writer = Writer::open(directory.path()).await;
+    let mut writer = TestWriter::open(directory.path()).await;
     assert_eq!(writer.progress, Progress::default());
     // All ways to cut a batch into statements: one row, a power of two, a mixture, many, marks on the way.
     for count in [1, 8, 7, 1_500, 9_000] {
@@ -110,7 +110,7 @@ async fn reopened_log_holds_what_was_written_and_goes_on_where_it_ended() {
     let progress = writer.progress;
     writer.store.close().await.unwrap();
 
-    let mut writer = Writer::open(directory.path()).await;
+    let mut writer = TestWriter::open(directory.path()).await;
     assert_eq!(writer.progress, progress);
     assert_eq!(progress.applied_to(), slot_at(10_516));
     writer.write_numbered(3).await;
@@ -158,7 +158,7 @@ async fn damaged_file_is_set_aside_and_a_new_one_is_begun() {
         ("a garbled table of contents", &|bytes| bytes[100..4_096].fill(0)),
     ];
     for (what, garble) in damages {
-        let mut writer = Writer::open(directory.path()).await;
+        let mut writer = TestWriter::open(directory.path()).await;
         assert_eq!(writer.progress.applied_to(), Slot::ZERO, "{what}");
         writer.write_numbered(2_000).await;
         writer.log.close().await;
@@ -184,7 +184,7 @@ async fn damaged_file_is_set_aside_and_a_new_one_is_begun() {
 #[tokio::test]
 async fn damaged_state_record_has_the_file_set_aside() {
     let directory = tempfile::tempdir().unwrap();
-    let mut writer = Writer::open(directory.path()).await;
+    let mut writer = TestWriter::open(directory.path()).await;
     writer.write_numbered(7).await;
     writer.log.close().await;
     writer.store.close().await.unwrap();
@@ -196,7 +196,7 @@ async fn damaged_state_record_has_the_file_set_aside() {
 #[tokio::test]
 async fn damaged_row_found_by_a_reader_sets_the_file_aside_at_restart() {
     let directory = tempfile::tempdir().unwrap();
-    let mut writer = Writer::open(directory.path()).await;
+    let mut writer = TestWriter::open(directory.path()).await;
     writer.write_numbered(2_000).await;
     writer.log.close().await;
     writer.store.close().await.unwrap();
@@ -205,13 +205,13 @@ async fn damaged_row_found_by_a_reader_sets_the_file_aside_at_restart() {
         "UPDATE learned SET value = x'00' WHERE slot = 4",
     )
     .await;
-    let reopened = Writer::open(directory.path()).await;
+    let reopened = TestWriter::open(directory.path()).await;
     assert_eq!(reopened.progress.applied_to(), slot_at(2_000));
     assert!(reopened.log.page(slot_at(4), slot_at(5)).await.is_err());
     reopened.log.close().await;
     reopened.store.close().await.unwrap();
     for _ in 0..2 {
-        let again = Writer::open(directory.path()).await;
+        let again = TestWriter::open(directory.path()).await;
         assert_eq!(again.progress, Progress::default());
         again.log.close().await;
         again.store.close().await.unwrap();
@@ -221,7 +221,7 @@ async fn damaged_row_found_by_a_reader_sets_the_file_aside_at_restart() {
 #[tokio::test]
 async fn damaged_or_missing_row_is_found_out_and_never_delivered() {
     let directory = tempfile::tempdir().unwrap();
-    let mut writer = Writer::open(directory.path()).await;
+    let mut writer = TestWriter::open(directory.path()).await;
     writer.write_numbered(10).await;
     let (log, to) = (writer.log, writer.progress.applied_to());
     writer.store.close().await.unwrap();
@@ -244,7 +244,7 @@ async fn damaged_or_missing_row_is_found_out_and_never_delivered() {
 #[tokio::test]
 async fn pages_are_bounded_and_always_hold_at_least_one_slot() {
     let directory = tempfile::tempdir().unwrap();
-    let mut writer = Writer::open(directory.path()).await;
+    let mut writer = TestWriter::open(directory.path()).await;
     let sizes = [300_000, 200_000, 100_000, 1_000_000, 5, 5];
     writer.write(sizes.map(|bytes| value(&"x".repeat(bytes)))).await;
     let to = writer.progress.applied_to();
@@ -388,7 +388,7 @@ async fn reopened_state_and_judgements_are_what_they_were() {
     // In one commit, and with a commit for each slot.
     for together in [true, false] {
         let directory = tempfile::tempdir().unwrap();
-        let mut writer = Writer::open(directory.path()).await;
+        let mut writer = TestWriter::open(directory.path()).await;
         if together {
             writer.write(varied()).await;
         } else {
@@ -426,7 +426,7 @@ async fn damaged_register_or_session_has_the_file_set_aside() {
         "UPDATE session SET command = 7",
     ] {
         let directory = tempfile::tempdir().unwrap();
-        let mut writer = Writer::open(directory.path()).await;
+        let mut writer = TestWriter::open(directory.path()).await;
         writer.write(varied()).await;
         writer.log.close().await;
         writer.store.close().await.unwrap();
@@ -440,7 +440,7 @@ async fn damaged_register_or_session_has_the_file_set_aside() {
 #[tokio::test]
 async fn log_on_disk_and_in_memory_shows_no_opener() {
     let directory = tempfile::tempdir().unwrap();
-    let mut writer = Writer::open(directory.path()).await;
+    let mut writer = TestWriter::open(directory.path()).await;
     writer.write(varied()).await;
     let from_disk = writer.log.page(Slot::ZERO, slot_at(2)).await.unwrap();
     let log = writer.log.clone();
@@ -458,7 +458,7 @@ async fn log_on_disk_and_in_memory_shows_no_opener() {
 #[tokio::test]
 async fn write_ahead_log_is_empty_after_a_close_although_readers_stay_open() {
     let directory = tempfile::tempdir().unwrap();
-    let mut writer = Writer::open(directory.path()).await;
+    let mut writer = TestWriter::open(directory.path()).await;
     writer.write_numbered(100).await;
     let wal = directory.path().join(format!("{FILE}-wal"));
     assert!(std::fs::metadata(&wal).unwrap().len() > 0);
@@ -475,7 +475,7 @@ async fn lock_of_another_process_is_no_failure_and_loses_nothing() {
     use sqlx::sqlite::SqliteConnectOptions;
 
     let directory = tempfile::tempdir().unwrap();
-    let mut writer = Writer::open(directory.path()).await;
+    let mut writer = TestWriter::open(directory.path()).await;
     let options = SqliteConnectOptions::new().filename(directory.path().join(FILE));
     let mut holder = SqliteConnection::connect_with(&options).await.unwrap();
     sqlx::query("BEGIN IMMEDIATE").execute(&mut holder).await.unwrap();

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::support::{FakeAcceptor, acceptors, stranger};
 
-struct Rig {
+struct TailsRig {
     acceptors: [FakeAcceptor; 3],
     /// The connection to the first acceptor.
     way: Arc<ListedAcceptor>,
@@ -19,7 +19,7 @@ fn question(nonce: u64) -> Question {
     Question { nonce, trace: None }
 }
 
-impl Rig {
+impl TailsRig {
     /// Asks the first of three acceptors.
     async fn start() -> Self {
         let acceptors = acceptors().await;
@@ -63,7 +63,7 @@ impl Rig {
 
 #[tokio::test]
 async fn acceptor_is_identified_before_its_first_tail_counts() {
-    let mut rig = Rig::start().await;
+    let mut rig = TailsRig::start().await;
     rig.acceptors[0].change(|script| script.voted_to = 7);
     for nonce in 3..6 {
         let told = rig.told(nonce).await;
@@ -77,7 +77,7 @@ async fn acceptor_is_identified_before_its_first_tail_counts() {
 
 #[tokio::test]
 async fn tail_of_a_run_that_is_not_known_yet_counts_only_once_it_is_identified() {
-    let mut rig = Rig::start().await;
+    let mut rig = TailsRig::start().await;
     rig.told(1).await;
     rig.acceptors[0].change(|script| {
         script.runs = vec![1, 2];
@@ -92,7 +92,7 @@ async fn tail_of_a_run_that_is_not_known_yet_counts_only_once_it_is_identified()
 
 #[tokio::test]
 async fn late_tails_never_make_a_sound_acceptor_suspect() {
-    let mut rig = Rig::start().await;
+    let mut rig = TailsRig::start().await;
     rig.told(1).await;
     // Another connection has shown the next run of the acceptor.
     rig.acceptors[0].change(|script| script.runs = vec![1, 2]);
@@ -113,7 +113,7 @@ async fn late_tails_never_make_a_sound_acceptor_suspect() {
 
 #[tokio::test]
 async fn nothing_counts_of_an_acceptor_that_went_back_or_of_a_stranger() {
-    let mut rig = Rig::start().await;
+    let mut rig = TailsRig::start().await;
     rig.told(1).await;
     rig.acceptors[0].change(|script| script.frames_stamped = Some(stranger()));
     rig.question.send_replace(Some(question(2)));
@@ -127,7 +127,7 @@ async fn nothing_counts_of_an_acceptor_that_went_back_or_of_a_stranger() {
         let forms = rig.acceptors[0].heard.borrow().forms;
         let tails = rig.acceptors[0].heard.borrow().tails;
         rig.question.send_replace(Some(question(nonce)));
-        let asked = |heard: &crate::support::Heard| heard.forms > forms || heard.tails > tails;
+        let asked = |heard: &crate::support::HeardCalls| heard.forms > forms || heard.tails > tails;
         rig.acceptors[0].hears(asked).await;
     }
     let refused = rig.cluster.identify(&rig.way).await;

@@ -46,7 +46,7 @@ pub(crate) struct Script {
 
 /// The calls received by an acceptor.
 #[derive(Clone, Default)]
-pub(crate) struct Heard {
+pub(crate) struct HeardCalls {
     /// Number of `Form` calls.
     pub(crate) forms: u64,
     pub(crate) tails: u64,
@@ -61,10 +61,10 @@ pub(crate) struct FakeAcceptor {
     pub(crate) uuid: AcceptorUuid,
     pub(crate) address: Address,
     pub(crate) script: Arc<watch::Sender<Script>>,
-    pub(crate) heard: Arc<watch::Sender<Heard>>,
+    pub(crate) heard: Arc<watch::Sender<HeardCalls>>,
 }
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type AnswerStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl FakeAcceptor {
     pub(crate) async fn start(uuid: u128) -> Self {
@@ -101,7 +101,7 @@ impl FakeAcceptor {
     }
 
     /// Waits until `enough` is true of the received calls.
-    pub(crate) async fn hears(&self, enough: impl FnMut(&Heard) -> bool) -> Heard {
+    pub(crate) async fn hears(&self, enough: impl FnMut(&HeardCalls) -> bool) -> HeardCalls {
         let mut heard = self.heard.subscribe();
         let heard = within_deadline(heard.wait_for(enough)).await;
         heard.unwrap().clone()
@@ -154,10 +154,10 @@ impl FakeAcceptor {
 
 #[tonic::async_trait]
 impl Acceptor for FakeAcceptor {
-    type PrepareStream = Answers<pb::PromisePage>;
-    type AcceptStream = Answers<pb::AcceptResponse>;
-    type ObserveStream = Answers<pb::ObserveFrame>;
-    type AttachStream = Answers<pb::AttachResponse>;
+    type PrepareStream = AnswerStream<pb::PromisePage>;
+    type AcceptStream = AnswerStream<pb::AcceptResponse>;
+    type ObserveStream = AnswerStream<pb::ObserveFrame>;
+    type AttachStream = AnswerStream<pb::AttachResponse>;
 
     async fn form(&self, request: Request<pb::FormRequest>) -> Result<Response<pb::FormResponse>, Status> {
         assert!(request.get_ref().step.is_none(), "a learner forms nothing");

@@ -75,12 +75,12 @@ impl Driver {
         }
     }
 
-    pub(super) fn stream_reported(&mut self, acceptor: AcceptorUuid, ballot: Ballot, told: StreamReport) {
+    pub(super) fn stream_reported(&mut self, acceptor: AcceptorUuid, ballot: Ballot, report: StreamReport) {
         // Reports of a stream shut since then are dropped.
         let Some(stream) = self.streams.get_mut(&(ballot, acceptor)) else {
             return;
         };
-        match told {
+        match report {
             StreamReport::Opened(outbox) => {
                 stream.opened(outbox);
                 self.core.handle(Event::StreamOpened { acceptor, ballot });

@@ -76,7 +76,7 @@ fn heartbeat_is_sent_only_when_no_other_message_waits() {
 
 /// Takes streams in turn, and passes each to the test with the received messages.
 #[derive(Clone)]
-struct Fake {
+struct FakeStreams {
     streams: mpsc::Sender<Taken>,
     run: Arc<Mutex<RunNumber>>,
 }
@@ -118,14 +118,14 @@ fn acceptor() -> AcceptorUuid {
     AcceptorUuid::from_u128(1)
 }
 
-type Answers<T> = BoxStream<'static, Result<T, Status>>;
+type StreamAnswers<T> = BoxStream<'static, Result<T, Status>>;
 
 #[tonic::async_trait]
-impl Acceptor for Fake {
-    type AcceptStream = Answers<pb::AcceptResponse>;
-    type PrepareStream = Answers<pb::PromisePage>;
-    type ObserveStream = Answers<pb::ObserveFrame>;
-    type AttachStream = Answers<pb::AttachResponse>;
+impl Acceptor for FakeStreams {
+    type AcceptStream = StreamAnswers<pb::AcceptResponse>;
+    type PrepareStream = StreamAnswers<pb::PromisePage>;
+    type ObserveStream = StreamAnswers<pb::ObserveFrame>;
+    type AttachStream = StreamAnswers<pb::AttachResponse>;
 
     async fn accept(
         &self,
@@ -190,7 +190,7 @@ impl Scene {
             .unwrap();
         let (streams, taken) = mpsc::channel(16);
         let run = Arc::new(Mutex::new(RunNumber::from_random(5)));
-        let fake = Fake {
+        let fake = FakeStreams {
             streams,
             run: Arc::clone(&run),
         };

@@ -52,7 +52,7 @@ async fn standby_hears_at_once_who_is_heard_and_when_that_ends() {
     let first = standby.hears(|_, _| true).await;
     assert_eq!((first.report, first.heard.unwrap().ballot.unwrap().round), (1, 0));
     // The standby sends no second report yet: every answer until then is sent because of a change.
-    let leader = Leader::open(&cluster, address, 1, 15_000).await;
+    let leader = TestLeader::open(&cluster, address, 1, 15_000).await;
     standby
         .hears(|answer, heard| answer.report == 1 && heard.ballot.unwrap().round == 1)
         .await;
@@ -68,7 +68,7 @@ async fn standby_hears_at_once_who_is_heard_and_when_that_ends() {
         .await;
     drop(leader);
     standby.hears(|_, heard| heard.ended_ms.is_some()).await;
-    let again = Leader::open(&cluster, address, 1, 15_000).await;
+    let again = TestLeader::open(&cluster, address, 1, 15_000).await;
     standby.hears(|_, heard| heard.ended_ms.is_none()).await;
     standby.reports.send(report(&cluster, 2)).await.unwrap();
     standby.hears(|answer, _| answer.report == 2).await;
@@ -101,7 +101,7 @@ async fn standby_hears_at_once_that_the_leader_is_silent() {
     let mut standby = Standby::attach(&cluster, address).await;
     standby.hears(|_, _| true).await;
     // A leader timeout of 100 ms, and nothing after the first heartbeat.
-    let _leader = Leader::open(&cluster, address, 1, 25).await;
+    let _leader = TestLeader::open(&cluster, address, 1, 25).await;
     let silent = standby.hears(|_, heard| heard.silent_ms >= 100).await;
     assert_eq!(silent.report, 1);
     assert_eq!(silent.heard.unwrap().ended_ms, None);
@@ -111,7 +111,7 @@ async fn standby_hears_at_once_that_the_leader_is_silent() {
 async fn work_shows_while_values_arrive_and_votes_are_committed() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
-    let mut leader = Leader::open(&cluster, address, 1, 20).await;
+    let mut leader = TestLeader::open(&cluster, address, 1, 20).await;
     cluster.promised(1).await;
     let work = || cluster.shared.hearing.heard().work;
     assert_eq!(work(), 0);
@@ -137,7 +137,7 @@ async fn work_shows_while_values_arrive_and_votes_are_committed() {
 async fn pages_that_are_sent_show_as_work_of_the_candidate() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
-    let mut leader = Leader::open(&cluster, address, 1, 20).await;
+    let mut leader = TestLeader::open(&cluster, address, 1, 20).await;
     leader.send(leader.value(1, 0, 100)).await;
     leader.answer().await.unwrap();
     let prepare = pb::PrepareRequest {
@@ -178,7 +178,7 @@ async fn flood_of_reports_is_read_at_a_bounded_rate() {
 async fn older_leader_has_its_numbered_heartbeats_answered_and_is_sent_no_alive() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
-    let mut leader = Leader::open(&cluster, address, 1, 0).await;
+    let mut leader = TestLeader::open(&cluster, address, 1, 0).await;
     for sequence in 1..=20 {
         leader.send(leader.numbered(sequence)).await;
         let response = within(leader.answers.message()).await.unwrap().unwrap();
@@ -202,7 +202,7 @@ async fn older_leader_has_its_numbered_heartbeats_answered_and_is_sent_no_alive(
 async fn older_standby_hears_of_a_live_leader_while_the_disk_hangs() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
-    let mut leader = Leader::open(&cluster, address, 1, 20).await;
+    let mut leader = TestLeader::open(&cluster, address, 1, 20).await;
     cluster.promised(1).await;
     cluster.gate.send_replace(false);
     leader.send(leader.value(1, 0, 100)).await;

@@ -6,7 +6,7 @@ use super::*;
 async fn leader_within_its_bound_is_read_whatever_the_disk_does() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
-    let mut leader = Leader::open(&cluster, address, 1, 20).await;
+    let mut leader = TestLeader::open(&cluster, address, 1, 20).await;
     cluster.promised(1).await;
     cluster.gate.send_replace(false);
     for sequence in 1..=UNANSWERED_MAX {
@@ -32,7 +32,7 @@ async fn leader_within_its_bound_is_read_whatever_the_disk_does() {
 async fn stream_with_too_many_unanswered_messages_is_cut_off_and_has_not_ended() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
-    let mut leader = Leader::open(&cluster, address, 1, 20).await;
+    let mut leader = TestLeader::open(&cluster, address, 1, 20).await;
     cluster.promised(1).await;
     cluster.gate.send_replace(false);
     leader.send(leader.value(1, 0, 100)).await;
@@ -47,7 +47,7 @@ async fn stream_with_too_many_unanswered_messages_is_cut_off_and_has_not_ended()
     let heard = cluster.shared.hearing.heard();
     assert_eq!((heard.ballot, heard.ended), (ballot(1), None));
     // Messages not taken by the writer are gone; a new stream opens at once.
-    let mut again = Leader::open(&cluster, address, 1, 20).await;
+    let mut again = TestLeader::open(&cluster, address, 1, 20).await;
     again.send(again.value(1, 1, 100)).await;
     cluster.gate.send_replace(true);
     let (sequence, answer) = again.answer().await.unwrap();
@@ -62,7 +62,7 @@ async fn stream_with_too_many_unanswered_messages_is_cut_off_and_has_not_ended()
 async fn values_of_one_stream_are_bounded_in_bytes() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
-    let mut leader = Leader::open(&cluster, address, 1, 20).await;
+    let mut leader = TestLeader::open(&cluster, address, 1, 20).await;
     cluster.promised(1).await;
     cluster.gate.send_replace(false);
     for sequence in 1..=40 {
@@ -83,12 +83,12 @@ async fn values_of_one_stream_are_bounded_in_bytes() {
 async fn messages_below_the_promise_hold_no_values() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
-    let leader = Leader::open(&cluster, address, 2, 20).await;
+    let leader = TestLeader::open(&cluster, address, 2, 20).await;
     cluster.promised(2).await;
     cluster.gate.send_replace(false);
     leader.send(leader.value(1, 0, 100)).await;
     cluster.readable(0).await;
-    let mut old = Leader::open(&cluster, address, 1, 20).await;
+    let mut old = TestLeader::open(&cluster, address, 1, 20).await;
     // The heartbeat that opened the stream is answered at once.
     let (sequence, answer) = old.answer().await.unwrap();
     assert!(
@@ -111,7 +111,7 @@ async fn messages_below_the_promise_hold_no_values() {
 async fn heartbeats_do_not_pile_up_before_the_writer() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
-    let leader = Leader::open(&cluster, address, 1, 20).await;
+    let leader = TestLeader::open(&cluster, address, 1, 20).await;
     cluster.promised(1).await;
     cluster.gate.send_replace(false);
     leader.send(leader.value(1, 0, 100)).await;
@@ -130,7 +130,7 @@ async fn heartbeats_do_not_pile_up_before_the_writer() {
     leader.send(said(4, true, 2)).await;
     until(|| cluster.shared.hearing.heard().resigned.then_some(())).await;
     assert_eq!(cluster.queue.len(), 2);
-    let candidate = Leader::open(&cluster, address, 2, 20).await;
+    let candidate = TestLeader::open(&cluster, address, 2, 20).await;
     for _ in 0..20 {
         candidate.send(heartbeat(&cluster, 2)).await;
     }
@@ -147,7 +147,7 @@ async fn heartbeats_do_not_pile_up_before_the_writer() {
 async fn streams_are_bounded_and_the_leader_keeps_its_own() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
-    let mut leader = Leader::open(&cluster, address, 5, 20).await;
+    let mut leader = TestLeader::open(&cluster, address, 5, 20).await;
     cluster.promised(5).await;
     let mut shared = client(address);
     let mut others = Vec::new();

@@ -11,7 +11,7 @@ use super::*;
 async fn leader_is_heard_and_answered_while_a_commit_hangs() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
-    let mut leader = Leader::open(&cluster, address, 1, 20).await;
+    let mut leader = TestLeader::open(&cluster, address, 1, 20).await;
     cluster.promised(1).await;
     let beating = leader.beating();
     cluster.gate.send_replace(false);
@@ -52,7 +52,7 @@ async fn leader_is_heard_and_answered_while_a_commit_hangs() {
 async fn candidate_is_heard_while_its_promise_hangs() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
-    let old = Leader::open(&cluster, address, 1, 20).await;
+    let old = TestLeader::open(&cluster, address, 1, 20).await;
     cluster.promised(1).await;
     cluster.gate.send_replace(false);
     let prepare = pb::PrepareRequest {
@@ -69,7 +69,7 @@ async fn candidate_is_heard_while_its_promise_hangs() {
     let beating = old.beating();
     until(|| (cluster.shared.hearing.heard().silent > Duration::from_millis(100)).then_some(())).await;
     let now = cluster.shared.hearing.now();
-    let candidate = Leader::open(&cluster, address, 2, 20).await;
+    let candidate = TestLeader::open(&cluster, address, 2, 20).await;
     cluster.heard_since(now).await;
     cluster.gate.send_replace(true);
     assert!(within(preparing).await.unwrap().is_ok());
@@ -82,12 +82,12 @@ async fn candidate_is_heard_while_its_promise_hangs() {
 async fn candidate_that_goes_away_while_the_disk_hangs_is_forgotten() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
-    let leader = Leader::open(&cluster, address, 1, 20).await;
+    let leader = TestLeader::open(&cluster, address, 1, 20).await;
     cluster.promised(1).await;
     cluster.gate.send_replace(false);
     leader.send(leader.value(1, 0, 100)).await;
     cluster.readable(0).await;
-    let candidate = Leader::open(&cluster, address, 2, 20).await;
+    let candidate = TestLeader::open(&cluster, address, 2, 20).await;
     candidate.send(candidate.value(1, 0, 100)).await;
     candidate.send(candidate.value(2, 1, 100)).await;
     let prepare = pb::PrepareRequest {
@@ -114,7 +114,7 @@ async fn candidate_that_goes_away_while_the_disk_hangs_is_forgotten() {
 async fn prepare_of_a_giant_ballot_is_refused_and_never_heard() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
-    let leader = Leader::open(&cluster, address, 1, 20).await;
+    let leader = TestLeader::open(&cluster, address, 1, 20).await;
     cluster.promised(1).await;
     cluster.gate.send_replace(false);
     leader.send(leader.value(1, 0, 100)).await;
@@ -127,7 +127,7 @@ async fn prepare_of_a_giant_ballot_is_refused_and_never_heard() {
     };
     let mut preparing = client(address);
     let preparing = tokio::spawn(async move { preparing.prepare(prepare).await });
-    let mut stream = Leader::open(&cluster, address, giant, 20).await;
+    let mut stream = TestLeader::open(&cluster, address, giant, 20).await;
     until(|| (cluster.queue.len() == 2).then_some(())).await;
     assert_eq!(cluster.heard_round(), 1);
     cluster.gate.send_replace(true);
@@ -146,7 +146,7 @@ async fn prepare_of_a_giant_ballot_is_refused_and_never_heard() {
 async fn full_disk_is_said_and_the_leader_is_heard() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
-    let mut leader = Leader::open(&cluster, address, 1, 20).await;
+    let mut leader = TestLeader::open(&cluster, address, 1, 20).await;
     cluster.promised(1).await;
     cluster.has_space.store(false, Ordering::Relaxed);
     leader.send(leader.value(1, 0, 100)).await;
@@ -167,13 +167,13 @@ async fn full_disk_is_said_and_the_leader_is_heard() {
 }
 
 /// A stream with raw bytes from the test, opened with a heartbeat of round 1; and the answer.
-struct Raw {
+struct RawStream {
     body: h2::SendStream<Bytes>,
     answer: h2::client::ResponseFuture,
     _connection: h2::client::SendRequest<Bytes>,
 }
 
-impl Raw {
+impl RawStream {
     async fn open(cluster: &Cluster, address: SocketAddr) -> Self {
         let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
         let (mut requests, connection) = h2::client::handshake(tcp).await.unwrap();
@@ -217,7 +217,7 @@ fn framed(request: &pb::AcceptRequest) -> Vec<u8> {
 async fn bytes_count_before_they_are_a_message() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
-    let mut raw = Raw::open(&cluster, address).await;
+    let mut raw = RawStream::open(&cluster, address).await;
     // First the silence, then single bytes of a message that is never whole.
     until(|| cluster.shared.hearing.news().borrow().silent.then_some(())).await;
     let message = pb::AcceptRequest {
@@ -230,7 +230,7 @@ async fn bytes_count_before_they_are_a_message() {
         cluster.heard_since(now).await;
     }
     // Such bytes are no work, even of a large message.
-    let mut large = Raw::open(&cluster, address).await;
+    let mut large = RawStream::open(&cluster, address).await;
     large.send(&[0, 0, 16, 0, 0]);
     for _ in 0..20 {
         let now = cluster.shared.hearing.now();
@@ -245,7 +245,7 @@ async fn stream_that_is_refused_has_not_ended_and_one_that_is_reset_has() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
     // A message of 4 GiB.
-    let mut refused = Raw::open(&cluster, address).await;
+    let mut refused = RawStream::open(&cluster, address).await;
     refused.send(&[0, 255, 255, 255, 255]);
     let answer = within(refused.answer).await.unwrap();
     let mut answer = answer.into_body();
@@ -259,15 +259,15 @@ async fn stream_that_is_refused_has_not_ended_and_one_that_is_reset_has() {
     );
     assert_eq!(cluster.shared.hearing.heard().ended, None);
     // No message at all.
-    let mut refused = Raw::open(&cluster, address).await;
+    let mut refused = RawStream::open(&cluster, address).await;
     refused.send(&[0, 0, 0, 0, 2, 255, 255]);
     until(|| (cluster.service.inner.streams.count() == 0).then_some(())).await;
     assert_eq!(cluster.shared.hearing.heard().ended, None);
 
-    let mut reset = Raw::open(&cluster, address).await;
+    let mut reset = RawStream::open(&cluster, address).await;
     reset.body.send_reset(h2::Reason::INTERNAL_ERROR);
     until(|| cluster.shared.hearing.heard().ended).await;
-    let again = Leader::open(&cluster, address, 1, 20).await;
+    let again = TestLeader::open(&cluster, address, 1, 20).await;
     until(|| cluster.shared.hearing.heard().ended.is_none().then_some(())).await;
     drop(again);
     until(|| cluster.shared.hearing.heard().ended).await;

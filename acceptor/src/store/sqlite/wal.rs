@@ -218,12 +218,12 @@ mod tests {
     const FRAME: usize = FRAME_HEADER_BYTES + PAGE;
 
     /// Writes a log as SQLite does.
-    struct Writer {
+    struct WalWriter {
         chain: Chain,
         bytes: Vec<u8>,
     }
 
-    impl Writer {
+    impl WalWriter {
         fn new(salts: [u8; 8], big_endian: bool) -> Self {
             let mut bytes = Vec::new();
             bytes.extend((MAGIC | u32::from(big_endian)).to_be_bytes());
@@ -261,7 +261,7 @@ mod tests {
     }
 
     fn log(commits: usize, pages: usize) -> Vec<u8> {
-        let mut writer = Writer::new(*b"saltsalt", false);
+        let mut writer = WalWriter::new(*b"saltsalt", false);
         (0..commits).for_each(|_| writer.commit(pages));
         writer.bytes
     }
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn commits_of_a_sound_log_are_counted_in_both_byte_orders() {
         for big_endian in [false, true] {
-            let mut writer = Writer::new([7; 8], big_endian);
+            let mut writer = WalWriter::new([7; 8], big_endian);
             (1..=5).for_each(|pages| writer.commit(pages));
             assert_eq!(found(&writer.bytes), Ok(5));
         }
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn last_commit_may_be_torn_in_any_order() {
-        let mut writer = Writer::new([9; 8], false);
+        let mut writer = WalWriter::new([9; 8], false);
         writer.commit(3);
         let old = writer.bytes.len();
         writer.commit(4);
@@ -334,7 +334,7 @@ mod tests {
 
     #[test]
     fn frames_of_an_older_log_behind_the_end_are_no_damage() {
-        let mut writer = Writer::new(*b"newsalts", false);
+        let mut writer = WalWriter::new(*b"newsalts", false);
         writer.commit(2);
         let mut bytes = writer.bytes;
         bytes.extend_from_slice(&log(6, 1)[frame_at(2)..]);

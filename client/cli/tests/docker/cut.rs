@@ -10,7 +10,7 @@ use nix::unistd::Uid;
 
 use super::{
     engine::{Engine, docker, run, text},
-    load::Load,
+    load::DockerLoad,
     topology::{PATIENCE, Topology, until},
 };
 
@@ -22,7 +22,7 @@ const PAUSED: Duration = Duration::from_secs(10);
 /// Disconnects an acceptor, and then the leader, from the network.
 pub(crate) fn disconnected(engine: Engine) -> Completion {
     let topology = Topology::up(engine);
-    let mut load = Load::start(&topology, PATIENCE);
+    let mut load = DockerLoad::start(&topology, PATIENCE);
     let network = topology.network();
 
     let acceptor = topology.container("acceptor-3");
@@ -63,20 +63,20 @@ pub(crate) fn disconnected(engine: Engine) -> Completion {
 
 /// Direction of the blocked packets, seen from the container with the rule.
 #[derive(Clone, Copy, Debug)]
-enum Way {
+enum CutWay {
     In,
     Out,
     Both,
 }
 
 /// A rule in a container's network namespace; removed by [`heal`](Self::heal), or together with the container.
-struct Cut {
+struct DockerCut {
     process: String,
 }
 
-impl Cut {
+impl DockerCut {
     /// Blocks all packets between a container and these addresses, in this direction.
-    fn between(container: &str, others: &[String], way: Way) -> Self {
+    fn between(container: &str, others: &[String], way: CutWay) -> Self {
         let process = text(&docker(&["inspect", "--format", "{{.State.Pid}}", container]));
         let cut = Self { process };
         let others = others.join(", ");
@@ -87,10 +87,10 @@ impl Cut {
             )
         };
         let mut rules = "add table inet cut; ".to_owned();
-        if matches!(way, Way::In | Way::Both) {
+        if matches!(way, CutWay::In | CutWay::Both) {
             rules += &chain("input", "saddr");
         }
-        if matches!(way, Way::Out | Way::Both) {
+        if matches!(way, CutWay::Out | CutWay::Both) {
             rules += &chain("output", "daddr");
         }
         cut.nft(&rules);
@@ -130,25 +130,25 @@ fn address(container: &str) -> String {
 
 /// The leader loses a minority of the acceptors, then a majority, then all acceptors in one direction.
 pub(crate) fn leader_cut_off(engine: Engine) -> Completion {
-    if let Some(reason) = Cut::obstacle() {
+    if let Some(reason) = DockerCut::obstacle() {
         return Completion::ignored_with(reason);
     }
     let topology = Topology::up(engine);
-    let mut load = Load::start(&topology, PATIENCE);
+    let mut load = DockerLoad::start(&topology, PATIENCE);
     let acceptors = ["acceptor-1", "acceptor-2", "acceptor-3"];
     let acceptors = acceptors.map(|service| address(&topology.container(service)));
 
     for (count, way) in [
-        (1, Way::Both),
-        (2, Way::Both),
-        (2, Way::In),
-        (2, Way::Out),
-        (3, Way::In),
-        (3, Way::Out),
+        (1, CutWay::Both),
+        (2, CutWay::Both),
+        (2, CutWay::In),
+        (2, CutWay::Out),
+        (3, CutWay::In),
+        (3, CutWay::Out),
     ] {
         let leader = topology.leader();
         load.look();
-        let cut = Cut::between(&leader, &acceptors[..count], way);
+        let cut = DockerCut::between(&leader, &acceptors[..count], way);
         if count > 1 {
             topology.leader_other_than(&leader);
         }
@@ -168,7 +168,7 @@ pub(crate) fn leader_cut_off(engine: Engine) -> Completion {
 /// too.
 pub(crate) fn paused(engine: Engine) -> Completion {
     let topology = Topology::up(engine);
-    let mut load = Load::start(&topology, PATIENCE);
+    let mut load = DockerLoad::start(&topology, PATIENCE);
     for what in ["leader", "learner"] {
         let container = match what {
             "leader" => topology.leader(),

@@ -4,14 +4,14 @@ use libtest_mimic::Completion;
 
 use super::{
     engine::{Engine, docker, text},
-    load::Load,
+    load::DockerLoad,
     topology::{PATIENCE, Topology},
 };
 
 /// Kills the leading proposer, then an acceptor, then two acceptors.
 pub(crate) fn one_after_the_other(engine: Engine) -> Completion {
     let topology = Topology::up(engine);
-    let mut load = Load::start(&topology, PATIENCE);
+    let mut load = DockerLoad::start(&topology, PATIENCE);
 
     let leader = topology.leader();
     text(&docker(&["kill", &leader]));
@@ -71,7 +71,7 @@ fn is_unavailable(topology: &Topology) {
 /// A power cut of the whole machine, as far as containers allow.
 pub(crate) fn all_at_once(engine: Engine) -> Completion {
     let topology = Topology::up(engine);
-    let mut load = Load::start(&topology, PATIENCE);
+    let mut load = DockerLoad::start(&topology, PATIENCE);
     let containers = topology.all();
     let containers: Vec<_> = containers.iter().map(String::as_str).collect();
     for round in 1..=2 {

@@ -11,18 +11,18 @@ use serde::de::DeserializeOwned;
 use super::{
     engine::docker,
     topology::{PATIENCE, Topology},
-    worker::{FLAG, STOP, Summary, Tally},
+    worker::{FLAG, STOP, WorkSummary, WorkTally},
 };
 
 /// Clients that read, write and append until stopped. Dropping the load removes the container.
-pub(crate) struct Load {
+pub(crate) struct DockerLoad {
     name: String,
     child: Child,
     orders: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
 }
 
-impl Load {
+impl DockerLoad {
     /// Starts the load, with `patience` for each call, and waits until calls succeed.
     pub(crate) fn start(topology: &Topology, patience: Duration) -> Self {
         let name = topology.name("load");
@@ -51,14 +51,14 @@ impl Load {
     }
 
     /// The tally since the last call of this function.
-    pub(crate) fn look(&mut self) -> Tally {
+    pub(crate) fn look(&mut self) -> WorkTally {
         self.ask("look")
     }
 
     /// Waits until this many further calls have succeeded. Returns the tally since the last look.
-    pub(crate) fn goes_on(&mut self, count: u64) -> Tally {
+    pub(crate) fn goes_on(&mut self, count: u64) -> WorkTally {
         let begun = Instant::now();
-        let mut sum = Tally::default();
+        let mut sum = WorkTally::default();
         while sum.succeeded < count {
             assert!(begun.elapsed() < PATIENCE, "the load does not go on: {sum:?}");
             std::thread::sleep(Duration::from_millis(100));
@@ -68,7 +68,7 @@ impl Load {
     }
 
     /// Stops the clients, and checks their answers against the log and against each other.
-    pub(crate) fn stop(mut self) -> Summary {
+    pub(crate) fn stop(mut self) -> WorkSummary {
         let summary = self.ask(STOP);
         assert!(
             self.child.wait().unwrap().success(),
@@ -86,7 +86,7 @@ impl Load {
     }
 }
 
-impl Drop for Load {
+impl Drop for DockerLoad {
     fn drop(&mut self) {
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
             docker(&["rm", "--force", &self.name]);

@@ -6,9 +6,9 @@ use libtest_mimic::Completion;
 
 use super::{
     engine::{Engine, docker, text},
-    load::Load,
+    load::DockerLoad,
     topology::{Topology, until},
-    worker::Tally,
+    worker::WorkTally,
 };
 
 /// Default time limit of a call in the client library; no call may fail within this limit.
@@ -16,7 +16,7 @@ const CALL: Duration = Duration::from_secs(10);
 /// Upper bound for a gap in service in milliseconds, on the slowest machines.
 const GAP_MAX_MS: u128 = 10_000;
 
-fn nothing_failed(what: &str, tally: &Tally) {
+fn nothing_failed(what: &str, tally: &WorkTally) {
     println!("{what}: {} calls, {}", tally.succeeded, tally.gaps());
     assert_eq!(tally.failed, 0, "{what}: {tally:?}");
     assert!(
@@ -40,7 +40,7 @@ fn are_attached(topology: &Topology, proposers: usize, learners: usize) {
 pub(crate) fn up_and_down(engine: Engine) -> Completion {
     let topology = Topology::up(engine);
     text(&topology.client(&["put", "colour", "blue"]));
-    let mut load = Load::start(&topology, CALL);
+    let mut load = DockerLoad::start(&topology, CALL);
     for (proposers, learners) in [(4, 6), (1, 1), (2, 3)] {
         let begun = Instant::now();
         topology.scale(proposers, learners);
@@ -68,8 +68,8 @@ pub(crate) fn up_and_down(engine: Engine) -> Completion {
 /// Restarts each container once; the next only after the last is healthy again.
 pub(crate) fn rolling_restart(engine: Engine) -> Completion {
     let topology = Topology::up(engine);
-    let mut load = Load::start(&topology, CALL);
-    let mut sum = Tally::default();
+    let mut load = DockerLoad::start(&topology, CALL);
+    let mut sum = WorkTally::default();
     for container in topology.all() {
         text(&docker(&["restart", "--time", "15", &container]));
         topology.is_healthy();

@@ -43,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Calls and gaps since the last look.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Tally {
+pub(crate) struct WorkTally {
     pub(crate) succeeded: u64,
     /// Calls that ended in an error, with a known or unknown outcome.
     pub(crate) failed: u64,
@@ -59,7 +59,7 @@ pub(crate) struct Tally {
 
 /// All checked work.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Summary {
+pub(crate) struct WorkSummary {
     pub(crate) appended: usize,
     /// Reads and writes of registers.
     pub(crate) calls: usize,
@@ -67,7 +67,7 @@ pub(crate) struct Summary {
     pub(crate) unknown: usize,
 }
 
-impl Tally {
+impl WorkTally {
     pub(crate) fn add(&mut self, later: Self) {
         self.succeeded += later.succeeded;
         self.failed += later.failed;
@@ -113,12 +113,12 @@ pub(crate) fn run(patience: Duration) -> ExitCode {
 
 /// Time of the last success of a kind of call, and the longest time without a success since the last look.
 #[derive(Clone, Copy)]
-struct Gap {
+struct WriteGap {
     last: Instant,
     longest: Duration,
 }
 
-impl Gap {
+impl WriteGap {
     fn new() -> Self {
         Self {
             last: Instant::now(),
@@ -141,26 +141,26 @@ impl Gap {
 
 /// The kind of a call.
 #[derive(Clone, Copy)]
-enum Kind {
+enum WorkKind {
     Read,
     Write,
 }
 
-struct Watched {
-    tally: Tally,
-    writes: Gap,
-    reads: Gap,
+struct WatchedKey {
+    tally: WorkTally,
+    writes: WriteGap,
+    reads: WriteGap,
 }
 
 /// State shared by all tasks.
-struct Shared {
+struct WorkerState {
     over: AtomicBool,
-    watched: Mutex<Watched>,
+    watched: Mutex<WatchedKey>,
 }
 
-impl Shared {
+impl WorkerState {
     /// Makes a call, and counts the outcome.
-    async fn made<T>(&self, kind: Kind, call: impl Future<Output = Result<T, String>>) -> Option<T> {
+    async fn made<T>(&self, kind: WorkKind, call: impl Future<Output = Result<T, String>>) -> Option<T> {
         let begun = Instant::now();
         let result = call.await;
         let mut watched = self.watched.lock().unwrap();
@@ -170,8 +170,8 @@ impl Shared {
             Ok(value) => {
                 watched.tally.succeeded += 1;
                 match kind {
-                    Kind::Read => watched.reads.succeeded(),
-                    Kind::Write => watched.writes.succeeded(),
+                    WorkKind::Read => watched.reads.succeeded(),
+                    WorkKind::Write => watched.writes.succeeded(),
                 }
                 Some(value)
             }
@@ -185,7 +185,7 @@ impl Shared {
         }
     }
 
-    fn look(&self) -> Tally {
+    fn look(&self) -> WorkTally {
         let mut watched = self.watched.lock().unwrap();
         let mut tally = std::mem::take(&mut watched.tally);
         tally.write_gap_ms = watched.writes.take();
@@ -206,12 +206,12 @@ fn client(timeout: Duration) -> Client {
 }
 
 async fn work(patience: Duration) {
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(WorkerState {
         over: AtomicBool::new(false),
-        watched: Mutex::new(Watched {
-            tally: Tally::default(),
-            writes: Gap::new(),
-            reads: Gap::new(),
+        watched: Mutex::new(WatchedKey {
+            tally: WorkTally::default(),
+            writes: WriteGap::new(),
+            reads: WriteGap::new(),
         }),
     });
     let recorder = Recorder::default();
@@ -258,7 +258,7 @@ async fn work(patience: Duration) {
     }
     let verdict = search::search(&history);
     assert!(matches!(verdict, Verdict::Linearizable { .. }), "{verdict:?}");
-    tell(&Summary {
+    tell(&WorkSummary {
         appended: acknowledged.len(),
         calls: history.len(),
         unknown: history.iter().filter(|record| record.ended.is_none()).count(),
@@ -269,19 +269,19 @@ fn tell(news: &impl Serialize) {
     println!("{}", serde_json::to_string(news).unwrap());
 }
 
-async fn call(caller: Caller, shared: Arc<Shared>) {
+async fn call(caller: Caller, shared: Arc<WorkerState>) {
     let mut step = 0;
     while shared.goes_on() {
         step += 1;
         let key = Caller::any_key();
-        let seen = shared.made(Kind::Read, caller.read(key)).await.flatten();
-        shared.made(Kind::Write, caller.write(key, step, seen)).await;
+        let seen = shared.made(WorkKind::Read, caller.read(key)).await.flatten();
+        shared.made(WorkKind::Write, caller.write(key, step, seen)).await;
         sleep(PAUSE).await;
     }
 }
 
 /// Appends until the end of the load. Returns the acknowledged records.
-async fn append(client: Client, number: u64, shared: Arc<Shared>) -> Vec<(Version, Vec<u8>)> {
+async fn append(client: Client, number: u64, shared: Arc<WorkerState>) -> Vec<(Version, Vec<u8>)> {
     let mut acknowledged = Vec::new();
     let mut step = 0;
     while shared.goes_on() {
@@ -291,7 +291,7 @@ async fn append(client: Client, number: u64, shared: Arc<Shared>) -> Vec<(Versio
             let appended = client.append(value.clone()).await;
             appended.map_err(|error| format!("append: {error}"))
         };
-        if let Some(version) = shared.made(Kind::Write, call).await {
+        if let Some(version) = shared.made(WorkKind::Write, call).await {
             acknowledged.push((version, value));
         }
         sleep(PAUSE).await;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Cluster, Load, PATIENCE, Process, free_ports, run, until};
+use crate::harness::{BackgroundLoad, Cluster, PATIENCE, Process, free_ports, run, until};
 use nix::sys::signal::Signal;
 use paxos_client::Slot;
 
@@ -11,7 +11,7 @@ async fn acknowledged_values_survive_the_kill_of_three_leaders() {
     const CLIENTS: usize = 4;
     const EACH: usize = 5_000;
     let mut cluster = Cluster::start(3, 2, 2).await;
-    let load = Load::start(&cluster, CLIENTS, EACH, 32);
+    let load = BackgroundLoad::start(&cluster, CLIENTS, EACH, 32);
     for quarter in 1..=3 {
         load.reached(quarter * CLIENTS * EACH / 4).await;
         let leader = cluster.leader().await;
@@ -67,7 +67,7 @@ async fn watermark_is_past_whatever_was_acknowledged_before_it_was_asked_for() {
 async fn acknowledged_values_survive_the_kill_of_all_acceptors() {
     const EACH: usize = 4_000;
     let mut cluster = Cluster::start(3, 2, 2).await;
-    let load = Load::start(&cluster, 1, EACH, 64);
+    let load = BackgroundLoad::start(&cluster, 1, EACH, 64);
     load.reached(EACH / 2).await;
     for acceptor in &mut cluster.acceptors {
         acceptor.kill();
@@ -94,14 +94,14 @@ async fn acknowledged_values_survive_the_kill_of_all_acceptors() {
 #[tokio::test]
 async fn learner_continues_after_a_kill_and_a_new_one_catches_up() {
     let mut cluster = Cluster::start(3, 1, 1).await;
-    let first = Load::start(&cluster, 1, 1_500, 64).finish().await;
+    let first = BackgroundLoad::start(&cluster, 1, 1_500, 64).finish().await;
     let before = first.end();
     cluster.log_of(&cluster.learners[0], before).await;
     // A reader that stays while the learner is killed and restarted.
     let mut reader = cluster.client_of(&[&cluster.learners[0]]).log(Slot::ZERO);
 
     cluster.learners[0].kill();
-    let second = Load::start(&cluster, 1, 3_000, 64);
+    let second = BackgroundLoad::start(&cluster, 1, 3_000, 64);
     cluster.learners[0].start();
     let second = second.finish().await;
     let end = second.end();
@@ -162,7 +162,7 @@ fn started_from(line: &str) -> Option<u64> {
 async fn minority_of_acceptors_can_be_away_and_returns_without_loss() {
     let mut cluster = Cluster::start(3, 2, 1).await;
     cluster.acceptors[0].kill();
-    let without = Load::start(&cluster, 1, 500, 32).finish().await;
+    let without = BackgroundLoad::start(&cluster, 1, 500, 32).finish().await;
     assert!(without.acknowledged.len() > 400, "a quorum is enough");
     cluster.acceptors[0].start();
     // The leader repairs the returned acceptor; then this acceptor can replace another in a quorum.
@@ -178,7 +178,7 @@ async fn minority_of_acceptors_can_be_away_and_returns_without_loss() {
     })
     .await;
     cluster.acceptors[1].kill();
-    let after = Load::start(&cluster, 1, 100, 32).finish().await;
+    let after = BackgroundLoad::start(&cluster, 1, 100, 32).finish().await;
     assert_eq!(after.not_proposed.len(), 0);
     let end = after.end().max(end);
     let log = cluster.log_of(&cluster.learners[0], end).await;
@@ -201,20 +201,22 @@ async fn leader_paused_for_ten_seconds_does_no_harm_when_it_wakes() {
 /// Pauses the leader for this time, and at least until another leader serves.
 async fn pause_leader(pause: Duration) {
     let cluster = Cluster::start(3, 2, 2).await;
-    let load = Load::named(&cluster, "before", 1, 3_000, 64);
+    let load = BackgroundLoad::named(&cluster, "before", 1, 3_000, 64);
     load.reached(500).await;
     let paused = cluster.leader().await;
     cluster.proposers[paused].signal(Signal::SIGSTOP);
     let paused_at = Instant::now();
     // Fresh clients know no leader, and get past the unanswering proposer.
-    let mut outcome = Load::named(&cluster, "meanwhile", 2, 500, 32).finish().await;
+    let mut outcome = BackgroundLoad::named(&cluster, "meanwhile", 2, 500, 32)
+        .finish()
+        .await;
     // Not all: on a busy machine, a stalled disk looks like a dead leader.
     assert!(
         outcome.acknowledged.len() > 800,
         "{} are unknown",
         outcome.unknown.len()
     );
-    let longer = Load::named(&cluster, "longer", 1, usize::MAX, 4);
+    let longer = BackgroundLoad::named(&cluster, "longer", 1, usize::MAX, 4);
     until("the pause was long enough", async || {
         (paused_at.elapsed() >= pause).then_some(())
     })

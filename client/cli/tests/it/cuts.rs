@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::harness::{Cluster, Cut, Load, Outcome, PATIENCE, Process, Proxy, free_ports, until};
+use crate::harness::{
+    BackgroundLoad, Cluster, Cut, LoadOutcome, PATIENCE, Process, Proxy, free_ports, until,
+};
 use paxos_client::{Client, ClientConfig, ProposeError};
 use paxos_common::peer::connect_lazy;
 use paxos_proto::v1::{
@@ -14,14 +16,14 @@ use paxos_proto::v1::{
 const UNANSWERED: Duration = Duration::from_secs(2);
 
 /// A cluster with a separate proxy for each connection of a proposer or learner to an acceptor.
-struct Network {
+struct CutNetwork {
     cluster: Cluster,
     /// For each proposer: a proxy in front of each acceptor.
     proposers: Vec<Vec<Proxy>>,
     learners: Vec<Vec<Proxy>>,
 }
 
-impl Network {
+impl CutNetwork {
     async fn start(proposers: usize, learners: usize) -> Self {
         Self::with(proposers, learners, &[]).await
     }
@@ -103,7 +105,7 @@ impl Network {
     }
 
     /// Checks every learner's log against the answers to clients.
-    async fn check(&self, outcome: &Outcome) {
+    async fn check(&self, outcome: &LoadOutcome) {
         let end = self.cluster.client().chosen_to().await.unwrap();
         let end = end.max(outcome.end());
         for learner in &self.cluster.learners {
@@ -115,8 +117,8 @@ impl Network {
 
 /// A leader loses two of three acceptors, by this cut.
 async fn minority(cut: Cut) {
-    let mut network = Network::start(1, 2).await;
-    let mut outcome = Load::start(&network.cluster, 1, 200, 16).finish().await;
+    let mut network = CutNetwork::start(1, 2).await;
+    let mut outcome = BackgroundLoad::start(&network.cluster, 1, 200, 16).finish().await;
     assert!(outcome.acknowledged.len() > 100, "served at first");
 
     network.cut_proposer(0, &[1, 2], cut);
@@ -145,11 +147,11 @@ async fn minority(cut: Cut) {
     })
     .await;
     outcome.merge(
-        Load::named(&network.cluster, "during", 2, 1_500, 16)
+        BackgroundLoad::named(&network.cluster, "during", 2, 1_500, 16)
             .finish()
             .await,
     );
-    let through_the_first = Load::of(vec![network.client_of(0)], "forwarded", 200, 16);
+    let through_the_first = BackgroundLoad::of(vec![network.client_of(0)], "forwarded", 200, 16);
     outcome.merge(through_the_first.finish().await);
     assert!(outcome.acknowledged.len() > 3_000, "served by the second");
     let campaigns = network.campaigns();
@@ -158,10 +160,14 @@ async fn minority(cut: Cut) {
 
     // Messages held by the cut arrive now, too late to do harm.
     network.cut_proposer(0, &[1, 2], Cut::Whole);
-    outcome.merge(Load::named(&network.cluster, "healed", 2, 500, 16).finish().await);
+    outcome.merge(
+        BackgroundLoad::named(&network.cluster, "healed", 2, 500, 16)
+            .finish()
+            .await,
+    );
     network.cluster.proposers[1].kill();
     outcome.merge(
-        Load::named(&network.cluster, "replaced", 1, 100, 16)
+        BackgroundLoad::named(&network.cluster, "replaced", 1, 100, 16)
             .finish()
             .await,
     );
@@ -186,13 +192,13 @@ async fn leader_that_does_not_hear_most_acceptors_gives_way() {
 
 #[tokio::test]
 async fn half_cut_standby_does_not_disturb_a_leader_that_has_a_quorum() {
-    let network = Network::with(2, 2, &["--leader-timeout", "500ms"]).await;
+    let network = CutNetwork::with(2, 2, &["--leader-timeout", "500ms"]).await;
     let leader = network.cluster.leader().await;
     let ballot = network.proposer_status(leader).await.ballot;
     // The acceptor cut off from the leader sees no leader, and reports this to the standby.
     network.cut_proposer(leader, &[2], Cut::Both);
     network.cut_proposer(1 - leader, &[0], Cut::Both);
-    let load = Load::start(&network.cluster, 2, 3_000, 16);
+    let load = BackgroundLoad::start(&network.cluster, 2, 3_000, 16);
     until("one acceptor misses the leader", async || {
         let leadership = network.cluster.acceptor_status(2).await?.leadership?;
         (leadership.silent_ms > 2_000).then_some(())
@@ -214,14 +220,18 @@ async fn half_cut_standby_does_not_disturb_a_leader_that_has_a_quorum() {
 
 #[tokio::test]
 async fn proposer_that_hears_no_acceptor_does_not_keep_the_others_from_leading() {
-    let mut network = Network::start(3, 2).await;
-    let mut outcome = Load::start(&network.cluster, 1, 200, 16).finish().await;
+    let mut network = CutNetwork::start(3, 2).await;
+    let mut outcome = BackgroundLoad::start(&network.cluster, 1, 200, 16).finish().await;
     let first = network.cluster.leader().await;
     let (deaf, second) = ((first + 1) % 3, (first + 2) % 3);
     // The acceptors hear the questions of this proposer, but the proposer hears no answer. To this proposer, the leader
     // looks dead.
     network.cut_proposer(deaf, &[0, 1, 2], Cut::Answers);
-    outcome.merge(Load::named(&network.cluster, "deaf", 2, 1_000, 16).finish().await);
+    outcome.merge(
+        BackgroundLoad::named(&network.cluster, "deaf", 2, 1_000, 16)
+            .finish()
+            .await,
+    );
     network.cluster.proposers[first].kill();
     until("the one that hears a quorum leads", async || {
         let phase = network.proposer_status(second).await.phase();
@@ -230,7 +240,7 @@ async fn proposer_that_hears_no_acceptor_does_not_keep_the_others_from_leading()
     .await;
     let ballot = network.proposer_status(second).await.ballot;
     outcome.merge(
-        Load::named(&network.cluster, "led by the second", 2, 3_000, 16)
+        BackgroundLoad::named(&network.cluster, "led by the second", 2, 3_000, 16)
             .finish()
             .await,
     );
@@ -238,7 +248,11 @@ async fn proposer_that_hears_no_acceptor_does_not_keep_the_others_from_leading()
     eprintln!("campaigns beside one that hears nobody: {campaigns:?}");
     assert!(campaigns.iter().sum::<usize>() <= 6, "a storm: {campaigns:?}");
     network.cut_proposer(deaf, &[0, 1, 2], Cut::Whole);
-    outcome.merge(Load::named(&network.cluster, "healed", 2, 500, 16).finish().await);
+    outcome.merge(
+        BackgroundLoad::named(&network.cluster, "healed", 2, 500, 16)
+            .finish()
+            .await,
+    );
     assert_eq!(
         network.proposer_status(second).await.ballot,
         ballot,
@@ -251,8 +265,8 @@ async fn proposer_that_hears_no_acceptor_does_not_keep_the_others_from_leading()
 
 #[tokio::test]
 async fn cluster_goes_on_after_every_proposer_was_cut_off_from_every_acceptor() {
-    let network = Network::start(2, 2).await;
-    let load = Load::start(&network.cluster, 2, 2_000, 16);
+    let network = CutNetwork::start(2, 2).await;
+    let load = BackgroundLoad::start(&network.cluster, 2, 2_000, 16);
     load.reached(1_000).await;
     for proposer in 0..2 {
         network.cut_proposer(proposer, &[0, 1, 2], Cut::Both);
@@ -290,8 +304,8 @@ async fn cluster_goes_on_after_every_proposer_was_cut_off_from_every_acceptor() 
 
 #[tokio::test]
 async fn learner_follows_the_log_past_any_cut_off_acceptor() {
-    let network = Network::start(1, 1).await;
-    let mut outcome = Outcome::default();
+    let network = CutNetwork::start(1, 1).await;
+    let mut outcome = LoadOutcome::default();
     let channel = connect_lazy(&network.cluster.learners[0].address);
     let applied = async || {
         until("the learner answers", async || {
@@ -310,7 +324,9 @@ async fn learner_follows_the_log_past_any_cut_off_acceptor() {
     .enumerate()
     {
         network.learners[0][acceptor].set(cut);
-        let load = Load::named(&network.cluster, name, 1, 300, 16).finish().await;
+        let load = BackgroundLoad::named(&network.cluster, name, 1, 300, 16)
+            .finish()
+            .await;
         until("the learner follows two of three", async || {
             (applied().await >= load.end().get()).then_some(())
         })
@@ -322,7 +338,7 @@ async fn learner_follows_the_log_past_any_cut_off_acceptor() {
     network.learners[0][0].set(Cut::Both);
     network.learners[0][1].set(Cut::Answers);
     let before = applied().await;
-    let load = Load::named(&network.cluster, "unseen", 1, 2_000, 16)
+    let load = BackgroundLoad::named(&network.cluster, "unseen", 1, 2_000, 16)
         .finish()
         .await;
     assert_eq!(load.acknowledged.len(), 2_000);
@@ -361,7 +377,7 @@ async fn standby_whose_clients_cannot_reach_the_leader_takes_over_from_it() {
     for number in 1..=2 {
         cluster.add_learner(format!("learner-{number}"), &[]);
     }
-    let mut network = Network {
+    let mut network = CutNetwork {
         cluster,
         proposers: Vec::new(),
         learners: Vec::new(),
@@ -371,7 +387,7 @@ async fn standby_whose_clients_cannot_reach_the_leader_takes_over_from_it() {
     // The acceptors still hear the leader; no client and no proposer does.
     doors[leader].set(Cut::Both);
     let client = network.client_of(standby);
-    let outcome = Load::of(vec![client], "through the standby", 500, 16)
+    let outcome = BackgroundLoad::of(vec![client], "through the standby", 500, 16)
         .finish()
         .await;
     assert!(outcome.acknowledged.len() > 400);

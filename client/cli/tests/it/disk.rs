@@ -11,7 +11,7 @@ use std::{
     process::Command,
 };
 
-use crate::harness::{Cluster, Load, Process, free_ports, run, until};
+use crate::harness::{BackgroundLoad, Cluster, Process, free_ports, run, until};
 use nix::sys::statvfs::statvfs;
 use paxos_client::{Slot, Version};
 use paxos_common::{
@@ -106,7 +106,7 @@ fn damage(file: &Path, part: &[u8]) {
 #[tokio::test]
 async fn flipped_bit_in_a_row_is_found_never_served_and_repaired() {
     let mut cluster = Cluster::start(3, 1, 1).await;
-    let mut outcome = Load::start(&cluster, 4, 1_000, 1).finish().await;
+    let mut outcome = BackgroundLoad::start(&cluster, 4, 1_000, 1).finish().await;
     // Beyond the first page of the acceptor's rows.
     let beyond = Version {
         slot: Slot::new(1_100).unwrap(),
@@ -119,7 +119,7 @@ async fn flipped_bit_in_a_row_is_found_never_served_and_repaired() {
         cluster.vouches(acceptor, outcome.end()).await;
     }
     // The watermark reaches the disks with the next commit.
-    outcome.merge(Load::named(&cluster, "after", 1, 10, 1).finish().await);
+    outcome.merge(BackgroundLoad::named(&cluster, "after", 1, 10, 1).finish().await);
     for acceptor in &mut cluster.acceptors {
         assert!(acceptor.stop().await.success());
     }
@@ -147,7 +147,7 @@ async fn flipped_bit_in_a_row_is_found_never_served_and_repaired() {
         "{log}"
     );
 
-    outcome.merge(Load::named(&cluster, "later", 1, 100, 8).finish().await);
+    outcome.merge(BackgroundLoad::named(&cluster, "later", 1, 100, 8).finish().await);
     for learner in &cluster.learners {
         outcome.check(&cluster.log_of(learner, outcome.end()).await);
     }
@@ -238,7 +238,7 @@ async fn acceptor_with_a_full_disk_stands_aside_and_comes_back_by_itself() {
     let Some(disk) = cluster.move_to_small_disk(0).await else {
         return;
     };
-    let load = Load::start(&cluster, 2, usize::MAX, 8);
+    let load = BackgroundLoad::start(&cluster, 2, usize::MAX, 8);
     load.goes_on(200).await;
     cluster
         .acceptor_says(0, "it is counted", |status| status.voted_to > 10)
@@ -289,7 +289,7 @@ async fn acceptor_with_a_full_disk_stands_aside_and_comes_back_by_itself() {
 
     // The acceptor replaces another acceptor in the quorum.
     assert!(cluster.acceptors[1].stop().await.success());
-    let without = Load::named(&cluster, "without the other", 1, 100, 8)
+    let without = BackgroundLoad::named(&cluster, "without the other", 1, 100, 8)
         .finish()
         .await;
     assert!(!without.acknowledged.is_empty());
@@ -307,7 +307,9 @@ async fn leader_whose_quorum_is_full_stays_and_goes_on_when_there_is_space() {
         };
         disks.push(disk);
     }
-    let mut outcome = Load::named(&cluster, "before", 1, 100, 8).finish().await;
+    let mut outcome = BackgroundLoad::named(&cluster, "before", 1, 100, 8)
+        .finish()
+        .await;
     for (acceptor, disk) in disks.iter().enumerate() {
         disk.fill("ballast", 20 * MIB);
         cluster
@@ -333,7 +335,7 @@ async fn leader_whose_quorum_is_full_stays_and_goes_on_when_there_is_space() {
     let after = promised(&cluster.acceptor_status(2).await.unwrap());
     assert_eq!(before, after, "no campaign");
 
-    let load = Load::named(&cluster, "after", 1, 100, 8);
+    let load = BackgroundLoad::named(&cluster, "after", 1, 100, 8);
     for disk in &disks {
         disk.remove("ballast");
     }
@@ -354,7 +356,7 @@ async fn acknowledged_values_survive_a_failed_sync_of_an_acceptor() {
     let mut cluster = Cluster::start(3, 2, 1).await;
     // While the third acceptor is away, every acknowledgement needs the first.
     assert!(cluster.acceptors[2].stop().await.success());
-    let load = Load::start(&cluster, 2, usize::MAX, 16);
+    let load = BackgroundLoad::start(&cluster, 2, usize::MAX, 16);
     load.goes_on(500).await;
     let Some(strace) = Strace::fail_sync(cluster.acceptors[0].id(), 20) else {
         load.stop().await;
@@ -388,7 +390,7 @@ async fn acceptor_whose_disk_hangs_is_named_beside_a_dead_one_and_is_not_ready()
     let Some(strace) = Strace::hang_syncs(cluster.acceptors[0].id()) else {
         return;
     };
-    let load = Load::start(&cluster, 1, usize::MAX, 1);
+    let load = BackgroundLoad::start(&cluster, 1, usize::MAX, 1);
     load.goes_on(20).await;
     cluster.is_not_ready(0, "the disk").await;
     let problems = async |cluster: &Cluster| {

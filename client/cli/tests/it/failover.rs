@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::harness::{Cluster, Load};
+use crate::harness::{BackgroundLoad, Cluster};
 use nix::sys::signal::Signal;
 use paxos_client::{Slot, Version};
 
@@ -55,7 +55,7 @@ async fn kill_every_process(values: usize) {
     let each = values / CLIENTS;
     let begun = Instant::now();
     let mut cluster = Cluster::start(3, 3, 2).await;
-    let load = Load::of_processes(&cluster, CLIENTS, each, 32);
+    let load = BackgroundLoad::of_processes(&cluster, CLIENTS, each, 32);
     // A killed process stays away for half of the time until the next kill.
     let stretch = CLIENTS * each / (2 * VICTIMS.len() + 2);
     for (victim, number) in VICTIMS.into_iter().zip(1..) {
@@ -109,7 +109,7 @@ fn below(log: &BTreeMap<Version, Vec<u8>>, end: Slot) -> Vec<(&Version, &Vec<u8>
 async fn gaps(signal: Signal, aim: Duration) {
     const ROUNDS: usize = 5;
     let mut cluster = Cluster::start(3, 3, 1).await;
-    let load = Load::start(&cluster, 2, usize::MAX, 16);
+    let load = BackgroundLoad::start(&cluster, 2, usize::MAX, 16);
     let mut gaps = Vec::new();
     for _ in 0..ROUNDS {
         load.goes_on(300).await;

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use crate::harness::{Cluster, Load, Outcome, Process, free_ports, until};
+use crate::harness::{BackgroundLoad, Cluster, LoadOutcome, Process, free_ports, until};
 use nix::sys::signal::Signal;
 use paxos_common::{
     paxos::{identity::AcceptorUuid, quorum::Configuration},
@@ -77,8 +77,8 @@ impl Cluster {
         .await
     }
 
-    async fn serves(&self, name: &'static str) -> Outcome {
-        let outcome = Load::named(self, name, 1, 100, 16).finish().await;
+    async fn serves(&self, name: &'static str) -> LoadOutcome {
+        let outcome = BackgroundLoad::named(self, name, 1, 100, 16).finish().await;
         assert!(outcome.acknowledged.len() > 50, "{name}: values are ordered");
         outcome
     }
@@ -281,7 +281,7 @@ async fn acceptor_of_another_cluster_is_refused_and_so_is_a_wrong_count() {
 /// the cluster continues.
 async fn bad_disk(
     cluster: &mut Cluster,
-    mut outcome: Outcome,
+    mut outcome: LoadOutcome,
     told_by_proposers: &str,
     told_by_learners: &str,
     found: &str,

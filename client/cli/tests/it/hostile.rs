@@ -11,7 +11,7 @@ mod sweep;
 
 use std::collections::BTreeSet;
 
-use crate::harness::{Cluster, Load, Outcome, Process, until};
+use crate::harness::{BackgroundLoad, Cluster, LoadOutcome, Process, until};
 use bytes::Bytes;
 use frames::{Http2, prefixed};
 use paxos_client::{Address, Client, Version};
@@ -77,7 +77,7 @@ async fn ballot(cluster: &Cluster) -> pb::Ballot {
 }
 
 /// Checks that a load had no failure. A change of leader may cause some failures.
-fn noticed_nothing(outcome: &Outcome, led_at: pb::Ballot, led_at_last: pb::Ballot) {
+fn noticed_nothing(outcome: &LoadOutcome, led_at: pb::Ballot, led_at_last: pb::Ballot) {
     println!(
         "{} acknowledged, {} unknown, {} not proposed; led at {led_at:?}, then {led_at_last:?}",
         outcome.acknowledged.len(),
@@ -286,7 +286,7 @@ async fn garbage_and_truncated_messages_harm_no_process() {
     ordered(&client, "before").await;
     let before: Vec<_> = processes(&cluster).map(Process::resident_kib).collect();
     let led_at = ballot(&cluster).await;
-    let load = Load::start(&cluster, 1, usize::MAX, 4);
+    let load = BackgroundLoad::start(&cluster, 1, usize::MAX, 4);
     let mut saying = JoinSet::new();
     for role in ["Acceptor", "Proposer", "Learner"] {
         for (what, bytes) in frames::garbage() {

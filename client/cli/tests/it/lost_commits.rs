@@ -27,7 +27,7 @@ const PAGE: u32 = 1_000;
 
 /// The damage to the files of the first acceptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum FileFate {
     /// A flipped bit, at this share of the file's length.
     Flip(&'static str, u64, u8),
     /// The file ends at this share of its length.
@@ -38,7 +38,7 @@ enum Fate {
     Earlier(&'static [&'static str]),
 }
 
-impl fmt::Display for Fate {
+impl fmt::Display for FileFate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Flip(file, share, bit) => write!(f, "bit {bit} flips at {share}/{WHOLE} of {file}"),
@@ -49,7 +49,7 @@ impl fmt::Display for Fate {
     }
 }
 
-impl Fate {
+impl FileFate {
     fn befall(self, directory: &Path, earlier: &Path) {
         let place = |share: u64, length: usize| {
             let place = length as u64 * share / WHOLE;
@@ -79,7 +79,7 @@ impl Fate {
 
 /// The end of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Verdict {
+enum StartVerdict {
     /// The damaged acceptor did not start.
     Refused,
     /// The damaged acceptor ended while other processes read from it.
@@ -89,7 +89,7 @@ enum Verdict {
 }
 
 /// A stopped cluster with the last writes on the first two acceptors alone, and copies of the cluster's files.
-struct Stopped {
+struct StoppedAcceptor {
     cluster: Cluster,
     acknowledged: BTreeMap<String, String>,
     /// Copies of all acceptors' directories, from the moment when every process was killed.
@@ -107,7 +107,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-impl Stopped {
+impl StoppedAcceptor {
     async fn prepare() -> Self {
         let mut cluster = Cluster::start(3, 2, 1).await;
         let client = cluster.client();
@@ -135,7 +135,7 @@ impl Stopped {
     }
 
     /// Runs one case, with the files from the moment when every process was killed.
-    async fn suffers(&mut self, fate: Fate) -> Verdict {
+    async fn suffers(&mut self, fate: FileFate) -> StartVerdict {
         for (acceptor, copied) in self.copies.iter().enumerate() {
             copy(copied, &directory(&self.cluster, acceptor));
         }
@@ -145,18 +145,18 @@ impl Stopped {
         verdict
     }
 
-    async fn starts(&mut self, fate: Fate) -> Verdict {
+    async fn starts(&mut self, fate: FileFate) -> StartVerdict {
         let cluster = &mut self.cluster;
         cluster.acceptors[0].start();
         let begun = Instant::now();
         while cluster.acceptor_status(0).await.is_none() {
             if damaged_ended(cluster, fate) {
                 // The other acceptors have everything. A single kind of refusal is enough to test this.
-                if !matches!(fate, Fate::Flip(..)) {
+                if !matches!(fate, FileFate::Flip(..)) {
                     start_all_but(cluster, &[0]);
                     self.serves_everything(fate).await;
                 }
-                return Verdict::Refused;
+                return StartVerdict::Refused;
             }
             assert!(
                 begun.elapsed() < PATIENCE,
@@ -166,7 +166,7 @@ impl Stopped {
         start_all_but(cluster, &[0, 1]);
         let reader = cluster.client_of(&[&cluster.learners[0]]);
         let alone = Instant::now();
-        let mut verdict = Verdict::Whole;
+        let mut verdict = StartVerdict::Whole;
         while alone.elapsed() < ALONE {
             if let Some(found) = read(&reader, ALONE).await {
                 self.is_everything(&found, fate);
@@ -175,17 +175,17 @@ impl Stopped {
         }
         self.cluster.acceptors[1].start();
         if damaged_ended(&mut self.cluster, fate) {
-            verdict = Verdict::Ended;
+            verdict = StartVerdict::Ended;
         }
         self.serves_everything(fate).await;
         if damaged_ended(&mut self.cluster, fate) {
-            verdict = Verdict::Ended;
+            verdict = StartVerdict::Ended;
         }
         verdict
     }
 
     /// Reads every acknowledged write, before and after one more write. No process ends except the damaged acceptor.
-    async fn serves_everything(&mut self, fate: Fate) {
+    async fn serves_everything(&mut self, fate: FileFate) {
         let reader = self.cluster.client_of(&[&self.cluster.learners[0]]);
         let what = format!("{fate}: the learner serves");
         let found = until(&what, async || read(&reader, PATIENCE).await).await;
@@ -208,7 +208,7 @@ impl Stopped {
         }
     }
 
-    fn is_everything(&self, found: &BTreeMap<String, String>, fate: Fate) {
+    fn is_everything(&self, found: &BTreeMap<String, String>, fate: FileFate) {
         let is_lost = |(key, value): &(&String, &String)| found.get(*key) != Some(*value);
         let lost: Vec<_> = self.acknowledged.iter().filter(is_lost).collect();
         assert!(
@@ -220,7 +220,7 @@ impl Stopped {
 
 /// Whether the damaged acceptor has ended. The exit code must be the code of a storage failure, and the text must name
 /// one of the acceptor's files.
-fn damaged_ended(cluster: &mut Cluster, fate: Fate) -> bool {
+fn damaged_ended(cluster: &mut Cluster, fate: FileFate) -> bool {
     let acceptor = &mut cluster.acceptors[0];
     let Some(status) = acceptor.try_ended() else {
         return false;
@@ -287,16 +287,16 @@ async fn read(client: &Client, timeout: Duration) -> Option<BTreeMap<String, Str
 }
 
 /// Flips this number of bits, in the log and the database by turns.
-fn flips(count: usize) -> impl Iterator<Item = Fate> {
+fn flips(count: usize) -> impl Iterator<Item = FileFate> {
     [LOG, DATABASE]
         .into_iter()
         .cycle()
         .take(count)
-        .map(|file| Fate::Flip(file, rand::random_range(0..WHOLE), rand::random_range(0..8)))
+        .map(|file| FileFate::Flip(file, rand::random_range(0..WHOLE), rand::random_range(0..8)))
 }
 
-async fn suffer(fates: impl IntoIterator<Item = Fate>) -> BTreeMap<Verdict, usize> {
-    let mut stopped = Stopped::prepare().await;
+async fn suffer(fates: impl IntoIterator<Item = FileFate>) -> BTreeMap<StartVerdict, usize> {
+    let mut stopped = StoppedAcceptor::prepare().await;
     let mut verdicts = BTreeMap::new();
     for fate in fates {
         let begun = Instant::now();
@@ -310,22 +310,22 @@ async fn suffer(fates: impl IntoIterator<Item = Fate>) -> BTreeMap<Verdict, usiz
 
 #[tokio::test]
 async fn damaged_missing_and_mixed_files_lose_no_acknowledged_write() {
-    let ends = [90_000, 98_000].map(|share| Fate::Flip(LOG, share, 3));
+    let ends = [90_000, 98_000].map(|share| FileFate::Flip(LOG, share, 3));
     let fates = [
-        Fate::Cut(LOG, 50_000),
-        Fate::Cut(LOG, 99_500),
-        Fate::Cut(DATABASE, 60_000),
-        Fate::Cut(COUNTER, 50_000),
-        Fate::Gone(LOG),
-        Fate::Gone(DATABASE),
-        Fate::Gone(COUNTER),
-        Fate::Earlier(&[LOG]),
-        Fate::Earlier(&[DATABASE]),
-        Fate::Earlier(&[DATABASE, LOG]),
-        Fate::Earlier(&[COUNTER]),
+        FileFate::Cut(LOG, 50_000),
+        FileFate::Cut(LOG, 99_500),
+        FileFate::Cut(DATABASE, 60_000),
+        FileFate::Cut(COUNTER, 50_000),
+        FileFate::Gone(LOG),
+        FileFate::Gone(DATABASE),
+        FileFate::Gone(COUNTER),
+        FileFate::Earlier(&[LOG]),
+        FileFate::Earlier(&[DATABASE]),
+        FileFate::Earlier(&[DATABASE, LOG]),
+        FileFate::Earlier(&[COUNTER]),
     ];
     let verdicts = suffer(fates.into_iter().chain(ends).chain(flips(4))).await;
-    let refused = verdicts.get(&Verdict::Refused).copied().unwrap_or_default();
+    let refused = verdicts.get(&StartVerdict::Refused).copied().unwrap_or_default();
     assert!(refused > ends.len(), "lost commits are noticed: {verdicts:?}");
 }
 

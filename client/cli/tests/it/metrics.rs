@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::harness::{Cluster, PATIENCE, Process, free_ports, paxos, run, stdout, until};
-use collector::Collector;
+use collector::MetricsCollector;
 use nix::sys::signal::Signal;
 use paxos_common::peer::connect_lazy;
 use scrape::{Scrape, address, get, ready};
@@ -468,7 +468,7 @@ async fn dev_serves_metrics_of_every_role_when_asked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn collector_is_sent_the_same_metrics_while_they_run_and_when_they_stop() {
-    let (collector, at) = Collector::start().await;
+    let (collector, at) = MetricsCollector::start().await;
     let mut cluster = nobody().await;
     let endpoint = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", format!("http://{at}"));
     let interval = |millis: &str| ("OTEL_METRIC_EXPORT_INTERVAL", millis.to_owned());

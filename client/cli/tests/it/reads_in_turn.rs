@@ -40,7 +40,7 @@ fn compiled(directory: &Path) -> Option<PathBuf> {
 
 /// Three acceptors. The first has a disk that the test can hold. The test can cut the proposer from the third acceptor,
 /// the old learner from the second, and the new learner from the third.
-struct Held {
+struct HeldCluster {
     cluster: Cluster,
     hold: PathBuf,
     to_third: Proxy,
@@ -48,7 +48,7 @@ struct Held {
     new_to_third: Proxy,
 }
 
-impl Held {
+impl HeldCluster {
     async fn start() -> Option<Self> {
         let mut cluster = Cluster::blank(0).await;
         let library = compiled(cluster.dir.path())?;
@@ -120,7 +120,7 @@ async fn read(client: &Client, timeout: Duration) -> Option<Version> {
 
 #[tokio::test]
 async fn reads_at_two_learners_never_go_back_while_a_checkpoint_hangs() {
-    let Some(mut held) = Held::start().await else {
+    let Some(mut held) = HeldCluster::start().await else {
         return;
     };
     let client = held.cluster.client();

@@ -12,14 +12,14 @@ const KILL_EVERY: Duration = Duration::from_secs(2);
 
 /// The counts of a client.
 #[derive(Debug, Default)]
-struct Counted {
+struct IncrementCounts {
     incremented: u64,
     unknown: u64,
 }
 
 /// Increments the counter until `until`.
-async fn count(client: Client, until: Instant) -> Counted {
-    let mut counted = Counted::default();
+async fn count(client: Client, until: Instant) -> IncrementCounts {
+    let mut counted = IncrementCounts::default();
     while Instant::now() < until {
         let found = client.get("counter").await.unwrap();
         let (value, condition) = match found {
@@ -54,7 +54,7 @@ async fn counter_counts_every_success_once(length: Duration) {
         cluster.proposers[leader].start();
         kills += 1;
     }
-    let counted: Vec<Counted> = counting
+    let counted: Vec<IncrementCounts> = counting
         .await
         .unwrap()
         .into_iter()

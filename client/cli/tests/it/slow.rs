@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::harness::{Cluster, Load, Outcome, PATIENCE, Process};
+use crate::harness::{BackgroundLoad, Cluster, LoadOutcome, PATIENCE, Process};
 use nix::sys::signal::Signal;
 use paxos_common::{
     peer::{MESSAGE_BYTES_MAX, connect_lazy},
@@ -27,7 +27,7 @@ const WAL_MAX_BYTES: u64 = 32 * 1024 * 1024;
 
 /// The result of pouring values into the log while watching the write-ahead logs.
 struct Poured {
-    outcome: Outcome,
+    outcome: LoadOutcome,
     took: Duration,
     wal_bytes: u64,
     /// The longest time without a success.
@@ -36,7 +36,7 @@ struct Poured {
 
 async fn pour(cluster: &Cluster, name: &'static str, at_least: Duration) -> Poured {
     let mut poured = Poured {
-        outcome: Outcome::default(),
+        outcome: LoadOutcome::default(),
         took: Duration::ZERO,
         wal_bytes: 0,
         gap: Duration::ZERO,
@@ -46,7 +46,7 @@ async fn pour(cluster: &Cluster, name: &'static str, at_least: Duration) -> Pour
         // Every value is proposed once, so each round needs clients with different numbers.
         let clients = (0..4).map(|_| cluster.client()).collect();
         let round_name: &'static str = format!("{name} {round}").leak();
-        let load = Load::of_bytes(clients, round_name, POURED_VALUES / 4, 16, VALUE_BYTES);
+        let load = BackgroundLoad::of_bytes(clients, round_name, POURED_VALUES / 4, 16, VALUE_BYTES);
         while load.done() < POURED_VALUES {
             load.reached((load.done() + POURED_VALUES / 10).min(POURED_VALUES))
                 .await;

@@ -8,12 +8,12 @@ mod ended;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::harness::{Cluster, Process, run_with, stdout, until};
-use collector::{Collector, Seen, Trace};
+use collector::{SeenSpan, SpanCollector, Trace};
 use nix::sys::signal::Signal;
 use paxos_proto::v1::{Append, Command, ProposeRequest, command::Operation, proposer_client::ProposerClient};
 
 /// A cluster with traces and caught-up learners: everything learned from now on is traced.
-async fn traced(collector: &Collector, proposers: u16, learners: u16) -> Cluster {
+async fn traced(collector: &SpanCollector, proposers: u16, learners: u16) -> Cluster {
     let mut environment = collector.environment();
     environment.push(("RUST_LOG", "info,paxos_common::trace=debug".to_owned()));
     let cluster = Cluster::start_with(3, proposers, learners, environment).await;
@@ -27,7 +27,12 @@ async fn traced(collector: &Collector, proposers: u16, learners: u16) -> Cluster
 }
 
 /// Runs `paxos` with tracing, at this proposer if given.
-async fn paxos(collector: &Collector, cluster: &Cluster, proposer: Option<usize>, args: &[&str]) -> String {
+async fn paxos(
+    collector: &SpanCollector,
+    cluster: &Cluster,
+    proposer: Option<usize>,
+    args: &[&str],
+) -> String {
     let urls = cluster.urls();
     let mut args = [args, &["--acceptors", &urls]].concat();
     let address = proposer.map(|proposer| cluster.proposers[proposer].address.to_string());
@@ -37,7 +42,7 @@ async fn paxos(collector: &Collector, cluster: &Cluster, proposer: Option<usize>
     stdout(&run_with(&args, &collector.environment()).await)
 }
 
-fn is_root(name: &'static str) -> impl Fn(&Seen) -> bool {
+fn is_root(name: &'static str) -> impl Fn(&SeenSpan) -> bool {
     move |span| span.name == name && span.parent.is_empty()
 }
 
@@ -69,7 +74,7 @@ fn assert_nests(trace: &Trace) {
 }
 
 /// Span names with attribute names, as used by dashboards, without the reason of a failure.
-fn words<'a>(spans: impl IntoIterator<Item = &'a Seen>) -> String {
+fn words<'a>(spans: impl IntoIterator<Item = &'a SeenSpan>) -> String {
     let mut words: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for span in spans {
         let keys = span.attributes.keys().map(String::as_str);
@@ -97,7 +102,7 @@ client.propose [paxos-client internal]
 
 #[tokio::test]
 async fn proposal_is_one_trace_from_the_client_to_every_disk_and_learner() {
-    let collector = Collector::start().await;
+    let collector = SpanCollector::start().await;
     let mut cluster = traced(&collector, 2, 2).await;
     let trace = collector
         .tree("client.propose", PROPOSED, async || {
@@ -242,7 +247,7 @@ client.propose [paxos-client internal]
 
 #[tokio::test]
 async fn standby_that_sends_a_proposal_on_is_part_of_its_trace() {
-    let collector = Collector::start().await;
+    let collector = SpanCollector::start().await;
     let cluster = traced(&collector, 2, 1).await;
     let trace = collector
         .tree("client.propose", FORWARDED, async || {
@@ -264,7 +269,7 @@ async fn standby_that_sends_a_proposal_on_is_part_of_its_trace() {
 async fn foreign_caller_s_trace_is_continued_and_its_refusal_respected() {
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
     const UNTRACED: &str = "0bf7651916cd43dd8448eb211c80319d";
-    let collector = Collector::start().await;
+    let collector = SpanCollector::start().await;
     let cluster = traced(&collector, 1, 1).await;
     let mut client = ProposerClient::new(paxos_common::peer::connect_lazy(&cluster.proposers[0].address));
     for traceparent in [
@@ -308,7 +313,7 @@ async fn foreign_caller_s_trace_is_continued_and_its_refusal_respected() {
 
 #[tokio::test]
 async fn trace_of_an_abandoned_proposal_shows_both_leaders() {
-    let collector = Collector::start().await;
+    let collector = SpanCollector::start().await;
     let mut cluster = traced(&collector, 2, 1).await;
     let leader = cluster.leader().await;
     // A single acceptor gets the proposal.
@@ -351,7 +356,7 @@ async fn trace_of_an_abandoned_proposal_shows_both_leaders() {
         .await;
     assert_eq!(takeover.trace, accept.trace);
     let batch = trace.only("proposer.batch");
-    assert_eq!(trace.parent(&takeover).map(Seen::key), Some(batch.key()));
+    assert_eq!(trace.parent(&takeover).map(SeenSpan::key), Some(batch.key()));
     assert_ne!(takeover.node(), batch.node());
     assert!(batch.error.is_some(), "its leader leads no longer: {batch:?}");
     assert_eq!(batch.attributes["error.type"], "preempted");
@@ -404,7 +409,7 @@ client.get [paxos-client internal]
 
 #[tokio::test]
 async fn linearizable_read_shows_its_round_and_no_proposer() {
-    let collector = Collector::start().await;
+    let collector = SpanCollector::start().await;
     let cluster = traced(&collector, 1, 1).await;
     paxos(&collector, &cluster, None, &["put", "colour", "blue"]).await;
     let trace = collector
@@ -420,7 +425,7 @@ async fn linearizable_read_shows_its_round_and_no_proposer() {
         .named("paxos.v1.Acceptor/Tail")
         .into_iter()
         .filter(|span| span.kind == "server")
-        .map(Seen::node)
+        .map(SeenSpan::node)
         .collect();
     assert_eq!(acceptors.len(), 3);
     // A write in a session is a single trace too: the opening, the write, and the question for the result.

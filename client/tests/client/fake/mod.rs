@@ -30,8 +30,8 @@ use tokio::{
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming, service::Routes, transport::Server};
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-type Reply<T> = Result<Response<T>, Status>;
+type FakeAnswers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type FakeReply<T> = Result<Response<T>, Status>;
 
 /// The reaction of a fake proposer to a command.
 #[derive(Clone, Debug)]
@@ -54,12 +54,12 @@ pub(crate) enum Does {
 #[derive(Clone)]
 pub(crate) struct FakeProposer {
     script: Arc<dyn Fn(usize) -> Does + Send + Sync>,
-    seen: Arc<Mutex<Seen>>,
-    phase: watch::Sender<Phase>,
+    seen: Arc<Mutex<SeenProposal>>,
+    phase: watch::Sender<FakePhase>,
 }
 
 #[derive(Default)]
-struct Seen {
+struct SeenProposal {
     commands: Vec<Vec<u8>>,
     streams: usize,
     probes: usize,
@@ -67,7 +67,7 @@ struct Seen {
 
 /// The state of the process.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum FakePhase {
     /// Answers questions, but not yet the late commands.
     Slow,
     /// Answers nothing more after the first received command, like a paused process.
@@ -81,19 +81,19 @@ impl FakeProposer {
         Self {
             script: Arc::new(script),
             seen: Arc::default(),
-            phase: watch::Sender::new(Phase::Slow),
+            phase: watch::Sender::new(FakePhase::Slow),
         }
     }
 
     /// Answers nothing more from the first command on, until resumed.
     pub(crate) fn paused(self) -> Self {
-        self.phase.send_replace(Phase::Paused);
+        self.phase.send_replace(FakePhase::Paused);
         self
     }
 
     /// Answers everything, including the commands left open.
     pub(crate) fn resume(&self) {
-        self.phase.send_replace(Phase::Resumed);
+        self.phase.send_replace(FakePhase::Resumed);
     }
 
     /// Number of status calls.
@@ -103,7 +103,10 @@ impl FakeProposer {
 
     async fn resumed(&self) {
         let mut phase = self.phase.subscribe();
-        phase.wait_for(|phase| *phase == Phase::Resumed).await.unwrap();
+        phase
+            .wait_for(|phase| *phase == FakePhase::Resumed)
+            .await
+            .unwrap();
     }
 
     /// The records of all received commands.
@@ -137,7 +140,7 @@ impl FakeProposer {
 
 #[tonic::async_trait]
 impl Proposer for FakeProposer {
-    async fn propose(&self, request: Request<ProposeRequest>) -> Reply<ProposeResponse> {
+    async fn propose(&self, request: Request<ProposeRequest>) -> FakeReply<ProposeResponse> {
         let (number, does) = self.take(request.into_inner().command);
         match does {
             Does::Orders => Ok(Response::new(ProposeResponse {
@@ -156,12 +159,12 @@ impl Proposer for FakeProposer {
         }
     }
 
-    type ProposeStreamStream = Answers<ProposeStreamResponse>;
+    type ProposeStreamStream = FakeAnswers<ProposeStreamResponse>;
 
     async fn propose_stream(
         &self,
         request: Request<Streaming<ProposeStreamRequest>>,
-    ) -> Reply<Self::ProposeStreamStream> {
+    ) -> FakeReply<Self::ProposeStreamStream> {
         self.seen.lock().unwrap().streams += 1;
         let (answers, stream) = mpsc::channel(4096);
         let (fake, mut requests) = (self.clone(), request.into_inner());
@@ -197,17 +200,17 @@ impl Proposer for FakeProposer {
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
-    async fn fill(&self, _: Request<FillRequest>) -> Reply<FillResponse> {
+    async fn fill(&self, _: Request<FillRequest>) -> FakeReply<FillResponse> {
         Err(Status::unimplemented(""))
     }
 
-    async fn status(&self, _: Request<ProposerStatusRequest>) -> Reply<ProposerStatusResponse> {
+    async fn status(&self, _: Request<ProposerStatusRequest>) -> FakeReply<ProposerStatusResponse> {
         let ordered = {
             let mut seen = self.seen.lock().unwrap();
             seen.probes += 1;
             u64::try_from(seen.commands.len()).unwrap()
         };
-        if ordered > 0 && *self.phase.borrow() == Phase::Paused {
+        if ordered > 0 && *self.phase.borrow() == FakePhase::Paused {
             self.resumed().await;
         }
         Ok(Response::new(ProposerStatusResponse {
@@ -248,7 +251,7 @@ impl FakeLearner {
 #[tonic::async_trait]
 impl Learner for FakeLearner {
     /// No register has a value; the log ends after the first page.
-    async fn read(&self, _: Request<proto::ReadRequest>) -> Reply<proto::ReadResponse> {
+    async fn read(&self, _: Request<proto::ReadRequest>) -> FakeReply<proto::ReadResponse> {
         let last = (self.log)(0)?.last().copied();
         Ok(Response::new(proto::ReadResponse {
             applied_to: last.map_or(0, |slot| slot + 1),
@@ -256,19 +259,19 @@ impl Learner for FakeLearner {
         }))
     }
 
-    async fn result(&self, _: Request<proto::ResultRequest>) -> Reply<proto::ResultResponse> {
+    async fn result(&self, _: Request<proto::ResultRequest>) -> FakeReply<proto::ResultResponse> {
         Err(Status::unimplemented(""))
     }
 
-    type WatchStream = Answers<proto::WatchResponse>;
+    type WatchStream = FakeAnswers<proto::WatchResponse>;
 
-    async fn watch(&self, _: Request<proto::WatchRequest>) -> Reply<Self::WatchStream> {
+    async fn watch(&self, _: Request<proto::WatchRequest>) -> FakeReply<Self::WatchStream> {
         Err(Status::unimplemented(""))
     }
 
-    type SubscribeStream = Answers<SubscribeResponse>;
+    type SubscribeStream = FakeAnswers<SubscribeResponse>;
 
-    async fn subscribe(&self, request: Request<SubscribeRequest>) -> Reply<Self::SubscribeStream> {
+    async fn subscribe(&self, request: Request<SubscribeRequest>) -> FakeReply<Self::SubscribeStream> {
         let from = request.into_inner().from;
         self.asked.lock().unwrap().push(from);
         let records: Vec<_> = (self.log)(from)?
@@ -286,7 +289,10 @@ impl Learner for FakeLearner {
         Ok(Response::new(Box::pin(tokio_stream::iter(answers))))
     }
 
-    async fn status(&self, _: Request<proto::LearnerStatusRequest>) -> Reply<proto::LearnerStatusResponse> {
+    async fn status(
+        &self,
+        _: Request<proto::LearnerStatusRequest>,
+    ) -> FakeReply<proto::LearnerStatusResponse> {
         Err(Status::unimplemented(""))
     }
 }
@@ -325,39 +331,39 @@ impl FakeAcceptor {
 
 #[tonic::async_trait]
 impl Acceptor for FakeAcceptor {
-    async fn form(&self, _: Request<proto::FormRequest>) -> Reply<proto::FormResponse> {
+    async fn form(&self, _: Request<proto::FormRequest>) -> FakeReply<proto::FormResponse> {
         Err(Status::unimplemented(""))
     }
 
-    type PrepareStream = Answers<proto::PromisePage>;
+    type PrepareStream = FakeAnswers<proto::PromisePage>;
 
-    async fn prepare(&self, _: Request<proto::PrepareRequest>) -> Reply<Self::PrepareStream> {
+    async fn prepare(&self, _: Request<proto::PrepareRequest>) -> FakeReply<Self::PrepareStream> {
         Err(Status::unimplemented(""))
     }
 
-    type AcceptStream = Answers<proto::AcceptResponse>;
+    type AcceptStream = FakeAnswers<proto::AcceptResponse>;
 
-    async fn accept(&self, _: Request<Streaming<proto::AcceptRequest>>) -> Reply<Self::AcceptStream> {
+    async fn accept(&self, _: Request<Streaming<proto::AcceptRequest>>) -> FakeReply<Self::AcceptStream> {
         Err(Status::unimplemented(""))
     }
 
-    type ObserveStream = Answers<proto::ObserveFrame>;
+    type ObserveStream = FakeAnswers<proto::ObserveFrame>;
 
-    async fn observe(&self, _: Request<proto::ObserveRequest>) -> Reply<Self::ObserveStream> {
+    async fn observe(&self, _: Request<proto::ObserveRequest>) -> FakeReply<Self::ObserveStream> {
         Err(Status::unimplemented(""))
     }
 
-    async fn tail(&self, _: Request<proto::TailRequest>) -> Reply<proto::TailResponse> {
+    async fn tail(&self, _: Request<proto::TailRequest>) -> FakeReply<proto::TailResponse> {
         Err(Status::unimplemented(""))
     }
 
-    type AttachStream = Answers<AttachResponse>;
+    type AttachStream = FakeAnswers<AttachResponse>;
 
-    async fn attach(&self, _: Request<Streaming<AttachRequest>>) -> Reply<Self::AttachStream> {
+    async fn attach(&self, _: Request<Streaming<AttachRequest>>) -> FakeReply<Self::AttachStream> {
         Err(Status::unimplemented(""))
     }
 
-    async fn status(&self, _: Request<AcceptorStatusRequest>) -> Reply<AcceptorStatusResponse> {
+    async fn status(&self, _: Request<AcceptorStatusRequest>) -> FakeReply<AcceptorStatusResponse> {
         let attached = self.attached.clone();
         Ok(Response::new(AcceptorStatusResponse {
             attached,

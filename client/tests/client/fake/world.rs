@@ -19,11 +19,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 
-use super::{Answers, Reply, Served, serve, version};
+use super::{FakeAnswers, FakeReply, Served, serve, version};
 
 /// The fate of the nth proposed command, from 0; openings of sessions are not counted.
 #[derive(Clone, Debug)]
-pub(crate) enum Fate {
+pub(crate) enum CommandFate {
     /// The command is ordered and answered.
     Ordered,
     /// The command is ordered, and the answer is lost.
@@ -48,17 +48,17 @@ pub(crate) enum Tells {
 }
 
 #[derive(Clone)]
-pub(crate) struct World {
-    state: Arc<Mutex<State>>,
-    fate: Arc<dyn Fn(usize) -> Fate + Send + Sync>,
+pub(crate) struct FakeWorld {
+    state: Arc<Mutex<WorldState>>,
+    fate: Arc<dyn Fn(usize) -> CommandFate + Send + Sync>,
     applied_to: watch::Sender<usize>,
 }
 
 #[derive(Default)]
-struct State {
-    log: Vec<(Command, Option<Outcome>)>,
+struct WorldState {
+    log: Vec<(Command, Option<CommandOutcome>)>,
     registers: BTreeMap<Bytes, Register>,
-    sessions: HashMap<u64, BTreeMap<u64, (usize, Outcome)>>,
+    sessions: HashMap<u64, BTreeMap<u64, (usize, CommandOutcome)>>,
     /// The opener of every opened session.
     openers: HashMap<u64, Bytes>,
     changes: Vec<Change>,
@@ -66,15 +66,15 @@ struct State {
 }
 
 #[derive(Clone, Debug)]
-enum Outcome {
+enum CommandOutcome {
     Applied,
     Failed(Option<Register>),
-    Duplicate(usize, Box<Outcome>),
+    Duplicate(usize, Box<CommandOutcome>),
     Expired,
 }
 
-impl World {
-    pub(crate) fn new(fate: impl Fn(usize) -> Fate + Send + Sync + 'static) -> Self {
+impl FakeWorld {
+    pub(crate) fn new(fate: impl Fn(usize) -> CommandFate + Send + Sync + 'static) -> Self {
         Self {
             state: Arc::default(),
             fate: Arc::new(fate),
@@ -82,7 +82,7 @@ impl World {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, WorldState> {
         self.state.lock().unwrap()
     }
 
@@ -139,7 +139,7 @@ impl World {
     async fn propose(&self, command: Option<Command>) -> Option<Result<Version, Status>> {
         let command = command.unwrap();
         let fate = if matches!(command.operation, Some(Operation::OpenSession(_))) {
-            Fate::Ordered
+            CommandFate::Ordered
         } else {
             let mut state = self.state();
             let number = state.proposed;
@@ -147,14 +147,14 @@ impl World {
             (self.fate)(number)
         };
         match fate {
-            Fate::Ordered => Some(Ok(version(self.order(command)))),
-            Fate::AnswerLost => {
+            CommandFate::Ordered => Some(Ok(version(self.order(command)))),
+            CommandFate::AnswerLost => {
                 self.order(command);
                 None
             }
-            Fate::Lost => None,
-            Fate::Unanswered => std::future::pending().await,
-            Fate::Fails(status) => Some(Err(status)),
+            CommandFate::Lost => None,
+            CommandFate::Unanswered => std::future::pending().await,
+            CommandFate::Fails(status) => Some(Err(status)),
         }
     }
 }
@@ -171,7 +171,7 @@ impl ServedLearner {
     }
 }
 
-impl State {
+impl WorldState {
     fn apply(&mut self, command: Command) {
         let slot = self.log.len();
         let outcome = match &command.session {
@@ -182,8 +182,8 @@ impl State {
                 let opener = self.openers.get(&name);
                 assert_eq!(opener, Some(&stamp.opener), "the opener of the session");
                 match recorded.map(|outcomes| outcomes.get(&stamp.sequence).cloned()) {
-                    None => Outcome::Expired,
-                    Some(Some((first, outcome))) => Outcome::Duplicate(first, Box::new(outcome)),
+                    None => CommandOutcome::Expired,
+                    Some(Some((first, outcome))) => CommandOutcome::Duplicate(first, Box::new(outcome)),
                     Some(None) => {
                         let outcome = self.carry_out(slot, &command);
                         let outcomes = self.sessions.get_mut(&name).unwrap();
@@ -197,14 +197,14 @@ impl State {
         self.log.push((command, Some(outcome)));
     }
 
-    fn carry_out(&mut self, slot: usize, command: &Command) -> Outcome {
+    fn carry_out(&mut self, slot: usize, command: &Command) -> CommandOutcome {
         let (key, value, condition) = match command.operation.clone().unwrap() {
-            Operation::Append(_) => return Outcome::Applied,
+            Operation::Append(_) => return CommandOutcome::Applied,
             Operation::OpenSession(opening) => {
                 self.openers.insert(u64::try_from(slot).unwrap(), opening.opener);
                 self.sessions
                     .insert(u64::try_from(slot).unwrap(), BTreeMap::new());
-                return Outcome::Applied;
+                return CommandOutcome::Applied;
             }
             Operation::Put(put) => (put.key, Some(put.value), put.condition),
             Operation::Delete(delete) => (delete.key, None, delete.condition),
@@ -218,7 +218,7 @@ impl State {
             }
         };
         if !holds {
-            return Outcome::Failed(current.cloned());
+            return CommandOutcome::Failed(current.cloned());
         }
         let change = match &value {
             Some(value) => change::Change::Value(value.clone()),
@@ -237,24 +237,24 @@ impl State {
             }
             None => drop(self.registers.remove(&key)),
         }
-        Outcome::Applied
+        CommandOutcome::Applied
     }
 }
 
 #[tonic::async_trait]
-impl proposer_server::Proposer for World {
-    async fn propose(&self, request: Request<ProposeRequest>) -> Reply<ProposeResponse> {
+impl proposer_server::Proposer for FakeWorld {
+    async fn propose(&self, request: Request<ProposeRequest>) -> FakeReply<ProposeResponse> {
         let answer = self.propose(request.into_inner().command).await;
         let version = Some(answer.unwrap_or_else(|| Err(Status::unavailable("broken")))?);
         Ok(Response::new(ProposeResponse { version }))
     }
 
-    type ProposeStreamStream = Answers<ProposeStreamResponse>;
+    type ProposeStreamStream = FakeAnswers<ProposeStreamResponse>;
 
     async fn propose_stream(
         &self,
         request: Request<Streaming<ProposeStreamRequest>>,
-    ) -> Reply<Self::ProposeStreamStream> {
+    ) -> FakeReply<Self::ProposeStreamStream> {
         let (answers, stream) = mpsc::channel(4096);
         let (world, mut requests) = (self.clone(), request.into_inner());
         tokio::spawn(async move {
@@ -279,17 +279,17 @@ impl proposer_server::Proposer for World {
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
-    async fn fill(&self, _: Request<FillRequest>) -> Reply<FillResponse> {
+    async fn fill(&self, _: Request<FillRequest>) -> FakeReply<FillResponse> {
         Err(Status::unimplemented(""))
     }
 
-    async fn status(&self, _: Request<ProposerStatusRequest>) -> Reply<ProposerStatusResponse> {
+    async fn status(&self, _: Request<ProposerStatusRequest>) -> FakeReply<ProposerStatusResponse> {
         Err(Status::unimplemented(""))
     }
 }
 
 struct WorldLearner {
-    world: World,
+    world: FakeWorld,
     tells: Arc<dyn Fn(usize) -> Tells + Send + Sync>,
     calls: Arc<Mutex<usize>>,
 }
@@ -318,7 +318,7 @@ fn failed(current: Option<Register>) -> ConditionFailed {
 
 #[tonic::async_trait]
 impl learner_server::Learner for WorldLearner {
-    async fn read(&self, request: Request<ReadRequest>) -> Reply<ReadResponse> {
+    async fn read(&self, request: Request<ReadRequest>) -> FakeReply<ReadResponse> {
         self.called().await?;
         let ReadRequest {
             target, limit, after, ..
@@ -349,7 +349,7 @@ impl learner_server::Learner for WorldLearner {
         }))
     }
 
-    async fn result(&self, request: Request<ResultRequest>) -> Reply<ResultResponse> {
+    async fn result(&self, request: Request<ResultRequest>) -> FakeReply<ResultResponse> {
         self.called().await?;
         let Some(result_request::Command::Version(asked)) = request.into_inner().command else {
             panic!("only versions are asked for here")
@@ -358,13 +358,15 @@ impl learner_server::Learner for WorldLearner {
         let entry = state.log.get(usize::try_from(asked.slot).unwrap());
         let outcome = match entry.and_then(|(_, outcome)| outcome.clone()) {
             None => return Err(Status::out_of_range("nothing is there")),
-            Some(Outcome::Expired) => return Err(Status::aborted("the session has expired")),
-            Some(Outcome::Applied) => result_response::Outcome::Applied(Applied {}),
-            Some(Outcome::Failed(current)) => result_response::Outcome::ConditionFailed(failed(current)),
-            Some(Outcome::Duplicate(first, outcome)) => {
+            Some(CommandOutcome::Expired) => return Err(Status::aborted("the session has expired")),
+            Some(CommandOutcome::Applied) => result_response::Outcome::Applied(Applied {}),
+            Some(CommandOutcome::Failed(current)) => {
+                result_response::Outcome::ConditionFailed(failed(current))
+            }
+            Some(CommandOutcome::Duplicate(first, outcome)) => {
                 let outcome = match *outcome {
-                    Outcome::Failed(current) => duplicate::Outcome::ConditionFailed(failed(current)),
-                    Outcome::Applied | Outcome::Duplicate(..) | Outcome::Expired => {
+                    CommandOutcome::Failed(current) => duplicate::Outcome::ConditionFailed(failed(current)),
+                    CommandOutcome::Applied | CommandOutcome::Duplicate(..) | CommandOutcome::Expired => {
                         duplicate::Outcome::Applied(Applied {})
                     }
                 };
@@ -381,10 +383,10 @@ impl learner_server::Learner for WorldLearner {
         }))
     }
 
-    type WatchStream = Answers<WatchResponse>;
+    type WatchStream = FakeAnswers<WatchResponse>;
 
     /// Sends the existing changes, and then the new changes.
-    async fn watch(&self, request: Request<WatchRequest>) -> Reply<Self::WatchStream> {
+    async fn watch(&self, request: Request<WatchRequest>) -> FakeReply<Self::WatchStream> {
         self.called().await?;
         let WatchRequest { target, from } = request.into_inner();
         let (answers, stream) = mpsc::channel(16);
@@ -416,13 +418,16 @@ impl learner_server::Learner for WorldLearner {
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
-    type SubscribeStream = Answers<proto::SubscribeResponse>;
+    type SubscribeStream = FakeAnswers<proto::SubscribeResponse>;
 
-    async fn subscribe(&self, _: Request<proto::SubscribeRequest>) -> Reply<Self::SubscribeStream> {
+    async fn subscribe(&self, _: Request<proto::SubscribeRequest>) -> FakeReply<Self::SubscribeStream> {
         Err(Status::unimplemented(""))
     }
 
-    async fn status(&self, _: Request<proto::LearnerStatusRequest>) -> Reply<proto::LearnerStatusResponse> {
+    async fn status(
+        &self,
+        _: Request<proto::LearnerStatusRequest>,
+    ) -> FakeReply<proto::LearnerStatusResponse> {
         Err(Status::unimplemented(""))
     }
 }

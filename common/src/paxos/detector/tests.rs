@@ -308,7 +308,7 @@ fn leader_timeout_is_that_of_the_heard_proposer_or_of_one_before() {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum DetectorStep {
     Open(u64, u64),
     Chunk(u64),
     End(u64, bool),
@@ -318,16 +318,16 @@ enum Step {
     Resign(u64),
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<DetectorStep>> {
     let outcome = prop_oneof![Just(Settlement::TurnedAway), Just(Settlement::NoSpace)];
     let step = prop_oneof![
-        (0u64..4, 1u64..6).prop_map(|(stream, round)| Step::Open(stream, round)),
-        (0u64..4).prop_map(Step::Chunk),
-        (0u64..4, any::<bool>()).prop_map(|(stream, peer)| Step::End(stream, peer)),
-        (1u64..6, any::<bool>()).prop_map(|(round, prepare)| Step::Queue(round, prepare)),
-        (0usize..4, outcome).prop_map(|(at, outcome)| Step::Settle(at, outcome)),
-        (1u64..6).prop_map(Step::Promise),
-        (1u64..6).prop_map(Step::Resign),
+        (0u64..4, 1u64..6).prop_map(|(stream, round)| DetectorStep::Open(stream, round)),
+        (0u64..4).prop_map(DetectorStep::Chunk),
+        (0u64..4, any::<bool>()).prop_map(|(stream, peer)| DetectorStep::End(stream, peer)),
+        (1u64..6, any::<bool>()).prop_map(|(round, prepare)| DetectorStep::Queue(round, prepare)),
+        (0usize..4, outcome).prop_map(|(at, outcome)| DetectorStep::Settle(at, outcome)),
+        (1u64..6).prop_map(DetectorStep::Promise),
+        (1u64..6).prop_map(DetectorStep::Resign),
     ];
     prop::collection::vec(step, 0..60)
 }
@@ -344,31 +344,31 @@ proptest! {
         for step in steps {
             now += 1;
             match step {
-                Step::Open(stream, round) => {
+                DetectorStep::Open(stream, round) => {
                     streams.insert(stream, round);
                     detector.opened(StreamId(stream), ballot(round), None, at(now));
                 }
-                Step::Chunk(stream) => detector.chunk(StreamId(stream), at(now)),
-                Step::End(stream, peer) => {
+                DetectorStep::Chunk(stream) => detector.chunk(StreamId(stream), at(now)),
+                DetectorStep::End(stream, peer) => {
                     streams.remove(&stream);
                     let by = if peer { Ender::Peer } else { Ender::Acceptor };
                     detector.ended(StreamId(stream), by, at(now));
                 }
-                Step::Queue(round, is_prepare) => {
+                DetectorStep::Queue(round, is_prepare) => {
                     let kind = if is_prepare { RequestKind::Prepare } else { RequestKind::Accept };
                     let away = round < promised;
                     claims.push((round, detector.queued(ballot(round), &address(round), kind, away, at(now))));
                 }
-                Step::Settle(index, outcome) if index < claims.len() => {
+                DetectorStep::Settle(index, outcome) if index < claims.len() => {
                     has_kept |= outcome == Settlement::NoSpace;
                     detector.settled(claims.remove(index).1, outcome);
                 }
-                Step::Settle(..) => {}
-                Step::Promise(round) => {
+                DetectorStep::Settle(..) => {}
+                DetectorStep::Promise(round) => {
                     promised = promised.max(round);
                     detector.promised(ballot(round), &address(round), at(now));
                 }
-                Step::Resign(round) => detector.resigned(ballot(round)),
+                DetectorStep::Resign(round) => detector.resigned(ballot(round)),
             }
             let heard = detector.heard(at(now));
             let claimed = claims.iter().map(|(round, _)| *round).max().unwrap_or(0);

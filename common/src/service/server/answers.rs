@@ -111,9 +111,9 @@ mod tests {
     const STREAMS: usize = 16;
     const LONG: Duration = Duration::from_secs(60);
 
-    struct Raw;
+    struct RawBody;
 
-    impl Encoder for Raw {
+    impl Encoder for RawBody {
         type Item = Bytes;
         type Error = Status;
 
@@ -163,7 +163,7 @@ mod tests {
         room: &Room,
     ) -> AccountedBody<()> {
         let inherit = SingleMessageCompressionOverride::Inherit;
-        let body = Body::new(EncodeBody::new_server(Raw, messages, None, inherit, None));
+        let body = Body::new(EncodeBody::new_server(RawBody, messages, None, inherit, None));
         AccountedBody::new(body, room.account(), ())
     }
 

@@ -16,7 +16,7 @@ const HISTORIES: u64 = 1_000;
 
 /// A client of the drawn history.
 #[derive(Clone, Debug)]
-enum Client {
+enum DrawnClient {
     Idle,
     Called(Record),
     Answered(Record, Told),
@@ -24,12 +24,12 @@ enum Client {
 
 /// An honest register without replicas.
 #[derive(Clone, Debug, Default)]
-struct Register {
+struct DrawnRegister {
     held: Option<Held>,
     slot: u64,
 }
 
-impl Register {
+impl DrawnRegister {
     /// Executes a request at this moment, and returns the answer.
     fn serve(&mut self, asked: &Asked) -> Told {
         let condition = match asked {
@@ -104,8 +104,8 @@ fn shown(asked: &Asked, told: &Told) -> Option<Held> {
 /// Draws the history of clients of an honest register. Each call takes effect at a single moment between begin and end.
 /// A call given up takes effect at some moment after the begin, or never.
 fn honest(rng: &mut impl Rng, clients: usize, calls: usize) -> Vec<Record> {
-    let mut register = Register::default();
-    let mut clients = vec![Client::Idle; clients];
+    let mut register = DrawnRegister::default();
+    let mut clients = vec![DrawnClient::Idle; clients];
     let (mut history, mut given_up, mut seen) = (Vec::new(), Vec::<Record>::new(), Vec::new());
     let mut begun = 0;
     for time in 0.. {
@@ -115,15 +115,15 @@ fn honest(rng: &mut impl Rng, clients: usize, calls: usize) -> Vec<Record> {
         }
         let number = rng.random_range(0..clients.len());
         clients[number] = match clients[number].clone() {
-            Client::Idle if begun == calls => {
-                if clients.iter().all(|client| matches!(client, Client::Idle)) {
+            DrawnClient::Idle if begun == calls => {
+                if clients.iter().all(|client| matches!(client, DrawnClient::Idle)) {
                     break;
                 }
-                Client::Idle
+                DrawnClient::Idle
             }
-            Client::Idle => {
+            DrawnClient::Idle => {
                 begun += 1;
-                Client::Called(Record {
+                DrawnClient::Called(Record {
                     client: number as u64,
                     key: "key".to_owned(),
                     asked: draw_call(rng, begun, &seen),
@@ -131,24 +131,24 @@ fn honest(rng: &mut impl Rng, clients: usize, calls: usize) -> Vec<Record> {
                     ended: None,
                 })
             }
-            Client::Called(record) if rng.random_bool(0.1) => {
+            DrawnClient::Called(record) if rng.random_bool(0.1) => {
                 history.push(record.clone());
                 given_up.push(record);
-                Client::Idle
+                DrawnClient::Idle
             }
-            Client::Called(record) => {
+            DrawnClient::Called(record) => {
                 let told = register.serve(&record.asked);
-                Client::Answered(record, told)
+                DrawnClient::Answered(record, told)
             }
-            Client::Answered(record, _) if rng.random_bool(0.05) => {
+            DrawnClient::Answered(record, _) if rng.random_bool(0.05) => {
                 history.push(record);
-                Client::Idle
+                DrawnClient::Idle
             }
-            Client::Answered(mut record, told) => {
+            DrawnClient::Answered(mut record, told) => {
                 seen.extend(shown(&record.asked, &told));
                 record.ended = Some((time, told));
                 history.push(record);
-                Client::Idle
+                DrawnClient::Idle
             }
         };
     }

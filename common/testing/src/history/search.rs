@@ -31,7 +31,7 @@ pub enum Verdict {
 
 /// A possible configuration of a register.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Configuration<'a> {
+struct SearchState<'a> {
     held: Option<&'a str>,
     /// Calls under way that have taken effect, ascending.
     done: Vec<usize>,
@@ -101,7 +101,7 @@ fn search_key(calls: &[&Record], configurations_max: usize) -> Result<usize, Opt
     }
     events.sort_unstable();
     let mut under_way: Vec<usize> = Vec::new();
-    let mut configurations = HashSet::from([Configuration {
+    let mut configurations = HashSet::from([SearchState {
         held: None,
         done: Vec::new(),
     }]);
@@ -128,10 +128,10 @@ fn search_key(calls: &[&Record], configurations_max: usize) -> Result<usize, Opt
 fn take_effect<'a>(
     calls: &[&'a Record],
     under_way: &[usize],
-    configurations: HashSet<Configuration<'a>>,
+    configurations: HashSet<SearchState<'a>>,
     ending: usize,
     configurations_max: usize,
-) -> Option<(HashSet<Configuration<'a>>, usize)> {
+) -> Option<(HashSet<SearchState<'a>>, usize)> {
     let mut left = HashSet::new();
     let mut seen = HashSet::new();
     let mut open: Vec<_> = configurations.into_iter().collect();
@@ -165,7 +165,7 @@ fn take_effect<'a>(
                 tried.push(&calls[call].asked);
             }
             if let Some(held) = writes(calls[call], configuration.held) {
-                let mut next = Configuration {
+                let mut next = SearchState {
                     held,
                     done: configuration.done.clone(),
                 };
@@ -177,7 +177,7 @@ fn take_effect<'a>(
     Some((left, seen.len()))
 }
 
-impl Configuration<'_> {
+impl SearchState<'_> {
     fn add(&mut self, call: usize) {
         let at = self.done.partition_point(|other| *other < call);
         self.done.insert(at, call);

@@ -11,20 +11,20 @@ use super::chosen_is_final::Chosen;
 /// The received pages of each campaign, and the demands of the pages.
 pub(crate) struct Takeovers {
     phase1: usize,
-    campaigns: BTreeMap<Ballot, Campaign>,
+    campaigns: BTreeMap<Ballot, CampaignSeen>,
     /// Highest watermark reported to each proposer since the proposer's start.
     known: BTreeMap<usize, Slot>,
 }
 
 #[derive(Default)]
-struct Campaign {
+struct CampaignSeen {
     from: Slot,
-    promises: BTreeMap<usize, Promise>,
+    promises: BTreeMap<usize, PromiseSeen>,
     demanded: Option<Demanded>,
 }
 
 #[derive(Default)]
-struct Promise {
+struct PromiseSeen {
     pages: Vec<PromisePage>,
     covered_to: Slot,
     complete: bool,
@@ -65,9 +65,9 @@ impl Takeovers {
             from >= known || self.campaigns.contains_key(&ballot),
             "proposer {proposer} asks promises from {from} on, and was told that everything below {known} is chosen"
         );
-        let campaign = self.campaigns.entry(ballot).or_insert_with(|| Campaign {
+        let campaign = self.campaigns.entry(ballot).or_insert_with(|| CampaignSeen {
             from,
-            ..Campaign::default()
+            ..CampaignSeen::default()
         });
         assert_eq!(
             campaign.from, from,
@@ -84,9 +84,9 @@ impl Takeovers {
             return;
         }
         let from = campaign.from;
-        let promise = campaign.promises.entry(acceptor).or_insert_with(|| Promise {
+        let promise = campaign.promises.entry(acceptor).or_insert_with(|| PromiseSeen {
             covered_to: from,
-            ..Promise::default()
+            ..PromiseSeen::default()
         });
         if page.from <= promise.covered_to && !promise.complete {
             promise.covered_to = promise.covered_to.max(page.next);

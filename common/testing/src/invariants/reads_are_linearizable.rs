@@ -15,12 +15,12 @@ pub(crate) struct History {
     is_answered: BTreeSet<u64>,
     /// Number of commands in `answered` when each read under way began, by learner and read.
     reads: BTreeMap<(usize, u64), usize>,
-    learners: Vec<State>,
+    learners: Vec<RegisterState>,
 }
 
 /// The basis of a learner's answers.
 #[derive(Default)]
-struct State {
+struct RegisterState {
     /// The commands of each value, in the order of application.
     applied: Vec<Vec<u64>>,
     holds: BTreeSet<u64>,
@@ -42,7 +42,7 @@ impl History {
             answered: Vec::new(),
             is_answered: BTreeSet::new(),
             reads: BTreeMap::new(),
-            learners: (0..learners).map(|_| State::default()).collect(),
+            learners: (0..learners).map(|_| RegisterState::default()).collect(),
         }
     }
 
@@ -66,10 +66,10 @@ impl History {
     pub(crate) fn restarted(&mut self, learner: usize, kept: usize) {
         let mut applied = std::mem::take(&mut self.learners[learner].applied);
         applied.truncate(kept);
-        self.learners[learner] = State {
+        self.learners[learner] = RegisterState {
             holds: applied.iter().flatten().copied().collect(),
             applied,
-            ..State::default()
+            ..RegisterState::default()
         };
         self.reads.retain(|(of, _), _| *of != learner);
     }

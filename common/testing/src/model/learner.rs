@@ -173,7 +173,7 @@ impl LearnerStep<'_> {
                 ReadEffect::Fill(to) => self.node.fill_to = self.node.fill_to.max(to),
                 ReadEffect::Answer(read) => self.answer(read),
                 ReadEffect::LostVotes { .. } | ReadEffect::TurnAway(_) => {
-                    self.outputs.broken(Broken::NobodyHalts)
+                    self.outputs.broken(Broken::NobodyHalts);
                 }
             }
         }

@@ -34,7 +34,7 @@ async fn database_of_another_application_is_refused_and_keeps_its_rights() {
 #[tokio::test]
 async fn our_own_files_are_tightened() {
     let directory = tempfile::tempdir().unwrap();
-    let writer = Writer::open(directory.path()).await;
+    let writer = TestWriter::open(directory.path()).await;
     writer.log.close().await;
     writer.store.close().await.unwrap();
     let paths = [FILE, "learner.db.damaged", "theirs"].map(|name| directory.path().join(name));
@@ -42,7 +42,7 @@ async fn our_own_files_are_tightened() {
         fs::File::options().create(true).append(true).open(path).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
     }
-    let _writer = Writer::open(directory.path()).await;
+    let _writer = TestWriter::open(directory.path()).await;
     let modes = paths.map(|path| fs::metadata(path).unwrap().permissions().mode() & 0o777);
     assert_eq!(modes, [0o600, 0o600, 0o644]);
 }

@@ -30,7 +30,7 @@ async fn make_version_2(directory: &Path) {
 
 /// Writes a log with sessions of this opener into a file of the release before; returns the resulting state.
 async fn write_version_2(directory: &Path, opener: Option<Opener>) -> Machine {
-    let mut writer = Writer::open(directory).await;
+    let mut writer = TestWriter::open(directory).await;
     writer.write(varied_of(opener)).await;
     let machine = writer.knowledge.machine(Machine::clone);
     writer.log.close().await;

@@ -8,7 +8,7 @@ use paxos_proto::v1::{self as pb, learner_client::LearnerClient};
 use tonic::Code;
 
 use super::{MIB, SmallDisk};
-use crate::harness::{Cluster, Load, until};
+use crate::harness::{BackgroundLoad, Cluster, until};
 use crate::metrics::scrape;
 
 /// A read of a learner's present state.
@@ -35,7 +35,7 @@ async fn learner_with_a_full_disk_stands_aside_and_goes_on_by_itself() {
 
     // So little space remains that the write-ahead log cannot grow much.
     disk.fill("ballast", MIB);
-    let load = Load::start(&cluster, 2, usize::MAX, 8);
+    let load = BackgroundLoad::start(&cluster, 2, usize::MAX, 8);
     let file = path.join("learner.db").display().to_string();
     let reason = format!("no space is left on the disk of {file}");
     scrape::ready(&cluster.learners[full], 503, &reason).await;
@@ -81,7 +81,7 @@ async fn learner_with_a_full_disk_stands_aside_and_goes_on_by_itself() {
 #[tokio::test]
 async fn learner_sets_a_damaged_file_aside_and_learns_again() {
     let mut cluster = Cluster::start(3, 1, 2).await;
-    let outcome = Load::start(&cluster, 4, 500, 8).finish().await;
+    let outcome = BackgroundLoad::start(&cluster, 4, 500, 8).finish().await;
     cluster.digests_are_equal(outcome.end()).await;
     assert!(cluster.learners[0].stop().await.success());
     let file = PathBuf::from(cluster.path("learner-1")).join("learner.db");

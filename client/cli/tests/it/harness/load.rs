@@ -16,27 +16,27 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use super::{Cluster, PATIENCE, integer, until};
 
 /// Proposals by clients, each with several proposals in flight.
-pub(crate) struct Load {
-    shared: Arc<Shared>,
-    workers: Vec<tokio::task::JoinHandle<Outcome>>,
+pub(crate) struct BackgroundLoad {
+    shared: Arc<LoadState>,
+    workers: Vec<tokio::task::JoinHandle<LoadOutcome>>,
 }
 
-struct Shared {
+struct LoadState {
     /// Number of proposals with an outcome.
     done: AtomicUsize,
     stopped: AtomicBool,
-    gap: Mutex<Gap>,
+    gap: Mutex<AnswerGap>,
 }
 
 /// The longest time without a successful proposal.
-struct Gap {
+struct AnswerGap {
     last: Instant,
     longest: Duration,
 }
 
 /// The outcomes of a load.
 #[derive(Default)]
-pub(crate) struct Outcome {
+pub(crate) struct LoadOutcome {
     pub(crate) acknowledged: BTreeMap<Version, Vec<u8>>,
     /// Values that may be in the log.
     pub(crate) unknown: HashSet<Vec<u8>>,
@@ -44,7 +44,7 @@ pub(crate) struct Outcome {
     pub(crate) not_proposed: HashSet<Vec<u8>>,
 }
 
-impl Load {
+impl BackgroundLoad {
     /// Starts this number of clients. Each client makes `each` proposals, with `in_flight` proposals at a time.
     pub(crate) fn start(cluster: &Cluster, clients: usize, each: usize, in_flight: usize) -> Self {
         Self::named(cluster, "value", clients, each, in_flight)
@@ -75,14 +75,14 @@ impl Load {
         in_flight: usize,
         bytes: usize,
     ) -> Self {
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(LoadState::new());
         let mut workers = Vec::new();
         for (client_number, client) in clients.into_iter().enumerate() {
             let next = Arc::new(AtomicUsize::new(0));
             for _ in 0..in_flight {
                 let (client, shared, next) = (client.clone(), shared.clone(), next.clone());
                 workers.push(tokio::spawn(async move {
-                    let mut outcome = Outcome::default();
+                    let mut outcome = LoadOutcome::default();
                     loop {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         if number >= each || shared.stopped.load(Ordering::Relaxed) {
@@ -106,7 +106,7 @@ impl Load {
     /// Starts this number of client processes. Each process makes `each` proposals, with `in_flight` proposals at a
     /// time.
     pub(crate) fn of_processes(cluster: &Cluster, clients: usize, each: usize, in_flight: usize) -> Self {
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(LoadState::new());
         let workers = (0..clients).map(|client_number| {
             let in_flight = in_flight.to_string();
             let timeout = format!("{}s", PATIENCE.as_secs());
@@ -130,7 +130,7 @@ impl Load {
             tokio::spawn(async move { input.write_all(lines.as_bytes()).await.unwrap() });
             let shared = Arc::clone(&shared);
             tokio::spawn(async move {
-                let mut outcome = Outcome::default();
+                let mut outcome = LoadOutcome::default();
                 let mut told = BufReader::new(output).lines();
                 for value in values {
                     let line = told.next_line().await.unwrap().expect("a line for each value");
@@ -167,8 +167,8 @@ impl Load {
     }
 
     /// Waits for all outcomes.
-    pub(crate) async fn finish(self) -> Outcome {
-        let mut sum = Outcome::default();
+    pub(crate) async fn finish(self) -> LoadOutcome {
+        let mut sum = LoadOutcome::default();
         for worker in self.workers {
             sum.merge(worker.await.unwrap());
         }
@@ -176,15 +176,15 @@ impl Load {
     }
 
     /// Stops proposing, and waits for the outcomes of the proposals in flight.
-    pub(crate) async fn stop(self) -> Outcome {
+    pub(crate) async fn stop(self) -> LoadOutcome {
         self.shared.stopped.store(true, Ordering::Relaxed);
         self.finish().await
     }
 }
 
-impl Shared {
+impl LoadState {
     fn new() -> Self {
-        let gap = Gap {
+        let gap = AnswerGap {
             last: Instant::now(),
             longest: Duration::ZERO,
         };
@@ -203,7 +203,7 @@ impl Shared {
     }
 }
 
-impl Outcome {
+impl LoadOutcome {
     pub(crate) fn merge(&mut self, other: Self) {
         for (version, value) in other.acknowledged {
             let twice = self.acknowledged.insert(version, value);

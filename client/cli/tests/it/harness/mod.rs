@@ -23,7 +23,7 @@ use paxos_proto::v1::{AcceptorStatusResponse, attach_request::Progress};
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub(crate) use load::{Load, Outcome};
+pub(crate) use load::{BackgroundLoad, LoadOutcome};
 pub(crate) use proxy::{Cut, Proxy};
 
 /// Time limit for any condition, longer than every legitimate wait on a busy machine: a condition still false by then

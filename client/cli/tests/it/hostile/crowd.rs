@@ -17,7 +17,7 @@ use super::{
     frames::{self, Http2, PREFACE, SETTINGS, prefixed},
     grew_little, is_well, noticed_nothing, ordered, processes, sweep,
 };
-use crate::harness::{Cluster, Cut, Load, Process, Proxy, until};
+use crate::harness::{BackgroundLoad, Cluster, Cut, Process, Proxy, until};
 
 /// Most connections that a server keeps at once.
 const CONNECTIONS_MAX: usize = 768;
@@ -46,7 +46,7 @@ async fn thousands_of_silent_connections_lock_no_client_out() {
     let subscription = answer.await.unwrap();
     vanishing.set(Cut::Both);
 
-    let load = Load::start(&cluster, 2, usize::MAX, 8);
+    let load = BackgroundLoad::start(&cluster, 2, usize::MAX, 8);
     load.reached(100).await;
     let before: Vec<_> = processes(&cluster).map(Process::resident_kib).collect();
     for role in ["Acceptor", "Proposer", "Learner"] {
@@ -145,7 +145,7 @@ async fn closed_by_the_server(strangers: &mut [TcpStream]) -> usize {
 async fn idle_streams_cost_little_and_end_with_their_connection() {
     let cluster = Cluster::start(3, 2, 2).await;
     let led_at = ballot(&cluster).await;
-    let load = Load::start(&cluster, 2, usize::MAX, 8);
+    let load = BackgroundLoad::start(&cluster, 2, usize::MAX, 8);
     load.reached(500).await;
     let before: Vec<_> = processes(&cluster).map(Process::resident_kib).collect();
     let status = sweep::acceptor_status(&cluster.acceptors[0].address).await;

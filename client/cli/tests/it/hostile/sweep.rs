@@ -345,7 +345,7 @@ pub(crate) async fn call(channel: &Channel, method: &MethodDescriptor, request: 
         more.try_send(request).unwrap();
         // On a stream, the end follows the answer.
         let _open = method.is_client_streaming().then_some(more);
-        let answers = grpc.streaming(Request::new(ReceiverStream::new(requests)), path, Raw);
+        let answers = grpc.streaming(Request::new(ReceiverStream::new(requests)), path, RawCodec);
         answers.await?.into_inner().message().await
     };
     let answer = tokio::time::timeout(CALL_MAX, first).await;
@@ -367,9 +367,9 @@ pub(crate) async fn call(channel: &Channel, method: &MethodDescriptor, request: 
 
 /// Messages as on the wire.
 #[derive(Clone, Copy, Debug, Default)]
-struct Raw;
+struct RawCodec;
 
-impl Codec for Raw {
+impl Codec for RawCodec {
     type Encode = Bytes;
     type Decode = Bytes;
     type Encoder = Self;
@@ -384,7 +384,7 @@ impl Codec for Raw {
     }
 }
 
-impl Encoder for Raw {
+impl Encoder for RawCodec {
     type Item = Bytes;
     type Error = Status;
 
@@ -394,7 +394,7 @@ impl Encoder for Raw {
     }
 }
 
-impl Decoder for Raw {
+impl Decoder for RawCodec {
     type Item = Bytes;
     type Error = Status;
 

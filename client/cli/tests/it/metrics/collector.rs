@@ -19,9 +19,9 @@ use tonic::{Request, Response, Status};
 
 /// Cheap to clone; all clones share the same records.
 #[derive(Clone, Default)]
-pub(crate) struct Collector(Arc<Mutex<BTreeSet<(String, String)>>>);
+pub(crate) struct MetricsCollector(Arc<Mutex<BTreeSet<(String, String)>>>);
 
-impl Collector {
+impl MetricsCollector {
     /// Starts a collector that listens as long as the test's runtime exists.
     pub(crate) async fn start() -> (Self, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -41,7 +41,7 @@ impl Collector {
 }
 
 #[tonic::async_trait]
-impl MetricsService for Collector {
+impl MetricsService for MetricsCollector {
     async fn export(
         &self,
         request: Request<ExportMetricsServiceRequest>,

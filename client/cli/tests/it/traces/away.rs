@@ -12,12 +12,12 @@ use nix::{
     unistd::Pid,
 };
 
-use super::collector::{self, Collector};
+use super::collector::{self, SpanCollector};
 use crate::harness::{self, Cluster, free_ports, paxos, run_with, until};
 
 #[tokio::test]
 async fn absent_collector_is_logged_once_and_again_on_its_return() {
-    let address = Collector::start().await.address;
+    let address = SpanCollector::start().await.address;
     let cluster = Cluster::start_with(3, 1, 1, collector::environment(address)).await;
     let client = cluster.client();
     let timeout = Duration::from_secs(20);
@@ -32,7 +32,7 @@ async fn absent_collector_is_logged_once_and_again_on_its_return() {
         cluster.acceptors.iter().all(noticed).then_some(())
     })
     .await;
-    let collector = Collector::start_at(address).await;
+    let collector = SpanCollector::start_at(address).await;
     until("spans come in again", async || {
         client
             .with_timeout(timeout)

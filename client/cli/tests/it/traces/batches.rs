@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    collector::{Collector, Seen},
+    collector::{SeenSpan, SpanCollector},
     traced,
 };
 use crate::harness::{self, stdout, until};
@@ -11,7 +11,7 @@ use crate::harness::{self, stdout, until};
 #[tokio::test]
 async fn each_of_many_proposals_leads_to_its_batch_and_the_batch_to_each() {
     const COUNT: usize = 50;
-    let collector = Collector::start().await;
+    let collector = SpanCollector::start().await;
     let cluster = traced(&collector, 1, 1).await;
     let lines = (0..COUNT)
         .map(|number| format!("line {number}\n"))
@@ -30,7 +30,7 @@ async fn each_of_many_proposals_leads_to_its_batch_and_the_batch_to_each() {
     let spans = until("all requests and their batches", async || {
         let spans = collector.spans();
         let is_request =
-            |span: &&Seen| span.name == "paxos.v1.Proposer/ProposeStream" && span.kind == "server";
+            |span: &&SeenSpan| span.name == "paxos.v1.Proposer/ProposeStream" && span.kind == "server";
         let linked: usize = spans
             .iter()
             .filter(|span| span.name == "proposer.batch")

@@ -31,7 +31,7 @@ pub(crate) type Attributes = BTreeMap<String, String>;
 
 /// A received span.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct SeenSpan {
     pub(crate) resource: Attributes,
     pub(crate) trace: Vec<u8>,
     pub(crate) id: Vec<u8>,
@@ -48,7 +48,7 @@ pub(crate) struct Seen {
     pub(crate) error: Option<String>,
 }
 
-impl Seen {
+impl SeenSpan {
     pub(crate) fn service(&self) -> &str {
         &self.resource["service.name"]
     }
@@ -103,10 +103,10 @@ fn attributes(attributes: Vec<KeyValue>) -> Attributes {
 }
 
 #[derive(Clone, Default)]
-struct Inbox(Arc<Mutex<Vec<Seen>>>);
+struct SpanInbox(Arc<Mutex<Vec<SeenSpan>>>);
 
 #[tonic::async_trait]
-impl TraceService for Inbox {
+impl TraceService for SpanInbox {
     async fn export(
         &self,
         request: Request<ExportTraceServiceRequest>,
@@ -115,7 +115,12 @@ impl TraceService for Inbox {
         for of_resource in request.into_inner().resource_spans {
             let resource = attributes(of_resource.resource.unwrap_or_default().attributes);
             for of_scope in of_resource.scope_spans {
-                inbox.extend(of_scope.spans.into_iter().map(|span| Seen::new(&resource, span)));
+                inbox.extend(
+                    of_scope
+                        .spans
+                        .into_iter()
+                        .map(|span| SeenSpan::new(&resource, span)),
+                );
             }
         }
         Ok(Response::new(ExportTraceServiceResponse::default()))
@@ -123,13 +128,13 @@ impl TraceService for Inbox {
 }
 
 /// A listening collector.
-pub(crate) struct Collector {
+pub(crate) struct SpanCollector {
     pub(crate) address: SocketAddr,
-    inbox: Inbox,
+    inbox: SpanInbox,
     serving: JoinHandle<()>,
 }
 
-impl Collector {
+impl SpanCollector {
     pub(crate) async fn start() -> Self {
         Self::start_at("127.0.0.1:0".parse().unwrap()).await
     }
@@ -137,7 +142,7 @@ impl Collector {
     pub(crate) async fn start_at(address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let inbox = Inbox::default();
+        let inbox = SpanInbox::default();
         let service = TraceServiceServer::new(inbox.clone()).max_decoding_message_size(64 << 20);
         let serving = tokio::spawn(async move {
             let server = tonic::transport::Server::builder().add_service(service);
@@ -159,12 +164,12 @@ impl Collector {
     }
 
     /// All spans so far.
-    pub(crate) fn spans(&self) -> Vec<Seen> {
+    pub(crate) fn spans(&self) -> Vec<SeenSpan> {
         self.inbox.0.lock().unwrap().clone()
     }
 
     /// Waits for a span.
-    pub(crate) async fn span(&self, what: &str, is: impl Fn(&Seen) -> bool) -> Seen {
+    pub(crate) async fn span(&self, what: &str, is: impl Fn(&SeenSpan) -> bool) -> SeenSpan {
         until(what, async || self.spans().into_iter().find(&is)).await
     }
 
@@ -196,7 +201,7 @@ impl Collector {
     }
 
     /// Waits until the trace with this root fulfils `is`. Returns the trace.
-    pub(crate) async fn trace(&self, what: &str, root: &Seen, is: impl Fn(&Trace) -> bool) -> Trace {
+    pub(crate) async fn trace(&self, what: &str, root: &SeenSpan, is: impl Fn(&Trace) -> bool) -> Trace {
         until(what, async || {
             let trace = Trace(
                 self.spans()
@@ -210,7 +215,7 @@ impl Collector {
     }
 }
 
-impl Drop for Collector {
+impl Drop for SpanCollector {
     fn drop(&mut self) {
         self.serving.abort();
     }
@@ -226,26 +231,26 @@ pub(crate) fn environment(address: SocketAddr) -> Environment {
 
 /// The spans of a trace.
 #[derive(Debug)]
-pub(crate) struct Trace(pub(crate) Vec<Seen>);
+pub(crate) struct Trace(pub(crate) Vec<SeenSpan>);
 
 impl Trace {
     /// The spans of this name.
-    pub(crate) fn named(&self, name: &str) -> Vec<&Seen> {
+    pub(crate) fn named(&self, name: &str) -> Vec<&SeenSpan> {
         self.0.iter().filter(|span| span.name == name).collect()
     }
 
     /// The only span of this name.
-    pub(crate) fn only(&self, name: &str) -> &Seen {
+    pub(crate) fn only(&self, name: &str) -> &SeenSpan {
         let named = self.named(name);
         assert_eq!(named.len(), 1, "{name}: {named:?}");
         named[0]
     }
 
-    pub(crate) fn children(&self, parent: &Seen) -> Vec<&Seen> {
+    pub(crate) fn children(&self, parent: &SeenSpan) -> Vec<&SeenSpan> {
         self.0.iter().filter(|span| span.parent == parent.id).collect()
     }
 
-    pub(crate) fn parent(&self, span: &Seen) -> Option<&Seen> {
+    pub(crate) fn parent(&self, span: &SeenSpan) -> Option<&SeenSpan> {
         self.0.iter().find(|other| other.id == span.parent)
     }
 
@@ -258,7 +263,7 @@ impl Trace {
         text
     }
 
-    fn write(&self, text: &mut String, depth: usize, spans: Vec<&Seen>) {
+    fn write(&self, text: &mut String, depth: usize, spans: Vec<&SeenSpan>) {
         let mut counted: BTreeMap<(String, String), usize> = BTreeMap::new();
         for span in spans {
             let mut below = String::new();

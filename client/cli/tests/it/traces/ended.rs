@@ -8,14 +8,14 @@ use nix::{
 };
 
 use super::{
-    collector::{Collector, Seen},
+    collector::{SeenSpan, SpanCollector},
     is_root, paxos, traced,
 };
 use crate::harness::{self, until};
 
 #[tokio::test]
 async fn command_that_is_ended_early_exports_its_spans() {
-    let collector = Collector::start().await;
+    let collector = SpanCollector::start().await;
     let mut cluster = traced(&collector, 1, 1).await;
     let urls = cluster.urls();
     let command = |args: &[&str]| {
@@ -45,7 +45,7 @@ async fn command_that_is_ended_early_exports_its_spans() {
         acceptor.signal(Signal::SIGSTOP);
     }
     let child = command(&["put", "key", "value", "--timeout", "60s"]);
-    let is_write = |span: &Seen| span.name == "paxos.v1.Acceptor/Accept" && span.kind == "server";
+    let is_write = |span: &SeenSpan| span.name == "paxos.v1.Acceptor/Accept" && span.kind == "server";
     let seen = collector
         .spans()
         .into_iter()
