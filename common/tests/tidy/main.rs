@@ -1,6 +1,7 @@
 //! Project rules that a program can check, over every source file of the repository.
 
 mod circles;
+mod names;
 mod prose;
 
 use std::{
