@@ -5,10 +5,6 @@
 
 #![expect(clippy::unwrap_used, reason = "as in tests: nobody relies on it")]
 
-#[path = "../tests/support/mod.rs"]
-#[expect(dead_code, reason = "each test binary uses another part of it")]
-mod support;
-
 use std::{
     hint::black_box,
     time::{Duration, Instant},
@@ -17,11 +13,11 @@ use std::{
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures::future::join_all;
+use paxos_learner_testing::{FakeAcceptor, TestLearner, acceptors, ballot};
 use paxos_proto::v1::{
     self as pb, Command, Linearizable, Local, Put, command::Operation, read_request::Consistency,
 };
 use prost::Message as _;
-use support::{FakeAcceptor, TestLearner, acceptors, ballot};
 use tokio::runtime::Runtime;
 
 /// Slots per run, each with `COMMANDS` commands: all slots together fit a single frame.

@@ -116,12 +116,3 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     frame.end().await;
     drained
 }
-
-/// Lets unit tests use the acceptors of the integration tests.
-#[cfg(test)]
-extern crate self as paxos_learner;
-
-#[cfg(test)]
-#[path = "../tests/support/mod.rs"]
-#[allow(dead_code, reason = "each test binary uses another part of it")]
-mod support;

@@ -1,12 +1,8 @@
 //! A learner's input from acceptors, and the log shown to subscribers, over real gRPC.
 
-#![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
-
-mod support;
-
 use paxos_common::service::failure::Exit;
+use paxos_learner_testing::{FakeAcceptor, TestLearner, acceptors, blank_acceptors, form, log, read};
 use paxos_proto::v1 as pb;
-use support::{FakeAcceptor, TestLearner, acceptors, blank_acceptors, form, log, read};
 use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -42,7 +38,7 @@ async fn duplicates_and_votes_in_other_names_are_not_counted() {
     let acceptors = acceptors().await;
     let [one, two, three] = &acceptors;
     // The frames carry the stamp of a stranger: the frames are refused, and so is the stream.
-    three.change(|script| script.frames_stamped = Some(support::stranger()));
+    three.change(|script| script.frames_stamped = Some(paxos_learner_testing::stranger()));
     three.accept(1, &[(1, "wrong")]);
     // The same message three times, before the vote for slot 0.
     for _ in 0..3 {

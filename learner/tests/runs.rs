@@ -1,11 +1,6 @@
 //! A learner's treatment of acceptors that restart, and of acceptors with older disks, over real gRPC.
 
-#![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
-
-#[expect(dead_code, reason = "each test binary uses another part of it")]
-mod support;
-
-use support::{FakeAcceptor, TestLearner, acceptors};
+use paxos_learner_testing::{FakeAcceptor, TestLearner, acceptors};
 
 /// Each acceptor accepts this text in a single slot.
 fn accept(acceptors: &[&FakeAcceptor], slot: u64, text: &str) {

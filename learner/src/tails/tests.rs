@@ -1,10 +1,10 @@
 //! Tails of acceptors with scripted answers, over real gRPC.
 
 use paxos_common::paxos::quorum::Configuration;
+use paxos_learner_testing::{FakeAcceptor, acceptors, stranger};
 use tokio::time::timeout;
 
 use super::*;
-use crate::support::{FakeAcceptor, acceptors, stranger};
 
 struct TailsRig {
     acceptors: [FakeAcceptor; 3],
@@ -127,7 +127,7 @@ async fn nothing_counts_of_an_acceptor_that_went_back_or_of_a_stranger() {
         let forms = rig.acceptors[0].heard.borrow().forms;
         let tails = rig.acceptors[0].heard.borrow().tails;
         rig.question.send_replace(Some(question(nonce)));
-        let asked = |heard: &crate::support::HeardCalls| heard.forms > forms || heard.tails > tails;
+        let asked = |heard: &paxos_learner_testing::HeardCalls| heard.forms > forms || heard.tails > tails;
         rig.acceptors[0].hears(asked).await;
     }
     let refused = rig.cluster.identify(&rig.way).await;

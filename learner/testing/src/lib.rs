@@ -1,4 +1,10 @@
-//! Acceptors with scripted answers, over real gRPC, and a learner connected to these acceptors.
+//! Acceptors with scripted answers, over real gRPC, and a learner connected to these acceptors: for the learner's tests
+//! and benches.
+#![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
+#![expect(
+    clippy::missing_panics_doc,
+    reason = "every helper of a test panics when the test fails"
+)]
 
 use std::{pin::Pin, sync::Arc};
 
@@ -21,53 +27,63 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, transport::Channel};
 
 /// The script of an acceptor.
-#[derive(Clone, Default)]
-pub(crate) struct Script {
+#[derive(Clone, Debug, Default)]
+pub struct Script {
     /// The stored configuration; with a configuration, the acceptor is a formed member.
-    pub(crate) configuration: Option<pb::Configuration>,
+    pub configuration: Option<pb::Configuration>,
     /// Accepted, in the order of the commits.
-    pub(crate) accepted: Vec<(pb::Ballot, u64, Bytes)>,
-    pub(crate) chosen_to: u64,
+    pub accepted: Vec<(pb::Ballot, u64, Bytes)>,
+    /// The watermark in every frame.
+    pub chosen_to: u64,
     /// Values streams stay open and silent.
-    pub(crate) values_muted: bool,
+    pub values_muted: bool,
     /// Frames carry the stamp of this acceptor instead.
-    pub(crate) frames_stamped: Option<AcceptorUuid>,
+    pub frames_stamped: Option<AcceptorUuid>,
     /// The runs on disk, by number, the present run last; empty stands for a single run, number 1.
-    pub(crate) runs: Vec<u64>,
+    pub runs: Vec<u64>,
     /// The remembered runs of other acceptors, by acceptor and number.
-    pub(crate) remembers: Vec<(AcceptorUuid, u64)>,
+    pub remembers: Vec<(AcceptorUuid, u64)>,
     /// The reported `voted_to`: the slot after the highest vote.
-    pub(crate) voted_to: u64,
+    pub voted_to: u64,
     /// `Form` calls stay unanswered.
-    pub(crate) forms_muted: bool,
+    pub forms_muted: bool,
     /// Streams opened before an increase of this counter are broken off.
-    pub(crate) breaks: u64,
+    pub breaks: u64,
 }
 
 /// The calls received by an acceptor.
-#[derive(Clone, Default)]
-pub(crate) struct HeardCalls {
+#[derive(Clone, Debug, Default)]
+pub struct HeardCalls {
     /// Number of `Form` calls.
-    pub(crate) forms: u64,
-    pub(crate) tails: u64,
-    pub(crate) votes_from: Vec<u64>,
-    pub(crate) values_from: Vec<u64>,
-    pub(crate) reports: Vec<pb::AttachRequest>,
+    pub forms: u64,
+    /// Number of `Tail` calls.
+    pub tails: u64,
+    /// The first slot of each stream of votes.
+    pub votes_from: Vec<u64>,
+    /// The first slot of each stream of values.
+    pub values_from: Vec<u64>,
+    /// Every report on every `Attach` stream.
+    pub reports: Vec<pb::AttachRequest>,
 }
 
 /// An acceptor of a test.
-#[derive(Clone)]
-pub(crate) struct FakeAcceptor {
-    pub(crate) uuid: AcceptorUuid,
-    pub(crate) address: Address,
-    pub(crate) script: Arc<watch::Sender<Script>>,
-    pub(crate) heard: Arc<watch::Sender<HeardCalls>>,
+#[derive(Clone, Debug)]
+pub struct FakeAcceptor {
+    /// The uuid in every stamp.
+    pub uuid: AcceptorUuid,
+    /// The address of the acceptor's server.
+    pub address: Address,
+    /// What the acceptor answers.
+    pub script: Arc<watch::Sender<Script>>,
+    /// What the acceptor has received.
+    pub heard: Arc<watch::Sender<HeardCalls>>,
 }
 
 type AnswerStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl FakeAcceptor {
-    pub(crate) async fn start(uuid: u128) -> Self {
+    /// Starts an acceptor without a configuration, on a free port.
+    pub async fn start(uuid: u128) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let acceptor = Self {
             uuid: AcceptorUuid::from_u128(uuid),
@@ -88,7 +104,7 @@ impl FakeAcceptor {
     }
 
     /// Accepts values at a ballot of this round, for the slots given.
-    pub(crate) fn accept(&self, round: u64, values: &[(u64, &str)]) {
+    pub fn accept(&self, round: u64, values: &[(u64, &str)]) {
         self.script.send_modify(|script| {
             for &(slot, text) in values {
                 script.accepted.push((ballot(round), slot, value(text)));
@@ -96,12 +112,13 @@ impl FakeAcceptor {
         });
     }
 
-    pub(crate) fn change(&self, change: impl FnOnce(&mut Script)) {
+    /// Changes the script.
+    pub fn change(&self, change: impl FnOnce(&mut Script)) {
         self.script.send_modify(change);
     }
 
     /// Waits until `enough` is true of the received calls.
-    pub(crate) async fn hears(&self, enough: impl FnMut(&HeardCalls) -> bool) -> HeardCalls {
+    pub async fn hears(&self, enough: impl FnMut(&HeardCalls) -> bool) -> HeardCalls {
         let mut heard = self.heard.subscribe();
         let heard = within_deadline(heard.wait_for(enough)).await;
         heard.unwrap().clone()
@@ -284,12 +301,13 @@ impl Acceptor for FakeAcceptor {
     }
 }
 
-pub(crate) fn ballot(round: u64) -> pb::Ballot {
+/// The ballot of this round of the only proposer.
+pub fn ballot(round: u64) -> pb::Ballot {
     pb::Ballot { round, proposer: 1 }
 }
 
 /// An encoded value of a single record.
-pub(crate) fn value(text: &str) -> Bytes {
+pub fn value(text: &str) -> Bytes {
     let command = wire::command::append(Bytes::copy_from_slice(text.as_bytes()));
     wire::command::encode(command).unwrap().as_bytes().clone()
 }
@@ -307,12 +325,12 @@ async fn within_deadline<T>(waiting: impl Future<Output = T>) -> T {
 }
 
 /// No member of any cluster.
-pub(crate) fn stranger() -> AcceptorUuid {
+pub fn stranger() -> AcceptorUuid {
     AcceptorUuid::from_u128(99)
 }
 
 /// Three blank acceptors.
-pub(crate) async fn blank_acceptors() -> [FakeAcceptor; 3] {
+pub async fn blank_acceptors() -> [FakeAcceptor; 3] {
     [
         FakeAcceptor::start(1).await,
         FakeAcceptor::start(2).await,
@@ -321,7 +339,7 @@ pub(crate) async fn blank_acceptors() -> [FakeAcceptor; 3] {
 }
 
 /// Makes `members` formed members of their cluster.
-pub(crate) fn form(members: &[FakeAcceptor]) {
+pub fn form(members: &[FakeAcceptor]) {
     let list = members
         .iter()
         .map(|acceptor| (acceptor.uuid, Arc::from(acceptor.address.as_str())));
@@ -333,23 +351,26 @@ pub(crate) fn form(members: &[FakeAcceptor]) {
 }
 
 /// Three formed acceptors.
-pub(crate) async fn acceptors() -> [FakeAcceptor; 3] {
+pub async fn acceptors() -> [FakeAcceptor; 3] {
     let acceptors = blank_acceptors().await;
     form(&acceptors);
     acceptors
 }
 
 /// A running learner.
-pub(crate) struct TestLearner {
-    pub(crate) client: LearnerClient<Channel>,
-    pub(crate) channel: Channel,
+#[derive(Debug)]
+pub struct TestLearner {
+    /// A client of the learner.
+    pub client: LearnerClient<Channel>,
+    /// The connection of the client.
+    pub channel: Channel,
     shutdown: Shutdown,
     running: JoinHandle<Result<(), Failure>>,
 }
 
 impl TestLearner {
     /// Starts a learner with its log in `data_dir`, or in a temporary directory.
-    pub(crate) async fn start(acceptors: &[FakeAcceptor], data_dir: Option<&std::path::Path>) -> Self {
+    pub async fn start(acceptors: &[FakeAcceptor], data_dir: Option<&std::path::Path>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address: Address = format!("http://{}", listener.local_addr().unwrap())
             .parse()
@@ -377,7 +398,7 @@ impl TestLearner {
     }
 
     /// Subscribes once the learner serves its log.
-    pub(crate) async fn subscribe(&mut self, from: u64) -> Streaming<pb::SubscribeResponse> {
+    pub async fn subscribe(&mut self, from: u64) -> Streaming<pb::SubscribeResponse> {
         within_deadline(async {
             loop {
                 match self.client.subscribe(pb::SubscribeRequest { from }).await {
@@ -393,12 +414,13 @@ impl TestLearner {
     }
 
     /// The texts of the `count` slots from `from` on, from a single subscription.
-    pub(crate) async fn read(&mut self, from: u64, count: usize) -> Vec<String> {
+    pub async fn read(&mut self, from: u64, count: usize) -> Vec<String> {
         let mut stream = self.subscribe(from).await;
         read(&mut stream, from, count).await
     }
 
-    pub(crate) async fn status(&mut self) -> pb::LearnerStatusResponse {
+    /// The learner's own status.
+    pub async fn status(&mut self) -> pb::LearnerStatusResponse {
         self.client
             .status(pb::LearnerStatusRequest {})
             .await
@@ -407,23 +429,19 @@ impl TestLearner {
     }
 
     /// Stops the learner and returns the result of its run.
-    pub(crate) async fn stop(self) -> Result<(), Failure> {
+    pub async fn stop(self) -> Result<(), Failure> {
         self.shutdown.begin();
         within_deadline(self.running).await.unwrap()
     }
 
     /// Waits until the learner ends on its own.
-    pub(crate) async fn ended(self) -> Result<(), Failure> {
+    pub async fn ended(self) -> Result<(), Failure> {
         within_deadline(self.running).await.unwrap()
     }
 }
 
 /// Reads at least `count` slots, and checks that the slots are consecutive, beginning with `from`.
-pub(crate) async fn read(
-    stream: &mut Streaming<pb::SubscribeResponse>,
-    from: u64,
-    count: usize,
-) -> Vec<String> {
+pub async fn read(stream: &mut Streaming<pb::SubscribeResponse>, from: u64, count: usize) -> Vec<String> {
     let mut texts = Vec::new();
     within_deadline(async {
         while texts.len() < count {
@@ -457,7 +475,7 @@ fn text(record: &pb::LogRecord) -> String {
 }
 
 /// The slots below `to`, with a text each.
-pub(crate) fn log(to: u64) -> Vec<(u64, String)> {
+pub fn log(to: u64) -> Vec<(u64, String)> {
     Slot::ZERO
         .to(Slot::new(to).unwrap())
         .map(|slot| (slot.get(), format!("value {slot}")))
