@@ -31,7 +31,7 @@
 //! | lead, or hold a lock with a fencing token | [`Election`], [`Tenure`] |
 //! | look at the cluster | [`cluster_status`](Client::cluster_status) |
 //!
-//! The directory `client/examples` has short programs: decide, counter, lock, election, log and watch.
+//! The directory `client/examples` has short programs: decide, counter, lock, election, log, watch, errors and status.
 //!
 //! # When a call fails
 //! Writes of registers, and [`append`](Client::append), run in a session. Within the client's timeout, the library

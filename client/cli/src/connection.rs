@@ -28,7 +28,10 @@ pub(crate) struct ConnectionArgs {
     #[arg(long, env = "PAXOS_LEARNERS", value_name = "URLS")]
     learners: Option<AddressList>,
 
-    /// How long to try, with unit
+    /// How long to wait for an answer of the cluster, with unit: 500ms, 10s, 1m
+    ///
+    /// Within this time, failed attempts are repeated. Then the command exits 69. Commands that run until stopped exit 69
+    /// after a silence of this length; elect keeps waiting.
     #[arg(long, env = "PAXOS_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     pub(crate) timeout: Duration,
 }

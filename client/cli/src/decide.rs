@@ -11,12 +11,15 @@ use crate::{
     output::{Form, OutputArgs, bytes_as_json, judged, write_value},
 };
 
-/// Decide a name, permanently: the first ordered value wins; print the winner
+/// Give a name its value, permanently: the first value wins; print the winner
+///
+/// Of all values proposed for a name, the value of the first command in the log wins. Every caller prints this value, at
+/// any time.
+///
+/// Exits 0 if this command gave the name its value. Exits 1 if another command did, earlier or at the same time; the
+/// winner is printed too, and may equal the proposed value. Repeating the command is always safe.
 ///
 /// Writes exactly the winner's bytes to a file or a pipe. At a terminal, a newline follows.
-///
-/// Every caller gets the same winner. Exits 0 when this command decided the name. Exits 1 when another command decided
-/// the name, even with an equal value. Repeating the command is always safe.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The name to decide, 1 byte to 4 KiB: the key of a register

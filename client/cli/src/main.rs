@@ -41,8 +41,9 @@ use signals::{Left, interruptible};
     arg_required_else_help = true
 )]
 #[command(
-    after_help = "Exit codes: 0 done, 1 the answer is no, 2 usage, 69 unavailable or the deadline passed, 74 standard output cannot be \
-                  written, 128 + N ended by signal N."
+    after_help = "Exit codes: 0 done, 1 the cluster answered and the answer is no (no such key, a condition does not hold, another value won: \
+                  see the help of the command), 2 wrong usage, 69 no answer in time, 74 standard output cannot be written, 128 + N \
+                  ended by signal N."
 )]
 struct Cli {
     #[command(subcommand)]

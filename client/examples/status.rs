@@ -1,0 +1,36 @@
+//! Prints a line for each process of the cluster: who leads, how far each is, and why a process is not ready.
+//!
+//! Start a cluster with `paxos dev`, then: `cargo run -p paxos-client --example status`
+#![expect(clippy::print_stdout, reason = "printing is what it is for")]
+
+use paxos_client::Client;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let client = Client::connect([
+        "http://127.0.0.1:7001",
+        "http://127.0.0.1:7002",
+        "http://127.0.0.1:7003",
+    ])?;
+    let status = client.cluster_status().await;
+    let ready = |why: Option<String>| why.unwrap_or_else(|| "ready".to_owned());
+    for process in status.acceptors {
+        let answer = process
+            .answer
+            .map(|acceptor| (acceptor.chosen_to, ready(acceptor.not_ready)));
+        println!("acceptor {}: {answer:?}", process.address);
+    }
+    for process in status.proposers {
+        let answer = process
+            .answer
+            .map(|proposer| (proposer.leads, ready(proposer.not_ready)));
+        println!("proposer {}: {answer:?}", process.address);
+    }
+    for process in status.learners {
+        let answer = process
+            .answer
+            .map(|learner| (learner.applied_to, ready(learner.not_ready)));
+        println!("learner {}: {answer:?}", process.address);
+    }
+    Ok(())
+}
