@@ -9,7 +9,7 @@ use paxos_common::{
     paxos::{
         identity::{AcceptorUuid, RunNumber, Stamp},
         message::ReportAnswer,
-        proposer::{Effect, Event, Pending, Phase, ProposalOutcome, Proposer, Reason, RequestId},
+        proposer::{Effect, Event, Phase, ProposalOutcome, Proposer, Reason, RequestId},
         slot::Slot,
     },
     peer::Address,
