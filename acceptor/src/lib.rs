@@ -49,7 +49,7 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Runs an acceptor on a bound listener until the stop begins.
 ///
 /// # Errors
-/// The directory cannot be used (74; 78 for a foreign directory), a commit failed (74), a peer broke the protocol (70).
+/// The directory cannot be used (74; 78 for a foreign directory), a commit failed (74).
 pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> Result<(), Failure> {
     let (local, address) = addresses(&listener, config.advertise.as_ref())?;
     let frame = RoleFrame::start("acceptor", &config.id, &shutdown)?;

@@ -9,10 +9,11 @@ use std::{
 };
 
 use paxos_common::{
-    paxos::slot::Slot,
+    paxos::{acceptor::Violation, message::Accept, slot::Slot},
     service::metrics::{Counter, DataDirSpace, Durations, Metrics, Sizes, UnreadyReason},
     wire::heard::millis,
 };
+use tonic::Status;
 use tracing::warn;
 
 use crate::{
@@ -21,6 +22,10 @@ use crate::{
     request::Rejected,
     shared::{Published, Shared},
 };
+
+mod refused_values;
+
+use refused_values::RefusedValues;
 
 /// Maximum duration of a commit, and of a request's wait, for a ready acceptor: after a longer commit, leaders have
 /// given up waiting many times over.
@@ -37,6 +42,7 @@ pub(crate) struct Instruments {
     rows: Sizes,
     prepare_rejections: Counter,
     accept_rejections: Counter,
+    refused_values: RefusedValues,
     /// Size of the write-ahead log at the worker's last check.
     wal_bytes: Arc<AtomicU64>,
     disk: Arc<Mutex<DiskDelays>>,
@@ -78,6 +84,7 @@ impl Instruments {
             rows: metrics.counts("paxos.acceptor.commit.rows", "Slots written by a commit"),
             prepare_rejections,
             accept_rejections,
+            refused_values: RefusedValues::new(metrics),
             wal_bytes: Arc::default(),
             disk: Arc::new(Mutex::new(DiskDelays {
                 commits: Commits::new(Instant::now()),
@@ -227,6 +234,16 @@ impl Instruments {
             Some(Rejected::Accept) => self.accept_rejections.increment(),
             None => {}
         }
+    }
+
+    /// Counts a proposal that contradicts a vote of this acceptor.
+    pub(crate) fn contradicted(&self, accept: &Accept, violation: &Violation) {
+        self.refused_values.contradicted(accept, violation);
+    }
+
+    /// Counts a proposal whose value belongs to a later release.
+    pub(crate) fn newer(&self, refused: &Status) {
+        self.refused_values.newer(refused);
     }
 
     pub(crate) fn wal(&self, bytes: u64) {

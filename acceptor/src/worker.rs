@@ -92,7 +92,7 @@ impl<S: Store> Worker<S> {
     /// Works until `stop`, then closes the store. Requests still in the queue are not answered.
     ///
     /// # Errors
-    /// A failed commit, or proof that a peer broke the protocol.
+    /// A failed commit or read.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Failure> {
         let queue = Arc::clone(&self.queue);
         // After the worker has ended, no request gets an answer.
@@ -290,7 +290,10 @@ impl<S: Store> Worker<S> {
                     let answer = self
                         .core
                         .accept(group, accept, &below)
-                        .map_err(Failure::internal)?;
+                        .unwrap_or_else(|violation| {
+                            self.metrics.contradicted(accept, &violation);
+                            self.core.contradicted(group, accept, &violation)
+                        });
                     // Only witnesses from an accepted leader are stored.
                     if matches!(answer, AcceptAnswer::Accepted { .. }) {
                         self.core.witness(group, message.witnesses.iter());

@@ -68,6 +68,15 @@ pub enum Malformed {
         /// Why the value cannot be applied.
         reason: String,
     },
+    /// A value of a later release: learners of this release would end at the value, once chosen.
+    #[error(
+        "the value of slot {slot} holds contents of a newer release: this acceptor reads values of protocol version \
+         {PROTOCOL_VERSION} and older. Upgrade all acceptors first, then the learners, and the proposers last"
+    )]
+    Newer {
+        /// The slot.
+        slot: Slot,
+    },
     /// A field with a meaning that this release does not support.
     #[error("{0} is reserved, and must be 0")]
     Reserved(&'static str),
@@ -544,11 +553,15 @@ impl TryFrom<pb::AcceptRequest> for Accept {
             if proposals.last().is_some_and(|&(last, _)| last >= slot) {
                 return Err(Malformed::NotAscending(slot));
             }
-            if !proposal.found {
-                stored::check_value(&proposal.value).map_err(|error| Malformed::Value {
-                    slot,
-                    reason: error.to_string(),
-                })?;
+            if let Err(error) = stored::check_value(&proposal.value) {
+                if stored::is_newer(&proposal.value) {
+                    return Err(Malformed::Newer { slot });
+                }
+                // A found value may be chosen already, and is proposed again whatever the bytes are.
+                if !proposal.found {
+                    let reason = error.to_string();
+                    return Err(Malformed::Value { slot, reason });
+                }
             }
             proposals.push((
                 slot,

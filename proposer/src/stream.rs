@@ -26,6 +26,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
 
 use crate::{
     input::{Input, Outgoing, StreamReport},
@@ -152,6 +153,14 @@ fn is_heartbeat(accept: &Accept) -> bool {
     accept.sequence == 0 && accept.proposals.is_empty() && !accept.resign
 }
 
+/// Whether the acceptor refuses a message of the stream: the next stream meets the same refusal.
+fn is_refusal(broken: &Unusable) -> bool {
+    let Unusable::Call(status) = broken else {
+        return broken.is_refusal();
+    };
+    matches!(status.code(), Code::FailedPrecondition | Code::InvalidArgument)
+}
+
 /// Keeps a stream open.
 struct StreamKeeper {
     acceptor: AcceptorUuid,
@@ -165,6 +174,7 @@ impl StreamKeeper {
     async fn run(mut self, mut end: oneshot::Receiver<()>) {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
         let mut at_once = true;
+        let mut is_logged = false;
         loop {
             let mut opened_at = None;
             let broken = match self.serve(&mut end, &mut opened_at).await {
@@ -173,6 +183,10 @@ impl StreamKeeper {
             };
             tracing::debug!(acceptor = %self.acceptor, ballot = %self.first.ballot, reason = %broken,
                 "an Accept stream broke");
+            if is_refusal(&broken) && !std::mem::replace(&mut is_logged, true) {
+                tracing::error!(acceptor = %self.acceptor, ballot = %self.first.ballot, reason = %broken,
+                    "an acceptor refuses the messages of this leader");
+            }
             if opened_at.is_some() && !self.report(StreamReport::Broke).await {
                 return;
             }

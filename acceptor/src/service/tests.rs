@@ -20,6 +20,7 @@ use crate::testing::{Cluster, ballot};
 
 mod attached;
 mod bounds;
+mod forged;
 mod hanging;
 
 /// Maximum wait for an answer; a later answer is missing.

@@ -152,7 +152,8 @@ pub struct Write<'a> {
     pub witnesses: &'a Witnesses,
 }
 
-/// A breach of the protocol. To continue could only spread the damage: the process must end.
+/// A breach of the protocol: a value that contradicts a vote of this acceptor. The sender is broken or forged, or a
+/// sender of earlier messages was. The acceptor does not vote: see [`Acceptor::contradicted`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Violation {
     /// Two values at one ballot.
@@ -308,7 +309,7 @@ impl Acceptor {
     /// `below` holds the store's rows for [`Self::slots_to_read`]; a slot without a row is left out.
     ///
     /// # Errors
-    /// When the message proves a breach of the protocol.
+    /// When the message proves a breach of the protocol: `group` is unchanged.
     pub fn accept(
         &self,
         group: &mut Group,
@@ -359,6 +360,33 @@ impl Acceptor {
             chosen_to: self.sound_to(group),
             known_to: group.known_to,
         })
+    }
+
+    /// The answer to an Accept that [`Self::accept`] found to breach the protocol.
+    ///
+    /// A message alone must not end the process: any caller may have sent the message, and may send the message again
+    /// after each start. To not vote is safe at any time, because an acceptor may ignore any request.
+    ///
+    /// Two values at one ballot: this acceptor cannot know which of the values comes from the ballot's owner. A later
+    /// watermark of this ballot could pass the wrong value. So the acceptor promises the next ballot of the same
+    /// proposer, as if this proposer had campaigned and stopped: from then on, restarts included, the acceptor takes
+    /// part in the contradicted ballot no more. The leader is rejected and campaigns again.
+    ///
+    /// Another value for a chosen slot, at a higher ballot: nothing changes here. To promise the ballot would depose
+    /// the leader for a message that may be forged.
+    pub fn contradicted(&self, group: &mut Group, accept: &Accept, violation: &Violation) -> AcceptAnswer {
+        if let Violation::SecondValueAtBallot { ballot, .. } = violation {
+            let address = Arc::clone(&group.leader_address);
+            group.promise(ballot.next_of(ballot.proposer()), &address);
+        }
+        match group.check_ballot(accept.ballot) {
+            Err(Turned::Away(rejection)) => AcceptAnswer::Rejected(rejection),
+            // At the last round no higher ballot exists.
+            Err(Turned::Back(_)) | Ok(()) => AcceptAnswer::Refused(Refused {
+                reason: violation.to_string(),
+                promised: group.promised,
+            }),
+        }
     }
 
     /// First step of forming: stores a configuration as forming.

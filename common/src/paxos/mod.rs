@@ -69,6 +69,11 @@
 //! forgotten votes that it reported to other processes. These processes remember the commits of this acceptor, detect
 //! the loss by this memory, and never count the acceptor again on that disk ([`witness`]).
 //!
+//! **A value that contradicts a vote gets no vote.** An acceptor may refuse any request without harm. Any caller may
+//! have sent such a value, so the acceptor refuses the message and goes on. After two values at one ballot, the acceptor
+//! promises the next ballot: it takes part in the contradicted ballot no more, restarts included
+//! ([`Acceptor::contradicted`](acceptor::Acceptor::contradicted)).
+//!
 //! **A cluster forms in two steps** ([`forming`]). So of two different lists that share an acceptor, at most one list
 //! becomes a cluster. No acceptor votes before the cluster is formed.
 //!

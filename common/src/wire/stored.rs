@@ -62,6 +62,13 @@ pub fn check_value(value: &Bytes) -> Result<(), Unreadable> {
     })
 }
 
+/// Whether a later release may apply more of the value than this release can: see [`Contents::Newer`]. Once chosen, such
+/// a value ends every learner of this release.
+pub fn is_newer(value: &Bytes) -> bool {
+    let value = Value::from_stored(value.clone(), Bytes::new());
+    matches!(read_value(&value), Contents::Newer(_))
+}
+
 /// Reads the contents of a chosen value. The same for all learners, because the result depends on the bytes alone.
 pub fn read_value(value: &Value) -> Contents {
     let proposed = match decode_value(value) {
@@ -172,6 +179,7 @@ mod tests {
         ] {
             let value = Value::from_stored(bytes.clone(), Bytes::new());
             assert!(check_value(&bytes).is_err(), "{bytes:?}");
+            assert!(!is_newer(&bytes), "{bytes:?}");
             assert!(matches!(read_value(&value), Contents::Unreadable(_)), "{bytes:?}");
         }
         let mut crowded = Vec::new();
@@ -189,6 +197,7 @@ mod tests {
         // Field 15 is unknown to this release.
         let later = value(&[0x0a, 0x02, 0x7a, 0x00]);
         assert!(check_value(later.as_bytes()).is_err());
+        assert!(is_newer(later.as_bytes()));
         assert!(matches!(read_value(&later), Contents::Newer(0)));
         // A put of key "k" with a condition that has field 15.
         let condition = value(&[0x0a, 0x09, 0x1a, 0x07, 0x0a, 0x01, b'k', 0x1a, 0x02, 0x7a, 0x00]);

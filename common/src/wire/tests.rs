@@ -27,6 +27,13 @@ fn values() -> impl Strategy<Value = Value> {
         .prop_map(|(bytes, traceparent)| Value::from_stored(bytes.into(), traceparent.into()))
 }
 
+/// Values that an acceptor takes when they were found.
+fn votable() -> impl Strategy<Value = Value> {
+    values().prop_filter("a value of a newer release", |value| {
+        !stored::is_newer(value.as_bytes())
+    })
+}
+
 fn row() -> impl Strategy<Value = Row> {
     (slots(), prop::option::of((ballots(), values()))).prop_map(|(slot, accepted)| Row { slot, accepted })
 }
@@ -63,7 +70,7 @@ proptest! {
     #[test]
     fn accepts_survive_the_wire(
         ballot in ballots(), sequence in any::<u64>(), chosen_to in slots(), resign in any::<bool>(),
-        proposals in prop::collection::btree_map(slots(), values(), 0..8),
+        proposals in prop::collection::btree_map(slots(), votable(), 0..8),
     ) {
         let proposals = proposals.into_iter().collect();
         let accept = Accept { ballot, sequence, chosen_to, proposals, address: "http://a:1".into(), resign };
@@ -138,6 +145,35 @@ fn value_that_no_learner_can_apply_is_refused_unless_it_was_found() {
         ..found
     };
     assert!(!accept_request(&fresh, cluster).proposals[0].found);
+}
+
+#[test]
+fn value_of_a_newer_release_is_refused_even_if_it_was_found() {
+    for found in [false, true] {
+        let request = pb::AcceptRequest {
+            ballot: Some(Ballot::ZERO.into()),
+            proposals: vec![pb::Proposal {
+                slot: 7,
+                // Field 15 of a command.
+                value: Bytes::from_static(&[0x0a, 0x02, 0x7a, 0x00]),
+                traceparent: String::new(),
+                found,
+            }],
+            ..Default::default()
+        };
+        let error = Accept::try_from(request).unwrap_err();
+        assert_eq!(
+            error,
+            Malformed::Newer {
+                slot: Slot::new(7).unwrap()
+            }
+        );
+        let text = error.to_string();
+        assert!(
+            text.contains("protocol version 1") && text.contains("Upgrade all acceptors first"),
+            "{text}"
+        );
+    }
 }
 
 /// Decodes the bytes as a message, as tonic does, and reads the message: any result is allowed.

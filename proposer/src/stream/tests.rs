@@ -326,3 +326,20 @@ async fn acceptor_that_restarted_must_show_its_runs_before_its_answers_count() {
         "it must show its runs again"
     );
 }
+
+#[test]
+fn acceptor_that_refuses_a_message_needs_a_person_and_one_that_stops_does_not() {
+    for status in [
+        Status::failed_precondition("the value belongs to a newer release"),
+        Status::invalid_argument("the value has too many bytes"),
+    ] {
+        assert!(is_refusal(&Unusable::Call(status)));
+    }
+    for status in [
+        Status::unavailable("stopping"),
+        Status::resource_exhausted("full"),
+    ] {
+        assert!(!is_refusal(&Unusable::Call(status)));
+    }
+    assert!(!is_refusal(&Unusable::Silent) && is_refusal(&Unusable::Blank));
+}

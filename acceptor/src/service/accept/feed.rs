@@ -11,7 +11,7 @@ use paxos_common::{
         slot::Slot,
         witness::Witnesses,
     },
-    wire::{self, AcceptReply, status},
+    wire::{self, AcceptReply, Malformed, status},
 };
 use paxos_proto::v1 as pb;
 use tokio::sync::oneshot;
@@ -124,7 +124,7 @@ impl<R: Reader> AcceptFeed<R> {
         let said = wire::read_witnesses(&request.witnesses).map_err(malformed)?;
         let traceparent = std::mem::take(&mut request.traceparent);
         let alive_interval = u64::from(request.alive_interval_ms);
-        let mut accept = Accept::try_from(request).map_err(malformed)?;
+        let mut accept = Accept::try_from(request).map_err(|error| self.refused(error))?;
         check_ballot(accept.ballot)?;
         check_address("proposer_address", &accept.address)?;
         check_values(&accept)?;
@@ -201,6 +201,15 @@ impl<R: Reader> AcceptFeed<R> {
             return Err(status::stopping().into());
         }
         Ok(())
+    }
+
+    fn refused(&self, error: Malformed) -> Status {
+        let is_newer = matches!(error, Malformed::Newer { .. });
+        let status = malformed(error);
+        if is_newer {
+            self.inner.instruments.newer(&status);
+        }
+        status
     }
 
     /// Reports the stream's ballot to the failure detector.

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::*;
 use crate::paxos::ballot::ProposerId;
 
+mod contradictions;
 mod damage;
 mod forming;
 mod watermark;

@@ -157,6 +157,49 @@ async fn forged_far_votes_and_unreadable_values_stop_no_process() {
     }
 }
 
+#[tokio::test]
+async fn forged_values_that_contradict_or_belong_to_a_newer_release_end_no_process() {
+    let mut cluster = Cluster::start(3, 2, 2).await;
+    let first = ordered(&cluster.client(), "before").await;
+    let voted_to = sweep::acceptor_status(&cluster.acceptors[0].address)
+        .await
+        .voted_to;
+    let proposal = |slot, value: &'static [u8]| pb::Proposal {
+        slot,
+        value: Bytes::from_static(value),
+        traceparent: String::new(),
+        found: true,
+    };
+    for acceptor in 0..3 {
+        // Field 15 of a command.
+        let newer = proposal(voted_to, &[0x0a, 0x02, 0x7a, 0x00]);
+        let refused = vote(&cluster, acceptor, 0, newer).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+        assert!(
+            refused.message().contains("Upgrade all acceptors first"),
+            "{refused:?}"
+        );
+        let address = &cluster.acceptors[acceptor].address;
+        until("the acceptor knows that the slot is chosen", async || {
+            let status = sweep::acceptor_status(address).await;
+            (status.known_chosen_to > first.slot.get()).then_some(())
+        })
+        .await;
+        let other = proposal(first.slot.get(), b"other");
+        let answer = vote(&cluster, acceptor, 0, other).await.unwrap();
+        let Answer::Refused(refused) = answer else {
+            panic!("{answer:?}");
+        };
+        assert!(refused.reason.contains("is chosen"), "{refused:?}");
+    }
+    elects(&mut cluster).await;
+    ordered(&cluster.client(), "after").await;
+    is_well(&cluster).await;
+    for process in cluster.acceptors.iter_mut().chain(&mut cluster.learners) {
+        assert_eq!(process.try_ended(), None, "{}", process.log());
+    }
+}
+
 /// Another leader takes over although one acceptor reports a vote at slot 2^62.
 async fn elects_with_far_vote(cluster: &mut Cluster) {
     let leader = cluster.leader().await;
