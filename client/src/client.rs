@@ -11,7 +11,7 @@ use crate::{
     Slot, Version,
     address::Directory,
     cluster::ClusterStatus,
-    config::ClientConfig,
+    config::{ClientConfig, TIMEOUT_MAX},
     courier::{Courier, Obstacle, QUEUE_MAX},
     error::{ConfigError, ProposeError, ReadError, SubscribeError, WriteError},
     learners::Learners,
@@ -30,9 +30,6 @@ use crate::{
     updates::Updates,
     watch::{self, ChangePage, Target},
 };
-
-/// Upper bound of every timeout, so that adding a timeout to `Instant::now()` cannot overflow.
-const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 /// A connection to a cluster. Cheap to clone; clones share their connections and their session.
 ///

@@ -9,6 +9,9 @@ use crate::error::ConfigError;
 /// Default of [`ClientConfig::timeout`]: longer than a change of the cluster's leader.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Upper bound of every timeout, so that adding a timeout to `Instant::now()` cannot overflow.
+pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
+
 /// The addresses of a cluster's processes, and the timeout of the calls.
 ///
 /// ```

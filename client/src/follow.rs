@@ -6,13 +6,14 @@ use paxos_common::peer::{Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy};
 use paxos_proto::v1::learner_client::LearnerClient;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Response, Status, Streaming, transport::Channel};
 
 use crate::{
     address::Directory,
+    config::TIMEOUT_MAX,
     error::{Cause, SubscribeError},
     updates::Updates,
 };
@@ -20,8 +21,11 @@ use crate::{
 /// Number of responses read ahead of the caller. Each holds at most the content of a message, so this number bounds
 /// memory.
 const READ_AHEAD: usize = 16;
-/// Longest silence of a learner: a learner opens a stream at once, and then sends a message at least once a second.
+/// Longest silence of a learner on an open stream: a learner sends a message at least once a second.
 const LEARNER_SILENCE_MAX: Duration = Duration::from_secs(4);
+/// Longest wait for a learner to open a stream, in the first round over the learners. The wait doubles with each round,
+/// up to [`LEARNER_SILENCE_MAX`], so that a cluster of slow learners still opens one.
+const OPEN_PATIENCE: Duration = Duration::from_secs(1);
 /// Pauses between rounds over the learners, and between tries of an election, from the shortest to the longest.
 pub(crate) const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -60,7 +64,9 @@ pub(crate) fn follow<F: FollowedContent>(
         pages,
         feed,
         timeout,
-        heard_at: Instant::now(),
+        open_patience: OPEN_PATIENCE,
+        has_heard: false,
+        until: Instant::now() + timeout.min(TIMEOUT_MAX),
     };
     tokio::spawn(follower.run());
     Updates::new(ReceiverStream::new(received))
@@ -81,24 +87,29 @@ struct Follower<F: FollowedContent> {
     pages: mpsc::Sender<Result<F::Page, SubscribeError>>,
     feed: F,
     timeout: Duration,
-    /// The time of the last message from any learner.
-    heard_at: Instant,
+    open_patience: Duration,
+    /// Some learner has sent a message since the last round over the learners.
+    has_heard: bool,
+    /// When to give up, unless a learner sends a message before.
+    until: Instant,
 }
 
 impl<F: FollowedContent> Follower<F> {
     async fn run(mut self) {
         let mut pause = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
         loop {
-            let before = self.heard_at;
             let last = match self.try_all().await {
                 Ok(()) => return,
                 Err(cause) => cause,
             };
-            if self.heard_at != before {
+            if std::mem::take(&mut self.has_heard) {
                 pause.reset();
+                self.open_patience = OPEN_PATIENCE;
+            } else {
+                self.open_patience = (2 * self.open_patience).min(LEARNER_SILENCE_MAX);
             }
             let delay = last.retry_in(pause.next_delay());
-            if self.heard_at.elapsed() + delay > self.timeout {
+            if Instant::now() + delay >= self.until {
                 // Without a receiver, the error need not be sent.
                 let _ = self.pages.send(Err(SubscribeError::Unavailable(last))).await;
                 return;
@@ -116,8 +127,16 @@ impl<F: FollowedContent> Follower<F> {
     /// Reads from each learner in turn; `Ok` when the following is over.
     async fn try_all(&mut self) -> Result<(), Cause> {
         let mut last = Cause::unavailable("no learner is known");
-        for address in self.directory.learners().await? {
-            match self.follow(&address).await {
+        let addresses = timeout_at(self.until, self.directory.learners()).await;
+        let addresses = addresses.map_err(|_elapsed| Cause::deadline())??;
+        for (others, address) in (0..addresses.len()).rev().zip(addresses) {
+            let left = self.until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            // The other learners must have a turn before the end.
+            let share = if others == 0 { left } else { left / 2 };
+            match self.follow(&address, share).await {
                 StopReason::Unwanted => return Ok(()),
                 StopReason::Final(error) => {
                     // Without a receiver, the error need not be sent.
@@ -136,15 +155,19 @@ impl<F: FollowedContent> Follower<F> {
         Err(last)
     }
 
-    async fn follow(&mut self, address: &Address) -> StopReason {
+    /// Reads from a learner that sends its first message within `share`.
+    async fn follow(&mut self, address: &Address, share: Duration) -> StopReason {
+        let first_by = Instant::now() + share;
         let client = LearnerClient::new(connect_lazy(address)).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let mut stream = match timeout(LEARNER_SILENCE_MAX, self.feed.open(client)).await {
+        let mut stream = match timeout(self.open_patience.min(share), self.feed.open(client)).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return judge(&status),
             Err(_elapsed) => return StopReason::Learner(Cause::deadline()),
         };
+        let first_by = first_by.min(Instant::now() + LEARNER_SILENCE_MAX);
+        let mut received = timeout_at(first_by, stream.message()).await;
         loop {
-            let response = match timeout(LEARNER_SILENCE_MAX, stream.message()).await {
+            let response = match received {
                 Ok(Ok(Some(response))) => response,
                 Ok(Ok(None)) => {
                     return StopReason::Learner(Cause::unavailable("the learner closed the stream"));
@@ -152,7 +175,6 @@ impl<F: FollowedContent> Follower<F> {
                 Ok(Err(status)) => return judge(&status),
                 Err(_elapsed) => return StopReason::Learner(Cause::deadline()),
             };
-            self.heard_at = Instant::now();
             let page = match self.feed.take(response) {
                 Ok(page) => page,
                 Err(cause) => return StopReason::Learner(cause),
@@ -160,8 +182,11 @@ impl<F: FollowedContent> Follower<F> {
             if self.pages.send(Ok(page)).await.is_err() {
                 return StopReason::Unwanted;
             }
-            // The caller may have been slow; the wait for the caller is no silence of the learner.
-            self.heard_at = Instant::now();
+            received = timeout(LEARNER_SILENCE_MAX, stream.message()).await;
+            // When this stream ends, the other learners have the whole timeout to answer. The silence of this learner
+            // and the wait for the caller do not count.
+            self.has_heard = true;
+            self.until = Instant::now() + self.timeout.min(TIMEOUT_MAX);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Calls to learners: each call goes to one learner, and to another learner after a failure.
+//! Calls to learners: each call goes to one learner, and to another learner after a failure or when the answer is late.
 
 use std::{
     sync::{
@@ -8,13 +8,14 @@ use std::{
     time::Duration,
 };
 
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use paxos_common::{
     peer::{Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy},
     trace::{SpanContext, inject},
 };
 use paxos_proto::v1::learner_client::LearnerClient;
 use rand::seq::IteratorRandom as _;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, error::Elapsed, sleep, sleep_until, timeout, timeout_at};
 use tonic::{Code, Request, Response, Status, transport::Channel};
 
 use crate::{
@@ -23,6 +24,12 @@ use crate::{
     trace::Tracer,
 };
 
+mod hedge;
+
+use hedge::{Hedge, Slowness};
+
+/// Limit of the learners that one call asks at the same time (inclusive).
+const CALLS_MAX: usize = 4;
 /// Longest wait for a learner before another learner is asked: at the first attempt, and at most. The wait doubles with
 /// each attempt of a call, so that a cluster of slow learners still answers.
 const ATTEMPT_PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
@@ -39,6 +46,7 @@ pub(crate) struct Learners {
     roster: Mutex<LearnerRoster>,
     /// Held while a call asks the acceptors; the other calls wait for the result.
     refreshing: tokio::sync::Mutex<()>,
+    hedge: Hedge,
     tracer: Tracer,
 }
 
@@ -73,6 +81,7 @@ struct KnownLearner {
     address: Address,
     client: LearnerClient<Channel>,
     in_flight: AtomicUsize,
+    slowness: Slowness,
 }
 
 /// A call in flight at a member, counted until dropped.
@@ -97,12 +106,14 @@ impl Learners {
             directory,
             roster: Mutex::default(),
             refreshing: tokio::sync::Mutex::default(),
+            hedge: Hedge::default(),
             tracer: Tracer::global(),
         }
     }
 
-    /// Asks the learners one after the other, until a learner answers or returns an error that all learners would
-    /// return. `request` calls `method`, with options that differ from learner to learner.
+    /// Asks a learner, and further learners after a failure, or while the answer is late: see [`hedge`]. Returns the
+    /// first answer, or an error that all learners would return. `request` calls `method`, with options that differ
+    /// from learner to learner.
     ///
     /// # Errors
     /// See [`Unanswered`].
@@ -120,60 +131,80 @@ impl Learners {
     {
         let mut patience = ATTEMPT_PATIENCE.0;
         let mut pause = Backoff::new(ROUND_PAUSE.0, ROUND_PAUSE.1);
+        // The learners of this round, with the calls in flight.
         let mut tried: Vec<Address> = Vec::new();
+        let mut calls = FuturesUnordered::new();
+        let mut waiting: Vec<(Arc<KnownLearner>, Instant)> = Vec::new();
+        let mut hedge_at = Instant::now();
         let mut last = Cause::deadline();
         // The longest wait requested by a learner in this round.
         let mut requested = None;
         loop {
-            let members = match timeout_at(deadline, self.members()).await {
-                Ok(Ok(members)) => members,
-                Ok(Err(cause)) => {
-                    last = cause;
-                    Members::default()
+            let mut next = None;
+            if calls.is_empty() {
+                let members = match timeout_at(deadline, self.members()).await {
+                    Ok(Ok(members)) => members,
+                    Ok(Err(cause)) => {
+                        last = cause;
+                        Members::default()
+                    }
+                    Err(_elapsed) => return Err(Unanswered::Unavailable(last)),
+                };
+                let Some(member) = self.choose(&members, &tried) else {
+                    tried.clear();
+                    self.expire();
+                    let delay = longer(pause.next_delay(), requested.take());
+                    if Instant::now() + delay >= deadline {
+                        return Err(Unanswered::Unavailable(last));
+                    }
+                    sleep(delay).await;
+                    continue;
+                };
+                // Another learner, if any, must have a turn before the deadline.
+                let is_last = members.len() <= tried.len() + 1;
+                next = Some((member, None, is_last));
+            } else if Instant::now() >= hedge_at && calls.len() < CALLS_MAX {
+                hedge_at = Instant::now() + self.hedge.wait();
+                let (members, _) = self.known();
+                if let (Some(room), Some(member)) = (self.hedge.room(), self.choose(&members, &tried)) {
+                    next = Some((member, Some(room), true));
                 }
-                Err(_elapsed) => return Err(Unanswered::Unavailable(last)),
-            };
-            let Some(member) = self.choose(&members, &tried) else {
-                tried.clear();
-                self.expire();
-                let delay = longer(pause.next_delay(), requested.take());
-                if Instant::now() + delay >= deadline {
-                    return Err(Unanswered::Unavailable(last));
-                }
-                sleep(delay).await;
-                continue;
-            };
-            let left = deadline.saturating_duration_since(Instant::now());
-            // Another learner, if any, must have a turn before the deadline.
-            let is_last = members.len() <= tried.len() + 1;
-            let attempt = patience.min(if is_last { left } else { left / 2 });
-            let counted = CallInFlight::new(&member.in_flight);
-            let call = self.tracer.call(method);
-            call.to(&member.address);
-            let options = CallOptions {
-                patience: attempt,
-                context: call.context(),
-            };
-            let answer = timeout(attempt, request(member.client.clone(), options)).await;
-            drop(counted);
-            match &answer {
-                Ok(Ok(_)) => call.answered(Code::Ok, ""),
-                Ok(Err(status)) => call.answered(status.code(), status.message()),
-                Err(_elapsed) => call.answered(Code::DeadlineExceeded, ""),
             }
-            drop(call);
+            if let Some((member, room, is_last)) = next {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let patience = patience.min(if is_last { left } else { left / 2 });
+                tried.push(member.address.clone());
+                waiting.push((Arc::clone(&member), Instant::now()));
+                hedge_at = Instant::now() + self.hedge.wait();
+                let call = self.call(member, patience, method, &request);
+                calls.push(async move {
+                    let answer = call.await;
+                    drop(room);
+                    answer
+                });
+            }
+            let (member, answer) = tokio::select! {
+                // Both arms only wait.
+                Some(answered) = calls.next() => answered,
+                () = sleep_until(hedge_at), if calls.len() < CALLS_MAX => continue,
+            };
+            let begun = waiting
+                .iter()
+                .position(|(waiting, _)| Arc::ptr_eq(waiting, &member));
+            let took = begun.map_or(Duration::ZERO, |begun| waiting.swap_remove(begun).1.elapsed());
             let cause = match answer {
                 Ok(Ok(response)) => {
-                    if !tried.is_empty() {
-                        self.directory.trust(&member.address);
-                    }
+                    self.answered(&member, took, &waiting);
                     return Ok(response.into_inner());
                 }
                 Ok(Err(status)) => match Unanswered::judge(&status) {
                     Some(unanswered) => return Err(unanswered),
                     None => Cause::of(&status),
                 },
-                Err(_elapsed) => Cause::deadline(),
+                Err(_elapsed) => {
+                    member.slowness.found(Instant::now());
+                    Cause::deadline()
+                }
             };
             requested = requested.max(cause.retry_delay);
             last = cause.at(&member.address);
@@ -182,17 +213,61 @@ impl Learners {
             }
             tracing::debug!(cause = %last, "asking another learner");
             self.directory.shun(&member.address);
-            tried.push(member.address.clone());
             patience = (2 * patience).min(ATTEMPT_PATIENCE.1);
+            hedge_at = Instant::now();
         }
     }
 
-    /// The less busy of two random learners, by calls in flight. A recently failed learner is chosen only without an
-    /// alternative; `None` when all learners have been tried.
+    /// Calls one learner, for `patience` at most.
+    async fn call<T, F>(
+        &self,
+        member: Arc<KnownLearner>,
+        patience: Duration,
+        method: &'static str,
+        request: &impl Fn(LearnerClient<Channel>, CallOptions) -> F,
+    ) -> (Arc<KnownLearner>, Result<Result<Response<T>, Status>, Elapsed>)
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let counted = CallInFlight::new(&member.in_flight);
+        let call = self.tracer.call(method);
+        call.to(&member.address);
+        let options = CallOptions {
+            patience,
+            context: call.context(),
+        };
+        let answer = timeout(patience, request(member.client.clone(), options)).await;
+        drop(counted);
+        match &answer {
+            Ok(Ok(_)) => call.answered(Code::Ok, ""),
+            Ok(Err(status)) => call.answered(status.code(), status.message()),
+            Err(_elapsed) => call.answered(Code::DeadlineExceeded, ""),
+        }
+        drop(call);
+        (member, answer)
+    }
+
+    /// A learner answered first, while others are still `waiting`.
+    fn answered(&self, member: &KnownLearner, took: Duration, waiting: &[(Arc<KnownLearner>, Instant)]) {
+        self.hedge.answered(took);
+        self.directory.trust(&member.address);
+        if took < self.hedge.wait() {
+            member.slowness.forget();
+        }
+        for (late, since) in waiting {
+            if hedge::is_slow(since.elapsed(), took) {
+                late.slowness.found(Instant::now());
+            }
+        }
+    }
+
+    /// The less busy of two random learners, by calls in flight. A recently failed or slow learner is chosen only
+    /// without an alternative; `None` when all learners have been tried.
     fn choose(&self, members: &[Arc<KnownLearner>], tried: &[Address]) -> Option<Arc<KnownLearner>> {
         let untried = || members.iter().filter(|member| !tried.contains(&member.address));
+        let now = Instant::now();
         let two = untried()
-            .filter(|member| !self.directory.is_shunned(&member.address))
+            .filter(|member| !member.slowness.is_avoided(now) && !self.directory.is_shunned(&member.address))
             .sample(&mut rand::rng(), 2);
         let chosen = two
             .into_iter()
@@ -276,6 +351,7 @@ impl KnownLearner {
             address,
             client,
             in_flight: AtomicUsize::new(0),
+            slowness: Slowness::default(),
         }
     }
 }
@@ -319,5 +395,28 @@ mod tests {
         assert_eq!(second.address.as_str(), "http://a:1");
         let both = [first.address.clone(), second.address.clone()];
         assert!(learners.choose(&members, &both).is_none());
+    }
+
+    #[tokio::test]
+    async fn slow_learner_is_asked_only_when_no_other_is_left() {
+        let learners = learners(&["http://slow:1", "http://b:1"]);
+        let members = learners.members().await.unwrap();
+        let long_ago = Instant::now() - Duration::from_millis(200);
+        learners.answered(
+            &members[1],
+            Duration::from_millis(1),
+            &[(members[0].clone(), long_ago)],
+        );
+        for _ in 0..20 {
+            assert_eq!(
+                learners.choose(&members, &[]).unwrap().address.as_str(),
+                "http://b:1"
+            );
+        }
+        let other = std::slice::from_ref(&members[1].address);
+        assert_eq!(
+            learners.choose(&members, other).unwrap().address.as_str(),
+            "http://slow:1"
+        );
     }
 }

@@ -4,6 +4,7 @@
 mod fake;
 mod refused;
 mod registers;
+mod slow;
 mod stall;
 
 use std::{
