@@ -34,12 +34,14 @@ async fn start_leaves_the_rights_of_foreign_files_and_of_a_foreign_database_as_t
         .unwrap();
     foreign.close().await.unwrap();
     loosen();
+    let before = fs::read(&database).unwrap();
     let error = Failure::from(open(directory.path(), 1).await.unwrap_err());
     assert_eq!(error.code, Exit::Refused, "{error}");
     assert_eq!(modes(), [0o755, 0o644, 0o644]);
+    // Not even the journal mode has changed.
+    assert_eq!(fs::read(&database).unwrap(), before);
 
     fs::remove_file(&database).unwrap();
-    fs::remove_file(directory.path().join("COMMITS")).unwrap();
     drop(open(directory.path(), 1).await.unwrap());
     loosen();
     drop(open(directory.path(), 2).await.unwrap());

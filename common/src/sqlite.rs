@@ -15,16 +15,19 @@ use std::{
 };
 
 use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _, SqliteConnection,
+    AssertSqlSafe, ConnectOptions as _, Connection as _, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 use xxhash_rust::xxh3::Xxh3;
 
+mod foreign_file;
 pub mod foreign_lock;
 mod private;
 mod readers;
 pub mod wal_limit;
 
+use foreign_file::FileMarks;
+pub use foreign_file::refuse_foreign_file;
 pub use readers::{ReadConnection, Readers};
 
 /// The oldest SQLite without the WAL-reset bug.
@@ -302,17 +305,9 @@ pub async fn migrate(
     application_id: i32,
 ) -> Result<bool, SqliteError> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    let row = sqlx::query(
-        "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_schema)
-         FROM pragma_user_version, pragma_application_id",
-    )
-    .fetch_one(&mut *transaction)
-    .await?;
-    let (found_version, found_id, objects): (i64, i64, i64) =
-        (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let marks = FileMarks::of(&mut transaction).await?;
     let (supported, expected) = (i64::from(version), i64::from(application_id));
-    let blank = found_version == 0 && found_id == 0 && objects == 0;
-    if blank {
+    if marks.is_blank() {
         // Both pragmas are in the file's header and are part of the transaction.
         let sql =
             format!("{schema_sql};\nPRAGMA application_id = {expected};\nPRAGMA user_version = {supported};");
@@ -323,13 +318,8 @@ pub async fn migrate(
         return Ok(true);
     }
     transaction.rollback().await?;
-    if found_id != expected {
-        return Err(SqliteError::Foreign {
-            found: found_id,
-            expected,
-        });
-    }
-    match found_version {
+    marks.check(application_id)?;
+    match marks.user_version {
         found if found > supported => Err(SqliteError::Newer { found, supported }),
         found if found < supported => Err(SqliteError::Older { found, supported }),
         _ => Ok(false),

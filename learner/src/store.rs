@@ -136,6 +136,7 @@ impl Store {
         path: PathBuf,
         cluster: ClusterId,
     ) -> Result<OpenedStore, StoreError> {
+        sqlite::refuse_foreign_file(&path, APPLICATION_ID).await?;
         let mut connection = sqlite::open_writer(&path, CHECKPOINT_PAGES).await?;
         // Only a checkpoint waits for the disk. After power loss the file is whole, but may lack the last commits; a
         // learner learns missing slots again. Only acceptors must forget nothing.

@@ -24,11 +24,14 @@ async fn database_of_another_application_is_refused_and_keeps_its_rights() {
     foreign.close().await.unwrap();
     set(&file, 0o644);
     set(directory.path(), 0o755);
+    let before = fs::read(&file).unwrap();
     let Err(error) = open(directory.path(), CLUSTER).await else {
         panic!("opened");
     };
     assert_eq!(Failure::from(error).code, Exit::Refused);
     assert_eq!((mode(directory.path()), mode(&file)), (0o755, 0o644));
+    // Not even the journal mode has changed.
+    assert_eq!(fs::read(&file).unwrap(), before);
 }
 
 #[tokio::test]
