@@ -43,17 +43,27 @@ async fn settings_of_a_collector_that_are_meant_for_others_do_not_stop_a_client(
     let urls = cluster.urls();
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", NO_CLUSTER.to_owned());
     let args = ["put", "key", "value", "--acceptors", &urls];
-    let odd = vec![
-        endpoint.clone(),
-        ("OTEL_TRACES_SAMPLER", "jaeger_remote".to_owned()),
-    ];
-    let done = run_with(&args, &odd).await;
-    stdout(&done);
-    assert!(
-        stderr(&done).contains("warning: no traces are exported")
-            && stderr(&done).contains("OTEL_TRACES_SAMPLER"),
-        "{done:?}"
-    );
+    for (name, value, supported) in [
+        ("OTEL_TRACES_SAMPLER", "jaeger_remote", "always_on"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "only grpc"),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "https://collector:4318",
+            "give http://HOST:PORT",
+        ),
+    ] {
+        let odd = vec![endpoint.clone(), (name, value.to_owned())];
+        let done = run_with(&args, &odd).await;
+        stdout(&done);
+        let warning = stderr(&done);
+        assert!(
+            warning.contains("warning: no traces are exported")
+                && warning.contains(name)
+                && warning.contains(value)
+                && warning.contains(supported),
+            "{done:?}"
+        );
+    }
     // An absent collector is not reported by a command.
     let done = run_with(&args, &vec![endpoint]).await;
     stdout(&done);

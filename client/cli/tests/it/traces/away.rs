@@ -51,8 +51,15 @@ async fn absent_collector_is_logged_once_and_again_on_its_return() {
 
 #[tokio::test]
 async fn variables_that_make_no_sense_are_refused_with_what_would() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let data_dir = dir.path().join("a1").display().to_string();
+    let acceptor = ["serve", "acceptor", "--id", "a1", "--data-dir", &data_dir];
+    let proposer = ["serve", "proposer", "--acceptors", "http://127.0.0.1:1"];
+    let learner = ["serve", "learner", "--acceptors", "http://127.0.0.1:1"];
     for (name, value, expected) in [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "jaeger:4317", "http://HOST:PORT"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://jaeger:4318", "no TLS yet"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "only grpc"),
         ("OTEL_TRACES_SAMPLER", "sometimes", "always_on"),
     ] {
         let environment = vec![
@@ -60,25 +67,16 @@ async fn variables_that_make_no_sense_are_refused_with_what_would() {
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317".to_owned()),
             (name, value.to_owned()),
         ];
-        let dir = tempfile::TempDir::new().unwrap();
-        let data_dir = dir.path().join("a1").display().to_string();
-        let args = [
-            "serve",
-            "acceptor",
-            "--id",
-            "a1",
-            "--listen",
-            "127.0.0.1:0",
-            "--data-dir",
-            &data_dir,
-        ];
-        let output = run_with(&args, &environment).await;
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{text}");
-        assert!(
-            text.contains(name) && text.contains(value) && text.contains(expected),
-            "{text}"
-        );
+        for role in [&acceptor[..], &proposer, &learner] {
+            let listen = ["--listen", "127.0.0.1:0", "--metrics-listen", "off"];
+            let output = run_with(&[role, &listen].concat(), &environment).await;
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(2), "{text}");
+            assert!(
+                text.contains(name) && text.contains(value) && text.contains(expected),
+                "{text}"
+            );
+        }
     }
 }
 
