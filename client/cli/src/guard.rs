@@ -153,12 +153,14 @@ impl Guarded {
         status.map_err(|error| Failure::internal(anyhow::Error::new(error).context("wait for the command")))
     }
 
-    /// Sends SIGTERM to the process group, and SIGKILL when the command has not ended within `grace`.
+    /// Sends SIGTERM to the process group, and SIGKILL when the command has not ended within `grace`. A stopped command
+    /// is continued: only then does the command get SIGTERM.
     ///
     /// # Cancel safety
     /// The next call starts from the beginning.
     pub(crate) async fn stop(&mut self, grace: Duration) -> Result<ExitStatus, Failure> {
         self.signal(Signal::SIGTERM)?;
+        self.signal(Signal::SIGCONT)?;
         if let Ok(status) = timeout(grace, self.wait()).await {
             return status;
         }

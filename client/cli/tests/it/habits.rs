@@ -14,6 +14,8 @@ use nix::{
     unistd::Pid,
 };
 
+mod signals;
+
 fn send(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
 }
@@ -61,53 +63,6 @@ async fn feed(args: &[&str], text: &str) -> Output {
     // A command that ends early closes the pipe.
     let _ = child.stdin.take().unwrap().write_all(text.as_bytes());
     output(child).await
-}
-
-#[tokio::test]
-async fn signals_end_commands_with_0_or_with_128_plus_the_number() {
-    let cluster = Cluster::start(3, 1, 1).await;
-    let urls = cluster.urls();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        for (args, acceptors, code) in [
-            (&["watch", "key"][..], urls.as_str(), 0),
-            (&["log", "--follow"], &urls, 0),
-            (&["status", "--watch"], &urls, 0),
-            (&["bench", "--duration", "1h"], &urls, 0),
-            (
-                &["put", "key", "value", "--timeout", "1h"],
-                NO_CLUSTER,
-                128 + signal as i32,
-            ),
-            (
-                &["get", "key", "--timeout", "1h"],
-                NO_CLUSTER,
-                128 + signal as i32,
-            ),
-        ] {
-            let child = start(&paxos(&[args, &["--acceptors", acceptors]].concat()));
-            handles(&child, signal).await;
-            if args[0] == "bench" {
-                // Before the measurement there is no result. Only the measurement itself takes many slots.
-                let chosen_to = async || cluster.client().chosen_to().await.unwrap();
-                let measures = chosen_to().await.plus(20);
-                until("it measures", async || {
-                    (chosen_to().await > measures).then_some(())
-                })
-                .await;
-            }
-            send(&child, signal);
-            let ended = output(child).await;
-            assert_eq!(ended.status.code(), Some(code), "{args:?} {signal:?}: {ended:?}");
-            match args[0] {
-                "bench" => assert!(
-                    String::from_utf8_lossy(&ended.stdout).contains("proposals"),
-                    "{ended:?}"
-                ),
-                "put" => assert!(stderr(&ended).contains("may still take effect"), "{ended:?}"),
-                _ => {}
-            }
-        }
-    }
 }
 
 /// A full pipe: a write blocks until a process reads.
