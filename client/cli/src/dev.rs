@@ -26,6 +26,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{output::write, verdict::judge};
 
+mod temporary;
+
+use temporary::Temporary;
+
 /// Offset of each role's first port from the base port.
 const ACCEPTOR_PORTS: u16 = 1;
 const PROPOSER_PORTS: u16 = 101;
@@ -84,10 +88,7 @@ async fn cluster(args: Args) -> Result<(), Failure> {
     let (temporary, data_dir) = match &args.data_dir {
         Some(dir) => (None, dir.clone()),
         None => {
-            let dir = tempfile::Builder::new()
-                .prefix("paxos-dev-")
-                .tempdir()
-                .map_err(Failure::storage)?;
+            let dir = Temporary::new(&std::env::temp_dir()).map_err(Failure::storage)?;
             let path = dir.path().to_owned();
             (Some(dir), path)
         }
