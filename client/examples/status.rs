@@ -3,7 +3,7 @@
 //! Start a cluster with `paxos dev`, then: `cargo run -p paxos-client --example status`
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
 
-use paxos_client::Client;
+use paxos_client::{Address, Cause, Client};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
@@ -17,20 +17,27 @@ async fn main() -> anyhow::Result<()> {
     for process in status.acceptors {
         let answer = process
             .answer
-            .map(|acceptor| (acceptor.chosen_to, ready(acceptor.not_ready)));
-        println!("acceptor {}: {answer:?}", process.address);
+            .map(|acceptor| format!("chosen to {}, {}", acceptor.chosen_to, ready(acceptor.not_ready)));
+        print("acceptor", &process.address, answer);
     }
     for process in status.proposers {
         let answer = process
             .answer
-            .map(|proposer| (proposer.leads, ready(proposer.not_ready)));
-        println!("proposer {}: {answer:?}", process.address);
+            .map(|proposer| format!("leads: {}, {}", proposer.leads, ready(proposer.not_ready)));
+        print("proposer", &process.address, answer);
     }
     for process in status.learners {
         let answer = process
             .answer
-            .map(|learner| (learner.applied_to, ready(learner.not_ready)));
-        println!("learner {}: {answer:?}", process.address);
+            .map(|learner| format!("applied to {}, {}", learner.applied_to, ready(learner.not_ready)));
+        print("learner", &process.address, answer);
     }
     Ok(())
+}
+
+fn print(role: &str, address: &Address, answer: Result<String, Cause>) {
+    match answer {
+        Ok(answer) => println!("{role} {address}: {answer}"),
+        Err(cause) => println!("{role} {address}: no answer: {cause}"),
+    }
 }

@@ -278,7 +278,7 @@ async fn what_is_refused_is_not_repeated() {
         .get_with(vec![0; 4097], Consistency::Local)
         .await
         .unwrap_err();
-    assert!(error.to_string().contains("1 to 4096"), "{error}");
+    assert!(error.to_string().contains("at most 4096"), "{error}");
 }
 
 #[tokio::test]
