@@ -235,6 +235,7 @@ async fn form(store: &mut MemoryStore, configuration: &Configuration) {
         promise_is_new: false,
         leader_address: &"".into(),
         known_to: Slot::ZERO,
+        trimmed_to: Slot::ZERO,
         rows: &BTreeMap::new(),
         witnesses: &Witnesses::default(),
     };

@@ -54,6 +54,7 @@ async fn commit(
         promise_is_new: false,
         leader_address: &"".into(),
         known_to: slot(chosen_to),
+        trimmed_to: Slot::ZERO,
         rows: &rows,
         witnesses: &paxos_common::paxos::witness::Witnesses::default(),
     };

@@ -38,6 +38,7 @@ struct DiskContent {
     promised: Ballot,
     leader_address: Arc<str>,
     known_to: Slot,
+    trimmed_to: Slot,
     rows: BTreeMap<Slot, (Ballot, Value)>,
     promises: Vec<PastPromise>,
     witnesses: Witnesses,
@@ -50,7 +51,7 @@ impl DiskContent {
             promised: self.promised,
             leader_address: Arc::clone(&self.leader_address),
             known_to: self.known_to,
-            trimmed_to: Slot::ZERO,
+            trimmed_to: self.trimmed_to,
             voted_to: self
                 .rows
                 .last_key_value()
@@ -155,6 +156,10 @@ impl Store for MemoryStore {
         content.witnesses.bound(WITNESSED_RUNS_MAX);
         for (slot, row) in write.rows {
             content.rows.insert(*slot, row.clone());
+        }
+        if write.trimmed_to > content.trimmed_to {
+            content.trimmed_to = write.trimmed_to;
+            content.rows = content.rows.split_off(&write.trimmed_to);
         }
         Ok(())
     }

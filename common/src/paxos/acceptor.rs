@@ -91,8 +91,11 @@ pub struct Acceptor {
     /// Not durable: a resigned proposer is also silent.
     resigned: bool,
     known_to: Slot,
+    /// Never above `known_to` and `voted_to`.
     trimmed_to: Slot,
     voted_to: Slot,
+    /// The highest watermark claimed by a granted Accept; at least `known_to`. Not durable: leaders repeat the claim.
+    claimed_to: Slot,
     /// Rows at or above `known_to`: at most [`SLOTS_AHEAD_MAX`] beyond a leader's watermark.
     rows: BTreeMap<Slot, HeldRow>,
     /// Rows below `known_to` found to be damaged. Not durable: damage is found again.
@@ -122,7 +125,9 @@ pub struct Group {
     leader_address: Arc<str>,
     resigned: bool,
     known_to: Slot,
+    trimmed_to: Slot,
     voted_to: Slot,
+    claimed_to: Slot,
     rows: BTreeMap<Slot, (Ballot, Value)>,
     /// Remembered runs of other acceptors, as far as not on disk yet.
     witnesses: Witnesses,
@@ -145,7 +150,10 @@ pub struct Write<'a> {
     pub leader_address: &'a Arc<str>,
     /// The watermark after the commit.
     pub known_to: Slot,
-    /// Rows to insert or replace.
+    /// The first readable slot after the commit. If the commit raises this mark, the same commit makes the snapshot up
+    /// to the mark the *bottom*, and no row below the mark is shown again.
+    pub trimmed_to: Slot,
+    /// Rows to insert or replace, at or above `trimmed_to`.
     pub rows: &'a BTreeMap<Slot, (Ballot, Value)>,
     /// Counters of other acceptors to raise to these values. Of each acceptor the store keeps the
     /// [`WITNESSED_RUNS_MAX`] runs with the highest counters.
@@ -174,6 +182,27 @@ pub enum Violation {
         slot: Slot,
         /// The ballot of the proposal.
         ballot: Ballot,
+    },
+}
+
+/// Why an acceptor does not trim. Nothing is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum TrimRefusal {
+    /// The acceptor has trimmed as far already.
+    #[error("a trim to slot {to} is not above slot {trimmed_to}, the present first slot of the log")]
+    NotAbove {
+        /// The requested first slot.
+        to: Slot,
+        /// The present first slot.
+        trimmed_to: Slot,
+    },
+    /// The snapshot reaches further than the acceptor knows to be chosen.
+    #[error("a trim to slot {to} is above slot {cap}: no leader has reported the slots between as chosen")]
+    AboveCap {
+        /// The requested first slot.
+        to: Slot,
+        /// See [`Acceptor::trim_cap`].
+        cap: Slot,
     },
 }
 
@@ -210,7 +239,7 @@ impl Acceptor {
             membership,
             promised,
             leader_address,
-            known_to: chosen_to,
+            known_to,
             trimmed_to,
             voted_to,
             rows,
@@ -223,9 +252,10 @@ impl Acceptor {
             promised,
             leader_address,
             resigned: false,
-            known_to: chosen_to,
+            known_to,
             trimmed_to,
             voted_to,
+            claimed_to: known_to,
             rows,
             damaged: Damaged::new(),
             witnesses: Witnesses::default(),
@@ -241,7 +271,9 @@ impl Acceptor {
             leader_address: Arc::clone(&self.leader_address),
             resigned: self.resigned,
             known_to: self.known_to,
+            trimmed_to: self.trimmed_to,
             voted_to: self.voted_to,
+            claimed_to: self.claimed_to,
             rows: BTreeMap::new(),
             witnesses: self.not_durable.clone(),
             durable: false,
@@ -301,7 +333,7 @@ impl Acceptor {
             .proposals
             .iter()
             .map(|&(slot, _)| slot)
-            .filter(|&slot| slot < self.known_to)
+            .filter(|&slot| slot >= self.trimmed_to && slot < self.known_to)
     }
 
     /// Phase 2: votes for every proposal of the message, or for none.
@@ -332,9 +364,10 @@ impl Acceptor {
                     promised: group.promised,
                 }));
             }
-            if slot < self.trimmed_to {
+            // The mark of the group: an earlier request of the group may have trimmed.
+            if slot < group.trimmed_to {
                 return Ok(AcceptAnswer::Trimmed {
-                    trimmed_to: self.trimmed_to,
+                    trimmed_to: group.trimmed_to,
                 });
             }
         }
@@ -353,6 +386,7 @@ impl Acceptor {
                 group.durable = true;
             }
         }
+        group.claimed_to = group.claimed_to.max(accept.chosen_to);
         self.advance_known_to(group, accept.ballot, accept.chosen_to);
         Ok(AcceptAnswer::Accepted {
             slots: SlotRange::collect(accept.proposals.iter().map(|&(slot, _)| slot)),
@@ -387,6 +421,39 @@ impl Acceptor {
                 promised: group.promised,
             }),
         }
+    }
+
+    /// Trims the log: `to` becomes the first slot, and the rows below are dropped.
+    ///
+    /// The caller holds a whole snapshot of the slots below `to`, on this acceptor's own disk, and makes the snapshot
+    /// the bottom in the same commit. Above the acceptor's own watermark the trim is a *lift*: the acceptor skips rows
+    /// that are missing here, or held at an older ballot. The snapshot holds the result of the chosen values.
+    ///
+    /// # Errors
+    /// When `to` is not above the present first slot, or above [`Self::trim_cap`].
+    pub fn trim(&self, group: &mut Group, to: Slot) -> Result<(), TrimRefusal> {
+        if to <= group.trimmed_to {
+            return Err(TrimRefusal::NotAbove {
+                to,
+                trimmed_to: group.trimmed_to,
+            });
+        }
+        let cap = group.known_to.max(group.claimed_to);
+        if to > cap {
+            return Err(TrimRefusal::AboveCap { to, cap });
+        }
+        group.trimmed_to = to;
+        group.known_to = group.known_to.max(to);
+        group.voted_to = group.voted_to.max(to);
+        group.rows = group.rows.split_off(&to);
+        group.durable = true;
+        Ok(())
+    }
+
+    /// The cap on trims: every slot below is chosen, according to the leaders whose ballots this acceptor accepted. So
+    /// a snapshot from a faulty learner cannot move the first slot above the chosen slots.
+    pub fn trim_cap(&self) -> Slot {
+        self.known_to.max(self.claimed_to)
     }
 
     /// First step of forming: stores a configuration as forming.
@@ -481,6 +548,7 @@ impl Acceptor {
             promise_is_new: group.promised != self.promised,
             leader_address: &group.leader_address,
             known_to: group.known_to,
+            trimmed_to: group.trimmed_to,
             rows: &group.rows,
             witnesses: &group.witnesses,
         })
@@ -489,6 +557,7 @@ impl Acceptor {
     /// Takes `group` into memory. Call only after the data from [`Self::write`] is durable.
     pub fn committed(&mut self, group: Group) {
         assert!(group.promised >= self.promised, "a promise never decreases");
+        assert!(group.trimmed_to >= self.trimmed_to, "a trim is never undone");
         self.witnesses.merge(group.witnesses.iter());
         self.witnesses.bound(WITNESSED_RUNS_MAX);
         if group.durable {
@@ -505,6 +574,11 @@ impl Acceptor {
         self.resigned = group.resigned;
         self.known_to = group.known_to;
         self.voted_to = group.voted_to;
+        self.claimed_to = group.claimed_to.max(group.known_to);
+        if group.trimmed_to > self.trimmed_to {
+            self.trimmed_to = group.trimmed_to;
+            self.damaged = self.damaged.split_off(&group.trimmed_to);
+        }
         for (slot, (ballot, value)) in group.rows {
             self.damaged.remove(&slot);
             self.rows
@@ -569,7 +643,8 @@ impl Acceptor {
         self.known_to
     }
 
-    /// Slots below are trimmed: no row is held there.
+    /// T, the first readable slot: slots below are trimmed, and the acceptor's own snapshot covers them. 0 before the
+    /// first trim.
     pub fn trimmed_to(&self) -> Slot {
         self.trimmed_to
     }
@@ -581,7 +656,7 @@ impl Acceptor {
 
     /// The sound watermark after `group` is taken into memory.
     fn sound_to(&self, group: &Group) -> Slot {
-        let mut damaged = self.damaged.iter().copied();
+        let mut damaged = self.damaged.range(group.trimmed_to..).copied();
         let first = damaged.find(|slot| !group.rows.contains_key(slot));
         first.unwrap_or(Slot::MAX).min(group.known_to)
     }

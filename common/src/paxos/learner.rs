@@ -89,6 +89,16 @@ impl Learner {
         self.next
     }
 
+    /// The learner's position: the first slot that is not learned; at least [`Self::next`]. Learned slots below may wait
+    /// to be handed out.
+    pub fn learned_to(&self) -> Slot {
+        let waiting = self.next.to(Slot::MAX).zip(&self.slots);
+        let learned = waiting
+            .take_while(|(next, (slot, progress))| next == *slot && progress.learned().is_some())
+            .count();
+        self.next.plus(learned as u64)
+    }
+
     /// The acceptors with a vote.
     pub fn electorate(&self) -> &Electorate {
         &self.electorate

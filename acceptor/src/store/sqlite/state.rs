@@ -113,15 +113,18 @@ impl Identity {
     }
 
     /// The state written by a commit.
+    ///
+    /// # Panics
+    /// If the commit trims: this schema has no place for the snapshot that a trim rests on.
     pub(super) fn state_after(write: &Write<'_>, slots: &OpenSlots) -> StateRecord {
+        assert_eq!(write.trimmed_to, Slot::ZERO, "this release never trims");
         StateRecord {
             moment: Moment {
                 commit_counter: write.commit_counter,
                 promised: write.promised,
                 leader_address: Arc::clone(write.leader_address),
                 known_to: write.known_to,
-                // This release never trims.
-                trimmed_to: Slot::ZERO,
+                trimmed_to: write.trimmed_to,
                 voted_to: slots.voted_to,
             },
             open_slots: slots.sum,
@@ -227,6 +230,7 @@ mod tests {
                 promise_is_new: false,
                 leader_address: &address,
                 known_to: at(chosen_to),
+                trimmed_to: Slot::ZERO,
                 rows: &rows,
                 witnesses: &witnesses,
             };

@@ -8,6 +8,7 @@ use crate::paxos::ballot::ProposerId;
 mod contradictions;
 mod damage;
 mod forming;
+mod trim;
 mod watermark;
 
 fn slot(number: u64) -> Slot {
@@ -94,6 +95,7 @@ impl Fixture {
     fn commit(&mut self, group: Group) {
         self.disk.extend(group.rows().clone());
         self.core.committed(group);
+        self.disk = self.disk.split_off(&self.core.trimmed_to());
     }
 }
 

@@ -78,6 +78,31 @@ fn a_quorum_of_votes_at_one_ballot_and_the_row_make_a_value_learned() {
 }
 
 #[test]
+fn position_is_the_first_slot_not_learned() {
+    let mut learner = learner();
+    assert_eq!(learner.learned_to(), slot(0));
+    rows(&mut learner, &[row(0, 1, "a"), row(1, 1, "b"), row(3, 1, "d")], 4);
+    assert_eq!(
+        (learner.learned_to(), learner.next()),
+        (slot(2), slot(0)),
+        "learned slots that wait to be handed out count, slots above a gap do not"
+    );
+    assert_eq!(learner.take_learned(1).len(), 1);
+    assert_eq!(learner.learned_to(), slot(2));
+    rows(&mut learner, &[row(2, 1, "c")], 0);
+    assert_eq!(
+        learner.learned_to(),
+        slot(2),
+        "a row without a quorum of votes is not learned"
+    );
+    vote(&mut learner, 1, 1, 2, 3);
+    vote(&mut learner, 2, 1, 2, 3);
+    assert_eq!(learner.learned_to(), slot(4));
+    assert_eq!(learner.take_learned(9).len(), 3);
+    assert_eq!((learner.learned_to(), learner.next()), (slot(4), slot(4)));
+}
+
+#[test]
 fn votes_of_different_ballots_are_not_added() {
     let mut learner = learner();
     rows(&mut learner, &[row(0, 2, "a")], 0);

@@ -177,7 +177,7 @@ pub fn small() -> Vec<Rung> {
             },
         ),
         rung(
-            4_975,
+            5_613,
             Scenario {
                 repair: true,
                 late_answers: true,
