@@ -423,6 +423,7 @@ mod tests {
                 has_space: true,
                 known_to: Slot::ZERO.next(),
                 voted_to: Slot::ZERO.next(),
+                trimmed_to: Slot::ZERO,
             };
             change(&mut word);
             is_calm(&word, timeout)

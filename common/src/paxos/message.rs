@@ -107,7 +107,9 @@ pub enum AcceptAnswer {
     Rejected(Rejection),
     /// The sender broke a bound. The sender's ballot remains valid.
     Refused(Refused),
-    /// A proposal's slot is below the slots still held by the acceptor.
+    /// A proposal's slot is below the slots still held by the acceptor, and nothing was done. Stands for the acceptor's
+    /// vote at the message's ballot for every slot below: the acceptor's own snapshot covers these slots, and the
+    /// acceptor has promised no higher ballot.
     Trimmed {
         /// Slots below are trimmed: the acceptor holds no row there.
         trimmed_to: Slot,
@@ -217,4 +219,7 @@ pub struct ReportAnswer {
     pub known_to: Slot,
     /// One past the highest slot accepted by the acceptor, at any ballot.
     pub voted_to: Slot,
+    /// Slots below are trimmed: the acceptor holds no row there. Never counts as a vote, because the acceptor may have
+    /// promised a higher ballot.
+    pub trimmed_to: Slot,
 }

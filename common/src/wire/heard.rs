@@ -65,6 +65,7 @@ impl TryFrom<pb::AttachResponse> for ReportAnswer {
             has_space: !response.no_space,
             known_to: known_to(response.known_chosen_to, response.chosen_to)?,
             voted_to: Slot::new(response.voted_to)?,
+            trimmed_to: Slot::new(response.trimmed_to)?,
         })
     }
 }

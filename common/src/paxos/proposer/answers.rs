@@ -7,6 +7,7 @@ use crate::paxos::{
     ballot::Ballot,
     identity::AcceptorUuid,
     message::{AcceptAnswer, Prepare, PromisePage},
+    quorum::Electorate,
     slot::Slot,
 };
 
@@ -58,12 +59,15 @@ impl Proposer {
         };
         self.heard_of(takeover.from);
         self.vain_campaigns = 0;
-        let lead = Lead::new(
+        let mut lead = Lead::new(
             ballot,
             Arc::clone(&self.address),
             takeover,
             self.electorate.members(),
         );
+        for (&acceptor, report) in &self.reports {
+            lead.heard_trimmed(acceptor, report.answer.trimmed_to);
+        }
         self.phase = Phase::Leading(Box::new(lead));
         self.disarm(Timer::GiveUp);
         let timeout = self.settings.leader_timeout;
@@ -131,7 +135,11 @@ impl Proposer {
                     self.climb(acceptor, refused.promised);
                 }
             }
-            AcceptAnswer::Trimmed { .. } => {}
+            AcceptAnswer::Trimmed { trimmed_to } => {
+                self.counted(ballot, |lead, electorate, effects| {
+                    lead.trimmed(electorate, acceptor, trimmed_to, effects);
+                });
+            }
             AcceptAnswer::NoSpace => self.presence.space(acceptor, false),
             AcceptAnswer::Accepted {
                 slots,
@@ -139,25 +147,39 @@ impl Proposer {
                 chosen_to,
                 known_to,
             } => {
-                let Phase::Leading(lead) = &mut self.phase else {
-                    return;
+                let marks = lead::Marks {
+                    voted_to,
+                    chosen_to,
+                    known_to,
                 };
-                if ballot == lead.ballot() {
-                    let before = lead.chosen_to();
-                    let marks = lead::Marks {
-                        voted_to,
-                        chosen_to,
-                        known_to,
-                    };
-                    lead.accepted(&self.electorate, acceptor, &slots, marks, &mut self.effects);
-                    lead.retire(&self.electorate, &self.settings.limits);
-                    let is_progress = lead.chosen_to() > before;
+                let is_counted = self.counted(ballot, |lead, electorate, effects| {
+                    lead.accepted(electorate, acceptor, &slots, marks, effects);
+                });
+                if is_counted {
                     self.presence.space(acceptor, true);
-                    if is_progress {
-                        self.progressed();
-                    }
                 }
             }
         }
+    }
+
+    /// Counts votes by `count`, if this proposer leads at `ballot`. Returns whether this is the case.
+    fn counted(
+        &mut self,
+        ballot: Ballot,
+        count: impl FnOnce(&mut Lead, &Electorate, &mut Vec<Effect>),
+    ) -> bool {
+        let Phase::Leading(lead) = &mut self.phase else {
+            return false;
+        };
+        if lead.ballot() != ballot {
+            return false;
+        }
+        let before = lead.chosen_to();
+        count(lead, &self.electorate, &mut self.effects);
+        lead.retire(&self.electorate, &self.settings.limits);
+        if lead.chosen_to() > before {
+            self.progressed();
+        }
+        true
     }
 }

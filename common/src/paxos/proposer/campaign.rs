@@ -107,7 +107,7 @@ impl Campaign {
         promise.trimmed_to = promise.trimmed_to.max(page.trimmed_to);
         promise.voted_to = promise.voted_to.max(page.voted_to);
         // Slots below are chosen and never taken over: rows below are not held either.
-        self.chosen_to = self.chosen_to.max(page.known_to);
+        self.chosen_to = self.chosen_to.max(page.known_to).max(page.trimmed_to);
         while let Some(first) = self.best.first_entry()
             && *first.key() < self.chosen_to
         {

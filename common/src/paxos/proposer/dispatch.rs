@@ -94,9 +94,14 @@ impl Proposer {
             self.judge();
         }
         let reachable = self.reachable();
+        let mut is_progress = false;
         match &mut self.phase {
             Phase::Leading(lead) => {
                 lead.fill_window(&mut self.queue, &self.settings.limits);
+                while lead.count_trimmed(&self.electorate, &mut self.effects) {
+                    is_progress = true;
+                    lead.fill_window(&mut self.queue, &self.settings.limits);
+                }
                 lead.send(
                     &self.electorate,
                     &reachable,
@@ -119,6 +124,9 @@ impl Proposer {
             }
             Phase::Campaigning(_) => {}
             Phase::Standby => self.forward(),
+        }
+        if is_progress {
+            self.progressed();
         }
     }
 

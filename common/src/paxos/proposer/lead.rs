@@ -17,6 +17,7 @@ use crate::paxos::{
 
 mod fill;
 mod repair;
+mod trimmed;
 mod view;
 use fill::Unproven;
 use repair::Repair;
@@ -396,6 +397,12 @@ impl Lead {
             view.no_space = false;
             view.refused = false;
             view.chosen_to = None;
+        }
+        // A restarted acceptor may read again what was unreadable before.
+        for view in self.views.values_mut() {
+            if let Some(hopeless) = &mut view.hopeless {
+                hopeless.asked.remove(&acceptor);
+            }
         }
         self.repair_closed(acceptor);
     }

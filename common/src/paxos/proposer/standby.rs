@@ -122,6 +122,7 @@ impl Proposer {
         self.observe(acceptor, &report);
         if let Phase::Leading(lead) = &mut self.phase {
             _ = lead.heard_voted(report.answer.voted_to);
+            lead.heard_trimmed(acceptor, report.answer.trimmed_to);
         }
         self.reports.insert(acceptor, report);
         self.consider();

@@ -20,6 +20,7 @@ mod presence;
 mod reign;
 mod scan;
 mod streams;
+mod trimmed;
 
 /// Leader timeout L of every proposer in the tests.
 const TIMEOUT: Duration = Duration::from_millis(200);
@@ -275,6 +276,7 @@ fn word(ballot: Ballot, silent: u64) -> ReportAnswer {
         has_space: true,
         known_to: Slot::ZERO,
         voted_to: Slot::ZERO,
+        trimmed_to: Slot::ZERO,
     }
 }
 

@@ -169,6 +169,7 @@ fn word(leadership: Leadership, known_to: Slot) -> ReportAnswer {
         has_space: true,
         known_to,
         voted_to: Slot::ZERO,
+        trimmed_to: Slot::ZERO,
     }
 }
 

@@ -140,6 +140,7 @@ impl World<'_> {
             has_space: process.full_until <= self.now,
             known_to: core.known_to(),
             voted_to: core.voted_to(),
+            trimmed_to: core.trimmed_to(),
         })
     }
 

@@ -126,6 +126,7 @@ impl World<'_> {
             has_space: true,
             known_to: Slot::ZERO,
             voted_to: Slot::ZERO,
+            trimmed_to: Slot::ZERO,
         };
         let said = silent.map(|acceptor| Event::Reported {
             acceptor: uuid(acceptor),

@@ -4,13 +4,17 @@
 //! again at this ballot, even over an older row. The value of a slot has three possible sources:
 //!
 //! - the slots still held by the leader itself;
-//! - rows read together with the sender's own watermark above the rows;
+//! - rows read together with the sender's own watermark above the rows, from a sender that has not trimmed the rows;
 //! - a *scan*: a fresh `Prepare` of the leader's ballot to all acceptors.
 //!
 //! In a scan, every readable row below the sender's known watermark holds the chosen value. Failing that, the
-//! highest-ballot row holds the chosen value, once a phase-1 quorum has reported the content of the slot. Repair never
-//! proposes a no-op: the slot *is* chosen, so a quorum without any row proves a loss of data, and the leader halts. The
-//! leader also halts when every acceptor of the cluster has reported and no quorum can determine the value.
+//! highest-ballot row holds the chosen value, once a phase-1 quorum has reported the content of the slot. An acceptor
+//! that has trimmed the slot reports nothing about its content. Repair never proposes a no-op: the slot *is* chosen, so a
+//! quorum without any row proves a loss of data, and the leader halts. The leader also halts when every acceptor of the
+//! cluster has reported, no acceptor has trimmed the slot, and no quorum can determine the value.
+//!
+//! A slot trimmed on one acceptor may have no source left on the others. Then the leader skips the acceptor that lacks
+//! the slot: only a snapshot brings this acceptor further.
 //!
 //! Each acceptor has a separate repair: stretch after stretch, bounded in slots and bytes. A stretch takes every slot
 //! with an available value. A slot without a conclusive report is scanned alone afterwards, and holds up no other slot.
@@ -29,6 +33,7 @@ use crate::paxos::{
 };
 
 mod reports;
+use super::view::Hopeless;
 use reports::{SlotConclusion, StretchReports};
 
 /// Most slots repaired in one stretch.
@@ -79,7 +84,7 @@ impl Lead {
             }
             if !self.repairs.contains_key(&acceptor)
                 && let Some(view) = self.views.get(&acceptor)
-                && let Some(from) = view.chosen_to
+                && let Some(from) = view.chosen_to.map(|own| own.max(view.trimmed_to))
                 && !view.no_space
                 && !view.refused
             {
@@ -112,6 +117,10 @@ impl Lead {
         if self.base.since(from) <= STRETCH_SLOTS_MAX && !is_due {
             return;
         }
+        let is_known = |hopeless: &Hopeless| hopeless.slot == from && open.is_subset(&hopeless.asked);
+        if view.hopeless.as_ref().is_some_and(is_known) {
+            return;
+        }
         let mut to = self.base.min(from.plus(STRETCH_SLOTS_MAX));
         if let Some(view) = self.views.get_mut(&acceptor) {
             view.repair_to = to;
@@ -119,7 +128,11 @@ impl Lead {
         let Some(view) = self.views.get(&acceptor) else {
             return;
         };
-        let sound = |&source: &AcceptorUuid| Some((self.views.get(&source)?.chosen_to?, source));
+        let sound = |&source: &AcceptorUuid| {
+            let view = self.views.get(&source)?;
+            let has_rows = view.trimmed_hint.max(view.trimmed_to) <= from;
+            Some((view.chosen_to.filter(|_| has_rows)?, source))
+        };
         let knower = open.iter().filter_map(sound).max();
         // A damaged source can supply only the slots before the damage.
         let is_worth_it = |known: Slot| known > from && 2 * known.min(to).since(from) >= to.since(from);
@@ -244,6 +257,7 @@ impl Lead {
         limits: &Limits,
         effects: &mut Vec<Effect>,
     ) {
+        self.heard_trimmed(from, page.trimmed_to);
         for (&acceptor, repair) in &mut self.repairs {
             if repair.number == scan.number
                 && let RepairStage::Scanning(reports) = &mut repair.stage
@@ -289,8 +303,24 @@ impl Lead {
                 SlotConclusion::Open => unsaid.push(slot),
             }
         }
-        if !unsaid.is_empty() && reports.are_whole(electorate.members().iter(), repair.to) {
-            effects.push(Effect::Halt(beyond_repair(&unsaid, electorate)));
+        if unsaid.first() == Some(&repair.from) && reports.is_trimmed(repair.from) {
+            let hopeless = Hopeless {
+                slot: repair.from,
+                asked: reports.whole(repair.to),
+            };
+            self.repairs.remove(&acceptor);
+            if let Some(view) = self.views.get_mut(&acceptor) {
+                view.hopeless = Some(hopeless);
+            }
+            return;
+        }
+        let lost: Vec<Slot> = unsaid
+            .iter()
+            .copied()
+            .filter(|&slot| !reports.is_trimmed(slot))
+            .collect();
+        if !lost.is_empty() && reports.are_whole(electorate.members().iter(), repair.to) {
+            effects.push(Effect::Halt(beyond_repair(&lost, electorate)));
             return;
         }
         let overdue = reports.overdue;

@@ -2,7 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::paxos::slot::{Slot, SlotRange};
+use crate::paxos::{
+    identity::AcceptorUuid,
+    slot::{Slot, SlotRange},
+};
+
+/// A slot without a source: trimmed on some acceptors, without a row or unreadable on others. Only a snapshot brings the
+/// acceptor further.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Hopeless {
+    pub(super) slot: Slot,
+    /// The acceptors whose reports on the slot are in. A trimmed row never comes back, so only another acceptor can
+    /// hold the value.
+    pub(super) asked: BTreeSet<AcceptorUuid>,
+}
 
 /// An acceptor, as seen by the leader.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -11,6 +24,14 @@ pub(super) struct AcceptorView {
     pub(super) chosen_to: Option<Slot>,
     /// Every slot below is chosen, as last reported. If above `chosen_to`, the row at `chosen_to` is damaged.
     pub(super) known_to: Slot,
+    /// Slots below are trimmed, proved by an answer at the leader's own ballot: counted as votes, and never sent.
+    pub(super) trimmed_to: Slot,
+    /// Slots below `trimmed_to` and below this slot are counted.
+    pub(super) counted_to: Slot,
+    /// Slots below are trimmed, as last reported outside the leader's ballot: no vote, and no source of rows.
+    pub(super) trimmed_hint: Slot,
+    /// A repair from this slot is impossible without further acceptors.
+    pub(super) hopeless: Option<Hopeless>,
     /// Exclusive end of the last begun repair.
     pub(super) repair_to: Slot,
     /// Reading chosen rows for this acceptor failed: next, all acceptors are asked.

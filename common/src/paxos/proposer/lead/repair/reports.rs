@@ -25,6 +25,8 @@ pub(super) struct StretchReports {
 pub(super) struct StretchReport {
     /// Every slot of the stretch below was reported.
     covered_to: Slot,
+    /// Slots below are trimmed: no report on these slots.
+    trimmed_to: Slot,
     /// Slots with an unreadable row: no report on the slot.
     unknown: BTreeSet<Slot>,
 }
@@ -43,6 +45,7 @@ impl StretchReports {
     pub(super) fn page(&mut self, (from, to): (Slot, &mut Slot), acceptor: AcceptorUuid, page: PromisePage) {
         let report = self.by.entry(acceptor).or_insert_with(|| StretchReport {
             covered_to: from,
+            trimmed_to: Slot::ZERO,
             unknown: BTreeSet::new(),
         });
         if page.from > report.covered_to {
@@ -50,8 +53,9 @@ impl StretchReports {
         }
         let covered_to = if page.last { Slot::MAX } else { page.next };
         report.covered_to = report.covered_to.max(covered_to);
+        report.trimmed_to = report.trimmed_to.max(page.trimmed_to);
         for row in page.rows {
-            if row.slot < from || row.slot >= *to {
+            if row.slot < from.max(page.trimmed_to) || row.slot >= *to {
                 continue;
             }
             match row.accepted {
@@ -101,7 +105,9 @@ impl StretchReports {
         if let Some(value) = self.chosen.get(&slot) {
             return SlotConclusion::Chosen(value.clone());
         }
-        let speaks = |report: &&StretchReport| slot < report.covered_to && !report.unknown.contains(&slot);
+        let speaks = |report: &&StretchReport| {
+            report.trimmed_to <= slot && slot < report.covered_to && !report.unknown.contains(&slot)
+        };
         if self.by.values().filter(speaks).count() < phase1 {
             return SlotConclusion::Open;
         }
@@ -109,6 +115,17 @@ impl StretchReports {
         best.map_or(SlotConclusion::Lost, |(_, value)| {
             SlotConclusion::Chosen(value.clone())
         })
+    }
+
+    /// Whether a reporting acceptor has trimmed the slot: a snapshot covers the slot.
+    pub(super) fn is_trimmed(&self, slot: Slot) -> bool {
+        self.by.values().any(|report| slot < report.trimmed_to)
+    }
+
+    /// The acceptors that have reported the whole stretch.
+    pub(super) fn whole(&self, to: Slot) -> BTreeSet<AcceptorUuid> {
+        let whole = self.by.iter().filter(|(_, report)| report.covered_to >= to);
+        whole.map(|(&acceptor, _)| acceptor).collect()
     }
 
     /// Whether every acceptor of `of` has reported the whole stretch.

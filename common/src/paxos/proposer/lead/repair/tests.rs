@@ -13,6 +13,8 @@ use crate::paxos::{
     slot::SlotRange,
 };
 
+mod trimmed;
+
 fn slot(number: u64) -> Slot {
     Slot::new(number).unwrap()
 }
