@@ -19,7 +19,7 @@ use paxos_common::paxos::{
 
 use super::{
     cluster::Cluster,
-    disk::Disk,
+    disk::{Disk, Snapshot},
     ledger::Broken,
     network::{Envelope, Message, Node},
     outputs::{Claim, Outputs},
@@ -35,10 +35,12 @@ pub(crate) fn uuid(place: usize) -> AcceptorUuid {
 /// A group whose answers wait until the group is durable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Open {
-    group: Group,
+    pub(crate) group: Group,
     answers: Vec<Answer>,
     /// All decided votes, including votes with rows overwritten within the same group.
     votes: Vec<(Slot, Ballot, Value)>,
+    /// The group trims.
+    pub(crate) trims: bool,
     /// The disk holds the group, and readers of the disk see the group.
     pub(crate) readable: bool,
 }
@@ -50,6 +52,16 @@ enum Answer {
 }
 
 impl Open {
+    pub(crate) fn new(group: Group) -> Self {
+        Self {
+            group,
+            answers: Vec::new(),
+            votes: Vec::new(),
+            trims: false,
+            readable: false,
+        }
+    }
+
     fn note_votes(&mut self, message: &Message, answer: &Answer) {
         let (
             Message::Accept(accept),
@@ -130,6 +142,10 @@ pub(crate) enum Input<'a> {
         learner: usize,
         from: Slot,
     },
+    /// A snapshot has arrived, and is recorded as waiting.
+    Keep(&'a Snapshot),
+    /// The acceptor trims to the waiting snapshot.
+    Trim,
 }
 
 /// A step of an acceptor.
@@ -152,7 +168,10 @@ impl AcceptorStep<'_> {
                 self.node.core.found_damaged([slot]);
             }
             Input::Show { learner, from } => self.show(learner, from),
+            Input::Keep(snapshot) => self.keep(snapshot),
+            Input::Trim => self.trim(),
         }
+        self.check_bottom();
     }
 
     /// Decides a request into the open group, or into a new group.
@@ -171,12 +190,8 @@ impl AcceptorStep<'_> {
             return;
         }
         self.tamper_with_request(message);
-        let mut open = self.node.open.take().unwrap_or_else(|| Open {
-            group: self.node.core.group(),
-            answers: Vec::new(),
-            votes: Vec::new(),
-            readable: false,
-        });
+        let open = self.node.open.take();
+        let mut open = open.unwrap_or_else(|| Open::new(self.node.core.group()));
         match decide(&self.node.core, &self.node.disk, &mut open.group, from, message) {
             // A heartbeat has no number and no answer.
             Ok(Answer::Message(_, Message::Answer(_, 0, AcceptAnswer::Accepted { .. })))
@@ -216,6 +231,7 @@ impl AcceptorStep<'_> {
             return;
         };
         self.node.disk.write(&write);
+        self.look_at_trim(&before);
         let rows = open.group.rows().clone();
         let recover = self.tamper_with_commit(&before, !rows.is_empty());
         let disk = &self.node.disk;
@@ -246,16 +262,15 @@ impl AcceptorStep<'_> {
     }
 
     /// Claims every slot below `claimed` as chosen, with the chosen values in this acceptor's rows.
-    fn claim_watermark(&mut self, claimed: Slot) {
-        let value = |slot| Some(self.node.disk.rows.get(&slot)?.1.clone());
-        match Slot::ZERO.to(claimed).map(value).collect() {
+    pub(crate) fn claim_watermark(&mut self, claimed: Slot) {
+        match self.node.disk.values(claimed.max(self.node.disk.trimmed_to)) {
             Some(values) => self.outputs.claim(Claim::Hold(values)),
             None => self.outputs.broken(Broken::WatermarksAreTrue),
         }
     }
 
     /// Takes a group into memory and releases its answers unchanged.
-    fn release(&mut self, Open { group, answers, .. }: Open) {
+    pub(crate) fn release(&mut self, Open { group, answers, .. }: Open) {
         self.node.core.committed(group);
         self.tamper_with_memory();
         self.claim_watermark(self.node.core.known_to());
@@ -283,11 +298,12 @@ impl AcceptorStep<'_> {
             Message::Answer(ballot, _, answer) => match answer {
                 AcceptAnswer::Accepted { slots, .. } => {
                     let mut slots = slots.iter().flat_map(|range| range.from.to(range.to));
-                    let holds = |slot| disk.rows.get(&slot).is_some_and(|(held, _)| held >= ballot);
+                    let holds = |slot| disk.covers(slot, *ballot);
                     disk.promised >= *ballot && slots.all(holds)
                 }
                 AcceptAnswer::Rejected(rejection) => disk.promised >= rejection.promised,
-                AcceptAnswer::Refused(_) | AcceptAnswer::Trimmed { .. } | AcceptAnswer::NoSpace => true,
+                AcceptAnswer::Trimmed { trimmed_to } => disk.trimmed_to >= *trimmed_to,
+                AcceptAnswer::Refused(_) | AcceptAnswer::NoSpace => true,
             },
             Message::Prepare(..)
             | Message::Accept(_)
@@ -300,6 +316,9 @@ impl AcceptorStep<'_> {
         };
         if !durable {
             self.outputs.broken(Broken::PromisesAreKept);
+        }
+        if matches!(message, Message::Answer(_, _, AcceptAnswer::Trimmed { .. })) {
+            self.outputs.saw(Sight::TrimTold);
         }
         self.tamper_with_answer(to, &mut message);
         self.send(to, message);
@@ -323,6 +342,9 @@ impl AcceptorStep<'_> {
         if page.rows.iter().any(|row| row.accepted.is_none()) {
             self.outputs.saw(Sight::UnknownRowTold);
         }
+        if page.trimmed_to > page.from {
+            self.outputs.saw(Sight::TrimmedPage);
+        }
         let (next, last) = (page.next, page.last);
         self.answer(reading.to, Message::Page(reading.ballot, reading.scan, page));
         if !last && reading.scan.is_none_or(|scan| next < scan.to) {
@@ -337,7 +359,7 @@ impl AcceptorStep<'_> {
 
     /// Reads rows below this acceptor's own watermark, for a repairing leader.
     fn fetch(&mut self, asker: Node, number: u64, first: Slot, to: Slot) {
-        let value = |slot| Some((slot, self.node.disk.row(slot)?.accepted?.1));
+        let value = |slot| Some((slot, self.row_to_fetch(slot)?.accepted?.1));
         let values = first
             .to(to.min(self.node.core.known_to()))
             .map_while(value)
@@ -349,6 +371,8 @@ impl AcceptorStep<'_> {
         if let Some(open) = &self.node.open {
             self.outputs.saw(if open.readable {
                 Sight::ReadableUnanswered
+            } else if open.trims {
+                Sight::TrimLost
             } else if open.group.rows().is_empty() {
                 Sight::PromiseLost
             } else {

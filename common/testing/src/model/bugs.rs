@@ -6,8 +6,9 @@
 //! -- --nocapture` prints the number of states and the depth at which each bug is found.
 //!
 //! Not expressible in this model: a slow reader blocking the acceptor, and lost frames never sent again, because no
-//! message has to arrive in this model. Pages outliving their promise: the simulator finds this bug. Sessions and
-//! trimming: not modelled yet.
+//! message has to arrive in this model. Pages outliving their promise: the simulator finds this bug. Repair stuck on an
+//! acceptor without a source, and an Accept judged by a trim from before its group: tests of the cores find these bugs.
+//! Sessions: not modelled yet.
 
 use super::{
     climb::Case,
@@ -17,6 +18,8 @@ use super::{
     scenario::{Allowance, Scenario, Spend},
     tamper::Bug,
 };
+
+mod trims;
 
 use Bug::*;
 use Spend::{Campaign, Check, Crash, Damage, Heartbeat, Read, Repeat, Report, Restart, RestartLearner};
@@ -60,7 +63,7 @@ pub fn planted() -> Vec<Case> {
         allowance: allow(&[(Campaign, 1), (Read, 2)]),
         ..Scenario::small("")
     };
-    vec![
+    let mut cases = vec![
         plant(
             AcceptedLeftOutOfPromise,
             "accepted values left out of a promise",
@@ -287,5 +290,7 @@ pub fn planted() -> Vec<Case> {
             commits: 1,
             ..rollback::Scenario::small("a new run that others were not asked about")
         }),
-    ]
+    ];
+    cases.extend(trims::planted());
+    cases
 }

@@ -86,6 +86,18 @@ pub(crate) enum Action {
     Read(usize),
     /// The reads of a learner have waited up to their limit.
     Limit(usize),
+    /// A snapshot of the slots below `to` has arrived at an acceptor.
+    Keep {
+        acceptor: usize,
+        to: Slot,
+    },
+    /// An acceptor trims to its waiting snapshot.
+    Trim(usize),
+    /// A learner restarts from the bottom of an acceptor.
+    Install {
+        learner: usize,
+        acceptor: usize,
+    },
 }
 
 impl fmt::Debug for Action {
@@ -115,6 +127,14 @@ impl fmt::Debug for Action {
             Self::RestartLearner(learner, stored) => {
                 write!(f, "learner {learner} restarts at {stored}")
             }
+            Self::Keep { acceptor, to } => write!(f, "acceptor {acceptor} keeps a snapshot to {to}"),
+            Self::Trim(acceptor) => write!(f, "acceptor {acceptor} trims"),
+            Self::Install { learner, acceptor } => {
+                write!(
+                    f,
+                    "learner {learner} installs the snapshot of acceptor {acceptor}"
+                )
+            }
         }
     }
 }
@@ -138,6 +158,9 @@ impl Action {
             Self::RestartLearner(..) => Some(Spend::RestartLearner),
             Self::Read(_) => Some(Spend::Read),
             Self::Limit(_) => Some(Spend::Limit),
+            Self::Keep { .. } => Some(Spend::Keep),
+            Self::Trim(_) => Some(Spend::Trim),
+            Self::Install { .. } => Some(Spend::Install),
         }
     }
 }
@@ -277,6 +300,7 @@ impl Cluster {
         for stored in Slot::ZERO.to(next.next()) {
             actions.push(Action::RestartLearner(learner, stored));
         }
+        self.install_actions(state, learner, actions);
     }
 }
 
@@ -324,6 +348,9 @@ impl Model for Cluster {
             if node.open.is_some() || node.core.known_to() > node.disk.known_to {
                 actions.push(Action::Crash(place));
             }
+            if state.left.of(Spend::Keep) > 0 || state.left.of(Spend::Trim) > 0 {
+                self.trim_actions(state, place, actions);
+            }
             if node.open.is_none() {
                 for &slot in node.disk.rows.keys() {
                     if !node.disk.damaged.contains(&slot) {
@@ -370,6 +397,9 @@ impl Model for Cluster {
             NewSlotsStartAbove,
             ReadsAreLinearizable,
             LostDisksAreRefused,
+            ChosenIsCovered,
+            TrimsRestOnSnapshots,
+            SnapshotsAreTrue,
             NobodyHalts
         ]
     }

@@ -25,6 +25,20 @@ pub(crate) struct Disk {
     pub(crate) rows: BTreeMap<Slot, (Ballot, Value)>,
     /// Rows with a wrong checksum.
     pub(crate) damaged: BTreeSet<Slot>,
+    pub(crate) trimmed_to: Slot,
+    /// The snapshot that the log stands on.
+    pub(crate) bottom: Option<Snapshot>,
+    /// A newer snapshot, to which the acceptor has not trimmed yet.
+    pub(crate) waiting: Option<Snapshot>,
+}
+
+/// A snapshot file: in this model, the values of all slots below its end.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Snapshot {
+    pub(crate) to: Slot,
+    pub(crate) values: Vec<Value>,
+    /// All bytes are on the disk.
+    pub(crate) is_whole: bool,
 }
 
 impl Disk {
@@ -37,6 +51,9 @@ impl Disk {
             known_to: Slot::ZERO,
             rows: BTreeMap::new(),
             damaged: BTreeSet::new(),
+            trimmed_to: Slot::ZERO,
+            bottom: None,
+            waiting: None,
         }
     }
 
@@ -50,12 +67,43 @@ impl Disk {
             self.rows.insert(slot, (*ballot, value.clone()));
             self.damaged.remove(&slot);
         }
+        if write.trimmed_to > self.trimmed_to {
+            self.trimmed_to = write.trimmed_to;
+            self.bottom = self.waiting.take();
+            self.rows = self.rows.split_off(&self.trimmed_to);
+            self.damaged = self.damaged.split_off(&self.trimmed_to);
+        }
     }
 
     fn voted_to(&self) -> Slot {
         self.rows
             .last_key_value()
             .map_or(Slot::ZERO, |(slot, _)| slot.next())
+            .max(self.trimmed_to)
+    }
+
+    /// Whether this disk covers a slot: by the bottom, or by a row at or above the first ballot that chose the slot.
+    pub(crate) fn covers(&self, slot: Slot, chosen_at: Ballot) -> bool {
+        let has_row = || self.rows.get(&slot).is_some_and(|(held, _)| *held >= chosen_at);
+        slot < self.trimmed_to || has_row()
+    }
+
+    /// Whether the log stands on a whole snapshot.
+    pub(crate) fn has_bottom(&self) -> bool {
+        let is_bottom = |bottom: &Snapshot| bottom.is_whole && bottom.to == self.trimmed_to;
+        self.trimmed_to == Slot::ZERO || self.bottom.as_ref().is_some_and(is_bottom)
+    }
+
+    /// The values below `to`, from the bottom and the rows above; `None` if a row is missing.
+    pub(crate) fn values(&self, to: Slot) -> Option<Vec<Value>> {
+        let mut values = self
+            .bottom
+            .as_ref()
+            .map_or_else(Vec::new, |bottom| bottom.values.clone());
+        let above = self.trimmed_to.to(to);
+        let value = |slot| Some(self.rows.get(&slot)?.1.clone());
+        values.extend(above.map(value).collect::<Option<Vec<_>>>()?);
+        Some(values)
     }
 
     pub(crate) fn damaged_at(&self) -> Slot {
@@ -95,11 +143,13 @@ impl Disk {
         let (rows, last) = self.rows_from(from, rows_max);
         PromisePage {
             from,
-            next: rows.last().map_or(from, |row| row.slot.next()),
+            next: rows
+                .last()
+                .map_or(from.max(self.trimmed_to), |row| row.slot.next()),
             last,
             chosen_to: self.known_to.min(self.damaged_at()),
             known_to: self.known_to,
-            trimmed_to: Slot::ZERO,
+            trimmed_to: self.trimmed_to,
             voted_to: self.voted_to(),
             rows,
         }
@@ -114,7 +164,7 @@ impl Disk {
             promised: self.promised,
             leader_address: Arc::clone(&self.leader_address),
             known_to: self.known_to,
-            trimmed_to: Slot::ZERO,
+            trimmed_to: self.trimmed_to,
             voted_to: self.voted_to(),
             rows: rows.filter_map(|slot| Some((slot, self.held(slot)?))).collect(),
         }

@@ -9,6 +9,8 @@ use super::{
     sights::Sight,
 };
 
+mod trims;
+
 use Spend::{
     Campaign, Check, Crash, Fill, Heartbeat, Limit, Read, Repeat, Report, RestartLearner, SwitchFeed,
 };
@@ -33,7 +35,7 @@ pub fn small() -> Vec<Rung> {
     };
     let rung = |unique_states, scenario| case(unique_states, Case::Cluster(scenario));
     let allow = Allowance::new;
-    vec![
+    let mut rungs = vec![
         rung(
             113_238,
             Scenario {
@@ -278,7 +280,9 @@ pub fn small() -> Vec<Rung> {
                 ..rollback::Scenario::small("9 a disk that goes back while one who counts hears nothing")
             }),
         ),
-    ]
+    ];
+    rungs.extend(trims::small());
+    rungs
 }
 
 /// Rungs with a run time of minutes.
@@ -289,7 +293,7 @@ pub fn large() -> Vec<Rung> {
     };
     let rung = |scenario| case(Case::Cluster(scenario));
     let allow = Allowance::new;
-    vec![
+    let mut rungs = vec![
         rung(Scenario {
             reach: ALL_AND_TWO,
             allowance: allow(&[(Campaign, 3)]),
@@ -438,5 +442,7 @@ pub fn large() -> Vec<Rung> {
                 "9 a disk that goes back while one who counts hears nothing, two tables",
             )
         })),
-    ]
+    ];
+    rungs.extend(trims::large());
+    rungs
 }

@@ -11,6 +11,7 @@ use paxos_common::paxos::{
 use super::{
     acceptor::uuid,
     cluster::Cluster,
+    disk::Snapshot,
     ledger::Broken,
     network::{Envelope, Message, Node},
     outputs::{Claim, Outputs},
@@ -67,6 +68,8 @@ pub(crate) enum Input<'a> {
     Limit,
     /// The learner crashes. Its disk holds the handed-out slots below the given slot.
     Restart(Slot),
+    /// The learner restarts from the bottom of an acceptor.
+    Install(&'a Snapshot),
 }
 
 /// A step of a learner.
@@ -104,15 +107,20 @@ impl LearnerStep<'_> {
             }
             Input::Restart(stored) => {
                 self.outputs.saw(Sight::LearnerRestarted);
-                self.node.core = Learner::new(self.cluster.electorate.clone(), stored);
-                self.tamper_with_restart();
-                let applied_to = self.node.core.next();
-                self.node.reading =
-                    Reading::new(self.cluster.electorate.clone(), applied_to, self.node.next_nonce);
-                self.node.timer = None;
-                self.node.fill_to = Slot::ZERO;
+                self.restart(stored);
             }
+            Input::Install(snapshot) => self.install(snapshot),
         }
+    }
+
+    /// Starts again with every slot below `stored` applied.
+    pub(crate) fn restart(&mut self, stored: Slot) {
+        self.node.core = Learner::new(self.cluster.electorate.clone(), stored);
+        self.tamper_with_restart();
+        let applied_to = self.node.core.next();
+        self.node.reading = Reading::new(self.cluster.electorate.clone(), applied_to, self.node.next_nonce);
+        self.node.timer = None;
+        self.node.fill_to = Slot::ZERO;
     }
 
     fn receive(&mut self, envelope: &Envelope) {

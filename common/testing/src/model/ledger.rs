@@ -36,6 +36,12 @@ pub(crate) enum Broken {
     ReadsAreLinearizable,
     /// A lost or rolled-back disk is counted.
     LostDisksAreRefused,
+    /// Fewer acceptors than a phase-2 quorum cover a chosen slot.
+    ChosenIsCovered,
+    /// An acceptor's first slot is not the end of a whole snapshot on the same disk.
+    TrimsRestOnSnapshots,
+    /// A snapshot does not hold the result of the chosen values below its end.
+    SnapshotsAreTrue,
     /// A process finds the protocol broken, or a core panics.
     NobodyHalts,
 }
@@ -53,6 +59,9 @@ impl Broken {
             Self::NewSlotsStartAbove => "new slots start above every promise's marks",
             Self::ReadsAreLinearizable => "reads are linearizable",
             Self::LostDisksAreRefused => "a disk that lost or went back is not counted",
+            Self::ChosenIsCovered => "a phase-2 quorum covers what is chosen",
+            Self::TrimsRestOnSnapshots => "a trim rests on a whole snapshot on the same disk",
+            Self::SnapshotsAreTrue => "a snapshot is the result of what is chosen",
             Self::NobodyHalts => "nobody finds the protocol broken",
         }
     }
@@ -184,6 +193,21 @@ impl Ledger {
             Ok(())
         } else {
             Err(Broken::WatermarksAreTrue)
+        }
+    }
+
+    /// The chosen values below `to`; `None` if a slot below is not chosen.
+    pub(crate) fn result(&self, to: Slot) -> Option<Vec<Value>> {
+        let value = |slot| Some(self.chosen(slot)?.1.clone());
+        Slot::ZERO.to(to).map(value).collect()
+    }
+
+    /// A process keeps or installs `values` as the result of the slots below `to`.
+    pub(crate) fn snapshot(&self, to: Slot, values: &[Value]) -> Result<(), Broken> {
+        if self.result(to).as_deref() == Some(values) {
+            Ok(())
+        } else {
+            Err(Broken::SnapshotsAreTrue)
         }
     }
 

@@ -23,3 +23,4 @@ pub(crate) mod shared;
 pub(crate) mod sights;
 pub(crate) mod step;
 pub(crate) mod tamper;
+pub(crate) mod trims;

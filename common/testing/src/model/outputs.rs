@@ -35,6 +35,8 @@ pub(crate) enum Claim {
     Watermark(Slot),
     /// The given values are chosen, in the slots from 0 on.
     Hold(Vec<Value>),
+    /// The given values are the result of the slots below the given slot.
+    Snapshot(Slot, Vec<Value>),
     Answers(Version, u8),
     Learns(Slot, Value),
     /// A read begins at this learner.

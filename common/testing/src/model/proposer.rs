@@ -81,7 +81,7 @@ impl ProposerNode {
             core.handle(Event::Reported {
                 acceptor,
                 sent: Duration::ZERO,
-                answer: word(nobody(), Slot::ZERO),
+                answer: word(nobody(), Slot::ZERO, Slot::ZERO),
             });
         }
         for number in 0..scenario.commands[place] {
@@ -161,7 +161,7 @@ fn nobody() -> Leadership {
 }
 
 /// The report of an acceptor that has not heard from a leader for a leader timeout.
-fn word(leadership: Leadership, known_to: Slot) -> ReportAnswer {
+fn word(leadership: Leadership, known_to: Slot, trimmed_to: Slot) -> ReportAnswer {
     ReportAnswer {
         heard: HeardProposer::from_leadership(leadership, LEADER_TIMEOUT),
         waiting: Duration::ZERO,
@@ -169,7 +169,7 @@ fn word(leadership: Leadership, known_to: Slot) -> ReportAnswer {
         has_space: true,
         known_to,
         voted_to: Slot::ZERO,
-        trimmed_to: Slot::ZERO,
+        trimmed_to,
     }
 }
 
@@ -187,6 +187,7 @@ pub(crate) enum Input<'a> {
         leadership: Leadership,
         known_to: Slot,
         sound_to: Slot,
+        trimmed_to: Slot,
     },
     Fill(Slot),
     /// No answer arrives for so long that the proposer gives way. Then all acceptors report again.
@@ -222,14 +223,16 @@ impl ProposerStep<'_> {
                 leadership,
                 known_to,
                 sound_to,
+                trimmed_to,
             } => {
                 self.node.known_to = self.node.known_to.max(*known_to);
                 let known_to = self.tamper_with_report(*known_to, *sound_to);
                 self.tell(Event::Reported {
                     acceptor: uuid(*acceptor),
                     sent: self.node.now,
-                    answer: word(leadership.clone(), known_to),
+                    answer: word(leadership.clone(), known_to, *trimmed_to),
                 });
+                self.tamper_with_trim_report(uuid(*acceptor), *trimmed_to);
             }
             Input::Silence => {
                 self.node.now += SILENCE;
@@ -241,7 +244,7 @@ impl ProposerStep<'_> {
                     self.tell(Event::Reported {
                         acceptor,
                         sent: self.node.now,
-                        answer: word(nobody(), Slot::ZERO),
+                        answer: word(nobody(), Slot::ZERO, Slot::ZERO),
                     });
                 }
             }
@@ -250,7 +253,7 @@ impl ProposerStep<'_> {
     }
 
     /// Hands an event to the core, and carries out the effects.
-    fn tell(&mut self, event: Event) {
+    pub(crate) fn tell(&mut self, event: Event) {
         let led = self.node.leads();
         if let (
             Phase::Campaigning(_),

@@ -23,15 +23,18 @@ pub(crate) enum Spend {
     RestartLearner,
     Read,
     Limit,
+    Keep,
+    Trim,
+    Install,
 }
 
 /// Remaining number of steps of each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Allowance([u8; Spend::Limit as usize + 1]);
+pub(crate) struct Allowance([u8; Spend::Install as usize + 1]);
 
 impl Allowance {
     pub(crate) fn new(allowed: &[(Spend, u8)]) -> Self {
-        let mut left = Self([0; Spend::Limit as usize + 1]);
+        let mut left = Self([0; Spend::Install as usize + 1]);
         for &(spend, count) in allowed {
             left.0[spend as usize] = count;
         }
@@ -39,7 +42,7 @@ impl Allowance {
     }
 
     pub(crate) fn unlimited() -> Self {
-        Self([u8::MAX; Spend::Limit as usize + 1])
+        Self([u8::MAX; Spend::Install as usize + 1])
     }
 
     pub(crate) fn of(&self, spend: Spend) -> u8 {
@@ -87,6 +90,11 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// Whether acceptors may trim.
+    pub(crate) fn trims(&self) -> bool {
+        self.allowance.of(Spend::Trim) > 0
+    }
+
     /// Three acceptors with majorities, two proposers with one command each, and one slot.
     pub(crate) fn small(name: &'static str) -> Self {
         Self {

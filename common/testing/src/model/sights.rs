@@ -57,11 +57,28 @@ pub enum Sight {
     LostDiskRefused,
     /// A right disk was put back, and trusted.
     RightDiskTrusted,
+    /// A trim became durable.
+    Trimmed,
+    /// A trim above the acceptor's own watermark became durable.
+    Lifted,
+    /// An acceptor answered a proposal for a trimmed slot.
+    TrimTold,
+    /// A promise left out trimmed slots.
+    TrimmedPage,
+    /// A crash lost a trim before the trim was durable.
+    TrimLost,
+    /// A learner installed a snapshot.
+    Installed,
 }
 
 /// Number of times each sight occurred, over all steps of a check.
-#[derive(Default)]
-pub(crate) struct Sights([AtomicU64; Sight::RightDiskTrusted as usize + 1]);
+pub(crate) struct Sights([AtomicU64; Sight::Installed as usize + 1]);
+
+impl Default for Sights {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
 
 impl Sights {
     pub(crate) fn saw(&self, sight: Sight) {

@@ -49,8 +49,10 @@ impl Cluster {
         {
             state.network.delivered(envelope);
         }
+        let mut has_changed_disk = false;
         let outputs = match changed {
             Changed::Acceptor(place, (node, outputs)) => {
+                has_changed_disk = node.disk != last.acceptors[place].disk;
                 state.acceptors[place] = node;
                 outputs
             }
@@ -66,6 +68,10 @@ impl Cluster {
         };
         for output in outputs.iter() {
             self.bring_about(&mut state, output);
+        }
+        if has_changed_disk && self.scenario.trims() {
+            let covered = self.check_covered(&state);
+            fail(&mut state, covered);
         }
         Some(state)
     }
@@ -113,6 +119,7 @@ impl Cluster {
                     leadership: core.leadership(),
                     known_to: core.known_to(),
                     sound_to: core.chosen_to(),
+                    trimmed_to: core.trimmed_to(),
                 };
                 self.tell_proposer(last, *proposer, &report)
             }
@@ -129,6 +136,15 @@ impl Cluster {
             Action::SwitchFeed(place, feed) => self.learner(last, *place, &learner::Input::SwitchFeed(*feed)),
             Action::RestartLearner(place, stored) => {
                 self.learner(last, *place, &learner::Input::Restart(*stored))
+            }
+            Action::Keep { acceptor, to } => {
+                let snapshot = self.snapshot(last, *to)?;
+                self.acceptor(last, *acceptor, &acceptor::Input::Keep(&snapshot))
+            }
+            Action::Trim(place) => self.acceptor(last, *place, &acceptor::Input::Trim),
+            Action::Install { learner, acceptor } => {
+                let bottom = last.acceptors[*acceptor].disk.bottom.as_ref()?;
+                self.learner(last, *learner, &learner::Input::Install(bottom))
             }
         })
     }
@@ -244,6 +260,7 @@ impl Cluster {
             }
             Claim::Watermark(claimed) => state.ledger.watermark(*claimed),
             Claim::Hold(values) => state.ledger.hold(values),
+            Claim::Snapshot(to, values) => state.ledger.snapshot(*to, values),
             Claim::Answers(version, command) => state
                 .ledger
                 .change(|ledger| ledger.answers(*version, &[*command])),

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use paxos_common::paxos::{
     ballot::Ballot,
+    identity::AcceptorUuid,
     learner::Learner,
     message::{AcceptAnswer, Row},
-    proposer::Phase,
+    proposer::{Event, Phase},
     slot::{Slot, Version},
+    value::Value,
 };
 
 use super::{
@@ -62,12 +64,40 @@ pub(crate) enum Bug {
     ReadReusesEarlierRound,
     /// For a read, a second answer of an acceptor counts as the answer of a different acceptor.
     ReadCountsReplies,
+    /// An acceptor trims as far as it knows to be chosen, and has no snapshot.
+    RowsDroppedWithoutSnapshot,
+    /// A snapshot counts as arrived before its last byte.
+    TrimBeforeTheFileIsWhole,
+    /// An acceptor trims one slot further than its snapshot reaches.
+    TrimOneAboveTheSnapshot,
+    /// An acceptor trims further than any leader claimed, and a learner hands out a slot that is not chosen.
+    NoCapAndALearnerAhead,
+    /// An acceptor trims further than any leader claimed, and a leader raises its watermark to a reported trim.
+    NoCapAndALeaderLifts,
+    /// A leader counts a trim reported outside its ballot as a vote.
+    AttachedTrimCountsAsVote,
+    /// A leader's scan takes a trimmed slot for a slot without a row.
+    ScanTakesTrimmedForNoRow,
+    /// Rows below the first slot are shown until they are swept.
+    UnsweptRowShown,
+    /// An acceptor supplies every row below its watermark for repair, also rows below the first slot.
+    FetchByWatermarkAlone,
+    /// A lift leaves the watermark of the acceptor, and campaigns do not look at trims.
+    LiftLeavesTheWatermark,
+    /// The old snapshot goes when the trim is decided.
+    OldFileUnlinkedBeforeTheCommit,
+    /// A learner goes on at the first slot of an acceptor, without the snapshot.
+    LearnerJumpsWithoutSnapshot,
+    /// A snapshot holds the state of another moment than its end says.
+    StateOfAnotherMoment,
 }
 
 /// Memory of a tampered acceptor beside its core. Empty without a planted bug.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct AcceptorScratch {
     claimed: Slot,
+    /// Rows below the first slot, not swept yet.
+    unswept: BTreeMap<Slot, (Ballot, Value)>,
 }
 
 /// Memory of a tampered proposer beside its core.
@@ -105,7 +135,7 @@ impl Cluster {
     }
 
     pub(crate) fn listens_while_leading(&self) -> bool {
-        self.has(Bug::WatermarkByHearsay)
+        self.has(Bug::WatermarkByHearsay) || self.has(Bug::AttachedTrimCountsAsVote)
     }
 }
 
@@ -116,7 +146,31 @@ impl AcceptorStep<'_> {
         if forgets {
             self.node.disk.promised = before.promised;
         }
-        forgets
+        let trims = self.node.disk.trimmed_to > before.trimmed_to;
+        let leaves = self.cluster.has(Bug::LiftLeavesTheWatermark) && trims;
+        if leaves {
+            self.node.disk.known_to = before.known_to;
+        }
+        let swept = before.rows.range(..self.node.disk.trimmed_to);
+        let swept = swept.map(|(&slot, row)| (slot, row.clone()));
+        if self.cluster.has(Bug::UnsweptRowShown) {
+            self.node.disk.rows.extend(swept);
+        } else if self.cluster.has(Bug::FetchByWatermarkAlone) {
+            self.node.scratch.unswept.extend(swept);
+        }
+        forgets || leaves
+    }
+
+    /// A row as supplied for repair.
+    pub(crate) fn row_to_fetch(&self, slot: Slot) -> Option<Row> {
+        let unswept = || {
+            let accepted = self.node.scratch.unswept.get(&slot)?.clone();
+            Some(Row {
+                slot,
+                accepted: Some(accepted),
+            })
+        };
+        self.node.disk.row(slot).or_else(unswept)
     }
 
     pub(crate) fn tamper_with_request(&mut self, message: &Message) {
@@ -151,6 +205,11 @@ impl AcceptorStep<'_> {
                     || (self.cluster.has(Bug::RepairTakesUnreadableRowForEmpty) && scan.is_some());
                 if unreadable {
                     page.rows.retain(|row| row.accepted.is_some());
+                }
+                let hides_trim = self.cluster.has(Bug::LiftLeavesTheWatermark)
+                    || (self.cluster.has(Bug::ScanTakesTrimmedForNoRow) && scan.is_some());
+                if hides_trim {
+                    page.trimmed_to = Slot::ZERO;
                 }
             }
             Message::Answer(_, _, AcceptAnswer::Accepted { .. })
@@ -192,6 +251,11 @@ impl ProposerStep<'_> {
                     self.answer_early(*ballot, slot, from);
                 }
             }
+            (Message::Answer(_, _, AcceptAnswer::Trimmed { trimmed_to }), _)
+                if self.cluster.has(Bug::NoCapAndALeaderLifts) =>
+            {
+                self.node.scratch.heard = self.node.scratch.heard.max(*trimmed_to);
+            }
             (Message::Page(_, _, page), _)
                 if self.cluster.has(Bug::StartsBelowFrom) && page.from == self.node.scratch.heard =>
             {
@@ -230,6 +294,21 @@ impl ProposerStep<'_> {
         }
     }
 
+    /// A report of a trim, taken for an answer at the leader's own ballot.
+    pub(crate) fn tamper_with_trim_report(&mut self, acceptor: AcceptorUuid, trimmed_to: Slot) {
+        if self.cluster.has(Bug::AttachedTrimCountsAsVote)
+            && let Phase::Leading(lead) = self.node.core.phase()
+        {
+            let ballot = lead.ballot();
+            self.tell(Event::Answered {
+                acceptor,
+                ballot,
+                sequence: 0,
+                answer: AcceptAnswer::Trimmed { trimmed_to },
+            });
+        }
+    }
+
     pub(crate) fn tamper_with_sent(&mut self, message: &mut Message) {
         if let Message::Prepare(prepare, None) = message
             && self.cluster.has(Bug::StartsBelowFrom)
@@ -237,7 +316,7 @@ impl ProposerStep<'_> {
             prepare.from = prepare.from.max(self.node.scratch.heard);
         }
         let Message::Accept(accept) = message else { return };
-        if self.cluster.has(Bug::WatermarkByHearsay) {
+        if self.cluster.has(Bug::WatermarkByHearsay) || self.cluster.has(Bug::NoCapAndALeaderLifts) {
             accept.chosen_to = accept.chosen_to.max(self.node.scratch.heard);
         }
         if self.cluster.has(Bug::AnswersAboveAGap) {
