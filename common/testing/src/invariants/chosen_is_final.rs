@@ -45,6 +45,11 @@ impl Chosen {
         }
     }
 
+    /// The lowest ballot that chose a slot.
+    pub(crate) fn ballot(&self, slot: Slot) -> Option<Ballot> {
+        self.values.get(&slot).map(|(ballot, _)| *ballot)
+    }
+
     /// The chosen value of a slot.
     pub(crate) fn value(&self, slot: Slot) -> Option<&Value> {
         self.values.get(&slot).map(|(_, value)| value)

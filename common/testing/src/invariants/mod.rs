@@ -90,6 +90,12 @@ impl Invariants {
         self.promises.put_back(acceptor, said);
     }
 
+    /// An acceptor's own snapshot stands for the rows below `to` from now on.
+    pub(crate) fn trimmed(&mut self, acceptor: usize, to: Slot) {
+        self.watermarks.trimmed(acceptor, to);
+        self.promises.trimmed(acceptor, to);
+    }
+
     /// An acceptor reports votes. A vote overwritten within the same commit never appears on the disk, but still
     /// counts: this vote was cast first.
     pub(crate) fn said(&mut self, acceptor: usize, ballot: Ballot, slots: &[SlotRange]) {

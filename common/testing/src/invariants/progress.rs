@@ -40,6 +40,11 @@ impl Progress {
         self.reads_due.insert((learner, read));
     }
 
+    /// A learner has turned its readers away: it restarts from a snapshot.
+    pub(crate) fn reads_lost(&mut self, learner: usize) {
+        self.reads_due.retain(|(at, _)| *at != learner);
+    }
+
     /// A read is answered, or the reader no longer waits.
     pub(crate) fn read_done(&mut self, learner: usize, read: u64) {
         self.reads_due.remove(&(learner, read));

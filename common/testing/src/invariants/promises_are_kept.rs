@@ -38,6 +38,12 @@ impl Promises {
         self.acceptors[acceptor] = said;
     }
 
+    /// An acceptor's snapshot stands for the votes below `to`.
+    pub(crate) fn trimmed(&mut self, acceptor: usize, to: Slot) {
+        let accepted = &mut self.acceptors[acceptor].accepted;
+        *accepted = accepted.split_off(&to);
+    }
+
     /// A row becomes durable, on a disk with the earlier promise `promised`.
     pub(crate) fn row_written(&self, acceptor: usize, promised: Ballot, ballot: Ballot, slot: Slot) {
         assert!(

@@ -1,4 +1,5 @@
-//! Invariant 5: every slot claimed to be chosen is chosen, and the claimant's own rows hold the chosen values.
+//! Invariant 5: every slot claimed to be chosen is chosen, and the claimant's own rows from its first slot on hold the
+//! chosen values.
 
 use paxos_common::paxos::slot::Slot;
 
@@ -19,6 +20,12 @@ impl Watermarks {
     /// The disk of an acceptor went back.
     pub(crate) fn lost(&mut self, acceptor: usize) {
         self.checked_to[acceptor] = Slot::ZERO;
+    }
+
+    /// An acceptor's snapshot stands for the slots below `to`.
+    pub(crate) fn trimmed(&mut self, acceptor: usize, to: Slot) {
+        let checked_to = &mut self.checked_to[acceptor];
+        *checked_to = to.max(*checked_to);
     }
 
     /// A process claims every slot below `claimed` as chosen.

@@ -21,12 +21,13 @@ use rand::RngExt as _;
 use super::{
     clock::Clock,
     decide::{decide, turn_away},
-    disks::Disk,
+    disks::{Disk, Snapshot},
     hearing::{Attached, is_heartbeat},
     invariants::{promises_are_kept::Said, watermarks_are_true::Watermarks},
     network::{Kind, Message, Node},
     reign::Hearing,
     statistics::Counted,
+    trims,
     world::{Happening, Time, World},
 };
 
@@ -95,6 +96,10 @@ pub(crate) struct AcceptorProcess {
     pub(crate) went_back: bool,
     /// Proposers that have opened a link since then.
     pub(crate) linked: BTreeSet<usize>,
+    /// The snapshot on its way to the disk.
+    pub(crate) incoming: Option<Snapshot>,
+    /// The next group trims to the waiting snapshot.
+    pub(crate) trim_is_due: bool,
 }
 
 /// The fate of a disk.
@@ -124,7 +129,12 @@ impl AcceptorProcess {
                 rows: BTreeMap::new(),
                 garbled: false,
                 damaged: BTreeSet::new(),
+                trimmed_to: Slot::ZERO,
+                bottom: None,
+                waiting: None,
             },
+            incoming: None,
+            trim_is_due: false,
             core: None,
             run: 0,
             queue: VecDeque::new(),
@@ -156,9 +166,10 @@ impl AcceptorProcess {
 
     pub(crate) fn describe(&self) -> String {
         format!(
-            "{}: promised {}, voted to {}, chosen to {} (on disk {}), damaged {:?}",
+            "{}: promised {}, trimmed to {}, voted to {}, chosen to {} (on disk {}), damaged {:?}",
             if self.is_up() { "up" } else { "down" },
             self.disk.promised,
+            self.disk.trimmed_to,
             self.disk.voted_to(),
             self.core.as_ref().map_or(Slot::ZERO, Acceptor::chosen_to),
             self.disk.known_to,
@@ -274,6 +285,7 @@ impl World<'_> {
         process.core = None;
         process.detector = None;
         process.queue.clear();
+        (process.incoming, process.trim_is_due) = (None, false);
         process.held_back.clear();
         process.observers.clear();
         self.statistics.count(Counted::AcceptorsCrashed);
@@ -412,7 +424,7 @@ impl World<'_> {
     }
 
     /// Decides all waiting requests, unless a group is on its way to the disk.
-    fn write_group(&mut self, acceptor: usize) {
+    pub(crate) fn write_group(&mut self, acceptor: usize) {
         // A loop, because a full disk turns away a long queue group by group, without writing any group.
         while self.is_answered_at_once(acceptor) {}
     }
@@ -420,11 +432,13 @@ impl World<'_> {
     /// Takes the next group. Returns whether the whole group was answered without a commit.
     fn is_answered_at_once(&mut self, acceptor: usize) -> bool {
         let take = self.rng.random_range(1..=self.knobs.group_max);
+        let trims_first = self.trims_first();
         let process = &mut self.acceptors[acceptor];
         let Some(core) = &process.core else {
             return false;
         };
-        if process.committing.is_some() || process.queue.is_empty() || self.tampering.blocks(acceptor) {
+        let is_idle = process.queue.is_empty() && !process.trim_is_due;
+        if process.committing.is_some() || is_idle || self.tampering.blocks(acceptor) {
             return false;
         }
         let take = take.min(process.queue.len());
@@ -432,6 +446,10 @@ impl World<'_> {
             self.statistics.count(Counted::GroupsOfMany);
         }
         let mut group = core.group();
+        let trims = std::mem::take(&mut process.trim_is_due);
+        if trims && trims_first {
+            trims::trim(core, &process.disk, &mut group);
+        }
         let mut answers = Vec::new();
         let mut claims = Vec::new();
         let has_space = process.full_until <= self.now;
@@ -462,6 +480,9 @@ impl World<'_> {
             if is_beat && matches!(outcome, Settled::Granted | Settled::NoSpace) {
                 answers.truncate(decided);
             }
+        }
+        if trims && !trims_first {
+            trims::trim(core, &process.disk, &mut group);
         }
         if core.write(&group).is_some() {
             self.tamper_with_waiting(acceptor, &mut answers);
@@ -546,6 +567,15 @@ impl World<'_> {
             disk.rows.insert(slot, (*ballot, value.clone()));
             disk.damaged.remove(&slot);
         }
+        let (lifts, trims) = (
+            write.trimmed_to > process.core.as_ref().map_or(Slot::ZERO, Acceptor::known_to),
+            write.trimmed_to > disk.trimmed_to,
+        );
+        if trims {
+            disk.trimmed_to = write.trimmed_to;
+            disk.bottom = disk.waiting.take();
+            self.invariants.trimmed(acceptor, disk.trimmed_to);
+        }
         self.tampering.tamper_with_disk(disk, promised, write.rows);
         self.invariants.promises.disk(acceptor, disk.promised);
         for (&slot, (ballot, value)) in write.rows {
@@ -559,6 +589,9 @@ impl World<'_> {
         self.invariants
             .watermarks
             .acceptor(&self.invariants.chosen, acceptor, disk.known_to, &disk.rows);
+        if trims {
+            self.has_trimmed(acceptor, lifts);
+        }
     }
 
     /// Takes a group into memory and releases its answers unchanged.
@@ -628,13 +661,21 @@ impl World<'_> {
                 match &message {
                     Message::Answer(ballot, _, AcceptAnswer::Accepted { slots, known_to, .. }) => {
                         promises.told(acceptor, *ballot, disk.promised);
-                        for slot in slots.iter().flat_map(|range| range.from.to(range.to)) {
+                        let slots_told = slots.iter().flat_map(|range| range.from.to(range.to));
+                        for slot in slots_told.filter(|slot| *slot >= disk.trimmed_to) {
                             promises.accepted(acceptor, *ballot, slot, &disk.rows);
                         }
                         if process.lost.is_none() {
                             self.invariants.said(acceptor, *ballot, slots);
                         }
                         Watermarks::claimed(&self.invariants.chosen, "an acceptor", *known_to);
+                    }
+                    Message::Answer(_, _, AcceptAnswer::Trimmed { trimmed_to }) => {
+                        assert!(
+                            *trimmed_to <= disk.trimmed_to,
+                            "acceptor {acceptor} reports a trim before it is durable"
+                        );
+                        self.statistics.count(Counted::TrimsAnswered);
                     }
                     Message::Answer(_, _, AcceptAnswer::Rejected(rejection)) => {
                         promises.told(acceptor, rejection.promised, disk.promised);

@@ -157,6 +157,19 @@ pub(crate) enum Happening {
     ClientTimeout {
         request: u64,
     },
+    /// An acceptor looks for a snapshot, and sweeps some rows.
+    SnapshotDue {
+        acceptor: usize,
+    },
+    /// The last byte of a snapshot arrives, or the upload breaks.
+    UploadEnds {
+        acceptor: usize,
+        run: u64,
+    },
+    TrimDue {
+        acceptor: usize,
+        run: u64,
+    },
     FaultDue,
     Restart(Node),
     Healed,
@@ -175,6 +188,8 @@ impl Happening {
             | Self::LookDue { acceptor, .. }
             | Self::Chunk { acceptor, .. }
             | Self::AliveDue { acceptor, .. }
+            | Self::UploadEnds { acceptor, .. }
+            | Self::TrimDue { acceptor, .. }
             | Self::DamageFound { acceptor, .. } => Some(Node::Acceptor(*acceptor)),
             Self::LinkOpened { proposer, .. }
             | Self::LinkClosed { proposer, .. }
@@ -193,7 +208,11 @@ impl Happening {
             | Self::ReadLimit { learner, .. }
             | Self::ReadAbandoned { learner, .. } => Some(Node::Learner(*learner)),
             Self::ClientDue { .. } | Self::ClientTimeout { .. } => Some(Node::Clients),
-            Self::FaultDue | Self::Restart(_) | Self::Healed | Self::Scripted(_) => None,
+            Self::SnapshotDue { .. }
+            | Self::FaultDue
+            | Self::Restart(_)
+            | Self::Healed
+            | Self::Scripted(_) => None,
         }
     }
 }

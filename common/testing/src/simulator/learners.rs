@@ -26,13 +26,13 @@ pub(crate) struct LearnerProcess {
     pub(crate) core: Option<Learner>,
     pub(crate) run: u64,
     /// End of the slots on the disk.
-    stored: Slot,
+    pub(crate) stored: Slot,
     /// Decides which acceptors count.
     pub(crate) guard: Guard,
     /// Latest shown run of each trusted acceptor.
     pub(crate) shown: BTreeMap<usize, RunNumber>,
     /// The state after all handed-out values.
-    state: State,
+    pub(crate) state: State,
     /// The acceptor acting as the source of values.
     feed: usize,
     /// First unlearned slot at the last stall check.
@@ -148,6 +148,12 @@ impl World<'_> {
         }
         let Some(core) = &mut process.core else { return };
         if process.looked_at == core.next() {
+            if self.is_cut_off(learner) {
+                self.install(learner);
+                return;
+            }
+            let process = &mut self.learners[learner];
+            let Some(core) = &mut process.core else { return };
             if process.feed != feed {
                 process.feed = feed;
                 core.change_feed();

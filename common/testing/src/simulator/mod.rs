@@ -45,6 +45,7 @@ mod tamper;
 mod tamper_patience;
 mod torn_disks;
 mod transcript;
+mod trims;
 mod world;
 
 use crate::invariants;

@@ -74,7 +74,9 @@ impl World<'_> {
         }
         self.invariants.promises.paged(acceptor, ballot, disk.promised);
         let (rows, last) = disk.page(from, rows_max);
-        let next = rows.last().map_or(from, |row| row.slot.next());
+        let next = rows
+            .last()
+            .map_or(from.max(disk.trimmed_to), |row| row.slot.next());
         if rows.iter().any(|row| row.accepted.is_none()) {
             self.statistics.count(Counted::RowsUnknownInPromises);
         }
@@ -85,7 +87,7 @@ impl World<'_> {
             last,
             chosen_to: disk.known_to.min(damaged_at),
             known_to: disk.known_to,
-            trimmed_to: Slot::ZERO,
+            trimmed_to: disk.trimmed_to,
             voted_to: disk.voted_to(),
             rows,
         };

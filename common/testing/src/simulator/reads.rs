@@ -105,6 +105,14 @@ impl World<'_> {
         }
     }
 
+    /// A learner has restarted after the end of the faults: its waiting readers are gone, and a new reader must be
+    /// answered.
+    pub(crate) fn expect_reads_again(&mut self, learner: usize) {
+        self.invariants.progress.reads_lost(learner);
+        self.invariants.progress.read_due(learner, 0);
+        self.ask_to_read(learner, 1);
+    }
+
     pub(crate) fn read_abandoned(&mut self, learner: usize, run: u64, read: ReadId) {
         let process = &mut self.learners[learner];
         let Some(readers) = process.readers.as_mut().filter(|_| process.run == run) else {

@@ -131,7 +131,7 @@ impl Book {
 }
 
 /// The state machine of a learner, with its judgements so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct State {
     machine: Machine,
     /// With a planted bug: the highest executed sequence of each session.

@@ -44,6 +44,7 @@ pub enum Counted {
     LinksFlapped,
     LinksReopened,
     FeedsChanged,
+    LiftsDone,
     LogsEndedEarly,
     MessagesDelayed,
     MessagesDropped,
@@ -80,12 +81,17 @@ pub enum Counted {
     SlotsTakenOverEmpty,
     StatesGarbled,
     StepsDown,
+    SnapshotsInstalled,
+    SnapshotsKept,
     StreamsBroken,
+    TrimsAnswered,
+    TrimsDone,
     TurnedAwayForSpace,
+    UploadsLost,
 }
 
 impl Counted {
-    pub const ALL: [Self; 76] = [
+    pub const ALL: [Self; 82] = [
         Self::AcceptorsCrashed,
         Self::AcceptorsRefused,
         Self::AcceptorsStopped,
@@ -124,6 +130,7 @@ impl Counted {
         Self::LinksFlapped,
         Self::LinksReopened,
         Self::FeedsChanged,
+        Self::LiftsDone,
         Self::LogsEndedEarly,
         Self::MessagesDelayed,
         Self::MessagesDropped,
@@ -160,8 +167,13 @@ impl Counted {
         Self::SlotsTakenOverEmpty,
         Self::StatesGarbled,
         Self::StepsDown,
+        Self::SnapshotsInstalled,
+        Self::SnapshotsKept,
         Self::StreamsBroken,
+        Self::TrimsAnswered,
+        Self::TrimsDone,
         Self::TurnedAwayForSpace,
+        Self::UploadsLost,
     ];
 }
 

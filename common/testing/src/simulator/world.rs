@@ -30,6 +30,7 @@ use super::{
     statistics::{Counted, Statistics},
     streams::Streams,
     tamper::Tampering,
+    trims,
 };
 
 pub(crate) use happenings::Happening;
@@ -74,6 +75,8 @@ pub(crate) struct World<'a> {
     transcript: &'a mut Transcript,
     pub(crate) rng: StdRng,
     pub(crate) knobs: Knobs,
+    /// Draws about trims; `None` if no acceptor trims.
+    pub(crate) trims: Option<StdRng>,
     pub(crate) healed_at: Option<Time>,
     /// Additional leader timeouts for a learner to read the log again, counted from the end of the faults.
     timeouts_for_log: Time,
@@ -97,7 +100,11 @@ impl<'a> World<'a> {
     pub(crate) fn new(seed: u64, bug: Option<Bug>, transcript: &'a mut Transcript) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let knobs = Knobs::draw(&mut rng);
-        Self::with(rng, knobs, bug, transcript)
+        let trims = trims::draw(seed, &knobs, bug);
+        Self {
+            trims,
+            ..Self::with(rng, knobs, bug, transcript)
+        }
     }
 
     /// A cluster with the given knobs.
@@ -116,6 +123,7 @@ impl<'a> World<'a> {
             trace: DefaultHasher::new(),
             transcript,
             rng,
+            trims: None,
             healed_at: None,
             timeouts_for_log: 0,
             electorate: configuration.electorate(),
@@ -208,6 +216,7 @@ impl<'a> World<'a> {
         for client in 0..self.knobs.clients {
             self.plan(self.now, Happening::ClientDue { client });
         }
+        self.start_trims();
     }
 
     /// Takes the happenings before `end`.
@@ -330,6 +339,9 @@ impl<'a> World<'a> {
             Happening::ReadAbandoned { learner, run, read } => self.read_abandoned(learner, run, read),
             Happening::ClientDue { client } => self.client_due(client),
             Happening::ClientTimeout { request } => self.client_timeout(request),
+            Happening::SnapshotDue { acceptor } => self.snapshot_due(acceptor),
+            Happening::UploadEnds { acceptor, run } => self.upload_ends(acceptor, run),
+            Happening::TrimDue { acceptor, run } => self.trim_due(acceptor, run),
             Happening::FaultDue => self.fault_due(),
             Happening::Restart(node) => self.restart(node),
             Happening::Healed => self.heal(),
