@@ -64,6 +64,35 @@
 //! read the row of a slot that no phase-1 quorum can say what is there. Then the leader or candidate halts, and names
 //! the slots and the acceptors.
 //!
+//! **An acceptor's log begins where a snapshot ends** ([`acceptor::Acceptor::trim`]). A *snapshot to S* holds the result
+//! of the slots 0 to S − 1: registers, sessions and recorded outcomes, in one file made by a learner. An acceptor may
+//! hold two snapshots. The *bottom* ends at `trimmed_to`, the acceptor's first readable slot, and stands for all rows
+//! below. A newer *waiting* snapshot is whole as well, and the acceptor has not trimmed to its end yet. A trim is one
+//! commit: the waiting snapshot becomes the bottom, `trimmed_to` rises to its end, and the rows below are no longer
+//! shown. A *lift* is a trim above the acceptor's own watermark: the acceptor skips rows that are missing, or held at an
+//! older ballot. So an acceptor that missed a long stretch of the log comes back without the rows of the stretch.
+//!
+//! **A trim is as good as a vote.** An acceptor *covers* a slot by its bottom, or by a row whose ballot is at or above
+//! the first ballot that chose the slot. Such a row has the chosen value. Five rules keep trims safe:
+//!
+//! - Rows go only in the commit that makes a whole snapshot on the same disk the bottom. So the number of acceptors that
+//!   cover a slot never falls, and a phase-2 quorum covers every chosen slot.
+//! - A campaign starts at or above the highest `trimmed_to` of its promises. The campaign's phase-1 quorum contains an
+//!   acceptor that covers the slot. This acceptor reports the value, or the campaign starts above the slot.
+//! - An acceptor answers an Accept below its first slot with `Trimmed`. At the leader's own ballot, this answer counts as
+//!   the acceptor's vote for every slot below that the leader proposes. The acceptor has promised no higher ballot. So a
+//!   later campaign that counts this acceptor starts above these slots. A trim reported in any other way is no vote: the
+//!   acceptor may have promised a higher ballot, and the slots may be chosen there with other values.
+//! - A trim never passes the *cap*: the acceptor's own watermark, or the highest watermark claimed by a leader whose
+//!   Accept the acceptor granted. So a faulty learner cannot move the first slot above the chosen slots.
+//! - No leader raises its watermark because of a trim, and no acceptor drops rows because of a leader's message. A
+//!   leader's watermark rises only over slots that the leader has counted.
+//!
+//! Repair reads rows only from acceptors that still have the rows. In a scan, a trimmed slot is no report of an empty
+//! slot. If trims leave no source for a slot, the leader skips the acceptor that lacks the slot. A snapshot then lifts
+//! this acceptor. Rows below the first slot may stay on a disk until they are swept. No reader sees such rows: after a
+//! lift they may differ from the chosen values.
+//!
 //! **Nothing is answered or shown before it is on disk.** Acceptors decide requests in groups, with a single commit for
 //! each group, and the answers leave after the commit. An acceptor that lost its disk, or runs on an older copy, has
 //! forgotten votes that it reported to other processes. These processes remember the commits of this acceptor, detect
@@ -84,7 +113,8 @@
 //! 3. A promise never decreases, restarts included. No acceptor votes below a promise. Every answer was durable when it
 //!    left.
 //! 4. Every later ballot proposes the chosen value in a chosen slot.
-//! 5. `chosen_to` and `known_to` claims are true, and the readable rows of the claimant hold the chosen values.
+//! 5. `chosen_to` and `known_to` claims are true, and the readable rows of the claimant at or above its `trimmed_to` hold
+//!    the chosen values.
 //! 6. Of any two learners' sequences, the shorter is a prefix of the longer, without gaps, across restarts and changes
 //!    of feed.
 //! 7. New slots start at or above the `voted_to`, `known_to` and `trimmed_to` of every promise. A campaign requests no
@@ -95,6 +125,16 @@
 //! 10. A (session, sequence) takes effect once. Versions grow.
 //! 11. When the faults stop, and some quorum can read each row, some proposed value gets chosen, and every learner
 //!     learns the value.
+//! 12. A phase-2 quorum covers every chosen slot.
+//! 13. `trimmed_to` never decreases, and is not above the end of the chosen slots. The acceptor's own disk has a whole
+//!     snapshot that ends at `trimmed_to`.
+//! 14. A snapshot to S is the result of the slots 0 to S − 1.
+//! 15. No reader sees a part of a slot, or a part of an installed snapshot.
+//! 16. A reader gets every slot from its first slot on, or an error that names the slots still kept.
+//! 17. Every version of a cluster restored from a backup is at or above the first slot of the restored log.
+//!
+//! This release never trims: acceptors keep the whole log, and no service takes snapshots yet. The cores, the model and
+//! the simulator keep the rules of trims and the invariants 12 to 14. Invariants 15 to 17 bind the services to come.
 //!
 //! # Sources
 //!
