@@ -26,7 +26,7 @@
 //!
 //! An acceptor keeps and shows the last [`RUNS_MAX`] runs. A shorter list is complete. A longer list comes from an
 //! earlier release, and is complete too. A list of exactly this length may be *cut*: the acceptor may have had runs
-//! before the oldest shown run. [`History::judge`] compares a remembered run, with counter c, with a list:
+//! before the oldest shown run. [`RunList::judge`] compares a remembered run, with counter c, with a list:
 //!
 //! - The list shows the run. The list agrees if the run ended at c or higher. If the run ended lower, the disk went
 //!   back.

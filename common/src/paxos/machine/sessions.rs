@@ -79,7 +79,7 @@ pub struct SessionTable {
     by_use: BTreeMap<Version, Version>,
     /// Number of recorded outcomes in all sessions.
     recorded: usize,
-    /// Changed or expired since [`Sessions::take_changes`].
+    /// Changed or expired since [`SessionTable::take_changes`].
     changed: BTreeSet<Version>,
 }
 
