@@ -1,5 +1,5 @@
-//! Adds one to a counter by compare-and-set, with as many attempts as needed; exactly once, despite any failure on the
-//! way.
+//! Adds one to a counter by compare-and-set, with as many attempts as needed. `Ok` means: added exactly once. After an
+//! error, one more may have been added: example `errors` shows what to do.
 //!
 //! Start a cluster with `paxos dev`, then: `cargo run -p paxos-client --example counter`
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]

@@ -6,7 +6,7 @@
 
 use std::{env, time::Duration};
 
-use paxos_client::{Client, WriteError};
+use paxos_client::{Client, ReadError, WriteError};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
@@ -24,13 +24,15 @@ async fn main() -> anyhow::Result<()> {
         // The write is in the log. Ask again whether its condition held; a retry would write a second time.
         Err(WriteError::OutcomeNotRead { version, .. }) => match client.outcome(version).await {
             Ok(written) => println!("{written:?}"),
-            Err(error) => println!("ordered at {version}, ask later: {error}"),
+            Err(ReadError::Expired(cause)) => println!("this attempt changed nothing: {cause}"),
+            Err(error) => println!("ordered at {version}, ask again later: {error}"),
         },
         // Nothing was written, and nothing will be.
         Err(error) if error.had_no_effect() => println!("a retry is safe: {error}"),
-        // The write may still take effect: read the register before deciding.
+        // The write may have taken effect, or may still do so. Read the register, and write again with `put_if` and the
+        // version that was read: then the two writes cannot both count.
         Err(error) => match client.get("example-errors").await {
-            Ok(register) => println!("{error}; the register holds {register:?}"),
+            Ok(register) => println!("{error}; now put_if on {register:?}"),
             Err(unread) => println!("{error}; and the read failed: {unread}"),
         },
     }

@@ -158,7 +158,8 @@ pub enum WriteError {
     #[error("the session had expired, so the command had no effect: try again")]
     Expired,
     /// The deadline passed, or the session expired, after the command was sent. The command may have taken effect, or
-    /// may still take effect. Read the target of the write before a retry.
+    /// may still take effect. Read the target of the write, and write again on the condition of the version that was
+    /// read.
     #[error("outcome unknown, the command may have taken effect: {0}")]
     OutcomeUnknown(Cause),
     /// The command is ordered at this version permanently, but no learner reported the outcome in time:
@@ -195,8 +196,9 @@ pub enum ReadError {
     /// The requested version is beyond the cluster's tail, or no longer kept; the text gives the range.
     #[error("{0}")]
     OutOfRange(Cause),
-    /// The request was for the outcome of a command in an expired session: the command had no effect.
-    #[error("the command had no effect: {0}")]
+    /// The request was for the outcome of a command in an expired session: at this version, the command had no effect.
+    /// An earlier attempt of the same command may have been ordered at another version, while the session lived.
+    #[error("at this version the command had no effect: {0}")]
     Expired(Cause),
     /// No learner answered before the deadline.
     #[error("no learner answered in time: {0}")]

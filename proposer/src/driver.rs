@@ -84,7 +84,7 @@ pub(crate) struct Driver {
     /// The run of each acceptor's last introduction.
     judged: BTreeMap<AcceptorUuid, RunNumber>,
     streams: StreamsByAcceptor,
-    /// See [`link::Context`].
+    /// See [`LinkContext`](crate::link::LinkContext).
     watchful: watch::Sender<bool>,
     /// Promises being collected.
     prepares: BTreeMap<(AcceptorUuid, Option<u64>), AbortHandle>,

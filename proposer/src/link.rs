@@ -56,7 +56,7 @@ const LEAVING_MAX: Duration = Duration::from_millis(200);
 /// connection.
 const REPORTS_REMEMBERED: usize = 64;
 
-/// OpenLink time after which a link has lasted: the next waits are short again. An uncounted acceptor must show its runs
+/// Open time after which a link has lasted: the next waits are short again. An uncounted acceptor must show its runs
 /// repeatedly, on links that never last.
 const LASTING: Duration = Duration::from_secs(1);
 

@@ -64,7 +64,8 @@
 //! read the row of a slot that no phase-1 quorum can say what is there. Then the leader or candidate halts, and names
 //! the slots and the acceptors.
 //!
-//! **An acceptor's log begins where a snapshot ends** ([`acceptor::Acceptor::trim`]). A *snapshot to S* holds the result
+//! **An acceptor's log begins where a snapshot ends** ([`acceptor::Acceptor::trim`]). No service trims yet: acceptors keep
+//! the whole log. The cores, the model and the simulator keep the rules already. A *snapshot to S* holds the result
 //! of the slots 0 to S − 1: registers, sessions and recorded outcomes, in one file made by a learner. An acceptor may
 //! hold two snapshots. The *bottom* ends at `trimmed_to`, the acceptor's first readable slot, and stands for all rows
 //! below. A newer *waiting* snapshot is whole as well, and the acceptor has not trimmed to its end yet. A trim is one
@@ -133,8 +134,7 @@
 //! 16. A reader gets every slot from its first slot on, or an error that names the slots still kept.
 //! 17. Every version of a cluster restored from a backup is at or above the first slot of the restored log.
 //!
-//! This release never trims: acceptors keep the whole log, and no service takes snapshots yet. The cores, the model and
-//! the simulator keep the rules of trims and the invariants 12 to 14. Invariants 15 to 17 bind the services to come.
+//! The model and the simulator check the invariants 12 to 14. Invariants 15 to 17 bind the services that will trim.
 //!
 //! # Sources
 //!

@@ -80,7 +80,7 @@ impl CallKind {
     }
 }
 
-/// OpenCalls calls by kind.
+/// Open calls by kind.
 #[derive(Debug, Default)]
 pub(super) struct OpenCalls([AtomicUsize; KINDS]);
 
