@@ -25,8 +25,8 @@ pub(crate) struct RecordPage {
     pub(crate) next: Slot,
 }
 
-/// The log from `from` on, in slot order and without gaps, for as long as the learner runs; ends after an error. A
-/// large page is read once `room` has its bytes. While there is no room, an empty page follows a large page, so that
+/// The log from `from` on, in slot order and without gaps, for as long as the learner runs; ends after an error. The
+/// first page comes at once, and is empty if there is nothing to read yet. A large page is read once `room` has its bytes. While there is no room, an empty page follows a large page, so that
 /// the encoder releases its buffer.
 pub(crate) fn pages(
     history: History,
@@ -38,8 +38,10 @@ pub(crate) fn pages(
         let mut next = from;
         // The last page was large, and no page has followed.
         let mut is_held = false;
+        // The first page comes at once: a subscriber leaves a learner that stays silent.
+        let mut patience = Duration::ZERO;
         loop {
-            match timeout(PROGRESS_INTERVAL, applied_beyond(&mut applied, next)).await {
+            match timeout(std::mem::replace(&mut patience, PROGRESS_INTERVAL), applied_beyond(&mut applied, next)).await {
                 Ok(Ok(())) => {}
                 // The applier is gone: the learner stops.
                 Ok(Err(_)) => break,
@@ -136,5 +138,21 @@ mod tests {
             other.give_back();
         }
         assert_eq!(told().await, Some((1, 3)));
+    }
+
+    #[tokio::test]
+    async fn first_page_of_an_idle_log_comes_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = DataDir::open(directory.path()).unwrap();
+        let found = Store::open(data, ClusterId::from_bytes([1; 16]), &DiskSpace::default())
+            .await
+            .unwrap();
+        let history = History::new(Arc::new(Knowledge::new(found.machine)), found.log);
+        let (_applied, applied) = watch::channel(Progress::recovered(Mark::default(), Default::default()));
+        let [room, _] = Room::of_pool(PAGE_BYTES_MAX);
+        let mut pages = pin!(pages(history, applied, Slot::ZERO, room));
+        // Far below the interval of progress reports.
+        let first = timeout(PROGRESS_INTERVAL / 3, pages.next()).await.unwrap();
+        assert_eq!(first.unwrap().unwrap().records.len(), 0);
     }
 }

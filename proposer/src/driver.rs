@@ -221,8 +221,12 @@ impl Driver {
     fn take(&mut self, input: Input) {
         match input {
             Input::Core(event) => {
-                if matches!(event, Event::Cancelled(_)) {
+                if let Event::Cancelled(request) = event {
                     self.show_who_is_late();
+                    if self.returned.remove(request) {
+                        let outcome = ProposalOutcome::NotProposed(Reason::Cancelled);
+                        return self.answer_forwarded(request, outcome);
+                    }
                 }
                 self.core.handle(event);
             }
@@ -287,7 +291,8 @@ impl Driver {
     fn watch(&self) {
         let is_watchful = match self.core.phase() {
             Phase::Standby => {
-                let waits = self.forwarding_bytes > 0 || self.core.queued().0 > 0;
+                let waits =
+                    self.forwarding_bytes > 0 || !self.returned.is_empty() || self.core.queued().0 > 0;
                 waits || self.links.values().any(|link| !link.is_calm)
             }
             Phase::Campaigning(_) => true,

@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use paxos_common::{paxos::proposer::Pending, peer::Backoff};
+use paxos_common::{
+    paxos::proposer::{Pending, RequestId},
+    peer::Backoff,
+};
 use tokio::time::Instant;
 
 /// Upper bound of the delay between two attempts, without the jitter.
@@ -13,7 +16,8 @@ const DELAY_MAX: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct Returned {
     commands: Vec<Pending>,
-    /// The leader's address at the last return.
+    bytes: usize,
+    /// The leader's address when the first of the commands returned.
     leader: Option<Arc<str>>,
     hand_in_at: Option<Instant>,
     backoff: Backoff,
@@ -24,6 +28,7 @@ impl Returned {
     pub(crate) fn new(delay_min: Duration) -> Self {
         Self {
             commands: Vec::new(),
+            bytes: 0,
             leader: None,
             hand_in_at: None,
             backoff: Backoff::new(delay_min.min(DELAY_MAX), DELAY_MAX),
@@ -34,6 +39,11 @@ impl Returned {
         self.commands.is_empty()
     }
 
+    /// Bytes of the commands.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Time of the next attempt; `None` when no command waits.
     pub(crate) fn hand_in_at(&self) -> Option<Instant> {
         self.hand_in_at
@@ -41,9 +51,10 @@ impl Returned {
 
     /// Keeps a command. `leader`: the leader's address as known now.
     pub(crate) fn add(&mut self, command: Pending, leader: Option<Arc<str>>, now: Instant) {
+        self.bytes += command.command.as_bytes().len();
         self.commands.push(command);
-        self.leader = leader;
         if self.hand_in_at.is_none() {
+            self.leader = leader;
             self.hand_in_at = Some(now + self.backoff.next_delay());
         }
     }
@@ -53,7 +64,23 @@ impl Returned {
         self.backoff.reset();
     }
 
-    /// Takes the commands due for another attempt: all of them, or none.
+    /// Removes a command whose caller has gone. Returns whether the command was here.
+    pub(crate) fn remove(&mut self, request: RequestId) -> bool {
+        let Some(at) = self
+            .commands
+            .iter()
+            .position(|command| command.request == request)
+        else {
+            return false;
+        };
+        self.bytes -= self.commands.remove(at).command.as_bytes().len();
+        if self.commands.is_empty() {
+            self.hand_in_at = None;
+        }
+        true
+    }
+
+    /// Takes the commands due for another attempt: all of them, or none. `leader`: the leader's address as known now.
     pub(crate) fn due(&mut self, leader: impl FnOnce() -> Option<Arc<str>>, now: Instant) -> Vec<Pending> {
         let Some(at) = self.hand_in_at else {
             return Vec::new();
@@ -70,6 +97,7 @@ impl Returned {
     /// Takes all commands.
     pub(crate) fn take(&mut self) -> Vec<Pending> {
         self.hand_in_at = None;
+        self.bytes = 0;
         std::mem::take(&mut self.commands)
     }
 }
@@ -119,5 +147,22 @@ mod tests {
         assert!(returned.due(|| leader("a"), now).is_empty());
         assert_eq!(returned.due(|| leader("b"), now).len(), 1);
         assert!(returned.is_empty() && returned.hand_in_at().is_none());
+    }
+
+    #[test]
+    fn command_that_returns_late_from_the_former_leader_does_not_hold_up_the_rest() {
+        let (mut returned, now) = (Returned::new(Duration::from_millis(25)), Instant::now());
+        returned.add(command(), leader("a"), now);
+        returned.add(command(), leader("b"), now);
+        assert_eq!(returned.due(|| leader("b"), now).len(), 2);
+    }
+
+    #[test]
+    fn removed_command_frees_its_bytes() {
+        let (mut returned, now) = (Returned::new(Duration::from_millis(25)), Instant::now());
+        returned.add(command(), None, now);
+        assert_eq!(returned.bytes(), 1);
+        assert!(returned.remove(RequestId(1)) && !returned.remove(RequestId(1)));
+        assert_eq!((returned.bytes(), returned.hand_in_at()), (0, None));
     }
 }

@@ -412,6 +412,7 @@ impl Acceptor {
         if let Violation::SecondValueAtBallot { ballot, .. } = violation {
             let address = Arc::clone(&group.leader_address);
             group.promise(ballot.next_of(ballot.proposer()), &address);
+            group.resigned = false;
         }
         match group.check_ballot(accept.ballot) {
             Err(Turned::Away(rejection)) => AcceptAnswer::Rejected(rejection),

@@ -1,7 +1,7 @@
 //! Commands not ordered by this proposer: forwarded to the leader, handed back, or never processed.
 
 use paxos_common::{
-    paxos::proposer::{Event, Pending, ProposalOutcome, Reason, RequestId},
+    paxos::proposer::{Event, Pending, Phase, ProposalOutcome, Reason, RequestId},
     peer::Address,
 };
 use tokio::{sync::mpsc, time::Instant};
@@ -62,11 +62,21 @@ impl Driver {
         if !self.waiting.contains(pending.request) {
             return self.core.handle(Event::ForwardAnswered(pending.request));
         }
+        let bytes = pending.command.as_bytes().len();
+        if self.forwarding_bytes + self.returned.bytes() + bytes > FORWARDING_BYTES_MAX {
+            return self.answer_forwarded(pending.request, ProposalOutcome::NotProposed(Reason::Overloaded));
+        }
         self.returned.add(pending, self.core.leader(), Instant::now());
     }
 
     pub(super) fn hand_in_returned(&mut self) {
-        for pending in self.returned.due(|| self.core.leader(), Instant::now()) {
+        let due = match self.core.phase() {
+            Phase::Leading(_) => self.returned.take(),
+            Phase::Standby | Phase::Campaigning(_) => {
+                self.returned.due(|| self.core.leader(), Instant::now())
+            }
+        };
+        for pending in due {
             let event = if self.waiting.contains(pending.request) {
                 Event::Proposed(pending)
             } else {
