@@ -21,7 +21,9 @@ use crate::{
 /// Number of responses read ahead of the caller. Each holds at most the content of a message, so this number bounds
 /// memory.
 const READ_AHEAD: usize = 16;
-/// Longest silence of a learner on an open stream: a learner sends a message at least once a second.
+/// Longest silence of a learner on an open stream, at least and at most: half of the timeout, so that another learner has
+/// a turn. A learner sends a message at least once a second.
+const LEARNER_SILENCE_MIN: Duration = Duration::from_millis(1_800);
 const LEARNER_SILENCE_MAX: Duration = Duration::from_secs(4);
 /// Longest wait for a learner to open a stream, in the first round over the learners. The wait doubles with each round,
 /// up to [`LEARNER_SILENCE_MAX`], so that a cluster of slow learners still opens one.
@@ -182,11 +184,18 @@ impl<F: FollowedContent> Follower<F> {
             if self.pages.send(Ok(page)).await.is_err() {
                 return StopReason::Unwanted;
             }
-            received = timeout(LEARNER_SILENCE_MAX, stream.message()).await;
-            // When this stream ends, the other learners have the whole timeout to answer. The silence of this learner
-            // and the wait for the caller do not count.
+            let waits_from = Instant::now();
+            let silence_max = (self.timeout / 2).clamp(LEARNER_SILENCE_MIN, LEARNER_SILENCE_MAX);
+            received = timeout(silence_max, stream.message()).await;
             self.has_heard = true;
-            self.until = Instant::now() + self.timeout.min(TIMEOUT_MAX);
+            // The silence of this learner counts for the timeout. After any other end of the stream, the other learners
+            // have the whole timeout. The wait for the caller does not count.
+            let counts_from = if received.is_err() {
+                waits_from
+            } else {
+                Instant::now()
+            };
+            self.until = counts_from + self.timeout.min(TIMEOUT_MAX);
         }
     }
 }

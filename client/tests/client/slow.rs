@@ -79,6 +79,27 @@ async fn watch_of_silent_learners_ends_within_the_timeout() {
 }
 
 #[tokio::test]
+async fn watch_ends_within_the_timeout_after_the_last_message() {
+    let world = FakeWorld::new(|_| CommandFate::Ordered);
+    let tells = |call| {
+        if call == 0 {
+            Tells::FirstPage
+        } else {
+            Tells::Nothing
+        }
+    };
+    let (one, two) = (world.serve_learner(tells).await, frozen(&world).await);
+    let timeout = Duration::from_secs(2);
+    let client = client(&[&one, &two]).with_timeout(timeout);
+    let mut watch = client.watch_with(Target::Prefix("".into()), None);
+    watch.next().await.unwrap().unwrap();
+    let begun = Instant::now();
+    watch.next().await.unwrap().unwrap_err();
+    let took = begun.elapsed();
+    assert!(took < timeout + timeout / 2, "{took:?}");
+}
+
+#[tokio::test]
 async fn watch_finds_the_learner_behind_silent_ones_within_the_timeout() {
     let world = FakeWorld::new(|_| CommandFate::Ordered);
     let silent = [frozen(&world).await, frozen(&world).await];

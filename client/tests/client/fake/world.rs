@@ -45,6 +45,8 @@ pub(crate) enum Tells {
     Fails(Status),
     /// Nothing, ever.
     Nothing,
+    /// The truth; on a stream, nothing after the first page.
+    FirstPage,
 }
 
 #[derive(Clone)]
@@ -295,14 +297,16 @@ struct WorldLearner {
 }
 
 impl WorldLearner {
-    async fn called(&self) -> Result<(), Status> {
+    /// Whether a stream goes on after the first page.
+    async fn called(&self) -> Result<bool, Status> {
         let number = {
             let mut calls = self.calls.lock().unwrap();
             *calls += 1;
             *calls - 1
         };
         match (self.tells)(number) {
-            Tells::Truth => Ok(()),
+            Tells::Truth => Ok(true),
+            Tells::FirstPage => Ok(false),
             Tells::Fails(status) => Err(status),
             Tells::Nothing => std::future::pending().await,
         }
@@ -387,7 +391,7 @@ impl learner_server::Learner for WorldLearner {
 
     /// Sends the existing changes, and then the new changes.
     async fn watch(&self, request: Request<WatchRequest>) -> FakeReply<Self::WatchStream> {
-        self.called().await?;
+        let goes_on = self.called().await?;
         let WatchRequest { target, from } = request.into_inner();
         let (answers, stream) = mpsc::channel(16);
         let (world, mut applied_to) = (self.world.clone(), self.world.applied_to.subscribe());
@@ -410,6 +414,10 @@ impl learner_server::Learner for WorldLearner {
                 };
                 told = told.max(now);
                 if answers.send(Ok(response)).await.is_err() {
+                    return;
+                }
+                if !goes_on {
+                    answers.closed().await;
                     return;
                 }
                 let _ = tokio::time::timeout(Duration::from_secs(1), applied_to.changed()).await;
