@@ -11,7 +11,7 @@ use std::{
 /// Time limit of every command except builds.
 const COMMAND: Duration = Duration::from_secs(180);
 /// Time limit of a whole build on two slow cores.
-const BUILD: Duration = Duration::from_secs(20 * 60);
+const BUILD: Duration = Duration::from_mins(40);
 /// Exit code of `timeout` after the time limit.
 const TIMED_OUT: i32 = 124;
 
