@@ -53,6 +53,11 @@ impl Address {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Host and port, as in `p1:7001`.
+    pub fn host_and_port(&self) -> &str {
+        self.0.strip_prefix("http://").unwrap_or(&self.0)
+    }
 }
 
 impl AsRef<str> for Address {

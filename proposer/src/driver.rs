@@ -39,6 +39,7 @@ use crate::{
 };
 
 mod forwarding;
+mod inquire;
 mod links;
 mod showing;
 mod streams;
@@ -344,6 +345,11 @@ impl Driver {
             Effect::ShutStreams(ballot) => self.shut_streams(ballot),
             Effect::Accept(acceptor, accept) => self.send(acceptor, accept),
             Effect::ReportNow => self.report_now(),
+            Effect::Inquire {
+                number,
+                ballot,
+                address,
+            } => self.inquire((number, ballot), &address, inputs, shutdown),
             Effect::SetTimer {
                 timer,
                 generation,

@@ -22,7 +22,8 @@
 //! quarter of the leader timeout L, however much is unanswered. A standby campaigns only after a phase-1 quorum of
 //! acceptors has found the leader gone. While a phase-2 quorum hears the leader, fewer than a phase-1 quorum can miss
 //! the leader, because the two quorums intersect. Acceptors hear without their disks, and bytes count before the
-//! message is whole. So a slow disk or a slow link, however slow, changes neither count.
+//! message is whole. So a slow disk or a slow link, however slow, changes neither count. When a phase-1 quorum reports
+//! the end of the leader's streams, the standby also asks the leader itself (`inquiry`).
 //!
 //! *The acceptors.* A leader steps down when fewer than a phase-2 quorum of acceptors are present, or when its ballot
 //! is rejected. Slow, stuck and full disks and late answers do not depose a leader: another leader would meet the same
@@ -61,6 +62,7 @@ mod dispatch;
 mod election;
 mod event;
 mod halt;
+mod inquiry;
 mod lead;
 mod links;
 mod notice;
@@ -73,12 +75,14 @@ mod streams;
 
 pub use campaign::{Campaign, Takeover};
 pub use event::{Effect, Event, Limits, ProposalOutcome, Reason, RequestId, Scan, Settings, Timer};
+pub use inquiry::InquiryAnswer;
 pub use lead::Lead;
 pub use notice::{Absent, End, Gone, Late, Lateness, Notice, Why};
 pub use queue::Pending;
 
 use challenge::Challenge;
 use election::ElectionStage;
+use inquiry::Inquiry;
 use presence::Presence;
 use queue::CommandQueue;
 use standby::TimedAnswer;
@@ -132,6 +136,7 @@ pub struct Proposer {
     /// Consecutive campaigns and reigns without a chosen value: each lengthens the next wait.
     failures: u32,
     election: ElectionStage,
+    inquiry: Inquiry,
     challenge: Challenge,
     /// Queued commands wait for a leader, and will be given back.
     leaderless: bool,
@@ -172,6 +177,7 @@ impl Proposer {
             guard,
             failures: 0,
             election: ElectionStage::Idle,
+            inquiry: Inquiry::default(),
             challenge: Challenge::default(),
             leaderless: false,
             forwarded: BTreeSet::new(),

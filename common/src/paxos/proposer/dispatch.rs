@@ -48,6 +48,7 @@ impl Proposer {
                 sent,
                 answer,
             } => self.reported(acceptor, sent, answer),
+            Event::InquiryAnswered { number, answer } => self.inquiry_answered(number, answer),
             Event::Promised {
                 acceptor,
                 ballot,

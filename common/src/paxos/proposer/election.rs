@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{Effect, Proposer, Timer, notice::Gone, notice::Why, standby::TimedAnswer, standby::ended_min};
+use super::{Effect, Proposer, Timer, inquiry::ended_min, notice::Gone, notice::Why, standby::TimedAnswer};
 use crate::paxos::identity::AcceptorUuid;
 
 /// The longest random wait, unless the leader timeout is longer.
@@ -66,6 +66,14 @@ impl Proposer {
         self.consider();
     }
 
+    /// Draws a running wait again.
+    pub(super) fn restart_wait(&mut self) {
+        if self.election == ElectionStage::Waiting {
+            self.election = ElectionStage::Idle;
+            self.disarm(Timer::Election);
+        }
+    }
+
     /// Range of the random wait; `None` while the leader is not gone.
     fn wait(&self) -> Option<(Duration, Duration)> {
         let timeout = self.settings.leader_timeout;
@@ -74,8 +82,8 @@ impl Proposer {
         let quick: Vec<Duration> = fresh().filter_map(|report| self.quick(report)).collect();
         let is_slow = |report: &&TimedAnswer| {
             self.quick(report).is_none()
-                && report
-                    .gone(timeout)
+                && self
+                    .gone(report)
                     .is_some_and(|gone| matches!(gone, Gone::Silent(_) | Gone::NoneKnown))
         };
         let slow = fresh().filter(is_slow).count();
@@ -89,26 +97,25 @@ impl Proposer {
         Some((at_least, at_least + grown.min(WAIT_MAX.max(base))))
     }
 
-    /// How long an ended or resigned proposer still counts as alive. `None` if this acceptor reports neither an end nor
-    /// a resignation.
+    /// How long an ended or resigned proposer still counts as alive. `None` if this acceptor reports neither a resignation
+    /// nor an end that counts.
     fn quick(&self, report: &TimedAnswer) -> Option<Duration> {
         let heard = &report.answer.heard;
         if heard.resigned {
             return Some(Duration::ZERO);
         }
         let since = heard.ended? + self.now.saturating_sub(report.came);
-        Some(ended_min(self.settings.leader_timeout).saturating_sub(since))
+        Some(self.ended_counts_after(heard.ballot)?.saturating_sub(since))
     }
 
     /// Whether a phase-1 quorum finds the leader gone, and a phase-2 quorum answers at all. Only fresh answers to
     /// reports sent at `since` or later count.
     fn is_gone_since(&self, since: Duration) -> Option<Why> {
         let quorums = self.electorate.quorums();
-        let timeout = self.settings.leader_timeout;
         let counts = |report: &TimedAnswer| report.sent >= since && self.is_fresh(report);
         let answers = || self.reports.iter().filter(|(_, report)| counts(report));
         let gone: Vec<(AcceptorUuid, Gone)> = answers()
-            .filter_map(|(&acceptor, report)| Some((acceptor, report.gone(timeout)?)))
+            .filter_map(|(&acceptor, report)| Some((acceptor, self.gone(report)?)))
             .collect();
         (gone.len() >= quorums.phase1() && answers().count() >= quorums.phase2()).then_some(Why::Gone(gone))
     }

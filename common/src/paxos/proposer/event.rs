@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{notice::Notice, queue::Pending};
+use super::{inquiry::InquiryAnswer, notice::Notice, queue::Pending};
 use crate::paxos::{
     ballot::Ballot,
     identity::{AcceptorUuid, CommitCounter, RunNumber},
@@ -173,6 +173,13 @@ pub enum Event {
         /// Content of the answer.
         answer: ReportAnswer,
     },
+    /// The answer to [`Effect::Inquire`]. A second answer replaces the first.
+    InquiryAnswered {
+        /// Copied from the answered effect.
+        number: u64,
+        /// The answer.
+        answer: InquiryAnswer,
+    },
     /// A page of a promise.
     Promised {
         /// The promising acceptor.
@@ -250,6 +257,16 @@ pub enum Effect {
     Accept(AcceptorUuid, Accept),
     /// Send a report to every acceptor over `Attach`, at once.
     ReportNow,
+    /// Connect to the heard proposer, whose streams have ended, and ask for its phase. Report each answer; report
+    /// nothing if the connection is neither made nor refused.
+    Inquire {
+        /// Returned with `Event::InquiryAnswered`.
+        number: u64,
+        /// The ballot of the heard proposer.
+        ballot: Ballot,
+        /// The address of the heard proposer.
+        address: Arc<str>,
+    },
     /// Wake the core after a delay drawn from the range (inclusive); replaces the timer's older generation.
     SetTimer {
         /// The timer.

@@ -17,10 +17,6 @@ use crate::paxos::{
 /// Leader timeouts for which commands wait for a leader: several elections, and less than callers like to wait.
 const LEADERLESS_TIMEOUTS: u32 = 10;
 
-/// Divisor of the leader timeout: once a stream has ended for this part of the timeout, its proposer is gone. A broken
-/// connection is opened again at once.
-const ENDED_PART: u32 = 8;
-
 /// An acceptor's latest answer to a report.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct TimedAnswer {
@@ -31,32 +27,27 @@ pub(super) struct TimedAnswer {
     pub(super) came: Duration,
 }
 
-/// Time since the end of a stream after which its proposer is gone.
-pub(super) fn ended_min(leader_timeout: Duration) -> Duration {
-    leader_timeout / ENDED_PART
-}
-
-impl TimedAnswer {
-    /// The acceptor's evidence of a gone proposer; `None` while the proposer is not gone.
-    pub(super) fn gone(&self, leader_timeout: Duration) -> Option<Gone> {
+impl Proposer {
+    /// An acceptor's evidence of a gone proposer; `None` while the proposer is not gone.
+    pub(super) fn gone(&self, report: &TimedAnswer) -> Option<Gone> {
         let HeardProposer {
             ballot,
             silent,
             ended,
             resigned,
             ..
-        } = self.answer.heard;
-        match ended {
+        } = report.answer.heard;
+        let counts_after = self.ended_counts_after(ballot);
+        let is_over = |ended: &Duration| counts_after.is_some_and(|least| *ended >= least);
+        match ended.filter(is_over) {
             _ if resigned => Some(Gone::Resigned),
-            Some(ended) if ended >= ended_min(leader_timeout) => Some(Gone::Ended(ended)),
-            _ if silent < leader_timeout => None,
-            _ if ballot == Ballot::ZERO => Some(Gone::NoneKnown),
-            Some(_) | None => Some(Gone::Silent(silent)),
+            Some(ended) => Some(Gone::Ended(ended)),
+            None if silent < self.settings.leader_timeout => None,
+            None if ballot == Ballot::ZERO => Some(Gone::NoneKnown),
+            None => Some(Gone::Silent(silent)),
         }
     }
-}
 
-impl Proposer {
     /// Address of another leading or campaigning proposer, as far as the acceptors know; `None` when the proposer is
     /// gone.
     pub fn leader(&self) -> Option<Arc<str>> {
@@ -65,7 +56,7 @@ impl Proposer {
         let is_recent = |report: &&TimedAnswer| {
             self.now.saturating_sub(report.sent) < absent_after(timeout)
                 && report.answer.heard.ballot == heard
-                && report.gone(timeout).is_none()
+                && self.gone(report).is_none()
         };
         let HeardProposer { ballot, address, .. } = &self.reports.values().find(is_recent)?.answer.heard;
         // A leader at our own address was an earlier run of this very process.
@@ -153,6 +144,7 @@ impl Proposer {
     /// Checks whether a standby has a reason to campaign.
     pub(super) fn consider(&mut self) {
         if matches!(self.phase, Phase::Standby) && !self.stopping {
+            self.consider_inquiry();
             self.consider_election();
             self.consider_challenge();
         }

@@ -330,6 +330,8 @@ impl ProposerStep<'_> {
             | Effect::OpenStream(..)
             | Effect::ShutStreams(_)
             | Effect::ReportNow
+            // No proposer answers: the end of its streams counts after some time.
+            | Effect::Inquire { .. }
             | Effect::Notify(_) => {}
             // In this model no live leader is heard of, no disk goes back, and no process is asked to stop.
             Effect::Forward(..)

@@ -90,6 +90,8 @@ pub enum Bug {
     EndedHitsTheSuccessor,
     /// A proposer with an ended stream still counts as ended after opening a new stream.
     EndedThoughReopened,
+    /// The end of all streams of a live leader counts, although the leader's machine accepts connections.
+    ConnectedCountsAsNoAnswer,
     /// An acceptor sends signs of life only while no group is being written.
     AliveWaitsForTheWriter,
     /// No heartbeats are sent while much is unanswered.
@@ -154,12 +156,13 @@ impl Bug {
     ];
 
     /// Bugs of failure detection. Such bugs break no safety property: directed scenarios find them.
-    pub const OF_PATIENCE: [Self; 13] = [
+    pub const OF_PATIENCE: [Self; 14] = [
         Self::BytesOfLowerBallotsAreHeard,
         Self::RefusedBallotIsHeard,
         Self::KeepsStreams,
         Self::EndedHitsTheSuccessor,
         Self::EndedThoughReopened,
+        Self::ConnectedCountsAsNoAnswer,
         Self::AliveWaitsForTheWriter,
         Self::HeartbeatsStop,
         Self::CandidateWaitsForHung,

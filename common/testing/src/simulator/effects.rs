@@ -70,6 +70,11 @@ impl World<'_> {
                     self.statistics.count(Counted::ReportsAtOnce);
                     self.report_now(proposer);
                 }
+                Effect::Inquire {
+                    number,
+                    ballot,
+                    address,
+                } => self.inquire(proposer, number, ballot, &address),
                 Effect::Notify(notice) => {
                     self.note(|| format!("proposer {proposer}: {notice}"));
                     match notice {

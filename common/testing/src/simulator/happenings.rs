@@ -3,13 +3,16 @@
 use paxos_common::paxos::{
     ballot::Ballot,
     identity::{CommitCounter, RunNumber},
-    proposer::{Scan, Timer},
+    proposer::{InquiryAnswer, Scan, Timer},
     reading::ReadId,
     slot::Slot,
     witness::{self, Witnesses},
 };
 
-use super::network::{Kind, Message, Node};
+use super::{
+    inquiries::Inquiry,
+    network::{Kind, Message, Node},
+};
 
 /// A planned happening. A happening of a particular run of a process names the run, and is void after the run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -79,6 +82,9 @@ pub(crate) enum Happening {
         acceptor: usize,
         call: Option<u64>,
     },
+    InquiryArrives(Inquiry),
+    InquiryRead(Inquiry),
+    InquiryAnswered(Inquiry, InquiryAnswer),
     /// A step of a scenario's script.
     Scripted(usize),
     /// With a planted bug: after giving way, a proposer continues to send heartbeats.
@@ -191,6 +197,8 @@ impl Happening {
             | Self::UploadEnds { acceptor, .. }
             | Self::TrimDue { acceptor, .. }
             | Self::DamageFound { acceptor, .. } => Some(Node::Acceptor(*acceptor)),
+            Self::InquiryRead(inquiry) => Some(Node::Proposer(inquiry.asked)),
+            Self::InquiryAnswered(inquiry, _) => Some(Node::Proposer(inquiry.from.0)),
             Self::LinkOpened { proposer, .. }
             | Self::LinkClosed { proposer, .. }
             | Self::Introduced { proposer, .. }
@@ -208,7 +216,9 @@ impl Happening {
             | Self::ReadLimit { learner, .. }
             | Self::ReadAbandoned { learner, .. } => Some(Node::Learner(*learner)),
             Self::ClientDue { .. } | Self::ClientTimeout { .. } => Some(Node::Clients),
-            Self::SnapshotDue { .. }
+            // The machine answers in place of a paused process.
+            Self::InquiryArrives(_)
+            | Self::SnapshotDue { .. }
             | Self::FaultDue
             | Self::Restart(_)
             | Self::Healed

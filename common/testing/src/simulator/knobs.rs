@@ -32,6 +32,8 @@ pub(crate) struct Knobs {
     /// Mean time between two reads at the same learner.
     pub(crate) read_every: Time,
     pub(crate) network: NetworkKnobs,
+    /// Time for opening a broken stream again, the first time.
+    pub(crate) first_redial_after: Time,
     /// Bounds of the duration of a group's commit.
     pub(crate) disk_min: Time,
     pub(crate) disk_max: Time,
@@ -125,6 +127,7 @@ impl Knobs {
                 delay_max: pick(rng, &[500, 5_000, 40_000]),
                 long_delay: pick(rng, &[0.0, 0.001, 0.02]),
             },
+            first_redial_after: 0,
             disk_min: 50,
             disk_max,
             disk_stuck: pick(rng, &[0.0, 0.0, 0.01]),

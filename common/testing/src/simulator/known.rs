@@ -57,6 +57,7 @@ impl World<'_> {
             | Event::Cancelled(_)
             | Event::FillWanted(_)
             | Event::Fired(..)
+            | Event::InquiryAnswered { .. }
             | Event::Resigned => return,
         };
         let core = self.proposers[proposer].core.as_ref();

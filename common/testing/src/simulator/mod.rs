@@ -18,6 +18,7 @@ mod faults;
 mod happenings;
 mod hearing;
 mod hunt;
+mod inquiries;
 mod introductions;
 mod knobs;
 mod known;

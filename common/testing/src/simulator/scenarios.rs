@@ -239,6 +239,17 @@ impl World<'_> {
         self.cut_in(proposer, acceptors, lasts);
     }
 
+    /// Holds up messages among proposers.
+    fn cut_proposers(&mut self, lasts: Time) {
+        let until = self.now + lasts;
+        for from in 0..self.proposers.len() {
+            for to in 0..self.proposers.len() {
+                let way = (Node::Proposer(from), Node::Proposer(to));
+                self.network.cuts.insert(way, until);
+            }
+        }
+    }
+
     fn stop(&mut self, node: Node, lasts: Time) {
         self.stand_still(node, self.now + lasts);
     }

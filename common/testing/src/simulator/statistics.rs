@@ -39,6 +39,7 @@ pub enum Counted {
     GroupsUnanswered,
     HandedOver,
     HolesClosed,
+    Inquiries,
     LeadersHalfCut,
     LearnersRestarted,
     LinksFlapped,
@@ -91,7 +92,7 @@ pub enum Counted {
 }
 
 impl Counted {
-    pub const ALL: [Self; 82] = [
+    pub const ALL: [Self; 83] = [
         Self::AcceptorsCrashed,
         Self::AcceptorsRefused,
         Self::AcceptorsStopped,
@@ -125,6 +126,7 @@ impl Counted {
         Self::GroupsUnanswered,
         Self::HandedOver,
         Self::HolesClosed,
+        Self::Inquiries,
         Self::LeadersHalfCut,
         Self::LearnersRestarted,
         Self::LinksFlapped,

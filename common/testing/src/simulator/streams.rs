@@ -118,13 +118,13 @@ impl World<'_> {
         let Some(keeper) = self.proposers[proposer].keepers.get(&(ballot, acceptor)) else {
             return;
         };
-        // The first retry happens at once.
+        // The first retry happens at once, on a machine with time.
         let wait = if keeper.tries <= 1 {
-            0
+            self.knobs.first_redial_after
         } else {
-            ((10 * MILLISECOND) << keeper.tries.min(7)).min(REDIAL_MAX)
+            let most = ((10 * MILLISECOND) << keeper.tries.min(7)).min(REDIAL_MAX);
+            self.rng.random_range(0..=most)
         };
-        let wait = self.rng.random_range(0..=wait);
         let dial = Happening::Dial {
             proposer,
             run,

@@ -302,6 +302,9 @@ impl<'a> World<'a> {
                 acceptor,
                 call,
             } => self.ask_again(proposer, run, acceptor, call),
+            Happening::InquiryArrives(inquiry) => self.inquiry_arrives(inquiry),
+            Happening::InquiryRead(inquiry) => self.inquiry_read(inquiry),
+            Happening::InquiryAnswered(inquiry, answer) => self.inquiry_answered(inquiry, answer),
             Happening::Scripted(step) => self.scripted(step),
             Happening::BeatOn { proposer, run } => self.beat_on(proposer, run),
             Happening::Introduced {

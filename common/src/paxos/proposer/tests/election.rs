@@ -235,3 +235,151 @@ fn an_unknown_acceptor_is_not_listened_to() {
     bench.report(1, ballot(3, 1), 300);
     assert_eq!(bench.timer(Timer::Election), None);
 }
+
+/// Two acceptors report the end of the leader's streams. Returns the number of the inquiry.
+fn ask(bench: &mut Bench, leader: Ballot) -> u64 {
+    bench.say(1, ended(leader, 0));
+    assert_eq!(inquiry(bench), None, "fewer than a phase-1 quorum");
+    bench.say(2, ended(leader, 0));
+    inquiry(bench).expect("a phase-1 quorum reports the end")
+}
+
+/// The number of the inquiry among the effects.
+fn inquiry(bench: &Bench) -> Option<u64> {
+    let number = |effect: &Effect| {
+        let Effect::Inquire {
+            number, ballot: of, ..
+        } = effect
+        else {
+            return None;
+        };
+        assert_eq!(*of, ballot(3, 1));
+        Some(*number)
+    };
+    bench.effects.iter().find_map(number)
+}
+
+fn answered(bench: &mut Bench, number: u64, answer: InquiryAnswer) {
+    bench.tell(Event::InquiryAnswered { number, answer });
+}
+
+#[test]
+fn leader_that_accepts_connections_is_gone_only_after_its_silence() {
+    let mut bench = Bench::new();
+    let leader = ballot(3, 1);
+    let number = ask(&mut bench, leader);
+    answered(&mut bench, number, InquiryAnswer::Connected);
+    for millis in [50, 100, 150] {
+        bench.pass(50);
+        bench.fire(Timer::Election);
+        for acceptor in [1, 2] {
+            bench.say(acceptor, ended(leader, millis));
+        }
+        assert!(is_standby(&bench), "after {millis} ms");
+        assert_eq!(inquiry(&bench), None, "asked once");
+    }
+    let silent = |bench: &mut Bench| {
+        for acceptor in [1, 2] {
+            let mut word = word(leader, 200);
+            word.heard.ended = Some(Duration::from_millis(190));
+            bench.say(acceptor, word);
+        }
+    };
+    silent(&mut bench);
+    let (_, at_least, at_most) = bench.timer(Timer::Election).unwrap();
+    assert_eq!((at_least, at_most), (Duration::ZERO, TIMEOUT));
+    bench.pass(50);
+    bench.fire(Timer::Election);
+    silent(&mut bench);
+    assert!(!is_standby(&bench));
+}
+
+#[test]
+fn dead_leader_is_gone_at_once() {
+    let mut bench = Bench::new();
+    let leader = ballot(3, 1);
+    let number = ask(&mut bench, leader);
+    answered(&mut bench, number, InquiryAnswer::Connected);
+    answered(&mut bench, number, InquiryAnswer::Gone);
+    let (_, at_least, at_most) = bench.timer(Timer::Election).unwrap();
+    assert_eq!((at_least, at_most), (Duration::ZERO, TIMEOUT / 8));
+    bench.pass(1);
+    bench.fire(Timer::Election);
+    bench.say(1, ended(leader, 1));
+    bench.say(2, ended(leader, 1));
+    assert!(!is_standby(&bench));
+}
+
+#[test]
+fn a_running_wait_is_shorter_once_the_leader_is_known_to_be_dead() {
+    let mut bench = Bench::new();
+    let number = ask(&mut bench, ballot(3, 1));
+    let (_, at_least, _) = bench.timer(Timer::Election).unwrap();
+    assert_eq!(at_least, TIMEOUT / 8);
+    answered(&mut bench, number, InquiryAnswer::Gone);
+    let (_, at_least, _) = bench.timer(Timer::Election).unwrap();
+    assert_eq!(at_least, Duration::ZERO);
+}
+
+#[test]
+fn an_answer_to_an_earlier_inquiry_does_not_count() {
+    let mut bench = Bench::new();
+    let leader = ballot(3, 1);
+    let earlier = ask(&mut bench, leader);
+    bench.report(1, leader, 1);
+    let later = {
+        bench.say(1, ended(leader, 0));
+        inquiry(&bench).expect("the streams have ended a second time")
+    };
+    assert_ne!(earlier, later);
+    answered(&mut bench, earlier, InquiryAnswer::Gone);
+    bench.pass(1);
+    bench.fire(Timer::Election);
+    bench.say(1, ended(leader, 1));
+    bench.say(2, ended(leader, 1));
+    assert!(is_standby(&bench));
+}
+
+#[test]
+fn an_answer_about_one_leader_says_nothing_about_the_next() {
+    let mut bench = Bench::new();
+    let number = ask(&mut bench, ballot(3, 1));
+    answered(&mut bench, number, InquiryAnswer::Connected);
+    let next = ballot(4, 2);
+    let say = |bench: &mut Bench| {
+        for acceptor in [1, 2] {
+            bench.say(acceptor, ended(next, 30));
+        }
+    };
+    say(&mut bench);
+    bench.pass(1);
+    bench.fire(Timer::Election);
+    say(&mut bench);
+    assert!(
+        !is_standby(&bench),
+        "the end counts after L / 8, as without an answer"
+    );
+}
+
+#[test]
+fn a_resigned_leader_is_not_asked() {
+    let mut bench = Bench::new();
+    bench.reported(1, ballot(3, 1), 10, true);
+    bench.reported(2, ballot(3, 1), 10, true);
+    assert_eq!(inquiry(&bench), None);
+}
+
+#[test]
+fn an_answer_outlives_the_reports_that_led_to_the_inquiry() {
+    let mut bench = Bench::new();
+    let leader = ballot(3, 1);
+    let number = ask(&mut bench, leader);
+    answered(&mut bench, number, InquiryAnswer::Connected);
+    // No answer of an acceptor is fresh for some time.
+    bench.pass(300);
+    for acceptor in [1, 2] {
+        bench.say(acceptor, ended(leader, 100));
+    }
+    assert_eq!(inquiry(&bench), None);
+    assert_eq!(bench.timer(Timer::Election), None);
+}

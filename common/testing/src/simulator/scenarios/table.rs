@@ -214,7 +214,6 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "all connections of the leader are reset, again and again",
-        finds: &[Bug::EndedThoughReopened],
         for_all_quorums: true,
         script: &[
             Step(0, |world| world.reset_all_of(0)),
@@ -227,10 +226,60 @@ pub const SCENARIOS: &[Scenario] = &[
         ..PLAIN
     },
     Scenario {
+        name: "all connections of the leader are reset, and a standby cannot ask the leader",
+        finds: &[Bug::EndedThoughReopened],
+        for_all_quorums: true,
+        script: &[
+            Step(0, |world| world.cut_proposers(3 * SECOND)),
+            Step(SECOND, |world| world.reset_all_of(0)),
+            Step(2 * SECOND, |world| world.reset_all_of(0)),
+        ],
+        ..PLAIN
+    },
+    Scenario {
+        name: "all connections of the leader are reset, and its busy machine needs 90 ms for new ones",
+        finds: &[Bug::ConnectedCountsAsNoAnswer],
+        for_all_quorums: true,
+        change: |knobs| knobs.first_redial_after = 90 * MILLISECOND,
+        script: &[
+            Step(0, |world| world.reset_streams(|stream| stream.proposer == 0)),
+            Step(2 * SECOND, |world| {
+                world.reset_streams(|stream| stream.proposer == 0);
+            }),
+        ],
+        ..PLAIN
+    },
+    Scenario {
+        name: "all connections of the leader are reset while the leader stands still",
+        for_all_quorums: true,
+        script: &[Step(0, |world| {
+            world.stop(Node::Proposer(0), 3 * SECOND);
+            world.reset_streams(|stream| stream.proposer == 0);
+        })],
+        check: |log| {
+            replaced_within(log, 0, AFTER_SILENCE)?;
+            leaders_at_most(log, 1)
+        },
+        ..PLAIN
+    },
+    Scenario {
         name: "the leader hands over",
-        finds: &[Bug::EndedHitsTheSuccessor],
         for_all_quorums: true,
         script: &[Step(0, |world| world.resign_proposer(0))],
+        check: |log| {
+            replaced_within(log, 0, 3 * AFTER_DEATH)?;
+            leaders_at_most(log, 1)
+        },
+        ..PLAIN
+    },
+    Scenario {
+        name: "the leader hands over to a proposer that the leader cannot ask",
+        finds: &[Bug::EndedHitsTheSuccessor],
+        for_all_quorums: true,
+        script: &[
+            Step(0, |world| world.cut_proposers(3 * SECOND)),
+            Step(0, |world| world.resign_proposer(0)),
+        ],
         check: |log| {
             replaced_within(log, 0, 3 * AFTER_DEATH)?;
             leaders_at_most(log, 1)

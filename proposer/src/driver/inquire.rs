@@ -1,0 +1,177 @@
+//! Asks a proposer whose streams have ended whether its process lives, and whether it still campaigns or leads.
+
+use std::{io, time::Duration};
+
+use paxos_common::{
+    paxos::{
+        ballot::Ballot,
+        proposer::{Event, InquiryAnswer},
+    },
+    peer::{Address, MessageLimits as _, connect_lazy},
+    service::shutdown::Shutdown,
+};
+use paxos_proto::v1::{self as pb, proposer_client::ProposerClient};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    sync::mpsc,
+    time::timeout,
+};
+
+use super::Driver;
+use crate::input::Input;
+
+impl Driver {
+    /// Asks the proposer of a ballot in the background, for at most the leader timeout: afterwards its silence decides.
+    pub(super) fn inquire(
+        &mut self,
+        (number, ballot): (u64, Ballot),
+        address: &str,
+        inputs: &mpsc::Sender<Input>,
+        shutdown: &Shutdown,
+    ) {
+        match address.parse() {
+            // An earlier run of this proposer led.
+            Ok(address) if self.address == address => {
+                let answer = InquiryAnswer::Gone;
+                self.core.handle(Event::InquiryAnswered { number, answer });
+            }
+            Ok(address) => {
+                let limit = self.leader_timeout;
+                shutdown.spawn(inquire(number, ballot, address, limit, inputs.clone()));
+            }
+            // No process can be asked there.
+            Err(_) => {}
+        }
+    }
+}
+
+/// Asks the proposer of a ballot, and passes each answer to the driver, within `limit`.
+///
+/// # Cancel safety
+/// Safe: only asks.
+async fn inquire(
+    number: u64,
+    ballot: Ballot,
+    address: Address,
+    limit: Duration,
+    inputs: mpsc::Sender<Input>,
+) {
+    let answer = async |answer| {
+        let event = Event::InquiryAnswered { number, answer };
+        // The driver may have ended.
+        let _ = inputs.send(Input::Core(event)).await;
+    };
+    let asking = async {
+        match connect(&address).await {
+            Connected::Yes => answer(InquiryAnswer::Connected).await,
+            Connected::Refused => return answer(InquiryAnswer::Gone).await,
+            Connected::Unknown => return,
+        }
+        // A second connection: the first showed only that the machine accepts connections.
+        let mut client = ProposerClient::new(connect_lazy(&address)).with_message_limits();
+        if let Ok(status) = client.status(pb::ProposerStatusRequest {}).await
+            && !is_at(status.get_ref(), ballot)
+        {
+            answer(InquiryAnswer::Gone).await;
+        }
+    };
+    // Without an answer the core decides by the time alone.
+    let _ = timeout(limit, asking).await;
+}
+
+enum Connected {
+    Yes,
+    /// The machine answers, and no process listens.
+    Refused,
+    /// No answer, or none that says anything about the process.
+    Unknown,
+}
+
+/// Connects to each IP address of the host until one accepts.
+async fn connect(address: &Address) -> Connected {
+    let Ok(found) = lookup_host(address.host_and_port()).await else {
+        return Connected::Unknown;
+    };
+    let (mut refused, mut failed) = (0, 0);
+    for ip in found {
+        match TcpStream::connect(ip).await {
+            Ok(_) => return Connected::Yes,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => refused += 1,
+            Err(_) => failed += 1,
+        }
+    }
+    if refused > 0 && failed == 0 {
+        Connected::Refused
+    } else {
+        Connected::Unknown
+    }
+}
+
+/// Whether a proposer campaigns or leads at this ballot.
+fn is_at(status: &pb::ProposerStatusResponse, ballot: Ballot) -> bool {
+    let own = status.ballot.map(Ballot::try_from);
+    own.is_some_and(|own| own.is_ok_and(|own| own == ballot))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use paxos_common::paxos::ballot::ProposerId;
+    use std::net::TcpListener;
+
+    const LIMIT: Duration = Duration::from_millis(300);
+
+    fn ballot(round: u64) -> Ballot {
+        Ballot::new(round, ProposerId::from_random(1)).unwrap()
+    }
+
+    /// The answers to an inquiry at this address.
+    async fn answers(address: &str) -> Vec<InquiryAnswer> {
+        let (inputs, mut inbox) = mpsc::channel(4);
+        inquire(5, ballot(1), address.parse().unwrap(), LIMIT, inputs).await;
+        let mut answers = Vec::new();
+        while let Some(input) = inbox.recv().await {
+            let Input::Core(Event::InquiryAnswered { number: 5, answer }) = input else {
+                panic!("{input:?}");
+            };
+            answers.push(answer);
+        }
+        answers
+    }
+
+    fn listener() -> (TcpListener, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        (listener, address)
+    }
+
+    #[tokio::test]
+    async fn refused_connection_shows_a_dead_process() {
+        let (listener, address) = listener();
+        drop(listener);
+        assert_eq!(answers(&address).await, [InquiryAnswer::Gone]);
+    }
+
+    #[tokio::test]
+    async fn stopped_process_accepts_connections_and_says_nothing() {
+        // The kernel accepts connections in place of the process.
+        let (_listener, address) = listener();
+        assert_eq!(answers(&address).await, [InquiryAnswer::Connected]);
+    }
+
+    #[tokio::test]
+    async fn unknown_host_is_no_answer() {
+        assert_eq!(answers("http://no-such-host.invalid:7001").await, []);
+    }
+
+    #[test]
+    fn only_a_proposer_at_the_same_ballot_is_at_work() {
+        let status = |own: Option<Ballot>| pb::ProposerStatusResponse {
+            ballot: own.map(Into::into),
+            ..pb::ProposerStatusResponse::default()
+        };
+        assert!(is_at(&status(Some(ballot(1))), ballot(1)));
+        assert!(!is_at(&status(Some(ballot(2))), ballot(1)));
+        assert!(!is_at(&status(None), ballot(1)));
+    }
+}
