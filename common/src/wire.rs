@@ -9,10 +9,10 @@ use crate::paxos::{
     acceptor::Membership,
     ballot::{Ballot, ProposerId},
     identity::{AcceptorUuid, ClusterId, CommitCounter, RunNumber, Stamp},
-    message::{Accept, AcceptAnswer, Leadership, Prepare, PromisePage, Refused, Rejection, Row},
+    message::{Accept, AcceptAnswer, Leadership, Prepare, PromisePage, Refused, Rejection, Row, VoteRange},
     quorum::{Configuration, InvalidConfiguration},
     slot::{OutOfRange, Slot, SlotRange, Version},
-    value::Value,
+    value::{Fingerprint, Value},
     witness::{Run, Witnesses},
 };
 
@@ -53,6 +53,16 @@ pub enum Malformed {
         from: u64,
         /// Exclusive.
         to: u64,
+    },
+    /// Votes that name some values, but not one for each slot.
+    #[error(
+        "a range of {slots} votes names {values} values: one value for each slot, or no value, must be named"
+    )]
+    VotedValues {
+        /// The number of named values.
+        values: usize,
+        /// The number of slots.
+        slots: u64,
     },
     /// Proposals not in ascending order of slots.
     #[error("proposals must ascend by slot: slot {0} follows an equal or higher slot")]
@@ -206,12 +216,35 @@ fn slot_range(from: u64, to: u64) -> Result<SlotRange, Malformed> {
     }
 }
 
-/// A vote range: the ballot, and the slots accepted at this ballot.
-///
-/// # Errors
-/// The ballot is missing or the range is empty.
-pub fn vote_range(range: pb::VoteRange) -> Result<(Ballot, SlotRange), Malformed> {
-    Ok((ballot(range.ballot)?, slot_range(range.from, range.to)?))
+impl From<VoteRange> for pb::VoteRange {
+    fn from(votes: VoteRange) -> Self {
+        Self {
+            ballot: Some(votes.ballot.into()),
+            from: votes.slots.from.get(),
+            to: votes.slots.to.get(),
+            values: votes.values.into_iter().map(Fingerprint::get).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::VoteRange> for VoteRange {
+    type Error = Malformed;
+
+    fn try_from(range: pb::VoteRange) -> Result<Self, Malformed> {
+        let slots = slot_range(range.from, range.to)?;
+        let count = range.to - range.from;
+        if !range.values.is_empty() && range.values.len() as u64 != count {
+            return Err(Malformed::VotedValues {
+                values: range.values.len(),
+                slots: count,
+            });
+        }
+        Ok(Self {
+            ballot: ballot(range.ballot)?,
+            slots,
+            values: range.values.into_iter().map(Fingerprint::from_wire).collect(),
+        })
+    }
 }
 
 impl From<&Configuration> for pb::Configuration {

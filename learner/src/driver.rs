@@ -4,11 +4,10 @@ use std::{collections::VecDeque, time::Duration};
 
 use paxos_common::{
     paxos::{
-        ballot::Ballot,
         identity::AcceptorUuid,
         learner::{Intake, Learner, WINDOW_SLOTS},
-        message::Row,
-        slot::{Slot, SlotRange},
+        message::{Row, VoteRange},
+        slot::Slot,
     },
     service::{failure::Failure, shutdown::Shutdown},
 };
@@ -57,7 +56,7 @@ pub(crate) struct Offer {
 /// The content of a frame.
 #[derive(Debug)]
 pub(crate) enum FrameContent {
-    Votes(VecDeque<(Ballot, SlotRange)>),
+    Votes(VecDeque<VoteRange>),
     /// Ascending by slot; `known_to` is valid for these rows alone.
     Rows {
         rows: VecDeque<Row>,
@@ -181,21 +180,11 @@ impl Driver {
 
     /// Counts votes; returns the votes beyond the core's window. Counted votes stay counted, so offering the same votes
     /// again would only cost time.
-    fn count(
-        &mut self,
-        acceptor: AcceptorUuid,
-        votes: VecDeque<(Ballot, SlotRange)>,
-    ) -> VecDeque<(Ballot, SlotRange)> {
+    fn count(&mut self, acceptor: AcceptorUuid, votes: VecDeque<VoteRange>) -> VecDeque<VoteRange> {
         let end = self.core.next().plus(WINDOW_SLOTS);
-        let beyond = |(ballot, range): (Ballot, SlotRange)| match self.core.votes(acceptor, ballot, range) {
+        let beyond = |votes: VoteRange| match self.core.votes(acceptor, &votes) {
             Intake::Whole => None,
-            Intake::Later => Some((
-                ballot,
-                SlotRange {
-                    from: range.from.max(end),
-                    to: range.to,
-                },
-            )),
+            Intake::Later => Some(votes.rest(end)),
         };
         votes.into_iter().filter_map(beyond).collect()
     }

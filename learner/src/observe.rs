@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use paxos_common::{
-    paxos::{identity::AcceptorUuid, message::Row, slot::Slot},
+    paxos::{
+        identity::AcceptorUuid,
+        message::{Row, VoteRange},
+        slot::Slot,
+    },
     peer::{Backoff, acceptor::Unusable},
     wire,
 };
@@ -202,7 +206,7 @@ impl ObserveContext {
 
 fn read_frame(frame: pb::ObserveFrame, kind: pb::ObserveKind) -> Result<FrameContent, wire::Malformed> {
     if kind == pb::ObserveKind::Votes {
-        let votes = frame.votes.into_iter().map(wire::vote_range);
+        let votes = frame.votes.into_iter().map(VoteRange::try_from);
         return Ok(FrameContent::Votes(votes.collect::<Result<_, _>>()?));
     }
     let mut rows = wire::rows(frame.rows)?;

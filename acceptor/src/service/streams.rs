@@ -8,8 +8,8 @@ use paxos_common::{
     paxos::{
         ballot::Ballot,
         identity::Stamp,
-        message::{PromisePage, Rejection, Row},
-        slot::{Slot, SlotRange},
+        message::{PromisePage, Rejection, Row, VoteRange},
+        slot::Slot,
     },
     service::server::Room,
     wire::{self, heard::millis, status},
@@ -221,7 +221,14 @@ pub(super) fn observe_frame(stamp: pb::Stamp, frame: Frame, kind: pb::ObserveKin
         stamp: Some(stamp),
         chosen_to: frame.known_to.get(),
         trimmed_to: frame.trimmed_to.get(),
-        votes: if values { Vec::new() } else { votes(&frame.rows) },
+        votes: if values {
+            Vec::new()
+        } else {
+            VoteRange::collect(&frame.rows)
+                .into_iter()
+                .map(Into::into)
+                .collect()
+        },
         rows: if values {
             frame.rows.into_iter().map(Into::into).collect()
         } else {
@@ -230,34 +237,9 @@ pub(super) fn observe_frame(stamp: pb::Stamp, frame: Frame, kind: pb::ObserveKin
     }
 }
 
-/// Runs of neighbouring slots at the same ballot. An unknown row is no vote.
-fn votes(rows: &[Row]) -> Vec<pb::VoteRange> {
-    let mut ranges: Vec<(Ballot, SlotRange)> = Vec::new();
-    for row in rows {
-        let Some((ballot, _)) = row.accepted else { continue };
-        match ranges.last_mut() {
-            Some((last, range)) if *last == ballot && range.to == row.slot => range.to = row.slot.next(),
-            _ => ranges.push((
-                ballot,
-                SlotRange {
-                    from: row.slot,
-                    to: row.slot.next(),
-                },
-            )),
-        }
-    }
-    let range = |(ballot, range): (Ballot, SlotRange)| pb::VoteRange {
-        ballot: Some(ballot.into()),
-        from: range.from.get(),
-        to: range.to.get(),
-    };
-    ranges.into_iter().map(range).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use paxos_common::paxos::{ballot::ProposerId, value::Value};
 
     #[test]
     fn empty_page_covers_no_slot_and_claims_nothing_new() {
@@ -281,21 +263,5 @@ mod tests {
         assert_eq!((promise.from, promise.next, promise.last), (7, 7, false));
         assert_eq!((promise.chosen_to, promise.voted_to), (3, 9));
         assert_eq!(promise.rows, []);
-    }
-
-    #[test]
-    fn votes_of_neighbouring_slots_at_one_ballot_form_one_range() {
-        let ballot = |round| Ballot::new(round, ProposerId::from_random(1)).unwrap();
-        let row = |slot, round| Row {
-            slot: Slot::new(slot).unwrap(),
-            accepted: Some((ballot(round), Value::noop())),
-        };
-        let mut rows = vec![row(1, 1), row(2, 1), row(3, 2), row(4, 2), row(5, 2), row(7, 2)];
-        rows[3].accepted = None;
-        let ranges: Vec<_> = votes(&rows)
-            .iter()
-            .map(|range| (range.ballot.unwrap().round, range.from, range.to))
-            .collect();
-        assert_eq!(ranges, [(1, 1, 3), (2, 3, 4), (2, 5, 6), (2, 7, 8)]);
     }
 }

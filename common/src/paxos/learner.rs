@@ -1,18 +1,23 @@
 //! The learner: learns a slot's value once a quorum has voted for the slot, and hands out values in slot order.
 //!
 //! Votes come from every acceptor, values from a single acceptor. A slot is learned in either of two cases. A phase-2
-//! quorum of distinct acceptors voted at *one* ballot b, and a row of ballot ≥ b is held. Or a row arrived in a frame,
-//! and the watermark of the same frame is above the slot. Source: *Paxos Made Simple* §2.3.
+//! quorum of distinct acceptors voted for *one* value at *one* ballot b, and a row of ballot ≥ b with this value is held.
+//! Or a row arrived in a frame, and the watermark of the same frame is above the slot. Source: *Paxos Made Simple* §2.3.
+//!
+//! A ballot has one value for each slot, except after a breach of the protocol: a copied proposer, or a forged message.
+//! So each vote names its value, and the votes of two values are not added. A row that contradicts a quorum of votes is
+//! not learned: the value feed has to change. Votes of acceptors of earlier releases name no value, and count for every
+//! value.
 
 use std::collections::BTreeMap;
 
 use super::{
     ballot::Ballot,
     identity::AcceptorUuid,
-    message::Row,
+    message::{Row, VoteRange},
     quorum::{Electorate, Tally},
-    slot::{Slot, SlotRange},
-    value::Value,
+    slot::Slot,
+    value::{Fingerprint, Value},
 };
 
 /// Number of slots that are tallied and held: from the first unlearned slot on, to this many slots further (exclusive).
@@ -47,29 +52,76 @@ pub struct Learner {
 /// State of a slot that is not handed out yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct SlotProgress {
-    /// Votes, counted for each ballot separately.
-    votes: BTreeMap<Ballot, Tally>,
-    /// The lowest ballot found to have a quorum.
-    chosen_at: Option<Ballot>,
+    /// Votes, counted for each ballot and each value separately; without a value, votes for every value.
+    votes: BTreeMap<(Ballot, Option<Fingerprint>), Tally>,
+    /// The lowest ballot found to have a quorum, and the value of the quorum, if a vote of the quorum names the value.
+    chosen: Option<(Ballot, Option<Fingerprint>)>,
     /// The row of the highest ballot seen.
-    row: Option<(Ballot, Value)>,
+    row: Option<(Ballot, HeldValue)>,
     /// The chosen value, known from a watermark.
-    settled: Option<Value>,
+    settled: Option<HeldValue>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct HeldValue {
+    value: Value,
+    fingerprint: Fingerprint,
+}
+
+impl HeldValue {
+    fn new(value: &Value) -> Self {
+        Self {
+            value: value.clone(),
+            fingerprint: value.fingerprint(),
+        }
+    }
 }
 
 impl SlotProgress {
     fn learned(&self) -> Option<&Value> {
-        if let Some(value) = &self.settled {
-            return Some(value);
-        }
-        match (self.chosen_at, &self.row) {
-            (Some(chosen_at), Some((ballot, value))) if *ballot >= chosen_at => Some(value),
-            _ => None,
-        }
+        let voted = self.chosen.and_then(|(_, value)| value);
+        let agrees = |held: &&HeldValue| voted.is_none_or(|voted| voted == held.fingerprint);
+        let held = match (&self.settled, self.chosen, &self.row) {
+            (Some(settled), _, _) => Some(settled),
+            (None, Some((chosen_at, _)), Some((ballot, held))) if *ballot >= chosen_at => Some(held),
+            (None, _, _) => None,
+        };
+        held.filter(agrees).map(|held| &held.value)
     }
 
     fn is_chosen(&self) -> bool {
-        self.chosen_at.is_some() || self.settled.is_some()
+        self.chosen.is_some() || self.settled.is_some()
+    }
+
+    /// Counts a vote. A vote that names no value counts for every value of the ballot.
+    fn count(
+        &mut self,
+        electorate: &Electorate,
+        acceptor: AcceptorUuid,
+        ballot: Ballot,
+        value: Option<Fingerprint>,
+    ) {
+        self.votes
+            .entry((ballot, value))
+            .or_default()
+            .add(electorate, acceptor);
+        if self.chosen.is_some_and(|(chosen_at, _)| chosen_at <= ballot) {
+            return;
+        }
+        let unnamed = self.votes.get(&(ballot, None)).copied().unwrap_or_default();
+        let of_ballot = (ballot, None)..=(ballot, Some(Fingerprint::MAX));
+        let phase2 = electorate.quorums().phase2();
+        let has_quorum = |tally: &Tally| tally.union(unnamed).count() >= phase2;
+        let mut quorums = self
+            .votes
+            .range(of_ballot)
+            .filter(|(_, tally)| has_quorum(tally))
+            .map(|(chosen, _)| *chosen);
+        match (quorums.next(), quorums.next()) {
+            // Votes without a value can make several values look chosen: further votes decide.
+            (None, _) | (Some((_, Some(_))), Some(_)) => {}
+            (Some(chosen), _) => self.chosen = Some(chosen),
+        }
     }
 }
 
@@ -104,19 +156,14 @@ impl Learner {
         &self.electorate
     }
 
-    /// Counts `acceptor`'s votes at `ballot` for a range of slots.
-    pub fn votes(&mut self, acceptor: AcceptorUuid, ballot: Ballot, range: SlotRange) -> Intake {
+    /// Counts `acceptor`'s votes for a range of slots.
+    pub fn votes(&mut self, acceptor: AcceptorUuid, votes: &VoteRange) -> Intake {
         let end = self.next.plus(WINDOW_SLOTS);
-        let phase2 = self.electorate.quorums().phase2();
-        for slot in range.from.max(self.next).to(range.to.min(end)) {
+        for slot in votes.slots.from.max(self.next).to(votes.slots.to.min(end)) {
             let progress = self.slots.entry(slot).or_default();
-            let tally = progress.votes.entry(ballot).or_default();
-            tally.add(&self.electorate, acceptor);
-            if tally.count() >= phase2 && progress.chosen_at.is_none_or(|chosen_at| ballot < chosen_at) {
-                progress.chosen_at = Some(ballot);
-            }
+            progress.count(&self.electorate, acceptor, votes.ballot, votes.value(slot));
         }
-        if range.to > end {
+        if votes.slots.to > end {
             Intake::Later
         } else {
             Intake::Whole
@@ -148,12 +195,12 @@ impl Learner {
             let replaced = progress
                 .row
                 .as_ref()
-                .map_or(0, |(_, value)| value.as_bytes().len());
+                .map_or(0, |(_, held)| held.value.as_bytes().len());
             if row.slot < known_to {
                 progress.row = None;
-                progress.settled = Some(value.clone());
+                progress.settled = Some(HeldValue::new(value));
             } else if progress.row.as_ref().is_none_or(|(held, _)| held < ballot) {
-                progress.row = Some((*ballot, value.clone()));
+                progress.row = Some((*ballot, HeldValue::new(value)));
             } else {
                 continue;
             }

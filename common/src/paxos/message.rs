@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     ballot::Ballot,
     slot::{Slot, SlotRange},
-    value::Value,
+    value::{Fingerprint, Value},
 };
 
 /// Limit of the distance between a leader's `chosen_to` and a proposed slot, in slots (exclusive). Bounds the slots
@@ -69,6 +69,60 @@ pub struct Row {
     pub slot: Slot,
     /// `None`: a row exists and cannot be read. Never treat such a slot as empty.
     pub accepted: Option<(Ballot, Value)>,
+}
+
+/// Votes of an acceptor for neighbouring slots at one ballot, from the acceptor to a learner.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct VoteRange {
+    /// The ballot of every vote of the range.
+    pub ballot: Ballot,
+    /// The slots; never empty.
+    pub slots: SlotRange,
+    /// The voted values: one fingerprint for each slot, in order. Empty from acceptors of earlier releases.
+    pub values: Vec<Fingerprint>,
+}
+
+impl VoteRange {
+    /// The votes shown by rows. Neighbouring rows at the same ballot form one range. An unknown row is no vote.
+    pub fn collect<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<Self> {
+        let mut ranges: Vec<Self> = Vec::new();
+        for row in rows {
+            let Some((ballot, value)) = &row.accepted else {
+                continue;
+            };
+            match ranges.last_mut() {
+                Some(last) if last.ballot == *ballot && last.slots.to == row.slot => {
+                    last.slots.to = row.slot.next();
+                    last.values.push(value.fingerprint());
+                }
+                Some(_) | None => ranges.push(Self {
+                    ballot: *ballot,
+                    slots: SlotRange {
+                        from: row.slot,
+                        to: row.slot.next(),
+                    },
+                    values: vec![value.fingerprint()],
+                }),
+            }
+        }
+        ranges
+    }
+
+    /// The value voted for in a slot of the range; `None` from an acceptor of an earlier release.
+    pub fn value(&self, slot: Slot) -> Option<Fingerprint> {
+        let position = usize::try_from(slot.since(self.slots.from)).ok()?;
+        self.values.get(position).copied()
+    }
+
+    /// The votes from `slot` on; `slot` is below the end of the range.
+    #[must_use]
+    pub fn rest(mut self, slot: Slot) -> Self {
+        let from = slot.max(self.slots.from);
+        let before = usize::try_from(from.since(self.slots.from)).unwrap_or(usize::MAX);
+        self.values.drain(..before.min(self.values.len()));
+        self.slots.from = from;
+        self
+    }
 }
 
 /// Phase 2a, from a leader to an acceptor. Without proposals and without a number: a heartbeat. Without proposals and
@@ -222,4 +276,60 @@ pub struct ReportAnswer {
     /// Slots below are trimmed: the acceptor holds no row there. Never counts as a vote, because the acceptor may have
     /// promised a higher ballot.
     pub trimmed_to: Slot,
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::paxos::ballot::ProposerId;
+
+    fn slot(number: u64) -> Slot {
+        Slot::new(number).unwrap()
+    }
+
+    fn row(at: u64, round: u64) -> Row {
+        let ballot = Ballot::new(round, ProposerId::from_random(1)).unwrap();
+        let value = Value::from_stored(Bytes::from(at.to_string()), Bytes::new());
+        Row {
+            slot: slot(at),
+            accepted: Some((ballot, value)),
+        }
+    }
+
+    fn value(at: u64) -> Option<Fingerprint> {
+        let (_, value) = row(at, 1).accepted.unwrap();
+        Some(value.fingerprint())
+    }
+
+    #[test]
+    fn votes_of_neighbouring_slots_at_one_ballot_form_one_range() {
+        let mut rows = vec![row(1, 1), row(2, 1), row(3, 2), row(4, 2), row(5, 2), row(7, 2)];
+        rows[3].accepted = None;
+        let ranges: Vec<_> = VoteRange::collect(&rows)
+            .iter()
+            .map(|votes| (votes.ballot.round(), votes.slots.from.get(), votes.slots.to.get()))
+            .collect();
+        assert_eq!(ranges, [(1, 1, 3), (2, 3, 4), (2, 5, 6), (2, 7, 8)]);
+    }
+
+    #[test]
+    fn each_vote_names_its_value() {
+        let rows: Vec<Row> = (3..6).map(|at| row(at, 1)).collect();
+        let votes = VoteRange::collect(&rows).remove(0);
+        let rest = votes.clone().rest(slot(4));
+        for at in 4..6 {
+            assert_eq!(
+                (votes.value(slot(at)), rest.value(slot(at))),
+                (value(at), value(at))
+            );
+        }
+        assert_eq!((rest.slots.from, rest.values.len()), (slot(4), 2));
+        let unnamed = VoteRange {
+            values: Vec::new(),
+            ..votes
+        };
+        assert_eq!(unnamed.rest(slot(4)).value(slot(4)), None);
+    }
 }

@@ -104,13 +104,33 @@
 //! promises the next ballot: it takes part in the contradicted ballot no more, restarts included
 //! ([`Acceptor::contradicted`](acceptor::Acceptor::contradicted)).
 //!
+//! **A copied proposer shares its ballots.** A virtual machine copied while its proposer runs gives two processes with one
+//! number. A forged Accept has the same effect: two values of one slot at one ballot, on different acceptors. The votes
+//! are then kept apart by value, as if each value had a ballot of its own:
+//!
+//! - An acceptor votes for at most one value of a slot at a ballot. An answer to an Accept speaks for the values of this
+//!   Accept. So at most one value gets a phase-2 quorum, provided that every two phase-2 quorums intersect, as majorities
+//!   do. With smaller phase-2 quorums, such as 2 of 4, two copies can choose two values.
+//! - A campaign or a scan may find two values at the highest ballot of a slot. A value can have been chosen if its votes,
+//!   together with the acceptors that have not reported, reach a phase-2 quorum. If only one value can, the leader
+//!   proposes this value. If several can, the campaign waits for further reports. After all reports, at most one can.
+//! - A vote shown to a learner names its value. Learners never add votes for different values.
+//! - A read bound counts slots, whatever their values.
+//!
+//! This is the limit: watermarks, trims and damaged rows name no value. A watermark of a copy may pass a row of the other
+//! copy, and this row counts as chosen then: a learner that reads the row below the watermark, without a quorum of votes
+//! for the right value, applies it. A trimmed acceptor counts as a voter for either copy. An acceptor that lost its row
+//! to damage may vote for the second value. So the rule stands that a proposer is never copied while it runs.
+//!
 //! **A cluster forms in two steps** ([`forming`]). So of two different lists that share an acceptor, at most one list
 //! becomes a cluster. No acceptor votes before the cluster is formed.
 //!
 //! # Invariants
 //!
-//! 1. At most one value of a slot is ever accepted by a phase-2 quorum at one ballot.
-//! 2. Each (slot, ballot) has at most one value.
+//! 1. At most one value of a slot is ever accepted by a phase-2 quorum at one ballot, also with a copied proposer, if
+//!    every two phase-2 quorums intersect.
+//! 2. Each (slot, ballot) has at most one value, unless a proposer is copied or a message forged. Each acceptor votes for
+//!    at most one of the values.
 //! 3. A promise never decreases, restarts included. No acceptor votes below a promise. Every answer was durable when it
 //!    left.
 //! 4. Every later ballot proposes the chosen value in a chosen slot.

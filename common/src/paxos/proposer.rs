@@ -70,6 +70,7 @@ mod patience;
 mod phases;
 mod presence;
 mod queue;
+mod slot_votes;
 mod standby;
 mod streams;
 

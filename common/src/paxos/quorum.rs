@@ -214,6 +214,12 @@ impl Tally {
             .is_ok_and(|position| self.0 & (1 << position) != 0)
     }
 
+    /// The acceptors counted here or there.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// Number of counted acceptors.
     pub fn count(self) -> usize {
         self.0.count_ones() as usize

@@ -103,7 +103,7 @@ impl Value {
         self.bytes.is_empty()
     }
 
-    /// Short stand-in for the bytes, to notice different values for the same slot and ballot.
+    /// Short stand-in for the bytes: the XXH3 hash of 64 bits.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint(xxh3_64(&self.bytes))
     }
@@ -123,9 +123,25 @@ impl Hash for Value {
     }
 }
 
-/// Hash of a value's bytes. Guards an assertion; no decision rests on the hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Hash of a value's bytes, also on the wire: separates two values for one slot and ballot. Such values exist only
+/// after a breach of the protocol. The hash protects from accidents, not from an attacker who looks for a collision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(u64);
+
+impl Fingerprint {
+    /// The highest possible hash.
+    pub const MAX: Self = Self(u64::MAX);
+
+    /// Takes the hash from the wire.
+    pub fn from_wire(hash: u64) -> Self {
+        Self(hash)
+    }
+
+    /// The hash for the wire.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
 
 #[cfg(test)]
 mod tests {

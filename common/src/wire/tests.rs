@@ -227,7 +227,7 @@ fn read_as_everything(bytes: &[u8]) {
         frame
             .votes
             .into_iter()
-            .map(vote_range)
+            .map(VoteRange::try_from)
             .collect::<Result<Vec<_>, _>>()
     });
     read(bytes, |response: pb::AttachResponse| {
@@ -456,4 +456,31 @@ fn what_cannot_be_stored_is_refused_before_it_is_kept() {
         ..Default::default()
     };
     assert!(check_report(&report).is_err());
+}
+
+#[test]
+fn votes_name_one_value_for_each_slot_or_none() {
+    let range = |values: &[u64]| pb::VoteRange {
+        ballot: Some(pb::Ballot {
+            round: 1,
+            proposer: 2,
+        }),
+        from: 3,
+        to: 5,
+        values: values.to_vec(),
+    };
+    for values in [&[][..], &[7, u64::MAX]] {
+        let votes = VoteRange::try_from(range(values)).unwrap();
+        assert_eq!(pb::VoteRange::from(votes), range(values));
+    }
+    for values in [&[7][..], &[7, 8, 9]] {
+        let error = VoteRange::try_from(range(values)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "a range of 2 votes names {} values: one value for each slot, or no value, must be named",
+                values.len()
+            )
+        );
+    }
 }

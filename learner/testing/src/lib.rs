@@ -162,6 +162,7 @@ impl FakeAcceptor {
                     ballot: Some(*ballot),
                     from: *slot,
                     to: slot + 1,
+                    values: Vec::new(),
                 });
             }
         }

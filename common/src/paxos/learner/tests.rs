@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::*;
-use crate::paxos::{ballot::ProposerId, quorum::Configuration};
+use crate::paxos::{ballot::ProposerId, quorum::Configuration, slot::SlotRange};
 
 fn slot(number: u64) -> Slot {
     Slot::new(number).unwrap()
@@ -48,8 +48,23 @@ fn range(from: u64, to: u64) -> SlotRange {
 }
 
 fn vote(learner: &mut Learner, acceptor: u128, round: u64, from: u64, to: u64) {
-    let admission = learner.votes(uuid(acceptor), ballot(round), range(from, to));
+    let admission = learner.votes(uuid(acceptor), &unnamed(round, range(from, to)));
     assert_eq!(admission, Intake::Whole);
+}
+
+/// Votes as an acceptor of an earlier release shows them: without values.
+fn unnamed(round: u64, slots: SlotRange) -> VoteRange {
+    VoteRange {
+        ballot: ballot(round),
+        slots,
+        values: Vec::new(),
+    }
+}
+
+/// A vote for a value in slot 0.
+fn vote_for(learner: &mut Learner, acceptor: u128, round: u64, text: &'static str) {
+    let votes = VoteRange::collect(&[row(0, round, text)]);
+    assert_eq!(learner.votes(uuid(acceptor), &votes[0]), Intake::Whole);
 }
 
 fn rows(learner: &mut Learner, rows: &[Row], frame_chosen_to: u64) {
@@ -75,6 +90,56 @@ fn a_quorum_of_votes_at_one_ballot_and_the_row_make_a_value_learned() {
     assert_eq!(learned(&mut learner), [(0, "a")]);
     assert_eq!(learner.next(), slot(1));
     assert!(!learner.knows_of_more());
+}
+
+#[test]
+fn votes_for_two_values_at_one_ballot_are_not_added() {
+    for (feed, others) in [("a", "other"), ("other", "a")] {
+        let mut learner = learner();
+        rows(&mut learner, &[row(0, 1, feed)], 0);
+        vote_for(&mut learner, 1, 1, feed);
+        vote_for(&mut learner, 2, 1, others);
+        assert_eq!(learned(&mut learner), [], "one vote for each value");
+        assert!(!learner.lacks_value());
+        vote_for(&mut learner, 3, 1, others);
+        assert_eq!(learned(&mut learner), [], "the chosen value is not here");
+        assert!(learner.lacks_value(), "another feed is needed");
+        learner.change_feed();
+        rows(&mut learner, &[row(0, 1, others)], 0);
+        assert_eq!(learned(&mut learner), [(0, others)]);
+    }
+}
+
+#[test]
+fn a_watermark_above_a_row_that_contradicts_the_votes_proves_nothing() {
+    let mut learner = learner();
+    vote_for(&mut learner, 2, 1, "a");
+    vote_for(&mut learner, 3, 1, "a");
+    rows(&mut learner, &[row(0, 1, "other")], 1);
+    assert_eq!(learned(&mut learner), []);
+    assert!(learner.lacks_value());
+    learner.change_feed();
+    rows(&mut learner, &[row(0, 1, "a")], 1);
+    assert_eq!(learned(&mut learner), [(0, "a")]);
+}
+
+#[test]
+fn a_vote_of_an_earlier_release_counts_for_every_value() {
+    for unnamed_first in [true, false] {
+        let mut learner = learner();
+        rows(&mut learner, &[row(0, 1, "a")], 0);
+        let mut votes = [Some("a"), None];
+        if unnamed_first {
+            votes.reverse();
+        }
+        for (acceptor, text) in (1..).zip(votes) {
+            match text {
+                Some(text) => vote_for(&mut learner, acceptor, 1, text),
+                None => vote(&mut learner, acceptor, 1, 0, 1),
+            }
+        }
+        assert_eq!(learned(&mut learner), [(0, "a")]);
+    }
 }
 
 #[test]
@@ -244,7 +309,7 @@ fn votes_beyond_the_window_are_given_again_and_counted_once() {
     let mut learner = learner();
     let beyond = WINDOW_SLOTS;
     assert_eq!(
-        learner.votes(uuid(1), ballot(1), range(0, beyond + 1)),
+        learner.votes(uuid(1), &unnamed(1, range(0, beyond + 1))),
         Intake::Later
     );
     assert_eq!(
@@ -253,7 +318,7 @@ fn votes_beyond_the_window_are_given_again_and_counted_once() {
     );
     assert_eq!(learned(&mut learner), [(0, "a")]);
     assert_eq!(
-        learner.votes(uuid(1), ballot(1), range(0, beyond + 1)),
+        learner.votes(uuid(1), &unnamed(1, range(0, beyond + 1))),
         Intake::Whole
     );
     rows(&mut learner, &[row(0, 1, "a"), row(beyond, 1, "b")], beyond + 1);

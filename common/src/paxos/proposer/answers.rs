@@ -49,8 +49,8 @@ impl Proposer {
             }
             Phase::Campaigning(campaign) => campaign,
         };
-        campaign.page(acceptor, page);
-        let Some(takeover) = campaign.takeover(self.electorate.quorums()) else {
+        campaign.page(&self.electorate, acceptor, page);
+        let Some(takeover) = campaign.takeover(&self.electorate) else {
             if let Some(unsaid) = campaign.beyond_repair(&self.electorate) {
                 self.effects
                     .push(Effect::Halt(beyond_repair(&unsaid, &self.electorate)));

@@ -9,7 +9,8 @@ use crate::paxos::{
     ballot::Ballot,
     identity::AcceptorUuid,
     message::{Accept, Prepare, PromisePage, SLOTS_AHEAD_MAX},
-    quorum::{Electorate, Quorums},
+    proposer::slot_votes::SlotVotes,
+    quorum::{Electorate, Tally},
     slot::Slot,
     value::Value,
 };
@@ -20,8 +21,8 @@ pub struct Campaign {
     ballot: Ballot,
     from: Slot,
     promises: BTreeMap<AcceptorUuid, Promise>,
-    /// The highest-ballot row of each slot, over all promises received.
-    best: BTreeMap<Slot, (Ballot, Value)>,
+    /// The rows of each slot, over all promises received.
+    votes: BTreeMap<Slot, SlotVotes>,
     /// The highest watermark: from the start of the campaign, or reported by a promise.
     chosen_to: Slot,
 }
@@ -58,7 +59,7 @@ impl Campaign {
             ballot,
             from,
             promises: BTreeMap::new(),
-            best: BTreeMap::new(),
+            votes: BTreeMap::new(),
             chosen_to: from,
         }
     }
@@ -89,7 +90,7 @@ impl Campaign {
     }
 
     /// Takes a page. Pages after a lost page do not count; pages of a restarted stream do.
-    pub(super) fn page(&mut self, acceptor: AcceptorUuid, page: PromisePage) {
+    pub(super) fn page(&mut self, electorate: &Electorate, acceptor: AcceptorUuid, page: PromisePage) {
         let promise = self.promises.entry(acceptor).or_insert_with(|| Promise {
             covered_to: self.from,
             complete: false,
@@ -108,7 +109,7 @@ impl Campaign {
         promise.voted_to = promise.voted_to.max(page.voted_to);
         // Slots below are chosen and never taken over: rows below are not held either.
         self.chosen_to = self.chosen_to.max(page.known_to).max(page.trimmed_to);
-        while let Some(first) = self.best.first_entry()
+        while let Some(first) = self.votes.first_entry()
             && *first.key() < self.chosen_to
         {
             first.remove();
@@ -118,10 +119,9 @@ impl Campaign {
                 None => {
                     promise.unknown.insert(row.slot);
                 }
-                Some((ballot, value)) => {
-                    if self.best.get(&row.slot).is_none_or(|(best, _)| *best < ballot) {
-                        self.best.insert(row.slot, (ballot, value));
-                    }
+                Some(accepted) => {
+                    let votes = self.votes.entry(row.slot).or_default();
+                    votes.take(electorate, acceptor, accepted, false);
                 }
             }
         }
@@ -130,28 +130,28 @@ impl Campaign {
     /// The starting position, once a phase-1 quorum has reported everything.
     ///
     /// An acceptor that reports a slot as *unknown* has reported nothing about the slot, and does not count there. If
-    /// less than a quorum remains, the campaign waits for other acceptors.
-    pub fn takeover(&self, quorums: Quorums) -> Option<Takeover> {
-        if self.complete().count() < quorums.phase1() {
+    /// less than a quorum remains, the campaign waits for other acceptors. The campaign also waits while two values of
+    /// one ballot can both have been chosen.
+    pub fn takeover(&self, electorate: &Electorate) -> Option<Takeover> {
+        if self.complete().count() < electorate.quorums().phase1() {
             return None;
         }
         let (from, voted_to) = self.stretch();
-        if !self.unsaid(quorums, from).is_empty() {
+        if !self.unsaid(electorate, from).is_empty() {
             return None;
         }
         let to = self.near(from, voted_to);
         let value = |slot| {
-            self.best
-                .get(&slot)
-                .map_or_else(Value::noop, |(_, value)| value.clone())
+            let value = self.required(electorate, slot);
+            value.map_or_else(Value::noop, Clone::clone)
         };
         Some(Takeover {
             from,
             values: from.to(to).map(value).collect(),
             far: self
-                .best
+                .votes
                 .range(to..)
-                .map(|(&slot, (_, value))| (slot, value.clone()))
+                .map(|(&slot, _)| (slot, value(slot)))
                 .collect(),
         })
     }
@@ -162,12 +162,18 @@ impl Campaign {
             return None;
         }
         let (from, _) = self.stretch();
-        let unsaid = self.unsaid(electorate.quorums(), from);
+        let unsaid = self.unsaid(electorate, from);
         (!unsaid.is_empty()).then(|| unsaid.into_iter().collect())
     }
 
-    fn complete(&self) -> impl Iterator<Item = &Promise> {
-        self.promises.values().filter(|promise| promise.complete)
+    fn complete(&self) -> impl Iterator<Item = (&AcceptorUuid, &Promise)> {
+        self.promises.iter().filter(|(_, promise)| promise.complete)
+    }
+
+    /// The value demanded by the votes for a slot, if any.
+    fn required(&self, electorate: &Electorate, slot: Slot) -> Option<&Value> {
+        let votes = self.votes.get(&slot)?;
+        votes.required(electorate, || self.reported(electorate, slot))
     }
 
     /// w, and one past the last slot to be taken over.
@@ -188,33 +194,41 @@ impl Campaign {
     fn near(&self, from: Slot, voted_to: Slot) -> Slot {
         let has_row = |slot: &Slot| {
             let mut promises = self.promises.values();
-            self.best.contains_key(slot) || promises.any(|promise| promise.unknown.contains(slot))
+            self.votes.contains_key(slot) || promises.any(|promise| promise.unknown.contains(slot))
         };
         let first_gap = from.to(voted_to).find(|slot| !has_row(slot)).unwrap_or(voted_to);
         let limit = first_gap.plus(SLOTS_AHEAD_MAX);
         if voted_to <= limit {
             return voted_to;
         }
-        let last = self.best.range(..limit).next_back();
+        let last = self.votes.range(..limit).next_back();
         last.map_or(from, |(slot, _)| slot.next()).max(first_gap)
     }
 
-    /// Slots from `from` on without a quorum to determine the value. Slots without a damaged row are reported by all
-    /// promises.
-    fn unsaid(&self, quorums: Quorums, from: Slot) -> BTreeSet<Slot> {
+    /// Slots from `from` on with an open value: no quorum has reported the slot, or two values of one ballot can both
+    /// have been chosen. Slots without a damaged row are reported by all complete promises.
+    fn unsaid(&self, electorate: &Electorate, from: Slot) -> BTreeSet<Slot> {
         let damaged = self
             .promises
             .values()
             .flat_map(|promise| promise.unknown.range(from..));
-        damaged
-            .copied()
-            .filter(|&slot| !self.is_said(quorums, slot))
-            .collect()
+        let phase1 = electorate.quorums().phase1();
+        let is_unsaid = |slot: &Slot| self.reported(electorate, *slot).count() < phase1;
+        let contested = self.votes.range(from..).filter(|(_, votes)| votes.is_contested());
+        let is_open = |slot: &Slot| self.required(electorate, *slot).is_none();
+        let open = contested.map(|(&slot, _)| slot).filter(is_open);
+        damaged.copied().filter(is_unsaid).chain(open).collect()
     }
 
-    fn is_said(&self, quorums: Quorums, slot: Slot) -> bool {
-        let said = self.complete().filter(|promise| !promise.unknown.contains(&slot));
-        said.count() >= quorums.phase1()
+    /// The acceptors with a complete report that says what the slot holds.
+    fn reported(&self, electorate: &Electorate, slot: Slot) -> Tally {
+        let mut reported = Tally::default();
+        for (&acceptor, promise) in self.complete() {
+            if !promise.unknown.contains(&slot) {
+                reported.add(electorate, acceptor);
+            }
+        }
+        reported
     }
 }
 

@@ -10,10 +10,10 @@ use paxos_common::paxos::{
     acceptor::{Acceptor, Group},
     ballot::Ballot,
     identity::{AcceptorUuid, RunNumber},
-    message::{AcceptAnswer, PrepareAnswer, Row},
+    message::{AcceptAnswer, PrepareAnswer, Row, VoteRange},
     proposer::Scan,
     reading::Tail,
-    slot::{Slot, SlotRange},
+    slot::Slot,
     value::Value,
 };
 
@@ -192,7 +192,14 @@ impl AcceptorStep<'_> {
         self.tamper_with_request(message);
         let open = self.node.open.take();
         let mut open = open.unwrap_or_else(|| Open::new(self.node.core.group()));
-        match decide(&self.node.core, &self.node.disk, &mut open.group, from, message) {
+        let copies = self.cluster.scenario.copies;
+        match decide(
+            &self.node.core,
+            &self.node.disk,
+            &mut open.group,
+            (from, message),
+            copies,
+        ) {
             // A heartbeat has no number and no answer.
             Ok(Answer::Message(_, Message::Answer(_, 0, AcceptAnswer::Accepted { .. })))
                 if is_heartbeat(message) => {}
@@ -400,14 +407,16 @@ impl AcceptorStep<'_> {
             return;
         }
         for learner in (0..self.cluster.scenario.learners).map(Node::Learner) {
-            for (&slot, (ballot, _)) in rows {
-                let range = SlotRange {
-                    from: slot,
-                    to: slot.next(),
-                };
-                self.send(learner, Message::Votes(*ballot, range));
-            }
+            self.show_votes(learner, &frame);
             self.send(learner, Message::Rows(frame.clone(), known_to));
+        }
+    }
+
+    /// Each vote is a message of its own, so that each vote can be lost alone.
+    fn show_votes(&mut self, learner: Node, rows: &[Row]) {
+        let votes = rows.iter().flat_map(|row| VoteRange::collect([row]));
+        for votes in votes.collect::<Vec<_>>() {
+            self.send(learner, Message::Votes(votes));
         }
     }
 
@@ -416,15 +425,7 @@ impl AcceptorStep<'_> {
         let (rows, _) = disk.rows_from(from, self.cluster.scenario.page_rows);
         let known_to = self.node.core.known_to();
         let learner = Node::Learner(learner);
-        for row in &rows {
-            if let Some((ballot, _)) = &row.accepted {
-                let range = SlotRange {
-                    from: row.slot,
-                    to: row.slot.next(),
-                };
-                self.send(learner, Message::Votes(*ballot, range));
-            }
-        }
+        self.show_votes(learner, &rows);
         if !rows.is_empty() {
             self.send(learner, Message::Rows(rows, known_to));
         }
@@ -440,8 +441,8 @@ fn decide(
     core: &Acceptor,
     disk: &Disk,
     group: &mut Group,
-    from: Node,
-    message: &Message,
+    (from, message): (Node, &Message),
+    copies: bool,
 ) -> Result<Answer, Broken> {
     match message {
         Message::Prepare(prepare, scan) => Ok(match core.prepare(group, prepare) {
@@ -461,9 +462,12 @@ fn decide(
                 .slots_to_read(accept)
                 .filter_map(|slot| Some((slot, disk.held(slot)?)))
                 .collect();
-            let answer = core
-                .accept(group, accept, &below)
-                .map_err(|_| Broken::NobodyHalts)?;
+            let answer = match core.accept(group, accept, &below) {
+                Ok(answer) => answer,
+                // Only copies speak at one ballot.
+                Err(violation) if copies => core.contradicted(group, accept, &violation),
+                Err(_) => return Err(Broken::NobodyHalts),
+            };
             Ok(Answer::Message(
                 from,
                 Message::Answer(accept.ballot, accept.sequence, answer),

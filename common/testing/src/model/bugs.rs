@@ -19,6 +19,7 @@ use super::{
     tamper::Bug,
 };
 
+mod copies;
 mod trims;
 
 use Bug::*;
@@ -291,6 +292,7 @@ pub fn planted() -> Vec<Case> {
             ..rollback::Scenario::small("a new run that others were not asked about")
         }),
     ];
+    cases.extend(copies::planted());
     cases.extend(trims::planted());
     cases
 }

@@ -198,6 +198,7 @@ impl Cluster {
             ledger: Shared::new(Ledger::new(
                 self.scenario.phase2,
                 self.scenario.allowance.of(Spend::Read) > 0,
+                self.scenario.copies,
             )),
             left: self.scenario.allowance,
             broken: None,

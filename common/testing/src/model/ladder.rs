@@ -9,7 +9,10 @@ use super::{
     sights::Sight,
 };
 
+mod copies;
 mod trims;
+
+pub(super) use copies::{two_copies_and_a_learner, two_copies_and_another};
 
 use Spend::{
     Campaign, Check, Crash, Fill, Heartbeat, Limit, Read, Repeat, Report, RestartLearner, SwitchFeed,
@@ -282,6 +285,7 @@ pub fn small() -> Vec<Rung> {
         ),
     ];
     rungs.extend(trims::small());
+    rungs.extend(copies::small());
     rungs
 }
 

@@ -129,9 +129,9 @@ impl LearnerStep<'_> {
         };
         // The window is larger than any log of this model, so the core always takes all votes and rows.
         match &envelope.message {
-            Message::Votes(ballot, range) => {
-                let ballot = self.tamper_with_votes(*ballot);
-                let _ = self.node.core.votes(uuid(acceptor), ballot, *range);
+            Message::Votes(votes) => {
+                let votes = self.tamper_with_votes(votes);
+                let _ = self.node.core.votes(uuid(acceptor), &votes);
             }
             Message::Rows(rows, known_to) => {
                 if self.node.feed == acceptor {

@@ -4,7 +4,10 @@
 //! The ledger shares no code with the cores beyond the vocabulary types. The ledger is a function of the messages ever
 //! sent, so the ledger adds no states.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 use paxos_common::paxos::{
     ballot::Ballot,
@@ -88,8 +91,11 @@ pub(crate) struct Saw {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Ledger {
     phase2: u32,
-    proposed: BTreeMap<(Slot, Ballot), Value>,
-    votes: BTreeMap<(Slot, Ballot), Votes>,
+    /// Several processes speak at one ballot: a (slot, ballot) may have several values. An acceptor still votes for at
+    /// most one of the values.
+    has_copies: bool,
+    proposed: BTreeMap<(Slot, Ballot), Vec<Value>>,
+    votes: BTreeMap<(Slot, Ballot), Vec<Votes>>,
     /// Commands answered to a writer, or seen by a reader. Empty in a scenario without reads.
     told: BTreeSet<u8>,
     /// Commands that each read under way must see, by learner and read.
@@ -98,8 +104,9 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new(phase2: usize, has_readers: bool) -> Self {
+    pub(crate) fn new(phase2: usize, has_readers: bool, has_copies: bool) -> Self {
         Self {
+            has_copies,
             phase2: u32::try_from(phase2).expect("few acceptors"),
             proposed: BTreeMap::new(),
             votes: BTreeMap::new(),
@@ -117,20 +124,27 @@ impl Ledger {
             .map(|(ballot, votes)| (ballot, &votes.value))
     }
 
-    /// Whether this value was proposed for this slot below this ballot.
+    /// Whether this value was proposed for this slot below this ballot. A copy may take over a value of the other copy at
+    /// their common ballot.
     pub(crate) fn was_proposed_below(&self, ballot: Ballot, slot: Slot, value: &Value) -> bool {
-        let mut below = self.proposed.range((slot, Ballot::ZERO)..(slot, ballot));
-        below.any(|(_, proposed)| proposed == value)
+        let end = if self.has_copies {
+            Bound::Included((slot, ballot))
+        } else {
+            Bound::Excluded((slot, ballot))
+        };
+        let mut below = self.proposed.range((Bound::Included((slot, Ballot::ZERO)), end));
+        below.any(|(_, proposed)| proposed.contains(value))
     }
 
     /// A leader sends a proposal out.
     pub(crate) fn proposes(&mut self, ballot: Ballot, slot: Slot, value: &Value) -> Result<(), Broken> {
-        let proposed = self
-            .proposed
-            .entry((slot, ballot))
-            .or_insert_with(|| value.clone());
-        if proposed != value {
-            return Err(Broken::OneValuePerBallot);
+        let proposed = self.proposed.entry((slot, ballot)).or_default();
+        if !proposed.contains(value) {
+            if !proposed.is_empty() && !self.has_copies {
+                return Err(Broken::OneValuePerBallot);
+            }
+            proposed.push(value.clone());
+            proposed.sort_by(|one, other| one.as_bytes().cmp(other.as_bytes()));
         }
         match self.chosen(slot) {
             Some((at, chosen)) if at < ballot && chosen != value => Err(Broken::ChosenIsFinal),
@@ -146,19 +160,31 @@ impl Ledger {
         slot: Slot,
         value: &Value,
     ) -> Result<(), Broken> {
-        if self.proposed.get(&(slot, ballot)) != Some(value) {
+        let proposed = self.proposed.get(&(slot, ballot));
+        if !proposed.is_some_and(|proposed| proposed.contains(value)) {
             return Err(Broken::OneValuePerBallot);
         }
-        let votes = self.votes.entry((slot, ballot)).or_insert_with(|| Votes {
-            value: value.clone(),
-            by: 0,
-        });
-        if votes.value != *value {
+        let voter = 1 << acceptor;
+        let of_ballot = self.votes.entry((slot, ballot)).or_default();
+        let is_other = |votes: &Votes| votes.value != *value && (votes.by & voter != 0 || !self.has_copies);
+        if of_ballot.iter().any(is_other) {
             return Err(Broken::OneValuePerBallot);
         }
-        votes.by |= 1 << acceptor;
-        let is_chosen = votes.by.count_ones() >= self.phase2;
-        if !is_chosen {
+        let by = match of_ballot.iter_mut().find(|votes| votes.value == *value) {
+            Some(votes) => {
+                votes.by |= voter;
+                votes.by
+            }
+            None => {
+                of_ballot.push(Votes {
+                    value: value.clone(),
+                    by: voter,
+                });
+                of_ballot.sort_by(|one, other| one.value.as_bytes().cmp(other.value.as_bytes()));
+                voter
+            }
+        };
+        if by.count_ones() < self.phase2 {
             return Ok(());
         }
         let mut chosen = self
@@ -167,13 +193,15 @@ impl Ledger {
         if chosen.any(|(_, votes)| votes.value != *value) {
             return Err(Broken::Agreement);
         }
-        let above = self.proposed.range((slot, ballot)..(slot.next(), Ballot::ZERO));
-        for (_, proposed) in above {
-            if proposed != value {
-                return Err(Broken::ChosenIsFinal);
-            }
+        let mut above = self.proposed.range((
+            Bound::Excluded((slot, ballot)),
+            Bound::Excluded((slot.next(), Ballot::ZERO)),
+        ));
+        if above.all(|(_, proposed)| proposed.iter().all(|proposed| proposed == value)) {
+            Ok(())
+        } else {
+            Err(Broken::ChosenIsFinal)
         }
-        Ok(())
     }
 
     /// A process claims that every slot below `claimed` is chosen.
@@ -271,6 +299,6 @@ impl Ledger {
         let of_slot = self
             .votes
             .range((slot, Ballot::ZERO)..(slot.next(), Ballot::ZERO));
-        of_slot.map(|(&(_, ballot), votes)| (ballot, votes))
+        of_slot.flat_map(|(&(_, ballot), votes)| votes.iter().map(move |votes| (ballot, votes)))
     }
 }

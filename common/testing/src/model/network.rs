@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use paxos_common::paxos::{
     ballot::Ballot,
-    message::{Accept, AcceptAnswer, Prepare, PromisePage, Row},
+    message::{Accept, AcceptAnswer, Prepare, PromisePage, Row, VoteRange},
     proposer::Scan,
     reading::Tail,
-    slot::{Slot, SlotRange},
+    slot::Slot,
     value::Value,
 };
 
@@ -41,7 +41,7 @@ pub(crate) enum Message {
     Tail(u64),
     // Acceptor to learner.
     Tailed(u64, Tail),
-    Votes(Ballot, SlotRange),
+    Votes(VoteRange),
     Rows(Vec<Row>, Slot),
 }
 

@@ -37,6 +37,45 @@ pub(crate) fn one_knower(cluster: &Cluster, state: State) -> State {
     state
 }
 
+/// The past as after [`one_knower`], and at the same ballot the third acceptor votes for the value of a copy of the leader.
+/// Then the copy dies too.
+pub(crate) fn one_knower_of_copies(cluster: &Cluster, state: State) -> State {
+    let mut state = cluster.play(
+        state,
+        &[
+            |action| *action == Action::Fire(1, Timer::Election),
+            |action| asks(action, 1, 1),
+            |action| *action == Action::Commit(1),
+            |action| asks(action, 1, 2),
+            |action| *action == Action::Commit(2),
+            |action| promises(action, 1, 1),
+            |action| promises(action, 2, 1),
+            |action| proposes(action, 1, 2),
+            |action| *action == Action::Commit(2),
+            |action| *action == Action::Fire(0, Timer::Election),
+            |action| asks(action, 0, 0),
+            |action| *action == Action::Commit(0),
+            // The second acceptor has promised the ballot already.
+            |action| asks(action, 0, 1),
+            |action| promises(action, 0, 0),
+            |action| promises(action, 1, 0),
+            |action| proposes(action, 0, 0),
+            |action| *action == Action::Commit(0),
+            |action| proposes(action, 0, 1),
+            |action| *action == Action::Commit(1),
+            |action| votes(action, 0, 0),
+            |action| votes(action, 1, 0),
+            |action| *action == Action::Fire(0, Timer::Heartbeat),
+            |action| *action == Action::Fire(0, Timer::Heartbeat),
+            |action| tells_watermark(action, 0, 0),
+            |action| *action == Action::Restart(0),
+            |action| *action == Action::Restart(1),
+        ],
+    );
+    state.network.clear();
+    state
+}
+
 /// The first proposer leads with the promises of the first two acceptors, and the first acceptor has voted for the
 /// proposer's command. Each commit is readable one step before memory shows the commit.
 pub(crate) fn readable_reign(cluster: &Cluster, state: State) -> State {

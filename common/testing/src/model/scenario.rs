@@ -82,6 +82,8 @@ pub struct Scenario {
     /// Leaders take in answers about slots already known to be chosen.
     pub(crate) late_answers: bool,
     pub(crate) allowance: Allowance,
+    /// The first two proposers are copies of one process: both speak at the same ballots.
+    pub(crate) copies: bool,
     /// Produces the past of the cluster before the check begins.
     pub(crate) prefix: fn(&Cluster, State) -> State,
     /// Sights required at least once.
@@ -114,6 +116,7 @@ impl Scenario {
             readable_first: false,
             late_answers: false,
             repair: false,
+            copies: false,
             allowance: Allowance::new(&[(Spend::Campaign, 2)]),
             prefix: |_, state| state,
             expected: &[],

@@ -6,7 +6,7 @@ use paxos_common::paxos::{
     ballot::Ballot,
     identity::AcceptorUuid,
     learner::Learner,
-    message::{AcceptAnswer, Row},
+    message::{AcceptAnswer, Row, VoteRange},
     proposer::{Event, Phase},
     slot::{Slot, Version},
     value::Value,
@@ -37,6 +37,12 @@ pub(crate) enum Bug {
     /// A leader counts votes for its earlier ballots.
     LeaderCountsVotesOfOtherBallots,
     LearnerCountsVotesOfOtherBallots,
+    /// A learner adds votes for different values at one ballot.
+    LearnerCountsVotesOfOtherValues,
+    /// Of the values at one ballot, a candidate takes the value of the first page for the value of every page.
+    CampaignTakesFirstValue,
+    /// The same in a leader's scan.
+    ScanTakesFirstValue,
     /// A second answer of an acceptor counts as the answer of a different acceptor.
     RepliesCountedInsteadOfAcceptors,
     /// Values are picked from a single promise of the quorum.
@@ -105,6 +111,8 @@ pub(crate) struct AcceptorScratch {
 pub(crate) struct ProposerScratch {
     heard: Slot,
     proposed: BTreeMap<(Ballot, Slot), u8>,
+    /// The value of the first page, for each slot and ballot.
+    first: BTreeMap<(Slot, Ballot), Value>,
     votes: BTreeSet<(Ballot, Slot, usize)>,
 }
 
@@ -121,10 +129,14 @@ impl Cluster {
         self.scenario.bug == Some(bug)
     }
 
-    /// The number of a proposer's process: fresh for each process.
+    /// The number of a proposer's process: fresh for each process, except for copies.
     pub(crate) fn id_of(&self, place: usize, run: usize) -> u64 {
+        if self.scenario.copies && place < 2 && run == 0 {
+            return 1;
+        }
         let reuses = self.has(Bug::BallotReusedAfterRestart) || self.has(Bug::BallotReusedBySameProcess);
-        (1 + place + if reuses { 0 } else { 2 * run }) as u64
+        let proposers = self.scenario.proposers;
+        (1 + place + if reuses { 0 } else { proposers * run }) as u64
     }
 
     /// Makes a restarted process the same process without its memory.
@@ -256,6 +268,17 @@ impl ProposerStep<'_> {
             {
                 self.node.scratch.heard = self.node.scratch.heard.max(*trimmed_to);
             }
+            (Message::Page(_, scan, page), _)
+                if self.cluster.has(Bug::CampaignTakesFirstValue) && scan.is_none()
+                    || self.cluster.has(Bug::ScanTakesFirstValue) && scan.is_some() =>
+            {
+                for row in &mut page.rows {
+                    if let Some((ballot, value)) = &mut row.accepted {
+                        let first = self.node.scratch.first.entry((row.slot, *ballot));
+                        *value = first.or_insert_with(|| value.clone()).clone();
+                    }
+                }
+            }
             (Message::Page(_, _, page), _)
                 if self.cluster.has(Bug::StartsBelowFrom) && page.from == self.node.scratch.heard =>
             {
@@ -331,13 +354,18 @@ impl ProposerStep<'_> {
 }
 
 impl LearnerStep<'_> {
-    /// The ballot at which a vote is counted.
-    pub(crate) fn tamper_with_votes(&self, ballot: Ballot) -> Ballot {
+    /// A vote as counted.
+    pub(crate) fn tamper_with_votes(&self, votes: &VoteRange) -> VoteRange {
+        let mut votes = votes.clone();
         if self.cluster.has(Bug::LearnerCountsVotesOfOtherBallots) {
-            Ballot::ZERO
-        } else {
-            ballot
+            votes.ballot = Ballot::ZERO;
+            // As shown by acceptors of earlier releases: votes for different values would not be added anyway.
+            votes.values.clear();
         }
+        if self.cluster.has(Bug::LearnerCountsVotesOfOtherValues) {
+            votes.values.clear();
+        }
+        votes
     }
 
     /// The rows as handed to the core.

@@ -211,8 +211,8 @@ impl World<'_> {
         // The window is larger than any log of a run, so the core always takes all votes and rows.
         match message {
             Message::Votes(votes) => {
-                for (ballot, range) in votes {
-                    let _ = core.votes(uuid(acceptor), ballot, range);
+                for votes in &votes {
+                    let _ = core.votes(uuid(acceptor), votes);
                 }
             }
             Message::Rows(rows, known_to) => {

@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use paxos_common::paxos::{
     ballot::Ballot,
-    message::{Accept, AcceptAnswer, Prepare, PromisePage, ReportAnswer, Row},
+    message::{Accept, AcceptAnswer, Prepare, PromisePage, ReportAnswer, Row, VoteRange},
     proposer::{ProposalOutcome, Scan},
     reading::Tail,
-    slot::{Slot, SlotRange},
+    slot::Slot,
     value::{EncodedCommand, Value},
     witness::Witnesses,
 };
@@ -67,7 +67,7 @@ pub(crate) enum Message {
     Recalled(u64, Witnesses),
     // Learner to acceptor, and back.
     Observe(Kind, Slot),
-    Votes(Vec<(Ballot, SlotRange)>),
+    Votes(Vec<VoteRange>),
     Rows(Vec<Row>, Slot),
     Tail(u64),
     Tailed(u64, Tail),

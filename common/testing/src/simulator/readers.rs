@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use paxos_common::paxos::{
     acceptor::Acceptor,
     ballot::Ballot,
-    message::{PromisePage, Row},
+    message::{PromisePage, Row, VoteRange},
     proposer::Scan,
     reading::Tail,
-    slot::{Slot, SlotRange},
+    slot::Slot,
     value::Value,
     witness::Witnesses,
 };
@@ -230,17 +230,7 @@ impl World<'_> {
     fn show(&mut self, acceptor: usize, learner: usize, kind: Kind, rows: &[Row], known_to: Slot) {
         Watermarks::claimed(&self.invariants.chosen, "a frame", known_to);
         let message = match kind {
-            Kind::Votes => {
-                let votes = rows.iter().filter_map(|row| {
-                    let (ballot, _) = row.accepted.as_ref()?;
-                    let range = SlotRange {
-                        from: row.slot,
-                        to: row.slot.next(),
-                    };
-                    Some((*ballot, range))
-                });
-                Message::Votes(votes.collect())
-            }
+            Kind::Votes => Message::Votes(VoteRange::collect(rows)),
             Kind::Values => Message::Rows(rows.to_vec(), known_to),
         };
         self.send(Node::Acceptor(acceptor), Node::Learner(learner), message);

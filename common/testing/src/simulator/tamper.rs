@@ -142,8 +142,10 @@ impl Tampering {
     pub(crate) fn tamper_with_frame(&mut self, learner: usize, message: &mut Message) {
         match message {
             Message::Votes(votes) if self.has(Bug::LearnerCountsVotesOfOtherBallots) => {
-                for (ballot, _) in votes {
-                    *ballot = Ballot::ZERO;
+                for votes in votes {
+                    votes.ballot = Ballot::ZERO;
+                    // As shown by acceptors of earlier releases.
+                    votes.values.clear();
                 }
             }
             Message::Rows(rows, _) if self.has(Bug::LearnerResumesAfterHighest) => {
@@ -260,7 +262,7 @@ impl World<'_> {
     fn was_shown(&mut self, acceptor: usize, to: Node, message: &Message) -> bool {
         let Node::Learner(learner) = to else { return false };
         let (kind, end) = match message {
-            Message::Votes(votes) => (Kind::Votes, votes.last().map(|(_, range)| range.to)),
+            Message::Votes(votes) => (Kind::Votes, votes.last().map(|votes| votes.slots.to)),
             Message::Rows(rows, _) => (Kind::Values, rows.last().map(|row| row.slot.next())),
             _ => return false,
         };

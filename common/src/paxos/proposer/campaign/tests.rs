@@ -8,7 +8,10 @@ use crate::paxos::{
     ballot::ProposerId,
     message::Row,
     proposer::{Effect, Lead},
+    quorum::Configuration,
 };
+
+mod contested;
 
 fn slot(number: u64) -> Slot {
     Slot::new(number).unwrap()
@@ -65,8 +68,20 @@ fn page(from: u64, next: u64, voted_to: u64, rows: Vec<Row>) -> PromisePage {
     }
 }
 
-fn majority_of_3() -> Quorums {
-    Quorums::majority(3).unwrap()
+fn electorate(acceptors: u128, phase1: usize, phase2: usize) -> Electorate {
+    let members = (1..=acceptors).map(|number| (uuid(number), Arc::from("http://a:1")));
+    Configuration::new(members, phase1, phase2).unwrap().electorate()
+}
+
+fn majority_of_3() -> Electorate {
+    electorate(3, 2, 2)
+}
+
+impl Campaign {
+    /// Takes a page of one of three acceptors.
+    fn hear(&mut self, acceptor: u128, page: PromisePage) {
+        self.page(&majority_of_3(), uuid(acceptor), page);
+    }
 }
 
 fn campaign(from: u64) -> Campaign {
@@ -103,38 +118,38 @@ fn heartbeat_while_paging_claims_and_proposes_nothing() {
 #[test]
 fn less_than_a_quorum_of_promises_wins_nothing() {
     let mut campaign = campaign(0);
-    assert_eq!(campaign.takeover(majority_of_3()), None);
-    campaign.page(uuid(1), last_page(0, 0, vec![]));
-    assert_eq!(campaign.takeover(majority_of_3()), None);
-    campaign.page(uuid(1), last_page(0, 0, vec![]));
+    assert_eq!(campaign.takeover(&majority_of_3()), None);
+    campaign.hear(1, last_page(0, 0, vec![]));
+    assert_eq!(campaign.takeover(&majority_of_3()), None);
+    campaign.hear(1, last_page(0, 0, vec![]));
     assert_eq!(
-        campaign.takeover(majority_of_3()),
+        campaign.takeover(&majority_of_3()),
         None,
         "an acceptor counts once, however often it answers"
     );
-    campaign.page(uuid(2), last_page(0, 0, vec![]));
-    assert_eq!(campaign.takeover(majority_of_3()), takeover(0, &[]));
+    campaign.hear(2, last_page(0, 0, vec![]));
+    assert_eq!(campaign.takeover(&majority_of_3()), takeover(0, &[]));
 }
 
 #[test]
 fn flexible_quorums_decide_how_many_promises_are_enough() {
-    let all = Quorums::new(3, 3, 1).unwrap();
-    let one = Quorums::new(3, 1, 3).unwrap();
+    let all = electorate(3, 3, 1);
+    let one = electorate(3, 1, 3);
     let mut campaign = campaign(0);
-    campaign.page(uuid(1), last_page(0, 0, vec![]));
-    assert_eq!(campaign.takeover(all), None);
-    assert_eq!(campaign.takeover(one), takeover(0, &[]));
-    campaign.page(uuid(2), last_page(0, 0, vec![]));
-    assert_eq!(campaign.takeover(all), None);
+    campaign.hear(1, last_page(0, 0, vec![]));
+    assert_eq!(campaign.takeover(&all), None);
+    assert_eq!(campaign.takeover(&one), takeover(0, &[]));
+    campaign.hear(2, last_page(0, 0, vec![]));
+    assert_eq!(campaign.takeover(&all), None);
 }
 
 #[test]
 fn takes_the_value_of_the_highest_ballot_and_noop_without_any_row() {
     let mut campaign = campaign(0);
-    campaign.page(uuid(1), last_page(0, 0, vec![row(0, 1, "low"), row(3, 2, "d")]));
-    campaign.page(uuid(2), last_page(0, 0, vec![row(0, 2, "high"), row(1, 1, "b")]));
+    campaign.hear(1, last_page(0, 0, vec![row(0, 1, "low"), row(3, 2, "d")]));
+    campaign.hear(2, last_page(0, 0, vec![row(0, 2, "high"), row(1, 1, "b")]));
     assert_eq!(
-        campaign.takeover(majority_of_3()),
+        campaign.takeover(&majority_of_3()),
         takeover(0, &["high", "b", NOOP, "d"])
     );
 }
@@ -142,11 +157,11 @@ fn takes_the_value_of_the_highest_ballot_and_noop_without_any_row() {
 #[test]
 fn rows_of_promises_beyond_the_quorum_and_of_incomplete_ones_are_heeded() {
     let mut campaign = campaign(0);
-    campaign.page(uuid(3), page(0, 1, 5, vec![row(0, 3, "third")]));
-    campaign.page(uuid(1), last_page(0, 0, vec![row(0, 1, "first")]));
-    campaign.page(uuid(2), last_page(0, 0, vec![]));
+    campaign.hear(3, page(0, 1, 5, vec![row(0, 3, "third")]));
+    campaign.hear(1, last_page(0, 0, vec![row(0, 1, "first")]));
+    campaign.hear(2, last_page(0, 0, vec![]));
     assert_eq!(
-        campaign.takeover(majority_of_3()),
+        campaign.takeover(&majority_of_3()),
         takeover(0, &["third", NOOP, NOOP, NOOP, NOOP])
     );
 }
@@ -154,20 +169,20 @@ fn rows_of_promises_beyond_the_quorum_and_of_incomplete_ones_are_heeded() {
 #[test]
 fn starts_at_from_even_when_who_reported_it_is_gone() {
     let mut campaign = campaign(2);
-    campaign.page(uuid(1), last_page(2, 0, vec![row(3, 1, "d")]));
-    campaign.page(uuid(2), last_page(2, 1, vec![]));
-    assert_eq!(campaign.takeover(majority_of_3()), takeover(2, &[NOOP, "d"]));
+    campaign.hear(1, last_page(2, 0, vec![row(3, 1, "d")]));
+    campaign.hear(2, last_page(2, 1, vec![]));
+    assert_eq!(campaign.takeover(&majority_of_3()), takeover(2, &[NOOP, "d"]));
 }
 
 #[test]
 fn starts_at_the_highest_watermark_of_the_promises() {
     let mut campaign = campaign(0);
-    campaign.page(uuid(1), last_page(0, 0, vec![row(0, 1, "a")]));
-    campaign.page(
-        uuid(2),
+    campaign.hear(1, last_page(0, 0, vec![row(0, 1, "a")]));
+    campaign.hear(
+        2,
         last_page(0, 2, vec![row(0, 1, "a"), row(1, 1, "b"), row(2, 1, "c")]),
     );
-    assert_eq!(campaign.takeover(majority_of_3()), takeover(2, &["c"]));
+    assert_eq!(campaign.takeover(&majority_of_3()), takeover(2, &["c"]));
 }
 
 #[test]
@@ -178,50 +193,50 @@ fn starts_at_or_above_every_trim_and_every_vote() {
         voted_to: slot(4),
         ..last_page(0, 0, vec![])
     };
-    campaign.page(uuid(1), trimmed);
-    campaign.page(uuid(2), last_page(0, 0, vec![row(1, 1, "b"), row(5, 1, "f")]));
-    assert_eq!(campaign.takeover(majority_of_3()), takeover(4, &[NOOP, "f"]));
+    campaign.hear(1, trimmed);
+    campaign.hear(2, last_page(0, 0, vec![row(1, 1, "b"), row(5, 1, "f")]));
+    assert_eq!(campaign.takeover(&majority_of_3()), takeover(4, &[NOOP, "f"]));
 }
 
 #[test]
 fn unknown_rows_do_not_count_as_word_on_their_slot() {
     let mut campaign = campaign(0);
-    campaign.page(uuid(1), last_page(0, 0, vec![unknown(0)]));
-    campaign.page(uuid(2), last_page(0, 0, vec![]));
+    campaign.hear(1, last_page(0, 0, vec![unknown(0)]));
+    campaign.hear(2, last_page(0, 0, vec![]));
     assert_eq!(
-        campaign.takeover(majority_of_3()),
+        campaign.takeover(&majority_of_3()),
         None,
         "the lost row may have been the chosen value"
     );
-    campaign.page(uuid(3), last_page(0, 0, vec![row(0, 1, "a")]));
-    assert_eq!(campaign.takeover(majority_of_3()), takeover(0, &["a"]));
+    campaign.hear(3, last_page(0, 0, vec![row(0, 1, "a")]));
+    assert_eq!(campaign.takeover(&majority_of_3()), takeover(0, &["a"]));
 }
 
 #[test]
 fn unknown_rows_below_the_watermark_delay_no_candidate() {
     let mut campaign = campaign(0);
-    campaign.page(uuid(1), last_page(0, 0, vec![unknown(0)]));
-    campaign.page(uuid(2), last_page(0, 1, vec![row(0, 1, "a")]));
-    assert_eq!(campaign.takeover(majority_of_3()), takeover(1, &[]));
+    campaign.hear(1, last_page(0, 0, vec![unknown(0)]));
+    campaign.hear(2, last_page(0, 1, vec![row(0, 1, "a")]));
+    assert_eq!(campaign.takeover(&majority_of_3()), takeover(1, &[]));
 }
 
 #[test]
 fn a_vote_too_far_ahead_is_kept_and_the_slots_before_it_are_not_filled() {
     let far = 1 << 62;
     let mut campaign = campaign(0);
-    campaign.page(
-        uuid(1),
+    campaign.hear(
+        1,
         last_page(0, 0, vec![row(0, 1, "a"), row(2, 1, "c"), row(far, 3, "far")]),
     );
-    campaign.page(uuid(2), last_page(0, 0, vec![row(1, 1, "b")]));
-    let won = campaign.takeover(majority_of_3()).unwrap();
+    campaign.hear(2, last_page(0, 0, vec![row(1, 1, "b")]));
+    let won = campaign.takeover(&majority_of_3()).unwrap();
     assert_eq!(won.values, ["a", "b", "c"].map(value));
     // The value may be chosen: a leader at this slot must propose the value.
     assert_eq!(won.far, BTreeMap::from([(slot(far), value("far"))]));
     // An honest leader can have left this vote: every slot below 3 may be chosen.
     let last = 3 + SLOTS_AHEAD_MAX - 1;
-    campaign.page(uuid(3), last_page(0, 0, vec![row(last, 2, "near")]));
-    let won = campaign.takeover(majority_of_3()).unwrap();
+    campaign.hear(3, last_page(0, 0, vec![row(last, 2, "near")]));
+    let won = campaign.takeover(&majority_of_3()).unwrap();
     assert_eq!(won.values.len() as u64, last + 1);
     assert_eq!(won.values.last(), Some(&value("near")));
     assert_eq!(won.far.len(), 1);
@@ -230,22 +245,20 @@ fn a_vote_too_far_ahead_is_kept_and_the_slots_before_it_are_not_filled() {
 #[test]
 fn an_unreadable_row_too_far_ahead_waits_for_others_to_say_what_is_there() {
     let mut campaign = campaign(0);
-    campaign.page(uuid(1), last_page(0, 0, vec![unknown(1 << 62)]));
-    campaign.page(uuid(2), last_page(0, 0, vec![]));
-    assert_eq!(campaign.takeover(majority_of_3()), None);
-    campaign.page(uuid(3), last_page(0, 0, vec![]));
-    assert_eq!(campaign.takeover(majority_of_3()), takeover(0, &[]));
+    campaign.hear(1, last_page(0, 0, vec![unknown(1 << 62)]));
+    campaign.hear(2, last_page(0, 0, vec![]));
+    assert_eq!(campaign.takeover(&majority_of_3()), None);
+    campaign.hear(3, last_page(0, 0, vec![]));
+    assert_eq!(campaign.takeover(&majority_of_3()), takeover(0, &[]));
 }
 
 #[test]
 fn leader_proposes_the_value_of_a_far_vote_before_new_commands() {
     use crate::paxos::{
         proposer::{Limits, Pending, RequestId, queue::CommandQueue},
-        quorum::Configuration,
         value::EncodedCommand,
     };
-    let members = [1, 2, 3].map(|number| (uuid(number), Arc::from("http://a:1")));
-    let electorate = Configuration::new(members, 2, 2).unwrap().electorate();
+    let electorate = majority_of_3();
     let won = Takeover {
         from: slot(0),
         values: vec![value("a")],
@@ -276,26 +289,26 @@ fn leader_proposes_the_value_of_a_far_vote_before_new_commands() {
 #[test]
 fn an_incomplete_set_of_pages_is_no_promise() {
     let mut campaign = campaign(0);
-    campaign.page(uuid(1), page(0, 2, 4, vec![row(0, 1, "a")]));
-    campaign.page(uuid(2), page(0, 2, 4, vec![row(0, 1, "a")]));
-    assert_eq!(campaign.takeover(majority_of_3()), None);
+    campaign.hear(1, page(0, 2, 4, vec![row(0, 1, "a")]));
+    campaign.hear(2, page(0, 2, 4, vec![row(0, 1, "a")]));
+    assert_eq!(campaign.takeover(&majority_of_3()), None);
 }
 
 #[test]
 fn pages_after_a_lost_one_do_not_count_until_the_stream_restarts() {
     let mut campaign = campaign(0);
-    campaign.page(uuid(2), last_page(0, 0, vec![]));
-    campaign.page(uuid(1), page(0, 1, 4, vec![row(0, 1, "a")]));
-    campaign.page(uuid(1), last_page(2, 0, vec![row(3, 1, "d")]));
+    campaign.hear(2, last_page(0, 0, vec![]));
+    campaign.hear(1, page(0, 1, 4, vec![row(0, 1, "a")]));
+    campaign.hear(1, last_page(2, 0, vec![row(3, 1, "d")]));
     assert_eq!(
-        campaign.takeover(majority_of_3()),
+        campaign.takeover(&majority_of_3()),
         None,
         "slot 1 was never reported"
     );
-    campaign.page(uuid(1), page(0, 2, 4, vec![row(0, 1, "a"), row(1, 1, "b")]));
-    campaign.page(uuid(1), last_page(2, 0, vec![row(3, 1, "d")]));
+    campaign.hear(1, page(0, 2, 4, vec![row(0, 1, "a"), row(1, 1, "b")]));
+    campaign.hear(1, last_page(2, 0, vec![row(3, 1, "d")]));
     assert_eq!(
-        campaign.takeover(majority_of_3()),
+        campaign.takeover(&majority_of_3()),
         takeover(0, &["a", "b", NOOP, "d"])
     );
 }
@@ -319,33 +332,30 @@ fn a_damaged_row_does_not_lower_the_watermark_that_a_campaign_starts_from() {
             ],
         )
     };
-    campaign.page(uuid(1), damaged);
-    campaign.page(uuid(2), last_page(0, 0, vec![row(0, 1, "a")]));
-    assert_eq!(campaign.takeover(majority_of_3()), takeover(4, &["e"]));
-    assert_eq!(campaign.best.len(), 1, "nothing below is held");
+    campaign.hear(1, damaged);
+    campaign.hear(2, last_page(0, 0, vec![row(0, 1, "a")]));
+    assert_eq!(campaign.takeover(&majority_of_3()), takeover(4, &["e"]));
+    assert_eq!(campaign.votes.len(), 1, "nothing below is held");
 }
 
 #[test]
 fn slots_are_beyond_repair_only_when_all_have_reported() {
-    let members = (1..=3).map(|number| (uuid(number), Arc::from("http://a:1")));
-    let electorate = crate::paxos::quorum::Configuration::new(members, 2, 2)
-        .unwrap()
-        .electorate();
+    let electorate = majority_of_3();
     let mut campaign = campaign(0);
-    campaign.page(uuid(1), last_page(0, 0, vec![unknown(0), row(1, 1, "b")]));
-    campaign.page(uuid(2), last_page(0, 0, vec![unknown(0), row(1, 1, "b")]));
-    assert_eq!(campaign.takeover(majority_of_3()), None);
+    campaign.hear(1, last_page(0, 0, vec![unknown(0), row(1, 1, "b")]));
+    campaign.hear(2, last_page(0, 0, vec![unknown(0), row(1, 1, "b")]));
+    assert_eq!(campaign.takeover(&majority_of_3()), None);
     assert_eq!(
         campaign.beyond_repair(&electorate),
         None,
         "the third may know it to be chosen"
     );
     let mut healthy = campaign.clone();
-    healthy.page(uuid(3), last_page(0, 1, vec![row(0, 1, "a"), row(1, 1, "b")]));
+    healthy.hear(3, last_page(0, 1, vec![row(0, 1, "a"), row(1, 1, "b")]));
     assert_eq!(healthy.beyond_repair(&electorate), None);
-    assert_eq!(healthy.takeover(majority_of_3()), takeover(1, &["b"]));
-    campaign.page(uuid(3), last_page(0, 0, vec![row(0, 1, "a"), row(1, 1, "b")]));
-    assert_eq!(campaign.takeover(majority_of_3()), None);
+    assert_eq!(healthy.takeover(&majority_of_3()), takeover(1, &["b"]));
+    campaign.hear(3, last_page(0, 0, vec![row(0, 1, "a"), row(1, 1, "b")]));
+    assert_eq!(campaign.takeover(&majority_of_3()), None);
     assert_eq!(campaign.beyond_repair(&electorate), Some(vec![slot(0)]));
 }
 
@@ -444,7 +454,7 @@ proptest! {
         size in 1usize..=3,
         repeat in any::<bool>(),
     ) {
-        let quorums = Quorums::new(5, phase1, 6 - phase1).unwrap();
+        let electorate = electorate(5, phase1, 6 - phase1);
         let mut campaign = campaign(from);
         // The pages of all promises, in turn, and perhaps all once more.
         let promises: Vec<Vec<PromisePage>> = holdings.iter().map(|holding| pages(from, holding, size)).collect();
@@ -452,12 +462,12 @@ proptest! {
             for turn in 0..promises.iter().map(Vec::len).max().unwrap_or_default() {
                 for (number, promise) in (1..).zip(&promises) {
                     if let Some(page) = promise.get(turn) {
-                        campaign.page(uuid(number), page.clone());
+                        campaign.page(&electorate, uuid(number), page.clone());
                     }
                 }
             }
         }
-        prop_assert_eq!(campaign.takeover(quorums), naive(from, &holdings, phase1));
+        prop_assert_eq!(campaign.takeover(&electorate), naive(from, &holdings, phase1));
     }
 
     #[test]
@@ -469,8 +479,8 @@ proptest! {
         promise.remove(lost);
         let mut campaign = campaign(0);
         for page in promise {
-            campaign.page(uuid(1), page);
+            campaign.page(&electorate(3, 1, 3), uuid(1), page);
         }
-        prop_assert_eq!(campaign.takeover(Quorums::new(3, 1, 3).unwrap()), None);
+        prop_assert_eq!(campaign.takeover(&electorate(3, 1, 3)), None);
     }
 }

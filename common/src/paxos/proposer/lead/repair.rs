@@ -262,7 +262,7 @@ impl Lead {
             if repair.number == scan.number
                 && let RepairStage::Scanning(reports) = &mut repair.stage
             {
-                reports.page((repair.from, &mut repair.to), from, page);
+                reports.page(electorate, (repair.from, &mut repair.to), from, page);
                 repair.idle_checks = 0;
                 self.go_on(electorate, open, acceptor, limits, effects);
                 return;
@@ -286,11 +286,10 @@ impl Lead {
             return;
         };
         let is_over = reports.overdue || reports.are_whole(open.iter(), repair.to);
-        let phase1 = electorate.quorums().phase1();
         let mut values = Vec::new();
         let mut unsaid = Vec::new();
         for slot in repair.from.to(repair.to) {
-            match reports.conclusion(phase1, slot) {
+            match reports.conclusion(electorate, slot) {
                 SlotConclusion::Chosen(value) => values.push((slot, value)),
                 SlotConclusion::Lost => {
                     effects.push(Effect::Halt(format!(

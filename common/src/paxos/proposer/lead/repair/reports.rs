@@ -2,7 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::paxos::{ballot::Ballot, identity::AcceptorUuid, message::PromisePage, slot::Slot, value::Value};
+use crate::paxos::{
+    identity::AcceptorUuid,
+    message::PromisePage,
+    proposer::slot_votes::SlotVotes,
+    quorum::{Electorate, Tally},
+    slot::Slot,
+    value::Value,
+};
 
 /// Bytes of values gathered by a scan for one stretch, unless a single value has more.
 pub(super) const STRETCH_BYTES_MAX: usize = 4 << 20;
@@ -11,10 +18,8 @@ pub(super) const STRETCH_BYTES_MAX: usize = 4 << 20;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct StretchReports {
     pub(super) by: BTreeMap<AcceptorUuid, StretchReport>,
-    /// Chosen values: from rows below the sender's known watermark.
-    pub(super) chosen: BTreeMap<Slot, Value>,
-    /// The highest-ballot row of each other slot.
-    best: BTreeMap<Slot, (Ballot, Value)>,
+    /// The rows of each slot. A row below the sender's known watermark holds the chosen value.
+    pub(super) votes: BTreeMap<Slot, SlotVotes>,
     pub(super) bytes: usize,
     /// No further report is awaited.
     pub(super) overdue: bool,
@@ -42,7 +47,13 @@ pub(super) enum SlotConclusion {
 
 impl StretchReports {
     /// Takes a page. Pages after a lost page do not count; pages of a restarted stream do.
-    pub(super) fn page(&mut self, (from, to): (Slot, &mut Slot), acceptor: AcceptorUuid, page: PromisePage) {
+    pub(super) fn page(
+        &mut self,
+        electorate: &Electorate,
+        (from, to): (Slot, &mut Slot),
+        acceptor: AcceptorUuid,
+        page: PromisePage,
+    ) {
         let report = self.by.entry(acceptor).or_insert_with(|| StretchReport {
             covered_to: from,
             trimmed_to: Slot::ZERO,
@@ -62,22 +73,10 @@ impl StretchReports {
                 None => {
                     report.unknown.insert(row.slot);
                 }
-                Some(_) if self.chosen.contains_key(&row.slot) => {}
-                Some((_, value)) if row.slot < page.known_to => {
-                    self.bytes += value.as_bytes().len();
-                    if let Some((_, replaced)) = self.best.remove(&row.slot) {
-                        self.bytes -= replaced.as_bytes().len();
-                    }
-                    self.chosen.insert(row.slot, value);
-                }
-                Some((ballot, value)) => {
-                    let best = self.best.get(&row.slot);
-                    if best.is_none_or(|(best, _)| *best < ballot) {
-                        self.bytes += value.as_bytes().len();
-                        if let Some((_, replaced)) = self.best.insert(row.slot, (ballot, value)) {
-                            self.bytes -= replaced.as_bytes().len();
-                        }
-                    }
+                Some(accepted) => {
+                    let is_known = row.slot < page.known_to;
+                    let votes = self.votes.entry(row.slot).or_default();
+                    self.bytes += votes.take(electorate, acceptor, accepted, is_known);
                 }
             }
         }
@@ -87,34 +86,41 @@ impl StretchReports {
     /// Gives up the end of an oversized stretch.
     fn shorten(&mut self, from: Slot, to: &mut Slot) {
         while self.bytes > STRETCH_BYTES_MAX {
-            let last = |slot: Option<&Slot>| slot.copied().unwrap_or(from);
-            let highest = last(self.chosen.keys().next_back()).max(last(self.best.keys().next_back()));
-            if highest == from {
+            let Some(last) = self.votes.last_entry().filter(|last| *last.key() > from) else {
                 return;
-            }
-            let chosen = self.chosen.remove(&highest).into_iter();
-            let best = self.best.remove(&highest).map(|(_, value)| value);
-            for value in chosen.chain(best) {
-                self.bytes -= value.as_bytes().len();
-            }
-            *to = highest;
+            };
+            *to = *last.key();
+            self.bytes -= last.remove().bytes();
         }
     }
 
-    pub(super) fn conclusion(&self, phase1: usize, slot: Slot) -> SlotConclusion {
-        if let Some(value) = self.chosen.get(&slot) {
+    pub(super) fn conclusion(&self, electorate: &Electorate, slot: Slot) -> SlotConclusion {
+        let votes = self.votes.get(&slot);
+        if let Some(value) = votes.and_then(SlotVotes::known) {
             return SlotConclusion::Chosen(value.clone());
         }
-        let speaks = |report: &&StretchReport| {
-            report.trimmed_to <= slot && slot < report.covered_to && !report.unknown.contains(&slot)
-        };
-        if self.by.values().filter(speaks).count() < phase1 {
+        let reported = self.reported(electorate, slot);
+        if reported.count() < electorate.quorums().phase1() {
             return SlotConclusion::Open;
         }
-        let best = self.best.get(&slot);
-        best.map_or(SlotConclusion::Lost, |(_, value)| {
+        let Some(votes) = votes else {
+            return SlotConclusion::Lost;
+        };
+        let required = votes.required(electorate, || reported);
+        required.map_or(SlotConclusion::Open, |value| {
             SlotConclusion::Chosen(value.clone())
         })
+    }
+
+    /// The acceptors that have reported what the slot holds.
+    fn reported(&self, electorate: &Electorate, slot: Slot) -> Tally {
+        let mut reported = Tally::default();
+        for (&acceptor, report) in &self.by {
+            if report.trimmed_to <= slot && slot < report.covered_to && !report.unknown.contains(&slot) {
+                reported.add(electorate, acceptor);
+            }
+        }
+        reported
     }
 
     /// Whether a reporting acceptor has trimmed the slot: a snapshot covers the slot.

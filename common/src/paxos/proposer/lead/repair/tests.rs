@@ -13,6 +13,7 @@ use crate::paxos::{
     slot::SlotRange,
 };
 
+mod contested;
 mod trimmed;
 
 fn slot(number: u64) -> Slot {
@@ -467,8 +468,8 @@ fn scan_is_bounded_in_bytes_and_goes_on_behind_what_it_brought() {
         voted_to: end,
         rows: (0..10).map(row).collect(),
     };
-    reports.page((from, &mut end), uuid(1), page);
+    reports.page(&Reign::of(1).0.electorate, (from, &mut end), uuid(1), page);
     assert_eq!(end, slot(3));
     assert!(reports.bytes <= STRETCH_BYTES_MAX);
-    assert_eq!(reports.chosen.len(), 3);
+    assert_eq!(reports.votes.len(), 3);
 }
