@@ -24,27 +24,13 @@ use super::{
     witness::{WITNESSED_RUNS_MAX, Witnesses},
 };
 
-/// How far an acceptor is in becoming a member of a cluster.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Membership {
-    /// Member of no cluster.
-    #[default]
-    Blank,
-    /// Has stored a configuration, refuses every other configuration, and does not vote yet.
-    Forming(Configuration),
-    /// A member: every listed acceptor had stored the configuration.
-    Formed(Configuration),
-}
+mod contradictions;
+mod membership;
+mod trims;
 
-impl Membership {
-    /// The stored configuration, if any.
-    pub fn configuration(&self) -> Option<&Configuration> {
-        match self {
-            Self::Blank => None,
-            Self::Forming(configuration) | Self::Formed(configuration) => Some(configuration),
-        }
-    }
-}
+pub use contradictions::Violation;
+pub use membership::{FormRefusal, Membership};
+pub use trims::TrimRefusal;
 
 /// What memory keeps of a row: enough to judge the next message about the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -158,76 +144,6 @@ pub struct Write<'a> {
     /// Counters of other acceptors to raise to these values. Of each acceptor the store keeps the
     /// [`WITNESSED_RUNS_MAX`] runs with the highest counters.
     pub witnesses: &'a Witnesses,
-}
-
-/// A breach of the protocol: a value that contradicts a vote of this acceptor. The sender is broken or forged, or a
-/// sender of earlier messages was. The acceptor does not vote: see [`Acceptor::contradicted`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum Violation {
-    /// Two values at one ballot.
-    #[error(
-        "slot {slot}: a second value at ballot {ballot}; only one proposer may use this ballot, and only for one \
-         value"
-    )]
-    SecondValueAtBallot {
-        /// The slot.
-        slot: Slot,
-        /// The ballot of both values.
-        ballot: Ballot,
-    },
-    /// A different value for a chosen slot.
-    #[error("slot {slot} is chosen, but ballot {ballot} proposes another value for this slot")]
-    SecondValueForChosen {
-        /// The slot.
-        slot: Slot,
-        /// The ballot of the proposal.
-        ballot: Ballot,
-    },
-}
-
-/// Why an acceptor does not trim. Nothing is changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum TrimRefusal {
-    /// The acceptor has trimmed as far already.
-    #[error("a trim to slot {to} is not above slot {trimmed_to}, the present first slot of the log")]
-    NotAbove {
-        /// The requested first slot.
-        to: Slot,
-        /// The present first slot.
-        trimmed_to: Slot,
-    },
-    /// The snapshot reaches further than the acceptor knows to be chosen.
-    #[error("a trim to slot {to} is above slot {cap}: no leader has reported the slots between as chosen")]
-    AboveCap {
-        /// The requested first slot.
-        to: Slot,
-        /// See [`Acceptor::trim_cap`].
-        cap: Slot,
-    },
-}
-
-/// Why an acceptor refuses a step of forming a cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum FormRefusal {
-    /// The list names only other acceptors.
-    #[error("the list of acceptors does not name this acceptor, {0}")]
-    NotListed(AcceptorUuid),
-    /// Another list is stored already.
-    #[error(
-        "this acceptor has already stored another list: the stored list is {stored}, the requested list is {asked}. \
-         Start all proposers with the same list. If no listed acceptor is formed yet, including unreachable \
-         acceptors, no acceptor has voted: stop the proposers and empty every listed data directory. If any listed \
-         acceptor is formed, never empty a data directory"
-    )]
-    Conflict {
-        /// The stored list.
-        stored: String,
-        /// The list to store, as requested.
-        asked: String,
-    },
-    /// The second step came before the first.
-    #[error("this acceptor has not stored the list to be completed: this acceptor may have lost its disk")]
-    NotStored,
 }
 
 impl Acceptor {
@@ -396,111 +312,6 @@ impl Acceptor {
         })
     }
 
-    /// The answer to an Accept that [`Self::accept`] found to breach the protocol.
-    ///
-    /// A message alone must not end the process: any caller may have sent the message, and may send the message again
-    /// after each start. To not vote is safe at any time, because an acceptor may ignore any request.
-    ///
-    /// Two values at one ballot: this acceptor cannot know which of the values comes from the ballot's owner. A later
-    /// watermark of this ballot could pass the wrong value. So the acceptor promises the next ballot of the same
-    /// proposer, as if this proposer had campaigned and stopped: from then on, restarts included, the acceptor takes
-    /// part in the contradicted ballot no more. The leader is rejected and campaigns again.
-    ///
-    /// Another value for a chosen slot, at a higher ballot: nothing changes here. To promise the ballot would depose
-    /// the leader for a message that may be forged.
-    pub fn contradicted(&self, group: &mut Group, accept: &Accept, violation: &Violation) -> AcceptAnswer {
-        if let Violation::SecondValueAtBallot { ballot, .. } = violation {
-            let address = Arc::clone(&group.leader_address);
-            group.promise(ballot.next_of(ballot.proposer()), &address);
-            group.resigned = false;
-        }
-        match group.check_ballot(accept.ballot) {
-            Err(Turned::Away(rejection)) => AcceptAnswer::Rejected(rejection),
-            // At the last round no higher ballot exists.
-            Err(Turned::Back(_)) | Ok(()) => AcceptAnswer::Refused(Refused {
-                reason: violation.to_string(),
-                promised: group.promised,
-            }),
-        }
-    }
-
-    /// Trims the log: `to` becomes the first slot, and the rows below are dropped.
-    ///
-    /// The caller holds a whole snapshot of the slots below `to`, on this acceptor's own disk, and makes the snapshot
-    /// the bottom in the same commit. Above the acceptor's own watermark the trim is a *lift*: the acceptor skips rows
-    /// that are missing here, or held at an older ballot. The snapshot holds the result of the chosen values.
-    ///
-    /// # Errors
-    /// When `to` is not above the present first slot, or above [`Self::trim_cap`].
-    pub fn trim(&self, group: &mut Group, to: Slot) -> Result<(), TrimRefusal> {
-        if to <= group.trimmed_to {
-            return Err(TrimRefusal::NotAbove {
-                to,
-                trimmed_to: group.trimmed_to,
-            });
-        }
-        let cap = group.known_to.max(group.claimed_to);
-        if to > cap {
-            return Err(TrimRefusal::AboveCap { to, cap });
-        }
-        group.trimmed_to = to;
-        group.known_to = group.known_to.max(to);
-        group.voted_to = group.voted_to.max(to);
-        group.rows = group.rows.split_off(&to);
-        group.durable = true;
-        Ok(())
-    }
-
-    /// The cap on trims: every slot below is chosen, according to the leaders whose ballots this acceptor accepted. So
-    /// a snapshot from a faulty learner cannot move the first slot above the chosen slots.
-    pub fn trim_cap(&self) -> Slot {
-        self.known_to.max(self.claimed_to)
-    }
-
-    /// First step of forming: stores a configuration as forming.
-    ///
-    /// # Errors
-    /// When the configuration does not name this acceptor, or another configuration is stored.
-    pub fn store_configuration(&self, group: &mut Group, asked: &Configuration) -> Result<(), FormRefusal> {
-        let current = group.membership.as_ref().unwrap_or(&self.membership);
-        if let Some(stored) = current.configuration() {
-            return if stored.same_cluster(asked) {
-                Ok(())
-            } else {
-                Err(conflict(stored, asked))
-            };
-        }
-        if !asked.members().contains_key(&self.uuid) {
-            return Err(FormRefusal::NotListed(self.uuid));
-        }
-        group.membership = Some(Membership::Forming(asked.clone()));
-        group.durable = true;
-        Ok(())
-    }
-
-    /// Second step of forming: the caller has seen all members store the configuration, or one member formed.
-    ///
-    /// # Errors
-    /// When this acceptor has not stored the configuration, or has stored another.
-    pub fn complete_configuration(
-        &self,
-        group: &mut Group,
-        asked: &Configuration,
-    ) -> Result<(), FormRefusal> {
-        match group.membership.as_ref().unwrap_or(&self.membership) {
-            Membership::Blank => Err(FormRefusal::NotStored),
-            Membership::Forming(stored) | Membership::Formed(stored) if !stored.same_cluster(asked) => {
-                Err(conflict(stored, asked))
-            }
-            Membership::Formed(_) => Ok(()),
-            Membership::Forming(stored) => {
-                group.membership = Some(Membership::Formed(stored.clone()));
-                group.durable = true;
-                Ok(())
-            }
-        }
-    }
-
     /// Restores the stored runs of other acceptors.
     #[must_use]
     pub fn remembering(mut self, witnesses: Witnesses) -> Self {
@@ -644,12 +455,6 @@ impl Acceptor {
         self.known_to
     }
 
-    /// T, the first readable slot: slots below are trimmed, and the acceptor's own snapshot covers them. 0 before the
-    /// first trim.
-    pub fn trimmed_to(&self) -> Slot {
-        self.trimmed_to
-    }
-
     /// One past the highest slot accepted, at any ballot; at least `trimmed_to`.
     pub fn voted_to(&self) -> Slot {
         self.voted_to
@@ -671,26 +476,6 @@ impl Acceptor {
         staged
             .or_else(|| self.rows.get(&slot).copied())
             .or_else(|| below.get(&slot).copied())
-    }
-
-    fn check_value(
-        &self,
-        group: &Group,
-        ballot: Ballot,
-        slot: Slot,
-        value: &Value,
-        below: &BTreeMap<Slot, HeldRow>,
-    ) -> Result<(), Violation> {
-        match self.held(group, slot, below) {
-            Some(HeldRow::Accepted(_, fingerprint)) if fingerprint == value.fingerprint() => Ok(()),
-            Some(HeldRow::Accepted(held, _)) if held == ballot => {
-                Err(Violation::SecondValueAtBallot { slot, ballot })
-            }
-            Some(HeldRow::Accepted(..)) if slot < group.known_to => {
-                Err(Violation::SecondValueForChosen { slot, ballot })
-            }
-            Some(HeldRow::Accepted(..) | HeldRow::Unknown) | None => Ok(()),
-        }
     }
 
     /// Advances the watermark over contiguous rows of the claimant's own ballot. A row of an older ballot below a
@@ -769,27 +554,6 @@ impl Group {
             self.leader_address = Arc::clone(address);
             self.durable = true;
         }
-    }
-}
-
-fn conflict(stored: &Configuration, asked: &Configuration) -> FormRefusal {
-    let list = |configuration: &Configuration| {
-        let members: Vec<_> = configuration
-            .members()
-            .iter()
-            .map(|(uuid, address)| format!("{uuid} at {address}"))
-            .collect();
-        let quorums = configuration.quorums();
-        format!(
-            "[{}] with quorums {} and {}",
-            members.join(", "),
-            quorums.phase1(),
-            quorums.phase2()
-        )
-    };
-    FormRefusal::Conflict {
-        stored: list(stored),
-        asked: list(asked),
     }
 }
 
