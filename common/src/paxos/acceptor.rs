@@ -80,7 +80,9 @@ pub struct Acceptor {
     /// Never above `known_to` and `voted_to`.
     trimmed_to: Slot,
     voted_to: Slot,
-    /// The highest watermark claimed by a granted Accept; at least `known_to`. Not durable: leaders repeat the claim.
+    /// The watermark claimed by the last granted Accept with a claim; at least `known_to`. Not durable: leaders repeat
+    /// the claim. No bound separates a forged claim from the claim of a leader far ahead, so a claim lasts only until the
+    /// next claim.
     claimed_to: Slot,
     /// Rows at or above `known_to`: at most [`SLOTS_AHEAD_MAX`] beyond a leader's watermark.
     rows: BTreeMap<Slot, HeldRow>,
@@ -302,8 +304,10 @@ impl Acceptor {
                 group.durable = true;
             }
         }
-        group.claimed_to = group.claimed_to.max(accept.chosen_to);
         self.advance_known_to(group, accept.ballot, accept.chosen_to);
+        // A candidate claims nothing.
+        let claimed = Some(accept.chosen_to).filter(|&claimed| claimed > Slot::ZERO);
+        group.claimed_to = claimed.unwrap_or(group.claimed_to).max(group.known_to);
         Ok(AcceptAnswer::Accepted {
             slots: SlotRange::collect(accept.proposals.iter().map(|&(slot, _)| slot)),
             voted_to: group.voted_to,
@@ -386,7 +390,7 @@ impl Acceptor {
         self.resigned = group.resigned;
         self.known_to = group.known_to;
         self.voted_to = group.voted_to;
-        self.claimed_to = group.claimed_to.max(group.known_to);
+        self.claimed_to = group.claimed_to;
         if group.trimmed_to > self.trimmed_to {
             self.trimmed_to = group.trimmed_to;
             self.damaged = self.damaged.split_off(&group.trimmed_to);

@@ -84,8 +84,9 @@
 //!   the acceptor's vote for every slot below that the leader proposes. The acceptor has promised no higher ballot. So a
 //!   later campaign that counts this acceptor starts above these slots. A trim reported in any other way is no vote: the
 //!   acceptor may have promised a higher ballot, and the slots may be chosen there with other values.
-//! - A trim never passes the *cap*: the acceptor's own watermark, or the highest watermark claimed by a leader whose
-//!   Accept the acceptor granted. So a faulty learner cannot move the first slot above the chosen slots.
+//! - A trim never passes the *cap*: the acceptor's own watermark, or the last watermark claimed by a leader whose Accept
+//!   the acceptor granted. So a faulty learner cannot move the first slot above the chosen slots. A forged claim raises
+//!   the cap until the leader's next claim.
 //! - No leader raises its watermark because of a trim, and no acceptor drops rows because of a leader's message. A
 //!   leader's watermark rises only over slots that the leader has counted.
 //!

@@ -40,8 +40,8 @@ impl Acceptor {
                 trimmed_to: group.trimmed_to,
             });
         }
-        let cap = group.known_to.max(group.claimed_to);
-        if to > cap {
+        if to > group.claimed_to {
+            let cap = group.claimed_to;
             return Err(TrimRefusal::AboveCap { to, cap });
         }
         group.trimmed_to = to;
@@ -52,10 +52,13 @@ impl Acceptor {
         Ok(())
     }
 
-    /// The cap on trims: every slot below is chosen, according to the leaders whose ballots this acceptor accepted. So
-    /// a snapshot from a faulty learner cannot move the first slot above the chosen slots.
+    /// The cap on trims: every slot below is chosen, according to the last claim of a leader whose ballot this acceptor
+    /// accepted. So a snapshot from a faulty learner cannot move the first slot above the chosen slots.
+    ///
+    /// A forged Accept can raise the cap to any slot. The leader's next proposal or question takes the cap back. A forged
+    /// claim alone trims nothing: a trim takes a snapshot too.
     pub fn trim_cap(&self) -> Slot {
-        self.known_to.max(self.claimed_to)
+        self.claimed_to
     }
 
     /// T, the first readable slot: slots below are trimmed, and the acceptor's own snapshot covers them. 0 before the

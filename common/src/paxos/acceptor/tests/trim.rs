@@ -95,6 +95,24 @@ fn claim_of_a_rejected_leader_does_not_raise_the_cap() {
 }
 
 #[test]
+fn forged_claim_raises_the_cap_only_until_the_next_claim() {
+    let mut fixture = with_six_rows();
+    fixture.accept(&accept(1, 1 << 62, &[])).unwrap();
+    assert_eq!(fixture.core.trim_cap(), slot(1 << 62));
+    // A candidate claims nothing.
+    fixture.accept(&accept(2, 0, &[])).unwrap();
+    assert_eq!(fixture.core.trim_cap(), slot(1 << 62));
+    fixture.accept(&accept(2, 7, &[])).unwrap();
+    assert_eq!(fixture.core.trim_cap(), slot(7));
+    fixture.accept(&accept(2, 1, &[])).unwrap();
+    assert_eq!(
+        fixture.core.trim_cap(),
+        slot(6),
+        "the acceptor's own watermark, raised by the forged claim"
+    );
+}
+
+#[test]
 fn claims_are_forgotten_at_a_restart() {
     let mut fixture = with_six_rows();
     fixture.accept(&accept(1, 9, &[])).unwrap();
