@@ -32,7 +32,7 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 const FETCH_BYTES_MAX: usize = 4 << 20;
 
 /// Requests a promise, and passes the pages to the driver: all pages, or the pages for the slots of a scan. Begins
-/// again when the stream breaks; the driver ends the task when the campaign is over.
+/// again when the stream breaks; the driver ends the task when the pages are of no use any more.
 pub(crate) async fn prepare(
     open: OpenLink,
     prepare: Prepare,

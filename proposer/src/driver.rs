@@ -18,7 +18,6 @@ use paxos_common::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::AbortHandle,
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -38,11 +37,14 @@ use crate::{
     view::View,
 };
 
+mod asking;
 mod forwarding;
 mod inquire;
 mod links;
 mod showing;
 mod streams;
+
+use asking::PromiseRequests;
 
 /// Maximum inputs taken between two rounds of effects. Inputs that arrive together form a batch, and timers are checked
 /// between rounds.
@@ -87,8 +89,7 @@ pub(crate) struct Driver {
     streams: StreamsByAcceptor,
     /// See [`LinkContext`](crate::link::LinkContext).
     watchful: watch::Sender<bool>,
-    /// Promises being collected.
-    prepares: BTreeMap<(AcceptorUuid, Option<u64>), AbortHandle>,
+    prepares: PromiseRequests,
     waiting: WaitingRequests,
     forwarders: HashMap<Address, Forwarder>,
     forwarding_bytes: usize,
@@ -126,7 +127,7 @@ impl Driver {
             judged: BTreeMap::new(),
             streams: StreamsByAcceptor::new(),
             watchful: watch::Sender::new(true),
-            prepares: BTreeMap::new(),
+            prepares: PromiseRequests::default(),
             waiting: WaitingRequests::default(),
             forwarders: HashMap::new(),
             forwarding_bytes: 0,
@@ -189,6 +190,7 @@ impl Driver {
             for effect in self.core.take_effects() {
                 self.carry_out(effect, &inputs, shutdown);
             }
+            self.prepares.keep(|scan| self.core.awaits_pages(scan));
             self.show_judged();
             self.watch();
             self.publish(false);
@@ -334,12 +336,7 @@ impl Driver {
                     inputs.clone(),
                     self.traces.preparing(scan.is_some()),
                 ));
-                // Several repairs may ask one acceptor at a time; a campaign asks once.
-                self.prepares.retain(|_, asking| !asking.is_finished());
-                let asked = (acceptor, scan.map(|scan| scan.number));
-                if let Some(older) = self.prepares.insert(asked, task.abort_handle()) {
-                    older.abort();
-                }
+                self.prepares.insert(acceptor, scan, task.abort_handle());
             }
             Effect::OpenStream(acceptor, first) => self.open_stream(acceptor, first, inputs, shutdown),
             Effect::ShutStreams(ballot) => self.shut_streams(ballot),

@@ -246,6 +246,16 @@ impl Proposer {
         }
     }
 
+    /// Whether pages of a promise are still of use: pages for a scan, or pages for a campaign or for raising an acceptor to
+    /// our ballot (`None`). Otherwise the driver ends the request.
+    pub fn awaits_pages(&self, scan: Option<u64>) -> bool {
+        match (&self.phase, scan) {
+            (Phase::Standby, _) | (Phase::Campaigning(_), Some(_)) => false,
+            (Phase::Campaigning(_) | Phase::Leading(_), None) => true,
+            (Phase::Leading(lead), Some(number)) => lead.awaits_scan(number),
+        }
+    }
+
     /// Whether answers of an acceptor count: its runs are shown, and nothing remembered contradicts the runs.
     pub fn counts(&self, acceptor: AcceptorUuid) -> bool {
         self.known.contains(&acceptor)

@@ -114,12 +114,6 @@ impl Driver {
             Phase::Campaigning(campaign) => (ProposerPhase::Campaigning, Some(campaign.ballot()), Slot::ZERO),
             Phase::Leading(lead) => (ProposerPhase::Leading, Some(lead.ballot()), lead.proposed_to()),
         };
-        // Only a standby aborts: a leader may be asking a quorum about slots under repair.
-        if phase == ProposerPhase::Standby {
-            std::mem::take(&mut self.prepares)
-                .into_values()
-                .for_each(|task| task.abort());
-        }
         let changed = {
             let view = self.views.borrow();
             self.metrics.turned((view.phase, view.ballot), (phase, ballot));

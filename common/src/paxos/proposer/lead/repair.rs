@@ -240,6 +240,14 @@ impl Lead {
         }
     }
 
+    /// Whether a repair still waits for the pages of this scan. A scan without a page for [`IDLE_CHECKS_MAX`] checks is
+    /// over, and the repair goes on with another number.
+    pub(in crate::paxos::proposer) fn awaits_scan(&self, number: u64) -> bool {
+        let is_scanning = |repair: &Repair| matches!(repair.stage, RepairStage::Scanning(_));
+        let mut repairs = self.repairs.values();
+        repairs.any(|repair| repair.number == number && is_scanning(repair))
+    }
+
     fn fetch_failed(&mut self, acceptor: AcceptorUuid) {
         self.repairs.remove(&acceptor);
         if let Some(view) = self.views.get_mut(&acceptor) {

@@ -105,3 +105,26 @@ fn chosen_slot_lost_by_a_quorum_halts_the_leader() {
     );
     assert_eq!(bench.accepts(), []);
 }
+
+#[test]
+fn pages_of_a_scan_are_awaited_until_the_scan_is_begun_again_or_the_reign_ends() {
+    let mut bench = forgetful();
+    assert!(
+        bench.core.awaits_pages(None),
+        "a leader may raise acceptors to its ballot"
+    );
+    bench.propose(1, "a");
+    let (first, _) = bench.scan_at_last(0).unwrap();
+    assert!(bench.core.awaits_pages(Some(first.number)));
+    let (second, _) = bench.scan_at_last(0).unwrap();
+    assert!(
+        !bench.core.awaits_pages(Some(first.number)),
+        "without a page, the scan is over"
+    );
+    assert!(bench.core.awaits_pages(Some(second.number)));
+    let ballot = bench.core.ballot().unwrap();
+    let promised = ballot.next_of(ProposerId::from_random(9));
+    bench.tell(Event::PrepareRejected { ballot, promised });
+    assert!(!bench.core.awaits_pages(Some(second.number)));
+    assert!(!bench.core.awaits_pages(None));
+}
