@@ -13,7 +13,6 @@ use paxos_common::{
     service::metrics::{Counter, DataDirSpace, Durations, Metrics, Sizes, UnreadyReason},
     wire::heard::millis,
 };
-use tonic::Status;
 use tracing::warn;
 
 use crate::{
@@ -242,8 +241,8 @@ impl Instruments {
     }
 
     /// Counts a proposal whose value belongs to a later release.
-    pub(crate) fn newer(&self, refused: &Status) {
-        self.refused_values.newer(refused);
+    pub(crate) fn newer(&self, reason: &str) {
+        self.refused_values.newer(reason);
     }
 
     pub(crate) fn wal(&self, bytes: u64) {

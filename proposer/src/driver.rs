@@ -78,6 +78,8 @@ pub(crate) struct Driver {
     viewed_at: Instant,
     /// Time of the last log line about a stall of this process.
     stood_still_at: Option<Instant>,
+    /// Time of the last log line about a refusal, by acceptor.
+    refusals_at: BTreeMap<AcceptorUuid, Instant>,
     timers: Timers,
     traces: Traces,
     metrics: Instruments,
@@ -119,6 +121,7 @@ impl Driver {
             views,
             viewed_at: Instant::now(),
             stood_still_at: None,
+            refusals_at: BTreeMap::new(),
             timers: Timers::default(),
             traces: Traces::new(tracer),
             metrics,
@@ -284,6 +287,7 @@ impl Driver {
             run: stamp.run,
             commit_counter: stamp.commit_counter,
         });
+        self.show_refusal(&event);
         self.traces.heard(&event, &self.core);
         self.metrics.heard(&event);
         self.core.handle(event);

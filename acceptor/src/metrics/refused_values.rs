@@ -9,7 +9,6 @@ use paxos_common::{
     paxos::{acceptor::Violation, message::Accept},
     service::metrics::{Counter, Metrics},
 };
-use tonic::Status;
 use tracing::error;
 
 use super::may_log;
@@ -62,9 +61,9 @@ impl RefusedValues {
     }
 
     /// A value belongs to a later release.
-    pub(super) fn newer(&self, status: &Status) {
+    pub(super) fn newer(&self, reason: &str) {
         if let Some(refused) = self.newer.add() {
-            error!(refused, reason = status.message(), "refused a value");
+            error!(refused, reason, "refused a value");
         }
     }
 }

@@ -84,12 +84,7 @@ pub(super) fn check_report(report: &pb::AttachRequest) -> Result<(), Status> {
 
 #[allow(clippy::needless_pass_by_value, reason = "made for map_err")]
 pub(super) fn malformed(error: Malformed) -> Status {
-    let text = error.to_string();
-    if matches!(error, Malformed::Newer { .. }) {
-        status::newer(text)
-    } else {
-        status::invalid_argument(text)
-    }
+    status::invalid_argument(error.to_string())
 }
 
 #[cfg(test)]

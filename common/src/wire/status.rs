@@ -56,11 +56,6 @@ pub fn wrong_cluster(text: impl Into<String>) -> Status {
     Status::failed_precondition(text)
 }
 
-/// FAILED_PRECONDITION: a later release wrote a part of the message; `text` says what to upgrade.
-pub fn newer(text: impl Into<String>) -> Status {
-    Status::failed_precondition(text)
-}
-
 /// RESOURCE_EXHAUSTED: the queue or limit named by `what` is full, and nothing was proposed.
 pub fn overloaded(what: &str) -> Status {
     detailed(

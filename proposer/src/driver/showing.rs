@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use paxos_common::paxos::{
     identity::AcceptorUuid,
-    proposer::{Notice, Phase},
+    message::{AcceptAnswer, Refused},
+    proposer::{Event, Notice, Phase},
     slot::Slot,
 };
 use paxos_proto::v1::ProposerPhase;
@@ -18,6 +19,9 @@ const VIEW_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Minimum time between two log lines about stalls of this process: on a starved machine stalls are constant.
 const STOOD_STILL_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Minimum time between two log lines about refusals of one acceptor: the leader tries again as long as it leads.
+const REFUSAL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Maximum length, in bytes, of the reason reported to a refused acceptor: the limit of the acceptor.
 const REFUSED_BYTES_MAX: usize = 1_024;
@@ -93,6 +97,27 @@ impl Driver {
                     tracing::warn!("{text}");
                 }
             }
+        }
+    }
+
+    /// Logs why an acceptor refuses a message of this leader, at most once a minute for each acceptor: often the acceptor
+    /// has to be upgraded. An acceptor with a much lower promise is raised to the ballot, and is not logged.
+    pub(super) fn show_refusal(&mut self, event: &Event) {
+        let Event::Answered {
+            acceptor,
+            ballot,
+            answer: AcceptAnswer::Refused(Refused { reason, promised }),
+            ..
+        } = event
+        else {
+            return;
+        };
+        let now = Instant::now();
+        let last = self.refusals_at.get(acceptor);
+        if promised.admits_jump_to(*ballot) && last.is_none_or(|&last| now - last >= REFUSAL_INTERVAL) {
+            self.refusals_at.insert(*acceptor, now);
+            let acceptor = self.by_address(acceptor);
+            tracing::error!(acceptor, reason, "an acceptor refuses values of this leader");
         }
     }
 

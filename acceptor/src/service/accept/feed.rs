@@ -7,7 +7,7 @@ use paxos_common::{
     paxos::{
         ballot::Ballot,
         detector::{Ender, RequestKind},
-        message::{Accept, AcceptAnswer, Rejection},
+        message::{Accept, AcceptAnswer, Refused, Rejection},
         slot::Slot,
         witness::Witnesses,
     },
@@ -124,7 +124,15 @@ impl<R: Reader> AcceptFeed<R> {
         let said = wire::read_witnesses(&request.witnesses).map_err(malformed)?;
         let traceparent = std::mem::take(&mut request.traceparent);
         let alive_interval = u64::from(request.alive_interval_ms);
-        let mut accept = Accept::try_from(request).map_err(|error| self.refused(error))?;
+        let (ballot, sequence) = (request.ballot, request.sequence);
+        let mut accept = match Accept::try_from(request) {
+            Ok(accept) => accept,
+            Err(newer @ Malformed::Newer { .. }) => {
+                let ballot = Ballot::try_from(ballot.unwrap_or_default()).map_err(malformed)?;
+                return self.refuse_newer(&newer, (ballot, sequence), alive_interval);
+            }
+            Err(error) => return Err(malformed(error).into()),
+        };
         check_ballot(accept.ballot)?;
         check_address("proposer_address", &accept.address)?;
         check_values(&accept)?;
@@ -150,9 +158,7 @@ impl<R: Reader> AcceptFeed<R> {
         let place = if is_heartbeat {
             AnswerPlace::IfTurnedAway(self.answers.clone())
         } else {
-            let full = format!("this stream's room for {ROOM} unanswered messages");
-            let place = self.answers.reserve();
-            place.map_err(|_| Fault::AtOnce(status::overloaded(&full)))?
+            self.reserve()?
         };
         if is_stale {
             // The promise never decreases: the core will reject the message, and needs no values for the rejection.
@@ -203,13 +209,42 @@ impl<R: Reader> AcceptFeed<R> {
         Ok(())
     }
 
-    fn refused(&self, error: Malformed) -> Status {
-        let is_newer = matches!(error, Malformed::Newer { .. });
-        let status = malformed(error);
-        if is_newer {
-            self.inner.instruments.newer(&status);
-        }
-        status
+    /// Answers a message with a value that this release cannot read. The stream goes on: this acceptor hears the leader,
+    /// and the leader goes on with the votes of other acceptors.
+    fn refuse_newer(
+        &mut self,
+        newer: &Malformed,
+        (ballot, sequence): (Ballot, u64),
+        alive_interval: u64,
+    ) -> Result<(), Fault> {
+        check_ballot(ballot)?;
+        self.hear(ballot, Duration::from_millis(alive_interval));
+        let reason = newer.to_string();
+        self.inner.instruments.newer(&reason);
+        let published = self.inner.shared.published();
+        let promised = published.leadership.promised;
+        let answer = if ballot < promised {
+            AcceptAnswer::Rejected(Rejection {
+                promised,
+                leader_address: published.leadership.address,
+            })
+        } else {
+            AcceptAnswer::Refused(Refused { reason, promised })
+        };
+        self.reserve()?.send(AcceptReply {
+            stamp: published.stamp,
+            ballot,
+            sequence,
+            answer,
+        });
+        Ok(())
+    }
+
+    /// A place for an answer in the stream's room.
+    fn reserve(&self) -> Result<AnswerPlace, Fault> {
+        let full = format!("this stream's room for {ROOM} unanswered messages");
+        let place = self.answers.reserve();
+        place.map_err(|_| Fault::AtOnce(status::overloaded(&full)))
     }
 
     /// Reports the stream's ballot to the failure detector.

@@ -198,8 +198,13 @@ impl Lead {
         for acceptor in reachable {
             let takes = |lead: &Self| {
                 let view = lead.views.get(acceptor);
-                view.is_some_and(|view| !view.no_space && !view.refused)
-                    && lead.outstanding(*acceptor) < limits.unanswered_max.min(UNANSWERED_MAX - 1)
+                view.is_some_and(|view| {
+                    let limit = match view.refusals {
+                        0 => limits.unanswered_max.min(UNANSWERED_MAX - 1),
+                        _ => 1,
+                    };
+                    !view.no_space && view.refused == 0 && lead.outstanding(*acceptor) < limit
+                })
             };
             while takes(self) {
                 let Some(proposals) = self.next_proposals(electorate, *acceptor, limits) else {
@@ -297,7 +302,7 @@ impl Lead {
                 Slot::ZERO
             }
             AcceptAnswer::Refused(_) => {
-                view.refused = true;
+                view.note_refusal();
                 Slot::ZERO
             }
         };
@@ -317,7 +322,7 @@ impl Lead {
     /// An acceptor was raised to our ballot.
     pub(super) fn climbed(&mut self, acceptor: AcceptorUuid) {
         if let Some(view) = self.views.get_mut(&acceptor) {
-            view.refused = false;
+            view.forget_refusals();
         }
     }
 
@@ -334,7 +339,9 @@ impl Lead {
             return;
         };
         view.no_space = false;
-        view.refused = false;
+        if !slots.is_empty() {
+            view.forget_refusals();
+        }
         view.marked = true;
         view.chosen_to = Some(marks.chosen_to);
         view.known_to = marks.known_to;
@@ -395,7 +402,7 @@ impl Lead {
             view.again.clear();
             view.cursor = base;
             view.no_space = false;
-            view.refused = false;
+            view.forget_refusals();
             view.chosen_to = None;
         }
         // A restarted acceptor may read again what was unreadable before.
@@ -452,7 +459,7 @@ impl Lead {
         let are_asked = self.checks == 0;
         self.checks = (self.checks + 1) % CHECKS_PER_QUESTION;
         for view in self.views.values_mut() {
-            view.refused = false;
+            view.refused = view.refused.saturating_sub(1);
             view.unasked |= are_asked;
             let behind = view.chosen_to.filter(|&own| own < self.chosen_to);
             view.stuck = view.marked && behind.is_some() && behind == view.behind;

@@ -173,10 +173,12 @@ async fn forged_values_that_contradict_or_belong_to_a_newer_release_end_no_proce
     for acceptor in 0..3 {
         // Field 15 of a command.
         let newer = proposal(voted_to, &[0x0a, 0x02, 0x7a, 0x00]);
-        let refused = vote(&cluster, acceptor, 0, newer).await.unwrap_err();
-        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+        let answer = vote(&cluster, acceptor, 0, newer).await.unwrap();
+        let Answer::Refused(refused) = answer else {
+            panic!("{answer:?}");
+        };
         assert!(
-            refused.message().contains("Upgrade all acceptors first"),
+            refused.reason.contains("Upgrade all acceptors first"),
             "{refused:?}"
         );
         let address = &cluster.acceptors[acceptor].address;

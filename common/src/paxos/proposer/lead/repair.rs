@@ -86,7 +86,7 @@ impl Lead {
                 && let Some(view) = self.views.get(&acceptor)
                 && let Some(from) = view.chosen_to.map(|own| own.max(view.trimmed_to))
                 && !view.no_space
-                && !view.refused
+                && view.refused == 0
             {
                 self.begin_repair(open, acceptor, from, limits, effects);
             }

@@ -52,9 +52,12 @@ pub(super) struct AcceptorView {
     pub(super) unasked: bool,
     /// The disk has no space: no proposals are sent until there is space again.
     pub(super) no_space: bool,
-    /// The acceptor refused: nothing is sent again until the acceptor was raised to our ballot, or until the next
-    /// check.
-    pub(super) refused: bool,
+    /// The acceptor refused: nothing is sent again until the acceptor was raised to our ballot, or until these checks
+    /// have passed.
+    pub(super) refused: u32,
+    /// Consecutive refusals: each refusal doubles the wait. After a refusal, a single message shows whether the acceptor
+    /// takes proposals again.
+    pub(super) refusals: u32,
     /// The watermark at the last check, if below the leader's.
     pub(super) behind: Option<Slot>,
     /// The watermark was the same at the check before, and was reported again since: no advance without repair. About
@@ -62,4 +65,24 @@ pub(super) struct AcceptorView {
     pub(super) stuck: bool,
     /// The watermark was reported since the last check.
     pub(super) marked: bool,
+}
+
+/// Upper bound of [`AcceptorView::refusals`]: an acceptor that refuses a value again and again gets a message in 32
+/// checks.
+const REFUSALS_MAX: u32 = 6;
+
+impl AcceptorView {
+    /// The acceptor refused a message. Messages sent before the refusal arrived are refused too, and count once.
+    pub(super) fn note_refusal(&mut self) {
+        if self.refused == 0 {
+            self.refusals = (self.refusals + 1).min(REFUSALS_MAX);
+            self.refused = 1 << (self.refusals - 1);
+        }
+    }
+
+    /// Nothing stands against proposals any more.
+    pub(super) fn forget_refusals(&mut self) {
+        self.refused = 0;
+        self.refusals = 0;
+    }
 }

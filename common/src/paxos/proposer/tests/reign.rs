@@ -98,6 +98,56 @@ fn a_refusal_leaves_the_ballot_standing() {
     assert!(bench.leads());
 }
 
+/// An acceptor of an earlier release cannot read a value that this leader took over.
+#[test]
+fn an_acceptor_that_refuses_again_and_again_gets_single_messages_ever_more_rarely() {
+    let mut bench = Bench::new();
+    let mine = bench.lead();
+    let refused = || {
+        AcceptAnswer::Refused(Refused {
+            reason: "upgrade this acceptor".to_owned(),
+            promised: mine,
+        })
+    };
+    bench.propose(1, "a");
+    bench.propose(2, "b");
+    let sent = |bench: &Bench| -> Vec<u64> {
+        let to_1 = bench.accepts().into_iter().filter(|(to, _)| *to == uuid(1));
+        let proposing = to_1.filter(|(_, accept)| !accept.proposals.is_empty());
+        proposing.map(|(_, accept)| accept.sequence).collect()
+    };
+    for sequence in [1, 2] {
+        bench.answer(1, sequence, refused());
+    }
+    let mut waits = Vec::new();
+    let mut checks = 0;
+    while waits.len() < 8 {
+        bench.fire(Timer::Check);
+        checks += 1;
+        let messages = sent(&bench);
+        for &sequence in &messages {
+            bench.answer(1, sequence, refused());
+        }
+        if !messages.is_empty() {
+            assert_eq!(
+                messages.len(),
+                1,
+                "one message shows whether the acceptor takes values"
+            );
+            waits.push(checks);
+            checks = 0;
+        }
+    }
+    assert_eq!(waits, [1, 2, 4, 8, 16, 32, 32, 32]);
+    assert!(bench.leads());
+    // The other acceptors choose the values meanwhile.
+    for acceptor in [2, 3] {
+        bench.answer(acceptor, 1, accepted(&[(0, 1)], 2));
+        bench.answer(acceptor, 2, accepted(&[(1, 2)], 2));
+    }
+    assert_eq!(bench.core.chosen_to(), slot(2));
+}
+
 #[test]
 fn a_vote_above_what_is_proposed_is_filled_with_no_ops() {
     let limits = Limits {
