@@ -1,5 +1,6 @@
 //! What runs a process: flags, start and end, the gRPC server, metrics and telemetry. Every role and command uses it.
 
+pub mod alarm;
 mod allocator;
 pub mod command_line;
 pub mod config;

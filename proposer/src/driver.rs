@@ -13,7 +13,7 @@ use paxos_common::{
         slot::Slot,
     },
     peer::Address,
-    service::{failure::Failure, server::sleep_until, shutdown::Shutdown},
+    service::{alarm::Alarm, failure::Failure, shutdown::Shutdown},
     trace::Tracer,
 };
 use tokio::{
@@ -155,6 +155,7 @@ impl Driver {
         let _stop_links = stop_links.clone().drop_guard();
         self.open_links(&inputs, shutdown, &stop_links);
         self.publish(true);
+        let mut alarm = Alarm::new();
         while !self.is_done() {
             let wake_at = [self.timers.next(), self.returned.hand_in_at(), self.stop_at]
                 .into_iter()
@@ -163,7 +164,7 @@ impl Driver {
             let input = tokio::select! {
                 // Receiving is cancel safe, and the other arms only wait.
                 input = inbox.recv() => input,
-                () = sleep_until(wake_at) => None,
+                () = alarm.wait_until(wake_at) => None,
                 () = shutdown.begun(), if self.stop_at.is_none() => None,
             };
             let woken_at = Instant::now();

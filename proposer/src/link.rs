@@ -20,13 +20,17 @@ use paxos_common::{
         Address, Arrivals, Backoff, MessageLimits as _,
         acceptor::{AWAY_LONG, Unusable, answer_within},
     },
-    service::{config::version, shutdown::Shutdown},
+    service::{
+        alarm::{Alarm, until_next},
+        config::version,
+        shutdown::Shutdown,
+    },
     wire,
 };
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -206,7 +210,7 @@ async fn serve(
     *witnessed = Some(run);
     *opened_at = Some(Instant::now());
     tracing::debug!(%address, %acceptor, "link is open");
-    let mut due = reports.next(context);
+    let (mut alarm, mut due) = (Alarm::new(), reports.next(context));
     let mut watchful = context.watchful.clone();
     let broken = loop {
         tokio::select! {
@@ -224,7 +228,7 @@ async fn serve(
                     Err(broken) => break broken,
                 }
             }
-            () = sleep_until(due) => {
+            () = alarm.wait_until(Some(due)) => {
                 reports.send(context);
                 due = reports.next(context);
             }
@@ -263,12 +267,6 @@ async fn leave(reports: &Reports, mut words: Streaming<pb::AttachResponse>, cont
     if reports.outbox.send(last).await.is_ok() {
         while let Ok(Some(_)) = words.message().await {}
     }
-}
-
-/// Time from `now` to the next multiple of `interval`.
-fn until_next(now: Duration, interval: Duration) -> Duration {
-    let into = now.as_nanos() % interval.as_nanos().max(1);
-    interval.saturating_sub(Duration::from_nanos(u64::try_from(into).unwrap_or(u64::MAX)))
 }
 
 /// The reports of a stream, each with the time of sending.
