@@ -1,5 +1,5 @@
-//! The failure detector in this process: with the clock, behind a lock, and with a signal for changes that standbys
-//! must hear at once.
+//! The failure detector in this process: with the clock, behind a lock, with a signal for changes that standbys must
+//! hear at once, and with a pulse of arriving messages.
 
 use std::{
     sync::{
@@ -19,6 +19,8 @@ use tokio::{
     time::{sleep, sleep_until},
 };
 
+use crate::pulse::{Pulse, Ticker};
+
 /// See the head of this file.
 #[derive(Debug)]
 pub(crate) struct Hearing {
@@ -27,6 +29,8 @@ pub(crate) struct Hearing {
     news: watch::Sender<News>,
     /// The heard proposer's time of falling silent may have changed.
     moved: Notify,
+    /// Beats with the bytes of all streams.
+    pulse: Pulse,
     next_stream: AtomicU64,
 }
 
@@ -39,6 +43,7 @@ impl Hearing {
             news: watch::Sender::new(detector.news(Duration::ZERO)),
             detector: Mutex::new(detector),
             moved: Notify::new(),
+            pulse: Pulse::new(),
             next_stream: AtomicU64::new(1),
         }
     }
@@ -56,6 +61,11 @@ impl Hearing {
     /// Signals every change for immediate report to attached proposers.
     pub(crate) fn news(&self) -> watch::Receiver<News> {
         self.news.subscribe()
+    }
+
+    /// Ticks about once in each interval, in step with the bytes of all streams.
+    pub(crate) fn ticker(&self, interval: Duration) -> Ticker {
+        self.pulse.ticker(interval)
     }
 
     /// The heard proposer at this moment.
@@ -97,6 +107,8 @@ impl Hearing {
         if self.news.borrow().silent {
             self.show(&detector, now);
         }
+        drop(detector);
+        self.pulse.beat();
     }
 
     pub(crate) fn ended(&self, stream: StreamId, by: Ender) {
@@ -161,6 +173,7 @@ impl Hearing {
     /// # Cancel safety
     /// Safe: only waits.
     pub(crate) async fn watch_silence(&self) {
+        let mut beats = self.pulse.beats();
         loop {
             let silent_at = self.lock().silent_at();
             let is_shown = self.news.borrow().silent;
@@ -173,8 +186,10 @@ impl Hearing {
                 continue;
             };
             tokio::select! {
-                // Both arms only wait.
+                // All arms only wait.
                 () = sleep_until(at.into()) => {}
+                // The time has moved: with a new timer, the process does not wake for the older timer.
+                Ok(()) = beats.changed() => continue,
                 () = self.moved.notified() => continue,
             }
             // After a stall, the bytes that arrived meanwhile are read first.

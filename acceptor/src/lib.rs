@@ -16,6 +16,7 @@ mod inbox;
 mod metrics;
 mod observe;
 mod peers;
+mod pulse;
 mod queue;
 mod refusals;
 mod request;

@@ -8,7 +8,6 @@ use paxos_common::{
     service::{failure::Failure, role::RoleFrame, shutdown::Shutdown},
     sqlite::DataDir,
 };
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -116,9 +115,10 @@ impl Starter<'_> {
 
 /// Notifies attached proposers when the heard proposer falls silent, and logs long waits of requests.
 async fn watch(shared: Arc<Shared>, queue: Arc<WriterQueue>, instruments: Instruments) {
+    let mut ticks = shared.hearing.ticker(QUEUE_INTERVAL);
     let look = async {
         loop {
-            sleep(QUEUE_INTERVAL).await;
+            ticks.tick().await;
             instruments.look_at_queue(&queue);
         }
     };

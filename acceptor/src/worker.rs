@@ -21,10 +21,7 @@ use paxos_common::{
     sqlite::foreign_lock::LockReport,
     trace::Tracer,
 };
-use tokio::{
-    sync::mpsc,
-    time::{MissedTickBehavior, interval},
-};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -97,8 +94,7 @@ impl<S: Store> Worker<S> {
         let queue = Arc::clone(&self.queue);
         // After the worker has ended, no request gets an answer.
         let _closing = Closing(&queue);
-        let mut ticks = interval(SPACE_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = self.shared.hearing.ticker(SPACE_INTERVAL);
         loop {
             tokio::select! {
                 // Only waits.
@@ -109,7 +105,7 @@ impl<S: Store> Worker<S> {
                     continue;
                 }
                 // Cancel safe: a tick not returned is returned next time.
-                _ = ticks.tick() => {
+                () = ticks.tick() => {
                     self.look_for_space().await;
                     self.keep_wal_short().await?;
                     self.metrics.wal(self.reader.wal_bytes().await);

@@ -21,15 +21,12 @@ use paxos_common::{
     wire::heard::Alive,
 };
 use paxos_proto::v1 as pb;
-use tokio::{
-    sync::oneshot,
-    time::{Interval, MissedTickBehavior, interval},
-};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tonic::{Extensions, Status};
 
 use super::Inner;
-use crate::{inbox::AnswerSender, store::Reader};
+use crate::{hearing::Hearing, inbox::AnswerSender, pulse::Ticker, store::Reader};
 
 mod feed;
 mod open;
@@ -109,7 +106,7 @@ where
                 Next::Reply(Some(reply)) => yield reply,
                 // No more messages come, and all are answered.
                 Next::Reply(None) => break,
-                Next::Asked(asked) => ticks = asked.map(ticking),
+                Next::Asked(asked) => ticks = asked.map(|asked| ticking(&inner.shared.hearing, asked)),
                 Next::Tick => {
                     if let Some(alive) = alive(&inner, &sending.open) {
                         yield alive.into();
@@ -171,9 +168,9 @@ async fn received_now<T>(channel: Option<oneshot::Receiver<T>>) -> Option<T> {
     channel?.await.ok()
 }
 
-async fn tick(ticks: &mut Option<Interval>) {
+async fn tick(ticks: &mut Option<Ticker>) {
     match ticks {
-        Some(ticks) => _ = ticks.tick().await,
+        Some(ticks) => ticks.tick().await,
         None => std::future::pending().await,
     }
 }
@@ -181,10 +178,8 @@ async fn tick(ticks: &mut Option<Interval>) {
 /// Minimum interval of *alive* answers: a leader misses an acceptor after 2 s, and each message wakes both processes.
 const ALIVE_INTERVAL_MIN: Duration = Duration::from_millis(500);
 
-fn ticking(asked: Duration) -> Interval {
-    let mut ticks = interval(asked.max(ALIVE_INTERVAL_MIN));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks
+fn ticking(hearing: &Hearing, asked: Duration) -> Ticker {
+    hearing.ticker(asked.max(ALIVE_INTERVAL_MIN))
 }
 
 /// None after the client's last message.
