@@ -10,13 +10,17 @@ use futures::Stream;
 use paxos_common::{
     paxos::{identity::AcceptorUuid, message::Leadership, slot::Slot},
     peer::{Address, Backoff, acceptor::Unusable},
-    service::{config, shutdown::Shutdown},
+    service::{
+        alarm::{Alarm, until_next},
+        config,
+        shutdown::Shutdown,
+    },
     wire,
 };
 use paxos_proto::v1 as pb;
 use tokio::{
     sync::{mpsc, watch},
-    time::{sleep, timeout},
+    time::{self, sleep, sleep_until, timeout},
 };
 
 use crate::{
@@ -30,8 +34,8 @@ use crate::{
 
 /// Shortest time between reports: a change shows soon, and a busy learner costs an acceptor little.
 const REPORT_INTERVAL_MIN: Duration = Duration::from_millis(100);
-/// Longest wait for news after the shortest interval: together, an idle learner reports once a second.
-const REPORT_IDLE: Duration = Duration::from_millis(900);
+/// Interval of reports without news. All streams report at the same moments: a single wake-up serves all.
+const REPORT_INTERVAL_IDLE: Duration = Duration::from_secs(1);
 
 /// Longest time that a stop waits for an acceptor to take the last report.
 const LEAVING_MAX: Duration = Duration::from_millis(200);
@@ -49,6 +53,8 @@ pub(crate) struct Reporter {
     pub(crate) cluster: Arc<Cluster>,
     /// Random name of this run.
     pub(crate) learner: u64,
+    /// The start of this process: reports count from here.
+    pub(crate) started: time::Instant,
     pub(crate) address: Address,
     pub(crate) applied: watch::Receiver<Progress>,
     /// Closed once no more greetings are needed.
@@ -96,7 +102,7 @@ impl Reporter {
         // Before any report: only a member may learn of this learner.
         let member = self.cluster.identify(acceptor).await?;
         let mut client = acceptor.client();
-        let mut answers = within_deadline(client.attach(self.clone().reports()))
+        let mut answers = within_deadline(client.attach(Box::pin(self.clone().reports())))
             .await?
             .into_inner();
         while let Some(answer) = answers.message().await? {
@@ -122,24 +128,27 @@ impl Reporter {
         let mut applied = self.applied.clone();
         let mut caught_up = self.catch_up.once();
         async_stream::stream! {
+            let mut alarm = Alarm::new();
             loop {
                 let report = self.report(&applied.borrow_and_update(), *caught_up.borrow_and_update());
                 yield report;
-                let news = async {
-                    sleep(REPORT_INTERVAL_MIN).await;
-                    let news = async {
-                        tokio::select! {
-                            // Cancel safe: an unseen change stays unseen.
-                            changed = applied.changed() => changed.is_ok(),
-                            // Cancel safe, as above.
-                            Ok(()) = caught_up.changed() => true,
-                        }
+                let reported_at = time::Instant::now();
+                let idle_at = reported_at + until_next(self.started.elapsed(), REPORT_INTERVAL_IDLE);
+                let next = async {
+                    let goes_on = tokio::select! {
+                        // Cancel safe: a change not reported here is reported next time.
+                        changed = applied.changed() => changed.is_ok(),
+                        // Cancel safe, as above.
+                        Ok(()) = caught_up.changed() => true,
+                        // Only waits.
+                        () = alarm.wait_until(Some(idle_at)) => true,
                     };
-                    timeout(REPORT_IDLE, news).await
+                    sleep_until(reported_at + REPORT_INTERVAL_MIN).await;
+                    goes_on
                 };
-                // Cancel safe: an unseen change is reported below.
-                let news = self.shutdown.token().run_until_cancelled(news).await;
-                if matches!(news, None | Some(Ok(false))) {
+                // Cancel safe: a change is reported below.
+                let goes_on = self.shutdown.token().run_until_cancelled(next).await;
+                if goes_on != Some(true) {
                     // The stop has begun, or has already ended the applier.
                     break;
                 }

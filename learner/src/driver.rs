@@ -122,7 +122,7 @@ pub(crate) async fn run(
             // of the process; until then learned values have no receiver.
             Ok(permit) = learned.reserve(), if !driver.ready.is_empty() => permit.send(driver.take_ready()),
             // Cancel safe: a tick not returned now is returned next time.
-            _ = ticks.tick() => driver.look_for_stall(),
+            _ = ticks.tick(), if driver.waits() => driver.look_for_stall(),
         }
         driver.gather();
     }
@@ -230,10 +230,14 @@ impl Driver {
         std::mem::take(&mut self.ready)
     }
 
+    /// Whether acceptors owe values or votes. While a batch waits for the applier, the disk is slow, and no acceptor is
+    /// to blame.
+    fn waits(&self) -> bool {
+        self.ready.is_empty() && (self.core.lacks_value() || self.core.knows_of_more())
+    }
+
     fn look_for_stall(&mut self) {
-        // While a batch waits for the applier, the disk is slow, and no acceptor is to blame.
-        let waits = self.ready.is_empty() && (self.core.lacks_value() || self.core.knows_of_more());
-        if self.stall.tick(self.core.next(), waits) {
+        if self.stall.tick(self.core.next(), self.waits()) {
             self.outlets.stalls.send_modify(|stalls| *stalls += 1);
         }
     }

@@ -15,7 +15,7 @@ use crate::{
     store::{Store, StoreWriteError, Transaction},
 };
 
-/// Time between checks of the write-ahead log's length while nothing is written.
+/// Time between checks of a long write-ahead log while nothing is written.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Writes until the sender is gone, then closes the store. Waits while the disk is full or another process holds a lock
@@ -40,12 +40,13 @@ pub(crate) async fn run(
     let mut lock = LockReport::new(&file);
     let mut ticks = interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks = true;
     loop {
         let received = tokio::select! {
             // Cancel safe: a transaction not received stays in the queue.
             received = transactions.recv() => Some(received),
             // Cancel safe: a tick not returned now is returned next time.
-            _ = ticks.tick() => None,
+            _ = ticks.tick(), if looks => None,
         };
         match received {
             Some(Some(transaction)) => {
@@ -80,6 +81,7 @@ pub(crate) async fn run(
             Ok(()) | Err(StoreWriteError::NoSpace | StoreWriteError::Locked) => {}
             Err(error) => return Err(failed(error, "empty the write-ahead log of")),
         }
+        looks = store.is_wal_long();
         instruments.wal(store.wal_bytes());
     }
     match store.close().await {

@@ -9,7 +9,10 @@ use paxos_common::{
     sqlite::DataDir,
     trace::Tracer,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::{
     acceptors::ListedAcceptor,
@@ -181,6 +184,7 @@ impl Starter {
         let reporter = Reporter {
             cluster: Arc::clone(cluster),
             learner: self.learner,
+            started: Instant::now(),
             address: self.address.clone(),
             applied: learning.applied.clone(),
             greetings: greetings_in,

@@ -278,7 +278,13 @@ impl Store {
         self.wal_limit.bytes()
     }
 
-    /// Empties the write-ahead log when too long. To be called after commits, and from time to time without commits.
+    /// Whether [`Self::keep_wal_short`] must be called again without a commit.
+    pub(crate) fn is_wal_long(&self) -> bool {
+        self.wal_limit.is_long()
+    }
+
+    /// Empties the write-ahead log when too long. To be called after commits, and from time to time while
+    /// [`Self::is_wal_long`].
     ///
     /// # Errors
     /// As [`Self::write`].

@@ -87,6 +87,11 @@ impl WalLimit {
         wal_bytes(&self.wal)
     }
 
+    /// Whether the log was longer than usual at the last check: further checks are needed also without commits.
+    pub fn is_long(&self) -> bool {
+        self.long_since.is_some()
+    }
+
     /// Empties the log if the log is longer than [`WAL_BYTES_MAX`], or has been longer than usual for 20 s. Call this
     /// after commits, and from time to time.
     ///
