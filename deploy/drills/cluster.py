@@ -95,6 +95,11 @@ class Process:
         threads = Path(f"/proc/{self.child.pid}/task").glob("*/schedstat")
         return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
+    def waits(self):
+        """How often the threads that run now have waited so far: about the number of wake-ups, whatever the load."""
+        text = "".join(path.read_text() for path in Path(f"/proc/{self.child.pid}/task").glob("*/status"))
+        return sum(int(count) for count in re.findall(r"^voluntary_ctxt_switches:\s*(\d+)$", text, re.MULTILINE))
+
 
 class Cluster:
     """Acceptors, proposers and learners; ends its processes at the end of a `with` block."""
