@@ -3,8 +3,9 @@
 
 mod support;
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
+use paxos_acceptor::store::Store as _;
 use paxos_common::service::failure::{Exit, Failure};
 use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use support::run::open;
@@ -46,4 +47,50 @@ async fn start_leaves_the_rights_of_foreign_files_and_of_a_foreign_database_as_t
     loosen();
     drop(open(directory.path(), 2).await.unwrap());
     assert_eq!(modes(), [0o700, 0o600, 0o644]);
+}
+
+/// The database of another application, with everything in the write-ahead log.
+async fn foreign_with_log(directory: &Path) -> SqliteConnection {
+    let options = SqliteConnectOptions::new()
+        .filename(directory.join("acceptor.db"))
+        .create_if_missing(true);
+    let mut foreign = SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::raw_sql("PRAGMA journal_mode = WAL; PRAGMA application_id = 7; CREATE TABLE theirs (id)")
+        .execute(&mut foreign)
+        .await
+        .unwrap();
+    foreign
+}
+
+/// The database and SQLite's files beside it.
+fn content(directory: &Path) -> [Option<Vec<u8>>; 3] {
+    ["", "-wal", "-shm"].map(|end| fs::read(directory.join(format!("acceptor.db{end}"))).ok())
+}
+
+#[tokio::test]
+async fn foreign_database_with_a_log_is_refused_and_stays_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let _owner = foreign_with_log(directory.path()).await;
+    let before = content(directory.path());
+    assert!(before.iter().all(Option::is_some));
+    let error = Failure::from(open(directory.path(), 1).await.unwrap_err());
+    assert_eq!(error.code, Exit::Refused, "{error}");
+    assert!(content(directory.path()) == before, "a file changed");
+}
+
+#[tokio::test]
+async fn foreign_database_in_the_place_of_our_own_is_a_loss_and_stays_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(directory.path(), 1).await.unwrap();
+    store.close().await;
+    for file in ["acceptor.db", "acceptor.db-wal", "acceptor.db-shm"] {
+        // Only the database is there in any case.
+        let _ = fs::remove_file(directory.path().join(file));
+    }
+    let _owner = foreign_with_log(directory.path()).await;
+    let before = content(directory.path());
+    let error = Failure::from(open(directory.path(), 2).await.unwrap_err());
+    assert_eq!(error.code, Exit::Storage, "{error}");
+    assert!(error.to_string().contains("the file was replaced"), "{error}");
+    assert!(content(directory.path()) == before, "a file changed");
 }

@@ -24,6 +24,7 @@ mod foreign_file;
 pub mod foreign_lock;
 mod private;
 mod readers;
+pub mod wal_format;
 pub mod wal_limit;
 
 use foreign_file::FileMarks;

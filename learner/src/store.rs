@@ -107,6 +107,9 @@ impl Store {
     ) -> Result<OpenedStore, StoreError> {
         let path = directory.file(FILE);
         let directory = Arc::new(directory);
+        if let Err(source) = sqlite::refuse_foreign_file(&path, APPLICATION_ID).await {
+            return Err(StoreError::Unusable { path, source });
+        }
         if aside::is_marked(&path) {
             set_aside(&path, "an earlier run of this learner found the damage").await?;
         }
@@ -136,7 +139,6 @@ impl Store {
         path: PathBuf,
         cluster: ClusterId,
     ) -> Result<OpenedStore, StoreError> {
-        sqlite::refuse_foreign_file(&path, APPLICATION_ID).await?;
         let mut connection = sqlite::open_writer(&path, CHECKPOINT_PAGES).await?;
         // Only a checkpoint waits for the disk. After power loss the file is whole, but may lack the last commits; a
         // learner learns missing slots again. Only acceptors must forget nothing.

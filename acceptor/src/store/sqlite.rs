@@ -28,7 +28,7 @@ use paxos_common::{
     sqlite::{
         DataDir, Readers, SqliteError, checksum,
         foreign_lock::failed_before_the_transaction,
-        migrate, open_writer, refuse_foreign_file,
+        migrate, open_writer,
         wal_limit::{WalLimit, wal_bytes, wal_path},
     },
 };
@@ -158,7 +158,7 @@ impl SqliteStore {
     ) -> Result<(Self, RecoveredRun), StoreError> {
         // First of all: this step may make the space for beginning a run.
         let space = Space::watch(directory.path()).await;
-        refuse_foreign_file(file, APPLICATION_ID).await?;
+        proof::refuse_foreign(&directory).await?;
         proof::examine(&directory).await?;
         let counter = CounterFile::open(&directory)?;
         let mut connection = open_writer(file, CHECKPOINT_PAGES[0]).await?;

@@ -8,7 +8,7 @@ use std::{path::Path, time::Duration};
 use paxos_common::{
     paxos::identity::{AcceptorUuid, CommitCounter},
     sqlite::{
-        DataDir, SqliteError,
+        DataDir, SqliteError, refuse_foreign_file,
         wal_limit::{empty_wal, wal_path},
     },
 };
@@ -47,6 +47,21 @@ enum DatabaseContent {
         counter: CommitCounter,
         version: i64,
     },
+}
+
+/// Refuses a database of another application, and changes nothing. Call this before SQLite opens the database.
+///
+/// # Errors
+/// The database belongs to another application; or `COMMITS` proves that the database was an acceptor's.
+pub(super) async fn refuse_foreign(directory: &DataDir) -> Result<(), StoreError> {
+    let Err(refused) = refuse_foreign_file(&directory.file(FILE), APPLICATION_ID).await else {
+        return Ok(());
+    };
+    if matches!(refused, SqliteError::Foreign { .. }) {
+        let found = counter_file::read(directory)?;
+        agree_in_counter(found, DatabaseContent::Foreign).map_err(|wrong| named(directory, wrong))?;
+    }
+    Err(refused.into())
 }
 
 /// Examines the files of a directory. Changes nothing.
@@ -90,12 +105,19 @@ pub(super) async fn examine(directory: &DataDir) -> Result<(), StoreError> {
         (None, DatabaseContent::Nothing)
     };
     agree_in_time(alone, whole, commits).map_err(|what| StoreError::File { file: log, what })?;
-    agree_in_counter(found, whole).map_err(|(is_database, what)| {
-        let counter = counter_file::path(directory);
-        let what = what.replace("{COMMITS}", &counter.display().to_string());
-        let file = if is_database { database } else { counter };
-        StoreError::File { file, what }
-    })
+    agree_in_counter(found, whole).map_err(|wrong| named(directory, wrong))
+}
+
+/// The error of [`agree_in_counter`], with the names of the files.
+fn named(directory: &DataDir, (is_database, what): (bool, String)) -> StoreError {
+    let counter = counter_file::path(directory);
+    let what = what.replace("{COMMITS}", &counter.display().to_string());
+    let file = if is_database {
+        directory.file(FILE)
+    } else {
+        counter
+    };
+    StoreError::File { file, what }
 }
 
 /// Whether no commit was counted yet.

@@ -21,6 +21,7 @@
 //! | a whole older copy of the directory | this disk holds no proof: the other acceptors remember, and refuse it |
 //! | a file of version 1 | upgraded (`upgrade.rs`) |
 //! | another acceptor's name, a newer schema, a directory in use | end with 78 |
+//! | a database of another application, unchanged | the same; end with 74 if `COMMITS` proves that ours was here |
 //!
 //! Before the run begins, the log is emptied into the database, so that no commit stands behind another process's
 //! writes.

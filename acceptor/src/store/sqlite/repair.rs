@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
 use paxos_common::{
     paxos::{acceptor::Membership, identity::AcceptorUuid, witness::Witnesses},
-    sqlite::{DataDir, SqliteError, migrate, open_writer, refuse_foreign_file},
+    sqlite::{DataDir, SqliteError, migrate, open_writer},
 };
 use sqlx::{Connection as _, SqliteConnection};
 
@@ -42,7 +42,7 @@ impl Stopped {
     }
 
     async fn open_file(directory: DataDir, path: &Path) -> Result<Self, StoreError> {
-        refuse_foreign_file(path, APPLICATION_ID).await?;
+        proof::refuse_foreign(&directory).await?;
         // As at a start: opening a damaged log for writing would destroy the proof, and the data behind the damage.
         proof::examine(&directory).await?;
         let mut connection = open_writer(path, CHECKPOINT_PAGES[0]).await?;

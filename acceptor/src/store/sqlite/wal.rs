@@ -6,8 +6,6 @@
 //!
 //! Two cases stay undecided here, and the file `COMMITS` decides both: damage in the last commit, and a log that is cut
 //! or removed.
-//!
-//! Format: <https://sqlite.org/fileformat2.html#walformat>.
 
 use std::{
     fs::File,
@@ -15,17 +13,13 @@ use std::{
     path::Path,
 };
 
-const HEADER_BYTES: usize = 32;
-const FRAME_HEADER_BYTES: usize = 24;
-/// The lowest bit of the magic number gives the byte order of the checksums.
-const MAGIC: u32 = 0x377f_0682;
-/// Page sizes of SQLite, in bytes (inclusive).
-const PAGE_BYTES: std::ops::RangeInclusive<usize> = 512..=65_536;
+use paxos_common::sqlite::wal_format::{
+    Chain, FRAME_HEADER_BYTES, HEADER_BYTES, SALTS, ends_commit, read_whole, stored_sums,
+};
+
 /// Size of a disk sector, in bytes. A disk writes a sector whole or not at all; larger sectors are multiples of this
 /// size.
 const SECTOR_BYTES: u64 = 512;
-/// Offset of the salts in the header of a frame.
-const SALTS: std::ops::Range<usize> = 8..16;
 /// Bytes of one read from the file.
 const BUFFER_BYTES: usize = 256 * 1024;
 
@@ -109,12 +103,10 @@ impl Frames {
         let offset = self.offset;
         self.offset += frame.len() as u64;
         let is_present = frame[SALTS] == self.chain.salts;
-        let sums = self.chain.sums_after(frame);
-        let stored = (number(frame, 16), number(frame, 20));
-        let verifies = is_present && number(frame, 0) != 0 && sums == stored;
-        let ends_commit = number(frame, 4) != 0;
+        let verifies = self.chain.verifies(frame);
+        let ends_commit = ends_commit(frame);
         // Behind a bad frame the chain continues from the checksum stored in the bad frame.
-        self.chain.sums = stored;
+        self.chain.sums = stored_sums(frame);
         match self.bad {
             None if verifies => self.commits += u64::from(ends_commit),
             None | Some(_) => {
@@ -128,70 +120,6 @@ impl Frames {
             }
         }
         Ok(())
-    }
-}
-
-/// The running checksum of a log, with the fields of the header.
-#[derive(Clone, Copy)]
-struct Chain {
-    sums: (u32, u32),
-    salts: [u8; 8],
-    page_bytes: usize,
-    big_endian: bool,
-}
-
-impl Chain {
-    /// The chain behind the header; none when SQLite takes the log for empty.
-    fn start(header: &[u8; HEADER_BYTES]) -> Option<Self> {
-        let magic = number(header, 0);
-        let page_bytes = usize::try_from(number(header, 8)).ok()?;
-        let mut chain = Self {
-            sums: (0, 0),
-            salts: header[16..24].try_into().ok()?,
-            page_bytes,
-            big_endian: magic & 1 == 1,
-        };
-        chain.sums = chain.add(chain.sums, &header[..24]);
-        let is_sound = magic & !1 == MAGIC
-            && page_bytes.is_power_of_two()
-            && PAGE_BYTES.contains(&page_bytes)
-            && chain.sums == (number(header, 24), number(header, 28));
-        is_sound.then_some(chain)
-    }
-
-    fn sums_after(&self, frame: &[u8]) -> (u32, u32) {
-        let sums = self.add(self.sums, &frame[..8]);
-        self.add(sums, &frame[FRAME_HEADER_BYTES..])
-    }
-
-    fn add(&self, mut sums: (u32, u32), bytes: &[u8]) -> (u32, u32) {
-        for pair in bytes.chunks_exact(8) {
-            let word = |at: usize| {
-                let bytes = [pair[at], pair[at + 1], pair[at + 2], pair[at + 3]];
-                if self.big_endian {
-                    u32::from_be_bytes(bytes)
-                } else {
-                    u32::from_le_bytes(bytes)
-                }
-            };
-            sums.0 = sums.0.wrapping_add(word(0)).wrapping_add(sums.1);
-            sums.1 = sums.1.wrapping_add(word(4)).wrapping_add(sums.0);
-        }
-        sums
-    }
-}
-
-/// The big-endian number at an offset.
-fn number(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-/// Fills `buffer`; `false` when the file ends before.
-fn read_whole(log: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
-    match log.read_exact(buffer) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
-        Err(error) => Err(error),
     }
 }
 
@@ -212,6 +140,8 @@ fn holds_anything(mut log: impl Read, header: &[u8; HEADER_BYTES]) -> io::Result
 
 #[cfg(test)]
 mod tests {
+    use paxos_common::sqlite::wal_format::MAGIC;
+
     use super::*;
 
     const PAGE: usize = 512;
