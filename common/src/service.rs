@@ -13,3 +13,4 @@ pub mod shutdown;
 pub mod signals;
 pub mod stderr;
 pub mod telemetry;
+pub mod temporary;

@@ -1,38 +1,71 @@
 //! The data directory of a learner: the given directory, or a temporary directory, removed at the end.
 
-use std::path::PathBuf;
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 
-use paxos_common::{service::failure::Failure, sqlite::DataDir};
-use tempfile::TempDir;
+use paxos_common::{
+    service::{failure::Failure, temporary::TemporaryDir},
+    sqlite::DataDir,
+};
 use tokio::task::spawn_blocking;
 
+/// The beginning of the names of temporary directories.
+const PREFIX: &str = "paxos-learner-";
+
 /// Opens the given directory, or makes a temporary directory, removed when the second element of the pair is dropped.
+/// A learner that makes a temporary directory first removes the temporary directories of killed learners.
 ///
 /// # Errors
 /// The directory cannot be used (74), or belongs to another process or role (78).
-pub(crate) async fn open(path: Option<PathBuf>) -> Result<(DataDir, Option<TempDir>), Failure> {
-    let opened = spawn_blocking(|| open_now(path)).await;
+pub(crate) async fn open(path: Option<PathBuf>) -> Result<(DataDir, Option<TemporaryDir>), Failure> {
+    let opened = spawn_blocking(|| open_now(path, &env::temp_dir())).await;
     opened.map_err(Failure::internal)?
 }
 
-fn open_now(path: Option<PathBuf>) -> Result<(DataDir, Option<TempDir>), Failure> {
+fn open_now(path: Option<PathBuf>, parent: &Path) -> Result<(DataDir, Option<TemporaryDir>), Failure> {
     if let Some(path) = path {
         return Ok((DataDir::open(&path)?, None));
     }
-    let temporary = tempfile::Builder::new()
-        .prefix("paxos-learner-")
-        .tempdir()
+    let temporary = TemporaryDir::new(parent, PREFIX)
         .map_err(|error| Failure::storage(error).context("make a temporary data directory"))?;
     Ok((DataDir::open(temporary.path())?, Some(temporary)))
 }
 
 /// Removes the temporary directory, if any.
-pub(crate) async fn remove(temporary: Option<TempDir>) {
+pub(crate) async fn remove(temporary: Option<TemporaryDir>) {
     let Some(temporary) = temporary else {
         return;
     };
     let path = temporary.path().display().to_string();
     if let Ok(Err(error)) = spawn_blocking(|| temporary.close()).await {
         tracing::warn!(path, %error, "cannot remove the temporary data directory");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn temporary_directory_of_a_killed_learner_is_removed_by_the_next() {
+        let parent = tempfile::tempdir().unwrap();
+        let make = || open_now(None, parent.path()).unwrap();
+        let (living, killed) = (make(), make());
+        let path = killed.0.path().to_owned();
+        // As after SIGKILL: the locks are gone, and the files stay.
+        let copy = parent.path().join(format!("{PREFIX}killed"));
+        fs::create_dir(&copy).unwrap();
+        for file in fs::read_dir(&path).unwrap().map(Result::unwrap) {
+            fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+        }
+        let next = make();
+        assert!(!copy.exists() && path.exists() && living.0.path().exists());
+        drop((living, killed));
+        remove(next.1).await;
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
     }
 }

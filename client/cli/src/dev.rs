@@ -20,16 +20,15 @@ use paxos_common::service::{
     process,
     shutdown::Shutdown,
     telemetry,
+    temporary::TemporaryDir,
 };
 use tokio::{sync::mpsc, time::interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::{output::write, verdict::judge};
 
-mod temporary;
-
-use temporary::Temporary;
-
+/// The beginning of the names of temporary directories.
+const TEMPORARY_PREFIX: &str = "paxos-dev-";
 /// Offset of each role's first port from the base port.
 const ACCEPTOR_PORTS: u16 = 1;
 const PROPOSER_PORTS: u16 = 101;
@@ -88,7 +87,7 @@ async fn cluster(args: Args) -> Result<(), Failure> {
     let (temporary, data_dir) = match &args.data_dir {
         Some(dir) => (None, dir.clone()),
         None => {
-            let dir = Temporary::new(&std::env::temp_dir()).map_err(Failure::storage)?;
+            let dir = TemporaryDir::new(&std::env::temp_dir(), TEMPORARY_PREFIX).map_err(Failure::storage)?;
             let path = dir.path().to_owned();
             (Some(dir), path)
         }
