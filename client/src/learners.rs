@@ -136,12 +136,15 @@ impl Learners {
         let mut calls = FuturesUnordered::new();
         let mut waiting: Vec<(Arc<KnownLearner>, Instant)> = Vec::new();
         let mut hedge_at = Instant::now();
+        // After a failure beside other calls in flight: the retry takes the room of the failed call.
+        let mut retry = None;
         let mut last = Cause::deadline();
         // The longest wait requested by a learner in this round.
         let mut requested = None;
         loop {
             let mut next = None;
             if calls.is_empty() {
+                retry = None;
                 let members = match timeout_at(deadline, self.members()).await {
                     Ok(Ok(members)) => members,
                     Ok(Err(cause)) => {
@@ -163,6 +166,9 @@ impl Learners {
                 // Another learner, if any, must have a turn before the deadline.
                 let is_last = members.len() <= tried.len() + 1;
                 next = Some((member, None, is_last));
+            } else if let Some(room) = retry.take() {
+                let (members, _) = self.known();
+                next = self.choose(&members, &tried).map(|member| (member, room, true));
             } else if Instant::now() >= hedge_at && calls.len() < CALLS_MAX {
                 hedge_at = Instant::now() + self.hedge.wait();
                 let (members, _) = self.known();
@@ -177,13 +183,9 @@ impl Learners {
                 waiting.push((Arc::clone(&member), Instant::now()));
                 hedge_at = Instant::now() + self.hedge.wait();
                 let call = self.call(member, patience, method, &request);
-                calls.push(async move {
-                    let answer = call.await;
-                    drop(room);
-                    answer
-                });
+                calls.push(async move { (call.await, room) });
             }
-            let (member, answer) = tokio::select! {
+            let ((member, answer), room) = tokio::select! {
                 // Both arms only wait.
                 Some(answered) = calls.next() => answered,
                 () = sleep_until(hedge_at), if calls.len() < CALLS_MAX => continue,
@@ -214,7 +216,7 @@ impl Learners {
             tracing::debug!(cause = %last, "asking another learner");
             self.directory.shun(&member.address);
             patience = (2 * patience).min(ATTEMPT_PATIENCE.1);
-            hedge_at = Instant::now();
+            retry = Some(room);
         }
     }
 
@@ -395,6 +397,32 @@ mod tests {
         assert_eq!(second.address.as_str(), "http://a:1");
         let both = [first.address.clone(), second.address.clone()];
         assert!(learners.choose(&members, &both).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn retry_after_a_failure_needs_no_room_for_a_hedge() {
+        let learners = learners(&["http://a:1", "http://b:1", "http://c:1"]);
+        // Other calls of this client use all the room but one.
+        let mut others: Vec<_> = std::iter::from_fn(|| learners.hedge.room()).collect();
+        others.pop();
+        let (begun, failed_after) = (Instant::now(), Duration::from_millis(400));
+        let calls = AtomicUsize::new(0);
+        let answered = learners.ask(begun + Duration::from_secs(60), "method", |_, _| {
+            let call = calls.fetch_add(1, Ordering::Relaxed);
+            async move {
+                match call {
+                    0 => {
+                        sleep(failed_after).await;
+                        Err(Status::unavailable("stopping"))
+                    }
+                    // A hedge, in the last room. The learner hangs.
+                    1 => std::future::pending().await,
+                    _ => Ok(Response::new(call)),
+                }
+            }
+        });
+        assert_eq!(answered.await.unwrap(), 2);
+        assert_eq!(begun.elapsed(), failed_after);
     }
 
     #[tokio::test]
