@@ -201,6 +201,22 @@ async fn every_line_that_was_sent_has_an_outcome_and_a_bad_line_is_named() {
 }
 
 #[tokio::test]
+async fn log_waits_for_a_frozen_learner_for_its_whole_timeout() {
+    // The kernel accepts connections. No process reads.
+    let frozen = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", frozen.local_addr().unwrap());
+    let connection = ["--acceptors", &url, "--learners", &url, "--timeout", "2s"];
+    for local in [&[][..], &["--local"]] {
+        let begun = std::time::Instant::now();
+        let log = run(&[&["log"], local, &connection].concat()).await;
+        let took = begun.elapsed();
+        assert_eq!(log.status.code(), Some(69), "{log:?}");
+        // The last pause between two attempts is left out.
+        assert!(took > Duration::from_millis(1_500), "{took:?}");
+    }
+}
+
+#[tokio::test]
 async fn log_prints_every_acknowledged_line_without_a_leader() {
     const LINES: &str = "1\n2\n3\n4\n5\n";
     let mut cluster = Cluster::start(3, 1, 1).await;
