@@ -14,6 +14,7 @@ use crate::{
     config::{ClientConfig, TIMEOUT_MAX},
     courier::{Courier, Obstacle, QUEUE_MAX},
     error::{ConfigError, ProposeError, ReadError, SubscribeError, WriteError},
+    give_up::GiveUp,
     learners::Learners,
     limits,
     log::{self, LogPage},
@@ -44,6 +45,7 @@ pub struct Client {
     unary: Arc<Unary>,
     pub(crate) learners: Arc<Learners>,
     pub(crate) sessions: Arc<Sessions>,
+    pub(crate) given_up: GiveUp,
     pub(crate) tracer: Tracer,
 }
 
@@ -89,6 +91,7 @@ impl Client {
             unary: Arc::new(Unary::new(directory.clone(), judge)),
             learners: Arc::new(Learners::new(directory.clone())),
             sessions: Arc::default(),
+            given_up: GiveUp::never(),
             tracer: Tracer::global(),
             directory,
             queue,
@@ -101,6 +104,14 @@ impl Client {
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self {
             timeout,
+            ..self.clone()
+        }
+    }
+
+    /// The same client for writes that can be given up.
+    pub(crate) fn with_give_up(&self, given_up: GiveUp) -> Self {
+        Self {
+            given_up,
             ..self.clone()
         }
     }

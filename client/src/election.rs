@@ -10,7 +10,7 @@ mod tenure;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use bytes::Bytes;
 use paxos_proto::v1;
@@ -18,6 +18,7 @@ use paxos_proto::v1;
 use crate::{
     Client, KEY_BYTES_MAX, Updates, Version,
     error::{Cause, SubscribeError, Unanswered},
+    give_up::GiveUpSwitch,
     limits,
 };
 use lease::Lost;
@@ -132,12 +133,14 @@ impl Election {
         }
     }
 
-    /// As [`campaign`](Self::campaign), until `stop` is ready: `None`. A write that has begun by then is finished
-    /// first. If this write wins, the candidate holds, and should [resign](Tenure::resign): no time to live must pass
-    /// before another candidate may hold.
+    /// As [`campaign`](Self::campaign), until `stop` is ready: `None`. No write of this candidate is in effect then, and
+    /// none takes effect later: an unsent write is withdrawn, and the outcome of a sent write is waited for. If this
+    /// write wins, the candidate holds, and should [resign](Tenure::resign): no time to live must pass before another
+    /// candidate may hold.
     ///
     /// # Errors
-    /// As [`campaign`](Self::campaign).
+    /// As [`campaign`](Self::campaign); [`ElectionError::OutcomeUnknown`] when `stop` is ready and the outcome of a
+    /// write stays unknown.
     ///
     /// # Cancel safety
     /// As [`campaign`](Self::campaign).
@@ -149,7 +152,25 @@ impl Election {
         stop: impl Future<Output = ()>,
     ) -> Result<Option<Tenure>, ElectionError> {
         let timeout = self.register.client.timeout();
-        let won = campaign::run(&self.register, &self.candidacy, timeout, stop).await?;
+        let (switch, given_up) = GiveUpSwitch::new();
+        let register = ElectionRegister {
+            client: self.register.client.with_give_up(given_up.clone()),
+            name: self.register.name.clone(),
+        };
+        let mut campaign = pin!(campaign::run(
+            &register,
+            &self.candidacy,
+            timeout,
+            given_up.wait()
+        ));
+        let won = tokio::select! {
+            won = &mut campaign => won?,
+            // Not cancelled by this arm: polled again.
+            () = stop => {
+                switch.give_up();
+                campaign.await?
+            }
+        };
         Ok(won.map(|won| Tenure::start(self.register.clone(), self.candidacy.clone(), won)))
     }
 
@@ -216,6 +237,10 @@ pub enum ElectionError {
     /// The cluster has not answered within the client's timeout.
     #[error("the cluster does not answer: {0}")]
     Unavailable(Cause),
+    /// The candidate has left, and the outcome of a write is unknown. If the write took effect, or takes effect later,
+    /// other candidates take over after the time to live.
+    #[error("the outcome of the candidate's last write is unknown: {0}")]
+    OutcomeUnknown(Cause),
     /// The tenure is over: no renewal succeeded in time. Another candidate may hold soon, or holds already.
     #[error("the time to live passed without a successful renewal")]
     Lapsed,

@@ -72,6 +72,7 @@ mod courier;
 mod election;
 mod error;
 mod follow;
+mod give_up;
 mod learners;
 mod limits;
 mod log;

@@ -13,6 +13,7 @@ use tonic::Code;
 use crate::{
     Client, Version,
     error::{Cause, Failed, ProposeError},
+    give_up::GiveUp,
     stream::{Sending, Submission},
 };
 
@@ -58,7 +59,12 @@ impl Client {
             answer,
         };
         let too_late = || Failed::NotProposed(self.too_late());
-        match timeout_at(deadline, self.queue.send(submission)).await {
+        let queued = tokio::select! {
+            queued = timeout_at(deadline, self.queue.send(submission)) => queued,
+            // Cancel safe: the command is dropped before it is queued.
+            () = self.given_up.wait() => return Err(Failed::NotProposed(GiveUp::cause())),
+        };
+        match queued {
             Ok(Ok(())) => {}
             // The courier runs as long as any client exists; only the end of the runtime ends the courier earlier.
             Ok(Err(_closed)) => {
@@ -66,7 +72,14 @@ impl Client {
             }
             Err(_elapsed) => return Err(too_late()),
         }
-        match timeout_at(deadline, &mut answered).await {
+        let waited = tokio::select! {
+            // An answer that has arrived counts.
+            biased;
+            waited = timeout_at(deadline, &mut answered) => waited,
+            // Cancel safe: the command is withdrawn.
+            cause = self.given_up.withdraw(&sending) => return Err(Failed::NotProposed(cause)),
+        };
+        match waited {
             Ok(Ok(result)) => result,
             _ if sending.withdraw() => Err(too_late()),
             Ok(Err(_closed)) => Err(Failed::OutcomeUnknown(Cause::deadline())),

@@ -1,6 +1,6 @@
 //! Writing within a session: a command is proposed until it is known to be ordered, and the outcome is read.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use paxos_common::{peer::Backoff, trace::names::method};
@@ -13,11 +13,12 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::{
     Client, Version,
     error::{Cause, Failed, Unanswered, WriteError},
+    give_up::GiveUp,
     learners::CallOptions,
     limits,
     propose::ATTEMPT_PAUSE,
     registers::{Current, Register, Written},
-    session::Session,
+    session::{Session, Ticket},
 };
 
 /// Share of the remaining time, 1 / this, before the same command is proposed again. So several attempts fit before the
@@ -51,14 +52,10 @@ impl Client {
             operation: Some(operation),
         };
         limits::check(&command)?;
-        let session = match timeout_at(deadline, self.session(deadline)).await {
-            Ok(session) => session?,
-            Err(_elapsed) => return Err(WriteError::NotProposed(self.too_late())),
-        };
-        let Some(ticket) = session.ticket(deadline).await else {
-            return Err(WriteError::NotProposed(Cause::unavailable(
-                "too many commands of this client wait for their outcome",
-            )));
+        let (session, ticket) = tokio::select! {
+            ready = self.ready(deadline) => ready?,
+            // Cancel safe: an abandoned opening leaves an unused session.
+            () = self.given_up.wait() => return Err(WriteError::NotProposed(GiveUp::cause())),
         };
         command.session = Some(ticket.stamp.clone());
         let ordered = self.order(&command, deadline).await?;
@@ -82,7 +79,21 @@ impl Client {
         })
     }
 
-    async fn session(&self, deadline: Instant) -> Result<std::sync::Arc<Session>, WriteError> {
+    /// A session, and a sequence for a command.
+    async fn ready(&self, deadline: Instant) -> Result<(Arc<Session>, Ticket), WriteError> {
+        let session = match timeout_at(deadline, self.session(deadline)).await {
+            Ok(session) => session?,
+            Err(_elapsed) => return Err(WriteError::NotProposed(self.too_late())),
+        };
+        match session.ticket(deadline).await {
+            Some(ticket) => Ok((session, ticket)),
+            None => Err(WriteError::NotProposed(Cause::unavailable(
+                "too many commands of this client wait for their outcome",
+            ))),
+        }
+    }
+
+    async fn session(&self, deadline: Instant) -> Result<Arc<Session>, WriteError> {
         self.sessions
             .current(async |opener| self.open_session(opener, deadline).await)
             .await
@@ -115,7 +126,21 @@ impl Client {
         let mut next_at = Instant::now();
         let mut unknown = false;
         let mut last = None;
+        let mut given_up = false;
         loop {
+            if open.is_empty() && (given_up || next_at >= deadline) {
+                let why = if given_up {
+                    GiveUp::cause()
+                } else {
+                    Cause::deadline()
+                };
+                let cause = last.unwrap_or(why);
+                return Err(if unknown {
+                    WriteError::OutcomeUnknown(cause)
+                } else {
+                    WriteError::NotProposed(cause)
+                });
+            }
             tokio::select! {
                 biased;
                 // Cancel safe: an ended attempt is taken out, the other attempts stay.
@@ -141,23 +166,16 @@ impl Client {
                     } else {
                         next_at.min(retry_at)
                     };
-                    let cause = cause.after(last);
-                    last = Some(cause.clone());
-                    if open.is_empty() && next_at >= deadline {
-                        return Err(if unknown {
-                            WriteError::OutcomeUnknown(cause)
-                        } else {
-                            WriteError::NotProposed(cause)
-                        });
-                    }
+                    last = Some(cause.after(last));
                 }
                 // Cancel safe: a timer.
-                () = sleep_until(next_at), if open.len() < ATTEMPTS_MAX && next_at < deadline => {
+                () = sleep_until(next_at), if open.len() < ATTEMPTS_MAX && next_at < deadline && !given_up => {
                     let sent_at = Instant::now();
                     open.push(async move { (sent_at, self.attempt(command.clone(), deadline).await) });
                     next_at = attempts.next_at(sent_at);
                 }
-                else => return Err(WriteError::NotProposed(Cause::deadline().after(last))),
+                // Cancel safe: only waits. Open attempts go on: an unsent command is withdrawn.
+                () = self.given_up.wait(), if !given_up => given_up = true,
             }
         }
     }
@@ -236,7 +254,7 @@ fn condition_failed(version: Version, failed: ConditionFailed) -> Option<Written
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Slot;
+    use crate::{Slot, give_up::GiveUpSwitch};
     use paxos_proto::v1;
 
     fn version(slot: u64) -> Version {
@@ -268,6 +286,33 @@ mod tests {
         assert!(begins(2_830) >= 6, "{}", begins(2_830));
         assert!(begins(500) >= 2, "{}", begins(500));
         assert!(begins(60_000) <= 20, "{}", begins(60_000));
+    }
+
+    #[tokio::test]
+    async fn write_that_is_given_up_before_it_is_sent_was_not_proposed() {
+        let closed = || "http://127.0.0.1:1".parse().unwrap();
+        let mut config = crate::ClientConfig::new(["http://127.0.0.1:1"]).unwrap();
+        config.proposers = vec![closed()];
+        config.timeout = Duration::from_secs(3_600);
+        let (switch, given_up) = GiveUpSwitch::new();
+        let client = Client::new(config).unwrap().with_give_up(given_up);
+        let opening = Command {
+            session: None,
+            operation: Some(Operation::OpenSession(OpenSession::default())),
+        };
+        let giving_up = async {
+            // The command is queued, and the proposer was tried.
+            while client.obstacle.get().is_none() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            switch.give_up();
+        };
+        let ordering = client.order(&opening, client.deadline());
+        let (ordered, ()) = tokio::join!(ordering, giving_up);
+        assert!(matches!(ordered, Err(WriteError::NotProposed(_))));
+        // The next write begins nothing.
+        let written = client.put("key", "value").await;
+        assert!(matches!(written, Err(WriteError::NotProposed(_))), "{written:?}");
     }
 
     #[test]

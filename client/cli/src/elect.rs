@@ -7,16 +7,16 @@ use std::{
     time::Duration,
 };
 
-use paxos_client::{Election, ElectionError, Holder, Tenure, Version, WriteError};
+use paxos_client::{Election, ElectionError, Holder, Tenure, Version};
 use paxos_common::service::{
     config::parse_duration,
     failure::{Exit, Failure},
     process::{block_on_command, exit_on_panic, finish},
-    signals::EndSignals,
+    signals::{EndSignal, EndSignals},
     stderr,
 };
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -25,13 +25,14 @@ use crate::{
     json::uint64,
     key::{bytes, version_as_json},
     output::{OutputArgs, bytes_as_json, bytes_as_text},
-    signals,
+    signals, terminal,
 };
 
 /// Pause before the next attempt while the cluster does not answer.
 const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(1);
-/// How long a candidate that leaves waits for the outcome of its last write.
-const LEAVE_MAX: Duration = Duration::from_secs(1);
+/// After a signal, the longest wait for the outcome of the last write or of the resignation. Together with the end of the
+/// process, this is less than a second.
+const LEAVE_MAX: Duration = Duration::from_millis(700);
 
 /// Wait to hold an election; run a command while holding
 ///
@@ -44,8 +45,9 @@ const LEAVE_MAX: Duration = Duration::from_secs(1);
 /// of --ttl: before another candidate may take over. `paxos elect` then exits 1.
 ///
 /// When the command ends, `paxos elect` resigns and exits with the command's exit code, or with 128 + N if signal N
-/// ended the command. SIGTERM, SIGINT and SIGHUP are passed on as SIGTERM; `paxos elect` resigns after the command has
-/// ended.
+/// ended the command. SIGTERM, SIGINT, SIGHUP and the loss of the terminal are passed on as SIGTERM; `paxos elect`
+/// resigns after the command has ended. The cluster then has 0.7s to confirm the resignation. Without a confirmation,
+/// other candidates may have to wait for --ttl.
 ///
 /// A command that cannot run is detected before the candidate stands: exit 127 when there is no such program, 126 when
 /// the file cannot be executed. At a terminal, the command has the terminal. If `paxos elect` is killed, the kernel
@@ -55,7 +57,7 @@ const LEAVE_MAX: Duration = Duration::from_secs(1);
 /// command must refuse tokens below the highest token seen.
 ///
 /// Without a command: prints the holder and every change, and holds until interrupted. Exits 1 when the election is
-/// lost.
+/// lost, and 69 when the resignation is not confirmed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Name of the election, 1 byte to 4 KiB: the key of a register
@@ -113,10 +115,7 @@ async fn elect(args: Args) -> Result<u8, Failure> {
         // Ends only with an error.
         failure = show_changes(&args, &election) => Err(Err(failure)),
         // Cancel safe: an unreturned signal stays pending.
-        signal = signals.next() => Err(match args.command.is_empty() {
-            true => Ok(Exit::Clean as u8),
-            false => Err(Failure::ended_by(signal, ": the command was not run")),
-        }),
+        signal = signals.next() => Err(Ok(signal)),
     };
     let tenure = match end {
         Ok(Some(tenure)) => tenure,
@@ -124,8 +123,16 @@ async fn elect(args: Args) -> Result<u8, Failure> {
         Ok(None) => return Ok(Exit::Clean as u8),
         Err(end) => {
             leaving.cancel();
-            leave(campaign).await;
-            return end;
+            let left = leave(campaign, args.ttl).await;
+            return match end {
+                Ok(signal) => ended_while_waiting(&args, signal, &left),
+                Err(failure) => {
+                    if !left.is_certain {
+                        stderr::say(left.text);
+                    }
+                    Err(failure)
+                }
+            };
         }
     };
     let own = Holder {
@@ -168,18 +175,60 @@ async fn campaign(election: &Election, leaving: &CancellationToken) -> Result<Op
     }
 }
 
+/// How a candidate left.
+struct Departure {
+    text: String,
+    /// Whether certainly no other candidate waits for this candidate.
+    is_certain: bool,
+}
+
 /// Waits for the end of a campaign without a purpose. A write that was under way may have won: the candidate resigns,
 /// so that another candidate can hold at once.
-async fn leave(campaign: Pin<&mut impl Future<Output = Result<Option<Tenure>, Failure>>>) {
-    match timeout(LEAVE_MAX, campaign).await {
-        Ok(Ok(Some(tenure))) => resign(tenure).await,
-        // Not won, or not even possible.
-        Ok(Ok(None) | Err(_)) => {}
-        Err(_late) => stderr::say(
-            "the outcome of the candidate's last write is unknown: if the write won, other candidates take over after \
-             the time to live",
-        ),
+async fn leave(
+    campaign: Pin<&mut impl Future<Output = Result<Option<Tenure>, Failure>>>,
+    ttl: Duration,
+) -> Departure {
+    let unknown = |why| Departure {
+        text: format!("{why}: if the write won, other candidates take over after the time to live, {ttl:?}"),
+        is_certain: false,
+    };
+    let leaving = async {
+        match campaign.await {
+            Ok(Some(tenure)) => match tenure.resign().await {
+                Ok(()) => Departure {
+                    text: "the candidate won and resigned".to_owned(),
+                    is_certain: true,
+                },
+                Err(error) => unknown(error.to_string()),
+            },
+            // Not won, or not even possible.
+            Ok(None) => Departure {
+                text: "nothing was proposed that can still take effect".to_owned(),
+                is_certain: true,
+            },
+            Err(failure) => Departure {
+                is_certain: failure.code != Exit::Unavailable,
+                ..unknown(failure.to_string())
+            },
+        }
+    };
+    let late = || unknown("the outcome of the candidate's last write is unknown".to_owned());
+    timeout(LEAVE_MAX, leaving)
+        .await
+        .unwrap_or_else(|_elapsed| late())
+}
+
+/// The end of a candidate that did not hold.
+fn ended_while_waiting(args: &Args, signal: EndSignal, left: &Departure) -> Result<u8, Failure> {
+    if !args.command.is_empty() {
+        let text = format!(": {}; the command was not run", left.text);
+        return Err(Failure::ended_by(signal, &text));
     }
+    if left.is_certain {
+        stderr::say(&left.text);
+        return Ok(Exit::Clean as u8);
+    }
+    Err(Failure::unavailable(anyhow::anyhow!("{}", left.text)))
 }
 
 fn own_name() -> bytes::Bytes {
@@ -215,7 +264,7 @@ async fn show_changes(args: &Args, election: &Election) -> Failure {
             }
             shown = Some(holding);
         }
-        tokio::time::sleep(UNAVAILABLE_PAUSE).await;
+        sleep(UNAVAILABLE_PAUSE).await;
     }
 }
 
@@ -264,16 +313,29 @@ async fn hold(args: &Args, own: &Holder, tenure: Tenure, signals: &mut EndSignal
     tokio::select! {
         // Ends only with an error: the win could not be printed. Resigning lets another candidate hold at once.
         failure = unprinted => {
-            resign(tenure).await;
+            if let Err(unconfirmed) = resign(tenure, args.ttl, asked_to_end(signals, false)).await {
+                stderr::say(unconfirmed);
+            }
             Err(failure)
         }
         // Cancel safe: only waits.
         lost = tenure.lost() => Err(lost_failure(&lost)),
         // Cancel safe: an unreturned signal stays pending.
         _ = signals.next() => {
-            resign(tenure).await;
+            let resigned = resign(tenure, args.ttl, std::future::ready(())).await;
+            resigned.map_err(|unconfirmed| Failure::unavailable(anyhow::anyhow!("{unconfirmed}")))?;
             Ok(Exit::Clean as u8)
         }
+    }
+}
+
+/// Returns at a signal, and with `by_terminal` also when the terminal is lost.
+async fn asked_to_end(signals: &mut EndSignals, by_terminal: bool) {
+    tokio::select! {
+        // Cancel safe: an unreturned signal stays pending.
+        _ = signals.next() => {}
+        // Cancel safe: only waits.
+        () = terminal::lost(), if by_terminal => {}
     }
 }
 
@@ -281,6 +343,8 @@ async fn run_command(args: &Args, tenure: Tenure, signals: &mut EndSignals) -> R
     // The start of the command is the first guarded action.
     let token = tenure.check().map_err(|lost| lost_failure(&lost))?;
     let mut command = Guarded::start(&args.command, packed(token))?;
+    let loses_terminal = command.has_terminal() && !signals.ignores_hang_up();
+    let mut is_asked_to_end = false;
     let status = tokio::select! {
         // Cancel safe: the command continues. The code below waits for its end.
         status = command.wait() => status?,
@@ -290,7 +354,8 @@ async fn run_command(args: &Args, tenure: Tenure, signals: &mut EndSignals) -> R
             return Err(lost_failure(&lost));
         }
         // Cancel safe: an unreturned signal stays pending.
-        _ = signals.next() => {
+        () = asked_to_end(signals, loses_terminal) => {
+            is_asked_to_end = true;
             tokio::select! {
                 // Cancel safe: dropped only together with the command's last grace period, below.
                 status = command.stop(args.grace) => status?,
@@ -302,7 +367,14 @@ async fn run_command(args: &Args, tenure: Tenure, signals: &mut EndSignals) -> R
             }
         }
     };
-    resign(tenure).await;
+    let asked = async {
+        if !is_asked_to_end {
+            asked_to_end(signals, false).await;
+        }
+    };
+    if let Err(unconfirmed) = resign(tenure, args.ttl, asked).await {
+        stderr::say(unconfirmed);
+    }
     Ok(code_of(status))
 }
 
@@ -313,13 +385,26 @@ fn grace_when_lost(args: &Args) -> Duration {
     args.grace.min(args.ttl / 20)
 }
 
-async fn resign(tenure: Tenure) {
-    if let Err(error) = tenure.resign().await {
-        let error: WriteError = error;
-        stderr::say(format_args!(
-            "the outcome of the resignation is unknown, other candidates take over after the time to live: {error}"
-        ));
-    }
+/// Resigns. Waits for the confirmation for [`LEAVE_MAX`] once the process is `asked` to end.
+///
+/// # Errors
+/// The resignation is not confirmed.
+async fn resign(tenure: Tenure, ttl: Duration, asked: impl Future<Output = ()>) -> Result<(), String> {
+    let late = async {
+        asked.await;
+        sleep(LEAVE_MAX).await;
+    };
+    let why = tokio::select! {
+        resigned = tenure.resign() => match resigned {
+            Ok(()) => return Ok(()),
+            Err(error) => error.to_string(),
+        },
+        // Cancel safe: the process ends.
+        () = late => format!("no answer within {LEAVE_MAX:?}"),
+    };
+    Err(format!(
+        "the resignation is not confirmed: {why}; other candidates take over after the time to live, {ttl:?}, at the latest"
+    ))
 }
 
 fn lost_failure(lost: &ElectionError) -> Failure {

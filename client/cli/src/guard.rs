@@ -139,6 +139,11 @@ impl Guarded {
         })
     }
 
+    /// Whether the command has the terminal. The kernel then sends SIGHUP to the command, and not to the guardian.
+    pub(crate) fn has_terminal(&self) -> bool {
+        self.foreground
+    }
+
     /// # Cancel safety
     /// Safe: the command continues.
     pub(crate) async fn wait(&mut self) -> Result<ExitStatus, Failure> {

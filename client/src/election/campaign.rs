@@ -2,7 +2,7 @@
 
 use std::{pin::pin, time::Duration};
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use paxos_common::peer::Backoff;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     ChangePage, Condition, Version, Written,
-    error::{SubscribeError, WriteError},
+    error::{Cause, SubscribeError, WriteError},
     follow::RETRY_PAUSE,
 };
 
@@ -30,15 +30,16 @@ pub(crate) struct Won {
 /// The outcome of a try.
 enum Try {
     Won(Won),
-    /// Look again, after a pause if the outcome is unknown. An own write at the version of `own` would be the win.
-    Again {
-        unsure: bool,
-        own: Option<Won>,
-    },
+    /// Look again.
+    Again,
+    /// Look again: the outcome was not read. An own write at this version would be the win.
+    Ordered(Won),
+    /// Look again after a pause: the outcome is unknown.
+    Unknown(Cause),
 }
 
 /// Campaigns until the candidate wins, or until `stop` is ready: `None`. A write that has begun by then is finished
-/// first, and may still win.
+/// first, and may still win. A seat with the same `stop` withdraws an unsent write.
 pub(crate) async fn run<S: Seat>(
     seat: &S,
     candidacy: &Candidacy,
@@ -49,12 +50,16 @@ pub(crate) async fn run<S: Seat>(
     let mut vigil = Vigil::new();
     let mut pause = Backoff::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
     let mut own: Option<Won> = None;
+    // A write of this candidate that may still take effect.
+    let mut unknown: Option<Cause> = None;
+    let left =
+        |unknown: Option<Cause>| unknown.map_or(Ok(None), |cause| Err(ElectionError::OutcomeUnknown(cause)));
     loop {
         let look = tokio::select! {
             // Cancel safe: only reads.
             look = seat.look(timeout) => look?,
             // Returns at once. A win that must still be found is not left behind.
-            () = &mut stop, if own.is_none() => return Ok(None),
+            () = &mut stop, if own.is_none() => return left(unknown),
         };
         saw(&mut vigil, look)?;
         let won = match own.take().filter(|own| vigil.version() == Some(own.version)) {
@@ -64,23 +69,37 @@ pub(crate) async fn run<S: Seat>(
                     // Cancel safe: only reads and waits.
                     turn = await_turn(seat, &mut vigil, timeout) => turn?,
                     // Returns at once.
-                    () = &mut stop => return Ok(None),
+                    () = &mut stop => return left(unknown),
                 }
-                match attempt(seat, candidacy, vigil.condition(), timeout).await? {
-                    Try::Won(won) => Some(won),
-                    Try::Again { unsure, own: maybe } => {
-                        own = maybe;
-                        if unsure {
-                            sleep(pause.next_delay()).await;
-                        }
+                match attempt(seat, candidacy, vigil.condition(), timeout).await {
+                    // Nothing was proposed.
+                    Err(ElectionError::Unavailable(_)) if stop.as_mut().now_or_never().is_some() => {
+                        return left(unknown);
+                    }
+                    Err(error) => return Err(error),
+                    Ok(Try::Won(won)) => Some(won),
+                    Ok(Try::Again) => None,
+                    Ok(Try::Ordered(ordered)) => {
+                        own = Some(ordered);
                         None
+                    }
+                    Ok(Try::Unknown(cause)) => {
+                        unknown = Some(cause);
+                        tokio::select! {
+                            // Cancel safe: a timer.
+                            () = sleep(pause.next_delay()) => None,
+                            // Returns at once.
+                            () = &mut stop => return left(unknown),
+                        }
                     }
                 }
             }
         };
-        if let Some(won) = won
-            && let Some(won) = settle(seat, candidacy, won, timeout).await
-        {
+        let Some(won) = won else { continue };
+        let settled = settle(seat, candidacy, won, timeout).await;
+        // A candidate that leaves resigns this win.
+        let stopped = || stop.as_mut().now_or_never().map(|()| won);
+        if let Some(won) = settled.or_else(stopped) {
             return Ok(Some(won));
         }
     }
@@ -142,14 +161,13 @@ async fn attempt<S: Seat>(
         version,
         sent_at,
     };
-    let again = |unsure, own| Ok(Try::Again { unsure, own });
     match seat.put(candidacy.record(None), condition, timeout).await {
         Ok(Written::Applied { version }) => Ok(Try::Won(won(version))),
-        Ok(Written::ConditionFailed { .. }) | Err(WriteError::Expired) => again(false, None),
+        Ok(Written::ConditionFailed { .. }) | Err(WriteError::Expired) => Ok(Try::Again),
         // If the write took effect after all, this candidate waits for its end like for any other holder's write: the
         // register does not show the writer.
-        Err(WriteError::OutcomeUnknown(_)) => again(true, None),
-        Err(WriteError::OutcomeNotRead { version, .. }) => again(true, Some(won(version))),
+        Err(WriteError::OutcomeUnknown(cause)) => Ok(Try::Unknown(cause)),
+        Err(WriteError::OutcomeNotRead { version, .. }) => Ok(Try::Ordered(won(version))),
         Err(WriteError::Invalid(text)) => Err(ElectionError::Invalid(text)),
         Err(WriteError::Refused(cause)) => Err(ElectionError::Refused(cause)),
         Err(WriteError::NotProposed(cause)) => Err(ElectionError::Unavailable(cause)),

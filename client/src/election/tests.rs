@@ -34,6 +34,10 @@ const WHOLE: u8 = 0;
 const CUT: u8 = 1;
 /// Writes pass, and the answers do not.
 const VAGUE: u8 = 2;
+/// Writes wait for another state.
+const HELD_BACK: u8 = 3;
+/// Writes are withdrawn before they are sent.
+const UNSENT: u8 = 4;
 
 #[derive(Default)]
 struct HeldRegister {
@@ -109,6 +113,12 @@ impl FakeSeat {
         timeout: Duration,
     ) -> Result<Written, WriteError> {
         let cause = Cause::deadline();
+        while self.is(HELD_BACK) {
+            sleep(LATENCY).await;
+        }
+        if self.is(UNSENT) {
+            return Err(WriteError::NotProposed(cause));
+        }
         if self.is(CUT) {
             sleep(timeout).await;
             return Err(WriteError::OutcomeUnknown(cause));
@@ -288,6 +298,30 @@ async fn stopped_campaign_finishes_its_write_and_begins_no_other() {
     assert!(alice.other().campaign_for("bob", TTL / 2).await.is_none());
     assert_eq!(begun.elapsed(), TTL / 2);
     assert_eq!(alice.held.lock().unwrap().changes.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopped_campaign_says_whether_a_write_may_still_win() {
+    let alice = FakeSeat::new();
+    let campaign = async |way| {
+        let (switch, given_up) = GiveUpSwitch::new();
+        let candidacy = candidacy("alice");
+        let leaving = async {
+            sleep(LATENCY * 3 / 2).await;
+            // The write has begun.
+            switch.give_up();
+            alice.set(way);
+        };
+        alice.set(HELD_BACK);
+        let campaign = campaign::run(&alice, &candidacy, PATIENCE, given_up.wait());
+        tokio::join!(campaign, leaving).0
+    };
+    assert!(campaign(UNSENT).await.unwrap().is_none());
+    let error = campaign(VAGUE).await.unwrap_err();
+    assert!(matches!(error, ElectionError::OutcomeUnknown(_)), "{error:?}");
+    // A win in the register is never left behind.
+    alice.write(None, Condition::Always);
+    assert!(campaign(WHOLE).await.unwrap().is_some());
 }
 
 #[tokio::test(start_paused = true)]

@@ -49,6 +49,11 @@ pub struct EndSignals {
 }
 
 impl EndSignals {
+    /// Whether the parent of this process set SIGHUP to be ignored.
+    pub fn ignores_hang_up(&self) -> bool {
+        self.hang_up.is_none()
+    }
+
     /// Starts to listen.
     ///
     /// # Errors

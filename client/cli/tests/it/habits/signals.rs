@@ -123,6 +123,113 @@ async fn command_of_a_holder_that_was_stopped_hears_sigterm() {
     assert_eq!(ended.status.code(), Some(7), "{ended:?}");
 }
 
+#[tokio::test]
+async fn candidate_leaves_at_once_while_no_proposer_can_be_reached() {
+    let cluster = Cluster::start(3, 1, 1).await;
+    // The kernel accepts connections. No process reads.
+    let hung = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proposers = format!("http://{}", hung.local_addr().unwrap());
+    let urls = cluster.urls();
+    let args = [
+        "elect",
+        "job",
+        "--timeout",
+        "1h",
+        "--acceptors",
+        &urls,
+        "--proposers",
+        &proposers,
+    ];
+    for (command, code) in [(&[][..], 0), (&["--", "touch", "ran"], 143)] {
+        let mut child = start(&paxos(&[&args, command].concat()));
+        // The connection shows that the candidate's write has begun.
+        let connected = tokio::time::timeout(PATIENCE, hung.accept()).await;
+        let _connected = connected.unwrap().unwrap();
+        let _input = child.stdin.take();
+        let ended = end(child, Signal::SIGTERM).await;
+        assert_eq!(ended.status.code(), Some(code), "{ended:?}");
+        assert!(stderr(&ended).contains("nothing was proposed"), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn holder_ends_at_once_while_all_proposers_are_frozen() {
+    let cluster = Cluster::start(3, 2, 1).await;
+    let urls = cluster.urls();
+    for (name, command, code) in [
+        ("job", &[][..], 69),
+        ("other", &["--", "sh", "-c", "echo runs; exec sleep 1000"], 143),
+    ] {
+        let args = ["elect", name, "--ttl", "1h", "--acceptors", &urls];
+        let mut child = start(&paxos(&[&args, command].concat()));
+        let mut printed = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        while !(line.contains("(ours)") || line.contains("runs")) {
+            line.clear();
+            assert_ne!(printed.read_line(&mut line).unwrap(), 0);
+        }
+        for proposer in &cluster.proposers {
+            proposer.signal(Signal::SIGSTOP);
+        }
+        let ended = end(child, Signal::SIGTERM).await;
+        for proposer in &cluster.proposers {
+            proposer.signal(Signal::SIGCONT);
+        }
+        assert_eq!(ended.status.code(), Some(code), "{ended:?}");
+        assert!(
+            stderr(&ended).contains("the resignation is not confirmed")
+                && stderr(&ended).contains("after the time to live, 3600s"),
+            "{ended:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn holder_with_a_stopped_command_resigns_when_the_terminal_is_lost() {
+    if Command::new("script").arg("--version").output().is_err() {
+        return;
+    }
+    let cluster = Cluster::start(3, 1, 1).await;
+    let urls = cluster.urls();
+    // The shell is the first process of the session.
+    let line = format!(
+        "echo shell $$; {} elect job --ttl 1h --acceptors {urls} -- sh -c 'echo command $$; kill -STOP $$'; true",
+        env!("CARGO_BIN_EXE_paxos")
+    );
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--command", &line, "/dev/null"]);
+    let mut child = start(&command);
+    let mut printed = BufReader::new(child.stdout.take().unwrap());
+    let mut number = |name: &str| {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            assert_ne!(printed.read_line(&mut line).unwrap(), 0, "no {name}");
+            if let Some(number) = line.trim().strip_prefix(name) {
+                return number.trim().parse::<i32>().unwrap();
+            }
+        }
+    };
+    let (shell, stopped) = (number("shell"), number("command"));
+    let status = |process: i32| fs::read_to_string(format!("/proc/{process}/status"));
+    until("the command is stopped", async || {
+        status(stopped).unwrap().contains("State:\tT").then_some(())
+    })
+    .await;
+    kill(Pid::from_raw(shell), Signal::SIGKILL).unwrap();
+    until("the command ends", async || {
+        status(stopped).is_err().then_some(())
+    })
+    .await;
+    // The time to live is an hour: only a resignation lets another candidate hold.
+    let next = ["elect", "job", "--ttl", "1h", "--acceptors", &urls, "--", "true"];
+    let ended = output(start(&paxos(&next))).await;
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    // The terminal may have ended already.
+    let _ = child.kill();
+    child.wait().unwrap();
+}
+
 /// A stopped child of the process.
 fn stopped_child_of(parent: u32) -> Option<()> {
     let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
