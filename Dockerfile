@@ -34,6 +34,8 @@ RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /data 
     && install --directory --owner=paxos --group=paxos --mode=0700 /data
 COPY --from=build /paxos/target/release/acceptor /paxos/target/release/proposer \
      /paxos/target/release/learner /paxos/target/release/paxos /usr/local/bin/
+# The certificates that clients of TLS trust: for a collector at https://.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 # Manual pages, and scripts with which bash, zsh and fish complete.
 COPY --from=build /paxos/target/release/share /usr/share
 USER 10001:10001

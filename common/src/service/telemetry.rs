@@ -15,6 +15,7 @@ use tracing_subscriber::{
 
 use crate::service::{config::LogFormat, stderr};
 
+mod collector;
 mod export;
 mod log;
 mod rate;
@@ -23,7 +24,7 @@ mod settings;
 pub use export::Exporting;
 pub use log::{dropped_lines, flush, report_drops};
 pub(crate) use log::{json_line, last_line};
-pub(crate) use settings::metrics_endpoint;
+pub(crate) use settings::metrics_collector;
 
 /// Silences the exporter's crate, which logs each attempt.
 const QUIET: &str = "opentelemetry-otlp=off";

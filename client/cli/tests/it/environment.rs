@@ -45,10 +45,14 @@ async fn settings_of_a_collector_that_are_meant_for_others_do_not_stop_a_client(
     let args = ["put", "key", "value", "--acceptors", &urls];
     for (name, value, supported) in [
         ("OTEL_TRACES_SAMPLER", "jaeger_remote", "always_on"),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "only grpc"),
+        (
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+            "http/json",
+            "grpc or http/protobuf",
+        ),
         (
             "OTEL_EXPORTER_OTLP_ENDPOINT",
-            "https://collector:4318",
+            "collector:4318",
             "give http://HOST:PORT",
         ),
     ] {

@@ -4,6 +4,7 @@ mod away;
 mod batches;
 mod collector;
 mod ended;
+mod protocols;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -8,14 +8,14 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry_otlp::{MetricExporter, WithExportConfig as _};
+use opentelemetry_otlp::MetricExporter;
 use opentelemetry_sdk::{
     error::OTelSdkResult,
     metrics::{PeriodicReader, Temporality, data::ResourceMetrics, exporter::PushMetricExporter},
 };
 use tokio::runtime::{Builder, Runtime};
 
-use crate::service::{failure::Failure, telemetry::metrics_endpoint};
+use crate::service::{failure::Failure, telemetry::metrics_collector};
 
 /// How long one export may take: a hanging export is given up before the next is due.
 const EXPORT_MAX: Duration = Duration::from_secs(5);
@@ -25,7 +25,7 @@ const EXPORT_MAX: Duration = Duration::from_secs(5);
 /// # Errors
 /// The variables are invalid (usage).
 pub(super) fn reader() -> Result<Option<PeriodicReader<Telling>>, Failure> {
-    let Some(endpoint) = metrics_endpoint(|name| env::var(name).ok()).map_err(Failure::usage)? else {
+    let Some(collector) = metrics_collector(|name| env::var(name).ok()).map_err(Failure::usage)? else {
         return Ok(None);
     };
     // The connection belongs to this runtime: an absent or slow collector takes no time of a role's thread.
@@ -35,18 +35,21 @@ pub(super) fn reader() -> Result<Option<PeriodicReader<Telling>>, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::internal(error).context("start the telemetry runtime"))?;
-    let exporter = {
+    let made = {
         let _entered = runtime.enter();
-        MetricExporter::builder()
-            .with_tonic()
-            .with_endpoint(endpoint.clone())
-            .with_timeout(EXPORT_MAX)
-            .build()
-            .map_err(|error| Failure::usage(format!("cannot export metrics: {error}")))?
+        collector.metric_exporter(EXPORT_MAX)
+    };
+    let exporter = match made {
+        Ok(exporter) => exporter,
+        Err(error) => {
+            // A runtime must not end by blocking inside another runtime.
+            runtime.shutdown_background();
+            return Err(Failure::usage(error));
+        }
     };
     let telling = Telling {
         exporter,
-        endpoint,
+        endpoint: collector.endpoint,
         failing: AtomicBool::new(false),
         runtime: Some(runtime),
     };

@@ -15,7 +15,6 @@ use opentelemetry::{
     global::BoxedTracer,
     trace::{SpanId, TraceId, TracerProvider as _},
 };
-use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::{
     Resource,
     error::OTelSdkResult,
@@ -112,21 +111,28 @@ impl Exporting {
             .enable_all()
             .build()
             .map_err(|error| format!("start the telemetry runtime: {error}"))?;
-        let provider = {
-            // The connection belongs to this runtime.
+        // The connection belongs to this runtime.
+        let made = {
             let _entered = runtime.enter();
-            let exporter = opentelemetry_otlp::SpanExporter::builder()
-                .with_tonic()
-                .with_endpoint(settings.endpoint.clone())
-                .build()
-                .map_err(|error| format!("cannot export traces: {error}"))?;
+            settings.collector.span_exporter()
+        };
+        let exporter = match made {
+            Ok(exporter) => exporter,
+            Err(error) => {
+                // A runtime must not end by blocking inside another runtime.
+                runtime.shutdown_background();
+                return Err(error);
+            }
+        };
+        let provider = {
+            let _entered = runtime.enter();
             SdkTracerProvider::builder()
                 .with_batch_exporter(WatchedExporter {
                     exporter: Arc::new(exporter),
                     runtime: runtime.handle().clone(),
                     failing: AtomicBool::new(false),
                     reports: service != Exporter::Client,
-                    endpoint: settings.endpoint.clone(),
+                    endpoint: settings.collector.endpoint.clone(),
                 })
                 .with_id_generator(Ids::default())
                 .with_max_links_per_span(LINKS_MAX)
@@ -134,7 +140,7 @@ impl Exporting {
                 .build()
         };
         tracing::debug!(
-            endpoint = settings.endpoint,
+            endpoint = settings.collector.endpoint,
             sampler = settings.sampler,
             "export is set up"
         );

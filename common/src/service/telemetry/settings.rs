@@ -1,11 +1,39 @@
 //! The standard OpenTelemetry variables, checked: a typing error must not turn traces off silently.
 
-/// The endpoint of the export, and the sampled share.
+/// The collector of the traces, and the sampled share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ExportSettings {
-    pub(super) endpoint: String,
+    pub(super) collector: CollectorSettings,
     pub(super) sampler: String,
 }
+
+/// The collector of one kind of telemetry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CollectorSettings {
+    /// The whole URL, with the path of HTTP.
+    pub(crate) endpoint: String,
+    pub(super) protocol: Protocol,
+    /// The variable with the path of a file of certificates, and the path. `None`: the certificates of this machine.
+    pub(super) certificate: Option<(&'static str, String)>,
+}
+
+/// The form of OTLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Grpc,
+    /// Protobuf over HTTP/1.1.
+    Http,
+}
+
+impl CollectorSettings {
+    /// Whether the connection uses TLS.
+    pub(super) fn is_secure(&self) -> bool {
+        self.endpoint.starts_with(HTTPS)
+    }
+}
+
+const HTTP: &str = "http://";
+const HTTPS: &str = "https://";
 
 /// The variables of one kind of telemetry.
 #[derive(Clone, Copy)]
@@ -17,6 +45,10 @@ struct Signal {
     endpoints: [&'static str; 2],
     /// The more specific variable first.
     protocols: [&'static str; 2],
+    /// The more specific variable first.
+    certificates: [&'static str; 2],
+    /// The path of HTTP behind the general endpoint.
+    path: &'static str,
 }
 
 const TRACES: Signal = Signal {
@@ -30,6 +62,11 @@ const TRACES: Signal = Signal {
         "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
         "OTEL_EXPORTER_OTLP_PROTOCOL",
     ],
+    certificates: [
+        "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    ],
+    path: "/v1/traces",
 };
 const METRICS: Signal = Signal {
     exporter: "OTEL_METRICS_EXPORTER",
@@ -43,6 +80,11 @@ const METRICS: Signal = Signal {
         "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
         "OTEL_EXPORTER_OTLP_PROTOCOL",
     ],
+    certificates: [
+        "OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    ],
+    path: "/v1/metrics",
 };
 const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
 const SAMPLER_ARGUMENT: &str = "OTEL_TRACES_SAMPLER_ARG";
@@ -54,7 +96,7 @@ impl ExportSettings {
     /// # Errors
     /// Names the variable, its value and the valid values.
     pub(super) fn from_env(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
-        let Some(endpoint) = endpoint(&variable, TRACES)? else {
+        let Some(collector) = collector(&variable, TRACES)? else {
             return Ok(None);
         };
         let get = |name| get(&variable, name);
@@ -79,16 +121,18 @@ impl ExportSettings {
                 ));
             }
         }
-        Ok(Some(Self { endpoint, sampler }))
+        Ok(Some(Self { collector, sampler }))
     }
 }
 
-/// The endpoint of metrics, by the same rules; none when metrics are not exported.
+/// The collector of metrics, by the same rules; none when metrics are not exported.
 ///
 /// # Errors
 /// As [`ExportSettings::from_env`].
-pub(crate) fn metrics_endpoint(variable: impl Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
-    endpoint(variable, METRICS)
+pub(crate) fn metrics_collector(
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Option<CollectorSettings>, String> {
+    collector(variable, METRICS)
 }
 
 /// The value of a variable; an empty variable counts as unset.
@@ -98,8 +142,11 @@ fn get(variable: impl Fn(&str) -> Option<String>, name: &str) -> Option<String> 
         .filter(|value| !value.is_empty())
 }
 
-/// The endpoint of one kind of telemetry; none when not exported.
-fn endpoint(variable: impl Fn(&str) -> Option<String>, signal: Signal) -> Result<Option<String>, String> {
+/// The collector of one kind of telemetry; none when not exported.
+fn collector(
+    variable: impl Fn(&str) -> Option<String>,
+    signal: Signal,
+) -> Result<Option<CollectorSettings>, String> {
     let get = |name: &str| get(&variable, name);
     let first = |names: [&'static str; 2]| names.into_iter().find_map(|name| Some((name, get(name)?)));
     let disabled = get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
@@ -111,27 +158,44 @@ fn endpoint(variable: impl Fn(&str) -> Option<String>, signal: Signal) -> Result
         Some(off) if signal.off.contains(&off) => return Ok(None),
         Some(other) => return Err(format!("{} is {other:?}: give otlp or none", signal.exporter)),
     }
-    check(name, &endpoint, first(signal.protocols))?;
-    Ok(Some(endpoint))
+    check_url(name, &endpoint)?;
+    let protocol = match first(signal.protocols) {
+        None => Protocol::Grpc,
+        Some((_, protocol)) if protocol == "grpc" => Protocol::Grpc,
+        Some((_, protocol)) if protocol == "http/protobuf" => Protocol::Http,
+        Some((name, other)) => {
+            return Err(format!(
+                "{name} is {other:?}: give grpc or http/protobuf; grpc when it is not set"
+            ));
+        }
+    };
+    // The standard: only the general endpoint gets a path.
+    let endpoint = match protocol {
+        Protocol::Http if name == signal.endpoints[1] => {
+            format!("{}{}", endpoint.trim_end_matches('/'), signal.path)
+        }
+        Protocol::Http | Protocol::Grpc => endpoint,
+    };
+    Ok(Some(CollectorSettings {
+        endpoint,
+        protocol,
+        certificate: first(signal.certificates),
+    }))
 }
 
-/// Checks an endpoint from the variable `name`, and the protocol, if given.
-fn check(name: &str, endpoint: &str, protocol: Option<(&str, String)>) -> Result<(), String> {
-    let is_url = endpoint
-        .strip_prefix("http://")
-        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', ':']));
-    if !is_url || endpoint.parse::<tonic::transport::Uri>().is_err() {
-        return Err(format!(
-            "{name} is {endpoint:?}: give http://HOST:PORT of a collector that takes OTLP over gRPC, for example \
-             http://127.0.0.1:4317 (there is no TLS yet)"
-        ));
+/// Checks an endpoint from the variable `name`.
+fn check_url(name: &str, endpoint: &str) -> Result<(), String> {
+    let rest = [HTTP, HTTPS]
+        .iter()
+        .find_map(|scheme| endpoint.strip_prefix(scheme));
+    let is_url = rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', ':']));
+    if is_url && endpoint.parse::<tonic::transport::Uri>().is_ok() {
+        return Ok(());
     }
-    match protocol {
-        Some((name, protocol)) if protocol != "grpc" => Err(format!(
-            "{name} is {protocol:?}: only grpc is supported; unset the variable or give grpc"
-        )),
-        Some(_) | None => Ok(()),
-    }
+    Err(format!(
+        "{name} is {endpoint:?}: give http://HOST:PORT or https://HOST:PORT of a collector that takes OTLP, for example \
+         http://127.0.0.1:4317"
+    ))
 }
 
 #[cfg(test)]
@@ -158,17 +222,18 @@ mod tests {
     #[test]
     fn endpoint_of_traces_goes_before_the_general_one() {
         let settings = read(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://other:1")]);
-        assert_eq!(settings.unwrap().unwrap().endpoint, "http://other:1");
+        assert_eq!(settings.unwrap().unwrap().collector.endpoint, "http://other:1");
         assert_eq!(read(&[ENDPOINT]).unwrap().unwrap().sampler, SAMPLER_DEFAULT);
     }
 
     #[test]
     fn metrics_have_an_endpoint_and_a_switch_of_their_own() {
         let read = |variables: &[(&str, &str)]| {
-            metrics_endpoint(|name| {
+            let collector = metrics_collector(|name| {
                 let found = variables.iter().find(|(key, _)| *key == name);
                 found.map(|(_, value)| (*value).to_owned())
-            })
+            });
+            collector.map(|collector| collector.map(|collector| collector.endpoint))
         };
         assert_eq!(read(&[]), Ok(None));
         assert_eq!(read(&[ENDPOINT]), Ok(Some(ENDPOINT.1.to_owned())));
@@ -181,13 +246,55 @@ mod tests {
     }
 
     #[test]
+    fn http_adds_its_path_to_the_general_endpoint_only() {
+        let own = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://other:1/here");
+        let protocol = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
+        let general = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://jaeger:4318/base/");
+        let collector = |variables: &[_]| read(variables).unwrap().unwrap().collector;
+        let seen = collector(&[general, protocol]);
+        assert_eq!(
+            (seen.endpoint.as_str(), seen.protocol, seen.is_secure()),
+            ("https://jaeger:4318/base/v1/traces", Protocol::Http, true)
+        );
+        assert_eq!(collector(&[general, protocol, own]).endpoint, own.1);
+        let grpc = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc");
+        let seen = collector(&[
+            general,
+            protocol,
+            grpc,
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca.pem"),
+        ]);
+        assert_eq!(
+            (seen.endpoint.as_str(), seen.protocol),
+            (general.1, Protocol::Grpc)
+        );
+        assert_eq!(
+            seen.certificate,
+            Some(("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca.pem".to_owned()))
+        );
+    }
+
+    #[test]
     fn what_makes_no_sense_is_named_with_what_would() {
         for (variable, value, expected) in [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "jaeger:4317", "http://HOST:PORT"),
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://jaeger:4317", "no TLS yet"),
+            (
+                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                "https://:4317",
+                "https://HOST:PORT",
+            ),
+            (
+                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                "ftp://jaeger:4317",
+                "https://HOST:PORT",
+            ),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://", "http://HOST:PORT"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a b:1", "http://HOST:PORT"),
-            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "only grpc"),
+            (
+                "OTEL_EXPORTER_OTLP_PROTOCOL",
+                "http/json",
+                "grpc or http/protobuf",
+            ),
             ("OTEL_TRACES_EXPORTER", "zipkin", "otlp or none"),
             ("OTEL_TRACES_SAMPLER", "always", "always_on"),
             ("OTEL_TRACES_SAMPLER", "traceidratio", "from 0 to 1"),

@@ -58,13 +58,17 @@ async fn variables_that_make_no_sense_are_refused_with_what_would() {
     let learner = ["serve", "learner", "--acceptors", "http://127.0.0.1:1"];
     for (name, value, expected) in [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "jaeger:4317", "http://HOST:PORT"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://jaeger:4318", "no TLS yet"),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "only grpc"),
+        (
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+            "http/json",
+            "grpc or http/protobuf",
+        ),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such/file", "PEM file"),
         ("OTEL_TRACES_SAMPLER", "sometimes", "always_on"),
     ] {
         let environment = vec![
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", String::new()),
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317".to_owned()),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:4317".to_owned()),
             (name, value.to_owned()),
         ];
         for role in [&acceptor[..], &proposer, &learner] {

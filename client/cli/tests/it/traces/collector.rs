@@ -17,7 +17,10 @@ use opentelemetry_proto::tonic::{
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status};
+use tonic::{
+    Request, Response, Status,
+    transport::{Identity, Server, ServerTlsConfig},
+};
 
 use crate::harness::{Environment, PATIENCE, until};
 
@@ -140,13 +143,24 @@ impl SpanCollector {
     }
 
     pub(crate) async fn start_at(address: SocketAddr) -> Self {
+        Self::serve(address, Server::builder()).await
+    }
+
+    /// A collector with TLS.
+    pub(crate) async fn start_with_tls(certificate: &str, key: &str) -> Self {
+        let tls = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key));
+        let server = Server::builder().tls_config(tls).unwrap();
+        Self::serve("127.0.0.1:0".parse().unwrap(), server).await
+    }
+
+    async fn serve(address: SocketAddr, mut server: Server) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let inbox = SpanInbox::default();
         let service = TraceServiceServer::new(inbox.clone()).max_decoding_message_size(64 << 20);
         let serving = tokio::spawn(async move {
-            let server = tonic::transport::Server::builder().add_service(service);
             server
+                .add_service(service)
                 .serve_with_incoming(TcpListenerStream::new(listener))
                 .await
                 .unwrap();
