@@ -71,10 +71,10 @@ fn voters(held: &[Held], round: u64, value: &str) -> usize {
 }
 
 /// Every assignment of rows to `acceptors` acceptors.
-fn assignments(acceptors: usize) -> impl Iterator<Item = Vec<Held>> {
-    (0..HELD.len().pow(acceptors as u32)).map(move |number| {
-        let held = |place: usize| HELD[number / HELD.len().pow(place as u32) % HELD.len()];
-        (0..acceptors).map(held).collect()
+fn assignments(acceptors: usize) -> Vec<Vec<Held>> {
+    (0..acceptors).fold(vec![Vec::new()], |assigned, _| {
+        let with_next = |held: &Vec<Held>| HELD.map(|next| [&held[..], &[next]].concat());
+        assigned.iter().flat_map(with_next).collect()
     })
 }
 
