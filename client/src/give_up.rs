@@ -41,7 +41,7 @@ impl GiveUp {
             None => false,
         };
         if !has_given_up {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
@@ -52,7 +52,7 @@ impl GiveUp {
     pub(crate) async fn withdraw(&self, sending: &Sending) -> Cause {
         self.wait().await;
         if !sending.withdraw() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         Self::cause()
     }

@@ -35,7 +35,7 @@ use crate::{
 /// Shortest time between reports: a change shows soon, and a busy learner costs an acceptor little.
 const REPORT_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Interval of reports without news. All streams report at the same moments: a single wake-up serves all.
-const REPORT_INTERVAL_IDLE: Duration = Duration::from_secs(1);
+const REPORT_INTERVAL_IDLE: Duration = Duration::from_secs(2);
 
 /// Longest time that a stop waits for an acceptor to take the last report.
 const LEAVING_MAX: Duration = Duration::from_millis(200);

@@ -242,6 +242,7 @@ impl Driver {
             Input::Introduced(event, open) => self.introduced(event, open),
             Input::Closed(acceptor) => {
                 self.links.remove(&acceptor);
+                self.prepares.end(acceptor);
                 self.core.handle(Event::Closed(acceptor));
             }
             Input::Request(ClientRequest {

@@ -51,7 +51,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Report interval of a calm (not watchful) proposer, unless half of the leader timeout is longer. Each report wakes
 /// both processes, and acceptors report changes at once.
-const CALM_REPORT_INTERVAL: Duration = Duration::from_secs(1);
+const CALM_REPORT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Maximum wait of a stop for an acceptor to take the last report.
 const LEAVING_MAX: Duration = Duration::from_millis(200);

@@ -420,7 +420,7 @@ fn election_failure(error: ElectionError) -> Failure {
         ElectionError::Unavailable(_) => {
             Failure::unavailable(anyhow::anyhow!("{error}; `paxos status` shows what is wrong"))
         }
-        _ => Failure::unavailable(error),
+        ElectionError::OutcomeUnknown(_) | _ => Failure::unavailable(error),
     }
 }
 

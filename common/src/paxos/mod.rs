@@ -118,10 +118,12 @@
 //! - A vote shown to a learner names its value. Learners never add votes for different values.
 //! - A read bound counts slots, whatever their values.
 //!
-//! This is the limit: watermarks, trims and damaged rows name no value. A watermark of a copy may pass a row of the other
+//! These are the limits. Watermarks, trims and damaged rows name no value. A watermark of a copy may pass a row of the other
 //! copy, and this row counts as chosen then: a learner that reads the row below the watermark, without a quorum of votes
 //! for the right value, applies it. A trimmed acceptor counts as a voter for either copy. An acceptor that lost its row
-//! to damage may vote for the second value. So the rule stands that a proposer is never copied while it runs.
+//! to damage may vote for the second value. A forged value can replace rows of a value that was chosen at a lower ballot.
+//! Votes shown by an acceptor of an earlier release name no value, and a learner counts them for every value. So the rule
+//! stands that a proposer is never copied while it runs.
 //!
 //! **A cluster forms in two steps** ([`forming`]). So of two different lists that share an acceptor, at most one list
 //! becomes a cluster. No acceptor votes before the cluster is formed.

@@ -111,8 +111,9 @@ mod kernel {
                     timerfd_settime(&self.descriptor, TimerfdTimerFlags::empty(), &set)?;
                     self.set_to = Some(at);
                 }
-                // A ring of an earlier time is possible: the loop then waits again.
+                // A ring of an earlier time is possible: the loop then sets the timer again.
                 self.descriptor.readable().await?.clear_ready();
+                self.set_to = None;
             }
         }
     }

@@ -19,6 +19,16 @@ impl PromiseRequests {
         }
     }
 
+    /// Ends the requests to an acceptor: after the acceptor has shown its runs again, the core asks again.
+    pub(super) fn end(&mut self, acceptor: AcceptorUuid) {
+        self.0.retain(|&(asked, _), request| {
+            if asked == acceptor {
+                request.abort();
+            }
+            asked != acceptor
+        });
+    }
+
     /// Ends the requests whose pages are not awaited, by the number of the scan.
     pub(super) fn keep(&mut self, awaits: impl Fn(Option<u64>) -> bool) {
         self.0.retain(|&(_, scan), request| {
@@ -62,6 +72,19 @@ mod tests {
         assert!(campaign.await.unwrap_err().is_cancelled());
         assert!(second.await.unwrap_err().is_cancelled());
         assert!(requests.0.is_empty());
+    }
+
+    #[tokio::test]
+    async fn requests_to_an_acceptor_end_with_its_link() {
+        let mut requests = PromiseRequests::default();
+        let [gone, there] = [1, 2].map(AcceptorUuid::from_u128);
+        let (to_gone, to_there) = (silent(), silent());
+        requests.insert(gone, None, to_gone.abort_handle());
+        requests.insert(there, None, to_there.abort_handle());
+        requests.end(gone);
+        assert!(to_gone.await.unwrap_err().is_cancelled());
+        assert!(!to_there.is_finished());
+        to_there.abort();
     }
 
     #[tokio::test]

@@ -23,7 +23,7 @@ use crate::input::Input;
 impl Driver {
     /// Asks the proposer of a ballot in the background, for at most the leader timeout: afterwards its silence decides.
     pub(super) fn inquire(
-        &mut self,
+        &self,
         (number, ballot): (u64, Ballot),
         address: &str,
         inputs: &mpsc::Sender<Input>,
@@ -33,7 +33,9 @@ impl Driver {
             // An earlier run of this proposer led.
             Ok(address) if self.address == address => {
                 let answer = InquiryAnswer::Gone;
-                self.core.handle(Event::InquiryAnswered { number, answer });
+                let event = Event::InquiryAnswered { number, answer };
+                // Without room, the end of the streams counts a little later.
+                let _ = inputs.try_send(Input::Core(event));
             }
             Ok(address) => {
                 let limit = self.leader_timeout;

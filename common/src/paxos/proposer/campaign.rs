@@ -205,6 +205,23 @@ impl Campaign {
         last.map_or(from, |(slot, _)| slot.next()).max(first_gap)
     }
 
+    /// The first slot with two values of one ballot whose reports do not show yet which value may be chosen, and the
+    /// acceptors without a complete promise. `None` while other reports are missing as well.
+    pub(super) fn contested(&self, electorate: &Electorate) -> Option<(Slot, Vec<AcceptorUuid>)> {
+        let complete: BTreeSet<AcceptorUuid> = self.complete().map(|(&acceptor, _)| acceptor).collect();
+        if complete.len() < electorate.quorums().phase1() {
+            return None;
+        }
+        let (from, _) = self.stretch();
+        let mut contested = self.votes.range(from..).filter(|(_, votes)| votes.is_contested());
+        let (&slot, _) = contested.find(|&(&slot, _)| self.required(electorate, slot).is_none())?;
+        let awaited = electorate
+            .members()
+            .iter()
+            .filter(|member| !complete.contains(member));
+        Some((slot, awaited.copied().collect()))
+    }
+
     /// Slots from `from` on with an open value: no quorum has reported the slot, or two values of one ballot can both
     /// have been chosen. Slots without a damaged row are reported by all complete promises.
     fn unsaid(&self, electorate: &Electorate, from: Slot) -> BTreeSet<Slot> {

@@ -330,7 +330,7 @@ impl Lead {
     pub(super) fn accepted(
         &mut self,
         electorate: &Electorate,
-        acceptor: AcceptorUuid,
+        (acceptor, sequence): (AcceptorUuid, u64),
         slots: &[SlotRange],
         marks: Marks,
         effects: &mut Vec<Effect>,
@@ -340,7 +340,7 @@ impl Lead {
         };
         view.no_space = false;
         if !slots.is_empty() {
-            view.forget_refusals();
+            view.note_acceptance(sequence);
         }
         view.marked = true;
         view.chosen_to = Some(marks.chosen_to);

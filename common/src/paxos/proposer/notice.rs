@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::paxos::{ballot::Ballot, identity::AcceptorUuid};
+use crate::paxos::{ballot::Ballot, identity::AcceptorUuid, slot::Slot};
 
 /// A change with a reason for people to know. [`fmt::Display`] gives the text of a log line.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -71,6 +71,14 @@ pub enum End {
     },
     /// A campaign got no byte of a promise for this long.
     NoPromise(Duration),
+    /// Two values of a slot were accepted at one ballot, and only reports of further acceptors can show which value may
+    /// be chosen.
+    Contested {
+        /// The first such slot.
+        slot: Slot,
+        /// Acceptors without a complete report.
+        awaited: Vec<AcceptorUuid>,
+    },
     /// The runs of an acceptor contradict the tables of other acceptors, and its votes may have been counted.
     Distrusted(AcceptorUuid),
 }
@@ -127,6 +135,7 @@ impl Notice {
                 End::Rejected { .. } => "rejected",
                 End::Alone { .. } => "alone",
                 End::NoPromise(_) => "no_promise",
+                End::Contested { .. } => "contested",
                 End::Distrusted(_) => "distrusted",
             },
             Self::StoodStill(_) => "stood_still",
@@ -179,6 +188,18 @@ impl fmt::Display for End {
                 list(f, absent)
             }
             Self::NoPromise(lasted) => write!(f, "no byte of a promise arrived for {} s", lasted.as_secs()),
+            Self::Contested { slot, awaited } => {
+                write!(
+                    f,
+                    "two values of slot {slot} were accepted at one ballot (a copied proposer, or a forged message): start \
+                     the acceptors that have not reported: "
+                )?;
+                for (number, acceptor) in awaited.iter().enumerate() {
+                    let comma = if number == 0 { "" } else { ", " };
+                    write!(f, "{comma}acceptor {acceptor}")?;
+                }
+                Ok(())
+            }
             Self::Distrusted(acceptor) => write!(
                 f,
                 "the runs of acceptor {acceptor} contradict the tables of other acceptors: votes may be lost"

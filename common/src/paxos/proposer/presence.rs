@@ -184,7 +184,12 @@ impl Proposer {
         let lasted = self.awake().saturating_sub(self.promised_at);
         if lasted >= patience {
             self.vain_campaigns += 1;
-            self.step_down(End::NoPromise(lasted));
+            let contested = match &self.phase {
+                Phase::Campaigning(campaign) => campaign.contested(&self.electorate),
+                Phase::Standby | Phase::Leading(_) => None,
+            };
+            let why = contested.map(|(slot, awaited)| End::Contested { slot, awaited });
+            self.step_down(why.unwrap_or(End::NoPromise(lasted)));
         } else {
             // A driver's clock may be coarser than the remaining time, and the timer must not fire early.
             let left = (patience - lasted).max(GIVE_UP_LOOK_MIN);

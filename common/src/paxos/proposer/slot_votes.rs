@@ -107,8 +107,10 @@ impl SlotVotes {
         match (possible.next(), possible.next()) {
             (Some(only), None) => Some(&only.value),
             (Some(_), Some(_)) if unheard > 0 => None,
-            // No value was chosen at this ballot, so none of the values replaces a chosen value. Or several values have
-            // a phase-2 quorum, which takes phase-2 quorums without a common acceptor: no choice is right.
+            // No value was chosen at this ballot. A value chosen at a lower ballot is among the values of this ballot,
+            // unless a forged value has replaced its rows. Or several values have a phase-2 quorum, which takes phase-2
+            // quorums without a common acceptor. After a forged value, and without a common acceptor, a choice can be
+            // wrong.
             (None, _) | (Some(_), Some(_)) => Some(self.fallback(highest)),
         }
     }

@@ -58,6 +58,9 @@ pub(super) struct AcceptorView {
     /// Consecutive refusals: each refusal doubles the wait. After a refusal, a single message shows whether the acceptor
     /// takes proposals again.
     pub(super) refusals: u32,
+    /// The number of the last message sent before the last refusal arrived: an answer to such a message does not show
+    /// that the acceptor takes proposals again.
+    pub(super) sent_before_refusal: u64,
     /// The watermark at the last check, if below the leader's.
     pub(super) behind: Option<Slot>,
     /// The watermark was the same at the check before, and was reported again since: no advance without repair. About
@@ -74,9 +77,17 @@ const REFUSALS_MAX: u32 = 6;
 impl AcceptorView {
     /// The acceptor refused a message. Messages sent before the refusal arrived are refused too, and count once.
     pub(super) fn note_refusal(&mut self) {
+        self.sent_before_refusal = self.sent;
         if self.refused == 0 {
             self.refusals = (self.refusals + 1).min(REFUSALS_MAX);
             self.refused = 1 << (self.refusals - 1);
+        }
+    }
+
+    /// The acceptor took proposals of a message.
+    pub(super) fn note_acceptance(&mut self, sequence: u64) {
+        if sequence > self.sent_before_refusal {
+            self.forget_refusals();
         }
     }
 
@@ -84,5 +95,6 @@ impl AcceptorView {
     pub(super) fn forget_refusals(&mut self) {
         self.refused = 0;
         self.refusals = 0;
+        self.sent_before_refusal = 0;
     }
 }

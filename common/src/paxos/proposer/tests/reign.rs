@@ -98,6 +98,31 @@ fn a_refusal_leaves_the_ballot_standing() {
     assert!(bench.leads());
 }
 
+#[test]
+fn an_answer_to_a_message_sent_before_a_refusal_does_not_end_the_wait() {
+    let mut bench = Bench::new();
+    let mine = bench.lead();
+    bench.propose(1, "a");
+    bench.propose(2, "b");
+    let refused = Refused {
+        reason: "upgrade this acceptor".to_owned(),
+        promised: mine,
+    };
+    bench.answer(1, 1, AcceptAnswer::Refused(refused));
+    let is_silent = |bench: &Bench| bench.accepts().iter().all(|(to, _)| *to != uuid(1));
+    bench.answer(1, 2, accepted(&[(1, 2)], 0));
+    assert!(is_silent(&bench), "the message with slot 0 waits for a check");
+    bench.fire(Timer::Check);
+    assert!(!is_silent(&bench));
+    bench.answer(1, 3, accepted(&[(0, 1)], 2));
+    bench.propose(3, "c");
+    assert_eq!(
+        bench.sent_to(1),
+        [(2, value("c"))],
+        "the acceptor takes values again"
+    );
+}
+
 /// An acceptor of an earlier release cannot read a value that this leader took over.
 #[test]
 fn an_acceptor_that_refuses_again_and_again_gets_single_messages_ever_more_rarely() {

@@ -13,6 +13,10 @@ fn two_values_at_one_ballot_wait_for_the_report_that_decides() {
         "either value may have a quorum with acceptor 3"
     );
     assert_eq!(campaign.beyond_repair(&majority_of_3()), None);
+    assert_eq!(
+        campaign.contested(&majority_of_3()),
+        Some((slot(0), vec![uuid(3)]))
+    );
     let mut neither = campaign.clone();
     neither.hear(3, last_page(0, 0, vec![]));
     assert!(
@@ -21,6 +25,7 @@ fn two_values_at_one_ballot_wait_for_the_report_that_decides() {
     );
     campaign.hear(3, last_page(0, 0, vec![row(0, 1, "a")]));
     assert_eq!(campaign.takeover(&majority_of_3()), takeover(0, &["a", "b"]));
+    assert_eq!(campaign.contested(&majority_of_3()), None);
 }
 
 #[test]

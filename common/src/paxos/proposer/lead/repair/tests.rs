@@ -115,8 +115,9 @@ impl Reign {
             known_to,
         };
         self.lead.settled(uuid(acceptor), message.sequence, &answer);
+        let answered = (uuid(acceptor), message.sequence);
         self.lead
-            .accepted(&self.electorate, uuid(acceptor), &slots, marks, &mut effects);
+            .accepted(&self.electorate, answered, &slots, marks, &mut effects);
         self.lead.retire(&self.electorate, &self.limits);
     }
 }
