@@ -193,3 +193,40 @@ async fn upgrade_keeps_the_latest_runs_and_witnesses_of_any_number() {
         assert!(kept.contains(&highest), "those with the highest counters");
     }
 }
+
+/// The directory of an acceptor after an orderly stop, written by the last release with schema version 2.
+fn version_2() -> (Files, Answered) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schema-2");
+    let row = |at| Row {
+        slot: slot(at),
+        accepted: Some((ballot(3), value(&format!("value {at}")))),
+    };
+    let answered = Answered {
+        rows: (0..12).map(row).collect(),
+        counter: CommitCounter::new(15),
+        promised: 3,
+        voted_to: slot(12),
+        chosen_to: slot(8),
+    };
+    (Files::of(&directory), answered)
+}
+
+#[tokio::test]
+async fn file_of_version_2_keeps_everything() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (files, answered) = version_2();
+    let end = judge(scratch.path(), &files, &answered, "version 2").await;
+    assert_eq!(end, StoryEnd::Sound(0));
+    let (store, opened) = open(scratch.path(), 3).await.unwrap();
+    let runs = opened
+        .past_runs
+        .iter()
+        .map(|(run, ended)| (run.get(), ended.get()));
+    assert_eq!(runs.collect::<Vec<_>>(), [(1, 15), (2, 16)]);
+    let heard = opened
+        .witnesses
+        .heard(AcceptorUuid::from_u128(77), RunNumber::from_random(9));
+    assert_eq!(heard, Some(CommitCounter::new(1)));
+    assert_eq!(store.reader().promises(9).await.unwrap().len(), 1);
+    store.close().await;
+}
