@@ -15,7 +15,7 @@ use std::{
 };
 
 use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, Connection as _, SqliteConnection,
+    ConnectOptions as _, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 use xxhash_rust::xxh3::Xxh3;
@@ -24,12 +24,13 @@ mod foreign_file;
 pub mod foreign_lock;
 mod private;
 mod readers;
+mod schema;
 pub mod wal_format;
 pub mod wal_limit;
 
-use foreign_file::FileMarks;
 pub use foreign_file::refuse_foreign_file;
 pub use readers::{ReadConnection, Readers};
+pub use schema::{SchemaSteps, migrate, migrate_by_steps};
 
 /// The oldest SQLite without the WAL-reset bug.
 const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
@@ -292,41 +293,6 @@ fn expect_setting(setting: &'static str, found: &str, expected: &str) -> Result<
     })
 }
 
-/// Brings a file to `version` of the schema: creates the schema in a blank file in one transaction, accepts a file of
-/// this version unchanged, and refuses every other file. Returns whether the file was blank.
-///
-/// `application_id` marks the file as ours and distinguishes the files of different roles.
-///
-/// # Errors
-/// [`SqliteError::Foreign`], [`SqliteError::Newer`], [`SqliteError::Older`].
-pub async fn migrate(
-    connection: &mut SqliteConnection,
-    schema_sql: &str,
-    version: i32,
-    application_id: i32,
-) -> Result<bool, SqliteError> {
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    let marks = FileMarks::of(&mut transaction).await?;
-    let (supported, expected) = (i64::from(version), i64::from(application_id));
-    if marks.is_blank() {
-        // Both pragmas are in the file's header and are part of the transaction.
-        let sql =
-            format!("{schema_sql};\nPRAGMA application_id = {expected};\nPRAGMA user_version = {supported};");
-        sqlx::raw_sql(AssertSqlSafe(sql))
-            .execute(&mut *transaction)
-            .await?;
-        transaction.commit().await?;
-        return Ok(true);
-    }
-    transaction.rollback().await?;
-    marks.check(application_id)?;
-    match marks.user_version {
-        found if found > supported => Err(SqliteError::Newer { found, supported }),
-        found if found < supported => Err(SqliteError::Older { found, supported }),
-        _ => Ok(false),
-    }
-}
-
 /// XXH3-64 over the parts, each preceded by the length: different lists of parts never look alike. Detects damage, not
 /// malice; part of the stored format.
 pub fn checksum(parts: &[&[u8]]) -> i64 {
@@ -388,48 +354,6 @@ mod tests {
                 .await
                 .is_err()
         );
-    }
-
-    #[tokio::test]
-    async fn schema_is_created_once_and_other_files_are_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut connection = open_writer(&directory.path().join("test.db"), 700).await.unwrap();
-        assert!(migrate(&mut connection, SCHEMA, 2, 7).await.unwrap());
-        assert!(!migrate(&mut connection, SCHEMA, 2, 7).await.unwrap());
-        let newer = migrate(&mut connection, SCHEMA, 1, 7).await.unwrap_err();
-        assert!(newer.to_string().contains("newer release"), "{newer}");
-        assert!(matches!(
-            migrate(&mut connection, SCHEMA, 3, 7).await,
-            Err(SqliteError::Older { .. })
-        ));
-        assert!(matches!(
-            migrate(&mut connection, SCHEMA, 2, 8).await,
-            Err(SqliteError::Foreign { .. })
-        ));
-
-        let mut other = open_writer(&directory.path().join("other.db"), 700)
-            .await
-            .unwrap();
-        sqlx::raw_sql("CREATE TABLE theirs (id)")
-            .execute(&mut other)
-            .await
-            .unwrap();
-        assert!(matches!(
-            migrate(&mut other, SCHEMA, 1, 7).await,
-            Err(SqliteError::Foreign { .. })
-        ));
-    }
-
-    #[tokio::test]
-    async fn schema_that_fails_leaves_the_file_blank() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut connection = open_writer(&directory.path().join("test.db"), 700).await.unwrap();
-        assert!(
-            migrate(&mut connection, "CREATE TABLE one (id); nonsense", 1, 7)
-                .await
-                .is_err()
-        );
-        assert!(migrate(&mut connection, SCHEMA, 1, 7).await.unwrap());
     }
 
     #[test]

@@ -26,9 +26,9 @@ use paxos_common::{
         witness::{WITNESSED_RUNS_MAX, Witnesses},
     },
     sqlite::{
-        DataDir, Readers, SqliteError, checksum,
+        DataDir, Readers, checksum,
         foreign_lock::failed_before_the_transaction,
-        migrate, open_writer,
+        migrate_by_steps, open_writer,
         wal_limit::{WalLimit, wal_bytes, wal_path},
     },
 };
@@ -165,12 +165,8 @@ impl SqliteStore {
         // Before all other writes: a commit behind a torn commit of an earlier process would look like damage if torn
         // as well.
         proof::empty_log(&mut connection, file).await?;
-        match migrate(&mut connection, SCHEMA, SCHEMA_VERSION, APPLICATION_ID).await {
-            Err(SqliteError::Older { found, .. }) if found == upgrade::OLD_VERSION => {
-                upgrade::upgrade(&mut connection).await?;
-            }
-            other => drop(other?),
-        }
+        let upgrades = upgrade::Upgrades;
+        migrate_by_steps(&mut connection, SCHEMA, SCHEMA_VERSION, APPLICATION_ID, &upgrades).await?;
         // The database is ours.
         directory.tighten(FILE, &[counter_file::FILE]);
         // Before the run begins: a failed start leaves no run.

@@ -1,25 +1,29 @@
-//! Upgrades a file of schema version 1 to version 2: the state record gets the end of the votes and the sum of the open
-//! slots, each witness gets a checksum, and surplus runs and witnesses are dropped.
+//! Upgrades of files of older schema versions, in one transaction.
 //!
-//! Data without a checksum in version 1 is taken without verification.
+//! Version 1 to 2: the state record gets the end of the votes and the sum of the open slots, each witness gets a
+//! checksum, and surplus runs and witnesses are dropped. Data without a checksum in version 1 is taken without
+//! verification.
 
-use paxos_common::paxos::identity::{CommitCounter, RunNumber};
-use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
+use paxos_common::{
+    paxos::identity::{CommitCounter, RunNumber},
+    sqlite::{SchemaSteps, SqliteError},
+};
+use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
     super::{Moment, StoreError},
-    Identity,
+    Identity, SCHEMA_VERSION,
     recovery::{forget_surplus, load_identity, read_uuid},
     state::{StateRecord, column, read_ballot, read_slot, sum_of, text},
 };
 
-/// The schema version read here.
+/// The version without a sum of the open slots, and without the file `COMMITS`.
 pub(super) const OLD_VERSION: i64 = 1;
 
-const ALTER: &str = "ALTER TABLE state ADD COLUMN voted_to INTEGER NOT NULL DEFAULT 0;
+/// The statements of version 1 to 2.
+const TO_2: &str = "ALTER TABLE state ADD COLUMN voted_to INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE state ADD COLUMN open_slots INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE witness ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0;
-    PRAGMA user_version = 2;";
+    ALTER TABLE witness ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0;";
 
 /// The columns of a state record of version 1.
 pub(super) const OLD_STATE: &str =
@@ -39,22 +43,36 @@ pub(super) fn read_old_state(identity: &Identity, row: &SqliteRow) -> Option<Mom
     (identity.moment_checksum(&moment, &[]) == column::<i64>(row, 6)?).then_some(moment)
 }
 
-/// Upgrades the file in one transaction.
-///
-/// # Errors
-/// An irreplaceable record is damaged, or the write failed: the file is unchanged.
-pub(super) async fn upgrade(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    sqlx::raw_sql(ALTER).execute(&mut *transaction).await?;
-    // Files of version 1 may hold any number of runs and witnesses.
-    forget_surplus(&mut transaction).await?;
-    // Without an identity nothing was answered yet, and there are no rows.
-    if let Some((uuid, _)) = load_identity(&mut transaction).await? {
-        let identity = Identity::new(uuid);
-        upgrade_state(&mut transaction, &identity).await?;
-        upgrade_witnesses(&mut transaction, &identity).await?;
+/// The upgrades of an acceptor's file.
+pub(super) struct Upgrades;
+
+impl SchemaSteps for Upgrades {
+    type Error = StoreError;
+
+    const OLDEST: i64 = OLD_VERSION;
+
+    async fn upgrade(&self, transaction: &mut SqliteConnection, from: i64) -> Result<(), StoreError> {
+        match from {
+            OLD_VERSION => to_2(transaction).await,
+            found => Err(SqliteError::Older {
+                found,
+                supported: i64::from(SCHEMA_VERSION),
+            }
+            .into()),
+        }
     }
-    transaction.commit().await?;
+}
+
+async fn to_2(transaction: &mut SqliteConnection) -> Result<(), StoreError> {
+    sqlx::raw_sql(TO_2).execute(&mut *transaction).await?;
+    // Files of version 1 may hold any number of runs and witnesses.
+    forget_surplus(transaction).await?;
+    // Without an identity nothing was answered yet, and there are no rows.
+    if let Some((uuid, _)) = load_identity(transaction).await? {
+        let identity = Identity::new(uuid);
+        upgrade_state(transaction, &identity).await?;
+        upgrade_witnesses(transaction, &identity).await?;
+    }
     Ok(())
 }
 
