@@ -1,4 +1,4 @@
--- Durable state of an acceptor. Schema version 2, in PRAGMA user_version; upgrade.rs reads version 1.
+-- Durable state of an acceptor. Schema version 3, in PRAGMA user_version; upgrade.rs reads the versions 1 and 2.
 --
 -- Every table but promise has checksums: XXH3-64 over the columns named beside the checksum, each preceded by its
 -- length; integers as 8 bytes, little-endian. Slots, rounds and proposers are below 2^63.
@@ -25,7 +25,7 @@ CREATE TABLE state (
     leader_address TEXT NOT NULL,
     -- Every slot below is chosen, and the votes here hold the chosen values. May trail the watermark in memory.
     chosen_to INTEGER NOT NULL,
-    -- No vote below is held.
+    -- The first slot of the log: no vote below is shown, and rows below are being deleted. The end of the bottom.
     trimmed_to INTEGER NOT NULL,
     -- The slot after the highest slot with a vote; at least chosen_to and trimmed_to.
     voted_to INTEGER NOT NULL,
@@ -43,6 +43,23 @@ CREATE TABLE membership (
     -- An encoded paxos.v1.Configuration.
     configuration BLOB NOT NULL,
     -- uuid, formed, configuration
+    checksum INTEGER NOT NULL
+) STRICT;
+
+-- The snapshot files in the same directory, each whole and durable before its record: snapshot-UNTIL-HASH.pxs, with the
+-- first 4 bytes of sha256 as HASH in hexadecimal digits.
+CREATE TABLE snapshot (
+    -- 0: the bottom, the snapshot to trimmed_to; present after the first trim. 1: a newer snapshot, waiting for a trim.
+    place INTEGER PRIMARY KEY CHECK (place IN (0, 1)),
+    -- The snapshot holds the result of every slot below.
+    until INTEGER NOT NULL,
+    -- SHA-256 of the file.
+    sha256 BLOB NOT NULL,
+    -- Size of the file.
+    bytes INTEGER NOT NULL,
+    -- Size of the log, the used pages of this file, at the time of the record.
+    log_bytes INTEGER NOT NULL,
+    -- uuid, then the columns above from place on
     checksum INTEGER NOT NULL
 ) STRICT;
 

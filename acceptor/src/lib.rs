@@ -20,11 +20,13 @@ mod pulse;
 mod queue;
 mod refusals;
 mod request;
+mod retain;
 mod ring;
 mod service;
 mod shared;
 mod start;
 pub mod store;
+mod sweep;
 #[cfg(test)]
 mod testing;
 mod trace;

@@ -20,6 +20,7 @@ use crate::{
     queue::WriterQueue,
     request::Rejected,
     shared::{Published, Shared},
+    store::FileBytes,
 };
 
 mod refused_values;
@@ -44,6 +45,8 @@ pub(crate) struct Instruments {
     refused_values: RefusedValues,
     /// Size of the write-ahead log at the worker's last check.
     wal_bytes: Arc<AtomicU64>,
+    /// Sizes of the parts of the file at the worker's last check.
+    file: Arc<Mutex<FileBytes>>,
     disk: Arc<Mutex<DiskDelays>>,
     data_dir: DataDirSpace,
 }
@@ -85,6 +88,7 @@ impl Instruments {
             accept_rejections,
             refused_values: RefusedValues::new(metrics),
             wal_bytes: Arc::default(),
+            file: Arc::default(),
             disk: Arc::new(Mutex::new(DiskDelays {
                 commits: Commits::new(Instant::now()),
                 slow_logged: None,
@@ -118,6 +122,11 @@ impl Instruments {
             "paxos.acceptor.voted_to",
             "One past the highest slot accepted here",
             |published| published.voted_to,
+        );
+        gauge(
+            "paxos.acceptor.trimmed_to",
+            "First slot of the log: a snapshot stands for every lower slot",
+            |published| published.trimmed_to,
         );
         let seen = Arc::clone(shared);
         metrics.gauge(
@@ -165,6 +174,20 @@ impl Instruments {
             "By",
             "Size of the write-ahead log's file",
             move || bytes.load(Ordering::Relaxed),
+        );
+        let seen = self.clone();
+        metrics.gauge(
+            "paxos.acceptor.log.size",
+            "By",
+            "Size of the log: the used pages of the acceptor's file",
+            move || seen.file_bytes().used,
+        );
+        let seen = self.clone();
+        metrics.gauge(
+            "paxos.acceptor.file.free",
+            "By",
+            "Free pages of the acceptor's file: later votes use these pages before the file grows",
+            move || seen.file_bytes().free,
         );
     }
 
@@ -247,6 +270,16 @@ impl Instruments {
 
     pub(crate) fn wal(&self, bytes: u64) {
         self.wal_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Sizes of the parts of the acceptor's file, as of the worker's last check.
+    pub(crate) fn file_bytes(&self) -> FileBytes {
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows the sizes of the parts of the acceptor's file.
+    pub(crate) fn file(&self, bytes: FileBytes) {
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, DiskDelays> {

@@ -48,6 +48,8 @@ pub(crate) fn observe<R: Reader>(
                 let page = reader.page(resume).await?;
                 // The watermark is valid for the readable rows of the page; a frame sends no other rows.
                 known_to.get_or_insert(page.known_to);
+                // The snapshot stands for an unknown row that a trim has passed meanwhile.
+                doubt = doubt.filter(|slot| *slot >= page.trimmed_to);
                 doubt = doubt.or_else(|| page.rows.iter().find(|row| row.accepted.is_none()).map(|row| row.slot));
                 let mut stamp = shared.published().stamp;
                 stamp.commit_counter = page.commit_counter;

@@ -37,7 +37,7 @@ use crate::{
     queue::{NotQueued, WriterQueue},
     request::{FormStep, NoSpace, QueuedRequest},
     shared::{Published, Shared},
-    store::{Reader, StoreError},
+    store::{Reader, StoreError, snapshots::KeptSnapshot},
 };
 
 mod accept;
@@ -419,7 +419,18 @@ impl<R: Reader> Acceptor for Service<R> {
             departed: inner.roster.departed(),
             data_size_bytes: inner.instruments.data_dir().size_bytes(),
             data_free_bytes: inner.instruments.data_dir().free_bytes(),
+            snapshots: published.snapshots.iter().map(snapshot_id).collect(),
+            log_bytes: inner.instruments.file_bytes().used,
+            free_bytes: inner.instruments.file_bytes().free,
         }))
+    }
+}
+
+fn snapshot_id(kept: &KeptSnapshot) -> pb::SnapshotId {
+    pb::SnapshotId {
+        to: kept.to.get(),
+        sha256: kept.sha256.to_vec().into(),
+        bytes: kept.bytes,
     }
 }
 

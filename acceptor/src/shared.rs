@@ -13,7 +13,9 @@ use paxos_common::paxos::{
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
-use crate::{hearing::Hearing, refusals::Refusals, ring::Ring};
+use crate::{
+    hearing::Hearing, refusals::Refusals, retain::RetainRequest, ring::Ring, store::snapshots::KeptSnapshots,
+};
 
 /// State in memory as of the last commit with released answers.
 #[derive(Clone, Debug)]
@@ -31,6 +33,8 @@ pub(crate) struct Published {
     pub(crate) damaged_rows: u64,
     /// Too little space is left on the disk.
     pub(crate) no_space: bool,
+    /// The recorded snapshot files.
+    pub(crate) snapshots: KeptSnapshots,
 }
 
 /// State shown by the worker to the rest of the process.
@@ -53,6 +57,15 @@ pub(crate) struct Shared {
     pub(crate) hearing: Arc<Hearing>,
     /// Takes the slots of rows found damaged or gone by a reader.
     pub(crate) damage: mpsc::Sender<Vec<Slot>>,
+    /// Takes requests about snapshots.
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "for the task that receives snapshots, which is not built yet"
+        )
+    )]
+    pub(crate) retain: mpsc::Sender<RetainRequest>,
 }
 
 impl Shared {
@@ -62,6 +75,7 @@ impl Shared {
         past_runs: Vec<(RunNumber, CommitCounter)>,
         witnesses: Witnesses,
         damage: mpsc::Sender<Vec<Slot>>,
+        retain: mpsc::Sender<RetainRequest>,
     ) -> Self {
         Self {
             published: Mutex::new(Published {
@@ -74,6 +88,7 @@ impl Shared {
                 voted_to: core.voted_to(),
                 damaged_rows: 0,
                 no_space: false,
+                snapshots: KeptSnapshots::default(),
             }),
             formed: core.formed_cluster().map_or_else(OnceLock::new, OnceLock::from),
             leadership: watch::Sender::new(core.leadership()),
@@ -84,6 +99,7 @@ impl Shared {
             ring: Ring::default(),
             hearing: Arc::new(Hearing::new(&core.leadership())),
             damage,
+            retain,
         }
     }
 
@@ -161,6 +177,11 @@ impl Shared {
     /// Shows whether there is space on the disk.
     pub(crate) fn show_space(&self, has_space: bool) {
         self.lock().no_space = !has_space;
+    }
+
+    /// Shows the recorded snapshot files.
+    pub(crate) fn show_snapshots(&self, snapshots: KeptSnapshots) {
+        self.lock().snapshots = snapshots;
     }
 
     /// Shows the core's state after a commit.

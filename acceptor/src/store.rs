@@ -1,12 +1,16 @@
 //! The disk of an acceptor's core: one atomic write, and short reads beside the write.
 //!
 //! Invariants:
-//! - [`Store::commit`] is the only write after opening. After a crash, either the whole commit is on disk or nothing.
+//! - After opening, [`Store::commit`] is the only write that changes answers. After a crash, either the whole commit is on
+//!   disk or nothing. The same holds for [`Store::keep`].
 //! - A commit returns once the write survives power loss. After a failed commit no request may be answered, and the
 //!   process ends: the failed write may still be found after a restart, and a store is not trusted again after a
 //!   failure.
 //! - A row that differs from the written row, or cannot be read, is *unknown*, never absent.
-//! - A page shows a single moment of the disk: rows, promise and watermarks belong together.
+//! - A page shows a single moment of the disk: rows, promise and watermarks belong together. Rows below `trimmed_to` of
+//!   this moment may still be on disk, and no page shows them.
+//! - The log stands on a snapshot: a commit raises `trimmed_to` only to the end of the waiting snapshot, and makes this
+//!   snapshot the bottom.
 
 use std::{
     collections::BTreeMap,
@@ -30,10 +34,12 @@ use paxos_common::{
 
 pub mod memory;
 mod page;
+pub mod snapshots;
 mod space;
 pub mod sqlite;
 
 pub(crate) use page::{Moment, PageFill};
+use snapshots::{KeptSnapshot, KeptSnapshots};
 
 /// Maximum number of rows of a page (inclusive): a page is a short read, so a page never holds back a checkpoint for
 /// long.
@@ -42,6 +48,12 @@ pub const PAGE_ROWS_MAX: usize = 1024;
 /// Maximum bytes of a page's values. A page ends before the row beyond the limit; a larger row has a page of its own.
 /// Leaves enough space in the largest message for everything around the values.
 pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Maximum number of rows deleted by a sweep: a sweep delays a group by a few milliseconds at most.
+pub const SWEEP_ROWS_MAX: usize = 256;
+
+/// Maximum bytes of the values deleted by a sweep, unless a single row has more.
+pub const SWEEP_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Number of the latest promises kept for operators.
 pub const PROMISES_KEPT: i64 = 1000;
@@ -169,6 +181,8 @@ pub struct RecoveredRun {
     pub past_runs: Vec<(RunNumber, CommitCounter)>,
     /// Stored witnesses of other acceptors.
     pub witnesses: Witnesses,
+    /// The recorded snapshot files.
+    pub snapshots: KeptSnapshots,
 }
 
 /// A moment of the disk, from a slot on.
@@ -184,7 +198,7 @@ pub struct DiskPage {
     pub chosen_to: Slot,
     /// Every slot below is chosen, damaged rows included. A readable row below holds the chosen value.
     pub known_to: Slot,
-    /// Nothing below is held.
+    /// The first slot of the log: no row below is shown.
     pub trimmed_to: Slot,
     /// The slot after the highest row; at least `trimmed_to`.
     pub voted_to: Slot,
@@ -207,27 +221,97 @@ pub struct PastPromise {
     pub wall_time_ms: u64,
 }
 
+/// Sizes of the parts of a store's file, as of the last commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileBytes {
+    /// Bytes of the used pages: the size of the log. The other records are small.
+    pub used: u64,
+    /// Bytes of the free pages: later writes use these pages before the file grows.
+    pub free: u64,
+}
+
+/// What the free space on the disk allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpaceLevel {
+    /// Every request.
+    Enough,
+    /// Trims and sweeps: both make room in the file. No other write.
+    Low,
+    /// No write.
+    Exhausted,
+}
+
+impl SpaceLevel {
+    /// Whether promises and votes are granted.
+    pub(crate) fn allows_requests(self) -> bool {
+        self == Self::Enough
+    }
+
+    /// Whether the log may be trimmed and swept.
+    pub(crate) fn allows_trims(self) -> bool {
+        self != Self::Exhausted
+    }
+}
+
+/// Result of a sweep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Number of deleted rows.
+    pub rows: usize,
+    /// The lowest row left below `trimmed_to`; none when no such row is left.
+    pub next: Option<Slot>,
+}
+
 /// A disk with a single writer.
 pub trait Store: Send + 'static {
     /// Reads beside the writer.
     type Reader: Reader;
 
-    /// Writes all of `write` or nothing; returns once the write survives power loss.
+    /// Writes all of `write` or nothing; returns once the write survives power loss. A write that raises `trimmed_to`
+    /// makes the waiting snapshot the bottom.
     ///
     /// # Errors
     /// [`StoreError::LockedByOther`]: nothing was written, and the same write may be tried again. Any other error: the
     /// write failed, or its fate is unknown. Then answer no request and end the process.
     ///
+    /// # Panics
+    /// If `write` raises `trimmed_to` to another slot than the end of the waiting snapshot.
+    ///
     /// # Cancel safety
     /// Not safe: a cancelled write may still reach the disk.
     fn commit(&mut self, write: Write<'_>) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Whether there is space for one more commit. Also maintains the reserve for a full disk, so call it at intervals
-    /// even without writes.
+    /// Records a snapshot file as waiting, in place of an earlier waiting snapshot; returns once the record survives
+    /// power loss. The file is whole and durable already, and ends above `trimmed_to`. No commit of its own: the commit
+    /// counter stays.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    ///
+    /// # Cancel safety
+    /// Not safe: a cancelled write may still reach the disk.
+    fn keep(&mut self, snapshot: KeptSnapshot) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The recorded snapshot files.
+    fn snapshots(&self) -> KeptSnapshots;
+
+    /// Deletes the lowest rows below `trimmed_to`: at most [`SWEEP_ROWS_MAX`] rows and [`SWEEP_BYTES_MAX`] of values, and
+    /// at least one row if there is any. No commit of its own: the commit counter stays, and after a crash the rows may
+    /// be back.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    ///
+    /// # Cancel safety
+    /// Not safe: a cancelled write may still reach the disk.
+    fn sweep(&mut self) -> impl Future<Output = Result<Swept, StoreError>> + Send;
+
+    /// What the free space allows before the next write. Also maintains the reserve for a full disk, so call it at
+    /// intervals even without writes.
     ///
     /// # Cancel safety
     /// Not safe: the reserve may exist or not.
-    fn has_space(&mut self) -> impl Future<Output = bool> + Send;
+    fn space(&mut self) -> impl Future<Output = SpaceLevel> + Send;
 
     /// Bounds the store's additional files, such as a write-ahead log. Call it after commits, and at intervals without
     /// commits.
@@ -261,7 +345,7 @@ pub trait Reader: Clone + Send + Sync + 'static {
     /// Safe.
     fn page(&self, from: Slot) -> impl Future<Output = Result<DiskPage, StoreError>> + Send;
 
-    /// The stored vote of each of `slots`; slots without a row are left out.
+    /// The stored vote of each of `slots`; slots without a row are left out. Slots below `trimmed_to` may have a row or not.
     ///
     /// # Errors
     /// As [`page`](Self::page).
@@ -281,6 +365,15 @@ pub trait Reader: Clone + Send + Sync + 'static {
     /// # Cancel safety
     /// Safe.
     fn promises(&self, limit: u32) -> impl Future<Output = Result<Vec<PastPromise>, StoreError>> + Send;
+
+    /// Sizes of the used and the free part of the file.
+    ///
+    /// # Errors
+    /// As [`page`](Self::page).
+    ///
+    /// # Cancel safety
+    /// Safe.
+    fn file_bytes(&self) -> impl Future<Output = Result<FileBytes, StoreError>> + Send;
 
     /// Size of the write-ahead log in bytes; 0 without a log.
     fn wal_bytes(&self) -> impl Future<Output = u64> + Send;

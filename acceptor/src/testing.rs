@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    ops::Range,
     path::Path,
     sync::{
         Arc,
@@ -24,7 +25,7 @@ use paxos_common::{
         witness::Witnesses,
     },
     peer::MessageLimits as _,
-    service::{server::Server, shutdown::Shutdown},
+    service::{failure::Failure, server::Server, shutdown::Shutdown},
     trace::Tracer,
     wire,
 };
@@ -35,6 +36,7 @@ use paxos_proto::v1::{
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
+    task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, service::Routes};
@@ -48,8 +50,9 @@ use crate::{
     service::{Name, Service},
     shared::Shared,
     store::{
-        Reader as _, Store, StoreError,
+        Reader as _, SpaceLevel, Store, StoreError, Swept,
         memory::{MemoryDisk, MemoryStore},
+        snapshots::{KeptSnapshot, KeptSnapshots},
     },
     trace::MessageTrace,
     worker::Worker,
@@ -61,6 +64,8 @@ struct SlowToReturn {
     store: MemoryStore,
     gate: watch::Receiver<bool>,
     has_space: Arc<AtomicBool>,
+    is_exhausted: Arc<AtomicBool>,
+    fails_sweep: Arc<AtomicBool>,
 }
 
 impl Store for SlowToReturn {
@@ -72,8 +77,29 @@ impl Store for SlowToReturn {
         Ok(())
     }
 
-    async fn has_space(&mut self) -> bool {
-        self.has_space.load(Ordering::Relaxed)
+    async fn keep(&mut self, snapshot: KeptSnapshot) -> Result<(), StoreError> {
+        self.store.keep(snapshot).await
+    }
+
+    fn snapshots(&self) -> KeptSnapshots {
+        self.store.snapshots()
+    }
+
+    async fn sweep(&mut self) -> Result<Swept, StoreError> {
+        if self.fails_sweep.load(Ordering::Relaxed) {
+            return Err(StoreError::Sqlite(sqlx::Error::WorkerCrashed.into()));
+        }
+        self.store.sweep().await
+    }
+
+    async fn space(&mut self) -> SpaceLevel {
+        if self.is_exhausted.load(Ordering::Relaxed) {
+            SpaceLevel::Exhausted
+        } else if self.has_space.load(Ordering::Relaxed) {
+            SpaceLevel::Enough
+        } else {
+            SpaceLevel::Low
+        }
     }
 
     async fn keep_wal_short(&mut self) -> Result<(), StoreError> {
@@ -98,6 +124,11 @@ pub(crate) struct Cluster {
     /// While the gate is shut, no commit returns.
     pub(crate) gate: watch::Sender<bool>,
     pub(crate) has_space: Arc<AtomicBool>,
+    /// Not even trims have space.
+    pub(crate) is_exhausted: Arc<AtomicBool>,
+    /// Every sweep fails.
+    pub(crate) fails_sweep: Arc<AtomicBool>,
+    pub(crate) worker: JoinHandle<Result<(), Failure>>,
     pub(crate) queue: Arc<WriterQueue>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) service: Service<MemoryDisk>,
@@ -122,15 +153,18 @@ impl Cluster {
         let (store, opened) = disk.open(run);
         let (gate, closed) = watch::channel(true);
         let has_space = Arc::new(AtomicBool::new(true));
+        let (is_exhausted, fails_sweep) = (Arc::default(), Arc::default());
         let store = SlowToReturn {
             store,
             gate: closed,
             has_space: Arc::clone(&has_space),
+            is_exhausted: Arc::clone(&is_exhausted),
+            fails_sweep: Arc::clone(&fails_sweep),
         };
         let metrics = Instruments::new(&paxos_common::service::metrics::Metrics::unread());
         let shutdown = Shutdown::new(&CancellationToken::new());
         let (worker, shared, queue) = Worker::new(store, opened, run, Tracer::off(), metrics.clone());
-        tokio::spawn(worker.run(CancellationToken::new()));
+        let worker = tokio::spawn(worker.run(CancellationToken::new()));
         let hearing = Arc::clone(&shared.hearing);
         shutdown.spawn_until_stop(async move { hearing.watch_silence().await });
         let reader = PeerReader::new(disk.clone(), Arc::clone(&shared), shutdown.clone());
@@ -151,6 +185,9 @@ impl Cluster {
             disk,
             gate,
             has_space,
+            is_exhausted,
+            fails_sweep,
+            worker,
             queue,
             shared,
             service,
@@ -176,13 +213,20 @@ impl Cluster {
 
     /// Sends the request for a vote to the worker; returns the receiver of the answer.
     pub(crate) fn accept(&self, slot: u64) -> mpsc::Receiver<PlacedReply> {
+        self.accept_all(slot..slot + 1, 0)
+    }
+
+    /// Sends the request for votes to the worker, from a leader with the watermark `chosen_to`; returns the receiver of
+    /// the answer.
+    pub(crate) fn accept_all(&self, slots: Range<u64>, chosen_to: u64) -> mpsc::Receiver<PlacedReply> {
         let (answers, replies) = AnswerSender::new();
         let value = Value::from_stored(Bytes::from_static(b"v"), Bytes::new());
+        let proposals = slots.map(|slot| (Slot::new(slot).unwrap(), value.clone()));
         let accept = Accept {
             ballot: ballot(1),
             sequence: 1,
-            chosen_to: Slot::ZERO,
-            proposals: vec![(Slot::new(slot).unwrap(), value)],
+            chosen_to: Slot::new(chosen_to).unwrap(),
+            proposals: proposals.collect(),
             address: "http://p:1".into(),
             resign: false,
         };

@@ -4,10 +4,16 @@
 //! in one commit. Then it takes the group into memory, shows the group to readers and observers, and only then releases
 //! the answers. A group without durable changes (heartbeats, rejections) takes the same path without the commit, so an
 //! answer always speaks for a disk that was not stuck. After a failed commit no request is answered, and the process
-//! ends. While too little space is left, nothing is granted. While another process holds a lock on the file, the commit
+//! ends. Between two groups, the worker also records snapshots, trims the log, and
+//! deletes trimmed rows. While too little space is left, nothing is granted. While another process holds a lock on the file, the commit
 //! and every answer wait. Hearing the leader does not depend on this task: see [`Hearing`](crate::hearing::Hearing).
 
-use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use paxos_common::{
     paxos::{
@@ -21,18 +27,22 @@ use paxos_common::{
     sqlite::foreign_lock::LockReport,
     trace::Tracer,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{
     metrics::Instruments,
     queue::WriterQueue,
     request::{FormStep, NoSpace, Release, TakenRequest},
+    retain::{RETAIN_MAX, RetainRequest},
     shared::Shared,
-    store::{Reader as _, RecoveredRun, Store, StoreError},
+    store::{FileBytes, Reader as _, RecoveredRun, SpaceLevel, Store, StoreError},
+    sweep::SweepPace,
     trace,
 };
+
+mod retain;
 
 /// Maximum number of damage reports waiting for the worker. A report without room is lost, and the next reader of the
 /// rows reports again.
@@ -48,9 +58,11 @@ pub(crate) struct Worker<S: Store> {
     reader: S::Reader,
     queue: Arc<WriterQueue>,
     damage: mpsc::Receiver<Vec<Slot>>,
+    retain: mpsc::Receiver<RetainRequest>,
     shared: Arc<Shared>,
-    /// There was space at the last check.
-    has_space: bool,
+    /// What the free space allowed at the last check.
+    space: SpaceLevel,
+    sweep: SweepPace,
     tracer: Tracer,
     metrics: Instruments,
 }
@@ -66,7 +78,15 @@ impl<S: Store> Worker<S> {
     ) -> (Self, Arc<Shared>, Arc<WriterQueue>) {
         let core = Acceptor::recover(opened.recovered, run).remembering(opened.witnesses.clone());
         let (damage, damage_reports) = mpsc::channel(DAMAGE_MAX);
-        let shared = Arc::new(Shared::new(&core, opened.past_runs, opened.witnesses, damage));
+        let (retain, retain_requests) = mpsc::channel(RETAIN_MAX);
+        let shared = Arc::new(Shared::new(
+            &core,
+            opened.past_runs,
+            opened.witnesses,
+            damage,
+            retain,
+        ));
+        shared.show_snapshots(store.snapshots());
         let queue = Arc::new(WriterQueue::default());
         let reader = store.reader();
         (
@@ -76,8 +96,10 @@ impl<S: Store> Worker<S> {
                 reader,
                 queue: Arc::clone(&queue),
                 damage: damage_reports,
+                retain: retain_requests,
                 shared: Arc::clone(&shared),
-                has_space: true,
+                space: SpaceLevel::Enough,
+                sweep: SweepPace::default(),
                 tracer,
                 metrics,
             },
@@ -92,10 +114,13 @@ impl<S: Store> Worker<S> {
     /// A failed commit or read.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Failure> {
         let queue = Arc::clone(&self.queue);
+        // The last process may have left trimmed rows.
+        self.sweep.begin(Instant::now());
         // After the worker has ended, no request gets an answer.
         let _closing = Closing(&queue);
         let mut ticks = self.shared.hearing.ticker(SPACE_INTERVAL);
         loop {
+            let sweep = self.sweep_due();
             tokio::select! {
                 // Only waits.
                 () = queue.filled() => {}
@@ -104,11 +129,25 @@ impl<S: Store> Worker<S> {
                     self.look_at_damage(slots).await?;
                     continue;
                 }
+                // Cancel safe: likewise.
+                Some(request) = self.retain.recv() => {
+                    if self.retain(request, &stop).await?.is_break() {
+                        break;
+                    }
+                    self.keep_wal_short().await?;
+                    continue;
+                }
+                // Only waits.
+                () = sleep_until(sweep.unwrap_or_else(Instant::now).into()), if sweep.is_some() => {
+                    self.sweep().await?;
+                    continue;
+                }
                 // Cancel safe: a tick not returned is returned next time.
                 () = ticks.tick() => {
                     self.look_for_space().await;
                     self.keep_wal_short().await?;
                     self.metrics.wal(self.reader.wal_bytes().await);
+                    self.measure_file().await;
                     continue;
                 }
                 // Only waits.
@@ -131,8 +170,17 @@ impl<S: Store> Worker<S> {
     }
 
     async fn look_for_space(&mut self) {
-        self.has_space = self.store.has_space().await;
-        self.shared.show_space(self.has_space);
+        self.space = self.store.space().await;
+        self.shared.show_space(self.space.allows_requests());
+    }
+
+    /// Measures the log and shows the result. If the file cannot be read now, the last result stays.
+    async fn measure_file(&self) -> FileBytes {
+        match self.reader.file_bytes().await {
+            Ok(bytes) => self.metrics.file(bytes),
+            Err(error) => debug!(%error, "cannot read the number of used pages"),
+        }
+        self.metrics.file_bytes()
     }
 
     async fn keep_wal_short(&mut self) -> Result<(), Failure> {
@@ -221,7 +269,8 @@ impl<S: Store> Worker<S> {
     /// Records damaged rows, unless a row was accepted again since the read. Only the worker can be sure of this: here
     /// no write happens between the read and the check.
     async fn look_at_damage(&mut self, mut slots: Vec<Slot>) -> Result<(), Failure> {
-        slots.retain(|&slot| !self.core.is_damaged(slot));
+        let trimmed_to = self.core.trimmed_to();
+        slots.retain(|&slot| slot >= trimmed_to && !self.core.is_damaged(slot));
         if slots.is_empty() {
             return Ok(());
         }
@@ -242,7 +291,9 @@ impl<S: Store> Worker<S> {
 
     async fn decide(&self, group: &mut Group, request: TakenRequest) -> Result<Release, Failure> {
         match request {
-            TakenRequest::Form { answer, .. } if !self.has_space => Ok(Release::Form(answer, Err(NoSpace))),
+            TakenRequest::Form { answer, .. } if !self.space.allows_requests() => {
+                Ok(Release::Form(answer, Err(NoSpace)))
+            }
             TakenRequest::Form { step, answer } => {
                 let result = match &step {
                     FormStep::Store(configuration) => self.core.store_configuration(group, configuration),
@@ -260,7 +311,7 @@ impl<S: Store> Worker<S> {
             } => {
                 // A Prepare below the promise is rejected even while the disk has no space: the rejection writes
                 // nothing.
-                let result = if !self.has_space && prepare.ballot >= group.promised() {
+                let result = if !self.space.allows_requests() && prepare.ballot >= group.promised() {
                     Err(NoSpace)
                 } else {
                     Ok(self.core.prepare(group, &prepare))
@@ -273,7 +324,7 @@ impl<S: Store> Worker<S> {
             }
             TakenRequest::Accept(message) => {
                 let accept = &message.accept;
-                let answer = if !self.has_space && accept.ballot >= group.promised() {
+                let answer = if !self.space.allows_requests() && accept.ballot >= group.promised() {
                     AcceptAnswer::NoSpace
                 } else {
                     let slots: Vec<_> = self.core.slots_to_read(accept).collect();

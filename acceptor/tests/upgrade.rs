@@ -1,11 +1,11 @@
-//! The upgrade of a file of schema version 1.
+//! The upgrade of files of older schema versions, and the refusal of newer files.
 #![allow(clippy::unwrap_used, reason = "only tests")]
 
 mod support;
 
 use std::{fs, path::Path};
 
-use paxos_acceptor::store::{Reader as _, Store as _};
+use paxos_acceptor::store::{Reader as _, Store as _, snapshots::KeptSnapshots, sqlite::repair::Stopped};
 use paxos_common::{
     paxos::{
         identity::{AcceptorUuid, CommitCounter, RunNumber},
@@ -13,6 +13,7 @@ use paxos_common::{
         quorum::Configuration,
         witness::{RUNS_MAX, WITNESSED_RUNS_MAX},
     },
+    service::failure::{Exit, Failure},
     sqlite::checksum,
 };
 use paxos_proto::v1 as pb;
@@ -22,7 +23,7 @@ use support::{
     ballot,
     run::open,
     slot,
-    story::{Answered, COMMITS, DATABASE, Files, StoryEnd, assert_refused, change_by_sql, judge},
+    story::{Answered, COMMITS, DATABASE, Files, Story, StoryEnd, assert_refused, change_by_sql, judge},
     value,
 };
 
@@ -115,6 +116,7 @@ async fn write_version_1(directory: &Path) -> Answered {
         promised: 3,
         voted_to: slot(5),
         chosen_to: slot(2),
+        snapshots: KeptSnapshots::default(),
     }
 }
 
@@ -207,6 +209,7 @@ fn version_2() -> (Files, Answered) {
         promised: 3,
         voted_to: slot(12),
         chosen_to: slot(8),
+        snapshots: KeptSnapshots::default(),
     };
     (Files::of(&directory), answered)
 }
@@ -229,4 +232,99 @@ async fn file_of_version_2_keeps_everything() {
     assert_eq!(heard, Some(CommitCounter::new(1)));
     assert_eq!(store.reader().promises(9).await.unwrap().len(), 1);
     store.close().await;
+    let answered = Answered {
+        counter: CommitCounter::new(17),
+        ..answered
+    };
+    let new = Files::of(scratch.path());
+    let end = judge(scratch.path(), &new, &answered, "version 3").await;
+    assert_eq!(end, StoryEnd::Sound(0));
+    // A damaged record is found before the upgrade, and the refused file stays unchanged.
+    files.put_into(scratch.path());
+    change_by_sql(scratch.path(), "UPDATE state SET promised_round = 2").await;
+    let garbled = Files::of(scratch.path());
+    let end = judge(scratch.path(), &garbled, &answered, "garbled").await;
+    assert_refused(&end, &["(state)"]);
+    assert!(fs::read(scratch.path().join(DATABASE)).unwrap() == garbled.0[DATABASE]);
+}
+
+/// The names and types of all columns, with the version of the schema.
+async fn columns(directory: &Path) -> (i64, Vec<(String, String, String)>) {
+    let mut connection = paxos_common::sqlite::open_writer(&directory.join(DATABASE), 700)
+        .await
+        .unwrap();
+    let version = sqlx::query_scalar("PRAGMA user_version")
+        .fetch_one(&mut connection)
+        .await;
+    let sql = "SELECT tables.name, columns.name, columns.type || columns.pk || columns.\"notnull\"
+        FROM sqlite_schema AS tables, pragma_table_info(tables.name) AS columns ORDER BY 1, 2";
+    let columns = sqlx::query_as(sql).fetch_all(&mut connection).await;
+    connection.close().await.unwrap();
+    (version.unwrap(), columns.unwrap())
+}
+
+#[tokio::test]
+async fn upgraded_file_has_the_columns_of_a_new_file() {
+    let new = tempfile::tempdir().unwrap();
+    open(new.path(), 1).await.unwrap().0.close().await;
+    let new = columns(new.path()).await;
+    for version in [1, 2] {
+        let directory = tempfile::tempdir().unwrap();
+        if version == 1 {
+            write_version_1(directory.path()).await;
+        } else {
+            version_2().0.put_into(directory.path());
+        }
+        open(directory.path(), 2).await.unwrap().0.close().await;
+        assert_eq!(columns(directory.path()).await, new, "version {version}");
+    }
+}
+
+#[tokio::test]
+async fn stopped_acceptor_of_an_older_version_is_repaired_and_starts() {
+    for version in [1, 2] {
+        let directory = tempfile::tempdir().unwrap();
+        let answered = if version == 1 {
+            write_version_1(directory.path()).await
+        } else {
+            let (files, answered) = version_2();
+            files.put_into(directory.path());
+            answered
+        };
+        let mut stopped = Stopped::open(directory.path()).await.unwrap();
+        let uuid = AcceptorUuid::from_u128(if version == 1 { 0 } else { 77 });
+        assert_eq!(stopped.forget(uuid).await.unwrap(), 1, "version {version}");
+        stopped.close().await.unwrap();
+        let files = Files::of(directory.path());
+        let end = judge(directory.path(), &files, &answered, "repaired").await;
+        assert_eq!(end, StoryEnd::Sound(0), "version {version}");
+    }
+}
+
+#[tokio::test]
+async fn file_of_a_newer_version_is_refused_and_left_unchanged() {
+    let mut story = Story::begin().await;
+    story.vote(4).await;
+    let (files, answered) = story.closed().await;
+    let scratch = tempfile::tempdir().unwrap();
+    files.put_into(scratch.path());
+    let mut connection = paxos_common::sqlite::open_writer(&scratch.path().join(DATABASE), 700)
+        .await
+        .unwrap();
+    sqlx::query("PRAGMA user_version = 4")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+    let newer = Files::of(scratch.path());
+    let StoryEnd::Refused(text) = judge(scratch.path(), &newer, &answered, "newer").await else {
+        panic!("a newer file was opened")
+    };
+    let reason = "written by a newer release (schema version 4; this release reads 3): use that release";
+    assert!(text.contains(reason), "{text}");
+    assert_eq!(
+        Failure::from(open(scratch.path(), 3).await.map(drop).unwrap_err()).code,
+        Exit::Refused
+    );
+    assert!(fs::read(scratch.path().join(DATABASE)).unwrap() == newer.0[DATABASE]);
 }

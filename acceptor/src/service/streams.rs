@@ -51,6 +51,8 @@ pub(super) fn promise<R: Reader>(
             let page = inner.reader.page(from).await.map_err(|error| read_failed(&error))?;
             let overtaken = page.promised > ballot;
             let last = page.last || overtaken;
+            // The snapshot stands for an unknown row that a trim has passed meanwhile.
+            unknown = unknown.filter(|slot| *slot >= page.trimmed_to);
             unknown = unknown.or(page.rows.iter().find(|row| row.accepted.is_none()).map(|row| row.slot));
             stamp.commit_counter = page.commit_counter;
             let next = page.next;

@@ -22,6 +22,7 @@ mod attached;
 mod bounds;
 mod forged;
 mod hanging;
+mod trimmed;
 
 /// Maximum wait for an answer; a later answer is missing.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -16,7 +16,12 @@ use paxos_common::paxos::{
     witness::{RUNS_MAX, WITNESSED_RUNS_MAX, Witnesses},
 };
 
-use super::{DiskPage, Moment, PageFill, PastPromise, Reader, RecoveredRun, Store, StoreError, wall_time_ms};
+use super::{
+    DiskPage, FileBytes, Moment, PageFill, PastPromise, Reader, RecoveredRun, SWEEP_ROWS_MAX, SpaceLevel,
+    Store, StoreError, Swept,
+    snapshots::{KeptSnapshot, KeptSnapshots},
+    wall_time_ms,
+};
 
 /// The content survives the process. Clones share the same disk.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +44,7 @@ struct DiskContent {
     leader_address: Arc<str>,
     known_to: Slot,
     trimmed_to: Slot,
+    snapshots: KeptSnapshots,
     rows: BTreeMap<Slot, (Ballot, Value)>,
     promises: Vec<PastPromise>,
     witnesses: Witnesses,
@@ -106,6 +112,7 @@ impl MemoryDisk {
                 recovered,
                 past_runs,
                 witnesses: content.witnesses.clone(),
+                snapshots: content.snapshots,
             },
         )
     }
@@ -120,6 +127,11 @@ impl MemoryDisk {
             }
             None => false,
         }
+    }
+
+    /// Loses the row of a slot, like a damaged disk.
+    pub fn lose(&self, slot: Slot) {
+        self.lock().now.rows.remove(&slot);
     }
 
     fn lock(&self) -> MutexGuard<'_, Versions> {
@@ -159,13 +171,37 @@ impl Store for MemoryStore {
         }
         if write.trimmed_to > content.trimmed_to {
             content.trimmed_to = write.trimmed_to;
-            content.rows = content.rows.split_off(&write.trimmed_to);
+            content.snapshots = content.snapshots.after_trim(write.trimmed_to);
         }
         Ok(())
     }
 
-    async fn has_space(&mut self) -> bool {
-        true
+    async fn keep(&mut self, snapshot: KeptSnapshot) -> Result<(), StoreError> {
+        self.0.lock().now.snapshots.waiting = Some(snapshot);
+        Ok(())
+    }
+
+    fn snapshots(&self) -> KeptSnapshots {
+        self.0.lock().now.snapshots
+    }
+
+    async fn sweep(&mut self) -> Result<Swept, StoreError> {
+        let mut versions = self.0.lock();
+        let content = &mut versions.now;
+        let trimmed = content.rows.range(..content.trimmed_to);
+        let slots: Vec<_> = trimmed.map(|(&slot, _)| slot).take(SWEEP_ROWS_MAX).collect();
+        for slot in &slots {
+            content.rows.remove(slot);
+        }
+        let mut left = content.rows.range(..content.trimmed_to);
+        Ok(Swept {
+            rows: slots.len(),
+            next: left.next().map(|(&slot, _)| slot),
+        })
+    }
+
+    async fn space(&mut self) -> SpaceLevel {
+        SpaceLevel::Enough
     }
 
     async fn keep_wal_short(&mut self) -> Result<(), StoreError> {
@@ -215,6 +251,13 @@ impl Reader for MemoryDisk {
             .take(limit as usize)
             .cloned()
             .collect())
+    }
+
+    async fn file_bytes(&self) -> Result<FileBytes, StoreError> {
+        let versions = self.lock();
+        let values = versions.now.rows.values();
+        let used = values.map(|(_, value)| value.as_bytes().len() as u64).sum();
+        Ok(FileBytes { used, free: 0 })
     }
 
     async fn wal_bytes(&self) -> u64 {

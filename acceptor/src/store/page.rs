@@ -216,6 +216,27 @@ mod tests {
         assert_eq!(rows.iter().map(told_slot).collect::<Vec<_>>(), [6, 7]);
     }
 
+    #[test]
+    fn rows_below_the_first_slot_are_neither_shown_nor_missing() {
+        let mut trimmed = moment();
+        trimmed.trimmed_to = Slot::new(5).unwrap();
+        // Slots 3 and 4 are not swept yet; slot 6 is missing, and slot 2 is damaged.
+        for from in [0, 4, 5] {
+            let mut page = PageFill::new(Slot::new(from).unwrap(), trimmed.clone());
+            let damaged = Row {
+                slot: Slot::new(2).unwrap(),
+                accepted: None,
+            };
+            assert!(page.take(damaged));
+            for slot in [3, 4, 5, 7] {
+                assert!(page.take(row(slot, 1)));
+            }
+            let page = page.finish(true);
+            assert_eq!(page.rows.iter().map(told_slot).collect::<Vec<_>>(), [5, 6, 7]);
+            assert_eq!((page.chosen_to.get(), page.trimmed_to.get()), (6, 5));
+        }
+    }
+
     fn told_slot(row: &Row) -> u64 {
         row.slot.get()
     }

@@ -1,8 +1,9 @@
 //! Space on the disk: stops granting before the space runs out, and keeps a spare file as a reserve.
 //!
 //! SQLite without space fails in the middle of a commit, and a failed commit ends the process. So an acceptor stops in
-//! time: nothing is granted while the free space is less than a commit and a checkpoint can take. Other programs may
-//! fill the disk anyway. Then the spare file is removed: work in progress can finish, and a process started on the full
+//! time: nothing is granted while the free space is less than a commit and a checkpoint can take. Free pages of the file
+//! count too, because a commit uses these pages before the file grows. So a trim alone brings a full acceptor back:
+//! trims and sweeps continue while nothing is granted. Other programs may fill the disk anyway. Then the spare file is removed: work in progress can finish, and a process started on the full
 //! disk can record the new run. When there is space again, the spare file is recreated.
 
 use std::{
@@ -18,15 +19,19 @@ use rustix::{
 };
 use tracing::{error, info, warn};
 
+use super::SpaceLevel;
+
 const MIB: u64 = 1024 * 1024;
 /// Size of the spare file, in bytes: a few checkpoints.
 const SPARE_BYTES: u64 = 16 * MIB;
-/// Free bytes below which nothing is granted: room for one commit in the write-ahead log, and for copying back the
-/// whole log.
+/// Free bytes on the disk below which nothing is granted: room for the write-ahead log and one commit.
+const FREE_MIN: u64 = 24 * MIB;
+/// Free bytes on the disk and in the file below which nothing is granted: room for one commit in the write-ahead log, and
+/// for copying back the whole log.
 const STOP_BELOW: u64 = 32 * MIB;
-/// Free bytes from which requests are granted again: above [`STOP_BELOW`] against flapping.
+/// Free bytes on the disk and in the file from which requests are granted again: above [`STOP_BELOW`] against flapping.
 const RESUME_FROM: u64 = 48 * MIB;
-/// Free bytes below which the spare file is removed.
+/// Free bytes on the disk below which the spare file is removed, and no trim or sweep begins.
 const SPARE_BELOW: u64 = 8 * MIB;
 
 /// Watches the space on one directory's disk.
@@ -36,6 +41,8 @@ pub(super) struct Space {
     spare: Spare,
     /// Nothing is granted.
     low: bool,
+    /// Not even trims and sweeps.
+    exhausted: bool,
 }
 
 /// State of the spare file.
@@ -48,37 +55,53 @@ enum Spare {
 }
 
 impl Space {
-    /// Checks the space on the disk of `directory`, and makes a missing spare file if there is room.
+    /// Checks the space on the disk of `directory` before the file is open, and makes a missing spare file if there is
+    /// room.
     pub(super) async fn watch(directory: &Path) -> Self {
         let kept = fs::metadata(spare_file(directory)).is_ok_and(|spare| spare.len() == SPARE_BYTES);
         let mut space = Self {
             directory: directory.into(),
             spare: if kept { Spare::Kept } else { Spare::GivenUp },
             low: false,
+            exhausted: false,
         };
-        space.is_enough().await;
+        // The free pages of the file are not known yet, and the first check of the open file judges again.
+        space.level(async || RESUME_FROM).await;
         space
     }
 
-    /// Whether there is space for one more commit.
-    pub(super) async fn is_enough(&mut self) -> bool {
+    /// What the space allows before the next write. `file_free`: reads the bytes of the file's free pages; called only
+    /// if the disk alone has too little free space.
+    pub(super) async fn level(&mut self, file_free: impl AsyncFnOnce() -> u64) -> SpaceLevel {
         // `statvfs` reads counters of the kernel and does not wait for the disk.
         match statvfs(&*self.directory) {
-            Ok(found) => self.look(found.f_bavail.saturating_mul(found.f_frsize)).await,
+            Ok(found) => {
+                let free = found.f_bavail.saturating_mul(found.f_frsize);
+                let is_plenty = free >= RESUME_FROM + SPARE_BYTES;
+                let file_free = if is_plenty { 0 } else { file_free().await };
+                self.look(free, file_free).await;
+            }
             // In this case only a failed commit shows a full disk.
             Err(error) => tracing::debug!(%error, "cannot read the size of the free space"),
         }
-        !self.low
+        match (self.low, self.exhausted) {
+            (false, _) => SpaceLevel::Enough,
+            (true, false) => SpaceLevel::Low,
+            (true, true) => SpaceLevel::Exhausted,
+        }
     }
 
-    async fn look(&mut self, free: u64) {
+    /// `free`: bytes on the disk; `file_free`: bytes of the file's free pages.
+    async fn look(&mut self, free: u64, file_free: u64) {
         let wanted = if self.low { RESUME_FROM } else { STOP_BELOW };
         let for_spare = if self.spare == Spare::GivenUp {
             SPARE_BYTES
         } else {
             0
         };
-        let enough = free >= wanted + for_spare && self.have_spare().await;
+        let enough = free >= FREE_MIN + for_spare
+            && free.saturating_add(file_free) >= wanted + for_spare
+            && self.have_spare().await;
         if enough && self.low {
             info!(
                 free_mib = free / MIB,
@@ -94,6 +117,7 @@ impl Space {
             );
         }
         self.low = !enough;
+        self.exhausted = free < SPARE_BELOW;
         if self.low && self.spare == Spare::Kept && free < SPARE_BELOW {
             self.give_up_spare().await;
         }
@@ -167,6 +191,7 @@ mod tests {
             directory: directory.path().into(),
             spare,
             low: false,
+            exhausted: false,
         }
     }
 
@@ -178,7 +203,8 @@ mod tests {
     async fn first_look_makes_the_spare_file_and_the_next_process_keeps_it() {
         let directory = tempfile::tempdir().unwrap();
         let mut space = Space::watch(directory.path()).await;
-        assert!(space.is_enough().await, "the tests need some free space");
+        let level = space.level(async || 0).await;
+        assert_eq!(level, SpaceLevel::Enough, "the tests need some free space");
         assert_eq!(spare_bytes(&directory), Some(SPARE_BYTES));
         assert_eq!(Space::watch(directory.path()).await.spare, Spare::Kept);
     }
@@ -195,10 +221,45 @@ mod tests {
             RESUME_FROM - 1,
             RESUME_FROM,
         ] {
-            space.look(free).await;
+            space.look(free, 0).await;
             low.push(space.low);
         }
         assert_eq!(low, [false, true, true, true, false]);
+    }
+
+    #[tokio::test]
+    async fn free_pages_of_the_file_count_while_the_disk_has_room_for_a_commit() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut space = space(&directory, Spare::Kept);
+        let missing = STOP_BELOW - FREE_MIN;
+        let mut low = Vec::new();
+        for (free, file_free) in [
+            (FREE_MIN, missing),
+            (FREE_MIN, missing - 1),
+            (FREE_MIN, RESUME_FROM - FREE_MIN - 1),
+            // A sweep has freed pages, and the disk is as full as before.
+            (FREE_MIN, RESUME_FROM - FREE_MIN),
+            (FREE_MIN - 1, u64::MAX),
+            (FREE_MIN, u64::MAX),
+        ] {
+            space.look(free, file_free).await;
+            low.push(space.low);
+        }
+        assert_eq!(low, [false, true, true, false, true, false]);
+    }
+
+    #[tokio::test]
+    async fn trims_continue_on_a_low_disk_until_the_space_is_exhausted() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut space = space(&directory, Spare::Impossible);
+        for (free, is_exhausted) in [
+            (FREE_MIN - 1, false),
+            (SPARE_BELOW, false),
+            (SPARE_BELOW - 1, true),
+        ] {
+            space.look(free, u64::MAX).await;
+            assert_eq!((space.low, space.exhausted), (true, is_exhausted), "{free}");
+        }
     }
 
     #[tokio::test]
@@ -206,14 +267,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         make_spare(&spare_file(directory.path())).unwrap();
         let mut space = space(&directory, Spare::Kept);
-        space.look(SPARE_BELOW).await;
+        space.look(SPARE_BELOW, 0).await;
         assert_eq!((space.low, spare_bytes(&directory)), (true, Some(SPARE_BYTES)));
-        space.look(SPARE_BELOW - 1).await;
+        space.look(SPARE_BELOW - 1, 0).await;
         assert_eq!((space.low, spare_bytes(&directory)), (true, None));
         // The space freed by removing the spare file is no reason to resume.
-        space.look(RESUME_FROM + SPARE_BYTES - 1).await;
+        space.look(RESUME_FROM + SPARE_BYTES - 1, 0).await;
         assert_eq!((space.low, spare_bytes(&directory)), (true, None));
-        space.look(RESUME_FROM + SPARE_BYTES).await;
+        space.look(RESUME_FROM + SPARE_BYTES, 0).await;
         assert_eq!((space.low, spare_bytes(&directory)), (false, Some(SPARE_BYTES)));
     }
 
@@ -223,9 +284,9 @@ mod tests {
         // A directory in the place of the file.
         fs::create_dir(spare_file(directory.path())).unwrap();
         let mut space = space(&directory, Spare::GivenUp);
-        space.look(RESUME_FROM + SPARE_BYTES).await;
+        space.look(RESUME_FROM + SPARE_BYTES, 0).await;
         assert_eq!((space.low, space.spare), (false, Spare::Impossible));
-        space.look(STOP_BELOW - 1).await;
+        space.look(STOP_BELOW - 1, 0).await;
         assert!(space.low);
     }
 }

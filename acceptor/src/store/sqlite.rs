@@ -39,18 +39,23 @@ use sqlx::{
     query::Query,
     sqlite::{SqliteArguments, SqliteRow},
 };
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{
-    DiskPage, PAGE_ROWS_MAX, PROMISES_KEPT, PageFill, PastPromise, Reader, RecoveredRun, Store, StoreError,
-    space::Space, wall_time_ms,
+    DiskPage, FileBytes, PAGE_ROWS_MAX, PROMISES_KEPT, PageFill, PastPromise, Reader, RecoveredRun,
+    SpaceLevel, Store, StoreError, Swept,
+    snapshots::{KeptSnapshot, KeptSnapshots},
+    space::Space,
+    wall_time_ms,
 };
 
 mod counter_file;
 mod proof;
 mod recovery;
 pub mod repair;
+mod snapshots;
 mod state;
+mod sweep;
 mod upgrade;
 mod wal;
 
@@ -61,7 +66,7 @@ use state::{
 };
 
 const SCHEMA: &str = include_str!("../../schema.sql");
-const SCHEMA_VERSION: i32 = 2;
+const SCHEMA_VERSION: i32 = 3;
 /// “paxA”.
 const APPLICATION_ID: i32 = 0x7061_7841;
 const FILE: &str = "acceptor.db";
@@ -87,6 +92,8 @@ pub struct SqliteStore {
     connection: SqliteConnection,
     reader: SqliteReader,
     open: OpenSlots,
+    trimmed_to: Slot,
+    snapshots: KeptSnapshots,
     counter: Arc<CounterFile>,
     /// Texts of the commits, by shape.
     texts: HashMap<Shape, Arc<str>>,
@@ -122,6 +129,7 @@ struct Shape {
     promise: bool,
     witnesses: bool,
     membership: bool,
+    trim: bool,
     /// Row capacity of the text: 0, or whole INSERTs plus a power of two.
     rows: usize,
 }
@@ -196,6 +204,8 @@ impl SqliteStore {
                 wal_limit: WalLimit::new(file, reader.readers.clone()),
                 reader,
                 open,
+                trimmed_to: opened.recovered.trimmed_to,
+                snapshots: opened.snapshots,
                 counter,
                 texts: HashMap::new(),
                 space,
@@ -224,6 +234,7 @@ impl Store for SqliteStore {
             promise: write.promise_is_new,
             witnesses: !write.witnesses.is_empty(),
             membership: write.membership.is_some(),
+            trim: write.trimmed_to > self.trimmed_to,
             rows: padded(write.rows.len()),
         };
         let text = Arc::clone(self.texts.entry(shape).or_insert_with(|| shape.text().into()));
@@ -242,22 +253,20 @@ impl Store for SqliteStore {
         if let Some(membership) = write.membership {
             query = identity.bind_membership(query, membership);
         }
+        let mut snapshots = self.snapshots;
+        if shape.trim {
+            snapshots = snapshots.after_trim(write.trimmed_to);
+            let bottom = snapshots.bottom.as_ref();
+            query = identity.bind_bottom(query, bottom.expect("a trim makes a snapshot the bottom"));
+        }
         // Last, because unbound parameters are NULL: these rows are skipped.
         for (slot, (ballot, value)) in write.rows {
             query = identity.bind_vote(query, *slot, *ballot, value)?;
         }
-        // One hop to SQLite's thread. On an error the transaction stays open, and nothing more is ever written.
-        // Exception: a foreign process's lock kept the transaction from opening at all.
-        if let Err(error) = query.execute(&mut self.connection).await {
-            return Err(
-                if failed_before_the_transaction(&mut self.connection, &error).await {
-                    StoreError::LockedByOther(self.file.clone())
-                } else {
-                    error.into()
-                },
-            );
-        }
+        execute(&mut self.connection, query, &self.file).await?;
         self.counter.write(identity.uuid, write.commit_counter)?;
+        self.trimmed_to = write.trimmed_to;
+        self.snapshots = snapshots;
         if let Some(configuration) = write.membership.and_then(Membership::configuration) {
             set_checkpoint_pages(
                 &mut self.connection,
@@ -268,8 +277,32 @@ impl Store for SqliteStore {
         Ok(())
     }
 
-    async fn has_space(&mut self) -> bool {
-        self.space.is_enough().await
+    async fn keep(&mut self, snapshot: KeptSnapshot) -> Result<(), StoreError> {
+        let query = sqlx::query(snapshots::KEEP);
+        let query = self.reader.identity.bind_waiting(query, &snapshot);
+        execute(&mut self.connection, query, &self.file).await?;
+        self.snapshots.waiting = Some(snapshot);
+        Ok(())
+    }
+
+    fn snapshots(&self) -> KeptSnapshots {
+        self.snapshots
+    }
+
+    async fn sweep(&mut self) -> Result<Swept, StoreError> {
+        sweep::sweep(&mut self.connection, self.trimmed_to, &self.file).await
+    }
+
+    async fn space(&mut self) -> SpaceLevel {
+        let reader = &self.reader;
+        let file_free = async || match reader.file_bytes().await {
+            Ok(bytes) => bytes.free,
+            Err(error) => {
+                debug!(%error, "cannot read the number of free pages");
+                0
+            }
+        };
+        self.space.level(file_free).await
     }
 
     async fn keep_wal_short(&mut self) -> Result<(), StoreError> {
@@ -294,6 +327,28 @@ impl Store for SqliteStore {
         if let Err(error) = self.connection.close().await {
             warn!(%error, "closing the store failed; all commits are safe");
         }
+    }
+}
+
+/// Executes a whole transaction, in one hop to SQLite's thread. On an error the transaction stays open, and nothing more
+/// is ever written. Exception: a foreign process's lock kept the transaction from opening at all.
+async fn execute(
+    connection: &mut SqliteConnection,
+    query: Binding<'_>,
+    file: &Path,
+) -> Result<(), StoreError> {
+    match query.execute(&mut *connection).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(failed(connection, error, file).await),
+    }
+}
+
+/// The error of a failed statement of the writer.
+async fn failed(connection: &mut SqliteConnection, error: sqlx::Error, file: &Path) -> StoreError {
+    if failed_before_the_transaction(connection, &error).await {
+        StoreError::LockedByOther(file.to_owned())
+    } else {
+        error.into()
     }
 }
 
@@ -325,6 +380,11 @@ impl Reader for SqliteReader {
         Ok(rows.iter().filter_map(read).collect())
     }
 
+    async fn file_bytes(&self) -> Result<FileBytes, StoreError> {
+        let bytes = self.read_file_bytes().await;
+        bytes.map_err(|error| error.of_file(&self.file))
+    }
+
     async fn wal_bytes(&self) -> u64 {
         wal_bytes(&self.wal)
     }
@@ -334,8 +394,8 @@ impl SqliteReader {
     async fn read_page(&self, from: Slot) -> Result<DiskPage, StoreError> {
         // A statement shows a single moment, and needs one hop. Dropping the stream early ends the statement.
         let sql = format!(
-            "SELECT {STATE}, {VOTE} FROM state LEFT JOIN vote ON vote.slot >= ?1 WHERE state.only = 0
-             ORDER BY vote.slot LIMIT ?2"
+            "SELECT {STATE}, {VOTE} FROM state LEFT JOIN vote ON vote.slot >= max(?1, state.trimmed_to)
+             WHERE state.only = 0 ORDER BY vote.slot LIMIT ?2"
         );
         let limit = i64::try_from(PAGE_ROWS_MAX).unwrap_or(i64::MAX) + 1;
         let mut read = self.readers.read().await?;
@@ -380,6 +440,20 @@ impl SqliteReader {
             return Err(StoreError::Damaged("vote"));
         }
         Ok(page)
+    }
+
+    async fn read_file_bytes(&self) -> Result<FileBytes, StoreError> {
+        // Three numbers of the file's header.
+        let sql = "SELECT page_size, page_count, freelist_count
+            FROM pragma_page_size, pragma_page_count, pragma_freelist_count";
+        let mut read = self.held.read().await?;
+        let row = sqlx::query(sql).fetch_one(&mut *read).await?;
+        let number = |at| column::<i64>(&row, at).map_or(0, i64::unsigned_abs);
+        let (page, count, free) = (number(0), number(1), number(2));
+        Ok(FileBytes {
+            used: page.saturating_mul(count.saturating_sub(free)),
+            free: page.saturating_mul(free),
+        })
     }
 
     async fn read_held(&self, slots: &[Slot]) -> Result<BTreeMap<Slot, HeldRow>, StoreError> {
@@ -428,6 +502,7 @@ impl Identity {
         )
         .bind(moment.leader_address.to_string())
         .bind(moment.known_to.get().cast_signed())
+        .bind(moment.trimmed_to.get().cast_signed())
         .bind(moment.voted_to.get().cast_signed())
         .bind(state.open_slots.cast_signed())
         .bind(self.state_checksum(state))
@@ -521,7 +596,7 @@ impl Shape {
         let mut text = String::from(
             "BEGIN IMMEDIATE;
             UPDATE state SET commit_counter = ?, promised_round = ?, promised_proposer = ?, leader_address = ?,
-                chosen_to = ?, voted_to = ?, open_slots = ?, checksum = ? WHERE only = 0;",
+                chosen_to = ?, trimmed_to = ?, voted_to = ?, open_slots = ?, checksum = ? WHERE only = 0;",
         );
         if self.promise {
             text.push_str(
@@ -540,6 +615,9 @@ impl Shape {
             text.push_str(
                 "INSERT OR REPLACE INTO membership (only, formed, configuration, checksum) VALUES (0, ?, ?, ?);",
             );
+        }
+        if self.trim {
+            text.push_str(snapshots::TRIM);
         }
         let mut left = self.rows;
         while left > 0 {

@@ -9,6 +9,7 @@ use std::{
 use paxos_acceptor::store::{
     DiskPage, Reader as _, RecoveredRun, Store, StoreError,
     memory::{MemoryDisk, MemoryStore},
+    snapshots::KeptSnapshot,
     sqlite::SqliteStore,
 };
 use paxos_common::{
@@ -98,6 +99,21 @@ impl<S: Store> AcceptorRun<S> {
         self.commit(group).await;
     }
 
+    /// Records a waiting snapshot.
+    pub async fn keep(&mut self, to: u64) -> KeptSnapshot {
+        let kept = snapshot(to);
+        self.store.keep(kept).await.unwrap();
+        kept
+    }
+
+    /// Trims to the end of the waiting snapshot.
+    pub async fn trim(&mut self) {
+        let to = self.store.snapshots().waiting.unwrap().to;
+        let mut group = self.core.group();
+        self.core.trim(&mut group, to).unwrap();
+        self.commit(group).await;
+    }
+
     /// All rows, page by page, and the last page.
     pub async fn read(&self, from: u64) -> (Vec<Row>, DiskPage) {
         let (reader, mut from, mut rows) = (self.store.reader(), slot(from), Vec::new());
@@ -110,6 +126,16 @@ impl<S: Store> AcceptorRun<S> {
             }
             from = page.next;
         }
+    }
+}
+
+/// The record of a snapshot to a slot.
+pub fn snapshot(to: u64) -> KeptSnapshot {
+    KeptSnapshot {
+        to: slot(to),
+        sha256: [u8::try_from(to % 251).unwrap(); 32],
+        bytes: 1000 + to,
+        log_bytes: 32_768 + to,
     }
 }
 

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use paxos_acceptor::store::{
-    DiskPage, Reader as _, RecoveredRun, Store as _, StoreError, sqlite::SqliteStore,
+    DiskPage, Reader as _, RecoveredRun, Store as _, StoreError, snapshots::KeptSnapshots,
+    sqlite::SqliteStore,
 };
 use paxos_common::{
     paxos::{
@@ -75,6 +76,7 @@ pub struct Answered {
     pub promised: u64,
     pub voted_to: Slot,
     pub chosen_to: Slot,
+    pub snapshots: KeptSnapshots,
 }
 
 /// Votes requested by a leader, with a promise and a witness.
@@ -118,6 +120,23 @@ impl Story {
         }
     }
 
+    /// Votes for all slots below `to`, in one commit, with a watermark three slots behind.
+    pub async fn vote_up_to(&mut self, to: u64) {
+        let rows = (self.votes..to).map(|at| (at, value(&format!("value {at}"))));
+        self.run.accept(accept(3, to - 3, rows)).await;
+        self.votes = to;
+    }
+
+    /// A story of 12 votes: trimmed to slot 3, with rows below, and with a waiting snapshot to slot 6.
+    pub async fn trimmed() -> Self {
+        let mut story = Self::begin().await;
+        story.vote(12).await;
+        story.run.keep(3).await;
+        story.run.trim().await;
+        story.run.keep(6).await;
+        story
+    }
+
     /// Files and answers as left by a kill at this moment.
     pub async fn killed(&self) -> (Files, Answered) {
         let (rows, page) = self.run.read(0).await;
@@ -127,6 +146,7 @@ impl Story {
             promised: page.promised.round(),
             voted_to: page.voted_to,
             chosen_to: page.chosen_to,
+            snapshots: self.run.store.snapshots(),
         };
         (Files::of(self.directory.path()), answered)
     }
@@ -186,6 +206,13 @@ pub async fn judge(scratch: &Path, files: &Files, answered: &Answered, what: &st
     assert_eq!(
         (recovered.voted_to, recovered.known_to),
         (answered.voted_to, answered.chosen_to),
+        "{what}"
+    );
+    assert_eq!(opened.snapshots, answered.snapshots, "{what}");
+    let bottom = opened.snapshots.bottom;
+    assert_eq!(
+        bottom.map_or(Slot::ZERO, |bottom| bottom.to),
+        recovered.trimmed_to,
         "{what}"
     );
     let read = all_pages(&store).await;

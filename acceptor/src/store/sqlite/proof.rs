@@ -46,6 +46,8 @@ enum DatabaseContent {
         uuid: AcceptorUuid,
         counter: CommitCounter,
         version: i64,
+        /// The page of the state record: every counted commit writes this page, and no sweep does.
+        state_page: u32,
     },
 }
 
@@ -79,8 +81,8 @@ pub(super) async fn examine(directory: &DataDir) -> Result<(), StoreError> {
         path: log.clone(),
         source,
     })?;
-    let commits = match walked {
-        Ok(sound) => sound.commits,
+    let sound = match walked {
+        Ok(sound) => sound,
         Err(damage) => {
             let what = format!(
                 "is damaged at byte {}: the commits after this byte cannot be read",
@@ -104,7 +106,8 @@ pub(super) async fn examine(directory: &DataDir) -> Result<(), StoreError> {
     } else {
         (None, DatabaseContent::Nothing)
     };
-    agree_in_time(alone, whole, commits).map_err(|what| StoreError::File { file: log, what })?;
+    agree_in_time(alone, whole, |page| sound.commits_of(page))
+        .map_err(|what| StoreError::File { file: log, what })?;
     agree_in_counter(found, whole).map_err(|wrong| named(directory, wrong))
 }
 
@@ -128,12 +131,24 @@ fn is_first_start(found: Found) -> bool {
     )
 }
 
-/// Compares the database alone with the database plus log: each commit of the log adds 1 to the counter. Schema commits
-/// are the few exceptions, and only weaken this check.
-fn agree_in_time(alone: Option<DatabaseContent>, whole: DatabaseContent, commits: u64) -> Result<(), String> {
-    let DatabaseContent::Acceptor { uuid, counter, .. } = whole else {
+/// Compares the database alone with the database plus log: each commit of the log that writes the state record adds 1 to
+/// the counter. Schema commits are the few exceptions, and only weaken this check. `commits_of`: number of the log's
+/// commits that write a page.
+fn agree_in_time(
+    alone: Option<DatabaseContent>,
+    whole: DatabaseContent,
+    commits_of: impl FnOnce(u32) -> u64,
+) -> Result<(), String> {
+    let DatabaseContent::Acceptor {
+        uuid,
+        counter,
+        state_page,
+        ..
+    } = whole
+    else {
         return Ok(());
     };
+    let commits = commits_of(state_page);
     let is_so = match alone {
         None | Some(DatabaseContent::Foreign | DatabaseContent::Newer) => true,
         Some(DatabaseContent::Nothing) => counter.get() <= commits,
@@ -267,10 +282,13 @@ async fn read(connection: &mut SqliteConnection) -> Result<DatabaseContent, Stor
     } else {
         identity.read_state(&row)?.moment
     };
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'state'";
+    let state_page: i64 = sqlx::query_scalar(sql).fetch_one(&mut *transaction).await?;
     Ok(DatabaseContent::Acceptor {
         uuid,
         counter: moment.commit_counter,
         version,
+        state_page: u32::try_from(state_page).map_err(|_| StoreError::Damaged("state"))?,
     })
 }
 
@@ -314,6 +332,7 @@ mod tests {
             uuid: AcceptorUuid::from_u128(uuid),
             counter: CommitCounter::new(counter),
             version: i64::from(SCHEMA_VERSION),
+            state_page: 3,
         }
     }
 
@@ -326,7 +345,7 @@ mod tests {
 
     #[test]
     fn log_belongs_to_a_database_that_it_continues() {
-        let agree = |alone, commits| agree_in_time(alone, acceptor(1, 20), commits).is_ok();
+        let agree = |alone, commits| agree_in_time(alone, acceptor(1, 20), |_| commits).is_ok();
         assert!(agree(None, 0) && agree(Some(DatabaseContent::Foreign), 0));
         assert!(agree(Some(acceptor(1, 20)), 0) && agree(Some(acceptor(1, 15)), 5));
         assert!(agree(Some(acceptor(1, 18)), 5), "a part of it was copied");
@@ -364,6 +383,7 @@ mod tests {
             uuid: AcceptorUuid::from_u128(1),
             counter: CommitCounter::new(7),
             version: OLD_VERSION,
+            state_page: 3,
         };
         assert!(agree(Found::Missing, old), "it never had one");
     }

@@ -11,7 +11,8 @@
 //! | a log and a database that do not fit together (`proof.rs`) | the same |
 //! | a commit counter below `COMMITS` (`counter_file.rs`): commits, the log or the database are gone | the same |
 //! | `COMMITS` missing, without a sound record, or of another acceptor | the same |
-//! | a state, identity, membership or witness record with a wrong checksum | the same |
+//! | a state, identity, membership, witness or snapshot record with a wrong checksum | the same |
+//! | a log that does not begin at the end of the recorded bottom | the same |
 //! | a damaged list of runs | this disk holds no proof: the other acceptors remember, and refuse it |
 //! | votes or runs without an identity or state | end with 74 |
 //! | a vote missing at or above the watermark, or beyond the last vote | the same |
@@ -19,7 +20,8 @@
 //! | a vote with a wrong checksum, or missing below the watermark | unknown, until accepted again |
 //! | an unreadable trace context or past promise | left out: both are for people |
 //! | a whole older copy of the directory | this disk holds no proof: the other acceptors remember, and refuse it |
-//! | a file of version 1 | upgraded (`upgrade.rs`) |
+//! | votes below the first slot of the log | not shown, and swept |
+//! | a file of version 1 or 2 | upgraded (`upgrade.rs`) |
 //! | another acceptor's name, a newer schema, a directory in use | end with 78 |
 //! | a database of another application, unchanged | the same; end with 74 if `COMMITS` proves that ours was here |
 //!
@@ -47,6 +49,7 @@ use tracing::warn;
 use super::{
     super::{Moment, RecoveredRun, StoreError},
     Identity, VOTE, forget_surplus_witnesses, into_held,
+    snapshots::load_snapshots,
     state::{OpenSlots, STATE, StateRecord, bytes, column, sum_of, text},
 };
 
@@ -72,6 +75,7 @@ pub(super) async fn begin_run(
     let mut state = load_state(&mut transaction, &identity).await?;
     let membership = load_membership(&mut transaction, &identity).await?;
     identity.learn(&membership);
+    let snapshots = load_snapshots(&mut transaction, &identity, state.moment.trimmed_to).await?;
     let rows = load_votes(&mut transaction, &identity, &state).await?;
     let open = OpenSlots::new(rows.keys().copied(), state.moment.voted_to);
 
@@ -110,6 +114,7 @@ pub(super) async fn begin_run(
             recovered,
             past_runs,
             witnesses,
+            snapshots,
         },
         open,
     ))
@@ -138,7 +143,7 @@ pub(super) fn read_uuid(row: &SqliteRow, at: usize) -> Option<AcceptorUuid> {
 async fn create_identity(connection: &mut SqliteConnection, name: &str) -> Result<AcceptorUuid, StoreError> {
     let sql =
         "SELECT (SELECT count(*) FROM state) + (SELECT count(*) FROM run) + (SELECT count(*) FROM membership)
-        + (SELECT count(*) FROM (SELECT 1 FROM vote LIMIT 1))";
+        + (SELECT count(*) FROM snapshot) + (SELECT count(*) FROM (SELECT 1 FROM vote LIMIT 1))";
     let others: i64 = sqlx::query_scalar(sql).fetch_one(&mut *connection).await?;
     if others != 0 {
         return Err(StoreError::Damaged("identity"));
@@ -180,11 +185,7 @@ async fn load_state(
         .fetch_optional(connection)
         .await?
         .ok_or(StoreError::Damaged("state"))?;
-    let state = identity.read_state(&row)?;
-    if state.moment.trimmed_to != Slot::ZERO {
-        return Err(StoreError::Damaged("state"));
-    }
-    Ok(state)
+    identity.read_state(&row)
 }
 
 pub(super) async fn load_membership(

@@ -4,14 +4,15 @@ use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
 use paxos_common::{
     paxos::{acceptor::Membership, identity::AcceptorUuid, witness::Witnesses},
-    sqlite::{DataDir, SqliteError, migrate, open_writer},
+    sqlite::{DataDir, SqliteError, migrate_by_steps, open_writer},
 };
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::{
     super::StoreError,
-    APPLICATION_ID, CHECKPOINT_PAGES, FILE, Identity, SCHEMA, SCHEMA_VERSION, proof,
+    APPLICATION_ID, CHECKPOINT_PAGES, CounterFile, FILE, Identity, SCHEMA, SCHEMA_VERSION, proof,
     recovery::{load_identity, load_membership, load_witnesses},
+    upgrade::Upgrades,
 };
 
 /// The file of a stopped acceptor. The directory is locked for the lifetime of the value.
@@ -25,7 +26,8 @@ pub struct Stopped {
 }
 
 impl Stopped {
-    /// Takes the lock of a data directory and opens the acceptor's file. Nothing is created, and no run begins.
+    /// Takes the lock of a data directory and opens the acceptor's file. No acceptor is created, and no run begins. An
+    /// older file is upgraded, as at a start.
     ///
     /// # Errors
     /// The acceptor's file is missing; another process holds the directory; the file cannot be read; the disk lost
@@ -45,9 +47,11 @@ impl Stopped {
         proof::refuse_foreign(&directory).await?;
         // As at a start: opening a damaged log for writing would destroy the proof, and the data behind the damage.
         proof::examine(&directory).await?;
+        // An upgraded file without `COMMITS` would be refused.
+        CounterFile::open(&directory)?;
         let mut connection = open_writer(path, CHECKPOINT_PAGES[0]).await?;
         proof::empty_log(&mut connection, path).await?;
-        migrate(&mut connection, SCHEMA, SCHEMA_VERSION, APPLICATION_ID).await?;
+        migrate_by_steps(&mut connection, SCHEMA, SCHEMA_VERSION, APPLICATION_ID, &Upgrades).await?;
         let (uuid, name) = load_identity(&mut connection)
             .await?
             .ok_or(StoreError::Damaged("identity"))?;

@@ -113,11 +113,7 @@ impl Identity {
     }
 
     /// The state written by a commit.
-    ///
-    /// # Panics
-    /// If the commit trims: this schema has no place for the snapshot that a trim rests on.
     pub(super) fn state_after(write: &Write<'_>, slots: &OpenSlots) -> StateRecord {
-        assert_eq!(write.trimmed_to, Slot::ZERO, "this release never trims");
         StateRecord {
             moment: Moment {
                 commit_counter: write.commit_counter,

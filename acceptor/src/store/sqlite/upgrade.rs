@@ -3,6 +3,8 @@
 //! Version 1 to 2: the state record gets the end of the votes and the sum of the open slots, each witness gets a
 //! checksum, and surplus runs and witnesses are dropped. Data without a checksum in version 1 is taken without
 //! verification.
+//!
+//! Version 2 to 3: a table of snapshot files. No file of version 2 is trimmed.
 
 use paxos_common::{
     paxos::identity::{CommitCounter, RunNumber},
@@ -14,6 +16,7 @@ use super::{
     super::{Moment, StoreError},
     Identity, SCHEMA_VERSION,
     recovery::{forget_surplus, load_identity, read_uuid},
+    snapshots,
     state::{StateRecord, column, read_ballot, read_slot, sum_of, text},
 };
 
@@ -54,6 +57,10 @@ impl SchemaSteps for Upgrades {
     async fn upgrade(&self, transaction: &mut SqliteConnection, from: i64) -> Result<(), StoreError> {
         match from {
             OLD_VERSION => to_2(transaction).await,
+            2 => Ok(sqlx::raw_sql(snapshots::TABLE)
+                .execute(transaction)
+                .await
+                .map(drop)?),
             found => Err(SqliteError::Older {
                 found,
                 supported: i64::from(SCHEMA_VERSION),

@@ -8,13 +8,14 @@
 //! or removed.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, BufReader, ErrorKind, Read},
     path::Path,
 };
 
 use paxos_common::sqlite::wal_format::{
-    Chain, FRAME_HEADER_BYTES, HEADER_BYTES, SALTS, ends_commit, read_whole, stored_sums,
+    Chain, FRAME_HEADER_BYTES, HEADER_BYTES, SALTS, ends_commit, page_of, read_whole, stored_sums,
 };
 
 /// Size of a disk sector, in bytes. A disk writes a sector whole or not at all; larger sectors are multiples of this
@@ -24,10 +25,17 @@ const SECTOR_BYTES: u64 = 512;
 const BUFFER_BYTES: usize = 256 * 1024;
 
 /// A log without proof of damage.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sound {
-    /// Number of commits found by SQLite.
-    pub(super) commits: u64,
+    /// Of the commits found by SQLite: the number of commits that wrote each page.
+    commits: BTreeMap<u32, u64>,
+}
+
+impl Sound {
+    /// Number of the commits that wrote this page of the database.
+    pub(super) fn commits_of(&self, page: u32) -> u64 {
+        self.commits.get(&page).copied().unwrap_or_default()
+    }
 }
 
 /// Proof that the log held more commits than SQLite finds.
@@ -37,7 +45,8 @@ pub(super) struct Damage {
     pub(super) offset: u64,
 }
 
-/// Walks the log `file`; a missing file is an empty log. Memory is bounded by one page.
+/// Walks the log `file`; a missing file is an empty log. Memory: one page, and a number for each
+/// page in the log.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -81,7 +90,9 @@ struct Frames {
     chain: Chain,
     /// Offset of the next frame.
     offset: u64,
-    commits: u64,
+    commits: BTreeMap<u32, u64>,
+    /// Pages written by the commit that has not ended yet.
+    pages: BTreeSet<u32>,
     /// Offset of the first frame that does not verify.
     bad: Option<u64>,
     /// A commit ended at or behind the first bad frame.
@@ -93,7 +104,8 @@ impl Frames {
         Self {
             chain,
             offset: HEADER_BYTES as u64,
-            commits: 0,
+            commits: BTreeMap::new(),
+            pages: BTreeSet::new(),
             bad: None,
             ended: false,
         }
@@ -108,7 +120,14 @@ impl Frames {
         // Behind a bad frame the chain continues from the checksum stored in the bad frame.
         self.chain.sums = stored_sums(frame);
         match self.bad {
-            None if verifies => self.commits += u64::from(ends_commit),
+            None if verifies => {
+                self.pages.insert(page_of(frame));
+                if ends_commit {
+                    for page in std::mem::take(&mut self.pages) {
+                        *self.commits.entry(page).or_default() += 1;
+                    }
+                }
+            }
             None | Some(_) => {
                 let bad = *self.bad.get_or_insert(offset);
                 if is_present && self.ended {
@@ -198,7 +217,10 @@ mod tests {
 
     fn found(bytes: &[u8]) -> Result<u64, u64> {
         let found = walk_log(bytes).unwrap();
-        found.map(|sound| sound.commits).map_err(|damage| damage.offset)
+        // Every commit of these logs writes page 1.
+        found
+            .map(|sound| sound.commits_of(1))
+            .map_err(|damage| damage.offset)
     }
 
     fn frame_at(frame: usize) -> usize {
@@ -213,6 +235,17 @@ mod tests {
             assert_eq!(found(&writer.bytes), Ok(5));
         }
         assert_eq!((found(&[]), found(&log(0, 1))), (Ok(0), Ok(0)));
+    }
+
+    #[test]
+    fn commits_are_counted_for_each_page() {
+        let mut writer = WalWriter::new([7; 8], false);
+        [3, 1, 2].into_iter().for_each(|pages| writer.commit(pages));
+        // The last commit lacks its last frame.
+        writer.commit(2);
+        writer.bytes.truncate(writer.bytes.len() - FRAME);
+        let sound = walk_log(&writer.bytes[..]).unwrap().unwrap();
+        assert_eq!([1, 2, 3, 4].map(|page| sound.commits_of(page)), [3, 2, 1, 0]);
     }
 
     #[test]

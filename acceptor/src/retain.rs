@@ -1,0 +1,54 @@
+//! Requests about snapshots to the writer: record a file, and trim the log to the end of a recorded file.
+
+use paxos_common::paxos::{acceptor::TrimRefusal, slot::Slot};
+use tokio::sync::oneshot;
+
+use crate::store::snapshots::{KeptSnapshot, SHA256_BYTES};
+
+/// Maximum number of requests waiting for the writer: a single task sends requests, and waits for each answer.
+pub(crate) const RETAIN_MAX: usize = 4;
+
+/// Outcome of a request, durable on disk. No record names the returned file any more: the caller removes this file.
+pub(crate) type Retained = Result<Option<KeptSnapshot>, NotRetained>;
+
+/// A request to the writer, decided between two groups.
+#[derive(Debug)]
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "sent by the task that receives snapshots, which is not built yet"
+    )
+)]
+pub(crate) enum RetainRequest {
+    /// Records a whole and durable file of the data directory as the waiting snapshot. Returns the file of the earlier
+    /// waiting snapshot.
+    Keep {
+        /// The snapshot holds the result of every slot below.
+        to: Slot,
+        sha256: [u8; SHA256_BYTES],
+        /// Size of the file.
+        bytes: u64,
+        answer: oneshot::Sender<Retained>,
+    },
+    /// Trims the log to the end of the waiting snapshot, and makes this snapshot the bottom. Returns the file of the
+    /// earlier bottom.
+    Trim {
+        to: Slot,
+        answer: oneshot::Sender<Retained>,
+    },
+}
+
+/// Why nothing was recorded or trimmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotRetained {
+    /// See [`TrimRefusal`].
+    #[error(transparent)]
+    Refused(#[from] TrimRefusal),
+    /// No recorded snapshot ends there.
+    #[error("a trim to slot {0} needs a waiting snapshot to the same slot")]
+    NoSnapshot(Slot),
+    /// The disk has too little free space even for trims.
+    #[error("too little space is left on the disk, even for a trim")]
+    NoSpace,
+}

@@ -1,0 +1,84 @@
+//! A trim between two pages of a promise.
+
+use paxos_common::{paxos::message::Prepare, wire};
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::{
+    retain::RetainRequest,
+    store::{PAGE_ROWS_MAX, snapshots::SHA256_BYTES},
+};
+
+/// Records a snapshot and trims to its end.
+async fn trim(cluster: &Cluster, to: u64) {
+    let to = Slot::new(to).unwrap();
+    let (answer, kept) = oneshot::channel();
+    let keep = RetainRequest::Keep {
+        to,
+        sha256: [7; SHA256_BYTES],
+        bytes: 9,
+        answer,
+    };
+    cluster.shared.retain.send(keep).await.unwrap();
+    kept.await.unwrap().unwrap();
+    let (answer, trimmed) = oneshot::channel();
+    let request = RetainRequest::Trim { to, answer };
+    cluster.shared.retain.send(request).await.unwrap();
+    trimmed.await.unwrap().unwrap();
+}
+
+fn promise_of(page: pb::PromisePage) -> pb::Promise {
+    match page.answer {
+        Some(pb::promise_page::Answer::Promise(promise)) => promise,
+        other => panic!("no promise: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn promise_forgets_an_unknown_row_once_a_trim_has_passed_the_row() {
+    let rows = 2 * PAGE_ROWS_MAX as u64;
+    let cluster = Cluster::start().await;
+    for (slots, chosen_to) in [(0..rows, 0), (rows..rows + 1, rows)] {
+        cluster.accept_all(slots, chosen_to).recv().await.unwrap();
+    }
+    let lost = Slot::new(3).unwrap();
+    cluster.disk.lose(lost);
+    let prepare = Prepare {
+        ballot: ballot(2),
+        from: Slot::ZERO,
+        address: "http://p:1".into(),
+    };
+    let request = wire::prepare_request(&prepare, cluster.configuration.cluster_id());
+    let pages = cluster.service.prepare(Request::new(request)).await.unwrap();
+    let mut pages = pages.into_inner();
+    let first = promise_of(pages.next().await.unwrap().unwrap());
+    assert_eq!((first.chosen_to, first.known_chosen_to), (3, rows));
+    until(|| (cluster.shared.published().chosen_to == lost).then_some(())).await;
+
+    let to = rows - 10;
+    trim(&cluster, to).await;
+    let mut last = promise_of(pages.next().await.unwrap().unwrap());
+    while !last.last {
+        assert!(last.chosen_to >= last.trimmed_to, "{last:?}");
+        last = promise_of(pages.next().await.unwrap().unwrap());
+    }
+    assert_eq!((last.chosen_to, last.trimmed_to), (rows, to));
+    let slots: Vec<_> = last.rows.iter().map(|row| row.slot).collect();
+    assert_eq!(slots, (to..rows + 1).collect::<Vec<_>>());
+    let published = cluster.shared.published();
+    assert_eq!(
+        (published.chosen_to.get(), published.trimmed_to.get()),
+        (rows, to)
+    );
+    let status = cluster
+        .service
+        .status(Request::new(pb::AcceptorStatusRequest {}))
+        .await;
+    let status = status.unwrap().into_inner();
+    let ends: Vec<_> = status
+        .snapshots
+        .iter()
+        .map(|kept| (kept.to, kept.bytes))
+        .collect();
+    assert_eq!((status.trimmed_to, ends), (to, vec![(to, 9)]));
+}

@@ -1,0 +1,109 @@
+//! The records of the snapshot files: the bottom must fit the state record, and every record its checksum.
+
+use paxos_common::{paxos::slot::Slot, sqlite::checksum};
+use sqlx::{AssertSqlSafe, SqliteConnection, sqlite::SqliteRow};
+
+use super::{
+    super::{
+        StoreError,
+        snapshots::{KeptSnapshot, KeptSnapshots},
+    },
+    Binding, Identity,
+    state::{bytes, column, read_slot},
+};
+
+/// Place of the bottom.
+const BOTTOM: i64 = 0;
+/// Place of the waiting snapshot.
+const WAITING: i64 = 1;
+
+/// Records a waiting snapshot, in a transaction without a change of the state record.
+pub(super) const KEEP: &str = "BEGIN IMMEDIATE;
+    INSERT OR REPLACE INTO snapshot (place, until, sha256, bytes, log_bytes, checksum) VALUES (?, ?, ?, ?, ?, ?);
+    COMMIT";
+
+/// The part of a commit that makes the waiting snapshot the bottom.
+pub(super) const TRIM: &str = "DELETE FROM snapshot;
+    INSERT INTO snapshot (place, until, sha256, bytes, log_bytes, checksum) VALUES (?, ?, ?, ?, ?, ?);";
+
+/// The table of version 3.
+pub(super) const TABLE: &str = "CREATE TABLE snapshot (
+        place INTEGER PRIMARY KEY CHECK (place IN (0, 1)),
+        until INTEGER NOT NULL,
+        sha256 BLOB NOT NULL,
+        bytes INTEGER NOT NULL,
+        log_bytes INTEGER NOT NULL,
+        checksum INTEGER NOT NULL
+    ) STRICT;";
+
+impl Identity {
+    /// Binds the bottom for [`TRIM`].
+    pub(super) fn bind_bottom<'q>(&self, query: Binding<'q>, kept: &KeptSnapshot) -> Binding<'q> {
+        self.bind_snapshot(query, BOTTOM, kept)
+    }
+
+    /// Binds the waiting snapshot for [`KEEP`].
+    pub(super) fn bind_waiting<'q>(&self, query: Binding<'q>, kept: &KeptSnapshot) -> Binding<'q> {
+        self.bind_snapshot(query, WAITING, kept)
+    }
+
+    fn bind_snapshot<'q>(&self, query: Binding<'q>, place: i64, kept: &KeptSnapshot) -> Binding<'q> {
+        query
+            .bind(place)
+            .bind(kept.to.get().cast_signed())
+            .bind(kept.sha256.to_vec())
+            .bind(kept.bytes.cast_signed())
+            .bind(kept.log_bytes.cast_signed())
+            .bind(self.snapshot_checksum(place, kept))
+    }
+
+    fn snapshot_checksum(&self, place: i64, kept: &KeptSnapshot) -> i64 {
+        checksum(&[
+            &self.uuid.to_bytes(),
+            &place.to_le_bytes(),
+            &kept.to.get().to_le_bytes(),
+            &kept.sha256,
+            &kept.bytes.to_le_bytes(),
+            &kept.log_bytes.to_le_bytes(),
+        ])
+    }
+
+    /// The place and the content of a record; none when the record does not verify.
+    fn read_snapshot(&self, row: &SqliteRow) -> Option<(i64, KeptSnapshot)> {
+        let place = column::<i64>(row, 0)?;
+        let kept = KeptSnapshot {
+            to: read_slot(row, 1)?,
+            sha256: bytes(row, 2)?.try_into().ok()?,
+            bytes: column::<i64>(row, 3)?.try_into().ok()?,
+            log_bytes: column::<i64>(row, 4)?.try_into().ok()?,
+        };
+        (self.snapshot_checksum(place, &kept) == column::<i64>(row, 5)?).then_some((place, kept))
+    }
+}
+
+/// Reads the records. `trimmed_to`: from the verified state record.
+///
+/// # Errors
+/// [`StoreError::Damaged`]: a record does not verify, or the log does not stand on the bottom.
+pub(super) async fn load_snapshots(
+    connection: &mut SqliteConnection,
+    identity: &Identity,
+    trimmed_to: Slot,
+) -> Result<KeptSnapshots, StoreError> {
+    let sql = "SELECT place, until, sha256, bytes, log_bytes, checksum FROM snapshot";
+    let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(connection).await?;
+    let mut found = KeptSnapshots::default();
+    for row in &rows {
+        match identity.read_snapshot(row) {
+            Some((BOTTOM, kept)) => found.bottom = Some(kept),
+            Some((WAITING, kept)) => found.waiting = Some(kept),
+            Some(_) | None => return Err(StoreError::Damaged("snapshot")),
+        }
+    }
+    let stands_on = found.bottom.map_or(Slot::ZERO, |bottom| bottom.to);
+    let is_newer = found.waiting.is_none_or(|waiting| waiting.to > trimmed_to);
+    if stands_on != trimmed_to || !is_newer {
+        return Err(StoreError::Damaged("snapshot"));
+    }
+    Ok(found)
+}

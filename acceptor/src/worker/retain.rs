@@ -1,0 +1,157 @@
+//! Between two groups, the writer records snapshot files, trims the log, and sweeps.
+
+use std::{ops::ControlFlow, time::Instant};
+
+use paxos_common::{
+    paxos::{acceptor::Group, slot::Slot},
+    service::failure::Failure,
+    sqlite::foreign_lock::LockReport,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::Worker;
+use crate::{
+    retain::{NotRetained, RetainRequest, Retained},
+    store::{
+        Store, StoreError,
+        snapshots::{KeptSnapshot, SHA256_BYTES},
+    },
+    sweep::{STEP_BYTES, unswept_bytes},
+};
+
+impl<S: Store> Worker<S> {
+    /// Decides a request about a snapshot. Breaks when the stop begins while another process's lock holds up the write.
+    ///
+    /// # Errors
+    /// A failed write or read.
+    pub(super) async fn retain(
+        &mut self,
+        request: RetainRequest,
+        stop: &CancellationToken,
+    ) -> Result<ControlFlow<()>, Failure> {
+        self.look_for_space().await;
+        let (result, answer) = match request {
+            RetainRequest::Keep {
+                to,
+                sha256,
+                bytes,
+                answer,
+            } => (self.keep(to, sha256, bytes, stop).await?, answer),
+            RetainRequest::Trim { to, answer } => (self.trim(to, stop).await?, answer),
+        };
+        Ok(match result {
+            ControlFlow::Continue(result) => {
+                // An error means: the sender does not wait any more. The next start removes files without a record.
+                let _ = answer.send(result);
+                ControlFlow::Continue(())
+            }
+            ControlFlow::Break(()) => ControlFlow::Break(()),
+        })
+    }
+
+    async fn keep(
+        &mut self,
+        to: Slot,
+        sha256: [u8; SHA256_BYTES],
+        bytes: u64,
+        stop: &CancellationToken,
+    ) -> Result<ControlFlow<(), Retained>, Failure> {
+        if let Err(refusal) = self.may_trim(to) {
+            return Ok(ControlFlow::Continue(Err(refusal)));
+        }
+        let snapshot = KeptSnapshot {
+            to,
+            sha256,
+            bytes,
+            log_bytes: self.measure_file().await.used,
+        };
+        let before = self.store.snapshots().waiting;
+        let mut lock = LockReport::new(self.store.file());
+        loop {
+            match self.store.keep(snapshot).await {
+                Ok(()) => break,
+                Err(StoreError::LockedByOther(_)) if !stop.is_cancelled() => lock.held(),
+                Err(StoreError::LockedByOther(_)) => return Ok(ControlFlow::Break(())),
+                Err(error) => {
+                    let file = self.store.file().display();
+                    return Err(Failure::from(error).context(format!("record a snapshot in {file}")));
+                }
+            }
+        }
+        lock.free();
+        self.shared.show_snapshots(self.store.snapshots());
+        let unused = before.filter(|before| before.file_name() != snapshot.file_name());
+        Ok(ControlFlow::Continue(Ok(unused)))
+    }
+
+    async fn trim(
+        &mut self,
+        to: Slot,
+        stop: &CancellationToken,
+    ) -> Result<ControlFlow<(), Retained>, Failure> {
+        let before = self.store.snapshots();
+        let group = match self.may_trim(to) {
+            Ok(group) if before.waiting.is_some_and(|waiting| waiting.to == to) => group,
+            Ok(_) => return Ok(ControlFlow::Continue(Err(NotRetained::NoSnapshot(to)))),
+            Err(refusal) => return Ok(ControlFlow::Continue(Err(refusal))),
+        };
+        if self.commit(&group, stop).await?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        let from = self.core.trimmed_to();
+        self.core.committed(group);
+        self.shared.show_snapshots(self.store.snapshots());
+        self.shared.publish(&self.core);
+        self.sweep.begin(Instant::now());
+        info!(
+            from = from.get(),
+            to = to.get(),
+            "trimmed the log to the end of a snapshot"
+        );
+        Ok(ControlFlow::Continue(Ok(before.bottom)))
+    }
+
+    /// Time of the next sweep; none while there is nothing to sweep, or no space for a write.
+    pub(super) fn sweep_due(&self) -> Option<Instant> {
+        self.sweep.due().filter(|_| self.space.allows_trims())
+    }
+
+    /// Deletes some trimmed rows. While another process holds a lock on the file, the rows wait.
+    ///
+    /// # Errors
+    /// A failed write.
+    pub(super) async fn sweep(&mut self) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let trimmed_to = self.core.trimmed_to();
+        let left = match self.store.sweep().await {
+            Ok(swept) => swept.next,
+            Err(StoreError::LockedByOther(_)) => Some(trimmed_to),
+            Err(error) => {
+                let file = self.store.file().display();
+                return Err(Failure::from(error).context(format!("delete trimmed rows from {file}")));
+            }
+        };
+        self.keep_wal_short().await?;
+        let log_bytes = self.measure_file().await.used;
+        let voted_to = self.core.voted_to();
+        let unswept = left.map(|lowest| unswept_bytes(log_bytes, lowest, trimmed_to, voted_to));
+        let bottom = self.store.snapshots().bottom;
+        let step = STEP_BYTES.max(bottom.map_or(0, |bottom| bottom.bytes));
+        self.sweep.swept(begun, Instant::now(), unswept, step);
+        Ok(())
+    }
+
+    /// The group of a trim to `to` and of nothing else.
+    fn may_trim(&self, to: Slot) -> Result<Group, NotRetained> {
+        if !self.space.allows_trims() {
+            return Err(NotRetained::NoSpace);
+        }
+        let mut group = self.core.group();
+        self.core.trim(&mut group, to)?;
+        Ok(group)
+    }
+}
+
+#[cfg(test)]
+mod tests;

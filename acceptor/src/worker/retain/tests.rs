@@ -1,0 +1,204 @@
+//! The real worker: records, trims and sweeps beside votes, on a full disk, and after a restart.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use paxos_common::{
+    paxos::{
+        acceptor::TrimRefusal,
+        identity::{AcceptorUuid, RunNumber},
+        message::AcceptAnswer,
+    },
+    service::{failure::Exit, metrics::Metrics},
+    trace::Tracer,
+};
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::{
+    metrics::Instruments,
+    shared::Shared,
+    store::{Reader as _, SWEEP_ROWS_MAX, memory::MemoryDisk, snapshots::KeptSnapshots},
+    testing::Cluster,
+};
+
+fn slot(number: u64) -> Slot {
+    Slot::new(number).unwrap()
+}
+
+async fn keep(shared: &Shared, to: u64) -> Retained {
+    let (answer, kept) = oneshot::channel();
+    let request = RetainRequest::Keep {
+        to: slot(to),
+        sha256: [u8::try_from(to % 251).unwrap(); SHA256_BYTES],
+        bytes: 1000 + to,
+        answer,
+    };
+    shared.retain.send(request).await.unwrap();
+    kept.await.unwrap()
+}
+
+async fn trim(shared: &Shared, to: u64) -> Retained {
+    let (answer, trimmed) = oneshot::channel();
+    let request = RetainRequest::Trim { to: slot(to), answer };
+    shared.retain.send(request).await.unwrap();
+    trimmed.await.unwrap()
+}
+
+impl Cluster {
+    /// The answer to votes for `slots`, from a leader with the watermark `chosen_to`.
+    async fn voted(&self, slots: std::ops::Range<u64>, chosen_to: u64) -> AcceptAnswer {
+        self.accept_all(slots, chosen_to)
+            .recv()
+            .await
+            .unwrap()
+            .reply
+            .answer
+    }
+
+    /// A cluster with votes for the slots below `to`, all chosen.
+    async fn with_votes(to: u64) -> Self {
+        let cluster = Self::start().await;
+        for (slots, chosen_to) in [(0..to, 0), (to..to + 1, to)] {
+            let answer = cluster.voted(slots, chosen_to).await;
+            assert!(matches!(answer, AcceptAnswer::Accepted { .. }), "{answer:?}");
+        }
+        cluster
+    }
+
+    fn ends(&self) -> (u64, Option<u64>, Option<u64>) {
+        let published = self.shared.published();
+        let KeptSnapshots { bottom, waiting } = published.snapshots;
+        let end = |kept: Option<KeptSnapshot>| Some(kept?.to.get());
+        (published.trimmed_to.get(), end(bottom), end(waiting))
+    }
+}
+
+/// Number of rows on a disk below `to`, shown or not.
+async fn rows_below(disk: &MemoryDisk, to: u64) -> usize {
+    let slots: Vec<_> = (0..to).map(slot).collect();
+    disk.held(&slots).await.unwrap().len()
+}
+
+async fn until_swept(disk: &MemoryDisk, to: u64) {
+    while rows_below(disk, to).await > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn snapshots_are_recorded_and_trimmed_to_within_the_cap() {
+    let cluster = Cluster::with_votes(20).await;
+    let shared = &cluster.shared;
+    assert_eq!(trim(shared, 10).await, Err(NotRetained::NoSnapshot(slot(10))));
+    let above = TrimRefusal::AboveCap {
+        to: slot(21),
+        cap: slot(20),
+    };
+    assert_eq!(keep(shared, 21).await, Err(above.into()));
+    assert_eq!(keep(shared, 5).await, Ok(None));
+    assert_eq!(cluster.ends(), (0, None, Some(5)));
+    let unused = keep(shared, 10).await.unwrap().unwrap();
+    assert_eq!(unused.to, slot(5), "the caller removes the replaced file");
+    assert_eq!(keep(shared, 10).await, Ok(None), "the same file again");
+    assert_eq!(trim(shared, 5).await, Err(NotRetained::NoSnapshot(slot(5))));
+    assert_eq!(trim(shared, 10).await, Ok(None));
+    assert_eq!(cluster.ends(), (10, Some(10), None));
+    let below = TrimRefusal::NotAbove {
+        to: slot(10),
+        trimmed_to: slot(10),
+    };
+    assert_eq!(keep(shared, 10).await, Err(below.into()));
+    assert_eq!(keep(shared, 20).await, Ok(None));
+    assert_eq!(trim(shared, 20).await.unwrap().unwrap().to, slot(10));
+    assert_eq!(cluster.ends(), (20, Some(20), None));
+    let answer = cluster.voted(19..20, 20).await;
+    assert_eq!(answer, AcceptAnswer::Trimmed { trimmed_to: slot(20) });
+    assert!(matches!(
+        cluster.voted(22..23, 20).await,
+        AcceptAnswer::Accepted { .. }
+    ));
+}
+
+#[tokio::test]
+async fn trimmed_rows_are_swept_beside_votes() {
+    let rows = 5 * SWEEP_ROWS_MAX as u64;
+    let cluster = Cluster::with_votes(rows).await;
+    assert_eq!(rows_below(&cluster.disk, rows).await as u64, rows);
+    keep(&cluster.shared, rows - 10).await.unwrap();
+    trim(&cluster.shared, rows - 10).await.unwrap();
+    for at in rows + 1..rows + 50 {
+        let answer = cluster.voted(at..at + 1, rows).await;
+        assert!(matches!(answer, AcceptAnswer::Accepted { .. }), "{answer:?}");
+    }
+    until_swept(&cluster.disk, rows - 10).await;
+    assert_eq!(rows_below(&cluster.disk, rows + 50).await, 60);
+}
+
+#[tokio::test]
+async fn trims_and_sweeps_continue_while_the_disk_is_low_and_not_when_it_is_full() {
+    let cluster = Cluster::with_votes(600).await;
+    cluster.has_space.store(false, Ordering::Relaxed);
+    assert_eq!(cluster.voted(700..701, 600).await, AcceptAnswer::NoSpace);
+    cluster.is_exhausted.store(true, Ordering::Relaxed);
+    assert_eq!(keep(&cluster.shared, 600).await, Err(NotRetained::NoSpace));
+    cluster.is_exhausted.store(false, Ordering::Relaxed);
+    assert_eq!(keep(&cluster.shared, 600).await, Ok(None));
+    cluster.is_exhausted.store(true, Ordering::Relaxed);
+    assert_eq!(trim(&cluster.shared, 600).await, Err(NotRetained::NoSpace));
+    cluster.is_exhausted.store(false, Ordering::Relaxed);
+    assert_eq!(trim(&cluster.shared, 600).await, Ok(None));
+    until_swept(&cluster.disk, 600).await;
+    assert_eq!(cluster.voted(700..701, 600).await, AcceptAnswer::NoSpace);
+}
+
+#[tokio::test]
+async fn failed_sweep_ends_the_worker() {
+    let mut cluster = Cluster::with_votes(600).await;
+    cluster.fails_sweep.store(true, Ordering::Relaxed);
+    let shared = Arc::clone(&cluster.shared);
+    // The worker may end before an answer: a sweep at start is due as well.
+    tokio::spawn(async move {
+        keep(&shared, 600).await.unwrap();
+        trim(&shared, 600).await.unwrap();
+    });
+    let failure = (&mut cluster.worker).await.unwrap().unwrap_err();
+    assert_eq!(failure.code, Exit::Storage);
+    assert!(
+        failure.to_string().contains("delete trimmed rows from"),
+        "{failure}"
+    );
+}
+
+#[tokio::test]
+async fn rows_left_by_the_last_process_are_swept() {
+    let cluster = Cluster::with_votes(600).await;
+    let disk = cluster.disk.clone();
+    // The process ends after the trim, before the sweep.
+    cluster.worker.abort();
+    let run = RunNumber::from_random(3);
+    let (mut store, opened) = disk.open(run);
+    let snapshot = KeptSnapshot {
+        to: slot(590),
+        sha256: [7; SHA256_BYTES],
+        bytes: 9,
+        log_bytes: 9,
+    };
+    store.keep(snapshot).await.unwrap();
+    let core = paxos_common::paxos::acceptor::Acceptor::recover(opened.recovered, run);
+    let mut group = core.group();
+    core.trim(&mut group, slot(590)).unwrap();
+    store.commit(core.write(&group).unwrap()).await.unwrap();
+    assert_eq!(rows_below(&disk, 590).await, 590);
+
+    let run = RunNumber::from_random(4);
+    let (store, opened) = disk.open(run);
+    assert_eq!(opened.recovered.uuid, AcceptorUuid::from_u128(1));
+    let metrics = Instruments::new(&Metrics::unread());
+    let (worker, shared, _) = Worker::new(store, opened, run, Tracer::off(), metrics);
+    let stop = CancellationToken::new();
+    let worker = tokio::spawn(worker.run(stop.clone()));
+    until_swept(&disk, 590).await;
+    assert_eq!(shared.published().trimmed_to, slot(590));
+    stop.cancel();
+    worker.await.unwrap().unwrap();
+}
