@@ -6,7 +6,9 @@
 //! - A *register* holds a value, and the version of the command that wrote the value.
 //! - A *condition* is judged here, when the command is applied. The result cannot be known earlier.
 //! - *Sessions* make retries take effect once: see [`sessions`].
+//! - The *state digest* compares whole states: see [`digest`].
 
+pub mod digest;
 pub mod sessions;
 
 use std::{
@@ -20,6 +22,7 @@ use super::{
     command::{Command, Condition, Operation},
     slot::{Slot, Version},
 };
+use digest::{DigestRecord, StateDigest};
 use sessions::{SessionDecision, SessionState, SessionTable};
 
 /// Content of a key.
@@ -77,6 +80,8 @@ pub struct Changes {
 pub struct Machine {
     applied_to: Slot,
     registers: BTreeMap<Bytes, Register>,
+    /// Of the registers.
+    digest: StateDigest,
     sessions: SessionTable,
     /// Keys written or removed since [`Machine::take_changes`].
     changed: BTreeSet<Bytes>,
@@ -93,9 +98,15 @@ impl Machine {
         registers: impl IntoIterator<Item = (Bytes, Register)>,
         sessions: impl IntoIterator<Item = (Version, SessionState)>,
     ) -> Self {
+        let registers: BTreeMap<_, _> = registers.into_iter().collect();
+        let mut digest = StateDigest::default();
+        for (key, register) in &registers {
+            digest.add(&DigestRecord::Register(key, register));
+        }
         Self {
             applied_to,
-            registers: registers.into_iter().collect(),
+            registers,
+            digest,
             sessions: SessionTable::recovered(sessions),
             changed: BTreeSet::new(),
         }
@@ -104,6 +115,11 @@ impl Machine {
     /// Every slot below is applied.
     pub fn applied_to(&self) -> Slot {
         self.applied_to
+    }
+
+    /// The digest of the state: of all registers, sessions and recorded outcomes.
+    pub fn digest(&self) -> StateDigest {
+        self.digest.with(self.sessions.digest())
     }
 
     /// Content of `key`, if any.
@@ -193,30 +209,28 @@ impl Machine {
                 key,
                 value,
                 condition,
-            } => self.change(key, *condition, |registers| {
+            } => {
                 // Copies: the given bytes may be a slice of a much larger buffer, and would keep the whole buffer in
                 // memory.
-                let value = Bytes::copy_from_slice(value);
-                match registers.get_mut(key) {
-                    Some(register) => *register = Register { value, version },
-                    None => {
-                        registers.insert(Bytes::copy_from_slice(key), Register { value, version });
-                    }
-                }
-            }),
-            Operation::Delete { key, condition } => self.change(key, *condition, |registers| {
-                registers.remove(key);
-            }),
+                let put = || {
+                    let value = Bytes::copy_from_slice(value);
+                    Some(Register { value, version })
+                };
+                self.change(key, *condition, put)
+            }
+            Operation::Delete { key, condition } => self.change(key, *condition, || None),
         }
     }
 
+    /// Replaces the content of `key` if the condition holds.
     fn change(
         &mut self,
         key: &Bytes,
         condition: Condition,
-        change: impl FnOnce(&mut BTreeMap<Bytes, Register>),
+        content: impl FnOnce() -> Option<Register>,
     ) -> Outcome {
-        let current = self.registers.get(key).map(|register| register.version);
+        let held = self.registers.get_mut(key);
+        let current = held.as_ref().map(|register| register.version);
         let holds = match condition {
             Condition::Always => true,
             Condition::Absent => current.is_none(),
@@ -225,7 +239,23 @@ impl Machine {
         if !holds {
             return Outcome::ConditionFailed { current };
         }
-        change(&mut self.registers);
+        if let Some(register) = &held {
+            self.digest.remove(&DigestRecord::Register(key, register));
+        }
+        let content = content();
+        if let Some(register) = &content {
+            self.digest.add(&DigestRecord::Register(key, register));
+        }
+        match (held, content) {
+            (Some(held), Some(register)) => *held = register,
+            (None, Some(register)) => {
+                self.registers.insert(Bytes::copy_from_slice(key), register);
+            }
+            (Some(_), None) => {
+                self.registers.remove(key);
+            }
+            (None, None) => {}
+        }
         if !self.changed.contains(key) {
             self.changed.insert(Bytes::copy_from_slice(key));
         }

@@ -18,7 +18,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Judgement, Outcome};
+use super::{
+    Judgement, Outcome,
+    digest::{DigestRecord, StateDigest},
+};
 use crate::paxos::{
     command::{Opener, SessionStamp},
     slot::{Slot, Version},
@@ -53,6 +56,23 @@ impl SessionState {
     pub fn is_foreign(&self, stamp: SessionStamp) -> bool {
         self.opener.is_some() && self.opener != stamp.opener
     }
+
+    /// The session of this name alone, for the state digest.
+    fn record(&self, name: Version) -> DigestRecord<'static> {
+        DigestRecord::Session {
+            name,
+            last_used: self.last_used,
+            acked_below: self.acked_below,
+            opener: self.opener,
+        }
+    }
+
+    /// The records of the session of this name: the session alone, then the recorded outcomes by sequence.
+    pub fn records(&self, name: Version) -> impl Iterator<Item = DigestRecord<'_>> {
+        let outcomes = self.recorded.iter();
+        let outcomes = outcomes.map(move |(&sequence, recorded)| recorded.record(name, sequence));
+        std::iter::once(self.record(name)).chain(outcomes)
+    }
 }
 
 /// An executed command.
@@ -62,6 +82,18 @@ pub struct Recorded {
     pub version: Version,
     /// Outcome of the command.
     pub outcome: Outcome,
+}
+
+impl Recorded {
+    /// The outcome of this sequence of a session, for the state digest.
+    pub fn record(&self, session: Version, sequence: u64) -> DigestRecord<'static> {
+        DigestRecord::Outcome {
+            session,
+            sequence,
+            version: self.version,
+            outcome: self.outcome,
+        }
+    }
 }
 
 /// Whether to execute a command.
@@ -74,11 +106,13 @@ pub(super) enum SessionDecision {
 /// All sessions that have not expired.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SessionTable {
-    open: BTreeMap<Version, SessionState>,
+    pub(super) open: BTreeMap<Version, SessionState>,
     /// The name of each session by last use. A command belongs to one session, so no two sessions share a last use.
     by_use: BTreeMap<Version, Version>,
     /// Number of recorded outcomes in all sessions.
     recorded: usize,
+    /// Of all sessions and recorded outcomes.
+    digest: StateDigest,
     /// Changed or expired since [`SessionTable::take_changes`].
     changed: BTreeSet<Version>,
 }
@@ -91,7 +125,12 @@ impl SessionTable {
             .map(|(&name, session)| (session.last_used, name))
             .collect();
         assert_eq!(open.len(), by_use.len(), "a command belongs to one session");
+        let mut digest = StateDigest::default();
+        for (&name, session) in &open {
+            session.records(name).for_each(|record| digest.add(&record));
+        }
         Self {
+            digest,
             recorded: open.values().map(|session| session.recorded.len()).sum(),
             open,
             by_use,
@@ -102,6 +141,11 @@ impl SessionTable {
     /// Number of sessions.
     pub fn count(&self) -> usize {
         self.open.len()
+    }
+
+    /// The digest of all sessions and recorded outcomes.
+    pub(super) fn digest(&self) -> StateDigest {
+        self.digest
     }
 
     /// The session of this name; `None` if unknown or expired.
@@ -125,6 +169,7 @@ impl SessionTable {
             acked_below: 0,
             recorded: BTreeMap::new(),
         };
+        self.digest.add(&session.record(version));
         self.open.insert(version, session);
         self.by_use.insert(version, version);
         self.changed.insert(version);
@@ -145,13 +190,18 @@ impl SessionTable {
         self.by_use.remove(&session.last_used);
         self.by_use.insert(version, stamp.session);
         self.changed.insert(stamp.session);
+        self.digest.remove(&session.record(stamp.session));
         session.last_used = version;
         if stamp.acked_below > session.acked_below {
             session.acked_below = stamp.acked_below;
             let kept = session.recorded.split_off(&stamp.acked_below);
-            self.recorded -= session.recorded.len();
-            session.recorded = kept;
+            let acknowledged = std::mem::replace(&mut session.recorded, kept);
+            self.recorded -= acknowledged.len();
+            for (sequence, recorded) in &acknowledged {
+                self.digest.remove(&recorded.record(stamp.session, *sequence));
+            }
         }
+        self.digest.add(&session.record(stamp.session));
         if stamp.sequence < session.acked_below {
             return SessionDecision::Skipped(Judgement::Acknowledged);
         }
@@ -170,9 +220,9 @@ impl SessionTable {
         let Some(session) = self.open.get_mut(&stamp.session) else {
             return;
         };
-        session
-            .recorded
-            .insert(stamp.sequence, Recorded { version, outcome });
+        let recorded = Recorded { version, outcome };
+        self.digest.add(&recorded.record(stamp.session, stamp.sequence));
+        session.recorded.insert(stamp.sequence, recorded);
         self.recorded += 1;
         while self.recorded > RECORDED_MAX {
             self.expire_oldest();
@@ -191,8 +241,12 @@ impl SessionTable {
         let Some((_, name)) = self.by_use.pop_first() else {
             return;
         };
-        let expired = self.open.remove(&name);
-        self.recorded -= expired.map_or(0, |session| session.recorded.len());
+        if let Some(expired) = self.open.remove(&name) {
+            self.recorded -= expired.recorded.len();
+            expired
+                .records(name)
+                .for_each(|record| self.digest.remove(&record));
+        }
         self.changed.insert(name);
     }
 }

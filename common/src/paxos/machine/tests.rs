@@ -8,6 +8,8 @@ use super::{
 };
 use crate::paxos::command::{Opener, SessionStamp};
 
+mod digest;
+
 fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
@@ -90,6 +92,15 @@ fn apply(machine: &mut Machine, commands: &[Command]) -> Vec<Judgement> {
 /// Skips slots as if no-ops were applied, without taking as long.
 fn pass_slots(machine: &mut Machine, count: u64) {
     machine.applied_to = machine.applied_to.plus(count);
+}
+
+/// Checks that the digest kept up to date is the digest of the state.
+fn assert_digest(machine: &Machine) {
+    let Machine {
+        registers, sessions, ..
+    } = machine.clone();
+    let recovered = Machine::recovered(machine.applied_to, registers, sessions.open);
+    assert_eq!(machine.digest(), recovered.digest());
 }
 
 const APPLIED: Judgement = Judgement::Executed(Outcome::Applied);
@@ -240,6 +251,7 @@ fn idle_session_expires_and_used_session_stays() {
     );
     assert_eq!(machine.sessions().count(), 1);
     assert_eq!(apply(&mut machine, &[command(at(9, 9), 1)]), [Judgement::Expired]);
+    assert_digest(&machine);
 }
 
 #[test]
@@ -264,6 +276,7 @@ fn one_session_too_many_expires_the_one_unused_for_longest() {
     assert!(machine.sessions().get(at(0, 0)).is_some());
     assert!(machine.sessions().get(at(0, 1)).is_none());
     assert_eq!(apply(&mut machine, &[append(at(0, 1))]), [Judgement::Expired]);
+    assert_digest(&machine);
 }
 
 #[test]
@@ -307,6 +320,7 @@ fn one_outcome_too_many_expires_the_session_unused_for_longest() {
         machine.sessions().get(hoarder).unwrap().recorded.len(),
         RECORDED_MAX
     );
+    assert_digest(&machine);
 }
 
 /// The kept state of a machine, as in a store.
