@@ -1,15 +1,19 @@
--- The stored state of a learner, version 3 of the schema. Everything here can be learned again from the acceptors.
+-- The stored state of a learner, version 4 of the schema. Everything here can be learned again from the acceptors.
 
 -- One row: the progress of this learner. The row changes in the same transaction as the rows below `applied_to`.
 CREATE TABLE state (
-  one        INTEGER PRIMARY KEY CHECK (one = 1),
-  cluster_id BLOB    NOT NULL,
-  -- Exclusive: `learned` holds every slot below it and no other; registers and sessions are as after these slots.
-  applied_to INTEGER NOT NULL,
+  one          INTEGER PRIMARY KEY CHECK (one = 1),
+  cluster_id   BLOB    NOT NULL,
+  -- Exclusive: registers and sessions are as after every slot below.
+  applied_to   INTEGER NOT NULL,
+  -- `learned` holds the slots from this one on and below `applied_to`, and no other.
+  log_from     INTEGER NOT NULL,
   -- Rolling hash over (slot, value) of every slot below `applied_to`.
-  digest     BLOB    NOT NULL,
-  -- XXH3-64 over (cluster_id, applied_to, digest).
-  checksum   INTEGER NOT NULL
+  digest       BLOB    NOT NULL,
+  -- The digest of the state: the sum of the hashes of all registers, sessions and recorded outcomes.
+  state_digest BLOB    NOT NULL,
+  -- XXH3-64 over (cluster_id, applied_to, log_from, digest, state_digest).
+  checksum     INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE learned (
@@ -45,8 +49,11 @@ CREATE TABLE session (
   PRIMARY KEY (slot, command)
 ) STRICT;
 
--- The rolling hash at every multiple of 1,024 slots, for comparison with learners that have applied less.
+-- The digests at every multiple of 1,024 slots, for comparison with learners that have applied less.
 CREATE TABLE digest (
   applied_to INTEGER PRIMARY KEY,
-  digest     BLOB NOT NULL
+  -- The rolling hash.
+  digest     BLOB NOT NULL,
+  -- The digest of the state.
+  state      BLOB NOT NULL
 ) STRICT;

@@ -9,6 +9,7 @@ use crate::paxos::{
     acceptor::Membership,
     ballot::{Ballot, ProposerId},
     identity::{AcceptorUuid, ClusterId, CommitCounter, RunNumber, Stamp},
+    machine::digest::StateDigest,
     message::{Accept, AcceptAnswer, Leadership, Prepare, PromisePage, Refused, Rejection, Row, VoteRange},
     quorum::{Configuration, InvalidConfiguration},
     slot::{OutOfRange, Slot, SlotRange, Version},
@@ -24,7 +25,7 @@ pub mod stored;
 /// The version of the contract in this release: see `types.proto`.
 pub const PROTOCOL_VERSION: u32 = 1;
 
-/// Length of a digest in bytes: SHA-256.
+/// Length in bytes of the digest of a log: SHA-256.
 const DIGEST_BYTES: usize = 32;
 
 /// A message against the rules of its type.
@@ -375,7 +376,8 @@ fn number(what: &'static str, number: u64) -> Result<u64, OutOfRange> {
 /// the attached processes.
 ///
 /// # Errors
-/// The first number above 2⁶³ − 1, or the first digest with a length other than 32 bytes.
+/// The first number above 2⁶³ − 1, or the first digest with a length other than 32 bytes, for a log, or 16 bytes or none,
+/// for a state.
 pub fn check_report(report: &pb::AttachRequest) -> Result<(), Malformed> {
     number("peer", report.peer)?;
     number("report", report.report)?;
@@ -395,6 +397,14 @@ pub fn check_report(report: &pb::AttachRequest) -> Result<(), Malformed> {
                         what: "digest",
                         len,
                         expected: DIGEST_BYTES,
+                    });
+                }
+                let len = digest.state.len();
+                if !digest.state.is_empty() && len != StateDigest::BYTES {
+                    return Err(Malformed::Length {
+                        what: "state",
+                        len,
+                        expected: StateDigest::BYTES,
                     });
                 }
             }

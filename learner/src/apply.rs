@@ -103,10 +103,10 @@ impl Applier {
             }
             self.commands.add(commands.len() as u64);
             gathered.bytes += value.as_bytes().len();
-            gathered.marks.extend(self.progress.pass(slot, &value));
-            gathered
-                .records
-                .push(self.knowledge.apply(slot, value, shown, &commands));
+            let (record, state) = self.knowledge.apply(slot, value, shown, &commands);
+            let mark = self.progress.pass(slot, &record.value, Some(state));
+            gathered.marks.extend(mark);
+            gathered.records.push(record);
         }
         self.applied.send_replace(self.progress.clone());
         // Readers see the batch only now.

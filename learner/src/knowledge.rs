@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use paxos_common::paxos::{
     command::Command,
-    machine::{Changes, Machine},
+    machine::{Changes, Machine, digest::StateDigest},
     slot::Slot,
     value::Value,
 };
@@ -33,7 +33,7 @@ impl Knowledge {
         }
     }
 
-    /// Applies the next slot.
+    /// Applies the next slot. Returns the record, and the digest of the state after the slot.
     ///
     /// # Panics
     /// When `slot` is not the next slot.
@@ -43,7 +43,7 @@ impl Knowledge {
         value: Value,
         shown: Vec<pb::Command>,
         commands: &[Command],
-    ) -> Arc<Record> {
+    ) -> (Arc<Record>, StateDigest) {
         self.write(|known| {
             let record = Arc::new(Record {
                 slot,
@@ -52,7 +52,7 @@ impl Knowledge {
                 judgements: known.machine.apply(slot, commands),
             });
             known.recent.push(Arc::clone(&record));
-            record
+            (record, known.machine.digest())
         })
     }
 

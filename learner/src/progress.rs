@@ -1,9 +1,9 @@
-//! A learner's progress: the watermark of applied slots, and the digests for comparing learners.
+//! A learner's progress: the watermark of applied slots, and the digests of log and state for comparing learners.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use paxos_common::paxos::{slot::Slot, value::Value};
+use paxos_common::paxos::{machine::digest::StateDigest, slot::Slot, value::Value};
 use paxos_proto::v1 as pb;
 use sha2::{Digest as _, Sha256};
 
@@ -44,11 +44,25 @@ impl LogDigest {
     }
 }
 
-/// The digest of every slot below `to`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The digests after every slot below `to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(crate) to: Slot,
+    /// Of the log.
     pub(crate) digest: LogDigest,
+    /// Of the state machine; `None`: unknown, at some slots applied before the start.
+    pub(crate) state: Option<StateDigest>,
+}
+
+impl Default for Mark {
+    /// The beginning of the log, with the empty state.
+    fn default() -> Self {
+        Self {
+            to: Slot::ZERO,
+            digest: LogDigest::default(),
+            state: Some(StateDigest::default()),
+        }
+    }
 }
 
 impl From<Mark> for pb::Digest {
@@ -56,11 +70,14 @@ impl From<Mark> for pb::Digest {
         Self {
             to: mark.to.get(),
             digest: Bytes::copy_from_slice(mark.digest.as_bytes()),
+            state: mark
+                .state
+                .map_or_else(Bytes::new, |state| Bytes::copy_from_slice(&state.to_bytes())),
         }
     }
 }
 
-/// The watermark of applied slots, and the digest of all these slots.
+/// The watermark of applied slots, and the digests of these slots and of the state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
     latest: Mark,
@@ -96,7 +113,7 @@ impl Progress {
         self.latest.to
     }
 
-    /// The digest of all applied slots.
+    /// The digests of all applied slots.
     pub(crate) fn latest(&self) -> Mark {
         self.latest
     }
@@ -118,15 +135,23 @@ impl Progress {
             .collect()
     }
 
-    /// Adds the next applied slot. Returns the reached mark, if any.
+    /// The digest of the state after every slot below `to`, if known.
+    pub(crate) fn state_at(&self, to: Slot) -> Option<StateDigest> {
+        let known = std::iter::once(&self.latest).chain(&self.marks);
+        known.filter(|mark| mark.to == to).find_map(|mark| mark.state)
+    }
+
+    /// Adds the next applied slot, and the digest of the state after this slot, if known. Returns the reached mark, if
+    /// any.
     ///
     /// # Panics
     /// When `slot` is not the next slot: slots are applied in order, each once.
-    pub(crate) fn pass(&mut self, slot: Slot, value: &Value) -> Option<Mark> {
+    pub(crate) fn pass(&mut self, slot: Slot, value: &Value, state: Option<StateDigest>) -> Option<Mark> {
         assert_eq!(slot, self.latest.to, "slots are applied in order, each once");
         self.latest = Mark {
             to: slot.next(),
             digest: self.latest.digest.extended(slot, value),
+            state,
         };
         let to = self.latest.to.get();
         for (marks, slots) in self.fine_marks.iter_mut().zip(FINE_MARK_SLOTS) {

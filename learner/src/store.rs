@@ -1,20 +1,21 @@
 //! The learner's disk: the learned log, the state after it, and the watermark of both, in one SQLite file.
 //!
-//! - `learned` holds exactly the slots below `state.applied_to`; `register` and `session` hold the state machine after
-//!   these slots. All tables change in one transaction.
+//! - `learned` holds exactly the slots from `state.log_from` on and below `state.applied_to`. `register` and `session`
+//!   hold the state machine after all slots below `state.applied_to`, and `state.state_digest` is the digest of this
+//!   state. All tables change in one transaction.
 //! - Everything here is derived. A file without the last commits is an older learner: the learner continues from the
 //!   older cursor and learns the rest again. So commits need not survive power loss: see [`Store::open`].
 //! - A file belongs to one cluster permanently.
 //! - A failed write is final: the process ends, and the next start continues from the content of the file. A write that
 //!   met a full disk or a locked file has written nothing, and is tried again.
-//! - A damaged file is set aside, and everything is learned again.
+//! - A damaged file is set aside, a file of an older release is removed, and everything is learned again.
 
 mod aside;
 mod error;
 mod log;
 mod registers;
+mod state;
 mod stored;
-mod upgrade;
 
 use std::{
     path::{Path, PathBuf},
@@ -35,14 +36,15 @@ use paxos_common::{
         wal_limit::{WalLimit, empty_wal},
     },
 };
-use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 use tokio::time::sleep;
 
 use crate::{
     disk::{DiskSpace, RETRY_PAUSE, found_no_space},
-    progress::{LogDigest, MARKS_KEPT, Mark, Progress},
+    progress::{Mark, Progress},
     record::Record,
 };
+use state::{StoredState, check_cluster, load, with_fine_marks};
 use stored::encode_judgements;
 
 pub(crate) use error::{StoreError, StoreWriteError};
@@ -50,7 +52,7 @@ pub(crate) use log::{Log, LogReadError};
 
 const FILE: &str = "learner.db";
 const SCHEMA: &str = include_str!("../schema.sql");
-const SCHEMA_VERSION: i32 = 3;
+const SCHEMA_VERSION: i32 = 4;
 /// `pxLn`: distinguishes this file from an acceptor's.
 const APPLICATION_ID: i32 = 0x7078_4c6e;
 /// Length of the write-ahead log at a checkpoint, in pages: SQLite's usual 4 MiB. Only a learner's own readers wait for
@@ -90,13 +92,15 @@ pub(crate) struct Store {
     wal_limit: WalLimit,
     path: PathBuf,
     cluster: ClusterId,
+    /// The first slot of the learned log.
+    log_from: Slot,
     /// Locked while the writer exists.
     _directory: Arc<DataDir>,
 }
 
 impl Store {
-    /// Opens the file of the directory, and reads its content. A missing file is made. A damaged file is set aside, and
-    /// a new file is made. Waits while the disk is full.
+    /// Opens the file of the directory, and reads its content. A missing file is made. A damaged file is set aside, a file
+    /// of an older release is removed, and a new file is made. Waits while the disk is full.
     ///
     /// # Cancel safety
     /// Safe: the file stays whole.
@@ -116,10 +120,11 @@ impl Store {
         let mut is_set_aside = false;
         loop {
             match Self::open_file(Arc::clone(&directory), path.clone(), cluster).await {
-                Ok(opened) => {
+                Ok(FoundFile::Opened(opened)) => {
                     disk.has_space();
-                    return Ok(opened);
+                    return Ok(*opened);
                 }
+                Ok(FoundFile::Older) => remove_older(&path).await?,
                 Err(error) if error.is_no_space(&path) => {
                     disk.is_full(&path);
                     sleep(RETRY_PAUSE).await;
@@ -138,7 +143,7 @@ impl Store {
         directory: Arc<DataDir>,
         path: PathBuf,
         cluster: ClusterId,
-    ) -> Result<OpenedStore, StoreError> {
+    ) -> Result<FoundFile, StoreError> {
         let mut connection = sqlite::open_writer(&path, CHECKPOINT_PAGES).await?;
         // Only a checkpoint waits for the disk. After power loss the file is whole, but may lack the last commits; a
         // learner learns missing slots again. Only acceptors must forget nothing.
@@ -146,9 +151,11 @@ impl Store {
             .execute(&mut connection)
             .await?;
         let named = path.display().to_string();
-        upgrade::run(&mut connection, cluster, &named).await?;
         match sqlite::migrate(&mut connection, SCHEMA, SCHEMA_VERSION, APPLICATION_ID).await {
-            Err(SqliteError::Older { .. }) => return Err(StoreError::Older { path: named }),
+            Err(SqliteError::Older { .. }) => {
+                check_cluster(&mut connection, cluster, &named).await?;
+                return Ok(FoundFile::Older);
+            }
             other => other.map(drop)?,
         }
         // The database is ours.
@@ -165,22 +172,30 @@ impl Store {
             cluster,
             file: path.as_path().into(),
         };
-        let progress = load(&mut connection, cluster, &named).await?;
+        let (progress, log_from) = load(&mut connection, cluster, &named).await?;
         let progress = with_fine_marks(progress, &log, &named).await?;
-        let registers = registers::load(&mut connection, cluster, &named).await?;
-        let sessions = registers::load_sessions(&mut connection, cluster, &named).await?;
-        Ok(OpenedStore {
+        let mut machine = Machine::restored(progress.applied_to());
+        registers::load(&mut connection, cluster, &named, &mut machine).await?;
+        registers::load_sessions(&mut connection, cluster, &named, &mut machine).await?;
+        if progress.latest().state != Some(machine.digest()) {
+            return Err(StoreError::Damaged {
+                what: "the set of registers and sessions",
+                path: named,
+            });
+        }
+        Ok(FoundFile::Opened(Box::new(OpenedStore {
             store: Self {
                 connection,
                 wal_limit: WalLimit::new(&path, readers),
                 path,
                 cluster,
+                log_from,
                 _directory: directory,
             },
             log,
-            machine: Machine::recovered(progress.applied_to(), registers, sessions),
+            machine,
             progress,
-        })
+        })))
     }
 
     /// Path of the file, for messages.
@@ -256,20 +271,31 @@ impl Store {
     async fn finish(&mut self, transaction: &Transaction) -> Result<(), sqlx::Error> {
         let mut sql = String::new();
         if !transaction.marks.is_empty() {
-            sql.push_str("INSERT INTO digest (applied_to, digest) VALUES ");
-            push_tuples(&mut sql, transaction.marks.len(), "(?, ?)");
+            sql.push_str("INSERT INTO digest (applied_to, digest, state) VALUES ");
+            push_tuples(&mut sql, transaction.marks.len(), "(?, ?, ?)");
             sql.push_str("; ");
         }
-        sql.push_str("UPDATE state SET applied_to = ?, digest = ?, checksum = ?; COMMIT");
+        sql.push_str("UPDATE state SET applied_to = ?, digest = ?, state_digest = ?, checksum = ?; COMMIT");
         let mut query = sqlx::query(AssertSqlSafe(sql));
         for mark in &transaction.marks {
-            query = query.bind(integer(mark.to)).bind(&mark.digest.as_bytes()[..]);
+            query = query
+                .bind(integer(mark.to))
+                .bind(&mark.digest.as_bytes()[..])
+                .bind(mark.state.map(|state| state.to_bytes().to_vec()));
         }
-        let Mark { to, digest } = transaction.progress.latest();
+        let Mark { to, digest, .. } = transaction.progress.latest();
+        let state = StoredState {
+            cluster: self.cluster,
+            applied_to: to,
+            log_from: self.log_from,
+            digest,
+            state: transaction.changes.digest,
+        };
         query
             .bind(integer(to))
             .bind(&digest.as_bytes()[..])
-            .bind(state_checksum(self.cluster, to, digest))
+            .bind(state.state.to_bytes().to_vec())
+            .bind(state.checksum())
             .execute(&mut self.connection)
             .await
             .map(drop)
@@ -319,6 +345,28 @@ impl Store {
     }
 }
 
+/// A usable file in the directory.
+enum FoundFile {
+    Opened(Box<OpenedStore>),
+    /// Written by an older release: to be removed.
+    Older,
+}
+
+/// Removes a file of an older release, and logs this.
+async fn remove_older(path: &Path) -> Result<(), StoreError> {
+    let removed = aside::remove(path).await;
+    removed.map_err(|source| StoreError::NotRemoved {
+        path: path.to_owned(),
+        source,
+    })?;
+    tracing::warn!(
+        file = %path.display(),
+        "an older release wrote the file of this learner, and the file is removed: the learner learns everything again \
+         from the acceptors"
+    );
+    Ok(())
+}
+
 /// Sets the damaged file aside, and logs what is lost.
 async fn set_aside(path: &Path, reason: &str) -> Result<(), StoreError> {
     let moved = aside::set_aside(path).await;
@@ -356,90 +404,6 @@ fn push_tuples(sql: &mut String, count: usize, tuple: &str) {
     }
 }
 
-async fn load(
-    connection: &mut SqliteConnection,
-    cluster: ClusterId,
-    path: &str,
-) -> Result<Progress, StoreError> {
-    let damaged = || StoreError::Damaged {
-        what: "the state record",
-        path: path.to_owned(),
-    };
-    let row = sqlx::query("SELECT cluster_id, applied_to, digest, checksum FROM state")
-        .fetch_optional(&mut *connection)
-        .await?;
-    let Some(row) = row else {
-        // A new file, or a file left by a process that ended right after making it.
-        let progress = Progress::default();
-        let Mark { to, digest } = progress.latest();
-        sqlx::query(
-            "INSERT INTO state (one, cluster_id, applied_to, digest, checksum) VALUES (1, ?, ?, ?, ?)",
-        )
-        .bind(&cluster.as_bytes()[..])
-        .bind(integer(to))
-        .bind(&digest.as_bytes()[..])
-        .bind(state_checksum(cluster, to, digest))
-        .execute(connection)
-        .await?;
-        return Ok(progress);
-    };
-    let stored = ClusterId::from_slice(row.try_get("cluster_id")?).ok_or_else(damaged)?;
-    let to = slot(row.try_get("applied_to")?).ok_or_else(damaged)?;
-    let digest = LogDigest::from_slice(row.try_get("digest")?).ok_or_else(damaged)?;
-    if row.try_get::<i64, _>("checksum")? != state_checksum(stored, to, digest) {
-        return Err(damaged());
-    }
-    if stored != cluster {
-        return Err(StoreError::OtherCluster {
-            path: path.to_owned(),
-            stored: stored.to_string(),
-            found: cluster,
-        });
-    }
-    let marks = sqlx::query("SELECT applied_to, digest FROM digest ORDER BY applied_to DESC LIMIT ?")
-        .bind(i64::try_from(MARKS_KEPT).expect("a handful"))
-        .fetch_all(connection)
-        .await?;
-    let mark = |row: &SqliteRow| -> Result<Mark, StoreError> {
-        Ok(Mark {
-            to: slot(row.try_get(0)?).ok_or_else(damaged)?,
-            digest: LogDigest::from_slice(row.try_get(1)?).ok_or_else(damaged)?,
-        })
-    };
-    let marks = marks.iter().map(mark).collect::<Result<_, _>>()?;
-    Ok(Progress::recovered(Mark { to, digest }, marks))
-}
-
-/// Restores the marks that are not stored, from the slots after the second newest stored mark. Checks the stored digest
-/// against these slots.
-async fn with_fine_marks(progress: Progress, log: &Log, path: &str) -> Result<Progress, StoreError> {
-    let mut replayed = progress.at_earlier_mark();
-    while replayed.applied_to() < progress.applied_to() {
-        let page = match log.page(replayed.applied_to(), progress.applied_to()).await {
-            Ok(page) => page,
-            Err(LogReadError::Sqlite { source, .. }) => return Err(source.into()),
-            Err(error @ LogReadError::Damaged { .. }) => {
-                // The state is sound. Until the next start, only readers of this very slot notice the damage.
-                tracing::warn!(
-                    %error, file = path,
-                    "this learner can be compared with other learners at few slots only"
-                );
-                return Ok(progress);
-            }
-        };
-        for record in page {
-            replayed.pass(record.slot, &record.value);
-        }
-    }
-    if replayed.latest() != progress.latest() {
-        return Err(StoreError::Damaged {
-            what: "the digest of the log",
-            path: path.to_owned(),
-        });
-    }
-    Ok(replayed)
-}
-
 fn integer(slot: Slot) -> i64 {
     slot.get().cast_signed()
 }
@@ -456,10 +420,6 @@ fn row_checksum(cluster: ClusterId, slot: Slot, value: &Value, judgements: &[u8]
         value.traceparent(),
         judgements,
     ])
-}
-
-fn state_checksum(cluster: ClusterId, to: Slot, digest: LogDigest) -> i64 {
-    checksum(&[cluster.as_bytes(), &to.get().to_be_bytes(), digest.as_bytes()])
 }
 
 #[cfg(test)]

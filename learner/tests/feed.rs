@@ -292,6 +292,7 @@ async fn learners_of_one_log_report_equal_digests_to_every_acceptor() {
         }
         let marks: Vec<_> = status.digests.iter().map(|digest| digest.to).collect();
         assert_eq!(marks, [1_500, 1_472, 1_440, 1_280, 1_024]);
+        assert!(status.digests.iter().all(|digest| digest.state.len() == 16));
         learner.stop().await.unwrap();
     }
     assert!(reports.iter().all(|report| *report == reports[0]), "{reports:?}");

@@ -102,6 +102,7 @@ mod tests {
         let digest = pb::Digest {
             to: i64::MAX as u64,
             digest: vec![7; 32].into(),
+            state: vec![7; 16].into(),
         };
         let progress = pb::LearnerProgress {
             applied_to: i64::MAX as u64,
@@ -148,7 +149,7 @@ mod tests {
                 _ => panic!("it is a learner's"),
             }
         }
-        let changes: [(Change, &str); 8] = [
+        let changes: [(Change, &str); 9] = [
             (|report| report.address.insert(7, 'h'), "address has 257 bytes"),
             (|report| report.address = "\u{1b}[31m".into(), "address: "),
             (|report| report.software.push('s'), "software has 65 bytes"),
@@ -161,6 +162,10 @@ mod tests {
             (
                 |report| digests(report)[7].digest = vec![0; 33].into(),
                 "digest has 33 bytes",
+            ),
+            (
+                |report| digests(report)[7].state = vec![0; 15].into(),
+                "state has 15 bytes",
             ),
             (
                 |report| {

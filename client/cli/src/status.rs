@@ -290,6 +290,7 @@ fn conclusion(verdict: &Verdict) -> String {
     let digests = match verdict.digests {
         Digests::Equal(to) => format!("the digests of {learners} learners are equal below slot {to}"),
         Digests::Differ(to) => format!("the digests of {learners} learners DIFFER below slot {to}"),
+        Digests::StatesDiffer(to) => format!("the states of {learners} learners DIFFER below slot {to}"),
         Digests::NotComparable if learners < 2 => format!("{learners} learner: no digests to compare"),
         Digests::NotComparable => format!("{learners} learners have no digest at a common slot just now"),
     };
@@ -353,6 +354,7 @@ fn report(status: &ClusterReport, verdict: &Verdict) -> Value {
     let (digests, compared_to) = match verdict.digests {
         Digests::Equal(to) => ("equal", Some(uint64(to))),
         Digests::Differ(to) => ("differ", Some(uint64(to))),
+        Digests::StatesDiffer(to) => ("states differ", Some(uint64(to))),
         Digests::NotComparable => ("not comparable", None),
     };
     json!({

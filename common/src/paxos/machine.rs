@@ -12,7 +12,7 @@ pub mod digest;
 pub mod sessions;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     ops::Bound,
 };
 
@@ -73,6 +73,8 @@ pub struct Changes {
     pub registers: Vec<(Bytes, Option<Register>)>,
     /// By name; `None`: expired.
     pub sessions: Vec<(Version, Option<SessionState>)>,
+    /// The digest of the state with these changes.
+    pub digest: StateDigest,
 }
 
 /// State of all registers and sessions.
@@ -88,28 +90,33 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Continues from a stored state.
-    ///
-    /// # Panics
-    /// When two sessions were last used by the same command. This is impossible, because a command belongs to one
-    /// session.
-    pub fn recovered(
-        applied_to: Slot,
-        registers: impl IntoIterator<Item = (Bytes, Register)>,
-        sessions: impl IntoIterator<Item = (Version, SessionState)>,
-    ) -> Self {
-        let registers: BTreeMap<_, _> = registers.into_iter().collect();
-        let mut digest = StateDigest::default();
-        for (key, register) in &registers {
-            digest.add(&DigestRecord::Register(key, register));
-        }
+    /// The empty state after the slots below `applied_to`, to be filled by [`Self::restore_register`] and
+    /// [`Self::restore_session`]: a stored state is read row by row.
+    pub fn restored(applied_to: Slot) -> Self {
         Self {
             applied_to,
-            registers,
-            digest,
-            sessions: SessionTable::recovered(sessions),
-            changed: BTreeSet::new(),
+            ..Self::default()
         }
+    }
+
+    /// Adds a register of a stored state. Returns `false`, and changes nothing, if the key is present already.
+    #[must_use]
+    pub fn restore_register(&mut self, key: Bytes, register: Register) -> bool {
+        match self.registers.entry(key) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(place) => {
+                self.digest.add(&DigestRecord::Register(place.key(), &register));
+                place.insert(register);
+                true
+            }
+        }
+    }
+
+    /// Adds a session of a stored state. Returns `false`, and changes nothing, if the session is present already, or if
+    /// another session was last used by the same command: a command belongs to one session.
+    #[must_use]
+    pub fn restore_session(&mut self, name: Version, session: SessionState) -> bool {
+        self.sessions.restore(name, session)
     }
 
     /// Every slot below is applied.
@@ -181,6 +188,7 @@ impl Machine {
         Changes {
             registers: registers.collect(),
             sessions: self.sessions.take_changes(),
+            digest: self.digest(),
         }
     }
 

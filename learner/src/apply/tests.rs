@@ -102,10 +102,21 @@ async fn restart_goes_on_from_the_cursor_with_the_same_digests_and_registers() {
     assert_eq!(shown.progress.applied_to(), slot(1_100));
     assert_eq!(shown.machine.register_count(), 100);
     let found = open(directory.path()).await;
-    assert_eq!(
-        (&found.progress, &found.machine),
-        (&shown.progress, &shown.machine)
-    );
+    assert_eq!(found.machine, shown.machine);
+    // The digests of the state are stored at fewer slots than the digests of the log.
+    let logs = |progress: &Progress| -> Vec<_> {
+        let digests = progress.digests().into_iter();
+        digests.map(|digest| (digest.to, digest.digest)).collect()
+    };
+    let with_state = |progress: &Progress| -> Vec<_> {
+        let digests = progress.digests().into_iter();
+        let known = digests.filter(|digest| !digest.state.is_empty());
+        known.map(|digest| digest.to).collect()
+    };
+    assert_eq!(found.progress.latest(), shown.progress.latest());
+    assert_eq!(logs(&found.progress), logs(&shown.progress));
+    assert_eq!(with_state(&shown.progress), [1_100, 1_088, 1_056, 1_024, 768]);
+    assert_eq!(with_state(&found.progress), [1_100, 1_024]);
     found.store.close().await.unwrap();
 
     let shown = apply_all(directory.path(), vec![batch(1_100, 2_100)]).await;

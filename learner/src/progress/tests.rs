@@ -29,7 +29,7 @@ fn digest_chain_equals_a_naive_one_and_is_marked_at_multiples() {
     assert_eq!(progress.digests().len(), 1);
     assert_eq!(progress.latest().digest.as_bytes(), &[0; 32]);
     for (slot, value) in &batch(0, 2_100) {
-        progress.pass(*slot, value);
+        progress.pass(*slot, value, None);
     }
     let told: Vec<_> = progress
         .digests()
@@ -44,7 +44,7 @@ fn digest_chain_equals_a_naive_one_and_is_marked_at_multiples() {
 fn reports_hold_at_most_eight_digests_the_newest_first_and_none_twice() {
     let mut progress = Progress::default();
     for (slot, value) in &batch(0, 12 * MARK_SLOTS) {
-        progress.pass(*slot, value);
+        progress.pass(*slot, value, None);
     }
     let told: Vec<_> = progress
         .digests()
@@ -53,7 +53,7 @@ fn reports_hold_at_most_eight_digests_the_newest_first_and_none_twice() {
         .collect();
     assert_eq!(told, [12, 11, 11, 11, 10, 9, 8, 7]);
     for (slot, value) in &batch(12 * MARK_SLOTS, 12 * MARK_SLOTS + 343) {
-        progress.pass(*slot, value);
+        progress.pass(*slot, value, None);
     }
     let beyond: Vec<_> = progress
         .digests()
@@ -68,9 +68,9 @@ fn learners_of_a_short_log_have_a_point_in_common_and_a_restart_keeps_it() {
     let mut one = Progress::default();
     let mut other = Progress::default();
     for (slot, value) in &batch(0, 430) {
-        one.pass(*slot, value);
+        one.pass(*slot, value, None);
         if slot.get() < 405 {
-            other.pass(*slot, value);
+            other.pass(*slot, value, None);
         }
     }
     let points =
@@ -80,14 +80,33 @@ fn learners_of_a_short_log_have_a_point_in_common_and_a_restart_keeps_it() {
     // The content of a file, and the slots after the file's last mark.
     let mut recovered = Progress::recovered(other.latest(), VecDeque::new()).at_earlier_mark();
     for (slot, value) in &batch(0, 405) {
-        recovered.pass(*slot, value);
+        recovered.pass(*slot, value, None);
     }
     assert_eq!(recovered, other);
+}
+
+#[test]
+fn digests_of_the_state_are_reported_where_known() {
+    let state = |byte| StateDigest::from_slice(&[byte; 16]);
+    let mut progress = Progress::default();
+    for (slot, value) in &batch(0, 33) {
+        progress.pass(*slot, value, None);
+    }
+    for (slot, value) in &batch(33, 64) {
+        progress.pass(*slot, value, state(2));
+    }
+    progress.pass(Slot::new(64).unwrap(), &Value::noop(), state(1));
+    let reported: Vec<_> = progress
+        .digests()
+        .into_iter()
+        .map(|digest| (digest.to, digest.state.to_vec()))
+        .collect();
+    assert_eq!(reported, [(65, vec![1; 16]), (64, vec![2; 16]), (32, Vec::new())]);
 }
 
 #[test]
 #[should_panic(expected = "in order")]
 fn gap_is_never_applied() {
     let mut progress = Progress::default();
-    progress.pass(Slot::new(1).unwrap(), &Value::noop());
+    progress.pass(Slot::new(1).unwrap(), &Value::noop(), None);
 }

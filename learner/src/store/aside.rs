@@ -1,4 +1,4 @@
-//! A damaged file is set aside, so that the learner learns everything again without help.
+//! A damaged file is set aside, and an outdated file is removed: the learner learns everything again without help.
 //!
 //! - The file set aside last is kept for people, as `learner.db.damaged`; an earlier file of this name is overwritten.
 //! - Damage found while the file is in use is marked, and the next start sets the file aside.
@@ -58,10 +58,32 @@ pub(super) async fn set_aside(file: &Path) -> io::Result<PathBuf> {
     if_there(fs::rename(file, &aside))?;
     if_there(fs::remove_file(with_suffix(file, "-shm")))?;
     if_there(fs::remove_file(file.with_file_name(MARK)))?;
-    if let Some(directory) = file.parent() {
-        File::open(directory)?.sync_all()?;
-    }
+    sync_directory(file)?;
     Ok(aside)
+}
+
+/// Removes `file` and the files of SQLite beside it. No connection to the file may be in use.
+///
+/// # Errors
+/// A connection stays open, or the directory cannot be written.
+///
+/// # Cancel safety
+/// Safe: the files are removed at the end, without an await in between.
+pub(super) async fn remove(file: &Path) -> io::Result<()> {
+    wait_until_closed(file).await?;
+    // The log goes first: SQLite would read a remaining log into the new file. After a crash in the middle, the next start
+    // removes the rest.
+    for suffix in ["-wal", "", "-shm"] {
+        if_there(fs::remove_file(with_suffix(file, suffix)))?;
+    }
+    sync_directory(file)
+}
+
+fn sync_directory(file: &Path) -> io::Result<()> {
+    match file.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 /// SQLite's threads close a connection some time after the drop, and remove the write-ahead log by name: by then no

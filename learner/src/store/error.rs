@@ -29,10 +29,6 @@ pub(crate) enum StoreError {
         found: ClusterId,
     },
     #[error(
-        "{path} was written by an older release: empty the data directory, this learner then learns everything again"
-    )]
-    Older { path: String },
-    #[error(
         "{what} in {path} is damaged: empty the data directory, this learner then learns everything again"
     )]
     Damaged { what: &'static str, path: String },
@@ -43,6 +39,12 @@ pub(crate) enum StoreError {
         path.display()
     )]
     NotSetAside { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot remove {}, which an older release wrote: empty the data directory, this learner then learns everything \
+         again",
+        path.display()
+    )]
+    NotRemoved { path: PathBuf, source: io::Error },
 }
 
 impl StoreError {
@@ -61,9 +63,9 @@ impl StoreError {
             }
             Self::Sqlite(_)
             | Self::OtherCluster { .. }
-            | Self::Older { .. }
             | Self::Unusable { .. }
-            | Self::NotSetAside { .. } => false,
+            | Self::NotSetAside { .. }
+            | Self::NotRemoved { .. } => false,
         }
     }
 
@@ -75,9 +77,9 @@ impl StoreError {
             Self::Sqlite(_)
             | Self::Damaged { .. }
             | Self::OtherCluster { .. }
-            | Self::Older { .. }
             | Self::Unusable { .. }
-            | Self::NotSetAside { .. } => false,
+            | Self::NotSetAside { .. }
+            | Self::NotRemoved { .. } => false,
         }
     }
 }
@@ -92,8 +94,10 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Sqlite(error) => error.into(),
-            StoreError::OtherCluster { .. } | StoreError::Older { .. } => Self::refused(error),
-            StoreError::Damaged { .. } | StoreError::NotSetAside { .. } => Self::storage(error),
+            StoreError::OtherCluster { .. } => Self::refused(error),
+            StoreError::Damaged { .. } | StoreError::NotSetAside { .. } | StoreError::NotRemoved { .. } => {
+                Self::storage(error)
+            }
             StoreError::Unusable { path, source } => {
                 Self::from(source).context(format!("cannot use {}", path.display()))
             }

@@ -5,7 +5,7 @@ use futures::{Stream, TryStreamExt as _};
 use paxos_common::{
     paxos::{
         identity::ClusterId,
-        machine::{Register, sessions::SessionState},
+        machine::{Machine, Register, sessions::SessionState},
         slot::Version,
     },
     sqlite::checksum,
@@ -105,62 +105,80 @@ pub(super) async fn write_sessions(
     Ok(())
 }
 
-/// All registers.
+/// Reads all registers into the machine, row by row.
 pub(super) async fn load(
     connection: &mut SqliteConnection,
     cluster: ClusterId,
     path: &str,
-) -> Result<Vec<(Bytes, Register)>, StoreError> {
+    machine: &mut Machine,
+) -> Result<(), StoreError> {
     let rows = sqlx::query("SELECT key, value, slot, command, checksum FROM register").fetch(connection);
     let read = |row: SqliteRow| {
-        let (key, value): (&[u8], &[u8]) = (row.try_get(0)?, row.try_get(1)?);
-        let version = version(row.try_get(2)?, row.try_get(3)?);
-        let checksum: i64 = row.try_get(4)?;
-        let sound = |version| checksum == register_checksum(cluster, key, value, version);
-        let register = version.filter(|&version| sound(version)).map(|version| {
-            let value = Bytes::copy_from_slice(value);
-            (Bytes::copy_from_slice(key), Register { value, version })
-        });
-        Ok(register)
+        let Some((key, register)) = read_register(cluster, &row)? else {
+            return Ok(false);
+        };
+        Ok(machine.restore_register(key, register))
     };
-    collect(rows, read, "a register", path).await
+    for_each(rows, read, "a register", path).await
 }
 
-/// All sessions.
+/// Reads all sessions into the machine, row by row.
 pub(super) async fn load_sessions(
     connection: &mut SqliteConnection,
     cluster: ClusterId,
     path: &str,
-) -> Result<Vec<(Version, SessionState)>, StoreError> {
+    machine: &mut Machine,
+) -> Result<(), StoreError> {
     let rows = sqlx::query("SELECT slot, command, content, checksum FROM session").fetch(connection);
     let read = |row: SqliteRow| {
-        let content: &[u8] = row.try_get(2)?;
-        let name = version(row.try_get(0)?, row.try_get(1)?);
-        let checksum: i64 = row.try_get(3)?;
-        let sound = |name| checksum == session_checksum(cluster, name, content);
-        let name = name.filter(|&name| sound(name));
-        Ok(name.and_then(|name| Some((name, decode_session(content)?))))
+        let Some((name, session)) = read_session(cluster, &row)? else {
+            return Ok(false);
+        };
+        Ok(machine.restore_session(name, session))
     };
-    collect(rows, read, "a session", path).await
+    for_each(rows, read, "a session", path).await
 }
 
-/// Reads every row; an unreadable row is damage.
-async fn collect<T>(
+/// Reads the columns of [`load`]; `None` when damaged.
+fn read_register(cluster: ClusterId, row: &SqliteRow) -> Result<Option<(Bytes, Register)>, sqlx::Error> {
+    let (key, value): (&[u8], &[u8]) = (row.try_get(0)?, row.try_get(1)?);
+    let version = version(row.try_get(2)?, row.try_get(3)?);
+    let checksum: i64 = row.try_get(4)?;
+    let sound = |version: &Version| checksum == register_checksum(cluster, key, value, *version);
+    Ok(version.filter(sound).map(|version| {
+        let value = Bytes::copy_from_slice(value);
+        (Bytes::copy_from_slice(key), Register { value, version })
+    }))
+}
+
+/// Reads the columns of [`load_sessions`]; `None` when damaged.
+fn read_session(cluster: ClusterId, row: &SqliteRow) -> Result<Option<(Version, SessionState)>, sqlx::Error> {
+    let content: &[u8] = row.try_get(2)?;
+    let name = version(row.try_get(0)?, row.try_get(1)?);
+    let checksum: i64 = row.try_get(3)?;
+    let sound = |name: &Version| checksum == session_checksum(cluster, *name, content);
+    Ok(name
+        .filter(sound)
+        .and_then(|name| Some((name, decode_session(content)?))))
+}
+
+/// Reads every row. A row that `read` finds unreadable is damage.
+async fn for_each(
     rows: impl Stream<Item = Result<SqliteRow, sqlx::Error>>,
-    read: impl Fn(SqliteRow) -> Result<Option<T>, sqlx::Error>,
+    mut read: impl FnMut(SqliteRow) -> Result<bool, sqlx::Error>,
     what: &'static str,
     path: &str,
-) -> Result<Vec<T>, StoreError> {
+) -> Result<(), StoreError> {
     let mut rows = std::pin::pin!(rows);
-    let mut all = Vec::new();
     while let Some(row) = rows.try_next().await? {
-        let damaged = || StoreError::Damaged {
-            what,
-            path: path.to_owned(),
-        };
-        all.push(read(row)?.ok_or_else(damaged)?);
+        if !read(row)? {
+            return Err(StoreError::Damaged {
+                what,
+                path: path.to_owned(),
+            });
+        }
     }
-    Ok(all)
+    Ok(())
 }
 
 fn version(stored_slot: i64, stored_offset: i64) -> Option<Version> {

@@ -1,4 +1,4 @@
-//! The stored form of judgements and sessions. Part of schema version 3.
+//! The stored form of judgements and sessions. Part of schema version 4.
 
 use std::collections::BTreeMap;
 
@@ -41,7 +41,6 @@ enum StoredJudgement {
     Duplicate = 1,
     Expired = 2,
     Acknowledged = 3,
-    /// Since version 3.
     Foreign = 4,
 }
 
@@ -61,7 +60,7 @@ struct StoredSession {
     acked_below: u64,
     #[prost(message, repeated, tag = "3")]
     recorded: Vec<StoredRecorded>,
-    /// Since version 3; empty: no opener.
+    /// Empty: no opener.
     #[prost(bytes = "vec", tag = "4")]
     opener: Vec<u8>,
 }

@@ -1,4 +1,4 @@
-//! Compares the learners' state, by the digests of their logs.
+//! Compares the learners, by the digests of their logs and of their states.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +13,10 @@ pub(super) const COMPARABLE_SLOTS: u64 = 32;
 /// The result of comparing the learners' digests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Digests {
-    /// Two learners differ below this slot.
+    /// The logs of two learners differ below this slot.
     Differ(u64),
+    /// The logs of all learners agree, and the states of two learners after the slots below this one differ.
+    StatesDiffer(u64),
     /// All learners agree on every slot below this one.
     Equal(u64),
     /// No digest is at a point common to all learners, or there are fewer than two learners.
@@ -35,11 +37,24 @@ pub(super) fn compare<'a>(learners: impl Iterator<Item = &'a LearnerProgress>) -
     if let Some((to, _)) = points.iter().find(|(_, digests)| differs(digests)) {
         return Digests::Differ(*to);
     }
+    if let Some((to, _)) = points.iter().find(|(_, digests)| states_differ(digests)) {
+        return Digests::StatesDiffer(*to);
+    }
     let common = points
         .iter()
         .rev()
         .find(|(_, digests)| digests.len() == count && count > 1);
     common.map_or(Digests::NotComparable, |(to, _)| Digests::Equal(*to))
+}
+
+/// Whether two of the known states differ. Learners of an older release report no states.
+fn states_differ(digests: &[&Digest]) -> bool {
+    let mut states = digests
+        .iter()
+        .map(|digest| &digest.state)
+        .filter(|state| !state.is_empty());
+    let first = states.next();
+    states.any(|state| Some(state) != first)
 }
 
 /// A finding about differing or incomparable learners. Without the finding, differing logs could stay hidden.
@@ -51,10 +66,20 @@ pub(super) fn finding(digests: Digests, peers: &[Peer]) -> Option<Finding> {
             subject: Subject::cluster(),
             problem: format!(
                 "learners DIFFER below slot {to}, and do not hold the same log: {}",
-                digests_at(peers, to)
+                digests_at(peers, to, |digest| &digest.digest)
             ),
             advice: "stop trusting the learner that differs from the others, keep this learner's data, and report \
                      this as a fault; a learner started without data learns the log again",
+        }),
+        Digests::StatesDiffer(to) => Some(Finding {
+            severity: Severity::Broken,
+            subject: Subject::cluster(),
+            problem: format!(
+                "the STATES of learners DIFFER below slot {to}, and the logs are equal: {}",
+                digests_at(peers, to, |digest| &digest.state)
+            ),
+            advice: "stop trusting the learner that differs from the others, of two learners both; keep this \
+                     learner's data, and report this as a fault; a learner started without data learns the log again",
         }),
         Digests::NotComparable => incomparable(peers),
     }
@@ -81,10 +106,11 @@ fn incomparable(peers: &[Peer]) -> Option<Finding> {
 }
 
 /// Each learner's digest at this point, so that the differing learner shows.
-fn digests_at(peers: &[Peer], to: u64) -> String {
+fn digests_at(peers: &[Peer], to: u64, shown: impl Fn(&Digest) -> &[u8]) -> String {
     let held = peers.iter().filter_map(|peer| {
         let digest = learner(peer)?.digests.iter().find(|digest| digest.to == to)?;
-        let digest: String = hex(&digest.digest).chars().take(12).collect();
+        let digest: String = hex(shown(digest)).chars().take(12).collect();
+        let digest = if digest.is_empty() { "none" } else { &digest };
         Some(format!("{} holds {digest}", peer.report.address))
     });
     held.collect::<Vec<_>>().join(", ")

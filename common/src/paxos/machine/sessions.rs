@@ -118,24 +118,16 @@ pub struct SessionTable {
 }
 
 impl SessionTable {
-    pub(super) fn recovered(sessions: impl IntoIterator<Item = (Version, SessionState)>) -> Self {
-        let open: BTreeMap<_, _> = sessions.into_iter().collect();
-        let by_use: BTreeMap<_, _> = open
-            .iter()
-            .map(|(&name, session)| (session.last_used, name))
-            .collect();
-        assert_eq!(open.len(), by_use.len(), "a command belongs to one session");
-        let mut digest = StateDigest::default();
-        for (&name, session) in &open {
-            session.records(name).for_each(|record| digest.add(&record));
+    /// Adds a stored session. Returns `false`, and changes nothing, if the name or the last use is present already.
+    pub(super) fn restore(&mut self, name: Version, session: SessionState) -> bool {
+        if self.open.contains_key(&name) || self.by_use.contains_key(&session.last_used) {
+            return false;
         }
-        Self {
-            digest,
-            recorded: open.values().map(|session| session.recorded.len()).sum(),
-            open,
-            by_use,
-            changed: BTreeSet::new(),
-        }
+        session.records(name).for_each(|record| self.digest.add(&record));
+        self.recorded += session.recorded.len();
+        self.by_use.insert(session.last_used, name);
+        self.open.insert(name, session);
+        true
     }
 
     /// Number of sessions.

@@ -94,12 +94,28 @@ fn pass_slots(machine: &mut Machine, count: u64) {
     machine.applied_to = machine.applied_to.plus(count);
 }
 
+/// The machine after reading this stored state.
+fn recovered(
+    applied_to: Slot,
+    registers: impl IntoIterator<Item = (Bytes, Register)>,
+    sessions: impl IntoIterator<Item = (Version, SessionState)>,
+) -> Machine {
+    let mut machine = Machine::restored(applied_to);
+    for (key, register) in registers {
+        assert!(machine.restore_register(key, register));
+    }
+    for (name, session) in sessions {
+        assert!(machine.restore_session(name, session));
+    }
+    machine
+}
+
 /// Checks that the digest kept up to date is the digest of the state.
 fn assert_digest(machine: &Machine) {
     let Machine {
         registers, sessions, ..
     } = machine.clone();
-    let recovered = Machine::recovered(machine.applied_to, registers, sessions.open);
+    let recovered = recovered(machine.applied_to, registers, sessions.open);
     assert_eq!(machine.digest(), recovered.digest());
 }
 
@@ -299,7 +315,7 @@ fn one_outcome_too_many_expires_the_session_unused_for_longest() {
     };
     let full = RECORDED_MAX as u64 - 1;
     let sessions = [(other, session(at(1, 0), 1)), (hoarder, session(at(1, 1), full))];
-    let mut machine = Machine::recovered(Slot::new(2).unwrap(), [], sessions);
+    let mut machine = recovered(Slot::new(2).unwrap(), [], sessions);
     let append = |sequence| {
         let operation = Operation::Append;
         stamped(
@@ -447,7 +463,7 @@ proptest! {
             apply(&mut machine, commands);
             if *keep {
                 kept.take(machine.take_changes());
-                let recovered = Machine::recovered(
+                let recovered = recovered(
                     machine.applied_to(),
                     kept.registers.clone(),
                     kept.sessions.clone(),

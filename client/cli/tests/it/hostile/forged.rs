@@ -77,6 +77,7 @@ async fn largest_reports_of_peers_leave_status_readable() {
         let digest = pb::Digest {
             to: 1,
             digest: vec![7; digest].into(),
+            state: Bytes::new(),
         };
         pb::AttachRequest {
             caller: caller(&status),

@@ -91,8 +91,23 @@ fn every_left_out_or_changed_record_changes_the_digest() {
     }
     let mut other = machine.clone();
     other.registers.get_mut(&b"a"[..]).unwrap().version = at(0, 3);
-    let recovered = Machine::recovered(other.applied_to, other.registers, other.sessions.open);
+    let recovered = recovered(other.applied_to, other.registers, other.sessions.open);
     assert_ne!(recovered.digest(), machine.digest());
+}
+
+#[test]
+fn stored_record_is_restored_once() {
+    let mut machine = varied();
+    let before = machine.clone();
+    let register = machine.register(b"a").unwrap().clone();
+    assert!(!machine.restore_register(bytes("a"), register));
+    let session = machine.sessions().get(at(0, 1)).unwrap().clone();
+    assert!(
+        !machine.restore_session(at(0, 1), session.clone()),
+        "the same name"
+    );
+    assert!(!machine.restore_session(at(9, 9), session), "the same last use");
+    assert_eq!(machine, before);
 }
 
 #[test]

@@ -1,0 +1,175 @@
+//! The state record on disk: the progress of the learner, and the first slot of the learned log.
+
+use paxos_common::{
+    paxos::{identity::ClusterId, machine::digest::StateDigest, slot::Slot},
+    sqlite::checksum,
+};
+use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
+
+use super::{Log, LogReadError, StoreError, slot};
+use crate::progress::{LogDigest, MARKS_KEPT, Mark, Progress};
+
+/// The state record, without its checksum.
+pub(super) struct StoredState {
+    pub(super) cluster: ClusterId,
+    pub(super) applied_to: Slot,
+    pub(super) log_from: Slot,
+    pub(super) digest: LogDigest,
+    pub(super) state: StateDigest,
+}
+
+impl StoredState {
+    pub(super) fn checksum(&self) -> i64 {
+        checksum(&[
+            self.cluster.as_bytes(),
+            &self.applied_to.get().to_be_bytes(),
+            &self.log_from.get().to_be_bytes(),
+            self.digest.as_bytes(),
+            &self.state.to_bytes(),
+        ])
+    }
+
+    /// Reads the columns of [`load`]; `None` when damaged.
+    fn read(row: &SqliteRow) -> Result<Option<Self>, sqlx::Error> {
+        let (cluster, digest, state) = (row.try_get(0)?, row.try_get(3)?, row.try_get(4)?);
+        let (applied_to, log_from) = (slot(row.try_get(1)?), slot(row.try_get(2)?));
+        let checksum: i64 = row.try_get(5)?;
+        let read = || {
+            Some(Self {
+                cluster: ClusterId::from_slice(cluster)?,
+                applied_to: applied_to?,
+                log_from: log_from?,
+                digest: LogDigest::from_slice(digest)?,
+                state: StateDigest::from_slice(state)?,
+            })
+        };
+        Ok(read().filter(|read| read.checksum() == checksum && read.log_from <= read.applied_to))
+    }
+}
+
+/// Refuses a file of an older release that belongs to another cluster. The column is the same in every version.
+pub(super) async fn check_cluster(
+    connection: &mut SqliteConnection,
+    cluster: ClusterId,
+    path: &str,
+) -> Result<(), StoreError> {
+    let row = sqlx::query("SELECT cluster_id FROM state")
+        .fetch_optional(connection)
+        .await?;
+    let stored = match &row {
+        Some(row) => ClusterId::from_slice(row.try_get(0)?),
+        None => None,
+    };
+    match stored.filter(|stored| *stored != cluster) {
+        Some(stored) => Err(StoreError::OtherCluster {
+            path: path.to_owned(),
+            stored: stored.to_string(),
+            found: cluster,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The stored progress, and the first slot of the learned log.
+pub(super) async fn load(
+    connection: &mut SqliteConnection,
+    cluster: ClusterId,
+    path: &str,
+) -> Result<(Progress, Slot), StoreError> {
+    let damaged = || StoreError::Damaged {
+        what: "the state record",
+        path: path.to_owned(),
+    };
+    let row =
+        sqlx::query("SELECT cluster_id, applied_to, log_from, digest, state_digest, checksum FROM state")
+            .fetch_optional(&mut *connection)
+            .await?;
+    let Some(row) = row else {
+        // A new file, or a file left by a process that ended right after making it.
+        begin(connection, cluster).await?;
+        return Ok((Progress::default(), Slot::ZERO));
+    };
+    let stored = StoredState::read(&row)?.ok_or_else(damaged)?;
+    if stored.cluster != cluster {
+        return Err(StoreError::OtherCluster {
+            path: path.to_owned(),
+            stored: stored.cluster.to_string(),
+            found: cluster,
+        });
+    }
+    let marks = sqlx::query("SELECT applied_to, digest, state FROM digest ORDER BY applied_to DESC LIMIT ?")
+        .bind(i64::try_from(MARKS_KEPT).expect("a handful"))
+        .fetch_all(connection)
+        .await?;
+    let mark = |row: &SqliteRow| -> Result<Mark, StoreError> {
+        Ok(Mark {
+            to: slot(row.try_get(0)?).ok_or_else(damaged)?,
+            digest: LogDigest::from_slice(row.try_get(1)?).ok_or_else(damaged)?,
+            state: Some(StateDigest::from_slice(row.try_get(2)?).ok_or_else(damaged)?),
+        })
+    };
+    let marks = marks.iter().map(mark).collect::<Result<_, _>>()?;
+    let latest = Mark {
+        to: stored.applied_to,
+        digest: stored.digest,
+        state: Some(stored.state),
+    };
+    Ok((Progress::recovered(latest, marks), stored.log_from))
+}
+
+/// Writes the state record of a new file.
+async fn begin(connection: &mut SqliteConnection, cluster: ClusterId) -> Result<(), sqlx::Error> {
+    let state = StoredState {
+        cluster,
+        applied_to: Slot::ZERO,
+        log_from: Slot::ZERO,
+        digest: LogDigest::default(),
+        state: StateDigest::default(),
+    };
+    sqlx::query(
+        "INSERT INTO state (one, cluster_id, applied_to, log_from, digest, state_digest, checksum)
+         VALUES (1, ?, 0, 0, ?, ?, ?)",
+    )
+    .bind(&cluster.as_bytes()[..])
+    .bind(&state.digest.as_bytes()[..])
+    .bind(state.state.to_bytes().to_vec())
+    .bind(state.checksum())
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// Restores the marks that are not stored, from the slots after the second newest stored mark. Checks the stored digest
+/// against these slots.
+pub(super) async fn with_fine_marks(
+    progress: Progress,
+    log: &Log,
+    path: &str,
+) -> Result<Progress, StoreError> {
+    let mut replayed = progress.at_earlier_mark();
+    while replayed.applied_to() < progress.applied_to() {
+        let page = match log.page(replayed.applied_to(), progress.applied_to()).await {
+            Ok(page) => page,
+            Err(LogReadError::Sqlite { source, .. }) => return Err(source.into()),
+            Err(error @ LogReadError::Damaged { .. }) => {
+                // The state is sound. Until the next start, only readers of this very slot notice the damage.
+                tracing::warn!(
+                    %error, file = path,
+                    "this learner can be compared with other learners at few slots only"
+                );
+                return Ok(progress);
+            }
+        };
+        for record in page {
+            let state = progress.state_at(record.slot.next());
+            replayed.pass(record.slot, &record.value, state);
+        }
+    }
+    if replayed.latest() != progress.latest() {
+        return Err(StoreError::Damaged {
+            what: "the digest of the log",
+            path: path.to_owned(),
+        });
+    }
+    Ok(replayed)
+}
