@@ -8,12 +8,13 @@ use protox::{
     file::{ChainFileResolver, DescriptorSetFileResolver, GoogleFileResolver, IncludeFileResolver},
 };
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "paxos/v1/types.proto",
     "paxos/v1/acceptor.proto",
     "paxos/v1/proposer.proto",
     "paxos/v1/learner.proto",
     "paxos/v1/election.proto",
+    "paxos/v1/snapshot.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -7,6 +7,7 @@
 //! | [`peer`] | calls to other processes |
 //! | `service` | what runs a process: flags, exit codes, the gRPC server, metrics, telemetry (feature `service`) |
 //! | `sqlite` | opening, locking and checking of SQLite files (feature `sqlite`) |
+//! | [`snapshot`] | snapshot files: the whole state in one file |
 //! | [`trace`] | spans across processes |
 
 pub mod escape;
@@ -14,6 +15,7 @@ pub mod paxos;
 pub mod peer;
 #[cfg(feature = "service")]
 pub mod service;
+pub mod snapshot;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod trace;

@@ -19,6 +19,7 @@ use crate::paxos::{
 
 pub mod command;
 pub mod heard;
+pub mod snapshot;
 pub mod status;
 pub mod stored;
 

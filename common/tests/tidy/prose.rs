@@ -118,6 +118,7 @@ fn texts() -> Vec<(String, String)> {
         "proto/paxos/v1/election.proto",
         "proto/paxos/v1/learner.proto",
         "proto/paxos/v1/proposer.proto",
+        "proto/paxos/v1/snapshot.proto",
         "proto/paxos/v1/types.proto",
     ];
     texts.extend(documents.map(|path| {

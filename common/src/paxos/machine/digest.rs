@@ -36,9 +36,14 @@ impl StateDigest {
         self.0.to_be_bytes()
     }
 
+    /// Takes [`Self::to_bytes`].
+    pub const fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
+
     /// Reads [`Self::to_bytes`]; `None` unless there are 16 bytes.
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
-        Some(Self(u128::from_be_bytes(bytes.try_into().ok()?)))
+        Some(Self::from_bytes(bytes.try_into().ok()?))
     }
 
     /// Adds a record of the state.
