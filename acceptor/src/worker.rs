@@ -63,6 +63,8 @@ pub(crate) struct Worker<S: Store> {
     /// What the free space allowed at the last check.
     space: SpaceLevel,
     sweep: SweepPace,
+    /// Pages may have changed since the last measurement of the file.
+    is_file_changed: bool,
     tracer: Tracer,
     metrics: Instruments,
 }
@@ -100,6 +102,7 @@ impl<S: Store> Worker<S> {
                 shared: Arc::clone(&shared),
                 space: SpaceLevel::Enough,
                 sweep: SweepPace::default(),
+                is_file_changed: true,
                 tracer,
                 metrics,
             },
@@ -131,6 +134,7 @@ impl<S: Store> Worker<S> {
                 }
                 // Cancel safe: likewise.
                 Some(request) = self.retain.recv() => {
+                    self.is_file_changed = true;
                     if self.retain(request, &stop).await?.is_break() {
                         break;
                     }
@@ -139,6 +143,7 @@ impl<S: Store> Worker<S> {
                 }
                 // Only waits.
                 () = sleep_until(sweep.unwrap_or_else(Instant::now).into()), if sweep.is_some() => {
+                    self.is_file_changed = true;
                     self.sweep().await?;
                     continue;
                 }
@@ -147,7 +152,9 @@ impl<S: Store> Worker<S> {
                     self.look_for_space().await;
                     self.keep_wal_short().await?;
                     self.metrics.wal(self.reader.wal_bytes().await);
-                    self.measure_file().await;
+                    if std::mem::take(&mut self.is_file_changed) {
+                        self.measure_file().await;
+                    }
                     continue;
                 }
                 // Only waits.
@@ -157,6 +164,7 @@ impl<S: Store> Worker<S> {
             let worked = if requests.is_empty() {
                 ControlFlow::Continue(())
             } else {
+                self.is_file_changed = true;
                 self.work(requests, &stop).await?
             };
             queue.done();

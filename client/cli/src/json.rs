@@ -20,7 +20,14 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 });
 
 /// Bytes fields with identities or hashes: always hexadecimal, never text by accident.
-const HEX_FIELDS: [&str; 6] = ["acceptor", "cluster_id", "digest", "sha256", "state", "value_feed"];
+const HEX_FIELDS: [&str; 6] = [
+    "acceptor",
+    "cluster_id",
+    "digest",
+    "sha256",
+    "state",
+    "value_feed",
+];
 
 /// An integer of 64 bits.
 pub(crate) fn uint64(number: u64) -> Value {

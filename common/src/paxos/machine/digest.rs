@@ -208,11 +208,14 @@ fn bytes_len(bytes: &[u8]) -> usize {
 }
 
 fn encode_varint(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push((number & 0x7f | 0x80) as u8);
+    loop {
+        let [low, ..] = number.to_le_bytes();
         number >>= 7;
+        if number == 0 {
+            return out.push(low);
+        }
+        out.push(low | 0x80);
     }
-    out.push(number as u8);
 }
 
 fn varint_len(number: u64) -> usize {
