@@ -14,11 +14,14 @@ use paxos_proto::v1::{self as pb, proposer_client::ProposerClient};
 use tokio::{
     net::{TcpStream, lookup_host},
     sync::mpsc,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::Driver;
 use crate::input::Input;
+
+/// Pause after a call without an answer.
+const AGAIN_AFTER: Duration = Duration::from_millis(5);
 
 impl Driver {
     /// Asks the proposer of a ballot in the background, for at most the leader timeout: afterwards its silence decides.
@@ -64,17 +67,23 @@ async fn inquire(
         let _ = inputs.send(Input::Core(event)).await;
     };
     let asking = async {
-        match connect(&address).await {
-            Connected::Yes => answer(InquiryAnswer::Connected).await,
-            Connected::Refused => return answer(InquiryAnswer::Gone).await,
-            Connected::Unknown => return,
-        }
-        // A second connection: the first showed only that the machine accepts connections.
-        let mut client = ProposerClient::new(connect_lazy(&address)).with_message_limits();
-        if let Ok(status) = client.status(pb::ProposerStatusRequest {}).await
-            && !is_at(status.get_ref(), ballot)
-        {
-            answer(InquiryAnswer::Gone).await;
+        let mut is_connected = false;
+        loop {
+            match connect(&address).await {
+                Connected::Yes if is_connected => {}
+                Connected::Yes => answer(InquiryAnswer::Connected).await,
+                Connected::Refused => return answer(InquiryAnswer::Gone).await,
+                Connected::Unknown => return,
+            }
+            is_connected = true;
+            // A second connection: the first showed only that the machine accepts connections.
+            let mut client = ProposerClient::new(connect_lazy(&address)).with_message_limits();
+            match client.status(pb::ProposerStatusRequest {}).await {
+                Ok(status) if is_at(status.get_ref(), ballot) => return,
+                Ok(_) => return answer(InquiryAnswer::Gone).await,
+                // A process that ends just now has closed its streams, and perhaps not its listener yet.
+                Err(_) => sleep(AGAIN_AFTER).await,
+            }
         }
     };
     // Without an answer the core decides by the time alone.
@@ -159,6 +168,15 @@ mod tests {
         // The kernel accepts connections in place of the process.
         let (_listener, address) = listener();
         assert_eq!(answers(&address).await, [InquiryAnswer::Connected]);
+    }
+
+    #[tokio::test]
+    async fn process_that_ends_after_accepting_a_connection_is_dead() {
+        let (listener, address) = listener();
+        let ends = std::thread::spawn(move || drop(listener.accept().unwrap()));
+        let last = answers(&address).await.pop();
+        assert_eq!(last, Some(InquiryAnswer::Gone));
+        ends.join().unwrap();
     }
 
     #[tokio::test]
