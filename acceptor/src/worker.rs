@@ -164,8 +164,10 @@ impl<S: Store> Worker<S> {
             let worked = if requests.is_empty() {
                 ControlFlow::Continue(())
             } else {
-                self.is_file_changed = true;
-                self.work(requests, &stop).await?
+                let before = self.core.stamp().commit_counter;
+                let worked = self.work(requests, &stop).await?;
+                self.is_file_changed |= self.core.stamp().commit_counter != before;
+                worked
             };
             queue.done();
             if worked.is_break() {
