@@ -70,15 +70,13 @@ impl Proposer {
             let heard = &report.answer.heard;
             heard.ballot == ballot && heard.ended.is_some() && !heard.resigned
         };
-        let mut ended = self.reports.values().filter(has_ended);
-        let address = ended
-            .next()
-            .map(|report| Arc::clone(&report.answer.heard.address));
-        let count = usize::from(address.is_some()) + ended.count();
-        let Some(address) = address.filter(|_| count >= self.electorate.quorums().phase1()) else {
+        let ended: Vec<&TimedAnswer> = self.reports.values().filter(has_ended).collect();
+        let is_quorum = ended.len() >= self.electorate.quorums().phase1();
+        let Some(report) = ended.first().filter(|_| is_quorum) else {
             self.inquiry.ballot = None;
             return;
         };
+        let address = Arc::clone(&report.answer.heard.address);
         if self.inquiry.ballot == Some(ballot) {
             return;
         }

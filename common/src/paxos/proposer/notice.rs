@@ -168,7 +168,7 @@ impl fmt::Display for Why {
             }
             Self::Gone(said) => {
                 write!(f, "the leader is gone: ")?;
-                list(f, said)
+                list_evidence(f, said)
             }
             Self::NoProgress { heard, lasted } => write!(
                 f,
@@ -185,7 +185,7 @@ impl fmt::Display for End {
             Self::Rejected { promised } => write!(f, "an acceptor has promised ballot {promised}"),
             Self::Alone { needed, absent } => {
                 write!(f, "fewer than {needed} acceptors are reachable: ")?;
-                list(f, absent)
+                list_evidence(f, absent)
             }
             Self::NoPromise(lasted) => write!(f, "no byte of a promise arrived for {} s", lasted.as_secs()),
             Self::Contested { slot, awaited } => {
@@ -194,11 +194,7 @@ impl fmt::Display for End {
                     "two values of slot {slot} were accepted at one ballot (a copied proposer, or a forged message): start \
                      the acceptors that have not reported: "
                 )?;
-                for (number, acceptor) in awaited.iter().enumerate() {
-                    let comma = if number == 0 { "" } else { ", " };
-                    write!(f, "{comma}acceptor {acceptor}")?;
-                }
-                Ok(())
+                list(f, awaited, |f, acceptor| write!(f, "acceptor {acceptor}"))
             }
             Self::Distrusted(acceptor) => write!(
                 f,
@@ -247,10 +243,23 @@ impl fmt::Display for Late {
     }
 }
 
-fn list<T: fmt::Display>(f: &mut fmt::Formatter<'_>, said: &[(AcceptorUuid, T)]) -> fmt::Result {
-    for (number, (acceptor, what)) in said.iter().enumerate() {
-        let comma = if number == 0 { "" } else { ", " };
-        write!(f, "{comma}acceptor {acceptor}: {what}")?;
+/// The evidence of each acceptor.
+fn list_evidence<T: fmt::Display>(f: &mut fmt::Formatter<'_>, said: &[(AcceptorUuid, T)]) -> fmt::Result {
+    list(f, said, |f, (acceptor, what)| {
+        write!(f, "acceptor {acceptor}: {what}")
+    })
+}
+
+fn list<T>(
+    f: &mut fmt::Formatter<'_>,
+    items: &[T],
+    item: impl Fn(&mut fmt::Formatter<'_>, &T) -> fmt::Result,
+) -> fmt::Result {
+    for (number, listed) in items.iter().enumerate() {
+        if number > 0 {
+            f.write_str(", ")?;
+        }
+        item(f, listed)?;
     }
     Ok(())
 }
