@@ -153,7 +153,7 @@ impl Proposer {
                     known_to,
                 };
                 let is_counted = self.counted(ballot, |lead, electorate, effects| {
-                    lead.accepted(electorate, (acceptor, sequence), &slots, marks, effects);
+                    lead.accepted(electorate, acceptor, &slots, marks, effects);
                 });
                 if is_counted {
                     self.presence.space(acceptor, true);

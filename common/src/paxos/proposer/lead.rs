@@ -16,6 +16,7 @@ use crate::paxos::{
 };
 
 mod fill;
+mod refusals;
 mod repair;
 mod trimmed;
 mod view;
@@ -199,11 +200,11 @@ impl Lead {
             let takes = |lead: &Self| {
                 let view = lead.views.get(acceptor);
                 view.is_some_and(|view| {
-                    let limit = match view.refusals {
-                        0 => limits.unanswered_max.min(UNANSWERED_MAX - 1),
-                        _ => 1,
+                    let limit = match view.refusals.is_refusing() {
+                        false => limits.unanswered_max.min(UNANSWERED_MAX - 1),
+                        true => 1,
                     };
-                    !view.no_space && view.refused == 0 && lead.outstanding(*acceptor) < limit
+                    !view.no_space && !view.refusals.must_wait() && lead.outstanding(*acceptor) < limit
                 })
             };
             while takes(self) {
@@ -231,9 +232,12 @@ impl Lead {
     ) -> Option<Vec<(Slot, Value)>> {
         let end = self.proposed_to();
         let view = self.views.get_mut(&acceptor)?;
-        // Slots no longer retained are left to repair.
-        view.cursor = view.cursor.max(self.base);
-        view.again = view.again.split_off(&self.base);
+        let is_refusing = view.refusals.is_refusing();
+        // Slots no longer retained are left to repair. So are chosen slots while the acceptor refuses: one of them may be
+        // the refused slot, and no chosen slot needs this vote.
+        let from = if is_refusing { self.chosen_to } else { self.base };
+        view.cursor = view.cursor.max(from);
+        view.again = view.again.split_off(&from);
         let mut proposals = Vec::new();
         let mut bytes = 0;
         loop {
@@ -245,7 +249,7 @@ impl Lead {
             let proposed = &self.slots[index(self.base, next)];
             if !proposed.votes.contains(electorate, acceptor) {
                 bytes += proposed.value.as_bytes().len();
-                if bytes > limits.message_bytes_max && !proposals.is_empty() {
+                if (bytes > limits.message_bytes_max || is_refusing) && !proposals.is_empty() {
                     break;
                 }
                 proposals.push((next, proposed.value.clone()));
@@ -294,15 +298,25 @@ impl Lead {
             return;
         };
         let slots = view.unanswered.remove(&sequence).unwrap_or_default();
+        let refusals = match view.repairing.remove(&sequence) {
+            false => &mut view.refusals,
+            true => &mut view.repair_refusals,
+        };
         let again_from = match answer {
-            AcceptAnswer::Accepted { .. } | AcceptAnswer::Rejected(_) => return,
+            AcceptAnswer::Accepted { slots, .. } => {
+                if !slots.is_empty() {
+                    refusals.note_acceptance(sequence);
+                }
+                return;
+            }
+            AcceptAnswer::Rejected(_) => return,
             AcceptAnswer::Trimmed { trimmed_to } => *trimmed_to,
             AcceptAnswer::NoSpace => {
                 view.no_space = true;
                 Slot::ZERO
             }
             AcceptAnswer::Refused(_) => {
-                view.note_refusal();
+                refusals.note(view.sent);
                 Slot::ZERO
             }
         };
@@ -330,7 +344,7 @@ impl Lead {
     pub(super) fn accepted(
         &mut self,
         electorate: &Electorate,
-        (acceptor, sequence): (AcceptorUuid, u64),
+        acceptor: AcceptorUuid,
         slots: &[SlotRange],
         marks: Marks,
         effects: &mut Vec<Effect>,
@@ -339,9 +353,6 @@ impl Lead {
             return;
         };
         view.no_space = false;
-        if !slots.is_empty() {
-            view.note_acceptance(sequence);
-        }
         view.marked = true;
         view.chosen_to = Some(marks.chosen_to);
         view.known_to = marks.known_to;
@@ -399,6 +410,7 @@ impl Lead {
         let base = self.base;
         if let Some(view) = self.views.get_mut(&acceptor) {
             view.unanswered.clear();
+            view.repairing.clear();
             view.again.clear();
             view.cursor = base;
             view.no_space = false;
@@ -459,7 +471,8 @@ impl Lead {
         let are_asked = self.checks == 0;
         self.checks = (self.checks + 1) % CHECKS_PER_QUESTION;
         for view in self.views.values_mut() {
-            view.refused = view.refused.saturating_sub(1);
+            view.refusals.check();
+            view.repair_refusals.check();
             view.unasked |= are_asked;
             let behind = view.chosen_to.filter(|&own| own < self.chosen_to);
             view.stuck = view.marked && behind.is_some() && behind == view.behind;

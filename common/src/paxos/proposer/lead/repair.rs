@@ -86,7 +86,8 @@ impl Lead {
                 && let Some(view) = self.views.get(&acceptor)
                 && let Some(from) = view.chosen_to.map(|own| own.max(view.trimmed_to))
                 && !view.no_space
-                && view.refused == 0
+                && !view.refusals.must_wait()
+                && !view.repair_refusals.must_wait()
             {
                 self.begin_repair(open, acceptor, from, limits, effects);
             }
@@ -350,7 +351,9 @@ impl Lead {
         limits: &Limits,
         effects: &mut Vec<Effect>,
     ) {
-        let doubtful = self.views.get(&acceptor).and_then(|view| view.doubtful);
+        let view = self.views.get(&acceptor);
+        let doubtful = view.and_then(|view| view.doubtful);
+        let is_refusing = view.is_some_and(|view| view.repair_refusals.is_refusing());
         let mut messages: Vec<Vec<(Slot, Value)>> = Vec::new();
         let mut bytes = 0;
         for (slot, value) in values {
@@ -363,6 +366,10 @@ impl Lead {
                 }
             }
         }
+        if is_refusing {
+            messages.truncate(1);
+            messages.iter_mut().for_each(|message| message.truncate(1));
+        }
         // The rest of the stretch is begun later. Room for a resignation stays.
         let room = (UNANSWERED_MAX - 1).saturating_sub(self.outstanding(acceptor));
         messages.truncate(usize::try_from(room).unwrap_or(usize::MAX));
@@ -372,6 +379,9 @@ impl Lead {
         };
         for message in messages {
             effects.push(self.accept(acceptor, message, false));
+            if let Some(view) = self.views.get_mut(&acceptor) {
+                view.repairing.insert(view.sent);
+            }
         }
         let sent = self.views.get(&acceptor).map_or(0, |view| view.sent);
         if let Some(repair) = self.repairs.get_mut(&acceptor) {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::refusals::Refusals;
 use crate::paxos::{
     identity::AcceptorUuid,
     slot::{Slot, SlotRange},
@@ -52,15 +53,13 @@ pub(super) struct AcceptorView {
     pub(super) unasked: bool,
     /// The disk has no space: no proposals are sent until there is space again.
     pub(super) no_space: bool,
-    /// The acceptor refused: nothing is sent again until the acceptor was raised to our ballot, or until these checks
-    /// have passed.
-    pub(super) refused: u32,
-    /// Consecutive refusals: each refusal doubles the wait. After a refusal, a single message shows whether the acceptor
-    /// takes proposals again.
-    pub(super) refusals: u32,
-    /// The number of the last message sent before the last refusal arrived: an answer to such a message does not show
-    /// that the acceptor takes proposals again.
-    pub(super) sent_before_refusal: u64,
+    /// Refusals of proposed values. After a refusal, a single message with a single slot shows whether the acceptor takes
+    /// values again. Slots chosen meanwhile are left to repair.
+    pub(super) refusals: Refusals,
+    /// Refusals of repairs: they delay no proposal.
+    pub(super) repair_refusals: Refusals,
+    /// The numbers of unanswered messages of a repair.
+    pub(super) repairing: BTreeSet<u64>,
     /// The watermark at the last check, if below the leader's.
     pub(super) behind: Option<Slot>,
     /// The watermark was the same at the check before, and was reported again since: no advance without repair. About
@@ -70,31 +69,10 @@ pub(super) struct AcceptorView {
     pub(super) marked: bool,
 }
 
-/// Upper bound of [`AcceptorView::refusals`]: an acceptor that refuses a value again and again gets a message in 32
-/// checks.
-const REFUSALS_MAX: u32 = 6;
-
 impl AcceptorView {
-    /// The acceptor refused a message. Messages sent before the refusal arrived are refused too, and count once.
-    pub(super) fn note_refusal(&mut self) {
-        self.sent_before_refusal = self.sent;
-        if self.refused == 0 {
-            self.refusals = (self.refusals + 1).min(REFUSALS_MAX);
-            self.refused = 1 << (self.refusals - 1);
-        }
-    }
-
-    /// The acceptor took proposals of a message.
-    pub(super) fn note_acceptance(&mut self, sequence: u64) {
-        if sequence > self.sent_before_refusal {
-            self.forget_refusals();
-        }
-    }
-
-    /// Nothing stands against proposals any more.
+    /// Nothing stands against values any more.
     pub(super) fn forget_refusals(&mut self) {
-        self.refused = 0;
-        self.refusals = 0;
-        self.sent_before_refusal = 0;
+        self.refusals = Refusals::default();
+        self.repair_refusals = Refusals::default();
     }
 }

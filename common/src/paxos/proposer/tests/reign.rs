@@ -322,3 +322,46 @@ fn slots_that_every_acceptor_has_are_forgotten_and_so_are_too_many() {
     let kept: Vec<u64> = bench.sent_to(3).into_iter().map(|(at, _)| at).collect();
     assert_eq!(kept, [3, 4]);
 }
+
+/// The other acceptors need no vote of this acceptor for the refused value, and perhaps for the values around.
+#[test]
+fn a_refused_value_holds_back_no_value_beside() {
+    let mut bench = Bench::new();
+    let mine = bench.lead();
+    bench.propose(1, "a");
+    bench.propose(2, "b");
+    bench.propose(3, "c");
+    let refused = Refused {
+        reason: "upgrade this acceptor".to_owned(),
+        promised: mine,
+    };
+    for sequence in [1, 2, 3] {
+        bench.answer(1, sequence, AcceptAnswer::Refused(refused.clone()));
+    }
+    for acceptor in [2, 3] {
+        bench.answer(acceptor, 1, accepted(&[(0, 1)], 1));
+    }
+    assert_eq!(bench.core.chosen_to(), slot(1));
+    bench.fire(Timer::Check);
+    assert_eq!(bench.sent_to(1), [(1, value("b"))]);
+    bench.answer(1, 4, accepted(&[(1, 2)], 0));
+    assert_eq!(bench.sent_to(1), [(2, value("c"))]);
+}
+
+#[test]
+fn after_a_refusal_a_message_has_a_single_slot() {
+    let mut bench = Bench::new();
+    let mine = bench.lead();
+    for (id, text) in [(1, "a"), (2, "b"), (3, "c")] {
+        bench.propose(id, text);
+    }
+    let refused = Refused {
+        reason: "upgrade this acceptor".to_owned(),
+        promised: mine,
+    };
+    for sequence in [1, 2, 3] {
+        bench.answer(1, sequence, AcceptAnswer::Refused(refused.clone()));
+    }
+    bench.fire(Timer::Check);
+    assert_eq!(bench.sent_to(1), [(0, value("a"))], "slot 0 alone");
+}

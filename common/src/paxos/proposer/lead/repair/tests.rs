@@ -14,6 +14,7 @@ use crate::paxos::{
 };
 
 mod contested;
+mod refused;
 mod trimmed;
 
 fn slot(number: u64) -> Slot {
@@ -115,9 +116,8 @@ impl Reign {
             known_to,
         };
         self.lead.settled(uuid(acceptor), message.sequence, &answer);
-        let answered = (uuid(acceptor), message.sequence);
         self.lead
-            .accepted(&self.electorate, answered, &slots, marks, &mut effects);
+            .accepted(&self.electorate, uuid(acceptor), &slots, marks, &mut effects);
         self.lead.retire(&self.electorate, &self.limits);
     }
 }
