@@ -8,6 +8,7 @@ use std::{
 };
 
 use paxos_common::{
+    paxos::slot::Slot,
     service::server::{may_take, owner_of},
     wire::heard::millis,
 };
@@ -17,6 +18,10 @@ use paxos_proto::v1 as pb;
 /// stream. The largest reports of all streams fill less than half an answer to Status. The streams of one address are at
 /// most half: see [`may_take`].
 pub(crate) const ATTACHED_MAX: usize = 1024;
+
+/// Slots that a learner may lag behind with its report of the size of the state: a learner further behind may report far
+/// too little.
+const STATE_LAG_MAX: u64 = 65_536;
 
 /// How long a peer departed without a leaving report is remembered: long enough for a person to look.
 const DEPARTED_AGE_MAX: Duration = Duration::from_mins(10);
@@ -124,6 +129,24 @@ impl Roster {
             .iter()
             .map(|departed| departed.last.listed())
             .collect()
+    }
+
+    /// Size of the registers and recorded outcomes in bytes, for the limit of the state; 0: unknown. Every slot below
+    /// `chosen_to` is chosen.
+    ///
+    /// The smallest report counts, of learners that have applied almost everything: one learner with a wrong size cannot
+    /// stop all writes.
+    pub(crate) fn state_bytes(&self, chosen_to: Slot) -> u64 {
+        let content = self.lock();
+        let size = |attached: &Attached| match &attached.report.progress {
+            Some(pb::attach_request::Progress::Learner(progress)) => {
+                let is_close = progress.applied_to.saturating_add(STATE_LAG_MAX) >= chosen_to.get();
+                Some(progress.state_bytes).filter(|&bytes| bytes > 0 && is_close)
+            }
+            Some(pb::attach_request::Progress::Proposer(_)) | None => None,
+        };
+        let peers = content.peers.values().flatten();
+        peers.filter_map(size).min().unwrap_or_default()
     }
 
     fn lock(&self) -> MutexGuard<'_, RosterContent> {
@@ -249,6 +272,32 @@ mod tests {
         // Another process at the address.
         back.report(report(4, "http://a:1"));
         assert_eq!(departed(), [] as [u64; 0]);
+    }
+
+    #[test]
+    fn size_of_the_state_is_the_smallest_of_learners_close_to_the_end() {
+        let roster = Arc::new(Roster::default());
+        let attach = |peer, applied_to, state_bytes| {
+            let attachment = roster.attach(None).unwrap();
+            attachment.report(pb::AttachRequest {
+                progress: Some(pb::attach_request::Progress::Learner(pb::LearnerProgress {
+                    applied_to,
+                    state_bytes,
+                    ..Default::default()
+                })),
+                ..report(peer, "http://a:1")
+            });
+            attachment
+        };
+        let chosen_to = Slot::new(STATE_LAG_MAX + 10).unwrap();
+        let _late = attach(1, 9, 5);
+        let _older_release = attach(2, chosen_to.get(), 0);
+        assert_eq!(roster.state_bytes(chosen_to), 0);
+        let _wrong = attach(3, chosen_to.get(), i64::MAX as u64);
+        let close = attach(4, 10, 700);
+        assert_eq!(roster.state_bytes(chosen_to), 700);
+        drop(close);
+        assert_eq!(roster.state_bytes(chosen_to), i64::MAX as u64);
     }
 
     #[test]

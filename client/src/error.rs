@@ -240,6 +240,10 @@ impl Failed {
     pub(crate) fn judge(status: &Status) -> Self {
         let cause = Cause::of(status);
         match (fate_of(status), status.code()) {
+            // The registers have the maximum size: a retry does not help.
+            (Some(Fate::NotProposed), Code::ResourceExhausted) if cause.retry_delay.is_none() => {
+                Self::Refused(cause)
+            }
             (Some(Fate::NotProposed), _) => Self::NotProposed(cause),
             (Some(Fate::OutcomeUnknown), _) => Self::OutcomeUnknown(cause),
             (
@@ -396,6 +400,7 @@ mod tests {
             assert_eq!(Failed::judge(&answer), expected, "{answer:?}");
         }
         for refusal in [
+            status::state_full(2, 1),
             Status::invalid_argument(""),
             Status::failed_precondition(""),
             Status::unimplemented(""),

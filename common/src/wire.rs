@@ -390,6 +390,7 @@ pub fn check_report(report: &pb::AttachRequest) -> Result<(), Malformed> {
         }
         Some(pb::attach_request::Progress::Learner(progress)) => {
             number("applied_to", progress.applied_to)?;
+            number("state_bytes", progress.state_bytes)?;
             for digest in &progress.digests {
                 number("to", digest.to)?;
                 let len = digest.digest.len();

@@ -8,7 +8,7 @@ use std::{
 
 use futures::Stream;
 use paxos_common::{
-    paxos::{identity::AcceptorUuid, message::Leadership, slot::Slot},
+    paxos::{identity::AcceptorUuid, machine::Machine, message::Leadership, slot::Slot},
     peer::{Address, Backoff, acceptor::Unusable},
     service::{
         alarm::{Alarm, until_next},
@@ -29,6 +29,7 @@ use crate::{
     cluster::Cluster,
     disk::DiskSpace,
     fill,
+    knowledge::Knowledge,
     progress::Progress,
 };
 
@@ -57,6 +58,7 @@ pub(crate) struct Reporter {
     pub(crate) started: time::Instant,
     pub(crate) address: Address,
     pub(crate) applied: watch::Receiver<Progress>,
+    pub(crate) knowledge: Arc<Knowledge>,
     /// Closed once no more greetings are needed.
     pub(crate) greetings: mpsc::Sender<Greeting>,
     pub(crate) catch_up: Arc<CatchUp>,
@@ -165,6 +167,7 @@ impl Reporter {
             applied_to: progress.applied_to().get(),
             digests: progress.digests(),
             refuses_reads: !caught_up || self.disk.look().is_err(),
+            state_bytes: self.knowledge.machine(Machine::state_bytes),
         };
         pb::AttachRequest {
             caller: Some(wire::caller(Some(self.cluster.id()))),

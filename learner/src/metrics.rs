@@ -95,6 +95,13 @@ pub(crate) fn show(metrics: &Metrics, service: &LearnerService, catch_up: &Arc<C
         "Registers with a value",
         LearnerService::registers,
     );
+    let counted = service.clone();
+    metrics.gauge(
+        "paxos.learner.state.size",
+        "By",
+        "Size of the registers and recorded outcomes, as counted against the proposers' --state-bytes-max",
+        move || counted.state_bytes(),
+    );
     let (service, catch_up) = (service.clone(), Arc::clone(catch_up));
     metrics.gauge(
         "paxos.learner.lag",

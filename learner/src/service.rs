@@ -13,6 +13,7 @@ use bytes::Bytes;
 use paxos_common::{
     paxos::{
         identity::{AcceptorUuid, ClusterId},
+        machine::Machine,
         slot::{Slot, Version},
     },
     peer::Address,
@@ -140,6 +141,12 @@ impl LearnerService {
     pub(crate) fn registers(&self) -> u64 {
         let count = |opened: &ServingState| opened.knowledge.machine(|machine| machine.register_count());
         self.opened.get().map_or(0, |opened| count(opened) as u64)
+    }
+
+    /// Size of the registers and recorded outcomes in bytes.
+    pub(crate) fn state_bytes(&self) -> u64 {
+        let opened = self.opened.get();
+        opened.map_or(0, |opened| opened.knowledge.machine(Machine::state_bytes))
     }
 
     fn opened(&self) -> Result<&ServingState, Status> {
@@ -420,9 +427,10 @@ impl Learner for LearnerService {
                 Bytes::copy_from_slice(&acceptor.to_bytes())
             });
             status.reads_waiting = opened.barrier.waiting();
-            (status.registers, status.sessions) = opened.knowledge.machine(|machine| {
-                let sessions = machine.sessions().count();
-                (machine.register_count() as u64, sessions as u64)
+            opened.knowledge.machine(|machine| {
+                status.registers = machine.register_count() as u64;
+                status.sessions = machine.sessions().count() as u64;
+                status.state_bytes = machine.state_bytes();
             });
         }
         Ok(Response::new(status))

@@ -187,6 +187,7 @@ impl Starter {
             started: Instant::now(),
             address: self.address.clone(),
             applied: learning.applied.clone(),
+            knowledge: learning.knowledge,
             greetings: greetings_in,
             catch_up: Arc::clone(&self.catch_up),
             disk: Arc::clone(&self.disk),

@@ -6,7 +6,8 @@ use clap::Parser;
 use paxos_common::{
     peer::Address,
     service::config::{
-        AcceptorsArg, ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, parse_duration, version,
+        AcceptorsArg, ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, parse_bytes, parse_duration,
+        version,
     },
 };
 
@@ -36,6 +37,14 @@ pub struct Args {
           value_parser = parse_leader_timeout)]
     pub leader_timeout: Duration,
 
+    /// Size of registers and recorded outcomes from which a put is refused, with a unit: learners hold all in memory
+    ///
+    /// Counted for each register: key, value and 256 bytes; for each recorded outcome of a session: 128 bytes. Deletes,
+    /// appends, and puts of at most 4 KiB on the condition of a version go on: so do elections that have a holder.
+    #[arg(long, env = "PAXOS_STATE_BYTES_MAX", value_name = "BYTES", default_value = "512MiB",
+          value_parser = parse_bytes)]
+    pub state_bytes_max: u64,
+
     /// Address of metrics and probes
     #[command(flatten)]
     pub metrics: MetricsArgs<METRICS_PORT>,
@@ -62,6 +71,8 @@ pub struct Config {
     pub advertise: Option<Address>,
     /// Silence of the leader before another proposer campaigns.
     pub leader_timeout: Duration,
+    /// Size of registers and recorded outcomes in bytes from which a put is refused.
+    pub state_bytes_max: u64,
     /// Address of metrics and probes.
     pub metrics: MetricsListen,
 }
@@ -72,6 +83,7 @@ impl From<Args> for Config {
             acceptors: args.acceptors.acceptors.addresses().to_vec(),
             advertise: args.listen.advertise,
             leader_timeout: args.leader_timeout,
+            state_bytes_max: args.state_bytes_max,
             metrics: args.metrics.listen(),
         }
     }

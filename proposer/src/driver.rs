@@ -62,6 +62,8 @@ struct Link {
     open: OpenLink,
     /// The acceptor's watermark in the last report.
     known_to: Slot,
+    /// The size of the state in the last report; zero: unknown.
+    state_bytes: u64,
     /// By the acceptor's last report, a leader is present, and nothing waits to be chosen.
     is_calm: bool,
 }
@@ -282,6 +284,7 @@ impl Driver {
             && let Some(link) = self.links.get_mut(acceptor)
         {
             link.known_to = word.known_to;
+            link.state_bytes = word.state_bytes;
             link.is_calm = is_calm(word, self.leader_timeout);
         }
         self.core.handle(Event::Heard {
@@ -438,6 +441,7 @@ mod tests {
                 known_to: Slot::ZERO.next(),
                 voted_to: Slot::ZERO.next(),
                 trimmed_to: Slot::ZERO,
+                state_bytes: 0,
             };
             change(&mut word);
             is_calm(&word, timeout)

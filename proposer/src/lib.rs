@@ -25,6 +25,7 @@ mod openings;
 mod requests;
 mod returned;
 mod service;
+mod state_limit;
 mod stream;
 mod timers;
 mod trace;
@@ -81,7 +82,14 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     frame.report_readiness(move || metrics::readiness(&seen.borrow()));
     frame.serve_metrics(config.metrics).await?;
     let (own, stop, tracer) = (address.clone(), shutdown.clone(), frame.tracer());
-    let service = Service::new(inputs.clone(), view, own, timeout, stop, tracer);
+    let service = Service::new(
+        inputs.clone(),
+        view,
+        own,
+        (timeout, config.state_bytes_max),
+        stop,
+        tracer,
+    );
     let (server, health) = frame.server(listener, ProposerServer::new(service)).await?;
     // The service answers UNAVAILABLE until the cluster is formed. The service stops after the driver, so requests in
     // flight can still be answered.

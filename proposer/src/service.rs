@@ -33,6 +33,7 @@ use crate::{
     metrics::readiness,
     openings::Openings,
     requests::{self, OutcomeSender, RequestIds},
+    state_limit,
     trace::Traces,
     view::View,
 };
@@ -45,6 +46,7 @@ pub(crate) struct Service {
     views: watch::Receiver<View>,
     address: Address,
     leader_timeout_ms: u32,
+    state_bytes_max: u64,
     ids: Arc<RequestIds>,
     openings: Openings,
     shutdown: Shutdown,
@@ -56,7 +58,7 @@ impl Service {
         inputs: mpsc::Sender<Input>,
         views: watch::Receiver<View>,
         address: Address,
-        leader_timeout: Duration,
+        (leader_timeout, state_bytes_max): (Duration, u64),
         shutdown: Shutdown,
         tracer: Tracer,
     ) -> Self {
@@ -65,6 +67,7 @@ impl Service {
             views,
             address,
             leader_timeout_ms: u32::try_from(leader_timeout.as_millis()).unwrap_or(u32::MAX),
+            state_bytes_max,
             ids: Arc::default(),
             openings: Openings::default(),
             shutdown,
@@ -92,6 +95,7 @@ impl Service {
             ));
         }
         let command = command.ok_or_else(|| status::invalid_argument("command is missing"))?;
+        state_limit::admit(&command, self.views.borrow().state_bytes, self.state_bytes_max)?;
         self.openings.admit(&command, caller)?;
         let command =
             wire::command::encode(command).map_err(|error| status::invalid_argument(error.to_string()))?;

@@ -27,6 +27,8 @@ pub(crate) struct View {
     pub(crate) queued_bytes: usize,
     /// Open links, each with the last reported watermark.
     pub(crate) links: BTreeMap<AcceptorUuid, (Address, Slot)>,
+    /// Size of the registers and recorded outcomes in bytes, as learners reported to the acceptors; zero: unknown.
+    pub(crate) state_bytes: u64,
     /// Number of acceptors in a quorum; 0 before the cluster is formed.
     pub(crate) quorum: usize,
     /// Acceptors that delayed commands when a caller last stopped waiting; empty for none.
@@ -65,6 +67,7 @@ impl View {
             queued: 0,
             queued_bytes: 0,
             links: BTreeMap::new(),
+            state_bytes: 0,
             quorum: 0,
             late: String::new(),
             refused: BTreeMap::new(),

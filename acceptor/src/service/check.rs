@@ -107,6 +107,7 @@ mod tests {
         let progress = pb::LearnerProgress {
             applied_to: i64::MAX as u64,
             refuses_reads: true,
+            state_bytes: i64::MAX as u64,
             digests: vec![digest; DIGESTS_MAX],
         };
         pb::AttachRequest {

@@ -139,6 +139,7 @@ pub(super) fn attached<R: Reader>(
         let mut changes = inner.shared.leadership();
         let mut news = inner.shared.hearing.news();
         let mut latest = 0;
+        let mut role = pb::Role::Unspecified;
         let mut attachment: Option<Attachment> = None;
         let mut silence = pin!(sleep(FIRST_REPORT_MAX));
         // Time of reading the next report, when none may be read ahead.
@@ -163,6 +164,7 @@ pub(super) fn attached<R: Reader>(
                     inner.check_caller(report.caller.as_ref())?;
                     check_report(&report)?;
                     latest = report.report;
+                    role = report.role();
                     due = due.max(Instant::now()) + REPORT_INTERVAL;
                     silence.as_mut().reset(Instant::now() + NEXT_REPORT_MAX);
                     // Not part of the roster.
@@ -185,13 +187,13 @@ pub(super) fn attached<R: Reader>(
             // This answer includes all changes so far.
             changes.mark_unchanged();
             news.mark_unchanged();
-            yield attach_response(&inner, latest);
+            yield attach_response(&inner, latest, role);
         }
     }
 }
 
-/// The present leadership and the heard proposer; `report`: the number of the latest report.
-fn attach_response<R>(inner: &Inner<R>, report: u64) -> pb::AttachResponse {
+/// The present leadership and the heard proposer; `report`: the number of the latest report; `role`: of the sender.
+fn attach_response<R>(inner: &Inner<R>, report: u64, role: pb::Role) -> pb::AttachResponse {
     let published = inner.shared.published();
     let heard = inner.shared.hearing.heard();
     pb::AttachResponse {
@@ -206,6 +208,10 @@ fn attach_response<R>(inner: &Inner<R>, report: u64) -> pb::AttachResponse {
         waiting_ms: millis(inner.queue.waiting()),
         slowest_commit_ms: millis(inner.instruments.slowest_commit()),
         no_space: published.no_space,
+        state_bytes: match role {
+            pb::Role::Proposer => inner.roster.state_bytes(published.known_to),
+            pb::Role::Acceptor | pb::Role::Learner | pb::Role::Unspecified => 0,
+        },
     }
 }
 

@@ -7,9 +7,11 @@
 //! - A *condition* is judged here, when the command is applied. The result cannot be known earlier.
 //! - *Sessions* make retries take effect once: see [`sessions`].
 //! - The *state digest* compares whole states: see [`digest`].
+//! - The *size* of a state is counted against a limit: see [`Machine::state_bytes`].
 
 pub mod digest;
 pub mod sessions;
+mod size;
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -24,6 +26,7 @@ use super::{
 };
 use digest::{DigestRecord, StateDigest};
 use sessions::{SessionDecision, SessionState, SessionTable};
+use size::{outcome_bytes, register_bytes};
 
 /// Content of a key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -84,6 +87,8 @@ pub struct Machine {
     registers: BTreeMap<Bytes, Register>,
     /// Of the registers.
     digest: StateDigest,
+    /// The size of the registers.
+    bytes: u64,
     sessions: SessionTable,
     /// Keys written or removed since [`Machine::take_changes`].
     changed: BTreeSet<Bytes>,
@@ -106,6 +111,7 @@ impl Machine {
             Entry::Occupied(_) => false,
             Entry::Vacant(place) => {
                 self.digest.add(&DigestRecord::Register(place.key(), &register));
+                self.bytes += register_bytes(place.key(), &register.value);
                 place.insert(register);
                 true
             }
@@ -127,6 +133,12 @@ impl Machine {
     /// The digest of the state: of all registers, sessions and recorded outcomes.
     pub fn digest(&self) -> StateDigest {
         self.digest.with(self.sessions.digest())
+    }
+
+    /// The size of the state in bytes: of each register key, value and 256 bytes, and 128 bytes of each recorded outcome
+    /// of a session.
+    pub fn state_bytes(&self) -> u64 {
+        self.bytes + outcome_bytes(self.sessions.recorded_count())
     }
 
     /// Content of `key`, if any.
@@ -249,10 +261,12 @@ impl Machine {
         }
         if let Some(register) = &held {
             self.digest.remove(&DigestRecord::Register(key, register));
+            self.bytes -= register_bytes(key, &register.value);
         }
         let content = content();
         if let Some(register) = &content {
             self.digest.add(&DigestRecord::Register(key, register));
+            self.bytes += register_bytes(key, &register.value);
         }
         match (held, content) {
             (Some(held), Some(register)) => *held = register,

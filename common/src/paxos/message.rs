@@ -276,6 +276,9 @@ pub struct ReportAnswer {
     /// Slots below are trimmed: the acceptor holds no row there. Never counts as a vote, because the acceptor may have
     /// promised a higher ballot.
     pub trimmed_to: Slot,
+    /// Size of the registers and recorded outcomes in bytes, as learners report; zero: unknown. For the limit of the
+    /// state alone: no rule of the protocol uses the size.
+    pub state_bytes: u64,
 }
 
 #[cfg(test)]

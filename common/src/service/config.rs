@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, net::SocketAddr, str::FromStr, time::Duration};
 
+use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 
 use crate::{
@@ -190,6 +191,23 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Reads a number of bytes with its unit, as in `512MiB`, `2GB`; for clap's `value_parser`.
+///
+/// # Errors
+/// No number, no unit of bytes, zero, or more than 2^63 - 1 bytes.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    const EXAMPLE: &str = "give a number and a unit, as in 512MiB or 2GiB";
+    if text.trim_end().ends_with(|last: char| last.is_ascii_digit()) {
+        return Err(format!("no unit; {EXAMPLE}"));
+    }
+    match text.parse::<ByteSize>() {
+        Ok(ByteSize(0)) => Err("must be more than zero".to_owned()),
+        Ok(ByteSize(bytes)) if bytes > i64::MAX as u64 => Err("must be below 8EiB".to_owned()),
+        Ok(ByteSize(bytes)) => Ok(bytes),
+        Err(error) => Err(format!("{error}; {EXAMPLE}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,6 +310,24 @@ mod tests {
         ] {
             let error = text.parse::<AcceptorList>().unwrap_err();
             assert!(error.contains(expected), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn size_needs_a_number_and_a_unit() {
+        assert_eq!(parse_bytes("512MiB"), Ok(512 << 20));
+        assert_eq!(parse_bytes("2 GB"), Ok(2_000_000_000));
+        for (text, says) in [
+            ("512", "no unit"),
+            ("", "512MiB"),
+            ("MiB", "512MiB"),
+            ("-1MiB", "512MiB"),
+            ("1 parsec", "512MiB"),
+            ("0B", "more than zero"),
+            ("8EiB", "below 8EiB"),
+        ] {
+            let error = parse_bytes(text).unwrap_err();
+            assert!(error.contains(says), "{text:?}: {error}");
         }
     }
 

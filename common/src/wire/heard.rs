@@ -66,6 +66,7 @@ impl TryFrom<pb::AttachResponse> for ReportAnswer {
             known_to: known_to(response.known_chosen_to, response.chosen_to)?,
             voted_to: Slot::new(response.voted_to)?,
             trimmed_to: Slot::new(response.trimmed_to)?,
+            state_bytes: response.state_bytes,
         })
     }
 }

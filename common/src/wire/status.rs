@@ -65,6 +65,18 @@ pub fn overloaded(what: &str) -> Status {
     )
 }
 
+/// RESOURCE_EXHAUSTED: the registers have the maximum size, and nothing was proposed. A retry does not help before
+/// registers are deleted.
+pub fn state_full(state_bytes: u64, state_bytes_max: u64) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(Fate::NotProposed.reason(), DOMAIN, []);
+    let text = format!(
+        "registers and recorded outcomes have {state_bytes} bytes, and the limit (--state-bytes-max) is \
+         {state_bytes_max}: delete registers, or raise the limit"
+    );
+    Status::with_error_details(Code::ResourceExhausted, text, details)
+}
+
 /// UNAVAILABLE: there is no leader, or the leader lost the lead before its answer.
 pub fn no_leader(fate: Fate) -> Status {
     let text = match fate {

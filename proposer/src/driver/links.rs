@@ -62,6 +62,7 @@ impl Driver {
         let link = Link {
             open,
             known_to: Slot::ZERO,
+            state_bytes: 0,
             is_calm: false,
         };
         self.links.insert(acceptor, link);

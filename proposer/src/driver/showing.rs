@@ -181,6 +181,12 @@ impl Driver {
                 .iter()
                 .map(|(&uuid, link)| (uuid, (link.open.address.clone(), link.known_to)))
                 .collect(),
+            state_bytes: self
+                .links
+                .values()
+                .map(|link| link.state_bytes)
+                .max()
+                .unwrap_or_default(),
             quorum: self.cluster.configuration.quorums().phase2(),
             late: self.views.borrow().late.clone(),
             refused: self.views.borrow().refused.clone(),

@@ -32,5 +32,6 @@ mod retries;
 mod right_disk;
 mod scaling;
 mod slow;
+mod state_limit;
 mod traces;
 mod unwritable;

@@ -135,6 +135,11 @@ impl SessionTable {
         self.open.len()
     }
 
+    /// Number of recorded outcomes in all sessions.
+    pub(super) fn recorded_count(&self) -> usize {
+        self.recorded
+    }
+
     /// The digest of all sessions and recorded outcomes.
     pub(super) fn digest(&self) -> StateDigest {
         self.digest

@@ -110,13 +110,20 @@ fn recovered(
     machine
 }
 
-/// Checks that the digest kept up to date is the digest of the state.
+/// Checks that the digest and the size kept up to date are those of the state.
 fn assert_digest(machine: &Machine) {
     let Machine {
         registers, sessions, ..
     } = machine.clone();
+    let bytes = registers
+        .iter()
+        .map(|(key, register)| key.len() + register.value.len() + 256);
+    let outcomes = sessions.open.values().map(|session| session.recorded.len() * 128);
+    let counted: usize = bytes.chain(outcomes).sum();
+    assert_eq!(machine.state_bytes(), counted as u64);
     let recovered = recovered(machine.applied_to, registers, sessions.open);
     assert_eq!(machine.digest(), recovered.digest());
+    assert_eq!(machine.state_bytes(), recovered.state_bytes());
 }
 
 const APPLIED: Judgement = Judgement::Executed(Outcome::Applied);

@@ -277,6 +277,7 @@ fn word(ballot: Ballot, silent: u64) -> ReportAnswer {
         known_to: Slot::ZERO,
         voted_to: Slot::ZERO,
         trimmed_to: Slot::ZERO,
+        state_bytes: 0,
     }
 }
 

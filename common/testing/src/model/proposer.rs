@@ -170,6 +170,7 @@ fn word(leadership: Leadership, known_to: Slot, trimmed_to: Slot) -> ReportAnswe
         known_to,
         voted_to: Slot::ZERO,
         trimmed_to,
+        state_bytes: 0,
     }
 }
 

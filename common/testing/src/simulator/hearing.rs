@@ -141,6 +141,7 @@ impl World<'_> {
             known_to: core.known_to(),
             voted_to: core.voted_to(),
             trimmed_to: core.trimmed_to(),
+            state_bytes: 0,
         })
     }
 

@@ -127,6 +127,7 @@ impl World<'_> {
             known_to: Slot::ZERO,
             voted_to: Slot::ZERO,
             trimmed_to: Slot::ZERO,
+            state_bytes: 0,
         };
         let said = silent.map(|acceptor| Event::Reported {
             acceptor: uuid(acceptor),

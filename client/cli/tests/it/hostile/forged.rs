@@ -87,6 +87,7 @@ async fn largest_reports_of_peers_leave_status_readable() {
             software: "s".repeat(64),
             progress: Some(pb::attach_request::Progress::Learner(pb::LearnerProgress {
                 refuses_reads: false,
+                state_bytes: 0,
                 applied_to: 1,
                 digests: vec![digest; 8],
             })),

@@ -218,6 +218,7 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
                 applied_to: 1,
                 digests: vec![pb::Digest::default()],
                 refuses_reads: true,
+                state_bytes: 0,
             });
             [(pb::Role::Proposer, proposer), (pb::Role::Learner, learner)]
                 .map(|(role, progress)| {
