@@ -107,7 +107,9 @@ fn texts() -> Vec<(String, String)> {
     let documents = [
         "README.md",
         "CHANGELOG.md",
+        "client/README.md",
         "client/cli/README.md",
+        "common/testing/README.md",
         "deploy/README.md",
         "deploy/docker.md",
         "deploy/tracing.md",
