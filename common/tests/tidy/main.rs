@@ -28,10 +28,6 @@ const LONGER: &[(&str, &str)] = &[
         "one conversion after the other, in the order of the proto files",
     ),
     (
-        "common/testing/src/simulator/acceptors.rs",
-        "one simulated process, from its disk to its answers",
-    ),
-    (
         "acceptor/src/store/sqlite.rs",
         "the statements of one schema, in one place",
     ),

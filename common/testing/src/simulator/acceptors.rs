@@ -1,4 +1,5 @@
-//! Simulated acceptor processes: the core behind a single writer, on a disk that survives crashes.
+//! Simulated acceptor processes: state, start and crash. A single writer drives the core, on a disk that survives
+//! crashes.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -6,71 +7,42 @@ use std::{
 };
 
 use paxos_common::paxos::{
-    acceptor::{Acceptor, Group, Membership},
+    acceptor::{Acceptor, Membership},
     ballot::Ballot,
-    detector::{Claim, Detector, Settlement as Settled, StreamId},
+    detector::{Detector, StreamId},
     identity::{AcceptorUuid, CommitCounter, RunNumber},
-    message::{AcceptAnswer, UNANSWERED_MAX},
-    proposer::Scan,
     quorum::Configuration,
     slot::Slot,
-    witness::{Run, WITNESSED_RUNS_MAX, Witnesses},
+    witness::{Run, Witnesses},
 };
 use rand::RngExt as _;
 
 use super::{
     clock::Clock,
-    decide::{decide, turn_away},
     disks::{Disk, Snapshot},
-    hearing::{Attached, is_heartbeat},
-    invariants::{promises_are_kept::Said, watermarks_are_true::Watermarks},
-    network::{Kind, Message, Node},
+    groups::Committing,
+    hearing::Attached,
+    invariants::promises_are_kept::Said,
+    network::{Kind, Node},
     reign::Hearing,
+    requests::Request,
     statistics::Counted,
-    trims,
     world::{Happening, Time, World},
 };
-
-/// A group on its way to the disk, or on the disk and not in memory yet.
-struct Committing {
-    group: Group,
-    answers: Vec<Answer>,
-    claims: Vec<(Claim, Settled)>,
-    /// Arrival time of the group's oldest request.
-    oldest: Time,
-    /// The disk holds the group, and every reader of the disk sees the group.
-    readable: bool,
-}
-
-/// A request waiting for the writer.
-struct Request {
-    from: Node,
-    message: Message,
-    /// The stream that carried the request, if any.
-    stream: Option<u64>,
-    claim: Option<Claim>,
-    came: Time,
-}
-
-pub(crate) enum Answer {
-    /// Sent on the request's stream, if any.
-    Message(Node, Message, Option<u64>),
-    /// Pages of a promise, from a slot on, limited by a scan if given.
-    Pages(Node, Ballot, Slot, Option<Scan>),
-}
 
 pub(crate) struct AcceptorProcess {
     pub(crate) disk: Disk,
     /// `None` while the process is down.
     pub(crate) core: Option<Acceptor>,
     pub(crate) run: u64,
-    queue: VecDeque<Request>,
+    /// Requests waiting for the writer.
+    pub(crate) queue: VecDeque<Request>,
     /// The failure detector for proposers; `None` while the process is down.
     pub(crate) detector: Option<Detector>,
     pub(crate) attached: Attached,
     /// The heard proposer, tracked independently of the detector.
     pub(crate) hearing: Hearing,
-    committing: Option<Committing>,
+    pub(crate) committing: Option<Committing>,
     /// Disk reads for peers, held back until memory shows the same commit as the disk.
     pub(crate) held_back: Vec<Happening>,
     pub(crate) clock: Clock,
@@ -294,438 +266,5 @@ impl World<'_> {
             self.plan_within(20_000, Happening::LinkClosed { acceptor, proposer });
         }
         self.streams_of_dead(Node::Acceptor(acceptor));
-    }
-
-    /// Drops a stream's requests still waiting for the writer.
-    pub(crate) fn drop_waiting(&mut self, acceptor: usize, stream: u64) {
-        let queue = std::mem::take(&mut self.acceptors[acceptor].queue);
-        let (dropped, kept): (VecDeque<Request>, VecDeque<Request>) = queue
-            .into_iter()
-            .partition(|request| request.stream == Some(stream));
-        self.acceptors[acceptor].queue = kept;
-        for claim in dropped.into_iter().filter_map(|request| request.claim) {
-            self.detect(acceptor, |detector, _| {
-                detector.settled(claim, Settled::TurnedAway);
-            });
-        }
-    }
-
-    /// Makes some rows unreadable from now on: among the latest rows, rows of slots assigned to this acceptor. Each
-    /// slot is assigned to a single acceptor. A running acceptor notices a little later.
-    pub(crate) fn damage_rows(&mut self, acceptor: usize) {
-        let members = self.acceptors.len() as u64;
-        let disk = &self.acceptors[acceptor].disk;
-        let is_its_turn = |slot: &Slot| slot.get() % members == acceptor as u64;
-        let latest = disk.rows.keys().rev().take(6 * self.acceptors.len());
-        let slots: Vec<Slot> = latest.copied().filter(is_its_turn).collect();
-        if slots.is_empty() {
-            return;
-        }
-        let count = self.rng.random_range(1..=slots.len());
-        let slots = &slots[..count];
-        let disk = &mut self.acceptors[acceptor].disk;
-        disk.damaged.extend(slots);
-        self.statistics.add(Counted::RowsDamaged, count as u64);
-        self.note(|| format!("acceptor {acceptor} cannot read {slots:?} any more"));
-        let run = self.acceptors[acceptor].run;
-        self.plan_within(500_000, Happening::DamageFound { acceptor, run });
-    }
-
-    /// An acceptor reads all its rows, between two groups.
-    pub(crate) fn damage_found(&mut self, acceptor: usize, run: u64) {
-        let process = &mut self.acceptors[acceptor];
-        if process.run != run {
-            return;
-        }
-        if process.committing.is_some() {
-            self.plan_within(20_000, Happening::DamageFound { acceptor, run });
-        } else if let Some(core) = &mut process.core {
-            let found = core.found_damaged(process.disk.damaged.iter().copied());
-            self.statistics.add(Counted::RowsFoundDamaged, found as u64);
-        }
-    }
-
-    pub(crate) fn acceptor_receives(&mut self, acceptor: usize, from: Node, message: Message) {
-        self.acceptor_receives_on(acceptor, None, from, message);
-    }
-
-    /// A request arrives, perhaps on a stream.
-    pub(crate) fn acceptor_receives_on(
-        &mut self,
-        acceptor: usize,
-        stream: Option<u64>,
-        from: Node,
-        message: Message,
-    ) {
-        if !self.acceptors[acceptor].is_up() {
-            return;
-        }
-        if let (Message::Ask(number), Node::Proposer(proposer)) = (&message, from) {
-            self.reported_to(acceptor, proposer, *number);
-            return;
-        }
-        if let Message::Recall(question) = message {
-            self.recall(acceptor, from, question);
-            return;
-        }
-        if let (Message::Observe(kind, slot), Node::Learner(learner)) = (&message, from) {
-            let process = &mut self.acceptors[acceptor];
-            process.observers.insert((learner, *kind));
-            let due = Happening::FrameDue {
-                acceptor,
-                run: process.run,
-                learner,
-                kind: *kind,
-                from: *slot,
-            };
-            self.plan(self.now, due);
-            return;
-        }
-        self.tamper_with_request(acceptor, &message);
-        if let Message::FetchChosen(number, first, to) = message {
-            self.fetch_chosen(acceptor, from, number, (first, to));
-            return;
-        }
-        if let Message::Tail(nonce) = message {
-            self.tell_tail(acceptor, from, nonce);
-            return;
-        }
-        if self.brings_nothing(acceptor, &message) {
-            return;
-        }
-        let claim = self.claim(acceptor, &message);
-        let queue = &mut self.acceptors[acceptor].queue;
-        // At most one heartbeat of a stream waits.
-        if is_heartbeat(&message) {
-            let older = queue
-                .iter_mut()
-                .find(|request| request.stream == stream && is_heartbeat(&request.message));
-            if let Some(older) = older {
-                older.message = message;
-                if let Some(claim) = std::mem::replace(&mut older.claim, claim) {
-                    self.detect(acceptor, |detector, _| detector.settled(claim, Settled::Granted));
-                }
-                return;
-            }
-        }
-        queue.push_back(Request {
-            from,
-            message,
-            stream,
-            claim,
-            came: self.now,
-        });
-        let unanswered = queue.iter().filter(|request| request.stream == stream).count();
-        assert!(
-            stream.is_none() || unanswered as u64 <= UNANSWERED_MAX + 1,
-            "a leader sends more than an acceptor has room for"
-        );
-        self.write_group(acceptor);
-    }
-
-    /// Decides all waiting requests, unless a group is on its way to the disk.
-    pub(crate) fn write_group(&mut self, acceptor: usize) {
-        // A loop, because a full disk turns away a long queue group by group, without writing any group.
-        while self.is_answered_at_once(acceptor) {}
-    }
-
-    /// Takes the next group. Returns whether the whole group was answered without a commit.
-    fn is_answered_at_once(&mut self, acceptor: usize) -> bool {
-        let take = self.rng.random_range(1..=self.knobs.group_max);
-        let trims_first = self.trims_first();
-        let process = &mut self.acceptors[acceptor];
-        let Some(core) = &process.core else {
-            return false;
-        };
-        let is_idle = process.queue.is_empty() && !process.trim_is_due;
-        if process.committing.is_some() || is_idle || self.tampering.blocks(acceptor) {
-            return false;
-        }
-        let take = take.min(process.queue.len());
-        if take > 1 {
-            self.statistics.count(Counted::GroupsOfMany);
-        }
-        let mut group = core.group();
-        let trims = std::mem::take(&mut process.trim_is_due);
-        if trims && trims_first {
-            trims::trim(core, &process.disk, &mut group);
-        }
-        let mut answers = Vec::new();
-        let mut claims = Vec::new();
-        let has_space = process.full_until <= self.now;
-        let mut oldest = self.now;
-        for request in process.queue.drain(..take) {
-            let Request {
-                from,
-                message,
-                stream,
-                claim,
-                came,
-            } = request;
-            oldest = oldest.min(came);
-            let is_beat = is_heartbeat(&message);
-            let decided = answers.len();
-            if has_space {
-                decide(core, &process.disk, &mut group, from, message, &mut answers);
-            } else {
-                self.statistics.count(Counted::TurnedAwayForSpace);
-                turn_away(core, &mut group, from, message, &mut answers);
-            }
-            let outcome = answers.get(decided).map_or(Settled::NoSpace, settled);
-            if let Some(Answer::Message(.., on)) = answers.get_mut(decided) {
-                *on = stream;
-            }
-            claims.extend(claim.map(|claim| (claim, outcome)));
-            // A heartbeat has no number. Only a refusal is answered, because the sender must know about a refusal.
-            if is_beat && matches!(outcome, Settled::Granted | Settled::NoSpace) {
-                answers.truncate(decided);
-            }
-        }
-        if trims && !trims_first {
-            trims::trim(core, &process.disk, &mut group);
-        }
-        if core.write(&group).is_some() {
-            self.tamper_with_waiting(acceptor, &mut answers);
-            let process = &mut self.acceptors[acceptor];
-            process.committing = Some(Committing {
-                group,
-                answers,
-                claims,
-                oldest,
-                readable: false,
-            });
-            let run = process.run;
-            let (takes, fails) = self.commit_takes(acceptor);
-            let outcome = if fails {
-                Happening::CommitFailed { acceptor, run }
-            } else {
-                Happening::Committed { acceptor, run }
-            };
-            self.plan(self.now + takes, outcome);
-            return false;
-        }
-        self.release(acceptor, group, answers, claims);
-        true
-    }
-
-    pub(crate) fn acceptor_committed(&mut self, acceptor: usize, run: u64) {
-        let process = &mut self.acceptors[acceptor];
-        if process.run != run || process.core.is_none() {
-            return;
-        }
-        let Some(mut committing) = process.committing.take() else {
-            return;
-        };
-        if !committing.readable {
-            self.write(acceptor, &committing.group);
-            if let Some(late) = self.release_takes() {
-                committing.readable = true;
-                self.acceptors[acceptor].committing = Some(committing);
-                self.note(|| format!("acceptor {acceptor}'s disk shows what memory does not"));
-                self.plan(self.now + late, Happening::Committed { acceptor, run });
-                return;
-            }
-        }
-        let process = &mut self.acceptors[acceptor];
-        process.counter_file = process.disk.commit_counter;
-        let Committing {
-            group,
-            answers,
-            claims,
-            ..
-        } = committing;
-        let rows = group.rows().clone();
-        self.release(acceptor, group, answers, claims);
-        self.show_observers(acceptor, &rows);
-        self.write_group(acceptor);
-    }
-
-    /// Writes a whole group to the disk.
-    fn write(&mut self, acceptor: usize, group: &Group) {
-        let process = &mut self.acceptors[acceptor];
-        let Some(write) = process.core.as_ref().and_then(|core| core.write(group)) else {
-            return;
-        };
-        let disk = &mut process.disk;
-        let promised = disk.promised;
-        for (&slot, (ballot, _)) in write.rows {
-            self.invariants
-                .promises
-                .row_written(acceptor, disk.promised, *ballot, slot);
-        }
-        disk.commit_counter = write.commit_counter;
-        disk.promised = write.promised;
-        disk.leader_address = Arc::clone(write.leader_address);
-        disk.known_to = write.known_to;
-        disk.garbled = false;
-        disk.witnesses.merge(write.witnesses.iter());
-        disk.witnesses.bound(WITNESSED_RUNS_MAX);
-        if let Some(present) = disk.runs.last_mut() {
-            present.commit_counter = disk.commit_counter;
-        }
-        for (&slot, (ballot, value)) in write.rows {
-            disk.rows.insert(slot, (*ballot, value.clone()));
-            disk.damaged.remove(&slot);
-        }
-        let (lifts, trims) = (
-            write.trimmed_to > process.core.as_ref().map_or(Slot::ZERO, Acceptor::known_to),
-            write.trimmed_to > disk.trimmed_to,
-        );
-        if trims {
-            disk.trimmed_to = write.trimmed_to;
-            disk.bottom = disk.waiting.take();
-            self.invariants.trimmed(acceptor, disk.trimmed_to);
-        }
-        self.tampering.tamper_with_disk(disk, promised, write.rows);
-        self.invariants.promises.disk(acceptor, disk.promised);
-        for (&slot, (ballot, value)) in write.rows {
-            if process.lost.is_none() {
-                self.invariants.voted(acceptor, *ballot, slot, value);
-            }
-            self.invariants
-                .watermarks
-                .written(&self.invariants.chosen, acceptor, slot, &disk.rows);
-        }
-        self.invariants
-            .watermarks
-            .acceptor(&self.invariants.chosen, acceptor, disk.known_to, &disk.rows);
-        if trims {
-            self.has_trimmed(acceptor, lifts);
-        }
-    }
-
-    /// Takes a group into memory and releases its answers unchanged.
-    fn release(
-        &mut self,
-        acceptor: usize,
-        group: Group,
-        answers: Vec<Answer>,
-        claims: Vec<(Claim, Settled)>,
-    ) {
-        let process = &mut self.acceptors[acceptor];
-        let Some(core) = &mut process.core else { return };
-        let known_to = core.known_to();
-        let votes = group.rows().iter().filter(|(slot, _)| **slot >= known_to);
-        let voted: Vec<Ballot> = votes.map(|(_, (ballot, _))| *ballot).collect();
-        core.committed(group);
-        let leadership = core.leadership();
-        self.detect(acceptor, |detector, now| {
-            detector.promised(leadership.promised, &leadership.address, now);
-            for (claim, outcome) in claims {
-                detector.settled(claim, outcome);
-            }
-            for ballot in voted {
-                detector.worked(ballot, 1);
-            }
-        });
-        let process = &mut self.acceptors[acceptor];
-        let held_back = std::mem::take(&mut process.held_back);
-        for read in held_back {
-            self.plan(self.now, read);
-        }
-        self.tamper_with_memory(acceptor);
-        let process = &self.acceptors[acceptor];
-        let Some(core) = &process.core else { return };
-        self.invariants.watermarks.acceptor(
-            &self.invariants.chosen,
-            acceptor,
-            core.known_to(),
-            &process.disk.rows,
-        );
-        for answer in answers {
-            self.answer(acceptor, answer);
-        }
-    }
-
-    pub(crate) fn answer(&mut self, acceptor: usize, answer: Answer) {
-        let now = self.now;
-        let process = &mut self.acceptors[acceptor];
-        let run = process.run;
-        let promises = &mut self.invariants.promises;
-        let disk = &process.disk;
-        match answer {
-            Answer::Pages(to, ballot, from, scan) => {
-                promises.told(acceptor, ballot, disk.promised);
-                let due = Happening::PageDue {
-                    acceptor,
-                    run,
-                    to,
-                    ballot,
-                    from,
-                    scan,
-                    first: true,
-                };
-                self.plan(now, due);
-            }
-            Answer::Message(to, message, stream) => {
-                match &message {
-                    Message::Answer(ballot, _, AcceptAnswer::Accepted { slots, known_to, .. }) => {
-                        promises.told(acceptor, *ballot, disk.promised);
-                        let slots_told = slots.iter().flat_map(|range| range.from.to(range.to));
-                        for slot in slots_told.filter(|slot| *slot >= disk.trimmed_to) {
-                            promises.accepted(acceptor, *ballot, slot, &disk.rows);
-                        }
-                        if process.lost.is_none() {
-                            self.invariants.said(acceptor, *ballot, slots);
-                        }
-                        Watermarks::claimed(&self.invariants.chosen, "an acceptor", *known_to);
-                    }
-                    Message::Answer(_, _, AcceptAnswer::Trimmed { trimmed_to }) => {
-                        assert!(
-                            *trimmed_to <= disk.trimmed_to,
-                            "acceptor {acceptor} reports a trim before it is durable"
-                        );
-                        self.statistics.count(Counted::TrimsAnswered);
-                    }
-                    Message::Answer(_, _, AcceptAnswer::Rejected(rejection)) => {
-                        promises.told(acceptor, rejection.promised, disk.promised);
-                        self.statistics.count(Counted::Rejections);
-                    }
-                    Message::PrepareRejected(_, promised) => {
-                        promises.told(acceptor, *promised, disk.promised);
-                        self.statistics.count(Counted::Rejections);
-                    }
-                    Message::Answer(..)
-                    | Message::Prepare(..)
-                    | Message::Accept(..)
-                    | Message::FetchChosen(..)
-                    | Message::Fetched(..)
-                    | Message::Page(..)
-                    | Message::PrepareRefused(_)
-                    | Message::Ask(_)
-                    | Message::Recall(_)
-                    | Message::Recalled(..)
-                    | Message::Said(..)
-                    | Message::Alive { .. }
-                    | Message::Opened
-                    | Message::Observe(..)
-                    | Message::Votes(_)
-                    | Message::Rows(..)
-                    | Message::Tail(_)
-                    | Message::Tailed(..)
-                    | Message::Propose { .. }
-                    | Message::Cancel { .. }
-                    | Message::Outcome { .. }
-                    | Message::Fill(_) => {}
-                }
-                match stream {
-                    Some(stream) => self.stream_send(stream, false, message),
-                    None => self.send(Node::Acceptor(acceptor), to, message),
-                }
-            }
-        }
-    }
-}
-
-/// The outcome of a request, derived from its answer.
-fn settled(answer: &Answer) -> Settled {
-    match answer {
-        Answer::Message(_, Message::Answer(_, _, answer), _) => match answer {
-            AcceptAnswer::Accepted { .. } | AcceptAnswer::Trimmed { .. } => Settled::Granted,
-            AcceptAnswer::Rejected(_) | AcceptAnswer::Refused(_) => Settled::TurnedAway,
-            AcceptAnswer::NoSpace => Settled::NoSpace,
-        },
-        Answer::Message(..) => Settled::TurnedAway,
-        Answer::Pages(..) => Settled::Granted,
     }
 }

@@ -8,7 +8,7 @@ use paxos_common::paxos::{
 };
 
 use super::{
-    acceptors::Answer,
+    answers::Answer,
     disks::Disk,
     network::{Message, Node},
 };

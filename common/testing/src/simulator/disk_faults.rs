@@ -1,5 +1,5 @@
-//! Faults of acceptors' disks (slow, stuck, failing, full, lost, rolled back) and of clocks. Damage proved by the disk
-//! itself is in `torn_disks.rs`.
+//! Faults of acceptors' disks (slow, stuck, failing, full, lost, rolled back, damaged rows) and of clocks. Damage that
+//! ends the process is in `torn_disks.rs`.
 //!
 //! A lost or rolled-back disk is no longer the acceptor's disk: no process may ever count it again. When the right disk
 //! is put back, every process started afterwards must count the acceptor. Only a minority may lose disks. A disk goes
@@ -8,6 +8,7 @@
 
 use paxos_common::paxos::{
     identity::{CommitCounter, RunNumber},
+    slot::Slot,
     witness::{RUNS_MAX, Run, RunJudgement, RunList, WentBack},
 };
 use rand::RngExt as _;
@@ -18,7 +19,7 @@ use super::{
     knobs::MILLISECOND,
     network::Node,
     statistics::Counted,
-    world::{Time, World, uuid},
+    world::{Happening, Time, World, uuid},
 };
 
 /// Factor on the duration of a commit on a slow disk.
@@ -261,5 +262,40 @@ impl World<'_> {
             self.statistics.count(Counted::BlankAcceptorsMet);
         }
         is_blank
+    }
+
+    /// Makes some rows unreadable from now on: among the latest rows, rows of slots assigned to this acceptor. Each
+    /// slot is assigned to a single acceptor. A running acceptor notices a little later.
+    pub(crate) fn damage_rows(&mut self, acceptor: usize) {
+        let members = self.acceptors.len() as u64;
+        let disk = &self.acceptors[acceptor].disk;
+        let is_its_turn = |slot: &Slot| slot.get() % members == acceptor as u64;
+        let latest = disk.rows.keys().rev().take(6 * self.acceptors.len());
+        let slots: Vec<Slot> = latest.copied().filter(is_its_turn).collect();
+        if slots.is_empty() {
+            return;
+        }
+        let count = self.rng.random_range(1..=slots.len());
+        let slots = &slots[..count];
+        let disk = &mut self.acceptors[acceptor].disk;
+        disk.damaged.extend(slots);
+        self.statistics.add(Counted::RowsDamaged, count as u64);
+        self.note(|| format!("acceptor {acceptor} cannot read {slots:?} any more"));
+        let run = self.acceptors[acceptor].run;
+        self.plan_within(500_000, Happening::DamageFound { acceptor, run });
+    }
+
+    /// An acceptor reads all its rows, between two groups.
+    pub(crate) fn damage_found(&mut self, acceptor: usize, run: u64) {
+        let process = &mut self.acceptors[acceptor];
+        if process.run != run {
+            return;
+        }
+        if process.committing.is_some() {
+            self.plan_within(20_000, Happening::DamageFound { acceptor, run });
+        } else if let Some(core) = &mut process.core {
+            let found = core.found_damaged(process.disk.damaged.iter().copied());
+            self.statistics.add(Counted::RowsFoundDamaged, found as u64);
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! faults for some simulated seconds, then a healed network with required progress.
 
 mod acceptors;
+mod answers;
 mod asking;
 mod bugs;
 mod calls;
@@ -15,6 +16,7 @@ mod disk_faults;
 mod disks;
 mod effects;
 mod faults;
+mod groups;
 mod happenings;
 mod hearing;
 mod hunt;
@@ -29,6 +31,7 @@ mod proposers;
 mod readers;
 mod reads;
 mod reign;
+mod requests;
 pub mod scenarios;
 mod sessions;
 mod statistics;

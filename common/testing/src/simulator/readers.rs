@@ -15,7 +15,7 @@ use paxos_common::paxos::{
 use rand::RngExt as _;
 
 use super::{
-    acceptors::Answer,
+    answers::Answer,
     invariants::watermarks_are_true::Watermarks,
     network::{Kind, Message, Node},
     statistics::Counted,

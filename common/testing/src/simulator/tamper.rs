@@ -17,7 +17,7 @@ use paxos_common::paxos::{
 };
 
 use super::{
-    acceptors::Answer,
+    answers::Answer,
     bugs::Bug,
     disks::Disk,
     invariants::commands,
