@@ -1,14 +1,16 @@
 //! Reading returns the sent message.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
 use crate::paxos::{
-    acceptor::{Acceptor, HeldRow, Recovered},
-    message::PrepareAnswer,
+    acceptor::{Acceptor, HeldRow, Membership, Recovered},
+    identity::{AcceptorUuid, CommitCounter, RunNumber},
+    message::{Accept, AcceptAnswer, Prepare, PrepareAnswer, PromisePage, Row},
+    quorum::Configuration,
 };
 
 const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);

@@ -24,10 +24,6 @@ const LONGER: &[(&str, &str)] = &[
         "one state machine, whose types are read together with its rules",
     ),
     (
-        "common/src/wire.rs",
-        "one conversion after the other, in the order of the proto files",
-    ),
-    (
         "acceptor/src/store/sqlite.rs",
         "the statements of one schema, in one place",
     ),
