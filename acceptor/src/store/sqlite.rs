@@ -37,7 +37,7 @@ use prost::Message as _;
 use sqlx::{
     AssertSqlSafe, Connection as _, SqliteConnection,
     query::Query,
-    sqlite::{SqliteArguments, SqliteRow},
+    sqlite::{SqliteArguments, SqliteQueryResult, SqliteRow},
 };
 use tracing::{debug, warn};
 
