@@ -3,13 +3,13 @@
 use paxos_common::paxos::{acceptor::TrimRefusal, slot::Slot};
 use tokio::sync::oneshot;
 
-use crate::store::snapshots::{KeptSnapshot, SHA256_BYTES};
+use crate::store::snapshots::SnapshotId;
 
 /// Maximum number of requests waiting for the writer: a single task sends requests, and waits for each answer.
 pub(crate) const RETAIN_MAX: usize = 4;
 
 /// Outcome of a request, durable on disk. No record names the returned file any more: the caller removes this file.
-pub(crate) type Retained = Result<Option<KeptSnapshot>, NotRetained>;
+pub(crate) type Retained = Result<Option<SnapshotId>, NotRetained>;
 
 /// A request to the writer, decided between two groups.
 #[derive(Debug)]
@@ -24,17 +24,13 @@ pub(crate) enum RetainRequest {
     /// Records a whole and durable file of the data directory as the waiting snapshot. Returns the file of the earlier
     /// waiting snapshot.
     Keep {
-        /// The snapshot holds the result of every slot below.
-        to: Slot,
-        sha256: [u8; SHA256_BYTES],
-        /// Size of the file.
-        bytes: u64,
+        id: SnapshotId,
         answer: oneshot::Sender<Retained>,
     },
     /// Trims the log to the end of the waiting snapshot, and makes this snapshot the bottom. Returns the file of the
-    /// earlier bottom.
+    /// earlier bottom. The sender has just checked the named file: without a whole file, a trim loses chosen values.
     Trim {
-        to: Slot,
+        id: SnapshotId,
         answer: oneshot::Sender<Retained>,
     },
 }
@@ -45,9 +41,9 @@ pub(crate) enum NotRetained {
     /// See [`TrimRefusal`].
     #[error(transparent)]
     Refused(#[from] TrimRefusal),
-    /// No recorded snapshot ends there.
-    #[error("a trim to slot {0} needs a waiting snapshot to the same slot")]
-    NoSnapshot(Slot),
+    /// Another file waits, or none.
+    #[error("a trim to slot {0} needs the checked snapshot file to be waiting: another file waits, or none")]
+    NotWaiting(Slot),
     /// The disk has too little free space even for trims.
     #[error("too little space is left on the disk, even for a trim")]
     NoSpace,

@@ -427,10 +427,11 @@ impl<R: Reader> Acceptor for Service<R> {
 }
 
 fn snapshot_id(kept: &KeptSnapshot) -> pb::SnapshotId {
+    let id = &kept.id;
     pb::SnapshotId {
-        to: kept.to.get(),
-        sha256: kept.sha256.to_vec().into(),
-        bytes: kept.bytes,
+        to: id.to.get(),
+        sha256: id.sha256.to_vec().into(),
+        bytes: id.bytes,
     }
 }
 

@@ -5,25 +5,32 @@ use paxos_common::paxos::slot::Slot;
 /// Bytes of a SHA-256.
 pub const SHA256_BYTES: usize = 32;
 
-/// Record of a whole and durable snapshot file in the data directory.
+/// Identity of a snapshot file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeptSnapshot {
+pub struct SnapshotId {
     /// The snapshot holds the result of every slot below.
     pub to: Slot,
     /// SHA-256 of the file.
     pub sha256: [u8; SHA256_BYTES],
     /// Bytes of the file; below 2^63.
     pub bytes: u64,
-    /// Bytes of the log at the time of the record.
-    pub log_bytes: u64,
 }
 
-impl KeptSnapshot {
+impl SnapshotId {
     /// Name of the file in the data directory.
     pub fn file_name(&self) -> String {
         let [a, b, c, d, ..] = self.sha256;
         format!("snapshot-{}-{a:02x}{b:02x}{c:02x}{d:02x}.pxs", self.to)
     }
+}
+
+/// Record of a whole and durable snapshot file in the data directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptSnapshot {
+    /// The file.
+    pub id: SnapshotId,
+    /// Bytes of the log at the time of the record.
+    pub log_bytes: u64,
 }
 
 /// The snapshots on a disk.
@@ -47,7 +54,7 @@ impl KeptSnapshots {
     /// If no snapshot to `to` waits: without a whole snapshot, a trim would lose chosen values.
     #[must_use]
     pub(crate) fn after_trim(self, to: Slot) -> Self {
-        let bottom = self.waiting.filter(|waiting| waiting.to == to);
+        let bottom = self.waiting.filter(|waiting| waiting.id.to == to);
         assert!(
             bottom.is_some(),
             "a trim to {to} needs a waiting snapshot to {to}"
@@ -67,12 +74,11 @@ mod tests {
     fn file_is_named_after_its_end_and_its_hash() {
         let mut sha256 = [7; SHA256_BYTES];
         sha256[..4].copy_from_slice(&[0x0a, 0xb1, 0x00, 0xff]);
-        let kept = KeptSnapshot {
+        let id = SnapshotId {
             to: Slot::new(51_200).unwrap(),
             sha256,
             bytes: 9,
-            log_bytes: 8,
         };
-        assert_eq!(kept.file_name(), "snapshot-51200-0ab100ff.pxs");
+        assert_eq!(id.file_name(), "snapshot-51200-0ab100ff.pxs");
     }
 }

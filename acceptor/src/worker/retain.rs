@@ -15,7 +15,7 @@ use crate::{
     retain::{NotRetained, RetainRequest, Retained},
     store::{
         Store, StoreError,
-        snapshots::{KeptSnapshot, SHA256_BYTES},
+        snapshots::{KeptSnapshot, SnapshotId},
     },
     sweep::{STEP_BYTES, unswept_bytes},
 };
@@ -32,13 +32,8 @@ impl<S: Store> Worker<S> {
     ) -> Result<ControlFlow<()>, Failure> {
         self.look_for_space().await;
         let (result, answer) = match request {
-            RetainRequest::Keep {
-                to,
-                sha256,
-                bytes,
-                answer,
-            } => (self.keep(to, sha256, bytes, stop).await?, answer),
-            RetainRequest::Trim { to, answer } => (self.trim(to, stop).await?, answer),
+            RetainRequest::Keep { id, answer } => (self.keep(id, stop).await?, answer),
+            RetainRequest::Trim { id, answer } => (self.trim(id, stop).await?, answer),
         };
         Ok(match result {
             ControlFlow::Continue(result) => {
@@ -52,18 +47,14 @@ impl<S: Store> Worker<S> {
 
     async fn keep(
         &mut self,
-        to: Slot,
-        sha256: [u8; SHA256_BYTES],
-        bytes: u64,
+        id: SnapshotId,
         stop: &CancellationToken,
     ) -> Result<ControlFlow<(), Retained>, Failure> {
-        if let Err(refusal) = self.may_trim(to) {
+        if let Err(refusal) = self.may_trim(id.to) {
             return Ok(ControlFlow::Continue(Err(refusal)));
         }
         let snapshot = KeptSnapshot {
-            to,
-            sha256,
-            bytes,
+            id,
             log_bytes: self.measure_file().await.used,
         };
         let before = self.store.snapshots().waiting;
@@ -81,19 +72,20 @@ impl<S: Store> Worker<S> {
         }
         lock.free();
         self.shared.show_snapshots(self.store.snapshots());
-        let unused = before.filter(|before| before.file_name() != snapshot.file_name());
+        let before = before.map(|before| before.id);
+        let unused = before.filter(|before| before.file_name() != id.file_name());
         Ok(ControlFlow::Continue(Ok(unused)))
     }
 
     async fn trim(
         &mut self,
-        to: Slot,
+        id: SnapshotId,
         stop: &CancellationToken,
     ) -> Result<ControlFlow<(), Retained>, Failure> {
         let before = self.store.snapshots();
-        let group = match self.may_trim(to) {
-            Ok(group) if before.waiting.is_some_and(|waiting| waiting.to == to) => group,
-            Ok(_) => return Ok(ControlFlow::Continue(Err(NotRetained::NoSnapshot(to)))),
+        let group = match self.may_trim(id.to) {
+            Ok(group) if before.waiting.is_some_and(|waiting| waiting.id == id) => group,
+            Ok(_) => return Ok(ControlFlow::Continue(Err(NotRetained::NotWaiting(id.to)))),
             Err(refusal) => return Ok(ControlFlow::Continue(Err(refusal))),
         };
         if self.commit(&group, stop).await?.is_break() {
@@ -106,10 +98,10 @@ impl<S: Store> Worker<S> {
         self.sweep.begin(Instant::now());
         info!(
             from = from.get(),
-            to = to.get(),
+            to = id.to.get(),
             "trimmed the log to the end of a snapshot"
         );
-        Ok(ControlFlow::Continue(Ok(before.bottom)))
+        Ok(ControlFlow::Continue(Ok(before.bottom.map(|bottom| bottom.id))))
     }
 
     /// Time of the next sweep; none while there is nothing to sweep, or no space for a write.
@@ -137,7 +129,7 @@ impl<S: Store> Worker<S> {
         let voted_to = self.core.voted_to();
         let unswept = left.map(|lowest| unswept_bytes(log_bytes, lowest, trimmed_to, voted_to));
         let bottom = self.store.snapshots().bottom;
-        let step = STEP_BYTES.max(bottom.map_or(0, |bottom| bottom.bytes));
+        let step = STEP_BYTES.max(bottom.map_or(0, |bottom| bottom.id.bytes));
         self.sweep.swept(begun, Instant::now(), unswept, step);
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::{
 use paxos_acceptor::store::{
     DiskPage, Reader as _, RecoveredRun, Store, StoreError,
     memory::{MemoryDisk, MemoryStore},
-    snapshots::KeptSnapshot,
+    snapshots::{KeptSnapshot, SnapshotId},
     sqlite::SqliteStore,
 };
 use paxos_common::{
@@ -108,7 +108,7 @@ impl<S: Store> AcceptorRun<S> {
 
     /// Trims to the end of the waiting snapshot.
     pub async fn trim(&mut self) {
-        let to = self.store.snapshots().waiting.unwrap().to;
+        let to = self.store.snapshots().waiting.unwrap().id.to;
         let mut group = self.core.group();
         self.core.trim(&mut group, to).unwrap();
         self.commit(group).await;
@@ -132,9 +132,11 @@ impl<S: Store> AcceptorRun<S> {
 /// The record of a snapshot to a slot.
 pub fn snapshot(to: u64) -> KeptSnapshot {
     KeptSnapshot {
-        to: slot(to),
-        sha256: [u8::try_from(to % 251).unwrap(); 32],
-        bytes: 1000 + to,
+        id: SnapshotId {
+            to: slot(to),
+            sha256: [u8::try_from(to % 251).unwrap(); 32],
+            bytes: 1000 + to,
+        },
         log_bytes: 32_768 + to,
     }
 }

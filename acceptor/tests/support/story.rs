@@ -211,7 +211,7 @@ pub async fn judge(scratch: &Path, files: &Files, answered: &Answered, what: &st
     assert_eq!(opened.snapshots, answered.snapshots, "{what}");
     let bottom = opened.snapshots.bottom;
     assert_eq!(
-        bottom.map_or(Slot::ZERO, |bottom| bottom.to),
+        bottom.map_or(Slot::ZERO, |bottom| bottom.id.to),
         recovered.trimmed_to,
         "{what}"
     );

@@ -6,23 +6,25 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::{
     retain::RetainRequest,
-    store::{PAGE_ROWS_MAX, snapshots::SHA256_BYTES},
+    store::{
+        PAGE_ROWS_MAX,
+        snapshots::{SHA256_BYTES, SnapshotId},
+    },
 };
 
 /// Records a snapshot and trims to its end.
 async fn trim(cluster: &Cluster, to: u64) {
-    let to = Slot::new(to).unwrap();
-    let (answer, kept) = oneshot::channel();
-    let keep = RetainRequest::Keep {
-        to,
+    let id = SnapshotId {
+        to: Slot::new(to).unwrap(),
         sha256: [7; SHA256_BYTES],
         bytes: 9,
-        answer,
     };
+    let (answer, kept) = oneshot::channel();
+    let keep = RetainRequest::Keep { id, answer };
     cluster.shared.retain.send(keep).await.unwrap();
     kept.await.unwrap().unwrap();
     let (answer, trimmed) = oneshot::channel();
-    let request = RetainRequest::Trim { to, answer };
+    let request = RetainRequest::Trim { id, answer };
     cluster.shared.retain.send(request).await.unwrap();
     trimmed.await.unwrap().unwrap();
 }

@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, SqliteConnection, sqlite::SqliteRow};
 use super::{
     super::{
         StoreError,
-        snapshots::{KeptSnapshot, KeptSnapshots},
+        snapshots::{KeptSnapshot, KeptSnapshots, SnapshotId},
     },
     Binding, Identity,
     state::{bytes, column, read_slot},
@@ -50,9 +50,9 @@ impl Identity {
     fn bind_snapshot<'q>(&self, query: Binding<'q>, place: i64, kept: &KeptSnapshot) -> Binding<'q> {
         query
             .bind(place)
-            .bind(kept.to.get().cast_signed())
-            .bind(kept.sha256.to_vec())
-            .bind(kept.bytes.cast_signed())
+            .bind(kept.id.to.get().cast_signed())
+            .bind(kept.id.sha256.to_vec())
+            .bind(kept.id.bytes.cast_signed())
             .bind(kept.log_bytes.cast_signed())
             .bind(self.snapshot_checksum(place, kept))
     }
@@ -61,9 +61,9 @@ impl Identity {
         checksum(&[
             &self.uuid.to_bytes(),
             &place.to_le_bytes(),
-            &kept.to.get().to_le_bytes(),
-            &kept.sha256,
-            &kept.bytes.to_le_bytes(),
+            &kept.id.to.get().to_le_bytes(),
+            &kept.id.sha256,
+            &kept.id.bytes.to_le_bytes(),
             &kept.log_bytes.to_le_bytes(),
         ])
     }
@@ -71,10 +71,13 @@ impl Identity {
     /// The place and the content of a record; none when the record does not verify.
     fn read_snapshot(&self, row: &SqliteRow) -> Option<(i64, KeptSnapshot)> {
         let place = column::<i64>(row, 0)?;
-        let kept = KeptSnapshot {
+        let id = SnapshotId {
             to: read_slot(row, 1)?,
             sha256: bytes(row, 2)?.try_into().ok()?,
             bytes: column::<i64>(row, 3)?.try_into().ok()?,
+        };
+        let kept = KeptSnapshot {
+            id,
             log_bytes: column::<i64>(row, 4)?.try_into().ok()?,
         };
         (self.snapshot_checksum(place, &kept) == column::<i64>(row, 5)?).then_some((place, kept))
@@ -100,8 +103,8 @@ pub(super) async fn load_snapshots(
             Some(_) | None => return Err(StoreError::Damaged("snapshot")),
         }
     }
-    let stands_on = found.bottom.map_or(Slot::ZERO, |bottom| bottom.to);
-    let is_newer = found.waiting.is_none_or(|waiting| waiting.to > trimmed_to);
+    let stands_on = found.bottom.map_or(Slot::ZERO, |bottom| bottom.id.to);
+    let is_newer = found.waiting.is_none_or(|waiting| waiting.id.to > trimmed_to);
     if stands_on != trimmed_to || !is_newer {
         return Err(StoreError::Damaged("snapshot"));
     }

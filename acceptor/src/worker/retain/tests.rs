@@ -17,7 +17,11 @@ use super::*;
 use crate::{
     metrics::Instruments,
     shared::Shared,
-    store::{Reader as _, SWEEP_ROWS_MAX, memory::MemoryDisk, snapshots::KeptSnapshots},
+    store::{
+        Reader as _, SWEEP_ROWS_MAX,
+        memory::MemoryDisk,
+        snapshots::{KeptSnapshots, SHA256_BYTES},
+    },
     testing::Cluster,
 };
 
@@ -25,21 +29,29 @@ fn slot(number: u64) -> Slot {
     Slot::new(number).unwrap()
 }
 
-async fn keep(shared: &Shared, to: u64) -> Retained {
-    let (answer, kept) = oneshot::channel();
-    let request = RetainRequest::Keep {
+/// The snapshot file to a slot.
+fn file(to: u64) -> SnapshotId {
+    SnapshotId {
         to: slot(to),
         sha256: [u8::try_from(to % 251).unwrap(); SHA256_BYTES],
         bytes: 1000 + to,
-        answer,
-    };
+    }
+}
+
+async fn keep(shared: &Shared, to: u64) -> Retained {
+    let (answer, kept) = oneshot::channel();
+    let request = RetainRequest::Keep { id: file(to), answer };
     shared.retain.send(request).await.unwrap();
     kept.await.unwrap()
 }
 
 async fn trim(shared: &Shared, to: u64) -> Retained {
+    trim_to(shared, file(to)).await
+}
+
+async fn trim_to(shared: &Shared, id: SnapshotId) -> Retained {
     let (answer, trimmed) = oneshot::channel();
-    let request = RetainRequest::Trim { to: slot(to), answer };
+    let request = RetainRequest::Trim { id, answer };
     shared.retain.send(request).await.unwrap();
     trimmed.await.unwrap()
 }
@@ -68,7 +80,7 @@ impl Cluster {
     fn ends(&self) -> (u64, Option<u64>, Option<u64>) {
         let published = self.shared.published();
         let KeptSnapshots { bottom, waiting } = published.snapshots;
-        let end = |kept: Option<KeptSnapshot>| Some(kept?.to.get());
+        let end = |kept: Option<KeptSnapshot>| Some(kept?.id.to.get());
         (published.trimmed_to.get(), end(bottom), end(waiting))
     }
 }
@@ -86,10 +98,27 @@ async fn until_swept(disk: &MemoryDisk, to: u64) {
 }
 
 #[tokio::test]
+async fn trim_to_a_file_other_than_the_waiting_file_is_refused() {
+    let cluster = Cluster::with_votes(20).await;
+    let shared = &cluster.shared;
+    keep(shared, 10).await.unwrap();
+    let mut other_hash = file(10);
+    other_hash.sha256[31] ^= 1;
+    let mut other_size = file(10);
+    other_size.bytes += 1;
+    for other in [other_hash, other_size, file(9)] {
+        let refused = trim_to(shared, other).await;
+        assert_eq!(refused, Err(NotRetained::NotWaiting(other.to)));
+    }
+    assert_eq!(cluster.ends(), (0, None, Some(10)));
+    assert_eq!(trim(shared, 10).await, Ok(None));
+}
+
+#[tokio::test]
 async fn snapshots_are_recorded_and_trimmed_to_within_the_cap() {
     let cluster = Cluster::with_votes(20).await;
     let shared = &cluster.shared;
-    assert_eq!(trim(shared, 10).await, Err(NotRetained::NoSnapshot(slot(10))));
+    assert_eq!(trim(shared, 10).await, Err(NotRetained::NotWaiting(slot(10))));
     let above = TrimRefusal::AboveCap {
         to: slot(21),
         cap: slot(20),
@@ -100,7 +129,7 @@ async fn snapshots_are_recorded_and_trimmed_to_within_the_cap() {
     let unused = keep(shared, 10).await.unwrap().unwrap();
     assert_eq!(unused.to, slot(5), "the caller removes the replaced file");
     assert_eq!(keep(shared, 10).await, Ok(None), "the same file again");
-    assert_eq!(trim(shared, 5).await, Err(NotRetained::NoSnapshot(slot(5))));
+    assert_eq!(trim(shared, 5).await, Err(NotRetained::NotWaiting(slot(5))));
     assert_eq!(trim(shared, 10).await, Ok(None));
     assert_eq!(cluster.ends(), (10, Some(10), None));
     let below = TrimRefusal::NotAbove {
@@ -178,9 +207,7 @@ async fn rows_left_by_the_last_process_are_swept() {
     let run = RunNumber::from_random(3);
     let (mut store, opened) = disk.open(run);
     let snapshot = KeptSnapshot {
-        to: slot(590),
-        sha256: [7; SHA256_BYTES],
-        bytes: 9,
+        id: file(590),
         log_bytes: 9,
     };
     store.keep(snapshot).await.unwrap();
