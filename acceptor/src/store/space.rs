@@ -3,8 +3,14 @@
 //! SQLite without space fails in the middle of a commit, and a failed commit ends the process. So an acceptor stops in
 //! time: nothing is granted while the free space is less than a commit and a checkpoint can take. Free pages of the file
 //! count too, because a commit uses these pages before the file grows. So a trim alone brings a full acceptor back:
-//! trims and sweeps continue while nothing is granted. Other programs may fill the disk anyway. Then the spare file is removed: work in progress can finish, and a process started on the full
-//! disk can record the new run. When there is space again, the spare file is recreated.
+//! trims and sweeps continue while nothing is granted.
+//!
+//! There are two limits, each with a higher limit for going on: for the disk alone, and for the disk with the free pages.
+//! Free pages lift the second limit only. Otherwise many free pages would leave the first limit without a distance, and
+//! the acceptor would stop and go on with each change of a log file beside it.
+//!
+//! Other programs may fill the disk anyway. Then the spare file is removed: work in progress can finish, and a process
+//! started on the full disk can record the new run. When there is space again, the spare file is recreated.
 
 use std::{
     fs::{self, File},
@@ -26,6 +32,9 @@ const MIB: u64 = 1024 * 1024;
 const SPARE_BYTES: u64 = 16 * MIB;
 /// Free bytes on the disk below which nothing is granted: room for the write-ahead log and one commit.
 const FREE_MIN: u64 = 24 * MIB;
+/// Free bytes on the disk from which requests are granted again after the disk fell below [`FREE_MIN`]: the acceptor's own
+/// write-ahead log takes and returns at most the difference.
+const FREE_AGAIN: u64 = 40 * MIB;
 /// Free bytes on the disk and in the file below which nothing is granted: room for one commit in the write-ahead log, and
 /// for copying back the whole log.
 const STOP_BELOW: u64 = 32 * MIB;
@@ -39,6 +48,8 @@ const SPARE_BELOW: u64 = 8 * MIB;
 pub(super) struct Space {
     directory: Arc<Path>,
     spare: Spare,
+    /// The disk fell below [`FREE_MIN`] and has not reached [`FREE_AGAIN`].
+    short: bool,
     /// Nothing is granted.
     low: bool,
     /// Not even trims and sweeps.
@@ -55,34 +66,42 @@ enum Spare {
 }
 
 impl Space {
-    /// Checks the space on the disk of `directory` before the file is open, and makes a missing spare file if there is
-    /// room.
+    /// Removes a spare file from a full disk before the database is open. Creates nothing: the directory may be refused.
     pub(super) async fn watch(directory: &Path) -> Self {
         let kept = fs::metadata(spare_file(directory)).is_ok_and(|spare| spare.len() == SPARE_BYTES);
         let mut space = Self {
             directory: directory.into(),
             spare: if kept { Spare::Kept } else { Spare::GivenUp },
+            short: false,
             low: false,
             exhausted: false,
         };
-        // The free pages of the file are not known yet, and the first check of the open file judges again.
-        space.level(async || RESUME_FROM).await;
+        if space.spare == Spare::Kept && space.free().is_some_and(|free| free < SPARE_BELOW) {
+            space.give_up_spare().await;
+        }
         space
+    }
+
+    /// Free bytes on the disk; none if the operating system gives no figure. In this case only a failed commit shows a
+    /// full disk.
+    fn free(&self) -> Option<u64> {
+        // `statvfs` reads counters of the kernel and does not wait for the disk.
+        match statvfs(&*self.directory) {
+            Ok(found) => Some(found.f_bavail.saturating_mul(found.f_frsize)),
+            Err(error) => {
+                tracing::debug!(%error, "cannot read the size of the free space");
+                None
+            }
+        }
     }
 
     /// What the space allows before the next write. `file_free`: reads the bytes of the file's free pages; called only
     /// if the disk alone has too little free space.
     pub(super) async fn level(&mut self, file_free: impl AsyncFnOnce() -> u64) -> SpaceLevel {
-        // `statvfs` reads counters of the kernel and does not wait for the disk.
-        match statvfs(&*self.directory) {
-            Ok(found) => {
-                let free = found.f_bavail.saturating_mul(found.f_frsize);
-                let is_plenty = free >= RESUME_FROM + SPARE_BYTES;
-                let file_free = if is_plenty { 0 } else { file_free().await };
-                self.look(free, file_free).await;
-            }
-            // In this case only a failed commit shows a full disk.
-            Err(error) => tracing::debug!(%error, "cannot read the size of the free space"),
+        if let Some(free) = self.free() {
+            let is_plenty = free >= RESUME_FROM + SPARE_BYTES;
+            let file_free = if is_plenty { 0 } else { file_free().await };
+            self.look(free, file_free).await;
         }
         match (self.low, self.exhausted) {
             (false, _) => SpaceLevel::Enough,
@@ -94,14 +113,15 @@ impl Space {
     /// `free`: bytes on the disk; `file_free`: bytes of the file's free pages.
     async fn look(&mut self, free: u64, file_free: u64) {
         let wanted = if self.low { RESUME_FROM } else { STOP_BELOW };
+        let disk_wanted = if self.short { FREE_AGAIN } else { FREE_MIN };
         let for_spare = if self.spare == Spare::GivenUp {
             SPARE_BYTES
         } else {
             0
         };
-        let enough = free >= FREE_MIN + for_spare
-            && free.saturating_add(file_free) >= wanted + for_spare
-            && self.have_spare().await;
+        self.short = free < disk_wanted + for_spare;
+        let enough =
+            !self.short && free.saturating_add(file_free) >= wanted + for_spare && self.have_spare().await;
         if enough && self.low {
             info!(
                 free_mib = free / MIB,
@@ -190,6 +210,7 @@ mod tests {
         Space {
             directory: directory.path().into(),
             spare,
+            short: false,
             low: false,
             exhausted: false,
         }
@@ -203,6 +224,7 @@ mod tests {
     async fn first_look_makes_the_spare_file_and_the_next_process_keeps_it() {
         let directory = tempfile::tempdir().unwrap();
         let mut space = Space::watch(directory.path()).await;
+        assert_eq!(spare_bytes(&directory), None, "the directory may be refused");
         let level = space.level(async || 0).await;
         assert_eq!(level, SpaceLevel::Enough, "the tests need some free space");
         assert_eq!(spare_bytes(&directory), Some(SPARE_BYTES));
@@ -239,13 +261,42 @@ mod tests {
             (FREE_MIN, RESUME_FROM - FREE_MIN - 1),
             // A sweep has freed pages, and the disk is as full as before.
             (FREE_MIN, RESUME_FROM - FREE_MIN),
-            (FREE_MIN - 1, u64::MAX),
-            (FREE_MIN, u64::MAX),
         ] {
             space.look(free, file_free).await;
             low.push(space.low);
         }
-        assert_eq!(low, [false, true, true, false, true, false]);
+        assert_eq!(low, [false, true, true, false]);
+    }
+
+    #[tokio::test]
+    async fn disk_at_its_limit_does_not_stop_and_resume_again_and_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut space = space(&directory, Spare::Kept);
+        let mut low = Vec::new();
+        for free in [
+            FREE_MIN,
+            FREE_MIN - 1,
+            FREE_MIN,
+            FREE_AGAIN - 1,
+            FREE_AGAIN,
+            FREE_MIN,
+        ] {
+            // Many free pages, after a trim of a long log.
+            space.look(free, u64::MAX).await;
+            low.push(space.low);
+        }
+        assert_eq!(low, [false, true, true, true, false, false]);
+    }
+
+    #[tokio::test]
+    async fn trim_alone_brings_an_acceptor_back_whose_disk_did_not_fall_below_the_limit() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut space = space(&directory, Spare::Kept);
+        space.look(STOP_BELOW - 1, 0).await;
+        assert!(space.low);
+        // The log of the sweep takes room on the disk, and the pages of the swept rows become free.
+        space.look(FREE_MIN, RESUME_FROM - FREE_MIN).await;
+        assert!(!space.low);
     }
 
     #[tokio::test]
