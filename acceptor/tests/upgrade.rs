@@ -3,9 +3,18 @@
 
 mod support;
 
-use std::{fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    fs,
+    path::Path,
+};
 
-use paxos_acceptor::store::{Reader as _, Store as _, snapshots::KeptSnapshots, sqlite::repair::Stopped};
+use paxos_acceptor::store::{
+    Reader as _, Store as _, StoreError,
+    snapshots::KeptSnapshots,
+    sqlite::{SqliteStore, repair::Stopped},
+};
 use paxos_common::{
     paxos::{
         identity::{AcceptorUuid, CommitCounter, RunNumber},
@@ -14,7 +23,7 @@ use paxos_common::{
         witness::{RUNS_MAX, WITNESSED_RUNS_MAX},
     },
     service::failure::{Exit, Failure},
-    sqlite::checksum,
+    sqlite::{DataDir, checksum},
 };
 use paxos_proto::v1 as pb;
 use prost::Message as _;
@@ -23,7 +32,7 @@ use support::{
     ballot,
     run::open,
     slot,
-    story::{Answered, COMMITS, DATABASE, Files, Story, StoryEnd, assert_refused, change_by_sql, judge},
+    story::{Answered, COMMITS, DATABASE, Files, LOG, Story, StoryEnd, assert_refused, change_by_sql, judge},
     value,
 };
 
@@ -299,6 +308,103 @@ async fn stopped_acceptor_of_an_older_version_is_repaired_and_starts() {
         let end = judge(directory.path(), &files, &answered, "repaired").await;
         assert_eq!(end, StoryEnd::Sound(0), "version {version}");
     }
+}
+
+/// Every file of a directory but the lock, with the content.
+fn content(directory: &Path) -> BTreeMap<OsString, Vec<u8>> {
+    let files = fs::read_dir(directory).unwrap().map(Result::unwrap);
+    files
+        .map(|file| (file.file_name(), fs::read(file.path()).unwrap()))
+        .filter(|(name, _)| name != "LOCK")
+        .collect()
+}
+
+#[tokio::test]
+async fn refused_directory_is_left_unchanged_by_a_start_and_by_a_repair() {
+    for (sql, reason) in [
+        ("PRAGMA user_version = 4", "newer release"),
+        ("PRAGMA user_version = 0", "older release"),
+        ("PRAGMA application_id = 7", "another application"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        // Without `COMMITS`, as written by the first release.
+        write_version_1(directory).await;
+        let mut connection = paxos_common::sqlite::open_writer(&directory.join(DATABASE), 700)
+            .await
+            .unwrap();
+        sqlx::query(sql).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        let before = content(directory);
+        let started = Failure::from(open(directory, 2).await.map(drop).unwrap_err());
+        let repaired = Failure::from(Stopped::open(directory).await.map(drop).unwrap_err());
+        for failure in [started, repaired] {
+            assert_eq!(failure.code, Exit::Refused, "{sql}: {failure}");
+            assert!(failure.to_string().contains(reason), "{sql}: {failure}");
+        }
+        let after = content(directory);
+        assert!(after == before, "{sql}: {:?}", after.keys());
+    }
+}
+
+#[tokio::test]
+async fn directory_of_another_acceptor_is_not_upgraded() {
+    let directory = tempfile::tempdir().unwrap();
+    version_2().0.put_into(directory.path());
+    let before = content(directory.path());
+    let data = DataDir::open(directory.path()).unwrap();
+    let opened = SqliteStore::open(data, "a2", RunNumber::from_random(2)).await;
+    let refused = opened.map(drop).unwrap_err();
+    assert!(matches!(refused, StoreError::OtherAcceptor { .. }), "{refused}");
+    let after = content(directory.path());
+    assert!(after == before, "{:?}", after.keys());
+}
+
+#[tokio::test]
+async fn power_cut_in_any_write_of_an_upgrade_leaves_the_old_or_the_new_version() {
+    /// A page and its header in the log.
+    const FRAME: usize = 4096 + 24;
+    let directory = tempfile::tempdir().unwrap();
+    let (before, answered) = version_2();
+    before.put_into(directory.path());
+    let (store, _) = open(directory.path(), 2).await.unwrap();
+    // The upgrade, and the commit that begins the run.
+    let after = Files::of(directory.path());
+    assert!(after.0[DATABASE] == before.0[DATABASE], "all of it is in the log");
+    let frames = after.0[LOG].len() / FRAME;
+    assert!(frames >= 4, "{frames} frames");
+    store.close().await;
+    let scratch = tempfile::tempdir().unwrap();
+    let mut versions = BTreeSet::new();
+    for cut in (0..=2 * frames).map(|half| 32 + half * FRAME / 2).chain([0, 20]) {
+        let what = format!("cut at byte {cut}");
+        let files = after.with_that_of(COMMITS, &before);
+        let files = files.with(LOG, |log| log.truncate(cut));
+        files.put_into(scratch.path());
+        versions.insert(version(scratch.path()).await);
+        let end = judge(scratch.path(), &files, &answered, &what).await;
+        assert_eq!(end, StoryEnd::Sound(0), "{what}");
+        let new = Files::of(scratch.path());
+        let end = judge(scratch.path(), &new, &answered, &format!("start after {what}")).await;
+        assert_eq!(end, StoryEnd::Sound(0), "start after {what}");
+    }
+    assert_eq!(
+        versions,
+        BTreeSet::from([2, 3]),
+        "cuts before and after the upgrade"
+    );
+}
+
+/// The version of the schema.
+async fn version(directory: &Path) -> i64 {
+    let mut connection = sqlx::SqliteConnection::connect(directory.join(DATABASE).to_str().unwrap())
+        .await
+        .unwrap();
+    let version = sqlx::query_scalar("PRAGMA user_version")
+        .fetch_one(&mut connection)
+        .await;
+    connection.close().await.unwrap();
+    version.unwrap()
 }
 
 #[tokio::test]

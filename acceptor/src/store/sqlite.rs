@@ -164,10 +164,11 @@ impl SqliteStore {
         name: &str,
         run: RunNumber,
     ) -> Result<(Self, RecoveredRun), StoreError> {
-        // First of all: this step may make the space for beginning a run.
+        // First of all: this step may make the space for beginning a run. Up to the open counter file, the start creates
+        // no file: the directory may be refused.
         let space = Space::watch(directory.path()).await;
         proof::refuse_foreign(&directory).await?;
-        proof::examine(&directory).await?;
+        proof::examine(&directory, Some(name)).await?;
         let counter = CounterFile::open(&directory)?;
         let mut connection = open_writer(file, CHECKPOINT_PAGES[0]).await?;
         // Before all other writes: a commit behind a torn commit of an earlier process would look like damage if torn
@@ -336,9 +337,9 @@ async fn execute(
     connection: &mut SqliteConnection,
     query: Binding<'_>,
     file: &Path,
-) -> Result<(), StoreError> {
+) -> Result<SqliteQueryResult, StoreError> {
     match query.execute(&mut *connection).await {
-        Ok(_) => Ok(()),
+        Ok(done) => Ok(done),
         Err(error) => Err(failed(connection, error, file).await),
     }
 }

@@ -9,7 +9,7 @@ use paxos_common::{
     paxos::identity::{AcceptorUuid, CommitCounter},
     sqlite::{
         DataDir, SqliteError, refuse_foreign_file,
-        wal_limit::{empty_wal, wal_path},
+        wal_limit::{empty_wal, wal_bytes, wal_path},
     },
 };
 use sqlx::{
@@ -33,22 +33,53 @@ use super::{
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Content of a database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum DatabaseContent {
     /// No acceptor yet: no file, no schema, or no identity.
     Nothing,
     /// Foreign content: the file was replaced, or the header is damaged.
-    Foreign,
-    /// Content of a newer release; opening the file is refused.
-    Newer,
+    Foreign { application: i64 },
+    /// Content of a release before the first, probably with a damaged header.
+    Older { version: i64 },
+    /// Content of a newer release.
+    Newer { version: i64 },
     /// An acceptor.
     Acceptor {
         uuid: AcceptorUuid,
+        name: String,
         counter: CommitCounter,
         version: i64,
         /// The page of the state record: every counted commit writes this page, and no sweep does.
         state_page: u32,
     },
+}
+
+impl DatabaseContent {
+    /// Why this release does not open the database as the acceptor `name`; none without a reason. Without `name`, any
+    /// acceptor is opened.
+    fn refusal(&self, name: Option<&str>) -> Option<StoreError> {
+        let supported = i64::from(SCHEMA_VERSION);
+        match self {
+            Self::Foreign { application } => {
+                let (found, expected) = (*application, i64::from(APPLICATION_ID));
+                Some(SqliteError::Foreign { found, expected }.into())
+            }
+            Self::Older { version: found } => {
+                let found = *found;
+                Some(SqliteError::Older { found, supported }.into())
+            }
+            Self::Newer { version: found } => {
+                let found = *found;
+                Some(SqliteError::Newer { found, supported }.into())
+            }
+            Self::Acceptor { name: found, .. } => {
+                let asked = name.filter(|asked| asked != found)?.to_owned();
+                let found = found.clone();
+                Some(StoreError::OtherAcceptor { found, asked })
+            }
+            Self::Nothing => None,
+        }
+    }
 }
 
 /// Refuses a database of another application, and changes nothing. Call this before SQLite opens the database.
@@ -59,56 +90,85 @@ pub(super) async fn refuse_foreign(directory: &DataDir) -> Result<(), StoreError
     let Err(refused) = refuse_foreign_file(&directory.file(FILE), APPLICATION_ID).await else {
         return Ok(());
     };
-    if matches!(refused, SqliteError::Foreign { .. }) {
+    if let SqliteError::Foreign {
+        found: application, ..
+    } = refused
+    {
         let found = counter_file::read(directory)?;
-        agree_in_counter(found, DatabaseContent::Foreign).map_err(|wrong| named(directory, wrong))?;
+        let foreign = DatabaseContent::Foreign { application };
+        agree_in_counter(found, &foreign).map_err(|wrong| named(directory, wrong))?;
     }
     Err(refused.into())
 }
 
-/// Examines the files of a directory. Changes nothing.
+/// Examines the files of a directory, for a start as the acceptor `name`, or of any acceptor. Changes nothing.
 ///
 /// # Errors
-/// The disk lost commits, or a file is damaged.
-pub(super) async fn examine(directory: &DataDir) -> Result<(), StoreError> {
+/// The disk lost commits; a file is damaged; the database belongs to a newer release or to another acceptor.
+pub(super) async fn examine(directory: &DataDir, name: Option<&str>) -> Result<(), StoreError> {
+    /// No page of a database.
+    const NO_PAGE: u32 = 0;
     let database = directory.file(FILE);
     let log = wal_path(&database);
     let found = counter_file::read(directory)?;
-    let path = log.clone();
-    let walked = tokio::task::spawn_blocking(move || wal::walk(&path)).await;
-    let walked = walked.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-    let walked = walked.map_err(|source| SqliteError::Directory {
-        path: log.clone(),
-        source,
-    })?;
-    let sound = match walked {
-        Ok(sound) => sound,
-        Err(damage) => {
-            let what = format!(
-                "is damaged at byte {}: the commits after this byte cannot be read",
-                damage.offset
-            );
-            return Err(StoreError::File { file: log, what });
-        }
-    };
+    // SQLite must not read a damaged log.
+    commits_of(&log, NO_PAGE).await?;
     let (alone, whole) = if database.metadata().is_ok_and(|file| file.len() > 0) {
-        // Without the log, the file may be torn by a crash in the middle of a checkpoint: a torn file proves nothing.
-        let alone = look(&database, true).await.ok();
-        match look(&database, false).await {
-            Ok(whole) => (alone, whole),
-            // A crash in the very first start leaves a rollback journal, usable only by a writer. A later database of
-            // ours has no journal, and no request was answered yet.
-            Err(_) if is_first_start(found) && directory.file(&format!("{FILE}-journal")).exists() => {
-                (None, DatabaseContent::Nothing)
-            }
-            Err(error) => return Err(error),
-        }
+        look_both_ways(directory, is_first_start(found)).await?
     } else {
         (None, DatabaseContent::Nothing)
     };
-    agree_in_time(alone, whole, |page| sound.commits_of(page))
-        .map_err(|what| StoreError::File { file: log, what })?;
-    agree_in_counter(found, whole).map_err(|wrong| named(directory, wrong))
+    if let DatabaseContent::Acceptor { state_page, .. } = whole {
+        let commits = commits_of(&log, state_page).await?;
+        agree_in_time(alone.as_ref(), &whole, commits)
+            .map_err(|what| StoreError::File { file: log, what })?;
+    }
+    agree_in_counter(found, &whole).map_err(|wrong| named(directory, wrong))?;
+    whole.refusal(name).map_or(Ok(()), Err)
+}
+
+/// Content of the database without the log, if readable, and content with the log.
+async fn look_both_ways(
+    directory: &DataDir,
+    is_first_start: bool,
+) -> Result<(Option<DatabaseContent>, DatabaseContent), StoreError> {
+    let database = directory.file(FILE);
+    let has_journal = directory.file(&format!("{FILE}-journal")).exists();
+    // Without the log, the file may be torn by a crash in the middle of a checkpoint: a torn file proves nothing.
+    let alone = look(&database, true).await.ok();
+    if let Some(whole) = &alone
+        && wal_bytes(&wal_path(&database)) == 0
+        && !has_journal
+    {
+        // Beside a database without a log, SQLite would leave new files.
+        let whole = whole.clone();
+        return Ok((alone, whole));
+    }
+    match look(&database, false).await {
+        Ok(whole) => Ok((alone, whole)),
+        // A crash in the very first start leaves a rollback journal, usable only by a writer. A later database of
+        // ours has no journal, and no request was answered yet.
+        Err(_) if is_first_start && has_journal => Ok((None, DatabaseContent::Nothing)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Number of the commits in a log that wrote a page of the database.
+async fn commits_of(log: &Path, page: u32) -> Result<u64, StoreError> {
+    let path = log.to_owned();
+    let walked = tokio::task::spawn_blocking(move || wal::walk(&path, page)).await;
+    let walked = walked.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    let walked = walked.map_err(|source| SqliteError::Directory {
+        path: log.to_owned(),
+        source,
+    })?;
+    walked.map_err(|damage| {
+        let offset = damage.offset;
+        StoreError::File {
+            file: log.to_owned(),
+            what: format!("is damaged at byte {offset}: the commits after this byte cannot be read"),
+        }
+    })
 }
 
 /// The error of [`agree_in_counter`], with the names of the files.
@@ -132,25 +192,21 @@ fn is_first_start(found: Found) -> bool {
 }
 
 /// Compares the database alone with the database plus log: each commit of the log that writes the state record adds 1 to
-/// the counter. Schema commits are the few exceptions, and only weaken this check. `commits_of`: number of the log's
-/// commits that write a page.
+/// the counter. Schema commits are the few exceptions, and only weaken this check. `commits`: number of the log's
+/// commits that write the state record.
 fn agree_in_time(
-    alone: Option<DatabaseContent>,
-    whole: DatabaseContent,
-    commits_of: impl FnOnce(u32) -> u64,
+    alone: Option<&DatabaseContent>,
+    whole: &DatabaseContent,
+    commits: u64,
 ) -> Result<(), String> {
-    let DatabaseContent::Acceptor {
-        uuid,
-        counter,
-        state_page,
-        ..
-    } = whole
-    else {
+    let DatabaseContent::Acceptor { uuid, counter, .. } = whole else {
         return Ok(());
     };
-    let commits = commits_of(state_page);
     let is_so = match alone {
-        None | Some(DatabaseContent::Foreign | DatabaseContent::Newer) => true,
+        None
+        | Some(
+            DatabaseContent::Foreign { .. } | DatabaseContent::Older { .. } | DatabaseContent::Newer { .. },
+        ) => true,
         Some(DatabaseContent::Nothing) => counter.get() <= commits,
         Some(DatabaseContent::Acceptor {
             uuid: alone,
@@ -169,9 +225,9 @@ fn agree_in_time(
 }
 
 /// Compares the database and `COMMITS`. In an error, `true`: the database is wrong.
-fn agree_in_counter(found: Found, whole: DatabaseContent) -> Result<(), (bool, String)> {
+fn agree_in_counter(found: Found, whole: &DatabaseContent) -> Result<(), (bool, String)> {
     match (found, whole) {
-        (Found::Missing, DatabaseContent::Acceptor { counter, version, .. }) if version > OLD_VERSION => {
+        (Found::Missing, DatabaseContent::Acceptor { counter, version, .. }) if *version > OLD_VERSION => {
             Err((
                 false,
                 format!(
@@ -194,13 +250,16 @@ fn agree_in_counter(found: Found, whole: DatabaseContent) -> Result<(), (bool, S
                 counter.get()
             ),
         )),
-        (Found::Record(CounterRecord { uuid: Some(_), .. }), DatabaseContent::Foreign) => Err((
+        (
+            Found::Record(CounterRecord { uuid: Some(_), .. }),
+            DatabaseContent::Foreign { .. } | DatabaseContent::Older { .. },
+        ) => Err((
             true,
             "is not an acceptor's database any more: the header is damaged, or the file was replaced"
                 .to_owned(),
         )),
         (Found::Record(CounterRecord { uuid: Some(ours), .. }), DatabaseContent::Acceptor { uuid, .. })
-            if ours != uuid =>
+            if ours != *uuid =>
         {
             Err((
                 false,
@@ -210,7 +269,7 @@ fn agree_in_counter(found: Found, whole: DatabaseContent) -> Result<(), (bool, S
             ))
         }
         (Found::Record(CounterRecord { counter, .. }), DatabaseContent::Acceptor { counter: held, .. })
-            if held < counter =>
+            if *held < counter =>
         {
             Err((
                 true,
@@ -225,8 +284,9 @@ fn agree_in_counter(found: Found, whole: DatabaseContent) -> Result<(), (bool, S
         (
             Found::Missing | Found::Record(_),
             DatabaseContent::Nothing
-            | DatabaseContent::Foreign
-            | DatabaseContent::Newer
+            | DatabaseContent::Foreign { .. }
+            | DatabaseContent::Older { .. }
+            | DatabaseContent::Newer { .. }
             | DatabaseContent::Acceptor { .. },
         ) => Ok(()),
     }
@@ -261,13 +321,16 @@ async fn read(connection: &mut SqliteConnection) -> Result<DatabaseContent, Stor
     if (version, application, objects) == (0, 0, 0) {
         return Ok(DatabaseContent::Nothing);
     }
-    if application != i64::from(APPLICATION_ID) || version < OLD_VERSION {
-        return Ok(DatabaseContent::Foreign);
+    if application != i64::from(APPLICATION_ID) {
+        return Ok(DatabaseContent::Foreign { application });
+    }
+    if version < OLD_VERSION {
+        return Ok(DatabaseContent::Older { version });
     }
     if version > i64::from(SCHEMA_VERSION) {
-        return Ok(DatabaseContent::Newer);
+        return Ok(DatabaseContent::Newer { version });
     }
-    let Some((uuid, _)) = load_identity(&mut transaction).await? else {
+    let Some((uuid, name)) = load_identity(&mut transaction).await? else {
         return Ok(DatabaseContent::Nothing);
     };
     let identity = Identity::new(uuid);
@@ -286,6 +349,7 @@ async fn read(connection: &mut SqliteConnection) -> Result<DatabaseContent, Stor
     let state_page: i64 = sqlx::query_scalar(sql).fetch_one(&mut *transaction).await?;
     Ok(DatabaseContent::Acceptor {
         uuid,
+        name,
         counter: moment.commit_counter,
         version,
         state_page: u32::try_from(state_page).map_err(|_| StoreError::Damaged("state"))?,
@@ -330,11 +394,16 @@ mod tests {
     fn acceptor(uuid: u128, counter: u64) -> DatabaseContent {
         DatabaseContent::Acceptor {
             uuid: AcceptorUuid::from_u128(uuid),
+            name: "a1".into(),
             counter: CommitCounter::new(counter),
             version: i64::from(SCHEMA_VERSION),
             state_page: 3,
         }
     }
+
+    const FOREIGN: DatabaseContent = DatabaseContent::Foreign { application: 7 };
+    const OLDER: DatabaseContent = DatabaseContent::Older { version: 0 };
+    const NEWER: DatabaseContent = DatabaseContent::Newer { version: 99 };
 
     fn record(uuid: Option<u128>, counter: u64) -> Found {
         Found::Record(CounterRecord {
@@ -345,8 +414,10 @@ mod tests {
 
     #[test]
     fn log_belongs_to_a_database_that_it_continues() {
-        let agree = |alone, commits| agree_in_time(alone, acceptor(1, 20), |_| commits).is_ok();
-        assert!(agree(None, 0) && agree(Some(DatabaseContent::Foreign), 0));
+        let agree = |alone: Option<DatabaseContent>, commits| {
+            agree_in_time(alone.as_ref(), &acceptor(1, 20), commits).is_ok()
+        };
+        assert!(agree(None, 0) && agree(Some(FOREIGN), 0) && agree(Some(OLDER), 0) && agree(Some(NEWER), 0));
         assert!(agree(Some(acceptor(1, 20)), 0) && agree(Some(acceptor(1, 15)), 5));
         assert!(agree(Some(acceptor(1, 18)), 5), "a part of it was copied");
         assert!(agree(Some(DatabaseContent::Nothing), 21));
@@ -358,7 +429,7 @@ mod tests {
 
     #[test]
     fn database_that_lost_commits_or_its_counter_is_refused() {
-        let agree = |found, held| agree_in_counter(found, held).is_ok();
+        let agree = |found, held: DatabaseContent| agree_in_counter(found, &held).is_ok();
         assert!(
             agree(Found::Missing, DatabaseContent::Nothing)
                 && agree(record(None, 0), DatabaseContent::Nothing)
@@ -373,18 +444,29 @@ mod tests {
         assert!(!agree(record(Some(1), 7), DatabaseContent::Nothing));
         assert!(!agree(Found::Missing, acceptor(1, 7)) && !agree(Found::Damaged, acceptor(1, 7)));
         assert!(!agree(Found::Damaged, DatabaseContent::Nothing));
-        assert!(!agree(record(Some(1), 7), DatabaseContent::Foreign));
-        // `agree` accepts both cases: opening the file reports a separate error for each.
-        assert!(
-            agree(record(Some(1), 7), DatabaseContent::Newer)
-                && agree(Found::Missing, DatabaseContent::Foreign)
-        );
+        assert!(!agree(record(Some(1), 7), FOREIGN) && !agree(record(Some(1), 7), OLDER));
+        // The counter says nothing against these: each has a refusal of its own.
+        assert!(agree(record(Some(1), 7), NEWER) && agree(Found::Missing, FOREIGN));
         let old = DatabaseContent::Acceptor {
             uuid: AcceptorUuid::from_u128(1),
+            name: "a1".into(),
             counter: CommitCounter::new(7),
             version: OLD_VERSION,
             state_page: 3,
         };
         assert!(agree(Found::Missing, old), "it never had one");
+    }
+
+    #[test]
+    fn database_of_another_release_or_acceptor_is_refused() {
+        let refused = |content: DatabaseContent, name| content.refusal(name).map(|error| error.to_string());
+        for content in [FOREIGN, OLDER, NEWER] {
+            assert!(refused(content.clone(), None).is_some(), "{content:?}");
+        }
+        assert_eq!(refused(DatabaseContent::Nothing, Some("a1")), None);
+        assert_eq!(refused(acceptor(1, 7), Some("a1")), None);
+        assert_eq!(refused(acceptor(1, 7), None), None);
+        let other = refused(acceptor(1, 7), Some("a2")).unwrap();
+        assert!(other.contains("belongs to acceptor \"a1\""), "{other}");
     }
 }

@@ -46,7 +46,7 @@ impl Stopped {
     async fn open_file(directory: DataDir, path: &Path) -> Result<Self, StoreError> {
         proof::refuse_foreign(&directory).await?;
         // As at a start: opening a damaged log for writing would destroy the proof, and the data behind the damage.
-        proof::examine(&directory).await?;
+        proof::examine(&directory, None).await?;
         // An upgraded file without `COMMITS` would be refused.
         CounterFile::open(&directory)?;
         let mut connection = open_writer(path, CHECKPOINT_PAGES[0]).await?;

@@ -8,7 +8,6 @@
 //! or removed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, BufReader, ErrorKind, Read},
     path::Path,
@@ -24,20 +23,6 @@ const SECTOR_BYTES: u64 = 512;
 /// Bytes of one read from the file.
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// A log without proof of damage.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sound {
-    /// Of the commits found by SQLite: the number of commits that wrote each page.
-    commits: BTreeMap<u32, u64>,
-}
-
-impl Sound {
-    /// Number of the commits that wrote this page of the database.
-    pub(super) fn commits_of(&self, page: u32) -> u64 {
-        self.commits.get(&page).copied().unwrap_or_default()
-    }
-}
-
 /// Proof that the log held more commits than SQLite finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Damage {
@@ -45,23 +30,23 @@ pub(super) struct Damage {
     pub(super) offset: u64,
 }
 
-/// Walks the log `file`; a missing file is an empty log. Memory: one page, and a number for each
-/// page in the log.
+/// Walks the log `file`; a missing file is an empty log. Returns the number of commits found by SQLite that wrote `page`
+/// of the database, or proof of damage. Memory: one page, for a log of any length.
 ///
 /// # Errors
 /// The file cannot be read.
-pub(super) fn walk(file: &Path) -> io::Result<Result<Sound, Damage>> {
+pub(super) fn walk(file: &Path, page: u32) -> io::Result<Result<u64, Damage>> {
     match File::open(file) {
-        Ok(file) => walk_log(BufReader::with_capacity(BUFFER_BYTES, file)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Ok(Sound::default())),
+        Ok(file) => walk_log(BufReader::with_capacity(BUFFER_BYTES, file), page),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Ok(0)),
         Err(error) => Err(error),
     }
 }
 
-fn walk_log(mut log: impl Read) -> io::Result<Result<Sound, Damage>> {
+fn walk_log(mut log: impl Read, page: u32) -> io::Result<Result<u64, Damage>> {
     let mut header = [0; HEADER_BYTES];
     if !read_whole(&mut log, &mut header)? {
-        return Ok(Ok(Sound::default()));
+        return Ok(Ok(0));
     }
     let Some(start) = Chain::start(&header) else {
         // SQLite syncs the header before the first frame, so frames never stand behind a torn header.
@@ -69,30 +54,32 @@ fn walk_log(mut log: impl Read) -> io::Result<Result<Sound, Damage>> {
         return Ok(if holds_anything(log, &header)? {
             Err(damage)
         } else {
-            Ok(Sound::default())
+            Ok(0)
         });
     };
-    let mut frames = Frames::new(start);
+    let mut frames = Frames::new(start, page);
     let mut frame = vec![0; FRAME_HEADER_BYTES + start.page_bytes];
     while read_whole(&mut log, &mut frame)? {
         if let Err(damage) = frames.take(&frame) {
             return Ok(Err(damage));
         }
     }
-    Ok(Ok(Sound {
-        commits: frames.commits,
-    }))
+    Ok(Ok(frames.commits))
 }
 
-/// The frames read so far.
+/// The frames read so far, in bounded memory for a log of any length.
+#[derive(Clone, Copy)]
 struct Frames {
     /// Verifies the next frame.
     chain: Chain,
     /// Offset of the next frame.
     offset: u64,
-    commits: BTreeMap<u32, u64>,
-    /// Pages written by the commit that has not ended yet.
-    pages: BTreeSet<u32>,
+    /// The page of the database with counted writes.
+    page: u32,
+    /// Number of the commits that wrote the page.
+    commits: u64,
+    /// The commit that has not ended yet wrote the page.
+    is_written: bool,
     /// Offset of the first frame that does not verify.
     bad: Option<u64>,
     /// A commit ended at or behind the first bad frame.
@@ -100,12 +87,13 @@ struct Frames {
 }
 
 impl Frames {
-    fn new(chain: Chain) -> Self {
+    fn new(chain: Chain, page: u32) -> Self {
         Self {
             chain,
             offset: HEADER_BYTES as u64,
-            commits: BTreeMap::new(),
-            pages: BTreeSet::new(),
+            page,
+            commits: 0,
+            is_written: false,
             bad: None,
             ended: false,
         }
@@ -121,11 +109,9 @@ impl Frames {
         self.chain.sums = stored_sums(frame);
         match self.bad {
             None if verifies => {
-                self.pages.insert(page_of(frame));
+                self.is_written |= page_of(frame) == self.page;
                 if ends_commit {
-                    for page in std::mem::take(&mut self.pages) {
-                        *self.commits.entry(page).or_default() += 1;
-                    }
+                    self.commits += u64::from(std::mem::take(&mut self.is_written));
                 }
             }
             None | Some(_) => {
@@ -216,11 +202,9 @@ mod tests {
     }
 
     fn found(bytes: &[u8]) -> Result<u64, u64> {
-        let found = walk_log(bytes).unwrap();
         // Every commit of these logs writes page 1.
-        found
-            .map(|sound| sound.commits_of(1))
-            .map_err(|damage| damage.offset)
+        let found = walk_log(bytes, 1).unwrap();
+        found.map_err(|damage| damage.offset)
     }
 
     fn frame_at(frame: usize) -> usize {
@@ -238,14 +222,20 @@ mod tests {
     }
 
     #[test]
+    fn memory_of_a_walk_does_not_grow_with_the_log() {
+        fn owns_no_memory<T: Copy>() {}
+        owns_no_memory::<Frames>();
+    }
+
+    #[test]
     fn commits_are_counted_for_each_page() {
         let mut writer = WalWriter::new([7; 8], false);
         [3, 1, 2].into_iter().for_each(|pages| writer.commit(pages));
         // The last commit lacks its last frame.
         writer.commit(2);
         writer.bytes.truncate(writer.bytes.len() - FRAME);
-        let sound = walk_log(&writer.bytes[..]).unwrap().unwrap();
-        assert_eq!([1, 2, 3, 4].map(|page| sound.commits_of(page)), [3, 2, 1, 0]);
+        let commits_of = |page| walk_log(&writer.bytes[..], page).unwrap().unwrap();
+        assert_eq!([1, 2, 3, 4].map(commits_of), [3, 2, 1, 0]);
     }
 
     #[test]
