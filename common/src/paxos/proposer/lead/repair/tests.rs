@@ -336,24 +336,16 @@ impl Reign {
         known_to: u64,
         damaged: impl Fn(u64) -> bool,
     ) -> Vec<Effect> {
-        let ballot = Ballot::new(7, ProposerId::from_random(1)).unwrap();
-        let row = |at: u64| crate::paxos::message::Row {
-            slot: slot(at),
-            accepted: (!damaged(at)).then(|| {
-                let value = Value::from_stored(Bytes::from(at.to_string()), Bytes::new());
-                (ballot, value)
-            }),
-        };
         let page = PromisePage {
-            from: Slot::ZERO,
-            next: slot(rows),
-            last: true,
             chosen_to: Slot::ZERO,
             known_to: slot(known_to),
-            trimmed_to: Slot::ZERO,
-            voted_to: slot(rows),
-            rows: (0..rows).map(row).collect(),
+            ..page_of(0, rows, |at| !damaged(at))
         };
+        self.scanned(acceptor, scan, page)
+    }
+
+    /// An acceptor answers a scan with this page.
+    fn scanned(&mut self, acceptor: u128, scan: Scan, page: PromisePage) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.lead.scanned(
             (&self.electorate, &self.open),
@@ -364,6 +356,26 @@ impl Reign {
             &mut effects,
         );
         effects
+    }
+}
+
+/// A page with the rows of slots from `from` to `to`, all known to be chosen; rows that are not `sound` are unknown.
+fn page_of(from: u64, to: u64, sound: impl Fn(u64) -> bool) -> PromisePage {
+    let ballot = Ballot::new(7, ProposerId::from_random(1)).unwrap();
+    let value = |at: u64| Value::from_stored(Bytes::from(at.to_string()), Bytes::new());
+    let row = |at| crate::paxos::message::Row {
+        slot: slot(at),
+        accepted: sound(at).then(|| (ballot, value(at))),
+    };
+    PromisePage {
+        from: Slot::ZERO,
+        next: slot(to),
+        last: true,
+        chosen_to: slot(to),
+        known_to: slot(to),
+        trimmed_to: slot(from),
+        voted_to: slot(to),
+        rows: (from..to).map(row).collect(),
     }
 }
 

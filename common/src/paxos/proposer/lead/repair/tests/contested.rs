@@ -8,17 +8,13 @@ fn page(text: &'static str, known_to: u64) -> PromisePage {
     let ballot = Ballot::new(3, ProposerId::from_random(1)).unwrap();
     let value = Value::from_stored(Bytes::from_static(text.as_bytes()), Bytes::new());
     PromisePage {
-        from: slot(0),
-        next: slot(1),
-        last: true,
         chosen_to: slot(known_to),
         known_to: slot(known_to),
-        trimmed_to: Slot::ZERO,
-        voted_to: slot(1),
         rows: vec![Row {
             slot: slot(0),
             accepted: Some((ballot, value)),
         }],
+        ..page_of(0, 1, |_| true)
     }
 }
 

@@ -5,34 +5,7 @@ use super::*;
 impl Reign {
     /// An acceptor answers a scan with the rows from `trimmed_to` to `rows`, which it knows to be chosen.
     fn report_trimmed(&mut self, acceptor: u128, scan: Scan, trimmed_to: u64, rows: u64) -> Vec<Effect> {
-        let ballot = Ballot::new(7, ProposerId::from_random(1)).unwrap();
-        let row = |at: u64| crate::paxos::message::Row {
-            slot: slot(at),
-            accepted: Some((
-                ballot,
-                Value::from_stored(Bytes::from(at.to_string()), Bytes::new()),
-            )),
-        };
-        let page = PromisePage {
-            from: Slot::ZERO,
-            next: slot(rows),
-            last: true,
-            chosen_to: slot(rows),
-            known_to: slot(rows),
-            trimmed_to: slot(trimmed_to),
-            voted_to: slot(rows),
-            rows: (trimmed_to..rows).map(row).collect(),
-        };
-        let mut effects = Vec::new();
-        self.lead.scanned(
-            (&self.electorate, &self.open),
-            scan,
-            uuid(acceptor),
-            page,
-            &self.limits,
-            &mut effects,
-        );
-        effects
+        self.scanned(acceptor, scan, page_of(trimmed_to, rows, |_| true))
     }
 
     /// Four chosen slots, forgotten by the leader. The first acceptor has none, the others have all.
