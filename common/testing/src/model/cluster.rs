@@ -210,12 +210,15 @@ impl Cluster {
     ///
     /// # Panics
     /// If no step fits the next entry of the script, or a step breaks a property.
-    pub(crate) fn play(&self, mut state: State, script: &[fn(&Action) -> bool]) -> State {
+    pub(crate) fn play<F>(&self, mut state: State, script: impl IntoIterator<Item = F>) -> State
+    where
+        F: Fn(&Action) -> bool,
+    {
         state.left = Allowance::unlimited();
-        for (number, fits) in script.iter().enumerate() {
+        for (number, fits) in script.into_iter().enumerate() {
             let mut actions = Vec::new();
             self.actions(&state, &mut actions);
-            let action = actions.into_iter().find(fits);
+            let action = actions.into_iter().find(&fits);
             let next = action.and_then(|action| self.next_state(&state, action));
             state = next.unwrap_or_else(|| panic!("step {number} of the script is not possible: {state:?}"));
             assert_eq!(state.broken, None, "the script breaks something");
