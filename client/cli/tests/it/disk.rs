@@ -299,7 +299,7 @@ async fn acceptor_with_a_full_disk_stands_aside_and_comes_back_by_itself() {
 
 #[tokio::test]
 async fn leader_whose_quorum_is_full_stays_and_goes_on_when_there_is_space() {
-    let mut cluster = Cluster::start(3, 2, 1).await;
+    let mut cluster = Cluster::start_alone(3, 2, 1).await;
     let mut disks = Vec::new();
     for acceptor in [0, 1] {
         let Some(disk) = cluster.move_to_small_disk(acceptor).await else {

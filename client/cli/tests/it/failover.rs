@@ -108,7 +108,7 @@ fn below(log: &BTreeMap<Version, Vec<u8>>, end: Slot) -> Vec<(&Version, &Vec<u8>
 /// Measures the gap after each of several leaders gets this signal. `aim`: the gap aimed for on an idle machine.
 async fn gaps(signal: Signal, aim: Duration) {
     const ROUNDS: usize = 5;
-    let mut cluster = Cluster::start(3, 3, 1).await;
+    let mut cluster = Cluster::start_alone(3, 3, 1).await;
     let load = BackgroundLoad::start(&cluster, 2, usize::MAX, 16);
     let mut gaps = Vec::new();
     for _ in 0..ROUNDS {

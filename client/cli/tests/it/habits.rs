@@ -77,7 +77,7 @@ fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
 #[tokio::test]
 async fn command_with_an_unread_output_ends_on_a_signal_and_keeps_its_election() {
     const TTL: Duration = Duration::from_millis(500);
-    let cluster = Cluster::start(3, 1, 1).await;
+    let cluster = Cluster::start_alone(3, 1, 1).await;
     let urls = cluster.urls();
     stdout(&run(&["put", "key", "value", "--acceptors", &urls]).await);
     for (args, code) in [

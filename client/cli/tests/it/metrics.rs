@@ -338,7 +338,7 @@ async fn slow_and_unfinished_requests_are_cut_off_and_delay_no_probe() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn port_that_is_taken_matters_only_when_it_was_asked_for() {
-    let _turn = nobody().await;
+    let _room = nobody().await;
     let dir = TempDir::new().unwrap();
     let start = |name: &str, metrics: Option<&str>| {
         let data_dir = dir.path().join(name).display().to_string();
@@ -448,7 +448,7 @@ async fn dashboard_names_only_what_a_running_cluster_shows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dev_serves_metrics_of_every_role_when_asked() {
     // Keeps other clusters of this test program from taking ports meanwhile.
-    let _turn = nobody().await;
+    let _room = nobody().await;
     let base = free_ports(300);
     let dir = TempDir::new().unwrap();
     let mut dev = paxos(&["dev", "--metrics", "--base-port", &base.to_string()]);

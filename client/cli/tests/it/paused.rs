@@ -50,7 +50,7 @@ async fn clients_continue_while_the_leader_and_a_standby_are_paused() {
 
 #[tokio::test]
 async fn status_does_not_wait_for_a_paused_acceptor_and_standby() {
-    let cluster = Cluster::start(3, 2, 1).await;
+    let cluster = Cluster::start_alone(3, 2, 1).await;
     let standby = 1 - cluster.leader().await;
     let (standby, acceptor) = (&cluster.proposers[standby], &cluster.acceptors[2]);
     cluster.client().append_at_most_once("value").await.unwrap();

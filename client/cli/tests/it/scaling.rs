@@ -104,7 +104,7 @@ async fn stretch(cluster: &Cluster, learners: usize, time: Duration) -> Stretch 
 
 /// A cluster with one register, known to all learners.
 async fn cluster() -> Cluster {
-    let cluster = Cluster::start(3, 2, LEARNERS).await;
+    let cluster = Cluster::start_alone(3, 2, LEARNERS).await;
     let client = cluster.client();
     client.put("key", "value").await.unwrap();
     let end = client.chosen_to().await.unwrap();

@@ -114,7 +114,7 @@ async fn learner_paused_for_a_minute_slows_no_client() {
 
 /// Stops a learner for this time, and at least while values are poured once.
 async fn stop_learner(stopped: Duration) {
-    let cluster = Cluster::start(3, 1, 2).await;
+    let cluster = Cluster::start_alone(3, 1, 2).await;
     let calm = pour(&cluster, "calm", Duration::ZERO).await;
     let before = memory(&cluster);
     cluster.learners[0].signal(Signal::SIGSTOP);
@@ -136,7 +136,7 @@ async fn stop_learner(stopped: Duration) {
 #[tokio::test]
 async fn stalled_readers_slow_no_client_and_miss_nothing() {
     const READERS: usize = 3;
-    let cluster = Cluster::start(3, 1, 1).await;
+    let cluster = Cluster::start_alone(3, 1, 1).await;
     let calm = pour(&cluster, "calm", Duration::ZERO).await;
     // Each reader takes a single message, and then no more.
     let mut subscribers = Vec::new();

@@ -24,7 +24,7 @@ async fn end(mut child: Child, signal: Signal) -> Output {
 
 #[tokio::test]
 async fn signals_end_commands_that_run_until_stopped_with_0() {
-    let cluster = Cluster::start(3, 1, 1).await;
+    let cluster = Cluster::start_alone(3, 1, 1).await;
     let urls = cluster.urls();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         for args in [

@@ -22,6 +22,7 @@ use paxos_client::{Address, Client, ClientConfig, LogRecord, Operation, Slot, Ve
 use paxos_proto::v1::{AcceptorStatusResponse, attach_request::Progress};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub(crate) use load::{BackgroundLoad, LoadOutcome};
 pub(crate) use proxy::{Cut, Proxy};
@@ -35,8 +36,10 @@ const LOOK: Duration = Duration::from_millis(20);
 /// the port in use.
 const PORTS: (u16, u16) = (10_000, 30_000);
 
-/// One cluster at a time: clusters share few cores, and a starved cluster would prove nothing.
-static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+/// Number of clusters that run at the same time. Most tests wait for timeouts and disks for most of their time, and two
+/// cores have room for three such tests. A starved cluster would prove nothing.
+const CLUSTERS_MAX: u32 = 3;
+static ROOM: Semaphore = Semaphore::const_new(CLUSTERS_MAX as usize);
 
 /// An address without a listening process.
 pub(crate) const NO_CLUSTER: &str = "http://127.0.0.1:1";
@@ -250,7 +253,17 @@ pub(crate) struct Cluster {
     pub(crate) dir: TempDir,
     /// Environment of the processes added from now on.
     pub(crate) environment: Environment,
-    _turn: tokio::sync::MutexGuard<'static, ()>,
+    _room: SemaphorePermit<'static>,
+}
+
+/// Waits for room for a cluster.
+async fn room() -> SemaphorePermit<'static> {
+    ROOM.acquire().await.expect("never closed")
+}
+
+/// Waits until no other cluster runs.
+async fn whole_room() -> SemaphorePermit<'static> {
+    ROOM.acquire_many(CLUSTERS_MAX).await.expect("never closed")
 }
 
 impl Cluster {
@@ -266,17 +279,32 @@ impl Cluster {
         learners: u16,
         environment: Environment,
     ) -> Self {
-        let mut cluster = Self::blank_in(TempDir::new().unwrap(), acceptors, environment).await;
+        let mut cluster = Self::blank_in(TempDir::new().unwrap(), acceptors, environment, room().await);
+        cluster.add_roles(proposers, learners).await;
+        cluster
+    }
+
+    /// As [`start`](Self::start), while no other cluster runs. For tests that judge times, processor time or changes of
+    /// the leader: other clusters would disturb the measurement.
+    pub(crate) async fn start_alone(acceptors: u16, proposers: u16, learners: u16) -> Self {
+        let room = whole_room().await;
+        let mut cluster = Self::blank_in(TempDir::new().unwrap(), acceptors, Environment::new(), room);
+        cluster.add_roles(proposers, learners).await;
+        cluster
+    }
+
+    /// Adds these numbers of processes. Waits until a proposer leads and every learner has caught up.
+    async fn add_roles(&mut self, proposers: u16, learners: u16) {
         for _ in 0..proposers {
-            cluster.add_proposer(&cluster.urls(), &[]);
+            self.add_proposer(&self.urls(), &[]);
         }
         for number in 1..=learners {
             let name = format!("learner-{number}");
-            let data_dir = cluster.path(&name);
-            cluster.add_learner(name, &["--data-dir", &data_dir]);
+            let data_dir = self.path(&name);
+            self.add_learner(name, &["--data-dir", &data_dir]);
         }
-        cluster.leader().await;
-        for learner in &cluster.learners {
+        self.leader().await;
+        for learner in &self.learners {
             let address = learner.address.to_string();
             let listen = address.strip_prefix("http://").unwrap();
             until("a learner is ready", async || {
@@ -284,12 +312,16 @@ impl Cluster {
             })
             .await;
         }
-        cluster
     }
 
     /// Acceptors that have not formed a cluster.
     pub(crate) async fn blank(acceptors: u16) -> Self {
-        Self::blank_in(TempDir::new().unwrap(), acceptors, Environment::new()).await
+        Self::blank_in(
+            TempDir::new().unwrap(),
+            acceptors,
+            Environment::new(),
+            room().await,
+        )
     }
 
     /// As [`blank`](Self::blank), on a disk that never stalls: in memory, if the machine offers such a directory. For
@@ -297,18 +329,22 @@ impl Cluster {
     /// disks of busy machines do stall.
     pub(crate) async fn blank_and_calm(acceptors: u16) -> Self {
         let dir = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new());
-        Self::blank_in(dir.unwrap(), acceptors, Environment::new()).await
+        Self::blank_in(dir.unwrap(), acceptors, Environment::new(), room().await)
     }
 
-    async fn blank_in(dir: TempDir, acceptors: u16, environment: Environment) -> Self {
-        let turn = TURN.lock().await;
+    fn blank_in(
+        dir: TempDir,
+        acceptors: u16,
+        environment: Environment,
+        room: SemaphorePermit<'static>,
+    ) -> Self {
         let mut cluster = Self {
             acceptors: Vec::new(),
             proposers: Vec::new(),
             learners: Vec::new(),
             dir,
             environment,
-            _turn: turn,
+            _room: room,
         };
         for _ in 0..acceptors {
             cluster.add_acceptor();

@@ -71,7 +71,7 @@ impl Strangers {
 #[tokio::test]
 async fn strangers_at_one_address_lock_no_other_address_out() {
     raise_open_files();
-    let cluster = Cluster::start(3, 1, 2).await;
+    let cluster = Cluster::start_alone(3, 1, 2).await;
     let (acceptor, proposer, learner) = (
         address_of(&cluster, "Acceptor"),
         address_of(&cluster, "Proposer"),
