@@ -1,9 +1,9 @@
-//! The acceptor: promises, votes, and gives no answer before it is durable.
+//! The acceptor: promises and votes. The acceptor answers after the change is durable.
 //!
 //! The core decides in *groups*. A [`Group`] stands for one SQL commit. First, requests are decided into the group in
 //! sequence: each request sees the changes of the requests before it. Then the store makes the group durable. Then
-//! [`Acceptor::committed`] takes the group into memory. Only then may the answers leave, unchanged. If the commit
-//! fails, the group is dropped with all its answers, and memory stays as before.
+//! [`Acceptor::committed`] updates the memory. Only then may the answers leave, unchanged. If the commit fails, no
+//! answer leaves, memory stays as before, and the process ends.
 //!
 //! Sources: *Paxos Made Simple* §2.2 (P1a, P2a) and §2.5; *Flexible Paxos* §3.
 
@@ -81,8 +81,8 @@ pub struct Acceptor {
     trimmed_to: Slot,
     voted_to: Slot,
     /// The watermark claimed by the last granted Accept with a claim; at least `known_to`. Not durable: leaders repeat
-    /// the claim. No bound separates a forged claim from the claim of a leader far ahead, so a claim lasts only until the
-    /// next claim.
+    /// the claim. No bound separates a forged claim from the claim of a leader far ahead, so a claim lasts only until
+    /// the next claim.
     claimed_to: Slot,
     /// Rows at or above `known_to`: at most [`SLOTS_AHEAD_MAX`] beyond a leader's watermark.
     rows: BTreeMap<Slot, HeldRow>,

@@ -1,13 +1,17 @@
 //! The learner: learns a slot's value once a quorum has voted for the slot, and hands out values in slot order.
 //!
-//! Votes come from every acceptor, values from a single acceptor. A slot is learned in either of two cases. A phase-2
-//! quorum of distinct acceptors voted for *one* value at *one* ballot b, and a row of ballot ≥ b with this value is held.
-//! Or a row arrived in a frame, and the watermark of the same frame is above the slot. Source: *Paxos Made Simple* §2.3.
+//! Votes come from every acceptor, values from a single acceptor. A slot is learned in either of two cases:
+//!
+//! 1. A phase-2 quorum of distinct acceptors voted for *one* value at *one* ballot b, and the learner holds a row with
+//!    this value at ballot b or higher.
+//! 2. A frame has the row, and the watermark of the same frame is above the slot.
+//!
+//! Source: *Paxos Made Simple* §2.3.
 //!
 //! A ballot has one value for each slot, except after a breach of the protocol: a copied proposer, or a forged message.
 //! So each vote names its value, and the votes of two values are not added. A row that contradicts a quorum of votes is
-//! not learned: the value feed has to change. Votes of acceptors of earlier releases name no value, and count for every
-//! value.
+//! not learned: the learner then reads values from another acceptor. Votes of acceptors of earlier releases name no
+//! value, and count for every value.
 
 use std::collections::BTreeMap;
 
@@ -141,8 +145,8 @@ impl Learner {
         self.next
     }
 
-    /// The learner's position: the first slot that is not learned; at least [`Self::next`]. Learned slots below may wait
-    /// to be handed out.
+    /// The learner's position: the first slot that is not learned; at least [`Self::next`]. Learned slots below may
+    /// wait to be handed out.
     pub fn learned_to(&self) -> Slot {
         let waiting = self.next.to(Slot::MAX).zip(&self.slots);
         let learned = waiting

@@ -6,17 +6,18 @@
 //! # The protocol in prose
 //!
 //! A *slot* is a position in the log. A slot holds a single *value*: a batch of commands, or a no-op. A *ballot* is the
-//! number of an attempt to lead. A ballot consists of a round and the random number of the proposer's run, so no two
-//! attempts share a ballot. A *quorum* is a sufficiently large set of acceptors: every phase-1 quorum intersects every
-//! phase-2 quorum.
+//! number of an attempt to lead. A ballot consists of a round and the random number of the proposer's run. So no two
+//! attempts share a ballot, unless a proposer is copied while it runs. A *quorum* is a sufficiently large set of
+//! acceptors: every phase-1 quorum intersects every phase-2 quorum.
 //!
 //! **Phase 1: a proposer starts to lead** ([`proposer::Campaign`]). A proposer finds the leader silent. The proposer
 //! picks a ballot above every known ballot, and asks every acceptor to *promise* this ballot. An acceptor promises
-//! unless a higher ballot is promised already. From then on the acceptor votes at no lower ballot. The promise reports
-//! the acceptor's latest vote in each slot, value and ballot. With complete reports from a phase-1 quorum the candidate
-//! knows enough. Every value that may have been chosen at a lower ballot has a vote among the reports. In each slot,
-//! only the value of the highest-ballot vote can have been chosen at a lower ballot. The candidate must propose the
-//! values of such votes first, and a no-op in a slot without any vote from the quorum.
+//! unless a higher ballot is promised already. After this promise, the acceptor rejects requests with lower ballots.
+//! The promise reports the acceptor's latest vote in each slot: value and ballot. A proposer that collects promises is
+//! a *candidate*. With complete reports from a phase-1 quorum the candidate knows enough. Every value that may have
+//! been chosen at a lower ballot has a vote among the reports. In each slot, only the value of the highest-ballot vote
+//! can have been chosen at a lower ballot. The candidate must propose the values of such votes first, and a no-op in a
+//! slot without any vote from the quorum.
 //!
 //! **Phase 2: the leader orders values** ([`proposer::Lead`]). The leader gives each batch the next slot and asks every
 //! acceptor to *accept* the batch at the leader's ballot. An acceptor without a promise of a higher ballot writes the
@@ -27,66 +28,67 @@
 //! command. Several slots are in flight at a time, and a single phase 1 serves all slots.
 //!
 //! **Learners count the votes** ([`learner`]). A learner receives the votes of every acceptor, and takes the values
-//! from a single acceptor. A slot is learned when a phase-2 quorum has voted for the slot at one ballot, or when a row
-//! comes with a watermark above its slot. No leader is involved.
+//! from a single acceptor. A slot is learned when a phase-2 quorum has voted for the slot at one ballot, or when an
+//! acceptor sends the value of a slot and reports the slot as chosen. No leader is involved.
 //!
 //! **Reads ask a quorum too** ([`reading`]). A learner asks the acceptors how far they have voted. The answers of a
-//! quorum give a bound, and the learner answers the read once every slot below the bound is applied. Every answered
-//! write has a vote in every quorum that the learner may ask.
+//! quorum give a bound, and the learner answers the read once every slot below the bound is applied. Every phase-1
+//! quorum holds a vote for every answered write.
 //!
-//! **Every later tail covers every vote shown to a peer.** A *tail* is an acceptor's report of the end of its votes.
-//! Acceptors show votes in answers, in frames and in pages. A page is read from the disk, and a disk shows a commit to
-//! readers before the commit call has returned. Tails are taken from memory. So a page waits until memory shows the
-//! page's commit ([`Stamp::covers`](identity::Stamp::covers)). Without the wait, a learner could learn a slot from
-//! pages alone and answer a read with the slot, and the next read, at a second learner, could miss the slot. With the
-//! wait, a quorum has lost votes if its tails end below the slots that a learner had applied before asking. The learner
-//! then stops answering, and ends.
+//! **A later tail includes every vote that was shown earlier.** A *tail* is an acceptor's report of the end of its
+//! votes. Acceptors show votes in answers, in frames and in pages. A page is read from the disk, and a disk shows a
+//! commit to readers before the commit call has returned. Tails are taken from memory. So a page waits until memory
+//! shows the page's commit ([`Stamp::covers`](identity::Stamp::covers)). Without the wait, a learner could learn a slot
+//! from pages alone and answer a read with the slot, and the next read, at a second learner, could miss the slot. If
+//! the tails of a quorum end below a slot that a learner had applied before asking, the quorum has lost votes. The
+//! learner then stops answering, and ends.
 //!
 //! **Only learners know the outcome of a command** ([`machine`]). All learners apply the same commands in the same
 //! order. So all learners agree, without any communication, on the result of every condition and on the retries to
 //! skip.
 //!
 //! **Watermarks save work.** `chosen_to = 7` says that slots 0 to 6 are chosen: watermarks are exclusive. A leader
-//! reports its own watermark. An acceptor advances its own watermark over rows accepted at exactly the leader's ballot,
-//! because only such rows are sure to hold the chosen values. A campaign needs no slot below the highest watermark. The
-//! leader *repairs* missing rows of an acceptor below the watermark, in the background: the acceptor accepts the chosen
-//! values again at the leader's ballot.
+//! reports its own watermark. An acceptor advances its own watermark over rows accepted at exactly the leader's ballot.
+//! A row at a different ballot may hold a value that is not chosen, so the watermark stops there. A campaign needs no
+//! slot below the highest watermark. The leader *repairs* missing rows of an acceptor below the watermark, in the
+//! background: the acceptor accepts the chosen values again at the leader's ballot.
 //!
 //! **A damaged row splits an acceptor's watermark in two.** The *known* watermark (`known_to`) still says that every
 //! slot below is chosen; campaigns start from `known_to`. The *sound* watermark (`chosen_to`) stops before the first
 //! damaged row; repair rests on `chosen_to`, and so does everything that other processes may rely on. A readable row
-//! below the known watermark holds the chosen value. First, the watermark passed the row at the ballot of a leader that
-//! knew the slot to be chosen. Second, the acceptor had promised this ballot. Third, any value accepted there later
-//! came from a higher ballot, and a higher ballot proposes the same value. So repair takes such rows from any acceptor,
-//! slot by slot, and brings the missing rows to all acceptors at the same time.
+//! below the known watermark holds the chosen value. The watermark passed the row at the ballot of a leader that knew
+//! the slot to be chosen, and the acceptor had promised this ballot. A value accepted later in this slot came from a
+//! higher ballot, and a higher ballot proposes the same value. So repair takes such rows from any acceptor, slot by
+//! slot, and brings the missing rows to all acceptors at the same time.
 //!
-//! **A value unknown to every quorum is never guessed.** Suppose every acceptor has reported, and so few acceptors can
-//! read the row of a slot that no phase-1 quorum can say what is there. Then the leader or candidate halts, and names
-//! the slots and the acceptors.
+//! **A value unknown to every quorum is never guessed.** If every acceptor has reported, and too many acceptors cannot
+//! read the row of a slot, then the value of the slot is unknown. The leader or candidate halts, and names the slots
+//! and the acceptors.
 //!
-//! **An acceptor's log begins where a snapshot ends** ([`acceptor::Acceptor::trim`]). No service trims yet: acceptors keep
-//! the whole log. The cores, the model and the simulator keep the rules already. A *snapshot to S* holds the result
-//! of the slots 0 to S − 1: registers, sessions and recorded outcomes, in one file made by a learner. An acceptor may
-//! hold two snapshots. The *bottom* ends at `trimmed_to`, the acceptor's first readable slot, and stands for all rows
-//! below. A newer *waiting* snapshot is whole as well, and the acceptor has not trimmed to its end yet. A trim is one
-//! commit: the waiting snapshot becomes the bottom, `trimmed_to` rises to its end, and the rows below are no longer
-//! shown. A *lift* is a trim above the acceptor's own watermark: the acceptor skips rows that are missing, or held at an
-//! older ballot. So an acceptor that missed a long stretch of the log comes back without the rows of the stretch.
+//! **An acceptor's log begins where a snapshot ends** ([`acceptor::Acceptor::trim`]). No service trims yet: acceptors
+//! keep the whole log. The cores, the model and the simulator keep the rules already. A *snapshot to S* holds the
+//! result of the slots 0 to S − 1: registers, sessions and recorded outcomes, in one file made by a learner. An
+//! acceptor may hold two snapshots. The *bottom* ends at `trimmed_to` and replaces all rows below. `trimmed_to` is the
+//! acceptor's first readable slot. A newer *waiting* snapshot is whole as well, and the acceptor has not trimmed to its
+//! end yet. A trim is one commit: the waiting snapshot becomes the bottom, `trimmed_to` rises to its end, and the rows
+//! below are no longer shown. A *lift* is a trim above the acceptor's own watermark: the acceptor skips rows that are
+//! missing, or held at an older ballot. So an acceptor that missed a long stretch of the log comes back without the
+//! rows of the stretch.
 //!
 //! **A trim is as good as a vote.** An acceptor *covers* a slot by its bottom, or by a row whose ballot is at or above
 //! the first ballot that chose the slot. Such a row has the chosen value. Five rules keep trims safe:
 //!
-//! - Rows go only in the commit that makes a whole snapshot on the same disk the bottom. So the number of acceptors that
-//!   cover a slot never falls, and a phase-2 quorum covers every chosen slot.
+//! - Rows go only in the commit that makes a whole snapshot on the same disk the bottom. So the number of acceptors
+//!   that cover a slot never falls, and a phase-2 quorum covers every chosen slot.
 //! - A campaign starts at or above the highest `trimmed_to` of its promises. The campaign's phase-1 quorum contains an
 //!   acceptor that covers the slot. This acceptor reports the value, or the campaign starts above the slot.
-//! - An acceptor answers an Accept below its first slot with `Trimmed`. At the leader's own ballot, this answer counts as
-//!   the acceptor's vote for every slot below that the leader proposes. The acceptor has promised no higher ballot. So a
-//!   later campaign that counts this acceptor starts above these slots. A trim reported in any other way is no vote: the
-//!   acceptor may have promised a higher ballot, and the slots may be chosen there with other values.
-//! - A trim never passes the *cap*: the acceptor's own watermark, or the last watermark claimed by a leader whose Accept
-//!   the acceptor granted. So a faulty learner cannot move the first slot above the chosen slots. A forged claim raises
-//!   the cap until the leader's next claim.
+//! - An acceptor answers an Accept below its first slot with `Trimmed`. At the leader's own ballot, this answer counts
+//!   as the acceptor's vote for every slot below that the leader proposes. The acceptor has promised no higher ballot.
+//!   So a later campaign that counts this acceptor starts above these slots. A trim reported in any other way is no
+//!   vote: the acceptor may have promised a higher ballot, and the slots may be chosen there with other values.
+//! - A trim never passes the *cap*: the acceptor's own watermark, or the last watermark in a granted Accept. So a
+//!   faulty learner cannot move the first slot above the chosen slots. A forged claim raises the cap until the leader's
+//!   next claim.
 //! - No leader raises its watermark because of a trim, and no acceptor drops rows because of a leader's message. A
 //!   leader's watermark rises only over slots that the leader has counted.
 //!
@@ -98,55 +100,57 @@
 //! **Nothing is answered or shown before it is on disk.** Acceptors decide requests in groups, with a single commit for
 //! each group, and the answers leave after the commit. An acceptor that lost its disk, or runs on an older copy, has
 //! forgotten votes that it reported to other processes. These processes remember the commits of this acceptor, detect
-//! the loss by this memory, and never count the acceptor again on that disk ([`witness`]).
+//! the loss, and stop counting the acceptor on that disk ([`witness`]). The module lists the cases that go unnoticed.
 //!
 //! **A value that contradicts a vote gets no vote.** An acceptor may refuse any request without harm. Any caller may
-//! have sent such a value, so the acceptor refuses the message and goes on. After two values at one ballot, the acceptor
-//! promises the next ballot: it takes part in the contradicted ballot no more, restarts included
+//! have sent such a value, so the acceptor refuses the message and goes on. After two values at one ballot, the
+//! acceptor promises the next ballot: it takes part in the contradicted ballot no more, restarts included
 //! ([`Acceptor::contradicted`](acceptor::Acceptor::contradicted)).
 //!
-//! **A copied proposer shares its ballots.** A virtual machine copied while its proposer runs gives two processes with one
-//! number. A forged Accept has the same effect: two values of one slot at one ballot, on different acceptors. The votes
-//! are then kept apart by value, as if each value had a ballot of its own:
+//! **A copied proposer shares its ballots.** A virtual machine copied while its proposer runs gives two processes with
+//! one number. A forged Accept has the same effect: two values of one slot at one ballot, on different acceptors. The
+//! votes are then kept apart by value, as if each value had a ballot of its own:
 //!
-//! - An acceptor votes for at most one value of a slot at a ballot. An answer to an Accept speaks for the values of this
-//!   Accept. So at most one value gets a phase-2 quorum, provided that every two phase-2 quorums intersect, as majorities
-//!   do. With smaller phase-2 quorums, such as 2 of 4, two copies can choose two values.
-//! - A campaign or a scan may find two values at the highest ballot of a slot. A value can have been chosen if its votes,
-//!   together with the acceptors that have not reported, reach a phase-2 quorum. If only one value can, the leader
-//!   proposes this value. If several can, the campaign waits for further reports. After all reports, at most one can.
+//! - An acceptor votes for at most one value of a slot at a ballot. An answer to an Accept counts only for the values
+//!   of this Accept. So at most one value gets a phase-2 quorum, provided that every two phase-2 quorums intersect, as
+//!   majorities do. With smaller phase-2 quorums, such as 2 of 4, two copies can choose two values.
+//! - A campaign or a scan may find two values at the highest ballot of a slot. A value can have been chosen if its
+//!   votes, together with the acceptors that have not reported, reach a phase-2 quorum. If only one value can, the
+//!   leader proposes this value. If several can, the campaign waits for further reports. After all reports, at most one
+//!   can.
 //! - A vote shown to a learner names its value. Learners never add votes for different values.
 //! - A read bound counts slots, whatever their values.
 //!
-//! These are the limits. Watermarks, trims and damaged rows name no value. A watermark of a copy may pass a row of the other
-//! copy, and this row counts as chosen then: a learner that reads the row below the watermark, without a quorum of votes
-//! for the right value, applies it. A trimmed acceptor counts as a voter for either copy. An acceptor that lost its row
-//! to damage may vote for the second value. A forged value can replace rows of a value that was chosen at a lower ballot.
-//! Votes shown by an acceptor of an earlier release name no value, and a learner counts them for every value. So the rule
-//! stands that a proposer is never copied while it runs.
+//! These are the limits. Watermarks, trims and damaged rows name no value. A watermark of a copy may pass a row of the
+//! other copy, and this row counts as chosen then: a learner that reads the row below the watermark, without a quorum
+//! of votes for the right value, applies it. A trimmed acceptor counts as a voter for either copy. An acceptor that
+//! lost its row to damage may vote for the second value. A forged value can replace rows of a value that was chosen at
+//! a lower ballot. Votes shown by an acceptor of an earlier release name no value, and a learner counts them for every
+//! value. So the rule stands that a proposer is never copied while it runs.
 //!
-//! **A cluster forms in two steps** ([`forming`]). So of two different lists that share an acceptor, at most one list
+//! **A cluster forms in two steps** ([`forming`]). First, each acceptor stores the list of members. Then the acceptors
+//! become formed. An acceptor stores one list only. So of two different lists that share an acceptor, at most one list
 //! becomes a cluster. No acceptor votes before the cluster is formed.
 //!
 //! # Invariants
 //!
-//! 1. At most one value of a slot is ever accepted by a phase-2 quorum at one ballot, also with a copied proposer, if
-//!    every two phase-2 quorums intersect.
-//! 2. Each (slot, ballot) has at most one value, unless a proposer is copied or a message forged. Each acceptor votes for
-//!    at most one of the values.
+//! 1. At most one value of a slot is ever accepted by a phase-2 quorum at one ballot. This holds for copied
+//!    proposers too, if every two phase-2 quorums intersect.
+//! 2. Each (slot, ballot) has at most one value, unless a proposer is copied or a message forged. Each acceptor votes
+//!    for at most one of the values.
 //! 3. A promise never decreases, restarts included. No acceptor votes below a promise. Every answer was durable when it
 //!    left.
 //! 4. Every later ballot proposes the chosen value in a chosen slot.
-//! 5. `chosen_to` and `known_to` claims are true, and the readable rows of the claimant at or above its `trimmed_to` hold
-//!    the chosen values.
+//! 5. `chosen_to` and `known_to` claims are true, and the readable rows of the claimant at or above its `trimmed_to`
+//!    hold the chosen values.
 //! 6. Of any two learners' sequences, the shorter is a prefix of the longer, without gaps, across restarts and changes
 //!    of feed.
 //! 7. New slots start at or above the `voted_to`, `known_to` and `trimmed_to` of every promise. A campaign requests no
 //!    slot below the highest `known_to` reported to the proposer.
 //! 8. A wiped, rolled-back or foreign acceptor is never counted.
-//! 9. Reads and writes are linearizable. No answer is given above an unchosen slot. The later tails of an acceptor
-//!    cover every vote shown by the acceptor.
-//! 10. A (session, sequence) takes effect once. Versions grow.
+//! 9. Reads and writes are linearizable. A command is answered only after all lower slots are chosen. The later tails
+//!    of an acceptor cover every vote shown by the acceptor.
+//! 10. A command with a given session and sequence takes effect once. Versions grow.
 //! 11. When the faults stop, and some quorum can read each row, some proposed value gets chosen, and every learner
 //!     learns the value.
 //! 12. A phase-2 quorum covers every chosen slot.
@@ -157,7 +161,7 @@
 //! 16. A reader gets every slot from its first slot on, or an error that names the slots still kept.
 //! 17. Every version of a cluster restored from a backup is at or above the first slot of the restored log.
 //!
-//! The model and the simulator check the invariants 12 to 14. Invariants 15 to 17 bind the services that will trim.
+//! The model and the simulator check the invariants 1 to 14. Invariants 15 to 17 bind the services that will trim.
 //!
 //! # Sources
 //!

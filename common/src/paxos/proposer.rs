@@ -14,23 +14,24 @@
 //!
 //! | Question | Evidence | Reaction |
 //! | --- | --- | --- |
-//! | Is the leader alive? | `Accept` bytes reach acceptors; a stream is open | Standbys campaign (`election`) |
-//! | Is an acceptor present? | Bytes arrive both ways | A leader or candidate steps down (`presence`) |
+//! | Is the leader alive? | Acceptors receive `Accept` bytes; a stream is open | Standbys campaign (`election`) |
+//! | Is an acceptor present? | Leader and acceptor receive bytes | A leader or candidate steps down (`presence`) |
 //! | Is there progress? | Values arrive, votes commit, pages are sent | A standby challenges after 5 s (`challenge`) |
 //!
 //! *The leader.* The leader signals its presence on a separate stream to each acceptor (`streams`). The interval is a
-//! quarter of the leader timeout L, however much is unanswered. A standby campaigns only after a phase-1 quorum of
-//! acceptors has found the leader gone. While a phase-2 quorum hears the leader, fewer than a phase-1 quorum can miss
-//! the leader, because the two quorums intersect. Acceptors hear without their disks, and bytes count before the
-//! message is whole. So a slow disk or a slow link, however slow, changes neither count. When a phase-1 quorum reports
-//! the end of the leader's streams, the standby also asks the leader itself (`inquiry`).
+//! quarter of the leader timeout L. Heartbeats continue while requests are unanswered. A standby campaigns only after a
+//! phase-1 quorum of acceptors has found the leader gone. While a phase-2 quorum hears the leader, fewer than a phase-1
+//! quorum can miss the leader, because the two quorums intersect. Acceptors hear without their disks, and bytes count
+//! before the message is whole. So slow disks and slow links do not make a leader look silent. When a phase-1 quorum
+//! reports the end of the leader's streams, the standby also asks the leader itself (`inquiry`).
 //!
 //! *The acceptors.* A leader steps down when fewer than a phase-2 quorum of acceptors are present, or when its ballot
 //! is rejected. Slow, stuck and full disks and late answers do not depose a leader: another leader would meet the same
 //! conditions.
 //!
 //! *The work.* A leader may reach only stuck acceptors while a standby reaches working acceptors. The standby sees no
-//! progress. The standby challenges only if enough acceptors could vote for this standby at once.
+//! progress. The standby challenges only if a quorum could answer the standby without delay. This
+//! is the only way in which slowness deposes a leader.
 //!
 //! The model is partial synchrony: a bound on delays and pauses exists, and no process knows the bound. L is a guess at
 //! the bound. If the guess is too small, a live leader is taken for dead. Each campaign without a chosen value
@@ -246,8 +247,8 @@ impl Proposer {
         }
     }
 
-    /// Whether pages of a promise are still of use: pages for a scan, or pages for a campaign or for raising an acceptor to
-    /// our ballot (`None`). Otherwise the driver ends the request.
+    /// Whether pages of a promise are still of use: pages for a scan, or pages for a campaign or for raising an
+    /// acceptor to our ballot (`None`). Otherwise the driver ends the request.
     pub fn awaits_pages(&self, scan: Option<u64>) -> bool {
         match (&self.phase, scan) {
             (Phase::Standby, _) | (Phase::Campaigning(_), Some(_)) => false,
