@@ -42,10 +42,12 @@ use crate::{
 
 mod accept;
 mod check;
+mod jumps;
 mod streams;
 
 use accept::OpenStreams;
 use check::{check_address, check_ballot, check_version, malformed};
+use jumps::Jumps;
 use streams::{attached, observe_frame, promise};
 
 /// Maximum number of concurrent Observe streams: hundreds of learners with two each. All pages share the budget of
@@ -82,6 +84,7 @@ struct Inner<R> {
     streams: Arc<OpenStreams>,
     observers: Arc<Semaphore>,
     promises: Arc<Semaphore>,
+    jumps: Jumps,
     shared: Arc<Shared>,
     reader: PeerReader<R>,
     roster: Arc<Roster>,
@@ -116,6 +119,7 @@ impl<R: Reader> Service<R> {
                 streams: Arc::default(),
                 observers: Arc::new(Semaphore::new(OBSERVERS_MAX)),
                 promises: Arc::new(Semaphore::new(PROMISES_MAX)),
+                jumps: Jumps::default(),
                 shared,
                 reader,
                 roster,
@@ -263,6 +267,7 @@ impl<R: Reader> Acceptor for Service<R> {
         let place = Inner::<R>::place(&self.inner.promises, "the list of promises being read")?;
         let shared = &self.inner.shared;
         let promised = shared.published().leadership.promised;
+        self.inner.jumps.admit(promised, ballot).await?;
         let is_turned_away = ballot < promised || !promised.admits_jump_to(ballot);
         let claimed = shared.hearing.queued(
             (ballot, &prepare.address, RequestKind::Prepare),

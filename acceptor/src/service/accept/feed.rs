@@ -94,10 +94,17 @@ impl<R: Reader> AcceptFeed<R> {
                 }
             };
             let fault = match request {
-                Ok(Some(request)) => match self.take(request) {
-                    Ok(()) => continue,
-                    Err(fault) => fault,
-                },
+                Ok(Some(request)) => {
+                    let admitted = tokio::select! {
+                        // Cancel safe: only waits.
+                        admitted = self.admit(&request) => admitted,
+                        () = open.gone.cancelled() => return None,
+                    };
+                    match admitted.map_err(Fault::from).and_then(|()| self.take(request)) {
+                        Ok(()) => continue,
+                        Err(fault) => fault,
+                    }
+                }
                 // The client has sent its last message, and may still wait for answers.
                 Ok(None) => {
                     open.hearing.ended(open.id, Ender::Peer);
@@ -115,6 +122,14 @@ impl<R: Reader> AcceptFeed<R> {
             }
             return Some(fault);
         }
+    }
+
+    /// Waits until the jump of the message's round is within the rate limit.
+    async fn admit(&self, request: &pb::AcceptRequest) -> Result<(), Status> {
+        self.inner.check_caller(request.caller.as_ref())?;
+        let ballot = Ballot::try_from(request.ballot.unwrap_or_default()).map_err(malformed)?;
+        let promised = self.inner.shared.published().leadership.promised;
+        self.inner.jumps.admit(promised, ballot).await
     }
 
     /// Checks a message, and queues the message for the writer.
