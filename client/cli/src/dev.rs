@@ -15,6 +15,7 @@ use clap::{Parser, value_parser};
 use futures::future::join_all;
 use paxos_client::Client;
 use paxos_common::service::{
+    command_line,
     config::LogFormat,
     failure::{Exit, Failure},
     process,
@@ -118,7 +119,7 @@ async fn cluster(args: Args) -> Result<(), Failure> {
             ("--data-dir", data_dir.into()),
             ("--metrics-listen", bound.metrics(args.metrics)?),
         ]);
-        let config = parse::<paxos_acceptor::Args>(flags)?.into();
+        let config = parse::<paxos_acceptor::Args>(&flags)?.into();
         roles.start(ACCEPTORS, bound, |listener, shutdown| {
             paxos_acceptor::run(config, listener, shutdown)
         })?;
@@ -128,7 +129,7 @@ async fn cluster(args: Args) -> Result<(), Failure> {
             ("--acceptors", urls.clone().into()),
             ("--metrics-listen", bound.metrics(args.metrics)?),
         ]);
-        let config = parse::<paxos_proposer::Args>(flags)?.into();
+        let config = parse::<paxos_proposer::Args>(&flags)?.into();
         roles.start(PROPOSERS, bound, |listener, shutdown| {
             paxos_proposer::run(config, listener, shutdown)
         })?;
@@ -140,7 +141,7 @@ async fn cluster(args: Args) -> Result<(), Failure> {
             ("--data-dir", data_dir.into()),
             ("--metrics-listen", bound.metrics(args.metrics)?),
         ]);
-        let config = parse::<paxos_learner::Args>(flags)?.into();
+        let config = parse::<paxos_learner::Args>(&flags)?.into();
         roles.start(LEARNERS, bound, |listener, shutdown| {
             paxos_learner::run(config, listener, shutdown)
         })?;
@@ -200,8 +201,8 @@ fn addresses(bound: &[Bound]) -> Vec<String> {
     bound.iter().map(Bound::url).collect()
 }
 
-fn parse<T: Parser>(flags: Vec<OsString>) -> Result<T, Failure> {
-    T::try_parse_from(flags).map_err(Failure::usage)
+fn parse<T: Parser>(flags: &[OsString]) -> Result<T, Failure> {
+    command_line::parse_role(flags).map_err(Failure::usage)
 }
 
 fn bind_all(role: &str, first_port: u16, count: u16) -> Result<Vec<Bound>, Failure> {

@@ -27,6 +27,14 @@ pub fn parse<T: CommandFactory + FromArgMatches>() -> T {
     }
 }
 
+/// Parses the command line of a role that runs inside this process, with the same rules for variables as [`parse`].
+///
+/// # Errors
+/// The mistake, and the environment variable that holds the invalid value.
+pub fn parse_role<T: CommandFactory + FromArgMatches>(line: &[OsString]) -> Result<T, String> {
+    parse_from(line, &|name: &std::ffi::OsStr| env::var_os(name)).map_err(|mistake| mistake.text())
+}
+
 /// The result of a command line without a run.
 struct Mistake {
     error: clap::Error,
@@ -34,6 +42,23 @@ struct Mistake {
     variable: Option<String>,
     /// The log format that the process would have used.
     log_format: LogFormat,
+}
+
+impl Mistake {
+    /// The mistake without colours, for a line that begins with `error: `.
+    fn text(&self) -> String {
+        let text = self.error.render().to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        format!("{}{}", text.trim_end(), self.blamed_variable())
+    }
+
+    /// A sentence that names the variable at fault; empty if the value comes from the command line.
+    fn blamed_variable(&self) -> String {
+        match &self.variable {
+            Some(variable) => format!("\n\nThe value is that of the environment variable {variable}."),
+            None => String::new(),
+        }
+    }
 }
 
 type Variable<'a> = dyn Fn(&std::ffi::OsStr) -> Option<OsString> + 'a;
@@ -135,21 +160,17 @@ fn find<'a>(command: &'a Command, shown: &str) -> Option<&'a Arg> {
 fn print(mistake: &Mistake) -> Exit {
     let error = &mistake.error;
     if error.use_stderr() {
-        let text = error.render();
-        let variable = match &mistake.variable {
-            Some(variable) => format!("\n\nThe value is that of the environment variable {variable}."),
-            None => String::new(),
-        };
         stderr::say(match mistake.log_format {
             LogFormat::Text if io::stderr().is_terminal() => {
-                format!("{}{variable}", text.ansi().to_string().trim_end())
+                let text = error.render().ansi().to_string();
+                format!("{}{}", text.trim_end(), mistake.blamed_variable())
             }
-            LogFormat::Text => format!("{}{variable}", text.to_string().trim_end()),
+            LogFormat::Text => {
+                let text = error.render().to_string();
+                format!("{}{}", text.trim_end(), mistake.blamed_variable())
+            }
             LogFormat::Json => {
-                let text = text.to_string();
-                let text = text.strip_prefix("error: ").unwrap_or(&text);
-                let message = format!("{}{variable}", text.trim_end());
-                let fields = serde_json::json!({ "message": message, "exit_code": Exit::Usage as u8 });
+                let fields = serde_json::json!({ "message": mistake.text(), "exit_code": Exit::Usage as u8 });
                 json_line("ERROR", &fields)
             }
         });

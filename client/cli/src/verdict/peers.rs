@@ -13,6 +13,9 @@ use super::{
 pub(super) const LEADER_SILENT_MS: u64 = 2_000;
 /// Age in milliseconds of the latest report at which a peer counts as stuck or cut off.
 pub(super) const REPORT_OLD_MS: u64 = 5_000;
+
+/// The same for a process that does not answer. Idle processes report every 2 s.
+pub(super) const UNANSWERED_REPORT_OLD_MS: u64 = 3_000;
 /// Lag in slots above which a learner is catching up or stuck: under load, a learner is at most a few hundred slots
 /// behind.
 const LAG_SLOTS: u64 = 10_000;
@@ -171,8 +174,8 @@ fn absence(peer: &Peer) -> Option<Finding> {
             "the process is paused, or overloaded: look at its log and its machine. Until the process answers, the \
              cluster has one process fewer",
         ),
-        (Source::Report(_), Some(age)) if age >= REPORT_OLD_MS => (
-            format!("{role} {address} has not reported for {age} ms"),
+        (Source::Report(_), Some(age)) if age >= UNANSWERED_REPORT_OLD_MS => (
+            format!("{role} {address} does not answer, and has not reported for {age} ms"),
             "the process is paused, overloaded or cut off: look at its log",
         ),
         (Source::Itself | Source::Report(_), _) => return None,

@@ -5,7 +5,7 @@ mod members;
 
 use super::{
     digests::COMPARABLE_SLOTS,
-    peers::{LEADER_SILENT_MS, REPORT_OLD_MS},
+    peers::{LEADER_SILENT_MS, REPORT_OLD_MS, UNANSWERED_REPORT_OLD_MS},
     *,
 };
 use paxos_client::{Cause, ErrorCode, raw::AcceptorReport};
@@ -465,4 +465,19 @@ fn stale_report_is_a_finding_and_makes_no_leader() {
     let status = cluster(&[old, learner(7201, 120, &[])]);
     assert!(judge(&status).leader.is_none());
     assert!(problems(&status).contains("has not reported for 5000 ms"));
+}
+
+#[test]
+fn process_without_an_answer_is_a_finding_when_a_report_is_overdue() {
+    let aged = |age_ms| {
+        let mut learner = learner(7201, 120, &[]);
+        learner.age_ms = age_ms;
+        problems(&cluster(&[proposer(7101, true), learner]))
+    };
+    assert!(!aged(UNANSWERED_REPORT_OLD_MS - 1).contains("has not reported"));
+    let problem = aged(UNANSWERED_REPORT_OLD_MS);
+    assert!(
+        problem.contains("does not answer, and has not reported for 3000 ms"),
+        "{problem}"
+    );
 }

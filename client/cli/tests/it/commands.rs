@@ -50,6 +50,10 @@ impl Dev {
         // Roles listen from base + 1, + 101 and + 201 on.
         let base = free_ports(210).to_string();
         let mut command = paxos(&[&["dev", "--base-port", &base], flags].concat());
+        // Variables of roles: empty is unset.
+        for variable in ["PAXOS_WORKER_THREADS", "PAXOS_LEADER_TIMEOUT", "PAXOS_LOG_FORMAT"] {
+            command.env(variable, "");
+        }
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let read = tokio::task::spawn_blocking(move || {

@@ -1,6 +1,6 @@
 //! Environment variables of commands: empty, wrong, and set for other programs.
 
-use crate::harness::{Cluster, Environment, NO_CLUSTER, run_with, stderr, stdout, until};
+use crate::harness::{Cluster, Environment, NO_CLUSTER, free_ports, run_with, stderr, stdout, until};
 
 #[tokio::test]
 async fn empty_variables_are_unset_and_a_wrong_one_is_named() {
@@ -25,6 +25,17 @@ async fn empty_variables_are_unset_and_a_wrong_one_is_named() {
     let refused = run_with(&["serve", "proposer"], &vec![empty("PAXOS_ACCEPTORS")]).await;
     assert_eq!(refused.status.code(), Some(2));
     assert!(stderr(&refused).contains("--acceptors"), "{refused:?}");
+
+    let wrong: Environment = vec![("PAXOS_WORKER_THREADS", "many".to_owned())];
+    let base = free_ports(210).to_string();
+    let refused = run_with(&["dev", "--base-port", &base], &wrong).await;
+    assert_eq!(refused.status.code(), Some(2));
+    let text = stderr(&refused);
+    assert!(text.starts_with("error: invalid value 'many'"), "{refused:?}");
+    assert!(
+        text.contains("The value is that of the environment variable PAXOS_WORKER_THREADS."),
+        "{refused:?}"
+    );
 
     let wrong: Environment = vec![("PAXOS_TIMEOUT", "soon".to_owned())];
     let refused = run_with(&["get", "key"], &wrong).await;
