@@ -14,7 +14,6 @@
     reason = "fields and variants of a crate for tests, named for what they hold"
 )]
 
-mod disk;
 pub mod history;
 mod invariants;
 pub mod model;

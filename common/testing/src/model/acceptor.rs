@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, hash::Hash};
 
 use paxos_common::paxos::{
-    acceptor::{Acceptor, Group, Membership},
+    acceptor::{Acceptor, Group},
     ballot::Ballot,
     identity::{AcceptorUuid, RunNumber},
     message::{AcceptAnswer, PrepareAnswer, Row, VoteRange},
@@ -98,7 +98,7 @@ pub(crate) struct AcceptorNode {
 
 impl AcceptorNode {
     pub(crate) fn blank(place: usize) -> Self {
-        let disk = Disk::new(uuid(place), Membership::Blank);
+        let disk = Disk::blank(uuid(place));
         Self {
             core: Acceptor::recover(disk.recovered(), RunNumber::from_random(0)),
             disk,
@@ -237,9 +237,7 @@ impl AcceptorStep<'_> {
         let Some(write) = self.node.core.write(&open.group) else {
             return;
         };
-        self.node.disk.commit(&write);
-        // Every row below the first readable slot is swept at once.
-        self.node.disk.sweep(usize::MAX);
+        self.node.disk.write(&write);
         self.look_at_trim(&before);
         let rows = open.group.rows().clone();
         let recover = self.tamper_with_commit(&before, !rows.is_empty());

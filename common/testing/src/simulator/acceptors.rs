@@ -1,7 +1,10 @@
 //! Simulated acceptor processes: state, start and crash. A single writer drives the core, on a disk that survives
 //! crashes.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use paxos_common::paxos::{
     acceptor::{Acceptor, Membership},
@@ -87,8 +90,20 @@ impl AcceptorProcess {
     pub(crate) fn formed(uuid: AcceptorUuid, configuration: &Configuration, promised: Ballot) -> Self {
         Self {
             disk: Disk {
+                uuid,
+                membership: Membership::Formed(configuration.clone()),
+                commit_counter: CommitCounter::default(),
                 promised,
-                ..Disk::new(uuid, Membership::Formed(configuration.clone()))
+                leader_address: Arc::from(""),
+                known_to: Slot::ZERO,
+                runs: Vec::new(),
+                witnesses: Witnesses::default(),
+                rows: BTreeMap::new(),
+                garbled: false,
+                damaged: BTreeSet::new(),
+                trimmed_to: Slot::ZERO,
+                bottom: None,
+                waiting: None,
             },
             incoming: None,
             trim_is_due: false,
