@@ -48,7 +48,7 @@ pub(super) async fn sweep(
     });
     let trimmed_to = trimmed_to.get().cast_signed();
     let rows: Vec<_> = rows.filter(|&(slot, _)| slot < trimmed_to).collect();
-    let Some(Batch { count, slots, next }) = batch(&rows) else {
+    let Some(SweepBatch { count, slots, next }) = batch(&rows) else {
         return Ok(Swept::default());
     };
     let mut deleted = delete(connection, DELETE, &slots, file).await?;
@@ -84,7 +84,7 @@ async fn delete(
 
 /// Rows deleted together.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Batch {
+struct SweepBatch {
     /// Number of rows; at least 1.
     count: usize,
     /// Contains the slots of the rows, and no other slot of a sound table.
@@ -94,14 +94,14 @@ struct Batch {
 }
 
 /// The first rows in ascending order within the limits; none without a row. The first row always fits.
-fn batch(rows: &[(i64, u64)]) -> Option<Batch> {
+fn batch(rows: &[(i64, u64)]) -> Option<SweepBatch> {
     let &(first, _) = rows.first()?;
     let (mut last, mut bytes) = (first, 0u64);
     for (count, &(slot, size)) in rows.iter().enumerate() {
         bytes = bytes.saturating_add(size);
         let is_full = count == SWEEP_ROWS_MAX || bytes > SWEEP_BYTES_MAX;
         if count > 0 && (is_full || slot <= last) {
-            return Some(Batch {
+            return Some(SweepBatch {
                 count,
                 slots: first..last.saturating_add(1),
                 next: Some(slot),
@@ -109,7 +109,7 @@ fn batch(rows: &[(i64, u64)]) -> Option<Batch> {
         }
         last = slot;
     }
-    Some(Batch {
+    Some(SweepBatch {
         count: rows.len(),
         slots: first..last.saturating_add(1),
         next: None,
