@@ -375,6 +375,22 @@ impl<R: Reader> Acceptor for Service<R> {
         Ok(self.until_stop(attached(Arc::clone(&self.inner), reports, address)))
     }
 
+    async fn keep(
+        &self,
+        _request: Request<Streaming<pb::KeepRequest>>,
+    ) -> Result<Response<pb::KeepResponse>, Status> {
+        Err(Status::unimplemented("this release keeps no snapshots"))
+    }
+
+    type SnapshotStream = BoxStream<pb::SnapshotResponse>;
+
+    async fn snapshot(
+        &self,
+        _request: Request<pb::SnapshotRequest>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        Err(Status::unimplemented("this release has no snapshots"))
+    }
+
     async fn status(
         &self,
         _request: Request<pb::AcceptorStatusRequest>,
@@ -425,8 +441,13 @@ impl<R: Reader> Acceptor for Service<R> {
             data_size_bytes: inner.instruments.data_dir().size_bytes(),
             data_free_bytes: inner.instruments.data_dir().free_bytes(),
             snapshots: published.snapshots.iter().map(snapshot_id).collect(),
+            receiving: None,
+            received: 0,
             log_bytes: inner.instruments.file_bytes().used,
             free_bytes: inner.instruments.file_bytes().free,
+            damaged_snapshots: Vec::new(),
+            retain_bytes: 0,
+            waits_for: String::new(),
         }))
     }
 }

@@ -168,6 +168,8 @@ impl Reporter {
             digests: progress.digests(),
             refuses_reads: !caught_up || self.disk.look().is_err(),
             state_bytes: self.knowledge.machine(Machine::state_bytes),
+            // This release installs no snapshots.
+            installing_to: 0,
         };
         pb::AttachRequest {
             caller: Some(wire::caller(Some(self.cluster.id()))),

@@ -109,6 +109,7 @@ mod tests {
             refuses_reads: true,
             state_bytes: i64::MAX as u64,
             digests: vec![digest; DIGESTS_MAX],
+            installing_to: i64::MAX as u64,
         };
         pb::AttachRequest {
             caller: Some(wire::caller(Some(ClusterId::from_bytes([1; 16])))),

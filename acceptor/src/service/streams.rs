@@ -212,6 +212,7 @@ fn attach_response<R>(inner: &Inner<R>, report: u64, role: pb::Role) -> pb::Atta
             pb::Role::Proposer => inner.roster.state_bytes(published.known_to),
             pb::Role::Acceptor | pb::Role::Learner | pb::Role::Unspecified => 0,
         },
+        snapshot_wanted: None,
     }
 }
 

@@ -26,6 +26,7 @@ pub fn check_report(report: &pb::AttachRequest) -> Result<(), Malformed> {
         Some(pb::attach_request::Progress::Learner(progress)) => {
             number("applied_to", progress.applied_to)?;
             number("state_bytes", progress.state_bytes)?;
+            number("installing_to", progress.installing_to)?;
             for digest in &progress.digests {
                 number("to", digest.to)?;
                 let len = digest.digest.len();

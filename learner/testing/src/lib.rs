@@ -176,6 +176,7 @@ impl Acceptor for FakeAcceptor {
     type AcceptStream = AnswerStream<pb::AcceptResponse>;
     type ObserveStream = AnswerStream<pb::ObserveFrame>;
     type AttachStream = AnswerStream<pb::AttachResponse>;
+    type SnapshotStream = AnswerStream<pb::SnapshotResponse>;
 
     async fn form(&self, request: Request<pb::FormRequest>) -> Result<Response<pb::FormResponse>, Status> {
         assert!(request.get_ref().step.is_none(), "a learner forms nothing");
@@ -266,6 +267,20 @@ impl Acceptor for FakeAcceptor {
 
     async fn prepare(&self, _: Request<pb::PrepareRequest>) -> Result<Response<Self::PrepareStream>, Status> {
         unreachable!("a learner never prepares")
+    }
+
+    async fn keep(
+        &self,
+        _: Request<Streaming<pb::KeepRequest>>,
+    ) -> Result<Response<pb::KeepResponse>, Status> {
+        Err(Status::unimplemented("this acceptor keeps no snapshot"))
+    }
+
+    async fn snapshot(
+        &self,
+        _: Request<pb::SnapshotRequest>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        Err(Status::unimplemented("this acceptor has no snapshot"))
     }
 
     async fn accept(

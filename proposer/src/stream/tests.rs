@@ -126,6 +126,7 @@ impl Acceptor for FakeStreams {
     type PrepareStream = StreamAnswers<pb::PromisePage>;
     type ObserveStream = StreamAnswers<pb::ObserveFrame>;
     type AttachStream = StreamAnswers<pb::AttachResponse>;
+    type SnapshotStream = StreamAnswers<pb::SnapshotResponse>;
 
     async fn accept(
         &self,
@@ -161,6 +162,20 @@ impl Acceptor for FakeStreams {
     }
 
     async fn tail(&self, _: Request<pb::TailRequest>) -> Result<Response<pb::TailResponse>, Status> {
+        Err(Status::unimplemented("not asked"))
+    }
+
+    async fn keep(
+        &self,
+        _: Request<Streaming<pb::KeepRequest>>,
+    ) -> Result<Response<pb::KeepResponse>, Status> {
+        Err(Status::unimplemented("not asked"))
+    }
+
+    async fn snapshot(
+        &self,
+        _: Request<pb::SnapshotRequest>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
         Err(Status::unimplemented("not asked"))
     }
 

@@ -145,6 +145,7 @@ impl From<&LearnerStatusResponse> for Own {
                 // The answer says why the learner is not ready, but not whether the learner refuses reads.
                 refuses_reads: !answer.not_ready.is_empty(),
                 state_bytes: answer.state_bytes,
+                installing_to: 0,
             }),
             not_ready: answer.not_ready.clone(),
             linked: None,

@@ -357,6 +357,16 @@ impl Acceptor for FakeAcceptor {
         Err(Status::unimplemented(""))
     }
 
+    async fn keep(&self, _: Request<Streaming<proto::KeepRequest>>) -> FakeReply<proto::KeepResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    type SnapshotStream = FakeAnswers<proto::SnapshotResponse>;
+
+    async fn snapshot(&self, _: Request<proto::SnapshotRequest>) -> FakeReply<Self::SnapshotStream> {
+        Err(Status::unimplemented(""))
+    }
+
     type AttachStream = FakeAnswers<AttachResponse>;
 
     async fn attach(&self, _: Request<Streaming<AttachRequest>>) -> FakeReply<Self::AttachStream> {

@@ -90,6 +90,7 @@ async fn largest_reports_of_peers_leave_status_readable() {
                 state_bytes: 0,
                 applied_to: 1,
                 digests: vec![digest; 8],
+                installing_to: 0,
             })),
             ..Default::default()
         }

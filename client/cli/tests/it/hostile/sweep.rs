@@ -219,6 +219,7 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
                 digests: vec![pb::Digest::default()],
                 refuses_reads: true,
                 state_bytes: 0,
+                installing_to: 1,
             });
             [(pb::Role::Proposer, proposer), (pb::Role::Learner, learner)]
                 .map(|(role, progress)| {
@@ -233,6 +234,24 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
                 })
                 .to_vec()
         }
+        ("Acceptor", "Keep") => {
+            let id = pb::SnapshotId {
+                to: 1,
+                sha256: Bytes::from_static(&[9; 32]),
+                bytes: 33,
+            };
+            let begin = pb::KeepBegin { caller, id: Some(id) };
+            [
+                pb::keep_request::Content::Begin(begin),
+                pb::keep_request::Content::Data(Bytes::from_static(b"x")),
+            ]
+            .map(|content| {
+                let content = Some(content);
+                dynamic(method, &pb::KeepRequest { content })
+            })
+            .to_vec()
+        }
+        ("Acceptor", "Snapshot") => vec![dynamic(method, &pb::SnapshotRequest { caller })],
         ("Proposer", "Propose") => commands()
             .into_iter()
             .map(|command| {
