@@ -14,6 +14,8 @@ use paxos_common::{
 };
 use paxos_proto::v1 as pb;
 
+use crate::retention::{LearnerReport, ReportedDigest};
+
 /// Maximum number of concurrent Attach streams: hundreds of learners, each with a place left for an undetected dead
 /// stream. The largest reports of all streams fill less than half an answer to Status. The streams of one address are at
 /// most half: see [`may_take`].
@@ -120,6 +122,11 @@ impl Roster {
         peers
     }
 
+    /// The attached learners, by number.
+    pub(crate) fn learners(&self) -> Vec<LearnerReport> {
+        self.peers().into_iter().filter_map(learner_report).collect()
+    }
+
     /// The peers departed within the last ten minutes without [`Attachment::leave`], the latest first.
     pub(crate) fn departed(&self) -> Vec<pb::AttachedPeer> {
         let mut content = self.lock();
@@ -152,6 +159,30 @@ impl Roster {
     fn lock(&self) -> MutexGuard<'_, RosterContent> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The latest report of a learner; none for another peer.
+fn learner_report(peer: pb::AttachedPeer) -> Option<LearnerReport> {
+    let report = peer.report?;
+    let Some(pb::attach_request::Progress::Learner(progress)) = report.progress else {
+        return None;
+    };
+    let digest = |digest: pb::Digest| {
+        Some(ReportedDigest {
+            to: Slot::new(digest.to).ok()?,
+            log: digest.digest,
+            state: digest.state,
+        })
+    };
+    Some(LearnerReport {
+        peer: report.peer,
+        address: report.address,
+        applied_to: Slot::new(progress.applied_to).ok()?,
+        installing_to: Slot::new(progress.installing_to)
+            .ok()
+            .filter(|to| *to > Slot::ZERO),
+        digests: progress.digests.into_iter().filter_map(digest).collect(),
+    })
 }
 
 impl RosterContent {

@@ -8,6 +8,11 @@ use paxos_common::{
     service::config::{ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, version},
 };
 
+use crate::retention::RetainBytes;
+
+/// Smallest part of the log to keep, in bytes: below, the acceptor would do little more than keep snapshots.
+const RETAIN_BYTES_MIN: u64 = 1024 * 1024;
+
 /// Default port of an acceptor.
 pub const PORT: u16 = 7001;
 
@@ -29,6 +34,11 @@ pub struct Args {
     #[arg(long, env = "PAXOS_DATA_DIR", value_name = "DIR")]
     pub data_dir: PathBuf,
 
+    /// Bytes of the log that this acceptor keeps at least, as in 256MiB or 2GiB; older slots give way to a snapshot. With
+    /// "all", this acceptor keeps the whole log
+    #[arg(long, env = "PAXOS_RETAIN_BYTES", value_name = "SIZE", default_value = "256MiB", value_parser = parse_retain_bytes)]
+    pub retain_bytes: RetainBytes,
+
     /// Listen address, and the URL for other processes
     #[command(flatten)]
     pub listen: ListenArgs<PORT>,
@@ -49,6 +59,8 @@ pub struct Config {
     pub id: String,
     /// The data directory.
     pub data_dir: PathBuf,
+    /// The part of the log to keep at least.
+    pub retain_bytes: RetainBytes,
     /// URL for other processes; `None`: the bound address.
     pub advertise: Option<Address>,
     /// Address of metrics and probes.
@@ -60,6 +72,7 @@ impl From<Args> for Config {
         Self {
             id: args.id,
             data_dir: args.data_dir,
+            retain_bytes: args.retain_bytes,
             advertise: args.listen.advertise,
             metrics: args.metrics.listen(),
         }
@@ -76,9 +89,60 @@ fn parse_id(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+fn parse_retain_bytes(text: &str) -> Result<RetainBytes, String> {
+    if text == "all" {
+        return Ok(RetainBytes::All);
+    }
+    let digits = text.trim_end_matches(|character: char| !character.is_ascii_digit());
+    let unit: u64 = match &text[digits.len()..] {
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => 0,
+    };
+    let bytes = digits
+        .parse()
+        .ok()
+        .and_then(|number: u64| number.checked_mul(unit));
+    match bytes {
+        Some(bytes) if bytes >= RETAIN_BYTES_MIN => Ok(RetainBytes::AtLeast(bytes)),
+        Some(_) | None => Err(
+            "give a number with KiB, MiB, GiB or TiB, as in 256MiB, of at least 1MiB, or \"all\"".to_owned(),
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn retained_part_of_the_log_has_a_unit_and_a_lower_limit() {
+        let mib = |number: u64| Ok(RetainBytes::AtLeast(number << 20));
+        assert_eq!(parse_retain_bytes("all"), Ok(RetainBytes::All));
+        assert_eq!(parse_retain_bytes("1MiB"), mib(1));
+        assert_eq!(parse_retain_bytes("1024KiB"), mib(1));
+        assert_eq!(parse_retain_bytes("2GiB"), mib(2048));
+        for wrong in [
+            "",
+            "0",
+            "1",
+            "MiB",
+            "1023KiB",
+            "256MB",
+            "256 MiB",
+            "-1MiB",
+            "1.5GiB",
+            "17000000TiB",
+            "ALL",
+            "é",
+        ] {
+            assert!(parse_retain_bytes(wrong).is_err(), "{wrong:?}");
+        }
+        let args = Args::try_parse_from(["acceptor", "--id", "a1", "--data-dir", "d"]).unwrap();
+        assert_eq!(Ok(args.retain_bytes), mib(256));
+    }
 
     #[test]
     fn id_and_directory_have_no_defaults() {

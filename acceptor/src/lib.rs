@@ -21,15 +21,18 @@ mod queue;
 mod refusals;
 mod request;
 mod retain;
+mod retention;
 mod ring;
 mod service;
 mod shared;
+mod snapshot;
 mod start;
 pub mod store;
 mod sweep;
 #[cfg(test)]
 mod testing;
 mod trace;
+mod trimmer;
 mod worker;
 
 use std::time::Duration;
@@ -45,6 +48,7 @@ use tokio::net::TcpListener;
 use crate::{metrics::Instruments, start::Starter};
 
 pub use config::{Args, Config, METRICS_PORT, PORT};
+pub use retention::RetainBytes;
 
 /// Maximum time of a stop once the server has stopped: the last commit.
 const STOP_GRACE: Duration = Duration::from_secs(5);

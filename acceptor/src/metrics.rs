@@ -20,6 +20,7 @@ use crate::{
     queue::WriterQueue,
     request::Rejected,
     shared::{Published, Shared},
+    snapshot::SnapshotFiles,
     store::FileBytes,
 };
 
@@ -43,6 +44,7 @@ pub(crate) struct Instruments {
     prepare_rejections: Counter,
     accept_rejections: Counter,
     refused_values: RefusedValues,
+    snapshots_kept: Counter,
     /// Size of the write-ahead log at the worker's last check.
     wal_bytes: Arc<AtomicU64>,
     /// Sizes of the parts of the file at the worker's last check.
@@ -87,6 +89,10 @@ impl Instruments {
             prepare_rejections,
             accept_rejections,
             refused_values: RefusedValues::new(metrics),
+            snapshots_kept: metrics.counter(
+                "paxos.acceptor.snapshots_kept",
+                "Snapshots received from learners, and recorded",
+            ),
             wal_bytes: Arc::default(),
             file: Arc::default(),
             disk: Arc::new(Mutex::new(DiskDelays {
@@ -191,6 +197,36 @@ impl Instruments {
         );
     }
 
+    /// Registers gauges of the snapshot files.
+    pub(crate) fn show_snapshots(metrics: &Metrics, shared: &Arc<Shared>, files: &Arc<SnapshotFiles>) {
+        let seen = Arc::clone(shared);
+        metrics.gauge(
+            "paxos.acceptor.snapshot_to",
+            "",
+            "End of the snapshot below the log; 0 before the first trim",
+            move || {
+                seen.published()
+                    .snapshots
+                    .bottom
+                    .map_or(0, |bottom| bottom.id.to.get())
+            },
+        );
+        let seen = Arc::clone(shared);
+        metrics.gauge(
+            "paxos.acceptor.snapshot.size",
+            "By",
+            "Size of the snapshot files, without an arriving snapshot",
+            move || seen.published().snapshots.iter().map(|kept| kept.id.bytes).sum(),
+        );
+        let (seen, files) = (Arc::clone(shared), Arc::clone(files));
+        metrics.gauge(
+            "paxos.acceptor.snapshot_damaged",
+            "",
+            "Snapshot files that are missing or have wrong bytes",
+            move || files.damaged_of(&seen.published().snapshots).len() as u64,
+        );
+    }
+
     /// Whether the acceptor can vote.
     pub(crate) fn readiness(&self, shared: &Shared, queue: &WriterQueue) -> Result<(), UnreadyReason> {
         if shared.formed().is_none() {
@@ -266,6 +302,11 @@ impl Instruments {
     /// Counts a proposal whose value belongs to a later release.
     pub(crate) fn newer(&self, reason: &str) {
         self.refused_values.newer(reason);
+    }
+
+    /// Counts a recorded snapshot.
+    pub(crate) fn kept_snapshot(&self) {
+        self.snapshots_kept.increment();
     }
 
     pub(crate) fn wal(&self, bytes: u64) {

@@ -13,13 +13,6 @@ pub(crate) type Retained = Result<Option<SnapshotId>, NotRetained>;
 
 /// A request to the writer, decided between two groups.
 #[derive(Debug)]
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "sent by the task that receives snapshots, which is not built yet"
-    )
-)]
 pub(crate) enum RetainRequest {
     /// Records a whole and durable file of the data directory as the waiting snapshot. Returns the file of the earlier
     /// waiting snapshot.

@@ -36,18 +36,25 @@ use crate::{
     peers::PeerReader,
     queue::{NotQueued, WriterQueue},
     request::{FormStep, NoSpace, QueuedRequest},
+    retention::RetainBytes,
     shared::{Published, Shared},
-    store::{Reader, StoreError, snapshots::KeptSnapshot},
+    store::{Reader, StoreError, snapshots::SnapshotId},
+    trimmer::Snapshots,
 };
 
 mod accept;
 mod check;
+mod give;
 mod jumps;
+mod keep;
+mod parts;
 mod streams;
 
 use accept::OpenStreams;
 use check::{check_address, check_ballot, check_version, malformed};
+use give::GIVEN_MAX;
 use jumps::Jumps;
+pub(crate) use parts::{Name, ServiceParts};
 use streams::{attached, observe_frame, promise};
 
 /// Maximum number of concurrent Observe streams: hundreds of learners with two each. All pages share the budget of
@@ -61,15 +68,6 @@ const PROMISES_TOLD: u32 = 100;
 const DISK_PATIENCE: Duration = Duration::from_millis(100);
 
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-/// The names of an acceptor.
-#[derive(Debug)]
-pub(crate) struct Name {
-    /// Chosen by operators.
-    pub(crate) id: String,
-    /// Advertised address.
-    pub(crate) address: String,
-}
 
 /// The service's parts; cheap to clone.
 #[derive(Debug)]
@@ -85,8 +83,11 @@ struct Inner<R> {
     observers: Arc<Semaphore>,
     promises: Arc<Semaphore>,
     jumps: Jumps,
+    /// Places of streams of the bottom.
+    given: Arc<Semaphore>,
     shared: Arc<Shared>,
     reader: PeerReader<R>,
+    snapshots: Arc<Snapshots>,
     roster: Arc<Roster>,
     instruments: Instruments,
     shutdown: Shutdown,
@@ -102,15 +103,17 @@ impl<R> Clone for Service<R> {
 }
 
 impl<R: Reader> Service<R> {
-    pub(crate) fn new(
-        name: Name,
-        queue: Arc<WriterQueue>,
-        shared: Arc<Shared>,
-        reader: PeerReader<R>,
-        instruments: Instruments,
-        shutdown: Shutdown,
-        tracer: Tracer,
-    ) -> Self {
+    pub(crate) fn new(parts: ServiceParts<R>) -> Self {
+        let ServiceParts {
+            name,
+            queue,
+            shared,
+            reader,
+            snapshots,
+            instruments,
+            shutdown,
+            tracer,
+        } = parts;
         let roster = Arc::default();
         Self {
             inner: Arc::new(Inner {
@@ -120,14 +123,21 @@ impl<R: Reader> Service<R> {
                 observers: Arc::new(Semaphore::new(OBSERVERS_MAX)),
                 promises: Arc::new(Semaphore::new(PROMISES_MAX)),
                 jumps: Jumps::default(),
+                given: Arc::new(Semaphore::new(GIVEN_MAX)),
                 shared,
                 reader,
+                snapshots,
                 roster,
                 instruments,
                 shutdown,
                 tracer,
             }),
         }
+    }
+
+    /// The attached peers.
+    pub(crate) fn roster(&self) -> Arc<Roster> {
+        Arc::clone(&self.inner.roster)
     }
 
     /// Ends a stream when the process stops.
@@ -377,18 +387,25 @@ impl<R: Reader> Acceptor for Service<R> {
 
     async fn keep(
         &self,
-        _request: Request<Streaming<pb::KeepRequest>>,
+        request: Request<Streaming<pb::KeepRequest>>,
     ) -> Result<Response<pb::KeepResponse>, Status> {
-        Err(Status::unimplemented("this release keeps no snapshots"))
+        let trace = received(request.extensions()).cloned();
+        let kept = keep::keep(Arc::clone(&self.inner), trace, request.into_inner()).await?;
+        Ok(Response::new(kept))
     }
 
     type SnapshotStream = BoxStream<pb::SnapshotResponse>;
 
     async fn snapshot(
         &self,
-        _request: Request<pb::SnapshotRequest>,
+        request: Request<pb::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(Status::unimplemented("this release has no snapshots"))
+        let room = room(request.extensions());
+        let inner = Arc::clone(&self.inner);
+        inner.check_caller(request.into_inner().caller.as_ref())?;
+        let place = Inner::<R>::place(&inner.given, "the list of readers of the snapshot")?;
+        let bottom = inner.open_bottom().await?;
+        Ok(self.until_stop(give::parts(inner, bottom, place, room)))
     }
 
     async fn status(
@@ -404,6 +421,9 @@ impl<R: Reader> Acceptor for Service<R> {
         };
         let wal_bytes = timeout(DISK_PATIENCE, inner.reader.wal_bytes()).await;
         let heard = inner.shared.hearing.heard();
+        let arriving = inner.snapshots.files.arriving();
+        let damaged = inner.snapshots.files.damaged_of(&published.snapshots);
+        let waits_for = inner.snapshots.decision().waits_for;
         let promises = promises.into_iter().map(|promise| pb::PastPromise {
             ballot: Some(promise.ballot.into()),
             address: promise.address,
@@ -440,20 +460,28 @@ impl<R: Reader> Acceptor for Service<R> {
             departed: inner.roster.departed(),
             data_size_bytes: inner.instruments.data_dir().size_bytes(),
             data_free_bytes: inner.instruments.data_dir().free_bytes(),
-            snapshots: published.snapshots.iter().map(snapshot_id).collect(),
-            receiving: None,
-            received: 0,
+            snapshots: published
+                .snapshots
+                .iter()
+                .map(|kept| snapshot_id(&kept.id))
+                .collect(),
+            receiving: arriving.map(|(id, _)| snapshot_id(&id)),
+            received: arriving.map_or(0, |(_, bytes)| bytes),
             log_bytes: inner.instruments.file_bytes().used,
             free_bytes: inner.instruments.file_bytes().free,
-            damaged_snapshots: Vec::new(),
-            retain_bytes: 0,
-            waits_for: String::new(),
+            damaged_snapshots: damaged.iter().map(|id| id.to.get()).collect(),
+            retain_bytes: match inner.snapshots.retain {
+                RetainBytes::AtLeast(bytes) => bytes,
+                RetainBytes::All => u64::MAX,
+            },
+            waits_for: waits_for
+                .map(|hindrance| hindrance.to_string())
+                .unwrap_or_default(),
         }))
     }
 }
 
-fn snapshot_id(kept: &KeptSnapshot) -> pb::SnapshotId {
-    let id = &kept.id;
+fn snapshot_id(id: &SnapshotId) -> pb::SnapshotId {
     pb::SnapshotId {
         to: id.to.get(),
         sha256: id.sha256.to_vec().into(),

@@ -35,6 +35,10 @@ pub(crate) struct Published {
     pub(crate) no_space: bool,
     /// The recorded snapshot files.
     pub(crate) snapshots: KeptSnapshots,
+    /// The cap on trims: leaders have reported every slot below as chosen.
+    pub(crate) trim_cap: Slot,
+    /// Trimmed rows may be left in the file.
+    pub(crate) is_sweeping: bool,
 }
 
 /// State shown by the worker to the rest of the process.
@@ -58,13 +62,6 @@ pub(crate) struct Shared {
     /// Takes the slots of rows found damaged or gone by a reader.
     pub(crate) damage: mpsc::Sender<Vec<Slot>>,
     /// Takes requests about snapshots.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "for the task that receives snapshots, which is not built yet"
-        )
-    )]
     pub(crate) retain: mpsc::Sender<RetainRequest>,
 }
 
@@ -89,6 +86,8 @@ impl Shared {
                 damaged_rows: 0,
                 no_space: false,
                 snapshots: KeptSnapshots::default(),
+                trim_cap: core.trim_cap(),
+                is_sweeping: true,
             }),
             formed: core.formed_cluster().map_or_else(OnceLock::new, OnceLock::from),
             leadership: watch::Sender::new(core.leadership()),
@@ -184,6 +183,11 @@ impl Shared {
         self.lock().snapshots = snapshots;
     }
 
+    /// Shows whether trimmed rows may be left in the file.
+    pub(crate) fn show_sweep(&self, is_sweeping: bool) {
+        self.lock().is_sweeping = is_sweeping;
+    }
+
     /// Shows the core's state after a commit.
     pub(crate) fn publish(&self, core: &Acceptor) {
         let mut published = self.lock();
@@ -191,6 +195,7 @@ impl Shared {
         published.chosen_to = core.chosen_to();
         published.known_to = core.known_to();
         published.trimmed_to = core.trimmed_to();
+        published.trim_cap = core.trim_cap();
         published.voted_to = core.voted_to();
         let damaged_rows = core.damaged_rows() as u64;
         if damaged_rows == 0 && published.damaged_rows > 0 {

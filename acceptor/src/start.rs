@@ -17,12 +17,14 @@ use crate::{
     metrics::Instruments,
     peers::PeerReader,
     queue::WriterQueue,
-    service::{Name, Service},
+    service::{Name, Service, ServiceParts},
     shared::Shared,
+    snapshot::SnapshotFiles,
     store::{
         RecoveredRun, Store as _,
         sqlite::{SqliteReader, SqliteStore},
     },
+    trimmer::{Snapshots, Trimmer, check_files},
     worker::Worker,
 };
 
@@ -47,7 +49,8 @@ impl Starter<'_> {
     /// The directory cannot be used (74; 78 for a foreign directory).
     pub(crate) async fn start(self) -> Result<Option<(Service<SqliteReader>, CancellationToken)>, Failure> {
         let directory = DataDir::open(&self.config.data_dir)?;
-        let data_dir = directory.path().display().to_string();
+        let path = directory.path().to_owned();
+        let data_dir = path.display().to_string();
         let run = RunNumber::from_random(rand::random());
         let Some((store, opened)) = self.open_store(directory, &data_dir, run).await? else {
             return Ok(None);
@@ -61,14 +64,25 @@ impl Starter<'_> {
             shutdown,
         } = self;
 
+        let files = SnapshotFiles::open(&path, &store.snapshots());
+        let retain_bytes = config.retain_bytes;
+        let snapshots = Arc::new(Snapshots::new(files, retain_bytes));
         let reader = store.reader();
         let (counter, stop_counter) = (store.counter_file(), shutdown.token().clone());
         shutdown.spawn_vital("commit counter", async move {
             let synced = counter.keep_synced(stop_counter).await;
             synced.map_err(|error| Failure::from(error).context("sync the commit counter"))
         });
-        let (worker, shared, queue) = Worker::new(store, opened, run, frame.tracer(), instruments.clone());
+        let (worker, shared, queue) = Worker::new(
+            store,
+            opened,
+            run,
+            retain_bytes,
+            frame.tracer(),
+            instruments.clone(),
+        );
         instruments.show(&frame.metrics, &shared, &queue);
+        Instruments::show_snapshots(&frame.metrics, &shared, &snapshots.files);
         let (seen, queued, ready) = (Arc::clone(&shared), Arc::clone(&queue), instruments.clone());
         frame.report_readiness(move || ready.readiness(&seen, &queued));
         let space = instruments.data_dir().clone();
@@ -91,8 +105,33 @@ impl Starter<'_> {
             id: config.id,
             address: address.to_string(),
         };
-        let tracer = frame.tracer();
-        let service = Service::new(name, queue, shared, reader, instruments, shutdown, tracer);
+        let service = Service::new(ServiceParts {
+            name,
+            queue,
+            shared: Arc::clone(&shared),
+            reader,
+            snapshots: Arc::clone(&snapshots),
+            instruments: instruments.clone(),
+            shutdown: shutdown.clone(),
+            tracer: frame.tracer(),
+        });
+        let stop = shutdown.token().clone();
+        let (checked, seen, stop_checks) = (Arc::clone(&snapshots), Arc::clone(&shared), stop.clone());
+        shutdown.spawn_vital("checks of snapshots", async move {
+            check_files(checked, seen, stop_checks).await;
+            Ok(())
+        });
+        let trimmer = Trimmer {
+            snapshots,
+            shared,
+            roster: service.roster(),
+            instruments,
+            tracer: frame.tracer(),
+        };
+        shutdown.spawn_vital("trimmer", async move {
+            trimmer.run(stop).await;
+            Ok(())
+        });
         Ok(Some((service, stop_worker)))
     }
 

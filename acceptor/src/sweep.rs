@@ -4,9 +4,6 @@ use std::time::Instant;
 
 use paxos_common::paxos::slot::Slot;
 
-/// Bytes of the log between two trims, unless the bottom is larger. A log with more unswept bytes is behind.
-pub(crate) const STEP_BYTES: u64 = 256 * 1024 * 1024;
-
 /// One part in this number of the writer's time goes to sweeping: votes hardly notice.
 const SHARE: u32 = 10;
 /// One part in this number, while a whole step is unswept: the file must not grow by more than a step.

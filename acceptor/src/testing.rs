@@ -47,14 +47,17 @@ use crate::{
     peers::PeerReader,
     queue::WriterQueue,
     request::QueuedRequest,
-    service::{Name, Service},
+    retention::RetainBytes,
+    service::{Name, Service, ServiceParts},
     shared::Shared,
+    snapshot::SnapshotFiles,
     store::{
         Reader as _, SpaceLevel, Store, StoreError, Swept,
         memory::{MemoryDisk, MemoryStore},
         snapshots::{KeptSnapshot, KeptSnapshots},
     },
     trace::MessageTrace,
+    trimmer::Snapshots,
     worker::Worker,
 };
 
@@ -133,6 +136,8 @@ pub(crate) struct Cluster {
     pub(crate) shared: Arc<Shared>,
     pub(crate) service: Service<MemoryDisk>,
     shutdown: Shutdown,
+    /// Holds the snapshot files.
+    _directory: tempfile::TempDir,
 }
 
 impl Drop for Cluster {
@@ -163,23 +168,34 @@ impl Cluster {
         };
         let metrics = Instruments::new(&paxos_common::service::metrics::Metrics::unread());
         let shutdown = Shutdown::new(&CancellationToken::new());
-        let (worker, shared, queue) = Worker::new(store, opened, run, Tracer::off(), metrics.clone());
+        let directory = tempfile::tempdir().unwrap();
+        let files = SnapshotFiles::open(directory.path(), &store.snapshots());
+        let snapshots = Arc::new(Snapshots::new(files, RetainBytes::All));
+        let (worker, shared, queue) = Worker::new(
+            store,
+            opened,
+            run,
+            RetainBytes::All,
+            Tracer::off(),
+            metrics.clone(),
+        );
         let worker = tokio::spawn(worker.run(CancellationToken::new()));
         let hearing = Arc::clone(&shared.hearing);
         shutdown.spawn_until_stop(async move { hearing.watch_silence().await });
         let reader = PeerReader::new(disk.clone(), Arc::clone(&shared), shutdown.clone());
-        let service = Service::new(
-            Name {
+        let service = Service::new(ServiceParts {
+            name: Name {
                 id: "a1".into(),
                 address: "http://a:1".into(),
             },
-            Arc::clone(&queue),
-            Arc::clone(&shared),
+            queue: Arc::clone(&queue),
+            shared: Arc::clone(&shared),
             reader,
-            metrics,
-            shutdown.clone(),
-            Tracer::off(),
-        );
+            snapshots,
+            instruments: metrics,
+            shutdown: shutdown.clone(),
+            tracer: Tracer::off(),
+        });
         Self {
             configuration,
             disk,
@@ -192,6 +208,7 @@ impl Cluster {
             shared,
             service,
             shutdown,
+            _directory: directory,
         }
     }
 

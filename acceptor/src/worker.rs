@@ -36,6 +36,7 @@ use crate::{
     queue::WriterQueue,
     request::{FormStep, NoSpace, Release, TakenRequest},
     retain::{RETAIN_MAX, RetainRequest},
+    retention::RetainBytes,
     shared::Shared,
     store::{FileBytes, Reader as _, RecoveredRun, SpaceLevel, Store, StoreError},
     sweep::SweepPace,
@@ -63,6 +64,7 @@ pub(crate) struct Worker<S: Store> {
     /// What the free space allowed at the last check.
     space: SpaceLevel,
     sweep: SweepPace,
+    retain_bytes: RetainBytes,
     /// Pages may have changed since the last measurement of the file.
     is_file_changed: bool,
     tracer: Tracer,
@@ -75,6 +77,7 @@ impl<S: Store> Worker<S> {
         store: S,
         opened: RecoveredRun,
         run: RunNumber,
+        retain_bytes: RetainBytes,
         tracer: Tracer,
         metrics: Instruments,
     ) -> (Self, Arc<Shared>, Arc<WriterQueue>) {
@@ -102,6 +105,7 @@ impl<S: Store> Worker<S> {
                 shared: Arc::clone(&shared),
                 space: SpaceLevel::Enough,
                 sweep: SweepPace::default(),
+                retain_bytes,
                 is_file_changed: true,
                 tracer,
                 metrics,

@@ -1,12 +1,18 @@
 //! Checks of a message before any further processing.
 
 use paxos_common::{
-    paxos::{ballot::Ballot, identity::ClusterId},
+    paxos::{ballot::Ballot, identity::ClusterId, slot::Slot},
     peer::{ADDRESS_BYTES_MAX, Address},
+    snapshot::SNAPSHOT_BYTES_MAX,
     wire::{self, Malformed, PROTOCOL_VERSION, status},
 };
 use paxos_proto::v1 as pb;
 use tonic::Status;
+
+use crate::{
+    snapshot::PART_BYTES_MAX,
+    store::snapshots::{SHA256_BYTES, SnapshotId},
+};
 
 /// Longest trace context, in bytes.
 const TRACEPARENT_BYTES_MAX: usize = 1024;
@@ -80,6 +86,39 @@ pub(super) fn check_report(report: &pb::AttachRequest) -> Result<(), Status> {
         }
     }
     wire::check_report(report).map_err(malformed)
+}
+
+/// Reads the identity of a snapshot.
+pub(super) fn read_id(id: Option<&pb::SnapshotId>) -> Result<SnapshotId, Status> {
+    let id = id.ok_or_else(|| status::invalid_argument("id is missing"))?;
+    let sha256: Result<[u8; SHA256_BYTES], _> = id.sha256[..].try_into();
+    let sha256 = sha256.map_err(|_| {
+        let len = id.sha256.len();
+        status::invalid_argument(format!("id.sha256 has {len} bytes and must have {SHA256_BYTES}"))
+    })?;
+    let to = Slot::new(id.to).map_err(|error| malformed(error.into()))?;
+    if to == Slot::ZERO {
+        return Err(status::invalid_argument(
+            "id.to is 0: a snapshot ends above slot 0",
+        ));
+    }
+    let smallest = SHA256_BYTES as u64 + 1;
+    if !(smallest..=SNAPSHOT_BYTES_MAX).contains(&id.bytes) {
+        let bytes = id.bytes;
+        return Err(status::invalid_argument(format!(
+            "id.bytes is {bytes} and must be {smallest} to {SNAPSHOT_BYTES_MAX}"
+        )));
+    }
+    let bytes = id.bytes;
+    Ok(SnapshotId { to, sha256, bytes })
+}
+
+/// Checks a part of an upload.
+pub(super) fn check_data(data: &[u8]) -> Result<(), Status> {
+    if data.is_empty() {
+        return Err(status::invalid_argument("data is empty"));
+    }
+    check_length("data", data.len(), PART_BYTES_MAX)
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "made for map_err")]

@@ -140,6 +140,7 @@ pub(super) fn attached<R: Reader>(
         let mut news = inner.shared.hearing.news();
         let mut latest = 0;
         let mut role = pb::Role::Unspecified;
+        let mut learner = None;
         let mut attachment: Option<Attachment> = None;
         let mut silence = pin!(sleep(FIRST_REPORT_MAX));
         // Time of reading the next report, when none may be read ahead.
@@ -165,6 +166,7 @@ pub(super) fn attached<R: Reader>(
                     check_report(&report)?;
                     latest = report.report;
                     role = report.role();
+                    learner = (report.role() == pb::Role::Learner).then_some(report.peer);
                     due = due.max(Instant::now()) + REPORT_INTERVAL;
                     silence.as_mut().reset(Instant::now() + NEXT_REPORT_MAX);
                     // Not part of the roster.
@@ -187,13 +189,19 @@ pub(super) fn attached<R: Reader>(
             // This answer includes all changes so far.
             changes.mark_unchanged();
             news.mark_unchanged();
-            yield attach_response(&inner, latest, role);
+            yield attach_response(&inner, latest, (role, learner));
         }
     }
 }
 
-/// The present leadership and the heard proposer; `report`: the number of the latest report; `role`: of the sender.
-fn attach_response<R>(inner: &Inner<R>, report: u64, role: pb::Role) -> pb::AttachResponse {
+/// The present leadership and the heard proposer; `report`: the number of the latest report. The sender has this role; a
+/// learner has this number.
+fn attach_response<R>(
+    inner: &Inner<R>,
+    report: u64,
+    (role, learner): (pb::Role, Option<u64>),
+) -> pb::AttachResponse {
+    let above = learner.and_then(|learner| inner.snapshots.wanted_from(learner));
     let published = inner.shared.published();
     let heard = inner.shared.hearing.heard();
     pb::AttachResponse {
@@ -212,7 +220,7 @@ fn attach_response<R>(inner: &Inner<R>, report: u64, role: pb::Role) -> pb::Atta
             pb::Role::Proposer => inner.roster.state_bytes(published.known_to),
             pb::Role::Acceptor | pb::Role::Learner | pb::Role::Unspecified => 0,
         },
-        snapshot_wanted: None,
+        snapshot_wanted: above.map(|above| pb::SnapshotWanted { above: above.get() }),
     }
 }
 

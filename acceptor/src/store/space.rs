@@ -31,7 +31,7 @@ const MIB: u64 = 1024 * 1024;
 /// Size of the spare file, in bytes: a few checkpoints.
 const SPARE_BYTES: u64 = 16 * MIB;
 /// Free bytes on the disk below which nothing is granted: room for the write-ahead log and one commit.
-const FREE_MIN: u64 = 24 * MIB;
+pub(crate) const FREE_MIN: u64 = 24 * MIB;
 /// Free bytes on the disk from which requests are granted again after the disk fell below [`FREE_MIN`]: the acceptor's own
 /// write-ahead log takes and returns at most the difference.
 const FREE_AGAIN: u64 = 40 * MIB;
@@ -76,29 +76,16 @@ impl Space {
             low: false,
             exhausted: false,
         };
-        if space.spare == Spare::Kept && space.free().is_some_and(|free| free < SPARE_BELOW) {
+        if space.spare == Spare::Kept && free_bytes(directory).is_some_and(|free| free < SPARE_BELOW) {
             space.give_up_spare().await;
         }
         space
     }
 
-    /// Free bytes on the disk; none if the operating system gives no figure. In this case only a failed commit shows a
-    /// full disk.
-    fn free(&self) -> Option<u64> {
-        // `statvfs` reads counters of the kernel and does not wait for the disk.
-        match statvfs(&*self.directory) {
-            Ok(found) => Some(found.f_bavail.saturating_mul(found.f_frsize)),
-            Err(error) => {
-                tracing::debug!(%error, "cannot read the size of the free space");
-                None
-            }
-        }
-    }
-
     /// What the space allows before the next write. `file_free`: reads the bytes of the file's free pages; called only
     /// if the disk alone has too little free space.
     pub(super) async fn level(&mut self, file_free: impl AsyncFnOnce() -> u64) -> SpaceLevel {
-        if let Some(free) = self.free() {
+        if let Some(free) = free_bytes(&self.directory) {
             let is_plenty = free >= RESUME_FROM + SPARE_BYTES;
             let file_free = if is_plenty { 0 } else { file_free().await };
             self.look(free, file_free).await;
@@ -175,6 +162,19 @@ impl Space {
         let file = spare_file(&self.directory);
         let done = tokio::task::spawn_blocking(move || work(&file)).await;
         done.unwrap_or_else(|cancelled| Err(io::Error::other(cancelled)))
+    }
+}
+
+/// Free bytes on the disk of a directory; none if the operating system gives no figure. In this case only a failed write
+/// shows a full disk.
+pub(crate) fn free_bytes(directory: &Path) -> Option<u64> {
+    // `statvfs` reads counters of the kernel and does not wait for the disk.
+    match statvfs(directory) {
+        Ok(found) => Some(found.f_bavail.saturating_mul(found.f_frsize)),
+        Err(error) => {
+            tracing::debug!(%error, "cannot read the size of the free space");
+            None
+        }
     }
 }
 

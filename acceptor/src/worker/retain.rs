@@ -13,11 +13,12 @@ use tracing::info;
 use super::Worker;
 use crate::{
     retain::{NotRetained, RetainRequest, Retained},
+    retention::step,
     store::{
         Store, StoreError,
         snapshots::{KeptSnapshot, SnapshotId},
     },
-    sweep::{STEP_BYTES, unswept_bytes},
+    sweep::unswept_bytes,
 };
 
 impl<S: Store> Worker<S> {
@@ -93,6 +94,8 @@ impl<S: Store> Worker<S> {
         }
         let from = self.core.trimmed_to();
         self.core.committed(group);
+        // First: no look may count unswept rows as the log above the new bottom.
+        self.shared.show_sweep(true);
         self.shared.show_snapshots(self.store.snapshots());
         self.shared.publish(&self.core);
         self.sweep.begin(Instant::now());
@@ -128,9 +131,9 @@ impl<S: Store> Worker<S> {
         let log_bytes = self.measure_file().await.used;
         let voted_to = self.core.voted_to();
         let unswept = left.map(|lowest| unswept_bytes(log_bytes, lowest, trimmed_to, voted_to));
-        let bottom = self.store.snapshots().bottom;
-        let step = STEP_BYTES.max(bottom.map_or(0, |bottom| bottom.id.bytes));
+        let step = step(self.retain_bytes, &self.store.snapshots());
         self.sweep.swept(begun, Instant::now(), unswept, step);
+        self.shared.show_sweep(self.sweep.due().is_some());
         Ok(())
     }
 

@@ -56,6 +56,16 @@ pub fn wrong_cluster(text: impl Into<String>) -> Status {
     Status::failed_precondition(text)
 }
 
+/// FAILED_PRECONDITION: the receiver does not want the message; `text` gives the reason.
+pub fn not_wanted(text: impl Into<String>) -> Status {
+    Status::failed_precondition(text)
+}
+
+/// RESOURCE_EXHAUSTED for the reason in `text`; nothing was done.
+pub fn exhausted(text: &str) -> Status {
+    detailed(Code::ResourceExhausted, text, Fate::NotProposed)
+}
+
 /// RESOURCE_EXHAUSTED: the queue or limit named by `what` is full, and nothing was proposed.
 pub fn overloaded(what: &str) -> Status {
     detailed(

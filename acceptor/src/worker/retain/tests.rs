@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::{
     metrics::Instruments,
+    retention::RetainBytes,
     shared::Shared,
     store::{
         Reader as _, SWEEP_ROWS_MAX,
@@ -221,7 +222,7 @@ async fn rows_left_by_the_last_process_are_swept() {
     let (store, opened) = disk.open(run);
     assert_eq!(opened.recovered.uuid, AcceptorUuid::from_u128(1));
     let metrics = Instruments::new(&Metrics::unread());
-    let (worker, shared, _) = Worker::new(store, opened, run, Tracer::off(), metrics);
+    let (worker, shared, _) = Worker::new(store, opened, run, RetainBytes::All, Tracer::off(), metrics);
     let stop = CancellationToken::new();
     let worker = tokio::spawn(worker.run(stop.clone()));
     until_swept(&disk, 590).await;

@@ -70,9 +70,10 @@ impl Purpose {
     /// The purpose of a call of this path.
     fn of_path(path: &str) -> Self {
         match path {
-            "/paxos.v1.Acceptor/Observe" | "/paxos.v1.Learner/Subscribe" | "/paxos.v1.Learner/Watch" => {
-                Self::Following
-            }
+            "/paxos.v1.Acceptor/Observe"
+            | "/paxos.v1.Acceptor/Snapshot"
+            | "/paxos.v1.Learner/Subscribe"
+            | "/paxos.v1.Learner/Watch" => Self::Following,
             "/paxos.v1.Acceptor/Prepare"
             | "/paxos.v1.Acceptor/Accept"
             | "/paxos.v1.Acceptor/Attach"

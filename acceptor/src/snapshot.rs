@@ -1,0 +1,261 @@
+//! The snapshot files in the data directory: opened, checked, and removed when no record names a file any more.
+//!
+//! An acceptor does not read the content of a snapshot: a file is sound if it has the recorded size and SHA-256. A file
+//! that is missing or wrong is *damaged*: no caller gets the file, and the log is not trimmed to its end. The acceptor
+//! goes on voting, and asks a learner for the next snapshot.
+
+use std::{
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    fs::{self, File},
+    io::AsyncReadExt as _,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep_until},
+};
+use tracing::{info, warn};
+
+use crate::store::snapshots::{KeptSnapshots, SHA256_BYTES, SnapshotId};
+
+mod incoming;
+
+pub(crate) use incoming::{IncomingSnapshot, UploadError};
+
+/// Name of the file of an arriving snapshot.
+const INCOMING: &str = "incoming.pxs";
+/// Beginning and end of the name of every other snapshot file.
+const NAME: (&str, &str) = ("snapshot-", ".pxs");
+
+/// Largest part of a snapshot in a message, in bytes (inclusive).
+pub(crate) const PART_BYTES_MAX: usize = 256 * 1024;
+/// Bytes a second of uploads and checks: votes hardly notice such a load of the disk.
+const BYTES_PER_SECOND: u64 = 32 * 1024 * 1024;
+
+/// The files of a data directory.
+#[derive(Debug)]
+pub(crate) struct SnapshotFiles {
+    directory: PathBuf,
+    damaged: Mutex<Vec<SnapshotId>>,
+    /// The snapshot that arrives, with the number of received bytes.
+    arriving: Mutex<Option<(SnapshotId, u64)>>,
+    /// A single place: snapshots arrive one at a time.
+    place: Arc<Semaphore>,
+}
+
+impl SnapshotFiles {
+    /// Removes the file of an upload that did not end, and every snapshot file without a record. Marks recorded files
+    /// that are missing or have another size as damaged. No other file of the directory is touched. A file that cannot be
+    /// removed now is left to the next start.
+    pub(crate) fn open(directory: &Path, recorded: &KeptSnapshots) -> Self {
+        if let Err(error) = remove_unrecorded(directory, recorded) {
+            warn!(%error, directory = %directory.display(), "cannot remove snapshot files without a record");
+        }
+        let files = Self {
+            directory: directory.to_owned(),
+            damaged: Mutex::default(),
+            arriving: Mutex::default(),
+            place: Arc::new(Semaphore::new(1)),
+        };
+        for kept in recorded.iter() {
+            let size = std::fs::metadata(files.path(kept.id)).map(|file| file.len());
+            if size.as_ref().ok() != Some(&kept.id.bytes) {
+                files.found(kept.id, false);
+            }
+        }
+        files
+    }
+
+    fn path(&self, id: SnapshotId) -> PathBuf {
+        self.directory.join(id.file_name())
+    }
+
+    /// The damaged files among the recorded files.
+    pub(crate) fn damaged_of(&self, recorded: &KeptSnapshots) -> Vec<SnapshotId> {
+        let damaged = self.lock_damaged();
+        let ids = recorded.iter().map(|kept| kept.id);
+        ids.filter(|id| damaged.contains(id)).collect()
+    }
+
+    /// The damaged files. Files without a record may be among them.
+    pub(crate) fn damaged(&self) -> Vec<SnapshotId> {
+        self.lock_damaged().clone()
+    }
+
+    fn lock_damaged(&self) -> MutexGuard<'_, Vec<SnapshotId>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records whether a file is sound.
+    fn found(&self, id: SnapshotId, is_sound: bool) {
+        let mut damaged = self.lock_damaged();
+        let is_known = damaged.contains(&id);
+        if is_sound {
+            damaged.retain(|other| *other != id);
+        } else if !is_known {
+            damaged.push(id);
+            drop(damaged);
+            warn!(
+                file = %self.path(id).display(), to = id.to.get(),
+                "this snapshot file is missing or has wrong bytes: this acceptor asks a learner for the next snapshot, \
+                 and goes on voting. Check this disk"
+            );
+        }
+    }
+
+    /// The snapshot that arrives now, with the number of received bytes.
+    pub(crate) fn arriving(&self) -> Option<(SnapshotId, u64)> {
+        *self.lock_arriving()
+    }
+
+    fn lock_arriving(&self) -> MutexGuard<'_, Option<(SnapshotId, u64)>> {
+        self.arriving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the place of the arriving snapshot; none while another snapshot arrives.
+    pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.place).try_acquire_owned().ok()
+    }
+
+    /// Opens a file for a caller; none for a damaged file. A trim may remove the file meanwhile: an open file is read to
+    /// its end nevertheless.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or is missing.
+    pub(crate) async fn read(&self, id: SnapshotId) -> io::Result<Option<File>> {
+        if self.lock_damaged().contains(&id) {
+            return Ok(None);
+        }
+        File::open(self.path(id)).await.map(Some)
+    }
+
+    /// Reads a whole file and records whether the file is sound. Takes about a second for 32 MiB. A file that no record
+    /// names any more at the end, according to `is_recorded`, is no damage: a trim has removed the file.
+    ///
+    /// # Errors
+    /// The file cannot be read now: nothing is recorded.
+    ///
+    /// # Cancel safety
+    /// Safe: then nothing is recorded.
+    pub(crate) async fn check(&self, id: SnapshotId, is_recorded: impl Fn() -> bool) -> io::Result<bool> {
+        let is_sound = match File::open(self.path(id)).await {
+            Ok(file) => is_sound(file, id).await?,
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            Err(error) => return Err(error),
+        };
+        if is_sound || is_recorded() {
+            self.found(id, is_sound);
+        }
+        Ok(is_sound)
+    }
+
+    /// Removes a file that no record names any more. If this fails, the next start removes the file.
+    pub(crate) async fn remove(&self, id: SnapshotId) {
+        self.lock_damaged().retain(|other| *other != id);
+        let path = self.path(id);
+        match fs::remove_file(&path).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => warn!(%error, file = %path.display(), "cannot remove a snapshot file"),
+        }
+    }
+}
+
+fn remove_unrecorded(directory: &Path, recorded: &KeptSnapshots) -> io::Result<()> {
+    let names: Vec<_> = recorded.iter().map(|kept| kept.id.file_name()).collect();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        let is_snapshot = name.starts_with(NAME.0) && name.ends_with(NAME.1);
+        if name == INCOMING || (is_snapshot && !names.contains(&name)) {
+            std::fs::remove_file(entry.path())?;
+            info!(file = name, "removed a snapshot file without a record");
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file has the size and the hash of `id`.
+async fn is_sound(mut file: File, id: SnapshotId) -> io::Result<bool> {
+    let mut hash = FileHash::new(id);
+    let mut pace = Pace::new();
+    let mut part = vec![0; PART_BYTES_MAX];
+    loop {
+        let read = file.read(&mut part).await?;
+        if read == 0 {
+            return Ok(hash.is_whole());
+        }
+        if !hash.take(&part[..read]) {
+            return Ok(false);
+        }
+        pace.wait(read).await;
+    }
+}
+
+/// The hash of a file: the last 32 bytes are the SHA-256 of all bytes before, and name the file.
+#[derive(Debug)]
+struct FileHash {
+    id: SnapshotId,
+    bytes: u64,
+    hash: Sha256,
+    end: Vec<u8>,
+}
+
+impl FileHash {
+    fn new(id: SnapshotId) -> Self {
+        Self {
+            id,
+            bytes: 0,
+            hash: Sha256::new(),
+            end: Vec::with_capacity(SHA256_BYTES),
+        }
+    }
+
+    /// Takes the next bytes; `false` beyond the size of the file.
+    fn take(&mut self, part: &[u8]) -> bool {
+        let hashed = self.id.bytes.saturating_sub(SHA256_BYTES as u64);
+        let left = hashed.saturating_sub(self.bytes);
+        let (body, end) = part.split_at(part.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
+        self.bytes += part.len() as u64;
+        if self.bytes > self.id.bytes {
+            return false;
+        }
+        self.hash.update(body);
+        self.end.extend_from_slice(end);
+        true
+    }
+
+    /// Whether the file is whole, and has the right hash.
+    fn is_whole(self) -> bool {
+        let found: [u8; SHA256_BYTES] = self.hash.finalize().into();
+        self.bytes == self.id.bytes && found == self.id.sha256 && self.end == found
+    }
+}
+
+/// Limits the bytes a second, without bursts.
+#[derive(Debug)]
+struct Pace {
+    due: Instant,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { due: Instant::now() }
+    }
+
+    /// Waits after this many bytes.
+    async fn wait(&mut self, bytes: usize) {
+        let cost = Duration::from_nanos(bytes as u64 * 1_000_000_000 / BYTES_PER_SECOND);
+        self.due = self.due.max(Instant::now()) + cost;
+        sleep_until(self.due).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;
