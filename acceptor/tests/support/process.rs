@@ -39,6 +39,13 @@ impl Process {
         Self::spawn(command(directory))
     }
 
+    /// Starts the process with more flags.
+    pub fn start_with(directory: &Path, flags: &[&str]) -> Self {
+        let mut command = command(directory);
+        command.args(flags);
+        Self::spawn(command)
+    }
+
     /// Starts the process with a file size limit of one or two megabytes, less than a checkpoint needs.
     pub fn start_on_a_small_disk(directory: &Path) -> Self {
         let inner = command(directory);
