@@ -39,6 +39,8 @@ pub enum RetainBytes {
     AtLeast(u64),
     /// The whole log.
     All,
+    /// The whole log; no snapshot is wanted or taken.
+    Off,
 }
 
 /// An attached learner, as of its latest report.
@@ -148,7 +150,7 @@ impl fmt::Display for Hindrance {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MIB: u64 = 1024 * 1024;
         match self {
-            Self::KeepsAll => write!(formatter, "nothing: --retain-bytes all keeps the whole log"),
+            Self::KeepsAll => write!(formatter, "nothing: this acceptor keeps the whole log"),
             Self::Sweep => write!(formatter, "the deletion of trimmed rows"),
             Self::Growth { log_bytes, wanted } => {
                 let (log, wanted) = (log_bytes / MIB, wanted.div_ceil(MIB));
@@ -208,7 +210,7 @@ pub(crate) fn step(retain: RetainBytes, snapshots: &KeptSnapshots) -> u64 {
     let bottom = snapshots.bottom.map_or(0, |bottom| bottom.id.bytes);
     match retain {
         RetainBytes::AtLeast(bytes) => bytes.max(bottom),
-        RetainBytes::All => u64::MAX,
+        RetainBytes::All | RetainBytes::Off => u64::MAX,
     }
 }
 
@@ -226,6 +228,12 @@ impl Retention {
 
     /// Decides. Call this about once a second, and after each arrival.
     pub(crate) fn look(&mut self, facts: &Facts<'_>) -> TrimDecision {
+        if self.retain == RetainBytes::Off {
+            return TrimDecision {
+                waits_for: Some(Hindrance::KeepsAll),
+                ..TrimDecision::default()
+            };
+        }
         if self.moved.is_none_or(|(slot, _)| slot != facts.chosen_to) {
             self.moved = Some((facts.chosen_to, facts.now));
         }
@@ -266,7 +274,7 @@ impl Retention {
         let step = step(self.retain, &facts.snapshots);
         let Some((waiting, begun_at)) = facts.waiting() else {
             return Err(match (self.retain, facts.log_bytes) {
-                (RetainBytes::All, _) => Hindrance::KeepsAll,
+                (RetainBytes::All | RetainBytes::Off, _) => Hindrance::KeepsAll,
                 (RetainBytes::AtLeast(_), None) => Hindrance::Sweep,
                 (RetainBytes::AtLeast(_), Some(log_bytes)) => Hindrance::Growth {
                     log_bytes,
@@ -309,7 +317,7 @@ impl Retention {
     /// The slot above which a new snapshot must end; none without a reason for a snapshot.
     fn wanted_above(&self, facts: &Facts<'_>) -> Option<Slot> {
         let has_grown = match self.retain {
-            RetainBytes::All => false,
+            RetainBytes::All | RetainBytes::Off => false,
             RetainBytes::AtLeast(_) => facts
                 .log_bytes
                 .is_some_and(|bytes| bytes >= step(self.retain, &facts.snapshots)),

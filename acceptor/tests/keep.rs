@@ -296,6 +296,23 @@ async fn acceptor_that_is_behind_is_lifted_by_a_snapshot() {
 }
 
 #[tokio::test]
+async fn acceptor_of_this_release_takes_no_snapshot_by_default() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::start_with(directory.path(), &[]);
+    let (mut client, cluster, _leader) = behind(&process).await;
+    let (id, content) = file(40, 5000);
+    let refused = keep(&mut client, cluster, &id, &content).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented, "{refused:?}");
+    let status = status(&mut client).await;
+    assert_eq!((status.trimmed_to, ends(&status)), (0, vec![]));
+    assert!(
+        status.waits_for.contains("keeps the whole log"),
+        "{}",
+        status.waits_for
+    );
+}
+
+#[tokio::test]
 async fn wrong_uploads_are_refused_by_name_and_leave_no_file() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start_with(directory.path(), &FLAGS);

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     retain::{NotRetained, RetainRequest},
+    retention::RetainBytes,
     snapshot::{IncomingSnapshot, UploadError},
     store::{Reader, snapshots::SnapshotId},
     trimmer::ask,
@@ -32,6 +33,11 @@ pub(super) async fn keep<R: Reader>(
     trace: Option<SpanContext>,
     mut parts: impl Stream<Item = Result<pb::KeepRequest, Status>> + Send + Unpin + 'static,
 ) -> Result<pb::KeepResponse, Status> {
+    if inner.snapshots.retain == RetainBytes::Off {
+        return Err(Status::unimplemented(
+            "acceptors of this release take no snapshots: they keep the whole log",
+        ));
+    }
     let Some(Content::Begin(begin)) = next_part(&mut parts).await? else {
         return Err(status::invalid_argument("an upload starts with `begin`"));
     };
