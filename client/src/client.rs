@@ -230,7 +230,7 @@ impl Client {
     /// The outcome of the command at `version`: asks again after [`WriteError::OutcomeNotRead`].
     ///
     /// # Errors
-    /// See [`ReadError`]. The outcome is kept for as long as the log.
+    /// See [`ReadError`]. The outcome is kept for as long as the log: afterwards [`ReadError::Trimmed`].
     ///
     /// # Cancel safety
     /// Safe: the call only reads.
@@ -404,12 +404,22 @@ impl Client {
 /// Streams from learners. When the learner in use fails, another learner continues. A stream ends in
 /// [`SubscribeError::Unavailable`] only when no learner has answered for the client's timeout.
 impl Client {
-    /// Follows the log from slot `from` on, without gaps or repeats.
+    /// Follows the log from slot `from` on, without gaps or repeats. Ends in [`SubscribeError::Trimmed`] if no learner
+    /// keeps the next slot any more, also after slow reading.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn log(&self, from: Slot) -> Updates<LogPage, SubscribeError> {
-        log::follow(self.directory.clone(), from, self.timeout)
+        log::follow(self.directory.clone(), Some(from), self.timeout)
+    }
+
+    /// Follows the log from the oldest slot that a learner keeps, like [`log`](Self::log). The first update shows the
+    /// beginning.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn kept_log(&self) -> Updates<LogPage, SubscribeError> {
+        log::follow(self.directory.clone(), None, self.timeout)
     }
 
     /// Watches a register: every change from now on, in order, without loss or repeats. "Now" is the moment of the
@@ -422,7 +432,8 @@ impl Client {
     }
 
     /// Watches one or many registers: every change at or after `from`, in order, without loss or repeats. Without
-    /// `from`, the changes begin at the moment of the first update.
+    /// `from`, the changes begin at the moment of the first update. Ends in [`SubscribeError::Trimmed`] if no learner
+    /// keeps the next changes any more: read the registers, and watch from there.
     ///
     /// # Panics
     /// Outside a Tokio runtime.

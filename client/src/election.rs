@@ -267,9 +267,10 @@ impl From<Unanswered> for ElectionError {
         match unanswered {
             Unanswered::Invalid(cause) => Self::Invalid(cause.to_string()),
             Unanswered::Refused(cause) => Self::Refused(cause),
-            Unanswered::OutOfRange(cause) | Unanswered::Aborted(cause) | Unanswered::Unavailable(cause) => {
-                Self::Unavailable(cause)
-            }
+            unanswered @ (Unanswered::OutOfRange(_)
+            | Unanswered::Trimmed(_)
+            | Unanswered::Aborted(_)
+            | Unanswered::Unavailable(_)) => Self::Unavailable(unanswered.into_cause()),
         }
     }
 }
@@ -278,9 +279,9 @@ impl From<SubscribeError> for ElectionError {
     fn from(error: SubscribeError) -> Self {
         match error {
             SubscribeError::Invalid(text) => Self::Invalid(text),
-            SubscribeError::OutOfRange(cause) | SubscribeError::Unavailable(cause) => {
-                Self::Unavailable(cause)
-            }
+            SubscribeError::OutOfRange(cause)
+            | SubscribeError::Trimmed { cause, .. }
+            | SubscribeError::Unavailable(cause) => Self::Unavailable(cause),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{error::Error as _, fmt, time::Duration};
 
 use paxos_common::{
     escape::escape,
-    wire::status::{Fate, fate_of, retry_delay_of},
+    wire::status::{Fate, KeptSlots, fate_of, kept_slots_of, retry_delay_of},
 };
 use tonic::{Code, Status};
 
@@ -193,9 +193,17 @@ pub enum ReadError {
     /// The learner refused the request permanently.
     #[error("refused: {0}")]
     Refused(Cause),
-    /// The requested version is beyond the cluster's tail, or no longer kept; the text gives the range.
+    /// The requested version is beyond the cluster's tail; the text gives the range.
     #[error("{0}")]
     OutOfRange(Cause),
+    /// The requested version is below the kept log of every learner.
+    #[error("{cause}")]
+    Trimmed {
+        /// The longest kept log of a learner.
+        kept: KeptSlots,
+        /// The answer of this learner.
+        cause: Cause,
+    },
     /// The request was for the outcome of a command in an expired session: at this version, the command had no effect.
     /// An earlier attempt of the same command may have been ordered at another version, while the session lived.
     #[error("at this version the command had no effect: {0}")]
@@ -209,9 +217,17 @@ pub enum ReadError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
-    /// The position is no longer retained, or beyond the end of the log; the text gives the range.
+    /// The position is beyond the end of the log; the text gives the range.
     #[error("{0}")]
     OutOfRange(Cause),
+    /// The position is below the kept log of every learner. The updates before this error are complete.
+    #[error("{cause}")]
+    Trimmed {
+        /// The longest kept log of a learner.
+        kept: KeptSlots,
+        /// The answer of this learner.
+        cause: Cause,
+    },
     /// The request breaks a limit; the text names the limit.
     #[error("{0}")]
     Invalid(String),
@@ -261,6 +277,30 @@ impl Failed {
     }
 }
 
+/// The answer of learners that do not keep the requested slot any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TrimmedAnswer {
+    pub(crate) kept: KeptSlots,
+    pub(crate) cause: Cause,
+}
+
+impl TrimmedAnswer {
+    /// A learner's answer, if the learner does not keep the requested slot any more.
+    pub(crate) fn of(status: &Status) -> Option<Self> {
+        let kept = kept_slots_of(status)?;
+        let cause = Cause::of(status);
+        Some(Self { kept, cause })
+    }
+
+    /// The answer of the learner that keeps more slots.
+    pub(crate) fn or_longer(self, other: Option<Self>) -> Self {
+        match other {
+            Some(other) if other.kept.from < self.kept.from => other,
+            Some(_) | None => self,
+        }
+    }
+}
+
 /// How a request to the learners failed finally.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unanswered {
@@ -270,6 +310,9 @@ pub(crate) enum Unanswered {
     Refused(Cause),
     #[error("{0}")]
     OutOfRange(Cause),
+    /// Every learner of a round has answered so.
+    #[error("{}", .0.cause)]
+    Trimmed(TrimmedAnswer),
     #[error("{0}")]
     Aborted(Cause),
     /// No learner answered before the deadline.
@@ -278,7 +321,8 @@ pub(crate) enum Unanswered {
 }
 
 impl Unanswered {
-    /// Judges a learner's error; `None`: another learner may do better.
+    /// Judges a learner's error; `None`: another learner may do better. A log that is too short is judged elsewhere, for
+    /// all learners together.
     #[expect(
         clippy::wildcard_enum_match_arm,
         reason = "any other code, and any future one, says nothing about the other learners"
@@ -302,6 +346,7 @@ impl Unanswered {
             | Self::Refused(cause)
             | Self::OutOfRange(cause)
             | Self::Aborted(cause)
+            | Self::Trimmed(TrimmedAnswer { cause, .. })
             | Self::Unavailable(cause) => cause,
         }
     }
@@ -313,9 +358,16 @@ impl From<Unanswered> for ReadError {
             Unanswered::Invalid(cause) => Self::Invalid(cause.to_string()),
             Unanswered::Refused(cause) => Self::Refused(cause),
             Unanswered::OutOfRange(cause) => Self::OutOfRange(cause),
+            Unanswered::Trimmed(TrimmedAnswer { kept, cause }) => Self::Trimmed { kept, cause },
             Unanswered::Aborted(cause) => Self::Expired(cause),
             Unanswered::Unavailable(cause) => Self::Unavailable(cause),
         }
+    }
+}
+
+impl From<TrimmedAnswer> for SubscribeError {
+    fn from(TrimmedAnswer { kept, cause }: TrimmedAnswer) -> Self {
+        Self::Trimmed { kept, cause }
     }
 }
 

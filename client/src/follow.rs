@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use paxos_common::peer::{Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy};
+use paxos_common::{
+    peer::{Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy},
+    wire::status::KeptSlots,
+};
 use paxos_proto::v1::learner_client::LearnerClient;
 use tokio::{
     sync::mpsc,
@@ -14,7 +17,7 @@ use tonic::{Code, Response, Status, Streaming, transport::Channel};
 use crate::{
     address::Directory,
     config::TIMEOUT_MAX,
-    error::{Cause, SubscribeError},
+    error::{Cause, SubscribeError, TrimmedAnswer},
     updates::Updates,
 };
 
@@ -49,6 +52,11 @@ pub(crate) trait FollowedContent: Send + 'static {
     /// # Errors
     /// The response is no continuation: this learner is not trusted.
     fn take(&mut self, response: Self::Response) -> Result<Self::Page, Cause>;
+
+    /// No learner keeps the next slots. Returns whether the following goes on at the oldest slot that a learner keeps.
+    fn begin_later(&mut self, _kept: KeptSlots) -> bool {
+        false
+    }
 }
 
 /// Starts a task that follows `feed`. The task stops when the result is dropped.
@@ -68,6 +76,7 @@ pub(crate) fn follow<F: FollowedContent>(
         timeout,
         open_patience: OPEN_PATIENCE,
         has_heard: false,
+        refusals: TrimmedRound::default(),
         until: Instant::now() + timeout.min(TIMEOUT_MAX),
     };
     tokio::spawn(follower.run());
@@ -80,8 +89,18 @@ enum StopReason {
     Unwanted,
     /// No learner can continue.
     Final(SubscribeError),
+    /// The learner does not keep the next slot any more. Another learner may.
+    Trimmed(TrimmedAnswer),
     /// Another learner may do better.
     Learner(Cause),
+}
+
+/// The learners of a round that do not keep the next slot any more.
+#[derive(Default)]
+struct TrimmedRound {
+    count: usize,
+    /// The answer of the learner that keeps most.
+    longest: Option<TrimmedAnswer>,
 }
 
 struct Follower<F: FollowedContent> {
@@ -92,6 +111,8 @@ struct Follower<F: FollowedContent> {
     open_patience: Duration,
     /// Some learner has sent a message since the last round over the learners.
     has_heard: bool,
+    /// Learners that do not keep the next slot any more.
+    refusals: TrimmedRound,
     /// When to give up, unless a learner sends a message before.
     until: Instant,
 }
@@ -131,6 +152,8 @@ impl<F: FollowedContent> Follower<F> {
         let mut last = Cause::unavailable("no learner is known");
         let addresses = timeout_at(self.until, self.directory.learners()).await;
         let addresses = addresses.map_err(|_elapsed| Cause::deadline())??;
+        let learners = addresses.len();
+        self.refusals = TrimmedRound::default();
         for (others, address) in (0..addresses.len()).rev().zip(addresses) {
             let left = self.until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -145,6 +168,11 @@ impl<F: FollowedContent> Follower<F> {
                     let _ = self.pages.send(Err(error)).await;
                     return Ok(());
                 }
+                StopReason::Trimmed(answer) => {
+                    last = answer.cause.clone().at(&address);
+                    self.refusals.count += 1;
+                    self.refusals.longest = Some(answer.or_longer(self.refusals.longest.take()));
+                }
                 StopReason::Learner(cause) => {
                     self.directory.shun(&address);
                     // The longest wait requested by a learner in this round.
@@ -154,7 +182,17 @@ impl<F: FollowedContent> Follower<F> {
                 }
             }
         }
-        Err(last)
+        let TrimmedRound { count, longest } = std::mem::take(&mut self.refusals);
+        match longest.filter(|_| count == learners) {
+            // The next round begins there.
+            Some(answer) if self.feed.begin_later(answer.kept) => Err(answer.cause),
+            Some(answer) => {
+                // Without a receiver, the error need not be sent.
+                let _ = self.pages.send(Err(answer.into())).await;
+                Ok(())
+            }
+            None => Err(last),
+        }
     }
 
     /// Reads from a learner that sends its first message within `share`.
@@ -184,6 +222,8 @@ impl<F: FollowedContent> Follower<F> {
             if self.pages.send(Ok(page)).await.is_err() {
                 return StopReason::Unwanted;
             }
+            // Learners that refused an earlier position may keep this one.
+            self.refusals = TrimmedRound::default();
             let waits_from = Instant::now();
             let silence_max = (self.timeout / 2).clamp(LEARNER_SILENCE_MIN, LEARNER_SILENCE_MAX);
             received = timeout(silence_max, stream.message()).await;
@@ -205,6 +245,9 @@ impl<F: FollowedContent> Follower<F> {
     reason = "any other code, and any future one, says nothing about the other learners"
 )]
 fn judge(status: &Status) -> StopReason {
+    if let Some(answer) = TrimmedAnswer::of(status) {
+        return StopReason::Trimmed(answer);
+    }
     let cause = Cause::of(status);
     match status.code() {
         Code::OutOfRange => StopReason::Final(SubscribeError::OutOfRange(cause)),

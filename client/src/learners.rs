@@ -20,7 +20,7 @@ use tonic::{Code, Request, Response, Status, transport::Channel};
 
 use crate::{
     address::Directory,
-    error::{Cause, Unanswered, longer},
+    error::{Cause, TrimmedAnswer, Unanswered, longer},
     trace::Tracer,
 };
 
@@ -112,7 +112,8 @@ impl Learners {
     }
 
     /// Asks a learner, and further learners after a failure, or while the answer is late: see [`hedge`]. Returns the
-    /// first answer, or an error that all learners would return. `request` calls `method`, with options that differ
+    /// first answer, or an error that all learners would return. Learners keep different parts of the log: that a slot
+    /// is not kept any more counts once every learner of a round has said so. `request` calls `method`, with options that differ
     /// from learner to learner.
     ///
     /// # Errors
@@ -133,6 +134,8 @@ impl Learners {
         let mut pause = Backoff::new(ROUND_PAUSE.0, ROUND_PAUSE.1);
         // The learners of this round, with the calls in flight.
         let mut tried: Vec<Address> = Vec::new();
+        // The answers of this round that the slot is not kept any more: their number, and the longest kept log.
+        let (mut refusals, mut trimmed) = (0, None);
         let mut calls = FuturesUnordered::new();
         let mut waiting: Vec<(Arc<KnownLearner>, Instant)> = Vec::new();
         let mut hedge_at = Instant::now();
@@ -154,7 +157,12 @@ impl Learners {
                     Err(_elapsed) => return Err(Unanswered::Unavailable(last)),
                 };
                 let Some(member) = self.choose(&members, &tried) else {
+                    let refused_by_all = refusals == tried.len();
+                    if let Some(trimmed) = trimmed.take().filter(|_| refused_by_all) {
+                        return Err(Unanswered::Trimmed(trimmed));
+                    }
                     tried.clear();
+                    refusals = 0;
                     self.expire();
                     let delay = longer(pause.next_delay(), requested.take());
                     if Instant::now() + delay >= deadline {
@@ -199,10 +207,18 @@ impl Learners {
                     self.answered(&member, took, &waiting);
                     return Ok(response.into_inner());
                 }
-                Ok(Err(status)) => match Unanswered::judge(&status) {
-                    Some(unanswered) => return Err(unanswered),
-                    None => Cause::of(&status),
-                },
+                Ok(Err(status)) => {
+                    if let Some(answer) = TrimmedAnswer::of(&status) {
+                        last = answer.cause.clone().at(&member.address);
+                        (refusals, trimmed) = (refusals + 1, Some(answer.or_longer(trimmed)));
+                        retry = Some(room);
+                        continue;
+                    }
+                    match Unanswered::judge(&status) {
+                        Some(unanswered) => return Err(unanswered),
+                        None => Cause::of(&status),
+                    }
+                }
                 Err(_elapsed) => {
                     member.slowness.found(Instant::now());
                     Cause::deadline()

@@ -101,7 +101,10 @@ pub use log::LogPage;
 pub use paxos_common::{
     paxos::slot::{Slot, Version},
     peer::Address,
-    wire::command::{KEY_BYTES_MAX, VALUE_BYTES_MAX},
+    wire::{
+        command::{KEY_BYTES_MAX, VALUE_BYTES_MAX},
+        status::KeptSlots,
+    },
 };
 pub use record::{Command, CommandId, LogRecord, Operation};
 pub use registers::{

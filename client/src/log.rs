@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use paxos_common::wire::status::KeptSlots;
 use paxos_proto::v1::{SubscribeRequest, SubscribeResponse, learner_client::LearnerClient};
 use tonic::{Response, Status, Streaming, transport::Channel};
 
@@ -30,17 +31,23 @@ impl LogPage {
     }
 }
 
-/// Follows the log from slot `from` on.
+/// Follows the log from slot `from` on; without `from`, from the oldest slot that a learner keeps.
 pub(crate) fn follow(
     directory: Arc<Directory>,
-    from: Slot,
+    from: Option<Slot>,
     timeout: Duration,
 ) -> Updates<LogPage, SubscribeError> {
-    follow::follow(directory, LogFeed { next: from }, timeout)
+    let feed = LogFeed {
+        next: from.unwrap_or(Slot::ZERO),
+        may_begin_later: from.is_none(),
+    };
+    follow::follow(directory, feed, timeout)
 }
 
 struct LogFeed {
     next: Slot,
+    /// Nothing is reported yet, and the caller wants the oldest kept slot.
+    may_begin_later: bool,
 }
 
 impl FollowedContent for LogFeed {
@@ -58,7 +65,15 @@ impl FollowedContent for LogFeed {
     fn take(&mut self, response: SubscribeResponse) -> Result<LogPage, Cause> {
         let page = continue_from(self.next, response)?;
         self.next = page.next;
+        self.may_begin_later = false;
         Ok(page)
+    }
+
+    fn begin_later(&mut self, kept: KeptSlots) -> bool {
+        if self.may_begin_later {
+            self.next = self.next.max(kept.from);
+        }
+        self.may_begin_later
     }
 }
 

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use paxos_common::{peer::Backoff, trace::names::method};
 use paxos_proto::v1::{
-    Applied, Command, ConditionFailed, Duplicate, OpenSession, ResultRequest, ResultResponse,
-    command::Operation, duplicate, result_request, result_response,
+    Applied, Command, ConditionFailed, Duplicate, OpenSession, ResultRequest, ResultResponse, SessionStamp,
+    command::Operation, duplicate, learner_client::LearnerClient, result_request, result_response,
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -61,6 +61,15 @@ impl Client {
         let ordered = self.order(&command, deadline).await?;
         ticket.ordered(ordered.sent_at);
         let outcome = match self.read_outcome(ordered.version, deadline).await {
+            Err(Unanswered::Trimmed(_)) => {
+                let recorded = self.read_recorded(ticket.stamp.clone(), deadline).await;
+                if let Err(Unanswered::Aborted(cause)) = recorded {
+                    // The outcome is forgotten with the session.
+                    self.sessions.leave(&session);
+                    return Err(WriteError::OutcomeUnknown(cause));
+                }
+                recorded
+            }
             Err(Unanswered::Aborted(cause)) => {
                 self.sessions.leave(&session);
                 // Another attempt may have taken effect while the session lived. The outcome is forgotten with the
@@ -186,20 +195,42 @@ impl Client {
         version: Version,
         deadline: Instant,
     ) -> Result<Written, Unanswered> {
-        let request = |mut client: paxos_proto::v1::learner_client::LearnerClient<_>,
-                       options: CallOptions| {
+        let command = result_request::Command::Version(version.into());
+        let response = self.read_result(command, deadline).await?;
+        written(version, response).ok_or_else(unknown_outcome)
+    }
+
+    /// The outcome recorded for a command of a session. Recorded outcomes may live longer than the log.
+    async fn read_recorded(&self, stamp: SessionStamp, deadline: Instant) -> Result<Written, Unanswered> {
+        let command = result_request::Command::Session(stamp);
+        let response = self.read_result(command, deadline).await?;
+        let version = response
+            .version
+            .and_then(|version| Version::try_from(version).ok());
+        version
+            .and_then(|version| written(version, response))
+            .ok_or_else(unknown_outcome)
+    }
+
+    async fn read_result(
+        &self,
+        command: result_request::Command,
+        deadline: Instant,
+    ) -> Result<ResultResponse, Unanswered> {
+        let request = |mut client: LearnerClient<_>, options: CallOptions| {
             let request = options.request(ResultRequest {
-                command: Some(result_request::Command::Version(version.into())),
+                command: Some(command.clone()),
             });
             async move { client.result(request).await }
         };
-        let response = self.learners.ask(deadline, method::RESULT, request).await?;
-        written(version, response).ok_or_else(|| {
-            Unanswered::Refused(Cause::unavailable(
-                "the learner answered with an outcome unknown to this client",
-            ))
-        })
+        self.learners.ask(deadline, method::RESULT, request).await
     }
+}
+
+fn unknown_outcome() -> Unanswered {
+    Unanswered::Refused(Cause::unavailable(
+        "the learner answered with an outcome unknown to this client",
+    ))
 }
 
 /// The schedule of a command's attempts.

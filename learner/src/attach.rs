@@ -31,6 +31,7 @@ use crate::{
     fill,
     knowledge::Knowledge,
     progress::Progress,
+    trims::TrimBound,
 };
 
 /// Shortest time between reports: a change shows soon, and a busy learner costs an acceptor little.
@@ -62,6 +63,8 @@ pub(crate) struct Reporter {
     /// Closed once no more greetings are needed.
     pub(crate) greetings: mpsc::Sender<Greeting>,
     pub(crate) catch_up: Arc<CatchUp>,
+    /// The bound of the learned log.
+    pub(crate) trims: Arc<TrimBound>,
     pub(crate) disk: Arc<DiskSpace>,
     /// The leader: the proposer of the highest ballot reported by any acceptor.
     pub(crate) leadership: watch::Sender<Leadership>,
@@ -114,9 +117,11 @@ impl Reporter {
                 acceptor: member.acceptor,
                 chosen_to: Slot::new(answer.chosen_to).map_err(wire::Malformed::from)?,
             };
+            let trimmed_to = Slot::new(answer.trimmed_to).map_err(wire::Malformed::from)?;
             acceptor.proved();
-            self.catch_up
-                .told(member.acceptor, greeting.chosen_to, Instant::now());
+            let now = Instant::now();
+            self.catch_up.told(member.acceptor, greeting.chosen_to, now);
+            self.trims.reported(member.acceptor, trimmed_to, now);
             if let Some(leadership) = answer.leadership {
                 fill::told(&self.leadership, leadership.try_into()?);
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use paxos_common::paxos::slot::Slot;
+use paxos_common::{paxos::slot::Slot, wire::status::KeptSlots};
 
 use crate::{
     knowledge::Knowledge,
@@ -22,8 +22,17 @@ impl History {
         Self { knowledge, log }
     }
 
+    /// The slots that readers can get.
+    pub(crate) fn kept(&self) -> KeptSlots {
+        // In this order: the end is read later, and so is never below the beginning.
+        let from = self.log.from();
+        let to = self.knowledge.machine(|machine| machine.applied_to());
+        KeptSlots { from, to }
+    }
+
     /// The applied slots from `from` on, at most a page, without gaps; at least one slot when `from` is applied.
     pub(crate) async fn page(&self, from: Slot) -> Result<Vec<Arc<Record>>, LogReadError> {
+        self.check(from)?;
         let (page, durable_to) = self
             .knowledge
             .recent(|recent| (recent.page(from), recent.durable_to()));
@@ -36,16 +45,26 @@ impl History {
 
     /// The same page, if all in memory: such a page shares existing records.
     pub(crate) fn recent(&self, from: Slot) -> Option<Vec<Arc<Record>>> {
+        self.check(from).ok()?;
         self.knowledge.recent(|recent| recent.page(from))
     }
 
     /// The record of `slot`; `None` when the slot is not applied.
     pub(crate) async fn record(&self, slot: Slot) -> Result<Option<Arc<Record>>, LogReadError> {
+        self.check(slot)?;
         let page = self.knowledge.recent(|recent| recent.page(slot));
         let page = match page {
             Some(page) => page,
             None => self.log.page(slot, slot.next()).await?,
         };
         Ok(page.into_iter().next())
+    }
+
+    /// Memory may hold slots below the learned log: readers get none of these slots, as from the disk.
+    fn check(&self, from: Slot) -> Result<(), LogReadError> {
+        if from < self.log.from() {
+            return Err(LogReadError::Trimmed);
+        }
+        Ok(())
     }
 }

@@ -39,6 +39,7 @@ mod store;
 mod subscribe;
 mod tails;
 mod trace;
+mod trims;
 
 use std::{sync::Arc, time::Duration};
 

@@ -86,6 +86,11 @@ pub(crate) fn show(metrics: &Metrics, service: &LearnerService, catch_up: &Arc<C
         |service| service.durable_to().map_or(0, |slot| slot.get()),
     );
     gauge(
+        "paxos.learner.log_from",
+        "Oldest kept slot of the log",
+        |service| service.log_from().map_or(0, |slot| slot.get()),
+    );
+    gauge(
         "paxos.learner.reads_waiting",
         "Waiting linearizable reads",
         LearnerService::reads_waiting,

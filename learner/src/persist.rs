@@ -1,10 +1,15 @@
-//! Writes applied slots to disk, behind the applier: each transaction takes everything applied meanwhile.
+//! Writes applied slots to disk, behind the applier: each transaction takes everything applied meanwhile. Deletes the
+//! slots below the learned log, between transactions.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use paxos_common::{service::failure::Failure, sqlite::foreign_lock::LockReport};
+use paxos_common::{paxos::slot::Slot, service::failure::Failure, sqlite::foreign_lock::LockReport};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, sleep},
 };
 
@@ -12,81 +17,235 @@ use crate::{
     disk::{DiskSpace, RETRY_PAUSE},
     knowledge::Knowledge,
     metrics::Instruments,
-    store::{Store, StoreWriteError, Transaction},
+    store::{Store, StoreWriteError, SweptRows, Transaction},
 };
 
-/// Time between checks of a long write-ahead log while nothing is written.
+/// Time between checks of a long write-ahead log while nothing is written, and between attempts to sweep after a failed
+/// attempt.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Writes until the sender is gone, then closes the store. Waits while the disk is full or another process holds a lock
-/// on the file.
-///
-/// # Errors
-/// The store failed; nothing is written after the failure.
-///
-/// # Cancel safety
-/// Not safe, because the store's commit is not safe.
-pub(crate) async fn run(
-    mut store: Store,
+/// The owner of the store.
+pub(crate) struct Writer {
+    store: Store,
     knowledge: Arc<Knowledge>,
-    mut transactions: mpsc::Receiver<Transaction>,
     instruments: Instruments,
     disk: Arc<DiskSpace>,
-) -> Result<(), Failure> {
-    let file = store.path().to_owned();
-    let failed = |error: StoreWriteError, what: &str| {
-        Failure::storage(error).context(format!("{what} {}", file.display()))
-    };
-    let mut lock = LockReport::new(&file);
-    let mut ticks = interval(LOOK_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut looks = true;
-    loop {
-        let received = tokio::select! {
-            // Cancel safe: a transaction not received stays in the queue.
-            received = transactions.recv() => Some(received),
-            // Cancel safe: a tick not returned now is returned next time.
-            _ = ticks.tick(), if looks => None,
-        };
-        match received {
-            Some(Some(transaction)) => {
-                while let Err(error) = store.write(&transaction).await {
-                    match error {
-                        // The busy timeout has passed meanwhile, so this loop does not spin.
-                        StoreWriteError::Locked => lock.held(),
-                        StoreWriteError::NoSpace => {
-                            disk.is_full(&file);
-                            sleep(RETRY_PAUSE).await;
-                        }
-                        error @ (StoreWriteError::Damaged(_)
-                        | StoreWriteError::Failed(_)
-                        | StoreWriteError::Other(_)) => {
-                            return Err(failed(error, "write what is applied to"));
-                        }
-                    }
-                    if transactions.is_closed() {
-                        // The learner stops. Unwritten slots are learned again.
+    file: PathBuf,
+    lock: LockReport,
+    sweep: SweepShare,
+}
+
+/// Shares the writer's time: at least as many rows are deleted as written, so the file of a busy learner does not grow;
+/// and a transaction waits for few deletions.
+#[derive(Debug, Default)]
+struct SweepShare {
+    /// Rows below the learned log may be left.
+    has_rows: bool,
+    /// No sweep until the next look, after a failed attempt.
+    is_paused: bool,
+    /// Rows to delete before the next transaction.
+    owed: usize,
+}
+
+impl SweepShare {
+    fn is_due(&self) -> bool {
+        self.has_rows && !self.is_paused
+    }
+
+    fn begin(&mut self) {
+        self.has_rows = true;
+    }
+
+    fn wrote(&mut self, rows: usize) {
+        if self.is_due() {
+            self.owed = rows;
+        }
+    }
+
+    fn swept(&mut self, rows: usize, more: bool) {
+        self.has_rows = more;
+        self.owed = if more { self.owed.saturating_sub(rows) } else { 0 };
+    }
+
+    fn pause(&mut self) {
+        self.is_paused = true;
+        self.owed = 0;
+    }
+
+    fn resume(&mut self) {
+        self.is_paused = false;
+    }
+}
+
+impl Writer {
+    /// A writer to this store.
+    pub(crate) fn new(
+        store: Store,
+        knowledge: Arc<Knowledge>,
+        instruments: Instruments,
+        disk: Arc<DiskSpace>,
+    ) -> Self {
+        let file = store.path().to_owned();
+        Self {
+            lock: LockReport::new(&file),
+            store,
+            knowledge,
+            instruments,
+            disk,
+            file,
+            // An earlier run may have left rows.
+            sweep: SweepShare {
+                has_rows: true,
+                ..SweepShare::default()
+            },
+        }
+    }
+
+    /// Writes until the sender is gone, then closes the store. Waits while the disk is full or another process holds a
+    /// lock on the file. The learned log begins at `bound`, as far as the slots below are written.
+    ///
+    /// # Errors
+    /// The store failed; nothing is written after the failure.
+    ///
+    /// # Cancel safety
+    /// Not safe, because the store's commit is not safe.
+    pub(crate) async fn run(
+        mut self,
+        mut transactions: mpsc::Receiver<Transaction>,
+        mut bound: watch::Receiver<Slot>,
+    ) -> Result<(), Failure> {
+        let mut ticks = interval(LOOK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = true;
+        loop {
+            tokio::select! {
+                // Cancel safe: a transaction not received stays in the queue.
+                received = transactions.recv(), if self.sweep.owed == 0 => {
+                    let Some(transaction) = received else { break };
+                    if !self.write(&transaction, &transactions).await? {
                         return Ok(());
                     }
                 }
-                lock.free();
-                disk.has_space();
-                knowledge.made_durable(transaction.progress.applied_to());
+                // Only waits. An error means the end of this process.
+                Ok(()) = bound.changed() => {}
+                // Cancel safe: a tick not returned now is returned next time.
+                _ = ticks.tick(), if looks => self.sweep.resume(),
+                // Ready at once.
+                () = std::future::ready(()), if self.sweep.is_due() => self.sweep().await?,
             }
-            Some(None) => break,
-            None => {}
+            let bound = *bound.borrow_and_update();
+            self.raise(bound).await?;
+            self.keep_wal_short().await?;
+            looks = self.store.is_wal_long() || self.sweep.is_paused;
         }
-        match store.keep_wal_short().await {
+        self.close().await
+    }
+
+    /// Writes a transaction, at the latest when there is space again. Returns `false` if the learner stops before:
+    /// unwritten slots are learned again.
+    async fn write(
+        &mut self,
+        transaction: &Transaction,
+        transactions: &mpsc::Receiver<Transaction>,
+    ) -> Result<bool, Failure> {
+        while let Err(error) = self.store.write(transaction).await {
+            let is_full = matches!(error, StoreWriteError::NoSpace);
+            self.can_wait(error, "write what is applied to")?;
+            // SQLite has waited for the lock.
+            if is_full {
+                sleep(RETRY_PAUSE).await;
+            }
+            if transactions.is_closed() {
+                return Ok(false);
+            }
+        }
+        self.succeeded();
+        self.sweep.wrote(transaction.records.len());
+        self.knowledge.made_durable(transaction.progress.applied_to());
+        Ok(true)
+    }
+
+    /// Lets the learned log begin at `bound`, if the log begins lower.
+    async fn raise(&mut self, bound: Slot) -> Result<(), Failure> {
+        if self.sweep.is_paused {
+            return Ok(());
+        }
+        match self.store.keep_from(bound).await {
+            Ok(true) => {
+                self.succeeded();
+                self.sweep.begin();
+            }
+            Ok(false) => {}
+            Err(error) => {
+                self.can_wait(error, "raise the first slot of the log in")?;
+                self.sweep.pause();
+            }
+        }
+        Ok(())
+    }
+
+    async fn sweep(&mut self) -> Result<(), Failure> {
+        match self.store.sweep().await {
+            Ok(SweptRows { rows, more }) => {
+                self.succeeded();
+                self.sweep.swept(rows, more);
+            }
+            Err(error) => {
+                self.can_wait(error, "delete old slots from")?;
+                self.sweep.pause();
+            }
+        }
+        Ok(())
+    }
+
+    async fn keep_wal_short(&mut self) -> Result<(), Failure> {
+        match self.store.keep_wal_short().await {
             // Without space the log keeps its length, and the next write detects the full disk.
             Ok(()) | Err(StoreWriteError::NoSpace | StoreWriteError::Locked) => {}
-            Err(error) => return Err(failed(error, "empty the write-ahead log of")),
+            Err(error) => return Err(self.failed(error, "empty the write-ahead log of")),
         }
-        looks = store.is_wal_long();
-        instruments.wal(store.wal_bytes());
+        self.instruments.wal(self.store.wal_bytes());
+        Ok(())
     }
-    match store.close().await {
-        // The next start empties the log.
-        Ok(()) | Err(StoreWriteError::NoSpace | StoreWriteError::Locked) => Ok(()),
-        Err(error) => Err(failed(error, "close")),
+
+    async fn close(self) -> Result<(), Failure> {
+        match self.store.close().await {
+            // The next start empties the log.
+            Ok(()) | Err(StoreWriteError::NoSpace | StoreWriteError::Locked) => Ok(()),
+            Err(error) => Err(failed(error, "close", &self.file)),
+        }
+    }
+
+    /// Reports a successful write.
+    fn succeeded(&mut self) {
+        self.lock.free();
+        self.disk.has_space();
+    }
+
+    /// Reports a failed write that succeeds later.
+    ///
+    /// # Errors
+    /// Waiting does not help.
+    fn can_wait(&mut self, error: StoreWriteError, what: &str) -> Result<(), Failure> {
+        match error {
+            StoreWriteError::Locked => self.lock.held(),
+            StoreWriteError::NoSpace => self.disk.is_full(&self.file),
+            error
+            @ (StoreWriteError::Damaged(_) | StoreWriteError::Failed(_) | StoreWriteError::Other(_)) => {
+                return Err(self.failed(error, what));
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(&self, error: StoreWriteError, what: &str) -> Failure {
+        failed(error, what, &self.file)
     }
 }
+
+fn failed(error: StoreWriteError, what: &str, file: &Path) -> Failure {
+    Failure::storage(error).context(format!("{what} {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -97,15 +97,20 @@ impl Progress {
         }
     }
 
-    /// The progress at the second newest stored mark, or at the beginning of the log. Passing the slots from there on
-    /// restores the finer marks.
-    pub(crate) fn at_earlier_mark(&self) -> Self {
-        let marks: VecDeque<Mark> = self.marks.iter().skip(1).copied().collect();
-        Self {
-            latest: marks.front().copied().unwrap_or_default(),
-            marks,
+    /// The progress at the second newest stored mark from slot `log_from` on, or at the newest, or at the beginning of
+    /// the log. Passing the slots from there on restores the finer marks. `None`: only slots below `log_from` lead to
+    /// the latest digest.
+    pub(crate) fn at_earlier_mark(&self, log_from: Slot) -> Option<Self> {
+        let begin = Mark::default();
+        let begin = (log_from == begin.to).then_some(begin);
+        let kept = self.marks.iter().filter(|mark| mark.to >= log_from).copied();
+        let latest = kept.chain(begin).take(2).last()?;
+        let marks = self.marks.iter().filter(|mark| mark.to <= latest.to).copied();
+        Some(Self {
+            latest,
+            marks: marks.collect(),
             fine_marks: Default::default(),
-        }
+        })
     }
 
     /// Watermark: every slot below is applied.

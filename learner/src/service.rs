@@ -25,7 +25,7 @@ use paxos_common::{
     trace::{Span, SpanContext, Tracer},
     wire::{
         command::read_stamp,
-        status::{invalid_argument, out_of_range, overloaded, stopping},
+        status::{invalid_argument, kept_slots_of, out_of_range, overloaded, stopping, trimmed},
     },
 };
 use paxos_proto::v1::{self as pb, learner_server::Learner, result_request};
@@ -132,6 +132,11 @@ impl LearnerService {
         Some(opened.knowledge.recent(|recent| recent.durable_to()))
     }
 
+    /// The oldest kept slot of the log; `None` before the cluster is found.
+    pub(crate) fn log_from(&self) -> Option<Slot> {
+        self.opened.get().map(|opened| opened.history.kept().from)
+    }
+
     /// Number of waiting linearizable reads.
     pub(crate) fn reads_waiting(&self) -> u64 {
         self.opened.get().map_or(0, |opened| opened.barrier.waiting())
@@ -213,8 +218,18 @@ impl ServingState {
         )))
     }
 
-    /// Fails when `slot` cannot be the continuation of an earlier answer.
+    /// Fails when `slot` is below the kept log.
+    fn check_kept(&self, slot: Slot) -> Result<(), Status> {
+        let kept = self.history.kept();
+        if slot < kept.from {
+            return Err(trimmed(kept));
+        }
+        Ok(())
+    }
+
+    /// Fails when `slot` is below the kept log, or cannot be the continuation of an earlier answer.
     async fn begin_at(&self, slot: Slot) -> Result<(), Status> {
+        self.check_kept(slot)?;
         if slot <= self.applied_to() {
             return Ok(());
         }
@@ -258,13 +273,14 @@ impl ServingState {
         room: &Room,
         trace: Option<&SpanContext>,
     ) -> Result<pb::ResultResponse, Status> {
+        self.check_kept(version.slot)?;
         self.reach(version.slot, trace).await?;
         loop {
             let record = self
                 .history
                 .record(version.slot)
                 .await
-                .map_err(|error| streams::read_failed(&error))?
+                .map_err(|error| streams::read_failed(&error, &self.history))?
                 .ok_or_else(|| Status::internal("an applied slot is missing in the history"))?;
             let answer = self
                 .knowledge
@@ -288,10 +304,17 @@ impl ServingState {
     ) -> Result<pb::ResultResponse, Status> {
         let stamp = read_stamp(stamp).map_err(|error| invalid_argument(error.to_string()))?;
         self.pass_barrier(trace).await?;
-        let version = self
+        let recorded = self
             .knowledge
-            .machine(|machine| results::version_of(stamp, machine))?;
-        self.result_of(version, room, trace).await
+            .machine(|machine| results::recorded(stamp, machine))?;
+        match self.result_of(recorded.version, room, trace).await {
+            // Sessions live longer than the log.
+            Err(status) if kept_slots_of(&status).is_some() => {
+                let answer = |machine: &Machine| results::of_recorded(recorded, machine);
+                Ok(self.knowledge.machine(answer))
+            }
+            other => other,
+        }
     }
 }
 
@@ -378,7 +401,8 @@ impl Learner for LearnerService {
             room.clone(),
         );
         let told = changes::changes(pages, target, from, room.clone());
-        Ok(Response::new(streams::watch(told, permit, room)))
+        let history = opened.history.clone();
+        Ok(Response::new(streams::watch(told, history, permit, room)))
     }
 
     async fn subscribe(
@@ -392,8 +416,8 @@ impl Learner for LearnerService {
         let permit = admit(&self.subscribers, "the list of subscribers")?;
         in_time(&MetadataMap::new(), opened.begin_at(from)).await?;
         let (history, applied) = (opened.history.clone(), opened.applied.clone());
-        let pages = subscribe::pages(history, applied, from, room.clone());
-        Ok(Response::new(streams::subscription(pages, permit, room)))
+        let pages = subscribe::pages(history.clone(), applied, from, room.clone());
+        Ok(Response::new(streams::subscription(pages, history, permit, room)))
     }
 
     async fn status(
@@ -421,6 +445,7 @@ impl Learner for LearnerService {
             let progress = opened.applied.borrow().clone();
             status.cluster_id = Bytes::copy_from_slice(opened.cluster.as_bytes());
             status.applied_to = progress.applied_to().get();
+            status.log_from = opened.history.kept().from.get();
             status.durable_to = opened.knowledge.recent(|recent| recent.durable_to().get());
             status.digests = progress.digests();
             status.value_feed = opened.feed.borrow().map_or_else(Bytes::new, |acceptor| {

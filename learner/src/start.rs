@@ -30,12 +30,13 @@ use crate::{
     knowledge::Knowledge,
     metrics::Instruments,
     observe::ObserveContext,
-    persist,
+    persist::Writer,
     progress::Progress,
     service::{LearnerService, ServingState},
     store::{self, Log, Store},
     tails::{self, Asker},
     trace::ValueTracer,
+    trims::TrimBound,
 };
 
 /// Capacity of the queue of acceptors' first reports: more than a cluster has acceptors.
@@ -100,7 +101,8 @@ impl Starter {
         tracing::info!(%cluster, %from, "learning");
 
         let log = found.log.clone();
-        let learning = self.start_learning(&cluster, found);
+        let trims = Arc::new(TrimBound::new(cluster.electorate().quorums().phase1()));
+        let learning = self.start_learning(&cluster, found, &trims);
         let (leadership, leadership_seen) = watch::channel(fill::nobody_leads());
         let barrier = self.start_barrier(&cluster, &acceptors, learning.applied.clone(), leadership_seen);
         self.service.open(ServingState {
@@ -112,12 +114,17 @@ impl Starter {
             barrier,
             tracer: self.tracer.clone(),
         });
-        self.start_observing(&cluster, acceptors, learning, leadership);
+        self.start_observing(&cluster, acceptors, learning, leadership, trims);
         Ok(log)
     }
 
     /// Starts the tasks that learn, apply and write.
-    fn start_learning(&self, cluster: &Cluster, found: store::OpenedStore) -> LearningTasks {
+    fn start_learning(
+        &self,
+        cluster: &Cluster,
+        found: store::OpenedStore,
+        trims: &TrimBound,
+    ) -> LearningTasks {
         let from = found.progress.applied_to();
         let (events_in, events) = mpsc::channel(driver::EVENTS_MAX);
         let (learned, batches) = mpsc::channel(driver::BATCHES_MAX);
@@ -151,10 +158,13 @@ impl Starter {
             unreadable: self.instruments.unreadable.clone(),
         };
         shutdown.spawn_vital("applier", applier.run(batches));
-        let (store, known) = (found.store, Arc::clone(&knowledge));
-        let (instruments, disk) = (self.instruments.clone(), Arc::clone(&self.disk));
-        let writing = persist::run(store, known, transactions_seen, instruments, disk);
-        shutdown.spawn_vital("writer", writing);
+        let writer = Writer::new(
+            found.store,
+            Arc::clone(&knowledge),
+            self.instruments.clone(),
+            Arc::clone(&self.disk),
+        );
+        shutdown.spawn_vital("writer", writer.run(transactions_seen, trims.follow()));
         LearningTasks {
             events: events_in,
             next: next_seen,
@@ -173,6 +183,7 @@ impl Starter {
         acceptors: Vec<Arc<ListedAcceptor>>,
         learning: LearningTasks,
         leadership: watch::Sender<Leadership>,
+        trims: Arc<TrimBound>,
     ) {
         let observer = ObserveContext {
             cluster: Arc::clone(cluster),
@@ -190,6 +201,7 @@ impl Starter {
             knowledge: learning.knowledge,
             greetings: greetings_in,
             catch_up: Arc::clone(&self.catch_up),
+            trims,
             disk: Arc::clone(&self.disk),
             leadership,
             shutdown: shutdown.clone(),

@@ -1,8 +1,9 @@
 //! The learner's disk: the learned log, the state after it, and the watermark of both, in one SQLite file.
 //!
-//! - `learned` holds exactly the slots from `state.log_from` on and below `state.applied_to`. `register` and `session`
-//!   hold the state machine after all slots below `state.applied_to`, and `state.state_digest` is the digest of this
-//!   state. All tables change in one transaction.
+//! - `learned` holds every slot from `state.log_from` on and below `state.applied_to`. `register` and `session` hold the
+//!   state machine after all slots below `state.applied_to`, and `state.state_digest` is the digest of this state. All
+//!   tables change in one transaction.
+//! - `log_from` rises when the acceptors have trimmed their logs. Rows below `log_from` are deleted in later commits.
 //! - Everything here is derived. A file without the last commits is an older learner: the learner continues from the
 //!   older cursor and learns the rest again. So commits need not survive power loss: see [`Store::open`].
 //! - A file belongs to one cluster permanently.
@@ -16,6 +17,7 @@ mod log;
 mod registers;
 mod state;
 mod stored;
+mod sweep;
 
 use std::{
     path::{Path, PathBuf},
@@ -37,7 +39,7 @@ use paxos_common::{
     },
 };
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
-use tokio::time::sleep;
+use tokio::{sync::watch, time::sleep};
 
 use crate::{
     disk::{DiskSpace, RETRY_PAUSE, found_no_space},
@@ -49,6 +51,7 @@ use stored::encode_judgements;
 
 pub(crate) use error::{StoreError, StoreWriteError};
 pub(crate) use log::{Log, LogReadError};
+pub(crate) use sweep::SweptRows;
 
 const FILE: &str = "learner.db";
 const SCHEMA: &str = include_str!("../schema.sql");
@@ -91,9 +94,10 @@ pub(crate) struct Store {
     connection: SqliteConnection,
     wal_limit: WalLimit,
     path: PathBuf,
-    cluster: ClusterId,
-    /// The first slot of the learned log.
-    log_from: Slot,
+    /// The state record on disk.
+    written: StoredState,
+    /// The first slot of the learned log, for readers.
+    log_from: watch::Sender<Slot>,
     /// Locked while the writer exists.
     _directory: Arc<DataDir>,
 }
@@ -167,12 +171,14 @@ impl Store {
             );
         }
         let readers = Readers::open(&path, READERS).await?;
+        let (progress, written) = load(&mut connection, cluster, &named).await?;
+        let log_from = watch::Sender::new(written.log_from);
         let log = Log {
             readers: readers.clone(),
             cluster,
             file: path.as_path().into(),
+            log_from: log_from.subscribe(),
         };
-        let (progress, log_from) = load(&mut connection, cluster, &named).await?;
         let progress = with_fine_marks(progress, &log, &named).await?;
         let mut machine = Machine::restored(progress.applied_to());
         registers::load(&mut connection, cluster, &named, &mut machine).await?;
@@ -188,7 +194,7 @@ impl Store {
                 connection,
                 wal_limit: WalLimit::new(&path, readers),
                 path,
-                cluster,
+                written,
                 log_from,
                 _directory: directory,
             },
@@ -212,20 +218,31 @@ impl Store {
     /// # Cancel safety
     /// Not safe: a cancelled call may leave a transaction open.
     pub(crate) async fn write(&mut self, transaction: &Transaction) -> Result<(), StoreWriteError> {
-        let begin = sqlx::query("BEGIN IMMEDIATE");
-        if let Err(error) = begin.execute(&mut self.connection).await {
-            return Err(if is_locked(&error) {
-                StoreWriteError::Locked
-            } else {
-                self.failed(error)
-            });
-        }
-        if let Err(error) = self.commit(transaction).await {
-            // Some failures have ended the transaction already.
-            let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
-            return Err(self.failed(error));
-        }
+        self.begin().await?;
+        let committed = self.commit(transaction).await;
+        self.written = self.ended(committed).await?;
         Ok(())
+    }
+
+    async fn begin(&mut self) -> Result<(), StoreWriteError> {
+        let begin = sqlx::query("BEGIN IMMEDIATE");
+        match begin.execute(&mut self.connection).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_locked(&error) => Err(StoreWriteError::Locked),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// The result of a transaction. A failed transaction is undone.
+    async fn ended<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, StoreWriteError> {
+        match result {
+            Ok(done) => Ok(done),
+            Err(error) => {
+                // Some failures have ended the transaction already.
+                let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
+                Err(self.failed(error))
+            }
+        }
     }
 
     fn failed(&self, error: sqlx::Error) -> StoreWriteError {
@@ -239,12 +256,14 @@ impl Store {
         StoreWriteError::Failed(error)
     }
 
-    async fn commit(&mut self, transaction: &Transaction) -> Result<(), sqlx::Error> {
+    /// Returns the state record on disk.
+    async fn commit(&mut self, transaction: &Transaction) -> Result<StoredState, sqlx::Error> {
         for records in chunks(&transaction.records) {
             self.insert(records).await?;
         }
-        registers::write(&mut self.connection, self.cluster, &transaction.changes.registers).await?;
-        registers::write_sessions(&mut self.connection, self.cluster, &transaction.changes.sessions).await?;
+        let cluster = self.written.cluster;
+        registers::write(&mut self.connection, cluster, &transaction.changes.registers).await?;
+        registers::write_sessions(&mut self.connection, cluster, &transaction.changes.sessions).await?;
         self.finish(transaction).await
     }
 
@@ -256,7 +275,7 @@ impl Store {
         for record in records {
             let Record { slot, value, .. } = &**record;
             let judgements = encode_judgements(&record.judgements);
-            let checksum = row_checksum(self.cluster, *slot, value, &judgements);
+            let checksum = row_checksum(self.written.cluster, *slot, value, &judgements);
             query = query
                 .bind(integer(*slot))
                 .bind(&value.as_bytes()[..])
@@ -268,7 +287,7 @@ impl Store {
     }
 
     /// Writes the new watermark of the log, and commits.
-    async fn finish(&mut self, transaction: &Transaction) -> Result<(), sqlx::Error> {
+    async fn finish(&mut self, transaction: &Transaction) -> Result<StoredState, sqlx::Error> {
         let mut sql = String::new();
         if !transaction.marks.is_empty() {
             sql.push_str("INSERT INTO digest (applied_to, digest, state) VALUES ");
@@ -285,11 +304,10 @@ impl Store {
         }
         let Mark { to, digest, .. } = transaction.progress.latest();
         let state = StoredState {
-            cluster: self.cluster,
             applied_to: to,
-            log_from: self.log_from,
             digest,
             state: transaction.changes.digest,
+            ..self.written
         };
         query
             .bind(integer(to))
@@ -297,8 +315,8 @@ impl Store {
             .bind(state.state.to_bytes().to_vec())
             .bind(state.checksum())
             .execute(&mut self.connection)
-            .await
-            .map(drop)
+            .await?;
+        Ok(state)
     }
 
     /// Size of the write-ahead log in bytes.

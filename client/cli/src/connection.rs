@@ -81,6 +81,7 @@ pub(crate) fn propose_failure(error: ProposeError) -> Failure {
 pub(crate) fn subscribe_failure(error: SubscribeError) -> Failure {
     match error {
         SubscribeError::OutOfRange(cause) => no(format!("the log has no such slot: {cause}")),
+        SubscribeError::Trimmed { cause, .. } => no(cause.to_string()),
         SubscribeError::Invalid(text) => Failure::usage(text),
         SubscribeError::Unavailable(_) => {
             Failure::unavailable(anyhow::anyhow!("{error}; `paxos status` shows what is wrong"))

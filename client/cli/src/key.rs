@@ -144,6 +144,7 @@ pub(crate) fn read_failure(error: ReadError) -> Failure {
     match error {
         ReadError::Invalid(text) => Failure::usage(text),
         ReadError::OutOfRange(cause) => no(format!("there is no such version: {cause}")),
+        ReadError::Trimmed { cause, .. } => no(cause.to_string()),
         ReadError::Refused(_) | ReadError::Expired(_) => Failure::unavailable(error),
         ReadError::Unavailable(_) => {
             Failure::unavailable(anyhow::anyhow!("{error}; `paxos status` shows what is wrong"))
@@ -159,6 +160,7 @@ pub(crate) fn watch_failure(error: SubscribeError) -> Failure {
         SubscribeError::OutOfRange(cause) => {
             no(format!("changes from that version on cannot be shown: {cause}"))
         }
+        SubscribeError::Trimmed { cause, .. } => no(format!("changes are not kept: {cause}")),
         SubscribeError::Unavailable(_) => {
             Failure::unavailable(anyhow::anyhow!("{error}; `paxos status` shows what is wrong"))
         }
@@ -213,6 +215,26 @@ mod tests {
                 "value_gone": false,
             })
         );
+    }
+
+    #[test]
+    fn trimmed_slots_are_the_answer_no_with_the_kept_range() {
+        use paxos_client::{Cause, ErrorCode, KeptSlots};
+        use paxos_common::{service::failure::Exit, wire::status};
+
+        let [from, to] = [51_200, 98_304].map(|slot| Slot::new(slot).unwrap());
+        let kept = KeptSlots { from, to };
+        let text = status::trimmed(kept).message().to_owned();
+        let cause = || Cause::new(ErrorCode::OutOfRange, text.clone());
+        let trimmed = || SubscribeError::Trimmed { kept, cause: cause() };
+        for failure in [
+            watch_failure(trimmed()),
+            crate::connection::subscribe_failure(trimmed()),
+            read_failure(ReadError::Trimmed { kept, cause: cause() }),
+        ] {
+            assert_eq!(failure.code, Exit::No);
+            assert!(failure.to_string().ends_with(&text), "{failure}");
+        }
     }
 
     #[test]

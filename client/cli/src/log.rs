@@ -16,6 +16,9 @@ type LogUpdates = Updates<LogPage, SubscribeError>;
 
 /// Print the log: a line for each command, SLOT.OFFSET and the value
 ///
+/// The output begins at the oldest slot that a learner keeps, or at --from. If no learner keeps that slot, the command
+/// exits 1 and reports the kept slots.
+///
 /// The output ends where the log ended when the command began, unless --follow is given. To find this end, a learner
 /// asks a majority of the acceptors, so every command acknowledged before is printed. With --local the output ends at
 /// the last slot applied by the answering learner, and no majority is needed.
@@ -32,9 +35,9 @@ type LogUpdates = Updates<LogPage, SubscribeError>;
 /// the list is still its offset.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// First slot to print
-    #[arg(long, value_name = "SLOT", default_value = "0", value_parser = parse_slot)]
-    from: Slot,
+    /// First slot to print [default: the oldest kept slot]
+    #[arg(long, value_name = "SLOT", value_parser = parse_slot)]
+    from: Option<Slot>,
 
     /// Continue with new commands, until interrupted
     #[arg(long)]
@@ -62,7 +65,10 @@ fn parse_slot(text: &str) -> Result<Slot, String> {
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let client = args.connection.client()?;
-    let mut log = client.log(args.from);
+    let mut log = match args.from {
+        Some(from) => client.log(from),
+        None => client.kept_log(),
+    };
     if args.follow {
         return until_asked_to_end(follow(&args, &mut log)).await;
     }
@@ -87,10 +93,9 @@ async fn print_what_there_is(args: &Args, client: &Client, log: &mut LogUpdates)
             "cannot learn the end of the log: {cause}; `paxos status` shows more{more}"
         ))
     })?;
-    if args.from > end {
+    if let Some(from) = args.from.filter(|from| *from > end) {
         return Err(no(format!(
-            "the log has no slot {}: it ends before slot {end}",
-            args.from
+            "the log has no slot {from}: it ends before slot {end}"
         )));
     }
     print_to(args, log, end, begun).await
@@ -105,29 +110,31 @@ async fn follow(args: &Args, log: &mut LogUpdates) -> Result<(), Failure> {
 
 /// Prints the slots below `end`. `since`: time of the last received records, or of the start of the command.
 async fn print_to(args: &Args, log: &mut LogUpdates, end: Slot, mut since: Instant) -> Result<(), Failure> {
-    let mut next = args.from;
+    let mut next = args.from.unwrap_or(Slot::ZERO);
     while next < end {
         // Without records a learner still sends signs of life. Only records restart the timeout.
-        let records = timeout_at(since + args.connection.timeout, next_records(log))
+        let page = timeout_at(since + args.connection.timeout, next_page(log, next))
             .await
             .map_err(|_elapsed| {
                 Failure::unavailable(anyhow::anyhow!(
                     "slot {next} is chosen, but no learner learned it in time; `paxos status` shows more"
                 ))
             })??;
+        next = page.next;
+        let records = messages(page);
         let wanted = records.partition_point(|record| record.slot < end.get());
         print_all(args, &records[..wanted]).await?;
         since = Instant::now();
-        next = next.plus(u64::try_from(records.len()).unwrap_or(u64::MAX));
     }
     Ok(())
 }
 
-async fn next_records(log: &mut LogUpdates) -> Result<Vec<LogRecord>, Failure> {
+/// The next page beyond slot `next`: with records, or with the oldest kept slot.
+async fn next_page(log: &mut LogUpdates, next: Slot) -> Result<LogPage, Failure> {
     while let Some(news) = log.next().await {
         let news = news.map_err(subscribe_failure)?;
-        if !news.records.is_empty() {
-            return Ok(messages(news));
+        if news.next > next {
+            return Ok(news);
         }
     }
     Err(Failure::internal(anyhow::anyhow!(

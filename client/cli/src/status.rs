@@ -210,6 +210,7 @@ fn peer_table(verdict: &Verdict) -> String {
         "AGE",
         "LEADS",
         "CHOSEN TO",
+        "LOG FROM",
         "APPLIED TO",
         "LAG",
         "QUEUED",
@@ -231,7 +232,7 @@ fn age(peer: &Peer) -> String {
     }
 }
 
-fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 9] {
+fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 10] {
     let dash = || "-".to_owned();
     let (address, age) = (printable(&peer.report.address), age(peer));
     match &peer.report.progress {
@@ -243,6 +244,7 @@ fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 9] {
                 age,
                 if leads { "yes" } else { "no" }.to_owned(),
                 progress.chosen_to.to_string(),
+                dash(),
                 dash(),
                 dash(),
                 progress.queued.to_string(),
@@ -260,6 +262,7 @@ fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 9] {
                 age,
                 dash(),
                 dash(),
+                peer.log_from.map_or_else(dash, |slot| slot.to_string()),
                 progress.applied_to.to_string(),
                 verdict.chosen_to.saturating_sub(progress.applied_to).to_string(),
                 dash(),
@@ -270,6 +273,7 @@ fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 9] {
             "?".to_owned(),
             address,
             age,
+            dash(),
             dash(),
             dash(),
             dash(),
@@ -379,6 +383,7 @@ fn report(status: &ClusterReport, verdict: &Verdict) -> Value {
                 Source::Itself | Source::Departed => None,
             },
             "leads": verdict.leader.as_ref() == Some(peer),
+            "log_from": peer.log_from.map(uint64),
             "lag": learner(peer).map(|learner| uint64(verdict.chosen_to.saturating_sub(learner.applied_to))),
         })).collect::<Vec<_>>(),
     })

@@ -126,7 +126,7 @@ async fn await_turn<S: Seat>(seat: &S, vigil: &mut Vigil, timeout: Duration) -> 
             news = watch.next() => match news {
                 Some(Ok(changes)) => changed(vigil, changes)?,
                 // The learners no longer keep the later changes: look at the present state.
-                Some(Err(SubscribeError::OutOfRange(_))) | None => {
+                Some(Err(SubscribeError::OutOfRange(_) | SubscribeError::Trimmed { .. })) | None => {
                     saw(vigil, seat.look(timeout).await?)?;
                     watch = seat.watch(vigil.next(), timeout);
                 }

@@ -55,7 +55,9 @@ impl<S: Seat> LeaderObserver<S> {
                     }
                 }
                 // The learners no longer keep the later changes: look at the present state.
-                Some(Err(SubscribeError::OutOfRange(_))) | None => self.watch = None,
+                Some(Err(SubscribeError::OutOfRange(_) | SubscribeError::Trimmed { .. })) | None => {
+                    self.watch = None
+                }
                 Some(Err(error)) => return Err(error.into()),
             }
         }

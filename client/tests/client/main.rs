@@ -6,6 +6,7 @@ mod refused;
 mod registers;
 mod slow;
 mod stall;
+mod trimmed;
 
 use std::{
     sync::{

@@ -5,11 +5,28 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _, pb};
 
+use crate::paxos::slot::Slot;
+
 /// The `domain` of each of our `google.rpc.ErrorInfo`s.
 pub const DOMAIN: &str = "paxos";
 
 /// Wait before the first retry, where a retry helps.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
+
+/// The `reason` of an `OUT_OF_RANGE` for slots that are not kept any more.
+const TRIMMED: &str = "TRIMMED";
+/// The metadata of such an error: [`KeptSlots::from`] and [`KeptSlots::to`], as decimal numbers.
+const KEPT_FROM: &str = "from";
+const KEPT_TO: &str = "to";
+
+/// The slots of the log that a learner has: `from` and every later slot below `to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KeptSlots {
+    /// The oldest kept slot.
+    pub from: Slot,
+    /// The first slot that is not applied yet.
+    pub to: Slot,
+}
 
 /// The outcome of a command that was not answered with a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -132,6 +149,31 @@ pub fn out_of_range(text: impl Into<String>) -> Status {
     Status::out_of_range(text)
 }
 
+/// OUT_OF_RANGE with the reason TRIMMED: the position is below the kept log.
+pub fn trimmed(kept: KeptSlots) -> Status {
+    let KeptSlots { from, to } = kept;
+    let mut details = ErrorDetails::new();
+    let metadata = [(KEPT_FROM, from), (KEPT_TO, to)];
+    let metadata = metadata.map(|(name, slot)| (name.to_owned(), slot.to_string()));
+    details.set_error_info(TRIMMED, DOMAIN, metadata);
+    let text = format!(
+        "slots below {from} are not kept any more: this learner has {from} to {to}. Begin there; \"paxos get\" reads \
+         registers"
+    );
+    Status::with_error_details(Code::OutOfRange, text, details)
+}
+
+/// The kept log in a failed call, if the call failed because the position is not kept any more.
+pub fn kept_slots_of(status: &Status) -> Option<KeptSlots> {
+    let info = status.get_details_error_info()?;
+    if status.code() != Code::OutOfRange || info.domain != DOMAIN || info.reason != TRIMMED {
+        return None;
+    }
+    let slot = |name| Slot::new(info.metadata.get(name)?.parse().ok()?).ok();
+    let (from, to) = (slot(KEPT_FROM)?, slot(KEPT_TO)?);
+    (from <= to).then_some(KeptSlots { from, to })
+}
+
 fn detailed(code: Code, text: &str, fate: Fate) -> Status {
     let mut details = ErrorDetails::new();
     details
@@ -193,6 +235,37 @@ mod tests {
             fate_of(&Status::with_error_details(Code::Unavailable, "", details)),
             None
         );
+    }
+
+    #[test]
+    fn kept_slots_survive_the_wire_and_no_other_error_has_any() {
+        let at = |slot| Slot::new(slot).unwrap();
+        let kept = KeptSlots {
+            from: at(51_200),
+            to: at(98_304),
+        };
+        let status = trimmed(kept);
+        for status in [status.clone(), from_proto(&to_proto(&status))] {
+            assert_eq!(status.code(), Code::OutOfRange);
+            assert_eq!(
+                status.message(),
+                "slots below 51200 are not kept any more: this learner has 51200 to 98304. Begin there; \"paxos get\" \
+                 reads registers"
+            );
+            assert_eq!((kept_slots_of(&status), fate_of(&status)), (Some(kept), None));
+        }
+        let forged = |domain, metadata: [(&str, &str); 2]| {
+            let mut details = ErrorDetails::new();
+            let metadata = metadata.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            details.set_error_info(TRIMMED, domain, metadata);
+            kept_slots_of(&Status::with_error_details(Code::OutOfRange, "", details))
+        };
+        assert!(forged(DOMAIN, [("from", "1"), ("to", "2")]).is_some());
+        assert_eq!(forged("elsewhere", [("from", "1"), ("to", "2")]), None);
+        for [from, to] in [["2", "1"], ["", "1"], ["-1", "1"], ["1", "9223372036854775808"]] {
+            assert_eq!(forged(DOMAIN, [("from", from), ("to", to)]), None, "{from} {to}");
+        }
+        assert_eq!(kept_slots_of(&out_of_range("beyond the log")), None);
     }
 
     #[test]

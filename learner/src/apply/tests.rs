@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     disk::DiskSpace,
     metrics::Instruments,
-    persist,
+    persist::Writer,
     store::{OpenedStore, Store},
 };
 
@@ -74,14 +74,14 @@ async fn apply_all(path: &Path, batches: Vec<Batch>) -> Shown {
         commands: Counter::default(),
         unreadable: Counter::default(),
     };
-    let writer = persist::run(
+    let writer = Writer::new(
         found.store,
         Arc::clone(&knowledge),
-        writing,
         Instruments::default(),
         Arc::default(),
     );
-    let (applied, written) = tokio::join!(applier.run(receiver), writer);
+    let (_bound, bound) = watch::channel(Slot::ZERO);
+    let (applied, written) = tokio::join!(applier.run(receiver), writer.run(writing, bound));
     applied.unwrap();
     written.unwrap();
     let progress = seen.borrow().clone();

@@ -78,7 +78,9 @@ fn learners_of_a_short_log_have_a_point_in_common_and_a_restart_keeps_it() {
     assert_eq!(points(&one), [430, 416, 384, 256]);
     assert_eq!(points(&other), [405, 384, 352, 256]);
     // The content of a file, and the slots after the file's last mark.
-    let mut recovered = Progress::recovered(other.latest(), VecDeque::new()).at_earlier_mark();
+    let mut recovered = Progress::recovered(other.latest(), VecDeque::new())
+        .at_earlier_mark(Slot::ZERO)
+        .unwrap();
     for (slot, value) in &batch(0, 405) {
         recovered.pass(*slot, value, None);
     }

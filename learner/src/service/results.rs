@@ -3,7 +3,7 @@
 use paxos_common::{
     paxos::{
         command::SessionStamp,
-        machine::{Judgement, Machine, Outcome},
+        machine::{Judgement, Machine, Outcome, sessions::Recorded},
         slot::Version,
     },
     wire::status::out_of_range,
@@ -65,24 +65,37 @@ pub(super) fn of_version(
     })
 }
 
-/// The version of the command executed by a session under a sequence.
+/// The record of the command executed by a session under a sequence.
 ///
 /// # Errors
 /// ABORTED: the session is unknown, has expired, or has another opener. OUT_OF_RANGE: nothing is recorded.
-pub(super) fn version_of(stamp: SessionStamp, machine: &Machine) -> Result<Version, Status> {
+pub(super) fn recorded(stamp: SessionStamp, machine: &Machine) -> Result<Recorded, Status> {
     let session = machine.sessions().get(stamp.session).ok_or_else(expired)?;
     if session.is_foreign(stamp) {
         return Err(foreign());
     }
     let (sequence, acked_below) = (stamp.sequence, session.acked_below);
     match session.recorded.get(&sequence) {
-        Some(recorded) => Ok(recorded.version),
+        Some(recorded) => Ok(*recorded),
         None if sequence < acked_below => Err(out_of_range(format!(
             "outcomes of sequences below {acked_below} are acknowledged and not kept"
         ))),
         None => Err(out_of_range(format!(
             "no command with sequence {sequence} is applied yet"
         ))),
+    }
+}
+
+/// The outcome of a command below the learned log: the key is not known any more.
+pub(super) fn of_recorded(recorded: Recorded, machine: &Machine) -> pb::ResultResponse {
+    let outcome = match message_of(recorded.outcome, None, machine) {
+        OutcomeMessage::Applied(applied) => result_response::Outcome::Applied(applied),
+        OutcomeMessage::Failed(failed) => result_response::Outcome::ConditionFailed(failed),
+    };
+    pb::ResultResponse {
+        version: Some(recorded.version.into()),
+        outcome: Some(outcome),
+        applied_to: machine.applied_to().get(),
     }
 }
 

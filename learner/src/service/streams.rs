@@ -7,7 +7,7 @@ use paxos_common::{
     service::server::Room,
     wire::{
         self,
-        status::{invalid_argument, stopping},
+        status::{invalid_argument, stopping, trimmed},
     },
 };
 use paxos_proto::v1::{self as pb, watch_request};
@@ -17,6 +17,7 @@ use tonic::Status;
 use super::reads::{read_key, read_prefix};
 use crate::{
     changes::{ChangeBatch, Target},
+    history::History,
     record::Record,
     store::LogReadError,
     subscribe::RecordPage,
@@ -28,6 +29,7 @@ pub(super) type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>>
 /// A subscriber's answers. The permit counts the subscriber; the pages were read with this room.
 pub(super) fn subscription(
     pages: impl Stream<Item = Result<RecordPage, LogReadError>> + Send + 'static,
+    history: History,
     permit: OwnedSemaphorePermit,
     room: Room,
 ) -> ResponseStream<pb::SubscribeResponse> {
@@ -35,12 +37,13 @@ pub(super) fn subscription(
         records: page.records.iter().map(|record| log_record(record)).collect(),
         next: page.next.get(),
     };
-    answers(pages, response, permit, room)
+    answers(pages, response, history, permit, room)
 }
 
 /// A watcher's answers. The permit counts the watcher; the changes were read with this room.
 pub(super) fn watch(
     pages: impl Stream<Item = Result<ChangeBatch, LogReadError>> + Send + 'static,
+    history: History,
     permit: OwnedSemaphorePermit,
     room: Room,
 ) -> ResponseStream<pb::WatchResponse> {
@@ -48,12 +51,13 @@ pub(super) fn watch(
         changes: page.changes,
         applied_to: page.next.get(),
     };
-    answers(pages, response, permit, room)
+    answers(pages, response, history, permit, room)
 }
 
 fn answers<T, R>(
     read: impl Stream<Item = Result<T, LogReadError>> + Send + 'static,
     response: impl Fn(T) -> R + Send + 'static,
+    history: History,
     permit: OwnedSemaphorePermit,
     room: Room,
 ) -> ResponseStream<R>
@@ -62,7 +66,7 @@ where
 {
     let stop = futures::stream::once(async { Err(stopping()) });
     let answers = read
-        .map(move |read| read.map(&response).map_err(|error| read_failed(&error)))
+        .map(move |read| read.map(&response).map_err(|error| read_failed(&error, &history)))
         .chain(stop)
         .inspect(move |answer| {
             let _ = &permit;
@@ -94,9 +98,11 @@ pub(super) fn read_target(target: Option<watch_request::Target>) -> Result<Targe
     }
 }
 
-/// UNAVAILABLE, because another learner may be able to answer.
-pub(super) fn read_failed(error: &LogReadError) -> Status {
+/// OUT_OF_RANGE for slots that are not kept any more. Otherwise UNAVAILABLE, because another learner may be able to
+/// answer.
+pub(super) fn read_failed(error: &LogReadError, history: &History) -> Status {
     let advice = match error {
+        LogReadError::Trimmed => return trimmed(history.kept()),
         LogReadError::Damaged { .. } => {
             "restart this learner: it then sets the file aside and learns everything again"
         }

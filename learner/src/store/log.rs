@@ -11,6 +11,7 @@ use paxos_common::{
     sqlite::{Readers, is_malformed},
 };
 use sqlx::{Row as _, sqlite::SqliteRow};
+use tokio::sync::watch;
 
 use super::{aside, integer, row_checksum, stored::decode_judgements};
 use crate::{
@@ -21,6 +22,9 @@ use crate::{
 /// A page of the log cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LogReadError {
+    /// The page begins below the learned log.
+    #[error("these slots are not kept any more")]
+    Trimmed,
     #[error("slot {slot} of this learner's log in {} is damaged", file.display())]
     Damaged { slot: Slot, file: PathBuf },
     #[error("read {}: {source}", file.display())]
@@ -34,9 +38,21 @@ pub(crate) struct Log {
     pub(super) cluster: ClusterId,
     /// The file, for messages and marks.
     pub(super) file: Arc<Path>,
+    pub(super) log_from: watch::Receiver<Slot>,
 }
 
 impl Log {
+    /// The first slot of the learned log.
+    pub(crate) fn from(&self) -> Slot {
+        *self.log_from.borrow()
+    }
+
+    /// Follows [`Self::from`].
+    #[cfg(test)]
+    pub(crate) fn follow(&self) -> watch::Receiver<Slot> {
+        self.log_from.clone()
+    }
+
     /// The slots from `from` on and below `to`, at most a page, without gaps; at least one slot when `from` is below
     /// `to`. The caller knows that every slot below `to` is applied.
     ///
@@ -44,10 +60,15 @@ impl Log {
     /// See [`LogReadError`]. After damage, the next start sets the file aside.
     pub(crate) async fn page(&self, from: Slot, to: Slot) -> Result<Vec<Arc<Record>>, LogReadError> {
         let page = self.read_page(from, to).await;
+        // After the read: `log_from` rises before the first lower row is deleted, so a deleted row is not taken for a
+        // damaged row.
+        if from < self.from() {
+            return Err(LogReadError::Trimmed);
+        }
         let is_damaged = match &page {
             Err(LogReadError::Damaged { .. }) => true,
             Err(LogReadError::Sqlite { source, .. }) => is_malformed(source),
-            Ok(_) => false,
+            Ok(_) | Err(LogReadError::Trimmed) => false,
         };
         if is_damaged {
             aside::mark(&self.file);
@@ -65,7 +86,7 @@ impl Log {
             return Ok(Vec::new());
         }
         // Sizes first, so that memory never holds more than the page. Rows never change after the write, so the two
-        // reads agree. Both reads are short, so checkpoints are not held up.
+        // reads agree, unless a sweep deletes rows in between. Both reads are short, so checkpoints are not held up.
         let mut read = self.readers.read().await.map_err(failed)?;
         let sizes: Vec<(i64, i64)> = sqlx::query_as(
             "SELECT slot, length(value) + length(traceparent) + length(judgements) FROM learned WHERE slot >= ? AND slot < ? ORDER BY slot",

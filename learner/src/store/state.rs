@@ -6,10 +6,11 @@ use paxos_common::{
 };
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
-use super::{Log, LogReadError, StoreError, slot};
+use super::{Log, LogReadError, StoreError, integer, slot};
 use crate::progress::{LogDigest, MARKS_KEPT, Mark, Progress};
 
 /// The state record, without its checksum.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct StoredState {
     pub(super) cluster: ClusterId,
     pub(super) applied_to: Slot,
@@ -27,6 +28,27 @@ impl StoredState {
             self.digest.as_bytes(),
             &self.state.to_bytes(),
         ])
+    }
+
+    /// The state record of a new file.
+    fn new(cluster: ClusterId) -> Self {
+        Self {
+            cluster,
+            applied_to: Slot::ZERO,
+            log_from: Slot::ZERO,
+            digest: LogDigest::default(),
+            state: StateDigest::default(),
+        }
+    }
+
+    /// Writes the first slot of the learned log within the open transaction, and commits.
+    pub(super) async fn raise_log_from(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        sqlx::query("UPDATE state SET log_from = ?, checksum = ?; COMMIT")
+            .bind(integer(self.log_from))
+            .bind(self.checksum())
+            .execute(connection)
+            .await
+            .map(drop)
     }
 
     /// Reads the columns of [`load`]; `None` when damaged.
@@ -70,24 +92,21 @@ pub(super) async fn check_cluster(
     }
 }
 
-/// The stored progress, and the first slot of the learned log.
+/// The stored progress, and the state record.
 pub(super) async fn load(
     connection: &mut SqliteConnection,
     cluster: ClusterId,
     path: &str,
-) -> Result<(Progress, Slot), StoreError> {
+) -> Result<(Progress, StoredState), StoreError> {
     let damaged = || StoreError::Damaged {
         what: "the state record",
         path: path.to_owned(),
     };
-    let row =
-        sqlx::query("SELECT cluster_id, applied_to, log_from, digest, state_digest, checksum FROM state")
-            .fetch_optional(&mut *connection)
-            .await?;
-    let Some(row) = row else {
+    let Some(row) = fetch(&mut *connection).await? else {
         // A new file, or a file left by a process that ended right after making it.
-        begin(connection, cluster).await?;
-        return Ok((Progress::default(), Slot::ZERO));
+        let state = StoredState::new(cluster);
+        begin(connection, &state).await?;
+        return Ok((Progress::default(), state));
     };
     let stored = StoredState::read(&row)?.ok_or_else(damaged)?;
     if stored.cluster != cluster {
@@ -114,23 +133,22 @@ pub(super) async fn load(
         digest: stored.digest,
         state: Some(stored.state),
     };
-    Ok((Progress::recovered(latest, marks), stored.log_from))
+    Ok((Progress::recovered(latest, marks), stored))
+}
+
+async fn fetch(connection: &mut SqliteConnection) -> Result<Option<SqliteRow>, sqlx::Error> {
+    sqlx::query("SELECT cluster_id, applied_to, log_from, digest, state_digest, checksum FROM state")
+        .fetch_optional(connection)
+        .await
 }
 
 /// Writes the state record of a new file.
-async fn begin(connection: &mut SqliteConnection, cluster: ClusterId) -> Result<(), sqlx::Error> {
-    let state = StoredState {
-        cluster,
-        applied_to: Slot::ZERO,
-        log_from: Slot::ZERO,
-        digest: LogDigest::default(),
-        state: StateDigest::default(),
-    };
+async fn begin(connection: &mut SqliteConnection, state: &StoredState) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO state (one, cluster_id, applied_to, log_from, digest, state_digest, checksum)
          VALUES (1, ?, 0, 0, ?, ?, ?)",
     )
-    .bind(&cluster.as_bytes()[..])
+    .bind(&state.cluster.as_bytes()[..])
     .bind(&state.digest.as_bytes()[..])
     .bind(state.state.to_bytes().to_vec())
     .bind(state.checksum())
@@ -139,19 +157,22 @@ async fn begin(connection: &mut SqliteConnection, cluster: ClusterId) -> Result<
     .map(drop)
 }
 
-/// Restores the marks that are not stored, from the slots after the second newest stored mark. Checks the stored digest
-/// against these slots.
+/// Restores the marks that are not stored, from the slots after the second newest stored mark, as far as these slots are
+/// kept. Checks the stored digest against the slots.
 pub(super) async fn with_fine_marks(
     progress: Progress,
     log: &Log,
     path: &str,
 ) -> Result<Progress, StoreError> {
-    let mut replayed = progress.at_earlier_mark();
+    let Some(mut replayed) = progress.at_earlier_mark(log.from()) else {
+        // The slots up to the newest mark are gone: few slots are left, and the next marks come soon.
+        return Ok(progress);
+    };
     while replayed.applied_to() < progress.applied_to() {
         let page = match log.page(replayed.applied_to(), progress.applied_to()).await {
             Ok(page) => page,
             Err(LogReadError::Sqlite { source, .. }) => return Err(source.into()),
-            Err(error @ LogReadError::Damaged { .. }) => {
+            Err(error @ (LogReadError::Damaged { .. } | LogReadError::Trimmed)) => {
                 // The state is sound. Until the next start, only readers of this very slot notice the damage.
                 tracing::warn!(
                     %error, file = path,

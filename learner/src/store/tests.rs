@@ -16,6 +16,7 @@ const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
 
 mod foreign;
 mod older;
+mod trimmed;
 
 fn slot_at(number: u64) -> Slot {
     Slot::new(number).unwrap()

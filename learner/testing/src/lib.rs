@@ -9,7 +9,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _};
+use futures::Stream;
 use paxos_common::{
     paxos::{identity::AcceptorUuid, quorum::Configuration, slot::Slot},
     peer::Address,
@@ -45,6 +45,8 @@ pub struct Script {
     pub remembers: Vec<(AcceptorUuid, u64)>,
     /// The reported `voted_to`: the slot after the highest vote.
     pub voted_to: u64,
+    /// The reported first readable slot; each change is reported at once.
+    pub trimmed_to: u64,
     /// `Form` calls stay unanswered.
     pub forms_muted: bool,
     /// Streams opened before an increase of this counter are broken off.
@@ -250,18 +252,34 @@ impl Acceptor for FakeAcceptor {
         request: Request<Streaming<pb::AttachRequest>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         let acceptor = self.clone();
-        let answers = request.into_inner().map(move |report| {
-            let report = report?;
-            acceptor.heard.send_modify(|heard| heard.reports.push(report));
-            Ok(pb::AttachResponse {
-                stamp: Some(acceptor.stamp(None)),
-                leadership: None,
-                chosen_to: acceptor.script.borrow().chosen_to,
-                voted_to: 0,
-                trimmed_to: 0,
-                ..Default::default()
-            })
-        });
+        let mut reports = request.into_inner();
+        let mut script = self.script.subscribe();
+        let answers = async_stream::try_stream! {
+            let mut trimmed_to = script.borrow().trimmed_to;
+            loop {
+                let received = tokio::select! {
+                    received = reports.message() => Some(received),
+                    _ = script.wait_for(|script| script.trimmed_to != trimmed_to) => None,
+                };
+                if let Some(received) = received {
+                    let Some(report) = received? else { break };
+                    acceptor.heard.send_modify(|heard| heard.reports.push(report));
+                }
+                let chosen_to = {
+                    let script = script.borrow_and_update();
+                    trimmed_to = script.trimmed_to;
+                    script.chosen_to
+                };
+                yield pb::AttachResponse {
+                    stamp: Some(acceptor.stamp(None)),
+                    leadership: None,
+                    chosen_to,
+                    voted_to: 0,
+                    trimmed_to,
+                    ..Default::default()
+                };
+            }
+        };
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -333,7 +351,7 @@ async fn next_script(script: &mut watch::Receiver<Script>, wanted: impl FnMut(&S
 }
 
 /// Fails a hanging test, long after the time of the slowest machine.
-async fn within_deadline<T>(waiting: impl Future<Output = T>) -> T {
+pub async fn within_deadline<T>(waiting: impl Future<Output = T>) -> T {
     let deadline = std::time::Duration::from_secs(30);
     tokio::time::timeout(deadline, waiting)
         .await
@@ -444,6 +462,16 @@ impl TestLearner {
             .into_inner()
     }
 
+    /// Waits until the learned log begins at `slot`.
+    pub async fn keeps_from(&mut self, slot: u64) {
+        within_deadline(async {
+            while self.status().await.log_from != slot {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
     /// Stops the learner and returns the result of its run.
     pub async fn stop(self) -> Result<(), Failure> {
         self.shutdown.begin();
@@ -453,6 +481,13 @@ impl TestLearner {
     /// Waits until the learner ends on its own.
     pub async fn ended(self) -> Result<(), Failure> {
         within_deadline(self.running).await.unwrap()
+    }
+}
+
+/// Changes the scripts of all acceptors.
+pub fn change_all(acceptors: &[FakeAcceptor], change: impl Fn(&mut Script)) {
+    for acceptor in acceptors {
+        acceptor.change(&change);
     }
 }
 

@@ -42,6 +42,8 @@ pub(crate) struct Peer {
     pub(crate) linked: Option<Vec<bytes::Bytes>>,
     /// Bytes that the peer can still write, if reported.
     pub(crate) data_free_bytes: Option<u64>,
+    /// The oldest kept slot, if the peer is a learner and answered.
+    pub(crate) log_from: Option<u64>,
 }
 
 impl Peer {
@@ -55,6 +57,7 @@ impl Peer {
             not_ready: String::new(),
             linked: None,
             data_free_bytes: None,
+            log_from: None,
         }
     }
 
@@ -87,6 +90,7 @@ impl Peer {
         self.not_ready = own.not_ready;
         self.linked = own.linked;
         self.data_free_bytes = own.data_free_bytes;
+        self.log_from = own.log_from;
     }
 }
 
@@ -101,6 +105,7 @@ struct Own {
     not_ready: String,
     linked: Option<Vec<bytes::Bytes>>,
     data_free_bytes: Option<u64>,
+    log_from: Option<u64>,
 }
 
 impl From<&ProposerStatusResponse> for Own {
@@ -127,6 +132,7 @@ impl From<&ProposerStatusResponse> for Own {
             not_ready: answer.not_ready.clone(),
             linked: Some(linked.collect()),
             data_free_bytes: None,
+            log_from: None,
         }
     }
 }
@@ -150,6 +156,7 @@ impl From<&LearnerStatusResponse> for Own {
             not_ready: answer.not_ready.clone(),
             linked: None,
             data_free_bytes: answer.data_free_bytes,
+            log_from: Some(answer.log_from),
         }
     }
 }

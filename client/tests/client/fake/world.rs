@@ -7,7 +7,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use paxos_common::wire::status::to_proto;
+use paxos_client::Slot;
+use paxos_common::wire::status::{self, KeptSlots, to_proto};
 use paxos_proto::v1::{
     self as proto, Applied, Change, Command, Condition, ConditionFailed, Deleted, Duplicate, FillRequest,
     FillResponse, ProposeRequest, ProposeResponse, ProposeStreamRequest, ProposeStreamResponse,
@@ -43,6 +44,8 @@ pub(crate) enum Tells {
     Truth,
     /// This error.
     Fails(Status),
+    /// The truth, but of commands below this slot only the outcome that the session recorded.
+    Below(u64),
     /// Nothing, ever.
     Nothing,
     /// The truth; on a stream, nothing after the first page.
@@ -297,20 +300,33 @@ struct WorldLearner {
 }
 
 impl WorldLearner {
-    /// Whether a stream goes on after the first page.
-    async fn called(&self) -> Result<bool, Status> {
+    /// The reaction to this call, if there is an answer.
+    async fn called(&self) -> Result<Tells, Status> {
         let number = {
             let mut calls = self.calls.lock().unwrap();
             *calls += 1;
             *calls - 1
         };
         match (self.tells)(number) {
-            Tells::Truth => Ok(true),
-            Tells::FirstPage => Ok(false),
+            tells @ (Tells::Truth | Tells::FirstPage | Tells::Below(_)) => Ok(tells),
             Tells::Fails(status) => Err(status),
             Tells::Nothing => std::future::pending().await,
         }
     }
+}
+
+impl WorldLearner {
+    /// This learner keeps the slots from `from` on.
+    fn trimmed(&self, from: u64) -> Status {
+        let to = u64::try_from(self.world.state().log.len()).unwrap();
+        trimmed(from, to.max(from))
+    }
+}
+
+/// A learner's answer below the kept log.
+pub(crate) fn trimmed(from: u64, to: u64) -> Status {
+    let [from, to] = [from, to].map(|slot| Slot::new(slot).unwrap());
+    status::trimmed(KeptSlots { from, to })
 }
 
 fn failed(current: Option<Register>) -> ConditionFailed {
@@ -323,7 +339,7 @@ fn failed(current: Option<Register>) -> ConditionFailed {
 #[tonic::async_trait]
 impl learner_server::Learner for WorldLearner {
     async fn read(&self, request: Request<ReadRequest>) -> FakeReply<ReadResponse> {
-        self.called().await?;
+        let _ = self.called().await?;
         let ReadRequest {
             target, limit, after, ..
         } = request.into_inner();
@@ -354,13 +370,28 @@ impl learner_server::Learner for WorldLearner {
     }
 
     async fn result(&self, request: Request<ResultRequest>) -> FakeReply<ResultResponse> {
-        self.called().await?;
-        let Some(result_request::Command::Version(asked)) = request.into_inner().command else {
-            panic!("only versions are asked for here")
-        };
+        let tells = self.called().await?;
         let state = self.world.state();
-        let entry = state.log.get(usize::try_from(asked.slot).unwrap());
-        let outcome = match entry.and_then(|(_, outcome)| outcome.clone()) {
+        let (asked, outcome) = match request.into_inner().command.unwrap() {
+            result_request::Command::Version(asked) => {
+                if let Tells::Below(kept) = tells
+                    && asked.slot < kept
+                {
+                    drop(state);
+                    return Err(self.trimmed(kept));
+                }
+                let entry = state.log.get(usize::try_from(asked.slot).unwrap());
+                (asked, entry.and_then(|(_, outcome)| outcome.clone()))
+            }
+            result_request::Command::Session(stamp) => {
+                let session = state.sessions.get(&stamp.session.unwrap().slot);
+                let session = session.ok_or_else(|| Status::aborted("the session has expired"))?;
+                let recorded = session.get(&stamp.sequence).cloned();
+                let (slot, outcome) = recorded.ok_or_else(|| Status::out_of_range("not applied yet"))?;
+                (version(slot), Some(outcome))
+            }
+        };
+        let outcome = match outcome {
             None => return Err(Status::out_of_range("nothing is there")),
             Some(CommandOutcome::Expired) => return Err(Status::aborted("the session has expired")),
             Some(CommandOutcome::Applied) => result_response::Outcome::Applied(Applied {}),
@@ -391,8 +422,14 @@ impl learner_server::Learner for WorldLearner {
 
     /// Sends the existing changes, and then the new changes.
     async fn watch(&self, request: Request<WatchRequest>) -> FakeReply<Self::WatchStream> {
-        let goes_on = self.called().await?;
+        let tells = self.called().await?;
         let WatchRequest { target, from } = request.into_inner();
+        let goes_on = !matches!(tells, Tells::FirstPage);
+        if let (Tells::Below(kept), Some(from)) = (&tells, &from)
+            && from.slot < *kept
+        {
+            return Err(self.trimmed(*kept));
+        }
         let (answers, stream) = mpsc::channel(16);
         let (world, mut applied_to) = (self.world.clone(), self.world.applied_to.subscribe());
         let from = from.map_or(*applied_to.borrow(), |from| usize::try_from(from.slot).unwrap());

@@ -1,0 +1,124 @@
+//! Where the learned log may begin: at the lowest slot that any acceptor still has, by recent reports.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use paxos_common::paxos::{identity::AcceptorUuid, slot::Slot};
+use tokio::sync::watch;
+
+/// How long an acceptor's report counts: acceptors report at least once every 2 s.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// The acceptors' latest reports of their first readable slots. Pure: callers give the time.
+#[derive(Debug)]
+struct TrimReports {
+    /// How many acceptors have to report: a quorum that can elect a leader.
+    quorum: usize,
+    heard: BTreeMap<AcceptorUuid, (Slot, Instant)>,
+}
+
+impl TrimReports {
+    fn new(quorum: usize) -> Self {
+        let heard = BTreeMap::new();
+        Self { quorum, heard }
+    }
+
+    /// Takes an acceptor's report. Returns the lowest recent report; `None` while too few acceptors have reported
+    /// recently.
+    fn report(&mut self, acceptor: AcceptorUuid, trimmed_to: Slot, now: Instant) -> Option<Slot> {
+        self.heard.insert(acceptor, (trimmed_to, now));
+        let fresh = self.heard.values().filter(|(_, at)| {
+            let age = now.saturating_duration_since(*at);
+            age < FRESH
+        });
+        let (count, lowest) = fresh.fold((0, trimmed_to), |(count, lowest), (slot, _)| {
+            (count + 1, lowest.min(*slot))
+        });
+        (count >= self.quorum).then_some(lowest)
+    }
+}
+
+/// The bound of the learned log: learners delete the same rows as the acceptors. Never falls.
+#[derive(Debug)]
+pub(crate) struct TrimBound {
+    reports: Mutex<TrimReports>,
+    bound: watch::Sender<Slot>,
+}
+
+impl TrimBound {
+    /// A bound at slot 0; `quorum` acceptors have to report before the bound rises.
+    pub(crate) fn new(quorum: usize) -> Self {
+        let reports = Mutex::new(TrimReports::new(quorum));
+        let bound = watch::Sender::default();
+        Self { reports, bound }
+    }
+
+    /// An acceptor reports its first readable slot.
+    pub(crate) fn reported(&self, acceptor: AcceptorUuid, trimmed_to: Slot, now: Instant) {
+        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(lowest) = reports.report(acceptor, trimmed_to, now) else {
+            return;
+        };
+        self.bound.send_if_modified(|bound| {
+            let rises = lowest > *bound;
+            *bound = lowest.max(*bound);
+            rises
+        });
+    }
+
+    /// Follows the bound.
+    pub(crate) fn follow(&self) -> watch::Receiver<Slot> {
+        self.bound.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acceptor(number: u128) -> AcceptorUuid {
+        AcceptorUuid::from_u128(number)
+    }
+
+    fn slot(number: u64) -> Slot {
+        Slot::new(number).unwrap()
+    }
+
+    #[test]
+    fn bound_is_the_lowest_recent_report_of_a_quorum() {
+        let begin = Instant::now();
+        let after = |millis| begin + Duration::from_millis(millis);
+        let mut reports = TrimReports::new(2);
+        let mut report =
+            |number, trimmed_to, at| reports.report(acceptor(number), slot(trimmed_to), after(at));
+        assert_eq!(report(1, 10, 0), None);
+        // The same acceptor twice is no quorum.
+        assert_eq!(report(1, 20, 1), None);
+        assert_eq!(report(2, 30, 2), Some(slot(20)));
+        assert_eq!(report(3, 5, 3), Some(slot(5)));
+        // Only the latest report of an acceptor counts.
+        assert_eq!(report(3, 40, 4), Some(slot(20)));
+        // Acceptor 1 has been away for too long.
+        assert_eq!(report(2, 30, 5_000), Some(slot(20)));
+        assert_eq!(report(2, 30, 5_001), Some(slot(30)));
+        // And now acceptor 3: a single acceptor is no quorum.
+        assert_eq!(report(2, 50, 5_004), None);
+        assert_eq!(report(1, 25, 5_005), Some(slot(25)));
+    }
+
+    #[test]
+    fn bound_never_falls() {
+        let bound = TrimBound::new(1);
+        let mut seen = bound.follow();
+        let now = Instant::now();
+        bound.reported(acceptor(1), slot(7), now);
+        assert!(seen.has_changed().unwrap());
+        assert_eq!(*seen.borrow_and_update(), slot(7));
+        bound.reported(acceptor(2), slot(3), now);
+        assert!(!seen.has_changed().unwrap());
+        assert_eq!(*seen.borrow_and_update(), slot(7));
+    }
+}
