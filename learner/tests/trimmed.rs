@@ -65,7 +65,7 @@ fn put(key: &str, value: Bytes, condition: Option<pb::condition::Condition>) -> 
 /// Slots of 64 KiB: far more than connections and streams hold.
 const SLOTS: u64 = 400;
 
-/// Every acceptor accepts the slots, at most as many at a time as fit a message. Returns once all are applied.
+/// Every acceptor accepts the slots, at most as many at a time as fit a message. Returns once all are on the disk of the learner, so that the log can begin later in one step.
 async fn accept_large_puts(acceptors: &[FakeAcceptor], learner: &mut TestLearner) {
     let value = Bytes::from(vec![7; 64 * 1024]);
     let command = wire::command::encode(command(put("key", value, None))).unwrap();
@@ -78,7 +78,7 @@ async fn accept_large_puts(acceptors: &[FakeAcceptor], learner: &mut TestLearner
             script.accepted.extend(accepted);
         });
         let applied = async {
-            while learner.status().await.applied_to < slots.end {
+            while learner.status().await.durable_to < slots.end {
                 tokio::task::yield_now().await;
             }
         };
