@@ -418,7 +418,7 @@ async fn kill_during_an_upload_leaves_nothing_after_the_next_start() {
 #[tokio::test]
 async fn full_disk_ends_an_upload_and_not_the_votes() {
     let directory = tempfile::tempdir().unwrap();
-    let process = Process::start_on_a_small_disk(directory.path());
+    let process = Process::start_on_a_small_disk(directory.path(), &FLAGS);
     let (mut client, cluster, mut leader) = behind(&process).await;
     let (id, content) = file(30, 4 * 1024 * 1024);
     let refused = keep(&mut client, cluster, &id, &content).await.unwrap_err();

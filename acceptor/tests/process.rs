@@ -134,7 +134,7 @@ async fn every_accepted_vote_is_there_after_a_kill_under_load() {
 #[tokio::test]
 async fn failed_commit_ends_the_process_with_74_and_loses_nothing_answered() {
     let directory = tempfile::tempdir().unwrap();
-    let mut process = Process::start_on_a_small_disk(directory.path());
+    let mut process = Process::start_on_a_small_disk(directory.path(), &[]);
     let acknowledged = Acknowledged::load(&mut process, None).await;
     assert!(acknowledged.messages > 0, "the disk was too small for anything");
     assert_eq!(process.child.wait().unwrap().code(), Some(74));

@@ -47,12 +47,13 @@ impl Process {
     }
 
     /// Starts the process with a file size limit of one or two megabytes, less than a checkpoint needs.
-    pub fn start_on_a_small_disk(directory: &Path) -> Self {
+    pub fn start_on_a_small_disk(directory: &Path, flags: &[&str]) -> Self {
         let inner = command(directory);
         let mut command = Command::new("sh");
         // Without the signal, a write beyond the limit fails as on a full disk.
         command.args(["-c", "trap '' XFSZ; ulimit -f 2048; exec \"$0\" \"$@\""]);
         command.arg(inner.get_program()).args(inner.get_args());
+        command.args(flags);
         command.env("RUST_LOG", "info").stdin(Stdio::null());
         Self::spawn(command)
     }

@@ -3,12 +3,13 @@
 //! An acceptor of an earlier release refuses a value that it cannot read, and with this value the whole message. A
 //! single slot in each message then shows which slots the acceptor takes.
 
-/// Upper bound of [`Refusals::count`]: an acceptor that refuses a value again and again gets a message in 32 checks.
+/// Upper bound of [`MessageRefusals::count`]: an acceptor that refuses a value again and again gets a message in 32
+/// checks.
 const COUNT_MAX: u32 = 6;
 
 /// The refusals of one kind of message: values proposed by the leader, or values of a repair.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Refusals {
+pub(super) struct MessageRefusals {
     /// Consecutive refusals. Each refusal doubles the wait.
     count: u32,
     /// Checks until the next message.
@@ -18,7 +19,7 @@ pub(super) struct Refusals {
     sent_before: u64,
 }
 
-impl Refusals {
+impl MessageRefusals {
     /// The acceptor refused a message. `sent` is the number of the last message sent. Messages sent before the refusal
     /// arrived are refused too, and count once.
     pub(super) fn note(&mut self, sent: u64) {

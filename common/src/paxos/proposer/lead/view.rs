@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::refusals::Refusals;
+use super::refusals::MessageRefusals;
 use crate::paxos::{
     identity::AcceptorUuid,
     slot::{Slot, SlotRange},
@@ -55,9 +55,9 @@ pub(super) struct AcceptorView {
     pub(super) no_space: bool,
     /// Refusals of proposed values. After a refusal, a single message with a single slot shows whether the acceptor takes
     /// values again. Slots chosen meanwhile are left to repair.
-    pub(super) refusals: Refusals,
+    pub(super) refusals: MessageRefusals,
     /// Refusals of repairs: they delay no proposal.
-    pub(super) repair_refusals: Refusals,
+    pub(super) repair_refusals: MessageRefusals,
     /// The numbers of unanswered messages of a repair.
     pub(super) repairing: BTreeSet<u64>,
     /// The watermark at the last check, if below the leader's.
@@ -72,7 +72,7 @@ pub(super) struct AcceptorView {
 impl AcceptorView {
     /// Nothing stands against values any more.
     pub(super) fn forget_refusals(&mut self) {
-        self.refusals = Refusals::default();
-        self.repair_refusals = Refusals::default();
+        self.refusals = MessageRefusals::default();
+        self.repair_refusals = MessageRefusals::default();
     }
 }
