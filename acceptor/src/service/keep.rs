@@ -33,16 +33,16 @@ pub(super) async fn keep<R: Reader>(
     trace: Option<SpanContext>,
     mut parts: impl Stream<Item = Result<pb::KeepRequest, Status>> + Send + Unpin + 'static,
 ) -> Result<pb::KeepResponse, Status> {
-    if inner.snapshots.retain == RetainBytes::Off {
-        return Err(Status::unimplemented(
-            "acceptors of this release take no snapshots: they keep the whole log",
-        ));
-    }
     let Some(Content::Begin(begin)) = next_part(&mut parts).await? else {
         return Err(status::invalid_argument("an upload starts with `begin`"));
     };
     inner.check_caller(begin.caller.as_ref())?;
     let id = read_id(begin.id.as_ref())?;
+    if inner.snapshots.retain == RetainBytes::Off {
+        return Err(Status::unimplemented(
+            "acceptors of this release take no snapshots: they keep the whole log",
+        ));
+    }
     let place = inner.snapshots.files.place();
     let place = place.ok_or_else(|| status::overloaded("the place for an arriving snapshot"))?;
     inner.admit(id)?;
