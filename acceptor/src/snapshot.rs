@@ -189,7 +189,7 @@ async fn is_sound(mut file: File, id: SnapshotId) -> io::Result<bool> {
     loop {
         let read = file.read(&mut part).await?;
         if read == 0 {
-            return Ok(hash.is_whole());
+            return Ok(hash.ends_whole());
         }
         if !hash.take(&part[..read]) {
             return Ok(false);
@@ -232,7 +232,7 @@ impl FileHash {
     }
 
     /// Whether the file is whole, and has the right hash.
-    fn is_whole(self) -> bool {
+    fn ends_whole(self) -> bool {
         let found: [u8; SHA256_BYTES] = self.hash.finalize().into();
         self.bytes == self.id.bytes && found == self.id.sha256 && self.end == found
     }

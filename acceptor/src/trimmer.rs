@@ -146,13 +146,9 @@ impl Trimmer {
         let (answer, trimmed) = oneshot::channel();
         let request = RetainRequest::Trim { id, answer };
         match ask(&self.shared, request, trimmed).await {
-            Some(Ok(unused)) => {
-                if let Some(unused) = unused {
-                    self.snapshots.files.remove(unused).await;
-                }
-            }
+            Some(Ok(Some(unused))) => self.snapshots.files.remove(unused).await,
             Some(Err(refused)) => debug!(%refused, to = id.to.get(), "the log is not trimmed"),
-            None => {}
+            Some(Ok(None)) | None => {}
         }
         if let Some(span) = span {
             span.end();

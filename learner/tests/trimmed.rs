@@ -1,4 +1,5 @@
 //! Readers of a learner whose log begins later, after acceptors have trimmed their logs.
+#![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
 
 use bytes::Bytes;
 use paxos_common::{

@@ -145,7 +145,7 @@ impl IncomingSnapshot {
             return Err(UploadError::Cut { received, bytes });
         }
         let hash = std::mem::replace(&mut self.hash, FileHash::new(self.id));
-        if !hash.is_whole() {
+        if !hash.ends_whole() {
             return Err(UploadError::Hash);
         }
         let failed = |error| UploadError::written(error, 0);

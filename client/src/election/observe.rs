@@ -56,7 +56,7 @@ impl<S: Seat> LeaderObserver<S> {
                 }
                 // The learners no longer keep the later changes: look at the present state.
                 Some(Err(SubscribeError::OutOfRange(_) | SubscribeError::Trimmed { .. })) | None => {
-                    self.watch = None
+                    self.watch = None;
                 }
                 Some(Err(error)) => return Err(error.into()),
             }

@@ -64,19 +64,19 @@ async fn stream_with_too_many_unanswered_messages_is_cut_off_and_has_not_ended()
 #[tokio::test]
 async fn rounds_climb_at_a_limited_rate_by_both_calls() {
     /// More large jumps than the burst of the limit.
-    const JUMPS: u64 = 24;
+    const JUMPS: u32 = 24;
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
     let begun = std::time::Instant::now();
     let mut leader = TestLeader::open(&cluster, address, 1, 0).await;
-    for jump in 1..JUMPS / 2 {
+    for jump in 1..u64::from(JUMPS / 2) {
         let ballot = ballot(1 + jump * Ballot::ROUND_JUMP_MAX);
         leader.heartbeat.ballot = Some(ballot.into());
         leader.send(leader.numbered(jump)).await;
         let (_, answer) = leader.answer().await.unwrap();
         assert!(matches!(answer, Answer::Accepted(_)), "{answer:?}");
     }
-    for jump in JUMPS / 2..=JUMPS {
+    for jump in u64::from(JUMPS / 2)..=u64::from(JUMPS) {
         let request = pb::PrepareRequest {
             caller: Some(cluster.caller()),
             ballot: Some(ballot(1 + jump * Ballot::ROUND_JUMP_MAX).into()),
@@ -87,7 +87,7 @@ async fn rounds_climb_at_a_limited_rate_by_both_calls() {
         let answer = page.answer.unwrap();
         assert!(matches!(answer, PromiseAnswer::Promise(_)), "{answer:?}");
     }
-    let shortest = Duration::from_secs(1) * (JUMPS as u32 - jumps::PER_SECOND - 1) / jumps::PER_SECOND;
+    let shortest = Duration::from_secs(1) * (JUMPS - jumps::PER_SECOND - 1) / jumps::PER_SECOND;
     assert!(begun.elapsed() >= shortest, "{:?}", begun.elapsed());
 }
 
