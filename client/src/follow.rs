@@ -26,7 +26,7 @@ use crate::{
 const READ_AHEAD: usize = 16;
 /// Longest silence of a learner on an open stream, at least and at most: half of the timeout, so that another learner has
 /// a turn. A learner sends a message at least once a second.
-const LEARNER_SILENCE_MIN: Duration = Duration::from_millis(1_800);
+pub(crate) const LEARNER_SILENCE_MIN: Duration = Duration::from_millis(1_800);
 const LEARNER_SILENCE_MAX: Duration = Duration::from_secs(4);
 /// Longest wait for a learner to open a stream, in the first round over the learners. The wait doubles with each round,
 /// up to [`LEARNER_SILENCE_MAX`], so that a cluster of slow learners still opens one.

@@ -64,6 +64,7 @@
 //! [`Election`] lets one of many candidates lead, or hold a lock, at a time, with a fencing token.
 
 mod address;
+mod backup;
 mod client;
 mod cluster;
 mod code;
@@ -91,6 +92,7 @@ mod updates;
 mod watch;
 mod write;
 
+pub use backup::Backup;
 pub use client::Client;
 pub use cluster::{AcceptorStatus, ClusterStatus, LearnerStatus, ProcessStatus, ProposerStatus};
 pub use code::ErrorCode;

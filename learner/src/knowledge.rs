@@ -10,12 +10,16 @@ use paxos_common::paxos::{
 };
 use paxos_proto::v1 as pb;
 
+use tokio::sync::watch;
+
 use crate::{recent::Recent, record::Record};
 
 /// Only the applier changes the state, a slot at a time: no reader waits for long, and no reader sees half a slot.
 #[derive(Debug)]
 pub(crate) struct Knowledge {
     known: RwLock<AppliedState>,
+    /// Watermark: every slot below is on disk.
+    durable_to: watch::Sender<Slot>,
 }
 
 #[derive(Debug)]
@@ -29,6 +33,7 @@ impl Knowledge {
     pub(crate) fn new(machine: Machine) -> Self {
         let recent = Recent::new(machine.applied_to());
         Self {
+            durable_to: watch::Sender::new(machine.applied_to()),
             known: RwLock::new(AppliedState { machine, recent }),
         }
     }
@@ -64,6 +69,12 @@ impl Knowledge {
     /// Every slot below `to` is on disk.
     pub(crate) fn made_durable(&self, to: Slot) {
         self.write(|known| known.recent.made_durable(to));
+        self.durable_to.send_replace(to);
+    }
+
+    /// Follows the watermark of slots on disk.
+    pub(crate) fn follow_durable(&self) -> watch::Receiver<Slot> {
+        self.durable_to.subscribe()
     }
 
     /// Looks at the present state. The applier waits meanwhile, so `look` must be short.

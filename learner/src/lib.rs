@@ -8,6 +8,8 @@
 //!
 //!  reader ──▶ service ──▶ barrier (owns the reads' core) ◀── tails ◀── acceptors
 //!                            └─▶ fill ─▶ leading proposer
+//!
+//!  operator ──▶ service ──▶ snapshots (reads the store) ──▶ file ──▶ operator
 //! ```
 //!
 //! Every queue on the way is bounded: votes and values beyond the bound wait on the acceptor's disk.
@@ -34,6 +36,7 @@ mod progress;
 mod recent;
 mod record;
 mod service;
+mod snapshots;
 mod start;
 mod store;
 mod subscribe;
@@ -96,8 +99,10 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     shutdown.spawn_vital("server", server.run(shutdown.clone()));
     frame.report_health(health);
 
+    let data_dir = directory.path().to_owned();
     let starter = Starter {
         config,
+        data_dir,
         learner,
         address,
         service,

@@ -1,5 +1,6 @@
 //! The gRPC service of a learner; the only maker of `Status`.
 
+mod backup;
 mod reads;
 mod results;
 mod streams;
@@ -44,6 +45,7 @@ use crate::{
     history::History,
     knowledge::Knowledge,
     progress::Progress,
+    snapshots::SnapshotOrders,
     subscribe::{self, applied_beyond},
     tails::LEADER_TIMEOUT,
 };
@@ -54,11 +56,13 @@ use streams::ResponseStream;
 const SUBSCRIBERS_MAX: usize = 1_024;
 /// Maximum number of concurrent watchers, as above.
 const WATCHERS_MAX: usize = 1_024;
+/// Maximum number of concurrent backups: each may hold a file of 4 GiB.
+const BACKUPS_MAX: usize = 1;
 /// Longest wait of a caller without a deadline.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// The state available once the cluster is found.
-#[derive(Debug)]
+/// The state available once the cluster is found. Clones share the state.
+#[derive(Clone, Debug)]
 pub(crate) struct ServingState {
     pub(crate) cluster: ClusterId,
     pub(crate) knowledge: Arc<Knowledge>,
@@ -66,6 +70,7 @@ pub(crate) struct ServingState {
     pub(crate) applied: watch::Receiver<Progress>,
     pub(crate) feed: watch::Receiver<Option<AcceptorUuid>>,
     pub(crate) barrier: Barrier,
+    pub(crate) snapshots: SnapshotOrders,
     pub(crate) tracer: Tracer,
 }
 
@@ -77,6 +82,7 @@ pub(crate) struct LearnerService {
     opened: Arc<OnceLock<ServingState>>,
     subscribers: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
+    backups: Arc<Semaphore>,
     reads_answered: Counter,
     catch_up: Arc<CatchUp>,
     disk: Arc<DiskSpace>,
@@ -99,6 +105,7 @@ impl LearnerService {
             opened: Arc::default(),
             subscribers: Arc::new(Semaphore::new(SUBSCRIBERS_MAX)),
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+            backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
             reads_answered,
             catch_up,
             disk,
@@ -342,6 +349,7 @@ fn admit(places: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, St
 impl Learner for LearnerService {
     type WatchStream = ResponseStream<pb::WatchResponse>;
     type SubscribeStream = ResponseStream<pb::SubscribeResponse>;
+    type BackupStream = ResponseStream<pb::BackupResponse>;
 
     async fn read(&self, request: Request<pb::ReadRequest>) -> Result<Response<pb::ReadResponse>, Status> {
         let (metadata, extensions, request) = request.into_parts();
@@ -418,6 +426,16 @@ impl Learner for LearnerService {
         let (history, applied) = (opened.history.clone(), opened.applied.clone());
         let pages = subscribe::pages(history.clone(), applied, from, room.clone());
         Ok(Response::new(streams::subscription(pages, history, permit, room)))
+    }
+
+    async fn backup(
+        &self,
+        request: Request<pb::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let room = room(request.extensions());
+        let opened = self.readable()?.clone();
+        let permit = admit(&self.backups, "the list of running backups of this learner")?;
+        Ok(Response::new(backup::stream(opened, permit, room)))
     }
 
     async fn status(

@@ -1,6 +1,6 @@
 //! The start of learning: finds the cluster, opens the log, and starts every task but the server.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use paxos_common::{
     paxos::{identity::AcceptorUuid, learner::Learner, message::Leadership, quorum::Tally, slot::Slot},
@@ -33,6 +33,7 @@ use crate::{
     persist::Writer,
     progress::Progress,
     service::{LearnerService, ServingState},
+    snapshots::{self, SnapshotMaker},
     store::{self, Log, Store},
     tails::{self, Asker},
     trace::ValueTracer,
@@ -45,6 +46,8 @@ const GREETINGS_MAX: usize = 64;
 /// Everything needed to start learning.
 pub(crate) struct Starter {
     pub(crate) config: Config,
+    /// The data directory, for snapshot files.
+    pub(crate) data_dir: PathBuf,
     pub(crate) learner: u64,
     pub(crate) address: Address,
     pub(crate) service: LearnerService,
@@ -93,6 +96,8 @@ impl Starter {
             .cloned()
             .map(ListedAcceptor::new)
             .collect();
+        // First of all: the files may take the last space of the disk.
+        snapshots::remove_leftovers(self.data_dir.clone()).await;
         let configuration = forming::find(&acceptors).await.map_err(Failure::refused)?;
         let cluster = Arc::new(Cluster::new(&configuration, acceptors.clone()));
         let found = Store::open(directory, cluster.id(), &self.disk).await?;
@@ -105,6 +110,9 @@ impl Starter {
         let learning = self.start_learning(&cluster, found, &trims);
         let (leadership, leadership_seen) = watch::channel(fill::nobody_leads());
         let barrier = self.start_barrier(&cluster, &acceptors, learning.applied.clone(), leadership_seen);
+        let (snapshots, maker) = SnapshotMaker::new(log.clone(), configuration, &self.data_dir);
+        let making = maker.run(self.shutdown.clone());
+        self.shutdown.spawn_vital("maker of snapshots", making);
         self.service.open(ServingState {
             cluster: cluster.id(),
             history: History::new(Arc::clone(&learning.knowledge), log.clone()),
@@ -112,6 +120,7 @@ impl Starter {
             applied: learning.applied.clone(),
             feed: learning.feed.clone(),
             barrier,
+            snapshots,
             tracer: self.tracer.clone(),
         });
         self.start_observing(&cluster, acceptors, learning, leadership, trims);

@@ -13,6 +13,7 @@
 
 mod aside;
 mod error;
+mod export;
 mod log;
 mod registers;
 mod state;
@@ -50,6 +51,7 @@ use state::{StoredState, check_cluster, load, with_fine_marks};
 use stored::encode_judgements;
 
 pub(crate) use error::{StoreError, StoreWriteError};
+pub(crate) use export::ExportError;
 pub(crate) use log::{Log, LogReadError};
 pub(crate) use sweep::SweptRows;
 

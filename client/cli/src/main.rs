@@ -1,5 +1,6 @@
 //! The command line of paxos: one file for each command.
 
+mod backup;
 mod bench;
 mod completions;
 mod connection;
@@ -62,6 +63,7 @@ enum CliCommand {
     Propose(propose::Args),
     Log(log::Args),
     Status(status::Args),
+    Backup(backup::Args),
     Bench(bench::Args),
     Healthcheck(healthcheck::Args),
     Repair(repair::Args),
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
         CliCommand::Get(args) => client(interruptible(Nothing, get::run(args))),
         CliCommand::Delete(args) => client(interruptible(Write, delete::run(args))),
         CliCommand::Propose(args) => client(interruptible(Write, propose::run(args))),
+        CliCommand::Backup(args) => client(backup::run(args)),
         CliCommand::Healthcheck(args) => client(interruptible(Nothing, healthcheck::run(args))),
         CliCommand::Repair(args) => client(repair::run(args)),
         // Commands with a form that usually ends by a signal.

@@ -139,8 +139,26 @@ pub(super) async fn load_sessions(
     for_each(rows, read, "a session", path).await
 }
 
+/// The rows of all registers, by key.
+pub(super) fn in_order(
+    connection: &mut SqliteConnection,
+) -> impl Stream<Item = Result<SqliteRow, sqlx::Error>> + Unpin + Send {
+    sqlx::query("SELECT key, value, slot, command, checksum FROM register ORDER BY key").fetch(connection)
+}
+
+/// The rows of all sessions, by name.
+pub(super) fn sessions_in_order(
+    connection: &mut SqliteConnection,
+) -> impl Stream<Item = Result<SqliteRow, sqlx::Error>> + Unpin + Send {
+    sqlx::query("SELECT slot, command, content, checksum FROM session ORDER BY slot, command")
+        .fetch(connection)
+}
+
 /// Reads the columns of [`load`]; `None` when damaged.
-fn read_register(cluster: ClusterId, row: &SqliteRow) -> Result<Option<(Bytes, Register)>, sqlx::Error> {
+pub(super) fn read_register(
+    cluster: ClusterId,
+    row: &SqliteRow,
+) -> Result<Option<(Bytes, Register)>, sqlx::Error> {
     let (key, value): (&[u8], &[u8]) = (row.try_get(0)?, row.try_get(1)?);
     let version = version(row.try_get(2)?, row.try_get(3)?);
     let checksum: i64 = row.try_get(4)?;
@@ -152,7 +170,10 @@ fn read_register(cluster: ClusterId, row: &SqliteRow) -> Result<Option<(Bytes, R
 }
 
 /// Reads the columns of [`load_sessions`]; `None` when damaged.
-fn read_session(cluster: ClusterId, row: &SqliteRow) -> Result<Option<(Version, SessionState)>, sqlx::Error> {
+pub(super) fn read_session(
+    cluster: ClusterId,
+    row: &SqliteRow,
+) -> Result<Option<(Version, SessionState)>, sqlx::Error> {
     let content: &[u8] = row.try_get(2)?;
     let name = version(row.try_get(0)?, row.try_get(1)?);
     let checksum: i64 = row.try_get(3)?;

@@ -136,6 +136,17 @@ pub(super) async fn load(
     Ok((Progress::recovered(latest, marks), stored))
 }
 
+/// The state record of this cluster; `None` when missing or damaged.
+pub(super) async fn read_stored(
+    connection: &mut SqliteConnection,
+    cluster: ClusterId,
+) -> Result<Option<StoredState>, sqlx::Error> {
+    let Some(row) = fetch(connection).await? else {
+        return Ok(None);
+    };
+    Ok(StoredState::read(&row)?.filter(|stored| stored.cluster == cluster))
+}
+
 async fn fetch(connection: &mut SqliteConnection) -> Result<Option<SqliteRow>, sqlx::Error> {
     sqlx::query("SELECT cluster_id, applied_to, log_from, digest, state_digest, checksum FROM state")
         .fetch_optional(connection)

@@ -34,6 +34,11 @@ fn help_of_log_says_where_it_ends() {
 }
 
 #[test]
+fn help_of_backup_says_how_it_exits() {
+    insta::assert_snapshot!(help(&["backup", "--help"]));
+}
+
+#[test]
 fn help_of_decide_says_when_it_exits_1() {
     insta::assert_snapshot!(help(&["decide", "--help"]));
 }

@@ -6,6 +6,7 @@
     reason = "in tests, helpers included, which print what they measured"
 )]
 
+mod backup;
 mod cluster;
 mod commands;
 mod cuts;

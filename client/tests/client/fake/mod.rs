@@ -269,6 +269,12 @@ impl Learner for FakeLearner {
         Err(Status::unimplemented(""))
     }
 
+    type BackupStream = FakeAnswers<proto::BackupResponse>;
+
+    async fn backup(&self, _: Request<proto::BackupRequest>) -> FakeReply<Self::BackupStream> {
+        Err(Status::unimplemented(""))
+    }
+
     type SubscribeStream = FakeAnswers<SubscribeResponse>;
 
     async fn subscribe(&self, request: Request<SubscribeRequest>) -> FakeReply<Self::SubscribeStream> {

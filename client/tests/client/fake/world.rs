@@ -463,6 +463,12 @@ impl learner_server::Learner for WorldLearner {
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
+    type BackupStream = FakeAnswers<proto::BackupResponse>;
+
+    async fn backup(&self, _: Request<proto::BackupRequest>) -> FakeReply<Self::BackupStream> {
+        Err(Status::unimplemented(""))
+    }
+
     type SubscribeStream = FakeAnswers<proto::SubscribeResponse>;
 
     async fn subscribe(&self, _: Request<proto::SubscribeRequest>) -> FakeReply<Self::SubscribeStream> {

@@ -73,7 +73,8 @@ impl Purpose {
             "/paxos.v1.Acceptor/Observe"
             | "/paxos.v1.Acceptor/Snapshot"
             | "/paxos.v1.Learner/Subscribe"
-            | "/paxos.v1.Learner/Watch" => Self::Following,
+            | "/paxos.v1.Learner/Watch"
+            | "/paxos.v1.Learner/Backup" => Self::Following,
             "/paxos.v1.Acceptor/Prepare"
             | "/paxos.v1.Acceptor/Accept"
             | "/paxos.v1.Acceptor/Attach"

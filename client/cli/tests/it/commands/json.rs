@@ -45,6 +45,7 @@ async fn every_command_prints_wide_integers_as_strings_in_json() {
     let dir = tempfile::TempDir::new().unwrap();
     let path = dir.path().display().to_string();
     let mut dev = Dev::start(&["--data-dir", &path]).await;
+    let backup = format!("backup {path}/saved");
     let lines = [
         "decide name winner",
         "decide name loser",
@@ -61,6 +62,7 @@ async fn every_command_prints_wide_integers_as_strings_in_json() {
         "elect job",
         "status",
         "bench --duration 100ms --in-flight 2 --reads 50",
+        &backup,
     ];
     let mut shown = BTreeSet::new();
     for line in lines {

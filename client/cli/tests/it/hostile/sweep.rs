@@ -306,7 +306,7 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
             },
         )],
         ("Learner", "Subscribe") => vec![dynamic(method, &pb::SubscribeRequest { from: 1 })],
-        (_, "Status") => vec![DynamicMessage::new(method.input())],
+        (_, "Status") | ("Learner", "Backup") => vec![DynamicMessage::new(method.input())],
         (service, name) => panic!("say what a plausible request to {service}/{name} is"),
     }
 }

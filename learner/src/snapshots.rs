@@ -1,0 +1,251 @@
+//! Makes snapshot files of the state on disk, one at a time, and keeps the last file for a while.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use paxos_common::{
+    paxos::{quorum::Configuration, slot::Slot},
+    service::{failure::Failure, shutdown::Shutdown},
+    snapshot::SnapshotSummary,
+};
+use tokio::{
+    fs::File,
+    sync::{mpsc, oneshot},
+    task::spawn_blocking,
+    time::{Instant, sleep_until},
+};
+
+use crate::store::{ExportError, Log};
+
+/// Capacity of the queue of orders: more callers than a learner serves at a time.
+const ORDERS_MAX: usize = 16;
+/// How long the last file serves further orders.
+const REUSE_MAX: Duration = Duration::from_secs(60);
+
+/// The file in the making, in the data directory.
+const MAKING: &str = "making.pxs";
+
+/// A whole snapshot on disk. Removed with the last handle.
+#[derive(Debug)]
+pub(crate) struct SnapshotFile {
+    path: PathBuf,
+    pub(crate) summary: SnapshotSummary,
+}
+
+impl SnapshotFile {
+    /// Opens the file for reading.
+    pub(crate) fn open(&self) -> io::Result<fs::File> {
+        fs::File::open(&self.path)
+    }
+}
+
+impl Drop for SnapshotFile {
+    fn drop(&mut self) {
+        remove(&self.path);
+    }
+}
+
+/// Removes a file, if present. The next start removes the rest.
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, file = %path.display(), "cannot remove a snapshot file");
+        }
+        _ => {}
+    }
+}
+
+/// Why there is no snapshot.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum NoSnapshot {
+    #[error("this learner cannot make a snapshot: {0}")]
+    NotMade(String),
+    #[error("too many snapshots are wanted of this learner at a time")]
+    Full,
+    #[error("the learner is stopping")]
+    Stopping,
+}
+
+/// A caller that waits for a snapshot.
+#[derive(Debug)]
+struct SnapshotOrder {
+    /// Lowest useful end of the snapshot; written by now.
+    to: Slot,
+    answer: oneshot::Sender<Result<Arc<SnapshotFile>, NoSnapshot>>,
+}
+
+/// Handle for callers. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct SnapshotOrders(mpsc::Sender<SnapshotOrder>);
+
+impl SnapshotOrders {
+    /// A snapshot to slot `to` or later. Every slot below `to` must be on the learner's disk.
+    ///
+    /// # Errors
+    /// See [`NoSnapshot`].
+    ///
+    /// # Cancel safety
+    /// Safe: the snapshot is kept for other callers.
+    pub(crate) async fn snapshot(&self, to: Slot) -> Result<Arc<SnapshotFile>, NoSnapshot> {
+        let (answer, made) = oneshot::channel();
+        let order = SnapshotOrder { to, answer };
+        self.0.try_send(order).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => NoSnapshot::Full,
+            mpsc::error::TrySendError::Closed(_) => NoSnapshot::Stopping,
+        })?;
+        made.await.map_err(|_| NoSnapshot::Stopping)?
+    }
+}
+
+/// The maker of the files.
+#[derive(Debug)]
+pub(crate) struct SnapshotMaker {
+    log: Log,
+    configuration: Configuration,
+    /// Of the files.
+    directory: PathBuf,
+    orders: mpsc::Receiver<SnapshotOrder>,
+    /// The last file, and the time of its end.
+    last: Option<(Arc<SnapshotFile>, Instant)>,
+}
+
+impl SnapshotMaker {
+    /// A maker with its files in the data directory, and the handle for callers.
+    pub(crate) fn new(log: Log, configuration: Configuration, directory: &Path) -> (SnapshotOrders, Self) {
+        let (orders_in, orders) = mpsc::channel(ORDERS_MAX);
+        let maker = Self {
+            log,
+            configuration,
+            directory: directory.to_owned(),
+            orders,
+            last: None,
+        };
+        (SnapshotOrders(orders_in), maker)
+    }
+
+    /// Makes the ordered snapshots until the stop begins.
+    ///
+    /// # Errors
+    /// The learner's own file is wrong.
+    ///
+    /// # Cancel safety
+    /// Safe: the next start removes the file in the making.
+    pub(crate) async fn run(mut self, shutdown: Shutdown) -> Result<(), Failure> {
+        loop {
+            let expires = self.last.as_ref().map(|(_, made)| *made + REUSE_MAX);
+            let order = tokio::select! {
+                // Only waits.
+                () = shutdown.begun() => return Ok(()),
+                // Cancel safe: an order not received stays queued.
+                order = self.orders.recv() => order,
+                // A timer.
+                () = sleep_until(expires.unwrap_or_else(Instant::now)), if expires.is_some() => {
+                    self.last = None;
+                    continue;
+                }
+            };
+            let Some(SnapshotOrder { to, answer }) = order else {
+                return Ok(());
+            };
+            let made = tokio::select! {
+                // Only waits.
+                () = shutdown.begun() => return Ok(()),
+                // Cancel safe: the next start removes the rest.
+                made = self.serve(to) => made,
+            };
+            let made = match made {
+                Ok(file) => Ok(file),
+                Err(error @ ExportError::Damaged { .. }) => return Err(Failure::storage(error)),
+                Err(error) => {
+                    tracing::warn!(%error, "no snapshot is made");
+                    Err(NoSnapshot::NotMade(error.to_string()))
+                }
+            };
+            // A caller that gave up meanwhile does not get the answer.
+            let _ = answer.send(made);
+        }
+    }
+
+    /// The last file, if long enough, or a new file.
+    async fn serve(&mut self, to: Slot) -> Result<Arc<SnapshotFile>, ExportError> {
+        if let Some((last, _)) = self
+            .last
+            .as_ref()
+            .filter(|(last, _)| last.summary.header.to >= to)
+        {
+            return Ok(Arc::clone(last));
+        }
+        // Before the next file takes space.
+        self.last = None;
+        let file = Arc::new(self.make().await?);
+        self.last = Some((Arc::clone(&file), Instant::now()));
+        Ok(file)
+    }
+
+    async fn make(&self) -> Result<SnapshotFile, ExportError> {
+        let begun = Instant::now();
+        let making = self.directory.join(MAKING);
+        let exported = match File::create(&making).await {
+            Ok(mut out) => self.log.export(&self.configuration, &mut out).await,
+            Err(error) => Err(error.into()),
+        };
+        let summary = exported.inspect_err(|_| remove(&making))?;
+        let path = self.directory.join(name(&summary));
+        tokio::fs::rename(&making, &path).await?;
+        tracing::info!(
+            to = %summary.header.to, bytes = summary.bytes, registers = summary.footer.registers,
+            took_ms = begun.elapsed().as_millis(),
+            "made a snapshot of the state"
+        );
+        Ok(SnapshotFile { path, summary })
+    }
+}
+
+/// The name of a snapshot: the end, and the beginning of the SHA-256.
+fn name(summary: &SnapshotSummary) -> String {
+    let [one, two, three, four, ..] = summary.sha256;
+    let hash = u32::from_be_bytes([one, two, three, four]);
+    format!("snapshot-{}-{hash:08x}.pxs", summary.header.to)
+}
+
+/// Removes the files of earlier runs: a run may have been killed. Other files stay, as an operator's backup.
+pub(crate) async fn remove_leftovers(directory: PathBuf) {
+    let _ = spawn_blocking(move || remove_files(&directory)).await;
+}
+
+/// Whether a learner gives a file such a name.
+fn is_own_name(name: &str) -> bool {
+    let end_and_hash = |name: &str| {
+        let (end, hash) = name
+            .strip_prefix("snapshot-")?
+            .strip_suffix(".pxs")?
+            .split_once('-')?;
+        let is_end = !end.is_empty() && end.bytes().all(|byte| byte.is_ascii_digit());
+        let is_hash = hash.len() == 8 && hash.bytes().all(|byte| b"0123456789abcdef".contains(&byte));
+        Some(is_end && is_hash)
+    };
+    name == MAKING || end_and_hash(name).unwrap_or_default()
+}
+
+fn remove_files(directory: &Path) {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) => {
+            tracing::warn!(%error, directory = %directory.display(), "cannot look for old snapshot files");
+            return;
+        }
+    };
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let is_own = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_some_and(is_own_name)
+    };
+    paths.filter(is_own).for_each(|path| remove(&path));
+}
+
+#[cfg(test)]
+mod tests;
