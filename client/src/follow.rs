@@ -18,6 +18,7 @@ use crate::{
     address::Directory,
     config::TIMEOUT_MAX,
     error::{Cause, SubscribeError, TrimmedAnswer},
+    trimmed::TrimmedRounds,
     updates::Updates,
 };
 
@@ -76,7 +77,7 @@ pub(crate) fn follow<F: FollowedContent>(
         timeout,
         open_patience: OPEN_PATIENCE,
         has_heard: false,
-        refusals: TrimmedRound::default(),
+        trimmed: TrimmedRounds::default(),
         until: Instant::now() + timeout.min(TIMEOUT_MAX),
     };
     tokio::spawn(follower.run());
@@ -95,14 +96,6 @@ enum StopReason {
     Learner(Cause),
 }
 
-/// The learners of a round that do not keep the next slot any more.
-#[derive(Default)]
-struct TrimmedRound {
-    count: usize,
-    /// The answer of the learner that keeps most.
-    longest: Option<TrimmedAnswer>,
-}
-
 struct Follower<F: FollowedContent> {
     directory: Arc<Directory>,
     pages: mpsc::Sender<Result<F::Page, SubscribeError>>,
@@ -111,8 +104,8 @@ struct Follower<F: FollowedContent> {
     open_patience: Duration,
     /// Some learner has sent a message since the last round over the learners.
     has_heard: bool,
-    /// Learners that do not keep the next slot any more.
-    refusals: TrimmedRound,
+    /// Answers that the next slot is not kept any more.
+    trimmed: TrimmedRounds,
     /// When to give up, unless a learner sends a message before.
     until: Instant,
 }
@@ -153,7 +146,6 @@ impl<F: FollowedContent> Follower<F> {
         let addresses = timeout_at(self.until, self.directory.learners()).await;
         let addresses = addresses.map_err(|_elapsed| Cause::deadline())??;
         let learners = addresses.len();
-        self.refusals = TrimmedRound::default();
         for (others, address) in (0..addresses.len()).rev().zip(addresses) {
             let left = self.until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -170,8 +162,7 @@ impl<F: FollowedContent> Follower<F> {
                 }
                 StopReason::Trimmed(answer) => {
                     last = answer.cause.clone().at(&address);
-                    self.refusals.count += 1;
-                    self.refusals.longest = Some(answer.or_longer(self.refusals.longest.take()));
+                    self.trimmed.add(answer);
                 }
                 StopReason::Learner(cause) => {
                     self.directory.shun(&address);
@@ -182,8 +173,7 @@ impl<F: FollowedContent> Follower<F> {
                 }
             }
         }
-        let TrimmedRound { count, longest } = std::mem::take(&mut self.refusals);
-        match longest.filter(|_| count == learners) {
+        match self.trimmed.end_round(learners) {
             // The next round begins there.
             Some(answer) if self.feed.begin_later(answer.kept) => Err(answer.cause),
             Some(answer) => {
@@ -223,7 +213,7 @@ impl<F: FollowedContent> Follower<F> {
                 return StopReason::Unwanted;
             }
             // Learners that refused an earlier position may keep this one.
-            self.refusals = TrimmedRound::default();
+            self.trimmed = TrimmedRounds::default();
             let waits_from = Instant::now();
             let silence_max = (self.timeout / 2).clamp(LEARNER_SILENCE_MIN, LEARNER_SILENCE_MAX);
             received = timeout(silence_max, stream.message()).await;

@@ -22,6 +22,7 @@ use crate::{
     address::Directory,
     error::{Cause, TrimmedAnswer, Unanswered, longer},
     trace::Tracer,
+    trimmed::TrimmedRounds,
 };
 
 mod hedge;
@@ -48,6 +49,15 @@ pub(crate) struct Learners {
     refreshing: tokio::sync::Mutex<()>,
     hedge: Hedge,
     tracer: Tracer,
+}
+
+/// The learners that must answer that a slot is not kept any more, before a call ends with this answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TrimmedBy {
+    /// One learner: the caller has another way to the answer.
+    Any,
+    /// All learners: see [`TrimmedRounds`].
+    All,
 }
 
 /// The deadline and the trace context of a call to a learner.
@@ -112,9 +122,8 @@ impl Learners {
     }
 
     /// Asks a learner, and further learners after a failure, or while the answer is late: see [`hedge`]. Returns the
-    /// first answer, or an error that all learners would return. Learners keep different parts of the log: that a slot
-    /// is not kept any more counts once every learner of a round has said so. `request` calls `method`, with options that differ
-    /// from learner to learner.
+    /// first answer, or an error that all learners would return. `trimmed_by` are the learners that must answer that a
+    /// slot is not kept any more. `request` calls `method`, with options that differ from learner to learner.
     ///
     /// # Errors
     /// See [`Unanswered`].
@@ -125,6 +134,7 @@ impl Learners {
         self: &Arc<Self>,
         deadline: Instant,
         method: &'static str,
+        trimmed_by: TrimmedBy,
         request: impl Fn(LearnerClient<Channel>, CallOptions) -> F,
     ) -> Result<T, Unanswered>
     where
@@ -134,8 +144,7 @@ impl Learners {
         let mut pause = Backoff::new(ROUND_PAUSE.0, ROUND_PAUSE.1);
         // The learners of this round, with the calls in flight.
         let mut tried: Vec<Address> = Vec::new();
-        // The answers of this round that the slot is not kept any more: their number, and the longest kept log.
-        let (mut refusals, mut trimmed) = (0, None);
+        let mut trimmed = TrimmedRounds::default();
         let mut calls = FuturesUnordered::new();
         let mut waiting: Vec<(Arc<KnownLearner>, Instant)> = Vec::new();
         let mut hedge_at = Instant::now();
@@ -157,12 +166,10 @@ impl Learners {
                     Err(_elapsed) => return Err(Unanswered::Unavailable(last)),
                 };
                 let Some(member) = self.choose(&members, &tried) else {
-                    let refused_by_all = refusals == tried.len();
-                    if let Some(trimmed) = trimmed.take().filter(|_| refused_by_all) {
+                    if let Some(trimmed) = trimmed.end_round(tried.len()) {
                         return Err(Unanswered::Trimmed(trimmed));
                     }
                     tried.clear();
-                    refusals = 0;
                     self.expire();
                     let delay = longer(pause.next_delay(), requested.take());
                     if Instant::now() + delay >= deadline {
@@ -210,7 +217,10 @@ impl Learners {
                 Ok(Err(status)) => {
                     if let Some(answer) = TrimmedAnswer::of(&status) {
                         last = answer.cause.clone().at(&member.address);
-                        (refusals, trimmed) = (refusals + 1, Some(answer.or_longer(trimmed)));
+                        if trimmed_by == TrimmedBy::Any {
+                            return Err(Unanswered::Trimmed(answer));
+                        }
+                        trimmed.add(answer);
                         retry = Some(room);
                         continue;
                     }
@@ -423,20 +433,25 @@ mod tests {
         others.pop();
         let (begun, failed_after) = (Instant::now(), Duration::from_millis(400));
         let calls = AtomicUsize::new(0);
-        let answered = learners.ask(begun + Duration::from_secs(60), "method", |_, _| {
-            let call = calls.fetch_add(1, Ordering::Relaxed);
-            async move {
-                match call {
-                    0 => {
-                        sleep(failed_after).await;
-                        Err(Status::unavailable("stopping"))
+        let answered = learners.ask(
+            begun + Duration::from_secs(60),
+            "method",
+            TrimmedBy::All,
+            |_, _| {
+                let call = calls.fetch_add(1, Ordering::Relaxed);
+                async move {
+                    match call {
+                        0 => {
+                            sleep(failed_after).await;
+                            Err(Status::unavailable("stopping"))
+                        }
+                        // A hedge, in the last room. The learner hangs.
+                        1 => std::future::pending().await,
+                        _ => Ok(Response::new(call)),
                     }
-                    // A hedge, in the last room. The learner hangs.
-                    1 => std::future::pending().await,
-                    _ => Ok(Response::new(call)),
                 }
-            }
-        });
+            },
+        );
         assert_eq!(answered.await.unwrap(), 2);
         assert_eq!(begun.elapsed(), failed_after);
     }

@@ -87,6 +87,7 @@ mod status;
 mod stream;
 mod trace;
 mod transport;
+mod trimmed;
 mod unary;
 mod updates;
 mod watch;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::{
     Client, Slot,
     error::{Cause, Unanswered, WriteError},
-    learners::CallOptions,
+    learners::{CallOptions, TrimmedBy},
     registers::{
         Condition, Consistency, Current, Decision, PageRequest, Register, RegisterPage, Written, put,
     },
@@ -126,7 +126,9 @@ impl Client {
             let request = options.request(request.clone());
             async move { client.read(request).await }
         };
-        self.learners.ask(deadline, method::READ, call).await
+        self.learners
+            .ask(deadline, method::READ, TrimmedBy::All, call)
+            .await
     }
 }
 

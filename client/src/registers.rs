@@ -103,7 +103,8 @@ pub enum Current {
     Absent,
     /// This register.
     Register(Register),
-    /// The value written by this version. The value has been overwritten since, and is not kept.
+    /// The value written by this version. The value is not known any more: a later write has replaced the value, or the
+    /// command is below the kept log.
     ValueGone(Version),
 }
 

@@ -14,7 +14,7 @@ use crate::{
     Client, Version,
     error::{Cause, Failed, Unanswered, WriteError},
     give_up::GiveUp,
-    learners::CallOptions,
+    learners::{CallOptions, TrimmedBy},
     limits,
     propose::ATTEMPT_PAUSE,
     registers::{Current, Register, Written},
@@ -60,7 +60,8 @@ impl Client {
         command.session = Some(ticket.stamp.clone());
         let ordered = self.order(&command, deadline).await?;
         ticket.ordered(ordered.sent_at);
-        let outcome = match self.read_outcome(ordered.version, deadline).await {
+        // One learner without the slot is enough: every learner has the outcome recorded in the session.
+        let outcome = match self.read_outcome(ordered.version, TrimmedBy::Any, deadline).await {
             Err(Unanswered::Trimmed(_)) => {
                 let recorded = self.read_recorded(ticket.stamp.clone(), deadline).await;
                 if let Err(Unanswered::Aborted(cause)) = recorded {
@@ -193,17 +194,18 @@ impl Client {
     pub(crate) async fn read_outcome(
         &self,
         version: Version,
+        trimmed_by: TrimmedBy,
         deadline: Instant,
     ) -> Result<Written, Unanswered> {
         let command = result_request::Command::Version(version.into());
-        let response = self.read_result(command, deadline).await?;
+        let response = self.read_result(command, trimmed_by, deadline).await?;
         written(version, response).ok_or_else(unknown_outcome)
     }
 
     /// The outcome recorded for a command of a session. Recorded outcomes may live longer than the log.
     async fn read_recorded(&self, stamp: SessionStamp, deadline: Instant) -> Result<Written, Unanswered> {
         let command = result_request::Command::Session(stamp);
-        let response = self.read_result(command, deadline).await?;
+        let response = self.read_result(command, TrimmedBy::All, deadline).await?;
         let version = response
             .version
             .and_then(|version| Version::try_from(version).ok());
@@ -215,6 +217,7 @@ impl Client {
     async fn read_result(
         &self,
         command: result_request::Command,
+        trimmed_by: TrimmedBy,
         deadline: Instant,
     ) -> Result<ResultResponse, Unanswered> {
         let request = |mut client: LearnerClient<_>, options: CallOptions| {
@@ -223,7 +226,9 @@ impl Client {
             });
             async move { client.result(request).await }
         };
-        self.learners.ask(deadline, method::RESULT, request).await
+        self.learners
+            .ask(deadline, method::RESULT, trimmed_by, request)
+            .await
     }
 }
 

@@ -111,7 +111,7 @@ pub(crate) fn show(metrics: &Metrics, service: &LearnerService, catch_up: &Arc<C
     metrics.gauge(
         "paxos.learner.lag",
         "",
-        "Slots reported as chosen by an acceptor and not applied yet",
+        "Slots reported as chosen by an acceptor and not applied yet; without reports the number stays as it is",
         move || {
             let applied_to = service.applied_to().map_or(0, |slot| slot.get());
             catch_up.tail().get().saturating_sub(applied_to)

@@ -74,7 +74,7 @@ fn current_as_text(current: &Current) -> String {
             format!("the key holds {} since version {version}", bytes_as_text(value))
         }
         Current::ValueGone(version) => {
-            format!("the key was last written by version {version}, and has been written again since")
+            format!("the key was written by version {version}, and this value is not kept any more")
         }
         unknown => format!("{unknown:?}"),
     }

@@ -112,6 +112,32 @@ async fn learner_without_an_answer_may_still_keep_the_slot() {
 }
 
 #[tokio::test]
+async fn absent_learner_hides_for_two_seconds_that_a_slot_is_gone() {
+    let short = learner(50, 60);
+    let (one, absent) = (short.serve().await, nobody().await);
+    let client = client_of(&[], &[&one.address, &absent]);
+    let world = FakeWorld::new(|_| CommandFate::Ordered);
+    let proposer = world.serve_proposer().await;
+    let two = world.serve_learner(|_| Tells::Below(100)).await;
+    let client_of_world = client_of(&[&proposer.address], &[&two.served.address, &absent]);
+    let version = client_of_world.append_at_most_once("record").await.unwrap();
+    let ((_, error), all, outcome) = tokio::join!(
+        follow(&client, Some(9), 60),
+        follow(&client, None, 60),
+        client_of_world.outcome(version),
+    );
+    assert!(
+        matches!(error, Some(SubscribeError::Trimmed { kept: found, .. }) if found == kept(50, 60)),
+        "{error:?}"
+    );
+    assert_eq!(all, ((50..60).collect(), None));
+    assert!(
+        matches!(&outcome, Err(ReadError::Trimmed { kept: found, .. }) if found.from == slot(100)),
+        "{outcome:?}"
+    );
+}
+
+#[tokio::test]
 async fn slots_trimmed_in_mid_stream_end_the_subscription_once() {
     // The log begins later with every stream.
     let begin = Arc::new(AtomicU64::new(0));
@@ -192,6 +218,18 @@ async fn write_below_the_log_has_the_outcome_recorded_by_its_session() {
         "{lost:?}"
     );
     assert_eq!(world.opened(), 1);
+}
+
+#[tokio::test]
+async fn write_below_the_log_of_one_learner_does_not_wait_for_an_absent_learner() {
+    let world = FakeWorld::new(|_| CommandFate::Ordered);
+    let proposer = world.serve_proposer().await;
+    let learner = world.serve_learner(|_| Tells::Below(100)).await;
+    let absent = nobody().await;
+    let client = client_of(&[&proposer.address], &[&learner.served.address, &absent]);
+    // Less than the wait for an absent learner.
+    let client = client.with_timeout(Duration::from_millis(1_900));
+    client.put("key", "one").await.unwrap();
 }
 
 #[tokio::test]

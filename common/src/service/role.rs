@@ -53,10 +53,19 @@ impl RoleFrame {
     /// An `OTEL_` variable is invalid (2).
     pub fn start(role: &'static str, node: &str, shutdown: &Shutdown) -> Result<Self, Failure> {
         let exporting = Exporting::start(role, node)?;
+        let metrics = Metrics::new(role, exporting.resource())?;
+        let readiness = Readiness::not_yet("this process is starting");
+        let shown = readiness.clone();
+        metrics.gauge(
+            "paxos.ready",
+            "",
+            "1 while this process is ready, as /readyz says; otherwise 0",
+            move || u64::from(shown.get().is_ok()),
+        );
         Ok(Self {
-            metrics: Metrics::new(role, exporting.resource())?,
+            metrics,
             exporting,
-            readiness: Readiness::not_yet("this process is starting"),
+            readiness,
             shutdown: shutdown.clone(),
         })
     }

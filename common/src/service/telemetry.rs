@@ -28,6 +28,8 @@ pub(crate) use settings::metrics_collector;
 
 /// Silences the exporter's crate, which logs each attempt.
 const QUIET: &str = "opentelemetry-otlp=off";
+/// Notices of the library, as of its own end, unless `RUST_LOG` names levels.
+const LIBRARY_WARNINGS: &str = "opentelemetry_sdk=warn";
 
 /// Installs the process's subscriber: events at the levels of `RUST_LOG` (info when unset) go to standard error. The
 /// queue between drops lines rather than block: [`dropped_lines`] counts the lost lines. Call [`flush`] before the
@@ -74,7 +76,8 @@ where
 /// The levels in `given`. Invalid directives are reported and left out.
 fn filter(given: Option<String>, default: LevelFilter, format: LogFormat) -> EnvFilter {
     let builder = || EnvFilter::builder().with_default_directive(default.into());
-    let given = given.unwrap_or_default();
+    let given = given.filter(|given| !given.trim().is_empty());
+    let given = given.unwrap_or_else(|| LIBRARY_WARNINGS.to_owned());
     let filter = builder().parse(&given).unwrap_or_else(|_| {
         let (known, unknown): (Vec<_>, Vec<_>) = given
             .split(',')
