@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     let named = arguments.next();
     let bug = named.as_deref().and_then(Bug::named);
     if named.is_some() && bug.is_none() {
-        eprintln!("{USAGE}, one of {:?} {:?}", Bug::ALL, Bug::OF_PATIENCE);
+        eprintln!("{USAGE}, one of {:?} {:?}", Bug::SIMULATED, Bug::OF_PATIENCE);
         return ExitCode::from(2);
     }
     if let Some(scenario) = SCENARIOS.iter().find(|scenario| scenario.name == seeds) {

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`simulator`] | whole clusters of the cores with every kind of fault, drawn from a seed |
 //! | [`model`] | small clusters of the cores, every order of steps |
+//! | [`bug`] | the bugs that simulator and model must find |
 //! | `invariants` | properties checked by the simulator after every step |
 //! | [`history`] | whether the answers to clients of real processes are linearizable |
 //!
@@ -14,6 +15,8 @@
     reason = "fields and variants of a crate for tests, named for what they hold"
 )]
 
+pub mod bug;
+mod disk;
 pub mod history;
 mod invariants;
 pub mod model;

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, hash::Hash};
 
 use paxos_common::paxos::{
-    acceptor::{Acceptor, Group},
+    acceptor::{Acceptor, Group, Membership},
     ballot::Ballot,
     identity::{AcceptorUuid, RunNumber},
     message::{AcceptAnswer, PrepareAnswer, Row, VoteRange},
@@ -25,8 +25,9 @@ use super::{
     outputs::{Claim, Outputs},
     shared::{Shared, hash_of},
     sights::Sight,
-    tamper::{AcceptorScratch, Bug},
+    tamper::AcceptorScratch,
 };
+use crate::bug::Bug;
 
 pub(crate) fn uuid(place: usize) -> AcceptorUuid {
     AcceptorUuid::from_u128(place as u128 + 1)
@@ -98,7 +99,7 @@ pub(crate) struct AcceptorNode {
 
 impl AcceptorNode {
     pub(crate) fn blank(place: usize) -> Self {
-        let disk = Disk::blank(uuid(place));
+        let disk = Disk::new(uuid(place), Membership::Blank);
         Self {
             core: Acceptor::recover(disk.recovered(), RunNumber::from_random(0)),
             disk,
@@ -237,7 +238,9 @@ impl AcceptorStep<'_> {
         let Some(write) = self.node.core.write(&open.group) else {
             return;
         };
-        self.node.disk.write(&write);
+        self.node.disk.commit(&write);
+        // Every row below the first readable slot is swept at once.
+        self.node.disk.sweep(usize::MAX);
         self.look_at_trim(&before);
         let rows = open.group.rows().clone();
         let recover = self.tamper_with_commit(&before, !rows.is_empty());

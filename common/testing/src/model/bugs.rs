@@ -16,8 +16,8 @@ use super::{
     prefix::{older_row, one_knower, readable_reign},
     rollback,
     scenario::{Allowance, Scenario, Spend},
-    tamper::Bug,
 };
+use crate::bug::Bug;
 
 mod copies;
 mod trims;
@@ -124,7 +124,7 @@ pub fn planted() -> Vec<Case> {
             },
         ),
         plant(
-            RepliesCountedInsteadOfAcceptors,
+            LeaderCountsReplies,
             "replies counted instead of acceptors",
             two_each(),
         ),
@@ -245,19 +245,16 @@ pub fn planted() -> Vec<Case> {
             },
         ),
         plant_forming(
-            forming::Bug::CompletesBeforeAllStored,
+            CompletesBeforeAllStored,
             "a cluster completed before all have stored it",
         ),
-        plant_forming(
-            forming::Bug::TakesAnotherList,
-            "a forming acceptor that takes another list",
-        ),
+        plant_forming(TakesAnotherList, "a forming acceptor that takes another list"),
         Case::Rollback(rollback::Scenario {
-            bug: Some(rollback::Bug::CounterAlone),
+            bug: Some(CounterAlone),
             ..rollback::Scenario::small("a rolled-back acceptor whose counter catches up")
         }),
         Case::Rollback(rollback::Scenario {
-            bug: Some(rollback::Bug::UntrustedIsHeard),
+            bug: Some(UntrustedIsHeard),
             tables: 1,
             forgets: 1,
             starts: 2,
@@ -266,7 +263,7 @@ pub fn planted() -> Vec<Case> {
             ..rollback::Scenario::small("an untrusted acceptor heard")
         }),
         Case::Rollback(rollback::Scenario {
-            bug: Some(rollback::Bug::TooOldAgrees),
+            bug: Some(TooOldAgrees),
             runs_max: 2,
             tables: 1,
             starts: 3,
@@ -274,7 +271,7 @@ pub fn planted() -> Vec<Case> {
             ..rollback::Scenario::small("a list that was cut, taken as proof")
         }),
         Case::Rollback(rollback::Scenario {
-            bug: Some(rollback::Bug::OwnHearingVouches),
+            bug: Some(OwnHearingVouches),
             runs_max: 2,
             tables: 1,
             forgets: 1,
@@ -283,7 +280,7 @@ pub fn planted() -> Vec<Case> {
             ..rollback::Scenario::small("a list that was cut, vouched for by what was heard")
         }),
         Case::Rollback(rollback::Scenario {
-            bug: Some(rollback::Bug::NewRunCountsUnasked),
+            bug: Some(NewRunCountsUnasked),
             observers: 2,
             tables: 1,
             others_needed: 1,

@@ -24,8 +24,8 @@ use super::{
     scenario::{Allowance, Scenario, Spend},
     shared::Shared,
     sights::Sights,
-    tamper::Bug,
 };
+use crate::bug::Bug;
 
 pub(crate) struct Cluster {
     pub(crate) scenario: Scenario,

@@ -20,6 +20,7 @@ use paxos_common::paxos::{
 use stateright::{Model, Property};
 
 use super::sights::{Sight, Sights};
+use crate::bug::Bug;
 
 #[derive(Clone)]
 pub struct Scenario {
@@ -73,15 +74,6 @@ impl Scenario {
             ..self
         }
     }
-}
-
-/// A planted bug.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bug {
-    /// As soon as a proposer finds a forming acceptor, the proposer takes all acceptors for forming.
-    CompletesBeforeAllStored,
-    /// A forming acceptor accepts a different list.
-    TakesAnotherList,
 }
 
 pub(crate) struct Formation {

@@ -11,6 +11,7 @@ use paxos_common::paxos::{
 use stateright::{Model, Property};
 
 use super::sights::{Sight, Sights};
+use crate::bug::Bug;
 
 /// The course of a rollback, and the bounds of the model.
 #[derive(Clone)]
@@ -34,21 +35,6 @@ pub struct Scenario {
     pub(crate) put_back: bool,
     pub(crate) expected: &'static [Sight],
     pub(crate) bug: Option<Bug>,
-}
-
-/// A planted bug.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bug {
-    /// Runs are not distinguished: only the commit counter is compared with the remembered counter.
-    CounterAlone,
-    /// The runs of an untrusted acceptor are remembered and passed on.
-    UntrustedIsHeard,
-    /// A remembered run too old to prove anything counts as agreement.
-    TooOldAgrees,
-    /// Counters heard by the judging observer vouch for a cut list.
-    OwnHearingVouches,
-    /// An observer counts a new run by earlier knowledge, without asking the other acceptors.
-    NewRunCountsUnasked,
 }
 
 impl Scenario {

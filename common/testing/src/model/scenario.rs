@@ -3,8 +3,8 @@
 use super::{
     cluster::{Cluster, State},
     sights::Sight,
-    tamper::Bug,
 };
+use crate::bug::Bug;
 
 /// Steps limited in number by a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

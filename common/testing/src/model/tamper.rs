@@ -21,82 +21,7 @@ use super::{
     outputs::Claim,
     proposer::{ProposerNode, ProposerStep},
 };
-
-/// A planted bug.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bug {
-    /// A promise leaves out the accepted values.
-    AcceptedLeftOutOfPromise,
-    /// An Accept above the promise is granted, and the promise stays unchanged.
-    AcceptDoesNotPromise,
-    /// A restarted proposer has the number of the previous process.
-    BallotReusedAfterRestart,
-    /// A proposer forgets the used ballot between two campaigns.
-    BallotReusedBySameProcess,
-    AnswersBeforeTheCommit,
-    /// A leader counts votes for its earlier ballots.
-    LeaderCountsVotesOfOtherBallots,
-    LearnerCountsVotesOfOtherBallots,
-    /// A learner adds votes for different values at one ballot.
-    LearnerCountsVotesOfOtherValues,
-    /// Of the values at one ballot, a candidate takes the value of the first page for the value of every page.
-    CampaignTakesFirstValue,
-    /// The same in a leader's scan.
-    ScanTakesFirstValue,
-    /// A second answer of an acceptor counts as the answer of a different acceptor.
-    RepliesCountedInsteadOfAcceptors,
-    /// Values are picked from a single promise of the quorum.
-    ValuesPickedFromPartOfTheQuorum,
-    /// A leader requests promises from a watermark on, and then starts below this watermark.
-    StartsBelowFrom,
-    /// A caller is answered as soon as the slot of its command is chosen.
-    AnswersAboveAGap,
-    /// A watermark passes over rows of a ballot older than the claimant's ballot.
-    WatermarkTrustedForOlderRows,
-    /// A frame's watermark is applied to rows of earlier frames.
-    FrameWatermarkForHeldRows,
-    /// A leader claims a watermark known only from a report.
-    WatermarkByHearsay,
-    /// A page leaves while the disk shows a commit missing in memory.
-    PageShownBeforeMemory,
-    /// A damaged row lowers the start of campaigns.
-    CampaignFromDamagedRow,
-    /// Promises leave out an unreadable row.
-    UnreadableRowTakenForEmpty,
-    /// The same, only in pages requested by a leader for repair.
-    RepairTakesUnreadableRowForEmpty,
-    LearnerResumesAfterHighest,
-    /// A read takes answers to an earlier round for answers to the present round.
-    ReadReusesEarlierRound,
-    /// For a read, a second answer of an acceptor counts as the answer of a different acceptor.
-    ReadCountsReplies,
-    /// An acceptor trims as far as it knows to be chosen, and has no snapshot.
-    RowsDroppedWithoutSnapshot,
-    /// A snapshot counts as arrived before its last byte.
-    TrimBeforeTheFileIsWhole,
-    /// An acceptor trims one slot further than its snapshot reaches.
-    TrimOneAboveTheSnapshot,
-    /// An acceptor trims further than any leader claimed, and a learner hands out a slot that is not chosen.
-    NoCapAndALearnerAhead,
-    /// An acceptor trims further than any leader claimed, and a leader raises its watermark to a reported trim.
-    NoCapAndALeaderLifts,
-    /// A leader counts a trim reported outside its ballot as a vote.
-    AttachedTrimCountsAsVote,
-    /// A leader's scan takes a trimmed slot for a slot without a row.
-    ScanTakesTrimmedForNoRow,
-    /// Rows below the first slot are shown until they are swept.
-    UnsweptRowShown,
-    /// An acceptor supplies every row below its watermark for repair, also rows below the first slot.
-    FetchByWatermarkAlone,
-    /// A lift leaves the watermark of the acceptor, and campaigns do not look at trims.
-    LiftLeavesTheWatermark,
-    /// The old snapshot goes when the trim is decided.
-    OldFileUnlinkedBeforeTheCommit,
-    /// A learner goes on at the first slot of an acceptor, without the snapshot.
-    LearnerJumpsWithoutSnapshot,
-    /// A snapshot holds the state of another moment than its end says.
-    StateOfAnotherMoment,
-}
+use crate::bug::Bug;
 
 /// Memory of a tampered acceptor beside its core. Empty without a planted bug.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -167,6 +92,7 @@ impl AcceptorStep<'_> {
         let swept = swept.map(|(&slot, row)| (slot, row.clone()));
         if self.cluster.has(Bug::UnsweptRowShown) {
             self.node.disk.rows.extend(swept);
+            self.node.disk.shows_unswept = true;
         } else if self.cluster.has(Bug::FetchByWatermarkAlone) {
             self.node.scratch.unswept.extend(swept);
         }
@@ -225,7 +151,7 @@ impl AcceptorStep<'_> {
                 }
             }
             Message::Answer(_, _, AcceptAnswer::Accepted { .. })
-                if self.cluster.has(Bug::RepliesCountedInsteadOfAcceptors) =>
+                if self.cluster.has(Bug::LeaderCountsReplies) =>
             {
                 let other = (self.place + 1) % self.cluster.scenario.acceptors;
                 self.outputs.send(Envelope {

@@ -13,8 +13,8 @@ use super::{
     ledger::Broken,
     outputs::Claim,
     sights::Sight,
-    tamper::Bug,
 };
+use crate::bug::Bug;
 
 impl Cluster {
     /// The snapshot of the slots below `to`, if these slots are chosen.

@@ -1,10 +1,7 @@
 //! Simulated acceptor processes: state, start and crash. A single writer drives the core, on a disk that survives
 //! crashes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
-};
+use std::collections::{BTreeSet, VecDeque};
 
 use paxos_common::paxos::{
     acceptor::{Acceptor, Membership},
@@ -90,20 +87,8 @@ impl AcceptorProcess {
     pub(crate) fn formed(uuid: AcceptorUuid, configuration: &Configuration, promised: Ballot) -> Self {
         Self {
             disk: Disk {
-                uuid,
-                membership: Membership::Formed(configuration.clone()),
-                commit_counter: CommitCounter::default(),
                 promised,
-                leader_address: Arc::from(""),
-                known_to: Slot::ZERO,
-                runs: Vec::new(),
-                witnesses: Witnesses::default(),
-                rows: BTreeMap::new(),
-                garbled: false,
-                damaged: BTreeSet::new(),
-                trimmed_to: Slot::ZERO,
-                bottom: None,
-                waiting: None,
+                ..Disk::new(uuid, Membership::Formed(configuration.clone()))
             },
             incoming: None,
             trim_is_due: false,

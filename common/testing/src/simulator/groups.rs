@@ -1,13 +1,10 @@
 //! The writer of a simulated acceptor: groups of requests, a commit for each group, answers after the commit.
 
-use std::sync::Arc;
-
 use paxos_common::paxos::{
     acceptor::{Acceptor, Group},
     ballot::Ballot,
     detector::{Claim, Settlement as Settled},
     slot::Slot,
-    witness::WITNESSED_RUNS_MAX,
 };
 use rand::RngExt as _;
 
@@ -163,27 +160,12 @@ impl World<'_> {
                 .promises
                 .row_written(acceptor, disk.promised, *ballot, slot);
         }
-        disk.commit_counter = write.commit_counter;
-        disk.promised = write.promised;
-        disk.leader_address = Arc::clone(write.leader_address);
-        disk.known_to = write.known_to;
-        disk.garbled = false;
-        disk.witnesses.merge(write.witnesses.iter());
-        disk.witnesses.bound(WITNESSED_RUNS_MAX);
-        if let Some(present) = disk.runs.last_mut() {
-            present.commit_counter = disk.commit_counter;
-        }
-        for (&slot, (ballot, value)) in write.rows {
-            disk.rows.insert(slot, (*ballot, value.clone()));
-            disk.damaged.remove(&slot);
-        }
         let (lifts, trims) = (
             write.trimmed_to > process.core.as_ref().map_or(Slot::ZERO, Acceptor::known_to),
             write.trimmed_to > disk.trimmed_to,
         );
+        disk.commit(&write);
         if trims {
-            disk.trimmed_to = write.trimmed_to;
-            disk.bottom = disk.waiting.take();
             self.invariants.trimmed(acceptor, disk.trimmed_to);
         }
         self.tampering.tamper_with_disk(disk, promised, write.rows);

@@ -13,12 +13,12 @@ use paxos_common::paxos::{
 
 use super::{
     acceptors::{AcceptorProcess, stream_id},
-    bugs::Bug,
     invariants::watermarks_are_true::Watermarks,
     knobs::LEADER_TIMEOUT,
     network::{Message, Node},
     world::{Happening, Time, World},
 };
+use crate::bug::Bug;
 
 /// An acceptor's memory of the reporting proposers.
 #[derive(Default)]

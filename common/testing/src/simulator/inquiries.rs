@@ -6,11 +6,11 @@ use paxos_common::paxos::{
 };
 
 use super::{
-    bugs::Bug,
     network::Node,
     statistics::Counted,
     world::{Happening, World},
 };
+use crate::bug::Bug;
 
 /// An inquiry on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -54,7 +54,7 @@ mod world;
 
 use crate::invariants;
 
-pub use bugs::Bug;
+pub use crate::bug::Bug;
 pub use hunt::{Found, hunt, quietly};
 pub use statistics::Statistics;
 pub use transcript::Transcript;

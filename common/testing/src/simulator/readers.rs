@@ -73,7 +73,7 @@ impl World<'_> {
             return;
         }
         self.invariants.promises.paged(acceptor, ballot, disk.promised);
-        let (rows, last) = disk.page(from, rows_max);
+        let (rows, last) = disk.rows_from(from, rows_max);
         let next = rows
             .last()
             .map_or(from.max(disk.trimmed_to), |row| row.slot.next());
@@ -136,7 +136,7 @@ impl World<'_> {
         }
         let process = &self.acceptors[acceptor];
         let Some(core) = &process.core else { return };
-        let (rows, last) = process.disk.page(from, rows_max);
+        let (rows, last) = process.disk.rows_from(from, rows_max);
         let next = rows.last().map_or(from, |row| row.slot.next());
         // Both watermarks are true of the readable rows: the disk's watermark lags behind.
         let known_to = if from_memory {

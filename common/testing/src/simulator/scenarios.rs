@@ -8,12 +8,12 @@ use rand::{SeedableRng as _, rngs::StdRng};
 
 use super::{
     Transcript,
-    bugs::Bug,
     knobs::{Knobs, MILLISECOND, NetworkKnobs},
     log::{Happened, Log},
     network::Node,
     world::{Happening, Time, World},
 };
+use crate::bug::Bug;
 
 mod table;
 

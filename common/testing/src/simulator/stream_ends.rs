@@ -6,13 +6,13 @@ use paxos_common::paxos::{ballot::Ballot, detector::Ender, proposer::Event};
 
 use super::{
     acceptors::stream_id,
-    bugs::Bug,
     knobs::MILLISECOND,
     network::Node,
     statistics::Counted,
     streams::{Keeper, Stream},
     world::{Happening, World, uuid},
 };
+use crate::bug::Bug;
 
 impl World<'_> {
     /// The connection breaks. Both sides notice a little later.

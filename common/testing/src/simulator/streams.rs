@@ -12,11 +12,11 @@ use paxos_common::paxos::{
 use rand::RngExt as _;
 
 use super::{
-    bugs::Bug,
     knobs::{LEADER_TIMEOUT, MILLISECOND},
     network::{Message, Node},
     world::{Happening, Time, World, micros, uuid},
 };
+use crate::bug::Bug;
 
 /// Longest wait before a stream is dialled again.
 const REDIAL_MAX: Time = 500 * MILLISECOND;

@@ -18,13 +18,13 @@ use paxos_common::paxos::{
 
 use super::{
     answers::Answer,
-    bugs::Bug,
     disks::Disk,
     invariants::commands,
     network::{Kind, Message, Node},
     tamper_patience::Scratch,
     world::{Happening, Time, World, uuid},
 };
+use crate::bug::Bug;
 
 /// Memory of a tampered run beside the cores. Empty unless a bug is planted.
 #[derive(Default)]

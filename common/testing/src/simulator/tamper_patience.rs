@@ -14,12 +14,12 @@ use paxos_common::paxos::{
 };
 
 use super::{
-    bugs::Bug,
     hearing::is_beat,
     knobs::LEADER_TIMEOUT,
     network::{Message, Node},
     world::{Happening, Time, World, micros, uuid},
 };
+use crate::bug::Bug;
 
 /// Memory of the tampering with failure detection.
 #[derive(Default)]

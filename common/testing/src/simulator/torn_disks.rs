@@ -8,11 +8,11 @@
 
 use super::{
     acceptors::{AcceptorProcess, Lost},
-    bugs::Bug,
     network::Node,
     statistics::Counted,
     world::World,
 };
+use crate::bug::Bug;
 
 impl AcceptorProcess {
     /// The acceptor is lost, or will be lost once the process reads its disk.

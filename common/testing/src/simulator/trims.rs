@@ -12,13 +12,13 @@ use paxos_common::paxos::{
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use super::{
-    bugs::Bug,
     disks::{Disk, Snapshot},
     knobs::{Knobs, MILLISECOND},
     sessions::State,
     statistics::Counted,
     world::{Happening, World},
 };
+use crate::bug::Bug;
 
 /// Separates the draws about trims from all other draws of a seed.
 const TRIMS: u64 = 0x7472_696d;

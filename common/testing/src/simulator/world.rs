@@ -17,7 +17,6 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use super::{
     Run, Transcript,
     acceptors::AcceptorProcess,
-    bugs::Bug,
     clients::Clients,
     happenings,
     invariants::{Invariants, progress::LEADER_TIMEOUTS_MAX},
@@ -32,6 +31,7 @@ use super::{
     tamper::Tampering,
     trims,
 };
+use crate::bug::Bug;
 
 pub(crate) use happenings::Happening;
 
