@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fake::{Does, FakeAcceptor, FakeLearner, FakeProposer, Served, nobody};
+use fake::{Does, FakeAcceptor, FakeLearner, FakeProposer, Served, closed_address};
 use paxos_client::{Address, Client, ClientConfig, ConfigError, ProposeError, Slot, SubscribeError};
 use paxos_common::wire::status::{DOMAIN, Fate, deadline, no_leader, overloaded};
 use paxos_proto::v1::{Append, Command, Role, command::Operation};
@@ -171,7 +171,7 @@ async fn moves_on_to_another_proposer_when_one_dies() {
         FakeProposer::new(|_| Does::Breaks),
         FakeProposer::new(|_| Does::Orders),
     );
-    let (absent, first, second) = (nobody().await, dying.serve().await, healthy.serve().await);
+    let (absent, first, second) = (closed_address().await, dying.serve().await, healthy.serve().await);
     let client = client_of(&[&absent, &first.address, &second.address], &[]);
     let lost = client.append_at_most_once("lost").await.unwrap_err();
     assert!(matches!(lost, ProposeError::OutcomeUnknown(_)), "{lost:?}");
@@ -243,7 +243,7 @@ async fn leaves_a_silent_proposer_after_the_deadline() {
 
 #[tokio::test]
 async fn command_that_timed_out_unsent_is_never_sent_later() {
-    let address = nobody().await;
+    let address = closed_address().await;
     let client = client_of(&[&address], &[]);
     let error = client
         .with_timeout(Duration::from_millis(100))
@@ -298,7 +298,7 @@ async fn discovered_address_that_cannot_be_reached_is_skipped() {
         FakeLearner::new(|from| Ok(vec![from])),
     );
     let (proposer, learner) = (fake.serve().await, learner.serve().await);
-    let absent = nobody().await;
+    let absent = closed_address().await;
     let acceptor = FakeAcceptor::naming(&[
         (Role::Proposer, &absent),
         (Role::Proposer, &proposer.address),
@@ -307,7 +307,7 @@ async fn discovered_address_that_cannot_be_reached_is_skipped() {
     ]);
     let acceptor = acceptor.serve().await;
     // One acceptor of two is down: the knowledge of the other must do.
-    let acceptors = vec![nobody().await, acceptor.address.clone()];
+    let acceptors = vec![closed_address().await, acceptor.address.clone()];
     let client = Client::connect(acceptors).unwrap().with_timeout(LONG);
     client.append_at_most_once("value").await.unwrap();
     assert_eq!(client.chosen_to().await.unwrap().get(), 1);
@@ -352,8 +352,8 @@ async fn subscription_continues_on_another_learner_without_loss_or_repeats() {
 
 #[tokio::test]
 async fn subscription_ends_when_the_position_is_gone_or_no_learner_answers() {
-    let told = Arc::new(AtomicBool::new(false));
-    let flag = told.clone();
+    let reported = Arc::new(AtomicBool::new(false));
+    let flag = reported.clone();
     let learner = FakeLearner::new(move |_| {
         flag.store(true, Ordering::Relaxed);
         Err(Status::out_of_range("retained: 10 to 20"))
@@ -365,9 +365,9 @@ async fn subscription_ends_when_the_position_is_gone_or_no_learner_answers() {
         matches!(&error, SubscribeError::OutOfRange(_)) && error.to_string().contains("10 to 20"),
         "{error:?}"
     );
-    assert!(told.load(Ordering::Relaxed) && log.next().await.is_none());
+    assert!(reported.load(Ordering::Relaxed) && log.next().await.is_none());
 
-    let mut log = client_of(&[], &[&nobody().await])
+    let mut log = client_of(&[], &[&closed_address().await])
         .with_timeout(Duration::from_millis(100))
         .log(Slot::ZERO);
     let error = log.next().await.unwrap().unwrap_err();

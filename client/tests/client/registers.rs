@@ -17,8 +17,8 @@ use tonic::Status;
 use crate::{
     LONG, client_of,
     fake::{
-        FakeAcceptor, Served, nobody,
-        world::{self, CommandFate, FakeWorld, Tells},
+        FakeAcceptor, Served, closed_address,
+        world::{self, CommandFate, FakeWorld, LearnerReaction},
     },
     retry_after,
 };
@@ -30,7 +30,7 @@ async fn world(
     let world = FakeWorld::new(fate);
     let (proposer, learner) = (
         world.serve_proposer().await,
-        world.serve_learner(|_| Tells::Truth).await,
+        world.serve_learner(|_| LearnerReaction::Truth).await,
     );
     let client = client_of(&[&proposer.address], &[&learner.served.address]);
     (world, client, proposer, learner)
@@ -117,8 +117,8 @@ async fn write_and_read_wait_before_a_retry_for_as_long_as_the_cluster_requests(
     // The first answer is about the put's outcome.
     let learner = world
         .serve_learner(move |number| match number {
-            1 => Tells::Fails(retry_after(delay)),
-            _ => Tells::Truth,
+            1 => LearnerReaction::Fails(retry_after(delay)),
+            _ => LearnerReaction::Truth,
         })
         .await;
     let client = client_of(&[&proposer.address], &[&learner.served.address]);
@@ -216,7 +216,7 @@ async fn expiry_after_an_attempt_of_unknown_fate_leaves_the_outcome_unknown() {
     });
     let (proposer, learner) = (
         world.serve_proposer().await,
-        world.serve_learner(|_| Tells::Truth).await,
+        world.serve_learner(|_| LearnerReaction::Truth).await,
     );
     let client = client_of(&[&proposer.address], &[&learner.served.address]);
     client.put("key", "one").await.unwrap();
@@ -243,7 +243,7 @@ async fn passed_deadline_reports_what_is_known_of_the_command() {
 
     let world = FakeWorld::new(|_| CommandFate::Ordered);
     let proposer = world.serve_proposer().await;
-    let client = client_of(&[&proposer.address], &[&nobody().await]);
+    let client = client_of(&[&proposer.address], &[&closed_address().await]);
     let error = client.with_timeout(short).put("key", "").await.unwrap_err();
     assert!(
         matches!(error, WriteError::OutcomeNotRead { version, .. } if version.slot.get() == 1),
@@ -307,12 +307,12 @@ async fn prefix_is_read_a_page_at_a_time() {
 async fn read_moves_on_to_another_learner_unless_all_would_fail() {
     let world = FakeWorld::new(|_| CommandFate::Ordered);
     world.order(put("key", "value"));
-    let stuck = world.serve_learner(|_| Tells::Nothing).await;
+    let stuck = world.serve_learner(|_| LearnerReaction::Nothing).await;
     let failing = world
-        .serve_learner(|_| Tells::Fails(Status::unimplemented("old")))
+        .serve_learner(|_| LearnerReaction::Fails(Status::unimplemented("old")))
         .await;
-    let good = world.serve_learner(|_| Tells::Truth).await;
-    let absent = nobody().await;
+    let good = world.serve_learner(|_| LearnerReaction::Truth).await;
+    let absent = closed_address().await;
     let addresses = [
         &stuck.served.address,
         &absent,
@@ -332,7 +332,7 @@ async fn read_moves_on_to_another_learner_unless_all_would_fail() {
     );
 
     let beyond = world
-        .serve_learner(|_| Tells::Fails(Status::out_of_range("the tail is 1")))
+        .serve_learner(|_| LearnerReaction::Fails(Status::out_of_range("the tail is 1")))
         .await;
     let client = client_of(&[], &[&beyond.served.address]);
     let error = client
@@ -354,8 +354,8 @@ async fn read_moves_on_to_another_learner_unless_all_would_fail() {
 async fn reads_are_spread_over_all_learners_found() {
     let world = FakeWorld::new(|_| CommandFate::Ordered);
     let (one, other) = (
-        world.serve_learner(|_| Tells::Truth).await,
-        world.serve_learner(|_| Tells::Truth).await,
+        world.serve_learner(|_| LearnerReaction::Truth).await,
+        world.serve_learner(|_| LearnerReaction::Truth).await,
     );
     let role = paxos_proto::v1::Role::Learner;
     let acceptor = FakeAcceptor::naming(&[(role, &one.served.address), (role, &other.served.address)]);
@@ -381,11 +381,11 @@ async fn watch_goes_on_with_another_learner_without_loss_or_repeats() {
     let turn = AtomicUsize::new(0);
     let one = world
         .serve_learner(move |_| match turn.fetch_add(1, Ordering::Relaxed) {
-            0 => Tells::Truth,
-            _ => Tells::Fails(Status::unavailable("gone")),
+            0 => LearnerReaction::Truth,
+            _ => LearnerReaction::Fails(Status::unavailable("gone")),
         })
         .await;
-    let other = world.serve_learner(|_| Tells::Truth).await;
+    let other = world.serve_learner(|_| LearnerReaction::Truth).await;
     let client = client_of(&[], &[&one.served.address, &other.served.address]);
     let mut watch = client.watch_with(Target::Prefix("k".into()), Some(version(0)));
     let mut served = Some(one);

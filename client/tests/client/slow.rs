@@ -6,14 +6,14 @@ use paxos_client::{Client, Consistency, Target};
 
 use crate::{
     client_of,
-    fake::world::{CommandFate, FakeWorld, ServedLearner, Tells},
+    fake::world::{CommandFate, FakeWorld, LearnerReaction, ServedLearner},
 };
 
 /// Below the first wait of the library for a single learner.
 const SOON: Duration = Duration::from_millis(900);
 
 async fn frozen(world: &FakeWorld) -> ServedLearner {
-    world.serve_learner(|_| Tells::Nothing).await
+    world.serve_learner(|_| LearnerReaction::Nothing).await
 }
 
 /// A client of these learners, in this order of preference.
@@ -33,7 +33,7 @@ async fn reads_soon(client: &Client) {
 #[tokio::test]
 async fn read_at_a_frozen_learner_is_answered_by_another_and_the_frozen_one_is_remembered() {
     let world = FakeWorld::new(|_| CommandFate::Ordered);
-    let good = world.serve_learner(|_| Tells::Truth).await;
+    let good = world.serve_learner(|_| LearnerReaction::Truth).await;
     let (one, two) = (frozen(&world).await, frozen(&world).await);
     let calls = || one.calls() + two.calls();
     // The learner is chosen at random.
@@ -81,14 +81,14 @@ async fn watch_of_silent_learners_ends_within_the_timeout() {
 #[tokio::test]
 async fn watch_ends_within_the_timeout_after_the_last_message() {
     let world = FakeWorld::new(|_| CommandFate::Ordered);
-    let tells = |call| {
+    let reaction = |call| {
         if call == 0 {
-            Tells::FirstPage
+            LearnerReaction::FirstPage
         } else {
-            Tells::Nothing
+            LearnerReaction::Nothing
         }
     };
-    let (one, two) = (world.serve_learner(tells).await, frozen(&world).await);
+    let (one, two) = (world.serve_learner(reaction).await, frozen(&world).await);
     let timeout = Duration::from_secs(2);
     let client = client(&[&one, &two]).with_timeout(timeout);
     let mut watch = client.watch_with(Target::Prefix("".into()), None);
@@ -103,7 +103,7 @@ async fn watch_ends_within_the_timeout_after_the_last_message() {
 async fn watch_finds_the_learner_behind_silent_ones_within_the_timeout() {
     let world = FakeWorld::new(|_| CommandFate::Ordered);
     let silent = [frozen(&world).await, frozen(&world).await];
-    let good = world.serve_learner(|_| Tells::Truth).await;
+    let good = world.serve_learner(|_| LearnerReaction::Truth).await;
     let client = client(&[&silent[0], &silent[1], &good]).with_timeout(Duration::from_secs(3));
     let begun = Instant::now();
     let mut watch = client.watch_with(Target::Prefix("".into()), None);

@@ -17,8 +17,8 @@ use tonic::Status;
 use crate::{
     client_of,
     fake::{
-        FakeLearner, nobody,
-        world::{CommandFate, FakeWorld, Tells, trimmed},
+        FakeLearner, closed_address,
+        world::{CommandFate, FakeWorld, LearnerReaction, trimmed},
     },
 };
 
@@ -98,7 +98,7 @@ async fn subscription_below_every_log_ends_with_the_longest_log() {
 #[tokio::test]
 async fn learner_without_an_answer_may_still_keep_the_slot() {
     let short = learner(50, 60);
-    let (one, absent) = (short.serve().await, nobody().await);
+    let (one, absent) = (short.serve().await, closed_address().await);
     let client = client_of(&[], &[&one.address, &absent]).with_timeout(Duration::from_millis(500));
     let (_, error) = follow(&client, Some(9), 60).await;
     assert!(matches!(error, Some(SubscribeError::Unavailable(_))), "{error:?}");
@@ -114,11 +114,11 @@ async fn learner_without_an_answer_may_still_keep_the_slot() {
 #[tokio::test]
 async fn absent_learner_hides_for_two_seconds_that_a_slot_is_gone() {
     let short = learner(50, 60);
-    let (one, absent) = (short.serve().await, nobody().await);
+    let (one, absent) = (short.serve().await, closed_address().await);
     let client = client_of(&[], &[&one.address, &absent]);
     let world = FakeWorld::new(|_| CommandFate::Ordered);
     let proposer = world.serve_proposer().await;
-    let two = world.serve_learner(|_| Tells::Below(100)).await;
+    let two = world.serve_learner(|_| LearnerReaction::Below(100)).await;
     let client_of_world = client_of(&[&proposer.address], &[&two.served.address, &absent]);
     let version = client_of_world.append_at_most_once("record").await.unwrap();
     let ((_, error), all, outcome) = tokio::join!(
@@ -179,7 +179,7 @@ async fn world(kept: &[u64]) -> (FakeWorld, Client, Vec<Box<dyn Send>>) {
     let proposer = world.serve_proposer().await;
     let mut learners = Vec::new();
     for &kept in kept {
-        learners.push(world.serve_learner(move |_| Tells::Below(kept)).await);
+        learners.push(world.serve_learner(move |_| LearnerReaction::Below(kept)).await);
     }
     let addresses: Vec<_> = learners.iter().map(|learner| &learner.served.address).collect();
     let client = client_of(&[&proposer.address], &addresses);
@@ -224,8 +224,8 @@ async fn write_below_the_log_has_the_outcome_recorded_by_its_session() {
 async fn write_below_the_log_of_one_learner_does_not_wait_for_an_absent_learner() {
     let world = FakeWorld::new(|_| CommandFate::Ordered);
     let proposer = world.serve_proposer().await;
-    let learner = world.serve_learner(|_| Tells::Below(100)).await;
-    let absent = nobody().await;
+    let learner = world.serve_learner(|_| LearnerReaction::Below(100)).await;
+    let absent = closed_address().await;
     let client = client_of(&[&proposer.address], &[&learner.served.address, &absent]);
     // Less than the wait for an absent learner.
     let client = client.with_timeout(Duration::from_millis(1_900));
@@ -238,9 +238,9 @@ async fn write_whose_record_is_gone_with_the_session_has_an_unknown_outcome() {
     let proposer = world.serve_proposer().await;
     let learner = world
         .serve_learner(|number| match number {
-            0 => Tells::Below(100),
-            1 => Tells::Fails(Status::aborted("the session has expired")),
-            _ => Tells::Truth,
+            0 => LearnerReaction::Below(100),
+            1 => LearnerReaction::Fails(Status::aborted("the session has expired")),
+            _ => LearnerReaction::Truth,
         })
         .await;
     let client = client_of(&[&proposer.address], &[&learner.served.address]);

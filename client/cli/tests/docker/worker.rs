@@ -234,7 +234,7 @@ async fn work(patience: Duration) {
     loop {
         match orders.next_line().await.unwrap().as_deref() {
             Some(STOP) => break,
-            Some(_) => tell(&shared.look()),
+            Some(_) => print(&shared.look()),
             // The starting process is gone.
             None => return,
         }
@@ -258,14 +258,14 @@ async fn work(patience: Duration) {
     }
     let verdict = search::search(&history);
     assert!(matches!(verdict, Verdict::Linearizable { .. }), "{verdict:?}");
-    tell(&WorkSummary {
+    print(&WorkSummary {
         appended: acknowledged.len(),
         calls: history.len(),
         unknown: history.iter().filter(|record| record.ended.is_none()).count(),
     });
 }
 
-fn tell(news: &impl Serialize) {
+fn print(news: &impl Serialize) {
     println!("{}", serde_json::to_string(news).unwrap());
 }
 

@@ -242,7 +242,7 @@ async fn dev_keeps_its_data_in_a_directory_that_is_given() {
 #[tokio::test]
 async fn each_line_of_standard_input_becomes_a_value_and_gets_a_line() {
     let dev = Dev::start(&[]).await;
-    let nobody = "http://127.0.0.1:1".to_owned();
+    let closed = "http://127.0.0.1:1".to_owned();
     let piped = |urls: &str, args: &[&str], lines: Vec<u8>| {
         let mut command = paxos(&[&["propose", "--lines", "--acceptors", urls], args].concat());
         command
@@ -286,12 +286,12 @@ async fn each_line_of_standard_input_becomes_a_value_and_gets_a_line() {
         String::from_utf8_lossy(&long.stderr).contains("1048576"),
         "{long:?}"
     );
-    let failed = piped(&nobody, &["--timeout", "300ms"], b"g\nh\n".to_vec())
+    let failed = piped(&closed, &["--timeout", "300ms"], b"g\nh\n".to_vec())
         .await
         .unwrap();
     assert_eq!(failed.status.code(), Some(69));
-    let told = String::from_utf8_lossy(&failed.stdout);
-    assert_eq!(told.matches("nothing was proposed: ").count(), 2, "{failed:?}");
+    let printed = String::from_utf8_lossy(&failed.stdout);
+    assert_eq!(printed.matches("nothing was proposed: ").count(), 2, "{failed:?}");
 }
 
 #[tokio::test]
@@ -357,8 +357,8 @@ async fn usage_errors_exit_2_and_say_what_would_be_right() {
 
 #[tokio::test]
 async fn commands_without_a_cluster_exit_69_and_say_what_to_do() {
-    let nobody = format!("http://127.0.0.1:{}", free_ports(1));
-    let flags = ["--acceptors", &nobody, "--timeout", "300ms"];
+    let closed = format!("http://127.0.0.1:{}", free_ports(1));
+    let flags = ["--acceptors", &closed, "--timeout", "300ms"];
     let with = |command: &[&'static str]| -> Vec<String> {
         command.iter().copied().chain(flags).map(str::to_owned).collect()
     };
@@ -381,7 +381,7 @@ async fn commands_without_a_cluster_exit_69_and_say_what_to_do() {
         )
         .await;
     }
-    let status = run(&["status", "--acceptors", &nobody]).await;
+    let status = run(&["status", "--acceptors", &closed]).await;
     let text = String::from_utf8_lossy(&status.stdout);
     assert!(
         text.contains("no answer") && text.contains("what to do: start the acceptors"),

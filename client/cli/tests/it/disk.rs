@@ -49,8 +49,8 @@ impl Cluster {
         let listen = self.acceptors[acceptor].address.as_str().replace("http://", "");
         until(reason, async || {
             let output = run(&["healthcheck", &listen]).await;
-            let told = String::from_utf8_lossy(&output.stderr).contains(reason);
-            (output.status.code() == Some(1) && told).then_some(())
+            let is_named = String::from_utf8_lossy(&output.stderr).contains(reason);
+            (output.status.code() == Some(1) && is_named).then_some(())
         })
         .await;
     }

@@ -288,10 +288,14 @@ async fn versions_that_are_not_there_yet_are_out_of_range() {
     };
     let watch = services.watch(watching(Some(future(tail + FUTURE)))).await;
     refused("watch from the future", beyond, watch, "");
-    let told = services.watch(watching(Some(future(0)))).await.unwrap();
-    assert_eq!(told.changes[0].version, Some(version));
-    let told = services.watch(watching(Some(future(tail)))).await.unwrap();
-    assert_eq!(told.changes, [], "at the tail it waits, and shows that it lives");
+    let watched = services.watch(watching(Some(future(0)))).await.unwrap();
+    assert_eq!(watched.changes[0].version, Some(version));
+    let watched = services.watch(watching(Some(future(tail)))).await.unwrap();
+    assert_eq!(
+        watched.changes,
+        [],
+        "at the tail it waits, and shows that it lives"
+    );
 
     let log = services.subscribe(tail + FUTURE).await;
     refused("the log from the future on", beyond, log, "");

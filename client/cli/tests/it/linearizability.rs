@@ -12,7 +12,7 @@ use std::{
 use nix::sys::signal::Signal;
 
 use paxos_testing::history::{
-    Asked, Condition, Record, Recorder, Told,
+    Answer, Asked, Condition, Record, Recorder,
     calls::{Caller, held},
     positions,
     search::{self, Verdict},
@@ -144,7 +144,7 @@ async fn stale_read_is_caught() {
             };
             let call = recorder.begin(0, "a", asked);
             let version = client.put("a", value).await.unwrap();
-            call.told(Told::Applied(version.into()));
+            call.answered(Answer::Applied(version.into()));
             if kept.is_none() {
                 kept = client.get("a").await.unwrap();
             }
@@ -156,7 +156,7 @@ async fn stale_read_is_caught() {
             client.get("a").await.unwrap()
         };
         let found = found.unwrap();
-        call.told(Told::Read {
+        call.answered(Answer::Read {
             applied_to: found.version.slot.get() + 1,
             found: Some(held(&found)),
         });

@@ -34,7 +34,7 @@ const WRITES: usize = 40;
 const ACCEPTOR: &str = "paxos.v1.Acceptor";
 
 /// An empty cluster; added processes serve metrics at any port.
-async fn nobody() -> Cluster {
+async fn empty_cluster() -> Cluster {
     let mut cluster = Cluster::blank(0).await;
     cluster.environment = vec![("PAXOS_METRICS_LISTEN", "127.0.0.1:0".to_owned())];
     cluster
@@ -42,7 +42,7 @@ async fn nobody() -> Cluster {
 
 /// A cluster that serves metrics, and the index of the leader.
 async fn cluster() -> (Cluster, usize) {
-    let mut cluster = nobody().await;
+    let mut cluster = empty_cluster().await;
     for _ in 0..3 {
         cluster.add_acceptor();
     }
@@ -253,7 +253,7 @@ async fn change_of_the_leader_shows_as_campaigns_and_step_downs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn roles_are_ready_when_they_are_of_use_and_say_why_not() {
-    let mut cluster = nobody().await;
+    let mut cluster = empty_cluster().await;
     for _ in 0..3 {
         cluster.add_acceptor();
     }
@@ -303,7 +303,7 @@ async fn roles_are_ready_when_they_are_of_use_and_say_why_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_and_unfinished_requests_are_cut_off_and_delay_no_probe() {
-    let mut cluster = nobody().await;
+    let mut cluster = empty_cluster().await;
     cluster.add_acceptor();
     let acceptor = &cluster.acceptors[0];
     let at = address(acceptor).await;
@@ -338,7 +338,7 @@ async fn slow_and_unfinished_requests_are_cut_off_and_delay_no_probe() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn port_that_is_taken_matters_only_when_it_was_asked_for() {
-    let _room = nobody().await;
+    let _room = empty_cluster().await;
     let dir = TempDir::new().unwrap();
     let start = |name: &str, metrics: Option<&str>| {
         let data_dir = dir.path().join(name).display().to_string();
@@ -439,7 +439,7 @@ async fn dashboard_names_only_what_a_running_cluster_shows() {
         for metric in metrics {
             assert!(
                 shown.contains(metric),
-                "{metric} of {expression} is shown by nobody"
+                "{metric} of {expression} is shown by no process"
             );
         }
     }
@@ -448,7 +448,7 @@ async fn dashboard_names_only_what_a_running_cluster_shows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dev_serves_metrics_of_every_role_when_asked() {
     // Keeps other clusters of this test program from taking ports meanwhile.
-    let _room = nobody().await;
+    let _room = empty_cluster().await;
     let base = free_ports(300);
     let dir = TempDir::new().unwrap();
     let mut dev = paxos(&["dev", "--metrics", "--base-port", &base.to_string()]);
@@ -469,7 +469,7 @@ async fn dev_serves_metrics_of_every_role_when_asked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn collector_is_sent_the_same_metrics_while_they_run_and_when_they_stop() {
     let (collector, at) = MetricsCollector::start().await;
-    let mut cluster = nobody().await;
+    let mut cluster = empty_cluster().await;
     let endpoint = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", format!("http://{at}"));
     let interval = |millis: &str| ("OTEL_METRIC_EXPORT_INTERVAL", millis.to_owned());
     cluster.environment = vec![endpoint.clone(), interval("100")];

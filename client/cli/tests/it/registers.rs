@@ -38,13 +38,13 @@ async fn concurrent_decides_return_one_winner_also_later() {
     cluster.learners[0].start();
     for learner in [0, 2] {
         let address = cluster.learners[learner].address.to_string();
-        let told = until("a learner that starts tells the winner", async || {
+        let winner_there = until("a learner that starts tells the winner", async || {
             let args = ["get", "leader-2026", "--acceptors", &urls, "--learners", &address];
             let output = run(&args).await;
             output.status.success().then(|| stdout(&output))
         })
         .await;
-        assert_eq!(told, winner.trim());
+        assert_eq!(winner_there, winner.trim());
     }
     let restarted = cluster.learners[0].log();
     let from: Vec<_> = restarted

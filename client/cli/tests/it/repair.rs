@@ -74,8 +74,8 @@ async fn refused_acceptor_is_counted_again_when_the_others_forget_what_is_wrong(
     let listen = cluster.acceptors[2].address.as_str().replace("http://", "");
     until("the third acceptor knows that it is refused", async || {
         let health = run(&["healthcheck", &listen]).await;
-        let told = String::from_utf8_lossy(&health.stderr).contains("does not count this acceptor");
-        (health.status.code() == Some(1) && told).then_some(())
+        let is_named = String::from_utf8_lossy(&health.stderr).contains("does not count this acceptor");
+        (health.status.code() == Some(1) && is_named).then_some(())
     })
     .await;
     // The acceptor is still refused, and no other acceptor is, however often the refused acceptor shows its runs.

@@ -422,6 +422,6 @@ pub(crate) fn address_of(listener: &TcpListener) -> Address {
 }
 
 /// An address without a listener.
-pub(crate) async fn nobody() -> Address {
+pub(crate) async fn closed_address() -> Address {
     address_of(&TcpListener::bind("127.0.0.1:0").await.unwrap())
 }

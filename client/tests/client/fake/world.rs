@@ -39,7 +39,7 @@ pub(crate) enum CommandFate {
 
 /// The reaction of a learner to the nth call, from 0.
 #[derive(Clone, Debug)]
-pub(crate) enum Tells {
+pub(crate) enum LearnerReaction {
     /// The truth.
     Truth,
     /// This error.
@@ -128,12 +128,12 @@ impl FakeWorld {
 
     pub(crate) async fn serve_learner(
         &self,
-        tells: impl Fn(usize) -> Tells + Send + Sync + 'static,
+        reaction: impl Fn(usize) -> LearnerReaction + Send + Sync + 'static,
     ) -> ServedLearner {
         let calls = Arc::new(Mutex::new(0));
         let learner = WorldLearner {
             world: self.clone(),
-            tells: Arc::new(tells),
+            reaction: Arc::new(reaction),
             calls: calls.clone(),
         };
         let served = serve(Routes::new(learner_server::LearnerServer::new(learner))).await;
@@ -295,22 +295,24 @@ impl proposer_server::Proposer for FakeWorld {
 
 struct WorldLearner {
     world: FakeWorld,
-    tells: Arc<dyn Fn(usize) -> Tells + Send + Sync>,
+    reaction: Arc<dyn Fn(usize) -> LearnerReaction + Send + Sync>,
     calls: Arc<Mutex<usize>>,
 }
 
 impl WorldLearner {
     /// The reaction to this call, if there is an answer.
-    async fn called(&self) -> Result<Tells, Status> {
+    async fn called(&self) -> Result<LearnerReaction, Status> {
         let number = {
             let mut calls = self.calls.lock().unwrap();
             *calls += 1;
             *calls - 1
         };
-        match (self.tells)(number) {
-            tells @ (Tells::Truth | Tells::FirstPage | Tells::Below(_)) => Ok(tells),
-            Tells::Fails(status) => Err(status),
-            Tells::Nothing => std::future::pending().await,
+        match (self.reaction)(number) {
+            reaction @ (LearnerReaction::Truth | LearnerReaction::FirstPage | LearnerReaction::Below(_)) => {
+                Ok(reaction)
+            }
+            LearnerReaction::Fails(status) => Err(status),
+            LearnerReaction::Nothing => std::future::pending().await,
         }
     }
 }
@@ -370,11 +372,11 @@ impl learner_server::Learner for WorldLearner {
     }
 
     async fn result(&self, request: Request<ResultRequest>) -> FakeReply<ResultResponse> {
-        let tells = self.called().await?;
+        let reaction = self.called().await?;
         let state = self.world.state();
         let (asked, outcome) = match request.into_inner().command.unwrap() {
             result_request::Command::Version(asked) => {
-                if let Tells::Below(kept) = tells
+                if let LearnerReaction::Below(kept) = reaction
                     && asked.slot < kept
                 {
                     drop(state);
@@ -422,10 +424,10 @@ impl learner_server::Learner for WorldLearner {
 
     /// Sends the existing changes, and then the new changes.
     async fn watch(&self, request: Request<WatchRequest>) -> FakeReply<Self::WatchStream> {
-        let tells = self.called().await?;
+        let reaction = self.called().await?;
         let WatchRequest { target, from } = request.into_inner();
-        let goes_on = !matches!(tells, Tells::FirstPage);
-        if let (Tells::Below(kept), Some(from)) = (&tells, &from)
+        let goes_on = !matches!(reaction, LearnerReaction::FirstPage);
+        if let (LearnerReaction::Below(kept), Some(from)) = (&reaction, &from)
             && from.slot < *kept
         {
             return Err(self.trimmed(*kept));
@@ -434,7 +436,7 @@ impl learner_server::Learner for WorldLearner {
         let (world, mut applied_to) = (self.world.clone(), self.world.applied_to.subscribe());
         let from = from.map_or(*applied_to.borrow(), |from| usize::try_from(from.slot).unwrap());
         tokio::spawn(async move {
-            let mut told = from;
+            let mut reported = from;
             loop {
                 let now = *applied_to.borrow_and_update();
                 let wanted = |change: &&Change| {
@@ -443,13 +445,13 @@ impl learner_server::Learner for WorldLearner {
                         proto::watch_request::Target::Key(key) => change.key == key,
                         proto::watch_request::Target::Prefix(prefix) => change.key.starts_with(prefix),
                     };
-                    ours && told <= slot && slot < now
+                    ours && reported <= slot && slot < now
                 };
                 let response = WatchResponse {
                     changes: world.state().changes.iter().filter(wanted).cloned().collect(),
                     applied_to: u64::try_from(now).unwrap(),
                 };
-                told = told.max(now);
+                reported = reported.max(now);
                 if answers.send(Ok(response)).await.is_err() {
                     return;
                 }

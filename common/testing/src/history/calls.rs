@@ -3,7 +3,7 @@
 use paxos_client::{Client, Condition as Asks, Current, PageRequest, Register, Written};
 use rand::RngExt as _;
 
-use super::{Asked, Condition, Found, Held, Recorder, Told};
+use super::{Answer, Asked, Condition, Found, Held, Recorder};
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
@@ -35,7 +35,7 @@ impl Caller {
         match self.client.get_prefix(prefix, PageRequest::default()).await {
             Ok(page) => {
                 let found = page.registers.into_iter().find(|register| register.key == key);
-                call.told(Told::Read {
+                call.answered(Answer::Read {
                     found: found.as_ref().map(held),
                     applied_to: page.applied_to.get(),
                 });
@@ -76,8 +76,8 @@ impl Caller {
             self.client.put_if(key.to_owned(), value, condition).await
         };
         match written {
-            Ok(Written::Applied { version }) => call.told(Told::Applied(version.into())),
-            Ok(Written::ConditionFailed { version, current }) => call.told(Told::Failed {
+            Ok(Written::Applied { version }) => call.answered(Answer::Applied(version.into())),
+            Ok(Written::ConditionFailed { version, current }) => call.answered(Answer::Failed {
                 at: version.into(),
                 found: match current {
                     Current::Absent => Found::Nothing,

@@ -7,7 +7,7 @@ use rand::{Rng, RngExt as _, SeedableRng as _, rngs::StdRng};
 use stateright::semantics::{ConsistencyTester as _, LinearizabilityTester, SequentialSpec};
 
 use super::{
-    Asked, Condition, Found, Held, Position, Record, Told, positions,
+    Answer, Asked, Condition, Found, Held, Position, Record, positions,
     search::{self, Verdict},
 };
 
@@ -19,7 +19,7 @@ const HISTORIES: u64 = 1_000;
 enum DrawnClient {
     Idle,
     Called(Record),
-    Answered(Record, Told),
+    Answered(Record, Answer),
 }
 
 /// An honest register without replicas.
@@ -31,10 +31,10 @@ struct DrawnRegister {
 
 impl DrawnRegister {
     /// Executes a request at this moment, and returns the answer.
-    fn serve(&mut self, asked: &Asked) -> Told {
+    fn serve(&mut self, asked: &Asked) -> Answer {
         let condition = match asked {
             Asked::Read => {
-                return Told::Read {
+                return Answer::Read {
                     found: self.held.clone(),
                     applied_to: self.slot,
                 };
@@ -53,7 +53,7 @@ impl DrawnRegister {
         };
         if !holds {
             let found = self.held.clone().map_or(Found::Nothing, Found::Held);
-            return Told::Failed { at, found };
+            return Answer::Failed { at, found };
         }
         self.held = match asked {
             Asked::Put { value, .. } => Some(Held {
@@ -62,7 +62,7 @@ impl DrawnRegister {
             }),
             Asked::Delete { .. } | Asked::Read => None,
         };
-        Told::Applied(at)
+        Answer::Applied(at)
     }
 }
 
@@ -83,21 +83,21 @@ fn draw_call(rng: &mut impl Rng, number: usize, seen: &[Held]) -> Asked {
 }
 
 /// The register content that an answer shows to a client.
-fn shown(asked: &Asked, told: &Told) -> Option<Held> {
-    match (told, asked) {
-        (Told::Read { found, .. }, _) => found.clone(),
+fn shown(asked: &Asked, answer: &Answer) -> Option<Held> {
+    match (answer, asked) {
+        (Answer::Read { found, .. }, _) => found.clone(),
         (
-            Told::Failed {
+            Answer::Failed {
                 found: Found::Held(held),
                 ..
             },
             _,
         ) => Some(held.clone()),
-        (Told::Applied(version), Asked::Put { value, .. }) => Some(Held {
+        (Answer::Applied(version), Asked::Put { value, .. }) => Some(Held {
             value: value.clone(),
             version: *version,
         }),
-        (Told::Applied(_), Asked::Delete { .. } | Asked::Read) | (Told::Failed { .. }, _) => None,
+        (Answer::Applied(_), Asked::Delete { .. } | Asked::Read) | (Answer::Failed { .. }, _) => None,
     }
 }
 
@@ -137,16 +137,16 @@ fn honest(rng: &mut impl Rng, clients: usize, calls: usize) -> Vec<Record> {
                 DrawnClient::Idle
             }
             DrawnClient::Called(record) => {
-                let told = register.serve(&record.asked);
-                DrawnClient::Answered(record, told)
+                let answer = register.serve(&record.asked);
+                DrawnClient::Answered(record, answer)
             }
             DrawnClient::Answered(record, _) if rng.random_bool(0.05) => {
                 history.push(record);
                 DrawnClient::Idle
             }
-            DrawnClient::Answered(mut record, told) => {
-                seen.extend(shown(&record.asked, &told));
-                record.ended = Some((time, told));
+            DrawnClient::Answered(mut record, answer) => {
+                seen.extend(shown(&record.asked, &answer));
+                record.ended = Some((time, answer));
                 history.push(record);
                 DrawnClient::Idle
             }
@@ -159,11 +159,11 @@ fn honest(rng: &mut impl Rng, clients: usize, calls: usize) -> Vec<Record> {
 fn lie(rng: &mut impl Rng, history: &mut [Record]) {
     let held: Vec<_> = history
         .iter()
-        .filter_map(|record| shown(&record.asked, record.told()?))
+        .filter_map(|record| shown(&record.asked, record.answer()?))
         .collect();
     let any = |rng: &mut dyn Rng| held.get(rng.random_range(0..=held.len())).cloned();
     let record = &mut history[rng.random_range(0..history.len())];
-    let Some((over, told)) = &mut record.ended else {
+    let Some((over, answer)) = &mut record.ended else {
         return;
     };
     if rng.random_bool(0.4) {
@@ -176,20 +176,20 @@ fn lie(rng: &mut impl Rng, history: &mut [Record]) {
         }
         return;
     }
-    match told {
-        Told::Read { found, applied_to } => {
+    match answer {
+        Answer::Read { found, applied_to } => {
             *found = any(rng);
             if rng.random_bool(0.5) {
                 *applied_to = found.as_ref().map_or(*applied_to, |held| held.version.slot + 1);
             }
         }
-        Told::Applied(at) => {
-            *told = Told::Failed {
+        Answer::Applied(at) => {
+            *answer = Answer::Failed {
                 at: *at,
                 found: any(rng).map_or(Found::Nothing, Found::Held),
             }
         }
-        Told::Failed { at, .. } => *told = Told::Applied(*at),
+        Answer::Failed { at, .. } => *answer = Answer::Applied(*at),
     }
 }
 
@@ -217,20 +217,20 @@ impl Reference {
 
 impl SequentialSpec for Reference {
     type Op = Asked;
-    type Ret = Told;
+    type Ret = Answer;
 
-    fn invoke(&mut self, asked: &Asked) -> Told {
+    fn invoke(&mut self, asked: &Asked) -> Answer {
         self.do_it(asked);
         // Never given to a client: the outcome of calls still under way at the end.
-        Told::Applied(Position { slot: 0, offset: 0 })
+        Answer::Applied(Position { slot: 0, offset: 0 })
     }
 
-    fn is_valid_step(&mut self, asked: &Asked, told: &Told) -> bool {
+    fn is_valid_step(&mut self, asked: &Asked, answer: &Answer) -> bool {
         let (applies, before) = self.do_it(asked);
-        match told {
-            Told::Applied(_) => applies,
-            Told::Read { found, .. } => before.as_ref() == found.as_ref().map(|held| &held.value),
-            Told::Failed { found, .. } => {
+        match answer {
+            Answer::Applied(_) => applies,
+            Answer::Read { found, .. } => before.as_ref() == found.as_ref().map(|held| &held.value),
+            Answer::Failed { found, .. } => {
                 let sees = match found {
                     Found::Nothing => before.is_none(),
                     Found::Held(held) => before.as_ref() == Some(&held.value),
@@ -255,8 +255,8 @@ fn reference(history: &[Record]) -> bool {
         .collect();
     events.sort_unstable();
     for (_, ends, call) in events {
-        let done = match history[call].told().filter(|_| ends) {
-            Some(told) => tester.on_return(call, told.clone()),
+        let done = match history[call].answer().filter(|_| ends) {
+            Some(answer) => tester.on_return(call, answer.clone()),
             None => tester.on_invoke(call, history[call].asked.clone()),
         };
         done.unwrap();

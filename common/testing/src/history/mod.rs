@@ -78,7 +78,7 @@ pub enum Found {
 
 /// An answer to a client.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Told {
+pub enum Answer {
     /// The state after every slot below `applied_to`.
     Read { found: Option<Held>, applied_to: u64 },
     /// The command took effect at this position.
@@ -97,13 +97,13 @@ pub struct Record {
     pub begun: u64,
     /// Time just after the call, and the answer. `None`: the outcome is unknown, and a command may take effect at any
     /// later time, or never.
-    pub ended: Option<(u64, Told)>,
+    pub ended: Option<(u64, Answer)>,
 }
 
 impl Record {
     /// The answer to the client; `None` without an answer.
-    pub fn told(&self) -> Option<&Told> {
-        self.ended.as_ref().map(|(_, told)| told)
+    pub fn answer(&self) -> Option<&Answer> {
+        self.ended.as_ref().map(|(_, answer)| answer)
     }
 
     /// The end of the call: never, for a call with unknown outcome.
@@ -123,7 +123,7 @@ pub struct Recorder(Arc<Mutex<Vec<Record>>>);
 
 /// A call under way. A dropped call counts as a call with unknown outcome.
 #[derive(Debug)]
-#[must_use = "dropped at once, the call is told as unknown"]
+#[must_use = "dropped at once, the outcome of the call stays unknown"]
 pub struct Call {
     recorder: Recorder,
     record: Option<Record>,
@@ -158,9 +158,9 @@ impl Recorder {
 
 impl Call {
     /// Ends the call with an answer.
-    pub fn told(mut self, told: Told) {
+    pub fn answered(mut self, answer: Answer) {
         if let Some(record) = &mut self.record {
-            record.ended = Some((now(), told));
+            record.ended = Some((now(), answer));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Asked, Condition, Found, Held, Position, Record, Recorder, Told, from_lines,
+    Answer, Asked, Condition, Found, Held, Position, Record, Recorder, from_lines,
     positions::{self, Rule},
     search::{self, Verdict},
     to_lines,
@@ -21,13 +21,13 @@ fn held(value: &str, slot: u64) -> Held {
     }
 }
 
-fn call(time: Range<u64>, asked: Asked, told: Told) -> Record {
+fn call(time: Range<u64>, asked: Asked, answer: Answer) -> Record {
     Record {
         client: time.start,
         key: "key".to_owned(),
         asked,
         begun: time.start,
-        ended: Some((time.end, told)),
+        ended: Some((time.end, answer)),
     }
 }
 
@@ -35,7 +35,7 @@ fn call(time: Range<u64>, asked: Asked, told: Told) -> Record {
 fn lost(begun: u64, asked: Asked) -> Record {
     Record {
         ended: None,
-        ..call(begun..begun, asked, Told::Applied(at(0)))
+        ..call(begun..begun, asked, Answer::Applied(at(0)))
     }
 }
 
@@ -51,14 +51,14 @@ fn put(time: Range<u64>, value: &str, slot: u64) -> Record {
 }
 
 fn put_if(time: Range<u64>, value: &str, condition: Condition, slot: u64) -> Record {
-    call(time, putting(value, condition), Told::Applied(at(slot)))
+    call(time, putting(value, condition), Answer::Applied(at(slot)))
 }
 
 fn put_failed(time: Range<u64>, value: &str, condition: Condition, slot: u64, found: Found) -> Record {
     call(
         time,
         putting(value, condition),
-        Told::Failed { at: at(slot), found },
+        Answer::Failed { at: at(slot), found },
     )
 }
 
@@ -67,11 +67,11 @@ fn deleting(condition: Condition) -> Asked {
 }
 
 fn delete(time: Range<u64>, slot: u64) -> Record {
-    call(time, deleting(Condition::Always), Told::Applied(at(slot)))
+    call(time, deleting(Condition::Always), Answer::Applied(at(slot)))
 }
 
 fn read(time: Range<u64>, found: Option<Held>, applied_to: u64) -> Record {
-    call(time, Asked::Read, Told::Read { found, applied_to })
+    call(time, Asked::Read, Answer::Read { found, applied_to })
 }
 
 fn accepted(what: &str, history: &[Record]) -> positions::Summary {
@@ -109,7 +109,7 @@ fn what_one_client_after_the_other_does_is_accepted() {
         call(
             12..13,
             deleting(Condition::Holds(held("c", 2))),
-            Told::Applied(at(4)),
+            Answer::Applied(at(4)),
         ),
         read(14..15, None, 5),
         put_failed(16..17, "e", Condition::Holds(held("c", 2)), 5, Found::Nothing),
@@ -170,7 +170,7 @@ fn unknown_outcomes_may_come_late_or_never() {
 
     let removal = lost(15, deleting(Condition::Always));
     let gone = [put(0..10, "a", 1), removal, read(30..40, None, 3)];
-    accepted("a removal that nobody was told of", &gone);
+    accepted("a removal without an answer", &gone);
     let back = [&gone[..], &[put_if(50..60, "b", Condition::Absent, 4)]].concat();
     accepted("and what it makes possible", &back);
 
@@ -300,7 +300,7 @@ fn condition_that_was_judged_wrongly_is_refused() {
         call(
             40..50,
             deleting(Condition::Holds(held("a", 1))),
-            Told::Applied(at(3)),
+            Answer::Applied(at(3)),
         ),
     ];
     refused("removed against another version", Rule::Conditions, &history);
@@ -377,7 +377,7 @@ fn tasks_record_together_and_what_is_dropped_is_unknown() {
                     match number % 4 {
                         0 => call.unknown(),
                         1 => call.without_effect(),
-                        _ => call.told(Told::Applied(at(number * 4 + client))),
+                        _ => call.answered(Answer::Applied(at(number * 4 + client))),
                     }
                 }
             });
@@ -386,7 +386,7 @@ fn tasks_record_together_and_what_is_dropped_is_unknown() {
     let history = recorder.history();
     assert_eq!((recorder.calls(), history.len()), (300, 300));
     assert_eq!(
-        history.iter().filter(|record| record.told().is_none()).count(),
+        history.iter().filter(|record| record.answer().is_none()).count(),
         100
     );
     assert!(history.iter().all(|record| record.begun <= record.over()));

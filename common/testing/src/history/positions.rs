@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Asked, Condition, Found, Held, Position, Record, Told};
+use super::{Answer, Asked, Condition, Found, Held, Position, Record};
 
 /// A rule broken by a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,23 +88,23 @@ pub fn check(history: &[Record]) -> Result<Summary, Breach> {
 /// Every register content shown by an answer or implied by the condition of an applied command, with the call.
 fn sightings(history: &[Record]) -> impl Iterator<Item = (&Record, &Held)> {
     history.iter().filter_map(|record| {
-        let told = match record.told() {
-            Some(Told::Applied(_)) => match record.asked.condition() {
+        let answer = match record.answer() {
+            Some(Answer::Applied(_)) => match record.asked.condition() {
                 Some(Condition::Holds(held)) => Some(held),
                 Some(Condition::Always | Condition::Absent) | None => None,
             },
             Some(
-                Told::Read {
+                Answer::Read {
                     found: Some(held), ..
                 }
-                | Told::Failed {
+                | Answer::Failed {
                     found: Found::Held(held),
                     ..
                 },
             ) => Some(held),
-            Some(Told::Read { found: None, .. } | Told::Failed { .. }) | None => None,
+            Some(Answer::Read { found: None, .. } | Answer::Failed { .. }) | None => None,
         };
-        told.map(|held| (record, held))
+        answer.map(|held| (record, held))
     })
 }
 
@@ -113,9 +113,9 @@ fn place(history: &[Record]) -> Result<Vec<Option<Point>>, Breach> {
     let mut places: Vec<Option<Point>> = Vec::with_capacity(history.len());
     let mut writers: HashMap<&str, usize> = HashMap::new();
     for (index, record) in history.iter().enumerate() {
-        places.push(record.told().map(|told| match told {
-            Told::Read { applied_to, .. } => (*applied_to, 0),
-            Told::Applied(at) | Told::Failed { at, .. } => command_point(*at),
+        places.push(record.answer().map(|answer| match answer {
+            Answer::Read { applied_to, .. } => (*applied_to, 0),
+            Answer::Applied(at) | Answer::Failed { at, .. } => command_point(*at),
         }));
         if let Asked::Put { value, .. } = &record.asked {
             let twice = writers.insert(value, index);
@@ -130,7 +130,7 @@ fn place(history: &[Record]) -> Result<Vec<Option<Point>>, Breach> {
             );
         };
         let put = &history[writer];
-        let failed = matches!(put.told(), Some(Told::Failed { .. }));
+        let failed = matches!(put.answer(), Some(Answer::Failed { .. }));
         if put.key != reader.key || failed {
             return breach(
                 Rule::NothingFromNowhere,
@@ -237,12 +237,12 @@ fn replay(
 
 impl Replay<'_> {
     fn step(&mut self, record: &Record, point: Point) -> Result<(), Breach> {
-        match record.told() {
-            Some(Told::Read { found, .. }) => {
+        match record.answer() {
+            Some(Answer::Read { found, .. }) => {
                 let found = found.clone().map_or(Found::Nothing, Found::Held);
                 self.agree(record, point, &found)
             }
-            Some(Told::Failed { found, .. }) => {
+            Some(Answer::Failed { found, .. }) => {
                 self.agree(record, point, found)?;
                 let version = match found {
                     Found::Nothing => None,
@@ -259,7 +259,7 @@ impl Replay<'_> {
                     Ok(())
                 }
             }
-            Some(Told::Applied(_)) | None => {
+            Some(Answer::Applied(_)) | None => {
                 if !self.holds(record, point) {
                     return self.odd(Rule::Conditions, record);
                 }

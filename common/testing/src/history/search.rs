@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{Asked, Condition, Found, Record, Told};
+use super::{Answer, Asked, Condition, Found, Record};
 
 /// Limit of configurations of a register visited for the end of a call: more than a few clients on a key ever need.
 const CONFIGURATIONS_MAX: usize = 1 << 18;
@@ -66,16 +66,16 @@ fn needed<'a>(calls: &[&'a Record]) -> Vec<&'a Record> {
     let mut seen = HashSet::new();
     let mut blind = false;
     for call in calls {
-        match call.told() {
-            Some(Told::Read {
+        match call.answer() {
+            Some(Answer::Read {
                 found: Some(held), ..
             }) => _ = seen.insert(&held.value),
-            Some(Told::Failed { found, .. }) => match found {
+            Some(Answer::Failed { found, .. }) => match found {
                 Found::Held(held) => _ = seen.insert(&held.value),
                 Found::Gone(_) => blind = true,
                 Found::Nothing => {}
             },
-            Some(Told::Read { found: None, .. } | Told::Applied(_)) | None => {}
+            Some(Answer::Read { found: None, .. } | Answer::Applied(_)) | None => {}
         }
         if let Some(Condition::Holds(held)) = call.asked.condition() {
             seen.insert(&held.value);
@@ -194,9 +194,9 @@ fn holds(condition: &Condition, held: Option<&str>) -> bool {
 
 /// Whether a call without effect would get its recorded answer in this state.
 fn looks_right(call: &Record, held: Option<&str>) -> bool {
-    match call.told() {
-        Some(Told::Read { found, .. }) => held == found.as_ref().map(|found| found.value.as_str()),
-        Some(Told::Failed { found, .. }) => {
+    match call.answer() {
+        Some(Answer::Read { found, .. }) => held == found.as_ref().map(|found| found.value.as_str()),
+        Some(Answer::Failed { found, .. }) => {
             let sees = match found {
                 Found::Nothing => held.is_none(),
                 Found::Held(found) => held == Some(&found.value),
@@ -207,15 +207,15 @@ fn looks_right(call: &Record, held: Option<&str>) -> bool {
                 .condition()
                 .is_some_and(|condition| !holds(condition, held))
         }
-        Some(Told::Applied(_)) | None => false,
+        Some(Answer::Applied(_)) | None => false,
     }
 }
 
 /// Content of the register after a command takes effect here; `None` if the command cannot take effect here.
 fn writes<'a>(call: &'a Record, held: Option<&str>) -> Option<Option<&'a str>> {
-    match call.told() {
-        Some(Told::Read { .. } | Told::Failed { .. }) => return None,
-        Some(Told::Applied(_)) | None => {}
+    match call.answer() {
+        Some(Answer::Read { .. } | Answer::Failed { .. }) => return None,
+        Some(Answer::Applied(_)) | None => {}
     }
     let (condition, left) = match &call.asked {
         Asked::Put { value, condition } => (condition, Some(value.as_str())),

@@ -16,7 +16,7 @@ pub(crate) struct Promises {
 #[derive(Clone, Default)]
 pub(crate) struct Said {
     /// The highest promise ever reported, and the highest promise ever on the disk.
-    told: Ballot,
+    answered: Ballot,
     durable: Ballot,
     accepted: BTreeMap<Slot, Ballot>,
 }
@@ -56,22 +56,22 @@ impl Promises {
     pub(crate) fn disk(&mut self, acceptor: usize, promised: Ballot) {
         let said = &mut self.acceptors[acceptor];
         assert!(
-            promised >= said.durable && promised >= said.told,
-            "acceptor {acceptor} went back from {} (told {}) to {promised}",
+            promised >= said.durable && promised >= said.answered,
+            "acceptor {acceptor} went back from {} (answered {}) to {promised}",
             said.durable,
-            said.told
+            said.answered
         );
         said.durable = promised;
     }
 
     /// An acceptor reports a promise of `ballot` or of a higher ballot.
-    pub(crate) fn told(&mut self, acceptor: usize, ballot: Ballot, promised: Ballot) {
+    pub(crate) fn answered(&mut self, acceptor: usize, ballot: Ballot, promised: Ballot) {
         assert!(
             promised >= ballot,
             "acceptor {acceptor} tells {ballot} before it is durable: its disk has {promised}"
         );
         let said = &mut self.acceptors[acceptor];
-        said.told = said.told.max(ballot);
+        said.answered = said.answered.max(ballot);
     }
 
     /// An acceptor reads a page of its promise of `ballot`. Votes after a higher promise must not reach the candidate

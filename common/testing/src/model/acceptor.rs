@@ -458,7 +458,7 @@ fn decide(
             PrepareAnswer::Rejected(rejection) => {
                 Answer::Message(from, Message::PrepareRejected(prepare.ballot, rejection.promised))
             }
-            PrepareAnswer::Refused(_) => return Err(Broken::NobodyHalts),
+            PrepareAnswer::Refused(_) => return Err(Broken::NoProcessHalts),
         }),
         Message::Accept(accept) => {
             let below = core
@@ -469,7 +469,7 @@ fn decide(
                 Ok(answer) => answer,
                 // Only copies speak at one ballot.
                 Err(violation) if copies => core.contradicted(group, accept, &violation),
-                Err(_) => return Err(Broken::NobodyHalts),
+                Err(_) => return Err(Broken::NoProcessHalts),
             };
             Ok(Answer::Message(
                 from,

@@ -376,7 +376,7 @@ impl Model for Cluster {
         // A panicking core has found its own invariants broken. The panic is a finding, not the end of the search.
         catch_unwind(AssertUnwindSafe(|| self.step(last, &action))).unwrap_or_else(|_| {
             Some(State {
-                broken: Some(Broken::NobodyHalts),
+                broken: Some(Broken::NoProcessHalts),
                 ..last.clone()
             })
         })
@@ -404,7 +404,7 @@ impl Model for Cluster {
             ChosenIsCovered,
             TrimsRestOnSnapshots,
             SnapshotsAreTrue,
-            NobodyHalts
+            NoProcessHalts
         ]
     }
 }

@@ -89,7 +89,7 @@ pub(crate) struct State {
     proposers: Vec<Option<Forming>>,
     calls: BTreeSet<Call>,
     /// Answers to each proposer since its latest calls.
-    reports: BTreeSet<(usize, Told)>,
+    reports: BTreeSet<(usize, AcceptorReport)>,
     deaths_left: u8,
     wipes_left: u8,
     /// A proposer died after an acceptor had stored a list, and before any acceptor was formed.
@@ -131,7 +131,7 @@ impl List {
 
 /// An acceptor's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Told {
+struct AcceptorReport {
     address: usize,
     uuid: u128,
     membership: Far,
@@ -207,8 +207,8 @@ fn place(uuid: u128) -> usize {
     usize::try_from(uuid % WIPED).expect("few acceptors") - 1
 }
 
-fn told(address: usize, acceptor: &Acceptor) -> Told {
-    Told {
+fn report_of(address: usize, acceptor: &Acceptor) -> AcceptorReport {
+    AcceptorReport {
         address,
         uuid: number(uuid(acceptor)),
         membership: match acceptor.membership() {
@@ -219,11 +219,11 @@ fn told(address: usize, acceptor: &Acceptor) -> Told {
     }
 }
 
-fn report(told: Told) -> FormReport {
+fn report(reported: AcceptorReport) -> FormReport {
     FormReport {
-        acceptor: AcceptorUuid::from_u128(told.uuid),
-        address: address(told.address),
-        membership: match told.membership {
+        acceptor: AcceptorUuid::from_u128(reported.uuid),
+        address: address(reported.address),
+        membership: match reported.membership {
             Far::Blank => Membership::Blank,
             Far::Forming(list) => Membership::Forming(configuration(list)),
             Far::Formed(list) => Membership::Formed(configuration(list)),
@@ -264,7 +264,7 @@ impl State {
             }
         }
         acceptor.committed(group);
-        let answer = told(call.address, acceptor);
+        let answer = report_of(call.address, acceptor);
         if let Some(proposer) = call.proposer {
             self.reports.insert((proposer, answer));
         }
@@ -286,9 +286,9 @@ impl State {
 
     /// Lets a proposer take in the received answers, and carries out the next action of its core.
     fn go_on(&mut self, proposer: usize, formation: &Formation) {
-        for (to, told) in self.reports.clone() {
+        for (to, reported) in self.reports.clone() {
             if to == proposer {
-                self.take_report(proposer, told, formation);
+                self.take_report(proposer, reported, formation);
             }
         }
         self.give_up(proposer);
@@ -333,23 +333,23 @@ impl State {
         }
     }
 
-    fn take_report(&mut self, proposer: usize, told: Told, formation: &Formation) {
+    fn take_report(&mut self, proposer: usize, reported: AcceptorReport, formation: &Formation) {
         let Some(forming) = &mut self.proposers[proposer] else {
             return;
         };
         if formation.scenario.bug == Some(Bug::CompletesBeforeAllStored)
-            && let Far::Forming(list) = told.membership
+            && let Far::Forming(list) = reported.membership
         {
             for uuid in list.uuids() {
                 let address = place(uuid);
-                forming.report(report(Told {
+                forming.report(report(AcceptorReport {
                     address,
                     uuid,
-                    ..told
+                    ..reported
                 }));
             }
         }
-        forming.report(report(told));
+        forming.report(report(reported));
     }
 
     /// Whether every member of every formed cluster had stored the cluster's list.

@@ -87,17 +87,17 @@ impl LearnerStep<'_> {
                 for (slot, value) in self.node.core.take_learned(usize::MAX) {
                     self.hand_out(slot, value);
                 }
-                self.tell(reading::ReadEvent::Applied(self.node.core.next()));
+                self.handle(reading::ReadEvent::Applied(self.node.core.next()));
             }
             Input::Read => {
                 let (read, next) = (ReadId(self.node.reads), ReadId(self.node.reads + 1));
                 self.node.reads = next.0;
                 self.outputs.claim(Claim::ReadBegins(self.node.place, read));
-                self.tell(reading::ReadEvent::Asked { from: read, to: next });
+                self.handle(reading::ReadEvent::Asked { from: read, to: next });
             }
             Input::Limit => {
                 if let Some(generation) = self.node.timer.take() {
-                    self.tell(reading::ReadEvent::Fired(generation));
+                    self.handle(reading::ReadEvent::Fired(generation));
                 }
             }
             Input::SwitchFeed(feed) => {
@@ -141,7 +141,7 @@ impl LearnerStep<'_> {
             }
             Message::Tailed(nonce, tail) => {
                 for (acceptor, nonce) in self.tamper_with_tail(acceptor, *nonce) {
-                    self.tell(reading::ReadEvent::Tailed {
+                    self.handle(reading::ReadEvent::Tailed {
                         acceptor: uuid(acceptor),
                         nonce,
                         tail: *tail,
@@ -160,7 +160,7 @@ impl LearnerStep<'_> {
     }
 
     /// Hands an event to the core for reads, and carries out the effects.
-    fn tell(&mut self, event: reading::ReadEvent) {
+    fn handle(&mut self, event: reading::ReadEvent) {
         self.node.reading.handle(event);
         for effect in self.node.reading.take_effects() {
             match effect {
@@ -181,7 +181,7 @@ impl LearnerStep<'_> {
                 ReadEffect::Fill(to) => self.node.fill_to = self.node.fill_to.max(to),
                 ReadEffect::Answer(read) => self.answer(read),
                 ReadEffect::LostVotes { .. } | ReadEffect::TurnAway(_) => {
-                    self.outputs.broken(Broken::NobodyHalts);
+                    self.outputs.broken(Broken::NoProcessHalts);
                 }
             }
         }

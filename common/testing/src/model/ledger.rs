@@ -46,7 +46,7 @@ pub(crate) enum Broken {
     /// A snapshot does not hold the result of the chosen values below its end.
     SnapshotsAreTrue,
     /// A process finds the protocol broken, or a core panics.
-    NobodyHalts,
+    NoProcessHalts,
 }
 
 impl Broken {
@@ -55,7 +55,7 @@ impl Broken {
             Self::Agreement => "at most one value of a slot is chosen",
             Self::OneValuePerBallot => "one value for a slot and ballot",
             Self::ChosenIsFinal => "what is chosen is what later ballots propose",
-            Self::PromisesAreKept => "promises are kept, and nothing is told before it is durable",
+            Self::PromisesAreKept => "promises are kept, and nothing is answered before it is durable",
             Self::WatermarksAreTrue => "watermarks are true of the claimant's own rows",
             Self::LearnersAgree => "learners hand out what is chosen, without gaps",
             Self::AnswersLeaveNoGap => "nothing is answered above a gap",
@@ -65,7 +65,7 @@ impl Broken {
             Self::ChosenIsCovered => "a phase-2 quorum covers what is chosen",
             Self::TrimsRestOnSnapshots => "a trim rests on a whole snapshot on the same disk",
             Self::SnapshotsAreTrue => "a snapshot is the result of what is chosen",
-            Self::NobodyHalts => "nobody finds the protocol broken",
+            Self::NoProcessHalts => "no process finds the protocol broken",
         }
     }
 }
@@ -97,7 +97,7 @@ pub(crate) struct Ledger {
     proposed: BTreeMap<(Slot, Ballot), Vec<Value>>,
     votes: BTreeMap<(Slot, Ballot), Vec<Votes>>,
     /// Commands answered to a writer, or seen by a reader. Empty in a scenario without reads.
-    told: BTreeSet<u8>,
+    answered: BTreeSet<u8>,
     /// Commands that each read under way must see, by learner and read.
     reads: BTreeMap<(usize, ReadId), BTreeSet<u8>>,
     has_readers: bool,
@@ -110,7 +110,7 @@ impl Ledger {
             phase2: u32::try_from(phase2).expect("few acceptors"),
             proposed: BTreeMap::new(),
             votes: BTreeMap::new(),
-            told: BTreeSet::new(),
+            answered: BTreeSet::new(),
             reads: BTreeMap::new(),
             has_readers,
         }
@@ -248,7 +248,7 @@ impl Ledger {
             .chosen(version.slot)
             .is_some_and(|(_, value)| value.as_bytes() == command && version.offset == 0);
         if self.has_readers {
-            self.told.extend(command);
+            self.answered.extend(command);
         }
         if below && its_own {
             Ok(())
@@ -267,7 +267,7 @@ impl Ledger {
 
     /// A read begins at a learner.
     pub(crate) fn read_begins(&mut self, learner: usize, read: ReadId) {
-        self.reads.insert((learner, read), self.told.clone());
+        self.reads.insert((learner, read), self.answered.clone());
     }
 
     /// A read is answered from a state with `values` applied. The check trusts no position: the read must have seen
@@ -291,7 +291,7 @@ impl Ledger {
             overlapping_write: must_see.len() < saw.len(),
             failover: ballots.len() > 1,
         };
-        self.told.extend(saw);
+        self.answered.extend(saw);
         Ok(kind)
     }
 

@@ -81,7 +81,7 @@ impl ProposerNode {
             core.handle(Event::Reported {
                 acceptor,
                 sent: Duration::ZERO,
-                answer: word(nobody(), Slot::ZERO, Slot::ZERO),
+                answer: word(no_leader(), Slot::ZERO, Slot::ZERO),
             });
         }
         for number in 0..scenario.commands[place] {
@@ -152,7 +152,7 @@ fn belongs_to(command: u8, place: usize) -> bool {
     usize::from(command >> 4) == place + 1
 }
 
-fn nobody() -> Leadership {
+fn no_leader() -> Leadership {
     Leadership {
         promised: Ballot::ZERO,
         address: Arc::from(""),
@@ -212,11 +212,11 @@ impl ProposerStep<'_> {
                 };
                 let mut message = envelope.message.clone();
                 self.tamper_with_received(acceptor, &mut message);
-                self.tell(received(uuid(acceptor), message));
+                self.handle(received(uuid(acceptor), message));
             }
             Input::Fire(timer) => {
                 if let Some(generation) = self.node.timers.remove(timer) {
-                    self.tell(Event::Fired(*timer, generation));
+                    self.handle(Event::Fired(*timer, generation));
                 }
             }
             Input::Report {
@@ -228,7 +228,7 @@ impl ProposerStep<'_> {
             } => {
                 self.node.known_to = self.node.known_to.max(*known_to);
                 let known_to = self.tamper_with_report(*known_to, *sound_to);
-                self.tell(Event::Reported {
+                self.handle(Event::Reported {
                     acceptor: uuid(*acceptor),
                     sent: self.node.now,
                     answer: word(leadership.clone(), known_to, *trimmed_to),
@@ -239,22 +239,22 @@ impl ProposerStep<'_> {
                 self.node.now += SILENCE;
                 self.node.core.at(self.node.now);
                 if let Some(generation) = self.node.timers.remove(&Timer::Heartbeat) {
-                    self.tell(Event::Fired(Timer::Heartbeat, generation));
+                    self.handle(Event::Fired(Timer::Heartbeat, generation));
                 }
                 for &acceptor in self.cluster.electorate.members() {
-                    self.tell(Event::Reported {
+                    self.handle(Event::Reported {
                         acceptor,
                         sent: self.node.now,
-                        answer: word(nobody(), Slot::ZERO, Slot::ZERO),
+                        answer: word(no_leader(), Slot::ZERO, Slot::ZERO),
                     });
                 }
             }
-            Input::Fill(to) => self.tell(Event::FillWanted(*to)),
+            Input::Fill(to) => self.handle(Event::FillWanted(*to)),
         }
     }
 
     /// Hands an event to the core, and carries out the effects.
-    pub(crate) fn tell(&mut self, event: Event) {
+    pub(crate) fn handle(&mut self, event: Event) {
         let led = self.node.leads();
         if let (
             Phase::Campaigning(_),
@@ -266,7 +266,7 @@ impl ProposerStep<'_> {
             },
         ) = (self.node.core.phase(), &event)
         {
-            self.node.marks.told(*acceptor, *ballot, page);
+            self.node.marks.answered(*acceptor, *ballot, page);
         }
         self.node.core.handle(event);
         self.node.core.flush();
@@ -340,7 +340,7 @@ impl ProposerStep<'_> {
             | Effect::Refused(_)
             | Effect::Readmitted(_)
             | Effect::HandedOver
-            | Effect::Halt(_) => self.outputs.broken(Broken::NobodyHalts),
+            | Effect::Halt(_) => self.outputs.broken(Broken::NoProcessHalts),
         }
     }
 
@@ -426,7 +426,7 @@ impl Marks {
     }
 
     /// Takes in a page received by a candidate.
-    fn told(&mut self, acceptor: AcceptorUuid, ballot: Ballot, page: &PromisePage) {
+    fn answered(&mut self, acceptor: AcceptorUuid, ballot: Ballot, page: &PromisePage) {
         let covered = self.covered.entry(acceptor).or_insert(self.from);
         if ballot == self.ballot && page.from <= *covered {
             *covered = page.next.max(*covered);

@@ -159,7 +159,7 @@ pub(crate) enum Action {
     /// The acceptor answers an observer. The observer counts the answer if the guard trusts the acceptor.
     Answer(usize),
     /// An observer reads the table of another acceptor.
-    Tell(usize, usize),
+    ReportTable(usize, usize),
     /// An observer reads a table, and then passes on its remembered runs to the table.
     PassOn(usize, usize),
     /// An observer restarts.
@@ -182,7 +182,7 @@ impl fmt::Debug for Action {
                 )
             }
             Self::Answer(observer) => write!(f, "it answers observer {observer}"),
-            Self::Tell(table, observer) => write!(f, "observer {observer} reads table {table}"),
+            Self::ReportTable(table, observer) => write!(f, "observer {observer} reads table {table}"),
             Self::PassOn(observer, table) => write!(f, "observer {observer} passes on to table {table}"),
             Self::Forget(observer) => write!(f, "observer {observer} starts again"),
         }
@@ -246,12 +246,12 @@ impl Rollback {
     fn open(&self, state: &mut State, place: usize, table: Option<usize>) {
         let mut runs = self.shown(&state.disk);
         let asked = table.map(|table| {
-            let told = state.tables[table].clone();
+            let table_of_other = state.tables[table].clone();
             if self.has(Bug::NewRunCountsUnasked) {
                 return (holder(table), Witnesses::default());
             }
-            state.observers[place].heard.extend(told.heard);
-            (holder(table), told.stored)
+            state.observers[place].heard.extend(table_of_other.heard);
+            (holder(table), table_of_other.stored)
         });
         let others: Vec<_> = asked.into_iter().collect();
         let counted = state.observers.iter().flat_map(|observer| &observer.heard);
@@ -318,16 +318,18 @@ impl Rollback {
         observer.heard.insert((present.run, present.commit_counter));
     }
 
-    fn tell(state: &mut State, table: usize, place: usize) {
-        let told = state.tables[table].clone();
+    fn report_table(state: &mut State, table: usize, place: usize) {
+        let table_of_other = state.tables[table].clone();
         let observer = &mut state.observers[place];
-        let _ = observer.guard.remember(holder(table), told.stored.iter());
-        observer.heard.extend(told.heard);
+        let _ = observer
+            .guard
+            .remember(holder(table), table_of_other.stored.iter());
+        observer.heard.extend(table_of_other.heard);
     }
 
     /// Passes on an observer's runs to a table. A leader reads a table before passing anything on to the table.
     fn pass_on(state: &mut State, place: usize, table: usize) {
-        Self::tell(state, table, place);
+        Self::report_table(state, table, place);
         let observer = state.observers[place].clone();
         let passed = observer.guard.to_pass_on();
         let of_fork = |run: RunNumber| state.fork.contains(&run);
@@ -402,7 +404,7 @@ impl Model for Rollback {
                 actions.push(Action::Answer(place));
             }
             for table in 0..state.tables.len() {
-                actions.push(Action::Tell(table, place));
+                actions.push(Action::ReportTable(table, place));
                 actions.push(Action::PassOn(place, table));
             }
             if state.forgets < self.scenario.forgets {
@@ -431,7 +433,7 @@ impl Model for Rollback {
             }
             Action::Open(place, table) => self.open(&mut state, place, table),
             Action::Answer(place) => self.answer(&mut state, place),
-            Action::Tell(table, place) => Self::tell(&mut state, table, place),
+            Action::ReportTable(table, place) => Self::report_table(&mut state, table, place),
             Action::PassOn(place, table) => Self::pass_on(&mut state, place, table),
             Action::Forget(place) => {
                 state.forgets += 1;

@@ -249,7 +249,7 @@ impl ProposerStep<'_> {
             && let Phase::Leading(lead) = self.node.core.phase()
         {
             let ballot = lead.ballot();
-            self.tell(Event::Answered {
+            self.handle(Event::Answered {
                 acceptor,
                 ballot,
                 sequence: 0,

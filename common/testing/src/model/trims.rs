@@ -136,7 +136,7 @@ impl AcceptorStep<'_> {
             self.forge_claim(&mut open, to);
         }
         if self.node.core.trim(&mut open.group, to).is_err() {
-            self.outputs.broken(Broken::NobodyHalts);
+            self.outputs.broken(Broken::NoProcessHalts);
         }
         if self.cluster.has(Bug::OldFileUnlinkedBeforeTheCommit) {
             self.node.disk.bottom = None;

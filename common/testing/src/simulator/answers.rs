@@ -27,7 +27,7 @@ impl World<'_> {
         let disk = &process.disk;
         match answer {
             Answer::Pages(to, ballot, from, scan) => {
-                promises.told(acceptor, ballot, disk.promised);
+                promises.answered(acceptor, ballot, disk.promised);
                 let due = Happening::PageDue {
                     acceptor,
                     run,
@@ -42,7 +42,7 @@ impl World<'_> {
             Answer::Message(to, message, stream) => {
                 match &message {
                     Message::Answer(ballot, _, AcceptAnswer::Accepted { slots, known_to, .. }) => {
-                        promises.told(acceptor, *ballot, disk.promised);
+                        promises.answered(acceptor, *ballot, disk.promised);
                         let slots_told = slots.iter().flat_map(|range| range.from.to(range.to));
                         for slot in slots_told.filter(|slot| *slot >= disk.trimmed_to) {
                             promises.accepted(acceptor, *ballot, slot, &disk.rows);
@@ -60,11 +60,11 @@ impl World<'_> {
                         self.statistics.count(Counted::TrimsAnswered);
                     }
                     Message::Answer(_, _, AcceptAnswer::Rejected(rejection)) => {
-                        promises.told(acceptor, rejection.promised, disk.promised);
+                        promises.answered(acceptor, rejection.promised, disk.promised);
                         self.statistics.count(Counted::Rejections);
                     }
                     Message::PrepareRejected(_, promised) => {
-                        promises.told(acceptor, *promised, disk.promised);
+                        promises.answered(acceptor, *promised, disk.promised);
                         self.statistics.count(Counted::Rejections);
                     }
                     Message::Answer(..)

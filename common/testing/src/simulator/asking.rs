@@ -35,7 +35,7 @@ impl World<'_> {
             );
         }
         for event in self.tamper_with_report(proposer) {
-            self.tell(proposer, event);
+            self.handle(proposer, event);
         }
     }
 

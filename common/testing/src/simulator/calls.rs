@@ -92,11 +92,11 @@ impl World<'_> {
         if matches!(outcome, ProposalOutcome::NotProposed(_)) && again && process.core.is_some() {
             let bytes = caller.command.to_le_bytes().to_vec();
             let command = EncodedCommand::from_batch_of_one(bytes.into());
-            self.tell(proposer, Event::Proposed(Pending::new(request, command)));
+            self.handle(proposer, Event::Proposed(Pending::new(request, command)));
         } else {
             caller.answered = true;
             let node = caller.node;
-            self.tell(proposer, Event::ForwardAnswered(request));
+            self.handle(proposer, Event::ForwardAnswered(request));
             let request = request.0;
             self.send(
                 Node::Proposer(proposer),

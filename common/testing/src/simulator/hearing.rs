@@ -26,7 +26,7 @@ pub(crate) struct Attached {
     /// Number of the last report of each proposer.
     reports: BTreeMap<usize, u64>,
     /// The latest news about the heard proposer sent to the reporting proposers.
-    told: Option<News>,
+    reported: Option<News>,
     /// Time of the next check whether the leader is silent.
     look_at: Option<Time>,
 }
@@ -178,7 +178,7 @@ impl World<'_> {
             self.plan(at, Happening::LookDue { acceptor, run });
         }
         let process = &mut self.acceptors[acceptor];
-        if process.attached.told.replace(news) == Some(news) {
+        if process.attached.reported.replace(news) == Some(news) {
             return;
         }
         let proposers: Vec<usize> = process.attached.reports.keys().copied().collect();

@@ -71,7 +71,7 @@ impl World<'_> {
         let process = &self.proposers[proposer];
         if process.run == run && process.is_up() {
             let number = inquiry.number;
-            self.tell(proposer, Event::InquiryAnswered { number, answer });
+            self.handle(proposer, Event::InquiryAnswered { number, answer });
         }
     }
 }

@@ -98,7 +98,7 @@ impl World<'_> {
             self.send(from, to, Message::Recall(question));
         }
         if self.acceptors.len() == 1 {
-            self.others_told(proposer, question);
+            self.others_reported(proposer, question);
             return;
         }
         let awaited = Happening::OthersAwaited {
@@ -128,7 +128,7 @@ impl World<'_> {
         if let Some(shown) = asked.get_mut(&question) {
             shown.others.insert(other, remembers);
             if shown.others.len() == others {
-                self.others_told(proposer, question);
+                self.others_reported(proposer, question);
             }
         }
     }
@@ -136,11 +136,11 @@ impl World<'_> {
     /// The driver no longer waits.
     pub(crate) fn others_awaited(&mut self, proposer: usize, run: u64, question: u64) {
         if self.proposers[proposer].run == run {
-            self.others_told(proposer, question);
+            self.others_reported(proposer, question);
         }
     }
 
-    fn others_told(&mut self, proposer: usize, question: u64) {
+    fn others_reported(&mut self, proposer: usize, question: u64) {
         let needed = Guard::new(self.knobs.quorums).others_needed();
         let introductions = &mut self.proposers[proposer].introductions;
         let Some(asked) = introductions.asked.remove(&question) else {
@@ -193,8 +193,8 @@ impl World<'_> {
             remembers,
             others,
         };
-        self.tell(proposer, introduced);
-        self.tell(proposer, Event::Opened(uuid(acceptor)));
+        self.handle(proposer, introduced);
+        self.handle(proposer, Event::Opened(uuid(acceptor)));
         if self.stamp(Node::Acceptor(acceptor)).map(|(run, _)| run) != shown {
             // The first answer shows that the acceptor has restarted since.
             self.plan_within(20 * MILLISECOND, Happening::LinkClosed { acceptor, proposer });
@@ -203,7 +203,7 @@ impl World<'_> {
 
     pub(crate) fn link_closed(&mut self, acceptor: usize, proposer: usize) {
         self.proposers[proposer].open.remove(&acceptor);
-        self.tell(proposer, Event::Closed(uuid(acceptor)));
+        self.handle(proposer, Event::Closed(uuid(acceptor)));
         // A broken link is opened again, as often as necessary.
         self.plan_within(100 * MILLISECOND, Happening::LinkOpened { acceptor, proposer });
     }

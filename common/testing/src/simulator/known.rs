@@ -22,7 +22,7 @@ impl World<'_> {
             run,
             commit_counter,
         };
-        self.tell(proposer, heard);
+        self.handle(proposer, heard);
     }
 
     /// Remembers the slots known to be chosen, separately from the core.

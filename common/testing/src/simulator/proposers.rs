@@ -166,7 +166,7 @@ impl World<'_> {
             let overdue = self.now + micros(STOP_MAX);
             self.plan(overdue, Happening::StopOverdue { proposer, run });
         }
-        self.tell(proposer, Event::Resigned);
+        self.handle(proposer, Event::Resigned);
     }
 
     /// A proposer was asked to stop, and the commands in flight are not finished: the driver stops anyway.
@@ -181,9 +181,9 @@ impl World<'_> {
     pub(crate) fn fired(&mut self, proposer: usize, run: u64, timer: Timer, generation: u64) {
         if self.proposers[proposer].run == run {
             for event in self.tamper_with_hearsay(proposer) {
-                self.tell(proposer, event);
+                self.handle(proposer, event);
             }
-            self.tell(proposer, Event::Fired(timer, generation));
+            self.handle(proposer, Event::Fired(timer, generation));
         }
     }
 
@@ -199,7 +199,7 @@ impl World<'_> {
                 }
                 if acceptor != usize::MAX {
                     let acceptor = uuid(acceptor);
-                    self.tell(proposer, Event::Remembered { acceptor, remembers });
+                    self.handle(proposer, Event::Remembered { acceptor, remembers });
                 }
                 let process = &self.proposers[proposer];
                 let counts =
@@ -305,11 +305,11 @@ impl World<'_> {
             | Message::Tail(_)
             | Message::Tailed(..) => panic!("not for a proposer: {message:?}"),
         };
-        self.tell(proposer, event);
+        self.handle(proposer, event);
     }
 
     /// Hands an event to the core, and carries out the effects.
-    pub(crate) fn tell(&mut self, proposer: usize, event: Event) {
+    pub(crate) fn handle(&mut self, proposer: usize, event: Event) {
         self.note_known(proposer, &event);
         let event = self.tamper_with_event(proposer, event);
         let process = &mut self.proposers[proposer];

@@ -78,11 +78,11 @@ impl Scenario {
             Err("proposer 0 does not lead when the fault begins".to_owned())
         };
         outcome.map_err(|reason| {
-            let told = log
+            let report = log
                 .0
                 .iter()
                 .filter(|(_, happened)| *happened != Happened::Answered);
-            let lines: Vec<String> = told
+            let lines: Vec<String> = report
                 .map(|(at, happened)| format!("{:>9} ms {happened:?}", at / MILLISECOND))
                 .collect();
             format!(

@@ -112,7 +112,7 @@ impl World<'_> {
             acceptor: uuid(acceptor),
             ballot,
         };
-        self.tell(proposer, broke);
+        self.handle(proposer, broke);
         self.redial((proposer, run), acceptor, ballot);
     }
 

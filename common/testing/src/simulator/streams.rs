@@ -284,7 +284,7 @@ impl World<'_> {
                         keeper.tries = 1;
                     }
                     let acceptor = uuid(acceptor);
-                    self.tell(proposer, Event::StreamOpened { acceptor, ballot });
+                    self.handle(proposer, Event::StreamOpened { acceptor, ballot });
                     return;
                 }
                 if self.is_of_another_life(Node::Acceptor(acceptor), to, stamp) {

@@ -140,7 +140,7 @@ impl World<'_> {
     /// A command was forwarded.
     pub(crate) fn tamper_with_forwarded(&mut self, proposer: usize, request: RequestId) {
         if self.tampering.has(Bug::ForwardedDoNotCount) {
-            self.tell(proposer, Event::ForwardAnswered(request));
+            self.handle(proposer, Event::ForwardAnswered(request));
         }
     }
 

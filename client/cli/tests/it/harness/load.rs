@@ -131,11 +131,11 @@ impl BackgroundLoad {
             let shared = Arc::clone(&shared);
             tokio::spawn(async move {
                 let mut outcome = LoadOutcome::default();
-                let mut told = BufReader::new(output).lines();
+                let mut printed = BufReader::new(output).lines();
                 for value in values {
-                    let line = told.next_line().await.unwrap().expect("a line for each value");
+                    let line = printed.next_line().await.unwrap().expect("a line for each value");
                     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-                    outcome.add_told(&line, value.trim_end().into());
+                    outcome.add_printed(&line, value.trim_end().into());
                     shared.done.fetch_add(1, Ordering::Relaxed);
                 }
                 child.wait().await.unwrap();
@@ -223,7 +223,7 @@ impl LoadOutcome {
     }
 
     /// Adds an outcome from the output of `paxos propose --output json`.
-    fn add_told(&mut self, line: &serde_json::Value, value: Vec<u8>) {
+    fn add_printed(&mut self, line: &serde_json::Value, value: Vec<u8>) {
         let (slot, offset) = (&line["version"]["slot"], &line["version"]["offset"]);
         match (integer(slot), offset.as_u64(), line["error"]["reason"].as_str()) {
             (Some(slot), Some(offset), None) => {
@@ -259,7 +259,7 @@ impl LoadOutcome {
             let known = self.acknowledged.get(version) == Some(value) || self.unknown.contains(value);
             assert!(
                 known,
-                "nobody proposed what is at {version}: {}",
+                "no writer proposed the value at {version}: {}",
                 String::from_utf8_lossy(value)
             );
         }

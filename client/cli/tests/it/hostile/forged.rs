@@ -112,8 +112,8 @@ async fn largest_reports_of_peers_leave_status_readable() {
     let open = attached.iter().filter(|attached| attached.is_ok()).count();
     assert!(open > 300, "{open} of 350 attached");
     // Clients find the proposers, and so does `paxos status`.
-    let told = sweep::acceptor_status(address).await.attached.len();
-    assert!(told >= open, "{told}");
+    let shown = sweep::acceptor_status(address).await.attached.len();
+    assert!(shown >= open, "{shown}");
     ordered(&cluster.client(), "with 350 strangers").await;
 }
 

@@ -39,9 +39,9 @@ async fn absent_collector_is_logged_once_and_again_on_its_return() {
             .append_at_most_once("hello")
             .await
             .unwrap();
-        let told =
+        let has_reported =
             |acceptor: &harness::Process| acceptor.log().contains("the trace collector accepts spans again");
-        (!collector.spans().is_empty() && cluster.acceptors.iter().all(told)).then_some(())
+        (!collector.spans().is_empty() && cluster.acceptors.iter().all(has_reported)).then_some(())
     })
     .await;
     for acceptor in &cluster.acceptors {
