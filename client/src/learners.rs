@@ -21,6 +21,7 @@ use tonic::{Code, Request, Response, Status, transport::Channel};
 use crate::{
     address::Directory,
     error::{Cause, TrimmedAnswer, Unanswered, longer},
+    outcomes::OutcomeStream,
     trace::Tracer,
     trimmed::TrimmedRounds,
 };
@@ -68,6 +69,11 @@ pub(crate) struct CallOptions {
 }
 
 impl CallOptions {
+    /// Whether the application traces the call.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.context.is_some()
+    }
+
     /// A request with deadline and trace context.
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
@@ -86,10 +92,17 @@ struct LearnerRoster {
     asked_at: Option<Instant>,
 }
 
+/// The ways to a learner. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct LearnerConnection {
+    pub(crate) client: LearnerClient<Channel>,
+    pub(crate) outcomes: OutcomeStream,
+}
+
 #[derive(Debug)]
 struct KnownLearner {
     address: Address,
-    client: LearnerClient<Channel>,
+    connection: LearnerConnection,
     in_flight: AtomicUsize,
     slowness: Slowness,
 }
@@ -135,7 +148,7 @@ impl Learners {
         deadline: Instant,
         method: &'static str,
         trimmed_by: TrimmedBy,
-        request: impl Fn(LearnerClient<Channel>, CallOptions) -> F,
+        request: impl Fn(LearnerConnection, CallOptions) -> F,
     ) -> Result<T, Unanswered>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -252,7 +265,7 @@ impl Learners {
         member: Arc<KnownLearner>,
         patience: Duration,
         method: &'static str,
-        request: &impl Fn(LearnerClient<Channel>, CallOptions) -> F,
+        request: &impl Fn(LearnerConnection, CallOptions) -> F,
     ) -> (Arc<KnownLearner>, Result<Result<Response<T>, Status>, Elapsed>)
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -264,7 +277,7 @@ impl Learners {
             patience,
             context: call.context(),
         };
-        let answer = timeout(patience, request(member.client.clone(), options)).await;
+        let answer = timeout(patience, request(member.connection.clone(), options)).await;
         drop(counted);
         match &answer {
             Ok(Ok(_)) => call.answered(Code::Ok, ""),
@@ -377,7 +390,10 @@ impl KnownLearner {
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         Self {
             address,
-            client,
+            connection: LearnerConnection {
+                client,
+                outcomes: OutcomeStream::default(),
+            },
             in_flight: AtomicUsize::new(0),
             slowness: Slowness::default(),
         }

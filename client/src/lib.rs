@@ -77,6 +77,7 @@ mod give_up;
 mod learners;
 mod limits;
 mod log;
+mod outcomes;
 mod propose;
 mod read;
 mod record;

@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use paxos_common::trace::names::method;
-use paxos_proto::v1::{ReadRequest, ReadResponse, learner_client::LearnerClient, read_request};
+use paxos_proto::v1::{ReadRequest, ReadResponse, read_request};
 use tokio::time::Instant;
 
 use crate::{
     Client, Slot,
     error::{Cause, Unanswered, WriteError},
-    learners::{CallOptions, TrimmedBy},
+    learners::{CallOptions, LearnerConnection, TrimmedBy},
     registers::{
         Condition, Consistency, Current, Decision, PageRequest, Register, RegisterPage, Written, put,
     },
@@ -122,9 +122,9 @@ impl Client {
     }
 
     async fn read(&self, request: ReadRequest, deadline: Instant) -> Result<ReadResponse, Unanswered> {
-        let call = |mut client: LearnerClient<_>, options: CallOptions| {
+        let call = |mut learner: LearnerConnection, options: CallOptions| {
             let request = options.request(request.clone());
-            async move { client.read(request).await }
+            async move { learner.client.read(request).await }
         };
         self.learners
             .ask(deadline, method::READ, TrimmedBy::All, call)

@@ -6,15 +6,16 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use paxos_common::{peer::Backoff, trace::names::method};
 use paxos_proto::v1::{
     Applied, Command, ConditionFailed, Duplicate, OpenSession, ResultRequest, ResultResponse, SessionStamp,
-    command::Operation, duplicate, learner_client::LearnerClient, result_request, result_response,
+    command::Operation, duplicate, result_request, result_response,
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
+use tonic::Response;
 
 use crate::{
     Client, Version,
     error::{Cause, Failed, Unanswered, WriteError},
     give_up::GiveUp,
-    learners::{CallOptions, TrimmedBy},
+    learners::{CallOptions, LearnerConnection, TrimmedBy},
     limits,
     propose::ATTEMPT_PAUSE,
     registers::{Current, Register, Written},
@@ -220,11 +221,24 @@ impl Client {
         trimmed_by: TrimmedBy,
         deadline: Instant,
     ) -> Result<ResultResponse, Unanswered> {
-        let request = |mut client: LearnerClient<_>, options: CallOptions| {
+        let version = match command {
+            result_request::Command::Version(version) => Version::try_from(version).ok(),
+            result_request::Command::Session(_) => None,
+        };
+        let request = |mut learner: LearnerConnection, options: CallOptions| {
             let request = options.request(ResultRequest {
                 command: Some(command.clone()),
             });
-            async move { client.result(request).await }
+            // A traced call has spans of its own, at the learner too.
+            let version = version.filter(|_| !options.is_traced());
+            async move {
+                if let Some(version) = version
+                    && let Some(answer) = learner.outcomes.outcome(&learner.client, version).await
+                {
+                    return answer.map(Response::new);
+                }
+                learner.client.result(request).await
+            }
         };
         self.learners
             .ask(deadline, method::RESULT, trimmed_by, request)

@@ -1,6 +1,7 @@
 //! The gRPC service of a learner; the only maker of `Status`.
 
 mod backup;
+mod outcomes;
 mod reads;
 mod results;
 mod streams;
@@ -11,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use paxos_common::{
     paxos::{
         identity::{AcceptorUuid, ClusterId},
@@ -35,7 +37,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, timeout, timeout_at},
 };
-use tonic::{Request, Response, Status, metadata::MetadataMap};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use crate::{
     barrier::{Barrier, BarrierError},
@@ -56,6 +58,8 @@ use streams::ResponseStream;
 const SUBSCRIBERS_MAX: usize = 1_024;
 /// Maximum number of concurrent watchers, as above.
 const WATCHERS_MAX: usize = 1_024;
+/// Maximum number of concurrent streams of outcomes: each holds at most 768 waiting queries, of some 64 bytes each.
+const OUTCOME_STREAMS_MAX: usize = 512;
 /// Maximum number of concurrent backups: each may hold a file of 4 GiB.
 const BACKUPS_MAX: usize = 1;
 /// Longest wait of a caller without a deadline.
@@ -82,6 +86,7 @@ pub(crate) struct LearnerService {
     opened: Arc<OnceLock<ServingState>>,
     subscribers: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
+    outcome_streams: Arc<Semaphore>,
     backups: Arc<Semaphore>,
     reads_answered: Counter,
     catch_up: Arc<CatchUp>,
@@ -105,6 +110,7 @@ impl LearnerService {
             opened: Arc::default(),
             subscribers: Arc::new(Semaphore::new(SUBSCRIBERS_MAX)),
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+            outcome_streams: Arc::new(Semaphore::new(OUTCOME_STREAMS_MAX)),
             backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
             reads_answered,
             catch_up,
@@ -220,9 +226,7 @@ impl ServingState {
         if slot < applied_to {
             return Ok(());
         }
-        Err(out_of_range(format!(
-            "slot {slot} is beyond the log: the log holds the slots below {applied_to}"
-        )))
+        Err(beyond_the_log(slot, applied_to))
     }
 
     /// Fails when `slot` is below the kept log.
@@ -325,6 +329,12 @@ impl ServingState {
     }
 }
 
+fn beyond_the_log(slot: Slot, to: Slot) -> Status {
+    out_of_range(format!(
+        "slot {slot} is beyond the log: the log holds the slots below {to}"
+    ))
+}
+
 /// Answers before the caller's deadline, or reports that the deadline has passed.
 async fn in_time<T>(
     metadata: &MetadataMap,
@@ -347,6 +357,7 @@ fn admit(places: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, St
 
 #[tonic::async_trait]
 impl Learner for LearnerService {
+    type OutcomesStream = ResponseStream<pb::OutcomesResponse>;
     type WatchStream = ResponseStream<pb::WatchResponse>;
     type SubscribeStream = ResponseStream<pb::SubscribeResponse>;
     type BackupStream = ResponseStream<pb::BackupResponse>;
@@ -382,6 +393,20 @@ impl Learner for LearnerService {
             }
         };
         Ok(Response::new(answer))
+    }
+
+    async fn outcomes(
+        &self,
+        request: Request<Streaming<pb::OutcomesRequest>>,
+    ) -> Result<Response<Self::OutcomesStream>, Status> {
+        let room = room(request.extensions());
+        let opened = self.readable()?.clone();
+        let permit = admit(&self.outcome_streams, "the list of streams of outcomes")?;
+        let answers = outcomes::stream(self.clone(), opened, request.into_inner(), room);
+        let answers = answers.inspect(move |_| {
+            let _ = &permit;
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {

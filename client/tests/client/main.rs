@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
 
 mod fake;
+mod outcomes;
 mod refused;
 mod registers;
 mod slow;

@@ -24,6 +24,7 @@ mod limits;
 mod linearizability;
 mod lost_commits;
 mod metrics;
+mod outcomes;
 mod paused;
 mod reads_in_turn;
 mod reflection;

@@ -263,6 +263,15 @@ impl Learner for FakeLearner {
         Err(Status::unimplemented(""))
     }
 
+    type OutcomesStream = FakeAnswers<proto::OutcomesResponse>;
+
+    async fn outcomes(
+        &self,
+        _: Request<Streaming<proto::OutcomesRequest>>,
+    ) -> FakeReply<Self::OutcomesStream> {
+        Err(Status::unimplemented(""))
+    }
+
     type WatchStream = FakeAnswers<proto::WatchResponse>;
 
     async fn watch(&self, _: Request<proto::WatchRequest>) -> FakeReply<Self::WatchStream> {

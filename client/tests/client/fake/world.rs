@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,10 +14,11 @@ use paxos_client::Slot;
 use paxos_common::wire::status::{self, KeptSlots, to_proto};
 use paxos_proto::v1::{
     self as proto, Applied, Change, Command, Condition, ConditionFailed, Deleted, Duplicate, FillRequest,
-    FillResponse, ProposeRequest, ProposeResponse, ProposeStreamRequest, ProposeStreamResponse,
-    ProposerStatusRequest, ProposerStatusResponse, ReadRequest, ReadResponse, Register, ResultRequest,
-    ResultResponse, Version, WatchRequest, WatchResponse, change, command::Operation, condition, duplicate,
-    learner_server, proposer_server, read_request, result_request, result_response,
+    FillResponse, OutcomeQuery, OutcomesRequest, OutcomesResponse, ProposeRequest, ProposeResponse,
+    ProposeStreamRequest, ProposeStreamResponse, ProposerStatusRequest, ProposerStatusResponse,
+    QueriedOutcome, ReadRequest, ReadResponse, Register, ResultRequest, ResultResponse, Version,
+    WatchRequest, WatchResponse, change, command::Operation, condition, duplicate, learner_server,
+    proposer_server, queried_outcome, read_request, result_request, result_response,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -130,14 +134,32 @@ impl FakeWorld {
         &self,
         reaction: impl Fn(usize) -> LearnerReaction + Send + Sync + 'static,
     ) -> ServedLearner {
+        self.serve(Arc::new(reaction), Some(Arc::default())).await
+    }
+
+    /// A learner of a release without streams of outcomes.
+    pub(crate) async fn serve_old_learner(&self) -> ServedLearner {
+        self.serve(Arc::new(|_| LearnerReaction::Truth), None).await
+    }
+
+    async fn serve(
+        &self,
+        reaction: Arc<dyn Fn(usize) -> LearnerReaction + Send + Sync>,
+        streams: Option<Arc<AtomicUsize>>,
+    ) -> ServedLearner {
         let calls = Arc::new(Mutex::new(0));
         let learner = WorldLearner {
             world: self.clone(),
-            reaction: Arc::new(reaction),
+            reaction,
             calls: calls.clone(),
+            streams: streams.clone(),
         };
         let served = serve(Routes::new(learner_server::LearnerServer::new(learner))).await;
-        ServedLearner { served, calls }
+        ServedLearner {
+            served,
+            calls,
+            streams,
+        }
     }
 
     /// `None`: the connection breaks without an answer.
@@ -168,9 +190,17 @@ impl FakeWorld {
 pub(crate) struct ServedLearner {
     pub(crate) served: Served,
     calls: Arc<Mutex<usize>>,
+    streams: Option<Arc<AtomicUsize>>,
 }
 
 impl ServedLearner {
+    /// Number of streams of outcomes that clients have opened.
+    pub(crate) fn outcome_streams(&self) -> usize {
+        self.streams
+            .as_ref()
+            .map_or(0, |streams| streams.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn calls(&self) -> usize {
         *self.calls.lock().unwrap()
     }
@@ -293,13 +323,34 @@ impl proposer_server::Proposer for FakeWorld {
     }
 }
 
+#[derive(Clone)]
 struct WorldLearner {
     world: FakeWorld,
     reaction: Arc<dyn Fn(usize) -> LearnerReaction + Send + Sync>,
     calls: Arc<Mutex<usize>>,
+    /// Number of streams of outcomes; none: the learner's release has no such call.
+    streams: Option<Arc<AtomicUsize>>,
 }
 
 impl WorldLearner {
+    async fn answer(self, query: OutcomeQuery, answers: mpsc::Sender<Result<OutcomesResponse, Status>>) {
+        let command = query.version.map(result_request::Command::Version);
+        let answer =
+            match learner_server::Learner::result(&self, Request::new(ResultRequest { command })).await {
+                Ok(result) => queried_outcome::Answer::Result(result.into_inner()),
+                Err(error) => queried_outcome::Answer::Error(to_proto(&error)),
+            };
+        let outcome = QueriedOutcome {
+            tag: query.tag,
+            answer: Some(answer),
+        };
+        let response = OutcomesResponse {
+            outcomes: vec![outcome],
+        };
+        // The client may be gone.
+        let _ = answers.send(Ok(response)).await;
+    }
+
     /// The reaction to this call, if there is an answer.
     async fn called(&self) -> Result<LearnerReaction, Status> {
         let number = {
@@ -418,6 +469,28 @@ impl learner_server::Learner for WorldLearner {
             outcome: Some(outcome),
             applied_to: u64::try_from(state.log.len()).unwrap(),
         }))
+    }
+
+    type OutcomesStream = FakeAnswers<OutcomesResponse>;
+
+    /// Each query counts as a call.
+    async fn outcomes(
+        &self,
+        request: Request<Streaming<OutcomesRequest>>,
+    ) -> FakeReply<Self::OutcomesStream> {
+        let streams = self.streams.as_ref();
+        let streams = streams.ok_or_else(|| Status::unimplemented("an older release"))?;
+        streams.fetch_add(1, Ordering::Relaxed);
+        let (answers, stream) = mpsc::channel(16);
+        let (learner, mut requests) = (self.clone(), request.into_inner());
+        tokio::spawn(async move {
+            while let Ok(Some(request)) = requests.message().await {
+                for query in request.queries {
+                    tokio::spawn(learner.clone().answer(query, answers.clone()));
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
     type WatchStream = FakeAnswers<WatchResponse>;

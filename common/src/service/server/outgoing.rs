@@ -74,6 +74,7 @@ impl Purpose {
             | "/paxos.v1.Acceptor/Snapshot"
             | "/paxos.v1.Learner/Subscribe"
             | "/paxos.v1.Learner/Watch"
+            | "/paxos.v1.Learner/Outcomes"
             | "/paxos.v1.Learner/Backup" => Self::Following,
             "/paxos.v1.Acceptor/Prepare"
             | "/paxos.v1.Acceptor/Accept"

@@ -298,6 +298,14 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
             })
             .to_vec()
         }
+        ("Learner", "Outcomes") => {
+            let query = pb::OutcomeQuery {
+                tag: 7,
+                version: Some(version),
+            };
+            let queries = vec![query];
+            vec![dynamic(method, &pb::OutcomesRequest { queries })]
+        }
         ("Learner", "Watch") => vec![dynamic(
             method,
             &pb::WatchRequest {
@@ -374,15 +382,19 @@ pub(crate) async fn call(channel: &Channel, method: &MethodDescriptor, request: 
         Ok(None) => Code::Ok,
         Ok(Some(answer)) => {
             let answer = DynamicMessage::decode(method.output(), answer).unwrap();
-            // On a stream of proposals, the answer holds the failure.
-            match answer.get_field_by_name("error").as_deref() {
-                Some(Value::Message(error)) => {
-                    Code::from(error.get_field_by_name("code").unwrap().as_i32().unwrap())
-                }
-                _ => Code::Ok,
-            }
+            failure_in(&answer).unwrap_or(Code::Ok)
         }
     }
+}
+
+/// The failure in an answer: on a stream of proposals, or of outcomes, the answer holds the failure.
+fn failure_in(answer: &DynamicMessage) -> Option<Code> {
+    if let Some(Value::List(outcomes)) = answer.get_field_by_name("outcomes").as_deref() {
+        return failure_in(outcomes.first()?.as_message()?);
+    }
+    let error = answer.get_field_by_name("error")?;
+    let code = error.as_message()?.get_field_by_name("code")?;
+    code.as_i32().map(Code::from).filter(|code| *code != Code::Ok)
 }
 
 /// Messages as on the wire.

@@ -1,0 +1,239 @@
+//! Answers `Outcomes`: the outcomes of many commands over one stream, each once its command is applied.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures::{Stream, StreamExt as _, future::BoxFuture};
+use paxos_common::{
+    paxos::slot::{Slot, Version},
+    service::server::Room,
+    wire::status::{invalid_argument, stopping, to_proto},
+};
+use paxos_proto::v1::{self as pb, queried_outcome};
+use prost::Message as _;
+use tokio::{
+    sync::watch::error::RecvError,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+use tonic::Status;
+
+use super::{LearnerService, ServingState, beyond_the_log, reads::read_version, results, streams};
+
+/// Maximum number of queries in a request.
+const QUERIES_MAX: usize = 256;
+/// While this many queries of a stream wait, no further request is read.
+const WAITING_MAX: usize = 512;
+/// Longest wait of a query.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+/// Interval of looks for queries that have waited for long.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Size of a response in bytes, unless a single answer has more: no such response needs room.
+const RESPONSE_BYTES_MAX: usize = 8 * 1024;
+
+/// The answers to a stream of requests, until the caller ends the stream or the learner stops.
+pub(super) fn stream(
+    service: LearnerService,
+    opened: ServingState,
+    requests: impl Stream<Item = Result<pb::OutcomesRequest, Status>> + Send + 'static,
+    room: Room,
+) -> impl Stream<Item = Result<pb::OutcomesResponse, Status>> + Send {
+    async_stream::try_stream! {
+        let mut requests = Box::pin(requests);
+        let mut applied = opened.applied.clone();
+        let mut waiting = WaitingQueries::default();
+        let mut is_open = true;
+        let mut ticks = interval(LOOK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut end_of_log: Option<BoxFuture<'static, Option<EndOfLog>>> = None;
+        loop {
+            let applied_to = applied.borrow_and_update().applied_to();
+            while let Some(outcomes) = waiting.answers(&service, &opened, applied_to, &room).await {
+                let response = pb::OutcomesResponse { outcomes };
+                room.built(&response);
+                yield response;
+            }
+            if !is_open && waiting.is_empty() {
+                break;
+            }
+            let event = tokio::select! {
+                // Cancel safe: a request not returned stays unread.
+                request = requests.next(), if is_open && waiting.has_room() => StreamEvent::Request(request),
+                // Only waits.
+                changed = applied.changed(), if !waiting.is_empty() => StreamEvent::Applied(changed),
+                // Cancel safe: a tick not returned now is returned next time.
+                _ = ticks.tick(), if !waiting.is_empty() => StreamEvent::Tick,
+                // Cancel safe: the future is kept.
+                end = async { end_of_log.as_mut()?.await }, if end_of_log.is_some() => StreamEvent::EndOfLog(end),
+            };
+            match event {
+                StreamEvent::Request(Some(request)) => waiting.add(request?)?,
+                StreamEvent::Request(None) => is_open = false,
+                StreamEvent::Applied(changed) => changed.map_err(|_| stopping())?,
+                StreamEvent::Tick => {
+                    waiting.expire();
+                    if end_of_log.is_none() {
+                        end_of_log = Some(Box::pin(EndOfLog::ask(opened.clone())));
+                    }
+                }
+                StreamEvent::EndOfLog(end) => {
+                    end_of_log = None;
+                    waiting.refuse_beyond(end);
+                }
+            }
+        }
+    }
+}
+
+enum StreamEvent {
+    /// The next request; none at the end of the requests.
+    Request(Option<Result<pb::OutcomesRequest, Status>>),
+    /// More is applied, or the learner stops.
+    Applied(Result<(), RecvError>),
+    Tick,
+    EndOfLog(Option<EndOfLog>),
+}
+
+/// The end of the log, not before the time of a question.
+#[derive(Clone, Copy, Debug)]
+struct EndOfLog {
+    to: Slot,
+    asked: Instant,
+}
+
+impl EndOfLog {
+    /// Asks the acceptors; none if the learner cannot find the end.
+    async fn ask(opened: ServingState) -> Option<Self> {
+        let asked = Instant::now();
+        timeout(WAIT_MAX, opened.pass_barrier(None)).await.ok()?.ok()?;
+        let to = opened.applied_to();
+        Some(Self { to, asked })
+    }
+}
+
+/// The unanswered queries of a stream.
+#[derive(Debug, Default)]
+struct WaitingQueries {
+    /// Version and tag, with the time of arrival.
+    queries: BTreeMap<(Version, u64), Instant>,
+    /// Answers that need no record.
+    failed: Vec<pb::QueriedOutcome>,
+}
+
+impl WaitingQueries {
+    fn is_empty(&self) -> bool {
+        self.queries.is_empty()
+    }
+
+    fn has_room(&self) -> bool {
+        self.queries.len() < WAITING_MAX
+    }
+
+    fn add(&mut self, request: pb::OutcomesRequest) -> Result<(), Status> {
+        let queries = request.queries.len();
+        if queries > QUERIES_MAX {
+            return Err(invalid_argument(format!(
+                "the request has {queries} queries: at most {QUERIES_MAX} are allowed"
+            )));
+        }
+        let since = Instant::now();
+        for pb::OutcomeQuery { tag, version } in request.queries {
+            let version = version.ok_or_else(|| invalid_argument("the query names no version"));
+            match version.and_then(read_version) {
+                Ok(version) => {
+                    self.queries.insert((version, tag), since);
+                }
+                Err(error) => self.failed.push(failed(tag, &error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails the queries that have waited for too long.
+    fn expire(&mut self) {
+        let error = Status::deadline_exceeded(
+            "the command was not applied in time: retry, here or at another learner",
+        );
+        let is_expired = |_: &(Version, u64), since: &mut Instant| since.elapsed() >= WAIT_MAX;
+        let expired = self.queries.extract_if(.., is_expired);
+        self.failed
+            .extend(expired.map(|((_, tag), _)| failed(tag, &error)));
+    }
+
+    /// Fails the queries beyond the end of the log that came before the question.
+    fn refuse_beyond(&mut self, end: Option<EndOfLog>) {
+        let Some(EndOfLog { to, asked }) = end else { return };
+        let is_beyond =
+            |(version, _): &(Version, u64), since: &mut Instant| version.slot >= to && *since < asked;
+        let beyond = self.queries.extract_if(.., is_beyond);
+        let refused = beyond.map(|((version, tag), _)| failed(tag, &beyond_the_log(version.slot, to)));
+        self.failed.extend(refused);
+    }
+
+    /// The answers of the next response; none while every query waits.
+    async fn answers(
+        &mut self,
+        service: &LearnerService,
+        opened: &ServingState,
+        applied_to: Slot,
+        room: &Room,
+    ) -> Option<Vec<pb::QueriedOutcome>> {
+        let mut outcomes = std::mem::take(&mut self.failed);
+        let mut bytes = outcomes
+            .iter()
+            .map(|outcome| outcome.encoded_len())
+            .sum::<usize>();
+        while let Some((&query, _)) = self.queries.first_key_value()
+            && let (version, tag) = query
+            && version.slot < applied_to
+        {
+            let answer = answered(tag, outcome(service, opened, version).await);
+            let added = answer.encoded_len();
+            if bytes + added > RESPONSE_BYTES_MAX {
+                if !outcomes.is_empty() {
+                    break;
+                }
+                if !room.take_now(added) {
+                    // The answer is built again once there is room; until then no part of it is held.
+                    drop(answer);
+                    room.take(added).await;
+                    continue;
+                }
+            }
+            bytes += added;
+            self.queries.remove(&query);
+            outcomes.push(answer);
+        }
+        (!outcomes.is_empty()).then_some(outcomes)
+    }
+}
+
+async fn outcome(
+    service: &LearnerService,
+    opened: &ServingState,
+    version: Version,
+) -> Result<pb::ResultResponse, Status> {
+    service.readable()?;
+    opened.check_kept(version.slot)?;
+    let record = opened.history.record(version.slot).await;
+    let record = record.map_err(|error| streams::read_failed(&error, &opened.history))?;
+    let record = record.ok_or_else(|| Status::internal("an applied slot is missing in the history"))?;
+    opened
+        .knowledge
+        .machine(|machine| results::of_version(version, &record, machine))
+}
+
+fn answered(tag: u64, answer: Result<pb::ResultResponse, Status>) -> pb::QueriedOutcome {
+    match answer {
+        Ok(result) => pb::QueriedOutcome {
+            tag,
+            answer: Some(queried_outcome::Answer::Result(result)),
+        },
+        Err(error) => failed(tag, &error),
+    }
+}
+
+fn failed(tag: u64, error: &Status) -> pb::QueriedOutcome {
+    pb::QueriedOutcome {
+        tag,
+        answer: Some(queried_outcome::Answer::Error(to_proto(error))),
+    }
+}
