@@ -44,10 +44,10 @@ struct PendingQuery {
 
 /// The stream of outcomes from one learner, opened with the first query. Cheap to clone; clones share the stream.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct OutcomeStream(Arc<Mutex<StreamState>>);
+pub(crate) struct OutcomeStream(Arc<Mutex<OutcomeStreamState>>);
 
 #[derive(Debug, Default)]
-enum StreamState {
+enum OutcomeStreamState {
     #[default]
     Closed,
     Open(mpsc::Sender<PendingQuery>),
@@ -71,19 +71,20 @@ impl OutcomeStream {
     fn queries(&self, client: &LearnerClient<Channel>) -> Option<mpsc::Sender<PendingQuery>> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*state {
-            StreamState::Open(queries) if !queries.is_closed() => return Some(queries.clone()),
-            StreamState::Unsupported(found) if found.elapsed() < UNSUPPORTED_FOR => return None,
-            StreamState::Open(_) | StreamState::Unsupported(_) | StreamState::Closed => {}
+            OutcomeStreamState::Open(queries) if !queries.is_closed() => return Some(queries.clone()),
+            OutcomeStreamState::Unsupported(found) if found.elapsed() < UNSUPPORTED_FOR => return None,
+            OutcomeStreamState::Open(_) | OutcomeStreamState::Unsupported(_) | OutcomeStreamState::Closed => {
+            }
         }
         let (queries, queue) = mpsc::channel(QUEUE_MAX);
-        *state = StreamState::Open(queries.clone());
+        *state = OutcomeStreamState::Open(queries.clone());
         let (client, stream) = (client.clone(), self.clone());
         tokio::spawn(async move {
             let ended = run(client, queue).await;
             tracing::debug!(reason = %ended, "a stream of outcomes has ended");
             if ended.code() == Code::Unimplemented {
                 let mut state = stream.0.lock().unwrap_or_else(PoisonError::into_inner);
-                *state = StreamState::Unsupported(Instant::now());
+                *state = OutcomeStreamState::Unsupported(Instant::now());
             }
         });
         Some(queries)
@@ -100,7 +101,7 @@ async fn run(mut client: LearnerClient<Channel>, mut queue: mpsc::Receiver<Pendi
         Ok(Err(status)) => return status,
         Err(_elapsed) => return Status::deadline_exceeded("the learner opens no stream"),
     };
-    let mut unanswered = Unanswered::default();
+    let mut unanswered = SentQueries::default();
     let mut gathered = Vec::new();
     let mut idle_from = Instant::now();
     loop {
@@ -137,12 +138,12 @@ async fn run(mut client: LearnerClient<Channel>, mut queue: mpsc::Receiver<Pendi
 
 /// Queries sent to the learner.
 #[derive(Debug, Default)]
-struct Unanswered {
+struct SentQueries {
     answers: HashMap<u64, oneshot::Sender<Answer>>,
     last_tag: u64,
 }
 
-impl Unanswered {
+impl SentQueries {
     fn request(&mut self, queries: impl Iterator<Item = PendingQuery>) -> OutcomesRequest {
         let queries = queries.filter(|query| !query.answer.is_closed()).map(|query| {
             self.last_tag += 1;

@@ -19,6 +19,8 @@ class Writer:
         self.ended = threading.Event()
         # Begin and end of each put that succeeded; texts of those that failed.
         self.good, self.bad = [], []
+        # The last number that each worker wrote.
+        self.last = {}
         self.threads = [
             threading.Thread(target=self._work, args=(number,), daemon=True) for number in range(workers)
         ]
@@ -48,6 +50,7 @@ class Writer:
             with self.lock:
                 if result.code == 0:
                     self.good.append((begun, time.monotonic()))
+                    self.last[worker] = number
                 else:
                     self.bad.append(str(result))
 
@@ -75,3 +78,11 @@ class Writer:
         trial.right(good > 0 and not bad, f"puts: {good} succeeded, {len(bad)} failed")
         for text in bad[:5]:
             trial.say(f"    {text}")
+
+    def judge_last(self, trial):
+        """Judges that each worker's last acknowledged number, or a later one, is still there."""
+        for worker, number in sorted(self.last.items()):
+            result = self.cluster.paxos("get", f"writer-{worker}")
+            found = result.out.strip()
+            kept = result.code == 0 and found.isdigit() and int(found) >= number
+            trial.right(kept, f"writer-{worker} has {found or result}, the last acknowledged is {number}")

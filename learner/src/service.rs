@@ -26,10 +26,7 @@ use paxos_common::{
         server::{Room, deadline, received, room},
     },
     trace::{Span, SpanContext, Tracer},
-    wire::{
-        command::read_stamp,
-        status::{invalid_argument, kept_slots_of, out_of_range, overloaded, stopping, trimmed},
-    },
+    wire::status::{invalid_argument, out_of_range, overloaded, stopping, trimmed},
 };
 use paxos_proto::v1::{self as pb, learner_server::Learner, result_request};
 use prost::Message as _;
@@ -275,56 +272,6 @@ impl ServingState {
             // The answer is built again once there is room; until then no part of it is held.
             drop(answer);
             room.take_soon(bytes).await?;
-        }
-    }
-
-    async fn result_of(
-        &self,
-        version: Version,
-        room: &Room,
-        trace: Option<&SpanContext>,
-    ) -> Result<pb::ResultResponse, Status> {
-        self.check_kept(version.slot)?;
-        self.reach(version.slot, trace).await?;
-        loop {
-            let record = self
-                .history
-                .record(version.slot)
-                .await
-                .map_err(|error| streams::read_failed(&error, &self.history))?
-                .ok_or_else(|| Status::internal("an applied slot is missing in the history"))?;
-            let answer = self
-                .knowledge
-                .machine(|machine| results::of_version(version, &record, machine))?;
-            let bytes = answer.encoded_len();
-            if room.is_enough(bytes) {
-                room.built(&answer);
-                return Ok(answer);
-            }
-            // As for a read.
-            drop((record, answer));
-            room.take_soon(bytes).await?;
-        }
-    }
-
-    async fn result_of_session(
-        &self,
-        stamp: &pb::SessionStamp,
-        room: &Room,
-        trace: Option<&SpanContext>,
-    ) -> Result<pb::ResultResponse, Status> {
-        let stamp = read_stamp(stamp).map_err(|error| invalid_argument(error.to_string()))?;
-        self.pass_barrier(trace).await?;
-        let recorded = self
-            .knowledge
-            .machine(|machine| results::recorded(stamp, machine))?;
-        match self.result_of(recorded.version, room, trace).await {
-            // Sessions live longer than the log.
-            Err(status) if kept_slots_of(&status).is_some() => {
-                let answer = |machine: &Machine| results::of_recorded(recorded, machine);
-                Ok(self.knowledge.machine(answer))
-            }
-            other => other,
         }
     }
 }

@@ -30,7 +30,7 @@ pub fn command(directory: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_acceptor"));
     command.args(["--id", "a1", "--listen", "127.0.0.1:0", "--log-format", "json"]);
     command.arg("--data-dir").arg(directory);
-    command.env("RUST_LOG", "info").stdin(Stdio::null());
+    command.env_remove("RUST_LOG").stdin(Stdio::null());
     command
 }
 
@@ -54,7 +54,7 @@ impl Process {
         command.args(["-c", "trap '' XFSZ; ulimit -f 2048; exec \"$0\" \"$@\""]);
         command.arg(inner.get_program()).args(inner.get_args());
         command.args(flags);
-        command.env("RUST_LOG", "info").stdin(Stdio::null());
+        command.env_remove("RUST_LOG").stdin(Stdio::null());
         Self::spawn(command)
     }
 

@@ -6,13 +6,71 @@ use paxos_common::{
         machine::{Judgement, Machine, Outcome, sessions::Recorded},
         slot::Version,
     },
-    wire::status::out_of_range,
+    service::server::Room,
+    trace::SpanContext,
+    wire::{
+        command::read_stamp,
+        status::{invalid_argument, kept_slots_of, out_of_range},
+    },
 };
 use paxos_proto::v1::{self as pb, command::Operation, duplicate, result_response};
+use prost::Message as _;
 use tonic::Status;
 
-use super::reads::register;
+use super::{ServingState, reads::register, streams};
 use crate::record::Record;
+
+impl ServingState {
+    /// The outcome of the command at a version, once applied.
+    pub(super) async fn result_of(
+        &self,
+        version: Version,
+        room: &Room,
+        trace: Option<&SpanContext>,
+    ) -> Result<pb::ResultResponse, Status> {
+        self.check_kept(version.slot)?;
+        self.reach(version.slot, trace).await?;
+        loop {
+            let record = self
+                .history
+                .record(version.slot)
+                .await
+                .map_err(|error| streams::read_failed(&error, &self.history))?
+                .ok_or_else(|| Status::internal("an applied slot is missing in the history"))?;
+            let answer = self
+                .knowledge
+                .machine(|machine| of_version(version, &record, machine))?;
+            let bytes = answer.encoded_len();
+            if room.is_enough(bytes) {
+                room.built(&answer);
+                return Ok(answer);
+            }
+            // As for a read.
+            drop((record, answer));
+            room.take_soon(bytes).await?;
+        }
+    }
+
+    /// The outcome of a session's command.
+    pub(super) async fn result_of_session(
+        &self,
+        stamp: &pb::SessionStamp,
+        room: &Room,
+        trace: Option<&SpanContext>,
+    ) -> Result<pb::ResultResponse, Status> {
+        let stamp = read_stamp(stamp).map_err(|error| invalid_argument(error.to_string()))?;
+        self.pass_barrier(trace).await?;
+        let recorded = self.knowledge.machine(|machine| recorded(stamp, machine))?;
+        match self.result_of(recorded.version, room, trace).await {
+            // Sessions live longer than the log.
+            Err(status) if kept_slots_of(&status).is_some() => {
+                let answer = |machine: &Machine| of_recorded(recorded, machine);
+                Ok(self.knowledge.machine(answer))
+            }
+            other => other,
+        }
+    }
+}
 
 /// The outcome of the command at `version`, in `record`.
 ///
@@ -69,7 +127,7 @@ pub(super) fn of_version(
 ///
 /// # Errors
 /// ABORTED: the session is unknown, has expired, or has another opener. OUT_OF_RANGE: nothing is recorded.
-pub(super) fn recorded(stamp: SessionStamp, machine: &Machine) -> Result<Recorded, Status> {
+fn recorded(stamp: SessionStamp, machine: &Machine) -> Result<Recorded, Status> {
     let session = machine.sessions().get(stamp.session).ok_or_else(expired)?;
     if session.is_foreign(stamp) {
         return Err(foreign());
@@ -87,7 +145,7 @@ pub(super) fn recorded(stamp: SessionStamp, machine: &Machine) -> Result<Recorde
 }
 
 /// The outcome of a command below the learned log: the key is not known any more.
-pub(super) fn of_recorded(recorded: Recorded, machine: &Machine) -> pb::ResultResponse {
+fn of_recorded(recorded: Recorded, machine: &Machine) -> pb::ResultResponse {
     let outcome = match message_of(recorded.outcome, None, machine) {
         OutcomeMessage::Applied(applied) => result_response::Outcome::Applied(applied),
         OutcomeMessage::Failed(failed) => result_response::Outcome::ConditionFailed(failed),
