@@ -57,6 +57,10 @@ pub(crate) struct Args {
     #[arg(long)]
     unary: bool,
 
+    /// Write exactly once: each write belongs to a session, and ends once its outcome is read from a learner
+    #[arg(long, conflicts_with = "unary")]
+    exactly_once: bool,
+
     #[command(flatten)]
     output: OutputArgs,
 
@@ -74,6 +78,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         client,
         value,
         unary: args.unary,
+        exactly_once: args.exactly_once,
         reads_percent: args.reads,
     };
     Box::pin(interruptible(Left::Write, load.prepare())).await?;
@@ -118,6 +123,7 @@ fn report(args: &Args, tally: &BenchTally, elapsed: Duration) -> Value {
     report["value_bytes"] = json!(args.value_bytes);
     report["reads_percent"] = json!(args.reads);
     report["unary"] = json!(args.unary);
+    report["exactly_once"] = json!(args.exactly_once);
     report
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures::future::try_join_all;
-use paxos_client::{Client, ProposeError, ReadError, Register, Version};
+use paxos_client::{Client, ProposeError, ReadError, Register, Version, WriteError};
 use paxos_common::service::failure::Failure;
 use paxos_proto::v1::{Append, Command, Put, command::Operation};
 use tokio::{sync::watch, time::Instant};
@@ -20,6 +20,8 @@ pub(super) struct Load {
     pub(super) client: Client,
     pub(super) value: Bytes,
     pub(super) unary: bool,
+    /// Each write belongs to a session, and its outcome is read.
+    pub(super) exactly_once: bool,
     /// The share of reads, in per cent, 0 to 100.
     pub(super) reads_percent: u8,
 }
@@ -49,6 +51,9 @@ impl Load {
             if turns.next_is_read() {
                 let result = self.read(place).await;
                 tally.count_read(&result, begun.elapsed());
+            } else if self.exactly_once {
+                let result = self.write(place).await;
+                tally.count_write(&result, begun.elapsed());
             } else {
                 let result = self.propose(place).await;
                 tally.count_proposal(&result, begun.elapsed());
@@ -76,6 +81,15 @@ impl Load {
             self.client.propose_unary(command).await
         } else {
             self.client.propose(command).await
+        }
+    }
+
+    async fn write(&self, place: usize) -> Result<Version, WriteError> {
+        let value = self.value.clone();
+        if self.reads_percent == 0 {
+            self.client.append(value).await
+        } else {
+            self.client.put(key(place), value).await
         }
     }
 

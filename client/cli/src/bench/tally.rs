@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use paxos_client::{ProposeError, ReadError, Register, Version};
+use paxos_client::{ProposeError, ReadError, Register, Version, WriteError};
 use serde_json::{Value, json};
 
 use crate::json::uint64;
@@ -41,7 +41,7 @@ impl Latencies {
     }
 
     /// Each percentile and the maximum, by name, in milliseconds.
-    fn told_ms(&self) -> impl Iterator<Item = (&'static str, f64)> {
+    fn in_ms(&self) -> impl Iterator<Item = (&'static str, f64)> {
         let percentiles =
             PERCENTILES.map(|(name, percentile)| (name, self.0.value_at_percentile(percentile)));
         percentiles
@@ -52,7 +52,7 @@ impl Latencies {
 
     fn text(&self, what: &str, elapsed: Duration) -> String {
         let latency: Vec<_> = self
-            .told_ms()
+            .in_ms()
             .map(|(name, ms)| format!("{name} {ms:.2} ms"))
             .collect();
         format!(
@@ -65,7 +65,7 @@ impl Latencies {
     }
 
     fn json(&self) -> Value {
-        self.told_ms()
+        self.in_ms()
             .map(|(name, ms)| (name.to_owned(), json!(ms)))
             .collect()
     }
@@ -100,6 +100,15 @@ impl BenchTally {
             Err(ProposeError::NotProposed(_)) => self.not_proposed += 1,
             Err(ProposeError::OutcomeUnknown(_)) => self.outcome_unknown += 1,
             Err(ProposeError::Invalid(_) | ProposeError::Refused(_)) => self.refused += 1,
+            Err(_) => self.outcome_unknown += 1,
+        }
+    }
+
+    pub(super) fn count_write(&mut self, result: &Result<Version, WriteError>, elapsed: Duration) {
+        match result {
+            Ok(_) => self.proposals.record(elapsed),
+            Err(WriteError::Invalid(_) | WriteError::Refused(_)) => self.refused += 1,
+            Err(error) if error.had_no_effect() => self.not_proposed += 1,
             Err(_) => self.outcome_unknown += 1,
         }
     }

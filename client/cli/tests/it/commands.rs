@@ -163,14 +163,14 @@ async fn dev_runs_a_whole_cluster_that_the_other_commands_find() {
         integer(&bench["proposals"]).unwrap() > 0 && bench["outcome_unknown"] == "0",
         "{bench}"
     );
-    let bench = stdout(
-        &dev.run(&["bench", "--unary", "--duration", "200ms", "--in-flight", "2"])
-            .await,
-    );
-    assert!(
-        bench.contains("p99.9") && bench.contains("0 outcome unknown"),
-        "{bench}"
-    );
+    for kind in ["--unary", "--exactly-once"] {
+        let args = ["bench", kind, "--duration", "200ms", "--in-flight", "2"];
+        let bench = stdout(&dev.run(&args).await);
+        assert!(
+            bench.contains("p99.9") && bench.contains("0 outcome unknown"),
+            "{bench}"
+        );
+    }
 
     let mixed = [
         "bench",
