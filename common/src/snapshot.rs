@@ -9,6 +9,7 @@
 
 pub mod decoder;
 pub mod encoder;
+pub mod name;
 
 use std::collections::BTreeSet;
 
@@ -33,7 +34,7 @@ use crate::{
 const MAGIC: &[u8; 4] = b"PXS1";
 
 /// Length of the SHA-256 at the end of a file, in bytes.
-const HASH_BYTES: usize = 32;
+pub const HASH_BYTES: usize = 32;
 
 /// Largest size of a record in bytes (inclusive): the largest key and value, and room for the rest. The header has room
 /// for the largest configuration, too.

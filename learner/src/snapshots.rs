@@ -219,16 +219,7 @@ pub(crate) async fn remove_leftovers(directory: PathBuf) {
 
 /// Whether a learner gives a file such a name.
 fn is_own_name(name: &str) -> bool {
-    let end_and_hash = |name: &str| {
-        let (end, hash) = name
-            .strip_prefix("snapshot-")?
-            .strip_suffix(".pxs")?
-            .split_once('-')?;
-        let is_end = !end.is_empty() && end.bytes().all(|byte| byte.is_ascii_digit());
-        let is_hash = hash.len() == 8 && hash.bytes().all(|byte| b"0123456789abcdef".contains(&byte));
-        Some(is_end && is_hash)
-    };
-    name == MAKING || end_and_hash(name).unwrap_or_default()
+    name == MAKING || paxos_common::snapshot::name::parse_file_name(name).is_some()
 }
 
 fn remove_files(directory: &Path) {

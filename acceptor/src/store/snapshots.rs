@@ -1,9 +1,12 @@
 //! The snapshots on an acceptor's disk, as recorded by the store: the bottom, and a newer waiting snapshot.
 
-use paxos_common::paxos::slot::Slot;
+use paxos_common::{
+    paxos::slot::Slot,
+    snapshot::{HASH_BYTES, name},
+};
 
 /// Bytes of a SHA-256.
-pub const SHA256_BYTES: usize = 32;
+pub const SHA256_BYTES: usize = HASH_BYTES;
 
 /// Identity of a snapshot file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,8 +22,7 @@ pub struct SnapshotId {
 impl SnapshotId {
     /// Name of the file in the data directory.
     pub fn file_name(&self) -> String {
-        let [a, b, c, d, ..] = self.sha256;
-        format!("snapshot-{}-{a:02x}{b:02x}{c:02x}{d:02x}.pxs", self.to)
+        name::file_name(self.to, &self.sha256)
     }
 }
 
@@ -48,6 +50,11 @@ impl KeptSnapshots {
         self.bottom.iter().chain(&self.waiting)
     }
 
+    /// Whether a record names the file of `id`. Different snapshots may have the same file name.
+    pub(crate) fn names_file_of(&self, id: SnapshotId) -> bool {
+        self.iter().any(|kept| kept.id.file_name() == id.file_name())
+    }
+
     /// The snapshots after a trim to `to`.
     ///
     /// # Panics
@@ -63,22 +70,5 @@ impl KeptSnapshots {
             bottom,
             waiting: None,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn file_is_named_after_its_end_and_its_hash() {
-        let mut sha256 = [7; SHA256_BYTES];
-        sha256[..4].copy_from_slice(&[0x0a, 0xb1, 0x00, 0xff]);
-        let id = SnapshotId {
-            to: Slot::new(51_200).unwrap(),
-            sha256,
-            bytes: 9,
-        };
-        assert_eq!(id.file_name(), "snapshot-51200-0ab100ff.pxs");
     }
 }
