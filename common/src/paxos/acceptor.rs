@@ -80,8 +80,8 @@ pub struct Acceptor {
     /// Never above `known_to` and `voted_to`.
     trimmed_to: Slot,
     voted_to: Slot,
-    /// The watermark claimed by the last granted Accept with a claim; at least `known_to`. Not durable: leaders repeat
-    /// the claim. No bound separates a forged claim from the claim of a leader far ahead, so a claim lasts only until
+    /// The watermark claimed by the last Accept with a claim and a ballot that is no less than the promise; at least
+    /// `known_to`. Not durable: leaders repeat the claim. No bound separates a forged claim from the claim of a leader far ahead, so a claim lasts only until
     /// the next claim.
     claimed_to: Slot,
     /// Rows at or above `known_to`: at most [`SLOTS_AHEAD_MAX`] beyond a leader's watermark.
@@ -305,9 +305,7 @@ impl Acceptor {
             }
         }
         self.advance_known_to(group, accept.ballot, accept.chosen_to);
-        // A candidate claims nothing.
-        let claimed = Some(accept.chosen_to).filter(|&claimed| claimed > Slot::ZERO);
-        group.claimed_to = claimed.unwrap_or(group.claimed_to).max(group.known_to);
+        group.claim(accept.chosen_to);
         Ok(AcceptAnswer::Accepted {
             slots: SlotRange::collect(accept.proposals.iter().map(|&(slot, _)| slot)),
             voted_to: group.voted_to,
@@ -550,6 +548,12 @@ impl Group {
             }));
         }
         Ok(())
+    }
+
+    /// Takes the watermark of an admitted ballot. A candidate claims nothing.
+    fn claim(&mut self, chosen_to: Slot) {
+        let claimed = Some(chosen_to).filter(|&claimed| claimed > Slot::ZERO);
+        self.claimed_to = claimed.unwrap_or(self.claimed_to).max(self.known_to);
     }
 
     fn promise(&mut self, ballot: Ballot, address: &Arc<str>) {

@@ -1,7 +1,7 @@
 //! Trims: an acceptor's log begins where a snapshot on the same disk ends.
 
 use super::{Acceptor, Group};
-use crate::paxos::slot::Slot;
+use crate::paxos::{message::Accept, slot::Slot};
 
 /// Why an acceptor does not trim. Nothing is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -52,8 +52,19 @@ impl Acceptor {
         Ok(())
     }
 
+    /// Hears the watermark of a message without granting the message, for lack of space. Only [`Self::trim_cap`] follows
+    /// the claim: no promise, no vote, nothing durable. So the acceptor can trim to the end of a new snapshot.
+    ///
+    /// The claim counts as in [`Self::accept`]: only at a ballot that this acceptor would accept. The claim of a leader is
+    /// true whether or not the acceptor has promised the ballot: a chosen slot stays chosen.
+    pub fn hear_claim(&self, group: &mut Group, accept: &Accept) {
+        if group.check_ballot(accept.ballot).is_ok() {
+            group.claim(accept.chosen_to);
+        }
+    }
+
     /// The cap on trims: every slot below is chosen, according to the last claim of a leader whose ballot this acceptor
-    /// accepted. So a snapshot from a faulty learner cannot move the first slot above the chosen slots.
+    /// accepted, or would have accepted with space. So a snapshot from a faulty learner cannot move the first slot above the chosen slots.
     ///
     /// A forged Accept can raise the cap to any slot. The leader's next proposal or question takes the cap back. A forged
     /// claim alone trims nothing: a trim takes a snapshot too.

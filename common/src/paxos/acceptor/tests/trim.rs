@@ -113,6 +113,38 @@ fn forged_claim_raises_the_cap_only_until_the_next_claim() {
 }
 
 #[test]
+fn claim_heard_without_space_raises_the_cap_and_nothing_else() {
+    let mut fixture = with_six_rows();
+    fixture.prepare(3);
+    let before = fixture.core.clone();
+    let hear = |fixture: &mut Fixture, message: &Accept| {
+        let mut group = fixture.core.group();
+        fixture.core.hear_claim(&mut group, message);
+        assert!(fixture.core.write(&group).is_none(), "nothing is durable");
+        fixture.core.committed(group);
+    };
+    // A leader with an older ballot, a ballot too far above, a candidate.
+    for message in [accept(2, 9, &[]), accept(1 << 40, 9, &[]), accept(3, 0, &[])] {
+        hear(&mut fixture, &message);
+        assert_eq!(fixture.core, before, "{message:?}");
+    }
+    for round in [3, 4] {
+        hear(&mut fixture, &accept(round, 5 + round, &[(6, "y")]));
+        assert_eq!(fixture.core.trim_cap(), slot(5 + round));
+    }
+    assert_eq!(fixture.core.promised(), before.promised());
+    assert_eq!(marks(&fixture), (0, 5, 6));
+    hear(&mut fixture, &accept(4, 2, &[]));
+    assert_eq!(
+        fixture.core, before,
+        "the next claim counts, and is not below the own watermark"
+    );
+    hear(&mut fixture, &accept(3, 8, &[]));
+    assert_eq!(trim(&mut fixture, 8), Ok(()));
+    assert_eq!(marks(&fixture), (8, 8, 8));
+}
+
+#[test]
 fn claims_are_forgotten_at_a_restart() {
     let mut fixture = with_six_rows();
     fixture.accept(&accept(1, 9, &[])).unwrap();
