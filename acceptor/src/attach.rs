@@ -10,11 +10,11 @@ use std::{
 use paxos_common::{
     paxos::slot::Slot,
     service::server::{may_take, owner_of},
-    wire::heard::millis,
+    wire::{PROTOCOL_VERSION, heard::millis},
 };
 use paxos_proto::v1 as pb;
 
-use crate::retention::{LearnerReport, ReportedDigest};
+use crate::retention::{LearnerReport, RESTART_MAX, ReportedDigest};
 
 /// Maximum number of concurrent Attach streams: hundreds of learners, each with a place left for an undetected dead
 /// stream. The largest reports of all streams fill less than half an answer to Status. The streams of one address are at
@@ -42,6 +42,8 @@ struct RosterContent {
     owned: HashMap<Option<IpAddr>, usize>,
     /// The latest first.
     departed: VecDeque<Departed>,
+    /// Every peer departed within [`RESTART_MAX`], with or without a leaving report; the latest first.
+    left: VecDeque<Departed>,
 }
 
 #[derive(Debug)]
@@ -122,9 +124,28 @@ impl Roster {
         peers
     }
 
-    /// The attached learners, by number.
+    /// The attached learners, by number, then the learners departed within [`RESTART_MAX`].
     pub(crate) fn learners(&self) -> Vec<LearnerReport> {
-        self.peers().into_iter().filter_map(learner_report).collect()
+        let attached = self.peers().into_iter();
+        let attached = attached.filter_map(|peer| learner_report(peer.report?, true));
+        let mut content = self.lock();
+        content.forget(Instant::now());
+        let left = content.left.iter();
+        let left = left.filter_map(|left| learner_report(left.last.report.clone(), false));
+        attached.chain(left).collect()
+    }
+
+    /// The address of a peer of an earlier release, attached or departed within [`RESTART_MAX`].
+    pub(crate) fn older_peer(&self) -> Option<String> {
+        let mut content = self.lock();
+        content.forget(Instant::now());
+        let is_older = |attached: &&Attached| {
+            let caller = attached.report.caller.as_ref();
+            caller.is_some_and(|caller| caller.protocol_version < PROTOCOL_VERSION)
+        };
+        let peers = content.peers.values().flatten();
+        let mut peers = peers.chain(content.left.iter().map(|left| &left.last));
+        Some(peers.find(is_older)?.report.address.clone())
     }
 
     /// The peers departed within the last ten minutes without [`Attachment::leave`], the latest first.
@@ -161,9 +182,8 @@ impl Roster {
     }
 }
 
-/// The latest report of a learner; none for another peer.
-fn learner_report(peer: pb::AttachedPeer) -> Option<LearnerReport> {
-    let report = peer.report?;
+/// The report of a learner; none for another peer.
+fn learner_report(report: pb::AttachRequest, is_attached: bool) -> Option<LearnerReport> {
     let Some(pb::attach_request::Progress::Learner(progress)) = report.progress else {
         return None;
     };
@@ -177,6 +197,7 @@ fn learner_report(peer: pb::AttachedPeer) -> Option<LearnerReport> {
     Some(LearnerReport {
         peer: report.peer,
         address: report.address,
+        is_attached,
         applied_to: Slot::new(progress.applied_to).ok()?,
         installing_to: Slot::new(progress.installing_to)
             .ok()
@@ -188,20 +209,39 @@ fn learner_report(peer: pb::AttachedPeer) -> Option<LearnerReport> {
 impl RosterContent {
     /// Records the end of a stream; `last` is the peer's last report.
     fn depart(&mut self, last: Attached, now: Instant) {
-        let mut others = self.peers.values().flatten();
-        if others.any(|other| other.is_of(&last.report)) {
+        if self.is_attached(&last.report) {
             return;
         }
-        self.departed
-            .retain(|departed| !departed.last.is_of(&last.report));
-        self.departed.truncate(DEPARTED_MAX - 1);
-        self.departed.push_front(Departed { last, at: now });
+        self.leave(last.report.clone(), now);
+        remember(&mut self.departed, Departed { last, at: now });
+    }
+
+    /// Records the last report of a peer.
+    fn leave(&mut self, report: pb::AttachRequest, now: Instant) {
+        if !self.is_attached(&report) {
+            let last = Attached { report, at: now };
+            remember(&mut self.left, Departed { last, at: now });
+        }
+    }
+
+    fn is_attached(&self, report: &pb::AttachRequest) -> bool {
+        let mut attached = self.peers.values().flatten();
+        attached.any(|attached| attached.is_of(report))
     }
 
     fn forget(&mut self, now: Instant) {
-        let is_young = |departed: &Departed| now.saturating_duration_since(departed.at) < DEPARTED_AGE_MAX;
-        self.departed.retain(is_young);
+        let is_younger = |departed: &Departed, age| now.saturating_duration_since(departed.at) < age;
+        self.departed
+            .retain(|departed| is_younger(departed, DEPARTED_AGE_MAX));
+        self.left.retain(|left| is_younger(left, RESTART_MAX));
     }
+}
+
+/// Adds a departed peer in place of an earlier process at the same address.
+fn remember(departed: &mut VecDeque<Departed>, peer: Departed) {
+    departed.retain(|other| !other.last.is_of(&peer.last.report));
+    departed.truncate(DEPARTED_MAX - 1);
+    departed.push_front(peer);
 }
 
 impl Attachment {
@@ -209,13 +249,17 @@ impl Attachment {
     pub(crate) fn report(&self, report: pb::AttachRequest) {
         let mut content = self.roster.lock();
         content.departed.retain(|departed| !departed.last.is_of(&report));
+        content.left.retain(|left| !left.last.is_of(&report));
         let at = Instant::now();
         content.peers.insert(self.key, Some(Attached { report, at }));
     }
 
-    /// The peer reports its stop, and is not remembered.
+    /// The peer reports its stop, and is not listed as departed.
     pub(crate) fn leave(&self) {
-        self.roster.lock().peers.insert(self.key, None);
+        let mut content = self.roster.lock();
+        if let Some(Some(last)) = content.peers.insert(self.key, None) {
+            content.leave(last.report, Instant::now());
+        }
     }
 }
 
@@ -303,6 +347,45 @@ mod tests {
         // Another process at the address.
         back.report(report(4, "http://a:1"));
         assert_eq!(departed(), [] as [u64; 0]);
+    }
+
+    #[test]
+    fn departed_learners_count_for_a_minute_however_they_departed() {
+        let roster = Arc::new(Roster::default());
+        let attach = |peer: u64, version| {
+            let attachment = roster.attach(None).unwrap();
+            attachment.report(pb::AttachRequest {
+                caller: Some(pb::Caller {
+                    protocol_version: version,
+                    ..Default::default()
+                }),
+                progress: Some(pb::attach_request::Progress::Learner(pb::LearnerProgress {
+                    applied_to: 7,
+                    ..Default::default()
+                })),
+                ..report(peer, &format!("http://l:{peer}"))
+            });
+            attachment
+        };
+        let learners = || -> Vec<_> {
+            let learners = roster.learners().into_iter();
+            learners
+                .map(|learner| (learner.peer, learner.is_attached))
+                .collect()
+        };
+        let (killed, stopped) = (attach(1, PROTOCOL_VERSION), attach(2, PROTOCOL_VERSION - 1));
+        assert_eq!(learners(), [(1, true), (2, true)]);
+        assert_eq!(roster.older_peer().unwrap(), "http://l:2");
+        stopped.leave();
+        assert_eq!(roster.departed().len(), 0);
+        drop((killed, stopped));
+        assert_eq!(learners(), [(1, false), (2, false)]);
+        assert_eq!(roster.older_peer().unwrap(), "http://l:2");
+        let _back = attach(2, PROTOCOL_VERSION);
+        assert_eq!(learners(), [(2, true), (1, false)]);
+        assert_eq!(roster.older_peer(), None);
+        roster.lock().forget(Instant::now() + RESTART_MAX);
+        assert_eq!(roster.learners().len(), 1);
     }
 
     #[test]

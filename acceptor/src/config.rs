@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use paxos_common::{
     peer::Address,
-    service::config::{ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, version},
+    service::config::{ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, parse_bytes, version},
 };
 
 use crate::retention::RetainBytes;
@@ -99,24 +99,10 @@ fn parse_retain_bytes(text: &str) -> Result<RetainBytes, String> {
         "off" => return Ok(RetainBytes::Off),
         _ => {}
     }
-    let digits = text.trim_end_matches(|character: char| !character.is_ascii_digit());
-    let unit: u64 = match &text[digits.len()..] {
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
-        _ => 0,
-    };
-    let bytes = digits
-        .parse()
-        .ok()
-        .and_then(|number: u64| number.checked_mul(unit));
-    match bytes {
-        Some(bytes) if bytes >= RETAIN_BYTES_MIN => Ok(RetainBytes::AtLeast(bytes)),
-        Some(_) | None => Err(
-            "give a number with KiB, MiB, GiB or TiB, as in 256MiB, of at least 1MiB, or \"all\", or \"off\""
-                .to_owned(),
-        ),
+    match parse_bytes(text) {
+        Ok(bytes) if bytes >= RETAIN_BYTES_MIN => Ok(RetainBytes::AtLeast(bytes)),
+        Ok(_) => Err("must be at least 1MiB, or \"all\"".to_owned()),
+        Err(error) => Err(format!("{error}, or \"all\"")),
     }
 }
 
@@ -130,22 +116,23 @@ mod tests {
         assert_eq!(parse_retain_bytes("all"), Ok(RetainBytes::All));
         assert_eq!(parse_retain_bytes("1MiB"), mib(1));
         assert_eq!(parse_retain_bytes("1024KiB"), mib(1));
-        assert_eq!(parse_retain_bytes("2GiB"), mib(2048));
+        assert_eq!(parse_retain_bytes("2 GiB"), mib(2048));
+        assert_eq!(parse_retain_bytes("1.5GiB"), mib(1536));
+        assert_eq!(parse_retain_bytes("256MB"), Ok(RetainBytes::AtLeast(256_000_000)));
         for wrong in [
             "",
             "0",
             "1",
             "MiB",
             "1023KiB",
-            "256MB",
-            "256 MiB",
+            "256",
             "-1MiB",
-            "1.5GiB",
             "17000000TiB",
             "ALL",
             "é",
         ] {
-            assert!(parse_retain_bytes(wrong).is_err(), "{wrong:?}");
+            let error = parse_retain_bytes(wrong).unwrap_err();
+            assert!(error.contains("or \"all\""), "{wrong:?}: {error}");
         }
         let args = Args::try_parse_from(["acceptor", "--id", "a1", "--data-dir", "d"]).unwrap();
         assert_eq!(args.retain_bytes, RetainBytes::Off);

@@ -9,28 +9,44 @@
 //! | the file of the bottom is damaged | first slot of the log | at once |
 //! | the disk is low on space; never with `--retain-bytes all` | first slot of the log | at once |
 //!
-//! A trim is *due* when the log has grown by one step since the waiting snapshot arrived. Two things hold a trim back:
-//! attached learners with different digests at the same slot, until a person has acted; and, for a trim that is due, an
-//! attached learner below the end of the snapshot, until the log has grown by two steps. While digests differ the
-//! acceptor asks for no snapshot either: the snapshot might come from the wrong learner.
+//! A trim is *due* when the log has grown by one step since the waiting snapshot arrived. A step is the larger of
+//! `--retain-bytes` and the size of the bottom. Every trim is held back:
+//! - while an attached peer is of an earlier release, which knows no trimmed log;
+//! - from different digests of two learners at the same slot until the learners agree again, because a snapshot might come
+//!   from the wrong learner. For both reasons the acceptor asks for no snapshot either;
+//! - in the first 10 s after the start, in which learners attach again.
 //!
-//! A step is the larger of `--retain-bytes` and the size of the bottom.
+//! A trim that is due is also held back in the first minute after the start, and by a learner below the end of the
+//! snapshot until the log has grown by two steps. A peer that has departed within the last minute still counts, with the
+//! last report: processes restart in less.
+//!
+//! A waiting snapshot above the cap for a minute counts for nothing, and a later snapshot replaces it: a forged claim had
+//! raised the cap. An acceptor on a full disk that keeps the whole log is not lifted.
 
-use std::{
-    fmt,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use paxos_common::paxos::slot::Slot;
 
 use crate::store::snapshots::{KeptSnapshots, SnapshotId};
+
+mod digests;
+mod hindrance;
+
+use digests::Differences;
+pub(crate) use digests::{ReportedDigest, contradicting};
+pub(crate) use hindrance::Hindrance;
 
 /// How long the own watermark stays below the leader's before the acceptor counts as behind: a leader that repairs the
 /// acceptor moves the watermark more often.
 const BEHIND_AFTER: Duration = Duration::from_secs(10);
 /// How long an asked learner has for the beginning of an upload. Also the pause after an upload that failed.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// How long after the start no trim is due. Also how long a departed peer counts: a restart takes less.
+pub(crate) const RESTART_MAX: Duration = Duration::from_mins(1);
+/// How long after the start nothing is trimmed at all: attached peers come back within seconds.
+const ATTACH_MAX: Duration = Duration::from_secs(10);
+/// How long a waiting snapshot may end above the cap: a leader repeats its claim in less.
+const ABOVE_CAP_MAX: Duration = Duration::from_mins(1);
 
 /// The part of the log that an acceptor keeps at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +59,13 @@ pub enum RetainBytes {
     Off,
 }
 
-/// An attached learner, as of its latest report.
+/// A learner that is attached, or departed within [`RESTART_MAX`], as of the latest report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LearnerReport {
     /// Number of the process.
     pub(crate) peer: u64,
     pub(crate) address: String,
+    pub(crate) is_attached: bool,
     /// Every slot below is applied.
     pub(crate) applied_to: Slot,
     /// End of the snapshot that the learner installs.
@@ -61,16 +78,6 @@ impl LearnerReport {
     fn position(&self) -> Slot {
         self.installing_to.unwrap_or(self.applied_to).max(self.applied_to)
     }
-}
-
-/// A digest of a learner.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ReportedDigest {
-    /// The digest covers every slot below.
-    pub(crate) to: Slot,
-    pub(crate) log: Bytes,
-    /// Empty: unknown.
-    pub(crate) state: Bytes,
 }
 
 /// The facts of a moment.
@@ -95,8 +102,12 @@ pub(crate) struct Facts<'a> {
     pub(crate) damaged: &'a [SnapshotId],
     /// A snapshot is arriving.
     pub(crate) is_arriving: bool,
-    /// All attached learners, by number.
+    /// Number of failed uploads since the start.
+    pub(crate) failures: u64,
+    /// All attached learners, by number, and learners departed within [`RESTART_MAX`].
     pub(crate) learners: &'a [LearnerReport],
+    /// The address of a peer of an earlier release, attached or departed within [`RESTART_MAX`].
+    pub(crate) older_peer: Option<&'a str>,
 }
 
 /// A question for a snapshot.
@@ -117,84 +128,31 @@ pub(crate) struct TrimDecision {
     pub(crate) trim: Option<SnapshotId>,
     /// What the next trim waits for; none if it waits for nothing.
     pub(crate) waits_for: Option<Hindrance>,
-}
-
-/// What the next trim waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Hindrance {
-    /// No trim is wanted.
-    KeepsAll,
-    /// Trimmed rows are being deleted.
-    Sweep,
-    /// The log is still small.
-    Growth { log_bytes: u64, wanted: u64 },
-    /// Digests of attached learners differ.
-    DifferentDigests { to: Slot },
-    /// No attached learner can give the snapshot.
-    NoLearner { above: Slot },
-    /// A learner is asked, and no snapshot has arrived yet.
-    Answer { peer: u64, above: Slot },
-    /// A snapshot is arriving.
-    Arrival,
-    /// The leader has not reported yet that the slots of the snapshot are chosen.
-    Cap { to: Slot },
-    /// A learner is below the end of the snapshot.
-    Learner {
-        address: String,
-        position: Slot,
-        to: Slot,
-    },
-}
-
-impl fmt::Display for Hindrance {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MIB: u64 = 1024 * 1024;
-        match self {
-            Self::KeepsAll => write!(formatter, "nothing: this acceptor keeps the whole log"),
-            Self::Sweep => write!(formatter, "the deletion of trimmed rows"),
-            Self::Growth { log_bytes, wanted } => {
-                let (log, wanted) = (log_bytes / MIB, wanted.div_ceil(MIB));
-                write!(formatter, "more log: the log has {log} MiB of {wanted} MiB")
-            }
-            Self::DifferentDigests { to } => write!(
-                formatter,
-                "a person: the digests of two learners differ below slot {to}. Empty the data directory of the wrong \
-                 learner, of two learners both"
-            ),
-            Self::NoLearner { above } => write!(
-                formatter,
-                "a learner: no attached learner can give a snapshot above slot {above}. Start a learner"
-            ),
-            Self::Answer { peer, above } => {
-                write!(formatter, "a snapshot above slot {above} from learner {peer}")
-            }
-            Self::Arrival => write!(formatter, "the arriving snapshot"),
-            Self::Cap { to } => write!(
-                formatter,
-                "the leader: not all slots below slot {to} are known as chosen"
-            ),
-            Self::Learner {
-                address,
-                position,
-                to,
-            } => write!(
-                formatter,
-                "learner {address}, which has the slots below {position}: the trim goes to slot {to}"
-            ),
-        }
-    }
+    /// The acceptor is behind: every caller may send a snapshot above this slot.
+    pub(crate) lift_above: Option<Slot>,
+    /// The waiting snapshot counts for nothing: it has ended above the cap for too long.
+    pub(crate) is_waiting_stuck: bool,
 }
 
 /// See the head of this file.
 #[derive(Clone, Debug)]
 pub(crate) struct Retention {
     retain: RetainBytes,
+    /// Time of the first look.
+    begun: Option<Instant>,
     /// The own watermark, and the time of its last move.
     moved: Option<(Slot, Instant)>,
+    differences: Differences,
+    /// The waiting snapshot, with the fewest bytes of the log since its arrival. The record may have more: the log of a
+    /// sweep in progress.
+    begun_at: Option<(SnapshotId, u64)>,
+    /// The waiting snapshot above the cap, and since when.
+    above_cap: Option<(SnapshotId, Instant)>,
     asked: Option<Asked>,
     /// Number of the learner asked last.
     last_asked: Option<u64>,
-    was_arriving: bool,
+    /// Number of failed uploads at the last look.
+    failures: u64,
     /// No question before this time.
     pause: Option<Instant>,
 }
@@ -218,10 +176,14 @@ impl Retention {
     pub(crate) fn new(retain: RetainBytes) -> Self {
         Self {
             retain,
+            begun: None,
             moved: None,
+            differences: Differences::default(),
+            begun_at: None,
+            above_cap: None,
             asked: None,
             last_asked: None,
-            was_arriving: false,
+            failures: 0,
             pause: None,
         }
     }
@@ -234,45 +196,74 @@ impl Retention {
                 ..TrimDecision::default()
             };
         }
-        if self.moved.is_none_or(|(slot, _)| slot != facts.chosen_to) {
-            self.moved = Some((facts.chosen_to, facts.now));
-        }
-        let trim = self.trim(facts);
-        let above = self.wanted_above(facts);
-        let is_different = matches!(trim, Err(Hindrance::DifferentDigests { .. }));
-        let wish = match above.filter(|_| !is_different) {
-            Some(above) => self.ask(above, facts),
-            None => {
-                self.asked = None;
-                self.last_asked = None;
-                None
-            }
+        self.remember(facts);
+        let forbidden = self.forbidden(facts);
+        let trim = match &forbidden {
+            Some(hindrance) => Err(hindrance.clone()),
+            None => self.trim(facts),
         };
-        self.was_arriving = facts.is_arriving;
-        let hindrance = match (&trim, above) {
+        let above = self.wanted_above(facts).filter(|_| forbidden.is_none());
+        let wish = if let Some(above) = above {
+            self.ask(above, facts)
+        } else {
+            self.asked = None;
+            self.last_asked = None;
+            None
+        };
+        let waits_for = match (&trim, above) {
             (Ok(_), _) => None,
-            (Err(hindrance @ Hindrance::DifferentDigests { .. }), _) => Some(hindrance.clone()),
-            (Err(_), _) if facts.is_arriving => Some(Hindrance::Arrival),
+            (Err(_), _) if facts.is_arriving && forbidden.is_none() => Some(Hindrance::Arrival),
             (Err(_), Some(above)) => Some(wish.map_or(Hindrance::NoLearner { above }, |wish| {
                 let SnapshotWish { peer, above } = wish;
                 Hindrance::Answer { peer, above }
             })),
             (Err(hindrance), None) => Some(hindrance.clone()),
         };
+        let is_lifted = forbidden.is_none() && self.is_behind(facts);
         TrimDecision {
             wish,
             trim: trim.ok(),
-            waits_for: hindrance,
+            waits_for,
+            lift_above: is_lifted.then_some(facts.chosen_to),
+            is_waiting_stuck: self.is_waiting_stuck(facts),
         }
+    }
+
+    fn remember(&mut self, facts: &Facts<'_>) {
+        self.begun.get_or_insert(facts.now);
+        if self.moved.is_none_or(|(slot, _)| slot != facts.chosen_to) {
+            self.moved = Some((facts.chosen_to, facts.now));
+        }
+        self.begun_at = facts.waiting().map(|(waiting, recorded)| {
+            let known = self.begun_at.filter(|(id, _)| *id == waiting);
+            let known = known.map_or(recorded, |(_, bytes)| bytes);
+            (waiting, facts.log_bytes.unwrap_or(known).min(known))
+        });
+        // Without a leader the cap does not move.
+        let above = facts
+            .waiting()
+            .filter(|(id, _)| facts.has_leader && id.to > facts.cap);
+        self.above_cap = above.map(|(waiting, _)| {
+            let known = self.above_cap.filter(|(id, _)| *id == waiting);
+            known.unwrap_or((waiting, facts.now))
+        });
+    }
+
+    /// The reason against every trim, lift and question.
+    fn forbidden(&mut self, facts: &Facts<'_>) -> Option<Hindrance> {
+        // Also sees a difference while another reason holds.
+        let different = self.differences.look(facts.learners, facts.cap);
+        if let Some(address) = facts.older_peer {
+            let address = address.to_owned();
+            return Some(Hindrance::OlderPeer { address });
+        }
+        different.map(|to| Hindrance::DifferentDigests { to })
     }
 
     /// The waiting snapshot, if a trim to its end may happen now; otherwise the hindrance.
     fn trim(&self, facts: &Facts<'_>) -> Result<SnapshotId, Hindrance> {
-        if let Some(to) = difference(facts.learners) {
-            return Err(Hindrance::DifferentDigests { to });
-        }
         let step = step(self.retain, &facts.snapshots);
-        let Some((waiting, begun_at)) = facts.waiting() else {
+        let (Some((waiting, _)), Some((_, begun_at))) = (facts.waiting(), self.begun_at) else {
             return Err(match (self.retain, facts.log_bytes) {
                 (RetainBytes::All | RetainBytes::Off, _) => Hindrance::KeepsAll,
                 (RetainBytes::AtLeast(_), None) => Hindrance::Sweep,
@@ -287,7 +278,11 @@ impl Retention {
         }
         let lifts = waiting.to > facts.chosen_to && self.is_behind(facts);
         if lifts || facts.bottom_is_damaged() || self.needs_space(facts) {
-            return Ok(waiting);
+            return if self.is_younger(facts, ATTACH_MAX) {
+                Err(Hindrance::Start)
+            } else {
+                Ok(waiting)
+            };
         }
         if self.retain == RetainBytes::All {
             return Err(Hindrance::KeepsAll);
@@ -299,6 +294,9 @@ impl Retention {
                 log_bytes,
                 wanted: due,
             });
+        }
+        if self.is_younger(facts, RESTART_MAX) {
+            return Err(Hindrance::Start);
         }
         let below = facts
             .learners
@@ -312,6 +310,17 @@ impl Retention {
             }),
             Some(_) | None => Ok(waiting),
         }
+    }
+
+    /// Whether the process started less than this time ago.
+    fn is_younger(&self, facts: &Facts<'_>, age: Duration) -> bool {
+        self.begun
+            .is_none_or(|begun| facts.now.saturating_duration_since(begun) < age)
+    }
+
+    fn is_waiting_stuck(&self, facts: &Facts<'_>) -> bool {
+        self.above_cap
+            .is_some_and(|(_, since)| facts.now.saturating_duration_since(since) >= ABOVE_CAP_MAX)
     }
 
     /// The slot above which a new snapshot must end; none without a reason for a snapshot.
@@ -330,14 +339,15 @@ impl Retention {
             return None;
         };
         let waits = facts.waiting().is_some_and(|(waiting, _)| waiting.to > above);
-        (!waits).then_some(above)
+        (!waits || self.is_waiting_stuck(facts)).then_some(above)
     }
 
     fn is_behind(&self, facts: &Facts<'_>) -> bool {
         let stands = self
             .moved
             .is_some_and(|(_, at)| facts.now.saturating_duration_since(at) >= BEHIND_AFTER);
-        facts.has_leader && facts.chosen_to < facts.cap && stands
+        let keeps_all = facts.is_low && self.retain == RetainBytes::All;
+        facts.has_leader && facts.chosen_to < facts.cap && stands && !keeps_all
     }
 
     /// Whether a trim shall make space on the disk.
@@ -351,15 +361,18 @@ impl Retention {
             self.asked = None;
             return None;
         }
-        if self.was_arriving {
-            // The upload failed: with success there would be no reason left.
+        if self.failures != facts.failures {
+            self.failures = facts.failures;
+            self.asked = None;
             self.pause = Some(facts.now + ANSWER_MAX);
         }
         if self.pause.is_some_and(|until| facts.now < until) {
             return None;
         }
         self.pause = None;
-        let able = |learner: &&LearnerReport| learner.installing_to.is_none() && learner.applied_to > above;
+        let able = |learner: &&LearnerReport| {
+            learner.is_attached && learner.installing_to.is_none() && learner.applied_to > above
+        };
         let able = || facts.learners.iter().filter(able);
         let asked = self.asked.filter(|asked| facts.now < asked.until);
         let asked = asked.filter(|asked| able().any(|learner| learner.peer == asked.peer));
@@ -392,25 +405,6 @@ impl Facts<'_> {
         let waiting = self.snapshots.waiting?;
         (!self.is_damaged(waiting.id)).then_some((waiting.id, waiting.log_bytes))
     }
-}
-
-/// The lowest slot at which the digests of two learners differ.
-fn difference(learners: &[LearnerReport]) -> Option<Slot> {
-    let mut digests: Vec<_> = learners.iter().flat_map(|learner| &learner.digests).collect();
-    digests.sort_by_key(|digest| digest.to);
-    let at_same_slot = digests.chunk_by(|one, other| one.to == other.to);
-    let mut differing = at_same_slot.filter(|digests| {
-        let differ = |of: fn(&ReportedDigest) -> &Bytes| {
-            let mut known = digests
-                .iter()
-                .map(|digest| of(digest))
-                .filter(|bytes| !bytes.is_empty());
-            let first = known.next();
-            known.any(|bytes| Some(bytes) != first)
-        };
-        differ(|digest| &digest.log) || differ(|digest| &digest.state)
-    });
-    Some(differing.next()?.first()?.to)
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use paxos_common::{
         shutdown::Shutdown,
     },
     trace::Tracer,
-    wire::{self, heard::millis, status},
+    wire::{self, PROTOCOL_VERSION, heard::millis, status},
 };
 use paxos_proto::v1::{self as pb, acceptor_server::Acceptor};
 use tokio::{
@@ -38,7 +38,7 @@ use crate::{
     request::{FormStep, NoSpace, QueuedRequest},
     retention::RetainBytes,
     shared::{Published, Shared},
-    store::{Reader, StoreError, snapshots::SnapshotId},
+    store::{Reader, StoreError},
     trimmer::Snapshots,
 };
 
@@ -48,10 +48,11 @@ mod give;
 mod jumps;
 mod keep;
 mod parts;
+mod rate;
 mod streams;
 
 use accept::OpenStreams;
-use check::{check_address, check_ballot, check_version, malformed};
+use check::{check_address, check_ballot, check_older, check_version, malformed, snapshot_id};
 use give::GIVEN_MAX;
 use jumps::Jumps;
 pub(crate) use parts::{Name, ServiceParts};
@@ -155,6 +156,9 @@ impl<R> Inner<R> {
     /// Admits only members of this acceptor's cluster, and no caller while the acceptor does not vote.
     fn check_caller(&self, caller: Option<&pb::Caller>) -> Result<(), Status> {
         let asked = check_version(caller)?;
+        if caller.is_some_and(|caller| caller.protocol_version < PROTOCOL_VERSION) {
+            check_older(self.shared.published().trimmed_to)?;
+        }
         match (self.shared.formed(), asked) {
             (Some(ours), Some(asked)) if ours == asked => Ok(()),
             (Some(_), None) => Err(status::invalid_argument("caller.cluster_id is missing")),
@@ -405,7 +409,7 @@ impl<R: Reader> Acceptor for Service<R> {
         inner.check_caller(request.into_inner().caller.as_ref())?;
         let place = Inner::<R>::place(&inner.given, "the list of readers of the snapshot")?;
         let bottom = inner.open_bottom().await?;
-        Ok(self.until_stop(give::parts(inner, bottom, place, room)))
+        Ok(self.until_stop(give::parts(&inner, bottom, place, room)))
     }
 
     async fn status(
@@ -478,14 +482,6 @@ impl<R: Reader> Acceptor for Service<R> {
                 .map(|hindrance| hindrance.to_string())
                 .unwrap_or_default(),
         }))
-    }
-}
-
-fn snapshot_id(id: &SnapshotId) -> pb::SnapshotId {
-    pb::SnapshotId {
-        to: id.to.get(),
-        sha256: id.sha256.to_vec().into(),
-        bytes: id.bytes,
     }
 }
 

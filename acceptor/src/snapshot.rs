@@ -1,7 +1,7 @@
 //! The snapshot files in the data directory: opened, checked, and removed when no record names a file any more.
 //!
-//! An acceptor does not read the content of a snapshot: a file is sound if it has the recorded size and SHA-256. A file
-//! that is missing or wrong is *damaged*: no caller gets the file, and the log is not trimmed to its end. The acceptor
+//! The content of an arriving snapshot is verified as a whole. Later a file is sound if the file has the recorded size and
+//! SHA-256. A file that is missing, wrong, or unreadable again and again is *damaged*: no caller gets the file, and the log is not trimmed to its end. The acceptor
 //! goes on voting, and asks a learner for the next snapshot.
 
 use std::{
@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use paxos_common::snapshot::name::parse_file_name;
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use tokio::{
     fs::{self, File},
@@ -28,8 +30,9 @@ pub(crate) use incoming::{IncomingSnapshot, UploadError};
 
 /// Name of the file of an arriving snapshot.
 const INCOMING: &str = "incoming.pxs";
-/// Beginning and end of the name of every other snapshot file.
-const NAME: (&str, &str) = ("snapshot-", ".pxs");
+
+/// Number of checks in a row without a readable file, from which the file is damaged.
+const UNREAD_MAX: u32 = 3;
 
 /// Largest part of a snapshot in a message, in bytes (inclusive).
 pub(crate) const PART_BYTES_MAX: usize = 256 * 1024;
@@ -41,6 +44,8 @@ const BYTES_PER_SECOND: u64 = 32 * 1024 * 1024;
 pub(crate) struct SnapshotFiles {
     directory: PathBuf,
     damaged: Mutex<Vec<SnapshotId>>,
+    /// Files that could not be read at the last checks, with the number of these checks.
+    unread: Mutex<Vec<(SnapshotId, u32)>>,
     /// The snapshot that arrives, with the number of received bytes.
     arriving: Mutex<Option<(SnapshotId, u64)>>,
     /// A single place: snapshots arrive one at a time.
@@ -58,6 +63,7 @@ impl SnapshotFiles {
         let files = Self {
             directory: directory.to_owned(),
             damaged: Mutex::default(),
+            unread: Mutex::default(),
             arriving: Mutex::default(),
             place: Arc::new(Semaphore::new(1)),
         };
@@ -137,25 +143,60 @@ impl SnapshotFiles {
     /// names any more at the end, according to `is_recorded`, is no damage: a trim has removed the file.
     ///
     /// # Errors
-    /// The file cannot be read now: nothing is recorded.
+    /// The file cannot be read now. At the third check in a row a file that cannot be read is damaged.
     ///
     /// # Cancel safety
     /// Safe: then nothing is recorded.
     pub(crate) async fn check(&self, id: SnapshotId, is_recorded: impl Fn() -> bool) -> io::Result<bool> {
-        let is_sound = match File::open(self.path(id)).await {
-            Ok(file) => is_sound(file, id).await?,
+        let read = match File::open(self.path(id)).await {
+            Ok(file) => is_sound(file, id).await,
+            Err(error) => Err(error),
+        };
+        let is_sound = match read {
+            Ok(is_sound) => is_sound,
             Err(error) if error.kind() == ErrorKind::NotFound => false,
+            Err(error) if self.is_damage(id, &error) => false,
             Err(error) => return Err(error),
         };
+        self.lock_unread().retain(|(other, _)| *other != id);
         if is_sound || is_recorded() {
             self.found(id, is_sound);
         }
         Ok(is_sound)
     }
 
-    /// Removes a file that no record names any more. If this fails, the next start removes the file.
-    pub(crate) async fn remove(&self, id: SnapshotId) {
+    /// Counts a failed read; returns whether the file counts as damaged from now on.
+    fn is_damage(&self, id: SnapshotId, error: &io::Error) -> bool {
+        // The process lacks memory or open files: no fault of the file.
+        let lacks = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(|lack| lack.raw_os_error());
+        if error.raw_os_error().is_some_and(|code| lacks.contains(&code)) {
+            return false;
+        }
+        let mut unread = self.lock_unread();
+        let count = match unread.iter_mut().find(|(other, _)| *other == id) {
+            Some((_, count)) => {
+                *count += 1;
+                *count
+            }
+            None => {
+                unread.push((id, 1));
+                1
+            }
+        };
+        count >= UNREAD_MAX
+    }
+
+    fn lock_unread(&self) -> MutexGuard<'_, Vec<(SnapshotId, u32)>> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes a file, unless a record names the file. If this fails, the next start removes the file.
+    pub(crate) async fn remove(&self, id: SnapshotId, recorded: &KeptSnapshots) {
+        if recorded.names_file_of(id) {
+            return;
+        }
         self.lock_damaged().retain(|other| *other != id);
+        self.lock_unread().retain(|(other, _)| *other != id);
         let path = self.path(id);
         match fs::remove_file(&path).await {
             Ok(()) => {}
@@ -172,8 +213,7 @@ fn remove_unrecorded(directory: &Path, recorded: &KeptSnapshots) -> io::Result<(
         let Ok(name) = entry.file_name().into_string() else {
             continue;
         };
-        let is_snapshot = name.starts_with(NAME.0) && name.ends_with(NAME.1);
-        if name == INCOMING || (is_snapshot && !names.contains(&name)) {
+        if name == INCOMING || (parse_file_name(&name).is_some() && !names.contains(&name)) {
             std::fs::remove_file(entry.path())?;
             info!(file = name, "removed a snapshot file without a record");
         }

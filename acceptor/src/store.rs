@@ -40,7 +40,7 @@ pub mod sqlite;
 
 pub(crate) use page::{Moment, PageFill};
 use snapshots::{KeptSnapshot, KeptSnapshots};
-pub(crate) use space::{FREE_MIN, free_bytes};
+pub(crate) use space::{free_bytes, left_by_uploads};
 
 /// Maximum number of rows of a page (inclusive): a page is a short read, so a page never holds back a checkpoint for
 /// long.

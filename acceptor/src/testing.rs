@@ -18,16 +18,21 @@ use paxos_common::{
         ballot::{Ballot, ProposerId},
         detector::RequestKind,
         identity::{AcceptorUuid, CommitCounter, RunNumber},
+        machine::Register,
         message::Accept,
         quorum::Configuration,
-        slot::Slot,
+        slot::{Slot, Version},
         value::Value,
         witness::Witnesses,
     },
     peer::MessageLimits as _,
     service::{failure::Failure, server::Server, shutdown::Shutdown},
+    snapshot::{SnapshotSummary, encoder::SnapshotEncoder},
     trace::Tracer,
-    wire,
+    wire::{
+        self,
+        snapshot::{LOG_DIGEST_BYTES, SnapshotHeader},
+    },
 };
 use paxos_proto::v1::{
     self as pb,
@@ -137,7 +142,7 @@ pub(crate) struct Cluster {
     pub(crate) service: Service<MemoryDisk>,
     shutdown: Shutdown,
     /// Holds the snapshot files.
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Drop for Cluster {
@@ -208,8 +213,13 @@ impl Cluster {
             shared,
             service,
             shutdown,
-            _directory: directory,
+            directory,
         }
+    }
+
+    /// The directory of the snapshot files.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Serves the acceptor on a port of this machine, like the role.
@@ -285,6 +295,38 @@ impl Cluster {
         let tail = self.service.tail(Request::new(request)).await.unwrap();
         tail.into_inner().voted_to
     }
+}
+
+/// A valid snapshot file of at least this length in bytes.
+pub(crate) fn snapshot_file(
+    configuration: &Configuration,
+    to: Slot,
+    bytes: usize,
+) -> (SnapshotSummary, Vec<u8>) {
+    let mut encoder = SnapshotEncoder::new(SnapshotHeader {
+        cluster: configuration.cluster_id(),
+        to,
+        log_digest: [7; LOG_DIGEST_BYTES],
+        configuration: configuration.clone(),
+    });
+    let mut content = encoder.take();
+    let mut key = 0u64;
+    while content.len() < bytes {
+        let left = bytes - content.len();
+        let register = Register {
+            value: vec![7; left.min(64 * 1024)].into(),
+            version: Version {
+                slot: Slot::ZERO,
+                offset: 0,
+            },
+        };
+        encoder.register(&key.to_be_bytes(), &register).unwrap();
+        content.extend(encoder.take());
+        key += 1;
+    }
+    let (last, summary) = encoder.finish().unwrap();
+    content.extend(last);
+    (summary, content)
 }
 
 async fn form(store: &mut MemoryStore, configuration: &Configuration) {

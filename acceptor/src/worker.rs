@@ -339,6 +339,8 @@ impl<S: Store> Worker<S> {
             TakenRequest::Accept(message) => {
                 let accept = &message.accept;
                 let answer = if !self.space.allows_requests() && accept.ballot >= group.promised() {
+                    // A full acceptor makes space by a trim, up to the leader's watermark.
+                    self.core.hear_claim(group, accept);
                     AcceptAnswer::NoSpace
                 } else {
                     let slots: Vec<_> = self.core.slots_to_read(accept).collect();

@@ -10,53 +10,15 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use paxos_common::{
-    paxos::{identity::ClusterId, value::Value},
-    wire::{accept_request, caller},
-};
-use paxos_proto::v1::{self as pb, accept_response::Answer};
+use paxos_common::{paxos::identity::ClusterId, wire::caller};
+use paxos_proto::v1 as pb;
 use support::{
-    accept, ballot,
+    ballot,
+    leader::TestLeader,
     process::{Process, ProcessClient, form},
     value,
 };
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-
-/// A leader that waits for the answer to each message.
-struct RawLeader {
-    cluster: ClusterId,
-    requests: mpsc::Sender<pb::AcceptRequest>,
-    answers: Streaming<pb::AcceptResponse>,
-}
-
-impl RawLeader {
-    async fn open(mut client: ProcessClient, cluster: ClusterId) -> Self {
-        let (requests, receiver) = mpsc::channel(1);
-        let answers = client.accept(ReceiverStream::new(receiver)).await.unwrap();
-        Self {
-            cluster,
-            requests,
-            answers: answers.into_inner(),
-        }
-    }
-
-    /// The answer to a message; none when the stream broke instead.
-    async fn propose(
-        &mut self,
-        round: u64,
-        chosen_to: u64,
-        proposals: impl IntoIterator<Item = (u64, Value)>,
-    ) -> Option<pb::Accepted> {
-        let message = accept_request(&accept(round, chosen_to, proposals), self.cluster);
-        self.requests.send(message).await.ok()?;
-        match self.answers.message().await.ok()??.answer {
-            Some(Answer::Accepted(accepted)) => Some(accepted),
-            other => panic!("{other:?}"),
-        }
-    }
-}
 
 /// `strace`, attached to a process.
 struct Strace(Child);
@@ -102,7 +64,7 @@ async fn commit_whose_sync_failed_is_not_answered_and_is_the_last() {
     let directory = tempfile::tempdir().unwrap();
     let mut process = Process::start(directory.path());
     let cluster = form(&mut process.client()).await.cluster_id();
-    let mut leader = RawLeader::open(process.client(), cluster).await;
+    let mut leader = TestLeader::open(process.client(), cluster).await;
     assert!(leader.propose(1, 0, [(0, value("before"))]).await.is_some());
     let Some(_strace) = Strace::fail_sync(&process, u32::try_from(SOUND).unwrap() + 1) else {
         return;
@@ -177,7 +139,7 @@ async fn damaged_and_missing_rows_are_found_by_the_scrub_and_repaired() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(directory.path());
     let cluster = form(&mut process.client()).await.cluster_id();
-    let mut leader = RawLeader::open(process.client(), cluster).await;
+    let mut leader = TestLeader::open(process.client(), cluster).await;
     let of = |slot| (slot, value(&format!("value {slot}")));
     leader.propose(1, 0, (0..ROWS).map(of)).await.unwrap();
     leader.propose(1, ROWS, [of(ROWS)]).await.unwrap();
@@ -227,7 +189,7 @@ async fn damaged_and_missing_rows_are_found_by_the_scrub_and_repaired() {
         "a promise speaks for all of it"
     );
 
-    let mut leader = RawLeader::open(process.client(), cluster).await;
+    let mut leader = TestLeader::open(process.client(), cluster).await;
     let accepted = leader.propose(2, ROWS, [of(DAMAGED)]).await.unwrap();
     assert_eq!(accepted.chosen_to, MISSING);
     let accepted = leader.propose(2, ROWS, [of(MISSING)]).await.unwrap();

@@ -6,110 +6,45 @@ mod support;
 use std::{fs, path::Path, time::Duration};
 
 use paxos_common::{
-    paxos::{identity::ClusterId, value::Value},
-    wire::{accept_request, caller},
+    paxos::{identity::ClusterId, quorum::Configuration, value::Value},
+    wire::{PROTOCOL_VERSION, caller},
 };
-use paxos_proto::v1::{self as pb, accept_response::Answer, keep_request::Content};
-use sha2::{Digest as _, Sha256};
+use paxos_proto::v1 as pb;
 use support::{
-    accept,
+    leader::TestLeader,
+    learner::{Attached, applied, attach, wanted},
     process::{Process, ProcessClient, form},
+    snapshots::{PART, begin, data, file, keep},
     value,
 };
 use tokio::{
     sync::mpsc,
     time::{sleep, timeout},
 };
-use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
-use tonic::{Code, Status, Streaming};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
 
-/// Maximum wait for something that comes within seconds.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Maximum wait for something that comes within a minute.
+const PATIENCE: Duration = Duration::from_secs(240);
 /// Pause between two looks, and between two reports of a learner.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Size of a value: 20 values are more than the smallest log that is trimmed.
 const VALUE_BYTES: usize = 64 * 1024;
 const FLAGS: [&str; 2] = ["--retain-bytes", "1MiB"];
-const PART: usize = 256 * 1024;
+/// Number of the attached learner.
+const PEER: u64 = 9;
 
-/// A leader that waits for the answer to each message.
-struct TestLeader {
-    cluster: ClusterId,
-    requests: mpsc::Sender<pb::AcceptRequest>,
-    answers: Streaming<pb::AcceptResponse>,
+async fn send(leader: &mut TestLeader, chosen_to: u64, proposals: Vec<(u64, Value)>) {
+    leader.propose(1, chosen_to, proposals).await.unwrap();
 }
 
-impl TestLeader {
-    async fn open(mut client: ProcessClient, cluster: ClusterId) -> Self {
-        let (requests, receiver) = mpsc::channel(1);
-        let answers = client.accept(ReceiverStream::new(receiver)).await.unwrap();
-        Self {
-            cluster,
-            requests,
-            answers: answers.into_inner(),
-        }
+/// Votes for some slots, all chosen in the end.
+async fn vote(leader: &mut TestLeader, slots: std::ops::Range<u64>) {
+    for slot in slots.clone() {
+        let value = value(&"v".repeat(VALUE_BYTES));
+        send(leader, slot, vec![(slot, value)]).await;
     }
-
-    async fn send(&mut self, chosen_to: u64, proposals: Vec<(u64, Value)>) {
-        let message = accept_request(&accept(1, chosen_to, proposals), self.cluster);
-        self.requests.send(message).await.unwrap();
-        let answer = self.answers.message().await.unwrap().unwrap().answer;
-        assert!(matches!(answer, Some(Answer::Accepted(_))), "{answer:?}");
-    }
-
-    /// Votes for some slots, all chosen in the end.
-    async fn vote(&mut self, slots: std::ops::Range<u64>) {
-        for slot in slots.clone() {
-            self.send(slot, vec![(slot, value(&"v".repeat(VALUE_BYTES)))])
-                .await;
-        }
-        self.send(slots.end, vec![]).await;
-    }
-}
-
-/// A snapshot file of this length, with its identity.
-fn file(to: u64, bytes: usize) -> (pb::SnapshotId, Vec<u8>) {
-    let mut content: Vec<u8> = (0..bytes - 32)
-        .map(|at| u8::try_from((at as u64 * 7 + to) % 251).unwrap())
-        .collect();
-    let sha256: [u8; 32] = Sha256::digest(&content).into();
-    content.extend(sha256);
-    let id = pb::SnapshotId {
-        to,
-        sha256: sha256.to_vec().into(),
-        bytes: bytes as u64,
-    };
-    (id, content)
-}
-
-fn begin(cluster: ClusterId, id: &pb::SnapshotId) -> pb::KeepRequest {
-    let begin = pb::KeepBegin {
-        caller: Some(caller(Some(cluster))),
-        id: Some(id.clone()),
-    };
-    pb::KeepRequest {
-        content: Some(Content::Begin(begin)),
-    }
-}
-
-fn data(bytes: &[u8]) -> pb::KeepRequest {
-    pb::KeepRequest {
-        content: Some(Content::Data(bytes.to_vec().into())),
-    }
-}
-
-/// Sends a whole file.
-async fn keep(
-    client: &mut ProcessClient,
-    cluster: ClusterId,
-    id: &pb::SnapshotId,
-    content: &[u8],
-) -> Result<(), Status> {
-    let parts: Vec<_> = [begin(cluster, id)]
-        .into_iter()
-        .chain(content.chunks(PART).map(data))
-        .collect();
-    client.keep(tokio_stream::iter(parts)).await.map(drop)
+    send(leader, slots.end, vec![]).await;
 }
 
 /// The bottom, as streamed.
@@ -146,32 +81,6 @@ async fn until(client: &mut ProcessClient, what: &str, holds: impl Fn(&pb::Accep
     }
 }
 
-/// Attaches as a learner with these slots until a snapshot is wanted; returns the slot.
-async fn wanted(client: &mut ProcessClient, cluster: ClusterId, applied_to: u64) -> u64 {
-    let progress = pb::LearnerProgress {
-        applied_to,
-        ..Default::default()
-    };
-    let report = pb::AttachRequest {
-        caller: Some(caller(Some(cluster))),
-        role: pb::Role::Learner.into(),
-        peer: 9,
-        address: "http://l:1".into(),
-        progress: Some(pb::attach_request::Progress::Learner(progress)),
-        ..Default::default()
-    };
-    let reports = tokio_stream::iter(std::iter::repeat(report)).throttle(PAUSE);
-    let mut answers = client.attach(reports).await.unwrap().into_inner();
-    let asked = async {
-        loop {
-            if let Some(wanted) = answers.message().await.unwrap().unwrap().snapshot_wanted {
-                return wanted.above;
-            }
-        }
-    };
-    timeout(PATIENCE, asked).await.expect("the acceptor asks")
-}
-
 fn snapshot_files(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -189,156 +98,248 @@ async fn asked_learner_sends_a_snapshot_and_the_log_is_trimmed_when_due() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start_with(directory.path(), &FLAGS);
     let mut client = process.client();
-    let cluster = form(&mut client).await.cluster_id();
+    let formed = form(&mut client).await;
+    let cluster = formed.cluster_id();
     let mut leader = TestLeader::open(process.client(), cluster).await;
-    let (id, content) = file(15, 300_000);
-    let early = keep(&mut client, cluster, &id, &content).await.unwrap_err();
+    let first = file(&formed, 15, 300_000);
+    let early = keep(&mut client, &formed, &first, PEER).await.unwrap_err();
     assert_eq!(early.code(), Code::ResourceExhausted, "above the cap: {early:?}");
-    leader.vote(0..20).await;
+    vote(&mut leader, 0..20).await;
     assert_eq!(
         bottom(&mut client, cluster).await.unwrap_err().code(),
         Code::FailedPrecondition
     );
 
     // The log has grown by a step.
-    assert_eq!(wanted(&mut client, cluster, 20).await, 0);
+    let digest = pb::Digest {
+        to: 18,
+        digest: vec![8; 32].into(),
+        ..Default::default()
+    };
+    let mut learner = attach(&mut client, cluster, applied(PEER, 20, vec![digest])).await;
+    assert_eq!(wanted(&mut learner).await, 0);
     until(&mut client, "asked", |status| {
         status.waits_for.contains("from learner 9")
     })
     .await;
-    keep(&mut client, cluster, &id, &content).await.unwrap();
+    let other = keep(&mut client, &formed, &first, PEER + 1).await.unwrap_err();
+    assert!(other.message().contains("has not asked"), "{other:?}");
+    let wrong = file(&formed, 18, 3000);
+    let wrong = keep(&mut client, &formed, &wrong, PEER).await.unwrap_err();
+    assert_eq!(wrong.code(), Code::FailedPrecondition);
+    assert!(
+        wrong.message().contains("contradicts the digest of learner 9"),
+        "{wrong:?}"
+    );
+    assert_eq!(snapshot_files(directory.path()), [] as [&str; 0]);
+    // The pause after a failed upload.
+    assert_eq!(wanted_after_pause(&mut client, &mut learner).await, 0);
+    keep(&mut client, &formed, &first, PEER).await.unwrap();
     let kept = status(&mut client).await;
     assert_eq!(
         (ends(&kept), kept.trimmed_to, kept.receiving.clone()),
         (vec![15], 0, None)
     );
-    let again = keep(&mut client, cluster, &id, &content).await.unwrap_err();
+    let again = keep(&mut client, &formed, &first, PEER).await.unwrap_err();
     assert_eq!(again.code(), Code::FailedPrecondition);
     assert!(again.message().contains("older"), "{again:?}");
-    let (older, older_content) = file(10, 4000);
-    let older = keep(&mut client, cluster, &older, &older_content)
-        .await
-        .unwrap_err();
+    let older = file(&formed, 10, 4000);
+    let older = keep(&mut client, &formed, &older, PEER).await.unwrap_err();
     assert_eq!(older.code(), Code::FailedPrecondition);
-    let (not_asked, its_content) = file(18, 4000);
-    let not_asked = keep(&mut client, cluster, &not_asked, &its_content)
-        .await
-        .unwrap_err();
+    let not_asked = file(&formed, 19, 4000);
+    let not_asked = keep(&mut client, &formed, &not_asked, PEER).await.unwrap_err();
     assert!(not_asked.message().contains("has not asked"), "{not_asked:?}");
 
     // Another step of the log.
-    leader.vote(20..40).await;
+    vote(&mut leader, 20..40).await;
     until(&mut client, "trimmed", |status| status.trimmed_to == 15).await;
-    assert_eq!(
-        bottom(&mut client, cluster).await.unwrap(),
-        (id.clone(), content.clone())
-    );
-    let (second, second_content) = file(30, 70_000);
-    assert_eq!(wanted(&mut client, cluster, 40).await, 15);
-    keep(&mut client, cluster, &second, &second_content)
-        .await
-        .unwrap();
+    assert_eq!(bottom(&mut client, cluster).await.unwrap(), first);
+    drop(learner);
+    let second = file(&formed, 30, 70_000);
+    let mut learner = attach(&mut client, cluster, applied(PEER, 40, vec![])).await;
+    assert_eq!(wanted(&mut learner).await, 15);
+    keep(&mut client, &formed, &second, PEER).await.unwrap();
     assert_eq!(ends(&status(&mut client).await), [15, 30]);
+
+    // A release that knows no trimmed log.
+    let mut older = caller(Some(cluster));
+    older.protocol_version = PROTOCOL_VERSION - 1;
+    let tail = pb::TailRequest {
+        caller: Some(older),
+        nonce: 1,
+    };
+    let refused = client.tail(tail).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("upgrade the caller"), "{refused:?}");
     drop(process);
 
     let process = Process::start_with(directory.path(), &FLAGS);
     let mut client = process.client();
     until(&mut client, "recovered", |status| ends(status) == [15, 30]).await;
-    assert_eq!(bottom(&mut client, cluster).await.unwrap(), (id, content));
-    let mut leader = TestLeader::open(process.client(), cluster).await;
-    leader.vote(40..60).await;
-    until(&mut client, "trimmed again", |status| status.trimmed_to == 30).await;
-    assert_eq!(
-        bottom(&mut client, cluster).await.unwrap(),
-        (second, second_content)
-    );
-    until(&mut client, "unlinked", |_| {
-        snapshot_files(directory.path()).len() == 1
+    assert_eq!(bottom(&mut client, cluster).await.unwrap(), first);
+    until(&mut client, "both files", |_| {
+        snapshot_files(directory.path()).len() == 2
     })
     .await;
 }
 
-/// An acceptor that lacks the slots 5 to 39, with a leader: every snapshot to a slot between may be sent.
-async fn behind(process: &Process) -> (ProcessClient, ClusterId, TestLeader) {
+/// Waits until the acceptor has paused after a failed upload, and asks again.
+async fn wanted_after_pause(client: &mut ProcessClient, learner: &mut Attached) -> u64 {
+    until(client, "the pause", |status| {
+        status.waits_for.contains("no attached learner")
+    })
+    .await;
+    // The answers from before the pause are still in the stream.
+    let stale = async {
+        while learner
+            .message()
+            .await
+            .unwrap()
+            .unwrap()
+            .snapshot_wanted
+            .is_some()
+        {}
+    };
+    timeout(PATIENCE, stale).await.expect("the acceptor pauses");
+    wanted(learner).await
+}
+
+#[tokio::test]
+async fn peer_of_an_earlier_release_is_served_and_nothing_is_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::start_with(directory.path(), &FLAGS);
     let mut client = process.client();
-    let cluster = form(&mut client).await.cluster_id();
+    let formed = form(&mut client).await;
+    let cluster = formed.cluster_id();
     let mut leader = TestLeader::open(process.client(), cluster).await;
-    leader
-        .send(0, (0..5).map(|slot| (slot, value("x"))).collect())
-        .await;
-    leader.send(40, vec![(45, value("x"))]).await;
-    (client, cluster, leader)
+    let mut older = applied(7, 20, vec![]);
+    older.caller = Some(caller(Some(cluster)));
+    older.caller.as_mut().unwrap().protocol_version = PROTOCOL_VERSION - 1;
+    let _older = attach(&mut client, cluster, older).await;
+    let _learner = attach(&mut client, cluster, applied(PEER, 20, vec![])).await;
+    vote(&mut leader, 0..20).await;
+    until(&mut client, "held back", |status| {
+        status
+            .waits_for
+            .contains("an upgrade: the process at \"http://l:7\"")
+    })
+    .await;
+}
+
+/// An acceptor that is behind: the slots 5 to 39 are missing, and a leader beats.
+async fn behind(process: &Process) -> (ProcessClient, Configuration, TestLeader) {
+    let mut client = process.client();
+    let formed = form(&mut client).await;
+    let mut leader = TestLeader::open(process.client(), formed.cluster_id()).await;
+    let rows = (0..5).map(|slot| (slot, value("x"))).collect();
+    send(&mut leader, 0, rows).await;
+    send(&mut leader, 40, vec![(45, value("x"))]).await;
+    let early = file(&formed, 40, 3000);
+    let early = keep(&mut client, &formed, &early, 0).await.unwrap_err();
+    assert!(
+        early.message().contains("has not asked"),
+        "not behind yet: {early:?}"
+    );
+    is_behind(process, &mut client, &formed).await;
+    (client, formed, leader)
+}
+
+/// A leader beats, and the acceptor finds itself behind.
+async fn is_behind(process: &Process, client: &mut ProcessClient, formed: &Configuration) {
+    // Ends with the process.
+    drop(
+        TestLeader::open(process.client(), formed.cluster_id())
+            .await
+            .beat(40),
+    );
+    until(client, "behind", |status| {
+        status.waits_for.contains("no attached learner")
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn acceptor_that_is_behind_is_lifted_by_a_snapshot() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start_with(directory.path(), &["--retain-bytes", "all"]);
-    let (mut client, cluster, mut leader) = behind(&process).await;
-    let (id, content) = file(40, 5000);
-    keep(&mut client, cluster, &id, &content).await.unwrap();
-    let lifted = async {
-        while status(&mut client).await.trimmed_to < 40 {
-            leader.send(40, vec![]).await;
-            sleep(PAUSE).await;
-        }
-    };
-    timeout(PATIENCE, lifted).await.expect("it is lifted");
+    let (mut client, formed, mut leader) = behind(&process).await;
+    let snapshot = file(&formed, 40, 5000);
+    keep(&mut client, &formed, &snapshot, 0).await.unwrap();
+    until(&mut client, "lifted", |status| status.trimmed_to == 40).await;
     let status = status(&mut client).await;
     assert_eq!(
         (status.chosen_to, status.voted_to, ends(&status)),
         (40, 46, vec![40])
     );
-    assert_eq!(bottom(&mut client, cluster).await.unwrap(), (id, content));
-    leader
-        .send(46, (40..46).map(|slot| (slot, value("x"))).collect())
-        .await;
+    assert_eq!(bottom(&mut client, formed.cluster_id()).await.unwrap(), snapshot);
+    let rows = (40..46).map(|slot| (slot, value("x"))).collect();
+    send(&mut leader, 46, rows).await;
 }
 
 #[tokio::test]
 async fn acceptor_of_this_release_takes_no_snapshot_by_default() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start_with(directory.path(), &[]);
-    let (mut client, cluster, _leader) = behind(&process).await;
-    let (id, content) = file(40, 5000);
-    let refused = keep(&mut client, cluster, &id, &content).await.unwrap_err();
+    let mut client = process.client();
+    let formed = form(&mut client).await;
+    let mut leader = TestLeader::open(process.client(), formed.cluster_id()).await;
+    send(&mut leader, 40, vec![(45, value("x"))]).await;
+    let snapshot = file(&formed, 40, 5000);
+    let refused = keep(&mut client, &formed, &snapshot, 0).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented, "{refused:?}");
+    until(&mut client, "keeps all", |status| {
+        status.waits_for.contains("keeps the whole log")
+    })
+    .await;
     let status = status(&mut client).await;
     assert_eq!((status.trimmed_to, ends(&status)), (0, vec![]));
-    assert!(
-        status.waits_for.contains("keeps the whole log"),
-        "{}",
-        status.waits_for
-    );
 }
 
 #[tokio::test]
 async fn wrong_uploads_are_refused_by_name_and_leave_no_file() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start_with(directory.path(), &FLAGS);
-    let (mut client, cluster, _leader) = behind(&process).await;
-    let (id, content) = file(30, 600_000);
+    let (mut client, formed, _leader) = behind(&process).await;
+    let sound = file(&formed, 30, 600_000);
+    let (id, content) = &sound;
     let mut wrong = content.clone();
-    wrong[7] ^= 1;
-    let above = file(41, 100);
+    wrong[300_000] ^= 1;
+    let above = file(&formed, 41, 100);
     let mut no_hash = id.clone();
     no_hash.sha256 = vec![1; 31].into();
     let mut huge = id.clone();
     huge.bytes = (4 << 30) + 1;
     let long = [&content[..], b"x"].concat();
+    let garbage = {
+        let (mut id, _) = file(&formed, 30, 600_000);
+        id.bytes = 600_000;
+        (id, vec![7; 600_000])
+    };
+    let mut elsewhere = id.clone();
+    elsewhere.to = 31;
+    let (_, foreign) = file(
+        &support::configuration(paxos_common::paxos::identity::AcceptorUuid::from_u128(99)),
+        30,
+        600_000,
+    );
+    let cut = format!("ends after 500000 of {}", id.bytes);
+    let too_long = format!("more than the {} bytes", id.bytes);
     for (id, bytes, code, text) in [
-        (&id, &wrong[..], Code::InvalidArgument, "do not match the SHA-256"),
+        (id, &wrong[..], Code::InvalidArgument, "the snapshot"),
+        (id, &content[..500_000], Code::InvalidArgument, &cut[..]),
+        (id, &long[..], Code::InvalidArgument, &too_long[..]),
         (
-            &id,
-            &content[..500_000],
+            &garbage.0,
+            &garbage.1[..],
             Code::InvalidArgument,
-            "ends after 500000 of 600000",
+            "begins with the bytes PXS1",
         ),
+        (&elsewhere, &content[..], Code::InvalidArgument, "ends at slot 30"),
         (
-            &id,
-            &long[..],
-            Code::InvalidArgument,
-            "more than the 600000 bytes",
+            id,
+            &foreign[..],
+            Code::FailedPrecondition,
+            "a snapshot of cluster",
         ),
         (&above.0, &above.1[..], Code::ResourceExhausted, "above slot 40"),
         (
@@ -349,7 +350,8 @@ async fn wrong_uploads_are_refused_by_name_and_leave_no_file() {
         ),
         (&huge, &content[..], Code::InvalidArgument, "id.bytes is"),
     ] {
-        let refused = keep(&mut client, cluster, id, bytes).await.unwrap_err();
+        let upload = (id.clone(), bytes.to_vec());
+        let refused = keep(&mut client, &formed, &upload, 0).await.unwrap_err();
         assert_eq!(refused.code(), code, "{refused:?}");
         assert!(refused.message().contains(text), "{text}: {refused:?}");
         until(&mut client, "removed", |status| status.receiving.is_none()).await;
@@ -357,49 +359,49 @@ async fn wrong_uploads_are_refused_by_name_and_leave_no_file() {
     }
     let data_first = client.keep(tokio_stream::iter([data(b"x")])).await.unwrap_err();
     assert_eq!(data_first.code(), Code::InvalidArgument);
-    let twice = [begin(cluster, &id), begin(cluster, &id)];
+    let twice = [begin(&formed, id, 0), begin(&formed, id, 0)];
     assert_eq!(
         client.keep(tokio_stream::iter(twice)).await.unwrap_err().code(),
         Code::InvalidArgument
     );
     for size in [0, PART + 1] {
-        let parts = [begin(cluster, &id), data(&vec![1; size])];
+        let parts = [begin(&formed, id, 0), data(&vec![1; size])];
         let refused = client.keep(tokio_stream::iter(parts)).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{size}: {refused:?}");
     }
-    keep(&mut client, cluster, &id, &content).await.unwrap();
+    keep(&mut client, &formed, &sound, 0).await.unwrap();
 }
 
 #[tokio::test]
 async fn second_upload_is_refused_and_a_silent_upload_ends() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start_with(directory.path(), &FLAGS);
-    let (mut client, cluster, _leader) = behind(&process).await;
-    let (id, content) = file(30, 600_000);
+    let (mut client, formed, _leader) = behind(&process).await;
+    let snapshot = file(&formed, 30, 600_000);
     let (parts, receiver) = mpsc::channel(8);
-    parts.send(begin(cluster, &id)).await.unwrap();
-    parts.send(data(&content[..1000])).await.unwrap();
+    parts.send(begin(&formed, &snapshot.0, 0)).await.unwrap();
+    parts.send(data(&snapshot.1[..1000])).await.unwrap();
     let mut first = process.client();
     let silent = tokio::spawn(async move { first.keep(ReceiverStream::new(receiver)).await.map(drop) });
     until(&mut client, "arriving", |status| status.received == 1000).await;
-    assert_eq!(status(&mut client).await.receiving, Some(id.clone()));
-    let busy = keep(&mut client, cluster, &id, &content).await.unwrap_err();
+    assert_eq!(status(&mut client).await.receiving, Some(snapshot.0.clone()));
+    let busy = keep(&mut client, &formed, &snapshot, 0).await.unwrap_err();
     assert_eq!(busy.code(), Code::ResourceExhausted, "{busy:?}");
     let ended = silent.await.unwrap().unwrap_err();
     assert_eq!(ended.code(), Code::DeadlineExceeded, "{ended:?}");
     drop(parts);
-    keep(&mut client, cluster, &id, &content).await.unwrap();
+    keep(&mut client, &formed, &snapshot, 0).await.unwrap();
 }
 
 #[tokio::test]
 async fn kill_during_an_upload_leaves_nothing_after_the_next_start() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start_with(directory.path(), &FLAGS);
-    let (mut client, cluster, _leader) = behind(&process).await;
-    let (id, content) = file(30, 600_000);
+    let (mut client, formed, _leader) = behind(&process).await;
+    let snapshot = file(&formed, 30, 600_000);
     let (parts, receiver) = mpsc::channel(8);
-    parts.send(begin(cluster, &id)).await.unwrap();
-    parts.send(data(&content[..200_000])).await.unwrap();
+    parts.send(begin(&formed, &snapshot.0, 0)).await.unwrap();
+    parts.send(data(&snapshot.1[..200_000])).await.unwrap();
     let mut first = process.client();
     let broken = tokio::spawn(async move { first.keep(ReceiverStream::new(receiver)).await.map(drop) });
     until(&mut client, "arriving", |status| status.received == 200_000).await;
@@ -410,41 +412,33 @@ async fn kill_during_an_upload_leaves_nothing_after_the_next_start() {
     let mut client = process.client();
     until(&mut client, "started", |status| status.voted_to == 46).await;
     assert_eq!(snapshot_files(directory.path()), [] as [&str; 0]);
-    let mut leader = TestLeader::open(process.client(), cluster).await;
-    leader.send(40, vec![]).await;
-    keep(&mut client, cluster, &id, &content).await.unwrap();
+    is_behind(&process, &mut client, &formed).await;
+    keep(&mut client, &formed, &snapshot, 0).await.unwrap();
 }
 
 #[tokio::test]
 async fn full_disk_ends_an_upload_and_not_the_votes() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start_on_a_small_disk(directory.path(), &FLAGS);
-    let (mut client, cluster, mut leader) = behind(&process).await;
-    let (id, content) = file(30, 4 * 1024 * 1024);
-    let refused = keep(&mut client, cluster, &id, &content).await.unwrap_err();
+    let (mut client, formed, mut leader) = behind(&process).await;
+    let large = file(&formed, 30, 4 * 1024 * 1024);
+    let refused = keep(&mut client, &formed, &large, 0).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
     assert_eq!(snapshot_files(directory.path()), [] as [&str; 0]);
-    leader.send(40, vec![(46, value("x"))]).await;
-    let (small, content) = file(30, 5000);
-    keep(&mut client, cluster, &small, &content).await.unwrap();
+    send(&mut leader, 40, vec![(46, value("x"))]).await;
+    let small = file(&formed, 30, 5000);
+    keep(&mut client, &formed, &small, 0).await.unwrap();
 }
 
 #[tokio::test]
 async fn damaged_bottom_is_not_served_and_is_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start_with(directory.path(), &["--retain-bytes", "all"]);
-    let (mut client, cluster, mut leader) = behind(&process).await;
-    let (id, content) = file(30, 5000);
-    keep(&mut client, cluster, &id, &content).await.unwrap();
-    let beat = async |leader: &mut TestLeader, client: &mut ProcessClient, to| {
-        while status(client).await.trimmed_to < to {
-            leader.send(40, vec![]).await;
-            sleep(PAUSE).await;
-        }
-    };
-    timeout(PATIENCE, beat(&mut leader, &mut client, 30))
-        .await
-        .unwrap();
+    let (mut client, formed, leader) = behind(&process).await;
+    let cluster = formed.cluster_id();
+    let snapshot = file(&formed, 30, 5000);
+    keep(&mut client, &formed, &snapshot, 0).await.unwrap();
+    until(&mut client, "lifted", |status| status.trimmed_to == 30).await;
     drop((process, leader));
     let [name] = &snapshot_files(directory.path())[..] else {
         panic!("one file")
@@ -462,13 +456,12 @@ async fn damaged_bottom_is_not_served_and_is_replaced() {
         Code::Unavailable
     );
     let mut leader = TestLeader::open(process.client(), cluster).await;
-    leader.send(40, vec![(47, value("x"))]).await;
-    assert_eq!(wanted(&mut client, cluster, 40).await, 30);
-    let (id, content) = file(35, 6000);
-    keep(&mut client, cluster, &id, &content).await.unwrap();
-    timeout(PATIENCE, beat(&mut leader, &mut client, 35))
-        .await
-        .unwrap();
-    assert_eq!(bottom(&mut client, cluster).await.unwrap(), (id, content));
+    send(&mut leader, 40, vec![(47, value("x"))]).await;
+    let mut learner = attach(&mut client, cluster, applied(PEER, 40, vec![])).await;
+    assert_eq!(wanted(&mut learner).await, 30);
+    let snapshot = file(&formed, 35, 6000);
+    keep(&mut client, &formed, &snapshot, PEER).await.unwrap();
+    until(&mut client, "replaced", |status| status.trimmed_to == 35).await;
+    assert_eq!(bottom(&mut client, cluster).await.unwrap(), snapshot);
     assert_eq!(status(&mut client).await.damaged_snapshots, [] as [u64; 0]);
 }

@@ -30,7 +30,7 @@ pub use promise::{prepare_request, rows};
 pub use report::check_report;
 
 /// The version of the contract in this release: see `types.proto`.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// A message against the rules of its type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -36,6 +36,17 @@ pub(super) fn check_version(caller: Option<&pb::Caller>) -> Result<Option<Cluste
     }
 }
 
+/// Checks a caller of an earlier protocol version against the first slot of the log.
+pub(super) fn check_older(trimmed_to: Slot) -> Result<(), Status> {
+    if trimmed_to == Slot::ZERO {
+        return Ok(());
+    }
+    Err(status::wrong_cluster(format!(
+        "the log of this acceptor begins at slot {trimmed_to}, and the caller's release knows no such log: upgrade the \
+         caller, a learner or proposer, to a release with protocol version {PROTOCOL_VERSION}"
+    )))
+}
+
 pub(super) fn check_ballot(ballot: Ballot) -> Result<(), Status> {
     if ballot.round() == 0 {
         return Err(status::invalid_argument("ballot.round is 0: rounds start at 1"));
@@ -111,6 +122,15 @@ pub(super) fn read_id(id: Option<&pb::SnapshotId>) -> Result<SnapshotId, Status>
     }
     let bytes = id.bytes;
     Ok(SnapshotId { to, sha256, bytes })
+}
+
+/// The identity of a snapshot, as sent.
+pub(super) fn snapshot_id(id: &SnapshotId) -> pb::SnapshotId {
+    pb::SnapshotId {
+        to: id.to.get(),
+        sha256: id.sha256.to_vec().into(),
+        bytes: id.bytes,
+    }
 }
 
 /// Checks a part of an upload.

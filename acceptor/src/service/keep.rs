@@ -4,23 +4,28 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 use paxos_common::{
-    paxos::slot::Slot,
+    paxos::{identity::ClusterId, slot::Slot},
+    snapshot::SnapshotSummary,
     trace::{Beginning, Parent, SpanContext, names},
     wire::{self, status},
 };
 use paxos_proto::v1::{self as pb, keep_request::Content};
-use tokio::{sync::oneshot, time::timeout};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tonic::Status;
 
 use super::{
     Inner,
     check::{check_data, read_id},
+    rate::{BYTES_PER_SECOND_MIN, MinimumRate, TooSlow},
 };
 use crate::{
     retain::{NotRetained, RetainRequest},
-    retention::RetainBytes,
+    retention::{ReportedDigest, RetainBytes, SnapshotWish, contradicting},
     snapshot::{IncomingSnapshot, UploadError},
-    store::{Reader, snapshots::SnapshotId},
+    store::{
+        Reader, left_by_uploads,
+        snapshots::{KeptSnapshots, SnapshotId},
+    },
     trimmer::ask,
 };
 
@@ -33,7 +38,8 @@ pub(super) async fn keep<R: Reader>(
     trace: Option<SpanContext>,
     mut parts: impl Stream<Item = Result<pb::KeepRequest, Status>> + Send + Unpin + 'static,
 ) -> Result<pb::KeepResponse, Status> {
-    let Some(Content::Begin(begin)) = next_part(&mut parts).await? else {
+    let mut rate = MinimumRate::default();
+    let Some(Content::Begin(begin)) = next_part(&mut parts, &mut rate).await? else {
         return Err(status::invalid_argument("an upload starts with `begin`"));
     };
     inner.check_caller(begin.caller.as_ref())?;
@@ -43,25 +49,34 @@ pub(super) async fn keep<R: Reader>(
             "acceptors of this release take no snapshots: they keep the whole log",
         ));
     }
+    let cluster = inner.shared.formed().ok_or_else(status::stopping)?;
     let place = inner.snapshots.files.place();
     let place = place.ok_or_else(|| status::overloaded("the place for an arriving snapshot"))?;
-    inner.admit(id)?;
-    let files = Arc::clone(&inner.snapshots.files);
-    let incoming = IncomingSnapshot::begin(files, id, place)
-        .await
-        .map_err(|error| upload_failed(&error))?;
+    inner.admit(id, begin.peer)?;
     // In a task of its own: a whole file is recorded and a failed file is removed, however the call ends.
-    let task = upload(Arc::clone(&inner), trace, id, incoming, parts);
+    let task = upload(
+        Arc::clone(&inner),
+        trace,
+        (cluster, id),
+        place,
+        ArrivingParts { parts, rate },
+    );
     let ended = inner.shutdown.spawn(task).await;
     ended.unwrap_or_else(|_| Err(status::stopping()))
+}
+
+/// The parts of an upload after the first, and the limit of the time.
+struct ArrivingParts<S> {
+    parts: S,
+    rate: MinimumRate,
 }
 
 async fn upload<R: Reader>(
     inner: Arc<Inner<R>>,
     trace: Option<SpanContext>,
-    id: SnapshotId,
-    mut incoming: IncomingSnapshot,
-    mut parts: impl Stream<Item = Result<pb::KeepRequest, Status>> + Send + Unpin,
+    (cluster, id): (ClusterId, SnapshotId),
+    place: OwnedSemaphorePermit,
+    parts: ArrivingParts<impl Stream<Item = Result<pb::KeepRequest, Status>> + Send + Unpin>,
 ) -> Result<pb::KeepResponse, Status> {
     let parent = trace.as_ref().map_or(Parent::None, Parent::Span);
     let mut span = inner.tracer.begin(Beginning::new("acceptor.keep", parent));
@@ -69,20 +84,7 @@ async fn upload<R: Reader>(
         span.count(names::SLOT, id.to.get());
         span.count(names::BYTES, id.bytes);
     }
-    // Safe to cancel: the file of a cancelled upload is removed.
-    let receiving = receive(&mut incoming, &mut parts);
-    let received = inner.shutdown.token().run_until_cancelled(receiving).await;
-    let result = match received {
-        Some(Ok(())) => inner.record(id, incoming).await,
-        Some(Err(error)) => {
-            incoming.abandon().await;
-            Err(error)
-        }
-        None => {
-            incoming.abandon().await;
-            Err(status::stopping())
-        }
-    };
+    let result = inner.take((cluster, id), place, parts).await;
     if let Some(mut span) = span {
         if let Err(error) = &result {
             span.answered(error.code(), error.message());
@@ -91,45 +93,35 @@ async fn upload<R: Reader>(
     }
     match &result {
         Ok(_) => tracing::info!(to = id.to.get(), bytes = id.bytes, "keeps a snapshot"),
-        Err(error) => tracing::info!(
-            to = id.to.get(),
-            reason = error.message(),
-            "an upload of a snapshot failed"
-        ),
-    }
-    result
-}
-
-/// Writes all parts up to the end of the stream.
-async fn receive(
-    incoming: &mut IncomingSnapshot,
-    parts: &mut (impl Stream<Item = Result<pb::KeepRequest, Status>> + Unpin),
-) -> Result<(), Status> {
-    loop {
-        match next_part(parts).await? {
-            Some(Content::Data(data)) => {
-                check_data(&data)?;
-                incoming
-                    .write(&data)
-                    .await
-                    .map_err(|error| upload_failed(&error))?;
-            }
-            Some(Content::Begin(_)) => return Err(status::invalid_argument("`begin` comes once, first")),
-            None => return Ok(()),
+        Err(error) => {
+            inner.snapshots.failed();
+            tracing::info!(
+                to = id.to.get(),
+                reason = error.message(),
+                "an upload of a snapshot failed"
+            );
         }
     }
+    result
 }
 
 /// The content of the next part; none at the end of the stream.
 async fn next_part(
     parts: &mut (impl Stream<Item = Result<pb::KeepRequest, Status>> + Unpin),
+    rate: &mut MinimumRate,
 ) -> Result<Option<Content>, Status> {
-    let part = timeout(SILENCE_MAX, parts.next()).await;
-    let part = part.map_err(|_| {
-        let seconds = SILENCE_MAX.as_secs();
-        Status::deadline_exceeded(format!(
-            "no part of the snapshot arrived for {seconds} s: send it again"
-        ))
+    let part = rate.wait(parts.next(), SILENCE_MAX).await;
+    let part = part.map_err(|slow| {
+        Status::deadline_exceeded(match slow {
+            TooSlow::Silent => {
+                let seconds = SILENCE_MAX.as_secs();
+                format!("no part of the snapshot arrived for {seconds} s: send the snapshot again")
+            }
+            TooSlow::Slow => format!(
+                "the snapshot arrived at less than {} bytes a second: send the snapshot again, and faster",
+                BYTES_PER_SECOND_MIN
+            ),
+        })
     })?;
     let Some(part) = part.transpose()? else {
         return Ok(None);
@@ -141,15 +133,67 @@ async fn next_part(
 }
 
 impl<R: Reader> Inner<R> {
-    /// Refuses a snapshot that this acceptor did not ask for, unless the snapshot lifts the acceptor; an older snapshot;
-    /// and a snapshot above the cap of trims.
-    fn admit(&self, id: SnapshotId) -> Result<(), Status> {
+    /// Receives the file, and lets the writer record the file. A failed file is removed.
+    async fn take(
+        &self,
+        (cluster, id): (ClusterId, SnapshotId),
+        place: OwnedSemaphorePermit,
+        mut parts: ArrivingParts<impl Stream<Item = Result<pb::KeepRequest, Status>> + Send + Unpin>,
+    ) -> Result<pb::KeepResponse, Status> {
+        let files = Arc::clone(&self.snapshots.files);
+        let begun = IncomingSnapshot::begin(files, (cluster, id), place, self.left_free()).await;
+        let mut incoming = begun.map_err(|error| upload_failed(&error))?;
+        // Safe to cancel: the file of a cancelled upload is removed.
+        let receiving = self.receive(&mut incoming, &mut parts);
+        let received = self.shutdown.token().run_until_cancelled(receiving).await;
+        match received.unwrap_or_else(|| Err(status::stopping())) {
+            Ok(()) => self.record(id, incoming).await,
+            Err(error) => {
+                incoming.abandon().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes all parts up to the end of the stream.
+    async fn receive(
+        &self,
+        incoming: &mut IncomingSnapshot,
+        ArrivingParts { parts, rate }: &mut ArrivingParts<
+            impl Stream<Item = Result<pb::KeepRequest, Status>> + Unpin,
+        >,
+    ) -> Result<(), Status> {
+        loop {
+            match next_part(parts, rate).await? {
+                Some(Content::Data(data)) => {
+                    check_data(&data)?;
+                    rate.moved(data.len());
+                    let written = incoming.write(&data, self.left_free()).await;
+                    written.map_err(|error| upload_failed(&error))?;
+                }
+                Some(Content::Begin(_)) => return Err(status::invalid_argument("`begin` comes once, first")),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Bytes of free space that an upload leaves on the disk.
+    fn left_free(&self) -> u64 {
+        left_by_uploads(!self.shared.published().no_space)
+    }
+
+    /// Refuses a snapshot that this acceptor did not ask the sender for, unless the snapshot lifts an acceptor that is
+    /// behind; an older snapshot; and a snapshot above the cap of trims. A `peer` of 0 is not known.
+    ///
+    /// This protects against faults, and not against an attacker: any caller can send the number of the asked learner.
+    fn admit(&self, id: SnapshotId, peer: u64) -> Result<(), Status> {
         let published = self.shared.published();
+        let decision = self.snapshots.decision();
         let damaged = self.snapshots.files.damaged();
-        let sound = published
-            .snapshots
-            .iter()
-            .filter(|kept| !damaged.contains(&kept.id));
+        let KeptSnapshots { bottom, waiting } = published.snapshots;
+        let waiting = waiting.filter(|_| !decision.is_waiting_stuck);
+        let sound = bottom.iter().chain(&waiting);
+        let sound = sound.filter(|kept| !damaged.contains(&kept.id));
         let kept_to: Slot = sound.map(|kept| kept.id.to).fold(published.trimmed_to, Slot::max);
         let (to, cap) = (id.to, published.trim_cap);
         if to <= kept_to {
@@ -163,8 +207,8 @@ impl<R: Reader> Inner<R> {
                  Retry later"
             )));
         }
-        let wish = self.snapshots.decision().wish;
-        if wish.is_some_and(|wish| to > wish.above) || to > published.chosen_to {
+        let is_asked = |wish: SnapshotWish| to > wish.above && (peer == 0 || peer == wish.peer);
+        if decision.wish.is_some_and(is_asked) || decision.lift_above.is_some_and(|above| to > above) {
             return Ok(());
         }
         Err(status::not_wanted(format!(
@@ -172,14 +216,38 @@ impl<R: Reader> Inner<R> {
         )))
     }
 
+    /// Refuses a snapshot that contradicts a digest of an attached learner at the same slot.
+    fn compare(&self, summary: &SnapshotSummary) -> Result<(), Status> {
+        let digest = ReportedDigest {
+            to: summary.header.to,
+            log: summary.header.log_digest.to_vec().into(),
+            state: summary.footer.digest.to_bytes().to_vec().into(),
+        };
+        match contradicting(&self.roster.learners(), &digest) {
+            Some(learner) => Err(status::not_wanted(format!(
+                "the snapshot contradicts the digest of learner {} ({}) below slot {}: empty the data directory of the \
+                 wrong learner, of two learners both",
+                learner.peer, learner.address, digest.to
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// Ends the file and lets the writer record the file.
     async fn record(&self, id: SnapshotId, incoming: IncomingSnapshot) -> Result<pb::KeepResponse, Status> {
-        let arrived = incoming.finish().await.map_err(|error| upload_failed(&error))?;
+        let recorded = self.shared.published().snapshots;
+        let arrived = incoming.finish(&recorded).await;
+        let arrived = arrived.map_err(|error| upload_failed(&error))?;
+        if let Err(contradiction) = self.compare(&arrived.summary) {
+            arrived.refused(&recorded).await;
+            return Err(contradiction);
+        }
         let (answer, kept) = oneshot::channel();
         match ask(&self.shared, RetainRequest::Keep { id, answer }, kept).await {
             Some(Ok(unused)) => {
                 if let Some(unused) = unused {
-                    self.snapshots.files.remove(unused).await;
+                    let recorded = self.shared.published().snapshots;
+                    self.snapshots.files.remove(unused, &recorded).await;
                 }
                 self.snapshots.arrived();
                 self.instruments.kept_snapshot();
@@ -187,7 +255,7 @@ impl<R: Reader> Inner<R> {
                 Ok(pb::KeepResponse { stamp })
             }
             Some(Err(refused)) => {
-                arrived.refused().await;
+                arrived.refused(&self.shared.published().snapshots).await;
                 Err(match refused {
                     NotRetained::NoSpace => status::overloaded("the acceptor's disk"),
                     NotRetained::Refused(_) | NotRetained::NotWaiting(_) => {
@@ -204,12 +272,102 @@ impl<R: Reader> Inner<R> {
 fn upload_failed(error: &UploadError) -> Status {
     match error {
         UploadError::NoSpace { .. } => status::exhausted(&error.to_string()),
-        UploadError::Cut { .. } | UploadError::TooLong { .. } | UploadError::Hash => {
-            status::invalid_argument(error.to_string())
-        }
+        UploadError::Content(content) if content.is_misplaced() => status::wrong_cluster(error.to_string()),
+        UploadError::Cut { .. }
+        | UploadError::TooLong { .. }
+        | UploadError::Hash
+        | UploadError::Content(_)
+        | UploadError::End { .. }
+        | UploadError::Configuration { .. } => status::invalid_argument(error.to_string()),
         UploadError::Io(source) => {
             tracing::warn!(error = %source, "cannot write the file of a snapshot");
             Status::internal(format!("{error}: {source}"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{FutureExt as _, stream};
+    use paxos_common::paxos::slot::Slot;
+
+    use super::*;
+    use crate::{
+        testing::{Cluster, settle, snapshot_file},
+        trimmer::Snapshots,
+    };
+
+    fn asks(snapshots: &Snapshots, peer: u64) {
+        snapshots.show_wish(SnapshotWish {
+            peer,
+            above: Slot::ZERO,
+        });
+    }
+
+    /// A cluster with the slots below 20 chosen, and the begin of an upload to slot 10.
+    async fn begun() -> (Cluster, pb::KeepRequest, Vec<u8>) {
+        let cluster = Cluster::start().await;
+        for (slots, chosen_to) in [(0..20, 0), (20..21, 20)] {
+            cluster.accept_all(slots, chosen_to).recv().await.unwrap();
+        }
+        let (summary, content) = snapshot_file(&cluster.configuration, Slot::new(10).unwrap(), 4000);
+        let id = pb::SnapshotId {
+            to: 10,
+            sha256: summary.sha256.to_vec().into(),
+            bytes: summary.bytes,
+        };
+        let begin = pb::KeepRequest {
+            content: Some(Content::Begin(pb::KeepBegin {
+                caller: Some(cluster.caller()),
+                id: Some(id),
+                peer: 3,
+            })),
+        };
+        (cluster, begin, content)
+    }
+
+    #[tokio::test]
+    async fn cancelled_call_leaves_no_file_and_no_place() {
+        let (cluster, begin, _) = begun().await;
+        let inner = &cluster.service.inner;
+        asks(&inner.snapshots, 3);
+        let call = keep(Arc::clone(inner), None, stream::iter([Ok(begin)]));
+        assert!(
+            call.now_or_never().is_none(),
+            "the call is cancelled in the middle"
+        );
+        while inner.snapshots.files.place().is_none() {
+            tokio::task::yield_now().await;
+        }
+        settle().await;
+        let mut left = std::fs::read_dir(cluster.directory()).unwrap();
+        assert!(left.next().is_none(), "a file is left");
+        assert_eq!(inner.snapshots.files.arriving(), None);
+        assert_eq!(inner.snapshots.decision().wish, None, "the next learner is asked");
+    }
+
+    #[tokio::test]
+    async fn snapshot_of_the_asked_learner_alone_is_taken() {
+        let (cluster, begin, content) = begun().await;
+        let inner = &cluster.service.inner;
+        let data = pb::KeepRequest {
+            content: Some(Content::Data(content.into())),
+        };
+        let send = || {
+            keep(
+                Arc::clone(inner),
+                None,
+                stream::iter([Ok(begin.clone()), Ok(data.clone())]),
+            )
+        };
+        let refused = send().await.unwrap_err();
+        assert!(refused.message().contains("has not asked"), "{refused:?}");
+        asks(&inner.snapshots, 4);
+        let refused = send().await.unwrap_err();
+        assert!(refused.message().contains("has not asked"), "{refused:?}");
+        asks(&inner.snapshots, 3);
+        send().await.unwrap();
+        let waiting = inner.shared.published().snapshots.waiting.unwrap();
+        assert_eq!(waiting.id.to, Slot::new(10).unwrap());
     }
 }

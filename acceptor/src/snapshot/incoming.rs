@@ -1,4 +1,5 @@
-//! An arriving snapshot: written beside the votes at a bounded pace, and whole and durable before any record names it.
+//! An arriving snapshot: verified, written beside the votes at a bounded pace, and whole and durable before any record
+//! names the file.
 
 use std::{
     io::{self, ErrorKind},
@@ -6,28 +7,45 @@ use std::{
     sync::Arc,
 };
 
+use paxos_common::{
+    paxos::{identity::ClusterId, slot::Slot},
+    snapshot::{
+        SnapshotError, SnapshotSummary,
+        decoder::{SnapshotDecoder, SnapshotPart},
+    },
+    wire::snapshot::SnapshotHeader,
+};
 use tokio::{
     fs::{self, File},
     io::AsyncWriteExt as _,
     sync::OwnedSemaphorePermit,
+    task::yield_now,
 };
 
-use super::{FileHash, INCOMING, Pace, SnapshotFiles};
-use crate::store::{FREE_MIN, free_bytes, snapshots::SnapshotId};
+use super::{INCOMING, Pace, SnapshotFiles};
+use crate::store::{
+    free_bytes,
+    snapshots::{KeptSnapshots, SnapshotId},
+};
 
 /// Bytes between two syncs: a sync of many dirty pages would hold up the syncs of votes.
 const SYNC_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Bytes decoded at once: the decoder takes about a millisecond.
+const PIECE_BYTES: usize = 32 * 1024;
 
 /// Why a file did not arrive. The votes go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UploadError {
     /// The disk would have too little space left.
     #[error(
-        "the disk has no space for {bytes} more bytes of a snapshot: at least {FREE_MIN} bytes must stay free"
+        "the disk has no space for {bytes} more bytes of a snapshot: {left_free} bytes must stay free for votes"
     )]
     NoSpace {
         /// The bytes that did not arrive yet.
         bytes: u64,
+        /// See [`IncomingSnapshot::begin`].
+        left_free: u64,
     },
     /// The file ends early.
     #[error("the snapshot ends after {received} of {bytes} bytes")]
@@ -38,6 +56,15 @@ pub(crate) enum UploadError {
     /// The bytes differ from the named bytes.
     #[error("the bytes of the snapshot do not match the SHA-256")]
     Hash,
+    /// The bytes are no snapshot of this cluster.
+    #[error(transparent)]
+    Content(#[from] SnapshotError),
+    /// The snapshot ends elsewhere.
+    #[error("the snapshot ends at slot {found}, and `id.to` is {to}: both must be the same slot")]
+    End { found: Slot, to: Slot },
+    /// The acceptors listed in the snapshot form another cluster.
+    #[error("the snapshot lists the acceptors of cluster {found}, and belongs to cluster {cluster}")]
+    Configuration { found: ClusterId, cluster: ClusterId },
     /// The file cannot be written.
     #[error("cannot write the file of a snapshot")]
     Io(#[from] io::Error),
@@ -45,14 +72,14 @@ pub(crate) enum UploadError {
 
 impl UploadError {
     /// The error of a failed write.
-    fn written(error: io::Error, bytes: u64) -> Self {
+    fn written(error: io::Error, bytes: u64, left_free: u64) -> Self {
         let full = [
             ErrorKind::StorageFull,
             ErrorKind::QuotaExceeded,
             ErrorKind::FileTooLarge,
         ];
         if full.contains(&error.kind()) {
-            Self::NoSpace { bytes }
+            Self::NoSpace { bytes, left_free }
         } else {
             Self::Io(error)
         }
@@ -65,7 +92,11 @@ pub(crate) struct IncomingSnapshot {
     files: Arc<SnapshotFiles>,
     id: SnapshotId,
     file: File,
-    hash: FileHash,
+    /// The open data directory, for a sync after the rename.
+    pub(super) directory: File,
+    decoder: SnapshotDecoder,
+    /// Number of received bytes.
+    received: u64,
     pace: Pace,
     /// Written since the last sync.
     unsynced: u64,
@@ -74,23 +105,33 @@ pub(crate) struct IncomingSnapshot {
 }
 
 impl IncomingSnapshot {
-    /// Begins the file. An earlier unfinished file is replaced.
+    /// Begins the file of a snapshot of `cluster`. An earlier unfinished file is replaced. `left_free`: the bytes of free space that the whole file
+    /// leaves on the disk at least.
     ///
     /// # Errors
     /// The disk has no space for the file, or the file cannot be created.
+    ///
+    /// # Cancel safety
+    /// Not safe: the file may be left until the next upload or start.
     pub(crate) async fn begin(
         files: Arc<SnapshotFiles>,
-        id: SnapshotId,
+        (cluster, id): (ClusterId, SnapshotId),
         place: OwnedSemaphorePermit,
+        left_free: u64,
     ) -> Result<Self, UploadError> {
-        check_space(&files, id.bytes)?;
-        let created = File::create(files.directory.join(INCOMING)).await;
-        let file = created.map_err(|error| UploadError::written(error, id.bytes))?;
+        check_space(&files, id.bytes, left_free)?;
+        let failed = |error| UploadError::written(error, id.bytes, left_free);
+        let directory = File::open(&files.directory).await.map_err(failed)?;
+        let file = File::create(files.directory.join(INCOMING))
+            .await
+            .map_err(failed)?;
         *files.lock_arriving() = Some((id, 0));
         Ok(Self {
             id,
             file,
-            hash: FileHash::new(id),
+            directory,
+            decoder: SnapshotDecoder::new(Some(cluster)),
+            received: 0,
             pace: Pace::new(),
             unsynced: 0,
             files,
@@ -98,64 +139,87 @@ impl IncomingSnapshot {
         })
     }
 
-    /// Writes the next bytes, at most at the pace of uploads.
+    /// Verifies and writes the next bytes, at most at the pace of uploads. `left_free`: as for [`Self::begin`].
     ///
     /// # Errors
     /// The upload has failed, and is to be abandoned.
-    pub(crate) async fn write(&mut self, part: &[u8]) -> Result<(), UploadError> {
-        if !self.hash.take(part) {
-            return Err(UploadError::TooLong { bytes: self.id.bytes });
+    pub(crate) async fn write(&mut self, part: &[u8], left_free: u64) -> Result<(), UploadError> {
+        self.received += part.len() as u64;
+        let left = self.id.bytes.checked_sub(self.received);
+        let left = left.ok_or(UploadError::TooLong { bytes: self.id.bytes })?;
+        for piece in part.chunks(PIECE_BYTES) {
+            self.decoder.push(piece);
+            while let Some(part) = self.decoder.next_part()? {
+                if let SnapshotPart::Header(header) = part {
+                    check_header(&header, self.id)?;
+                }
+            }
+            // Votes go first.
+            yield_now().await;
         }
-        let left = self.id.bytes - self.hash.bytes;
-        let failed = |error| UploadError::written(error, left);
+        let failed = |error| UploadError::written(error, left, left_free);
         self.file.write_all(part).await.map_err(failed)?;
         self.unsynced += part.len() as u64;
         if self.unsynced >= SYNC_BYTES {
             self.unsynced = 0;
             self.file.flush().await.map_err(failed)?;
             self.file.sync_data().await.map_err(failed)?;
-            check_space(&self.files, left)?;
+            check_space(&self.files, left, left_free)?;
         }
-        *self.files.lock_arriving() = Some((self.id, self.hash.bytes));
+        *self.files.lock_arriving() = Some((self.id, self.received));
         self.pace.wait(part.len()).await;
         Ok(())
     }
 
     /// Ends the file: checked, durable, and under its own name on return. The place stays taken until the returned value
-    /// is dropped.
+    /// is dropped. `recorded`: the present records.
     ///
     /// # Errors
-    /// The file is not whole or cannot be written. Then it is removed.
-    pub(crate) async fn finish(mut self) -> Result<ArrivedFile, UploadError> {
-        match self.end().await {
-            Ok(()) => {
-                self.files.found(self.id, true);
-                Ok(ArrivedFile(self))
+    /// The file is not whole or cannot be written. Then the file is removed.
+    pub(crate) async fn finish(mut self, recorded: &KeptSnapshots) -> Result<ArrivedFile, UploadError> {
+        let named = match self.end().await {
+            Ok(summary) => {
+                let named = fs::rename(self.path(), self.files.path(self.id)).await;
+                named.map(|()| summary).map_err(Into::into)
             }
+            Err(error) => Err(error),
+        };
+        let summary = match named {
+            Ok(summary) => summary,
             Err(error) => {
                 self.abandon().await;
-                Err(error)
+                return Err(error);
             }
+        };
+        let arrived = ArrivedFile {
+            incoming: self,
+            summary,
+        };
+        let IncomingSnapshot {
+            files, id, directory, ..
+        } = &arrived.incoming;
+        if let Err(error) = directory.sync_all().await {
+            arrived.refused(recorded).await;
+            return Err(error.into());
         }
+        files.found(*id, true);
+        Ok(arrived)
     }
 
-    async fn end(&mut self) -> Result<(), UploadError> {
-        let (received, bytes) = (self.hash.bytes, self.id.bytes);
+    async fn end(&mut self) -> Result<SnapshotSummary, UploadError> {
+        let (received, bytes) = (self.received, self.id.bytes);
         if received < bytes {
             return Err(UploadError::Cut { received, bytes });
         }
-        let hash = std::mem::replace(&mut self.hash, FileHash::new(self.id));
-        if !hash.ends_whole() {
+        let decoder = std::mem::replace(&mut self.decoder, SnapshotDecoder::new(None));
+        let summary = decoder.finish()?;
+        if summary.sha256 != self.id.sha256 {
             return Err(UploadError::Hash);
         }
-        let failed = |error| UploadError::written(error, 0);
+        let failed = |error| UploadError::written(error, 0, 0);
         self.file.flush().await.map_err(failed)?;
         self.file.sync_all().await.map_err(failed)?;
-        fs::rename(self.path(), self.files.path(self.id))
-            .await
-            .map_err(failed)?;
-        let directory = File::open(&self.files.directory).await.map_err(failed)?;
-        directory.sync_all().await.map_err(failed)
+        Ok(summary)
     }
 
     /// Removes the file. If this fails, the next upload or the next start removes the file.
@@ -178,20 +242,40 @@ impl Drop for IncomingSnapshot {
 
 /// A whole and durable file that no record names yet.
 #[derive(Debug)]
-pub(crate) struct ArrivedFile(IncomingSnapshot);
+pub(crate) struct ArrivedFile {
+    incoming: IncomingSnapshot,
+    /// The verified content.
+    pub(crate) summary: SnapshotSummary,
+}
 
 impl ArrivedFile {
-    /// Removes the file: no record names the file.
-    pub(crate) async fn refused(self) {
-        self.0.files.remove(self.0.id).await;
+    /// Removes the file, unless one of the present records names the file: the same snapshot may have arrived before.
+    pub(crate) async fn refused(self, recorded: &KeptSnapshots) {
+        self.incoming.files.remove(self.incoming.id, recorded).await;
     }
+}
+
+/// Checks the parts of the header that the decoder does not know.
+fn check_header(header: &SnapshotHeader, id: SnapshotId) -> Result<(), UploadError> {
+    let (found, to) = (header.to, id.to);
+    if found != to {
+        return Err(UploadError::End { found, to });
+    }
+    // Addresses are hints, and not a part of the cluster id.
+    let (found, cluster) = (header.configuration.cluster_id(), header.cluster);
+    if found != cluster {
+        return Err(UploadError::Configuration { found, cluster });
+    }
+    Ok(())
 }
 
 /// Checks that the disk keeps enough free space after this many more bytes. Without a figure, only a failed write shows a
 /// full disk.
-fn check_space(files: &SnapshotFiles, bytes: u64) -> Result<(), UploadError> {
+fn check_space(files: &SnapshotFiles, bytes: u64, left_free: u64) -> Result<(), UploadError> {
     match free_bytes(&files.directory) {
-        Some(free) if free < bytes.saturating_add(FREE_MIN) => Err(UploadError::NoSpace { bytes }),
+        Some(free) if free < bytes.saturating_add(left_free) => {
+            Err(UploadError::NoSpace { bytes, left_free })
+        }
         Some(_) | None => Ok(()),
     }
 }

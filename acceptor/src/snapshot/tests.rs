@@ -1,21 +1,28 @@
 //! Files of snapshots: whole or refused, checked, and removed without a record.
 
-use paxos_common::paxos::slot::Slot;
+use paxos_common::{
+    paxos::{identity::AcceptorUuid, quorum::Configuration, slot::Slot},
+    snapshot::{SnapshotError, SnapshotSummary, encoder::SnapshotEncoder},
+    wire::snapshot::SnapshotHeader,
+};
 
 use super::{incoming::ArrivedFile, *};
-use crate::store::snapshots::KeptSnapshot;
+use crate::{store::snapshots::KeptSnapshot, testing::snapshot_file};
 
-/// A file of this length in bytes, with its identity.
+/// Free space left by uploads.
+const LEFT_FREE: u64 = 1024 * 1024;
+
+fn configuration() -> Configuration {
+    Configuration::new([(AcceptorUuid::from_u128(1), "http://a:1".into())], 1, 1).unwrap()
+}
+
+/// A file of at least this length in bytes, with its identity.
 fn file(to: u64, bytes: usize) -> (SnapshotId, Vec<u8>) {
-    let mut content: Vec<u8> = (0..bytes - SHA256_BYTES)
-        .map(|at| u8::try_from((at as u64 * 31 + to) % 251).unwrap())
-        .collect();
-    let sha256: [u8; SHA256_BYTES] = Sha256::digest(&content).into();
-    content.extend(sha256);
+    let (summary, content) = snapshot_file(&configuration(), Slot::new(to).unwrap(), bytes);
     let id = SnapshotId {
-        to: Slot::new(to).unwrap(),
-        sha256,
-        bytes: bytes as u64,
+        to: summary.header.to,
+        sha256: summary.sha256,
+        bytes: summary.bytes,
     };
     (id, content)
 }
@@ -44,7 +51,8 @@ fn names(directory: &tempfile::TempDir) -> Vec<String> {
 
 async fn begin(files: &Arc<SnapshotFiles>, id: SnapshotId) -> Result<IncomingSnapshot, UploadError> {
     let place = files.place().expect("no other snapshot arrives");
-    IncomingSnapshot::begin(Arc::clone(files), id, place).await
+    let cluster = configuration().cluster_id();
+    IncomingSnapshot::begin(Arc::clone(files), (cluster, id), place, LEFT_FREE).await
 }
 
 async fn sent(
@@ -54,19 +62,19 @@ async fn sent(
 ) -> Result<ArrivedFile, UploadError> {
     let mut incoming = begin(files, id).await?;
     for part in content.chunks(PART_BYTES_MAX) {
-        if let Err(error) = incoming.write(part).await {
+        if let Err(error) = incoming.write(part, LEFT_FREE).await {
             incoming.abandon().await;
             return Err(error);
         }
     }
-    incoming.finish().await
+    incoming.finish(&KeptSnapshots::default()).await
 }
 
 #[tokio::test]
 async fn whole_file_is_sound_under_its_own_name() {
     let directory = tempfile::tempdir().unwrap();
     let files = open(&directory, &[]);
-    for bytes in [33, 1000, PART_BYTES_MAX, PART_BYTES_MAX + 31, 5 * 1024 * 1024] {
+    for bytes in [1, 1000, PART_BYTES_MAX, PART_BYTES_MAX + 31, 5 * 1024 * 1024] {
         let (id, content) = file(bytes as u64, bytes);
         let arrived = sent(&files, id, &content).await.unwrap();
         assert!(files.place().is_none(), "the place is taken until the record");
@@ -74,7 +82,7 @@ async fn whole_file_is_sound_under_its_own_name() {
         assert_eq!(std::fs::read(files.path(id)).unwrap(), content);
         assert!(files.check(id, || true).await.unwrap());
         assert_eq!((files.damaged(), files.arriving()), (vec![], None));
-        files.remove(id).await;
+        files.remove(id, &KeptSnapshots::default()).await;
     }
     assert_eq!(names(&directory), [] as [&str; 0]);
 }
@@ -86,13 +94,7 @@ async fn file_that_is_cut_too_long_or_wrong_leaves_nothing() {
     let (id, content) = file(7, 300_000);
     let cut = sent(&files, id, &content[..content.len() - 1]).await.unwrap_err();
     assert!(
-        matches!(
-            cut,
-            UploadError::Cut {
-                received: 299_999,
-                bytes: 300_000
-            }
-        ),
+        matches!(cut, UploadError::Cut { received, bytes } if received == id.bytes - 1 && bytes == id.bytes),
         "{cut}"
     );
     let long = [&content[..], b"x"].concat();
@@ -100,15 +102,18 @@ async fn file_that_is_cut_too_long_or_wrong_leaves_nothing() {
         sent(&files, id, &long).await,
         Err(UploadError::TooLong { .. })
     ));
-    // A wrong byte in the content, and in the hash at the end; another name for the same bytes.
-    for at in [0, 299_967, 299_968, 299_999] {
+    // A wrong byte in the magic, the header, a register, the footer and the hash at the end.
+    let len = content.len();
+    for at in [0, 20, 1000, len / 2, len - 33, len - 32, len - 1] {
         let mut wrong = content.clone();
         wrong[at] ^= 1;
+        let refused = sent(&files, id, &wrong).await;
         assert!(
-            matches!(sent(&files, id, &wrong).await, Err(UploadError::Hash)),
-            "byte {at}"
+            matches!(refused, Err(UploadError::Content(_))),
+            "byte {at}: {refused:?}"
         );
     }
+    // Another name for the same bytes.
     let mut other = id;
     other.sha256[5] ^= 1;
     assert!(matches!(
@@ -141,7 +146,7 @@ async fn one_snapshot_arrives_at_a_time_and_its_progress_is_shown() {
     let (id, content) = file(7, 1000);
     let mut incoming = begin(&files, id).await.unwrap();
     assert!(files.place().is_none());
-    incoming.write(&content[..400]).await.unwrap();
+    incoming.write(&content[..400], LEFT_FREE).await.unwrap();
     assert_eq!(files.arriving(), Some((id, 400)));
     incoming.abandon().await;
     assert_eq!((files.arriving(), names(&directory).len()), (None, 0));
@@ -158,6 +163,8 @@ async fn start_removes_files_without_a_record_and_no_other_file() {
         (unused.file_name(), &b"x"[..]),
         (INCOMING.to_owned(), &b"x"[..]),
         ("snapshot-1.txt".to_owned(), &b"x"[..]),
+        ("snapshot-monday-0ab100ff.pxs".to_owned(), &b"x"[..]),
+        ("snapshot-7-0ab100ff.pxs.old".to_owned(), &b"x"[..]),
         ("acceptor.db".to_owned(), &b"x"[..]),
     ] {
         std::fs::write(directory.path().join(name), bytes).unwrap();
@@ -165,7 +172,13 @@ async fn start_removes_files_without_a_record_and_no_other_file() {
     let files = open(&directory, &[bottom]);
     assert_eq!(
         names(&directory),
-        ["acceptor.db", "snapshot-1.txt", &bottom.file_name()]
+        [
+            "acceptor.db",
+            "snapshot-1.txt",
+            "snapshot-7-0ab100ff.pxs.old",
+            &bottom.file_name(),
+            "snapshot-monday-0ab100ff.pxs",
+        ]
     );
     assert!(files.damaged().is_empty());
     assert!(files.check(bottom, || true).await.unwrap());
@@ -184,8 +197,8 @@ async fn missing_and_wrong_files_are_damaged_until_a_sound_file_arrives() {
     // Each kind of damage to a file of the right name.
     for damage in [
         |bytes: &mut Vec<u8>| bytes[100] ^= 4,
-        |bytes: &mut Vec<u8>| bytes[3999] ^= 4,
-        |bytes: &mut Vec<u8>| bytes.truncate(3999),
+        |bytes: &mut Vec<u8>| *bytes.last_mut().unwrap() ^= 4,
+        |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() - 1),
         |bytes: &mut Vec<u8>| bytes.push(0),
     ] {
         let mut damaged = content.clone();
@@ -202,7 +215,7 @@ async fn missing_and_wrong_files_are_damaged_until_a_sound_file_arrives() {
         assert!(!files.damaged().contains(&bottom));
     }
     // A file removed after a trim is no damage.
-    files.remove(bottom).await;
+    files.remove(bottom, &KeptSnapshots::default()).await;
     assert!(!files.check(bottom, || false).await.unwrap());
     assert!(!files.damaged().contains(&bottom));
 }
@@ -214,7 +227,7 @@ async fn open_file_is_read_to_its_end_after_a_removal() {
     let (id, content) = file(7, 9000);
     drop(sent(&files, id, &content).await.unwrap());
     let mut open = files.read(id).await.unwrap().unwrap();
-    files.remove(id).await;
+    files.remove(id, &KeptSnapshots::default()).await;
     let mut read = Vec::new();
     open.read_to_end(&mut read).await.unwrap();
     assert_eq!(read, content);
@@ -239,4 +252,118 @@ async fn pace_is_32_mebibytes_a_second_without_bursts() {
         begun.elapsed() >= Duration::from_millis(990),
         "a pause is no credit"
     );
+}
+
+#[tokio::test]
+async fn refused_file_stays_if_a_record_names_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let (waiting, content) = file(9, 4000);
+    let names_it = recorded(&[file(7, 100).0, waiting]);
+    let files = open(&directory, &[waiting]);
+    assert_eq!(files.damaged(), [waiting], "the file is missing");
+    let arrived = sent(&files, waiting, &content).await.unwrap();
+    arrived.refused(&names_it).await;
+    assert!(files.check(waiting, || true).await.unwrap());
+    let arrived = sent(&files, waiting, &content).await.unwrap();
+    arrived.refused(&recorded(&[file(7, 100).0])).await;
+    assert_eq!(names(&directory), [] as [&str; 0]);
+}
+
+#[tokio::test]
+async fn file_that_cannot_get_its_name_permanently_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = open(&directory, &[]);
+    let (id, content) = file(9, 4000);
+    // A directory has the name.
+    std::fs::create_dir(files.path(id)).unwrap();
+    let refused = sent(&files, id, &content).await;
+    assert!(matches!(refused, Err(UploadError::Io(_))), "{refused:?}");
+    assert_eq!(names(&directory), [id.file_name()]);
+    std::fs::remove_dir(files.path(id)).unwrap();
+    // The sync of the data directory fails.
+    let mut incoming = begin(&files, id).await.unwrap();
+    incoming.directory = File::open("/dev/null").await.unwrap();
+    incoming.write(&content[..], LEFT_FREE).await.unwrap();
+    let refused = incoming.finish(&KeptSnapshots::default()).await;
+    assert!(matches!(refused, Err(UploadError::Io(_))), "{refused:?}");
+    assert_eq!(names(&directory), [] as [&str; 0]);
+    assert!(files.place().is_some() && files.arriving().is_none());
+}
+
+#[tokio::test]
+async fn snapshot_of_another_cluster_another_slot_or_other_acceptors_is_refused_early() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = open(&directory, &[]);
+    let to = Slot::new(9).unwrap();
+    let other = Configuration::new([(AcceptorUuid::from_u128(2), "http://a:1".into())], 1, 1).unwrap();
+    let identity = |summary: &SnapshotSummary| SnapshotId {
+        to,
+        sha256: summary.sha256,
+        bytes: summary.bytes,
+    };
+    let (summary, content) = snapshot_file(&other, to, 4000);
+    let refused = sent(&files, identity(&summary), &content[..2000])
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(refused, UploadError::Content(SnapshotError::OtherCluster { .. })),
+        "{refused}"
+    );
+    let (summary, content) = snapshot_file(&configuration(), to.next(), 4000);
+    let refused = sent(&files, identity(&summary), &content[..2000])
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, UploadError::End { .. }), "{refused}");
+    let header = SnapshotHeader {
+        configuration: other,
+        ..summary.header
+    };
+    let mut encoder = SnapshotEncoder::new(SnapshotHeader { to, ..header });
+    let begin = encoder.take();
+    let refused = sent(&files, file(9, 4000).0, &begin).await.unwrap_err();
+    assert!(matches!(refused, UploadError::Configuration { .. }), "{refused}");
+    // The addresses of the acceptors are hints.
+    let moved = Configuration::new([(AcceptorUuid::from_u128(1), "http://b:2".into())], 1, 1).unwrap();
+    let (summary, content) = snapshot_file(&moved, to, 4000);
+    sent(&files, identity(&summary), &content).await.unwrap();
+}
+
+#[tokio::test]
+async fn file_that_cannot_be_read_again_and_again_is_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let (bottom, content) = file(7, 4000);
+    let path = directory.path().join(bottom.file_name());
+    std::fs::write(&path, &content).unwrap();
+    let files = open(&directory, &[bottom]);
+    let set_unreadable = |is_unreadable: bool| {
+        if is_unreadable {
+            std::fs::remove_file(&path).unwrap();
+            std::fs::create_dir(&path).unwrap();
+        } else {
+            std::fs::remove_dir(&path).unwrap();
+            std::fs::write(&path, &content).unwrap();
+        }
+    };
+    for _ in 0..2 {
+        set_unreadable(true);
+        for _ in 1..UNREAD_MAX {
+            files.check(bottom, || true).await.unwrap_err();
+            assert_eq!(files.damaged(), []);
+        }
+        // A single sound check begins the count again.
+        set_unreadable(false);
+        assert!(files.check(bottom, || true).await.unwrap());
+    }
+    set_unreadable(true);
+    for _ in 1..UNREAD_MAX {
+        files.check(bottom, || true).await.unwrap_err();
+    }
+    assert!(!files.check(bottom, || true).await.unwrap());
+    assert_eq!(files.damaged(), [bottom]);
+    set_unreadable(false);
+    assert!(files.check(bottom, || true).await.unwrap());
+    assert_eq!(files.damaged(), []);
+    // The process lacks open files: no fault of the file.
+    let lacks = io::Error::from_raw_os_error(Errno::MFILE.raw_os_error());
+    assert!((0..9).all(|_| !files.is_damage(bottom, &lacks)));
 }

@@ -31,7 +31,7 @@ const MIB: u64 = 1024 * 1024;
 /// Size of the spare file, in bytes: a few checkpoints.
 const SPARE_BYTES: u64 = 16 * MIB;
 /// Free bytes on the disk below which nothing is granted: room for the write-ahead log and one commit.
-pub(crate) const FREE_MIN: u64 = 24 * MIB;
+const FREE_MIN: u64 = 24 * MIB;
 /// Free bytes on the disk from which requests are granted again after the disk fell below [`FREE_MIN`]: the acceptor's own
 /// write-ahead log takes and returns at most the difference.
 const FREE_AGAIN: u64 = 40 * MIB;
@@ -42,6 +42,17 @@ const STOP_BELOW: u64 = 32 * MIB;
 const RESUME_FROM: u64 = 48 * MIB;
 /// Free bytes on the disk below which the spare file is removed, and no trim or sweep begins.
 const SPARE_BELOW: u64 = 8 * MIB;
+
+/// Free bytes that an arriving snapshot leaves on the disk, at least. An upload never stops the votes: beside the limit for
+/// votes there is room for the write-ahead log. While nothing is granted, less is enough: the snapshot is the way back, and
+/// the swept pages count.
+pub(crate) fn left_by_uploads(is_granting: bool) -> u64 {
+    if is_granting {
+        STOP_BELOW + (FREE_AGAIN - FREE_MIN)
+    } else {
+        FREE_MIN
+    }
+}
 
 /// Watches the space on one directory's disk.
 #[derive(Debug)]
@@ -266,6 +277,20 @@ mod tests {
             low.push(space.low);
         }
         assert_eq!(low, [false, true, true, false]);
+    }
+
+    #[tokio::test]
+    async fn upload_never_stops_the_votes_and_may_bring_a_full_acceptor_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut space = space(&directory, Spare::Kept);
+        let log_max = FREE_AGAIN - FREE_MIN;
+        space.look(left_by_uploads(true) - log_max, 0).await;
+        assert!(!space.low, "room for the write-ahead log");
+        space.look(STOP_BELOW - 1, 0).await;
+        assert!(space.low);
+        // After the sweep.
+        space.look(left_by_uploads(false), RESUME_FROM - FREE_MIN).await;
+        assert!(!space.low);
     }
 
     #[tokio::test]

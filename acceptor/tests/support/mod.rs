@@ -2,8 +2,11 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "only for tests")]
 
+pub mod leader;
+pub mod learner;
 pub mod process;
 pub mod run;
+pub mod snapshots;
 pub mod story;
 
 use bytes::Bytes;

@@ -182,6 +182,21 @@ async fn trims_and_sweeps_continue_while_the_disk_is_low_and_not_when_it_is_full
 }
 
 #[tokio::test]
+async fn full_acceptor_hears_how_far_leaders_are_and_trims_itself_free() {
+    let cluster = Cluster::with_votes(600).await;
+    cluster.has_space.store(false, Ordering::Relaxed);
+    assert_eq!(cluster.voted(700..701, 650).await, AcceptAnswer::NoSpace);
+    assert_eq!(cluster.shared.published().trim_cap, slot(650));
+    assert_eq!(cluster.ends(), (0, None, None));
+    assert_eq!(keep(&cluster.shared, 650).await, Ok(None));
+    assert_eq!(trim(&cluster.shared, 650).await, Ok(None));
+    until_swept(&cluster.disk, 601).await;
+    cluster.has_space.store(true, Ordering::Relaxed);
+    let answer = cluster.voted(700..701, 650).await;
+    assert!(matches!(answer, AcceptAnswer::Accepted { .. }), "{answer:?}");
+}
+
+#[tokio::test]
 async fn failed_sweep_ends_the_worker() {
     let mut cluster = Cluster::with_votes(600).await;
     cluster.fails_sweep.store(true, Ordering::Relaxed);

@@ -240,7 +240,11 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
                 sha256: Bytes::from_static(&[9; 32]),
                 bytes: 33,
             };
-            let begin = pb::KeepBegin { caller, id: Some(id) };
+            let begin = pb::KeepBegin {
+                caller,
+                id: Some(id),
+                peer: 0,
+            };
             [
                 pb::keep_request::Content::Begin(begin),
                 pb::keep_request::Content::Data(Bytes::from_static(b"x")),

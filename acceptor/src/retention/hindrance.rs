@@ -1,0 +1,83 @@
+//! What the next trim of the log waits for, as shown to people.
+
+use std::fmt;
+
+use paxos_common::paxos::slot::Slot;
+
+/// What the next trim waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Hindrance {
+    /// No trim is wanted.
+    KeepsAll,
+    /// Trimmed rows are being deleted.
+    Sweep,
+    /// Learners attach again after the start of this process.
+    Start,
+    /// An attached peer of an earlier release knows no trimmed log.
+    OlderPeer { address: String },
+    /// The log is still small.
+    Growth { log_bytes: u64, wanted: u64 },
+    /// Digests of learners differ, or differed and do not agree again yet.
+    DifferentDigests { to: Slot },
+    /// No attached learner can give the snapshot.
+    NoLearner { above: Slot },
+    /// A learner is asked, and no snapshot has arrived yet.
+    Answer { peer: u64, above: Slot },
+    /// A snapshot is arriving.
+    Arrival,
+    /// The leader has not reported yet that the slots of the snapshot are chosen.
+    Cap { to: Slot },
+    /// A learner is below the end of the snapshot.
+    Learner {
+        address: String,
+        position: Slot,
+        to: Slot,
+    },
+}
+
+impl fmt::Display for Hindrance {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MIB: u64 = 1024 * 1024;
+        match self {
+            Self::KeepsAll => write!(formatter, "nothing: this acceptor keeps the whole log"),
+            Self::Sweep => write!(formatter, "the deletion of trimmed rows"),
+            Self::Start => write!(
+                formatter,
+                "the reports of learners: this acceptor has started within the last minute"
+            ),
+            Self::OlderPeer { address } => write!(
+                formatter,
+                "an upgrade: the process at {address:?} is of an earlier release. Upgrade all learners and proposers"
+            ),
+            Self::Growth { log_bytes, wanted } => {
+                let (log, wanted) = (log_bytes / MIB, wanted.div_ceil(MIB));
+                write!(formatter, "more log: the log has {log} MiB of {wanted} MiB")
+            }
+            Self::DifferentDigests { to } => write!(
+                formatter,
+                "a person: the digests of two learners differ below slot {to}. Empty the data directory of the wrong \
+                 learner, of two learners both"
+            ),
+            Self::NoLearner { above } => write!(
+                formatter,
+                "a learner: no attached learner can give a snapshot above slot {above}. Start a learner"
+            ),
+            Self::Answer { peer, above } => {
+                write!(formatter, "a snapshot above slot {above} from learner {peer}")
+            }
+            Self::Arrival => write!(formatter, "the arriving snapshot"),
+            Self::Cap { to } => write!(
+                formatter,
+                "the leader: not all slots below slot {to} are known as chosen"
+            ),
+            Self::Learner {
+                address,
+                position,
+                to,
+            } => write!(
+                formatter,
+                "learner {address}, which has the slots below {position}: the trim goes to slot {to}"
+            ),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Everything that holds trims back: a start, departed learners, differences, older releases, a forged claim.
+
+use super::*;
+
+#[test]
+fn different_digests_hold_back_every_trim_and_every_question() {
+    let digests = [
+        (digest(300, "a", "s"), digest(300, "a", "s"), false),
+        (digest(300, "a", "s"), digest(300, "b", "s"), true),
+        (digest(300, "a", "s"), digest(300, "a", "t"), true),
+        (digest(300, "a", "s"), digest(300, "a", ""), false),
+        (digest(300, "a", "s"), digest(301, "b", "t"), false),
+    ];
+    for (one, other, differ) in digests {
+        for is_low in [false, true] {
+            let mut scene = Scene::waiting(400, 0);
+            scene.facts.log_bytes = Some(10 * STEP);
+            scene.facts.is_low = is_low;
+            scene.learners[0].digests = vec![digest(299, "x", ""), one.clone()];
+            scene.learners[1].digests = vec![other.clone()];
+            assert_eq!(scene.trim().is_none(), differ, "{one:?} {other:?}");
+            scene.facts.snapshots.waiting = None;
+            assert_eq!(scene.asked().is_none(), differ, "{one:?} {other:?}");
+            let waits_for = scene.look().waits_for.unwrap();
+            let is_so = waits_for == Hindrance::DifferentDigests { to: at(300) };
+            assert_eq!(is_so, differ, "{waits_for}");
+        }
+    }
+}
+
+#[test]
+fn trims_wait_after_a_start_until_learners_are_attached_again() {
+    let mut scene = Scene::waiting(400, 1200);
+    scene.retention = Retention::new(RetainBytes::AtLeast(STEP));
+    scene.facts.log_bytes = Some(1200 + 3 * STEP);
+    assert_eq!(scene.after(0).trim, None);
+    assert_eq!(scene.after(59).waits_for, Some(Hindrance::Start));
+    assert_eq!(scene.after(60).trim, Some(kept(400, 0).id));
+    scene.retention = Retention::new(RetainBytes::AtLeast(STEP));
+    scene.facts.is_low = true;
+    assert_eq!(scene.after(70).trim, None);
+    assert_eq!(scene.after(79).waits_for, Some(Hindrance::Start));
+    assert_eq!(scene.after(80).trim, Some(kept(400, 0).id));
+}
+
+#[test]
+fn departed_learner_holds_a_trim_back_and_is_not_asked() {
+    let mut scene = Scene::waiting(400, 1200);
+    scene.facts.log_bytes = Some(1200 + STEP);
+    scene.learners[0].is_attached = false;
+    scene.learners[0].applied_to = at(399);
+    assert!(matches!(scene.look().waits_for, Some(Hindrance::Learner { .. })));
+    scene.learners[0].applied_to = at(500);
+    scene.learners[0].digests = vec![digest(300, "a", "s")];
+    scene.learners[1].digests = vec![digest(300, "b", "s")];
+    assert_eq!(scene.trim(), None);
+    scene.learners[1].digests.clear();
+    scene.retention = Retention::new(RetainBytes::AtLeast(STEP));
+    scene.facts.snapshots.waiting = None;
+    assert_eq!(scene.asked(), Some((5, 100)));
+}
+
+#[test]
+fn difference_is_remembered_until_the_learners_agree_again() {
+    let mut scene = Scene::waiting(400, 0);
+    scene.facts.log_bytes = Some(10 * STEP);
+    let differs = |scene: &mut Scene| {
+        let waits_for = scene.look().waits_for;
+        matches!(waits_for, Some(Hindrance::DifferentDigests { to }) if to == at(300))
+    };
+    scene.learners[0].digests = vec![digest(300, "a", "s")];
+    scene.learners[1].digests = vec![digest(300, "b", "s")];
+    assert!(differs(&mut scene));
+    // All learners are gone, and a learner is back alone.
+    let learners = std::mem::take(&mut scene.learners);
+    assert!(differs(&mut scene));
+    scene.learners = vec![learners[0].clone()];
+    assert!(differs(&mut scene));
+    // The same learners with no common digest, and with equal digests below the difference, or unknown states.
+    for (one, other) in [
+        (digest(320, "c", "s"), digest(321, "d", "s")),
+        (digest(256, "c", "s"), digest(256, "c", "s")),
+        (digest(320, "c", ""), digest(320, "c", "")),
+    ] {
+        scene.learners = learners.clone();
+        scene.learners[0].digests = vec![one.clone()];
+        scene.learners[1].digests = vec![other];
+        assert!(differs(&mut scene), "{one:?}");
+    }
+    // A third learner agrees with the second, and the first is away or has no common digest.
+    let third = LearnerReport {
+        digests: vec![digest(320, "c", "s")],
+        ..learner(9, 500)
+    };
+    scene.learners.push(third);
+    scene.learners[0].digests.clear();
+    scene.learners[1].digests = vec![digest(320, "c", "s")];
+    assert!(differs(&mut scene));
+    scene.learners[0].is_attached = false;
+    assert!(differs(&mut scene));
+    // A person has emptied the directory of the first: a new process at the same address.
+    scene.learners[0] = LearnerReport {
+        peer: 77,
+        ..learners[0].clone()
+    };
+    scene.learners[0].digests = vec![digest(256, "x", "s")];
+    assert!(differs(&mut scene));
+    scene.learners[0].digests = vec![digest(320, "c", "s")];
+    assert_eq!(scene.trim(), Some(400));
+    scene.learners[0].digests.clear();
+    assert_eq!(scene.trim(), Some(400), "settled permanently");
+}
+
+#[test]
+fn difference_is_settled_without_a_learner_that_is_gone() {
+    let mut scene = Scene::waiting(400, 0);
+    scene.facts.log_bytes = Some(10 * STEP);
+    scene.learners[0].digests = vec![digest(300, "a", "s")];
+    scene.learners[1].digests = vec![digest(300, "b", "s")];
+    assert_eq!(scene.trim(), None);
+    scene.learners[0] = LearnerReport {
+        digests: vec![digest(300, "b", "s")],
+        ..learner(8, 500)
+    };
+    assert_eq!(scene.trim(), Some(400));
+}
+
+#[test]
+fn invented_digest_above_the_cap_is_not_remembered() {
+    let mut scene = Scene::waiting(400, 0);
+    scene.facts.log_bytes = Some(10 * STEP);
+    scene.learners[0].digests = vec![digest(501, "a", "s")];
+    scene.learners[1].digests = vec![digest(501, "b", "s")];
+    assert_eq!(scene.trim(), None);
+    scene.learners[1].digests.clear();
+    assert_eq!(scene.trim(), Some(400));
+}
+
+#[test]
+fn waiting_snapshot_above_the_cap_for_a_minute_is_replaced() {
+    let mut scene = Scene::waiting(900, STEP);
+    scene.facts.log_bytes = Some(2 * STEP);
+    assert_eq!(scene.after(1).wish, None);
+    // Without a leader the cap does not move.
+    scene.facts.has_leader = false;
+    assert_eq!(scene.after(100).wish, None);
+    scene.facts.has_leader = true;
+    assert_eq!(scene.after(101).wish, None);
+    let decision = scene.after(160);
+    assert_eq!((decision.wish, decision.is_waiting_stuck), (None, false));
+    let decision = scene.after(161);
+    assert!(decision.is_waiting_stuck);
+    assert_eq!(decision.wish.map(|wish| wish.above), Some(at(100)));
+    scene.facts.snapshots.waiting = Some(kept(450, 2 * STEP));
+    let decision = scene.after(162);
+    assert_eq!((decision.wish, decision.is_waiting_stuck), (None, false));
+}
+
+#[test]
+fn peer_of_an_earlier_release_stops_questions_and_trims() {
+    let mut scene = Scene::waiting(400, 0);
+    scene.facts.log_bytes = Some(10 * STEP);
+    scene.facts.is_low = true;
+    scene.facts.older_peer = Some("http://old:1");
+    let older = Hindrance::OlderPeer {
+        address: "http://old:1".to_owned(),
+    };
+    let decision = scene.look();
+    assert_eq!((decision.trim, decision.waits_for), (None, Some(older)));
+    scene.facts.snapshots.waiting = None;
+    assert_eq!(scene.asked(), None);
+    scene.facts.older_peer = None;
+    assert_eq!(scene.asked(), Some((3, 100)));
+}
+
+#[test]
+fn growth_counts_from_the_smallest_log_since_the_arrival() {
+    // Recorded during a sweep, with the rows not deleted yet.
+    let mut scene = Scene::waiting(400, 5 * STEP);
+    scene.facts.log_bytes = None;
+    assert_eq!(scene.trim(), None);
+    scene.facts.log_bytes = Some(2 * STEP);
+    let wanted = 3 * STEP;
+    assert!(
+        matches!(scene.look().waits_for, Some(Hindrance::Growth { wanted: found, .. }) if found == wanted)
+    );
+    scene.facts.log_bytes = Some(wanted);
+    assert_eq!(scene.trim(), Some(400));
+}
+
+#[test]
+fn only_an_acceptor_that_is_behind_takes_a_lift_of_any_caller() {
+    let mut scene = Scene::trimming();
+    assert_eq!(scene.after(20).lift_above, None);
+    scene.facts.cap = at(600);
+    assert_eq!(scene.after(21).lift_above, Some(at(500)));
+    scene.learners[0].digests = vec![digest(300, "a", "s")];
+    scene.learners[1].digests = vec![digest(300, "b", "s")];
+    assert_eq!(scene.look().lift_above, None);
+}
+
+#[test]
+fn full_acceptor_is_lifted_unless_the_whole_log_is_kept() {
+    for (retain, is_lifted) in [(RetainBytes::AtLeast(STEP), true), (RetainBytes::All, false)] {
+        let mut scene = Scene::new(retain);
+        scene.facts.is_low = true;
+        scene.facts.cap = at(600);
+        scene.learners[0].applied_to = at(600);
+        assert_eq!(scene.after(20).wish.is_some(), is_lifted, "{retain:?}");
+        scene.facts.snapshots.waiting = Some(kept(600, 0));
+        assert_eq!(scene.trim().is_some(), is_lifted, "{retain:?}");
+    }
+}
