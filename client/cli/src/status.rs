@@ -8,7 +8,7 @@ use paxos_common::{
     paxos::ballot::Ballot,
     service::failure::{Exit, Failure},
 };
-use paxos_proto::v1::{self as pb, AcceptorStatusResponse, Membership, attach_request::Progress};
+use paxos_proto::v1::{self as pb, attach_request::Progress};
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -19,6 +19,10 @@ use crate::{
     signals::{Left, interruptible, until_asked_to_end},
     verdict::{Digests, Peer, Severity, Source, Verdict, judge, learner},
 };
+
+mod acceptors;
+
+use acceptors::acceptor_table;
 
 /// Interval of the questions with `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -150,57 +154,6 @@ fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header);
     table
-}
-
-fn acceptor_table(status: &ClusterReport, verdict: &Verdict) -> String {
-    let header = [
-        "ACCEPTOR",
-        "ADDRESS",
-        "MEMBERSHIP",
-        "VOTES",
-        "PROMISED",
-        "CHOSEN TO",
-        "VOTED TO",
-        "QUEUED",
-        "WAITING",
-        "SLOWEST COMMIT",
-        "WAL",
-    ];
-    let mut table = table(&header);
-    for (report, votes) in status.acceptors.iter().zip(&verdict.votes) {
-        let address = printable(report.address.as_str());
-        match &report.answer {
-            Ok(answer) => table.add_row(acceptor_row(address, answer, *votes)),
-            Err(_) => table.add_row(["?".to_owned(), address, "no answer".to_owned()]),
-        };
-    }
-    trimmed(&table)
-}
-
-fn acceptor_row(address: String, answer: &AcceptorStatusResponse, votes: bool) -> [String; 11] {
-    let membership = match answer.membership() {
-        Membership::Unspecified => "?",
-        Membership::Blank => "blank",
-        Membership::Forming => "forming",
-        Membership::Formed => "formed",
-    };
-    let promised = answer
-        .leadership
-        .as_ref()
-        .and_then(|leadership| leadership.promised);
-    [
-        printable(&answer.id),
-        address,
-        membership.to_owned(),
-        if votes { "yes" } else { "no" }.to_owned(),
-        ballot(promised),
-        answer.chosen_to.to_string(),
-        answer.voted_to.to_string(),
-        answer.queued.to_string(),
-        format!("{} ms", answer.waiting_ms),
-        format!("{} ms", answer.slowest_commit_ms),
-        format!("{} KiB", answer.wal_bytes.div_ceil(1024)),
-    ]
 }
 
 fn peer_table(verdict: &Verdict) -> String {

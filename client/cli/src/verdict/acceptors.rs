@@ -307,6 +307,13 @@ fn complaints(name: &str, answer: &AcceptorStatusResponse, chosen_to: u64) -> Ve
              failing: stop the acceptor, and copy the data directory to another disk",
         ));
     }
+    if let [slot, ..] = answer.damaged_snapshots[..] {
+        wrong.push((
+            format!("{name} has a damaged snapshot to slot {slot} on its disk"),
+            "a learner replaces the snapshot within a minute, so a learner must be up. If snapshots are damaged again, the \
+             disk is failing: stop the acceptor, and copy the data directory to another disk",
+        ));
+    }
     let lag = chosen_to.saturating_sub(answer.chosen_to);
     if lag > LAG_SLOTS && answer.damaged_rows == 0 {
         wrong.push((

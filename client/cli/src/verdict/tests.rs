@@ -328,6 +328,7 @@ fn acceptor_named_twice_is_counted_once() {
 #[test]
 fn full_disks_do_not_vote_and_damaged_rows_are_reported() {
     let mut status = healthy();
+    change(&mut status, 2, |answer| answer.damaged_snapshots = vec![51_200]);
     change(&mut status, 0, |answer| answer.damaged_rows = 3);
     change(&mut status, 1, |answer| answer.no_space = true);
     assert_eq!(judge(&status).exit(), Exit::Clean);
@@ -336,6 +337,7 @@ fn full_disks_do_not_vote_and_damaged_rows_are_reported() {
             .contains("a1 (http://127.0.0.1:7001) has 3 damaged rows on its disk, from slot 120 on")
     );
     assert!(problems(&status).contains("a2 (http://127.0.0.1:7002) has too little space"));
+    assert!(problems(&status).contains("a3 (http://127.0.0.1:7003) has a damaged snapshot to slot 51200"));
     change(&mut status, 2, |answer| answer.no_space = true);
     assert!(problems(&status).starts_with("no quorum: 1 of 3"));
 }
