@@ -17,19 +17,46 @@ use crate::service::{failure::Failure, signals::EndSignals};
 #[derive(Clone, Debug)]
 pub struct Shutdown {
     token: CancellationToken,
+    /// Cancelled by a failure: the token of the whole role.
+    role: CancellationToken,
     tracker: TaskTracker,
-    /// The first reported failure; later failures are its consequences.
+    /// The first reported failure of the role; later failures are consequences.
     failure: Arc<Mutex<Option<Failure>>>,
 }
 
 impl Shutdown {
     /// A stop that begins when `parent` is cancelled, or at the role's own request. Never cancels `parent`.
     pub fn new(parent: &CancellationToken) -> Self {
+        let token = parent.child_token();
         Self {
-            token: parent.child_token(),
+            role: token.clone(),
+            token,
             tracker: TaskTracker::new(),
             failure: Arc::default(),
         }
+    }
+
+    /// A stop of a part of the role, for tasks that end earlier than the role: begins with the stop of the role, or at
+    /// [`begin`](Self::begin). A failure of a task ends the role. The role's [`drain`](Self::drain) waits for the tasks
+    /// of the part, too.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        let child = Self {
+            token: self.token.child_token(),
+            role: self.role.clone(),
+            tracker: TaskTracker::new(),
+            failure: Arc::clone(&self.failure),
+        };
+        let (token, tracker) = (child.token.clone(), child.tracker.clone());
+        self.tracker.spawn(async move {
+            token.cancelled().await;
+            tracker.close();
+            tracker.wait().await;
+        });
+        child
     }
 
     /// A stop that begins at SIGTERM, SIGINT or SIGHUP. A second signal ends the process at once, with 128 + its
@@ -89,7 +116,7 @@ impl Shutdown {
         self.token.cancelled().await;
     }
 
-    /// Waits until [`drain`](Self::drain) has seen the end of every task.
+    /// Waits until the stop has begun and every task has ended.
     ///
     /// # Cancel safety
     /// Safe: only waits.
@@ -106,7 +133,7 @@ impl Shutdown {
             *first = Some(failure);
         }
         drop(first);
-        self.begin();
+        self.role.cancel();
     }
 
     /// Runs a task; [`drain`](Self::drain) waits for the task.
@@ -242,6 +269,51 @@ mod tests {
         parent.cancel();
         other.begun().await;
         assert!(other.drain(Duration::from_secs(60)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn part_of_a_role_ends_alone_and_before_the_role() {
+        let role = shutdown();
+        let part = role.child();
+        let ended = Arc::new(Mutex::new(Vec::new()));
+        for (shutdown, name) in [(&role, "role"), (&part, "part")] {
+            let (stop, ended) = (shutdown.clone(), Arc::clone(&ended));
+            shutdown.spawn(async move {
+                stop.begun().await;
+                tokio::task::yield_now().await;
+                ended.lock().unwrap().push(name);
+            });
+        }
+        part.begin();
+        part.drained().await;
+        assert_eq!(*ended.lock().unwrap(), ["part"]);
+        assert!(!role.has_begun());
+        // The next part ends with the role.
+        let next = role.child();
+        let (stop, seen) = (next.clone(), Arc::clone(&ended));
+        next.spawn(async move {
+            stop.begun().await;
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            seen.lock().unwrap().push("next");
+        });
+        assert!(role.drain(Duration::from_secs(60)).await.is_ok());
+        assert_eq!(*ended.lock().unwrap(), ["part", "role", "next"]);
+    }
+
+    #[tokio::test]
+    async fn failure_of_a_part_ends_the_role() {
+        let role = shutdown();
+        let (part, other) = (role.child(), role.child());
+        part.spawn_vital("disk", async {
+            Err(Failure::storage(anyhow::anyhow!("disk full")))
+        });
+        role.begun().await;
+        other.begun().await;
+        assert!(part.has_failed() && other.has_failed());
+        let failure = role.drain(Duration::from_secs(60)).await.unwrap_err();
+        assert_eq!(failure.to_string(), "disk full");
     }
 
     #[tokio::test]
