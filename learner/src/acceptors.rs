@@ -8,7 +8,7 @@ use std::{
 use paxos_common::{
     paxos::{
         forming::FormReport,
-        identity::RunNumber,
+        identity::{AcceptorUuid, RunNumber},
         witness::{Run, Witnesses},
     },
     peer::{
@@ -71,6 +71,8 @@ pub(crate) struct ListedAcceptor {
     standing: Mutex<Standing>,
     /// The operator's name for the acceptor, for traces; unset before the first answer.
     name: OnceLock<String>,
+    /// The acceptor that answered last at this address.
+    answered_as: Mutex<Option<AcceptorUuid>>,
     /// Held by the task that has the acceptor identified.
     turn: Semaphore,
 }
@@ -85,6 +87,7 @@ impl ListedAcceptor {
             client,
             standing,
             name: OnceLock::new(),
+            answered_as: Mutex::default(),
             turn: Semaphore::new(1),
         })
     }
@@ -98,6 +101,15 @@ impl ListedAcceptor {
         self.name.get().map(String::as_str)
     }
 
+    /// Whether this acceptor answered last at this address.
+    pub(crate) fn is(&self, acceptor: AcceptorUuid) -> bool {
+        *self.lock_answered_as() == Some(acceptor)
+    }
+
+    fn lock_answered_as(&self) -> MutexGuard<'_, Option<AcceptorUuid>> {
+        self.answered_as.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn client(&self) -> AcceptorClient<Channel> {
         self.client.clone()
     }
@@ -106,8 +118,10 @@ impl ListedAcceptor {
     pub(crate) async fn ask(&self) -> Result<Introduction, Unusable> {
         let answer = form(&mut self.client(), None, CALL_DEADLINE).await?;
         self.name.get_or_init(|| answer.id.clone());
+        let report = form_report(self.address.as_str(), &answer)?;
+        *self.lock_answered_as() = Some(report.acceptor);
         Ok(Introduction {
-            report: form_report(self.address.as_str(), &answer)?,
+            report,
             run: wire::read_stamp(answer.stamp.as_ref())?.run,
             runs: shown_runs(&answer)?,
             remembers: wire::read_witnesses(&answer.witnesses)?,

@@ -29,6 +29,7 @@ use crate::{
     cluster::Cluster,
     disk::DiskSpace,
     fill,
+    give::{WishUntilDrop, Wishes},
     knowledge::Knowledge,
     progress::Progress,
     trims::TrimBound,
@@ -59,7 +60,12 @@ pub(crate) struct Reporter {
     pub(crate) started: time::Instant,
     pub(crate) address: Address,
     pub(crate) applied: watch::Receiver<Progress>,
-    pub(crate) knowledge: Arc<Knowledge>,
+    /// The state; `None` while the learner installs a snapshot.
+    pub(crate) knowledge: Option<Arc<Knowledge>>,
+    /// The end of the snapshot that the learner installs; 0 while the learner installs none.
+    pub(crate) installing_to: watch::Receiver<Slot>,
+    /// The acceptors' wishes for snapshots.
+    pub(crate) wishes: Arc<Wishes>,
     /// Closed once no more greetings are needed.
     pub(crate) greetings: mpsc::Sender<Greeting>,
     pub(crate) catch_up: Arc<CatchUp>,
@@ -110,6 +116,10 @@ impl Reporter {
         let mut answers = within_deadline(client.attach(Box::pin(self.clone().reports())))
             .await?
             .into_inner();
+        let wish = WishUntilDrop {
+            wishes: Arc::clone(&self.wishes),
+            acceptor: member.acceptor,
+        };
         while let Some(answer) = answers.message().await? {
             backoff.reset();
             self.cluster.check(answer.stamp.as_ref(), member)?;
@@ -122,6 +132,7 @@ impl Reporter {
             let now = Instant::now();
             self.catch_up.told(member.acceptor, greeting.chosen_to, now);
             self.trims.reported(member.acceptor, trimmed_to, now);
+            wish.asks(read_wish(answer.snapshot_wanted)?);
             if let Some(leadership) = answer.leadership {
                 fill::told(&self.leadership, leadership.try_into()?);
             }
@@ -134,9 +145,11 @@ impl Reporter {
     fn reports(self) -> impl Stream<Item = pb::AttachRequest> + Send + 'static {
         let mut applied = self.applied.clone();
         let mut caught_up = self.catch_up.once();
+        let mut installing_to = self.installing_to.clone();
         async_stream::stream! {
             let mut alarm = Alarm::new();
             loop {
+                installing_to.mark_unchanged();
                 let report = self.report(&applied.borrow_and_update(), *caught_up.borrow_and_update());
                 yield report;
                 let reported_at = time::Instant::now();
@@ -147,6 +160,8 @@ impl Reporter {
                         changed = applied.changed() => changed.is_ok(),
                         // Cancel safe, as above.
                         Ok(()) = caught_up.changed() => true,
+                        // Cancel safe, as above.
+                        Ok(()) = installing_to.changed() => true,
                         // Only waits.
                         () = alarm.wait_until(Some(idle_at)) => true,
                     };
@@ -171,10 +186,12 @@ impl Reporter {
         let told = pb::LearnerProgress {
             applied_to: progress.applied_to().get(),
             digests: progress.digests(),
-            refuses_reads: !caught_up || self.disk.look().is_err(),
-            state_bytes: self.knowledge.machine(Machine::state_bytes),
-            // This release installs no snapshots.
-            installing_to: 0,
+            refuses_reads: !caught_up || self.knowledge.is_none() || self.disk.look().is_err(),
+            state_bytes: self
+                .knowledge
+                .as_ref()
+                .map_or(0, |knowledge| knowledge.machine(Machine::state_bytes)),
+            installing_to: self.installing_to.borrow().get(),
         };
         pb::AttachRequest {
             caller: Some(wire::caller(Some(self.cluster.id()))),
@@ -188,4 +205,9 @@ impl Reporter {
             refused: String::new(),
         }
     }
+}
+
+fn read_wish(wanted: Option<pb::SnapshotWanted>) -> Result<Option<Slot>, wire::Malformed> {
+    let above = wanted.map(|wanted| Slot::new(wanted.above));
+    Ok(above.transpose()?)
 }

@@ -43,6 +43,8 @@ pub(crate) enum DriverEvent {
         member: AcceptorUuid,
         answer: oneshot::Sender<Slot>,
     },
+    /// The answer is the learner's position: the first slot that is not learned.
+    Position(oneshot::Sender<Slot>),
 }
 
 /// A frame from an acceptor.
@@ -150,6 +152,9 @@ impl Driver {
                 self.core.change_feed();
                 self.outlets.feed.send_replace(Some(member));
                 let _ = answer.send(self.core.next());
+            }
+            DriverEvent::Position(answer) => {
+                let _ = answer.send(self.core.learned_to());
             }
         }
     }

@@ -10,7 +10,12 @@
 //!                            └─▶ fill ─▶ leading proposer
 //!
 //!  operator ──▶ service ──▶ snapshots (reads the store) ──▶ file ──▶ operator
+//!  acceptor ──▶ attach ──▶ give ──▶ snapshots ──▶ file ──▶ acceptor
 //! ```
+//!
+//! The start of learning finds out whether the acceptors still have the next slots. If not, or if the position watch of
+//! the running learner finds this out, the learner ends all these tasks but the service, installs the snapshot of an
+//! acceptor, and starts again: learner ◀── install ◀── acceptor.
 //!
 //! Every queue on the way is bounded: votes and values beyond the bound wait on the acceptor's disk.
 
@@ -22,16 +27,21 @@ mod catch_up;
 mod changes;
 mod cluster;
 mod config;
+mod cut_off;
 mod directory;
 mod disk;
 mod driver;
 mod fill;
 mod forming;
+mod give;
 mod history;
+mod install;
 mod knowledge;
+mod live;
 mod metrics;
 mod observe;
 mod persist;
+mod position;
 mod progress;
 mod recent;
 mod record;
@@ -40,6 +50,7 @@ mod snapshots;
 mod start;
 mod store;
 mod subscribe;
+mod survey;
 mod tails;
 mod trace;
 mod trims;
@@ -99,10 +110,9 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
     shutdown.spawn_vital("server", server.run(shutdown.clone()));
     frame.report_health(health);
 
-    let data_dir = directory.path().to_owned();
     let starter = Starter {
         config,
-        data_dir,
+        directory: Arc::new(directory),
         learner,
         address,
         service,
@@ -112,7 +122,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
         shutdown: shutdown.clone(),
         tracer: frame.tracer(),
     };
-    let log = starter.start_until_stop(directory).await;
+    let log = starter.learn_until_stop().await;
     shutdown.begun().await;
     let drained = shutdown.drain(STOP_GRACE).await;
     if let Some(log) = log {

@@ -20,6 +20,8 @@ pub(crate) struct Instruments {
     pub(crate) read_rounds: Counter,
     /// Answered calls of `Read`.
     pub(crate) reads: Counter,
+    /// Installed snapshots.
+    pub(crate) installs: Counter,
     /// Size of the write-ahead log in bytes, at the writer's last look.
     wal_bytes: Arc<AtomicU64>,
     /// The space of the data directory.
@@ -42,6 +44,10 @@ impl Instruments {
                 "Rounds of questions to the acceptors, each for all waiting linearizable reads",
             ),
             reads: metrics.counter("paxos.learner.reads", "Reads answered, of any consistency"),
+            installs: metrics.counter(
+                "paxos.learner.installs",
+                "Snapshots of acceptors installed in place of this learner's own state",
+            ),
             wal_bytes: Arc::default(),
             data_dir: DataDirSpace::shown(
                 metrics,

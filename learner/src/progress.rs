@@ -31,6 +31,11 @@ impl LogDigest {
         Some(Self(bytes.try_into().ok()?))
     }
 
+    /// The digest in the header of a snapshot.
+    pub(crate) fn from_snapshot(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     pub(crate) fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }

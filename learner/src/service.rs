@@ -4,14 +4,14 @@ mod backup;
 mod outcomes;
 mod reads;
 mod results;
+mod status;
 mod streams;
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures::StreamExt as _;
 use paxos_common::{
     paxos::{
@@ -21,7 +21,6 @@ use paxos_common::{
     },
     peer::Address,
     service::{
-        config,
         metrics::{Counter, DataDirSpace, UnreadyReason},
         server::{Room, deadline, received, room},
     },
@@ -42,6 +41,7 @@ use crate::{
     changes,
     disk::DiskSpace,
     history::History,
+    install::InstallProgress,
     knowledge::Knowledge,
     progress::Progress,
     snapshots::SnapshotOrders,
@@ -62,8 +62,8 @@ const BACKUPS_MAX: usize = 1;
 /// Longest wait of a caller without a deadline.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// The state available once the cluster is found. Clones share the state.
-#[derive(Clone, Debug)]
+/// The state available once the cluster is found.
+#[derive(Debug)]
 pub(crate) struct ServingState {
     pub(crate) cluster: ClusterId,
     pub(crate) knowledge: Arc<Knowledge>,
@@ -72,6 +72,8 @@ pub(crate) struct ServingState {
     pub(crate) feed: watch::Receiver<Option<AcceptorUuid>>,
     pub(crate) barrier: Barrier,
     pub(crate) snapshots: SnapshotOrders,
+    /// Readers of a state that gives way to a snapshot learn the reason.
+    pub(crate) installing: Arc<InstallProgress>,
     pub(crate) tracer: Tracer,
 }
 
@@ -80,7 +82,9 @@ pub(crate) struct ServingState {
 pub(crate) struct LearnerService {
     learner: u64,
     address: Address,
-    opened: Arc<OnceLock<ServingState>>,
+    /// `None` before the cluster is found, and while the learner installs a snapshot.
+    opened: Arc<RwLock<Option<Arc<ServingState>>>>,
+    installing: Arc<InstallProgress>,
     subscribers: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
     outcome_streams: Arc<Semaphore>,
@@ -105,6 +109,7 @@ impl LearnerService {
             learner,
             address,
             opened: Arc::default(),
+            installing: Arc::default(),
             subscribers: Arc::new(Semaphore::new(SUBSCRIBERS_MAX)),
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
             outcome_streams: Arc::new(Semaphore::new(OUTCOME_STREAMS_MAX)),
@@ -119,62 +124,80 @@ impl LearnerService {
     /// Whether this learner is ready, as reported by `/readyz`.
     pub(crate) fn readiness(&self) -> Result<(), UnreadyReason> {
         self.disk.look()?;
+        if let Some(installing) = self.installing.look() {
+            return Err(installing.to_string().into());
+        }
         let applied_to = self.applied_to().unwrap_or(Slot::ZERO);
         self.catch_up.look(applied_to, std::time::Instant::now())
     }
 
+    /// The progress of installations, for the task that installs.
+    pub(crate) fn installing(&self) -> &Arc<InstallProgress> {
+        &self.installing
+    }
+
     /// Serves the log and the state from now on.
-    ///
-    /// # Panics
-    /// On the second call.
     pub(crate) fn open(&self, opened: ServingState) {
-        assert!(self.opened.set(opened).is_ok(), "a learner opens one log");
+        *self.opened.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(opened));
+        self.installing.end();
+    }
+
+    /// Serves only `Status` from now on: an installation begins. Readers are answered with the reason.
+    pub(crate) fn close(&self) {
+        self.installing.begin();
+        *self.opened.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Watermark of applied slots; `None` before the cluster is found.
     pub(crate) fn applied_to(&self) -> Option<Slot> {
-        self.opened.get().map(ServingState::applied_to)
+        self.look().map(|opened| opened.applied_to())
     }
 
     /// Watermark of slots on disk; `None` before the cluster is found.
     pub(crate) fn durable_to(&self) -> Option<Slot> {
-        let opened = self.opened.get()?;
+        let opened = self.look()?;
         Some(opened.knowledge.recent(|recent| recent.durable_to()))
     }
 
     /// The oldest kept slot of the log; `None` before the cluster is found.
     pub(crate) fn log_from(&self) -> Option<Slot> {
-        self.opened.get().map(|opened| opened.history.kept().from)
+        self.look().map(|opened| opened.history.kept().from)
     }
 
     /// Number of waiting linearizable reads.
     pub(crate) fn reads_waiting(&self) -> u64 {
-        self.opened.get().map_or(0, |opened| opened.barrier.waiting())
+        self.look().map_or(0, |opened| opened.barrier.waiting())
     }
 
     /// Number of registers with a value.
     pub(crate) fn registers(&self) -> u64 {
-        let count = |opened: &ServingState| opened.knowledge.machine(|machine| machine.register_count());
-        self.opened.get().map_or(0, |opened| count(opened) as u64)
+        let count = |opened: Arc<ServingState>| opened.knowledge.machine(|machine| machine.register_count());
+        self.look().map_or(0, |opened| count(opened) as u64)
     }
 
     /// Size of the registers and recorded outcomes in bytes.
     pub(crate) fn state_bytes(&self) -> u64 {
-        let opened = self.opened.get();
+        let opened = self.look();
         opened.map_or(0, |opened| opened.knowledge.machine(Machine::state_bytes))
     }
 
-    fn opened(&self) -> Result<&ServingState, Status> {
-        self.opened.get().ok_or_else(|| {
-            Status::unavailable(
-                "this learner has not found a formed cluster yet: retry, here or at another learner",
-            )
+    fn look(&self) -> Option<Arc<ServingState>> {
+        self.opened.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn opened(&self) -> Result<Arc<ServingState>, Status> {
+        self.look().ok_or_else(|| {
+            installs(&self.installing).unwrap_or_else(|| {
+                Status::unavailable(
+                    "this learner has not found a formed cluster yet: retry, here or at another learner",
+                )
+            })
         })
     }
 
     /// The source of answers to reads of any consistency. Fails before the first catch-up of this learner, and while
     /// the disk is full: a learner with a full disk applies only as much as fits its memory.
-    fn readable(&self) -> Result<&ServingState, Status> {
+    fn readable(&self) -> Result<Arc<ServingState>, Status> {
         let opened = self.opened()?;
         self.disk
             .look()
@@ -190,7 +213,25 @@ impl LearnerService {
     }
 }
 
+/// UNAVAILABLE with the progress of the installation; `None` while the learner installs nothing.
+fn installs(installing: &InstallProgress) -> Option<Status> {
+    let state = installing.look()?;
+    Some(Status::unavailable(format!(
+        "{state}: retry, here or at another learner"
+    )))
+}
+
+/// UNAVAILABLE with the reason why this learner does not serve the state any more.
+fn ended(installing: &InstallProgress) -> Status {
+    installs(installing).unwrap_or_else(stopping)
+}
+
 impl ServingState {
+    /// See [`ended`].
+    fn ended(&self) -> Status {
+        ended(&self.installing)
+    }
+
     fn applied_to(&self) -> Slot {
         self.applied.borrow().applied_to()
     }
@@ -202,7 +243,7 @@ impl ServingState {
         match self.barrier.pass(context).await {
             Ok(_) => Ok(()),
             Err(BarrierError::Full) => Err(overloaded("the list of waiting reads")),
-            Err(BarrierError::Stopping) => Err(stopping()),
+            Err(BarrierError::Stopping) => Err(self.ended()),
         }
     }
 
@@ -215,7 +256,7 @@ impl ServingState {
         let mut applied = self.applied.clone();
         match timeout(LEADER_TIMEOUT, applied_beyond(&mut applied, slot)).await {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(_)) => return Err(stopping()),
+            Ok(Err(_)) => return Err(self.ended()),
             Err(_) => {}
         }
         self.pass_barrier(trace).await?;
@@ -347,7 +388,7 @@ impl Learner for LearnerService {
         request: Request<Streaming<pb::OutcomesRequest>>,
     ) -> Result<Response<Self::OutcomesStream>, Status> {
         let room = room(request.extensions());
-        let opened = self.readable()?.clone();
+        let opened = self.readable()?;
         let permit = admit(&self.outcome_streams, "the list of streams of outcomes")?;
         let answers = outcomes::stream(self.clone(), opened, request.into_inner(), room);
         let answers = answers.inspect(move |_| {
@@ -381,8 +422,7 @@ impl Learner for LearnerService {
             room.clone(),
         );
         let told = changes::changes(pages, target, from, room.clone());
-        let history = opened.history.clone();
-        Ok(Response::new(streams::watch(told, history, permit, room)))
+        Ok(Response::new(streams::watch(told, opened, permit, room)))
     }
 
     async fn subscribe(
@@ -396,8 +436,8 @@ impl Learner for LearnerService {
         let permit = admit(&self.subscribers, "the list of subscribers")?;
         in_time(&MetadataMap::new(), opened.begin_at(from)).await?;
         let (history, applied) = (opened.history.clone(), opened.applied.clone());
-        let pages = subscribe::pages(history.clone(), applied, from, room.clone());
-        Ok(Response::new(streams::subscription(pages, history, permit, room)))
+        let pages = subscribe::pages(history, applied, from, room.clone());
+        Ok(Response::new(streams::subscription(pages, opened, permit, room)))
     }
 
     async fn backup(
@@ -405,7 +445,7 @@ impl Learner for LearnerService {
         request: Request<pb::BackupRequest>,
     ) -> Result<Response<Self::BackupStream>, Status> {
         let room = room(request.extensions());
-        let opened = self.readable()?.clone();
+        let opened = self.readable()?;
         let permit = admit(&self.backups, "the list of running backups of this learner")?;
         Ok(Response::new(backup::stream(opened, permit, room)))
     }
@@ -414,40 +454,6 @@ impl Learner for LearnerService {
         &self,
         _: Request<pb::LearnerStatusRequest>,
     ) -> Result<Response<pb::LearnerStatusResponse>, Status> {
-        let taken = |places: &Semaphore, all: usize| (all - places.available_permits()) as u64;
-        let mut status = pb::LearnerStatusResponse {
-            learner: self.learner,
-            address: self.address.to_string(),
-            software: config::version().to_owned(),
-            subscribers: taken(&self.subscribers, SUBSCRIBERS_MAX),
-            watchers: taken(&self.watchers, WATCHERS_MAX),
-            reads_answered: self.reads_answered.get(),
-            not_ready: self
-                .readiness()
-                .err()
-                .map(UnreadyReason::into_owned)
-                .unwrap_or_default(),
-            data_size_bytes: self.data_dir.size_bytes(),
-            data_free_bytes: self.data_dir.free_bytes(),
-            ..Default::default()
-        };
-        if let Some(opened) = self.opened.get() {
-            let progress = opened.applied.borrow().clone();
-            status.cluster_id = Bytes::copy_from_slice(opened.cluster.as_bytes());
-            status.applied_to = progress.applied_to().get();
-            status.log_from = opened.history.kept().from.get();
-            status.durable_to = opened.knowledge.recent(|recent| recent.durable_to().get());
-            status.digests = progress.digests();
-            status.value_feed = opened.feed.borrow().map_or_else(Bytes::new, |acceptor| {
-                Bytes::copy_from_slice(&acceptor.to_bytes())
-            });
-            status.reads_waiting = opened.barrier.waiting();
-            opened.knowledge.machine(|machine| {
-                status.registers = machine.register_count() as u64;
-                status.sessions = machine.sessions().count() as u64;
-                status.state_bytes = machine.state_bytes();
-            });
-        }
-        Ok(Response::new(status))
+        Ok(Response::new(self.own_status()))
     }
 }

@@ -2,11 +2,13 @@
 
 use std::{
     fs, io,
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use bytes::Bytes;
 use paxos_common::{
     paxos::{quorum::Configuration, slot::Slot},
     service::{failure::Failure, shutdown::Shutdown},
@@ -23,6 +25,8 @@ use crate::store::{ExportError, Log};
 
 /// Capacity of the queue of orders: more callers than a learner serves at a time.
 const ORDERS_MAX: usize = 16;
+/// Size in bytes of a part of a file on the network (inclusive).
+pub(crate) const PART_BYTES: usize = 256 * 1024;
 /// How long the last file serves further orders.
 const REUSE_MAX: Duration = Duration::from_secs(60);
 
@@ -47,6 +51,22 @@ impl Drop for SnapshotFile {
     fn drop(&mut self) {
         remove(&self.path);
     }
+}
+
+/// Reads a part of an open file, on a thread for blocking calls.
+///
+/// # Errors
+/// The file cannot be read.
+///
+/// # Cancel safety
+/// Safe: the read ends in the background.
+pub(crate) async fn read_part(file: Arc<fs::File>, at: u64, len: usize) -> io::Result<Bytes> {
+    let read = spawn_blocking(move || {
+        let mut part = vec![0; len];
+        file.read_exact_at(&mut part, at)?;
+        Ok(part.into())
+    });
+    read.await.map_err(io::Error::other)?
 }
 
 /// Removes a file, if present. The next start removes the rest.

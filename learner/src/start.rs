@@ -1,40 +1,49 @@
-//! The start of learning: finds the cluster, opens the log, and starts every task but the server.
+//! The start of learning: finds the cluster, opens the log, installs a snapshot if needed, and starts every task but the
+//! server.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use paxos_common::{
-    paxos::{identity::AcceptorUuid, learner::Learner, message::Leadership, quorum::Tally, slot::Slot},
+    paxos::{
+        identity::AcceptorUuid, learner::Learner, message::Leadership, quorum::Configuration, slot::Slot,
+    },
     peer::Address,
     service::{failure::Failure, shutdown::Shutdown},
     sqlite::DataDir,
     trace::Tracer,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
 use crate::{
     acceptors::ListedAcceptor,
     apply::{self, Applier},
-    attach::{Greeting, Reporter},
+    attach::Reporter,
     barrier::{self, Barrier, barrier},
     catch_up::CatchUp,
     cluster::Cluster,
     config::Config,
+    cut_off::StartStanding,
     disk::DiskSpace,
     driver::{self, DriverEvent, DriverOutputs},
     fill::{self, Filler},
     forming,
+    give::{Giver, Wishes},
     history::History,
+    install::{CutOffCause, CutOffLearner, Installer},
     knowledge::Knowledge,
+    live::go_live_when_caught_up,
     metrics::Instruments,
     observe::ObserveContext,
     persist::Writer,
+    position::PositionWatch,
     progress::Progress,
     service::{LearnerService, ServingState},
     snapshots::{self, SnapshotMaker},
     store::{self, Log, Store},
+    survey,
     tails::{self, Asker},
     trace::ValueTracer,
     trims::TrimBound,
@@ -43,11 +52,15 @@ use crate::{
 /// Capacity of the queue of acceptors' first reports: more than a cluster has acceptors.
 const GREETINGS_MAX: usize = 64;
 
+/// How long the position of a running learner may stand still below the log of an acceptor, in stall timeouts: values
+/// were taken from other acceptors meanwhile.
+const STANDSTILL: u32 = 10;
+
 /// Everything needed to start learning.
 pub(crate) struct Starter {
     pub(crate) config: Config,
-    /// The data directory, for snapshot files.
-    pub(crate) data_dir: PathBuf,
+    /// Locked as long as the learner runs.
+    pub(crate) directory: Arc<DataDir>,
     pub(crate) learner: u64,
     pub(crate) address: Address,
     pub(crate) service: LearnerService,
@@ -56,6 +69,32 @@ pub(crate) struct Starter {
     pub(crate) instruments: Instruments,
     pub(crate) shutdown: Shutdown,
     pub(crate) tracer: Tracer,
+}
+
+/// The cluster, and everything known of its acceptors: kept from one start of learning to the next.
+struct FoundCluster {
+    configuration: Configuration,
+    cluster: Arc<Cluster>,
+    acceptors: Vec<Arc<ListedAcceptor>>,
+    trims: Arc<TrimBound>,
+    /// The acceptors' wishes for snapshots.
+    wishes: Arc<Wishes>,
+}
+
+/// A learner that learns: from a start of learning to the stop, or to an installation.
+struct LearningSession {
+    log: Log,
+    applied: watch::Receiver<Progress>,
+    /// Ends the tasks of the session.
+    shutdown: Shutdown,
+    /// The position of the learner, once cut off.
+    cut_off: oneshot::Receiver<Slot>,
+}
+
+/// A cut off learner, and the progress to report during the installation.
+struct InterruptedLearner {
+    learner: CutOffLearner,
+    progress: Progress,
 }
 
 /// What the other tasks use of the tasks that learn, apply and write.
@@ -74,21 +113,54 @@ struct LearningTasks {
 }
 
 impl Starter {
-    /// As [`Self::start`], but `None` when the stop begins first, or after a failure: the failure begins the stop.
-    pub(crate) async fn start_until_stop(self, directory: DataDir) -> Option<Log> {
-        let shutdown = self.shutdown.clone();
-        let started = shutdown
-            .token()
-            .run_until_cancelled(self.start(directory))
-            .await?;
-        started.map_err(|failure| shutdown.fail(failure)).ok()
+    /// Learns until the stop begins; returns the open log of the last session. A failure begins the stop.
+    pub(crate) async fn learn_until_stop(self) -> Option<Log> {
+        let learned = self.learn().await;
+        learned.map_err(|failure| self.shutdown.fail(failure)).ok()?
     }
 
-    /// Finds the cluster, opens the log and starts every task.
-    ///
-    /// # Cancel safety
-    /// Safe: a file being opened stays whole, and started tasks run on.
-    async fn start(self, directory: DataDir) -> Result<Log, Failure> {
+    /// Learns until the stop begins. A learner that is cut off ends all tasks but the service, installs a snapshot, and
+    /// starts again.
+    async fn learn(&self) -> Result<Option<Log>, Failure> {
+        let stop = self.shutdown.token();
+        let Some(found) = stop.run_until_cancelled(self.find()).await else {
+            return Ok(None);
+        };
+        let found = found?;
+        let mut interrupted = None;
+        loop {
+            // Safe to cancel: files stay whole, and started tasks run on.
+            let begun = stop.run_until_cancelled(self.begin(&found, interrupted)).await;
+            let Some(session) = begun.transpose()? else {
+                return Ok(None);
+            };
+            let Some(Ok(position)) = stop.run_until_cancelled(session.cut_off).await else {
+                // The stop has begun, or a failure has ended the tasks, and so begun the stop.
+                return Ok(Some(session.log));
+            };
+            // First of all, so that readers get the reason.
+            self.service.close();
+            session.shutdown.begin();
+            if stop
+                .run_until_cancelled(session.shutdown.drained())
+                .await
+                .is_none()
+            {
+                return Ok(Some(session.log));
+            }
+            session.log.close().await;
+            interrupted = Some(InterruptedLearner {
+                learner: CutOffLearner {
+                    position,
+                    cause: CutOffCause::NotProved,
+                },
+                progress: session.applied.borrow().clone(),
+            });
+        }
+    }
+
+    /// Finds the cluster.
+    async fn find(&self) -> Result<FoundCluster, Failure> {
         let acceptors: Vec<_> = self
             .config
             .acceptors
@@ -97,34 +169,162 @@ impl Starter {
             .map(ListedAcceptor::new)
             .collect();
         // First of all: the files may take the last space of the disk.
-        snapshots::remove_leftovers(self.data_dir.clone()).await;
+        snapshots::remove_leftovers(self.directory.path().to_owned()).await;
         let configuration = forming::find(&acceptors).await.map_err(Failure::refused)?;
         let cluster = Arc::new(Cluster::new(&configuration, acceptors.clone()));
-        let found = Store::open(directory, cluster.id(), &self.disk).await?;
-        let from = found.progress.applied_to();
-        self.catch_up.expect(cluster.electorate().quorums().phase1());
-        tracing::info!(%cluster, %from, "learning");
+        let quorum = cluster.electorate().quorums().phase1();
+        self.catch_up.expect(quorum);
+        Ok(FoundCluster {
+            configuration,
+            cluster,
+            acceptors,
+            trims: Arc::new(TrimBound::new(quorum)),
+            wishes: Arc::default(),
+        })
+    }
 
-        let log = found.log.clone();
-        let trims = Arc::new(TrimBound::new(cluster.electorate().quorums().phase1()));
-        let learning = self.start_learning(&cluster, found, &trims);
+    /// Opens the log and starts every task, after the installation of a snapshot if one is needed.
+    ///
+    /// # Cancel safety
+    /// Safe: files stay whole, and started tasks run on.
+    async fn begin(
+        &self,
+        found: &FoundCluster,
+        mut interrupted: Option<InterruptedLearner>,
+    ) -> Result<LearningSession, Failure> {
+        let FoundCluster {
+            cluster,
+            acceptors,
+            trims,
+            ..
+        } = found;
+        loop {
+            if let Some(interrupted) = interrupted.take() {
+                self.install(found, interrupted).await?;
+            }
+            let store = Store::open(Arc::clone(&self.directory), cluster.id(), &self.disk).await?;
+            let position = store.progress.applied_to();
+            let (standing, reports) = survey::ask_all(cluster, acceptors, position, trims).await;
+            if standing == StartStanding::CutOff {
+                self.service.close();
+                interrupted = Some(InterruptedLearner {
+                    learner: CutOffLearner {
+                        position,
+                        cause: CutOffCause::NoAcceptorHas,
+                    },
+                    progress: store.progress.clone(),
+                });
+                store.close().await;
+                continue;
+            }
+            // A random acceptor with the next slots, so that the learners spread over the acceptors.
+            let serving: Vec<_> = reports
+                .iter()
+                .filter(|report| report.trimmed_to <= position)
+                .map(|report| report.acceptor)
+                .collect();
+            let served_by = match serving.len() {
+                0 => None,
+                count => serving.get(rand::random_range(0..count)).copied(),
+            };
+            tracing::info!(%cluster, from = %position, "learning");
+            return Ok(self.start_session(found, store, served_by));
+        }
+    }
+
+    /// Installs a snapshot, and reports this to the acceptors meanwhile.
+    async fn install(&self, found: &FoundCluster, interrupted: InterruptedLearner) -> Result<(), Failure> {
+        let InterruptedLearner { learner, progress } = interrupted;
+        let (target, installing_to) = watch::channel(Slot::ZERO);
+        let (_progress, applied) = watch::channel(progress);
+        let tasks = self.shutdown.child();
+        let _end = tasks.token().clone().drop_guard();
+        let reporter = Reporter {
+            installing_to,
+            ..self.reporter(found, applied, &tasks)
+        };
+        for acceptor in &found.acceptors {
+            tasks.spawn(reporter.clone().stay_attached(Arc::clone(acceptor)));
+        }
+        let installer = Installer {
+            configuration: &found.configuration,
+            cluster: &found.cluster,
+            acceptors: &found.acceptors,
+            trims: &found.trims,
+            directory: &self.directory,
+            disk: &self.disk,
+            progress: self.service.installing(),
+            target,
+            installs: self.instruments.installs.clone(),
+            tracer: self.tracer.clone(),
+        };
+        installer.run(learner).await
+    }
+
+    /// Starts every task but the server. Values come from the acceptor `served_by` first, if given.
+    fn start_session(
+        &self,
+        found: &FoundCluster,
+        store: store::OpenedStore,
+        served_by: Option<AcceptorUuid>,
+    ) -> LearningSession {
+        let FoundCluster {
+            configuration,
+            cluster,
+            acceptors,
+            trims,
+            wishes,
+        } = found;
+        let shutdown = self.shutdown.child();
+        let log = store.log.clone();
+        let learning = self.start_learning(cluster, store, trims, &shutdown);
         let (leadership, leadership_seen) = watch::channel(fill::nobody_leads());
-        let barrier = self.start_barrier(&cluster, &acceptors, learning.applied.clone(), leadership_seen);
-        let (snapshots, maker) = SnapshotMaker::new(log.clone(), configuration, &self.data_dir);
-        let making = maker.run(self.shutdown.clone());
-        self.shutdown.spawn_vital("maker of snapshots", making);
+        let applied = learning.applied.clone();
+        let barrier = self.start_barrier(cluster, acceptors, applied.clone(), leadership_seen, &shutdown);
+        let (snapshots, maker) =
+            SnapshotMaker::new(log.clone(), configuration.clone(), self.directory.path());
+        let making = maker.run(shutdown.clone());
+        shutdown.spawn_vital("maker of snapshots", making);
+        let giver = Giver {
+            cluster: Arc::clone(cluster),
+            acceptors: acceptors.clone(),
+            wishes: Arc::clone(wishes),
+            snapshots: snapshots.clone(),
+            durable_to: learning.knowledge.follow_durable(),
+            tracer: self.tracer.clone(),
+        };
+        shutdown.spawn_until_stop(giver.keep_giving());
+        let (cut_off, cut_off_seen) = oneshot::channel();
+        let position = PositionWatch {
+            driver: learning.events.clone(),
+            next: learning.next.clone(),
+            trims: Arc::clone(trims),
+            patience: self.config.stall_timeout * STANDSTILL,
+        };
+        shutdown.spawn_until_stop(async move {
+            if let Some(position) = position.until_cut_off().await {
+                // Without a receiver, the stop has begun.
+                let _ = cut_off.send(position);
+            }
+        });
         self.service.open(ServingState {
             cluster: cluster.id(),
             history: History::new(Arc::clone(&learning.knowledge), log.clone()),
             knowledge: Arc::clone(&learning.knowledge),
-            applied: learning.applied.clone(),
+            applied: applied.clone(),
             feed: learning.feed.clone(),
             barrier,
             snapshots,
+            installing: Arc::clone(self.service.installing()),
             tracer: self.tracer.clone(),
         });
-        self.start_observing(&cluster, acceptors, learning, leadership, trims);
-        Ok(log)
+        self.start_observing(found, learning, leadership, served_by, &shutdown);
+        LearningSession {
+            log,
+            applied,
+            shutdown,
+            cut_off: cut_off_seen,
+        }
     }
 
     /// Starts the tasks that learn, apply and write.
@@ -133,6 +333,7 @@ impl Starter {
         cluster: &Cluster,
         found: store::OpenedStore,
         trims: &TrimBound,
+        shutdown: &Shutdown,
     ) -> LearningTasks {
         let from = found.progress.applied_to();
         let (events_in, events) = mpsc::channel(driver::EVENTS_MAX);
@@ -144,7 +345,6 @@ impl Starter {
         let (transactions, transactions_seen) = mpsc::channel(apply::TRANSACTIONS_MAX);
         let knowledge = Arc::new(Knowledge::new(found.machine));
         let values = ValueTracer::new(self.tracer.clone());
-        let shutdown = &self.shutdown;
 
         let core = Learner::new(cluster.electorate().clone(), from);
         let outlets = DriverOutputs {
@@ -188,43 +388,63 @@ impl Starter {
     /// Starts the tasks that follow the acceptors and report to the acceptors.
     fn start_observing(
         &self,
-        cluster: &Arc<Cluster>,
-        acceptors: Vec<Arc<ListedAcceptor>>,
+        found: &FoundCluster,
         learning: LearningTasks,
         leadership: watch::Sender<Leadership>,
-        trims: Arc<TrimBound>,
+        served_by: Option<AcceptorUuid>,
+        shutdown: &Shutdown,
     ) {
+        let FoundCluster {
+            cluster, acceptors, ..
+        } = found;
         let observer = ObserveContext {
             cluster: Arc::clone(cluster),
             driver: learning.events,
             next: learning.next,
         };
         let (greetings_in, greetings) = mpsc::channel(GREETINGS_MAX);
-        let shutdown = &self.shutdown;
         let reporter = Reporter {
-            cluster: Arc::clone(cluster),
-            learner: self.learner,
-            started: Instant::now(),
-            address: self.address.clone(),
-            applied: learning.applied.clone(),
-            knowledge: learning.knowledge,
+            knowledge: Some(learning.knowledge),
             greetings: greetings_in,
-            catch_up: Arc::clone(&self.catch_up),
-            trims,
-            disk: Arc::clone(&self.disk),
             leadership,
-            shutdown: shutdown.clone(),
+            ..self.reporter(found, learning.applied.clone(), shutdown)
         };
-        for acceptor in &acceptors {
+        for acceptor in acceptors {
             shutdown.spawn_until_stop(observer.clone().follow_votes(Arc::clone(acceptor)));
             shutdown.spawn(reporter.clone().stay_attached(Arc::clone(acceptor)));
         }
-        // A random acceptor, so that the learners spread over the acceptors.
-        let first = rand::random_range(0..acceptors.len());
-        shutdown.spawn_until_stop(observer.follow_values(acceptors, first, learning.stalls));
+        let serves = |acceptor: &Arc<ListedAcceptor>| served_by.is_some_and(|uuid| acceptor.is(uuid));
+        let first = acceptors.iter().position(serves);
+        let first = first.unwrap_or_else(|| rand::random_range(0..acceptors.len()));
+        shutdown.spawn_until_stop(observer.follow_values(acceptors.clone(), first, learning.stalls));
         let (applied, values) = (learning.applied, learning.values);
         let going_live = go_live_when_caught_up(Arc::clone(cluster), greetings, applied, values);
         shutdown.spawn_until_stop(going_live);
+    }
+
+    /// Reports about this learner, without state and without receivers of news.
+    fn reporter(
+        &self,
+        found: &FoundCluster,
+        applied: watch::Receiver<Progress>,
+        shutdown: &Shutdown,
+    ) -> Reporter {
+        Reporter {
+            cluster: Arc::clone(&found.cluster),
+            learner: self.learner,
+            started: Instant::now(),
+            address: self.address.clone(),
+            applied,
+            knowledge: None,
+            installing_to: watch::channel(Slot::ZERO).1,
+            wishes: Arc::clone(&found.wishes),
+            greetings: mpsc::channel(1).0,
+            catch_up: Arc::clone(&self.catch_up),
+            trims: Arc::clone(&found.trims),
+            disk: Arc::clone(&self.disk),
+            leadership: watch::channel(fill::nobody_leads()).0,
+            shutdown: shutdown.clone(),
+        }
     }
 
     /// Starts the tasks behind linearizable reads.
@@ -234,6 +454,7 @@ impl Starter {
         acceptors: &[Arc<ListedAcceptor>],
         applied: watch::Receiver<Progress>,
         leadership: watch::Receiver<Leadership>,
+        shutdown: &Shutdown,
     ) -> Barrier {
         let (tails_in, tails) = mpsc::channel(tails::TAILS_MAX);
         let (question, question_seen) = watch::channel(None);
@@ -246,7 +467,6 @@ impl Starter {
         };
         let electorate = cluster.electorate().clone();
         let (barrier, keeper) = barrier(electorate, tails, applied, outlets, self.tracer.clone());
-        let shutdown = &self.shutdown;
         shutdown.spawn_vital("barrier", keeper.run(shutdown.clone()));
         let asker = Asker {
             cluster: Arc::clone(cluster),
@@ -261,37 +481,5 @@ impl Starter {
         let filling = Filler { wanted, leadership }.keep_filling();
         shutdown.spawn_until_stop(filling);
         barrier
-    }
-}
-
-/// Begins to trace single values once this learner has applied everything known to be chosen at the time of attaching.
-///
-/// A phase-1 quorum of acceptors has to report first. Chosen and acknowledged slots, a leader's watermark included,
-/// become known to some acceptor of the quorum sooner or later. A single acceptor may have been away for long.
-async fn go_live_when_caught_up(
-    cluster: Arc<Cluster>,
-    mut greetings: mpsc::Receiver<Greeting>,
-    mut applied: watch::Receiver<Progress>,
-    values: ValueTracer,
-) {
-    let electorate = cluster.electorate();
-    let mut reported = Tally::default();
-    let mut target = applied.borrow().applied_to();
-    while reported.count() < electorate.quorums().phase1() {
-        let Some(Greeting { acceptor, chosen_to }) = greetings.recv().await else {
-            return;
-        };
-        if reported.add(electorate, acceptor) {
-            target = target.max(chosen_to);
-        }
-    }
-    drop(greetings);
-    if applied
-        .wait_for(|state| state.applied_to() >= target)
-        .await
-        .is_ok()
-    {
-        tracing::info!(%target, "caught up");
-        values.go_live();
     }
 }

@@ -10,10 +10,12 @@
 //! - A failed write is final: the process ends, and the next start continues from the content of the file. A write that
 //!   met a full disk or a locked file has written nothing, and is tried again.
 //! - A damaged file is set aside, a file of an older release is removed, and everything is learned again.
+//! - A learner that lacks trimmed slots installs a snapshot: a new file takes the place of the old file.
 
 mod aside;
 mod error;
 mod export;
+mod import;
 mod log;
 mod registers;
 mod state;
@@ -52,6 +54,7 @@ use stored::encode_judgements;
 
 pub(crate) use error::{StoreError, StoreWriteError};
 pub(crate) use export::ExportError;
+pub(crate) use import::{ImportError, StoreImport};
 pub(crate) use log::{Log, LogReadError};
 pub(crate) use sweep::SweptRows;
 
@@ -75,6 +78,16 @@ pub(crate) struct OpenedStore {
     pub(crate) progress: Progress,
     /// The state after the slots of `progress`.
     pub(crate) machine: Machine,
+}
+
+impl OpenedStore {
+    /// Closes the file.
+    pub(crate) async fn close(self) {
+        self.log.close().await;
+        if let Err(error) = self.store.close().await {
+            tracing::warn!(%error, "cannot empty the write-ahead log of this learner");
+        }
+    }
 }
 
 /// The content of one transaction.
@@ -106,17 +119,20 @@ pub(crate) struct Store {
 
 impl Store {
     /// Opens the file of the directory, and reads its content. A missing file is made. A damaged file is set aside, a file
-    /// of an older release is removed, and a new file is made. Waits while the disk is full.
+    /// of an older release is removed, and a new file is made. An interrupted installation is continued. Waits while the
+    /// disk is full.
     ///
     /// # Cancel safety
     /// Safe: the file stays whole.
     pub(crate) async fn open(
-        directory: DataDir,
+        directory: Arc<DataDir>,
         cluster: ClusterId,
         disk: &DiskSpace,
     ) -> Result<OpenedStore, StoreError> {
         let path = directory.file(FILE);
-        let directory = Arc::new(directory);
+        import::recover(&directory)
+            .await
+            .map_err(StoreError::NotRecovered)?;
         if let Err(source) = sqlite::refuse_foreign_file(&path, APPLICATION_ID).await {
             return Err(StoreError::Unusable { path, source });
         }

@@ -110,7 +110,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let data = DataDir::open(directory.path()).unwrap();
         let cluster = ClusterId::from_bytes([1; 16]);
-        let found = Store::open(data, cluster, &DiskSpace::default()).await.unwrap();
+        let found = Store::open(Arc::new(data), cluster, &DiskSpace::default())
+            .await
+            .unwrap();
         let knowledge = Knowledge::new(found.machine);
         let to = Slot::new(3).unwrap();
         for slot in Slot::ZERO.to(to) {
@@ -144,9 +146,13 @@ mod tests {
     async fn first_page_of_an_idle_log_comes_at_once() {
         let directory = tempfile::tempdir().unwrap();
         let data = DataDir::open(directory.path()).unwrap();
-        let found = Store::open(data, ClusterId::from_bytes([1; 16]), &DiskSpace::default())
-            .await
-            .unwrap();
+        let found = Store::open(
+            Arc::new(data),
+            ClusterId::from_bytes([1; 16]),
+            &DiskSpace::default(),
+        )
+        .await
+        .unwrap();
         let history = History::new(Arc::new(Knowledge::new(found.machine)), found.log);
         let (_applied, applied) = watch::channel(Progress::recovered(Mark::default(), Default::default()));
         let [room, _] = Room::of_pool(PAGE_BYTES_MAX);

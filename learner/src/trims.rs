@@ -1,8 +1,8 @@
-//! Where the learned log may begin: at the lowest slot that any acceptor still has, by recent reports.
+//! The first slots of the acceptors' logs, by recent reports, and the bound of the learned log: the lowest of these slots.
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -11,6 +11,13 @@ use tokio::sync::watch;
 
 /// How long an acceptor's report counts: acceptors report at least once every 2 s.
 const FRESH: Duration = Duration::from_secs(5);
+
+/// An acceptor's report of its first readable slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TrimReport {
+    pub(crate) acceptor: AcceptorUuid,
+    pub(crate) trimmed_to: Slot,
+}
 
 /// The acceptors' latest reports of their first readable slots. Pure: callers give the time.
 #[derive(Debug)]
@@ -30,49 +37,80 @@ impl TrimReports {
     /// recently.
     fn report(&mut self, acceptor: AcceptorUuid, trimmed_to: Slot, now: Instant) -> Option<Slot> {
         self.heard.insert(acceptor, (trimmed_to, now));
-        let fresh = self.heard.values().filter(|(_, at)| {
-            let age = now.saturating_duration_since(*at);
-            age < FRESH
-        });
-        let (count, lowest) = fresh.fold((0, trimmed_to), |(count, lowest), (slot, _)| {
-            (count + 1, lowest.min(*slot))
+        let (count, lowest) = self.fresh(now).fold((0, trimmed_to), |(count, lowest), report| {
+            (count + 1, lowest.min(report.trimmed_to))
         });
         (count >= self.quorum).then_some(lowest)
     }
+
+    /// The recent reports, one of each acceptor.
+    fn fresh(&self, now: Instant) -> impl Iterator<Item = TrimReport> {
+        let is_fresh = move |at: Instant| now.saturating_duration_since(at) < FRESH;
+        self.heard
+            .iter()
+            .filter_map(move |(&acceptor, &(trimmed_to, at))| {
+                is_fresh(at).then_some(TrimReport { acceptor, trimmed_to })
+            })
+    }
 }
 
-/// The bound of the learned log: learners delete the same rows as the acceptors. Never falls.
+/// The reports, and the bound of the learned log: learners delete the same rows as the acceptors. The bound never falls.
 #[derive(Debug)]
 pub(crate) struct TrimBound {
     reports: Mutex<TrimReports>,
     bound: watch::Sender<Slot>,
+    /// The highest report ever.
+    highest: watch::Sender<Slot>,
 }
 
 impl TrimBound {
     /// A bound at slot 0; `quorum` acceptors have to report before the bound rises.
     pub(crate) fn new(quorum: usize) -> Self {
         let reports = Mutex::new(TrimReports::new(quorum));
-        let bound = watch::Sender::default();
-        Self { reports, bound }
+        let (bound, highest) = (watch::Sender::default(), watch::Sender::default());
+        Self {
+            reports,
+            bound,
+            highest,
+        }
     }
 
     /// An acceptor reports its first readable slot.
     pub(crate) fn reported(&self, acceptor: AcceptorUuid, trimmed_to: Slot, now: Instant) {
-        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(lowest) = reports.report(acceptor, trimmed_to, now) else {
-            return;
-        };
-        self.bound.send_if_modified(|bound| {
-            let rises = lowest > *bound;
-            *bound = lowest.max(*bound);
-            rises
-        });
+        let mut reports = self.lock();
+        let lowest = reports.report(acceptor, trimmed_to, now);
+        raise(&self.highest, trimmed_to);
+        if let Some(lowest) = lowest {
+            raise(&self.bound, lowest);
+        }
+    }
+
+    /// The recent reports, one of each acceptor.
+    pub(crate) fn fresh(&self, now: Instant) -> Vec<TrimReport> {
+        self.lock().fresh(now).collect()
+    }
+
+    /// Follows the highest report.
+    pub(crate) fn follow_highest(&self) -> watch::Receiver<Slot> {
+        self.highest.subscribe()
     }
 
     /// Follows the bound.
     pub(crate) fn follow(&self) -> watch::Receiver<Slot> {
         self.bound.subscribe()
     }
+
+    fn lock(&self) -> MutexGuard<'_, TrimReports> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn raise(watched: &watch::Sender<Slot>, to: Slot) {
+    watched.send_if_modified(|slot| {
+        let rises = to > *slot;
+        *slot = to.max(*slot);
+        rises
+    });
 }
 
 #[cfg(test)]

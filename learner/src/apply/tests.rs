@@ -42,9 +42,13 @@ fn batch(from: u64, to: u64) -> Batch {
 
 async fn open(path: &Path) -> OpenedStore {
     let cluster = ClusterId::from_bytes([1; 16]);
-    Store::open(DataDir::open(path).unwrap(), cluster, &DiskSpace::default())
-        .await
-        .unwrap()
+    Store::open(
+        Arc::new(DataDir::open(path).unwrap()),
+        cluster,
+        &DiskSpace::default(),
+    )
+    .await
+    .unwrap()
 }
 
 /// The last progress shown to readers, and the state at the time.

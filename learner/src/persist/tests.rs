@@ -68,7 +68,9 @@ async fn learned_log_follows_the_bound_as_far_as_it_is_written() {
     let cluster = ClusterId::from_bytes([1; 16]);
     let open = async || {
         let data = DataDir::open(directory.path()).unwrap();
-        Store::open(data, cluster, &DiskSpace::default()).await.unwrap()
+        Store::open(Arc::new(data), cluster, &DiskSpace::default())
+            .await
+            .unwrap()
     };
     let found = open().await;
     let (knowledge, log) = (Arc::new(Knowledge::new(found.machine)), found.log);

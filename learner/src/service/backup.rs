@@ -2,15 +2,13 @@
 
 use std::{
     fs::File,
-    io,
-    os::unix::fs::FileExt as _,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use bytes::Bytes;
-use paxos_common::{service::server::Room, wire::status::stopping};
+use paxos_common::service::server::Room;
 use paxos_proto::v1 as pb;
 use tokio::{
     sync::OwnedSemaphorePermit,
@@ -21,7 +19,7 @@ use tonic::Status;
 
 use super::{ServingState, streams::ResponseStream};
 use crate::{
-    snapshots::{NoSnapshot, SnapshotFile},
+    snapshots::{NoSnapshot, PART_BYTES, SnapshotFile, read_part},
     subscribe::PROGRESS_INTERVAL,
 };
 
@@ -30,8 +28,6 @@ const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(180);
 /// Maximum wait of a backup for a quorum of acceptors, and for this learner's own disk.
 const UP_TO_DATE_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// Size in bytes of a part of the file.
-const PART_BYTES: usize = 256 * 1024;
 /// Longest time in which the caller may take nothing: a stalled caller must not keep others from their backups.
 const STALL_MAX: Duration = Duration::from_secs(30);
 
@@ -122,7 +118,7 @@ impl ServingState {
         let mut durable = self.knowledge.follow_durable();
         let writing = timeout(UP_TO_DATE_WAIT_MAX, durable.wait_for(|durable| *durable >= to)).await;
         let written = writing.map_err(|_| late("could not write the log to its disk"))?;
-        drop(written.map_err(|_| stopping())?);
+        drop(written.map_err(|_| self.ended())?);
         let making = timeout(SNAPSHOT_WAIT_MAX, self.snapshots.snapshot(to)).await;
         Ok(making.map_err(|_| late("could not make a snapshot"))??)
     }
@@ -130,7 +126,7 @@ impl ServingState {
 
 /// A backup's answers. `opened` is the state of a learner that answers reads.
 pub(super) fn stream(
-    opened: ServingState,
+    opened: Arc<ServingState>,
     permit: OwnedSemaphorePermit,
     room: Room,
 ) -> ResponseStream<pb::BackupResponse> {
@@ -173,7 +169,7 @@ pub(super) fn stream(
                 }
                 room.take(PART_BYTES).await;
             }
-            let file = turn.file()?;
+            let file = turn.file()?.ok_or_else(|| not_read(&"the file is closed"))?;
             let left = usize::try_from(summary.bytes - at).unwrap_or(usize::MAX);
             let data = read_part(file, at, left.min(PART_BYTES)).await.map_err(|error| not_read(&error))?;
             at += data.len() as u64;
@@ -183,17 +179,6 @@ pub(super) fn stream(
             yield part;
         }
     })
-}
-
-/// Reads a part of the file, on a thread for blocking calls.
-async fn read_part(file: Option<Arc<File>>, at: u64, len: usize) -> io::Result<Bytes> {
-    let read = spawn_blocking(move || {
-        let file = file.ok_or_else(|| io::Error::other("the file is closed"))?;
-        let mut part = vec![0; len];
-        file.read_exact_at(&mut part, at)?;
-        Ok(part.into())
-    });
-    read.await.map_err(io::Error::other)?
 }
 
 /// UNAVAILABLE, because another learner may be able to answer.

@@ -1,12 +1,12 @@
 //! Answers `Outcomes`: the outcomes of many commands over one stream, each once its command is applied.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt as _, future::BoxFuture};
+use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
 use paxos_common::{
     paxos::slot::{Slot, Version},
     service::server::Room,
-    wire::status::{invalid_argument, stopping, to_proto},
+    wire::status::{invalid_argument, to_proto},
 };
 use paxos_proto::v1::{self as pb, queried_outcome};
 use prost::Message as _;
@@ -16,7 +16,7 @@ use tokio::{
 };
 use tonic::Status;
 
-use super::{LearnerService, ServingState, beyond_the_log, reads::read_version, results, streams};
+use super::{LearnerService, ServingState, beyond_the_log, ended, reads::read_version, results, streams};
 
 /// Maximum number of queries in a request.
 const QUERIES_MAX: usize = 256;
@@ -32,13 +32,16 @@ const RESPONSE_BYTES_MAX: usize = 8 * 1024;
 /// The answers to a stream of requests, until the caller ends the stream or the learner stops.
 pub(super) fn stream(
     service: LearnerService,
-    opened: ServingState,
+    opened: Arc<ServingState>,
     requests: impl Stream<Item = Result<pb::OutcomesRequest, Status>> + Send + 'static,
     room: Room,
 ) -> impl Stream<Item = Result<pb::OutcomesResponse, Status>> + Send {
+    let (mut applied, installing) = (opened.applied.clone(), Arc::clone(&opened.installing));
+    // A stream whose caller reads nothing must not keep an outdated state.
+    let state = Arc::downgrade(&opened);
+    drop(opened);
     async_stream::try_stream! {
         let mut requests = Box::pin(requests);
-        let mut applied = opened.applied.clone();
         let mut waiting = WaitingQueries::default();
         let mut is_open = true;
         let mut ticks = interval(LOOK_INTERVAL);
@@ -46,7 +49,11 @@ pub(super) fn stream(
         let mut end_of_log: Option<BoxFuture<'static, Option<EndOfLog>>> = None;
         loop {
             let applied_to = applied.borrow_and_update().applied_to();
-            while let Some(outcomes) = waiting.answers(&service, &opened, applied_to, &room).await {
+            loop {
+                let opened = state.upgrade().ok_or_else(|| ended(&installing))?;
+                let answers = waiting.answers(&service, &opened, applied_to, &room).await;
+                drop(opened);
+                let Some(outcomes) = answers else { break };
                 let response = pb::OutcomesResponse { outcomes };
                 room.built(&response);
                 yield response;
@@ -67,11 +74,11 @@ pub(super) fn stream(
             match event {
                 StreamEvent::Request(Some(request)) => waiting.add(request?)?,
                 StreamEvent::Request(None) => is_open = false,
-                StreamEvent::Applied(changed) => changed.map_err(|_| stopping())?,
+                StreamEvent::Applied(changed) => changed.map_err(|_| ended(&installing))?,
                 StreamEvent::Tick => {
                     waiting.expire();
                     if end_of_log.is_none() {
-                        end_of_log = Some(Box::pin(EndOfLog::ask(opened.clone())));
+                        end_of_log = state.upgrade().map(|opened| EndOfLog::ask(opened).boxed());
                     }
                 }
                 StreamEvent::EndOfLog(end) => {
@@ -101,7 +108,7 @@ struct EndOfLog {
 
 impl EndOfLog {
     /// Asks the acceptors; none if the learner cannot find the end.
-    async fn ask(opened: ServingState) -> Option<Self> {
+    async fn ask(opened: Arc<ServingState>) -> Option<Self> {
         let asked = Instant::now();
         timeout(WAIT_MAX, opened.pass_barrier(None)).await.ok()?.ok()?;
         let to = opened.applied_to();
@@ -214,7 +221,7 @@ async fn outcome(
     service.readable()?;
     opened.check_kept(version.slot)?;
     let record = opened.history.record(version.slot).await;
-    let record = record.map_err(|error| streams::read_failed(&error, &opened.history))?;
+    let record = record.map_err(|error| streams::read_failed(&error, &opened.history, &opened.installing))?;
     let record = record.ok_or_else(|| Status::internal("an applied slot is missing in the history"))?;
     opened
         .knowledge

@@ -35,7 +35,7 @@ impl ServingState {
                 .history
                 .record(version.slot)
                 .await
-                .map_err(|error| streams::read_failed(&error, &self.history))?
+                .map_err(|error| streams::read_failed(&error, &self.history, &self.installing))?
                 .ok_or_else(|| Status::internal("an applied slot is missing in the history"))?;
             let answer = self
                 .knowledge

@@ -1,35 +1,39 @@
 //! The long streams of a learner on the wire: `Subscribe` and `Watch`.
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt as _};
 use paxos_common::{
     service::server::Room,
     wire::{
         self,
-        status::{invalid_argument, stopping, trimmed},
+        status::{invalid_argument, trimmed},
     },
 };
 use paxos_proto::v1::{self as pb, watch_request};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
-use super::reads::{read_key, read_prefix};
+use super::{
+    ServingState, ended, installs,
+    reads::{read_key, read_prefix},
+};
 use crate::{
     changes::{ChangeBatch, Target},
     history::History,
+    install::InstallProgress,
     record::Record,
     store::LogReadError,
     subscribe::RecordPage,
 };
 
-/// Answers; the stream ends with an error when the learner stops.
+/// Answers; the stream ends with an error when the learner stops or installs a snapshot.
 pub(super) type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// A subscriber's answers. The permit counts the subscriber; the pages were read with this room.
 pub(super) fn subscription(
     pages: impl Stream<Item = Result<RecordPage, LogReadError>> + Send + 'static,
-    history: History,
+    opened: Arc<ServingState>,
     permit: OwnedSemaphorePermit,
     room: Room,
 ) -> ResponseStream<pb::SubscribeResponse> {
@@ -37,13 +41,13 @@ pub(super) fn subscription(
         records: page.records.iter().map(|record| log_record(record)).collect(),
         next: page.next.get(),
     };
-    answers(pages, response, history, permit, room)
+    answers(pages, response, opened, permit, room)
 }
 
 /// A watcher's answers. The permit counts the watcher; the changes were read with this room.
 pub(super) fn watch(
     pages: impl Stream<Item = Result<ChangeBatch, LogReadError>> + Send + 'static,
-    history: History,
+    opened: Arc<ServingState>,
     permit: OwnedSemaphorePermit,
     room: Room,
 ) -> ResponseStream<pb::WatchResponse> {
@@ -51,22 +55,29 @@ pub(super) fn watch(
         changes: page.changes,
         applied_to: page.next.get(),
     };
-    answers(pages, response, history, permit, room)
+    answers(pages, response, opened, permit, room)
 }
 
 fn answers<T, R>(
     read: impl Stream<Item = Result<T, LogReadError>> + Send + 'static,
     response: impl Fn(T) -> R + Send + 'static,
-    history: History,
+    opened: Arc<ServingState>,
     permit: OwnedSemaphorePermit,
     room: Room,
 ) -> ResponseStream<R>
 where
     R: prost::Message + 'static,
 {
-    let stop = futures::stream::once(async { Err(stopping()) });
+    let (history, installing) = (opened.history.clone(), Arc::clone(&opened.installing));
+    // Everything else of an outdated state is freed at once.
+    drop(opened);
+    let at_end = Arc::clone(&installing);
+    let stop = futures::stream::once(async move { Err(ended(&at_end)) });
     let answers = read
-        .map(move |read| read.map(&response).map_err(|error| read_failed(&error, &history)))
+        .map(move |read| {
+            read.map(&response)
+                .map_err(|error| read_failed(&error, &history, &installing))
+        })
         .chain(stop)
         .inspect(move |answer| {
             let _ = &permit;
@@ -99,8 +110,11 @@ pub(super) fn read_target(target: Option<watch_request::Target>) -> Result<Targe
 }
 
 /// OUT_OF_RANGE for slots that are not kept any more. Otherwise UNAVAILABLE, because another learner may be able to
-/// answer.
-pub(super) fn read_failed(error: &LogReadError, history: &History) -> Status {
+/// answer. The log of a learner that installs a snapshot is closed.
+pub(super) fn read_failed(error: &LogReadError, history: &History, installing: &InstallProgress) -> Status {
+    if let Some(status) = installs(installing) {
+        return status;
+    }
     let advice = match error {
         LogReadError::Trimmed => return trimmed(history.kept()),
         LogReadError::Damaged { .. } => {

@@ -54,7 +54,9 @@ impl Disk {
         let directory = tempfile::tempdir().unwrap();
         let data = DataDir::open(directory.path()).unwrap();
         let cluster = configuration().cluster_id();
-        let found = Store::open(data, cluster, &DiskSpace::default()).await.unwrap();
+        let found = Store::open(Arc::new(data), cluster, &DiskSpace::default())
+            .await
+            .unwrap();
         Self {
             directory,
             store: found.store,

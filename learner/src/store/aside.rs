@@ -57,7 +57,7 @@ pub(super) async fn set_aside(file: &Path) -> io::Result<PathBuf> {
     if_there(fs::rename(&log, &log_aside))?;
     if_there(fs::rename(file, &aside))?;
     if_there(fs::remove_file(with_suffix(file, "-shm")))?;
-    if_there(fs::remove_file(file.with_file_name(MARK)))?;
+    unmark(file)?;
     sync_directory(file)?;
     Ok(aside)
 }
@@ -73,13 +73,19 @@ pub(super) async fn remove(file: &Path) -> io::Result<()> {
     wait_until_closed(file).await?;
     // The log goes first: SQLite would read a remaining log into the new file. After a crash in the middle, the next start
     // removes the rest.
-    for suffix in ["-wal", "", "-shm"] {
+    for suffix in ["-wal", "-journal", "", "-shm"] {
         if_there(fs::remove_file(with_suffix(file, suffix)))?;
     }
     sync_directory(file)
 }
 
-fn sync_directory(file: &Path) -> io::Result<()> {
+/// Removes the mark of a damaged file.
+pub(super) fn unmark(file: &Path) -> io::Result<()> {
+    if_there(fs::remove_file(file.with_file_name(MARK)))
+}
+
+/// Makes the names in the directory of `file` durable.
+pub(super) fn sync_directory(file: &Path) -> io::Result<()> {
     match file.parent() {
         Some(directory) => File::open(directory)?.sync_all(),
         None => Ok(()),
@@ -88,7 +94,10 @@ fn sync_directory(file: &Path) -> io::Result<()> {
 
 /// SQLite's threads close a connection some time after the drop, and remove the write-ahead log by name: by then no
 /// other file may have this name.
-async fn wait_until_closed(file: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// A connection stays open.
+pub(super) async fn wait_until_closed(file: &Path) -> io::Result<()> {
     let begun = Instant::now();
     while is_open(file)? {
         if begun.elapsed() > CLOSE_MAX {

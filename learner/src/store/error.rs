@@ -12,6 +12,7 @@ use paxos_common::{
 };
 use sqlx::error::DatabaseError;
 
+use super::ImportError;
 use crate::disk::found_no_space;
 
 /// The file cannot be used.
@@ -45,6 +46,8 @@ pub(crate) enum StoreError {
         path.display()
     )]
     NotRemoved { path: PathBuf, source: io::Error },
+    #[error("cannot continue an interrupted installation: {0}")]
+    NotRecovered(#[source] ImportError),
 }
 
 impl StoreError {
@@ -65,7 +68,8 @@ impl StoreError {
             | Self::OtherCluster { .. }
             | Self::Unusable { .. }
             | Self::NotSetAside { .. }
-            | Self::NotRemoved { .. } => false,
+            | Self::NotRemoved { .. }
+            | Self::NotRecovered(_) => false,
         }
     }
 
@@ -79,7 +83,8 @@ impl StoreError {
             | Self::OtherCluster { .. }
             | Self::Unusable { .. }
             | Self::NotSetAside { .. }
-            | Self::NotRemoved { .. } => false,
+            | Self::NotRemoved { .. }
+            | Self::NotRecovered(_) => false,
         }
     }
 }
@@ -95,9 +100,10 @@ impl From<StoreError> for Failure {
         match error {
             StoreError::Sqlite(error) => error.into(),
             StoreError::OtherCluster { .. } => Self::refused(error),
-            StoreError::Damaged { .. } | StoreError::NotSetAside { .. } | StoreError::NotRemoved { .. } => {
-                Self::storage(error)
-            }
+            StoreError::Damaged { .. }
+            | StoreError::NotSetAside { .. }
+            | StoreError::NotRemoved { .. }
+            | StoreError::NotRecovered(_) => Self::storage(error),
             StoreError::Unusable { path, source } => {
                 Self::from(source).context(format!("cannot use {}", path.display()))
             }

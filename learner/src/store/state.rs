@@ -7,7 +7,7 @@ use paxos_common::{
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use super::{Log, LogReadError, StoreError, integer, slot};
-use crate::progress::{LogDigest, MARKS_KEPT, Mark, Progress};
+use crate::progress::{LogDigest, MARK_SLOTS, MARKS_KEPT, Mark, Progress};
 
 /// The state record, without its checksum.
 #[derive(Clone, Copy, Debug)]
@@ -30,14 +30,14 @@ impl StoredState {
         ])
     }
 
-    /// The state record of a new file.
-    fn new(cluster: ClusterId) -> Self {
+    /// The state record of a new file, whose log begins at `mark`.
+    fn at(cluster: ClusterId, mark: Mark, state: StateDigest) -> Self {
         Self {
             cluster,
-            applied_to: Slot::ZERO,
-            log_from: Slot::ZERO,
-            digest: LogDigest::default(),
-            state: StateDigest::default(),
+            applied_to: mark.to,
+            log_from: mark.to,
+            digest: mark.digest,
+            state,
         }
     }
 
@@ -104,8 +104,8 @@ pub(super) async fn load(
     };
     let Some(row) = fetch(&mut *connection).await? else {
         // A new file, or a file left by a process that ended right after making it.
-        let state = StoredState::new(cluster);
-        begin(connection, &state).await?;
+        let state = StoredState::at(cluster, Mark::default(), StateDigest::default());
+        write_first(connection, &state).await?;
         return Ok((Progress::default(), state));
     };
     let stored = StoredState::read(&row)?.ok_or_else(damaged)?;
@@ -153,13 +153,35 @@ async fn fetch(connection: &mut SqliteConnection) -> Result<Option<SqliteRow>, s
         .await
 }
 
+/// Writes the state record of a new file with the state at `mark`, and the mark if marks of this slot are kept.
+pub(super) async fn begin_at(
+    connection: &mut SqliteConnection,
+    cluster: ClusterId,
+    mark: Mark,
+    state: StateDigest,
+) -> Result<(), sqlx::Error> {
+    write_first(connection, &StoredState::at(cluster, mark, state)).await?;
+    if !mark.to.get().is_multiple_of(MARK_SLOTS) {
+        return Ok(());
+    }
+    sqlx::query("INSERT INTO digest (applied_to, digest, state) VALUES (?, ?, ?)")
+        .bind(integer(mark.to))
+        .bind(&mark.digest.as_bytes()[..])
+        .bind(state.to_bytes().to_vec())
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
 /// Writes the state record of a new file.
-async fn begin(connection: &mut SqliteConnection, state: &StoredState) -> Result<(), sqlx::Error> {
+async fn write_first(connection: &mut SqliteConnection, state: &StoredState) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO state (one, cluster_id, applied_to, log_from, digest, state_digest, checksum)
-         VALUES (1, ?, 0, 0, ?, ?, ?)",
+         VALUES (1, ?, ?, ?, ?, ?, ?)",
     )
     .bind(&state.cluster.as_bytes()[..])
+    .bind(integer(state.applied_to))
+    .bind(integer(state.log_from))
     .bind(&state.digest.as_bytes()[..])
     .bind(state.state.to_bytes().to_vec())
     .bind(state.checksum())

@@ -30,7 +30,8 @@ fn value(text: &str) -> Value {
 }
 
 async fn open(path: &Path, cluster: ClusterId) -> Result<OpenedStore, StoreError> {
-    Store::open(DataDir::open(path).unwrap(), cluster, &DiskSpace::default()).await
+    let directory = Arc::new(DataDir::open(path).unwrap());
+    Store::open(directory, cluster, &DiskSpace::default()).await
 }
 
 /// A learner without its tasks.

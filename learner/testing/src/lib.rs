@@ -23,8 +23,10 @@ use tokio::{net::TcpListener, sync::watch};
 use tonic::{Request, Response, Status, Streaming};
 
 mod running;
+mod snapshots;
 
 pub use running::TestLearner;
+pub use snapshots::{KeptSnapshot, SnapshotScript};
 
 /// The script of an acceptor.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +53,12 @@ pub struct Script {
     pub forms_muted: bool,
     /// Streams opened before an increase of this counter are broken off.
     pub breaks: u64,
+    /// The snapshot to `trimmed_to`.
+    pub snapshot: Option<SnapshotScript>,
+    /// Asks every learner for a snapshot above this slot; each change is reported at once.
+    pub snapshot_wanted: Option<u64>,
+    /// Uploads are refused with this code.
+    pub keep_refused: Option<tonic::Code>,
 }
 
 /// The calls received by an acceptor.
@@ -66,6 +74,12 @@ pub struct HeardCalls {
     pub values_from: Vec<u64>,
     /// Every report on every `Attach` stream.
     pub reports: Vec<pb::AttachRequest>,
+    /// The begins of uploads.
+    pub keep_begins: Vec<pb::SnapshotId>,
+    /// Every whole upload.
+    pub kept: Vec<KeptSnapshot>,
+    /// Number of streams of the snapshot.
+    pub snapshots: u64,
 }
 
 /// An acceptor of a test.
@@ -144,10 +158,11 @@ impl FakeAcceptor {
     fn frame(&self, script: &Script, begin: usize, request: &pb::ObserveRequest) -> pb::ObserveFrame {
         let news = script.accepted[begin..]
             .iter()
-            .filter(|(_, slot, _)| *slot >= request.from);
+            .filter(|(_, slot, _)| *slot >= request.from.max(script.trimmed_to));
         let mut frame = pb::ObserveFrame {
             stamp: Some(self.stamp(script.frames_stamped)),
             chosen_to: script.chosen_to,
+            trimmed_to: script.trimmed_to,
             ..Default::default()
         };
         for (ballot, slot, value) in news {
@@ -255,11 +270,12 @@ impl Acceptor for FakeAcceptor {
         let mut reports = request.into_inner();
         let mut script = self.script.subscribe();
         let answers = async_stream::try_stream! {
-            let mut trimmed_to = script.borrow().trimmed_to;
+            let news = |script: &Script| (script.trimmed_to, script.snapshot_wanted);
+            let (mut trimmed_to, mut wanted) = news(&script.borrow());
             loop {
                 let received = tokio::select! {
                     received = reports.message() => Some(received),
-                    _ = script.wait_for(|script| script.trimmed_to != trimmed_to) => None,
+                    _ = script.wait_for(|script| news(script) != (trimmed_to, wanted)) => None,
                 };
                 if let Some(received) = received {
                     let Some(report) = received? else { break };
@@ -267,7 +283,7 @@ impl Acceptor for FakeAcceptor {
                 }
                 let chosen_to = {
                     let script = script.borrow_and_update();
-                    trimmed_to = script.trimmed_to;
+                    (trimmed_to, wanted) = news(&script);
                     script.chosen_to
                 };
                 yield pb::AttachResponse {
@@ -276,6 +292,7 @@ impl Acceptor for FakeAcceptor {
                     chosen_to,
                     voted_to: 0,
                     trimmed_to,
+                    snapshot_wanted: wanted.map(|above| pb::SnapshotWanted { above }),
                     ..Default::default()
                 };
             }
@@ -289,16 +306,16 @@ impl Acceptor for FakeAcceptor {
 
     async fn keep(
         &self,
-        _: Request<Streaming<pb::KeepRequest>>,
+        request: Request<Streaming<pb::KeepRequest>>,
     ) -> Result<Response<pb::KeepResponse>, Status> {
-        Err(Status::unimplemented("this acceptor keeps no snapshot"))
+        self.receive(request.into_inner()).await.map(Response::new)
     }
 
     async fn snapshot(
         &self,
         _: Request<pb::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(Status::unimplemented("this acceptor has no snapshot"))
+        self.send_snapshot().map(Response::new)
     }
 
     async fn accept(
@@ -323,7 +340,7 @@ impl Acceptor for FakeAcceptor {
                     .max()
                     .unwrap_or(0),
             ),
-            trimmed_to: 0,
+            trimmed_to: script.trimmed_to,
         }))
     }
 

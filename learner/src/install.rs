@@ -1,0 +1,162 @@
+//! Installs a snapshot of an acceptor in place of this learner's own state, before the learner begins to learn.
+
+mod progress;
+mod receive;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use paxos_common::{
+    paxos::{quorum::Configuration, slot::Slot},
+    peer::Backoff,
+    service::{failure::Failure, metrics::Counter},
+    sqlite::DataDir,
+    trace::{Beginning, Parent, Span, Tracer, names},
+};
+use tokio::{sync::watch, time::sleep};
+
+use crate::{
+    acceptors::ListedAcceptor,
+    cluster::Cluster,
+    cut_off::{StartStanding, at_start, sources},
+    disk::DiskSpace,
+    store::ImportError,
+    trims::{TrimBound, TrimReport},
+};
+use receive::InstallError;
+
+pub(crate) use progress::InstallProgress;
+
+/// Waits between two attempts, each with all useful snapshots.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Time between two log lines about attempts that fail for the same reason.
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Why a learner is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CutOffCause {
+    /// No acceptor with an answer has the next slots. Another acceptor may come back with these slots.
+    NoAcceptorHas,
+    /// The running learner could not learn the next slots, whether or not an acceptor has these slots.
+    NotProved,
+}
+
+/// A learner that is cut off.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CutOffLearner {
+    /// The first slot that the learner has not learned.
+    pub(crate) position: Slot,
+    pub(crate) cause: CutOffCause,
+}
+
+/// Everything needed to install a snapshot.
+#[derive(Debug)]
+pub(crate) struct Installer<'a> {
+    pub(crate) configuration: &'a Configuration,
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) acceptors: &'a [Arc<ListedAcceptor>],
+    /// The acceptors' reports, kept up to date meanwhile.
+    pub(crate) trims: &'a TrimBound,
+    pub(crate) directory: &'a Arc<DataDir>,
+    pub(crate) disk: &'a DiskSpace,
+    pub(crate) progress: &'a InstallProgress,
+    /// The end of the snapshot, for reports to the acceptors: acceptors keep the log from there on.
+    pub(crate) target: watch::Sender<Slot>,
+    /// Counts installed snapshots.
+    pub(crate) installs: Counter,
+    pub(crate) tracer: Tracer,
+}
+
+impl Installer<'_> {
+    /// Returns once a snapshot is in place of the learner's file, or once an acceptor has the next slots and no snapshot
+    /// is needed. Tries all useful snapshots again and again. The learner's own file stays until a snapshot is whole. No
+    /// connection to the file may be in use.
+    ///
+    /// # Errors
+    /// The disk failed.
+    ///
+    /// # Cancel safety
+    /// Safe: the next start finds the old file or the new file, and both are whole.
+    pub(crate) async fn run(&self, learner: CutOffLearner) -> Result<(), Failure> {
+        let CutOffLearner { position, cause } = learner;
+        tracing::warn!(
+            %position, ?cause,
+            "the acceptors have trimmed slots that this learner lacks: the learner installs a snapshot, and answers no \
+             readers meanwhile"
+        );
+        let quorum = self.cluster.electorate().quorums().phase1();
+        let mut pauses = Backoff::new(PAUSE_MIN, PAUSE_MAX);
+        let mut reported: Option<Instant> = None;
+        loop {
+            let reports = self.trims.fresh(Instant::now());
+            if cause == CutOffCause::NoAcceptorHas
+                && let StartStanding::Served(report) = at_start(position, quorum, &reports)
+            {
+                let acceptor = report.acceptor;
+                tracing::info!(%acceptor, "an acceptor has the slots: no snapshot is needed");
+                return Ok(());
+            }
+            for source in sources(position, reports) {
+                let Err(error) = self.attempt(source, position).await else {
+                    return Ok(());
+                };
+                let error = match error {
+                    InstallError::Import(error @ (ImportError::Sqlite { .. } | ImportError::Io { .. })) => {
+                        return Err(error.into());
+                    }
+                    error => error,
+                };
+                let is_full = matches!(error, InstallError::Import(ImportError::NoSpace));
+                if is_full {
+                    self.disk.is_full(self.directory.path());
+                }
+                let reason = error.to_string();
+                let is_news = self.progress.failed(&reason);
+                if is_news || reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
+                    reported = Some(Instant::now());
+                    tracing::warn!(
+                        acceptor = %source.acceptor, to = %source.trimmed_to, reason,
+                        "the snapshot of this acceptor is not installed: trying again"
+                    );
+                }
+                if is_full {
+                    break;
+                }
+            }
+            sleep(pauses.next_delay()).await;
+        }
+    }
+
+    /// Installs the snapshot of an acceptor.
+    async fn attempt(&self, source: TrimReport, position: Slot) -> Result<(), InstallError> {
+        let TrimReport { acceptor, trimmed_to } = source;
+        let listed = self.acceptors.iter().find(|listed| listed.is(acceptor));
+        let listed = listed.ok_or(InstallError::Gone)?;
+        self.target.send_replace(trimmed_to);
+        let mut span = self.tracer.begin(Beginning::new("learner.install", Parent::None));
+        if let Some(span) = &mut span {
+            span.count(names::SLOT, trimmed_to.get());
+            span.peer(listed.address());
+        }
+        let begun = Instant::now();
+        let installed = self.receive(listed, position).await;
+        if let Err(error) = &installed
+            && let Some(span) = &mut span
+        {
+            span.fail("snapshot", error.to_string());
+        }
+        span.map(Span::end);
+        let summary = installed?;
+        self.installs.increment();
+        self.disk.has_space();
+        tracing::info!(
+            address = %listed.address(), to = %summary.header.to, bytes = summary.bytes,
+            registers = summary.footer.registers, took_ms = begun.elapsed().as_millis(),
+            "installed a snapshot"
+        );
+        Ok(())
+    }
+}
