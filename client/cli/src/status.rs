@@ -219,7 +219,10 @@ fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 10] {
                 progress.applied_to.to_string(),
                 verdict.chosen_to.saturating_sub(progress.applied_to).to_string(),
                 dash(),
-                latest.unwrap_or_else(dash),
+                match peer.installed_percent {
+                    Some(percent) => format!("INSTALLING {percent} %"),
+                    None => latest.unwrap_or_else(dash),
+                },
             ]
         }
         None => [
@@ -337,6 +340,7 @@ fn report(status: &ClusterReport, verdict: &Verdict) -> Value {
             },
             "leads": verdict.leader.as_ref() == Some(peer),
             "log_from": peer.log_from.map(uint64),
+            "installed_percent": peer.installed_percent,
             "lag": learner(peer).map(|learner| uint64(verdict.chosen_to.saturating_sub(learner.applied_to))),
         })).collect::<Vec<_>>(),
     })
@@ -384,6 +388,15 @@ mod tests {
         ]);
         lose(&mut status, 0);
         insta::assert_snapshot!(text(&status, &judge(&status)));
+    }
+
+    #[test]
+    fn learner_that_installs_a_snapshot_is_shown_with_the_progress() {
+        let status = healthy();
+        let mut verdict = judge(&status);
+        verdict.peers[1].installed_percent = Some(35);
+        let shown = text(&status, &verdict);
+        assert!(shown.contains("INSTALLING 35 %"), "{shown}");
     }
 
     #[test]

@@ -198,6 +198,17 @@ fn condition(peer: &Peer, quorum: Option<usize>, chosen_to: u64) -> Option<Findi
             "the proposer's log says why other acceptors are not connected: look at this log and at the network",
         ));
     }
+    let not_ready = || {
+        Finding::degraded(
+            peer.subject(),
+            format!("{role} {address} is not ready: {}", peer.not_ready),
+            "readers use other learners: ask again; if this stays, look at the learner's log and at the network to \
+             the acceptors",
+        )
+    };
+    if peer.installed_percent.is_some() {
+        return Some(not_ready());
+    }
     let lag = learner(peer).map_or(0, |learner| chosen_to.saturating_sub(learner.applied_to));
     if lag > LAG_SLOTS {
         return Some(Finding::degraded(
@@ -207,14 +218,7 @@ fn condition(peer: &Peer, quorum: Option<usize>, chosen_to: u64) -> Option<Findi
              number does not shrink, look at the learner's log",
         ));
     }
-    (learner(peer).is_some() && !peer.not_ready.is_empty()).then(|| {
-        Finding::degraded(
-            peer.subject(),
-            format!("{role} {address} is not ready: {}", peer.not_ready),
-            "readers use other learners: ask again; if this stays, look at the learner's log and at the network to \
-             the acceptors",
-        )
-    })
+    (learner(peer).is_some() && !peer.not_ready.is_empty()).then(not_ready)
 }
 
 fn little_space(peer: &Peer) -> Option<Finding> {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use paxos_client::{ErrorCode, raw::ClusterReport};
 use paxos_proto::v1::{
-    AttachRequest, LearnerProgress, LearnerStatusResponse, ProposerPhase, ProposerProgress,
-    ProposerStatusResponse, Role, attach_request::Progress,
+    AttachRequest, InstallingSnapshot, LearnerProgress, LearnerStatusResponse, ProposerPhase,
+    ProposerProgress, ProposerStatusResponse, Role, attach_request::Progress,
 };
 
 use super::Subject;
@@ -44,6 +44,8 @@ pub(crate) struct Peer {
     pub(crate) data_free_bytes: Option<u64>,
     /// The oldest kept slot, if the peer is a learner and answered.
     pub(crate) log_from: Option<u64>,
+    /// The arrived part of the snapshot in percent, if the peer is a learner that installs a snapshot and answered.
+    pub(crate) installed_percent: Option<u64>,
 }
 
 impl Peer {
@@ -58,6 +60,7 @@ impl Peer {
             linked: None,
             data_free_bytes: None,
             log_from: None,
+            installed_percent: None,
         }
     }
 
@@ -91,6 +94,7 @@ impl Peer {
         self.linked = own.linked;
         self.data_free_bytes = own.data_free_bytes;
         self.log_from = own.log_from;
+        self.installed_percent = own.installed_percent;
     }
 }
 
@@ -106,6 +110,7 @@ struct Own {
     linked: Option<Vec<bytes::Bytes>>,
     data_free_bytes: Option<u64>,
     log_from: Option<u64>,
+    installed_percent: Option<u64>,
 }
 
 impl From<&ProposerStatusResponse> for Own {
@@ -133,6 +138,7 @@ impl From<&ProposerStatusResponse> for Own {
             linked: Some(linked.collect()),
             data_free_bytes: None,
             log_from: None,
+            installed_percent: None,
         }
     }
 }
@@ -151,14 +157,20 @@ impl From<&LearnerStatusResponse> for Own {
                 // The answer says why the learner is not ready, but not whether the learner refuses reads.
                 refuses_reads: !answer.not_ready.is_empty(),
                 state_bytes: answer.state_bytes,
-                installing_to: 0,
+                installing_to: answer.installing.as_ref().map_or(0, |installing| installing.to),
             }),
             not_ready: answer.not_ready.clone(),
             linked: None,
             data_free_bytes: answer.data_free_bytes,
             log_from: Some(answer.log_from),
+            installed_percent: answer.installing.as_ref().map(percent),
         }
     }
+}
+
+fn percent(installing: &InstallingSnapshot) -> u64 {
+    let hundred = installing.received.saturating_mul(100);
+    hundred.checked_div(installing.bytes).unwrap_or_default().min(100)
 }
 
 /// The learner's part of a report.

@@ -3,7 +3,9 @@
 use super::*;
 use crate::verdict::learner as learner_progress;
 use paxos_client::raw::RoleReport;
-use paxos_proto::v1::{AcceptorLink, LearnerStatusResponse, ProposerPhase, ProposerStatusResponse};
+use paxos_proto::v1::{
+    AcceptorLink, InstallingSnapshot, LearnerStatusResponse, ProposerPhase, ProposerStatusResponse,
+};
 
 /// The answer of the proposer at this port.
 fn own_proposer(port: u16, leading: bool, linked: &[u8]) -> RoleReport<ProposerStatusResponse> {
@@ -69,6 +71,29 @@ fn own_words_count_more_than_old_reports() {
     let learner = verdict.peers.iter().find_map(learner_progress).unwrap();
     assert_eq!(learner.applied_to, 120);
     assert!(verdict.peers.iter().all(|peer| peer.source == Source::Itself));
+}
+
+#[test]
+fn learner_that_installs_a_snapshot_is_degraded_with_the_progress_however_far_behind() {
+    let mut status = cluster(&[proposer(7101, true), learner(7201, 1, &[])]);
+    let mut own = own_learner(7201, 0);
+    let answer = own.answer.as_mut().unwrap();
+    answer.not_ready = "this learner installs a snapshot (120 of 340 MiB)".to_owned();
+    answer.installing = Some(InstallingSnapshot {
+        to: 1_000_000,
+        received: 120 << 20,
+        bytes: 340 << 20,
+    });
+    status.learners = vec![own];
+    status.acceptors[0].answer.as_mut().unwrap().chosen_to = 1_000_500;
+    let verdict = judge(&status);
+    let peer = verdict.peers.iter().find(|peer| learner_progress(peer).is_some());
+    assert_eq!(peer.unwrap().installed_percent, Some(35));
+    let problems = problems(&status);
+    assert!(
+        problems.contains("is not ready: this learner installs a snapshot (120 of 340 MiB)"),
+        "{problems}"
+    );
 }
 
 #[test]
