@@ -20,6 +20,7 @@ mod habits;
 mod harness;
 mod help;
 mod hostile;
+mod installs;
 mod limits;
 mod linearizability;
 mod lost_commits;
