@@ -35,11 +35,7 @@ use wishes::{NextGift, WishList};
 
 /// Longest wait until this learner has written the wanted slots.
 const DURABLE_WAIT_MAX: Duration = Duration::from_secs(10);
-/// Longest time in which an acceptor takes no part.
-const STALL_MAX: Duration = Duration::from_secs(30);
-/// Longest wait for the answer after the last part: the acceptor syncs and records the file.
-const ANSWER_MAX: Duration = Duration::from_secs(60);
-/// Lowest rate of an upload in bytes a second, beside [`ANSWER_MAX`]: a slower acceptor must not keep others waiting.
+/// Lowest rate of an upload in bytes a second, beside the patience: a slower acceptor must not keep others waiting.
 const RATE_MIN: u64 = 256 * 1024;
 /// Shortest time between two log lines about uploads that failed.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
@@ -55,6 +51,21 @@ impl Wishes {
     fn asks(&self, acceptor: AcceptorUuid, above: Option<Slot>) {
         if self.lock().asks(acceptor, above) {
             self.changes.send_replace(());
+        }
+    }
+
+    /// An attempt has ended.
+    fn ended(&self, acceptor: AcceptorUuid, given: &Result<(), NotGiven>, now: Instant) {
+        let mut list = self.lock();
+        match given {
+            Ok(()) => list.kept(acceptor, now),
+            Err(NotGiven::Answered(status)) if status.code() == Code::ResourceExhausted => {
+                list.refused(acceptor, now);
+            }
+            Err(NotGiven::NotWritten(_) | NotGiven::NotAsked) => list.refused(acceptor, now),
+            Err(NotGiven::NotMade(_) | NotGiven::Read(_) | NotGiven::Answered(_) | NotGiven::Slow(_)) => {
+                list.failed(acceptor, now)
+            }
         }
     }
 
@@ -110,6 +121,8 @@ pub(crate) struct Giver {
     pub(crate) snapshots: SnapshotOrders,
     /// Watermark of slots on disk.
     pub(crate) durable_to: watch::Receiver<Slot>,
+    /// Longest time in which an acceptor takes no part, or does not answer after the last part.
+    pub(crate) patience: Duration,
     pub(crate) tracer: Tracer,
 }
 
@@ -143,22 +156,8 @@ impl Giver {
             };
             let given = self.give(acceptor, above).await;
             let now = Instant::now();
-            let mut wishes = self.wishes.lock();
-            let error = match given {
-                Ok(()) => {
-                    wishes.kept(acceptor, now);
-                    continue;
-                }
-                Err(error) => error,
-            };
-            match &error {
-                NotGiven::Answered(status) if status.code() == Code::ResourceExhausted => {
-                    wishes.refused(acceptor, now);
-                }
-                NotGiven::NotWritten(_) | NotGiven::NotAsked => wishes.refused(acceptor, now),
-                _ => wishes.failed(acceptor, now),
-            }
-            drop(wishes);
+            self.wishes.ended(acceptor, &given, now);
+            let Err(error) = given else { continue };
             let is_due = reported.is_none_or(|at| now.duration_since(at) >= REPORT_INTERVAL);
             if is_due && !matches!(error, NotGiven::NotAsked) {
                 reported = Some(now);
@@ -214,9 +213,9 @@ impl Giver {
             return Err(NotGiven::NotAsked);
         }
         let begun = Instant::now();
-        let deadline = ANSWER_MAX + Duration::from_secs(bytes / RATE_MIN);
+        let deadline = self.patience * 2 + Duration::from_secs(bytes / RATE_MIN);
         let context = span.map(|span| span.context().clone());
-        let upload = upload(&self.cluster, listed, &snapshot, context.as_ref());
+        let upload = upload(&self.cluster, listed, &snapshot, self.patience, context.as_ref());
         match timeout(deadline, upload).await {
             Ok(uploaded) => uploaded?,
             Err(_) => return Err(NotGiven::Slow("the whole upload")),
@@ -234,6 +233,7 @@ async fn upload(
     cluster: &Cluster,
     acceptor: &ListedAcceptor,
     snapshot: &Arc<SnapshotFile>,
+    patience: Duration,
     trace: Option<&SpanContext>,
 ) -> Result<(), NotGiven> {
     let opening = Arc::clone(snapshot);
@@ -245,13 +245,13 @@ async fn upload(
     let mut request = Request::new(ReceiverStream::new(parts));
     trace::inject(&mut request, trace);
     let mut call = pin!(client.keep(request));
-    let mut sending = pin!(send(cluster, snapshot, file, parts_in));
+    let mut sending = pin!(send(cluster, snapshot, patience, file, parts_in));
     tokio::select! {
         // Both are polled to the end, or dropped together.
         answer = &mut call => return answer.map(drop).map_err(Into::into),
         sent = &mut sending => sent?,
     }
-    let answer = timeout(ANSWER_MAX, call).await;
+    let answer = timeout(patience, call).await;
     answer
         .map_err(|_| NotGiven::Slow("no answer after the last part"))?
         .map(drop)
@@ -262,6 +262,7 @@ async fn upload(
 async fn send(
     cluster: &Cluster,
     snapshot: &SnapshotFile,
+    patience: Duration,
     file: Arc<std::fs::File>,
     parts: mpsc::Sender<pb::KeepRequest>,
 ) -> Result<(), NotGiven> {
@@ -276,7 +277,7 @@ async fn send(
     };
     let send = async |content| {
         let content = Some(content);
-        let sent = timeout(STALL_MAX, parts.send(pb::KeepRequest { content })).await;
+        let sent = timeout(patience, parts.send(pb::KeepRequest { content })).await;
         sent.map_err(|_| NotGiven::Slow("no part taken"))
     };
     let mut at = 0;

@@ -13,7 +13,7 @@ use paxos_common::{
     peer::Backoff,
     service::{failure::Failure, metrics::Counter},
     sqlite::DataDir,
-    trace::{Beginning, Parent, Span, Tracer, names},
+    trace::{Beginning, Parent, Tracer, names},
 };
 use tokio::{sync::watch, time::sleep};
 
@@ -22,7 +22,7 @@ use crate::{
     cluster::Cluster,
     cut_off::{StartStanding, at_start, sources},
     disk::DiskSpace,
-    store::ImportError,
+    store::{self, ImportError},
     trims::{TrimBound, TrimReport},
 };
 use receive::InstallError;
@@ -31,7 +31,12 @@ pub(crate) use progress::InstallProgress;
 
 /// Waits between two attempts, each with all useful snapshots.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// The wait between two attempts while the disk is full.
+const FULL_PAUSE: Duration = Duration::from_secs(2);
+/// How long a learner tries useful snapshots without success, before the learner tries to learn from an acceptor with the
+/// next slots again.
+const ATTEMPTS_MAX: Duration = Duration::from_secs(60);
 /// Time between two log lines about attempts that fail for the same reason.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -71,8 +76,8 @@ pub(crate) struct Installer<'a> {
 }
 
 impl Installer<'_> {
-    /// Returns once a snapshot is in place of the learner's file, or once an acceptor has the next slots and no snapshot
-    /// is needed. Tries all useful snapshots again and again. The learner's own file stays until a snapshot is whole. No
+    /// Returns once a snapshot is in place of the learner's file, or once learning is worth a try: see [`is_given_up`].
+    /// Tries all useful snapshots again and again. The learner's own file stays until a snapshot is whole. No
     /// connection to the file may be in use.
     ///
     /// # Errors
@@ -90,15 +95,16 @@ impl Installer<'_> {
         let quorum = self.cluster.electorate().quorums().phase1();
         let mut pauses = Backoff::new(PAUSE_MIN, PAUSE_MAX);
         let mut reported: Option<Instant> = None;
+        let begun = Instant::now();
         loop {
             let reports = self.trims.fresh(Instant::now());
-            if cause == CutOffCause::NoAcceptorHas
-                && let StartStanding::Served(report) = at_start(position, quorum, &reports)
-            {
-                let acceptor = report.acceptor;
-                tracing::info!(%acceptor, "an acceptor has the slots: no snapshot is needed");
+            let standing = at_start(position, quorum, &reports);
+            let is_useful = reports.iter().any(|report| report.trimmed_to > position);
+            if is_given_up(cause, standing, is_useful, begun.elapsed()) {
+                tracing::info!("an acceptor has the slots: this learner learns without a snapshot");
                 return Ok(());
             }
+            let mut is_full = false;
             for source in sources(position, reports) {
                 let Err(error) = self.attempt(source, position).await else {
                     return Ok(());
@@ -109,9 +115,9 @@ impl Installer<'_> {
                     }
                     error => error,
                 };
-                let is_full = matches!(error, InstallError::Import(ImportError::NoSpace));
+                is_full = matches!(error, InstallError::Import(ImportError::NoSpace { .. }));
                 if is_full {
-                    self.disk.is_full(self.directory.path());
+                    self.disk.is_full(&self.directory.file(store::FILE));
                 }
                 let reason = error.to_string();
                 let is_news = self.progress.failed(&reason);
@@ -126,7 +132,8 @@ impl Installer<'_> {
                     break;
                 }
             }
-            sleep(pauses.next_delay()).await;
+            let pause = if is_full { FULL_PAUSE } else { pauses.next_delay() };
+            sleep(pause).await;
         }
     }
 
@@ -143,12 +150,12 @@ impl Installer<'_> {
         }
         let begun = Instant::now();
         let installed = self.receive(listed, position).await;
-        if let Err(error) = &installed
-            && let Some(span) = &mut span
-        {
-            span.fail("snapshot", error.to_string());
+        if let Some(mut span) = span {
+            if let Err(error) = &installed {
+                span.fail("snapshot", error.to_string());
+            }
+            span.end();
         }
-        span.map(Span::end);
         let summary = installed?;
         self.installs.increment();
         self.disk.has_space();
@@ -158,5 +165,42 @@ impl Installer<'_> {
             "installed a snapshot"
         );
         Ok(())
+    }
+}
+
+/// Whether the learner learns instead of waiting for a snapshot. An acceptor must have the next slots. If the running
+/// learner could not learn these slots, a useful snapshot is preferred, but not without end: a reporting acceptor may be
+/// gone, or may never give its snapshot.
+fn is_given_up(cause: CutOffCause, standing: StartStanding, is_useful: bool, tried: Duration) -> bool {
+    let is_served = matches!(standing, StartStanding::Served(_));
+    is_served && (cause == CutOffCause::NoAcceptorHas || !is_useful || tried >= ATTEMPTS_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use paxos_common::paxos::identity::AcceptorUuid;
+
+    use super::*;
+
+    #[test]
+    fn learner_learns_without_a_snapshot_only_from_an_acceptor_with_the_slots() {
+        let served = StartStanding::Served(TrimReport {
+            acceptor: AcceptorUuid::from_u128(1),
+            trimmed_to: Slot::ZERO,
+        });
+        let seconds = Duration::from_secs;
+        let (absent, unproved) = (CutOffCause::NoAcceptorHas, CutOffCause::NotProved);
+        for cause in [absent, unproved] {
+            for standing in [StartStanding::CutOff, StartStanding::Unknown] {
+                assert!(!is_given_up(cause, standing, false, seconds(1_000)));
+                assert!(!is_given_up(cause, standing, true, seconds(1_000)));
+            }
+        }
+        assert!(is_given_up(absent, served, true, seconds(0)));
+        // The learner could not learn these slots.
+        assert!(!is_given_up(unproved, served, true, seconds(59)));
+        // The acceptor that had trimmed is gone, or its snapshot is of no use.
+        assert!(is_given_up(unproved, served, false, seconds(0)));
+        assert!(is_given_up(unproved, served, true, seconds(60)));
     }
 }

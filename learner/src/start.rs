@@ -25,7 +25,7 @@ use crate::{
     catch_up::CatchUp,
     cluster::Cluster,
     config::Config,
-    cut_off::StartStanding,
+    cut_off::{StartStanding, sources},
     disk::DiskSpace,
     driver::{self, DriverEvent, DriverOutputs},
     fill::{self, Filler},
@@ -55,6 +55,8 @@ const GREETINGS_MAX: usize = 64;
 /// How long the position of a running learner may stand still below the log of an acceptor, in stall timeouts: values
 /// were taken from other acceptors meanwhile.
 const STANDSTILL: u32 = 10;
+/// Longest time in which an acceptor takes no part of a given snapshot, in stall timeouts.
+const UPLOAD_STALL: u32 = 30;
 
 /// Everything needed to start learning.
 pub(crate) struct Starter {
@@ -235,7 +237,10 @@ impl Starter {
     /// Installs a snapshot, and reports this to the acceptors meanwhile.
     async fn install(&self, found: &FoundCluster, interrupted: InterruptedLearner) -> Result<(), Failure> {
         let InterruptedLearner { learner, progress } = interrupted;
-        let (target, installing_to) = watch::channel(Slot::ZERO);
+        // Known from the first report on, so that no acceptor asks this learner for a snapshot.
+        let first = sources(learner.position, found.trims.fresh(std::time::Instant::now()));
+        let first = first.first().map_or(Slot::ZERO, |source| source.trimmed_to);
+        let (target, installing_to) = watch::channel(first);
         let (_progress, applied) = watch::channel(progress);
         let tasks = self.shutdown.child();
         let _end = tasks.token().clone().drop_guard();
@@ -291,6 +296,7 @@ impl Starter {
             wishes: Arc::clone(wishes),
             snapshots: snapshots.clone(),
             durable_to: learning.knowledge.follow_durable(),
+            patience: self.config.stall_timeout * UPLOAD_STALL,
             tracer: self.tracer.clone(),
         };
         shutdown.spawn_until_stop(giver.keep_giving());

@@ -58,7 +58,8 @@ pub(crate) use import::{ImportError, StoreImport};
 pub(crate) use log::{Log, LogReadError};
 pub(crate) use sweep::SweptRows;
 
-const FILE: &str = "learner.db";
+/// Name of the file in the data directory.
+pub(crate) const FILE: &str = "learner.db";
 const SCHEMA: &str = include_str!("../schema.sql");
 const SCHEMA_VERSION: i32 = 4;
 /// `pxLn`: distinguishes this file from an acceptor's.

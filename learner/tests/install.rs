@@ -20,7 +20,7 @@ fn value(slot: u64) -> Bytes {
         session: None,
         operation: Some(Operation::Put(pb::Put {
             key: format!("key {}", slot % 70).into(),
-            value: vec![slot as u8; 3_000].into(),
+            value: vec![slot.to_le_bytes()[0]; 3_000].into(),
             condition: None,
         })),
     };
@@ -130,7 +130,7 @@ async fn learner_on_an_empty_disk_installs_the_snapshot_and_learns_on() {
     // The acceptors hold back trims meanwhile.
     let reported = |report: &pb::AttachRequest| match &report.progress {
         Some(pb::attach_request::Progress::Learner(progress)) => Some(progress.installing_to),
-        _ => None,
+        Some(pb::attach_request::Progress::Proposer(_)) | None => None,
     };
     let heard = acceptors.map(|acceptor| acceptor.heard.borrow().reports.clone());
     assert!(heard.iter().flatten().any(|report| reported(report) == Some(100)));
@@ -392,5 +392,31 @@ async fn refused_snapshot_is_offered_again_while_the_acceptor_asks() {
     acceptors[1].hears(|heard| !heard.kept.is_empty()).await;
     acceptors[0].change(|script| script.keep_refused = None);
     acceptors[0].hears(|heard| !heard.kept.is_empty()).await;
+    learner.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn acceptor_that_takes_nothing_keeps_no_other_waiting() {
+    let acceptors = acceptors().await;
+    // More than the connection holds.
+    accept(&acceptors, 0..70);
+    let mut learner = TestLearner::start(&acceptors, None).await;
+    applies(&mut learner, 70).await;
+    acceptors[0].change(|script| {
+        script.keeps_muted = true;
+        script.snapshot_wanted = Some(10);
+    });
+    acceptors[0].hears(|heard| heard.keep_begins.len() == 1).await;
+    acceptors[1].change(|script| script.snapshot_wanted = Some(10));
+    acceptors[1].hears(|heard| !heard.kept.is_empty()).await;
+    // The upload was given up, and begins again only after a pause.
+    let heard = acceptors[0].heard.borrow().clone();
+    assert_eq!((heard.keep_begins.len(), heard.kept.len()), (1, 0));
+    // The learner stops in the middle of an upload.
+    acceptors[1].change(|script| {
+        script.keeps_muted = true;
+        script.snapshot_wanted = Some(11);
+    });
+    acceptors[1].hears(|heard| heard.keep_begins.len() == 2).await;
     learner.stop().await.unwrap();
 }

@@ -77,7 +77,8 @@ impl Installer<'_> {
         // The acceptor may have trimmed since its report.
         self.target.send_replace(announced.to);
         self.progress.arrives(announced.to, announced.bytes);
-        let mut import = StoreImport::begin(Arc::clone(self.directory), self.cluster.id()).await?;
+        let mut import =
+            StoreImport::begin(Arc::clone(self.directory), self.cluster.id(), announced.bytes).await?;
         match self.fill(&mut import, &mut parts, &announced).await {
             Ok(summary) => {
                 import.finish(&summary).await?;

@@ -51,8 +51,10 @@ const FREE_MIN: u64 = 32 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ImportError {
     /// Waiting helps.
-    #[error("too little space: an installation leaves {} MiB free on the disk of this learner", FREE_MIN >> 20)]
-    NoSpace,
+    #[error(
+        "too little space on the disk of {}: an installation leaves {} MiB free", path.display(), FREE_MIN >> 20
+    )]
+    NoSpace { path: PathBuf },
     #[error("write {}: {source}", path.display())]
     Sqlite { path: PathBuf, source: SqliteError },
     #[error("write {}: {source}", path.display())]
@@ -80,19 +82,24 @@ pub(crate) struct StoreImport {
 }
 
 impl StoreImport {
-    /// Begins a file. An earlier unfinished file is removed.
+    /// Begins a file for a snapshot of this size. An earlier unfinished file is removed.
     ///
     /// # Errors
     /// See [`ImportError`].
     ///
     /// # Cancel safety
     /// Safe: the next begin or the next start removes the file.
-    pub(crate) async fn begin(directory: Arc<DataDir>, cluster: ClusterId) -> Result<Self, ImportError> {
+    pub(crate) async fn begin(
+        directory: Arc<DataDir>,
+        cluster: ClusterId,
+        bytes: u64,
+    ) -> Result<Self, ImportError> {
         let path = directory.file(NEW);
         aside::remove(&path)
             .await
             .map_err(|error| written(&path, error))?;
-        check_space(&path)?;
+        // The file is a little larger than the snapshot.
+        check_space(&path, bytes)?;
         let connection = create(&path).await.map_err(|source| failed(&path, source))?;
         Ok(Self {
             connection,
@@ -131,7 +138,7 @@ impl StoreImport {
     }
 
     async fn write(&mut self) -> Result<(), ImportError> {
-        check_space(&self.path)?;
+        check_space(&self.path, 0)?;
         self.bytes = 0;
         let (registers, sessions) = (
             std::mem::take(&mut self.registers),
@@ -249,23 +256,34 @@ async fn sync(path: &Path) -> io::Result<()> {
     synced.await.map_err(io::Error::other)?
 }
 
-/// Checks the free space. Without a figure, only a failed write shows a full disk.
-fn check_space(path: &Path) -> Result<(), ImportError> {
+/// Checks that the disk keeps enough free space after this many more bytes. Without a figure, only a failed write shows a
+/// full disk.
+fn check_space(path: &Path, bytes: u64) -> Result<(), ImportError> {
     let found = path.parent().and_then(|directory| statvfs(directory).ok());
     match found.map(|found| found.f_bavail.saturating_mul(found.f_frsize)) {
-        Some(free) if free < FREE_MIN => Err(ImportError::NoSpace),
+        Some(free) if free < bytes.saturating_add(FREE_MIN) => Err(no_space(path)),
         Some(_) | None => Ok(()),
     }
+}
+
+fn no_space(path: &Path) -> ImportError {
+    let path = path.to_owned();
+    ImportError::NoSpace { path }
 }
 
 fn failed(path: &Path, source: SqliteError) -> ImportError {
     let is_full = match &source {
         SqliteError::Full(_) => true,
         SqliteError::Sqlite(error) => found_no_space(error, path),
-        _ => false,
+        SqliteError::Locked(_)
+        | SqliteError::Directory { .. }
+        | SqliteError::Foreign { .. }
+        | SqliteError::Newer { .. }
+        | SqliteError::Older { .. }
+        | SqliteError::Setting { .. } => false,
     };
     if is_full {
-        return ImportError::NoSpace;
+        return no_space(path);
     }
     let path = path.to_owned();
     ImportError::Sqlite { path, source }
@@ -274,7 +292,7 @@ fn failed(path: &Path, source: SqliteError) -> ImportError {
 fn written(path: &Path, source: io::Error) -> ImportError {
     let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
     if full.contains(&source.kind()) {
-        return ImportError::NoSpace;
+        return no_space(path);
     }
     let path = path.to_owned();
     ImportError::Io { path, source }

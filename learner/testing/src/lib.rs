@@ -59,6 +59,8 @@ pub struct Script {
     pub snapshot_wanted: Option<u64>,
     /// Uploads are refused with this code.
     pub keep_refused: Option<tonic::Code>,
+    /// Uploads are neither read nor answered after the begin.
+    pub keeps_muted: bool,
 }
 
 /// The calls received by an acceptor.

@@ -60,6 +60,10 @@ impl FakeAcceptor {
         if let Some(code) = self.script.borrow().keep_refused {
             return Err(Status::new(code, "refused by the test"));
         }
+        let is_muted = self.script.borrow().keeps_muted;
+        if is_muted {
+            std::future::pending::<()>().await;
+        }
         let mut file = Vec::new();
         while let Some(part) = parts.message().await? {
             let Some(Content::Data(data)) = part.content else {

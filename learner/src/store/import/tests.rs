@@ -57,11 +57,16 @@ fn parts(fill: u8) -> Vec<SnapshotPart> {
         .collect()
 }
 
+/// The digest of the log below `to`.
+fn log_digest(to: u64) -> [u8; 32] {
+    [to.to_le_bytes()[0]; 32]
+}
+
 fn summary(to: u64, parts: &[SnapshotPart]) -> SnapshotSummary {
     let mut encoder = SnapshotEncoder::new(SnapshotHeader {
         cluster: cluster(),
         to: Slot::new(to).unwrap(),
-        log_digest: [to as u8; 32],
+        log_digest: log_digest(to),
         configuration: configuration(),
     });
     for part in parts {
@@ -86,7 +91,7 @@ async fn open(directory: &Arc<DataDir>) -> OpenedStore {
 async fn import(directory: &Arc<DataDir>, to: u64, fill: u8) {
     let parts = parts(fill);
     let summary = summary(to, &parts);
-    let mut import = StoreImport::begin(Arc::clone(directory), cluster())
+    let mut import = StoreImport::begin(Arc::clone(directory), cluster(), summary.bytes)
         .await
         .unwrap();
     for part in parts {
@@ -123,7 +128,7 @@ async fn holds(directory: &Arc<DataDir>, to: u64, fill: u8) {
     let (to_slot, expected) = (Slot::new(to).unwrap(), parts(fill));
     let latest = opened.progress.latest();
     assert_eq!((latest.to, opened.log.from()), (to_slot, to_slot));
-    assert_eq!(latest.digest.as_bytes(), &[to as u8; 32]);
+    assert_eq!(latest.digest.as_bytes(), &log_digest(to));
     assert_eq!(latest.state, Some(summary(to, &expected).footer.digest));
     for part in &expected {
         match part {
@@ -185,7 +190,9 @@ async fn cut_off_installation_leaves_the_old_state() {
     let mut opened = open(&data).await;
     write(&mut opened, 40).await;
     opened.close().await;
-    let mut import = StoreImport::begin(Arc::clone(&data), cluster()).await.unwrap();
+    let mut import = StoreImport::begin(Arc::clone(&data), cluster(), 100)
+        .await
+        .unwrap();
     for part in parts(1) {
         import.add(part).await.unwrap();
     }
@@ -196,7 +203,9 @@ async fn cut_off_installation_leaves_the_old_state() {
     assert_eq!(opened.progress.applied_to(), Slot::new(40).unwrap());
     opened.close().await;
     assert_eq!(leftovers(&data), [] as [String; 0]);
-    let import = StoreImport::begin(Arc::clone(&data), cluster()).await.unwrap();
+    let import = StoreImport::begin(Arc::clone(&data), cluster(), 100)
+        .await
+        .unwrap();
     import.discard().await;
     assert_eq!(leftovers(&data), [] as [String; 0]);
 }
@@ -240,4 +249,15 @@ async fn write_ahead_log_of_the_old_file_never_reaches_the_new_file() {
     }
     import(&data, 1_600, 1).await;
     holds(&data, 1_600, 1).await;
+}
+
+#[tokio::test]
+async fn snapshot_larger_than_the_free_space_is_refused_before_the_first_byte() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = data_dir(directory.path());
+    let found = statvfs(directory.path()).unwrap();
+    let free = found.f_bavail * found.f_frsize;
+    let begun = StoreImport::begin(Arc::clone(&data), cluster(), free).await;
+    assert!(matches!(begun, Err(ImportError::NoSpace { .. })), "{begun:?}");
+    assert_eq!(leftovers(&data), [] as [String; 0]);
 }
