@@ -9,13 +9,13 @@ use serde_json::Value;
 
 use crate::harness::{Cluster, Process, integer, until};
 
-/// Every acceptor keeps 1 MiB of the log at least.
-fn trimming() -> Vec<(&'static str, String)> {
+/// Environment of acceptors that keep 1 MiB of the log at least.
+pub(crate) fn trimming() -> Vec<(&'static str, String)> {
     vec![("PAXOS_RETAIN_BYTES", "1MiB".to_owned())]
 }
 
 /// Writes registers of about 200 KiB in all, again and again, until `is_enough`.
-async fn write_until(client: &Client, what: &str, mut is_enough: impl AsyncFnMut() -> bool) {
+pub(crate) async fn write_until(client: &Client, what: &str, mut is_enough: impl AsyncFnMut() -> bool) {
     let mut round = 0_u32;
     until(what, async || {
         for number in 0..20 {
@@ -37,7 +37,7 @@ async fn statuses(cluster: &Cluster) -> Vec<AcceptorStatusResponse> {
 }
 
 /// All of this number of acceptors have trimmed above this slot.
-async fn have_trimmed(cluster: &Cluster, acceptors: usize, above: u64) -> bool {
+pub(crate) async fn have_trimmed(cluster: &Cluster, acceptors: usize, above: u64) -> bool {
     let statuses = statuses(cluster).await;
     let trimmed = statuses.iter().filter(|status| status.trimmed_to > above);
     trimmed.count() >= acceptors

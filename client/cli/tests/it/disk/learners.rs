@@ -9,6 +9,7 @@ use tonic::Code;
 
 use super::{MIB, SmallDisk};
 use crate::harness::{BackgroundLoad, Cluster, until};
+use crate::installs::{have_trimmed, trimming, write_until};
 use crate::metrics::scrape;
 
 /// A read of a learner's present state.
@@ -107,4 +108,43 @@ async fn learner_sets_a_damaged_file_aside_and_learns_again() {
         assert!(warning.contains(part), "{part} is not in {warning}");
     }
     assert_eq!(warning.matches("file is not a database").count(), 1, "{warning}");
+}
+
+#[tokio::test]
+async fn installation_waits_for_space_and_goes_on_by_itself() {
+    let mut cluster = Cluster::start_with(3, 1, 1, trimming()).await;
+    let client = cluster.client();
+    write_until(&client, "all acceptors trim", async || {
+        have_trimmed(&cluster, 3, 0).await
+    })
+    .await;
+    let path = PathBuf::from(cluster.path("learner-full"));
+    let Some(disk) = SmallDisk::mount(path.clone()) else {
+        return;
+    };
+    disk.fill("ballast", 20 * MIB);
+    cluster.environment = vec![("PAXOS_METRICS_LISTEN", "127.0.0.1:0".to_owned())];
+    let flags = ["--data-dir", path.to_str().unwrap()];
+    cluster.add_learner("learner-full".to_owned(), &flags);
+    let full = cluster.learners.len() - 1;
+    let reason = format!(
+        "no space is left on the disk of {}",
+        path.join("learner.db").display()
+    );
+    scrape::ready(&cluster.learners[full], 503, &reason).await;
+    let started = cluster.learners[full].id();
+    until("the log gives the reason", async || {
+        let log = cluster.learners[full].log();
+        log.contains("an installation leaves 32 MiB free").then_some(())
+    })
+    .await;
+    disk.remove("ballast");
+    scrape::ready(&cluster.learners[full], 200, "ready").await;
+    assert_eq!(cluster.learners[full].id(), started, "it did not restart");
+    let log = cluster.learners[full].log();
+    assert!(log.contains("installed a snapshot"), "{log}");
+    assert!(log.contains("the disk has space again"), "{log}");
+    let mut asked = LearnerClient::new(connect_lazy(&cluster.learners[full].address));
+    let read = asked.read(local("key 0")).await.unwrap().into_inner();
+    assert_eq!(read.registers.len(), 1);
 }
