@@ -14,6 +14,7 @@ use bytes::Bytes;
 use paxos_common::{
     paxos::{identity::AcceptorUuid, slot::Slot},
     peer::{MessageLimits as _, dedicated, reason},
+    snapshot::SnapshotSummary,
     trace::{self, Beginning, Parent, Span, SpanContext, Tracer, names},
     wire,
 };
@@ -115,6 +116,8 @@ enum NotGiven {
 /// The task that gives snapshots.
 #[derive(Debug)]
 pub(crate) struct Giver {
+    /// The number of this learner.
+    pub(crate) learner: u64,
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) acceptors: Vec<Arc<ListedAcceptor>>,
     pub(crate) wishes: Arc<Wishes>,
@@ -215,7 +218,8 @@ impl Giver {
         let begun = Instant::now();
         let deadline = self.patience * 2 + Duration::from_secs(bytes / RATE_MIN);
         let context = span.map(|span| span.context().clone());
-        let upload = upload(&self.cluster, listed, &snapshot, self.patience, context.as_ref());
+        let begin = keep_begin(self.learner, &self.cluster, &snapshot.summary);
+        let upload = upload(listed, begin, &snapshot, self.patience, context.as_ref());
         match timeout(deadline, upload).await {
             Ok(uploaded) => uploaded?,
             Err(_) => return Err(NotGiven::Slow("the whole upload")),
@@ -230,8 +234,8 @@ impl Giver {
 
 /// Sends the file, on a connection of its own: votes, values and reads do not wait behind the parts.
 async fn upload(
-    cluster: &Cluster,
     acceptor: &ListedAcceptor,
+    begin: pb::KeepBegin,
     snapshot: &Arc<SnapshotFile>,
     patience: Duration,
     trace: Option<&SpanContext>,
@@ -245,7 +249,7 @@ async fn upload(
     let mut request = Request::new(ReceiverStream::new(parts));
     trace::inject(&mut request, trace);
     let mut call = pin!(client.keep(request));
-    let mut sending = pin!(send(cluster, snapshot, patience, file, parts_in));
+    let mut sending = pin!(send(begin, snapshot, patience, file, parts_in));
     tokio::select! {
         // Both are polled to the end, or dropped together.
         answer = &mut call => return answer.map(drop).map_err(Into::into),
@@ -258,23 +262,27 @@ async fn upload(
         .map_err(Into::into)
 }
 
-/// Sends all parts of the file. The end of the channel is the end of the upload.
-async fn send(
-    cluster: &Cluster,
-    snapshot: &SnapshotFile,
-    patience: Duration,
-    file: Arc<std::fs::File>,
-    parts: mpsc::Sender<pb::KeepRequest>,
-) -> Result<(), NotGiven> {
-    let summary = &snapshot.summary;
-    let begin = pb::KeepBegin {
+fn keep_begin(learner: u64, cluster: &Cluster, summary: &SnapshotSummary) -> pb::KeepBegin {
+    pb::KeepBegin {
         caller: Some(wire::caller(Some(cluster.id()))),
         id: Some(pb::SnapshotId {
             to: summary.header.to.get(),
             sha256: Bytes::copy_from_slice(&summary.sha256),
             bytes: summary.bytes,
         }),
-    };
+        peer: learner,
+    }
+}
+
+/// Sends all parts of the file. The end of the channel is the end of the upload.
+async fn send(
+    begin: pb::KeepBegin,
+    snapshot: &SnapshotFile,
+    patience: Duration,
+    file: Arc<std::fs::File>,
+    parts: mpsc::Sender<pb::KeepRequest>,
+) -> Result<(), NotGiven> {
+    let summary = &snapshot.summary;
     let send = async |content| {
         let content = Some(content);
         let sent = timeout(patience, parts.send(pb::KeepRequest { content })).await;

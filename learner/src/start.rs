@@ -291,6 +291,7 @@ impl Starter {
         let making = maker.run(shutdown.clone());
         shutdown.spawn_vital("maker of snapshots", making);
         let giver = Giver {
+            learner: self.learner,
             cluster: Arc::clone(cluster),
             acceptors: acceptors.clone(),
             wishes: Arc::clone(wishes),
