@@ -124,6 +124,16 @@ pub(super) fn read_id(id: Option<&pb::SnapshotId>) -> Result<SnapshotId, Status>
     Ok(SnapshotId { to, sha256, bytes })
 }
 
+/// Checks the number of a process.
+pub(super) fn check_peer(peer: u64) -> Result<(), Status> {
+    if peer > i64::MAX as u64 {
+        return Err(status::invalid_argument(format!(
+            "begin.peer is {peer}: at most 2^63 - 1 is allowed"
+        )));
+    }
+    Ok(())
+}
+
 /// The identity of a snapshot, as sent.
 pub(super) fn snapshot_id(id: &SnapshotId) -> pb::SnapshotId {
     pb::SnapshotId {

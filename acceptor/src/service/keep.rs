@@ -15,7 +15,7 @@ use tonic::Status;
 
 use super::{
     Inner,
-    check::{check_data, read_id},
+    check::{check_data, check_peer, read_id},
     rate::{BYTES_PER_SECOND_MIN, MinimumRate, TooSlow},
 };
 use crate::{
@@ -44,6 +44,7 @@ pub(super) async fn keep<R: Reader>(
     };
     inner.check_caller(begin.caller.as_ref())?;
     let id = read_id(begin.id.as_ref())?;
+    check_peer(begin.peer)?;
     if inner.snapshots.retain == RetainBytes::Off {
         return Err(Status::unimplemented(
             "acceptors of this release take no snapshots: they keep the whole log",
