@@ -22,7 +22,7 @@ const FRESH: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(crate) struct CatchUp {
     state: Mutex<CatchUpState>,
-    /// Whether the learner was up to date at least once since its start. Never false again after that.
+    /// Whether the learner was up to date at least once since its start, or since it began with another state.
     once: watch::Sender<bool>,
 }
 
@@ -115,6 +115,12 @@ impl CatchUp {
         self.look(applied_to, now)
     }
 
+    /// The applied state gives way to another state, which may be older: the learner must catch up again.
+    pub(crate) fn begin_again(&self) {
+        self.lock().heard.clear();
+        self.once.send_replace(false);
+    }
+
     /// Follows whether the learner was up to date at least once.
     pub(crate) fn once(&self) -> watch::Receiver<bool> {
         self.once.subscribe()
@@ -166,5 +172,10 @@ mod tests {
         assert!(look(499, 8).unwrap_err().contains("301 slots"));
         assert_eq!(look(500, 8), Ok(()));
         assert!(look(500, 10).is_err());
+        // Earlier reports say nothing about another state.
+        assert_eq!(look(500, 8), Ok(()));
+        catch_up.begin_again();
+        assert!(look(500, 8).unwrap_err().contains("from 0 of"));
+        assert!(catch_up.look_once(slot(900), after(8)).is_err());
     }
 }

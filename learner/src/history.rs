@@ -1,6 +1,6 @@
 //! The log in pages for readers: the latest slots from memory, older slots from disk.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use paxos_common::{paxos::slot::Slot, wire::status::KeptSlots};
 
@@ -10,23 +10,32 @@ use crate::{
     store::{Log, LogReadError},
 };
 
-/// The whole log, for many short reads at once. Cheap to clone.
+/// The whole log, for many short reads at once. Cheap to clone. A history does not keep the state in memory: a stalled
+/// stream must not hold a state that an installed snapshot has replaced.
 #[derive(Clone, Debug)]
 pub(crate) struct History {
-    knowledge: Arc<Knowledge>,
+    knowledge: Weak<Knowledge>,
     log: Log,
 }
 
 impl History {
-    pub(crate) fn new(knowledge: Arc<Knowledge>, log: Log) -> Self {
+    pub(crate) fn new(knowledge: &Arc<Knowledge>, log: Log) -> Self {
+        let knowledge = Arc::downgrade(knowledge);
         Self { knowledge, log }
+    }
+
+    fn knowledge(&self) -> Result<Arc<Knowledge>, LogReadError> {
+        self.knowledge.upgrade().ok_or(LogReadError::Replaced)
     }
 
     /// The slots that readers can get.
     pub(crate) fn kept(&self) -> KeptSlots {
         // In this order: the end is read later, and so is never below the beginning.
         let from = self.log.from();
-        let to = self.knowledge.machine(|machine| machine.applied_to());
+        let knowledge = self.knowledge.upgrade();
+        let to = knowledge.map_or(from, |knowledge| {
+            knowledge.machine(|machine| machine.applied_to())
+        });
         KeptSlots { from, to }
     }
 
@@ -34,7 +43,7 @@ impl History {
     pub(crate) async fn page(&self, from: Slot) -> Result<Vec<Arc<Record>>, LogReadError> {
         self.check(from)?;
         let (page, durable_to) = self
-            .knowledge
+            .knowledge()?
             .recent(|recent| (recent.page(from), recent.durable_to()));
         match page {
             Some(page) => Ok(page),
@@ -46,13 +55,14 @@ impl History {
     /// The same page, if all in memory: such a page shares existing records.
     pub(crate) fn recent(&self, from: Slot) -> Option<Vec<Arc<Record>>> {
         self.check(from).ok()?;
-        self.knowledge.recent(|recent| recent.page(from))
+        let knowledge = self.knowledge().ok()?;
+        knowledge.recent(|recent| recent.page(from))
     }
 
     /// The record of `slot`; `None` when the slot is not applied.
     pub(crate) async fn record(&self, slot: Slot) -> Result<Option<Arc<Record>>, LogReadError> {
         self.check(slot)?;
-        let page = self.knowledge.recent(|recent| recent.page(slot));
+        let page = self.knowledge()?.recent(|recent| recent.page(slot));
         let page = match page {
             Some(page) => page,
             None => self.log.page(slot, slot.next()).await?,

@@ -115,10 +115,7 @@ impl Installer<'_> {
                     }
                     error => error,
                 };
-                is_full = matches!(error, InstallError::Import(ImportError::NoSpace { .. }));
-                if is_full {
-                    self.disk.is_full(&self.directory.file(store::FILE));
-                }
+                is_full |= matches!(error, InstallError::Import(ImportError::NoSpace { .. }));
                 let reason = error.to_string();
                 let is_news = self.progress.failed(&reason);
                 if is_news || reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
@@ -128,9 +125,11 @@ impl Installer<'_> {
                         "the snapshot of this acceptor is not installed: trying again"
                     );
                 }
-                if is_full {
-                    break;
-                }
+            }
+            if is_full {
+                self.disk.is_full(&self.directory.file(store::FILE));
+            } else {
+                self.disk.has_space();
             }
             let pause = if is_full { FULL_PAUSE } else { pauses.next_delay() };
             sleep(pause).await;

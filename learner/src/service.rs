@@ -145,6 +145,8 @@ impl LearnerService {
     /// Serves only `Status` from now on: an installation begins. Readers are answered with the reason.
     pub(crate) fn close(&self) {
         self.installing.begin();
+        // The next state may be older: a full disk, or damage, loses the end of this state.
+        self.catch_up.begin_again();
         *self.opened.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 

@@ -16,6 +16,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
+use tokio_util::sync::DropGuard;
 
 use crate::{
     acceptors::ListedAcceptor,
@@ -150,7 +151,9 @@ impl Starter {
             {
                 return Ok(Some(session.log));
             }
-            session.log.close().await;
+            if stop.run_until_cancelled(session.log.close()).await.is_none() {
+                return Ok(Some(session.log));
+            }
             interrupted = Some(InterruptedLearner {
                 learner: CutOffLearner {
                     position,
@@ -200,9 +203,10 @@ impl Starter {
             trims,
             ..
         } = found;
+        let mut reporting = None;
         loop {
             if let Some(interrupted) = interrupted.take() {
-                self.install(found, interrupted).await?;
+                reporting = Some(self.install(found, interrupted).await?);
             }
             let store = Store::open(Arc::clone(&self.directory), cluster.id(), &self.disk).await?;
             let position = store.progress.applied_to();
@@ -230,12 +234,19 @@ impl Starter {
                 count => serving.get(rand::random_range(0..count)).copied(),
             };
             tracing::info!(%cluster, from = %position, "learning");
-            return Ok(self.start_session(found, store, served_by));
+            let session = self.start_session(found, store, served_by);
+            // Not before: meanwhile the reports keep acceptors from trimming the slots after the snapshot.
+            drop(reporting);
+            return Ok(session);
         }
     }
 
-    /// Installs a snapshot, and reports this to the acceptors meanwhile.
-    async fn install(&self, found: &FoundCluster, interrupted: InterruptedLearner) -> Result<(), Failure> {
+    /// Installs a snapshot, and reports this to the acceptors meanwhile, and until the returned guard is dropped.
+    async fn install(
+        &self,
+        found: &FoundCluster,
+        interrupted: InterruptedLearner,
+    ) -> Result<DropGuard, Failure> {
         let InterruptedLearner { learner, progress } = interrupted;
         // Known from the first report on, so that no acceptor asks this learner for a snapshot.
         let first = sources(learner.position, found.trims.fresh(std::time::Instant::now()));
@@ -243,7 +254,7 @@ impl Starter {
         let (target, installing_to) = watch::channel(first);
         let (_progress, applied) = watch::channel(progress);
         let tasks = self.shutdown.child();
-        let _end = tasks.token().clone().drop_guard();
+        let reporting = tasks.token().clone().drop_guard();
         let reporter = Reporter {
             installing_to,
             ..self.reporter(found, applied, &tasks)
@@ -263,7 +274,10 @@ impl Starter {
             installs: self.instruments.installs.clone(),
             tracer: self.tracer.clone(),
         };
-        installer.run(learner).await
+        // An export that was cancelled leaves a file, and the snapshot needs the space.
+        snapshots::remove_leftovers(self.directory.path().to_owned()).await;
+        installer.run(learner).await?;
+        Ok(reporting)
     }
 
     /// Starts every task but the server. Values come from the acceptor `served_by` first, if given.
@@ -316,7 +330,7 @@ impl Starter {
         });
         self.service.open(ServingState {
             cluster: cluster.id(),
-            history: History::new(Arc::clone(&learning.knowledge), log.clone()),
+            history: History::new(&learning.knowledge, log.clone()),
             knowledge: Arc::clone(&learning.knowledge),
             applied: applied.clone(),
             feed: learning.feed.clone(),

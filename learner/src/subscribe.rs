@@ -124,7 +124,8 @@ mod tests {
             ..Mark::default()
         };
         let (_applied, applied) = watch::channel(Progress::recovered(mark, Default::default()));
-        let history = History::new(Arc::new(knowledge), found.log);
+        let knowledge = Arc::new(knowledge);
+        let history = History::new(&knowledge, found.log);
         let [room, other] = Room::of_pool(PAGE_BYTES_MAX);
         let mut pages = pin!(pages(history, applied, Slot::ZERO, room.clone()));
         let mut told = async || -> Option<(usize, u64)> {
@@ -153,7 +154,8 @@ mod tests {
         )
         .await
         .unwrap();
-        let history = History::new(Arc::new(Knowledge::new(found.machine)), found.log);
+        let knowledge = Arc::new(Knowledge::new(found.machine));
+        let history = History::new(&knowledge, found.log);
         let (_applied, applied) = watch::channel(Progress::recovered(Mark::default(), Default::default()));
         let [room, _] = Room::of_pool(PAGE_BYTES_MAX);
         let mut pages = pin!(pages(history, applied, Slot::ZERO, room));

@@ -12,7 +12,7 @@ use paxos_common::{
     wire::{self, Malformed},
 };
 use paxos_proto::v1 as pb;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Streaming;
 
 use super::Installer;
@@ -23,12 +23,16 @@ use crate::{
 
 /// Longest time without bytes of the snapshot.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Lowest rate of the snapshot in bytes a second, beside two silences: another acceptor may be faster.
+const RATE_MIN: u64 = 256 * 1024;
 
 /// Why the snapshot of an acceptor is not installed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InstallError {
     #[error("the acceptor no longer answers at its address")]
     Gone,
+    #[error("the acceptor sends fewer than {RATE_MIN} bytes a second")]
+    Slow,
     #[error(transparent)]
     Unusable(#[from] Unusable),
     #[error("the acceptor sent an invalid message: {0}")]
@@ -79,7 +83,9 @@ impl Installer<'_> {
         self.progress.arrives(announced.to, announced.bytes);
         let mut import =
             StoreImport::begin(Arc::clone(self.directory), self.cluster.id(), announced.bytes).await?;
-        match self.fill(&mut import, &mut parts, &announced).await {
+        let longest = SILENCE_MAX * 2 + Duration::from_secs(announced.bytes / RATE_MIN);
+        let filled = timeout(longest, self.fill(&mut import, &mut parts, &announced)).await;
+        match filled.unwrap_or(Err(InstallError::Slow)) {
             Ok(summary) => {
                 import.finish(&summary).await?;
                 Ok(summary)

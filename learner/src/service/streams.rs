@@ -117,6 +117,9 @@ pub(super) fn read_failed(error: &LogReadError, history: &History, installing: &
     }
     let advice = match error {
         LogReadError::Trimmed => return trimmed(history.kept()),
+        LogReadError::Replaced => {
+            return Status::unavailable(format!("{error}: retry, here or at another learner"));
+        }
         LogReadError::Damaged { .. } => {
             "restart this learner: it then sets the file aside and learns everything again"
         }

@@ -1,6 +1,7 @@
 //! Reads of the learned log on disk: short reads, beside the writer.
 
 use std::{
+    panic::resume_unwind,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -25,6 +26,9 @@ pub(crate) enum LogReadError {
     /// The page begins below the learned log.
     #[error("these slots are not kept any more")]
     Trimmed,
+    /// An installed snapshot has replaced the log.
+    #[error("this learner has started again with another log")]
+    Replaced,
     #[error("slot {slot} of this learner's log in {} is damaged", file.display())]
     Damaged { slot: Slot, file: PathBuf },
     #[error("read {}: {source}", file.display())]
@@ -59,7 +63,17 @@ impl Log {
     /// # Errors
     /// See [`LogReadError`]. After damage, the next start sets the file aside.
     pub(crate) async fn page(&self, from: Slot, to: Slot) -> Result<Vec<Arc<Record>>, LogReadError> {
-        let page = self.read_page(from, to).await;
+        // In a task of its own: a reader that stops in the middle must not keep a connection.
+        let log = self.clone();
+        let reading = tokio::spawn(async move { log.read_page(from, to).await });
+        let page = match reading.await {
+            Ok(page) => page,
+            // A panic goes on here. The runtime ends: there is no reader any more.
+            Err(ended) => match ended.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                Err(_) => std::future::pending().await,
+            },
+        };
         // After the read: `log_from` rises before the first lower row is deleted, so a deleted row is not taken for a
         // damaged row.
         if from < self.from() {
@@ -68,7 +82,7 @@ impl Log {
         let is_damaged = match &page {
             Err(LogReadError::Damaged { .. }) => true,
             Err(LogReadError::Sqlite { source, .. }) => is_malformed(source),
-            Ok(_) | Err(LogReadError::Trimmed) => false,
+            Ok(_) | Err(LogReadError::Trimmed | LogReadError::Replaced) => false,
         };
         if is_damaged {
             aside::mark(&self.file);
@@ -77,9 +91,12 @@ impl Log {
     }
 
     async fn read_page(&self, from: Slot, to: Slot) -> Result<Vec<Arc<Record>>, LogReadError> {
-        let failed = |source| LogReadError::Sqlite {
-            file: self.file.to_path_buf(),
-            source,
+        let failed = |source| match source {
+            sqlx::Error::PoolClosed => LogReadError::Replaced,
+            source => LogReadError::Sqlite {
+                file: self.file.to_path_buf(),
+                source,
+            },
         };
         let to = to.min(from.plus(PAGE_SLOTS_MAX));
         if from >= to {

@@ -205,7 +205,7 @@ pub(super) async fn with_fine_marks(
         let page = match log.page(replayed.applied_to(), progress.applied_to()).await {
             Ok(page) => page,
             Err(LogReadError::Sqlite { source, .. }) => return Err(source.into()),
-            Err(error @ (LogReadError::Damaged { .. } | LogReadError::Trimmed)) => {
+            Err(error @ (LogReadError::Damaged { .. } | LogReadError::Trimmed | LogReadError::Replaced)) => {
                 // The state is sound. Until the next start, only readers of this very slot notice the damage.
                 tracing::warn!(
                     %error, file = path,

@@ -411,7 +411,8 @@ async fn reopened_state_and_judgements_are_what_they_were() {
         };
         let from_disk = writer.log.page(Slot::ZERO, slot_at(2)).await.unwrap();
         let log = writer.log.clone();
-        let in_memory = crate::history::History::new(Arc::new(writer.knowledge), log)
+        let knowledge = Arc::new(writer.knowledge);
+        let in_memory = crate::history::History::new(&knowledge, log)
             .page(Slot::ZERO)
             .await
             .unwrap();
@@ -455,7 +456,8 @@ async fn log_on_disk_and_in_memory_shows_no_opener() {
     writer.write(varied()).await;
     let from_disk = writer.log.page(Slot::ZERO, slot_at(2)).await.unwrap();
     let log = writer.log.clone();
-    let history = crate::history::History::new(Arc::new(writer.knowledge), log);
+    let knowledge = Arc::new(writer.knowledge);
+    let history = crate::history::History::new(&knowledge, log);
     let in_memory = history.page(Slot::ZERO).await.unwrap();
     for record in from_disk.iter().chain(&in_memory) {
         for command in &record.commands {
