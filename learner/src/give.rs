@@ -65,7 +65,7 @@ impl Wishes {
             }
             Err(NotGiven::NotWritten(_) | NotGiven::NotAsked) => list.refused(acceptor, now),
             Err(NotGiven::NotMade(_) | NotGiven::Read(_) | NotGiven::Answered(_) | NotGiven::Slow(_)) => {
-                list.failed(acceptor, now)
+                list.failed(acceptor, now);
             }
         }
     }

@@ -109,12 +109,10 @@ impl Installer<'_> {
                 let Err(error) = self.attempt(source, position).await else {
                     return Ok(());
                 };
-                let error = match error {
-                    InstallError::Import(error @ (ImportError::Sqlite { .. } | ImportError::Io { .. })) => {
-                        return Err(error.into());
-                    }
-                    error => error,
-                };
+                let has_failed = |error: &ImportError| !matches!(error, ImportError::NoSpace { .. });
+                if matches!(&error, InstallError::Import(error) if has_failed(error)) {
+                    return Err(Failure::storage(error));
+                }
                 is_full |= matches!(error, InstallError::Import(ImportError::NoSpace { .. }));
                 let reason = error.to_string();
                 let is_news = self.progress.failed(&reason);

@@ -276,7 +276,8 @@ impl Starter {
         };
         // An export that was cancelled leaves a file, and the snapshot needs the space.
         snapshots::remove_leftovers(self.directory.path().to_owned()).await;
-        installer.run(learner).await?;
+        // Large, and rarely used.
+        Box::pin(installer.run(learner)).await?;
         Ok(reporting)
     }
 

@@ -170,7 +170,7 @@ mod tests {
                     given[if next == acceptor(2) { 1 } else { 2 }] += 1;
                     list.kept(next, now);
                 }
-                other => panic!("{other:?}"),
+                other @ (NextGift::At(_) | NextGift::Nothing) => panic!("{other:?}"),
             }
         }
         assert_eq!(given[0], 10);

@@ -21,7 +21,6 @@ use paxos_common::{
         machine::{Register, sessions::SessionState},
         slot::Version,
     },
-    service::failure::Failure,
     snapshot::{SnapshotSummary, decoder::SnapshotPart},
     sqlite::{
         self, DataDir, SqliteError,
@@ -59,12 +58,6 @@ pub(crate) enum ImportError {
     Sqlite { path: PathBuf, source: SqliteError },
     #[error("write {}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
-}
-
-impl From<ImportError> for Failure {
-    fn from(error: ImportError) -> Self {
-        Self::storage(error)
-    }
 }
 
 /// A file in the making.
