@@ -16,6 +16,7 @@ const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
 
 mod foreign;
 mod older;
+mod stalled;
 mod trimmed;
 
 fn slot_at(number: u64) -> Slot {
@@ -39,7 +40,7 @@ struct TestWriter {
     store: Store,
     log: Log,
     progress: Progress,
-    knowledge: Knowledge,
+    knowledge: Arc<Knowledge>,
 }
 
 impl TestWriter {
@@ -49,7 +50,7 @@ impl TestWriter {
             store: opened.store,
             log: opened.log,
             progress: opened.progress,
-            knowledge: Knowledge::new(opened.machine),
+            knowledge: Arc::new(Knowledge::new(opened.machine)),
         }
     }
 
@@ -411,8 +412,7 @@ async fn reopened_state_and_judgements_are_what_they_were() {
         };
         let from_disk = writer.log.page(Slot::ZERO, slot_at(2)).await.unwrap();
         let log = writer.log.clone();
-        let knowledge = Arc::new(writer.knowledge);
-        let in_memory = crate::history::History::new(&knowledge, log)
+        let in_memory = crate::history::History::new(&writer.knowledge, log)
             .page(Slot::ZERO)
             .await
             .unwrap();
@@ -456,8 +456,7 @@ async fn log_on_disk_and_in_memory_shows_no_opener() {
     writer.write(varied()).await;
     let from_disk = writer.log.page(Slot::ZERO, slot_at(2)).await.unwrap();
     let log = writer.log.clone();
-    let knowledge = Arc::new(writer.knowledge);
-    let history = crate::history::History::new(&knowledge, log);
+    let history = crate::history::History::new(&writer.knowledge, log);
     let in_memory = history.page(Slot::ZERO).await.unwrap();
     for record in from_disk.iter().chain(&in_memory) {
         for command in &record.commands {
