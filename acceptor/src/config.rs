@@ -34,12 +34,9 @@ pub struct Args {
     #[arg(long, env = "PAXOS_DATA_DIR", value_name = "DIR")]
     pub data_dir: PathBuf,
 
-    /// Bytes of the log that this acceptor keeps at least, as in 256MiB or 2GiB; older slots give way to a snapshot. With
-    /// "all", this acceptor keeps the whole log, and takes snapshots. With "off", this acceptor takes no snapshots
-    ///
-    /// Hidden, for tests: learners of this release give no snapshots and install none, and the content of an upload is not
-    /// checked yet.
-    #[arg(long, hide = true, env = "PAXOS_RETAIN_BYTES", value_name = "SIZE", default_value = "off",
+    /// Bytes of the log that this acceptor keeps at least, as in 1MiB or 2GiB, or "all". Each time the log has grown by this
+    /// size, the acceptor takes a snapshot from a learner, and deletes the log below the snapshot before
+    #[arg(long, env = "PAXOS_RETAIN_BYTES", value_name = "SIZE", default_value = "256MiB",
           value_parser = parse_retain_bytes)]
     pub retain_bytes: RetainBytes,
 
@@ -94,10 +91,8 @@ fn parse_id(text: &str) -> Result<String, String> {
 }
 
 fn parse_retain_bytes(text: &str) -> Result<RetainBytes, String> {
-    match text {
-        "all" => return Ok(RetainBytes::All),
-        "off" => return Ok(RetainBytes::Off),
-        _ => {}
+    if text == "all" {
+        return Ok(RetainBytes::All);
     }
     match parse_bytes(text) {
         Ok(bytes) if bytes >= RETAIN_BYTES_MIN => Ok(RetainBytes::AtLeast(bytes)),
@@ -129,13 +124,14 @@ mod tests {
             "-1MiB",
             "17000000TiB",
             "ALL",
+            "off",
             "é",
         ] {
             let error = parse_retain_bytes(wrong).unwrap_err();
             assert!(error.contains("or \"all\""), "{wrong:?}: {error}");
         }
         let args = Args::try_parse_from(["acceptor", "--id", "a1", "--data-dir", "d"]).unwrap();
-        assert_eq!(args.retain_bytes, RetainBytes::Off);
+        assert_eq!(Ok(args.retain_bytes), mib(256));
     }
 
     #[test]

@@ -55,8 +55,6 @@ pub enum RetainBytes {
     AtLeast(u64),
     /// The whole log.
     All,
-    /// The whole log; no snapshot is wanted or taken.
-    Off,
 }
 
 /// A learner that is attached, or departed within [`RESTART_MAX`], as of the latest report.
@@ -168,7 +166,7 @@ pub(crate) fn step(retain: RetainBytes, snapshots: &KeptSnapshots) -> u64 {
     let bottom = snapshots.bottom.map_or(0, |bottom| bottom.id.bytes);
     match retain {
         RetainBytes::AtLeast(bytes) => bytes.max(bottom),
-        RetainBytes::All | RetainBytes::Off => u64::MAX,
+        RetainBytes::All => u64::MAX,
     }
 }
 
@@ -190,12 +188,6 @@ impl Retention {
 
     /// Decides. Call this about once a second, and after each arrival.
     pub(crate) fn look(&mut self, facts: &Facts<'_>) -> TrimDecision {
-        if self.retain == RetainBytes::Off {
-            return TrimDecision {
-                waits_for: Some(Hindrance::KeepsAll),
-                ..TrimDecision::default()
-            };
-        }
         self.remember(facts);
         let forbidden = self.forbidden(facts);
         let trim = match &forbidden {
@@ -265,7 +257,7 @@ impl Retention {
         let step = step(self.retain, &facts.snapshots);
         let (Some((waiting, _)), Some((_, begun_at))) = (facts.waiting(), self.begun_at) else {
             return Err(match (self.retain, facts.log_bytes) {
-                (RetainBytes::All | RetainBytes::Off, _) => Hindrance::KeepsAll,
+                (RetainBytes::All, _) => Hindrance::KeepsAll,
                 (RetainBytes::AtLeast(_), None) => Hindrance::Sweep,
                 (RetainBytes::AtLeast(_), Some(log_bytes)) => Hindrance::Growth {
                     log_bytes,
@@ -326,7 +318,7 @@ impl Retention {
     /// The slot above which a new snapshot must end; none without a reason for a snapshot.
     fn wanted_above(&self, facts: &Facts<'_>) -> Option<Slot> {
         let has_grown = match self.retain {
-            RetainBytes::All | RetainBytes::Off => false,
+            RetainBytes::All => false,
             RetainBytes::AtLeast(_) => facts
                 .log_bytes
                 .is_some_and(|bytes| bytes >= step(self.retain, &facts.snapshots)),

@@ -476,7 +476,7 @@ impl<R: Reader> Acceptor for Service<R> {
             damaged_snapshots: damaged.iter().map(|id| id.to.get()).collect(),
             retain_bytes: match inner.snapshots.retain {
                 RetainBytes::AtLeast(bytes) => bytes,
-                RetainBytes::All | RetainBytes::Off => u64::MAX,
+                RetainBytes::All => u64::MAX,
             },
             waits_for: waits_for
                 .map(|hindrance| hindrance.to_string())

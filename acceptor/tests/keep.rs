@@ -277,22 +277,16 @@ async fn acceptor_that_is_behind_is_lifted_by_a_snapshot() {
 }
 
 #[tokio::test]
-async fn acceptor_of_this_release_takes_no_snapshot_by_default() {
+async fn acceptor_keeps_256_mebibytes_by_default() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start_with(directory.path(), &[]);
     let mut client = process.client();
-    let formed = form(&mut client).await;
-    let mut leader = TestLeader::open(process.client(), formed.cluster_id()).await;
-    send(&mut leader, 40, vec![(45, value("x"))]).await;
-    let snapshot = file(&formed, 40, 5000);
-    let refused = keep(&mut client, &formed, &snapshot, 0).await.unwrap_err();
-    assert_eq!(refused.code(), Code::Unimplemented, "{refused:?}");
-    until(&mut client, "keeps all", |status| {
-        status.waits_for.contains("keeps the whole log")
+    form(&mut client).await;
+    until(&mut client, "the first look", |status| {
+        status.waits_for.contains("of 256 MiB")
     })
     .await;
-    let status = status(&mut client).await;
-    assert_eq!((status.trimmed_to, ends(&status)), (0, vec![]));
+    assert_eq!(status(&mut client).await.retain_bytes, 256 << 20);
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     retain::{NotRetained, RetainRequest},
-    retention::{ReportedDigest, RetainBytes, SnapshotWish, contradicting},
+    retention::{ReportedDigest, SnapshotWish, contradicting},
     snapshot::{IncomingSnapshot, UploadError},
     store::{
         Reader, left_by_uploads,
@@ -45,11 +45,6 @@ pub(super) async fn keep<R: Reader>(
     inner.check_caller(begin.caller.as_ref())?;
     let id = read_id(begin.id.as_ref())?;
     check_peer(begin.peer)?;
-    if inner.snapshots.retain == RetainBytes::Off {
-        return Err(Status::unimplemented(
-            "acceptors of this release take no snapshots: they keep the whole log",
-        ));
-    }
     let cluster = inner.shared.formed().ok_or_else(status::stopping)?;
     let place = inner.snapshots.files.place();
     let place = place.ok_or_else(|| status::overloaded("the place for an arriving snapshot"))?;
