@@ -10,7 +10,7 @@ use std::{
 use paxos_common::{
     paxos::slot::Slot,
     service::server::{may_take, owner_of},
-    wire::{PROTOCOL_VERSION, heard::millis},
+    wire::{TRIMS_VERSION, heard::millis},
 };
 use paxos_proto::v1 as pb;
 
@@ -135,13 +135,13 @@ impl Roster {
         attached.chain(left).collect()
     }
 
-    /// The address of a peer of an earlier release, attached or departed within [`RESTART_MAX`].
+    /// The address of a peer of a release that knows no trimmed log, attached or departed within [`RESTART_MAX`].
     pub(crate) fn older_peer(&self) -> Option<String> {
         let mut content = self.lock();
         content.forget(Instant::now());
         let is_older = |attached: &&Attached| {
             let caller = attached.report.caller.as_ref();
-            caller.is_some_and(|caller| caller.protocol_version < PROTOCOL_VERSION)
+            caller.is_some_and(|caller| caller.protocol_version < TRIMS_VERSION)
         };
         let peers = content.peers.values().flatten();
         let mut peers = peers.chain(content.left.iter().map(|left| &left.last));
@@ -373,7 +373,9 @@ mod tests {
                 .map(|learner| (learner.peer, learner.is_attached))
                 .collect()
         };
-        let (killed, stopped) = (attach(1, PROTOCOL_VERSION), attach(2, PROTOCOL_VERSION - 1));
+        let killed = attach(1, 2);
+        assert_eq!(roster.older_peer(), None, "version 2 knows trimmed logs forever");
+        let stopped = attach(2, 1);
         assert_eq!(learners(), [(1, true), (2, true)]);
         assert_eq!(roster.older_peer().unwrap(), "http://l:2");
         stopped.leave();
@@ -381,7 +383,7 @@ mod tests {
         drop((killed, stopped));
         assert_eq!(learners(), [(1, false), (2, false)]);
         assert_eq!(roster.older_peer().unwrap(), "http://l:2");
-        let _back = attach(2, PROTOCOL_VERSION);
+        let _back = attach(2, 2);
         assert_eq!(learners(), [(2, true), (1, false)]);
         assert_eq!(roster.older_peer(), None);
         roster.lock().forget(Instant::now() + RESTART_MAX);

@@ -1,4 +1,5 @@
-//! Requests about snapshots to the writer: record a file, and trim the log to the end of a recorded file.
+//! Requests about snapshots to the writer: record a file, and trim the log to the end of a recorded file, and
+//! forget a suspect file.
 
 use paxos_common::paxos::{acceptor::TrimRefusal, slot::Slot};
 use tokio::sync::oneshot;
@@ -26,6 +27,11 @@ pub(crate) enum RetainRequest {
         id: SnapshotId,
         answer: oneshot::Sender<Retained>,
     },
+    /// Deletes the record of a suspect waiting snapshot. Returns the file of the record.
+    Forget {
+        id: SnapshotId,
+        answer: oneshot::Sender<Retained>,
+    },
 }
 
 /// Why nothing was recorded or trimmed.
@@ -35,7 +41,7 @@ pub(crate) enum NotRetained {
     #[error(transparent)]
     Refused(#[from] TrimRefusal),
     /// Another file waits, or none.
-    #[error("a trim to slot {0} needs the checked snapshot file to be waiting: another file waits, or none")]
+    #[error("the snapshot file to slot {0} does not wait: another file waits, or none")]
     NotWaiting(Slot),
     /// The disk has too little free space even for trims.
     #[error("too little space is left on the disk, even for a trim")]

@@ -22,6 +22,10 @@
 //!
 //! A waiting snapshot above the cap for a minute counts for nothing, and a later snapshot replaces it: a forged claim had
 //! raised the cap. An acceptor on a full disk that keeps the whole log is not lifted.
+//!
+//! A snapshot that waits while digests differ is *suspect*: the snapshot may come from the wrong learner. A suspect
+//! snapshot counts for nothing, also once the learners agree again, and the acceptor forgets the snapshot. No snapshot is
+//! recorded while digests differ.
 
 use std::time::{Duration, Instant};
 
@@ -128,8 +132,12 @@ pub(crate) struct TrimDecision {
     pub(crate) waits_for: Option<Hindrance>,
     /// The acceptor is behind: every caller may send a snapshot above this slot.
     pub(crate) lift_above: Option<Slot>,
-    /// The waiting snapshot counts for nothing: it has ended above the cap for too long.
-    pub(crate) is_waiting_stuck: bool,
+    /// The waiting snapshot counts for nothing: it has ended above the cap for too long, or is suspect.
+    pub(crate) ignores_waiting: bool,
+    /// The suspect waiting snapshot: its record and its file go.
+    pub(crate) forget: Option<SnapshotId>,
+    /// Digests of learners differ below this slot, or differed and do not agree again yet: no snapshot is recorded.
+    pub(crate) differ_below: Option<Slot>,
 }
 
 /// See the head of this file.
@@ -146,6 +154,8 @@ pub(crate) struct Retention {
     begun_at: Option<(SnapshotId, u64)>,
     /// The waiting snapshot above the cap, and since when.
     above_cap: Option<(SnapshotId, Instant)>,
+    /// The snapshot that waited while digests differed, as long as its record stays.
+    suspect: Option<SnapshotId>,
     asked: Option<Asked>,
     /// Number of the learner asked last.
     last_asked: Option<u64>,
@@ -179,6 +189,7 @@ impl Retention {
             differences: Differences::default(),
             begun_at: None,
             above_cap: None,
+            suspect: None,
             asked: None,
             last_asked: None,
             failures: 0,
@@ -188,8 +199,11 @@ impl Retention {
 
     /// Decides. Call this about once a second, and after each arrival.
     pub(crate) fn look(&mut self, facts: &Facts<'_>) -> TrimDecision {
+        // Also sees a difference while another reason holds a trim back.
+        let differ_below = self.differences.look(facts.learners, facts.cap);
+        self.suspect(facts, differ_below.is_some());
         self.remember(facts);
-        let forbidden = self.forbidden(facts);
+        let forbidden = forbidden(facts, differ_below);
         let trim = match &forbidden {
             Some(hindrance) => Err(hindrance.clone()),
             None => self.trim(facts),
@@ -217,8 +231,21 @@ impl Retention {
             trim: trim.ok(),
             waits_for,
             lift_above: is_lifted.then_some(facts.chosen_to),
-            is_waiting_stuck: self.is_waiting_stuck(facts),
+            ignores_waiting: self.is_waiting_stuck(facts) || self.suspect.is_some(),
+            forget: self.suspect,
+            differ_below,
         }
+    }
+
+    /// Remembers a snapshot that waits while digests differ.
+    fn suspect(&mut self, facts: &Facts<'_>, differ: bool) {
+        let waiting = facts.snapshots.waiting.map(|waiting| waiting.id);
+        self.suspect = waiting.filter(|id| differ || self.suspect == Some(*id));
+    }
+
+    /// The waiting snapshot, unless damaged or suspect, with the bytes of the log at its arrival.
+    fn waiting(&self, facts: &Facts<'_>) -> Option<(SnapshotId, u64)> {
+        facts.waiting().filter(|(id, _)| self.suspect != Some(*id))
     }
 
     fn remember(&mut self, facts: &Facts<'_>) {
@@ -226,14 +253,14 @@ impl Retention {
         if self.moved.is_none_or(|(slot, _)| slot != facts.chosen_to) {
             self.moved = Some((facts.chosen_to, facts.now));
         }
-        self.begun_at = facts.waiting().map(|(waiting, recorded)| {
+        self.begun_at = self.waiting(facts).map(|(waiting, recorded)| {
             let known = self.begun_at.filter(|(id, _)| *id == waiting);
             let known = known.map_or(recorded, |(_, bytes)| bytes);
             (waiting, facts.log_bytes.unwrap_or(known).min(known))
         });
         // Without a leader the cap does not move.
-        let above = facts
-            .waiting()
+        let above = self
+            .waiting(facts)
             .filter(|(id, _)| facts.has_leader && id.to > facts.cap);
         self.above_cap = above.map(|(waiting, _)| {
             let known = self.above_cap.filter(|(id, _)| *id == waiting);
@@ -241,21 +268,10 @@ impl Retention {
         });
     }
 
-    /// The reason against every trim, lift and question.
-    fn forbidden(&mut self, facts: &Facts<'_>) -> Option<Hindrance> {
-        // Also sees a difference while another reason holds.
-        let different = self.differences.look(facts.learners, facts.cap);
-        if let Some(address) = facts.older_peer {
-            let address = address.to_owned();
-            return Some(Hindrance::OlderPeer { address });
-        }
-        different.map(|to| Hindrance::DifferentDigests { to })
-    }
-
     /// The waiting snapshot, if a trim to its end may happen now; otherwise the hindrance.
     fn trim(&self, facts: &Facts<'_>) -> Result<SnapshotId, Hindrance> {
         let step = step(self.retain, &facts.snapshots);
-        let (Some((waiting, _)), Some((_, begun_at))) = (facts.waiting(), self.begun_at) else {
+        let (Some((waiting, _)), Some((_, begun_at))) = (self.waiting(facts), self.begun_at) else {
             return Err(match (self.retain, facts.log_bytes) {
                 (RetainBytes::All, _) => Hindrance::KeepsAll,
                 (RetainBytes::AtLeast(_), None) => Hindrance::Sweep,
@@ -330,7 +346,7 @@ impl Retention {
         } else {
             return None;
         };
-        let waits = facts.waiting().is_some_and(|(waiting, _)| waiting.to > above);
+        let waits = self.waiting(facts).is_some_and(|(waiting, _)| waiting.to > above);
         (!waits || self.is_waiting_stuck(facts)).then_some(above)
     }
 
@@ -379,6 +395,15 @@ impl Retention {
         self.last_asked = Some(peer);
         Some(SnapshotWish { peer, above })
     }
+}
+
+/// The reason against every trim, lift and question. `differ_below`: the slot of different digests.
+fn forbidden(facts: &Facts<'_>, differ_below: Option<Slot>) -> Option<Hindrance> {
+    if let Some(address) = facts.older_peer {
+        let address = address.to_owned();
+        return Some(Hindrance::OlderPeer { address });
+    }
+    differ_below.map(|to| Hindrance::DifferentDigests { to })
 }
 
 impl Facts<'_> {

@@ -19,7 +19,7 @@ use paxos_common::{
         shutdown::Shutdown,
     },
     trace::Tracer,
-    wire::{self, PROTOCOL_VERSION, heard::millis, status},
+    wire::{self, TRIMS_VERSION, heard::millis, status},
 };
 use paxos_proto::v1::{self as pb, acceptor_server::Acceptor};
 use tokio::{
@@ -156,7 +156,7 @@ impl<R> Inner<R> {
     /// Admits only members of this acceptor's cluster, and no caller while the acceptor does not vote.
     fn check_caller(&self, caller: Option<&pb::Caller>) -> Result<(), Status> {
         let asked = check_version(caller)?;
-        if caller.is_some_and(|caller| caller.protocol_version < PROTOCOL_VERSION) {
+        if caller.is_some_and(|caller| caller.protocol_version < TRIMS_VERSION) {
             check_older(self.shared.published().trimmed_to)?;
         }
         match (self.shared.formed(), asked) {

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - After opening, [`Store::commit`] is the only write that changes answers. After a crash, either the whole commit is on
-//!   disk or nothing. The same holds for [`Store::keep`].
+//!   disk or nothing. The same holds for [`Store::keep`] and [`Store::forget`].
 //! - A commit returns once the write survives power loss. After a failed commit no request may be answered, and the
 //!   process ends: the failed write may still be found after a restart, and a store is not trusted again after a
 //!   failure.
@@ -292,6 +292,16 @@ pub trait Store: Send + 'static {
     /// # Cancel safety
     /// Not safe: a cancelled write may still reach the disk.
     fn keep(&mut self, snapshot: KeptSnapshot) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Deletes the record of the waiting snapshot. Returns once the deletion survives power loss. No commit of its own, as
+    /// [`keep`](Self::keep).
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    ///
+    /// # Cancel safety
+    /// Not safe: a cancelled write may still reach the disk.
+    fn forget(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// The recorded snapshot files.
     fn snapshots(&self) -> KeptSnapshots;

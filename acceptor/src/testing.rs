@@ -89,6 +89,10 @@ impl Store for SlowToReturn {
         self.store.keep(snapshot).await
     }
 
+    async fn forget(&mut self) -> Result<(), StoreError> {
+        self.store.forget().await
+    }
+
     fn snapshots(&self) -> KeptSnapshots {
         self.store.snapshots()
     }

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -84,16 +85,7 @@ impl Snapshots {
         self.arrived();
     }
 
-    /// Asks a learner, as the only decision.
-    #[cfg(test)]
-    pub(crate) fn show_wish(&self, wish: SnapshotWish) {
-        self.show(TrimDecision {
-            wish: Some(wish),
-            ..TrimDecision::default()
-        });
-    }
-
-    fn show(&self, decision: TrimDecision) {
+    pub(crate) fn show(&self, decision: TrimDecision) {
         let mut shown = self.decision.lock().unwrap_or_else(PoisonError::into_inner);
         if shown.wish != decision.wish {
             debug!(wish = ?decision.wish, "the wanted snapshot has changed");
@@ -121,11 +113,9 @@ impl Trimmer {
         let work = async {
             loop {
                 ticks.tick().await;
-                let decision = self.decide(&mut retention);
-                let trim = decision.trim;
-                self.snapshots.show(decision);
+                let trim = self.look(&mut retention).await;
                 if let Some(id) = trim.filter(|id| attempts.may_begin(*id, Instant::now())) {
-                    let is_done = self.trim(id).await;
+                    let is_done = self.trim(&mut retention, id).await;
                     attempts.ended(id, is_done, Instant::now());
                 }
             }
@@ -133,6 +123,42 @@ impl Trimmer {
         // Safe to cancel: a check only reads, and a trim on its way to the worker is decided there. The next start
         // removes files without a record.
         let _ = stop.run_until_cancelled(work).await;
+    }
+
+    /// Decides, shows the decision, and forgets a suspect snapshot. Returns the snapshot to trim to.
+    async fn look(&self, retention: &mut Retention) -> Option<SnapshotId> {
+        let decision = self.decide(retention);
+        let (trim, suspect) = (decision.trim, decision.forget);
+        self.snapshots.show(decision);
+        if let Some(id) = suspect {
+            self.forget(id).await;
+        }
+        trim
+    }
+
+    /// Lets the worker forget a suspect snapshot, then removes the file. If this fails, a later look tries again.
+    async fn forget(&self, id: SnapshotId) {
+        // While this place is taken, no upload brings the same file again.
+        let Some(_place) = self.snapshots.files.place() else {
+            return;
+        };
+        let (answer, forgotten) = oneshot::channel();
+        let request = RetainRequest::Forget { id, answer };
+        match ask(&self.shared, request, forgotten).await {
+            Some(Ok(unused)) => {
+                warn!(
+                    to = id.to.get(),
+                    "forgets a snapshot that waited while digests of learners differed: it might come from the wrong \
+                     learner"
+                );
+                if let Some(unused) = unused {
+                    let recorded = self.shared.published().snapshots;
+                    self.snapshots.files.remove(unused, &recorded).await;
+                }
+            }
+            Some(Err(refused)) => debug!(%refused, to = id.to.get(), "the snapshot is not forgotten"),
+            None => {}
+        }
     }
 
     fn decide(&self, retention: &mut Retention) -> TrimDecision {
@@ -158,20 +184,35 @@ impl Trimmer {
         })
     }
 
-    /// Checks the file, then lets the worker trim; returns whether the log is trimmed. If the worker refuses, the facts
-    /// have changed: a later look decides again.
-    async fn trim(&self, id: SnapshotId) -> bool {
+    /// Reads the file of a snapshot, for minutes if the file is large, and looks about as often as usual meanwhile. Returns
+    /// whether the file is sound.
+    async fn check(&self, retention: &mut Retention, id: SnapshotId) -> bool {
+        let mut ticks = self.shared.hearing.ticker(LOOK_INTERVAL);
+        let mut check = pin!(check(&self.snapshots, &self.shared, id));
+        loop {
+            tokio::select! {
+                // Polled again if not ready.
+                checked = &mut check => return checked.unwrap_or_else(|error| {
+                    warn!(%error, file = id.file_name(), "cannot read a snapshot file: nothing is trimmed");
+                    false
+                }),
+                // Only waits.
+                () = ticks.tick() => {
+                    self.look(retention).await;
+                }
+            }
+        }
+    }
+
+    /// Checks the file, and lets the worker trim if the trim is still wanted then; returns whether the log is trimmed. If
+    /// the worker refuses, the facts have changed: a later look decides again.
+    async fn trim(&self, retention: &mut Retention, id: SnapshotId) -> bool {
         let mut span = self.tracer.begin(Beginning::new("acceptor.trim", Parent::None));
         if let Some(span) = &mut span {
             span.count(names::SLOT, id.to.get());
         }
-        match check(&self.snapshots, &self.shared, id).await {
-            Ok(true) => {}
-            Ok(false) => return false,
-            Err(error) => {
-                warn!(%error, file = id.file_name(), "cannot read a snapshot file: nothing is trimmed");
-                return false;
-            }
+        if !self.check(retention, id).await || self.look(retention).await != Some(id) {
+            return false;
         }
         let (answer, trimmed) = oneshot::channel();
         let request = RetainRequest::Trim { id, answer };
@@ -192,7 +233,7 @@ impl Trimmer {
     }
 }
 
-/// TrimAttempts to trim to the end of a snapshot: after each attempt without success a longer pause.
+/// Attempts to trim to the end of a snapshot: after each attempt without success a longer pause.
 #[derive(Clone, Copy, Debug, Default)]
 struct TrimAttempts {
     /// The snapshot, the time of the next attempt, and the last pause.
@@ -249,8 +290,135 @@ pub(crate) async fn check_files(snapshots: Arc<Snapshots>, shared: Arc<Shared>, 
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use paxos_common::{service::metrics::Metrics, wire};
+    use paxos_proto::v1 as pb;
+
     use super::*;
-    use crate::store::snapshots::SHA256_BYTES;
+    use crate::{
+        attach::Attachment,
+        retention::LearnerReport,
+        store::snapshots::SHA256_BYTES,
+        testing::{Cluster, snapshot_file},
+    };
+
+    /// An acceptor with the slots below 20 chosen and a waiting snapshot to slot 10. A trim is due at every look.
+    struct Scene {
+        cluster: Cluster,
+        trimmer: Trimmer,
+        retention: Retention,
+        waiting: SnapshotId,
+    }
+
+    impl Scene {
+        async fn new() -> Self {
+            let cluster = Cluster::start().await;
+            for (slots, chosen_to) in [(0..20, 0), (20..21, 20)] {
+                cluster.accept_all(slots, chosen_to).recv().await.unwrap();
+            }
+            let to = Slot::new(10).unwrap();
+            let (summary, content) = snapshot_file(&cluster.configuration, to, 4000);
+            let waiting = SnapshotId {
+                to,
+                sha256: summary.sha256,
+                bytes: summary.bytes,
+            };
+            fs::write(cluster.directory().join(waiting.file_name()), content).unwrap();
+            let (answer, kept) = oneshot::channel();
+            let request = RetainRequest::Keep { id: waiting, answer };
+            ask(&cluster.shared, request, kept).await.unwrap().unwrap();
+            let recorded = cluster.shared.published().snapshots;
+            let files = SnapshotFiles::open(cluster.directory(), &recorded);
+            let trimmer = Trimmer {
+                snapshots: Arc::new(Snapshots::new(files, RetainBytes::All)),
+                shared: Arc::clone(&cluster.shared),
+                roster: cluster.service.roster(),
+                instruments: Instruments::new(&Metrics::unread()),
+                tracer: Tracer::off(),
+            };
+            let mut retention = Retention::new(RetainBytes::AtLeast(0));
+            // Each start sweeps once.
+            while cluster.shared.published().is_sweeping {
+                tokio::task::yield_now().await;
+            }
+            // The first look was long ago.
+            let published = cluster.shared.published();
+            retention.look(&Facts {
+                now: Instant::now().checked_sub(Duration::from_mins(2)).unwrap(),
+                log_bytes: Some(0),
+                trimmed_to: published.trimmed_to,
+                chosen_to: published.chosen_to,
+                cap: published.trim_cap,
+                has_leader: true,
+                is_low: false,
+                snapshots: published.snapshots,
+                damaged: &[],
+                is_arriving: false,
+                failures: 0,
+                learners: &[] as &[LearnerReport],
+                older_peer: None,
+            });
+            let mut scene = Self {
+                cluster,
+                trimmer,
+                retention,
+                waiting,
+            };
+            assert_eq!(scene.trimmer.look(&mut scene.retention).await, Some(waiting));
+            scene
+        }
+
+        /// A learner attaches, with a digest below slot 8.
+        fn attach(&self, peer: u64, version: u32, digest: &'static [u8]) -> Attachment {
+            let attachment = self.trimmer.roster.attach(None).unwrap();
+            attachment.report(pb::AttachRequest {
+                caller: Some(pb::Caller {
+                    protocol_version: version,
+                    ..wire::caller(None)
+                }),
+                role: pb::Role::Learner.into(),
+                peer,
+                progress: Some(pb::attach_request::Progress::Learner(pb::LearnerProgress {
+                    applied_to: 20,
+                    digests: vec![pb::Digest {
+                        to: 8,
+                        digest: digest.into(),
+                        state: digest.into(),
+                    }],
+                    ..Default::default()
+                })),
+                ..Default::default()
+            });
+            attachment
+        }
+
+        /// Attempts the trim that was due at the last look; returns the first slot of the log, and whether the file is
+        /// left.
+        async fn trim(&mut self) -> (u64, bool) {
+            let is_done = self.trimmer.trim(&mut self.retention, self.waiting).await;
+            let published = self.cluster.shared.published();
+            assert_eq!(is_done, published.trimmed_to > Slot::ZERO);
+            let file = self.cluster.directory().join(self.waiting.file_name());
+            (published.trimmed_to.get(), file.exists())
+        }
+    }
+
+    #[tokio::test]
+    async fn everything_that_holds_trims_back_counts_after_the_check_of_the_file() {
+        let mut scene = Scene::new().await;
+        assert_eq!(scene.trim().await, (10, true));
+
+        let mut scene = Scene::new().await;
+        let _older = scene.attach(1, 1, b"a");
+        assert_eq!(scene.trim().await, (0, true));
+
+        // A suspect file is forgotten at once.
+        let mut scene = Scene::new().await;
+        let _learners = [scene.attach(1, 2, b"a"), scene.attach(2, 2, b"b")];
+        assert_eq!(scene.trim().await, (0, false));
+        assert_eq!(scene.cluster.shared.published().snapshots.waiting, None);
+    }
 
     #[test]
     fn attempts_without_success_come_less_and_less_often() {

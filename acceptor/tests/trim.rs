@@ -70,7 +70,7 @@ async fn reopening_keeps_every_trim(disk: &impl TestDisk) {
     assert_eq!(shown(&run, 0).await, (vec![45], 40));
     run.store.close().await;
 
-    let run = AcceptorRun::begin(disk, 4).await;
+    let mut run = AcceptorRun::begin(disk, 4).await;
     let recovered = &run.opened.recovered;
     assert_eq!(
         (recovered.trimmed_to, recovered.known_to, recovered.voted_to),
@@ -79,6 +79,15 @@ async fn reopening_keeps_every_trim(disk: &impl TestDisk) {
     assert_eq!(recovered.rows.keys().collect::<Vec<_>>(), [&slot(45)]);
     assert_eq!(run.opened.snapshots, kept(Some(third), None));
     assert_eq!(shown(&run, 0).await, (vec![45], 40));
+    let counter = run.core.stamp().commit_counter;
+    run.keep(41).await;
+    run.store.forget().await.unwrap();
+    assert_eq!(run.core.stamp().commit_counter, counter);
+    assert_eq!(run.store.snapshots(), kept(Some(third), None));
+    run.store.close().await;
+
+    let run = AcceptorRun::begin(disk, 5).await;
+    assert_eq!(run.opened.snapshots, kept(Some(third), None), "forgotten");
     run.store.close().await;
 }
 

@@ -31,6 +31,9 @@ pub use report::check_report;
 
 /// The version of the contract in this release: see `types.proto`.
 pub const PROTOCOL_VERSION: u32 = 2;
+/// The first version that knows a log with a first slot above 0. Later versions know such a log as well: the number stays
+/// when [`PROTOCOL_VERSION`] rises.
+pub const TRIMS_VERSION: u32 = 2;
 
 /// A message against the rules of its type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

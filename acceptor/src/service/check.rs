@@ -4,7 +4,7 @@ use paxos_common::{
     paxos::{ballot::Ballot, identity::ClusterId, slot::Slot},
     peer::{ADDRESS_BYTES_MAX, Address},
     snapshot::SNAPSHOT_BYTES_MAX,
-    wire::{self, Malformed, PROTOCOL_VERSION, status},
+    wire::{self, Malformed, PROTOCOL_VERSION, TRIMS_VERSION, status},
 };
 use paxos_proto::v1 as pb;
 use tonic::Status;
@@ -36,14 +36,14 @@ pub(super) fn check_version(caller: Option<&pb::Caller>) -> Result<Option<Cluste
     }
 }
 
-/// Checks a caller of an earlier protocol version against the first slot of the log.
+/// Checks a caller with a protocol version below [`TRIMS_VERSION`] against the first slot of the log.
 pub(super) fn check_older(trimmed_to: Slot) -> Result<(), Status> {
     if trimmed_to == Slot::ZERO {
         return Ok(());
     }
     Err(status::wrong_cluster(format!(
         "the log of this acceptor begins at slot {trimmed_to}, and the caller's release knows no such log: upgrade the \
-         caller, a learner or proposer, to a release with protocol version {PROTOCOL_VERSION}"
+         caller, a learner or proposer, to a release with protocol version {TRIMS_VERSION} or later"
     )))
 }
 

@@ -187,7 +187,7 @@ impl<R: Reader> Inner<R> {
         let decision = self.snapshots.decision();
         let damaged = self.snapshots.files.damaged();
         let KeptSnapshots { bottom, waiting } = published.snapshots;
-        let waiting = waiting.filter(|_| !decision.is_waiting_stuck);
+        let waiting = waiting.filter(|_| !decision.ignores_waiting);
         let sound = bottom.iter().chain(&waiting);
         let sound = sound.filter(|kept| !damaged.contains(&kept.id));
         let kept_to: Slot = sound.map(|kept| kept.id.to).fold(published.trimmed_to, Slot::max);
@@ -212,8 +212,16 @@ impl<R: Reader> Inner<R> {
         )))
     }
 
-    /// Refuses a snapshot that contradicts a digest of an attached learner at the same slot.
+    /// Refuses a snapshot that contradicts a digest of an attached learner at the same slot, and every snapshot while
+    /// digests of learners differ.
     fn compare(&self, summary: &SnapshotSummary) -> Result<(), Status> {
+        if let Some(to) = self.snapshots.decision().differ_below {
+            return Err(status::not_wanted(format!(
+                "digests of two learners differ below slot {to}, or the learners do not agree again yet: this acceptor \
+                 records no snapshot, because the snapshot might come from the wrong learner. Empty the data directory \
+                 of the wrong learner, of two learners both"
+            )));
+        }
         let digest = ReportedDigest {
             to: summary.header.to,
             log: summary.header.log_digest.to_vec().into(),
@@ -289,14 +297,18 @@ mod tests {
 
     use super::*;
     use crate::{
+        retention::TrimDecision,
         testing::{Cluster, settle, snapshot_file},
         trimmer::Snapshots,
     };
 
     fn asks(snapshots: &Snapshots, peer: u64) {
-        snapshots.show_wish(SnapshotWish {
-            peer,
-            above: Slot::ZERO,
+        snapshots.show(TrimDecision {
+            wish: Some(SnapshotWish {
+                peer,
+                above: Slot::ZERO,
+            }),
+            ..TrimDecision::default()
         });
     }
 
@@ -361,6 +373,18 @@ mod tests {
         asks(&inner.snapshots, 4);
         let refused = send().await.unwrap_err();
         assert!(refused.message().contains("has not asked"), "{refused:?}");
+        // The learners differ while the snapshot arrives.
+        asks(&inner.snapshots, 3);
+        let decision = inner.snapshots.decision();
+        inner.snapshots.show(TrimDecision {
+            differ_below: Some(Slot::new(5).unwrap()),
+            ..decision
+        });
+        let refused = send().await.unwrap_err();
+        assert!(refused.message().contains("differ below slot 5"), "{refused:?}");
+        assert_eq!(inner.shared.published().snapshots.waiting, None);
+        let mut left = std::fs::read_dir(cluster.directory()).unwrap();
+        assert!(left.next().is_none(), "a file is left");
         asks(&inner.snapshots, 3);
         send().await.unwrap();
         let waiting = inner.shared.published().snapshots.waiting.unwrap();

@@ -181,6 +181,11 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    async fn forget(&mut self) -> Result<(), StoreError> {
+        self.0.lock().now.snapshots.waiting = None;
+        Ok(())
+    }
+
     fn snapshots(&self) -> KeptSnapshots {
         self.0.lock().now.snapshots
     }

@@ -286,6 +286,13 @@ impl Store for SqliteStore {
         Ok(())
     }
 
+    async fn forget(&mut self) -> Result<(), StoreError> {
+        let query = sqlx::query(snapshots::FORGET);
+        execute(&mut self.connection, query, &self.file).await?;
+        self.snapshots.waiting = None;
+        Ok(())
+    }
+
     fn snapshots(&self) -> KeptSnapshots {
         self.snapshots
     }

@@ -35,6 +35,7 @@ impl<S: Store> Worker<S> {
         let (result, answer) = match request {
             RetainRequest::Keep { id, answer } => (self.keep(id, stop).await?, answer),
             RetainRequest::Trim { id, answer } => (self.trim(id, stop).await?, answer),
+            RetainRequest::Forget { id, answer } => (self.forget(id, stop).await?, answer),
         };
         Ok(match result {
             ControlFlow::Continue(result) => {
@@ -59,9 +60,46 @@ impl<S: Store> Worker<S> {
             log_bytes: self.measure_file().await.used,
         };
         let before = self.store.snapshots().waiting;
+        if self.record(Some(snapshot), stop).await?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        let before = before.map(|before| before.id);
+        let unused = before.filter(|before| before.file_name() != id.file_name());
+        Ok(ControlFlow::Continue(Ok(unused)))
+    }
+
+    async fn forget(
+        &mut self,
+        id: SnapshotId,
+        stop: &CancellationToken,
+    ) -> Result<ControlFlow<(), Retained>, Failure> {
+        if !self.space.allows_trims() {
+            return Ok(ControlFlow::Continue(Err(NotRetained::NoSpace)));
+        }
+        let waiting = self.store.snapshots().waiting;
+        if waiting.is_none_or(|waiting| waiting.id != id) {
+            return Ok(ControlFlow::Continue(Err(NotRetained::NotWaiting(id.to))));
+        }
+        if self.record(None, stop).await?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        Ok(ControlFlow::Continue(Ok(Some(id))))
+    }
+
+    /// Records the waiting snapshot, or that no snapshot waits, and shows the records. Breaks when the stop begins while
+    /// another process's lock holds up the write.
+    async fn record(
+        &mut self,
+        waiting: Option<KeptSnapshot>,
+        stop: &CancellationToken,
+    ) -> Result<ControlFlow<()>, Failure> {
         let mut lock = LockReport::new(self.store.file());
         loop {
-            match self.store.keep(snapshot).await {
+            let written = match waiting {
+                Some(snapshot) => self.store.keep(snapshot).await,
+                None => self.store.forget().await,
+            };
+            match written {
                 Ok(()) => break,
                 Err(StoreError::LockedByOther(_)) if !stop.is_cancelled() => lock.held(),
                 Err(StoreError::LockedByOther(_)) => return Ok(ControlFlow::Break(())),
@@ -73,9 +111,7 @@ impl<S: Store> Worker<S> {
         }
         lock.free();
         self.shared.show_snapshots(self.store.snapshots());
-        let before = before.map(|before| before.id);
-        let unused = before.filter(|before| before.file_name() != id.file_name());
-        Ok(ControlFlow::Continue(Ok(unused)))
+        Ok(ControlFlow::Continue(()))
     }
 
     async fn trim(

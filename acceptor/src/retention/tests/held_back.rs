@@ -106,9 +106,47 @@ fn difference_is_remembered_until_the_learners_agree_again() {
     scene.learners[0].digests = vec![digest(256, "x", "s")];
     assert!(differs(&mut scene));
     scene.learners[0].digests = vec![digest(320, "c", "s")];
-    assert_eq!(scene.trim(), Some(400));
+    assert!(!differs(&mut scene));
     scene.learners[0].digests.clear();
-    assert_eq!(scene.trim(), Some(400), "settled permanently");
+    assert!(!differs(&mut scene), "settled permanently");
+}
+
+#[test]
+fn snapshot_that_waited_while_digests_differed_is_never_trimmed_to() {
+    let mut scene = Scene::waiting(400, 0);
+    scene.facts.log_bytes = Some(10 * STEP);
+    scene.facts.is_low = true;
+    assert_eq!(scene.trim(), Some(400));
+    scene.learners[0].digests = vec![digest(300, "a", "s")];
+    scene.learners[1].digests = vec![digest(300, "b", "s")];
+    // Another hindrance does not hide the difference.
+    scene.facts.older_peer = Some("http://old:1");
+    let decision = scene.look();
+    assert_eq!((decision.trim, decision.wish), (None, None));
+    assert_eq!(decision.differ_below, Some(at(300)));
+    assert_eq!(decision.forget, Some(kept(400, 0).id));
+    // A person has emptied the wrong learner, and the learners agree again.
+    scene.facts.older_peer = None;
+    for learner in &mut scene.learners {
+        learner.digests = vec![digest(320, "c", "s")];
+    }
+    for is_low in [true, false] {
+        scene.facts.is_low = is_low;
+        let decision = scene.look();
+        assert_eq!((decision.trim, decision.differ_below), (None, None));
+        assert_eq!(decision.wish.map(|wish| wish.above), Some(at(100)));
+        assert!(decision.ignores_waiting);
+        assert_eq!(decision.forget, Some(kept(400, 0).id), "forgotten later");
+    }
+    // The next snapshot takes the place, or the same snapshot comes again after its record is forgotten.
+    scene.facts.snapshots.waiting = Some(kept(450, 0));
+    let decision = scene.look();
+    assert_eq!((decision.ignores_waiting, decision.forget), (false, None));
+    assert_eq!(decision.trim, Some(kept(450, 0).id));
+    scene.facts.snapshots.waiting = None;
+    assert_eq!(scene.look().forget, None);
+    scene.facts.snapshots.waiting = Some(kept(400, 0));
+    assert_eq!(scene.trim(), Some(400));
 }
 
 #[test]
@@ -122,7 +160,9 @@ fn difference_is_settled_without_a_learner_that_is_gone() {
         digests: vec![digest(300, "b", "s")],
         ..learner(8, 500)
     };
-    assert_eq!(scene.trim(), Some(400));
+    assert_eq!(scene.look().differ_below, None);
+    scene.facts.snapshots.waiting = Some(kept(450, 0));
+    assert_eq!(scene.trim(), Some(450));
 }
 
 #[test]
@@ -131,9 +171,11 @@ fn invented_digest_above_the_cap_is_not_remembered() {
     scene.facts.log_bytes = Some(10 * STEP);
     scene.learners[0].digests = vec![digest(501, "a", "s")];
     scene.learners[1].digests = vec![digest(501, "b", "s")];
-    assert_eq!(scene.trim(), None);
+    assert_eq!(scene.look().differ_below, Some(at(501)));
     scene.learners[1].digests.clear();
-    assert_eq!(scene.trim(), Some(400));
+    assert_eq!(scene.look().differ_below, None);
+    scene.facts.snapshots.waiting = Some(kept(450, 0));
+    assert_eq!(scene.trim(), Some(450));
 }
 
 #[test]
@@ -147,13 +189,13 @@ fn waiting_snapshot_above_the_cap_for_a_minute_is_replaced() {
     scene.facts.has_leader = true;
     assert_eq!(scene.after(101).wish, None);
     let decision = scene.after(160);
-    assert_eq!((decision.wish, decision.is_waiting_stuck), (None, false));
+    assert_eq!((decision.wish, decision.ignores_waiting), (None, false));
     let decision = scene.after(161);
-    assert!(decision.is_waiting_stuck);
+    assert!(decision.ignores_waiting);
     assert_eq!(decision.wish.map(|wish| wish.above), Some(at(100)));
     scene.facts.snapshots.waiting = Some(kept(450, 2 * STEP));
     let decision = scene.after(162);
-    assert_eq!((decision.wish, decision.is_waiting_stuck), (None, false));
+    assert_eq!((decision.wish, decision.ignores_waiting), (None, false));
 }
 
 #[test]

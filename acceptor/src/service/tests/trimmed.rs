@@ -84,3 +84,31 @@ async fn promise_forgets_an_unknown_row_once_a_trim_has_passed_the_row() {
         .collect();
     assert_eq!((status.trimmed_to, ends), (to, vec![(to, 9)]));
 }
+
+#[tokio::test]
+async fn trimmed_log_is_served_to_version_2_and_not_to_version_1() {
+    let cluster = Cluster::start().await;
+    for (slots, chosen_to) in [(0..20, 0), (20..21, 20)] {
+        cluster.accept_all(slots, chosen_to).recv().await.unwrap();
+    }
+    let tail = async |protocol_version| {
+        let caller = pb::Caller {
+            protocol_version,
+            ..cluster.caller()
+        };
+        let request = pb::TailRequest {
+            caller: Some(caller),
+            nonce: 1,
+        };
+        cluster.service.tail(Request::new(request)).await
+    };
+    tail(1).await.unwrap();
+    trim(&cluster, 10).await;
+    let refused = tail(1).await.unwrap_err();
+    assert!(
+        refused.message().contains("with protocol version 2 or later"),
+        "{refused:?}"
+    );
+    // A fixed number: later versions go on to serve version 2.
+    tail(2).await.unwrap();
+}

@@ -22,6 +22,11 @@ pub(super) const KEEP: &str = "BEGIN IMMEDIATE;
     INSERT OR REPLACE INTO snapshot (place, until, sha256, bytes, log_bytes, checksum) VALUES (?, ?, ?, ?, ?, ?);
     COMMIT";
 
+/// Deletes the record of the waiting snapshot, in a transaction without a change of the state record.
+pub(super) const FORGET: &str = "BEGIN IMMEDIATE;
+    DELETE FROM snapshot WHERE place = 1;
+    COMMIT";
+
 /// The part of a commit that makes the waiting snapshot the bottom.
 pub(super) const TRIM: &str = "DELETE FROM snapshot;
     INSERT INTO snapshot (place, until, sha256, bytes, log_bytes, checksum) VALUES (?, ?, ?, ?, ?, ?);";

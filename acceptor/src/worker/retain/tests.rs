@@ -116,6 +116,34 @@ async fn trim_to_a_file_other_than_the_waiting_file_is_refused() {
 }
 
 #[tokio::test]
+async fn waiting_file_alone_is_forgotten() {
+    let cluster = Cluster::with_votes(20).await;
+    let shared = &cluster.shared;
+    let forget = async |id| {
+        let (answer, forgotten) = oneshot::channel();
+        let request = RetainRequest::Forget { id, answer };
+        shared.retain.send(request).await.unwrap();
+        forgotten.await.unwrap()
+    };
+    keep(shared, 5).await.unwrap();
+    trim(shared, 5).await.unwrap();
+    keep(shared, 10).await.unwrap();
+    let mut other = file(10);
+    other.sha256[31] ^= 1;
+    for other in [other, file(9), file(5)] {
+        assert_eq!(forget(other).await, Err(NotRetained::NotWaiting(other.to)));
+    }
+    assert_eq!(cluster.ends(), (5, Some(5), Some(10)));
+    cluster.is_exhausted.store(true, Ordering::Relaxed);
+    assert_eq!(forget(file(10)).await, Err(NotRetained::NoSpace));
+    cluster.is_exhausted.store(false, Ordering::Relaxed);
+    assert_eq!(forget(file(10)).await, Ok(Some(file(10))));
+    assert_eq!(cluster.ends(), (5, Some(5), None));
+    assert_eq!(trim(shared, 10).await, Err(NotRetained::NotWaiting(slot(10))));
+    assert_eq!(keep(shared, 10).await, Ok(None), "the same file again");
+}
+
+#[tokio::test]
 async fn snapshots_are_recorded_and_trimmed_to_within_the_cap() {
     let cluster = Cluster::with_votes(20).await;
     let shared = &cluster.shared;
