@@ -53,10 +53,12 @@ struct Attached {
 }
 
 impl Attached {
-    /// Whether this is a report of the same process, or of a different process at the same address.
+    /// Whether this is a report of the same process, or of a different process at the same address. An empty address is
+    /// no address.
     fn is_of(&self, other: &pb::AttachRequest) -> bool {
         let report = &self.report;
-        report.role == other.role && (report.peer == other.peer || report.address == other.address)
+        let is_at_same = !report.address.is_empty() && report.address == other.address;
+        report.role == other.role && (report.peer == other.peer || is_at_same)
     }
 
     fn listed(&self) -> pb::AttachedPeer {
@@ -110,26 +112,16 @@ impl Roster {
     /// listed once.
     pub(crate) fn peers(&self) -> Vec<pb::AttachedPeer> {
         let content = self.lock();
-        let mut latest: HashMap<(i32, u64), &Attached> = HashMap::new();
-        for attached in content.peers.values().flatten() {
-            let peer = latest
-                .entry((attached.report.role, attached.report.peer))
-                .or_insert(attached);
-            if attached.at > peer.at {
-                *peer = attached;
-            }
-        }
-        let mut peers: Vec<_> = latest.into_values().map(Attached::listed).collect();
-        peers.sort_by_key(|peer| peer.report.as_ref().map(|report| (report.role, report.peer)));
-        peers
+        content.latest().into_iter().map(Attached::listed).collect()
     }
 
     /// The attached learners, by number, then the learners departed within [`RESTART_MAX`].
     pub(crate) fn learners(&self) -> Vec<LearnerReport> {
-        let attached = self.peers().into_iter();
-        let attached = attached.filter_map(|peer| learner_report(peer.report?, true));
+        // A single moment: a learner that comes back is in one of the lists.
         let mut content = self.lock();
         content.forget(Instant::now());
+        let attached = content.latest().into_iter();
+        let attached = attached.filter_map(|peer| learner_report(peer.report.clone(), true));
         let left = content.left.iter();
         let left = left.filter_map(|left| learner_report(left.last.report.clone(), false));
         attached.chain(left).collect()
@@ -207,6 +199,22 @@ fn learner_report(report: pb::AttachRequest, is_attached: bool) -> Option<Learne
 }
 
 impl RosterContent {
+    /// The latest report of each peer, by role and number.
+    fn latest(&self) -> Vec<&Attached> {
+        let mut latest: HashMap<(i32, u64), &Attached> = HashMap::new();
+        for attached in self.peers.values().flatten() {
+            let peer = latest
+                .entry((attached.report.role, attached.report.peer))
+                .or_insert(attached);
+            if attached.at > peer.at {
+                *peer = attached;
+            }
+        }
+        let mut peers: Vec<_> = latest.into_values().collect();
+        peers.sort_by_key(|peer| (peer.report.role, peer.report.peer));
+        peers
+    }
+
     /// Records the end of a stream; `last` is the peer's last report.
     fn depart(&mut self, last: Attached, now: Instant) {
         if self.is_attached(&last.report) {
@@ -347,6 +355,45 @@ mod tests {
         // Another process at the address.
         back.report(report(4, "http://a:1"));
         assert_eq!(departed(), [] as [u64; 0]);
+    }
+
+    #[test]
+    fn peers_without_an_address_are_different_peers() {
+        let roster = Arc::new(Roster::default());
+        let (killed, stays) = (roster.attach(None).unwrap(), roster.attach(None).unwrap());
+        killed.report(report(1, ""));
+        stays.report(report(2, ""));
+        drop(killed);
+        stays.report(report(2, ""));
+        let departed = roster.departed();
+        assert_eq!(departed.len(), 1, "{departed:?}");
+        assert_eq!(departed[0].report.as_ref().unwrap().peer, 1);
+    }
+
+    #[test]
+    fn learner_that_comes_back_is_in_one_of_the_lists_at_every_moment() {
+        let roster = Arc::new(Roster::default());
+        let attach = |roster: &Arc<Roster>| {
+            let attachment = roster.attach(None).unwrap();
+            attachment.report(pb::AttachRequest {
+                progress: Some(pb::attach_request::Progress::Learner(
+                    pb::LearnerProgress::default(),
+                )),
+                ..report(1, "http://a:1")
+            });
+            attachment
+        };
+        drop(attach(&roster));
+        let coming = Arc::clone(&roster);
+        let comes_back = std::thread::spawn(move || {
+            for _ in 0..20_000 {
+                drop(attach(&coming));
+            }
+        });
+        while !comes_back.is_finished() {
+            assert_eq!(roster.learners().len(), 1);
+        }
+        comes_back.join().unwrap();
     }
 
     #[test]

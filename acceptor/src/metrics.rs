@@ -318,6 +318,11 @@ impl Instruments {
         *self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Bytes of the log, as of the worker's last check; none before the first successful check.
+    pub(crate) fn log_bytes(&self) -> Option<u64> {
+        Some(self.file_bytes().used).filter(|&bytes| bytes > 0)
+    }
+
     /// Shows the sizes of the parts of the acceptor's file.
     pub(crate) fn file(&self, bytes: FileBytes) {
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = bytes;

@@ -86,7 +86,7 @@ impl LearnerReport {
 #[derive(Clone, Debug)]
 pub(crate) struct Facts<'a> {
     pub(crate) now: Instant,
-    /// Bytes of the log; none while trimmed rows are being deleted.
+    /// Bytes of the log; none while trimmed rows are being deleted, and while the size is not known.
     pub(crate) log_bytes: Option<u64>,
     /// The first slot of the log.
     pub(crate) trimmed_to: Slot,

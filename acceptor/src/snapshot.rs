@@ -1,8 +1,8 @@
 //! The snapshot files in the data directory: opened, checked, and removed when no record names a file any more.
 //!
 //! The content of an arriving snapshot is verified as a whole. Later a file is sound if the file has the recorded size and
-//! SHA-256. A file that is missing, wrong, or unreadable again and again is *damaged*: no caller gets the file, and the log is not trimmed to its end. The acceptor
-//! goes on voting, and asks a learner for the next snapshot.
+//! SHA-256. A file that is missing, wrong, or unreadable again and again is *damaged*: no caller gets the file, and the log
+//! is not trimmed to its end. The acceptor goes on voting, and asks a learner for the next snapshot.
 
 use std::{
     io::{self, ErrorKind},
@@ -58,7 +58,7 @@ impl SnapshotFiles {
     /// removed now is left to the next start.
     pub(crate) fn open(directory: &Path, recorded: &KeptSnapshots) -> Self {
         if let Err(error) = remove_unrecorded(directory, recorded) {
-            warn!(%error, directory = %directory.display(), "cannot remove snapshot files without a record");
+            warn!(%error, directory = %directory.display(), "cannot look for snapshot files without a record");
         }
         let files = Self {
             directory: directory.to_owned(),
@@ -111,6 +111,11 @@ impl SnapshotFiles {
                  and goes on voting. Check this disk"
             );
         }
+    }
+
+    /// A recorded file is missing, and counts as damaged from now on.
+    pub(crate) fn missing(&self, id: SnapshotId) {
+        self.found(id, false);
     }
 
     /// The snapshot that arrives now, with the number of received bytes.
@@ -214,8 +219,10 @@ fn remove_unrecorded(directory: &Path, recorded: &KeptSnapshots) -> io::Result<(
             continue;
         };
         if name == INCOMING || (parse_file_name(&name).is_some() && !names.contains(&name)) {
-            std::fs::remove_file(entry.path())?;
-            info!(file = name, "removed a snapshot file without a record");
+            match std::fs::remove_file(entry.path()) {
+                Ok(()) => info!(file = name, "removed a snapshot file without a record"),
+                Err(error) => warn!(%error, file = name, "cannot remove a snapshot file without a record"),
+            }
         }
     }
     Ok(())

@@ -169,7 +169,7 @@ impl Trimmer {
         let damaged = self.snapshots.files.damaged();
         retention.look(&Facts {
             now: Instant::now(),
-            log_bytes: (!published.is_sweeping).then(|| self.instruments.file_bytes().used),
+            log_bytes: self.instruments.log_bytes().filter(|_| !published.is_sweeping),
             trimmed_to: published.trimmed_to,
             chosen_to: published.chosen_to,
             cap: published.trim_cap,
@@ -299,7 +299,7 @@ mod tests {
     use crate::{
         attach::Attachment,
         retention::LearnerReport,
-        store::snapshots::SHA256_BYTES,
+        store::{FileBytes, snapshots::SHA256_BYTES},
         testing::{Cluster, snapshot_file},
     };
 
@@ -337,6 +337,7 @@ mod tests {
                 instruments: Instruments::new(&Metrics::unread()),
                 tracer: Tracer::off(),
             };
+            trimmer.instruments.file(FileBytes { used: 1, free: 0 });
             let mut retention = Retention::new(RetainBytes::AtLeast(0));
             // Each start sweeps once.
             while cluster.shared.published().is_sweeping {

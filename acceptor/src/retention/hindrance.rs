@@ -56,7 +56,7 @@ impl fmt::Display for Hindrance {
             Self::DifferentDigests { to } => write!(
                 formatter,
                 "a person: the digests of two learners differ below slot {to}. Empty the data directory of the wrong \
-                 learner, of two learners both"
+                 learner, of two learners both. Then run two learners until their digests agree, or restart this acceptor"
             ),
             Self::NoLearner { above } => write!(
                 formatter,

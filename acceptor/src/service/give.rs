@@ -47,6 +47,10 @@ impl<R: Reader> Inner<R> {
                 // A trim has removed the file just now.
                 Err(error) if error.kind() == ErrorKind::NotFound && self.is_replaced(id) => {}
                 Ok(None) => return Err(unreadable("the file is damaged")),
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    self.snapshots.files.missing(id);
+                    return Err(unreadable("the file is missing"));
+                }
                 Err(error) => return Err(unreadable(&error.to_string())),
             }
         }

@@ -367,3 +367,16 @@ async fn file_that_cannot_be_read_again_and_again_is_damaged() {
     let lacks = io::Error::from_raw_os_error(Errno::MFILE.raw_os_error());
     assert!((0..9).all(|_| !files.is_damage(bottom, &lacks)));
 }
+
+#[tokio::test]
+async fn file_that_cannot_be_removed_does_not_keep_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |to| directory.path().join(file(to, 1).0.file_name());
+    for to in 1..5 {
+        std::fs::create_dir(path(to)).unwrap();
+        std::fs::write(path(10 + to), "x").unwrap();
+    }
+    open(&directory, &[]);
+    assert_eq!(names(&directory).len(), 4, "{:?}", names(&directory));
+    assert!((1..5).all(|to| path(to).is_dir()));
+}

@@ -8,6 +8,9 @@ use paxos_common::{
 /// Bytes of a SHA-256.
 pub const SHA256_BYTES: usize = HASH_BYTES;
 
+/// The size of the log could not be read: more than any log, so the first size read later counts.
+pub const LOG_BYTES_UNKNOWN: u64 = i64::MAX.cast_unsigned();
+
 /// Identity of a snapshot file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SnapshotId {
@@ -31,7 +34,7 @@ impl SnapshotId {
 pub struct KeptSnapshot {
     /// The file.
     pub id: SnapshotId,
-    /// Bytes of the log at the time of the record.
+    /// Bytes of the log at the time of the record, or [`LOG_BYTES_UNKNOWN`].
     pub log_bytes: u64,
 }
 

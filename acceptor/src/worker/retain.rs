@@ -16,7 +16,7 @@ use crate::{
     retention::step,
     store::{
         Store, StoreError,
-        snapshots::{KeptSnapshot, SnapshotId},
+        snapshots::{KeptSnapshot, LOG_BYTES_UNKNOWN, SnapshotId},
     },
     sweep::unswept_bytes,
 };
@@ -55,9 +55,10 @@ impl<S: Store> Worker<S> {
         if let Err(refusal) = self.may_trim(id.to) {
             return Ok(ControlFlow::Continue(Err(refusal)));
         }
+        self.measure_file().await;
         let snapshot = KeptSnapshot {
             id,
-            log_bytes: self.measure_file().await.used,
+            log_bytes: self.metrics.log_bytes().unwrap_or(LOG_BYTES_UNKNOWN),
         };
         let before = self.store.snapshots().waiting;
         if self.record(Some(snapshot), stop).await?.is_break() {

@@ -65,8 +65,7 @@
 //! read the row of a slot, then the value of the slot is unknown. The leader or candidate halts, and names the slots
 //! and the acceptors.
 //!
-//! **An acceptor's log begins where a snapshot ends** ([`acceptor::Acceptor::trim`]). No service trims yet: acceptors
-//! keep the whole log. The cores, the model and the simulator keep the rules already. A *snapshot to S* holds the
+//! **An acceptor's log begins where a snapshot ends** ([`acceptor::Acceptor::trim`]). A *snapshot to S* holds the
 //! result of the slots 0 to S − 1: registers, sessions and recorded outcomes, in one file made by a learner. An
 //! acceptor may hold two snapshots. The *bottom* ends at `trimmed_to` and replaces all rows below. `trimmed_to` is the
 //! acceptor's first readable slot. A newer *waiting* snapshot is whole as well, and the acceptor has not trimmed to its
@@ -86,11 +85,26 @@
 //!   as the acceptor's vote for every slot below that the leader proposes. The acceptor has promised no higher ballot.
 //!   So a later campaign that counts this acceptor starts above these slots. A trim reported in any other way is no
 //!   vote: the acceptor may have promised a higher ballot, and the slots may be chosen there with other values.
-//! - A trim never passes the *cap*: the acceptor's own watermark, or the last watermark in a granted Accept. So a
+//! - A trim never passes the *cap*: the acceptor's own watermark, or the watermark last claimed by a leader at a ballot
+//!   that the acceptor accepted, or would have accepted with space on the disk ([`acceptor::Acceptor::hear_claim`]). So a
 //!   faulty learner cannot move the first slot above the chosen slots. A forged claim raises the cap until the leader's
 //!   next claim.
 //! - No leader raises its watermark because of a trim, and no acceptor drops rows because of a leader's message. A
 //!   leader's watermark rises only over slots that the leader has counted.
+//!
+//! **A claim is true without a promise of its ballot.** Let acceptor X promise ballot p, hear a claim at ballot c > p
+//! while the disk is full, trim to T, and then answer `Trimmed` to the leader of ballot b, with p ≤ b ≤ c. Let slot s
+//! below T be chosen first at ballot d. The claim covers s, so d ≤ c.
+//!
+//! - If d ≤ b: the phase-1 quorum of b meets the phase-2 quorum of d, with every acceptor counted by `Trimmed`. The
+//!   common acceptor reports the value, or a first slot above s. So the leader of b proposes the same value, or starts
+//!   above s.
+//! - If d > b, let the leader of b count a phase-2 quorum for s. The phase-1 quorum of d meets this quorum in an
+//!   acceptor Y. If Y voted at b, the vote came before the promise of d, so the leader of d saw the value. If Y is
+//!   counted by `Trimmed`, then Y promised d before s was chosen. A true claim above s, and so the trim of Y, came later.
+//!   After the promise of d, Y answers no leader of a ballot below d: a contradiction.
+//!
+//! No step uses a promise of c by X.
 //!
 //! Repair reads rows only from acceptors that still have the rows. In a scan, a trimmed slot is no report of an empty
 //! slot. If trims leave no source for a slot, the leader skips the acceptor that lacks the slot. A snapshot then lifts

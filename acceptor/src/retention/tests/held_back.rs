@@ -1,6 +1,7 @@
 //! Everything that holds trims back: a start, departed learners, differences, older releases, a forged claim.
 
 use super::*;
+use crate::store::snapshots::LOG_BYTES_UNKNOWN;
 
 #[test]
 fn different_digests_hold_back_every_trim_and_every_question() {
@@ -227,6 +228,17 @@ fn growth_counts_from_the_smallest_log_since_the_arrival() {
         matches!(scene.look().waits_for, Some(Hindrance::Growth { wanted: found, .. }) if found == wanted)
     );
     scene.facts.log_bytes = Some(wanted);
+    assert_eq!(scene.trim(), Some(400));
+}
+
+#[test]
+fn growth_from_an_unknown_size_counts_from_the_first_known_size() {
+    let mut scene = Scene::waiting(400, LOG_BYTES_UNKNOWN);
+    scene.facts.log_bytes = None;
+    assert_eq!(scene.trim(), None);
+    scene.facts.log_bytes = Some(5 * STEP);
+    assert_eq!(scene.trim(), None);
+    scene.facts.log_bytes = Some(6 * STEP);
     assert_eq!(scene.trim(), Some(400));
 }
 

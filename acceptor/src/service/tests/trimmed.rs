@@ -112,3 +112,20 @@ async fn trimmed_log_is_served_to_version_2_and_not_to_version_1() {
     // A fixed number: later versions go on to serve version 2.
     tail(2).await.unwrap();
 }
+
+#[tokio::test]
+async fn missing_bottom_is_damaged_at_once() {
+    let cluster = Cluster::start().await;
+    for (slots, chosen_to) in [(0..20, 0), (20..21, 20)] {
+        cluster.accept_all(slots, chosen_to).recv().await.unwrap();
+    }
+    trim(&cluster, 10).await;
+    let inner = &cluster.service.inner;
+    assert_eq!(inner.snapshots.files.damaged(), []);
+    for reason in ["the file is missing", "the file is damaged"] {
+        let error = inner.open_bottom().await.unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable);
+        assert!(error.message().contains(reason), "{error:?}");
+        assert_eq!(inner.snapshots.files.damaged().len(), 1);
+    }
+}

@@ -56,7 +56,7 @@ impl Acceptor {
     /// the claim: no promise, no vote, nothing durable. So the acceptor can trim to the end of a new snapshot.
     ///
     /// The claim counts as in [`Self::accept`]: only at a ballot that this acceptor would accept. The claim of a leader is
-    /// true whether or not the acceptor has promised the ballot: a chosen slot stays chosen.
+    /// true whether or not the acceptor has promised the ballot: see the argument in [`crate::paxos`].
     pub fn hear_claim(&self, group: &mut Group, accept: &Accept) {
         if group.check_ballot(accept.ballot).is_ok() {
             group.claim(accept.chosen_to);
@@ -64,7 +64,8 @@ impl Acceptor {
     }
 
     /// The cap on trims: every slot below is chosen, according to the last claim of a leader whose ballot this acceptor
-    /// accepted, or would have accepted with space. So a snapshot from a faulty learner cannot move the first slot above the chosen slots.
+    /// accepted, or would have accepted with space. So a snapshot from a faulty learner cannot move the first slot above
+    /// the chosen slots.
     ///
     /// A forged Accept can raise the cap to any slot. The leader's next proposal or question takes the cap back. A forged
     /// claim alone trims nothing: a trim takes a snapshot too.
