@@ -119,7 +119,7 @@ def add_learner(cluster, name):
     cluster.define(name).start()
 
 
-def first_read(trial, cluster, name):
+def first_read(trial, cluster, name, read_by_s=READ_BY_S):
     """Reads at a new learner from the first moment on; judges that no read shows partial state."""
     begun, refused = time.monotonic(), 0
     while time.monotonic() < begun + 60:
@@ -128,7 +128,7 @@ def first_read(trial, cluster, name):
             took = time.monotonic() - begun
             trial.right(result.out.strip() == "yes", f"the first read at {name}: {result}")
             trial.right(
-                took <= READ_BY_S, f"{took:.1f} s after its start, at most {READ_BY_S} s; {refused} reads were refused"
+                took <= read_by_s, f"{took:.1f} s after its start, at most {read_by_s} s; {refused} reads were refused"
             )
             return
         if result.code == 1:
@@ -189,7 +189,8 @@ def left_behind(trial):
         begun = time.monotonic()
         cluster["a3"].start()
         cluster["l2"].start()
-        first_read(trial, cluster, "l2")
+        # The acceptor that was away has its whole log, so the learner waits 10 s for the slots before it installs.
+        first_read(trial, cluster, "l2", 2 * READ_BY_S)
         with Writer(cluster, workers=4) as writer:
             wait_until(
                 "the acceptor is lifted", lambda: chosen_to(cluster, "a3") + 200 >= chosen_to(cluster, "a1"), LIFTED_BY_S
@@ -207,7 +208,7 @@ def left_behind(trial):
 @drill(
     "trims-killed",
     "random roles are killed while acceptors keep 1 MiB of the log",
-    rounds=50,
+    rounds=100,
     limit_s=240,
     limit_round_s=6,
 )
@@ -216,16 +217,24 @@ def trims_killed(trial):
     with Cluster(trial) as cluster:
         retaining(cluster, 1)
         cluster.start()
+        # An acceptor is killed once it trims again.
+        may_die_at = dict.fromkeys(cluster.acceptors, time.monotonic() + HOLD_S)
+        kills = dict.fromkeys(cluster.names(), 0)
         with Load(cluster, 8 * trial.rounds + 60), Writer(cluster, workers=4, every_s=0.2) as writer:
             for _ in range(trial.rounds):
-                name = chance.choice(cluster.names())
                 time.sleep(chance.uniform(0.05, 1.5))
+                now = time.monotonic()
+                name = chance.choice([name for name in cluster.names() if may_die_at.get(name, now) <= now])
                 cluster[name].kill()
                 time.sleep(chance.uniform(0, 0.5))
                 cluster[name].start()
+                kills[name] += 1
+                if name in may_die_at:
+                    may_die_at[name] = time.monotonic() + HOLD_S + chance.uniform(0, 10)
                 # One acceptor at a time.
                 if name in cluster.acceptors:
                     wait_until(f"{name} is ready", lambda: cluster.probe(name, "readyz") == 200, 30)
+        trial.say(f"kills: {kills}")
         writer.judge(trial)
         writer.judge_last(trial)
         for name in cluster.acceptors:
@@ -235,11 +244,12 @@ def trims_killed(trial):
         cluster.all_run()
 
 
-@drill("slow-subscriber", "a subscriber reads slowly while the log is trimmed", seconds=30, limit_s=180)
+@drill("slow-subscriber", "a subscriber reads slowly while the log is trimmed", seconds=30, limit_s=240)
 def slow_subscriber(trial):
     with Cluster(trial) as cluster:
         retaining(cluster, 1)
         cluster.start()
+        time.sleep(HOLD_S)
         child = cluster.begin("log", "--from", "0", "--follow", "--all", "--output", "json", "--timeout", "10s")
         slots = []
         with Load(cluster, trial.seconds):
@@ -258,6 +268,8 @@ def slow_subscriber(trial):
         slots = [slot for slot in slots if slot is not None]
         gaps = [(one, following) for one, following in zip(slots, slots[1:]) if following != one + 1]
         trial.say(f"{len(slots)} entries up to slot {slots[-1] if slots else 'none'}; ended: {ended}; {error[:300]}")
+        to = max(trimmed_to(cluster, name) for name in cluster.acceptors)
+        trial.right(to > 0, f"meanwhile the acceptors have trimmed below slot {to}")
         trial.right(not gaps, f"every slot once, in order: {gaps[:3] or 'no gap'}")
         said = "are not kept any more" in error
         complete = slots and slots[-1] + 1 >= chosen_to(cluster, "a1") - 1
