@@ -26,6 +26,8 @@ pub(crate) fn turn_away(
             core.accept(group, &accept, &BTreeMap::new())
                 .expect("a rejection violates nothing")
         } else {
+            // As in the worker: a full acceptor makes space by a trim, up to the leader's watermark.
+            core.hear_claim(group, &accept);
             AcceptAnswer::NoSpace
         };
         Message::Answer(accept.ballot, accept.sequence, answer)

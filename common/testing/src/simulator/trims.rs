@@ -26,6 +26,9 @@ const TRIMS: u64 = 0x7472_696d;
 /// Least and most new slots between two snapshots of an acceptor.
 const STEP: std::ops::RangeInclusive<u64> = 3..=8;
 
+/// How often a full acceptor has space for an upload: uploads leave less free space than votes.
+const FULL_TAKES: f64 = 0.5;
+
 /// The source of draws about trims, if the acceptors of this run trim: in a third of the runs without lost disks.
 pub(crate) fn draw(seed: u64, knobs: &Knobs, bug: Option<Bug>) -> Option<StdRng> {
     let mut rng = StdRng::seed_from_u64(seed ^ TRIMS);
@@ -71,10 +74,11 @@ impl World<'_> {
         self.plan(next, Happening::SnapshotDue { acceptor });
         let learners = self.learners.len();
         let rng = self.trims.as_mut().expect("this cluster trims");
-        let (learner, step, sweeps) = (
+        let (learner, step, sweeps, takes_full) = (
             rng.random_range(0..learners),
             rng.random_range(STEP),
             rng.random_range(0..=4),
+            rng.random_bool(FULL_TAKES),
         );
         let process = &mut self.acceptors[acceptor];
         let Some(core) = &process.core else { return };
@@ -86,7 +90,7 @@ impl World<'_> {
         let newest = process.disk.trimmed_to.max(waiting.unwrap_or_default());
         // Behind its leader, an acceptor takes any snapshot above its own watermark.
         let is_wanted = to >= newest.plus(step) || (core.known_to() < to && to > newest);
-        let is_full = process.full_until > self.now;
+        let is_full = process.full_until > self.now && !takes_full;
         if process.incoming.is_some() || !is_wanted || to > core.trim_cap() || is_full {
             return;
         }
@@ -101,7 +105,8 @@ impl World<'_> {
 
     /// A whole snapshot is recorded as waiting. A broken upload leaves nothing.
     pub(crate) fn upload_ends(&mut self, acceptor: usize, run: u64) {
-        let breaks = self.trims.as_mut().is_some_and(|rng| rng.random_bool(0.1));
+        let rng = self.trims.as_mut().expect("this cluster trims");
+        let (breaks, takes_full) = (rng.random_bool(0.1), rng.random_bool(FULL_TAKES));
         let process = &mut self.acceptors[acceptor];
         if process.run != run || process.core.is_none() {
             return;
@@ -109,7 +114,7 @@ impl World<'_> {
         let Some(mut snapshot) = process.incoming.take() else {
             return;
         };
-        if breaks || process.full_until > self.now {
+        if breaks || (process.full_until > self.now && !takes_full) {
             self.statistics.count(Counted::UploadsLost);
             return;
         }
