@@ -52,6 +52,7 @@ impl World<'_> {
         if take > 1 {
             self.statistics.count(Counted::GroupsOfMany);
         }
+        let cap = core.trim_cap();
         let mut group = core.group();
         let trims = std::mem::take(&mut process.trim_is_due);
         if trims && trims_first {
@@ -112,6 +113,10 @@ impl World<'_> {
             return false;
         }
         self.release(acceptor, group, answers, claims);
+        let core = self.acceptors[acceptor].core.as_ref();
+        if !has_space && core.is_some_and(|core| core.trim_cap() > cap) {
+            self.statistics.count(Counted::ClaimsHeardFull);
+        }
         true
     }
 

@@ -14,6 +14,7 @@ pub enum Counted {
     BatchesOfMany,
     Campaigns,
     CampaignsGivenUp,
+    ClaimsHeardFull,
     ClientsCancelled,
     ClimbingSteps,
     ClocksJumped,
@@ -84,6 +85,7 @@ pub enum Counted {
     StepsDown,
     SnapshotsInstalled,
     SnapshotsKept,
+    SnapshotsKeptFull,
     StreamsBroken,
     TrimsAnswered,
     TrimsDone,
@@ -92,7 +94,7 @@ pub enum Counted {
 }
 
 impl Counted {
-    pub const ALL: [Self; 83] = [
+    pub const ALL: [Self; 85] = [
         Self::AcceptorsCrashed,
         Self::AcceptorsRefused,
         Self::AcceptorsStopped,
@@ -102,6 +104,7 @@ impl Counted {
         Self::BatchesOfMany,
         Self::Campaigns,
         Self::CampaignsGivenUp,
+        Self::ClaimsHeardFull,
         Self::ClientsCancelled,
         Self::ClimbingSteps,
         Self::ClocksJumped,
@@ -171,6 +174,7 @@ impl Counted {
         Self::StepsDown,
         Self::SnapshotsInstalled,
         Self::SnapshotsKept,
+        Self::SnapshotsKeptFull,
         Self::StreamsBroken,
         Self::TrimsAnswered,
         Self::TrimsDone,

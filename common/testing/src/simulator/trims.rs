@@ -131,6 +131,9 @@ impl World<'_> {
         if self.tampering.has(Bug::OldFileUnlinkedBeforeTheCommit) {
             process.disk.bottom = None;
         }
+        if process.full_until > self.now {
+            self.statistics.count(Counted::SnapshotsKeptFull);
+        }
         let to = snapshot.to;
         process.disk.waiting = Some(snapshot);
         self.statistics.count(Counted::SnapshotsKept);
