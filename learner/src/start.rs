@@ -22,15 +22,13 @@ use crate::{
     acceptors::ListedAcceptor,
     apply::{self, Applier},
     attach::Reporter,
-    barrier::{self, Barrier, barrier},
     catch_up::CatchUp,
     cluster::Cluster,
     config::Config,
     cut_off::{StartStanding, sources},
     disk::DiskSpace,
     driver::{self, DriverEvent, DriverOutputs},
-    fill::{self, Filler},
-    forming,
+    fill, forming,
     give::{Giver, Wishes},
     history::History,
     install::{CutOffCause, CutOffLearner, Installer},
@@ -45,10 +43,11 @@ use crate::{
     snapshots::{self, SnapshotMaker},
     store::{self, Log, Store},
     survey,
-    tails::{self, Asker},
     trace::ValueTracer,
     trims::TrimBound,
 };
+
+mod reading;
 
 /// Capacity of the queue of acceptors' first reports: more than a cluster has acceptors.
 const GREETINGS_MAX: usize = 64;
@@ -467,41 +466,5 @@ impl Starter {
             leadership: watch::channel(fill::nobody_leads()).0,
             shutdown: shutdown.clone(),
         }
-    }
-
-    /// Starts the tasks behind linearizable reads.
-    fn start_barrier(
-        &self,
-        cluster: &Arc<Cluster>,
-        acceptors: &[Arc<ListedAcceptor>],
-        applied: watch::Receiver<Progress>,
-        leadership: watch::Receiver<Leadership>,
-        shutdown: &Shutdown,
-    ) -> Barrier {
-        let (tails_in, tails) = mpsc::channel(tails::TAILS_MAX);
-        let (question, question_seen) = watch::channel(None);
-        let (fill, wanted) = watch::channel(None);
-        let rounds = self.instruments.read_rounds.clone();
-        let outlets = barrier::ReadingOutputs {
-            question,
-            fill,
-            rounds,
-        };
-        let electorate = cluster.electorate().clone();
-        let (barrier, keeper) = barrier(electorate, tails, applied, outlets, self.tracer.clone());
-        shutdown.spawn_vital("barrier", keeper.run(shutdown.clone()));
-        let asker = Asker {
-            cluster: Arc::clone(cluster),
-            question: question_seen,
-            tails: tails_in,
-            tracer: self.tracer.clone(),
-        };
-        for acceptor in acceptors {
-            let asking = asker.clone().keep_asking(Arc::clone(acceptor));
-            shutdown.spawn_until_stop(asking);
-        }
-        let filling = Filler { wanted, leadership }.keep_filling();
-        shutdown.spawn_until_stop(filling);
-        barrier
     }
 }

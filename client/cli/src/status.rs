@@ -394,7 +394,7 @@ mod tests {
     fn learner_that_installs_a_snapshot_is_shown_with_the_progress() {
         let status = healthy();
         let mut verdict = judge(&status);
-        verdict.peers[1].installed_percent = Some(35);
+        verdict.peers.last_mut().unwrap().installed_percent = Some(35);
         let shown = text(&status, &verdict);
         assert!(shown.contains("INSTALLING 35 %"), "{shown}");
     }
