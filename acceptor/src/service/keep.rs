@@ -114,8 +114,7 @@ async fn next_part(
                 format!("no part of the snapshot arrived for {seconds} s: send the snapshot again")
             }
             TooSlow::Slow => format!(
-                "the snapshot arrived at less than {} bytes a second: send the snapshot again, and faster",
-                BYTES_PER_SECOND_MIN
+                "the snapshot arrived at less than {BYTES_PER_SECOND_MIN} bytes a second: send the snapshot again, and faster"
             ),
         })
     })?;

@@ -91,12 +91,12 @@ impl Log {
     }
 
     async fn read_page(&self, from: Slot, to: Slot) -> Result<Vec<Arc<Record>>, LogReadError> {
-        let failed = |source| match source {
-            sqlx::Error::PoolClosed => LogReadError::Replaced,
-            source => LogReadError::Sqlite {
-                file: self.file.to_path_buf(),
-                source,
-            },
+        let failed = |source| {
+            if matches!(source, sqlx::Error::PoolClosed) {
+                return LogReadError::Replaced;
+            }
+            let file = self.file.to_path_buf();
+            LogReadError::Sqlite { file, source }
         };
         let to = to.min(from.plus(PAGE_SLOTS_MAX));
         if from >= to {
