@@ -78,12 +78,15 @@ impl OutcomeStream {
         }
         let (queries, queue) = mpsc::channel(QUEUE_MAX);
         *state = OutcomeStreamState::Open(queries.clone());
-        let (client, stream) = (client.clone(), self.clone());
+        // The stream ends with the client: the task does not keep its own queue open.
+        let (client, stream) = (client.clone(), Arc::downgrade(&self.0));
         tokio::spawn(async move {
             let ended = run(client, queue).await;
             tracing::debug!(reason = %ended, "a stream of outcomes has ended");
-            if ended.code() == Code::Unimplemented {
-                let mut state = stream.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if ended.code() == Code::Unimplemented
+                && let Some(state) = stream.upgrade()
+            {
+                let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
                 *state = OutcomeStreamState::Unsupported(Instant::now());
             }
         });
@@ -160,16 +163,17 @@ impl SentQueries {
 
     fn answer(&mut self, response: OutcomesResponse) {
         for outcome in response.outcomes {
+            let Some(waiting) = self.answers.remove(&outcome.tag) else {
+                continue;
+            };
             let answer = match outcome.answer {
                 Some(queried_outcome::Answer::Result(result)) => Ok(result),
                 Some(queried_outcome::Answer::Error(error)) => Err(from_proto(&error)),
-                // Of a later release: the caller uses a single call.
+                // Too large for the stream: the caller uses a single call.
                 None => continue,
             };
-            if let Some(waiting) = self.answers.remove(&outcome.tag) {
-                // A caller that gave up does not get the answer.
-                let _ = waiting.send(answer);
-            }
+            // A caller that gave up does not get the answer.
+            let _ = waiting.send(answer);
         }
     }
 

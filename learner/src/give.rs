@@ -113,6 +113,17 @@ enum NotGiven {
     Slow(&'static str),
 }
 
+impl NotGiven {
+    /// Whether a healthy cluster has such errors, for a moment.
+    fn is_usual(&self) -> bool {
+        match self {
+            Self::NotAsked | Self::NotWritten(_) => true,
+            Self::Answered(status) => status.code() == Code::ResourceExhausted,
+            Self::NotMade(_) | Self::Read(_) | Self::Slow(_) => false,
+        }
+    }
+}
+
 /// The task that gives snapshots.
 #[derive(Debug)]
 pub(crate) struct Giver {
@@ -162,7 +173,7 @@ impl Giver {
             self.wishes.ended(acceptor, &given, now);
             let Err(error) = given else { continue };
             let is_due = reported.is_none_or(|at| now.duration_since(at) >= REPORT_INTERVAL);
-            if is_due && !matches!(error, NotGiven::NotAsked) {
+            if is_due && !error.is_usual() {
                 reported = Some(now);
                 tracing::warn!(%acceptor, reason = %error, "an acceptor has not got the snapshot it asks for");
             } else {

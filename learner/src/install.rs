@@ -87,7 +87,7 @@ impl Installer<'_> {
     /// Safe: the next start finds the old file or the new file, and both are whole.
     pub(crate) async fn run(&self, learner: CutOffLearner) -> Result<(), Failure> {
         let CutOffLearner { position, cause } = learner;
-        tracing::warn!(
+        tracing::info!(
             %position, ?cause,
             "the acceptors have trimmed slots that this learner lacks: the learner installs a snapshot, and answers no \
              readers meanwhile"

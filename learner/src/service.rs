@@ -33,6 +33,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, timeout, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use crate::{
@@ -72,6 +73,8 @@ pub(crate) struct ServingState {
     pub(crate) feed: watch::Receiver<Option<AcceptorUuid>>,
     pub(crate) barrier: Barrier,
     pub(crate) snapshots: SnapshotOrders,
+    /// Cancelled when the state gives way to a snapshot, or the learner stops.
+    pub(crate) stop: CancellationToken,
     /// Readers of a state that gives way to a snapshot learn the reason.
     pub(crate) installing: Arc<InstallProgress>,
     pub(crate) tracer: Tracer,
@@ -145,9 +148,9 @@ impl LearnerService {
     /// Serves only `Status` from now on: an installation begins. Readers are answered with the reason.
     pub(crate) fn close(&self) {
         self.installing.begin();
+        *self.opened.write().unwrap_or_else(PoisonError::into_inner) = None;
         // The next state may be older: a full disk, or damage, loses the end of this state.
         self.catch_up.begin_again();
-        *self.opened.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Watermark of applied slots; `None` before the cluster is found.
@@ -389,10 +392,9 @@ impl Learner for LearnerService {
         &self,
         request: Request<Streaming<pb::OutcomesRequest>>,
     ) -> Result<Response<Self::OutcomesStream>, Status> {
-        let room = room(request.extensions());
         let opened = self.readable()?;
         let permit = admit(&self.outcome_streams, "the list of streams of outcomes")?;
-        let answers = outcomes::stream(self.clone(), opened, request.into_inner(), room);
+        let answers = outcomes::stream(self.clone(), opened, request.into_inner());
         let answers = answers.inspect(move |_| {
             let _ = &permit;
         });

@@ -99,6 +99,13 @@ struct InterruptedLearner {
     progress: Progress,
 }
 
+/// The reports about an installation. They end with this value.
+struct InstallReports {
+    _end: DropGuard,
+    /// The reports end with the progress.
+    _progress: watch::Sender<Progress>,
+}
+
 /// What the other tasks use of the tasks that learn, apply and write.
 struct LearningTasks {
     /// To the driver.
@@ -205,6 +212,8 @@ impl Starter {
         let mut reporting = None;
         loop {
             if let Some(interrupted) = interrupted.take() {
+                // The reports of an earlier installation would contradict the next reports.
+                drop(reporting.take());
                 reporting = Some(self.install(found, interrupted).await?);
             }
             let store = Store::open(Arc::clone(&self.directory), cluster.id(), &self.disk).await?;
@@ -240,20 +249,23 @@ impl Starter {
         }
     }
 
-    /// Installs a snapshot, and reports this to the acceptors meanwhile, and until the returned guard is dropped.
+    /// Installs a snapshot, and reports this to the acceptors meanwhile, and until the returned value is dropped.
     async fn install(
         &self,
         found: &FoundCluster,
         interrupted: InterruptedLearner,
-    ) -> Result<DropGuard, Failure> {
+    ) -> Result<InstallReports, Failure> {
         let InterruptedLearner { learner, progress } = interrupted;
         // Known from the first report on, so that no acceptor asks this learner for a snapshot.
         let first = sources(learner.position, found.trims.fresh(std::time::Instant::now()));
         let first = first.first().map_or(Slot::ZERO, |source| source.trimmed_to);
         let (target, installing_to) = watch::channel(first);
-        let (_progress, applied) = watch::channel(progress);
+        let (progress, applied) = watch::channel(progress);
         let tasks = self.shutdown.child();
-        let reporting = tasks.token().clone().drop_guard();
+        let reports = InstallReports {
+            _end: tasks.token().clone().drop_guard(),
+            _progress: progress,
+        };
         let reporter = Reporter {
             installing_to,
             ..self.reporter(found, applied, &tasks)
@@ -277,7 +289,7 @@ impl Starter {
         snapshots::remove_leftovers(self.directory.path().to_owned()).await;
         // Large, and rarely used.
         Box::pin(installer.run(learner)).await?;
-        Ok(reporting)
+        Ok(reports)
     }
 
     /// Starts every task but the server. Values come from the acceptor `served_by` first, if given.
@@ -336,6 +348,7 @@ impl Starter {
             feed: learning.feed.clone(),
             barrier,
             snapshots,
+            stop: shutdown.token().clone(),
             installing: Arc::clone(self.service.installing()),
             tracer: self.tracer.clone(),
         });

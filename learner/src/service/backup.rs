@@ -2,7 +2,6 @@
 
 use std::{
     fs::File,
-    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -132,7 +131,8 @@ pub(super) fn stream(
 ) -> ResponseStream<pb::BackupResponse> {
     let turn = BackupTurn::begin(permit);
     Box::pin(async_stream::try_stream! {
-        let mut making = pin!(opened.make_snapshot());
+        // The state is dropped once the snapshot is made: a caller that takes nothing must not keep the state.
+        let mut making = Box::pin(async move { opened.make_snapshot().await });
         let snapshot = loop {
             let made = tokio::select! {
                 // Cancel safe: polled again.

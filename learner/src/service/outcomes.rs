@@ -5,16 +5,17 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
 use paxos_common::{
     paxos::slot::{Slot, Version},
-    service::server::Room,
     wire::status::{invalid_argument, to_proto},
 };
 use paxos_proto::v1::{self as pb, queried_outcome};
 use prost::Message as _;
 use tokio::{
-    sync::watch::error::RecvError,
+    sync::watch::{self, error::RecvError},
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tonic::Status;
+
+use crate::{barrier::Barrier, progress::Progress};
 
 use super::{LearnerService, ServingState, beyond_the_log, ended, reads::read_version, results, streams};
 
@@ -26,7 +27,7 @@ const WAITING_MAX: usize = 512;
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Interval of looks for queries that have waited for long.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Size of a response in bytes, unless a single answer has more: no such response needs room.
+/// Limit of a response in bytes: no such response needs room.
 const RESPONSE_BYTES_MAX: usize = 8 * 1024;
 
 /// The answers to a stream of requests, until the caller ends the stream or the learner stops.
@@ -34,9 +35,9 @@ pub(super) fn stream(
     service: LearnerService,
     opened: Arc<ServingState>,
     requests: impl Stream<Item = Result<pb::OutcomesRequest, Status>> + Send + 'static,
-    room: Room,
 ) -> impl Stream<Item = Result<pb::OutcomesResponse, Status>> + Send {
     let (mut applied, installing) = (opened.applied.clone(), Arc::clone(&opened.installing));
+    let (barrier, stop) = (opened.barrier.clone(), opened.stop.clone());
     // A stream whose caller reads nothing must not keep an outdated state.
     let state = Arc::downgrade(&opened);
     drop(opened);
@@ -51,12 +52,10 @@ pub(super) fn stream(
             let applied_to = applied.borrow_and_update().applied_to();
             loop {
                 let opened = state.upgrade().ok_or_else(|| ended(&installing))?;
-                let answers = waiting.answers(&service, &opened, applied_to, &room).await;
+                let answers = waiting.answers(&service, &opened, applied_to).await;
                 drop(opened);
                 let Some(outcomes) = answers else { break };
-                let response = pb::OutcomesResponse { outcomes };
-                room.built(&response);
-                yield response;
+                yield pb::OutcomesResponse { outcomes };
             }
             if !is_open && waiting.is_empty() {
                 break;
@@ -68,17 +67,20 @@ pub(super) fn stream(
                 changed = applied.changed(), if !waiting.is_empty() => StreamEvent::Applied(changed),
                 // Cancel safe: a tick not returned now is returned next time.
                 _ = ticks.tick(), if !waiting.is_empty() => StreamEvent::Tick,
+                // Only waits. A stream without queries has no other news of the end.
+                () = stop.cancelled() => StreamEvent::Stop,
                 // Cancel safe: the future is kept.
                 end = async { end_of_log.as_mut()?.await }, if end_of_log.is_some() => StreamEvent::EndOfLog(end),
             };
             match event {
                 StreamEvent::Request(Some(request)) => waiting.add(request?)?,
                 StreamEvent::Request(None) => is_open = false,
+                StreamEvent::Stop => Err(ended(&installing))?,
                 StreamEvent::Applied(changed) => changed.map_err(|_| ended(&installing))?,
                 StreamEvent::Tick => {
                     waiting.expire();
                     if end_of_log.is_none() {
-                        end_of_log = state.upgrade().map(|opened| EndOfLog::ask(opened).boxed());
+                        end_of_log = Some(EndOfLog::ask(barrier.clone(), applied.clone()).boxed());
                     }
                 }
                 StreamEvent::EndOfLog(end) => {
@@ -96,6 +98,7 @@ enum StreamEvent {
     /// More is applied, or the learner stops.
     Applied(Result<(), RecvError>),
     Tick,
+    Stop,
     EndOfLog(Option<EndOfLog>),
 }
 
@@ -108,10 +111,10 @@ struct EndOfLog {
 
 impl EndOfLog {
     /// Asks the acceptors; none if the learner cannot find the end.
-    async fn ask(opened: Arc<ServingState>) -> Option<Self> {
+    async fn ask(barrier: Barrier, applied: watch::Receiver<Progress>) -> Option<Self> {
         let asked = Instant::now();
-        timeout(WAIT_MAX, opened.pass_barrier(None)).await.ok()?.ok()?;
-        let to = opened.applied_to();
+        timeout(WAIT_MAX, barrier.pass(None)).await.ok()?.ok()?;
+        let to = applied.borrow().applied_to();
         Some(Self { to, asked })
     }
 }
@@ -181,31 +184,29 @@ impl WaitingQueries {
         service: &LearnerService,
         opened: &ServingState,
         applied_to: Slot,
-        room: &Room,
     ) -> Option<Vec<pb::QueriedOutcome>> {
-        let mut outcomes = std::mem::take(&mut self.failed);
-        let mut bytes = outcomes
-            .iter()
-            .map(|outcome| outcome.encoded_len())
-            .sum::<usize>();
+        let mut outcomes = Vec::new();
+        let mut bytes = 0;
+        while let Some(answer) = self.failed.pop() {
+            bytes += answer.encoded_len();
+            outcomes.push(answer);
+            if bytes > RESPONSE_BYTES_MAX / 2 {
+                return Some(outcomes);
+            }
+        }
         while let Some((&query, _)) = self.queries.first_key_value()
             && let (version, tag) = query
             && version.slot < applied_to
         {
-            let answer = answered(tag, outcome(service, opened, version).await);
-            let added = answer.encoded_len();
-            if bytes + added > RESPONSE_BYTES_MAX {
-                if !outcomes.is_empty() {
-                    break;
-                }
-                if !room.take_now(added) {
-                    // The answer is built again once there is room; until then no part of it is held.
-                    drop(answer);
-                    room.take(added).await;
-                    continue;
-                }
+            let mut answer = answered(tag, outcome(service, opened, version).await);
+            if answer.encoded_len() > RESPONSE_BYTES_MAX / 2 {
+                // Room for large answers is held until the next message of a stream: single calls give it back.
+                answer.answer = None;
             }
-            bytes += added;
+            bytes += answer.encoded_len();
+            if bytes > RESPONSE_BYTES_MAX {
+                break;
+            }
             self.queries.remove(&query);
             outcomes.push(answer);
         }
