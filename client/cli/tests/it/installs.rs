@@ -1,11 +1,12 @@
 //! Trimmed logs of real acceptors: new and late learners install snapshots, and an acceptor that was away is lifted.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use paxos_client::Client;
 use paxos_proto::v1::AcceptorStatusResponse;
 use serde_json::Value;
+use tokio::time::sleep;
 
 use crate::harness::{Cluster, Process, integer, until};
 
@@ -14,18 +15,25 @@ pub(crate) fn trimming() -> Vec<(&'static str, String)> {
     vec![("PAXOS_RETAIN_BYTES", "1MiB".to_owned())]
 }
 
+/// Pause between two rounds of writes.
+const ROUND_PAUSE: Duration = Duration::from_millis(100);
+/// Longest wait for a trim: an acceptor trims nothing in the first minute after its start.
+const TRIM_PATIENCE: Duration = Duration::from_secs(180);
+
 /// Writes registers of about 200 KiB in all, again and again, until `is_enough`.
 pub(crate) async fn write_until(client: &Client, what: &str, mut is_enough: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
     let mut round = 0_u32;
-    until(what, async || {
+    while !is_enough().await {
+        assert!(begun.elapsed() < TRIM_PATIENCE, "waited in vain: {what}");
         for number in 0..20 {
             let value = format!("{round} {}", "v".repeat(10_000));
             client.put(format!("key {number}"), value).await.unwrap();
         }
         round += 1;
-        is_enough().await.then_some(())
-    })
-    .await;
+        // Other tests run at the same time.
+        sleep(ROUND_PAUSE).await;
+    }
 }
 
 async fn statuses(cluster: &Cluster) -> Vec<AcceptorStatusResponse> {
@@ -140,7 +148,7 @@ async fn learner_killed_in_the_middle_of_an_installation_begins_again() {
     cluster.add_learner("learner-2".to_owned(), &["--data-dir", &data_dir]);
     // Different moments of the start: the installation takes a fraction of a second.
     for millis in [50, 100, 150, 200, 300, 400] {
-        tokio::time::sleep(Duration::from_millis(millis)).await;
+        sleep(Duration::from_millis(millis)).await;
         cluster.learners[1].kill_if_it_runs();
         cluster.learners[1].start();
     }
