@@ -1,7 +1,7 @@
 //! The planted bugs of simulator and model: each was shipped by a real system, or found in a draft of this protocol.
 //!
-//! The model finds the bugs of [`crate::model::bugs`], the simulator the bugs of [`crate::simulator::bugs`]; many bugs
-//! are in both lists.
+//! The model finds the bugs in `model/bugs.rs`, the simulator the bugs in `simulator/bugs.rs`; many bugs are in both
+//! lists.
 
 /// A planted bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
