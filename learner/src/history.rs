@@ -62,12 +62,13 @@ impl History {
     /// The record of `slot`; `None` when the slot is not applied.
     pub(crate) async fn record(&self, slot: Slot) -> Result<Option<Arc<Record>>, LogReadError> {
         self.check(slot)?;
-        let page = self.knowledge()?.recent(|recent| recent.page(slot));
-        let page = match page {
-            Some(page) => page,
-            None => self.log.page(slot, slot.next()).await?,
-        };
-        Ok(page.into_iter().next())
+        let (record, start) = self
+            .knowledge()?
+            .recent(|recent| (recent.record(slot), recent.start()));
+        if slot >= start {
+            return Ok(record);
+        }
+        Ok(self.log.page(slot, slot.next()).await?.into_iter().next())
     }
 
     /// Memory may hold slots below the learned log: readers get none of these slots, as from the disk.

@@ -63,9 +63,24 @@ impl Recent {
         }
     }
 
+    /// The record of `slot`, if in memory.
+    pub(crate) fn record(&self, slot: Slot) -> Option<Arc<Record>> {
+        let start = self.start();
+        if slot < start {
+            return None;
+        }
+        let skipped = usize::try_from(slot.since(start)).unwrap_or(usize::MAX);
+        self.records.get(skipped).cloned()
+    }
+
+    /// The first slot in memory; lower slots are on disk.
+    pub(crate) fn start(&self) -> Slot {
+        self.records.front().map_or(self.end, |first| first.slot)
+    }
+
     /// A page of the slots from `from` on, empty when no such slot is applied; `None` when only the disk has `from`.
     pub(crate) fn page(&self, from: Slot) -> Option<Vec<Arc<Record>>> {
-        let start = self.records.front().map_or(self.end, |first| first.slot);
+        let start = self.start();
         if from < start {
             return None;
         }

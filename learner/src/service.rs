@@ -425,8 +425,8 @@ impl Learner for LearnerService {
             from.slot,
             room.clone(),
         );
-        let told = changes::changes(pages, target, from, room.clone());
-        Ok(Response::new(streams::watch(told, opened, permit, room)))
+        let changes = changes::changes(pages, target, from, room.clone());
+        Ok(Response::new(streams::watch(changes, opened, permit, room)))
     }
 
     async fn subscribe(

@@ -12,7 +12,10 @@ use bytes::Bytes;
 use paxos_common::{
     paxos::{quorum::Configuration, slot::Slot},
     service::{failure::Failure, shutdown::Shutdown},
-    snapshot::SnapshotSummary,
+    snapshot::{
+        SnapshotSummary,
+        name::{file_name, parse_file_name},
+    },
 };
 use tokio::{
     fs::File,
@@ -214,7 +217,7 @@ impl SnapshotMaker {
             Err(error) => Err(error.into()),
         };
         let summary = exported.inspect_err(|_| remove(&making))?;
-        let path = self.directory.join(name(&summary));
+        let path = self.directory.join(file_name(summary.header.to, &summary.sha256));
         tokio::fs::rename(&making, &path).await?;
         tracing::info!(
             to = %summary.header.to, bytes = summary.bytes, registers = summary.footer.registers,
@@ -225,13 +228,6 @@ impl SnapshotMaker {
     }
 }
 
-/// The name of a snapshot: the end, and the beginning of the SHA-256.
-fn name(summary: &SnapshotSummary) -> String {
-    let [one, two, three, four, ..] = summary.sha256;
-    let hash = u32::from_be_bytes([one, two, three, four]);
-    format!("snapshot-{}-{hash:08x}.pxs", summary.header.to)
-}
-
 /// Removes the files of earlier runs: a run may have been killed. Other files stay, as an operator's backup.
 pub(crate) async fn remove_leftovers(directory: PathBuf) {
     let _ = spawn_blocking(move || remove_files(&directory)).await;
@@ -239,7 +235,7 @@ pub(crate) async fn remove_leftovers(directory: PathBuf) {
 
 /// Whether a learner gives a file such a name.
 fn is_own_name(name: &str) -> bool {
-    name == MAKING || paxos_common::snapshot::name::parse_file_name(name).is_some()
+    name == MAKING || parse_file_name(name).is_some()
 }
 
 fn remove_files(directory: &Path) {

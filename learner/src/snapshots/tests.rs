@@ -18,6 +18,10 @@ use sqlx::Connection as _;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+
+fn name_of(summary: &SnapshotSummary) -> String {
+    file_name(summary.header.to, &summary.sha256)
+}
 use crate::{
     disk::DiskSpace,
     knowledge::Knowledge,
@@ -173,13 +177,13 @@ async fn snapshot_has_the_state_and_the_digests_of_its_slot() {
     let [name] = &disk.files()[..] else {
         panic!("{:?}", disk.files())
     };
-    assert_eq!(*name, super::name(&file.summary));
+    assert_eq!(*name, name_of(&file.summary));
     // The same state has the same file.
     drop((maker, file));
     assert_eq!(disk.files(), [] as [String; 0]);
     let (_, mut again) = disk.maker();
     let again = again.serve(slot(0)).await.unwrap();
-    assert_eq!(super::name(&again.summary), *name);
+    assert_eq!(name_of(&again.summary), *name);
 }
 
 #[tokio::test]
@@ -195,7 +199,7 @@ async fn last_file_is_used_again_if_long_enough_and_removed_with_its_last_user()
     assert_eq!(longer.summary.header.to, slot(200));
     assert_eq!(disk.files().len(), 2);
     drop((first, again));
-    assert_eq!(disk.files(), [name(&longer.summary)]);
+    assert_eq!(disk.files(), [name_of(&longer.summary)]);
     drop((maker, longer));
     assert_eq!(disk.files(), [] as [String; 0]);
 }
@@ -267,7 +271,7 @@ async fn files_of_a_killed_run_are_removed_at_start() {
     let shutdown = Shutdown::new(&CancellationToken::new());
     let running = tokio::spawn(maker.run(shutdown.clone()));
     let file = snapshots.snapshot(slot(10)).await.unwrap();
-    assert_eq!(disk.files(), [name(&file.summary)]);
+    assert_eq!(disk.files(), [name_of(&file.summary)]);
     shutdown.begin();
     running.await.unwrap().unwrap();
     assert!(matches!(

@@ -38,7 +38,7 @@ async fn concurrent_decides_return_one_winner_also_later() {
     cluster.learners[0].start();
     for learner in [0, 2] {
         let address = cluster.learners[learner].address.to_string();
-        let winner_there = until("a learner that starts tells the winner", async || {
+        let winner_there = until("a starting learner answers with the winner", async || {
             let args = ["get", "leader-2026", "--acceptors", &urls, "--learners", &address];
             let output = run(&args).await;
             output.status.success().then(|| stdout(&output))
