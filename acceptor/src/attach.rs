@@ -14,7 +14,7 @@ use paxos_common::{
 };
 use paxos_proto::v1 as pb;
 
-use crate::retention::{LearnerReport, RESTART_MAX, ReportedDigest};
+use crate::retention::{LearnerReport, ReportedDigest};
 
 /// Maximum number of concurrent Attach streams: hundreds of learners, each with a place left for an undetected dead
 /// stream. The largest reports of all streams fill less than half an answer to Status. The streams of one address are at
@@ -31,18 +31,20 @@ const DEPARTED_AGE_MAX: Duration = Duration::from_mins(10);
 const DEPARTED_MAX: usize = 64;
 
 /// Every peer with an open Attach stream, and the peers departed without a leaving report.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Roster(Mutex<RosterContent>);
 
 #[derive(Debug, Default)]
 struct RosterContent {
+    /// Longest restart of a learner.
+    restart_max: Duration,
     next_key: u64,
     peers: HashMap<u64, Option<Attached>>,
     /// Number of streams of each address.
     owned: HashMap<Option<IpAddr>, usize>,
     /// The latest first.
     departed: VecDeque<Departed>,
-    /// Every peer departed within [`RESTART_MAX`], with or without a leaving report; the latest first.
+    /// Every peer departed within the longest restart, with or without a leaving report; the latest first.
     left: VecDeque<Departed>,
 }
 
@@ -89,6 +91,14 @@ pub(crate) struct Attachment {
 }
 
 impl Roster {
+    /// An empty list. A learner that left counts for the longest time of a restart.
+    pub(crate) fn new(restart_max: Duration) -> Self {
+        Self(Mutex::new(RosterContent {
+            restart_max,
+            ..RosterContent::default()
+        }))
+    }
+
     /// Takes a place for a peer at this address.
     pub(crate) fn attach(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Attachment, RosterFull> {
         let owner = address.map(owner_of);
@@ -115,7 +125,7 @@ impl Roster {
         content.latest().into_iter().map(Attached::listed).collect()
     }
 
-    /// The attached learners, by number, then the learners departed within [`RESTART_MAX`].
+    /// The attached learners, by number, then the learners departed within the longest restart.
     pub(crate) fn learners(&self) -> Vec<LearnerReport> {
         // A single moment: a learner that comes back is in one of the lists.
         let mut content = self.lock();
@@ -127,7 +137,7 @@ impl Roster {
         attached.chain(left).collect()
     }
 
-    /// The address of a peer of a release that knows no trimmed log, attached or departed within [`RESTART_MAX`].
+    /// The address of a peer of a release that knows no trimmed log, attached or departed within the longest restart.
     pub(crate) fn older_peer(&self) -> Option<String> {
         let mut content = self.lock();
         content.forget(Instant::now());
@@ -241,7 +251,8 @@ impl RosterContent {
         let is_younger = |departed: &Departed, age| now.saturating_duration_since(departed.at) < age;
         self.departed
             .retain(|departed| is_younger(departed, DEPARTED_AGE_MAX));
-        self.left.retain(|left| is_younger(left, RESTART_MAX));
+        let restart_max = self.restart_max;
+        self.left.retain(|left| is_younger(left, restart_max));
     }
 }
 
@@ -290,6 +301,8 @@ impl Drop for Attachment {
 mod tests {
     use super::*;
 
+    const RESTART_MAX: Duration = Duration::from_mins(1);
+
     fn report(peer: u64, address: &str) -> pb::AttachRequest {
         pb::AttachRequest {
             role: pb::Role::Learner.into(),
@@ -301,7 +314,7 @@ mod tests {
 
     #[test]
     fn roster_keeps_the_latest_report_of_each_attached_peer() {
-        let roster = Arc::new(Roster::default());
+        let roster = Arc::new(Roster::new(RESTART_MAX));
         let (old, new, other) = (
             roster.attach(None).unwrap(),
             roster.attach(None).unwrap(),
@@ -325,7 +338,7 @@ mod tests {
 
     #[test]
     fn peer_that_leaves_without_a_word_is_remembered_until_it_is_back() {
-        let roster = Arc::new(Roster::default());
+        let roster = Arc::new(Roster::new(RESTART_MAX));
         let departed = || -> Vec<_> {
             let departed = roster.departed().into_iter();
             departed.map(|peer| peer.report.unwrap().peer).collect()
@@ -359,7 +372,7 @@ mod tests {
 
     #[test]
     fn peers_without_an_address_are_different_peers() {
-        let roster = Arc::new(Roster::default());
+        let roster = Arc::new(Roster::new(RESTART_MAX));
         let (killed, stays) = (roster.attach(None).unwrap(), roster.attach(None).unwrap());
         killed.report(report(1, ""));
         stays.report(report(2, ""));
@@ -372,7 +385,7 @@ mod tests {
 
     #[test]
     fn learner_that_comes_back_is_in_one_of_the_lists_at_every_moment() {
-        let roster = Arc::new(Roster::default());
+        let roster = Arc::new(Roster::new(RESTART_MAX));
         let attach = |roster: &Arc<Roster>| {
             let attachment = roster.attach(None).unwrap();
             attachment.report(pb::AttachRequest {
@@ -397,8 +410,8 @@ mod tests {
     }
 
     #[test]
-    fn departed_learners_count_for_a_minute_however_they_departed() {
-        let roster = Arc::new(Roster::default());
+    fn departed_learners_count_for_the_longest_restart_however_they_departed() {
+        let roster = Arc::new(Roster::new(RESTART_MAX));
         let attach = |peer: u64, version| {
             let attachment = roster.attach(None).unwrap();
             attachment.report(pb::AttachRequest {
@@ -439,7 +452,7 @@ mod tests {
 
     #[test]
     fn size_of_the_state_is_the_smallest_of_learners_close_to_the_end() {
-        let roster = Arc::new(Roster::default());
+        let roster = Arc::new(Roster::new(RESTART_MAX));
         let attach = |peer, applied_to, state_bytes| {
             let attachment = roster.attach(None).unwrap();
             attachment.report(pb::AttachRequest {
@@ -465,7 +478,7 @@ mod tests {
 
     #[test]
     fn departed_peers_are_bounded_and_forgotten() {
-        let roster = Arc::new(Roster::default());
+        let roster = Arc::new(Roster::new(RESTART_MAX));
         for peer in 0..2 * DEPARTED_MAX {
             let attachment = roster.attach(None).unwrap();
             attachment.report(report(peer as u64, &format!("http://a:{peer}")));
@@ -478,7 +491,7 @@ mod tests {
 
     #[test]
     fn roster_is_bounded_and_one_address_has_half() {
-        let roster = Arc::new(Roster::default());
+        let roster = Arc::new(Roster::new(RESTART_MAX));
         let attach = |number: u32| roster.attach(Some(IpAddr::from(number.to_be_bytes())));
         let mut greedy: Vec<_> = (0..ATTACHED_MAX / 2).map(|_| attach(1).unwrap()).collect();
         assert_eq!(attach(1).unwrap_err(), RosterFull);

@@ -1,11 +1,13 @@
 //! The acceptor's flags, and the resulting configuration.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Parser;
 use paxos_common::{
     peer::Address,
-    service::config::{ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, parse_bytes, version},
+    service::config::{
+        ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, parse_bytes, parse_duration, version,
+    },
 };
 
 use crate::retention::RetainBytes;
@@ -40,6 +42,11 @@ pub struct Args {
           value_parser = parse_retain_bytes)]
     pub retain_bytes: RetainBytes,
 
+    /// Longest restart of a learner, as in 30s or 5m. For this time after its own start, and after a learner has left, the
+    /// acceptor keeps the log for that learner
+    #[arg(long, env = "PAXOS_RESTART_MAX", value_name = "TIME", default_value = "1m", value_parser = parse_restart_max)]
+    pub restart_max: Duration,
+
     /// Listen address, and the URL for other processes
     #[command(flatten)]
     pub listen: ListenArgs<PORT>,
@@ -62,6 +69,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The part of the log to keep at least.
     pub retain_bytes: RetainBytes,
+    /// Longest restart of a learner, 1 s to 1 h.
+    pub restart_max: Duration,
     /// URL for other processes; `None`: the bound address.
     pub advertise: Option<Address>,
     /// Address of metrics and probes.
@@ -74,6 +83,7 @@ impl From<Args> for Config {
             id: args.id,
             data_dir: args.data_dir,
             retain_bytes: args.retain_bytes,
+            restart_max: args.restart_max,
             advertise: args.listen.advertise,
             metrics: args.metrics.listen(),
         }
@@ -98,6 +108,14 @@ fn parse_retain_bytes(text: &str) -> Result<RetainBytes, String> {
         Ok(bytes) if bytes >= RETAIN_BYTES_MIN => Ok(RetainBytes::AtLeast(bytes)),
         Ok(_) => Err("must be at least 1MiB, or \"all\"".to_owned()),
         Err(error) => Err(format!("{error}, or \"all\"")),
+    }
+}
+
+fn parse_restart_max(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        time if time < Duration::from_secs(1) => Err("must be at least 1s".to_owned()),
+        time if time > Duration::from_hours(1) => Err("must be at most 1h".to_owned()),
+        time => Ok(time),
     }
 }
 
@@ -132,6 +150,27 @@ mod tests {
         }
         let args = Args::try_parse_from(["acceptor", "--id", "a1", "--data-dir", "d"]).unwrap();
         assert_eq!(Ok(args.retain_bytes), mib(256));
+    }
+
+    #[test]
+    fn longest_restart_is_between_a_second_and_an_hour() {
+        let of = |text| {
+            let args = ["acceptor", "--id", "a1", "--data-dir", "d", "--restart-max", text];
+            Args::try_parse_from(args).map(|args| args.restart_max)
+        };
+        assert_eq!(of("1s").unwrap(), Duration::from_secs(1));
+        assert_eq!(of("1h").unwrap(), Duration::from_hours(1));
+        for (wrong, right) in [
+            ("999ms", "at least 1s"),
+            ("3601s", "at most 1h"),
+            ("60", "a unit"),
+            ("", "a unit"),
+        ] {
+            let error = of(wrong).unwrap_err().to_string();
+            assert!(error.contains(right), "{wrong:?}: {error}");
+        }
+        let args = Args::try_parse_from(["acceptor", "--id", "a1", "--data-dir", "d"]).unwrap();
+        assert_eq!(args.restart_max, Duration::from_mins(1));
     }
 
     #[test]

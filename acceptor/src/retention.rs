@@ -14,11 +14,11 @@
 //! - while an attached peer is of an earlier release, which knows no trimmed log;
 //! - from different digests of two learners at the same slot until the learners agree again, because a snapshot might come
 //!   from the wrong learner. For both reasons the acceptor asks for no snapshot either;
-//! - in the first 10 s after the start, in which learners attach again.
+//! - in the first 10 s after the start, in which learners attach again; less with a shorter `--restart-max`.
 //!
-//! A trim that is due is also held back in the first minute after the start, and by a learner below the end of the
-//! snapshot until the log has grown by two steps. A peer that has departed within the last minute still counts, with the
-//! last report: processes restart in less.
+//! A trim that is due is also held back by a learner below the end of the snapshot until the log has grown by two steps,
+//! and after the start for the longest restart (`--restart-max`). A peer that departed within the longest restart still
+//! counts, with the last report.
 //!
 //! A waiting snapshot above the cap for a minute counts for nothing, and a later snapshot replaces it: a forged claim had
 //! raised the cap. An acceptor on a full disk that keeps the whole log is not lifted.
@@ -45,8 +45,6 @@ pub(crate) use hindrance::Hindrance;
 const BEHIND_AFTER: Duration = Duration::from_secs(10);
 /// How long an asked learner has for the beginning of an upload. Also the pause after an upload that failed.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
-/// How long after the start no trim is due. Also how long a departed peer counts: a restart takes less.
-pub(crate) const RESTART_MAX: Duration = Duration::from_mins(1);
 /// How long after the start nothing is trimmed at all: attached peers come back within seconds.
 const ATTACH_MAX: Duration = Duration::from_secs(10);
 /// How long a waiting snapshot may end above the cap: a leader repeats its claim in less.
@@ -61,7 +59,7 @@ pub enum RetainBytes {
     All,
 }
 
-/// A learner that is attached, or departed within [`RESTART_MAX`], as of the latest report.
+/// A learner that is attached, or departed within the longest restart, as of the latest report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LearnerReport {
     /// Number of the process.
@@ -106,9 +104,9 @@ pub(crate) struct Facts<'a> {
     pub(crate) is_arriving: bool,
     /// Number of failed uploads since the start.
     pub(crate) failures: u64,
-    /// All attached learners, by number, and learners departed within [`RESTART_MAX`].
+    /// All attached learners, by number, and learners departed within the longest restart.
     pub(crate) learners: &'a [LearnerReport],
-    /// The address of a peer of an earlier release, attached or departed within [`RESTART_MAX`].
+    /// The address of a peer of an earlier release, attached or departed within the longest restart.
     pub(crate) older_peer: Option<&'a str>,
 }
 
@@ -144,6 +142,8 @@ pub(crate) struct TrimDecision {
 #[derive(Clone, Debug)]
 pub(crate) struct Retention {
     retain: RetainBytes,
+    /// Longest restart of a learner: for this time after the start no trim is due.
+    restart_max: Duration,
     /// Time of the first look.
     begun: Option<Instant>,
     /// The own watermark, and the time of its last move.
@@ -181,9 +181,10 @@ pub(crate) fn step(retain: RetainBytes, snapshots: &KeptSnapshots) -> u64 {
 }
 
 impl Retention {
-    pub(crate) fn new(retain: RetainBytes) -> Self {
+    pub(crate) fn new(retain: RetainBytes, restart_max: Duration) -> Self {
         Self {
             retain,
+            restart_max,
             begun: None,
             moved: None,
             differences: Differences::default(),
@@ -286,7 +287,7 @@ impl Retention {
         }
         let lifts = waiting.to > facts.chosen_to && self.is_behind(facts);
         if lifts || facts.bottom_is_damaged() || self.needs_space(facts) {
-            return if self.is_younger(facts, ATTACH_MAX) {
+            return if self.is_younger(facts, ATTACH_MAX.min(self.restart_max)) {
                 Err(Hindrance::Start)
             } else {
                 Ok(waiting)
@@ -303,7 +304,7 @@ impl Retention {
                 wanted: due,
             });
         }
-        if self.is_younger(facts, RESTART_MAX) {
+        if self.is_younger(facts, self.restart_max) {
             return Err(Hindrance::Start);
         }
         let below = facts

@@ -115,7 +115,7 @@ impl<R: Reader> Service<R> {
             shutdown,
             tracer,
         } = parts;
-        let roster = Arc::default();
+        let roster = Arc::new(Roster::new(snapshots.restart_max));
         Self {
             inner: Arc::new(Inner {
                 name,

@@ -66,7 +66,7 @@ impl Starter<'_> {
 
         let files = SnapshotFiles::open(&path, &store.snapshots());
         let retain_bytes = config.retain_bytes;
-        let snapshots = Arc::new(Snapshots::new(files, retain_bytes));
+        let snapshots = Arc::new(Snapshots::new(files, retain_bytes, config.restart_max));
         let reader = store.reader();
         let (counter, stop_counter) = (store.counter_file(), shutdown.token().clone());
         shutdown.spawn_vital("commit counter", async move {

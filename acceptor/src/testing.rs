@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -179,7 +180,7 @@ impl Cluster {
         let shutdown = Shutdown::new(&CancellationToken::new());
         let directory = tempfile::tempdir().unwrap();
         let files = SnapshotFiles::open(directory.path(), &store.snapshots());
-        let snapshots = Arc::new(Snapshots::new(files, RetainBytes::All));
+        let snapshots = Arc::new(Snapshots::new(files, RetainBytes::All, Duration::from_mins(1)));
         let (worker, shared, queue) = Worker::new(
             store,
             opened,

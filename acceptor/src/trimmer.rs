@@ -44,16 +44,19 @@ const LEADER_SILENCE_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct Snapshots {
     pub(crate) files: Arc<SnapshotFiles>,
     pub(crate) retain: RetainBytes,
+    /// Longest restart of a learner.
+    pub(crate) restart_max: Duration,
     decision: Mutex<TrimDecision>,
     /// Number of failed uploads.
     failures: AtomicU64,
 }
 
 impl Snapshots {
-    pub(crate) fn new(files: SnapshotFiles, retain: RetainBytes) -> Self {
+    pub(crate) fn new(files: SnapshotFiles, retain: RetainBytes, restart_max: Duration) -> Self {
         Self {
             files: Arc::new(files),
             retain,
+            restart_max,
             decision: Mutex::default(),
             failures: AtomicU64::new(0),
         }
@@ -107,7 +110,7 @@ pub(crate) struct Trimmer {
 impl Trimmer {
     /// Looks about once a second, until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let mut retention = Retention::new(self.snapshots.retain);
+        let mut retention = Retention::new(self.snapshots.retain, self.snapshots.restart_max);
         let mut attempts = TrimAttempts::default();
         let mut ticks = self.shared.hearing.ticker(LOOK_INTERVAL);
         let work = async {
@@ -331,14 +334,14 @@ mod tests {
             let recorded = cluster.shared.published().snapshots;
             let files = SnapshotFiles::open(cluster.directory(), &recorded);
             let trimmer = Trimmer {
-                snapshots: Arc::new(Snapshots::new(files, RetainBytes::All)),
+                snapshots: Arc::new(Snapshots::new(files, RetainBytes::All, Duration::from_mins(1))),
                 shared: Arc::clone(&cluster.shared),
                 roster: cluster.service.roster(),
                 instruments: Instruments::new(&Metrics::unread()),
                 tracer: Tracer::off(),
             };
             trimmer.instruments.file(FileBytes { used: 1, free: 0 });
-            let mut retention = Retention::new(RetainBytes::AtLeast(0));
+            let mut retention = Retention::new(RetainBytes::AtLeast(0), Duration::from_mins(1));
             // Each start sweeps once.
             while cluster.shared.published().is_sweeping {
                 tokio::task::yield_now().await;

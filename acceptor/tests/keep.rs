@@ -30,7 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(240);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Size of a value: 20 values are more than the smallest log that is trimmed.
 const VALUE_BYTES: usize = 64 * 1024;
-const FLAGS: [&str; 2] = ["--retain-bytes", "1MiB"];
+/// Keeps the smallest log, and trims one second after its start.
+const FLAGS: [&str; 4] = ["--retain-bytes", "1MiB", "--restart-max", "1s"];
 /// Number of the attached learner.
 const PEER: u64 = 9;
 

@@ -14,8 +14,8 @@ MIB = 1 << 20
 RETAIN_MIB = 4
 # Beside steps of log and snapshots: the write-ahead log, and what is written during an upload.
 BESIDE_MIB = 128
-# An acceptor trims nothing in the first minute after its start, because learners may still come back.
-HOLD_S = 62
+# Longest restart of a learner, for which acceptors keep the log: short, so that kills and trims happen often.
+RESTART_MAX_S = 1
 READ_BY_S = 10
 LIFTED_BY_S = 45
 
@@ -23,7 +23,8 @@ LIFTED_BY_S = 45
 def retaining(cluster, mebibytes):
     """Lets all acceptors keep this much of the log; to be called before their start."""
     for name in cluster.acceptors:
-        cluster.define(name, flags=["--retain-bytes", f"{mebibytes}MiB"])
+        flags = ["--retain-bytes", f"{mebibytes}MiB", "--restart-max", f"{RESTART_MAX_S}s"]
+        cluster.define(name, flags=flags)
 
 
 def size(path):
@@ -148,7 +149,6 @@ def trims(trial):
     with Cluster(trial) as cluster:
         retaining(cluster, RETAIN_MIB)
         cluster.start()
-        time.sleep(HOLD_S)
         with Sizes(cluster) as sizes, Writer(cluster, workers=4, every_s=0.5) as writer:
             numbers, result = cluster.bench(
                 "--duration", f"{trial.seconds}s", patience_s=trial.seconds + 90
@@ -217,20 +217,15 @@ def trims_killed(trial):
     with Cluster(trial) as cluster:
         retaining(cluster, 1)
         cluster.start()
-        # An acceptor is killed once it trims again.
-        may_die_at = dict.fromkeys(cluster.acceptors, time.monotonic() + HOLD_S)
         kills = dict.fromkeys(cluster.names(), 0)
         with Load(cluster, 8 * trial.rounds + 60), Writer(cluster, workers=4, every_s=0.2) as writer:
             for _ in range(trial.rounds):
                 time.sleep(chance.uniform(0.05, 1.5))
-                now = time.monotonic()
-                name = chance.choice([name for name in cluster.names() if may_die_at.get(name, now) <= now])
+                name = chance.choice(cluster.names())
                 cluster[name].kill()
                 time.sleep(chance.uniform(0, 0.5))
                 cluster[name].start()
                 kills[name] += 1
-                if name in may_die_at:
-                    may_die_at[name] = time.monotonic() + HOLD_S + chance.uniform(0, 10)
                 # One acceptor at a time.
                 if name in cluster.acceptors:
                     wait_until(f"{name} is ready", lambda: cluster.probe(name, "readyz") == 200, 30)
@@ -249,7 +244,6 @@ def slow_subscriber(trial):
     with Cluster(trial) as cluster:
         retaining(cluster, 1)
         cluster.start()
-        time.sleep(HOLD_S)
         child = cluster.begin("log", "--from", "0", "--follow", "--all", "--output", "json", "--timeout", "10s")
         slots = []
         with Load(cluster, trial.seconds):

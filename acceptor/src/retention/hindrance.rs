@@ -43,7 +43,7 @@ impl fmt::Display for Hindrance {
             Self::Sweep => write!(formatter, "the deletion of trimmed rows"),
             Self::Start => write!(
                 formatter,
-                "the reports of learners: this acceptor has started within the last minute"
+                "the reports of learners: this acceptor has started a short time ago (--restart-max)"
             ),
             Self::OlderPeer { address } => write!(
                 formatter,

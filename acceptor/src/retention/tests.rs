@@ -8,6 +8,7 @@ use crate::store::snapshots::{KeptSnapshot, SHA256_BYTES};
 mod held_back;
 
 const STEP: u64 = 1000;
+const RESTART_MAX: Duration = Duration::from_mins(1);
 
 fn at(slot: u64) -> Slot {
     Slot::new(slot).unwrap()
@@ -59,7 +60,7 @@ impl Scene {
             waiting: None,
         };
         let mut scene = Self {
-            retention: Retention::new(retain),
+            retention: Retention::new(retain, RESTART_MAX),
             begun,
             learners: vec![learner(3, 500), learner(5, 500)],
             damaged: Vec::new(),

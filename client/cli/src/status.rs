@@ -3,6 +3,7 @@
 use std::{io::IsTerminal as _, time::Duration};
 
 use comfy_table::{Table, presets};
+use indicatif::HumanBytes;
 use paxos_client::{Client, raw::ClusterReport};
 use paxos_common::{
     paxos::ballot::Ballot,
@@ -166,6 +167,7 @@ fn peer_table(verdict: &Verdict) -> String {
         "LOG FROM",
         "APPLIED TO",
         "LAG",
+        "STATE",
         "QUEUED",
         "DIGEST",
     ];
@@ -185,7 +187,7 @@ fn age(peer: &Peer) -> String {
     }
 }
 
-fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 10] {
+fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 11] {
     let dash = || "-".to_owned();
     let (address, age) = (printable(&peer.report.address), age(peer));
     match &peer.report.progress {
@@ -197,6 +199,7 @@ fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 10] {
                 age,
                 if leads { "yes" } else { "no" }.to_owned(),
                 progress.chosen_to.to_string(),
+                dash(),
                 dash(),
                 dash(),
                 dash(),
@@ -218,6 +221,7 @@ fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 10] {
                 peer.log_from.map_or_else(dash, |slot| slot.to_string()),
                 progress.applied_to.to_string(),
                 verdict.chosen_to.saturating_sub(progress.applied_to).to_string(),
+                HumanBytes(progress.state_bytes).to_string(),
                 dash(),
                 match peer.installed_percent {
                     Some(percent) => format!("INSTALLING {percent} %"),
@@ -229,6 +233,7 @@ fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 10] {
             "?".to_owned(),
             address,
             age,
+            dash(),
             dash(),
             dash(),
             dash(),

@@ -10,14 +10,17 @@ use tokio::time::sleep;
 
 use crate::harness::{Cluster, Process, integer, until};
 
-/// Environment of acceptors that keep 1 MiB of the log at least.
+/// Environment of acceptors that keep 1 MiB of the log at least, and trim one second after their start.
 pub(crate) fn trimming() -> Vec<(&'static str, String)> {
-    vec![("PAXOS_RETAIN_BYTES", "1MiB".to_owned())]
+    vec![
+        ("PAXOS_RETAIN_BYTES", "1MiB".to_owned()),
+        ("PAXOS_RESTART_MAX", "1s".to_owned()),
+    ]
 }
 
 /// Pause between two rounds of writes.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
-/// Longest wait for a trim: an acceptor trims nothing in the first minute after its start.
+/// Longest wait for a trim.
 const TRIM_PATIENCE: Duration = Duration::from_secs(180);
 
 /// Writes registers of about 200 KiB in all, again and again, until `is_enough`.

@@ -1,0 +1,81 @@
+"""Drills of long logs: how much disk ten million commands take with default flags, and what trims cost."""
+
+import statistics
+
+from catalogue import drill
+from cluster import Cluster
+from trimming import BESIDE_MIB, MIB, Sizes, add_learner, chosen_to, first_read, judge_digests, trimmed_to
+
+COMMANDS = 10_000_000
+# The default of `acceptor --retain-bytes`.
+RETAIN_MIB = 256
+# One run of the benchmark, in seconds.
+RUN_S = 60
+# Least throughput with trims, and greatest p99, as parts of those without trims.
+THROUGHPUT_MIN = 0.95
+P99_MAX = 1.5
+
+
+@drill("long-log", "appends ten million commands with default flags, then adds a learner", limit_s=1_500)
+def long_log(trial):
+    with Cluster(trial) as cluster:
+        cluster.start()
+        proposals = 0
+        with Sizes(cluster) as sizes:
+            while proposals < COMMANDS:
+                numbers, result = cluster.bench("--in-flight", "256", "--duration", f"{RUN_S}s", patience_s=RUN_S + 90)
+                if not trial.right(numbers is not None and result.code == 0, f"the bench ends well: exit {result.code}"):
+                    return
+                proposals += numbers["proposals"]
+                trial.say(
+                    f"{numbers['proposals']} proposals, {numbers['per_second']:.0f} a second, {numbers['latency_ms']}"
+                )
+        trial.say(f"{proposals} commands in {chosen_to(cluster, 'a1')} slots")
+        for name in cluster.acceptors:
+            trial.right(trimmed_to(cluster, name) > 0, f"{name} has trimmed below slot {trimmed_to(cluster, name)}")
+        # Two steps of log, a third while a learner lags or restarts, and snapshots of a small state.
+        sizes.judge(trial, 3 * RETAIN_MIB + BESIDE_MIB)
+        add_learner(cluster, "l3")
+        first_read(trial, cluster, "l3")
+        judge_digests(trial, cluster, 3)
+        cluster.all_run()
+
+
+@drill(
+    "trims-cost",
+    "compares throughput and p99 with trims and without, in alternating rounds",
+    rounds=3,
+    seconds=30,
+    limit_s=60,
+    limit_round_s=150,
+)
+def trims_cost(trial):
+    measured = {"trims": [], "whole log": []}
+    for number in range(trial.rounds):
+        for name, flags in (
+            ("trims", ["--retain-bytes", "16MiB", "--restart-max", "1s"]),
+            ("whole log", ["--retain-bytes", "all"]),
+        ):
+            with Cluster(trial, name=f"{number}-{flags[1]}") as cluster:
+                for acceptor in cluster.acceptors:
+                    cluster.define(acceptor, flags=flags)
+                cluster.start()
+                numbers, result = cluster.bench("--duration", f"{trial.seconds}s", patience_s=trial.seconds + 90)
+                if not trial.right(numbers is not None and result.code == 0, f"the bench ends well: exit {result.code}"):
+                    return
+                trims = int(cluster.metric("a1", "paxos_acceptor_snapshots_kept_total"))
+                measured[name].append((numbers["per_second"], numbers["latency_ms"]["p99"]))
+                trial.say(
+                    f"{name}: {numbers['per_second']:.0f} a second, p99 {numbers['latency_ms']['p99']} ms, "
+                    f"{trims} snapshots kept by a1"
+                )
+                if name == "trims":
+                    trial.right(trims > 1, f"a1 kept {trims} snapshots meanwhile")
+    rate, p99 = (
+        [statistics.median(run[column] for run in measured[name]) for name in ("trims", "whole log")] for column in (0, 1)
+    )
+    trial.right(
+        rate[0] >= THROUGHPUT_MIN * rate[1],
+        f"throughput with trims {rate[0] / rate[1]:.2f} of that without, at least {THROUGHPUT_MIN}",
+    )
+    trial.right(p99[0] <= P99_MAX * p99[1], f"p99 with trims {p99[0] / p99[1]:.2f} of that without, at most {P99_MAX}")
