@@ -17,18 +17,6 @@ const LINES_MAX: usize = 500;
 /// file.
 const BYTES_MAX: u64 = 256 << 10;
 
-/// Files allowed to be longer, each with the reason.
-const LONGER: &[(&str, &str)] = &[
-    (
-        "common/src/paxos/acceptor.rs",
-        "one state machine, whose types are read together with its rules",
-    ),
-    (
-        "acceptor/src/store/sqlite.rs",
-        "the statements of one schema, in one place",
-    ),
-];
-
 /// Names forbidden in the cores. Time, chance, disks, networks, runtimes and logs come in as events or not at all.
 const IMPURE: &[&str] = &[
     "tokio",
@@ -131,14 +119,7 @@ fn every_file_says_its_one_job_first() {
 fn no_file_is_longer_than_it_can_be_read() {
     for (path, text) in sources(&repository()) {
         let lines = text.lines().count();
-        let listed = LONGER.iter().any(|(longer, _)| *longer == path);
-        assert!(
-            lines <= LINES_MAX || listed,
-            "{path} has {lines} lines: split it, or list it here with the reason"
-        );
-    }
-    for (longer, _) in LONGER {
-        assert!(repository().join(longer).exists(), "{longer} is listed and gone");
+        assert!(lines <= LINES_MAX, "{path} has {lines} lines: split it");
     }
 }
 

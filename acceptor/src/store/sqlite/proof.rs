@@ -21,9 +21,9 @@ use tokio::time::sleep;
 
 use super::{
     super::StoreError,
-    APPLICATION_ID, FILE, Identity, SCHEMA_VERSION,
+    APPLICATION_ID, FILE, SCHEMA_VERSION,
     counter_file::{self, CounterRecord, Found},
-    recovery::load_identity,
+    identity::{Identity, load_identity},
     state::STATE,
     upgrade::{OLD_STATE, OLD_VERSION, read_old_state},
     wal,

@@ -33,24 +33,25 @@ use std::collections::BTreeMap;
 use futures::TryStreamExt as _;
 use paxos_common::{
     paxos::{
-        acceptor::{HeldRow, Membership, Recovered},
+        acceptor::{HeldRow, Recovered},
         ballot::Ballot,
         identity::{AcceptorUuid, CommitCounter, RunNumber},
         slot::Slot,
-        witness::{RUNS_MAX, Witnesses},
+        witness::RUNS_MAX,
     },
     sqlite::checksum,
 };
-use paxos_proto::v1 as pb;
-use prost::Message as _;
-use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection};
 use tracing::warn;
 
 use super::{
     super::{Moment, RecoveredRun, StoreError},
-    Identity, VOTE, forget_surplus_witnesses, into_held,
+    identity::{Identity, load_identity},
+    membership::load_membership,
     snapshots::load_snapshots,
-    state::{OpenSlots, STATE, StateRecord, bytes, column, sum_of, text},
+    state::{OpenSlots, STATE, StateRecord, sum_of},
+    votes::{VOTE, into_held},
+    witnesses::{forget_surplus_witnesses, load_witnesses},
 };
 
 /// Reads and verifies everything, and commits the new run in the same transaction. So the first commit of a process
@@ -120,26 +121,6 @@ pub(super) async fn begin_run(
     ))
 }
 
-/// The acceptor's uuid and name; none before the first start.
-pub(super) async fn load_identity(
-    connection: &mut SqliteConnection,
-) -> Result<Option<(AcceptorUuid, String)>, StoreError> {
-    let row = sqlx::query("SELECT uuid, name, checksum FROM identity")
-        .fetch_optional(connection)
-        .await?;
-    let Some(row) = row else { return Ok(None) };
-    let read = || {
-        let (uuid, name) = (read_uuid(&row, 0)?, text(&row, 1)?);
-        let sum = checksum(&[&uuid.to_bytes(), name.as_bytes()]);
-        (sum == column::<i64>(&row, 2)?).then_some((uuid, name))
-    };
-    read().map(Some).ok_or(StoreError::Damaged("identity"))
-}
-
-pub(super) fn read_uuid(row: &SqliteRow, at: usize) -> Option<AcceptorUuid> {
-    AcceptorUuid::from_slice(&bytes(row, at)?)
-}
-
 async fn create_identity(connection: &mut SqliteConnection, name: &str) -> Result<AcceptorUuid, StoreError> {
     let sql =
         "SELECT (SELECT count(*) FROM state) + (SELECT count(*) FROM run) + (SELECT count(*) FROM membership)
@@ -188,32 +169,6 @@ async fn load_state(
     identity.read_state(&row)
 }
 
-pub(super) async fn load_membership(
-    connection: &mut SqliteConnection,
-    identity: &Identity,
-) -> Result<Membership, StoreError> {
-    let row = sqlx::query("SELECT formed, configuration, checksum FROM membership")
-        .fetch_optional(connection)
-        .await?;
-    let Some(row) = row else {
-        return Ok(Membership::Blank);
-    };
-    let damaged = || StoreError::Damaged("membership");
-    let read = || {
-        let (formed, encoded) = (column::<i64>(&row, 0)?, bytes(&row, 1)?);
-        let sum = identity.membership_checksum(formed, &encoded);
-        (sum == column::<i64>(&row, 2)?).then_some((formed, encoded))
-    };
-    let (formed, encoded) = read().ok_or_else(damaged)?;
-    let configuration = pb::Configuration::decode(&encoded[..]).map_err(|_| damaged())?;
-    let configuration = configuration.try_into().map_err(|_| damaged())?;
-    Ok(if formed == 1 {
-        Membership::Formed(configuration)
-    } else {
-        Membership::Forming(configuration)
-    })
-}
-
 /// The votes from the watermark on. The slots must match the state record: no vote is missing, none lies beyond the
 /// last.
 async fn load_votes(
@@ -258,27 +213,6 @@ pub(super) async fn forget_surplus(connection: &mut SqliteConnection) -> Result<
         .execute(connection)
         .await?;
     Ok(())
-}
-
-pub(super) async fn load_witnesses(
-    connection: &mut SqliteConnection,
-    identity: &Identity,
-) -> Result<Witnesses, StoreError> {
-    let mut witnesses = Witnesses::default();
-    let mut rows =
-        sqlx::query("SELECT acceptor, run, commit_counter, checksum FROM witness").fetch(connection);
-    while let Some(row) = rows.try_next().await? {
-        let read = || {
-            let acceptor = read_uuid(&row, 0)?;
-            let run = RunNumber::from_random(column::<i64>(&row, 1)?.cast_unsigned());
-            let counter = CommitCounter::new(column::<i64>(&row, 2)?.cast_unsigned());
-            let sum = identity.witness_checksum(acceptor, run, counter);
-            (sum == column::<i64>(&row, 3)?).then_some((acceptor, run, counter))
-        };
-        let (acceptor, run, counter) = read().ok_or(StoreError::Damaged("witness"))?;
-        witnesses.hear(acceptor, run, counter);
-    }
-    Ok(witnesses)
 }
 
 async fn load_past_runs(

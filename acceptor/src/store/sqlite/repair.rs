@@ -10,9 +10,12 @@ use sqlx::{Connection as _, SqliteConnection};
 
 use super::{
     super::StoreError,
-    APPLICATION_ID, CHECKPOINT_PAGES, CounterFile, FILE, Identity, SCHEMA, SCHEMA_VERSION, proof,
-    recovery::{load_identity, load_membership, load_witnesses},
+    APPLICATION_ID, CHECKPOINT_PAGES, CounterFile, FILE, SCHEMA, SCHEMA_VERSION,
+    identity::{Identity, load_identity},
+    membership::load_membership,
+    proof,
     upgrade::Upgrades,
+    witnesses::load_witnesses,
 };
 
 /// The file of a stopped acceptor. The directory is locked for the lifetime of the value.

@@ -8,8 +8,8 @@ use super::{
         StoreError,
         snapshots::{KeptSnapshot, KeptSnapshots, SnapshotId},
     },
-    Binding, Identity,
-    state::{bytes, column, read_slot},
+    columns::{Binding, bytes, column, read_slot},
+    identity::Identity,
 };
 
 /// Place of the bottom.

@@ -7,19 +7,15 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use paxos_common::{
-    paxos::{
-        acceptor::Write,
-        ballot::{Ballot, ProposerId},
-        identity::{AcceptorUuid, CommitCounter, RunNumber},
-        slot::Slot,
-    },
+    paxos::{acceptor::Write, identity::CommitCounter, slot::Slot},
     sqlite::checksum,
 };
-use sqlx::{Decode, Row as _, Sqlite, Type, sqlite::SqliteRow};
+use sqlx::sqlite::SqliteRow;
 
 use super::{
     super::{Moment, StoreError},
-    Identity,
+    columns::{Binding, bind_ballot, column, read_ballot, read_slot, text},
+    identity::Identity,
 };
 
 /// The columns of [`Identity::read_state`], in order.
@@ -127,6 +123,21 @@ impl Identity {
         }
     }
 
+    /// Binds the columns [`STATE`].
+    pub(super) fn bind_state<'q>(&self, query: Binding<'q>, state: &StateRecord) -> Binding<'q> {
+        let moment = &state.moment;
+        bind_ballot(
+            query.bind(moment.commit_counter.get().cast_signed()),
+            moment.promised,
+        )
+        .bind(moment.leader_address.to_string())
+        .bind(moment.known_to.get().cast_signed())
+        .bind(moment.trimmed_to.get().cast_signed())
+        .bind(moment.voted_to.get().cast_signed())
+        .bind(state.open_slots.cast_signed())
+        .bind(self.state_checksum(state))
+    }
+
     pub(super) fn state_checksum(&self, state: &StateRecord) -> i64 {
         self.moment_checksum(&state.moment, &[state.moment.voted_to.get(), state.open_slots])
     }
@@ -149,57 +160,12 @@ impl Identity {
         parts.extend(more.iter().map(|number| &number[..]));
         checksum(&parts)
     }
-
-    pub(super) fn witness_checksum(
-        &self,
-        acceptor: AcceptorUuid,
-        run: RunNumber,
-        counter: CommitCounter,
-    ) -> i64 {
-        checksum(&[
-            &self.uuid.to_bytes(),
-            &acceptor.to_bytes(),
-            &run.get().to_le_bytes(),
-            &counter.get().to_le_bytes(),
-        ])
-    }
-}
-
-/// A column of the written type; none for NULL and any other result of damage.
-pub(super) fn column<'r, T>(row: &'r SqliteRow, at: usize) -> Option<T>
-where
-    T: Decode<'r, Sqlite> + Type<Sqlite>,
-{
-    // Without the option, NULL would be read as 0.
-    row.try_get::<Option<T>, _>(at).ok().flatten()
-}
-
-/// The bytes of a text or blob as stored on disk.
-pub(super) fn bytes(row: &SqliteRow, at: usize) -> Option<Vec<u8>> {
-    row.try_get_unchecked::<Option<Vec<u8>>, _>(at).ok().flatten()
-}
-
-/// A text; none for bytes that are no UTF-8.
-pub(super) fn text(row: &SqliteRow, at: usize) -> Option<String> {
-    String::from_utf8(bytes(row, at)?).ok()
-}
-
-/// A slot; none for an invalid number.
-pub(super) fn read_slot(row: &SqliteRow, at: usize) -> Option<Slot> {
-    Slot::new(column::<i64>(row, at)?.try_into().ok()?).ok()
-}
-
-/// Round and proposer from column `at` on; none for an invalid ballot.
-pub(super) fn read_ballot(row: &SqliteRow, at: usize) -> Option<Ballot> {
-    let round = column::<i64>(row, at)?.try_into().ok()?;
-    let proposer = ProposerId::new(column::<i64>(row, at + 1)?.try_into().ok()?).ok()?;
-    Ballot::new(round, proposer).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use paxos_common::paxos::{value::Value, witness::Witnesses};
+    use paxos_common::paxos::{ballot::Ballot, value::Value, witness::Witnesses};
     use std::collections::BTreeMap;
 
     #[test]

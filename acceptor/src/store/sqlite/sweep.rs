@@ -12,8 +12,8 @@ use tracing::warn;
 
 use super::{
     super::{SWEEP_BYTES_MAX, SWEEP_ROWS_MAX, StoreError, Swept},
+    columns::column,
     execute, failed,
-    state::column,
 };
 
 /// The first rows of the table, with the sizes of the values. SQLite reads no value for its size.

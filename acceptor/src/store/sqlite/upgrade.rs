@@ -14,10 +14,12 @@ use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
     super::{Moment, StoreError},
-    Identity, SCHEMA_VERSION,
-    recovery::{forget_surplus, load_identity, read_uuid},
+    SCHEMA_VERSION,
+    columns::{column, read_ballot, read_slot, read_uuid, text},
+    identity::{Identity, load_identity},
+    recovery::forget_surplus,
     snapshots,
-    state::{StateRecord, column, read_ballot, read_slot, sum_of, text},
+    state::{StateRecord, sum_of},
 };
 
 /// The version without a sum of the open slots, and without the file `COMMITS`.

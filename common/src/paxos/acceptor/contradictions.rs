@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Acceptor, Group, HeldRow, Turned};
+use super::{Acceptor, Group, HeldRow, promises::NotGranted};
 use crate::paxos::{
     ballot::Ballot,
     message::{Accept, AcceptAnswer, Refused},
@@ -79,9 +79,9 @@ impl Acceptor {
             group.resigned = false;
         }
         match group.check_ballot(accept.ballot) {
-            Err(Turned::Away(rejection)) => AcceptAnswer::Rejected(rejection),
+            Err(NotGranted::Rejected(rejection)) => AcceptAnswer::Rejected(rejection),
             // At the last round no higher ballot exists.
-            Err(Turned::Back(_)) | Ok(()) => AcceptAnswer::Refused(Refused {
+            Err(NotGranted::Refused(_)) | Ok(()) => AcceptAnswer::Refused(Refused {
                 reason: violation.to_string(),
                 promised: group.promised,
             }),

@@ -1,7 +1,10 @@
 //! Membership: the two steps by which an acceptor becomes a member of a cluster.
 
 use super::{Acceptor, Group};
-use crate::paxos::{identity::AcceptorUuid, quorum::Configuration};
+use crate::paxos::{
+    identity::{AcceptorUuid, ClusterId},
+    quorum::Configuration,
+};
 
 /// How far an acceptor is in becoming a member of a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -50,6 +53,19 @@ pub enum FormRefusal {
 }
 
 impl Acceptor {
+    /// The cluster that this acceptor votes in; `None` until the acceptor is formed.
+    pub fn formed_cluster(&self) -> Option<ClusterId> {
+        match &self.membership {
+            Membership::Formed(configuration) => Some(configuration.cluster_id()),
+            Membership::Blank | Membership::Forming(_) => None,
+        }
+    }
+
+    /// The progress in forming.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
     /// First step of forming: stores a configuration as forming.
     ///
     /// # Errors

@@ -3,7 +3,13 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::paxos::ballot::ProposerId;
+use crate::paxos::{
+    ballot::ProposerId,
+    message::{
+        Accept, AcceptAnswer, Leadership, Prepare, PrepareAnswer, Refused, Rejection, SLOTS_AHEAD_MAX,
+    },
+    slot::SlotRange,
+};
 
 mod contradictions;
 mod damage;

@@ -1,6 +1,6 @@
 //! Rows that the disk no longer returns.
 
-use super::*;
+use super::{super::damage::DAMAGED_MAX, *};
 
 /// Slots 0 to 4 chosen, 5 accepted.
 fn with_six_rows() -> Fixture {
