@@ -9,7 +9,10 @@
 //! | `sqlite` | opening, locking and checking of SQLite files (feature `sqlite`) |
 //! | [`snapshot`] | snapshot files: the whole state in one file |
 //! | [`trace`] | spans across processes |
+//! | [`durable`] | names of files that survive power loss |
+//! | [`escape`] | text from peers, made safe for a terminal |
 
+pub mod durable;
 pub mod escape;
 pub mod paxos;
 pub mod peer;

@@ -20,6 +20,8 @@ use sqlx::{
 };
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::durable::sync_directory;
+
 mod foreign_file;
 pub mod foreign_lock;
 mod private;
@@ -189,9 +191,7 @@ impl DataDir {
             .and_then(|_| fs::remove_file(&probe))
             .map_err(refuse(&path))?;
         for directory in [Some(path.as_path()), path.parent()].into_iter().flatten() {
-            File::open(directory)
-                .and_then(|directory| directory.sync_all())
-                .map_err(refuse(directory))?;
+            sync_directory(directory).map_err(refuse(directory))?;
         }
         Ok(Self { path, _lock: lock })
     }

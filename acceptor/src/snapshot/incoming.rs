@@ -8,6 +8,7 @@ use std::{
 };
 
 use paxos_common::{
+    durable::sync_directory,
     paxos::{identity::ClusterId, slot::Slot},
     snapshot::{
         SnapshotError, SnapshotSummary,
@@ -19,7 +20,7 @@ use tokio::{
     fs::{self, File},
     io::AsyncWriteExt as _,
     sync::OwnedSemaphorePermit,
-    task::yield_now,
+    task::{spawn_blocking, yield_now},
 };
 
 use super::{INCOMING, Pace, SnapshotFiles};
@@ -92,8 +93,8 @@ pub(crate) struct IncomingSnapshot {
     files: Arc<SnapshotFiles>,
     id: SnapshotId,
     file: File,
-    /// The open data directory, for a sync after the rename.
-    pub(super) directory: File,
+    /// The data directory, for a sync after the rename.
+    pub(super) directory: PathBuf,
     decoder: SnapshotDecoder,
     /// Number of received bytes.
     received: u64,
@@ -121,7 +122,6 @@ impl IncomingSnapshot {
     ) -> Result<Self, UploadError> {
         check_space(&files, id.bytes, left_free)?;
         let failed = |error| UploadError::written(error, id.bytes, left_free);
-        let directory = File::open(&files.directory).await.map_err(failed)?;
         let file = File::create(files.directory.join(INCOMING))
             .await
             .map_err(failed)?;
@@ -129,7 +129,7 @@ impl IncomingSnapshot {
         Ok(Self {
             id,
             file,
-            directory,
+            directory: files.directory.clone(),
             decoder: SnapshotDecoder::new(Some(cluster)),
             received: 0,
             pace: Pace::new(),
@@ -198,7 +198,9 @@ impl IncomingSnapshot {
         let IncomingSnapshot {
             files, id, directory, ..
         } = &arrived.incoming;
-        if let Err(error) = directory.sync_all().await {
+        let directory = directory.clone();
+        let synced = spawn_blocking(move || sync_directory(&directory)).await;
+        if let Err(error) = synced.unwrap_or_else(|error| Err(io::Error::other(error))) {
             arrived.refused(recorded).await;
             return Err(error.into());
         }

@@ -282,7 +282,7 @@ async fn file_that_cannot_get_its_name_permanently_leaves_nothing() {
     std::fs::remove_dir(files.path(id)).unwrap();
     // The sync of the data directory fails.
     let mut incoming = begin(&files, id).await.unwrap();
-    incoming.directory = File::open("/dev/null").await.unwrap();
+    incoming.directory = "/dev/null".into();
     incoming.write(&content[..], LEFT_FREE).await.unwrap();
     let refused = incoming.finish(&KeptSnapshots::default()).await;
     assert!(matches!(refused, Err(UploadError::Io(_))), "{refused:?}");

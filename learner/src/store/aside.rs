@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use paxos_common::durable::sync_name;
 use tokio::time::sleep;
 
 /// Marker in the data directory: the next start sets the file aside.
@@ -58,7 +59,7 @@ pub(super) async fn set_aside(file: &Path) -> io::Result<PathBuf> {
     if_there(fs::rename(file, &aside))?;
     if_there(fs::remove_file(with_suffix(file, "-shm")))?;
     unmark(file)?;
-    sync_directory(file)?;
+    sync_name(file)?;
     Ok(aside)
 }
 
@@ -76,20 +77,12 @@ pub(super) async fn remove(file: &Path) -> io::Result<()> {
     for suffix in ["-wal", "-journal", "", "-shm"] {
         if_there(fs::remove_file(with_suffix(file, suffix)))?;
     }
-    sync_directory(file)
+    sync_name(file)
 }
 
 /// Removes the mark of a damaged file.
 pub(super) fn unmark(file: &Path) -> io::Result<()> {
     if_there(fs::remove_file(file.with_file_name(MARK)))
-}
-
-/// Makes the names in the directory of `file` durable.
-pub(super) fn sync_directory(file: &Path) -> io::Result<()> {
-    match file.parent() {
-        Some(directory) => File::open(directory)?.sync_all(),
-        None => Ok(()),
-    }
 }
 
 /// SQLite's threads close a connection some time after the drop, and remove the write-ahead log by name: by then no

@@ -16,6 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use paxos_common::{
+    durable::sync_name,
     paxos::{
         identity::ClusterId,
         machine::{Register, sessions::SessionState},
@@ -185,7 +186,7 @@ impl StoreImport {
             sync(&path).await?;
             aside::remove(&installed).await?;
             fs::rename(&path, &installed)?;
-            aside::sync_directory(&path)
+            sync_name(&path)
         };
         published.await.map_err(|error| written(&path, error))?;
         replace(&directory).await
@@ -228,7 +229,7 @@ async fn replace(directory: &DataDir) -> Result<(), ImportError> {
         // Damage was in the old file.
         aside::unmark(&path)?;
         fs::rename(&installed, &path)?;
-        aside::sync_directory(&path)
+        sync_name(&path)
     };
     replaced.await.map_err(|error| written(&path, error))
 }

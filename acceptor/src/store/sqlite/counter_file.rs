@@ -17,6 +17,7 @@ use std::{
 };
 
 use paxos_common::{
+    durable::sync_directory,
     paxos::identity::{AcceptorUuid, CommitCounter},
     sqlite::{DataDir, SqliteError, checksum},
 };
@@ -243,7 +244,7 @@ fn create(directory: &Path, path: &Path) -> io::Result<()> {
     file.write_all_at(&bytes, 0)?;
     file.sync_all()?;
     fs::rename(&unfinished, path)?;
-    File::open(directory)?.sync_all()
+    sync_directory(directory)
 }
 
 #[cfg(test)]

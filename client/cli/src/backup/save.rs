@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use paxos_client::{Backup, Client};
 use paxos_common::{
+    durable::sync_name,
     service::failure::Failure,
     snapshot::{SnapshotSummary, decoder::SnapshotDecoder},
 };
@@ -92,16 +93,24 @@ fn create_new(partial: &Path) -> io::Result<File> {
         .open(partial)
 }
 
-/// Locks the open file, unless another process has the lock. Returns whether the lock is held and the path still names this
-/// file: only the holder of the lock removes the path.
-fn is_locked(open: &File, partial: &Path) -> io::Result<bool> {
+/// Locks the open file, unless another process has the lock. Returns whether the lock is held.
+fn is_locked(open: &File) -> io::Result<bool> {
     match open.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Ok(false),
-        Err(TryLockError::Error(error)) => return Err(error),
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
     }
+}
+
+/// Whether the path still names the open file: only the holder of the lock removes the path.
+fn is_named(open: &File, partial: &Path) -> io::Result<bool> {
     let (own, found) = (open.metadata()?, fs::symlink_metadata(partial));
     Ok(found.is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino())))
+}
+
+/// Whether this process holds the lock of the file with this path.
+fn is_own(open: &File, partial: &Path) -> io::Result<bool> {
+    Ok(is_locked(open)? && is_named(open, partial)?)
 }
 
 /// Removes the part of an ended backup. Returns `false` if another process writes the file.
@@ -118,13 +127,10 @@ fn remove_leftover(partial: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
         open => open?,
     };
-    match open.try_lock() {
-        Err(TryLockError::WouldBlock) => return Ok(false),
-        Err(TryLockError::Error(error)) => return Err(error),
-        Ok(()) => {}
+    if !is_locked(&open)? {
+        return Ok(false);
     }
-    let (own, found) = (open.metadata()?, fs::symlink_metadata(partial));
-    if found.is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino())) {
+    if is_named(&open, partial)? {
         fs::remove_file(partial)?;
     }
     Ok(true)
@@ -146,7 +152,7 @@ impl PartialFile {
         }
         for _ in 0..ATTEMPTS_MAX {
             let taken = match create_new(&partial) {
-                Ok(open) if is_locked(&open, &partial).map_err(failed)? => {
+                Ok(open) if is_own(&open, &partial).map_err(failed)? => {
                     return Ok(Self {
                         open,
                         file: file.to_owned(),
@@ -180,8 +186,7 @@ impl PartialFile {
             this.open.sync_all()?;
             fs::rename(&this.partial, &this.file)?;
             this.is_finished = true;
-            let parent = this.file.parent().filter(|parent| !parent.as_os_str().is_empty());
-            File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+            sync_name(&this.file)
         })
         .await
         .map(drop)
