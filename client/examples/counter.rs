@@ -4,15 +4,11 @@
 //! Start a cluster with `paxos dev`, then: `cargo run -p paxos-client --example counter`
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
 
-use paxos_client::{Client, Condition};
+use paxos_client::{Client, Condition, DEV_ACCEPTORS};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let client = Client::connect([
-        "http://127.0.0.1:7001",
-        "http://127.0.0.1:7002",
-        "http://127.0.0.1:7003",
-    ])?;
+    let client = Client::connect(DEV_ACCEPTORS)?;
     loop {
         let (count, condition) = match client.get("counter").await? {
             Some(register) => (

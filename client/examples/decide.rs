@@ -6,15 +6,11 @@
 use std::env;
 
 use anyhow::Context as _;
-use paxos_client::Client;
+use paxos_client::{Client, DEV_ACCEPTORS};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let client = Client::connect([
-        "http://127.0.0.1:7001",
-        "http://127.0.0.1:7002",
-        "http://127.0.0.1:7003",
-    ])?;
+    let client = Client::connect(DEV_ACCEPTORS)?;
     let name = env::args().nth(1).context("give a name and a value")?;
     let value = env::args().nth(2).context("give a value too")?;
     let decision = client.decide(name, value).await?;

@@ -6,15 +6,11 @@
 use std::{env, time::Duration};
 
 use anyhow::Context as _;
-use paxos_client::{Client, Election};
+use paxos_client::{Client, DEV_ACCEPTORS, Election};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let client = Client::connect([
-        "http://127.0.0.1:7001",
-        "http://127.0.0.1:7002",
-        "http://127.0.0.1:7003",
-    ])?;
+    let client = Client::connect(DEV_ACCEPTORS)?;
     let candidate = env::args().nth(1).context("give the name of the candidate")?;
     let election = Election::new(&client, "example-leader", candidate, Duration::from_secs(5))?;
     let tenure = election.campaign().await?;

@@ -6,16 +6,11 @@
 
 use std::{env, time::Duration};
 
-use paxos_client::{Client, ReadError, WriteError};
+use paxos_client::{Client, DEV_ACCEPTORS, ReadError, WriteError};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let client = Client::connect([
-        "http://127.0.0.1:7001",
-        "http://127.0.0.1:7002",
-        "http://127.0.0.1:7003",
-    ])?
-    .with_timeout(Duration::from_secs(2));
+    let client = Client::connect(DEV_ACCEPTORS)?.with_timeout(Duration::from_secs(2));
     let value = env::args().nth(1).unwrap_or_default();
     match client.put("example-errors", value).await {
         Ok(version) => println!("written at {version}"),

@@ -6,15 +6,11 @@
 use std::env;
 
 use anyhow::Context as _;
-use paxos_client::{Client, Operation};
+use paxos_client::{Client, DEV_ACCEPTORS, Operation};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let client = Client::connect([
-        "http://127.0.0.1:7001",
-        "http://127.0.0.1:7002",
-        "http://127.0.0.1:7003",
-    ])?;
+    let client = Client::connect(DEV_ACCEPTORS)?;
     let mut next = client.chosen_to().await?;
     let mut log = client.log(next);
     for record in env::args().skip(1) {

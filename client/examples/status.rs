@@ -3,15 +3,11 @@
 //! Start a cluster with `paxos dev`, then: `cargo run -p paxos-client --example status`
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
 
-use paxos_client::{Address, Cause, Client};
+use paxos_client::{Address, Cause, Client, DEV_ACCEPTORS};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let client = Client::connect([
-        "http://127.0.0.1:7001",
-        "http://127.0.0.1:7002",
-        "http://127.0.0.1:7003",
-    ])?;
+    let client = Client::connect(DEV_ACCEPTORS)?;
     let status = client.cluster_status().await;
     let ready = |why: Option<String>| why.unwrap_or_else(|| "ready".to_owned());
     for process in status.acceptors {

@@ -5,15 +5,11 @@
 
 use std::env;
 
-use paxos_client::{Client, Target};
+use paxos_client::{Client, DEV_ACCEPTORS, Target};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let client = Client::connect([
-        "http://127.0.0.1:7001",
-        "http://127.0.0.1:7002",
-        "http://127.0.0.1:7003",
-    ])?;
+    let client = Client::connect(DEV_ACCEPTORS)?;
     let prefix = env::args().nth(1).unwrap_or_default();
     let mut watch = client.watch_with(Target::Prefix(prefix.into()), None);
     while let Some(page) = watch.next().await {

@@ -15,7 +15,7 @@ use crate::{
     courier::{Courier, Obstacle, QUEUE_MAX},
     error::{ConfigError, ProposeError, ReadError, SubscribeError, WriteError},
     give_up::GiveUp,
-    learners::{Learners, TrimmedBy},
+    learners::Learners,
     limits,
     log::{self, LogPage},
     propose::repeat,
@@ -235,7 +235,7 @@ impl Client {
     /// # Cancel safety
     /// Safe: the call only reads.
     pub async fn outcome(&self, version: Version) -> Result<Written, ReadError> {
-        let reading = self.read_outcome(version, TrimmedBy::All, self.deadline());
+        let reading = self.read_outcome(version, self.deadline());
         let outcome = self.tracer.operation("client.outcome", reading).await;
         outcome.map_err(ReadError::from)
     }

@@ -9,6 +9,13 @@ use crate::error::ConfigError;
 /// Default of [`ClientConfig::timeout`]: longer than a change of the cluster's leader.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The acceptors of the cluster that `paxos dev` runs on this machine.
+pub const DEV_ACCEPTORS: [&str; 3] = [
+    "http://127.0.0.1:7001",
+    "http://127.0.0.1:7002",
+    "http://127.0.0.1:7003",
+];
+
 /// Upper bound of every timeout, so that adding a timeout to `Instant::now()` cannot overflow.
 pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
 

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -10,25 +10,26 @@ use std::{
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use paxos_common::{
-    peer::{Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy},
+    peer::{Address, Backoff},
     trace::{SpanContext, inject},
 };
-use paxos_proto::v1::learner_client::LearnerClient;
 use rand::seq::IteratorRandom as _;
 use tokio::time::{Instant, error::Elapsed, sleep, sleep_until, timeout, timeout_at};
-use tonic::{Code, Request, Response, Status, transport::Channel};
+use tonic::{Code, Request, Response, Status};
 
 use crate::{
     address::Directory,
     error::{Cause, TrimmedAnswer, Unanswered, longer},
-    outcomes::OutcomeStream,
     trace::Tracer,
     trimmed::TrimmedRounds,
 };
 
 mod hedge;
+mod roster;
 
-use hedge::{Hedge, Slowness};
+use hedge::Hedge;
+pub(crate) use roster::LearnerConnection;
+use roster::{KnownLearner, LearnerRoster, Members};
 
 /// Limit of the learners that one call asks at the same time (inclusive).
 const CALLS_MAX: usize = 4;
@@ -37,25 +38,20 @@ const CALLS_MAX: usize = 4;
 const ATTEMPT_PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
 /// Pauses after all learners have failed, from the shortest to the longest.
 const ROUND_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
-/// Age of a roster after which the next call refreshes the roster in the background. So added learners get their share
-/// of calls.
-const ROSTER_AGE: Duration = Duration::from_secs(5);
 
-/// The learners in use, with a connection to each.
+/// Calls to the learners in use.
 #[derive(Debug)]
 pub(crate) struct Learners {
     directory: Arc<Directory>,
-    roster: Mutex<LearnerRoster>,
-    /// Held while a call asks the acceptors; the other calls wait for the result.
-    refreshing: tokio::sync::Mutex<()>,
+    roster: Arc<LearnerRoster>,
     hedge: Hedge,
     tracer: Tracer,
 }
 
 /// The learners that must answer that a slot is not kept any more, before a call ends with this answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TrimmedBy {
-    /// One learner: the caller has another way to the answer.
+enum TrimmedBy {
+    /// One learner.
     Any,
     /// All learners: see [`TrimmedRounds`].
     All,
@@ -83,30 +79,6 @@ impl CallOptions {
     }
 }
 
-type Members = Arc<[Arc<KnownLearner>]>;
-
-#[derive(Debug, Default)]
-struct LearnerRoster {
-    members: Members,
-    /// Time of the last question to the acceptors; `None`: not asked yet, or all learners have failed since.
-    asked_at: Option<Instant>,
-}
-
-/// The ways to a learner. Cheap to clone.
-#[derive(Clone, Debug)]
-pub(crate) struct LearnerConnection {
-    pub(crate) client: LearnerClient<Channel>,
-    pub(crate) outcomes: OutcomeStream,
-}
-
-#[derive(Debug)]
-struct KnownLearner {
-    address: Address,
-    connection: LearnerConnection,
-    in_flight: AtomicUsize,
-    slowness: Slowness,
-}
-
 /// A call in flight at a member, counted until dropped.
 struct CallInFlight<'a>(&'a AtomicUsize);
 
@@ -126,17 +98,16 @@ impl Drop for CallInFlight<'_> {
 impl Learners {
     pub(crate) fn new(directory: Arc<Directory>) -> Self {
         Self {
+            roster: Arc::new(LearnerRoster::new(directory.clone())),
             directory,
-            roster: Mutex::default(),
-            refreshing: tokio::sync::Mutex::default(),
             hedge: Hedge::default(),
             tracer: Tracer::global(),
         }
     }
 
     /// Asks a learner, and further learners after a failure, or while the answer is late: see [`hedge`]. Returns the
-    /// first answer, or an error that all learners would return. `trimmed_by` are the learners that must answer that a
-    /// slot is not kept any more. `request` calls `method`, with options that differ from learner to learner.
+    /// first answer, or an error that all learners would return. `request` calls `method`, with options that differ from
+    /// learner to learner.
     ///
     /// # Errors
     /// See [`Unanswered`].
@@ -144,10 +115,36 @@ impl Learners {
     /// # Cancel safety
     /// Safe: calls to learners only read.
     pub(crate) async fn ask<T, F>(
-        self: &Arc<Self>,
+        &self,
         deadline: Instant,
         method: &'static str,
+        request: impl Fn(LearnerConnection, CallOptions) -> F,
+    ) -> Result<T, Unanswered>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.ask_until(TrimmedBy::All, deadline, method, request).await
+    }
+
+    /// As [`Self::ask`], but ends with the first answer that a slot is not kept any more: the caller has another way to
+    /// the answer.
+    pub(crate) async fn ask_unless_trimmed<T, F>(
+        &self,
+        deadline: Instant,
+        method: &'static str,
+        request: impl Fn(LearnerConnection, CallOptions) -> F,
+    ) -> Result<T, Unanswered>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.ask_until(TrimmedBy::Any, deadline, method, request).await
+    }
+
+    async fn ask_until<T, F>(
+        &self,
         trimmed_by: TrimmedBy,
+        deadline: Instant,
+        method: &'static str,
         request: impl Fn(LearnerConnection, CallOptions) -> F,
     ) -> Result<T, Unanswered>
     where
@@ -170,7 +167,7 @@ impl Learners {
             let mut next = None;
             if calls.is_empty() {
                 retry = None;
-                let members = match timeout_at(deadline, self.members()).await {
+                let members = match timeout_at(deadline, self.roster.members()).await {
                     Ok(Ok(members)) => members,
                     Ok(Err(cause)) => {
                         last = cause;
@@ -183,7 +180,7 @@ impl Learners {
                         return Err(Unanswered::Trimmed(trimmed));
                     }
                     tried.clear();
-                    self.expire();
+                    self.roster.expire();
                     let delay = longer(pause.next_delay(), requested.take());
                     if Instant::now() + delay >= deadline {
                         return Err(Unanswered::Unavailable(last));
@@ -195,11 +192,11 @@ impl Learners {
                 let is_last = members.len() <= tried.len() + 1;
                 next = Some((member, None, is_last));
             } else if let Some(room) = retry.take() {
-                let (members, _) = self.known();
+                let (members, _) = self.roster.known();
                 next = self.choose(&members, &tried).map(|member| (member, room, true));
             } else if Instant::now() >= hedge_at && calls.len() < CALLS_MAX {
                 hedge_at = Instant::now() + self.hedge.wait();
-                let (members, _) = self.known();
+                let (members, _) = self.roster.known();
                 if let (Some(room), Some(member)) = (self.hedge.room(), self.choose(&members, &tried)) {
                     next = Some((member, Some(room), true));
                 }
@@ -315,89 +312,6 @@ impl Learners {
             .min_by_key(|member| member.in_flight.load(Ordering::Relaxed));
         chosen.or_else(|| untried().choose(&mut rand::rng())).cloned()
     }
-
-    /// The known learners. Asks the acceptors when no learner is known, or in the background when the last question is
-    /// long ago.
-    async fn members(self: &Arc<Self>) -> Result<Members, Cause> {
-        let (members, asked_at) = self.known();
-        match asked_at {
-            None => {
-                let _turn = self.refreshing.lock().await;
-                let (members, asked_at) = self.known();
-                if asked_at.is_some() {
-                    // Another call asked meanwhile.
-                    return Ok(members);
-                }
-                match self.refresh().await {
-                    Ok(members) => Ok(members),
-                    Err(cause) if members.is_empty() => Err(cause),
-                    Err(_) => Ok(members),
-                }
-            }
-            Some(at) if at.elapsed() > ROSTER_AGE && !self.directory.has_fixed_learners() => {
-                let learners = self.clone();
-                tokio::spawn(async move {
-                    let Ok(_turn) = learners.refreshing.try_lock() else {
-                        return;
-                    };
-                    if let Err(cause) = learners.refresh().await {
-                        tracing::debug!(%cause, "still using the previously known learners");
-                        // Counts as asked: the next calls do not ask again.
-                        learners.roster().asked_at = Some(Instant::now());
-                    }
-                });
-                Ok(members)
-            }
-            Some(_) => Ok(members),
-        }
-    }
-
-    fn known(&self) -> (Members, Option<Instant>) {
-        let roster = self.roster();
-        (roster.members.clone(), roster.asked_at)
-    }
-
-    async fn refresh(&self) -> Result<Members, Cause> {
-        let addresses = self.directory.learners().await?;
-        let mut roster = self.roster();
-        let known = roster.members.clone();
-        // Connections are kept.
-        roster.members = addresses
-            .into_iter()
-            .map(|address| {
-                let same = known.iter().find(|member| member.address == address).cloned();
-                same.unwrap_or_else(|| Arc::new(KnownLearner::new(address)))
-            })
-            .collect();
-        roster.asked_at = Some(Instant::now());
-        Ok(roster.members.clone())
-    }
-
-    /// All learners have failed: the next call asks the acceptors first.
-    fn expire(&self) {
-        self.roster().asked_at = None;
-    }
-
-    fn roster(&self) -> std::sync::MutexGuard<'_, LearnerRoster> {
-        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl KnownLearner {
-    fn new(address: Address) -> Self {
-        let client = LearnerClient::new(connect_lazy(&address))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        Self {
-            address,
-            connection: LearnerConnection {
-                client,
-                outcomes: OutcomeStream::default(),
-            },
-            in_flight: AtomicUsize::new(0),
-            slowness: Slowness::default(),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -416,7 +330,7 @@ mod tests {
     #[tokio::test]
     async fn busier_of_two_learners_is_spared() {
         let learners = learners(&["http://a:1", "http://b:1"]);
-        let members = learners.members().await.unwrap();
+        let members = learners.roster.members().await.unwrap();
         let _busy = CallInFlight::new(&members[0].in_flight);
         for _ in 0..20 {
             assert_eq!(
@@ -429,7 +343,7 @@ mod tests {
     #[tokio::test]
     async fn learner_that_failed_is_asked_only_when_no_other_is_left() {
         let learners = learners(&["http://a:1", "http://b:1"]);
-        let members = learners.members().await.unwrap();
+        let members = learners.roster.members().await.unwrap();
         learners.directory.shun(&members[0].address);
         let first = learners.choose(&members, &[]).unwrap();
         assert_eq!(first.address.as_str(), "http://b:1");
@@ -449,25 +363,20 @@ mod tests {
         others.pop();
         let (begun, failed_after) = (Instant::now(), Duration::from_millis(400));
         let calls = AtomicUsize::new(0);
-        let answered = learners.ask(
-            begun + Duration::from_secs(60),
-            "method",
-            TrimmedBy::All,
-            |_, _| {
-                let call = calls.fetch_add(1, Ordering::Relaxed);
-                async move {
-                    match call {
-                        0 => {
-                            sleep(failed_after).await;
-                            Err(Status::unavailable("stopping"))
-                        }
-                        // A hedge, in the last room. The learner hangs.
-                        1 => std::future::pending().await,
-                        _ => Ok(Response::new(call)),
+        let answered = learners.ask(begun + Duration::from_secs(60), "method", |_, _| {
+            let call = calls.fetch_add(1, Ordering::Relaxed);
+            async move {
+                match call {
+                    0 => {
+                        sleep(failed_after).await;
+                        Err(Status::unavailable("stopping"))
                     }
+                    // A hedge, in the last room. The learner hangs.
+                    1 => std::future::pending().await,
+                    _ => Ok(Response::new(call)),
                 }
-            },
-        );
+            }
+        });
         assert_eq!(answered.await.unwrap(), 2);
         assert_eq!(begun.elapsed(), failed_after);
     }
@@ -475,7 +384,7 @@ mod tests {
     #[tokio::test]
     async fn slow_learner_is_asked_only_when_no_other_is_left() {
         let learners = learners(&["http://slow:1", "http://b:1"]);
-        let members = learners.members().await.unwrap();
+        let members = learners.roster.members().await.unwrap();
         let long_ago = Instant::now() - Duration::from_millis(200);
         learners.answered(
             &members[1],

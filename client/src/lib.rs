@@ -98,7 +98,7 @@ pub use backup::Backup;
 pub use client::Client;
 pub use cluster::{AcceptorStatus, ClusterStatus, LearnerStatus, ProcessStatus, ProposerStatus};
 pub use code::ErrorCode;
-pub use config::ClientConfig;
+pub use config::{ClientConfig, DEV_ACCEPTORS};
 pub use election::{Election, ElectionError, Holder, Tenure};
 pub use error::{Cause, ConfigError, ProposeError, ReadError, SubscribeError, WriteError};
 pub use log::LogPage;

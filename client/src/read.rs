@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::{
     Client, Slot,
     error::{Cause, Unanswered, WriteError},
-    learners::{CallOptions, LearnerConnection, TrimmedBy},
+    learners::{CallOptions, LearnerConnection},
     registers::{
         Condition, Consistency, Current, Decision, PageRequest, Register, RegisterPage, Written, put,
     },
@@ -126,9 +126,7 @@ impl Client {
             let request = options.request(request.clone());
             async move { learner.client.read(request).await }
         };
-        self.learners
-            .ask(deadline, method::READ, TrimmedBy::All, call)
-            .await
+        self.learners.ask(deadline, method::READ, call).await
     }
 }
 

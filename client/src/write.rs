@@ -9,13 +9,13 @@ use paxos_proto::v1::{
     command::Operation, duplicate, result_request, result_response,
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tonic::Response;
+use tonic::{Response, Status};
 
 use crate::{
     Client, Version,
     error::{Cause, Failed, Unanswered, WriteError},
     give_up::GiveUp,
-    learners::{CallOptions, LearnerConnection, TrimmedBy},
+    learners::{CallOptions, LearnerConnection},
     limits,
     propose::ATTEMPT_PAUSE,
     registers::{Current, Register, Written},
@@ -62,7 +62,7 @@ impl Client {
         let ordered = self.order(&command, deadline).await?;
         ticket.ordered(ordered.sent_at);
         // One learner without the slot is enough: every learner has the outcome recorded in the session.
-        let outcome = match self.read_outcome(ordered.version, TrimmedBy::Any, deadline).await {
+        let outcome = match self.read_outcome_unless_trimmed(ordered.version, deadline).await {
             Err(Unanswered::Trimmed(_)) => {
                 let recorded = self.read_recorded(ticket.stamp.clone(), deadline).await;
                 if let Err(Unanswered::Aborted(cause)) = recorded {
@@ -195,18 +195,40 @@ impl Client {
     pub(crate) async fn read_outcome(
         &self,
         version: Version,
-        trimmed_by: TrimmedBy,
         deadline: Instant,
     ) -> Result<Written, Unanswered> {
-        let command = result_request::Command::Version(version.into());
-        let response = self.read_result(command, trimmed_by, deadline).await?;
+        let request = |learner, options| {
+            let command = result_request::Command::Version(version.into());
+            call_result(learner, options, command)
+        };
+        let response = self.learners.ask(deadline, method::RESULT, request).await?;
+        written(version, response).ok_or_else(unknown_outcome)
+    }
+
+    /// As [`Self::read_outcome`], but ends when one learner does not keep the slot any more.
+    async fn read_outcome_unless_trimmed(
+        &self,
+        version: Version,
+        deadline: Instant,
+    ) -> Result<Written, Unanswered> {
+        let request = |learner, options| {
+            let command = result_request::Command::Version(version.into());
+            call_result(learner, options, command)
+        };
+        let response = self
+            .learners
+            .ask_unless_trimmed(deadline, method::RESULT, request)
+            .await?;
         written(version, response).ok_or_else(unknown_outcome)
     }
 
     /// The outcome recorded for a command of a session. Recorded outcomes may live longer than the log.
     async fn read_recorded(&self, stamp: SessionStamp, deadline: Instant) -> Result<Written, Unanswered> {
-        let command = result_request::Command::Session(stamp);
-        let response = self.read_result(command, TrimmedBy::All, deadline).await?;
+        let request = |learner, options| {
+            let command = result_request::Command::Session(stamp.clone());
+            call_result(learner, options, command)
+        };
+        let response = self.learners.ask(deadline, method::RESULT, request).await?;
         let version = response
             .version
             .and_then(|version| Version::try_from(version).ok());
@@ -214,36 +236,26 @@ impl Client {
             .and_then(|version| written(version, response))
             .ok_or_else(unknown_outcome)
     }
+}
 
-    async fn read_result(
-        &self,
-        command: result_request::Command,
-        trimmed_by: TrimmedBy,
-        deadline: Instant,
-    ) -> Result<ResultResponse, Unanswered> {
-        let version = match command {
-            result_request::Command::Version(version) => Version::try_from(version).ok(),
-            result_request::Command::Session(_) => None,
-        };
-        let request = |mut learner: LearnerConnection, options: CallOptions| {
-            let request = options.request(ResultRequest {
-                command: Some(command.clone()),
-            });
-            // A traced call has spans of its own, at the learner too.
-            let version = version.filter(|_| !options.is_traced());
-            async move {
-                if let Some(version) = version
-                    && let Some(answer) = learner.outcomes.outcome(&learner.client, version).await
-                {
-                    return answer.map(Response::new);
-                }
-                learner.client.result(request).await
-            }
-        };
-        self.learners
-            .ask(deadline, method::RESULT, trimmed_by, request)
-            .await
+/// Asks one learner for the outcome of a command.
+async fn call_result(
+    mut learner: LearnerConnection,
+    options: CallOptions,
+    command: result_request::Command,
+) -> Result<Response<ResultResponse>, Status> {
+    if let result_request::Command::Version(version) = command
+        && let Ok(version) = Version::try_from(version)
+        // A traced call has spans of its own, at the learner too.
+        && !options.is_traced()
+        && let Some(answer) = learner.outcomes.outcome(&learner.client, version).await
+    {
+        return answer.map(Response::new);
     }
+    let request = options.request(ResultRequest {
+        command: Some(command),
+    });
+    learner.client.result(request).await
 }
 
 fn unknown_outcome() -> Unanswered {

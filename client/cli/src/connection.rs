@@ -94,3 +94,15 @@ pub(crate) fn subscribe_failure(error: SubscribeError) -> Failure {
 pub(crate) fn no(text: String) -> Failure {
     Failure::new(paxos_common::service::failure::Exit::No, anyhow::anyhow!(text))
 }
+
+#[cfg(test)]
+mod tests {
+    use paxos_client::DEV_ACCEPTORS;
+
+    use super::*;
+
+    #[test]
+    fn default_cluster_is_the_cluster_of_dev() {
+        assert_eq!(DEFAULT_ACCEPTORS, DEV_ACCEPTORS.join(","));
+    }
+}
