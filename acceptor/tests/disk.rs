@@ -156,19 +156,19 @@ async fn damaged_and_missing_rows_are_found_by_the_scrub_and_repaired() {
     let found = |status: &pb::AcceptorStatusResponse| status.damaged_rows == 2 && status.chosen_to == DAMAGED;
     wait_for(&mut client, found).await;
 
-    let mut told = ShownRows::default();
+    let mut shown = ShownRows::default();
     let mut frames = observe(&mut client, cluster).await;
-    while told.rows.len() <= usize::try_from(ROWS).unwrap() {
+    while shown.rows.len() <= usize::try_from(ROWS).unwrap() {
         let frame = frames.message().await.unwrap().unwrap();
-        told.take(frame.rows, frame.chosen_to);
+        shown.take(frame.rows, frame.chosen_to);
     }
-    assert_eq!(told.unknown(), [DAMAGED, MISSING]);
-    for (last, chosen_to) in told.watermarks {
+    assert_eq!(shown.unknown(), [DAMAGED, MISSING]);
+    for (last, chosen_to) in shown.watermarks {
         // A frame speaks for its own readable rows only, and damage makes no difference to these rows.
         assert_eq!(chosen_to, ROWS, "{last}: {chosen_to}");
     }
 
-    let mut told = ShownRows::default();
+    let mut shown = ShownRows::default();
     let prepare = pb::PrepareRequest {
         caller: Some(caller(Some(cluster))),
         ballot: Some(ballot(2).into()),
@@ -180,11 +180,11 @@ async fn damaged_and_missing_rows_are_found_by_the_scrub_and_repaired() {
             panic!("not promised")
         };
         assert_eq!(promise.known_chosen_to, ROWS, "what is known does not go back");
-        told.take(promise.rows, promise.chosen_to);
+        shown.take(promise.rows, promise.chosen_to);
     }
-    assert_eq!(told.unknown(), [DAMAGED, MISSING]);
+    assert_eq!(shown.unknown(), [DAMAGED, MISSING]);
     assert_eq!(
-        told.watermarks.last(),
+        shown.watermarks.last(),
         Some(&(ROWS, DAMAGED)),
         "a promise speaks for all of it"
     );

@@ -11,7 +11,7 @@ use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use support::run::open;
 
 #[tokio::test]
-async fn start_leaves_the_rights_of_foreign_files_and_of_a_foreign_database_as_they_are() {
+async fn start_keeps_the_rights_of_foreign_files_and_databases() {
     let directory = tempfile::tempdir().unwrap();
     let [database, other] = ["acceptor.db", "other.txt"].map(|name| directory.path().join(name));
     let loosen = || {

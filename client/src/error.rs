@@ -415,9 +415,9 @@ mod tests {
 
     #[test]
     fn passed_deadline_does_not_hide_the_cause_of_an_earlier_attempt() {
-        let told = || Cause::unavailable("acceptor a1 has no space");
-        assert_eq!(Cause::deadline().after(Some(told())), told());
-        assert_eq!(told().after(Some(Cause::deadline())), told());
+        let full = || Cause::unavailable("acceptor a1 has no space");
+        assert_eq!(Cause::deadline().after(Some(full())), full());
+        assert_eq!(full().after(Some(Cause::deadline())), full());
         assert_eq!(Cause::deadline().after(None), Cause::deadline());
     }
 

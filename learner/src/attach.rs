@@ -130,11 +130,11 @@ impl Reporter {
             let trimmed_to = Slot::new(answer.trimmed_to).map_err(wire::Malformed::from)?;
             acceptor.proved();
             let now = Instant::now();
-            self.catch_up.told(member.acceptor, greeting.chosen_to, now);
+            self.catch_up.reported(member.acceptor, greeting.chosen_to, now);
             self.trims.reported(member.acceptor, trimmed_to, now);
             wish.asks(read_wish(answer.snapshot_wanted)?);
             if let Some(leadership) = answer.leadership {
-                fill::told(&self.leadership, leadership.try_into()?);
+                fill::record_leadership(&self.leadership, leadership.try_into()?);
             }
             // Full or closed: enough other acceptors have reported.
             let _ = self.greetings.try_send(greeting);
@@ -183,7 +183,7 @@ impl Reporter {
     }
 
     fn report(&self, progress: &Progress, caught_up: bool) -> pb::AttachRequest {
-        let told = pb::LearnerProgress {
+        let progress = pb::LearnerProgress {
             applied_to: progress.applied_to().get(),
             digests: progress.digests(),
             refuses_reads: !caught_up || self.knowledge.is_none() || self.disk.look().is_err(),
@@ -199,7 +199,7 @@ impl Reporter {
             peer: self.learner,
             address: self.address.to_string(),
             software: config::version().to_owned(),
-            progress: Some(pb::attach_request::Progress::Learner(told)),
+            progress: Some(pb::attach_request::Progress::Learner(progress)),
             report: 0,
             leaving: false,
             refused: String::new(),

@@ -106,10 +106,10 @@ pub(crate) struct ReadingDriver {
     calls: mpsc::Receiver<WaitingRead>,
     tails: mpsc::Receiver<TailReport>,
     applied: watch::Receiver<Progress>,
-    outlets: ReadingOutputs,
+    outputs: ReadingOutputs,
     /// The waiting caller of each read in the core.
     waiting: BTreeMap<ReadId, WaitingRead>,
-    waiting_told: watch::Sender<usize>,
+    waiting_count: watch::Sender<usize>,
     next_read: u64,
     /// Time and generation of the core's latest timer. Earlier generations mean nothing to the core any more.
     timer: Option<(Instant, u64)>,
@@ -138,11 +138,11 @@ pub(crate) fn barrier(
     electorate: Electorate,
     tails: mpsc::Receiver<TailReport>,
     applied: watch::Receiver<Progress>,
-    outlets: ReadingOutputs,
+    outputs: ReadingOutputs,
     tracer: Tracer,
 ) -> (Barrier, ReadingDriver) {
     let (calls_in, calls) = mpsc::channel(CALLS_MAX);
-    let (waiting_told, waiting) = watch::channel(0);
+    let (waiting_count, waiting) = watch::channel(0);
     let begin = applied.borrow().applied_to();
     let keeper = ReadingDriver {
         // The first nonce is random, so that no answer to an earlier run of this learner counts in this run.
@@ -150,9 +150,9 @@ pub(crate) fn barrier(
         calls,
         tails,
         applied,
-        outlets,
+        outputs,
         waiting: BTreeMap::new(),
-        waiting_told,
+        waiting_count,
         next_read: 0,
         timer: None,
         rounds: Rounds::new(tracer),
@@ -198,8 +198,8 @@ impl ReadingDriver {
             }
             self.take_calls(&mut calls);
             self.take_applied();
-            for told in tails.drain(..) {
-                self.core.handle(told.into());
+            for report in tails.drain(..) {
+                self.core.handle(report.into());
             }
             if fired {
                 self.fire();
@@ -212,7 +212,7 @@ impl ReadingDriver {
                 return Err(Failure::storage(lost));
             }
             self.look_at_round();
-            self.tell_waiting();
+            self.publish_waiting();
         }
     }
 
@@ -277,11 +277,11 @@ impl ReadingDriver {
             match effect {
                 // The askers keep track of the answered questions.
                 ReadEffect::Ask { nonce, acceptors: _ } => {
-                    self.outlets.rounds.increment();
+                    self.outputs.rounds.increment();
                     let traced = |(&read, call): (&ReadId, &WaitingRead)| Some((read, call.trace.clone()?));
                     let reads = self.waiting.iter().filter_map(traced);
                     let trace = self.rounds.ask(nonce, self.waiting.len(), reads);
-                    self.outlets
+                    self.outputs
                         .question
                         .send_modify(|question| *question = Some(Question { nonce, trace }));
                 }
@@ -290,7 +290,7 @@ impl ReadingDriver {
                     self.timer = Some((at, generation));
                     set = Some(at);
                 }
-                ReadEffect::Fill(to) => self.outlets.fill.send_modify(|fill| *fill = Some(to)),
+                ReadEffect::Fill(to) => self.outputs.fill.send_modify(|fill| *fill = Some(to)),
                 ReadEffect::Answer(read) => {
                     let applied_to = self.applied.borrow().applied_to();
                     self.answer(read, Ok(applied_to));
@@ -311,22 +311,22 @@ impl ReadingDriver {
         }
     }
 
-    fn tell_waiting(&self) {
+    fn publish_waiting(&self) {
         let waiting = self.waiting.len();
-        self.waiting_told.send_if_modified(|told| {
-            let news = *told != waiting;
-            *told = waiting;
-            news
+        self.waiting_count.send_if_modified(|count| {
+            let is_changed = *count != waiting;
+            *count = waiting;
+            is_changed
         });
     }
 }
 
 impl From<TailReport> for ReadEvent {
-    fn from(told: TailReport) -> Self {
+    fn from(report: TailReport) -> Self {
         Self::Tailed {
-            acceptor: told.acceptor,
-            nonce: told.nonce,
-            tail: told.tail,
+            acceptor: report.acceptor,
+            nonce: report.nonce,
+            tail: report.tail,
         }
     }
 }

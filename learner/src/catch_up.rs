@@ -46,8 +46,8 @@ struct Heard {
 
 impl Heard {
     fn look(&mut self, applied_to: Slot) {
-        if let Some((_, told)) = self.target.take_if(|(slot, _)| *slot <= applied_to) {
-            self.caught_up = Some(told);
+        if let Some((_, reported_at)) = self.target.take_if(|(slot, _)| *slot <= applied_to) {
+            self.caught_up = Some(reported_at);
         }
     }
 }
@@ -59,7 +59,7 @@ impl CatchUp {
     }
 
     /// An acceptor reports its watermark.
-    pub(crate) fn told(&self, acceptor: AcceptorUuid, chosen_to: Slot, now: Instant) {
+    pub(crate) fn reported(&self, acceptor: AcceptorUuid, chosen_to: Slot, now: Instant) {
         let mut state = self.lock();
         let heard = state.heard.entry(acceptor).or_insert(Heard {
             chosen_to,
@@ -153,9 +153,9 @@ mod tests {
         };
         assert!(look(9, 0).unwrap_err().contains("no formed cluster"));
         catch_up.expect(2);
-        catch_up.told(acceptor(1), slot(10), after(0));
+        catch_up.reported(acceptor(1), slot(10), after(0));
         assert!(look(10, 0).unwrap_err().contains("from 1 of"));
-        catch_up.told(acceptor(2), slot(20), after(0));
+        catch_up.reported(acceptor(2), slot(20), after(0));
         assert!(look(10, 0).unwrap_err().contains("10 slots"));
         assert!(catch_up.look_once(slot(10), after(0)).is_err());
         assert_eq!(look(20, 0), Ok(()));
@@ -166,7 +166,7 @@ mod tests {
         // A target stays until reached, however much the log grows meanwhile.
         for second in 5..9 {
             for number in [1, 2] {
-                catch_up.told(acceptor(number), slot(100 * second), after(second));
+                catch_up.reported(acceptor(number), slot(100 * second), after(second));
             }
         }
         assert!(look(499, 8).unwrap_err().contains("301 slots"));

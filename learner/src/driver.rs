@@ -97,7 +97,7 @@ pub(crate) struct DriverOutputs {
 pub(crate) async fn run(
     core: Learner,
     mut events: mpsc::Receiver<DriverEvent>,
-    outlets: DriverOutputs,
+    outputs: DriverOutputs,
     values: ValueTracer,
     stall_timeout: Duration,
     shutdown: Shutdown,
@@ -105,7 +105,7 @@ pub(crate) async fn run(
     let mut driver = Driver {
         stall: Stall::new(core.next()),
         core,
-        outlets,
+        outputs,
         ready: Batch::new(),
         ready_bytes: 0,
         learning: LearningSpans::new(values),
@@ -113,7 +113,7 @@ pub(crate) async fn run(
     // Half the timeout, because a stall takes two ticks to show.
     let mut ticks = interval(stall_timeout / 2);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let learned = driver.outlets.learned.clone();
+    let learned = driver.outputs.learned.clone();
     loop {
         tokio::select! {
             // `begun` only waits.
@@ -132,7 +132,7 @@ pub(crate) async fn run(
 
 struct Driver {
     core: Learner,
-    outlets: DriverOutputs,
+    outputs: DriverOutputs,
     /// Learned, and waiting for the applier.
     ready: Batch,
     ready_bytes: usize,
@@ -150,7 +150,7 @@ impl Driver {
             }
             DriverEvent::StartFeed { member, answer } => {
                 self.core.change_feed();
-                self.outlets.feed.send_replace(Some(member));
+                self.outputs.feed.send_replace(Some(member));
                 let _ = answer.send(self.core.next());
             }
             DriverEvent::Position(answer) => {
@@ -225,7 +225,7 @@ impl Driver {
             self.ready.extend(learned);
         }
         if self.core.next() != before {
-            self.outlets.next.send_replace(self.core.next());
+            self.outputs.next.send_replace(self.core.next());
             self.learning.learned(self.core.next());
         }
     }
@@ -243,7 +243,7 @@ impl Driver {
 
     fn look_for_stall(&mut self) {
         if self.stall.tick(self.core.next(), self.waits()) {
-            self.outlets.stalls.send_modify(|stalls| *stalls += 1);
+            self.outputs.stalls.send_modify(|stalls| *stalls += 1);
         }
     }
 }

@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 use crate::acceptors::within_deadline;
 
 /// No acceptor has reported a leader.
-pub(crate) fn nobody_leads() -> Leadership {
+pub(crate) fn no_leader() -> Leadership {
     Leadership {
         promised: Ballot::ZERO,
         address: "".into(),
@@ -69,7 +69,7 @@ impl Filler {
 }
 
 /// Records an acceptor's report, if later than the known leadership.
-pub(crate) fn told(known: &watch::Sender<Leadership>, leadership: Leadership) {
+pub(crate) fn record_leadership(known: &watch::Sender<Leadership>, leadership: Leadership) {
     known.send_if_modified(|known| {
         let later = leadership.promised > known.promised
             || leadership.promised == known.promised && leadership.resigned && !known.resigned;

@@ -309,7 +309,7 @@ impl Starter {
         let shutdown = self.shutdown.child();
         let log = store.log.clone();
         let learning = self.start_learning(cluster, store, trims, &shutdown);
-        let (leadership, leadership_seen) = watch::channel(fill::nobody_leads());
+        let (leadership, leadership_seen) = watch::channel(fill::no_leader());
         let applied = learning.applied.clone();
         let barrier = self.start_barrier(cluster, acceptors, applied.clone(), leadership_seen, &shutdown);
         let (snapshots, maker) =
@@ -381,7 +381,7 @@ impl Starter {
         let values = ValueTracer::new(self.tracer.clone());
 
         let core = Learner::new(cluster.electorate().clone(), from);
-        let outlets = DriverOutputs {
+        let outputs = DriverOutputs {
             learned,
             next,
             stalls,
@@ -389,7 +389,7 @@ impl Starter {
         };
         let stall_timeout = self.config.stall_timeout;
         let (traced, stop) = (values.clone(), shutdown.clone());
-        let driving = driver::run(core, events, outlets, traced, stall_timeout, stop);
+        let driving = driver::run(core, events, outputs, traced, stall_timeout, stop);
         shutdown.spawn_vital("driver", driving);
         let applier = Applier {
             knowledge: Arc::clone(&knowledge),
@@ -476,7 +476,7 @@ impl Starter {
             catch_up: Arc::clone(&self.catch_up),
             trims: Arc::clone(&found.trims),
             disk: Arc::clone(&self.disk),
-            leadership: watch::channel(fill::nobody_leads()).0,
+            leadership: watch::channel(fill::no_leader()).0,
             shutdown: shutdown.clone(),
         }
     }

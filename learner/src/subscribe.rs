@@ -128,19 +128,19 @@ mod tests {
         let history = History::new(&knowledge, found.log);
         let [room, other] = Room::of_pool(PAGE_BYTES_MAX);
         let mut pages = pin!(pages(history, applied, Slot::ZERO, room.clone()));
-        let mut told = async || -> Option<(usize, u64)> {
+        let mut shown = async || -> Option<(usize, u64)> {
             let page = pages.next().now_or_never()?.unwrap().unwrap();
             Some((page.records.len(), page.next.get()))
         };
         for next in 1..=2 {
-            assert_eq!(told().await, Some((1, next)));
+            assert_eq!(shown().await, Some((1, next)));
             // The page is handed over, and another call takes the room.
             room.give_back();
             assert!(other.take_now(PAGE_BYTES_MAX));
-            assert_eq!([told().await, told().await], [Some((0, next)), None]);
+            assert_eq!([shown().await, shown().await], [Some((0, next)), None]);
             other.give_back();
         }
-        assert_eq!(told().await, Some((1, 3)));
+        assert_eq!(shown().await, Some((1, 3)));
     }
 
     #[tokio::test]

@@ -77,10 +77,10 @@ impl Asker {
                 continue;
             };
             match self.ask(&acceptor, &question).await {
-                Ok(told) => {
+                Ok(report) => {
                     backoff.reset();
                     answered = Some(question.nonce);
-                    if self.tails.send(told).await.is_err() {
+                    if self.tails.send(report).await.is_err() {
                         return;
                     }
                 }

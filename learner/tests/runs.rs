@@ -68,7 +68,7 @@ async fn acceptor_that_restarts_repeatedly_is_observed_again() {
 }
 
 #[tokio::test]
-async fn frames_of_another_run_than_was_identified_are_not_counted_until_it_is() {
+async fn frames_of_a_run_count_after_identification() {
     let acceptors = acceptors().await;
     let [one, _, three] = &acceptors;
     let mut learner = TestLearner::start(&acceptors, None).await;

@@ -300,7 +300,7 @@ mod tests {
             assert!(
                 matches!(
                     input,
-                    Some(Input::Forwarded(_, Forwarded::Decided(ProposalOutcome::Chosen(told)))) if told == version
+                    Some(Input::Forwarded(_, Forwarded::Decided(ProposalOutcome::Chosen(answered)))) if answered == version
                 ),
                 "{input:?}"
             );
@@ -315,14 +315,17 @@ mod tests {
             // A command refused at once is handed in again, too.
             let _ = forwarder.send(pending(number), None);
         }
-        let mut told = Vec::new();
+        let mut answered = Vec::new();
         for _ in 0..5 {
             let Some(Input::Forwarded(pending, forwarded)) = inbox.recv().await else {
                 panic!("each has an outcome");
             };
-            told.push((pending.request.0, matches!(forwarded, Forwarded::Returned)));
+            answered.push((pending.request.0, matches!(forwarded, Forwarded::Returned)));
         }
-        told.sort_unstable();
-        assert_eq!(told, [(0, false), (1, false), (2, true), (3, true), (4, true)]);
+        answered.sort_unstable();
+        assert_eq!(
+            answered,
+            [(0, false), (1, false), (2, true), (3, true), (4, true)]
+        );
     }
 }

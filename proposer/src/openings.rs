@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn fleet_behind_one_address_may_start_together_and_strangers_cannot_go_on() {
+    fn openings_of_one_address_and_of_all_addresses_are_limited() {
         let openings = Openings::default();
         let of_one = |of: &str| {
             (0..6_000)

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn command_that_returns_late_from_the_former_leader_does_not_hold_up_the_rest() {
+    fn late_return_from_the_former_leader_delays_no_other_command() {
         let (mut returned, now) = (Returned::new(Duration::from_millis(25)), Instant::now());
         returned.add(command(), leader("a"), now);
         returned.add(command(), leader("b"), now);

@@ -97,22 +97,22 @@ async fn lagged_observer_receives_a_row_that_was_unknown_before() {
     let lost = damaged.remove_entry(&slot(2)).unwrap();
     commit(&mut store, &shared, damaged, 5).await;
     let mut frames = pin!(observed(disk, &shared, slot(0), Room::default()));
-    let mut told = async || -> Option<Vec<(u64, bool)>> {
+    let mut shown = async || -> Option<Vec<(u64, bool)>> {
         let frame = frames.next().now_or_never()?.unwrap().unwrap();
         let row = |row: &Row| (row.slot.get(), row.accepted.is_some());
         Some(frame.rows.iter().map(row).collect())
     };
     let held = [(0, true), (1, true), (2, false), (3, true), (4, true)];
-    assert_eq!(told().await, Some(held.to_vec()));
+    assert_eq!(shown().await, Some(held.to_vec()));
     commit(&mut store, &shared, rows(5, 6, 1), 5).await;
-    assert_eq!(told().await, Some(vec![(5, true)]));
+    assert_eq!(shown().await, Some(vec![(5, true)]));
     // The repair falls out of the ring before the observer takes it.
     commit(&mut store, &shared, BTreeMap::from([lost]), 6).await;
     let count = (RING_BYTES_MAX / PAGE_BYTES_MAX) as u64 + 1;
     for at in 6..6 + count {
         commit(&mut store, &shared, rows(at, at + 1, PAGE_BYTES_MAX), 6).await;
     }
-    assert_eq!(told().await.unwrap().first(), Some(&(2, true)));
+    assert_eq!(shown().await.unwrap().first(), Some(&(2, true)));
 }
 
 #[tokio::test]
@@ -121,21 +121,21 @@ async fn large_frame_is_followed_by_an_empty_one_and_a_small_frame_is_not() {
     commit(&mut store, &shared, rows(0, 1, PAGE_BYTES_MAX / 2), 1).await;
     let room = Room::default();
     let mut frames = pin!(observed(disk, &shared, slot(0), room));
-    let mut told = async || -> Option<usize> {
+    let mut shown = async || -> Option<usize> {
         let frame = frames.next().now_or_never()?.unwrap().unwrap();
         Some(frame.rows.len())
     };
     assert_eq!(
-        [told().await, told().await, told().await],
+        [shown().await, shown().await, shown().await],
         [Some(1), Some(0), None]
     );
     commit(&mut store, &shared, rows(1, 2, PAGE_BYTES_MAX / 2), 2).await;
     assert_eq!(
-        [told().await, told().await, told().await],
+        [shown().await, shown().await, shown().await],
         [Some(1), Some(0), None]
     );
     commit(&mut store, &shared, rows(2, 4, 1), 4).await;
-    assert_eq!([told().await, told().await], [Some(2), None]);
+    assert_eq!([shown().await, shown().await], [Some(2), None]);
 }
 
 #[tokio::test]
@@ -144,29 +144,29 @@ async fn large_frame_is_followed_by_an_empty_one_while_there_is_no_room() {
     commit(&mut store, &shared, rows(0, 3, PAGE_BYTES_MAX), 3).await;
     let [room, other] = Room::of_pool(2 * PAGE_BYTES_MAX);
     let mut frames = pin!(observed(disk, &shared, slot(0), room.clone()));
-    let mut told = async || -> Option<usize> {
+    let mut shown = async || -> Option<usize> {
         let frame = frames.next().now_or_never()?.unwrap().unwrap();
         Some(frame.rows.len())
     };
     for _ in 0..2 {
         // The page is handed over, and the room is taken elsewhere.
-        assert_eq!(told().await, Some(1));
+        assert_eq!(shown().await, Some(1));
         room.give_back();
         assert!(other.take_now(2 * PAGE_BYTES_MAX));
-        assert_eq!([told().await, told().await], [Some(0), None]);
+        assert_eq!([shown().await, shown().await], [Some(0), None]);
         other.give_back();
     }
-    assert_eq!([told().await, told().await], [Some(1), Some(0)]);
+    assert_eq!([shown().await, shown().await], [Some(1), Some(0)]);
     room.give_back();
     // The same for live frames.
     commit(&mut store, &shared, rows(3, 4, PAGE_BYTES_MAX), 3).await;
     commit(&mut store, &shared, rows(4, 5, PAGE_BYTES_MAX), 3).await;
-    assert_eq!(told().await, Some(1));
+    assert_eq!(shown().await, Some(1));
     room.give_back();
     assert!(other.take_now(2 * PAGE_BYTES_MAX));
-    assert_eq!([told().await, told().await], [Some(0), None]);
+    assert_eq!([shown().await, shown().await], [Some(0), None]);
     other.give_back();
-    assert_eq!([told().await, told().await], [Some(1), Some(0)]);
+    assert_eq!([shown().await, shown().await], [Some(1), Some(0)]);
 }
 
 #[tokio::test]
@@ -174,27 +174,27 @@ async fn lagged_observer_pages_again_from_its_known_watermark() {
     let (disk, mut store, shared) = start();
     commit(&mut store, &shared, rows(0, 5, 1), 3).await;
     let mut frames = pin!(observed(disk, &shared, slot(1), Room::default()));
-    let mut told = async || -> Option<(u64, Vec<u64>)> {
+    let mut shown = async || -> Option<(u64, Vec<u64>)> {
         let frame = frames.next().now_or_never()?.unwrap().unwrap();
         Some((
             frame.known_to.get(),
             frame.rows.iter().map(|row| row.slot.get()).collect(),
         ))
     };
-    assert_eq!(told().await, Some((3, vec![1, 2, 3, 4])));
-    assert_eq!(told().await, None);
+    assert_eq!(shown().await, Some((3, vec![1, 2, 3, 4])));
+    assert_eq!(shown().await, None);
     commit(&mut store, &shared, rows(5, 6, 1), 4).await;
-    assert_eq!(told().await, Some((4, vec![5])));
+    assert_eq!(shown().await, Some((4, vec![5])));
     // Two commits not taken yet are sent as a single frame, with the watermark of the first.
     commit(&mut store, &shared, rows(6, 7, 1), 5).await;
     commit(&mut store, &shared, rows(7, 8, 1), 6).await;
-    assert_eq!(told().await, Some((5, vec![6, 7])));
+    assert_eq!(shown().await, Some((5, vec![6, 7])));
     let count = (RING_BYTES_MAX / PAGE_BYTES_MAX) as u64 + 1;
     for at in 8..8 + count {
         commit(&mut store, &shared, rows(at, at + 1, PAGE_BYTES_MAX), 7).await;
     }
     let mut slots = Vec::new();
-    while let Some((_, more)) = told().await {
+    while let Some((_, more)) = shown().await {
         slots.extend(more);
     }
     assert_eq!(slots, (5..8 + count).collect::<Vec<_>>());

@@ -291,7 +291,7 @@ async fn file_that_cannot_get_its_name_permanently_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn snapshot_of_another_cluster_another_slot_or_other_acceptors_is_refused_early() {
+async fn foreign_snapshot_is_refused_at_its_header() {
     let directory = tempfile::tempdir().unwrap();
     let files = open(&directory, &[]);
     let to = Slot::new(9).unwrap();

@@ -196,11 +196,11 @@ mod tests {
             assert!(page.take(row(slot, 1)));
         }
         let page = page.finish(true);
-        let told = |row: &Row| (row.slot.get(), row.accepted.is_some());
-        let told: Vec<_> = page.rows.iter().map(told).collect();
+        let shown = |row: &Row| (row.slot.get(), row.accepted.is_some());
+        let shown: Vec<_> = page.rows.iter().map(shown).collect();
         let lost = |slot| (slot, false);
         assert_eq!(
-            told,
+            shown,
             [
                 (2, true),
                 lost(3),

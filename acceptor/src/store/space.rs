@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn trim_alone_brings_an_acceptor_back_whose_disk_did_not_fall_below_the_limit() {
+    async fn space_freed_by_a_trim_ends_the_refusal_of_votes() {
         let directory = tempfile::tempdir().unwrap();
         let mut space = space(&directory, Spare::Kept);
         space.look(STOP_BELOW - 1, 0).await;

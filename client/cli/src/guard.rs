@@ -51,9 +51,9 @@ pub(crate) struct Args {
 
 /// Becomes the command: returns only if the command cannot be run.
 pub(crate) fn run(args: &Args) -> ExitCode {
-    let told = set_pdeathsig(Signal::SIGKILL);
+    let set = set_pdeathsig(Signal::SIGKILL);
     // If the parent died before the call above, the kernel never sends the signal.
-    if told.is_err() || getppid() != Pid::from_raw(args.parent) {
+    if set.is_err() || getppid() != Pid::from_raw(args.parent) {
         return Exit::Internal.into();
     }
     if args.foreground {

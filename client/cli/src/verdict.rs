@@ -111,11 +111,11 @@ pub(crate) fn judge(status: &ClusterReport) -> Verdict {
             .filter(|peer| !peer.is_departed())
             .filter_map(learner),
     );
-    let told = status
+    let reported = status
         .answers()
         .map(|answer| answer.chosen_to)
         .chain(peers.iter().map(roster::watermark));
-    let chosen_to = told.max().unwrap_or(0);
+    let chosen_to = reported.max().unwrap_or(0);
 
     let judged = acceptors::judge(status, leader.as_ref());
     let mut findings = judged.findings;

@@ -325,7 +325,7 @@ async fn stopped_campaign_says_whether_a_write_may_still_win() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tenure_lives_until_its_last_clone_is_dropped_and_for_others_in_its_time() {
+async fn tenure_ends_with_its_last_clone_and_lapses_for_other_candidates() {
     let alice = FakeSeat::new();
     let bob = alice.other();
     let tenure = elected(alice.campaign("alice")).await;

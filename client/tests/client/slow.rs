@@ -31,7 +31,7 @@ async fn reads_soon(client: &Client) {
 }
 
 #[tokio::test]
-async fn read_at_a_frozen_learner_is_answered_by_another_and_the_frozen_one_is_remembered() {
+async fn read_at_a_frozen_learner_is_answered_by_another_learner() {
     let world = FakeWorld::new(|_| CommandFate::Ordered);
     let good = world.serve_learner(|_| LearnerReaction::Truth).await;
     let (one, two) = (frozen(&world).await, frozen(&world).await);

@@ -247,8 +247,8 @@ impl Reading {
             return;
         }
         // A repeated question may get two answers. Both were measured after the round began.
-        let told = round.bounds.entry(acceptor).or_insert(Slot::MAX);
-        *told = tail.bound().min(*told);
+        let bound = round.bounds.entry(acceptor).or_insert(Slot::MAX);
+        *bound = tail.bound().min(*bound);
         let Some(bound) = round.bound(self.electorate.quorums().phase1()) else {
             return;
         };

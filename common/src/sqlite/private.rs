@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn looser_directory_of_an_earlier_release_is_tightened_and_foreign_files_are_not() {
+    fn loose_directory_of_an_earlier_release_is_tightened() {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("data");
         fs::create_dir(&path).unwrap();

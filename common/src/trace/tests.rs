@@ -46,7 +46,7 @@ impl Admission for Few {
 }
 
 #[test]
-fn callers_have_requests_traced_up_to_a_rate_and_take_none_from_the_leader() {
+fn tracing_of_callers_takes_no_share_of_the_leader() {
     let few = || Box::new(Few(AtomicU64::new(2)));
     let tracer = Tracer::new(opentelemetry::global::tracer("test"), few(), few());
     let incoming = Incoming::read(SAMPLED.as_bytes());

@@ -53,13 +53,13 @@ impl BarrierRig {
         let (fill, fill_seen) = watch::channel(None);
         let (applied, applied_seen) = watch::channel(applied_to(5));
         let rounds = Counter::default();
-        let outlets = ReadingOutputs {
+        let outputs = ReadingOutputs {
             question,
             fill,
             rounds,
         };
         let electorate = configuration.electorate();
-        let (barrier, keeper) = barrier(electorate, tails, applied_seen, outlets, Tracer::off());
+        let (barrier, keeper) = barrier(electorate, tails, applied_seen, outputs, Tracer::off());
         let shutdown = Shutdown::new(&CancellationToken::new());
         shutdown.spawn_vital("barrier", keeper.run(shutdown.clone()));
         Self {
@@ -89,12 +89,12 @@ impl BarrierRig {
             trimmed_to: Slot::ZERO,
         };
         let acceptor = AcceptorUuid::from_u128(acceptor);
-        let told = TailReport {
+        let report = TailReport {
             acceptor,
             nonce,
             tail,
         };
-        self.tails.send(told).await.unwrap();
+        self.tails.send(report).await.unwrap();
     }
 
     async fn waiting(&self, count: usize) {

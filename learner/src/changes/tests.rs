@@ -54,14 +54,14 @@ fn page(from: u64, slots: &[&[(pb::Command, Judgement)]]) -> Result<RecordPage, 
 }
 
 /// Changes as “version key=value”, or “version key” when deleted; and the slot reached by each message.
-async fn told(
+async fn changes_of(
     target: Target,
     from: Version,
     pages: Vec<Result<RecordPage, LogReadError>>,
 ) -> Vec<(Vec<String>, u64)> {
     changes(stream::iter(pages), target, from, Room::default())
-        .map(|told| {
-            let told = told.unwrap();
+        .map(|page| {
+            let page = page.unwrap();
             let text = |change: &pb::Change| {
                 let version = Version::try_from(change.version.unwrap()).unwrap();
                 let key = String::from_utf8(change.key.to_vec()).unwrap();
@@ -73,7 +73,7 @@ async fn told(
                     None => panic!("a change without a change"),
                 }
             };
-            (told.changes.iter().map(text).collect(), told.next.get())
+            (page.changes.iter().map(text).collect(), page.next.get())
         })
         .collect()
         .await
@@ -111,7 +111,7 @@ async fn watcher_gets_only_effective_changes_of_its_registers_in_order() {
     };
     let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
     assert_eq!(
-        told(Target::Key("a".into()), from, pages()).await,
+        changes_of(Target::Key("a".into()), from, pages()).await,
         [
             (texts(&[]), 3),
             (texts(&["3.1 a=1"]), 5),
@@ -120,7 +120,7 @@ async fn watcher_gets_only_effective_changes_of_its_registers_in_order() {
         ]
     );
     assert_eq!(
-        told(Target::Prefix("a".into()), from, pages()).await,
+        changes_of(Target::Prefix("a".into()), from, pages()).await,
         [
             (texts(&[]), 3),
             (texts(&["3.1 a=1"]), 5),
@@ -128,7 +128,7 @@ async fn watcher_gets_only_effective_changes_of_its_registers_in_order() {
             (texts(&[]), 7)
         ]
     );
-    let all = told(Target::Prefix(Bytes::new()), from, pages()).await;
+    let all = changes_of(Target::Prefix(Bytes::new()), from, pages()).await;
     assert_eq!(all[1].0, ["3.1 a=1", "3.3 b=3"]);
     assert_eq!(all[2].0, ["5.0 c=4"]);
 }

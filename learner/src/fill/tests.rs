@@ -71,7 +71,7 @@ async fn hears(heard: &mut mpsc::Receiver<u64>) -> u64 {
 
 #[tokio::test]
 async fn fill_goes_to_the_proposer_of_the_highest_ballot() {
-    let (leadership, leadership_seen) = watch::channel(nobody_leads());
+    let (leadership, leadership_seen) = watch::channel(no_leader());
     let (fill, wanted) = watch::channel(None);
     let filler = Filler {
         wanted,
@@ -84,22 +84,22 @@ async fn fill_goes_to_the_proposer_of_the_highest_ballot() {
     want(1);
     // The filler looks, and finds no leader.
     tokio::task::yield_now().await;
-    told(&leadership, leads(&one, 2, false));
+    record_leadership(&leadership, leads(&one, 2, false));
     want(7);
     assert_eq!(hears(&mut heard_by_one).await, 7);
     // The same again: the slots had not been filled.
     want(7);
     assert_eq!(hears(&mut heard_by_one).await, 7);
-    told(&leadership, leads(&two, 3, false));
+    record_leadership(&leadership, leads(&two, 3, false));
     // A late report of an acceptor changes nothing.
-    told(&leadership, leads(&one, 2, false));
+    record_leadership(&leadership, leads(&one, 2, false));
     want(8);
     assert_eq!(hears(&mut heard_by_two).await, 8);
-    told(&leadership, leads(&two, 3, true));
-    told(&leadership, leads(&two, 3, false));
+    record_leadership(&leadership, leads(&two, 3, true));
+    record_leadership(&leadership, leads(&two, 3, false));
     assert!(leadership.borrow().resigned);
     want(9);
-    told(&leadership, leads(&one, 4, false));
+    record_leadership(&leadership, leads(&one, 4, false));
     want(10);
     let first = hears(&mut heard_by_one).await;
     // If the filler had not looked yet, the later request replaced the earlier request.

@@ -31,13 +31,13 @@ fn digest_chain_equals_a_naive_one_and_is_marked_at_multiples() {
     for (slot, value) in &batch(0, 2_100) {
         progress.pass(*slot, value, None);
     }
-    let told: Vec<_> = progress
+    let reported: Vec<_> = progress
         .digests()
         .into_iter()
         .map(|digest| (digest.to, digest.digest))
         .collect();
     let expected = [2_100, 2_080, 2_048, 1_792, 1_024].map(|to| (to, Bytes::copy_from_slice(&naive(to))));
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
 }
 
 #[test]
@@ -46,12 +46,12 @@ fn reports_hold_at_most_eight_digests_the_newest_first_and_none_twice() {
     for (slot, value) in &batch(0, 12 * MARK_SLOTS) {
         progress.pass(*slot, value, None);
     }
-    let told: Vec<_> = progress
+    let reported: Vec<_> = progress
         .digests()
         .iter()
         .map(|digest| digest.to / MARK_SLOTS)
         .collect();
-    assert_eq!(told, [12, 11, 11, 11, 10, 9, 8, 7]);
+    assert_eq!(reported, [12, 11, 11, 11, 10, 9, 8, 7]);
     for (slot, value) in &batch(12 * MARK_SLOTS, 12 * MARK_SLOTS + 343) {
         progress.pass(*slot, value, None);
     }

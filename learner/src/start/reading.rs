@@ -29,13 +29,13 @@ impl Starter {
         let (question, question_seen) = watch::channel(None);
         let (fill, wanted) = watch::channel(None);
         let rounds = self.instruments.read_rounds.clone();
-        let outlets = barrier::ReadingOutputs {
+        let outputs = barrier::ReadingOutputs {
             question,
             fill,
             rounds,
         };
         let electorate = cluster.electorate().clone();
-        let (barrier, keeper) = barrier(electorate, tails, applied, outlets, self.tracer.clone());
+        let (barrier, keeper) = barrier(electorate, tails, applied, outputs, self.tracer.clone());
         shutdown.spawn_vital("barrier", keeper.run(shutdown.clone()));
         let asker = Asker {
             cluster: Arc::clone(cluster),

@@ -50,14 +50,14 @@ impl TailsRig {
     }
 
     /// Asks, and waits for the next tail that counts.
-    async fn told(&mut self, nonce: u64) -> TailReport {
+    async fn report(&mut self, nonce: u64) -> TailReport {
         self.question.send_replace(Some(question(nonce)));
         self.tell().await
     }
 
     async fn tell(&mut self) -> TailReport {
-        let told = timeout(Duration::from_secs(30), self.tails.recv());
-        told.await.expect("it answers").unwrap()
+        let report = timeout(Duration::from_secs(30), self.tails.recv());
+        report.await.expect("it answers").unwrap()
     }
 }
 
@@ -66,9 +66,9 @@ async fn acceptor_is_identified_before_its_first_tail_counts() {
     let mut rig = TailsRig::start().await;
     rig.acceptors[0].change(|script| script.voted_to = 7);
     for nonce in 3..6 {
-        let told = rig.told(nonce).await;
-        assert_eq!((told.acceptor, told.nonce), (rig.acceptors[0].uuid, nonce));
-        assert_eq!(told.tail.voted_to.get(), 7);
+        let report = rig.report(nonce).await;
+        assert_eq!((report.acceptor, report.nonce), (rig.acceptors[0].uuid, nonce));
+        assert_eq!(report.tail.voted_to.get(), 7);
     }
     let heard = rig.acceptors[0].heard.borrow().clone();
     // The first answer came before the identification.
@@ -76,9 +76,9 @@ async fn acceptor_is_identified_before_its_first_tail_counts() {
 }
 
 #[tokio::test]
-async fn tail_of_a_run_that_is_not_known_yet_counts_only_once_it_is_identified() {
+async fn tail_of_an_unknown_run_counts_after_identification() {
     let mut rig = TailsRig::start().await;
-    rig.told(1).await;
+    rig.report(1).await;
     rig.acceptors[0].change(|script| {
         script.runs = vec![1, 2];
         script.forms_muted = true;
@@ -93,7 +93,7 @@ async fn tail_of_a_run_that_is_not_known_yet_counts_only_once_it_is_identified()
 #[tokio::test]
 async fn late_tails_never_make_a_sound_acceptor_suspect() {
     let mut rig = TailsRig::start().await;
-    rig.told(1).await;
+    rig.report(1).await;
     // Another connection has shown the next run of the acceptor.
     rig.acceptors[0].change(|script| script.runs = vec![1, 2]);
     rig.cluster.identify(&rig.way).await.unwrap();
@@ -108,13 +108,13 @@ async fn late_tails_never_make_a_sound_acceptor_suspect() {
         assert!(matches!(vouched, Err(Unusable::Unshown)), "{vouched:?}");
     }
     late.change(|script| script.runs = vec![1, 2]);
-    assert_eq!(rig.told(9).await.nonce, 9);
+    assert_eq!(rig.report(9).await.nonce, 9);
 }
 
 #[tokio::test]
 async fn nothing_counts_of_an_acceptor_that_went_back_or_of_a_stranger() {
     let mut rig = TailsRig::start().await;
-    rig.told(1).await;
+    rig.report(1).await;
     rig.acceptors[0].change(|script| script.frames_stamped = Some(stranger()));
     rig.question.send_replace(Some(question(2)));
     rig.acceptors[0].hears(|heard| heard.tails == 3).await;

@@ -247,18 +247,18 @@ impl Acceptor for FakeAcceptor {
         let mut script = self.script.subscribe();
         let frames = async_stream::try_stream! {
             let values = request.kind() == pb::ObserveKind::Values;
-            let mut told = 0;
+            let mut shown = 0;
             loop {
                 let now = next_script(&mut script, |script| {
                     script.breaks != opened_at
-                        || script.accepted.len() > told && !(values && script.values_muted)
+                        || script.accepted.len() > shown && !(values && script.values_muted)
                 })
                 .await;
                 if now.breaks != opened_at {
                     Err(Status::unavailable("broken off"))?;
                 }
-                yield acceptor.frame(&now, told, &request);
-                told = now.accepted.len();
+                yield acceptor.frame(&now, shown, &request);
+                shown = now.accepted.len();
             }
         };
         Ok(Response::new(Box::pin(frames)))

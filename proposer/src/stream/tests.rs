@@ -240,7 +240,7 @@ impl Scene {
 
     async fn report(&mut self) -> StreamReport {
         match self.inputs.recv().await {
-            Some(Input::Stream(of, at, told)) if (of, at) == (acceptor(), ballot()) => told,
+            Some(Input::Stream(of, at, reported)) if (of, at) == (acceptor(), ballot()) => reported,
             other => panic!("{other:?}"),
         }
     }
@@ -270,7 +270,7 @@ async fn broken_stream_is_opened_again_with_its_first_message() {
         let said = scene.report().await;
         let silent = Duration::from_millis(7);
         assert!(
-            matches!(&said, StreamReport::Answered(_, event) if matches!(**event, Event::Alive { silent: told, .. } if told == silent)),
+            matches!(&said, StreamReport::Answered(_, event) if matches!(**event, Event::Alive { silent: reported, .. } if reported == silent)),
             "{said:?}"
         );
         drop(taken);
@@ -343,7 +343,7 @@ async fn acceptor_that_restarted_must_show_its_runs_before_its_answers_count() {
 }
 
 #[test]
-fn acceptor_that_refuses_a_message_needs_a_person_and_one_that_stops_does_not() {
+fn refusing_acceptor_needs_a_person_and_stopping_acceptor_does_not() {
     for status in [
         Status::failed_precondition("the value belongs to a newer release"),
         Status::invalid_argument("the value has too many bytes"),

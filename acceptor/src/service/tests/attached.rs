@@ -175,7 +175,7 @@ async fn flood_of_reports_is_read_at_a_bounded_rate() {
 }
 
 #[tokio::test]
-async fn older_leader_has_its_numbered_heartbeats_answered_and_is_sent_no_alive() {
+async fn leader_of_an_earlier_release_gets_answers_and_no_alive_message() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
     let mut leader = TestLeader::open(&cluster, address, 1, 0).await;

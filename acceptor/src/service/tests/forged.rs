@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn second_value_at_a_ballot_is_rejected_and_the_acceptor_serves_the_next_leader() {
+async fn acceptor_that_rejected_a_second_value_serves_the_next_leader() {
     let cluster = Cluster::start().await;
     let address = cluster.serve().await;
     let mut leader = TestLeader::open(&cluster, address, 1, 20).await;

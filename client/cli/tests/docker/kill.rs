@@ -35,7 +35,7 @@ pub(crate) fn one_after_the_other(engine: Engine) -> Completion {
     println!("two acceptors killed, one started: {}", tally.gaps());
     assert_eq!(
         tally.failed, 0,
-        "the library waits as long as it was told to: {tally:?}"
+        "the library waits for its whole timeout: {tally:?}"
     );
     text(&docker(&["start", &second]));
     topology.is_healthy();

@@ -247,7 +247,10 @@ async fn work(patience: Duration) {
     for appender in appenders {
         for (version, value) in appender.await.unwrap() {
             let twice = acknowledged.insert(version, value);
-            assert_eq!(twice, None, "two records were told the version {version}");
+            assert_eq!(
+                twice, None,
+                "two records were answered with the version {version}"
+            );
         }
     }
 

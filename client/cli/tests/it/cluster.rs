@@ -50,7 +50,7 @@ async fn acknowledged_values_survive_the_kill_of_three_leaders() {
 }
 
 #[tokio::test]
-async fn watermark_is_past_whatever_was_acknowledged_before_it_was_asked_for() {
+async fn watermark_is_above_every_version_acknowledged_before() {
     let cluster = Cluster::start(3, 2, 1).await;
     let client = cluster.client();
     for number in 0..50 {
@@ -58,7 +58,7 @@ async fn watermark_is_past_whatever_was_acknowledged_before_it_was_asked_for() {
         let end = client.chosen_to().await.unwrap();
         assert!(
             version.slot < end,
-            "acknowledged at {version}, and then told {end}"
+            "acknowledged at {version}, and then a watermark of {end}"
         );
     }
 }

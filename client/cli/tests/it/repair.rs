@@ -54,7 +54,7 @@ async fn poison(cluster: &Cluster, at: usize, of: &pb::Stamp) {
 }
 
 #[tokio::test]
-async fn refused_acceptor_is_counted_again_when_the_others_forget_what_is_wrong() {
+async fn refused_acceptor_counts_again_once_wrong_memories_are_deleted() {
     let mut cluster = Cluster::start(3, 1, 1).await;
     cluster.client().append_at_most_once("before").await.unwrap();
     let third = cluster.acceptor_status(2).await.unwrap().stamp.unwrap();

@@ -351,7 +351,7 @@ async fn trace_of_an_abandoned_proposal_shows_both_leaders() {
         .await;
     cluster.proposers[leader].signal(Signal::SIGCONT);
     let trace = collector
-        .trace("both leaders have told", &accept, |trace| {
+        .trace("both leaders have sent Accepts", &accept, |trace| {
             !trace.named("proposer.batch").is_empty() && !trace.named("learner.apply").is_empty()
         })
         .await;

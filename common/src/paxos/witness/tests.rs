@@ -195,7 +195,7 @@ fn what_comes_from_another_run_than_the_one_shown_is_not_heard() {
 }
 
 #[test]
-fn guard_finds_out_an_acceptor_by_what_another_remembers_when_it_promises() {
+fn guard_detects_lost_commits_by_the_memory_in_a_promise() {
     let mut guard = guard();
     guard.introduce(OTHER, &[run(7, 3)], [], &[]);
     guard.introduce(ACCEPTOR, &runs(&[(1, 20), (3, 21)]), [], &[]);

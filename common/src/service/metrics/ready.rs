@@ -43,11 +43,11 @@ impl Readiness {
     /// Reports the present state; cheap without a change. Changes are logged.
     pub fn set(&self, ready: Result<(), UnreadyReason>) {
         let mut turned = false;
-        self.0.send_if_modified(|told| {
-            turned = told.is_ok() != ready.is_ok();
-            let changed = *told != ready;
+        self.0.send_if_modified(|shown| {
+            turned = shown.is_ok() != ready.is_ok();
+            let changed = *shown != ready;
             if changed {
-                told.clone_from(&ready);
+                shown.clone_from(&ready);
             }
             changed
         });

@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn address_with_its_share_waits_for_its_own_connections_and_other_addresses_do_not_wait() {
+    async fn address_with_a_full_share_waits_and_other_addresses_do_not() {
         let (mut incoming, local) = listen(ConnectionLimits {
             connections: 32,
             ..LIMITS

@@ -45,7 +45,7 @@ impl Commands {
     pub(crate) fn not_proposed(&self, command: u64) {
         assert!(
             !self.proposed.contains(&command),
-            "command {command} was proposed, and its client was told that it was not"
+            "command {command} was proposed, and the answer to the client denied it"
         );
     }
 

@@ -63,7 +63,7 @@ impl Takeovers {
         let known = self.known.get(&proposer).copied().unwrap_or_default();
         assert!(
             from >= known || self.campaigns.contains_key(&ballot),
-            "proposer {proposer} asks promises from {from} on, and was told that everything below {known} is chosen"
+            "proposer {proposer} asks for promises from {from} on, although acceptors reported every slot below {known} as chosen"
         );
         let campaign = self.campaigns.entry(ballot).or_insert_with(|| CampaignSeen {
             from,

@@ -63,7 +63,7 @@ impl World<'_> {
         self.statistics.count(Counted::Forwarded);
         let request = pending.request.0;
         let leader = (0..self.proposers.len()).find(|other| address == format!("proposer {other}"));
-        let to = leader.expect("only proposers' addresses are told");
+        let to = leader.expect("acceptors report only addresses of proposers");
         assert_ne!(to, proposer, "a proposer forwards to itself");
         let message = Message::Propose {
             request: pending.request.0,

@@ -212,7 +212,7 @@ impl World<'_> {
         assert_eq!(
             self.acceptors[acceptor].lost,
             Some(Lost::WentBack),
-            "{who} refuses an acceptor that has all it ever told: {went_back}"
+            "{who} refuses an acceptor that has every vote that it reported: {went_back}"
         );
         self.statistics.count(Counted::AcceptorsRefused);
     }

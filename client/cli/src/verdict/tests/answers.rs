@@ -74,7 +74,7 @@ fn own_words_count_more_than_old_reports() {
 }
 
 #[test]
-fn learner_that_installs_a_snapshot_is_degraded_with_the_progress_however_far_behind() {
+fn installing_learner_is_degraded_with_the_progress() {
     let mut status = cluster(&[proposer(7101, true), learner(7201, 1, &[])]);
     let mut own = own_learner(7201, 0);
     let answer = own.answer.as_mut().unwrap();

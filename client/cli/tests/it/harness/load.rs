@@ -207,7 +207,7 @@ impl LoadOutcome {
     pub(crate) fn merge(&mut self, other: Self) {
         for (version, value) in other.acknowledged {
             let twice = self.acknowledged.insert(version, value);
-            assert_eq!(twice, None, "two values were told the version {version}");
+            assert_eq!(twice, None, "two values were answered with the version {version}");
         }
         self.unknown.extend(other.unknown);
         self.not_proposed.extend(other.not_proposed);

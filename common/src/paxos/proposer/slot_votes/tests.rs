@@ -141,7 +141,7 @@ fn order_of_reports_changes_nothing() {
 }
 
 #[test]
-fn vote_at_a_lower_ballot_decides_between_a_value_taken_over_and_a_forged_value() {
+fn vote_at_a_lower_ballot_decides_which_value_was_taken_over() {
     let electorate = electorate(Quorums::majority(3).unwrap());
     for taken_over in ["a", "b"] {
         let held = [Some((HIGH, "a")), Some((HIGH, "b")), Some((LOW, taken_over))];

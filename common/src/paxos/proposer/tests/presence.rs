@@ -149,7 +149,7 @@ fn pages_rows_and_answers_show_that_an_acceptor_is_there() {
 }
 
 #[test]
-fn an_acceptor_of_an_earlier_release_is_there_while_it_answers_heartbeats() {
+fn acceptor_of_an_earlier_release_is_present_by_its_heartbeats() {
     let mut bench = Bench::new();
     bench.lead();
     for _ in 0..100 {

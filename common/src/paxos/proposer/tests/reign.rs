@@ -125,7 +125,7 @@ fn an_answer_to_a_message_sent_before_a_refusal_does_not_end_the_wait() {
 
 /// An acceptor of an earlier release cannot read a value that this leader took over.
 #[test]
-fn an_acceptor_that_refuses_again_and_again_gets_single_messages_ever_more_rarely() {
+fn refusing_acceptor_gets_single_messages_at_growing_intervals() {
     let mut bench = Bench::new();
     let mine = bench.lead();
     let refused = || {

@@ -107,7 +107,7 @@ fn chosen_slot_lost_by_a_quorum_halts_the_leader() {
 }
 
 #[test]
-fn pages_of_a_scan_are_awaited_until_the_scan_is_begun_again_or_the_reign_ends() {
+fn scan_waits_for_pages_until_the_next_scan_or_the_end_of_the_reign() {
     let mut bench = forgetful();
     assert!(
         bench.core.awaits_pages(None),
