@@ -4,7 +4,8 @@
 //! service ──▶ bounded queue ──▶ worker ──▶ core (decides) ──▶ store (one commit) ──▶ answers
 //!    │                             └──▶ what memory shows, and the ring of live frames
 //!    ├──▶ hearing: which proposer is heard, whatever the disk does ──▶ attached proposers, *alive* to leaders
-//!    └── pages of what is on disk, live frames, who leads
+//!    ├──▶ snapshot files (a learner's `Keep`) ──▶ trimmer ──▶ bounded queue
+//!    └── pages of what is on disk, live frames, who leads, the bottom snapshot (`Snapshot`)
 //! ```
 
 mod attach;

@@ -27,6 +27,11 @@
 //! the command *and every slot below* are chosen. Otherwise a later command could still end up before the answered
 //! command. Several slots are in flight at a time, and a single phase 1 serves all slots.
 //!
+//! **Nothing is answered or shown before it is on disk.** Acceptors decide requests in groups, with a single commit for
+//! each group, and the answers leave after the commit. An acceptor that lost its disk, or runs on an older copy, has
+//! forgotten votes that it reported to other processes. These processes remember the commits of this acceptor, detect
+//! the loss, and stop counting the acceptor on that disk ([`witness`]). The module lists the cases that go unnoticed.
+//!
 //! **Learners count the votes** ([`learner`]). A learner receives the votes of every acceptor, and takes the values
 //! from a single acceptor. A slot is learned when a phase-2 quorum has voted for the slot at one ballot, or when an
 //! acceptor sends the value of a slot and reports the slot as chosen. No leader is involved.
@@ -34,14 +39,6 @@
 //! **Reads ask a quorum too** ([`reading`]). A learner asks the acceptors how far they have voted. The answers of a
 //! quorum give a bound, and the learner answers the read once every slot below the bound is applied. Every phase-1
 //! quorum holds a vote for every answered write.
-//!
-//! **A later tail includes every vote that was shown earlier.** A *tail* is an acceptor's report of the end of its
-//! votes. Acceptors show votes in answers, in frames and in pages. A page is read from the disk, and a disk shows a
-//! commit to readers before the commit call has returned. Tails are taken from memory. So a page waits until memory
-//! shows the page's commit ([`Stamp::covers`](identity::Stamp::covers)). Without the wait, a learner could learn a slot
-//! from pages alone and answer a read with the slot, and the next read, at a second learner, could miss the slot. If
-//! the tails of a quorum end below a slot that a learner had applied before asking, the quorum has lost votes. The
-//! learner then stops answering, and ends.
 //!
 //! **Only learners know the outcome of a command** ([`machine`]). All learners apply the same commands in the same
 //! order. So all learners agree, without any communication, on the result of every condition and on the retries to
@@ -52,6 +49,20 @@
 //! A row at a different ballot may hold a value that is not chosen, so the watermark stops there. A campaign needs no
 //! slot below the highest watermark. The leader *repairs* missing rows of an acceptor below the watermark, in the
 //! background: the acceptor accepts the chosen values again at the leader's ballot.
+//!
+//! **A cluster forms in two steps** ([`forming`]). First, each acceptor stores the list of members. Then the acceptors
+//! become formed. An acceptor stores one list only. So of two different lists that share an acceptor, at most one list
+//! becomes a cluster. No acceptor votes before the cluster is formed.
+//!
+//! # Lost votes, damage and forged messages
+//!
+//! **A later tail includes every vote that was shown earlier.** A *tail* is an acceptor's report of the end of its
+//! votes. Acceptors show votes in answers, in frames and in pages. A page is read from the disk, and a disk shows a
+//! commit to readers before the commit call has returned. Tails are taken from memory. So a page waits until memory
+//! shows the page's commit ([`Stamp::covers`](identity::Stamp::covers)). Without the wait, a learner could learn a slot
+//! from pages alone and answer a read with the slot, and the next read, at a second learner, could miss the slot. If
+//! the tails of a quorum end below a slot that a learner had applied before asking, the quorum has lost votes. The
+//! learner then stops answering, and ends.
 //!
 //! **A damaged row splits an acceptor's watermark in two.** The *known* watermark (`known_to`) still says that every
 //! slot below is chosen; campaigns start from `known_to`. The *sound* watermark (`chosen_to`) stops before the first
@@ -64,57 +75,6 @@
 //! **A value unknown to every quorum is never guessed.** If every acceptor has reported, and too many acceptors cannot
 //! read the row of a slot, then the value of the slot is unknown. The leader or candidate halts, and names the slots
 //! and the acceptors.
-//!
-//! **An acceptor's log begins where a snapshot ends** ([`acceptor::Acceptor::trim`]). A *snapshot to S* holds the
-//! result of the slots 0 to S − 1: registers, sessions and recorded outcomes, in one file made by a learner. An
-//! acceptor may hold two snapshots. The *bottom* ends at `trimmed_to` and replaces all rows below. `trimmed_to` is the
-//! acceptor's first readable slot. A newer *waiting* snapshot is whole as well, and the acceptor has not trimmed to its
-//! end yet. A trim is one commit: the waiting snapshot becomes the bottom, `trimmed_to` rises to its end, and the rows
-//! below are no longer shown. A *lift* is a trim above the acceptor's own watermark: the acceptor skips rows that are
-//! missing, or held at an older ballot. So an acceptor that missed a long stretch of the log comes back without the
-//! rows of the stretch.
-//!
-//! **A trim is as good as a vote.** An acceptor *covers* a slot by its bottom, or by a row whose ballot is at or above
-//! the first ballot that chose the slot. Such a row has the chosen value. Five rules keep trims safe:
-//!
-//! - Rows go only in the commit that makes a whole snapshot on the same disk the bottom. So the number of acceptors
-//!   that cover a slot never falls, and a phase-2 quorum covers every chosen slot.
-//! - A campaign starts at or above the highest `trimmed_to` of its promises. The campaign's phase-1 quorum contains an
-//!   acceptor that covers the slot. This acceptor reports the value, or the campaign starts above the slot.
-//! - An acceptor answers an Accept below its first slot with `Trimmed`. At the leader's own ballot, this answer counts
-//!   as the acceptor's vote for every slot below that the leader proposes. The acceptor has promised no higher ballot.
-//!   So a later campaign that counts this acceptor starts above these slots. A trim reported in any other way is no
-//!   vote: the acceptor may have promised a higher ballot, and the slots may be chosen there with other values.
-//! - A trim never passes the *cap*: the acceptor's own watermark, or the watermark last claimed by a leader at a ballot
-//!   that the acceptor accepted, or would have accepted with space on the disk ([`acceptor::Acceptor::hear_claim`]). So a
-//!   faulty learner cannot move the first slot above the chosen slots. A forged claim raises the cap until the leader's
-//!   next claim.
-//! - No leader raises its watermark because of a trim, and no acceptor drops rows because of a leader's message. A
-//!   leader's watermark rises only over slots that the leader has counted.
-//!
-//! **A claim is true without a promise of its ballot.** Let acceptor X promise ballot p, hear a claim at ballot c > p
-//! while the disk is full, trim to T, and then answer `Trimmed` to the leader of ballot b, with p ≤ b ≤ c. Let slot s
-//! below T be chosen first at ballot d. The claim covers s, so d ≤ c.
-//!
-//! - If d ≤ b: the phase-1 quorum of b meets the phase-2 quorum of d, with every acceptor counted by `Trimmed`. The
-//!   common acceptor reports the value, or a first slot above s. So the leader of b proposes the same value, or starts
-//!   above s.
-//! - If d > b, let the leader of b count a phase-2 quorum for s. The phase-1 quorum of d meets this quorum in an
-//!   acceptor Y. If Y voted at b, the vote came before the promise of d, so the leader of d saw the value. If Y is
-//!   counted by `Trimmed`, then Y promised d before s was chosen. A true claim above s, and so the trim of Y, came later.
-//!   After the promise of d, Y answers no leader of a ballot below d: a contradiction.
-//!
-//! No step uses a promise of c by X.
-//!
-//! Repair reads rows only from acceptors that still have the rows. In a scan, a trimmed slot is no report of an empty
-//! slot. If trims leave no source for a slot, the leader skips the acceptor that lacks the slot. A snapshot then lifts
-//! this acceptor. Rows below the first slot may stay on a disk until they are swept. No reader sees such rows: after a
-//! lift they may differ from the chosen values.
-//!
-//! **Nothing is answered or shown before it is on disk.** Acceptors decide requests in groups, with a single commit for
-//! each group, and the answers leave after the commit. An acceptor that lost its disk, or runs on an older copy, has
-//! forgotten votes that it reported to other processes. These processes remember the commits of this acceptor, detect
-//! the loss, and stop counting the acceptor on that disk ([`witness`]). The module lists the cases that go unnoticed.
 //!
 //! **A value that contradicts a vote gets no vote.** An acceptor may refuse any request without harm. Any caller may
 //! have sent such a value, so the acceptor refuses the message and goes on. After two values at one ballot, the
@@ -142,9 +102,18 @@
 //! a lower ballot. Votes shown by an acceptor of an earlier release name no value, and a learner counts them for every
 //! value. So the rule stands that a proposer is never copied while it runs.
 //!
-//! **A cluster forms in two steps** ([`forming`]). First, each acceptor stores the list of members. Then the acceptors
-//! become formed. An acceptor stores one list only. So of two different lists that share an acceptor, at most one list
-//! becomes a cluster. No acceptor votes before the cluster is formed.
+//! # A log with a beginning
+//!
+//! **An acceptor's log begins where a snapshot ends** ([`acceptor::Acceptor::trim`]). A *snapshot to S* holds the
+//! result of the slots 0 to S − 1: registers, sessions and recorded outcomes, in one file made by a learner. An
+//! acceptor may hold two snapshots. The *bottom* ends at `trimmed_to` and replaces all rows below. `trimmed_to` is the
+//! acceptor's first readable slot. A newer *waiting* snapshot is whole as well, and the acceptor has not trimmed to its
+//! end yet. A trim is one commit: the waiting snapshot becomes the bottom, `trimmed_to` rises to its end, and the rows
+//! below are no longer shown. A *lift* is a trim above the acceptor's own watermark: the acceptor skips rows that are
+//! missing, or held at an older ballot. So an acceptor that missed a long stretch of the log comes back without the
+//! rows of the stretch.
+//!
+//! `acceptor/trims.rs` shows that a trim is as safe as a vote, and lists the five rules that keep trims safe.
 //!
 //! # Invariants
 //!

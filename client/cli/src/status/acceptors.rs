@@ -55,7 +55,8 @@ fn acceptor_row(address: String, answer: &AcceptorStatusResponse, votes: bool) -
         answer.chosen_to.to_string(),
         answer.voted_to.to_string(),
         answer.trimmed_to.to_string(),
-        format!("{} MiB", answer.log_bytes.div_ceil(1024 * 1024)),
+        // Rounded down, as in the text of the hindrance to a trim: a log below its limit never shows the limit.
+        format!("{} MiB", answer.log_bytes / (1024 * 1024)),
         snapshots(answer),
         answer.queued.to_string(),
         format!("{} ms", answer.waiting_ms),

@@ -1,4 +1,41 @@
 //! Trims: an acceptor's log begins where a snapshot on the same disk ends.
+//!
+//! **A trim is as good as a vote.** An acceptor *covers* a slot by its bottom, or by a row whose ballot is at or above
+//! the first ballot that chose the slot. Such a row has the chosen value. Five rules keep trims safe:
+//!
+//! - Rows go only in the commit that makes a whole snapshot on the same disk the bottom. So the number of acceptors
+//!   that cover a slot never falls, and a phase-2 quorum covers every chosen slot.
+//! - A campaign starts at or above the highest `trimmed_to` of its promises. The campaign's phase-1 quorum contains an
+//!   acceptor that covers the slot. This acceptor reports the value, or the campaign starts above the slot.
+//! - An acceptor answers an Accept below its first slot with `Trimmed`. At the leader's own ballot, this answer counts
+//!   as the acceptor's vote for every slot below that the leader proposes. The acceptor has promised no higher ballot.
+//!   So a later campaign that counts this acceptor starts above these slots. A trim reported in any other way is no
+//!   vote: the acceptor may have promised a higher ballot, and the slots may be chosen there with other values.
+//! - A trim never passes the *cap*: the acceptor's own watermark, or the watermark last claimed by a leader at a ballot
+//!   that the acceptor accepted, or would have accepted with space on the disk ([`Acceptor::hear_claim`]). So a
+//!   faulty learner cannot move the first slot above the chosen slots. A forged claim raises the cap until the leader's
+//!   next claim.
+//! - No leader raises its watermark because of a trim, and no acceptor drops rows because of a leader's message. A
+//!   leader's watermark rises only over slots that the leader has counted.
+//!
+//! **A claim is true without a promise of its ballot.** Let acceptor X promise ballot p, hear a claim at ballot c > p
+//! while the disk is full, trim to T, and then answer `Trimmed` to the leader of ballot b, with p ≤ b ≤ c. Let slot s
+//! below T be chosen first at ballot d. The claim covers s, so d ≤ c.
+//!
+//! - If d ≤ b: the phase-1 quorum of b meets the phase-2 quorum of d, with every acceptor counted by `Trimmed`. The
+//!   common acceptor reports the value, or a first slot above s. So the leader of b proposes the same value, or starts
+//!   above s.
+//! - If d > b, let the leader of b count a phase-2 quorum for s. The phase-1 quorum of d meets this quorum in an
+//!   acceptor Y. If Y voted at b, the vote came before the promise of d, so the leader of d saw the value. If Y is
+//!   counted by `Trimmed`, then Y promised d before s was chosen. A true claim above s, and so the trim of Y, came later.
+//!   After the promise of d, Y answers no leader of a ballot below d: a contradiction.
+//!
+//! No step uses a promise of c by X.
+//!
+//! Repair reads rows only from acceptors that still have the rows. In a scan, a trimmed slot is no report of an empty
+//! slot. If trims leave no source for a slot, the leader skips the acceptor that lacks the slot. A snapshot then lifts
+//! this acceptor. Rows below the first slot may stay on a disk until they are swept. No reader sees such rows: after a
+//! lift they may differ from the chosen values.
 
 use super::{Acceptor, Group};
 use crate::paxos::{message::Accept, slot::Slot};
@@ -56,7 +93,7 @@ impl Acceptor {
     /// the claim: no promise, no vote, nothing durable. So the acceptor can trim to the end of a new snapshot.
     ///
     /// The claim counts as in [`Self::accept`]: only at a ballot that this acceptor would accept. The claim of a leader is
-    /// true whether or not the acceptor has promised the ballot: see the argument in [`crate::paxos`].
+    /// true whether or not the acceptor has promised the ballot: see the head of this file.
     pub fn hear_claim(&self, group: &mut Group, accept: &Accept) {
         if group.check_ballot(accept.ballot).is_ok() {
             group.claim(accept.chosen_to);
