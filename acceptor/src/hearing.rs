@@ -270,13 +270,9 @@ impl Drop for WaitingClaim {
 
 #[cfg(test)]
 mod tests {
-    use paxos_common::paxos::ballot::ProposerId;
+    use paxos_test_values::ballot;
 
     use super::*;
-
-    fn ballot(round: u64) -> Ballot {
-        Ballot::new(round, ProposerId::from_random(7)).unwrap()
-    }
 
     fn promised(round: u64) -> Leadership {
         Leadership {

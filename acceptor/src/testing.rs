@@ -16,29 +16,25 @@ use bytes::Bytes;
 use paxos_common::{
     paxos::{
         acceptor::{Membership, Write},
-        ballot::{Ballot, ProposerId},
+        ballot::Ballot,
         detector::RequestKind,
-        identity::{AcceptorUuid, CommitCounter, RunNumber},
-        machine::Register,
+        identity::{CommitCounter, RunNumber},
         message::Accept,
         quorum::Configuration,
-        slot::{Slot, Version},
+        slot::Slot,
         value::Value,
         witness::Witnesses,
     },
     peer::MessageLimits as _,
     service::{failure::Failure, server::Server, shutdown::Shutdown},
-    snapshot::{SnapshotSummary, encoder::SnapshotEncoder},
     trace::Tracer,
-    wire::{
-        self,
-        snapshot::{LOG_DIGEST_BYTES, SnapshotHeader},
-    },
+    wire,
 };
 use paxos_proto::v1::{
     self as pb,
     acceptor_server::{Acceptor as _, AcceptorServer, SERVICE_NAME},
 };
+use paxos_test_values::{acceptor, ballot, cluster_of_one, slot};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -158,8 +154,8 @@ impl Drop for Cluster {
 
 impl Cluster {
     pub(crate) async fn start() -> Self {
-        let uuid = AcceptorUuid::from_u128(1);
-        let configuration = Configuration::new([(uuid, "http://a:1".into())], 1, 1).unwrap();
+        let uuid = acceptor(1);
+        let configuration = cluster_of_one(uuid);
         let disk = MemoryDisk::new(uuid);
         let run = RunNumber::from_random(1);
         let (mut store, _) = disk.open(run);
@@ -253,11 +249,11 @@ impl Cluster {
     pub(crate) fn accept_all(&self, slots: Range<u64>, chosen_to: u64) -> mpsc::Receiver<PlacedReply> {
         let (answers, replies) = AnswerSender::new();
         let value = Value::from_stored(Bytes::from_static(b"v"), Bytes::new());
-        let proposals = slots.map(|slot| (Slot::new(slot).unwrap(), value.clone()));
+        let proposals = slots.map(|number| (slot(number), value.clone()));
         let accept = Accept {
             ballot: ballot(1),
             sequence: 1,
-            chosen_to: Slot::new(chosen_to).unwrap(),
+            chosen_to: slot(chosen_to),
             proposals: proposals.collect(),
             address: "http://p:1".into(),
             resign: false,
@@ -279,15 +275,8 @@ impl Cluster {
     }
 
     /// Returns once readers of the disk see a vote for a slot.
-    pub(crate) async fn readable(&self, slot: u64) {
-        while self
-            .disk
-            .page(Slot::new(slot).unwrap())
-            .await
-            .unwrap()
-            .rows
-            .is_empty()
-        {
+    pub(crate) async fn readable(&self, number: u64) {
+        while self.disk.page(slot(number)).await.unwrap().rows.is_empty() {
             tokio::task::yield_now().await;
         }
     }
@@ -300,38 +289,6 @@ impl Cluster {
         let tail = self.service.tail(Request::new(request)).await.unwrap();
         tail.into_inner().voted_to
     }
-}
-
-/// A valid snapshot file of at least this length in bytes.
-pub(crate) fn snapshot_file(
-    configuration: &Configuration,
-    to: Slot,
-    bytes: usize,
-) -> (SnapshotSummary, Vec<u8>) {
-    let mut encoder = SnapshotEncoder::new(SnapshotHeader {
-        cluster: configuration.cluster_id(),
-        to,
-        log_digest: [7; LOG_DIGEST_BYTES],
-        configuration: configuration.clone(),
-    });
-    let mut content = encoder.take();
-    let mut key = 0u64;
-    while content.len() < bytes {
-        let left = bytes - content.len();
-        let register = Register {
-            value: vec![7; left.min(64 * 1024)].into(),
-            version: Version {
-                slot: Slot::ZERO,
-                offset: 0,
-            },
-        };
-        encoder.register(&key.to_be_bytes(), &register).unwrap();
-        content.extend(encoder.take());
-        key += 1;
-    }
-    let (last, summary) = encoder.finish().unwrap();
-    content.extend(last);
-    (summary, content)
 }
 
 async fn form(store: &mut MemoryStore, configuration: &Configuration) {
@@ -355,8 +312,4 @@ pub(crate) async fn settle() {
     for _ in 0..1_000 {
         tokio::task::yield_now().await;
     }
-}
-
-pub(crate) fn ballot(round: u64) -> Ballot {
-    Ballot::new(round, ProposerId::from_random(7)).unwrap()
 }

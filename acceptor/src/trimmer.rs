@@ -297,13 +297,14 @@ mod tests {
 
     use paxos_common::{service::metrics::Metrics, wire};
     use paxos_proto::v1 as pb;
+    use paxos_test_values::snapshot_file;
 
     use super::*;
     use crate::{
         attach::Attachment,
         retention::LearnerReport,
         store::{FileBytes, snapshots::SHA256_BYTES},
-        testing::{Cluster, snapshot_file},
+        testing::Cluster,
     };
 
     /// An acceptor with the slots below 20 chosen and a waiting snapshot to slot 10. A trim is due at every look.

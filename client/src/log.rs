@@ -100,8 +100,10 @@ fn continue_from(next: Slot, response: SubscribeResponse) -> Result<LogPage, Cau
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use paxos_proto::v1;
+    use paxos_test_values::slot;
+
+    use super::*;
 
     fn response(slots: &[u64]) -> SubscribeResponse {
         let records = slots
@@ -115,10 +117,6 @@ mod tests {
             records,
             next: slots.last().map_or(0, |slot| slot + 1),
         }
-    }
-
-    fn slot(number: u64) -> Slot {
-        Slot::new(number).unwrap()
     }
 
     #[test]

@@ -143,11 +143,9 @@ impl Operation {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use paxos_test_values::slot;
 
-    fn slot(number: u64) -> Slot {
-        Slot::new(number).unwrap()
-    }
+    use super::*;
 
     #[test]
     fn commands_have_their_version_their_session_and_their_operation() {

@@ -133,15 +133,9 @@ impl CatchUp {
 
 #[cfg(test)]
 mod tests {
+    use paxos_test_values::{acceptor, slot};
+
     use super::*;
-
-    fn acceptor(number: u128) -> AcceptorUuid {
-        AcceptorUuid::from_u128(number)
-    }
-
-    fn slot(number: u64) -> Slot {
-        Slot::new(number).unwrap()
-    }
 
     #[test]
     fn learner_is_up_to_date_once_a_quorums_recent_tail_is_applied() {

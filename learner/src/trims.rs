@@ -115,15 +115,9 @@ fn raise(watched: &watch::Sender<Slot>, to: Slot) {
 
 #[cfg(test)]
 mod tests {
+    use paxos_test_values::{acceptor, slot};
+
     use super::*;
-
-    fn acceptor(number: u128) -> AcceptorUuid {
-        AcceptorUuid::from_u128(number)
-    }
-
-    fn slot(number: u64) -> Slot {
-        Slot::new(number).unwrap()
-    }
 
     #[test]
     fn bound_is_the_lowest_recent_report_of_a_quorum() {

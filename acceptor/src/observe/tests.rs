@@ -10,6 +10,7 @@ use paxos_common::paxos::{
     identity::{AcceptorUuid, CommitCounter, RunNumber},
 };
 use paxos_common::{service::shutdown::Shutdown, trace::Tracer};
+use paxos_test_values::slot;
 use tokio_util::sync::CancellationToken;
 
 use std::collections::BTreeMap;
@@ -25,10 +26,6 @@ use crate::{
     },
     worker::Worker,
 };
-
-fn slot(number: u64) -> Slot {
-    Slot::new(number).unwrap()
-}
 
 fn rows(from: u64, to: u64, bytes: usize) -> BTreeMap<Slot, (Ballot, Value)> {
     let ballot = Ballot::new(1, ProposerId::from_random(1)).unwrap();

@@ -11,6 +11,7 @@ use paxos_common::{
     wire,
 };
 use paxos_proto::v1::{self as pb, acceptor_server::Acceptor as _};
+use paxos_test_values::ballot;
 use tokio::sync::oneshot;
 use tonic::{Request, Status};
 
@@ -18,7 +19,7 @@ use super::*;
 use crate::{
     hearing::OfCall,
     request::QueuedRequest,
-    testing::{Cluster, ballot, settle},
+    testing::{Cluster, settle},
 };
 
 impl Cluster {

@@ -61,13 +61,9 @@ impl Jumps {
 
 #[cfg(test)]
 mod tests {
-    use paxos_common::paxos::ballot::ProposerId;
+    use paxos_test_values::ballot;
 
     use super::*;
-
-    fn ballot(round: u64) -> Ballot {
-        Ballot::new(round, ProposerId::from_random(1)).unwrap()
-    }
 
     #[tokio::test(start_paused = true)]
     async fn large_jumps_are_few_and_small_steps_are_free() {

@@ -293,11 +293,12 @@ fn upload_failed(error: &UploadError) -> Status {
 mod tests {
     use futures::{FutureExt as _, stream};
     use paxos_common::paxos::slot::Slot;
+    use paxos_test_values::snapshot_file;
 
     use super::*;
     use crate::{
         retention::TrimDecision,
-        testing::{Cluster, settle, snapshot_file},
+        testing::{Cluster, settle},
         trimmer::Snapshots,
     };
 

@@ -7,6 +7,7 @@ use paxos_common::{
     peer::{Address, connect_lazy},
 };
 use paxos_proto::v1::{accept_response::Answer, acceptor_client::AcceptorClient};
+use paxos_test_values::ballot;
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
@@ -16,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming, transport::Channel};
 
 use super::*;
-use crate::testing::{Cluster, ballot};
+use crate::testing::Cluster;
 
 mod attached;
 mod bounds;

@@ -1,24 +1,25 @@
 //! Files of snapshots: whole or refused, checked, and removed without a record.
 
 use paxos_common::{
-    paxos::{identity::AcceptorUuid, quorum::Configuration, slot::Slot},
+    paxos::quorum::Configuration,
     snapshot::{SnapshotError, SnapshotSummary, encoder::SnapshotEncoder},
     wire::snapshot::SnapshotHeader,
 };
+use paxos_test_values::{acceptor, cluster_of_one, slot, snapshot_file};
 
 use super::{incoming::ArrivedFile, *};
-use crate::{store::snapshots::KeptSnapshot, testing::snapshot_file};
+use crate::store::snapshots::KeptSnapshot;
 
 /// Free space left by uploads.
 const LEFT_FREE: u64 = 1024 * 1024;
 
 fn configuration() -> Configuration {
-    Configuration::new([(AcceptorUuid::from_u128(1), "http://a:1".into())], 1, 1).unwrap()
+    cluster_of_one(acceptor(1))
 }
 
 /// A file of at least this length in bytes, with its identity.
 fn file(to: u64, bytes: usize) -> (SnapshotId, Vec<u8>) {
-    let (summary, content) = snapshot_file(&configuration(), Slot::new(to).unwrap(), bytes);
+    let (summary, content) = snapshot_file(&configuration(), slot(to), bytes);
     let id = SnapshotId {
         to: summary.header.to,
         sha256: summary.sha256,
@@ -294,8 +295,8 @@ async fn file_that_cannot_get_its_name_permanently_leaves_nothing() {
 async fn foreign_snapshot_is_refused_at_its_header() {
     let directory = tempfile::tempdir().unwrap();
     let files = open(&directory, &[]);
-    let to = Slot::new(9).unwrap();
-    let other = Configuration::new([(AcceptorUuid::from_u128(2), "http://a:1".into())], 1, 1).unwrap();
+    let to = slot(9);
+    let other = cluster_of_one(acceptor(2));
     let identity = |summary: &SnapshotSummary| SnapshotId {
         to,
         sha256: summary.sha256,
@@ -323,7 +324,7 @@ async fn foreign_snapshot_is_refused_at_its_header() {
     let refused = sent(&files, file(9, 4000).0, &begin).await.unwrap_err();
     assert!(matches!(refused, UploadError::Configuration { .. }), "{refused}");
     // The addresses of the acceptors are hints.
-    let moved = Configuration::new([(AcceptorUuid::from_u128(1), "http://b:2".into())], 1, 1).unwrap();
+    let moved = Configuration::new([(acceptor(1), "http://b:2".into())], 1, 1).unwrap();
     let (summary, content) = snapshot_file(&moved, to, 4000);
     sent(&files, identity(&summary), &content).await.unwrap();
 }

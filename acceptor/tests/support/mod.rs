@@ -10,24 +10,9 @@ pub mod snapshots;
 pub mod story;
 
 use bytes::Bytes;
-use paxos_common::paxos::{
-    ballot::{Ballot, ProposerId},
-    identity::AcceptorUuid,
-    message::Accept,
-    quorum::Configuration,
-    slot::Slot,
-    value::Value,
-};
+use paxos_common::paxos::{message::Accept, value::Value};
 
-/// A slot.
-pub fn slot(number: u64) -> Slot {
-    Slot::new(number).unwrap()
-}
-
-/// A ballot of the single proposer of the tests.
-pub fn ballot(round: u64) -> Ballot {
-    Ballot::new(round, ProposerId::from_random(7)).unwrap()
-}
+pub use paxos_test_values::{ballot, cluster_of_one as configuration, slot};
 
 /// A value with a trace context.
 pub fn value(text: &str) -> Value {
@@ -48,9 +33,4 @@ pub fn accept(round: u64, chosen_to: u64, proposals: impl IntoIterator<Item = (u
         address: "http://p:1".into(),
         resign: false,
     }
-}
-
-/// A cluster of a single acceptor.
-pub fn configuration(uuid: AcceptorUuid) -> Configuration {
-    Configuration::new([(uuid, "http://a:1".into())], 1, 1).unwrap()
 }

@@ -1,18 +1,8 @@
 //! Snapshot files and their uploads.
 
-use paxos_common::{
-    paxos::{
-        machine::Register,
-        quorum::Configuration,
-        slot::{Slot, Version},
-    },
-    snapshot::encoder::SnapshotEncoder,
-    wire::{
-        caller,
-        snapshot::{LOG_DIGEST_BYTES, SnapshotHeader},
-    },
-};
+use paxos_common::{paxos::quorum::Configuration, wire::caller};
 use paxos_proto::v1::{self as pb, keep_request::Content};
+use paxos_test_values::snapshot_file;
 use tonic::Status;
 
 use super::{process::ProcessClient, slot};
@@ -22,29 +12,7 @@ pub const PART: usize = 256 * 1024;
 
 /// A valid snapshot file of at least this length in bytes, with its identity.
 pub fn file(configuration: &Configuration, to: u64, bytes: usize) -> (pb::SnapshotId, Vec<u8>) {
-    let mut encoder = SnapshotEncoder::new(SnapshotHeader {
-        cluster: configuration.cluster_id(),
-        to: slot(to),
-        log_digest: [7; LOG_DIGEST_BYTES],
-        configuration: configuration.clone(),
-    });
-    let mut content = encoder.take();
-    let mut key = 0u64;
-    while content.len() < bytes {
-        let left = bytes - content.len();
-        let register = Register {
-            value: vec![7; left.min(64 * 1024)].into(),
-            version: Version {
-                slot: Slot::ZERO,
-                offset: 0,
-            },
-        };
-        encoder.register(&key.to_be_bytes(), &register).unwrap();
-        content.extend(encoder.take());
-        key += 1;
-    }
-    let (last, summary) = encoder.finish().unwrap();
-    content.extend(last);
+    let (summary, content) = snapshot_file(configuration, slot(to), bytes);
     let id = pb::SnapshotId {
         to,
         sha256: summary.sha256.to_vec().into(),

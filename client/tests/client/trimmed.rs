@@ -9,9 +9,9 @@ use std::{
 };
 
 use paxos_client::{
-    Client, Condition, Current, KeptSlots, ReadError, Slot, SubscribeError, Target, Version, WriteError,
-    Written,
+    Client, Condition, Current, KeptSlots, ReadError, SubscribeError, Target, Version, WriteError, Written,
 };
+use paxos_test_values::slot;
 use tonic::Status;
 
 use crate::{
@@ -21,10 +21,6 @@ use crate::{
         world::{CommandFate, FakeWorld, LearnerReaction, trimmed},
     },
 };
-
-fn slot(number: u64) -> Slot {
-    Slot::new(number).unwrap()
-}
 
 fn kept(from: u64, to: u64) -> KeptSlots {
     KeptSlots {

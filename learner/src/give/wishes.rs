@@ -96,15 +96,9 @@ impl WishList {
 
 #[cfg(test)]
 mod tests {
+    use paxos_test_values::{acceptor, slot};
+
     use super::*;
-
-    fn acceptor(number: u128) -> AcceptorUuid {
-        AcceptorUuid::from_u128(number)
-    }
-
-    fn slot(number: u64) -> Slot {
-        Slot::new(number).unwrap()
-    }
 
     #[test]
     fn acceptors_take_turns_while_they_ask() {

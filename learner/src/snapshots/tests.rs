@@ -14,6 +14,7 @@ use paxos_common::{
     sqlite::DataDir,
 };
 use paxos_proto::v1 as pb;
+use paxos_test_values::slot;
 use sqlx::Connection as _;
 use tokio_util::sync::CancellationToken;
 
@@ -36,10 +37,6 @@ fn configuration() -> Configuration {
         (AcceptorUuid::from_u128(number), Arc::from(address))
     });
     Configuration::new(members, 2, 2).unwrap()
-}
-
-fn slot(number: u64) -> Slot {
-    Slot::new(number).unwrap()
 }
 
 /// A learner's disk.

@@ -11,6 +11,7 @@ use paxos_common::{
     service::{failure::Exit, metrics::Metrics},
     trace::Tracer,
 };
+use paxos_test_values::slot;
 use tokio::sync::oneshot;
 
 use super::*;
@@ -25,10 +26,6 @@ use crate::{
     },
     testing::Cluster,
 };
-
-fn slot(number: u64) -> Slot {
-    Slot::new(number).unwrap()
-}
 
 /// The snapshot file to a slot.
 fn file(to: u64) -> SnapshotId {
