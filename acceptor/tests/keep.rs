@@ -19,6 +19,7 @@ use support::{
 };
 use tokio::{
     sync::mpsc,
+    task::JoinHandle,
     time::{sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -80,6 +81,24 @@ async fn until(client: &mut ProcessClient, what: &str, holds: impl Fn(&pb::Accep
     if timeout(PATIENCE, look).await.is_err() {
         panic!("{what}: {:?}", status(client).await);
     }
+}
+
+/// An upload of `bytes` bytes of a snapshot: the open stream, and the call, once the bytes have arrived.
+async fn begun(
+    process: &Process,
+    formed: &Configuration,
+    (id, content): &(pb::SnapshotId, Vec<u8>),
+    bytes: usize,
+) -> (mpsc::Sender<pb::KeepRequest>, JoinHandle<Result<(), Status>>) {
+    let (parts, receiver) = mpsc::channel(8);
+    parts.send(begin(formed, id, 0)).await.unwrap();
+    parts.send(data(&content[..bytes])).await.unwrap();
+    let (mut uploading, mut client) = (process.client(), process.client());
+    let upload = async move { uploading.keep(ReceiverStream::new(receiver)).await.map(drop) };
+    let call = tokio::spawn(upload);
+    let received = u64::try_from(bytes).unwrap();
+    until(&mut client, "arriving", |status| status.received == received).await;
+    (parts, call)
 }
 
 fn snapshot_files(directory: &Path) -> Vec<String> {
@@ -373,12 +392,7 @@ async fn second_upload_is_refused_and_a_silent_upload_ends() {
     let process = Process::start_with(directory.path(), &FLAGS);
     let (mut client, formed, _leader) = behind(&process).await;
     let snapshot = file(&formed, 30, 600_000);
-    let (parts, receiver) = mpsc::channel(8);
-    parts.send(begin(&formed, &snapshot.0, 0)).await.unwrap();
-    parts.send(data(&snapshot.1[..1000])).await.unwrap();
-    let mut first = process.client();
-    let silent = tokio::spawn(async move { first.keep(ReceiverStream::new(receiver)).await.map(drop) });
-    until(&mut client, "arriving", |status| status.received == 1000).await;
+    let (parts, silent) = begun(&process, &formed, &snapshot, 1000).await;
     assert_eq!(status(&mut client).await.receiving, Some(snapshot.0.clone()));
     let busy = keep(&mut client, &formed, &snapshot, 0).await.unwrap_err();
     assert_eq!(busy.code(), Code::ResourceExhausted, "{busy:?}");
@@ -392,14 +406,9 @@ async fn second_upload_is_refused_and_a_silent_upload_ends() {
 async fn kill_during_an_upload_leaves_nothing_after_the_next_start() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start_with(directory.path(), &FLAGS);
-    let (mut client, formed, _leader) = behind(&process).await;
+    let (_client, formed, _leader) = behind(&process).await;
     let snapshot = file(&formed, 30, 600_000);
-    let (parts, receiver) = mpsc::channel(8);
-    parts.send(begin(&formed, &snapshot.0, 0)).await.unwrap();
-    parts.send(data(&snapshot.1[..200_000])).await.unwrap();
-    let mut first = process.client();
-    let broken = tokio::spawn(async move { first.keep(ReceiverStream::new(receiver)).await.map(drop) });
-    until(&mut client, "arriving", |status| status.received == 200_000).await;
+    let (_parts, broken) = begun(&process, &formed, &snapshot, 200_000).await;
     drop(process);
     assert!(broken.await.unwrap().is_err());
     assert_eq!(snapshot_files(directory.path()), ["incoming.pxs"]);

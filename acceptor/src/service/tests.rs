@@ -52,6 +52,24 @@ fn client(address: SocketAddr) -> AcceptorClient<Channel> {
     AcceptorClient::new(connect_lazy(&address))
 }
 
+/// A served acceptor, and a leader that opened a stream and has the promise of the ballot with this round.
+async fn led(round: u64) -> (Cluster, SocketAddr, TestLeader) {
+    let cluster = Cluster::start().await;
+    let address = cluster.serve().await;
+    let leader = TestLeader::open(&cluster, address, round, 20).await;
+    cluster.promised(round).await;
+    (cluster, address, leader)
+}
+
+/// As [`led`], with a commit that hangs: the leader's vote for slot 0 is on the disk and not answered.
+async fn hanging(round: u64) -> (Cluster, SocketAddr, TestLeader) {
+    let (cluster, address, leader) = led(round).await;
+    cluster.gate.send_replace(false);
+    leader.send(leader.value(1, 0, 100)).await;
+    cluster.readable(0).await;
+    (cluster, address, leader)
+}
+
 /// An `Accept` stream on a separate connection.
 struct TestLeader {
     requests: mpsc::Sender<pb::AcceptRequest>,

@@ -109,10 +109,7 @@ async fn standby_hears_at_once_that_the_leader_is_silent() {
 
 #[tokio::test]
 async fn work_shows_while_values_arrive_and_votes_are_committed() {
-    let cluster = Cluster::start().await;
-    let address = cluster.serve().await;
-    let mut leader = TestLeader::open(&cluster, address, 1, 20).await;
-    cluster.promised(1).await;
+    let (cluster, _, mut leader) = led(1).await;
     let work = || cluster.shared.hearing.heard().work;
     assert_eq!(work(), 0);
     cluster.gate.send_replace(false);
@@ -200,10 +197,7 @@ async fn leader_of_an_earlier_release_gets_answers_and_no_alive_message() {
 
 #[tokio::test]
 async fn older_standby_hears_of_a_live_leader_while_the_disk_hangs() {
-    let cluster = Cluster::start().await;
-    let address = cluster.serve().await;
-    let mut leader = TestLeader::open(&cluster, address, 1, 20).await;
-    cluster.promised(1).await;
+    let (cluster, address, mut leader) = led(1).await;
     cluster.gate.send_replace(false);
     leader.send(leader.value(1, 0, 100)).await;
     let beating = leader.beating();

@@ -7,10 +7,7 @@ use super::*;
 
 #[tokio::test]
 async fn leader_within_its_bound_is_read_whatever_the_disk_does() {
-    let cluster = Cluster::start().await;
-    let address = cluster.serve().await;
-    let mut leader = TestLeader::open(&cluster, address, 1, 20).await;
-    cluster.promised(1).await;
+    let (cluster, _, mut leader) = led(1).await;
     cluster.gate.send_replace(false);
     for sequence in 1..=UNANSWERED_MAX {
         leader.send(leader.value(sequence, sequence - 1, 1 << 20)).await;
@@ -33,13 +30,7 @@ async fn leader_within_its_bound_is_read_whatever_the_disk_does() {
 
 #[tokio::test]
 async fn stream_with_too_many_unanswered_messages_is_cut_off_and_has_not_ended() {
-    let cluster = Cluster::start().await;
-    let address = cluster.serve().await;
-    let mut leader = TestLeader::open(&cluster, address, 1, 20).await;
-    cluster.promised(1).await;
-    cluster.gate.send_replace(false);
-    leader.send(leader.value(1, 0, 100)).await;
-    cluster.readable(0).await;
+    let (cluster, address, mut leader) = hanging(1).await;
     for sequence in 2..200 {
         // The stream may be gone by then.
         drop(leader.requests.send(leader.numbered(sequence)).await);
@@ -93,10 +84,7 @@ async fn rounds_climb_at_a_limited_rate_by_both_calls() {
 
 #[tokio::test]
 async fn values_of_one_stream_are_bounded_in_bytes() {
-    let cluster = Cluster::start().await;
-    let address = cluster.serve().await;
-    let mut leader = TestLeader::open(&cluster, address, 1, 20).await;
-    cluster.promised(1).await;
+    let (cluster, _, mut leader) = led(1).await;
     cluster.gate.send_replace(false);
     for sequence in 1..=40 {
         drop(
@@ -114,13 +102,7 @@ async fn values_of_one_stream_are_bounded_in_bytes() {
 
 #[tokio::test]
 async fn messages_below_the_promise_hold_no_values() {
-    let cluster = Cluster::start().await;
-    let address = cluster.serve().await;
-    let leader = TestLeader::open(&cluster, address, 2, 20).await;
-    cluster.promised(2).await;
-    cluster.gate.send_replace(false);
-    leader.send(leader.value(1, 0, 100)).await;
-    cluster.readable(0).await;
+    let (cluster, address, _leader) = hanging(2).await;
     let mut old = TestLeader::open(&cluster, address, 1, 20).await;
     // The heartbeat that opened the stream is answered at once.
     let (sequence, answer) = old.answer().await.unwrap();
@@ -142,13 +124,7 @@ async fn messages_below_the_promise_hold_no_values() {
 
 #[tokio::test]
 async fn heartbeats_do_not_pile_up_before_the_writer() {
-    let cluster = Cluster::start().await;
-    let address = cluster.serve().await;
-    let leader = TestLeader::open(&cluster, address, 1, 20).await;
-    cluster.promised(1).await;
-    cluster.gate.send_replace(false);
-    leader.send(leader.value(1, 0, 100)).await;
-    cluster.readable(0).await;
+    let (cluster, address, leader) = hanging(1).await;
     // Heartbeats without news do not wait for the writer; of the heartbeats with news, a single heartbeat waits.
     let said = |chosen_to, resign, sequence| pb::AcceptRequest {
         chosen_to,
@@ -178,10 +154,7 @@ async fn heartbeats_do_not_pile_up_before_the_writer() {
 
 #[tokio::test]
 async fn streams_are_bounded_and_the_leader_keeps_its_own() {
-    let cluster = Cluster::start().await;
-    let address = cluster.serve().await;
-    let mut leader = TestLeader::open(&cluster, address, 5, 20).await;
-    cluster.promised(5).await;
+    let (cluster, address, mut leader) = led(5).await;
     let mut shared = client(address);
     let mut others = Vec::new();
     for round in 1..=accept::STREAMS_MAX as u64 + 100 {

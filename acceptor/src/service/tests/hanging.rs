@@ -9,10 +9,7 @@ use super::*;
 
 #[tokio::test]
 async fn leader_is_heard_and_answered_while_a_commit_hangs() {
-    let cluster = Cluster::start().await;
-    let address = cluster.serve().await;
-    let mut leader = TestLeader::open(&cluster, address, 1, 20).await;
-    cluster.promised(1).await;
+    let (cluster, _, mut leader) = led(1).await;
     let beating = leader.beating();
     cluster.gate.send_replace(false);
     leader.send(leader.value(1, 0, 100)).await;
@@ -80,13 +77,7 @@ async fn candidate_is_heard_while_its_promise_hangs() {
 
 #[tokio::test]
 async fn candidate_that_goes_away_while_the_disk_hangs_is_forgotten() {
-    let cluster = Cluster::start().await;
-    let address = cluster.serve().await;
-    let leader = TestLeader::open(&cluster, address, 1, 20).await;
-    cluster.promised(1).await;
-    cluster.gate.send_replace(false);
-    leader.send(leader.value(1, 0, 100)).await;
-    cluster.readable(0).await;
+    let (cluster, address, leader) = hanging(1).await;
     let candidate = TestLeader::open(&cluster, address, 2, 20).await;
     candidate.send(candidate.value(1, 0, 100)).await;
     candidate.send(candidate.value(2, 1, 100)).await;
@@ -112,13 +103,7 @@ async fn candidate_that_goes_away_while_the_disk_hangs_is_forgotten() {
 
 #[tokio::test]
 async fn prepare_of_a_giant_ballot_is_refused_and_never_heard() {
-    let cluster = Cluster::start().await;
-    let address = cluster.serve().await;
-    let leader = TestLeader::open(&cluster, address, 1, 20).await;
-    cluster.promised(1).await;
-    cluster.gate.send_replace(false);
-    leader.send(leader.value(1, 0, 100)).await;
-    cluster.readable(0).await;
+    let (cluster, address, _leader) = hanging(1).await;
     let giant = (1 << 63) - 1;
     let prepare = pb::PrepareRequest {
         caller: Some(cluster.caller()),
@@ -144,10 +129,7 @@ async fn prepare_of_a_giant_ballot_is_refused_and_never_heard() {
 
 #[tokio::test]
 async fn full_disk_is_said_and_the_leader_is_heard() {
-    let cluster = Cluster::start().await;
-    let address = cluster.serve().await;
-    let mut leader = TestLeader::open(&cluster, address, 1, 20).await;
-    cluster.promised(1).await;
+    let (cluster, _, mut leader) = led(1).await;
     cluster.has_space.store(false, Ordering::Relaxed);
     leader.send(leader.value(1, 0, 100)).await;
     let (sequence, answer) = leader.answer().await.unwrap();

@@ -63,6 +63,15 @@ impl Bench {
         Self::with(Limits::default(), (3, 2, 2))
     }
 
+    /// Of three acceptors, with this limit of batches in flight.
+    fn with_batches_in_flight(batches_in_flight_max: u64) -> Self {
+        let limits = Limits {
+            batches_in_flight_max,
+            ..Limits::default()
+        };
+        Self::with(limits, (3, 2, 2))
+    }
+
     fn with(limits: Limits, (acceptors, phase1, phase2): (u128, usize, usize)) -> Self {
         let members = (1..=acceptors).map(|number| (uuid(number), Arc::from("http://a")));
         let electorate = Configuration::new(members, phase1, phase2).unwrap().electorate();

@@ -115,11 +115,7 @@ fn several_slots_are_in_flight_in_order() {
 
 #[test]
 fn what_waits_while_batches_are_in_flight_becomes_one_batch() {
-    let limits = Limits {
-        batches_in_flight_max: 1,
-        ..Limits::default()
-    };
-    let mut bench = Bench::with(limits, (3, 2, 2));
+    let mut bench = Bench::with_batches_in_flight(1);
     bench.lead();
     bench.propose(1, "a");
     bench.propose(2, "b");

@@ -57,11 +57,7 @@ fn a_leader_steps_down_without_a_phase_2_quorum_after_d_and_not_before() {
 
 #[test]
 fn leader_that_is_alone_gives_back_what_waits_at_once() {
-    let limits = Limits {
-        batches_in_flight_max: 1,
-        ..Limits::default()
-    };
-    let mut bench = Bench::with(limits, (3, 2, 2));
+    let mut bench = Bench::with_batches_in_flight(1);
     bench.lead();
     live(&mut bench, 3, &[1, 2, 3], 0);
     bench.propose(1, "proposed");

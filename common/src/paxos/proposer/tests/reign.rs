@@ -175,11 +175,7 @@ fn refusing_acceptor_gets_single_messages_at_growing_intervals() {
 
 #[test]
 fn a_vote_above_what_is_proposed_is_filled_with_no_ops() {
-    let limits = Limits {
-        batches_in_flight_max: 100,
-        ..Limits::default()
-    };
-    let mut bench = Bench::with(limits, (3, 2, 2));
+    let mut bench = Bench::with_batches_in_flight(100);
     bench.lead();
     bench.propose(1, "a");
     bench.answer(3, 1, accepted(&[(0, 1)], 4));

@@ -236,11 +236,7 @@ fn what_was_refused_is_sent_again_when_the_acceptor_has_climbed() {
 
 #[test]
 fn what_was_trimmed_is_left_out_when_the_rest_is_sent_again() {
-    let limits = Limits {
-        batches_in_flight_max: 1,
-        ..Limits::default()
-    };
-    let mut bench = Bench::with(limits, (3, 2, 2));
+    let mut bench = Bench::with_batches_in_flight(1);
     bench.lead();
     bench.propose(1, "a");
     bench.tell(Event::FillWanted(slot(2)));
