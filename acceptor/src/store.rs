@@ -1,11 +1,10 @@
 //! The disk of an acceptor's core: one atomic write, and short reads beside the write.
 //!
 //! Invariants:
-//! - After opening, [`Store::commit`] is the only write that changes answers. After a crash, either the whole commit is on
-//!   disk or nothing. The same holds for [`Store::keep`] and [`Store::forget`].
-//! - A commit returns once the write survives power loss. After a failed commit no request may be answered, and the
-//!   process ends: the failed write may still be found after a restart, and a store is not trusted again after a
-//!   failure.
+//! - [`Store::commit`], [`Store::keep`] and [`Store::forget`] each reach the disk whole or not at all. Only `commit`
+//!   changes answers. A sweep deletes rows that no page shows.
+//! - A commit returns once the write survives power loss. A failed commit may still be on disk after a restart. So no
+//!   request is answered any more, and the process ends.
 //! - A row that differs from the written row, or cannot be read, is *unknown*, never absent.
 //! - A page shows a single moment of the disk: rows, promise and watermarks belong together. Rows below `trimmed_to` of
 //!   this moment may still be on disk, and no page shows them.
@@ -347,7 +346,7 @@ pub trait Store: Send + 'static {
 /// Reads beside the writer, without delaying the writer. Cheap to clone.
 pub trait Reader: Clone + Send + Sync + 'static {
     /// Reads a page from `from` on; the whole page shows a single moment. A covered slot without a row was not voted
-    /// on. Below the watermark every slot has a row, so a missing row is unknown too.
+    /// on. From `trimmed_to` to the watermark every slot has a row, so a missing row there is unknown too.
     ///
     /// # Errors
     /// The disk failed. A damaged row is no error: it is unknown.

@@ -2,11 +2,11 @@
 //!
 //! The worker takes all waiting requests from the queue, decides the requests as a group, and makes the group durable
 //! in one commit. Then it takes the group into memory, shows the group to readers and observers, and only then releases
-//! the answers. A group without durable changes (heartbeats, rejections) takes the same path without the commit, so an
-//! answer always speaks for a disk that was not stuck. After a failed commit no request is answered, and the process
-//! ends. Between two groups, the worker also records snapshots, trims the log, and
-//! deletes trimmed rows. While too little space is left, nothing is granted. While another process holds a lock on the file, the commit
-//! and every answer wait. Hearing the leader does not depend on this task: see [`Hearing`](crate::hearing::Hearing).
+//! the answers. A group without durable changes (heartbeats, rejections) takes the same path without the commit. So an
+//! answer of the worker always speaks for a disk that was not stuck. After a failed commit no request is answered, and
+//! the process ends. Between two groups, the worker also records snapshots, trims the log, and deletes trimmed rows.
+//! While too little space is left, nothing is granted. While another process holds a lock on the file, the commit and
+//! every answer wait. Hearing the leader does not depend on this task: see [`Hearing`](crate::hearing::Hearing).
 
 use std::{
     collections::BTreeMap,

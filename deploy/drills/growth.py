@@ -26,7 +26,7 @@ def long_log(trial):
                 numbers, result = cluster.bench("--in-flight", "256", "--duration", f"{RUN_S}s", patience_s=RUN_S + 90)
                 if not trial.right(numbers is not None and result.code == 0, f"the bench ends well: exit {result.code}"):
                     return
-                proposals += numbers["proposals"]
+                proposals += int(numbers["proposals"])
                 trial.say(
                     f"{numbers['proposals']} proposals, {numbers['per_second']:.0f} a second, {numbers['latency_ms']}"
                 )

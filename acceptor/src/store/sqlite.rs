@@ -1,4 +1,4 @@
-//! The acceptor's file: `schema.sql`, a single statement text and a single fsync per commit.
+//! The file `acceptor.db`, with the tables of `schema.sql`. A commit is one statement text and one fsync.
 //!
 //! - `commit.rs` has the statement. Each table has a file with its columns and checksums: `state.rs`, `votes.rs`,
 //!   `membership.rs`, `witnesses.rs`, `snapshots.rs`.

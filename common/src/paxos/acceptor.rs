@@ -58,8 +58,9 @@ pub enum HeldRow {
     Unknown,
 }
 
-/// The acceptor's state machine. Memory of the durable state, never ahead of the disk except for `known_to`: a true
-/// claim about durable rows, which may be stored late.
+/// The acceptor's state machine. Membership, promise, votes and trims in memory are never ahead of the disk. `known_to`
+/// may be ahead: a true claim about durable rows, which may be stored late. `resigned`, `claimed_to` and `damaged` are
+/// not stored.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Acceptor {
     uuid: AcceptorUuid,
@@ -68,15 +69,15 @@ pub struct Acceptor {
     membership: Membership,
     promised: Ballot,
     leader_address: Arc<str>,
-    /// Not durable: a resigned proposer is also silent.
+    /// Not stored: after a restart, the silence of the proposer shows the same.
     resigned: bool,
     known_to: Slot,
     /// Never above `known_to` and `voted_to`.
     trimmed_to: Slot,
     voted_to: Slot,
-    /// The watermark claimed by the last Accept with a claim and a ballot that is no less than the promise; at least
-    /// `known_to`. Not durable: leaders repeat the claim. No bound separates a forged claim from the claim of a leader
-    /// far ahead, so a claim lasts only until the next claim.
+    /// The watermark of the last Accept that carried a claim and was not below the promise; at least `known_to`. Not
+    /// durable: leaders repeat the claim. No bound separates a forged claim from the claim of a leader far ahead, so a
+    /// claim lasts only until the next claim.
     claimed_to: Slot,
     /// Rows at or above `known_to`: at most [`SLOTS_AHEAD_MAX`](super::message::SLOTS_AHEAD_MAX) beyond a leader's watermark.
     rows: BTreeMap<Slot, HeldRow>,

@@ -61,15 +61,15 @@
 //! commit to readers before the commit call has returned. Tails are taken from memory. So a page waits until memory
 //! shows the page's commit ([`Stamp::covers`](identity::Stamp::covers)). Without the wait, a learner could learn a slot
 //! from pages alone and answer a read with the slot, and the next read, at a second learner, could miss the slot. If
-//! the tails of a quorum end below a slot that a learner had applied before asking, the quorum has lost votes. The
-//! learner then stops answering, and ends.
+//! the tails of a quorum end below a slot that a learner had applied before asking, votes are missing. If this repeats
+//! ([`reading`]), the quorum has lost votes: the learner stops answering, and ends.
 //!
 //! **A damaged row splits an acceptor's watermark in two.** The *known* watermark (`known_to`) still says that every
 //! slot below is chosen; campaigns start from `known_to`. The *sound* watermark (`chosen_to`) stops before the first
 //! damaged row; repair rests on `chosen_to`, and so does everything that other processes may rely on. A readable row
 //! below the known watermark holds the chosen value. The watermark passed the row at the ballot of a leader that knew
-//! the slot to be chosen, and the acceptor had promised this ballot. A value accepted later in this slot came from a
-//! higher ballot, and a higher ballot proposes the same value. So repair takes such rows from any acceptor, slot by
+//! the slot to be chosen, and the acceptor had promised this ballot. A value accepted later in this slot came from this
+//! ballot or a higher ballot, and both propose the chosen value. So repair takes such rows from any acceptor, slot by
 //! slot, and brings the missing rows to all acceptors at the same time.
 //!
 //! **A value unknown to every quorum is never guessed.** If every acceptor has reported, and too many acceptors cannot
@@ -95,12 +95,12 @@
 //! - A vote shown to a learner names its value. Learners never add votes for different values.
 //! - A read bound counts slots, whatever their values.
 //!
-//! These are the limits. Watermarks, trims and damaged rows name no value. A watermark of a copy may pass a row of the
-//! other copy, and this row counts as chosen then: a learner that reads the row below the watermark, without a quorum
-//! of votes for the right value, applies it. A trimmed acceptor counts as a voter for either copy. An acceptor that
-//! lost its row to damage may vote for the second value. A forged value can replace rows of a value that was chosen at
-//! a lower ballot. Votes shown by an acceptor of an earlier release name no value, and a learner counts them for every
-//! value. So the rule stands that a proposer is never copied while it runs.
+//! These are the limits. Watermarks, trims and damaged rows name no value. The watermark of one copy may pass a row of
+//! the other copy. A learner that reads this row below the watermark applies the wrong value. A trimmed acceptor counts
+//! as a voter for either copy. An acceptor that lost its row to damage may vote for the second value. A forged value
+//! can replace rows of a value that was chosen at a lower ballot. Votes shown by an acceptor of an earlier release name
+//! no value, and a learner counts them for every value. So the rule stands that a proposer is never copied while it
+//! runs.
 //!
 //! # A log with a beginning
 //!
@@ -109,7 +109,7 @@
 //! acceptor may hold two snapshots. The *bottom* ends at `trimmed_to` and replaces all rows below. `trimmed_to` is the
 //! acceptor's first readable slot. A newer *waiting* snapshot is whole as well, and the acceptor has not trimmed to its
 //! end yet. A trim is one commit: the waiting snapshot becomes the bottom, `trimmed_to` rises to its end, and the rows
-//! below are no longer shown. A *lift* is a trim above the acceptor's own watermark: the acceptor skips rows that are
+//! below are no longer shown. A *lift* is a trim above the acceptor's known watermark: the acceptor skips rows that are
 //! missing, or held at an older ballot. So an acceptor that missed a long stretch of the log comes back without the
 //! rows of the stretch.
 //!
@@ -136,7 +136,7 @@
 //! 10. A command with a given session and sequence takes effect once. Versions grow.
 //! 11. When the faults stop, and some quorum can read each row, some proposed value gets chosen, and every learner
 //!     learns the value.
-//! 12. A phase-2 quorum covers every chosen slot.
+//! 12. For each chosen slot, the acceptors of a phase-2 quorum have the value in a row, or its effect in their bottoms.
 //! 13. `trimmed_to` never decreases, and is not above the end of the chosen slots. The acceptor's own disk has a whole
 //!     snapshot that ends at `trimmed_to`.
 //! 14. A snapshot to S is the result of the slots 0 to S − 1.
@@ -144,7 +144,7 @@
 //! 16. A reader gets every slot from its first slot on, or an error that names the slots still kept.
 //! 17. Every version of a cluster restored from a backup is at or above the first slot of the restored log.
 //!
-//! The model and the simulator check the invariants 1 to 14. Invariants 15 to 17 bind the services that will trim.
+//! The model and the simulator check the invariants 1 to 14. Tests of the services check 15 and 16.
 //!
 //! # Sources
 //!

@@ -6,12 +6,13 @@
 //! answer. Once everything below m is applied, the state holds every write that the reader may know of. The state also
 //! holds everything seen by an earlier reader, because earlier readers saw only chosen slots.
 //!
-//! The same bound proves a loss. Every slot applied by this learner is chosen. So every phase-1 quorum holds a vote for
-//! the slot, and later tails cover every such vote. A round is *short* if its bound is below the slots applied when the
-//! round began. A short round says that acceptors have lost votes. There is a passing exception: an acceptor of an
+//! The same bound proves a loss. A round is *short* if its bound is below the slots applied when the round began. Every
+//! slot applied by this learner is chosen. So every phase-1 quorum holds a vote for the slot, and later tails cover
+//! every such vote. A short round says that acceptors have lost votes. There is a passing exception: an acceptor of an
 //! older release shows a vote for the time of one commit before the tail covers the vote. So a short round answers no
-//! read, and a fresh round follows after L. [`SHORT_ROUNDS_MAX`] short rounds about the same slots prove the loss: no
-//! read is answered any more. Rounds of other quorums in between that are not short do not cancel the proof.
+//! read, and a fresh round follows after L, the leader timeout. [`SHORT_ROUNDS_MAX`] short rounds about the same slots
+//! prove the loss: no read is answered any more. A round that is not short does not reset the count, because other
+//! acceptors may have answered.
 //!
 //! A *round* of questions serves all reads that waited when the round began. An answer measured for an earlier round
 //! proves nothing to a later read.

@@ -39,10 +39,11 @@
 //!   proof has left the list, nothing vouches for the list.
 //!
 //! An acceptor stores at most [`WITNESSED_RUNS_MAX`] runs of each other acceptor. The run with the lowest counter is
-//! dropped first. So a run is dropped only after leaders have passed on that many later runs. Before a leader passes
-//! anything on to an acceptor, the leader has read the table of this acceptor (when the connection opened, and with the
-//! promise). The leader trusted the later runs in spite of the table. So the disk behind the later runs descends from
-//! the dropped run. [`Guard`] compares all given tables with all lists before dropping anything.
+//! dropped first. Dropping the run loses no proof. The run is dropped only after leaders have passed on that many later
+//! runs. Before a leader passes anything on to an acceptor, the leader has read the table of this acceptor (when the
+//! connection opened, and with the promise). The leader trusted the later runs in spite of the table. So the disk
+//! behind the later runs descends from the dropped run. [`Guard`] compares all given tables with all lists before
+//! dropping anything.
 //!
 //! A process takes nothing from an agreeing list. A process remembers only counters heard with an answer, for the
 //! answering run. A disk that holds this commit holds all earlier runs.
@@ -61,10 +62,10 @@
 //! - A process may count an older copy before any proof arrives. The process then holds the copy's commits against the
 //!   right disk, until the process starts again.
 //! - A machine resumed from a live snapshot. The process keeps its run number, and a lower counter in the present run
-//!   passes for a late answer. The rollback is noticed when the process starts again: then the run has ended below the
-//!   remembered counter, unless the counter has climbed past the remembered counter by then. Never resume an acceptor
-//!   from a live snapshot without ending the process first. A copy of the data directory is noticed once a new process
-//!   starts on the copy.
+//!   passes for a late answer. The next start of the process shows the rollback if the run ended below the remembered
+//!   counter. If the counter passed the remembered counter first, nobody notices. Never resume an acceptor from a live
+//!   snapshot without ending the process first. A copy of the data directory is noticed once a new process starts on
+//!   the copy.
 
 use std::collections::BTreeMap;
 

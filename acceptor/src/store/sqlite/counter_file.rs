@@ -1,7 +1,7 @@
 //! The file `COMMITS`: the commit counter in a second place, as evidence against a database that lost commits.
 //!
 //! - The counter is written after the SQL commit returned and before an answer of this commit leaves. So the counter
-//!   never exceeds the counter of a whole database, and is exact after the end of a process.
+//!   never exceeds the counter of a database that lost no commit, and is exact after the end of a process.
 //! - A sync follows in the background, at most one in [`SYNC_PAUSE`]. After power loss the file may therefore lag by
 //!   the commits of this time plus the commits of one sync. A lagging file proves less, and never anything wrong.
 //! - There are three places of one block each: for the last synced record, for the record being synced, and for the

@@ -6,26 +6,26 @@
 //! | --- | --- |
 //! | nothing, or a schema without an identity | a crash before the first answer: draw a uuid and begin |
 //! | a commit without a sent answer | kept: the proposer does not know the outcome, and asks again |
-//! | a log with a torn last commit | a crash in this commit: the commit was not answered, and is dropped |
-//! | a log that ends before a later commit, or with a damaged header (`wal.rs`) | end with 74: answers may be lost |
-//! | a log and a database that do not fit together (`proof.rs`) | the same |
-//! | a commit counter below `COMMITS` (`counter_file.rs`): commits, the log or the database are gone | the same |
-//! | `COMMITS` missing, without a sound record, or of another acceptor | the same |
-//! | a state, identity, membership, witness or snapshot record with a wrong checksum | the same |
-//! | a log that does not begin at the end of the recorded bottom | the same |
+//! | a WAL with a torn last commit | a crash in this commit: the commit was not answered, and is dropped |
+//! | a WAL that ends before a later commit, or with a damaged header (`wal.rs`) | end with 74: answers may be lost |
+//! | a WAL and a database that do not fit together (`proof.rs`) | end with 74 |
+//! | a commit counter below `COMMITS` (`counter_file.rs`): commits, the WAL or the database are gone | end with 74 |
+//! | `COMMITS` missing, without a sound record, or of another acceptor | end with 74 |
+//! | a state, identity, membership, witness or snapshot record with a wrong checksum | end with 74 |
+//! | a log of slots that does not begin at the end of the recorded bottom | end with 74 |
 //! | a damaged list of runs | this disk holds no proof: the other acceptors remember, and refuse it |
 //! | votes or runs without an identity or state | end with 74 |
-//! | a vote missing at or above the watermark, or beyond the last vote | the same |
-//! | a file malformed for SQLite | the same |
+//! | a vote missing at or above the watermark, or beyond the last vote | end with 74 |
+//! | a file malformed for SQLite | end with 74 |
 //! | a vote with a wrong checksum, or missing below the watermark | unknown, until accepted again |
 //! | an unreadable trace context or past promise | left out: both are for people |
 //! | a whole older copy of the directory | this disk holds no proof: the other acceptors remember, and refuse it |
 //! | votes below the first slot of the log | not shown, and swept |
 //! | a file of version 1 or 2 | upgraded (`upgrade.rs`) |
 //! | another acceptor's name, a newer schema, a directory in use | end with 78 |
-//! | a database of another application, unchanged | the same; end with 74 if `COMMITS` proves that ours was here |
+//! | a database of another application, unchanged | end with 78; with 74 if `COMMITS` proves that ours was here |
 //!
-//! Before the run begins, the log is emptied into the database, so that no commit stands behind another process's
+//! Before the run begins, the WAL is emptied into the database, so that no commit stands behind another process's
 //! writes.
 
 use std::collections::BTreeMap;

@@ -80,7 +80,7 @@ impl Acceptor {
         }
         match group.check_ballot(accept.ballot) {
             Err(NotGranted::Rejected(rejection)) => AcceptAnswer::Rejected(rejection),
-            // At the last round no higher ballot exists.
+            // The slot is chosen with another value, or the ballot has the last round: no higher ballot exists.
             Err(NotGranted::Refused(_)) | Ok(()) => AcceptAnswer::Refused(Refused {
                 reason: violation.to_string(),
                 promised: group.promised,

@@ -69,7 +69,7 @@ impl Group {
         Ok(())
     }
 
-    /// Promises a ballot that is above the promise.
+    /// Raises the promise to this ballot. Does nothing if the promise is as high already.
     pub(super) fn promise(&mut self, ballot: Ballot, address: &Arc<str>) {
         if ballot > self.promised {
             self.promised = ballot;

@@ -3,28 +3,32 @@
 //! **A trim is as good as a vote.** An acceptor *covers* a slot by its bottom, or by a row whose ballot is at or above
 //! the first ballot that chose the slot. Such a row has the chosen value. Five rules keep trims safe:
 //!
-//! - Rows go only in the commit that makes a whole snapshot on the same disk the bottom. So the number of acceptors
-//!   that cover a slot never falls, and a phase-2 quorum covers every chosen slot.
+//! - Rows stop counting only in the commit that makes a whole snapshot on the same disk the bottom. A later sweep
+//!   deletes the rows from the file. So the number of acceptors that cover a slot never falls, and a phase-2 quorum
+//!   covers every chosen slot.
 //! - A campaign starts at or above the highest `trimmed_to` of its promises. The campaign's phase-1 quorum contains an
 //!   acceptor that covers the slot. This acceptor reports the value, or the campaign starts above the slot.
 //! - An acceptor answers an Accept below its first slot with `Trimmed`. At the leader's own ballot, this answer counts
-//!   as the acceptor's vote for every slot below that the leader proposes. The acceptor has promised no higher ballot.
-//!   So a later campaign that counts this acceptor starts above these slots. A trim reported in any other way is no
-//!   vote: the acceptor may have promised a higher ballot, and the slots may be chosen there with other values.
-//! - A trim never passes the *cap*: the acceptor's own watermark, or the watermark last claimed by a leader at a ballot
-//!   that the acceptor accepted, or would have accepted with space on the disk ([`Acceptor::hear_claim`]). So a
-//!   faulty learner cannot move the first slot above the chosen slots. A forged claim raises the cap until the leader's
-//!   next claim.
+//!   as the acceptor's vote for every slot below `trimmed_to` that this leader proposed. The acceptor has promised no
+//!   higher ballot. So a later campaign that counts this acceptor starts above these slots. A trim reported in any
+//!   other way is no vote: the acceptor may have promised a higher ballot, and the slots may be chosen there with other
+//!   values.
+//! - A trim never passes the *cap*, the larger of two marks: the known watermark, and the last claim of a leader. A
+//!   claim counts if the acceptor accepts the ballot, or would accept it with enough disk ([`Acceptor::hear_claim`]).
+//!   So a faulty learner cannot move the first slot above the chosen slots. A forged claim raises the cap until the
+//!   leader's next claim.
 //! - No leader raises its watermark because of a trim, and no acceptor drops rows because of a leader's message. A
 //!   leader's watermark rises only over slots that the leader has counted.
 //!
-//! **A claim is true without a promise of its ballot.** Let acceptor X promise ballot p, hear a claim at ballot c > p
-//! while the disk is full, trim to T, and then answer `Trimmed` to the leader of ballot b, with p ≤ b ≤ c. Let slot s
+//! **A claim is true without a promise of its ballot.** To show: the leader of b may count X's `Trimmed` for slot s,
+//! although X trimmed because of a claim at a ballot c that X never promised. Let X promise ballot p, hear the claim at
+//! c > p while the disk is full, trim to T, and then answer `Trimmed` to the leader of b, with p ≤ b ≤ c. Let slot s
 //! below T be chosen first at ballot d. The claim covers s, so d ≤ c.
 //!
-//! - If d ≤ b: the phase-1 quorum of b meets the phase-2 quorum of d, with every acceptor counted by `Trimmed`. The
-//!   common acceptor reports the value, or a first slot above s. So the leader of b proposes the same value, or starts
-//!   above s.
+//! - If d = b: the leader of b itself proposed the chosen value.
+//! - If d < b: take a quorum that chose s at d. Some members may count through `Trimmed`. The phase-1 quorum of b
+//!   shares an acceptor with this quorum. The common acceptor reports the value, or a first slot above s. So the leader
+//!   of b proposes the same value, or starts above s.
 //! - If d > b, let the leader of b count a phase-2 quorum for s. The phase-1 quorum of d meets this quorum in an
 //!   acceptor Y. If Y voted at b, the vote came before the promise of d, so the leader of d saw the value. If Y is
 //!   counted by `Trimmed`, then Y promised d before s was chosen. A true claim above s, and so the trim of Y, came later.
@@ -65,8 +69,8 @@ impl Acceptor {
     /// Trims the log: `to` becomes the first slot, and the rows below are dropped.
     ///
     /// The caller holds a whole snapshot of the slots below `to`, on this acceptor's own disk, and makes the snapshot
-    /// the bottom in the same commit. Above the acceptor's own watermark the trim is a *lift*: the acceptor skips rows
-    /// that are missing here, or held at an older ballot. The snapshot holds the result of the chosen values.
+    /// the bottom in the same commit. Above the known watermark the trim is a *lift*: the acceptor skips rows that are
+    /// missing here, or held at an older ballot. The snapshot holds the result of the chosen values.
     ///
     /// # Errors
     /// When `to` is not above the present first slot, or above [`Self::trim_cap`].
