@@ -175,17 +175,17 @@ impl ContentRules {
     /// Admits the next record, or returns the broken rule.
     fn admit(&mut self, record: &DigestRecord<'_>) -> Result<(), &'static str> {
         match *record {
-            DigestRecord::Register(key, register) => {
+            DigestRecord::Register { key, value, version } => {
                 if self.session.is_some() {
                     return Err("is a register after a session");
                 }
-                if key.is_empty() || key.len() > KEY_BYTES_MAX || register.value.len() > VALUE_BYTES_MAX {
+                if key.is_empty() || key.len() > KEY_BYTES_MAX || value.len() > VALUE_BYTES_MAX {
                     return Err("is a register with a key or a value beyond the limits");
                 }
                 if self.last_key.as_ref().is_some_and(|last| &last[..] >= key) {
                     return Err("is a register out of order");
                 }
-                self.check(register.version)?;
+                self.check(version)?;
                 self.last_key = Some(Bytes::copy_from_slice(key));
                 self.counted.registers += 1;
             }

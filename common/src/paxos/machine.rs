@@ -10,13 +10,11 @@
 //! - The *size* of a state is counted against a limit: see [`Machine::state_bytes`].
 
 pub mod digest;
+mod registers;
 pub mod sessions;
 mod size;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
-    ops::Bound,
-};
+use std::{collections::BTreeSet, ops::Bound};
 
 use bytes::Bytes;
 
@@ -24,9 +22,12 @@ use super::{
     command::{Command, Condition, Operation},
     slot::{Slot, Version},
 };
-use digest::{DigestRecord, StateDigest};
+use digest::StateDigest;
+use registers::RegisterTable;
 use sessions::{SessionDecision, SessionState, SessionTable};
 use size::{outcome_bytes, register_bytes};
+
+pub use registers::KeyedRegister;
 
 /// Content of a key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -73,7 +74,7 @@ pub enum Judgement {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// By key; `None`: removed.
-    pub registers: Vec<(Bytes, Option<Register>)>,
+    pub registers: Vec<(Bytes, Option<KeyedRegister>)>,
     /// By name; `None`: expired.
     pub sessions: Vec<(Version, Option<SessionState>)>,
     /// The digest of the state with these changes.
@@ -84,7 +85,7 @@ pub struct Changes {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Machine {
     applied_to: Slot,
-    registers: BTreeMap<Bytes, Register>,
+    registers: RegisterTable,
     /// Of the registers.
     digest: StateDigest,
     /// The size of the registers.
@@ -106,16 +107,13 @@ impl Machine {
 
     /// Adds a register of a stored state. Returns `false`, and changes nothing, if the key is present already.
     #[must_use]
-    pub fn restore_register(&mut self, key: Bytes, register: Register) -> bool {
-        match self.registers.entry(key) {
-            Entry::Occupied(_) => false,
-            Entry::Vacant(place) => {
-                self.digest.add(&DigestRecord::Register(place.key(), &register));
-                self.bytes += register_bytes(place.key(), &register.value);
-                place.insert(register);
-                true
-            }
+    pub fn restore_register(&mut self, key: &[u8], value: &[u8], version: Version) -> bool {
+        if self.registers.get(key).is_some() {
+            return false;
         }
+        let (_, register) = self.registers.put(key, value, version);
+        self.count(&register);
+        true
     }
 
     /// Adds a session of a stored state. Returns `false`, and changes nothing, if the session is present already, or if
@@ -142,28 +140,28 @@ impl Machine {
     }
 
     /// Content of `key`, if any.
-    pub fn register(&self, key: &[u8]) -> Option<&Register> {
+    pub fn register(&self, key: &[u8]) -> Option<&KeyedRegister> {
         self.registers.get(key)
     }
 
     /// The registers with keys that start with `prefix` and come after `after`, ascending by key.
-    pub fn registers(
-        &self,
+    pub fn registers<'m>(
+        &'m self,
         prefix: &[u8],
         after: Option<&[u8]>,
-    ) -> impl Iterator<Item = (&Bytes, &Register)> {
+    ) -> impl Iterator<Item = &'m KeyedRegister> {
         let start = match after.filter(|after| *after >= prefix) {
             Some(after) => Bound::Excluded(after),
             None => Bound::Included(prefix),
         };
         self.registers
-            .range::<[u8], _>((start, Bound::Unbounded))
-            .take_while(move |(key, _)| key.starts_with(prefix))
+            .range_from(start)
+            .take_while(move |register| register.key().starts_with(prefix))
     }
 
     /// Number of registers that hold a value.
     pub fn register_count(&self) -> usize {
-        self.registers.len()
+        self.registers.count()
     }
 
     /// The sessions.
@@ -229,59 +227,45 @@ impl Machine {
                 key,
                 value,
                 condition,
-            } => {
-                // Copies: the given bytes may be a slice of a much larger buffer, and would keep the whole buffer in
-                // memory.
-                let put = || {
-                    let value = Bytes::copy_from_slice(value);
-                    Some(Register { value, version })
-                };
-                self.change(key, *condition, put)
-            }
-            Operation::Delete { key, condition } => self.change(key, *condition, || None),
+            } => self.change(key, *condition, Some((value, version))),
+            Operation::Delete { key, condition } => self.change(key, *condition, None),
         }
     }
 
     /// Replaces the content of `key` if the condition holds.
-    fn change(
-        &mut self,
-        key: &Bytes,
-        condition: Condition,
-        content: impl FnOnce() -> Option<Register>,
-    ) -> Outcome {
-        let held = self.registers.get_mut(key);
-        let current = held.as_ref().map(|register| register.version);
-        let holds = match condition {
-            Condition::Always => true,
-            Condition::Absent => current.is_none(),
-            Condition::Version(version) => current == Some(version),
+    fn change(&mut self, key: &Bytes, condition: Condition, content: Option<(&Bytes, Version)>) -> Outcome {
+        let current = || self.registers.get(key).map(KeyedRegister::version);
+        let failed = match condition {
+            // Without a search.
+            Condition::Always => None,
+            Condition::Absent => current().map(Some),
+            Condition::Version(version) => Some(current()).filter(|current| *current != Some(version)),
         };
-        if !holds {
+        if let Some(current) = failed {
             return Outcome::ConditionFailed { current };
         }
-        if let Some(register) = &held {
-            self.digest.remove(&DigestRecord::Register(key, register));
-            self.bytes -= register_bytes(key, &register.value);
-        }
-        let content = content();
-        if let Some(register) = &content {
-            self.digest.add(&DigestRecord::Register(key, register));
-            self.bytes += register_bytes(key, &register.value);
-        }
-        match (held, content) {
-            (Some(held), Some(register)) => *held = register,
-            (None, Some(register)) => {
-                self.registers.insert(Bytes::copy_from_slice(key), register);
+        let replaced = match content {
+            Some((value, version)) => {
+                let (replaced, register) = self.registers.put(key, value, version);
+                self.count(&register);
+                replaced
             }
-            (Some(_), None) => {
-                self.registers.remove(key);
-            }
-            (None, None) => {}
+            None => self.registers.remove(key),
+        };
+        if let Some(replaced) = replaced {
+            self.digest.remove(&replaced.record());
+            self.bytes -= register_bytes(replaced.key(), replaced.value());
         }
         if !self.changed.contains(key) {
             self.changed.insert(Bytes::copy_from_slice(key));
         }
         Outcome::Applied
+    }
+
+    /// Adds a register of the table to digest and size.
+    fn count(&mut self, register: &KeyedRegister) {
+        self.digest.add(&register.record());
+        self.bytes += register_bytes(register.key(), register.value());
     }
 }
 

@@ -167,7 +167,11 @@ impl OpenSnapshot {
     fn add(&mut self, record: SnapshotRecord) -> Result<Option<SnapshotPart>, &'static str> {
         match record {
             SnapshotRecord::Register(key, register) => {
-                self.rules.admit(&DigestRecord::Register(&key, &register))?;
+                self.rules.admit(&DigestRecord::Register {
+                    key: &key,
+                    value: &register.value,
+                    version: register.version,
+                })?;
                 Ok(Some(SnapshotPart::Register(key, register)))
             }
             SnapshotRecord::Session(name, session) => {

@@ -47,7 +47,20 @@ impl SnapshotEncoder {
     /// # Errors
     /// The register breaks a rule of the format, or the file becomes too large.
     pub fn register(&mut self, key: &[u8], register: &Register) -> Result<(), SnapshotError> {
-        self.add(&DigestRecord::Register(key, register))
+        self.register_parts(key, &register.value, register.version)
+    }
+
+    /// As [`Self::register`], from the parts of a register.
+    ///
+    /// # Errors
+    /// As [`Self::register`].
+    pub fn register_parts(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        version: Version,
+    ) -> Result<(), SnapshotError> {
+        self.add(&DigestRecord::Register { key, value, version })
     }
 
     /// Adds the next session, by name, with its recorded outcomes. Sessions follow all registers.

@@ -405,7 +405,7 @@ proptest! {
                 SnapshotPart::Header(read) => prop_assert_eq!(read, header()),
                 SnapshotPart::Register(key, register) => {
                     prop_assert_eq!(registers.get(&key), Some(&register));
-                    prop_assert!(machine.restore_register(key, register));
+                    prop_assert!(machine.restore_register(&key, &register.value, register.version));
                 }
                 SnapshotPart::Session(name, session) => {
                     prop_assert_eq!(sessions.get(&name), Some(&session));

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use paxos_common::{
     paxos::{
-        machine::{Machine, Register},
+        machine::{KeyedRegister, Machine, Register},
         slot::Version,
     },
     wire::{
@@ -92,19 +92,19 @@ impl ReadQuery {
         };
         match &self.target {
             ReadTarget::Key(key) => {
-                let held = machine.register(key).map(|held| register(key, held));
+                let held = machine.register(key).map(register);
                 answer.registers.extend(held);
             }
             ReadTarget::Prefix { prefix, after, limit } => {
                 let mut bytes = 0;
-                for (key, held) in machine.registers(prefix, after.as_deref()) {
+                for held in machine.registers(prefix, after.as_deref()) {
                     if answer.registers.len() == *limit || bytes >= ANSWER_BYTES {
                         let last = answer.registers.last();
                         answer.next_after = last.map(|last| last.key.clone()).unwrap_or_default();
                         break;
                     }
-                    bytes += key.len() + held.value.len();
-                    answer.registers.push(register(key, held));
+                    bytes += held.key().len() + held.value().len();
+                    answer.registers.push(register(held));
                 }
             }
         }
@@ -113,12 +113,10 @@ impl ReadQuery {
 }
 
 /// A register on the wire.
-pub(super) fn register(key: &Bytes, held: &Register) -> pb::Register {
-    pb::Register {
-        key: key.clone(),
-        value: held.value.clone(),
-        version: Some(held.version.into()),
-    }
+pub(super) fn register(held: &KeyedRegister) -> pb::Register {
+    let (key, Register { value, version }) = held.shared();
+    let version = Some(version.into());
+    pb::Register { key, value, version }
 }
 
 /// Checks a key.

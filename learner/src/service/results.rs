@@ -186,12 +186,12 @@ fn message_of(outcome: Outcome, key: Option<&bytes::Bytes>, machine: &Machine) -
     };
     // The register still holds the winner's value, or that value is gone.
     let held = key
-        .and_then(|key| Some((key, machine.register(key)?)))
-        .filter(|(_, held)| held.version == winner);
+        .and_then(|key| machine.register(key))
+        .filter(|held| held.version() == winner);
     OutcomeMessage::Failed(pb::ConditionFailed {
         value_gone: held.is_none(),
         current: Some(match held {
-            Some((key, held)) => register(key, held),
+            Some(held) => register(held),
             None => pb::Register {
                 key: key.cloned().unwrap_or_default(),
                 value: bytes::Bytes::new(),

@@ -148,7 +148,9 @@ fn read(file: &SnapshotFile) -> Machine {
     while let Some(part) = decoder.next_part().unwrap() {
         match part {
             SnapshotPart::Header(header) => assert_eq!(header, file.summary.header),
-            SnapshotPart::Register(key, register) => assert!(machine.restore_register(key, register)),
+            SnapshotPart::Register(key, register) => {
+                assert!(machine.restore_register(&key, &register.value, register.version));
+            }
             SnapshotPart::Session(name, session) => assert!(machine.restore_session(name, session)),
         }
     }

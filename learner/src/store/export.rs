@@ -12,7 +12,7 @@ use paxos_common::{
 use rustix::fs::fstatvfs;
 use tokio::{fs::File, io::AsyncWriteExt as _, time::sleep};
 
-use super::{Log, aside, registers, state};
+use super::{Log, aside, registers, registers::StoredRegister, state};
 
 /// Encoded bytes that are written at a time.
 const WRITE_BYTES: usize = 256 * 1024;
@@ -102,9 +102,9 @@ impl Log {
         while let Some(row) = rows.try_next().await.map_err(|error| self.failed(error))? {
             let register =
                 registers::read_register(self.cluster, &row).map_err(|error| self.failed(error))?;
-            let (key, register) = register.ok_or_else(|| self.wrong("a register"))?;
+            let StoredRegister { key, value, version } = register.ok_or_else(|| self.wrong("a register"))?;
             encoder
-                .register(&key, &register)
+                .register_parts(key, value, version)
                 .map_err(|error| self.refused(error, "a register"))?;
             write_if_full(&mut encoder, out).await?;
         }

@@ -19,7 +19,7 @@ use paxos_common::{
     durable::sync_name,
     paxos::{
         identity::ClusterId,
-        machine::{Register, sessions::SessionState},
+        machine::{KeyedRegister, sessions::SessionState},
         slot::Version,
     },
     snapshot::{SnapshotSummary, decoder::SnapshotPart},
@@ -67,7 +67,7 @@ pub(crate) struct StoreImport {
     connection: SqliteConnection,
     path: PathBuf,
     cluster: ClusterId,
-    registers: Vec<(Bytes, Option<Register>)>,
+    registers: Vec<(Bytes, Option<KeyedRegister>)>,
     sessions: Vec<(Version, Option<SessionState>)>,
     /// Size of `registers` and `sessions` in bytes.
     bytes: usize,
@@ -118,6 +118,7 @@ impl StoreImport {
             SnapshotPart::Header(_) => {}
             SnapshotPart::Register(key, register) => {
                 self.bytes += key.len() + register.value.len();
+                let register = KeyedRegister::new(&key, &register.value, register.version);
                 self.registers.push((key, Some(register)));
             }
             SnapshotPart::Session(name, session) => {

@@ -5,7 +5,7 @@ use futures::{Stream, TryStreamExt as _};
 use paxos_common::{
     paxos::{
         identity::ClusterId,
-        machine::{Machine, Register, sessions::SessionState},
+        machine::{KeyedRegister, Machine, sessions::SessionState},
         slot::Version,
     },
     sqlite::checksum,
@@ -21,13 +21,13 @@ use super::{
 pub(super) async fn write(
     connection: &mut SqliteConnection,
     cluster: ClusterId,
-    changes: &[(Bytes, Option<Register>)],
+    changes: &[(Bytes, Option<KeyedRegister>)],
 ) -> Result<(), sqlx::Error> {
     let mut put = Vec::new();
     let mut removed = Vec::new();
     for (key, register) in changes {
         match register {
-            Some(register) => put.push((key, register)),
+            Some(register) => put.push(register),
             None => removed.push(key),
         }
     }
@@ -39,13 +39,14 @@ pub(super) async fn write(
              SET value = excluded.value, slot = excluded.slot, command = excluded.command, checksum = excluded.checksum",
         );
         let mut query = sqlx::query(AssertSqlSafe(sql));
-        for (key, Register { value, version }) in registers {
+        for register in registers {
+            let (key, value, version) = (register.key(), register.value(), register.version());
             query = query
-                .bind(&key[..])
-                .bind(&value[..])
+                .bind(key)
+                .bind(value)
                 .bind(integer(version.slot))
                 .bind(i64::from(version.offset))
-                .bind(register_checksum(cluster, key, value, *version));
+                .bind(register_checksum(cluster, key, value, version));
         }
         query.execute(&mut *connection).await?;
     }
@@ -114,10 +115,10 @@ pub(super) async fn load(
 ) -> Result<(), StoreError> {
     let rows = sqlx::query("SELECT key, value, slot, command, checksum FROM register").fetch(connection);
     let read = |row: SqliteRow| {
-        let Some((key, register)) = read_register(cluster, &row)? else {
+        let Some(StoredRegister { key, value, version }) = read_register(cluster, &row)? else {
             return Ok(false);
         };
-        Ok(machine.restore_register(key, register))
+        Ok(machine.restore_register(key, value, version))
     };
     for_each(rows, read, "a register", path).await
 }
@@ -154,19 +155,25 @@ pub(super) fn sessions_in_order(
         .fetch(connection)
 }
 
+/// A row of a register.
+pub(super) struct StoredRegister<'r> {
+    pub(super) key: &'r [u8],
+    pub(super) value: &'r [u8],
+    pub(super) version: Version,
+}
+
 /// Reads the columns of [`load`]; `None` when damaged.
 pub(super) fn read_register(
     cluster: ClusterId,
     row: &SqliteRow,
-) -> Result<Option<(Bytes, Register)>, sqlx::Error> {
+) -> Result<Option<StoredRegister<'_>>, sqlx::Error> {
     let (key, value): (&[u8], &[u8]) = (row.try_get(0)?, row.try_get(1)?);
     let version = version(row.try_get(2)?, row.try_get(3)?);
     let checksum: i64 = row.try_get(4)?;
     let sound = |version: &Version| checksum == register_checksum(cluster, key, value, *version);
-    Ok(version.filter(sound).map(|version| {
-        let value = Bytes::copy_from_slice(value);
-        (Bytes::copy_from_slice(key), Register { value, version })
-    }))
+    Ok(version
+        .filter(sound)
+        .map(|version| StoredRegister { key, value, version }))
 }
 
 /// Reads the columns of [`load_sessions`]; `None` when damaged.

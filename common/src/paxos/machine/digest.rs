@@ -11,7 +11,7 @@ use std::fmt;
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Outcome, Register};
+use super::Outcome;
 use crate::paxos::{command::Opener, slot::Version};
 
 /// Keys of fields: the number of the field, and the kind of the content.
@@ -73,7 +73,14 @@ impl fmt::Display for StateDigest {
 #[derive(Clone, Copy, Debug)]
 pub enum DigestRecord<'a> {
     /// The content of a key.
-    Register(&'a [u8], &'a Register),
+    Register {
+        /// The key.
+        key: &'a [u8],
+        /// The value.
+        value: &'a [u8],
+        /// Version of the command that put the value.
+        version: Version,
+    },
     /// A session, without the recorded outcomes.
     Session {
         /// The name.
@@ -102,14 +109,14 @@ impl DigestRecord<'_> {
     /// Appends the encoding of this record to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match *self {
-            Self::Register(key, Register { value, version }) => {
-                let len = bytes_len(key) + bytes_len(value) + version_len(*version);
+            Self::Register { key, value, version } => {
+                let len = bytes_len(key) + bytes_len(value) + version_len(version);
                 out.reserve(1 + varint_len(len as u64) + len);
                 out.push(bytes_field(2));
                 encode_varint(out, len as u64);
                 encode_bytes(out, 1, key);
                 encode_bytes(out, 2, value);
-                encode_version(out, 3, *version);
+                encode_version(out, 3, version);
             }
             Self::Session {
                 name,

@@ -1,5 +1,7 @@
 //! The state machine: tables of verdicts, and properties compared with a search of the whole log.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::{
@@ -97,12 +99,13 @@ fn pass_slots(machine: &mut Machine, count: u64) {
 /// The machine after reading this stored state.
 fn recovered(
     applied_to: Slot,
-    registers: impl IntoIterator<Item = (Bytes, Register)>,
+    registers: impl IntoIterator<Item = KeyedRegister>,
     sessions: impl IntoIterator<Item = (Version, SessionState)>,
 ) -> Machine {
     let mut machine = Machine::restored(applied_to);
-    for (key, register) in registers {
-        assert!(machine.restore_register(key, register));
+    for register in registers {
+        let (key, value) = (register.key(), register.value());
+        assert!(machine.restore_register(key, value, register.version()));
     }
     for (name, session) in sessions {
         assert!(machine.restore_session(name, session));
@@ -112,16 +115,17 @@ fn recovered(
 
 /// Checks that the digest and the size kept up to date are those of the state.
 fn assert_digest(machine: &Machine) {
-    let Machine {
-        registers, sessions, ..
-    } = machine.clone();
-    let bytes = registers
-        .iter()
-        .map(|(key, register)| key.len() + register.value.len() + 256);
+    let registers = machine.registers(&[], None);
+    let sessions = &machine.sessions;
+    let bytes = registers.map(|register| register.key().len() + register.value().len() + 256);
     let outcomes = sessions.open.values().map(|session| session.recorded.len() * 128);
     let counted: usize = bytes.chain(outcomes).sum();
     assert_eq!(machine.state_bytes(), counted as u64);
-    let recovered = recovered(machine.applied_to, registers, sessions.open);
+    let recovered = recovered(
+        machine.applied_to,
+        machine.registers(&[], None).cloned(),
+        sessions.open.clone(),
+    );
     assert_eq!(machine.digest(), recovered.digest());
     assert_eq!(machine.state_bytes(), recovered.state_bytes());
 }
@@ -135,8 +139,8 @@ fn failed(current: Option<Version>) -> Judgement {
 fn held(machine: &Machine, key: &str) -> Option<(String, Version)> {
     let register = machine.register(key.as_bytes())?;
     Some((
-        String::from_utf8(register.value.to_vec()).unwrap(),
-        register.version,
+        String::from_utf8(register.value().to_vec()).unwrap(),
+        register.version(),
     ))
 }
 
@@ -207,7 +211,7 @@ fn prefix_ends_where_keys_no_longer_start_with_it_and_goes_on_after_a_key() {
     let found = |prefix: &str, after: Option<&str>| -> Vec<String> {
         machine
             .registers(prefix.as_bytes(), after.map(str::as_bytes))
-            .map(|(key, _)| String::from_utf8(key.to_vec()).unwrap())
+            .map(|register| String::from_utf8(register.key().to_vec()).unwrap())
             .collect()
     };
     assert_eq!(found("b", None), ["b", "ba", "bb", "bb\u{ff}"]);
@@ -215,6 +219,27 @@ fn prefix_ends_where_keys_no_longer_start_with_it_and_goes_on_after_a_key() {
     assert_eq!(found("b", Some("bc")), [""; 0]);
     assert_eq!(found("b", Some("a")), found("b", None));
     assert_eq!(found("", None), keys);
+}
+
+#[test]
+fn states_are_equal_only_if_all_contents_are() {
+    let with = |value: &str, before: &[&str]| {
+        let mut machine = Machine::default();
+        let puts = before.iter().map(|value| put("k", value, Condition::Always));
+        apply(&mut machine, &puts.collect::<Vec<_>>());
+        apply(&mut machine, &[put("k", value, Condition::Always)]);
+        machine.take_changes();
+        machine
+    };
+    let registers = |machine: &Machine| machine.registers.clone();
+    assert_eq!(registers(&with("a", &[])), registers(&with("a", &["b"])));
+    assert_ne!(registers(&with("a", &[])), registers(&with("b", &[])));
+    let empty = KeyedRegister::new(b"k", b"", at(0, 0));
+    let (key, register) = empty.shared();
+    assert_eq!(
+        (&key[..], &register.value[..], register.version),
+        (&b"k"[..], &b""[..], at(0, 0))
+    );
 }
 
 #[test]
@@ -349,7 +374,7 @@ fn one_outcome_too_many_expires_the_session_unused_for_longest() {
 /// The kept state of a machine, as in a store.
 #[derive(Default)]
 struct Kept {
-    registers: BTreeMap<Bytes, Register>,
+    registers: BTreeMap<Bytes, KeyedRegister>,
     sessions: BTreeMap<Version, SessionState>,
 }
 
@@ -472,7 +497,7 @@ proptest! {
                 kept.take(machine.take_changes());
                 let recovered = recovered(
                     machine.applied_to(),
-                    kept.registers.clone(),
+                    kept.registers.values().cloned(),
                     kept.sessions.clone(),
                 );
                 prop_assert_eq!(&recovered, &machine);

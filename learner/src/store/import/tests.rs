@@ -4,7 +4,7 @@ use paxos_common::{
     paxos::{
         command::Opener,
         identity::AcceptorUuid,
-        machine::{Outcome, sessions::Recorded},
+        machine::{Outcome, Register, sessions::Recorded},
         quorum::Configuration,
         slot::Slot,
     },
@@ -134,7 +134,8 @@ async fn holds(directory: &Arc<DataDir>, to: u64, fill: u8) {
         match part {
             SnapshotPart::Header(_) => {}
             SnapshotPart::Register(key, register) => {
-                assert_eq!(opened.machine.register(key), Some(register));
+                let held = opened.machine.register(key).unwrap();
+                assert_eq!(held.shared(), (key.clone(), register.clone()));
             }
             SnapshotPart::Session(name, session) => {
                 assert_eq!(opened.machine.sessions().get(*name), Some(session));

@@ -6,7 +6,7 @@ use crate::paxos::machine::digest::{DigestRecord, StateDigest};
 /// The records of the whole state.
 fn records(machine: &Machine) -> Vec<DigestRecord<'_>> {
     let registers = machine.registers(&[], None);
-    let registers = registers.map(|(key, register)| DigestRecord::Register(key, register));
+    let registers = registers.map(KeyedRegister::record);
     let sessions = machine.sessions.open.iter();
     let sessions = sessions.flat_map(|(&name, session)| session.records(name));
     registers.chain(sessions).collect()
@@ -40,14 +40,15 @@ fn records_are_encoded_as_the_stored_format_says() {
         record.encode(&mut bytes);
         bytes
     };
-    let register = Register {
-        value: bytes("v"),
+    let register = DigestRecord::Register {
+        key: b"k",
+        value: b"v",
         version: at(300, 2),
     };
     let expected = [
         0x12, 0x0d, 0x0a, 1, b'k', 0x12, 1, b'v', 0x1a, 5, 0x08, 0xac, 0x02, 0x10, 2,
     ];
-    assert_eq!(encoded(DigestRecord::Register(b"k", &register)), expected);
+    assert_eq!(encoded(register), expected);
     let outcome = DigestRecord::Outcome {
         session: at(0, 0),
         sequence: 7,
@@ -90,8 +91,12 @@ fn every_left_out_or_changed_record_changes_the_digest() {
         assert_ne!(digest, machine.digest(), "{:?}", records[left_out]);
     }
     let mut other = machine.clone();
-    other.registers.get_mut(&b"a"[..]).unwrap().version = at(0, 3);
-    let recovered = recovered(other.applied_to, other.registers, other.sessions.open);
+    other.registers.put(b"a", b"v", at(0, 3));
+    let recovered = recovered(
+        other.applied_to,
+        other.registers(&[], None).cloned(),
+        other.sessions.open.clone(),
+    );
     assert_ne!(recovered.digest(), machine.digest());
 }
 
@@ -99,8 +104,7 @@ fn every_left_out_or_changed_record_changes_the_digest() {
 fn stored_record_is_restored_once() {
     let mut machine = varied();
     let before = machine.clone();
-    let register = machine.register(b"a").unwrap().clone();
-    assert!(!machine.restore_register(bytes("a"), register));
+    assert!(!machine.restore_register(b"a", b"other", at(9, 9)));
     let session = machine.sessions().get(at(0, 1)).unwrap().clone();
     assert!(
         !machine.restore_session(at(0, 1), session.clone()),
