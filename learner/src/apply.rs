@@ -1,13 +1,19 @@
-//! Applies learned values in slot order: to memory at once, and hands the slots on to be written to disk.
+//! Applies learned values in slot order: to memory at once, and hands the slots on to be written to disk, at a pace.
+//!
+//! A commit costs as much as tens of slots. So the disk may lag: a transaction is handed on once it is full, once some
+//! time has passed since the last, or once a task waits for the disk.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use paxos_common::{
     paxos::{slot::Slot, value::Value},
-    service::{failure::Failure, metrics::Counter},
+    service::{alarm::Alarm, failure::Failure, metrics::Counter},
     wire::stored::Unreadable,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::{
     knowledge::Knowledge,
@@ -22,6 +28,9 @@ pub(crate) type Batch = Vec<(Slot, Value)>;
 
 /// Capacity of the queue of transactions: one, so that the disk never idles while the next transaction is gathered.
 pub(crate) const TRANSACTIONS_MAX: usize = 1;
+/// Shortest time between two transactions that are not full and that no task waits for. So this time bounds how long a
+/// disk without other work stays behind memory.
+pub(crate) const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
 /// Slots in a full transaction.
 const TRANSACTION_SLOTS: usize = 8_192;
 /// Bytes of values in a full transaction: beyond this size, a larger transaction is no cheaper per slot. While the transaction
@@ -38,6 +47,8 @@ pub(crate) struct Applier {
     pub(crate) applied: watch::Sender<Progress>,
     /// To the disk.
     pub(crate) transactions: mpsc::Sender<Transaction>,
+    /// Usually [`COMMIT_INTERVAL`].
+    pub(crate) commit_interval: Duration,
     pub(crate) values: ValueTracer,
     /// Counts applied commands.
     pub(crate) commands: Counter,
@@ -59,6 +70,29 @@ impl Gathered {
     }
 }
 
+/// The pace of the transactions.
+#[derive(Debug)]
+struct CommitPace {
+    interval: Duration,
+    /// The time of the next transaction, at the latest.
+    next_at: Instant,
+    /// Every slot below is handed on.
+    handed_to: Slot,
+}
+
+impl CommitPace {
+    /// Whether to hand on what is gathered; `wanted_to`: some task waits for the disk up to this slot.
+    fn is_due(&self, gathered: &Gathered, wanted_to: Slot, now: Instant) -> bool {
+        let ends_wait = now >= self.next_at || wanted_to > self.handed_to;
+        !gathered.records.is_empty() && (ends_wait || !gathered.has_room())
+    }
+
+    fn handed_on(&mut self, to: Slot, now: Instant) {
+        self.handed_to = to;
+        self.next_at = now + self.interval;
+    }
+}
+
 impl Applier {
     /// Applies incoming batches until the sender is gone, and hands on the rest.
     ///
@@ -67,7 +101,16 @@ impl Applier {
     pub(crate) async fn run(mut self, mut learned: mpsc::Receiver<Batch>) -> Result<(), Failure> {
         let mut gathered = Gathered::default();
         let transactions = self.transactions.clone();
+        let mut pace = CommitPace {
+            interval: self.commit_interval,
+            next_at: Instant::now(),
+            handed_to: self.progress.applied_to(),
+        };
+        let mut wanted_to = self.knowledge.follow_wanted();
+        let mut alarm = Alarm::new();
         loop {
+            let is_due = pace.is_due(&gathered, *wanted_to.borrow_and_update(), Instant::now());
+            let due_at = (!is_due && !gathered.records.is_empty()).then_some(pace.next_at);
             tokio::select! {
                 // Cancel safe: a batch not returned stays queued.
                 batch = learned.recv(), if gathered.has_room() => match batch {
@@ -75,11 +118,18 @@ impl Applier {
                     None => break,
                 },
                 // Cancel safe: nothing is sent before the permit is granted.
-                permit = transactions.reserve(), if !gathered.records.is_empty() => match permit {
-                    Ok(permit) => permit.send(self.transaction(std::mem::take(&mut gathered))),
+                permit = transactions.reserve(), if is_due => match permit {
+                    Ok(permit) => {
+                        permit.send(self.transaction(std::mem::take(&mut gathered)));
+                        pace.handed_on(self.progress.applied_to(), Instant::now());
+                    }
                     // The disk failed; the failure ends the process.
                     Err(_) => return Ok(()),
                 },
+                // Only waits.
+                () = alarm.wait_until(due_at) => {}
+                // Only waits. No error: `self` has the sender.
+                _ = wanted_to.changed() => {}
             }
         }
         if !gathered.records.is_empty() {

@@ -30,6 +30,7 @@ use tonic::{Code, Request, Status};
 use crate::{
     acceptors::ListedAcceptor,
     cluster::Cluster,
+    knowledge::{DurableWait, LearningEnded},
     snapshots::{NoSnapshot, PART_BYTES, SnapshotFile, SnapshotOrders, read_part},
 };
 use wishes::{NextGift, WishList};
@@ -133,8 +134,8 @@ pub(crate) struct Giver {
     pub(crate) acceptors: Vec<Arc<ListedAcceptor>>,
     pub(crate) wishes: Arc<Wishes>,
     pub(crate) snapshots: SnapshotOrders,
-    /// Watermark of slots on disk.
-    pub(crate) durable_to: watch::Receiver<Slot>,
+    /// To wait for this learner's disk.
+    pub(crate) durable: DurableWait,
     /// Longest time in which an acceptor takes no part, or does not answer after the last part.
     pub(crate) patience: Duration,
     pub(crate) tracer: Tracer,
@@ -209,10 +210,10 @@ impl Giver {
         above: Slot,
         mut span: Option<&mut Span>,
     ) -> Result<(), NotGiven> {
-        let written = self.durable_to.wait_for(|durable| *durable > above);
+        let written = self.durable.until(above.next());
         match timeout(DURABLE_WAIT_MAX, written).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) => return Err(NoSnapshot::Stopping.into()),
+            Ok(Ok(())) => {}
+            Ok(Err(LearningEnded)) => return Err(NoSnapshot::Stopping.into()),
             Err(_) => return Err(NotGiven::NotWritten(above)),
         }
         let snapshot = self.snapshots.snapshot(above.next()).await?;

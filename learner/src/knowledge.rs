@@ -20,6 +20,38 @@ pub(crate) struct Knowledge {
     known: RwLock<AppliedState>,
     /// Watermark: every slot below is on disk.
     durable_to: watch::Sender<Slot>,
+    /// Some task waits until every slot below is on disk.
+    wanted_to: watch::Sender<Slot>,
+}
+
+/// The end of learning.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LearningEnded;
+
+/// A wait for the disk. Does not keep the state in memory.
+#[derive(Clone, Debug)]
+pub(crate) struct DurableWait {
+    durable_to: watch::Receiver<Slot>,
+    wanted_to: watch::Sender<Slot>,
+}
+
+impl DurableWait {
+    /// Returns once every slot below `to` is on disk: commits are not paced meanwhile.
+    ///
+    /// # Errors
+    /// Learning has ended.
+    ///
+    /// # Cancel safety
+    /// Safe: the function only waits.
+    pub(crate) async fn until(&mut self, to: Slot) -> Result<(), LearningEnded> {
+        self.wanted_to.send_if_modified(|wanted_to| {
+            let rises = to > *wanted_to;
+            *wanted_to = to.max(*wanted_to);
+            rises
+        });
+        let durable = self.durable_to.wait_for(|durable_to| *durable_to >= to).await;
+        durable.map(drop).map_err(|_| LearningEnded)
+    }
 }
 
 #[derive(Debug)]
@@ -34,6 +66,7 @@ impl Knowledge {
         let recent = Recent::new(machine.applied_to());
         Self {
             durable_to: watch::Sender::new(machine.applied_to()),
+            wanted_to: watch::Sender::new(machine.applied_to()),
             known: RwLock::new(AppliedState { machine, recent }),
         }
     }
@@ -72,9 +105,17 @@ impl Knowledge {
         self.durable_to.send_replace(to);
     }
 
-    /// Follows the watermark of slots on disk.
-    pub(crate) fn follow_durable(&self) -> watch::Receiver<Slot> {
-        self.durable_to.subscribe()
+    /// To wait for the disk.
+    pub(crate) fn durable(&self) -> DurableWait {
+        DurableWait {
+            durable_to: self.durable_to.subscribe(),
+            wanted_to: self.wanted_to.clone(),
+        }
+    }
+
+    /// Follows the slot up to which some task waits for the disk.
+    pub(crate) fn follow_wanted(&self) -> watch::Receiver<Slot> {
+        self.wanted_to.subscribe()
     }
 
     /// Looks at the present state. The applier waits meanwhile, so `look` must be short.

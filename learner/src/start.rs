@@ -322,7 +322,7 @@ impl Starter {
             acceptors: acceptors.clone(),
             wishes: Arc::clone(wishes),
             snapshots: snapshots.clone(),
-            durable_to: learning.knowledge.follow_durable(),
+            durable: learning.knowledge.durable(),
             patience: self.config.stall_timeout * UPLOAD_STALL,
             tracer: self.tracer.clone(),
         };
@@ -396,6 +396,7 @@ impl Starter {
             progress: found.progress,
             applied,
             transactions,
+            commit_interval: apply::COMMIT_INTERVAL,
             values: values.clone(),
             commands: self.instruments.commands.clone(),
             unreadable: self.instruments.unreadable.clone(),

@@ -74,6 +74,7 @@ async fn apply_all(path: &Path, batches: Vec<Batch>) -> Shown {
         progress: found.progress,
         applied,
         transactions,
+        commit_interval: COMMIT_INTERVAL,
         values: ValueTracer::default(),
         commands: Counter::default(),
         unreadable: Counter::default(),
@@ -140,6 +141,120 @@ async fn large_backlog_is_cut_into_several_transactions() {
     assert_eq!(shown.progress.applied_to(), slot(20_000));
 }
 
+/// An applier of an empty log, without a disk.
+struct PacedApplier {
+    knowledge: Arc<Knowledge>,
+    learned: mpsc::Sender<Batch>,
+    applied: watch::Receiver<Progress>,
+    transactions: mpsc::Receiver<Transaction>,
+}
+
+impl PacedApplier {
+    fn start(commit_interval: Duration) -> Self {
+        let (learned, batches) = mpsc::channel(1);
+        let (applied, seen) = watch::channel(Progress::default());
+        let (transactions, handed_on) = mpsc::channel(TRANSACTIONS_MAX);
+        let knowledge = Arc::new(Knowledge::new(Machine::default()));
+        let applier = Applier {
+            knowledge: Arc::clone(&knowledge),
+            progress: Progress::default(),
+            applied,
+            transactions,
+            commit_interval,
+            values: ValueTracer::default(),
+            commands: Counter::default(),
+            unreadable: Counter::default(),
+        };
+        tokio::spawn(applier.run(batches));
+        Self {
+            knowledge,
+            learned,
+            applied: seen,
+            transactions: handed_on,
+        }
+    }
+
+    /// Applies the slots in batches of at most 500, and returns once readers see the last.
+    async fn apply(&mut self, from: u64, to: u64) {
+        for from in (from..to).step_by(500) {
+            self.learned.send(batch(from, to.min(from + 500))).await.unwrap();
+        }
+        let all = |progress: &Progress| progress.applied_to() == slot(to);
+        self.applied.wait_for(all).await.unwrap();
+    }
+
+    /// First slot and number of slots of the next transaction.
+    async fn next(&mut self) -> (u64, usize) {
+        let transaction = self.transactions.recv().await.unwrap();
+        (transaction.records[0].slot.get(), transaction.records.len())
+    }
+}
+
+/// An interval that no test sees the end of.
+const NEVER: Duration = Duration::from_secs(86_400);
+
+#[tokio::test]
+async fn slots_are_handed_on_after_the_interval_without_further_slots() {
+    let mut applier = PacedApplier::start(Duration::from_millis(1));
+    let mut next = 0;
+    for slots in [1, 3, 2] {
+        applier.apply(next, next + slots).await;
+        let end = next + slots;
+        while next < end {
+            let (from, slots) = applier.next().await;
+            assert_eq!(from, next);
+            next += slots as u64;
+        }
+    }
+}
+
+#[tokio::test]
+async fn slots_wait_for_the_interval_until_some_task_waits_for_the_disk() {
+    let mut applier = PacedApplier::start(NEVER);
+    applier.apply(0, 1).await;
+    assert_eq!(applier.next().await, (0, 1));
+    applier.apply(1, 4).await;
+    assert!(applier.transactions.try_recv().is_err());
+    let mut durable = applier.knowledge.durable();
+    let waiting = tokio::spawn(async move { durable.until(slot(3)).await });
+    assert_eq!(applier.next().await, (1, 3));
+    assert!(!waiting.is_finished());
+    applier.knowledge.made_durable(slot(4));
+    waiting.await.unwrap().unwrap();
+    // The wish is fulfilled: further slots wait again.
+    applier.apply(4, 6).await;
+    assert!(applier.transactions.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn full_transaction_does_not_wait_for_the_interval() {
+    let mut applier = PacedApplier::start(NEVER);
+    applier.apply(0, 1).await;
+    assert_eq!(applier.next().await, (0, 1));
+    let most = TRANSACTION_SLOTS as u64;
+    applier.apply(1, most).await;
+    assert!(applier.transactions.try_recv().is_err());
+    applier.apply(most, most + 1).await;
+    assert_eq!(applier.next().await, (1, TRANSACTION_SLOTS));
+}
+
+#[tokio::test]
+async fn last_slots_are_handed_on_at_the_end_of_learning() {
+    let mut applier = PacedApplier::start(NEVER);
+    applier.apply(0, 1).await;
+    assert_eq!(applier.next().await, (0, 1));
+    applier.apply(1, 3).await;
+    let PacedApplier {
+        transactions,
+        learned,
+        ..
+    } = applier;
+    let mut transactions = transactions;
+    drop(learned);
+    assert_eq!(transactions.recv().await.unwrap().records.len(), 2);
+    assert!(transactions.recv().await.is_none());
+}
+
 #[tokio::test]
 async fn value_that_is_no_batch_of_commands_is_a_noop_in_memory_and_on_disk() {
     let value =
@@ -175,6 +290,7 @@ async fn learner_stops_at_a_command_of_a_later_release() {
         progress: Progress::default(),
         applied,
         transactions,
+        commit_interval: COMMIT_INTERVAL,
         values: ValueTracer::default(),
         commands: Counter::default(),
         unreadable: Counter::default(),

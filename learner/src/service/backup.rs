@@ -18,6 +18,7 @@ use tonic::Status;
 
 use super::{ServingState, streams::ResponseStream};
 use crate::{
+    knowledge::LearningEnded,
     snapshots::{NoSnapshot, PART_BYTES, SnapshotFile, read_part},
     subscribe::PROGRESS_INTERVAL,
 };
@@ -114,10 +115,10 @@ impl ServingState {
         let reading = timeout(UP_TO_DATE_WAIT_MAX, self.pass_barrier(None)).await;
         reading.map_err(|_| late("could not hear a quorum of acceptors"))??;
         let to = self.applied_to();
-        let mut durable = self.knowledge.follow_durable();
-        let writing = timeout(UP_TO_DATE_WAIT_MAX, durable.wait_for(|durable| *durable >= to)).await;
+        let mut durable = self.knowledge.durable();
+        let writing = timeout(UP_TO_DATE_WAIT_MAX, durable.until(to)).await;
         let written = writing.map_err(|_| late("could not write the log to its disk"))?;
-        drop(written.map_err(|_| self.ended())?);
+        written.map_err(|LearningEnded| self.ended())?;
         let making = timeout(SNAPSHOT_WAIT_MAX, self.snapshots.snapshot(to)).await;
         Ok(making.map_err(|_| late("could not make a snapshot"))??)
     }
