@@ -111,6 +111,7 @@ fn texts() -> Vec<(String, String)> {
         "client/cli/README.md",
         "common/testing/README.md",
         "deploy/README.md",
+        "deploy/compare/README.md",
         "deploy/docker.md",
         "deploy/tracing.md",
         "deploy/drills/README.md",

@@ -8,6 +8,7 @@ use paxos_common::{
     wire::command::{append, encode},
 };
 use paxos_proto::v1::{self as pb, command::Operation};
+use tokio::time::timeout;
 
 use super::*;
 use crate::{
@@ -185,11 +186,14 @@ impl PacedApplier {
 
     /// First slot and number of slots of the next transaction.
     async fn next(&mut self) -> (u64, usize) {
-        let transaction = self.transactions.recv().await.unwrap();
+        let transaction = timeout(PATIENCE, self.transactions.recv()).await;
+        let transaction = transaction.expect("a transaction is due").unwrap();
         (transaction.records[0].slot.get(), transaction.records.len())
     }
 }
 
+/// Far longer than any transaction takes that is due.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// An interval that no test sees the end of.
 const NEVER: Duration = Duration::from_secs(86_400);
 

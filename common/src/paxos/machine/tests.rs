@@ -11,6 +11,7 @@ use super::{
 use crate::paxos::command::{Opener, SessionStamp};
 
 mod digest;
+mod registers;
 
 fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
@@ -219,27 +220,6 @@ fn prefix_ends_where_keys_no_longer_start_with_it_and_goes_on_after_a_key() {
     assert_eq!(found("b", Some("bc")), [""; 0]);
     assert_eq!(found("b", Some("a")), found("b", None));
     assert_eq!(found("", None), keys);
-}
-
-#[test]
-fn states_are_equal_only_if_all_contents_are() {
-    let with = |value: &str, before: &[&str]| {
-        let mut machine = Machine::default();
-        let puts = before.iter().map(|value| put("k", value, Condition::Always));
-        apply(&mut machine, &puts.collect::<Vec<_>>());
-        apply(&mut machine, &[put("k", value, Condition::Always)]);
-        machine.take_changes();
-        machine
-    };
-    let registers = |machine: &Machine| machine.registers.clone();
-    assert_eq!(registers(&with("a", &[])), registers(&with("a", &["b"])));
-    assert_ne!(registers(&with("a", &[])), registers(&with("b", &[])));
-    let empty = KeyedRegister::new(b"k", b"", at(0, 0));
-    let (key, register) = empty.shared();
-    assert_eq!(
-        (&key[..], &register.value[..], register.version),
-        (&b"k"[..], &b""[..], at(0, 0))
-    );
 }
 
 #[test]
