@@ -193,7 +193,7 @@ impl PacedApplier {
 }
 
 /// Far longer than any transaction takes that is due.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// An interval that no test sees the end of.
 const NEVER: Duration = Duration::from_secs(86_400);
 
