@@ -63,9 +63,9 @@
 //!   right disk, until the process starts again.
 //! - A machine resumed from a live snapshot. The process keeps its run number, and a lower counter in the present run
 //!   passes for a late answer. The next start of the process shows the rollback if the run ended below the remembered
-//!   counter. If the counter passed the remembered counter first, nobody notices. Never resume an acceptor from a live
-//!   snapshot without ending the process first. A copy of the data directory is noticed once a new process starts on
-//!   the copy.
+//!   counter. If the counter passed the remembered counter first, the rollback stays unnoticed. Never resume an
+//!   acceptor from a live snapshot without ending the process first. A copy of the data directory is noticed once a new
+//!   process starts on the copy.
 
 use std::collections::BTreeMap;
 
