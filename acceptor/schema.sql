@@ -47,7 +47,8 @@ CREATE TABLE membership (
 ) STRICT;
 
 -- The snapshot files in the same directory, each whole and durable before its record: snapshot-UNTIL-HASH.pxs, with the
--- first 4 bytes of sha256 as HASH in hexadecimal digits.
+-- first 4 bytes of sha256 as HASH in hexadecimal digits. In an acceptor without a formed cluster, the waiting snapshot is
+-- the seed of a restored cluster.
 CREATE TABLE snapshot (
     -- 0: the bottom, the snapshot to trimmed_to; present after the first trim. 1: a newer snapshot, waiting for a trim.
     place INTEGER PRIMARY KEY CHECK (place IN (0, 1)),

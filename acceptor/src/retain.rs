@@ -1,7 +1,10 @@
-//! Requests about snapshots to the writer: record a file, and trim the log to the end of a recorded file, and
-//! forget a suspect file.
+//! Requests about snapshots to the writer: record a file or a seed, trim the log to the end of a recorded file, and forget
+//! a suspect file.
 
-use paxos_common::paxos::{acceptor::TrimRefusal, slot::Slot};
+use paxos_common::paxos::{
+    acceptor::{Seed, SeedRefusal, TrimRefusal},
+    slot::Slot,
+};
 use tokio::sync::oneshot;
 
 use crate::store::snapshots::SnapshotId;
@@ -19,6 +22,13 @@ pub(crate) enum RetainRequest {
     /// waiting snapshot.
     Keep {
         id: SnapshotId,
+        answer: oneshot::Sender<Retained>,
+    },
+    /// Records a whole and durable file of the data directory as the seed of a cluster to be formed. Returns the file of an
+    /// earlier copy of the seed, or `id` if the cluster is formed already.
+    Seed {
+        id: SnapshotId,
+        seed: Seed,
         answer: oneshot::Sender<Retained>,
     },
     /// Trims the log to the end of the waiting snapshot, and makes this snapshot the bottom. Returns the file of the
@@ -40,6 +50,9 @@ pub(crate) enum NotRetained {
     /// See [`TrimRefusal`].
     #[error(transparent)]
     Refused(#[from] TrimRefusal),
+    /// See [`SeedRefusal`].
+    #[error(transparent)]
+    Seed(#[from] SeedRefusal),
     /// Another file waits, or none.
     #[error("the snapshot file to slot {0} does not wait: another file waits, or none")]
     NotWaiting(Slot),

@@ -7,7 +7,7 @@ use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 use futures::{Stream, StreamExt as _, stream};
 use paxos_common::{
     paxos::{
-        acceptor::{FormRefusal, Membership},
+        acceptor::Membership,
         detector::RequestKind,
         identity::Stamp,
         message::{Prepare, PrepareAnswer},
@@ -35,20 +35,22 @@ use crate::{
     observe::observe,
     peers::PeerReader,
     queue::{NotQueued, WriterQueue},
-    request::{FormStep, NoSpace, QueuedRequest},
+    request::{NoSpace, QueuedRequest},
     retention::RetainBytes,
-    shared::{Published, Shared},
+    shared::Shared,
     store::{Reader, StoreError},
     trimmer::Snapshots,
 };
 
 mod accept;
 mod check;
+mod form;
 mod give;
 mod jumps;
 mod keep;
 mod parts;
 mod rate;
+mod seed;
 mod streams;
 
 use accept::OpenStreams;
@@ -170,6 +172,9 @@ impl<R> Inner<R> {
                     "this acceptor does not vote yet: its cluster is still forming",
                     status::Fate::NotProposed,
                 ),
+                Membership::Seeded(_) => status::wrong_cluster(
+                    "this acceptor belongs to no cluster yet, and holds a backup: finish \"paxos restore\"",
+                ),
                 Membership::Blank | Membership::Formed(_) => status::wrong_cluster(
                     "this acceptor belongs to no cluster: the acceptor is new, or has lost its disk",
                 ),
@@ -191,17 +196,6 @@ impl<R> Inner<R> {
             commit_counter: stamp.commit_counter.get(),
         });
         wire::stamp(stamp, runs)
-    }
-
-    fn form_response(&self, published: &Published) -> pb::FormResponse {
-        pb::FormResponse {
-            stamp: Some(self.stamp_with_runs(&published.stamp)),
-            membership: wire::membership_state(&published.membership).into(),
-            configuration: published.membership.configuration().map(Into::into),
-            id: self.name.id.clone(),
-            address: self.name.address.clone(),
-            witnesses: wire::witnesses(&self.shared.witnesses()),
-        }
     }
 
     /// Takes a place among the streams counted by `places`.
@@ -236,32 +230,7 @@ impl<R> Inner<R> {
 #[tonic::async_trait]
 impl<R: Reader> Acceptor for Service<R> {
     async fn form(&self, request: Request<pb::FormRequest>) -> Result<Response<pb::FormResponse>, Status> {
-        let inner = &self.inner;
-        let request = request.into_inner();
-        let asked = check_version(request.caller.as_ref())?;
-        if let (Some(ours), Some(asked)) = (inner.shared.formed(), asked)
-            && ours != asked
-        {
-            return Err(status::wrong_cluster(format!(
-                "this acceptor belongs to cluster {ours}, not {asked}"
-            )));
-        }
-        let step = match request.step {
-            None => return Ok(Response::new(inner.form_response(&inner.shared.published()))),
-            Some(pb::form_request::Step::Store(asked)) => {
-                FormStep::Store(asked.try_into().map_err(malformed)?)
-            }
-            Some(pb::form_request::Step::Complete(asked)) => {
-                FormStep::Complete(asked.try_into().map_err(malformed)?)
-            }
-        };
-        let (FormStep::Store(configuration) | FormStep::Complete(configuration)) = &step;
-        for address in configuration.members().values() {
-            check_address("configuration.members.address", address)?;
-        }
-        let result = inner.ask(|answer| QueuedRequest::Form { step, answer }).await?;
-        let published = result.map_err(|refusal: FormRefusal| status::wrong_cluster(refusal.to_string()))?;
-        Ok(Response::new(inner.form_response(&published)))
+        Ok(Response::new(self.inner.form(request.into_inner()).await?))
     }
 
     type PrepareStream = BoxStream<pb::PromisePage>;

@@ -25,6 +25,7 @@ use tracing::{info, warn};
 use crate::store::snapshots::{KeptSnapshots, SHA256_BYTES, SnapshotId};
 
 mod incoming;
+pub(crate) mod seed;
 
 pub(crate) use incoming::{IncomingSnapshot, UploadError};
 
@@ -107,8 +108,8 @@ impl SnapshotFiles {
             drop(damaged);
             warn!(
                 file = %self.path(id).display(), to = id.to.get(),
-                "this snapshot file is missing or has wrong bytes: this acceptor asks a learner for the next snapshot, \
-                 and goes on voting. Check this disk"
+                "this snapshot file is missing or has wrong bytes. Check this disk. A member of a cluster goes on voting, and \
+                 asks a learner for the next snapshot. Otherwise, repeat \"paxos restore\""
             );
         }
     }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use paxos_common::{
-    paxos::identity::RunNumber,
+    paxos::{acceptor::Membership, identity::RunNumber},
     peer::Address,
     service::{failure::Failure, role::RoleFrame, shutdown::Shutdown},
     sqlite::DataDir,
@@ -19,7 +19,7 @@ use crate::{
     queue::WriterQueue,
     service::{Name, Service, ServiceParts},
     shared::Shared,
-    snapshot::SnapshotFiles,
+    snapshot::{SnapshotFiles, seed::read_seed},
     store::{
         RecoveredRun, Store as _,
         sqlite::{SqliteReader, SqliteStore},
@@ -52,9 +52,21 @@ impl Starter<'_> {
         let path = directory.path().to_owned();
         let data_dir = path.display().to_string();
         let run = RunNumber::from_random(rand::random());
-        let Some((store, opened)) = self.open_store(directory, &data_dir, run).await? else {
+        let Some((store, mut opened)) = self.open_store(directory, &data_dir, run).await? else {
             return Ok(None);
         };
+        let seed = opened.snapshots.waiting.map(|waiting| waiting.id);
+        let mut damaged_seed = None;
+        match (&opened.recovered.membership, seed) {
+            (Membership::Blank, Some(id)) => {
+                opened.recovered.membership = Membership::Seeded(read_seed(&path, id).await?);
+            }
+            // Before anyone can make this acceptor a member. The restore, repeated, sends the seed again.
+            (Membership::Forming(_), Some(id)) => {
+                damaged_seed = read_seed(&path, id).await.err().map(|_| id);
+            }
+            _ => {}
+        }
         let Self {
             config,
             local,
@@ -65,6 +77,9 @@ impl Starter<'_> {
         } = self;
 
         let files = SnapshotFiles::open(&path, &store.snapshots());
+        if let Some(id) = damaged_seed {
+            files.missing(id);
+        }
         let retain_bytes = config.retain_bytes;
         let snapshots = Arc::new(Snapshots::new(files, retain_bytes, config.restart_max));
         let reader = store.reader();

@@ -25,7 +25,7 @@ use crate::{
     retention::{Facts, RetainBytes, Retention, SnapshotWish, TrimDecision},
     shared::Shared,
     snapshot::SnapshotFiles,
-    store::snapshots::SnapshotId,
+    store::snapshots::{KeptSnapshots, SnapshotId},
 };
 
 /// Interval of looks.
@@ -166,6 +166,11 @@ impl Trimmer {
 
     fn decide(&self, retention: &mut Retention) -> TrimDecision {
         let published = self.shared.published();
+        // Before the cluster is formed, the waiting snapshot is a seed: nothing is to be trimmed or forgotten.
+        let snapshots = match self.shared.formed() {
+            Some(_) => published.snapshots,
+            None => KeptSnapshots::default(),
+        };
         let heard = self.shared.hearing.heard();
         let learners = self.roster.learners();
         let older_peer = self.roster.older_peer();
@@ -178,7 +183,7 @@ impl Trimmer {
             cap: published.trim_cap,
             has_leader: heard.ballot.round() > 0 && !heard.resigned && heard.silent < LEADER_SILENCE_MAX,
             is_low: published.no_space,
-            snapshots: published.snapshots,
+            snapshots,
             damaged: &damaged,
             is_arriving: self.snapshots.files.arriving().is_some(),
             failures: self.snapshots.failures.load(Ordering::Relaxed),

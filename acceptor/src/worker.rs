@@ -258,7 +258,12 @@ impl<S: Store> Worker<S> {
         for (ballot, _) in rows.range(self.core.known_to()..).map(|(_, row)| row) {
             *votes.entry(*ballot).or_default() += 1;
         }
+        let trimmed_to = self.core.trimmed_to();
         self.core.committed(group);
+        if self.core.trimmed_to() > trimmed_to {
+            // The commit formed a restored cluster: its seed is the bottom.
+            self.shared.show_snapshots(self.store.snapshots());
+        }
         self.shared.publish(&self.core);
         let requests = releases.iter_mut().filter_map(Release::settle);
         self.shared

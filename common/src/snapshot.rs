@@ -10,6 +10,7 @@
 pub mod decoder;
 pub mod encoder;
 pub mod name;
+pub mod seed;
 
 use std::collections::BTreeSet;
 

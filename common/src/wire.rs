@@ -7,6 +7,7 @@ use crate::paxos::{
     ballot::{Ballot, ProposerId},
     identity::ClusterId,
     message::{Leadership, Refused, Rejection, VoteRange},
+    origin::InvalidOrigin,
     quorum::InvalidConfiguration,
     slot::{OutOfRange, Slot, SlotRange, Version},
     value::{Fingerprint, Value},
@@ -101,6 +102,9 @@ pub enum Malformed {
     /// A list of acceptors that makes no valid configuration.
     #[error(transparent)]
     Configuration(#[from] InvalidConfiguration),
+    /// An origin with an impossible base.
+    #[error(transparent)]
+    Origin(#[from] InvalidOrigin),
 }
 
 fn required<T>(field: Option<T>, name: &'static str) -> Result<T, Malformed> {

@@ -199,7 +199,7 @@ impl Cluster {
 
     fn check_formed(&self, introduction: &Introduction) -> Result<(), Unusable> {
         match &introduction.report.membership {
-            Membership::Blank => Err(Unusable::Blank),
+            Membership::Blank | Membership::Seeded(_) => Err(Unusable::Blank),
             Membership::Forming(configuration) => {
                 self.check_id(configuration.cluster_id())?;
                 Err(Unusable::Forming)

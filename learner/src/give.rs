@@ -283,6 +283,7 @@ fn keep_begin(learner: u64, cluster: &Cluster, summary: &SnapshotSummary) -> pb:
             bytes: summary.bytes,
         }),
         peer: learner,
+        seed: false,
     }
 }
 

@@ -17,6 +17,7 @@ use paxos_common::{
     paxos::{
         identity::{AcceptorUuid, ClusterId},
         machine::Machine,
+        origin::Origin,
         slot::{Slot, Version},
     },
     peer::Address,
@@ -67,6 +68,8 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct ServingState {
     pub(crate) cluster: ClusterId,
+    /// The backup that the cluster began with, if any.
+    pub(crate) origin: Option<Origin>,
     pub(crate) knowledge: Arc<Knowledge>,
     pub(crate) history: History,
     pub(crate) applied: watch::Receiver<Progress>,
@@ -272,6 +275,17 @@ impl ServingState {
         Err(beyond_the_log(slot, applied_to))
     }
 
+    /// Fails when `version` belonged to the cluster before a restore, and is not in the backup: no later state has its effect.
+    fn check_not_lost(&self, version: Version) -> Result<(), Status> {
+        match self.origin.filter(|origin| origin.has_lost(version)) {
+            None => Ok(()),
+            Some(origin) => Err(out_of_range(format!(
+                "version {version} was lost: the restored backup ended at slot {}",
+                origin.ended_at()
+            ))),
+        }
+    }
+
     /// Fails when `slot` is below the kept log.
     fn check_kept(&self, slot: Slot) -> Result<(), Status> {
         let kept = self.history.kept();
@@ -305,7 +319,10 @@ impl ServingState {
     ) -> Result<pb::ReadResponse, Status> {
         match read.consistency {
             Consistency::Linearizable => self.pass_barrier(trace).await?,
-            Consistency::AtLeast(version) => self.reach(version.slot, trace).await?,
+            Consistency::AtLeast(version) => {
+                self.check_not_lost(version)?;
+                self.reach(version.slot, trace).await?;
+            }
             Consistency::Local => {}
         }
         loop {

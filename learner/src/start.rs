@@ -342,6 +342,7 @@ impl Starter {
         });
         self.service.open(ServingState {
             cluster: cluster.id(),
+            origin: configuration.origin().copied(),
             history: History::new(&learning.knowledge, log.clone()),
             knowledge: Arc::clone(&learning.knowledge),
             applied: applied.clone(),

@@ -4,7 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 use paxos_common::{
-    paxos::{identity::ClusterId, slot::Slot},
+    paxos::{
+        acceptor::{Seed, SeedUse},
+        identity::ClusterId,
+        slot::Slot,
+    },
     snapshot::SnapshotSummary,
     trace::{Beginning, Parent, SpanContext, names},
     wire::{self, status},
@@ -17,6 +21,7 @@ use super::{
     Inner,
     check::{check_data, check_peer, read_id},
     rate::{BYTES_PER_SECOND_MIN, MinimumRate, TooSlow},
+    seed::read_seed,
 };
 use crate::{
     retain::{NotRetained, RetainRequest},
@@ -42,23 +47,50 @@ pub(super) async fn keep<R: Reader>(
     let Some(Content::Begin(begin)) = next_part(&mut parts, &mut rate).await? else {
         return Err(status::invalid_argument("an upload starts with `begin`"));
     };
-    inner.check_caller(begin.caller.as_ref())?;
-    let id = read_id(begin.id.as_ref())?;
+    let arriving = if begin.seed {
+        let id = read_id(begin.id.as_ref())?;
+        let seed = read_seed(begin.caller.as_ref(), id)?;
+        if inner.admit_seed(seed)? == SeedUse::Nothing {
+            return Ok(inner.keep_response());
+        }
+        ArrivingId {
+            id,
+            cluster: seed.cluster,
+            seed: Some(seed),
+        }
+    } else {
+        inner.check_caller(begin.caller.as_ref())?;
+        ArrivingId {
+            id: read_id(begin.id.as_ref())?,
+            cluster: inner.shared.formed().ok_or_else(status::stopping)?,
+            seed: None,
+        }
+    };
     check_peer(begin.peer)?;
-    let cluster = inner.shared.formed().ok_or_else(status::stopping)?;
     let place = inner.snapshots.files.place();
     let place = place.ok_or_else(|| status::overloaded("the place for an arriving snapshot"))?;
-    inner.admit(id, begin.peer)?;
+    if arriving.seed.is_none() {
+        inner.admit(arriving.id, begin.peer)?;
+    }
     // In a task of its own: a whole file is recorded and a failed file is removed, however the call ends.
     let task = upload(
         Arc::clone(&inner),
         trace,
-        (cluster, id),
+        arriving,
         place,
         ArrivingParts { parts, rate },
     );
     let ended = inner.shutdown.spawn(task).await;
     ended.unwrap_or_else(|_| Err(status::stopping()))
+}
+
+/// The snapshot that arrives.
+#[derive(Clone, Copy)]
+struct ArrivingId {
+    id: SnapshotId,
+    cluster: ClusterId,
+    /// Set for the seed of a cluster to be formed.
+    seed: Option<Seed>,
 }
 
 /// The parts of an upload after the first, and the limit of the time.
@@ -70,17 +102,18 @@ struct ArrivingParts<S> {
 async fn upload<R: Reader>(
     inner: Arc<Inner<R>>,
     trace: Option<SpanContext>,
-    (cluster, id): (ClusterId, SnapshotId),
+    arriving: ArrivingId,
     place: OwnedSemaphorePermit,
     parts: ArrivingParts<impl Stream<Item = Result<pb::KeepRequest, Status>> + Send + Unpin>,
 ) -> Result<pb::KeepResponse, Status> {
+    let id = arriving.id;
     let parent = trace.as_ref().map_or(Parent::None, Parent::Span);
     let mut span = inner.tracer.begin(Beginning::new("acceptor.keep", parent));
     if let Some(span) = &mut span {
         span.count(names::SLOT, id.to.get());
         span.count(names::BYTES, id.bytes);
     }
-    let result = inner.take((cluster, id), place, parts).await;
+    let result = inner.take(arriving, place, parts).await;
     if let Some(mut span) = span {
         if let Err(error) = &result {
             span.answered(error.code(), error.message());
@@ -131,18 +164,19 @@ impl<R: Reader> Inner<R> {
     /// Receives the file, and lets the writer record the file. A failed file is removed.
     async fn take(
         &self,
-        (cluster, id): (ClusterId, SnapshotId),
+        arriving: ArrivingId,
         place: OwnedSemaphorePermit,
         mut parts: ArrivingParts<impl Stream<Item = Result<pb::KeepRequest, Status>> + Send + Unpin>,
     ) -> Result<pb::KeepResponse, Status> {
         let files = Arc::clone(&self.snapshots.files);
-        let begun = IncomingSnapshot::begin(files, (cluster, id), place, self.left_free()).await;
+        let ids = (arriving.cluster, arriving.id);
+        let begun = IncomingSnapshot::begin(files, ids, place, self.left_free()).await;
         let mut incoming = begun.map_err(|error| upload_failed(&error))?;
         // Safe to cancel: the file of a cancelled upload is removed.
         let receiving = self.receive(&mut incoming, &mut parts);
         let received = self.shutdown.token().run_until_cancelled(receiving).await;
         match received.unwrap_or_else(|| Err(status::stopping())) {
-            Ok(()) => self.record(id, incoming).await,
+            Ok(()) => self.record(arriving, incoming).await,
             Err(error) => {
                 incoming.abandon().await;
                 Err(error)
@@ -237,16 +271,28 @@ impl<R: Reader> Inner<R> {
     }
 
     /// Ends the file and lets the writer record the file.
-    async fn record(&self, id: SnapshotId, incoming: IncomingSnapshot) -> Result<pb::KeepResponse, Status> {
+    async fn record(
+        &self,
+        ArrivingId { id, seed, .. }: ArrivingId,
+        incoming: IncomingSnapshot,
+    ) -> Result<pb::KeepResponse, Status> {
         let recorded = self.shared.published().snapshots;
         let arrived = incoming.finish(&recorded).await;
         let arrived = arrived.map_err(|error| upload_failed(&error))?;
-        if let Err(contradiction) = self.compare(&arrived.summary) {
+        let compared = match seed {
+            None => self.compare(&arrived.summary),
+            Some(seed) => self.check_seed_file(seed, &arrived.summary),
+        };
+        if let Err(contradiction) = compared {
             arrived.refused(&recorded).await;
             return Err(contradiction);
         }
         let (answer, kept) = oneshot::channel();
-        match ask(&self.shared, RetainRequest::Keep { id, answer }, kept).await {
+        let request = match seed {
+            None => RetainRequest::Keep { id, answer },
+            Some(seed) => RetainRequest::Seed { id, seed, answer },
+        };
+        match ask(&self.shared, request, kept).await {
             Some(Ok(unused)) => {
                 if let Some(unused) = unused {
                     let recorded = self.shared.published().snapshots;
@@ -254,14 +300,13 @@ impl<R: Reader> Inner<R> {
                 }
                 self.snapshots.arrived();
                 self.instruments.kept_snapshot();
-                let stamp = Some(wire::stamp(&self.shared.published().stamp, Vec::new()));
-                Ok(pb::KeepResponse { stamp })
+                Ok(self.keep_response())
             }
             Some(Err(refused)) => {
                 arrived.refused(&self.shared.published().snapshots).await;
                 Err(match refused {
                     NotRetained::NoSpace => status::overloaded("the acceptor's disk"),
-                    NotRetained::Refused(_) | NotRetained::NotWaiting(_) => {
+                    NotRetained::Refused(_) | NotRetained::NotWaiting(_) | NotRetained::Seed(_) => {
                         status::not_wanted(refused.to_string())
                     }
                 })
@@ -269,6 +314,11 @@ impl<R: Reader> Inner<R> {
             // The record may be on disk or not: the next start removes a file without a record.
             None => Err(status::stopping()),
         }
+    }
+
+    fn keep_response(&self) -> pb::KeepResponse {
+        let stamp = Some(wire::stamp(&self.shared.published().stamp, Vec::new()));
+        pb::KeepResponse { stamp }
     }
 }
 
@@ -329,6 +379,7 @@ mod tests {
                 caller: Some(cluster.caller()),
                 id: Some(id),
                 peer: 3,
+                seed: false,
             })),
         };
         (cluster, begin, content)

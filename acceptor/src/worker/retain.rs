@@ -3,7 +3,10 @@
 use std::{ops::ControlFlow, time::Instant};
 
 use paxos_common::{
-    paxos::{acceptor::Group, slot::Slot},
+    paxos::{
+        acceptor::{Group, Seed, SeedUse},
+        slot::Slot,
+    },
     service::failure::Failure,
     sqlite::foreign_lock::LockReport,
 };
@@ -34,6 +37,7 @@ impl<S: Store> Worker<S> {
         self.look_for_space().await;
         let (result, answer) = match request {
             RetainRequest::Keep { id, answer } => (self.keep(id, stop).await?, answer),
+            RetainRequest::Seed { id, seed, answer } => (self.keep_seed(id, seed, stop).await?, answer),
             RetainRequest::Trim { id, answer } => (self.trim(id, stop).await?, answer),
             RetainRequest::Forget { id, answer } => (self.forget(id, stop).await?, answer),
         };
@@ -55,6 +59,39 @@ impl<S: Store> Worker<S> {
         if let Err(refusal) = self.may_trim(id.to) {
             return Ok(ControlFlow::Continue(Err(refusal)));
         }
+        self.replace_waiting(id, stop).await
+    }
+
+    /// Records the seed as the waiting snapshot: the commit that forms the cluster makes the seed the bottom.
+    async fn keep_seed(
+        &mut self,
+        id: SnapshotId,
+        seed: Seed,
+        stop: &CancellationToken,
+    ) -> Result<ControlFlow<(), Retained>, Failure> {
+        if !self.space.allows_requests() {
+            return Ok(ControlFlow::Continue(Err(NotRetained::NoSpace)));
+        }
+        match self.core.membership().take_seed(seed) {
+            Ok(SeedUse::Keep) => {}
+            Ok(SeedUse::Nothing) => return Ok(ControlFlow::Continue(Ok(Some(id)))),
+            Err(refusal) => return Ok(ControlFlow::Continue(Err(refusal.into()))),
+        }
+        let replaced = self.replace_waiting(id, stop).await?;
+        if replaced.is_continue() {
+            self.core.seeded(seed);
+            self.shared.publish(&self.core);
+            info!(cluster = %seed.cluster, base = seed.base.get(), "keeps the seed of a restored cluster");
+        }
+        Ok(replaced)
+    }
+
+    /// Records the waiting snapshot. Returns the file of the earlier waiting snapshot.
+    async fn replace_waiting(
+        &mut self,
+        id: SnapshotId,
+        stop: &CancellationToken,
+    ) -> Result<ControlFlow<(), Retained>, Failure> {
         self.measure_file().await;
         let snapshot = KeptSnapshot {
             id,
@@ -77,7 +114,9 @@ impl<S: Store> Worker<S> {
         if !self.space.allows_trims() {
             return Ok(ControlFlow::Continue(Err(NotRetained::NoSpace)));
         }
+        // Before the cluster is formed, the waiting snapshot is a seed, and no suspect.
         let waiting = self.store.snapshots().waiting;
+        let waiting = waiting.filter(|_| self.core.formed_cluster().is_some());
         if waiting.is_none_or(|waiting| waiting.id != id) {
             return Ok(ControlFlow::Continue(Err(NotRetained::NotWaiting(id.to))));
         }

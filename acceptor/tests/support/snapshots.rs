@@ -26,6 +26,7 @@ pub fn begin(configuration: &Configuration, id: &pb::SnapshotId, peer: u64) -> p
         caller: Some(caller(Some(configuration.cluster_id()))),
         id: Some(id.clone()),
         peer,
+        seed: false,
     };
     pb::KeepRequest {
         content: Some(Content::Begin(begin)),

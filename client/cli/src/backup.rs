@@ -1,6 +1,6 @@
 //! `paxos backup`: saves a snapshot of the state in a file, and checks such files.
 
-mod check;
+pub(crate) mod check;
 mod save;
 
 use std::path::{Path, PathBuf};
@@ -62,7 +62,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 }
 
 /// A file that is no whole snapshot.
-fn refused(file: &Path, error: SnapshotError) -> Failure {
+pub(crate) fn refused(file: &Path, error: SnapshotError) -> Failure {
     let code = match error {
         SnapshotError::Foreign | SnapshotError::Newer { .. } | SnapshotError::OtherCluster { .. } => {
             Exit::Refused

@@ -19,6 +19,7 @@ mod output;
 mod propose;
 mod put;
 mod repair;
+mod restore;
 mod serve;
 mod signals;
 mod status;
@@ -64,6 +65,7 @@ enum CliCommand {
     Log(log::Args),
     Status(status::Args),
     Backup(backup::Args),
+    Restore(restore::Args),
     Bench(bench::Args),
     Healthcheck(healthcheck::Args),
     Repair(repair::Args),
@@ -92,6 +94,7 @@ fn main() -> ExitCode {
         CliCommand::Delete(args) => client(interruptible(Write, delete::run(args))),
         CliCommand::Propose(args) => client(interruptible(Write, propose::run(args))),
         CliCommand::Backup(args) => client(backup::run(args)),
+        CliCommand::Restore(args) => client(interruptible(Left::Restore, restore::run(args))),
         CliCommand::Healthcheck(args) => client(interruptible(Nothing, healthcheck::run(args))),
         CliCommand::Repair(args) => client(repair::run(args)),
         // Commands with a form that usually ends by a signal.

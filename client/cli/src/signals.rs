@@ -18,6 +18,8 @@ pub(crate) enum Left {
     Nothing,
     /// The command writes.
     Write,
+    /// The command restores a backup.
+    Restore,
 }
 
 /// Runs a command to its end, or until a signal. After a signal the command fails with 128 + the signal's number.
@@ -52,6 +54,7 @@ fn ended_by(signal: EndSignal, left: Left) -> Failure {
         signal,
         match left {
             Left::Nothing => "",
+            Left::Restore => ": the same command finishes the restore",
             Left::Write => ": the write may have taken effect, or may still take effect",
         },
     )

@@ -14,6 +14,7 @@
 //! | `contradictions.rs` | a value that contradicts a vote gets no vote |
 //! | `groups.rs` | durable before said: groups, commits and memory |
 //! | `membership.rs` | no vote before the cluster is formed |
+//! | `seed.rs` | a blank acceptor with a backup joins the restored cluster only |
 //! | `trims.rs` | the log begins where a snapshot ends |
 //! | `damage.rs` | a damaged row is no vote |
 //! | `reported_runs.rs` | other acceptors' runs are remembered, so that a lost disk is noticed |
@@ -39,6 +40,7 @@ mod membership;
 mod promises;
 mod recovery;
 mod reported_runs;
+mod seed;
 mod trims;
 mod votes;
 
@@ -47,6 +49,7 @@ use damage::Damaged;
 pub use groups::Write;
 pub use membership::{FormRefusal, Membership};
 pub use recovery::Recovered;
+pub use seed::{Seed, SeedRefusal, SeedUse};
 pub use trims::TrimRefusal;
 
 /// What memory keeps of a row: enough to judge the next message about the slot.

@@ -8,14 +8,20 @@
 //! address, has lost its disk, and is refused. Two proposers forming at the same time with the same list agree, because
 //! the configuration is a function of the list. Of two different lists that share an acceptor, at most one list is ever
 //! formed: the shared acceptor stores a single configuration. Both proposers may get stuck before any vote.
+//!
+//! A restore ([`Restoring`](restoring::Restoring)) makes blank acceptors a cluster that begins with a backup. Proposers
+//! begin no such cluster, and refuse to make another cluster of acceptors that hold a backup. A restore that ended after an
+//! acceptor had stored the configuration can be completed by any proposer: every acceptor held the backup before.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    acceptor::Membership,
+    acceptor::{Membership, Seed},
     identity::AcceptorUuid,
     quorum::{Configuration, InvalidConfiguration, majority},
 };
+
+pub mod restoring;
 
 /// An acceptor's answer about its progress in forming.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -87,6 +93,24 @@ pub enum FormConflict {
         /// The stored list, as uuids.
         list: String,
     },
+    /// An acceptor holds a backup, and the restore has not gone further.
+    #[error(
+        "acceptor {address} is blank and holds a backup: finish \"paxos restore\", or empty its directory"
+    )]
+    HoldsBackup {
+        /// Address of the acceptor.
+        address: Arc<str>,
+    },
+    /// Another acceptor takes part in a restore.
+    #[error(
+        "acceptor {address} is blank and holds no backup, but another acceptor takes part in a restore: this acceptor lost \
+         its disk. While no listed acceptor is formed, including unreachable acceptors, no acceptor has voted: empty every \
+         listed data directory and repeat \"paxos restore\". If any listed acceptor is formed, never empty a data directory"
+    )]
+    NoBackup {
+        /// Address of the acceptor.
+        address: Arc<str>,
+    },
     /// More or fewer addresses than members.
     #[error(
         "{given} acceptor addresses are given, but the cluster has {members} acceptors: give exactly the addresses of \
@@ -119,11 +143,14 @@ impl Forming {
     /// Takes an acceptor's latest answer.
     ///
     /// An acceptor that was blank before the first formed member was found may have stored the list since. Only a later
-    /// blank answer proves a lost disk.
+    /// blank answer proves a lost disk. Likewise, an acceptor may have taken the backup since, if another acceptor takes part
+    /// in a restore.
     pub fn report(&mut self, report: FormReport) {
-        if matches!(report.membership, Membership::Formed(_)) && !self.is_formed() {
+        let is_first_formed = matches!(report.membership, Membership::Formed(_)) && !self.is_formed();
+        let is_first_restored = is_restored(&report) && !self.reports.values().any(is_restored);
+        if is_first_formed || is_first_restored {
             self.reports
-                .retain(|_, earlier| earlier.membership != Membership::Blank);
+                .retain(|_, earlier| earlier.membership.configuration().is_some());
         }
         self.reports.insert(Arc::clone(&report.address), report);
     }
@@ -138,13 +165,15 @@ impl Forming {
             Some(stored) if self.is_formed() => Ok(FormAction::Formed {
                 configuration: stored.clone(),
                 complete: self.addresses_where(|membership| matches!(membership, Membership::Forming(_))),
-                lost: self.addresses_where(|membership| *membership == Membership::Blank),
+                lost: self.addresses_where(|membership| membership.configuration().is_none()),
             }),
             Some(stored) => {
                 self.check_listed(stored)?;
+                self.check_seeds(Seed::of(stored))?;
                 Ok(self.while_forming(stored))
             }
             None => {
+                self.check_seeds(None)?;
                 let unasked = self.unasked();
                 if unasked.is_empty() {
                     Ok(self.while_forming(&self.proposed()?))
@@ -163,7 +192,7 @@ impl Forming {
     /// The next step while no acceptor is formed, towards `configuration`.
     fn while_forming(&self, configuration: &Configuration) -> FormAction {
         let unasked = self.unasked();
-        let blank = self.addresses_where(|membership| *membership == Membership::Blank);
+        let blank = self.addresses_where(|membership| membership.configuration().is_none());
         if !blank.is_empty() {
             FormAction::Store(configuration.clone(), blank)
         } else if !unasked.is_empty() {
@@ -216,6 +245,24 @@ impl Forming {
         Ok(())
     }
 
+    /// Checks, while no acceptor is formed, that every acceptor without a configuration holds exactly the seed `expected`.
+    fn check_seeds(&self, expected: Option<Seed>) -> Result<(), FormConflict> {
+        for report in self.reports.values() {
+            let address = Arc::clone(&report.address);
+            match &report.membership {
+                Membership::Seeded(seed) if expected != Some(*seed) => {
+                    return Err(FormConflict::HoldsBackup { address });
+                }
+                Membership::Blank if expected.is_some() => return Err(FormConflict::NoBackup { address }),
+                Membership::Blank
+                | Membership::Seeded(_)
+                | Membership::Forming(_)
+                | Membership::Formed(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The configuration for a list of blank acceptors: majorities.
     fn proposed(&self) -> Result<Configuration, FormConflict> {
         if self.reports.len() != self.addresses.len() {
@@ -250,9 +297,19 @@ impl Forming {
     }
 }
 
+/// Whether an acceptor takes part in a restore, at its second step or later.
+fn is_restored(report: &FormReport) -> bool {
+    let stored = report.membership.configuration();
+    stored.is_some_and(|stored| stored.origin().is_some())
+}
+
 fn uuids(configuration: &Configuration) -> String {
     let uuids: Vec<_> = configuration.members().keys().map(ToString::to_string).collect();
-    uuids.join(", ")
+    let mut list = uuids.join(", ");
+    if let Some(origin) = configuration.origin() {
+        list.push_str(&format!(", restored from a backup to slot {}", origin.base()));
+    }
+    list
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ impl fmt::Display for AcceptorUuid {
     }
 }
 
-/// Name of a cluster: a hash of the acceptors' uuids and the quorums.
+/// Name of a cluster: a hash of the acceptors' uuids, the quorums and the origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId([u8; 16]);
 

@@ -115,6 +115,12 @@
 //!
 //! `acceptor/trims.rs` shows that a trim is as safe as a vote, and lists the five rules that keep trims safe.
 //!
+//! **A restored cluster begins above the cluster before** ([`origin`]). Blank acceptors first keep the backup as a *seed*: a
+//! snapshot of the cluster to be formed, up to its *base* ([`forming::restoring`]). An acceptor with a seed takes only the
+//! configuration whose id the seed names, and the id covers members, quorums, backup and base. An acceptor without a seed
+//! refuses every configuration with an origin. The commit that makes an acceptor a member begins its log at the base. So
+//! every promise of the cluster reports a first slot at or above the base, and no slot below is ever proposed.
+//!
 //! # Invariants
 //!
 //! 1. At most one value of a slot is ever accepted by a phase-2 quorum at one ballot. This holds for copied
@@ -144,7 +150,8 @@
 //! 16. A reader gets every slot from its first slot on, or an error that names the slots still kept.
 //! 17. Every version of a cluster restored from a backup is at or above the first slot of the restored log.
 //!
-//! The model and the simulator check the invariants 1 to 14. Tests of the services check 15 and 16.
+//! The model and the simulator check the invariants 1 to 14, and a model of restoring checks invariant 17. Tests of the
+//! services check 15 and 16.
 //!
 //! # Sources
 //!
@@ -161,6 +168,7 @@ pub mod identity;
 pub mod learner;
 pub mod machine;
 pub mod message;
+pub mod origin;
 pub mod proposer;
 pub mod quorum;
 pub mod reading;

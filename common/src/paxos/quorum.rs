@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use sha2::{Digest as _, Sha256};
 
-use super::identity::{AcceptorUuid, ClusterId};
+use super::{
+    identity::{AcceptorUuid, ClusterId},
+    origin::Origin,
+};
 
 /// Limit of acceptors in a cluster (inclusive). Three, five or seven make sense; the limit keeps messages bounded.
 pub const ACCEPTORS_MAX: usize = 31;
@@ -85,11 +88,12 @@ pub const fn majority(acceptors: usize) -> usize {
     acceptors / 2 + 1
 }
 
-/// The members of a cluster and its quorums, as the acceptors store them.
+/// The members of a cluster, its quorums and its origin, as the acceptors store them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Configuration {
     members: BTreeMap<AcceptorUuid, Arc<str>>,
     quorums: Quorums,
+    origin: Option<Origin>,
 }
 
 /// A list of acceptors that makes no configuration.
@@ -123,7 +127,15 @@ impl Configuration {
         Ok(Self {
             members: by_uuid,
             quorums,
+            origin: None,
         })
+    }
+
+    /// The same members and quorums as a cluster that begins with a backup.
+    #[must_use]
+    pub fn restored_from(mut self, origin: Origin) -> Self {
+        self.origin = Some(origin);
+        self
     }
 
     /// Members by uuid; the addresses are hints.
@@ -136,15 +148,31 @@ impl Configuration {
         self.quorums
     }
 
-    /// Whether both name the same acceptors and quorums. Addresses are not compared.
-    pub fn same_cluster(&self, other: &Self) -> bool {
-        self.quorums == other.quorums && self.members.keys().eq(other.members.keys())
+    /// The backup that the cluster began with; none for a cluster that began empty.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
     }
 
-    /// Hash of the sorted uuids and the quorums, so that all processes forming the same cluster get the same id.
+    /// Whether both name the same acceptors, quorums and origin. Addresses are not compared.
+    pub fn same_cluster(&self, other: &Self) -> bool {
+        self.quorums == other.quorums
+            && self.origin == other.origin
+            && self.members.keys().eq(other.members.keys())
+    }
+
+    /// Hash of the sorted uuids, the quorums and the origin, so that all processes forming the same cluster get the same
+    /// id.
     pub fn cluster_id(&self) -> ClusterId {
         let mut hash = Sha256::new();
-        hash.update(b"paxos cluster v1");
+        match &self.origin {
+            None => hash.update(b"paxos cluster v1"),
+            Some(origin) => {
+                hash.update(b"paxos cluster v2");
+                hash.update(origin.sha256());
+                hash.update(origin.ended_at().get().to_be_bytes());
+                hash.update(origin.base().get().to_be_bytes());
+            }
+        }
         for count in [self.quorums.acceptors, self.quorums.phase1, self.quorums.phase2] {
             hash.update((count as u64).to_be_bytes());
         }
@@ -231,6 +259,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::paxos::{origin::JUMP, slot::Slot};
 
     fn configuration(uuids: &[u128]) -> Result<Configuration, InvalidConfiguration> {
         let quorum = uuids.len() / 2 + 1;
@@ -273,6 +302,35 @@ mod tests {
         assert!(!tally.add(&electorate, AcceptorUuid::from_u128(2)));
         assert!(!tally.add(&electorate, AcceptorUuid::from_u128(9)));
         assert_eq!(tally.count(), 1);
+    }
+
+    #[test]
+    fn cluster_id_without_an_origin_stays_as_in_the_first_release() {
+        let id = configuration(&[1, 2, 3]).unwrap().cluster_id();
+        assert_eq!(id.to_string(), "7a72122b49498a4dea028b79254d43df");
+    }
+
+    #[test]
+    fn every_part_of_the_origin_makes_another_cluster() {
+        let plain = configuration(&[1, 2, 3]).unwrap();
+        let at = |slot| Slot::new(slot).unwrap();
+        let restored = |sha256, ended_at, base| {
+            let origin = Origin::new([sha256; 32], at(ended_at), at(base)).unwrap();
+            plain.clone().restored_from(origin)
+        };
+        let all = [
+            plain.clone(),
+            restored(1, 5, 5 + JUMP),
+            restored(2, 5, 5 + JUMP),
+            restored(1, 4, 5 + JUMP),
+            restored(1, 5, 6 + JUMP),
+        ];
+        for (place, first) in all.iter().enumerate() {
+            for (other, second) in all.iter().enumerate() {
+                assert_eq!(first.same_cluster(second), place == other);
+                assert_eq!(first.cluster_id() == second.cluster_id(), place == other);
+            }
+        }
     }
 
     #[test]

@@ -30,7 +30,10 @@ impl Slot {
     pub const ZERO: Self = Self(0);
 
     /// One past the last slot that can hold a value: only a watermark.
-    pub const MAX: Self = Self(i64::MAX as u64);
+    pub const MAX: Self = Self(Self::MAX_NUMBER);
+
+    /// The number of [`Self::MAX`].
+    pub const MAX_NUMBER: u64 = i64::MAX as u64;
 
     /// Takes a number from the wire or a disk.
     ///

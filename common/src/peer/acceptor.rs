@@ -147,7 +147,7 @@ pub fn form_report(address: &str, form: &pb::FormResponse) -> Result<FormReport,
     Ok(FormReport {
         acceptor: stamp.acceptor,
         address: Arc::from(address),
-        membership: wire::membership(form.membership(), form.configuration.clone())?,
+        membership: wire::membership(form)?,
     })
 }
 

@@ -5,8 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use paxos_proto::v1 as pb;
 
-use super::{Malformed, acceptor_uuid, required};
-use crate::paxos::{acceptor::Membership, identity::AcceptorUuid, quorum::Configuration};
+use super::{Malformed, acceptor_uuid, cluster_id, required};
+use crate::paxos::{
+    acceptor::{Membership, Seed},
+    identity::AcceptorUuid,
+    origin::Origin,
+    quorum::Configuration,
+    slot::Slot,
+};
 
 impl From<&Configuration> for pb::Configuration {
     fn from(configuration: &Configuration) -> Self {
@@ -19,6 +25,7 @@ impl From<&Configuration> for pb::Configuration {
             members: configuration.members().iter().map(member).collect(),
             phase1: count(configuration.quorums().phase1()),
             phase2: count(configuration.quorums().phase2()),
+            origin: configuration.origin().map(Into::into),
         }
     }
 }
@@ -32,23 +39,73 @@ impl TryFrom<pb::Configuration> for Configuration {
             .into_iter()
             .map(|member| Ok((acceptor_uuid(&member.acceptor)?, Arc::from(member.address))))
             .collect::<Result<Vec<_>, Malformed>>()?;
-        Ok(Self::new(
-            members,
-            configuration.phase1 as usize,
-            configuration.phase2 as usize,
-        )?)
+        let (phase1, phase2) = (configuration.phase1 as usize, configuration.phase2 as usize);
+        let plain = Self::new(members, phase1, phase2)?;
+        Ok(match configuration.origin {
+            None => plain,
+            Some(origin) => plain.restored_from(origin.try_into()?),
+        })
+    }
+}
+
+impl From<&Origin> for pb::Origin {
+    fn from(origin: &Origin) -> Self {
+        Self {
+            sha256: Bytes::copy_from_slice(origin.sha256()),
+            ended_at: origin.ended_at().get(),
+            base: origin.base().get(),
+        }
+    }
+}
+
+impl TryFrom<pb::Origin> for Origin {
+    type Error = Malformed;
+
+    fn try_from(origin: pb::Origin) -> Result<Self, Malformed> {
+        let sha256: [u8; 32] = origin.sha256[..].try_into().map_err(|_| Malformed::Length {
+            what: "origin.sha256",
+            len: origin.sha256.len(),
+            expected: 32,
+        })?;
+        let (ended_at, base) = (Slot::new(origin.ended_at)?, Slot::new(origin.base)?);
+        Ok(Self::new(sha256, ended_at, base)?)
+    }
+}
+
+impl From<Seed> for pb::Seed {
+    fn from(seed: Seed) -> Self {
+        Self {
+            cluster_id: Bytes::copy_from_slice(seed.cluster.as_bytes()),
+            base: seed.base.get(),
+        }
+    }
+}
+
+impl TryFrom<pb::Seed> for Seed {
+    type Error = Malformed;
+
+    fn try_from(seed: pb::Seed) -> Result<Self, Malformed> {
+        Ok(Self {
+            cluster: required(cluster_id(&seed.cluster_id)?, "seed.cluster_id")?,
+            base: Slot::new(seed.base)?,
+        })
     }
 }
 
 /// Reads the state of an acceptor in forming.
 ///
 /// # Errors
-/// The configuration does not fit the state.
-pub fn membership(state: pb::Membership, stored: Option<pb::Configuration>) -> Result<Membership, Malformed> {
-    let stored = || required(stored, "configuration")?.try_into();
+/// The configuration or the seed does not fit the state.
+pub fn membership(form: &pb::FormResponse) -> Result<Membership, Malformed> {
+    let stored = || required(form.configuration.clone(), "configuration")?.try_into();
+    let state = form.membership();
     match state {
         pb::Membership::Unspecified => Err(Malformed::Missing("membership")),
         pb::Membership::Blank => Ok(Membership::Blank),
+        pb::Membership::Seeded => {
+            let seed = required(form.seed.clone(), "seed")?;
+            Ok(Membership::Seeded(seed.try_into()?))
+        }
         pb::Membership::Forming => Ok(Membership::Forming(stored()?)),
         pb::Membership::Formed => Ok(Membership::Formed(stored()?)),
     }
@@ -58,7 +115,42 @@ pub fn membership(state: pb::Membership, stored: Option<pb::Configuration>) -> R
 pub fn membership_state(membership: &Membership) -> pb::Membership {
     match membership {
         Membership::Blank => pb::Membership::Blank,
+        Membership::Seeded(_) => pb::Membership::Seeded,
         Membership::Forming(_) => pb::Membership::Forming,
         Membership::Formed(_) => pb::Membership::Formed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origin_and_seed_survive_the_wire() {
+        let at = |slot| Slot::new(slot).unwrap();
+        let members = [(AcceptorUuid::from_u128(1), "http://a:1".into())];
+        let origin = Origin::after([7; 32], at(9), None).unwrap();
+        let configuration = Configuration::new(members, 1, 1).unwrap().restored_from(origin);
+        let sent = pb::Configuration::from(&configuration);
+        assert_eq!(Configuration::try_from(sent.clone()), Ok(configuration.clone()));
+        let mut low = sent.clone();
+        low.origin.as_mut().unwrap().base -= 1;
+        assert!(matches!(Configuration::try_from(low), Err(Malformed::Origin(_))));
+        let mut short = sent;
+        short.origin.as_mut().unwrap().sha256.truncate(31);
+        assert!(matches!(
+            Configuration::try_from(short),
+            Err(Malformed::Length { .. })
+        ));
+
+        let seed = Seed::of(&configuration).unwrap();
+        let mut form = pb::FormResponse {
+            membership: pb::Membership::Seeded.into(),
+            seed: Some(seed.into()),
+            ..pb::FormResponse::default()
+        };
+        assert_eq!(membership(&form), Ok(Membership::Seeded(seed)));
+        form.seed = None;
+        assert_eq!(membership(&form), Err(Malformed::Missing("seed")));
     }
 }

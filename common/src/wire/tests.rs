@@ -222,7 +222,7 @@ fn read_as_everything(bytes: &[u8]) {
     read(bytes, |response: pb::FormResponse| {
         read_witnesses(&response.witnesses)?;
         read_stamp(response.stamp.as_ref())?;
-        membership(response.membership(), response.configuration)
+        membership(&response)
     });
     read(bytes, |frame: pb::ObserveFrame| {
         rows(frame.rows)?;

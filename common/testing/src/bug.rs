@@ -128,6 +128,12 @@ pub enum Bug {
     CompletesBeforeAllStored,
     /// A forming acceptor accepts a different list.
     TakesAnotherList,
+    /// A restored cluster begins its log at slot 0.
+    RestoreWithoutTheJump,
+    /// An acceptor without a seed stores a configuration with an origin.
+    TakesOriginWithoutSeed,
+    /// An acceptor with a seed stores another configuration.
+    SeededTakesAnotherList,
 
     // Failure detection. Such bugs break no safety property.
     /// Bytes on the stream of a lower ballot count as bytes of the heard proposer.

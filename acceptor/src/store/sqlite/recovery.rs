@@ -13,6 +13,7 @@
 //! | `COMMITS` missing, without a sound record, or of another acceptor | end with 74 |
 //! | a state, identity, membership, witness or snapshot record with a wrong checksum | end with 74 |
 //! | a log of slots that does not begin at the end of the recorded bottom | end with 74 |
+//! | a restored cluster without the record of its seed | end with 74 |
 //! | a damaged list of runs | this disk holds no proof: the other acceptors remember, and refuse it |
 //! | votes or runs without an identity or state | end with 74 |
 //! | a vote missing at or above the watermark, or beyond the last vote | end with 74 |
@@ -48,7 +49,7 @@ use super::{
     super::{Moment, RecoveredRun, StoreError},
     identity::{Identity, load_identity},
     membership::load_membership,
-    snapshots::load_snapshots,
+    snapshots::{check_seed, load_snapshots},
     state::{OpenSlots, STATE, StateRecord, sum_of},
     votes::{VOTE, into_held},
     witnesses::{forget_surplus_witnesses, load_witnesses},
@@ -77,6 +78,7 @@ pub(super) async fn begin_run(
     let membership = load_membership(&mut transaction, &identity).await?;
     identity.learn(&membership);
     let snapshots = load_snapshots(&mut transaction, &identity, state.moment.trimmed_to).await?;
+    check_seed(&membership, &snapshots, state.moment.trimmed_to)?;
     let rows = load_votes(&mut transaction, &identity, &state).await?;
     let open = OpenSlots::new(rows.keys().copied(), state.moment.voted_to);
 

@@ -1,6 +1,10 @@
-//! The records of the snapshot files: the bottom must fit the state record, and every record its checksum.
+//! The records of the snapshot files: the bottom must fit the state record, the seed the membership record, and every
+//! record its checksum.
 
-use paxos_common::{paxos::slot::Slot, sqlite::checksum};
+use paxos_common::{
+    paxos::{acceptor::Membership, quorum::Configuration, slot::Slot},
+    sqlite::checksum,
+};
 use sqlx::{AssertSqlSafe, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
@@ -114,4 +118,74 @@ pub(super) async fn load_snapshots(
         return Err(StoreError::Damaged("snapshot"));
     }
     Ok(found)
+}
+
+/// Checks the records against the membership: until a restored cluster is formed, its seed waits; then the log begins at
+/// the end of the seed or above.
+///
+/// # Errors
+/// [`StoreError::Damaged`]: a record of the seed is gone, or a snapshot waits without a cluster to be restored.
+pub(super) fn check_seed(
+    membership: &Membership,
+    snapshots: &KeptSnapshots,
+    trimmed_to: Slot,
+) -> Result<(), StoreError> {
+    let base = membership
+        .configuration()
+        .and_then(Configuration::origin)
+        .map(|origin| origin.base());
+    let fits = match membership {
+        // The file says to which cluster the seed belongs.
+        Membership::Blank | Membership::Seeded(_) => snapshots.bottom.is_none(),
+        Membership::Forming(_) => snapshots.waiting.map(|waiting| waiting.id.to) == base,
+        Membership::Formed(_) => base.is_none_or(|base| trimmed_to >= base),
+    };
+    if fits {
+        Ok(())
+    } else {
+        Err(StoreError::Damaged("snapshot"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use paxos_common::paxos::{identity::AcceptorUuid, origin::Origin};
+
+    use super::*;
+
+    #[test]
+    fn records_fit_the_membership_at_every_step_of_a_restore() {
+        let uuid = AcceptorUuid::from_u128(1);
+        let plain = Configuration::new([(uuid, "http://a:1".into())], 1, 1).unwrap();
+        let origin = Origin::after([7; 32], Slot::ZERO, None).unwrap();
+        let (base, next) = (Some(origin.base()), Some(origin.base().next()));
+        let restored = plain.clone().restored_from(origin);
+        let kept = |to| KeptSnapshot {
+            id: SnapshotId {
+                to,
+                sha256: [7; 32],
+                bytes: 40,
+            },
+            log_bytes: 0,
+        };
+        let fits = |membership: &Membership, bottom: Option<Slot>, waiting: Option<Slot>| {
+            let snapshots = KeptSnapshots {
+                bottom: bottom.map(kept),
+                waiting: waiting.map(kept),
+            };
+            check_seed(membership, &snapshots, bottom.unwrap_or_default()).is_ok()
+        };
+        assert!(fits(&Membership::Blank, None, None) && fits(&Membership::Blank, None, base));
+        assert!(!fits(&Membership::Blank, base, None));
+        let forming = Membership::Forming(restored.clone());
+        assert!(fits(&forming, None, base));
+        assert!(!fits(&forming, None, None) && !fits(&forming, None, next));
+        let forming = Membership::Forming(plain.clone());
+        assert!(fits(&forming, None, None) && !fits(&forming, None, base));
+        let formed = Membership::Formed(restored);
+        assert!(fits(&formed, base, None) && fits(&formed, next, None) && fits(&formed, base, next));
+        assert!(!fits(&formed, None, None) && !fits(&formed, None, base));
+        let formed = Membership::Formed(plain);
+        assert!(fits(&formed, None, None) && fits(&formed, None, base));
+    }
 }

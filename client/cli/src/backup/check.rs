@@ -18,7 +18,7 @@ const PART_BYTES: usize = 1024 * 1024;
 ///
 /// # Cancel safety
 /// The file is read on a thread. The thread ends with the process.
-pub(super) async fn check(file: &Path) -> Result<SnapshotSummary, Failure> {
+pub(crate) async fn check(file: &Path) -> Result<SnapshotSummary, Failure> {
     let path = file.to_owned();
     let checked = spawn_blocking(move || check_now(&path)).await;
     checked.map_err(|error| Failure::internal(anyhow::Error::new(error)))?
@@ -51,7 +51,7 @@ pub(super) fn verify(decoder: &mut SnapshotDecoder, bytes: &[u8]) -> Result<(), 
 }
 
 /// A bar on standard error, if standard error is a terminal.
-pub(super) fn progress(what: &'static str, bytes: u64) -> ProgressBar {
+pub(crate) fn progress(what: &'static str, bytes: u64) -> ProgressBar {
     let template = "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}";
     let style = ProgressStyle::with_template(template).expect("the template is a tested constant");
     ProgressBar::new(bytes).with_style(style).with_message(what)

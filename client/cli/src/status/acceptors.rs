@@ -39,6 +39,7 @@ fn acceptor_row(address: String, answer: &AcceptorStatusResponse, votes: bool) -
     let membership = match answer.membership() {
         Membership::Unspecified => "?",
         Membership::Blank => "blank",
+        Membership::Seeded => "holds a backup",
         Membership::Forming => "forming",
         Membership::Formed => "formed",
     };

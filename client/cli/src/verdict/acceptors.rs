@@ -153,6 +153,19 @@ fn not_formed(answers: &[&AcceptorStatusResponse], total: usize) -> Finding {
              acceptor is formed, never do this: correct the lists",
         );
     }
+    if let Some(seeded) = answers
+        .iter()
+        .find(|answer| answer.membership() == Membership::Seeded)
+    {
+        return unavailable(
+            format!(
+                "the cluster is not formed: {} is blank and holds a backup",
+                seeded.address
+            ),
+            "repeat `paxos restore` with the same file, the same acceptors and the same --above. Or, while no acceptor of \
+             that restore is formed, unanswering acceptors included, empty the data directories of all these acceptors",
+        );
+    }
     unavailable(
         format!(
             "the cluster is not formed: {} of {total} acceptors answer, none is a member",
@@ -255,7 +268,7 @@ type Wrong = (String, &'static str);
 
 /// Why an acceptor's votes do not count in this cluster.
 fn refusal(name: &str, cluster: &[u8], answer: &AcceptorStatusResponse) -> Option<Wrong> {
-    if answer.membership() == Membership::Blank {
+    if matches!(answer.membership(), Membership::Blank | Membership::Seeded) {
         return Some((
             format!(
                 "{name} is blank, but its cluster is formed: the acceptor has lost its disk, and is never counted again"

@@ -99,6 +99,7 @@ pub(crate) fn cluster(attached: &[AttachedPeer]) -> ClusterReport {
                 members: (1..=3).map(member).collect(),
                 phase1: 2,
                 phase2: 2,
+                origin: None,
             }),
             leadership: Some(Leadership {
                 promised: Some(Ballot {

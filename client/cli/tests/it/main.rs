@@ -31,6 +31,7 @@ mod reads_in_turn;
 mod reflection;
 mod registers;
 mod repair;
+mod restore;
 mod retries;
 mod right_disk;
 mod scaling;

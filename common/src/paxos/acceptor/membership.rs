@@ -1,6 +1,13 @@
 //! Membership: the two steps by which an acceptor becomes a member of a cluster.
+//!
+//! An acceptor with a seed takes only the configuration whose id the seed names, and an acceptor without a seed refuses
+//! every configuration with an origin. The second step begins the log at the end of the seed, in the same commit. So every
+//! vote of a restored cluster is above every slot of the cluster before.
 
-use super::{Acceptor, Group};
+use super::{
+    Acceptor, Group,
+    seed::{Seed, SeedRefusal, SeedUse},
+};
 use crate::paxos::{
     identity::{AcceptorUuid, ClusterId},
     quorum::Configuration,
@@ -12,6 +19,9 @@ pub enum Membership {
     /// Member of no cluster.
     #[default]
     Blank,
+    /// Member of no cluster, with a restored backup on its disk. Refuses every configuration but the configuration of the
+    /// seed.
+    Seeded(Seed),
     /// Has stored a configuration, refuses every other configuration, and does not vote yet.
     Forming(Configuration),
     /// A member: every listed acceptor had stored the configuration.
@@ -22,8 +32,28 @@ impl Membership {
     /// The stored configuration, if any.
     pub fn configuration(&self) -> Option<&Configuration> {
         match self {
-            Self::Blank => None,
+            Self::Blank | Self::Seeded(_) => None,
             Self::Forming(configuration) | Self::Formed(configuration) => Some(configuration),
+        }
+    }
+
+    /// Whether an acceptor in this state takes `seed`.
+    ///
+    /// # Errors
+    /// When the acceptor holds another seed, or belongs to another cluster.
+    pub fn take_seed(&self, seed: Seed) -> Result<SeedUse, SeedRefusal> {
+        match self {
+            Self::Blank => Ok(SeedUse::Keep),
+            Self::Seeded(held) if *held == seed => Ok(SeedUse::Keep),
+            Self::Seeded(held) => Err(SeedRefusal::OtherSeed { held: held.cluster }),
+            Self::Forming(stored) if Seed::of(stored) == Some(seed) => Ok(SeedUse::Keep),
+            Self::Formed(stored) if Seed::of(stored) == Some(seed) => Ok(SeedUse::Nothing),
+            Self::Forming(stored) => Err(SeedRefusal::StoredAnotherList {
+                found: stored.cluster_id(),
+            }),
+            Self::Formed(stored) => Err(SeedRefusal::NotBlank {
+                found: stored.cluster_id(),
+            }),
         }
     }
 }
@@ -47,6 +77,21 @@ pub enum FormRefusal {
         /// The list to store, as requested.
         asked: String,
     },
+    /// The acceptor holds a backup.
+    #[error(
+        "this acceptor is blank and holds a backup, to be restored into cluster {seeded}: finish \"paxos restore\", or empty \
+         its directory"
+    )]
+    HoldsBackup {
+        /// The cluster of the seed.
+        seeded: ClusterId,
+    },
+    /// The list belongs to a restored cluster, and the acceptor has no backup.
+    #[error(
+        "the list belongs to a restored cluster, and this acceptor holds no backup: repeat \"paxos restore\" with all \
+         acceptors of the list"
+    )]
+    NoBackup,
     /// The second step came before the first.
     #[error("this acceptor has not stored the list to be completed: this acceptor may have lost its disk")]
     NotStored,
@@ -57,7 +102,7 @@ impl Acceptor {
     pub fn formed_cluster(&self) -> Option<ClusterId> {
         match &self.membership {
             Membership::Formed(configuration) => Some(configuration.cluster_id()),
-            Membership::Blank | Membership::Forming(_) => None,
+            Membership::Blank | Membership::Seeded(_) | Membership::Forming(_) => None,
         }
     }
 
@@ -69,15 +114,22 @@ impl Acceptor {
     /// First step of forming: stores a configuration as forming.
     ///
     /// # Errors
-    /// When the configuration does not name this acceptor, or another configuration is stored.
+    /// When the configuration does not name this acceptor, another configuration is stored, or the seed of this acceptor and
+    /// the origin of the configuration do not belong together.
     pub fn store_configuration(&self, group: &mut Group, asked: &Configuration) -> Result<(), FormRefusal> {
-        let current = group.membership.as_ref().unwrap_or(&self.membership);
-        if let Some(stored) = current.configuration() {
-            return if stored.same_cluster(asked) {
-                Ok(())
-            } else {
-                Err(conflict(stored, asked))
-            };
+        match group.membership.as_ref().unwrap_or(&self.membership) {
+            Membership::Forming(stored) | Membership::Formed(stored) => {
+                return if stored.same_cluster(asked) {
+                    Ok(())
+                } else {
+                    Err(conflict(stored, asked))
+                };
+            }
+            Membership::Seeded(seed) if Seed::of(asked) != Some(*seed) => {
+                return Err(FormRefusal::HoldsBackup { seeded: seed.cluster });
+            }
+            Membership::Blank if asked.origin().is_some() => return Err(FormRefusal::NoBackup),
+            Membership::Blank | Membership::Seeded(_) => {}
         }
         if !asked.members().contains_key(&self.uuid) {
             return Err(FormRefusal::NotListed(self.uuid));
@@ -87,7 +139,8 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Second step of forming: the caller has seen all members store the configuration, or one member formed.
+    /// Second step of forming: the caller has seen all members store the configuration, or one member formed. With an
+    /// origin, the log begins at the end of the seed from the same commit on.
     ///
     /// # Errors
     /// When this acceptor has not stored the configuration, or has stored another.
@@ -97,16 +150,32 @@ impl Acceptor {
         asked: &Configuration,
     ) -> Result<(), FormRefusal> {
         match group.membership.as_ref().unwrap_or(&self.membership) {
-            Membership::Blank => Err(FormRefusal::NotStored),
+            Membership::Blank | Membership::Seeded(_) => Err(FormRefusal::NotStored),
             Membership::Forming(stored) | Membership::Formed(stored) if !stored.same_cluster(asked) => {
                 Err(conflict(stored, asked))
             }
             Membership::Formed(_) => Ok(()),
             Membership::Forming(stored) => {
-                group.membership = Some(Membership::Formed(stored.clone()));
+                let stored = stored.clone();
+                if let Some(origin) = stored.origin() {
+                    group.begin_at(origin.base());
+                }
+                group.membership = Some(Membership::Formed(stored));
                 group.durable = true;
                 Ok(())
             }
+        }
+    }
+
+    /// Takes a seed into memory. Call between groups, and only after the record of the whole and durable file is durable.
+    ///
+    /// # Panics
+    /// If [`Membership::take_seed`] refuses the seed.
+    pub fn seeded(&mut self, seed: Seed) {
+        let taken = self.membership.take_seed(seed);
+        assert!(taken.is_ok(), "only a taken seed is recorded: {taken:?}");
+        if self.membership == Membership::Blank {
+            self.membership = Membership::Seeded(seed);
         }
     }
 }
@@ -119,8 +188,11 @@ fn conflict(stored: &Configuration, asked: &Configuration) -> FormRefusal {
             .map(|(uuid, address)| format!("{uuid} at {address}"))
             .collect();
         let quorums = configuration.quorums();
+        let origin = configuration.origin().map_or_else(String::new, |origin| {
+            format!(", restored from a backup to slot {}", origin.base())
+        });
         format!(
-            "[{}] with quorums {} and {}",
+            "[{}] with quorums {} and {}{origin}",
             members.join(", "),
             quorums.phase1(),
             quorums.phase2()

@@ -65,6 +65,18 @@ pub enum TrimRefusal {
     },
 }
 
+impl Group {
+    /// The log begins at `to` from this commit on.
+    pub(super) fn begin_at(&mut self, to: Slot) {
+        self.trimmed_to = to;
+        self.known_to = self.known_to.max(to);
+        self.voted_to = self.voted_to.max(to);
+        self.claimed_to = self.claimed_to.max(to);
+        self.rows = self.rows.split_off(&to);
+        self.durable = true;
+    }
+}
+
 impl Acceptor {
     /// Trims the log: `to` becomes the first slot, and the rows below are dropped.
     ///
@@ -85,11 +97,7 @@ impl Acceptor {
             let cap = group.claimed_to;
             return Err(TrimRefusal::AboveCap { to, cap });
         }
-        group.trimmed_to = to;
-        group.known_to = group.known_to.max(to);
-        group.voted_to = group.voted_to.max(to);
-        group.rows = group.rows.split_off(&to);
-        group.durable = true;
+        group.begin_at(to);
         Ok(())
     }
 

@@ -1,7 +1,8 @@
 //! Each planted bug, with the scenario that finds the bug.
 //!
 //! Bugs planted in the cluster concern promises, votes, values, watermarks, repair, learners and reads. Bugs planted in
-//! forming: a second step too early, a second list. Bugs planted in the guard against rolled-back disks: a counter
+//! forming: a second step too early, a second list. Bugs planted in restoring: a log that begins at slot 0, a seed and a
+//! list that do not belong together. Bugs planted in the guard against rolled-back disks: a counter
 //! alone, an untrusted acceptor heard, a cut list taken as proof, a new run counted unasked. `cargo test --test model
 //! -- --nocapture` prints the number of states and the depth at which each bug is found.
 //!
@@ -14,7 +15,7 @@ use super::{
     climb::Case,
     forming,
     prefix::{older_row, one_knower, readable_reign},
-    rollback,
+    restoring, rollback,
     scenario::{Allowance, Scenario, Spend},
 };
 use crate::bug::Bug;
@@ -44,6 +45,12 @@ pub fn planted() -> Vec<Case> {
         Case::Forming(forming::Scenario {
             bug: Some(bug),
             ..forming::Scenario::differing(name).of_two()
+        })
+    };
+    let plant_restoring = |bug, name| {
+        Case::Restoring(restoring::Scenario {
+            bug: Some(bug),
+            ..restoring::Scenario::small(name)
         })
     };
     let two_each = || Scenario {
@@ -249,6 +256,15 @@ pub fn planted() -> Vec<Case> {
             "a cluster completed before all have stored it",
         ),
         plant_forming(TakesAnotherList, "a forming acceptor that takes another list"),
+        plant_restoring(RestoreWithoutTheJump, "a restore without the jump"),
+        plant_restoring(
+            TakesOriginWithoutSeed,
+            "an acceptor without a seed that takes an origin",
+        ),
+        plant_restoring(
+            SeededTakesAnotherList,
+            "an acceptor with a seed that takes another list",
+        ),
         Case::Rollback(rollback::Scenario {
             bug: Some(CounterAlone),
             ..rollback::Scenario::small("a rolled-back acceptor whose counter catches up")

@@ -12,6 +12,7 @@ use stateright::{Checker as _, HasDiscoveries, Model};
 use super::{
     cluster::Cluster,
     forming::{self, Formation},
+    restoring::{self, Restoration},
     rollback::{self, Rollback},
     scenario::Scenario,
     sights::{Sight, Sights},
@@ -47,6 +48,7 @@ pub enum Order {
 pub enum Case {
     Cluster(Scenario),
     Forming(forming::Scenario),
+    Restoring(restoring::Scenario),
     Rollback(rollback::Scenario),
 }
 
@@ -55,6 +57,7 @@ impl Case {
         match self {
             Self::Cluster(scenario) => scenario.name,
             Self::Forming(scenario) => scenario.name,
+            Self::Restoring(scenario) => scenario.name,
             Self::Rollback(scenario) => scenario.name,
         }
     }
@@ -78,6 +81,14 @@ pub fn climb(case: Case, order: Order, states_max: usize) -> Climbed {
                 sights: Arc::clone(&sights),
             };
             explore(formation, &sights, expected, order, states_max)
+        }
+        Case::Restoring(scenario) => {
+            let (expected, sights) = (scenario.expected, Arc::<Sights>::default());
+            let restoration = Restoration {
+                scenario,
+                sights: Arc::clone(&sights),
+            };
+            explore(restoration, &sights, expected, order, states_max)
         }
         Case::Rollback(scenario) => {
             let (expected, sights) = (scenario.expected, Arc::<Sights>::default());

@@ -212,7 +212,7 @@ fn report_of(address: usize, acceptor: &Acceptor) -> AcceptorReport {
         address,
         uuid: number(uuid(acceptor)),
         membership: match acceptor.membership() {
-            Membership::Blank => Far::Blank,
+            Membership::Blank | Membership::Seeded(_) => Far::Blank,
             Membership::Forming(configuration) => Far::Forming(list(configuration)),
             Membership::Formed(configuration) => Far::Formed(list(configuration)),
         },
@@ -302,7 +302,12 @@ impl State {
                 self.proposers[proposer] = None;
                 return;
             }
-            Err(FormConflict::Invalid(_) | FormConflict::Count { .. }) => {
+            Err(
+                FormConflict::Invalid(_)
+                | FormConflict::Count { .. }
+                | FormConflict::HoldsBackup { .. }
+                | FormConflict::NoBackup { .. },
+            ) => {
                 self.proposers[proposer] = None;
                 return;
             }

@@ -4,7 +4,7 @@ use super::{
     climb::Case,
     forming,
     prefix::one_knower,
-    rollback,
+    restoring, rollback,
     scenario::{Allowance, Scenario, Spend},
     sights::Sight,
 };
@@ -241,6 +241,23 @@ pub fn small() -> Vec<Rung> {
             }),
         ),
         case(
+            1,
+            Case::Restoring(restoring::Scenario {
+                expected: &[Sight::Restored, Sight::RestoredByAnother, Sight::BackupTold],
+                ..restoring::Scenario::small("8 restoring two beside a proposer, one dies")
+            }),
+        ),
+        case(
+            1,
+            Case::Restoring(restoring::Scenario {
+                restores: &[1, 2],
+                proposers: 0,
+                deaths: 0,
+                expected: &[Sight::Restored],
+                ..restoring::Scenario::small("8 restoring two, two backups")
+            }),
+        ),
+        case(
             172_100,
             Case::Rollback(rollback::Scenario {
                 expected: &[Sight::LostDiskRefused],
@@ -405,6 +422,18 @@ pub fn large() -> Vec<Rung> {
         case(Case::Forming(forming::Scenario {
             expected: &[Sight::ConflictTold],
             ..forming::Scenario::differing("8 forming three, lists that differ")
+        })),
+        case(Case::Restoring(restoring::Scenario {
+            restores: &[1, 1],
+            deaths: 2,
+            expected: &[Sight::Restored, Sight::RestoredByAnother, Sight::BackupTold],
+            ..restoring::Scenario::small("8 restoring two, repeated, beside a proposer")
+        })),
+        case(Case::Restoring(restoring::Scenario {
+            acceptors: 3,
+            deaths: 0,
+            expected: &[Sight::Restored, Sight::BackupTold],
+            ..restoring::Scenario::small("8 restoring three beside a proposer")
         })),
         case(Case::Rollback(rollback::Scenario {
             observers: 2,

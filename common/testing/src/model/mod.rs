@@ -17,6 +17,7 @@ pub(crate) mod network;
 pub(crate) mod outputs;
 pub(crate) mod prefix;
 pub(crate) mod proposer;
+pub(crate) mod restoring;
 pub(crate) mod rollback;
 pub(crate) mod scenario;
 pub(crate) mod shared;

@@ -69,10 +69,16 @@ pub enum Sight {
     TrimLost,
     /// A learner installed a snapshot.
     Installed,
+    /// An acceptor of a restored cluster was formed.
+    Restored,
+    /// A cluster was formed after a restore had died midway.
+    RestoredByAnother,
+    /// A proposer learned that an acceptor holds a backup, or lacks it.
+    BackupTold,
 }
 
 /// Number of times each sight occurred, over all steps of a check.
-pub(crate) struct Sights([AtomicU64; Sight::Installed as usize + 1]);
+pub(crate) struct Sights([AtomicU64; Sight::BackupTold as usize + 1]);
 
 impl Default for Sights {
     fn default() -> Self {

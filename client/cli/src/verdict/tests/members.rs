@@ -12,6 +12,7 @@ fn five_of_which_two_are_dead(status: &mut ClusterReport) {
         members: (1..=5).map(member).collect(),
         phase1: 3,
         phase2: 3,
+        origin: None,
     };
     for index in 0..3 {
         change(status, index, |answer| {

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{Dev, ended, interrupt};
-use crate::harness::{PATIENCE, paxos, run, stdout};
+use crate::harness::{Cluster, PATIENCE, paxos, run, stdout};
 
 /// Names of fields with integers of 32 bits: numbers in JSON. All other integers are strings.
 const NARROW: [&str; 11] = [
@@ -98,6 +98,20 @@ async fn every_command_prints_wide_integers_as_strings_in_json() {
         assert_exact("repair", &serde_json::from_str(json).expect(json));
     }
     shown.insert("repair".to_owned());
+
+    let cluster = Cluster::blank(1).await;
+    let saved = format!("{path}/saved");
+    let restore = [
+        "restore",
+        &saved,
+        "--output",
+        "json",
+        "--acceptors",
+        &cluster.urls(),
+    ];
+    let restored = stdout(&run(&restore).await);
+    assert_exact("restore", &serde_json::from_str(&restored).expect(&restored));
+    shown.insert("restore".to_owned());
 
     // No command is left out.
     let help = stdout(&run(&["help"]).await);

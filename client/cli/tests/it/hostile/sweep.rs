@@ -149,7 +149,13 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
     };
     match (method.parent_service().name(), method.name()) {
         ("Acceptor", "Form") => {
-            let configuration = acceptor.configuration.clone().unwrap();
+            let mut configuration = acceptor.configuration.clone().unwrap();
+            // Another cluster: refused, and the fields of the origin are tried too.
+            configuration.origin = Some(pb::Origin {
+                sha256: Bytes::from_static(&[9; 32]),
+                ended_at: 9,
+                base: 1 << 40,
+            });
             [
                 None,
                 Some(pb::form_request::Step::Store(configuration.clone())),
@@ -244,6 +250,7 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
                 caller,
                 id: Some(id),
                 peer: 0,
+                seed: false,
             };
             [
                 pb::keep_request::Content::Begin(begin),

@@ -1,0 +1,76 @@
+//! Answers `Form`: the steps of forming, and how far this acceptor is.
+
+use paxos_common::{
+    paxos::acceptor::{FormRefusal, Membership},
+    wire::{self, status},
+};
+use paxos_proto::v1::{self as pb, form_request::Step};
+use tonic::Status;
+
+use super::{
+    Inner,
+    check::{check_address, check_version, malformed},
+};
+use crate::{
+    request::{FormStep, QueuedRequest},
+    shared::Published,
+    store::Reader,
+};
+
+impl<R: Reader> Inner<R> {
+    /// Carries out a step, or only answers.
+    pub(super) async fn form(&self, request: pb::FormRequest) -> Result<pb::FormResponse, Status> {
+        let asked = check_version(request.caller.as_ref())?;
+        if let (Some(ours), Some(asked)) = (self.shared.formed(), asked)
+            && ours != asked
+        {
+            return Err(status::wrong_cluster(format!(
+                "this acceptor belongs to cluster {ours}, not {asked}"
+            )));
+        }
+        let step = match request.step {
+            None => return Ok(self.form_response(&self.shared.published())),
+            Some(Step::Store(asked)) => FormStep::Store(asked.try_into().map_err(malformed)?),
+            Some(Step::Complete(asked)) => {
+                self.check_seed()?;
+                FormStep::Complete(asked.try_into().map_err(malformed)?)
+            }
+        };
+        let (FormStep::Store(configuration) | FormStep::Complete(configuration)) = &step;
+        for address in configuration.members().values() {
+            check_address("configuration.members.address", address)?;
+        }
+        let result = self.ask(|answer| QueuedRequest::Form { step, answer }).await?;
+        let published = result.map_err(|refusal: FormRefusal| status::wrong_cluster(refusal.to_string()))?;
+        Ok(self.form_response(&published))
+    }
+
+    fn form_response(&self, published: &Published) -> pb::FormResponse {
+        pb::FormResponse {
+            stamp: Some(self.stamp_with_runs(&published.stamp)),
+            membership: wire::membership_state(&published.membership).into(),
+            configuration: published.membership.configuration().map(Into::into),
+            id: self.name.id.clone(),
+            address: self.name.address.clone(),
+            witnesses: wire::witnesses(&self.shared.witnesses()),
+            seed: match *published.membership {
+                Membership::Seeded(seed) => Some(seed.into()),
+                Membership::Blank | Membership::Forming(_) | Membership::Formed(_) => None,
+            },
+        }
+    }
+
+    /// Refuses to begin the log at the end of a seed whose file is damaged: with one acceptor, no other disk has the state.
+    fn check_seed(&self) -> Result<(), Status> {
+        let published = self.shared.published();
+        let is_forming = matches!(*published.membership, Membership::Forming(_));
+        let damaged = self.snapshots.files.damaged();
+        let waiting = published.snapshots.waiting;
+        if is_forming && waiting.is_some_and(|waiting| damaged.contains(&waiting.id)) {
+            return Err(status::not_wanted(
+                "the backup on the disk of this acceptor is damaged: repeat \"paxos restore\", which sends the backup again",
+            ));
+        }
+        Ok(())
+    }
+}

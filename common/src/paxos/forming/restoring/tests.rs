@@ -1,0 +1,538 @@
+//! Restoring from the view of the command: crashes, other clusters, other restores, and proposers that meet a restore.
+
+use super::*;
+use crate::paxos::{
+    acceptor::{Acceptor, FormRefusal, Recovered},
+    ballot::Ballot,
+    forming::{FormAction, FormConflict, Forming},
+    identity::{AcceptorUuid, CommitCounter, RunNumber},
+    slot::Slot,
+};
+
+fn uuid(number: u128) -> AcceptorUuid {
+    AcceptorUuid::from_u128(number)
+}
+
+fn address(number: u128) -> Arc<str> {
+    Arc::from(format!("http://{number}"))
+}
+
+fn origin(backup: u8) -> Origin {
+    Origin::after([backup; 32], Slot::new(9).unwrap(), None).unwrap()
+}
+
+fn plain(numbers: &[u128]) -> Configuration {
+    let quorum = majority(numbers.len());
+    let members = numbers.iter().map(|&number| (uuid(number), address(number)));
+    Configuration::new(members, quorum, quorum).unwrap()
+}
+
+fn restored(numbers: &[u128], backup: u8) -> Configuration {
+    plain(numbers).restored_from(origin(backup))
+}
+
+fn seed(numbers: &[u128], backup: u8) -> Seed {
+    Seed::of(&restored(numbers, backup)).unwrap()
+}
+
+fn restoring(numbers: &[u128], backup: u8) -> Restoring {
+    let addresses = numbers.iter().map(|&number| address(number));
+    Restoring::new(addresses.collect(), origin(backup)).unwrap()
+}
+
+fn forming(numbers: &[u128]) -> Forming {
+    Forming::new(numbers.iter().map(|&number| address(number)).collect())
+}
+
+fn report(number: u128, membership: Membership) -> FormReport {
+    FormReport {
+        acceptor: uuid(number),
+        address: address(number),
+        membership,
+    }
+}
+
+/// Real acceptors, by number, with commits that always succeed.
+#[derive(Clone)]
+struct Acceptors(BTreeMap<u128, Acceptor>);
+
+impl Acceptors {
+    fn blank(numbers: &[u128]) -> Self {
+        let acceptor = |&number: &u128| {
+            let recovered = Recovered {
+                uuid: uuid(number),
+                commit_counter: CommitCounter::default(),
+                membership: Membership::Blank,
+                promised: Ballot::ZERO,
+                leader_address: Arc::from(""),
+                known_to: Slot::ZERO,
+                trimmed_to: Slot::ZERO,
+                voted_to: Slot::ZERO,
+                rows: BTreeMap::new(),
+            };
+            (number, Acceptor::recover(recovered, RunNumber::default()))
+        };
+        Self(numbers.iter().map(acceptor).collect())
+    }
+
+    fn at(&mut self, address: &str) -> (u128, &mut Acceptor) {
+        let number = address.trim_start_matches("http://").parse().unwrap();
+        (number, self.0.get_mut(&number).unwrap())
+    }
+
+    fn report(&self, number: u128) -> FormReport {
+        report(number, self.0[&number].membership().clone())
+    }
+
+    fn form(
+        &mut self,
+        address: &str,
+        configuration: &Configuration,
+        complete: bool,
+    ) -> Result<(), FormRefusal> {
+        let (_, acceptor) = self.at(address);
+        let mut group = acceptor.group();
+        let taken = if complete {
+            acceptor.complete_configuration(&mut group, configuration)
+        } else {
+            acceptor.store_configuration(&mut group, configuration)
+        };
+        acceptor.committed(group);
+        taken
+    }
+
+    /// Carries out the next step of a restore at the first acceptor; returns whether there was anything to do.
+    fn step(&mut self, command: &mut Restoring) -> Result<bool, RestoreConflict> {
+        self.step_at(command, |to| Arc::clone(&to[0]))
+    }
+
+    fn step_at(
+        &mut self,
+        command: &mut Restoring,
+        first: impl Fn(&[Arc<str>]) -> Arc<str>,
+    ) -> Result<bool, RestoreConflict> {
+        let to = match command.next()? {
+            RestoreAction::Formed(_) => return Ok(false),
+            RestoreAction::Ask(to) => first(&to),
+            RestoreAction::Keep(configuration, to) => {
+                let to = first(&to);
+                let seed = Seed::of(&configuration).unwrap();
+                let (_, acceptor) = self.at(&to);
+                if acceptor.membership().take_seed(seed) == Ok(SeedUse::Keep) {
+                    acceptor.seeded(seed);
+                    command.kept(&to);
+                }
+                to
+            }
+            RestoreAction::Store(configuration, to) => {
+                let to = first(&to);
+                // A refusal shows in the next answer.
+                let _ = self.form(&to, &configuration, false);
+                to
+            }
+            RestoreAction::Complete(configuration, to) => {
+                let to = first(&to);
+                let _ = self.form(&to, &configuration, true);
+                to
+            }
+        };
+        let (number, _) = self.at(&to);
+        command.report(self.report(number));
+        Ok(true)
+    }
+
+    fn finish(&mut self, command: &mut Restoring) -> Result<(), RestoreConflict> {
+        while self.step(command)? {}
+        Ok(())
+    }
+
+    /// Carries out the next step of a proposer at one acceptor; returns whether there was anything to do.
+    fn propose(&mut self, proposer: &mut Forming) -> Result<bool, FormConflict> {
+        let (to, step) = match proposer.next()? {
+            FormAction::Ask(to) => (to, None),
+            FormAction::Store(list, to) => (to, Some((list, false))),
+            FormAction::Complete(list, to) => (to, Some((list, true))),
+            FormAction::Formed {
+                configuration,
+                complete,
+                ..
+            } => (complete, Some((configuration, true))),
+        };
+        let Some(to) = to.first() else { return Ok(false) };
+        if let Some((list, complete)) = step {
+            let _ = self.form(to, &list, complete);
+        }
+        let (number, _) = self.at(to);
+        proposer.report(self.report(number));
+        Ok(true)
+    }
+
+    /// Every acceptor is formed as this restored cluster, and every log begins at the base.
+    fn check_restored(&self, configuration: &Configuration) {
+        let base = configuration.origin().unwrap().base();
+        for acceptor in self.0.values() {
+            assert_eq!(acceptor.formed_cluster(), Some(configuration.cluster_id()));
+            let marks = [
+                acceptor.trimmed_to(),
+                acceptor.chosen_to(),
+                acceptor.known_to(),
+                acceptor.voted_to(),
+                acceptor.trim_cap(),
+            ];
+            assert_eq!(marks, [base; 5]);
+        }
+    }
+
+    /// No two acceptors are formed as different clusters, and each formed log begins where its cluster begins.
+    fn check_no_mixture(&self) {
+        let formed = self
+            .0
+            .values()
+            .filter(|acceptor| acceptor.formed_cluster().is_some());
+        let mut clusters = BTreeSet::new();
+        for acceptor in formed {
+            let configuration = acceptor.membership().configuration().unwrap();
+            let base = configuration.origin().map_or(Slot::ZERO, |origin| origin.base());
+            assert_eq!(acceptor.trimmed_to(), base);
+            clusters.insert(configuration.cluster_id());
+        }
+        assert!(clusters.len() <= 1, "{clusters:?}");
+    }
+}
+
+#[test]
+fn blank_acceptors_become_the_restored_cluster() {
+    for numbers in [&[1][..], &[1, 2, 3], &[1, 2, 3, 4, 5]] {
+        let mut acceptors = Acceptors::blank(numbers);
+        let mut command = restoring(numbers, 7);
+        acceptors.finish(&mut command).unwrap();
+        acceptors.check_restored(&restored(numbers, 7));
+        assert_eq!(command.next(), Ok(RestoreAction::Formed(restored(numbers, 7))));
+    }
+}
+
+#[test]
+fn restore_killed_after_any_step_is_finished_by_the_same_command() {
+    for steps in 0..20 {
+        let mut acceptors = Acceptors::blank(&[1, 2, 3]);
+        let mut killed = restoring(&[1, 2, 3], 7);
+        for _ in 0..steps {
+            acceptors.step(&mut killed).unwrap();
+        }
+        let mut again = restoring(&[3, 2, 1], 7);
+        acceptors.finish(&mut again).unwrap();
+        acceptors.check_restored(&restored(&[1, 2, 3], 7));
+    }
+}
+
+#[test]
+fn every_step_waits_until_the_step_before_has_ended_everywhere() {
+    let mut acceptors = Acceptors::blank(&[1, 2, 3]);
+    let mut command = restoring(&[1, 2, 3], 7);
+    let rank = |membership: &Membership| match membership {
+        Membership::Blank => 0,
+        Membership::Seeded(_) => 1,
+        Membership::Forming(_) => 2,
+        Membership::Formed(_) => 3,
+    };
+    while acceptors.step(&mut command).unwrap() {
+        let ranks: Vec<_> = acceptors
+            .0
+            .values()
+            .map(|acceptor| rank(acceptor.membership()))
+            .collect();
+        let (low, high) = (ranks.iter().min().unwrap(), ranks.iter().max().unwrap());
+        assert!(high - low <= 1, "{ranks:?}");
+    }
+}
+
+#[test]
+fn acceptor_with_the_seed_gets_it_once_more_from_a_repeated_command() {
+    let seed = seed(&[1, 2], 7);
+    let mut command = restoring(&[1, 2], 7);
+    command.report(report(1, Membership::Seeded(seed)));
+    command.report(report(2, Membership::Forming(restored(&[1, 2], 7))));
+    let both = vec![address(1), address(2)];
+    assert_eq!(
+        command.next(),
+        Ok(RestoreAction::Keep(restored(&[1, 2], 7), both))
+    );
+    command.kept(&address(1));
+    command.kept(&address(2));
+    command.report(report(1, Membership::Seeded(seed)));
+    command.report(report(2, Membership::Forming(restored(&[1, 2], 7))));
+    assert!(matches!(command.next(), Ok(RestoreAction::Store(_, to)) if to == [address(1)]));
+}
+
+#[test]
+fn acceptor_that_is_not_blank_is_named_before_anything_is_written() {
+    for other in [
+        Membership::Formed(plain(&[1, 2, 3])),
+        Membership::Forming(plain(&[1, 2, 3])),
+        Membership::Formed(restored(&[1, 2, 3], 8)),
+        Membership::Seeded(seed(&[1, 2, 3], 8)),
+        Membership::Seeded(seed(&[1, 2, 4], 7)),
+    ] {
+        let mut command = restoring(&[1, 2, 3], 7);
+        command.report(report(1, Membership::Blank));
+        command.report(report(2, Membership::Blank));
+        assert_eq!(command.next(), Ok(RestoreAction::Ask(vec![address(3)])));
+        command.report(report(3, other.clone()));
+        for number in [1, 2] {
+            command.report(report(number, Membership::Blank));
+        }
+        let conflict = command.next().unwrap_err();
+        let text = conflict.to_string();
+        assert!(text.starts_with("http://3: "), "{text}");
+        assert!(text.contains("empty"), "{text}");
+    }
+}
+
+#[test]
+fn member_of_a_cluster_is_named_before_every_other_refusal() {
+    // The other seed has the lower address.
+    let mut command = restoring(&[1, 2, 3], 7);
+    command.report(report(1, Membership::Seeded(seed(&[1], 7))));
+    command.report(report(2, Membership::Forming(plain(&[1, 2, 3]))));
+    command.report(report(3, Membership::Formed(plain(&[1, 2, 3]))));
+    command.report(report(1, Membership::Seeded(seed(&[1], 7))));
+    let text = command.next().unwrap_err().to_string();
+    assert!(text.starts_with("http://3: "), "{text}");
+    assert!(text.contains("never empty the data directory"), "{text}");
+    // Every other advice to empty a directory has a guard.
+    for other in [
+        Membership::Seeded(seed(&[1], 8)),
+        Membership::Forming(plain(&[1, 2, 3])),
+    ] {
+        let mut command = restoring(&[1], 7);
+        command.report(report(1, other));
+        let text = command.next().unwrap_err().to_string();
+        assert!(text.contains("including unreachable acceptors"), "{text}");
+        assert!(text.contains("is formed, never empty a data directory"), "{text}");
+    }
+}
+
+#[test]
+fn acceptor_that_went_back_beside_a_formed_member_is_refused() {
+    let formed = || report(2, Membership::Formed(restored(&[1, 2], 7)));
+    for back in [Membership::Blank, Membership::Seeded(seed(&[1, 2], 7))] {
+        let mut command = restoring(&[1, 2], 7);
+        command.report(report(1, back.clone()));
+        command.report(formed());
+        // The first answer may be older than the formed member, in whatever order the answers come.
+        assert_eq!(command.next(), Ok(RestoreAction::Ask(vec![address(1)])));
+        let mut other = restoring(&[1, 2], 7);
+        other.report(formed());
+        other.report(report(1, back.clone()));
+        assert_eq!(other, command);
+        command.report(report(1, back));
+        let lost = command.next().unwrap_err();
+        assert!(matches!(lost, RestoreConflict::LostDisk { .. }), "{lost}");
+    }
+    // The seed is sent to no acceptor for ever.
+    let mut command = restoring(&[1], 7);
+    command.kept(&address(1));
+    command.report(report(1, Membership::Blank));
+    assert!(matches!(command.next(), Err(RestoreConflict::LostDisk { .. })));
+}
+
+#[test]
+fn acceptor_named_twice_is_a_conflict() {
+    let twice = Restoring::new(vec![address(1), address(1)], origin(7));
+    assert_eq!(twice, Err(RestoreConflict::AddressTwice));
+    let mut command = restoring(&[1, 2], 7);
+    command.report(report(1, Membership::Blank));
+    command.report(FormReport {
+        address: address(2),
+        ..report(1, Membership::Blank)
+    });
+    let twice = InvalidConfiguration::Twice(uuid(1));
+    assert_eq!(command.next(), Err(RestoreConflict::Invalid(twice)));
+}
+
+/// Two parties take turns by the bits of `turns`; then each goes on alone as far as possible.
+fn interleave<A, B>(
+    acceptors: &mut Acceptors,
+    turns: u32,
+    (first, step_first): (&mut A, impl Fn(&mut Acceptors, &mut A) -> bool),
+    (second, step_second): (&mut B, impl Fn(&mut Acceptors, &mut B) -> bool),
+) {
+    for turn in 0..12 {
+        if turns >> turn & 1 == 0 {
+            step_first(acceptors, first);
+        } else {
+            step_second(acceptors, second);
+        }
+        acceptors.check_no_mixture();
+    }
+    while step_first(acceptors, first) {}
+    while step_second(acceptors, second) {}
+    acceptors.check_no_mixture();
+}
+
+#[test]
+fn two_restores_of_different_backups_never_mix() {
+    let (mut wins, mut stuck) = (0, 0);
+    for turns in 0..1 << 12 {
+        let mut acceptors = Acceptors::blank(&[1, 2]);
+        let (mut first, mut second) = (restoring(&[1, 2], 7), restoring(&[1, 2], 8));
+        let step =
+            |acceptors: &mut Acceptors, command: &mut Restoring| acceptors.step(command).unwrap_or(false);
+        let last = |to: &[Arc<str>]| Arc::clone(&to[to.len() - 1]);
+        let step_back = |acceptors: &mut Acceptors, command: &mut Restoring| {
+            acceptors.step_at(command, last).unwrap_or(false)
+        };
+        interleave(
+            &mut acceptors,
+            turns,
+            (&mut first, step),
+            (&mut second, step_back),
+        );
+        let formed = acceptors
+            .0
+            .values()
+            .filter(|acceptor| acceptor.formed_cluster().is_some());
+        match formed.count() {
+            0 => stuck += 1,
+            2 => wins += 1,
+            some => panic!("{some} of 2 acceptors are formed, turns {turns:b}"),
+        }
+    }
+    assert!(wins > 0 && stuck > 0, "{wins} {stuck}");
+}
+
+#[test]
+fn proposer_beside_a_restore_never_mixes_and_may_finish_the_restore() {
+    let (mut plain_wins, mut restored_wins) = (0, 0);
+    for turns in 0..1 << 12 {
+        let mut acceptors = Acceptors::blank(&[1, 2]);
+        let (mut command, mut proposer) = (restoring(&[1, 2], 7), forming(&[1, 2]));
+        let restore =
+            |acceptors: &mut Acceptors, command: &mut Restoring| acceptors.step(command).unwrap_or(false);
+        let propose =
+            |acceptors: &mut Acceptors, proposer: &mut Forming| acceptors.propose(proposer).unwrap_or(false);
+        interleave(
+            &mut acceptors,
+            turns,
+            (&mut command, restore),
+            (&mut proposer, propose),
+        );
+        let formed: BTreeSet<_> = acceptors
+            .0
+            .values()
+            .filter_map(Acceptor::formed_cluster)
+            .collect();
+        plain_wins += usize::from(formed.contains(&plain(&[1, 2]).cluster_id()));
+        restored_wins += usize::from(formed.contains(&restored(&[1, 2], 7).cluster_id()));
+    }
+    assert!(
+        plain_wins > 0 && restored_wins > 0,
+        "{plain_wins} {restored_wins}"
+    );
+}
+
+#[test]
+fn proposer_finishes_a_restore_that_ended_after_a_stored_configuration() {
+    let mut acceptors = Acceptors::blank(&[1, 2, 3]);
+    let mut killed = restoring(&[1, 2, 3], 7);
+    while !acceptors
+        .0
+        .values()
+        .any(|acceptor| matches!(acceptor.membership(), Membership::Forming(_)))
+    {
+        acceptors.step(&mut killed).unwrap();
+    }
+    let mut proposer = forming(&[1, 2, 3]);
+    for number in [1, 2, 3] {
+        proposer.report(acceptors.report(number));
+    }
+    while acceptors.propose(&mut proposer).unwrap() {}
+    acceptors.check_restored(&restored(&[1, 2, 3], 7));
+}
+
+#[test]
+fn proposer_refuses_acceptors_that_hold_a_backup() {
+    let mut proposer = forming(&[1, 2, 3]);
+    proposer.report(report(1, Membership::Blank));
+    proposer.report(report(2, Membership::Seeded(seed(&[1, 2, 3], 7))));
+    let conflict = proposer.next().unwrap_err();
+    assert_eq!(
+        conflict.to_string(),
+        "acceptor http://2 is blank and holds a backup: finish \"paxos restore\", or empty its directory"
+    );
+    // A seed of another cluster than the stored configuration.
+    let mut proposer = forming(&[1, 2, 3]);
+    proposer.report(report(1, Membership::Forming(restored(&[1, 2, 3], 7))));
+    proposer.report(report(2, Membership::Seeded(seed(&[1, 2, 3], 8))));
+    assert!(matches!(proposer.next(), Err(FormConflict::HoldsBackup { .. })));
+    proposer.report(report(2, Membership::Blank));
+    assert!(matches!(proposer.next(), Err(FormConflict::NoBackup { .. })));
+}
+
+#[test]
+fn acceptor_without_its_backup_is_asked_again_once_another_takes_part_in_a_restore() {
+    let mut proposer = forming(&[1, 2]);
+    proposer.report(report(1, Membership::Blank));
+    proposer.report(report(2, Membership::Forming(restored(&[1, 2], 7))));
+    assert_eq!(proposer.next(), Ok(FormAction::Ask(vec![address(1)])));
+    proposer.report(report(1, Membership::Seeded(seed(&[1, 2], 7))));
+    assert!(matches!(proposer.next(), Ok(FormAction::Store(_, to)) if to == [address(1)]));
+}
+
+#[test]
+fn acceptor_takes_a_configuration_and_a_seed_only_together() {
+    let numbers = [1, 2];
+    let mut acceptors = Acceptors::blank(&numbers);
+    let (one, two) = (address(1), address(2));
+    assert_eq!(
+        acceptors.form(&one, &restored(&numbers, 7), false),
+        Err(FormRefusal::NoBackup)
+    );
+    acceptors.at(&one).1.seeded(seed(&numbers, 7));
+    for other in [plain(&numbers), restored(&numbers, 8), restored(&[1, 3], 7)] {
+        let refused = acceptors.form(&one, &other, false).unwrap_err();
+        assert!(matches!(refused, FormRefusal::HoldsBackup { .. }), "{refused}");
+        assert_eq!(acceptors.form(&one, &other, true), Err(FormRefusal::NotStored));
+    }
+    // The steps may be repeated, and come in one group.
+    for _ in 0..2 {
+        assert_eq!(acceptors.form(&one, &restored(&numbers, 7), false), Ok(()));
+    }
+    let refused = acceptors.form(&one, &plain(&numbers), true).unwrap_err();
+    assert!(
+        refused.to_string().contains("restored from a backup to slot"),
+        "{refused}"
+    );
+    acceptors.at(&two).1.seeded(seed(&numbers, 7));
+    let (_, acceptor) = acceptors.at(&two);
+    let mut group = acceptor.group();
+    acceptor
+        .store_configuration(&mut group, &restored(&numbers, 7))
+        .unwrap();
+    acceptor
+        .complete_configuration(&mut group, &restored(&numbers, 7))
+        .unwrap();
+    let write = acceptor.write(&group).unwrap();
+    assert_eq!(
+        (write.trimmed_to, write.known_to),
+        (origin(7).base(), origin(7).base())
+    );
+    assert!(
+        matches!(write.membership, Some(Membership::Formed(_))),
+        "one commit has both"
+    );
+    acceptor.committed(group);
+    acceptors.form(&one, &restored(&numbers, 7), true).unwrap();
+    acceptors.check_restored(&restored(&numbers, 7));
+    // The cluster goes on: a repeated step changes nothing.
+    let (_, acceptor) = acceptors.at(&one);
+    let mut group = acceptor.group();
+    acceptor
+        .complete_configuration(&mut group, &restored(&numbers, 7))
+        .unwrap();
+    assert!(acceptor.write(&group).is_none());
+    assert_eq!(
+        acceptor.membership().take_seed(seed(&numbers, 7)),
+        Ok(SeedUse::Nothing)
+    );
+}
