@@ -37,13 +37,13 @@ use seed::PreparedSeed;
 /// learners with empty data directories.
 ///
 /// All registers keep their values and versions. Sessions are not restored: clients open new sessions. The first new slot
-/// is at least 2^36 slots above the end of FILE: at 10,000 slots a second the cluster before needed 79 days for as many
-/// slots. If the cluster before may have gone further after the backup, name its highest version with --above. Then all new
-/// versions, and so all new fencing tokens, are above the versions of the cluster before.
+/// is 2^36 slots above the end of FILE, and above the version given with --above. At 10,000 slots a second the cluster
+/// before needed 79 days for as many slots. If the cluster before may have gone further, give its highest known version.
+/// So all new versions and fencing tokens are above the versions of the cluster before.
 ///
 /// Before anything is written, every acceptor must answer and be blank. After a crash or an error, repeat the command with
 /// the same FILE, the same acceptors and the same --above: the command goes on. Never restore into a cluster that is in
-/// use, and stop the cluster before for good.
+/// use, and stop the cluster before permanently.
 ///
 /// Exits 69 when an acceptor does not answer in time, 74 when FILE is damaged or cannot be read, and 78 when an acceptor is
 /// not blank or takes part in another restore, when FILE is no backup, or when a newer release wrote FILE.
@@ -57,7 +57,7 @@ pub(crate) struct Args {
     #[arg(long, env = "PAXOS_ACCEPTORS", value_name = "URLS")]
     acceptors: AcceptorList,
 
-    /// The highest version of the cluster before: all new versions are above [default: only the end of FILE counts]
+    /// The highest known version of the cluster before, as in 70000.3 [default: only the end of FILE counts]
     #[arg(long, value_name = "VERSION")]
     above: Option<Version>,
 

@@ -5,8 +5,8 @@ use super::slot::{Slot, Version};
 /// Length of a SHA-256 in bytes.
 const SHA256_BYTES: usize = 32;
 
-/// Slots between the end of a backup and the first slot of the restored cluster, at least: the cluster before may have
-/// come further than its backup. At 10,000 slots a second, 2^36 slots take 79 days.
+/// Slots between the last known slot of the cluster before and the first slot of the restored cluster: the cluster before
+/// may have come further. At 10,000 slots a second, 2^36 slots take 79 days.
 pub const JUMP: u64 = 1 << 36;
 
 /// The highest base: a restored cluster has at least [`JUMP`] slots.
@@ -48,7 +48,8 @@ pub enum InvalidOrigin {
 }
 
 impl Origin {
-    /// The origin of a cluster that begins with a backup of the slots below `ended_at`, above all versions up to `above`.
+    /// The origin of a cluster that begins with a backup of the slots below `ended_at`, [`JUMP`] slots above that
+    /// end and above the version `above`.
     ///
     /// # Errors
     /// [`InvalidOrigin::TooHigh`].
@@ -57,9 +58,8 @@ impl Origin {
         ended_at: Slot,
         above: Option<Version>,
     ) -> Result<Self, InvalidOrigin> {
-        let far = ended_at.get().saturating_add(JUMP);
         let above = above.map_or(0, |above| above.slot.get().saturating_add(1));
-        let base = far.max(above);
+        let base = ended_at.get().max(above).saturating_add(JUMP);
         match Slot::new(base) {
             Ok(slot) => Self::new(sha256, ended_at, slot),
             Err(_) => Err(InvalidOrigin::TooHigh { base }),
@@ -128,12 +128,12 @@ mod tests {
     }
 
     #[test]
-    fn base_is_far_above_the_backup_and_above_the_named_version() {
+    fn base_is_far_above_the_backup_and_the_named_version() {
         assert_eq!(after(0, None), Ok(JUMP));
         assert_eq!(after(61_440, None), Ok(61_440 + JUMP));
-        assert_eq!(after(61_440, Some(70_000)), Ok(61_440 + JUMP));
-        assert_eq!(after(61_440, Some(61_440 + JUMP - 1)), Ok(61_440 + JUMP));
-        assert_eq!(after(61_440, Some(61_440 + JUMP)), Ok(61_440 + JUMP + 1));
+        assert_eq!(after(61_440, Some(61_439)), Ok(61_440 + JUMP));
+        assert_eq!(after(61_440, Some(70_000)), Ok(70_001 + JUMP));
+        assert_eq!(after(61_440, Some(61_440 + JUMP)), Ok(61_441 + 2 * JUMP));
     }
 
     #[test]

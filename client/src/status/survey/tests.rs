@@ -31,6 +31,7 @@ fn acceptor(number: u8) -> Result<RoleStatus, Cause> {
             members: (1..=5).map(member).collect(),
             phase1: 3,
             phase2: 3,
+            origin: None,
         }),
         attached: vec![AttachedPeer {
             report: Some(proposer),

@@ -29,7 +29,7 @@ use tonic::{
 use super::{
     answers::AccountedBody,
     chunks::{self, Chunk, Chunks},
-    connections::{Origin, Usage},
+    connections::{CallerConnection, Usage},
     kinds::{CallKind, OpenCalls},
     outgoing::{Pools, Room},
     partial::{Partials, Share},
@@ -72,11 +72,11 @@ impl Service<http::Request<Body>> for Limited {
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        let origin = request.extensions_mut().remove::<Origin>();
-        if let Some(origin) = &origin {
-            request.extensions_mut().insert(origin.tcp.clone());
+        let connection = request.extensions_mut().remove::<CallerConnection>();
+        if let Some(connection) = &connection {
+            request.extensions_mut().insert(connection.tcp.clone());
         }
-        let usage = origin.map(|origin| origin.usage);
+        let usage = connection.map(|connection| connection.usage);
         let path = request.uri().path();
         let kind = CallKind::of_path(path);
         let place = match CallPlace::take(&self.open, kind, usage.clone()) {

@@ -142,7 +142,7 @@ impl Usage {
 
 /// The connection of a request, stored in the request's extensions.
 #[derive(Clone, Debug)]
-pub(super) struct Origin {
+pub(super) struct CallerConnection {
     pub(super) usage: Arc<Usage>,
     pub(super) tcp: TcpConnectInfo,
 }
@@ -245,10 +245,10 @@ impl Drop for Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Origin;
+    type ConnectInfo = CallerConnection;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        Origin {
+        CallerConnection {
             usage: Arc::clone(&self.usage),
             tcp: self.stream.connect_info(),
         }
