@@ -257,10 +257,12 @@ pub fn planted() -> Vec<Case> {
         ),
         plant_forming(TakesAnotherList, "a forming acceptor that takes another list"),
         plant_restoring(RestoreWithoutTheJump, "a restore without the jump"),
-        plant_restoring(
-            TakesOriginWithoutSeed,
-            "an acceptor without a seed that takes an origin",
-        ),
+        Case::Restoring(restoring::Scenario {
+            bug: Some(TakesOriginWithoutSeed),
+            proposers: 0,
+            returns: 1,
+            ..restoring::Scenario::small("an acceptor without a seed that takes an origin")
+        }),
         plant_restoring(
             SeededTakesAnotherList,
             "an acceptor with a seed that takes another list",

@@ -241,20 +241,13 @@ pub fn small() -> Vec<Rung> {
             }),
         ),
         case(
-            1,
+            8_081,
             Case::Restoring(restoring::Scenario {
-                expected: &[Sight::Restored, Sight::RestoredByAnother, Sight::BackupTold],
-                ..restoring::Scenario::small("8 restoring two beside a proposer, one dies")
-            }),
-        ),
-        case(
-            1,
-            Case::Restoring(restoring::Scenario {
-                restores: &[1, 2],
                 proposers: 0,
                 deaths: 0,
+                returns: 1,
                 expected: &[Sight::Restored],
-                ..restoring::Scenario::small("8 restoring two, two backups")
+                ..restoring::Scenario::small("8 restoring two, a disk goes back")
             }),
         ),
         case(
@@ -422,6 +415,17 @@ pub fn large() -> Vec<Rung> {
         case(Case::Forming(forming::Scenario {
             expected: &[Sight::ConflictTold],
             ..forming::Scenario::differing("8 forming three, lists that differ")
+        })),
+        case(Case::Restoring(restoring::Scenario {
+            expected: &[Sight::Restored, Sight::RestoredByAnother, Sight::BackupTold],
+            ..restoring::Scenario::small("8 restoring two beside a proposer, one dies")
+        })),
+        case(Case::Restoring(restoring::Scenario {
+            restores: &[1, 2],
+            proposers: 0,
+            deaths: 0,
+            expected: &[Sight::Restored],
+            ..restoring::Scenario::small("8 restoring two, two backups")
         })),
         case(Case::Restoring(restoring::Scenario {
             restores: &[1, 1],

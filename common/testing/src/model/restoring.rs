@@ -28,33 +28,9 @@ use stateright::{Model, Property};
 use super::sights::{Sight, Sights};
 use crate::bug::Bug;
 
-#[derive(Clone)]
-pub struct Scenario {
-    pub(crate) name: &'static str,
-    pub(crate) acceptors: usize,
-    /// The backup of each restore, by number from 1. Two restores of one backup are one command, repeated.
-    pub(crate) restores: &'static [u8],
-    pub(crate) proposers: usize,
-    /// Limit of processes that die.
-    pub(crate) deaths: u8,
-    pub(crate) expected: &'static [Sight],
-    pub(crate) bug: Option<Bug>,
-}
+mod scenario;
 
-impl Scenario {
-    /// A restore into two acceptors beside a proposer. One of the two may die.
-    pub(crate) fn small(name: &'static str) -> Self {
-        Self {
-            name,
-            acceptors: 2,
-            restores: &[1],
-            proposers: 1,
-            deaths: 1,
-            expected: &[],
-            bug: None,
-        }
-    }
-}
+pub use scenario::Scenario;
 
 pub(crate) struct Restoration {
     pub(crate) scenario: Scenario,
@@ -79,6 +55,7 @@ pub(crate) struct State {
     /// Answers to each process since its latest calls.
     answers: BTreeSet<(usize, Answer)>,
     deaths_left: u8,
+    returns_left: u8,
     /// A restore died after an acceptor had taken the seed, and before any acceptor was formed.
     died_midway: bool,
     /// Every cluster that ever had a formed member.
@@ -127,6 +104,8 @@ pub(crate) enum Action {
     /// An acceptor carries out a call durably, and answers.
     Carry(Call),
     Die(usize),
+    /// The disk of an acceptor goes back to the blank state, before any acceptor is formed.
+    Return(usize),
     /// A proposer campaigns with the first quorum of formed acceptors, and proposes a value.
     Lead,
 }
@@ -439,6 +418,7 @@ impl Model for Restoration {
             calls: BTreeSet::new(),
             answers: BTreeSet::new(),
             deaths_left: deaths,
+            returns_left: self.scenario.returns,
             died_midway: false,
             formed: BTreeSet::new(),
             led: None,
@@ -455,6 +435,9 @@ impl Model for Restoration {
             }
         }
         actions.extend(state.calls.iter().copied().map(Action::Carry));
+        if state.returns_left > 0 && state.formed.is_empty() {
+            actions.extend((0..self.scenario.acceptors).map(Action::Return));
+        }
         if state.led.is_none() && state.quorum().is_some() {
             actions.push(Action::Lead);
         }
@@ -472,6 +455,11 @@ impl Model for Restoration {
                 state.died_midway |= matches!(died, Some(Process::Restore(_)))
                     && state.files.iter().any(Option::is_some)
                     && state.formed.is_empty();
+            }
+            Action::Return(place) => {
+                state.returns_left -= 1;
+                state.acceptors[place] = acceptor_with(place, Membership::Blank);
+                state.files[place] = None;
             }
             Action::Lead => state.lead(),
         }
