@@ -158,8 +158,8 @@ impl Starter<'_> {
         run: RunNumber,
     ) -> Result<Option<(SqliteStore, RecoveredRun)>, Failure> {
         // The last step of opening makes the run durable. All other fallible steps of a start come before, so a failed
-        // start leaves no run. Safe to cancel: the connection is closed with any open work. Opening may wait for
-        // another process's lock.
+        // start leaves no run, except for an acceptor with a damaged seed: such an acceptor has never voted. Safe to
+        // cancel: the connection is closed with any open work. Opening may wait for another process's lock.
         let opening = SqliteStore::open(directory, &self.config.id, run);
         let opened = self.shutdown.token().run_until_cancelled(opening).await;
         let opened = opened.transpose();

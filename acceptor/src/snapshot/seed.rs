@@ -1,6 +1,10 @@
 //! The seed of a blank acceptor: read and verified as a whole at each start, until the acceptor has stored a configuration.
 
-use std::{fs::File, io::Read as _, path::Path};
+use std::{
+    fs::File,
+    io::{self, ErrorKind, Read as _},
+    path::Path,
+};
 
 use paxos_common::{paxos::acceptor::Seed, service::failure::Failure, snapshot::decoder::SnapshotDecoder};
 use tokio::task::spawn_blocking;
@@ -22,11 +26,24 @@ pub(crate) async fn read_seed(directory: &Path, id: SnapshotId) -> Result<Seed, 
     let read = spawn_blocking(move || read_now(&path, id)).await;
     let read = read.map_err(|error| Failure::internal(anyhow::Error::new(error)))?;
     read.map_err(|reason| {
-        Failure::storage(reason.context(format!(
-            "the backup in {name} is damaged. This acceptor holds only the backup, and has never voted: stop all acceptors \
-             of this restore, empty their data directories, start them again and repeat \"paxos restore\""
-        )))
+        let advice = advice(&name, &reason);
+        Failure::storage(reason.context(advice))
     })
+}
+
+/// What is wrong with the file, and what to do.
+fn advice(name: &str, reason: &anyhow::Error) -> String {
+    let cause = reason.downcast_ref::<io::Error>().map(io::Error::kind);
+    if cause.is_some_and(|kind| kind != ErrorKind::NotFound) {
+        return format!(
+            "the backup in {name} cannot be read: mend the disk or the access, and start this acceptor again"
+        );
+    }
+    format!(
+        "the backup in {name} is missing or damaged. While no acceptor of this restore is formed, including unreachable \
+         acceptors, stop all of them, empty their data directories, start them again and repeat \"paxos restore\". If any \
+         is formed, never empty a data directory: start this acceptor on its latest disk, or leave it stopped"
+    )
 }
 
 fn read_now(path: &Path, id: SnapshotId) -> anyhow::Result<Seed> {

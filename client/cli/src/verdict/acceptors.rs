@@ -287,8 +287,12 @@ fn refusal(name: &str, cluster: &[u8], answer: &AcceptorStatusResponse) -> Optio
     (answer.membership() != Membership::Formed).then(|| {
         (
             format!("{name} has stored the list of members and does not vote yet"),
-            "start a proposer with --acceptors naming all acceptors: the proposer notifies this acceptor that the \
-             cluster is formed",
+            if answer.damaged_snapshots.is_empty() {
+                "start a proposer with --acceptors naming all acceptors: the proposer notifies this acceptor that the \
+                 cluster is formed"
+            } else {
+                "its backup is damaged: repeat the same `paxos restore`"
+            },
         )
     })
 }

@@ -48,7 +48,8 @@ pub enum RestoreConflict {
     #[error(
         "{address}: this acceptor lost its disk, or runs on an older copy, during this restore. While no listed acceptor is \
          formed, including unreachable acceptors, empty every listed data directory and repeat this command. If any listed \
-         acceptor is formed, never empty a data directory: start this acceptor on its latest disk, or leave it stopped"
+         acceptor is formed, never empty a data directory: start this acceptor on its latest disk, or leave it \
+         stopped. If a majority is left, start the proposers: they finish the cluster without this acceptor"
     )]
     LostDisk {
         /// Address of the acceptor.
