@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
@@ -76,10 +76,9 @@ struct Shared {
 
 impl Shared {
     fn new(value_bytes: usize, keys: Option<u64>, is_read: bool) -> Arc<Self> {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Arc::new(Self {
             // A prefix that no earlier run used.
-            prefix: u64::try_from(since.as_millis()).unwrap_or(0),
+            prefix: rand::random::<u32>().into(),
             value: vec![b'x'; value_bytes].into(),
             keys,
             is_read,

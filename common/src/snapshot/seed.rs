@@ -103,7 +103,7 @@ mod tests {
 
     fn registers() -> Vec<(Bytes, Register)> {
         let register = |(key, slot): (&'static str, u64)| {
-            let value = Bytes::from(vec![slot as u8; 10_000]);
+            let value = Bytes::from(vec![u8::try_from(slot).unwrap(); 10_000]);
             let version = at(slot);
             (Bytes::from(key), Register { value, version })
         };

@@ -176,7 +176,17 @@ impl Target {
         report.map_err(|unusable| match unusable {
             Unusable::Call(status) => failed(&status),
             Unusable::Malformed(_) => AttemptError::Refused(unusable.to_string()),
-            other => AttemptError::Again(other.to_string()),
+            Unusable::Silent
+            | Unusable::Closed
+            | Unusable::Blank
+            | Unusable::Forming
+            | Unusable::OtherCluster { .. }
+            | Unusable::Stranger(_)
+            | Unusable::Changed { .. }
+            | Unusable::Unshown
+            | Unusable::Distrusted
+            | Unusable::Unwitnessed { .. }
+            | Unusable::WentBack(_) => AttemptError::Again(unusable.to_string()),
         })
     }
 
@@ -219,6 +229,18 @@ fn failed(status: &Status) -> AttemptError {
             "the release of this acceptor cannot restore: update the acceptor, then repeat the same command"
                 .to_owned(),
         ),
-        _ => AttemptError::Again(reason(status)),
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::Aborted
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss
+        | Code::Unauthenticated => AttemptError::Again(reason(status)),
     }
 }

@@ -30,7 +30,7 @@ use crate::bug::Bug;
 
 mod scenario;
 
-pub use scenario::Scenario;
+pub(crate) use scenario::Scenario;
 
 pub(crate) struct Restoration {
     pub(crate) scenario: Scenario,
