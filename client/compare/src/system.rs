@@ -64,8 +64,8 @@ enum Connections {
 }
 
 impl LoadedSystem {
-    /// Connects to the addresses. Of etcd: the members. Of paxos: the acceptors for the client library; else proposers,
-    /// and learners in `learners`. The leader is used first.
+    /// Connects to the addresses: the members of etcd, the acceptors for the client library, or the proposers for single
+    /// calls, with the learners in `learners`. The leader is used first.
     pub(crate) async fn connect(
         kind: SystemKind,
         addresses: &[String],
