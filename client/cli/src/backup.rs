@@ -19,7 +19,7 @@ use crate::{
     signals::{Left, interruptible},
 };
 
-/// Save all registers and sessions in FILE, or check such a file
+/// Save all registers in FILE, or check such a file
 ///
 /// A learner makes a snapshot with the effect of every command acknowledged before. The command writes FILE.partial,
 /// verifies every byte, and then gives the file its name. An earlier FILE is replaced only then. The file is as secret

@@ -43,7 +43,10 @@ use seed::PreparedSeed;
 ///
 /// Before anything is written, every acceptor must answer and be blank. After a crash or an error, repeat the command with
 /// the same FILE, the same acceptors and the same --above: the command goes on. Never restore into a cluster that is in
-/// use, and stop the cluster before permanently.
+/// use, and stop the cluster before permanently. A finished restore writes nothing when it is repeated, whatever the cluster
+/// has written since: the command then says so.
+///
+/// The log is not restored: `paxos log` begins at the first new slot.
 ///
 /// Exits 69 when an acceptor does not answer in time, 74 when FILE is damaged or cannot be read, and 78 when an acceptor is
 /// not blank or takes part in another restore, when FILE is no backup, or when a newer release wrote FILE.
@@ -72,8 +75,9 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let backup = check(&args.file).await?;
     let origin = Origin::after(backup.sha256, backup.header.to, args.above).map_err(Failure::usage)?;
-    let configuration = restore(&args, origin).await?;
+    let (configuration, was_formed) = restore(&args, origin).await?;
     let restored = Restored {
+        was_formed,
         args: &args,
         backup: &backup,
         origin,
@@ -82,19 +86,20 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     args.output.print(|| restored.text(), || restored.json()).await
 }
 
-/// Drives the acceptors until all are formed.
+/// Drives the acceptors until all are formed. Also returns whether all were formed before.
 ///
 /// # Cancel safety
 /// Safe: the same command goes on.
-async fn restore(args: &Args, origin: Origin) -> Result<Configuration, Failure> {
+async fn restore(args: &Args, origin: Origin) -> Result<(Configuration, bool), Failure> {
     let targets = RestoreTargets::new(args.acceptors.addresses(), args.timeout);
     let addresses: Vec<Arc<str>> = targets.addresses().collect();
     let mut restoring = Restoring::new(addresses, origin).map_err(conflict)?;
     let mut prepared: Option<Arc<PreparedSeed>> = None;
+    let mut was_formed = true;
     loop {
         let action = restoring.next().map_err(conflict)?;
         let refused = match &action {
-            RestoreAction::Formed(configuration) => return Ok(configuration.clone()),
+            RestoreAction::Formed(configuration) => return Ok((configuration.clone(), was_formed)),
             RestoreAction::Ask(to) => targets.step(None, to, &mut restoring).await?,
             RestoreAction::Keep(configuration, to) => {
                 let seed = match prepared.take().filter(|seed| seed.is_of(configuration)) {
@@ -113,6 +118,7 @@ async fn restore(args: &Args, origin: Origin) -> Result<Configuration, Failure> 
                 targets.step(Some(&step), to, &mut restoring).await?
             }
         };
+        was_formed = was_formed && matches!(action, RestoreAction::Ask(_));
         // The acceptor's present state explains the refusal, or is another than before. Otherwise the refusal stands.
         if let Some(refusal) = refused
             && restoring.next().map_err(conflict)? == action
@@ -135,6 +141,8 @@ struct Restored<'a> {
     backup: &'a SnapshotSummary,
     origin: Origin,
     configuration: &'a Configuration,
+    /// Every acceptor was formed before the command: nothing was written.
+    was_formed: bool,
 }
 
 impl Restored<'_> {
@@ -168,6 +176,13 @@ impl Restored<'_> {
             .values()
             .map(|url| printable(url))
             .collect();
+        if self.was_formed {
+            text.push_str(
+                "This restore was finished before: nothing was written. The cluster keeps everything that it has written \
+                 since.\n",
+            );
+            return text;
+        }
         text.push_str(&format!(
             "The cluster is formed. Now start proposers and learners with --acceptors {}; learners need empty data \
              directories.\n",
@@ -185,6 +200,7 @@ impl Restored<'_> {
             "sha256": hex(&self.backup.sha256),
             "ended_at": uint64(self.origin.ended_at().get()),
             "base": uint64(self.origin.base().get()),
+            "was_finished": self.was_formed,
         })
     }
 }

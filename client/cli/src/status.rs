@@ -18,7 +18,7 @@ use crate::{
     json::{self, uint64},
     output::{Form, OutputArgs, hex, judged, printable, write},
     signals::{Left, interruptible, until_asked_to_end},
-    verdict::{Digests, Peer, Severity, Source, Verdict, judge, learner},
+    verdict::{Digests, Peer, Severity, Source, Verdict, cluster_answer, judge, learner},
 };
 
 mod acceptors;
@@ -119,10 +119,8 @@ fn text(status: &ClusterReport, verdict: &Verdict) -> String {
 
 /// Cluster, leader and quorums on one line.
 fn headline(status: &ClusterReport, verdict: &Verdict) -> String {
-    let cluster = status
-        .answers()
-        .filter_map(|answer| answer.stamp.as_ref())
-        .find(|stamp| !stamp.cluster_id.is_empty());
+    let member = cluster_answer(status);
+    let cluster = member.and_then(|member| member.stamp.as_ref());
     let cluster = cluster.map_or_else(|| "not formed".to_owned(), |stamp| hex(&stamp.cluster_id));
     let leader = match verdict
         .leader
@@ -134,9 +132,8 @@ fn headline(status: &ClusterReport, verdict: &Verdict) -> String {
         }
         Some(_) | None => "none".to_owned(),
     };
-    let quorums = status
-        .answers()
-        .find_map(|answer| answer.configuration.as_ref())
+    let quorums = member
+        .and_then(|member| member.configuration.as_ref())
         .map(|configuration| {
             format!(
                 "   quorums {} to lead, {} to choose, of {}",
@@ -256,7 +253,8 @@ fn conclusion(verdict: &Verdict) -> String {
         Digests::Equal(to) => format!("the digests of {learners} learners are equal below slot {to}"),
         Digests::Differ(to) => format!("the digests of {learners} learners DIFFER below slot {to}"),
         Digests::StatesDiffer(to) => format!("the states of {learners} learners DIFFER below slot {to}"),
-        Digests::NotComparable if learners < 2 => format!("{learners} learner: no digests to compare"),
+        Digests::NotComparable if learners == 0 => "no learner".to_owned(),
+        Digests::NotComparable if learners == 1 => "1 learner: no digests to compare".to_owned(),
         Digests::NotComparable => format!("{learners} learners have no digest at a common slot just now"),
     };
     if verdict.findings.is_empty() {
@@ -393,6 +391,17 @@ mod tests {
         ]);
         lose(&mut status, 0);
         insta::assert_snapshot!(text(&status, &judge(&status)));
+    }
+
+    #[test]
+    fn headline_is_about_the_cluster_of_most_acceptors() {
+        let mut status = healthy();
+        let stray = status.acceptors[0].answer.as_mut().unwrap();
+        stray.stamp.as_mut().unwrap().cluster_id = vec![1; 16].into();
+        stray.configuration.as_mut().unwrap().phase1 = 7;
+        let verdict = judge(&status);
+        let shown = headline(&status, &verdict);
+        assert!(!shown.contains("0101") && !shown.contains("quorums 7"), "{shown}");
     }
 
     #[test]

@@ -5,10 +5,12 @@ use paxos_common::service::failure::Exit;
 
 mod acceptors;
 mod digests;
+mod majority;
 mod peers;
 mod roster;
 
 pub(crate) use digests::Digests;
+pub(crate) use majority::cluster_answer;
 pub(crate) use roster::{Peer, Source, learner};
 
 /// Free bytes on the file system of a data directory, below which an operator should act. An acceptor stops voting

@@ -12,7 +12,10 @@ use paxos_common::{
 };
 use paxos_proto::v1::{AcceptorStatusResponse, Configuration, Member, Membership, attach_request::Progress};
 
-use super::{DATA_FREE_LOW_BYTES, Finding, Peer, Source, Subject};
+use super::{
+    DATA_FREE_LOW_BYTES, Finding, Peer, Source, Subject,
+    majority::{Majority, cluster_answer, cluster_id, cluster_of},
+};
 use crate::output::hex;
 
 /// Lag in slots above which an acceptor was away, or is much slower than the other acceptors.
@@ -44,8 +47,20 @@ pub(super) struct Judged {
 
 /// Judges every acceptor, and the acceptors together.
 pub(super) fn judge(status: &ClusterReport, leader: Option<&Peer>) -> Judged {
+    let configuration = cluster_answer(status).and_then(|answer| answer.configuration.as_ref());
+    let is_member = |address: &str| {
+        configuration.is_none_or(|configuration| {
+            let mut members = configuration.members.iter();
+            members.any(|member| member.address == address)
+        })
+    };
+    // A member that only acceptors of another cluster name is no member of this cluster.
+    let asked = status
+        .acceptors
+        .iter()
+        .filter(|report| report.given || is_member(report.address.as_str()));
     let mut judged = Judged {
-        findings: status.acceptors.iter().filter_map(silent).collect(),
+        findings: asked.filter_map(silent).collect(),
         votes: vec![false; status.acceptors.len()],
         ..Judged::default()
     };
@@ -87,30 +102,6 @@ fn went_back(status: &ClusterReport) -> Vec<WentBack> {
         .answers()
         .filter_map(|answer| guard.contradiction(uuid(answer)?))
         .collect()
-}
-
-/// The cluster of most formed members.
-enum Majority<'a> {
-    /// No member is formed.
-    None,
-    Cluster(&'a [u8]),
-    Tied,
-}
-
-fn cluster_of<'a>(answers: &[&'a AcceptorStatusResponse]) -> Majority<'a> {
-    let mut counts: BTreeMap<&[u8], usize> = BTreeMap::new();
-    for answer in answers {
-        if answer.membership() == Membership::Formed {
-            *counts.entry(cluster_id(answer)).or_default() += 1;
-        }
-    }
-    let Some((cluster, most)) = counts.iter().max_by_key(|(_, count)| **count) else {
-        return Majority::None;
-    };
-    if counts.values().filter(|count| *count == most).count() > 1 {
-        return Majority::Tied;
-    }
-    Majority::Cluster(cluster)
 }
 
 fn silent(report: &AcceptorReport) -> Option<Finding> {
@@ -166,13 +157,23 @@ fn not_formed(answers: &[&AcceptorStatusResponse], total: usize) -> Finding {
              that restore is formed, unanswering acceptors included, empty the data directories of all these acceptors",
         );
     }
+    if let Some(receiving) = answers.iter().find(|answer| answer.receiving.is_some()) {
+        return unavailable(
+            format!(
+                "the cluster is not formed: {} is blank and receives a backup",
+                receiving.address
+            ),
+            "wait until `paxos restore` has finished; if it has ended before, repeat it with the same file, the same acceptors \
+             and the same --above. Start no proposer before: a proposer makes blank acceptors an empty cluster",
+        );
+    }
     unavailable(
         format!(
             "the cluster is not formed: {} of {total} acceptors answer, none is a member",
             answers.len()
         ),
-        "start a proposer with --acceptors naming all acceptors; the proposer forms the cluster once all acceptors \
-         answer",
+        "to begin with a backup, first run `paxos restore`. Otherwise start a proposer with --acceptors naming all \
+         acceptors; the proposer forms an empty cluster once all acceptors answer",
     )
 }
 
@@ -433,11 +434,6 @@ fn too_few(counted: usize, secure: usize, quorum: usize, members: usize) -> Opti
 
 fn uuid(answer: &AcceptorStatusResponse) -> Option<AcceptorUuid> {
     Some(wire::read_stamp(answer.stamp.as_ref()).ok()?.acceptor)
-}
-
-/// The cluster id; empty while the acceptor is blank.
-fn cluster_id(answer: &AcceptorStatusResponse) -> &[u8] {
-    answer.stamp.as_ref().map_or(&[], |stamp| &stamp.cluster_id)
 }
 
 fn uuids(configuration: &Configuration) -> String {

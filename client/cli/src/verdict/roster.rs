@@ -8,7 +8,7 @@ use paxos_proto::v1::{
     ProposerProgress, ProposerStatusResponse, Role, attach_request::Progress,
 };
 
-use super::Subject;
+use super::{Subject, majority::cluster_answer};
 
 /// Age in milliseconds of a peer's latest report at which the peer is gone, if another process answers at the same
 /// address.
@@ -194,10 +194,8 @@ pub(super) fn watermark(peer: &Peer) -> u64 {
 /// acceptors.
 pub(super) fn roster(status: &ClusterReport) -> Vec<Peer> {
     let mut peers = reported(status);
-    let cluster = status
-        .answers()
-        .filter_map(|answer| answer.stamp.as_ref())
-        .find(|stamp| !stamp.cluster_id.is_empty())
+    let cluster = cluster_answer(status)
+        .and_then(|answer| answer.stamp.as_ref())
         .map(|stamp| &stamp.cluster_id);
     let proposers = status.proposers.iter().map(|report| {
         let answer = report.answer.as_ref();

@@ -11,7 +11,7 @@ use super::{
 use paxos_client::{Cause, ErrorCode, raw::AcceptorReport};
 use paxos_proto::v1::{
     AcceptorStatusResponse, AttachRequest, AttachedPeer, Ballot, Configuration, Digest, Leadership,
-    LearnerProgress, Member, Membership, ProposerProgress, Role, Run, Stamp, Witness,
+    LearnerProgress, Member, Membership, ProposerProgress, Role, Run, SnapshotId, Stamp, Witness,
     attach_request::Progress,
 };
 

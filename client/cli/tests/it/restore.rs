@@ -1,5 +1,6 @@
 //! Backups restored into new clusters of real processes, in spite of crashes, and everything that is refused.
 
+mod again;
 mod seeding;
 
 use std::{

@@ -29,6 +29,45 @@ fn five_of_which_two_are_dead(status: &mut ClusterReport) {
 }
 
 #[test]
+fn member_that_only_another_cluster_names_is_not_expected() {
+    let mut status = healthy();
+    let mut strange = status.acceptors[0].clone();
+    strange.address = "http://127.0.0.1:7009".parse().unwrap();
+    strange.given = false;
+    status.acceptors.push(strange);
+    lose(&mut status, 3);
+    change(&mut status, 0, |answer| {
+        answer.stamp.as_mut().unwrap().cluster_id = vec![1; 16].into();
+        let configuration = answer.configuration.as_mut().unwrap();
+        configuration.members[1].address = "http://127.0.0.1:7009".to_owned();
+    });
+    let found = problems(&status);
+    assert!(
+        found.contains("belongs to another cluster") && !found.contains("7009"),
+        "{found}"
+    );
+}
+
+#[test]
+fn blank_acceptors_that_receive_a_backup_wait_for_the_restore_and_for_no_proposer() {
+    let mut status = healthy();
+    for index in 0..3 {
+        change(&mut status, index, |answer| {
+            answer.membership = Membership::Blank.into();
+            answer.configuration = None;
+            answer.stamp = None;
+        });
+    }
+    change(&mut status, 1, |answer| {
+        answer.receiving = Some(SnapshotId::default())
+    });
+    let findings = judge(&status).findings;
+    let (problem, advice) = (&findings[0].problem, findings[0].advice);
+    assert!(problem.contains("is blank and receives a backup"), "{problem}");
+    assert!(advice.contains("Start no proposer"), "{advice}");
+}
+
+#[test]
 fn every_member_is_judged_though_only_some_were_given() {
     let mut status = healthy();
     five_of_which_two_are_dead(&mut status);
