@@ -14,7 +14,7 @@ use paxos_common::{
 };
 use paxos_proto::v1 as pb;
 
-use crate::retention::{LearnerReport, ReportedDigest};
+use crate::trim_policy::{LearnerReport, ReportedDigest};
 
 /// Maximum number of concurrent Attach streams: hundreds of learners, each with a place left for an undetected dead
 /// stream. The largest reports of all streams fill less than half an answer to Status. The streams of one address are at

@@ -10,7 +10,7 @@ use paxos_common::{
     },
 };
 
-use crate::retention::RetainBytes;
+use crate::trim_policy::RetainBytes;
 
 /// Smallest part of the log to keep, in bytes: below, the acceptor would do little more than keep snapshots.
 const RETAIN_BYTES_MIN: u64 = 1024 * 1024;

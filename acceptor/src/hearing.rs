@@ -258,7 +258,7 @@ impl OfCall {
     }
 }
 
-/// Gives up a claim when dropped, unless the writer has taken the claim.
+/// Gives up a claim when dropped, unless the worker has taken the claim.
 #[derive(Debug)]
 pub(crate) struct WaitingClaim(pub(crate) OfCall);
 

@@ -1,4 +1,4 @@
-//! Messages of an `Accept` stream waiting for the writer. Dropped when the stream is closed.
+//! Messages of an `Accept` stream waiting for the worker. Dropped when the stream is closed.
 //!
 //! A stream has room for more messages than a leader may have unanswered, so the acceptor reads the stream
 //! independently of the disk. At most one heartbeat waits: a later heartbeat replaces the earlier.
@@ -24,7 +24,7 @@ use crate::{hearing::Claimed, trace::MessageTrace};
 
 /// Maximum number of messages of a stream without an answer taken by the transport.
 pub(crate) const ROOM: usize = 64;
-/// Maximum bytes of values waiting for the writer from a stream: the unanswered messages of a leader, each filled to
+/// Maximum bytes of values waiting for the worker from a stream: the unanswered messages of a leader, each filled to
 /// the leaders' limit, and a message of the maximum size.
 pub(crate) const STREAM_BYTES_MAX: usize = 32 * MESSAGE_BYTES + MESSAGE_BYTES_MAX;
 /// Maximum bytes of values in a message, for leaders of every release; a single larger value is the exception.
@@ -49,7 +49,7 @@ struct InboxState {
     heartbeat: Option<StreamMessage>,
 }
 
-/// A message in flight to the writer.
+/// A message in flight to the worker.
 #[derive(Debug)]
 pub(crate) struct StreamMessage {
     pub(crate) accept: Accept,
@@ -167,7 +167,7 @@ impl Inbox {
         self.lock().weight + weight <= STREAM_BYTES_MAX
     }
 
-    /// Appends a message. Returns whether the writer must be notified.
+    /// Appends a message. Returns whether the worker must be notified.
     pub(crate) fn push(&self, message: StreamMessage) -> bool {
         let mut state = self.lock();
         if state.is_closed {
@@ -180,10 +180,10 @@ impl Inbox {
         true
     }
 
-    /// Replaces the waiting heartbeat, if any. Returns whether the writer must be notified: not when a heartbeat waited
+    /// Replaces the waiting heartbeat, if any. Returns whether the worker must be notified: not when a heartbeat waited
     /// already.
     ///
-    /// The claims of both heartbeats are true. So the writer may see the later heartbeat in the place of the earlier:
+    /// The claims of both heartbeats are true. So the worker may see the later heartbeat in the place of the earlier:
     /// before messages that arrived between the two.
     pub(crate) fn beat(&self, mut message: StreamMessage) -> bool {
         let mut state = self.lock();

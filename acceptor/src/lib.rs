@@ -4,7 +4,7 @@
 //! service ──▶ bounded queue ──▶ worker ──▶ core (decides) ──▶ store (one commit) ──▶ answers
 //!    │                             └──▶ what memory shows, and the ring of live frames
 //!    ├──▶ hearing: which proposer is heard, whatever the disk does ──▶ attached proposers, *alive* to leaders
-//!    ├──▶ snapshot files (a learner's `Keep`) ──▶ trimmer ──▶ bounded queue
+//!    ├──▶ snapshot files (a learner's `Keep`) ──▶ trim task ──▶ bounded queue
 //!    └── pages of what is on disk, live frames, who leads, the bottom snapshot (`Snapshot`)
 //! ```
 
@@ -21,19 +21,19 @@ mod pulse;
 mod queue;
 mod refusals;
 mod request;
-mod retain;
-mod retention;
 mod ring;
 mod service;
 mod shared;
 mod snapshot;
+mod snapshot_change;
 mod start;
 pub mod store;
 mod sweep;
 #[cfg(test)]
 mod testing;
 mod trace;
-mod trimmer;
+mod trim_policy;
+mod trim_task;
 mod worker;
 
 use std::time::Duration;
@@ -49,7 +49,7 @@ use tokio::net::TcpListener;
 use crate::{metrics::Instruments, start::Starter};
 
 pub use config::{Args, Config, METRICS_PORT, PORT};
-pub use retention::RetainBytes;
+pub use trim_policy::RetainBytes;
 
 /// Maximum time of a stop once the server has stopped: the last commit.
 const STOP_GRACE: Duration = Duration::from_secs(5);

@@ -17,7 +17,7 @@ use tracing::warn;
 
 use crate::{
     commits::Commits,
-    queue::WriterQueue,
+    queue::WorkerQueue,
     request::Rejected,
     shared::{Published, Shared},
     snapshot::SnapshotFiles,
@@ -114,7 +114,7 @@ impl Instruments {
     }
 
     /// Registers gauges of the worker's shown state and of the queue.
-    pub(crate) fn show(&self, metrics: &Metrics, shared: &Arc<Shared>, queue: &Arc<WriterQueue>) {
+    pub(crate) fn show(&self, metrics: &Metrics, shared: &Arc<Shared>, queue: &Arc<WorkerQueue>) {
         let gauge = |name, help, look: fn(&Published) -> Slot| {
             let shared = Arc::clone(shared);
             metrics.gauge(name, "", help, move || look(&shared.published()).get());
@@ -159,13 +159,13 @@ impl Instruments {
         metrics.gauge(
             "paxos.acceptor.queue.requests",
             "",
-            "Requests waiting for the writer",
+            "Requests waiting for the worker",
             move || seen.len() as u64,
         );
         let seen = Arc::clone(queue);
         metrics.seconds(
             "paxos.acceptor.waiting",
-            "Waiting time of the oldest request, for the writer or for its commit; 0 when no request waits",
+            "Waiting time of the oldest request, for the worker or for its commit; 0 when no request waits",
             move || seen.waiting(),
         );
         let seen = self.clone();
@@ -228,7 +228,7 @@ impl Instruments {
     }
 
     /// Whether the acceptor can vote.
-    pub(crate) fn readiness(&self, shared: &Shared, queue: &WriterQueue) -> Result<(), UnreadyReason> {
+    pub(crate) fn readiness(&self, shared: &Shared, queue: &WorkerQueue) -> Result<(), UnreadyReason> {
         if shared.formed().is_none() {
             return Err("this acceptor belongs to no formed cluster yet".into());
         }
@@ -273,7 +273,7 @@ impl Instruments {
     }
 
     /// Logs a request's wait of more than a second, at most once a minute. Call it about once a second.
-    pub(crate) fn look_at_queue(&self, queue: &WriterQueue) {
+    pub(crate) fn look_at_queue(&self, queue: &WorkerQueue) {
         let waiting = queue.waiting();
         if waiting > SLOW && may_log(&mut self.lock().waiting_logged, Instant::now()) {
             let seconds = waiting.as_secs_f64();

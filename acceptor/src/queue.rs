@@ -1,4 +1,4 @@
-//! The writer's queue: requests in the order of arrival, and the age of the oldest request.
+//! The worker's queue: requests in the order of arrival, and the age of the oldest request.
 //!
 //! Senders never wait. Calls are bounded here. Messages of `Accept` streams are bounded by their streams: each stream
 //! has an [`Inbox`](crate::inbox::Inbox) with a limit, and the queue holds one entry for each message in an inbox.
@@ -25,7 +25,7 @@ const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// See the head of this file.
 #[derive(Debug, Default)]
-pub(crate) struct WriterQueue {
+pub(crate) struct WorkerQueue {
     state: Mutex<QueueState>,
     filled: Notify,
 }
@@ -35,7 +35,7 @@ struct QueueState {
     waiting: VecDeque<(Instant, QueuedRequest)>,
     /// Number of calls in `waiting`.
     calls: usize,
-    /// Arrival of the oldest request taken by the writer and not answered yet.
+    /// Arrival of the oldest request taken by the worker and not answered yet.
     taken_at: Option<Instant>,
     is_closed: bool,
 }
@@ -45,11 +45,11 @@ struct QueueState {
 pub(crate) enum NotQueued {
     /// Too many calls wait already.
     Full,
-    /// The writer has stopped.
+    /// The worker has stopped.
     Closed,
 }
 
-impl WriterQueue {
+impl WorkerQueue {
     /// Appends a request.
     pub(crate) fn push(&self, command: QueuedRequest) -> Result<(), NotQueued> {
         let mut state = self.lock();
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn calls_are_bounded_and_those_taken_make_room() {
-        let queue = WriterQueue::default();
+        let queue = WorkerQueue::default();
         for _ in 0..CALLS_MAX {
             queue.push(call()).unwrap();
         }
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn oldest_request_ages_until_it_is_answered() {
-        let queue = WriterQueue::default();
+        let queue = WorkerQueue::default();
         assert_eq!(queue.waiting(), Duration::ZERO);
         queue.push(call()).unwrap();
         queue.push(call()).unwrap();
@@ -240,7 +240,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_who_waits_is_woken_by_the_first_request() {
-        let queue = Arc::new(WriterQueue::default());
+        let queue = Arc::new(WorkerQueue::default());
         let filled = Arc::clone(&queue);
         let filled = tokio::spawn(async move { filled.filled().await });
         tokio::task::yield_now().await;
@@ -249,13 +249,13 @@ mod tests {
     }
 
     /// A queue of messages with one value each, of these sizes, and the inbox of the messages.
-    fn queue_of(sizes: &[usize]) -> (WriterQueue, Arc<Inbox>) {
+    fn queue_of(sizes: &[usize]) -> (WorkerQueue, Arc<Inbox>) {
         let leadership = paxos_common::paxos::message::Leadership {
             promised: Ballot::ZERO,
             address: "".into(),
             resigned: false,
         };
-        let (queue, inbox) = (WriterQueue::default(), Arc::new(Inbox::default()));
+        let (queue, inbox) = (WorkerQueue::default(), Arc::new(Inbox::default()));
         let hearing = Arc::new(Hearing::new(&leadership));
         for size in sizes {
             let value = Value::from_stored(Bytes::from(vec![7; *size]), Bytes::new());

@@ -1,4 +1,4 @@
-//! Requests in flight to the writer: waiting, decided, and answered.
+//! Requests in flight to the worker: waiting, decided, and answered.
 
 use std::sync::Arc;
 

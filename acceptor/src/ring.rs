@@ -56,7 +56,7 @@ fn value_bytes(value: &Value) -> usize {
     value.as_bytes().len() + value.traceparent().len()
 }
 
-/// The latest frames. A single writer pushes; any number of observers read, each at its own position.
+/// The latest frames. A single worker pushes; any number of observers read, each at its own position.
 #[derive(Debug)]
 pub(crate) struct Ring {
     content: Mutex<RingContent>,

@@ -34,12 +34,12 @@ use crate::{
     metrics::Instruments,
     observe::observe,
     peers::PeerReader,
-    queue::{NotQueued, WriterQueue},
+    queue::{NotQueued, WorkerQueue},
     request::{NoSpace, QueuedRequest},
-    retention::RetainBytes,
     shared::Shared,
     store::{Reader, StoreError},
-    trimmer::Snapshots,
+    trim_policy::RetainBytes,
+    trim_task::Snapshots,
 };
 
 mod accept;
@@ -81,7 +81,7 @@ pub(crate) struct Service<R> {
 #[derive(Debug)]
 struct Inner<R> {
     name: Name,
-    queue: Arc<WriterQueue>,
+    queue: Arc<WorkerQueue>,
     streams: Arc<OpenStreams>,
     observers: Arc<Semaphore>,
     promises: Arc<Semaphore>,
@@ -443,7 +443,7 @@ impl<R: Reader> Acceptor for Service<R> {
             log_bytes: inner.instruments.file_bytes().used,
             free_bytes: inner.instruments.file_bytes().free,
             damaged_snapshots: damaged.iter().map(|id| id.to.get()).collect(),
-            retain_bytes: match inner.snapshots.retain {
+            retain_bytes: match inner.snapshots.retain_bytes {
                 RetainBytes::AtLeast(bytes) => bytes,
                 RetainBytes::All => u64::MAX,
             },

@@ -14,7 +14,8 @@ use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use crate::{
-    hearing::Hearing, refusals::Refusals, retain::RetainRequest, ring::Ring, store::snapshots::KeptSnapshots,
+    hearing::Hearing, refusals::Refusals, ring::Ring, snapshot_change::SnapshotChange,
+    store::snapshots::KeptSnapshots,
 };
 
 /// State in memory as of the last commit with released answers.
@@ -61,8 +62,8 @@ pub(crate) struct Shared {
     pub(crate) hearing: Arc<Hearing>,
     /// Takes the slots of rows found damaged or gone by a reader.
     pub(crate) damage: mpsc::Sender<Vec<Slot>>,
-    /// Takes requests about snapshots.
-    pub(crate) retain: mpsc::Sender<RetainRequest>,
+    /// Takes changes of the recorded snapshots.
+    pub(crate) snapshot_changes: mpsc::Sender<SnapshotChange>,
 }
 
 impl Shared {
@@ -72,7 +73,7 @@ impl Shared {
         past_runs: Vec<(RunNumber, CommitCounter)>,
         witnesses: Witnesses,
         damage: mpsc::Sender<Vec<Slot>>,
-        retain: mpsc::Sender<RetainRequest>,
+        snapshot_changes: mpsc::Sender<SnapshotChange>,
     ) -> Self {
         Self {
             published: Mutex::new(Published {
@@ -98,7 +99,7 @@ impl Shared {
             ring: Ring::default(),
             hearing: Arc::new(Hearing::new(&core.leadership())),
             damage,
-            retain,
+            snapshot_changes,
         }
     }
 

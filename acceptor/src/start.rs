@@ -16,7 +16,7 @@ use crate::{
     damage::scrub,
     metrics::Instruments,
     peers::PeerReader,
-    queue::WriterQueue,
+    queue::WorkerQueue,
     service::{Name, Service, ServiceParts},
     shared::Shared,
     snapshot::{SnapshotFiles, seed::read_seed},
@@ -24,7 +24,7 @@ use crate::{
         RecoveredRun, Store as _,
         sqlite::{SqliteReader, SqliteStore},
     },
-    trimmer::{Snapshots, Trimmer, check_files},
+    trim_task::{Snapshots, Trimmer, check_files},
     worker::Worker,
 };
 
@@ -168,7 +168,7 @@ impl Starter<'_> {
 }
 
 /// Notifies attached proposers when the heard proposer falls silent, and logs long waits of requests.
-async fn watch(shared: Arc<Shared>, queue: Arc<WriterQueue>, instruments: Instruments) {
+async fn watch(shared: Arc<Shared>, queue: Arc<WorkerQueue>, instruments: Instruments) {
     let mut ticks = shared.hearing.ticker(QUEUE_INTERVAL);
     let look = async {
         loop {

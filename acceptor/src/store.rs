@@ -262,9 +262,9 @@ pub struct Swept {
     pub next: Option<Slot>,
 }
 
-/// A disk with a single writer.
+/// A disk, written by the worker alone.
 pub trait Store: Send + 'static {
-    /// Reads beside the writer.
+    /// Reads beside the worker's writes.
     type Reader: Reader;
 
     /// Writes all of `write` or nothing; returns once the write survives power loss. A write that raises `trimmed_to`
@@ -343,7 +343,7 @@ pub trait Store: Send + 'static {
     fn close(self) -> impl Future<Output = ()> + Send;
 }
 
-/// Reads beside the writer, without delaying the writer. Cheap to clone.
+/// Reads beside the worker's writes, without delaying the writes. Cheap to clone.
 pub trait Reader: Clone + Send + Sync + 'static {
     /// Reads a page from `from` on; the whole page shows a single moment. A covered slot without a row was not voted
     /// on. From `trimmed_to` to the watermark every slot has a row, so a missing row there is unknown too.

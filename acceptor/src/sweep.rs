@@ -1,10 +1,10 @@
-//! The pace of sweeping: the share of the writer's time spent on deleting trimmed rows.
+//! The pace of sweeping: the share of the worker's time spent on deleting trimmed rows.
 
 use std::time::Instant;
 
 use paxos_common::paxos::slot::Slot;
 
-/// One part in this number of the writer's time goes to sweeping: votes hardly notice.
+/// One part in this number of the worker's time goes to sweeping: votes hardly notice.
 const SHARE: u32 = 10;
 /// One part in this number, while a whole step is unswept: the file must not grow by more than a step.
 const SHARE_BEHIND: u32 = 3;

@@ -47,9 +47,8 @@ use crate::{
     inbox::{AnswerSender, Inbox, PlacedReply, StreamMessage},
     metrics::Instruments,
     peers::PeerReader,
-    queue::WriterQueue,
+    queue::WorkerQueue,
     request::QueuedRequest,
-    retention::RetainBytes,
     service::{Name, Service, ServiceParts},
     shared::Shared,
     snapshot::SnapshotFiles,
@@ -59,7 +58,8 @@ use crate::{
         snapshots::{KeptSnapshot, KeptSnapshots},
     },
     trace::MessageTrace,
-    trimmer::Snapshots,
+    trim_policy::RetainBytes,
+    trim_task::Snapshots,
     worker::Worker,
 };
 
@@ -138,7 +138,7 @@ pub(crate) struct Cluster {
     /// Every sweep fails.
     pub(crate) fails_sweep: Arc<AtomicBool>,
     pub(crate) worker: JoinHandle<Result<(), Failure>>,
-    pub(crate) queue: Arc<WriterQueue>,
+    pub(crate) queue: Arc<WorkerQueue>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) service: Service<MemoryDisk>,
     shutdown: Shutdown,

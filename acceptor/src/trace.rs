@@ -1,4 +1,4 @@
-//! Spans of the writer's work: each message of a leader from arrival to answer, and the commits shared by messages.
+//! Spans of the worker's work: each message of a leader from arrival to answer, and the commits shared by messages.
 
 use std::time::Instant;
 

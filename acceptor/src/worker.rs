@@ -33,17 +33,18 @@ use tracing::{debug, warn};
 
 use crate::{
     metrics::Instruments,
-    queue::WriterQueue,
+    queue::WorkerQueue,
     request::{FormStep, NoSpace, Release, TakenRequest},
-    retain::{RETAIN_MAX, RetainRequest},
-    retention::RetainBytes,
     shared::Shared,
+    snapshot_change::{SNAPSHOT_CHANGES_MAX, SnapshotChange},
     store::{FileBytes, Reader as _, RecoveredRun, SpaceLevel, Store, StoreError},
     sweep::SweepPace,
     trace,
+    trim_policy::RetainBytes,
 };
 
-mod retain;
+mod snapshots;
+mod sweep;
 
 /// Maximum number of damage reports waiting for the worker. A report without room is lost, and the next reader of the
 /// rows reports again.
@@ -57,9 +58,9 @@ pub(crate) struct Worker<S: Store> {
     core: Acceptor,
     store: S,
     reader: S::Reader,
-    queue: Arc<WriterQueue>,
+    queue: Arc<WorkerQueue>,
     damage: mpsc::Receiver<Vec<Slot>>,
-    retain: mpsc::Receiver<RetainRequest>,
+    snapshot_changes: mpsc::Receiver<SnapshotChange>,
     shared: Arc<Shared>,
     /// What the free space allowed at the last check.
     space: SpaceLevel,
@@ -80,19 +81,19 @@ impl<S: Store> Worker<S> {
         retain_bytes: RetainBytes,
         tracer: Tracer,
         metrics: Instruments,
-    ) -> (Self, Arc<Shared>, Arc<WriterQueue>) {
+    ) -> (Self, Arc<Shared>, Arc<WorkerQueue>) {
         let core = Acceptor::recover(opened.recovered, run).remembering(opened.witnesses.clone());
         let (damage, damage_reports) = mpsc::channel(DAMAGE_MAX);
-        let (retain, retain_requests) = mpsc::channel(RETAIN_MAX);
+        let (snapshot_changes, received_changes) = mpsc::channel(SNAPSHOT_CHANGES_MAX);
         let shared = Arc::new(Shared::new(
             &core,
             opened.past_runs,
             opened.witnesses,
             damage,
-            retain,
+            snapshot_changes,
         ));
         shared.show_snapshots(store.snapshots());
-        let queue = Arc::new(WriterQueue::default());
+        let queue = Arc::new(WorkerQueue::default());
         let reader = store.reader();
         (
             Self {
@@ -101,7 +102,7 @@ impl<S: Store> Worker<S> {
                 reader,
                 queue: Arc::clone(&queue),
                 damage: damage_reports,
-                retain: retain_requests,
+                snapshot_changes: received_changes,
                 shared: Arc::clone(&shared),
                 space: SpaceLevel::Enough,
                 sweep: SweepPace::default(),
@@ -137,9 +138,9 @@ impl<S: Store> Worker<S> {
                     continue;
                 }
                 // Cancel safe: likewise.
-                Some(request) = self.retain.recv() => {
+                Some(change) = self.snapshot_changes.recv() => {
                     self.is_file_changed = true;
-                    if self.retain(request, &stop).await?.is_break() {
+                    if self.change_snapshots(change, &stop).await?.is_break() {
                         break;
                     }
                     self.keep_wal_short().await?;
@@ -244,7 +245,7 @@ impl<S: Store> Worker<S> {
             traced.extend(request.taken());
             releases.push(self.decide(&mut group, request).await?);
         }
-        if group.is_durable_change() {
+        if group.needs_commit() {
             let _span = trace::commit(&self.tracer, &mut traced, &group, releases.len());
             if self.commit(&group, stop).await?.is_break() {
                 return Ok(ControlFlow::Break(()));
@@ -382,10 +383,13 @@ impl<S: Store> Worker<S> {
 }
 
 /// Closes the queue when the worker ends.
-struct Closing<'a>(&'a WriterQueue);
+struct Closing<'a>(&'a WorkerQueue);
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
         self.0.close();
     }
 }
+
+#[cfg(test)]
+mod tests;

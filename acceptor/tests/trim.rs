@@ -32,7 +32,7 @@ async fn shown(run: &AcceptorRun<impl Store>, from: u64) -> (Vec<u64>, u64) {
     (slots, page.trimmed_to.get())
 }
 
-/// A trim, and a lift above the own watermark, survive every end of a process.
+/// A trim, and a lift above the known watermark, survive every end of a process.
 async fn reopening_keeps_every_trim(disk: &impl TestDisk) {
     let mut run = AcceptorRun::begin(disk, 1).await;
     run.form().await;

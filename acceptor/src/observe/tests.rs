@@ -67,7 +67,7 @@ fn start() -> (MemoryDisk, MemoryStore, Arc<Shared>) {
         store,
         opened,
         run,
-        crate::retention::RetainBytes::All,
+        crate::trim_policy::RetainBytes::All,
         Tracer::off(),
         crate::metrics::Instruments::new(&paxos_common::service::metrics::Metrics::unread()),
     );

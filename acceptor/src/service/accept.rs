@@ -1,5 +1,5 @@
-//! `Accept` streams: read independently of the disk, checked before the writer sees the messages, and answered by the
-//! writer; *alive* answers beside the replies.
+//! `Accept` streams: read independently of the disk, checked before the worker sees the messages, and answered by the
+//! worker; *alive* answers beside the replies.
 //!
 //! Two tasks share a stream. The reader waits only for the next message. The sender is polled by the transport. When
 //! either task ends, the failure detector is notified, and the other task ends too. Exception: after a client's last

@@ -1,4 +1,4 @@
-//! Uploads of snapshots: admits a snapshot, receives its parts, and lets the writer record the whole file.
+//! Uploads of snapshots: admits a snapshot, receives its parts, and lets the worker record the whole file.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,14 +24,14 @@ use super::{
     seed::read_seed,
 };
 use crate::{
-    retain::{NotRetained, RetainRequest},
-    retention::{ReportedDigest, SnapshotWish, contradicting},
     snapshot::{IncomingSnapshot, UploadError},
+    snapshot_change::{SnapshotChange, SnapshotUnchanged},
     store::{
         Reader, left_by_uploads,
         snapshots::{KeptSnapshots, SnapshotId},
     },
-    trimmer::ask,
+    trim_policy::{ReportedDigest, SnapshotWish, contradicting},
+    trim_task::ask,
 };
 
 /// Maximum time between two parts of an upload. A slow sender sends smaller parts.
@@ -161,7 +161,7 @@ async fn next_part(
 }
 
 impl<R: Reader> Inner<R> {
-    /// Receives the file, and lets the writer record the file. A failed file is removed.
+    /// Receives the file, and lets the worker record the file. A failed file is removed.
     async fn take(
         &self,
         arriving: ArrivingId,
@@ -270,7 +270,7 @@ impl<R: Reader> Inner<R> {
         }
     }
 
-    /// Ends the file and lets the writer record the file.
+    /// Ends the file and lets the worker record the file.
     async fn record(
         &self,
         ArrivingId { id, seed, .. }: ArrivingId,
@@ -289,8 +289,8 @@ impl<R: Reader> Inner<R> {
         }
         let (answer, kept) = oneshot::channel();
         let request = match seed {
-            None => RetainRequest::Keep { id, answer },
-            Some(seed) => RetainRequest::Seed { id, seed, answer },
+            None => SnapshotChange::Keep { id, answer },
+            Some(seed) => SnapshotChange::Seed { id, seed, answer },
         };
         match ask(&self.shared, request, kept).await {
             Some(Ok(unused)) => {
@@ -305,10 +305,10 @@ impl<R: Reader> Inner<R> {
             Some(Err(refused)) => {
                 arrived.refused(&self.shared.published().snapshots).await;
                 Err(match refused {
-                    NotRetained::NoSpace => status::overloaded("the acceptor's disk"),
-                    NotRetained::Refused(_) | NotRetained::NotWaiting(_) | NotRetained::Seed(_) => {
-                        status::not_wanted(refused.to_string())
-                    }
+                    SnapshotUnchanged::NoSpace => status::overloaded("the acceptor's disk"),
+                    SnapshotUnchanged::Refused(_)
+                    | SnapshotUnchanged::NotWaiting(_)
+                    | SnapshotUnchanged::Seed(_) => status::not_wanted(refused.to_string()),
                 })
             }
             // The record may be on disk or not: the next start removes a file without a record.
@@ -347,9 +347,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        retention::TrimDecision,
         testing::{Cluster, settle},
-        trimmer::Snapshots,
+        trim_policy::TrimDecision,
+        trim_task::Snapshots,
     };
 
     fn asks(snapshots: &Snapshots, peer: u64) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use paxos_common::{service::shutdown::Shutdown, trace::Tracer};
 
 use crate::{
-    metrics::Instruments, peers::PeerReader, queue::WriterQueue, shared::Shared, trimmer::Snapshots,
+    metrics::Instruments, peers::PeerReader, queue::WorkerQueue, shared::Shared, trim_task::Snapshots,
 };
 
 /// The names of an acceptor.
@@ -21,7 +21,7 @@ pub(crate) struct Name {
 #[derive(Debug)]
 pub(crate) struct ServiceParts<R> {
     pub(crate) name: Name,
-    pub(crate) queue: Arc<WriterQueue>,
+    pub(crate) queue: Arc<WorkerQueue>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) reader: PeerReader<R>,
     pub(crate) snapshots: Arc<Snapshots>,

@@ -19,7 +19,7 @@ pub(super) fn read_seed(caller: Option<&pb::Caller>, id: SnapshotId) -> Result<S
 }
 
 impl<R: Reader> Inner<R> {
-    /// Refuses a seed before its bytes arrive. The writer decides again when the bytes are there.
+    /// Refuses a seed before its bytes arrive. The worker decides again when the bytes are there.
     pub(super) fn admit_seed(&self, seed: Seed) -> Result<SeedUse, Status> {
         let membership = self.shared.published().membership;
         let taken = membership.take_seed(seed);

@@ -69,7 +69,7 @@ const FILE: &str = "acceptor.db";
 /// equal lengths all would copy at once, and the quorum would wait.
 const CHECKPOINT_PAGES: [u32; 3] = [700, 1000, 1300];
 
-/// Sole writer of an acceptor's file.
+/// The only connection that writes to an acceptor's file: the worker's.
 #[derive(Debug)]
 pub struct SqliteStore {
     connection: SqliteConnection,
@@ -255,7 +255,7 @@ impl Store for SqliteStore {
         if let Err(error) = self.counter.sync() {
             warn!(%error, "syncing the commit counter failed; all commits are safe");
         }
-        // The writer's connection is the last to close: closing copies the write-ahead log back and removes the log.
+        // The writing connection is the last to close: closing copies the write-ahead log back and removes the log.
         self.reader.close().await;
         if let Err(error) = self.connection.close().await {
             warn!(%error, "closing the store failed; all commits are safe");
@@ -276,7 +276,7 @@ async fn execute(
     }
 }
 
-/// The error of a failed statement of the writer.
+/// The error of a failed statement of the writing connection.
 async fn failed(connection: &mut SqliteConnection, error: sqlx::Error, file: &Path) -> StoreError {
     if failed_before_the_transaction(connection, &error).await {
         StoreError::LockedByOther(file.to_owned())

@@ -89,7 +89,7 @@ pub struct Acceptor {
     /// The remembered runs of other acceptors.
     witnesses: Witnesses,
     /// The part of `witnesses` that is not on disk yet: stored with the next commit.
-    not_durable: Witnesses,
+    unwritten_witnesses: Witnesses,
 }
 
 /// Everything that one commit makes durable, and the state of memory after the commit.
@@ -107,7 +107,7 @@ pub struct Group {
     /// Remembered runs of other acceptors, as far as not on disk yet.
     witnesses: Witnesses,
     /// Whether something in the group must be on disk before an answer may leave.
-    durable: bool,
+    needs_commit: bool,
 }
 
 impl Acceptor {

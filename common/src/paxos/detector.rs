@@ -2,11 +2,11 @@
 //! whether its streams have ended.
 //!
 //! Volatile, and evidence for proposers only: no safety rule rests on the detector. The adapter reports each arrival,
-//! before the writer decides anything, and then each decision of the writer. All times count from the start of the
+//! before the worker decides anything, and then each decision of the worker. All times count from the start of the
 //! process.
 //!
 //! The *heard proposer* is the sender of the highest ballot promised, or *claimed* by some request. A request claims
-//! its ballot while waiting for the writer, unless the core would turn the request away in the current state. So a
+//! its ballot while waiting for the worker, unless the core would turn the request away in the current state. So a
 //! candidate stays heard despite a slow disk, and a refused ballot never counts.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -184,7 +184,7 @@ impl Detector {
         }
     }
 
-    /// A request arrived and waits for the writer. `is_turned_away`: the core would turn the request away in the
+    /// A request arrived and waits for the worker. `is_turned_away`: the core would turn the request away in the
     /// current state (below the promise, too far above the promise, of another era).
     pub fn queued(
         &mut self,

@@ -80,7 +80,7 @@ pub struct Alive {
     pub ballot: Ballot,
     /// Time since bytes of the stream last reached the acceptor.
     pub silent: Duration,
-    /// How long the oldest request has waited for the acceptor's writer or its commit.
+    /// How long the oldest request has waited for the acceptor's worker or its commit.
     pub waiting: Duration,
     /// Whether the acceptor's disk has space.
     pub has_space: bool,

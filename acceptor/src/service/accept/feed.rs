@@ -1,4 +1,4 @@
-//! The reading side of an `Accept` stream: checks each message, and queues the message for the writer.
+//! The reading side of an `Accept` stream: checks each message, and queues the message for the worker.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -44,7 +44,7 @@ pub(super) struct AcceptFeed<R> {
     asked: Option<oneshot::Sender<Duration>>,
     /// The highest ballot received.
     ballot: Option<Ballot>,
-    /// The highest watermark passed to the writer.
+    /// The highest watermark passed to the worker.
     told_to: Slot,
     counts_chunks: bool,
 }
@@ -132,7 +132,7 @@ impl<R: Reader> AcceptFeed<R> {
         self.inner.jumps.admit(promised, ballot).await
     }
 
-    /// Checks a message, and queues the message for the writer.
+    /// Checks a message, and queues the message for the worker.
     fn take(&mut self, mut request: pb::AcceptRequest) -> Result<(), Fault> {
         let inner = Arc::clone(&self.inner);
         inner.check_caller(request.caller.as_ref())?;
@@ -281,7 +281,7 @@ impl<R: Reader> AcceptFeed<R> {
         }
     }
 
-    /// Whether the writer needs to see a heartbeat.
+    /// Whether the worker needs to see a heartbeat.
     fn is_news(&self, accept: &Accept, published: &Published) -> bool {
         accept.ballot > published.leadership.promised
             || accept.chosen_to > self.told_to.max(published.known_to)
@@ -289,7 +289,7 @@ impl<R: Reader> AcceptFeed<R> {
             || published.leadership.resigned
     }
 
-    /// Answers a heartbeat below the promise at once: the promise is durable, and the writer may be busy.
+    /// Answers a heartbeat below the promise at once: the promise is durable, and the worker may be busy.
     fn reject(&self, ballot: Ballot, published: Published) {
         let rejection = Rejection {
             promised: published.leadership.promised,

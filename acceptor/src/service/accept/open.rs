@@ -24,10 +24,10 @@ use crate::{
 /// Maximum number of streams: several for each of many proposers. Beyond the limit, the stream with the lowest ballot
 /// is cut off.
 pub(crate) const STREAMS_MAX: usize = 256;
-/// Maximum bytes waiting for the writer from all streams of the heard proposer: a stream, and a reopened stream while
+/// Maximum bytes waiting for the worker from all streams of the heard proposer: a stream, and a reopened stream while
 /// the end of the first is not noticed.
 const HEARD_BYTES_MAX: usize = 2 * STREAM_BYTES_MAX;
-/// Maximum bytes waiting for the writer from all other streams.
+/// Maximum bytes waiting for the worker from all other streams.
 const OTHER_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// All open streams, and the room shared by the streams.
@@ -135,7 +135,7 @@ impl OpenStream {
         }
     }
 
-    /// The stream has ended: the failure detector is notified, and messages waiting for the writer are dropped.
+    /// The stream has ended: the failure detector is notified, and messages waiting for the worker are dropped.
     pub(super) fn close(&self, by: Ender) {
         self.hearing.ended(self.id, by);
         self.inbox.close();

@@ -40,7 +40,7 @@ async fn stream_with_too_many_unanswered_messages_is_cut_off_and_has_not_ended()
     assert!(status.message().contains("64 unanswered messages"), "{status:?}");
     let heard = cluster.shared.hearing.heard();
     assert_eq!((heard.ballot, heard.ended), (ballot(1), None));
-    // Messages not taken by the writer are gone; a new stream opens at once.
+    // Messages not taken by the worker are gone; a new stream opens at once.
     let mut again = TestLeader::open(&cluster, address, 1, 20).await;
     again.send(again.value(1, 1, 100)).await;
     cluster.gate.send_replace(true);
@@ -123,9 +123,9 @@ async fn messages_below_the_promise_hold_no_values() {
 }
 
 #[tokio::test]
-async fn heartbeats_do_not_pile_up_before_the_writer() {
+async fn heartbeats_do_not_pile_up_before_the_worker() {
     let (cluster, address, leader) = hanging(1).await;
-    // Heartbeats without news do not wait for the writer; of the heartbeats with news, a single heartbeat waits.
+    // Heartbeats without news do not wait for the worker; of the heartbeats with news, a single heartbeat waits.
     let said = |chosen_to, resign, sequence| pb::AcceptRequest {
         chosen_to,
         resign,

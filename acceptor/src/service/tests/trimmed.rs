@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    retain::RetainRequest,
+    snapshot_change::SnapshotChange,
     store::{
         PAGE_ROWS_MAX,
         snapshots::{SHA256_BYTES, SnapshotId},
@@ -20,12 +20,12 @@ async fn trim(cluster: &Cluster, to: u64) {
         bytes: 9,
     };
     let (answer, kept) = oneshot::channel();
-    let keep = RetainRequest::Keep { id, answer };
-    cluster.shared.retain.send(keep).await.unwrap();
+    let keep = SnapshotChange::Keep { id, answer };
+    cluster.shared.snapshot_changes.send(keep).await.unwrap();
     kept.await.unwrap().unwrap();
     let (answer, trimmed) = oneshot::channel();
-    let request = RetainRequest::Trim { id, answer };
-    cluster.shared.retain.send(request).await.unwrap();
+    let request = SnapshotChange::Trim { id, answer };
+    cluster.shared.snapshot_changes.send(request).await.unwrap();
     trimmed.await.unwrap().unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! Reads the file beside the writer: pages of votes for readers, single rows for the worker.
+//! Reads the file beside the writing connection: pages of votes for readers, single rows for the worker.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +28,7 @@ use super::{
 /// same disk.
 pub(super) const READERS: u32 = 4;
 
-/// Reads the file beside the writer.
+/// Reads the file beside the writing connection.
 #[derive(Clone, Debug)]
 pub struct SqliteReader {
     readers: Readers,

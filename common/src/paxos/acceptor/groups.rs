@@ -49,15 +49,15 @@ impl Acceptor {
             voted_to: self.voted_to,
             claimed_to: self.claimed_to,
             rows: BTreeMap::new(),
-            witnesses: self.not_durable.clone(),
-            durable: false,
+            witnesses: self.unwritten_witnesses.clone(),
+            needs_commit: false,
         }
     }
 
     /// The data that the store must write for `group`; `None` when nothing in the group needs to be durable. A new
     /// watermark alone needs no write: the next commit stores the watermark.
     pub fn write<'a>(&self, group: &'a Group) -> Option<Write<'a>> {
-        group.durable.then(|| Write {
+        group.needs_commit.then(|| Write {
             commit_counter: self.commit_counter.next(),
             membership: group.membership.as_ref(),
             promised: group.promised,
@@ -76,11 +76,11 @@ impl Acceptor {
         assert!(group.trimmed_to >= self.trimmed_to, "a trim is never undone");
         self.witnesses.merge(group.witnesses.iter());
         self.witnesses.bound(WITNESSED_RUNS_MAX);
-        if group.durable {
+        if group.needs_commit {
             self.commit_counter = self.commit_counter.next();
-            self.not_durable = Witnesses::default();
+            self.unwritten_witnesses = Witnesses::default();
         } else {
-            self.not_durable = group.witnesses;
+            self.unwritten_witnesses = group.witnesses;
         }
         if let Some(membership) = group.membership {
             self.membership = membership;
@@ -113,8 +113,8 @@ impl Acceptor {
 impl Group {
     /// Whether any change of the group must be durable before the answers leave. A rejection based on a promise of the
     /// same group waits too, because all answers of a group leave together.
-    pub fn is_durable_change(&self) -> bool {
-        self.durable
+    pub fn needs_commit(&self) -> bool {
+        self.needs_commit
     }
 
     /// The promise after the group.

@@ -135,7 +135,7 @@ impl Acceptor {
             return Err(FormRefusal::NotListed(self.uuid));
         }
         group.membership = Some(Membership::Forming(asked.clone()));
-        group.durable = true;
+        group.needs_commit = true;
         Ok(())
     }
 
@@ -161,7 +161,7 @@ impl Acceptor {
                     group.begin_at(origin.base());
                 }
                 group.membership = Some(Membership::Formed(stored));
-                group.durable = true;
+                group.needs_commit = true;
                 Ok(())
             }
         }

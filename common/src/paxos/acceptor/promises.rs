@@ -74,7 +74,7 @@ impl Group {
         if ballot > self.promised {
             self.promised = ballot;
             self.leader_address = Arc::clone(address);
-            self.durable = true;
+            self.needs_commit = true;
         }
     }
 }

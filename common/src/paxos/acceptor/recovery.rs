@@ -62,7 +62,7 @@ impl Acceptor {
             rows,
             damaged: Damaged::new(),
             witnesses: Witnesses::default(),
-            not_durable: Witnesses::default(),
+            unwritten_witnesses: Witnesses::default(),
         }
     }
 

@@ -214,7 +214,7 @@ fn rejection_waits_with_the_promise_of_its_group() {
         .accept(&mut group, &accept(4, 0, &[(0, "a")]), &BTreeMap::new());
     assert_eq!(answer, Ok(AcceptAnswer::Rejected(rejection(5))));
     assert!(
-        group.is_durable_change(),
+        group.needs_commit(),
         "the rejection must wait for the promise it rests on"
     );
     assert_eq!(acceptor.core.promised(), Ballot::ZERO);

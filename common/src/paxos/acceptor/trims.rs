@@ -73,7 +73,7 @@ impl Group {
         self.voted_to = self.voted_to.max(to);
         self.claimed_to = self.claimed_to.max(to);
         self.rows = self.rows.split_off(&to);
-        self.durable = true;
+        self.needs_commit = true;
     }
 }
 

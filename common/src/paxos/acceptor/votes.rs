@@ -66,7 +66,7 @@ impl Acceptor {
             if lost || held != Some(HeldRow::Accepted(accept.ballot, value.fingerprint())) {
                 group.rows.insert(*slot, (accept.ballot, value.clone()));
                 group.voted_to = group.voted_to.max(slot.next());
-                group.durable = true;
+                group.needs_commit = true;
             }
         }
         self.advance_known_to(group, accept.ballot, accept.chosen_to);

@@ -1,4 +1,4 @@
-//! Simulated acceptor processes: state, start and crash. A single writer drives the core, on a disk that survives
+//! Simulated acceptor processes: state, start and crash. A single worker drives the core, on a disk that survives
 //! crashes.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -32,7 +32,7 @@ pub(crate) struct AcceptorProcess {
     /// `None` while the process is down.
     pub(crate) core: Option<Acceptor>,
     pub(crate) run: u64,
-    /// Requests waiting for the writer.
+    /// Requests waiting for the worker.
     pub(crate) queue: VecDeque<Request>,
     /// The failure detector for proposers; `None` while the process is down.
     pub(crate) detector: Option<Detector>,

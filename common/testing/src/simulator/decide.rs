@@ -1,4 +1,4 @@
-//! Decisions of a simulated acceptor on queued requests, as in the writer of a real acceptor.
+//! Decisions of a simulated acceptor on queued requests, as in the worker of a real acceptor.
 
 use std::collections::BTreeMap;
 

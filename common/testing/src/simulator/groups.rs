@@ -1,4 +1,4 @@
-//! The writer of a simulated acceptor: groups of requests, a commit for each group, answers after the commit.
+//! The worker of a simulated acceptor: groups of requests, a commit for each group, answers after the commit.
 
 use paxos_common::paxos::{
     acceptor::{Acceptor, Group},

@@ -74,7 +74,7 @@ impl World<'_> {
         });
     }
 
-    /// A request is about to wait for the writer.
+    /// A request is about to wait for the worker.
     pub(crate) fn claim(&mut self, acceptor: usize, message: &Message) -> Option<Claim> {
         let (ballot, address, kind) = if let Message::Prepare(prepare, _) = message {
             (prepare.ballot, &prepare.address, RequestKind::Prepare)
@@ -94,7 +94,7 @@ impl World<'_> {
         })
     }
 
-    /// Whether a heartbeat has nothing new for the writer.
+    /// Whether a heartbeat has nothing new for the worker.
     pub(crate) fn brings_nothing(&self, acceptor: usize, message: &Message) -> bool {
         let Message::Accept(accept, witnesses) = message else {
             return false;

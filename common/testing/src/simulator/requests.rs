@@ -1,4 +1,4 @@
-//! Requests to simulated acceptors, on their way to the writer.
+//! Requests to simulated acceptors, on their way to the worker.
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ use super::{
     world::{Happening, Time, World},
 };
 
-/// A request waiting for the writer.
+/// A request waiting for the worker.
 pub(crate) struct Request {
     pub(crate) from: Node,
     pub(crate) message: Message,
@@ -102,7 +102,7 @@ impl World<'_> {
         self.write_group(acceptor);
     }
 
-    /// Drops a stream's requests still waiting for the writer.
+    /// Drops a stream's requests still waiting for the worker.
     pub(crate) fn drop_waiting(&mut self, acceptor: usize, stream: u64) {
         let queue = std::mem::take(&mut self.acceptors[acceptor].queue);
         let (dropped, kept): (VecDeque<Request>, VecDeque<Request>) = queue

@@ -332,7 +332,7 @@ impl World<'_> {
         self.plan(self.now + every, Happening::AliveDue { stream: id, acceptor });
     }
 
-    /// The stream's own task sends the acceptor's sign of life, whatever the writer does.
+    /// The stream's own task sends the acceptor's sign of life, whatever the worker does.
     pub(crate) fn alive_due(&mut self, id: u64) {
         let Some(stream) = self.streams.all.get(&id).filter(|stream| stream.open_there) else {
             return;

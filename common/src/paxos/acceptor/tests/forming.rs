@@ -52,7 +52,7 @@ fn forming_refuses_other_lists_and_a_skipped_step() {
         blank.core.complete_configuration(&mut group, &list),
         Err(FormRefusal::NotStored)
     );
-    assert!(!group.is_durable_change());
+    assert!(!group.needs_commit());
 
     for membership in [
         Membership::Forming(list.clone()),
@@ -78,7 +78,7 @@ fn forming_refuses_other_lists_and_a_skipped_step() {
                 "{message}"
             );
         }
-        assert!(!group.is_durable_change());
+        assert!(!group.needs_commit());
     }
 }
 

@@ -108,7 +108,7 @@ fn forged_claim_raises_the_cap_only_until_the_next_claim() {
     assert_eq!(
         fixture.core.trim_cap(),
         slot(6),
-        "the acceptor's own watermark, raised by the forged claim"
+        "the known watermark, raised by the forged claim"
     );
 }
 
@@ -137,7 +137,7 @@ fn claim_heard_without_space_raises_the_cap_and_nothing_else() {
     hear(&mut fixture, &accept(4, 2, &[]));
     assert_eq!(
         fixture.core, before,
-        "the next claim counts, and is not below the own watermark"
+        "the next claim counts, and is not below the known watermark"
     );
     hear(&mut fixture, &accept(3, 8, &[]));
     assert_eq!(trim(&mut fixture, 8), Ok(()));

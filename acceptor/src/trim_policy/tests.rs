@@ -44,7 +44,7 @@ fn digest(to: u64, log: &'static str, state: &'static str) -> ReportedDigest {
 
 /// An acceptor with a log from slot 100 on, the watermark 500, and two learners at slot 500. The start was a minute ago.
 struct Scene {
-    retention: Retention,
+    policy: TrimPolicy,
     begun: Instant,
     learners: Vec<LearnerReport>,
     damaged: Vec<SnapshotId>,
@@ -60,7 +60,7 @@ impl Scene {
             waiting: None,
         };
         let mut scene = Self {
-            retention: Retention::new(retain, RESTART_MAX),
+            policy: TrimPolicy::new(retain, RESTART_MAX),
             begun,
             learners: vec![learner(3, 500), learner(5, 500)],
             damaged: Vec::new(),
@@ -99,7 +99,7 @@ impl Scene {
     }
 
     fn look(&mut self) -> TrimDecision {
-        self.retention.look(&Facts {
+        self.policy.look(&Facts {
             learners: &self.learners,
             damaged: &self.damaged,
             ..self.facts.clone()
@@ -188,7 +188,7 @@ fn acceptor_is_behind_after_ten_seconds_without_a_move_below_an_active_leader() 
     scene.facts.cap = at(600);
     scene.learners = vec![learner(3, 500), learner(5, 590)];
     assert_eq!(scene.after(9).wish, None);
-    // The question goes to a learner that can help, above the own watermark.
+    // The question goes to a learner that can help, above the sound watermark.
     let wish = SnapshotWish {
         peer: 5,
         above: at(500),

@@ -13,18 +13,20 @@ use paxos_common::{
 };
 use paxos_test_values::slot;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
-use super::*;
+use super::Worker;
 use crate::{
     metrics::Instruments,
-    retention::RetainBytes,
     shared::Shared,
+    snapshot_change::{ChangeOutcome, SnapshotChange, SnapshotUnchanged},
     store::{
         Reader as _, SWEEP_ROWS_MAX,
         memory::MemoryDisk,
-        snapshots::{KeptSnapshots, SHA256_BYTES},
+        snapshots::{KeptSnapshot, KeptSnapshots, SHA256_BYTES, SnapshotId},
     },
     testing::Cluster,
+    trim_policy::RetainBytes,
 };
 
 /// The snapshot file to a slot.
@@ -36,21 +38,21 @@ fn file(to: u64) -> SnapshotId {
     }
 }
 
-async fn keep(shared: &Shared, to: u64) -> Retained {
+async fn keep(shared: &Shared, to: u64) -> ChangeOutcome {
     let (answer, kept) = oneshot::channel();
-    let request = RetainRequest::Keep { id: file(to), answer };
-    shared.retain.send(request).await.unwrap();
+    let request = SnapshotChange::Keep { id: file(to), answer };
+    shared.snapshot_changes.send(request).await.unwrap();
     kept.await.unwrap()
 }
 
-async fn trim(shared: &Shared, to: u64) -> Retained {
+async fn trim(shared: &Shared, to: u64) -> ChangeOutcome {
     trim_to(shared, file(to)).await
 }
 
-async fn trim_to(shared: &Shared, id: SnapshotId) -> Retained {
+async fn trim_to(shared: &Shared, id: SnapshotId) -> ChangeOutcome {
     let (answer, trimmed) = oneshot::channel();
-    let request = RetainRequest::Trim { id, answer };
-    shared.retain.send(request).await.unwrap();
+    let request = SnapshotChange::Trim { id, answer };
+    shared.snapshot_changes.send(request).await.unwrap();
     trimmed.await.unwrap()
 }
 
@@ -106,7 +108,7 @@ async fn trim_to_a_file_other_than_the_waiting_file_is_refused() {
     other_size.bytes += 1;
     for other in [other_hash, other_size, file(9)] {
         let refused = trim_to(shared, other).await;
-        assert_eq!(refused, Err(NotRetained::NotWaiting(other.to)));
+        assert_eq!(refused, Err(SnapshotUnchanged::NotWaiting(other.to)));
     }
     assert_eq!(cluster.ends(), (0, None, Some(10)));
     assert_eq!(trim(shared, 10).await, Ok(None));
@@ -118,8 +120,8 @@ async fn waiting_file_alone_is_forgotten() {
     let shared = &cluster.shared;
     let forget = async |id| {
         let (answer, forgotten) = oneshot::channel();
-        let request = RetainRequest::Forget { id, answer };
-        shared.retain.send(request).await.unwrap();
+        let request = SnapshotChange::Forget { id, answer };
+        shared.snapshot_changes.send(request).await.unwrap();
         forgotten.await.unwrap()
     };
     keep(shared, 5).await.unwrap();
@@ -128,15 +130,18 @@ async fn waiting_file_alone_is_forgotten() {
     let mut other = file(10);
     other.sha256[31] ^= 1;
     for other in [other, file(9), file(5)] {
-        assert_eq!(forget(other).await, Err(NotRetained::NotWaiting(other.to)));
+        assert_eq!(forget(other).await, Err(SnapshotUnchanged::NotWaiting(other.to)));
     }
     assert_eq!(cluster.ends(), (5, Some(5), Some(10)));
     cluster.is_exhausted.store(true, Ordering::Relaxed);
-    assert_eq!(forget(file(10)).await, Err(NotRetained::NoSpace));
+    assert_eq!(forget(file(10)).await, Err(SnapshotUnchanged::NoSpace));
     cluster.is_exhausted.store(false, Ordering::Relaxed);
     assert_eq!(forget(file(10)).await, Ok(Some(file(10))));
     assert_eq!(cluster.ends(), (5, Some(5), None));
-    assert_eq!(trim(shared, 10).await, Err(NotRetained::NotWaiting(slot(10))));
+    assert_eq!(
+        trim(shared, 10).await,
+        Err(SnapshotUnchanged::NotWaiting(slot(10)))
+    );
     assert_eq!(keep(shared, 10).await, Ok(None), "the same file again");
 }
 
@@ -144,7 +149,10 @@ async fn waiting_file_alone_is_forgotten() {
 async fn snapshots_are_recorded_and_trimmed_to_within_the_cap() {
     let cluster = Cluster::with_votes(20).await;
     let shared = &cluster.shared;
-    assert_eq!(trim(shared, 10).await, Err(NotRetained::NotWaiting(slot(10))));
+    assert_eq!(
+        trim(shared, 10).await,
+        Err(SnapshotUnchanged::NotWaiting(slot(10)))
+    );
     let above = TrimRefusal::AboveCap {
         to: slot(21),
         cap: slot(20),
@@ -155,7 +163,7 @@ async fn snapshots_are_recorded_and_trimmed_to_within_the_cap() {
     let unused = keep(shared, 10).await.unwrap().unwrap();
     assert_eq!(unused.to, slot(5), "the caller removes the replaced file");
     assert_eq!(keep(shared, 10).await, Ok(None), "the same file again");
-    assert_eq!(trim(shared, 5).await, Err(NotRetained::NotWaiting(slot(5))));
+    assert_eq!(trim(shared, 5).await, Err(SnapshotUnchanged::NotWaiting(slot(5))));
     assert_eq!(trim(shared, 10).await, Ok(None));
     assert_eq!(cluster.ends(), (10, Some(10), None));
     let below = TrimRefusal::NotAbove {
@@ -195,11 +203,11 @@ async fn trims_and_sweeps_continue_while_the_disk_is_low_and_not_when_it_is_full
     cluster.has_space.store(false, Ordering::Relaxed);
     assert_eq!(cluster.voted(700..701, 600).await, AcceptAnswer::NoSpace);
     cluster.is_exhausted.store(true, Ordering::Relaxed);
-    assert_eq!(keep(&cluster.shared, 600).await, Err(NotRetained::NoSpace));
+    assert_eq!(keep(&cluster.shared, 600).await, Err(SnapshotUnchanged::NoSpace));
     cluster.is_exhausted.store(false, Ordering::Relaxed);
     assert_eq!(keep(&cluster.shared, 600).await, Ok(None));
     cluster.is_exhausted.store(true, Ordering::Relaxed);
-    assert_eq!(trim(&cluster.shared, 600).await, Err(NotRetained::NoSpace));
+    assert_eq!(trim(&cluster.shared, 600).await, Err(SnapshotUnchanged::NoSpace));
     cluster.is_exhausted.store(false, Ordering::Relaxed);
     assert_eq!(trim(&cluster.shared, 600).await, Ok(None));
     until_swept(&cluster.disk, 600).await;

@@ -32,12 +32,12 @@ fn different_digests_hold_back_every_trim_and_every_question() {
 #[test]
 fn trims_wait_after_a_start_until_learners_are_attached_again() {
     let mut scene = Scene::waiting(400, 1200);
-    scene.retention = Retention::new(RetainBytes::AtLeast(STEP), RESTART_MAX);
+    scene.policy = TrimPolicy::new(RetainBytes::AtLeast(STEP), RESTART_MAX);
     scene.facts.log_bytes = Some(1200 + 3 * STEP);
     assert_eq!(scene.after(0).trim, None);
     assert_eq!(scene.after(59).waits_for, Some(Hindrance::Start));
     assert_eq!(scene.after(60).trim, Some(kept(400, 0).id));
-    scene.retention = Retention::new(RetainBytes::AtLeast(STEP), RESTART_MAX);
+    scene.policy = TrimPolicy::new(RetainBytes::AtLeast(STEP), RESTART_MAX);
     scene.facts.is_low = true;
     assert_eq!(scene.after(70).trim, None);
     assert_eq!(scene.after(79).waits_for, Some(Hindrance::Start));
@@ -56,7 +56,7 @@ fn departed_learner_holds_a_trim_back_and_is_not_asked() {
     scene.learners[1].digests = vec![digest(300, "b", "s")];
     assert_eq!(scene.trim(), None);
     scene.learners[1].digests.clear();
-    scene.retention = Retention::new(RetainBytes::AtLeast(STEP), RESTART_MAX);
+    scene.policy = TrimPolicy::new(RetainBytes::AtLeast(STEP), RESTART_MAX);
     scene.facts.snapshots.waiting = None;
     assert_eq!(scene.asked(), Some((5, 100)));
 }

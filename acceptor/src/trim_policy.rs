@@ -5,7 +5,7 @@
 //! | reason | end of the snapshot above | the trim |
 //! | --- | --- | --- |
 //! | the log has grown by a step, and no snapshot waits; never with `--retain-bytes all` | first slot of the log | when due |
-//! | *behind*: a leader is active, and the own watermark is below the leader's and has not moved for 10 s | own watermark | at once |
+//! | *behind*: a leader is active, and the sound watermark is below the leader's and has not moved for 10 s | sound watermark | at once |
 //! | the file of the bottom is damaged | first slot of the log | at once |
 //! | the disk is low on space; never with `--retain-bytes all` | first slot of the log | at once |
 //!
@@ -40,7 +40,7 @@ use digests::Differences;
 pub(crate) use digests::{ReportedDigest, contradicting};
 pub(crate) use hindrance::Hindrance;
 
-/// How long the own watermark stays below the leader's before the acceptor counts as behind: a leader that repairs the
+/// How long the sound watermark stays below the leader's before the acceptor counts as behind: a leader that repairs the
 /// acceptor moves the watermark more often.
 const BEHIND_AFTER: Duration = Duration::from_secs(10);
 /// How long an asked learner has for the beginning of an upload. Also the pause after an upload that failed.
@@ -88,7 +88,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) log_bytes: Option<u64>,
     /// The first slot of the log.
     pub(crate) trimmed_to: Slot,
-    /// The own watermark.
+    /// The sound watermark.
     pub(crate) chosen_to: Slot,
     /// Cap of trims: the leader's watermark.
     pub(crate) cap: Slot,
@@ -140,13 +140,13 @@ pub(crate) struct TrimDecision {
 
 /// See the head of this file.
 #[derive(Clone, Debug)]
-pub(crate) struct Retention {
-    retain: RetainBytes,
+pub(crate) struct TrimPolicy {
+    retain_bytes: RetainBytes,
     /// Longest restart of a learner: for this time after the start no trim is due.
     restart_max: Duration,
     /// Time of the first look.
     begun: Option<Instant>,
-    /// The own watermark, and the time of its last move.
+    /// The sound watermark, and the time of its last move.
     moved: Option<(Slot, Instant)>,
     differences: Differences,
     /// The waiting snapshot, with the fewest bytes of the log since its arrival. The record may have more: the log of a
@@ -172,18 +172,18 @@ struct Asked {
 }
 
 /// The smallest step of the log between two trims, in bytes.
-pub(crate) fn step(retain: RetainBytes, snapshots: &KeptSnapshots) -> u64 {
+pub(crate) fn step(retain_bytes: RetainBytes, snapshots: &KeptSnapshots) -> u64 {
     let bottom = snapshots.bottom.map_or(0, |bottom| bottom.id.bytes);
-    match retain {
+    match retain_bytes {
         RetainBytes::AtLeast(bytes) => bytes.max(bottom),
         RetainBytes::All => u64::MAX,
     }
 }
 
-impl Retention {
-    pub(crate) fn new(retain: RetainBytes, restart_max: Duration) -> Self {
+impl TrimPolicy {
+    pub(crate) fn new(retain_bytes: RetainBytes, restart_max: Duration) -> Self {
         Self {
-            retain,
+            retain_bytes,
             restart_max,
             begun: None,
             moved: None,
@@ -271,9 +271,9 @@ impl Retention {
 
     /// The waiting snapshot, if a trim to its end may happen now; otherwise the hindrance.
     fn trim(&self, facts: &Facts<'_>) -> Result<SnapshotId, Hindrance> {
-        let step = step(self.retain, &facts.snapshots);
+        let step = step(self.retain_bytes, &facts.snapshots);
         let (Some((waiting, _)), Some((_, begun_at))) = (self.waiting(facts), self.begun_at) else {
-            return Err(match (self.retain, facts.log_bytes) {
+            return Err(match (self.retain_bytes, facts.log_bytes) {
                 (RetainBytes::All, _) => Hindrance::KeepsAll,
                 (RetainBytes::AtLeast(_), None) => Hindrance::Sweep,
                 (RetainBytes::AtLeast(_), Some(log_bytes)) => Hindrance::Growth {
@@ -293,7 +293,7 @@ impl Retention {
                 Ok(waiting)
             };
         }
-        if self.retain == RetainBytes::All {
+        if self.retain_bytes == RetainBytes::All {
             return Err(Hindrance::KeepsAll);
         }
         let log_bytes = facts.log_bytes.ok_or(Hindrance::Sweep)?;
@@ -334,11 +334,11 @@ impl Retention {
 
     /// The slot above which a new snapshot must end; none without a reason for a snapshot.
     fn wanted_above(&self, facts: &Facts<'_>) -> Option<Slot> {
-        let has_grown = match self.retain {
+        let has_grown = match self.retain_bytes {
             RetainBytes::All => false,
             RetainBytes::AtLeast(_) => facts
                 .log_bytes
-                .is_some_and(|bytes| bytes >= step(self.retain, &facts.snapshots)),
+                .is_some_and(|bytes| bytes >= step(self.retain_bytes, &facts.snapshots)),
         };
         let above = if self.is_behind(facts) {
             facts.chosen_to
@@ -355,13 +355,13 @@ impl Retention {
         let stands = self
             .moved
             .is_some_and(|(_, at)| facts.now.saturating_duration_since(at) >= BEHIND_AFTER);
-        let keeps_all = facts.is_low && self.retain == RetainBytes::All;
+        let keeps_all = facts.is_low && self.retain_bytes == RetainBytes::All;
         facts.has_leader && facts.chosen_to < facts.cap && stands && !keeps_all
     }
 
     /// Whether a trim shall make space on the disk.
     fn needs_space(&self, facts: &Facts<'_>) -> bool {
-        facts.is_low && self.retain != RetainBytes::All
+        facts.is_low && self.retain_bytes != RetainBytes::All
     }
 
     /// The learner to ask for a snapshot above a slot: the same learner until its time is over, then the next.

@@ -1,4 +1,4 @@
-//! Between two groups, the writer records snapshot files, trims the log, and sweeps.
+//! Changes of the recorded snapshots, carried out between two groups: records of files, and trims to the end of a file.
 
 use std::{ops::ControlFlow, time::Instant};
 
@@ -15,31 +15,30 @@ use tracing::info;
 
 use super::Worker;
 use crate::{
-    retain::{NotRetained, RetainRequest, Retained},
-    retention::step,
+    snapshot_change::{ChangeOutcome, SnapshotChange, SnapshotUnchanged},
     store::{
         Store, StoreError,
         snapshots::{KeptSnapshot, LOG_BYTES_UNKNOWN, SnapshotId},
     },
-    sweep::unswept_bytes,
 };
 
 impl<S: Store> Worker<S> {
-    /// Decides a request about a snapshot. Breaks when the stop begins while another process's lock holds up the write.
+    /// Carries out a change, or refuses the change. Breaks when the stop begins while another process's lock holds up
+    /// the write.
     ///
     /// # Errors
     /// A failed write or read.
-    pub(super) async fn retain(
+    pub(super) async fn change_snapshots(
         &mut self,
-        request: RetainRequest,
+        change: SnapshotChange,
         stop: &CancellationToken,
     ) -> Result<ControlFlow<()>, Failure> {
         self.look_for_space().await;
-        let (result, answer) = match request {
-            RetainRequest::Keep { id, answer } => (self.keep(id, stop).await?, answer),
-            RetainRequest::Seed { id, seed, answer } => (self.keep_seed(id, seed, stop).await?, answer),
-            RetainRequest::Trim { id, answer } => (self.trim(id, stop).await?, answer),
-            RetainRequest::Forget { id, answer } => (self.forget(id, stop).await?, answer),
+        let (result, answer) = match change {
+            SnapshotChange::Keep { id, answer } => (self.keep(id, stop).await?, answer),
+            SnapshotChange::Seed { id, seed, answer } => (self.keep_seed(id, seed, stop).await?, answer),
+            SnapshotChange::Trim { id, answer } => (self.trim(id, stop).await?, answer),
+            SnapshotChange::Forget { id, answer } => (self.forget(id, stop).await?, answer),
         };
         Ok(match result {
             ControlFlow::Continue(result) => {
@@ -55,7 +54,7 @@ impl<S: Store> Worker<S> {
         &mut self,
         id: SnapshotId,
         stop: &CancellationToken,
-    ) -> Result<ControlFlow<(), Retained>, Failure> {
+    ) -> Result<ControlFlow<(), ChangeOutcome>, Failure> {
         if let Err(refusal) = self.may_trim(id.to) {
             return Ok(ControlFlow::Continue(Err(refusal)));
         }
@@ -68,9 +67,9 @@ impl<S: Store> Worker<S> {
         id: SnapshotId,
         seed: Seed,
         stop: &CancellationToken,
-    ) -> Result<ControlFlow<(), Retained>, Failure> {
+    ) -> Result<ControlFlow<(), ChangeOutcome>, Failure> {
         if !self.space.allows_requests() {
-            return Ok(ControlFlow::Continue(Err(NotRetained::NoSpace)));
+            return Ok(ControlFlow::Continue(Err(SnapshotUnchanged::NoSpace)));
         }
         match self.core.membership().take_seed(seed) {
             Ok(SeedUse::Keep) => {}
@@ -91,7 +90,7 @@ impl<S: Store> Worker<S> {
         &mut self,
         id: SnapshotId,
         stop: &CancellationToken,
-    ) -> Result<ControlFlow<(), Retained>, Failure> {
+    ) -> Result<ControlFlow<(), ChangeOutcome>, Failure> {
         self.measure_file().await;
         let snapshot = KeptSnapshot {
             id,
@@ -110,15 +109,15 @@ impl<S: Store> Worker<S> {
         &mut self,
         id: SnapshotId,
         stop: &CancellationToken,
-    ) -> Result<ControlFlow<(), Retained>, Failure> {
+    ) -> Result<ControlFlow<(), ChangeOutcome>, Failure> {
         if !self.space.allows_trims() {
-            return Ok(ControlFlow::Continue(Err(NotRetained::NoSpace)));
+            return Ok(ControlFlow::Continue(Err(SnapshotUnchanged::NoSpace)));
         }
         // Before the cluster is formed, the waiting snapshot is a seed, and no suspect.
         let waiting = self.store.snapshots().waiting;
         let waiting = waiting.filter(|_| self.core.formed_cluster().is_some());
         if waiting.is_none_or(|waiting| waiting.id != id) {
-            return Ok(ControlFlow::Continue(Err(NotRetained::NotWaiting(id.to))));
+            return Ok(ControlFlow::Continue(Err(SnapshotUnchanged::NotWaiting(id.to))));
         }
         if self.record(None, stop).await?.is_break() {
             return Ok(ControlFlow::Break(()));
@@ -158,11 +157,11 @@ impl<S: Store> Worker<S> {
         &mut self,
         id: SnapshotId,
         stop: &CancellationToken,
-    ) -> Result<ControlFlow<(), Retained>, Failure> {
+    ) -> Result<ControlFlow<(), ChangeOutcome>, Failure> {
         let before = self.store.snapshots();
         let group = match self.may_trim(id.to) {
             Ok(group) if before.waiting.is_some_and(|waiting| waiting.id == id) => group,
-            Ok(_) => return Ok(ControlFlow::Continue(Err(NotRetained::NotWaiting(id.to)))),
+            Ok(_) => return Ok(ControlFlow::Continue(Err(SnapshotUnchanged::NotWaiting(id.to)))),
             Err(refusal) => return Ok(ControlFlow::Continue(Err(refusal))),
         };
         if self.commit(&group, stop).await?.is_break() {
@@ -183,46 +182,13 @@ impl<S: Store> Worker<S> {
         Ok(ControlFlow::Continue(Ok(before.bottom.map(|bottom| bottom.id))))
     }
 
-    /// Time of the next sweep; none while there is nothing to sweep, or no space for a write.
-    pub(super) fn sweep_due(&self) -> Option<Instant> {
-        self.sweep.due().filter(|_| self.space.allows_trims())
-    }
-
-    /// Deletes some trimmed rows. While another process holds a lock on the file, the rows wait.
-    ///
-    /// # Errors
-    /// A failed write.
-    pub(super) async fn sweep(&mut self) -> Result<(), Failure> {
-        let begun = Instant::now();
-        let trimmed_to = self.core.trimmed_to();
-        let left = match self.store.sweep().await {
-            Ok(swept) => swept.next,
-            Err(StoreError::LockedByOther(_)) => Some(trimmed_to),
-            Err(error) => {
-                let file = self.store.file().display();
-                return Err(Failure::from(error).context(format!("delete trimmed rows from {file}")));
-            }
-        };
-        self.keep_wal_short().await?;
-        let log_bytes = self.measure_file().await.used;
-        let voted_to = self.core.voted_to();
-        let unswept = left.map(|lowest| unswept_bytes(log_bytes, lowest, trimmed_to, voted_to));
-        let step = step(self.retain_bytes, &self.store.snapshots());
-        self.sweep.swept(begun, Instant::now(), unswept, step);
-        self.shared.show_sweep(self.sweep.due().is_some());
-        Ok(())
-    }
-
     /// The group of a trim to `to` and of nothing else.
-    fn may_trim(&self, to: Slot) -> Result<Group, NotRetained> {
+    fn may_trim(&self, to: Slot) -> Result<Group, SnapshotUnchanged> {
         if !self.space.allows_trims() {
-            return Err(NotRetained::NoSpace);
+            return Err(SnapshotUnchanged::NoSpace);
         }
         let mut group = self.core.group();
         self.core.trim(&mut group, to)?;
         Ok(group)
     }
 }
-
-#[cfg(test)]
-mod tests;

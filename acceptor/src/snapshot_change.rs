@@ -1,5 +1,5 @@
-//! Requests about snapshots to the writer: record a file or a seed, trim the log to the end of a recorded file, and forget
-//! a suspect file.
+//! Changes of the recorded snapshots, requested from the worker: record a file or a seed, trim the log to the end of a
+//! recorded file, and forget a suspect file.
 
 use paxos_common::paxos::{
     acceptor::{Seed, SeedRefusal, TrimRefusal},
@@ -9,44 +9,44 @@ use tokio::sync::oneshot;
 
 use crate::store::snapshots::SnapshotId;
 
-/// Maximum number of requests waiting for the writer: a single task sends requests, and waits for each answer.
-pub(crate) const RETAIN_MAX: usize = 4;
+/// Maximum number of changes waiting for the worker: a single task sends changes, and waits for each answer.
+pub(crate) const SNAPSHOT_CHANGES_MAX: usize = 4;
 
-/// Outcome of a request, durable on disk. No record names the returned file any more: the caller removes this file.
-pub(crate) type Retained = Result<Option<SnapshotId>, NotRetained>;
+/// Outcome of a change, durable on disk. No record names the returned file any more: the caller removes this file.
+pub(crate) type ChangeOutcome = Result<Option<SnapshotId>, SnapshotUnchanged>;
 
-/// A request to the writer, decided between two groups.
+/// A change requested from the worker, decided between two groups.
 #[derive(Debug)]
-pub(crate) enum RetainRequest {
+pub(crate) enum SnapshotChange {
     /// Records a whole and durable file of the data directory as the waiting snapshot. Returns the file of the earlier
     /// waiting snapshot.
     Keep {
         id: SnapshotId,
-        answer: oneshot::Sender<Retained>,
+        answer: oneshot::Sender<ChangeOutcome>,
     },
     /// Records a whole and durable file of the data directory as the seed of a cluster to be formed. Returns the file of an
     /// earlier copy of the seed, or `id` if the cluster is formed already.
     Seed {
         id: SnapshotId,
         seed: Seed,
-        answer: oneshot::Sender<Retained>,
+        answer: oneshot::Sender<ChangeOutcome>,
     },
     /// Trims the log to the end of the waiting snapshot, and makes this snapshot the bottom. Returns the file of the
     /// earlier bottom. The sender has just checked the named file: without a whole file, a trim loses chosen values.
     Trim {
         id: SnapshotId,
-        answer: oneshot::Sender<Retained>,
+        answer: oneshot::Sender<ChangeOutcome>,
     },
     /// Deletes the record of a suspect waiting snapshot. Returns the file of the record.
     Forget {
         id: SnapshotId,
-        answer: oneshot::Sender<Retained>,
+        answer: oneshot::Sender<ChangeOutcome>,
     },
 }
 
 /// Why nothing was recorded or trimmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum NotRetained {
+pub(crate) enum SnapshotUnchanged {
     /// See [`TrimRefusal`].
     #[error(transparent)]
     Refused(#[from] TrimRefusal),

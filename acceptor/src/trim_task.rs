@@ -1,4 +1,4 @@
-//! The task that decides about snapshots: whom to ask, when to trim, and which files are sound.
+//! The task that applies the trim policy: collects the facts, shows the decision, and checks a file before the trim.
 
 use std::{
     io,
@@ -21,11 +21,11 @@ use tracing::{debug, warn};
 use crate::{
     attach::Roster,
     metrics::Instruments,
-    retain::{RetainRequest, Retained},
-    retention::{Facts, RetainBytes, Retention, SnapshotWish, TrimDecision},
     shared::Shared,
     snapshot::SnapshotFiles,
+    snapshot_change::{ChangeOutcome, SnapshotChange},
     store::snapshots::{KeptSnapshots, SnapshotId},
+    trim_policy::{Facts, RetainBytes, SnapshotWish, TrimDecision, TrimPolicy},
 };
 
 /// Interval of looks.
@@ -43,7 +43,7 @@ const LEADER_SILENCE_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Snapshots {
     pub(crate) files: Arc<SnapshotFiles>,
-    pub(crate) retain: RetainBytes,
+    pub(crate) retain_bytes: RetainBytes,
     /// Longest restart of a learner.
     pub(crate) restart_max: Duration,
     decision: Mutex<TrimDecision>,
@@ -52,10 +52,10 @@ pub(crate) struct Snapshots {
 }
 
 impl Snapshots {
-    pub(crate) fn new(files: SnapshotFiles, retain: RetainBytes, restart_max: Duration) -> Self {
+    pub(crate) fn new(files: SnapshotFiles, retain_bytes: RetainBytes, restart_max: Duration) -> Self {
         Self {
             files: Arc::new(files),
-            retain,
+            retain_bytes,
             restart_max,
             decision: Mutex::default(),
             failures: AtomicU64::new(0),
@@ -110,15 +110,15 @@ pub(crate) struct Trimmer {
 impl Trimmer {
     /// Looks about once a second, until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let mut retention = Retention::new(self.snapshots.retain, self.snapshots.restart_max);
+        let mut policy = TrimPolicy::new(self.snapshots.retain_bytes, self.snapshots.restart_max);
         let mut attempts = TrimAttempts::default();
         let mut ticks = self.shared.hearing.ticker(LOOK_INTERVAL);
         let work = async {
             loop {
                 ticks.tick().await;
-                let trim = self.look(&mut retention).await;
+                let trim = self.look(&mut policy).await;
                 if let Some(id) = trim.filter(|id| attempts.may_begin(*id, Instant::now())) {
-                    let is_done = self.trim(&mut retention, id).await;
+                    let is_done = self.trim(&mut policy, id).await;
                     attempts.ended(id, is_done, Instant::now());
                 }
             }
@@ -129,8 +129,8 @@ impl Trimmer {
     }
 
     /// Decides, shows the decision, and forgets a suspect snapshot. Returns the snapshot to trim to.
-    async fn look(&self, retention: &mut Retention) -> Option<SnapshotId> {
-        let decision = self.decide(retention);
+    async fn look(&self, policy: &mut TrimPolicy) -> Option<SnapshotId> {
+        let decision = self.decide(policy);
         let (trim, suspect) = (decision.trim, decision.forget);
         self.snapshots.show(decision);
         if let Some(id) = suspect {
@@ -146,7 +146,7 @@ impl Trimmer {
             return;
         };
         let (answer, forgotten) = oneshot::channel();
-        let request = RetainRequest::Forget { id, answer };
+        let request = SnapshotChange::Forget { id, answer };
         match ask(&self.shared, request, forgotten).await {
             Some(Ok(unused)) => {
                 warn!(
@@ -164,7 +164,7 @@ impl Trimmer {
         }
     }
 
-    fn decide(&self, retention: &mut Retention) -> TrimDecision {
+    fn decide(&self, policy: &mut TrimPolicy) -> TrimDecision {
         let published = self.shared.published();
         // Before the cluster is formed, the waiting snapshot is a seed: nothing is to be trimmed or forgotten.
         let snapshots = match self.shared.formed() {
@@ -175,7 +175,7 @@ impl Trimmer {
         let learners = self.roster.learners();
         let older_peer = self.roster.older_peer();
         let damaged = self.snapshots.files.damaged();
-        retention.look(&Facts {
+        policy.look(&Facts {
             now: Instant::now(),
             log_bytes: self.instruments.log_bytes().filter(|_| !published.is_sweeping),
             trimmed_to: published.trimmed_to,
@@ -194,7 +194,7 @@ impl Trimmer {
 
     /// Reads the file of a snapshot, for minutes if the file is large, and looks about as often as usual meanwhile. Returns
     /// whether the file is sound.
-    async fn check(&self, retention: &mut Retention, id: SnapshotId) -> bool {
+    async fn check(&self, policy: &mut TrimPolicy, id: SnapshotId) -> bool {
         let mut ticks = self.shared.hearing.ticker(LOOK_INTERVAL);
         let mut check = pin!(check(&self.snapshots, &self.shared, id));
         loop {
@@ -206,7 +206,7 @@ impl Trimmer {
                 }),
                 // Only waits.
                 () = ticks.tick() => {
-                    self.look(retention).await;
+                    self.look(policy).await;
                 }
             }
         }
@@ -214,16 +214,16 @@ impl Trimmer {
 
     /// Checks the file, and lets the worker trim if the trim is still wanted then; returns whether the log is trimmed. If
     /// the worker refuses, the facts have changed: a later look decides again.
-    async fn trim(&self, retention: &mut Retention, id: SnapshotId) -> bool {
+    async fn trim(&self, policy: &mut TrimPolicy, id: SnapshotId) -> bool {
         let mut span = self.tracer.begin(Beginning::new("acceptor.trim", Parent::None));
         if let Some(span) = &mut span {
             span.count(names::SLOT, id.to.get());
         }
-        if !self.check(retention, id).await || self.look(retention).await != Some(id) {
+        if !self.check(policy, id).await || self.look(policy).await != Some(id) {
             return false;
         }
         let (answer, trimmed) = oneshot::channel();
-        let request = RetainRequest::Trim { id, answer };
+        let request = SnapshotChange::Trim { id, answer };
         let trimmed = ask(&self.shared, request, trimmed).await;
         let is_done = matches!(trimmed, Some(Ok(_)));
         match trimmed {
@@ -261,13 +261,13 @@ impl TrimAttempts {
     }
 }
 
-/// Hands a request to the worker; none once the worker has ended.
+/// Hands a change to the worker; none once the worker has ended.
 pub(crate) async fn ask(
     shared: &Shared,
-    request: RetainRequest,
-    answer: oneshot::Receiver<Retained>,
-) -> Option<Retained> {
-    shared.retain.send(request).await.ok()?;
+    change: SnapshotChange,
+    answer: oneshot::Receiver<ChangeOutcome>,
+) -> Option<ChangeOutcome> {
+    shared.snapshot_changes.send(change).await.ok()?;
     answer.await.ok()
 }
 
@@ -307,16 +307,16 @@ mod tests {
     use super::*;
     use crate::{
         attach::Attachment,
-        retention::LearnerReport,
         store::{FileBytes, snapshots::SHA256_BYTES},
         testing::Cluster,
+        trim_policy::LearnerReport,
     };
 
     /// An acceptor with the slots below 20 chosen and a waiting snapshot to slot 10. A trim is due at every look.
     struct Scene {
         cluster: Cluster,
         trimmer: Trimmer,
-        retention: Retention,
+        policy: TrimPolicy,
         waiting: SnapshotId,
     }
 
@@ -335,7 +335,7 @@ mod tests {
             };
             fs::write(cluster.directory().join(waiting.file_name()), content).unwrap();
             let (answer, kept) = oneshot::channel();
-            let request = RetainRequest::Keep { id: waiting, answer };
+            let request = SnapshotChange::Keep { id: waiting, answer };
             ask(&cluster.shared, request, kept).await.unwrap().unwrap();
             let recorded = cluster.shared.published().snapshots;
             let files = SnapshotFiles::open(cluster.directory(), &recorded);
@@ -347,14 +347,14 @@ mod tests {
                 tracer: Tracer::off(),
             };
             trimmer.instruments.file(FileBytes { used: 1, free: 0 });
-            let mut retention = Retention::new(RetainBytes::AtLeast(0), Duration::from_mins(1));
+            let mut policy = TrimPolicy::new(RetainBytes::AtLeast(0), Duration::from_mins(1));
             // Each start sweeps once.
             while cluster.shared.published().is_sweeping {
                 tokio::task::yield_now().await;
             }
             // The first look was long ago.
             let published = cluster.shared.published();
-            retention.look(&Facts {
+            policy.look(&Facts {
                 now: Instant::now().checked_sub(Duration::from_mins(2)).unwrap(),
                 log_bytes: Some(0),
                 trimmed_to: published.trimmed_to,
@@ -372,10 +372,10 @@ mod tests {
             let mut scene = Self {
                 cluster,
                 trimmer,
-                retention,
+                policy,
                 waiting,
             };
-            assert_eq!(scene.trimmer.look(&mut scene.retention).await, Some(waiting));
+            assert_eq!(scene.trimmer.look(&mut scene.policy).await, Some(waiting));
             scene
         }
 
@@ -406,7 +406,7 @@ mod tests {
         /// Attempts the trim that was due at the last look; returns the first slot of the log, and whether the file is
         /// left.
         async fn trim(&mut self) -> (u64, bool) {
-            let is_done = self.trimmer.trim(&mut self.retention, self.waiting).await;
+            let is_done = self.trimmer.trim(&mut self.policy, self.waiting).await;
             let published = self.cluster.shared.published();
             assert_eq!(is_done, published.trimmed_to > Slot::ZERO);
             let file = self.cluster.directory().join(self.waiting.file_name());
