@@ -1,7 +1,10 @@
 //! The protocol: Multi-Paxos with separate roles, as pure state machines.
 //!
-//! The state machines read no clock, draw no random numbers, do no I/O and write no log: an event goes in, effects come
-//! out. The simulator and the services drive the same state machines.
+//! Each role has a *core*: a pure state machine with all rules of the role. A core reads no clock, draws no random
+//! numbers, does no I/O and writes no log: an event goes in, effects come out. A *driver* owns a core, passes events in,
+//! and carries out the effects. In a service the driver is a task with the network, the disk and the timers
+//! (`acceptor/src/worker.rs`, `proposer/src/driver.rs`, `learner/src/driver.rs`). The simulator and the model checker
+//! drive the same cores.
 //!
 //! # The protocol in prose
 //!
