@@ -197,10 +197,7 @@ impl Client {
         version: Version,
         deadline: Instant,
     ) -> Result<Written, Unanswered> {
-        let request = |learner, options| {
-            let command = result_request::Command::Version(version.into());
-            call_result(learner, options, command)
-        };
+        let request = |learner, options| by_version(learner, options, version);
         let response = self.learners.ask(deadline, method::RESULT, request).await?;
         written(version, response).ok_or_else(unknown_outcome)
     }
@@ -211,10 +208,7 @@ impl Client {
         version: Version,
         deadline: Instant,
     ) -> Result<Written, Unanswered> {
-        let request = |learner, options| {
-            let command = result_request::Command::Version(version.into());
-            call_result(learner, options, command)
-        };
+        let request = |learner, options| by_version(learner, options, version);
         let response = self
             .learners
             .ask_unless_trimmed(deadline, method::RESULT, request)
@@ -238,20 +232,28 @@ impl Client {
     }
 }
 
-/// Asks one learner for the outcome of a command.
+/// Asks one learner for the outcome of the command at `version`: over the stream of outcomes, or by a call.
+async fn by_version(
+    learner: LearnerConnection,
+    options: CallOptions,
+    version: Version,
+) -> Result<Response<ResultResponse>, Status> {
+    // A traced call has spans of its own, at the learner too.
+    if !options.is_traced()
+        && let Some(answer) = learner.outcomes.outcome(&learner.client, version).await
+    {
+        return answer.map(Response::new);
+    }
+    let command = result_request::Command::Version(version.into());
+    call_result(learner, options, command).await
+}
+
+/// Calls one learner for the outcome of a command.
 async fn call_result(
     mut learner: LearnerConnection,
     options: CallOptions,
     command: result_request::Command,
 ) -> Result<Response<ResultResponse>, Status> {
-    if let result_request::Command::Version(version) = command
-        && let Ok(version) = Version::try_from(version)
-        // A traced call has spans of its own, at the learner too.
-        && !options.is_traced()
-        && let Some(answer) = learner.outcomes.outcome(&learner.client, version).await
-    {
-        return answer.map(Response::new);
-    }
     let request = options.request(ResultRequest {
         command: Some(command),
     });

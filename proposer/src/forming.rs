@@ -11,16 +11,13 @@ use paxos_common::{
     },
     peer::{
         Address, Backoff,
-        acceptor::{self, Unusable, form_report},
+        acceptor::{self, FORM_TIMEOUT, Unusable, form_report},
         connect_lazy,
     },
     service::{failure::Failure, shutdown::Shutdown},
 };
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient, form_request::Step};
 use tonic::{Code, transport::Channel};
-
-/// Maximum time for an acceptor's answer, with a commit to disk included.
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A formed cluster and the acceptors' addresses.
 #[derive(Debug)]
@@ -142,7 +139,7 @@ impl ListedAcceptors {
         let calls = targets.iter().filter_map(|address| {
             let mut client = self.0.get(address)?.clone();
             Some(async move {
-                let answer = acceptor::form(&mut client, step.cloned(), CALL_TIMEOUT).await;
+                let answer = acceptor::form(&mut client, step.cloned(), FORM_TIMEOUT).await;
                 let report = answer.and_then(|answer| Ok(form_report(address, &answer)?));
                 (Arc::clone(address), report)
             })

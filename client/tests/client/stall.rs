@@ -44,7 +44,7 @@ impl Pair {
     }
 }
 
-fn told_of_another_leader(error: &ProposeError) -> bool {
+fn names_another_leader(error: &ProposeError) -> bool {
     matches!(error, ProposeError::OutcomeUnknown(cause) if cause.message.contains("another proposer leads"))
 }
 
@@ -57,7 +57,7 @@ async fn commands_at_a_stopped_proposer_are_unknown_once_another_leads() {
         .into();
     for lost in futures::future::join_all(lost).await {
         let error = lost.unwrap_err();
-        assert!(told_of_another_leader(&error), "{error:?}");
+        assert!(names_another_leader(&error), "{error:?}");
     }
     pair.client.append_at_most_once("kept").await.unwrap();
     // Sent commands are not sent again, and the first proposer is still silent.
@@ -70,7 +70,7 @@ async fn single_call_at_a_stopped_proposer_is_unknown_once_another_leads() {
     let stopped = FakeProposer::new(|_| Does::OrdersLate).paused();
     let pair = Pair::new(stopped, false).await;
     let error = pair.client.propose_unary(append("lost")).await.unwrap_err();
-    assert!(told_of_another_leader(&error), "{error:?}");
+    assert!(names_another_leader(&error), "{error:?}");
     pair.client.propose_unary(append("kept")).await.unwrap();
     assert_eq!(pair.second.received(), [b"kept".to_vec()]);
 }

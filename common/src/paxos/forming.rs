@@ -313,4 +313,6 @@ fn uuids(configuration: &Configuration) -> String {
 }
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;

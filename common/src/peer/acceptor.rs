@@ -19,6 +19,9 @@ use crate::{
 /// Time without a connection after which an acceptor needs a person.
 pub const AWAY_LONG: Duration = Duration::from_secs(30);
 
+/// Deadline of a [`form`] that may carry a step: the answer comes after a commit to disk.
+pub const FORM_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Why an acceptor's answers cannot be used now.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {

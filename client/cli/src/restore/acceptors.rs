@@ -8,7 +8,7 @@ use paxos_common::{
     paxos::forming::{FormReport, restoring::Restoring},
     peer::{
         Address, Backoff, MessageLimits as _,
-        acceptor::{Unusable, form, form_report},
+        acceptor::{FORM_TIMEOUT, Unusable, form, form_report},
         connect_lazy, dedicated, reason,
     },
     service::failure::Failure,
@@ -24,8 +24,6 @@ use tonic::{Code, Status, transport::Channel};
 use super::seed::PreparedSeed;
 use crate::backup::check::progress;
 
-/// Maximum time for an answer, with a commit to disk included.
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Waits between two attempts.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -171,7 +169,7 @@ impl RestoreTargets {
 
 impl Target {
     async fn form(&self, step: Option<&Step>) -> Result<FormReport, AttemptError> {
-        let answer = form(&mut self.client.clone(), step.cloned(), CALL_TIMEOUT).await;
+        let answer = form(&mut self.client.clone(), step.cloned(), FORM_TIMEOUT).await;
         let report = answer.and_then(|answer| Ok(form_report(self.address.as_str(), &answer)?));
         report.map_err(|unusable| match unusable {
             Unusable::Call(status) => failed(&status),
@@ -198,7 +196,7 @@ impl Target {
         let (sent, shown) = (Arc::clone(seed), bar.clone());
         let sending = spawn_blocking(move || sent.send(&parts_in, &shown));
         let parts = stream::poll_fn(move |context| parts.poll_recv(context));
-        let patience = CALL_TIMEOUT * 2 + Duration::from_secs(seed.bytes() / RATE_MIN);
+        let patience = FORM_TIMEOUT * 2 + Duration::from_secs(seed.bytes() / RATE_MIN);
         let answer = timeout(patience, client.keep(parts)).await;
         // With the connection, the receiver of the parts goes, and the thread ends.
         drop(client);

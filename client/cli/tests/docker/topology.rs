@@ -30,7 +30,11 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{what}: did not happen within {} s",
+            PATIENCE.as_secs()
+        );
         sleep(LOOK);
     }
 }

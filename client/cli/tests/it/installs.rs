@@ -28,7 +28,11 @@ pub(crate) async fn write_until(client: &Client, what: &str, mut is_enough: impl
     let begun = Instant::now();
     let mut round = 0_u32;
     while !is_enough().await {
-        assert!(begun.elapsed() < TRIM_PATIENCE, "waited in vain: {what}");
+        assert!(
+            begun.elapsed() < TRIM_PATIENCE,
+            "{what}: did not happen within {} s",
+            TRIM_PATIENCE.as_secs()
+        );
         for number in 0..20 {
             let value = format!("{round} {}", "v".repeat(10_000));
             client.put(format!("key {number}"), value).await.unwrap();

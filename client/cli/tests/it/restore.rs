@@ -368,13 +368,13 @@ async fn two_restores_of_different_files_at_once_never_mix() {
         assert!(succeeded <= 1, "both restores succeed");
         for output in failed {
             let text = refused(output, REFUSED);
-            let told = [
+            let reasons = [
                 "backup of another restore",
                 "stored the list of cluster",
                 "belongs to cluster",
             ];
-            let is_told = told.iter().any(|told| text.contains(told));
-            assert!(is_told, "{text}");
+            let is_explained = reasons.iter().any(|reason| text.contains(reason));
+            assert!(is_explained, "{text}");
         }
         let mut clusters = Vec::new();
         for acceptor in 0..3 {

@@ -1,119 +1,34 @@
 //! Forming from the view of a caller: agreement, conflicts, interruptions, lost disks.
 
-use super::*;
-use crate::paxos::{
-    acceptor::{Acceptor, Recovered},
-    ballot::Ballot,
-    identity::{CommitCounter, RunNumber},
-    slot::Slot,
+use super::{
+    testing::{Acceptors, address, forming, list, report, uuid},
+    *,
 };
 
-fn uuid(number: u128) -> AcceptorUuid {
-    AcceptorUuid::from_u128(number)
+/// Carries out one step of `action`; returns whether there was anything to do. No acceptor refuses.
+fn step(acceptors: &mut Acceptors, caller: &mut Forming, action: FormAction) -> bool {
+    let taken = acceptors.carry_out(caller, action);
+    taken.map(Result::unwrap).is_some()
 }
 
-fn address(number: u128) -> Arc<str> {
-    Arc::from(format!("http://{number}"))
-}
-
-fn list(numbers: &[u128]) -> Configuration {
-    let quorum = numbers.len() / 2 + 1;
-    let members = numbers.iter().map(|&number| (uuid(number), address(number)));
-    Configuration::new(members, quorum, quorum).unwrap()
-}
-
-fn forming(numbers: &[u128]) -> Forming {
-    Forming::new(numbers.iter().map(|&number| address(number)).collect())
-}
-
-fn report(number: u128, membership: Membership) -> FormReport {
-    FormReport {
-        acceptor: uuid(number),
-        address: address(number),
-        membership,
+/// Carries a caller through to the end, after asking every acceptor, as a starting proposer does.
+fn finish(acceptors: &mut Acceptors, caller: &mut Forming) {
+    for number in [1, 2, 3] {
+        caller.report(acceptors.report(number));
     }
-}
-
-/// Real acceptors, by number, with commits that always succeed.
-struct Acceptors(BTreeMap<u128, Acceptor>);
-
-impl Acceptors {
-    fn blank(numbers: &[u128]) -> Self {
-        let acceptor = |&number: &u128| {
-            let recovered = Recovered {
-                uuid: uuid(number),
-                commit_counter: CommitCounter::default(),
-                membership: Membership::Blank,
-                promised: Ballot::ZERO,
-                leader_address: Arc::from(""),
-                known_to: Slot::ZERO,
-                trimmed_to: Slot::ZERO,
-                voted_to: Slot::ZERO,
-                rows: BTreeMap::new(),
-            };
-            (number, Acceptor::recover(recovered, RunNumber::default()))
-        };
-        Self(numbers.iter().map(acceptor).collect())
-    }
-
-    fn report(&self, number: u128) -> FormReport {
-        report(number, self.0[&number].membership().clone())
-    }
-
-    fn at(&mut self, address: &str) -> (u128, &mut Acceptor) {
-        let number = address.trim_start_matches("http://").parse().unwrap();
-        (number, self.0.get_mut(&number).unwrap())
-    }
-
-    /// Carries out one step of `action`; returns whether there was anything to do.
-    fn step(&mut self, caller: &mut Forming, action: &FormAction) -> bool {
-        let (to, configuration) = match action {
-            FormAction::Ask(to) => (to, None),
-            FormAction::Store(configuration, to) => (to, Some((configuration, false))),
-            FormAction::Complete(configuration, to) => (to, Some((configuration, true))),
-            FormAction::Formed {
-                configuration,
-                complete,
-                ..
-            } => (complete, Some((configuration, true))),
-        };
-        let Some(first) = to.first() else { return false };
-        let (number, acceptor) = self.at(first);
-        if let Some((configuration, complete)) = configuration {
-            let mut group = acceptor.group();
-            if complete {
-                acceptor
-                    .complete_configuration(&mut group, configuration)
-                    .unwrap();
-            } else {
-                acceptor.store_configuration(&mut group, configuration).unwrap();
-            }
-            acceptor.committed(group);
-        }
-        caller.report(self.report(number));
-        true
-    }
-
-    /// Carries a caller through to the end, after asking every acceptor, as a starting proposer does.
-    fn finish(&mut self, caller: &mut Forming) {
-        for number in [1, 2, 3] {
-            caller.report(self.report(number));
-        }
-        loop {
-            let action = caller.next().unwrap();
-            let done = matches!(&action, FormAction::Formed { complete, .. } if complete.is_empty());
-            if done {
-                return;
-            }
-            self.step(caller, &action);
+    loop {
+        let action = caller.next().unwrap();
+        if !step(acceptors, caller, action) {
+            return;
         }
     }
+}
 
-    fn all_formed(&self) -> bool {
-        self.0
-            .values()
-            .all(|acceptor| acceptor.formed_cluster().is_some())
-    }
+fn all_formed(acceptors: &Acceptors) -> bool {
+    acceptors
+        .0
+        .values()
+        .all(|acceptor| acceptor.formed_cluster().is_some())
 }
 
 #[test]
@@ -121,11 +36,11 @@ fn blank_acceptors_become_a_cluster_of_majorities() {
     let mut acceptors = Acceptors::blank(&[1, 2, 3]);
     let mut caller = forming(&[1, 2, 3]);
     while let Ok(action) = caller.next() {
-        if !acceptors.step(&mut caller, &action) {
+        if !step(&mut acceptors, &mut caller, action) {
             break;
         }
     }
-    assert!(acceptors.all_formed());
+    assert!(all_formed(&acceptors));
     let Ok(FormAction::Formed {
         configuration,
         complete,
@@ -151,13 +66,13 @@ fn two_proposers_that_form_at_once_agree_in_every_interleaving() {
         for turn in 0..12 {
             let caller = &mut callers[turns >> turn & 1];
             let action = caller.next().unwrap();
-            acceptors.step(caller, &action);
+            step(&mut acceptors, caller, action);
         }
         for caller in &mut callers {
-            acceptors.finish(caller);
+            finish(&mut acceptors, caller);
             assert!(matches!(caller.next(), Ok(FormAction::Formed { lost, .. }) if lost.is_empty()));
         }
-        assert!(acceptors.all_formed(), "turns {turns:012b}");
+        assert!(all_formed(&acceptors), "turns {turns:012b}");
     }
 }
 
@@ -168,10 +83,10 @@ fn a_proposer_killed_after_any_step_leaves_what_the_next_one_completes() {
         let mut killed = forming(&[1, 2, 3]);
         for _ in 0..steps {
             let action = killed.next().unwrap();
-            acceptors.step(&mut killed, &action);
+            step(&mut acceptors, &mut killed, action);
         }
-        acceptors.finish(&mut forming(&[1, 2, 3]));
-        assert!(acceptors.all_formed(), "killed after {steps} steps");
+        finish(&mut acceptors, &mut forming(&[1, 2, 3]));
+        assert!(all_formed(&acceptors), "killed after {steps} steps");
     }
 }
 

@@ -114,7 +114,7 @@ pub(crate) struct Call {
 /// The request of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Step {
-    Tell,
+    Report,
     Store(List),
     Complete(List),
 }
@@ -239,7 +239,7 @@ impl State {
         let acceptor = &mut self.acceptors[call.address];
         let mut group = acceptor.group();
         match call.step {
-            Step::Tell => {}
+            Step::Report => {}
             Step::Store(list) => {
                 let asked = configuration(list);
                 if formation.scenario.bug == Some(Bug::TakesAnotherList)
@@ -275,7 +275,7 @@ impl State {
     fn give_up(&mut self, proposer: usize) {
         let late = |call: Call| {
             let is_its = call.proposer == Some(proposer);
-            (!is_its || call.step != Step::Tell).then_some(Call {
+            (!is_its || call.step != Step::Report).then_some(Call {
                 proposer: call.proposer.filter(|_| !is_its),
                 ..call
             })
@@ -311,7 +311,7 @@ impl State {
                 self.proposers[proposer] = None;
                 return;
             }
-            Ok(FormAction::Ask(to)) => (Step::Tell, to),
+            Ok(FormAction::Ask(to)) => (Step::Report, to),
             Ok(FormAction::Store(configuration, to)) => (Step::Store(list(&configuration)), to),
             Ok(FormAction::Complete(configuration, to)) => (Step::Complete(list(&configuration)), to),
             Ok(FormAction::Formed {

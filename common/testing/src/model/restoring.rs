@@ -75,7 +75,7 @@ pub(crate) struct Call {
 /// The request of a call. Configurations by the number of the backup; 0: none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Step {
-    Tell,
+    Report,
     Keep(u8),
     Store(u8),
     Complete(u8),
@@ -183,7 +183,7 @@ impl State {
         let place = call.address;
         let mut is_kept = false;
         match call.step {
-            Step::Tell => {}
+            Step::Report => {}
             Step::Keep(backup) => {
                 let seed = Seed::of(&restoration.configuration(backup)).expect("a restore has a backup");
                 let acceptor = &mut self.acceptors[place];
@@ -259,7 +259,7 @@ impl State {
     fn give_up(&mut self, process: usize) {
         let late = |call: Call| {
             let is_its = call.caller == Some(process);
-            (!is_its || call.step != Step::Tell).then_some(Call {
+            (!is_its || call.step != Step::Report).then_some(Call {
                 caller: call.caller.filter(|_| !is_its),
                 ..call
             })
@@ -288,7 +288,7 @@ impl State {
             None => return,
             Some(Process::Restore(restore)) => match restore.next() {
                 Err(_) => None,
-                Ok(RestoreAction::Ask(to)) => Some((Step::Tell, to)),
+                Ok(RestoreAction::Ask(to)) => Some((Step::Report, to)),
                 Ok(RestoreAction::Keep(list, to)) => Some((Step::Keep(backup_of(&list)), to)),
                 Ok(RestoreAction::Store(list, to)) => Some((Step::Store(backup_of(&list)), to)),
                 Ok(RestoreAction::Complete(list, to)) => Some((Step::Complete(backup_of(&list)), to)),
@@ -299,7 +299,7 @@ impl State {
                     restoration.sights.saw(Sight::BackupTold);
                     None
                 }
-                Ok(FormAction::Ask(to)) => Some((Step::Tell, to)),
+                Ok(FormAction::Ask(to)) => Some((Step::Report, to)),
                 Ok(FormAction::Store(list, to)) => Some((Step::Store(backup_of(&list)), to)),
                 Ok(FormAction::Complete(list, to)) => Some((Step::Complete(backup_of(&list)), to)),
                 Ok(FormAction::Formed { .. }) => None,

@@ -51,7 +51,11 @@ pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
         if let Some(found) = look().await {
             return found;
         }
-        assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{what}: did not happen within {} s",
+            PATIENCE.as_secs()
+        );
         tokio::time::sleep(LOOK).await;
     }
 }

@@ -2,35 +2,21 @@
 
 use super::*;
 use crate::paxos::{
-    acceptor::{Acceptor, FormRefusal, Recovered},
-    ballot::Ballot,
-    forming::{FormAction, FormConflict, Forming},
-    identity::{AcceptorUuid, CommitCounter, RunNumber},
+    forming::{
+        FormConflict, Forming,
+        testing::{Acceptors, address, forming, list, report, uuid},
+    },
     slot::Slot,
 };
 
 mod beside;
 
-fn uuid(number: u128) -> AcceptorUuid {
-    AcceptorUuid::from_u128(number)
-}
-
-fn address(number: u128) -> Arc<str> {
-    Arc::from(format!("http://{number}"))
-}
-
 fn origin(backup: u8) -> Origin {
     Origin::after([backup; 32], Slot::new(9).unwrap(), None).unwrap()
 }
 
-fn plain(numbers: &[u128]) -> Configuration {
-    let quorum = majority(numbers.len());
-    let members = numbers.iter().map(|&number| (uuid(number), address(number)));
-    Configuration::new(members, quorum, quorum).unwrap()
-}
-
 fn restored(numbers: &[u128], backup: u8) -> Configuration {
-    plain(numbers).restored_from(origin(backup))
+    list(numbers).restored_from(origin(backup))
 }
 
 fn seed(numbers: &[u128], backup: u8) -> Seed {
@@ -42,67 +28,7 @@ fn restoring(numbers: &[u128], backup: u8) -> Restoring {
     Restoring::new(addresses.collect(), origin(backup)).unwrap()
 }
 
-fn forming(numbers: &[u128]) -> Forming {
-    Forming::new(numbers.iter().map(|&number| address(number)).collect())
-}
-
-fn report(number: u128, membership: Membership) -> FormReport {
-    FormReport {
-        acceptor: uuid(number),
-        address: address(number),
-        membership,
-    }
-}
-
-/// Real acceptors, by number, with commits that always succeed.
-#[derive(Clone)]
-struct Acceptors(BTreeMap<u128, Acceptor>);
-
 impl Acceptors {
-    fn blank(numbers: &[u128]) -> Self {
-        let acceptor = |&number: &u128| {
-            let recovered = Recovered {
-                uuid: uuid(number),
-                commit_counter: CommitCounter::default(),
-                membership: Membership::Blank,
-                promised: Ballot::ZERO,
-                leader_address: Arc::from(""),
-                known_to: Slot::ZERO,
-                trimmed_to: Slot::ZERO,
-                voted_to: Slot::ZERO,
-                rows: BTreeMap::new(),
-            };
-            (number, Acceptor::recover(recovered, RunNumber::default()))
-        };
-        Self(numbers.iter().map(acceptor).collect())
-    }
-
-    fn at(&mut self, address: &str) -> (u128, &mut Acceptor) {
-        let number = address.trim_start_matches("http://").parse().unwrap();
-        (number, self.0.get_mut(&number).unwrap())
-    }
-
-    fn report(&self, number: u128) -> FormReport {
-        report(number, self.0[&number].membership().clone())
-    }
-
-    fn form(
-        &mut self,
-        address: &str,
-        configuration: &Configuration,
-        complete: bool,
-    ) -> Result<(), FormRefusal> {
-        let (_, acceptor) = self.at(address);
-        let mut group = acceptor.group();
-        let taken = if complete {
-            acceptor.complete_configuration(&mut group, configuration)
-        } else {
-            acceptor.store_configuration(&mut group, configuration)
-        };
-        acceptor.committed(group);
-        taken
-    }
-
     /// Carries out the next step of a restore at the first acceptor; returns whether there was anything to do.
     fn step(&mut self, command: &mut Restoring) -> Result<bool, RestoreConflict> {
         self.step_at(command, |to| Arc::clone(&to[0]))
@@ -150,23 +76,9 @@ impl Acceptors {
 
     /// Carries out the next step of a proposer at one acceptor; returns whether there was anything to do.
     fn propose(&mut self, proposer: &mut Forming) -> Result<bool, FormConflict> {
-        let (to, step) = match proposer.next()? {
-            FormAction::Ask(to) => (to, None),
-            FormAction::Store(list, to) => (to, Some((list, false))),
-            FormAction::Complete(list, to) => (to, Some((list, true))),
-            FormAction::Formed {
-                configuration,
-                complete,
-                ..
-            } => (complete, Some((configuration, true))),
-        };
-        let Some(to) = to.first() else { return Ok(false) };
-        if let Some((list, complete)) = step {
-            let _ = self.form(to, &list, complete);
-        }
-        let (number, _) = self.at(to);
-        proposer.report(self.report(number));
-        Ok(true)
+        let action = proposer.next()?;
+        // A refusal shows in the next answer.
+        Ok(self.carry_out(proposer, action).is_some())
     }
 
     /// Every acceptor is formed as this restored cluster, and every log begins at the base.
@@ -269,8 +181,8 @@ fn acceptor_with_the_seed_gets_it_once_more_from_a_repeated_command() {
 #[test]
 fn acceptor_that_is_not_blank_is_named_before_anything_is_written() {
     for other in [
-        Membership::Formed(plain(&[1, 2, 3])),
-        Membership::Forming(plain(&[1, 2, 3])),
+        Membership::Formed(list(&[1, 2, 3])),
+        Membership::Forming(list(&[1, 2, 3])),
         Membership::Formed(restored(&[1, 2, 3], 8)),
         Membership::Seeded(seed(&[1, 2, 3], 8)),
         Membership::Seeded(seed(&[1, 2, 4], 7)),
@@ -295,8 +207,8 @@ fn member_of_a_cluster_is_named_before_every_other_refusal() {
     // The other seed has the lower address.
     let mut command = restoring(&[1, 2, 3], 7);
     command.report(report(1, Membership::Seeded(seed(&[1], 7))));
-    command.report(report(2, Membership::Forming(plain(&[1, 2, 3]))));
-    command.report(report(3, Membership::Formed(plain(&[1, 2, 3]))));
+    command.report(report(2, Membership::Forming(list(&[1, 2, 3]))));
+    command.report(report(3, Membership::Formed(list(&[1, 2, 3]))));
     command.report(report(1, Membership::Seeded(seed(&[1], 7))));
     let text = command.next().unwrap_err().to_string();
     assert!(text.starts_with("http://3: "), "{text}");
@@ -304,7 +216,7 @@ fn member_of_a_cluster_is_named_before_every_other_refusal() {
     // Every other advice to empty a directory has a guard.
     for other in [
         Membership::Seeded(seed(&[1], 8)),
-        Membership::Forming(plain(&[1, 2, 3])),
+        Membership::Forming(list(&[1, 2, 3])),
     ] {
         let mut command = restoring(&[1], 7);
         command.report(report(1, other));

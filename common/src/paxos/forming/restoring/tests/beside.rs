@@ -1,6 +1,7 @@
 //! A restore beside other restores and proposers never mixes.
 
 use super::*;
+use crate::paxos::{acceptor::Acceptor, forming::FormAction};
 
 /// Two parties take turns by the bits of `turns`; then each goes on alone as far as possible.
 fn interleave<A, B>(
@@ -74,7 +75,7 @@ fn proposer_beside_a_restore_never_mixes_and_may_finish_the_restore() {
             .values()
             .filter_map(Acceptor::formed_cluster)
             .collect();
-        plain_wins += usize::from(formed.contains(&plain(&[1, 2]).cluster_id()));
+        plain_wins += usize::from(formed.contains(&list(&[1, 2]).cluster_id()));
         restored_wins += usize::from(formed.contains(&restored(&[1, 2], 7).cluster_id()));
     }
     assert!(
@@ -141,7 +142,7 @@ fn acceptor_takes_a_configuration_and_a_seed_only_together() {
         Err(FormRefusal::NoBackup)
     );
     acceptors.at(&one).1.seeded(seed(&numbers, 7));
-    for other in [plain(&numbers), restored(&numbers, 8), restored(&[1, 3], 7)] {
+    for other in [list(&numbers), restored(&numbers, 8), restored(&[1, 3], 7)] {
         let refused = acceptors.form(&one, &other, false).unwrap_err();
         assert!(matches!(refused, FormRefusal::HoldsBackup { .. }), "{refused}");
         assert_eq!(acceptors.form(&one, &other, true), Err(FormRefusal::NotStored));
@@ -150,7 +151,7 @@ fn acceptor_takes_a_configuration_and_a_seed_only_together() {
     for _ in 0..2 {
         assert_eq!(acceptors.form(&one, &restored(&numbers, 7), false), Ok(()));
     }
-    let refused = acceptors.form(&one, &plain(&numbers), true).unwrap_err();
+    let refused = acceptors.form(&one, &list(&numbers), true).unwrap_err();
     assert!(
         refused.to_string().contains("restored from a backup to slot"),
         "{refused}"
