@@ -43,7 +43,7 @@ pub struct Args {
     pub retain_bytes: RetainBytes,
 
     /// Longest restart of a learner, as in 30s or 5m. For this time after its own start, and after a learner has left, the
-    /// acceptor keeps the log for that learner
+    /// acceptor keeps the log for that learner, until the log has grown by --retain-bytes once more
     #[arg(long, env = "PAXOS_RESTART_MAX", value_name = "TIME", default_value = "1m", value_parser = parse_restart_max)]
     pub restart_max: Duration,
 

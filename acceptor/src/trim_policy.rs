@@ -16,8 +16,8 @@
 //!   from the wrong learner. For both reasons the acceptor asks for no snapshot either;
 //! - in the first 10 s after the start, in which learners attach again; less with a shorter `--restart-max`.
 //!
-//! A trim that is due is also held back by a learner below the end of the snapshot until the log has grown by two steps,
-//! and after the start for the longest restart (`--restart-max`). A peer that departed within the longest restart still
+//! A trim that is due is also held back by a learner below the end of the snapshot, and after the start for the longest
+//! restart (`--restart-max`), but only until the log has grown by two steps. A peer that departed within the longest restart still
 //! counts, with the last report.
 //!
 //! A waiting snapshot above the cap for a minute counts for nothing, and a later snapshot replaces it: a forged claim had
@@ -287,7 +287,7 @@ impl TrimPolicy {
         }
         let lifts = waiting.to > facts.chosen_to && self.is_behind(facts);
         if lifts || facts.bottom_is_damaged() || self.needs_space(facts) {
-            return if self.is_younger(facts, ATTACH_MAX.min(self.restart_max)) {
+            return if self.is_attaching(facts) {
                 Err(Hindrance::Start)
             } else {
                 Ok(waiting)
@@ -304,7 +304,8 @@ impl TrimPolicy {
                 wanted: due,
             });
         }
-        if self.is_younger(facts, self.restart_max) {
+        let is_long = log_bytes >= due.saturating_add(step);
+        if self.is_attaching(facts) || (self.is_younger(facts, self.restart_max) && !is_long) {
             return Err(Hindrance::Start);
         }
         let below = facts
@@ -312,13 +313,18 @@ impl TrimPolicy {
             .iter()
             .find(|learner| learner.position() < waiting.to);
         match below {
-            Some(learner) if log_bytes < due.saturating_add(step) => Err(Hindrance::Learner {
+            Some(learner) if !is_long => Err(Hindrance::Learner {
                 address: learner.address.clone(),
                 position: learner.position(),
                 to: waiting.to,
             }),
             Some(_) | None => Ok(waiting),
         }
+    }
+
+    /// Whether learners may still attach again after the start.
+    fn is_attaching(&self, facts: &Facts<'_>) -> bool {
+        self.is_younger(facts, ATTACH_MAX.min(self.restart_max))
     }
 
     /// Whether the process started less than this time ago.

@@ -21,7 +21,7 @@ use crate::{
     shared::Shared,
     snapshot_change::{ChangeOutcome, SnapshotChange, SnapshotUnchanged},
     store::{
-        Reader as _, SWEEP_ROWS_MAX,
+        Reader as _, SWEEP_ROWS_MAX, Store as _,
         memory::MemoryDisk,
         snapshots::{KeptSnapshot, KeptSnapshots, SHA256_BYTES, SnapshotId},
     },

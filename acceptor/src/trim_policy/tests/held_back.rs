@@ -33,7 +33,7 @@ fn different_digests_hold_back_every_trim_and_every_question() {
 fn trims_wait_after_a_start_until_learners_are_attached_again() {
     let mut scene = Scene::waiting(400, 1200);
     scene.policy = TrimPolicy::new(RetainBytes::AtLeast(STEP), RESTART_MAX);
-    scene.facts.log_bytes = Some(1200 + 3 * STEP);
+    scene.facts.log_bytes = Some(1200 + 2 * STEP - 1);
     assert_eq!(scene.after(0).trim, None);
     assert_eq!(scene.after(59).waits_for, Some(Hindrance::Start));
     assert_eq!(scene.after(60).trim, Some(kept(400, 0).id));
@@ -42,6 +42,16 @@ fn trims_wait_after_a_start_until_learners_are_attached_again() {
     assert_eq!(scene.after(70).trim, None);
     assert_eq!(scene.after(79).waits_for, Some(Hindrance::Start));
     assert_eq!(scene.after(80).trim, Some(kept(400, 0).id));
+}
+
+#[test]
+fn fast_growth_ends_the_wait_after_a_start_once_learners_had_time_to_attach() {
+    let mut scene = Scene::waiting(400, 1200);
+    scene.policy = TrimPolicy::new(RetainBytes::AtLeast(STEP), RESTART_MAX);
+    scene.facts.log_bytes = Some(1200 + 2 * STEP);
+    assert_eq!(scene.after(0).trim, None);
+    assert_eq!(scene.after(9).waits_for, Some(Hindrance::Start));
+    assert_eq!(scene.after(10).trim, Some(kept(400, 0).id));
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! A restore beside other restores and proposers never mixes.
 
 use super::*;
-use crate::paxos::{acceptor::Acceptor, forming::FormAction};
+use crate::paxos::{
+    acceptor::{Acceptor, FormRefusal},
+    forming::FormAction,
+};
 
 /// Two parties take turns by the bits of `turns`; then each goes on alone as far as possible.
 fn interleave<A, B>(
