@@ -9,6 +9,9 @@ from trimming import BESIDE_MIB, MIB, Sizes, add_learner, chosen_to, first_read,
 COMMANDS = 10_000_000
 # The default of `acceptor --retain-bytes`.
 RETAIN_MIB = 256
+# Bytes of the log for a command of the benchmark, and how many seconds of writes arrive during an upload and a sweep.
+COMMAND_BYTES = 280
+RECENT_S = 15
 # One run of the benchmark, in seconds.
 RUN_S = 60
 # Least throughput with trims, and greatest p99, as parts of those without trims.
@@ -21,20 +24,23 @@ def long_log(trial):
     with Cluster(trial) as cluster:
         cluster.start()
         proposals = 0
+        fastest = 0
         with Sizes(cluster) as sizes:
             while proposals < COMMANDS:
                 numbers, result = cluster.bench("--in-flight", "256", "--duration", f"{RUN_S}s", patience_s=RUN_S + 90)
                 if not trial.right(numbers is not None and result.code == 0, f"the bench ends well: exit {result.code}"):
                     return
                 proposals += int(numbers["proposals"])
+                fastest = max(fastest, numbers["per_second"])
                 trial.say(
                     f"{numbers['proposals']} proposals, {numbers['per_second']:.0f} a second, {numbers['latency_ms']}"
                 )
         trial.say(f"{proposals} commands in {chosen_to(cluster, 'a1')} slots")
         for name in cluster.acceptors:
             trial.right(trimmed_to(cluster, name) > 0, f"{name} has trimmed below slot {trimmed_to(cluster, name)}")
-        # Two steps of log, a third while a learner lags or restarts, and snapshots of a small state.
-        sizes.judge(trial, 3 * RETAIN_MIB + BESIDE_MIB)
+        # Two steps of log, a third after the start, recent writes, and snapshots of a small state.
+        recent = fastest * COMMAND_BYTES * RECENT_S / MIB
+        sizes.judge(trial, 3 * RETAIN_MIB + recent + BESIDE_MIB)
         add_learner(cluster, "l3")
         first_read(trial, cluster, "l3")
         judge_digests(trial, cluster, 3)
