@@ -1,5 +1,6 @@
-"""Drills of long logs: how much disk ten million commands take with default flags, and what trims cost."""
+"""Drills of long logs: how much disk ten million commands take with default flags, what trims and uploads cost."""
 
+import os
 import statistics
 
 from catalogue import drill
@@ -12,6 +13,8 @@ RETAIN_MIB = 256
 # Bytes of the log for a command of the benchmark, and how many seconds of writes arrive during an upload and a sweep.
 COMMAND_BYTES = 280
 RECENT_S = 15
+# Registers of 1 MiB each, for snapshots of some size.
+REGISTERS = 200
 # One run of the benchmark, in seconds.
 RUN_S = 60
 # Least throughput with trims, and greatest p99, as parts of those without trims.
@@ -56,27 +59,50 @@ def long_log(trial):
     limit_round_s=150,
 )
 def trims_cost(trial):
+    compare_costs(trial, retain="16MiB", registers=0)
+
+
+@drill(
+    "uploads-cost",
+    "the same with 200 MiB of registers, so that large snapshots are uploaded and installed beside votes",
+    rounds=3,
+    seconds=45,
+    limit_s=60,
+    limit_round_s=400,
+)
+def uploads_cost(trial):
+    compare_costs(trial, retain="64MiB", registers=REGISTERS)
+
+
+def compare_costs(trial, retain, registers):
+    """Measures clusters that trim and clusters that keep the whole log, in turns, with this many registers of 1 MiB."""
     measured = {"trims": [], "whole log": []}
     for number in range(trial.rounds):
         for name, flags in (
-            ("trims", ["--retain-bytes", "16MiB", "--restart-max", "1s"]),
+            ("trims", ["--retain-bytes", retain, "--restart-max", "1s"]),
             ("whole log", ["--retain-bytes", "all"]),
         ):
             with Cluster(trial, name=f"{number}-{flags[1]}") as cluster:
                 for acceptor in cluster.acceptors:
                     cluster.define(acceptor, flags=flags)
                 cluster.start()
+                for register in range(registers):
+                    cluster.paxos("put", f"register {register}", "-", input=os.urandom(MIB))
+                kept = int(cluster.metric("a1", "paxos_acceptor_snapshots_kept_total"))
                 numbers, result = cluster.bench("--duration", f"{trial.seconds}s", patience_s=trial.seconds + 90)
                 if not trial.right(numbers is not None and result.code == 0, f"the bench ends well: exit {result.code}"):
                     return
-                trims = int(cluster.metric("a1", "paxos_acceptor_snapshots_kept_total"))
+                kept = int(cluster.metric("a1", "paxos_acceptor_snapshots_kept_total")) - kept
                 measured[name].append((numbers["per_second"], numbers["latency_ms"]["p99"]))
                 trial.say(
                     f"{name}: {numbers['per_second']:.0f} a second, p99 {numbers['latency_ms']['p99']} ms, "
-                    f"{trims} snapshots kept by a1"
+                    f"{kept} snapshots kept by a1"
                 )
                 if name == "trims":
-                    trial.right(trims > 1, f"a1 kept {trims} snapshots meanwhile")
+                    trial.right(kept > 1, f"a1 kept {kept} snapshots meanwhile")
+                    add_learner(cluster, "l3")
+                    first_read(trial, cluster, "l3")
+                    judge_digests(trial, cluster, 3)
     rate, p99 = (
         [statistics.median(run[column] for run in measured[name]) for name in ("trims", "whole log")] for column in (0, 1)
     )
