@@ -10,35 +10,26 @@ use std::{
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use paxos_common::{
-    peer::{Address, Backoff},
+    peer::Address,
     trace::{SpanContext, inject},
 };
 use rand::seq::IteratorRandom as _;
-use tokio::time::{Instant, error::Elapsed, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, error::Elapsed, sleep_until, timeout};
 use tonic::{Code, Request, Response, Status};
 
-use crate::{
-    address::Directory,
-    error::{Cause, TrimmedAnswer, Unanswered, longer},
-    trace::Tracer,
-    trimmed::TrimmedRounds,
-};
+use crate::{address::Directory, error::Unanswered, trace::Tracer};
 
+mod asking;
 mod hedge;
 mod roster;
 
+use asking::{Asking, TrimmedBy};
 use hedge::Hedge;
 pub(crate) use roster::LearnerConnection;
-use roster::{KnownLearner, LearnerRoster, Members};
+use roster::{KnownLearner, LearnerRoster};
 
 /// Limit of the learners that one call asks at the same time (inclusive).
 const CALLS_MAX: usize = 4;
-/// Longest wait for a learner before another learner is asked: at the first attempt, and at most. The wait doubles with
-/// each attempt of a call, so that a cluster of slow learners still answers.
-const ATTEMPT_PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
-/// Pauses after all learners have failed, from the shortest to the longest.
-const ROUND_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
-
 /// Calls to the learners in use.
 #[derive(Debug)]
 pub(crate) struct Learners {
@@ -46,15 +37,6 @@ pub(crate) struct Learners {
     roster: Arc<LearnerRoster>,
     hedge: Hedge,
     tracer: Tracer,
-}
-
-/// The learners that must answer that a slot is not kept any more, before a call ends with this answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TrimmedBy {
-    /// One learner.
-    Any,
-    /// All learners: see [`TrimmedRounds`].
-    All,
 }
 
 /// The deadline and the trace context of a call to a learner.
@@ -150,109 +132,33 @@ impl Learners {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let mut patience = ATTEMPT_PATIENCE.0;
-        let mut pause = Backoff::new(ROUND_PAUSE.0, ROUND_PAUSE.1);
-        // The learners of this round, with the calls in flight.
-        let mut tried: Vec<Address> = Vec::new();
-        let mut trimmed = TrimmedRounds::default();
+        let mut asking = Asking::new(self, trimmed_by, deadline);
         let mut calls = FuturesUnordered::new();
-        let mut waiting: Vec<(Arc<KnownLearner>, Instant)> = Vec::new();
-        let mut hedge_at = Instant::now();
-        // After a failure beside other calls in flight: the retry takes the room of the failed call.
-        let mut retry = None;
-        let mut last = Cause::deadline();
-        // The longest wait requested by a learner in this round.
-        let mut requested = None;
         loop {
-            let mut next = None;
-            if calls.is_empty() {
-                retry = None;
-                let members = match timeout_at(deadline, self.roster.members()).await {
-                    Ok(Ok(members)) => members,
-                    Ok(Err(cause)) => {
-                        last = cause;
-                        Members::default()
-                    }
-                    Err(_elapsed) => return Err(Unanswered::Unavailable(last)),
-                };
-                let Some(member) = self.choose(&members, &tried) else {
-                    if let Some(trimmed) = trimmed.end_round(tried.len()) {
-                        return Err(Unanswered::Trimmed(trimmed));
-                    }
-                    tried.clear();
-                    self.roster.expire();
-                    let delay = longer(pause.next_delay(), requested.take());
-                    if Instant::now() + delay >= deadline {
-                        return Err(Unanswered::Unavailable(last));
-                    }
-                    sleep(delay).await;
-                    continue;
-                };
-                // Another learner, if any, must have a turn before the deadline.
-                let is_last = members.len() <= tried.len() + 1;
-                next = Some((member, None, is_last));
-            } else if let Some(room) = retry.take() {
-                let (members, _) = self.roster.known();
-                next = self.choose(&members, &tried).map(|member| (member, room, true));
-            } else if Instant::now() >= hedge_at && calls.len() < CALLS_MAX {
-                hedge_at = Instant::now() + self.hedge.wait();
-                let (members, _) = self.roster.known();
-                if let (Some(room), Some(member)) = (self.hedge.room(), self.choose(&members, &tried)) {
-                    next = Some((member, Some(room), true));
-                }
-            }
-            if let Some((member, room, is_last)) = next {
-                let left = deadline.saturating_duration_since(Instant::now());
-                let patience = patience.min(if is_last { left } else { left / 2 });
-                tried.push(member.address.clone());
-                waiting.push((Arc::clone(&member), Instant::now()));
-                hedge_at = Instant::now() + self.hedge.wait();
-                let call = self.call(member, patience, method, &request);
-                calls.push(async move { (call.await, room) });
+            let next = if calls.is_empty() {
+                Some(asking.next_alone().await?)
+            } else {
+                asking.next_beside(calls.len())
+            };
+            if let Some(next) = next {
+                let patience = asking.begin(&next);
+                let call = self.call(next.member, patience, method, &request);
+                calls.push(async move { (call.await, next.room) });
             }
             let ((member, answer), room) = tokio::select! {
                 // Both arms only wait.
                 Some(answered) = calls.next() => answered,
-                () = sleep_until(hedge_at), if calls.len() < CALLS_MAX => continue,
+                () = sleep_until(asking.hedge_at()), if calls.len() < CALLS_MAX => continue,
             };
-            let begun = waiting
-                .iter()
-                .position(|(waiting, _)| Arc::ptr_eq(waiting, &member));
-            let took = begun.map_or(Duration::ZERO, |begun| waiting.swap_remove(begun).1.elapsed());
-            let cause = match answer {
+            let took = asking.ended(&member);
+            match answer {
                 Ok(Ok(response)) => {
-                    self.answered(&member, took, &waiting);
+                    self.answered(&member, took, asking.waiting());
                     return Ok(response.into_inner());
                 }
-                Ok(Err(status)) => {
-                    if let Some(answer) = TrimmedAnswer::of(&status) {
-                        last = answer.cause.clone().at(&member.address);
-                        if trimmed_by == TrimmedBy::Any {
-                            return Err(Unanswered::Trimmed(answer));
-                        }
-                        trimmed.add(answer);
-                        retry = Some(room);
-                        continue;
-                    }
-                    match Unanswered::judge(&status) {
-                        Some(unanswered) => return Err(unanswered),
-                        None => Cause::of(&status),
-                    }
-                }
-                Err(_elapsed) => {
-                    member.slowness.found(Instant::now());
-                    Cause::deadline()
-                }
-            };
-            requested = requested.max(cause.retry_delay);
-            last = cause.at(&member.address);
-            if Instant::now() >= deadline {
-                return Err(Unanswered::Unavailable(last));
+                Ok(Err(status)) => asking.failed(&member, Ok(status), room)?,
+                Err(elapsed) => asking.failed(&member, Err(elapsed), room)?,
             }
-            tracing::debug!(cause = %last, "asking another learner");
-            self.directory.shun(&member.address);
-            patience = (2 * patience).min(ATTEMPT_PATIENCE.1);
-            retry = Some(room);
         }
     }
 
@@ -316,6 +222,8 @@ impl Learners {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::sleep;
+
     use super::*;
     use crate::ClientConfig;
 
