@@ -1,6 +1,6 @@
 //! The start of the acceptor: opens the store, and starts every task but the server.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use paxos_common::{
     paxos::{acceptor::Membership, identity::RunNumber},
@@ -22,6 +22,7 @@ use crate::{
     snapshot::{SnapshotFiles, seed::read_seed},
     store::{
         RecoveredRun, Store as _,
+        snapshots::SnapshotId,
         sqlite::{SqliteReader, SqliteStore},
     },
     trim_task::{Snapshots, Trimmer, check_files},
@@ -55,18 +56,7 @@ impl Starter<'_> {
         let Some((store, mut opened)) = self.open_store(directory, &data_dir, run).await? else {
             return Ok(None);
         };
-        let seed = opened.snapshots.waiting.map(|waiting| waiting.id);
-        let mut damaged_seed = None;
-        match (&opened.recovered.membership, seed) {
-            (Membership::Blank, Some(id)) => {
-                opened.recovered.membership = Membership::Seeded(read_seed(&path, id).await?);
-            }
-            // Before anyone can make this acceptor a member. The restore, repeated, sends the seed again.
-            (Membership::Forming(_), Some(id)) => {
-                damaged_seed = read_seed(&path, id).await.err().map(|_| id);
-            }
-            _ => {}
-        }
+        let damaged_seed = take_seed(&path, &mut opened).await?;
         let Self {
             config,
             local,
@@ -130,12 +120,6 @@ impl Starter<'_> {
             shutdown: shutdown.clone(),
             tracer: frame.tracer(),
         });
-        let stop = shutdown.token().clone();
-        let (checked, seen, stop_checks) = (Arc::clone(&snapshots), Arc::clone(&shared), stop.clone());
-        shutdown.spawn_vital("checks of snapshots", async move {
-            check_files(checked, seen, stop_checks).await;
-            Ok(())
-        });
         let trimmer = Trimmer {
             snapshots,
             shared,
@@ -143,10 +127,7 @@ impl Starter<'_> {
             instruments,
             tracer: frame.tracer(),
         };
-        shutdown.spawn_vital("trimmer", async move {
-            trimmer.run(stop).await;
-            Ok(())
-        });
+        spawn_trims(trimmer, &shutdown);
         Ok(Some((service, stop_worker)))
     }
 
@@ -165,6 +146,41 @@ impl Starter<'_> {
         let opened = opened.transpose();
         opened.map_err(|error| Failure::from(error).context(format!("open store in {data_dir}")))
     }
+}
+
+/// Takes the seed of a blank acceptor into the recovered state. Returns the seed if its file is damaged and the restore,
+/// repeated, sends the seed again.
+async fn take_seed(directory: &Path, opened: &mut RecoveredRun) -> Result<Option<SnapshotId>, Failure> {
+    let Some(waiting) = opened.snapshots.waiting else {
+        return Ok(None);
+    };
+    match opened.recovered.membership {
+        Membership::Blank => {
+            opened.recovered.membership = Membership::Seeded(read_seed(directory, waiting.id).await?);
+            Ok(None)
+        }
+        // Before any caller can make this acceptor a member.
+        Membership::Forming(_) => Ok(read_seed(directory, waiting.id).await.err().map(|_| waiting.id)),
+        Membership::Seeded(_) | Membership::Formed(_) => Ok(None),
+    }
+}
+
+/// Starts the checks of snapshot files, and the trims.
+fn spawn_trims(trimmer: Trimmer, shutdown: &Shutdown) {
+    let stop = shutdown.token().clone();
+    let (checked, seen, stop_checks) = (
+        Arc::clone(&trimmer.snapshots),
+        Arc::clone(&trimmer.shared),
+        stop.clone(),
+    );
+    shutdown.spawn_vital("checks of snapshots", async move {
+        check_files(checked, seen, stop_checks).await;
+        Ok(())
+    });
+    shutdown.spawn_vital("trimmer", async move {
+        trimmer.run(stop).await;
+        Ok(())
+    });
 }
 
 /// Notifies attached proposers when the heard proposer falls silent, and logs long waits of requests.
