@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use paxos_common::{
     paxos::{
         ballot::ProposerId,
@@ -34,7 +34,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Streaming, transport::Channel};
+use tonic::{Status, Streaming, transport::Channel};
 
 use crate::{
     clock::Clock,
@@ -44,7 +44,7 @@ use crate::{
 
 mod introduction;
 
-use introduction::{Others, ask_others, client, introduce};
+use introduction::{Others, TableReport, ask_others, client, introduce};
 
 /// Maximum time for an acceptor to introduce itself, and to open a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -166,7 +166,7 @@ async fn serve(
     let shown = introduce(&mut calls, context).await?;
     let Stamp { acceptor, run, .. } = shown.stamp;
     let is_witnessed = *witnessed == Some(run);
-    let Others { reported, mut asked } = match is_witnessed {
+    let Others { reported, asked } = match is_witnessed {
         true => Others::default(),
         false => ask_others(address, acceptor, context).await,
     };
@@ -189,7 +189,7 @@ async fn serve(
     // The first report goes with the opening of the stream.
     reports.send(context);
     let attaching = calls.attach(ReceiverStream::new(inbox));
-    let mut words = answer_within(OPEN_TIMEOUT, attaching).await?.into_inner();
+    let words = answer_within(OPEN_TIMEOUT, attaching).await?.into_inner();
 
     let reopen = CancellationToken::new();
     let arrivals = Arrivals::default();
@@ -210,52 +210,82 @@ async fn serve(
     *witnessed = Some(run);
     *opened_at = Some(Instant::now());
     tracing::debug!(%address, %acceptor, "link is open");
-    let (mut alarm, mut due) = (Alarm::new(), reports.next(context));
-    let mut watchful = context.watchful.clone();
-    let broken = loop {
-        tokio::select! {
-            // Receiving from a stream, ticking and waiting are all cancel safe.
-            word = words.message() => {
-                let input = word
-                    .map_err(Unusable::from)
-                    .and_then(|word| input_of(word, (acceptor, run), context.cluster, &mut reports));
-                match input {
-                    Ok(input) => {
-                        if context.inputs.send(input).await.is_err() {
-                            return Ok(());
-                        }
-                    }
+    let link = AttachedLink {
+        context,
+        member: (acceptor, run),
+        words,
+        reports,
+        asked,
+        reopen,
+    };
+    link.forward(stop).await
+}
+
+/// A link with an open `Attach` stream.
+struct AttachedLink<'a> {
+    context: &'a LinkContext,
+    /// The acceptor, in the run of its introduction.
+    member: (AcceptorUuid, RunNumber),
+    words: Streaming<pb::AttachResponse>,
+    reports: Reports,
+    /// Open calls for the tables of slow acceptors.
+    asked: FuturesUnordered<BoxFuture<'a, TableReport>>,
+    /// Set by the core, which does not trust the acceptor any more.
+    reopen: CancellationToken,
+}
+
+impl AttachedLink<'_> {
+    /// Forwards messages to the core, and sends reports, until the stream breaks (an error), the driver ends, or `stop`.
+    async fn forward(mut self, stop: &CancellationToken) -> Result<(), Unusable> {
+        let context = self.context;
+        let (mut alarm, mut due) = (Alarm::new(), self.reports.next(context));
+        let mut watchful = context.watchful.clone();
+        let broken = loop {
+            let input = tokio::select! {
+                // Receiving from a stream, ticking and waiting are all cancel safe.
+                word = self.words.message() => match self.input_of(word) {
+                    Ok(input) => input,
                     Err(broken) => break broken,
+                },
+                // The table of a slow acceptor.
+                Some(reported) = self.asked.next(), if !self.asked.is_empty() => {
+                    let Some((acceptor, remembers)) = reported else { continue };
+                    Input::Core(Event::Remembered { acceptor, remembers })
                 }
-            }
-            () = alarm.wait_until(Some(due)) => {
-                reports.send(context);
-                due = reports.next(context);
-            }
-            Ok(()) = watchful.changed() => {
-                reports.send(context);
-                due = reports.next(context);
-            }
-            // The table of a slow acceptor.
-            Some(reported) = asked.next(), if !asked.is_empty() => {
-                let Some((acceptor, remembers)) = reported else { continue };
-                let remembered = Input::Core(Event::Remembered { acceptor, remembers });
-                if context.inputs.send(remembered).await.is_err() {
+                () = alarm.wait_until(Some(due)) => {
+                    due = self.report();
+                    continue;
+                }
+                Ok(()) = watchful.changed() => {
+                    due = self.report();
+                    continue;
+                }
+                () = self.reopen.cancelled() => break Unusable::Distrusted,
+                () = stop.cancelled() => {
+                    if context.shutdown.has_begun() && !context.shutdown.has_failed() {
+                        // After a longer wait, the acceptor lists this proposer as departed for a while.
+                        let _ = timeout(LEAVING_MAX, leave(&self.reports, self.words, context)).await;
+                    }
                     return Ok(());
                 }
-            }
-            () = reopen.cancelled() => break Unusable::Distrusted,
-            () = stop.cancelled() => {
-                if context.shutdown.has_begun() && !context.shutdown.has_failed() {
-                    // After a longer wait, the acceptor lists this proposer as departed for a while.
-                    let _ = timeout(LEAVING_MAX, leave(&reports, words, context)).await;
-                }
+            };
+            if context.inputs.send(input).await.is_err() {
                 return Ok(());
             }
-        }
-    };
-    let _ = context.inputs.send(Input::Closed(acceptor)).await;
-    Err(broken)
+        };
+        let _ = context.inputs.send(Input::Closed(self.member.0)).await;
+        Err(broken)
+    }
+
+    fn input_of(&mut self, word: Result<Option<pb::AttachResponse>, Status>) -> Result<Input, Unusable> {
+        input_of(word?, self.member, self.context.cluster, &mut self.reports)
+    }
+
+    /// Sends a report. Returns the time of the next report.
+    fn report(&mut self) -> Instant {
+        self.reports.send(self.context);
+        self.reports.next(self.context)
+    }
 }
 
 /// Reports that this proposer stops, and waits until the acceptor has closed the stream.

@@ -58,7 +58,7 @@ pub(super) async fn introduce(
 const GRACE: Duration = Duration::from_millis(250);
 
 /// An acceptor and its table; `None` for a failed call or an invalid answer.
-type TableReport = Option<(AcceptorUuid, Witnesses)>;
+pub(super) type TableReport = Option<(AcceptorUuid, Witnesses)>;
 
 /// The tables of other acceptors.
 #[derive(Default)]
