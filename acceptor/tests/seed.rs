@@ -202,7 +202,7 @@ async fn other_spelling_of_the_addresses_replaces_the_file_of_the_seed() {
     send(&mut client, &ours, &seed(&ours)).await.unwrap();
     let members = [(uuid(&mut client).await, "http://elsewhere:1".into())];
     let renamed = Configuration::new(members, 1, 1).unwrap();
-    let renamed = renamed.restored_from(*ours.origin().unwrap());
+    let renamed = renamed.restored_from(ours.origin().unwrap().clone());
     assert_ne!(seed(&renamed).0.sha256, seed(&ours).0.sha256);
     send(&mut client, &renamed, &seed(&renamed)).await.unwrap();
     assert_eq!(snapshot_files(directory.path()).len(), 1);

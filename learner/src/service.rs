@@ -277,11 +277,11 @@ impl ServingState {
 
     /// Fails when `version` belonged to the cluster before a restore, and is not in the backup: no later state has its effect.
     fn check_not_lost(&self, version: Version) -> Result<(), Status> {
-        match self.origin.filter(|origin| origin.has_lost(version)) {
+        match self.origin.as_ref().and_then(|origin| origin.lost(version)) {
             None => Ok(()),
-            Some(origin) => Err(out_of_range(format!(
+            Some(lost) => Err(out_of_range(format!(
                 "version {version} was lost: the restored backup ended at slot {}",
-                origin.ended_at()
+                lost.ended_at
             ))),
         }
     }

@@ -342,7 +342,7 @@ impl Starter {
         });
         self.service.open(ServingState {
             cluster: cluster.id(),
-            origin: configuration.origin().copied(),
+            origin: configuration.origin().cloned(),
             history: History::new(&learning.knowledge, log.clone()),
             knowledge: Arc::clone(&learning.knowledge),
             applied: applied.clone(),

@@ -75,7 +75,12 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let backup = check(&args.file).await?;
     let origin = Origin::after(backup.sha256, backup.header.to, args.above).map_err(Failure::usage)?;
-    let (configuration, was_formed) = restore(&args, origin).await?;
+    let origin = match backup.header.configuration.origin() {
+        // A backup below the base of its own cluster cannot be made.
+        Some(before) => origin.following(before).map_err(Failure::refused)?,
+        None => origin,
+    };
+    let (configuration, was_formed) = restore(&args, origin.clone()).await?;
     let restored = Restored {
         was_formed,
         args: &args,

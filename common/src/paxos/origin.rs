@@ -12,15 +12,35 @@ pub const JUMP: u64 = 1 << 36;
 /// The highest base: a restored cluster has at least [`JUMP`] slots.
 const BASE_MAX: u64 = Slot::MAX_NUMBER - JUMP;
 
+/// Maximum number of remembered earlier restores. The versions lost by older restores count as never lost.
+pub const EARLIER_MAX: usize = 64;
+
+/// The slots with versions that a restore has lost: from the end of the backup up to the first slot afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LostSlots {
+    /// The backup has the effect of every slot below.
+    pub ended_at: Slot,
+    /// The first slot after the restore.
+    pub base: Slot,
+}
+
+impl LostSlots {
+    fn includes(&self, version: Version) -> bool {
+        version.slot >= self.ended_at && version.slot < self.base
+    }
+}
+
 /// The backup that a restored cluster began with.
 ///
 /// Registers keep their versions, all below `ended_at`. The cluster before may have used versions from `ended_at` on; every
 /// such version is lost, and below `base`. The restored cluster uses only slots from `base` on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin {
     sha256: [u8; SHA256_BYTES],
-    ended_at: Slot,
-    base: Slot,
+    lost: LostSlots,
+    /// Lost by the restores that led to the cluster of the backup, ascending. Known from the backup, and no part of the
+    /// identity.
+    earlier: Vec<LostSlots>,
 }
 
 /// An origin with a base that is too low or too high.
@@ -45,6 +65,11 @@ pub enum InvalidOrigin {
         /// The wanted base.
         base: u64,
     },
+    /// The slots lost by earlier restores are not in order.
+    #[error(
+        "an origin lists the slots lost by at most {EARLIER_MAX} earlier restores, in order, and below the end of the backup"
+    )]
+    Earlier,
 }
 
 impl Origin {
@@ -79,9 +104,46 @@ impl Origin {
         }
         Ok(Self {
             sha256,
-            ended_at,
-            base,
+            lost: LostSlots { ended_at, base },
+            earlier: Vec::new(),
         })
+    }
+
+    /// The same origin, of a backup of a cluster that was itself restored from `before`. Beyond [`EARLIER_MAX`] restores
+    /// the oldest are forgotten.
+    ///
+    /// # Errors
+    /// [`InvalidOrigin::Earlier`]: the backup ends below the base of its own cluster.
+    pub fn following(self, before: &Self) -> Result<Self, InvalidOrigin> {
+        let mut earlier = before.earlier.clone();
+        earlier.push(before.lost);
+        let surplus = earlier.len().saturating_sub(EARLIER_MAX);
+        earlier.drain(..surplus);
+        self.with_earlier(earlier)
+    }
+
+    /// The same origin, with the slots lost by earlier restores.
+    ///
+    /// # Errors
+    /// [`InvalidOrigin::Earlier`].
+    pub fn with_earlier(mut self, earlier: Vec<LostSlots>) -> Result<Self, InvalidOrigin> {
+        let mut from = Slot::ZERO;
+        for lost in &earlier {
+            if lost.ended_at < from || lost.base <= lost.ended_at || lost.base > self.lost.ended_at {
+                return Err(InvalidOrigin::Earlier);
+            }
+            from = lost.base;
+        }
+        if earlier.len() > EARLIER_MAX {
+            return Err(InvalidOrigin::Earlier);
+        }
+        self.earlier = earlier;
+        Ok(self)
+    }
+
+    /// Whether both name the same backup and the same base.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.sha256, self.lost) == (other.sha256, other.lost)
     }
 
     /// The SHA-256 of the backup.
@@ -91,17 +153,23 @@ impl Origin {
 
     /// The backup has the effect of every slot below.
     pub fn ended_at(&self) -> Slot {
-        self.ended_at
+        self.lost.ended_at
     }
 
     /// The first slot of the restored cluster.
     pub fn base(&self) -> Slot {
-        self.base
+        self.lost.base
     }
 
-    /// Whether a version may have belonged to the cluster before, and is not in the backup.
-    pub fn has_lost(&self, version: Version) -> bool {
-        version.slot >= self.ended_at && version.slot < self.base
+    /// The slots lost by earlier restores, ascending.
+    pub fn earlier(&self) -> &[LostSlots] {
+        &self.earlier
+    }
+
+    /// The restore that has lost a version: the version may have belonged to a cluster before, and is not in the backup.
+    pub fn lost(&self, version: Version) -> Option<LostSlots> {
+        let mut restores = self.earlier.iter().chain([&self.lost]);
+        restores.find(|lost| lost.includes(version)).copied()
     }
 }
 
@@ -119,12 +187,13 @@ mod tests {
             offset: 7,
         };
         let origin = Origin::after([1; 32], at(ended_at), above.map(version))?;
+        let base = origin.base().get();
         assert_eq!(
             Origin::new([1; 32], origin.ended_at(), origin.base()),
             Ok(origin),
             "a made origin is valid"
         );
-        Ok(origin.base().get())
+        Ok(base)
     }
 
     #[test]
@@ -162,12 +231,77 @@ mod tests {
     #[test]
     fn versions_between_the_backup_and_the_base_are_lost() {
         let origin = Origin::after([1; 32], at(10), None).unwrap();
-        let lost = |slot| {
-            origin.has_lost(Version {
-                slot: at(slot),
-                offset: 0,
-            })
+        assert_eq!(
+            [9, 10, 9 + JUMP, 10 + JUMP].map(|slot| lost_by(&origin, slot)),
+            [None, Some(10), Some(10), None]
+        );
+    }
+
+    /// The end of the backup whose restore has lost a slot.
+    fn lost_by(origin: &Origin, slot: u64) -> Option<u64> {
+        let version = Version {
+            slot: at(slot),
+            offset: 0,
         };
-        assert_eq!([9, 10, 9 + JUMP, 10 + JUMP].map(lost), [false, true, true, false]);
+        Some(origin.lost(version)?.ended_at.get())
+    }
+
+    #[test]
+    fn versions_lost_by_the_restores_before_stay_lost() {
+        let first = Origin::after([1; 32], at(10), None).unwrap();
+        let end = first.base().get() + 7;
+        let second = Origin::after([2; 32], at(end), None).unwrap();
+        let second = second.following(&first).unwrap();
+        let found = [
+            9,
+            10,
+            9 + JUMP,
+            10 + JUMP,
+            end - 1,
+            end,
+            end + JUMP - 1,
+            end + JUMP,
+        ]
+        .map(|slot| lost_by(&second, slot));
+        let (one, two) = (Some(10), Some(end));
+        assert_eq!(found, [None, one, one, None, None, two, two, None]);
+        assert!(!second.is_same(&first) && second.is_same(&Origin::after([2; 32], at(end), None).unwrap()));
+        // A backup that ends below the base of its own cluster is none.
+        let below = Origin::after([2; 32], at(end - 8), None).unwrap();
+        assert_eq!(below.following(&first), Err(InvalidOrigin::Earlier));
+    }
+
+    #[test]
+    fn oldest_of_many_restores_are_forgotten() {
+        let mut origin = Origin::after([0; 32], at(0), None).unwrap();
+        for _ in 0..EARLIER_MAX + 3 {
+            let next = Origin::after([0; 32], origin.base().next(), None).unwrap();
+            origin = next.following(&origin).unwrap();
+        }
+        assert_eq!(origin.earlier().len(), EARLIER_MAX);
+        let oldest = origin.earlier()[0];
+        assert_eq!(oldest.ended_at.get(), 3 * (JUMP + 1));
+        assert_eq!(lost_by(&origin, 0), None);
+    }
+
+    #[test]
+    fn earlier_restores_from_outside_are_in_order_and_below_the_backup() {
+        let origin = Origin::after([1; 32], at(100), None).unwrap();
+        let lost = |ended_at, base| LostSlots {
+            ended_at: at(ended_at),
+            base: at(base),
+        };
+        for earlier in [
+            vec![lost(5, 5)],
+            vec![lost(5, 101)],
+            vec![lost(5, 8), lost(7, 9)],
+            vec![lost(7, 9), lost(2, 3)],
+            (0..=EARLIER_MAX as u64)
+                .map(|slot| lost(slot, slot + 1))
+                .collect(),
+        ] {
+            assert_eq!(origin.clone().with_earlier(earlier), Err(InvalidOrigin::Earlier));
+        }
+        assert!(origin.with_earlier(vec![lost(5, 8), lost(8, 100)]).is_ok());
     }
 }

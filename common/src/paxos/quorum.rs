@@ -155,9 +155,12 @@ impl Configuration {
 
     /// Whether both name the same acceptors, quorums and origin. Addresses are not compared.
     pub fn same_cluster(&self, other: &Self) -> bool {
-        self.quorums == other.quorums
-            && self.origin == other.origin
-            && self.members.keys().eq(other.members.keys())
+        let is_same_origin = match (&self.origin, &other.origin) {
+            (Some(one), Some(other)) => one.is_same(other),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        self.quorums == other.quorums && is_same_origin && self.members.keys().eq(other.members.keys())
     }
 
     /// Hash of the sorted uuids, the quorums and the origin, so that all processes forming the same cluster get the same

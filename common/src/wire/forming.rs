@@ -9,7 +9,7 @@ use super::{Malformed, acceptor_uuid, cluster_id, required};
 use crate::paxos::{
     acceptor::{Membership, Seed},
     identity::AcceptorUuid,
-    origin::Origin,
+    origin::{LostSlots, Origin},
     quorum::Configuration,
     slot::Slot,
 };
@@ -54,6 +54,16 @@ impl From<&Origin> for pb::Origin {
             sha256: Bytes::copy_from_slice(origin.sha256()),
             ended_at: origin.ended_at().get(),
             base: origin.base().get(),
+            earlier: origin.earlier().iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&LostSlots> for pb::LostSlots {
+    fn from(lost: &LostSlots) -> Self {
+        Self {
+            ended_at: lost.ended_at.get(),
+            base: lost.base.get(),
         }
     }
 }
@@ -68,7 +78,14 @@ impl TryFrom<pb::Origin> for Origin {
             expected: 32,
         })?;
         let (ended_at, base) = (Slot::new(origin.ended_at)?, Slot::new(origin.base)?);
-        Ok(Self::new(sha256, ended_at, base)?)
+        let lost = |lost: &pb::LostSlots| -> Result<LostSlots, Malformed> {
+            Ok(LostSlots {
+                ended_at: Slot::new(lost.ended_at)?,
+                base: Slot::new(lost.base)?,
+            })
+        };
+        let earlier = origin.earlier.iter().map(lost).collect::<Result<_, _>>()?;
+        Ok(Self::new(sha256, ended_at, base)?.with_earlier(earlier)?)
     }
 }
 
@@ -129,13 +146,21 @@ mod tests {
     fn origin_and_seed_survive_the_wire() {
         let at = |slot| Slot::new(slot).unwrap();
         let members = [(AcceptorUuid::from_u128(1), "http://a:1".into())];
-        let origin = Origin::after([7; 32], at(9), None).unwrap();
+        let first = Origin::after([6; 32], at(9), None).unwrap();
+        let origin = Origin::after([7; 32], first.base().next(), None).unwrap();
+        let origin = origin.following(&first).unwrap();
         let configuration = Configuration::new(members, 1, 1).unwrap().restored_from(origin);
         let sent = pb::Configuration::from(&configuration);
         assert_eq!(Configuration::try_from(sent.clone()), Ok(configuration.clone()));
         let mut low = sent.clone();
         low.origin.as_mut().unwrap().base -= 1;
         assert!(matches!(Configuration::try_from(low), Err(Malformed::Origin(_))));
+        let mut unordered = sent.clone();
+        unordered.origin.as_mut().unwrap().earlier[0].base = 9;
+        assert!(matches!(
+            Configuration::try_from(unordered),
+            Err(Malformed::Origin(_))
+        ));
         let mut short = sent;
         short.origin.as_mut().unwrap().sha256.truncate(31);
         assert!(matches!(

@@ -210,7 +210,7 @@ impl Restoring {
             .map(|report| (report.acceptor, Arc::clone(&report.address)));
         let quorum = majority(self.addresses.len());
         let configuration = Configuration::new(members, quorum, quorum)?;
-        Ok(configuration.restored_from(self.origin))
+        Ok(configuration.restored_from(self.origin.clone()))
     }
 
     fn addresses_where(&self, is: impl Fn(&Membership) -> bool) -> Vec<Arc<str>> {

@@ -155,6 +155,7 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
                 sha256: Bytes::from_static(&[9; 32]),
                 ended_at: 9,
                 base: 1 << 40,
+                earlier: Vec::new(),
             });
             [
                 None,
