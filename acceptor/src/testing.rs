@@ -160,10 +160,27 @@ impl Cluster {
         let run = RunNumber::from_random(1);
         let (mut store, _) = disk.open(run);
         form(&mut store, &configuration).await;
-        let run = RunNumber::from_random(2);
+        Self::start_on(disk, configuration, RunNumber::from_random(2), true)
+    }
+
+    /// A blank acceptor, a member of no cluster yet.
+    pub(crate) fn start_blank() -> Self {
+        let uuid = acceptor(1);
+        let (disk, configuration) = (MemoryDisk::new(uuid), cluster_of_one(uuid));
+        Self::start_on(disk, configuration, RunNumber::from_random(1), true)
+    }
+
+    /// A new run on the disk of this cluster, as after a kill.
+    pub(crate) fn restart(&self, has_space: bool) -> Self {
+        self.worker.abort();
+        let (disk, configuration) = (self.disk.clone(), self.configuration.clone());
+        Self::start_on(disk, configuration, RunNumber::from_random(3), has_space)
+    }
+
+    fn start_on(disk: MemoryDisk, configuration: Configuration, run: RunNumber, has_space: bool) -> Self {
         let (store, opened) = disk.open(run);
         let (gate, closed) = watch::channel(true);
-        let has_space = Arc::new(AtomicBool::new(true));
+        let has_space = Arc::new(AtomicBool::new(has_space));
         let (is_exhausted, fails_sweep) = (Arc::default(), Arc::default());
         let store = SlowToReturn {
             store,

@@ -20,8 +20,10 @@
 //! restart (`--restart-max`), but only until the log has grown by two steps. A peer that departed within the longest restart still
 //! counts, with the last report.
 //!
-//! A waiting snapshot above the cap for a minute counts for nothing, and a later snapshot replaces it: a forged claim had
-//! raised the cap. An acceptor on a full disk that keeps the whole log is not lifted.
+//! A waiting snapshot above the cap for a minute counts for nothing, and the acceptor forgets the snapshot: a forged claim
+//! had raised the cap. Only time with a leader counts: without a leader the cap does not move, and after a restart the
+//! record of the snapshot stands for the claim of the leader before, so that a full acceptor can trim. An acceptor on a
+//! full disk that keeps the whole log is not lifted.
 //!
 //! A snapshot that waits while digests differ is *suspect*: the snapshot may come from the wrong learner. A suspect
 //! snapshot counts for nothing, also once the learners agree again, and the acceptor forgets the snapshot. No snapshot is
@@ -132,7 +134,7 @@ pub(crate) struct TrimDecision {
     pub(crate) lift_above: Option<Slot>,
     /// The waiting snapshot counts for nothing: it has ended above the cap for too long, or is suspect.
     pub(crate) ignores_waiting: bool,
-    /// The suspect waiting snapshot: its record and its file go.
+    /// The waiting snapshot that is suspect, or has ended above the cap for too long: its record and its file go.
     pub(crate) forget: Option<SnapshotId>,
     /// Digests of learners differ below this slot, or differed and do not agree again yet: no snapshot is recorded.
     pub(crate) differ_below: Option<Slot>,
@@ -232,8 +234,8 @@ impl TrimPolicy {
             trim: trim.ok(),
             waits_for,
             lift_above: is_lifted.then_some(facts.chosen_to),
-            ignores_waiting: self.is_waiting_stuck(facts) || self.suspect.is_some(),
-            forget: self.suspect,
+            ignores_waiting: self.stuck(facts).is_some() || self.suspect.is_some(),
+            forget: self.suspect.or_else(|| self.stuck(facts)),
             differ_below,
         }
     }
@@ -333,9 +335,10 @@ impl TrimPolicy {
             .is_none_or(|begun| facts.now.saturating_duration_since(begun) < age)
     }
 
-    fn is_waiting_stuck(&self, facts: &Facts<'_>) -> bool {
-        self.above_cap
-            .is_some_and(|(_, since)| facts.now.saturating_duration_since(since) >= ABOVE_CAP_MAX)
+    /// The waiting snapshot, if it has ended above the cap for too long.
+    fn stuck(&self, facts: &Facts<'_>) -> Option<SnapshotId> {
+        let (id, since) = self.above_cap?;
+        (facts.now.saturating_duration_since(since) >= ABOVE_CAP_MAX).then_some(id)
     }
 
     /// The slot above which a new snapshot must end; none without a reason for a snapshot.
@@ -354,7 +357,7 @@ impl TrimPolicy {
             return None;
         };
         let waits = self.waiting(facts).is_some_and(|(waiting, _)| waiting.to > above);
-        (!waits || self.is_waiting_stuck(facts)).then_some(above)
+        (!waits || self.stuck(facts).is_some()).then_some(above)
     }
 
     fn is_behind(&self, facts: &Facts<'_>) -> bool {

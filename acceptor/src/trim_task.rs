@@ -128,18 +128,18 @@ impl Trimmer {
         let _ = stop.run_until_cancelled(work).await;
     }
 
-    /// Decides, shows the decision, and forgets a suspect snapshot. Returns the snapshot to trim to.
+    /// Decides, shows the decision, and forgets a snapshot that must not be trimmed to. Returns the snapshot to trim to.
     async fn look(&self, policy: &mut TrimPolicy) -> Option<SnapshotId> {
         let decision = self.decide(policy);
-        let (trim, suspect) = (decision.trim, decision.forget);
+        let (trim, forget) = (decision.trim, decision.forget);
         self.snapshots.show(decision);
-        if let Some(id) = suspect {
+        if let Some(id) = forget {
             self.forget(id).await;
         }
         trim
     }
 
-    /// Lets the worker forget a suspect snapshot, then removes the file. If this fails, a later look tries again.
+    /// Lets the worker forget a waiting snapshot, then removes the file. If this fails, a later look tries again.
     async fn forget(&self, id: SnapshotId) {
         // While this place is taken, no upload brings the same file again.
         let Some(_place) = self.snapshots.files.place() else {
@@ -151,8 +151,8 @@ impl Trimmer {
             Some(Ok(unused)) => {
                 warn!(
                     to = id.to.get(),
-                    "forgets a snapshot that waited while digests of learners differed: it might come from the wrong \
-                     learner"
+                    "forgets a waiting snapshot, which might come from the wrong learner: digests of learners differed \
+                     meanwhile, or the snapshot ended above the slots of all leaders for a minute"
                 );
                 if let Some(unused) = unused {
                     let recorded = self.shared.published().snapshots;

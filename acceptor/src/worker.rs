@@ -82,7 +82,11 @@ impl<S: Store> Worker<S> {
         tracer: Tracer,
         metrics: Instruments,
     ) -> (Self, Arc<Shared>, Arc<WorkerQueue>) {
-        let core = Acceptor::recover(opened.recovered, run).remembering(opened.witnesses.clone());
+        let mut core = Acceptor::recover(opened.recovered, run).remembering(opened.witnesses.clone());
+        // The waiting snapshot of an acceptor without a cluster is a seed, and no claim of a leader.
+        if let (Some(_), Some(waiting)) = (core.formed_cluster(), opened.snapshots.waiting) {
+            core = core.with_recorded_claim(waiting.id.to);
+        }
         let (damage, damage_reports) = mpsc::channel(DAMAGE_MAX);
         let (snapshot_changes, received_changes) = mpsc::channel(SNAPSHOT_CHANGES_MAX);
         let shared = Arc::new(Shared::new(
@@ -345,8 +349,11 @@ impl<S: Store> Worker<S> {
             TakenRequest::Accept(message) => {
                 let accept = &message.accept;
                 let answer = if !self.space.allows_requests() && accept.ballot >= group.promised() {
-                    // A full acceptor makes space by a trim, up to the leader's watermark.
-                    self.core.hear_claim(group, accept);
+                    // A full acceptor makes space by a trim, up to the leader's watermark. Below that, no commit has
+                    // space.
+                    if self.space.allows_trims() {
+                        self.core.hear_claim(group, accept);
+                    }
                     AcceptAnswer::NoSpace
                 } else {
                     let slots: Vec<_> = self.core.slots_to_read(accept).collect();

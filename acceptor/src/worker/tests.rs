@@ -29,6 +29,8 @@ use crate::{
     trim_policy::RetainBytes,
 };
 
+mod before_forming;
+
 /// The snapshot file to a slot.
 fn file(to: u64) -> SnapshotId {
     SnapshotId {
@@ -227,6 +229,46 @@ async fn full_acceptor_hears_how_far_leaders_are_and_trims_itself_free() {
     cluster.has_space.store(true, Ordering::Relaxed);
     let answer = cluster.voted(700..701, 650).await;
     assert!(matches!(answer, AcceptAnswer::Accepted { .. }), "{answer:?}");
+}
+
+/// An acceptor that has heard from the leader that all slots below 650 are chosen, lacks the slots from 601 on, and has no
+/// space.
+async fn full_below_the_leader() -> Cluster {
+    let cluster = Cluster::with_votes(600).await;
+    cluster.has_space.store(false, Ordering::Relaxed);
+    assert_eq!(cluster.voted(700..701, 650).await, AcceptAnswer::NoSpace);
+    cluster
+}
+
+#[tokio::test]
+async fn full_acceptor_trims_to_its_recorded_snapshot_after_a_restart_without_a_leader() {
+    let cluster = full_below_the_leader().await;
+    keep(&cluster.shared, 650).await.unwrap();
+    let cluster = cluster.restart(false);
+    assert_eq!(trim(&cluster.shared, 650).await, Ok(None));
+    until_swept(&cluster.disk, 601).await;
+}
+
+#[tokio::test]
+async fn full_acceptor_keeps_a_snapshot_of_its_chosen_rows_after_a_restart_without_a_leader() {
+    let cluster = full_below_the_leader().await;
+    let cluster = cluster.restart(false);
+    // The row of slot 600 was written before the slot was known to be chosen.
+    assert_eq!(keep(&cluster.shared, 601).await, Ok(None));
+    assert_eq!(trim(&cluster.shared, 601).await, Ok(None));
+}
+
+#[tokio::test]
+async fn exhausted_disk_takes_no_commit_for_a_claim() {
+    let cluster = Cluster::with_votes(600).await;
+    cluster.is_exhausted.store(true, Ordering::Relaxed);
+    let before = cluster.shared.published().stamp.commit_counter;
+    assert_eq!(cluster.voted(700..701, 650).await, AcceptAnswer::NoSpace);
+    let published = cluster.shared.published();
+    assert_eq!(
+        (published.stamp.commit_counter, published.trim_cap),
+        (before, slot(600))
+    );
 }
 
 #[tokio::test]

@@ -79,7 +79,7 @@ pub struct Acceptor {
     trimmed_to: Slot,
     voted_to: Slot,
     /// The watermark of the last Accept that carried a claim and was not below the promise; at least `known_to`. Not
-    /// durable: leaders repeat the claim. No bound separates a forged claim from the claim of a leader far ahead, so a
+    /// durable: leaders repeat the claim, and a recorded snapshot stands for a claim. No bound separates a forged claim from the claim of a leader far ahead, so a
     /// claim lasts only until the next claim.
     claimed_to: Slot,
     /// Rows at or above `known_to`: at most [`SLOTS_AHEAD_MAX`](super::message::SLOTS_AHEAD_MAX) beyond a leader's watermark.

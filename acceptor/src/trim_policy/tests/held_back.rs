@@ -190,7 +190,7 @@ fn invented_digest_above_the_cap_is_not_remembered() {
 }
 
 #[test]
-fn waiting_snapshot_above_the_cap_for_a_minute_is_replaced() {
+fn waiting_snapshot_above_the_cap_for_a_minute_is_forgotten() {
     let mut scene = Scene::waiting(900, STEP);
     scene.facts.log_bytes = Some(2 * STEP);
     assert_eq!(scene.after(1).wish, None);
@@ -201,12 +201,15 @@ fn waiting_snapshot_above_the_cap_for_a_minute_is_replaced() {
     assert_eq!(scene.after(101).wish, None);
     let decision = scene.after(160);
     assert_eq!((decision.wish, decision.ignores_waiting), (None, false));
+    assert_eq!(decision.forget, None);
     let decision = scene.after(161);
     assert!(decision.ignores_waiting);
     assert_eq!(decision.wish.map(|wish| wish.above), Some(at(100)));
+    assert_eq!(decision.forget, Some(kept(900, 0).id));
     scene.facts.snapshots.waiting = Some(kept(450, 2 * STEP));
     let decision = scene.after(162);
     assert_eq!((decision.wish, decision.ignores_waiting), (None, false));
+    assert_eq!(decision.forget, None);
 }
 
 #[test]

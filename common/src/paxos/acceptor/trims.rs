@@ -16,7 +16,9 @@
 //! - A trim never passes the *cap*, the larger of two marks: the known watermark, and the last claim of a leader. A
 //!   claim counts if the acceptor accepts the ballot, or would accept it with enough disk ([`Acceptor::hear_claim`]).
 //!   So a faulty learner cannot move the first slot above the chosen slots. A forged claim raises the cap until the
-//!   leader's next claim.
+//!   leader's next claim. The record of a snapshot stands for the claim below which the snapshot was recorded, because
+//!   claims end with the process ([`Acceptor::with_recorded_claim`]): otherwise acceptors on full disks could not trim
+//!   after a restart, and without space the acceptors elect no leader that could repeat the claim.
 //! - No leader raises its watermark because of a trim, and no acceptor drops rows because of a leader's message. A
 //!   leader's watermark rises only over slots that the leader has counted.
 //!
@@ -101,15 +103,28 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Hears the watermark of a message without granting the message, for lack of space. Only [`Self::trim_cap`] follows
-    /// the claim: no promise, no vote, nothing durable. So the acceptor can trim to the end of a new snapshot.
+    /// Hears the watermark of a message without granting the message, for lack of space. [`Self::trim_cap`] follows the
+    /// claim, and so does the known watermark over rows of the leader's ballot: no promise, no vote. So the acceptor can
+    /// trim to the end of a new snapshot. A raised watermark must be durable: while nothing is granted, no other commit
+    /// stores it, and after a restart no leader may be left to repeat the claim.
     ///
     /// The claim counts as in [`Self::accept`]: only at a ballot that this acceptor would accept. The claim of a leader is
     /// true whether or not the acceptor has promised the ballot: see the head of this file.
     pub fn hear_claim(&self, group: &mut Group, accept: &Accept) {
         if group.check_ballot(accept.ballot).is_ok() {
+            let known_to = group.known_to;
+            self.advance_known_to(group, accept.ballot, accept.chosen_to);
+            group.needs_commit |= group.known_to > known_to;
             group.claim(accept.chosen_to);
         }
+    }
+
+    /// Raises the cap at the start of a run to the end of the waiting snapshot: when the snapshot was recorded, its end was
+    /// not above the cap. As every claim, this claim lasts until the next claim of a leader.
+    #[must_use]
+    pub fn with_recorded_claim(mut self, waiting_to: Slot) -> Self {
+        self.claimed_to = self.claimed_to.max(waiting_to);
+        self
     }
 
     /// The cap on trims: every slot below is chosen, according to the last claim of a leader whose ballot this acceptor

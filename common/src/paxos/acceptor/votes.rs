@@ -117,7 +117,7 @@ impl Acceptor {
 
     /// Advances the watermark over contiguous rows of the claimant's own ballot. A row of an older ballot below a
     /// leader's watermark proves nothing: the value may differ from the chosen value.
-    fn advance_known_to(&self, group: &mut Group, ballot: Ballot, claimed: Slot) {
+    pub(super) fn advance_known_to(&self, group: &mut Group, ballot: Ballot, claimed: Slot) {
         while group.known_to < claimed {
             let row = match group.rows.get(&group.known_to) {
                 Some(&(ballot, _)) => Some(ballot),

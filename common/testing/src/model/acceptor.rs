@@ -115,6 +115,9 @@ impl AcceptorNode {
         self.open = None;
         self.reading.clear();
         self.core = Acceptor::recover(self.disk.recovered(), RunNumber::from_random(self.run));
+        if let Some(waiting) = &self.disk.waiting {
+            self.core = self.core.clone().with_recorded_claim(waiting.to);
+        }
         self.core.found_damaged(self.disk.damaged.iter().copied());
     }
 }

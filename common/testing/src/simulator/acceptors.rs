@@ -172,6 +172,9 @@ impl World<'_> {
         });
         process.counter_file = process.disk.commit_counter;
         let core = Acceptor::recover(process.disk.recovered(), run);
+        let waiting = process.disk.waiting.as_ref();
+        let recorded = waiting.map_or(Slot::ZERO, |waiting| waiting.to);
+        let core = core.with_recorded_claim(recorded);
         process.core = Some(core.remembering(process.disk.witnesses.clone()));
         process.clock = Clock::started(now, clock);
         process.attached = Attached::default();

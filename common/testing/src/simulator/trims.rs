@@ -39,8 +39,7 @@ pub(crate) fn draw(seed: u64, knobs: &Knobs, bug: Option<Bug>) -> Option<StdRng>
     (wanted && knobs.disks_lost_max == 0).then_some(rng)
 }
 
-/// Decides a trim to the waiting snapshot. After a restart, no leader may have claimed so much yet: then the snapshot
-/// waits on.
+/// Decides a trim to the waiting snapshot. A later leader may have claimed less: then the snapshot waits on.
 pub(crate) fn trim(core: &Acceptor, disk: &Disk, group: &mut Group) {
     if let Some(waiting) = &disk.waiting {
         let _ = core.trim(group, waiting.to);

@@ -158,6 +158,58 @@ fn claims_are_forgotten_at_a_restart() {
 }
 
 #[test]
+fn recorded_snapshot_stands_for_its_claim_after_a_restart_until_the_next_claim() {
+    let restarted = |waiting_to| {
+        let mut fixture = Fixture::with(Recovered {
+            known_to: slot(5),
+            voted_to: slot(6),
+            ..recovered()
+        });
+        fixture.core = fixture.core.with_recorded_claim(slot(waiting_to));
+        fixture
+    };
+    assert_eq!(restarted(4).core.trim_cap(), slot(5));
+    let mut fixture = restarted(9);
+    assert_eq!(trim(&mut fixture, 9), Ok(()));
+    assert_eq!(marks(&fixture), (9, 9, 9));
+    let mut fixture = restarted(9);
+    fixture.accept(&accept(2, 7, &[])).unwrap();
+    let refusal = TrimRefusal::AboveCap {
+        to: slot(9),
+        cap: slot(7),
+    };
+    assert_eq!(trim(&mut fixture, 9), Err(refusal));
+}
+
+#[test]
+fn claim_heard_without_space_makes_the_watermark_over_its_own_rows_durable() {
+    let mut fixture = Fixture::blank();
+    fixture.accept(&accept(1, 0, &[(0, "x"), (1, "x")])).unwrap();
+    fixture.accept(&accept(2, 0, &[(2, "x"), (3, "x")])).unwrap();
+    for (claim, known_to) in [
+        // Slots 0 and 1 have rows of an older ballot, which prove nothing.
+        (accept(2, 4, &[]), None),
+        (accept(1, 2, &[]), None),
+    ] {
+        let mut group = fixture.core.group();
+        fixture.core.hear_claim(&mut group, &claim);
+        assert_eq!(fixture.core.write(&group).map(|write| write.known_to), known_to);
+    }
+    fixture.accept(&accept(2, 0, &[(0, "x"), (1, "x")])).unwrap();
+    let mut group = fixture.core.group();
+    fixture.core.hear_claim(&mut group, &accept(2, 3, &[]));
+    let write = fixture
+        .core
+        .write(&group)
+        .expect("a raised watermark must be durable");
+    assert_eq!((write.known_to, write.rows.len()), (slot(3), 0));
+    fixture.commit(group);
+    let mut group = fixture.core.group();
+    fixture.core.hear_claim(&mut group, &accept(2, 3, &[]));
+    assert!(fixture.core.write(&group).is_none(), "once");
+}
+
+#[test]
 fn lift_skips_missing_and_older_rows() {
     let mut fixture = with_six_rows();
     // A later leader knows slots 0 to 8 to be chosen. Slot 5 is held at an older ballot, 6 to 8 are missing.

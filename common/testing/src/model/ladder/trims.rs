@@ -98,7 +98,7 @@ pub(super) fn small() -> Vec<Rung> {
             },
         ),
         rung(
-            480,
+            590,
             Scenario {
                 prefix: one_knower,
                 reach: TWO_EACH,
