@@ -7,7 +7,10 @@
 use std::{
     io::{self, ErrorKind},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -51,6 +54,8 @@ pub(crate) struct SnapshotFiles {
     arriving: Mutex<Option<(SnapshotId, u64)>>,
     /// A single place: snapshots arrive one at a time.
     place: Arc<Semaphore>,
+    /// Number of files that have arrived since the start.
+    arrived: AtomicU64,
 }
 
 impl SnapshotFiles {
@@ -67,6 +72,7 @@ impl SnapshotFiles {
             unread: Mutex::default(),
             arriving: Mutex::default(),
             place: Arc::new(Semaphore::new(1)),
+            arrived: AtomicU64::new(0),
         };
         for kept in recorded.iter() {
             let size = std::fs::metadata(files.path(kept.id)).map(|file| file.len());
@@ -154,9 +160,16 @@ impl SnapshotFiles {
     /// # Cancel safety
     /// Safe: then nothing is recorded.
     pub(crate) async fn check(&self, id: SnapshotId, is_recorded: impl Fn() -> bool) -> io::Result<bool> {
-        let read = match File::open(self.path(id)).await {
-            Ok(file) => is_sound(file, id).await,
-            Err(error) => Err(error),
+        let read = loop {
+            let arrived = self.arrived.load(Ordering::Acquire);
+            let read = match File::open(self.path(id)).await {
+                Ok(file) => is_sound(file, id).await,
+                Err(error) => Err(error),
+            };
+            // A file that arrived meanwhile may have taken the place of the file that was read.
+            if self.arrived.load(Ordering::Acquire) == arrived {
+                break read;
+            }
         };
         let is_sound = match read {
             Ok(is_sound) => is_sound,

@@ -3,13 +3,12 @@
 
 mod support;
 
-use std::{fs, path::Path};
+use std::fs;
 
 use paxos_common::{
     paxos::{
         identity::AcceptorUuid,
         machine::sessions::SessionState,
-        origin::Origin,
         quorum::Configuration,
         slot::{Slot, Version},
     },
@@ -19,81 +18,15 @@ use paxos_common::{
         snapshot::{LOG_DIGEST_BYTES, SnapshotHeader},
     },
 };
-use paxos_proto::v1::{self as pb, form_request::Step, keep_request::Content};
+use paxos_proto::v1 as pb;
 use support::{
     configuration,
-    process::{Process, ProcessClient},
+    process::Process,
+    seed::{base, call, complete, membership, restored, seed, send, snapshot_files, store, uuid},
     slot,
-    snapshots::{PART, data, file},
+    snapshots::file,
 };
 use tonic::{Code, Status};
-
-type SeedFile = (pb::SnapshotId, Vec<u8>);
-
-async fn call(client: &mut ProcessClient, step: Option<Step>) -> Result<pb::FormResponse, Status> {
-    let request = pb::FormRequest {
-        caller: Some(caller(None)),
-        step,
-    };
-    client.form(request).await.map(tonic::Response::into_inner)
-}
-
-async fn uuid(client: &mut ProcessClient) -> AcceptorUuid {
-    let answer = call(client, None).await.unwrap();
-    AcceptorUuid::from_slice(&answer.stamp.unwrap().acceptor).unwrap()
-}
-
-async fn membership(client: &mut ProcessClient) -> pb::Membership {
-    call(client, None).await.unwrap().membership()
-}
-
-fn restored(uuid: AcceptorUuid, backup: u8) -> Configuration {
-    let origin = Origin::after([backup; 32], slot(9), None).unwrap();
-    configuration(uuid).restored_from(origin)
-}
-
-fn base(configuration: &Configuration) -> u64 {
-    configuration.origin().unwrap().base().get()
-}
-
-fn seed(configuration: &Configuration) -> SeedFile {
-    file(configuration, base(configuration), 300_000)
-}
-
-async fn send(
-    client: &mut ProcessClient,
-    configuration: &Configuration,
-    (id, content): &SeedFile,
-) -> Result<(), Status> {
-    let begin = pb::KeepBegin {
-        caller: Some(caller(Some(configuration.cluster_id()))),
-        id: Some(id.clone()),
-        peer: 0,
-        seed: true,
-    };
-    let begin = pb::KeepRequest {
-        content: Some(Content::Begin(begin)),
-    };
-    let parts: Vec<_> = [begin]
-        .into_iter()
-        .chain(content.chunks(PART).map(data))
-        .collect();
-    client.keep(tokio_stream::iter(parts)).await.map(drop)
-}
-
-fn store(configuration: &Configuration) -> Option<Step> {
-    Some(Step::Store(configuration.into()))
-}
-
-fn complete(configuration: &Configuration) -> Option<Step> {
-    Some(Step::Complete(configuration.into()))
-}
-
-fn snapshot_files(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).unwrap();
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| name.ends_with(".pxs")).collect()
-}
 
 fn refused(result: Result<impl std::fmt::Debug, Status>, text: &str) {
     let status = result.unwrap_err();
@@ -209,6 +142,27 @@ async fn other_spelling_of_the_addresses_replaces_the_file_of_the_seed() {
     call(&mut client, store(&ours)).await.unwrap();
     call(&mut client, complete(&ours)).await.unwrap();
     assert_eq!(membership(&mut client).await, pb::Membership::Formed);
+}
+
+#[tokio::test]
+async fn seed_without_space_on_the_disk_leaves_a_blank_acceptor_and_may_be_sent_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = Process::start_on_a_small_disk(directory.path(), &[]);
+    let mut client = process.client();
+    let ours = restored(uuid(&mut client).await, 7);
+    let large = file(&ours, base(&ours), 5_000_000);
+    let refused = send(&mut client, &ours, &large).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert!(refused.message().contains("no space"), "{refused:?}");
+    assert_eq!(membership(&mut client).await, pb::Membership::Blank);
+    assert_eq!(snapshot_files(directory.path()), [""; 0]);
+    process.child.kill().unwrap();
+    process.child.wait().unwrap();
+    process = Process::start(directory.path());
+    client = process.client();
+    assert_eq!(membership(&mut client).await, pb::Membership::Blank);
+    send(&mut client, &ours, &large).await.unwrap();
+    assert_eq!(membership(&mut client).await, pb::Membership::Seeded);
 }
 
 #[tokio::test]

@@ -112,7 +112,10 @@ impl ListedAcceptors {
                         .for_each(|report| forming.report(report));
                     silent.push(address);
                 }
-                Err(_) => silent.push(address),
+                Err(reason) => {
+                    tracing::debug!(%address, %reason, "an acceptor does not take part in forming now");
+                    silent.push(address);
+                }
             }
         }
         silent
@@ -125,8 +128,16 @@ impl ListedAcceptors {
             tracing::error!(%address, %reason, "acceptor refused: it is not counted");
         }
         let step = Step::Complete(pb::Configuration::from(configuration));
-        // No need to wait for these answers: one formed member proves that all members have stored the list.
-        self.ask(targets, Some(&step)).await;
+        // Nothing depends on these answers: one formed member proves that all members have stored the list. The links repeat
+        // the step.
+        for (address, answer) in self.ask(targets, Some(&step)).await {
+            if let Err(reason) = answer {
+                tracing::warn!(
+                    %address, %reason,
+                    "this acceptor is no member yet: the second step of forming failed, and is repeated"
+                );
+            }
+        }
         tracing::info!(cluster = %configuration.cluster_id(), "cluster is formed");
     }
 

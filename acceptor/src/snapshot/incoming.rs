@@ -4,7 +4,7 @@
 use std::{
     io::{self, ErrorKind},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use paxos_common::{
@@ -180,6 +180,7 @@ impl IncomingSnapshot {
         let named = match self.end().await {
             Ok(summary) => {
                 let named = fs::rename(self.path(), self.files.path(self.id)).await;
+                self.files.arrived.fetch_add(1, Ordering::Release);
                 named.map(|()| summary).map_err(Into::into)
             }
             Err(error) => Err(error),

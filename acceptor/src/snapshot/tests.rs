@@ -127,6 +127,43 @@ async fn file_that_is_cut_too_long_or_wrong_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn check_of_a_damaged_file_does_not_condemn_the_file_that_arrives_meanwhile() {
+    let directory = tempfile::tempdir().unwrap();
+    let (id, content) = file(7, 8 * PART_BYTES_MAX);
+    let mut damaged = content.clone();
+    damaged[content.len() - 100] ^= 1;
+    std::fs::write(directory.path().join(id.file_name()), damaged).unwrap();
+    let files = open(&directory, &[id]);
+    let mut check = std::pin::pin!(files.check(id, || true));
+    let is_open = || {
+        let open = std::fs::read_dir("/proc/self/fd").unwrap();
+        let target = |entry: io::Result<std::fs::DirEntry>| std::fs::read_link(entry.ok()?.path()).ok();
+        open.filter_map(target).any(|target| target == files.path(id))
+    };
+    // The pace makes the check last for a while.
+    while !is_open() {
+        let ended = tokio::time::timeout(Duration::from_millis(1), &mut check).await;
+        assert!(
+            ended.is_err(),
+            "the check has ended before the file was seen open"
+        );
+    }
+    std::fs::rename(
+        {
+            let whole = directory.path().join("whole");
+            std::fs::write(&whole, &content).unwrap();
+            whole
+        },
+        files.path(id),
+    )
+    .unwrap();
+    files.arrived.fetch_add(1, Ordering::Release);
+    files.found(id, true);
+    assert!(check.await.unwrap());
+    assert_eq!(files.damaged(), []);
+}
+
+#[tokio::test]
 async fn file_without_space_on_the_disk_is_refused_before_the_first_byte() {
     let directory = tempfile::tempdir().unwrap();
     let files = open(&directory, &[]);

@@ -6,6 +6,7 @@ pub mod leader;
 pub mod learner;
 pub mod process;
 pub mod run;
+pub mod seed;
 pub mod snapshots;
 pub mod story;
 

@@ -134,6 +134,10 @@ pub enum Bug {
     TakesOriginWithoutSeed,
     /// An acceptor with a seed stores another configuration.
     SeededTakesAnotherList,
+    /// A restore sends the seed to all acceptors at once, and not to one acceptor first.
+    SeedsSentToAllAtOnce,
+    /// The first leader of a restored cluster starts at slot 0, below the trims in its promises.
+    RestoredLeaderStartsAtZero,
 
     // Failure detection. Such bugs break no safety property.
     /// Bytes on the stream of a lower ballot count as bytes of the heard proposer.

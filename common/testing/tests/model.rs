@@ -38,5 +38,16 @@ fn every_planted_bug_is_found() {
     assert!(missed.is_empty(), "not found: {missed:?}");
 }
 
+#[test]
+fn version_below_the_base_is_found_by_property_17() {
+    let climbed = climb(
+        bugs::versions_below_the_base(),
+        Order::BreadthFirst,
+        BUG_STEPS_MAX,
+    );
+    let (property, _) = climbed.broken.expect("the bug is found");
+    assert!(property.starts_with("17: "), "{property}");
+}
+
 /// Limit of steps for finding a planted bug.
 const BUG_STEPS_MAX: usize = 3_000_000;

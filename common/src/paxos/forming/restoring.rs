@@ -1,6 +1,8 @@
 //! Restoring: how an operator's command makes blank acceptors a cluster that begins with a backup.
 //!
-//! 1. Every listed acceptor keeps the *seed*: the backup as a snapshot of the new cluster.
+//! 1. Every listed acceptor keeps the *seed*: the backup as a snapshot of the new cluster. The acceptor with the lowest uuid
+//!    keeps the seed before all others: so of two restores into the same acceptors, one is refused before it has written
+//!    anything, and the other is finished.
 //! 2. Every listed acceptor stores the configuration.
 //! 3. Every listed acceptor becomes formed, and its log begins at the end of the seed.
 //!
@@ -151,6 +153,9 @@ impl Restoring {
             .map(|(address, _)| Arc::clone(address))
             .collect();
         if !keep.is_empty() {
+            let first = self.reports.values().min_by_key(|report| report.acceptor);
+            let first = first.filter(|report| report.membership == Membership::Blank);
+            let keep = first.map_or(keep, |report| vec![Arc::clone(&report.address)]);
             return Ok(RestoreAction::Keep(configuration, keep));
         }
         let store = self.addresses_where(|membership| matches!(membership, Membership::Seeded(_)));

@@ -2,7 +2,7 @@
 //!
 //! Bugs planted in the cluster concern promises, votes, values, watermarks, repair, learners and reads. Bugs planted in
 //! forming: a second step too early, a second list. Bugs planted in restoring: a log that begins at slot 0, a seed and a
-//! list that do not belong together. Bugs planted in the guard against rolled-back disks: a counter
+//! list that do not belong together, a leader that starts at slot 0. Bugs planted in the guard against rolled-back disks: a counter
 //! alone, an untrusted acceptor heard, a cut list taken as proof, a new run counted unasked. `cargo test --test model
 //! -- --nocapture` prints the number of states and the depth at which each bug is found.
 //!
@@ -30,6 +30,14 @@ const TWO_EACH: &[&[usize]] = &[&[0, 1], &[1, 2]];
 /// The first proposer reaches a quorum, the second reaches all acceptors.
 const TWO_AND_ALL: &[&[usize]] = &[&[0, 1], &[0, 1, 2]];
 const FIRST_ALONE: &[&[usize]] = &[&[0, 1], &[]];
+
+/// A bug that breaks property 17 alone: every log begins at the base, and the first leader starts at slot 0.
+pub fn versions_below_the_base() -> Case {
+    Case::Restoring(restoring::Scenario {
+        bug: Some(RestoredLeaderStartsAtZero),
+        ..restoring::Scenario::small("a restored cluster whose leader starts at slot 0")
+    })
+}
 
 /// Every bug that the model can express.
 pub fn planted() -> Vec<Case> {
@@ -267,6 +275,14 @@ pub fn planted() -> Vec<Case> {
             SeededTakesAnotherList,
             "an acceptor with a seed that takes another list",
         ),
+        versions_below_the_base(),
+        Case::Restoring(restoring::Scenario {
+            bug: Some(SeedsSentToAllAtOnce),
+            restores: &[1, 2],
+            proposers: 0,
+            deaths: 0,
+            ..restoring::Scenario::small("two restores of which none is finished")
+        }),
         Case::Rollback(rollback::Scenario {
             bug: Some(CounterAlone),
             ..rollback::Scenario::small("a rolled-back acceptor whose counter catches up")

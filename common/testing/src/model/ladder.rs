@@ -241,7 +241,7 @@ pub fn small() -> Vec<Rung> {
             }),
         ),
         case(
-            8_081,
+            7_977,
             Case::Restoring(restoring::Scenario {
                 proposers: 0,
                 deaths: 0,

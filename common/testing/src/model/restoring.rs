@@ -289,6 +289,10 @@ impl State {
             Some(Process::Restore(restore)) => match restore.next() {
                 Err(_) => None,
                 Ok(RestoreAction::Ask(to)) => Some((Step::Report, to)),
+                Ok(RestoreAction::Keep(list, _)) if restoration.has(Bug::SeedsSentToAllAtOnce) => {
+                    let all = (0..self.acceptors.len()).map(address).collect();
+                    Some((Step::Keep(backup_of(&list)), all))
+                }
                 Ok(RestoreAction::Keep(list, to)) => Some((Step::Keep(backup_of(&list)), to)),
                 Ok(RestoreAction::Store(list, to)) => Some((Step::Store(backup_of(&list)), to)),
                 Ok(RestoreAction::Complete(list, to)) => Some((Step::Complete(backup_of(&list)), to)),
@@ -328,7 +332,7 @@ impl State {
     }
 
     /// A campaign and a vote. A new slot is at or above every mark of the promises: invariant 7.
-    fn lead(&mut self) {
+    fn lead(&mut self, restoration: &Restoration) {
         let Some(quorum) = self.quorum() else { return };
         let proposer = ProposerId::new(1).expect("a small number");
         let ballot = Ballot::new(1, proposer).expect("a small round");
@@ -347,6 +351,9 @@ impl State {
                 .max(acceptor.trimmed_to())
                 .max(acceptor.known_to())
                 .max(acceptor.voted_to());
+        }
+        if restoration.has(Bug::RestoredLeaderStartsAtZero) {
+            slot = Slot::ZERO;
         }
         let mut is_above = true;
         for &place in &quorum {
@@ -461,13 +468,23 @@ impl Model for Restoration {
                 state.acceptors[place] = acceptor_with(place, Membership::Blank);
                 state.files[place] = None;
             }
-            Action::Lead => state.lead(),
+            Action::Lead => state.lead(self),
         }
         (state != *last).then_some(state)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
+            Property::always(
+                "one of several restores at once is finished",
+                |model, state: &State| {
+                    let is_undisturbed = model.scenario.deaths == 0
+                        && model.scenario.returns == 0
+                        && model.scenario.proposers == 0;
+                    let is_over = state.processes.iter().all(Option::is_none);
+                    !(is_undisturbed && is_over) || state.formed.len() == 1
+                },
+            ),
             Property::always("at most one cluster is ever formed", |_, state: &State| {
                 state.formed.len() <= 1
             }),
