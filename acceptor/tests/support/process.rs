@@ -1,6 +1,7 @@
 //! The real binary as a process, and a client.
 
 use std::{
+    ffi::OsStr,
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
@@ -43,6 +44,16 @@ impl Process {
     pub fn start_with(directory: &Path, flags: &[&str]) -> Self {
         let mut command = command(directory);
         command.args(flags);
+        Self::spawn(command)
+    }
+
+    /// Starts the process with more variables in its environment.
+    pub fn start_under(
+        directory: &Path,
+        variables: impl IntoIterator<Item = (&'static str, impl AsRef<OsStr>)>,
+    ) -> Self {
+        let mut command = command(directory);
+        command.envs(variables);
         Self::spawn(command)
     }
 

@@ -1,4 +1,5 @@
-//! Values for the unit tests of all crates: slots, ballots, acceptors, clusters of one acceptor, snapshot files.
+//! Values for the unit tests of all crates: slots, ballots, acceptors, clusters of one acceptor, snapshot files. And
+//! [`power_cuts`], for tests of processes with files.
 #![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
 #![expect(
     clippy::missing_panics_doc,
@@ -16,6 +17,8 @@ use paxos_common::{
     snapshot::{SnapshotSummary, encoder::SnapshotEncoder},
     wire::snapshot::{LOG_DIGEST_BYTES, SnapshotHeader},
 };
+
+pub mod power_cuts;
 
 /// Largest value in [`snapshot_file`], in bytes.
 const VALUE_BYTES: usize = 64 * 1024;

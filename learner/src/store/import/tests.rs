@@ -18,6 +18,8 @@ use crate::{
     store::{OpenedStore, Store, Transaction},
 };
 
+mod power;
+
 fn configuration() -> Configuration {
     let members = [(AcceptorUuid::from_u128(1), "http://a:1".into())];
     Configuration::new(members, 1, 1).unwrap()
