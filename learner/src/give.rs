@@ -21,7 +21,6 @@ use paxos_common::{
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient, keep_request::Content};
 use tokio::{
     sync::{mpsc, watch},
-    task::spawn_blocking,
     time::{sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,7 +30,7 @@ use crate::{
     acceptors::ListedAcceptor,
     cluster::Cluster,
     knowledge::{DurableWait, LearningEnded},
-    snapshots::{NoSnapshot, PART_BYTES, SnapshotFile, SnapshotOrders, read_part},
+    snapshots::{NoSnapshot, PART_BYTES, SnapshotFile, SnapshotOrders},
 };
 use wishes::{NextGift, WishList};
 
@@ -248,20 +247,17 @@ impl Giver {
 async fn upload(
     acceptor: &ListedAcceptor,
     begin: pb::KeepBegin,
-    snapshot: &Arc<SnapshotFile>,
+    snapshot: &SnapshotFile,
     patience: Duration,
     trace: Option<&SpanContext>,
 ) -> Result<(), NotGiven> {
-    let opening = Arc::clone(snapshot);
-    let file = spawn_blocking(move || opening.open()).await;
-    let file = Arc::new(file.map_err(io::Error::other)??);
     let (parts_in, parts) = mpsc::channel(1);
     let (channel, _socket) = dedicated(acceptor.address());
     let mut client = AcceptorClient::new(channel).with_message_limits();
     let mut request = Request::new(ReceiverStream::new(parts));
     trace::inject(&mut request, trace);
     let mut call = pin!(client.keep(request));
-    let mut sending = pin!(send(begin, snapshot, patience, file, parts_in));
+    let mut sending = pin!(send(begin, snapshot, patience, parts_in));
     tokio::select! {
         // Both are polled to the end, or dropped together.
         answer = &mut call => return answer.map(drop).map_err(Into::into),
@@ -292,7 +288,6 @@ async fn send(
     begin: pb::KeepBegin,
     snapshot: &SnapshotFile,
     patience: Duration,
-    file: Arc<std::fs::File>,
     parts: mpsc::Sender<pb::KeepRequest>,
 ) -> Result<(), NotGiven> {
     let summary = &snapshot.summary;
@@ -305,7 +300,7 @@ async fn send(
     let mut is_taken = send(Content::Begin(begin)).await?.is_ok();
     while is_taken && at < summary.bytes {
         let left = usize::try_from(summary.bytes - at).unwrap_or(usize::MAX);
-        let data = read_part(Arc::clone(&file), at, left.min(PART_BYTES)).await?;
+        let data = snapshot.read_part(at, left.min(PART_BYTES)).await?;
         at += data.len() as u64;
         is_taken = send(Content::Data(data)).await?.is_ok();
     }

@@ -37,16 +37,32 @@ const REUSE_MAX: Duration = Duration::from_secs(60);
 const MAKING: &str = "making.pxs";
 
 /// A whole snapshot on disk. Removed with the last handle.
+///
+/// A later snapshot of the same state has the same name, and may take the name while this file is still read. So the file
+/// is open from the beginning, and read without its name.
 #[derive(Debug)]
 pub(crate) struct SnapshotFile {
     path: PathBuf,
+    file: Arc<fs::File>,
     pub(crate) summary: SnapshotSummary,
 }
 
 impl SnapshotFile {
-    /// Opens the file for reading.
-    pub(crate) fn open(&self) -> io::Result<fs::File> {
-        fs::File::open(&self.path)
+    /// Reads a part, on a thread for blocking calls.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    ///
+    /// # Cancel safety
+    /// Safe: the read ends in the background.
+    pub(crate) async fn read_part(&self, at: u64, len: usize) -> io::Result<Bytes> {
+        let file = Arc::clone(&self.file);
+        let read = spawn_blocking(move || {
+            let mut part = vec![0; len];
+            file.read_exact_at(&mut part, at)?;
+            Ok(part.into())
+        });
+        read.await.map_err(io::Error::other)?
     }
 }
 
@@ -54,22 +70,6 @@ impl Drop for SnapshotFile {
     fn drop(&mut self) {
         remove(&self.path);
     }
-}
-
-/// Reads a part of an open file, on a thread for blocking calls.
-///
-/// # Errors
-/// The file cannot be read.
-///
-/// # Cancel safety
-/// Safe: the read ends in the background.
-pub(crate) async fn read_part(file: Arc<fs::File>, at: u64, len: usize) -> io::Result<Bytes> {
-    let read = spawn_blocking(move || {
-        let mut part = vec![0; len];
-        file.read_exact_at(&mut part, at)?;
-        Ok(part.into())
-    });
-    read.await.map_err(io::Error::other)?
 }
 
 /// Removes a file, if present. The next start removes the rest.
@@ -112,7 +112,7 @@ impl SnapshotOrders {
     /// See [`NoSnapshot`].
     ///
     /// # Cancel safety
-    /// Safe: the snapshot is kept for other callers.
+    /// Safe: the order ends.
     pub(crate) async fn snapshot(&self, to: Slot) -> Result<Arc<SnapshotFile>, NoSnapshot> {
         let (answer, made) = oneshot::channel();
         let order = SnapshotOrder { to, answer };
@@ -171,14 +171,23 @@ impl SnapshotMaker {
                     continue;
                 }
             };
-            let Some(SnapshotOrder { to, answer }) = order else {
+            let Some(SnapshotOrder { to, mut answer }) = order else {
                 return Ok(());
             };
             let made = tokio::select! {
+                // In this order: no file is made for a caller that is gone.
+                biased;
                 // Only waits.
                 () = shutdown.begun() => return Ok(()),
-                // Cancel safe: the next start removes the rest.
-                made = self.serve(to) => made,
+                // Only waits.
+                () = answer.closed() => None,
+                // Cancel safe: the file in the making is removed below, or by the next start.
+                made = self.serve(to) => Some(made),
+            };
+            let Some(made) = made else {
+                tracing::debug!("the caller of a snapshot is gone: no snapshot is made");
+                remove(&self.directory.join(MAKING));
+                continue;
             };
             let made = match made {
                 Ok(file) => Ok(file),
@@ -212,11 +221,17 @@ impl SnapshotMaker {
     async fn make(&self) -> Result<SnapshotFile, ExportError> {
         let begun = Instant::now();
         let making = self.directory.join(MAKING);
-        let exported = match File::create(&making).await {
-            Ok(mut out) => self.log.export(&self.configuration, &mut out).await,
+        let mut creating = File::options();
+        let creating = creating.read(true).write(true).create(true).truncate(true);
+        let exported = match creating.open(&making).await {
+            Ok(mut out) => {
+                let exported = self.log.export(&self.configuration, &mut out).await;
+                let file = Arc::new(out.into_std().await);
+                exported.map(|summary| (file, summary))
+            }
             Err(error) => Err(error.into()),
         };
-        let summary = exported.inspect_err(|_| remove(&making))?;
+        let (file, summary) = exported.inspect_err(|_| remove(&making))?;
         let path = self.directory.join(file_name(summary.header.to, &summary.sha256));
         tokio::fs::rename(&making, &path).await?;
         tracing::info!(
@@ -224,7 +239,7 @@ impl SnapshotMaker {
             took_ms = begun.elapsed().as_millis(),
             "made a snapshot of the state"
         );
-        Ok(SnapshotFile { path, summary })
+        Ok(SnapshotFile { path, file, summary })
     }
 }
 

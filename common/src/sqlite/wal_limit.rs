@@ -2,7 +2,9 @@
 //!
 //! SQLite copies the log back by itself (a checkpoint) and then overwrites the log from the beginning, but only in a
 //! moment without readers, and the file never shrinks. So the writer checks the file's size after its commits and from
-//! time to time. Above the limit, the writer lets the running reads end, holds new reads back, and empties the file.
+//! time to time. Above the limit, the writer first copies back everything that no reader needs, beside all reads. Then the
+//! writer lets the running reads end, holds new reads back, copies the rest back, and empties the file. So reads wait for a
+//! short copy only, also after a long read that let the log grow.
 //!
 //! A long read of this process is not held back: while the read runs, the log grows, up to a limit. Above the limit, the
 //! read must end.
@@ -164,6 +166,7 @@ impl WalLimit {
     /// # Cancel safety
     /// As [`Self::keep`].
     pub async fn empty(&mut self, writer: &mut SqliteConnection) -> Result<Emptied, SqliteError> {
+        copy_back(writer).await?;
         let Ok(_all_turns) = timeout(READS_END_MAX, self.readers.turns().write()).await else {
             return Ok(Emptied::OwnReader);
         };
@@ -175,6 +178,22 @@ impl WalLimit {
         } else {
             Emptied::OtherProcess
         })
+    }
+}
+
+/// Copies back the part of the log that no reader needs any more. Blocks no reader.
+///
+/// # Errors
+/// The disk failed.
+async fn copy_back(writer: &mut SqliteConnection) -> Result<(), SqliteError> {
+    let copied = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)")
+        .fetch_one(writer)
+        .await;
+    match copied {
+        Ok(_) => Ok(()),
+        // Another process copies, or holds a lock.
+        Err(error) if is_locked(&error) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -347,6 +366,24 @@ mod tests {
         assert_eq!(file.limit.bytes(), 0);
         let next = file.readers.long_read().await.unwrap();
         assert!(timeout(Duration::ZERO, next.must_end()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn log_is_copied_back_before_reads_are_held_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut file = file(&directory).await;
+        let no_copies = sqlx::query("PRAGMA wal_autocheckpoint = 0");
+        no_copies.fetch_all(&mut file.writer).await.unwrap();
+        write(&mut file.writer, 17).await;
+        let path = file.path.clone();
+        let copied = || fs::metadata(&path).unwrap().len();
+        assert!(copied() < 1024 * 1024);
+        // A read that holds its turn, and needs nothing of the log.
+        let read = file.readers.read().await.unwrap();
+        let emptied = file.limit.empty(&mut file.writer).await.unwrap();
+        assert_eq!(emptied, Emptied::OwnReader);
+        assert!(copied() > 17 * 1024 * 1024, "{}", copied());
+        drop(read);
     }
 
     #[tokio::test]

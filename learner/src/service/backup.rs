@@ -1,7 +1,6 @@
 //! Answers `Backup`: a snapshot file as a stream.
 
 use std::{
-    fs::File,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -11,7 +10,6 @@ use paxos_common::service::server::Room;
 use paxos_proto::v1 as pb;
 use tokio::{
     sync::OwnedSemaphorePermit,
-    task::spawn_blocking,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tonic::Status;
@@ -19,7 +17,7 @@ use tonic::Status;
 use super::{ServingState, streams::ResponseStream};
 use crate::{
     knowledge::LearningEnded,
-    snapshots::{NoSnapshot, PART_BYTES, SnapshotFile, read_part},
+    snapshots::{NoSnapshot, PART_BYTES, SnapshotFile},
     subscribe::PROGRESS_INTERVAL,
 };
 
@@ -30,26 +28,52 @@ const UP_TO_DATE_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Longest time in which the caller may take nothing: a stalled caller must not keep others from their backups.
 const STALL_MAX: Duration = Duration::from_secs(30);
+/// Lowest rate of a backup in bytes a second, beside two stalls: a caller that takes little at a time must not keep others
+/// from their backups either.
+const RATE_MIN: u64 = 256 * 1024;
 
-/// The right to the only backup at a time, until the caller stalls.
+/// The right to the only backup at a time, until the caller stalls or is too slow.
 #[derive(Debug)]
 struct BackupTurn(Mutex<TurnState>);
 
 #[derive(Debug)]
 struct TurnState {
-    /// `None` after a stall.
-    permit: Option<OwnedSemaphorePermit>,
+    permit: Result<OwnedSemaphorePermit, LostTurn>,
     /// The snapshot, once made: held no longer than the right.
-    file: Option<(Arc<SnapshotFile>, Arc<File>)>,
+    file: Option<Arc<SnapshotFile>>,
     moved_at: Instant,
+    /// The end of the right, once the size of the file is known.
+    ends_at: Option<Instant>,
+}
+
+/// Why the caller has lost the right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LostTurn {
+    Stalled,
+    Slow,
+}
+
+impl From<LostTurn> for Status {
+    fn from(lost: LostTurn) -> Self {
+        Self::deadline_exceeded(match lost {
+            LostTurn::Stalled => {
+                format!("the caller of this backup took nothing for {STALL_MAX:?}: begin again")
+            }
+            LostTurn::Slow => format!(
+                "the caller of this backup took less than {} KiB a second: begin again, with a faster connection",
+                RATE_MIN / 1024
+            ),
+        })
+    }
 }
 
 impl BackupTurn {
     fn begin(permit: OwnedSemaphorePermit) -> Arc<Self> {
         let turn = Arc::new(Self(Mutex::new(TurnState {
-            permit: Some(permit),
+            permit: Ok(permit),
             file: None,
             moved_at: Instant::now(),
+            ends_at: None,
         })));
         tokio::spawn(watch(Arc::downgrade(&turn)));
         turn
@@ -61,39 +85,51 @@ impl BackupTurn {
     }
 
     /// Holds the snapshot for as long as the right.
-    fn hold(&self, snapshot: Arc<SnapshotFile>, file: Arc<File>) -> Result<(), Status> {
-        self.state()?.file = Some((snapshot, file));
+    fn hold(&self, snapshot: Arc<SnapshotFile>) -> Result<(), Status> {
+        let mut state = self.state()?;
+        state.ends_at = Some(ends_at(state.moved_at, snapshot.summary.bytes));
+        state.file = Some(snapshot);
         Ok(())
     }
 
     /// The held file. The caller takes the next message.
-    fn file(&self) -> Result<Option<Arc<File>>, Status> {
-        let state = self.state()?;
-        Ok(state.file.as_ref().map(|(_, file)| Arc::clone(file)))
+    fn file(&self) -> Result<Option<Arc<SnapshotFile>>, Status> {
+        Ok(self.state()?.file.clone())
     }
 
     fn state(&self) -> Result<MutexGuard<'_, TurnState>, Status> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.permit.is_none() {
-            return Err(Status::deadline_exceeded(format!(
-                "the caller of this backup took nothing for {STALL_MAX:?}: begin again"
-            )));
+        if let Err(lost) = &state.permit {
+            return Err((*lost).into());
         }
         state.moved_at = Instant::now();
         Ok(state)
     }
 
-    /// Ends the right of a stalled caller. Returns the time of the next look; `None` after the end.
+    /// Ends the right of a stalled or slow caller. Returns the time of the next look; `None` after the end.
     fn look(&self) -> Option<Instant> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let ends = state.moved_at + STALL_MAX;
-        if ends > Instant::now() {
-            return Some(ends);
+        let (next, lost) = end_of_turn(state.moved_at, state.ends_at);
+        if next > Instant::now() {
+            return Some(next);
         }
-        // The file first: the next caller's file may have the same name.
         state.file = None;
-        state.permit = None;
+        state.permit = Err(lost);
         None
+    }
+}
+
+/// The end of the right to send a file of this size.
+fn ends_at(begun: Instant, bytes: u64) -> Instant {
+    begun + STALL_MAX * 2 + Duration::from_secs(bytes / RATE_MIN)
+}
+
+/// When the right ends unless the caller moves, and why.
+fn end_of_turn(moved_at: Instant, ends_at: Option<Instant>) -> (Instant, LostTurn) {
+    let stalls_at = moved_at + STALL_MAX;
+    match ends_at {
+        Some(ends_at) if ends_at < stalls_at => (ends_at, LostTurn::Slow),
+        Some(_) | None => (stalls_at, LostTurn::Stalled),
     }
 }
 
@@ -148,10 +184,7 @@ pub(super) fn stream(
             yield pb::BackupResponse::default();
         };
         let summary = snapshot.summary.clone();
-        let opening = Arc::clone(&snapshot);
-        let file = spawn_blocking(move || opening.open()).await;
-        let file = Arc::new(file.map_err(|_| not_read(&"no thread"))?.map_err(|error| not_read(&error))?);
-        turn.hold(snapshot, file)?;
+        turn.hold(snapshot)?;
         yield pb::BackupResponse {
             id: Some(pb::SnapshotId {
                 to: summary.header.to.get(),
@@ -172,7 +205,7 @@ pub(super) fn stream(
             }
             let file = turn.file()?.ok_or_else(|| not_read(&"the file is closed"))?;
             let left = usize::try_from(summary.bytes - at).unwrap_or(usize::MAX);
-            let data = read_part(file, at, left.min(PART_BYTES)).await.map_err(|error| not_read(&error))?;
+            let data = file.read_part(at, left.min(PART_BYTES)).await.map_err(|error| not_read(&error))?;
             at += data.len() as u64;
             let part = pb::BackupResponse { id: None, data };
             room.built(&part);
@@ -193,5 +226,41 @@ fn not_read(error: &dyn std::fmt::Display) -> Status {
 impl From<NoSnapshot> for Status {
     fn from(reason: NoSnapshot) -> Self {
         Self::unavailable(format!("{reason}: retry, here or at another learner"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caller_that_takes_little_at_a_time_keeps_the_turn_for_a_bounded_time() {
+        let begun = Instant::now();
+        let after = |seconds| begun + Duration::from_secs(seconds);
+        // While the file is made, only a stall ends the turn.
+        assert_eq!(end_of_turn(after(7), None), (after(37), LostTurn::Stalled));
+        // 1 GiB.
+        let ends_at = ends_at(begun, 1 << 30);
+        assert_eq!(ends_at, after(60 + 4_096));
+        let mut now = begun;
+        let mut taken = 0;
+        let (end, lost) = loop {
+            let (end, lost) = end_of_turn(now, Some(ends_at));
+            // Almost a stall before each part.
+            now += Duration::from_secs(29);
+            if now >= end {
+                break (end, lost);
+            }
+            taken += 1;
+        };
+        assert_eq!((end, lost), (ends_at, LostTurn::Slow));
+        assert!(taken < 150, "{taken}");
+        // A caller at twice the lowest rate is done in time.
+        assert!(after((1 << 30) / (2 * RATE_MIN)) < ends_at);
+        let status = Status::from(lost);
+        assert!(
+            status.message().contains("256 KiB a second: begin again"),
+            "{status}"
+        );
     }
 }

@@ -203,6 +203,27 @@ async fn last_file_is_used_again_if_long_enough_and_removed_with_its_last_user()
     assert_eq!(disk.files(), [] as [String; 0]);
 }
 
+#[tokio::test]
+async fn later_file_of_the_same_name_is_read_to_its_end_without_the_earlier_file() {
+    let mut disk = Disk::new().await;
+    disk.write(100, 10).await;
+    let (_, mut maker) = disk.maker();
+    let first = maker.serve(slot(100)).await.unwrap();
+    // The first file is still read when its time for further orders is over. Nothing was written since.
+    maker.last = None;
+    let second = maker.serve(slot(100)).await.unwrap();
+    assert_eq!(first.path, second.path);
+    let content = async |file: &SnapshotFile| {
+        let bytes = usize::try_from(file.summary.bytes).unwrap();
+        file.read_part(0, bytes).await.unwrap()
+    };
+    let expected = content(&first).await;
+    drop(first);
+    assert_eq!(content(&second).await, expected);
+    drop((maker, second));
+    assert_eq!(disk.files(), [] as [String; 0]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn snapshots_beside_a_busy_writer_are_states_between_transactions() {
     let mut disk = Disk::new().await;
@@ -256,6 +277,52 @@ async fn damage_of_the_state_ends_the_maker_with_74_and_marks_the_file() {
         assert!(disk.directory.path().join("DAMAGED").exists(), "{sql}");
         assert_eq!(disk.files(), [] as [String; 0], "{sql}");
     }
+}
+
+#[tokio::test]
+async fn no_file_is_made_for_a_caller_that_is_gone() {
+    let mut disk = Disk::new().await;
+    disk.write(100, 10).await;
+    // A file in the making would end the maker.
+    disk.damage("UPDATE register SET value = x'00' WHERE key = (SELECT min(key) FROM register)")
+        .await;
+    let (snapshots, maker) = disk.maker();
+    for _ in 0..3 {
+        let mut gone = Box::pin(snapshots.snapshot(slot(100)));
+        assert!(futures::poll!(&mut gone).is_pending());
+    }
+    let shutdown = Shutdown::new(&CancellationToken::new());
+    let running = tokio::spawn(maker.run(shutdown.clone()));
+    // The maker has taken the orders: there is room for as many.
+    while snapshots.0.capacity() < ORDERS_MAX {
+        tokio::task::yield_now().await;
+    }
+    shutdown.begin();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn file_in_the_making_is_given_up_when_the_caller_goes() {
+    let mut disk = Disk::new().await;
+    disk.write(2_000, 10_000).await;
+    let (snapshots, maker) = disk.maker();
+    let shutdown = Shutdown::new(&CancellationToken::new());
+    let running = tokio::spawn(maker.run(shutdown.clone()));
+    let mut order = Box::pin(snapshots.snapshot(slot(2_000)));
+    while disk.files() != [MAKING] {
+        assert!(futures::poll!(&mut order).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(order);
+    while disk.files() == [MAKING] {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(disk.files(), [] as [String; 0]);
+    // The next caller gets a file.
+    let file = snapshots.snapshot(slot(2_000)).await.unwrap();
+    assert_eq!(disk.files(), [name_of(&file.summary)]);
+    shutdown.begin();
+    running.await.unwrap().unwrap();
 }
 
 #[tokio::test]
