@@ -17,6 +17,10 @@ pub const METRICS_PORT: u16 = 8201;
 /// How long a value feed may fail to deliver a value known to be chosen.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long an acceptor may take no part of a given snapshot: longer than an acceptor writes and syncs a part, also on a
+/// slow disk.
+pub(crate) const UPLOAD_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Learns what a cluster of acceptors has chosen, and serves readers
 #[derive(Clone, Debug, Parser)]
 #[command(name = "learner", version = version())]
@@ -54,6 +58,8 @@ pub struct Config {
     /// Longest time without progress of the next slot although acceptors have voted. After this time, values are taken
     /// from another acceptor. Doubles while the change does not help.
     pub stall_timeout: Duration,
+    /// Longest time in which an acceptor takes no part of a given snapshot, or does not answer after the last part.
+    pub upload_timeout: Duration,
     /// Address of metrics and probes.
     pub metrics: MetricsListen,
 }
@@ -65,6 +71,7 @@ impl From<Args> for Config {
             advertise: args.listen.advertise,
             data_dir: args.data_dir,
             stall_timeout: STALL_TIMEOUT,
+            upload_timeout: UPLOAD_TIMEOUT,
             metrics: args.metrics.listen(),
         }
     }
@@ -80,6 +87,10 @@ impl fmt::Display for Config {
             Some(path) => write!(f, ", data directory {}", path.display())?,
             None => write!(f, ", temporary data directory")?,
         }
-        write!(f, ", stall timeout {:?}", self.stall_timeout)
+        write!(
+            f,
+            ", stall timeout {:?}, upload timeout {:?}",
+            self.stall_timeout, self.upload_timeout
+        )
     }
 }

@@ -10,6 +10,13 @@
 //!
 //! A cut off learner installs the snapshot that ends lowest above its position. So each installation raises the position,
 //! and a learner that installs again and again reaches the highest beginning of a log.
+//!
+//! A learner *gives up* an installation when learning is worth a try again. A learner that could not learn before does not
+//! alternate for long: after each installation given up at a position, the learner may stand still there for twice the
+//! time.
+//!
+//! The tests check exhaustively, in small clusters, that a learner always ends with every chosen slot or a snapshot beyond,
+//! if the acceptors that answer still have the slots, provable or in a snapshot.
 
 use std::time::{Duration, Instant};
 
@@ -45,19 +52,84 @@ pub(crate) fn sources(position: Slot, mut reports: Vec<TrimReport>) -> Vec<TrimR
     reports
 }
 
+/// Why a learner is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum CutOffCause {
+    /// No acceptor with an answer has the next slots. Another acceptor may come back with these slots.
+    NoAcceptorHas,
+    /// The running learner could not learn the next slots, whether or not an acceptor has these slots.
+    NotProved,
+}
+
+/// How long a learner tries useful snapshots without success, before the learner tries to learn from an acceptor with the
+/// next slots again.
+const ATTEMPTS_MAX: Duration = Duration::from_secs(60);
+
+/// Whether the learner learns instead of waiting for a snapshot. An acceptor must have the next slots. If the running
+/// learner could not learn these slots, a useful snapshot is preferred, but not without end: a reporting acceptor may be
+/// gone, or may never give its snapshot.
+///
+/// `standing` rests on reports since the installation began: an older report may be of an acceptor that is gone.
+pub(crate) fn is_given_up(
+    cause: CutOffCause,
+    standing: StartStanding,
+    is_useful: bool,
+    tried: Duration,
+) -> bool {
+    let is_served = matches!(standing, StartStanding::Served(_));
+    is_served && (cause == CutOffCause::NoAcceptorHas || !is_useful || tried >= ATTEMPTS_MAX)
+}
+
+/// Highest factor of the patience at a position where installations were given up.
+const PATIENCE_FACTOR_MAX: u32 = 8;
+
+/// The installations given up at the latest position where the running learner could not learn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct GivenUp {
+    position: Slot,
+    /// Factor of the patience at this position; 0 before the first installation.
+    factor: u32,
+}
+
+impl GivenUp {
+    /// The running learner is cut off at a position: an installation follows.
+    #[must_use]
+    pub(crate) fn cut_off_at(self, position: Slot) -> Self {
+        let again = self.factor > 0 && self.position == position;
+        let factor = if again { self.factor * 2 } else { 2 };
+        Self {
+            position,
+            factor: factor.min(PATIENCE_FACTOR_MAX),
+        }
+    }
+
+    /// Each installation raises the position: a learner at the same position has given the installation up.
+    fn factor_at(self, position: Slot) -> u32 {
+        if self.position == position {
+            self.factor.max(1)
+        } else {
+            1
+        }
+    }
+}
+
 /// Decides while the learner runs.
 #[derive(Debug)]
 pub(crate) struct Standstill {
     /// How long the position may stand still below the log of an acceptor.
     patience: Duration,
+    given_up: GivenUp,
     /// The position below the log of an acceptor, and the time of the first look with this position.
     stands: Option<(Slot, Instant)>,
 }
 
 impl Standstill {
-    pub(crate) fn new(patience: Duration) -> Self {
-        let stands = None;
-        Self { patience, stands }
+    pub(crate) fn new(patience: Duration, given_up: GivenUp) -> Self {
+        Self {
+            patience,
+            given_up,
+            stands: None,
+        }
     }
 
     /// Whether the learner is cut off; `reports` are recent. To be called about once a second.
@@ -68,7 +140,7 @@ impl Standstill {
         }
         let stands = self.stands.filter(|(slot, _)| *slot == position);
         let (_, since) = *self.stands.insert(stands.unwrap_or((position, now)));
-        now.saturating_duration_since(since) >= self.patience
+        now.saturating_duration_since(since) >= self.patience * self.given_up.factor_at(position)
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::{sync::watch, time::sleep};
 use crate::{
     acceptors::ListedAcceptor,
     cluster::Cluster,
-    cut_off::{StartStanding, at_start, sources},
+    cut_off::{CutOffCause, at_start, is_given_up, sources},
     disk::DiskSpace,
     store::{self, ImportError},
     trims::{TrimBound, TrimReport},
@@ -34,20 +34,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// The wait between two attempts while the disk is full.
 const FULL_PAUSE: Duration = Duration::from_secs(2);
-/// How long a learner tries useful snapshots without success, before the learner tries to learn from an acceptor with the
-/// next slots again.
-const ATTEMPTS_MAX: Duration = Duration::from_secs(60);
 /// Time between two log lines about attempts that fail for the same reason.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Why a learner is cut off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CutOffCause {
-    /// No acceptor with an answer has the next slots. Another acceptor may come back with these slots.
-    NoAcceptorHas,
-    /// The running learner could not learn the next slots, whether or not an acceptor has these slots.
-    NotProved,
-}
 
 /// A learner that is cut off.
 #[derive(Clone, Copy, Debug)]
@@ -98,12 +86,7 @@ impl Installer<'_> {
         let begun = Instant::now();
         loop {
             let reports = self.trims.fresh(Instant::now());
-            let standing = at_start(position, quorum, &reports);
             let is_useful = reports.iter().any(|report| report.trimmed_to > position);
-            if is_given_up(cause, standing, is_useful, begun.elapsed()) {
-                tracing::info!("an acceptor has the slots: this learner learns without a snapshot");
-                return Ok(());
-            }
             let mut is_full = false;
             for source in sources(position, reports) {
                 let Err(error) = self.attempt(source, position).await else {
@@ -123,6 +106,13 @@ impl Installer<'_> {
                         "the snapshot of this acceptor is not installed: trying again"
                     );
                 }
+            }
+            // Reports since the installation began: an older report may be of an acceptor that is gone, and the next start
+            // would come back here at once.
+            let standing = at_start(position, quorum, &self.trims.heard_since(begun));
+            if is_given_up(cause, standing, is_useful, begun.elapsed()) {
+                tracing::info!("an acceptor has the slots: this learner learns without a snapshot");
+                return Ok(());
             }
             if is_full {
                 self.disk.is_full(&self.directory.file(store::FILE));
@@ -162,42 +152,5 @@ impl Installer<'_> {
             "installed a snapshot"
         );
         Ok(())
-    }
-}
-
-/// Whether the learner learns instead of waiting for a snapshot. An acceptor must have the next slots. If the running
-/// learner could not learn these slots, a useful snapshot is preferred, but not without end: a reporting acceptor may be
-/// gone, or may never give its snapshot.
-fn is_given_up(cause: CutOffCause, standing: StartStanding, is_useful: bool, tried: Duration) -> bool {
-    let is_served = matches!(standing, StartStanding::Served(_));
-    is_served && (cause == CutOffCause::NoAcceptorHas || !is_useful || tried >= ATTEMPTS_MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use paxos_common::paxos::identity::AcceptorUuid;
-
-    use super::*;
-
-    #[test]
-    fn learner_learns_without_a_snapshot_only_from_an_acceptor_with_the_slots() {
-        let served = StartStanding::Served(TrimReport {
-            acceptor: AcceptorUuid::from_u128(1),
-            trimmed_to: Slot::ZERO,
-        });
-        let seconds = Duration::from_secs;
-        let (absent, unproved) = (CutOffCause::NoAcceptorHas, CutOffCause::NotProved);
-        for cause in [absent, unproved] {
-            for standing in [StartStanding::CutOff, StartStanding::Unknown] {
-                assert!(!is_given_up(cause, standing, false, seconds(1_000)));
-                assert!(!is_given_up(cause, standing, true, seconds(1_000)));
-            }
-        }
-        assert!(is_given_up(absent, served, true, seconds(0)));
-        // The learner could not learn these slots.
-        assert!(!is_given_up(unproved, served, true, seconds(59)));
-        // The acceptor that had trimmed is gone, or its snapshot is of no use.
-        assert!(is_given_up(unproved, served, false, seconds(0)));
-        assert!(is_given_up(unproved, served, true, seconds(60)));
     }
 }

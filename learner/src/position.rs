@@ -11,7 +11,11 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{cut_off::Standstill, driver::DriverEvent, trims::TrimBound};
+use crate::{
+    cut_off::{GivenUp, Standstill},
+    driver::DriverEvent,
+    trims::TrimBound,
+};
 
 /// Number of looks at the position, from the first look to the last, before a learner that stands still is cut off.
 const LOOKS: u32 = 10;
@@ -25,6 +29,7 @@ pub(crate) struct PositionWatch {
     pub(crate) trims: Arc<TrimBound>,
     /// How long the position may stand still.
     pub(crate) patience: Duration,
+    pub(crate) given_up: GivenUp,
 }
 
 impl PositionWatch {
@@ -34,12 +39,12 @@ impl PositionWatch {
     /// # Cancel safety
     /// Safe: the task only asks.
     pub(crate) async fn until_cut_off(self) -> Option<Slot> {
-        let mut standstill = Standstill::new(self.patience);
+        let mut standstill = Standstill::new(self.patience, self.given_up);
         let mut highest = self.trims.follow_highest();
         loop {
             let is_below = *highest.borrow_and_update() > *self.next.borrow();
             if !is_below {
-                standstill = Standstill::new(self.patience);
+                standstill = Standstill::new(self.patience, self.given_up);
                 highest.changed().await.ok()?;
                 continue;
             }

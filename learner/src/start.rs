@@ -25,13 +25,13 @@ use crate::{
     catch_up::CatchUp,
     cluster::Cluster,
     config::Config,
-    cut_off::{StartStanding, sources},
+    cut_off::{CutOffCause, GivenUp, StartStanding, sources},
     disk::DiskSpace,
     driver::{self, DriverEvent, DriverOutputs},
     fill, forming,
     give::{Giver, Wishes},
     history::History,
-    install::{CutOffCause, CutOffLearner, Installer},
+    install::{CutOffLearner, Installer},
     knowledge::Knowledge,
     live::go_live_when_caught_up,
     metrics::Instruments,
@@ -55,8 +55,6 @@ const GREETINGS_MAX: usize = 64;
 /// How long the position of a running learner may stand still below the log of an acceptor, in stall timeouts: values
 /// were taken from other acceptors meanwhile.
 const STANDSTILL: u32 = 10;
-/// Longest time in which an acceptor takes no part of a given snapshot, in stall timeouts.
-const UPLOAD_STALL: u32 = 30;
 
 /// Everything needed to start learning.
 pub(crate) struct Starter {
@@ -136,10 +134,11 @@ impl Starter {
             return Ok(None);
         };
         let found = found?;
-        let mut interrupted = None;
+        let (mut interrupted, mut given_up) = (None, GivenUp::default());
         loop {
             // Safe to cancel: files stay whole, and started tasks run on.
-            let begun = stop.run_until_cancelled(self.begin(&found, interrupted)).await;
+            let beginning = self.begin(&found, interrupted, given_up);
+            let begun = stop.run_until_cancelled(beginning).await;
             let Some(session) = begun.transpose()? else {
                 return Ok(None);
             };
@@ -160,6 +159,7 @@ impl Starter {
             if stop.run_until_cancelled(session.log.close()).await.is_none() {
                 return Ok(Some(session.log));
             }
+            given_up = given_up.cut_off_at(position);
             interrupted = Some(InterruptedLearner {
                 learner: CutOffLearner {
                     position,
@@ -202,6 +202,7 @@ impl Starter {
         &self,
         found: &FoundCluster,
         mut interrupted: Option<InterruptedLearner>,
+        given_up: GivenUp,
     ) -> Result<LearningSession, Failure> {
         let FoundCluster {
             cluster,
@@ -242,7 +243,7 @@ impl Starter {
                 count => serving.get(rand::random_range(0..count)).copied(),
             };
             tracing::info!(%cluster, from = %position, "learning");
-            let session = self.start_session(found, store, served_by);
+            let session = self.start_session(found, store, served_by, given_up);
             // Not before: meanwhile the reports keep acceptors from trimming the slots after the snapshot.
             drop(reporting);
             return Ok(session);
@@ -298,6 +299,7 @@ impl Starter {
         found: &FoundCluster,
         store: store::OpenedStore,
         served_by: Option<AcceptorUuid>,
+        given_up: GivenUp,
     ) -> LearningSession {
         let FoundCluster {
             configuration,
@@ -323,7 +325,7 @@ impl Starter {
             wishes: Arc::clone(wishes),
             snapshots: snapshots.clone(),
             durable: learning.knowledge.durable(),
-            patience: self.config.stall_timeout * UPLOAD_STALL,
+            patience: self.config.upload_timeout,
             tracer: self.tracer.clone(),
         };
         shutdown.spawn_until_stop(giver.keep_giving());
@@ -333,6 +335,7 @@ impl Starter {
             next: learning.next.clone(),
             trims: Arc::clone(trims),
             patience: self.config.stall_timeout * STANDSTILL,
+            given_up,
         };
         shutdown.spawn_until_stop(async move {
             if let Some(position) = position.until_cut_off().await {

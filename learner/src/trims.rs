@@ -45,12 +45,18 @@ impl TrimReports {
 
     /// The recent reports, one of each acceptor.
     fn fresh(&self, now: Instant) -> impl Iterator<Item = TrimReport> {
-        let is_fresh = move |at: Instant| now.saturating_duration_since(at) < FRESH;
-        self.heard
-            .iter()
-            .filter_map(move |(&acceptor, &(trimmed_to, at))| {
-                is_fresh(at).then_some(TrimReport { acceptor, trimmed_to })
-            })
+        let all = self.heard.iter();
+        all.filter(move |(_, (_, at))| now.saturating_duration_since(*at) < FRESH)
+            .map(|(&acceptor, &(trimmed_to, _))| TrimReport { acceptor, trimmed_to })
+    }
+
+    /// The recent reports at or after `since`.
+    fn since(&self, since: Instant, now: Instant) -> impl Iterator<Item = TrimReport> {
+        self.fresh(now).filter(move |report| {
+            self.heard
+                .get(&report.acceptor)
+                .is_some_and(|(_, at)| *at >= since)
+        })
     }
 }
 
@@ -88,6 +94,11 @@ impl TrimBound {
     /// The recent reports, one of each acceptor.
     pub(crate) fn fresh(&self, now: Instant) -> Vec<TrimReport> {
         self.lock().fresh(now).collect()
+    }
+
+    /// The reports at or after a moment that are recent, one of each acceptor.
+    pub(crate) fn heard_since(&self, since: Instant) -> Vec<TrimReport> {
+        self.lock().since(since, Instant::now()).collect()
     }
 
     /// Follows the highest report.
@@ -139,6 +150,24 @@ mod tests {
         // And now acceptor 3: a single acceptor is no quorum.
         assert_eq!(report(2, 50, 5_004), None);
         assert_eq!(report(1, 25, 5_005), Some(slot(25)));
+    }
+
+    #[test]
+    fn report_from_before_a_moment_is_recent_and_not_heard_since() {
+        let begin = Instant::now();
+        let after = |millis| begin + Duration::from_millis(millis);
+        let mut reports = TrimReports::new(2);
+        reports.report(acceptor(1), slot(10), after(0));
+        reports.report(acceptor(2), slot(20), after(100));
+        let ends = |found: Vec<TrimReport>| -> Vec<_> {
+            found.iter().map(|report| report.trimmed_to.get()).collect()
+        };
+        assert_eq!(ends(reports.fresh(after(200)).collect()), [10, 20]);
+        assert_eq!(ends(reports.since(after(100), after(200)).collect()), [20]);
+        // The acceptor repeats its report.
+        reports.report(acceptor(1), slot(10), after(300));
+        assert_eq!(ends(reports.since(after(100), after(400)).collect()), [10, 20]);
+        assert_eq!(ends(reports.since(after(100), after(5_200)).collect()), [10]);
     }
 
     #[test]

@@ -6,6 +6,8 @@ use paxos_common::paxos::identity::AcceptorUuid;
 
 use super::*;
 
+mod ends;
+
 fn slot(number: u64) -> Slot {
     Slot::new(number).unwrap()
 }
@@ -37,7 +39,7 @@ fn learner_at_start_is_cut_off_below_all_logs_of_a_quorum() {
 #[test]
 fn running_learner_is_cut_off_when_it_stands_still_below_a_log() {
     let begin = Instant::now();
-    let mut standstill = Standstill::new(Duration::from_secs(10));
+    let mut standstill = Standstill::new(Duration::from_secs(10), GivenUp::default());
     let mut look = |position, trimmed_to: &[u64], second| {
         let now = begin + Duration::from_secs(second);
         standstill.look(slot(position), &reports(trimmed_to), now)
@@ -84,7 +86,7 @@ fn chain_of_installations_ends_at_the_highest_log() {
             let uuids = (1..=acceptors).map(|number| AcceptorUuid::from_u128(number.into()));
             let mut logs: BTreeMap<_, _> = uuids.map(|uuid| (uuid, slot(random(50)))).collect();
             let (mut position, mut trims, mut installations) = (slot(random(50)), 0_u64, 0_u64);
-            let mut standstill = Standstill::new(Duration::from_secs(10));
+            let mut standstill = Standstill::new(Duration::from_secs(10), GivenUp::default());
             let mut now = Instant::now();
             while logs.values().any(|log| *log > position) {
                 let reports = logs.iter();
@@ -117,4 +119,47 @@ fn chain_of_installations_ends_at_the_highest_log() {
             );
         }
     }
+}
+
+#[test]
+fn learner_learns_without_a_snapshot_only_from_an_acceptor_with_the_slots() {
+    let served = StartStanding::Served(TrimReport {
+        acceptor: AcceptorUuid::from_u128(1),
+        trimmed_to: Slot::ZERO,
+    });
+    let seconds = Duration::from_secs;
+    let (absent, unproved) = (CutOffCause::NoAcceptorHas, CutOffCause::NotProved);
+    for cause in [absent, unproved] {
+        for standing in [StartStanding::CutOff, StartStanding::Unknown] {
+            assert!(!is_given_up(cause, standing, false, seconds(1_000)));
+            assert!(!is_given_up(cause, standing, true, seconds(1_000)));
+        }
+    }
+    assert!(is_given_up(absent, served, true, seconds(0)));
+    // The learner could not learn these slots.
+    assert!(!is_given_up(unproved, served, true, seconds(59)));
+    // The acceptor that had trimmed is gone, or its snapshot is of no use.
+    assert!(is_given_up(unproved, served, false, seconds(0)));
+    assert!(is_given_up(unproved, served, true, seconds(60)));
+}
+
+#[test]
+fn learner_stands_still_for_longer_after_each_installation_given_up() {
+    let begin = Instant::now();
+    let mut given_up = GivenUp::default();
+    // The seconds until the learner is cut off at a position.
+    let mut cut_off_after = |position: u64| {
+        let mut standstill = Standstill::new(Duration::from_secs(10), given_up);
+        let mut look = |second| {
+            let now = begin + Duration::from_secs(second);
+            standstill.look(slot(position), &reports(&[100]), now)
+        };
+        let seconds = (0..1_000).find(|&second| look(second));
+        given_up = given_up.cut_off_at(slot(position));
+        seconds.unwrap()
+    };
+    let at_seven = [(); 6].map(|()| cut_off_after(7));
+    assert_eq!(at_seven, [10, 20, 40, 80, 80, 80]);
+    // After a move, the first time counts again.
+    assert_eq!([(); 3].map(|()| cut_off_after(8)), [10, 20, 40]);
 }

@@ -39,6 +39,7 @@ impl TestLearner {
             data_dir: data_dir.map(Into::into),
             // Short, so that a stalled feed is switched soon.
             stall_timeout: std::time::Duration::from_millis(100),
+            upload_timeout: std::time::Duration::from_secs(3),
             metrics: paxos_common::service::config::MetricsListen::Off,
         };
         let shutdown = Shutdown::new(&CancellationToken::new());
