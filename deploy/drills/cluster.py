@@ -105,20 +105,23 @@ class Cluster:
     """Acceptors, proposers and learners; ends its processes at the end of a `with` block."""
 
     def __init__(
-        self, trial, acceptors=3, proposers=2, learners=2, machines=False, disks=None, name="cluster"
+        self, trial, acceptors=3, proposers=2, learners=2, machines=False, disks=None, name="cluster", first=1
     ):
         """With `machines` each role has a network namespace and an address of its own.
 
-        `disks` can disturb the disks of the acceptors.
+        `disks` can disturb the disks of the acceptors. Names and ports begin at `first`: a second cluster beside the first
+        has others.
         """
         self.trial = trial
+        # The binaries of roles and commands that start from now on.
+        self.binaries = trial.binaries
         self.directory = trial.directory / name
         self.directory.mkdir()
         self.network = Network() if machines else None
         self.disks = disks
-        self.acceptors = [f"a{number}" for number in range(1, acceptors + 1)]
-        self.proposers = [f"p{number}" for number in range(1, proposers + 1)]
-        self.learners = [f"l{number}" for number in range(1, learners + 1)]
+        self.acceptors = [f"a{number}" for number in range(first, first + acceptors)]
+        self.proposers = [f"p{number}" for number in range(first, first + proposers)]
+        self.learners = [f"l{number}" for number in range(first, first + learners)]
         self.processes = {}
         Network.loopback_up()
         for name in self.names():
@@ -149,7 +152,7 @@ class Cluster:
         role = ROLES[name[0]]
         address = f"{self.host(name)}:{self.port(name)}"
         metrics = f"{self.host(name)}:{self.port(name) + METRICS_OFFSET}"
-        command = [str(self.trial.binaries / role), "--listen", address, "--metrics-listen", metrics]
+        command = [str(self.binaries / role), "--listen", address, "--metrics-listen", metrics]
         if role == "acceptor":
             command += ["--id", name]
         else:
@@ -204,7 +207,7 @@ class Cluster:
             "stderr": subprocess.PIPE,
         } | options
         variables = self.environment() | options.pop("variables", {})
-        command = [str(self.trial.binaries / "paxos"), *map(str, arguments)]
+        command = [str(self.binaries / "paxos"), *map(str, arguments)]
         return subprocess.Popen(command, env=variables, **options)
 
     def paxos(self, *arguments, input=None, patience_s=120.0, variables=None):

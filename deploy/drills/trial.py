@@ -46,6 +46,8 @@ class Trial:
     directory: object
     rounds: int
     seconds: int
+    # The binaries of the previous release, if given.
+    old: object = None
     wrong: int = 0
 
     def say(self, text):
@@ -102,10 +104,10 @@ def _too_late(*_):
     raise TooLate()
 
 
-def run_trial(drill, binaries, directory, rounds, seconds):
+def run_trial(drill, binaries, directory, rounds, seconds, old=None):
     """Runs a drill, and returns the exit code."""
     rounds = rounds or drill.rounds
-    trial = Trial(binaries, directory, rounds, seconds or drill.seconds)
+    trial = Trial(binaries, directory, rounds, seconds or drill.seconds, old)
     limit_s = drill.limit_s + rounds * (drill.limit_round_s + (trial.seconds if drill.seconds else 0))
     signal.signal(signal.SIGALRM, _too_late)
     signal.alarm(int(limit_s) + 1)

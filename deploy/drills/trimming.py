@@ -20,9 +20,9 @@ READ_BY_S = 10
 LIFTED_BY_S = 45
 
 
-def retaining(cluster, mebibytes):
-    """Lets all acceptors keep this much of the log; to be called before their start."""
-    for name in cluster.acceptors:
+def retaining(cluster, mebibytes, names=None):
+    """Lets acceptors keep this much of the log, all unless named; to be called before their start."""
+    for name in names or cluster.acceptors:
         flags = ["--retain-bytes", f"{mebibytes}MiB", "--restart-max", f"{RESTART_MAX_S}s"]
         cluster.define(name, flags=flags)
 

@@ -13,8 +13,9 @@ EVERY_S = 0.03
 class Writer:
     """Runs `paxos put` again and again in the background while its `with` block runs."""
 
-    def __init__(self, cluster, timeout="60s", workers=WORKERS, every_s=EVERY_S):
+    def __init__(self, cluster, timeout="60s", workers=WORKERS, every_s=EVERY_S, name="writer"):
         self.cluster, self.timeout, self.pause_s = cluster, timeout, workers * every_s
+        self.name = name
         self.lock = threading.Lock()
         self.ended = threading.Event()
         # Begin and end of each put that succeeded; texts of those that failed.
@@ -42,7 +43,7 @@ class Writer:
             number, pause_s = number + 1, self.pause_s * (0.5 + chance.random())
             begun = time.monotonic()
             try:
-                result = self.cluster.put(f"writer-{worker}", str(number), self.timeout)
+                result = self.cluster.put(f"{self.name}-{worker}", str(number), self.timeout)
             except Exception as error:  # A command that hangs counts as one that failed.
                 with self.lock:
                     self.bad.append(str(error))
@@ -79,10 +80,17 @@ class Writer:
         for text in bad[:5]:
             trial.say(f"    {text}")
 
-    def judge_last(self, trial):
-        """Judges that each worker's last acknowledged number, or a later one, is still there."""
-        for worker, number in sorted(self.last.items()):
-            result = self.cluster.paxos("get", f"writer-{worker}")
+    def acknowledged(self):
+        """The last number of each worker that was acknowledged by now."""
+        with self.lock:
+            return dict(self.last)
+
+    def judge_last(self, trial, cluster=None, numbers=None):
+        """Judges that each worker's last acknowledged number, or a later one, is still there.
+
+        Or, of an earlier moment, these `numbers`; and in another cluster."""
+        for worker, number in sorted((self.last if numbers is None else numbers).items()):
+            result = (cluster or self.cluster).paxos("get", f"{self.name}-{worker}")
             found = result.out.strip()
             kept = result.code == 0 and found.isdigit() and int(found) >= number
-            trial.right(kept, f"writer-{worker} has {found or result}, the last acknowledged is {number}")
+            trial.right(kept, f"{self.name}-{worker} has {found or result}, the last acknowledged is {number}")
