@@ -23,7 +23,8 @@
 //! A waiting snapshot above the cap for a minute counts for nothing, and the acceptor forgets the snapshot: a forged claim
 //! had raised the cap. Only time with a leader counts: without a leader the cap does not move, and after a restart the
 //! record of the snapshot stands for the claim of the leader before, so that a full acceptor can trim. An acceptor on a
-//! full disk that keeps the whole log is not lifted.
+//! full disk that keeps the whole log is not lifted. An acceptor low on space forgets no such snapshot: a new leader may
+//! claim less than the leader before, and a later claim lets the acceptor trim to the snapshot.
 //!
 //! A snapshot that waits while digests differ is *suspect*: the snapshot may come from the wrong learner. A suspect
 //! snapshot counts for nothing, also once the learners agree again, and the acceptor forgets the snapshot. No snapshot is
@@ -235,7 +236,9 @@ impl TrimPolicy {
             waits_for,
             lift_above: is_lifted.then_some(facts.chosen_to),
             ignores_waiting: self.stuck(facts).is_some() || self.suspect.is_some(),
-            forget: self.suspect.or_else(|| self.stuck(facts)),
+            forget: self
+                .suspect
+                .or_else(|| self.stuck(facts).filter(|_| !facts.is_low)),
             differ_below,
         }
     }

@@ -202,6 +202,9 @@ fn waiting_snapshot_above_the_cap_for_a_minute_is_forgotten() {
     let decision = scene.after(160);
     assert_eq!((decision.wish, decision.ignores_waiting), (None, false));
     assert_eq!(decision.forget, None);
+    scene.facts.is_low = true;
+    assert_eq!(scene.after(161).forget, None, "a later claim may allow the trim");
+    scene.facts.is_low = false;
     let decision = scene.after(161);
     assert!(decision.ignores_waiting);
     assert_eq!(decision.wish.map(|wish| wish.above), Some(at(100)));

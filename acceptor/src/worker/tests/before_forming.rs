@@ -47,7 +47,10 @@ async fn is_left_alone(cluster: &Cluster, id: SnapshotId) {
     let (answer, forgotten) = oneshot::channel();
     let request = SnapshotChange::Forget { id, answer };
     cluster.shared.snapshot_changes.send(request).await.unwrap();
-    assert_eq!(forgotten.await.unwrap(), Err(SnapshotUnchanged::NotWaiting(id.to)));
+    assert_eq!(
+        forgotten.await.unwrap(),
+        Err(SnapshotUnchanged::NotWaiting(id.to))
+    );
     // No learner of another cluster replaces the seed.
     let kept = keep(&cluster.shared, 10).await;
     assert!(matches!(kept, Err(SnapshotUnchanged::Refused(_))), "{kept:?}");

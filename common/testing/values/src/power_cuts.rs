@@ -267,9 +267,8 @@ fn changes(before: &Moment, after: &Moment) -> Vec<NameChange> {
     let changed: NameChange = changed
         .map(|name| (name.clone(), after.names.get(name).copied()))
         .collect();
-    let is_renamed = |name: &String| {
-        matches!(&before.next, NextOperation::Rename(from, to) if name == from || name == to)
-    };
+    let is_renamed =
+        |name: &String| matches!(&before.next, NextOperation::Rename(from, to) if name == from || name == to);
     let (renamed, others): (NameChange, NameChange) =
         changed.into_iter().partition(|(name, _)| is_renamed(name));
     let renamed = Some(renamed).filter(|renamed| !renamed.is_empty());

@@ -1,9 +1,7 @@
 //! A restore that is not finished: no repair changes its acceptors, and a proposer logs an acceptor that cannot be completed.
 
 use paxos_common::peer::connect_lazy;
-use paxos_proto::v1::{
-    FormRequest, Membership, acceptor_client::AcceptorClient, form_request::Step,
-};
+use paxos_proto::v1::{FormRequest, Membership, acceptor_client::AcceptorClient, form_request::Step};
 
 use super::*;
 
