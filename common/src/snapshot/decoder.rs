@@ -47,7 +47,7 @@ enum SnapshotStage {
     /// Records of the state, or the footer.
     State(Box<OpenSnapshot>),
     /// The SHA-256.
-    Hash(SnapshotHeader, SnapshotFooter),
+    Hash(Box<SnapshotHeader>, SnapshotFooter),
     /// Nothing.
     End(Box<SnapshotSummary>),
 }
@@ -103,7 +103,7 @@ impl SnapshotDecoder {
                     if let SnapshotRecord::Footer(footer) = record {
                         open.rules.compare(&footer)?;
                         let last = open.session.take();
-                        self.stage = SnapshotStage::Hash(open.header.clone(), footer);
+                        self.stage = SnapshotStage::Hash(Box::new(open.header.clone()), footer);
                         if let Some((name, session)) = last {
                             return Ok(Some(SnapshotPart::Session(name, session)));
                         }
@@ -123,7 +123,7 @@ impl SnapshotDecoder {
                         return Err(SnapshotError::Hash);
                     }
                     self.stage = SnapshotStage::End(Box::new(SnapshotSummary {
-                        header: header.clone(),
+                        header: SnapshotHeader::clone(header),
                         footer: *footer,
                         bytes: self.input.bytes,
                         sha256: found,

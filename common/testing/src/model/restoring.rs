@@ -18,7 +18,6 @@ use paxos_common::paxos::{
     },
     identity::{AcceptorUuid, ClusterId, CommitCounter, RunNumber},
     message::{Accept, Prepare},
-    origin::Origin,
     quorum::{Configuration, majority},
     slot::Slot,
     value::Value,
@@ -31,6 +30,7 @@ use crate::bug::Bug;
 mod scenario;
 
 pub(crate) use scenario::Scenario;
+use scenario::origin;
 
 pub(crate) struct Restoration {
     pub(crate) scenario: Scenario,
@@ -120,11 +120,6 @@ fn place_of(address: &str) -> usize {
 
 fn uuid(place: usize) -> AcceptorUuid {
     AcceptorUuid::from_u128(place as u128 + 1)
-}
-
-fn origin(backup: u8) -> Origin {
-    let ended_at = Slot::new(9).expect("a small slot");
-    Origin::after([backup; 32], ended_at, None).expect("there is room")
 }
 
 fn acceptor_with(place: usize, membership: Membership) -> Acceptor {
@@ -478,11 +473,8 @@ impl Model for Restoration {
             Property::always(
                 "one of several restores at once is finished",
                 |model, state: &State| {
-                    let is_undisturbed = model.scenario.deaths == 0
-                        && model.scenario.returns == 0
-                        && model.scenario.proposers == 0;
                     let is_over = state.processes.iter().all(Option::is_none);
-                    !(is_undisturbed && is_over) || state.formed.len() == 1
+                    !(model.scenario.is_undisturbed() && is_over) || state.formed.len() == 1
                 },
             ),
             Property::always("at most one cluster is ever formed", |_, state: &State| {

@@ -155,7 +155,7 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
                 sha256: Bytes::from_static(&[9; 32]),
                 ended_at: 9,
                 base: 1 << 40,
-                earlier: Vec::new(),
+                earlier: vec![pb::LostSlots { ended_at: 3, base: 5 }],
             });
             [
                 None,

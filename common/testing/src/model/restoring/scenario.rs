@@ -1,6 +1,14 @@
 //! What a check of restoring begins with, and its limits.
 
+use paxos_common::paxos::{origin::Origin, slot::Slot};
+
 use crate::{bug::Bug, model::sights::Sight};
+
+/// The origin of a cluster restored from a backup, by number.
+pub(super) fn origin(backup: u8) -> Origin {
+    let ended_at = Slot::new(9).expect("a small slot");
+    Origin::after([backup; 32], ended_at, None).expect("there is room")
+}
 
 #[derive(Clone)]
 pub struct Scenario {
@@ -30,5 +38,10 @@ impl Scenario {
             expected: &[],
             bug: None,
         }
+    }
+
+    /// Whether nothing but the restores can stop a restore.
+    pub(crate) fn is_undisturbed(&self) -> bool {
+        (self.deaths, self.returns, self.proposers) == (0, 0, 0)
     }
 }
