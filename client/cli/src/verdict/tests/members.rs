@@ -59,7 +59,7 @@ fn blank_acceptors_that_receive_a_backup_wait_for_the_restore_and_for_no_propose
         });
     }
     change(&mut status, 1, |answer| {
-        answer.receiving = Some(SnapshotId::default())
+        answer.receiving = Some(SnapshotId::default());
     });
     let findings = judge(&status).findings;
     let (problem, advice) = (&findings[0].problem, findings[0].advice);
