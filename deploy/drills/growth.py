@@ -17,8 +17,11 @@ RECENT_S = 15
 REGISTERS = 200
 # One run of the benchmark, in seconds.
 RUN_S = 60
-# Least throughput with trims, and greatest p99, as parts of those without trims.
+# Least throughput with trims, as a part of that without trims: with snapshots of a small state, and with two
+# snapshots of 200 MiB that arrive at every acceptor within 45 seconds.
 THROUGHPUT_MIN = 0.95
+THROUGHPUT_MIN_UPLOADS = 0.8
+# Greatest p99 with trims, as a multiple of that without trims.
 P99_MAX = 1.5
 
 
@@ -59,7 +62,7 @@ def long_log(trial):
     limit_round_s=150,
 )
 def trims_cost(trial):
-    compare_costs(trial, retain="16MiB", registers=0)
+    compare_costs(trial, retain="16MiB", registers=0, throughput_min=THROUGHPUT_MIN)
 
 
 @drill(
@@ -71,10 +74,10 @@ def trims_cost(trial):
     limit_round_s=400,
 )
 def uploads_cost(trial):
-    compare_costs(trial, retain="64MiB", registers=REGISTERS)
+    compare_costs(trial, retain="64MiB", registers=REGISTERS, throughput_min=THROUGHPUT_MIN_UPLOADS)
 
 
-def compare_costs(trial, retain, registers):
+def compare_costs(trial, retain, registers, throughput_min):
     """Measures clusters that trim and clusters that keep the whole log, in turns, with this many registers of 1 MiB."""
     measured = {"trims": [], "whole log": []}
     for number in range(trial.rounds):
@@ -107,7 +110,7 @@ def compare_costs(trial, retain, registers):
         [statistics.median(run[column] for run in measured[name]) for name in ("trims", "whole log")] for column in (0, 1)
     )
     trial.right(
-        rate[0] >= THROUGHPUT_MIN * rate[1],
-        f"throughput with trims {rate[0] / rate[1]:.2f} of that without, at least {THROUGHPUT_MIN}",
+        rate[0] >= throughput_min * rate[1],
+        f"throughput with trims {rate[0] / rate[1]:.2f} of that without, at least {throughput_min}",
     )
     trial.right(p99[0] <= P99_MAX * p99[1], f"p99 with trims {p99[0] / p99[1]:.2f} of that without, at most {P99_MAX}")
