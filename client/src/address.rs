@@ -71,6 +71,20 @@ impl Directory {
         leader(&self.acceptors.status(LEADER_PATIENCE, |_| true).await)
     }
 
+    /// Proposers to ask whether they lead, in order, when the proposer `current` names `leader`. With proposers given to
+    /// the client, only these: other proposers may be out of reach, and a given address may be an alias of the leader's.
+    /// Proposers that failed a moment ago are left out.
+    pub(crate) fn leader_candidates(&self, leader: &Address, current: &Address) -> Vec<Address> {
+        let mut candidates = match &self.proposers[..] {
+            [] => vec![leader.clone()],
+            given => given.to_vec(),
+        };
+        candidates.retain(|address| address != current && !self.is_shunned(address));
+        // Stable: the others stay in the order of preference.
+        candidates.sort_by_key(|address| address != leader);
+        candidates
+    }
+
     /// Learners to try, in order; spread, so that not all clients choose the same learner.
     ///
     /// # Errors
@@ -349,6 +363,38 @@ mod tests {
         ]);
         assert_eq!(leader(&status).unwrap().address.as_str(), "http://leader:1");
         assert_eq!(attached(&status, Role::Proposer)[0].as_str(), "http://leader:1");
+    }
+
+    #[test]
+    fn leader_is_searched_for_among_the_given_proposers_alone() {
+        let address = |text: &str| text.parse::<Address>().unwrap();
+        let [one, two, three, outside] = [
+            "http://one:1",
+            "http://two:1",
+            "http://three:1",
+            "http://outside:1",
+        ]
+        .map(address);
+        let given = |proposers: &[&Address]| {
+            Directory::new(ClientConfig {
+                proposers: proposers.iter().copied().cloned().collect(),
+                ..ClientConfig::default()
+            })
+        };
+        let directory = given(&[&one, &two, &three]);
+        assert_eq!(
+            directory.leader_candidates(&three, &one),
+            [three.clone(), two.clone()]
+        );
+        assert_eq!(
+            directory.leader_candidates(&outside, &one),
+            [two.clone(), three.clone()],
+            "one of the addresses may be an alias"
+        );
+        directory.shun(&three);
+        assert_eq!(directory.leader_candidates(&three, &one), [two]);
+        assert_eq!(given(&[&one]).leader_candidates(&outside, &one), []);
+        assert_eq!(given(&[]).leader_candidates(&outside, &one), [outside]);
     }
 
     #[tokio::test]

@@ -33,8 +33,8 @@ pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
 pub struct ClientConfig {
     /// Acceptors, at least one. With more addresses, more acceptors may be down.
     pub acceptors: Vec<Address>,
-    /// Proposers to use, in order of preference. If empty, the client uses the proposers named by the acceptors, the
-    /// leader first.
+    /// Proposers to use: the leader, if it is listed and known, and the others in order of preference. If empty, the
+    /// client uses the proposers named by the acceptors, the leader first.
     pub proposers: Vec<Address>,
     /// Learners to use. Subscriptions and watches use the learners in order of preference, reads use all learners. If
     /// empty, the client uses the learners named by the acceptors.

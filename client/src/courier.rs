@@ -1,4 +1,5 @@
-//! The only task that carries commands to a proposer, and to another proposer after a failure.
+//! The only task that carries commands to a proposer: to another proposer after a failure, and from a standby to the
+//! leader.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -9,12 +10,13 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use paxos_common::peer::Backoff;
 use tokio::{
     sync::mpsc,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
 use crate::{
     address::Directory,
     error::Cause,
+    leader,
     stall::Judge,
     stream::{Arrival, ProposeStream, Submission},
 };
@@ -26,6 +28,8 @@ pub(crate) const QUEUE_MAX: usize = 1024;
 const ROUND_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 /// Head start of a proposer for opening the stream. After this time, the next proposer is tried in parallel.
 const OPEN_HEAD_START: Duration = Duration::from_millis(250);
+/// Shortest time between two moves from a standby to the leader.
+const MOVE_PAUSE: Duration = Duration::from_secs(1);
 /// Time between checks whether a stream is stuck.
 const STUCK_CHECK: Duration = Duration::from_millis(500);
 
@@ -50,20 +54,49 @@ pub(crate) struct Courier {
     pub(crate) obstacle: Obstacle,
 }
 
+/// Why a stream is left.
+enum Left {
+    /// The proposer failed. `proven`: the proposer had served.
+    Failed { proven: bool },
+    /// Another proposer leads: a stream to the leader.
+    ForLeader(Box<ProposeStream>),
+    /// All clients are gone.
+    Unused,
+}
+
 impl Courier {
     /// Runs until the last client is gone; then no caller waits for an answer any more.
     pub(crate) async fn run(mut self) {
         let mut pause = Backoff::new(ROUND_PAUSE.0, ROUND_PAUSE.1);
-        while let Some(first) = self.queue.recv().await {
-            let Some(mut stream) = self.open(&first, &mut pause).await else {
-                continue;
+        let (mut to_leader, mut move_at) = (None, Instant::now());
+        loop {
+            let mut stream = match to_leader.take() {
+                Some(stream) => stream,
+                None => {
+                    let Some(first) = self.queue.recv().await else {
+                        return;
+                    };
+                    let Some(mut stream) = self.open(&first, &mut pause).await else {
+                        continue;
+                    };
+                    stream.send(first);
+                    stream
+                }
             };
-            stream.send(first);
-            let Some(proven) = self.serve(&mut stream, &mut pause).await else {
-                return;
+            let left = self.serve(&mut stream, &mut pause, move_at).await;
+            let proven = match left {
+                Left::Unused => return,
+                Left::ForLeader(leader) => {
+                    to_leader = Some(*leader);
+                    move_at = Instant::now() + MOVE_PAUSE;
+                    true
+                }
+                Left::Failed { proven } => {
+                    self.directory.shun(&stream.suspect.address);
+                    proven
+                }
             };
-            self.directory.shun(&stream.suspect.address);
-            // Commands sent on the abandoned stream still get their answers.
+            // Commands sent on the left stream still get their answers.
             tokio::spawn(stream.drain(self.judge.clone()));
             // When a proven proposer stops, another proposer takes over at once: no pause is needed.
             if !proven {
@@ -115,20 +148,22 @@ impl Courier {
         }
     }
 
-    /// Sends and answers until the stream should be left. Returns whether the proposer had served; `None` when all
-    /// clients are gone.
-    async fn serve(&mut self, stream: &mut ProposeStream, pause: &mut Backoff) -> Option<bool> {
+    /// Sends and answers until the stream should be left. No move to the leader begins before `move_at`.
+    async fn serve(&mut self, stream: &mut ProposeStream, pause: &mut Backoff, move_at: Instant) -> Left {
         let mut stuck_check = interval(STUCK_CHECK);
         stuck_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (judge, suspect, progress) = (self.judge.clone(), stream.suspect.clone(), stream.progress());
         let mut replaced = std::pin::pin!(judge.replaced(&suspect, &progress));
+        let directory = self.directory.clone();
+        let at_leader = leader::stream(&directory, &suspect.address, stream.leader(), move_at);
+        let mut at_leader = std::pin::pin!(at_leader);
         let mut proven = false;
         loop {
             tokio::select! {
                 // Cancel safe: a command is either taken or still queued.
                 submission = self.queue.recv(), if stream.has_room() => match submission {
                     Some(submission) => stream.send(submission),
-                    None => return None,
+                    None => return Left::Unused,
                 },
                 // Cancel safe, as documented.
                 arrival = stream.arrival() => match arrival {
@@ -138,17 +173,22 @@ impl Courier {
                         self.directory.trust(&stream.suspect.address);
                         pause.reset();
                     }
-                    Arrival::Helpless | Arrival::Over => return Some(proven),
+                    Arrival::Helpless | Arrival::Over => return Left::Failed { proven },
                 },
                 // Cancel safe: a missed tick only delays the check.
                 _ = stuck_check.tick() => if stream.is_stuck() {
                     tracing::debug!(address = %stream.suspect.address, "proposer owes answers, trying another");
-                    return Some(proven);
+                    return Left::Failed { proven };
                 },
                 // Not cancelled by the other arms: polled again.
                 () = &mut replaced => {
                     stream.give_up();
-                    return Some(true);
+                    return Left::Failed { proven: true };
+                }
+                // Likewise.
+                leader = &mut at_leader => {
+                    tracing::debug!(from = %suspect.address, to = %leader.suspect.address, "moving to the leader");
+                    return Left::ForLeader(Box::new(leader));
                 }
             }
         }

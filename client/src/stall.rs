@@ -4,28 +4,24 @@
 //! replaced when a small call on a separate connection is not answered, and the acceptors name another leader.
 
 use std::{
-    error::Error as _,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use paxos_common::peer::{Address, connect_lazy};
-use paxos_proto::v1::{ProposerStatusRequest, proposer_client::ProposerClient};
+use paxos_common::peer::Address;
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until},
 };
-use tonic::Status;
 
 use crate::{
     address::{Directory, Leader},
     error::Cause,
+    standing::{self, client_at},
 };
 
 /// Length of silence after which a proposer that owes answers is probed.
 const SILENCE: Duration = Duration::from_millis(250);
-/// Longest wait for the answer to a probe. A running process needs a few milliseconds.
-pub(crate) const PROBE_PATIENCE: Duration = Duration::from_millis(250);
 /// Pause between two probes of a proposer.
 const PROBE_PAUSE: Duration = Duration::from_millis(250);
 /// Age up to which a verdict is used again, so that many waiting calls share a probe.
@@ -51,22 +47,6 @@ impl Suspect {
     /// Why the commands of this proposer are given up.
     pub(crate) fn replaced(&self) -> Cause {
         Cause::unavailable("the proposer does not answer, and another proposer leads").at(&self.address)
-    }
-}
-
-/// Asks a proposer for the number of its process.
-///
-/// # Errors
-/// The proposer cannot be reached, or does not answer within [`PROBE_PATIENCE`].
-pub(crate) async fn process_at(
-    client: &mut ProposerClient<tonic::transport::Channel>,
-) -> Result<Option<u64>, Cause> {
-    match timeout(PROBE_PATIENCE, client.status(ProposerStatusRequest {})).await {
-        Ok(Ok(response)) => Ok(Some(response.into_inner().proposer).filter(|&process| process != 0)),
-        // An error sent by the proposer is an answer; the transport's own errors have a source.
-        Ok(Err(status)) if status.source().is_none() => Ok(None),
-        Ok(Err(status)) => Err(Cause::of(&status)),
-        Err(_elapsed) => Err(Cause::of(&Status::deadline_exceeded(""))),
     }
 }
 
@@ -165,11 +145,11 @@ impl Judge {
     }
 
     async fn ask(&self, suspect: &Suspect) -> bool {
-        let mut client = ProposerClient::new(connect_lazy(&suspect.address));
-        match process_at(&mut client).await {
+        match standing::ask(&mut client_at(&suspect.address)).await {
             // Another process at the same address does not answer for the earlier process.
-            Ok(Some(process)) => suspect.process.is_some_and(|before| before != process),
-            Ok(None) => false,
+            Ok(standing) => {
+                (suspect.process.zip(standing.process)).is_some_and(|(before, now)| before != now)
+            }
             Err(_silent) => {
                 let leader = self.directory.leader().await;
                 leader.is_some_and(|leader| !suspect.is(&leader))

@@ -10,16 +10,13 @@ use std::{
 };
 
 use paxos_common::{
-    peer::{Address, MESSAGE_BYTES_MAX, connect_lazy},
+    peer::Address,
     trace::UNSAMPLED,
     wire::status::{Fate, fate_of, from_proto},
 };
-use paxos_proto::v1::{
-    self, ProposeStreamRequest, ProposeStreamResponse, propose_stream_response::Answer,
-    proposer_client::ProposerClient,
-};
+use paxos_proto::v1::{self, ProposeStreamRequest, ProposeStreamResponse, propose_stream_response::Answer};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, timeout, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,7 +26,8 @@ use crate::{
     Version,
     code::ErrorCode,
     error::{Cause, Failed, read_version},
-    stall::{AnswerWait, Judge, Suspect, process_at},
+    stall::{AnswerWait, Judge, Suspect},
+    standing::{self, client_at},
 };
 
 /// Maximum number of unanswered commands on a stream: several times the number that saturates a leader, and a bound for
@@ -117,6 +115,8 @@ pub(crate) struct ProposeStream {
     last_deadline: Instant,
     /// Time of the last answer, or of the first owed answer; unset while no answer is owed.
     progress: Arc<AnswerWait>,
+    /// The other proposer that leads, as last named by this proposer.
+    leader: watch::Sender<Option<Address>>,
 }
 
 impl ProposeStream {
@@ -126,9 +126,7 @@ impl ProposeStream {
     /// # Errors
     /// The proposer cannot be reached or does not answer.
     pub(crate) async fn open(address: Address) -> Result<Self, Cause> {
-        let mut client = ProposerClient::new(connect_lazy(&address))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let mut client = client_at(&address);
         // As many as can be in flight, so that there is always room: a request waits here only while in flight.
         let (requests, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
         let mut asking = client.clone();
@@ -138,16 +136,17 @@ impl ProposeStream {
         );
         // Concurrent: both calls take one round trip. A proposer that opens the stream without reporting a number is
         // known by address.
-        let (opened, process) = tokio::join!(opening, process_at(&mut asking));
+        let (opened, standing) = tokio::join!(opening, standing::ask(&mut asking));
         let responses = match opened {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return Err(Cause::of(&status).at(&address)),
             Err(_elapsed) => return Err(Cause::deadline().at(&address)),
         };
+        let standing = standing.unwrap_or_default();
         Ok(Self {
             suspect: Suspect {
                 address,
-                process: process.unwrap_or_default(),
+                process: standing.process,
             },
             requests,
             responses,
@@ -155,7 +154,13 @@ impl ProposeStream {
             last_tag: 0,
             last_deadline: Instant::now(),
             progress: Arc::default(),
+            leader: watch::Sender::new(standing.leader),
         })
+    }
+
+    /// The other proposer that leads, as named by this proposer.
+    pub(crate) fn leader(&self) -> watch::Receiver<Option<Address>> {
+        self.leader.subscribe()
     }
 
     pub(crate) fn has_room(&self) -> bool {
@@ -245,6 +250,9 @@ impl ProposeStream {
                 return Arrival::Over;
             }
         };
+        if let Some(leader) = response.leader_address {
+            self.leader.send_replace(leader.parse().ok());
+        }
         let result = match response.answer {
             Some(Answer::Version(version)) => read_version(version).map_err(Failed::OutcomeUnknown),
             Some(Answer::Error(error)) => Err(Failed::judge(&from_proto(&error))),

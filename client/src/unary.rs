@@ -1,8 +1,8 @@
-//! Commands as single calls; each call goes to the last proposer that served.
+//! Commands as single calls; each call goes to the last proposer that served, or to the leader named by this proposer.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use paxos_common::peer::{Address, MESSAGE_BYTES_MAX, connect_lazy};
+use paxos_common::peer::{Address, Backoff};
 use paxos_proto::v1::{Command, ProposeRequest, proposer_client::ProposerClient};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Request, transport::Channel};
@@ -12,7 +12,9 @@ use crate::{
     address::Directory,
     code::ErrorCode,
     error::{Cause, Failed, read_version},
-    stall::{AnswerWait, Judge, Suspect, process_at},
+    leader::{self, search_pause},
+    stall::{AnswerWait, Judge, Suspect},
+    standing::{self, client_at},
     trace::CallSpan,
     transport::was_not_taken,
 };
@@ -27,6 +29,14 @@ pub(crate) struct Unary {
     /// Held while a call chooses a proposer; the other calls wait for the choice.
     choosing: tokio::sync::Mutex<()>,
     judge: Arc<Judge>,
+    search: Mutex<LeaderSearch>,
+}
+
+/// When the next search for the leader may begin.
+#[derive(Debug)]
+struct LeaderSearch {
+    at: Instant,
+    pause: Backoff,
 }
 
 impl Unary {
@@ -36,11 +46,15 @@ impl Unary {
             chosen: Mutex::new(None),
             choosing: tokio::sync::Mutex::default(),
             judge,
+            search: Mutex::new(LeaderSearch {
+                at: Instant::now(),
+                pause: search_pause(),
+            }),
         }
     }
 
     pub(crate) async fn attempt(
-        &self,
+        self: &Arc<Self>,
         command: Command,
         deadline: Instant,
         call: CallSpan,
@@ -72,8 +86,11 @@ impl Unary {
         let status = match answer {
             Ok(Ok(response)) => {
                 call.answered(Code::Ok, "");
-                let version = response.into_inner().version.unwrap_or_default();
-                return read_version(version).map_err(Failed::OutcomeUnknown);
+                let response = response.into_inner();
+                if let Ok(leader) = response.leader_address.parse() {
+                    self.move_to(leader, address);
+                }
+                return read_version(response.version.unwrap_or_default()).map_err(Failed::OutcomeUnknown);
             }
             Ok(Err(status)) => status,
             Err(_elapsed) => {
@@ -96,7 +113,7 @@ impl Unary {
         Err(failed)
     }
 
-    async fn choose(&self) -> Result<Chosen, Cause> {
+    async fn choose(self: &Arc<Self>) -> Result<Chosen, Cause> {
         if let Some(chosen) = self.chosen().clone() {
             return Ok(chosen);
         }
@@ -106,16 +123,15 @@ impl Unary {
         }
         let mut silent = None;
         for address in self.directory.proposers().await? {
-            let mut client = ProposerClient::new(connect_lazy(&address))
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(MESSAGE_BYTES_MAX);
-            let (process, answers) = match process_at(&mut client).await {
-                Ok(process) => (process, true),
-                Err(_silent) => (None, false),
-            };
+            let mut client = client_at(&address);
+            let answer = standing::ask(&mut client).await;
+            let process = answer.as_ref().ok().and_then(|standing| standing.process);
             let chosen = (Suspect { address, process }, client);
-            if answers {
+            if let Ok(standing) = answer {
                 *self.chosen() = Some(chosen.clone());
+                if let Some(leader) = standing.leader {
+                    self.move_to(leader, &chosen.0.address);
+                }
                 return Ok(chosen);
             }
             silent.get_or_insert(chosen);
@@ -124,6 +140,31 @@ impl Unary {
         let chosen = silent.ok_or_else(|| Cause::unavailable("no proposer is known"))?;
         *self.chosen() = Some(chosen.clone());
         Ok(chosen)
+    }
+
+    /// Searches in the background for the leader named by the proposer `current`, and uses the leader from then on.
+    fn move_to(self: &Arc<Self>, named: Address, current: &Address) {
+        let now = Instant::now();
+        let mut search = self.search.lock().unwrap_or_else(PoisonError::into_inner);
+        if now < search.at {
+            return;
+        }
+        search.at = now + search.pause.next_delay();
+        drop(search);
+        let (unary, current) = (self.clone(), current.clone());
+        tokio::spawn(async move {
+            let Some(found) = leader::find(&unary.directory, &current, &named).await else {
+                return;
+            };
+            if let Some(chosen) = &mut *unary.chosen()
+                && chosen.0.address == current
+            {
+                tracing::debug!(from = %current, to = %found.0.address, "moving to the leader");
+                *chosen = found;
+            }
+            let mut search = unary.search.lock().unwrap_or_else(PoisonError::into_inner);
+            search.pause.reset();
+        });
     }
 
     fn leave(&self, address: &Address) {

@@ -237,6 +237,7 @@ mod tests {
                 Ok(pb::ProposeStreamResponse {
                     tag: request?.tag,
                     answer,
+                    ..pb::ProposeStreamResponse::default()
                 })
             });
             let stopping = futures::stream::once(async { Err(status::stopping()) });

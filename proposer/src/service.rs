@@ -80,6 +80,20 @@ impl Service {
         self.views.borrow().late.clone()
     }
 
+    /// Address of the leader that commands are forwarded to; empty for none. `before`: the caller's knowledge; without
+    /// news the result is `None`.
+    fn leader_news(&self, before: &str) -> Option<String> {
+        let view = self.views.borrow();
+        let leader = match view.phase {
+            pb::ProposerPhase::Leading => "",
+            pb::ProposerPhase::Unspecified
+            | pb::ProposerPhase::Forming
+            | pb::ProposerPhase::Standby
+            | pb::ProposerPhase::Campaigning => view.leader.as_deref().unwrap_or_default(),
+        };
+        (leader != before).then(|| leader.to_owned())
+    }
+
     /// Makes a command for the core.
     fn pending(
         &self,
@@ -163,6 +177,7 @@ impl Proposer for Service {
         match worded {
             Ok(version) => Ok(Response::new(pb::ProposeResponse {
                 version: Some(version),
+                leader_address: self.leader_news("").unwrap_or_default(),
             })),
             Err(status) => Err(status),
         }

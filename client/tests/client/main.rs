@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
 
 mod fake;
+mod leader;
 mod outcomes;
 mod refused;
 mod registers;

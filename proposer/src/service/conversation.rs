@@ -40,6 +40,8 @@ pub(super) struct Conversation {
     outcomes: mpsc::Receiver<(RequestId, ProposalOutcome)>,
     open: HashMap<RequestId, OpenRequest>,
     deadlines: BTreeSet<(Instant, RequestId)>,
+    /// The leader's address in the last answer that has one; empty for none.
+    leader: String,
 }
 
 struct OpenRequest {
@@ -65,6 +67,7 @@ impl Conversation {
             outcomes,
             open: HashMap::new(),
             deadlines: BTreeSet::new(),
+            leader: String::new(),
         };
         (conversation, outbound)
     }
@@ -215,11 +218,16 @@ impl Conversation {
         true
     }
 
-    async fn send(&self, tag: u64, answer: Answer) -> bool {
+    async fn send(&mut self, tag: u64, answer: Answer) -> bool {
+        let leader_address = self.service.leader_news(&self.leader);
+        if let Some(leader) = &leader_address {
+            self.leader.clone_from(leader);
+        }
         self.answers
             .send(Ok(pb::ProposeStreamResponse {
                 tag,
                 answer: Some(answer),
+                leader_address,
             }))
             .await
             .is_ok()

@@ -6,6 +6,7 @@
     reason = "in tests, helpers included, which print what they measured"
 )]
 
+mod at_leader;
 mod backup;
 mod cluster;
 mod commands;

@@ -13,8 +13,8 @@ use paxos_common::wire::status::{stopping, to_proto};
 use paxos_proto::v1::{
     self as proto, AcceptorStatusRequest, AcceptorStatusResponse, AttachRequest, AttachResponse,
     AttachedPeer, Command, FillRequest, FillResponse, ProposeRequest, ProposeResponse, ProposeStreamRequest,
-    ProposeStreamResponse, ProposerProgress, ProposerStatusRequest, ProposerStatusResponse, Role,
-    SubscribeRequest, SubscribeResponse, Version,
+    ProposeStreamResponse, ProposerPhase, ProposerProgress, ProposerStatusRequest, ProposerStatusResponse,
+    Role, SubscribeRequest, SubscribeResponse, Version,
     acceptor_server::{Acceptor, AcceptorServer},
     attach_request::Progress,
     command::Operation,
@@ -56,6 +56,19 @@ pub(crate) struct FakeProposer {
     script: Arc<dyn Fn(usize) -> Does + Send + Sync>,
     seen: Arc<Mutex<SeenProposal>>,
     phase: watch::Sender<FakePhase>,
+    standing: Arc<Mutex<FakeStanding>>,
+}
+
+/// The answer of a fake proposer to the question who leads.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum FakeStanding {
+    /// No answer.
+    #[default]
+    Unknown,
+    /// The fake leads.
+    Leads,
+    /// The proposer at this address leads.
+    Follows(Address),
 }
 
 #[derive(Default)]
@@ -82,6 +95,21 @@ impl FakeProposer {
             script: Arc::new(script),
             seen: Arc::default(),
             phase: watch::Sender::new(FakePhase::Slow),
+            standing: Arc::default(),
+        }
+    }
+
+    /// Reports from now on who leads.
+    pub(crate) fn stands(&self, standing: FakeStanding) {
+        *self.standing.lock().unwrap() = standing;
+    }
+
+    /// As in `ProposeStreamResponse`.
+    fn leader_address(&self) -> Option<String> {
+        match &*self.standing.lock().unwrap() {
+            FakeStanding::Unknown => None,
+            FakeStanding::Leads => Some(String::new()),
+            FakeStanding::Follows(leader) => Some(leader.to_string()),
         }
     }
 
@@ -145,6 +173,7 @@ impl Proposer for FakeProposer {
         match does {
             Does::Orders => Ok(Response::new(ProposeResponse {
                 version: Some(version(number)),
+                leader_address: self.leader_address().unwrap_or_default(),
             })),
             Does::Fails(status) => Err(status),
             Does::IsSilent => std::future::pending().await,
@@ -152,6 +181,7 @@ impl Proposer for FakeProposer {
                 self.resumed().await;
                 Ok(Response::new(ProposeResponse {
                     version: Some(version(number)),
+                    ..ProposeResponse::default()
                 }))
             }
             Does::Breaks => Err(Status::unavailable("broken")),
@@ -191,6 +221,7 @@ impl Proposer for FakeProposer {
                 let answer = ProposeStreamResponse {
                     tag: request.tag,
                     answer: Some(answer),
+                    leader_address: fake.leader_address(),
                 };
                 if answers.send(Ok(answer)).await.is_err() {
                     return;
@@ -213,8 +244,15 @@ impl Proposer for FakeProposer {
         if ordered > 0 && *self.phase.borrow() == FakePhase::Paused {
             self.resumed().await;
         }
+        let phase = match &*self.standing.lock().unwrap() {
+            FakeStanding::Unknown => ProposerPhase::Unspecified,
+            FakeStanding::Leads => ProposerPhase::Leading,
+            FakeStanding::Follows(_) => ProposerPhase::Standby,
+        };
         Ok(Response::new(ProposerStatusResponse {
             chosen_to: ordered,
+            phase: phase.into(),
+            leader_address: self.leader_address().unwrap_or_default(),
             ..Default::default()
         }))
     }

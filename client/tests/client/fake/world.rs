@@ -281,7 +281,10 @@ impl proposer_server::Proposer for FakeWorld {
     async fn propose(&self, request: Request<ProposeRequest>) -> FakeReply<ProposeResponse> {
         let answer = self.propose(request.into_inner().command).await;
         let version = Some(answer.unwrap_or_else(|| Err(Status::unavailable("broken")))?);
-        Ok(Response::new(ProposeResponse { version }))
+        Ok(Response::new(ProposeResponse {
+            version,
+            ..ProposeResponse::default()
+        }))
     }
 
     type ProposeStreamStream = FakeAnswers<ProposeStreamResponse>;
@@ -305,6 +308,7 @@ impl proposer_server::Proposer for FakeWorld {
                     let answer = ProposeStreamResponse {
                         tag: request.tag,
                         answer: Some(answer),
+                        ..ProposeStreamResponse::default()
                     };
                     answers.send(Ok(answer)).await.is_ok()
                 };

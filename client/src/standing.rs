@@ -1,0 +1,85 @@
+//! The answer of a proposer about itself: the process, and the leader that the process knows.
+
+use std::{error::Error as _, time::Duration};
+
+use paxos_common::peer::{Address, MESSAGE_BYTES_MAX, connect_lazy};
+use paxos_proto::v1::{
+    ProposerPhase, ProposerStatusRequest, ProposerStatusResponse, proposer_client::ProposerClient,
+};
+use tokio::time::timeout;
+use tonic::{Status, transport::Channel};
+
+use crate::error::Cause;
+
+/// Longest wait for the answer to a probe. A running process needs a few milliseconds.
+const PROBE_PATIENCE: Duration = Duration::from_millis(250);
+
+/// The answer of a proposer about itself. The default stands for an answer without these facts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// The number of the process; `None` when not reported.
+    pub(crate) process: Option<u64>,
+    /// The proposer leads, by its own knowledge.
+    pub(crate) leads: bool,
+    /// The other proposer that leads, as far as this proposer knows.
+    pub(crate) leader: Option<Address>,
+}
+
+impl Standing {
+    fn of(status: &ProposerStatusResponse) -> Self {
+        let leads = status.phase() == ProposerPhase::Leading;
+        let leader = status.leader_address.parse().ok();
+        Self {
+            process: Some(status.proposer).filter(|&process| process != 0),
+            leads,
+            leader: leader.filter(|_| !leads),
+        }
+    }
+}
+
+/// A client for the proposer at an address, on a separate connection.
+pub(crate) fn client_at(address: &Address) -> ProposerClient<Channel> {
+    ProposerClient::new(connect_lazy(address))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Asks a proposer about itself.
+///
+/// # Errors
+/// The proposer cannot be reached, or does not answer within [`PROBE_PATIENCE`].
+pub(crate) async fn ask(client: &mut ProposerClient<Channel>) -> Result<Standing, Cause> {
+    match timeout(PROBE_PATIENCE, client.status(ProposerStatusRequest {})).await {
+        Ok(Ok(response)) => Ok(Standing::of(&response.into_inner())),
+        // An error sent by the proposer is an answer; the transport's own errors have a source.
+        Ok(Err(status)) if status.source().is_none() => Ok(Standing::default()),
+        Ok(Err(status)) => Err(Cause::of(&status)),
+        Err(_elapsed) => Err(Cause::of(&Status::deadline_exceeded(""))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leader_names_no_other_leader() {
+        let at = |phase: ProposerPhase, leader: &str| {
+            Standing::of(&ProposerStatusResponse {
+                proposer: 7,
+                phase: phase.into(),
+                leader_address: leader.to_owned(),
+                ..ProposerStatusResponse::default()
+            })
+        };
+        let leading = at(ProposerPhase::Leading, "http://own:1");
+        assert_eq!(
+            (leading.process, leading.leads, leading.leader),
+            (Some(7), true, None)
+        );
+        let standby = at(ProposerPhase::Standby, "http://leader:1");
+        assert!(!standby.leads);
+        assert_eq!(standby.leader, Some("http://leader:1".parse().unwrap()));
+        assert_eq!(at(ProposerPhase::Standby, "").leader, None);
+    }
+}
