@@ -7,9 +7,9 @@ use paxos_common::{
         proposer::{Pending, ProposalOutcome, Reason},
         slot::Version,
     },
-    peer::{Address, MessageLimits as _, connect_lazy},
+    peer::{Address, connect_lazy},
     wire::{
-        self,
+        command,
         status::{self, Fate},
     },
 };
@@ -21,7 +21,10 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
-use crate::input::{Forwarded, Input};
+use crate::{
+    forwarded::{ForwardedRequest, propose_stream},
+    input::{Forwarded, Input},
+};
 
 /// Maximum number of forwarded commands without an answer: the limit of a leader for one stream.
 const FORWARDS_MAX: usize = 2_048;
@@ -104,12 +107,12 @@ async fn relay(
     open: &mut HashMap<u64, Pending>,
     inputs: &mpsc::Sender<Input>,
 ) -> Result<(), tonic::Status> {
-    let mut client = ProposerClient::new(connect_lazy(address)).with_message_limits();
     let (requests, outbound) = mpsc::channel(FORWARDS_MAX);
-    let opening = timeout(OPEN_TIMEOUT, client.propose_stream(ReceiverStream::new(outbound)));
+    let opening = propose_stream(connect_lazy(address), ReceiverStream::new(outbound));
+    let opening = timeout(OPEN_TIMEOUT, opening);
     let mut answers = tokio::select! {
         // Cancelled only when nothing was sent.
-        opened = opening => opened.map_err(|_| tonic::Status::unavailable("no answer"))??.into_inner(),
+        opened = opening => opened.map_err(|_| tonic::Status::unavailable("no answer"))??,
         // Cancel safe: `closed` only checks.
         () = closed(inbox) => return Err(tonic::Status::unavailable("another proposer leads by now")),
     };
@@ -175,12 +178,12 @@ async fn stopped(address: &Address) {
     }
 }
 
-fn request(pending: &Pending, deadline: Option<Instant>) -> pb::ProposeStreamRequest {
+fn request(pending: &Pending, deadline: Option<Instant>) -> ForwardedRequest {
     let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()).as_millis());
-    pb::ProposeStreamRequest {
+    ForwardedRequest {
         tag: pending.request.0,
-        // This process encoded the command, so decoding succeeds; the leader would refuse an empty command.
-        command: wire::command::decode(&pending.command).ok(),
+        // This process encoded the command; the leader would refuse an empty command.
+        command: command::stored_form(&pending.command).unwrap_or_default(),
         timeout_ms: left.map_or(0, |left| u32::try_from(left.max(1)).unwrap_or(u32::MAX)),
         traceparent: String::from_utf8_lossy(&pending.traceparent).into_owned(),
         forwarded: true,

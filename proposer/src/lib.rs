@@ -18,6 +18,7 @@ mod config;
 mod driver;
 mod forming;
 mod forward;
+mod forwarded;
 mod input;
 mod link;
 mod metrics;

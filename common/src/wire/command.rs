@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 use paxos_proto::v1 as pb;
-use prost::Message as _;
+use prost::{
+    Message as _,
+    encoding::{self, DecodeContext},
+};
 
 use crate::paxos::{
     command::{Command, Condition, Opener, Operation, SessionStamp},
@@ -100,13 +103,19 @@ pub fn encode(command: pb::Command) -> Result<EncodedCommand, InvalidCommand> {
     Ok(EncodedCommand::from_batch_of_one(batch.encode_to_vec().into()))
 }
 
-/// Decodes the command that [`encode`] encoded.
+/// The `Command` that [`encode`] encoded, still encoded: without the head of the batch. Shares the bytes.
 ///
 /// # Errors
 /// The bytes do not come from [`encode`].
-pub fn decode(command: &EncodedCommand) -> Result<pb::Command, prost::DecodeError> {
-    let value = pb::Value::decode(command.as_bytes().clone())?;
-    Ok(value.commands.into_iter().next().unwrap_or_default())
+pub fn stored_form(command: &EncodedCommand) -> Result<Bytes, prost::DecodeError> {
+    let mut bytes = command.as_bytes().clone();
+    let mut only = Bytes::new();
+    let (field, wire_type) = encoding::decode_key(&mut bytes)?;
+    // The only field of a batch.
+    if field == 1 {
+        encoding::bytes::merge(wire_type, &mut only, &mut bytes, DecodeContext::default())?;
+    }
+    Ok(only)
 }
 
 /// Reads the commands of a stored value: any number of commands, with any operations.
@@ -268,7 +277,8 @@ mod tests {
             }
             .encode_to_vec()
         );
-        assert_eq!(decode(&encoded[1]).unwrap(), commands[1]);
+        let only = stored_form(&encoded[1]).unwrap();
+        assert_eq!(pb::Command::decode(only).unwrap(), commands[1]);
     }
 
     #[test]
