@@ -3,12 +3,12 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
+    pin::{Pin, pin},
     time::Duration,
 };
 
 use paxos_common::{
     paxos::proposer::{Event, ProposalOutcome, RequestId},
-    service::server::sleep_until,
     trace::{
         Incoming, Span,
         names::{self, method},
@@ -16,7 +16,10 @@ use paxos_common::{
     wire::status,
 };
 use paxos_proto::v1::{self as pb, propose_stream_response::Answer};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, Sleep, sleep_until},
+};
 use tonic::{Code, Status, Streaming};
 
 use super::{Service, word};
@@ -30,6 +33,9 @@ const STREAM_REQUESTS_MAX: usize = 4_096;
 
 /// Maximum number of answers in flight out of a stream: a client that does not read delays its own stream alone.
 const STREAM_ANSWERS_MAX: usize = 1_024;
+
+/// Maximum number of outcomes taken at once.
+const OUTCOMES_AT_ONCE: usize = 256;
 
 /// One `ProposeStream`.
 pub(super) struct Conversation {
@@ -74,12 +80,24 @@ impl Conversation {
 
     /// Runs until the client has sent all requests and has all answers, or is gone.
     pub(super) async fn run(mut self, mut requests: Streaming<pb::ProposeStreamRequest>) {
-        let inputs = self.service.inputs.clone();
+        let (inputs, answers) = (self.service.inputs.clone(), self.answers.clone());
+        // Made once: each costs as much as a request.
+        let mut driver_ended = pin!(inputs.closed());
+        let mut client_gone = pin!(answers.closed());
+        let mut timer = DeadlineTimer::new();
+        let mut outcomes = Vec::new();
         let mut more = true;
         while more || !self.open.is_empty() {
             let next_deadline = self.deadlines.first().map(|&(at, _)| at);
+            // Not left to the timer: its arm waits while messages are ready.
+            if next_deadline.is_some_and(|at| at <= Instant::now()) && !self.expire().await {
+                break;
+            }
             let goes_on = tokio::select! {
+                // In this order, because the last arms cost more than a ready message.
+                biased;
                 // Receiving and waiting are cancel safe.
+                1.. = self.outcomes.recv_many(&mut outcomes, OUTCOMES_AT_ONCE) => self.answer_all(&mut outcomes).await,
                 request = requests.message(), if more && self.open.len() < STREAM_REQUESTS_MAX => match request {
                     Ok(Some(request)) => self.take(request).await,
                     Ok(None) => { more = false; true }
@@ -90,10 +108,9 @@ impl Conversation {
                         false
                     }
                 },
-                Some((request, outcome)) = self.outcomes.recv() => self.answer(request, outcome).await,
-                () = sleep_until(next_deadline) => self.expire().await,
-                () = self.answers.closed() => false,
-                () = inputs.closed() => {
+                () = timer.wait(next_deadline) => self.expire().await,
+                () = &mut client_gone => false,
+                () = &mut driver_ended => {
                     // The driver has ended, after answering every possible request.
                     while let Ok((request, outcome)) = self.outcomes.try_recv() {
                         self.answer(request, outcome).await;
@@ -178,6 +195,16 @@ impl Conversation {
         true
     }
 
+    /// Answers requests decided together, and empties the list. The answers leave together.
+    async fn answer_all(&mut self, outcomes: &mut Vec<(RequestId, ProposalOutcome)>) -> bool {
+        for (request, outcome) in outcomes.drain(..) {
+            if !self.answer(request, outcome).await {
+                return false;
+            }
+        }
+        true
+    }
+
     async fn answer(&mut self, request: RequestId, outcome: ProposalOutcome) -> bool {
         let Some(open) = self.open.remove(&request) else {
             return true;
@@ -234,6 +261,39 @@ impl Conversation {
     }
 }
 
+/// A timer for the earliest deadline. Most requests are answered long before their deadlines, so a timer set for an
+/// earlier request is kept, and wakes the stream too early once. Setting the timer for each request costs more.
+struct DeadlineTimer {
+    sleep: Pin<Box<Sleep>>,
+    /// The time of the timer, unless the timer has rung.
+    set_to: Option<Instant>,
+}
+
+impl DeadlineTimer {
+    fn new() -> Self {
+        Self {
+            sleep: Box::pin(sleep_until(Instant::now())),
+            set_to: None,
+        }
+    }
+
+    /// Waits until `at`, or until an earlier time; without a time, never returns.
+    ///
+    /// # Cancel safety
+    /// Safe: only waits.
+    async fn wait(&mut self, at: Option<Instant>) {
+        let Some(at) = at else {
+            return std::future::pending().await;
+        };
+        if self.set_to.is_none_or(|set_to| set_to > at) {
+            self.sleep.as_mut().reset(at);
+            self.set_to = Some(at);
+        }
+        self.sleep.as_mut().await;
+        self.set_to = None;
+    }
+}
+
 /// Final status of a stream with requests that broke off. The fate in the cause applies to the message cut off, and not
 /// to commands read before and unanswered: on `NotProposed` a client would propose these again.
 fn broken_off(cause: Status, owes_answers: bool) -> Status {
@@ -261,9 +321,34 @@ fn end(span: Option<Span>, worded: &Result<pb::Version, Status>) {
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+
     use paxos_common::wire::status::Fate;
 
     use super::*;
+
+    #[tokio::test]
+    async fn timer_rings_at_the_latest_when_due_and_again_for_a_later_time() {
+        let mut timer = DeadlineTimer::new();
+        let start = Instant::now();
+        let at = |millis| Some(start + Duration::from_millis(millis));
+        let rings_now = async |timer: &mut DeadlineTimer, at| {
+            tokio::select! {
+                biased;
+                () = timer.wait(at) => true,
+                () = ready(()) => false,
+            }
+        };
+        assert!(!rings_now(&mut timer, None).await);
+        assert!(!rings_now(&mut timer, at(3_600_000)).await);
+        // An earlier deadline sets the timer, and a later deadline leaves it.
+        assert!(!rings_now(&mut timer, at(20)).await);
+        timer.wait(at(3_600_000)).await;
+        assert!(Instant::now() >= at(20).unwrap());
+        timer.wait(at(30)).await;
+        assert!(Instant::now() >= at(30).unwrap());
+        timer.wait(at(10)).await;
+    }
 
     #[test]
     fn stream_that_broke_off_says_nothing_of_commands_that_were_read_before() {
