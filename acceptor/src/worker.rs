@@ -1,12 +1,13 @@
 //! The single task that decides and writes: sole owner of the core and the store.
 //!
 //! The worker takes all waiting requests from the queue, decides the requests as a group, and makes the group durable
-//! in one commit. Then it takes the group into memory, shows the group to readers and observers, and only then releases
-//! the answers. A group without durable changes (heartbeats, rejections) takes the same path without the commit. So an
-//! answer of the worker always speaks for a disk that was not stuck. After a failed commit no request is answered, and
-//! the process ends. Between two groups, the worker also records snapshots, trims the log, and deletes trimmed rows.
-//! While too little space is left, nothing is granted. While another process holds a lock on the file, the commit and
-//! every answer wait. Hearing the leader does not depend on this task: see [`Hearing`](crate::hearing::Hearing).
+//! in one commit. Then it takes the group into memory, shows the group to readers, and only then releases the answers.
+//! Observers get the group last: a client waits for the answers to the leader. A group without durable changes
+//! (heartbeats, rejections) takes the same path without the commit. So an answer of the worker always speaks for a disk
+//! that was not stuck. After a failed commit no request is answered, and the process ends. Between two groups, the worker
+//! also records snapshots, trims the log, and deletes trimmed rows. While too little space is left, nothing is granted.
+//! While another process holds a lock on the file, the commit and every answer wait. Hearing the leader does not depend
+//! on this task: see [`Hearing`](crate::hearing::Hearing).
 
 use std::{
     collections::BTreeMap,
@@ -274,6 +275,10 @@ impl<S: Store> Worker<S> {
         self.shared
             .hearing
             .decided(&self.core.leadership(), votes, requests);
+        for release in releases {
+            self.metrics.answered(release.rejected());
+            release.send(&self.shared, self.core.stamp());
+        }
         if !rows.is_empty() {
             self.shared.ring.push(
                 self.core.stamp(),
@@ -282,10 +287,6 @@ impl<S: Store> Worker<S> {
                 self.core.trimmed_to(),
                 rows,
             );
-        }
-        for release in releases {
-            self.metrics.answered(release.rejected());
-            release.send(&self.shared, self.core.stamp());
         }
         Ok(ControlFlow::Continue(()))
     }
