@@ -1,4 +1,5 @@
-//! The file `acceptor.db`, with the tables of `schema.sql`. A commit is one statement text and one fsync.
+//! The file `acceptor.db`, with the tables of `schema.sql`. A commit is one statement text and one fsync; a usual commit
+//! is a single statement.
 //!
 //! - `commit.rs` has the statement. Each table has a file with its columns and checksums: `state.rs`, `votes.rs`,
 //!   `membership.rs`, `witnesses.rs`, `snapshots.rs`.
@@ -13,6 +14,7 @@ use std::{
     sync::Arc,
 };
 
+use futures::TryStreamExt as _;
 use paxos_common::{
     paxos::{
         acceptor::{Membership, Write},
@@ -25,7 +27,9 @@ use paxos_common::{
         wal_limit::WalLimit,
     },
 };
-use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection, sqlite::SqliteQueryResult};
+use sqlx::{
+    AssertSqlSafe, Connection as _, Either, Executor as _, SqliteConnection, sqlite::SqliteQueryResult,
+};
 use tracing::{debug, warn};
 
 use super::{
@@ -138,6 +142,7 @@ impl SqliteStore {
         let (uuid, opened, open) = begin_run(&mut connection, name, run).await?;
         counter.write(uuid, opened.recovered.commit_counter)?;
         counter.sync()?;
+        commit::create_views(&mut connection).await?;
         let identity = Identity::new(uuid);
         let membership = &opened.recovered.membership;
         identity.learn(membership);
@@ -190,7 +195,11 @@ impl Store for SqliteStore {
             self.snapshots
         };
         let query = shape.bind(query, identity, &write, &state, snapshots.bottom.as_ref())?;
-        execute(&mut self.connection, query, &self.file).await?;
+        if shape.is_single() {
+            execute_single(&mut self.connection, query, &self.file).await?;
+        } else {
+            execute(&mut self.connection, query, &self.file).await?;
+        }
         self.counter.write(identity.uuid, write.commit_counter)?;
         self.trimmed_to = write.trimmed_to;
         self.snapshots = snapshots;
@@ -272,6 +281,22 @@ async fn execute(
 ) -> Result<SqliteQueryResult, StoreError> {
     match query.execute(&mut *connection).await {
         Ok(done) => Ok(done),
+        Err(error) => Err(failed(connection, error, file).await),
+    }
+}
+
+/// Executes a transaction of a single statement. SQLite reports the end of the statement after the commit. The wait for
+/// the end of the results would only wake this process once more.
+async fn execute_single(
+    connection: &mut SqliteConnection,
+    query: Binding<'_>,
+    file: &Path,
+) -> Result<(), StoreError> {
+    let done = connection.fetch_many(query).try_next().await;
+    match done {
+        Ok(Some(Either::Left(_))) => Ok(()),
+        // The statement has no rows, so only the end of SQLite's thread is left.
+        Ok(Some(Either::Right(_)) | None) => Err(sqlx::Error::WorkerCrashed.into()),
         Err(error) => Err(failed(connection, error, file).await),
     }
 }
