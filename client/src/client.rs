@@ -251,7 +251,7 @@ impl Client {
     /// command then survives power loss.
     ///
     /// All calls of a client, any number at once, share a stream to one proposer. When this proposer fails, the next
-    /// proposer is used. Successive calls are ordered in the order of the calls; concurrent calls may be ordered in any
+    /// proposer is used. From a proposer that does not lead, the client moves to the leader. Successive calls are ordered in the order of the calls; concurrent calls may be ordered in any
     /// order.
     ///
     /// # Errors

@@ -10,13 +10,13 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use paxos_common::peer::Backoff;
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval, sleep},
 };
 
 use crate::{
     address::Directory,
     error::Cause,
-    leader,
+    leader::{self, SearchPace},
     stall::Judge,
     stream::{Arrival, ProposeStream, Submission},
 };
@@ -28,8 +28,6 @@ pub(crate) const QUEUE_MAX: usize = 1024;
 const ROUND_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 /// Head start of a proposer for opening the stream. After this time, the next proposer is tried in parallel.
 const OPEN_HEAD_START: Duration = Duration::from_millis(250);
-/// Shortest time between two moves from a standby to the leader.
-const MOVE_PAUSE: Duration = Duration::from_secs(1);
 /// Time between checks whether a stream is stuck.
 const STUCK_CHECK: Duration = Duration::from_millis(500);
 
@@ -68,7 +66,7 @@ impl Courier {
     /// Runs until the last client is gone; then no caller waits for an answer any more.
     pub(crate) async fn run(mut self) {
         let mut pause = Backoff::new(ROUND_PAUSE.0, ROUND_PAUSE.1);
-        let (mut to_leader, mut move_at) = (None, Instant::now());
+        let (mut to_leader, mut pace) = (None, SearchPace::new());
         loop {
             let mut stream = match to_leader.take() {
                 Some(stream) => stream,
@@ -83,12 +81,11 @@ impl Courier {
                     stream
                 }
             };
-            let left = self.serve(&mut stream, &mut pause, move_at).await;
+            let left = self.serve(&mut stream, &mut pause, &mut pace).await;
             let proven = match left {
                 Left::Unused => return,
                 Left::ForLeader(leader) => {
                     to_leader = Some(*leader);
-                    move_at = Instant::now() + MOVE_PAUSE;
                     true
                 }
                 Left::Failed { proven } => {
@@ -148,14 +145,21 @@ impl Courier {
         }
     }
 
-    /// Sends and answers until the stream should be left. No move to the leader begins before `move_at`.
-    async fn serve(&mut self, stream: &mut ProposeStream, pause: &mut Backoff, move_at: Instant) -> Left {
+    /// Sends and answers until the stream should be left. `pace`: of the searches for the leader.
+    async fn serve(
+        &mut self,
+        stream: &mut ProposeStream,
+        pause: &mut Backoff,
+        pace: &mut SearchPace,
+    ) -> Left {
         let mut stuck_check = interval(STUCK_CHECK);
         stuck_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (judge, suspect, progress) = (self.judge.clone(), stream.suspect.clone(), stream.progress());
         let mut replaced = std::pin::pin!(judge.replaced(&suspect, &progress));
         let directory = self.directory.clone();
-        let at_leader = leader::stream(&directory, &suspect.address, stream.leader(), move_at);
+        let cluster = stream.standing.cluster.clone();
+        let current = (&suspect.address, cluster.as_ref());
+        let at_leader = leader::stream(&directory, current, stream.leader(), pace);
         let mut at_leader = std::pin::pin!(at_leader);
         let mut proven = false;
         loop {

@@ -2,6 +2,7 @@
 
 use std::{error::Error as _, time::Duration};
 
+use bytes::Bytes;
 use paxos_common::peer::{Address, MESSAGE_BYTES_MAX, connect_lazy};
 use paxos_proto::v1::{
     ProposerPhase, ProposerStatusRequest, ProposerStatusResponse, proposer_client::ProposerClient,
@@ -19,6 +20,8 @@ const PROBE_PATIENCE: Duration = Duration::from_millis(250);
 pub(crate) struct Standing {
     /// The number of the process; `None` when not reported.
     pub(crate) process: Option<u64>,
+    /// The cluster; `None` when not reported.
+    pub(crate) cluster: Option<Bytes>,
     /// The proposer leads, by its own knowledge.
     pub(crate) leads: bool,
     /// The other proposer that leads, as far as this proposer knows.
@@ -31,9 +34,16 @@ impl Standing {
         let leader = status.leader_address.parse().ok();
         Self {
             process: Some(status.proposer).filter(|&process| process != 0),
+            cluster: Some(status.cluster_id.clone()).filter(|id| !id.is_empty()),
             leads,
             leader: leader.filter(|_| !leads),
         }
+    }
+
+    /// Whether the proposer leads, and leads no other cluster than `cluster`.
+    pub(crate) fn leads_in(&self, cluster: Option<&Bytes>) -> bool {
+        let is_other = (self.cluster.as_ref().zip(cluster)).is_some_and(|(own, cluster)| own != cluster);
+        self.leads && !is_other
     }
 }
 
@@ -81,5 +91,21 @@ mod tests {
         assert!(!standby.leads);
         assert_eq!(standby.leader, Some("http://leader:1".parse().unwrap()));
         assert_eq!(at(ProposerPhase::Standby, "").leader, None);
+    }
+
+    #[test]
+    fn leader_of_another_cluster_does_not_lead_here() {
+        let [ours, other] = [[1; 16], [2; 16]].map(|id: [u8; 16]| Bytes::copy_from_slice(&id));
+        let leader = |cluster_id: &Bytes| {
+            Standing::of(&ProposerStatusResponse {
+                cluster_id: cluster_id.clone(),
+                phase: ProposerPhase::Leading.into(),
+                ..ProposerStatusResponse::default()
+            })
+        };
+        assert!(leader(&ours).leads_in(Some(&ours)));
+        assert!(!leader(&other).leads_in(Some(&ours)));
+        assert!(leader(&other).leads_in(None) && leader(&Bytes::new()).leads_in(Some(&ours)));
+        assert!(!Standing::default().leads_in(Some(&ours)));
     }
 }

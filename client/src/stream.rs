@@ -27,7 +27,7 @@ use crate::{
     code::ErrorCode,
     error::{Cause, Failed, read_version},
     stall::{AnswerWait, Judge, Suspect},
-    standing::{self, client_at},
+    standing::{self, Standing, client_at},
 };
 
 /// Maximum number of unanswered commands on a stream: several times the number that saturates a leader, and a bound for
@@ -108,6 +108,8 @@ pub(crate) enum Arrival {
 #[derive(Debug)]
 pub(crate) struct ProposeStream {
     pub(crate) suspect: Suspect,
+    /// The proposer's answer about itself at the opening.
+    pub(crate) standing: Standing,
     requests: mpsc::Sender<ProposeStreamRequest>,
     responses: Streaming<ProposeStreamResponse>,
     in_flight: HashMap<u64, oneshot::Sender<Result<Version, Failed>>>,
@@ -154,7 +156,8 @@ impl ProposeStream {
             last_tag: 0,
             last_deadline: Instant::now(),
             progress: Arc::default(),
-            leader: watch::Sender::new(standing.leader),
+            leader: watch::Sender::new(standing.leader.clone()),
+            standing,
         })
     }
 

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use paxos_common::peer::{Address, Backoff};
+use bytes::Bytes;
+use paxos_common::peer::Address;
 use paxos_proto::v1::{Command, ProposeRequest, proposer_client::ProposerClient};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Request, transport::Channel};
@@ -12,14 +13,20 @@ use crate::{
     address::Directory,
     code::ErrorCode,
     error::{Cause, Failed, read_version},
-    leader::{self, search_pause},
+    leader::{self, SearchPace},
     stall::{AnswerWait, Judge, Suspect},
     standing::{self, client_at},
     trace::CallSpan,
     transport::was_not_taken,
 };
 
-type Chosen = (Suspect, ProposerClient<Channel>);
+/// The proposer in use.
+#[derive(Clone, Debug)]
+struct Chosen {
+    suspect: Suspect,
+    cluster: Option<Bytes>,
+    client: ProposerClient<Channel>,
+}
 
 #[derive(Debug)]
 pub(crate) struct Unary {
@@ -29,14 +36,8 @@ pub(crate) struct Unary {
     /// Held while a call chooses a proposer; the other calls wait for the choice.
     choosing: tokio::sync::Mutex<()>,
     judge: Arc<Judge>,
-    search: Mutex<LeaderSearch>,
-}
-
-/// When the next search for the leader may begin.
-#[derive(Debug)]
-struct LeaderSearch {
-    at: Instant,
-    pause: Backoff,
+    /// Of the searches for the leader.
+    pace: Mutex<SearchPace>,
 }
 
 impl Unary {
@@ -46,10 +47,7 @@ impl Unary {
             chosen: Mutex::new(None),
             choosing: tokio::sync::Mutex::default(),
             judge,
-            search: Mutex::new(LeaderSearch {
-                at: Instant::now(),
-                pause: search_pause(),
-            }),
+            pace: Mutex::new(SearchPace::new()),
         }
     }
 
@@ -59,10 +57,11 @@ impl Unary {
         deadline: Instant,
         call: CallSpan,
     ) -> Result<Version, Failed> {
-        let (suspect, mut client) = timeout_at(deadline, self.choose())
+        let chosen = timeout_at(deadline, self.choose())
             .await
             .map_err(|_elapsed| Failed::NotProposed(Cause::deadline()))?
             .map_err(Failed::NotProposed)?;
+        let (suspect, mut client) = (&chosen.suspect, chosen.client.clone());
         let mut request = Request::new(ProposeRequest {
             command: Some(command),
             forwarded: false,
@@ -76,7 +75,7 @@ impl Unary {
             // Cancelled only together with the call: the outcome is then unknown.
             answer = timeout_at(deadline, client.propose(request)) => answer,
             // Cancel safe: only reads.
-            () = self.judge.replaced(&suspect, &progress) => {
+            () = self.judge.replaced(suspect, &progress) => {
                 self.leave(address);
                 let cause = suspect.replaced();
                 call.answered(cause.code.grpc(), &cause.message);
@@ -88,7 +87,7 @@ impl Unary {
                 call.answered(Code::Ok, "");
                 let response = response.into_inner();
                 if let Ok(leader) = response.leader_address.parse() {
-                    self.move_to(leader, address);
+                    self.move_to(leader, &chosen);
                 }
                 return read_version(response.version.unwrap_or_default()).map_err(Failed::OutcomeUnknown);
             }
@@ -125,16 +124,25 @@ impl Unary {
         for address in self.directory.proposers().await? {
             let mut client = client_at(&address);
             let answer = standing::ask(&mut client).await;
-            let process = answer.as_ref().ok().and_then(|standing| standing.process);
-            let chosen = (Suspect { address, process }, client);
-            if let Ok(standing) = answer {
-                *self.chosen() = Some(chosen.clone());
-                if let Some(leader) = standing.leader {
-                    self.move_to(leader, &chosen.0.address);
-                }
-                return Ok(chosen);
+            let is_silent = answer.is_err();
+            let standing = answer.unwrap_or_default();
+            let chosen = Chosen {
+                suspect: Suspect {
+                    address,
+                    process: standing.process,
+                },
+                cluster: standing.cluster,
+                client,
+            };
+            if is_silent {
+                silent.get_or_insert(chosen);
+                continue;
             }
-            silent.get_or_insert(chosen);
+            *self.chosen() = Some(chosen.clone());
+            if let Some(leader) = standing.leader {
+                self.move_to(leader, &chosen);
+            }
+            return Ok(chosen);
         }
         // No proposer answers: the call will say why.
         let chosen = silent.ok_or_else(|| Cause::unavailable("no proposer is known"))?;
@@ -143,33 +151,37 @@ impl Unary {
     }
 
     /// Searches in the background for the leader named by the proposer `current`, and uses the leader from then on.
-    fn move_to(self: &Arc<Self>, named: Address, current: &Address) {
-        let now = Instant::now();
-        let mut search = self.search.lock().unwrap_or_else(PoisonError::into_inner);
-        if now < search.at {
+    fn move_to(self: &Arc<Self>, named: Address, current: &Chosen) {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        if Instant::now() < pace.due(&named) {
             return;
         }
-        search.at = now + search.pause.next_delay();
-        drop(search);
+        pace.began(&named);
+        drop(pace);
         let (unary, current) = (self.clone(), current.clone());
         tokio::spawn(async move {
-            let Some(found) = leader::find(&unary.directory, &current, &named).await else {
+            let at = &current.suspect.address;
+            let found = leader::find(&unary.directory, (at, current.cluster.as_ref()), &named).await;
+            let Some((address, standing, client)) = found else {
                 return;
             };
             if let Some(chosen) = &mut *unary.chosen()
-                && chosen.0.address == current
+                && chosen.suspect.address == *at
             {
-                tracing::debug!(from = %current, to = %found.0.address, "moving to the leader");
-                *chosen = found;
+                tracing::debug!(from = %at, to = %address, "moving to the leader");
+                let process = standing.process;
+                *chosen = Chosen {
+                    suspect: Suspect { address, process },
+                    cluster: standing.cluster,
+                    client,
+                };
             }
-            let mut search = unary.search.lock().unwrap_or_else(PoisonError::into_inner);
-            search.pause.reset();
         });
     }
 
     fn leave(&self, address: &Address) {
         self.directory.shun(address);
-        self.chosen().take_if(|(chosen, _)| chosen.address == *address);
+        self.chosen().take_if(|chosen| chosen.suspect.address == *address);
     }
 
     fn chosen(&self) -> std::sync::MutexGuard<'_, Option<Chosen>> {

@@ -199,6 +199,7 @@ impl Proposer for FakeProposer {
         let (answers, stream) = mpsc::channel(4096);
         let (fake, mut requests) = (self.clone(), request.into_inner());
         tokio::spawn(async move {
+            let mut named = None;
             while let Ok(Some(request)) = requests.message().await {
                 let (number, does) = fake.take(request.command);
                 let answer = match does {
@@ -218,11 +219,13 @@ impl Proposer for FakeProposer {
                         return;
                     }
                 };
+                let leader = fake.leader_address();
                 let answer = ProposeStreamResponse {
                     tag: request.tag,
                     answer: Some(answer),
-                    leader_address: fake.leader_address(),
+                    leader_address: leader.clone().filter(|_| leader != named),
                 };
+                named = leader;
                 if answers.send(Ok(answer)).await.is_err() {
                     return;
                 }
