@@ -80,9 +80,9 @@ impl Service {
         self.views.borrow().late.clone()
     }
 
-    /// Address of the leader that commands are forwarded to; empty for none. `before`: the caller's knowledge; without
-    /// news the result is `None`.
-    fn leader_news(&self, before: &str) -> Option<String> {
+    /// Address of the leader that commands are forwarded to; empty for none. Without news the result is `None`. `before`:
+    /// the last address reported to the caller.
+    fn leader_news(&self, before: Option<&str>) -> Option<String> {
         let view = self.views.borrow();
         let leader = match view.phase {
             pb::ProposerPhase::Leading => "",
@@ -91,7 +91,7 @@ impl Service {
             | pb::ProposerPhase::Standby
             | pb::ProposerPhase::Campaigning => view.leader.as_deref().unwrap_or_default(),
         };
-        (leader != before).then(|| leader.to_owned())
+        (Some(leader) != before).then(|| leader.to_owned())
     }
 
     /// Makes a command for the core.
@@ -177,7 +177,7 @@ impl Proposer for Service {
         match worded {
             Ok(version) => Ok(Response::new(pb::ProposeResponse {
                 version: Some(version),
-                leader_address: self.leader_news("").unwrap_or_default(),
+                leader_address: self.leader_news(None).unwrap_or_default(),
             })),
             Err(status) => Err(status),
         }
@@ -191,7 +191,8 @@ impl Proposer for Service {
     ) -> Result<Response<Self::ProposeStreamStream>, Status> {
         let caller = request.remote_addr().map(|address| address.ip());
         let (conversation, answers) = Conversation::new(self.clone(), caller);
-        self.shutdown.spawn(conversation.run(request.into_inner()));
+        let requests = request.into_inner();
+        self.shutdown.spawn(conversation.run(requests));
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures::{Stream, StreamExt as _};
 use paxos_common::{
     paxos::proposer::{Event, ProposalOutcome, RequestId},
     trace::{
@@ -18,9 +19,9 @@ use paxos_common::{
 use paxos_proto::v1::{self as pb, propose_stream_response::Answer};
 use tokio::{
     sync::mpsc,
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, Sleep, sleep_until, timeout},
 };
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 
 use super::{Service, word};
 use crate::{
@@ -34,8 +35,12 @@ const STREAM_REQUESTS_MAX: usize = 4_096;
 /// Maximum number of answers in flight out of a stream: a client that does not read delays its own stream alone.
 const STREAM_ANSWERS_MAX: usize = 1_024;
 
-/// Maximum number of outcomes taken at once.
+/// Maximum number of outcomes taken at once: the outcomes of several commits. Later outcomes wait for one pass of the
+/// loop, so requests and deadlines have their turn.
 const OUTCOMES_AT_ONCE: usize = 256;
+
+/// Maximum time between the last answers of an ended driver. The driver answers every received request when it ends.
+const LAST_ANSWERS_MAX: Duration = Duration::from_millis(500);
 
 /// One `ProposeStream`.
 pub(super) struct Conversation {
@@ -46,8 +51,8 @@ pub(super) struct Conversation {
     outcomes: mpsc::Receiver<(RequestId, ProposalOutcome)>,
     open: HashMap<RequestId, OpenRequest>,
     deadlines: BTreeSet<(Instant, RequestId)>,
-    /// The leader's address in the last answer that has one; empty for none.
-    leader: String,
+    /// The leader's address as last reported to the client; `None` before the first answer.
+    leader: Option<String>,
 }
 
 struct OpenRequest {
@@ -73,13 +78,16 @@ impl Conversation {
             outcomes,
             open: HashMap::new(),
             deadlines: BTreeSet::new(),
-            leader: String::new(),
+            leader: None,
         };
         (conversation, outbound)
     }
 
     /// Runs until the client has sent all requests and has all answers, or is gone.
-    pub(super) async fn run(mut self, mut requests: Streaming<pb::ProposeStreamRequest>) {
+    pub(super) async fn run(
+        mut self,
+        mut requests: impl Stream<Item = Result<pb::ProposeStreamRequest, Status>> + Unpin,
+    ) {
         let (inputs, answers) = (self.service.inputs.clone(), self.answers.clone());
         // Made once: each costs as much as a request.
         let mut driver_ended = pin!(inputs.closed());
@@ -90,38 +98,27 @@ impl Conversation {
         while more || !self.open.is_empty() {
             let next_deadline = self.deadlines.first().map(|&(at, _)| at);
             // Not left to the timer: its arm waits while messages are ready.
-            if next_deadline.is_some_and(|at| at <= Instant::now()) && !self.expire().await {
-                break;
+            if next_deadline.is_some_and(|at| at <= Instant::now()) {
+                self.expire().await;
             }
             let goes_on = tokio::select! {
                 // In this order, because the last arms cost more than a ready message.
                 biased;
                 // Receiving and waiting are cancel safe.
                 1.. = self.outcomes.recv_many(&mut outcomes, OUTCOMES_AT_ONCE) => self.answer_all(&mut outcomes).await,
-                request = requests.message(), if more && self.open.len() < STREAM_REQUESTS_MAX => match request {
-                    Ok(Some(request)) => self.take(request).await,
-                    Ok(None) => { more = false; true }
-                    Err(status) => {
+                request = requests.next(), if more && self.open.len() < STREAM_REQUESTS_MAX => match request {
+                    Some(Ok(request)) => self.take(request).await,
+                    None => { more = false; true }
+                    Some(Err(status)) => {
                         let status = broken_off(status, !self.open.is_empty());
                         // A departed client does not hear the status.
                         let _ = self.answers.send(Err(status)).await;
                         false
                     }
                 },
-                () = timer.wait(next_deadline) => self.expire().await,
+                () = timer.wait(next_deadline) => { self.expire().await; true }
                 () = &mut client_gone => false,
-                () = &mut driver_ended => {
-                    // The driver has ended, after answering every possible request.
-                    while let Ok((request, outcome)) = self.outcomes.try_recv() {
-                        self.answer(request, outcome).await;
-                    }
-                    if self.open.is_empty() {
-                        // Requests beyond the answered requests were never read. A departed client does not hear the
-                        // status.
-                        let _ = self.answers.send(Err(status::stopping())).await;
-                    }
-                    false
-                }
+                () = &mut driver_ended => { self.end().await; false }
             };
             if !goes_on {
                 break;
@@ -195,7 +192,20 @@ impl Conversation {
         true
     }
 
-    /// Answers requests decided together, and empties the list. The answers leave together.
+    /// Passes on the last answers of an ended driver, or of a driver about to end.
+    async fn end(&mut self) {
+        while !self.open.is_empty()
+            && let Ok(Some((request, outcome))) = timeout(LAST_ANSWERS_MAX, self.outcomes.recv()).await
+        {
+            self.answer(request, outcome).await;
+        }
+        if self.open.is_empty() {
+            // Requests beyond the answered requests were never read. A departed client does not hear the status.
+            let _ = self.answers.send(Err(status::stopping())).await;
+        }
+    }
+
+    /// Answers requests decided together, and empties the list.
     async fn answer_all(&mut self, outcomes: &mut Vec<(RequestId, ProposalOutcome)>) -> bool {
         for (request, outcome) in outcomes.drain(..) {
             if !self.answer(request, outcome).await {
@@ -222,7 +232,7 @@ impl Conversation {
     }
 
     /// Requests an answer now for every request past its deadline.
-    async fn expire(&mut self) -> bool {
+    async fn expire(&mut self) {
         let now = Instant::now();
         while let Some(&(at, request)) = self.deadlines.first() {
             if at > now {
@@ -232,23 +242,16 @@ impl Conversation {
             if let Some(open) = self.open.get_mut(&request) {
                 open.expired = true;
             }
-            if self
-                .service
-                .inputs
-                .send(Input::Core(Event::Cancelled(request)))
-                .await
-                .is_err()
-            {
-                return false;
-            }
+            let cancelled = Input::Core(Event::Cancelled(request));
+            // An ended driver has answered the request, or leaves the outcome open.
+            let _ = self.service.inputs.send(cancelled).await;
         }
-        true
     }
 
     async fn send(&mut self, tag: u64, answer: Answer) -> bool {
-        let leader_address = self.service.leader_news(&self.leader);
-        if let Some(leader) = &leader_address {
-            self.leader.clone_from(leader);
+        let leader_address = self.service.leader_news(self.leader.as_deref());
+        if leader_address.is_some() {
+            self.leader.clone_from(&leader_address);
         }
         self.answers
             .send(Ok(pb::ProposeStreamResponse {
@@ -320,44 +323,4 @@ fn end(span: Option<Span>, worded: &Result<pb::Version, Status>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::ready;
-
-    use paxos_common::wire::status::Fate;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn timer_rings_at_the_latest_when_due_and_again_for_a_later_time() {
-        let mut timer = DeadlineTimer::new();
-        let start = Instant::now();
-        let at = |millis| Some(start + Duration::from_millis(millis));
-        let rings_now = async |timer: &mut DeadlineTimer, at| {
-            tokio::select! {
-                biased;
-                () = timer.wait(at) => true,
-                () = ready(()) => false,
-            }
-        };
-        assert!(!rings_now(&mut timer, None).await);
-        assert!(!rings_now(&mut timer, at(3_600_000)).await);
-        // An earlier deadline sets the timer, and a later deadline leaves it.
-        assert!(!rings_now(&mut timer, at(20)).await);
-        timer.wait(at(3_600_000)).await;
-        assert!(Instant::now() >= at(20).unwrap());
-        timer.wait(at(30)).await;
-        assert!(Instant::now() >= at(30).unwrap());
-        timer.wait(at(10)).await;
-    }
-
-    #[test]
-    fn stream_that_broke_off_says_nothing_of_commands_that_were_read_before() {
-        let cut_off = || status::overloaded("room for messages that come in");
-        assert_eq!(status::fate_of(&broken_off(cut_off(), true)), None);
-        assert_eq!(broken_off(cut_off(), true).code(), cut_off().code());
-        assert_eq!(
-            status::fate_of(&broken_off(cut_off(), false)),
-            Some(Fate::NotProposed)
-        );
-    }
-}
+mod tests;
