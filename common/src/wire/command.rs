@@ -2,10 +2,7 @@
 
 use bytes::Bytes;
 use paxos_proto::v1 as pb;
-use prost::{
-    Message as _,
-    encoding::{self, DecodeContext},
-};
+use prost::Message as _;
 
 use crate::paxos::{
     command::{Command, Condition, Opener, Operation, SessionStamp},
@@ -103,19 +100,22 @@ pub fn encode(command: pb::Command) -> Result<EncodedCommand, InvalidCommand> {
     Ok(EncodedCommand::from_batch_of_one(batch.encode_to_vec().into()))
 }
 
-/// The `Command` that [`encode`] encoded, still encoded: without the head of the batch. Shares the bytes.
-///
-/// # Errors
-/// The bytes do not come from [`encode`].
-pub fn stored_form(command: &EncodedCommand) -> Result<Bytes, prost::DecodeError> {
-    let mut bytes = command.as_bytes().clone();
-    let mut only = Bytes::new();
-    let (field, wire_type) = encoding::decode_key(&mut bytes)?;
-    // The only field of a batch.
-    if field == 1 {
-        encoding::bytes::merge(wire_type, &mut only, &mut bytes, DecodeContext::default())?;
-    }
-    Ok(only)
+/// The `Command` that [`encode`] encoded, still encoded: without the head of the batch. Shares the bytes. `None` for
+/// bytes that are not a batch of exactly one command.
+pub fn stored_form(command: &EncodedCommand) -> Option<Bytes> {
+    let mut batch = EncodedBatch::decode(command.as_bytes().clone()).ok()?;
+    let is_all = batch.encoded_len() == command.as_bytes().len();
+    batch
+        .commands
+        .pop()
+        .filter(|_| is_all && batch.commands.is_empty())
+}
+
+/// A `paxos.v1.Value` with encoded commands.
+#[derive(Clone, PartialEq, prost::Message)]
+struct EncodedBatch {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    commands: Vec<Bytes>,
 }
 
 /// Reads the commands of a stored value: any number of commands, with any operations.
@@ -279,6 +279,19 @@ mod tests {
         );
         let only = stored_form(&encoded[1]).unwrap();
         assert_eq!(pb::Command::decode(only).unwrap(), commands[1]);
+        let more = |bytes: &[u8]| {
+            let bytes = [&encoded[1].as_bytes()[..], bytes].concat();
+            stored_form(&EncodedCommand::from_batch_of_one(bytes.into()))
+        };
+        assert!(more(b"").is_some());
+        // A second command, another field, and a part of a field.
+        for bytes in [&encoded[0].as_bytes()[..], &[0x10, 7], &[0x0a]] {
+            assert_eq!(more(bytes), None);
+        }
+        assert_eq!(
+            stored_form(&EncodedCommand::from_batch_of_one(Bytes::new())),
+            None
+        );
     }
 
     #[test]
