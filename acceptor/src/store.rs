@@ -104,6 +104,9 @@ pub enum StoreError {
     /// Another process holds a lock on this file. Nothing was written.
     #[error("another process holds a lock on {}", .0.display())]
     LockedByOther(PathBuf),
+    /// An earlier write to this file failed, or was given up: a transaction may be open.
+    #[error("an earlier write to {} has not ended: nothing more is written", .0.display())]
+    Unfinished(PathBuf),
     /// The store cannot be opened, read or written.
     #[error(transparent)]
     Sqlite(#[from] SqliteError),
@@ -121,7 +124,8 @@ impl From<StoreError> for Failure {
             StoreError::Damaged(_)
             | StoreError::File { .. }
             | StoreError::Malformed { .. }
-            | StoreError::LockedByOther(_) => Self::storage(error),
+            | StoreError::LockedByOther(_)
+            | StoreError::Unfinished(_) => Self::storage(error),
             StoreError::OtherAcceptor { .. } => Self::refused(error),
             StoreError::Unusable { file, source } => {
                 Self::from(source).context(format!("cannot open {}", file.display()))
@@ -150,6 +154,7 @@ impl StoreError {
             | Self::Malformed { .. }
             | Self::Unusable { .. }
             | Self::LockedByOther(_)
+            | Self::Unfinished(_)
             | Self::OtherAcceptor { .. } => self,
         }
     }
@@ -164,9 +169,11 @@ impl StoreError {
                 let database = error.as_database_error();
                 is_malformed(error) || database.is_some_and(|error| error.message().starts_with(MISFIT))
             }
-            Self::Unusable { .. } | Self::LockedByOther(_) | Self::OtherAcceptor { .. } | Self::Sqlite(_) => {
-                false
-            }
+            Self::Unusable { .. }
+            | Self::LockedByOther(_)
+            | Self::Unfinished(_)
+            | Self::OtherAcceptor { .. }
+            | Self::Sqlite(_) => false,
         }
     }
 }

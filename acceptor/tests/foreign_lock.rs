@@ -110,13 +110,27 @@ async fn propose(client: &ProcessClient, cluster: ClusterId, slot: u64) -> mpsc:
 }
 
 #[tokio::test]
-async fn commit_waits_for_the_lock_of_another_process() {
+async fn commit_of_a_new_promise_waits_for_the_lock_of_another_process() {
+    commit_waits(0).await;
+}
+
+#[tokio::test]
+async fn commit_of_a_vote_alone_waits_for_the_lock_of_another_process() {
+    commit_waits(1).await;
+}
+
+/// Locks the file after this number of votes at the same ballot.
+async fn commit_waits(votes: u64) {
     let directory = tempfile::tempdir().unwrap();
     let mut process = LoggedLines::start(directory.path());
     let mut client = process.client().await;
     let cluster = form(&mut client).await.cluster_id();
+    for slot in 0..votes {
+        let answered = propose(&client, cluster, slot).await.recv().await.unwrap();
+        assert!(matches!(answered, Some(Answer::Accepted(_))), "{answered:?}");
+    }
     let holder = lock(directory.path()).await;
-    let mut answer = propose(&client, cluster, 0).await;
+    let mut answer = propose(&client, cluster, votes).await;
     let line = process.says("another process holds a lock").await;
     assert!(line.contains("acceptor.db"), "{line}");
     assert!(answer.try_recv().is_err(), "an answer came before the commit");

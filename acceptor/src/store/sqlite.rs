@@ -77,6 +77,9 @@ const CHECKPOINT_PAGES: [u32; 3] = [700, 1000, 1300];
 #[derive(Debug)]
 pub struct SqliteStore {
     connection: SqliteConnection,
+    /// Every write so far has ended. Otherwise a transaction may be open, and a single statement would be a part of this
+    /// transaction, and not durable.
+    is_idle: bool,
     identity: Identity,
     reader: SqliteReader,
     open: OpenSlots,
@@ -112,6 +115,7 @@ impl SqliteStore {
             | StoreError::Malformed { .. }
             | StoreError::Unusable { .. }
             | StoreError::LockedByOther(_)
+            | StoreError::Unfinished(_)
             | StoreError::OtherAcceptor { .. }) => error,
         })
     }
@@ -154,6 +158,7 @@ impl SqliteStore {
         Ok((
             Self {
                 connection,
+                is_idle: true,
                 wal_limit: WalLimit::new(file, readers.clone()),
                 reader: SqliteReader::new(file, readers, held, identity.clone()),
                 identity,
@@ -170,6 +175,24 @@ impl SqliteStore {
         ))
     }
 
+    /// Begins a write.
+    ///
+    /// # Errors
+    /// An earlier write has not ended.
+    fn begin_write(&mut self) -> Result<(), StoreError> {
+        if std::mem::take(&mut self.is_idle) {
+            Ok(())
+        } else {
+            Err(StoreError::Unfinished(self.file.clone()))
+        }
+    }
+
+    /// Ends a write with this result.
+    fn end_write<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        self.is_idle = matches!(result, Ok(_) | Err(StoreError::LockedByOther(_)));
+        result
+    }
+
     /// The second place of the commit counter: sync it in the background for the lifetime of the store.
     pub fn counter_file(&self) -> Arc<CounterFile> {
         Arc::clone(&self.counter)
@@ -180,6 +203,7 @@ impl Store for SqliteStore {
     type Reader = SqliteReader;
 
     async fn commit(&mut self, write: Write<'_>) -> Result<(), StoreError> {
+        self.begin_write()?;
         let identity = &self.identity;
         if let Some(membership) = write.membership {
             identity.learn(membership);
@@ -195,11 +219,13 @@ impl Store for SqliteStore {
             self.snapshots
         };
         let query = shape.bind(query, identity, &write, &state, snapshots.bottom.as_ref())?;
-        if shape.is_single() {
-            execute_single(&mut self.connection, query, &self.file).await?;
+        let done = if shape.is_single() {
+            execute_single(&mut self.connection, query, &self.file).await
         } else {
-            execute(&mut self.connection, query, &self.file).await?;
-        }
+            execute(&mut self.connection, query, &self.file).await.map(drop)
+        };
+        self.end_write(done)?;
+        let identity = &self.identity;
         self.counter.write(identity.uuid, write.commit_counter)?;
         self.trimmed_to = write.trimmed_to;
         self.snapshots = snapshots;
@@ -214,16 +240,20 @@ impl Store for SqliteStore {
     }
 
     async fn keep(&mut self, snapshot: KeptSnapshot) -> Result<(), StoreError> {
+        self.begin_write()?;
         let query = sqlx::query(snapshots::KEEP);
         let query = self.identity.bind_waiting(query, &snapshot);
-        execute(&mut self.connection, query, &self.file).await?;
+        let done = execute(&mut self.connection, query, &self.file).await;
+        self.end_write(done)?;
         self.snapshots.waiting = Some(snapshot);
         Ok(())
     }
 
     async fn forget(&mut self) -> Result<(), StoreError> {
+        self.begin_write()?;
         let query = sqlx::query(snapshots::FORGET);
-        execute(&mut self.connection, query, &self.file).await?;
+        let done = execute(&mut self.connection, query, &self.file).await;
+        self.end_write(done)?;
         self.snapshots.waiting = None;
         Ok(())
     }
@@ -233,7 +263,9 @@ impl Store for SqliteStore {
     }
 
     async fn sweep(&mut self) -> Result<Swept, StoreError> {
-        sweep::sweep(&mut self.connection, self.trimmed_to, &self.file).await
+        self.begin_write()?;
+        let swept = sweep::sweep(&mut self.connection, self.trimmed_to, &self.file).await;
+        self.end_write(swept)
     }
 
     async fn space(&mut self) -> SpaceLevel {
@@ -295,7 +327,7 @@ async fn execute_single(
     let done = connection.fetch_many(query).try_next().await;
     match done {
         Ok(Some(Either::Left(_))) => Ok(()),
-        // The statement has no rows, so only the end of SQLite's thread is left.
+        // The statement has no rows. Without a result, SQLite's thread has ended.
         Ok(Some(Either::Right(_)) | None) => Err(sqlx::Error::WorkerCrashed.into()),
         Err(error) => Err(failed(connection, error, file).await),
     }
@@ -325,6 +357,14 @@ async fn set_checkpoint_pages(connection: &mut SqliteConnection, pages: u32) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use futures::FutureExt as _;
+    use paxos_common::{
+        paxos::{ballot::Ballot, identity::CommitCounter, witness::Witnesses},
+        service::failure::{Exit, Failure},
+    };
+
     use super::*;
 
     #[test]
@@ -336,12 +376,41 @@ mod tests {
         assert_eq!(pages, CHECKPOINT_PAGES);
     }
 
+    #[tokio::test]
+    async fn nothing_is_written_after_a_write_that_was_given_up() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = DataDir::open(temporary.path()).unwrap();
+        let opened = SqliteStore::open(directory, "a1", RunNumber::from_random(1)).await;
+        let (mut store, recovered) = opened.unwrap();
+        let (address, rows, witnesses) = (Arc::from(""), BTreeMap::new(), Witnesses::default());
+        let mut counter = recovered.recovered.commit_counter;
+        let mut write = || {
+            counter = CommitCounter::new(counter.get() + 1);
+            Write {
+                commit_counter: counter,
+                membership: None,
+                promised: Ballot::ZERO,
+                promise_is_new: false,
+                leader_address: &address,
+                known_to: Slot::ZERO,
+                trimmed_to: Slot::ZERO,
+                rows: &rows,
+                witnesses: &witnesses,
+            }
+        };
+        store.commit(write()).await.unwrap();
+        store.commit(write()).await.unwrap();
+        assert!(store.commit(write()).now_or_never().is_none());
+        for _ in 0..2 {
+            let refused = store.commit(write()).await.unwrap_err();
+            assert!(matches!(refused, StoreError::Unfinished(_)), "{refused}");
+            assert_eq!(Failure::from(refused).code, Exit::Storage);
+        }
+    }
+
     #[test]
     fn locked_directory_is_a_refusal_and_damage_is_a_storage_failure() {
-        use paxos_common::{
-            service::failure::{Exit, Failure},
-            sqlite::SqliteError,
-        };
+        use paxos_common::sqlite::SqliteError;
         let code = |error: StoreError| Failure::from(error).code;
         let other = StoreError::OtherAcceptor {
             found: "a1".into(),

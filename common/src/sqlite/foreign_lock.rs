@@ -24,8 +24,9 @@ pub fn is_locked(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| code & 0xff == BUSY)
 }
 
-/// Whether a batch of statements failed at the first statement, `BEGIN IMMEDIATE`, because another process holds a
-/// lock. Then nothing was written, and the batch may be executed again.
+/// Whether a transaction failed before its first write, because another process holds a lock: a batch of statements at
+/// `BEGIN IMMEDIATE`, or a single statement that is a transaction of its own. SQLite rolls such a statement back. So
+/// nothing was written, and the transaction may be executed again.
 ///
 /// # Cancel safety
 /// Not safe: the state of the connection is unknown afterwards.

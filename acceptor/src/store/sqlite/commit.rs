@@ -15,7 +15,7 @@ use super::{
     columns::{Binding, bind_ballot},
     identity::Identity,
     snapshots,
-    state::{STATE_COLUMNS, StateRecord},
+    state::{STATE_COLUMNS, StateRecord, update_state},
     witnesses::forget_surplus_witnesses,
 };
 
@@ -50,11 +50,7 @@ fn view(rows: usize) -> String {
         .map(|column| format!("c{column}"))
         .collect();
     let nulls = vec!["NULL"; columns.len()].join(", ");
-    let mut writes = String::from(
-        "UPDATE state SET commit_counter = NEW.c1, promised_round = NEW.c2, promised_proposer = NEW.c3,
-            leader_address = NEW.c4, chosen_to = NEW.c5, trimmed_to = NEW.c6, voted_to = NEW.c7, open_slots = NEW.c8,
-            checksum = NEW.c9 WHERE only = 0;",
-    );
+    let mut writes = update_state(|number| format!("NEW.c{number}"));
     for vote in columns[STATE_COLUMNS..].chunks(VOTE_COLUMNS) {
         let vote: Vec<_> = vote.iter().map(|column| format!("NEW.{column}")).collect();
         let (slot, vote) = (&vote[0], vote.join(", "));
@@ -109,11 +105,7 @@ impl Shape {
             let places = vec!["?"; STATE_COLUMNS + self.rows * VOTE_COLUMNS].join(", ");
             return format!("INSERT INTO commit_{} VALUES ({places})", self.rows);
         }
-        let mut text = String::from(
-            "BEGIN IMMEDIATE;
-            UPDATE state SET commit_counter = ?, promised_round = ?, promised_proposer = ?, leader_address = ?,
-                chosen_to = ?, trimmed_to = ?, voted_to = ?, open_slots = ?, checksum = ? WHERE only = 0;",
-        );
+        let mut text = format!("BEGIN IMMEDIATE;{}", update_state(|_| "?".to_owned()));
         if self.promise {
             text.push_str(
                 "INSERT INTO promise (round, proposer, address, wall_time_ms) VALUES (?, ?, ?, ?);
@@ -196,7 +188,8 @@ fn padded(rows: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use sqlx::Connection as _;
+    use paxos_common::sqlite::open_writer;
+    use sqlx::Row as _;
 
     use super::*;
 
@@ -211,72 +204,84 @@ mod tests {
         }
     }
 
-    /// Executes the statement of a usual commit with this commit counter, and a vote for each slot and round.
+    /// The values of the columns of the state after the nth commit, and of the votes for slots from 0 on: all different.
+    fn values(commit: i64, rows: i64) -> (Vec<i64>, Vec<[i64; 4]>) {
+        let state = (1..9).map(|column| commit * 1_000 + column).collect();
+        let vote = |slot| [slot, commit * 100 + 21, slot * 100 + 22, slot * 100 + 26];
+        (state, (0..rows).map(vote).collect())
+    }
+
+    /// Executes the statement of a usual commit. The address of the leader has no number. A vote without a checksum is
+    /// refused by the table.
     async fn commit(
         connection: &mut SqliteConnection,
-        counter: i64,
-        votes: &[(i64, Option<i64>)],
+        (state, votes): &(Vec<i64>, Vec<[i64; 4]>),
+        is_refused: bool,
     ) -> Result<(), sqlx::Error> {
         let text = usual(padded(votes.len())).text();
-        let mut query = sqlx::query(AssertSqlSafe(text))
-            .bind(counter)
-            .bind(1)
-            .bind(1)
-            .bind("");
-        for _ in 4..STATE_COLUMNS {
-            query = query.bind(counter);
+        let mut query = sqlx::query(AssertSqlSafe(text));
+        for (column, value) in state.iter().enumerate() {
+            if column == 3 {
+                query = query.bind("leader");
+            }
+            query = query.bind(value);
         }
-        for (slot, round) in votes {
-            query = query.bind(slot).bind(round).bind(1);
-            query = query.bind(vec![7_u8; 3]).bind("").bind(slot);
+        for [slot, round, proposer, checksum] in votes {
+            let checksum = Some(checksum).filter(|_| !is_refused || *slot == 0);
+            query = query.bind(slot).bind(round).bind(proposer);
+            query = query.bind(vec![7_u8; 3]).bind("trace").bind(checksum);
         }
         query.execute(connection).await.map(drop)
     }
 
-    /// The commit counter, and the slots and rounds of the votes.
-    async fn content(connection: &mut SqliteConnection) -> (i64, Vec<(i64, i64)>) {
-        let counter = sqlx::query_scalar("SELECT commit_counter FROM state").fetch_one(&mut *connection);
-        let counter = counter.await.unwrap();
-        let votes = sqlx::query_as("SELECT slot, round FROM vote ORDER BY slot").fetch_all(connection);
-        (counter, votes.await.unwrap())
+    /// The numbers of the state and of the votes, as another connection reads the file.
+    async fn content(connection: &mut SqliteConnection) -> (Vec<i64>, Vec<[i64; 4]>) {
+        let state =
+            "SELECT commit_counter, promised_round, promised_proposer, chosen_to, trimmed_to, voted_to,
+            open_slots, checksum FROM state WHERE leader_address = 'leader'";
+        let state = sqlx::query(state).fetch_one(&mut *connection).await.unwrap();
+        let votes = "SELECT slot, round, proposer, checksum FROM vote
+            WHERE value = x'070707' AND traceparent = 'trace' ORDER BY slot";
+        let votes = sqlx::query(votes).fetch_all(connection).await.unwrap();
+        (
+            (0..8).map(|column| state.get(column)).collect(),
+            votes
+                .iter()
+                .map(|vote| [0, 1, 2, 3].map(|column| vote.get(column)))
+                .collect(),
+        )
     }
 
     #[tokio::test]
-    async fn usual_commit_is_a_single_statement_and_writes_all_or_nothing() {
-        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        let state = "INSERT INTO state VALUES (0, 0, 1, 1, '', 0, 0, 0, 0, 0)";
+    async fn single_statement_is_a_whole_durable_commit() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("test.db");
+        let mut connection = open_writer(&file, 1_000).await.unwrap();
+        let state = "INSERT INTO state VALUES (0, 0, 1, 1, 'leader', 0, 0, 0, 0, 0)";
         let schema = format!("{};{state}", super::super::SCHEMA);
         sqlx::raw_sql(AssertSqlSafe(schema))
             .execute(&mut connection)
             .await
             .unwrap();
         create_views(&mut connection).await.unwrap();
-        let mut counter = 0;
-        let mut written = Vec::new();
+        let mut other = open_writer(&file, 1_000).await.unwrap();
+        let mut written = None;
         for rows in 0..=SINGLE_ROWS_MAX {
             let shape = usual(padded(rows));
             assert!(shape.is_single() && !shape.text().contains(';'), "{rows} votes");
-            counter += 1;
-            // The first votes are written again, in a later round.
-            let votes: Vec<_> = (0..i64::try_from(rows).unwrap())
-                .map(|slot| (slot, Some(counter)))
-                .collect();
-            commit(&mut connection, counter, &votes).await.unwrap();
-            written = votes
-                .iter()
-                .map(|&(slot, round)| (slot, round.unwrap()))
-                .collect();
-            assert_eq!(
-                content(&mut connection).await,
-                (counter, written.clone()),
-                "{rows} votes"
-            );
+            let rows = i64::try_from(rows).unwrap();
+            // The first votes are written again.
+            let values = values(rows + 1, rows);
+            commit(&mut connection, &values, false).await.unwrap();
+            assert_eq!(content(&mut other).await, values, "{rows} votes");
+            written = Some(values);
         }
-        // The last vote is refused by the table.
-        commit(&mut connection, 99, &[(50, Some(1)), (51, None)])
-            .await
-            .unwrap_err();
-        assert_eq!(content(&mut connection).await, (counter, written));
+        commit(&mut connection, &values(99, 2), true).await.unwrap_err();
+        assert_eq!(
+            content(&mut other).await,
+            written.unwrap(),
+            "a refused commit wrote a part"
+        );
     }
 
     #[test]

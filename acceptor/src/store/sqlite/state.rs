@@ -25,6 +25,18 @@ pub(super) const STATE: &str =
 /// Number of columns in [`STATE`].
 pub(super) const STATE_COLUMNS: usize = 9;
 
+/// The statement that writes all columns; `value` gives the nth value in order, from 1.
+pub(super) fn update_state(value: impl Fn(usize) -> String) -> String {
+    let columns = STATE
+        .split(',')
+        .map(|column| column.trim().trim_start_matches("state."));
+    let set: Vec<_> = columns
+        .zip(1..)
+        .map(|(column, number)| format!("{column} = {}", value(number)))
+        .collect();
+    format!("UPDATE state SET {} WHERE only = 0;", set.join(", "))
+}
+
 /// A verified state record.
 #[derive(Clone, Debug)]
 pub(super) struct StateRecord {
