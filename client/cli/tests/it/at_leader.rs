@@ -40,7 +40,7 @@ async fn written_at_leader(cluster: &Cluster, client: &Client) {
 }
 
 #[tokio::test]
-async fn client_with_a_list_of_proposers_moves_to_the_leader_and_to_the_next_leader() {
+async fn client_with_a_list_of_proposers_follows_the_leader() {
     let environment = vec![("PAXOS_METRICS_LISTEN", "127.0.0.1:0".to_owned())];
     let cluster = Cluster::start_with(3, 2, 1, environment).await;
     let leader = cluster.leader().await;
