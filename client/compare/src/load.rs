@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use crate::{
+    EndingSignal,
     cpu::{cpu_seconds, resident_kib},
     system::LoadedSystem,
 };
@@ -56,6 +57,8 @@ pub(crate) struct Measurement {
 pub(crate) struct Failover {
     pub(crate) in_flight: usize,
     pub(crate) value_bytes: usize,
+    /// The signal to the leader.
+    pub(crate) signal: EndingSignal,
     /// The process of each address.
     pub(crate) processes: Vec<u32>,
 }
@@ -227,7 +230,13 @@ impl Failover {
         }
         sleep(BEFORE_KILL).await;
         ensure!(shared.done.load(Relaxed) > 0, "nothing succeeded before the kill");
-        let kill = Command::new("kill").args(["-9", &process.to_string()]).status()?;
+        let signal = match self.signal {
+            EndingSignal::Kill => "-KILL",
+            EndingSignal::Term => "-TERM",
+        };
+        let kill = Command::new("kill")
+            .args([signal, &process.to_string()])
+            .status()?;
         ensure!(kill.success(), "cannot kill process {process}");
         let at = Instant::now();
         *killed.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);

@@ -37,6 +37,10 @@ struct Args {
     /// Size of each value
     #[arg(long, global = true, default_value_t = 256)]
     value_bytes: usize,
+
+    /// Send unary writes to a proposer that does not lead, instead of to the leader
+    #[arg(long, global = true)]
+    standby: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -65,8 +69,12 @@ enum Task {
         #[arg(long, value_delimiter = ',')]
         processes: Vec<u32>,
     },
-    /// Kill the leader with SIGKILL under load, and measure the time to the next success
+    /// Send the leader a signal under load, and measure the time to the next success
     Failover {
+        /// KILL, or TERM for an orderly end
+        #[arg(long, default_value = "KILL")]
+        signal: EndingSignal,
+
         /// The process of each address, in the same order
         #[arg(long, value_delimiter = ',')]
         processes: Vec<u32>,
@@ -81,6 +89,14 @@ enum OperationKind {
     Get,
 }
 
+/// How the leader is told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "UPPER")]
+pub(crate) enum EndingSignal {
+    Kill,
+    Term,
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
@@ -89,7 +105,11 @@ async fn main() -> anyhow::Result<()> {
         Task::Failover { .. } => Duration::from_millis(100),
         Task::Run { .. } | Task::Wait => Duration::from_secs(10),
     };
-    let system = LoadedSystem::connect(args.system, &args.addresses, &args.learners, operation_max).await?;
+    let mut system =
+        LoadedSystem::connect(args.system, &args.addresses, &args.learners, operation_max).await?;
+    if args.standby {
+        system.rotate();
+    }
     let printed = match args.command {
         Task::Run {
             operation,
@@ -111,10 +131,11 @@ async fn main() -> anyhow::Result<()> {
             };
             measurement.run(system).await?
         }
-        Task::Failover { processes } => {
+        Task::Failover { signal, processes } => {
             let failover = Failover {
                 in_flight: args.in_flight,
                 value_bytes: args.value_bytes,
+                signal,
                 processes,
             };
             failover.run(system).await?
